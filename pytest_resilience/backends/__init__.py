@@ -1,0 +1,1 @@
+"""Where proxies and servers come from."""

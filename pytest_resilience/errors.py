@@ -1,0 +1,83 @@
+"""Everything that pytest-resilience raises.
+
+ResilienceError
+├── SetupError                the experiment itself is wrong: nothing was tested
+│   ├── BackendUnavailable    no way to bring up what was asked for, and what to install
+│   ├── ServerNotReady        a server or the service did not come up: command, time, log
+│   ├── UnknownFault          a marker or schedule names a fault that nobody defined
+│   ├── CannotInject          this backend or platform can't do that fault
+│   └── NoService             resilience.service without a resilience_service fixture
+├── HealFailed                a fault could not be taken back
+└── BackendDied               a server or the proxy ended although no test struck it
+NeverHappened                 (AssertionError) a probe's hope did not come true in time
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class ResilienceError(Exception):
+    """Root of what this package raises, failed hopes (AssertionError) aside."""
+
+
+class SetupError(ResilienceError):
+    """The experiment is wrong or can't be set up here; the system was not judged."""
+
+
+class BackendUnavailable(SetupError):
+    """Nothing here can run what was asked for; the message says what to install."""
+
+
+class ServerNotReady(SetupError):
+    """A process was started and did not answer in time.
+
+    Attributes:
+        name: what was started, such as "postgres".
+        command: the command line, secrets left out.
+        within: seconds that it had.
+        log: the end of what it wrote.
+        exit_code: its exit code, or None when it still runs.
+    """
+
+    def __init__(self, name: str, *, command: Iterable[str], within: float, log: str, exit_code: int | None) -> None:
+        self.name = name
+        self.command = list(command)
+        self.within = within
+        self.log = log
+        self.exit_code = exit_code
+        state = "is still running" if exit_code is None else f"ended with exit code {exit_code}"
+        tail = "\n".join(log.rstrip().splitlines()[-40:]) or "(it wrote nothing)"
+        super().__init__(
+            f"{name} did not answer within {within:g} s; it {state}\n"
+            f"  command: {' '.join(self.command)}\n"
+            f"  its log, last lines:\n" + "\n".join(f"    {line}" for line in tail.splitlines())
+        )
+
+
+class UnknownFault(SetupError):
+    """A fault was named that does not exist."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        super().__init__(f"no fault named {name!r}; there are: {', '.join(sorted(known))}")
+
+
+class CannotInject(SetupError):
+    """This backend or platform can't do that fault."""
+
+
+class NoService(SetupError):
+    """`resilience.service` was used, and no `resilience_service` fixture says how to start one."""
+
+
+class HealFailed(ResilienceError):
+    """One fault or more could not be taken back."""
+
+
+class BackendDied(ResilienceError):
+    """A server or the proxy ended although no test struck it."""
+
+
+class NeverHappened(AssertionError):
+    """A probe's hope did not come true in time; the message shows the last answer."""
