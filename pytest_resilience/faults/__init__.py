@@ -1,1 +1,25 @@
-"""What can break."""
+"""What can break: every kind of fault by its name. A new kind is one class in one file and one line here."""
+
+from __future__ import annotations
+
+from .fault import Fault, Receipt, Strike
+from .memory import MemoryPressure
+from .network import Bandwidth, Blackhole, Latency, Refuse, Reset
+from .postgres import Starve
+from .process import Kill, Pause, Restart, Terminate
+
+FAULTS: dict[str, type[Fault]] = {
+    "refuse": Refuse,
+    "reset": Reset,
+    "blackhole": Blackhole,
+    "latency": Latency,
+    "bandwidth": Bandwidth,
+    "kill": Kill,
+    "pause": Pause,
+    "terminate": Terminate,
+    "restart": Restart,
+    "starve": Starve,
+    "memory_pressure": MemoryPressure,
+}
+
+__all__ = ["FAULTS", "Fault", "Receipt", "Strike"]

@@ -1,0 +1,416 @@
+"""The superuser's door to Postgres, around the proxy: clean state between tests, locks and connections held by faults.
+
+asyncpg runs on a loop of its own in one background thread, because the control plane is synchronous and a test may have a
+running loop in its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..clock import SYSTEM
+from ..errors import SetupError
+
+if TYPE_CHECKING:
+    import asyncpg
+    from anyio.from_thread import BlockingPortal
+
+Result = TypeVar("Result")
+
+APPLICATION = "pytest-resilience"
+ANSWER_WITHIN = 10.0  # seconds for one statement of ours; clean state takes a few milliseconds
+LOOK_EVERY = 0.01  # seconds between two looks at who waits for a lock that we hold
+
+# What a schema consists of, as one number: changes with every object made, altered or dropped, not with rows, TRUNCATE or ANALYZE.
+FINGERPRINT = """
+select md5(concat_ws('|',
+  (select string_agg(concat_ws(',', oid, relname, relnamespace, relkind, relhastriggers, relrowsecurity), ';' order by oid)
+     from pg_class where oid >= 16384 and relnamespace not in (select oid from pg_namespace where nspname like 'pg\\_%')),
+  (select string_agg(concat_ws(',', attrelid, attnum, attname, atttypid, atttypmod, attnotnull, atthasdef, attidentity), ';'
+     order by attrelid, attnum) from pg_attribute
+     where attrelid >= 16384 and attnum > 0 and attrelid in (select oid from pg_class where relkind in ('r', 'p', 'v', 'm', 'f', 'c'))),
+  (select string_agg(concat_ws(',', oid, adbin), ';' order by oid) from pg_attrdef),
+  (select string_agg(concat_ws(',', oid, conname, contype, convalidated), ';' order by oid) from pg_constraint where oid >= 16384),
+  (select string_agg(concat_ws(',', oid, proname, md5(prosrc)), ';' order by oid) from pg_proc where oid >= 16384),
+  (select string_agg(concat_ws(',', oid, typname), ';' order by oid) from pg_type where oid >= 16384 and typtype <> 'c'),
+  (select string_agg(concat_ws(',', enumtypid, enumlabel), ';' order by oid) from pg_enum),
+  (select string_agg(concat_ws(',', oid, tgname, tgenabled), ';' order by oid) from pg_trigger where not tgisinternal),
+  (select string_agg(concat_ws(',', oid, nspname), ';' order by oid) from pg_namespace where oid >= 16384 and nspname not like 'pg\\_%'),
+  (select string_agg(concat_ws(',', oid, extname, extversion), ';' order by oid) from pg_extension)
+))
+"""
+
+# Each table with rows, and a hash of them; a baseline is small (migrations, look-up tables) or is restored the slow way.
+ROWS = """
+select coalesce(string_agg(format(
+  'select %L::text as name, (select case when count(*) = 0 then null when count(*) > 10000 then ''many''
+     else md5(string_agg(r::text, '','' order by r::text)) end from only %s r) as hash', c.oid::text, c.oid::regclass), ' union all '), '')
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind = 'r' and c.oid >= 16384 and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'
+"""
+
+SEQUENCES = "select seqrelid::regclass::text, seqstart from pg_sequence where seqrelid >= 16384"
+
+# Empties every table that has rows, unless its oid is in the list that is kept, and takes sequences back to their start. Large
+# tables are truncated: dead rows would make each later look slower, since autovacuum is off.
+EMPTY = """
+do $$
+declare item record; dirty boolean;
+begin
+  set local session_replication_role = replica;
+  set local lock_timeout = '5s';
+  for item in
+    select c.oid, c.oid::regclass as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind = 'r' and c.oid >= 16384 and n.nspname not like 'pg\\_%' and not (c.oid::text = any ({kept}))
+  loop
+    if pg_relation_size(item.oid) > 1048576 then
+      execute format('truncate only %s cascade', item.name);
+    elsif pg_relation_size(item.oid) > 0 then
+      execute format('select exists (select from only %s)', item.name) into dirty;
+      if dirty then execute format('delete from only %s', item.name); end if;
+    end if;
+  end loop;
+  for item in select s.seqrelid, s.seqstart from pg_sequence s where s.seqrelid >= 16384
+    and not (s.seqrelid::text = any ({kept})) and pg_sequence_last_value(s.seqrelid) is not null
+  loop
+    perform setval(item.seqrelid, item.seqstart, false);
+  end loop;
+end $$
+"""
+
+# Sessions that would keep the next test from starting clean: those inside a transaction and those that hold advisory locks.
+BLOCKERS = """
+select pg_terminate_backend(pid) from pg_stat_activity a
+where backend_type = 'client backend' and pid <> pg_backend_pid() and datname = current_database()
+  and (xact_start is not null or exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory'))
+"""
+
+
+class PostgresAdmin:
+    """A superuser's connection to one database, and its baseline: what a clean state is.
+
+    Args:
+        url: the database, around the proxy.
+        template: name for the copy of the baseline that a changed schema is restored from.
+    """
+
+    def __init__(self, url: str, *, template: str = "resilience_baseline") -> None:
+        self._url = url
+        self._template = template
+        self._portal: BlockingPortal | None = None
+        self._portal_context: AbstractContextManager[BlockingPortal] | None = None
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._fingerprint: str | None = None
+        self._rows: dict[str, str] = {}
+        self._kept_sequences: list[str] = []
+        self._databases: set[str] = set()
+        self._grips: list[LockGrip | ConnectionGrip] = []
+
+    # -- running asyncpg from a synchronous control plane
+
+    def run(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Run a coroutine function on the background loop and return its result."""
+        if self._portal is None:
+            from anyio.from_thread import start_blocking_portal
+
+            self._portal_context = start_blocking_portal("asyncio", name="pytest-resilience-postgres")
+            self._portal = self._portal_context.__enter__()
+        return self._portal.call(work)
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+        """Start a coroutine on the background loop; the future cancels it."""
+        assert self._portal is not None, "spawn comes after run"
+        return self._portal.start_task_soon(work)
+
+    async def connect(self, database: str | None = None) -> asyncpg.Connection[asyncpg.Record]:
+        """A new connection of a superuser."""
+        import asyncpg
+
+        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
+            self._url,
+            database=database,
+            timeout=ANSWER_WITHIN,
+            command_timeout=ANSWER_WITHIN,
+            server_settings={"application_name": APPLICATION},
+        )
+        return connection
+
+    async def session(self) -> asyncpg.Connection[asyncpg.Record]:
+        """The connection that is kept, made anew when the server was away."""
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await self.connect()
+        return self._connection
+
+    async def _drop_session(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await _end(connection)
+
+    def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Ask the database something, around the proxy."""
+
+        async def work() -> list[asyncpg.Record]:
+            return list(await (await self.session()).fetch(query, *arguments))
+
+        return self.run(work)
+
+    def close(self) -> None:
+        """Let go of everything and end the background loop."""
+        for grip in list(self._grips):
+            grip.release()
+        if self._portal is not None and self._portal_context is not None:
+            self._portal.call(self._drop_session)
+            self._portal_context.__exit__(None, None, None)
+            self._portal = self._portal_context = None
+
+    # -- clean state
+
+    def take_baseline(self) -> None:
+        """Say that the database is now as every test shall find it. Nobody else may be connected to it."""
+        self.run(self._take_baseline)
+
+    async def _take_baseline(self) -> None:
+        session = await self.session()
+        self._fingerprint = await session.fetchval(FINGERPRINT)
+        self._rows = await self._hashes(session)
+        self._kept_sequences = [
+            str(row[0]) for row in await session.fetch(
+                "select seqrelid::text from pg_sequence where seqrelid >= 16384 and pg_sequence_last_value(seqrelid) is not null"
+            )
+        ]
+        database = await session.fetchval("select current_database()")
+        await self._drop_session()
+        side = await self.connect("postgres")
+        try:
+            await side.execute(f"drop database if exists {self._template} with (force)")
+            await _clone(side, self._template, database)
+            self._databases = {row[0] for row in await side.fetch("select datname from pg_database")}
+        finally:
+            await _end(side)
+
+    @staticmethod
+    async def _hashes(session: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
+        query = await session.fetchval(ROWS)
+        rows = await session.fetch(query) if query else []
+        return {row["name"]: row["hash"] for row in rows if row["hash"] is not None}
+
+    def clean(self) -> None:
+        """Take the database back to its baseline: schema, rows, sequences; open transactions and advisory locks of others end.
+
+        Rows are deleted when that is enough; a changed schema or changed baseline rows cost a new copy of the template.
+        """
+        assert self._fingerprint is not None, "take_baseline comes before clean"
+        self.run(self._clean)
+
+    async def _clean(self) -> None:
+        session = await self.session()
+        if await session.fetch(BLOCKERS):
+            await _until_gone(session)
+        databases = {row[0] for row in await session.fetch("select datname from pg_database")}
+        for extra in sorted(databases - self._databases):
+            await session.execute(f"drop database if exists {_quoted(extra)} with (force)")
+        if await session.fetchval(FINGERPRINT) != self._fingerprint or not await self._baseline_rows_stand(session):
+            await self._restore()
+            return
+        kept = [*self._rows, *self._kept_sequences]
+        await session.execute(EMPTY.format(kept=f"array[{','.join(repr(k) for k in kept)}]::text[]"))
+
+    async def _baseline_rows_stand(self, session: asyncpg.Connection[asyncpg.Record]) -> bool:
+        if not self._rows and not self._kept_sequences:
+            return True
+        if self._kept_sequences:
+            return False  # a sequence that was used before the baseline can't be told from one used since, so take the copy
+        now = await self._hashes(session)
+        return all(hash_ != "many" and now.get(name) == hash_ for name, hash_ in self._rows.items())
+
+    async def _restore(self) -> None:
+        database = await (await self.session()).fetchval("select current_database()")
+        await self._drop_session()
+        side = await self.connect("postgres")
+        try:
+            await side.execute(f"drop database if exists {_quoted(database)} with (force)")
+            await _clone(side, database, self._template)
+        finally:
+            await _end(side)
+        # Object ids are the template's, so the fingerprint is too.
+        assert await (await self.session()).fetchval(FINGERPRINT) == self._fingerprint
+
+    # -- what faults hold
+
+    def hold_lock(self, table: str) -> LockGrip:
+        """Hold an ACCESS EXCLUSIVE lock on `table` until released.
+
+        Raises:
+            SetupError: there is no such table, or others keep theirs for longer than we wait.
+        """
+        grip = LockGrip(self, table)
+        self._grips.append(grip)
+        try:
+            self.run(grip.take)
+        except BaseException:
+            self._grips.remove(grip)
+            raise
+        return grip
+
+    def take_connections(self, left: int) -> ConnectionGrip:
+        """Open connections until `left` are left, not counting those reserved for superusers.
+
+        Raises:
+            SetupError: fewer than that are free already.
+        """
+        grip = ConnectionGrip(self, left)
+        self._grips.append(grip)
+        try:
+            self.run(grip.take)
+        except BaseException:
+            grip.release()
+            raise
+        return grip
+
+    def released(self, grip: LockGrip | ConnectionGrip) -> None:
+        """A grip has let go."""
+        if grip in self._grips:
+            self._grips.remove(grip)
+
+
+class LockGrip:
+    """An exclusive lock on one table, and a watch on who waits for it."""
+
+    def __init__(self, admin: PostgresAdmin, table: str) -> None:
+        self._admin = admin
+        self._table = table
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._watch: Future[None] | None = None
+        self._pids: set[int] = set()
+        self._taken_at = 0.0
+        self._first: float | None = None
+        self._last: float | None = None
+
+    async def take(self) -> None:
+        """Take the lock."""
+        import asyncpg
+
+        self._connection = connection = await self._admin.connect()
+        try:
+            known = await connection.fetchval("select to_regclass($1) is not null", self._table)
+            if not known:
+                tables = await connection.fetch("select relname from pg_stat_user_tables order by 1")
+                names = ", ".join(row[0] for row in tables) or "none"
+                raise SetupError(f"starve(lock={self._table!r}): no such table; this database has: {names}")
+            name = await connection.fetchval("select to_regclass($1)::text", self._table)
+            await connection.execute("begin")
+            await connection.execute("set local lock_timeout = '5s'")
+            await connection.execute(f"lock table {name} in access exclusive mode")
+        except asyncpg.LockNotAvailableError:
+            await _end(connection)
+            raise SetupError(f"starve(lock={self._table!r}): others held the table for longer than 5 s") from None
+        except BaseException:
+            await _end(connection)
+            raise
+        self._taken_at = SYSTEM.now()
+        self._watch = self._admin.spawn(self._look_on)
+
+    async def _look_on(self) -> None:
+        while True:
+            await self._look()
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _look(self) -> None:
+        rows = await (await self._admin.session()).fetch(
+            "select pid from pg_locks where not granted and relation = to_regclass($1)", self._table
+        )
+        if rows:
+            now = SYSTEM.now() - self._taken_at
+            self._first = now if self._first is None else self._first
+            self._last = now
+            self._pids.update(row[0] for row in rows)
+
+    def touched(self) -> tuple[int, float | None, float | None]:
+        """How many sessions waited for the table so far, and when."""
+        return len(self._pids), self._first, self._last
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._admin.released(self)
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._admin.run(lambda: _end(connection))
+
+
+class ConnectionGrip:
+    """Connections held so that few are left, and a watch on who was turned away."""
+
+    def __init__(self, admin: PostgresAdmin, left: int) -> None:
+        self._admin = admin
+        self._left = left
+        self._held: list[asyncpg.Connection[asyncpg.Record]] = []
+        self._taken_at = 0.0
+        self.turned_away: Callable[[], int | None] = lambda: None
+
+    async def take(self) -> None:
+        """Take connections until only so many are left."""
+        session = await self._admin.session()
+        free = await session.fetchval(
+            """select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                 - coalesce(current_setting('reserved_connections', true)::int, 0)
+                 - (select count(*) from pg_stat_activity where backend_type = 'client backend')"""
+        )
+        wanted = free - self._left
+        if wanted < 0:
+            raise SetupError(f"starve(connections={self._left}): only {free} connections are free, the experiment needs more of them")
+        # In groups: a server that forks for a hundred clients at once keeps both cores busy for long.
+        while len(self._held) < wanted:
+            group = [self._admin.connect() for _ in range(min(20, wanted - len(self._held)))]
+            self._held += await asyncio.gather(*group)
+        self._taken_at = SYSTEM.now()
+
+    def touched(self) -> tuple[int | None, float | None, float | None]:
+        """How many connections the server turned away since, where that is known."""
+        return self.turned_away(), None, None
+
+    def release(self) -> None:
+        """Close them."""
+        self._admin.released(self)
+        held, self._held = self._held, []
+
+        async def work() -> None:
+            await asyncio.gather(*(_end(connection) for connection in held))
+
+        if held:
+            self._admin.run(work)
+
+
+async def _clone(side: asyncpg.Connection[asyncpg.Record], new: str, old: str) -> None:
+    await side.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and pid <> pg_backend_pid()", old
+    )
+    await side.execute(f"create database {_quoted(new)} template {_quoted(old)} strategy file_copy")
+
+
+async def _until_gone(session: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Wait until sessions that were told to end have ended: until then they keep their locks."""
+    query = BLOCKERS.replace("pg_terminate_backend(pid)", "pid")
+    give_up = SYSTEM.now() + ANSWER_WITHIN
+    while await session.fetch(query):
+        if SYSTEM.now() > give_up:
+            raise SetupError("sessions of an earlier test that were told to end have not ended; they keep their locks")
+        await asyncio.sleep(0.002)
+
+
+async def _end(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Close in good order, at once when the server does not answer."""
+    try:
+        await connection.close(timeout=2.0)
+    except Exception:
+        connection.terminate()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

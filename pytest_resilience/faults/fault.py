@@ -1,0 +1,173 @@
+"""The interface of a fault: what it is called, how it strikes, how it heals, and the receipt that it hit.
+
+A fault is a frozen dataclass: its fields are its settings, so a schedule of faults is plain data. `strike(target)` does it
+and returns a `Strike`, which is a context manager and knows how to heal.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from types import TracebackType
+from typing import Any, ClassVar, Protocol
+
+from ..clock import SYSTEM, Clock
+from ..errors import HealFailed, SetupError
+from ..history import FaultEvent, current
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Proof that a fault hit, or that it did not.
+
+    Args:
+        touched: how many connections were refused or cut, bytes held, delayed or dropped, or processes signalled; 0 when the
+            fault struck and nothing came by; None where the backend can't know.
+        unit: what `touched` counts: "connections", "bytes" or "processes".
+        first: seconds from the strike to the first of them, or None.
+        last: seconds from the strike to the last of them, or None.
+    """
+
+    touched: int | None
+    unit: str
+    first: float | None = None
+    last: float | None = None
+
+    def __str__(self) -> str:
+        if self.touched is None:
+            return f"touched an unknown number of {self.unit}"
+        if self.touched == 0:
+            return f"touched no {self.unit}"
+        text = f"touched {self.touched} {self.unit if self.touched != 1 else _singular(self.unit)}"
+        if self.first is not None and self.last is not None:
+            text += f", first after {self.first:.3f} s, last after {self.last:.3f} s"
+        return text
+
+
+def _singular(unit: str) -> str:
+    return "process" if unit == "processes" else unit.removesuffix("s")
+
+
+class Strike:
+    """A fault that has struck: heals at the end of its `with` block, by `heal()`, or at the end of the test at the latest.
+
+    Attributes:
+        label: target and fault with its settings, such as "postgres.latency(seconds=0.2)".
+        fault: the fault that struck.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        fault: Fault,
+        *,
+        heal: Callable[[], None],
+        look: Callable[[], Receipt],
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self.label = label
+        self.fault = fault
+        self._heal = heal
+        self._look = look
+        self._clock = clock
+        self._final: Receipt | None = None
+        self._event = FaultEvent(label, clock.now())
+        current().faults.append(self._event)
+
+    @property
+    def healed(self) -> bool:
+        """Whether the fault has been taken back."""
+        return self._event.healed_at is not None
+
+    @property
+    def receipt(self) -> Receipt:
+        """What the fault has touched: up to now while it lasts, up to the heal afterwards."""
+        return self._look() if self._final is None else self._final
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether the fault is over and is known to have touched nothing."""
+        return self._final is not None and self._final.touched == 0
+
+    def heal(self) -> None:
+        """Take the fault back; does nothing when that is done already.
+
+        Raises:
+            HealFailed: it could not be taken back; calling again tries again.
+        """
+        if self.healed:
+            return
+        try:
+            # The receipt is looked at first: removing a toxic removes its counters.
+            final = self._look()
+        except Exception as error:  # a receipt that can't be had must not keep the fault from healing
+            final = Receipt(None, "connections")
+            lost: Exception | None = error
+        else:
+            lost = None
+        try:
+            self._heal()
+        except Exception as error:
+            raise HealFailed(f"{self.label} could not be healed: {type(error).__name__}: {error}") from error
+        self._final = final
+        self._event.healed_at = self._clock.now()
+        if lost is not None:
+            raise HealFailed(f"{self.label} was healed, but its receipt is lost: {type(lost).__name__}: {lost}") from lost
+
+    def __enter__(self) -> Strike:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.heal()
+        except HealFailed as failed:
+            if error is None:
+                raise
+            error.add_note(f"and then: {failed}")  # the first failure is the story, the second its footnote
+
+    def __repr__(self) -> str:
+        return f"<Strike {self.label}, {'healed' if self.healed else 'striking'}>"
+
+
+class Target(Protocol):
+    """What every fault needs of the thing that it strikes."""
+
+    @property
+    def name(self) -> str:
+        """Such as "redis"; the first half of a label."""
+
+    def struck(self, strike: Strike) -> Strike:
+        """Remember a strike, so that it is healed at the end at the latest; returns it."""
+
+
+@dataclass(frozen=True)
+class Fault(ABC):
+    """One kind of damage; subclasses are frozen dataclasses whose fields are the settings."""
+
+    name: ClassVar[str]
+    targets: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def strike(self, target: Any) -> Strike:
+        """Do it now; returns the strike, which heals it.
+
+        Raises:
+            CannotInject: this backend or platform can't.
+            SetupError: the settings make no sense.
+        """
+
+    def label(self, target: Target) -> str:
+        """Target, name and the settings that differ from their defaults: "redis.refuse"."""
+        said = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{target.name}.{self.name}" + (f"({', '.join(said)})" if said else "")
+
+
+def at_least(name: str, value: float, least: float, unit: str) -> None:
+    """Check a setting.
+
+    Raises:
+        SetupError: `value` is no number or below `least`.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= least or value == float("inf"):
+        raise SetupError(f"{name} must be at least {least:g} {unit}, got {value!r}")

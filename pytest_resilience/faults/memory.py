@@ -1,0 +1,52 @@
+"""Faults of memory: less of it than the process was used to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from ..errors import CannotInject
+from .fault import Fault, Receipt, Strike, Target, at_least
+
+MIB = 2**20
+
+
+class MemoryBody(Protocol):
+    """A process whose data limit can be moved while it runs."""
+
+    def lower_data_limit(self, headroom_bytes: int) -> Callable[[], None] | None:
+        """Set the limit to present use plus headroom; returns what restores it, or None where the platform has no such limit."""
+
+
+class MemoryTarget(Target, Protocol):
+    """A target whose memory can be squeezed."""
+
+    @property
+    def memory(self) -> MemoryBody: ...
+
+
+@dataclass(frozen=True)
+class MemoryPressure(Fault):
+    """Lower the process's data limit (RLIMIT_DATA, Linux) to its present use plus a headroom.
+
+    The process can still be given memory up to the limit; past it allocations fail with MemoryError. Nothing is taken from
+    the host's free memory.
+
+    Args:
+        headroom_mb: MiB that it may still grow by; at least 0.
+    """
+
+    name: ClassVar[str] = "memory_pressure"
+    targets: ClassVar[tuple[str, ...]] = ("service",)
+    headroom_mb: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("headroom_mb", self.headroom_mb, 0, "MiB")
+
+    def strike(self, target: MemoryTarget) -> Strike:
+        restore = target.memory.lower_data_limit(round(self.headroom_mb * MIB))
+        if restore is None:
+            raise CannotInject(f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)")
+        receipt = Receipt(1, "processes", first=0.0, last=0.0)
+        return target.struck(Strike(self.label(target), self, heal=restore, look=lambda: receipt))

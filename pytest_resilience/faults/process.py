@@ -1,0 +1,106 @@
+"""Faults of a process: killed, frozen, ended, started anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from ..errors import SetupError
+from .fault import Fault, Receipt, Strike, Target
+
+
+class Body(Protocol):
+    """The processes of a target, and what can be done to them."""
+
+    def processes(self) -> list[int]:
+        """Process ids that live now."""
+
+    def kill(self) -> None:
+        """SIGKILL to all of them; returns when they are gone."""
+
+    def terminate(self) -> None:
+        """SIGTERM, as an orchestrator would; returns when they are gone."""
+
+    def pause(self) -> None:
+        """SIGSTOP to all of them; returns when they stand still."""
+
+    def resume(self) -> None:
+        """SIGCONT to all of them."""
+
+    def start(self) -> None:
+        """Start again on the same port with the same data, and wait until it answers; nothing when it runs."""
+
+
+class ProcessTarget(Target, Protocol):
+    """A target that is a process of ours."""
+
+    @property
+    def body(self) -> Body: ...
+
+
+class ProcessFault(Fault):
+    """A fault that strikes all processes of a target at once."""
+
+    targets: ClassVar[tuple[str, ...]] = ("postgres", "redis", "service")
+
+    def strike(self, target: ProcessTarget) -> Strike:
+        pids = target.body.processes()
+        if not pids:
+            raise SetupError(f"{self.label(target)} has nothing to strike: {target.name} is not running")
+        hurt, heal = self._acts(target.body)
+        receipt = Receipt(len(pids), "processes", first=0.0, last=0.0)
+        try:
+            hurt()
+        except BaseException:
+            heal()
+            raise
+        return target.struck(Strike(self.label(target), self, heal=heal, look=lambda: receipt))
+
+    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
+        raise AssertionError(f"{type(self).__name__} says neither how it hurts nor how it heals")
+
+
+@dataclass(frozen=True)
+class Kill(ProcessFault):
+    """SIGKILL: gone at once, connections with it; the heal starts it again on the same port with the data that survived."""
+
+    name: ClassVar[str] = "kill"
+
+    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
+        return body.kill, body.start
+
+
+@dataclass(frozen=True)
+class Pause(ProcessFault):
+    """SIGSTOP: connections stay open and nothing answers; the heal lets it run on."""
+
+    name: ClassVar[str] = "pause"
+
+    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
+        return body.pause, body.resume
+
+
+@dataclass(frozen=True)
+class Terminate(ProcessFault):
+    """SIGTERM and wait for the end: an orderly stop; the heal starts it again."""
+
+    name: ClassVar[str] = "terminate"
+    targets: ClassVar[tuple[str, ...]] = ("service",)
+
+    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
+        return body.terminate, body.start
+
+
+@dataclass(frozen=True)
+class Restart(ProcessFault):
+    """End it in good order and start it again on the same port, before the call returns."""
+
+    name: ClassVar[str] = "restart"
+
+    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
+        def again() -> None:
+            body.terminate()
+            body.start()
+
+        return again, body.start

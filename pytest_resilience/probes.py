@@ -1,0 +1,198 @@
+"""Questions to a system, asked until they are answered: `eventually` and `recovers`.
+
+Each takes a callable and comes in one form for both worlds: a coroutine function gives an awaitable, so that an async test's
+own loop never blocks; any other callable is asked on the spot.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, overload
+
+from .clock import SYSTEM, Clock
+from .errors import NeverHappened, SetupError
+from .history import current
+
+Answer = TypeVar("Answer")
+
+SHOWN = 500  # characters of an answer that a message shows
+STEADY = 3  # answers in a row that count as recovered: "it answers again" may be luck
+
+
+@overload
+def eventually(
+    question: Callable[[], Awaitable[Answer]], *, within: float, every: float = ..., clock: Clock = ...
+) -> Awaitable[Answer]: ...
+@overload
+def eventually(question: Callable[[], Answer], *, within: float, every: float = ..., clock: Clock = ...) -> Answer: ...
+def eventually(question: Callable[[], Any], *, within: float, every: float = 0.02, clock: Clock = SYSTEM) -> Any:
+    """Ask until the answer is true, and return that answer.
+
+    An answer counts as "not yet" when it is falsy (None too) or when asking raises an Exception.
+
+    Args:
+        question: a callable without arguments, or a coroutine function, which makes the result awaitable.
+        within: seconds that it has; it is asked at least once.
+        every: seconds between two asks.
+        clock: reads and spends time; async questions always use the running loop's.
+
+    Raises:
+        NeverHappened: it did not come true in time; shows the last answer, how often it asked and what struck meanwhile.
+        SetupError: the arguments make no sense, or the callable returned an awaitable without being a coroutine function.
+    """
+    return _ask(_Asking("eventually", question, within=within, every=every, steady=1, clock=clock))
+
+
+@overload
+def recovers(
+    question: Callable[[], Awaitable[Answer]], *, within: float, every: float = ..., clock: Clock = ...
+) -> Awaitable[Answer]: ...
+@overload
+def recovers(question: Callable[[], Answer], *, within: float, every: float = ..., clock: Clock = ...) -> Answer: ...
+def recovers(question: Callable[[], Any], *, within: float, every: float = 0.02, clock: Clock = SYSTEM) -> Any:
+    """Like `eventually`, but the answer must be true three times in a row: one good answer may be luck.
+
+    Args:
+        question: as for `eventually`; ask for what was true before the fault, not just for any answer.
+        within: seconds until the first of the three.
+        every: seconds between two asks.
+        clock: as for `eventually`.
+
+    Raises:
+        NeverHappened: as for `eventually`.
+        SetupError: as for `eventually`.
+    """
+    return _ask(_Asking("recovers", question, within=within, every=every, steady=STEADY, clock=clock))
+
+
+@dataclass
+class _Asking:
+    """One probe under way: what it asked, what came, and whether it may ask again."""
+
+    verb: str
+    question: Callable[[], Any]
+    within: float
+    every: float
+    steady: int
+    clock: Clock
+    asked: int = 0
+    in_a_row: int = 0
+    best: int = 0
+    last: Any = None
+    error: Exception | None = None
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not callable(self.question):
+            raise SetupError(f"{self.verb}() asks a callable, such as a lambda; got {self.question!r}, which is answered already")
+        if not self.within > 0 or not self.every > 0:
+            raise SetupError(f"{self.verb}(): within and every are seconds above 0, got {self.within!r} and {self.every!r}")
+        self.started = self.clock.now()
+
+    def heard(self, answer: Any) -> bool:
+        """Take an answer; True when the hope has come true."""
+        self.asked += 1
+        self.last, self.error = answer, None
+        self.in_a_row = self.in_a_row + 1 if answer else 0
+        self.best = max(self.best, self.in_a_row)
+        return self.in_a_row >= self.steady
+
+    def failed(self, error: Exception) -> None:
+        """Take an answer that was an exception."""
+        self.asked += 1
+        self.last, self.error = None, error
+        self.in_a_row = 0
+
+    def over(self) -> bool:
+        """Whether time is up; a run of good answers that has begun in time may be finished."""
+        return self.clock.now() - self.started >= self.within and not (self.steady > 1 and self.in_a_row)
+
+    def left(self) -> float:
+        """Seconds until time is up."""
+        return max(0.0, self.within - (self.clock.now() - self.started))
+
+    def never(self) -> NeverHappened:
+        """The failure, told."""
+        now = self.clock.now()
+        lines = [f"{_name(self.question)} was not {'true' if self.steady == 1 else 'steadily true'} within {self.within:g} s"]
+        plural = "once" if self.asked == 1 else f"{self.asked} times"
+        lines.append(f"  asked {plural} in {now - self.started:.2f} s, every {self.every:g} s")
+        if self.steady > 1 and self.best:
+            lines.append(f"  at best {self.best} good answers in a row; {self.steady} are needed")
+        if self.error is not None:
+            lines.append(f"  last answer: raised {type(self.error).__name__}: {_short(str(self.error))}")
+        elif self.asked:
+            lines.append(f"  last answer: {_short(repr(self.last))}")
+        else:
+            lines.append("  no answer came at all")
+        struck = current().during(self.started, now)
+        lines.append(f"  struck meanwhile: {', '.join(_when(e, self.started) for e in struck) or 'nothing'}")
+        never = NeverHappened("\n".join(lines))
+        never.__cause__ = self.error
+        return never
+
+
+def _ask(asking: _Asking) -> Any:
+    question = asking.question
+    if inspect.iscoroutinefunction(question) or inspect.iscoroutinefunction(getattr(question, "__call__", None)):  # noqa: B004
+        return _ask_async(asking)
+    while True:
+        try:
+            answer = question()
+        except Exception as error:
+            asking.failed(error)
+        else:
+            if inspect.isawaitable(answer):
+                if inspect.iscoroutine(answer):
+                    answer.close()
+                raise SetupError(f"{asking.verb}(): {_name(question)} returned an awaitable; pass a coroutine function (async def)")
+            if asking.heard(answer):
+                return answer
+        if asking.over():
+            raise asking.never()
+        asking.clock.sleep(min(asking.every, max(asking.left(), 0.001)) if asking.in_a_row == 0 else asking.every)
+
+
+async def _ask_async(asking: _Asking) -> Any:
+    import anyio
+
+    while True:
+        # A question that hangs must not outlast the probe: it is cancelled when time is up.
+        with anyio.move_on_after(max(asking.left(), asking.every)) as scope:
+            try:
+                answer = await asking.question()
+            except Exception as error:
+                asking.failed(error)
+            else:
+                if asking.heard(answer):
+                    return answer
+        if scope.cancelled_caught:
+            asking.failed(TimeoutError("no answer came before time was up"))
+        if asking.over():
+            raise asking.never()
+        await anyio.sleep(min(asking.every, max(asking.left(), 0.001)) if asking.in_a_row == 0 else asking.every)
+
+
+def _name(question: Callable[[], Any]) -> str:
+    """The question as its author would call it: its name, or the source line of a lambda."""
+    name = getattr(question, "__name__", None) or repr(question)
+    if name == "<lambda>":
+        try:
+            source = " ".join(line.strip() for line in inspect.getsourcelines(question)[0])
+        except (OSError, TypeError):
+            return "the question"
+        return _short(f"`{source}`")
+    return f"{name}()"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+
+
+def _when(event: Any, start: float) -> str:
+    since = event.struck_at - start
+    begun = "before it began" if since < 0 else f"at {since:.2f} s"
+    ended = "" if event.healed_at is None else f", healed at {event.healed_at - start:.2f} s"
+    return f"{event.label} ({begun}{ended})"

@@ -1,0 +1,206 @@
+"""Drives a Toxiproxy over HTTP, ours or the real one; the only file that knows toxiproxy-python.
+
+Strikes go over one kept-alive connection of our own, because toxiproxy-python opens a new one for each call and keeps the
+server's address in a global; its objects are made here for those who want to type `proxy.add_toxic(...)` themselves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ..clock import SYSTEM
+from ..errors import BackendDied, SetupError
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection
+
+    import toxiproxy
+
+ANSWER_WITHIN = 10.0  # seconds; the proxy answers in about one millisecond, so this is a dead one
+
+
+@dataclass(frozen=True)
+class Touched:
+    """What came by, counted: connections, bytes, and when (seconds of the monotonic clock)."""
+
+    connections: int = 0
+    bytes: int = 0
+    first: float | None = None
+    last: float | None = None
+
+    def since(self, before: Touched) -> Touched:
+        """What came by after `before` was counted."""
+        count = self.connections - before.connections
+        new_first = self.first if before.connections == 0 else None
+        return Touched(
+            count, self.bytes - before.bytes, (new_first or self.last) if count else None, self.last if count else None
+        )
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What one proxy has counted. `refused` is None where refusals can't be seen."""
+
+    now: float
+    live: int
+    refused: Touched | None
+    cut: Touched
+    toxics: Mapping[str, Touched] = field(default_factory=dict)
+
+
+def _counted(raw: Mapping[str, Any]) -> Touched | None:
+    count = raw.get("count", raw.get("connections"))
+    if count is None:
+        return None
+    return Touched(count, raw.get("bytes", 0), raw.get("first"), raw.get("last"))
+
+
+class Control:
+    """One Toxiproxy server's HTTP API. Threads may share it.
+
+    Args:
+        host: where the API listens.
+        port: its port.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self._lock = threading.Lock()
+        self._connection: HTTPConnection | None = None
+
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """One call; returns the decoded JSON answer, or None for an empty one.
+
+        Raises:
+            SetupError: the server refused it (4xx, 5xx); the message is the server's.
+            BackendDied: nobody answers.
+        """
+        from http.client import HTTPConnection, HTTPException
+
+        data = None if body is None else json.dumps(body).encode()
+        with self._lock:
+            for attempt in (1, 2):
+                fresh = self._connection is None
+                if self._connection is None:
+                    self._connection = HTTPConnection(self.host, self.port, timeout=ANSWER_WITHIN)
+                try:
+                    self._connection.request(method, path, body=data)
+                    response = self._connection.getresponse()
+                    answer = response.read()
+                    break
+                except (OSError, HTTPException) as error:
+                    self._connection.close()
+                    self._connection = None
+                    # A kept-alive connection may have been closed meanwhile: that is worth one more try, a fresh one is not.
+                    if fresh or attempt == 2:
+                        raise BackendDied(
+                            f"the proxy's API at {self.host}:{self.port} does not answer: {type(error).__name__}: {error}"
+                        ) from error
+        if response.status >= 400:
+            raise SetupError(f"the proxy refused {method} {path}: {response.status} {_reason(answer)}")
+        return json.loads(answer) if answer else None
+
+    def populate(self, doors: list[tuple[str, str, str]]) -> list[Door]:
+        """Create proxies, each given as (name, listen, upstream); returns them in order."""
+        made = self.request("POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in doors])
+        return [Door(self, proxy["name"], proxy["listen"]) for proxy in made["proxies"]]
+
+    def reset(self) -> None:
+        """Enable all proxies and remove all toxics."""
+        self.request("POST", "/reset")
+
+    def close(self) -> None:
+        """Close the connection to the API."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def library(self) -> toxiproxy.Toxiproxy:
+        """A toxiproxy-python client of this server (its address is a global of that library: one server per process)."""
+        import toxiproxy
+
+        client = toxiproxy.Toxiproxy()
+        client.update_api_consumer(self.host, self.port)
+        return client
+
+
+class Door:
+    """One proxy: what strikes it, and what it counted.
+
+    Args:
+        control: the server's API.
+        name: the proxy's name.
+        listen: where it listens, "host:port".
+    """
+
+    def __init__(self, control: Control, name: str, listen: str) -> None:
+        self.control = control
+        self.name = name
+        self.listen = listen
+        self._path = f"/proxies/{quote(name, safe='')}"
+        self._shut = 0
+        self._names = itertools.count(1)
+
+    def shut(self) -> None:
+        """Refuse and cut; counts, so that two who shut it must both open it again."""
+        if self._shut == 0:
+            self.control.request("POST", self._path, {"enabled": False})
+        self._shut += 1
+
+    def open(self) -> None:
+        """Take one `shut` back; the last one lets connections in again."""
+        if self._shut == 1:
+            self.control.request("POST", self._path, {"enabled": True})
+        self._shut = max(0, self._shut - 1)
+
+    def add_toxic(self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str) -> str:
+        """Add a toxic at the end of a stream's chain; returns its name, which starts with `label`."""
+        name = f"{label}-{next(self._names)}-{stream}"
+        toxic = {"name": name, "type": kind, "stream": stream, "toxicity": 1.0, "attributes": dict(attributes)}
+        self.control.request("POST", f"{self._path}/toxics", toxic)
+        return name
+
+    def remove_toxic(self, name: str) -> None:
+        """Remove a toxic; what it held goes out, at once and in order."""
+        self.control.request("DELETE", f"{self._path}/toxics/{quote(name, safe='')}")
+
+    def now(self) -> float:
+        """The moment on the clock that counters use."""
+        return SYSTEM.now()
+
+    def counters(self) -> Counters:
+        """What the proxy has counted so far."""
+        raw = self.control.request("GET", f"{self._path}/counters")
+        return Counters(
+            now=raw["now"],
+            live=raw["connections"],
+            refused=_counted(raw["refused"]),
+            cut=_counted(raw["cut"]) or Touched(),
+            toxics={name: _counted(toxic) or Touched() for name, toxic in raw["toxics"].items()},
+        )
+
+    def forget(self) -> None:
+        """Forget who shut it: the server was reset."""
+        self._shut = 0
+
+    def library(self) -> toxiproxy.Proxy:
+        """toxiproxy-python's object for this proxy."""
+        proxy = self.control.library().get_proxy(self.name)
+        assert proxy is not None, f"the proxy {self.name} is gone from its server"
+        return proxy
+
+
+def _reason(answer: bytes) -> str:
+    try:
+        decoded = json.loads(answer)
+        return str(decoded["error"])
+    except (ValueError, TypeError, KeyError):
+        return answer.decode(errors="replace").strip()
