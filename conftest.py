@@ -1,0 +1,6 @@
+"""What all suites share: the plugin, also where this checkout is not installed, and pytest's own fixture for testing plugins.
+
+pytest loads a plugin once, whether the entry point, `-p`, this line or all of them name it. `-p no:pytest_resilience` wins over this line.
+"""
+
+pytest_plugins = ["pytester", "pytest_resilience"]
