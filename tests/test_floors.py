@@ -1,0 +1,201 @@
+"""Imports go down, never up, never in a circle (ARCHITECTURE.md). Imports inside functions count too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PACKAGE = """
+8  __init__
+7  plugin options hooks fixtures
+6  runner strategies machine report targets stack
+5  schedule backends
+4  faults probes
+3  proxy
+2  wire checkers
+1  history
+0  errors clock processes keeper
+"""
+SERVICE = """
+5  __init__
+4  __main__
+3  app
+2  routes monitor health cleanup
+1  database cache jobs memory
+0  settings
+"""
+PURE = {"wire", "checkers"}  # pure: no I/O, no clock, no randomness of their own
+IMPURE = {
+    "asyncio",
+    "os",
+    "pathlib",
+    "random",
+    "select",
+    "selectors",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+    "anyio",
+    "httpx",
+}
+HEAVY_DOORS = {"strategies", "machine"}  # with the package itself all there is to import
+
+
+def floors(table: str) -> dict[str, int]:
+    rows = (row.split() for row in table.strip().splitlines())
+    return {name: int(floor) for floor, *names in rows for name in names}
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Dotted name -> file; a package goes by its own name."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
+
+
+def imports(name: str, path: Path) -> Iterator[tuple[int, str, str | None]]:
+    """Line, module and the name taken out of it (None for `import module`)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            here = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+            above = here[: len(here) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, module, alias.name) for alias in node.names)
+
+
+def part(module: str) -> str:
+    """`pytest_resilience.proxy.link` belongs to `proxy`, and the package itself to `__init__`."""
+    return (*module.split("."), "__init__")[1]
+
+
+def violations(package: str, table: str, known: dict[str, Path]) -> Iterator[str]:
+    floor = floors(table)
+    for name, path in known.items():
+        if part(name) not in floor:
+            yield f"{path.relative_to(ROOT)} has no floor: give {part(name)!r} one in tests/test_floors.py and ARCHITECTURE.md"
+            continue
+        for line, module, taken in imports(name, path):
+            target = f"{module}.{taken}" if f"{module}.{taken}" in known else module
+            if target.split(".")[0] == package and floor.get(part(target), -1) > floor[part(name)]:
+                yield f"{path.relative_to(ROOT)}:{line} (floor {floor[part(name)]}) imports {target} (floor {floor[part(target)]})"
+
+
+def edges(known: dict[str, Path]) -> dict[str, set[str]]:
+    return {
+        name: {f"{m}.{taken}" if f"{m}.{taken}" in known else m for _, m, taken in imports(name, path)}
+        & known.keys() - {name}
+        for name, path in known.items()
+    }
+
+
+@pytest.mark.parametrize(("package", "table"), [("pytest_resilience", PACKAGE), ("service", SERVICE)])
+def test_imports_go_down(package, table):
+    assert not list(violations(package, table, modules(package)))
+
+
+@pytest.mark.parametrize("package", ["pytest_resilience", "service"])
+def test_imports_run_in_no_circle(package):
+    try:
+        TopologicalSorter(edges(modules(package))).prepare()
+    except CycleError as error:
+        pytest.fail("circle: " + " -> ".join(reversed(error.args[1])))
+
+
+def test_the_package_and_the_service_do_not_know_each_other():
+    strangers = {"pytest_resilience": {"service", "chaos", "tests"}, "service": {"pytest_resilience", "chaos", "tests"}}
+    assert not [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for package, barred in strangers.items()
+        for name, path in modules(package).items()
+        for line, module, _ in imports(name, path)
+        if module.split(".")[0] in barred
+    ]
+
+
+def test_pytest_is_imported_on_the_top_floor_only():
+    floor = floors(PACKAGE)
+    assert not [
+        f"{path.relative_to(ROOT)}:{line}"
+        for name, path in modules("pytest_resilience").items()
+        for line, module, _ in imports(name, path)
+        if module.split(".")[0] in {"pytest", "_pytest"} and floor.get(part(name), 7) < 7
+    ]
+
+
+def test_wire_and_checkers_are_pure():
+    assert not [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for name, path in modules("pytest_resilience").items()
+        for line, module, _ in imports(name, path)
+        if part(name) in PURE and module.split(".")[0] in IMPURE
+    ]
+
+
+def test_only_the_proxy_client_knows_toxiproxy_python():
+    importers = {
+        name
+        for name, path in modules("pytest_resilience").items()
+        for _, module, _ in imports(name, path)
+        if module.split(".")[0] == "toxiproxy"
+    }
+    assert importers <= {"pytest_resilience.proxy.client"}
+
+
+def test_the_keeper_stands_alone():
+    """It outlives pytest: what it imports must be there and light, so the standard library only."""
+    path = ROOT / "pytest_resilience" / "keeper.py"
+    assert not [
+        module for _, module, _ in imports("pytest_resilience.keeper", path) if module.startswith("pytest_resilience")
+    ]
+
+
+def test_chaos_uses_public_names_only():
+    import pytest_resilience
+
+    public = set(pytest_resilience.__all__) | HEAVY_DOORS
+    assert not [
+        f"{path.relative_to(ROOT)}:{line} takes {taken or 'all'} from {module}"
+        for name, path in modules("chaos").items()
+        for line, module, taken in imports(name, path)
+        if module.split(".")[0] in {"pytest_resilience", "service"}
+        and not (module == "pytest_resilience" and (taken is None or taken in public))
+        and module.removeprefix("pytest_resilience.") not in HEAVY_DOORS
+        and module != "service"
+    ]
+
+
+def test_a_module_without_a_floor_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "pytest_resilience").mkdir()
+    (tmp_path / "pytest_resilience" / "attic.py").write_text("")
+    assert [
+        "attic.py has no floor" in said
+        for said in violations("pytest_resilience", PACKAGE, modules("pytest_resilience"))
+    ] == [True]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("wire/redis.py", "from ..backends import embedded"),
+        ("faults/network.py", "def late():\n    from pytest_resilience.targets import postgres"),
+        ("history.py", "from . import proxy"),
+    ],
+)
+def test_an_import_upwards_is_seen(tmp_path, monkeypatch, file, text):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    path = tmp_path / "pytest_resilience" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    upper = tmp_path / "pytest_resilience" / "proxy"
+    upper.mkdir(exist_ok=True)
+    (upper / "__init__.py").write_text("")
+    assert len(list(violations("pytest_resilience", PACKAGE, modules("pytest_resilience")))) == 1
