@@ -1,0 +1,421 @@
+"""The keeper: a small process, parent of every server, that takes all of them along when the session ends, however it ends.
+
+`processes.Keeper` runs its `main` in `python -I -S`, in a session of its own, so that Ctrl-C reaches neither it nor its
+children. It imports nothing of this package, and of the standard library only what loads in a millisecond.
+
+Rules:
+- It does what the channel asks, one request after the other, and reaps every child at once.
+- When the channel ends, when the process that started it is gone (also if a fork of that process still holds the channel), or on
+  SIGTERM, SIGINT and SIGHUP, it kills all its descendants, deletes the directories that it owns, and exits.
+- On Linux it is a subreaper: whoever loses its parent below becomes its child, so nobody gets away by forking twice. And children die
+  with it (PR_SET_PDEATHSIG), so that its own SIGKILL is covered too. Its only thread starts them: that signal is sent when the starting
+  thread ends, a trap for anyone who starts servers from a pool of threads.
+- It signals its own descendants only, between two reaps: a process id that it uses can't have been given to somebody else.
+
+Messages are marshal dumps behind four bytes of length (json would double the start time; both ends are the same interpreter).
+"""
+
+from __future__ import annotations
+
+import _signal as signal  # the public module adds enum, and 9 ms; these names are the same
+import contextlib
+import ctypes
+import marshal
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+LINUX = sys.platform == "linux"
+MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names the keeper and the child's number
+PATIENCE = 1.5  # seconds for processes to stop or to go after their signal; only one stuck in the kernel needs more than a few ms
+PARENT_CHECK = 0.5  # seconds between two looks at the parent where the kernel can't wake us
+NOBODY = 65534
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+CLONE_NEWUSER = 0x10000000
+IPC_RMID = 0
+libc = ctypes.CDLL(None, use_errno=True)
+
+Table = dict[int, tuple[int, str]]  # pid: (parent's pid, state)
+
+
+def process_table() -> Table:
+    """Every process here, as the kernel shows it now."""
+    return _table_from_proc() if LINUX else _table_from_ps()
+
+
+def _table_from_proc() -> Table:
+    table: Table = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:
+                state, parent = stat.read().rpartition(b")")[2].split()[:2]
+                table[int(name)] = int(parent), state.decode()
+    return table
+
+
+def _table_from_ps() -> Table:
+    with os.popen("/bin/ps -axo pid=,ppid=,state=") as lines:
+        rows = [line.split() for line in lines]
+    return {int(pid): (int(parent), state[0]) for pid, parent, state in rows}
+
+
+def below(roots: Iterable[int], table: Table) -> list[int]:
+    """The roots and all that descend from them, parents first."""
+    offspring: dict[int, list[int]] = {}
+    for pid, (parent, _) in table.items():
+        offspring.setdefault(parent, []).append(pid)
+    found = [pid for pid in roots if pid in table]
+    for pid in found:  # grows while we walk it
+        found.extend(offspring.get(pid, ()))
+    return found
+
+
+def send_signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def remove_tree(path: str) -> None:
+    """Delete a directory in which somebody may still be writing."""
+    for _ in range(50):
+        _remove_once(path)
+        if not os.path.lexists(path):
+            return
+        time.sleep(0.01)
+
+
+def _remove_once(path: str) -> None:
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    _remove_once(entry.path)
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
+        os.rmdir(path)
+    except OSError:
+        pass
+
+
+def release_shared_memory(pid_file: str) -> None:
+    """Remove the System V segment of a Postgres that could not do it itself; its lock file names the segment.
+
+    The lock file is there only while the server runs or after it was killed, and it lies in a directory that is ours alone.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        with open(pid_file) as lines:
+            _key, segment = lines.read().splitlines()[6].split()
+        libc.shmctl(int(segment), IPC_RMID, None)
+
+
+def enter_user_namespace(uid: int, gid: int) -> None:
+    """Become `uid` in a namespace of our own: programs that refuse root run, and files stay root's."""
+    real_uid, real_gid = os.getuid(), os.getgid()
+    if libc.unshare(CLONE_NEWUSER):
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER) is not allowed here")
+    for name, text in ("setgroups", "deny"), ("uid_map", f"{uid} {real_uid} 1"), ("gid_map", f"{gid} {real_gid} 1"):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+
+
+class Keeper:
+    """What the requests do; each public method is one."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._last = 0
+        self._running: dict[int, int] = {}  # our spawned and unreaped children: pid -> number
+        self._codes: dict[int, int] = {}  # number -> exit code
+        self._adopted: dict[int, int] = {}  # orphans of a child that ended: pid -> that child's number
+        self._owned: dict[str, str | None] = {}  # directory -> Postgres' lock file in it
+        if LINUX:
+            libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    # requests
+
+    def ping(self) -> int:
+        return self.pid
+
+    def spawn(self, request: dict[str, Any]) -> tuple[int, int]:
+        """Start a process: its number here, and its pid. An error means that it did not start."""
+        self._last += 1
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._become(request, f"{self.pid}.{self._last}")
+            except BaseException as problem:  # whatever it is, this is the child: it must not return into the loop
+                os.write(write_end, f"{type(problem).__name__}: {problem}".encode())
+            finally:
+                os._exit(127)
+        os.close(write_end)
+        self._running[pid] = self._last
+        with open(read_end, "rb") as pipe:
+            problem_text = pipe.read().decode()  # ends when the exec closes the other end
+        if problem_text:
+            self._wait_for([pid])
+            raise OSError(problem_text)
+        return self._last, pid
+
+    def user_namespaces(self) -> bool:
+        """Whether this machine lets root into a user namespace (Docker's default profile does not)."""
+        if not LINUX:
+            return False
+        pid = os.fork()
+        if pid == 0:
+            try:
+                enter_user_namespace(NOBODY, NOBODY)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        return os.waitpid(pid, 0)[1] == 0
+
+    def exit_code(self, number: int) -> int | None:
+        self.reap()
+        return self._codes.get(number)
+
+    def signal(self, number: int, signal_number: int) -> bool:
+        """Signal this one process; False when it has ended."""
+        self.reap()
+        found = [pid for pid, known in self._running.items() if known == number]
+        for pid in found:
+            send_signal(pid, signal_number)
+        return bool(found)
+
+    def tree(self, number: int) -> list[int]:
+        """The processes of one child that are there now, zombies aside, parents first."""
+        table = process_table()
+        return [pid for pid in self._tree(number, table) if table[pid][1] not in "ZX"]
+
+    def pause(self, number: int) -> list[int]:
+        """Stop the whole tree, parents first, until every process shows it; those that do not in time are returned."""
+        _, unstopped = self._freeze(number)
+        return unstopped
+
+    def resume(self, number: int) -> None:
+        for pid in reversed(self._tree(number, process_table())):
+            send_signal(pid, signal.SIGCONT)
+
+    def kill(self, number: int) -> list[int]:
+        """SIGKILL to the whole tree, at a moment when nobody in it can fork; those still there afterwards are returned."""
+        tree, _ = self._freeze(number)
+        for pid in tree:
+            send_signal(pid, signal.SIGKILL)
+        return self._wait_for(tree)
+
+    def own(self, path: str, pid_file: str | None) -> None:
+        self._owned[path] = pid_file
+
+    def disown(self, path: str) -> None:
+        self._owned.pop(path, None)
+
+    # the end
+
+    def end(self) -> None:
+        """Kill everybody, then delete what we own."""
+        until = time.monotonic() + PATIENCE
+        while self.reap() and time.monotonic() < until:
+            for pid in below([self.pid], process_table())[1:]:
+                send_signal(pid, signal.SIGKILL)
+            self._nap()
+        for pid_file in filter(None, self._owned.values()):
+            release_shared_memory(pid_file)
+        for path in self._owned:
+            remove_tree(path)
+
+    # inside
+
+    def reap(self) -> bool:
+        """Take note of all who ended; False when no child is left."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return True
+                self._adopted.pop(pid, None)
+                number = self._running.pop(pid, None)
+                if number is not None:
+                    self._codes[number] = os.waitstatus_to_exitcode(status)
+                    self._adopt(number)
+        return False
+
+    def _adopt(self, number: int) -> None:
+        """Children of ours whom we did not start were, until now, below the one that just ended (or it was marked so)."""
+        if LINUX:
+            for pid in self._strangers(process_table()):
+                self._adopted[pid] = self._marked(pid) or number
+
+    def _strangers(self, table: Table) -> list[int]:
+        return [
+            pid
+            for pid, (parent, _) in table.items()
+            if parent == self.pid and pid not in self._running and pid not in self._adopted
+        ]
+
+    def _marked(self, pid: int) -> int | None:
+        """The child that this process descends from, by its environment (Postgres writes its title there: None)."""
+        with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/environ", "rb") as environ:
+            for line in environ.read().split(b"\0"):
+                name, _, value = line.decode(errors="replace").partition("=")
+                keeper, _, number = value.partition(".")
+                if name == MARK and keeper == str(self.pid):
+                    return int(number)
+        return None
+
+    def _tree(self, number: int, table: Table) -> list[int]:
+        roots = [pid for known in (self._running, self._adopted) for pid, owner in known.items() if owner == number]
+        if LINUX:
+            roots += [pid for pid in self._strangers(table) if self._marked(pid) == number]
+        return below(roots, table)
+
+    def _freeze(self, number: int) -> tuple[list[int], list[int]]:
+        """SIGSTOP the tree until it has stopped growing: all its processes, and those of them that still run."""
+        asked: set[int] = set()
+        until = time.monotonic() + PATIENCE
+        while True:
+            self.reap()
+            table = process_table()
+            tree = self._tree(number, table)
+            new = [pid for pid in tree if pid not in asked]
+            for pid in new:
+                send_signal(pid, signal.SIGSTOP)
+            asked.update(new)
+            running = [pid for pid in tree if table[pid][1] not in "TtZX"]
+            if not (new or running) or time.monotonic() > until:
+                return tree, running
+            if not new:
+                self._nap()
+
+    def _wait_for(self, pids: list[int]) -> list[int]:
+        """Reap until these are gone; returns those that are not."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            self.reap()
+            pids = [pid for pid in pids if _exists(pid)]
+            if not pids or time.monotonic() > until:
+                return pids
+            self._nap()
+
+    def _nap(self) -> None:
+        time.sleep(0.001)
+
+    def _become(self, request: dict[str, Any], mark: str) -> None:
+        """In the forked child: turn into the program that was asked for."""
+        os.setsid()
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        stdin = os.open(request["stdin"] or os.devnull, os.O_RDONLY)
+        for source, target in (stdin, 0), (log, 1), (log, 2):
+            os.dup2(source, target)
+        if request["cwd"]:
+            os.chdir(request["cwd"])
+        mode, uid, gid = request["user"]
+        if mode == "userns":
+            enter_user_namespace(uid, gid)
+        elif mode == "setuid":
+            os.setgroups([])
+            os.setgid(gid)
+            os.setuid(uid)
+        if LINUX:  # after the uid change, which clears it
+            libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+            if os.getppid() != self.pid:
+                os._exit(127)
+        signal.set_wakeup_fd(-1)
+        for number in (*CAUGHT, signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        argv = request["argv"]
+        os.execvpe(argv[0], argv, {**request["env"], MARK: mark})
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+
+class Ended(Exception):
+    """The other end of the channel is gone."""
+
+
+def receive(channel: int) -> Any:
+    return marshal.loads(_read(channel, int.from_bytes(_read(channel, 4), "big")))
+
+
+def _read(channel: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = os.read(channel, size - len(data))
+        if not chunk:
+            raise Ended
+        data += chunk
+    return data
+
+
+def send(channel: int, message: Any) -> None:
+    data = marshal.dumps(message)
+    data = len(data).to_bytes(4, "big") + data
+    while data:
+        data = data[os.write(channel, data) :]
+
+
+def answer(keeper: Keeper, channel: int) -> None:
+    """Do one request."""
+    number, name, arguments = receive(channel)
+    try:
+        method: Callable[..., Any] = getattr(keeper, name)
+        reply = (number, True, method(*arguments))
+    except OSError as problem:
+        reply = (number, False, str(problem))
+    except Exception as problem:
+        reply = (number, False, f"{name}: {type(problem).__name__}: {problem}")
+    send(channel, reply)
+
+
+def watch(keeper: Keeper, channel: int, parent: int) -> None:
+    """Serve the channel until it, the parent or a signal says that it is over."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end)
+    for number in CAUGHT:
+        signal.signal(number, lambda *_: None)
+    events = select.poll()
+    for descriptor in (channel, read_end, *_death_of(parent)):
+        events.register(descriptor, select.POLLIN)
+    while os.getppid() == parent:
+        ready = [descriptor for descriptor, _ in events.poll(PARENT_CHECK * 1000)]
+        if read_end in ready and set(os.read(read_end, 4096)) - {signal.SIGCHLD}:
+            return
+        keeper.reap()
+        if channel in ready:
+            answer(keeper, channel)
+
+
+def _death_of(pid: int) -> list[int]:
+    """A descriptor that becomes readable when the process is gone, all its threads included, where the kernel has one."""
+    try:
+        return [os.pidfd_open(pid)]
+    except (AttributeError, OSError):
+        return []
+
+
+def main(channel: int, parent: int) -> None:
+    os.set_inheritable(channel, False)
+    keeper = Keeper()
+    try:
+        watch(keeper, channel, parent)
+    except (Ended, OSError):
+        pass
+    finally:
+        keeper.end()

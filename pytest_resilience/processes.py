@@ -1,0 +1,366 @@
+"""Start, watch and reap processes: nothing outlives the session that started it.
+
+All of them are children of the keeper (keeper.py), a small process of its own, and every question and signal goes through it: it alone
+reaps them, so a signal can't reach a stranger who was given the same process id.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+from . import clock
+from .errors import BackendDied, ResilienceError, ServerNotReady
+
+if TYPE_CHECKING:
+    import psutil
+
+POLL = 0.003  # seconds between two looks at a child that is to end
+GOODBYE = 5.0  # seconds for the keeper to end everything; it takes about 50 ms
+_HERE = str(Path(__file__).parent)
+_RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*map(int, sys.argv[2:]))"  # imported: its bytecode is cached
+_SECRET = re.compile(r"(\w+://[^:/@\s]*):[^@\s]*@")
+
+
+class User(NamedTuple):
+    """As whom a process runs. "userns" and "setuid" need root: for programs that refuse to run as root."""
+
+    mode: Literal["plain", "userns", "setuid"] = "plain"
+    uid: int = 65534
+    gid: int = 65534
+
+
+PLAIN = User()
+
+
+def redacted(argv: Sequence[str]) -> list[str]:
+    """The command with the passwords of its URLs left out."""
+    return [_SECRET.sub(r"\1:***@", word) for word in argv]
+
+
+class CannotStart(ResilienceError):
+    """The program could not be executed at all."""
+
+    def __init__(self, name: str, argv: Sequence[str], reason: str) -> None:
+        self.name = name
+        self.reason = reason
+        super().__init__(f"{name} could not be started: {reason}\n  command: {' '.join(redacted(argv))}")
+
+
+class Child:
+    """One process that the keeper started, and all that descends from it.
+
+    Attributes:
+        name: what it is, for messages.
+        argv: its command line.
+        pid: its process id; only valid while it runs.
+        log: the file that has its output.
+    """
+
+    def __init__(self, keeper: Keeper, number: int, pid: int, name: str, argv: Sequence[str], log: Path) -> None:
+        self._keeper = keeper
+        self._number = number
+        self._exit_code: int | None = None
+        self.name = name
+        self.argv = list(argv)
+        self.pid = pid
+        self.log = log
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, process {self.pid}>"
+
+    def exit_code(self) -> int | None:
+        """Its exit code (minus the signal that ended it), or None while it runs."""
+        if self._exit_code is None:
+            self._exit_code = self._keeper.ask("exit_code", self._number)
+        return self._exit_code
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended; a paused process runs too."""
+        return self.exit_code() is None
+
+    @cached_property
+    def process(self) -> psutil.Process:
+        """psutil's view of it."""
+        import psutil  # paid for by those who look
+
+        return psutil.Process(self.pid)
+
+    def processes(self) -> list[int]:
+        """The ids of the processes of its tree, parents first."""
+        return list(self._keeper.ask("tree", self._number))
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to the process itself; False when it has ended."""
+        return bool(self._keeper.ask("signal", self._number, int(number)))
+
+    def pause(self) -> None:
+        """Stop its whole tree; returns when every process in it has stopped.
+
+        Raises:
+            ResilienceError: one of them did not stop.
+        """
+        if unstopped := self._keeper.ask("pause", self._number):
+            raise ResilienceError(f"{self.name}: processes {unstopped} did not stop")
+
+    def resume(self) -> None:
+        """Let its whole tree go on."""
+        self._keeper.ask("resume", self._number)
+
+    def kill(self) -> None:
+        """SIGKILL its whole tree, also what outlived the process itself; returns when all are gone.
+
+        Raises:
+            ResilienceError: one of them is still there.
+        """
+        if left := self._keeper.ask("kill", self._number):
+            raise ResilienceError(f"{self.name}: processes {left} are still there after SIGKILL")
+
+    def terminate(self, within: float, *, clock: clock.Clock = clock.SYSTEM) -> int:
+        """SIGTERM, then SIGKILL when it takes too long, and to whatever it leaves behind.
+
+        Args:
+            within: seconds that it has to end by itself.
+            clock: what to wait with.
+
+        Returns:
+            Its exit code: -9 when it had to be killed.
+        """
+        self.signal(signal.SIGTERM)
+        self.wait(within, clock=clock)
+        self.kill()
+        code = self.exit_code()
+        assert code is not None, "kill() returns when it is gone"
+        return code
+
+    def wait(self, within: float, *, clock: clock.Clock = clock.SYSTEM) -> int | None:
+        """Wait until it has ended.
+
+        Args:
+            within: seconds to wait at most.
+            clock: what to wait with.
+
+        Returns:
+            Its exit code, or None when it still runs.
+        """
+        until = clock.now() + within
+        while self.running and clock.now() < until:
+            clock.sleep(POLL)
+        return self.exit_code()
+
+    def log_size(self) -> int:
+        """How many bytes it wrote so far."""
+        try:
+            return self.log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def log_text(self, since: int = 0) -> str:
+        """What it wrote, from byte `since` on."""
+        try:
+            with self.log.open("rb") as file:
+                file.seek(since)
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def not_ready(self, within: float, since: int = 0) -> ServerNotReady:
+        """The error that says that it did not come up, with its log from byte `since` on.
+
+        Args:
+            within: seconds that it had.
+            since: where in the log this start begins.
+        """
+        return ServerNotReady(
+            self.name,
+            command=redacted(self.argv),
+            within=within,
+            log=self.log_text(since),
+            exit_code=self.exit_code(),
+        )
+
+
+class Keeper:
+    """The client of the keeper process; safe to use from several threads, useless in a fork.
+
+    A context manager; whoever starts one closes it. If nobody does, the process ends everything when this one ends.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asked = 0
+        self._owned: list[Path] = []
+        self._channel: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """The keeper's process id."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the process; it takes its first request about 15 ms later, which nobody has to wait for."""
+        if self._process is not None:
+            return
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _RUN, _HERE, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._channel = ours
+
+    def spawn(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        cwd: Path | None = None,
+        user: User = PLAIN,
+        stdin: Path | None = None,
+    ) -> Child:
+        """Start a process, in a session of its own.
+
+        Args:
+            name: what it is, for messages.
+            argv: program and arguments; a program without a slash is looked for in `env`'s PATH.
+            env: its whole environment. Never shown anywhere.
+            log: the file that its output is appended to.
+            cwd: where it runs; None for where this process was when the keeper started.
+            user: as whom it runs.
+            stdin: the file that it reads; None for an empty one.
+
+        Raises:
+            CannotStart: the program can't be executed.
+        """
+        request = {
+            "argv": [str(word) for word in argv],
+            "env": dict(env),
+            "log": str(log),
+            "cwd": str(cwd) if cwd else None,
+            "user": tuple(user),
+            "stdin": str(stdin) if stdin else None,
+        }
+        try:
+            number, pid = self.ask("spawn", request)
+        except KeeperRefused as refusal:
+            raise CannotStart(name, argv, str(refusal)) from None
+        return Child(self, number, pid, name, argv, log)
+
+    def user_namespaces(self) -> bool:
+        """Whether this machine lets root into a user namespace."""
+        return bool(self.ask("user_namespaces"))
+
+    def own(self, path: Path, *, pid_file: Path | None = None) -> None:
+        """Have a directory deleted at the end, whatever the end is.
+
+        Args:
+            path: the directory.
+            pid_file: where a Postgres in it keeps its postmaster.pid, so that the shared memory that it names is released too.
+        """
+        self._owned.append(path)
+        self.ask("own", str(path), str(pid_file) if pid_file else None)
+
+    def disown(self, path: Path) -> None:
+        """Leave a directory alone again."""
+        if path in self._owned:
+            self._owned.remove(path)
+        self.ask("disown", str(path))
+
+    def ask(self, request: str, *arguments: Any) -> Any:
+        """One request to the keeper and its answer.
+
+        Raises:
+            BackendDied: the keeper is gone, and everything with it.
+            KeeperRefused: it could not do that.
+        """
+        if os.getpid() != self._owner:
+            raise ResilienceError("this is a fork of the process that started the servers; only the original may command them")
+        with self._lock:
+            if self._channel is None:
+                raise BackendDied("the keeper is not running: it was not started, or has been closed")
+            self._asked += 1
+            try:
+                _send(self._channel, (self._asked, request, arguments))
+                number, done, value = _receive(self._channel)
+                while number != self._asked:  # the answer to a request that Ctrl-C cut short
+                    number, done, value = _receive(self._channel)
+            except (OSError, EOFError) as problem:
+                raise BackendDied(
+                    f"the keeper (process {self.pid}) is gone, and with it all servers that it started"
+                ) from problem
+        if not done:
+            raise KeeperRefused(value)
+        return value
+
+    def close(self) -> None:
+        """End everything that it started and delete everything that it owns; returns when that is done. May be called again."""
+        if os.getpid() != self._owner or self._channel is None or self._process is None:
+            return
+        self._channel.close()  # the keeper takes this for the end, as it would our death
+        self._channel = None
+        try:
+            self._process.wait(GOODBYE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """What a keeper that was killed could not delete."""
+        left = [path for path in self._owned if path.exists()]
+        if left:
+            import shutil
+
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class KeeperRefused(ResilienceError):
+    """The keeper could not do what was asked."""
+
+
+def _send(channel: socket.socket, message: Any) -> None:
+    data = marshal.dumps(message)
+    channel.sendall(len(data).to_bytes(4, "big") + data)
+
+
+def _receive(channel: socket.socket) -> Any:
+    return marshal.loads(_read(channel, int.from_bytes(_read(channel, 4), "big")))
+
+
+def _read(channel: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        chunk = channel.recv(size - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return data
