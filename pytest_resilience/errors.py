@@ -8,7 +8,8 @@ ResilienceError
 │   ├── CannotInject          this backend or platform can't do that fault
 │   └── NoService             resilience.service without a resilience_service fixture
 ├── HealFailed                a fault could not be taken back
-└── BackendDied               a server or the proxy ended although no test struck it
+├── BackendDied               a server or the proxy ended although no test struck it
+└── VacuousTest               a fault touched nothing, under --resilience-strict
 NeverHappened                 (AssertionError) a probe's hope did not come true in time
 """
 
@@ -77,6 +78,18 @@ class HealFailed(ResilienceError):
 
 class BackendDied(ResilienceError):
     """A server or the proxy ended although no test struck it."""
+
+
+class VacuousTest(ResilienceError):
+    """A test passed although its fault touched nothing: it has tested nothing."""
+
+    def __init__(self, struck: Iterable[tuple[str, str]]) -> None:
+        self.struck = list(struck)
+        super().__init__(
+            "VACUOUS: " + "; ".join(f"{label} {receipt}" for label, receipt in self.struck) + "\n"
+            "  The test passed, but nothing came by while the fault lasted, so it has tested nothing. Strike before the traffic\n"
+            "  that should feel it, and let that traffic go through `.url` (`.direct_url` goes around the proxy)."
+        )
 
 
 class NeverHappened(AssertionError):

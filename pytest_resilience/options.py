@@ -27,6 +27,9 @@ class Options:
     strict: bool
 
 
+OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
+
+
 def add(parser: pytest.Parser) -> None:
     """Declare the options and their ini twins."""
     group = parser.getgroup("resilience", "resilience: real servers behind proxies, and faults that heal")
@@ -53,13 +56,18 @@ def add(parser: pytest.Parser) -> None:
     parser.addini("resilience_strict", "default of --resilience-strict", default=None)
 
 
-def read(config: pytest.Config) -> Options:
-    """The options of this run.
+def keep(config: pytest.Config) -> None:
+    """Read the options once, before the first test.
 
     Raises:
         pytest.UsageError: a value is not allowed; names where it came from and what is.
     """
-    return Options(backend=_backend(config), seed=_seed(config), strict=_strict(config))
+    config.stash[OPTIONS] = Options(backend=_backend(config), seed=_seed(config), strict=_strict(config))
+
+
+def read(config: pytest.Config) -> Options:
+    """The options of this run."""
+    return config.stash[OPTIONS]
 
 
 def _given(config: pytest.Config, name: str, environ: Mapping[str, str]) -> tuple[Any, str] | None:

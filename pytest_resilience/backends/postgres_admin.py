@@ -53,7 +53,13 @@ from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind = 'r' and c.oid >= 16384 and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'
 """
 
-SEQUENCES = "select seqrelid::regclass::text, seqstart from pg_sequence where seqrelid >= 16384"
+SEQUENCES = "select seqrelid::text, pg_sequence_last_value(seqrelid) from pg_sequence where seqrelid >= 16384"
+
+HAS_OBJECTS = """
+select exists (select from pg_class where oid >= 16384) or exists (select from pg_proc where oid >= 16384)
+    or exists (select from pg_type where oid >= 16384) or exists (select from pg_namespace where oid >= 16384)
+    or exists (select from pg_extension where oid >= 16384)
+"""
 
 # Empties every table that has rows, unless its oid is in the list that is kept, and takes sequences back to their start. Large
 # tables are truncated: dead rows would make each later look slower, since autovacuum is off.
@@ -106,7 +112,8 @@ class PostgresAdmin:
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._fingerprint: str | None = None
         self._rows: dict[str, str] = {}
-        self._kept_sequences: list[str] = []
+        self._sequences: dict[str, int] = {}
+        self._source = "template1"
         self._databases: set[str] = set()
         self._grips: list[LockGrip | ConnectionGrip] = []
 
@@ -177,20 +184,22 @@ class PostgresAdmin:
         session = await self.session()
         self._fingerprint = await session.fetchval(FINGERPRINT)
         self._rows = await self._hashes(session)
-        self._kept_sequences = [
-            str(row[0]) for row in await session.fetch(
-                "select seqrelid::text from pg_sequence where seqrelid >= 16384 and pg_sequence_last_value(seqrelid) is not null"
-            )
-        ]
-        database = await session.fetchval("select current_database()")
-        await self._drop_session()
-        side = await self.connect("postgres")
-        try:
-            await side.execute(f"drop database if exists {self._template} with (force)")
-            await _clone(side, self._template, database)
-            self._databases = {row[0] for row in await side.fetch("select datname from pg_database")}
-        finally:
-            await _end(side)
+        self._sequences = await self._used_sequences(session)
+        if await session.fetchval(HAS_OBJECTS):
+            database = await session.fetchval("select current_database()")
+            await self._drop_session()  # a database that is copied must have no sessions
+            side = await self.connect("postgres")
+            try:
+                await side.execute(f"drop database if exists {_quoted(self._template)} with (force)")
+                await _clone(side, self._template, database)
+            finally:
+                await _end(side)
+            self._source = self._template
+        self._databases = {row[0] for row in await (await self.session()).fetch("select datname from pg_database")}
+
+    @staticmethod
+    async def _used_sequences(session: asyncpg.Connection[asyncpg.Record]) -> dict[str, int]:
+        return {row[0]: row[1] for row in await session.fetch(SEQUENCES) if row[1] is not None}
 
     @staticmethod
     async def _hashes(session: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
@@ -216,14 +225,16 @@ class PostgresAdmin:
         if await session.fetchval(FINGERPRINT) != self._fingerprint or not await self._baseline_rows_stand(session):
             await self._restore()
             return
-        kept = [*self._rows, *self._kept_sequences]
+        kept = [*self._rows, *self._sequences]
         await session.execute(EMPTY.format(kept=f"array[{','.join(repr(k) for k in kept)}]::text[]"))
 
     async def _baseline_rows_stand(self, session: asyncpg.Connection[asyncpg.Record]) -> bool:
-        if not self._rows and not self._kept_sequences:
+        if self._sequences:
+            used = await self._used_sequences(session)
+            if any(used.get(name) != last for name, last in self._sequences.items()):
+                return False
+        if not self._rows:
             return True
-        if self._kept_sequences:
-            return False  # a sequence that was used before the baseline can't be told from one used since, so take the copy
         now = await self._hashes(session)
         return all(hash_ != "many" and now.get(name) == hash_ for name, hash_ in self._rows.items())
 
@@ -233,7 +244,7 @@ class PostgresAdmin:
         side = await self.connect("postgres")
         try:
             await side.execute(f"drop database if exists {_quoted(database)} with (force)")
-            await _clone(side, database, self._template)
+            await _clone(side, database, self._source)
         finally:
             await _end(side)
         # Object ids are the template's, so the fingerprint is too.
@@ -320,7 +331,8 @@ class LockGrip:
             await asyncio.sleep(LOOK_EVERY)
 
     async def _look(self) -> None:
-        rows = await (await self._admin.session()).fetch(
+        assert self._connection is not None, "the watch ends before the connection that holds the lock"
+        rows = await self._connection.fetch(
             "select pid from pg_locks where not granted and relation = to_regclass($1)", self._table
         )
         if rows:

@@ -1,0 +1,109 @@
+"""One test's experiment: the targets it strikes, and the settling of accounts when its body has ended."""
+
+from __future__ import annotations
+
+from .errors import NoService
+from .faults import FAULTS
+from .faults.fault import Strike
+from .errors import SetupError, UnknownFault
+from .history import History
+from .stack import Stack
+from .targets.server import PostgresTarget, RedisTarget
+from .targets.service import RunningService, ServiceTarget
+from .targets.target import Ledger
+
+TEN_LINES = """\
+resilience.service: no resilience_service fixture says how your service starts. Write one, in conftest.py:
+
+    import sys
+    import pytest
+    from pytest_resilience import Service
+
+    @pytest.fixture(scope="session")
+    def resilience_service(resilience_stack):
+        return Service([sys.executable, "-m", "shop"], port_variable="PORT", ready="/readyz", within=10.0,
+                       env={"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url})
+"""
+
+
+class Resilience:
+    """What the `resilience` fixture hands out.
+
+    Attributes:
+        postgres, redis: the servers behind their proxies, with a method for each fault.
+        service: the service under test, when a `resilience_service` fixture says how to start it.
+        strikes: what struck in this test, in order.
+    """
+
+    postgres: PostgresTarget
+    redis: RedisTarget
+
+    def __init__(self, stack: Stack, running: RunningService | None) -> None:
+        self._stack = stack
+        self._ledger = Ledger()
+        self._running = running
+        self._service = ServiceTarget(self._ledger, running) if running is not None else None
+        self.postgres, self.redis = stack.targets(self._ledger)
+        self.history = History()
+        self._settled = False
+
+    @property
+    def service(self) -> ServiceTarget:
+        """The service under test.
+
+        Raises:
+            NoService: nobody said how to start it; shows the lines to write.
+        """
+        if self._service is None:
+            raise NoService(TEN_LINES)
+        self._stack.touched()
+        return self._service
+
+    @property
+    def strikes(self) -> list[Strike]:
+        """What struck in this test, in order, healed or not."""
+        return list(self._ledger.strikes)
+
+    def strike(self, name: str, *arguments: object, **settings: object) -> Strike:
+        """Strike by name, as the marker does: `strike("redis.refuse")`, `strike("postgres.latency", seconds=0.2)`.
+
+        Raises:
+            UnknownFault: no such target or fault.
+            SetupError: the settings don't fit it.
+        """
+        target_name, _, fault_name = name.partition(".")
+        known = [f"{target}.{fault}" for fault, kind in FAULTS.items() for target in kind.targets]
+        if name not in known:
+            raise UnknownFault(name, known)
+        target = getattr(self, target_name)
+        try:
+            fault = FAULTS[fault_name](*arguments, **settings)
+        except TypeError as error:
+            raise SetupError(f"fault({name!r}): {str(error).replace('__init__()', fault_name + '()')}") from None
+        return fault.strike(target)
+
+    def settle(self) -> None:
+        """Heal everything and look whether the stack still stands; once.
+
+        Raises:
+            HealFailed: a fault could not be taken back.
+            BackendDied: a server ended although nobody struck it.
+        """
+        if self._settled:
+            return
+        self._settled = True
+        if self._ledger.strikes:
+            self._stack.touched()
+        try:
+            self._ledger.heal()
+        finally:
+            self._stack.end()
+
+    @property
+    def vacuous(self) -> list[Strike]:
+        """Strikes that are over and touched nothing."""
+        return [strike for strike in self._ledger.strikes if strike.vacuous]
+
+    def service_log(self) -> str | None:
+        """What the service wrote, or None when there is none."""
+        return self._service.log if self._service is not None else None

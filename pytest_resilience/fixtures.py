@@ -1,0 +1,65 @@
+"""The fixtures that people type. Whatever is heavy is imported when one of them is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from . import options
+from .history import recording
+
+if TYPE_CHECKING:
+    from .experiment import Resilience
+    from .stack import Stack
+    from .targets.service import Service
+
+EXPERIMENT: pytest.StashKey[Resilience] = pytest.StashKey()
+
+
+@pytest.fixture(scope="session")
+def resilience_stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
+    """Postgres and Redis behind a Toxiproxy, for the whole session (one stack per xdist worker).
+
+    Attributes: backend (name), seed, postgres, redis (each with url, direct_url, host, port, proxy and faults), toxiproxy (a
+    toxiproxy-python client of this stack).
+    """
+    from .backends import make
+    from .stack import Stack
+
+    given = options.read(pytestconfig)
+    stack = Stack(make(given.backend), given.seed)
+    try:
+        yield stack
+    finally:
+        stack.close()
+
+
+@pytest.fixture(scope="session")
+def resilience_service() -> Service | None:
+    """Override this to say how your service starts: return a `pytest_resilience.Service`.
+
+    The default is None: tests then have no `resilience.service`, which says so with the lines to write.
+    """
+    return None
+
+
+@pytest.fixture
+def resilience(
+    request: pytest.FixtureRequest, resilience_stack: Stack, resilience_service: Service | None
+) -> Iterator[Resilience]:
+    """Systems to strike: `.postgres`, `.redis`, `.service`, and `.strikes`, what struck so far.
+
+    Every test begins with a clean database, an empty Redis and no toxics; everything it struck is healed when it ends.
+    """
+    from .experiment import Resilience
+
+    running = resilience_stack.begin(resilience_service)
+    experiment = Resilience(resilience_stack, running)
+    request.node.stash[EXPERIMENT] = experiment
+    with recording(experiment.history):
+        try:
+            yield experiment
+        finally:
+            experiment.settle()  # after a body that ran this is done already

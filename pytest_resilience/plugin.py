@@ -1,0 +1,137 @@
+"""pytest's hooks, a few lines each; imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import options
+from .fixtures import EXPERIMENT
+
+if TYPE_CHECKING:
+    from .experiment import Resilience
+
+pytest_plugins = ("pytest_resilience.fixtures",)
+
+VACUOUS = "resilience_outcome"
+STRIKE = "resilience_strike"
+LOG_LINES = 60  # of the service's log, below a failure
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", 'fault(name, **settings): strike before the test, heal after it; such as fault("redis.refuse")'
+    )
+    options.keep(config)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    from .backends import describe
+
+    given = options.read(config)
+    return f"resilience: {describe(given.backend)}, seed {given.seed}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["resilience_seed"] = options.read(node.config).seed  # xdist: the controller's seed for every worker
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    names = getattr(item, "fixturenames", None)
+    if names is not None and "resilience" not in names and item.get_closest_marker("fault") is not None:
+        names.append("resilience")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    yield
+    experiment = item.stash.get(EXPERIMENT, None)
+    if experiment is not None:
+        for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
+            experiment.strike(*marker.args, **marker.kwargs)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    experiment = item.stash.get(EXPERIMENT, None)
+    try:
+        yield
+    except BaseException as error:
+        if experiment is not None:
+            try:
+                _settle(item, experiment)
+            except Exception as second:
+                error.add_note(f"and then: {second}")  # the test's own failure is the story
+        raise
+    if experiment is not None:
+        _settle(item, experiment)
+
+
+def _settle(item: pytest.Item, experiment: Resilience) -> None:
+    """Heal, and write down what struck, so that reports carry it (to xdist's controller and into JUnit too)."""
+    from .report.terminal import packed
+
+    try:
+        experiment.settle()
+    finally:
+        item.user_properties += [(STRIKE, packed(strike)) for strike in experiment.strikes]
+        if experiment.vacuous:
+            item.user_properties.append((VACUOUS, "vacuous"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    yield
+    experiment = item.stash.get(EXPERIMENT, None)
+    if experiment is not None and experiment.vacuous and options.read(item.config).strict and _passed(item):
+        from .errors import VacuousTest
+
+        raise VacuousTest([(strike.label, str(strike.receipt)) for strike in experiment.vacuous])
+
+
+PASSED: pytest.StashKey[bool] = pytest.StashKey()
+
+
+def _passed(item: pytest.Item) -> bool:
+    return item.stash.get(PASSED, False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    experiment = item.stash.get(EXPERIMENT, None)
+    if experiment is not None and report.when == "call":
+        item.stash[PASSED] = report.passed
+        if report.failed:
+            from .report.terminal import strike_lines, tail
+
+            report.sections.append(("resilience: what struck", "\n".join(strike_lines(experiment.strikes))))
+            log = experiment.service_log()
+            if log:
+                report.sections.append(("resilience: the service's log", tail(log, LOG_LINES)))
+    return report
+
+
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Any:
+    if report.when == "call" and report.passed and (VACUOUS, "vacuous") in getattr(report, "user_properties", ()):
+        return "vacuous", "V", ("VACUOUS", {"yellow": True})
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    reports = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, "when", None) == "call"]
+    struck = [(r.nodeid, value) for r in reports for name, value in r.user_properties if name == STRIKE]
+    if struck:
+        from .report.terminal import summary
+
+        terminalreporter.section("resilience")
+        vacuous = {r.nodeid for r in terminalreporter.stats.get("vacuous", [])}
+        for line in summary(struck, vacuous):
+            terminalreporter.write_line(line)

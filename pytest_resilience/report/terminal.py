@@ -1,0 +1,79 @@
+"""What struck and whether it hit, as lines for a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..faults.fault import Receipt, Strike
+
+
+@dataclass
+class Tally:
+    """One kind of fault on one target, over a whole run."""
+
+    strikes: int = 0
+    hit: int = 0
+    unknown: int = 0
+    touched: int = 0
+    unit: str = ""
+
+
+def packed(strike: Strike) -> str:
+    """A strike as one JSON string, which survives xdist and JUnit."""
+    receipt = strike.receipt
+    return json.dumps(
+        {
+            "label": strike.label,
+            "touched": receipt.touched,
+            "unit": receipt.unit,
+            "first": receipt.first,
+            "last": receipt.last,
+        }
+    )
+
+
+def strike_lines(strikes: Sequence[Strike]) -> list[str]:
+    """One line for each strike of a test."""
+    return [f"{strike.label} {strike.receipt}" for strike in strikes] or ["nothing"]
+
+
+def tail(text: str, lines: int) -> str:
+    """The last lines of a log."""
+    every = text.rstrip().splitlines()
+    left_out = [f"({len(every) - lines} lines before)"] if len(every) > lines else []
+    return "\n".join(left_out + every[-lines:])
+
+
+def summary(struck: Iterable[tuple[str, str]], vacuous: set[str]) -> list[str]:
+    """A run's strikes by kind, then its vacuous tests.
+
+    Args:
+        struck: (node id of the test, packed strike) of each.
+        vacuous: node ids of the tests that count as vacuous.
+    """
+    tallies: dict[str, Tally] = {}
+    empty: list[str] = []
+    for nodeid, text in struck:
+        raw = json.loads(text)
+        tally = tallies.setdefault(raw["label"].split("(")[0], Tally(unit=raw["unit"]))
+        tally.strikes += 1
+        tally.hit += bool(raw["touched"])
+        tally.unknown += raw["touched"] is None
+        tally.touched += raw["touched"] or 0
+        if raw["touched"] == 0 and nodeid in vacuous:
+            empty.append(f"VACUOUS {nodeid}: {raw['label']} {Receipt(0, raw['unit'])}")
+    return [_line(label, tally) for label, tally in sorted(tallies.items())] + empty
+
+
+def _line(label: str, tally: Tally) -> str:
+    parts = [f"{tally.strikes} strike{'s' if tally.strikes != 1 else ''}"]
+    missed = tally.strikes - tally.hit - tally.unknown
+    if tally.hit:
+        parts.append(f"{tally.hit if tally.hit < tally.strikes else 'all'} hit ({tally.touched} {tally.unit})")
+    if tally.unknown:
+        parts.append(f"{tally.unknown} not known")
+    if missed:
+        parts.append(f"{missed} touched nothing")
+    return f"{label}: {', '.join(parts)}"

@@ -1,0 +1,178 @@
+"""One stack per session (and per xdist worker): a backend's servers behind proxies, and the clean state that every test begins with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .backends.backend import Backend
+from .backends.postgres_admin import PostgresAdmin
+from .backends.redis_admin import RedisAdmin
+from .errors import BackendDied, ResilienceError
+from .proxy.client import Control, Door
+from .targets.server import PostgresTarget, RedisTarget
+from .targets.service import RunningService, Service
+from .targets.target import Ledger
+
+if TYPE_CHECKING:
+    import toxiproxy
+
+
+class Stack:
+    """Postgres and Redis behind a Toxiproxy.
+
+    Args:
+        backend: where they come from.
+        seed: the run's seed.
+
+    Attributes:
+        backend: the backend's name, such as "embedded".
+        seed: the run's seed.
+        postgres, redis: the servers, with faults that are healed at the end of the session at the latest.
+    """
+
+    def __init__(self, backend: Backend, seed: int) -> None:
+        self._backend = backend
+        self.backend = backend.name
+        self.seed = seed
+        self._ledger = Ledger()
+        self._services: dict[int, tuple[Service, RunningService]] = {}
+        self._dirty = False
+        self._has_baseline = False
+        self._control: Control | None = None
+        try:
+            backend.start()
+            self._control = Control(*backend.api)
+            self._doors = {name: self._door(name) for name in ("postgres", "redis")}
+            self._postgres_admin = PostgresAdmin(backend.servers["postgres"].url(backend.servers["postgres"].direct))
+            self._redis_admin = RedisAdmin(backend.servers["redis"].url(backend.servers["redis"].direct))
+            self.postgres, self.redis = self.targets(self._ledger)
+        except BaseException:
+            backend.close()
+            raise
+
+    def _door(self, name: str) -> Door:
+        assert self._control is not None
+        listen, upstream = self._backend.door(name)
+        return self._control.populate([(name, listen, upstream)])[0]
+
+    @property
+    def toxiproxy(self) -> toxiproxy.Toxiproxy:
+        """A toxiproxy-python client of this stack's server."""
+        assert self._control is not None
+        return self._control.library()
+
+    def targets(self, ledger: Ledger) -> tuple[PostgresTarget, RedisTarget]:
+        """Postgres and Redis, with their strikes written to `ledger`."""
+        servers, doors = self._backend.servers, self._doors
+        postgres = PostgresTarget(
+            "postgres",
+            ledger,
+            server=servers["postgres"],
+            door=doors["postgres"],
+            address=self._backend.client_address(doors["postgres"].listen),
+            admin=self._postgres_admin,
+        )
+        redis = RedisTarget(
+            "redis",
+            ledger,
+            server=servers["redis"],
+            door=doors["redis"],
+            address=self._backend.client_address(doors["redis"].listen),
+        )
+        return postgres, redis
+
+    def begin(self, service: Service | None) -> RunningService | None:
+        """Make everything as a test shall find it: servers up, no toxics, a clean database, an empty Redis, a fresh service.
+
+        Returns:
+            The service, ready; None when there is none.
+        """
+        self._revive()
+        running = self._running(service) if service is not None else None
+        if running is not None and self._dirty and running.spec.restart_between_tests:
+            running.stop()
+        self._dirty = False
+        self._heal_by_hand()
+        if not self._has_baseline:
+            self._postgres_admin.take_baseline()
+            self._has_baseline = True
+        self._postgres_admin.clean()
+        self._redis_admin.clean()
+        if running is not None:
+            running.start()
+        return running
+
+    def touched(self) -> None:
+        """A test struck something or used the service: the next one gets a fresh process."""
+        self._dirty = True
+
+    def end(self) -> None:
+        """After a test's faults are healed.
+
+        Raises:
+            BackendDied: a server or the proxy ended although nobody struck it; shows its log.
+        """
+        self._check()
+        self._heal_by_hand()
+
+    def _heal_by_hand(self) -> None:
+        """Undo toxics that were added without a fault of ours, through toxiproxy-python."""
+        assert self._control is not None
+        if not any(not strike.healed for strike in self._ledger.strikes):
+            self._control.reset()
+            for door in self._doors.values():
+                door.forget()
+
+    def _running(self, service: Service) -> RunningService:
+        """The process of a service; its first start belongs to the baseline, since it makes the tables."""
+        known = self._services.get(id(service))
+        if known is not None:
+            return known[1]
+        if self._has_baseline:
+            self._postgres_admin.clean()
+        running = RunningService(service, self._backend)
+        self._services[id(service)] = (service, running)
+        running.start()
+        running.stop()
+        self._postgres_admin.take_baseline()
+        self._has_baseline = True
+        return running
+
+    def _check(self) -> None:
+        self._backend.check()
+        for server in self._backend.servers.values():
+            server.check()
+
+    def _revive(self) -> None:
+        """Bring back what died in an earlier test, which has failed for it."""
+        try:
+            self._check()
+        except BackendDied:
+            self._backend.revive()
+            if self._control is not None:
+                self._control.close()
+            self._control = Control(*self._backend.api)
+            for name, door in self._doors.items():
+                _, upstream = self._backend.door(name)
+                self._control.populate([(name, door.listen, upstream)])  # the same port: addresses were handed out
+                door.control = self._control
+                door.forget()
+
+    def close(self) -> None:
+        """End everything; reports a session strike that could not be healed."""
+        failure: ResilienceError | None = None
+        try:
+            self._ledger.heal()
+        except ResilienceError as error:
+            failure = error
+        for _, running in self._services.values():
+            running.stop()
+        self._redis_admin.close()
+        try:
+            self._postgres_admin.close()
+        finally:
+            if self._control is not None:
+                self._control.close()
+            self._backend.close()
+        if failure is not None:
+            raise failure

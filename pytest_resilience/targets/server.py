@@ -1,0 +1,121 @@
+"""Postgres and Redis as a test sees them: through the proxy, around it, and struck."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..backends.backend import Address, Server
+from ..backends.postgres_admin import PostgresAdmin
+from ..faults.fault import Strike
+from ..faults.postgres import Starve
+from ..faults.process import Body
+from ..proxy.client import Door
+from .target import Ledger, NetworkFaults, ProcessFaults
+
+if TYPE_CHECKING:
+    import toxiproxy
+
+
+class ServerBody:
+    """A backend's server, with the verbs that process faults use."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def processes(self) -> list[int]:
+        return self._server.processes()
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def terminate(self) -> None:
+        self._server.stop()
+
+    def pause(self) -> None:
+        self._server.pause()
+
+    def resume(self) -> None:
+        self._server.resume()
+
+    def start(self) -> None:
+        self._server.start()
+
+
+class ServerTarget(NetworkFaults, ProcessFaults):
+    """A server behind a proxy.
+
+    Attributes:
+        host, port: the proxy's, where the system under test connects.
+        url: the same with credentials and database.
+        direct_url: around the proxy, for a test's own questions.
+    """
+
+    def __init__(self, name: str, ledger: Ledger, *, server: Server, door: Door, address: Address) -> None:
+        super().__init__(name, ledger)
+        self._server = server
+        self._door = door
+        self._address = address
+
+    @property
+    def host(self) -> str:
+        """Where the proxy listens."""
+        return self._address.host
+
+    @property
+    def port(self) -> int:
+        """The port that the proxy listens on."""
+        return self._address.port
+
+    @property
+    def url(self) -> str:
+        """The server, through the proxy."""
+        return self._server.url(self._address)
+
+    @property
+    def direct_url(self) -> str:
+        """The server, around the proxy."""
+        return self._server.url(self._server.direct)
+
+    @property
+    def proxy(self) -> toxiproxy.Proxy:
+        """toxiproxy-python's object for this proxy; what it does is undone after the test."""
+        return self._door.library()
+
+    @property
+    def door(self) -> Door:
+        return self._door
+
+    @property
+    def body(self) -> Body:
+        return ServerBody(self._server)
+
+    @property
+    def server(self) -> Server:
+        """The backend's server."""
+        return self._server
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} at {self._address} (proxy of {self._server.direct})>"
+
+
+class PostgresTarget(ServerTarget):
+    """Postgres behind its proxy."""
+
+    def __init__(
+        self, name: str, ledger: Ledger, *, server: Server, door: Door, address: Address, admin: PostgresAdmin
+    ) -> None:
+        super().__init__(name, ledger, server=server, door=door, address=address)
+        self._admin = admin
+
+    @property
+    def admin(self) -> PostgresAdmin:
+        """The superuser's door, around the proxy."""
+        return self._admin
+
+    def starve(self, connections: int | None = None, lock: str | None = None) -> Strike:
+        """Starve the pool: take server connections until `connections` are left, or hold a lock on the table `lock`."""
+        return Starve(connections, lock).strike(self)
+
+
+class RedisTarget(ServerTarget):
+    """Redis behind its proxy."""

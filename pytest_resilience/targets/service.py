@@ -1,0 +1,275 @@
+"""The service under test: how it starts, and what a test asks and does to it."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..backends.backend import Backend
+from ..clock import SYSTEM, Clock
+from ..errors import ServerNotReady, SetupError
+from ..faults.fault import Strike
+from ..faults.memory import MemoryPressure
+from ..faults.process import Terminate
+from ..processes import Child
+from .spec import Service
+from .target import Ledger, ProcessFaults
+
+if TYPE_CHECKING:
+    import httpx
+    import psutil
+
+# Below the range that outgoing connections take their ports from, so that none of them sits on ours when it restarts.
+PORTS = range(10240, 32000)
+ASK_EVERY = 0.005  # seconds between two looks at a service that starts
+STOP_WITHIN = 5.0  # seconds for an orderly stop before it is killed
+
+
+class RunningService:
+    """A service's process: started, asked, signalled; the same port for as long as it lives.
+
+    Args:
+        spec: how to start it.
+        backend: whose keeper owns the process.
+        clock: reads and spends time.
+    """
+
+    def __init__(self, spec: Service, backend: Backend, clock: Clock = SYSTEM) -> None:
+        self.spec = spec
+        self._backend = backend
+        self._clock = clock
+        self._child: Child | None = None
+        self._port = 0
+        self._client: httpx.Client | None = None
+
+    @property
+    def child(self) -> Child:
+        """Its process."""
+        if self._child is None:
+            raise SetupError("the service has not been started")
+        return self._child
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.spec.host}:{self._port}"
+
+    @property
+    def client(self) -> httpx.Client:
+        """One client for all tests: it keeps connections, and asks no proxy of the environment."""
+        if self._client is None:
+            import httpx
+
+            self._client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
+        return self._client
+
+    def start(self) -> None:
+        """Start it and wait until it is ready; nothing when it runs.
+
+        Raises:
+            ServerNotReady: it ended or did not get ready in time; shows command, time and log.
+        """
+        if self._child is not None and self._child.running:
+            return
+        self._close_client()
+        for attempt in range(3):
+            self._port = self._port if self._child is not None and attempt == 0 else _free_port(self.spec.host)
+            env = {**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env, self.spec.port_variable: str(self._port)}
+            self._child = self._backend.spawn(
+                "service", list(self.spec.command), env=env, cwd=Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
+            )
+            if self._wait_until_ready(self._child, last=attempt == 2):
+                return
+
+    def _wait_until_ready(self, child: Child, *, last: bool) -> bool:
+        """Wait; False when another process has taken the port and it is worth another try."""
+        give_up = self._clock.now() + self.spec.within
+        status: int | str = "no answer yet"
+        begun = len(child.log_text())
+        while True:
+            code = child.exit_code()
+            if code is not None:
+                if not last and "address already in use" in child.log_text(begun).lower():
+                    return False
+                break
+            try:
+                status = _status(self.spec.host, self._port, self.spec.ready)
+            except OSError as error:
+                status = type(error).__name__
+            if isinstance(status, int) and 200 <= status < 400 and child.running:
+                return True
+            if self._clock.now() > give_up:
+                break
+            self._clock.sleep(ASK_EVERY)
+        within = self.spec.within
+        log = f"{child.log_text()}\n(GET {self.spec.ready} on port {self._port}: {status})"
+        code = child.exit_code()
+        child.kill()
+        raise ServerNotReady("the service", command=self.spec.command, within=within, log=log, exit_code=code)
+
+    def processes(self) -> list[int]:
+        """Its process, while it runs."""
+        return [self.child.pid] if self._child is not None and self._child.running else []
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.child.kill()
+
+    def terminate(self) -> None:
+        """SIGTERM, and SIGKILL when that takes too long."""
+        self.child.terminate(STOP_WITHIN)
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.child.pause()
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self.child.running:
+            self.child.resume()
+
+    def stop(self) -> None:
+        """End it, at once: its state is thrown away."""
+        self._close_client()
+        if self._child is not None and self._child.running:
+            self._child.kill()
+
+    def _close_client(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def lower_data_limit(self, headroom_bytes: int) -> Callable[[], None] | None:
+        """Set RLIMIT_DATA to present use plus headroom; returns what restores it, or None off Linux."""
+        import psutil
+
+        process = self.child.process
+        if not hasattr(process, "rlimit"):
+            return None
+        before = process.rlimit(psutil.RLIMIT_DATA)
+        process.rlimit(psutil.RLIMIT_DATA, (data_bytes(process.pid) + headroom_bytes, before[1]))
+
+        def restore() -> None:
+            if process.is_running():  # a service that died of it has no limit to restore
+                process.rlimit(psutil.RLIMIT_DATA, before)
+
+        return restore
+
+
+class ServiceTarget(ProcessFaults):
+    """The service under test, in a test.
+
+    Attributes:
+        url: "http://127.0.0.1:PORT".
+        client: an httpx.Client with that base URL and 10 s timeouts.
+        process: its psutil.Process.
+        log: what it wrote since the test began.
+    """
+
+    def __init__(self, ledger: Ledger, running: RunningService) -> None:
+        super().__init__("service", ledger)
+        self._running = running
+        self._log_begin = len(running.child.log_text())
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self._running.url
+
+    @property
+    def client(self) -> httpx.Client:
+        """An httpx.Client with the service's base URL."""
+        return self._running.client
+
+    @property
+    def process(self) -> psutil.Process:
+        """Its process."""
+        return self._running.child.process
+
+    @property
+    def log(self) -> str:
+        """What it wrote in this process's life, stdout and stderr."""
+        return self._running.child.log_text()
+
+    @property
+    def body(self) -> RunningService:
+        return self._running
+
+    @property
+    def memory(self) -> RunningService:
+        """Whose memory is squeezed."""
+        return self._running
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Ask it; `options` are httpx's."""
+        try:
+            return self.client.request(method, path, **options)
+        except Exception as error:
+            code = self._running.child.exit_code()
+            if code is not None:
+                tail = "\n    ".join(self.log.rstrip().splitlines()[-15:])
+                error.add_note(f"the service's process has ended with exit code {code}; its log ends:\n    {tail}")
+            raise
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """GET; `options` are httpx's."""
+        return self.request("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        """POST; `options` are httpx's, such as json={...}."""
+        return self.request("POST", path, **options)
+
+    def put(self, path: str, **options: Any) -> httpx.Response:
+        """PUT; `options` are httpx's."""
+        return self.request("PUT", path, **options)
+
+    def delete(self, path: str, **options: Any) -> httpx.Response:
+        """DELETE; `options` are httpx's."""
+        return self.request("DELETE", path, **options)
+
+    def terminate(self) -> Strike:
+        """SIGTERM and wait for the end: an orderly stop; the heal starts it again."""
+        return Terminate().strike(self)
+
+    def memory_pressure(self, headroom_mb: float) -> Strike:
+        """Lower its data limit to present use plus `headroom_mb` MiB (Linux)."""
+        return MemoryPressure(headroom_mb).strike(self)
+
+    def __repr__(self) -> str:
+        return f"<ServiceTarget {self.url}, pid {self._running.child.pid}>"
+
+
+def data_bytes(pid: int) -> int:
+    """What the kernel holds against RLIMIT_DATA: VmData of /proc/PID/status, in bytes."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"^VmData:\s+(\d+) kB$", text, re.MULTILINE)
+    assert found is not None, "every live process has a VmData line"
+    return int(found[1]) * 1024
+
+
+def _status(host: str, port: int, path: str) -> int:
+    """The status of one GET, without a client's weight: it is asked while the service starts on the same cores."""
+    with socket.create_connection((host, port), timeout=1.0) as sock:
+        sock.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode())
+        head = sock.recv(64)
+    found = re.match(rb"HTTP/1\.[01] (\d{3})", head)
+    if found is None:
+        raise ConnectionError("no HTTP answer")
+    return int(found[1])
+
+
+def _free_port(host: str) -> int:
+    for _ in range(200):
+        port = secrets.choice(PORTS)
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            try:
+                sock.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise SetupError(f"no free port between {PORTS.start} and {PORTS.stop} on {host}")

@@ -1,0 +1,46 @@
+"""How the service under test is started, as its owners say it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import SetupError
+
+
+@dataclass(frozen=True)
+class Service:
+    """How to start the service under test.
+
+    Args:
+        command: program and arguments, such as [sys.executable, "-m", "shop"].
+        port_variable: environment variable that tells it its port.
+        ready: path that answers 2xx or 3xx once it can serve.
+        within: seconds that it has to get there.
+        env: variables added to this process's environment.
+        cwd: its working directory; None for the test run's.
+        host: where it can be reached.
+        restart_between_tests: start a fresh process when the last test used the service or struck anything. A service keeps
+            caches, breakers and pools in its memory; False saves the start and lets them leak from test to test.
+    """
+
+    command: Sequence[str]
+    port_variable: str = field(default="PORT", kw_only=True)
+    ready: str = field(default="/", kw_only=True)
+    within: float = field(default=10.0, kw_only=True)
+    env: Mapping[str, str] = field(default_factory=dict, kw_only=True, repr=False)
+    cwd: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    host: str = field(default="127.0.0.1", kw_only=True)
+    restart_between_tests: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.command, str) or not self.command:
+            raise SetupError(f"Service(command=...) is a list such as [sys.executable, '-m', 'shop'], got {self.command!r}")
+        if not self.ready.startswith("/"):
+            raise SetupError(f"Service(ready=...) is a path such as '/readyz', got {self.ready!r}")
+        if not self.within > 0:
+            raise SetupError(f"Service(within=...) is seconds above 0, got {self.within!r}")
+        wrong = [name for name, value in self.env.items() if not isinstance(value, str)]
+        if wrong:
+            raise SetupError(f"Service(env=...) takes strings; these are not: {', '.join(wrong)}")

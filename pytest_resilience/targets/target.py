@@ -1,0 +1,99 @@
+"""What the `resilience` fixture hands out: systems, with a method for each fault that strikes them."""
+
+from __future__ import annotations
+
+from ..errors import HealFailed
+from ..faults.fault import Strike
+from ..faults.network import Bandwidth, Blackhole, Latency, Refuse, Reset
+from ..faults.process import Body, Kill, Pause, Restart
+from ..proxy.client import Door
+
+
+class Ledger:
+    """The strikes of one test, or of a session, in order; heals them in the opposite one."""
+
+    def __init__(self) -> None:
+        self.strikes: list[Strike] = []
+
+    def heal(self) -> None:
+        """Heal all that is not healed, the latest first; one that fails does not keep the others from healing.
+
+        Raises:
+            HealFailed: one or more could not be healed; names each.
+        """
+        failures: list[HealFailed] = []
+        for strike in reversed(self.strikes):
+            try:
+                strike.heal()
+            except HealFailed as failure:
+                failures.append(failure)
+        if failures:
+            raise HealFailed("; ".join(str(failure) for failure in failures)) from failures[0]
+
+
+class Target:
+    """A system that faults strike.
+
+    Args:
+        name: first half of a fault's label, such as "redis".
+        ledger: where its strikes are written, so that they are healed at the end at the latest.
+    """
+
+    def __init__(self, name: str, ledger: Ledger) -> None:
+        self.name = name
+        self._ledger = ledger
+
+    def struck(self, strike: Strike) -> Strike:
+        """Remember a strike; returns it."""
+        self._ledger.strikes.append(strike)
+        return strike
+
+
+class NetworkFaults(Target):
+    """Faults of the connections to a server; each strikes at once, and heals with its `with` block, `heal()` or the test."""
+
+    @property
+    def door(self) -> Door:
+        """The proxy in front of the server."""
+        raise AssertionError(f"{type(self).__name__} has no proxy")
+
+    def refuse(self) -> Strike:
+        """Refuse new connections (ECONNREFUSED) and cut those that exist."""
+        return Refuse().strike(self)
+
+    def reset(self) -> Strike:
+        """Reset (RST) every connection, idle ones too, and each new one as soon as it is there."""
+        return Reset().strike(self)
+
+    def blackhole(self, direction: str = "both") -> Strike:
+        """Swallow what is sent without closing anything; `direction` is "both", "up" (to the server) or "down"."""
+        return Blackhole(direction).strike(self)
+
+    def latency(self, seconds: float, jitter: float = 0.0) -> Strike:
+        """Delay the server's answers by `seconds`, give or take `jitter` seconds."""
+        return Latency(seconds, jitter).strike(self)
+
+    def bandwidth(self, bytes_per_s: float) -> Strike:
+        """Limit each connection and direction to `bytes_per_s` (at least 1000, in steps of 1000)."""
+        return Bandwidth(bytes_per_s).strike(self)
+
+
+class ProcessFaults(Target):
+    """Faults of a system's processes."""
+
+    @property
+    def body(self) -> Body:
+        """The processes."""
+        raise AssertionError(f"{type(self).__name__} has no processes")
+
+    def kill(self) -> Strike:
+        """SIGKILL to all of its processes; the heal starts it again on the same port."""
+        return Kill().strike(self)
+
+    def pause(self) -> Strike:
+        """SIGSTOP to all of its processes; the heal lets them run on."""
+        return Pause().strike(self)
+
+    def restart(self) -> Strike:
+        """Stop it in good order and start it again, before the call returns."""
+        return Restart().strike(self)
