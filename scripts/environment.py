@@ -104,7 +104,9 @@ def has_pip(python: Path) -> bool:
 def run(command: Sequence[str | Path]) -> None:
     print("+", shlex.join(map(str, command)), file=sys.stderr)
     # An activated environment or a user's PYTHONPATH must not lead the install elsewhere.
-    environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
+    }
     subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr, env=environment)
 
 

@@ -1,0 +1,77 @@
+"""What there is to import is said once, sorted, and costs nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pytest_resilience
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("hypothesis", "testcontainers", "asyncpg", "redis", "httpx", "psutil", "toxiproxy", "requests", "docker")
+# Other plugins of this environment load some of these themselves; without entry points only ours is left.
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def loaded_after(code: str, cwd: Path) -> set[str]:
+    """The heavy modules that a fresh interpreter has loaded after running `code`."""
+    program = f"import sys\n{code}\nprint('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **ALONE}
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    last = answer.stdout.splitlines()[-1].split()
+    assert last[0] == "LOADED", answer.stdout
+    return set(last[1:])
+
+
+def test_all_is_sorted_and_has_no_doubles():
+    assert list(pytest_resilience.__all__) == sorted(set(pytest_resilience.__all__))
+
+
+def test_all_names_exist():
+    assert [name for name in pytest_resilience.__all__ if getattr(pytest_resilience, name, None) is None] == []
+
+
+def test_all_is_what_dir_shows():
+    """Names without an underscore that are neither modules of ours nor of __future__ are public, and public means in __all__."""
+    private_by_nature = {"annotations", "pytest_plugins", "TYPE_CHECKING"}
+    shown = {
+        name
+        for name in dir(pytest_resilience)
+        if not name.startswith("_")
+        and name not in private_by_nature
+        and f"pytest_resilience.{name}" not in sys.modules
+        and getattr(getattr(pytest_resilience, name), "__module__", "pytest_resilience").startswith("pytest_resilience")
+    }
+    assert shown == {name for name in pytest_resilience.__all__ if not name.startswith("_")}
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path):
+    assert loaded_after("import pytest_resilience", tmp_path) == set()
+
+
+def test_the_plugin_loaded_but_unused_loads_nothing_heavy(tmp_path):
+    (tmp_path / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
+    run = "import pytest\nassert pytest.main(['-q', '-p', 'pytest_resilience', '-p', 'no:cacheprovider', 'test_nothing.py']) == 0"
+    assert loaded_after(run, tmp_path) == set()
+
+
+def test_collecting_tests_that_use_the_fixtures_loads_nothing_heavy(tmp_path):
+    (tmp_path / "test_one.py").write_text("def test_one(resilience):\n    resilience.redis.refuse()\n")
+    run = "import pytest\nassert pytest.main(['-q', '-p', 'pytest_resilience', '-p', 'no:cacheprovider', '--collect-only']) == 0"
+    assert loaded_after(run, tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", ["Service", "eventually", "recovers", "SetupError"])
+def test_the_names_users_rely_on_are_there(name):
+    assert name in pytest_resilience.__all__
