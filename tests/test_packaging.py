@@ -1,0 +1,139 @@
+"""What we ship: the wheel's contents, and that the plugin loads from it, once."""
+
+from __future__ import annotations
+
+import email
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import pytest_resilience
+
+ROOT = Path(__file__).resolve().parent.parent
+ASKS_WHAT_IS_LOADED = """
+    import pytest_resilience
+
+    def test_loaded_once(request):
+        plugins = request.config.pluginmanager.get_plugins()
+        hooks = [p for p in plugins if getattr(p, "__name__", "") == "pytest_resilience.plugin"]
+        assert len(hooks) == 1
+        assert __file__.rsplit("/", 1)[0] not in pytest_resilience.__file__
+        print("LOADED FROM", pytest_resilience.__file__)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT]
+    built = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def names(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel, names):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(archive.read(name))
+
+
+def make_python(home: Path) -> tuple[Path, Path]:
+    """A fresh environment's interpreter and site-packages: what we depend on is borrowed from this one, we ourselves are not in it."""
+    venv.create(home, symlinks=True)
+    borrowed = home / "borrowed"
+    borrowed.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "pytest_resilience" not in entry.name and entry.suffix != ".pth":
+            (borrowed / entry.name).symlink_to(entry)
+    (site,) = (home / "lib").glob("python*/site-packages")
+    (site / "borrowed.pth").write_text(f"{borrowed}\n")
+    return home / "bin" / "python", site
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A Python without the plugin."""
+    return make_python(tmp_path_factory.mktemp("bare"))[0]
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A Python with the wheel installed."""
+    python, site = make_python(tmp_path_factory.mktemp("installed"))
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)  # a pure wheel without scripts: this is what installing does
+    return python
+
+
+def run_pytest(python: Path, cwd: Path, *arguments: str, **environment: str) -> str:
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "COV"))}
+    command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *arguments]
+    answer = subprocess.run(
+        command, cwd=cwd, env={**keep, **environment}, capture_output=True, text=True, check=False, timeout=120
+    )
+    return answer.stdout + answer.stderr
+
+
+def test_only_the_package_is_in_the_wheel(names):
+    assert {name.split("/")[0] for name in names} == {
+        "pytest_resilience",
+        f"pytest_resilience-{pytest_resilience.__version__}.dist-info",
+    }
+
+
+def test_every_module_and_the_typing_mark_are_in_the_wheel(names):
+    package = ROOT / "pytest_resilience"
+    sources = {path.relative_to(ROOT).as_posix() for path in package.rglob("*.py")}
+    assert sources | {"pytest_resilience/py.typed"} <= set(names)
+
+
+def test_the_licence_is_in_the_wheel(names):
+    assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
+
+
+def test_the_version_has_one_home(metadata):
+    assert metadata["Version"] == pytest_resilience.__version__
+
+
+def test_the_extras_are_embedded_service_and_dev(metadata):
+    assert set(metadata.get_all("Provides-Extra")) == {"embedded", "service", "dev"}
+
+
+@pytest.mark.parametrize("arguments", [(), ("-p", "pytest_resilience")], ids=["entry point", "and -p"])
+def test_the_installed_plugin_loads_once(installed, pytester, arguments):
+    pytester.makepyfile(ASKS_WHAT_IS_LOADED)
+    said = run_pytest(installed, pytester.path, *arguments)
+    assert "1 passed" in said, said
+    assert f"LOADED FROM {installed.parent.parent}" in said
+    assert said.count("\nresilience: ") == 1, said
+
+
+def test_dash_p_no_disables_it_cleanly(installed, pytester):
+    pytester.makepyfile(
+        "def test_without(request):\n    assert not request.config.pluginmanager.has_plugin('pytest_resilience.plugin')"
+    )
+    said = run_pytest(installed, pytester.path, "-p", "no:pytest_resilience")
+    assert "1 passed" in said, said
+    assert "resilience:" not in said
+
+
+def test_it_works_from_a_checkout_that_is_not_installed(bare, pytester):
+    """Without the entry point: -p alone, with the checkout on the path."""
+    pytester.makepyfile(ASKS_WHAT_IS_LOADED)
+    said = run_pytest(bare, pytester.path, "-p", "pytest_resilience", PYTHONPATH=str(ROOT))
+    assert "1 passed" in said, said
+    assert f"LOADED FROM {ROOT}" in said
