@@ -1,0 +1,92 @@
+"""The pool starves and recovers: the whole story of the night when 20 connections were 94 % used.
+
+Somebody holds a lock that every statement needs. The service's own connections pile up behind it. Whoever comes later must be told
+quickly that there is none left; the operators must be told once; the health endpoint must not notice; and afterwards the pool must be
+as good as before, all of it.
+"""
+
+from __future__ import annotations
+
+import re
+
+import healthy
+from workload import MESSAGE, NAME, Timed, at_once, create, sessions_of_the_service
+
+from pytest_resilience import Resilience, eventually, recovers
+
+ALERT = "ALERT: CRITICAL - database_pool_exhausted"
+VALUE = re.compile(r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90")
+
+
+def writes(resilience: Resilience, how_many: int) -> list[Timed]:
+    """So many new campaigns at once."""
+    return at_once([lambda: resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})] * how_many)
+
+
+def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_capacity(resilience: Resilience) -> None:
+    create(resilience)
+
+    with resilience.postgres.starve(lock="campaigns") as starved:
+        replies = writes(resilience, healthy.POOL_MAX + 10)
+
+        # Those that got a connection are ended by the command's limit, the others by the limit on waiting for a connection.
+        assert {r.status for r in replies} == {503}, "a dependency fault is 503, never 500 and never a hang"
+        assert all(r.reply is not None and "Retry-After" in r.reply.headers for r in replies)
+        quickest = sorted(r.seconds for r in replies)[:10]
+        late = healthy.ACQUIRE_TIMEOUT + healthy.SLACK
+        assert quickest[-1] < late, f"who finds the pool exhausted hears it after {quickest[-1]:.2f} s"
+        slowest = max(r.seconds for r in replies)
+        bound = healthy.ACQUIRE_TIMEOUT + healthy.COMMAND_TIMEOUT + healthy.ACQUIRE_TIMEOUT + healthy.SLACK
+        assert slowest < bound, f"a request took {slowest:.2f} s"
+
+        eventually(lambda: ALERT in resilience.service.log, within=3 * healthy.POOL_CHECK_INTERVAL)
+        assert sessions_of_the_service(resilience) <= healthy.POOL_MAX
+    assert starved.receipt.touched == healthy.POOL_MAX, "so many connections the pool gives at once, and not one more"
+
+    values = [float(value) for value in VALUE.findall(resilience.service.log)]
+    assert len(values) == resilience.service.log.count(ALERT) == 1, "one alert for one episode"
+    assert 90 < values[0] <= 100, "the alert must tell the truth"
+
+    # As good as before is not "it answers again": the whole pool must be usable at once.
+    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.FULL_CAPACITY_WITHIN)
+    with resilience.postgres.starve(lock="campaigns") as again:
+
+        def all_wait() -> bool:
+            return again.receipt.touched == healthy.POOL_MAX
+
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(1) as thread:
+            held = thread.submit(writes, resilience, healthy.POOL_MAX)
+            eventually(all_wait, within=healthy.FULL_CAPACITY_WITHIN)
+            again.heal()
+            assert [r.status for r in held.result()] == [201] * healthy.POOL_MAX, "some of the pool's connections are lost"
+
+
+def test_a_full_server_is_a_503_and_not_a_hang(resilience: Resilience) -> None:
+    """Somebody else has taken the server's connections: the pool may not even grow to its first one."""
+    with resilience.postgres.starve(connections=0):
+        replies = writes(resilience, 5)
+        assert {r.status for r in replies} <= {503, 201}, [r.status for r in replies]
+        assert max(r.seconds for r in replies) < 2 * healthy.ACQUIRE_TIMEOUT + healthy.SLACK
+    recovers(lambda: writes(resilience, 1)[0].status == 201, within=healthy.FULL_CAPACITY_WITHIN)
+
+
+def test_a_slow_database_slows_requests_by_no_more_than_its_round_trips(resilience: Resilience) -> None:
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    with resilience.postgres.latency(seconds=0.05):
+        reply = resilience.service.put(path, json={"message": "slowly"})
+        assert reply.status_code == 200
+        assert resilience.service.get(path).json()["message"] == "slowly"
+
+
+def test_an_answer_that_never_comes_is_a_503_in_time(resilience: Resilience) -> None:
+    """One direction is lost: the statement arrives and runs, its answer does not come back."""
+    create(resilience)
+    with resilience.postgres.blackhole(direction="down"):
+        replies = writes(resilience, 5)
+        assert {r.status for r in replies} == {503}
+        slowest = max(r.seconds for r in replies)
+        bound = healthy.ACQUIRE_TIMEOUT + healthy.COMMAND_TIMEOUT + healthy.ACQUIRE_TIMEOUT + healthy.SLACK
+        assert slowest < bound, f"a request took {slowest:.2f} s"
+    recovers(lambda: writes(resilience, 1)[0].status == 201, within=healthy.FULL_CAPACITY_WITHIN)
