@@ -1,0 +1,128 @@
+"""The public API as users write it: type-checked by scripts/lint, never run.
+
+An ignore that is not needed is an error under mypy's strict, so each one here says that a mistake is seen.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import assert_type
+
+import httpx
+import psutil
+import pytest
+
+from pytest_resilience import (
+    CannotInject,
+    NeverHappened,
+    Receipt,
+    Resilience,
+    ResilienceError,
+    Service,
+    SetupError,
+    Stack,
+    Strike,
+    eventually,
+    recovers,
+)
+
+
+@pytest.fixture(scope="session")
+def resilience_service(resilience_stack: Stack) -> Service:
+    assert_type(resilience_stack.backend, str)
+    assert_type(resilience_stack.seed, int)
+    return Service(
+        [sys.executable, "-m", "shop"],
+        port_variable="PORT",
+        ready="/readyz",
+        within=10.0,
+        env={"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url},
+    )
+
+
+def a_test_in_ten_lines(resilience: Resilience) -> None:
+    with resilience.redis.refuse() as strike:
+        reply = resilience.service.get("/campaigns/1")
+        assert_type(reply, httpx.Response)
+        assert reply.status_code == 200
+    assert_type(strike, Strike)
+    assert_type(strike.receipt, Receipt)
+    assert_type(strike.receipt.touched, int | None)
+    assert_type(strike.receipt.unit, str)
+    assert_type(strike.receipt.first, float | None)
+    assert_type(strike.label, str)
+    strike.heal()
+    assert_type(resilience.strikes, list[Strike])
+
+
+def every_fault(resilience: Resilience) -> list[Strike]:
+    return [
+        resilience.redis.refuse(),
+        resilience.redis.reset(),
+        resilience.redis.blackhole(),
+        resilience.redis.blackhole(direction="down"),
+        resilience.postgres.latency(0.2, jitter=0.05),
+        resilience.postgres.latency(seconds=0.2),
+        resilience.postgres.bandwidth(10_000),
+        resilience.postgres.bandwidth(bytes_per_s=10_000),
+        resilience.postgres.kill(),
+        resilience.redis.pause(),
+        resilience.redis.restart(),
+        resilience.postgres.starve(connections=2),
+        resilience.postgres.starve(lock="campaigns"),
+        resilience.service.kill(),
+        resilience.service.terminate(),
+        resilience.service.pause(),
+        resilience.service.restart(),
+        resilience.service.memory_pressure(headroom_mb=64),
+    ]
+
+
+def what_a_system_has(resilience: Resilience) -> None:
+    assert_type(resilience.postgres.url, str)
+    assert_type(resilience.postgres.direct_url, str)
+    assert_type(resilience.redis.host, str)
+    assert_type(resilience.redis.port, int)
+    assert_type(resilience.service.url, str)
+    assert_type(resilience.service.log, str)
+    assert_type(resilience.service.client, httpx.Client)
+    assert_type(resilience.service.process, psutil.Process)
+    assert_type(resilience.service.request("PATCH", "/", json={"name": "x"}), httpx.Response)
+
+
+def probes(resilience: Resilience) -> None:
+    def healthy() -> bool:
+        return resilience.service.get("/readyz").status_code == 200
+
+    assert_type(eventually(healthy, within=5), bool)
+    assert_type(recovers(healthy, within=2.0, every=0.05), bool)
+    assert_type(eventually(lambda: resilience.service.get("/"), within=1), httpx.Response)
+
+
+async def probes_in_an_async_test() -> None:
+    async def answer() -> int:
+        return 42
+
+    assert_type(await eventually(answer, within=5), int)
+    assert_type(await recovers(answer, within=5), int)
+
+
+def mistakes(resilience: Resilience) -> None:
+    resilience.postgres.latency("slow")  # type: ignore[arg-type]
+    resilience.redis.explode()  # type: ignore[attr-defined]
+    resilience.redis.starve(connections=1)  # type: ignore[attr-defined]
+    resilience.postgres.memory_pressure(headroom_mb=1)  # type: ignore[attr-defined]
+    eventually(lambda: True)  # type: ignore[call-overload]
+    eventually(True, within=1)  # type: ignore[call-overload]
+    Service("python -m shop", ready=1)  # type: ignore[arg-type]
+
+
+def errors() -> None:
+    for error in (SetupError, CannotInject):
+        assert issubclass(error, ResilienceError)
+    assert issubclass(NeverHappened, AssertionError)
+
+
+@pytest.mark.fault("postgres.latency", seconds=0.2)
+async def an_async_test(resilience: Resilience) -> None:
+    assert resilience.strikes[0].receipt.touched != 0
