@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import healthy
 import pytest
 
+import healthy
 from pytest_resilience import Service, Stack
 
 

@@ -6,11 +6,11 @@ import re
 import time
 from collections.abc import Callable
 
-import healthy
 import pytest
-from workload import create, timed
 
+import healthy
 from pytest_resilience import Resilience, Strike
+from workload import create, timed
 
 FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "redis refuses": lambda r: r.redis.refuse(),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 
 import healthy
-from workload import NAME, sql
-
 from pytest_resilience import Resilience, eventually, recovers
+from workload import NAME, sql
 
 FORCED = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
 FREED = re.compile(r"\[GC\] Freed (-?\d+\.\d\d)MB heap, (-?\d+\.\d\d)MB external, (-?\d+\.\d\d)MB total")
@@ -32,7 +31,8 @@ def test_the_guard_forces_a_collection_and_memory_comes_down(resilience: Resilie
         eventually(lambda: FORCED.search(resilience.service.log), within=healthy.GUARD_WITHIN)
         eventually(lambda: FREED.search(resilience.service.log), within=healthy.GUARD_WITHIN)
         found = FORCED.search(resilience.service.log)
-        assert found and float(found[1]) > 90, "the guard acts above 90 %, and says the number that it saw"
+        assert found is not None
+        assert float(found[1]) > 90, "the guard acts above 90 %, and says the number that it saw"
         eventually(lambda: resilience.service.process.memory_info().rss < full - 5 * MIB, within=10.0)
         assert resilience.service.get("/health").status_code == 200
         assert resilience.service.get("/livez").status_code == 200
@@ -54,5 +54,8 @@ def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) 
             statuses.add(reply.status_code)
         assert statuses <= {201, 503}, f"a lack of memory is 503, never {statuses - {201, 503}}"
         assert resilience.service.get("/livez").status_code == 200
-    recovers(lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201, within=5.0)
+    recovers(
+        lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201,
+        within=5.0,
+    )
     assert resilience.service.process.pid == pid, "the process did not survive"

@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 
 import healthy
-from workload import MESSAGE, NAME, Timed, at_once, create, sessions_of_the_service
-
 from pytest_resilience import Resilience, eventually, recovers
+from workload import MESSAGE, NAME, Timed, at_once, create, sessions_of_the_service
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 VALUE = re.compile(r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90")
@@ -20,7 +19,9 @@ VALUE = re.compile(r"Database connection pool usage has exceeded 90%\. Current v
 
 def writes(resilience: Resilience, how_many: int) -> list[Timed]:
     """So many new campaigns at once."""
-    return at_once([lambda: resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})] * how_many)
+    return at_once(
+        [lambda: resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})] * how_many
+    )
 
 
 def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_capacity(resilience: Resilience) -> None:
@@ -60,7 +61,9 @@ def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_cap
             held = thread.submit(writes, resilience, healthy.POOL_MAX)
             eventually(all_wait, within=healthy.FULL_CAPACITY_WITHIN)
             again.heal()
-            assert [r.status for r in held.result()] == [201] * healthy.POOL_MAX, "some of the pool's connections are lost"
+            assert [r.status for r in held.result()] == [201] * healthy.POOL_MAX, (
+                "some of the pool's connections are lost"
+            )
 
 
 def test_a_full_server_is_a_503_and_not_a_hang(resilience: Resilience) -> None:

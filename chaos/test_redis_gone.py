@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import healthy
 import pytest
-from workload import at_once, create, timed
 
+import healthy
 from pytest_resilience import Resilience, Strike, eventually
+from workload import at_once, create, timed
 
 FELL_BACK = "Redis connection failed, falling back to in-memory cache:"
 CONNECTED = "Redis connected successfully"
@@ -102,7 +102,8 @@ def test_flapping_redis_fails_no_request(resilience: Resilience) -> None:
             down = at_once([lambda: resilience.service.get(path)] * 8)
         up = at_once([lambda: resilience.service.get(path)] * 8)
         for read in down + up:
-            assert read.reply is not None and read.status == 200
+            assert read.reply is not None
+            assert read.status == 200
             assert read.reply.json()["message"] == f"text {number}", "a read missed the write before it"
     back_on_redis(resilience, path)
     assert resilience.service.get(path).json()["message"] == "text 7"

@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import httpx
 
-from pytest_resilience import Resilience
+from pytest_resilience import Resilience, eventually
 
 NAME = "Autumn sale"
 MESSAGE = "Twenty percent off until Sunday"
@@ -74,7 +74,9 @@ class Writer:
 
     def write(self, number: int) -> None:
         message = f"{self.name} wrote this as number {number}"
-        outcome = timed(lambda: self.resilience.service.post("/api/campaigns", json={"name": self.name, "message": message}))
+        outcome = timed(
+            lambda: self.resilience.service.post("/api/campaigns", json={"name": self.name, "message": message})
+        )
         if outcome.reply is None:
             self.unknown += 1
         elif outcome.reply.status_code == 201:
@@ -83,11 +85,28 @@ class Writer:
             self.refused.append(outcome.reply.status_code)
 
 
+@dataclass
+class Crew:
+    """Writers at work."""
+
+    writers: list[Writer]
+
+    def until(self, count: Callable[[Writer], int], *, every_one: bool, grow_by: int, within: float) -> None:
+        """Wait until a count has grown for every writer, or for any."""
+        before = [count(writer) for writer in self.writers]
+        enough = all if every_one else any
+
+        def grown() -> bool:
+            return enough(count(writer) >= n + grow_by for writer, n in zip(self.writers, before, strict=True))
+
+        eventually(grown, within=within)
+
+
 @contextmanager
-def writing(resilience: Resilience, writers: int) -> Iterator[list[Writer]]:
+def writing(resilience: Resilience, writers: int) -> Iterator[Crew]:
     """Keep so many writers busy for the duration of the block."""
     stop = threading.Event()
-    crew = [Writer(resilience, f"writer {number}") for number in range(writers)]
+    crew = Crew([Writer(resilience, f"writer {number}") for number in range(writers)])
 
     def work(writer: Writer) -> None:
         number = 0
@@ -98,7 +117,7 @@ def writing(resilience: Resilience, writers: int) -> Iterator[list[Writer]]:
             stop.wait(0.01)
 
     with ThreadPoolExecutor(writers) as threads:
-        busy = [threads.submit(work, writer) for writer in crew]
+        busy = [threads.submit(work, writer) for writer in crew.writers]
         try:
             yield crew
         finally:

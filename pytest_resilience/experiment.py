@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .errors import NoService
+from .errors import NoService, SetupError, UnknownFault
 from .faults import FAULTS
 from .faults.fault import Strike
-from .errors import SetupError, UnknownFault
 from .history import History
 from .stack import Stack
 from .targets.server import PostgresTarget, RedisTarget

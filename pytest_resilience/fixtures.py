@@ -13,7 +13,7 @@ from .history import recording
 if TYPE_CHECKING:
     from .experiment import Resilience
     from .stack import Stack
-    from .targets.service import Service
+    from .targets.spec import Service
 
 EXPERIMENT: pytest.StashKey[Resilience] = pytest.StashKey()
 

@@ -21,10 +21,12 @@ LOG_LINES = 60  # of the service's log, below a failure
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the options."""
     options.add(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker and read the options, so that a wrong one ends the run before it begins."""
     config.addinivalue_line(
         "markers", 'fault(name, **settings): strike before the test, heal after it; such as fault("redis.refuse")'
     )
@@ -32,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
+    """Backend and why, versions, seed."""
     from .backends import describe
 
     given = options.read(config)
@@ -40,10 +43,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    node.workerinput["resilience_seed"] = options.read(node.config).seed  # xdist: the controller's seed for every worker
+    """xdist: the controller's seed for every worker."""
+    node.workerinput["resilience_seed"] = options.read(node.config).seed
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
+    """A test with a fault marker has the fixture too, typed or not."""
     names = getattr(item, "fixturenames", None)
     if names is not None and "resilience" not in names and item.get_closest_marker("fault") is not None:
         names.append("resilience")
@@ -51,6 +56,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    """Strike what markers name, after all fixtures are there."""
     yield
     experiment = item.stash.get(EXPERIMENT, None)
     if experiment is not None:
@@ -60,6 +66,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Heal as soon as the test's body has ended, so that its report knows what was hit."""
     experiment = item.stash.get(EXPERIMENT, None)
     try:
         yield
@@ -67,7 +74,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
         if experiment is not None:
             try:
                 _settle(item, experiment)
-            except Exception as second:
+            except Exception as second:  # noqa: BLE001  # whatever it is, it must not hide the first
                 error.add_note(f"and then: {second}")  # the test's own failure is the story
         raise
     if experiment is not None:
@@ -88,6 +95,7 @@ def _settle(item: pytest.Item, experiment: Resilience) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Under --resilience-strict a vacuous test is an error."""
     yield
     experiment = item.stash.get(EXPERIMENT, None)
     if experiment is not None and experiment.vacuous and options.read(item.config).strict and _passed(item):
@@ -105,6 +113,7 @@ def _passed(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show below a failure what struck and what the service wrote."""
     report = yield
     experiment = item.stash.get(EXPERIMENT, None)
     if experiment is not None and report.when == "call":
@@ -120,12 +129,14 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Any:
+    """VACUOUS is an outcome of its own."""
     if report.when == "call" and report.passed and (VACUOUS, "vacuous") in getattr(report, "user_properties", ()):
         return "vacuous", "V", ("VACUOUS", {"yellow": True})
     return None
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What struck in this run, and which tests are vacuous."""
     reports = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, "when", None) == "call"]
     struck = [(r.nodeid, value) for r in reports for name, value in r.user_properties if name == STRIKE]
     if struck:

@@ -86,9 +86,13 @@ class _Asking:
 
     def __post_init__(self) -> None:
         if not callable(self.question):
-            raise SetupError(f"{self.verb}() asks a callable, such as a lambda; got {self.question!r}, which is answered already")
+            raise SetupError(
+                f"{self.verb}() asks a callable, such as a lambda; got {self.question!r}, which is answered already"
+            )
         if not self.within > 0 or not self.every > 0:
-            raise SetupError(f"{self.verb}(): within and every are seconds above 0, got {self.within!r} and {self.every!r}")
+            raise SetupError(
+                f"{self.verb}(): within and every are seconds above 0, got {self.within!r} and {self.every!r}"
+            )
         self.started = self.clock.now()
 
     def heard(self, answer: Any) -> bool:
@@ -116,7 +120,9 @@ class _Asking:
     def never(self) -> NeverHappened:
         """The failure, told."""
         now = self.clock.now()
-        lines = [f"{_name(self.question)} was not {'true' if self.steady == 1 else 'steadily true'} within {self.within:g} s"]
+        lines = [
+            f"{_name(self.question)} was not {'true' if self.steady == 1 else 'steadily true'} within {self.within:g} s"
+        ]
         plural = "once" if self.asked == 1 else f"{self.asked} times"
         lines.append(f"  asked {plural} in {now - self.started:.2f} s, every {self.every:g} s")
         if self.steady > 1 and self.best:
@@ -141,13 +147,15 @@ def _ask(asking: _Asking) -> Any:
     while True:
         try:
             answer = question()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # an exception is an answer: "not yet"
             asking.failed(error)
         else:
             if inspect.isawaitable(answer):
                 if inspect.iscoroutine(answer):
                     answer.close()
-                raise SetupError(f"{asking.verb}(): {_name(question)} returned an awaitable; pass a coroutine function (async def)")
+                raise SetupError(
+                    f"{asking.verb}(): {_name(question)} returned an awaitable; pass a coroutine function (async def)"
+                )
             if asking.heard(answer):
                 return answer
         if asking.over():
@@ -163,7 +171,7 @@ async def _ask_async(asking: _Asking) -> Any:
         with anyio.move_on_after(max(asking.left(), asking.every)) as scope:
             try:
                 answer = await asking.question()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # an exception is an answer: "not yet"
                 asking.failed(error)
             else:
                 if asking.heard(answer):

@@ -10,7 +10,8 @@ from .backends.redis_admin import RedisAdmin
 from .errors import BackendDied, ResilienceError
 from .proxy.client import Control, Door
 from .targets.server import PostgresTarget, RedisTarget
-from .targets.service import RunningService, Service
+from .targets.service import RunningService
+from .targets.spec import Service
 from .targets.target import Ledger
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Stack:
         Raises:
             BackendDied: a server or the proxy ended although nobody struck it; shows its log.
         """
-        self._check()
+        self._backend.check()
         self._heal_by_hand()
 
     def _heal_by_hand(self) -> None:
@@ -138,15 +139,10 @@ class Stack:
         self._has_baseline = True
         return running
 
-    def _check(self) -> None:
-        self._backend.check()
-        for server in self._backend.servers.values():
-            server.check()
-
     def _revive(self) -> None:
         """Bring back what died in an earlier test, which has failed for it."""
         try:
-            self._check()
+            self._backend.check()
         except BackendDied:
             self._backend.revive()
             if self._control is not None:

@@ -376,7 +376,9 @@ class ConnectionGrip:
         )
         wanted = free - self._left
         if wanted < 0:
-            raise SetupError(f"starve(connections={self._left}): only {free} connections are free, the experiment needs more of them")
+            raise SetupError(
+                f"starve(connections={self._left}): only {free} connections are free, the experiment needs more of them"
+            )
         # In groups: a server that forks for a hundred clients at once keeps both cores busy for long.
         while len(self._held) < wanted:
             group = [self._admin.connect() for _ in range(min(20, wanted - len(self._held)))]
@@ -420,7 +422,7 @@ async def _end(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Close in good order, at once when the server does not answer."""
     try:
         await connection.close(timeout=2.0)
-    except Exception:
+    except Exception:  # noqa: BLE001  # the server may be gone in any way
         connection.terminate()
 
 

@@ -101,7 +101,7 @@ class Strike:
         try:
             # The receipt is looked at first: removing a toxic removes its counters.
             final = self._look()
-        except Exception as error:  # a receipt that can't be had must not keep the fault from healing
+        except Exception as error:  # noqa: BLE001  # a receipt that can't be had must not keep the fault from healing
             final = Receipt(None, "connections")
             lost: Exception | None = error
         else:
@@ -113,12 +113,16 @@ class Strike:
         self._final = final
         self._event.healed_at = self._clock.now()
         if lost is not None:
-            raise HealFailed(f"{self.label} was healed, but its receipt is lost: {type(lost).__name__}: {lost}") from lost
+            raise HealFailed(
+                f"{self.label} was healed, but its receipt is lost: {type(lost).__name__}: {lost}"
+            ) from lost
 
     def __enter__(self) -> Strike:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             self.heal()
         except HealFailed as failed:
@@ -163,7 +167,7 @@ class Fault(ABC):
         return f"{target.name}.{self.name}" + (f"({', '.join(said)})" if said else "")
 
 
-def at_least(name: str, value: float, least: float, unit: str) -> None:
+def at_least(name: str, value: Any, least: float, unit: str) -> None:
     """Check a setting.
 
     Raises:

@@ -47,6 +47,8 @@ class MemoryPressure(Fault):
     def strike(self, target: MemoryTarget) -> Strike:
         restore = target.memory.lower_data_limit(round(self.headroom_mb * MIB))
         if restore is None:
-            raise CannotInject(f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)")
+            raise CannotInject(
+                f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)"
+            )
         receipt = Receipt(1, "processes", first=0.0, last=0.0)
         return target.struck(Strike(self.label(target), self, heal=restore, look=lambda: receipt))

@@ -87,7 +87,9 @@ class Latency(NetworkFault):
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least("seconds", self.seconds, 0.001, "s (a latency in seconds; a millisecond is the least that a proxy can do)")
+        at_least(
+            "seconds", self.seconds, 0.001, "s (a latency in seconds; a millisecond is the least that a proxy can do)"
+        )
         at_least("jitter", self.jitter, 0, "s")
 
     def strike(self, target: NetworkTarget) -> Strike:

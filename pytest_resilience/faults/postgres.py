@@ -12,7 +12,7 @@ from .fault import Fault, Receipt, Strike, Target, at_least
 class Grip(Protocol):
     """Something held in the server until released, and what it was in the way of."""
 
-    def touched(self) -> tuple[int, float | None, float | None]:
+    def touched(self) -> tuple[int | None, float | None, float | None]:
         """How many sessions it stopped so far, and the first and last time, in seconds since it was taken."""
 
     def release(self) -> None:

@@ -82,30 +82,42 @@ class Control:
             SetupError: the server refused it (4xx, 5xx); the message is the server's.
             BackendDied: nobody answers.
         """
-        from http.client import HTTPConnection, HTTPException
+        from http.client import HTTPException
 
         data = None if body is None else json.dumps(body).encode()
         with self._lock:
-            for attempt in (1, 2):
-                fresh = self._connection is None
-                if self._connection is None:
-                    self._connection = HTTPConnection(self.host, self.port, timeout=ANSWER_WITHIN)
+            kept = self._connection is not None
+            try:
+                status, answer = self._exchange(method, path, data)
+            except (OSError, HTTPException) as error:
+                self._forget_connection()
                 try:
-                    self._connection.request(method, path, body=data)
-                    response = self._connection.getresponse()
-                    answer = response.read()
-                    break
-                except (OSError, HTTPException) as error:
-                    self._connection.close()
-                    self._connection = None
                     # A kept-alive connection may have been closed meanwhile: that is worth one more try, a fresh one is not.
-                    if fresh or attempt == 2:
-                        raise BackendDied(
-                            f"the proxy's API at {self.host}:{self.port} does not answer: {type(error).__name__}: {error}"
-                        ) from error
-        if response.status >= 400:
-            raise SetupError(f"the proxy refused {method} {path}: {response.status} {_reason(answer)}")
+                    if not kept:
+                        raise
+                    status, answer = self._exchange(method, path, data)
+                except (OSError, HTTPException):
+                    self._forget_connection()
+                    raise BackendDied(
+                        f"the proxy's API at {self.host}:{self.port} does not answer: {type(error).__name__}: {error}"
+                    ) from error
+        if status >= 400:
+            raise SetupError(f"the proxy refused {method} {path}: {status} {_reason(answer)}")
         return json.loads(answer) if answer else None
+
+    def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
+        if self._connection is None:
+            from http.client import HTTPConnection
+
+            self._connection = HTTPConnection(self.host, self.port, timeout=ANSWER_WITHIN)
+        self._connection.request(method, path, body=data)
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
+    def _forget_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def populate(self, doors: list[tuple[str, str, str]]) -> list[Door]:
         """Create proxies, each given as (name, listen, upstream); returns them in order."""
@@ -119,9 +131,7 @@ class Control:
     def close(self) -> None:
         """Close the connection to the API."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._forget_connection()
 
     def library(self) -> toxiproxy.Toxiproxy:
         """A toxiproxy-python client of this server (its address is a global of that library: one server per process)."""

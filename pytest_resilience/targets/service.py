@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.backend import Backend
+from ..backends.ports import free_port
 from ..clock import SYSTEM, Clock
 from ..errors import ServerNotReady, SetupError
 from ..faults.fault import Strike
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     import httpx
     import psutil
 
-# Below the range that outgoing connections take their ports from, so that none of them sits on ours when it restarts.
-PORTS = range(10240, 32000)
+PORT_TRIES = 3  # another process may take a free port before the service binds it
 ASK_EVERY = 0.005  # seconds between two looks at a service that starts
 STOP_WITHIN = 5.0  # seconds for an orderly stop before it is killed
 
@@ -45,6 +44,7 @@ class RunningService:
         self._clock = clock
         self._child: Child | None = None
         self._port = 0
+        self._life_begins = 0
         self._client: httpx.Client | None = None
 
     @property
@@ -76,25 +76,29 @@ class RunningService:
         """
         if self._child is not None and self._child.running:
             return
-        self._close_client()
-        for attempt in range(3):
-            self._port = self._port if self._child is not None and attempt == 0 else _free_port(self.spec.host)
+        for attempt in range(PORT_TRIES):
+            if self._port == 0 or attempt > 0:
+                self._close_client()
+                self._port = free_port()
             env = {**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env, self.spec.port_variable: str(self._port)}
-            self._child = self._backend.spawn(
-                "service", list(self.spec.command), env=env, cwd=Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
-            )
-            if self._wait_until_ready(self._child, last=attempt == 2):
+            cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
+            begins = self._child.log_size() if self._child is not None else 0
+            self._child = self._backend.spawn("service", list(self.spec.command), env=env, cwd=cwd)
+            if self._wait_until_ready(self._child, begins, last=attempt == PORT_TRIES - 1):
                 return
 
-    def _wait_until_ready(self, child: Child, *, last: bool) -> bool:
+    def log_text(self) -> str:
+        """What it wrote since `stop` was called last, or since the beginning; over kills and restarts."""
+        return self.child.log_text(self._life_begins)
+
+    def _wait_until_ready(self, child: Child, begins: int, *, last: bool) -> bool:
         """Wait; False when another process has taken the port and it is worth another try."""
         give_up = self._clock.now() + self.spec.within
         status: int | str = "no answer yet"
-        begun = len(child.log_text())
         while True:
             code = child.exit_code()
             if code is not None:
-                if not last and "address already in use" in child.log_text(begun).lower():
+                if not last and "address already in use" in child.log_text(begins).lower():
                     return False
                 break
             try:
@@ -107,7 +111,7 @@ class RunningService:
                 break
             self._clock.sleep(ASK_EVERY)
         within = self.spec.within
-        log = f"{child.log_text()}\n(GET {self.spec.ready} on port {self._port}: {status})"
+        log = f"{child.log_text(begins)}\n(GET {self.spec.ready} on port {self._port}: {status})"
         code = child.exit_code()
         child.kill()
         raise ServerNotReady("the service", command=self.spec.command, within=within, log=log, exit_code=code)
@@ -136,8 +140,9 @@ class RunningService:
     def stop(self) -> None:
         """End it, at once: its state is thrown away."""
         self._close_client()
-        if self._child is not None and self._child.running:
+        if self._child is not None:
             self._child.kill()
+            self._life_begins = self._child.log_size()
 
     def _close_client(self) -> None:
         if self._client is not None:
@@ -168,13 +173,12 @@ class ServiceTarget(ProcessFaults):
         url: "http://127.0.0.1:PORT".
         client: an httpx.Client with that base URL and 10 s timeouts.
         process: its psutil.Process.
-        log: what it wrote since the test began.
+        log: what it has written so far.
     """
 
     def __init__(self, ledger: Ledger, running: RunningService) -> None:
         super().__init__("service", ledger)
         self._running = running
-        self._log_begin = len(running.child.log_text())
 
     @property
     def url(self) -> str:
@@ -193,8 +197,8 @@ class ServiceTarget(ProcessFaults):
 
     @property
     def log(self) -> str:
-        """What it wrote in this process's life, stdout and stderr."""
-        return self._running.child.log_text()
+        """What it wrote so far, stdout and stderr; a fresh process for a test begins a fresh log."""
+        return self._running.log_text()
 
     @property
     def body(self) -> RunningService:
@@ -261,15 +265,3 @@ def _status(host: str, port: int, path: str) -> int:
     if found is None:
         raise ConnectionError("no HTTP answer")
     return int(found[1])
-
-
-def _free_port(host: str) -> int:
-    for _ in range(200):
-        port = secrets.choice(PORTS)
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-            try:
-                sock.bind((host, port))
-            except OSError:
-                continue
-            return port
-    raise SetupError(f"no free port between {PORTS.start} and {PORTS.stop} on {host}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import SetupError
 
@@ -36,11 +37,14 @@ class Service:
 
     def __post_init__(self) -> None:
         if isinstance(self.command, str) or not self.command:
-            raise SetupError(f"Service(command=...) is a list such as [sys.executable, '-m', 'shop'], got {self.command!r}")
+            raise SetupError(
+                f"Service(command=...) is a list such as [sys.executable, '-m', 'shop'], got {self.command!r}"
+            )
         if not self.ready.startswith("/"):
             raise SetupError(f"Service(ready=...) is a path such as '/readyz', got {self.ready!r}")
         if not self.within > 0:
             raise SetupError(f"Service(within=...) is seconds above 0, got {self.within!r}")
-        wrong = [name for name, value in self.env.items() if not isinstance(value, str)]
+        env: Mapping[str, Any] = self.env
+        wrong = [name for name, value in env.items() if not isinstance(value, str)]
         if wrong:
             raise SetupError(f"Service(env=...) takes strings; these are not: {', '.join(wrong)}")
