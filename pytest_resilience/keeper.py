@@ -15,18 +15,24 @@ Rules:
 Messages are marshal dumps behind four bytes of length (json would double the start time; both ends are the same interpreter).
 """
 
+# ruff: noqa: PTH106, PTH108, PTH123, PTH208  # pathlib takes longer to load than all the rest
+
 from __future__ import annotations
 
-import _signal as signal  # the public module adds enum, and 9 ms; these names are the same
-import contextlib
 import ctypes
 import marshal
 import os
 import select
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+
+TYPE_CHECKING = False  # typing, contextlib and enum would double what there is to load
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Iterable
+    from typing import Any
+else:
+    import _signal as signal  # what the public module is made of, less its enums
 
 LINUX = sys.platform == "linux"
 MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names the keeper and the child's number
@@ -51,9 +57,12 @@ def _table_from_proc() -> Table:
     table: Table = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as stat:
-                state, parent = stat.read().rpartition(b")")[2].split()[:2]
-                table[int(name)] = int(parent), state.decode()
+            try:
+                with open(f"/proc/{name}/stat", "rb") as stat:
+                    state, parent = stat.read().rpartition(b")")[2].split()[:2]
+            except OSError:  # it has just gone
+                continue
+            table[int(name)] = int(parent), state.decode()
     return table
 
 
@@ -75,8 +84,11 @@ def below(roots: Iterable[int], table: Table) -> list[int]:
 
 
 def send_signal(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+    """Signal a process that may have gone meanwhile, or that runs a program which outranks us."""
+    try:
         os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 def remove_tree(path: str) -> None:
@@ -95,8 +107,7 @@ def _remove_once(path: str) -> None:
                 if entry.is_dir(follow_symlinks=False):
                     _remove_once(entry.path)
                 else:
-                    with contextlib.suppress(OSError):
-                        os.unlink(entry.path)
+                    os.unlink(entry.path)
         os.rmdir(path)
     except OSError:
         pass
@@ -107,10 +118,12 @@ def release_shared_memory(pid_file: str) -> None:
 
     The lock file is there only while the server runs or after it was killed, and it lies in a directory that is ours alone.
     """
-    with contextlib.suppress(OSError, ValueError, IndexError):
+    try:
         with open(pid_file) as lines:
             _key, segment = lines.read().splitlines()[6].split()
-        libc.shmctl(int(segment), IPC_RMID, None)
+    except (OSError, ValueError, IndexError):
+        return
+    libc.shmctl(int(segment), IPC_RMID, None)
 
 
 def enter_user_namespace(uid: int, gid: int) -> None:
@@ -126,13 +139,14 @@ def enter_user_namespace(uid: int, gid: int) -> None:
 class Keeper:
     """What the requests do; each public method is one."""
 
-    def __init__(self) -> None:
+    def __init__(self, owned: Iterable[str]) -> None:
         self.pid = os.getpid()
         self._last = 0
         self._running: dict[int, int] = {}  # our spawned and unreaped children: pid -> number
         self._codes: dict[int, int] = {}  # number -> exit code
         self._adopted: dict[int, int] = {}  # orphans of a child that ended: pid -> that child's number
-        self._owned: dict[str, str | None] = {}  # directory -> Postgres' lock file in it
+        self._owned = list(owned)
+        self._pid_files: list[str] = []
         if LINUX:
             libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -149,7 +163,7 @@ class Keeper:
         if pid == 0:
             try:
                 self._become(request, f"{self.pid}.{self._last}")
-            except BaseException as problem:  # whatever it is, this is the child: it must not return into the loop
+            except BaseException as problem:  # noqa: BLE001  # whatever it is: this is the child, it must not return into the loop
                 os.write(write_end, f"{type(problem).__name__}: {problem}".encode())
             finally:
                 os._exit(127)
@@ -208,11 +222,14 @@ class Keeper:
             send_signal(pid, signal.SIGKILL)
         return self._wait_for(tree)
 
-    def own(self, path: str, pid_file: str | None) -> None:
-        self._owned[path] = pid_file
+    def own(self, path: str) -> None:
+        self._owned.append(path)
 
     def disown(self, path: str) -> None:
-        self._owned.pop(path, None)
+        self._owned = [owned for owned in self._owned if owned != path]
+
+    def release_shared_memory(self, pid_file: str) -> None:
+        self._pid_files.append(pid_file)
 
     # the end
 
@@ -223,7 +240,7 @@ class Keeper:
             for pid in below([self.pid], process_table())[1:]:
                 send_signal(pid, signal.SIGKILL)
             self._nap()
-        for pid_file in filter(None, self._owned.values()):
+        for pid_file in self._pid_files:
             release_shared_memory(pid_file)
         for path in self._owned:
             remove_tree(path)
@@ -232,17 +249,18 @@ class Keeper:
 
     def reap(self) -> bool:
         """Take note of all who ended; False when no child is left."""
-        with contextlib.suppress(ChildProcessError):
-            while True:
+        while True:
+            try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    return True
-                self._adopted.pop(pid, None)
-                number = self._running.pop(pid, None)
-                if number is not None:
-                    self._codes[number] = os.waitstatus_to_exitcode(status)
-                    self._adopt(number)
-        return False
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            self._adopted.pop(pid, None)
+            number = self._running.pop(pid, None)
+            if number is not None:
+                self._codes[number] = os.waitstatus_to_exitcode(status)
+                self._adopt(number)
 
     def _adopt(self, number: int) -> None:
         """Children of ours whom we did not start were, until now, below the one that just ended (or it was marked so)."""
@@ -259,12 +277,16 @@ class Keeper:
 
     def _marked(self, pid: int) -> int | None:
         """The child that this process descends from, by its environment (Postgres writes its title there: None)."""
-        with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/environ", "rb") as environ:
-            for line in environ.read().split(b"\0"):
-                name, _, value = line.decode(errors="replace").partition("=")
-                keeper, _, number = value.partition(".")
-                if name == MARK and keeper == str(self.pid):
-                    return int(number)
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as environ:
+                lines = environ.read().split(b"\0")
+        except OSError:
+            return None
+        for line in lines:
+            name, _, value = line.decode(errors="replace").partition("=")
+            keeper, _, number = value.partition(".")
+            if name == MARK and keeper == str(self.pid) and number.isdecimal():
+                return int(number)
         return None
 
     def _tree(self, number: int, table: Table) -> list[int]:
@@ -349,6 +371,11 @@ class Ended(Exception):
 
 
 def receive(channel: int) -> Any:
+    """The next message.
+
+    Raises:
+        Ended: there will be none.
+    """
     return marshal.loads(_read(channel, int.from_bytes(_read(channel, 4), "big")))
 
 
@@ -363,6 +390,7 @@ def _read(channel: int, size: int) -> bytes:
 
 
 def send(channel: int, message: Any) -> None:
+    """Write one message."""
     data = marshal.dumps(message)
     data = len(data).to_bytes(4, "big") + data
     while data:
@@ -377,7 +405,7 @@ def answer(keeper: Keeper, channel: int) -> None:
         reply = (number, True, method(*arguments))
     except OSError as problem:
         reply = (number, False, str(problem))
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001  # a request that we can't do must not end everything
         reply = (number, False, f"{name}: {type(problem).__name__}: {problem}")
     send(channel, reply)
 
@@ -410,11 +438,18 @@ def _death_of(pid: int) -> list[int]:
         return []
 
 
-def main(channel: int, parent: int) -> None:
-    os.set_inheritable(channel, False)
-    keeper = Keeper()
+def main(channel: str, parent: str, *owned: str) -> None:
+    """Serve until it is over, then clean up.
+
+    Args:
+        channel: number of the inherited descriptor that requests come from.
+        parent: process id of who started us.
+        owned: directories to delete at the end.
+    """
+    os.set_inheritable(int(channel), False)
+    keeper = Keeper(owned)
     try:
-        watch(keeper, channel, parent)
+        watch(keeper, int(channel), int(parent))
     except (Ended, OSError):
         pass
     finally:

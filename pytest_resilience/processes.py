@@ -9,7 +9,7 @@ from __future__ import annotations
 import marshal
 import os
 import re
-import signal
+import signal as signals
 import socket
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from . import clock
+from .clock import SYSTEM, Clock
 from .errors import BackendDied, ResilienceError, ServerNotReady
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 POLL = 0.003  # seconds between two looks at a child that is to end
 GOODBYE = 5.0  # seconds for the keeper to end everything; it takes about 50 ms
 _HERE = str(Path(__file__).parent)
-_RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*map(int, sys.argv[2:]))"  # imported: its bytecode is cached
+_RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*sys.argv[2:])"  # imported: its bytecode is cached
 _SECRET = re.compile(r"(\w+://[^:/@\s]*):[^@\s]*@")
 
 
@@ -93,7 +93,7 @@ class Child:
 
     @cached_property
     def process(self) -> psutil.Process:
-        """psutil's view of it."""
+        """Psutil's view of it."""
         import psutil  # paid for by those who look
 
         return psutil.Process(self.pid)
@@ -128,24 +128,25 @@ class Child:
         if left := self._keeper.ask("kill", self._number):
             raise ResilienceError(f"{self.name}: processes {left} are still there after SIGKILL")
 
-    def terminate(self, within: float, *, clock: clock.Clock = clock.SYSTEM) -> int:
+    def terminate(self, within: float, *, how: int = signals.SIGTERM, clock: Clock = SYSTEM) -> int:
         """SIGTERM, then SIGKILL when it takes too long, and to whatever it leaves behind.
 
         Args:
             within: seconds that it has to end by itself.
+            how: the signal that asks it to.
             clock: what to wait with.
 
         Returns:
             Its exit code: -9 when it had to be killed.
         """
-        self.signal(signal.SIGTERM)
+        self.signal(how)
         self.wait(within, clock=clock)
         self.kill()
         code = self.exit_code()
         assert code is not None, "kill() returns when it is gone"
         return code
 
-    def wait(self, within: float, *, clock: clock.Clock = clock.SYSTEM) -> int | None:
+    def wait(self, within: float, *, clock: Clock = SYSTEM) -> int | None:
         """Wait until it has ended.
 
         Args:
@@ -210,7 +211,9 @@ class Keeper:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -219,14 +222,29 @@ class Keeper:
         assert self._process is not None, "not started"
         return self._process.pid
 
-    def start(self) -> None:
-        """Start the process; it takes its first request about 15 ms later, which nobody has to wait for."""
+    def start(self, *, owning: Sequence[Path] = ()) -> None:
+        """Start the process; it takes its first request about 20 ms later, which nobody has to wait for.
+
+        Args:
+            owning: directories as for `own`, from the first moment on.
+        """
         if self._process is not None:
             return
+        self._owned.extend(owning)
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _RUN, _HERE, str(theirs.fileno()), str(os.getpid())],
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-c",
+                    _RUN,
+                    _HERE,
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                    *map(str, owning),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -278,15 +296,18 @@ class Keeper:
         """Whether this machine lets root into a user namespace."""
         return bool(self.ask("user_namespaces"))
 
-    def own(self, path: Path, *, pid_file: Path | None = None) -> None:
-        """Have a directory deleted at the end, whatever the end is.
+    def own(self, path: Path) -> None:
+        """Have a directory deleted at the end, whatever the end is."""
+        self._owned.append(path)
+        self.ask("own", str(path))
+
+    def release_shared_memory(self, pid_file: Path) -> None:
+        """Have the shared memory of a Postgres released at the end, if it could not do it itself.
 
         Args:
-            path: the directory.
-            pid_file: where a Postgres in it keeps its postmaster.pid, so that the shared memory that it names is released too.
+            pid_file: its postmaster.pid, which says what to release.
         """
-        self._owned.append(path)
-        self.ask("own", str(path), str(pid_file) if pid_file else None)
+        self.ask("release_shared_memory", str(pid_file))
 
     def disown(self, path: Path) -> None:
         """Leave a directory alone again."""
@@ -302,7 +323,9 @@ class Keeper:
             KeeperRefused: it could not do that.
         """
         if os.getpid() != self._owner:
-            raise ResilienceError("this is a fork of the process that started the servers; only the original may command them")
+            raise ResilienceError(
+                "this is a fork of the process that started the servers; only the original may command them"
+            )
         with self._lock:
             if self._channel is None:
                 raise BackendDied("the keeper is not running: it was not started, or has been closed")

@@ -1,0 +1,164 @@
+"""What every backend offers: servers, the Toxiproxy in front of them, and a place to run the service under test."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+from ..processes import Child
+
+
+class Address(NamedTuple):
+    """Where something listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read "host:port"."""
+        host, _, port = text.rpartition(":")
+        return cls(host, int(port))
+
+
+class Server(ABC):
+    """A Postgres or a Redis that the tests may strike.
+
+    Attributes:
+        kind: which of the two.
+        version: as people say it: "18.6", "9.1.2 (valkey)".
+        direct: as the test's process reaches it.
+        upstream: as the proxy reaches it.
+    """
+
+    kind: Literal["postgres", "redis"]
+    version: str
+    direct: Address
+    upstream: Address
+
+    @abstractmethod
+    def url(self, address: Address) -> str:
+        """The URL, credentials included, for reaching it by way of `address`."""
+
+    @abstractmethod
+    def processes(self) -> list[int]:
+        """The ids of its processes, the main one first; empty when it is down."""
+
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether its main process exists; a paused one does."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it on the same port with the data that it had, and wait until it answers. Nothing to do when it runs.
+
+        Raises:
+            ServerNotReady: it does not answer, with the reason from its log.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Have it shut down in order; its clients lose their connections."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """SIGKILL to all its processes; returns when they are gone."""
+
+    def restart(self) -> None:
+        """Stop and start it."""
+        self.stop()
+        self.start()
+
+    @abstractmethod
+    def pause(self) -> None:
+        """SIGSTOP to all its processes; returns when none of them runs."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Take a pause back."""
+
+    @abstractmethod
+    def log_size(self) -> int:
+        """How many bytes its log has; hand it to `log_text` to read what comes after."""
+
+    @abstractmethod
+    def log_text(self, since: int = 0) -> str:
+        """Its log from byte `since` on."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """See whether it is as it was left.
+
+        Raises:
+            BackendDied: it ended although nobody asked it to.
+        """
+
+
+class Backend(ABC):
+    """Where servers and their proxy come from. A context manager.
+
+    Attributes:
+        name: "embedded", "docker" or "external".
+        why: one phrase for pytest's header: why this backend.
+        servers: "postgres" and "redis", from `start` to `close`.
+        api: where the Toxiproxy's HTTP API listens.
+        directory: for logs and the like; gone after `close`.
+    """
+
+    name: str
+    why: str
+    servers: dict[str, Server]
+    api: Address
+    directory: Path
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Bring everything up; returns when everything answers. On an error nothing is left running.
+
+        Raises:
+            BackendUnavailable: it can't be had on this machine.
+            ServerNotReady: a server or the proxy did not come up.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End everything and leave nothing behind. May be called again."""
+
+    @abstractmethod
+    def door(self, name: str) -> tuple[str, str]:
+        """The `listen` and `upstream` of a new proxy in front of the server `name`; another port each time."""
+
+    @abstractmethod
+    def client_address(self, listen: str) -> Address:
+        """Where a test reaches a proxy that listens at `listen`."""
+
+    @abstractmethod
+    def versions(self) -> str:
+        """The versions of its servers in one phrase, for pytest's header."""
+
+    @abstractmethod
+    def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
+        """Run the service under test: a process that ends with the session at the latest; its log is `directory`/`name`.log."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """See whether servers and proxy are as they were left.
+
+        Raises:
+            BackendDied: one of them ended although nobody asked it to.
+        """

@@ -1,0 +1,167 @@
+"""The embedded backend: Postgres, Redis and proxy as processes of ours on loopback. No Docker, no rights needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from ..clock import SYSTEM, Clock
+from ..processes import Child, Keeper
+from .accounts import give, readable_copy, user_for_postgres
+from .backend import Address, Backend
+from .binaries import Found, find_postgres, find_redis
+from .local import HOST
+from .ports import free_port
+from .postgres_process import PostgresProcess
+from .postgres_template import AskedForVersion, Recipe
+from .proxy_process import ProxyProcess
+from .redis_process import RedisProcess
+from .scratch import Scratch, sweep
+from .template import Template, TemplateBroken
+
+Result = TypeVar("Result")
+
+
+class InBackground(Generic[Result]):
+    """Work that goes on beside ours."""
+
+    def __init__(self, work: Callable[[], Result]) -> None:
+        self._work = work
+        self._outcome: Result | BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="resilience-start", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._outcome = self._work()
+        except BaseException as problem:  # noqa: BLE001  # handed on by result()
+            self._outcome = problem
+
+    def result(self) -> Result:
+        """What came of it, or its error."""
+        self._thread.join()
+        if isinstance(self._outcome, BaseException):
+            raise self._outcome
+        return self._outcome  # type: ignore[return-value]  # not None once it ran
+
+
+class EmbeddedBackend(Backend):
+    """Real servers without Docker, up in a tenth of a second.
+
+    Everything starts side by side: proxy and Redis while the data directory is copied, the rest of the copy while Postgres starts.
+
+    Args:
+        why: one phrase for the header.
+        environ: where to look for binaries and the cache.
+        clock: what to wait with.
+    """
+
+    name = "embedded"
+
+    def __init__(
+        self, *, why: str = "asked for", environ: Mapping[str, str] = os.environ, clock: Clock = SYSTEM
+    ) -> None:
+        self.why = why
+        self.servers = {}
+        self._environ = environ
+        self._clock = clock
+        self._keeper = Keeper()
+        self._scratch: Scratch | None = None
+        self._proxy: ProxyProcess | None = None
+
+    def start(self) -> None:
+        binaries = find_postgres(self._environ), find_redis(self._environ)
+        try:
+            self._start(*binaries)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, postgres: Found, redis: Found) -> None:
+        version = AskedForVersion(postgres)
+        self._scratch = Scratch()
+        self.directory = self._scratch.path
+        self._keeper.start(owning=[self.directory])
+        others = InBackground(lambda: self._launch_redis_and_proxy(redis))
+        try:
+            user = user_for_postgres(self._keeper)
+            if user.mode == "setuid":
+                postgres = postgres._replace(path=readable_copy(postgres.path, self.directory))
+            recipe = Recipe(self._keeper, postgres, version.answer(), user, self.directory)
+            postgres_server = self._launch_postgres(recipe)
+        finally:
+            redis_server, self._proxy = others.result()
+        sweep()
+        for program in postgres_server, redis_server, self._proxy:
+            program.await_ready()
+        self.servers = {"postgres": postgres_server, "redis": redis_server}
+        self.api = self._proxy.address
+
+    def _launch_redis_and_proxy(self, found: Found) -> tuple[RedisProcess, ProxyProcess]:
+        proxy = ProxyProcess(self._keeper, log=self.directory / "proxy.log", clock=self._clock)
+        proxy.launch()  # first: it takes longest
+        place = self.directory / "redis"
+        place.mkdir()
+        redis = RedisProcess(self._keeper, found.path, place, log=self.directory / "redis.log", clock=self._clock)
+        redis.launch()
+        return redis, proxy
+
+    def _launch_postgres(self, recipe: Recipe) -> PostgresProcess:
+        data = self.directory / "postgres"
+        try:
+            return self._from_template(recipe, recipe.open(), data)
+        except TemplateBroken:
+            shutil.rmtree(data, ignore_errors=True)
+            recipe.discard()
+            return self._from_template(recipe, recipe.open(), data)
+
+    def _from_template(self, recipe: Recipe, template: Template, data: Path) -> PostgresProcess:
+        with template:
+            template.copy_first(data)
+            give(data, recipe.user)
+            server = PostgresProcess(
+                self._keeper,
+                recipe.binaries / "postgres",
+                data,
+                log=self.directory / "postgres.log",
+                version=recipe.version,
+                password=template.facts["password"],
+                user=recipe.user,
+                clock=self._clock,
+            )
+            self._keeper.release_shared_memory(data / "postmaster.pid")
+            server.launch()
+            try:
+                template.copy_rest(data)
+                give(data, recipe.user)
+            except BaseException:
+                server.kill()
+                raise
+        return server
+
+    def close(self) -> None:
+        self._keeper.close()
+        if self._scratch is not None:
+            self._scratch.release()
+
+    def door(self, name: str) -> tuple[str, str]:
+        return f"{HOST}:{free_port()}", str(self.servers[name].upstream)
+
+    def client_address(self, listen: str) -> Address:
+        return Address.parse(listen)
+
+    def versions(self) -> str:
+        return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
+
+    def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
+        return self._keeper.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
+
+    def check(self) -> None:
+        for server in self.servers.values():
+            server.check()
+        if self._proxy is not None:
+            self._proxy.check()

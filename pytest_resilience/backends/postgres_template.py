@@ -1,0 +1,180 @@
+"""How a template's Postgres is made: initdb, our settings, our database. Change RECIPE when this file changes what comes out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from ..errors import BackendUnavailable
+from ..processes import Child, Keeper, User
+from . import template
+from .binaries import Found
+from .local import ENVIRONMENT
+from .postgres_process import DATABASE
+from .template import Template, TemplateBroken
+
+RECIPE = 1
+INITDB_WITHIN = 120.0  # seconds; it takes 0.5
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "150",
+    "shared_buffers": "32MB",
+    # Killed processes lose nothing that was acknowledged, power loss is not what we simulate: the kernel keeps the pages. Measured
+    # with kill -9: nothing lost of 120,000 commits like this, a quarter of them with synchronous_commit=off.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "on",
+    "max_wal_size": "1GB",
+    "autovacuum": "off",  # so that it never works in the middle of a measurement
+    "dynamic_shared_memory_type": "mmap",  # in the data directory, which is deleted; posix would leave files in /dev/shm
+    "logging_collector": "off",
+    "log_min_messages": "warning",
+    "log_line_prefix": "%m [%p] %q%a@%d ",
+    "log_timezone": "UTC",
+    "timezone": "UTC",
+}
+SINCE_16 = {
+    "scram_iterations": "1"
+}  # the password is random and the server on loopback; 4096 would cost 100 connections 0.5 s
+SINCE_18 = {"io_method": "sync"}  # without the three processes of its own that reading ahead would have
+
+
+class AskedForVersion:
+    """The version of a Postgres, asked for while other things are done."""
+
+    def __init__(self, found: Found) -> None:
+        self._program = found.path / "postgres"
+        self._process = subprocess.Popen(
+            [self._program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def answer(self) -> str:
+        """What it says: "postgres (PostgreSQL) 18.6".
+
+        Raises:
+            BackendUnavailable: the program does not run here.
+        """
+        text, _ = self._process.communicate()
+        if self._process.returncode != 0:
+            raise BackendUnavailable(f"{self._program} does not run here: {text.strip()}")
+        return text.strip()
+
+
+class Recipe:
+    """Makes and opens the template for one set of binaries.
+
+    Args:
+        keeper: who starts initdb.
+        found: the directory with `postgres` and `initdb`.
+        version: what `postgres --version` says.
+        user: as whom Postgres runs.
+        scratch: a directory of this session to work in.
+
+    Attributes:
+        binaries: the same directory.
+        version: the version alone, "18.6".
+        path: the template's file.
+    """
+
+    def __init__(self, keeper: Keeper, found: Found, version: str, user: User, scratch: Path) -> None:
+        self.binaries = found.path
+        self.user = user
+        self.version = version.split()[2]
+        self._major = int("".join(letter if letter.isdigit() else " " for letter in self.version).split()[0])
+        self._keeper = keeper
+        self._scratch = scratch
+        self._cache = template.cache_directory() or scratch
+        size = (found.path / "postgres").stat().st_size
+        key = hashlib.sha256(repr((RECIPE, version, found.source, size, os.uname().machine)).encode()).hexdigest()
+        self.path = self._cache / f"postgres-{self.version}-{key[:12]}.template"
+
+    def open(self) -> Template:
+        """The template; made first if there is none, or none that is whole.
+
+        Raises:
+            BackendUnavailable: initdb does not work here, with what it said.
+        """
+        try:
+            return self._used()
+        except (FileNotFoundError, TemplateBroken):
+            pass
+        with template.one_at_a_time(self.path.with_suffix(".lock")):
+            try:
+                return self._used()  # another process made it while we waited for our turn
+            except (FileNotFoundError, TemplateBroken):
+                self._make()
+        return Template(self.path)
+
+    def discard(self) -> None:
+        """Remove the template, which turned out to be damaged."""
+        self.path.unlink(missing_ok=True)
+
+    def _used(self) -> Template:
+        found = Template(self.path)
+        os.utime(self.path)  # the unused ones are removed after a while
+        return found
+
+    def _make(self) -> None:
+        work = self._scratch / "template"
+        work.mkdir(mode=0o700)
+        try:
+            if self.user.mode == "setuid":
+                os.chown(work, self.user.uid, self.user.gid)
+            password = os.urandom(18).hex()
+            data = work / "data"
+            self._initdb(data, password)
+            self._configure(data / "postgresql.conf")
+            self._create_database(data)
+            ours = max(int(path.name) for path in (data / "base").iterdir() if path.name.isdigit())
+            template.write(
+                data,
+                self.path,
+                {"version": self.version, "password": password},
+                lambda name: not name.startswith("base/") or name.startswith(f"base/{ours}/"),
+            )
+            template.remove_old(self._cache, now=self.path.stat().st_mtime)
+        finally:
+            shutil.rmtree(work)
+
+    def _initdb(self, data: Path, password: str) -> None:
+        password_file = self._scratch / "password"
+        password_file.write_text(password)
+        if self.user.mode == "setuid":
+            os.chown(password_file, self.user.uid, self.user.gid)
+        password_file.chmod(0o400)
+        command = [str(self.binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
+        command += ["--pwfile", str(password_file), "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
+        command += ["--wal-segsize=1"]
+        if self._major >= 16:
+            command += [word for name, value in SINCE_16.items() for word in ("-c", f"{name}={value}")]
+        try:
+            self._run("initdb", command)
+        finally:
+            password_file.unlink()
+
+    def _configure(self, file: Path) -> None:
+        settings = SETTINGS | (SINCE_16 if self._major >= 16 else {}) | (SINCE_18 if self._major >= 18 else {})
+        with file.open("a") as lines:
+            lines.write("\n# pytest-resilience\n")
+            lines.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+    def _create_database(self, data: Path) -> None:
+        statement = self._scratch / "create.sql"
+        statement.write_text(f"CREATE DATABASE {DATABASE}\n")
+        command = [str(self.binaries / "postgres"), "--single", "-D", str(data), "template1"]
+        self._run("postgres --single", command, stdin=statement)
+
+    def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:
+        log = self._scratch / "template.log"
+        child: Child = self._keeper.spawn(
+            name, command, env=ENVIRONMENT, log=log, cwd=self._scratch, user=self.user, stdin=stdin
+        )
+        if child.wait(INITDB_WITHIN) != 0:
+            child.kill()
+            raise BackendUnavailable(
+                f"{name} failed with exit code {child.exit_code()}; it said:\n{child.log_text()[-4000:]}"
+            )

@@ -1,0 +1,84 @@
+"""Directories for one session, and the removal of those whose session was killed together with its keeper."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+PREFIX = "pytest-resilience-"
+OWNER = "owner"  # locked by the process that the directory belongs to for as long as that lives; works across pid namespaces
+ROOM = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
+
+
+class Scratch:
+    """A directory that only we can enter, marked as in use.
+
+    Attributes:
+        path: the directory.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        """Make one.
+
+        Args:
+            root: where; None for memory where there is room, else the directory for temporary files.
+        """
+        root = root or best_root()
+        hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
+        self._owner = (hidden / OWNER).open("w")
+        fcntl.flock(self._owner, fcntl.LOCK_EX)
+        self._owner.write(f"{os.getpid()}\n")
+        self._owner.flush()
+        self.path = hidden.rename(root / hidden.name[1:])  # a sweep sees it only now that it is locked
+
+    def release(self) -> None:
+        """Say that we don't need it any more; the keeper deletes it."""
+        self._owner.close()
+
+
+def best_root() -> Path:
+    """Memory where there is room for a few data directories, else the directory for temporary files."""
+    memory = Path("/dev/shm")
+    try:
+        room = os.statvfs(memory)
+        if os.access(memory, os.W_OK | os.X_OK) and room.f_bavail * room.f_frsize >= ROOM:
+            return memory
+    except OSError:
+        pass
+    return Path(tempfile.gettempdir())
+
+
+def sweep(roots: list[Path] | None = None) -> list[Path]:
+    """Delete what killed sessions of this user left behind.
+
+    Returns:
+        The directories that are gone now.
+    """
+    swept = []
+    for root in roots or [Path("/dev/shm"), Path(tempfile.gettempdir())]:
+        for path in root.glob(f"{PREFIX}*"):
+            if _remove_if_stale(path):
+                swept.append(path)
+    return swept
+
+
+def _remove_if_stale(path: Path) -> bool:
+    try:
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            return False
+        with (path / OWNER).open("r+") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for entry in list(path.iterdir()):
+                if entry.name != OWNER:
+                    shutil.rmtree(
+                        entry, ignore_errors=True
+                    ) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            shutil.rmtree(path)
+            return True
+    except OSError:  # in use, being deleted, or not one of ours
+        return False
