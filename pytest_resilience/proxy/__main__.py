@@ -1,0 +1,230 @@
+"""python -m pytest_resilience.proxy: the proxy server, with the flags and the environment of toxiproxy-server 2.12.
+
+Whoever starts us waits for the line that says where the API is, so it is written first, and what is heavy (json, h11) is
+imported afterwards: the kernel keeps the first client waiting meanwhile.
+"""
+
+from __future__ import annotations
+
+import _socket as so
+import gc
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
+    from .log import Log
+    from .proxies import Proxies
+
+USAGE = """Usage of toxiproxy-server:
+  -config string
+        JSON file containing proxies to create on startup
+  -host string
+        Host for toxiproxy's API to listen on (default "localhost")
+  -port string
+        Port for toxiproxy's API to listen on (default "8474")
+  -proxy-metrics
+        enable toxiproxy-specific prometheus metrics (default "false")
+  -runtime-metrics
+        enable runtime-related prometheus metrics (default "false")
+  -seed int
+        Seed for randomizing toxics with
+  -version
+        return the version of Toxiproxy
+"""
+VERSION = "2.12.0"
+_SWITCHES = ("proxy-metrics", "runtime-metrics", "version")
+
+
+class _Usage(Exception):
+    """Flags that can't be read, or -h (no text); exit code 2 or 0."""
+
+
+def parse(arguments: Sequence[str]) -> dict[str, str]:
+    """Flags in Go's syntax: `-x v`, `-x=v`, `--x`; switches take a value after `=` only.
+
+    Raises:
+        _Usage: with the text for the user.
+    """
+    values = {"host": "localhost", "port": "8474", "config": "", "seed": "", **dict.fromkeys(_SWITCHES, "")}
+    left = list(arguments)
+    while left and left[0].startswith("-") and left[0] != "-":
+        word = left.pop(0)
+        if word == "--":
+            break
+        name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
+        if name in ("h", "help"):
+            raise _Usage("")
+        if name not in values:
+            raise _Usage(f"flag provided but not defined: -{name}")
+        if name in _SWITCHES:
+            if equals and value.lower() not in ("1", "t", "true", "0", "f", "false"):
+                raise _Usage(f'invalid boolean value "{value}" for -{name}: parse error')
+            value = "" if value.lower() in ("0", "f", "false") else "true"
+        elif not equals:
+            if not left:
+                raise _Usage(f"flag needs an argument: -{name}")
+            value = left.pop(0)
+        values[name] = value
+    try:
+        int(values["seed"] or "0", 0)
+    except ValueError:
+        raise _Usage(f'invalid value "{values["seed"]}" for flag -seed: parse error') from None
+    return values
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        argv: the flags, without the program's name.
+
+    Returns:
+        The exit code: 0 after a signal, 1 if the API's address or the config file can't be used, 2 for wrong flags.
+    """
+    try:
+        flags = parse(argv)
+    except _Usage as problem:
+        text = str(problem)
+        sys.stderr.write(f"{text}\n{USAGE}" if text else USAGE)
+        return 2 if text else 0
+    if flags["version"]:
+        sys.stdout.write(f"toxiproxy-server version {VERSION}\n")
+        return 0
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
+    from .log import Log
+
+    log = Log(os.environ.get("LOG_LEVEL", ""), _write)
+    try:
+        listener = _listen(flags["host"], flags["port"])
+    except OSError as error:
+        log.error("Failed to listen", address=f"{flags['host']}:{flags['port']}", err=str(error))
+        sys.stderr.write(f"toxiproxy: cannot listen on {flags['host']}:{flags['port']}: {error.strerror or error}\n")
+        return 1
+    if not flags["config"]:
+        _announce(log, listener)
+    return _serve(flags, log, listener)
+
+
+def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
+    from .api import Api
+    from .loop import Loop
+    from .metrics import Metrics
+    from .proxies import Proxies
+    from .refusals import Refusals
+    from .relay import Context
+
+    loop = Loop(broken=lambda error: log.error("internal error", err=f"{type(error).__name__}: {error}"))
+    seed = int(flags["seed"], 0) if flags["seed"] else int.from_bytes(os.urandom(7), "big")
+    log.info("Seed", seed=str(seed))
+    _allow_many_descriptors()
+    context = Context(loop, log, seed, Refusals(loop))
+    proxies = Proxies(context)
+    if flags["config"]:
+        problem = _load(flags["config"], proxies, log)
+        if problem:
+            log.error("Failed to populate proxies from file", config=flags["config"], err=problem)
+            sys.stderr.write(f"toxiproxy: config file {flags['config']}: {problem}\n")
+            return 1
+    metrics = Metrics(proxies, proxy=bool(flags["proxy-metrics"]), runtime=bool(flags["runtime-metrics"]))
+    api = Api(loop, log, proxies, metrics.text if metrics.wanted else None)
+    api.serve(listener)
+    if flags["config"]:
+        _announce(log, listener)
+    # Connections free themselves when they close, so the collector has little to find; let it not look at every turn.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
+    _last_words.append(proxies.remove_unix_sockets)
+    loop.run()
+    return 0
+
+
+def _listen(host: str, port: str) -> so.socket:
+    """The API's socket, listening.
+
+    Raises:
+        OSError: the address can't be used.
+    """
+    if port and not port.isdigit():
+        raise OSError(None, f"port {port!r} is no number")
+    family, kind, proto, _, address = so.getaddrinfo(
+        host or None, port or "0", 0, so.SOCK_STREAM, so.IPPROTO_TCP, so.AI_PASSIVE
+    )[0]
+    listener = so.socket(family, kind, proto)
+    listener.setsockopt(so.SOL_SOCKET, so.SO_REUSEADDR, 1)
+    if family == so.AF_INET6:
+        listener.setsockopt(so.IPPROTO_IPV6, so.IPV6_V6ONLY, 0)
+    try:
+        listener.bind(address)
+        listener.listen(128)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _announce(log: Log, listener: so.socket) -> None:
+    name = listener.getsockname()
+    host = f"[{name[0]}]" if ":" in name[0] else name[0]
+    log.always(
+        "Starting Toxiproxy HTTP server", address=f"{host}:{name[1]}", host=name[0], port=str(name[1]), version=VERSION
+    )
+
+
+def _load(path: str, proxies: Proxies, log: Log) -> str:
+    """Create the proxies of a config file; what is wrong with it, or ""."""
+    from ..wire.toxiproxy import Rejected, read_proxies
+
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs more to import than all else here
+            bodies = read_proxies(file.read())
+        for body in bodies:
+            if body.unknown:
+                log.warning("Unknown keys in the config file", proxy=body.name or "", keys=", ".join(body.unknown))
+        proxies.populate(bodies)
+    except OSError as error:
+        return error.strerror or str(error)
+    except Rejected as error:
+        return error.message
+    log.info("Populated proxies from file", config=path, proxies=str(len(bodies)))
+    return ""
+
+
+def _allow_many_descriptors() -> None:
+    """A connection takes two; the usual soft limit of 1024 is there for select(), which we use for one low one."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            pass  # macOS has its own upper bound
+
+
+def _write(line: str) -> None:
+    try:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        pass  # nobody reads our log any more
+
+
+_last_words: list[Callable[[], None]] = []
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    # At once: no destructors of ten thousand connections, the kernel closes them.
+    for call in _last_words:
+        call()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

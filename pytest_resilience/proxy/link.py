@@ -1,0 +1,473 @@
+"""One direction of one connection: the promises that every toxic relies on live here.
+
+Without toxics a link receives into one big buffer that all links share and sends at once: `Link.read`. With toxics, data goes
+through a chain of stages, one per toxic in the order of their addition. A stage works on one chunk at a time:
+
+- order is kept: a chunk never passes the one before it;
+- times are exact: a chunk enters the next stage at the time it was due, not when the loop got round to it, so chained
+  toxics add up under any load;
+- a full stage holds back the one before it, and the first one the socket. Nobody waits: the loop goes on with other links;
+- what reaches the end is written as far as the destination takes it; the rest waits, and holds back the stages;
+- an update releases the chunk that is being worked on; those behind it get the new settings, from their own arrival;
+- a removal lets go of everything that the stage holds, at once and in order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
+from typing import TYPE_CHECKING
+
+from .loop import ERR, HUP, IN, OUT, Loop, Timer
+from .rule import Rule
+from .toxics.noop import Noop
+from .toxics.toxic import CLOSE, END, NEVER, RESET, Chance, Due, Item, Signal, Toxic
+
+if TYPE_CHECKING:
+    from .relay import Connection
+
+BUFFER = bytearray(262144)
+VIEW = memoryview(BUFFER)
+
+CHUNK = 32768
+"""Bytes that a toxic sees at once, at most: Toxiproxy's buffer, which shapes the steps of slicer and bandwidth."""
+
+_NOOP = Noop()
+_BUSY = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # ENOTCONN: what macOS says while it connects
+_GONE = (ECONNRESET, EPIPE)
+
+
+def _discard(data: memoryview | bytes) -> int:
+    """The `send` of a link whose destination is gone."""
+    return len(data)
+
+
+class Stage:
+    """One toxic's place on one link, with what it holds there."""
+
+    __slots__ = (
+        "_random",
+        "clock",
+        "count",
+        "deadline",
+        "draw",
+        "ended",
+        "inbox",
+        "link",
+        "outbox",
+        "room",
+        "rule",
+        "touched",
+        "toxic",
+    )
+
+    def __init__(self, link: Link, rule: Rule, now: float) -> None:
+        self.link = link
+        self.rule = rule
+        self.inbox: deque[tuple[float, Item]] = deque()
+        self.outbox: deque[Due] = deque()
+        self.clock = now  # when the last item left
+        self.room = now  # when there was last room in the inbox
+        self.count = 0
+        self.touched = False
+        self.ended = False
+        self._random: Chance | None = None
+        self.draw: float | None = None  # made once: no later change flips it
+        self.deadline: Due | None = None
+        self.toxic: Toxic = _NOOP
+        self.settle(now)
+
+    @property
+    def random(self) -> Chance:
+        if self._random is None:
+            self._random = self.link.connection.chance(self.rule.name, self.link.upward)
+        return self._random
+
+    def settle(self, now: float) -> None:
+        """Take the rule's present settings."""
+        toxicity = self.rule.toxicity
+        if toxicity < 1.0 and self.draw is None:
+            self.draw = self.random.random()
+        self.toxic = self.rule.toxic if toxicity >= 1.0 or (self.draw or 0.0) < toxicity else _NOOP
+        self.deadline = self.toxic.on_start(now, self)
+
+    def touch(self, now: float, size: int) -> None:
+        rule = self.rule
+        rule.bytes += size
+        if self.touched:
+            rule.hits.last = now
+        else:
+            self.touched = True
+            rule.hits.add(now)
+
+    def enter(self, arrived: float, item: Item) -> None:
+        """Take the next item. Those who call look at `full` first, removals aside."""
+        if self.toxic.touches_all and isinstance(item, bytes):
+            self.touch(arrived, len(item))
+        self.inbox.append((arrived, item))
+
+    @property
+    def full(self) -> bool:
+        return len(self.inbox) >= self.toxic.capacity
+
+    def work(self) -> None:
+        """Turn the next item into what goes on, and when."""
+        if self.full:
+            self.room = max(self.clock, self.inbox[0][0])
+        arrived, item = self.inbox.popleft()
+        if self.ended:
+            return
+        now = max(arrived, self.clock)
+        if isinstance(item, bytes):
+            dues = self.toxic.on_data(item, arrived, now, self)
+        elif item is CLOSE:
+            dues = ((now, item),)
+        else:
+            dues = self.toxic.on_end(item, arrived, now, self)
+        for at, what in dues:
+            now = max(now, at)
+            self.outbox.append((now, what))
+            if what is CLOSE or what is RESET:
+                self.ended = True
+
+    def release(self, now: float) -> None:
+        """Let the chunk that is being worked on go at once."""
+        self.outbox = deque((min(at, now), item) for at, item in self.outbox)
+        self.clock = min(self.clock, now)
+
+    def held(self) -> int:
+        """Bytes that wait in here."""
+        return sum(len(item) for _, item in (*self.outbox, *self.inbox) if isinstance(item, bytes))
+
+
+class Link:
+    """One direction: from a source to a destination, through the stages.
+
+    Attributes:
+        upward: from the client to the upstream.
+        peer: the other direction; its source is our destination.
+        mask: what the loop watches at our source's descriptor.
+        bytes: received so far.
+        lost: of those, dropped by toxics or for want of a destination.
+        out: what the destination did not take yet; None most of the time.
+        ended: the source has nothing more to say.
+        done: the destination has been told so.
+    """
+
+    __slots__ = (
+        "bytes",
+        "connection",
+        "done",
+        "ended",
+        "fd",
+        "loop",
+        "lost",
+        "mask",
+        "out",
+        "peer",
+        "recv_into",
+        "reset_seen",
+        "room",
+        "send",
+        "stages",
+        "timer",
+        "upward",
+    )
+
+    peer: Link
+
+    def __init__(self, connection: Connection, loop: Loop, *, upward: bool) -> None:
+        self.connection = connection
+        self.loop = loop
+        self.upward = upward
+        self.bytes = 0
+        self.lost = 0
+        self.stages: tuple[Stage, ...] = ()
+        self.out: deque[memoryview | bytes | Signal] | None = None
+        self.ended = False
+        self.done = False
+        self.reset_seen = False
+        self.room = 0.0  # when the destination last took everything
+        self.mask = 0
+        self.fd = -1
+        self.timer: Timer | None = None
+        self.recv_into: Callable[..., int]
+        self.send: Callable[[memoryview | bytes], int]
+
+    # --- the loop calls these ----------------------------------------------------------------------------------------
+
+    def on_event(self, events: int) -> None:
+        """Something is ready at our source's descriptor: it can be read, or the other direction can write to it."""
+        if events == IN:
+            self.read()
+            return
+        if events & (OUT | ERR | HUP) and self.mask & OUT:
+            self.peer.flush()
+        if events & (IN | ERR | HUP) and self.mask & IN:
+            self.read()
+
+    def read(self) -> None:
+        if self.stages:
+            self._read_into_stages()
+            return
+        try:
+            size = self.recv_into(BUFFER)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._source_failed(error)
+            return
+        if not size:
+            self._source_ended()
+            return
+        self.bytes += size
+        try:
+            sent = self.send(VIEW[:size])
+        except OSError as error:
+            sent = self._send_failed(error, size)
+        if sent != size:
+            self._wait_for_destination(bytes(VIEW[sent:size]))
+
+    def _read_into_stages(self) -> None:
+        try:
+            size = self.recv_into(BUFFER, CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._source_failed(error)
+            return
+        if not size:
+            self._source_ended()
+            return
+        self.bytes += size
+        now = self.loop.now()
+        self.stages[0].enter(now, bytes(VIEW[:size]))
+        self.pump(now)
+
+    def flush(self) -> None:
+        """Write what waits for the destination."""
+        out = self.out
+        while out:
+            item = out[0]
+            if isinstance(item, Signal):
+                if item is END and not self.connection.connected:
+                    return
+                out.popleft()
+                if self._obey(item):
+                    return
+                continue
+            try:
+                sent = self.send(item)
+            except OSError as error:
+                sent = self._send_failed(error, len(item))
+            if self.connection.closed:
+                return
+            if sent < len(item):
+                out[0] = memoryview(item)[sent:]
+                return
+            out.popleft()
+        self.out = None
+        self.peer.watch(self.peer.mask & ~OUT)
+        if self.stages:
+            now = self.room = self.loop.now()
+            self.pump(now)
+        else:
+            self._gate()
+
+    def on_timer(self) -> None:
+        self.timer = None
+        self.pump(self.loop.now())
+
+    # --- what the source says ----------------------------------------------------------------------------------------
+
+    def _source_ended(self) -> None:
+        self._take_signal(RESET if self.reset_seen else END)
+
+    def _source_failed(self, error: OSError) -> None:
+        if error.errno not in _GONE and not self.upward and not self.connection.connected:
+            self.connection.dial_failed(error)
+        else:
+            self._take_signal(RESET if error.errno in _GONE else CLOSE)
+
+    def _take_signal(self, signal: Signal) -> None:
+        self.ended = True
+        self.watch(self.mask & ~IN)
+        if self.stages:
+            now = self.loop.now()
+            self.stages[0].enter(now, signal)
+            self.pump(now)
+        else:
+            self._pass_on(signal)
+
+    # --- through the stages ------------------------------------------------------------------------------------------
+
+    def pump(self, now: float) -> None:
+        """Move on whatever is due and has room; then wait for the next due time, for room, or for data."""
+        stages = self.stages
+        for stage in stages:
+            if stage.deadline is not None and stage.deadline[0] <= now:
+                stage.touch(now, 0)
+                signal = stage.deadline[1]
+                if isinstance(signal, Signal):
+                    self._obey(signal)
+                    return
+        last = len(stages) - 1
+        again = True
+        while again:
+            again = False
+            for index in range(last, -1, -1):
+                stage = stages[index]
+                while True:
+                    if not stage.outbox:
+                        if not stage.inbox:
+                            break
+                        stage.work()
+                        again = again or index > 0  # there may be room now for what the stage before holds
+                        continue
+                    at, item = stage.outbox[0]
+                    if at > now:
+                        break
+                    if index == last:
+                        if self.out is not None:
+                            break
+                        stage.outbox.popleft()
+                        stage.clock = max(at, self.room)
+                        if self._pass_on(item):
+                            return
+                    else:
+                        following = stages[index + 1]
+                        if following.full:
+                            break
+                        stage.outbox.popleft()
+                        stage.clock = max(at, following.room)
+                        following.enter(stage.clock, item)
+                        again = True
+        self._gate()
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        soonest = NEVER
+        for stage in self.stages:
+            if stage.outbox and now < stage.outbox[0][0] < soonest:
+                soonest = stage.outbox[0][0]
+            if stage.deadline is not None and stage.deadline[0] < soonest:
+                soonest = stage.deadline[0]
+        timer = self.timer
+        if timer is not None and timer.when <= soonest:
+            return  # wakes us early at worst
+        if timer is not None:
+            timer.cancel()
+        self.timer = self.loop.at(soonest, self.on_timer) if soonest < NEVER else None
+
+    def add(self, rule: Rule, now: float) -> None:
+        """Put a new toxic between the last one and the destination."""
+        self.stages = (*self.stages, Stage(self, rule, now))
+        self.pump(now)
+
+    def update(self, rule: Rule, now: float) -> None:
+        """Work on with a toxic's new settings."""
+        for stage in self.stages:
+            if stage.rule is rule:
+                stage.settle(now)
+                stage.release(now)
+        self.pump(now)
+
+    def remove(self, rule: Rule, now: float) -> None:
+        """Take a toxic out, and let go of what it holds."""
+        index = next((place for place, each in enumerate(self.stages) if each.rule is rule), None)
+        if index is None:
+            return
+        stage = self.stages[index]
+        self.stages = self.stages[:index] + self.stages[index + 1 :]
+        if stage.toxic.closes_on_removal:
+            stage.touch(now, 0)
+            self._obey(CLOSE)
+            return
+        held = [item for _, item in (*stage.outbox, *stage.inbox)]
+        for item in held:
+            if index < len(self.stages):
+                self.stages[index].enter(now, item)
+            elif self._pass_on(item):
+                return
+        self.pump(now)
+
+    # --- to the destination ------------------------------------------------------------------------------------------
+
+    def _pass_on(self, item: Item) -> bool:
+        """Write to the destination, or line up behind what waits for it. True if the connection is over."""
+        if self.out is not None:
+            self.out.append(item)
+            return False
+        if isinstance(item, Signal):
+            if item is END and not self.connection.connected:
+                self._wait_for_destination(item)
+                return False
+            return self._obey(item)
+        if not item:
+            return False
+        try:
+            sent = self.send(item)
+        except OSError as error:
+            sent = self._send_failed(error, len(item))
+        if self.connection.closed:
+            return True
+        if sent < len(item):
+            self._wait_for_destination(memoryview(item)[sent:])
+        return False
+
+    def _obey(self, signal: Signal) -> bool:
+        if signal is not END:
+            self.connection.close(reset=signal is RESET)
+            return True
+        self.done = True
+        self.connection.half_closed(self)
+        return self.connection.closed
+
+    def _wait_for_destination(self, item: memoryview | bytes | Signal) -> None:
+        if self.connection.closed:
+            return
+        self.out = deque((item,))
+        self.watch(self.mask & ~IN)
+        self.peer.watch(self.peer.mask | OUT)
+
+    def _send_failed(self, error: OSError, size: int) -> int:
+        """Bytes to count as sent after an error: none if the destination is only busy, all if it is gone."""
+        if error.errno in _BUSY:
+            return 0
+        if error.errno not in _GONE and self.upward and not self.connection.connected:
+            self.connection.dial_failed(error)
+            return 0
+        self.send = _discard
+        self.lost += size
+        peer = self.peer
+        peer.reset_seen = True  # the error is told once; the next read there says "end of stream"
+        if peer.ended:
+            # It had half-closed, and then went away altogether: a RST, behind what it had said before.
+            if peer.done:
+                self.connection.close(reset=True)
+            else:
+                peer._take_signal(RESET)
+        return size
+
+    # --- what the loop watches ---------------------------------------------------------------------------------------
+
+    def watch(self, mask: int) -> None:
+        """Have the loop watch our source for IN (we read) and OUT (the peer writes)."""
+        if mask != self.mask and not self.connection.closed:
+            self.loop.watch(self.fd, mask, self.mask)
+            self.mask = mask
+
+    def _gate(self) -> None:
+        """Read from the source only if there is room for what it says."""
+        if self.ended:
+            return
+        if self.out is not None or (self.stages and self.stages[0].full):
+            self.watch(self.mask & ~IN)
+        else:
+            self.watch(self.mask | IN)
+
+    def held(self) -> int:
+        """Bytes received and neither sent nor lost."""
+        waiting = sum(len(item) for item in self.out or () if not isinstance(item, Signal))
+        return waiting + sum(stage.held() for stage in self.stages)

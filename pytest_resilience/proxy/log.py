@@ -1,0 +1,61 @@
+"""Log lines as Toxiproxy writes them: one JSON object per line on stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .loop import stamp
+
+LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
+
+
+def _quoted(text: str) -> str:
+    if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
+        return f'"{text}"'
+    import json  # not at the top: the first line is out before anything heavy is imported
+
+    return json.dumps(text)
+
+
+class Log:
+    """Writes the lines whose level is high enough.
+
+    Args:
+        level: one of LEVELS; "" writes everything. Another word is said once, as an error, and then ignored.
+        write: takes one line with its newline.
+
+    Attributes:
+        infos, errors: whether such lines are written; ask before you build one on a hot path.
+    """
+
+    __slots__ = ("_lowest", "_write", "errors", "infos")
+
+    def __init__(self, level: str, write: Callable[[str], object]) -> None:
+        self._write = write
+        word = level.lower()
+        self._lowest = LEVELS.index(word) if word in LEVELS else 0
+        self.infos = self._lowest <= LEVELS.index("info")
+        self.errors = self._lowest <= LEVELS.index("error")
+        if word and word not in LEVELS:
+            self.error("unknown LOG_LEVEL", err=f"Unknown Level String: '{level}', defaulting to NoLevel")
+
+    def info(self, message: str, **fields: str) -> None:
+        self._line("info", message, fields)
+
+    def warning(self, message: str, **fields: str) -> None:
+        self._line("warn", message, fields)
+
+    def error(self, message: str, **fields: str) -> None:
+        self._line("error", message, fields)
+
+    def always(self, message: str, **fields: str) -> None:
+        """An info line that is written at any level: somebody waits for it."""
+        self._line("info", message, fields, always=True)
+
+    def _line(self, level: str, message: str, fields: dict[str, str], *, always: bool = False) -> None:
+        if not always and LEVELS.index(level) < self._lowest:
+            return
+        parts = [f'"level":"{level}"', *(f'"{name}":{_quoted(value)}' for name, value in fields.items())]
+        parts.append(f'"time":"{stamp()}"')
+        parts.append(f'"message":{_quoted(message)}')
+        self._write("{" + ",".join(parts) + "}\n")

@@ -1,0 +1,170 @@
+"""The readiness loop and its timer heap: the only file of the proxy that polls, and the only one that reads a clock.
+
+One thread. A file descriptor has one handler, called with the events that are ready; level-triggered, so a handler does one
+thing and returns. Timers are exact to some ten microseconds, which epoll's milliseconds are not: see `_wait`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import time
+from collections.abc import Callable
+
+# The masks of epoll, which poll() and we share.
+IN = 1
+OUT = 4
+ERR = 8
+HUP = 16
+
+Handler = Callable[[int], None]
+
+# A sleep overshoots by the time that a core takes to wake up, so the last of it is spent polling.
+SPIN = 0.00012
+
+
+def stamp(form: str = "%Y-%m-%dT%H:%M:%SZ") -> str:
+    """The date and time in UTC, for logs and headers."""
+    return time.strftime(form, time.gmtime())
+
+
+class Timer:
+    """A call in the future; `cancel` takes it back."""
+
+    __slots__ = ("call", "when")
+
+    def __init__(self, when: float, call: Callable[[], None]) -> None:
+        self.when = when
+        self.call: Callable[[], None] | None = call
+
+    def cancel(self) -> None:
+        self.call = None
+
+    def __lt__(self, other: Timer) -> bool:
+        return self.when < other.when
+
+
+class Selectors:
+    """What we need of epoll's interface, from the `selectors` module: kqueue on macOS and the BSDs."""
+
+    def __init__(self) -> None:
+        import selectors
+
+        self._selector = selectors.DefaultSelector()
+
+    def fileno(self) -> int:
+        return -1
+
+    def register(self, fd: int, mask: int) -> None:
+        self._selector.register(fd, self._events(mask))
+
+    def modify(self, fd: int, mask: int) -> None:
+        self._selector.modify(fd, self._events(mask))
+
+    def unregister(self, fd: int) -> None:
+        self._selector.unregister(fd)
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        ready = self._selector.select(timeout)
+        return [(key.fd, (IN if events & 1 else 0) | (OUT if events & 2 else 0)) for key, events in ready]
+
+    def close(self) -> None:
+        self._selector.close()
+
+    @staticmethod
+    def _events(mask: int) -> int:
+        return (1 if mask & IN else 0) | (2 if mask & OUT else 0)
+
+
+class Loop:
+    """Calls handlers when descriptors are ready and timers when they are due.
+
+    Args:
+        broken: called with an exception that a handler or a timer let out; the loop goes on.
+        portable: use `selectors` even where there is epoll.
+    """
+
+    def __init__(self, *, broken: Callable[[Exception], None], portable: bool = False) -> None:
+        self._broken = broken
+        self._epoll = None if portable or not hasattr(select, "epoll") else select.epoll()
+        self._poller: select.epoll | Selectors = Selectors() if self._epoll is None else self._epoll
+        self.handlers: dict[int, Handler] = {}
+        self._masks: dict[int, int] = {}
+        self._timers: list[Timer] = []
+        self._running = False
+        self.now: Callable[[], float] = time.monotonic
+
+    def watch(self, fd: int, mask: int, before: int) -> None:
+        """Change what is watched at `fd` from `before` to `mask`; 0 is nothing, not even a hang-up."""
+        if not before:
+            self._poller.register(fd, mask)
+        elif mask:
+            self._poller.modify(fd, mask)
+        else:
+            self._poller.unregister(fd)
+
+    def forget(self, fd: int, mask: int) -> None:
+        """Stop calling anybody for `fd`, which is about to be closed; `mask` is what was watched."""
+        self.handlers.pop(fd, None)
+        if self._epoll is None and mask:  # epoll forgets a descriptor by itself when it is closed
+            self._poller.unregister(fd)
+
+    def at(self, when: float, call: Callable[[], None]) -> Timer:
+        """Call `call` at `when`, a time of `now`."""
+        timer = Timer(when, call)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def stop(self) -> None:
+        """Make `run` return after the current round."""
+        self._running = False
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self._running = True
+        get = self.handlers.get
+        poll = self._poller.poll
+        timers = self._timers
+        while self._running:
+            try:
+                while self._running:
+                    for fd, events in self._wait() if timers else poll():
+                        handler = get(fd)
+                        if handler is not None:
+                            handler(events)
+                    if timers:
+                        self._fire()
+            except Exception as error:  # noqa: BLE001  # a bug must not end everybody's proxies
+                self._broken(error)
+
+    def close(self) -> None:
+        """Let go of the poller."""
+        self._poller.close()
+
+    def _fire(self) -> None:
+        timers = self._timers
+        while timers and (timers[0].call is None or timers[0].when <= self.now()):
+            call = heapq.heappop(timers).call
+            if call is not None:
+                call()
+
+    def _wait(self) -> list[tuple[int, int]]:
+        """What is ready, waiting for the next timer at most.
+
+        epoll counts in milliseconds, rounded up. select on epoll's own descriptor counts in microseconds, but wakes up late;
+        so we wait by select until shortly before, and then ask epoll without waiting, over and over.
+        """
+        timers = self._timers
+        while timers and timers[0].call is None:
+            heapq.heappop(timers)
+        if not timers:
+            return self._poller.poll()
+        left = timers[0].when - self.now()
+        if self._epoll is None:
+            return self._poller.poll(max(0.0, left))
+        if left > SPIN:
+            if left > 3600.0:  # a timer for ever is no reason to overflow anybody's integer
+                left = 3600.0
+            select.select((self._epoll,), (), (), left - SPIN)
+            return self._epoll.poll(0)
+        return self._epoll.poll(0)

@@ -1,0 +1,298 @@
+"""The set of proxies: create, update, populate, reset. Each is all or nothing: what fails changes nothing.
+
+So new ports are bound before anything old is let go. The one thing that stands in the way is a port that the same step frees;
+`_Binder` has its holder step aside, and back again if the step fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..wire.toxiproxy import ProxyBody, Rejected, ToxicBody, merge_attributes
+from .address import Address, AddressError, Listener, resolve
+from .relay import Context, Proxy
+from .rule import Rule, read_place, read_rule
+
+
+class _Binder:
+    """Binds listeners for one step, next to those that the step lets go.
+
+    Args:
+        leaving: listeners that the step will not need where they are.
+    """
+
+    def __init__(self, leaving: Iterable[Listener] = ()) -> None:
+        self._leaving = list(leaving)
+        self._bound: list[Listener] = []
+        self._aside: list[tuple[Listener, bool]] = []
+
+    def bind(self, address: Address) -> Listener:
+        """A bound listener that does not listen yet; one of those that leave, if it is at that address."""
+        for listener in self._leaving:
+            if address.port and listener.address == address:
+                self._leaving.remove(listener)
+                return listener
+        for listener in self._leaving:
+            if (
+                address.port
+                and listener.address.port == address.port
+                and listener not in [each for each, _ in self._aside]
+            ):
+                self._aside.append((listener, listener.listening))
+                listener.step_aside()
+        listener = Listener(address)
+        self._bound.append(listener)
+        return listener
+
+    def undo(self) -> None:
+        """Let go of what was bound, and put those back that stepped aside."""
+        for listener in self._bound:
+            listener.close()
+        for listener, listening in self._aside:
+            listener.step_back(listening)
+
+
+class Proxies:
+    """All proxies of this process, by name."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.by_name: dict[str, Proxy] = {}
+
+    def get(self, name: str) -> Proxy:
+        """
+        Raises:
+            Rejected: 404.
+        """
+        proxy = self.by_name.get(name)
+        if proxy is None:
+            raise Rejected(404, "proxy not found")
+        return proxy
+
+    def create(self, body: ProxyBody) -> Proxy:
+        """A new proxy with its toxics, listening unless `enabled` is false.
+
+        Raises:
+            Rejected: 409 for a name taken, 400 for a toxic, 500 if the address can't be bound.
+        """
+        name = body.name or ""
+        if name in self.by_name:
+            raise Rejected(409, "proxy already exists")
+        proxy = self._build(body)
+        if body.enabled is not False:
+            listener = None
+            try:
+                listener = Listener(_resolve_to_listen(proxy.listen))
+                proxy.start(listener)
+            except AddressError as error:
+                if listener is not None:
+                    listener.close()
+                raise Rejected(500, str(error)) from None
+        self.by_name[name] = proxy
+        return proxy
+
+    def _build(self, body: ProxyBody) -> Proxy:
+        proxy = Proxy(self._context, body.name or "", body.listen or "", body.upstream or "")
+        for rule in _read_rules(body):
+            proxy.add(rule)
+        return proxy
+
+    def update(self, proxy: Proxy, body: ProxyBody) -> None:
+        """Change a proxy; what the body leaves out stays. A new address or upstream closes its connections.
+
+        Raises:
+            Rejected: 500 if the new address can't be read or bound, 400 for a toxic.
+        """
+        rules = None if body.toxics is None else _read_rules(body)
+        enabled = proxy.enabled if body.enabled is None else body.enabled
+        try:
+            moves = body.listen is not None and _differs(proxy, body.listen)
+            wanted = resolve(body.listen if moves and body.listen is not None else proxy.listen) if enabled else None
+        except AddressError as error:
+            raise Rejected(500, str(error)) from None
+        fresh: Listener | None = None
+        if wanted is not None and (moves or proxy.listener is None):
+            binder = _Binder([proxy.listener] if proxy.listener else [])
+            try:
+                fresh = binder.bind(wanted)
+                fresh.listen()
+            except AddressError as error:
+                binder.undo()
+                raise Rejected(500, str(error)) from None
+        # Nothing can fail from here on.
+        rerouted = body.upstream is not None and body.upstream != proxy.upstream
+        if rerouted:
+            proxy.upstream = body.upstream or ""
+            proxy.forget_targets()
+        if moves:
+            proxy.remove()
+            proxy.listen = body.listen or ""
+        elif rerouted:
+            proxy.cut_all()
+        if enabled:
+            proxy.start(fresh)
+        else:
+            proxy.stop()
+        if rules is not None:
+            self._replace_rules(proxy, rules)
+
+    def _replace_rules(self, proxy: Proxy, rules: list[Rule]) -> None:
+        if [rule.shown() for rule in proxy.rules] == [rule.shown() for rule in rules]:
+            return
+        for rule in list(proxy.rules):
+            proxy.discard(rule)
+        for rule in rules:
+            proxy.add(rule)
+
+    def delete(self, proxy: Proxy) -> None:
+        """Stop a proxy and forget it."""
+        proxy.remove()
+        del self.by_name[proxy.name]
+
+    def populate(self, bodies: list[ProxyBody]) -> list[Proxy]:
+        """Create what is missing, replace what differs in address or upstream, and leave the rest alone.
+
+        An entry that lists toxics gives its proxy exactly those; one that lists none leaves an equal proxy's toxics alone.
+
+        Raises:
+            Rejected: 400 for a toxic, 500 if an address can't be bound; nothing has changed then.
+        """
+        result: list[Proxy] = []
+        fresh: dict[str, tuple[Proxy, ProxyBody]] = {}
+        rules = [_read_rules(body) for body in bodies]
+        replaced: dict[str, Proxy] = {}
+        try:
+            for body in bodies:
+                name = body.name or ""
+                planned = fresh.get(name)
+                old = planned[0] if planned else self.by_name.get(name)
+                if old is not None and old.upstream == body.upstream and not _differs(old, body.listen or ""):
+                    result.append(old)
+                    continue
+                if planned is None and old is not None:
+                    replaced[name] = old
+                elif planned is not None:
+                    result = [each for each in result if each is not planned[0]]
+                proxy = self._build(body)
+                fresh[name] = (proxy, body)
+                result.append(proxy)
+        except AddressError as error:
+            raise Rejected(500, str(error)) from None
+        binder = _Binder([old.listener for old in replaced.values() if old.listener is not None])
+        bound: list[tuple[Proxy, Listener]] = []
+        try:
+            for proxy, body in fresh.values():
+                if body.enabled is not False:
+                    bound.append((proxy, binder.bind(_resolve_to_listen(proxy.listen))))
+            for _, listener in bound:
+                if not listener.listening:
+                    listener.listen()
+        except AddressError as error:
+            binder.undo()
+            raise Rejected(500, str(error)) from None
+        kept = [listener for _, listener in bound]
+        for name, old in replaced.items():
+            old.remove(keep=old.listener in kept)
+            del self.by_name[name]
+        for name, (proxy, _) in fresh.items():
+            self.by_name[name] = proxy
+        for proxy, listener in bound:
+            proxy.start(listener)
+        for body, wanted in zip(bodies, rules, strict=True):
+            if wanted and body.name not in fresh:
+                self._replace_rules(self.by_name[body.name or ""], wanted)
+        return result
+
+    def reset(self) -> None:
+        """Enable every proxy and take all toxics away.
+
+        Raises:
+            Rejected: 500 if a proxy can't be enabled; nothing has changed then.
+        """
+        binder = _Binder()
+        bound: list[tuple[Proxy, Listener]] = []
+        try:
+            for proxy in self.by_name.values():
+                if proxy.listener is None:
+                    bound.append((proxy, binder.bind(_resolve_to_listen(proxy.listen))))
+            for _, listener in bound:
+                listener.listen()
+        except AddressError as error:
+            binder.undo()
+            raise Rejected(500, str(error)) from None
+        for proxy, listener in bound:
+            proxy.start(listener)
+        for proxy in self.by_name.values():
+            if not proxy.enabled:
+                proxy.start()
+            for rule in list(proxy.rules):
+                proxy.discard(rule)
+
+    def remove_unix_sockets(self) -> None:
+        """Unlink the paths that proxies listen on: the only thing of ours that would outlive the process."""
+        for proxy in self.by_name.values():
+            if proxy.listener is not None and proxy.listen.startswith("unix:"):
+                proxy.listener.close()
+
+    # --- toxics ------------------------------------------------------------------------------------------------------
+
+    def toxic(self, proxy: Proxy, name: str) -> Rule:
+        """
+        Raises:
+            Rejected: 404.
+        """
+        rule = proxy.find(name)
+        if rule is None:
+            raise Rejected(404, "toxic not found")
+        return rule
+
+    def add_toxic(self, proxy: Proxy, body: ToxicBody) -> Rule:
+        """A new toxic at the end of its stream's chain.
+
+        Raises:
+            Rejected: 400 for the stream or the type, 409 for a name taken, 400 for the attributes; in this order.
+        """
+        stream, kind = read_place(body)
+        if proxy.find(body.name or f"{kind}_{stream}") is not None:
+            raise Rejected(409, "toxic already exists")
+        rule = read_rule(body)
+        proxy.add(rule)
+        return rule
+
+    def update_toxic(self, proxy: Proxy, rule: Rule, body: ToxicBody) -> None:
+        """New attributes (those left out stay) and toxicity. Name, type and stream may be repeated and not changed.
+
+        Raises:
+            Rejected: 400; nothing has changed then.
+        """
+        for field, sent, own in (("name", body.name, rule.name), ("type", body.kind, rule.kind)):
+            if sent is not None and sent != own:
+                raise Rejected(400, f"{field} of a toxic cannot be changed: it is {own}")
+        if body.stream is not None and body.stream.lower() != rule.stream.lower():
+            raise Rejected(400, f"stream of a toxic cannot be changed: it is {rule.stream}")
+        attributes = merge_attributes(rule.kind, body.attributes, rule.attributes)
+        rule.update(toxicity=rule.toxicity if body.toxicity is None else body.toxicity, attributes=attributes)
+        proxy.update(rule)
+
+
+def _read_rules(body: ProxyBody) -> list[Rule]:
+    rules: dict[str, Rule] = {}
+    for each in body.toxics or ():
+        rule = read_rule(each)
+        if rule.name in rules:
+            raise Rejected(409, "toxic already exists")
+        rules[rule.name] = rule
+    return list(rules.values())
+
+
+def _resolve_to_listen(listen: str) -> Address:
+    try:
+        return resolve(listen)
+    except AddressError as error:
+        raise AddressError(f"listen tcp: {error}") from None
+
+
+def _differs(proxy: Proxy, listen: str) -> bool:
+    """Whether `listen` is another address than the proxy's. Port 0 always is."""
+    wanted = resolve(listen)
+    return str(wanted) != proxy.listen or (wanted.port == 0 and not listen.startswith("unix:"))

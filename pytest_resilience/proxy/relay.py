@@ -1,0 +1,466 @@
+"""Listeners and connections: accept, dial, pair, close, reset."""
+
+from __future__ import annotations
+
+import _socket as so
+from collections.abc import Callable
+from errno import EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM
+from random import Random  # noqa: TID251  # seeded below, from the seed that the controller hands in
+from struct import pack
+from typing import Any
+
+from .address import Address, AddressError, Listener, look_up, numeric, open_socket, show, split
+from .link import Link
+from .log import Log
+from .loop import IN, Loop
+from .rule import Counter, Rule
+
+_RST_ON_CLOSE = pack("ii", 1, 0)  # struct linger: on, zero seconds
+_NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
+
+
+class Context:
+    """What all proxies of a process share."""
+
+    __slots__ = ("log", "loop", "refusals", "seed")
+
+    def __init__(self, loop: Loop, log: Log, seed: int, refusals: Any = None) -> None:
+        self.loop = loop
+        self.log = log
+        self.seed = seed
+        self.refusals = refusals
+
+
+class Connection:
+    """A client, its upstream, and a link for each direction.
+
+    Attributes:
+        number: 1 for the first connection that the proxy accepted.
+        address: the client's, as accept told it.
+        since: when it was accepted, in seconds of the loop's clock.
+    """
+
+    __slots__ = (
+        "_connected",
+        "_targets",
+        "address",
+        "client",
+        "closed",
+        "down",
+        "number",
+        "proxy",
+        "since",
+        "up",
+        "upstream",
+    )
+
+    def __init__(self, proxy: Proxy, number: int, client: so.socket, address: Any, since: float) -> None:
+        self.proxy = proxy
+        self.number = number
+        self.client = client
+        self.address = address
+        self.since = since
+        self.closed = False
+        self._connected = False
+        loop = proxy.context.loop
+        self.up = up = Link(self, loop, upward=True)
+        self.down = down = Link(self, loop, upward=False)
+        up.peer = down
+        down.peer = up
+        up.fd = client.fileno()
+        up.recv_into = client.recv_into
+        down.send = client.send
+        self.upstream: so.socket | None = None
+        self._targets: list[Address] | None = None
+
+    def open(self) -> None:
+        """Dial the upstream, and start both directions without waiting for it to answer."""
+        up = self.up
+        try:
+            targets = self.proxy.targets()
+        except AddressError as error:
+            self.dial_failed(error)
+            return
+        if not self._dial(targets[0]):
+            self._targets = targets[1:]
+            self.dial_failed(self.proxy.dial_error)
+            if self.closed:
+                return
+        elif len(targets) > 1:
+            self._targets = targets[1:]
+        up.loop.handlers[up.fd] = up.on_event
+        up.loop.watch(up.fd, IN, 0)
+        up.mask = IN
+        if self.proxy.rules:
+            for rule in self.proxy.rules:
+                (up if rule.upward else self.down).add(rule, self.since)
+                if self.closed:
+                    return
+
+    def _dial(self, target: Address) -> bool:
+        """Start to connect to `target`; False if that failed at once."""
+        upstream = None
+        try:
+            upstream = open_socket(target.family)
+            error = upstream.connect_ex(target.sockaddr)
+        except OSError as failed:
+            error = failed.errno or EINPROGRESS
+            self.proxy.dial_error = failed
+        if upstream is None or error not in (0, EINPROGRESS):
+            if upstream is not None:
+                upstream.close()
+                self.proxy.dial_error = OSError(error, "connect")
+            return False
+        self.upstream = upstream
+        down = self.down
+        self.up.send = upstream.send
+        down.recv_into = upstream.recv_into
+        down.fd = fd = upstream.fileno()
+        loop = down.loop
+        loop.handlers[fd] = down.on_event
+        loop.watch(fd, IN, 0)  # an error is always told; that it can be written to, we find out by writing
+        down.mask = IN
+        return True
+
+    @property
+    def connected(self) -> bool:
+        """The upstream has answered at least once."""
+        if not self._connected and self.upstream is not None:
+            if self.down.bytes or self.down.ended:
+                self._connected = True
+            else:
+                try:
+                    self.upstream.getpeername()
+                    self._connected = True
+                except OSError:
+                    pass
+        return self._connected
+
+    def dial_failed(self, error: Exception) -> None:
+        """The upstream can't be reached at this address: try the next one, or give the client up."""
+        while self._targets:
+            target = self._targets.pop(0)
+            down = self.down
+            waiting = down.mask & ~IN
+            if self.upstream is not None:
+                down.loop.forget(down.fd, down.mask)
+                self.upstream.close()
+                self.upstream = None
+                down.mask = 0
+            if self._dial(target):
+                down.watch(down.mask | waiting)
+                return
+        log = self.proxy.context.log
+        if log.errors:
+            log.error(
+                "Unable to open connection to upstream", name=self.proxy.name, client=self.shown_client, err=str(error)
+            )
+        self.close(reset=self.up.bytes > 0)  # as the kernel does it when unread data is thrown away
+
+    def half_closed(self, link: Link) -> None:
+        """One direction is at its end: tell its destination, or close if the other one is too."""
+        if link.peer.done:
+            self.close()
+            return
+        destination = self.upstream if link.upward else self.client
+        try:
+            if destination is not None:
+                destination.shutdown(so.SHUT_WR)
+        except OSError:
+            pass  # it is gone, which its own link finds out
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close both sockets; with RST if `reset`. What is held is lost."""
+        if self.closed:
+            return
+        self.closed = True
+        up, down = self.up, self.down
+        for link, sock in ((up, self.client), (down, self.upstream)):
+            if link.timer is not None:
+                link.timer.cancel()
+            if sock is not None:
+                link.loop.forget(link.fd, link.mask)
+                if reset:
+                    try:
+                        sock.setsockopt(so.SOL_SOCKET, so.SO_LINGER, _RST_ON_CLOSE)
+                    except OSError:
+                        pass  # macOS refuses on a socket that the peer has reset
+                sock.close()
+        self.proxy.ended(self)
+        # No circles left behind, so that memory is freed at once and not by the garbage collector.
+        self.up = self.down = up.peer = down.peer = _NOBODY.up
+        up.stages = down.stages = ()
+
+    def chance(self, rule: str, upward: bool) -> Random:
+        """The generator for one toxic on one of our links: the same for the same seed, whatever else happened."""
+        direction = "upstream" if upward else "downstream"
+        return Random(f"{self.proxy.context.seed}/{self.proxy.name}/{self.number}/{direction}/{rule}")
+
+    def shown(self) -> dict[str, Any]:
+        """The connection as GET /proxies/{p}/connections shows it; `since` is of the machine's monotonic clock."""
+        return {
+            "number": self.number,
+            "client": self.shown_client,
+            "upstream": self.proxy.upstream,
+            "since": self.since,
+            "connected": self.connected,
+            "bytes": {"upstream": self.up.bytes, "downstream": self.down.bytes},
+            "held": {"upstream": self.up.held(), "downstream": self.down.held()},
+        }
+
+    @property
+    def shown_client(self) -> str:
+        return show(self.address[0], self.address[1]) if isinstance(self.address, tuple) else "unix"
+
+
+class _Nobody(Connection):
+    """Whom a closed connection's links point to: closed too, so nothing happens to it."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self.closed = True
+        self.up = self.down = Link(self, None, upward=True)  # type: ignore[arg-type]  # never looked at
+        self.up.peer = self.up
+
+
+_NOBODY = _Nobody()
+
+
+class Proxy:
+    """A door: a listener, an upstream, toxics, and the connections that came through.
+
+    Attributes:
+        listen: the address as the API shows it: resolved once the port was bound, as sent before.
+        rules: toxics, all upstream ones in chain order, then all downstream ones.
+        cut: connections closed by disabling or deleting.
+    """
+
+    def __init__(self, context: Context, name: str, listen: str, upstream: str) -> None:
+        self.context = context
+        self.name = name
+        self.listen = listen
+        self.upstream = upstream
+        self.enabled = False
+        self.listener: Listener | None = None
+        self.rules: list[Rule] = []
+        self.connections: dict[int, Connection] = {}
+        self.accepted = Counter()
+        self.refused = Counter()
+        self.cut = Counter()
+        self.received = [0, 0]  # of connections that are over: downstream, upstream
+        self.sent = [0, 0]
+        self.ports: dict[int, None] = {}  # of clients that we had, so that their end is not taken for a refusal
+        self.dial_error: Exception = OSError()
+        self._targets: list[Address] | None = None
+
+    # --- on and off --------------------------------------------------------------------------------------------------
+
+    def start(self, listener: Listener | None = None) -> None:
+        """Listen, at `listener` or where we listened before. Nothing happens if we do already.
+
+        Raises:
+            AddressError: the address can't be bound; nothing has changed.
+        """
+        listener = listener or self.listener
+        if listener is None:
+            raise AssertionError("a proxy starts at a listener")
+        if not listener.listening:
+            listener.listen()
+        loop = self.context.loop
+        self.listener = listener
+        self.listen = str(listener.address)
+        fd = listener.socket.fileno()
+        if fd not in loop.handlers:
+            loop.handlers[fd] = self.accept
+            loop.watch(fd, IN, 0)
+        if not self.enabled:
+            self.enabled = True
+            self.context.log.info("Started proxy", name=self.name, listen=self.listen, upstream=self.upstream)
+        if self.context.refusals is not None:
+            self.context.refusals.enabled(self)
+
+    def stop(self) -> None:
+        """Refuse from now on, and close all connections. The port stays ours."""
+        if not self.enabled:
+            return
+        self.enabled = False
+        listener = self.listener
+        if listener is not None:
+            self._unwatch(listener)
+            if self.context.refusals is not None:
+                self.context.refusals.disabled(self)
+            listener.refuse()
+        self.cut_all()
+        self.context.log.info("Terminated proxy", name=self.name, listen=self.listen, upstream=self.upstream)
+
+    def cut_all(self) -> None:
+        """Close all connections."""
+        live = list(self.connections.values())
+        for connection in live:
+            connection.close()
+        if live:
+            self.cut.add(self.context.loop.now(), len(live))
+
+    def remove(self, *, keep: bool = False) -> None:
+        """Stop and give the port back, or leave it bound for whoever has the listener if `keep`."""
+        self.stop()
+        if self.context.refusals is not None:
+            self.context.refusals.enabled(self)
+        if self.listener is not None and not keep:
+            self.listener.close()
+        self.listener = None
+
+    def _unwatch(self, listener: Listener) -> None:
+        fd = listener.socket.fileno()
+        if fd in self.context.loop.handlers:
+            self.context.loop.watch(fd, 0, IN)
+            self.context.loop.forget(fd, 0)
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def accept(self, events: int) -> None:
+        """A client waits at the listener."""
+        listener = self.listener
+        if listener is None or not self.enabled:
+            return
+        try:
+            fd, address = listener.socket._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
+        except OSError as error:
+            if error.errno in _NO_RESOURCES:
+                self._pause(listener)
+            return  # gone again, otherwise
+        client = so.socket(listener.family, so.SOCK_STREAM, listener.socket.proto, fd)
+        client.setblocking(False)
+        now = self.context.loop.now()
+        accepted = self.accepted
+        accepted.count = number = accepted.count + 1
+        accepted.last = now
+        if number == 1:
+            accepted.first = now
+        connection = self.connections[number] = Connection(self, number, client, address, now)
+        if listener.family != so.AF_UNIX:
+            self.ports[address[1]] = None
+        log = self.context.log
+        if log.infos:
+            log.info("Accepted client", name=self.name, client=connection.shown_client, upstream=self.upstream)
+        connection.open()
+
+    def _pause(self, listener: Listener) -> None:
+        """Out of descriptors or memory: those who wait go on waiting, and we don't spin."""
+        self._unwatch(listener)
+        loop = self.context.loop
+
+        def again() -> None:
+            if self.enabled and self.listener is listener:
+                self.start()
+
+        loop.at(loop.now() + 0.05, again)
+
+    def targets(self) -> list[Address]:
+        """Where to dial, in order.
+
+        Raises:
+            AddressError: the upstream can't be read or resolved.
+        """
+        if self._targets is None:
+            self._targets = find_upstream(self.upstream)
+        return self._targets
+
+    def forget_targets(self) -> None:
+        """The upstream has changed."""
+        self._targets = None
+
+    def ended(self, connection: Connection) -> None:
+        """A connection is over: keep its figures."""
+        del self.connections[connection.number]
+        for link in (connection.up, connection.down):
+            self.received[link.upward] += link.bytes
+            self.sent[link.upward] += link.bytes - link.lost - link.held()
+
+    # --- toxics ------------------------------------------------------------------------------------------------------
+
+    def links(self, rule: Rule) -> list[Link]:
+        return [each.up if rule.upward else each.down for each in self.connections.values()]
+
+    def find(self, name: str) -> Rule | None:
+        return next((rule for rule in self.rules if rule.name == name), None)
+
+    def add(self, rule: Rule) -> None:
+        """Put a toxic at the end of its stream's chain, on all connections, live ones too."""
+        upstream = [each for each in self.rules if each.upward]
+        downstream = [each for each in self.rules if not each.upward]
+        (upstream if rule.upward else downstream).append(rule)
+        self.rules = upstream + downstream
+        self._each_link(rule, Link.add)
+
+    def update(self, rule: Rule) -> None:
+        """Have all links work on with the toxic's new settings."""
+        self._each_link(rule, Link.update)
+
+    def discard(self, rule: Rule) -> None:
+        """Take a toxic away, and let go of what it holds."""
+        self.rules = [each for each in self.rules if each is not rule]
+        self._each_link(rule, Link.remove)
+
+    def _each_link(self, rule: Rule, change: Callable[[Link, Rule, float], None]) -> None:
+        now = self.context.loop.now()
+        for link in self.links(rule):
+            if not link.connection.closed:
+                change(link, rule, now)
+
+    # --- what the API shows ------------------------------------------------------------------------------------------
+
+    def shown(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "listen": self.listen,
+            "upstream": self.upstream,
+            "enabled": self.enabled,
+            "Logger": {},  # leaks out of the original; some client may have it in a struct
+            "toxics": [rule.shown() for rule in self.rules],
+        }
+
+    def total(self, *, upward: bool, sent: bool = False) -> int:
+        """Bytes received (or sent on) in one direction since the proxy was made, live connections included."""
+        past = self.sent if sent else self.received
+        total = past[upward]
+        for connection in self.connections.values():
+            link = connection.up if upward else connection.down
+            total += link.bytes - (link.lost + link.held() if sent else 0)
+        return total
+
+    def counted(self) -> dict[str, Any]:
+        """The body of GET /proxies/{p}/counters; times are of the machine's monotonic clock."""
+        now = self.context.loop.now()
+        refused = self.refused.shown()
+        refusals = self.context.refusals
+        if refusals is None or not refusals.read():
+            refused["count"] = None
+        return {
+            "now": now,
+            "connections": len(self.connections),
+            "accepted": self.accepted.shown(),
+            "refused": refused,
+            "cut": self.cut.shown(),
+            "bytes": {"upstream": self.total(upward=True), "downstream": self.total(upward=False)},
+            "toxics": {rule.name: rule.counted() for rule in self.rules},
+        }
+
+
+def find_upstream(text: str) -> list[Address]:
+    """Where `text` leads, IPv4 first.
+
+    Raises:
+        AddressError: it can't be read or resolved.
+    """
+    if text.startswith("unix:"):
+        return [Address(so.AF_UNIX, text[5:], 0)]
+    host, port_text = split(text)
+    if not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
+        raise AddressError(f"address {text}: invalid port")
+    port = int(port_text)
+    family = numeric(host or "127.0.0.1")
+    if family is not None:
+        return [Address(family, host or "127.0.0.1", port)]
+    return [Address(family, found, port) for family, found in look_up(host)]

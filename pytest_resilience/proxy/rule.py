@@ -1,0 +1,103 @@
+"""A toxic on a proxy: its name, stream, settings, and what it has done so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..wire import toxiproxy as wire
+from .toxics import build
+from .toxics.toxic import Toxic
+
+
+class Counter:
+    """How often something happened, and when first and last (seconds of the monotonic clock, None before)."""
+
+    __slots__ = ("count", "first", "last")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: float | None = None
+        self.last: float | None = None
+
+    def add(self, now: float, count: int = 1) -> None:
+        self.count += count
+        self.last = now
+        if self.first is None:
+            self.first = now
+
+    def shown(self) -> dict[str, Any]:
+        return {"count": self.count, "first": self.first, "last": self.last}
+
+
+class Rule:
+    """One toxic of one proxy.
+
+    Attributes:
+        name: unique in the proxy.
+        kind: Toxiproxy's name of its type.
+        stream: as the client wrote it; `upward` is what it means.
+        toxicity: 0 to 1, the share of links that it works on.
+        attributes: as on the wire, all of the type's, in order.
+        toxic: the settings at work; replaced, never changed, by an update.
+        hits: connections that it really affected, each once; `bytes` is how many bytes it touched.
+    """
+
+    __slots__ = ("attributes", "bytes", "hits", "kind", "name", "stream", "toxic", "toxicity", "upward")
+
+    def __init__(self, *, name: str, kind: str, stream: str, toxicity: float, attributes: dict[str, int]) -> None:
+        self.name = name
+        self.kind = kind
+        self.stream = stream
+        self.upward = stream.lower() == "upstream"
+        self.toxicity = toxicity
+        self.attributes = attributes
+        self.toxic: Toxic = build(kind, wire.settings(kind, attributes))
+        self.hits = Counter()
+        self.bytes = 0
+
+    def update(self, *, toxicity: float, attributes: dict[str, int]) -> None:
+        """Take new settings; the links have to be told."""
+        self.toxicity = toxicity
+        self.attributes = attributes
+        self.toxic = build(self.kind, wire.settings(self.kind, attributes))
+
+    def shown(self) -> dict[str, Any]:
+        """The toxic as the API answers it."""
+        return {
+            "attributes": self.attributes,
+            "name": self.name,
+            "type": self.kind,
+            "stream": self.stream,
+            "toxicity": wire.number(self.toxicity),
+        }
+
+    def counted(self) -> dict[str, Any]:
+        """What it has done, for GET /proxies/{p}/counters."""
+        return {"connections": self.hits.count, "bytes": self.bytes, "first": self.hits.first, "last": self.hits.last}
+
+
+def read_rule(body: wire.ToxicBody) -> Rule:
+    """A new toxic out of the body of its creation.
+
+    Raises:
+        wire.Rejected: 400, for the stream, then the type, then the attributes.
+    """
+    stream, kind = read_place(body)
+    name = body.name or f"{kind}_{stream}"
+    toxicity = 1.0 if body.toxicity is None else body.toxicity
+    attributes = wire.merge_attributes(kind, body.attributes, {})
+    return Rule(name=name, kind=kind, stream=stream, toxicity=toxicity, attributes=attributes)
+
+
+def read_place(body: wire.ToxicBody) -> tuple[str, str]:
+    """The stream and the type of a new toxic, checked in this order.
+
+    Raises:
+        wire.Rejected: 400.
+    """
+    stream = "downstream" if body.stream is None else body.stream
+    if stream.lower() not in wire.STREAMS:
+        raise wire.Rejected(400, "stream was invalid, can be either upstream or downstream")
+    if body.kind not in wire.ATTRIBUTES:
+        raise wire.Rejected(400, "invalid toxic type")
+    return stream, body.kind

@@ -1,0 +1,32 @@
+"""The kinds of toxics, by the name that the API knows them under."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .bandwidth import Bandwidth
+from .latency import Latency
+from .limit_data import LimitData
+from .noop import Noop
+from .reset_peer import ResetPeer
+from .slicer import Slicer
+from .slow_close import SlowClose
+from .timeout import Timeout
+from .toxic import Toxic
+
+KINDS: dict[str, type[Any]] = {  # each a Toxic; its keyword arguments are the settings of wire.toxiproxy.ATTRIBUTES
+    "noop": Noop,
+    "latency": Latency,
+    "bandwidth": Bandwidth,
+    "slow_close": SlowClose,
+    "timeout": Timeout,
+    "reset_peer": ResetPeer,
+    "slicer": Slicer,
+    "limit_data": LimitData,
+}
+
+
+def build(kind: str, settings: dict[str, Any]) -> Toxic:
+    """The toxic of that kind with those settings."""
+    toxic: Toxic = KINDS[kind](**settings)
+    return toxic

@@ -1,0 +1,25 @@
+"""slow_close: hold the end of the stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .toxic import Due, Memory, Signal, Toxic
+
+
+class SlowClose(Toxic):
+    """Let data pass, and the end of the stream (or its RST) `delay` seconds late.
+
+    Args:
+        delay: seconds, at least 0.
+    """
+
+    __slots__ = ("delay",)
+
+    def __init__(self, *, delay: float = 0.0) -> None:
+        self.delay = delay
+
+    def on_end(self, end: Signal, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+        if self.delay:
+            memory.touch(now, 0)
+        return ((now + self.delay, end),)

@@ -1,0 +1,34 @@
+"""timeout: let nothing pass, then close."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .toxic import CLOSE, Due, Memory, Signal, Toxic
+
+
+class Timeout(Toxic):
+    """Drop all data of this direction, and close the connection `timeout` seconds after the toxic came to it.
+
+    The time is absolute: data does not restart it, as it does in Toxiproxy. Removing the toxic closes the connection.
+
+    Args:
+        timeout: seconds; 0 never closes.
+    """
+
+    __slots__ = ("timeout",)
+
+    touches_all = True
+    closes_on_removal = True
+
+    def __init__(self, *, timeout: float = 0.0) -> None:
+        self.timeout = timeout
+
+    def on_start(self, now: float, memory: Memory) -> Due | None:
+        return (now + self.timeout, CLOSE) if self.timeout else None
+
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+        return ()
+
+    def on_end(self, end: Signal, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+        return ()

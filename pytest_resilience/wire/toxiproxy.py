@@ -1,0 +1,442 @@
+"""Toxiproxy's HTTP bodies: JSON read and written the way Go's encoding/json does it.
+
+The only file that knows Toxiproxy's units (ms, microseconds, KB/s). Pure: bytes and values in, values and bytes out.
+Source of the facts: toxiproxy-server 2.12, its answers observed and compared by tests/contract.
+
+Reading: keys match in any case, unknown keys are ignored, `null` keeps the default, of equal keys the last wins, whatever
+follows the first value is ignored, and integers must be written as integers (`5.0` and `1e3` are refused).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+VERSION = "2.12.0"
+STREAMS = ("upstream", "downstream")
+
+MAX_INT64 = 2**63 - 1
+# What Go's time.Duration can hold. Above it the original overflows: it then panics, stalls or does nothing.
+MAX_MS = MAX_INT64 // 1_000_000
+MAX_US = MAX_INT64 // 1_000
+
+
+class Rejected(Exception):
+    """A request that gets an error for an answer.
+
+    Attributes:
+        status: the HTTP status, 400 to 599.
+        message: the text of the body's "error" field.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.message = message
+        super().__init__(f"{status} {message}")
+
+
+def bad_body(reason: str) -> Rejected:
+    """The 400 for a body that can't be used, with Toxiproxy's opening words."""
+    return Rejected(400, f"bad request body: {reason}")
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class Members(list[tuple[str, Any]]):
+    """A JSON object as its (key, value) pairs in order, equal keys included."""
+
+
+class Real(float):
+    """A JSON number that is not an integer literal, or too long for one; `text` is how it was written."""
+
+    text: str
+
+    def __new__(cls, text: str) -> Real:
+        self = super().__new__(cls, text)
+        self.text = text
+        return self
+
+
+def _integer(text: str) -> int | Real:
+    return int(text) if len(text) <= 20 else Real(text)  # longer ones are out of range anyway, and int() has its limits
+
+
+def _constant(text: str) -> float:
+    character = "I" if text.startswith("-") else text[0]
+    where = "in numeric literal" if text.startswith("-") else "looking for beginning of value"
+    raise bad_body(f"invalid character {character!r} {where}")
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=Members, parse_float=Real, parse_int=_integer, parse_constant=_constant, strict=True
+)
+_SPACE = " \t\r\n"
+_PLACES = {
+    "Expecting value": "looking for beginning of value",
+    "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
+    "Illegal trailing comma before end of object": "looking for beginning of object key string",
+    "Illegal trailing comma before end of array": "looking for beginning of value",
+    "Expecting ':' delimiter": "after object key",
+    "Expecting ',' delimiter": "after object key:value pair",
+    "Invalid \\escape": "in string escape code",
+    "Invalid \\uXXXX escape": "in \\u hexadecimal character escape",
+    "Invalid control character at": "in string literal",
+}
+
+
+def decode(body: bytes) -> Any:
+    """The first JSON value of `body`: None, bool, int, Real, str, list or Members.
+
+    Raises:
+        Rejected: 400 `bad request body: `, then EOF for an empty body, unexpected EOF for one cut short, or what Go would say.
+    """
+    text = body.decode("utf-8", "replace").strip(_SPACE)
+    if not text:
+        raise bad_body("EOF")
+    try:
+        return _DECODER.raw_decode(text)[0]
+    except json.JSONDecodeError as error:
+        raise bad_body(_complaint(text, error)) from None
+    except RecursionError:
+        raise bad_body("exceeded max depth") from None
+
+
+def _complaint(text: str, error: json.JSONDecodeError) -> str:
+    rest = text[error.pos :]
+    cut_short = (
+        not rest
+        or error.msg.startswith("Unterminated string")
+        or (error.msg.startswith("Invalid \\u") and len(rest) < 5)
+        or any(word.startswith(rest) for word in ("true", "false", "null", "-"))
+    )
+    if cut_short:
+        return "unexpected EOF"
+    place = next((place for message, place in _PLACES.items() if error.msg.startswith(message)), "in the body")
+    return f"invalid character {rest[0]!r} {place}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, Real):
+        return f"number {value.text}"
+    if isinstance(value, int):
+        return "number"
+    if isinstance(value, str):
+        return "string"
+    return "object" if isinstance(value, Members) else "array"
+
+
+class _Into(NamedTuple):
+    """Where a value goes, for the message when it doesn't fit."""
+
+    struct: str
+    field: str = ""
+
+    def refuse(self, value: Any, go_type: str) -> Rejected:
+        target = f"Go struct field {self.struct}.{self.field}" if self.field else "Go value"
+        return bad_body(f"json: cannot unmarshal {_kind(value)} into {target} of type {go_type}")
+
+
+def _members(value: Any, into: _Into, go_type: str) -> Members:
+    if value is None:
+        return Members()
+    if not isinstance(value, Members):
+        raise into.refuse(value, go_type)
+    return value
+
+
+def _text(value: Any, into: _Into) -> str:
+    if not isinstance(value, str):
+        raise into.refuse(value, "string")
+    if value.isascii():
+        return value
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # lone surrogates, as Go does it
+
+
+def _flag(value: Any, into: _Into) -> bool:
+    if not isinstance(value, bool):
+        raise into.refuse(value, "bool")
+    return value
+
+
+def _int64(value: Any, into: _Into) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -MAX_INT64 - 1 <= value <= MAX_INT64:
+        literal = Real(str(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        raise into.refuse(literal, "int64")
+    return value
+
+
+def _float32(value: Any, into: _Into) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise into.refuse(value, "float32")
+    try:
+        return float(struct.unpack("f", struct.pack("f", value))[0])
+    except OverflowError:
+        raise into.refuse(Real(str(value)), "float32") from None
+
+
+# --- toxics ----------------------------------------------------------------------------------------------------------
+
+
+class Attribute(NamedTuple):
+    """One attribute of a toxic type.
+
+    Attributes:
+        name: as written in JSON.
+        setting: the argument of the toxic's class that it becomes.
+        scale: factor from the unit on the wire to ours (seconds, bytes, bytes per second); None keeps the integer.
+        low, high: allowed values, both included.
+    """
+
+    name: str
+    setting: str
+    scale: float | None = None
+    low: int = 0
+    high: int = MAX_INT64
+
+
+_MS = 0.001
+_US = 0.000001
+_KB = 1000.0  # Toxiproxy's KB is 1000 bytes
+
+ATTRIBUTES: dict[str, tuple[Attribute, ...]] = {
+    "noop": (),
+    "latency": (
+        Attribute("latency", "delay", _MS, high=MAX_MS),
+        Attribute("jitter", "jitter", _MS, high=MAX_MS // 2),
+    ),
+    "bandwidth": (Attribute("rate", "rate_bytes_per_s", _KB, high=MAX_MS),),
+    "slow_close": (Attribute("delay", "delay", _MS, high=MAX_MS),),
+    "timeout": (Attribute("timeout", "timeout", _MS, high=MAX_MS),),
+    "reset_peer": (Attribute("timeout", "timeout", _MS, high=MAX_MS),),
+    "slicer": (
+        Attribute("average_size", "average_size", low=1, high=MAX_INT64 // 4),
+        Attribute("size_variation", "size_variation", high=MAX_INT64 // 4),
+        Attribute("delay", "delay", _US, high=MAX_US),
+    ),
+    "limit_data": (Attribute("bytes", "limit_bytes"),),
+}
+
+
+def check_attributes(kind: str, values: Mapping[str, int]) -> None:
+    """Refuse values that crash or stall the original, and negative ones.
+
+    Raises:
+        Rejected: 400 that names the attribute.
+    """
+    for attribute in ATTRIBUTES[kind]:
+        value = values[attribute.name]
+        if not attribute.low <= value <= attribute.high:
+            raise bad_body(f"{attribute.name} must be from {attribute.low} to {attribute.high}, not {value}")
+    if kind == "slicer" and values["size_variation"] > values["average_size"]:
+        raise bad_body(
+            f"size_variation must be at most average_size ({values['average_size']}), not {values['size_variation']}"
+        )
+
+
+def settings(kind: str, values: Mapping[str, int]) -> dict[str, Any]:
+    """Attributes in our units (seconds, bytes, bytes per second), as keyword arguments of the toxic's class."""
+    return {
+        attribute.setting: values[attribute.name]
+        if attribute.scale is None
+        else values[attribute.name] * attribute.scale
+        for attribute in ATTRIBUTES[kind]
+    }
+
+
+def merge_attributes(kind: str, value: Any, onto: Mapping[str, int]) -> dict[str, int]:
+    """The attributes `onto`, changed by those of a decoded JSON object; all of the type's, in its order.
+
+    Raises:
+        Rejected: 400 for a value that is no object, a number that is no integer, or one out of range.
+    """
+    struct_name = "".join(word.capitalize() for word in kind.split("_")) + "Toxic"
+    merged = {attribute.name: onto.get(attribute.name, 0) for attribute in ATTRIBUTES[kind]}
+    for key, member in _members(value, _Into(struct_name, "attributes"), f"toxics.{struct_name}"):
+        name = key.casefold()
+        if name in merged and member is not None:
+            merged[name] = _int64(member, _Into(struct_name, f"attributes.{name}"))
+    check_attributes(kind, merged)
+    return merged
+
+
+class ToxicBody:
+    """The body of a toxic's creation or update; None is what was not sent."""
+
+    __slots__ = ("attributes", "kind", "name", "stream", "toxicity")
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.kind: str | None = None
+        self.stream: str | None = None
+        self.toxicity: float | None = None
+        self.attributes: Any = None  # decoded but not yet read: that needs the type
+
+
+def read_toxic(value: Any) -> ToxicBody:
+    """A decoded JSON value as a toxic's body.
+
+    Raises:
+        Rejected: 400 for a value of the wrong type, or a toxicity outside 0 to 1.
+    """
+    body = ToxicBody()
+    # The original embeds the toxic's interface in two wrapper structs; these are the names that its messages show.
+    for key, member in _members(value, _Into(""), "struct { *toxics.ToxicWrapper }"):
+        name = key.casefold()
+        if member is None:
+            continue
+        if name == "name":
+            body.name = _text(member, _Into("ToxicWrapper", "name"))
+        elif name == "type":
+            body.kind = _text(member, _Into("ToxicWrapper", "type"))
+        elif name == "stream":
+            body.stream = _text(member, _Into("ToxicWrapper", "stream"))
+        elif name == "toxicity":
+            body.toxicity = _float32(member, _Into("ToxicWrapper", "toxicity"))
+        elif name == "attributes":
+            if isinstance(body.attributes, Members) and isinstance(member, Members):
+                member = Members([*body.attributes, *member])
+            body.attributes = member
+    if body.toxicity is not None and not 0.0 <= body.toxicity <= 1.0:
+        raise bad_body(f"toxicity must be from 0 to 1, not {shortest_float32(body.toxicity)}")
+    return body
+
+
+# --- proxies ---------------------------------------------------------------------------------------------------------
+
+
+class ProxyBody:
+    """The body of a proxy's creation or update; None is what was not sent."""
+
+    __slots__ = ("enabled", "listen", "name", "toxics", "unknown", "upstream")
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self.listen: str | None = None
+        self.upstream: str | None = None
+        self.enabled: bool | None = None
+        self.toxics: list[ToxicBody] | None = None
+        self.unknown: list[str] = []
+
+
+def read_proxy(value: Any) -> ProxyBody:
+    """A decoded JSON value as a proxy's body.
+
+    Raises:
+        Rejected: 400 for a value of the wrong type.
+    """
+    body = ProxyBody()
+    for key, member in _members(value, _Into(""), "toxiproxy.Proxy"):
+        name = key.casefold()
+        if member is None:
+            continue
+        if name == "name":
+            body.name = _text(member, _Into("Proxy", "name"))
+        elif name == "listen":
+            body.listen = _text(member, _Into("Proxy", "listen"))
+        elif name == "upstream":
+            body.upstream = _text(member, _Into("Proxy", "upstream"))
+        elif name == "enabled":
+            body.enabled = _flag(member, _Into("Proxy", "enabled"))
+        elif name == "toxics":
+            if not isinstance(member, list) or isinstance(member, Members):
+                raise _Into("Proxy", "toxics").refuse(member, "[]toxics.ToxicWrapper")
+            body.toxics = [read_toxic(each) for each in member]
+        elif name != "logger":  # leaks out of the original's answers, so it comes back in
+            body.unknown.append(key)
+    return body
+
+
+def read_new_proxy(body: bytes) -> ProxyBody:
+    """The body of POST /proxies.
+
+    Raises:
+        Rejected: 400 for bad JSON, wrong types, and a missing name or upstream, the name first.
+    """
+    proxy = read_proxy(decode(body))
+    for field in ("name", "upstream"):
+        if not getattr(proxy, field):
+            raise Rejected(400, f"missing required field: {field}")
+    return proxy
+
+
+def read_proxies(body: bytes) -> list[ProxyBody]:
+    """The body of POST /populate, and the content of a config file: all entries, each with name and upstream.
+
+    Raises:
+        Rejected: 400; a missing field says at which proxy, counting from 1.
+    """
+    value = decode(body)
+    if value is None:
+        return []
+    if not isinstance(value, list) or isinstance(value, Members):
+        raise _Into("").refuse(value, "[]struct { toxiproxy.Proxy; Enabled *bool }")
+    proxies = [read_proxy(each) for each in value]
+    for position, proxy in enumerate(proxies, 1):
+        for field in ("name", "upstream"):
+            if not getattr(proxy, field):
+                raise Rejected(400, f"missing required field: {field} at proxy {position}")
+    return proxies
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def shortest_float32(value: float) -> str:
+    """A float32 in the fewest digits that read back as the same float32, in Go's notation."""
+
+    def narrow(number: float) -> float:
+        return float(struct.unpack("f", struct.pack("f", number))[0])
+
+    wanted = narrow(value)
+    text = next(text for text in (f"{wanted:.{digits}e}" for digits in range(10)) if narrow(float(text)) == wanted)
+    mantissa, exponent = text.split("e")
+    power = int(exponent)
+    if wanted and not -6 <= power < 21:
+        return f"{mantissa}e{'-' if power < 0 else '+'}{abs(power):02d}".replace("e-0", "e-")
+    digits = max(0, len(mantissa.lstrip("-").replace(".", "")) - 1 - power)
+    return f"{float(text):.{digits}f}"
+
+
+_ESCAPES: tuple[tuple[str, str], ...] = (
+    ("<", "\\u003c"),
+    (">", "\\u003e"),
+    ("&", "\\u0026"),
+    ("\u2028", "\\u2028"),
+    ("\u2029", "\\u2029"),
+)
+
+_ENCODER: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+def encode(value: Any) -> bytes:
+    """A value as compact JSON with Go's escapes and no newline at the end."""
+    text = _ENCODER(value)
+    for character, escape in _ESCAPES:  # they occur inside strings only
+        if character in text:
+            text = text.replace(character, escape)
+    return text.encode("utf-8", "replace")
+
+
+def number(value: float) -> Any:
+    """A toxicity as `encode` should write it: whole numbers without a point, others as float32."""
+    return int(value) if value == int(value) else float(shortest_float32(value))
+
+
+def error_body(status: int, message: str) -> bytes:
+    """The body of every error but those of /populate; it ends in a newline."""
+    return encode({"error": message, "status": status}) + b"\n"
+
+
+def populate_error_body(status: int, message: str) -> bytes:
+    """The body of an error of /populate. Ours is all or nothing, so no proxy is ever in it."""
+    return encode({"error": message, "status": status, "proxies": None})
+
+
+def version_body(version: str = VERSION) -> bytes:
+    """The body of GET /version, with the original's space and newline."""
+    return b'{"version": ' + encode(version) + b"}\n"
