@@ -56,13 +56,14 @@ def add(parser: pytest.Parser) -> None:
     parser.addini("resilience_strict", "default of --resilience-strict", default=None)
 
 
-def keep(config: pytest.Config) -> None:
+def keep(config: pytest.Config) -> Options:
     """Read the options once, before the first test.
 
     Raises:
         pytest.UsageError: a value is not allowed; names where it came from and what is.
     """
-    config.stash[OPTIONS] = Options(backend=_backend(config), seed=_seed(config), strict=_strict(config))
+    config.stash[OPTIONS] = given = Options(backend=_backend(config), seed=_seed(config), strict=_strict(config))
+    return given
 
 
 def read(config: pytest.Config) -> Options:

@@ -30,7 +30,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", 'fault(name, **settings): strike before the test, heal after it; such as fault("redis.refuse")'
     )
-    options.keep(config)
+    given = options.keep(config)
+    if given.backend in ("docker", "external"):
+        from .backends import chosen
+        from .errors import BackendUnavailable
+
+        try:
+            chosen(given.backend)
+        except BackendUnavailable as error:
+            raise pytest.UsageError(f"--resilience-backend={given.backend}: {error}") from None
 
 
 def pytest_report_header(config: pytest.Config) -> str:

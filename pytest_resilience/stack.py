@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from .backends.backend import Backend
 from .backends.postgres_admin import PostgresAdmin
 from .backends.redis_admin import RedisAdmin
-from .errors import BackendDied, ResilienceError
+from .errors import BackendDied, ResilienceError, SetupError
 from .proxy.client import Control, Door
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
@@ -16,6 +16,9 @@ from .targets.target import Ledger
 
 if TYPE_CHECKING:
     import toxiproxy
+
+
+PORT_TRIES = 3  # another process may take a free port before the proxy binds it
 
 
 class Stack:
@@ -44,7 +47,7 @@ class Stack:
             backend.start()
             self._control = Control(*backend.api)
             self._doors = {name: self._door(name) for name in ("postgres", "redis")}
-            self._postgres_admin = PostgresAdmin(backend.servers["postgres"].url(backend.servers["postgres"].direct))
+            self._postgres_admin = PostgresAdmin(backend.servers["postgres"])
             self._redis_admin = RedisAdmin(backend.servers["redis"].url(backend.servers["redis"].direct))
             self.postgres, self.redis = self.targets(self._ledger)
         except BaseException:
@@ -53,8 +56,14 @@ class Stack:
 
     def _door(self, name: str) -> Door:
         assert self._control is not None
-        listen, upstream = self._backend.door(name)
-        return self._control.populate([(name, listen, upstream)])[0]
+        for attempt in range(PORT_TRIES):
+            listen, upstream = self._backend.door(name)
+            try:
+                return self._control.populate([(name, listen, upstream)])[0]
+            except SetupError:
+                if attempt == PORT_TRIES - 1:
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     @property
     def toxiproxy(self) -> toxiproxy.Toxiproxy:

@@ -20,7 +20,21 @@ def chosen(name: str) -> tuple[str, str]:
     """
     if name in ("docker", "external"):
         raise BackendUnavailable(f"the {name} backend {LATER}")
-    return "embedded", "asked for" if name == "embedded" else "auto"
+    return "embedded", "asked for" if name == "embedded" else "auto: the docker backend comes with a later release"
+
+
+def describe(name: str) -> str:
+    """One phrase for pytest's header: the backend, why this one, and the versions of its servers."""
+    from .binaries import find_postgres, find_redis
+    from .versions import version_of
+
+    kind, why = chosen(name)
+    try:
+        postgres, redis = find_postgres().path / "postgres", find_redis().path
+    except BackendUnavailable as missing:
+        return f"{kind} ({why}), but {missing}"
+    redis_name = "Valkey" if "valkey" in redis.name else "Redis"
+    return f"{kind} ({why}), Postgres {version_of(postgres)}, {redis_name} {version_of(redis)}"
 
 
 def make(name: str) -> Backend:

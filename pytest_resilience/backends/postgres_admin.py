@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..clock import SYSTEM
 from ..errors import SetupError
+from .backend import Server
 
 if TYPE_CHECKING:
     import asyncpg
@@ -24,6 +25,8 @@ Result = TypeVar("Result")
 APPLICATION = "pytest-resilience"
 ANSWER_WITHIN = 10.0  # seconds for one statement of ours; clean state takes a few milliseconds
 LOOK_EVERY = 0.01  # seconds between two looks at who waits for a lock that we hold
+
+REFUSALS = ("sorry, too many clients already", "remaining connection slots are reserved")  # what the server logs with SQLSTATE 53300
 
 # What a schema consists of, as one number: changes with every object made, altered or dropped, not with rows, TRUNCATE or ANALYZE.
 FINGERPRINT = """
@@ -100,12 +103,13 @@ class PostgresAdmin:
     """A superuser's connection to one database, and its baseline: what a clean state is.
 
     Args:
-        url: the database, around the proxy.
+        server: the server; its URL names the database.
         template: name for the copy of the baseline that a changed schema is restored from.
     """
 
-    def __init__(self, url: str, *, template: str = "resilience_baseline") -> None:
-        self._url = url
+    def __init__(self, server: Server, *, template: str = "resilience_baseline") -> None:
+        self.server = server
+        self._url = server.url(server.direct)
         self._template = template
         self._portal: BlockingPortal | None = None
         self._portal_context: AbstractContextManager[BlockingPortal] | None = None
@@ -268,7 +272,7 @@ class PostgresAdmin:
         return grip
 
     def take_connections(self, left: int) -> ConnectionGrip:
-        """Open connections until `left` are left, not counting those reserved for superusers.
+        """Open connections until `left` are left, for superusers; others find fewer, since a few are reserved.
 
         Raises:
             SetupError: fewer than that are free already.
@@ -363,15 +367,13 @@ class ConnectionGrip:
         self._admin = admin
         self._left = left
         self._held: list[asyncpg.Connection[asyncpg.Record]] = []
-        self._taken_at = 0.0
-        self.turned_away: Callable[[], int | None] = lambda: None
+        self._log_begin = 0
 
     async def take(self) -> None:
         """Take connections until only so many are left."""
         session = await self._admin.session()
         free = await session.fetchval(
-            """select current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-                 - coalesce(current_setting('reserved_connections', true)::int, 0)
+            """select current_setting('max_connections')::int
                  - (select count(*) from pg_stat_activity where backend_type = 'client backend')"""
         )
         wanted = free - self._left
@@ -383,11 +385,12 @@ class ConnectionGrip:
         while len(self._held) < wanted:
             group = [self._admin.connect() for _ in range(min(20, wanted - len(self._held)))]
             self._held += await asyncio.gather(*group)
-        self._taken_at = SYSTEM.now()
+        self._log_begin = self._admin.server.log_size()
 
     def touched(self) -> tuple[int | None, float | None, float | None]:
-        """How many connections the server turned away since, where that is known."""
-        return self.turned_away(), None, None
+        """How many connections the server turned away since, by its log."""
+        log = self._admin.server.log_text(self._log_begin)
+        return sum(log.count(refusal) for refusal in REFUSALS), None, None
 
     def release(self) -> None:
         """Close them."""

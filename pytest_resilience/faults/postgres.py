@@ -41,8 +41,7 @@ class Starve(Fault):
     """Starve the pool of connections; say one of the two.
 
     Args:
-        connections: take the server's connections until this many are left (those that only superusers may use not counted), so
-            that new ones are refused with 53300.
+        connections: take the server's connections until this many are left, so that new ones are refused with 53300.
         lock: hold a lock on this table, so that the service's own connections pile up behind it.
     """
 
