@@ -1,0 +1,141 @@
+"""A strike heals once, whatever happens, and keeps its receipt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_resilience import HealFailed, SetupError
+from pytest_resilience.faults import FAULTS, Receipt, Strike
+from pytest_resilience.faults.network import Blackhole, Latency, Refuse
+from pytest_resilience.targets.target import Ledger
+
+
+class Striking:
+    """A strike over a list: what was healed, and what the receipt says."""
+
+    def __init__(self, *, failing: bool = False, touched: int | None = 1) -> None:
+        self.healed = 0
+        self.failing = failing
+        self.touched = touched
+        self.strike = Strike("redis.refuse", Refuse(), heal=self.heal, look=lambda: Receipt(self.touched, "connections"))
+
+    def heal(self) -> None:
+        if self.failing:
+            raise ConnectionError("the proxy is gone")
+        self.healed += 1
+
+
+def test_the_end_of_the_block_heals() -> None:
+    it = Striking()
+    with it.strike as strike:
+        assert strike is it.strike
+        assert it.healed == 0
+    assert it.healed == 1
+
+
+def test_healing_twice_heals_once() -> None:
+    it = Striking()
+    it.strike.heal()
+    it.strike.heal()
+    assert it.healed == 1
+
+
+def test_an_exception_in_the_block_heals_and_goes_on() -> None:
+    it = Striking()
+    with pytest.raises(KeyError), it.strike:
+        raise KeyError
+    assert it.healed == 1
+
+
+def test_a_heal_that_fails_is_reported_and_can_be_tried_again() -> None:
+    it = Striking(failing=True)
+    with pytest.raises(HealFailed, match=r"redis.refuse could not be healed: ConnectionError: the proxy is gone"):
+        it.strike.heal()
+    it.failing = False
+    it.strike.heal()
+    assert it.healed == 1
+
+
+def test_a_heal_that_fails_does_not_hide_the_failure_of_the_block() -> None:
+    it = Striking(failing=True)
+    with pytest.raises(AssertionError, match="the story") as failure, it.strike:
+        raise AssertionError("the story")
+    assert any("could not be healed" in note for note in failure.value.__notes__)
+
+
+def test_a_receipt_that_cannot_be_had_does_not_keep_it_from_healing() -> None:
+    healed: list[int] = []
+
+    def look() -> Receipt:
+        raise ConnectionError("no counters")
+
+    strike = Strike("redis.refuse", Refuse(), heal=lambda: healed.append(1), look=look)
+    with pytest.raises(HealFailed, match="receipt is lost"):
+        strike.heal()
+    assert healed == [1]
+    assert strike.healed
+
+
+def test_the_receipt_lives_until_the_heal_and_stays_then() -> None:
+    it = Striking(touched=1)
+    assert it.strike.receipt.touched == 1
+    it.touched = 5
+    assert it.strike.receipt.touched == 5
+    it.strike.heal()
+    it.touched = 0
+    assert it.strike.receipt.touched == 5
+
+
+@pytest.mark.parametrize(("touched", "vacuous"), [(0, True), (1, False), (None, False)])
+def test_only_a_strike_that_is_known_to_have_missed_is_vacuous(touched: int | None, vacuous: bool) -> None:
+    it = Striking(touched=touched)
+    assert not it.strike.vacuous, "it is not over yet"
+    it.strike.heal()
+    assert it.strike.vacuous is vacuous
+
+
+def test_one_heal_that_fails_does_not_keep_the_others_from_healing() -> None:
+    first, second, third = Striking(), Striking(failing=True), Striking()
+    ledger = Ledger()
+    ledger.strikes += [first.strike, second.strike, third.strike]
+    with pytest.raises(HealFailed, match="the proxy is gone"):
+        ledger.heal()
+    assert (first.healed, third.healed) == (1, 1)
+
+
+def test_a_label_names_the_settings_that_were_given() -> None:
+    class Target:
+        name = "postgres"
+
+        def struck(self, strike: Strike) -> Strike:
+            return strike
+
+    assert Refuse().label(Target()) == "postgres.refuse"
+    assert Latency(0.2).label(Target()) == "postgres.latency(seconds=0.2)"
+    assert Blackhole("down").label(Target()) == "postgres.blackhole(direction='down')"
+
+
+@pytest.mark.parametrize("wrong", [-1, 0, 0.0001, "1", None, True, float("nan"), float("inf")])
+def test_a_latency_that_makes_no_sense_is_told_at_once(wrong: Any) -> None:
+    with pytest.raises(SetupError, match="seconds must be at least 0.001"):
+        Latency(wrong)
+
+
+@pytest.mark.parametrize(
+    ("receipt", "text"),
+    [
+        (Receipt(0, "bytes"), "touched no bytes"),
+        (Receipt(None, "connections"), "touched an unknown number of connections"),
+        (Receipt(1, "processes", 0.0, 0.0), "touched 1 process, first after 0.000 s, last after 0.000 s"),
+        (Receipt(3, "connections", 0.5, 1.25), "touched 3 connections, first after 0.500 s, last after 1.250 s"),
+    ],
+)
+def test_a_receipt_reads_as_a_sentence(receipt: Receipt, text: str) -> None:
+    assert str(receipt) == text
+
+
+def test_every_fault_goes_by_its_own_name_and_has_targets() -> None:
+    assert {name: kind.name for name, kind in FAULTS.items()} == {name: name for name in FAULTS}
+    assert all(set(kind.targets) <= {"postgres", "redis", "service"} and kind.targets for kind in FAULTS.values())

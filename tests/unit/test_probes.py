@@ -1,0 +1,145 @@
+"""Probes: they ask until it is true, and a failure tells the story."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_resilience import NeverHappened, SetupError, eventually, recovers
+from pytest_resilience.history import FaultEvent, History, recording
+
+
+class FakeClock:
+    """Time passes only by sleeping."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+
+
+def answers(*values: object) -> Callable[[], object]:
+    """A question that is answered with each value in turn, then with the last; exceptions are raised."""
+    left: Iterator[object] = iter(values)
+    last = values[-1]
+
+    def ask() -> object:
+        value = next(left, last)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return ask
+
+
+def test_the_first_true_answer_is_returned() -> None:
+    assert eventually(answers(None, 0, "", "yes", "later"), within=1, clock=FakeClock()) == "yes"
+
+
+def test_an_exception_counts_as_not_yet() -> None:
+    assert eventually(answers(ConnectionError("refused"), AssertionError(), 3), within=1, clock=FakeClock()) == 3
+
+
+def test_it_asks_once_even_when_time_is_short() -> None:
+    assert eventually(answers("yes"), within=1e-9, clock=FakeClock()) == "yes"
+
+
+def test_it_stops_when_time_is_up() -> None:
+    clock = FakeClock()
+    with pytest.raises(NeverHappened):
+        eventually(lambda: False, within=2.0, every=0.5, clock=clock)
+    assert clock.time == pytest.approx(102.0)
+
+
+def test_a_failure_shows_the_last_answer_how_often_it_asked_and_what_struck_meanwhile() -> None:
+    def service_is_back() -> str:
+        return ""
+
+    history = History([FaultEvent("redis.refuse", struck_at=101.0, healed_at=101.5), FaultEvent("postgres.kill", 90.0, 95.0)])
+    with recording(history), pytest.raises(NeverHappened) as failure:
+        eventually(service_is_back, within=2.0, every=0.5, clock=FakeClock())
+    text = str(failure.value)
+    assert "service_is_back() was not true within 2 s" in text
+    assert "asked 5 times in 2.00 s" in text
+    assert "last answer: ''" in text
+    assert "redis.refuse (at 1.00 s, healed at 1.50 s)" in text
+    assert "postgres.kill" not in text, "it was healed before"
+
+
+def test_a_failure_is_an_assertion_error_caused_by_the_last_exception() -> None:
+    with pytest.raises(AssertionError, match="raised ConnectionError: refused") as failure:
+        eventually(answers(ConnectionError("refused")), within=1, clock=FakeClock())
+    assert isinstance(failure.value.__cause__, ConnectionError)
+
+
+def test_a_lambda_is_shown_by_its_source() -> None:
+    with pytest.raises(NeverHappened, match="lambda: 1 > 2"):
+        eventually(lambda: 1 > 2, within=0.1, clock=FakeClock())
+
+
+def test_a_long_answer_is_cut() -> None:
+    with pytest.raises(NeverHappened) as failure:
+        eventually(answers(ValueError("x" * 10_000)), within=1, clock=FakeClock())
+    assert len(str(failure.value)) < 1500
+
+
+def test_recovery_is_three_good_answers_in_a_row() -> None:
+    asked: list[int] = []
+    ask = answers(True, False, True, True, False, True, True, "third")
+
+    def question() -> object:
+        asked.append(1)
+        return ask()
+
+    assert recovers(question, within=1, clock=FakeClock()) == "third"
+    assert len(asked) == 8
+
+
+def test_a_service_that_answers_now_and_then_has_not_recovered() -> None:
+    flapping = answers(*[True, True, False] * 100)
+    with pytest.raises(NeverHappened, match="at best 2 good answers in a row; 3 are needed"):
+        recovers(flapping, within=1, every=0.02, clock=FakeClock())
+
+
+def test_a_coroutine_function_gives_an_awaitable() -> None:
+    turn = answers(False, False, "yes")
+
+    async def question() -> object:
+        return turn()
+
+    async def test() -> object:
+        return await eventually(question, within=5, every=0.001)
+
+    assert asyncio.run(test()) == "yes"
+
+
+def test_an_async_question_that_hangs_does_not_outlast_the_probe() -> None:
+    async def hang() -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    async def test() -> None:
+        with pytest.raises(NeverHappened, match="no answer came before time was up"):
+            await eventually(hang, within=0.05)
+
+    asyncio.run(asyncio.wait_for(test(), 5))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: eventually(True, within=1), "asks a callable"),  # type: ignore[call-overload]
+        (lambda: eventually(lambda: True, within=0), "seconds above 0"),
+        (lambda: eventually(lambda: True, within=1, every=-1), "seconds above 0"),
+        (lambda: eventually(lambda: asyncio.sleep(0), within=1), "pass a coroutine function"),
+    ],
+)
+def test_a_wrong_question_is_told_at_once(wrong: Callable[[], object], told: str) -> None:
+    with pytest.raises(SetupError, match=told):
+        wrong()
