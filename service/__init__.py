@@ -1,1 +1,1 @@
-"""The bundled campaign service: a small, honest one that survives what the chaos suite does to it."""
+"""A small campaign service that survives its dependencies: Postgres, Redis and its own memory."""

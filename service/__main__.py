@@ -1,0 +1,126 @@
+"""python -m service: read the settings, listen, serve, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+from . import logs, memory
+from .errors import SettingsError
+from .settings import Settings
+
+START_FAILED = 3
+FORCED = 1
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a drain in order."""
+    try:
+        settings = Settings.from_environment()
+        listener = _bind(settings)
+    except SettingsError as error:
+        sys.stderr.write(f"service: {error}\n")
+        return START_FAILED
+    logs.configure(settings.log_format, settings.secrets())
+    memory.tune()
+    return asyncio.run(_serve(settings, listener))
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """The socket to listen on, bound before the slow part of the start, so that a taken port is told at once."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        where = f"an address that is free to listen on; {settings.host}:{settings.port} is not"
+        raise SettingsError("HOST and PORT", f"{where} ({error.strerror})") from None
+    return listener
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    import uvicorn
+
+    from .app import create_app
+
+    app = create_app(settings)
+
+    class Server(uvicorn.Server):
+        """Leaves signals to us, and says when it is listening."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            yield
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            port = listener.getsockname()[1]
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            logging.getLogger("service").info("Server LISTENING on http://%s:%d", host, port)
+
+    server = Server(
+        uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # the peer's address decides who may clean up
+            server_header=False,
+            timeout_graceful_shutdown=max(1, int(settings.shutdown_grace)),
+        )
+    )
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
+        app.state.lifecycle.draining = True
+        stop.set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, on_signal)
+
+    async def drain() -> None:
+        await stop.wait()
+        end = time.monotonic() + settings.shutdown_grace
+        logging.getLogger("service").info("draining")
+        # Whoever asks meanwhile is told that we are not ready. Requests that were here get their answers first.
+        await app.state.lifecycle.finish(within=settings.shutdown_grace / 2)
+        left = max(0.05, end - time.monotonic() - min(2.0, settings.shutdown_grace / 4))
+        server.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # uvicorn only waits for it
+        server.should_exit = True
+
+    async with asyncio.TaskGroup() as tasks:
+        draining = tasks.create_task(drain())
+        try:
+            await server.serve(sockets=[listener])
+        except OSError as error:  # bound, but somebody else began to listen there first
+            sys.stderr.write(
+                f"service: HOST and PORT: expected an address that is free to listen on ({error.strerror})\n"
+            )
+            return START_FAILED
+        finally:
+            draining.cancel()
+    logging.getLogger("service").info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stderr.flush()
+    os._exit(code) if code == 0 else sys.exit(code)

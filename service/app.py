@@ -1,0 +1,88 @@
+"""All the wiring: what the service is made of, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+from .cache import Cache
+from .campaigns import SCHEMA, Campaigns
+from .cleanup import Cleanup
+from .database import Database
+from .health import Health, Lifecycle
+from .memory import MIB, Collector, Gauge, Guard
+from .monitor import Monitor
+from .problems import EXCEPTION_HANDLERS, Gate
+from .routes import CampaignRoutes, ServiceRoutes
+from .settings import Settings
+from .watch import Watch
+
+
+class _Stopped(Exception):
+    """Ends the task group, and with it all that it owns."""
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The service as an ASGI application. It starts without Postgres and Redis, and finds them by itself."""
+    boot_id = secrets.token_hex(4)
+    tasks = asyncio.TaskGroup()  # owns every task of the service
+    lifecycle = Lifecycle()
+
+    watch = Watch(settings, boot_id, schema=SCHEMA, pool_pids=lambda: database.pids())  # noqa: PLW0108  (made below)
+    database = Database(settings, boot_id, suspect=watch.suspect)
+    cache = Cache(settings, source_is_up=lambda: watch.up, tasks=tasks)
+
+    guard, gauge, collector = Guard(), Gauge(int(settings.memory_limit_mb * MIB)), Collector()
+    cleanup = Cleanup(settings, database, watch, collector, tasks)
+    monitor = Monitor(settings, database, cache, guard, gauge, collector, cleanup)
+    health = Health(lifecycle, watch, cache, guard)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        executor = ThreadPoolExecutor(4, thread_name_prefix="resolver")
+        asyncio.get_running_loop().set_default_executor(executor)
+        await database.start()
+        collector.start()
+        try:
+            async with tasks:
+                tasks.create_task(_supervised(watch.run))
+                tasks.create_task(_supervised(cache.redis.run))
+                for loop in monitor.loops():
+                    tasks.create_task(_supervised(loop))
+                yield
+                raise _Stopped
+        except* _Stopped:
+            pass
+        finally:
+            await database.close()
+            collector.close()
+
+    app = Starlette(
+        routes=[
+            *CampaignRoutes(Campaigns(database), cache).routes(),
+            *ServiceRoutes(settings, health, cleanup).routes(),
+        ],
+        middleware=[Middleware(Gate, lifecycle=lifecycle, guard=guard, collector=collector)],
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.lifecycle = lifecycle
+    return app
+
+
+async def _supervised(run: Callable[[], Awaitable[None]]) -> None:
+    """Run a loop for ever: should it fail, say so and start it again."""
+    while True:
+        try:
+            await run()
+        except Exception:
+            logging.getLogger("service").exception("a background loop failed; it starts again")
+            await asyncio.sleep(1)

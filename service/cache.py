@@ -1,0 +1,222 @@
+"""Reads through Redis, or memory while Redis is away, then the source; says which one answered.
+
+Rules: what this instance has written is never answered older than that, whatever happens to Redis; while a write has
+not reached Redis (`owed`), its key is not read from there. A write ends the flight of readers that took off before it,
+so what they load is neither cached nor given to later readers. Errors are not cached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+from .errors import Unavailable
+from .fallback import Entry, Fallback, Stamp
+from .redis_store import BATCH, DELETED, Away, Budget, Found, RedisStore, Write
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+log = logging.getLogger("service.cache")
+
+Load = Callable[[], Awaitable[Entry | None]]
+Flight = asyncio.Future["Answer"]
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was read (`entry` None: there is no such row), and where it came from."""
+
+    entry: Entry | None
+    state: Literal["hit", "miss", "stale"]
+    source: Literal["redis", "memory", "postgres"]
+
+
+class Cache:
+    """Redis, the in-memory fallback, and what the one owes the other.
+
+    Args:
+        source_is_up: whether the source is thought to answer; while it is not, a stale copy is served without asking it.
+        tasks: owns the loads, which outlive the request that began them.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        source_is_up: Callable[[], bool],
+        tasks: asyncio.TaskGroup,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        lifetime = max(settings.cache_ttl, settings.cache_stale_ttl)
+        self._budget = settings.redis_budget
+        self._fresh_for = settings.cache_ttl
+        self._lifetime = lifetime
+        self._source_is_up = source_is_up
+        self._tasks = tasks
+        self._flights: dict[int, Flight] = {}
+        self._owed: dict[int, Stamp | None] = {}
+        self.fallback = Fallback(
+            max_entries=settings.cache_max_entries,
+            max_bytes=int(settings.cache_max_mb * MIB),
+            fresh_for=settings.cache_ttl,
+            lifetime=lifetime,
+            clock=clock,
+        )
+        self.redis = RedisStore(settings, lifetime=lifetime, owed=self._writes, delivered=self._settle, clock=clock)
+
+    async def read(self, key: int, load: Load) -> Answer:
+        """The newest that can be had for `key`. Many readers of one key share one flight.
+
+        Raises:
+            Unavailable: the source is away, and there is no copy.
+        """
+        if not self._redis_knows(key):
+            entry = self.fallback.fresh(key)
+            if entry is not None:
+                return Answer(entry, "hit", "memory")
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = asyncio.get_running_loop().create_future()
+            self._tasks.create_task(self._fly(key, load, flight))
+        return await asyncio.shield(flight)
+
+    async def wrote(self, key: int, entry: Entry) -> None:
+        """A row was written: from now on nobody here reads an older one."""
+        self._flights.pop(key, None)
+        self.fallback.put(key, entry)
+        await self._tell(key, entry.stamp)
+
+    async def deleted(self, key: int, created: int) -> None:
+        """A row was deleted: it does not come back, not even from a reader that loaded it before."""
+        self._flights.pop(key, None)
+        self.fallback.drop(key)
+        await self._tell(key, (created, DELETED))
+
+    def doubt(self, key: int) -> None:
+        """A write may or may not have happened: the next reader asks the source."""
+        self._flights.pop(key, None)
+        self.fallback.doubt(key)
+        self._owed[key] = None
+
+    def halve(self) -> int:
+        """Give up half of the memory. Returns how many entries went."""
+        return self.fallback.halve()
+
+    def _redis_knows(self, key: int) -> bool:
+        """Whether Redis is up and has got every write of ours to this key."""
+        return self.redis.up and key not in self._owed
+
+    async def _fly(self, key: int, load: Load, flight: Flight) -> None:
+        """Answer one flight. Never raises: this task belongs to the group of the whole service."""
+        try:
+            answer = await self._seek(key, load, flight)
+        except asyncio.CancelledError:
+            flight.cancel()
+            raise
+        except BaseException as error:
+            flight.set_exception(error)
+            flight.exception()  # now it counts as seen, even if every reader has gone
+            if not isinstance(error, Exception):
+                raise
+        else:
+            flight.set_result(answer)
+        finally:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+    async def _seek(self, key: int, load: Load, flight: Flight) -> Answer:
+        budget = Budget(self._budget)
+        found = await self._ask_redis(key, budget)
+        if self._flights.get(key) is not flight:
+            found = None  # written to meanwhile
+        if found is not None:
+            self.fallback.put(key, found.entry, found.age)
+            if found.age < self._fresh_for:
+                return Answer(found.entry, "hit", "redis")
+        elif not self._redis_knows(key):
+            entry = self.fallback.fresh(key)
+            if entry is not None:
+                return Answer(entry, "hit", "memory")
+        return await self._ask_source(key, load, flight, found, budget)
+
+    async def _ask_redis(self, key: int, budget: Budget) -> Found | None:
+        if not self._redis_knows(key):
+            return None
+        try:
+            return await self.redis.get(key, budget)
+        except Away:
+            return None
+
+    async def _ask_source(self, key: int, load: Load, flight: Flight, found: Found | None, budget: Budget) -> Answer:
+        if not self._source_is_up():
+            stale = self._stale(key, found)
+            if stale is not None:
+                return stale
+        try:
+            entry = await load()
+        except Unavailable:
+            stale = self._stale(key, found)
+            if stale is None:
+                raise
+            return stale
+        if self._flights.get(key) is flight:
+            await self._fill(key, entry, found, budget)
+        return Answer(entry, "miss", "postgres")
+
+    def _stale(self, key: int, found: Found | None) -> Answer | None:
+        """The copy to serve while the source is away: the newer of the two."""
+        entry = self.fallback.get(key)
+        if found is not None and (entry is None or found.entry.stamp >= entry.stamp):
+            return Answer(found.entry, "stale", "redis")
+        return None if entry is None else Answer(entry, "stale", "memory")
+
+    async def _fill(self, key: int, entry: Entry | None, found: Found | None, budget: Budget) -> None:
+        """Cache what the source said, in memory and, if Redis is there, in Redis."""
+        if entry is None:
+            self.fallback.drop(key)
+            if found is not None:
+                self._owed.setdefault(key, None)  # gone from the source, still in Redis
+            return
+        self.fallback.put(key, entry)
+        if self._redis_knows(key):
+            try:
+                await self.redis.write(Write(key, entry.stamp, entry.body, self._lifetime), budget)
+            except Away:
+                log.debug("not cached in Redis: %s", key)
+
+    async def _tell(self, key: int, stamp: Stamp) -> None:
+        """Owe Redis this write, and try to pay at once. What stays owed, the prober delivers."""
+        owed = self._owed.get(key, stamp)
+        self._owed[key] = None if owed is None else max(owed, stamp)
+        if not self.redis.up:
+            return
+        write = self._write(key, self._owed[key])
+        try:
+            await self.redis.write(write, Budget(self._budget))
+        except Away:
+            return
+        self._settle([write])
+
+    def _writes(self) -> Sequence[Write]:
+        """The next writes that Redis has missed."""
+        return [self._write(key, stamp) for key, stamp in islice(self._owed.items(), BATCH)]
+
+    def _write(self, key: int, stamp: Stamp | None) -> Write:
+        """What to tell Redis: the entry itself if memory still has just that, else only "nothing older"."""
+        entry, age = self.fallback.get(key), self.fallback.age(key)
+        if stamp is None or entry is None or age is None or entry.stamp != stamp:
+            return Write(key, stamp, b"", self._lifetime)
+        return Write(key, stamp, entry.body, self._lifetime - age)
+
+    def _settle(self, writes: Sequence[Write]) -> None:
+        """Redis has these now; what was written to the same keys since then stays owed."""
+        for write in writes:
+            if self._owed.get(write.key, write) == write.stamp:
+                del self._owed[write.key]

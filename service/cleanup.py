@@ -1,0 +1,160 @@
+"""Ends zombie connections and collects garbage, in bounded time, without touching what is alive.
+
+A zombie is
+    leaked      a connection of our pool that is out past the time that any request may take
+    dead        an idle connection of our pool that gives no sign of life
+    left        a server session of this service that no live process can need: see ZOMBIES in watch.py
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from .database import FAULTS, Database
+from .errors import Unavailable
+from .memory import MIB, Collector
+from .watch import Watch
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+log = logging.getLogger("service.cleanup")
+
+SERVER_SECONDS = 1.3  # for ending sessions of the server; all of a cleanup stays below 2 s
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What a cleanup did."""
+
+    idle_closed: int
+    leaked_closed: int
+    server_terminated: int
+    gc_freed_mb: float
+
+
+class TooSoon(Exception):
+    """The last cleanup was only a moment ago."""
+
+    def __init__(self, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(f"again in {retry_after:.1f} s")
+
+
+class Cleanup:
+    """One at a time: who asks while one is running gets that one's result."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        watch: Watch,
+        collector: Collector,
+        tasks: asyncio.TaskGroup,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._watch = watch
+        self._collector = collector
+        self._tasks = tasks
+        self._clock = clock
+        self._running: asyncio.Future[Cleaned] | None = None
+        self._last = -math.inf
+
+    async def run(self, *, least_interval: float) -> Cleaned:
+        """Clean up now.
+
+        Args:
+            least_interval: seconds that must have passed since the last one.
+
+        Raises:
+            TooSoon: they have not.
+            Unavailable: Postgres is away, and nothing could be done.
+        """
+        if self._running is None:
+            wait = self._last + least_interval - self._clock()
+            if wait > 0:
+                raise TooSoon(wait)
+            self._running = asyncio.get_running_loop().create_future()
+            self._tasks.create_task(self._clean(self._running))
+        return await asyncio.shield(self._running)
+
+    async def sweep(self) -> None:
+        """The part that runs with every check of the pool: it leaves idle connections alone, so they can expire."""
+        leaked = self._database.sweep_leaked()
+        try:
+            ended = await self._watch.end_zombies(leaked, SERVER_SECONDS)
+        except FAULTS:
+            ended = 0
+        if leaked or ended:
+            log.warning("swept %d leaked connections and %d sessions left on the server", len(leaked), ended)
+
+    async def _clean(self, result: asyncio.Future[Cleaned]) -> None:
+        try:
+            cleaned = await self._all()
+        except asyncio.CancelledError:
+            result.cancel()
+            raise
+        except Exception as error:
+            result.set_exception(error)
+            result.exception()  # now it counts as seen, even if nobody waits any longer
+        else:
+            self._last = self._clock()
+            result.set_result(cleaned)
+        finally:
+            self._running = None
+
+    async def _all(self) -> Cleaned:
+        leaked = self._database.sweep_leaked()
+        idle, ended = await asyncio.gather(
+            self._database.sweep_dead(),
+            self._watch.end_zombies(leaked, SERVER_SECONDS),
+            return_exceptions=True,
+        )
+        freed = await self._collector.collect()
+        log.info(freed.line())
+        idle_closed = idle if isinstance(idle, int) else 0
+        if isinstance(ended, BaseException):
+            if not isinstance(ended, FAULTS):
+                raise ended
+            if not leaked and not idle_closed:
+                raise Unavailable("The database cannot be reached: nothing was cleaned up.", retry_after=2) from ended
+            ended = 0
+        return Cleaned(idle_closed, len(leaked), ended, round((freed.heap + freed.external) / MIB, 2))
+
+
+def refusal(settings: Settings, peer: str | None, authorization: str | None) -> int | None:
+    """Why this caller may not clean up: 401 without credentials, 403 with wrong ones, None when it may.
+
+    Args:
+        settings: may hold a cleanup token.
+        peer: the address of the socket's other end, never what a header claims.
+        authorization: the header of that name.
+    """
+    if peer is not None and is_loopback(peer):
+        return None
+    scheme, _, token = (authorization or "").partition(" ")
+    if not authorization or scheme.lower() != "bearer":
+        return 401
+    expected = settings.cleanup_token
+    right = expected is not None and hmac.compare_digest(token.strip().encode(), expected.encode())
+    return None if right else 403
+
+
+def is_loopback(peer: str) -> bool:
+    """Whether an address, also an IPv4 one in IPv6 clothes, is of this machine only."""
+    try:
+        address = ip_address(peer.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)

@@ -1,0 +1,294 @@
+"""The Postgres pool: every wait has an end, every checkout is known, every fault is `Unavailable`.
+
+Rules: a slot of our own stands before each connection of asyncpg's pool, first come first served, so that use can be
+measured while connections are being made, too. One statement per checkout, nothing in a transaction block: a session
+of this service that is idle in a transaction is never a live one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg  # type: ignore[import-untyped]  # ships no py.typed
+
+from .errors import Unavailable
+
+if TYPE_CHECKING:
+    from .settings import Settings
+
+log = logging.getLogger("service.database")
+
+CONNECT_TIMEOUT = 2.0  # below the acquire timeout: an acquire that gives up kills its half-made connection
+RELEASE_TIMEOUT = 1.0
+CLOSE_TIMEOUT = 1.0
+PROBE_TIMEOUT = 0.5
+
+FAULTS: tuple[type[BaseException], ...] = (
+    OSError,  # also TimeoutError, ConnectionError, socket.gaierror
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InsufficientResourcesError,  # 53: too many connections, out of memory, disk full
+    asyncpg.OperatorInterventionError,  # 57: shutting down, starting up, query cancelled
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby that was not promoted yet
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.PostgresSystemError,  # 58
+    asyncpg.InternalServerError,  # XX
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.UndefinedTableError,  # the schema is not there yet, or was taken away; the watch makes it
+)
+
+
+@dataclass(slots=True, eq=False)
+class Checkout:
+    """One connection in somebody's hands."""
+
+    connection: Any
+    pid: int
+    task: asyncio.Task[Any] | None
+    deadline: float
+    release_slot: Callable[[], None]
+    swept: bool = field(default=False)
+
+
+class Usage:
+    """How much of the pool is in use, as an average over time."""
+
+    def __init__(self, size: int, clock: Callable[[], float]) -> None:
+        self._size = size
+        self._clock = clock
+        self._since = self._looked_at = clock()
+        self._busy_seconds = 0.0
+        self.in_use = 0
+
+    def change(self, by: int) -> None:
+        self._advance()
+        self.in_use += by
+
+    def percent(self) -> float:
+        """The average since the last call, weighted by time, in percent of the pool."""
+        self._advance()
+        now = self._clock()
+        seconds, busy = now - self._since, self._busy_seconds
+        self._since, self._busy_seconds = now, 0.0
+        return 100.0 * busy / (seconds * self._size) if seconds > 0 else 100.0 * self.in_use / self._size
+
+    def _advance(self) -> None:
+        now = self._clock()
+        self._busy_seconds += self.in_use * (now - self._looked_at)
+        self._looked_at = now
+
+
+class Database:
+    """The pool. `start` does no I/O, so the service boots without Postgres.
+
+    Args:
+        boot_id: names the sessions of this process: `service:<boot id>`.
+        suspect: called when a request finds Postgres away, so that the watch looks at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        boot_id: str,
+        *,
+        suspect: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._suspect = suspect
+        self._clock = clock
+        self._pool: Any = None
+        self._slots = asyncio.Semaphore(settings.db_pool_max)
+        self._checkouts: set[Checkout] = set()
+        self.application_name = f"service:{boot_id}"
+        self.usage = Usage(settings.db_pool_max, clock)
+
+    async def start(self) -> None:
+        self._pool = await asyncpg.create_pool(
+            self._settings.database_url,
+            min_size=0,  # asyncpg never lets idle connections below min_size go
+            max_size=self._settings.db_pool_max,
+            max_inactive_connection_lifetime=self._settings.db_pool_idle_timeout,
+            init=keep_alive,
+            **connect_options(self._settings, self.application_name),
+        )
+
+    async def close(self) -> None:
+        """Close in order if that is quick, else at once."""
+        if self._pool is not None:
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._pool.close()
+            except FAULTS:
+                self._pool.terminate()
+
+    async def read(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]:
+        """Rows. Tried a second time when the connection turned out to be a dead one."""
+        try:
+            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)
+        except LostConnection:
+            rows = await self._run("fetch", sql, args)
+        return rows
+
+    async def write(self, sql: str, *args: object) -> Mapping[str, Any] | None:
+        """The row that a statement returns. After Unavailable it may or may not have happened."""
+        row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)
+        return row
+
+    async def _run(self, method: str, sql: str, args: tuple[object, ...]) -> Any:
+        try:
+            async with self._checkout() as connection:
+                return await getattr(connection, method)(sql, *args)
+        except asyncio.CancelledError:
+            raise
+        except FAULTS as error:
+            self._suspect()
+            lost = isinstance(error, (asyncpg.ConnectionDoesNotExistError, ConnectionResetError, BrokenPipeError))
+            log.debug("Postgres: %s: %s", type(error).__name__, error)
+            raise (LostConnection if lost else Unavailable)("The database cannot answer now.") from error
+
+    @contextlib.asynccontextmanager
+    async def _checkout(self) -> AsyncIterator[Any]:
+        """A connection, back in the pool within bounded time whatever happens."""
+        deadline = self._clock() + self._settings.db_pool_acquire_timeout
+        release_slot = await self._take_slot()
+        try:
+            connection = await self._pool.acquire(timeout=max(0.001, deadline - self._clock()))
+        except BaseException:
+            release_slot()
+            raise
+        checkout = Checkout(
+            connection,
+            connection.get_server_pid(),
+            asyncio.current_task(),
+            self._clock() + self._settings.db_command_timeout + RELEASE_TIMEOUT,
+            release_slot,
+        )
+        self._checkouts.add(checkout)
+        try:
+            yield connection
+        except TimeoutError:
+            with contextlib.suppress(asyncpg.InterfaceError):
+                connection.terminate()  # or release would wait for a cancellation that nobody answers
+            raise
+        finally:
+            await self._release(checkout)
+
+    async def _take_slot(self) -> Callable[[], None]:
+        """Wait for a slot; returns what gives it back, once however often it is called."""
+        async with asyncio.timeout(self._settings.db_pool_acquire_timeout):
+            await self._slots.acquire()
+        self.usage.change(+1)
+        taken = True
+
+        def release_slot() -> None:
+            nonlocal taken
+            if taken:
+                taken = False
+                self.usage.change(-1)
+                self._slots.release()
+
+        return release_slot
+
+    async def _release(self, checkout: Checkout) -> None:
+        try:
+            await self._pool.release(checkout.connection, timeout=RELEASE_TIMEOUT)
+        except FAULTS as error:  # the statement is over and its outcome stands
+            log.debug("release: %s: %s", type(error).__name__, error)
+        finally:
+            self._checkouts.discard(checkout)
+            checkout.release_slot()
+
+    def pids(self) -> list[int]:
+        """The server's process ids of all connections of the pool that are open."""
+        if self._pool is None:
+            return []
+        holders = [holder._con for holder in self._pool._holders if holder.is_connected()]
+        return [connection.get_server_pid() for connection in holders]
+
+    def size(self) -> int:
+        return 0 if self._pool is None else int(self._pool.get_size())
+
+    def sweep_leaked(self) -> list[int]:
+        """Take back every connection that is out past its deadline. Returns the server's process ids."""
+        swept = []
+        for checkout in [c for c in self._checkouts if c.deadline < self._clock()]:
+            with contextlib.suppress(*FAULTS):
+                checkout.connection.terminate()
+            self._checkouts.discard(checkout)
+            checkout.release_slot()
+            swept.append(checkout.pid)
+        return swept
+
+    async def sweep_dead(self) -> int:
+        """Ask every idle connection for a sign of life, all at once, and end those that give none. Returns how many."""
+        if self._pool is None:
+            return 0
+        answers = await asyncio.gather(*(self._is_dead() for _ in range(self._pool.get_idle_size())))
+        return sum(answers)
+
+    async def _is_dead(self) -> bool:
+        """Check out one idle connection (never probe one that somebody may take) and see if it answers."""
+        if self._slots.locked() or self._pool.get_idle_size() == 0:
+            return False
+        release_slot = await self._take_slot()
+        try:
+            connection = await self._pool.acquire(timeout=PROBE_TIMEOUT)
+            try:
+                await connection.execute("", timeout=PROBE_TIMEOUT)
+                return False
+            except FAULTS:
+                with contextlib.suppress(*FAULTS):
+                    connection.terminate()
+                return True
+            finally:
+                with contextlib.suppress(*FAULTS):
+                    await self._pool.release(connection, timeout=PROBE_TIMEOUT)
+        except FAULTS:
+            return False  # no connection was had, so none was closed
+        finally:
+            release_slot()
+
+
+class LostConnection(Unavailable):
+    """The connection went away under the statement."""
+
+
+def connect_options(settings: Settings, application_name: str) -> dict[str, Any]:
+    """How every connection is made: with limits on both sides."""
+    milliseconds = settings.db_command_timeout * 1000
+    return {
+        "timeout": min(CONNECT_TIMEOUT, settings.db_pool_acquire_timeout),
+        "command_timeout": settings.db_command_timeout,
+        "server_settings": {
+            "application_name": application_name,
+            "statement_timeout": str(int(milliseconds * 0.9)),
+            "lock_timeout": str(int(milliseconds * 0.6)),
+            "idle_in_transaction_session_timeout": "10000",
+            "client_connection_check_interval": "2000",  # Postgres 14 and later
+        },
+    }
+
+
+async def keep_alive(connection: Any) -> None:
+    """Let the kernel find out about peers that vanished; asyncpg sets none of these."""
+    sock: socket.socket | None = connection._transport.get_extra_info("socket")
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 10_000)):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -1,0 +1,132 @@
+"""The in-memory cache that takes over while Redis is away: bounded in entries and in bytes, ordered by version."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+OVERHEAD = 400  # bytes that an entry costs beside its body: dict slot, key, objects (measured 192 to 532)
+
+Stamp = tuple[int, int]
+"""(created, version): grows with every change of a row, also when a row is deleted and its number used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is cached of one row: the body of its answer, and its stamp."""
+
+    stamp: Stamp
+    body: bytes
+
+
+@dataclass(slots=True)
+class Held:
+    """An entry in memory, and when it was true."""
+
+    entry: Entry
+    loaded_at: float
+
+    @property
+    def size(self) -> int:
+        return len(self.entry.body) + OVERHEAD
+
+
+class Fallback:
+    """Least recently used goes first. Keeps entries for `lifetime` seconds, fresh or not.
+
+    Args:
+        max_entries: most entries held.
+        max_bytes: most bytes held, overhead included.
+        fresh_for: seconds for which an entry is as good as the source.
+        lifetime: seconds for which it is kept to be served as stale.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_entries: int,
+        max_bytes: int,
+        fresh_for: float,
+        lifetime: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._fresh_for = fresh_for
+        self._lifetime = lifetime
+        self._clock = clock
+        self._held: OrderedDict[int, Held] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def put(self, key: int, entry: Entry, age: float = 0.0) -> None:
+        """Hold `entry`, which was true `age` seconds ago. An older version never replaces a newer one."""
+        loaded_at = self._clock() - age
+        old = self._held.get(key)
+        if old is not None:
+            if old.entry.stamp > entry.stamp:
+                return
+            if old.entry.stamp == entry.stamp:
+                loaded_at = max(loaded_at, old.loaded_at)
+            self.drop(key)
+        held = Held(entry, loaded_at)
+        if held.size > self._max_bytes:
+            return
+        self._held[key] = held
+        self.bytes += held.size
+        self._shrink_to(self._max_entries, self._max_bytes)
+
+    def get(self, key: int) -> Entry | None:
+        """The entry, fresh or stale, unless its lifetime is over."""
+        held = self._held.get(key)
+        if held is None:
+            return None
+        if self._clock() - held.loaded_at >= self._lifetime:
+            self.drop(key)
+            return None
+        self._held.move_to_end(key)
+        return held.entry
+
+    def fresh(self, key: int) -> Entry | None:
+        """The entry if it is as good as the source."""
+        entry = self.get(key)
+        if entry is None or self._clock() - self._held[key].loaded_at >= self._fresh_for:
+            return None
+        return entry
+
+    def age(self, key: int) -> float | None:
+        """Seconds since the entry was true."""
+        held = self._held.get(key)
+        return None if held is None else self._clock() - held.loaded_at
+
+    def doubt(self, key: int) -> None:
+        """No longer fresh, but still good enough to be served as stale."""
+        held = self._held.get(key)
+        if held is not None:
+            held.loaded_at = min(held.loaded_at, self._clock() - self._fresh_for)
+
+    def drop(self, key: int) -> None:
+        held = self._held.pop(key, None)
+        if held is not None:
+            self.bytes -= held.size
+
+    def halve(self) -> int:
+        """Let go of the least recently used until half the bytes are left. Returns how many entries went."""
+        before = len(self._held)
+        self._shrink_to(self._max_entries, self.bytes // 2)
+        return before - len(self._held)
+
+    def purge(self) -> None:
+        """Drop what has outlived its lifetime."""
+        oldest = self._clock() - self._lifetime
+        for key in [key for key, held in self._held.items() if held.loaded_at <= oldest]:
+            self.drop(key)
+
+    def _shrink_to(self, max_entries: int, max_bytes: int) -> None:
+        while self._held and (len(self._held) > max_entries or self.bytes > max_bytes):
+            _, held = self._held.popitem(last=False)
+            self.bytes -= held.size

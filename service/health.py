@@ -1,0 +1,91 @@
+"""Alive and ready, from what is known already: nothing here waits for anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from .cache import Cache
+from .memory import Guard
+from .watch import Watch
+
+
+class Lifecycle:
+    """Starting, running, draining; and how many requests are being worked on."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self._in_flight: set[asyncio.Future[None]] = set()
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        """Count one request as being worked on."""
+        done = asyncio.get_running_loop().create_future()
+        self._in_flight.add(done)
+        try:
+            yield
+        finally:
+            self._in_flight.discard(done)
+            done.set_result(None)
+
+    async def finish(self, *, within: float) -> None:
+        """Wait, not for ever, until the requests that are being worked on now have been answered."""
+        if self._in_flight:
+            await asyncio.wait(set(self._in_flight), timeout=within)
+
+
+class Health:
+    """What the three health routes answer."""
+
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        watch: Watch,
+        cache: Cache,
+        guard: Guard,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._watch = watch
+        self._cache = cache
+        self._guard = guard
+        self._clock = clock
+        self._started_at = clock()
+        self._was_ready = False
+
+    def healthy(self) -> dict[str, object]:
+        """The process answers. Its form is fixed."""
+        return {
+            "status": "healthy",
+            "nextReady": not self._lifecycle.draining,
+            "timestamp": now(),
+            "uptime": round(self._clock() - self._started_at, 9),
+        }
+
+    def ready(self) -> tuple[bool, dict[str, object]]:
+        """Whether to send requests here, and why not. Without Redis we serve from memory: degraded, but ready."""
+        postgres, redis, refusing = self._watch.up, self._cache.redis.up, self._guard.refusing
+        ready = postgres and not refusing and not self._lifecycle.draining
+        if self._lifecycle.draining:
+            status = "draining"
+        elif not self._was_ready and not ready:
+            status = "starting"
+        elif not ready:
+            status = "unavailable"
+        else:
+            status = "ready" if redis else "degraded"
+        self._was_ready = self._was_ready or ready
+        checks = {
+            "postgres": "up" if postgres else "down",
+            "redis": "up" if redis else "down",
+            "memory": "refusing" if refusing else "ok",
+        }
+        return ready, {"status": status, "checks": checks}
+
+
+def now() -> str:
+    """The time of day, as all answers write it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

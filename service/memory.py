@@ -1,0 +1,404 @@
+"""Memory: what is used of what limit, when to act on it, and how to give it back.
+
+Figures, all in bytes until they are printed (1 MB is 2^20 bytes):
+    heap        Python objects up to 512 bytes: bytes in use and bytes reserved (pymalloc's arenas)
+    external    everything else that malloc has handed out: larger objects, buffers, C libraries
+    RSS         what the kernel counts as resident
+Heap over its own arenas is near 100 % in any healthy process; the guard looks at use over a limit instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import mmap
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+log = logging.getLogger("service.memory")
+
+MIB = 1 << 20
+UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with 9223372036854771712, RLIM_INFINITY is beyond it, too
+SOFT, HARD, CLEAR = 0.90, 0.95, 0.80
+CLEAR_SAMPLES = 3
+COOLDOWN = 10.0
+RESERVE = 8 * MIB
+
+
+# --- what is used of what limit ---
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Bytes in use against a limit."""
+
+    used: int
+    limit: int
+    what: str
+
+    @property
+    def ratio(self) -> float:
+        return self.used / self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """What the kernel says about this process. `data` is what RLIMIT_DATA counts; 0 where unknown."""
+
+    rss: int
+    data: int
+
+
+class Gauge:
+    """Reads use and limits afresh each time: a limit may be lowered while we run.
+
+    Args:
+        limit: the configured limit in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = min(limit, _total_memory())
+        self._cgroups = list(_cgroups())
+
+    def worst(self) -> Use:
+        """The use that is closest to its limit."""
+        return max(self._uses(), key=lambda use: use.ratio)
+
+    def _uses(self) -> Iterator[Use]:
+        process = process_memory()
+        yield Use(process.rss, self._limit, "RSS")
+        data_limit = _data_limit()
+        if process.data and 0 < data_limit < UNLIMITED:
+            yield Use(process.data, data_limit, "RLIMIT_DATA")
+        for cgroup in self._cgroups:
+            use = cgroup.use()
+            if use is not None:
+                yield use
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """One level of the control group tree. The page cache that can be given up does not count as use."""
+
+    limit: Path
+    usage: Path
+    stat: Path
+    inactive: str
+
+    def use(self) -> Use | None:
+        try:
+            limit = int(self.limit.read_text())  # ValueError for v2's "max"
+            if not 0 < limit < UNLIMITED:
+                return None
+            used = int(self.usage.read_text())
+            for line in self.stat.read_text().splitlines():
+                if line.startswith(self.inactive):
+                    used -= int(line.rpartition(" ")[2])
+        except (OSError, ValueError):
+            return None
+        return Use(max(0, used), limit, "cgroup")
+
+
+def _cgroups() -> Iterator[Cgroup]:
+    """The groups of this process from its own to the root, version 2 and version 1."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:
+                for level in _levels(Path("/sys/fs/cgroup"), path, "memory.max"):
+                    yield Cgroup(
+                        level / "memory.max", level / "memory.current", level / "memory.stat", "inactive_file "
+                    )
+            elif "memory" in controllers.split(","):
+                for level in _levels(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes"):
+                    yield Cgroup(
+                        level / "memory.limit_in_bytes",
+                        level / "memory.usage_in_bytes",
+                        level / "memory.stat",
+                        "total_inactive_file ",
+                    )
+
+
+def _levels(root: Path, path: str, file: str) -> Iterator[Path]:
+    """In a container the path may be the host's: then only the root is to be seen."""
+    group = root / path.lstrip("/")
+    for level in (group, *group.parents):
+        if (level / file).exists():
+            yield level
+        if level == root:
+            return
+
+
+def process_memory() -> ProcessMemory:
+    """What this process uses now."""
+    try:
+        status = Path("/proc/self/status").read_bytes()
+    except OSError:
+        import psutil
+
+        return ProcessMemory(psutil.Process().memory_info().rss, 0)
+    return ProcessMemory(_kilobytes(status, b"VmRSS:") << 10, _kilobytes(status, b"VmData:") << 10)
+
+
+def _kilobytes(status: bytes, name: bytes) -> int:
+    start = status.find(name)
+    return int(status[start + len(name) :].split(None, 1)[0]) if start >= 0 else 0
+
+
+def _data_limit() -> int:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return soft if soft != resource.RLIM_INFINITY else UNLIMITED
+
+
+def _total_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return UNLIMITED
+
+
+# --- when to act ---
+
+
+class Guard:
+    """Decides from samples of use over limit. Reads nothing, keeps no clock.
+
+    An episode begins above 90 % and ends when three samples in a row were below 80 %. Each episode is announced once; a
+    new one is acted on at once, and while it lasts again after every cooldown, unless the last collection was long and
+    in vain. From 95 % on, work that is not essential is refused.
+    """
+
+    def __init__(self) -> None:
+        self._in_episode = False
+        self._calm_samples = 0
+        self._not_before = 0.0
+        self.refusing = False
+
+    def sample(self, ratio: float, now: float) -> Literal["announce", "again"] | None:
+        """What to do now: force a collection and announce it, force one again, or nothing."""
+        self.refusing = ratio >= HARD or (self.refusing and ratio >= SOFT)
+        if self._in_episode:
+            self._calm_samples = self._calm_samples + 1 if ratio < CLEAR else 0
+            if self._calm_samples >= CLEAR_SAMPLES:
+                self._in_episode = False
+        if ratio <= SOFT:
+            return None
+        if not self._in_episode:
+            self._in_episode, self._calm_samples = True, 0
+            self._not_before = now + COOLDOWN
+            return "announce"
+        if now < self._not_before:
+            return None
+        self._not_before = now + COOLDOWN
+        return "again"
+
+    def collected(self, now: float, *, seconds: float, freed_share: float) -> None:
+        """Note how the forced collection went. One that stopped us for long and brought nothing is not soon repeated."""
+        if seconds > 0.25 and freed_share < 0.01:
+            self._not_before = now + 30 * COOLDOWN
+
+
+# --- how to give it back ---
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One reading of all figures. `heap_*` and `external` are None where this platform does not tell."""
+
+    rss: int
+    heap_used: int | None
+    heap_total: int | None
+    external: int | None
+
+    def line(self, use: Use) -> str:
+        """The line of statistics."""
+        parts = [f"RSS: {mb(self.rss)}"]
+        if self.heap_used is not None and self.heap_total:
+            share = 100 * self.heap_used / self.heap_total
+            parts.append(f"Heap: {self.heap_used / MIB:.2f}/{mb(self.heap_total)} ({share:.2f}%)")
+        if self.external is not None:
+            parts.append(f"External: {mb(self.external)}")
+        parts.append(f"Limit: {use.used / MIB:.2f}/{mb(use.limit)} ({100 * use.ratio:.2f}%)")
+        return "[Memory Stats] " + " | ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a collection gave back: before minus after, so negative when there is more than before."""
+
+    heap: int
+    external: int
+    rss: int
+    seconds: float
+
+    def line(self) -> str:
+        return f"[GC] Freed {mb(self.heap)} heap, {mb(self.external)} external, {mb(self.rss)} total"
+
+
+def mb(size: int) -> str:
+    """As the log writes it."""
+    return f"{size / MIB:.2f}MB"
+
+
+class Collector:
+    """Collects garbage and hands free pages back to the kernel.
+
+    Args:
+        clock: measures how long the loop stood still.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="malloc-trim")
+        self._reserve: mmap.mmap | None = None
+        self._rss_seen = 0
+        self._not_before = 0.0
+
+    def start(self) -> None:
+        """Get ready while there is memory: the thread, the reserve, and everything that will live for ever."""
+        self._thread.submit(_trim).result()
+        self.hold_reserve()
+        gc.collect()
+        gc.freeze()
+        self._rss_seen = process_memory().rss
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        self.drop_reserve()
+
+    def hold_reserve(self) -> None:
+        """Address space to fall back on when an allocation fails. Untouched, so it costs no memory, only limit."""
+        if self._reserve is None:
+            with suppress(OSError, ValueError):
+                self._reserve = mmap.mmap(-1, RESERVE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def drop_reserve(self) -> None:
+        reserve, self._reserve = self._reserve, None
+        if reserve is not None:
+            reserve.close()
+
+    async def collect(self) -> Freed:
+        """Collect all garbage and trim. The collection itself stops the loop; the trimming does not."""
+        import asyncio
+
+        before = figures()
+        started = self._clock()
+        gc.collect()
+        seconds = self._clock() - started
+        await asyncio.get_running_loop().run_in_executor(self._thread, _trim)
+        after = figures()
+        self._rss_seen = after.rss
+        self._not_before = started + 100 * seconds
+        return Freed(
+            (before.heap_used or 0) - (after.heap_used or 0),
+            (before.external or 0) - (after.external or 0),
+            before.rss - after.rss,
+            seconds,
+        )
+
+    def worthwhile(self) -> bool:
+        """Whether anything moved since the last collection, and collections do not take more than 1 % of the time."""
+        moved = gc.get_count()[2] > 0 or abs(process_memory().rss - self._rss_seen) > MIB
+        return moved and self._clock() >= self._not_before
+
+
+def tune() -> None:
+    """Settle how this process takes memory. Call before any thread starts.
+
+    Small stacks, because RLIMIT_DATA counts all of them; one arena, and a fixed threshold above which a block is a mapping
+    of its own, so that what is freed can be given back.
+    """
+    import threading
+
+    threading.stack_size(512 * 1024)
+    if _libc is not None and hasattr(_libc, "mallopt"):
+        _libc.mallopt(-8, 1)  # M_ARENA_MAX
+        _libc.mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD
+
+
+def figures() -> Figures:
+    """Read all of them."""
+    used, total = _heap()
+    return Figures(process_memory().rss, used, total, _external())
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def _load_libc() -> ctypes.CDLL | None:
+    """glibc, if it is what we run on: musl and macOS have neither mallinfo2 nor malloc_trim."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "mallinfo2"):
+            libc.mallinfo2.restype = _Mallinfo2
+        return libc
+    except OSError:
+        return None
+
+
+_libc = _load_libc()
+
+
+def _trim() -> None:
+    if _libc is not None and hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
+def _external() -> int | None:
+    if _libc is None or not hasattr(_libc, "mallinfo2"):
+        return None
+    info = _libc.mallinfo2()
+    return int(info.uordblks + info.hblkhd)
+
+
+_IN_USE = re.compile(rb"# bytes in allocated blocks\s*=\s*([\d,]+)")
+_ARENAS = re.compile(rb"arenas \* \d+ bytes/arena\s*=\s*([\d,]+)")
+
+
+def _heap() -> tuple[int | None, int | None]:
+    """Bytes in pymalloc's blocks, and in its arenas."""
+    text = _malloc_stats()
+    used, total = _IN_USE.search(text), _ARENAS.search(text)
+    if used is None or total is None:
+        return None, None
+    return int(used[1].replace(b",", b"")), int(total[1].replace(b",", b""))
+
+
+def _malloc_stats() -> bytes:
+    """CPython prints these to descriptor 2 only, so it is a file in memory meanwhile. Our log has a descriptor of its own."""
+    if not hasattr(sys, "_debugmallocstats") or not hasattr(os, "memfd_create"):
+        return b""
+    try:
+        saved, file = os.dup(2), os.memfd_create("malloc-stats")
+    except OSError:
+        return b""
+    try:
+        os.dup2(file, 2)
+        try:
+            sys._debugmallocstats()
+        finally:
+            os.dup2(saved, 2)
+        return os.pread(file, os.fstat(file).st_size, 0)
+    finally:
+        os.close(saved)
+        os.close(file)

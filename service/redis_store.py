@@ -1,0 +1,329 @@
+"""Redis as a store of cache entries that may vanish at any moment: every call is bounded, one prober brings it back.
+
+Rules: a request spends at most its budget here, all calls together. The first real failure opens the breaker, and from
+then on no request touches Redis. One task, `run`, probes with a fresh connection, first delivers what was written
+meanwhile (`owed`), and only then lets requests in again. A version never replaces a newer one: Redis itself compares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from .breaker import Breaker
+from .fallback import Entry, Stamp
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+    from .settings import Settings
+
+log = logging.getLogger("service.redis")
+
+CONNECTIONS = 20
+PROBE_INTERVAL = 0.5  # while up
+PROBE_TIMEOUT = 0.25
+TRIAL_INTERVAL = 0.1
+BATCH = 100
+BATCH_TIMEOUT = 1.0
+STALL = 0.1  # a timeout that fires this much late says that we were stopped, not Redis
+DELETED = 2**53 - 1  # the version of a row that is gone; Lua's numbers are exact up to here
+PREFIX = "service:campaign:"
+
+# Sets KEYS[1] to "<created> <version> <body>" for ARGV[4] ms unless a newer stamp is there; an empty body says only
+# "nothing older than this".
+COMPARE_AND_SET = """
+local held = redis.call('GET', KEYS[1])
+if held then
+  local created, version, body = string.match(held, '^(%d+) (%d+) (.?)')
+  created, version = tonumber(created), tonumber(version)
+  local c, v = tonumber(ARGV[1]), tonumber(ARGV[2])
+  if created and (created > c or (created == c and (version > v or (version == v and ARGV[3] == '' and body ~= '')))) then
+    return 0
+  end
+end
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3], 'PX', ARGV[4])
+return 1
+"""
+
+
+class Away(Exception):
+    """Redis did not answer this one; use something else. `down` says whether it is away for everybody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An entry in Redis, and how many seconds ago it was true."""
+
+    entry: Entry
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What Redis is to hold for a key: an entry for `seconds`, or just its stamp; `stamp` None deletes the key."""
+
+    key: int
+    stamp: Stamp | None
+    body: bytes
+    seconds: float
+
+
+class Budget:
+    """The time that one request may still spend on Redis."""
+
+    def __init__(self, seconds: float) -> None:
+        self.full = seconds
+        self.left = seconds
+
+
+class RedisStore:
+    """One Redis (Upstash, then REDIS_URL, then localhost; decided at the start), up or away.
+
+    Args:
+        lifetime: seconds for which entries are kept in Redis.
+        owed: returns the writes that Redis has missed.
+        delivered: called with the writes that it has now.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        lifetime: float,
+        owed: Callable[[], Sequence[Write]],
+        delivered: Callable[[Sequence[Write]], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._lifetime = lifetime
+        self._owed = owed
+        self._delivered = delivered
+        self._clock = clock
+        self._breaker = Breaker(random.random)
+        self._client: Redis | None = None
+        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._wake = asyncio.Event()
+        self.source = source(settings)
+
+    @property
+    def up(self) -> bool:
+        return self._breaker.up
+
+    @property
+    def tried(self) -> bool:
+        """Whether it is known by now if Redis is there."""
+        return self._breaker.up or self._breaker.outages > 0
+
+    async def get(self, key: int, budget: Budget) -> Found | None:
+        """The entry and its age. None when there is none.
+
+        Raises:
+            Away: Redis is away, too slow, or busy.
+        """
+        async with self._spend(budget) as client:
+            pipe = client.pipeline(transaction=False)
+            pipe.get(f"{PREFIX}{key}")
+            pipe.pttl(f"{PREFIX}{key}")
+            value, ttl_ms = await pipe.execute(raise_on_error=False)
+            for answer in (value, ttl_ms):
+                if isinstance(answer, Exception):
+                    raise answer
+        return _decode(value, self._lifetime - ttl_ms / 1000) if value is not None and ttl_ms >= 0 else None
+
+    async def write(self, write: Write, budget: Budget) -> None:
+        """Bring one write to Redis.
+
+        Raises:
+            Away: it may or may not have arrived.
+        """
+        async with self._spend(budget) as client:
+            await _perform(client, write)
+
+    async def run(self) -> None:
+        """Probe for ever: the only task that does. Closes the connections when it is cancelled."""
+        try:
+            while True:
+                if self._breaker.up:
+                    await self._watch()
+                elif not await self._bring_back():
+                    await self._sleep(self._breaker.delay())
+        finally:
+            await self._close()
+
+    async def _watch(self) -> None:
+        """One round while up: wait, probe, deliver what a request could not."""
+        await self._sleep(PROBE_INTERVAL)
+        client, epoch = self._client, self._breaker.epoch
+        if client is None or not self._breaker.up:
+            return
+        started = self._clock()
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                await _probe(client)
+            if self._owed():
+                await self._deliver(client)
+        except Exception as error:
+            if not self._stalled(error, started, PROBE_TIMEOUT):
+                self._fail(error, epoch)
+
+    async def _bring_back(self) -> bool:
+        """One attempt while down. True when Redis is in use again."""
+        await self._close()
+        epoch = self._breaker.epoch
+        try:
+            client = self._client = self._connect()
+            held_until = self._clock() + self._breaker.trial(self._clock())
+            while True:
+                async with asyncio.timeout(PROBE_TIMEOUT):
+                    await _probe(client)
+                if self._clock() >= held_until:
+                    break
+                await asyncio.sleep(TRIAL_INTERVAL)
+            await self._deliver(client)
+        except Exception as error:
+            self._fail(error, epoch)
+            return False
+        # No await between the last look at `owed` and this: nothing written in between can be missed.
+        self._breaker.recover(self._clock())
+        log.info("Redis connected successfully")
+        return True
+
+    async def _deliver(self, client: Redis) -> None:
+        """Bring all that is owed to Redis, in batches, until nothing is."""
+        while batch := list(self._owed()[:BATCH]):
+            pipe = client.pipeline(transaction=False)
+            for write in batch:
+                _perform(pipe, write)
+            async with asyncio.timeout(BATCH_TIMEOUT):
+                for answer in await pipe.execute(raise_on_error=False):
+                    if isinstance(answer, Exception) and not _is_wrong_type(answer):
+                        raise answer
+            self._delivered(batch)
+
+    @contextlib.asynccontextmanager
+    async def _spend(self, budget: Budget) -> AsyncIterator[Redis]:
+        """The client, for as long as the budget lasts. Whatever goes wrong becomes Away."""
+        client, epoch = self._client, self._breaker.epoch
+        if client is None or not self._breaker.up or budget.left <= 0:
+            raise Away
+        started = self._clock()
+        limit, inside = budget.left, False
+        try:
+            async with asyncio.timeout(limit), self._slots:
+                inside = True
+                yield client
+        except Exception as error:
+            fair = inside and limit >= 0.8 * budget.full  # a late start or a crowd is no proof that Redis is away
+            timed_out = _is_timeout(error)
+            if not _is_wrong_type(error) and not (timed_out and (not fair or self._stalled(error, started, limit))):
+                self._fail(error, epoch)
+            raise Away from error
+        finally:
+            budget.left -= self._clock() - started
+
+    def _fail(self, error: Exception, epoch: int) -> None:
+        reason = _reason(error)
+        if self._breaker.fail(reason, epoch):
+            log.warning("Redis connection failed, falling back to in-memory cache: %s", reason)
+            self._wake.set()
+
+    def _stalled(self, error: Exception, started: float, limit: float) -> bool:
+        return _is_timeout(error) and self._clock() - started > limit + STALL
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, or less: a request that finds Redis away wakes the prober."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(PROBE_TIMEOUT):
+                    await client.connection_pool.disconnect(inuse_connections=True)
+
+    def _connect(self) -> Redis:
+        """A client with no connection yet. Imported here: redis costs a third of the start, and is not needed for it."""
+        from redis.asyncio import Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        settings, budget = self._settings, self._settings.redis_budget
+        options: dict[str, Any] = {
+            "socket_timeout": max(budget, BATCH_TIMEOUT),  # the budget itself is kept by _spend
+            "socket_connect_timeout": max(budget, PROBE_TIMEOUT),
+            "retry": Retry(NoBackoff(), 1),  # all that we send may be sent twice
+            "max_connections": CONNECTIONS + 2,
+            "health_check_interval": 0,
+            "protocol": 2,
+            "driver_info": None,
+        }
+        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:
+            return Redis(
+                host=urlsplit(settings.upstash_redis_rest_url).hostname or "",
+                port=settings.upstash_redis_port,
+                username="default",
+                password=settings.upstash_redis_rest_token,
+                ssl=True,
+                ssl_ca_certs=settings.upstash_redis_ca_file,
+                **options,
+            )
+        return Redis.from_url(settings.redis_url or "redis://localhost:6379", **options)
+
+
+def source(settings: Settings) -> str:
+    """Which Redis the settings choose: "upstash", "redis_url" or "localhost"."""
+    if settings.upstash_redis_rest_url:
+        return "upstash"
+    return "redis_url" if settings.redis_url else "localhost"
+
+
+def _perform(client: Redis, write: Write) -> Awaitable[Any]:
+    """Send one write, or queue it when `client` is a pipeline."""
+    name = f"{PREFIX}{write.key}"
+    if write.stamp is None:
+        return client.delete(name)
+    milliseconds = max(1, int(write.seconds * 1000))
+    answer: Awaitable[Any] = client.eval(COMPARE_AND_SET, 1, name, *write.stamp, write.body, milliseconds)
+    return answer
+
+
+async def _probe(client: Redis) -> None:
+    """Ask for just what requests need: a write by our script. Read-only, full, loading or locked Redis fails it."""
+    await client.eval(COMPARE_AND_SET, 1, "service:probe", 0, 0, "", 5000)
+
+
+def _decode(value: bytes, age: float) -> Found | None:
+    """An entry from "<created> <version> <body>". None for a bare stamp, and for what we did not write."""
+    created, _, rest = bytes(value).partition(b" ")
+    version, _, body = rest.partition(b" ")
+    if not (created.isdigit() and version.isdigit() and body):
+        return None
+    return Found(Entry((int(created), int(version)), body), max(0.0, age))
+
+
+def _is_timeout(error: Exception) -> bool:
+    return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"  # redis has one of its own
+
+
+def _is_wrong_type(error: Exception) -> bool:
+    """Somebody else's value under our name: no reason to give up on Redis."""
+    return str(error).startswith("WRONGTYPE")
+
+
+def _reason(error: Exception) -> str:
+    """One line for the log."""
+    if _is_timeout(error):
+        return "no answer in time"
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

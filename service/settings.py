@@ -1,0 +1,151 @@
+"""The settings: frozen, read from the environment once, checked before anything starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from .errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every field is an environment variable of the same name in upper case. Durations in seconds, sizes in MiB."""
+
+    database_url: str = field(repr=False)
+    host: str = "0.0.0.0"
+    port: int = 8080
+
+    redis_url: str | None = field(default=None, repr=False)
+    upstash_redis_rest_url: str | None = field(default=None, repr=False)
+    upstash_redis_rest_token: str | None = field(default=None, repr=False)
+    upstash_redis_port: int = 6379
+    upstash_redis_ca_file: str | None = None
+    redis_budget: float = 0.25
+
+    db_pool_max: int = 100
+    db_pool_idle_timeout: float = 30.0
+    db_pool_acquire_timeout: float = 3.0
+    db_pool_check_interval: float = 30.0
+    db_pool_alert_percent: float = 90.0
+    db_command_timeout: float = 5.0
+
+    memory_limit_mb: float = 4096.0
+    memory_check_interval: float = 1.0
+    memory_stats_interval: float = 60.0
+    gc_interval: float = 30.0
+
+    cache_ttl: float = 60.0
+    cache_stale_ttl: float = 600.0
+    cache_max_entries: int = 10_000
+    cache_max_mb: float = 64.0
+
+    cleanup_token: str | None = field(default=None, repr=False)
+    cleanup_interval: float = 21_600.0
+    cleanup_min_interval: float = 10.0
+    shutdown_grace: float = 10.0
+    log_format: str = "console"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+        """Read and check all settings. An empty variable counts as unset.
+
+        Raises:
+            SettingsError: one is missing or malformed; names it and says what was expected.
+        """
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            text = environment.get(each.name.upper(), "").strip()
+            if text:
+                values[each.name] = _read(each.name, text)
+        if "database_url" not in values:
+            raise SettingsError("DATABASE_URL", f"{_POSTGRES_URL}; it is not set")
+        for given, missing in (_UPSTASH, _UPSTASH[::-1]):
+            if given in values and missing not in values:
+                raise SettingsError(missing.upper(), f"a value, because {given.upper()} is set")
+        return cls(**values)
+
+    def secrets(self) -> Iterator[str]:
+        """Every text that must never be printed, as given and percent-decoded."""
+        for text in (self.upstash_redis_rest_token, self.cleanup_token):
+            if text:
+                yield text
+        for url in (self.database_url, self.redis_url, self.upstash_redis_rest_url):
+            password = urlsplit(url).password if url else None
+            if password:
+                yield from {password, unquote(password)}
+            if url and "password=" in url:
+                yield url.split("password=", 1)[1].split("&", 1)[0]
+
+
+_UPSTASH = ("upstash_redis_rest_url", "upstash_redis_rest_token")
+_POSTGRES_URL = "a URL such as postgresql://user@host:5432/database"
+_URLS = {
+    "database_url": (("postgres", "postgresql"), _POSTGRES_URL),
+    "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0"),
+    "upstash_redis_rest_url": (("https",), "a URL such as https://name.upstash.io"),
+}
+# name: (lowest, highest); bounds are inclusive
+_NUMBERS: dict[str, tuple[float, float]] = {
+    "port": (0, 65_535),
+    "upstash_redis_port": (1, 65_535),
+    "redis_budget": (0.001, 60),
+    "db_pool_max": (1, 10_000),
+    "db_pool_idle_timeout": (0.1, 86_400),
+    "db_pool_acquire_timeout": (0.01, 3_600),
+    "db_pool_check_interval": (0.05, 86_400),
+    "db_pool_alert_percent": (1, 100),
+    "db_command_timeout": (0.1, 3_600),
+    "memory_limit_mb": (1, 1 << 30),
+    "memory_check_interval": (0.05, 3_600),
+    "memory_stats_interval": (0.05, 86_400),
+    "gc_interval": (0.05, 86_400),
+    "cache_ttl": (0.001, 31_536_000),
+    "cache_stale_ttl": (0.001, 31_536_000),
+    "cache_max_entries": (1, 1 << 40),
+    "cache_max_mb": (0.001, 1 << 30),
+    "cleanup_interval": (0.05, 31_536_000),
+    "cleanup_min_interval": (0, 86_400),
+    "shutdown_grace": (0.1, 3_600),
+}
+_WHOLE = {"port", "upstash_redis_port", "db_pool_max", "cache_max_entries"}
+
+
+def _read(name: str, text: str) -> str | int | float:
+    """The value of one setting, checked."""
+    if name in _NUMBERS:
+        return _number(name, text)
+    if name in _URLS:
+        schemes, expected = _URLS[name]
+        if not _is_url(text, schemes, host_required=name != "database_url"):
+            raise SettingsError(name.upper(), expected)
+    if name == "log_format" and text not in ("console", "json"):
+        raise SettingsError("LOG_FORMAT", "console or json")
+    if name == "upstash_redis_ca_file" and not os.access(text, os.R_OK):
+        raise SettingsError("UPSTASH_REDIS_CA_FILE", "the path of a readable PEM file")
+    return text
+
+
+def _number(name: str, text: str) -> int | float:
+    lowest, highest = _NUMBERS[name]
+    kind = "a whole number" if name in _WHOLE else "a number"
+    try:
+        value = int(text) if name in _WHOLE else float(text)
+    except ValueError:
+        value = math.nan
+    if not lowest <= value <= highest:  # false for NaN, too
+        raise SettingsError(name.upper(), f"{kind} from {lowest:g} to {highest:g}")
+    return value
+
+
+def _is_url(text: str, schemes: tuple[str, ...], *, host_required: bool) -> bool:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises ValueError when it is no number
+    except ValueError:
+        return False
+    return parts.scheme in schemes and (bool(parts.hostname) or not host_required)
