@@ -115,14 +115,15 @@ class Cleanup:
 
     async def _all(self) -> Cleaned:
         leaked = self._database.sweep_leaked()
-        idle, ended = await asyncio.gather(
+        idle_closed, ended = await asyncio.gather(
             self._database.sweep_dead(),
             self._watch.end_zombies(leaked, SERVER_SECONDS),
             return_exceptions=True,
         )
         freed = await self._collector.collect()
         log.info(freed.line())
-        idle_closed = idle if isinstance(idle, int) else 0
+        if isinstance(idle_closed, BaseException):
+            raise idle_closed
         if isinstance(ended, BaseException):
             if not isinstance(ended, FAULTS):
                 raise ended

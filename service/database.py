@@ -247,7 +247,7 @@ class Database:
         try:
             connection = await self._pool.acquire(timeout=PROBE_TIMEOUT)
             try:
-                await connection.execute("", timeout=PROBE_TIMEOUT)
+                await connection.execute("SELECT 1", timeout=PROBE_TIMEOUT)
                 return False
             except FAULTS:
                 with contextlib.suppress(*FAULTS):

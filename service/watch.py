@@ -99,7 +99,7 @@ class Watch:
             async with asyncio.timeout(TIMEOUT), self._lock:
                 connection = await self._connected()
                 if self._has_schema:
-                    await connection.execute("")
+                    await connection.execute("SELECT 1")
                 else:
                     await self._make_schema(connection)
                 await self._check_capacity(connection)
