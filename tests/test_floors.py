@@ -28,8 +28,8 @@ SERVICE = """
 5  __init__
 4  __main__
 3  app
-2  routes monitor health cleanup
-1  database cache jobs memory fallback breaker
+2  routes monitor health cleanup problems
+1  campaigns watch database cache redis_store fallback breaker jobs memory
 0  settings errors logs
 """
 PURE = {"wire", "checkers"}  # pure: no I/O, no clock, no randomness of their own
@@ -102,8 +102,13 @@ def violations(package: str, table: str, known: dict[str, Path]) -> Iterator[str
 
 
 def edges(known: dict[str, Path]) -> dict[str, set[str]]:
+    """Who imports whom at run time, inside functions too; what type checkers read is none of it."""
     return {
-        name: {f"{m}.{taken}" if f"{m}.{taken}" in known else m for _, m, taken in imports(name, path)}
+        name: {
+            f"{m}.{taken}" if f"{m}.{taken}" in known else m
+            for line, m, taken in imports(name, path)
+            if line not in for_types_only(path)
+        }
         & known.keys() - {name}
         for name, path in known.items()
     }
@@ -182,6 +187,17 @@ def test_chaos_uses_public_names_only():
         and module.removeprefix("pytest_resilience.") not in HEAVY_DOORS
     ]
     assert not found, "\n" + "\n".join(found)
+
+
+def test_a_circle_is_seen_and_one_for_types_only_is_none(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    (tmp_path / "service").mkdir()
+    (tmp_path / "service" / "egg.py").write_text("def lay():\n    from . import hen")
+    (tmp_path / "service" / "hen.py").write_text("if TYPE_CHECKING:\n    from .egg import Egg")
+    TopologicalSorter(edges(modules("service"))).prepare()
+    (tmp_path / "service" / "hen.py").write_text("from .egg import Egg")
+    with pytest.raises(CycleError):
+        TopologicalSorter(edges(modules("service"))).prepare()
 
 
 def test_a_module_without_a_floor_is_seen(tmp_path, monkeypatch):

@@ -1,0 +1,311 @@
+"""The pages can't lie: every code block is run or checked, every table of ours is compared with the code.
+
+Python blocks: one that begins with a comment naming a file (`# conftest.py`) becomes that file, one with a test becomes a
+file of its own; all of a page's blocks stand in one folder, beside docs/examples/, and are run by pytest in strict mode.
+`python -m tests.test_docs` writes the generated tables again.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import dataclasses
+import importlib.util
+import inspect
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "changes" / "README.md",
+        *(ROOT / "service").glob("*.md"),
+    ]
+)
+FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+|~~~+) *(?P<language>[\w+-]*)[^\n]*$")
+FILE_COMMENT = re.compile(r"# (?P<name>[\w/]+\.py)$")
+GENERATED = re.compile(r"(<!-- generated: (?P<name>[\w-]+)[^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found: list[Block] = []
+    inside: tuple[str, str, str, int] | None = None
+    lines: list[str] = []
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+        fence = FENCE.match(line)
+        if inside is None:
+            if fence:
+                inside, lines = (fence["indent"], fence["mark"], fence["language"], number), []
+        elif fence and fence["mark"].startswith(inside[1]) and not fence["language"]:
+            found.append(Block(page, inside[3], inside[2], "\n".join(lines) + "\n"))
+            inside = None
+        else:
+            lines.append(line.removeprefix(inside[0]))
+    assert inside is None, f"{page}:{inside[3]}: the code block never ends"
+    return found
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+PYTHON_PAGES = sorted({block.page for block in BLOCKS if block.language == "python"})
+
+
+def named(*languages: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in languages], ids=str)
+
+
+# Python
+
+
+def files_of(page: Path) -> dict[str, str]:
+    """File name -> text: what the page's Python blocks become."""
+    files: dict[str, str] = {}
+    for block in (b for b in BLOCKS if b.page == page and b.language == "python"):
+        ast.parse(block.code, filename=str(block))
+        name = FILE_COMMENT.match(block.code.partition("\n")[0])
+        assert name or "def test_" in block.code, (
+            f"{block}: name its file in a first comment, or show a test: nothing runs it"
+        )
+        file = name["name"] if name else f"test_line_{block.line}.py"
+        assert file not in files, f"{block}: there are two blocks named {file} on this page"
+        files[file] = block.code
+    return files
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_the_tests_on_a_page_pass(page, tmp_path):
+    files = files_of(page)
+    for example in (ROOT / "docs" / "examples").glob("*.py"):
+        shutil.copy(example, tmp_path)
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -p no:cacheprovider\npythonpath = .\n")
+    tests = sum(text.count("def test_") for text in files.values())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    answer = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "pytest_resilience", "--resilience-strict", "-p", "anyio", "-rA"],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert int(re.search(r"(\d+) passed", answer.stdout)[1]) >= tests, answer.stdout
+
+
+# Commands
+
+
+@pytest.fixture(scope="module")
+def pytest_help(tmp_path_factory):
+    command = [sys.executable, "-m", "pytest", "-p", "pytest_resilience", "--help"]
+    cwd = tmp_path_factory.mktemp("help")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    code = block.code
+    if block.language == "console":
+        code = "\n".join(line.removeprefix("$ ") for line in code.splitlines() if line.startswith("$ "))
+        assert code, f"{block}: a console block shows a command, after '$ '"
+    checked = subprocess.run(["sh", "-n"], input=code, capture_output=True, text=True, check=False, timeout=10)
+    assert checked.returncode == 0, f"{block}: {checked.stderr}"
+    lines = code.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def wrong(words: list[str], help_text: str, extras: set[str]) -> str | None:
+    """Why a command that we tell people to type can't be right, or None."""
+    while words and re.match(r"\w+=", words[0]):  # NAME=value command
+        words = words[1:]
+    if not words:
+        return None
+    options = [word.partition("=")[0] for word in words if word.startswith("--resilience-")]
+    unknown = [option for option in options if option not in help_text]
+    if unknown:
+        return f"there is no option {', '.join(unknown)}"
+    match words:
+        case [script, *_] if script.startswith(("scripts/", ".ci/")):
+            return None if os.access(ROOT / script, os.X_OK) else f"{script} is no script of ours"
+        case ["pip", "install", *arguments]:
+            ours = [a for a in arguments if not a.startswith("-")]
+            bad = [
+                a
+                for a in ours
+                if not (m := re.fullmatch(r"(pytest-resilience|\.)(\[([\w,]+)\])?", a))
+                or not set((m[3] or "").split(",")) <= extras | {""}
+            ]
+            return f"pip install {' '.join(bad)}" if bad else None
+        case ["python", "-m", module, *_]:
+            return None if importlib.util.find_spec(module) else f"no module {module}"
+        case ["pytest", *_] | ["cd", _] | ["git", "clone" | "add" | "commit", *_]:
+            return None
+    return f"{words[0]}: teach tests/test_docs.py to check this command"
+
+
+@named("sh", "console")
+def test_a_command_is_one_that_can_be_typed(block, pytest_help):
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    found = [why for words in commands_of(block) if (why := wrong(words, pytest_help, extras))]
+    assert not found, f"{block}: {found}"
+
+
+# Configuration
+
+
+def unknown_keys(settings: dict[str, object], help_text: str) -> list[str]:
+    return [key for key in settings if key.startswith("resilience") and f"\n  {key} " not in help_text]
+
+
+@named("toml")
+def test_toml_parses_and_its_options_exist(block, pytest_help):
+    data = tomllib.loads(block.code)
+    assert not unknown_keys(data.get("tool", {}).get("pytest", {}).get("ini_options", {}), pytest_help), block
+
+
+@named("ini")
+def test_ini_parses_and_its_options_exist(block, pytest_help):
+    parser = configparser.ConfigParser()
+    parser.read_string(block.code)
+    assert not [key for section in parser.sections() for key in unknown_keys(dict(parser[section]), pytest_help)], block
+
+
+@named("yaml")
+def test_yaml_parses(block):
+    assert yaml.safe_load(block.code) is not None, block
+
+
+def test_no_block_is_ignored():
+    """`text` is for what programs print and for drawings: there is nothing in it to run."""
+    known = {"python", "sh", "console", "toml", "ini", "yaml", "text"}
+    assert not [f"{block}: {block.language or 'no language'}" for block in BLOCKS if block.language not in known]
+
+
+# Tables
+
+
+def fault_table() -> str:
+    from pytest_resilience.faults import FAULTS
+    from pytest_resilience.targets.server import PostgresTarget, RedisTarget
+    from pytest_resilience.targets.service import ServiceTarget
+
+    targets = {"postgres": PostgresTarget, "redis": RedisTarget, "service": ServiceTarget}
+    rows = ["| call | on | what it does |", "| --- | --- | --- |"]
+    for name, kind in FAULTS.items():
+        signature = inspect.signature(getattr(targets[kind.targets[0]], name))
+        arguments = ", ".join(str(p.replace(annotation=p.empty)) for p in list(signature.parameters.values())[1:])
+        said = " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split()).replace("|", "\\|")
+        rows.append(f"| `{name}({arguments})` | {', '.join(kind.targets)} | {said} |")
+    return "\n".join(rows) + "\n"
+
+
+TABLES = {"faults": fault_table}
+
+
+def regenerated(text: str) -> str:
+    return GENERATED.sub(lambda m: m[1] + TABLES[m["name"]]() + m[3], text)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if GENERATED.search(p.read_text())], ids=lambda p: p.name)
+def test_a_generated_table_says_what_the_code_says(page):
+    text = page.read_text(encoding="utf-8")
+    assert text == regenerated(text), "run python -m tests.test_docs"
+
+
+def test_every_fault_has_a_method_on_each_of_its_targets():
+    from pytest_resilience.faults import FAULTS
+    from pytest_resilience.targets.server import PostgresTarget, RedisTarget
+    from pytest_resilience.targets.service import ServiceTarget
+
+    targets = {"postgres": PostgresTarget, "redis": RedisTarget, "service": ServiceTarget}
+    assert not [f"{t}.{name}" for name, kind in FAULTS.items() for t in kind.targets if not hasattr(targets[t], name)]
+
+
+def test_the_readme_names_every_option_and_no_other(pytest_help):
+    there = set(re.findall(r"^  (--resilience-[\w-]+)", pytest_help, re.MULTILINE))
+    told = set(re.findall(r"--resilience-[\w-]+", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert told == there
+
+
+def test_the_fixtures_page_names_every_fixture(pytester):
+    pytester.makepyfile("def test_nothing():\n    pass")
+    said = pytester.runpytest_subprocess("--fixtures", "-p", "pytest_resilience").stdout.str()
+    there = set(re.findall(r"^(resilience\w*)", said, re.MULTILINE))
+    told = set(re.findall(r"^## `(\w+)`", (ROOT / "docs" / "fixtures.md").read_text(encoding="utf-8"), re.MULTILINE))
+    assert there, said
+    assert told == there
+
+
+SERVICE_PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+
+
+def test_the_service_page_names_every_setting_with_its_default():
+    from service.settings import Settings
+
+    there = {
+        f.name.upper(): "required"
+        if f.default is dataclasses.MISSING
+        else f"{f.default:g}"
+        if isinstance(f.default, float)
+        else f.default
+        for f in dataclasses.fields(Settings)
+    }
+    told = dict(re.findall(r"^\| ([A-Z][A-Z_]+) \| (\S*) ?\|", SERVICE_PAGE, re.MULTILINE))
+    assert told == {name: "" if default is None else str(default) for name, default in there.items()}
+
+
+def test_the_service_page_names_every_route():
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").glob("*.py"))
+    there = {re.sub(r":\w+}", "}", path) for path in re.findall(r"""Route\(\s*["'](/[^"']*)["']""", source)}
+    told = set(re.findall(r"^\| (?:GET|POST|PUT|DELETE)[A-Z or]* (/\S*) \|", SERVICE_PAGE, re.MULTILINE))
+    assert told == there
+
+
+def test_every_promise_has_a_chaos_test_and_every_chaos_test_a_promise():
+    there = {
+        f"{path.name}::{node.name}"
+        for path in (ROOT / "chaos").glob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
+    told = set(re.findall(r"`(test_\w+\.py::\w+)`", SERVICE_PAGE))
+    assert told == there
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = regenerated(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            sys.stdout.write(f"wrote {page.relative_to(ROOT)}\n")
