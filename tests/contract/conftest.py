@@ -1,0 +1,316 @@
+"""Servers for the contract suite: our proxy and a real toxiproxy-server, each in a process of its own, the same bodies on both.
+
+The real one is found by $TOXIPROXY_SERVER, on PATH, or where `go install` puts it; without it its half is skipped, and says so.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import pytest
+
+PATIENCE = 5.0  # seconds that anything in here may take before it counts as hanging
+INSTALL = "go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "differs(why): ours does this, and Toxiproxy 2.12 is known to fail it")
+    config.addinivalue_line("markers", "addition: an addition of ours, which Toxiproxy 2.12 does not have")
+
+
+def find_real() -> str | None:
+    """The path of a real toxiproxy-server, or None."""
+    named = os.environ.get("TOXIPROXY_SERVER")
+    if named:
+        return named
+    gobin = Path(os.environ.get("GOBIN") or Path(os.environ.get("GOPATH") or Path.home() / "go") / "bin")
+    found = shutil.which("toxiproxy-server")
+    if found:
+        return found
+    for name in ("toxiproxy-server", "server"):  # `go install .../cmd/server` calls it server
+        path = gobin / name
+        if (
+            path.exists()
+            and b"toxiproxy-server version" in subprocess.run([path, "-version"], capture_output=True).stdout
+        ):
+            return str(path)
+    return None
+
+
+class Reply(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+    @property
+    def error(self) -> str:
+        return str(self.json["error"])
+
+
+class Server:
+    """A running proxy server, ours or the real one."""
+
+    def __init__(self, kind: str, *flags: str, env: dict[str, str] | None = None) -> None:
+        self.kind = kind
+        if kind == "ours":
+            command = [sys.executable, "-m", "pytest_resilience.proxy"]
+        else:
+            command = [find_real() or ""]
+        if "-port" not in flags:
+            flags = ("-port", "0" if kind == "ours" else str(free_port()), *flags)
+        self.process = subprocess.Popen(
+            [*command, "-host", "127.0.0.1", *flags],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "LOG_LEVEL": "info", **(env or {})},
+        )
+        assert self.process.stdout is not None
+        self.address = ""
+        for line in self.process.stdout:
+            self.entry = json.loads(line)
+            if self.entry.get("message") == "Starting Toxiproxy HTTP server":
+                self.address = self.entry["address"]
+                break
+        if self.address and kind == "real":
+            self._wait_until_it_answers()
+        self._connection: http.client.HTTPConnection | None = None
+
+    def _wait_until_it_answers(self) -> None:
+        host, port = self.address.rsplit(":", 1)
+        for _ in range(10_000):
+            try:
+                socket.create_connection((host, int(port)), PATIENCE).close()
+            except ConnectionRefusedError:
+                continue
+            return
+
+    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
+        """One request on a kept-alive connection; a str or bytes body is sent as it is."""
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
+        raw = body if isinstance(body, str | bytes) or body is None else json.dumps(body)
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            self._connection.request(method, path, raw, headers)
+            response = self._connection.getresponse()
+            text = response.read().decode()
+        except BaseException:
+            self._connection.close()
+            self._connection = None
+            raise
+        return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, text)
+
+    def clear(self) -> None:
+        for name in self.call("GET", "/proxies").json:
+            self.call("DELETE", f"/proxies/{quote(name, safe='')}")
+
+    def stop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self.process.kill()
+        self.process.communicate()
+
+
+def free_port() -> int:
+    """A port below the ephemeral range would be better, but a real server can't be asked to take any."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Door:
+    """A proxy with an upstream that the test plays itself."""
+
+    def __init__(self, server: Server, name: str, **fields: Any) -> None:
+        self.server = server
+        self.name = name
+        self.upstream = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self.upstream.settimeout(PATIENCE)
+        self.sockets: list[socket.socket] = [self.upstream]
+        port = self.upstream.getsockname()[1]
+        body = {"name": name, "listen": "127.0.0.1:0", "upstream": f"127.0.0.1:{port}", **fields}
+        try:
+            reply = server.call("POST", "/proxies", body)
+            assert reply.status == 201, reply
+        except BaseException:
+            self.close()
+            raise
+        self.listen: str = reply.json["listen"]
+        self.port = int(self.listen.rsplit(":", 1)[1])
+        self.path = f"/proxies/{name}"
+
+    def dial(self) -> socket.socket:
+        """A client, connected to the proxy."""
+        client = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sockets.append(client)
+        return client
+
+    def accept(self) -> socket.socket:
+        """The upstream's end of the next connection."""
+        served, _ = self.upstream.accept()
+        served.settimeout(PATIENCE)
+        served.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.sockets.append(served)
+        return served
+
+    def connect(self) -> tuple[socket.socket, socket.socket]:
+        """Both ends of a new connection through the proxy, known to work."""
+        client = self.dial()
+        return client, self.accept()
+
+    def call(self, method: str, path: str = "", body: Any = None) -> Reply:
+        return self.server.call(method, self.path + path, body)
+
+    def add(
+        self,
+        kind: str,
+        stream: str = "downstream",
+        *,
+        name: str | None = None,
+        toxicity: float = 1.0,
+        **attributes: Any,
+    ) -> str:
+        """Add a toxic; its name."""
+        body = {"type": kind, "stream": stream, "toxicity": toxicity, "attributes": attributes}
+        reply = self.call("POST", "/toxics", {**body, **({"name": name} if name else {})})
+        assert reply.status == 200, reply
+        return str(reply.json["name"])
+
+    def remove(self, toxic: str) -> None:
+        reply = self.call("DELETE", f"/toxics/{toxic}")
+        assert reply.status == 204, reply
+
+    def set(self, toxic: str, **attributes: Any) -> None:
+        reply = self.call("PATCH", f"/toxics/{toxic}", {"attributes": attributes})
+        assert reply.status == 200, reply
+
+    def counters(self) -> Any:
+        return self.call("GET", "/counters").json
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()
+
+
+def take(sock: socket.socket, size: int) -> bytes:
+    """Exactly `size` bytes, or fewer if the stream ends before."""
+    data = bytearray()
+    while len(data) < size:
+        part = sock.recv(size - len(data))
+        if not part:
+            break
+        data += part
+    return bytes(data)
+
+
+def silent(sock: socket.socket, seconds: float = 0.15) -> bool:
+    """Nothing comes, not even an end, for a while."""
+    sock.settimeout(seconds)
+    try:
+        got = sock.recv(1)
+    except TimeoutError:
+        return True
+    finally:
+        sock.settimeout(PATIENCE)
+    assert got is not None
+    return False
+
+
+@pytest.fixture(scope="session", params=["ours", "real"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Which server: "ours" or "real"."""
+    kind: str = request.param
+    if kind == "real" and find_real() is None:
+        pytest.skip(f"no real toxiproxy-server here; set TOXIPROXY_SERVER, or: {INSTALL}")
+    return kind
+
+
+@pytest.fixture(autouse=True)
+def _known_differences(request: pytest.FixtureRequest) -> None:
+    if "kind" not in request.fixturenames or request.getfixturevalue("kind") == "ours":
+        return
+    if request.node.get_closest_marker("addition"):
+        pytest.skip("an addition of ours")
+    differs = request.node.get_closest_marker("differs")
+    if differs:
+        request.applymarker(pytest.mark.xfail(reason=f"Toxiproxy 2.12: {differs.args[0]}", strict=True))
+
+
+@pytest.fixture(scope="session")
+def _shared(kind: str) -> Iterator[Server]:
+    server = Server(kind)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def server(_shared: Server) -> Iterator[Server]:
+    """A server that tests share, without proxies at the start of each. Don't wedge it: take `own_server` for that."""
+    yield _shared
+    _shared.clear()
+
+
+@pytest.fixture
+def start(kind: str) -> Iterator[Callable[..., Server]]:
+    """Starts servers of this test's own: `start(*flags)`."""
+    servers: list[Server] = []
+
+    def start(*flags: str, env: dict[str, str] | None = None) -> Server:
+        servers.append(Server(kind, *flags, env=env))
+        return servers[-1]
+
+    yield start
+    for each in servers:
+        each.stop()
+
+
+@pytest.fixture
+def own_server(start: Callable[..., Server]) -> Server:
+    """A server that this test may wedge or kill."""
+    return start()
+
+
+def _make_doors() -> tuple[list[Door], Callable[..., Door]]:
+    doors: list[Door] = []
+
+    def make(server: Server, name: str = "door", **fields: Any) -> Door:
+        doors.append(Door(server, name, **fields))
+        return doors[-1]
+
+    return doors, make
+
+
+@pytest.fixture
+def make_door() -> Iterator[Callable[..., Door]]:
+    """Makes doors on a server: `make_door(server, name, **fields of the proxy)`."""
+    doors, make = _make_doors()
+    yield make
+    for each in doors:
+        each.close()
+
+
+@pytest.fixture
+def door(server: Server, make_door: Callable[..., Door]) -> Door:
+    """A door on the shared server."""
+    return make_door(server)
+
+
+@pytest.fixture
+def own_door(own_server: Server, make_door: Callable[..., Door]) -> Door:
+    """A door on a server that this test may wedge or kill."""
+    return make_door(own_server)
