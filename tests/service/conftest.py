@@ -1,0 +1,39 @@
+"""The service as a process of its own, with short intervals, behind the proxies of the stack."""
+
+import sys
+
+import pytest
+
+from pytest_resilience import Service
+
+SETTINGS = {
+    "HOST": "127.0.0.1",
+    "DB_POOL_MAX": "5",
+    "DB_POOL_ACQUIRE_TIMEOUT": "0.5",
+    "DB_POOL_CHECK_INTERVAL": "0.5",
+    "DB_POOL_IDLE_TIMEOUT": "2",
+    "DB_COMMAND_TIMEOUT": "2",
+    "MEMORY_CHECK_INTERVAL": "0.2",
+    "CACHE_STALE_TTL": "120",
+    "CLEANUP_MIN_INTERVAL": "30",
+}
+
+
+@pytest.fixture(scope="session")
+def resilience_service(resilience_stack):
+    servers = {"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url}
+    command = [sys.executable, "-m", "service"]
+    return Service(command, port_variable="PORT", ready="/readyz", within=10.0, env={**SETTINGS, **servers})
+
+
+@pytest.fixture
+def service(resilience):
+    return resilience.service
+
+
+@pytest.fixture
+def campaign(service):
+    """A campaign that is in the database, in Redis and in the service's memory."""
+    reply = service.post("/api/campaigns", json={"name": "Spring", "message": "Hello"})
+    assert reply.status_code == 201, reply.text
+    return reply.json()

@@ -1,0 +1,174 @@
+"""Reads and writes while Redis comes and goes: the real service, a real Redis, and the proxy between them."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pytest_resilience import eventually
+
+DOWN = "Redis connection failed, falling back to in-memory cache: "
+UP = "Redis connected successfully"
+
+
+def source(reply):
+    return reply.status_code, reply.headers.get("X-Cache"), reply.headers.get("X-Cache-Source")
+
+
+def path(campaign):
+    return f"/api/campaigns/{campaign['id']}"
+
+
+def test_a_write_is_read_from_redis(service, campaign):
+    reply = service.get(path(campaign))
+    assert source(reply) == (200, "hit", "redis")
+    assert reply.json() == campaign
+
+
+def test_a_miss_says_so_and_fills_redis(resilience, service, campaign):
+    redis_of(resilience).flushall()
+    assert source(service.get(path(campaign))) == (200, "miss", "postgres")
+    assert source(service.get(path(campaign))) == (200, "hit", "redis")
+
+
+@pytest.mark.parametrize("fault", ["refuse", "reset", "blackhole", "pause"])
+def test_requests_never_fail_for_redis_and_go_back_to_it(resilience, service, campaign, fault):
+    for outage in (1, 2):
+        strike = getattr(resilience.redis, fault)()
+        started = time.monotonic()
+        reply = service.get(path(campaign))
+        assert source(reply) == (200, "hit", "memory")
+        assert time.monotonic() - started < 0.25 + 0.1
+        changed = service.put(path(campaign), json={"name": f"Outage {outage}"})
+        assert changed.status_code == 200
+        assert service.get(path(campaign)).json() == changed.json()
+        created = service.post("/api/campaigns", json={"name": "New", "message": "m"})
+        assert created.status_code == 201
+        assert source(service.get(path(created.json()))) == (200, "hit", "memory")
+        strike.heal()
+        eventually(lambda: service.log.count(UP) == outage + 1, within=2)
+        for row in (changed.json(), created.json()):
+            reply = service.get(path(row))
+            assert (source(reply), reply.json()) == ((200, "hit", "redis"), row)
+        assert service.log.count(DOWN) == outage
+
+
+def test_what_changed_in_an_outage_is_new_in_redis_before_redis_is_read_again(resilience, service):
+    rows = [service.post("/api/campaigns", json={"name": "old", "message": "m"}).json() for _ in range(20)]
+    with resilience.redis.refuse():
+        assert source(service.get(path(rows[0]))) == (200, "hit", "memory")
+        for row in rows[:10]:
+            assert service.put(path(row), json={"name": "new"}).status_code == 200
+        for row in rows[10:]:
+            assert service.delete(path(row)).status_code == 204
+    names = []
+
+    def back():
+        names.extend(service.get(path(row)).json().get("name") for row in rows)
+        return UP in service.log.partition(DOWN)[2]
+
+    eventually(back, within=2)
+    back()
+    assert set(names) == {"new", None}
+
+
+def test_a_deleted_campaign_does_not_come_back(resilience, service, campaign):
+    with resilience.redis.blackhole():
+        assert service.delete(path(campaign)).status_code == 204
+        assert service.get(path(campaign)).status_code == 404
+    eventually(lambda: service.log.count(UP) == 2, within=2)
+    assert service.get(path(campaign)).status_code == 404
+
+
+def test_an_older_version_does_not_replace_a_newer_one_in_redis(resilience, service, campaign):
+    direct = redis_of(resilience)
+    key = f"service:campaign:{campaign['id']}"
+    created = direct.get(key).split()[0].decode()
+    newer = b'{"id":%d,"name":"from elsewhere"}' % campaign["id"]
+    with resilience.redis.refuse():
+        assert service.put(path(campaign), json={"name": "ours"}).json()["version"] == 2
+        direct.set(key, f"{created} 7 ".encode() + newer, px=100_000)
+    eventually(lambda: service.log.count(UP) == 2, within=2)
+    assert service.get(path(campaign)).content == newer
+
+
+def test_flapping_does_not_make_the_service_flap_nor_lose_writes(resilience, service, campaign):
+    before = service.log.count(UP)
+    with ThreadPoolExecutor(1) as pool:
+        stop = time.monotonic() + 2.4
+        names = []
+
+        def work():
+            while time.monotonic() < stop:
+                name = f"n{len(names)}"
+                assert service.put(path(campaign), json={"name": name}).status_code == 200
+                names.append(name)
+                assert service.get(path(campaign)).json()["name"] == name
+
+        working = pool.submit(work)
+        while time.monotonic() < stop:
+            strike = resilience.redis.refuse()
+            time.sleep(0.2)
+            strike.heal()
+            time.sleep(0.2)
+        working.result()
+    assert service.log.count(UP) - before <= 3
+    eventually(lambda: source(service.get(path(campaign))) == (200, "hit", "redis"), within=2)
+    assert service.get(path(campaign)).json()["name"] == names[-1]
+
+
+def test_one_loader_answers_all_who_miss_at_once(resilience, service, campaign):
+    redis_of(resilience).flushall()
+    with resilience.postgres.latency(0.1), ThreadPoolExecutor(10) as pool:
+        replies = list(pool.map(lambda _: service.get(path(campaign)), range(10)))
+    assert {r.status_code for r in replies} == {200}
+    assert {r.headers["X-Cache"] for r in replies} <= {"miss", "hit"}
+
+
+def test_without_postgres_reads_are_served_from_copies(resilience, service, campaign):
+    resilience.postgres.refuse()
+    assert source(service.get(path(campaign))) == (200, "hit", "redis")
+    redis_of(resilience).flushall()
+    assert source(service.get(path(campaign))) == (200, "stale", "memory")
+    reply = service.get("/api/campaigns/999999")
+    assert reply.status_code == 503
+    assert int(reply.headers["Retry-After"]) >= 1
+
+
+def test_errors_are_not_cached(resilience, service, campaign):
+    redis_of(resilience).flushall()
+    with resilience.postgres.refuse():
+        assert service.get("/api/campaigns/999999").status_code == 503
+    eventually(lambda: service.get("/api/campaigns/999999").status_code == 404, within=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "heal"),
+    [
+        (("CONFIG", "SET", "maxmemory", "1"), ("CONFIG", "SET", "maxmemory", "0")),
+        (("REPLICAOF", "127.0.0.1", "1"), ("REPLICAOF", "NO", "ONE")),
+        (("CONFIG", "SET", "requirepass", "secret-of-redis"), ("CONFIG", "SET", "requirepass", "")),
+    ],
+    ids=["full", "read only", "locked"],
+)
+def test_a_redis_that_cannot_be_written_is_not_healthy(resilience, service, campaign, command, heal):
+    direct = redis_of(resilience)
+    direct.execute_command(*command)
+    try:
+        if command[2] == "requirepass":
+            direct.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        eventually(lambda: DOWN in service.log, within=1.5)
+        assert service.put(path(campaign), json={"name": "x"}).status_code == 200
+        assert source(service.get(path(campaign))) == (200, "hit", "memory")
+        assert service.get("/readyz").json()["checks"]["redis"] == "down"
+    finally:
+        direct.execute_command(*heal)
+    eventually(lambda: source(service.get(path(campaign))) == (200, "hit", "redis"), within=2)
+    assert service.get(path(campaign)).json()["name"] == "x"
+    assert service.log.count(DOWN) == 1
+
+
+def redis_of(resilience):
+    import redis
+
+    return redis.Redis.from_url(resilience.redis.direct_url, single_connection_client=False)
