@@ -39,6 +39,9 @@ MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names
 PATIENCE = 1.5  # seconds for processes to stop or to go after their signal; only one stuck in the kernel needs more than a few ms
 PARENT_CHECK = 0.5  # seconds between two looks at the parent where the kernel can't wake us
 NOBODY = 65534
+OWNER = (
+    "owner"  # the file that says whose a directory is; deleted last, so that an interrupted deletion can be taken up
+)
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CLONE_NEWUSER = 0x10000000
@@ -103,7 +106,7 @@ def remove_tree(path: str) -> None:
 def _remove_once(path: str) -> None:
     try:
         with os.scandir(path) as entries:
-            for entry in entries:
+            for entry in sorted(entries, key=_is_owner):
                 if entry.is_dir(follow_symlinks=False):
                     _remove_once(entry.path)
                 else:
@@ -113,17 +116,32 @@ def _remove_once(path: str) -> None:
         pass
 
 
-def release_shared_memory(pid_file: str) -> None:
-    """Remove the System V segment of a Postgres that could not do it itself; its lock file names the segment.
+def _is_owner(entry: os.DirEntry[str]) -> bool:
+    return entry.name == OWNER
 
-    The lock file is there only while the server runs or after it was killed, and it lies in a directory that is ours alone.
+
+def release_shared_memory(pid_file: str) -> None:
+    """Remove the System V segment of a Postgres that was killed before it could do so; its lock file names the segment.
+
+    A segment that anybody still uses stays, and so does one that only has the same number, of which there may be one after a reboot.
     """
     try:
         with open(pid_file) as lines:
-            _key, segment = lines.read().splitlines()[6].split()
+            key, segment = map(int, lines.read().splitlines()[6].split())
     except (OSError, ValueError, IndexError):
         return
-    libc.shmctl(int(segment), IPC_RMID, None)
+    if not LINUX or _unused(key, segment):
+        libc.shmctl(segment, IPC_RMID, None)
+
+
+def _unused(key: int, segment: int) -> bool:
+    """Whether there is a segment of this key and number, and nobody attached to it."""
+    with open("/proc/sysvipc/shm") as lines:
+        rows = [line.split() for line in lines]
+    return any(
+        [int(key_), int(segment_), int(users)] == [key, segment, 0]
+        for key_, segment_, *_, users in (r[:7] for r in rows[1:])
+    )
 
 
 def enter_user_namespace(uid: int, gid: int) -> None:

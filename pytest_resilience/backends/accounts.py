@@ -23,7 +23,6 @@ def give(path: Path, user: User) -> None:
     """Make everything in a directory belong to that user, where it does not anyway."""
     if user.mode != "setuid":
         return
-    path.parent.chmod(0o711)  # the session's directory: nobody may walk through, and not look
     for place, _, names in os.walk(path):
         for name in ("", *names):
             with contextlib.suppress(FileNotFoundError):  # the server is at work in it already
@@ -39,7 +38,6 @@ def readable_copy(binaries: Path, scratch: Path) -> Path:
     """
     if all(place.stat().st_mode & 0o001 for place in binaries.resolve().parents):
         return binaries
-    scratch.chmod(0o711)
     installation = binaries.parent
     package = installation.parent
     copy = scratch / "binaries"

@@ -156,6 +156,14 @@ class Backend(ABC):
         """Run the service under test: a process that ends with the session at the latest; its log is `directory`/`name`.log."""
 
     @abstractmethod
+    def revive(self) -> None:
+        """Start again what has ended: servers on their ports with their data, the proxy without its proxies (`api` may change).
+
+        Raises:
+            ServerNotReady: it does not come up again.
+        """
+
+    @abstractmethod
     def check(self) -> None:
         """See whether servers and proxy are as they were left.
 

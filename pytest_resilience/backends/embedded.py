@@ -17,7 +17,7 @@ from .binaries import Found, find_postgres, find_redis
 from .local import HOST
 from .ports import free_port
 from .postgres_process import PostgresProcess
-from .postgres_template import AskedForVersion, Recipe
+from .postgres_template import Recipe
 from .proxy_process import ProxyProcess
 from .redis_process import RedisProcess
 from .scratch import Scratch, sweep
@@ -41,9 +41,13 @@ class InBackground(Generic[Result]):
         except BaseException as problem:  # noqa: BLE001  # handed on by result()
             self._outcome = problem
 
+    def wait(self) -> None:
+        """Wait until it is done, well or not."""
+        self._thread.join()
+
     def result(self) -> Result:
         """What came of it, or its error."""
-        self._thread.join()
+        self.wait()
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         return self._outcome  # type: ignore[return-value]  # not None once it ran
@@ -82,19 +86,16 @@ class EmbeddedBackend(Backend):
             raise
 
     def _start(self, postgres: Found, redis: Found) -> None:
-        version = AskedForVersion(postgres)
         self._scratch = Scratch()
         self.directory = self._scratch.path
         self._keeper.start(owning=[self.directory])
         others = InBackground(lambda: self._launch_redis_and_proxy(redis))
         try:
-            user = user_for_postgres(self._keeper)
-            if user.mode == "setuid":
-                postgres = postgres._replace(path=readable_copy(postgres.path, self.directory))
-            recipe = Recipe(self._keeper, postgres, version.answer(), user, self.directory)
-            postgres_server = self._launch_postgres(recipe)
-        finally:
-            redis_server, self._proxy = others.result()
+            postgres_server = self._launch_postgres(postgres)
+        except BaseException:
+            others.wait()
+            raise
+        redis_server, self._proxy = others.result()
         sweep()
         for program in postgres_server, redis_server, self._proxy:
             program.await_ready()
@@ -110,7 +111,12 @@ class EmbeddedBackend(Backend):
         redis.launch()
         return redis, proxy
 
-    def _launch_postgres(self, recipe: Recipe) -> PostgresProcess:
+    def _launch_postgres(self, found: Found) -> PostgresProcess:
+        user = user_for_postgres(self._keeper)
+        if user.mode == "setuid":
+            self.directory.chmod(0o711)  # the other user may walk through, and not look
+            found = found._replace(path=readable_copy(found.path, self.directory))
+        recipe = Recipe(self._keeper, found, user, self.directory)
         data = self.directory / "postgres"
         try:
             return self._from_template(recipe, recipe.open(), data)
@@ -159,6 +165,13 @@ class EmbeddedBackend(Backend):
 
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
         return self._keeper.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
+
+    def revive(self) -> None:
+        for server in self.servers.values():
+            server.start()
+        if self._proxy is not None:
+            self._proxy.start()
+            self.api = self._proxy.address
 
     def check(self) -> None:
         for server in self.servers.values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from ..errors import BackendUnavailable
@@ -15,6 +14,7 @@ from .binaries import Found
 from .local import ENVIRONMENT
 from .postgres_process import DATABASE
 from .template import Template, TemplateBroken
+from .versions import version_of
 
 RECIPE = 1
 INITDB_WITHIN = 120.0  # seconds; it takes 0.5
@@ -43,53 +43,35 @@ SINCE_16 = {
 SINCE_18 = {"io_method": "sync"}  # without the three processes of its own that reading ahead would have
 
 
-class AskedForVersion:
-    """The version of a Postgres, asked for while other things are done."""
-
-    def __init__(self, found: Found) -> None:
-        self._program = found.path / "postgres"
-        self._process = subprocess.Popen(
-            [self._program, "--version"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    def answer(self) -> str:
-        """What it says: "postgres (PostgreSQL) 18.6".
-
-        Raises:
-            BackendUnavailable: the program does not run here.
-        """
-        text, _ = self._process.communicate()
-        if self._process.returncode != 0:
-            raise BackendUnavailable(f"{self._program} does not run here: {text.strip()}")
-        return text.strip()
-
-
 class Recipe:
     """Makes and opens the template for one set of binaries.
 
     Args:
         keeper: who starts initdb.
         found: the directory with `postgres` and `initdb`.
-        version: what `postgres --version` says.
         user: as whom Postgres runs.
         scratch: a directory of this session to work in.
 
     Attributes:
         binaries: the same directory.
-        version: the version alone, "18.6".
+        version: such as "18.6".
         path: the template's file.
     """
 
-    def __init__(self, keeper: Keeper, found: Found, version: str, user: User, scratch: Path) -> None:
+    def __init__(self, keeper: Keeper, found: Found, user: User, scratch: Path) -> None:
         self.binaries = found.path
         self.user = user
-        self.version = version.split()[2]
-        self._major = int("".join(letter if letter.isdigit() else " " for letter in self.version).split()[0])
+        self.version = version_of(found.path / "postgres")
+        if not self.version[0].isdigit():
+            raise BackendUnavailable(
+                f"{found.path / 'postgres'} ({found.source}) does not run here: it does not even say its version"
+            )
+        self._major = int(self.version.split(".")[0])
         self._keeper = keeper
         self._scratch = scratch
         self._cache = template.cache_directory() or scratch
         size = (found.path / "postgres").stat().st_size
-        key = hashlib.sha256(repr((RECIPE, version, found.source, size, os.uname().machine)).encode()).hexdigest()
+        key = hashlib.sha256(repr((RECIPE, self.version, found.source, size, os.uname().machine)).encode()).hexdigest()
         self.path = self._cache / f"postgres-{self.version}-{key[:12]}.template"
 
     def open(self) -> Template:

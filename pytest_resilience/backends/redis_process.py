@@ -31,7 +31,14 @@ class RedisProcess(LocalServer):
         self.version = ""
 
     def argv(self) -> list[str]:
-        settings = {"port": self.address.port, "bind": HOST, "save": "", "appendonly": "no", "dir": self._directory}
+        settings = {
+            "port": self.address.port,
+            "bind": HOST,
+            "save": "",
+            "appendonly": "no",
+            "dir": self._directory,
+            "hz": 100,
+        }
         return [str(self._program), *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
 
     def url(self, address: Address) -> str:

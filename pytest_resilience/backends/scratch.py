@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import stat
 import tempfile
 from pathlib import Path
 
+from .. import keeper
+
 PREFIX = "pytest-resilience-"
-OWNER = "owner"  # locked by the process that the directory belongs to for as long as that lives; works across pid namespaces
+OWNER = (
+    keeper.OWNER
+)  # locked by the process that the directory belongs to for as long as that lives; works across pid namespaces
 ROOM = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
 
 
@@ -73,12 +76,9 @@ def _remove_if_stale(path: Path) -> bool:
             return False
         with (path / OWNER).open("r+") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for entry in list(path.iterdir()):
-                if entry.name != OWNER:
-                    shutil.rmtree(
-                        entry, ignore_errors=True
-                    ) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-            shutil.rmtree(path)
+            for pid_file in path.glob("*/postmaster.pid"):
+                keeper.release_shared_memory(str(pid_file))
+            keeper.remove_tree(str(path))
             return True
     except OSError:  # in use, being deleted, or not one of ours
         return False
