@@ -30,7 +30,7 @@ POLL = 0.003  # seconds between two looks at a child that is to end
 GOODBYE = 5.0  # seconds for the keeper to end everything; it takes about 50 ms
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*sys.argv[2:])"  # imported: its bytecode is cached
-_SECRET = re.compile(r"(\w+://[^:/@\s]*):[^@\s]*@")
+_SECRET = re.compile(r"(\w+://[^:/@\s]*):\S*@")  # up to the last @: rather too much than half a password
 
 
 class User(NamedTuple):

@@ -1,0 +1,347 @@
+"""Processes as their starter sees them, all of them real."""
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_resilience import processes
+from pytest_resilience.errors import BackendDied, ResilienceError, ServerNotReady
+from pytest_resilience.processes import CannotStart, Keeper, redacted
+from tests.support.waiting import gone, until
+
+ENV = {"PATH": os.environ["PATH"]}
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: subreaper")
+# A parent that forks children all the time, each of which forks one more and lives for ever
+BREEDER = """
+import os, time
+print("ready", flush=True)
+for _ in range(40):
+    if os.fork() == 0:
+        os.fork()
+        time.sleep(600)
+    time.sleep(0.001)
+time.sleep(600)
+"""
+
+
+class FrozenClock:
+    """Time passes by sleeping only."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def now(self):
+        return self.seconds
+
+    def sleep(self, seconds):
+        self.seconds += seconds
+
+
+@pytest.fixture(scope="module")
+def keeper():
+    with Keeper() as started:
+        yield started
+
+
+@pytest.fixture
+def spawn(keeper, tmp_path):
+    children = []
+
+    def start(*argv, **options):
+        child = keeper.spawn("child", argv, env=ENV, log=tmp_path / "child.log", **options)
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        child.kill()
+
+
+@pytest.fixture
+def breeder(spawn):
+    child = spawn(sys.executable, "-c", BREEDER)
+    until(lambda: len(child.processes()) > 10)
+    return child
+
+
+def states(pids):
+    return {psutil.Process(pid).status() for pid in pids}
+
+
+def test_a_child_knows_its_end(spawn):
+    child = spawn("sh", "-c", "exit 7")
+    assert child.wait(5) == 7
+    assert not child.running
+    assert child.exit_code() == 7
+
+
+def test_the_exit_code_of_a_killed_child_is_the_signal(spawn):
+    child = spawn("sleep", "600")
+    assert child.exit_code() is None
+    assert child.signal(signal.SIGKILL)
+    assert child.wait(5) == -signal.SIGKILL
+    assert not child.signal(signal.SIGTERM), "there is nobody to signal any more"
+
+
+def test_output_goes_to_the_log(spawn):
+    child = spawn("sh", "-c", "echo out; echo err >&2; read line || echo end of input")
+    child.wait(5)
+    assert child.log_text() == "out\nerr\nend of input\n"
+    assert child.log_text(since=4) == "err\nend of input\n"
+    assert child.log_size() == len(child.log_text())
+
+
+def test_a_log_that_is_not_there_is_empty(spawn):
+    child = spawn("true")
+    child.wait(5)
+    child.log.unlink()
+    assert (child.log_text(), child.log_size()) == ("", 0)
+
+
+def test_a_child_has_the_environment_and_directory_that_it_was_given(keeper, tmp_path):
+    (tmp_path / "place").mkdir()
+    (tmp_path / "input").write_text("hello")
+    child = keeper.spawn(
+        "child",
+        ["sh", "-c", 'pwd; echo "$NAME"; cat; env | grep -c HOME'],
+        env={**ENV, "NAME": "größe"},
+        log=tmp_path / "log",
+        cwd=tmp_path / "place",
+        stdin=tmp_path / "input",
+    )
+    child.wait(5)
+    assert child.log_text() == f"{tmp_path / 'place'}\ngröße\nhello0\n"
+
+
+def test_signals_are_as_a_shell_leaves_them(spawn):
+    """Python ignores SIGPIPE, and the keeper catches more; a child must not inherit that."""
+    child = spawn("sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status || echo no /proc")
+    child.wait(5)
+    values = {line.split()[1] for line in child.log_text().splitlines() if line.startswith("Sig")}
+    assert values <= {"0000000000000000"}
+
+
+def test_descriptors_of_the_session_stay_here(spawn):
+    child = spawn("sh", "-c", "ls /proc/self/fd /dev/fd 2>/dev/null | sort -u")
+    child.wait(5)
+    assert {int(word) for word in child.log_text().split() if word.isdigit()} <= {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["/no/such/program"], "No such file"),
+        (["no-such-program"], "No such file"),
+        (["/etc/passwd"], "Permission denied"),
+    ],
+)
+def test_what_can_not_be_executed_says_why(spawn, argv, reason):
+    with pytest.raises(CannotStart, match=reason):
+        spawn(*argv, "postgresql://ann:secret@127.0.0.1/shop")
+
+
+def test_passwords_are_not_shown():
+    assert redacted(["psql", "postgresql://ann:s3:c/r@t@host/shop", "redis://:pw@h", "http://h:80/a"]) == [
+        "psql",
+        "postgresql://ann:***@host/shop",
+        "redis://:***@h",
+        "http://h:80/a",
+    ]
+
+
+def test_an_environment_is_never_shown(keeper, tmp_path):
+    with pytest.raises(CannotStart) as raised:
+        keeper.spawn("child", ["/no/such", "amqp://a:secret@h"], env={"TOKEN": "secret"}, log=tmp_path / "log")
+    child = keeper.spawn(
+        "child", ["sleep", "600", "amqp://a:secret@h"], env={"TOKEN": "secret", **ENV}, log=tmp_path / "log"
+    )
+    assert "secret" not in f"{raised.value} {child!r} {child.not_ready(1.0)}"
+    child.kill()
+
+
+def test_not_ready_shows_command_time_and_this_starts_log(spawn):
+    child = spawn("sh", "-c", "echo early; echo late; exit 3")
+    child.wait(5)
+    error = child.not_ready(2.5, since=len("early\n"))
+    assert isinstance(error, ServerNotReady)
+    assert (error.within, error.exit_code, error.log) == (2.5, 3, "late\n")
+
+
+def test_kill_takes_the_whole_tree(breeder):
+    tree = breeder.processes()
+    breeder.kill()
+    assert all(gone(pid) for pid in tree)
+    assert breeder.processes() == []
+    assert breeder.exit_code() == -signal.SIGKILL
+
+
+@linux
+def test_kill_takes_what_outlived_its_parent(spawn):
+    child = spawn("sh", "-c", "setsid sleep 600 & sleep 600 & echo ready; exit 0")
+    assert child.wait(5) == 0
+    orphans = until(lambda: len(child.processes()) == 2 and child.processes())
+    child.kill()
+    assert all(gone(pid) for pid in orphans)
+
+
+@linux
+def test_kill_takes_a_daemon_along_while_its_child_still_runs(spawn):
+    child = spawn("sh", "-c", "(setsid sleep 600 & echo $!); exec sleep 600")
+    other = spawn("sh", "-c", "exec sleep 600")
+    daemon = int(until(child.log_text))
+    until(lambda: daemon in child.processes())
+    child.kill()
+    assert gone(daemon)
+    assert other.running
+
+
+def test_pause_stops_every_process_of_a_tree_that_grows(breeder):
+    breeder.pause()
+    tree = breeder.processes()
+    assert states(tree) == {psutil.STATUS_STOPPED}
+    assert breeder.processes() == tree, "nobody was born meanwhile"
+    assert breeder.running
+    breeder.resume()
+    assert psutil.STATUS_STOPPED not in states(breeder.processes())
+
+
+def test_a_paused_tree_can_be_killed(breeder):
+    breeder.pause()
+    breeder.kill()
+    assert not breeder.running
+
+
+def test_terminate_gives_it_time_to_end_by_itself(spawn):
+    child = spawn("sh", "-c", "trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.01; done")
+    until(child.log_text)
+    assert child.terminate(within=5) == 4
+    assert "bye" in child.log_text()
+
+
+def test_terminate_kills_what_does_not_end(spawn):
+    child = spawn("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.01; done")
+    until(child.log_text)
+    clock = FrozenClock()
+    assert child.terminate(within=30, clock=clock) == -signal.SIGKILL
+    assert 30 <= clock.now() < 31
+
+
+def test_wait_gives_up_in_time(spawn):
+    child, clock = spawn("sleep", "600"), FrozenClock()
+    assert child.wait(3, clock=clock) is None
+    assert 3 <= clock.now() < 3.1
+
+
+def test_everything_about_an_ended_child_is_harmless(spawn):
+    child = spawn("true")
+    child.wait(5)
+    child.pause()
+    child.resume()
+    child.kill()
+    assert child.terminate(within=1) == 0
+
+
+def test_psutil_sees_the_process(spawn):
+    child = spawn("sleep", "600")
+    assert child.process.pid == child.pid
+    assert until(lambda: child.process.name() == "sleep")
+
+
+def test_close_ends_everything_and_may_be_called_again(tmp_path):
+    keeper = Keeper()
+    keeper.start()
+    keeper.start()
+    (tmp_path / "data").mkdir()
+    keeper.own(tmp_path / "data")
+    (tmp_path / "kept").mkdir()
+    keeper.own(tmp_path / "kept")
+    keeper.disown(tmp_path / "kept")
+    child = keeper.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
+    pid = keeper.pid
+    keeper.close()
+    assert gone(child.pid)
+    assert gone(pid)
+    assert not (tmp_path / "data").exists()
+    assert (tmp_path / "kept").exists()
+    keeper.close()
+    with pytest.raises(BackendDied, match="has been closed"):
+        child.running  # noqa: B018  # asking is the point
+
+
+def test_a_keeper_that_never_started_closes():
+    Keeper().close()
+
+
+def test_many_threads_may_ask_at_once(keeper, spawn):
+    children = [spawn("sh", "-c", f"exit {number}") for number in range(8)]
+    codes = {}
+
+    def ask(number):
+        codes[number] = [children[number].wait(10) for _ in range(50)]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert codes == {number: [number] * 50 for number in range(8)}
+
+
+def test_servers_outlive_the_thread_that_started_them(keeper, spawn):
+    """PR_SET_PDEATHSIG is sent when the starting thread ends; the one that starts is the keeper's, though."""
+    children = []
+    thread = threading.Thread(target=lambda: children.append(spawn("sleep", "600")))
+    thread.start()
+    thread.join()
+    assert children[0].wait(0.05) is None
+
+
+def test_an_answer_that_ctrl_c_lost_confuses_nobody(keeper, monkeypatch):
+    def interrupted(_channel):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(processes, "_receive", interrupted)
+        keeper.ask("user_namespaces")
+    assert keeper.ask("ping") == keeper.pid
+
+
+def test_a_fork_can_neither_command_nor_end_it(keeper):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pytest may have threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            keeper.close()
+            keeper.ask("ping")
+        except ResilienceError as error:
+            os._exit(0 if "fork" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert keeper.ask("ping") == keeper.pid
+
+
+def test_a_keeper_that_fails_says_how(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_RUN", "raise SystemExit('cannot load')")
+    owned = tmp_path / "owned"
+    owned.mkdir()
+    keeper = Keeper()
+    keeper.start(owning=[owned])
+    with pytest.raises(BackendDied, match="cannot load"):
+        keeper.ask("ping")
+    keeper.close()
+    assert not owned.exists()
+
+
+def test_the_script_of_the_keeper_imports_little():
+    """What it imports is time that every session waits."""
+    source = Path(sys.modules["pytest_resilience.processes"].__file__).with_name("keeper.py").read_text()
+    assert "from __future__ import annotations" in source
+    for slow in ("json", "typing", "subprocess", "pathlib", "socket", "shutil"):
+        assert f"\nimport {slow}" not in source
