@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -61,9 +62,14 @@ def modules(package: str) -> dict[str, Path]:
     return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
 
 
+@functools.cache
+def parsed(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
 def imports(name: str, path: Path) -> Iterator[tuple[int, str, str | None]]:
     """Line, module and the name taken out of it (None for `import module`)."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -75,7 +81,7 @@ def imports(name: str, path: Path) -> Iterator[tuple[int, str, str | None]]:
 
 def for_types_only(path: Path) -> set[int]:
     """The lines inside `if TYPE_CHECKING:`."""
-    blocks = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.If))
+    blocks = (node for node in ast.walk(parsed(path.read_text(encoding="utf-8"))) if isinstance(node, ast.If))
     return {
         line
         for block in blocks
