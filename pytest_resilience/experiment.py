@@ -63,13 +63,17 @@ class Resilience:
         """What struck in this test, in order, healed or not."""
         return list(self._ledger.strikes)
 
-    def strike(self, name: str, *arguments: object, **settings: object) -> Strike:
+    def strike(self, name: object = None, *arguments: object, **settings: object) -> Strike:
         """Strike by name, as the marker does: `strike("redis.refuse")`, `strike("postgres.latency", seconds=0.2)`.
 
         Raises:
             UnknownFault: no such target or fault.
             SetupError: the settings don't fit it.
         """
+        if not isinstance(name, str):
+            raise SetupError(
+                f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
+            )
         target_name, _, fault_name = name.partition(".")
         known = [f"{target}.{fault}" for fault, kind in FAULTS.items() for target in kind.targets]
         if name not in known:

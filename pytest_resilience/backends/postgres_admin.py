@@ -266,8 +266,9 @@ class PostgresAdmin:
         self._grips.append(grip)
         try:
             self.run(grip.take)
+            grip.watch()
         except BaseException:
-            self._grips.remove(grip)
+            grip.release()
             raise
         return grip
 
@@ -327,6 +328,9 @@ class LockGrip:
             await _end(connection)
             raise
         self._taken_at = SYSTEM.now()
+
+    def watch(self) -> None:
+        """Begin to note who waits."""
         self._watch = self._admin.spawn(self._look_on)
 
     async def _look_on(self) -> None:

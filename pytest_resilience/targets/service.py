@@ -80,12 +80,16 @@ class RunningService:
             if self._port == 0 or attempt > 0:
                 self._close_client()
                 self._port = free_port()
-            env = {**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env, self.spec.port_variable: str(self._port)}
             cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
             begins = self._child.log_size() if self._child is not None else 0
-            self._child = self._backend.spawn("service", list(self.spec.command), env=env, cwd=cwd)
+            self._child = self._backend.spawn("service", list(self.spec.command), env=self._environment(), cwd=cwd)
             if self._wait_until_ready(self._child, begins, last=attempt == PORT_TRIES - 1):
                 return
+
+    def _environment(self) -> dict[str, str]:
+        """Secrets are in here: never held in a variable that a traceback's locals would show."""
+        port = {self.spec.port_variable: str(self._port)}
+        return {**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env, **port}
 
     def log_text(self) -> str:
         """What it wrote since `stop` was called last, or since the beginning; over kills and restarts."""

@@ -69,7 +69,9 @@ def resilience_service(resilience_stack):
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
     """An empty project whose pytest has the plugin."""
-    pytester.makeini("[pytest]\naddopts = -p pytest_resilience --strict-markers\nasyncio_default_fixture_loop_scope = function\n")
+    pytester.makeini(
+        "[pytest]\naddopts = -p pytest_resilience --strict-markers\nasyncio_default_fixture_loop_scope = function\n"
+    )
     return pytester
 
 

@@ -19,7 +19,9 @@ class Striking:
         self.healed = 0
         self.failing = failing
         self.touched = touched
-        self.strike = Strike("redis.refuse", Refuse(), heal=self.heal, look=lambda: Receipt(self.touched, "connections"))
+        self.strike = Strike(
+            "redis.refuse", Refuse(), heal=self.heal, look=lambda: Receipt(self.touched, "connections")
+        )
 
     def heal(self) -> None:
         if self.failing:

@@ -1,0 +1,70 @@
+"""Sync and async tests alike, whichever async plugin there is."""
+
+from __future__ import annotations
+
+import pytest
+
+TEST = """
+import asyncio, asyncpg, pytest
+from pytest_resilience import eventually
+
+{marker}
+async def test_async(resilience):
+    async def select():
+        connection = await asyncpg.connect(resilience.postgres.url, timeout=1)
+        try:
+            return await connection.fetchval("select 1")
+        finally:
+            await connection.close()
+
+    ticks = 0
+    async def tick():
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.005)
+
+    ticking = asyncio.create_task(tick())
+    assert await select() == 1
+    with resilience.postgres.refuse():
+        with pytest.raises(ConnectionRefusedError):
+            await select()
+        strike = resilience.redis.refuse()
+    asyncio.get_running_loop().call_later(0.3, strike.heal)
+
+    async def redis_is_back():
+        reader, writer = await asyncio.open_connection(resilience.redis.host, resilience.redis.port)
+        writer.close()
+        return True
+
+    before = ticks
+    assert await eventually(redis_is_back, within=5)
+    assert ticks > before + 10, "the test's own loop was blocked while it waited"
+    assert await eventually(select, within=5) == 1
+    ticking.cancel()
+
+def test_sync(resilience):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("marker", "without"),
+    [
+        ("@pytest.mark.asyncio", ["-p", "no:anyio"]),
+        ("@pytest.mark.anyio", ["-p", "no:asyncio"]),
+    ],
+    ids=["pytest-asyncio", "anyio"],
+)
+def test_with(project: pytest.Pytester, marker: str, without: list[str]) -> None:
+    project.makepyfile(TEST.format(marker=marker))
+    project.makeconftest("import pytest\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n")
+    if "no:asyncio" in without:
+        project.makeini("[pytest]\naddopts = -p pytest_resilience\n")
+    project.runpytest_subprocess("-W", "error", *without).assert_outcomes(passed=2)
+
+
+def test_without_any_async_plugin_sync_tests_run(project: pytest.Pytester) -> None:
+    project.makeini("[pytest]\naddopts = -p pytest_resilience\n")
+    project.makepyfile("def test_sync(resilience): pass")
+    project.runpytest_subprocess("-p", "no:anyio", "-p", "no:asyncio").assert_outcomes(passed=1)

@@ -1,0 +1,127 @@
+"""Proof that a fault hit: receipts in the summary, VACUOUS as an outcome, strict as an error, all of it in JUnit and over xdist."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+TESTS = """
+import socket, pytest
+
+def ask(server):
+    with socket.create_connection((server.host, server.port), timeout=1) as s:
+        s.sendall(b"PING\\r\\n")
+        return s.recv(10)
+
+def test_hit(resilience):
+    with resilience.redis.refuse():
+        with pytest.raises(ConnectionRefusedError):
+            ask(resilience.redis)
+
+def test_missed(resilience):
+    with resilience.redis.latency(seconds=0.01):
+        pass
+
+@pytest.mark.fault("redis.refuse")
+def test_marked_and_missed():
+    pass
+
+def test_around_the_proxy(resilience):
+    '''The classic: the client was given the address of the server and not of the proxy.'''
+    from urllib.parse import urlsplit
+    direct = urlsplit(resilience.redis.direct_url)
+    with resilience.redis.blackhole():
+        with socket.create_connection((direct.hostname, direct.port), timeout=1) as s:
+            s.sendall(b"PING\\r\\n")
+            assert s.recv(10) == b"+PONG\\r\\n"
+"""
+
+
+def test_a_test_whose_fault_touched_nothing_is_vacuous(project: pytest.Pytester) -> None:
+    project.makepyfile(TESTS)
+    result = project.runpytest_subprocess("-v", "--junitxml=junit.xml")
+    assert result.ret == 0
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*::test_hit PASSED*",
+            "*::test_missed VACUOUS*",
+            "*::test_marked_and_missed VACUOUS*",
+            "*::test_around_the_proxy VACUOUS*",
+            "*= resilience =*",
+            "redis.blackhole: 1 strike, 1 touched nothing",
+            "redis.latency: 1 strike, 1 touched nothing",
+            "redis.refuse: 2 strikes, 1 hit (1 connections), 1 touched nothing",
+            "VACUOUS *::test_missed: redis.latency(seconds=0.01) touched no bytes",
+            "*1 passed, 3 vacuous*",
+        ]
+    )
+    cases = {case.get("name"): case for case in ET.parse(project.path / "junit.xml").iter("testcase")}
+    told = [(p.get("name"), p.get("value")) for p in cases["test_missed"].iter("property")]
+    assert ("resilience_outcome", "vacuous") in told
+    assert any(name == "resilience_strike" and '"touched": 0' in str(value) for name, value in told)
+
+
+def test_vacuous_is_an_error_under_strict(project: pytest.Pytester) -> None:
+    project.makepyfile(TESTS)
+    result = project.runpytest_subprocess("--resilience-strict")
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, errors=3)
+    result.stdout.fnmatch_lines(["*VACUOUS: redis.latency(seconds=0.01) touched no bytes*", "*goes around the proxy*"])
+
+
+def test_one_summary_and_one_seed_over_xdist(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        TESTS
+        + """
+def test_seed(resilience_stack, record_property, worker_id):
+    record_property("seen", f"{worker_id} {resilience_stack.seed} {resilience_stack.redis.port}")
+
+def test_seed_again(resilience_stack, record_property, worker_id):
+    record_property("seen", f"{worker_id} {resilience_stack.seed} {resilience_stack.redis.port}")
+"""
+    )
+    result = project.runpytest_subprocess("-n2", "--resilience-seed=42", "--junitxml=junit.xml", "--dist=each")
+    result.assert_outcomes(passed=6)
+    result.stdout.fnmatch_lines(
+        ["redis.refuse: 4 strikes, 2 hit (2 connections), 2 touched nothing", "*6 passed, 6 vacuous*"]
+    )
+    seen = {p.get("value") for p in ET.parse(project.path / "junit.xml").iter("property") if p.get("name") == "seen"}
+    workers = {str(s).split()[0]: str(s).split()[1:] for s in seen}
+    assert set(workers) == {"gw0", "gw1"}
+    assert {seed for seed, _ in workers.values()} == {"42"}
+    assert len({port for _, port in workers.values()}) == 2, "each worker has a stack of its own"
+
+
+def test_a_failure_shows_what_struck_and_what_the_service_wrote(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        """
+        from pytest_resilience import eventually
+
+        def test_it(resilience):
+            with resilience.redis.refuse():
+                eventually(lambda: resilience.service.get("/redis").status_code == 200, within=0.3)
+        """
+    )
+    result = shop.runpytest_subprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *eventually(lambda: resilience.service.get*was not true within 0.3 s",
+            "E *asked * times in *",
+            "E *last answer: False",
+            "E *struck meanwhile: redis.refuse (before it began)",
+            "*- resilience: what struck -*",
+            "redis.refuse touched * connections*",
+            "*- resilience: the service's log -*",
+            "shop: open",
+            "shop: failed with ConnectionError",
+        ]
+    )
+
+
+def test_nothing_is_said_of_runs_without_strikes(project: pytest.Pytester) -> None:
+    project.makepyfile("def test_it(): pass")
+    result = project.runpytest_subprocess()
+    result.stdout.no_fnmatch_line("*= resilience =*")

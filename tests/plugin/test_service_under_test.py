@@ -1,0 +1,123 @@
+"""The service under test is a process of its own: started, asked, struck, and its troubles told."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_process_faults_strike_the_service_and_heal(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        """
+        import httpx, pytest, sys
+        from pytest_resilience import eventually
+
+        def test_kill(resilience):
+            service, port = resilience.service, resilience.service.url
+            pid = service.process.pid
+            with service.kill() as strike:
+                with pytest.raises(httpx.ConnectError) as failure:
+                    service.get("/memory")
+                assert "ended with exit code -9" in failure.value.__notes__[0]
+            assert service.url == port and service.process.pid != pid
+            assert service.get("/memory").status_code == 200
+            assert strike.receipt.touched == 1 and strike.receipt.unit == "processes"
+
+        def test_terminate(resilience):
+            with resilience.service.terminate():
+                with pytest.raises(httpx.ConnectError):
+                    resilience.service.get("/memory")
+            assert resilience.service.get("/memory").status_code == 200
+
+        def test_pause(resilience):
+            with resilience.service.pause():
+                with pytest.raises(httpx.TimeoutException):
+                    resilience.service.get("/memory", timeout=0.3)
+            assert resilience.service.get("/memory").status_code == 200
+
+        def test_restart(resilience):
+            pid = resilience.service.process.pid
+            resilience.service.restart()
+            assert resilience.service.process.pid != pid
+            assert resilience.service.get("/memory").status_code == 200
+
+        @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA of another process is Linux'")
+        def test_memory_pressure(resilience):
+            import psutil
+            before = resilience.service.process.rlimit(psutil.RLIMIT_DATA)
+            with resilience.service.memory_pressure(headroom_mb=10) as strike:
+                limit = resilience.service.process.rlimit(psutil.RLIMIT_DATA)[0]
+                assert 0 < limit < 1000 * 2**20
+            assert resilience.service.process.rlimit(psutil.RLIMIT_DATA) == before
+            assert strike.receipt.touched == 1
+
+        def test_requests_of_all_kinds(resilience):
+            assert resilience.service.client.base_url == resilience.service.url
+            for method in ("post", "put", "delete"):
+                assert getattr(resilience.service, method)("/x").status_code == 501
+        """
+    )
+    shop.runpytest_subprocess().assert_outcomes(passed=6)
+
+
+def test_a_service_that_ends_at_once_shows_command_and_log(shop: pytest.Pytester) -> None:
+    shop.makepyfile(shop="import sys; sys.exit('shop: no such shop')", test_it="def test_it(resilience): pass")
+    result = shop.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *ServerNotReady: the service did not answer within 10 s; it ended with exit code 1",
+            "E *command: *shop.py",
+            "E *shop: no such shop",
+        ]
+    )
+    assert result.duration < 8, "it does not wait for what has ended"
+
+
+def test_a_service_that_never_gets_ready_shows_how_long_it_had_and_its_log(shop: pytest.Pytester) -> None:
+    shop.makeconftest((shop.path / "conftest.py").read_text().replace("within=10.0", "within=0.5"))
+    shop.makepyfile(
+        shop="import time; print('shop: thinking', flush=True); time.sleep(60)", test_it="def test_it(resilience): pass"
+    )
+    result = shop.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E *the service did not answer within 0.5 s; it is still running",
+            "E *shop: thinking",
+            "E *GET /readyz on port * ConnectionRefusedError*",
+        ]
+    )
+
+
+def test_without_a_service_fixture_the_error_shows_the_lines_to_write(project: pytest.Pytester) -> None:
+    project.makepyfile("def test_it(resilience): resilience.service")
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["E *NoService: *", "E *def resilience_service(resilience_stack):", "E *return Service(*"]
+    )
+
+
+def test_an_environment_is_not_shown(shop: pytest.Pytester) -> None:
+    shop.makeconftest((shop.path / "conftest.py").read_text().replace("env={", "env={'SECRET': 'hunter2', "))
+    shop.makepyfile(shop="import sys; sys.exit('no')", test_it="def test_it(resilience_service, resilience): pass")
+    result = shop.runpytest_subprocess("-vv", "--setup-show", "--showlocals")
+    result.assert_outcomes(errors=1)
+    result.stdout.no_fnmatch_line("*hunter2*")
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        ('Service("python -m shop")', "is a list such as"),
+        ("Service([])", "is a list such as"),
+        ('Service(["x"], ready="readyz")', "is a path such as"),
+        ('Service(["x"], within=0)', "seconds above 0"),
+        ('Service(["x"], env={"PORT": 1})', "takes strings; these are not: PORT"),
+    ],
+)
+def test_a_wrong_description_is_told_at_once(call: str, told: str) -> None:
+    from pytest_resilience import Service, SetupError
+
+    with pytest.raises(SetupError, match=told):
+        eval(call, {"Service": Service})  # the table above
