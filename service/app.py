@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -39,15 +40,15 @@ def create_app(settings: Settings) -> Starlette:
     database = Database(settings, boot_id, suspect=watch.suspect)
     cache = Cache(settings, source_is_up=lambda: watch.up, tasks=tasks)
 
-    guard, gauge, collector = Guard(), Gauge(int(settings.memory_limit_mb * MIB)), Collector()
+    guard, collector = Guard(), Collector()
+    gauge = Gauge(int(settings.memory_limit_mb * MIB), spent=collector.spent)
     cleanup = Cleanup(settings, database, watch, collector, tasks)
     monitor = Monitor(settings, database, cache, guard, gauge, collector, cleanup)
     health = Health(lifecycle, watch, cache, guard)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        executor = ThreadPoolExecutor(4, thread_name_prefix="resolver")
-        asyncio.get_running_loop().set_default_executor(executor)
+        asyncio.get_running_loop().set_default_executor(_started_threads(2))
         await database.start()
         collector.start()
         try:
@@ -76,6 +77,16 @@ def create_app(settings: Settings) -> Starlette:
     app.router.redirect_slashes = False
     app.state.lifecycle = lifecycle
     return app
+
+
+def _started_threads(count: int) -> ThreadPoolExecutor:
+    """Threads for looking up names. Started now, because a thread takes memory that may be short later."""
+    executor = ThreadPoolExecutor(count, thread_name_prefix="resolver")
+    all_there = threading.Barrier(count + 1)
+    for _ in range(count):
+        executor.submit(all_there.wait)
+    all_there.wait()
+    return executor
 
 
 async def _supervised(run: Callable[[], Awaitable[None]]) -> None:

@@ -49,10 +49,11 @@ class Breaker:
 
     def recover(self, now: float) -> None:
         """Note that the prober found it well, and that all that was owed to it has been delivered."""
+        if self.outages:
+            self._recovered_at = now
         self.up = True
         self._announced = True
         self._failures = 0
-        self._recovered_at = now
         self.reason = ""
         self.epoch += 1
 
@@ -62,6 +63,6 @@ class Breaker:
         return longest * (0.5 + 0.5 * self._chance())
 
     def trial(self, now: float) -> float:
-        """Seconds it has to hold before it is trusted: none, unless it came up only a moment ago and fell again."""
+        """Seconds it has to hold before it is trusted: none, unless it came back only a moment ago and fell again."""
         flapping = self._recovered_at is not None and now - self._recovered_at < QUIET
         return TRIAL if flapping else 0.0

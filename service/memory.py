@@ -9,6 +9,7 @@ Heap over its own arenas is near 100 % in any healthy process; the guard looks a
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import logging
@@ -28,7 +29,8 @@ log = logging.getLogger("service.memory")
 
 MIB = 1 << 20
 UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with 9223372036854771712, RLIM_INFINITY is beyond it, too
-SOFT, HARD, CLEAR = 0.90, 0.95, 0.80
+SOFT, CLEAR = 0.90, 0.80
+HARD, ADMIT = 0.95, 0.93
 CLEAR_SAMPLES = 3
 COOLDOWN = 10.0
 RESERVE = 8 * MIB
@@ -39,15 +41,26 @@ RESERVE = 8 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Bytes in use against a limit."""
+    """Bytes claimed from the kernel against a limit.
+
+    Args:
+        reusable: bytes of `used` that malloc holds free. RLIMIT_DATA counts addresses: it goes on counting what was freed,
+            but the next allocation takes from there first.
+    """
 
     used: int
     limit: int
     what: str
+    reusable: int = 0
 
     @property
     def ratio(self) -> float:
         return self.used / self.limit
+
+    @property
+    def needed(self) -> float:
+        """The share of the limit that is really in use."""
+        return (self.used - self.reusable) / self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +76,25 @@ class Gauge:
 
     Args:
         limit: the configured limit in bytes.
+        spent: bytes of our reserve that were let go of. They count as used, or the trouble that made us spend them would
+            seem to be over.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, spent: Callable[[], int] = lambda: 0) -> None:
         self._limit = min(limit, _total_memory())
+        self._spent = spent
         self._cgroups = list(_cgroups())
 
     def worst(self) -> Use:
         """The use that is closest to its limit."""
-        return max(self._uses(), key=lambda use: use.ratio)
+        return max(self._uses(), key=lambda use: (use.ratio, use.needed))
 
     def _uses(self) -> Iterator[Use]:
         process = process_memory()
         yield Use(process.rss, self._limit, "RSS")
         data_limit = _data_limit()
         if process.data and 0 < data_limit < UNLIMITED:
-            yield Use(process.data, data_limit, "RLIMIT_DATA")
+            yield Use(process.data + self._spent(), data_limit, "RLIMIT_DATA", min(process.data, _free_in_malloc()))
         for cgroup in self._cgroups:
             use = cgroup.use()
             if use is not None:
@@ -174,9 +190,9 @@ def _total_memory() -> int:
 class Guard:
     """Decides from samples of use over limit. Reads nothing, keeps no clock.
 
-    An episode begins above 90 % and ends when three samples in a row were below 80 %. Each episode is announced once; a
-    new one is acted on at once, and while it lasts again after every cooldown, unless the last collection was long and
-    in vain. From 95 % on, work that is not essential is refused.
+    An episode begins above 90 % and ends when in three samples in a row less than 80 % was really needed. Each episode is
+    announced once; a new one is acted on at once, and while more than 90 % is needed again after every cooldown, unless
+    the last collection was long and in vain. When 95 % is needed, work that is not essential is refused.
     """
 
     def __init__(self) -> None:
@@ -185,23 +201,27 @@ class Guard:
         self._not_before = 0.0
         self.refusing = False
 
-    def sample(self, ratio: float, now: float) -> Literal["announce", "again"] | None:
+    def sample(self, use: Use, now: float) -> Literal["announce", "again"] | None:
         """What to do now: force a collection and announce it, force one again, or nothing."""
-        self.refusing = ratio >= HARD or (self.refusing and ratio >= SOFT)
+        self.look(use)
         if self._in_episode:
-            self._calm_samples = self._calm_samples + 1 if ratio < CLEAR else 0
+            self._calm_samples = self._calm_samples + 1 if use.needed < CLEAR else 0
             if self._calm_samples >= CLEAR_SAMPLES:
                 self._in_episode = False
-        if ratio <= SOFT:
+        if use.ratio <= SOFT or use.needed < CLEAR:
             return None
         if not self._in_episode:
             self._in_episode, self._calm_samples = True, 0
             self._not_before = now + COOLDOWN
             return "announce"
-        if now < self._not_before:
+        if now < self._not_before or use.needed <= SOFT:
             return None
         self._not_before = now + COOLDOWN
         return "again"
+
+    def look(self, use: Use) -> None:
+        """Decide whether to refuse work; once refused, until less than 93 % is needed."""
+        self.refusing = use.needed >= HARD or (self.refusing and use.needed >= ADMIT)
 
     def collected(self, now: float, *, seconds: float, freed_share: float) -> None:
         """Note how the forced collection went. One that stopped us for long and brought nothing is not soon repeated."""
@@ -284,15 +304,23 @@ class Collector:
                 self._reserve = mmap.mmap(-1, RESERVE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def drop_reserve(self) -> None:
+        """Let go of it, so that those who must go on can."""
         reserve, self._reserve = self._reserve, None
         if reserve is not None:
             reserve.close()
 
-    async def collect(self) -> Freed:
-        """Collect all garbage and trim. The collection itself stops the loop; the trimming does not."""
-        import asyncio
+    def spent(self) -> int:
+        """Bytes of the reserve that are not held."""
+        return 0 if self._reserve is not None else RESERVE
 
+    async def collect(self, give_up: Callable[[], object] = lambda: None) -> Freed:
+        """Collect all garbage and trim. The collection itself stops the loop; the trimming does not.
+
+        Args:
+            give_up: called first, lets go of what can be spared.
+        """
         before = figures()
+        give_up()
         started = self._clock()
         gc.collect()
         seconds = self._clock() - started
@@ -316,15 +344,16 @@ class Collector:
 def tune() -> None:
     """Settle how this process takes memory. Call before any thread starts.
 
-    Small stacks, because RLIMIT_DATA counts all of them; one arena, and a fixed threshold above which a block is a mapping
-    of its own, so that what is freed can be given back.
+    Small stacks, because RLIMIT_DATA counts all of them; one arena, and a fixed size above which a block is a mapping of its
+    own, so that what is freed can be given back. asyncio reads into 256 KiB: those stay below, and on top of the heap.
     """
     import threading
 
     threading.stack_size(512 * 1024)
     if _libc is not None and hasattr(_libc, "mallopt"):
         _libc.mallopt(-8, 1)  # M_ARENA_MAX
-        _libc.mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD
+        _libc.mallopt(-3, 512 * 1024)  # M_MMAP_THRESHOLD
+        _libc.mallopt(-1, 2 * MIB)  # M_TRIM_THRESHOLD
 
 
 def figures() -> Figures:
@@ -369,6 +398,10 @@ def _external() -> int | None:
         return None
     info = _libc.mallinfo2()
     return int(info.uordblks + info.hblkhd)
+
+
+def _free_in_malloc() -> int:
+    return int(_libc.mallinfo2().fordblks) if _libc is not None and hasattr(_libc, "mallinfo2") else 0
 
 
 _IN_USE = re.compile(rb"# bytes in allocated blocks\s*=\s*([\d,]+)")

@@ -97,20 +97,22 @@ class Monitor:
 
     async def check_memory(self) -> None:
         use = self._gauge.worst()
-        action = self._guard.sample(use.ratio, self._clock())
+        action = self._guard.sample(use, self._clock())
+        if self._guard.refusing:
+            self._collector.drop_reserve()
+        elif use.needed < CLEAR:
+            self._collector.hold_reserve()
         if action is None:
-            if use.ratio < CLEAR:
-                self._collector.hold_reserve()
             return
         if action == "announce":
             memory_log.warning("[Memory] High heap usage: %.2f%%, forcing GC", 100 * use.ratio)
-        evicted = self._cache.halve()
-        freed = await self._collector.collect()
+        entries = len(self._cache.fallback)
+        freed = await self._collector.collect(give_up=self._cache.halve)
         memory_log.log(logging.WARNING if action == "announce" else logging.DEBUG, freed.line())
-        memory_log.info("[Memory] %s: evicted %d cache entries", use.what, evicted)
+        memory_log.info("[Memory] %s: %d of %d cache entries left", use.what, len(self._cache.fallback), entries)
         share = (freed.heap + freed.external) / max(1, use.used)
         self._guard.collected(self._clock(), seconds=freed.seconds, freed_share=share)
-        self._guard.refusing = self._guard.refusing and self._gauge.worst().ratio >= CLEAR
+        self._guard.look(self._gauge.worst())
 
     async def tell_memory(self) -> None:
         memory_log.info(figures().line(self._gauge.worst()))

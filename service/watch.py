@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import asyncpg  # type: ignore[import-untyped]  # ships no py.typed
+import asyncpg
 
 from .database import FAULTS, connect_options, keep_alive
 

@@ -1,0 +1,144 @@
+"""The guard's decisions, with literals; and the real thing, squeezed."""
+
+import asyncio
+import os
+import re
+import sys
+
+import pytest
+
+from pytest_resilience import eventually
+from service import memory
+from service.memory import MIB, Cgroup, Collector, Figures, Freed, Guard, Use
+
+HIGH = re.compile(r"\[Memory\] High heap usage: \d+\.\d\d%, forcing GC")
+FREED = re.compile(r"\[GC\] Freed -?\d+\.\d\dMB heap, -?\d+\.\d\dMB external, -?\d+\.\d\dMB total")
+
+
+def use(percent, reusable=0):
+    return Use(used=percent * 10, limit=1000, what="RSS", reusable=reusable * 10)
+
+
+def decisions(guard, *samples):
+    """What the guard does at each (second, percent) or (second, percent, percent that malloc holds free)."""
+    return [guard.sample(use(*rest), now) for now, *rest in samples]
+
+
+def test_an_episode_is_announced_once():
+    assert decisions(Guard(), (0, 50), (1, 91), (2, 92), (3, 91)) == [None, "announce", None, None]
+
+
+def test_a_forced_collection_is_repeated_after_the_cooldown_while_memory_is_short():
+    assert decisions(Guard(), (0, 91), (9, 91), (10, 91), (11, 91)) == ["announce", None, "again", None]
+
+
+def test_an_episode_ends_after_three_samples_below_80_percent():
+    guard = Guard()
+    assert decisions(guard, (0, 91), (1, 79), (2, 79), (3, 85), (4, 79), (5, 79), (6, 91)) == ["announce", *[None] * 6]
+    assert decisions(guard, (7, 79), (8, 79), (9, 79), (10, 91)) == [None, None, None, "announce"]
+
+
+def test_exactly_90_percent_is_not_above():
+    assert decisions(Guard(), (0, 90)) == [None]
+
+
+def test_what_malloc_holds_free_ends_an_episode_although_the_kernel_counts_it():
+    guard = Guard()
+    assert decisions(guard, (0, 96, 2), (20, 96, 17), (21, 96, 17), (22, 96, 17)) == ["announce", None, None, None]
+    assert decisions(guard, (23, 96, 17), (24, 97, 3)) == [None, "announce"]
+
+
+def test_a_long_collection_in_vain_is_not_soon_repeated():
+    guard = Guard()
+    guard.sample(use(91), 0)
+    guard.collected(1, seconds=0.3, freed_share=0.0)
+    assert decisions(guard, (20, 91), (300, 91), (302, 91)) == [None, None, "again"]
+
+
+def test_work_is_refused_from_95_percent_until_below_93():
+    guard = Guard()
+    refusing = [guard.sample(use(p), 0) or guard.refusing for p in (94, 95, 93, 92, 94)]
+    assert refusing == ["announce", True, True, False, False]
+
+
+def test_the_lines_have_their_form():
+    freed = Freed(heap=int(12.22 * MIB), external=0, rss=int(-0.38 * MIB), seconds=0.1)
+    assert freed.line() == "[GC] Freed 12.22MB heap, 0.00MB external, -0.38MB total"
+    figures = Figures(129 * MIB, int(39.57 * MIB), int(42.85 * MIB), int(13.57 * MIB))
+    assert figures.line(Use(512 * MIB, 4096 * MIB, "RSS")) == (
+        "[Memory Stats] RSS: 129.00MB | Heap: 39.57/42.85MB (92.35%) | External: 13.57MB | Limit: 512.00/4096.00MB (12.50%)"
+    )
+
+
+def test_a_platform_that_does_not_tell_is_not_made_up_for():
+    assert (
+        Figures(129 * MIB, None, None, None).line(Use(1, 4, "RSS")).startswith("[Memory Stats] RSS: 129.00MB | Limit: ")
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("1000\n", Use(500, 1000, "cgroup")), ("max\n", None), ("9223372036854771712\n", None), (None, None)],
+)
+def test_a_control_group_counts_without_the_cache_that_can_go(tmp_path, limit, expected):
+    if limit is not None:
+        (tmp_path / "limit").write_text(limit)
+    (tmp_path / "usage").write_text("800\n")
+    (tmp_path / "stat").write_text("anon 500\ninactive_file 300\nslab 10\n")
+    group = Cgroup(tmp_path / "limit", tmp_path / "usage", tmp_path / "stat", "inactive_file ")
+    assert group.use() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pymalloc's figures are read through a file in memory")
+def test_the_figures_follow_what_is_allocated():
+    before = memory.figures()
+    small, large = [object() for _ in range(100_000)], [os.urandom(4096) for _ in range(5000)]
+    after = memory.figures()
+    assert after.heap_used - before.heap_used == pytest.approx(sys.getsizeof(object()) * len(small), rel=0.1)
+    assert after.external - before.external == pytest.approx(4096 * len(large) + sys.getsizeof(small), rel=0.1)
+    assert after.rss - before.rss > 15 * MIB
+
+
+def test_a_collection_frees_cycles_and_gives_their_pages_back():
+    collector = Collector()
+    try:
+        cycles = []
+        for _ in range(10_000):
+            one = {"payload": os.urandom(2048)}
+            one["me"] = one
+            cycles.append(one)
+        freed = asyncio.run(collector.collect(give_up=cycles.clear))
+        assert freed.external > 15 * MIB
+        assert freed.rss > 10 * MIB
+    finally:
+        collector.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a data limit that can be lowered from outside")
+def test_the_guard_acts_when_the_limit_comes_close(resilience, service):
+    rows = [
+        service.post("/api/campaigns", json={"name": "n", "message": "m" * 10_000}).json()["id"] for _ in range(400)
+    ]
+    before = service.process.memory_info().rss
+    resilience.service.memory_pressure(headroom_mb=2)
+    eventually(lambda: HIGH.search(service.log) and FREED.search(service.log), within=2)
+    eventually(lambda: service.process.memory_info().rss < before - MIB, within=2)
+    assert service.get("/health").status_code == 200
+    eventually(lambda: service.get(f"/api/campaigns/{rows[0]}").status_code == 200, within=2)
+    assert len(HIGH.findall(service.log)) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a data limit that can be lowered from outside")
+def test_with_no_memory_left_the_essential_routes_answer_and_the_rest_says_503(resilience, service):
+    with resilience.service.memory_pressure(headroom_mb=0):
+        eventually(lambda: HIGH.search(service.log), within=2)
+        statuses = set()
+        for _ in range(20):
+            reply = service.post("/api/campaigns", content=b'{"name":"n","message":"' + b"m" * 900_000 + b'"}')
+            statuses.add(reply.status_code)
+            if reply.status_code == 503:
+                assert int(reply.headers["Retry-After"]) >= 1
+            assert service.get("/health").status_code == 200
+            assert service.get("/livez").status_code == 200
+    assert statuses <= {422, 503}
+    eventually(lambda: service.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201, within=2)
