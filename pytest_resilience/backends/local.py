@@ -178,7 +178,7 @@ class Program(ABC):
             tail = self.log_text(self._log_begin)[-TAIL:].rstrip() or "(it wrote nothing)"
             raise BackendDied(f"{self.name} ended with {how} although no test struck it; its log, last lines:\n{tail}")
 
-    def ask(self, question: bytes, size: int = 65536) -> socket.socket:
+    def ask(self, question: bytes) -> socket.socket:
         """A fresh connection with the question on its way."""
         connection = socket.create_connection(self.address, timeout=ANSWER_WITHIN)
         connection.sendall(question)

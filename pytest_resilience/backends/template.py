@@ -80,7 +80,8 @@ class Template:
     def close(self) -> None:
         """Let go of the file."""
         self._data.release()
-        self._map.close()
+        with contextlib.suppress(BufferError):  # an error on its way up still holds a piece; the rest goes when that is gone
+            self._map.close()
 
     def copy_first(self, to: Path) -> None:
         """Make the directory `to`, with what a server needs to start.
