@@ -1,0 +1,92 @@
+"""The pool: measured with a fake clock, starved and cut off for real."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pytest_resilience import eventually
+from service.database import Usage
+
+from .support import backends, sql
+
+
+class FakeClock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_use_is_an_average_over_time():
+    clock = FakeClock()
+    usage = Usage(20, clock)
+    usage.change(+20)
+    clock.now += 28
+    usage.change(-12)
+    clock.now += 2
+    assert usage.percent() == pytest.approx((28 * 20 + 2 * 8) / (30 * 20) * 100)
+    clock.now += 10
+    assert usage.percent() == pytest.approx(40.0)
+
+
+def test_a_window_without_duration_tells_the_present():
+    usage = Usage(4, FakeClock())
+    usage.change(+1)
+    assert usage.percent() == 25.0
+
+
+def test_a_full_pool_answers_503_in_time_and_recovers_to_full_capacity(resilience, service, campaign):
+    url = f"/api/campaigns/{campaign['id']}"
+    with resilience.postgres.starve(lock="campaigns"), ThreadPoolExecutor(12) as pool:
+        held = [pool.submit(service.put, url, json={"name": "x"}) for _ in range(5)]
+        eventually(lambda: backends(resilience, waiting=True) == 5, within=1)
+        started = time.monotonic()
+        late = service.get("/api/campaigns")
+        assert time.monotonic() - started < 0.5 + 0.1 + 0.1  # acquire timeout, its tolerance, HTTP
+        assert late.status_code == 503
+        assert int(late.headers["Retry-After"]) >= 1
+        assert {reply.result().status_code for reply in held} == {503}  # lock timeout
+        assert service.get("/readyz").status_code == 200
+        assert backends(resilience) <= 5
+    sql(resilience, "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    with ThreadPoolExecutor(30) as pool:
+        replies = list(pool.map(lambda _: service.get("/api/campaigns").status_code, range(60)))
+    assert set(replies) == {200}
+
+
+@pytest.mark.parametrize("fault", ["refuse", "reset", "blackhole", "pause", "kill"])
+def test_every_fault_of_postgres_is_a_503_within_bounds_and_heals(resilience, service, campaign, fault):
+    url = f"/api/campaigns/{campaign['id']}"
+    strike = getattr(resilience.postgres, fault)()
+    started = time.monotonic()
+    replies = [service.get("/api/campaigns"), service.put(url, json={"name": "lost"})]
+    assert time.monotonic() - started < 2 * (0.5 + 2 + 0.5)
+    assert {r.status_code for r in replies} == {503}, [r.text for r in replies]
+    assert all(int(r.headers["Retry-After"]) >= 1 for r in replies)
+    eventually(lambda: service.get("/readyz").status_code == 503, within=1.5)
+    assert service.get("/readyz").json()["checks"]["postgres"] == "down"
+    strike.heal()
+    eventually(lambda: service.get("/readyz").status_code == 200, within=2)
+    assert service.get("/api/campaigns").status_code == 200
+    assert service.put(url, json={"name": "found"}).status_code == 200
+    assert service.get(url).json()["name"] == "found"
+
+
+def test_a_read_survives_the_loss_of_idle_connections(resilience, service):
+    assert service.get("/api/campaigns").status_code == 200
+    sql(resilience, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'service%'")
+    assert service.get("/api/campaigns").status_code == 200
+
+
+def test_idle_connections_are_let_go(resilience, service):
+    assert service.get("/api/campaigns").status_code == 200
+    assert backends(resilience) == 1
+    eventually(lambda: backends(resilience) == 0, within=4)
+
+
+def test_a_lost_table_is_made_again(resilience, service):
+    sql(resilience, "DROP TABLE campaigns")
+    assert service.get("/api/campaigns").status_code == 503
+    eventually(lambda: service.get("/api/campaigns").status_code == 200, within=2)
