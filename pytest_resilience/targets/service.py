@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class RunningService:
         self._child: Child | None = None
         self._port = 0
         self._life_begins = 0
+        self._making_client = threading.Lock()
         self._client: httpx.Client | None = None
 
     @property
@@ -62,11 +64,12 @@ class RunningService:
     @property
     def client(self) -> httpx.Client:
         """One client for all tests: it keeps connections, and asks no proxy of the environment."""
-        if self._client is None:
-            import httpx
+        with self._making_client:  # many threads may ask first
+            if self._client is None:
+                import httpx
 
-            self._client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
-        return self._client
+                self._client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
+            return self._client
 
     def start(self) -> None:
         """Start it and wait until it is ready; nothing when it runs.
