@@ -134,7 +134,8 @@ async def every(seconds: float, check: Callable[[], Awaitable[None]], clock: Clo
     due = clock() + seconds
     while True:
         await asyncio.sleep(max(0.0, due - clock()))
-        due = max(due + seconds, clock())
+        while due <= clock():
+            due += seconds
         try:
             await check()
         except Exception:

@@ -20,10 +20,27 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def resilience_service(resilience_stack):
-    servers = {"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url}
-    command = [sys.executable, "-m", "service"]
-    return Service(command, port_variable="PORT", ready="/readyz", within=10.0, env={**SETTINGS, **servers})
+def service_spec(resilience_stack):
+    """Makes a Service: settings in lower case are the process's environment, on top of SETTINGS."""
+
+    def make(*, restart_between_tests=True, **settings):
+        servers = {"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url}
+        env = {**SETTINGS, **servers, **{name.upper(): str(value) for name, value in settings.items()}}
+        return Service(
+            [sys.executable, "-m", "service"],
+            port_variable="PORT",
+            ready="/readyz",
+            within=10.0,
+            env=env,
+            restart_between_tests=restart_between_tests,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def resilience_service(service_spec):
+    return service_spec()
 
 
 @pytest.fixture

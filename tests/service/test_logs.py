@@ -1,0 +1,56 @@
+"""Log lines for people and for machines, without secrets."""
+
+import json
+import logging
+import sys
+
+import pytest
+
+from service.logs import ConsoleFormatter, JsonFormatter, Redaction
+
+
+def record(message, *args, error=None):
+    info = (type(error), error, None) if error else None
+    return logging.LogRecord("service.x", logging.WARNING, __file__, 1, message, args, info)
+
+
+@pytest.mark.parametrize("formatter", [ConsoleFormatter, JsonFormatter])
+def test_known_secrets_and_whatever_looks_like_credentials_are_taken_out(formatter):
+    line = formatter(Redaction(["s3cret-token"])).format(
+        record(
+            "to %s with %s, Authorization: Bearer %s, password=%s",
+            "redis://user:pw@host:6379/0",
+            "s3cret-token",
+            "abc.def",
+            "hunter2",
+            error=OSError("postgresql://app:p@ss@db refused s3cret-token"),
+        )
+    )
+    for secret in ("s3cret-token", "user:pw", "abc.def", "hunter2", "app:p"):
+        assert secret not in line
+    assert "host:6379" in line
+
+
+def test_json_lines_hold_the_message_as_it_is():
+    line = json.loads(JsonFormatter(Redaction([])).format(record('[Memory] "High": %.2f%%\nä', 90.214)))
+    assert line["message"] == '[Memory] "High": 90.21%\nä'
+    assert (line["level"], line["logger"]) == ("WARNING", "service.x")
+    assert line["time"].endswith("Z")
+
+
+def test_console_lines_hold_time_level_and_message():
+    line = ConsoleFormatter(Redaction([])).format(record("Redis connected successfully"))
+    assert line.split(" ", 1)[1] == "WARNING service.x Redis connected successfully"
+
+
+def test_very_short_secrets_do_not_eat_the_log():
+    assert Redaction(["a"])("a banana") == "a banana"
+
+
+def test_tracebacks_are_in_json_lines():
+    try:
+        raise ValueError("no")
+    except ValueError:
+        entry = record("oops")
+        entry.exc_info = sys.exc_info()
+    assert "ValueError: no" in json.loads(JsonFormatter(Redaction([])).format(entry))["exception"]

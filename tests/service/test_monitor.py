@@ -1,0 +1,72 @@
+"""Alerts once per episode, checks on time, and the real alert under real starvation."""
+
+import asyncio
+import re
+
+import pytest
+
+from pytest_resilience import eventually
+from service.monitor import PoolAlert, every
+
+ALERT = "ALERT: CRITICAL - database_pool_exhausted"
+VALUE = re.compile(
+    r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90$", re.M
+)
+
+
+def test_an_episode_is_alerted_once():
+    alert = PoolAlert(90)
+    assert [alert.check(p) for p in (89, 91, 95, 80, 92)] == [False, True, False, False, False]
+
+
+def test_two_checks_below_75_percent_end_an_episode():
+    alert = PoolAlert(90)
+    assert [alert.check(p) for p in (91, 74, 76, 74, 91)] == [True, False, False, False, False]
+    assert [alert.check(p) for p in (74, 74, 91)] == [False, False, True]
+
+
+def test_exactly_the_threshold_is_not_above():
+    assert not PoolAlert(90).check(90.0)
+
+
+def test_the_lines_have_their_form():
+    assert PoolAlert(90).lines(94.4567) == (
+        "ALERT: CRITICAL - database_pool_exhausted",
+        "Database connection pool usage has exceeded 90%. Current value: 94.46, Threshold: 90",
+    )
+
+
+def test_checks_keep_their_time_and_late_ones_are_not_made_up_for(monkeypatch):
+    now, ran = 0.0, []
+
+    async def sleep(seconds):
+        nonlocal now
+        now += seconds
+
+    async def check():
+        nonlocal now
+        ran.append(now)
+        now += 25 if len(ran) == 2 else 1
+        if len(ran) == 3:
+            raise ValueError("a check that fails does not end the loop")
+        if len(ran) == 5:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(every(10, check, lambda: now))
+    assert ran == [10, 20, 45, 50, 60]
+
+
+def test_starvation_raises_the_alert_once(resilience, service, campaign):
+    from concurrent.futures import ThreadPoolExecutor
+
+    url = f"/api/campaigns/{campaign['id']}"
+    with resilience.postgres.starve(lock="campaigns"), ThreadPoolExecutor(10) as pool:
+        for _ in range(2):
+            list(pool.map(lambda _: service.put(url, json={"name": "x"}).status_code, range(10)))
+        eventually(lambda: ALERT in service.log, within=1)
+    assert service.log.count(ALERT) == 1
+    values = [float(value) for value in VALUE.findall(service.log)]
+    assert len(values) == 1
+    assert 90 < values[0] <= 100

@@ -1,0 +1,78 @@
+"""Settings from the environment: what is read, what is refused, what is never shown."""
+
+import pytest
+
+from service.errors import SettingsError
+from service.settings import Settings
+
+URL = {"DATABASE_URL": "postgresql://app:p%40ss@db.internal/shop"}
+
+
+def test_the_defaults_are_the_documented_ones():
+    settings = Settings.from_environment(URL)
+    assert (settings.host, settings.port) == ("0.0.0.0", 8080)
+    assert (settings.db_pool_max, settings.db_pool_idle_timeout, settings.db_pool_acquire_timeout) == (100, 30, 3)
+    assert (settings.db_pool_check_interval, settings.db_pool_alert_percent, settings.db_command_timeout) == (30, 90, 5)
+    assert (settings.memory_limit_mb, settings.memory_check_interval, settings.memory_stats_interval) == (4096, 1, 60)
+    assert (settings.gc_interval, settings.cache_ttl, settings.cache_stale_ttl) == (30, 60, 600)
+    assert (settings.cache_max_entries, settings.cache_max_mb, settings.redis_budget) == (10_000, 64, 0.25)
+    assert (settings.cleanup_interval, settings.cleanup_min_interval, settings.shutdown_grace) == (21_600, 10, 10)
+    assert (settings.redis_url, settings.cleanup_token, settings.log_format) == (None, None, "console")
+
+
+def test_values_are_read_and_empty_ones_count_as_unset():
+    settings = Settings.from_environment({**URL, "PORT": " 0 ", "REDIS_BUDGET": "0.5", "REDIS_URL": "", "HOST": "::1"})
+    assert (settings.port, settings.redis_budget, settings.redis_url, settings.host) == (0, 0.5, None, "::1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", None),
+        ("DATABASE_URL", "mysql://app:hunter2@db/shop"),
+        ("DATABASE_URL", "postgresql://app:hunter2@db:port/shop"),
+        ("REDIS_URL", "localhost:6379"),
+        ("REDIS_URL", "redis://:hunter2@[::1/0"),
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "80.5"),
+        ("DB_POOL_MAX", "0"),
+        ("DB_POOL_ACQUIRE_TIMEOUT", "-1"),
+        ("DB_COMMAND_TIMEOUT", "nan"),
+        ("REDIS_BUDGET", "inf"),
+        ("MEMORY_LIMIT_MB", "4GB"),
+        ("LOG_FORMAT", "xml"),
+        ("UPSTASH_REDIS_CA_FILE", "/nowhere/ca.pem"),
+        ("DB_POOL_ALERT_PERCENT", "101"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
+    environment = {**URL, name: value} if value is not None else {}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment(environment)
+    assert caught.value.name == name
+    assert str(caught.value).startswith(f"{name}: expected ")
+    assert "\n" not in str(caught.value)
+    assert value is None or value.isdigit() or value not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"])
+def test_upstash_needs_both_url_and_token(given):
+    missing = {"UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"} - {given}
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({**URL, given: "https://x.upstash.io"})
+    assert {caught.value.name} == missing
+
+
+def test_no_secret_is_in_the_repr():
+    secrets = {
+        "REDIS_URL": "redis://:red1s@r/0",
+        "UPSTASH_REDIS_REST_URL": "https://u:upsta@x.upstash.io",
+        "UPSTASH_REDIS_REST_TOKEN": "tok3n-of-upstash",
+        "CLEANUP_TOKEN": "cl3anup",
+    }
+    settings = Settings.from_environment({**URL, **secrets})
+    for secret in ("p%40ss", "red1s", "upsta@", "tok3n", "cl3anup"):
+        assert secret not in repr(settings)
+    assert {"p%40ss", "p@ss", "red1s", "upsta", "tok3n-of-upstash", "cl3anup"} <= set(settings.secrets())
