@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from ..clock import SYSTEM, Clock
+from ..keeper import release_shared_memory
 from ..processes import Child, Keeper
 from .accounts import give, readable_copy, user_for_postgres
 from .backend import Address, Backend
@@ -139,13 +140,15 @@ class EmbeddedBackend(Backend):
                 user=recipe.user,
                 clock=self._clock,
             )
-            self._keeper.release_shared_memory(data / "postmaster.pid")
+            pid_file = data / "postmaster.pid"
+            self._keeper.release_shared_memory(pid_file)
             server.launch()
             try:
                 template.copy_rest(data)
                 give(data, recipe.user)
             except BaseException:
                 server.kill()
+                release_shared_memory(str(pid_file))  # now: the directory may be made anew
                 raise
         return server
 

@@ -1,0 +1,134 @@
+"""The first start on a machine: the template is made once, whoever starts, and made anew when it is damaged."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_resilience.backends import binaries, template
+from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.template import Template
+from pytest_resilience.errors import BackendUnavailable
+from tests.support.shared_memory import unused_segments
+
+ROOT = str(Path(__file__).parents[2])
+SESSION = """
+import json, sys
+from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.postgres_template import Recipe
+made = []
+make = Recipe._make
+Recipe._make = lambda self: (made.append(1), make(self))
+sys.stdin.readline()
+with EmbeddedBackend() as backend:
+    postgres = backend.servers["postgres"]
+    print(json.dumps({"made": len(made), "url": postgres.url(postgres.direct)}), flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_four_sessions_at_once_make_one_template(tmp_path):
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ROOT}
+    sessions = [
+        subprocess.Popen(
+            [sys.executable, "-c", SESSION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True
+        )
+        for _ in range(4)
+    ]
+    try:
+        for step in range(2):
+            for session in sessions:
+                session.stdin.write("go\n")
+                session.stdin.flush()
+            if step == 0:
+                facts = [json.loads(session.stdout.readline()) for session in sessions]
+        assert [session.wait(10) for session in sessions] == [0] * 4
+    finally:
+        for session in sessions:
+            session.kill()
+            session.communicate()
+    assert sum(fact["made"] for fact in facts) == 1
+    assert len({fact["url"].split("@")[0] for fact in facts}) == 1, "one template, one password"
+    assert len({fact["url"] for fact in facts}) == 4
+    assert [path.suffix for path in (tmp_path / "pytest-resilience").glob("postgres*.template")] == [".template"]
+
+
+@pytest.fixture(scope="module")
+def cached():
+    """The template of this machine."""
+    with EmbeddedBackend():
+        pass
+    (path, *_) = sorted(template.cache_directory().glob("postgres-*.template"), key=lambda path: -path.stat().st_mtime)
+    return path
+
+
+@pytest.fixture
+def own_cache(cached, tmp_path, monkeypatch):
+    """A copy of the cache that may be damaged."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = template.cache_directory() / cached.name
+    path.write_bytes(cached.read_bytes())
+    path.chmod(0o600)
+    return path
+
+
+@pytest.mark.parametrize("place", ["its end", "its beginning"])
+def test_a_damaged_template_is_made_anew(own_cache, place):
+    """Damage at the end is found while Postgres starts already."""
+    with Template(own_cache) as opened:
+        password = opened.facts["password"]
+    whole = own_cache.read_bytes()
+    at = len(whole) - 1 if place == "its end" else len(template.MAGIC) + 20
+    own_cache.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    segments = unused_segments()
+    with EmbeddedBackend() as backend:
+        assert backend.servers["postgres"].alive()
+    with Template(own_cache) as renewed:
+        assert renewed.facts["password"] != password
+    assert list(own_cache.parent.glob(".*")) == []
+    assert unused_segments() <= segments
+
+
+def test_without_a_cache_it_is_made_for_the_session(monkeypatch):
+    monkeypatch.setattr(template, "cache_directory", lambda: None)
+    with EmbeddedBackend() as backend:
+        assert len(list(backend.directory.glob("postgres-*.template"))) == 1
+    assert not backend.directory.exists()
+
+
+def test_the_password_is_not_in_the_logs(own_cache):
+    own_cache.unlink()
+    with EmbeddedBackend() as backend:
+        postgres = backend.servers["postgres"]
+        password = postgres.url(postgres.direct).split(":")[2].split("@")[0]
+        assert len(password) == 36
+        for path in backend.directory.rglob("*"):
+            if path.is_file():
+                assert password.encode() not in path.read_bytes() or path.suffix == ".template", path
+
+
+def test_a_postgres_that_cannot_be_made_shows_why(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    real = binaries.find_postgres().path
+    for name in ("postgres", "initdb"):
+        (tmp_path / name).write_text(
+            f'#!/bin/sh\n[ "$1" = --version ] && exec {real}/{name} --version\necho no room; exit 3\n'
+        )
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv(binaries.POSTGRES_VARIABLE, str(tmp_path))
+    failed = EmbeddedBackend()
+    with pytest.raises(BackendUnavailable, match=r"initdb failed with exit code 3; it said:\nno room"):
+        failed.start()
+    assert not failed.directory.exists()
+
+
+def test_a_program_that_does_not_run_is_told(tmp_path, monkeypatch):
+    for name in ("postgres", "initdb"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv(binaries.POSTGRES_VARIABLE, str(tmp_path))
+    with pytest.raises(BackendUnavailable, match=rf"{tmp_path}/postgres .* does not run here"):
+        EmbeddedBackend().start()

@@ -1,0 +1,153 @@
+"""Nothing outlives the session: whatever ends it, no process, port, directory or shared memory is left within two seconds."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.scratch import sweep
+from pytest_resilience.errors import BackendDied
+from tests.support.shared_memory import segments_of
+from tests.support.waiting import gone, until
+
+ROOT = str(Path(__file__).parents[2])
+linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: PR_SET_PDEATHSIG, /proc/sysvipc")
+
+# A session in mid-work: clients write, a service forks a daemon, one of Redis' processes is stopped.
+SESSION = """
+import asyncio, json, os, sys, threading, time
+import asyncpg
+from pytest_resilience.backends.embedded import EmbeddedBackend
+backend = EmbeddedBackend()
+backend.start()
+postgres, redis = backend.servers["postgres"], backend.servers["redis"]
+daemon = backend.spawn("service", ["sh", "-c", "(setsid sleep 600 & echo $!); exec sleep 600"], env=dict(PATH=os.environ["PATH"]))
+wrote = threading.Event()
+async def write():
+    connection = await asyncpg.connect(postgres.url(postgres.direct))
+    await connection.execute("CREATE TABLE t (n int)")
+    while True:
+        await connection.execute("INSERT INTO t SELECT generate_series(1, 1000)")
+        wrote.set()
+if sys.argv[1] != "end":
+    threading.Thread(target=lambda: asyncio.run(write()), daemon=True).start()
+    wrote.wait()
+redis.pause()
+while not daemon.log_text(): time.sleep(0.005)
+print(json.dumps({
+    "keeper": backend._keeper.pid, "directory": str(backend.directory), "daemon": int(daemon.log_text()),
+    "addresses": [list(address) for address in (postgres.direct, redis.direct, backend.api)],
+}), flush=True)
+if sys.argv[1] == "end": sys.exit()
+if sys.argv[1] == "crash": os._exit(3)
+time.sleep(600)
+"""
+
+
+class Session:
+    """A session in a process of its own, and what it started."""
+
+    def __init__(self, process):
+        self.process = process
+        line = process.stdout.readline()
+        assert line, process.stderr.read().decode()
+        facts = json.loads(line)
+        self.keeper, self.daemon = facts["keeper"], facts["daemon"]
+        self.directory = Path(facts["directory"])
+        self.addresses = [tuple(address) for address in facts["addresses"]]
+        try:
+            self.pids = [self.keeper] + [child.pid for child in psutil.Process(self.keeper).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            self.pids = [self.keeper, self.daemon]
+
+    def processes_are_gone(self):
+        return all(gone(pid) for pid in self.pids)
+
+    def nothing_is_left(self):
+        until(self.processes_are_gone, within=2)
+        assert not self.directory.exists()
+        for address in self.addresses:
+            with pytest.raises(OSError, match="refused"):
+                socket.create_connection(address, timeout=1)
+        assert segments_of(self.pids) == []
+
+
+@contextmanager
+def session(how="wait"):
+    with subprocess.Popen(
+        [sys.executable, "-c", SESSION, how],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": ROOT},
+        start_new_session=True,
+    ) as process:
+        try:
+            yield Session(process)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_signal_in_mid_work(number):
+    with session() as struck:
+        assert len(struck.pids) >= 9
+        assert segments_of(struck.pids) or sys.platform != "linux"
+        struck.process.send_signal(number)
+        struck.process.wait(5)
+        struck.nothing_is_left()
+
+
+def test_ctrl_c_reaches_the_session_alone():
+    with session() as struck:
+        os.killpg(struck.process.pid, signal.SIGINT)
+        assert not gone(struck.keeper)
+        struck.process.wait(5)
+        struck.nothing_is_left()
+
+
+@pytest.mark.parametrize("how", ["end", "crash"])
+def test_an_end_without_close(how):
+    with session(how) as struck:
+        struck.process.wait(5)
+        struck.nothing_is_left()
+
+
+@linux
+def test_a_killed_keeper_takes_all_along_and_close_deletes_the_rest():
+    backend = EmbeddedBackend()
+    with backend:
+        postgres = backend.servers["postgres"]
+        everything = psutil.Process(backend._keeper.pid).children(recursive=True)
+        backend.servers["redis"].pause()
+        os.kill(backend._keeper.pid, signal.SIGKILL)
+        until(lambda: all(gone(process.pid) for process in everything), within=2)
+        with pytest.raises(BackendDied, match=r"keeper .* is gone"):
+            backend.check()
+        with pytest.raises(BackendDied, match=r"keeper .* is gone"):
+            postgres.kill()
+        assert backend.directory.exists()
+    assert not backend.directory.exists()
+    assert segments_of([process.pid for process in everything]) == []
+
+
+@linux
+def test_when_session_and_keeper_are_killed_the_next_session_sweeps():
+    with session() as struck:
+        os.kill(struck.keeper, signal.SIGSTOP)  # it must not get a chance
+        struck.process.kill()
+        struck.process.wait(5)
+        os.kill(struck.keeper, signal.SIGKILL)
+        until(lambda: all(gone(pid) for pid in struck.pids if pid != struck.daemon), within=2)
+        os.kill(struck.daemon, signal.SIGKILL)  # forked twice and without a keeper, nobody can know whose it is
+        assert struck.directory.exists()
+        assert struck.directory in sweep()
+        assert not struck.directory.exists()
+        assert segments_of(struck.pids) == []

@@ -1,0 +1,68 @@
+"""Acknowledged commits survive kill -9 of Postgres. (Of processes: power loss is not simulated, fsync is off.)"""
+
+import asyncio
+import itertools
+import threading
+
+import asyncpg
+import pytest
+
+from pytest_resilience.backends.embedded import EmbeddedBackend
+from tests.support.waiting import until
+
+WRITERS = 4
+ENOUGH = 200  # acknowledged commits before the strike
+
+
+@pytest.fixture(scope="module")
+def postgres():
+    with EmbeddedBackend() as backend:
+        yield backend.servers["postgres"]
+
+
+async def commit_until_struck(url, writer, run, acknowledged):
+    connection = await asyncpg.connect(url)
+    try:
+        for number in itertools.count():
+            await connection.execute("INSERT INTO ledger VALUES ($1, $2, $3)", run, writer, number)
+            acknowledged.append((run, writer, number))
+    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+        return
+    finally:
+        connection.terminate()
+
+
+async def all_rows(url):
+    connection = await asyncpg.connect(url)
+    try:
+        return {tuple(row) for row in await connection.fetch("SELECT run, writer, number FROM ledger")}
+    finally:
+        await connection.close()
+
+
+async def make_table(url):
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        "CREATE TABLE IF NOT EXISTS ledger (run int, writer int, number int, PRIMARY KEY (run, writer, number))"
+    )
+    await connection.close()
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_no_acknowledged_commit_is_lost(postgres, run):
+    url = postgres.url(postgres.direct)
+    asyncio.run(make_table(url))
+    acknowledged = []
+
+    async def write():
+        await asyncio.gather(*(commit_until_struck(url, writer, run, acknowledged) for writer in range(WRITERS)))
+
+    writers = threading.Thread(target=lambda: asyncio.run(write()))
+    writers.start()
+    until(lambda: len(acknowledged) > ENOUGH)
+    postgres.kill()
+    writers.join(10)
+    assert not writers.is_alive()
+    postgres.start()
+    assert set(acknowledged) <= asyncio.run(all_rows(url))
+    assert len(acknowledged) > ENOUGH

@@ -1,0 +1,361 @@
+"""The embedded backend: servers that are struck and come back."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import urllib.request
+
+import asyncpg
+import psutil
+import pytest
+import redis
+
+from pytest_resilience.backends import local
+from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.errors import BackendDied, ServerNotReady
+from tests.support.shared_memory import unused_segments
+from tests.support.waiting import gone, until
+
+
+@pytest.fixture(scope="module")
+def backend():
+    with EmbeddedBackend() as started:
+        yield started
+
+
+@pytest.fixture
+def postgres(backend):
+    server = backend.servers["postgres"]
+    server.resume()
+    server.start()
+    return server
+
+
+@pytest.fixture
+def cache(backend):
+    server = backend.servers["redis"]
+    server.resume()
+    server.start()
+    return server
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def server(request, backend):
+    found = backend.servers[request.param]
+    found.resume()
+    found.start()
+    return found
+
+
+def sql(server, *statements):
+    """Run them on one connection; the value of the last."""
+
+    async def run():
+        connection = await asyncpg.connect(server.url(server.direct), timeout=5)
+        try:
+            for statement in statements[:-1]:
+                await connection.execute(statement)
+            return await connection.fetchval(statements[-1])
+        finally:
+            await connection.close(timeout=1)
+
+    return asyncio.run(run())
+
+
+def answers(server):
+    if server.kind == "postgres":
+        return sql(server, "SELECT 1") == 1
+    with redis.Redis.from_url(server.url(server.direct)) as client:
+        return client.ping()
+
+
+def test_both_servers_answer_by_their_urls(backend, server):
+    assert answers(server)
+    assert server.alive()
+    server.check()
+    assert backend.servers[server.kind] is server
+
+
+def test_the_url_may_lead_through_another_door(postgres, cache):
+    elsewhere = local.Address("10.0.0.7", 5)
+    assert postgres.url(elsewhere).startswith("postgresql://postgres:")
+    assert postgres.url(elsewhere).endswith("@10.0.0.7:5/resilience")
+    assert cache.url(elsewhere) == "redis://10.0.0.7:5/0"
+
+
+def test_versions_are_those_that_the_servers_tell(backend, postgres, cache):
+    assert sql(postgres, "SHOW server_version").split()[0] == postgres.version
+    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+        info = client.info("server")
+    assert cache.version in (info["redis_version"], f"{info.get('valkey_version')} (valkey)")
+    assert backend.versions() == f"Postgres {postgres.version}, Redis {cache.version}"
+
+
+def test_the_password_is_asked_for(postgres):
+    host, port = postgres.direct
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        asyncio.run(asyncpg.connect(host=host, port=port, user="postgres", password="guess", database="resilience"))
+
+
+def test_postgres_is_set_up_to_be_killed_a_lot(postgres):
+    settings = {
+        "max_connections": "150",
+        "fsync": "off",
+        "full_page_writes": "off",
+        "synchronous_commit": "on",
+        "autovacuum": "off",
+        "TimeZone": "UTC",
+        "server_encoding": "UTF8",
+        "listen_addresses": "127.0.0.1",
+    }
+    assert {name: sql(postgres, f"SHOW {name}") for name in settings} == settings
+    assert sql(postgres, "SELECT current_database()") == "resilience"
+
+
+def test_the_other_databases_are_complete_too(postgres):
+    for name, template in (("copy1", "template1"), ("copy0", "template0"), ("copy_postgres", "postgres")):
+        sql(postgres, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy", "SELECT 1")
+        url = postgres.url(postgres.direct).replace("/resilience", f"/{name}")
+
+        async def count(url=url):
+            connection = await asyncpg.connect(url)
+            try:
+                return await connection.fetchval(
+                    "SELECT count(*) FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"
+                )
+            finally:
+                await connection.close()
+
+        assert asyncio.run(count()) > 2000
+        sql(postgres, f"DROP DATABASE {name}", "SELECT 1")
+
+
+def test_a_hundred_and_twenty_connections_at_once(postgres):
+    async def run():
+        begun = postgres.log_size()
+        connections = await asyncio.gather(*(asyncpg.connect(postgres.url(postgres.direct)) for _ in range(120)))
+        await asyncio.gather(*(connection.close() for connection in connections))
+        return postgres.log_text(begun)
+
+    assert "too many clients" not in asyncio.run(run())
+
+
+def test_the_log_says_when_connections_run_out(postgres):
+    async def run():
+        attempts = (asyncpg.connect(postgres.url(postgres.direct)) for _ in range(151))
+        outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+        connections = [outcome for outcome in outcomes if isinstance(outcome, asyncpg.Connection)]
+        await asyncio.gather(*(connection.close() for connection in connections))
+        assert any(isinstance(outcome, asyncpg.TooManyConnectionsError) for outcome in outcomes)
+
+    begun = postgres.log_size()
+    asyncio.run(run())
+    until(lambda: "too many clients already" in postgres.log_text(begun))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_killed_it_comes_back_on_its_port(server, number):
+    before, address = server.processes(), server.direct
+    server.kill()
+    assert all(gone(pid) for pid in before)
+    assert not server.alive()
+    assert server.processes() == []
+    server.check()
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
+        socket.create_connection(server.direct, timeout=1)
+    server.start()
+    assert server.direct == address
+    assert set(server.processes()).isdisjoint(before)
+    assert answers(server)
+
+
+def test_start_does_nothing_when_it_runs(server):
+    before = server.processes()[0]
+    server.start()
+    assert server.processes()[0] == before
+
+
+def test_postgres_keeps_its_data_redis_does_not(postgres, cache):
+    sql(postgres, "DROP TABLE IF EXISTS kept", "CREATE TABLE kept AS SELECT 7 AS answer", "SELECT 1")
+    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+        client.set("kept", "7")
+    for server in postgres, cache:
+        server.kill()
+        server.start()
+    assert sql(postgres, "SELECT answer FROM kept") == 7
+    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+        assert client.get("kept") is None
+    postgres.restart()
+    assert sql(postgres, "SELECT answer FROM kept") == 7
+    assert "interrupted" not in postgres.log_text().splitlines()[-1]
+
+
+def test_stop_disconnects_its_clients_and_ends_in_order(postgres):
+    async def run():
+        connection = await asyncpg.connect(postgres.url(postgres.direct))
+        begun = postgres.log_size()
+        await asyncio.to_thread(postgres.stop)
+        with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)):
+            await connection.fetchval("SELECT 1")
+        return postgres.log_text(begun)
+
+    asyncio.run(run())
+    assert postgres._child.exit_code() == 0
+    assert not postgres.alive()
+    postgres.start()
+    assert answers(postgres)
+
+
+def test_a_paused_server_can_be_stopped(server):
+    server.pause()
+    server.stop()
+    assert not server.alive()
+
+
+def test_pause_stops_every_process_and_resume_takes_it_back(server):
+    server.pause()
+    assert {psutil.Process(pid).status() for pid in server.processes()} == {psutil.STATUS_STOPPED}
+    assert server.alive()
+    server.check()
+    with socket.create_connection(server.direct, timeout=1) as connection, pytest.raises(TimeoutError):
+        connection.settimeout(0.05)
+        connection.sendall(b"*1\r\n$4\r\nPING\r\n")
+        connection.recv(1)
+    server.resume()
+    assert answers(server)
+
+
+def test_a_paused_server_can_be_killed_and_started(server):
+    server.pause()
+    server.kill()
+    server.start()
+    assert answers(server)
+
+
+def test_when_only_the_postmaster_is_killed_its_successor_waits_for_the_rest(postgres):
+    """What is left of the old server still has the data directory; the new one must not meet it."""
+
+    async def run():
+        connection = await asyncpg.connect(postgres.url(postgres.direct))
+        postmaster, *others = postgres.processes()
+        for pid in others:
+            os.kill(pid, signal.SIGSTOP)  # so that they can't notice, and stay
+        os.kill(postmaster, signal.SIGKILL)
+        until(lambda: not postgres.alive())
+        await asyncio.to_thread(postgres.start)
+        assert all(gone(pid) for pid in others)
+        connection.terminate()
+
+    asyncio.run(run())
+    assert answers(postgres)
+
+
+def test_an_end_that_nobody_asked_for_is_told_with_its_log(backend, server):
+    os.kill(server.processes()[0], signal.SIGKILL)
+    until(lambda: not server.alive())
+    with pytest.raises(
+        BackendDied, match=rf"(?s){server.kind} ended with signal SIGKILL although .* its log, last lines:\n.+"
+    ):
+        server.check()
+    with pytest.raises(BackendDied):
+        backend.check()
+    server.start()
+    server.check()
+
+
+def test_a_dead_proxy_is_told_and_revived(backend):
+    os.kill(backend._proxy.processes()[0], signal.SIGKILL)
+    until(lambda: not backend._proxy.alive())
+    with pytest.raises(BackendDied, match="proxy ended with signal SIGKILL"):
+        backend.check()
+    backend.revive()
+    backend.check()
+    with urllib.request.urlopen(f"http://{backend.api}/version", timeout=5) as reply:
+        assert reply.status == 200
+
+
+def test_a_server_that_can_not_come_back_says_why(server):
+    server.kill()
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(server.direct)
+        taken.listen()
+        with pytest.raises(ServerNotReady, match=r"(?i)address already in use") as raised:
+            server.start()
+    assert raised.value.exit_code == 1
+    server.start()
+    assert answers(server)
+
+
+@pytest.mark.parametrize("stranger", ["silent", "of the same kind"])
+def test_a_server_whose_port_was_taken_gets_another(monkeypatch, server, stranger):
+    """And it is never taken for the one that answers in its place."""
+    free_port, given = local.free_port, []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port()))
+        taken.listen()
+        used = taken.getsockname()[1] if stranger == "silent" else server.direct.port
+
+        def too_late():
+            given.append(used if len(given) < 3 else free_port())
+            return given[-1]
+
+        monkeypatch.setattr(local, "free_port", too_late)
+        with EmbeddedBackend() as other:
+            assert {found.direct.port for found in other.servers.values()}.isdisjoint({used})
+            assert answers(other.servers[server.kind])
+    assert len(given) == 5
+
+
+def test_a_door_is_a_free_port_in_front_of_its_server(backend):
+    listen, upstream = backend.door("postgres")
+    assert upstream == str(backend.servers["postgres"].upstream)
+    address = backend.client_address(listen)
+    with socket.socket() as door:
+        door.bind(address)
+    assert backend.door("postgres")[0] != listen
+
+
+def test_the_service_runs_beside_the_servers(backend, tmp_path):
+    child = backend.spawn("service", [sys.executable, "-c", "import os; print(os.getcwd())"], env={}, cwd=tmp_path)
+    assert child.wait(10) == 0
+    assert child.log_text() == f"{tmp_path}\n"
+    assert child.log == backend.directory / "service.log"
+
+
+def test_close_leaves_nothing_behind():
+    segments = unused_segments()
+    with EmbeddedBackend() as other:
+        pids = [*other.servers["postgres"].processes(), *other.servers["redis"].processes(), *other._proxy.processes()]
+        addresses = [server.direct for server in other.servers.values()] + [other.api]
+        directory = other.directory
+        other.servers["postgres"].kill()
+        assert len(pids) >= 6
+    assert all(gone(pid) for pid in pids)
+    assert not directory.exists()
+    assert unused_segments() <= segments
+    for address in addresses:
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(address, timeout=1)
+    other.close()
+
+
+def test_a_backend_that_fails_to_start_leaves_nothing_behind(monkeypatch):
+    def refuses(_self, _child):
+        raise ServerNotReady("redis", command=["redis"], within=1.0, log="", exit_code=None)
+
+    monkeypatch.setattr("pytest_resilience.backends.redis_process.RedisProcess.ready", refuses)
+    failed = EmbeddedBackend()
+    with pytest.raises(ServerNotReady):
+        failed.start()
+    assert not failed.directory.exists()
+
+
+def test_two_backends_get_on_with_each_other(backend, postgres):
+    with EmbeddedBackend() as other:
+        assert other.servers["postgres"].direct != postgres.direct
+        assert other.directory != backend.directory
+        assert answers(other.servers["postgres"])
+    assert answers(postgres)
