@@ -1,0 +1,160 @@
+"""Zombies really go, the living stay, and who may ask."""
+
+import asyncio
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import asyncpg
+import httpx
+import psutil
+import pytest
+
+from pytest_resilience import eventually
+from service.cleanup import is_loopback, refusal
+from service.settings import Settings
+
+from .support import sql
+
+SETTINGS = Settings(database_url="postgresql://db/x", cleanup_token="right")
+
+
+@pytest.mark.parametrize(
+    ("peer", "authorization", "expected"),
+    [
+        ("127.0.0.1", None, None),
+        ("127.8.9.1", None, None),
+        ("::1", "Bearer wrong", None),
+        ("::ffff:127.0.0.1", None, None),
+        ("10.0.0.7", None, 401),
+        (None, None, 401),
+        ("10.0.0.7", "", 401),
+        ("10.0.0.7", "Basic cmlnaHQ=", 401),
+        ("10.0.0.7", "Bearer wrong", 403),
+        ("10.0.0.7", "Bearer ", 403),
+        ("10.0.0.7", "Bearer rightë", 403),
+        ("10.0.0.7", "Bearer right", None),
+        ("10.0.0.7", "bearer right", None),
+    ],
+)
+def test_who_may_clean_up(peer, authorization, expected):
+    assert refusal(SETTINGS, peer, authorization) == expected
+
+
+def test_without_a_token_in_the_settings_no_token_is_right():
+    assert refusal(Settings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer None") == 403
+    assert refusal(Settings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer ") == 403
+
+
+def test_what_is_no_address_is_no_loopback():
+    assert not is_loopback("localhost")
+    assert is_loopback("::1%lo")
+
+
+@pytest.fixture(scope="session")
+def resilience_service(service_spec):
+    return service_spec(host="0.0.0.0", cleanup_token="the-right-token", db_pool_check_interval=60)
+
+
+def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):
+    async def scene():
+        connect = asyncpg.connect
+        url = resilience.postgres.direct_url
+        names = {"zombie": "service:0ldb00t", "stranger": "billing", "replica": "service:f00dcafe"}
+        sessions = {
+            name: await connect(url, server_settings={"application_name": application})
+            for name, application in names.items()
+        }
+        for name in ("zombie", "stranger"):
+            await sessions[name].execute("BEGIN")
+            await sessions[name].execute("SELECT 1")
+        pids = {name: session.get_server_pid() for name, session in sessions.items()}
+        reply = await asyncio.to_thread(service.post, "/api/db-cleanup?verbose")
+        living = await sessions["stranger"].fetch("SELECT pid FROM pg_stat_activity")
+        left = {name for name, pid in pids.items() if pid in {row["pid"] for row in living}}
+        for session in sessions.values():
+            session.terminate()
+        return reply, left
+
+    reply, left = asyncio.run(scene())
+    assert left == {"stranger", "replica"}
+    assert reply.status_code == 200
+    body = reply.json()
+    assert (body["status"], body["message"]) == ("success", "Database pool cleanup triggered")
+    assert (body["server_terminated"], body["leaked_closed"], body["idle_closed"]) == (1, 0, 0)
+    assert isinstance(body["gc_freed_mb"], float)
+    assert re.search(r"\[GC\] Freed ", service.log)
+    eventually(
+        lambda: not sql(resilience, "SELECT 1 FROM pg_stat_activity WHERE application_name = 'service:0ldb00t'"),
+        within=1,
+    )
+
+
+def test_dead_idle_connections_are_closed(resilience, service):
+    with ThreadPoolExecutor(4) as pool, resilience.postgres.latency(0.05):
+        assert {r.status_code for r in pool.map(lambda _: service.get("/api/campaigns"), range(4))} == {200}
+    before = len(sql(resilience, "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'service:%'"))
+    assert before >= 2
+    with resilience.postgres.blackhole():
+        reply = service.post("/api/db-cleanup?verbose")
+        assert reply.elapsed.total_seconds() < 2
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["idle_closed"] == before
+    assert service.get("/api/campaigns").status_code == 200
+
+
+def test_live_requests_do_not_suffer(resilience, service, campaign):
+    with ThreadPoolExecutor(4) as pool:
+        working = [
+            pool.submit(service.put, f"/api/campaigns/{campaign['id']}", json={"name": f"{i}"}) for i in range(40)
+        ]
+        reply = service.post("/api/db-cleanup?verbose")
+        assert {w.result().status_code for w in working} == {200}
+    assert reply.status_code == 200
+    assert reply.json()["leaked_closed"] == reply.json()["idle_closed"] == reply.json()["server_terminated"] == 0
+
+
+def test_success_is_not_claimed_when_nothing_could_be_done(resilience, service):
+    resilience.postgres.refuse()
+    reply = service.post("/api/db-cleanup")
+    assert reply.status_code == 503
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert int(reply.headers["Retry-After"]) >= 1
+
+
+def test_a_second_one_comes_too_soon_and_one_at_the_same_time_shares_the_result(resilience, service):
+    async def scene():
+        zombie = await asyncpg.connect(
+            resilience.postgres.direct_url, server_settings={"application_name": "service:0ldb00t"}
+        )
+        await zombie.execute("BEGIN")
+        async with httpx.AsyncClient(base_url=service.url, trust_env=False) as client:
+            first = await asyncio.gather(client.get("/api/db-cleanup?verbose"), client.post("/api/db-cleanup?verbose"))
+            late = await client.get("/api/db-cleanup")
+        zombie.terminate()
+        return first, late
+
+    first, late = asyncio.run(scene())
+    assert [reply.status_code for reply in first] == [200, 200]
+    assert [reply.json()["server_terminated"] for reply in first] == [1, 1]
+    assert late.status_code == 429
+    assert 25 <= int(late.headers["Retry-After"]) <= 30
+
+
+def test_without_rights_nothing_happens(resilience, service):
+    addresses = [a.address for each in psutil.net_if_addrs().values() for a in each if a.family is socket.AF_INET]
+    outside = [address for address in addresses if not is_loopback(address)]
+    if not outside:
+        pytest.skip("this machine has no address but loopback")
+    url = service.url.replace("127.0.0.1", outside[0]) + "/api/db-cleanup?verbose"
+    for headers, status in [
+        ({}, 401),
+        ({"X-Forwarded-For": "127.0.0.1"}, 401),
+        ({"Authorization": "Bearer wrong"}, 403),
+    ]:
+        reply = httpx.post(url, headers=headers, trust_env=False)
+        assert (reply.status_code, reply.headers["Content-Type"]) == (status, "application/problem+json")
+    assert "[GC] Freed" not in service.log
+    reply = httpx.post(url, headers={"Authorization": "Bearer the-right-token"}, trust_env=False)
+    assert reply.status_code == 200
+    assert "the-right-token" not in service.log
