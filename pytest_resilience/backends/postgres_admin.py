@@ -98,6 +98,9 @@ where backend_type = 'client backend' and pid <> pg_backend_pid() and datname = 
   and (xact_start is not null or exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory'))
 """
 
+# All that clean state asks, in one round trip.
+STATE = f"select array({BLOCKERS}), array(select datname from pg_database), ({FINGERPRINT})"  # noqa: S608  # put together from our own constants
+
 
 class PostgresAdmin:
     """A superuser's connection to one database, and its baseline: what a clean state is.
@@ -221,12 +224,12 @@ class PostgresAdmin:
 
     async def _clean(self) -> None:
         session = await self.session()
-        if await session.fetch(BLOCKERS):
+        ended, databases, fingerprint = await session.fetchrow(STATE)
+        if ended:
             await _until_gone(session)
-        databases = {row[0] for row in await session.fetch("select datname from pg_database")}
-        for extra in sorted(databases - self._databases):
+        for extra in sorted(set(databases) - self._databases):
             await session.execute(f"drop database if exists {_quoted(extra)} with (force)")
-        if await session.fetchval(FINGERPRINT) != self._fingerprint or not await self._baseline_rows_stand(session):
+        if fingerprint != self._fingerprint or not await self._baseline_rows_stand(session):
             await self._restore()
             return
         kept = [*self._rows, *self._sequences]

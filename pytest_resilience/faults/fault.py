@@ -88,7 +88,7 @@ class Strike:
     @property
     def vacuous(self) -> bool:
         """Whether the fault is over and is known to have touched nothing."""
-        return self._final is not None and self._final.touched == 0
+        return self.healed and self.receipt.touched == 0
 
     def heal(self) -> None:
         """Take the fault back; does nothing when that is done already.
@@ -106,11 +106,11 @@ class Strike:
             lost: Exception | None = error
         else:
             lost = None
+        self._final = final
         try:
             self._heal()
         except Exception as error:
             raise HealFailed(f"{self.label} could not be healed: {type(error).__name__}: {error}") from error
-        self._final = final
         self._event.healed_at = self._clock.now()
         if lost is not None:
             raise HealFailed(

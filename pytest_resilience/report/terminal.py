@@ -36,7 +36,8 @@ def packed(strike: Strike) -> str:
 
 def strike_lines(strikes: Sequence[Strike]) -> list[str]:
     """One line for each strike of a test."""
-    return [f"{strike.label} {strike.receipt}" for strike in strikes] or ["nothing"]
+    lines = [f"{s.label} {s.receipt}{'' if s.healed else '; it could not be healed'}" for s in strikes]
+    return lines or ["nothing"]
 
 
 def tail(text: str, lines: int) -> str:
