@@ -28,6 +28,14 @@ def stamp(form: str = "%Y-%m-%dT%H:%M:%SZ") -> str:
     return time.strftime(form, time.gmtime())
 
 
+def takes_output(fd: int) -> bool:
+    """Whether a line (up to 4096 bytes, PIPE_BUF) can be written to `fd` without waiting for whoever reads it."""
+    try:
+        return bool(select.select((), (fd,), (), 0)[1])
+    except (OSError, ValueError):
+        return False
+
+
 class Timer:
     """A call in the future; `cancel` takes it back."""
 

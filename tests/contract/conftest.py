@@ -12,6 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from urllib.parse import quote
 
 import pytest
 
+FAILURES = (AssertionError, OSError, http.client.HTTPException, json.JSONDecodeError, pytest.fail.Exception)
 PATIENCE = 5.0  # seconds that anything in here may take before it counts as hanging
 INSTALL = "go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 
@@ -61,19 +63,21 @@ class Reply(NamedTuple):
         return str(self.json["error"])
 
 
+def command_of(kind: str) -> list[str]:
+    """How to start "ours" or "real"."""
+    return [sys.executable, "-m", "pytest_resilience.proxy"] if kind == "ours" else [find_real() or ""]
+
+
 class Server:
     """A running proxy server, ours or the real one."""
 
     def __init__(self, kind: str, *flags: str, env: dict[str, str] | None = None) -> None:
         self.kind = kind
-        if kind == "ours":
-            command = [sys.executable, "-m", "pytest_resilience.proxy"]
-        else:
-            command = [find_real() or ""]
+        self.patience = PATIENCE
         if "-port" not in flags:
             flags = ("-port", "0" if kind == "ours" else str(free_port()), *flags)
         self.process = subprocess.Popen(
-            [*command, "-host", "127.0.0.1", *flags],
+            [*command_of(kind), "-host", "127.0.0.1", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -89,6 +93,9 @@ class Server:
         if self.address and kind == "real":
             self._wait_until_it_answers()
         self._connection: http.client.HTTPConnection | None = None
+        # A server whose log nobody reads blocks, the real one at least.
+        self._reader = threading.Thread(target=self.process.stdout.read, daemon=True)
+        self._reader.start()
 
     def _wait_until_it_answers(self) -> None:
         host, port = self.address.rsplit(":", 1)
@@ -102,7 +109,10 @@ class Server:
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """One request on a kept-alive connection; a str or bytes body is sent as it is."""
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(self.address, timeout=PATIENCE)
+            self._connection = http.client.HTTPConnection(self.address)
+        self._connection.timeout = self.patience
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(self.patience)
         raw = body if isinstance(body, str | bytes) or body is None else json.dumps(body)
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
@@ -123,7 +133,11 @@ class Server:
         if self._connection is not None:
             self._connection.close()
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self._reader.join(PATIENCE)
+        for stream in (self.process.stdout, self.process.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def free_port() -> int:
@@ -248,7 +262,9 @@ def _known_differences(request: pytest.FixtureRequest) -> None:
         pytest.skip("an addition of ours")
     differs = request.node.get_closest_marker("differs")
     if differs:
-        request.applymarker(pytest.mark.xfail(reason=f"Toxiproxy 2.12: {differs.args[0]}", strict=True))
+        request.applymarker(
+            pytest.mark.xfail(reason=f"Toxiproxy 2.12: {differs.args[0]}", strict=True, raises=FAILURES)
+        )
 
 
 @pytest.fixture(scope="session")

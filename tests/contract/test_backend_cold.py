@@ -12,7 +12,8 @@ from pytest_resilience.backends import binaries, template
 from pytest_resilience.backends.embedded import EmbeddedBackend
 from pytest_resilience.backends.template import Template
 from pytest_resilience.errors import BackendUnavailable
-from tests.support.shared_memory import unused_segments
+from pytest_resilience.processes import Keeper
+from tests.support.shared_memory import segments_of
 
 ROOT = str(Path(__file__).parents[2])
 SESSION = """
@@ -75,21 +76,34 @@ def own_cache(cached, tmp_path, monkeypatch):
     return path
 
 
+@pytest.fixture
+def spawned(monkeypatch):
+    """The ids of all processes that are started."""
+    pids, spawn = [], Keeper.spawn
+
+    def noting(*args, **kwargs):
+        child = spawn(*args, **kwargs)
+        pids.append(child.pid)
+        return child
+
+    monkeypatch.setattr(Keeper, "spawn", noting)
+    return pids
+
+
 @pytest.mark.parametrize("place", ["its end", "its beginning"])
-def test_a_damaged_template_is_made_anew(own_cache, place):
+def test_a_damaged_template_is_made_anew(own_cache, place, spawned):
     """Damage at the end is found while Postgres starts already."""
     with Template(own_cache) as opened:
         password = opened.facts["password"]
     whole = own_cache.read_bytes()
     at = len(whole) - 1 if place == "its end" else len(template.MAGIC) + 20
     own_cache.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-    segments = unused_segments()
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].alive()
     with Template(own_cache) as renewed:
         assert renewed.facts["password"] != password
     assert list(own_cache.parent.glob(".*")) == []
-    assert unused_segments() <= segments
+    assert segments_of(spawned) == []
 
 
 def test_without_a_cache_it_is_made_for_the_session(monkeypatch):

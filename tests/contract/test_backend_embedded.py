@@ -15,7 +15,7 @@ import redis
 from pytest_resilience.backends import local
 from pytest_resilience.backends.embedded import EmbeddedBackend
 from pytest_resilience.errors import BackendDied, ServerNotReady
-from tests.support.shared_memory import unused_segments
+from tests.support.shared_memory import segments_of
 from tests.support.waiting import gone, until
 
 
@@ -326,7 +326,6 @@ def test_the_service_runs_beside_the_servers(backend, tmp_path):
 
 
 def test_close_leaves_nothing_behind():
-    segments = unused_segments()
     with EmbeddedBackend() as other:
         pids = [*other.servers["postgres"].processes(), *other.servers["redis"].processes(), *other._proxy.processes()]
         addresses = [server.direct for server in other.servers.values()] + [other.api]
@@ -335,7 +334,7 @@ def test_close_leaves_nothing_behind():
         assert len(pids) >= 6
     assert all(gone(pid) for pid in pids)
     assert not directory.exists()
-    assert unused_segments() <= segments
+    assert segments_of(pids) == []
     for address in addresses:
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(address, timeout=1)

@@ -1,0 +1,496 @@
+"""Where Toxiproxy 2.12 is wrong and we are right: its defects D1 to D18, each with the test that shows the difference.
+
+A test marked `differs` runs on the real server too and must fail there, so the day that it is repaired, we hear of it.
+The numbers are those of the table in docs/proxy.md.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import PATIENCE, Door, Server, command_of, free_port, silent, take
+from .test_proxy_data import Watch, gone
+
+differs = pytest.mark.differs
+
+
+@differs("D1: a client that does not read wedges the whole API")
+def test_d1_peer_that_stops_reading_never_blocks_the_api(own_door: Door) -> None:
+    client, served = own_door.connect()
+    served.setblocking(False)
+    sent = 0
+    idle = 0
+    while idle < 20:  # fill the client's buffers, the proxy's and the kernel's
+        try:
+            sent += served.send(b"x" * 65536)
+            idle = 0
+        except BlockingIOError:
+            idle += 1
+            time.sleep(0.005)
+    watch = Watch()
+    connection = own_door.server
+    connection.patience = 1.5
+    for method, path, body in (
+        ("POST", "/toxics", {"type": "latency", "attributes": {"latency": 1}}),
+        ("GET", "", None),
+        ("POST", "/toxics/latency_downstream", {"attributes": {"latency": 2}}),
+        ("DELETE", "/toxics/latency_downstream", None),
+        ("POST", "", {"enabled": False}),
+    ):
+        try:
+            reply = connection.call(method, own_door.path + path, body)
+        except TimeoutError:
+            pytest.fail(f"{method} {path} hangs")
+        assert reply.status < 300
+    assert watch.seconds < 1.0
+    assert gone(client) in ("end", "reset")
+
+
+ABSURD = [
+    ("slicer", {}),
+    ("slicer", {"average_size": 0}),
+    ("slicer", {"average_size": 1, "size_variation": 100}),
+    ("bandwidth", {"rate": -1}),
+    ("bandwidth", {"rate": 2**62}),
+    ("latency", {"jitter": 2**62 + 2**60}),
+    ("latency", {"latency": -1}),
+    ("latency", {"latency": 2**63 - 1}),
+    ("latency", {"jitter": -1}),
+    ("timeout", {"timeout": -1}),
+    ("slow_close", {"delay": -5}),
+    ("reset_peer", {"timeout": -1}),
+    ("limit_data", {"bytes": -1}),
+    ("slicer", {"average_size": 10, "delay": -1}),
+]
+
+
+@differs("D2: such values are taken, and crash or stall the server at the first byte")
+@pytest.mark.parametrize(("toxic", "attributes"), ABSURD)
+def test_d2_absurd_attributes_are_a_400_that_names_the_field(
+    door: Door, toxic: str, attributes: dict[str, int]
+) -> None:
+    reply = door.call("POST", "/toxics", {"type": toxic, "attributes": attributes})
+    assert reply.status == 400
+    assert any(name in reply.error for name in attributes or ["average_size"])
+    assert door.call("GET", "/toxics").text == "[]"
+
+
+@differs("D2: toxicities outside 0 to 1 are taken")
+@pytest.mark.parametrize("toxicity", [-1, 2, 1.5])
+def test_d2_absurd_toxicity_is_a_400(door: Door, toxicity: float) -> None:
+    reply = door.call("POST", "/toxics", {"type": "noop", "toxicity": toxicity})
+    assert (reply.status, "toxicity" in reply.text) == (400, True)
+
+
+def test_d2_variation_as_large_as_the_average_is_legal(door: Door) -> None:
+    client, served = door.connect()
+    door.add("slicer", average_size=1000, size_variation=1000)
+    served.sendall(b"x" * 30_000)
+    assert len(take(client, 30_000)) == 30_000
+
+
+@differs("D3: connections that exist are not reset while they are idle")
+@pytest.mark.parametrize("stream", ["upstream", "downstream"])
+def test_d3_reset_peer_resets_idle_connections_that_exist(own_door: Door, stream: str) -> None:
+    client, _ = own_door.connect()
+    client.settimeout(1.0)
+    own_door.add("reset_peer", stream, timeout=0)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+@differs("D3: new connections are not reset before they send")
+def test_d3_reset_peer_resets_new_connections_as_they_connect(own_door: Door) -> None:
+    own_door.add("reset_peer", timeout=0)
+    client = own_door.dial()
+    client.settimeout(1.0)
+    with pytest.raises(ConnectionResetError):
+        client.recv(1)
+
+
+@differs("D3: connections older than the toxic get a FIN")
+def test_d3_reset_peer_sends_a_true_rst_on_an_old_connection_with_data(own_door: Door) -> None:
+    client, served = own_door.connect()
+    client.settimeout(1.0)
+    own_door.add("reset_peer", timeout=0)
+    try:
+        served.sendall(b"x")
+    except ConnectionError:
+        pass  # reset already
+    assert gone(client) == "reset"
+
+
+@differs("D3: toxicity 0 turns normal closes into RST")
+def test_d3_reset_peer_with_toxicity_zero_leaves_closes_alone(own_door: Door) -> None:
+    own_door.add("reset_peer", toxicity=0.0)
+    client, served = own_door.connect()
+    client.sendall(b"unread")
+    assert take(served, 6) == b"unread"
+    served.sendall(b"x")
+    assert take(client, 1) == b"x"
+    client.close()
+    assert gone(served) == "end"
+
+
+@differs("D3: removal waits until the timeout has passed")
+def test_d3_removing_reset_peer_does_not_wait_and_delivers(own_door: Door) -> None:
+    client, served = own_door.connect()
+    toxic = own_door.add("reset_peer", timeout=1500)
+    served.sendall(b"x")
+    assert silent(client, 0.05)
+    watch = Watch()
+    own_door.remove(toxic)
+    assert watch.seconds < 0.5
+    assert client.recv(1) == b"x"
+
+
+@differs("D4: every chunk restarts the clock")
+def test_d4_timeout_is_absolute(own_door: Door) -> None:
+    client, served = own_door.connect()
+    own_door.add("timeout", timeout=200)
+    client.settimeout(0.04)
+    watch = Watch()
+    while watch.seconds < 1.0:
+        try:
+            served.sendall(b"x")
+            if client.recv(1) == b"":
+                break
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+    assert 0.19 <= watch.seconds < 0.9
+
+
+@differs("D5: chunks that wait in the second queue are stamped wrongly")
+def test_d5_chained_latencies_add_up_under_a_burst(own_door: Door) -> None:
+    own_door.add("latency", name="one", latency=100)
+    own_door.add("latency", name="two", latency=100)
+    client, served = own_door.connect()
+    delays = []
+    sent = []
+    for number in range(30):
+        sent.append(time.monotonic())
+        served.sendall(bytes([number]))
+        time.sleep(0.005)
+    for number in range(30):
+        assert client.recv(1) == bytes([number])
+        delays.append(time.monotonic() - sent[number])
+    assert min(delays) >= 0.2
+    assert sorted(delays)[15] < 0.3
+
+
+@differs("D5: latency after bandwidth is swallowed in part")
+def test_d5_bandwidth_then_latency_add_up(own_door: Door) -> None:
+    own_door.add("bandwidth", rate=200)
+    own_door.add("latency", latency=200)
+    client, served = own_door.connect()
+    watch = Watch()
+    served.sendall(b"x" * 100_000)
+    assert len(take(client, 100_000)) == 100_000
+    assert 0.69 <= watch.seconds < 1.5
+
+
+def _delayed(start: Callable[..., Server], make_door: Callable[..., Door], *flags: str) -> list[bool]:
+    """Of 24 connections through a toxic of toxicity 0.5, which are held up."""
+    door = make_door(start(*flags))
+    door.add("bandwidth", rate=0, toxicity=0.5)
+    return [_held(*door.connect()) for _ in range(24)]
+
+
+def _held(client: socket.socket, served: socket.socket) -> bool:
+    served.sendall(b"x")
+    return silent(client, 0.02)
+
+
+@differs("D6: -seed does nothing")
+def test_d6_same_seed_same_draws(start: Callable[..., Server], make_door: Callable[..., Door]) -> None:
+    first = _delayed(start, make_door, "-seed", "42")
+    assert any(first)
+    assert not all(first)
+    assert _delayed(start, make_door, "-seed", "42") == first
+    assert _delayed(start, make_door, "-seed", "43") != first
+
+
+@differs("D7: adding a toxic draws again for the one before it")
+def test_d7_unrelated_changes_never_draw_again(own_door: Door) -> None:
+    pairs = [own_door.connect() for _ in range(24)]
+    own_door.add("bandwidth", rate=0, toxicity=0.5)
+    before = [_held(*pair) for pair in pairs]
+    own_door.add("noop")
+    own_door.remove("noop_downstream")
+    own_door.set("bandwidth_downstream", rate=0)
+    for client, _ in pairs:
+        client.setblocking(False)
+        try:
+            client.recv(10)  # the update has released what was held
+        except BlockingIOError:
+            pass
+        client.settimeout(PATIENCE)
+    time.sleep(0.05)
+    for client, _ in pairs:
+        client.setblocking(False)
+        try:
+            client.recv(10)
+        except BlockingIOError:
+            pass
+        client.settimeout(PATIENCE)
+    assert [_held(*pair) for pair in pairs] == before
+
+
+@differs("D8: an end of stream in one direction closes both")
+def test_d8_half_close_passes_through(own_door: Door) -> None:
+    client, served = own_door.connect()
+    client.sendall(b"question")
+    client.shutdown(socket.SHUT_WR)
+    assert take(served, 100) == b"question"
+    served.sendall(b"answer")
+    served.close()
+    assert take(client, 100) == b"answer"
+
+
+@differs("D9: an upstream that does not answer blocks accepting, disabling and deleting")
+def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_door: Callable[..., Door]) -> None:
+    door = make_door(own_server)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        fillers = [socket.socket() for _ in range(3)]
+        try:
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(address)
+            door.call("POST", "", {"upstream": f"127.0.0.1:{address[1]}"})
+            waiting = [door.dial() for _ in range(3)]
+            time.sleep(0.05)
+            own_server.patience = 1.5
+            watch = Watch()
+            try:
+                reply = door.call("POST", "", {"enabled": False})
+            except TimeoutError:
+                pytest.fail("disabling hangs")
+            assert reply.status == 200
+            assert watch.seconds < 1.0
+            for client in waiting:
+                assert gone(client) in ("end", "reset")
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+@differs("D10: a RST arrives as FIN")
+@pytest.mark.parametrize("by", ["client", "upstream"])
+def test_d10_rst_stays_rst(own_door: Door, by: str) -> None:
+    client, served = own_door.connect()
+    client.sendall(b"x")
+    assert served.recv(1) == b"x"
+    sender, receiver = (client, served) if by == "client" else (served, client)
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    sender.close()
+    assert gone(receiver) == "reset"
+
+
+@differs("D11: a failed move leaves the proxy disabled, at the new address")
+def test_d11_update_that_cannot_bind_changes_nothing(own_door: Door) -> None:
+    client, served = own_door.connect()
+    before = own_door.call("GET").json
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        body = {"listen": f"127.0.0.1:{taken.getsockname()[1]}", "upstream": "127.0.0.1:9"}
+        assert own_door.call("PATCH", "", body).status == 500
+    assert own_door.call("GET").json == before
+    client.sendall(b"x")
+    assert served.recv(1) == b"x"
+
+
+@differs("D11: keys before the bad one are applied")
+def test_d11_failed_toxic_update_changes_nothing(own_door: Door) -> None:
+    own_door.add("latency", latency=5)
+    assert (
+        own_door.call("PATCH", "/toxics/latency_downstream", '{"attributes":{"latency":9,"jitter":"x"}}').status == 400
+    )
+    assert own_door.call("GET", "/toxics/latency_downstream").json["attributes"] == {"latency": 5, "jitter": 0}
+
+
+@differs("D11: populate stops half-way")
+def test_d11_populate_is_all_or_nothing(own_door: Door) -> None:
+    client, served = own_door.connect()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        reply = own_door.server.call(
+            "POST",
+            "/populate",
+            [
+                {"name": "new", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"},
+                {"name": "door", "listen": own_door.listen, "upstream": "127.0.0.1:1"},
+                {"name": "bad", "listen": f"127.0.0.1:{taken.getsockname()[1]}", "upstream": "127.0.0.1:1"},
+            ],
+        )
+    assert (reply.status, reply.json["status"], reply.json["proxies"]) == (500, 500, None)
+    assert list(own_door.server.call("GET", "/proxies").json) == ["door"]
+    client.sendall(b"x")
+    assert served.recv(1) == b"x"
+
+
+@differs("D11: a proxy that cannot be enabled leaves the rest as it was")
+def test_d11_reset_is_all_or_nothing(own_server: Server, make_door: Callable[..., Door]) -> None:
+    doors = [make_door(own_server, f"d{number}") for number in range(6)]
+    for door in doors:
+        door.add("noop")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        own_server.call("POST", "/proxies", {"name": "bad", "listen": listen, "upstream": "u:1", "enabled": False})
+        # The real one goes through its proxies in a random order, so it is asked until it shows.
+        for _ in range(5):
+            assert own_server.call("POST", "/reset").status == 500
+    assert [len(door.call("GET", "/toxics").json) for door in doors] == [1] * 6
+
+
+TOXIC = {"type": "latency", "stream": "upstream", "attributes": {"latency": 7}}
+SHOWN = {**TOXIC, "name": "latency_upstream", "attributes": {"latency": 7, "jitter": 0}, "toxicity": 1}
+WITH_TOXIC = {"name": "p", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1", "toxics": [TOXIC]}
+
+
+@differs("D12: toxics in the body are ignored")
+def test_d12_toxics_come_with_create(server: Server) -> None:
+    assert server.call("POST", "/proxies", WITH_TOXIC).json["toxics"] == [SHOWN]
+
+
+@differs("D12: toxics in the body are ignored")
+def test_d12_toxics_come_with_populate(server: Server) -> None:
+    assert server.call("POST", "/populate", [WITH_TOXIC]).json["proxies"][0]["toxics"] == [SHOWN]
+
+
+@differs("D12: toxics in the body are ignored")
+def test_d12_bad_toxic_in_create_creates_nothing(server: Server) -> None:
+    assert server.call("POST", "/proxies", {**WITH_TOXIC, "toxics": [{"type": "nope"}]}).status == 400
+    assert server.call("GET", "/proxies").text == "{}"
+
+
+@differs("D12: silently ignored")
+@pytest.mark.parametrize("change", [{"stream": "upstream"}, {"type": "timeout"}, {"name": "other"}])
+def test_d12_change_of_what_cannot_change_is_refused(door: Door, change: dict[str, str]) -> None:
+    door.add("latency", latency=5)
+    reply = door.call("PATCH", "/toxics/latency_downstream", {"attributes": {"latency": 6}, **change})
+    assert (reply.status, next(iter(change)) in reply.error) == (400, True)
+    assert door.call("GET", "/toxics/latency_downstream").json["attributes"]["latency"] == 5
+
+
+@differs("D13: bytes are counted when a connection ends")
+def test_d13_metrics_are_live(start: Callable[..., Server], make_door: Callable[..., Door]) -> None:
+    server = start("-proxy-metrics")
+    door = make_door(server)
+    client, served = door.connect()
+    client.sendall(b"12345")
+    assert take(served, 5) == b"12345"
+    text = server.call("GET", "/metrics").text
+    for word in ("received", "sent"):
+        assert (
+            f'toxiproxy_proxy_{word}_bytes_total{{direction="upstream",listener="{door.listen}",proxy="door",'
+            f'upstream="127.0.0.1:{door.upstream.getsockname()[1]}"}} 5'
+        ) in text
+
+
+@differs("D14: the process lives on without an API")
+def test_d14_api_port_in_use_ends_the_start(kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [*command_of(kind), "-host", "127.0.0.1", "-port", str(taken.getsockname()[1])]
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=2)
+        except subprocess.TimeoutExpired:
+            pytest.fail("it lives on")
+    assert (ended.returncode, "in use" in ended.stderr) == (1, True)
+
+
+@differs("D14: a config file that cannot be read or used is only logged")
+@pytest.mark.parametrize(
+    "content", ["[", '[{"name":"a"}]', '[{"name":"a","upstream":"u:1","listen":"nonsense"}]', None]
+)
+def test_d14_bad_config_ends_the_start(kind: str, tmp_path: Path, content: str | None) -> None:
+    config = tmp_path / "config.json"
+    if content is not None:
+        config.write_text(content)
+    command = [*command_of(kind), "-host", "127.0.0.1", "-port", str(free_port()), "-config", str(config)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=1)
+    except subprocess.TimeoutExpired:
+        pytest.fail("it lives on")
+    assert (ended.returncode, "config.json" in ended.stderr) == (1, True)
+
+
+@differs("D15: the port of a disabled proxy is anybody's")
+def test_d15_disabled_proxy_keeps_its_port(own_door: Door) -> None:
+    own_door.call("POST", "", {"enabled": False})
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", own_door.port)).close()
+    with pytest.raises(ConnectionRefusedError):
+        own_door.dial()
+    assert own_door.call("POST", "", {"enabled": True}).status == 200
+    own_door.connect()
+
+
+@differs("D16: 45 to 61 kB per idle connection")
+def test_d16_an_idle_connection_costs_less_than_two_kilobytes(own_door: Door) -> None:
+    import psutil
+
+    process = psutil.Process(own_door.server.process.pid)
+    for _ in range(100):
+        own_door.connect()
+    before = process.memory_info().rss
+    for _ in range(1000):
+        own_door.connect()
+    assert (process.memory_info().rss - before) / 1000 < 2000
+
+
+@differs("D17: such a proxy can be made and never addressed")
+def test_d17_name_with_a_slash_can_be_addressed_and_deleted(own_server: Server) -> None:
+    own_server.call("POST", "/proxies", {"name": "a/b", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"})
+    assert own_server.call("GET", "/proxies/a%2Fb").json["name"] == "a/b"
+    assert own_server.call("POST", "/proxies/a%2Fb/toxics", {"type": "noop", "name": "x/y"}).status == 200
+    assert own_server.call("GET", "/proxies/a%2Fb/toxics/x%2Fy").json["name"] == "x/y"
+    assert own_server.call("DELETE", "/proxies/a%2Fb").status == 204
+
+
+@differs("D18: panics within seconds when connections and toxics come and go")
+def test_d18_connections_and_toxics_that_come_and_go_at_once_do_no_harm(own_door: Door) -> None:
+    server = own_door.server
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            try:
+                with socket.create_connection(("127.0.0.1", own_door.port), PATIENCE) as client:
+                    client.sendall(b"x" * 1000)
+            except OSError:
+                continue
+
+    def take_in() -> None:
+        own_door.upstream.settimeout(0.2)
+        while not over.is_set():
+            try:
+                served, _ = own_door.upstream.accept()
+            except TimeoutError:
+                continue
+            served.close()
+
+    threads = [threading.Thread(target=each) for each in (come_and_go, come_and_go, take_in)]
+    for thread in threads:
+        thread.start()
+    watch = Watch()
+    try:
+        while watch.seconds < (1.5 if server.kind == "ours" else 20.0):
+            for stream in ("upstream", "downstream"):
+                for name in ("one", "two"):
+                    own_door.add("latency", stream, name=f"{name}_{stream}", latency=1)
+            for stream in ("upstream", "downstream"):
+                for name in ("one", "two"):
+                    own_door.remove(f"{name}_{stream}")
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    assert server.call("GET", "/version").status == 200
