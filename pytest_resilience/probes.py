@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar, overload
 
 from .clock import SYSTEM, Clock
@@ -67,25 +66,22 @@ def recovers(question: Callable[[], Any], *, within: float, every: float = 0.02,
     return _ask(_Asking("recovers", question, within=within, every=every, steady=STEADY, clock=clock))
 
 
-@dataclass
 class _Asking:
     """One probe under way: what it asked, what came, and whether it may ask again."""
 
-    verb: str
-    question: Callable[[], Any]
-    within: float
-    every: float
-    steady: int
-    clock: Clock
-    asked: int = 0
-    in_a_row: int = 0
-    best: int = 0
-    last: Any = None
-    error: Exception | None = None
-    started: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        if not callable(self.question):
+    def __init__(
+        self, verb: str, question: Callable[[], Any], *, within: float, every: float, steady: int, clock: Clock
+    ) -> None:
+        self.verb = verb
+        self.question = question
+        self.within = within
+        self.every = every
+        self.steady = steady
+        self.clock = clock
+        self.asked = self.in_a_row = self.best = 0
+        self.last: Any = None
+        self.error: Exception | None = None
+        if not callable(question):
             raise SetupError(
                 f"{self.verb}() asks a callable, such as a lambda; got {self.question!r}, which is answered already"
             )
