@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from .errors import Unavailable
 from .fallback import Entry, Fallback, Stamp
+from .owed import Owed
 from .redis_store import BATCH, DELETED, Away, Budget, Found, RedisStore, Write
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Cache:
         self._source_is_up = source_is_up
         self._tasks = tasks
         self._flights: dict[int, Flight] = {}
-        self._owed: dict[int, Stamp | None] = {}
+        self._owed = Owed()
         self.fallback = Fallback(
             max_entries=settings.cache_max_entries,
             max_bytes=int(settings.cache_max_mb * MIB),
@@ -69,7 +69,7 @@ class Cache:
             lifetime=lifetime,
             clock=clock,
         )
-        self.redis = RedisStore(settings, lifetime=lifetime, owed=self._writes, delivered=self._settle, clock=clock)
+        self.redis = RedisStore(settings, lifetime=lifetime, owed=self._owed, writes=self._writes, clock=clock)
 
     async def read(self, key: int, load: Load) -> Answer:
         """The newest that can be had for `key`. Many readers of one key share one flight.
@@ -103,7 +103,7 @@ class Cache:
         """A write may or may not have happened: the next reader asks the source."""
         self._flights.pop(key, None)
         self.fallback.doubt(key)
-        self._owed[key] = None
+        self._owed.add(key, None)
 
     def halve(self) -> int:
         """Give up half of the memory. Returns how many entries went."""
@@ -182,7 +182,7 @@ class Cache:
         if entry is None:
             self.fallback.drop(key)
             if found is not None:
-                self._owed.setdefault(key, None)  # gone from the source, still in Redis
+                self._owed.add(key, None)  # gone from the source, still in Redis
             return
         self.fallback.put(key, entry)
         if self._redis_knows(key):
@@ -193,20 +193,19 @@ class Cache:
 
     async def _tell(self, key: int, stamp: Stamp) -> None:
         """Owe Redis this write, and try to pay at once. What stays owed, the prober delivers."""
-        owed = self._owed.get(key, stamp)
-        self._owed[key] = None if owed is None else max(owed, stamp)
+        owed = self._owed.add(key, stamp)
         if not self.redis.up:
             return
-        write = self._write(key, self._owed[key])
+        write = self._write(key, owed)
         try:
             await self.redis.write(write, Budget(self._budget))
         except Away:
             return
-        self._settle([write])
+        self._owed.settle([(write.key, write.stamp)])
 
-    def _writes(self) -> Sequence[Write]:
+    def _writes(self) -> list[Write]:
         """The next writes that Redis has missed."""
-        return [self._write(key, stamp) for key, stamp in islice(self._owed.items(), BATCH)]
+        return [self._write(key, stamp) for key, stamp in self._owed.next(BATCH)]
 
     def _write(self, key: int, stamp: Stamp | None) -> Write:
         """What to tell Redis: the entry itself if memory still has just that, else only "nothing older"."""
@@ -214,9 +213,3 @@ class Cache:
         if stamp is None or entry is None or age is None or entry.stamp != stamp:
             return Write(key, stamp, b"", self._lifetime)
         return Write(key, stamp, entry.body, self._lifetime - age)
-
-    def _settle(self, writes: Sequence[Write]) -> None:
-        """Redis has these now; what was written to the same keys since then stays owed."""
-        for write in writes:
-            if self._owed.get(write.key, write) == write.stamp:
-                del self._owed[write.key]

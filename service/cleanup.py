@@ -104,7 +104,7 @@ class Cleanup:
         except asyncio.CancelledError:
             result.cancel()
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whoever waits gets it, whatever it is
             result.set_exception(error)
             result.exception()  # now it counts as seen, even if nobody waits any longer
         else:

@@ -12,13 +12,14 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from .breaker import Breaker
 from .fallback import Entry, Stamp
+from .owed import Owed
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -55,7 +56,7 @@ return 1
 
 
 class Away(Exception):
-    """Redis did not answer this one; use something else. `down` says whether it is away for everybody."""
+    """Redis cannot be used for this; use something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,8 @@ class RedisStore:
 
     Args:
         lifetime: seconds for which entries are kept in Redis.
-        owed: returns the writes that Redis has missed.
-        delivered: called with the writes that it has now.
+        owed: what Redis has missed.
+        writes: returns the next of it, as it is to be told to Redis.
     """
 
     def __init__(
@@ -98,14 +99,14 @@ class RedisStore:
         settings: Settings,
         *,
         lifetime: float,
-        owed: Callable[[], Sequence[Write]],
-        delivered: Callable[[Sequence[Write]], None],
+        owed: Owed,
+        writes: Callable[[], list[Write]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._lifetime = lifetime
         self._owed = owed
-        self._delivered = delivered
+        self._writes = writes
         self._clock = clock
         self._breaker = Breaker(random.random)
         self._client: Redis | None = None
@@ -168,9 +169,10 @@ class RedisStore:
         try:
             async with asyncio.timeout(PROBE_TIMEOUT):
                 await _probe(client)
-            if self._owed():
-                await self._deliver(client)
-        except Exception as error:
+            if self._owed.everything:
+                raise Away("it has missed more writes than can be remembered")
+            await self._deliver(client)
+        except Exception as error:  # noqa: BLE001  # Redis is optional: whatever went wrong, it is away
             if not self._stalled(error, started, PROBE_TIMEOUT):
                 self._fail(error, epoch)
 
@@ -187,8 +189,10 @@ class RedisStore:
                 if self._clock() >= held_until:
                     break
                 await asyncio.sleep(TRIAL_INTERVAL)
+            if self._owed.everything:
+                await self._forget(client)
             await self._deliver(client)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # the same
             self._fail(error, epoch)
             return False
         # No await between the last look at `owed` and this: nothing written in between can be missed.
@@ -198,7 +202,7 @@ class RedisStore:
 
     async def _deliver(self, client: Redis) -> None:
         """Bring all that is owed to Redis, in batches, until nothing is."""
-        while batch := list(self._owed()[:BATCH]):
+        while batch := self._writes():
             pipe = client.pipeline(transaction=False)
             for write in batch:
                 _perform(pipe, write)
@@ -206,7 +210,23 @@ class RedisStore:
                 for answer in await pipe.execute(raise_on_error=False):
                     if isinstance(answer, Exception) and not _is_wrong_type(answer):
                         raise answer
-            self._delivered(batch)
+            self._owed.settle((write.key, write.stamp) for write in batch)
+
+    async def _forget(self, client: Redis) -> None:
+        """Delete all of ours, because we can't tell what of it is old."""
+        self._owed.begin_anew()
+        try:
+            cursor = 0
+            while True:
+                async with asyncio.timeout(BATCH_TIMEOUT):
+                    cursor, names = await client.scan(cursor, match=f"{PREFIX}*", count=1000)
+                    if names:
+                        await client.unlink(*names)
+                if cursor == 0:
+                    return
+        except BaseException:
+            self._owed.everything = True
+            raise
 
     @contextlib.asynccontextmanager
     async def _spend(self, budget: Budget) -> AsyncIterator[Redis]:

@@ -46,7 +46,7 @@ def test_requests_never_fail_for_redis_and_go_back_to_it(resilience, service, ca
         assert created.status_code == 201
         assert source(service.get(path(created.json()))) == (200, "hit", "memory")
         strike.heal()
-        eventually(lambda: service.log.count(UP) == outage + 1, within=2)
+        eventually(lambda outage=outage: service.log.count(UP) == outage + 1, within=2)
         for row in (changed.json(), created.json()):
             reply = service.get(path(row))
             assert (source(reply), reply.json()) == ((200, "hit", "redis"), row)

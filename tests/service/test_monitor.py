@@ -10,7 +10,7 @@ from service.monitor import PoolAlert, every
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 VALUE = re.compile(
-    r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90$", re.M
+    r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90$", re.MULTILINE
 )
 
 

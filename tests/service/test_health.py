@@ -1,0 +1,71 @@
+"""Health never waits; readiness tells the truth of a moment ago."""
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pytest_resilience import eventually
+
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+FAULTS = [
+    "postgres.blackhole",
+    "postgres.refuse",
+    "postgres.pause",
+    "redis.blackhole",
+    "redis.refuse",
+    "redis.pause",
+]
+
+
+def test_health_has_exactly_its_form(service):
+    reply = service.get("/health")
+    assert reply.status_code == 200
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.headers["Cache-Control"] == "no-store"
+    body = reply.json()
+    assert list(body) == ["status", "nextReady", "timestamp", "uptime"]
+    assert (body["status"], body["nextReady"]) == ("healthy", True)
+    assert TIMESTAMP.fullmatch(body["timestamp"])
+    assert isinstance(body["uptime"], float)
+    assert body["uptime"] < service.get("/health").json()["uptime"]
+
+
+def test_alive_and_ready_when_all_is_well(service):
+    assert service.get("/livez").status_code == 200
+    reply = service.get("/readyz")
+    assert reply.status_code == 200
+    assert reply.json() == {"status": "ready", "checks": {"postgres": "up", "redis": "up", "memory": "ok"}}
+    assert reply.headers["Cache-Control"] == service.get("/livez").headers["Cache-Control"] == "no-store"
+
+
+def test_without_redis_ready_but_degraded(resilience, service):
+    with resilience.redis.refuse():
+        eventually(lambda: service.get("/readyz").json()["checks"]["redis"] == "down", within=1)
+        reply = service.get("/readyz")
+        assert (reply.status_code, reply.json()["status"]) == (200, "degraded")
+    eventually(lambda: service.get("/readyz").json()["status"] == "ready", within=2)
+
+
+def test_health_answers_within_50_ms_in_every_fault(resilience, service, campaign):
+    """All faults in one test, as each is one more chance for the 99th percentile to break its word."""
+    url = f"/api/campaigns/{campaign['id']}"
+    times = []
+    for name in FAULTS:
+        with ThreadPoolExecutor(4) as pool, resilience.strike(name):
+            busy = [pool.submit(service.get, path) for path in (url, "/api/campaigns") for _ in range(4)]
+            for _ in range(40):
+                started = time.perf_counter()
+                assert service.get("/health").status_code == 200
+                times.append(time.perf_counter() - started)
+                assert service.get("/livez").status_code == 200
+            assert {reply.result().status_code for reply in busy[:4]} == {200}
+        eventually(lambda: service.get("/readyz").json()["status"] == "ready", within=3)
+    times.sort()
+    assert times[int(len(times) * 0.99)] < 0.05
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz"])
+def test_head_is_answered_too(service, path):
+    assert service.request("HEAD", path).status_code == 200

@@ -1,0 +1,196 @@
+"""From the first line to the exit status."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from pytest_resilience import eventually
+
+from .support import backends
+
+NOWHERE = "postgresql://app:hunter2@127.0.0.1:1/shop"
+
+
+@pytest.fixture
+def start():
+    """Starts `python -m service` with settings in lower case, on a port of its own choice; ends it with the test."""
+    started = []
+
+    def start(*, wait=True, **settings):
+        variables = {"HOST": "127.0.0.1", "PORT": "0", **{k.upper(): str(v) for k, v in settings.items()}}
+        inherited = {k: v for k, v in os.environ.items() if k in ("PATH", "PYTHONPATH", "HOME")}
+        process = Run([sys.executable, "-m", "service"], {**inherited, **variables})
+        started.append(process)
+        if wait:
+            eventually(lambda: process.url, within=5)
+        return process
+
+    yield start
+    for process in started:
+        process.end()
+
+
+class Run:
+    """A service's process with its log."""
+
+    def __init__(self, command, env):
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.lines = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    @property
+    def log(self):
+        return "".join(self.lines)
+
+    @property
+    def url(self):
+        listening = re.search(r"Server LISTENING on (http://[\d.]+:[1-9]\d*)", self.log)
+        return listening and listening[1]
+
+    def get(self, path):
+        return httpx.get(self.url + path, trust_env=False, timeout=10)
+
+    def signal(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+
+    def exit_code(self, within=5):
+        code = self.process.wait(within)
+        self._reader.join(1)
+        return code
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(1)
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+def test_without_postgres_and_redis_it_starts_and_says_that_it_is_not_ready(start):
+    begun = time.monotonic()
+    run = start(database_url=NOWHERE, redis_url="redis://127.0.0.1:1", cleanup_token="hunter2-token", log_format="json")
+    assert run.get("/health").status_code == 200
+    assert time.monotonic() - begun < 2
+    reply = run.get("/readyz")
+    assert reply.status_code == 503
+    assert reply.json() == {"status": "starting", "checks": {"postgres": "down", "redis": "down", "memory": "ok"}}
+    assert run.get("/api/campaigns").status_code == 503
+    eventually(lambda: "Redis connection failed" in run.log, within=1)
+    run.signal()
+    assert run.exit_code() == 0
+    assert "hunter2" not in run.log
+    assert run.process.stdout.read() == ""
+    assert {"time", "level", "logger", "message"} <= set.intersection(*(set(json.loads(line)) for line in run.lines))
+    assert run.log.count("Redis connection failed, falling back to in-memory cache: ") == 1
+
+
+def test_it_becomes_ready_by_itself_also_when_two_make_the_table(start, resilience):
+    resilience.postgres.refuse()
+    urls = {"database_url": resilience.postgres.url, "redis_url": resilience.redis.url}
+    runs = [start(**urls), start(**urls)]
+    assert {run.get("/readyz").status_code for run in runs} == {503}
+    resilience.postgres.proxy.enable()
+    for run in runs:
+        eventually(lambda run=run: run.get("/readyz").status_code == 200, within=2)
+        assert "Traceback" not in run.log
+
+
+def test_it_is_ready_at_once_when_its_dependencies_are_there(start, resilience):
+    run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url)
+    eventually(lambda: run.get("/readyz").json()["status"] == "ready", within=0.3)
+    assert run.log.count("Redis connected successfully") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "DATABASE_URL"),
+        ({"database_url": "hunter2"}, "DATABASE_URL"),
+        ({"database_url": NOWHERE, "port": "hunter2"}, "PORT"),
+        ({"database_url": NOWHERE, "redis_url": "redis://:hunter2@h:x"}, "REDIS_URL"),
+    ],
+)
+def test_a_wrong_setting_ends_the_start_with_one_line(start, settings, name):
+    run = start(wait=False, **settings)
+    assert run.exit_code() != 0
+    assert re.fullmatch(rf"service: {name}: expected [^\n]+\n", run.log)
+    assert "hunter2" not in run.log
+
+
+def test_a_taken_port_ends_the_start_with_one_line(start):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        run = start(wait=False, database_url=NOWHERE, port=taken.getsockname()[1])
+        assert run.exit_code() != 0
+    assert len(run.lines) == 1
+    assert "Address already in use" in run.log
+
+
+@contextlib.contextmanager
+def waiting_request(run, resilience, path="/api/campaigns"):
+    """A request that has come as far as a locked table. Yields the lock and the list that its reply will be in."""
+    replies = []
+
+    def ask():
+        with contextlib.suppress(httpx.HTTPError):
+            replies.append(run.get(path))
+
+    with resilience.postgres.starve(lock="campaigns") as lock:
+        asking = threading.Thread(target=ask)
+        asking.start()
+        eventually(lambda: backends(resilience, waiting=True) == 1, within=2)
+        yield lock, replies
+        asking.join()
+
+
+@pytest.fixture
+def run(start, resilience):
+    run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url, shutdown_grace=1)
+    eventually(lambda: run.get("/readyz").status_code == 200, within=2)
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_requests_that_are_under_way_are_finished(run, resilience, number):
+    with waiting_request(run, resilience) as (lock, replies):
+        run.signal(number)
+        eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=0.4)
+        assert run.get("/readyz").status_code == 503
+        assert run.get("/health").json()["nextReady"] is False
+        lock.heal()
+        assert run.exit_code() == 0
+    assert [reply.status_code for reply in replies] == [200]
+    assert "Traceback" not in run.log
+
+
+def test_a_second_signal_ends_it_at_once(run, resilience):
+    with waiting_request(run, resilience) as (_, replies):
+        run.signal()
+        eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=0.4)
+        begun = time.monotonic()
+        run.signal()
+        assert run.exit_code() == -signal.SIGTERM
+        assert time.monotonic() - begun < 0.5
+    assert replies == []
+
+
+def test_the_grace_is_kept_also_when_requests_hang(run, resilience):
+    with waiting_request(run, resilience):
+        begun = time.monotonic()
+        run.signal()
+        assert run.exit_code() == 0
+        assert time.monotonic() - begun < 1 + 0.2
