@@ -174,11 +174,12 @@ def _sum(touched: Iterable[Touched | None], unit: str, struck_at: float) -> Rece
 def _refusals(before: Counters, after: Counters) -> Receipt:
     """What a shut door refused or cut between two looks at its counters.
 
-    The kernel refuses, not the proxy, so a backend may not be able to count the refused; then one cut connection is proof
-    enough, and none leaves the question open.
+    The kernel refuses, not the proxy, so a backend may not be able to count the refused, or not all of them; then one cut
+    connection is proof enough, and none leaves the question open.
     """
     refused = after.refused.since(before.refused) if after.refused and before.refused else None
     cut = after.cut.since(before.cut)
-    if refused is None and cut.connections == 0:
+    perhaps = after.unattributed > before.unattributed
+    if cut.connections == 0 and (refused is None or (refused.connections == 0 and perhaps)):
         return Receipt(None, "connections")
     return _sum([refused, cut], "connections", before.now)

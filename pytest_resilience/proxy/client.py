@@ -45,12 +45,16 @@ class Touched:
 
 @dataclass(frozen=True)
 class Counters:
-    """What one proxy has counted. `refused` is None where refusals can't be seen."""
+    """What one proxy has counted.
+
+    `refused` is None where refusals can't be seen; `unattributed` counts clients that may have been refused here or elsewhere.
+    """
 
     now: float
     live: int
     refused: Touched | None
     cut: Touched
+    unattributed: int = 0
     toxics: Mapping[str, Touched] = field(default_factory=dict)
 
 
@@ -194,6 +198,7 @@ class Door:
             live=raw["connections"],
             refused=_counted(raw["refused"]),
             cut=_counted(raw["cut"]) or Touched(),
+            unattributed=raw["refused"].get("unattributed", 0),
             toxics={name: _counted(toxic) or Touched() for name, toxic in raw["toxics"].items()},
         )
 

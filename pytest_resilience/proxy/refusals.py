@@ -3,7 +3,8 @@
 A disabled proxy's port is bound and does not listen, so the kernel answers by itself and we never see the client. But it tells
 whoever subscribes, without privileges, about each TCP socket that is destroyed (sock_diag(7), SKNLGRP_INET_TCP_DESTROY and its
 IPv6 sibling), and the client's socket of a refused attempt is one: state CLOSE, destination port ours. It comes when the client
-closes that socket. A client that blocked in connect() without a timeout is told about with port 0, and can't be counted.
+closes that socket. A client that blocked in connect() without a timeout is told about with port 0: those are counted apart, as
+"unattributed", so that nobody concludes from a count of 0 that nobody came.
 """
 
 from __future__ import annotations
@@ -98,6 +99,9 @@ class Refusals:
             family, state, _, _ = _MESSAGE.unpack_from(data, body)
             source, destination = _PORTS.unpack_from(data, body + 4)
             target = data[body + 24 : body + 40]
+            if state == _CLOSE and source and not destination:
+                for each in self._proxies.values():  # it may have been refused by any of them, or have gone elsewhere
+                    each.unattributed += 1
             proxy = self._proxies.get(destination) if state == _CLOSE else None
             if proxy is not None and _is_at(proxy, family, target):
                 if source in proxy.ports:

@@ -247,6 +247,7 @@ class Proxy:
         self.connections: dict[int, Connection] = {}
         self.accepted = Counter()
         self.refused = Counter()
+        self.unattributed = 0  # sockets that may have been refused here
         self.cut = Counter()
         self.received = [0, 0]  # of connections that are over: downstream, upstream
         self.sent = [0, 0]
@@ -437,6 +438,7 @@ class Proxy:
         refusals = self.context.refusals
         if refusals is None or not refusals.read():
             refused["count"] = None
+        refused["unattributed"] = self.unattributed
         return {
             "now": now,
             "connections": len(self.connections),
