@@ -114,10 +114,11 @@ class EmbeddedBackend(Backend):
 
     def _launch_postgres(self, found: Found) -> PostgresProcess:
         user = user_for_postgres(self._keeper)
+        programs = found.path
         if user.mode == "setuid":
             self.directory.chmod(0o711)  # the other user may walk through, and not look
-            found = found._replace(path=readable_copy(found.path, self.directory))
-        recipe = Recipe(self._keeper, found, user, self.directory)
+            programs = readable_copy(programs, self.directory)
+        recipe = Recipe(self._keeper, found, programs=programs, user=user, scratch=self.directory)
         data = self.directory / "postgres"
         try:
             return self._from_template(recipe, recipe.open(), data)
@@ -132,7 +133,7 @@ class EmbeddedBackend(Backend):
             give(data, recipe.user)
             server = PostgresProcess(
                 self._keeper,
-                recipe.binaries / "postgres",
+                recipe.programs / "postgres",
                 data,
                 log=self.directory / "postgres.log",
                 version=recipe.version,

@@ -1,4 +1,4 @@
-"""How a template's Postgres is made: initdb, our settings, our database. Change RECIPE when this file changes what comes out."""
+"""How a template's Postgres is made: initdb, our settings, our database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .postgres_process import DATABASE
 from .template import Template, TemplateBroken
 from .versions import version_of
 
-RECIPE = 1
+RECIPE = 1  # count it up when what comes out changes, the settings aside
 INITDB_WITHIN = 120.0  # seconds; it takes 0.5
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -49,29 +49,34 @@ class Recipe:
     Args:
         keeper: who starts initdb.
         found: the directory with `postgres` and `initdb`.
+        programs: the same, or a copy that `user` can reach.
         user: as whom Postgres runs.
         scratch: a directory of this session to work in.
 
     Attributes:
-        binaries: the same directory.
+        programs: as given.
+        user: as given.
         version: such as "18.6".
         path: the template's file.
     """
 
-    def __init__(self, keeper: Keeper, found: Found, user: User, scratch: Path) -> None:
-        self.binaries = found.path
+    def __init__(self, keeper: Keeper, found: Found, *, programs: Path, user: User, scratch: Path) -> None:
+        self.programs = programs
         self.user = user
         self.version = version_of(found.path / "postgres")
         if not self.version[0].isdigit():
             raise BackendUnavailable(
                 f"{found.path / 'postgres'} ({found.source}) does not run here: it does not even say its version"
             )
-        self._major = int(self.version.split(".")[0])
+        major = int(self.version.split(".")[0])
+        self._initdb_settings = SINCE_16 if major >= 16 else {}
+        self._settings = SETTINGS | self._initdb_settings | (SINCE_18 if major >= 18 else {})
         self._keeper = keeper
         self._scratch = scratch
         self._cache = template.cache_directory() or scratch
         size = (found.path / "postgres").stat().st_size
-        key = hashlib.sha256(repr((RECIPE, self.version, found.source, size, os.uname().machine)).encode()).hexdigest()
+        ingredients = RECIPE, self._settings, self.version, found.source, size, os.uname().machine
+        key = hashlib.sha256(repr(ingredients).encode()).hexdigest()
         self.path = self._cache / f"postgres-{self.version}-{key[:12]}.template"
 
     def open(self) -> Template:
@@ -128,26 +133,24 @@ class Recipe:
         if self.user.mode == "setuid":
             os.chown(password_file, self.user.uid, self.user.gid)
         password_file.chmod(0o400)
-        command = [str(self.binaries / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
+        command = [str(self.programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
         command += ["--pwfile", str(password_file), "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
         command += ["--wal-segsize=1"]
-        if self._major >= 16:
-            command += [word for name, value in SINCE_16.items() for word in ("-c", f"{name}={value}")]
+        command += [word for name, value in self._initdb_settings.items() for word in ("-c", f"{name}={value}")]
         try:
             self._run("initdb", command)
         finally:
             password_file.unlink()
 
     def _configure(self, file: Path) -> None:
-        settings = SETTINGS | (SINCE_16 if self._major >= 16 else {}) | (SINCE_18 if self._major >= 18 else {})
         with file.open("a") as lines:
             lines.write("\n# pytest-resilience\n")
-            lines.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+            lines.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _create_database(self, data: Path) -> None:
         statement = self._scratch / "create.sql"
         statement.write_text(f"CREATE DATABASE {DATABASE}\n")
-        command = [str(self.binaries / "postgres"), "--single", "-D", str(data), "template1"]
+        command = [str(self.programs / "postgres"), "--single", "-D", str(data), "template1"]
         self._run("postgres --single", command, stdin=statement)
 
     def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:

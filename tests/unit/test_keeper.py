@@ -44,7 +44,7 @@ if how == "fork":
     if fork == 0: time.sleep(600); os._exit(0)
 else: fork = None
 pids = [child.pid for child in children] + family.processes()[1:] + [int(daemon.log_text())]
-print(json.dumps({"keeper": keeper.pid, "pids": pids, "fork": fork}), flush=True)
+print(json.dumps({"keeper": keeper.pid, "pids": pids, "leaders": [child.pid for child in children], "fork": fork}), flush=True)
 if how == "end": sys.exit()
 if how == "crash": os._exit(3)
 time.sleep(600)
@@ -103,7 +103,9 @@ def test_a_fork_that_lives_on_with_the_channel_keeps_nothing_alive(tmp_path):
 def test_ctrl_c_does_not_reach_the_keeper_or_its_children(tmp_path):
     with session(tmp_path) as (process, facts):
         assert os.getsid(process.pid) == process.pid
-        assert {os.getsid(pid) for pid in [facts["keeper"], *facts["pids"]]}.isdisjoint({process.pid})
+        sessions = {os.getsid(pid) for pid in [facts["keeper"], *facts["pids"]]}
+        assert process.pid not in sessions
+        assert {facts["keeper"], *facts["leaders"]} <= sessions, "each child has its own"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -176,6 +178,22 @@ def test_remove_tree_follows_no_links(tmp_path):
     keeper.remove_tree(str(doomed))
     assert not doomed.exists()
     assert (kept / "file").exists()
+
+
+def test_remove_tree_tries_again_while_somebody_writes(tmp_path, monkeypatch):
+    doomed = tmp_path / "doomed"
+    doomed.mkdir()
+    remove, asked = os.rmdir, []
+
+    def written_meanwhile(path):
+        asked.append(path)
+        if len(asked) < 3:
+            raise OSError("directory not empty")
+        remove(path)
+
+    monkeypatch.setattr(keeper.os, "rmdir", written_meanwhile)
+    keeper.remove_tree(str(doomed))
+    assert not doomed.exists()
 
 
 def test_the_owner_file_is_deleted_last(tmp_path, monkeypatch):

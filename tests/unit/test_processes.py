@@ -159,7 +159,10 @@ def test_an_environment_is_never_shown(keeper, tmp_path):
     with pytest.raises(CannotStart) as raised:
         keeper.spawn("child", ["/no/such", "amqp://a:secret@h"], env={"TOKEN": "secret"}, log=tmp_path / "log")
     child = keeper.spawn(
-        "child", ["sleep", "600", "amqp://a:secret@h"], env={"TOKEN": "secret", **ENV}, log=tmp_path / "log"
+        "child",
+        ["sh", "-c", "exec sleep 600", "amqp://a:secret@h"],
+        env={"TOKEN": "secret", **ENV},
+        log=tmp_path / "log",
     )
     assert "secret" not in f"{raised.value} {child!r} {child.not_ready(1.0)}"
     child.kill()
@@ -312,7 +315,9 @@ def test_an_answer_that_ctrl_c_lost_confuses_nobody(keeper, monkeypatch):
     assert keeper.ask("ping") == keeper.pid
 
 
-def test_a_fork_can_neither_command_nor_end_it(keeper):
+def test_a_fork_can_neither_command_nor_end_it(keeper, tmp_path):
+    (tmp_path / "owned").mkdir()
+    keeper.own(tmp_path / "owned")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pytest may have threads
         pid = os.fork()
@@ -324,6 +329,7 @@ def test_a_fork_can_neither_command_nor_end_it(keeper):
             os._exit(0 if "fork" in str(error) else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (tmp_path / "owned").exists()
     assert keeper.ask("ping") == keeper.pid
 
 
