@@ -162,3 +162,19 @@ def test_starvation_by_lock_and_by_connections(project: pytest.Pytester) -> None
         """
     )
     project.runpytest_subprocess().assert_outcomes(passed=2)
+
+
+def test_a_refusal_that_cannot_be_attributed_is_unknown_and_not_vacuous(project: pytest.Pytester) -> None:
+    """A client that blocks in connect() without a timeout leaves no trace of where it went."""
+    project.makepyfile(
+        """
+        import socket, pytest
+
+        def test_it(resilience):
+            with resilience.postgres.refuse() as strike:
+                with pytest.raises(ConnectionRefusedError):
+                    socket.create_connection((resilience.postgres.host, resilience.postgres.port))
+            assert strike.receipt.touched in (None, 1), "the kernel may tell, but 0 would be a lie"
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=1)

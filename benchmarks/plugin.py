@@ -1,0 +1,108 @@
+"""What the plugin costs: loaded and unused, clean state between two tests, strike and heal. Interleaved rounds, medians.
+
+python benchmarks/plugin.py [--rounds 15] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_resilience import Stack
+from pytest_resilience.backends import make
+
+BARS = {
+    "plugin loaded but unused": 10.0,
+    "clean state between two tests": 5.0,
+    "strike": 3.0,
+    "heal": 3.0,
+}  # ms, DESIGN.md
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return (time.perf_counter() - begin) * 1000
+
+
+def unused(rounds: int) -> list[float]:
+    """A run of one empty test with the plugin less one without it, round by round."""
+    with tempfile.TemporaryDirectory() as place:
+        Path(place, "test_nothing.py").write_text("def test_nothing(): pass\n")
+
+        def run(*arguments: str) -> None:
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, place]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=place)
+
+        run("-p", "pytest_resilience")
+        return [
+            milliseconds(lambda: run("-p", "pytest_resilience"))
+            - milliseconds(lambda: run("-p", "no:pytest_resilience"))
+            for _ in range(rounds)
+        ]
+
+
+def clean_state(stack: Stack, rounds: int) -> list[float]:
+    """`begin` of a test after one that wrote a row and a key."""
+    times = []
+    for _ in range(rounds):
+        stack._postgres_admin.fetch("insert into campaigns default values")
+        stack._redis_admin.client.set("key", "value")
+        times.append(milliseconds(lambda: stack.begin(None)))
+    return times
+
+
+def strikes(stack: Stack, rounds: int) -> tuple[list[float], list[float]]:
+    """From the call to its effect: the next connection is refused, and is let in again."""
+
+    def refused() -> bool:
+        with socket.socket() as client:
+            return client.connect_ex((stack.redis.host, stack.redis.port)) != 0
+
+    struck, healed = [], []
+    for _ in range(rounds):
+        strike = stack.redis.refuse
+        begin = time.perf_counter()
+        active = strike()
+        assert refused()
+        struck.append((time.perf_counter() - begin) * 1000)
+        begin = time.perf_counter()
+        active.heal()
+        assert not refused()
+        healed.append((time.perf_counter() - begin) * 1000)
+    return struck, healed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows: dict[str, list[float]] = {"plugin loaded but unused": unused(given.rounds)}
+    stack = Stack(make("embedded"), seed=1)
+    try:
+        stack._postgres_admin.fetch("create table campaigns (id bigserial primary key, name text)")
+        stack.begin(None)
+        rows["clean state between two tests"] = clean_state(stack, given.rounds * 4)
+        rows["strike"], rows["heal"] = strikes(stack, given.rounds * 4)
+    finally:
+        stack.close()
+    print(f"{'what':32} {'median ms':>10} {'best':>8} {'bar':>6}")
+    for name, values in rows.items():
+        print(f"{name:32} {statistics.median(values):10.2f} {min(values):8.2f} {BARS[name]:6.1f}")
+    if given.json:
+        given.json.write_text(
+            json.dumps({name: {"median_ms": statistics.median(v), "rounds": v} for name, v in rows.items()})
+        )
+
+
+if __name__ == "__main__":
+    main()
