@@ -16,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-REDIS_AWAY = (redis.RedisError, OSError)
+# AttributeError: Python 3.12 and 3.13 up to 3.13.5 raise it for a write to a connection that was just reset (python/cpython#136234).
+# reset() in docs/faults.md found that.
+REDIS_AWAY = (redis.RedisError, OSError, AttributeError)
 POSTGRES_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
