@@ -16,7 +16,7 @@ from .postgres_process import DATABASE
 from .template import Template, TemplateBroken
 from .versions import version_of
 
-RECIPE = 1  # count it up when what comes out changes, the settings aside
+RECIPE = 2  # count it up when what comes out changes, the settings aside
 INITDB_WITHIN = 120.0  # seconds; it takes 0.5
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -31,6 +31,7 @@ SETTINGS = {
     "max_wal_size": "1GB",
     "autovacuum": "off",  # so that it never works in the middle of a measurement
     "dynamic_shared_memory_type": "mmap",  # in the data directory, which is deleted; posix would leave files in /dev/shm
+    "wal_recycle": "on",
     "logging_collector": "off",
     "log_min_messages": "warning",
     "log_line_prefix": "%m [%p] %q%a@%d ",
@@ -40,6 +41,7 @@ SETTINGS = {
 SINCE_16 = {
     "scram_iterations": "1"
 }  # the password is random and the server on loopback; 4096 would cost 100 connections 0.5 s
+ONLY_FOR_INITDB = {"wal_recycle": "off"}  # each segment that it keeps for later would be copied by every session
 SINCE_18 = {"io_method": "sync"}  # without the three processes of its own that reading ahead would have
 
 
@@ -69,13 +71,21 @@ class Recipe:
                 f"{found.path / 'postgres'} ({found.source}) does not run here: it does not even say its version"
             )
         major = int(self.version.split(".")[0])
-        self._initdb_settings = SINCE_16 if major >= 16 else {}
-        self._settings = SETTINGS | self._initdb_settings | (SINCE_18 if major >= 18 else {})
+        self._initdb_settings = SINCE_16 | ONLY_FOR_INITDB if major >= 16 else {}  # older ones take none
+        self._settings = SETTINGS | (SINCE_16 if major >= 16 else {}) | (SINCE_18 if major >= 18 else {})
         self._keeper = keeper
         self._scratch = scratch
         self._cache = template.cache_directory() or scratch
         size = (found.path / "postgres").stat().st_size
-        ingredients = RECIPE, self._settings, self.version, found.source, size, os.uname().machine
+        ingredients = (
+            RECIPE,
+            self._settings,
+            self._initdb_settings,
+            self.version,
+            found.source,
+            size,
+            os.uname().machine,
+        )
         key = hashlib.sha256(repr(ingredients).encode()).hexdigest()
         self.path = self._cache / f"postgres-{self.version}-{key[:12]}.template"
 
@@ -150,7 +160,7 @@ class Recipe:
     def _create_database(self, data: Path) -> None:
         statement = self._scratch / "create.sql"
         statement.write_text(f"CREATE DATABASE {DATABASE}\n")
-        command = [str(self.programs / "postgres"), "--single", "-D", str(data), "template1"]
+        command = [str(self.programs / "postgres"), "--single", "-c", "wal_recycle=off", "-D", str(data), "template1"]
         self._run("postgres --single", command, stdin=statement)
 
     def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:

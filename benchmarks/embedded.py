@@ -1,0 +1,153 @@
+"""How long the embedded backend takes: up and down, cold, per phase, struck and back.
+
+    python benchmarks/embedded.py [--rounds 15] [--json FILE]
+
+DESIGN.md's bar: Postgres, Redis and proxy up in 150 ms with the template cached. Judge by medians of a quiet machine; the table says how
+busy it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pytest_resilience.backends import embedded, local, scratch, template
+from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.processes import Keeper
+
+BAR_MS = 150.0
+# What is timed inside a start: owner, method, label. Phases overlap: Redis and proxy start while the data directory is copied.
+PHASES: list[tuple[Any, str, str]] = [
+    (embedded, "find_postgres", "find Postgres"),
+    (embedded, "find_redis", "find Redis"),
+    (scratch.Scratch, "__init__", "session directory"),
+    (Keeper, "start", "keeper: exec"),
+    (embedded, "user_for_postgres", "keeper: first answer (as root)"),
+    (template.Template, "__init__", "template: open"),
+    (template.Template, "copy_first", "template: copy, first part"),
+    (template.Template, "copy_rest", "template: copy, rest"),
+    (embedded, "sweep", "sweep"),
+    (local.Program, "await_ready", "await"),
+]
+
+
+class Stopwatch:
+    """Samples in milliseconds, by name."""
+
+    def __init__(self) -> None:
+        self.samples: dict[str, list[float]] = {}
+
+    @contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.samples.setdefault(name, []).append((time.perf_counter() - begun) * 1000)
+
+    def wrap(self, owner: Any, method: str, label: str) -> None:
+        """Time every call of this function from now on."""
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            name = f"{label} {args[0].name}" if label == "await" else label
+            with self.time(f"  {name}"):
+                return original(*args, **kwargs)
+
+        setattr(owner, method, timed)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Name, count, median, best and worst."""
+        return [
+            {
+                "what": name,
+                "rounds": len(times),
+                "median_ms": round(statistics.median(times), 1),
+                "best_ms": round(min(times), 1),
+                "worst_ms": round(max(times), 1),
+            }
+            for name, times in self.samples.items()
+        ]
+
+
+def warm(watch: Stopwatch, rounds: int) -> None:
+    for _ in range(rounds):
+        backend = EmbeddedBackend()
+        with watch.time("up: Postgres + Redis + proxy, template cached"):
+            backend.start()
+        with watch.time("down: close"):
+            backend.close()
+
+
+def cold(watch: Stopwatch, rounds: int) -> None:
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as cache:
+            backend = EmbeddedBackend(environ={**os.environ, "XDG_CACHE_HOME": cache})
+            os.environ["XDG_CACHE_HOME"] = cache
+            with watch.time("up: no template yet (initdb)"):
+                backend.start()
+            backend.close()
+            del os.environ["XDG_CACHE_HOME"]
+
+
+def struck(watch: Stopwatch, rounds: int) -> None:
+    with EmbeddedBackend() as backend:
+        for name, server in backend.servers.items():
+            for _ in range(rounds):
+                with watch.time(f"{name}: kill -9, until gone"):
+                    server.kill()
+                with watch.time(f"{name}: start again, same port"):
+                    server.start()
+                with watch.time(f"{name}: pause"):
+                    server.pause()
+                with watch.time(f"{name}: resume"):
+                    server.resume()
+                with watch.time(f"{name}: stop in order"):
+                    server.stop()
+                server.start()
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--rounds", type=int, default=15, help="rounds of each measurement; cold ones a third of them")
+    options.add_argument("--json", type=Path, help="also write the figures to this file")
+    chosen = options.parse_args()
+    warm(Stopwatch(), 2)  # bytecode and page cache
+    watch, phases = Stopwatch(), Stopwatch()
+    load_before = os.getloadavg()[0]
+    warm(watch, chosen.rounds)
+    cold(watch, max(3, chosen.rounds // 3))
+    struck(watch, chosen.rounds)
+    for phase in PHASES:
+        phases.wrap(*phase)
+    warm(phases, chosen.rounds)
+    rows = watch.rows() + [row for row in phases.rows() if row["what"].startswith(" ")]
+    facts = {
+        "cores": os.cpu_count(),
+        "load": [round(load_before, 1), round(os.getloadavg()[0], 1)],
+        "root": os.geteuid() == 0,
+    }
+    print(f"{'what':<50}{'median':>9}{'best':>9}{'worst':>9}  ms")
+    for row in rows:
+        print(f"{row['what']:<50}{row['median_ms']:>9}{row['best_ms']:>9}{row['worst_ms']:>9}")
+    up = rows[0]["median_ms"]
+    print(f"\n{facts}\nbar: {BAR_MS:g} ms up, template cached: {'held' if up <= BAR_MS else 'MISSED'} with {up} ms")
+    report = json.dumps({"facts": facts, "bar_ms": BAR_MS, "rows": rows})
+    print(report)
+    if chosen.json:
+        chosen.json.write_text(report + "\n")
+
+
+if __name__ == "__main__":
+    main()
