@@ -107,6 +107,7 @@ class Resilience:
         """Strikes that are over and touched nothing."""
         return [strike for strike in self._ledger.strikes if strike.vacuous]
 
-    def service_log(self) -> str | None:
-        """What the service wrote, or None when there is none."""
-        return self._service.log if self._service is not None else None
+    def logs(self) -> dict[str, str]:
+        """What the service and each server wrote, as far as this test is concerned."""
+        service = {"service": self._service.log} if self._service is not None else {}
+        return service | self._stack.logs()

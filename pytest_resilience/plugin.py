@@ -127,12 +127,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if experiment is not None and report.when == "call":
         item.stash[PASSED] = report.passed
         if report.failed:
+            from .report.files import keep_logs
             from .report.terminal import strike_lines, tail
 
-            report.sections.append(("resilience: what struck", "\n".join(strike_lines(experiment.strikes))))
-            log = experiment.service_log()
-            if log:
-                report.sections.append(("resilience: the service's log", tail(log, LOG_LINES)))
+            struck, logs = strike_lines(experiment.strikes), experiment.logs()
+            report.sections.append(("resilience: what struck", "\n".join(struck)))
+            if logs.get("service"):
+                report.sections.append(("resilience: the service's log", tail(logs["service"], LOG_LINES)))
+            try:
+                kept = str(keep_logs(item.config.rootpath, item.nodeid, {"strikes": "\n".join(struck), **logs}))
+            except OSError as error:
+                kept = f"could not be kept: {error}"
+            report.sections.append(("resilience: all logs", kept))
     return report
 
 

@@ -43,6 +43,7 @@ class Stack:
         self._dirty = False
         self._has_baseline = False
         self._control: Control | None = None
+        self._log_begins: dict[str, int] = {}
         try:
             backend.start()
             self._control = Control(*backend.api)
@@ -103,6 +104,7 @@ class Stack:
             running.stop()
         self._dirty = False
         self._heal_by_hand()
+        self._log_begins = {name: server.log_size() for name, server in self._backend.servers.items()}
         if not self._has_baseline:
             self._postgres_admin.take_baseline()
             self._has_baseline = True
@@ -111,6 +113,10 @@ class Stack:
         if running is not None:
             running.start()
         return running
+
+    def logs(self) -> dict[str, str]:
+        """What each server wrote since the test began."""
+        return {name: server.log_text(self._log_begins.get(name, 0)) for name, server in self._backend.servers.items()}
 
     def touched(self) -> None:
         """A test struck something or used the service: the next one gets a fresh process."""

@@ -117,11 +117,17 @@ def test_a_failure_shows_what_struck_and_what_the_service_wrote(shop: pytest.Pyt
             "*- resilience: the service's log -*",
             "shop: open",
             "shop: failed with ConnectionError",
+            "*- resilience: all logs -*",
+            "*.resilience*logs*test_it.log",
         ]
     )
+    kept = next((shop.path / ".resilience" / "logs").iterdir()).read_text()
+    assert all(f"===== {source} =====" in kept for source in ("strikes", "service", "postgres", "redis"))
+    assert (shop.path / ".resilience" / ".gitignore").read_text().endswith("*\n")
 
 
 def test_nothing_is_said_of_runs_without_strikes(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(): pass")
     result = project.runpytest_subprocess()
     result.stdout.no_fnmatch_line("*= resilience =*")
+    assert not (project.path / ".resilience").exists()

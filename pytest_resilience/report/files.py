@@ -1,0 +1,42 @@
+"""The files that a run leaves on purpose: `.resilience/` in the rootdir, which keeps itself out of git."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+FOLDER = ".resilience"
+LONGEST = 100  # characters of a file's name that come from its test's
+
+
+def folder(root: Path) -> Path:
+    """The folder, made when needed."""
+    path = root / FOLDER
+    path.mkdir(exist_ok=True)
+    ignore = path / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("# made by pytest-resilience\n*\n")
+    return path
+
+
+def keep_logs(root: Path, test: str, logs: Mapping[str, str]) -> Path:
+    """Write the logs of a failed test to one file, in the place of an earlier run's.
+
+    Args:
+        root: the rootdir.
+        test: the test's node id; its words make the file's name.
+        logs: text by source, such as "service".
+
+    Returns:
+        The file.
+    """
+    place = folder(root) / "logs"
+    place.mkdir(exist_ok=True)
+    name = re.sub(r"[^\w.=-]+", "-", test)
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
+    file = place / f"{name}.log"
+    file.write_text("".join(f"===== {source} =====\n{text.rstrip()}\n" for source, text in logs.items()))
+    return file
