@@ -14,6 +14,11 @@ VALUE = re.compile(
 )
 
 
+@pytest.fixture(scope="session")
+def resilience_service(service_spec):
+    return service_spec(restart_between_tests=True, db_pool_check_interval=0.5)
+
+
 def test_an_episode_is_alerted_once():
     alert = PoolAlert(90)
     assert [alert.check(p) for p in (89, 91, 95, 80, 92)] == [False, True, False, False, False]

@@ -1,13 +1,8 @@
-"""What goes in and out over HTTP. These tests share one process: nothing they do outlasts them."""
+"""What goes in and out over HTTP."""
 
 import json
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def resilience_service(service_spec):
-    return service_spec(restart_between_tests=False)
 
 
 def is_problem(reply, status):
