@@ -28,7 +28,10 @@ class RedisAdmin:
             import redis
 
             self._client = redis.Redis.from_url(
-                self._url, socket_timeout=ANSWER_WITHIN, socket_connect_timeout=ANSWER_WITHIN, client_name="pytest-resilience"
+                self._url,
+                socket_timeout=ANSWER_WITHIN,
+                socket_connect_timeout=ANSWER_WITHIN,
+                client_name="pytest-resilience",
             )
         return self._client
 
