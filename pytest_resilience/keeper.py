@@ -314,8 +314,13 @@ class Keeper:
         return below(roots, table)
 
     def _freeze(self, number: int) -> tuple[list[int], list[int]]:
-        """SIGSTOP the tree until it has stopped growing: all its processes, and those of them that still run."""
+        """SIGSTOP the tree until it has stopped growing: all its processes, and those of them that still run.
+
+        A table lists the processes first and reads their states after that, so one that shows all of them stopped may lack a child that
+        was born in between. The next one can't.
+        """
         asked: set[int] = set()
+        quiet = 0
         until = time.monotonic() + PATIENCE
         while True:
             self.reap()
@@ -326,9 +331,10 @@ class Keeper:
                 send_signal(pid, signal.SIGSTOP)
             asked.update(new)
             running = [pid for pid in tree if table[pid][1] not in "TtZX"]
-            if not (new or running) or time.monotonic() > until:
+            quiet = 0 if new or running else quiet + 1
+            if quiet == 2 or time.monotonic() > until:
                 return tree, running
-            if not new:
+            if running and not new:
                 self._nap()
 
     def _wait_for(self, pids: list[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """Acknowledged commits survive kill -9 of Postgres. (Of processes: power loss is not simulated, fsync is off.)"""
 
 import asyncio
+import contextlib
 import itertools
 import threading
 
@@ -21,15 +22,15 @@ def postgres():
 
 
 async def commit_until_struck(url, writer, run, acknowledged):
-    connection = await asyncpg.connect(url)
-    try:
-        for number in itertools.count():
-            await connection.execute("INSERT INTO ledger VALUES ($1, $2, $3)", run, writer, number)
-            acknowledged.append((run, writer, number))
-    except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
-        return
-    finally:
-        connection.terminate()
+    """Insert one row after the other; the strike ends it, maybe before it is connected."""
+    with contextlib.suppress(asyncpg.InterfaceError, asyncpg.PostgresError, OSError):
+        connection = await asyncpg.connect(url)
+        try:
+            for number in itertools.count():
+                await connection.execute("INSERT INTO ledger VALUES ($1, $2, $3)", run, writer, number)
+                acknowledged.append((run, writer, number))
+        finally:
+            connection.terminate()
 
 
 async def all_rows(url):
