@@ -9,8 +9,9 @@ from __future__ import annotations
 import _socket as so
 import os
 from errno import EADDRINUSE
-from pathlib import Path
 from typing import Any, NamedTuple
+
+_STREAM = so.SOCK_STREAM | getattr(so, "SOCK_NONBLOCK", 0)  # saves a system call where there is one
 
 
 class AddressError(Exception):
@@ -146,8 +147,10 @@ def open_socket(family: int) -> so.socket:
         sock = so.socket(so.AF_UNIX, so.SOCK_STREAM, 0)
     else:
         # IPPROTO_TCP and not 0: asyncio, for one, sets NODELAY only on sockets that say they are TCP.
-        sock = so.socket(family, so.SOCK_STREAM, so.IPPROTO_TCP)
+        sock = so.socket(family, _STREAM, so.IPPROTO_TCP)
         sock.setsockopt(so.IPPROTO_TCP, so.TCP_NODELAY, 1)
+        if _STREAM != so.SOCK_STREAM:
+            return sock
     sock.setblocking(False)
     return sock
 
@@ -240,6 +243,8 @@ class Listener:
         """Give the port back."""
         self.socket.close()
         if self.family == so.AF_UNIX:
+            from pathlib import Path
+
             Path(self.address.host).unlink(missing_ok=True)
 
     def _reuse(self, on: int) -> None:
@@ -253,6 +258,8 @@ def _remove_stale(path: str) -> None:
     Raises:
         OSError: EADDRINUSE, somebody does.
     """
+    from pathlib import Path
+
     if not Path(path).exists():
         return
     probe = so.socket(so.AF_UNIX, so.SOCK_STREAM, 0)

@@ -1,7 +1,8 @@
 """One direction of one connection: the promises that every toxic relies on live here.
 
-Without toxics a link receives into one big buffer that all links share and sends at once: `Link.read`. With toxics, data goes
-through a chain of stages, one per toxic in the order of their addition. A stage works on one chunk at a time:
+Without toxics a link receives into one big buffer that all links share and sends at once: the short path of `Link.on_event`.
+With toxics, data goes through a chain of stages, one per toxic in the order of their addition. A stage works on one chunk at
+a time:
 
 - order is kept: a chunk never passes the one before it;
 - times are exact: a chunk enters the next stage at the time it was due, not when the loop got round to it, so chained
@@ -54,10 +55,13 @@ class Stage:
         "draw",
         "ended",
         "inbox",
+        "left",
         "link",
+        "number",
         "outbox",
         "room",
         "rule",
+        "skip",
         "touched",
         "toxic",
     )
@@ -76,6 +80,11 @@ class Stage:
         self.draw: float | None = None  # made once: no later change flips it
         self.deadline: Due | None = None
         self.toxic: Toxic = _NOOP
+        rule.seen += 1
+        self.number = rule.seen
+        self.skip = 0  # chunks or bytes to leave alone, as the trigger's `after` says
+        self.left: int | None = None  # chunks to work on, as its `count` says
+        self.aim()
         self.settle(now)
 
     @property
@@ -84,13 +93,46 @@ class Stage:
             self._random = self.link.connection.chance(self.rule.name, self.link.upward)
         return self._random
 
+    def aim(self) -> None:
+        """Start to count anew for the rule's trigger."""
+        trigger = self.rule.trigger
+        self.skip = trigger.after if trigger and trigger.after_unit != "connections" else 0
+        self.left = trigger.count if trigger and trigger.count_unit == "chunks" else None
+
     def settle(self, now: float) -> None:
         """Take the rule's present settings."""
+        self.toxic = self.rule.toxic if self._chosen() and self.left != 0 else _NOOP
+        self.deadline = None if self.skip else self.toxic.on_start(now, self)
+
+    def _chosen(self) -> bool:
+        """Whether the toxic works on this link: the trigger counts first, toxicity draws then."""
+        trigger = self.rule.trigger
+        if trigger is not None:
+            first = 1 + (trigger.after if trigger.after_unit == "connections" else 0)
+            if self.number < first:
+                return False
+            if (
+                trigger.count is not None
+                and trigger.count_unit == "connections"
+                and self.number >= first + trigger.count
+            ):
+                return False
+            if trigger.connections and not self._named(trigger.connections):
+                return False
         toxicity = self.rule.toxicity
-        if toxicity < 1.0 and self.draw is None:
+        if toxicity >= 1.0:
+            return True
+        if self.draw is None:
             self.draw = self.random.random()
-        self.toxic = self.rule.toxic if toxicity >= 1.0 or (self.draw or 0.0) < toxicity else _NOOP
-        self.deadline = self.toxic.on_start(now, self)
+        return self.draw < toxicity
+
+    def _named(self, places: tuple[int | str, ...]) -> bool:
+        client = self.link.connection.shown_client
+        return any(place in (self.number, client, client.rpartition(":")[0].strip("[]")) for place in places)
+
+    @property
+    def _gated(self) -> bool:
+        return self.skip > 0 or self.left is not None
 
     def touch(self, now: float, size: int) -> None:
         rule = self.rule
@@ -103,7 +145,7 @@ class Stage:
 
     def enter(self, arrived: float, item: Item) -> None:
         """Take the next item. Those who call look at `full` first, removals aside."""
-        if self.toxic.touches_all and isinstance(item, bytes):
+        if self.toxic.touches_all and isinstance(item, bytes) and not self._gated:
             self.touch(arrived, len(item))
         self.inbox.append((arrived, item))
 
@@ -117,10 +159,12 @@ class Stage:
             self.room = max(self.clock, self.inbox[0][0])
         arrived, item = self.inbox.popleft()
         if self.ended:
+            self.link.lost += len(item) if isinstance(item, bytes) else 0
             return
         now = max(arrived, self.clock)
         if isinstance(item, bytes):
-            dues = self.toxic.on_data(item, arrived, now, self)
+            dues = self._gate(item, arrived, now) if self._gated else self.toxic.on_data(item, arrived, now, self)
+            self.link.lost += len(item)
         elif item is CLOSE:
             dues = ((now, item),)
         else:
@@ -128,8 +172,41 @@ class Stage:
         for at, what in dues:
             now = max(now, at)
             self.outbox.append((now, what))
-            if what is CLOSE or what is RESET:
+            if isinstance(what, bytes):
+                self.link.lost -= len(what)
+            elif what is not END:
                 self.ended = True
+
+    def _gate(self, chunk: bytes, arrived: float, now: float) -> list[Due]:
+        """A chunk under a trigger that counts chunks or bytes."""
+        dues: list[Due] = []
+        if self.skip:
+            trigger = self.rule.trigger
+            if trigger is not None and trigger.after_unit == "bytes":
+                before, chunk = chunk[: self.skip], chunk[self.skip :]
+                self.skip -= len(before)
+            else:
+                before, chunk = chunk, b""
+                self.skip -= 1
+            dues.append((now, before))
+            if not self.skip:
+                self.deadline = self.toxic.on_start(now, self)
+            if not chunk:
+                return dues
+        if self.left is not None and self.toxic is not _NOOP:
+            self.left -= 1
+        if self.toxic.touches_all:
+            self.touch(now, len(chunk))
+        dues += self.toxic.on_data(chunk, arrived, now, self)
+        if self.left == 0:
+            self.toxic = _NOOP
+            self.deadline = None
+        return dues
+
+    def cut(self, now: float) -> None:
+        """End here: what is held still goes, and nothing after it."""
+        self.outbox.append((max(now, self.outbox[-1][0]) if self.outbox else now, END))
+        self.ended = True
 
     def release(self, now: float) -> None:
         """Let the chunk that is being worked on go at once."""
@@ -200,45 +277,39 @@ class Link:
     def on_event(self, events: int) -> None:
         """Something is ready at our source's descriptor: it can be read, or the other direction can write to it."""
         if events == IN:
-            self.read()
+            if self.stages:
+                self._read_into_stages()
+                return
+            # The short path; nothing in it that is not needed.
+            try:
+                size = self.recv_into(BUFFER)
+            except OSError as error:
+                self._source_failed(error)
+                return
+            if not size:
+                self._take_signal(RESET if self.reset_seen else END)
+                return
+            self.bytes += size
+            try:
+                sent = self.send(VIEW[:size])
+            except OSError as error:
+                sent = self._send_failed(error, size)
+            if sent != size:
+                self._wait_for_destination(bytes(VIEW[sent:size]))
             return
         if events & (OUT | ERR | HUP) and self.mask & OUT:
             self.peer.flush()
         if events & (IN | ERR | HUP) and self.mask & IN:
-            self.read()
-
-    def read(self) -> None:
-        if self.stages:
-            self._read_into_stages()
-            return
-        try:
-            size = self.recv_into(BUFFER)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._source_failed(error)
-            return
-        if not size:
-            self._source_ended()
-            return
-        self.bytes += size
-        try:
-            sent = self.send(VIEW[:size])
-        except OSError as error:
-            sent = self._send_failed(error, size)
-        if sent != size:
-            self._wait_for_destination(bytes(VIEW[sent:size]))
+            self.on_event(IN)
 
     def _read_into_stages(self) -> None:
         try:
             size = self.recv_into(BUFFER, CHUNK)
-        except (BlockingIOError, InterruptedError):
-            return
         except OSError as error:
             self._source_failed(error)
             return
         if not size:
-            self._source_ended()
+            self._take_signal(RESET if self.reset_seen else END)
             return
         self.bytes += size
         now = self.loop.now()
@@ -281,10 +352,9 @@ class Link:
 
     # --- what the source says ----------------------------------------------------------------------------------------
 
-    def _source_ended(self) -> None:
-        self._take_signal(RESET if self.reset_seen else END)
-
     def _source_failed(self, error: OSError) -> None:
+        if error.errno in _BUSY:
+            return  # nothing there after all
         if error.errno not in _GONE and not self.upward and not self.connection.connected:
             self.connection.dial_failed(error)
         else:
@@ -292,6 +362,9 @@ class Link:
 
     def _take_signal(self, signal: Signal) -> None:
         self.ended = True
+        if not self.stages and self.out is None and (self.peer.done or signal is not END):
+            self._obey(signal)  # the connection is over; no need to tell the loop first
+            return
         self.watch(self.mask & ~IN)
         if self.stages:
             now = self.loop.now()
@@ -309,7 +382,10 @@ class Link:
             if stage.deadline is not None and stage.deadline[0] <= now:
                 stage.touch(now, 0)
                 signal = stage.deadline[1]
-                if isinstance(signal, Signal):
+                stage.deadline = None
+                if signal is END:
+                    stage.cut(now)
+                elif isinstance(signal, Signal):
                     self._obey(signal)
                     return
         last = len(stages) - 1
@@ -365,10 +441,12 @@ class Link:
         self.stages = (*self.stages, Stage(self, rule, now))
         self.pump(now)
 
-    def update(self, rule: Rule, now: float) -> None:
-        """Work on with a toxic's new settings."""
+    def update(self, rule: Rule, now: float, *, aim: bool = False) -> None:
+        """Work on with a toxic's new settings; with `aim`, with a new trigger too."""
         for stage in self.stages:
             if stage.rule is rule:
+                if aim:
+                    stage.aim()
                 stage.settle(now)
                 stage.release(now)
         self.pump(now)
@@ -420,8 +498,9 @@ class Link:
         if signal is not END:
             self.connection.close(reset=signal is RESET)
             return True
-        self.done = True
-        self.connection.half_closed(self)
+        if not self.done:
+            self.done = True
+            self.connection.half_closed(self)
         return self.connection.closed
 
     def _wait_for_destination(self, item: memoryview | bytes | Signal) -> None:

@@ -19,6 +19,9 @@ HUP = 16
 
 Handler = Callable[[int], None]
 
+# Events taken at once. Python allocates room for them each time, for 1023 of them unless told.
+BATCH = 64
+
 # A sleep overshoots by the time that a core takes to wake up, so the last of it is spent polling.
 SPIN = 0.00012
 
@@ -72,8 +75,8 @@ class Selectors:
     def unregister(self, fd: int) -> None:
         self._selector.unregister(fd)
 
-    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
-        ready = self._selector.select(timeout)
+    def poll(self, timeout: float, _batch: int) -> list[tuple[int, int]]:
+        ready = self._selector.select(None if timeout < 0 else timeout)
         return [(key.fd, (IN if events & 1 else 0) | (OUT if events & 2 else 0)) for key, events in ready]
 
     def close(self) -> None:
@@ -136,7 +139,7 @@ class Loop:
         while self._running:
             try:
                 while self._running:
-                    for fd, events in self._wait() if timers else poll():
+                    for fd, events in self._wait() if timers else poll(-1, BATCH):
                         handler = get(fd)
                         if handler is not None:
                             handler(events)
@@ -166,13 +169,13 @@ class Loop:
         while timers and timers[0].call is None:
             heapq.heappop(timers)
         if not timers:
-            return self._poller.poll()
+            return self._poller.poll(-1, BATCH)
         left = timers[0].when - self.now()
         if self._epoll is None:
-            return self._poller.poll(max(0.0, left))
+            return self._poller.poll(max(0.0, left), BATCH)
         if left > SPIN:
             if left > 3600.0:  # a timer for ever is no reason to overflow anybody's integer
                 left = 3600.0
             select.select((self._epoll,), (), (), left - SPIN)
-            return self._epoll.poll(0)
-        return self._epoll.poll(0)
+            return self._epoll.poll(0, BATCH)
+        return self._epoll.poll(0, BATCH)

@@ -88,6 +88,7 @@ class Proxies:
                 if listener is not None:
                     listener.close()
                 raise Rejected(500, str(error)) from None
+        proxy.keep_door(body.door)
         self.by_name[name] = proxy
         return proxy
 
@@ -133,6 +134,7 @@ class Proxies:
             proxy.start(fresh)
         else:
             proxy.stop()
+        proxy.keep_door(body.door)
         if rules is not None:
             self._replace_rules(proxy, rules)
 
@@ -198,6 +200,8 @@ class Proxies:
             self.by_name[name] = proxy
         for proxy, listener in bound:
             proxy.start(listener)
+        for proxy, body in fresh.values():
+            proxy.keep_door(body.door)
         for body, wanted in zip(bodies, rules, strict=True):
             if wanted and body.name not in fresh:
                 self._replace_rules(self.by_name[body.name or ""], wanted)
@@ -225,6 +229,8 @@ class Proxies:
         for proxy in self.by_name.values():
             if not proxy.enabled:
                 proxy.start()
+            if proxy.doorman is not None:
+                proxy.doorman.clear()
             for rule in list(proxy.rules):
                 proxy.discard(rule)
 
@@ -272,7 +278,9 @@ class Proxies:
             raise Rejected(400, f"stream of a toxic cannot be changed: it is {rule.stream}")
         attributes = merge_attributes(rule.kind, body.attributes, rule.attributes)
         rule.update(toxicity=rule.toxicity if body.toxicity is None else body.toxicity, attributes=attributes)
-        proxy.update(rule)
+        if body.trigger is not None:
+            rule.trigger = body.trigger
+        proxy.update(rule, aim=body.trigger is not None)
 
 
 def _read_rules(body: ProxyBody) -> list[Rule]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import _socket as so
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from errno import EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM
-from random import Random  # noqa: TID251  # seeded below, from the seed that the controller hands in
 from struct import pack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .address import Address, AddressError, Listener, look_up, numeric, open_socket, show, split
+from .doorman import Doorman
 from .link import Link
 from .log import Log
 from .loop import IN, Loop
+from .resolver import Resolver
 from .rule import Counter, Rule
+
+if TYPE_CHECKING:
+    from random import Random  # noqa: TID251  # only its type
 
 _RST_ON_CLOSE = pack("ii", 1, 0)  # struct linger: on, zero seconds
 _NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
@@ -22,13 +26,14 @@ _NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
 class Context:
     """What all proxies of a process share."""
 
-    __slots__ = ("log", "loop", "refusals", "seed")
+    __slots__ = ("log", "loop", "refusals", "resolver", "seed")
 
     def __init__(self, loop: Loop, log: Log, seed: int, refusals: Any = None) -> None:
         self.loop = loop
         self.log = log
         self.seed = seed
         self.refusals = refusals
+        self.resolver = Resolver(loop)
 
 
 class Connection:
@@ -75,12 +80,23 @@ class Connection:
 
     def open(self) -> None:
         """Dial the upstream, and start both directions without waiting for it to answer."""
-        up = self.up
         try:
             targets = self.proxy.targets()
         except AddressError as error:
             self.dial_failed(error)
             return
+        if targets is None:
+            self.proxy.look_up(self._open)
+        else:
+            self._open(targets)
+
+    def _open(self, targets: list[Address] | AddressError) -> None:
+        if self.closed:
+            return
+        if isinstance(targets, AddressError):
+            self.dial_failed(targets)
+            return
+        up = self.up
         if not self._dial(targets[0]):
             self._targets = targets[1:]
             self.dial_failed(self.proxy.dial_error)
@@ -155,6 +171,12 @@ class Connection:
             log.error(
                 "Unable to open connection to upstream", name=self.proxy.name, client=self.shown_client, err=str(error)
             )
+        doorman = self.proxy.doorman
+        if doorman is not None:
+            doorman.upstream_failed()
+            if doorman.options["refuse_when_down"]:
+                self.close(reset=True)
+                return
         self.close(reset=self.up.bytes > 0)  # as the kernel does it when unread data is thrown away
 
     def half_closed(self, link: Link) -> None:
@@ -193,6 +215,8 @@ class Connection:
 
     def chance(self, rule: str, upward: bool) -> Random:
         """The generator for one toxic on one of our links: the same for the same seed, whatever else happened."""
+        from random import Random  # noqa: TID251  # seeded, from the seed that the controller hands in; and here, as it loads slowly
+
         direction = "upstream" if upward else "downstream"
         return Random(f"{self.proxy.context.seed}/{self.proxy.name}/{self.number}/{direction}/{rule}")
 
@@ -253,6 +277,8 @@ class Proxy:
         self.sent = [0, 0]
         self.ports: dict[int, None] = {}  # of clients that we had, so that their end is not taken for a refusal
         self.dial_error: Exception = OSError()
+        self.doorman: Doorman | None = None
+        self.fillers: dict[int, None] = {}  # ports of our own connections that fill the backlog
         self._targets: list[Address] | None = None
 
     # --- on and off --------------------------------------------------------------------------------------------------
@@ -268,32 +294,43 @@ class Proxy:
             raise AssertionError("a proxy starts at a listener")
         if not listener.listening:
             listener.listen()
-        loop = self.context.loop
         self.listener = listener
         self.listen = str(listener.address)
-        fd = listener.socket.fileno()
-        if fd not in loop.handlers:
-            loop.handlers[fd] = self.accept
-            loop.watch(fd, IN, 0)
-        if not self.enabled:
+        self.watch_listener()
+        fresh = not self.enabled
+        if fresh:
             self.enabled = True
             self.context.log.info("Started proxy", name=self.name, listen=self.listen, upstream=self.upstream)
         if self.context.refusals is not None:
             self.context.refusals.enabled(self)
+        if fresh and self.doorman is not None:
+            self.doorman.settle()
 
     def stop(self) -> None:
         """Refuse from now on, and close all connections. The port stays ours."""
         if not self.enabled:
             return
         self.enabled = False
-        listener = self.listener
-        if listener is not None:
-            self._unwatch(listener)
-            if self.context.refusals is not None:
-                self.context.refusals.disabled(self)
-            listener.refuse()
+        if self.doorman is not None:
+            self.doorman.leave()
+        self.refuse()
         self.cut_all()
         self.context.log.info("Terminated proxy", name=self.name, listen=self.listen, upstream=self.upstream)
+
+    def refuse(self) -> None:
+        """Have the kernel refuse whoever comes; connections stay."""
+        if self.listener is not None:
+            self.unwatch_listener()
+            if self.context.refusals is not None:
+                self.context.refusals.disabled(self)
+            self.listener.refuse()
+
+    def keep_door(self, options: Mapping[str, Any]) -> None:
+        """Take options for what happens at the door."""
+        if options:
+            if self.doorman is None:
+                self.doorman = Doorman(self)
+            self.doorman.set(options)
 
     def cut_all(self) -> None:
         """Close all connections."""
@@ -312,11 +349,21 @@ class Proxy:
             self.listener.close()
         self.listener = None
 
-    def _unwatch(self, listener: Listener) -> None:
-        fd = listener.socket.fileno()
-        if fd in self.context.loop.handlers:
-            self.context.loop.watch(fd, 0, IN)
-            self.context.loop.forget(fd, 0)
+    def watch_listener(self) -> None:
+        """Accept from now on."""
+        loop = self.context.loop
+        if self.listener is not None and self.listener.socket.fileno() not in loop.handlers:
+            fd = self.listener.socket.fileno()
+            loop.handlers[fd] = self.accept
+            loop.watch(fd, IN, 0)
+
+    def unwatch_listener(self) -> None:
+        """Accept no more; who connects waits in the backlog."""
+        loop = self.context.loop
+        if self.listener is not None and self.listener.socket.fileno() in loop.handlers:
+            fd = self.listener.socket.fileno()
+            loop.watch(fd, 0, IN)
+            loop.forget(fd, 0)
 
     # --- connections -------------------------------------------------------------------------------------------------
 
@@ -331,8 +378,19 @@ class Proxy:
             if error.errno in _NO_RESOURCES:
                 self._pause(listener)
             return  # gone again, otherwise
+        self.take_in(fd, address)
+
+    def take_in(self, fd: int, address: Any) -> None:
+        """Relay for a client that was accepted."""
+        listener = self.listener
+        if listener is None:
+            return
         client = so.socket(listener.family, so.SOCK_STREAM, listener.socket.proto, fd)
         client.setblocking(False)
+        if self.fillers and address[1] in self.fillers:
+            del self.fillers[address[1]]
+            client.close()
+            return
         now = self.context.loop.now()
         accepted = self.accepted
         accepted.count = number = accepted.count + 1
@@ -345,11 +403,14 @@ class Proxy:
         log = self.context.log
         if log.infos:
             log.info("Accepted client", name=self.name, client=connection.shown_client, upstream=self.upstream)
-        connection.open()
+        if self.doorman is None:
+            connection.open()
+        else:
+            self.doorman.let_in(connection)
 
     def _pause(self, listener: Listener) -> None:
         """Out of descriptors or memory: those who wait go on waiting, and we don't spin."""
-        self._unwatch(listener)
+        self.unwatch_listener()
         loop = self.context.loop
 
         def again() -> None:
@@ -358,15 +419,27 @@ class Proxy:
 
         loop.at(loop.now() + 0.05, again)
 
-    def targets(self) -> list[Address]:
-        """Where to dial, in order.
+    def targets(self) -> list[Address] | None:
+        """Where to dial, in order; None if a name has to be looked up first.
 
         Raises:
-            AddressError: the upstream can't be read or resolved.
+            AddressError: the upstream's address can't be read.
         """
         if self._targets is None:
             self._targets = find_upstream(self.upstream)
         return self._targets
+
+    def look_up(self, then: Callable[[list[Address] | AddressError], None]) -> None:
+        """Look up the upstream's name, as for each connection, and go on with the addresses."""
+        host, port = split(self.upstream)
+
+        def found(answer: list[tuple[int, str]] | AddressError) -> None:
+            if isinstance(answer, AddressError):
+                then(answer)
+            else:
+                then([Address(family, each, int(port)) for family, each in answer])
+
+        self.context.resolver.ask(host, found)
 
     def forget_targets(self) -> None:
         """The upstream has changed."""
@@ -395,9 +468,12 @@ class Proxy:
         self.rules = upstream + downstream
         self._each_link(rule, Link.add)
 
-    def update(self, rule: Rule) -> None:
-        """Have all links work on with the toxic's new settings."""
-        self._each_link(rule, Link.update)
+    def update(self, rule: Rule, *, aim: bool = False) -> None:
+        """Have all links work on with the toxic's new settings; with `aim`, with a new trigger too."""
+        now = self.context.loop.now()
+        for link in self.links(rule):
+            if not link.connection.closed:
+                link.update(rule, now, aim=aim)
 
     def discard(self, rule: Rule) -> None:
         """Take a toxic away, and let go of what it holds."""
@@ -420,6 +496,7 @@ class Proxy:
             "enabled": self.enabled,
             "Logger": {},  # leaks out of the original; some client may have it in a struct
             "toxics": [rule.shown() for rule in self.rules],
+            **(self.doorman.shown() if self.doorman is not None else {}),
         }
 
     def total(self, *, upward: bool, sent: bool = False) -> int:
@@ -450,11 +527,11 @@ class Proxy:
         }
 
 
-def find_upstream(text: str) -> list[Address]:
-    """Where `text` leads, IPv4 first.
+def find_upstream(text: str) -> list[Address] | None:
+    """Where `text` leads; None if it is a name to look up. `localhost` is not: it never changes.
 
     Raises:
-        AddressError: it can't be read or resolved.
+        AddressError: it can't be read.
     """
     if text.startswith("unix:"):
         return [Address(so.AF_UNIX, text[5:], 0)]
@@ -465,4 +542,6 @@ def find_upstream(text: str) -> list[Address]:
     family = numeric(host or "127.0.0.1")
     if family is not None:
         return [Address(family, host or "127.0.0.1", port)]
-    return [Address(family, found, port) for family, found in look_up(host)]
+    if host == "localhost":
+        return [Address(family, found, port) for family, found in look_up(host)]
+    return None

@@ -39,12 +39,35 @@ class Rule:
         toxicity: 0 to 1, the share of links that it works on.
         attributes: as on the wire, all of the type's, in order.
         toxic: the settings at work; replaced, never changed, by an update.
+        trigger: counts when it works; None: always.
+        seen: links that it came to, for triggers that count connections.
         hits: connections that it really affected, each once; `bytes` is how many bytes it touched.
     """
 
-    __slots__ = ("attributes", "bytes", "hits", "kind", "name", "stream", "toxic", "toxicity", "upward")
+    __slots__ = (
+        "attributes",
+        "bytes",
+        "hits",
+        "kind",
+        "name",
+        "seen",
+        "stream",
+        "toxic",
+        "toxicity",
+        "trigger",
+        "upward",
+    )
 
-    def __init__(self, *, name: str, kind: str, stream: str, toxicity: float, attributes: dict[str, int]) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        kind: str,
+        stream: str,
+        toxicity: float,
+        attributes: dict[str, Any],
+        trigger: wire.Trigger | None = None,
+    ) -> None:
         self.name = name
         self.kind = kind
         self.stream = stream
@@ -52,10 +75,12 @@ class Rule:
         self.toxicity = toxicity
         self.attributes = attributes
         self.toxic: Toxic = build(kind, wire.settings(kind, attributes))
+        self.trigger = trigger
+        self.seen = 0
         self.hits = Counter()
         self.bytes = 0
 
-    def update(self, *, toxicity: float, attributes: dict[str, int]) -> None:
+    def update(self, *, toxicity: float, attributes: dict[str, Any]) -> None:
         """Take new settings; the links have to be told."""
         self.toxicity = toxicity
         self.attributes = attributes
@@ -69,6 +94,7 @@ class Rule:
             "type": self.kind,
             "stream": self.stream,
             "toxicity": wire.number(self.toxicity),
+            **(self.trigger.shown if self.trigger else {}),
         }
 
     def counted(self) -> dict[str, Any]:
@@ -86,7 +112,7 @@ def read_rule(body: wire.ToxicBody) -> Rule:
     name = body.name or f"{kind}_{stream}"
     toxicity = 1.0 if body.toxicity is None else body.toxicity
     attributes = wire.merge_attributes(kind, body.attributes, {})
-    return Rule(name=name, kind=kind, stream=stream, toxicity=toxicity, attributes=attributes)
+    return Rule(name=name, kind=kind, stream=stream, toxicity=toxicity, attributes=attributes, trigger=body.trigger)
 
 
 def read_place(body: wire.ToxicBody) -> tuple[str, str]:

@@ -190,6 +190,7 @@ class Attribute(NamedTuple):
         setting: the argument of the toxic's class that it becomes.
         scale: factor from the unit on the wire to ours (seconds, bytes, bytes per second); None keeps the integer.
         low, high: allowed values, both included.
+        choices: for a text, the allowed words, the default first; shown only when it is another one. An addition of ours.
     """
 
     name: str
@@ -197,6 +198,7 @@ class Attribute(NamedTuple):
     scale: float | None = None
     low: int = 0
     high: int = MAX_INT64
+    choices: tuple[str, ...] = ()
 
 
 _MS = 0.001
@@ -208,6 +210,7 @@ ATTRIBUTES: dict[str, tuple[Attribute, ...]] = {
     "latency": (
         Attribute("latency", "delay", _MS, high=MAX_MS),
         Attribute("jitter", "jitter", _MS, high=MAX_MS // 2),
+        Attribute("distribution", "distribution", choices=("uniform", "normal", "pareto")),
     ),
     "bandwidth": (Attribute("rate", "rate_bytes_per_s", _KB, high=MAX_MS),),
     "slow_close": (Attribute("delay", "delay", _MS, high=MAX_MS),),
@@ -219,16 +222,24 @@ ATTRIBUTES: dict[str, tuple[Attribute, ...]] = {
         Attribute("delay", "delay", _US, high=MAX_US),
     ),
     "limit_data": (Attribute("bytes", "limit_bytes"),),
+    # Additions of ours:
+    "limit_time": (Attribute("time", "seconds", _MS, high=MAX_MS),),
+    "cut": (),
+    "shared_bandwidth": (Attribute("rate", "rate_bytes_per_s", _KB, high=MAX_MS),),
+    "corrupt": (Attribute("every", "every_bytes", low=1, high=MAX_INT64 // 4),),
 }
+"""The types of toxics and their attributes, in the order in which they are shown."""
 
 
-def check_attributes(kind: str, values: Mapping[str, int]) -> None:
+def check_attributes(kind: str, values: Mapping[str, Any]) -> None:
     """Refuse values that crash or stall the original, and negative ones.
 
     Raises:
         Rejected: 400 that names the attribute.
     """
     for attribute in ATTRIBUTES[kind]:
+        if attribute.choices:
+            continue  # checked as it was read
         value = values[attribute.name]
         if not attribute.low <= value <= attribute.high:
             raise bad_body(f"{attribute.name} must be from {attribute.low} to {attribute.high}, not {value}")
@@ -238,36 +249,95 @@ def check_attributes(kind: str, values: Mapping[str, int]) -> None:
         )
 
 
-def settings(kind: str, values: Mapping[str, int]) -> dict[str, Any]:
+def settings(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Attributes in our units (seconds, bytes, bytes per second), as keyword arguments of the toxic's class."""
     return {
-        attribute.setting: values[attribute.name]
-        if attribute.scale is None
-        else values[attribute.name] * attribute.scale
+        attribute.setting: values[attribute.name] * (1 if attribute.scale is None else attribute.scale)
         for attribute in ATTRIBUTES[kind]
+        if attribute.name in values
     }
 
 
-def merge_attributes(kind: str, value: Any, onto: Mapping[str, int]) -> dict[str, int]:
+def merge_attributes(kind: str, value: Any, onto: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes `onto`, changed by those of a decoded JSON object; all of the type's, in its order.
 
     Raises:
         Rejected: 400 for a value that is no object, a number that is no integer, or one out of range.
     """
     struct_name = "".join(word.capitalize() for word in kind.split("_")) + "Toxic"
-    merged = {attribute.name: onto.get(attribute.name, 0) for attribute in ATTRIBUTES[kind]}
+    table = {attribute.name: attribute for attribute in ATTRIBUTES[kind]}
+    merged = {
+        name: onto.get(name, attribute.choices[0] if attribute.choices else 0) for name, attribute in table.items()
+    }
     for key, member in _members(value, _Into(struct_name, "attributes"), f"toxics.{struct_name}"):
         name = key.casefold()
-        if name in merged and member is not None:
-            merged[name] = _int64(member, _Into(struct_name, f"attributes.{name}"))
+        if name not in merged or member is None:
+            continue
+        into = _Into(struct_name, f"attributes.{name}")
+        choices = table[name].choices
+        merged[name] = _text(member, into) if choices else _int64(member, into)
+        if choices and merged[name] not in choices:
+            raise bad_body(f"{name} must be one of {', '.join(choices)}, not {merged[name]}")
     check_attributes(kind, merged)
-    return merged
+    return {name: each for name, each in merged.items() if not table[name].choices or each != table[name].choices[0]}
+
+
+UNITS = ("chunks", "bytes", "connections")
+
+
+class Trigger:
+    """When a toxic works, counted and not left to chance. An addition of ours.
+
+    Attributes:
+        after: leave so many alone first; the unit is one of UNITS.
+        count: work on so many and then no more; chunks or connections.
+        connections: work on these only: the nth since the toxic was added (an int), or a client's "host" or "host:port".
+        shown: what the API answers, with the keys that were sent.
+    """
+
+    __slots__ = ("after", "after_unit", "connections", "count", "count_unit", "shown")
+
+    def __init__(self) -> None:
+        self.after = 0
+        self.after_unit = "chunks"
+        self.count: int | None = None
+        self.count_unit = "chunks"
+        self.connections: tuple[int | str, ...] = ()
+        self.shown: dict[str, Any] = {}
+
+    def take(self, name: str, value: Any) -> None:
+        """Read one of the keys after, count and connections.
+
+        Raises:
+            Rejected: 400.
+        """
+        if name == "connections":
+            if not isinstance(value, list) or isinstance(value, Members) or not all(_is_place(each) for each in value):
+                raise bad_body('connections must be a list of numbers from 1 and client addresses ("127.0.0.1")')
+            self.connections = tuple(value)
+            self.shown[name] = value
+            return
+        units = UNITS if name == "after" else ("chunks", "connections")
+        amount, unit = value, "chunks"
+        if isinstance(value, Members) and len(value) == 1:
+            unit, amount = value[0]
+        if unit not in units or isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= MAX_INT64:
+            raise bad_body(f'{name} must be a number of chunks, or {{"{units[-1]}": number}} ({", ".join(units)})')
+        if name == "after":
+            self.after, self.after_unit = amount, unit
+        else:
+            self.count, self.count_unit = amount, unit
+        self.shown[name] = {unit: amount} if isinstance(value, Members) else amount
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
 
 
 class ToxicBody:
     """The body of a toxic's creation or update; None is what was not sent."""
 
-    __slots__ = ("attributes", "kind", "name", "stream", "toxicity")
+    __slots__ = ("attributes", "kind", "name", "stream", "toxicity", "trigger")
 
     def __init__(self) -> None:
         self.name: str | None = None
@@ -275,6 +345,7 @@ class ToxicBody:
         self.stream: str | None = None
         self.toxicity: float | None = None
         self.attributes: Any = None  # decoded but not yet read: that needs the type
+        self.trigger: Trigger | None = None
 
 
 def read_toxic(value: Any) -> ToxicBody:
@@ -301,6 +372,9 @@ def read_toxic(value: Any) -> ToxicBody:
             if isinstance(body.attributes, Members) and isinstance(member, Members):
                 member = Members([*body.attributes, *member])
             body.attributes = member
+        elif name in ("after", "count", "connections"):
+            body.trigger = body.trigger or Trigger()
+            body.trigger.take(name, member)
     if body.toxicity is not None and not 0.0 <= body.toxicity <= 1.0:
         raise bad_body(f"toxicity must be from 0 to 1, not {shortest_float32(body.toxicity)}")
     return body
@@ -312,15 +386,35 @@ def read_toxic(value: Any) -> ToxicBody:
 class ProxyBody:
     """The body of a proxy's creation or update; None is what was not sent."""
 
-    __slots__ = ("enabled", "listen", "name", "toxics", "unknown", "upstream")
+    __slots__ = ("door", "enabled", "listen", "name", "toxics", "unknown", "upstream")
 
     def __init__(self) -> None:
+        self.door: dict[str, Any] = {}  # the additions of DOOR that were sent
         self.name: str | None = None
         self.listen: str | None = None
         self.upstream: str | None = None
         self.enabled: bool | None = None
         self.toxics: list[ToxicBody] | None = None
         self.unknown: list[str] = []
+
+
+DOOR: dict[str, int | bool | None] = {"accept_delay": 0, "refuse_after": None, "hang": False, "refuse_when_down": False}
+"""What happens at the door of a proxy, before a connection is relayed; additions of ours, with their defaults.
+
+accept_delay: ms between a client's connect and the dial. refuse_after: connections to accept from now on before all are refused.
+hang: connects get no answer (a full backlog). refuse_when_down: refuse while the upstream does.
+"""
+
+
+def _door_value(name: str, value: Any) -> Any:
+    default = DOOR[name]
+    if isinstance(default, bool):
+        return _flag(value, _Into("Proxy", name))
+    number = _int64(value, _Into("Proxy", name))
+    low = -1 if default is None else 0  # -1 takes refuse_after back
+    if not low <= number <= MAX_MS:
+        raise bad_body(f"{name} must be from {low} to {MAX_MS}, not {number}")
+    return None if number < 0 else number
 
 
 def read_proxy(value: Any) -> ProxyBody:
@@ -346,6 +440,8 @@ def read_proxy(value: Any) -> ProxyBody:
             if not isinstance(member, list) or isinstance(member, Members):
                 raise _Into("Proxy", "toxics").refuse(member, "[]toxics.ToxicWrapper")
             body.toxics = [read_toxic(each) for each in member]
+        elif name in DOOR:
+            body.door[name] = _door_value(name, member)
         elif name != "logger":  # leaks out of the original's answers, so it comes back in
             body.unknown.append(key)
     return body

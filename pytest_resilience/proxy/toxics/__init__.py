@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from .bandwidth import Bandwidth
+from .corrupt import Corrupt
+from .cut import Cut
 from .latency import Latency
 from .limit_data import LimitData
+from .limit_time import LimitTime
 from .noop import Noop
 from .reset_peer import ResetPeer
+from .shared_bandwidth import SharedBandwidth
 from .slicer import Slicer
 from .slow_close import SlowClose
 from .timeout import Timeout
@@ -23,6 +27,10 @@ KINDS: dict[str, type[Any]] = {  # each a Toxic; its keyword arguments are the s
     "reset_peer": ResetPeer,
     "slicer": Slicer,
     "limit_data": LimitData,
+    "limit_time": LimitTime,
+    "cut": Cut,
+    "shared_bandwidth": SharedBandwidth,
+    "corrupt": Corrupt,
 }
 
 

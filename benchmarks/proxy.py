@@ -1,0 +1,454 @@
+"""Our proxy and a real toxiproxy-server, side by side: requests, CPU, memory, start-up, accuracy, API calls.
+
+All three ways (direct, ours, Toxiproxy) take turns in each round, and ratios are taken inside a round, because a shared machine
+is never twice the same. Medians over the rounds; the quartiles of the ratio stand beside it.
+
+Needs redis-benchmark (Debian: redis-tools), and pgbench for two more rows; both are found on PATH, or named by $REDIS_BENCHMARK
+and $PGBENCH. The real server is $TOXIPROXY_SERVER, or on PATH, or in ~/go/bin; without it ours is compared with direct only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h11
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from pytest_resilience.backends.embedded import EmbeddedBackend  # noqa: E402  # a checkout need not be installed
+
+# DESIGN.md's bars: requests per second against the real server.
+BARS = {
+    "GET, 1 connection": 1.25,
+    "GET, 50 connections": 1.25,
+    "GET, 50 connections, -P 16": 1.25,
+    "bulk 1 MiB": 2.0,
+    "new connections": 2.4,
+}
+ROWS: dict[str, tuple[int, list[str]]] = {  # requests, redis-benchmark's arguments
+    "GET, 1 connection": (8_000, ["-c", "1", "-t", "get"]),
+    "GET, 50 connections": (20_000, ["-c", "50", "-t", "get"]),
+    "GET, 50 connections, -P 16": (160_000, ["-c", "50", "-P", "16", "-t", "get"]),
+    "bulk 1 MiB": (300, ["-c", "1", "GET", "bulk"]),
+    "new connections": (2_000, ["-c", "20", "-k", "0", "-t", "get"]),
+}
+PGBENCH_ROWS = {"pgbench -S, 1 connection": ["-c", "1"], "pgbench -S, 20 connections": ["-c", "20"]}
+
+
+class Proxy:
+    """A proxy process, ours or the real one."""
+
+    def __init__(self, name: str, command: list[str], level: str = "error") -> None:
+        self.name = name
+        began = time.perf_counter()
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "LOG_LEVEL": level},
+        )
+        assert self.process.stdout is not None
+        if name == "ours":
+            self.api = json.loads(self.process.stdout.readline())["address"]
+        else:
+            self.api = "127.0.0.1:" + command[command.index("-port") + 1]
+        self._answer()
+        self.start_seconds = time.perf_counter() - began
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
+        self.info = psutil.Process(self.process.pid)
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def _answer(self) -> None:
+        host, port = self.api.rsplit(":", 1)
+        while True:
+            try:
+                with socket.create_connection((host, int(port)), 5) as client:
+                    client.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+                    if client.recv(1000):
+                        return
+            except ConnectionRefusedError:
+                time.sleep(0.0005)
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://{self.api}{path}", data, method=method)
+        with self._opener.open(request, timeout=30) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def door(self, name: str, upstream: str) -> tuple[str, int]:
+        listen = self.call("POST", "/proxies", {"name": name, "listen": "127.0.0.1:0", "upstream": upstream})["listen"]
+        return "127.0.0.1", int(listen.rsplit(":", 1)[1])
+
+    @property
+    def cpu_seconds(self) -> float:
+        times = self.info.cpu_times()
+        return float(times.user + times.system)
+
+    @property
+    def rss(self) -> int:
+        return int(self.info.memory_info().rss)
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def our_command() -> list[str]:
+    h11_home = str(Path(h11.__file__).parents[1])
+    code = (
+        f"import sys; sys.path[:0] = {[str(ROOT), h11_home]!r}; "
+        "from pytest_resilience.proxy.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    return [sys.executable, "-I", "-S", "-c", code, "-host", "127.0.0.1", "-port", "0"]
+
+
+def real_command() -> list[str] | None:
+    candidates = [
+        os.environ.get("TOXIPROXY_SERVER"),
+        shutil.which("toxiproxy-server"),
+        str(Path.home() / "go/bin/server"),
+    ]
+    binary = next((each for each in candidates if each and Path(each).exists()), None)
+    if binary is None:
+        return None
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    return [binary, "-host", "127.0.0.1", "-port", str(port)]
+
+
+@contextmanager
+def running(name: str) -> Iterator[Proxy | None]:
+    command = our_command() if name == "ours" else real_command()
+    proxy = None if command is None else Proxy(name, command)
+    try:
+        yield proxy
+    finally:
+        if proxy is not None:
+            proxy.stop()
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def redis_rate(tool: str, address: tuple[str, int], requests: int, arguments: list[str]) -> float:
+    where = ["-h", address[0], "-p", str(address[1]), "-n", str(requests), "--csv"]
+    ran = subprocess.run([tool, *where, *arguments], capture_output=True, text=True, timeout=60, check=True)
+    return float(ran.stdout.splitlines()[-1].rsplit('","')[1].split('"')[0])
+
+
+def pgbench_rate(
+    tool: str, url: urllib.parse.ParseResult, address: tuple[str, int], arguments: list[str]
+) -> tuple[float, int]:
+    environment = {**os.environ, "PGPASSWORD": url.password or ""}
+    where = ["-h", address[0], "-p", str(address[1]), "-U", url.username or "postgres", url.path.lstrip("/")]
+    command = [tool, "-n", "-S", "-M", "prepared", "-T", "1", *arguments, *where]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment).stdout
+    tps = next(float(line.split()[2]) for line in out.splitlines() if line.startswith("tps"))
+    done = next(line.split(":")[1].split("/")[0] for line in out.splitlines() if "actually processed" in line)
+    return tps, int(done)
+
+
+def measure_rates(rounds: int, only: str) -> dict[str, Any]:
+    redis_tool = os.environ.get("REDIS_BENCHMARK") or shutil.which("redis-benchmark")
+    pg_tool = os.environ.get("PGBENCH") or shutil.which("pgbench")
+    backend = EmbeddedBackend()
+    backend.start()
+    samples: dict[str, dict[str, list[float]]] = {}
+    cpu: dict[str, dict[str, list[float]]] = {}
+    try:
+        with running("ours") as ours, running("toxiproxy") as real:
+            proxies = [each for each in (ours, real) if each is not None]
+            redis, postgres = backend.servers["redis"].direct, backend.servers["postgres"].direct
+            redis_ways = {
+                "direct": (redis.host, redis.port),
+                **{each.name: each.door("redis", str(redis)) for each in proxies},
+            }
+            pg_ways = {
+                "direct": (postgres.host, postgres.port),
+                **{each.name: each.door("postgres", str(postgres)) for each in proxies},
+            }
+            url = urllib.parse.urlparse(backend.servers["postgres"].url(postgres))
+
+            def once(row: str, way: str, call: Callable[[], tuple[float, int]]) -> None:
+                proxy = next((each for each in proxies if each.name == way), None)
+                before = proxy.cpu_seconds if proxy else 0.0
+                rate, requests = call()
+                samples.setdefault(row, {}).setdefault(way, []).append(rate)
+                if proxy:
+                    cpu.setdefault(row, {}).setdefault(way, []).append((proxy.cpu_seconds - before) / requests * 1e6)
+
+            if redis_tool:
+                redis_url = urllib.parse.urlparse(backend.servers["redis"].url(redis))
+                credentials = ["-a", redis_url.password] if redis_url.password else []
+                if redis_url.username:
+                    credentials = ["--user", redis_url.username, *credentials]
+                fill_bulk(redis_ways["direct"], redis_url)
+                for number in range(rounds):
+                    for row, (requests, arguments) in ROWS.items():
+                        if only in row:
+                            for way in turn(list(redis_ways), number):
+                                full = [*credentials, *arguments]
+                                once(
+                                    row,
+                                    way,
+                                    lambda w=way, r=requests, a=full: (redis_rate(redis_tool, redis_ways[w], r, a), r),
+                                )
+            else:
+                print("no redis-benchmark: its rows are left out (Debian: redis-tools)")
+            if pg_tool and "pgbench".startswith(only[:7]):
+                subprocess.run(
+                    [pg_tool, "-i", "-q", "-h", postgres.host, "-p", str(postgres.port), "-U", url.username or "postgres", url.path.lstrip("/")],
+                    check=True, capture_output=True, env={**os.environ, "PGPASSWORD": url.password or ""},
+                )  # fmt: skip
+                for number in range(max(3, rounds // 3)):
+                    for row, arguments in PGBENCH_ROWS.items():
+                        for way in turn(list(pg_ways), number):
+                            once(row, way, lambda w=way, a=arguments: pgbench_rate(pg_tool, url, pg_ways[w], a))
+            loaded = {each.name: each.rss for each in proxies}
+    finally:
+        backend.close()
+    return {"rates": {row: summary(ways, cpu.get(row, {})) for row, ways in samples.items()}, "rss_after_load": loaded}
+
+
+def turn(ways: list[str], number: int) -> list[str]:
+    """Another one goes first in each round."""
+    return ways[number % len(ways) :] + ways[: number % len(ways)]
+
+
+def fill_bulk(address: tuple[str, int], url: urllib.parse.ParseResult) -> None:
+    import redis
+
+    with redis.Redis(host=address[0], port=address[1], username=url.username, password=url.password) as client:
+        client.set("bulk", b"x" * 1048576)
+
+
+def summary(ways: dict[str, list[float]], cpu: dict[str, list[float]]) -> dict[str, Any]:
+    result: dict[str, Any] = {way: statistics.median(rates) for way, rates in ways.items()}
+    ratios = {
+        "ours/direct": ("ours", "direct"),
+        "ours/toxiproxy": ("ours", "toxiproxy"),
+        "toxiproxy/direct": ("toxiproxy", "direct"),
+    }
+    for name, (upper, lower) in ratios.items():
+        if upper in ways and lower in ways:
+            each = [a / b for a, b in zip(ways[upper], ways[lower], strict=True)]
+            result[name] = quartiles(each)
+    result["cpu_us_per_request"] = {way: statistics.median(each) for way, each in cpu.items()}
+    if "toxiproxy" in cpu:
+        result["cpu ours/toxiproxy"] = quartiles(
+            [a / b for a, b in zip(cpu["ours"], cpu["toxiproxy"], strict=True) if b]
+        )
+    return result
+
+
+def quartiles(values: list[float]) -> list[float]:
+    """Median, lower and upper quartile."""
+    if len(values) < 2:
+        return [*values, *values, *values][:3]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return [middle, low, high]
+
+
+# --- everything else -------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def echo_server() -> Iterator[int]:
+    """A process that sends everything back; its port."""
+    code = (
+        "import selectors,socket\n"
+        "s=socket.create_server(('127.0.0.1',0),backlog=2048);print(s.getsockname()[1],flush=True)\n"
+        "q=selectors.DefaultSelector();q.register(s,1)\n"
+        "while 1:\n"
+        " for k,_ in q.select():\n"
+        "  if k.fileobj is s:\n   c=s.accept()[0];c.setsockopt(6,1,1);q.register(c,1)\n"
+        "  else:\n"
+        "   try: d=k.fileobj.recv(65536)\n"
+        "   except OSError: d=b''\n"
+        "   if d: k.fileobj.sendall(d)\n"
+        "   else: q.unregister(k.fileobj);k.fileobj.close()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def ping(client: socket.socket, count: int, pause: float) -> list[float]:
+    """Round trips in milliseconds."""
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        client.sendall(b"x")
+        client.recv(1)
+        times.append((time.perf_counter() - began) * 1000)
+        time.sleep(pause)
+    return times
+
+
+def measure_accuracy(latency_ms: int, count: int) -> dict[str, Any]:
+    """What a latency toxic adds beyond its latency, over a round trip through the same proxy with the same pauses and no toxic."""
+    result: dict[str, Any] = {}
+    with echo_server() as port, running("ours") as ours, running("toxiproxy") as real:
+        added: dict[str, list[float]] = {}
+        base: dict[str, list[float]] = {}
+        proxies = [each for each in (ours, real) if each is not None]
+        clients = {each.name: socket.create_connection(each.door("echo", f"127.0.0.1:{port}")) for each in proxies}
+        for _ in range(5):
+            for each in proxies:
+                base.setdefault(each.name, []).extend(ping(clients[each.name], count // 5, latency_ms / 1000))
+            for each in proxies:
+                each.call("POST", "/proxies/echo/toxics", {"type": "latency", "attributes": {"latency": latency_ms}})
+                added.setdefault(each.name, []).extend(ping(clients[each.name], count // 5, 0.0))
+                each.call("DELETE", "/proxies/echo/toxics/latency_downstream")
+        for name, values in added.items():
+            own = statistics.median(base[name])
+            extra = sorted(value - latency_ms - own for value in values)
+            result[name] = {
+                "p50_ms": statistics.median(extra),
+                "p95_ms": extra[int(len(extra) * 0.95)],
+                "round_trip_ms": own,
+            }
+            clients[name].close()
+    return result
+
+
+def measure_start(rounds: int) -> dict[str, float]:
+    """Milliseconds from exec to the first answer of the API."""
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name in ("ours", "toxiproxy"):
+            with running(name) as proxy:
+                if proxy:
+                    times.setdefault(name, []).append(proxy.start_seconds * 1000)
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def measure_idle(count: int) -> dict[str, Any]:
+    """RSS fresh, and per idle connection; and API calls without and with 200 connections."""
+    result: dict[str, Any] = {}
+    with echo_server() as port:
+        for name in ("ours", "toxiproxy"):
+            with running(name) as proxy:
+                if proxy is None:
+                    continue
+                address = proxy.door("echo", f"127.0.0.1:{port}")
+                fresh = proxy.rss
+                calls = {0: api_times(proxy)}
+                clients = [socket.create_connection(address) for _ in range(200)]
+                for client in clients:
+                    client.sendall(b"x")
+                    client.recv(1)
+                calls[200] = api_times(proxy)
+                before = proxy.rss
+                for _ in range(count):
+                    clients.append(socket.create_connection(address))
+                    clients[-1].sendall(b"x")
+                    clients[-1].recv(1)
+                result[name] = {
+                    "rss_fresh_mb": fresh / 1e6,
+                    "rss_per_idle_connection_bytes": (proxy.rss - before) / count,
+                    "api_ms": calls,
+                }
+                for client in clients:
+                    client.close()
+    return result
+
+
+def api_times(proxy: Proxy) -> dict[str, float]:
+    """Medians of one kept-alive connection, in milliseconds."""
+    import http.client
+
+    connection = http.client.HTTPConnection(proxy.api)
+    connection.connect()
+    connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def timed(method: str, path: str, body: str | None = None) -> float:
+        began = time.perf_counter()
+        connection.request(method, path, body)
+        connection.getresponse().read()
+        return (time.perf_counter() - began) * 1000
+
+    toxic = '{"type":"latency","attributes":{"latency":0}}'
+    times: dict[str, list[float]] = {}
+    for _ in range(25):
+        times.setdefault("list", []).append(timed("GET", "/proxies"))
+        times.setdefault("add toxic", []).append(timed("POST", "/proxies/echo/toxics", toxic))
+        times.setdefault("remove toxic", []).append(timed("DELETE", "/proxies/echo/toxics/latency_downstream"))
+        times.setdefault("reset", []).append(timed("POST", "/reset"))
+    connection.close()
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+def show(result: dict[str, Any]) -> None:
+    rows = result.get("rates", {})
+    if rows:
+        print(
+            f"\n{'':32}{'direct/s':>10}{'ours/s':>10}{'toxi/s':>10}{'ours/direct':>12}{'ours/toxi':>24}{'bar':>6}{'CPU us':>14}{'CPU ratio':>10}"
+        )
+    for row, values in rows.items():
+        ratio = values.get("ours/toxiproxy")
+        bar = BARS.get(row)
+        cpu = values["cpu_us_per_request"]
+        print(
+            f"{row:32}{values['direct']:10.0f}{values['ours']:10.0f}{values.get('toxiproxy', 0):10.0f}"
+            f"{values['ours/direct'][0]:12.2f}"
+            + (f"{ratio[0]:10.2f} [{ratio[1]:.2f} - {ratio[2]:.2f}]" if ratio else " " * 24)
+            + (f"{bar:6.2f}" if bar else " " * 6)
+            + f"{cpu.get('ours', 0):7.1f}/{cpu.get('toxiproxy', 0):.1f}"
+            + (f"{values['cpu ours/toxiproxy'][0]:10.2f}" if "cpu ours/toxiproxy" in values else "")
+        )
+    for name, values in result.items():
+        if name != "rates":
+            print(f"\n{name}: {json.dumps(values, default=str)}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds of the rate rows (9)")
+    parser.add_argument("--only", default="", help="rate rows that contain this text, and nothing else")
+    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    options = parser.parse_args()
+    result: dict[str, Any] = {}
+    if options.only != "none":
+        result.update(measure_rates(options.rounds, options.only))
+    if options.only in ("", "none"):
+        result["latency 50 ms, added"] = measure_accuracy(50, 100)
+        result["latency 5 ms, added"] = measure_accuracy(5, 300)
+        result["start to first answer, ms"] = measure_start(options.rounds)
+        result["idle"] = measure_idle(1000)
+    show(result)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Looking up the upstream's name without keeping the loop waiting: the system's resolver blocks, so it does that in a thread."""
+
+from __future__ import annotations
+
+import _thread
+import os
+from collections.abc import Callable
+
+from .address import AddressError, look_up
+from .loop import IN, Loop
+
+Found = list[tuple[int, str]] | AddressError
+
+
+class Resolver:
+    """Answers look-ups on the loop; the same name asked for at the same time is looked up once."""
+
+    def __init__(self, loop: Loop, find: Callable[[str], list[tuple[int, str]]] = look_up) -> None:
+        self._loop = loop
+        self._find = find
+        self._waiting: dict[str, list[Callable[[Found], None]]] = {}
+        self._done: list[tuple[str, Found]] = []  # a list's append and pop are atomic
+        self._wake: int | None = None
+
+    def ask(self, host: str, then: Callable[[Found], None]) -> None:
+        """Call `then` on the loop, with the addresses of `host` or the error."""
+        if host in self._waiting:
+            self._waiting[host].append(then)
+            return
+        if self._wake is None:
+            reader, self._wake = os.pipe()
+            os.set_blocking(reader, False)
+            self._loop.handlers[reader] = lambda _events: self._answer(reader)
+            self._loop.watch(reader, IN, 0)
+        self._waiting[host] = [then]
+        _thread.start_new_thread(self._work, (host, self._wake))
+
+    def _work(self, host: str, wake: int) -> None:
+        found: Found
+        try:
+            found = self._find(host)
+        except AddressError as error:
+            found = error
+        self._done.append((host, found))
+        os.write(wake, b".")
+
+    def _answer(self, reader: int) -> None:
+        try:
+            os.read(reader, 4096)
+        except BlockingIOError:
+            return
+        while self._done:
+            host, found = self._done.pop(0)
+            for then in self._waiting.pop(host):
+                then(found)
