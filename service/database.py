@@ -49,6 +49,16 @@ FAULTS: tuple[type[BaseException], ...] = (
     asyncpg.UndefinedTableError,  # the schema is not there yet, or was taken away; the watch makes it
 )
 
+# The connection went away under the statement; after these a read is worth a second try.
+LOST: tuple[type[BaseException], ...] = (
+    ConnectionError,
+    asyncpg.ConnectionDoesNotExistError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
+
 
 @dataclass(slots=True, eq=False)
 class Checkout:
@@ -112,6 +122,7 @@ class Database:
         self._pool: Any = None
         self._slots = asyncio.Semaphore(settings.db_pool_max)
         self._checkouts: set[Checkout] = set()
+        self._generation = 0
         self.application_name = f"service:{boot_id}"
         self.usage = Usage(settings.db_pool_max, clock)
 
@@ -135,7 +146,7 @@ class Database:
                 self._pool.terminate()
 
     async def read(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]:
-        """Rows. Tried a second time when the connection turned out to be a dead one."""
+        """Rows. Tried a second time, on a new connection, when the first turned out to be dead."""
         try:
             rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)
         except LostConnection:
@@ -151,13 +162,13 @@ class Database:
         try:
             async with self._checkout() as connection:
                 return await getattr(connection, method)(sql, *args)
-        except asyncio.CancelledError:
+        except LostConnection:
+            self._suspect()
             raise
         except FAULTS as error:
             self._suspect()
-            lost = isinstance(error, (asyncpg.ConnectionDoesNotExistError, ConnectionResetError, BrokenPipeError))
             log.debug("Postgres: %s: %s", type(error).__name__, error)
-            raise (LostConnection if lost else Unavailable)("The database cannot answer now.") from error
+            raise Unavailable("The database cannot answer now.") from error
 
     @contextlib.asynccontextmanager
     async def _checkout(self) -> AsyncIterator[Any]:
@@ -177,14 +188,31 @@ class Database:
             release_slot,
         )
         self._checkouts.add(checkout)
+        generation = self._generation
         try:
             yield connection
         except TimeoutError:
+            self._distrust(generation)
             with contextlib.suppress(asyncpg.InterfaceError):
                 connection.terminate()  # or release would wait for a cancellation that nobody answers
             raise
+        except LOST as error:
+            self._distrust(generation)
+            raise LostConnection("The database cannot answer now.") from error
         finally:
             await self._release(checkout)
+
+    def _distrust(self, generation: int) -> None:
+        """One connection of this generation was dead, so the idle ones may be: whoever is next gets a new one.
+
+        In one step of the loop nobody can take one meanwhile. asyncpg's expire_connections would close them one by one, each
+        in a task that waits for an answer.
+        """
+        if generation == self._generation:
+            self._generation += 1
+            for holder in self._pool._holders:
+                if holder.is_idle() and holder.is_connected():
+                    holder.terminate()
 
     async def _take_slot(self) -> Callable[[], None]:
         """Wait for a slot; returns what gives it back, once however often it is called."""

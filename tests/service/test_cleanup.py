@@ -53,9 +53,7 @@ def test_what_is_no_address_is_no_loopback():
 
 @pytest.fixture(scope="session")
 def resilience_service(service_spec):
-    return service_spec(
-        host="0.0.0.0", cleanup_token="the-right-token", restart_between_tests=True
-    )
+    return service_spec(host="0.0.0.0", cleanup_token="the-right-token", restart_between_tests=True)
 
 
 def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):

@@ -1,12 +1,15 @@
 """The pool: measured with a fake clock, starved and cut off for real."""
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pytest_resilience import eventually
-from service.database import Usage
+from service.database import Database, Usage
+from service.errors import Unavailable
+from service.settings import Settings
 
 from .support import backends, sql
 
@@ -75,7 +78,9 @@ def test_every_fault_of_postgres_is_a_503_within_bounds_and_heals(resilience, se
 
 
 def test_a_read_survives_the_loss_of_idle_connections(resilience, service):
-    assert service.get("/api/campaigns").status_code == 200
+    with resilience.postgres.latency(0.05), ThreadPoolExecutor(5) as pool:
+        assert {r.status_code for r in pool.map(lambda _: service.get("/api/campaigns"), range(5))} == {200}
+    assert backends(resilience) > 1
     sql(resilience, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'service%'")
     assert service.get("/api/campaigns").status_code == 200
 
@@ -90,3 +95,49 @@ def test_a_lost_table_is_made_again(resilience, service):
     sql(resilience, "DROP TABLE campaigns")
     assert service.get("/api/campaigns").status_code == 503
     eventually(lambda: service.get("/api/campaigns").status_code == 200, within=2)
+
+
+async def with_database(resilience, body, **settings):
+    values = {"db_pool_max": 2, "db_pool_acquire_timeout": 0.3, "db_command_timeout": 1.0, **settings}
+    database = Database(Settings(database_url=resilience.postgres.url, **values), "t3st")
+    await database.start()
+    try:
+        return await body(database)
+    finally:
+        await database.close()
+
+
+def test_a_leaked_connection_is_taken_back_and_its_place_is_free_again(resilience):
+    async def scene(database):
+        leaks = [database._checkout() for _ in range(2)]
+        connections = [await leak.__aenter__() for leak in leaks]
+        assert database.sweep_leaked() == [], "these might still be at work"
+        with pytest.raises(Unavailable):
+            await database.read("SELECT 1")
+        for checkout in database._checkouts:
+            checkout.deadline = 0
+        pids = {connection.get_server_pid() for connection in connections}
+        assert set(database.sweep_leaked()) == pids
+        assert database.usage.in_use == 0
+        rows = await asyncio.gather(*(database.read("SELECT 1") for _ in range(10)))
+        assert len(rows) == 10
+        for leak in leaks:
+            await leak.__aexit__(None, None, None)  # who leaked it returns it after all
+        assert database.usage.in_use == 0
+        assert len(await asyncio.gather(*(database.read("SELECT 1") for _ in range(10)))) == 10
+
+    asyncio.run(with_database(resilience, scene))
+
+
+def test_cancelled_requests_leave_no_connection_behind(resilience):
+    async def scene(database):
+        for round_ in range(20):
+            tasks = [asyncio.ensure_future(database.read("SELECT pg_sleep(0.01)")) for _ in range(8)]
+            await asyncio.sleep(0.002 * round_)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert database.usage.in_use == 0
+        assert len(await asyncio.gather(*(database.read("SELECT 1") for _ in range(10)))) == 10
+
+    asyncio.run(with_database(resilience, scene, db_pool_acquire_timeout=2))

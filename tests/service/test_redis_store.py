@@ -1,0 +1,220 @@
+"""Answers that a real Redis gives only on bad days, from a server of twenty lines; and Upstash's TLS."""
+
+import asyncio
+import ssl
+import subprocess
+
+import pytest
+
+from service.owed import Owed
+from service.redis_store import Away, Budget, RedisStore, Write, source
+from service.settings import Settings
+
+URL = "postgresql://127.0.0.1:1/x"
+
+
+class TinyRedis:
+    """Answers every command with `answer`, bytes as on the wire; None answers nothing."""
+
+    def __init__(self, answer=b":1\r\n"):
+        self.answer = answer
+        self.commands = []
+        self.connections = 0
+
+    async def serve(self, reader, writer):
+        self.connections += 1
+        try:
+            while line := await reader.readline():
+                words = []
+                for _ in range(int(line[1:])):
+                    length = int((await reader.readline())[1:])
+                    words.append((await reader.readexactly(length + 2))[:-2])
+                self.commands.append(words)
+                answer = b"+OK\r\n" if words[0] == b"AUTH" else self.answer
+                if answer is not None:
+                    writer.write(answer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+
+def with_store(server, body, *, tls=None, **settings):
+    async def scene():
+        listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
+        port = listener.sockets[0].getsockname()[1]
+        values = {"redis_url": f"redis://127.0.0.1:{port}"} if tls is None else {"upstash_redis_port": port}
+        owed = Owed()
+        store = RedisStore(
+            Settings(database_url=URL, **{**values, **settings}),
+            lifetime=600,
+            owed=owed,
+            writes=lambda: [Write(key, stamp, b"", 600) for key, stamp in owed.next(100)],
+        )
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(store.run())
+            try:
+                return await body(store, owed)
+            finally:
+                running.cancel()
+                listener.close()
+
+    return asyncio.run(scene())
+
+
+async def until(condition, within=2.0):
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110  # a question to a store that has no event for it
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"-LOADING Redis is loading the dataset in memory\r\n",
+        b"-READONLY You can't write against a read only replica.\r\n",
+        b"-OOM command not allowed when used memory > 'maxmemory'.\r\n",
+        b"-NOAUTH Authentication required.\r\n",
+        b"-ERR max number of clients reached\r\n",
+        b"-MISCONF Redis is configured to save RDB snapshots\r\n",
+        b"-MASTERDOWN Link with MASTER is down\r\n",
+        b"garbage\r\n",
+        None,
+    ],
+    ids=lambda answer: answer.split()[0].decode() if answer else "silence",
+)
+def test_a_redis_that_answers_like_this_is_away_until_it_answers_well(answer, caplog):
+    server = TinyRedis(answer)
+
+    async def body(store, _):
+        await until(lambda: store.tried)
+        assert not store.up
+        with pytest.raises(Away):
+            await store.get(1, Budget(0.25))
+        server.answer = b":1\r\n"
+        await until(lambda: store.up)
+
+    with_store(server, body)
+    assert caplog.text.count("falling back to in-memory cache") == 1
+
+
+def test_the_budget_bounds_all_calls_of_a_request_together():
+    server = TinyRedis()
+
+    async def body(store, _):
+        await until(lambda: store.up)
+        server.answer = None
+        budget, loop = Budget(0.2), asyncio.get_running_loop()
+        started = loop.time()
+        for _ in range(5):
+            with pytest.raises(Away):
+                await store.get(1, budget)
+        assert loop.time() - started < 0.2 + 0.1
+
+    with_store(server, body, redis_budget=0.2)
+
+
+def test_an_outage_does_not_let_every_caller_knock():
+    server = TinyRedis()
+
+    async def body(store, _):
+        await until(lambda: store.up)
+        server.answer = None
+        await asyncio.gather(*(store.get(key, Budget(0.25)) for key in range(10)), return_exceptions=True)
+        await until(lambda: not store.up)
+        before = server.connections
+        for key in range(500):
+            with pytest.raises(Away):
+                await store.get(key, Budget(0.25))
+        assert server.connections - before <= 1
+
+    with_store(server, body)
+
+
+def test_what_is_owed_is_delivered_before_anyone_reads():
+    server = TinyRedis(b"-LOADING\r\n")
+
+    async def body(store, owed):
+        await until(lambda: store.tried)
+        for key in range(250):
+            owed.add(key, (1, 2))
+        server.commands.clear()
+        server.answer = b":1\r\n"
+        await until(lambda: store.up)
+        assert not owed
+        delivered = {words[3] for words in server.commands if words[0] == b"EVAL"} - {b"service:probe"}
+        assert len(delivered) == 250
+
+    with_store(server, body)
+
+
+def test_when_too_much_was_missed_all_is_deleted_first():
+    server = TinyRedis(b"-LOADING\r\n")
+
+    async def body(store, owed):
+        await until(lambda: store.tried)
+        owed.everything = True
+        server.answer = b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\nk\r\n"  # also passes for SCAN's reply
+        await until(lambda: store.up)
+        assert [words[0] for words in server.commands if words[0] in (b"SCAN", b"UNLINK")][:2] == [b"SCAN", b"UNLINK"]
+        assert not owed.everything
+
+    with_store(server, body)
+
+
+def test_what_others_put_under_our_names_is_a_miss():
+    server = TinyRedis()
+
+    async def body(store, _):
+        await until(lambda: store.up)
+        for value in (b"", b"x", b"1 2 ", b"1 x {}", b'{"id":1}'):
+            server.answer = b"$%d\r\n%s\r\n:5000\r\n" % (len(value), value)
+            assert await store.get(1, Budget(0.25)) is None
+            assert store.up
+
+    # two commands are answered at once here: the second answer of each pair belongs to the first command's pipeline
+    server_answers_pairs(server)
+    with_store(server, body)
+
+
+def server_answers_pairs(server):
+    """Answer GET with the pair of answers, and PTTL with nothing: it has its answer already."""
+    plain = server.serve
+
+    async def serve(reader, writer):
+        write = writer.write
+        writer.write = lambda data: None if server.commands and server.commands[-1][0] == b"PTTL" else write(data)
+        await plain(reader, writer)
+
+    server.serve = serve
+
+
+def test_which_redis_is_chosen():
+    upstash = {"upstash_redis_rest_url": "https://x.upstash.io", "upstash_redis_rest_token": "t"}
+    assert source(Settings(database_url=URL, redis_url="redis://r", **upstash)) == "upstash"
+    assert source(Settings(database_url=URL, redis_url="redis://r")) == "redis_url"
+    assert source(Settings(database_url=URL)) == "localhost"
+
+
+def test_upstash_is_spoken_to_over_tls_with_the_token_as_password(tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
+    try:
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+             "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no certificate can be made here: {error}")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate, key)
+    server = TinyRedis()
+    upstash = {"upstash_redis_rest_url": "https://localhost", "upstash_redis_rest_token": "t0ken%@:/"}
+
+    async def body(store, _):
+        await until(lambda: store.up)
+        assert server.commands[0] == [b"AUTH", b"default", b"t0ken%@:/"]
+        await store.write(Write(1, (5, 2), b"{}", 60), Budget(0.25))
+        assert server.commands[-1][3:] == [b"service:campaign:1", b"5", b"2", b"{}", b"60000"]
+
+    with_store(server, body, tls=tls, upstash_redis_ca_file=str(certificate), **upstash)
