@@ -98,7 +98,7 @@ class Monitor:
     async def check_memory(self) -> None:
         use = self._gauge.worst()
         action = self._guard.sample(use, self._clock())
-        if self._guard.refusing:
+        if self._guard.refusing or action is not None:
             self._collector.drop_reserve()
         elif use.needed < CLEAR:
             self._collector.hold_reserve()

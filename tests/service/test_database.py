@@ -141,3 +141,15 @@ def test_cancelled_requests_leave_no_connection_behind(resilience):
         assert len(await asyncio.gather(*(database.read("SELECT 1") for _ in range(10)))) == 10
 
     asyncio.run(with_database(resilience, scene, db_pool_acquire_timeout=2))
+
+
+def test_when_one_connection_is_dead_the_idle_ones_are_not_trusted(resilience):
+    async def scene(database):
+        await asyncio.gather(*(database.read("SELECT pg_sleep(0.05)") for _ in range(3)))
+        assert database.size() == 3
+        with resilience.postgres.blackhole(), pytest.raises(Unavailable):
+            await database.read("SELECT 1")
+        assert database.size() == 0
+        await database.read("SELECT 1")
+
+    asyncio.run(with_database(resilience, scene, db_pool_max=3, db_command_timeout=0.3))

@@ -205,12 +205,3 @@ def test_a_pool_that_the_server_cannot_hold_is_told_once(start, resilience):
         eventually(lambda: run.get("/readyz").status_code == 503, within=1)
     eventually(lambda: run.get("/readyz").status_code == 200, within=2)
     assert run.log.count("DB_POOL_MAX is") == 1
-
-
-def test_a_pause_of_the_process_is_not_taken_for_an_outage(run):
-    run.signal(signal.SIGSTOP)
-    time.sleep(1.2)  # the pause itself; nothing is waited for
-    run.signal(signal.SIGCONT)
-    assert run.get("/api/campaigns").status_code == 200
-    assert run.get("/readyz").json()["status"] == "ready"
-    assert "failed" not in run.log

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import subprocess
+import time
 
 import pytest
 
@@ -18,6 +19,7 @@ class TinyRedis:
 
     def __init__(self, answer=b":1\r\n"):
         self.answer = answer
+        self.delay = 0.0
         self.commands = []
         self.connections = 0
 
@@ -31,6 +33,7 @@ class TinyRedis:
                     words.append((await reader.readexactly(length + 2))[:-2])
                 self.commands.append(words)
                 answer = b"+OK\r\n" if words[0] == b"AUTH" else self.answer
+                await asyncio.sleep(self.delay)
                 if answer is not None:
                     writer.write(answer)
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -103,15 +106,34 @@ def test_the_budget_bounds_all_calls_of_a_request_together():
 
     async def body(store, _):
         await until(lambda: store.up)
-        server.answer = None
+        server.delay = 0.12
         budget, loop = Budget(0.2), asyncio.get_running_loop()
         started = loop.time()
-        for _ in range(5):
+        write = Write(1, (5, 2), b"{}", 60)
+        await store.write(write, budget)
+        for _ in range(3):
             with pytest.raises(Away):
-                await store.get(1, budget)
+                await store.write(write, budget)
         assert loop.time() - started < 0.2 + 0.1
+        assert store.up, "a request that came late is no proof that Redis is away"
 
     with_store(server, body, redis_budget=0.2)
+
+
+def test_a_stall_of_our_own_is_not_taken_for_an_outage():
+    server = TinyRedis()
+
+    async def body(store, _):
+        await until(lambda: store.up)
+        server.delay = 0.1
+        asking = asyncio.ensure_future(store.write(Write(1, (5, 2), b"{}", 60), Budget(0.25)))
+        await until(lambda: len(server.commands) > 1)
+        time.sleep(0.5)  # noqa: ASYNC251  # this is the stall
+        with pytest.raises(Away):
+            await asking
+        assert store.up
+
+    with_store(server, body)
 
 
 def test_an_outage_does_not_let_every_caller_knock():
