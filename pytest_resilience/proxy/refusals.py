@@ -3,8 +3,8 @@
 A disabled proxy's port is bound and does not listen, so the kernel answers by itself and we never see the client. But it tells
 whoever subscribes, without privileges, about each TCP socket that is destroyed (sock_diag(7), SKNLGRP_INET_TCP_DESTROY and its
 IPv6 sibling), and the client's socket of a refused attempt is one: state CLOSE, destination port ours. It comes when the client
-closes that socket. A client that blocked in connect() without a timeout is told about with port 0: those are counted apart, as
-"unattributed", so that nobody concludes from a count of 0 that nobody came.
+closes that socket, and a little late. A client that blocked in connect() without a timeout is told about with port 0: those are
+counted apart, as "unattributed", so that nobody concludes from a count of 0 that nobody came.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import _socket as so
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from .loop import IN, Loop
+from .loop import IN, Loop, Timer
 
 if TYPE_CHECKING:
     from .relay import Proxy
@@ -24,6 +24,13 @@ _HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, se
 _MESSAGE = Struct("=BBBB")  # struct inet_diag_msg: family, state, timer, retransmits, then struct inet_diag_sockid:
 _PORTS = Struct(">HH")  # source, destination; two addresses of 16 bytes follow
 _CLOSE = 7
+QUIET = 0.002
+"""Seconds without news after which there is none; the kernel tells from a work queue, a tenth of that later as a rule."""
+PATIENCE = 0.008
+"""Seconds to wait for such a silence, at most."""
+GRACE = 0.25
+"""Seconds for which refusals are still told after a proxy was enabled again."""
+
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -34,6 +41,7 @@ class Refusals:
         self._loop = loop
         self._socket: so.socket | None = None
         self._proxies: dict[int, Proxy] = {}  # disabled ones, by port
+        self._leaving: dict[int, Timer] = {}  # of those, the ones that are enabled again
         self.possible = hasattr(so, "AF_NETLINK")
 
     def disabled(self, proxy: Proxy) -> None:
@@ -42,14 +50,23 @@ class Refusals:
             return
         if self._socket is None and self.possible:
             self._open()
-        self._proxies[proxy.listener.address.port] = proxy
+        port = proxy.listener.address.port
+        leaving = self._leaving.pop(port, None)
+        if leaving is not None:
+            leaving.cancel()
+        self._proxies[port] = proxy
 
     def enabled(self, proxy: Proxy) -> None:
-        """Count no more for this proxy."""
-        if proxy.listener is None or self._proxies.get(proxy.listener.address.port) is not proxy:
+        """Count no more for this proxy, but for what is still on its way."""
+        if proxy.listener is None:
             return
-        self.read()
-        del self._proxies[proxy.listener.address.port]
+        port = proxy.listener.address.port
+        if self._proxies.get(port) is proxy and port not in self._leaving:
+            self._leaving[port] = self._loop.at(self._loop.now() + GRACE, lambda: self._leave(port))
+
+    def _leave(self, port: int) -> None:
+        del self._leaving[port]
+        del self._proxies[port]
         if not self._proxies and self._socket is not None:
             self._loop.watch(self._socket.fileno(), 0, IN)
             self._loop.forget(self._socket.fileno(), 0)
@@ -73,11 +90,15 @@ class Refusals:
         self._loop.handlers[sock.fileno()] = self._on_event
         self._loop.watch(sock.fileno(), IN, 0)
 
-    def _on_event(self, events: int) -> None:
-        self.read()
-
     def read(self) -> bool:
-        """Take in what the kernel has told so far. False where it tells nothing."""
+        """Take in all that has happened until now. False where the kernel tells nothing."""
+        if self._socket is not None:
+            until = self._loop.now() + PATIENCE
+            while self._loop.wait_for(self._socket.fileno(), QUIET) and self._loop.now() < until:
+                self._on_event(IN)
+        return self.possible
+
+    def _on_event(self, events: int) -> None:
         sock = self._socket
         while sock is not None:
             try:
@@ -87,7 +108,6 @@ class Refusals:
             except OSError:  # ENOBUFS: more came than we could take; what is lost is lost
                 continue
             self._take(data)
-        return self.possible
 
     def _take(self, data: bytes) -> None:
         start = 0

@@ -86,16 +86,19 @@ class Connection:
             self.dial_failed(error)
             return
         if targets is None:
-            self.proxy.look_up(self._open)
+            self.proxy.look_up(self._looked_up)
         else:
-            self._open(targets)
+            self._start(targets)
 
-    def _open(self, targets: list[Address] | AddressError) -> None:
+    def _looked_up(self, found: list[Address] | AddressError) -> None:
         if self.closed:
             return
-        if isinstance(targets, AddressError):
-            self.dial_failed(targets)
-            return
+        if isinstance(found, AddressError):
+            self.dial_failed(found)
+        else:
+            self._start(found)
+
+    def _start(self, targets: list[Address]) -> None:
         up = self.up
         if not self._dial(targets[0]):
             self._targets = targets[1:]

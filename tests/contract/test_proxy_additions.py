@@ -1,0 +1,396 @@
+"""What our proxy has and Toxiproxy does not: counters, triggers, faults at the door, more toxics, unix sockets."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import PATIENCE, Door, Server, silent, take
+from .test_proxy_data import Watch, gone
+
+pytestmark = pytest.mark.addition
+
+
+def until(question: Callable[[], Any]) -> Any:
+    """The first answer that is true."""
+    watch = Watch()
+    while watch.seconds < PATIENCE:
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(0.002)
+    raise AssertionError("never")
+
+
+def add(door: Door, **body: Any) -> Any:
+    reply = door.call("POST", "/toxics", body)
+    assert reply.status == 200, reply
+    return reply.json
+
+
+# --- counters and the list of connections ----------------------------------------------------------------------------
+
+
+def test_counters_of_a_quiet_proxy(door: Door) -> None:
+    none = {"count": 0, "first": None, "last": None}
+    counters = door.counters()
+    assert abs(counters.pop("now") - time.monotonic()) < PATIENCE
+    assert counters == {
+        "connections": 0,
+        "accepted": none,
+        "refused": {**none, "unattributed": 0},
+        "cut": none,
+        "bytes": {"upstream": 0, "downstream": 0},
+        "toxics": {},
+    }
+
+
+def test_counters_count_connections_and_bytes_while_they_live(door: Door) -> None:
+    before = time.monotonic()
+    client, served = door.connect()
+    client.sendall(b"12345")
+    assert take(served, 5) == b"12345"
+    served.sendall(b"123")
+    assert take(client, 3) == b"123"
+    counters = door.counters()
+    assert counters["connections"] == 1
+    assert counters["accepted"]["count"] == 1
+    assert before <= counters["accepted"]["first"] == counters["accepted"]["last"] <= counters["now"]
+    assert counters["bytes"] == {"upstream": 5, "downstream": 3}
+    client.close()
+    assert served.recv(1) == b""
+    served.close()
+    until(lambda: door.counters()["connections"] == 0)
+    assert door.counters()["bytes"] == {"upstream": 5, "downstream": 3}
+
+
+def test_held_bytes_count_at_once(door: Door) -> None:
+    first, second = door.connect(), door.connect()
+    door.connect()
+    door.add("bandwidth", rate=0)
+    for _, served in (first, second, second):
+        served.sendall(b"1234")
+    counted = until(lambda: (c := door.counters()["toxics"]["bandwidth_downstream"])["bytes"] == 12 and c)
+    assert counted["connections"] == 2
+    assert counted["first"] <= counted["last"]
+
+
+def test_attached_toxic_that_touched_nothing_counts_nothing(door: Door) -> None:
+    client, served = door.connect()
+    for kind in ("latency", "noop", "slicer", "limit_data", "slow_close"):
+        door.add(
+            kind,
+            **{"slicer": {"average_size": 100}, "limit_data": {"bytes": 100}, "slow_close": {"delay": 1}}.get(kind, {}),
+        )
+    served.sendall(b"x")
+    assert client.recv(1) == b"x"
+    for counted in door.counters()["toxics"].values():
+        assert counted == {"connections": 0, "bytes": 0, "first": None, "last": None}
+
+
+def test_cut_connections_count(door: Door) -> None:
+    door.connect()
+    door.connect()
+    door.call("POST", "", {"enabled": False})
+    assert door.counters()["cut"]["count"] == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_refused_attempts_count_and_our_own_clients_do_not(
+    server: Server, make_door: Callable[..., Door], host: str
+) -> None:
+    door = make_door(server, "counted", listen=f"[{host}]:0" if ":" in host else f"{host}:0")
+    client = socket.create_connection((host, door.port), PATIENCE)
+    with client:
+        door.accept().close()
+        door.call("POST", "", {"enabled": False})
+        assert gone(client) == "end"
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, door.port), PATIENCE)
+    refused = door.counters()["refused"]
+    if refused["count"] is None:
+        pytest.skip("this kernel does not tell about refused connections")
+    until(lambda: door.counters()["refused"]["count"] == 3)
+    door.call("POST", "", {"enabled": True})
+    door.call("POST", "", {"enabled": False})
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, door.port), PATIENCE)
+    until(lambda: door.counters()["refused"]["count"] == 4)
+
+
+def test_connections_are_listed(door: Door) -> None:
+    client, served = door.connect()
+    door.add("bandwidth", rate=0)
+    client.sendall(b"ab")
+    assert take(served, 2) == b"ab"
+    served.sendall(b"held")
+    (shown,) = until(lambda: (c := door.call("GET", "/connections").json)[0]["held"]["downstream"] and c)
+    assert shown.pop("since") <= time.monotonic()
+    host, port = client.getsockname()
+    assert shown == {
+        "number": 1,
+        "client": f"{host}:{port}",
+        "upstream": f"127.0.0.1:{door.upstream.getsockname()[1]}",
+        "connected": True,
+        "bytes": {"upstream": 2, "downstream": 4},
+        "held": {"upstream": 0, "downstream": 4},
+    }
+
+
+# --- triggers --------------------------------------------------------------------------------------------------------
+
+
+def test_trigger_is_echoed_only_if_it_was_sent(door: Door) -> None:
+    shown = add(door, type="latency", after={"bytes": 5}, count=2, connections=[1, "127.0.0.1"])
+    assert {**shown, "attributes": {}} == {
+        "attributes": {}, "name": "latency_downstream", "type": "latency", "stream": "downstream", "toxicity": 1,
+        "after": {"bytes": 5}, "count": 2, "connections": [1, "127.0.0.1"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        {"after": -1},
+        {"after": {"days": 1}},
+        {"after": 1.5},
+        {"count": {"bytes": 1}},
+        {"count": "x"},
+        {"connections": 1},
+        {"connections": [0]},
+        {"connections": [True]},
+    ],
+)
+def test_bad_trigger_is_a_400(door: Door, trigger: Any) -> None:
+    reply = door.call("POST", "/toxics", {"type": "noop", **trigger})
+    assert (reply.status, next(iter(trigger)) in reply.error) == (400, True)
+
+
+def test_after_chunks_the_toxic_strikes(door: Door) -> None:
+    client, served = door.connect()
+    add(door, type="reset_peer", after=2)
+    for number in range(2):
+        assert door.counters()["toxics"]["reset_peer_downstream"]["connections"] == 0
+        served.sendall(bytes([number]))
+        assert client.recv(1) == bytes([number])
+    assert gone(client) == "reset"
+    assert door.counters()["toxics"]["reset_peer_downstream"]["connections"] == 1
+
+
+def test_after_bytes_cuts_inside_a_chunk(door: Door) -> None:
+    client, served = door.connect()
+    add(door, type="bandwidth", after={"bytes": 3})
+    served.sendall(b"12345")
+    assert take(client, 3) == b"123"
+    assert silent(client, 0.05)
+    door.remove("bandwidth_downstream")
+    assert take(client, 2) == b"45"
+
+
+def test_count_ends_the_toxics_work(door: Door) -> None:
+    client, served = door.connect()
+    add(door, type="latency", count=1, attributes={"latency": 100})
+    watch = Watch()
+    served.sendall(b"a")
+    assert client.recv(1) == b"a"
+    assert watch.seconds >= 0.1
+    watch = Watch()
+    served.sendall(b"b")
+    assert client.recv(1) == b"b"
+    assert watch.seconds < 0.1
+
+
+def held(door: Door, pair: tuple[socket.socket, socket.socket]) -> bool:
+    pair[1].sendall(b"x")
+    return silent(pair[0], 0.03)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "expected"),
+    [
+        ({"after": {"connections": 1}}, [False, True, True]),
+        ({"count": {"connections": 2}}, [True, True, False]),
+        ({"after": {"connections": 1}, "count": {"connections": 1}}, [False, True, False]),
+        ({"connections": [1, 3]}, [True, False, True]),
+        ({"connections": ["127.0.0.1"]}, [True, True, True]),
+        ({"connections": ["127.0.0.9"]}, [False, False, False]),
+    ],
+)
+def test_trigger_names_connections(door: Door, trigger: Any, expected: list[bool]) -> None:
+    add(door, type="bandwidth", **trigger)
+    assert [held(door, door.connect()) for _ in range(3)] == expected
+
+
+# --- toxics ----------------------------------------------------------------------------------------------------------
+
+
+def test_limit_time_closes_although_data_flows(door: Door) -> None:
+    client, served = door.connect()
+    watch = Watch()
+    door.add("limit_time", time=150)
+    with pytest.raises((ConnectionError, AssertionError)):
+        while watch.seconds < PATIENCE:
+            served.sendall(b"x")
+            assert client.recv(1) == b"x"
+    assert 0.15 <= watch.seconds < PATIENCE
+
+
+def test_cut_ends_one_direction_only(door: Door) -> None:
+    client, served = door.connect()
+    door.add("cut", "upstream")
+    assert served.recv(1) == b""
+    served.sendall(b"still here")
+    assert take(client, 10) == b"still here"
+    served.close()
+    assert client.recv(1) == b""
+
+
+def test_shared_bandwidth_is_shared(door: Door) -> None:
+    pairs = [door.connect() for _ in range(2)]
+    door.add("shared_bandwidth", rate=100)
+    watch = Watch()
+    for _, served in pairs:
+        served.sendall(b"x" * 10_000)
+    for client, _ in pairs:
+        assert len(take(client, 10_000)) == 10_000
+    assert watch.seconds >= 0.199
+
+
+def test_corrupt_flips_bits_by_the_seed(start: Callable[..., Server], make_door: Callable[..., Door]) -> None:
+    def flipped() -> bytes:
+        door = make_door(start("-seed", "7"))
+        door.add("corrupt", every=50)
+        client, served = door.connect()
+        served.sendall(bytes(1000))
+        return take(client, 1000)
+
+    first = flipped()
+    assert 5 <= sum(byte != 0 for byte in first) <= 60
+    assert all(byte.bit_count() <= 1 for byte in first)
+    assert flipped() == first
+
+
+@pytest.mark.parametrize("distribution", ["normal", "pareto"])
+def test_latency_with_another_distribution(door: Door, distribution: str) -> None:
+    attributes = {"latency": 20, "jitter": 1, "distribution": distribution}
+    assert add(door, type="latency", attributes=attributes)["attributes"] == attributes
+    client, served = door.connect()
+    watch = Watch()
+    served.sendall(b"x")
+    assert client.recv(1) == b"x"
+    assert watch.seconds >= 0.01
+
+
+def test_unknown_distribution_is_a_400(door: Door) -> None:
+    reply = door.call("POST", "/toxics", {"type": "latency", "attributes": {"distribution": "cauchy"}})
+    assert (reply.status, "distribution" in reply.error) == (400, True)
+
+
+# --- at the door -----------------------------------------------------------------------------------------------------
+
+
+def test_accept_delay_keeps_the_client_waiting(door: Door) -> None:
+    assert door.call("PATCH", "", {"accept_delay": 100}).json["accept_delay"] == 100
+    watch = Watch()
+    client, served = door.connect()
+    assert watch.seconds >= 0.1
+    client.sendall(b"x")
+    assert served.recv(1) == b"x"
+
+
+def test_refuse_after_counts_connections_and_leaves_them_alone(door: Door) -> None:
+    door.call("PATCH", "", {"refuse_after": 2})
+    pairs = [door.connect() for _ in range(2)]
+    with pytest.raises(ConnectionRefusedError):
+        until(door.dial)
+    for client, served in pairs:
+        client.sendall(b"x")
+        assert served.recv(1) == b"x"
+    until(lambda: door.counters()["refused"]["count"] in (1, None))
+    assert "refuse_after" not in door.call("PATCH", "", {"refuse_after": -1}).json
+    door.connect()
+
+
+def test_hang_answers_no_connect(door: Door) -> None:
+    client, served = door.connect()
+    door.call("PATCH", "", {"hang": True})
+    late = socket.socket()
+    with late:
+        late.settimeout(0.2)
+        assert late.connect_ex(("127.0.0.1", door.port)) in (errno.EAGAIN, errno.ETIMEDOUT)
+    client.sendall(b"x")
+    assert served.recv(1) == b"x"
+    assert door.server.call("POST", "/reset").status == 204
+    door.connect()
+    assert door.counters()["accepted"]["count"] == 2
+
+
+def test_refuse_when_down_refuses_until_the_upstream_is_back(door: Door) -> None:
+    door.call("PATCH", "", {"refuse_when_down": True})
+    address = door.upstream.getsockname()
+    door.upstream.close()
+    try:
+        assert gone(door.dial()) == "reset"
+    except ConnectionResetError:
+        pass  # that quick
+
+    def refused() -> bool:
+        try:
+            door.dial()
+        except ConnectionRefusedError:
+            return True
+        except ConnectionResetError:
+            pass
+        return False
+
+    until(refused)
+    door.upstream = socket.create_server(address)
+    door.upstream.settimeout(PATIENCE)
+    door.sockets.append(door.upstream)
+    until(lambda: not refused())
+    served = door.accept()
+    served.close()
+
+
+def test_door_options_come_with_create_and_go_with_reset(server: Server, make_door: Callable[..., Door]) -> None:
+    door = make_door(server, accept_delay=5, refuse_when_down=True)
+    assert door.call("GET").json["accept_delay"] == 5
+    server.call("POST", "/reset")
+    shown = door.call("GET").json
+    assert ("accept_delay" in shown, shown["refuse_when_down"]) == (False, True)
+
+
+# --- unix sockets ----------------------------------------------------------------------------------------------------
+
+
+def test_unix_sockets_on_both_sides(server: Server, tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    with socket.socket(socket.AF_UNIX) as upstream:
+        upstream.settimeout(PATIENCE)
+        upstream.bind(str(inside))
+        upstream.listen()
+        reply = server.call(
+            "POST", "/proxies", {"name": "u", "listen": f"unix:{outside}", "upstream": f"unix:{inside}"}
+        )
+        assert reply.json["listen"] == f"unix:{outside}"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(str(outside))
+            served, _ = upstream.accept()
+            with served:
+                client.sendall(b"x")
+                assert served.recv(1) == b"x"
+                assert server.call("GET", "/proxies/u/counters").json["connections"] == 1
+                assert server.call("PATCH", "/proxies/u", {"enabled": False}).status == 200
+                assert client.recv(1) == b""
+        with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+            client.connect(str(outside))
+    server.call("DELETE", "/proxies/u")
+    assert not outside.exists()
