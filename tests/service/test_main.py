@@ -205,3 +205,21 @@ def test_a_pool_that_the_server_cannot_hold_is_told_once(start, resilience):
         eventually(lambda: run.get("/readyz").status_code == 503, within=1)
     eventually(lambda: run.get("/readyz").status_code == 200, within=2)
     assert run.log.count("DB_POOL_MAX is") == 1
+
+
+def test_above_the_hard_limit_only_essential_routes_are_served(start, resilience):
+    run = start(
+        database_url=resilience.postgres.url,
+        redis_url=resilience.redis.url,
+        memory_limit_mb=10,  # less than it needs to exist
+        memory_check_interval=0.1,
+    )
+    eventually(lambda: run.get("/api/campaigns").status_code == 503, within=2)
+    reply = run.get("/api/campaigns")
+    assert int(reply.headers["Retry-After"]) >= 1
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert (run.get("/health").status_code, run.get("/livez").status_code) == (200, 200)
+    assert run.get("/readyz").status_code == 503
+    assert run.get("/readyz").json()["checks"]["memory"] == "refusing"
+    assert run.get("/api/db-cleanup").status_code == 200
+    assert run.log.count("[Memory] High heap usage: ") == 1
