@@ -115,7 +115,12 @@ def _complaint(text: str, error: json.JSONDecodeError) -> str:
     if cut_short:
         return "unexpected EOF"
     place = next((place for message, place in _PLACES.items() if error.msg.startswith(message)), "in the body")
-    return f"invalid character {rest[0]!r} {place}"
+    character = chr(rest[0].encode()[0])  # Go looks at bytes
+    return f"invalid character {_quoted(character)} {place}"
+
+
+def _quoted(character: str) -> str:
+    return "'\\''" if character == "'" else repr(character)
 
 
 def _kind(value: Any) -> str:

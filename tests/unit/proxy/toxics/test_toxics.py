@@ -1,0 +1,183 @@
+"""Each toxic as a table: what goes in and when, what comes out and when. No sockets and no clock."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import pytest
+
+from pytest_resilience.proxy.toxics import build
+from pytest_resilience.proxy.toxics.toxic import CLOSE, END, NEVER, RESET, Toxic
+
+T = 100.0  # "now", all over
+
+
+class Memory:
+    """What a toxic may remember, and what it says that it touched."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.random = Random(1)
+        self.touched: list[int] = []
+
+    def touch(self, now: float, size: int) -> None:
+        self.touched.append(size)
+
+
+def data(toxic: Toxic, chunk: bytes, *, arrived: float = T, now: float = T, memory: Memory | None = None) -> Any:
+    return list(toxic.on_data(chunk, arrived, now, memory or Memory()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "arrived", "now", "dues"),
+    [
+        ("noop", {}, T, T, [(T, b"abcdef")]),
+        ("latency", {"delay": 2.0}, T, T, [(T + 2, b"abcdef")]),
+        ("latency", {"delay": 2.0}, T, T + 5, [(T + 2, b"abcdef")]),  # from its arrival, however long it had to wait
+        ("latency", {}, T, T, [(T, b"abcdef")]),
+        ("bandwidth", {"rate_bytes_per_s": 60.0}, T, T, [(T + 0.1, b"abcdef")]),
+        ("bandwidth", {"rate_bytes_per_s": 20.0}, T, T, [(T + 0.1, b"ab"), (T + 0.2, b"cd"), (T + 0.3, b"ef")]),
+        ("bandwidth", {"rate_bytes_per_s": 20.0}, T, T + 9, [(T + 9.1, b"ab"), (T + 9.2, b"cd"), (T + 9.3, b"ef")]),
+        ("bandwidth", {"rate_bytes_per_s": 3.0}, T, T, [(T + n / 3, bytes([96 + n])) for n in range(1, 7)]),
+        ("bandwidth", {}, T, T, [(NEVER, b"abcdef")]),
+        ("slow_close", {"delay": 3.0}, T, T, [(T, b"abcdef")]),
+        ("timeout", {"timeout": 3.0}, T, T, []),
+        ("reset_peer", {"timeout": 3.0}, T, T, [(NEVER, b"abcdef")]),
+        ("slicer", {"average_size": 6}, T, T, [(T, b"abcdef")]),
+        ("slicer", {"average_size": 3}, T, T, [(T, b"abc"), (T, b"def")]),
+        ("slicer", {"average_size": 2}, T, T, [(T, b"a"), (T, b"bc"), (T, b"d"), (T, b"ef")]),
+        ("slicer", {"average_size": 3, "delay": 1.0}, T, T, [(T, b"abc"), (T + 1, b"def"), (T + 2, b"")]),
+        ("limit_data", {"limit_bytes": 7}, T, T, [(T, b"abcdef")]),
+        ("limit_data", {"limit_bytes": 6}, T, T, [(T, b"abcdef"), (T, CLOSE)]),
+        ("limit_data", {"limit_bytes": 2}, T, T, [(T, b"ab"), (T, CLOSE)]),
+        ("limit_data", {}, T, T, [(T, CLOSE)]),
+        ("limit_time", {"seconds": 1.0}, T, T, [(T, b"abcdef")]),
+        ("cut", {}, T, T, [(T, b"abcdef")]),
+        ("corrupt", {"every_bytes": 10_000}, T, T, [(T, b"abcdef")]),
+    ],
+)
+def test_data(kind: str, settings: dict[str, Any], arrived: float, now: float, dues: list[Any]) -> None:
+    got = data(build(kind, settings), b"abcdef", arrived=arrived, now=now)
+    assert [what for _, what in got] == [what for _, what in dues]
+    assert [at for at, _ in got] == pytest.approx([at for at, _ in dues])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "due"),
+    [
+        ("noop", {}, None),
+        ("latency", {"delay": 1.0}, None),
+        ("timeout", {"timeout": 3.0}, (T + 3, CLOSE)),
+        ("timeout", {}, None),
+        ("reset_peer", {"timeout": 3.0}, (T + 3, RESET)),
+        ("reset_peer", {}, (T, RESET)),
+        ("limit_time", {"seconds": 2.0}, (T + 2, CLOSE)),
+        ("cut", {}, (T, END)),
+    ],
+)
+def test_start(kind: str, settings: dict[str, Any], due: Any) -> None:
+    assert build(kind, settings).on_start(T, Memory()) == due
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "dues"),
+    [
+        ("noop", {}, [(T, END)]),
+        ("latency", {"delay": 9.0}, [(T, END)]),  # it follows the last chunk, and is not delayed of its own
+        ("bandwidth", {}, [(T, END)]),
+        ("slow_close", {"delay": 3.0}, [(T + 3, END)]),
+        ("timeout", {}, []),
+        ("limit_data", {}, [(T, END)]),
+    ],
+)
+def test_end(kind: str, settings: dict[str, Any], dues: Any) -> None:
+    assert list(build(kind, settings).on_end(END, T, T, Memory())) == dues
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "all_touched", "touched"),
+    [
+        ("noop", {}, False, []),
+        ("latency", {}, False, []),
+        ("latency", {"delay": 1.0}, True, []),
+        ("latency", {"jitter": 1.0}, True, []),
+        ("bandwidth", {"rate_bytes_per_s": 1.0}, True, []),
+        ("timeout", {}, True, []),
+        ("reset_peer", {}, True, []),
+        ("slicer", {"average_size": 6}, False, []),
+        ("slicer", {"average_size": 5}, False, [6]),
+        ("slicer", {"average_size": 6, "delay": 1.0}, False, [6]),
+        ("limit_data", {"limit_bytes": 7}, False, []),
+        ("limit_data", {"limit_bytes": 4}, False, [2]),
+    ],
+)
+def test_touches_what_it_really_affects(
+    kind: str, settings: dict[str, Any], all_touched: bool, touched: list[int]
+) -> None:
+    toxic, memory = build(kind, settings), Memory()
+    data(toxic, b"abcdef", memory=memory)
+    assert (toxic.touches_all, memory.touched) == (all_touched, touched)
+
+
+def test_only_a_timeout_closes_when_it_goes() -> None:
+    from pytest_resilience.proxy.toxics import KINDS
+
+    assert [kind for kind, toxic in KINDS.items() if toxic.closes_on_removal] == ["timeout"]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "low", "high", "mean"),
+    [("uniform", 0.5, 1.5, 1.0), ("normal", 0.0, 4.0, 1.0), ("pareto", 1.0, 50.0, 1.25)],
+)
+def test_jitter(distribution: str, low: float, high: float, mean: float) -> None:
+    toxic, memory = build("latency", {"delay": 1.0, "jitter": 0.5, "distribution": distribution}), Memory()
+    delays = [data(toxic, b"x", memory=memory)[0][0] - T for _ in range(2000)]
+    assert low <= min(delays)
+    assert max(delays) <= high
+    assert sum(delays) / len(delays) == pytest.approx(mean, abs=0.05)
+
+
+def test_jitter_never_releases_before_the_arrival() -> None:
+    toxic, memory = build("latency", {"delay": 0.0, "jitter": 1.0}), Memory()
+    delays = [data(toxic, b"x", memory=memory)[0][0] - T for _ in range(200)]
+    assert min(delays) == 0.0
+
+
+@pytest.mark.parametrize("variation", [0, 1, 7, 10])
+def test_slices_are_small_and_make_up_the_chunk(variation: int) -> None:
+    toxic, chunk = build("slicer", {"average_size": 10, "size_variation": variation}), bytes(range(256)) * 8
+    pieces = [piece for _, piece in data(toxic, chunk)]
+    assert b"".join(pieces) == chunk
+    assert all(0 < len(piece) <= 10 + variation for piece in pieces)
+
+
+def test_limit_counts_over_chunks() -> None:
+    toxic, memory = build("limit_data", {"limit_bytes": 8}), Memory()
+    assert data(toxic, b"12345", memory=memory) == [(T, b"12345")]
+    assert data(toxic, b"67890", memory=memory) == [(T, b"678"), (T, CLOSE)]
+
+
+def test_shared_bandwidth_serves_one_after_the_other() -> None:
+    toxic = build("shared_bandwidth", {"rate_bytes_per_s": 100.0})
+    assert data(toxic, b"12345", memory=Memory()) == [(T + 0.05, b"12345")]
+    assert data(toxic, b"67890", memory=Memory()) == [(T + 0.1, b"67890")]
+    assert data(toxic, b"later", now=T + 9, memory=Memory()) == [(T + 9.05, b"later")]
+
+
+def test_shared_bandwidth_zero_holds() -> None:
+    assert data(build("shared_bandwidth", {}), b"x") == [(NEVER, b"x")]
+
+
+def test_corrupt_flips_one_bit_about_so_often_and_says_so() -> None:
+    toxic, memory = build("corrupt", {"every_bytes": 100}), Memory()
+    got = b"".join(data(toxic, bytes(1000), memory=memory)[0][1] for _ in range(10))
+    flipped = [byte for byte in got if byte]
+    assert len(got) == 10_000
+    assert 70 <= len(flipped) <= 140
+    assert len(flipped) == sum(memory.touched)
+    assert all(byte.bit_count() == 1 for byte in flipped)
+
+
+def test_signals_show_their_names() -> None:
+    assert [repr(each) for each in (END, CLOSE, RESET)] == ["END", "CLOSE", "RESET"]

@@ -1,0 +1,189 @@
+"""Toxiproxy's JSON: tables of literals, each line an answer of toxiproxy-server 2.12."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_resilience.wire import toxiproxy as wire
+
+
+def refused(body: bytes) -> str:
+    with pytest.raises(wire.Rejected) as caught:
+        wire.decode(body)
+    assert caught.value.status == 400
+    return caught.value.message.removeprefix("bad request body: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "EOF"),
+        (b" \n\t", "EOF"),
+        (b"{", "unexpected EOF"),
+        (b'{"a":', "unexpected EOF"),
+        (b'{"a":1', "unexpected EOF"),
+        (b'"abc', "unexpected EOF"),
+        (b"tru", "unexpected EOF"),
+        (b"-", "unexpected EOF"),
+        (b'"\\u12', "unexpected EOF"),
+        (b"x", "invalid character 'x' looking for beginning of value"),
+        (b"[1,]", "invalid character ']' looking for beginning of value"),
+        (b"{1:2}", "invalid character '1' looking for beginning of object key string"),
+        (b'{"a" 1}', "invalid character '1' after object key"),
+        (b'{"a":1 "b"}', "invalid character '\"' after object key:value pair"),
+        (b"NaN", "invalid character 'N' looking for beginning of value"),
+        (b"Infinity", "invalid character 'I' looking for beginning of value"),
+        (b"-Infinity", "invalid character 'I' in numeric literal"),
+        (b"\xef\xbb\xbf{}", "invalid character 'ï' looking for beginning of value"),
+        (b"'", "invalid character '\\'' looking for beginning of value"),
+        (b"[" * 100_000, "exceeded max depth"),
+    ],
+)
+def test_bad_json_says_what_go_says(body: bytes, message: str) -> None:
+    assert refused(body) == message
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b" 5 ", 5),
+        (b"null", None),
+        (b'{"a":1,"a":2}', [("a", 1), ("a", 2)]),
+        (b'{"a":1} and more', [("a", 1)]),
+        (b'"\xff"', "\ufffd"),
+        (b'["a",true,{}]', ["a", True, []]),
+    ],
+)
+def test_good_json(body: bytes, value: Any) -> None:
+    assert wire.decode(body) == value
+
+
+def test_numbers_that_are_no_integer_literals_keep_their_text() -> None:
+    values = wire.decode(b"[5.0, 1e3, 123456789012345678901]")
+    assert [value.text for value in values] == ["5.0", "1e3", "123456789012345678901"]
+
+
+def test_lone_surrogates_are_replaced() -> None:
+    assert wire.read_proxy(wire.decode(b'{"name":"a\\ud800b"}')).name == "a\ufffdb"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (1.0, "1"),
+        (0.1, "0.1"),
+        (0.9, "0.9"),
+        (1 / 3, "0.33333334"),
+        (0.00001, "0.00001"),
+        (1e-7, "1e-7"),
+        (1.5e-9, "1.5e-9"),
+        (1e21, "1e+21"),
+        (123456.0, "123456"),
+    ],
+)
+def test_shortest_float32(value: float, text: str) -> None:
+    assert wire.shortest_float32(value) == text
+
+
+def test_encode_escapes_as_go_does() -> None:
+    assert (
+        wire.encode({"a": "<é>&\u2028\u2029\n\x01"})
+        == '{"a":"\\u003cé\\u003e\\u0026\\u2028\\u2029\\n\\u0001"}'.encode()
+    )
+
+
+def test_bodies_of_errors_and_version() -> None:
+    assert wire.error_body(404, "proxy not found") == b'{"error":"proxy not found","status":404}\n'
+    assert wire.populate_error_body(500, "x") == b'{"error":"x","status":500,"proxies":null}'
+    assert wire.version_body("2.12.0") == b'{"version": "2.12.0"}\n'
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent", "message"),
+    [
+        ("latency", {"latency": -1}, "latency must be from 0 to 9223372036854, not -1"),
+        ("latency", {"jitter": 2**62}, "jitter must be from 0 to 4611686018427, not 4611686018427387904"),
+        ("slicer", {}, "average_size must be from 1 to 2305843009213693951, not 0"),
+        ("slicer", {"average_size": 1, "size_variation": 2}, "size_variation must be at most average_size (1), not 2"),
+        ("bandwidth", {"rate": -1}, "rate must be from 0 to 9223372036854, not -1"),
+        (
+            "latency",
+            {"latency": True},
+            "json: cannot unmarshal bool into Go struct field LatencyToxic.attributes.latency of type int64",
+        ),
+        ("latency", {"distribution": "x"}, "distribution must be one of uniform, normal, pareto, not x"),
+    ],
+)
+def test_attributes_refused(kind: str, sent: dict[str, Any], message: str) -> None:
+    with pytest.raises(wire.Rejected) as caught:
+        wire.merge_attributes(kind, wire.Members(sent.items()), {})
+    assert (caught.value.status, caught.value.message) == (400, f"bad request body: {message}")
+
+
+def test_attributes_merge_in_the_types_order() -> None:
+    merged = wire.merge_attributes(
+        "latency", wire.Members([("JITTER", 3), ("latency", None), ("zzz", 1)]), {"latency": 7}
+    )
+    assert list(merged.items()) == [("latency", 7), ("jitter", 3)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "settings"),
+    [
+        ("latency", {"latency": 1500, "jitter": 5}, {"delay": 1.5, "jitter": 0.005}),
+        ("bandwidth", {"rate": 3}, {"rate_bytes_per_s": 3000.0}),
+        (
+            "slicer",
+            {"average_size": 5, "size_variation": 1, "delay": 250},
+            {"average_size": 5, "size_variation": 1, "delay": 0.00025},
+        ),
+        ("limit_data", {"bytes": 9}, {"limit_bytes": 9}),
+        ("noop", {}, {}),
+    ],
+)
+def test_settings_are_in_seconds_and_bytes(kind: str, values: dict[str, int], settings: dict[str, Any]) -> None:
+    assert wire.settings(kind, values) == pytest.approx(settings)
+
+
+@pytest.mark.parametrize("kind", wire.ATTRIBUTES)
+def test_every_type_can_be_built_from_its_smallest_values(kind: str) -> None:
+    from pytest_resilience.proxy.toxics import KINDS, build
+
+    smallest = {each.name: each.low for each in wire.ATTRIBUTES[kind] if not each.choices}
+    assert isinstance(build(kind, wire.settings(kind, smallest)), KINDS[kind])
+    assert list(KINDS) == list(wire.ATTRIBUTES)
+
+
+def test_a_body_that_came_from_an_answer_is_taken_back() -> None:
+    answer = b'{"name":"p","listen":"l","upstream":"u","enabled":true,"Logger":{},"toxics":[{"type":"noop","toxicity":1}],"x":1}'
+    body = wire.read_new_proxy(answer)
+    assert (body.name, body.listen, body.upstream, body.enabled, body.unknown) == ("p", "l", "u", True, ["x"])
+    assert body.toxics is not None
+    assert [each.kind for each in body.toxics] == ["noop"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            b"{}",
+            "bad request body: json: cannot unmarshal object into Go value of type []struct { toxiproxy.Proxy; Enabled *bool }",
+        ),
+        (b'[{"name":"a","upstream":"b"},{}]', "missing required field: name at proxy 2"),
+        (
+            b'[{"name":"a","upstream":"b","toxics":{}}]',
+            "bad request body: json: cannot unmarshal object into Go struct field Proxy.toxics of type []toxics.ToxicWrapper",
+        ),
+        (
+            b'[{"name":"a","upstream":"b","accept_delay":-1}]',
+            "bad request body: accept_delay must be from 0 to 9223372036854, not -1",
+        ),
+    ],
+)
+def test_list_of_proxies_refused(body: bytes, message: str) -> None:
+    with pytest.raises(wire.Rejected) as caught:
+        wire.read_proxies(body)
+    assert caught.value.message == message
