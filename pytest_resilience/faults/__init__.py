@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .fault import Fault, Receipt, Strike
+from .flap import Flap
 from .memory import MemoryPressure
-from .network import Bandwidth, Blackhole, Latency, Refuse, Reset
+from .network import Bandwidth, Blackhole, HalfOpen, Latency, LimitData, Refuse, Reset, Slicer, SlowAccept, SlowClose
 from .postgres import Starve
 from .process import Kill, Pause, Restart, Terminate
 
@@ -14,6 +15,12 @@ FAULTS: dict[str, type[Fault]] = {
     "blackhole": Blackhole,
     "latency": Latency,
     "bandwidth": Bandwidth,
+    "slow_close": SlowClose,
+    "slicer": Slicer,
+    "limit_data": LimitData,
+    "flap": Flap,
+    "half_open": HalfOpen,
+    "slow_accept": SlowAccept,
     "kill": Kill,
     "pause": Pause,
     "terminate": Terminate,

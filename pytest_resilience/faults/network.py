@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -35,19 +35,10 @@ class Refuse(NetworkFault):
     name: ClassVar[str] = "refuse"
 
     def strike(self, target: NetworkTarget) -> Strike:
-        before = target.door.counters()
-        target.door.shut()
-
-        def look() -> Receipt:
-            # The kernel tells of a refused connection a moment after the client knows; nobody is called vacuous for that moment.
-            receipt = _refusals(before, target.door.counters())
-            give_up = SYSTEM.now() + TOLD_WITHIN
-            while receipt.touched == 0 and SYSTEM.now() < give_up:
-                SYSTEM.sleep(TOLD_WITHIN / 20)
-                receipt = _refusals(before, target.door.counters())
-            return receipt
-
-        return target.struck(Strike(self.label(target), self, heal=target.door.open, look=look))
+        door = target.door
+        before = door.counters()
+        door.shut()
+        return target.struck(Strike(self.label(target), self, heal=door.open, look=lambda: refusals(door, before)))
 
 
 @dataclass(frozen=True)
@@ -123,6 +114,119 @@ class Bandwidth(NetworkFault):
         return _strike_toxics(self, target, "bandwidth", STREAMS["both"], {"rate": round(self.bytes_per_s / 1000)})
 
 
+@dataclass(frozen=True)
+class SlowClose(NetworkFault):
+    """Hold back the end of a connection, in both directions.
+
+    Args:
+        seconds: from one side's close until the other side hears of it; whole milliseconds.
+    """
+
+    name: ClassVar[str] = "slow_close"
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("seconds", self.seconds, 0.001, "s")
+
+    def strike(self, target: NetworkTarget) -> Strike:
+        attributes = {"delay": round(self.seconds * 1000)}
+        return _strike_toxics(self, target, "slow_close", STREAMS["both"], attributes, unit="connections")
+
+
+@dataclass(frozen=True)
+class Slicer(NetworkFault):
+    """Cut the server's answers into small pieces, as a bad network does: whoever reads a message with one recv() is found out.
+
+    Args:
+        average_bytes: size of a piece; at least 1.
+        variation_bytes: give or take; at most the average.
+        delay: seconds between two pieces.
+    """
+
+    name: ClassVar[str] = "slicer"
+    average_bytes: int = 1
+    variation_bytes: int = 0
+    delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("average_bytes", self.average_bytes, 1, "byte")
+        at_least("variation_bytes", self.variation_bytes, 0, "bytes")
+        at_least("delay", self.delay, 0, "s")
+        if self.variation_bytes > self.average_bytes:
+            raise SetupError(
+                f"variation_bytes must be at most average_bytes, got {self.variation_bytes} of {self.average_bytes}"
+            )
+
+    def strike(self, target: NetworkTarget) -> Strike:
+        attributes = {
+            "average_size": round(self.average_bytes),
+            "size_variation": round(self.variation_bytes),
+            "delay": round(self.delay * 1_000_000),  # Toxiproxy counts this one in microseconds
+        }
+        return _strike_toxics(self, target, "slicer", ("downstream",), attributes)
+
+
+@dataclass(frozen=True)
+class LimitData(NetworkFault):
+    """Close each connection after so many bytes of the server's answers: an answer that is cut off in the middle.
+
+    Args:
+        bytes: that pass, counted per connection from the strike on; 0 closes at the first.
+    """
+
+    name: ClassVar[str] = "limit_data"
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("bytes", self.bytes, 0, "bytes")
+
+    def strike(self, target: NetworkTarget) -> Strike:
+        attributes = {"bytes": round(self.bytes)}
+        return _strike_toxics(self, target, "limit_data", ("downstream",), attributes, unit="connections")
+
+
+@dataclass(frozen=True)
+class HalfOpen(NetworkFault):
+    """Connections that exist now go silent for ever, and new ones work: a NAT or firewall that forgot them, a peer that lost power.
+
+    Nothing is closed while it lasts; the heal closes them, since what was lost on them can't be made up for.
+    """
+
+    name: ClassVar[str] = "half_open"
+
+    def strike(self, target: NetworkTarget) -> Strike:
+        clients = target.door.clients()
+        if not clients:
+            raise SetupError(f"{self.label(target)} has nothing to strike: nobody is connected through the proxy")
+        return _strike_toxics(self, target, "timeout", STREAMS["both"], {"timeout": 0}, clients=clients)
+
+
+@dataclass(frozen=True)
+class SlowAccept(NetworkFault):
+    """Let new connections wait before they reach the server; those that exist don't notice.
+
+    Args:
+        seconds: that each waits; whole milliseconds.
+    """
+
+    name: ClassVar[str] = "slow_accept"
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("seconds", self.seconds, 0.001, "s")
+
+    def strike(self, target: NetworkTarget) -> Strike:
+        door = target.door
+        before = door.counters()
+        door.delay_accept(round(self.seconds * 1000))
+
+        def look() -> Receipt:
+            accepted = door.counters().accepted.since(before.accepted)
+            return _receipt(accepted.connections, "connections", [accepted], before.now)
+
+        return target.struck(Strike(self.label(target), self, heal=lambda: door.delay_accept(0), look=look))
+
+
 def _strike_toxics(
     fault: Fault,
     target: NetworkTarget,
@@ -131,6 +235,7 @@ def _strike_toxics(
     attributes: Mapping[str, int],
     *,
     unit: str = "bytes",
+    clients: Sequence[str] = (),
 ) -> Strike:
     """Add one toxic of `kind` per stream, under names of their own so that overlapping strikes heal independently."""
     door = target.door
@@ -144,31 +249,43 @@ def _strike_toxics(
 
     try:
         for stream in streams:
-            names.append(door.add_toxic(kind, stream=stream, attributes=attributes, label=fault.name))
+            names.append(door.add_toxic(kind, stream=stream, attributes=attributes, label=fault.name, clients=clients))
     except BaseException:
         heal()
         raise
 
     def look() -> Receipt:
         toxics = door.counters().toxics
-        return _sum([toxics.get(name, Touched()) for name in names], unit, struck_at)
+        touched = [toxics.get(name, Touched()) for name in names]
+        # One toxic per direction: bytes add up, but it is the same connections that both see.
+        count = sum(t.bytes for t in touched) if unit == "bytes" else max(t.connections for t in touched)
+        return _receipt(count, unit, touched, struck_at)
 
     return target.struck(Strike(fault.label(target), fault, heal=heal, look=look))
 
 
-def _sum(touched: Iterable[Touched | None], unit: str, struck_at: float) -> Receipt:
-    known = [t for t in touched if t is not None]
-    if not known:
-        return Receipt(None, unit)
-    count = sum(t.bytes if unit == "bytes" else t.connections for t in known)
-    firsts = [t.first for t in known if t.first is not None]
-    lasts = [t.last for t in known if t.last is not None]
+def _receipt(count: int, unit: str, touched: Iterable[Touched], struck_at: float) -> Receipt:
+    firsts = [t.first for t in touched if t.first is not None]
+    lasts = [t.last for t in touched if t.last is not None]
     return Receipt(
         count,
         unit,
         first=max(0.0, min(firsts) - struck_at) if firsts else None,
         last=max(0.0, max(lasts) - struck_at) if lasts else None,
     )
+
+
+def refusals(door: Door, before: Counters) -> Receipt:
+    """What a door has refused or cut since `before` was counted.
+
+    The kernel tells of a refused connection a moment after the client knows; nobody is called vacuous for that moment.
+    """
+    receipt = _refusals(before, door.counters())
+    give_up = SYSTEM.now() + TOLD_WITHIN
+    while receipt.touched == 0 and SYSTEM.now() < give_up:
+        SYSTEM.sleep(TOLD_WITHIN / 20)
+        receipt = _refusals(before, door.counters())
+    return receipt
 
 
 def _refusals(before: Counters, after: Counters) -> Receipt:
@@ -182,4 +299,5 @@ def _refusals(before: Counters, after: Counters) -> Receipt:
     perhaps = after.unattributed > before.unattributed
     if cut.connections == 0 and (refused is None or (refused.connections == 0 and perhaps)):
         return Receipt(None, "connections")
-    return _sum([refused, cut], "connections", before.now)
+    touched = [refused or Touched(), cut]
+    return _receipt(sum(t.connections for t in touched), "connections", touched, before.now)

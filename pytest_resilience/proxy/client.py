@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -52,6 +52,7 @@ class Counters:
 
     now: float
     live: int
+    accepted: Touched
     refused: Touched | None
     cut: Touched
     unattributed: int = 0
@@ -175,12 +176,33 @@ class Door:
             self.control.request("POST", self._path, {"enabled": True})
         self._shut = max(0, self._shut - 1)
 
-    def add_toxic(self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str) -> str:
-        """Add a toxic at the end of a stream's chain; returns its name, which starts with `label`."""
+    def add_toxic(
+        self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str, clients: Sequence[str] = ()
+    ) -> str:
+        """Add a toxic at the end of a stream's chain; returns its name, which starts with `label`.
+
+        Args:
+            kind: Toxiproxy's type.
+            stream: "upstream" or "downstream".
+            attributes: Toxiproxy's, in its units.
+            label: what the name starts with.
+            clients: "host:port" of the only connections that it shall work on (our proxy's addition); empty for all.
+        """
         name = f"{label}-{next(self._names)}-{stream}"
-        toxic = {"name": name, "type": kind, "stream": stream, "toxicity": 1.0, "attributes": dict(attributes)}
+        toxic: dict[str, object] = {"name": name, "type": kind, "stream": stream, "toxicity": 1.0}
+        toxic["attributes"] = dict(attributes)
+        if clients:
+            toxic["connections"] = list(clients)
         self.control.request("POST", f"{self._path}/toxics", toxic)
         return name
+
+    def clients(self) -> list[str]:
+        """The addresses of all who are connected now, "host:port" each (our proxy's addition)."""
+        return [connection["client"] for connection in self.control.request("GET", f"{self._path}/connections")]
+
+    def delay_accept(self, milliseconds: int) -> None:
+        """Wait so long between a client's connect and the dial (our proxy's addition)."""
+        self.control.request("POST", self._path, {"accept_delay": milliseconds})
 
     def remove_toxic(self, name: str) -> None:
         """Remove a toxic; what it held goes out, at once and in order."""
@@ -196,6 +218,7 @@ class Door:
         return Counters(
             now=raw["now"],
             live=raw["connections"],
+            accepted=_counted(raw["accepted"]) or Touched(),
             refused=_counted(raw["refused"]),
             cut=_counted(raw["cut"]) or Touched(),
             unattributed=raw["refused"].get("unattributed", 0),

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from ..errors import HealFailed
 from ..faults.fault import Strike
-from ..faults.network import Bandwidth, Blackhole, Latency, Refuse, Reset
+from ..faults.flap import Flap
+from ..faults.network import (
+    Bandwidth,
+    Blackhole,
+    HalfOpen,
+    Latency,
+    LimitData,
+    Refuse,
+    Reset,
+    Slicer,
+    SlowAccept,
+    SlowClose,
+)
 from ..faults.process import Body, Kill, Pause, Restart
 from ..proxy.client import Door
 
@@ -76,6 +88,30 @@ class NetworkFaults(Target):
     def bandwidth(self, bytes_per_s: float) -> Strike:
         """Limit each connection and direction to `bytes_per_s` (at least 1000, in steps of 1000)."""
         return Bandwidth(bytes_per_s).strike(self)
+
+    def slow_close(self, seconds: float) -> Strike:
+        """Hold back the end of a connection for `seconds`, in both directions."""
+        return SlowClose(seconds).strike(self)
+
+    def slicer(self, average_bytes: int = 1, variation_bytes: int = 0, delay: float = 0.0) -> Strike:
+        """Cut the server's answers into pieces of `average_bytes`, give or take, with `delay` seconds between them."""
+        return Slicer(average_bytes, variation_bytes, delay).strike(self)
+
+    def limit_data(self, bytes: int) -> Strike:  # noqa: A002  # the name is fixed, and Toxiproxy's
+        """Close each connection after `bytes` of the server's answers."""
+        return LimitData(bytes).strike(self)
+
+    def flap(self, down: float = 0.1, up: float = 0.1, unit: str = "seconds") -> Strike:
+        """Refuse and let in, in turn; `down` and `up` are seconds, or counted "connections"."""
+        return Flap(down, up, unit).strike(self)
+
+    def half_open(self) -> Strike:
+        """Connections that exist now go silent for ever, new ones work; the heal closes the silent ones."""
+        return HalfOpen().strike(self)
+
+    def slow_accept(self, seconds: float) -> Strike:
+        """Let new connections wait `seconds` before they reach the server."""
+        return SlowAccept(seconds).strike(self)
 
 
 class ProcessFaults(Target):

@@ -1,0 +1,121 @@
+"""The finer faults of the network: half-open, flapping, cut off in the middle, in pieces, slow at both ends."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_they_are_felt_and_heal(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import socket, time, pytest
+        from pytest_resilience import SetupError, eventually
+
+        def connect(r, timeout=2.0):
+            return socket.create_connection((r.redis.host, r.redis.port), timeout=timeout)
+
+        def ping(s):
+            s.sendall(b"PING\\r\\n")
+            return s.recv(100)
+
+        def works(r):
+            with connect(r) as s:
+                return ping(s) == b"+PONG\\r\\n"
+
+        def test_half_open(resilience):
+            with pytest.raises(SetupError, match="nobody is connected"):
+                resilience.redis.half_open()
+            with connect(resilience, 0.3) as old:
+                assert ping(old) == b"+PONG\\r\\n"
+                with resilience.redis.half_open() as strike:
+                    with pytest.raises(TimeoutError):
+                        ping(old)
+                    assert works(resilience), "a new connection must work"
+                assert old.recv(1) == b"", "the heal closes what was lost"
+            assert strike.receipt.touched == 6
+
+        def test_flap_by_connections(resilience):
+            def outcome():
+                try:
+                    return works(resilience)
+                except ConnectionRefusedError:
+                    return False
+            with resilience.redis.flap(down=2, up=1, unit="connections") as strike:
+                assert not outcome(), "it begins with down"
+                for _ in range(4):
+                    eventually(outcome, within=2)
+                    eventually(lambda: not outcome(), within=2)
+            assert strike.receipt.touched >= 8, "two refusals for each turn"
+            assert works(resilience)
+
+        def test_flap_by_seconds(resilience):
+            seen = set()
+            def both():
+                try:
+                    seen.add(works(resilience))
+                except OSError:
+                    seen.add(False)
+                return seen == {True, False}
+            with resilience.redis.flap(down=0.02, up=0.02):
+                eventually(both, within=5, every=0.001)
+            assert works(resilience)
+
+        def test_limit_data(resilience):
+            with resilience.redis.limit_data(bytes=3) as strike:
+                with connect(resilience) as s:
+                    s.sendall(b"PING\\r\\n")
+                    got = b""
+                    while chunk := s.recv(100):
+                        got += chunk
+                    assert got == b"+PO"
+            assert strike.receipt.touched == 1 and strike.receipt.unit == "connections"
+            assert works(resilience)
+
+        def test_slicer(resilience):
+            with resilience.redis.slicer(average_bytes=1, delay=0.01) as strike:
+                with connect(resilience) as s:
+                    s.sendall(b"PING\\r\\n")
+                    first = s.recv(100)
+                    assert len(first) < 7
+                    rest = first
+                    while len(rest) < 7:
+                        rest += s.recv(100)
+                    assert rest == b"+PONG\\r\\n"
+            assert strike.receipt.touched == 7
+
+        def test_slow_close(resilience):
+            with resilience.redis.slow_close(seconds=0.3) as strike:
+                with connect(resilience) as s:
+                    s.sendall(b"QUIT\\r\\n")
+                    assert s.recv(100) == b"+OK\\r\\n"
+                    begin = time.monotonic()
+                    assert s.recv(100) == b""
+                    assert time.monotonic() - begin > 0.2
+            assert strike.receipt.touched == 1
+
+        def test_slow_accept(resilience):
+            with connect(resilience) as old:
+                with resilience.redis.slow_accept(seconds=0.3) as strike:
+                    begin = time.monotonic()
+                    assert ping(old) == b"+PONG\\r\\n"
+                    assert time.monotonic() - begin < 0.2, "only new connections wait"
+                    begin = time.monotonic()
+                    assert works(resilience)
+                    assert time.monotonic() - begin > 0.25
+            assert strike.receipt.touched == 1
+            begin = time.monotonic()
+            assert works(resilience)
+            assert time.monotonic() - begin < 0.2
+
+        @pytest.mark.parametrize("wrong", [
+            lambda r: r.redis.flap(unit="minutes"), lambda r: r.redis.flap(down=0), lambda r: r.redis.slicer(0),
+            lambda r: r.redis.slicer(5, 6), lambda r: r.redis.limit_data(-1), lambda r: r.redis.slow_close(0),
+            lambda r: r.redis.slow_accept(-1),
+        ])
+        def test_wrong_settings_are_told_at_once(resilience, wrong):
+            with pytest.raises(SetupError):
+                wrong(resilience)
+            assert works(resilience) and resilience.strikes == []
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=14)
