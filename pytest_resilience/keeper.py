@@ -15,7 +15,7 @@ Rules:
 Messages are marshal dumps behind four bytes of length (json would double the start time; both ends are the same interpreter).
 """
 
-# ruff: noqa: PTH106, PTH108, PTH123, PTH208  # pathlib takes longer to load than all the rest
+# ruff: noqa: PTH106, PTH110, PTH108, PTH123, PTH208  # pathlib takes longer to load than all the rest
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ else:
     import _signal as signal  # what the public module is made of, less its enums
 
 LINUX = sys.platform == "linux"
+LISTS_CHILDREN = LINUX and os.path.exists("/proc/thread-self/children")  # most kernels are built to
 MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names the keeper and the child's number
 PATIENCE = 1.5  # seconds for processes to stop or to go after their signal; only one stuck in the kernel needs more than a few ms
 PARENT_CHECK = 0.5  # seconds between two looks at the parent where the kernel can't wake us
@@ -51,9 +52,26 @@ libc = ctypes.CDLL(None, use_errno=True)
 Table = dict[int, tuple[int, str]]  # pid: (parent's pid, state)
 
 
-def process_table() -> Table:
-    """Every process here, as the kernel shows it now."""
-    return _table_from_proc() if LINUX else _table_from_ps()
+def process_table(root: int) -> Table:
+    """This process and at least all that descend from it, as the kernel shows them now."""
+    if not LINUX:
+        return _table_from_ps()
+    return _table_from_children(root) if LISTS_CHILDREN else _table_from_proc()
+
+
+def _table_from_children(root: int) -> Table:
+    """By walking down the tree: on a busy machine ten times faster than looking at everybody."""
+    table: Table = {}
+    found = [(root, 0)]
+    for pid, parent in found:  # grows while we walk it
+        try:
+            table[pid] = parent, _stat(pid)[0]
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{thread}/children", "rb") as children:
+                    found.extend((int(child), pid) for child in children.read().split())
+        except OSError:  # it has just gone, or one of its threads
+            continue
+    return table
 
 
 def _table_from_proc() -> Table:
@@ -61,12 +79,18 @@ def _table_from_proc() -> Table:
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
-                with open(f"/proc/{name}/stat", "rb") as stat:
-                    state, parent = stat.read().rpartition(b")")[2].split()[:2]
+                state, parent = _stat(int(name))
             except OSError:  # it has just gone
                 continue
-            table[int(name)] = int(parent), state.decode()
+            table[int(name)] = int(parent), state
     return table
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """State and parent."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        state, parent = stat.read().rpartition(b")")[2].split()[:2]
+    return state.decode(), parent.decode()
 
 
 def _table_from_ps() -> Table:
@@ -221,7 +245,7 @@ class Keeper:
 
     def tree(self, number: int) -> list[int]:
         """The processes of one child that are there now, zombies aside, parents first."""
-        table = process_table()
+        table = process_table(self.pid)
         return [pid for pid in self._tree(number, table) if table[pid][1] not in "ZX"]
 
     def pause(self, number: int) -> list[int]:
@@ -230,7 +254,7 @@ class Keeper:
         return unstopped
 
     def resume(self, number: int) -> None:
-        for pid in reversed(self._tree(number, process_table())):
+        for pid in reversed(self._tree(number, process_table(self.pid))):
             send_signal(pid, signal.SIGCONT)
 
     def kill(self, number: int) -> list[int]:
@@ -255,7 +279,7 @@ class Keeper:
         """Kill everybody, then delete what we own."""
         until = time.monotonic() + PATIENCE
         while self.reap() and time.monotonic() < until:
-            for pid in below([self.pid], process_table())[1:]:
+            for pid in below([self.pid], process_table(self.pid))[1:]:
                 send_signal(pid, signal.SIGKILL)
             self._nap()
         for pid_file in self._pid_files:
@@ -283,7 +307,7 @@ class Keeper:
     def _adopt(self, number: int) -> None:
         """Children of ours whom we did not start were, until now, below the one that just ended (or it was marked so)."""
         if LINUX:
-            for pid in self._strangers(process_table()):
+            for pid in self._strangers(process_table(self.pid)):
                 self._adopted[pid] = self._marked(pid) or number
 
     def _strangers(self, table: Table) -> list[int]:
@@ -316,7 +340,7 @@ class Keeper:
     def _freeze(self, number: int) -> tuple[list[int], list[int]]:
         """SIGSTOP the tree until it has stopped growing: all its processes, and those of them that still run.
 
-        A table lists the processes first and reads their states after that, so one that shows all of them stopped may lack a child that
+        A table lists the processes and reads their states one after the other, so one that shows all of them stopped may lack a child that
         was born in between. The next one can't.
         """
         asked: set[int] = set()
@@ -324,7 +348,7 @@ class Keeper:
         until = time.monotonic() + PATIENCE
         while True:
             self.reap()
-            table = process_table()
+            table = process_table(self.pid)
             tree = self._tree(number, table)
             new = [pid for pid in tree if pid not in asked]
             for pid in new:

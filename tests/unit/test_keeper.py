@@ -72,6 +72,16 @@ def session(scratch, how="wait"):
                 os.kill(facts["fork"], signal.SIGKILL)
 
 
+@contextmanager
+def started(*argv):
+    """A process that has nothing to do with a keeper."""
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def nothing_is_left(facts, scratch, within=2.0):
     until(lambda: all(gone(pid) for pid in [facts["keeper"], *facts["pids"]]), within)
     assert not (scratch / "data").exists()
@@ -131,11 +141,10 @@ def test_a_keeper_that_is_killed_takes_its_children_along(tmp_path):
 
 
 def test_nobody_outside_is_touched(tmp_path):
-    with subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander:
+    with started("sleep", "600") as bystander:
         with Keeper() as kept:
             kept.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
         assert bystander.poll() is None
-        bystander.kill()
 
 
 def test_children_are_reaped_at_once(tmp_path):
@@ -160,11 +169,21 @@ def test_below_lists_parents_first():
     assert keeper.below([1], table) == [1, 2, 4, 3, 5]
 
 
-@pytest.mark.parametrize("read", [keeper.process_table, keeper._table_from_ps])
-def test_the_process_table_knows_us(read):
-    parent, state = read()[os.getpid()]
-    assert parent == os.getppid()
-    assert state in "RS"
+@pytest.mark.parametrize("read", ["children", "proc", "ps"])
+def test_the_process_table_knows_who_descends_from_whom(read, monkeypatch):
+    monkeypatch.setattr(keeper, "LISTS_CHILDREN", read == "children")
+    monkeypatch.setattr(keeper, "LINUX", read != "ps")
+    if read != "ps" and sys.platform != "linux":
+        pytest.skip("needs Linux: /proc")
+    with started("sh", "-c", "sleep 600 & echo ready; wait") as child:
+        child.stdout.readline()
+        table = keeper.process_table(os.getpid())
+        assert table[child.pid][0] == os.getpid()
+        (grandchild,) = keeper.below([child.pid], table)[1:]
+        assert table[grandchild][0] == child.pid
+        os.kill(grandchild, signal.SIGSTOP)
+        until(lambda: keeper.process_table(os.getpid())[grandchild][1] == "T")
+        os.kill(grandchild, signal.SIGKILL)
 
 
 def test_remove_tree_follows_no_links(tmp_path):
