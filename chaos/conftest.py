@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import healthy
-from pytest_resilience import Service, Stack
+from pytest_resilience import Resilience, Service, Stack
+
+# What no fault excuses, with what it means. Each is looked for in the service's log after every test.
+NEVER = {
+    r"Traceback \(most recent call last\)": "an error escaped from where it belongs",
+    r"was never retrieved|was never awaited|Task was destroyed": "a task failed and nobody was told",
+    r"swept [1-9]\d* leaked connections": "requests leaked connections of the pool, and the sweep had to take them back",
+    r"\[Memory\] High heap usage": "the memory guard cried although nobody took memory away",
+}
 
 
 @pytest.fixture(scope="session")
@@ -19,17 +29,17 @@ def resilience_service(resilience_stack: Stack) -> Service:
         ready="/readyz",
         within=10.0,
         cwd=Path(__file__).parent.parent,
-        env={
-            "HOST": "127.0.0.1",
-            "DATABASE_URL": resilience_stack.postgres.url,
-            "REDIS_URL": resilience_stack.redis.url,
-            "REDIS_BUDGET": str(healthy.REDIS_BUDGET),
-            "DB_POOL_MAX": str(healthy.POOL_MAX),
-            "DB_POOL_CHECK_INTERVAL": str(healthy.POOL_CHECK_INTERVAL),
-            "DB_POOL_ACQUIRE_TIMEOUT": str(healthy.ACQUIRE_TIMEOUT),
-            "DB_COMMAND_TIMEOUT": str(healthy.COMMAND_TIMEOUT),
-            "GC_INTERVAL": str(healthy.GC_INTERVAL),
-            "CLEANUP_MIN_INTERVAL": str(healthy.CLEANUP_MIN_INTERVAL),
-            "CLEANUP_TOKEN": "a-token-of-the-chaos-suite",
-        },
+        env=healthy.settings(resilience_stack.postgres.url, resilience_stack.redis.url),
     )
+
+
+@pytest.fixture(autouse=True)
+def honest_log(resilience: Resilience) -> Iterator[None]:
+    """After each test the service's log has no error that escaped, and no cry of alarm without a reason."""
+    yield
+    if any(strike.label.startswith("service.memory_pressure") for strike in resilience.strikes):
+        return  # where allocations fail, anything may; such a test says itself what it wants
+    log = resilience.service.log
+    for pattern, meaning in NEVER.items():
+        found = re.search(pattern, log)
+        assert not found, f"{meaning}; the service's log says:\n{log[found.start() :][:2000]}"

@@ -3,17 +3,52 @@
 # How the suite runs the service: shorter periods than in production, so that a promise about "the next check" takes a second here.
 POOL_MAX = 20  # connections; as on the night of the incident, and quick to fill
 POOL_CHECK_INTERVAL = 0.5  # seconds; 30 in production
+POOL_IDLE_TIMEOUT = 2.0  # seconds that a connection may idle; 30 in production
 ACQUIRE_TIMEOUT = 1.0  # seconds that a request waits for a connection; 3 in production
 COMMAND_TIMEOUT = 3.0  # seconds that a statement may take; 5 in production
 GC_INTERVAL = 30  # seconds; production's
+MEMORY_STATS_INTERVAL = 1.0  # seconds between two lines of statistics; 60 in production
 CLEANUP_MIN_INTERVAL = 1.0  # seconds between two cleanups; 10 in production
+SHUTDOWN_GRACE = 4.0  # seconds for requests under way when it is told to stop; 10 in production
 
 # What it promises.
 REDIS_BUDGET = 0.25  # seconds: all the time that one request may spend on Redis
 REDIS_BACK_WITHIN = 2.0  # seconds from the heal until Redis is used again
+FALLBACK_READ = (
+    0.050  # seconds for the median read once Redis is known to be away: it costs a look into memory, no wait
+)
+CONNECTS_PER_SECOND = 25  # attempts to reach Redis while it is away; one prober makes about 8, a herd makes hundreds
+CONNECTS_WHEN_BACK = 25  # connections made in the moment when Redis is back: a pool of 20, and the prober's
 HEALTH_P99 = 0.050  # seconds: GET /health, under every fault
 GUARD_WITHIN = 2.0  # seconds from crossing 90 % of the memory limit to the forced collection
+GUARD_STALL = 1.0  # seconds that the guard may keep everybody waiting
+MEMORY_LIMIT_MB = 4096  # MiB; production's, or what the machine has when that is less
 CLEANUP_WITHIN = 2.0  # seconds that a cleanup may take
 FULL_CAPACITY_WITHIN = 5.0  # seconds from the heal until the whole pool can be used at once
 POSTGRES_BACK_WITHIN = 5.0  # seconds from Postgres being up until requests succeed
+LISTENS_WITHIN = 2.0  # seconds from the start of the process to the first answer of /health, with nothing else there
 SLACK = 0.5  # seconds on top of a deadline that the service keeps by itself: the client and a busy machine
+
+CLEANUP_TOKEN = "a-token-of-the-chaos-suite"
+
+
+def settings(database_url: str, redis_url: str) -> dict[str, str]:
+    """The environment that the suite runs the service in."""
+    return {
+        "HOST": "127.0.0.1",
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis_url,
+        "REDIS_BUDGET": str(REDIS_BUDGET),
+        "DB_POOL_MAX": str(POOL_MAX),
+        "DB_POOL_CHECK_INTERVAL": str(POOL_CHECK_INTERVAL),
+        "DB_POOL_IDLE_TIMEOUT": str(POOL_IDLE_TIMEOUT),
+        "DB_POOL_ACQUIRE_TIMEOUT": str(ACQUIRE_TIMEOUT),
+        "DB_COMMAND_TIMEOUT": str(COMMAND_TIMEOUT),
+        "GC_INTERVAL": str(GC_INTERVAL),
+        "MEMORY_STATS_INTERVAL": str(MEMORY_STATS_INTERVAL),
+        "MEMORY_LIMIT_MB": str(MEMORY_LIMIT_MB),
+        "CLEANUP_MIN_INTERVAL": str(CLEANUP_MIN_INTERVAL),
+        "CLEANUP_TOKEN": CLEANUP_TOKEN,
+        "SHUTDOWN_GRACE": str(SHUTDOWN_GRACE),
+        "TZ": "Asia/Kolkata",  # half past somewhere else: a timestamp in local time that calls itself UTC shows
+    }

@@ -1,62 +1,180 @@
-"""The cleanup endpoint does what it says: a zombie is really gone, the living don't suffer, and it never claims what it didn't do."""
+"""The cleanup endpoint does what it says: a zombie is really gone, the living don't suffer, and it never claims what it didn't do.
+
+The checks of the pool sweep, too, so most tests ask an instance that makes none, while the others are stopped.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
 import healthy
+from instances import Instance, another
 from pytest_resilience import Resilience, eventually
-from workload import create, session, sql, timed, writing
+from service.app import create_app
+from service.settings import Settings
+from workload import alive, at_once, create, session, sessions_of_the_service, timed, writing
 
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
+OPEN = (
+    "begin",
+    "lock table campaigns in row exclusive mode",
+)  # idle in a transaction, as a process leaves it that died in one
+NO_CHECKS = "3600"
 
 
-def alive(resilience: Resilience, pid: int) -> bool:
-    return bool(sql(resilience, "select 1 from pg_stat_activity where pid = $1", pid))
+@contextmanager
+def alone(resilience: Resilience) -> Iterator[Instance]:
+    """An instance whose sessions are only cleaned up when it is asked to, and nobody else to do it."""
+    with another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance, resilience.service.pause():
+        assert instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201
+        yield instance
 
 
-def test_a_zombie_of_an_earlier_boot_is_really_gone(resilience: Resilience) -> None:
-    create(resilience)
-    begun = ("begin", "lock table campaigns in row exclusive mode")
-    with session(resilience, OLDER_BOOT, *begun) as zombie, session(resilience, "somebody else", "begin") as stranger:
-        reply = timed(lambda: resilience.service.post("/api/db-cleanup?verbose"))
-        assert reply.status == 200
-        assert reply.reply is not None
-        assert reply.seconds < healthy.CLEANUP_WITHIN + healthy.SLACK
-        assert reply.reply.json()["server_terminated"] >= 1
-        eventually(lambda: not alive(resilience, zombie), within=2.0)
-        assert alive(resilience, stranger), "the cleanup ended a session that is none of the service's"
+def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: Resilience) -> None:
+    with (
+        alone(resilience) as instance,
+        session(resilience, OLDER_BOOT, *OPEN) as zombie,
+        session(resilience, OLDER_BOOT, *OPEN) as another_zombie,
+        session(resilience, "somebody else", "begin") as stranger,
+        session(resilience, "service-desk:42", "begin") as namesake,
+        session(resilience, "", "select 1") as idler,
+        session(resilience, OLDER_BOOT, "select 1") as replica,
+    ):
+        at_once([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
+        own = sessions_of_the_service(resilience) - {zombie, another_zombie, replica}
+        reply = timed(lambda: instance.client.post("/api/db-cleanup?verbose"))
+        assert reply.reply is not None, "the cleanup did not answer"
+        assert reply.status == 200, reply.reply.text
+        assert reply.seconds < healthy.CLEANUP_WITHIN + healthy.SLACK, f"the cleanup took {reply.seconds:.2f} s"
+        gone = [not alive(resilience, pid) for pid in (zombie, another_zombie)]
+        assert gone == [True, True], f"the cleanup says success, and zombies are still there: {reply.reply.text}"
+        counted = reply.reply.json()["server_terminated"]
+        assert counted == 2, f"two zombies were ended, and the cleanup claims {counted}"
+        for who, pid in (("somebody else", stranger), ("service-desk", namesake), ("a nameless client", idler)):
+            assert alive(resilience, pid), f"the cleanup ended a session of {who}, which is none of the service's"
+        assert alive(resilience, replica), (
+            "the cleanup ended an idle session of another instance, which may well be alive"
+        )
+        lost = own - sessions_of_the_service(resilience)
+        assert not lost, f"the cleanup closed {len(lost)} of {len(own)} healthy connections of its own pool"
+
+
+def test_dead_connections_are_closed_without_touching_the_server(resilience: Resilience) -> None:
+    with alone(resilience) as instance:
+        at_once([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
+        with resilience.postgres.blackhole():
+            reply = timed(lambda: instance.client.post("/api/db-cleanup?verbose"))
+            assert reply.reply is not None, "the cleanup did not answer"
+            assert reply.seconds < healthy.CLEANUP_WITHIN + healthy.SLACK, f"the cleanup took {reply.seconds:.2f} s"
+            assert reply.status == 200, reply.reply.text
+            assert reply.reply.json()["idle_closed"] >= 1, f"it claims success for nothing: {reply.reply.text}"
 
 
 def test_live_requests_do_not_suffer(resilience: Resilience) -> None:
-    with writing(resilience, writers=6) as crew:
-        for _ in range(3):
+    with another(resilience) as replica, writing(resilience, writers=8) as crew:
+        for each in (resilience.service, replica.client, resilience.service, replica.client):
             crew.until(lambda writer: len(writer.acknowledged), every_one=True, grow_by=5, within=10.0)
-            eventually(lambda: resilience.service.post("/api/db-cleanup").status_code == 200, within=3.0)
+            eventually(lambda each=each: each.post("/api/db-cleanup").status_code == 200, within=3.0)
     failed = [code for writer in crew.writers for code in writer.refused]
     assert not failed, f"the cleanup failed live requests: {failed}"
     assert not any(writer.unknown for writer in crew.writers), "the cleanup cut live requests off"
 
 
 def test_it_claims_no_success_when_it_can_do_nothing(resilience: Resilience) -> None:
-    create(resilience)
-    with resilience.postgres.blackhole():
+    """Postgres can't be reached, and there is no connection that could be closed."""
+    with resilience.postgres.refuse():
+        eventually(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0)
         reply = timed(lambda: resilience.service.post("/api/db-cleanup?verbose"))
         assert reply.reply is not None, "the cleanup did not answer"
-        assert reply.seconds < healthy.CLEANUP_WITHIN + healthy.SLACK
-        if reply.status == 200:  # dead connections of its own pool it can close without Postgres
-            body = reply.reply.json()
-            assert body["idle_closed"] + body["leaked_closed"] + body["server_terminated"] > 0, (
-                f"it claims success for nothing: {body}"
-            )
-        else:
-            assert reply.status == 503
+        assert reply.seconds < healthy.CLEANUP_WITHIN + healthy.SLACK, f"the cleanup took {reply.seconds:.2f} s"
+        assert reply.status == 503, f"Postgres is away, nothing was done, and it claims success: {reply.reply.text}"
+        assert int(reply.reply.headers["Retry-After"]) >= 1
 
 
-def test_it_answers_once_in_a_while(resilience: Resilience) -> None:
+def test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait(resilience: Resilience) -> None:
+    with alone(resilience) as instance, session(resilience, OLDER_BOOT, *OPEN):
+        replies = at_once([lambda: instance.client.get("/api/db-cleanup?verbose")] * 5)
+        statuses = {reply.status for reply in replies}
+        assert statuses <= {200, 429}, f"a cleanup that is under way is not an error: {statuses}"
+        runs = instance.log.count("[GC] Freed")
+        assert runs == 1, f"{runs} cleanups ran side by side"
+        done = next(r.reply.json() for r in replies if r.reply is not None and r.status == 200)
+        assert done["status"] == "success"
+        assert done["message"] == "Database pool cleanup triggered"
+        second = instance.client.get("/api/db-cleanup")
+        assert second.status_code == 429, f"a cleanup right after the last one is refused, not {second.status_code}"
+        assert int(second.headers["Retry-After"]) >= 1
+
+
+def test_zombies_are_swept_with_every_check_of_the_pool(resilience: Resilience) -> None:
+    """Every six hours would not have helped that night."""
     create(resilience)
-    first = resilience.service.get("/api/db-cleanup")
-    assert first.status_code == 200
-    assert first.json()["status"] == "success"
-    assert first.json()["message"] == "Database pool cleanup triggered"
-    second = resilience.service.get("/api/db-cleanup")
-    assert second.status_code == 429
-    assert int(second.headers["Retry-After"]) >= 1
+    with session(resilience, OLDER_BOOT, *OPEN) as zombie, session(resilience, "somebody else", "begin") as stranger:
+        eventually(lambda: not alive(resilience, zombie), within=2 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK)
+        assert alive(resilience, stranger), "the sweep ended a session that is none of the service's"
+
+
+class Garbage:
+    """Refers to itself, so only a collection frees it."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_without_rights_it_has_no_effect_and_with_them_it_collects(resilience: Resilience) -> None:
+    """Loopback may clean up, and every client of this suite is on loopback; so the app runs in here and is told who asks."""
+    environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | {
+        "DB_POOL_CHECK_INTERVAL": NO_CHECKS
+    }
+    path = "/api/db-cleanup?verbose"
+    wrong: list[dict[str, str]] = [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {healthy.CLEANUP_TOKEN}"},
+        {"Authorization": "Bearer"},
+        {"X-Forwarded-For": "127.0.0.1", "Forwarded": "for=127.0.0.1", "X-Real-IP": "127.0.0.1"},
+        {"Host": "localhost"},
+    ]
+
+    async def ask(zombie: int) -> tuple[dict[str, int], bool, httpx.Response, bool, bool]:
+        app = create_app(Settings.from_environment(environment))
+        stranger = httpx.ASGITransport(app=app, client=("203.0.113.7", 4711))
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=stranger, base_url="http://x") as client,
+        ):
+
+            async def ready() -> bool:
+                return (await client.get("/readyz")).status_code == 200
+
+            await eventually(ready, within=5.0)
+            refused = {
+                f"{method} {headers}": (await client.request(method, path, headers=headers)).status_code
+                for headers in wrong
+                for method in ("GET", "POST")
+            }
+            unharmed = await asyncio.to_thread(alive, resilience, zombie)
+            garbage = weakref.ref(Garbage())
+            right = {"Authorization": f"Bearer {healthy.CLEANUP_TOKEN}"}
+            allowed = await client.post(path, headers=right)
+            return refused, unharmed, allowed, await asyncio.to_thread(alive, resilience, zombie), garbage() is None
+
+    with resilience.service.pause(), session(resilience, OLDER_BOOT, *OPEN) as zombie:
+        gc.disable()
+        try:
+            refused, unharmed, allowed, still_there, collected = asyncio.run(ask(zombie))
+        finally:
+            gc.enable()
+            gc.unfreeze()  # the service froze what was there when it started
+    let_in = {who: status for who, status in refused.items() if status not in (401, 403)}
+    assert not let_in, f"a caller from elsewhere without the token may clean up: {let_in}"
+    assert unharmed, "a caller from elsewhere was refused, and the cleanup ran nevertheless"
+    assert allowed.status_code == 200, f"whoever has the token may clean up: {allowed.text}"
+    assert not still_there, f"the cleanup says success, and the zombie is still there: {allowed.text}"
+    assert collected, f"the cleanup says success, and has collected no garbage: {allowed.text}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 
@@ -33,23 +35,38 @@ FORM = re.compile(
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_health_answers_in_time_under(resilience: Resilience, fault: Callable[[Resilience], Strike]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     path = f"/api/campaigns/{create(resilience)['id']}"
     resilience.service.get(path)
-    with fault(resilience), ThreadPoolExecutor(6) as threads:
-        # Requests that feel the fault, under way while /health is asked.
-        readers = [threads.submit(timed, lambda: resilience.service.get(path)) for _ in range(3)]
-        writers = [threads.submit(timed, lambda: resilience.service.put(path, json={"message": "m"})) for _ in range(3)]
-        seconds = []
-        for _ in range(ASKS):
-            begin = time.monotonic()
-            reply = resilience.service.get("/health")
-            seconds.append(time.monotonic() - begin)
-            assert reply.status_code == 200
-        assert FORM.fullmatch(reply.text), f"/health answers in another form: {reply.text}"
-        assert resilience.service.get("/livez").status_code == 200
-        p99 = sorted(seconds)[ASKS * 99 // 100]
-        assert p99 < healthy.HEALTH_P99, f"/health took {p99 * 1000:.0f} ms at p99, worst {max(seconds) * 1000:.0f} ms"
+    with ThreadPoolExecutor(6) as threads:
+        with fault(resilience):
+            # Requests that feel the fault, under way while /health is asked.
+            readers = [threads.submit(timed, lambda: resilience.service.get(path)) for _ in range(3)]
+            writers = [
+                threads.submit(timed, lambda: resilience.service.put(path, json={"message": "m"})) for _ in range(3)
+            ]
+            answers = [timed(lambda: resilience.service.get("/health")) for _ in range(ASKS)]
+            alive = resilience.service.get("/livez")
         statuses = {f.result().status for f in readers + writers}
+    last = answers[-1].reply
+    assert {answer.status for answer in answers} == {200}, "/health answers 200 whatever is broken"
+    assert last is not None
+    assert FORM.fullmatch(last.text), f"/health answers in another form: {last.text}"
+    assert alive.status_code == 200, f"/livez depends on something that is broken: {alive.text}"
+    seconds = sorted(answer.seconds for answer in answers)
+    p99 = seconds[ASKS * 99 // 100]
+    assert p99 < healthy.HEALTH_P99, f"/health waits: {p99 * 1000:.0f} ms at p99, worst {seconds[-1] * 1000:.0f} ms"
     assert statuses <= {200, 503}, f"a dependency fault is 503 or served from a cache, never {statuses - {200, 503}}"
+
+
+def test_health_tells_the_time_and_is_not_remembered(resilience: Resilience) -> None:
+    started = resilience.service.process.create_time()
+    first, second = (resilience.service.get("/health") for _ in range(2))
+    uptime, age = second.json()["uptime"], time.time() - started
+    assert 0 < uptime < age + 0.1, f"uptime is in seconds: the process is {age:.1f} s old, and it says {uptime}"
+    assert uptime > age - 5, f"the process is {age:.1f} s old, and it says {uptime}"
+    assert uptime > first.json()["uptime"], "/health answers with an old answer"
+    off = abs(datetime.fromisoformat(second.json()["timestamp"]).timestamp() - time.time())
+    assert off < 5, f"the timestamp is not the present time in UTC: {second.json()['timestamp']} is {off:.0f} s off"
+    for path in ("/health", "/livez", "/readyz"):
+        stored = resilience.service.get(path).headers.get("Cache-Control")
+        assert stored == "no-store", f"{path} may be stored by whoever is in between: Cache-Control: {stored}"

@@ -1,56 +1,150 @@
-"""Memory runs short: the guard notices within 2 s, says so in the log, collects, and memory comes down."""
+"""Memory runs short: the guard notices within 2 s, says so in the log, collects, and memory comes down. Every number is true."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+import psutil
 
 import healthy
 from pytest_resilience import Resilience, eventually, recovers
-from workload import NAME, sql, timed
+from workload import NAME, at_once, reader, sql, timed
 
 FORCED = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
 FREED = re.compile(r"\[GC\] Freed (-?\d+\.\d\d)MB heap, (-?\d+\.\d\d)MB external, (-?\d+\.\d\d)MB total")
+STATS = re.compile(
+    r"\[Memory Stats\] RSS: (?P<rss>\d+\.\d\d)MB \| Heap: (?P<used>\d+\.\d\d)/(?P<total>\d+\.\d\d)MB \((?P<share>\d+\.\d\d)%\)"
+    r" \| External: (?P<external>\d+\.\d\d)MB( \| Limit: (?P<of>\d+\.\d\d)/(?P<limit>\d+\.\d\d)MB \((?P<percent>\d+\.\d\d)%\))?"
+)
 MIB = 2**20
+LARGEST = 10_000  # characters of the longest message there may be
 
 
 def fill_the_fallback_cache(resilience: Resilience, campaigns: int) -> None:
     """With Redis away, campaigns that are read stay in the service's own memory."""
-    query = "insert into campaigns (name, message) select $1, repeat(chr(64 + i % 26), 10000) from generate_series(1, $2) i returning id"
-    ids = [row["id"] for row in sql(resilience, query, NAME, campaigns)]
+    query = "insert into campaigns (name, message) select $1, repeat(chr(64 + i % 26), $2) from generate_series(1, $3) i returning id"
+    ids = [row["id"] for row in sql(resilience, query, NAME, LARGEST, campaigns)]
     with resilience.redis.refuse():
-        for i in ids:
-            assert resilience.service.get(f"/api/campaigns/{i}").status_code == 200
+        for begin in range(0, len(ids), 100):
+            few = ids[begin : begin + 100]
+            replies = at_once([lambda few=few: [resilience.service.get(f"/api/campaigns/{i}") for i in few][-1]])
+            assert {reply.status for reply in replies} == {200}
 
 
-def test_the_guard_forces_a_collection_and_memory_comes_down(resilience: Resilience) -> None:
-    fill_the_fallback_cache(resilience, campaigns=2000)
-    full = resilience.service.process.memory_info().rss
+def stats(resilience: Resilience) -> tuple[dict[str, float], float]:
+    """The next line of statistics, and the resident size in MB as the kernel tells it at that time."""
+    seen = len(STATS.findall(resilience.service.log))
+
+    def line() -> dict[str, float] | None:
+        found = list(STATS.finditer(resilience.service.log))
+        return {name: float(value or 0) for name, value in found[-1].groupdict().items()} if len(found) > seen else None
+
+    told = eventually(line, within=2 * healthy.MEMORY_STATS_INTERVAL + healthy.SLACK)
+    return told, resilience.service.process.memory_info().rss / MIB
+
+
+def data_of(process: psutil.Process) -> tuple[int, int]:
+    """What the process holds of its data limit, and the limit."""
+    found = re.search(r"^VmData:\s+(\d+) kB$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024, process.rlimit(psutil.RLIMIT_DATA)[0]
+
+
+def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true(resilience: Resilience) -> None:
+    campaigns = 1500
+    empty, rss = stats(resilience)
+    assert abs(empty["rss"] - rss) < 0.03 * rss, (
+        f"the statistics say RSS {empty['rss']} MB; it is {rss:.2f} MB (2^20 bytes)"
+    )
+    assert empty["used"] <= empty["total"] <= empty["rss"], f"the heap does not fit into itself: {empty}"
+    assert abs(empty["share"] - 100 * empty["used"] / empty["total"]) < 0.1, (
+        f"the heap's share is miscalculated: {empty}"
+    )
+    assert empty["limit"] <= healthy.MEMORY_LIMIT_MB, f"the limit is {healthy.MEMORY_LIMIT_MB} MB or less: {empty}"
+
+    fill_the_fallback_cache(resilience, campaigns)
+    full, rss = stats(resilience)
+    assert abs(full["rss"] - rss) < 0.03 * rss, (
+        f"the statistics say RSS {full['rss']} MB; it is {rss:.2f} MB (2^20 bytes)"
+    )
+    grown, held = full["external"] - empty["external"], campaigns * LARGEST / MIB
+    assert 0.9 * held < grown < 1.25 * held, f"{held:.1f} MB are held in the cache, and External grew by {grown:.1f} MB"
     assert not FORCED.search(resilience.service.log), "the guard must not cry before memory is short"
 
-    with resilience.service.memory_pressure(headroom_mb=4):
+    process = resilience.service.process
+    before = process.memory_info().rss / MIB
+    with reader(resilience, "/health") as asked, resilience.service.memory_pressure(headroom_mb=4):
+        data, limit = data_of(process)
         eventually(lambda: FORCED.search(resilience.service.log), within=healthy.GUARD_WITHIN)
-        eventually(lambda: FREED.search(resilience.service.log), within=healthy.GUARD_WITHIN)
         found = FORCED.search(resilience.service.log)
         assert found is not None
-        assert float(found[1]) > 90, "the guard acts above 90 %, and says the number that it saw"
-        eventually(lambda: resilience.service.process.memory_info().rss < full - 5 * MIB, within=10.0)
-        assert resilience.service.get("/health").status_code == 200
+        used, share = float(found[1]), 100 * data / limit
+        assert used > 90, f"the guard acts above 90 %, and says {used}"
+        assert abs(used - share) < 2, f"{share:.1f} % of the limit were used, and the guard says {used}"
+        freed = eventually(lambda: FREED.search(resilience.service.log, found.end()), within=healthy.GUARD_WITHIN)
+        told, _ = stats(resilience)
+        after = process.memory_info().rss / MIB
+        assert after < before - held / 4, f"memory does not come down: RSS was {before:.1f} MB, it is {after:.1f} MB"
+        heap, external, total = (float(number) for number in freed.groups())
+        assert abs(total - (before - after)) < 2, (
+            f"it says it freed {total} MB in total; RSS fell by {before - after:.1f} MB"
+        )
+        let_go = full["external"] - told["external"]
+        assert abs(external - let_go) < 2, (
+            f"it says it freed {external} MB external, and there are {let_go:.1f} MB less"
+        )
+        assert abs(heap) < 10, f"it says it freed {heap} MB of a heap of {full['used']} MB"
+        if told["limit"]:
+            assert abs(told["limit"] - limit / MIB) < 1, f"the limit is {limit / MIB:.1f} MB by now: {told}"
         assert resilience.service.get("/livez").status_code == 200
         # What was freed can be used again: the service serves, although its limit has not moved.
         recovers(lambda: resilience.service.get("/api/campaigns?limit=1").status_code == 200, within=5.0)
 
-    assert resilience.service.log.count("forcing GC") <= 2, "one line for one episode"
+    slowest = max(each.seconds for each in asked)
+    assert slowest < healthy.GUARD_STALL, f"the guard kept everybody waiting for {slowest:.2f} s"
+    lines = resilience.service.log.count("forcing GC")
+    assert lines == 1, f"one line for one episode, not {lines}"
     recovers(lambda: resilience.service.get("/api/campaigns?limit=1").status_code == 200, within=5.0)
+
+
+def test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essential(resilience: Resilience) -> None:
+    def refused() -> bool:
+        reply = resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})
+        return reply.status_code == 503 and "Retry-After" in reply.headers
+
+    with resilience.service.memory_pressure(headroom_mb=0.5):
+        eventually(refused, within=healthy.GUARD_WITHIN)
+        ready = resilience.service.get("/readyz")
+        assert ready.status_code == 503, f"it refuses work for lack of memory and claims to be ready: {ready.text}"
+        assert ready.json()["checks"]["memory"] == "refusing", ready.text
+        for path in ("/health", "/livez", "/api/db-cleanup"):
+            answer = resilience.service.get(path)
+            assert answer.status_code == 200, (
+                f"{path} is needed most when memory is short: {answer.status_code} {answer.text}"
+            )
+        told = len(STATS.findall(resilience.service.log))
+        eventually(
+            lambda: len(STATS.findall(resilience.service.log)) >= told + 3, within=5.0
+        )  # the guard looks as often
+        lines = resilience.service.log.count("forcing GC")
+        assert lines == 1, f"one line for one episode, not {lines}"
+    recovers(lambda: not refused() and resilience.service.get("/readyz").status_code == 200, within=5.0)
 
 
 def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) -> None:
     """With no headroom at all an allocation fails; that is one 503, not the end of the process."""
     pid = resilience.service.process.pid
+    huge = b'{"name": "huge", "message": "' + b"x" * 900_000 + b'"}'
     with resilience.service.memory_pressure(headroom_mb=0):
-        big = {"name": "big", "message": "x" * 10_000}
+        big = {"name": "big", "message": "x" * LARGEST}
         statuses = {timed(lambda: resilience.service.post("/api/campaigns", json=big)).status for _ in range(30)}
-        # None: where there is no memory to read a request into, its connection is closed.
-        assert statuses <= {201, 503, None}, f"a lack of memory is 503, never {statuses - {201, 503, None}}"
+        statuses |= {
+            reply.status for reply in at_once([lambda: resilience.service.post("/api/campaigns", content=huge)] * 24)
+        }
+        # None: where there is no memory to read a request into, its connection is closed. 422: there was enough of it.
+        wrong = statuses - {201, 422, 503, None}
+        assert not wrong, f"a lack of memory is 503, never {wrong}"
         eventually(lambda: resilience.service.get("/livez").status_code == 200, within=5.0)
     recovers(
         lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import healthy
 from pytest_resilience import Resilience, eventually, recovers
-from workload import at_once, create, sql, timed, writing
+from workload import at_once, create, full_capacity, session_to_ask, sql, timed, writing
 
 
 def test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice(resilience: Resilience) -> None:
@@ -16,8 +18,12 @@ def test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice(resilience:
             crew.until(
                 lambda writer: len(writer.acknowledged), every_one=True, grow_by=1, within=healthy.POSTGRES_BACK_WITHIN
             )
+    full_capacity(resilience)
 
-    rows = {row["id"]: row["message"] for row in sql(resilience, "select id, message from campaigns")}
+    rows = {
+        row["id"]: row["message"]
+        for row in sql(resilience, "select id, message from campaigns where name like 'writer %'")
+    }
     acknowledged = {i: message for writer in crew.writers for i, message in writer.acknowledged.items()}
     lost = {i: m for i, m in acknowledged.items() if rows.get(i) != m}
     assert not lost, (
@@ -60,3 +66,48 @@ def test_connections_that_were_cut_while_idle_cost_nobody_a_request(resilience: 
     for campaign in campaigns:
         reply = resilience.service.put(f"/api/campaigns/{campaign['id']}", json={"message": "after the failover"})
         assert reply.status_code == 200, reply.text
+
+
+def test_a_write_whose_answer_was_lost_is_not_done_again(resilience: Resilience) -> None:
+    """The statement arrived and ran, then the connection broke: whoever tries again writes the row a second time."""
+    create(resilience)
+    asked = {"name": "once", "message": "this may be in the table once, and not twice"}
+    with ThreadPoolExecutor(1) as thread:
+        with resilience.postgres.blackhole(direction="down"):
+            write = thread.submit(timed, lambda: resilience.service.post("/api/campaigns", json=asked))
+            eventually(lambda: sql(resilience, "select 1 from campaigns where name = 'once'"), within=5.0)
+            with resilience.postgres.reset():
+                pass
+        outcome = write.result()
+    assert outcome.status == 503, f"nobody can know whether it happened; the answer is 503, not {outcome.status}"
+    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+    rows = len(sql(resilience, "select 1 from campaigns where name = 'once'"))
+    assert rows == 1, f"the write was done {rows} times: an INSERT was tried again although it had happened"
+
+
+def test_nothing_is_acknowledged_before_it_is_safe(resilience: Resilience) -> None:
+    """While Postgres can't have done it, nobody is told that it is done; and when they are told, it is in the log of Postgres."""
+    changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(2))
+    with resilience.postgres.starve(lock="campaigns"):
+        early = at_once(
+            [
+                lambda: resilience.service.put(changed, json={"message": "not yet"}),
+                lambda: resilience.service.delete(deleted),
+                lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "not yet"}),
+            ]
+        )
+    told = [reply.status for reply in early]
+    assert told == [503] * 3, f"acknowledged before it happened: Postgres was locked, and the answers were {told}"
+    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+
+    safe = "select pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
+    with session_to_ask(resilience) as ask:
+        behind = 0
+        for number in range(10):
+            assert resilience.service.put(changed, json={"message": f"text {number}"}).status_code == 200
+            behind += not ask(safe)
+            row = ask(f"select message from campaigns where id = {changed.rpartition('/')[2]}")
+            assert row == f"text {number}", f"acknowledged, and Postgres still has {row!r}"
+    assert behind < 5, (
+        f"{behind} of 10 acknowledged writes were not in Postgres' log yet: a crash loses them (synchronous_commit)"
+    )

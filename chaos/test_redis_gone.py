@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 
 import pytest
 
 import healthy
 from pytest_resilience import Resilience, Strike, eventually
-from workload import at_once, create, timed
+from workload import Timed, at_once, create, reader, redis, served_by, timed
 
 FELL_BACK = "Redis connection failed, falling back to in-memory cache:"
 CONNECTED = "Redis connected successfully"
@@ -28,15 +29,21 @@ def outage(request: pytest.FixtureRequest) -> Callable[[Resilience], Strike]:
     return strike
 
 
-def served_by(resilience: Resilience, path: str) -> str:
-    """Which layer answers a read now."""
-    reply = resilience.service.get(path)
-    assert reply.status_code == 200, f"a read failed: {reply.status_code} {reply.text}"
-    return reply.headers["X-Cache-Source"]
-
-
 def back_on_redis(resilience: Resilience, path: str) -> None:
+    """Wait until a read is answered by Redis again, as promised."""
     eventually(lambda: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
+
+
+def nobody_suffers(reads: list[Timed]) -> None:
+    """No read fails, none waits longer than the budget; and once Redis is known to be away, none waits at all."""
+    failed = [read.status for read in reads if read.status != 200]
+    assert not failed, (
+        f"{len(failed)} of {len(reads)} reads failed while Redis was away: {sorted(map(str, set(failed)))}"
+    )
+    slowest = max(read.seconds for read in reads)
+    assert slowest < healthy.REDIS_BUDGET + healthy.SLACK, f"a read took {slowest:.2f} s while Redis was away"
+    typical = median(read.seconds for read in reads[len(reads) // 2 :])
+    assert typical < healthy.FALLBACK_READ, f"reads still wait for Redis long after it went away: {typical:.3f} s each"
 
 
 def test_reads_survive_an_outage_of_redis_twice_in_a_row(
@@ -48,24 +55,63 @@ def test_reads_survive_an_outage_of_redis_twice_in_a_row(
 
     for number in (1, 2):
         with outage(resilience):
-            replies = [timed(lambda: resilience.service.get(path)) for _ in range(30)]
-            assert [r.status for r in replies] == [200] * 30
-            slowest = max(r.seconds for r in replies)
-            assert slowest < healthy.REDIS_BUDGET + healthy.SLACK, f"a read took {slowest:.2f} s while Redis was away"
-            assert replies[-1].reply is not None
-            assert replies[-1].reply.headers["X-Cache-Source"] == "memory", "the fallback cache does not serve"
-            assert resilience.service.log.count(FELL_BACK) == number, "one line for each outage, not one for each error"
+            reads = [timed(lambda: resilience.service.get(path)) for _ in range(30)]
+            nobody_suffers(reads)
+            source = reads[-1].reply.headers["X-Cache-Source"] if reads[-1].reply is not None else None
+            assert source == "memory", f"the fallback cache does not serve while Redis is away, but {source}"
+            ready = resilience.service.get("/readyz")
+            assert ready.status_code == 200, (
+                f"without Redis the service can serve, but says that it is not ready: {ready.text}"
+            )
+            assert ready.json()["checks"]["redis"] == "down", f"/readyz does not tell that Redis is away: {ready.text}"
         back_on_redis(resilience, path)
-        assert resilience.service.log.count(CONNECTED) == 1 + number, "one line at the start and one for each recovery"
+        fell, rose = resilience.service.log.count(FELL_BACK), resilience.service.log.count(CONNECTED)
+        assert fell == number, f"one line for each outage, not {fell} for {number}: the log is not a list of errors"
+        assert rose == 1 + number, f"one line at the start and one for each recovery, not {rose} after {number}"
 
 
-def test_writes_survive_an_outage_of_redis(resilience: Resilience, outage: Callable[[Resilience], Strike]) -> None:
+def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience) -> None:
+    """Every request that tries Redis for itself adds a connection attempt and a line in the log; only one prober may."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     back_on_redis(resilience, path)
-    with outage(resilience):
-        reply = resilience.service.put(path, json={"message": "changed while Redis was away"})
-        assert reply.status_code == 200
-        assert resilience.service.get(path).json()["message"] == "changed while Redis was away"
+    with resilience.redis.refuse() as outage, reader(resilience, path, threads=8) as reads:
+        eventually(lambda: outage.receipt.last is not None and outage.receipt.last > 1.5, within=5.0)
+        assert outage.receipt.touched is not None
+        attempts, seconds = outage.receipt.touched, outage.receipt.last or 0.0
+    allowed = healthy.CONNECTS_PER_SECOND * seconds
+    assert attempts < allowed, f"{attempts} attempts to reach Redis in {seconds:.1f} s: requests retry for themselves"
+    nobody_suffers(reads)
+    lines = resilience.service.log.count(FELL_BACK)
+    assert lines == 1, f"{lines} lines in the log for one outage"
+
+    # Back again: those who come first must not all connect at once, and again and again.
+    with redis(resilience) as ask:
+        before = ask("INFO", "stats")["total_connections_received"]
+        with reader(resilience, path, threads=8) as reads:
+            back_on_redis(resilience, path)
+            eventually(lambda: len(reads) > 100, within=5.0)
+        connects = ask("INFO", "stats")["total_connections_received"] - before
+    assert connects <= healthy.CONNECTS_WHEN_BACK, f"a herd of {connects} connections when Redis came back"
+    assert resilience.service.log.count(CONNECTED) == 2, "one line at the start and one for the recovery"
+
+
+def test_outages_of_every_kind_one_after_the_other(resilience: Resilience) -> None:
+    """A prober that survived one kind of error may die of the next; what each outage leaves behind may add up."""
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    back_on_redis(resilience, path)
+    files = resilience.service.process.num_fds()
+    for number, (kind, strike) in enumerate(OUTAGES.items(), start=1):
+        with strike(resilience):
+            eventually(lambda: served_by(resilience, path) == "memory", within=healthy.REDIS_BACK_WITHIN)
+            message = f"written while Redis was {kind}"
+            assert resilience.service.put(path, json={"message": message}).status_code == 200
+        back_on_redis(resilience, path)
+        assert resilience.service.get(path).json()["message"] == message, (
+            f"Redis remembers what was before it was {kind}"
+        )
+        assert resilience.service.log.count(CONNECTED) == 1 + number
+    left = resilience.service.process.num_fds() - files
+    assert left <= 5, f"{left} more open files than before {len(OUTAGES)} outages: connections are left behind"
 
 
 def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers(
@@ -76,8 +122,11 @@ def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers
     for path in (changed, deleted):
         back_on_redis(resilience, path)
     with outage(resilience):
-        assert resilience.service.put(changed, json={"message": "the new text"}).status_code == 200
+        reply = resilience.service.put(changed, json={"message": "the new text"})
+        assert reply.status_code == 200, f"a write failed because Redis was away: {reply.status_code} {reply.text}"
+        assert resilience.service.get(changed).json()["message"] == "the new text", "a read missed the write before it"
         assert resilience.service.delete(deleted).status_code == 204
+        assert resilience.service.get(deleted).status_code == 404, "a deleted campaign is still served"
 
     def new_text() -> str:
         reply = resilience.service.get(changed)

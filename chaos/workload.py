@@ -13,8 +13,11 @@ from typing import Any
 
 import asyncpg
 import httpx
+import pytest
+from redis import Redis
 
-from pytest_resilience import Resilience, eventually
+import healthy
+from pytest_resilience import NeverHappened, Resilience, eventually, recovers
 
 NAME = "Autumn sale"
 MESSAGE = "Twenty percent off until Sunday"
@@ -140,6 +143,17 @@ def sql(resilience: Resilience, query: str, *arguments: object) -> list[asyncpg.
 
 
 @contextmanager
+def session_to_ask(resilience: Resilience) -> Iterator[Callable[[str], Any]]:
+    """Ask Postgres itself, around the proxy, over one connection that is there already: for answers without delay."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(resilience.postgres.direct_url))
+        try:
+            yield lambda query: runner.run(connection.fetchval(query))
+        finally:
+            connection.terminate()
+
+
+@contextmanager
 def session(resilience: Resilience, application_name: str, *statements: str) -> Iterator[int]:
     """A session of somebody else in Postgres, left as the statements leave it; gives its process id in the server."""
     with asyncio.Runner() as runner:
@@ -153,8 +167,73 @@ def session(resilience: Resilience, application_name: str, *statements: str) -> 
             connection.terminate()
 
 
-def sessions_of_the_service(resilience: Resilience) -> int:
-    """How many connections the service holds, as Postgres counts them."""
-    query = "select count(*) from pg_stat_activity where application_name like 'service:%'"
+def sessions_of_the_service(resilience: Resilience) -> set[int]:
+    """The connections of the service's pool, as Postgres sees them: their process ids."""
+    query = "select pid from pg_stat_activity where application_name like 'service:%'"
+    return {row["pid"] for row in sql(resilience, query)}
+
+
+def alive(resilience: Resilience, pid: int) -> bool:
+    """Whether a session is still there."""
+    return bool(sql(resilience, "select 1 from pg_stat_activity where pid = $1", pid))
+
+
+def waiting_sessions(resilience: Resilience) -> int:
+    """How many sessions of the service wait for a lock."""
+    query = "select count(*) from pg_stat_activity where application_name like 'service:%' and wait_event_type = 'Lock'"
     count: int = sql(resilience, query)[0][0]
     return count
+
+
+def full_capacity(resilience: Resilience) -> None:
+    """As good as before is not "it answers again": the whole pool must be usable at once, and not one connection more."""
+    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.FULL_CAPACITY_WITHIN)
+    new = [lambda: resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})]
+    with resilience.postgres.starve(lock="campaigns") as starved, ThreadPoolExecutor(1) as thread:
+        held = thread.submit(at_once, new * healthy.POOL_MAX)
+        try:
+            eventually(lambda: starved.receipt.touched == healthy.POOL_MAX, within=healthy.ACQUIRE_TIMEOUT)
+        except NeverHappened:
+            in_use = starved.receipt.touched
+            pytest.fail(f"only {in_use} of the pool's {healthy.POOL_MAX} connections can be used: the others are lost")
+        finally:
+            starved.heal()
+            statuses = [each.status for each in held.result()]
+    assert statuses == [201] * healthy.POOL_MAX, f"some of the pool's connections are of no use: {statuses}"
+
+
+@contextmanager
+def redis(resilience: Resilience) -> Iterator[Callable[..., Any]]:
+    """Ask Redis itself, around the proxy, over one connection that was there before the trouble began."""
+    with Redis.from_url(resilience.redis.direct_url, single_connection_client=True, protocol=2) as client:
+        client.ping()
+        yield client.execute_command
+
+
+@contextmanager
+def reader(resilience: Resilience, path: str, threads: int = 1) -> Iterator[list[Timed]]:
+    """Keep reading one path for the duration of the block; gives what came, as it comes."""
+    stop = threading.Event()
+    came: list[Timed] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            came.append(timed(lambda: resilience.service.get(path)))
+            stop.wait(0.005)  # a reader without a pause would measure the client's speed
+
+    with ThreadPoolExecutor(threads) as pool:
+        readers = [pool.submit(read) for _ in range(threads)]
+        try:
+            yield came
+        finally:
+            stop.set()
+        for each in readers:
+            each.result()
+
+
+def served_by(resilience: Resilience, path: str) -> str:
+    """Which layer answers a read now."""
+    reply = resilience.service.get(path)
+    assert reply.status_code == 200, f"a read failed: {reply.status_code} {reply.text}"
+    source: str = reply.headers["X-Cache-Source"]
+    return source

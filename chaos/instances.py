@@ -1,0 +1,98 @@
+"""More instances of the service, with settings of their own: a replica, one that starts in bad weather, one that is told to stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+import healthy
+from pytest_resilience import Resilience, eventually
+
+ROOT = Path(__file__).parent.parent
+LISTENING = re.compile(r"Server LISTENING on http://127\.0\.0\.1:(\d+)")
+ENDS_WITHIN = 5.0  # seconds that a killed process has to be gone
+# `python -m service`, which dies with the test run, however that ends (Linux: PR_SET_PDEATHSIG, SIGKILL).
+DIES_WITH_US = "import ctypes; ctypes.CDLL(None).prctl(1, 9); " if sys.platform.startswith("linux") else ""
+RUN = DIES_WITH_US + "import runpy; runpy.run_module('service', run_name='__main__')"
+
+
+@dataclass
+class Instance:
+    """One more process of the service.
+
+    Attributes:
+        process: the process.
+        client: asks it.
+    """
+
+    process: subprocess.Popen[bytes]
+    log_file: Path
+    client: httpx.Client
+
+    @property
+    def log(self) -> str:
+        """What it wrote so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def listen(self) -> None:
+        """Wait until it says that it listens, and ask it there from now on."""
+
+        def port() -> str | None:
+            assert not self.ended(), (
+                f"the service ended with {self.process.returncode} at its start; its log:\n{self.log}"
+            )
+            found = LISTENING.search(self.log)
+            return found[1] if found else None
+
+        self.client.base_url = f"http://127.0.0.1:{eventually(port, within=10.0)}"
+
+
+def start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """The service as a process, with nothing in its environment that is not meant for it."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
+    with log.open("ab") as stderr:
+        return subprocess.Popen(
+            [sys.executable, "-c", RUN],
+            cwd=ROOT,
+            env={**kept, "PORT": "0", **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=stderr,
+            stderr=stderr,
+        )
+
+
+@contextmanager
+def another(resilience: Resilience, *, ready: bool = True, **changes: str) -> Iterator[Instance]:
+    """One more instance behind the same proxies, with some settings changed; killed when the block ends.
+
+    Args:
+        resilience: whose Postgres and Redis it uses.
+        ready: wait until it is ready; else only until it listens.
+        changes: settings that differ from the suite's.
+    """
+    environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | changes
+    with tempfile.TemporaryDirectory() as scratch:
+        process = start(environment, Path(scratch, "log"))
+        with httpx.Client(timeout=10.0, trust_env=False) as client:
+            instance = Instance(process, Path(scratch, "log"), client)
+            try:
+                instance.listen()
+                if ready:
+                    eventually(lambda: client.get("/readyz").status_code == 200, within=10.0)
+                yield instance
+            finally:
+                process.kill()
+                process.wait(ENDS_WITHIN)

@@ -1,0 +1,140 @@
+"""The cache tells the truth: which layer answered, whose campaign it is, that it is stale, and that it keeps within its bounds."""
+
+from __future__ import annotations
+
+import healthy
+from instances import another
+from pytest_resilience import Resilience, eventually
+from workload import NAME, at_once, create, redis, served_by, sql, timed
+
+LARGEST = "x" * 10_000  # the longest message there may be
+
+
+def test_every_answer_says_truly_where_it_came_from(resilience: Resilience) -> None:
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    never_read = f"/api/campaigns/{create(resilience)['id']}"
+
+    def said() -> tuple[str, str]:
+        reply = resilience.service.get(path)
+        assert reply.status_code == 200, reply.text
+        return reply.headers["X-Cache"], reply.headers["X-Cache-Source"]
+
+    eventually(lambda: said() == ("hit", "redis"), within=healthy.REDIS_BACK_WITHIN)
+    with redis(resilience) as ask:
+        ask("FLUSHALL")
+        assert said() == ("miss", "postgres"), "Redis is empty, so only Postgres can have answered"
+        eventually(lambda: said() == ("hit", "redis"), within=healthy.REDIS_BACK_WITHIN)
+        found = ask("INFO", "stats")["keyspace_hits"]
+        assert said() == ("hit", "redis")
+        assert ask("INFO", "stats")["keyspace_hits"] > found, "the answer claims to be Redis', which was not asked"
+
+        with resilience.postgres.refuse(), resilience.redis.refuse():
+            eventually(lambda: said() == ("hit", "memory"), within=healthy.REDIS_BACK_WITHIN)
+            ask("FLUSHALL")
+            # Written through this instance, so it is in memory, too; nobody has asked Redis or Postgres for it.
+            assert resilience.service.get(never_read).headers["X-Cache-Source"] == "memory"
+
+
+def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resilience) -> None:
+    fresh, stale = 0.5, 2.0
+    with another(resilience, CACHE_TTL=str(fresh), CACHE_STALE_TTL=str(stale)) as instance:
+        path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "soon stale"}).headers["Location"]
+
+        def answer() -> str:
+            reply = instance.client.get(path)
+            return reply.headers["X-Cache"] if reply.status_code == 200 else str(reply.status_code)
+
+        # While Postgres is there, a copy that is no longer fresh is looked up again.
+        eventually(lambda: answer() == "miss", within=fresh + healthy.SLACK)
+        with resilience.postgres.refuse(), resilience.redis.refuse():
+            eventually(lambda: answer() == "stale", within=fresh + healthy.SLACK)
+            eventually(lambda: answer() == "503", within=stale + healthy.SLACK)
+
+
+def test_errors_and_absences_are_not_remembered(resilience: Resilience) -> None:
+    path = f"/api/campaigns/{create(resilience)['id'] + 1}"
+    assert resilience.service.get(path).status_code == 404
+    with resilience.postgres.refuse():
+        answer = resilience.service.get(path)
+        assert answer.status_code == 503, f"nobody can know that there is no such campaign, but: {answer.status_code}"
+    eventually(lambda: resilience.service.get(path).status_code == 404, within=healthy.POSTGRES_BACK_WITHIN)
+    sql(resilience, "insert into campaigns (name, message) values ($1, 'made by another instance')", NAME)
+    eventually(lambda: resilience.service.get(path).status_code == 200, within=2.0)
+    assert resilience.service.delete(path).status_code == 204
+    assert resilience.service.get(path).status_code == 404, "what is deleted is still served"
+
+
+def test_the_fallback_cache_keeps_within_its_bounds(resilience: Resilience) -> None:
+    """With Redis and Postgres away, what is still answered is just what memory holds: so it can be counted."""
+    entries, megabytes = 40, 0.25
+    small = [row["id"] for row in insert(resilience, "small", 100)]
+    large = [row["id"] for row in insert(resilience, LARGEST, 60)]
+    with another(resilience, CACHE_MAX_ENTRIES=str(entries), CACHE_MAX_MB=str(megabytes)) as instance:
+
+        def held(ids: list[int]) -> int:
+            """How many of them are in memory after all were read."""
+            for i in ids:
+                assert instance.client.get(f"/api/campaigns/{i}").status_code == 200
+            with resilience.postgres.refuse():
+                answers = [instance.client.get(f"/api/campaigns/{i}").status_code for i in ids]
+            eventually(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+            return answers.count(200)
+
+        with resilience.redis.refuse():
+            count = held(small)
+            assert count <= entries, f"the fallback cache holds {count} entries; CACHE_MAX_ENTRIES allows {entries}"
+            assert count >= entries // 2, f"the fallback cache holds only {count} entries of {entries} that it may"
+            most = int(megabytes * 2**20) // len(LARGEST)
+            count = held(large)
+            assert count <= most, (
+                f"the fallback cache holds {count} times {len(LARGEST)} bytes, over CACHE_MAX_MB={megabytes}"
+            )
+            assert count >= most // 2, f"the fallback cache holds only {count} of the {most} that CACHE_MAX_MB allows"
+
+
+def insert(resilience: Resilience, message: str, count: int) -> list[dict[str, int]]:
+    """So many campaigns, made by somebody else: the service has none of them in its caches."""
+    query = "insert into campaigns (name, message) select $1, $2 from generate_series(1, $3) returning id"
+    return [dict(row) for row in sql(resilience, query, NAME, message, count)]
+
+
+def test_a_newer_version_of_another_instance_is_not_overwritten_by_what_redis_missed(resilience: Resilience) -> None:
+    """This instance was cut off from Redis and changed a campaign; another one changed it after that, and told Redis."""
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    eventually(lambda: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
+    with another(resilience, REDIS_URL=resilience.redis.direct_url) as replica:
+        eventually(lambda: replica.client.get("/readyz").json()["checks"]["redis"] == "up", within=5.0)
+        with resilience.redis.refuse():
+            assert resilience.service.put(path, json={"message": "second"}).status_code == 200
+            assert replica.client.put(path, json={"message": "third"}).status_code == 200
+        for each in (replica.client, resilience.service):
+            eventually(lambda each=each: each.get(path).headers["X-Cache-Source"] == "redis", within=5.0)
+            eventually(lambda each=each: each.get(path).json()["message"] == "third", within=1.0)
+
+
+def test_a_slow_redis_costs_a_request_its_budget_once_and_mixes_nothing_up(resilience: Resilience) -> None:
+    """A read that misses asks Redis twice, to look and to fill: both come out of one budget."""
+    ids = [row["id"] for row in insert(resilience, "slowly", 40)]
+    with resilience.redis.latency(seconds=0.8 * healthy.REDIS_BUDGET):
+        one_by_one = [timed(lambda i=i: resilience.service.get(f"/api/campaigns/{i}")) for i in ids[:5]]
+        assert [read.status for read in one_by_one] == [200] * 5
+        quickest = min(read.seconds for read in one_by_one)
+        bound = 1.4 * healthy.REDIS_BUDGET  # two calls of 0.8 each would be 1.6
+        assert quickest < bound, (
+            f"each read spends {quickest:.2f} s on Redis, more than its budget of {healthy.REDIS_BUDGET}"
+        )
+    with resilience.redis.latency(seconds=healthy.REDIS_BUDGET, jitter=0.8 * healthy.REDIS_BUDGET):
+        # Answers around the end of the budget: some are given up, and what was meant for them arrives afterwards.
+        for _ in range(2):
+            reads = at_once([lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids])
+            mixed = [
+                (i, r.reply.json()["id"])
+                for i, r in zip(ids, reads, strict=True)
+                if r.reply and r.reply.json()["id"] != i
+            ]
+            assert not mixed, f"readers got somebody else's campaign (asked, got): {mixed}"
+    reads = at_once([lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids])
+    mixed = [
+        (i, r.reply.json()["id"]) for i, r in zip(ids, reads, strict=True) if r.reply and r.reply.json()["id"] != i
+    ]
+    assert not mixed, f"readers got somebody else's campaign (asked, got): {mixed}"

@@ -1,0 +1,43 @@
+"""Many change one campaign at once while Redis comes and goes: no change is lost, and nobody sees time run backwards."""
+
+from __future__ import annotations
+
+import healthy
+from pytest_resilience import Resilience, eventually
+from workload import at_once, create, reader, sql
+
+
+def test_of_many_who_saw_the_same_version_one_wins(resilience: Resilience) -> None:
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    with resilience.redis.refuse():
+        for version in (1, 2, 3):
+            seen = {"If-Match": f'"{version}"'}
+            texts = [f"writer {number} saw version {version}" for number in range(12)]
+            replies = at_once(
+                [lambda t=t: resilience.service.put(path, json={"message": t}, headers=seen) for t in texts]
+            )
+            winners = [text for text, reply in zip(texts, replies, strict=True) if reply.status == 200]
+            assert len(winners) == 1, (
+                f"{len(winners)} of 12 writers of version {version} won: the others' changes are lost"
+            )
+            assert {reply.status for reply in replies} == {200, 412}, "who lost hears 412"
+            now = resilience.service.get(path)
+            assert now.json()["message"] == winners[0], "who was told that he won did not"
+            assert (now.json()["version"], now.headers["ETag"]) == (version + 1, f'"{version + 1}"')
+
+
+def test_every_change_counts_and_no_reader_goes_back_in_time(resilience: Resilience) -> None:
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    changes = 0
+    with reader(resilience, path) as reads:
+        for _ in range(3):
+            with resilience.redis.reset() as outage:
+                replies = at_once([lambda: resilience.service.put(path, json={"status": "scheduled"})] * 8)
+                eventually(lambda outage=outage: outage.receipt.touched, within=healthy.REDIS_BACK_WITHIN)
+            replies += at_once([lambda: resilience.service.put(path, json={"status": "sending"})] * 8)
+            assert {reply.status for reply in replies} == {200}
+            changes += len(replies)
+    versions = [read.reply.json()["version"] for read in reads if read.reply is not None]
+    assert versions == sorted(versions), f"a reader saw an older version after a newer one: {versions}"
+    assert resilience.service.get(path).json()["version"] == 1 + changes, "changes were lost, or counted twice"
+    assert sql(resilience, "select version from campaigns")[0][0] == 1 + changes

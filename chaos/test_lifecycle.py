@@ -1,0 +1,100 @@
+"""It starts in bad weather, becomes ready by itself, and stops without losing a request."""
+
+from __future__ import annotations
+
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import healthy
+from instances import another
+from pytest_resilience import Resilience, eventually
+from workload import Timed, session, sql, timed, waiting_sessions
+
+HOLDS_WRITES = ("begin", "lock table campaigns in share mode")
+
+
+def test_it_starts_without_postgres_and_redis_and_becomes_ready_by_itself(resilience: Resilience) -> None:
+    begin = time.monotonic()
+    with (
+        resilience.postgres.refuse() as no_postgres,
+        resilience.redis.refuse() as no_redis,
+        another(resilience, ready=False) as instance,
+    ):
+        took = time.monotonic() - begin
+        assert took < healthy.LISTENS_WITHIN, f"without its dependencies it listens only after {took:.1f} s"
+        assert instance.client.get("/health").status_code == 200
+        assert instance.client.get("/livez").status_code == 200
+        ready = instance.client.get("/readyz")
+        assert ready.status_code == 503, f"it claims to be ready without a database: {ready.text}"
+        assert ready.json()["checks"] == {"postgres": "down", "redis": "down", "memory": "ok"}, ready.text
+        assert "Retry-After" in ready.headers
+        assert instance.client.get("/api/campaigns/1").status_code == 503, "a dependency fault is 503"
+
+        no_postgres.heal()
+        eventually(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+        reply = instance.client.post("/api/campaigns", json={"name": "n", "message": "m"})
+        assert reply.status_code == 201, f"with Postgres there it can work: {reply.text}"
+        path = reply.headers["Location"]
+        assert instance.client.get(path).headers["X-Cache-Source"] == "memory", (
+            "it started without Redis: memory serves"
+        )
+
+        no_redis.heal()
+        eventually(
+            lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis", within=healthy.REDIS_BACK_WITHIN
+        )
+
+
+def test_told_to_stop_it_finishes_what_it_has_begun(resilience: Resilience) -> None:
+    with another(resilience) as instance:
+
+        def write(number: int) -> Timed:
+            return timed(lambda: instance.client.post("/api/campaigns", json={"name": "late", "message": str(number)}))
+
+        with ThreadPoolExecutor(5) as threads:
+            with session(resilience, "somebody else", *HOLDS_WRITES):
+                under_way = [threads.submit(write, number) for number in range(5)]
+                eventually(lambda: waiting_sessions(resilience) == 5, within=5.0)
+                instance.process.send_signal(signal.SIGTERM)
+                told = time.monotonic()
+
+                def draining() -> bool:
+                    # A client of its own each time: connections that are open already are being shut.
+                    reply = timed(lambda: instance.client.get("/readyz", headers={"Connection": "close"}))
+                    return (
+                        reply.status == 503 and reply.reply is not None and reply.reply.json()["status"] == "draining"
+                    )
+
+                eventually(draining, within=1.0)
+                assert not instance.ended(), "it stopped while requests were under way"
+            answers = [each.result() for each in under_way]
+        statuses = [answer.status for answer in answers]
+        assert statuses == [201] * 5, f"requests that were under way were lost when it was told to stop: {statuses}"
+        rows = len(sql(resilience, "select 1 from campaigns where name = 'late'"))
+        assert rows == 5, f"{rows} rows for 5 acknowledged writes"
+        eventually(instance.ended, within=healthy.SHUTDOWN_GRACE + healthy.SLACK)
+        took = time.monotonic() - told
+        assert took < healthy.SHUTDOWN_GRACE + healthy.SLACK, f"it ended {took:.1f} s after SIGTERM"
+        assert instance.process.returncode in (0, -signal.SIGTERM), f"it ended with {instance.process.returncode}"
+
+
+def test_told_to_stop_it_does_not_wait_for_ever_and_told_twice_not_at_all(resilience: Resilience) -> None:
+    with (
+        another(resilience, SHUTDOWN_GRACE="1") as patient,
+        another(resilience) as hasty,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        with resilience.postgres.blackhole():
+            for instance in (patient, hasty):
+                client = instance.client
+                threads.submit(
+                    timed, lambda client=client: client.post("/api/campaigns", json={"name": "n", "message": "m"})
+                )
+                eventually(lambda client=client: client.get("/readyz").status_code == 503, within=2.0)
+            hasty.process.send_signal(signal.SIGTERM)
+            patient.process.send_signal(signal.SIGTERM)
+            eventually(lambda: "draining" in hasty.log, within=1.0)
+            hasty.process.send_signal(signal.SIGTERM)
+            eventually(hasty.ended, within=1.0)
+            eventually(patient.ended, within=1 + 2 * healthy.SLACK)

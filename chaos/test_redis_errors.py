@@ -1,0 +1,73 @@
+"""Redis answers, but with an error: read-only, full, locked, busy. It is not healthy, and the service must not believe so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import healthy
+from pytest_resilience import Resilience, eventually
+from workload import at_once, create, redis, served_by
+
+FELL_BACK = "Redis connection failed, falling back to in-memory cache:"
+
+# What is done to a real Redis, and how it is undone.
+TROUBLES: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {
+    "READONLY": ([("REPLICAOF", "127.0.0.1", "1")], [("REPLICAOF", "NO", "ONE")]),
+    "MASTERDOWN": (
+        [("CONFIG", "SET", "replica-serve-stale-data", "no"), ("REPLICAOF", "127.0.0.1", "1")],
+        [("REPLICAOF", "NO", "ONE"), ("CONFIG", "SET", "replica-serve-stale-data", "yes")],
+    ),
+    "OOM": (
+        [("CONFIG", "SET", "maxmemory-policy", "noeviction"), ("CONFIG", "SET", "maxmemory", "1")],
+        [("CONFIG", "SET", "maxmemory", "0")],
+    ),
+    "NOAUTH": (
+        [("CONFIG", "SET", "requirepass", "changed"), ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")],
+        [("CONFIG", "SET", "requirepass", "")],
+    ),
+}
+
+
+@contextmanager
+def in_trouble(resilience: Resilience, kind: str) -> Iterator[None]:
+    """Redis answers with such errors for the duration of the block."""
+    begin, end = TROUBLES[kind]
+    with redis(resilience) as ask:
+        for command in begin:
+            ask(*command)
+        try:
+            yield
+        finally:
+            for command in end:
+                ask(*command)
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+def test_a_redis_that_answers_with_errors_is_away(resilience: Resilience, kind: str) -> None:
+    kept, changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(3))
+    for path in (kept, changed, deleted):
+        eventually(lambda path=path: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
+
+    with in_trouble(resilience, kind):
+        reply = resilience.service.put(changed, json={"message": "the new text"})
+        assert reply.status_code == 200, f"a write fails because Redis says {kind}: {reply.status_code} {reply.text}"
+        assert resilience.service.delete(deleted).status_code == 204
+        for read in at_once([lambda: resilience.service.get(changed)] * 10):
+            assert read.reply is not None
+            assert read.status == 200, f"a read fails because Redis says {kind}: {read.status}"
+            assert read.reply.json()["message"] == "the new text", f"an old value, because Redis said {kind}"
+        assert resilience.service.get(deleted).status_code == 404, f"a deleted campaign, because Redis said {kind}"
+        eventually(lambda: FELL_BACK in resilience.service.log, within=healthy.REDIS_BACK_WITHIN)
+        eventually(lambda: served_by(resilience, kept) == "memory", within=healthy.REDIS_BACK_WITHIN)
+        assert resilience.service.get("/readyz").json()["checks"]["redis"] == "down", (
+            f"Redis says {kind}, /readyz says well"
+        )
+
+    eventually(lambda: served_by(resilience, changed) == "redis", within=healthy.REDIS_BACK_WITHIN)
+    assert resilience.service.get(changed).json()["message"] == "the new text", f"an old value after {kind} was over"
+    assert resilience.service.get(deleted).status_code == 404, f"a deleted campaign came back after {kind} was over"
+    lines = resilience.service.log.count(FELL_BACK)
+    assert lines == 1, f"{lines} lines in the log for one outage ({kind})"
