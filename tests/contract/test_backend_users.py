@@ -38,7 +38,7 @@ def struck_and_back(backend):
     return backend.servers["postgres"].processes()
 
 
-def test_postgres_never_runs_as_root(monkeypatch):
+def test_postgres_never_runs_as_root():
     with EmbeddedBackend() as backend:
         for pid in struck_and_back(backend):
             namespace = Path(f"/proc/{pid}/uid_map")
@@ -50,9 +50,8 @@ def test_postgres_never_runs_as_root(monkeypatch):
 
 
 @root
-def test_without_user_namespaces_postgres_runs_as_nobody(monkeypatch, tmp_path):
-    """As in Docker's default profile. The cache is empty, so initdb runs as nobody too."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_without_user_namespaces_postgres_runs_as_nobody(monkeypatch):
+    """As in Docker's default profile."""
     monkeypatch.setattr(Keeper, "user_namespaces", lambda _self: False)
     with EmbeddedBackend() as backend:
         pids = struck_and_back(backend)
@@ -63,6 +62,7 @@ def test_without_user_namespaces_postgres_runs_as_nobody(monkeypatch, tmp_path):
 
 @root
 def test_programs_that_only_root_reaches_are_copied_for_nobody(monkeypatch, tmp_path):
+    """The cache is empty, so initdb runs as nobody too."""
     installed = binaries.find_postgres().path.parent
     package = installed.parent
     home = tmp_path / "home"
