@@ -34,14 +34,12 @@ VIEW = memoryview(BUFFER)
 CHUNK = 32768
 """Bytes that a toxic sees at once, at most: Toxiproxy's buffer, which shapes the steps of slicer and bandwidth."""
 
+TURN = 16
+"""Items that a link moves before others get their turn."""
+
 _NOOP = Noop()
 _BUSY = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # ENOTCONN: what macOS says while it connects
 _GONE = (ECONNRESET, EPIPE)
-
-
-def _discard(data: memoryview | bytes) -> int:
-    """The `send` of a link whose destination is gone."""
-    return len(data)
 
 
 class Stage:
@@ -389,12 +387,17 @@ class Link:
                     self._obey(signal)
                     return
         last = len(stages) - 1
+        budget = TURN
         again = True
         while again:
             again = False
             for index in range(last, -1, -1):
                 stage = stages[index]
                 while True:
+                    if not budget:
+                        self._gate()
+                        self._go_on(now)
+                        return
                     if not stage.outbox:
                         if not stage.inbox:
                             break
@@ -404,6 +407,7 @@ class Link:
                     at, item = stage.outbox[0]
                     if at > now:
                         break
+                    budget -= 1
                     if index == last:
                         if self.out is not None:
                             break
@@ -421,6 +425,12 @@ class Link:
                         again = True
         self._gate()
         self._arm(now)
+
+    def _go_on(self, now: float) -> None:
+        """There is more to move, but others must have their turn first."""
+        if self.timer is not None:
+            self.timer.cancel()
+        self.timer = self.loop.at(now, self.on_timer)
 
     def _arm(self, now: float) -> None:
         soonest = NEVER
@@ -517,7 +527,7 @@ class Link:
         if error.errno not in _GONE and self.upward and not self.connection.connected:
             self.connection.dial_failed(error)
             return 0
-        self.send = _discard
+        self.send = self._discard
         self.lost += size
         peer = self.peer
         peer.reset_seen = True  # the error is told once; the next read there says "end of stream"
@@ -528,6 +538,11 @@ class Link:
             else:
                 peer._take_signal(RESET)
         return size
+
+    def _discard(self, data: memoryview | bytes) -> int:
+        """The `send` of a link whose destination is gone."""
+        self.lost += len(data)
+        return len(data)
 
     # --- what the loop watches ---------------------------------------------------------------------------------------
 

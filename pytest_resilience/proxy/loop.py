@@ -22,6 +22,9 @@ Handler = Callable[[int], None]
 # Events taken at once. Python allocates room for them each time, for 1023 of them unless told.
 BATCH = 64
 
+# Timers called before descriptors get their turn again.
+TURN = 32
+
 # A sleep overshoots by the time that a core takes to wake up, so the last of it is spent polling.
 SPIN = 0.00012
 
@@ -158,8 +161,11 @@ class Loop:
         self._poller.close()
 
     def _fire(self) -> None:
+        """Call what is due; some of it only, if there is much, so that descriptors get their turn too."""
         timers = self._timers
-        while timers and (timers[0].call is None or timers[0].when <= self.now()):
+        for _ in range(TURN):
+            if not timers or (timers[0].call is not None and timers[0].when > self.now()):
+                return
             call = heapq.heappop(timers).call
             if call is not None:
                 call()

@@ -1,0 +1,332 @@
+"""Random proxies, toxics, changes and traffic against a model: no crash, no hang, and no byte lost or out of order unless a toxic
+says so. And peers of every bad kind at once, with the API in good health throughout."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from .conftest import PATIENCE, Door, Server, take
+from .test_proxy_data import Watch
+
+pytestmark = pytest.mark.addition
+
+KEEPS = st.sampled_from(
+    [
+        ("noop", {}),
+        ("latency", {"latency": 3, "jitter": 2}),
+        ("latency", {"latency": 60_000}),
+        ("bandwidth", {"rate": 0}),
+        ("bandwidth", {"rate": 5000}),
+        ("slicer", {"average_size": 50, "size_variation": 20, "delay": 10}),
+        ("slow_close", {"delay": 5}),
+        ("reset_peer", {"timeout": 600_000}),
+        ("shared_bandwidth", {"rate": 9000}),
+    ]
+)
+LOSES = st.sampled_from(
+    [
+        ("timeout", {"timeout": 0}),
+        ("limit_data", {"bytes": 10}),
+        ("reset_peer", {"timeout": 0}),
+        ("limit_time", {"time": 1}),
+    ]
+)
+STREAMS = st.sampled_from(["upstream", "downstream"])
+
+
+class Flow:
+    """One direction of one connection, as it should be."""
+
+    def __init__(self, source: socket.socket, destination: socket.socket) -> None:
+        self.source = source
+        self.destination = destination
+        self.sent = bytearray()
+        self.got = bytearray()
+        self.over = False
+
+    def send(self, data: bytes) -> None:
+        try:
+            self.sent += data[: self.source.send(data)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.over = True
+
+    def receive(self) -> None:
+        try:
+            while data := self.destination.recv(65536):
+                self.got += data
+            self.over = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.over = True
+
+
+class Machine(RuleBasedStateMachine):
+    server: Server
+
+    @initialize()
+    def begin(self) -> None:
+        self.server.clear()
+        self.door = Door(self.server, "door")
+        self.flows: list[Flow] = []
+        self.toxics: list[str] = []
+        self.lossy = False
+        self.enabled = True
+
+    def teardown(self) -> None:
+        if not hasattr(self, "door"):
+            return
+        try:
+            assert self.server.call("POST", "/reset").status == 204
+            watch = Watch()
+            while not self.lossy and watch.seconds < PATIENCE:
+                self.drain()
+                if all(flow.over or flow.got == flow.sent for flow in self.flows):
+                    break
+                time.sleep(0.001)
+            for flow in self.flows:
+                assert flow.sent.startswith(flow.got)
+                assert self.lossy or flow.over or flow.got == flow.sent, "bytes are missing"
+        finally:
+            self.door.close()
+
+    def drain(self) -> None:
+        for flow in self.flows:
+            flow.receive()
+
+    @precondition(lambda self: self.enabled and len(self.flows) < 8)
+    @rule()
+    def connect(self) -> None:
+        try:
+            client = self.door.dial()
+        except ConnectionResetError:
+            return
+        served = self.door.accept()
+        for each in (client, served):
+            each.setblocking(False)
+        self.flows += [Flow(client, served), Flow(served, client)]
+
+    @precondition(lambda self: self.flows)
+    @rule(which=st.integers(0, 7), size=st.sampled_from([1, 10, 1000, 40_000, 300_000]))
+    def send(self, which: int, size: int) -> None:
+        flow = self.flows[which % len(self.flows)]
+        flow.send(random.Random(size + len(flow.sent)).randbytes(size))
+
+    @rule(toxic=KEEPS, stream=STREAMS, name=st.sampled_from("abc"), toxicity=st.sampled_from([1, 0.5]))
+    def add(self, toxic: tuple[str, dict[str, int]], stream: str, name: str, toxicity: float) -> None:
+        reply = self.door.call(
+            "POST",
+            "/toxics",
+            {"name": name, "type": toxic[0], "stream": stream, "attributes": toxic[1], "toxicity": toxicity},
+        )
+        assert reply.status == (409 if name in self.toxics else 200)
+        if reply.status == 200:
+            self.toxics.append(name)
+
+    @rule(toxic=LOSES, stream=STREAMS)
+    def add_one_that_loses(self, toxic: tuple[str, dict[str, int]], stream: str) -> None:
+        self.lossy = True
+        reply = self.door.call(
+            "POST", "/toxics", {"name": "lossy", "type": toxic[0], "stream": stream, "attributes": toxic[1]}
+        )
+        assert reply.status == (409 if "lossy" in self.toxics else 200)
+        self.toxics = [*dict.fromkeys([*self.toxics, "lossy"])]
+
+    @precondition(lambda self: self.toxics)
+    @rule(which=st.integers(0, 3), toxicity=st.sampled_from([0, 0.5, 1]))
+    def update(self, which: int, toxicity: float) -> None:
+        name = self.toxics[which % len(self.toxics)]
+        assert self.door.call("PATCH", f"/toxics/{name}", {"toxicity": toxicity}).status == 200
+
+    @precondition(lambda self: self.toxics)
+    @rule(which=st.integers(0, 3))
+    def remove(self, which: int) -> None:
+        self.door.remove(self.toxics.pop(which % len(self.toxics)))
+
+    @rule()
+    def disable(self) -> None:
+        self.enabled = False
+        assert self.door.call("POST", "", {"enabled": False}).json["enabled"] is False
+        self.forget_connections()
+
+    @rule()
+    def enable(self) -> None:
+        self.enabled = True
+        assert self.door.call("POST", "", {"enabled": True}).json["enabled"] is True
+
+    @rule()
+    def delete_and_create(self) -> None:
+        assert self.door.call("DELETE").status == 204
+        self.forget_connections()
+        port = self.door.upstream.getsockname()[1]
+        body = {"name": "door", "listen": self.door.listen, "upstream": f"127.0.0.1:{port}"}
+        assert self.server.call("POST", "/populate", [body]).status == 201
+        self.toxics = []
+        self.enabled = True
+
+    @rule()
+    def reset(self) -> None:
+        assert self.server.call("POST", "/reset").status == 204
+        self.toxics = []
+        self.enabled = True
+
+    def forget_connections(self) -> None:
+        self.drain()
+        for flow in self.flows:
+            assert flow.sent.startswith(flow.got)
+            flow.source.close()
+            flow.destination.close()
+        self.flows = []
+
+    @invariant()
+    def what_arrived_is_what_was_sent(self) -> None:
+        for flow in getattr(self, "flows", []):
+            flow.receive()
+            assert flow.sent.startswith(flow.got)
+
+    @invariant()
+    def the_api_knows_what_we_know(self) -> None:
+        if hasattr(self, "door"):
+            shown = self.door.call("GET").json
+            assert (shown["enabled"], sorted(each["name"] for each in shown["toxics"])) == (
+                self.enabled,
+                sorted(self.toxics),
+            )
+
+
+@pytest.fixture
+def _machine_server(server: Server) -> Iterator[None]:
+    Machine.server = server
+    yield
+    del Machine.server
+
+
+@pytest.mark.usefixtures("_machine_server")
+def test_random_changes_and_traffic_agree_with_the_model() -> None:
+    from hypothesis.stateful import run_state_machine_as_test
+
+    checks = list(HealthCheck)
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=checks)
+    )
+
+
+def test_a_big_stream_arrives_intact_while_toxics_flap(door: Door) -> None:
+    """32 MiB; $PROXY_SOAK_MIB=1024 for the gibibyte that we promise."""
+    size = int(os.environ.get("PROXY_SOAK_MIB", "32")) * 1048576
+    client, served = door.connect()
+    block = random.Random(1).randbytes(1048576)
+    digests: list[str] = []
+
+    def send() -> None:
+        digest = hashlib.blake2b()
+        for number in range(size // len(block)):
+            piece = number.to_bytes(4) + block[4:]
+            digest.update(piece)
+            served.sendall(piece)
+        digests.append(digest.hexdigest())
+        served.close()
+
+    def receive() -> None:
+        digest = hashlib.blake2b()
+        client.settimeout(60)
+        while data := client.recv(1048576):
+            digest.update(data)
+        digests.append(digest.hexdigest())
+
+    threads = [threading.Thread(target=send), threading.Thread(target=receive)]
+    for thread in threads:
+        thread.start()
+    flaps = 0
+    while threads[1].is_alive():
+        for kind, attributes in (
+            ("latency", {"latency": 1}),
+            ("bandwidth", {"rate": 0}),
+            ("slicer", {"average_size": 9000}),
+        ):
+            door.add(kind, name=f"t{flaps}", **attributes)
+            door.remove(f"t{flaps}")
+            flaps += 1
+        threads[1].join(0.005)
+    for thread in threads:
+        thread.join()
+    assert flaps > 0
+    assert len(set(digests)) == 1
+
+
+def test_bad_peers_of_every_kind_at_once_leave_the_api_quick(server: Server, make_door: Callable[..., Door]) -> None:
+    door = make_door(server)
+    dead = make_door(server, "dead")
+    dead.upstream.close()
+    door.add("latency", latency=5)
+    door.add("slicer", "upstream", average_size=1000, delay=1000)
+    over = threading.Event()
+
+    def stall(sock: socket.socket) -> None:
+        sock.setblocking(False)
+        try:
+            while True:
+                sock.send(b"x" * 65536)
+        except BlockingIOError:
+            pass
+
+    pairs = [door.connect() for _ in range(24)]
+    for number, (client, served) in enumerate(pairs):
+        what = number % 6
+        if what == 0:
+            stall(served)  # a client that never reads
+        elif what == 1:
+            stall(client)  # an upstream that never reads
+        elif what == 2:
+            client.shutdown(socket.SHUT_WR)
+        elif what == 3:
+            served.shutdown(socket.SHUT_WR)
+        elif what == 4:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            client.close()  # gone with a RST
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            for port in (dead.port, door.port):
+                try:
+                    with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
+                        client.sendall(b"x" * 100)
+                except OSError:
+                    pass
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    times: list[float] = []
+    try:
+        for number in range(40):
+            for method, path, body in (
+                ("POST", "/toxics", {"name": f"t{number}", "type": "bandwidth", "attributes": {"rate": 10}}),
+                ("GET", "/connections", None),
+                ("DELETE", f"/toxics/t{number}", None),
+            ):
+                watch = Watch()
+                reply: Any = door.call(method, path, body)
+                times.append(watch.seconds)
+                assert reply.status in (200, 204)
+    finally:
+        over.set()
+        thread.join()
+    assert sorted(times)[int(len(times) * 0.95)] < 0.05
+    for client, _ in pairs[5::6]:  # the good ones
+        client.sendall(b"still here")
+    for _, served in pairs[5::6]:
+        assert take(served, 10) == b"still here"

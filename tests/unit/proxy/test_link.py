@@ -1,0 +1,398 @@
+"""The promises that every toxic relies on: order, exact times, back-pressure, updates, removals, triggers.
+
+A link between two fakes on a clock that only the test moves; no sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from errno import EAGAIN, ECONNRESET
+from random import Random
+from typing import Any
+
+import pytest
+
+from pytest_resilience.proxy.link import Link
+from pytest_resilience.proxy.loop import IN, OUT, Timer
+from pytest_resilience.proxy.rule import Rule
+from pytest_resilience.wire import toxiproxy as wire
+
+
+class FakeLoop:
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.timers: list[Timer] = []
+
+    def now(self) -> float:
+        return self.time
+
+    def at(self, when: float, call: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(when, call))
+        return self.timers[-1]
+
+    def watch(self, fd: int, mask: int, before: int) -> None:
+        pass
+
+    def advance(self, seconds: float, *, late: float = 0.0) -> None:
+        """Let time pass, firing timers on the way, each `late` seconds after it was due."""
+        end = self.time + seconds
+        while True:
+            due = [timer for timer in self.timers if timer.call is not None and timer.when <= end]
+            if not due:
+                break
+            timer = min(due)
+            self.timers.remove(timer)
+            self.time = max(self.time, timer.when + late)
+            assert timer.call is not None
+            timer.call()
+        self.time = max(self.time, end)
+
+
+class FakeConnection:
+    """Both ends of one link: what comes in is `incoming`, what went out, with its time, is `sent`."""
+
+    connected = True
+    shown_client = "127.0.0.1:5000"
+
+    def __init__(self) -> None:
+        self.loop = FakeLoop()
+        self.closed = False
+        self.how = ""
+        self.incoming: list[bytes | OSError] = []
+        self.sent: list[tuple[float, bytes]] = []
+        self.room: int | None = None  # bytes that the destination takes; None: all
+        self.link = self._make(upward=True)
+        self.back = self._make(upward=False)
+        self.link.peer, self.back.peer = self.back, self.link
+        self.link.recv_into = self._recv_into
+        self.link.send = self._send
+        self.link.mask = self.back.mask = IN
+
+    def _make(self, *, upward: bool) -> Link:
+        return Link(self, self.loop, upward=upward)  # type: ignore[arg-type]
+
+    def _recv_into(self, buffer: bytearray, size: int = 262144) -> int:
+        item = self.incoming.pop(0) if self.incoming else BlockingIOError(EAGAIN, "")
+        if isinstance(item, OSError):
+            raise item
+        part, rest = item[:size], item[size:]
+        if rest:
+            self.incoming.insert(0, rest)
+        buffer[: len(part)] = part
+        return len(part)
+
+    def _send(self, data: Any) -> int:
+        size = len(data) if self.room is None else min(len(data), self.room)
+        if self.room is not None:
+            self.room -= size
+        if not size:
+            raise BlockingIOError(EAGAIN, "")
+        self.sent.append((round(self.loop.time, 6), bytes(data[:size])))
+        return size
+
+    def chance(self, rule: str, upward: bool) -> Random:
+        return Random(f"{rule}{upward}")
+
+    def half_closed(self, link: Link) -> None:
+        self.how = "half-closed"
+
+    def close(self, *, reset: bool = False) -> None:
+        self.closed = True
+        self.how = "reset" if reset else "closed"
+
+    def dial_failed(self, error: Exception) -> None:
+        self.how = "dial failed"
+
+    # --- what tests say ----------------------------------------------------------------------------------------------
+
+    def read(self, *chunks: bytes | OSError) -> None:
+        """Let these chunks arrive, one event each, as far as the link still listens."""
+        for chunk in chunks:
+            self.incoming.append(chunk)
+            if self.reading:
+                self.link.on_event(IN)
+
+    @property
+    def reading(self) -> bool:
+        return bool(self.link.mask & IN)
+
+    def take(self, room: int | None) -> None:
+        """The destination takes so many bytes more."""
+        self.room = room
+        self.back.on_event(OUT)
+
+    def add(self, kind: str, toxicity: float = 1.0, trigger: dict[str, Any] | None = None, **attributes: int) -> Rule:
+        made = None
+        for name, value in (trigger or {}).items():
+            made = made or wire.Trigger()
+            made.take(name, wire.Members(value.items()) if isinstance(value, dict) else value)
+        merged = wire.merge_attributes(kind, wire.Members(attributes.items()), {})
+        rule = Rule(name=kind, kind=kind, stream="upstream", toxicity=toxicity, attributes=merged, trigger=made)
+        self.link.add(rule, self.loop.time)
+        return rule
+
+    def change(self, rule: Rule, **attributes: int) -> None:
+        rule.update(
+            toxicity=rule.toxicity,
+            attributes=wire.merge_attributes(rule.kind, wire.Members(attributes.items()), rule.attributes),
+        )
+        self.link.update(rule, self.loop.time)
+
+    def remove(self, rule: Rule) -> None:
+        self.link.remove(rule, self.loop.time)
+
+
+@pytest.fixture
+def wired() -> FakeConnection:
+    return FakeConnection()
+
+
+def test_without_toxics_data_is_sent_at_once(wired: FakeConnection) -> None:
+    wired.read(b"abc")
+    assert wired.sent == [(0.0, b"abc")]
+    assert wired.link.bytes == 3
+
+
+def test_full_destination_stops_the_reading_until_it_takes_more(wired: FakeConnection) -> None:
+    wired.room = 2
+    wired.read(b"abcdef")
+    assert (wired.sent, wired.reading, wired.link.held()) == ([(0.0, b"ab")], False, 4)
+    wired.take(1)
+    assert (wired.reading, wired.link.held()) == (False, 3)
+    wired.take(None)
+    assert (wired.sent[1:], wired.reading) == ([(0.0, b"c"), (0.0, b"def")], True)
+
+
+def test_spurious_event_does_nothing(wired: FakeConnection) -> None:
+    wired.link.on_event(IN)
+    rule = wired.add("latency", latency=1)
+    wired.link.on_event(IN)
+    wired.remove(rule)
+    assert (wired.sent, wired.how, wired.reading) == ([], "", True)
+
+
+@pytest.mark.parametrize(
+    ("last", "how"), [(b"", "half-closed"), (OSError(ECONNRESET, ""), "reset"), (OSError(1, ""), "closed")]
+)
+def test_how_the_source_ends_is_passed_on(wired: FakeConnection, last: Any, how: str) -> None:
+    wired.read(b"abc", last)
+    assert (wired.sent, wired.how) == ([(0.0, b"abc")], how)
+
+
+@pytest.mark.parametrize(("last", "how"), [(b"", "half-closed"), (OSError(ECONNRESET, ""), "reset")])
+def test_the_end_follows_what_is_held(wired: FakeConnection, last: Any, how: str) -> None:
+    wired.add("latency", latency=1000)
+    wired.read(b"abc", last)
+    wired.loop.advance(0.9)
+    assert (wired.sent, wired.how) == ([], "")
+    wired.loop.advance(0.2)
+    assert (wired.sent, wired.how) == ([(1.0, b"abc")], how)
+
+
+def test_end_waits_behind_a_full_destination(wired: FakeConnection) -> None:
+    wired.room = 1
+    wired.read(b"ab")
+    wired.link._take_signal(wired_end())
+    assert wired.how == ""
+    wired.take(None)
+    assert (wired.sent, wired.how) == ([(0.0, b"a"), (0.0, b"b")], "half-closed")
+
+
+def wired_end() -> Any:
+    from pytest_resilience.proxy.toxics.toxic import END
+
+    return END
+
+
+def test_chained_times_add_up_however_late_the_loop_is(wired: FakeConnection) -> None:
+    wired.add("latency", latency=100)
+    wired.add("bandwidth", rate=1)
+    wired.add("latency", latency=200)
+    wired.read(b"x" * 100)
+    wired.loop.advance(1.0, late=0.03)
+    assert wired.sent == [(0.43, b"x" * 100)]  # 0.1 + 0.1 + 0.2, and late once, not thrice
+
+
+def test_burst_through_two_latencies_keeps_its_distances(wired: FakeConnection) -> None:
+    wired.add("latency", latency=100)
+    wired.add("latency", latency=100)
+    for number in range(5):
+        wired.read(bytes([number]))
+        wired.loop.advance(0.01)
+    wired.loop.advance(1.0)
+    assert wired.sent == [(round(0.2 + number * 0.01, 6), bytes([number])) for number in range(5)]
+
+
+def test_jitter_never_overtakes(wired: FakeConnection) -> None:
+    wired.add("latency", latency=100, jitter=100)
+    wired.read(*(bytes([number]) for number in range(50)))
+    wired.loop.advance(1.0)
+    assert b"".join(data for _, data in wired.sent) == bytes(range(50))
+
+
+def test_bandwidth_holds_the_source_back_and_keeps_its_rate(wired: FakeConnection) -> None:
+    wired.add("bandwidth", rate=10)
+    wired.read(*[b"x" * 1000] * 5)
+    assert not wired.reading
+    assert len(wired.incoming) == 3  # one is worked on, one waits, the rest stays with the kernel
+    for _ in range(6):
+        wired.loop.advance(0.1)
+        while wired.reading and wired.incoming:
+            wired.link.on_event(IN)
+    assert [at for at, _ in wired.sent] == [0.1, 0.2, 0.3, 0.4, 0.5]
+
+
+def test_toxics_see_chunks_of_32_kib(wired: FakeConnection) -> None:
+    rule = wired.add("bandwidth", rate=1_000_000)
+    wired.read(b"x" * 100_000)
+    assert rule.bytes == 32768
+
+
+def test_update_releases_the_chunk_at_work_and_counts_from_arrival_for_the_rest(wired: FakeConnection) -> None:
+    rule = wired.add("latency", latency=3000)
+    wired.read(b"1", b"2")
+    wired.loop.advance(0.1)
+    wired.change(rule, latency=500)
+    assert wired.sent == [(0.1, b"1")]
+    wired.loop.advance(1.0)
+    assert wired.sent[1:] == [(0.5, b"2")]
+
+
+def test_removal_in_the_middle_lets_go_in_order(wired: FakeConnection) -> None:
+    wired.add("latency", latency=100)
+    middle = wired.add("bandwidth", rate=0)
+    wired.add("latency", latency=100)
+    wired.read(b"1", b"2", b"3")
+    wired.loop.advance(1.0)
+    wired.remove(middle)
+    wired.loop.advance(1.0)
+    assert wired.sent == [(1.1, b"1"), (1.1, b"2"), (1.1, b"3")]
+
+
+def test_removal_with_a_full_destination_loses_nothing(wired: FakeConnection) -> None:
+    rule = wired.add("bandwidth", rate=0)
+    wired.read(b"1", b"2")
+    wired.room = 0
+    wired.remove(rule)
+    assert (wired.sent, wired.link.held(), wired.reading) == ([], 2, False)
+    wired.take(None)
+    assert (wired.sent, wired.reading) == ([(0.0, b"1"), (0.0, b"2")], True)
+
+
+def test_removal_of_a_timeout_closes(wired: FakeConnection) -> None:
+    rule = wired.add("timeout")
+    wired.read(b"lost")
+    assert wired.link.lost == 4
+    wired.remove(rule)
+    assert (wired.sent, wired.how) == ([], "closed")
+
+
+def test_timeout_is_absolute(wired: FakeConnection) -> None:
+    wired.add("timeout", timeout=300)
+    for _ in range(2):
+        wired.loop.advance(0.1)
+        wired.read(b"x")
+    wired.loop.advance(0.099)
+    assert wired.how == ""
+    wired.loop.advance(0.002)
+    assert wired.how == "closed"
+
+
+def test_reset_peer_strikes_an_idle_link_at_once(wired: FakeConnection) -> None:
+    rule = wired.add("reset_peer")
+    assert (wired.how, rule.hits.count) == ("reset", 1)
+
+
+def test_removal_of_a_toxic_that_is_not_there_does_nothing(wired: FakeConnection) -> None:
+    rule = wired.add("noop")
+    wired.remove(rule)
+    wired.remove(rule)
+    assert wired.link.stages == ()
+
+
+def test_limit_data_closes_behind_a_latency_that_comes_later(wired: FakeConnection) -> None:
+    wired.add("limit_data", bytes=3)
+    wired.add("latency", latency=100)
+    wired.read(b"abcdef", b"more")
+    assert wired.how == ""
+    wired.loop.advance(0.2)
+    assert (wired.sent, wired.how) == ([(0.1, b"abc")], "closed")
+
+
+def test_cut_ends_this_direction_after_what_is_held(wired: FakeConnection) -> None:
+    wired.add("latency", latency=100)
+    wired.read(b"before")
+    wired.add("cut")
+    wired.loop.advance(0.05)
+    assert wired.how == "half-closed"
+    wired.read(b"after")
+    wired.loop.advance(1.0)
+    assert wired.sent == []
+    assert wired.link.lost == len(b"beforeafter")
+
+
+def test_slicer_pauses_after_its_last_piece(wired: FakeConnection) -> None:
+    wired.add("slicer", average_size=2, delay=100_000)
+    wired.read(b"abcd", b"e")
+    wired.loop.advance(1.0)
+    assert wired.sent == [(0.0, b"ab"), (0.1, b"cd"), (0.2, b"e")]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "held"),
+    [
+        ({"after": 2}, b"cd"),
+        ({"after": {"bytes": 3}}, b"d"),
+        ({"count": 0}, b""),
+        ({"after": {"connections": 1}}, b""),
+        ({"connections": [1]}, b"abcd"),
+        ({"connections": [2]}, b""),
+        ({"connections": ["127.0.0.1"]}, b"abcd"),
+        ({"connections": ["127.0.0.1:5000"]}, b"abcd"),
+        ({"connections": ["10.0.0.1"]}, b""),
+        ({"count": {"connections": 1}}, b"abcd"),
+        ({"count": {"connections": 0}}, b""),
+    ],
+)
+def test_triggers(wired: FakeConnection, trigger: dict[str, Any], held: bytes) -> None:
+    rule = wired.add("bandwidth", trigger=trigger)
+    wired.read(b"a", b"b", b"c", b"d")
+    passed = b"".join(data for _, data in wired.sent)
+    assert passed == b"abcd"[: 4 - len(held)] if held else b"abcd"
+    assert rule.hits.count == (1 if held else 0)
+
+
+def test_count_ends_the_work(wired: FakeConnection) -> None:
+    rule = wired.add("latency", latency=100, trigger={"after": 1, "count": 1})
+    wired.read(b"a", b"b", b"c")
+    wired.loop.advance(1.0)
+    assert wired.sent == [(0.0, b"a"), (0.1, b"b"), (0.1, b"c")]  # c waits for b, and is not delayed of its own
+    assert (rule.hits.count, rule.bytes) == (1, 1)
+
+
+def test_draw_is_made_once(wired: FakeConnection) -> None:
+    rule = wired.add("bandwidth", toxicity=0.5)
+    before = wired.link.stages[0].draw
+    wired.change(rule, rate=1)
+    wired.add("noop")
+    assert wired.link.stages[0].draw == before
+    assert before is not None
+
+
+def test_destination_that_is_gone_takes_everything_and_is_remembered(wired: FakeConnection) -> None:
+    def fail(data: Any) -> int:
+        raise OSError(ECONNRESET, "")
+
+    wired.link.send = fail
+    wired.read(b"abc", b"def")
+    assert (wired.link.lost, wired.back.reset_seen, wired.reading) == (6, True, True)
+
+
+def test_destination_that_had_half_closed_and_is_gone_resets(wired: FakeConnection) -> None:
+    def fail(data: Any) -> int:
+        raise OSError(ECONNRESET, "")
+
+    wired.link.send = fail
+    wired.back.ended = wired.back.done = True
+    wired.read(b"abc")
+    assert wired.how == "reset"
