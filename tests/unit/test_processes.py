@@ -256,6 +256,29 @@ def test_psutil_sees_the_process(spawn):
     assert until(lambda: child.process.name() == "sleep")
 
 
+def test_what_does_not_obey_is_named(spawn, keeper, monkeypatch):
+    """Only a process that is stuck in the kernel does that, so it has to be played."""
+    child = spawn("sleep", "600")
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, "ask", lambda *_: [17])
+        with pytest.raises(ResilienceError, match=r"processes \[17\] did not stop"):
+            child.pause()
+        with pytest.raises(ResilienceError, match=r"processes \[17\] are still there"):
+            child.kill()
+
+
+def test_a_keeper_that_does_not_end_is_killed(monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "GOODBYE", 0.05)
+    keeper = Keeper()
+    keeper.start()
+    child = keeper.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
+    os.kill(keeper.pid, signal.SIGSTOP)
+    keeper.close()
+    assert gone(keeper.pid)
+    if sys.platform == "linux":
+        until(lambda: gone(child.pid), 2)
+
+
 def test_close_ends_everything_and_may_be_called_again(tmp_path):
     keeper = Keeper()
     keeper.start()
