@@ -89,6 +89,7 @@ class Stack:
             server=servers["redis"],
             door=doors["redis"],
             address=self._backend.client_address(doors["redis"].listen),
+            admin=self._redis_admin,
         )
         return postgres, redis
 

@@ -7,13 +7,15 @@ running loop in its own.
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..clock import SYSTEM
-from ..errors import SetupError
+from ..errors import CannotInject, SetupError
 from .backend import Server
 
 if TYPE_CHECKING:
@@ -26,7 +28,11 @@ APPLICATION = "pytest-resilience"
 ANSWER_WITHIN = 10.0  # seconds for one statement of ours; clean state takes a few milliseconds
 LOOK_EVERY = 0.01  # seconds between two looks at who waits for a lock that we hold
 
-REFUSALS = ("sorry, too many clients already", "remaining connection slots are reserved")  # what the server logs with SQLSTATE 53300
+OTHERS = f"backend_type = 'client backend' and application_name <> '{APPLICATION}'"
+REFUSALS = (
+    "sorry, too many clients already",
+    "remaining connection slots are reserved",
+)  # what the server logs with SQLSTATE 53300
 
 # What a schema consists of, as one number: changes with every object made, altered or dropped, not with rows, TRUNCATE or ANALYZE.
 FINGERPRINT = """
@@ -289,6 +295,71 @@ class PostgresAdmin:
             grip.release()
             raise
         return grip
+
+    def count_sessions(self) -> int:
+        """How many sessions of others there are."""
+        query = f"select count(*) from pg_stat_activity where {OTHERS}"  # noqa: S608  # put together from our own constants
+        return int(self.fetch(query)[0][0])
+
+    def terminate_backends(self) -> int:
+        """End all sessions of others; returns how many."""
+        query = f"select pg_terminate_backend(pid) from pg_stat_activity where {OTHERS}"  # noqa: S608  # the same
+        return len(self.fetch(query))
+
+    def forbid_writes(self) -> Callable[[], None]:
+        """Make transactions read-only by default, in sessions that exist too; returns what allows writes again."""
+        self._set_for_all("default_transaction_read_only = on")
+        return lambda: self._set_for_all("default_transaction_read_only = off")
+
+    def _set_for_all(self, setting: str) -> None:
+        async def work() -> None:
+            session = await self.session()
+            await session.execute("set default_transaction_read_only = off")  # ours is never bound by it
+            await session.execute(f"alter system set {setting}")
+            await session.execute("select pg_reload_conf()")
+            # A reload reaches other sessions when they next look; a fresh one shows that the server has read it.
+            wanted = setting.rsplit(maxsplit=1)[-1]
+            give_up = SYSTEM.now() + ANSWER_WITHIN
+            while True:
+                probe = await self.connect()
+                try:
+                    if await probe.fetchval("show default_transaction_read_only") == wanted:
+                        return
+                finally:
+                    await _end(probe)
+                if SYSTEM.now() > give_up:
+                    raise SetupError(f"the server has not taken over {setting!r}")
+                await asyncio.sleep(0.005)
+
+        self.run(work)
+
+    def crash_backend(self) -> None:
+        """Kill one session's process; returns when the server has recovered from that."""
+
+        async def work() -> None:
+            import asyncpg
+
+            victim, witness = await self.connect(), await self.connect()
+            pid = victim.get_server_pid()
+            if pid not in self.server.processes():
+                raise CannotInject("postgres.crash: the server's processes can't be signalled from here")
+            thrown_out = asyncio.Event()
+            witness.add_termination_listener(lambda _: thrown_out.set())
+            os.kill(pid, signal.SIGKILL)
+            victim.terminate()
+            await asyncio.wait_for(thrown_out.wait(), ANSWER_WITHIN)
+            await self._drop_session()
+            give_up = SYSTEM.now() + ANSWER_WITHIN
+            while True:
+                try:
+                    await self.session()
+                    return
+                except (OSError, asyncpg.PostgresError):  # 57P03: it recovers
+                    if SYSTEM.now() > give_up:
+                        raise
+                    await asyncio.sleep(0.005)
+
+        self.run(work)
 
     def released(self, grip: LockGrip | ConnectionGrip) -> None:
         """A grip has let go."""

@@ -6,8 +6,9 @@ from .fault import Fault, Receipt, Strike
 from .flap import Flap
 from .memory import MemoryPressure
 from .network import Bandwidth, Blackhole, HalfOpen, Latency, LimitData, Refuse, Reset, Slicer, SlowAccept, SlowClose
-from .postgres import Starve
+from .postgres import Crash, ReadOnly, Starve, TerminateBackends
 from .process import Kill, Pause, Restart, Terminate
+from .redis import Flush, MaxClients, Oom, Readonly
 
 FAULTS: dict[str, type[Fault]] = {
     "refuse": Refuse,
@@ -26,6 +27,13 @@ FAULTS: dict[str, type[Fault]] = {
     "terminate": Terminate,
     "restart": Restart,
     "starve": Starve,
+    "terminate_backends": TerminateBackends,
+    "crash": Crash,
+    "read_only": ReadOnly,
+    "oom": Oom,
+    "readonly": Readonly,
+    "max_clients": MaxClients,
+    "flush": Flush,
     "memory_pressure": MemoryPressure,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -21,6 +22,18 @@ class Grip(Protocol):
 
 class Admin(Protocol):
     """The superuser's door to the server, around the proxy."""
+
+    def terminate_backends(self) -> int:
+        """End all sessions of others; returns how many."""
+
+    def crash_backend(self) -> None:
+        """Kill one session's process; returns when the server has recovered from that."""
+
+    def forbid_writes(self) -> Callable[[], None]:
+        """Make transactions read-only by default; returns what allows writes again."""
+
+    def count_sessions(self) -> int:
+        """How many sessions of others there are."""
 
     def hold_lock(self, table: str) -> Grip:
         """Hold an ACCESS EXCLUSIVE lock on a table."""
@@ -68,3 +81,46 @@ class Starve(Fault):
             return Receipt(count, "connections", first, last)
 
         return target.struck(Strike(self.label(target), self, heal=grip.release, look=look))
+
+
+@dataclass(frozen=True)
+class TerminateBackends(Fault):
+    """End every session at once (57P01), as a failover or an administrator does; the server stays up, so there is nothing to heal."""
+
+    name: ClassVar[str] = "terminate_backends"
+    targets: ClassVar[tuple[str, ...]] = ("postgres",)
+
+    def strike(self, target: PostgresTarget) -> Strike:
+        ended = target.admin.terminate_backends()
+        receipt = Receipt(ended, "connections", 0.0 if ended else None, 0.0 if ended else None)
+        return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
+
+
+@dataclass(frozen=True)
+class Crash(Fault):
+    """One session's process dies (SIGKILL), so Postgres throws all of them out and recovers (57P02, then 57P03 for a moment).
+
+    The call returns when the server takes connections again; there is nothing to heal.
+    """
+
+    name: ClassVar[str] = "crash"
+    targets: ClassVar[tuple[str, ...]] = ("postgres",)
+
+    def strike(self, target: PostgresTarget) -> Strike:
+        lost = target.admin.count_sessions()
+        target.admin.crash_backend()
+        receipt = Receipt(lost, "connections", 0.0 if lost else None, 0.0 if lost else None)
+        return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
+
+
+@dataclass(frozen=True)
+class ReadOnly(Fault):
+    """Writes fail (25006) and reads go on, as on a standby that was not promoted; a session that sets the mode itself escapes."""
+
+    name: ClassVar[str] = "read_only"
+    targets: ClassVar[tuple[str, ...]] = ("postgres",)
+
+    def strike(self, target: PostgresTarget) -> Strike:
+        heal = target.admin.forbid_writes()
+        unknown = Receipt(None, "commands")  # the server does not count what it refused
+        return target.struck(Strike(self.label(target), self, heal=heal, look=lambda: unknown))

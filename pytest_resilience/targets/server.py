@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from ..backends.backend import Address, Server
 from ..backends.postgres_admin import PostgresAdmin
+from ..backends.redis_admin import RedisAdmin
 from ..faults.fault import Strike
-from ..faults.postgres import Starve
+from ..faults.postgres import Crash, ReadOnly, Starve, TerminateBackends
 from ..faults.process import Body
+from ..faults.redis import Flush, MaxClients, Oom, Readonly
 from ..proxy.client import Door
 from .target import Ledger, NetworkFaults, ProcessFaults
 
@@ -116,6 +118,45 @@ class PostgresTarget(ServerTarget):
         """Starve the pool: take server connections until `connections` are left, or hold a lock on the table `lock`."""
         return Starve(connections, lock).strike(self)
 
+    def terminate_backends(self) -> Strike:
+        """End every session at once, as a failover does."""
+        return TerminateBackends().strike(self)
+
+    def crash(self) -> Strike:
+        """Kill one session's process, so that Postgres throws all out and recovers; returns when it has."""
+        return Crash().strike(self)
+
+    def read_only(self) -> Strike:
+        """Let writes fail (25006) and reads go on."""
+        return ReadOnly().strike(self)
+
 
 class RedisTarget(ServerTarget):
     """Redis behind its proxy."""
+
+    def __init__(
+        self, name: str, ledger: Ledger, *, server: Server, door: Door, address: Address, admin: RedisAdmin
+    ) -> None:
+        super().__init__(name, ledger, server=server, door=door, address=address)
+        self._admin = admin
+
+    @property
+    def admin(self) -> RedisAdmin:
+        """A direct connection, around the proxy."""
+        return self._admin
+
+    def oom(self) -> Strike:
+        """Let writes get an OOM error, as when maxmemory is reached."""
+        return Oom().strike(self)
+
+    def readonly(self) -> Strike:
+        """Let writes get a READONLY error, as on a replica."""
+        return Readonly().strike(self)
+
+    def max_clients(self, left: int = 0) -> Strike:
+        """Refuse new connections with an error when `left` more have come."""
+        return MaxClients(left).strike(self)
+
+    def flush(self) -> Strike:
+        """Lose all data at once."""
+        return Flush().strike(self)
