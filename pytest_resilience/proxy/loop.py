@@ -173,8 +173,8 @@ class Loop:
     def _wait(self) -> list[tuple[int, int]]:
         """What is ready, waiting for the next timer at most.
 
-        epoll counts in milliseconds, rounded up. select on epoll's own descriptor counts in microseconds, but wakes up late;
-        so we wait by select until shortly before, and then ask epoll without waiting, over and over.
+        epoll counts in milliseconds, rounded up, so it takes us to within two of the timer. select on epoll's own descriptor
+        counts in microseconds, but wakes up late, so it takes us to shortly before. The rest is spent asking epoll over and over.
         """
         timers = self._timers
         while timers and timers[0].call is None:
@@ -184,9 +184,11 @@ class Loop:
         left = timers[0].when - self.now()
         if self._epoll is None:
             return self._poller.poll(max(0.0, left), BATCH)
+        if left > 0.003:
+            return self._epoll.poll(
+                min(left, 3600.0) - 0.002, BATCH
+            )  # a timer far away must not overflow the milliseconds
         if left > SPIN:
-            if left > 3600.0:  # a timer for ever is no reason to overflow anybody's integer
-                left = 3600.0
             select.select((self._epoll,), (), (), left - SPIN)
             return self._epoll.poll(0, BATCH)
         return self._epoll.poll(0, BATCH)

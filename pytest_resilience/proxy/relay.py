@@ -453,7 +453,8 @@ class Proxy:
         del self.connections[connection.number]
         for link in (connection.up, connection.down):
             self.received[link.upward] += link.bytes
-            self.sent[link.upward] += link.bytes - link.lost - link.held()
+            held = link.held() if link.stages or link.out is not None else 0
+            self.sent[link.upward] += link.bytes - link.lost - held
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 
