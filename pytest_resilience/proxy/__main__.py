@@ -200,12 +200,13 @@ def _allow_many_descriptors() -> None:
     """A connection takes two; the usual soft limit of 1024 is there for select(), which we use for one low one."""
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    for limit in (max(hard, 65536), hard):  # the first one needs rights, or nothing where the hard limit is high
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         except (OSError, ValueError):
-            pass  # macOS has its own upper bound
+            continue  # macOS has its own upper bound, too
+        return
 
 
 def _write(line: str) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import pytest
 
-FAILURES = (AssertionError, OSError, http.client.HTTPException, json.JSONDecodeError, pytest.fail.Exception)
+FAILURES = (AssertionError, KeyError, OSError, http.client.HTTPException, json.JSONDecodeError, pytest.fail.Exception)
 PATIENCE = 5.0  # seconds that anything in here may take before it counts as hanging
 INSTALL = "go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 
