@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.redis")
 
 CONNECTIONS = 20
+TLS_CONNECTIONS = 8  # all made before requests come: a handshake over the internet takes more than a request's budget
 PROBE_INTERVAL = 0.5  # while up
-PROBE_TIMEOUT = 0.25
+PROBE_TIMEOUT = 0.25  # on a connection that stands
+CONNECT_TIMEOUT, TLS_CONNECT_TIMEOUT = 0.4, 1.0  # for a probe that has to connect first; no request waits for it
 TRIAL_INTERVAL = 0.1
 BATCH = 100
 BATCH_TIMEOUT = 1.0
@@ -110,7 +112,10 @@ class RedisStore:
         self._clock = clock
         self._breaker = Breaker(random.random)
         self._client: Redis | None = None
-        self._slots = asyncio.Semaphore(CONNECTIONS)
+        self._tls = _uses_tls(settings)
+        self._tls_context: Any = None
+        self._connect_timeout = TLS_CONNECT_TIMEOUT if self._tls else CONNECT_TIMEOUT
+        self._slots = asyncio.Semaphore(TLS_CONNECTIONS if self._tls else CONNECTIONS)
         self._wake = asyncio.Event()
         self.source = source(settings)
 
@@ -182,13 +187,15 @@ class RedisStore:
         epoch = self._breaker.epoch
         try:
             client = self._client = self._connect()
+            if self._tls:
+                await self._share_tls(client)
+            async with asyncio.timeout(self._connect_timeout):
+                await asyncio.gather(*(_probe(client) for _ in range(TLS_CONNECTIONS if self._tls else 1)))
             held_until = self._clock() + self._breaker.trial(self._clock())
-            while True:
+            while self._clock() < held_until:
+                await asyncio.sleep(TRIAL_INTERVAL)
                 async with asyncio.timeout(PROBE_TIMEOUT):
                     await _probe(client)
-                if self._clock() >= held_until:
-                    break
-                await asyncio.sleep(TRIAL_INTERVAL)
             if self._owed.everything:
                 await self._forget(client)
             await self._deliver(client)
@@ -272,6 +279,21 @@ class RedisStore:
                 async with asyncio.timeout(PROBE_TIMEOUT):
                     await client.connection_pool.disconnect(inuse_connections=True)
 
+    async def _share_tls(self, client: Redis) -> None:
+        """Make one TLS context for all connections, in a thread: redis makes one for each, and each holds up the loop for 50 ms."""
+        from redis.asyncio import SSLConnection
+
+        store = self
+
+        class Shared(SSLConnection):
+            def __init__(self, **options: Any) -> None:
+                super().__init__(**options)
+                store._tls_context = self.ssl_context = store._tls_context or self.ssl_context
+
+        pool = client.connection_pool
+        pool.connection_class = Shared
+        await asyncio.to_thread(Shared(**pool.connection_kwargs).ssl_context.get)
+
     def _connect(self) -> Redis:
         """A client with no connection yet. Imported here: redis costs a third of the start, and is not needed for it."""
         from redis.asyncio import Redis
@@ -281,7 +303,7 @@ class RedisStore:
         settings, budget = self._settings, self._settings.redis_budget
         options: dict[str, Any] = {
             "socket_timeout": max(budget, BATCH_TIMEOUT),  # the budget itself is kept by _spend
-            "socket_connect_timeout": max(budget, PROBE_TIMEOUT),
+            "socket_connect_timeout": max(budget, self._connect_timeout),
             "retry": Retry(NoBackoff(), 1),  # all that we send may be sent twice
             "max_connections": CONNECTIONS + 2,
             "health_check_interval": 0,
@@ -306,6 +328,10 @@ def source(settings: Settings) -> str:
     if settings.upstash_redis_rest_url:
         return "upstash"
     return "redis_url" if settings.redis_url else "localhost"
+
+
+def _uses_tls(settings: Settings) -> bool:
+    return settings.upstash_redis_rest_url is not None or (settings.redis_url or "").startswith("rediss:")
 
 
 def _perform(client: Redis, write: Write) -> Awaitable[Any]:

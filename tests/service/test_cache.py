@@ -1,11 +1,15 @@
 """Reads and writes while Redis comes and goes: the real service, a real Redis, and the proxy between them."""
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from pytest_resilience import eventually
+from service.cache import Cache
+from service.fallback import Entry
+from service.settings import Settings
 
 from .support import backends, sql
 
@@ -125,6 +129,36 @@ def test_one_loader_answers_all_who_miss_at_once(resilience, service, campaign):
         replies = list(pool.map(lambda _: service.get(path(campaign)), range(10)))
     assert {r.status_code for r in replies} == {200}
     assert backends(resilience) == 1
+
+
+def test_a_reader_that_took_off_before_a_write_neither_caches_nor_shares_what_it_loaded():
+    settings = Settings(database_url="postgresql://nowhere", cache_max_entries=1)
+    old, new, other = (Entry((1, version), b"%d" % version) for version in (1, 2, 3))
+
+    async def scene():
+        async with asyncio.TaskGroup() as tasks:
+            cache = Cache(settings, source_is_up=lambda: True, tasks=tasks)  # its prober never runs: Redis is away
+            loading = asyncio.Event()
+
+            async def slow():
+                await loading.wait()
+                return old
+
+            async def quick():
+                return new
+
+            early = tasks.create_task(cache.read(1, slow))
+            await asyncio.sleep(0)
+            await cache.wrote(1, new)
+            await cache.wrote(2, other)  # memory has room for one: what was written to 1 is not there any more
+            late = await cache.read(1, quick)
+            loading.set()
+            await early
+            return late, cache.fallback.get(1)
+
+    late, held = asyncio.run(scene())
+    assert (late.entry, late.source) == (new, "postgres")
+    assert held == new
 
 
 def test_without_postgres_reads_are_served_from_copies(resilience, service, campaign):

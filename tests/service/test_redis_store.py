@@ -22,9 +22,11 @@ class TinyRedis:
         self.delay = 0.0
         self.commands = []
         self.connections = 0
+        self.tasks = set()
 
     async def serve(self, reader, writer):
         self.connections += 1
+        self.tasks.add(asyncio.current_task())
         try:
             while line := await reader.readline():
                 words = []
@@ -39,7 +41,12 @@ class TinyRedis:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            writer.close()
+            writer.transport.abort()
+
+    async def stop(self):
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
 def with_store(server, body, *, tls=None, **settings):
@@ -60,7 +67,9 @@ def with_store(server, body, *, tls=None, **settings):
                 return await body(store, owed)
             finally:
                 running.cancel()
+                await asyncio.wait([running])
                 listener.close()
+                await server.stop()
 
     return asyncio.run(scene())
 
