@@ -154,18 +154,20 @@ def release_shared_memory(pid_file: str) -> None:
             key, segment = map(int, lines.read().splitlines()[6].split())
     except (OSError, ValueError, IndexError):
         return
-    if not LINUX or _unused(key, segment):
+    for _ in range(100):
+        users = _users(key, segment) if LINUX else 0
+        if not users:
+            break
+        time.sleep(0.005)  # the kernel lets go of a dead process' memory a little after its death
+    if users == 0:
         libc.shmctl(segment, IPC_RMID, None)
 
 
-def _unused(key: int, segment: int) -> bool:
-    """Whether there is a segment of this key and number, and nobody attached to it."""
+def _users(key: int, segment: int) -> int | None:
+    """How many processes are attached to the segment of this key and number; None when there is none."""
     with open("/proc/sysvipc/shm") as lines:
-        rows = [line.split() for line in lines]
-    return any(
-        [int(key_), int(segment_), int(users)] == [key, segment, 0]
-        for key_, segment_, *_, users in (r[:7] for r in rows[1:])
-    )
+        rows = [line.split()[:7] for line in lines.read().splitlines()[1:]]
+    return next((int(row[6]) for row in rows if [int(row[0]), int(row[1])] == [key, segment]), None)
 
 
 def enter_user_namespace(uid: int, gid: int) -> None:

@@ -233,6 +233,25 @@ def test_a_lock_file_without_a_segment_releases_nothing(tmp_path, monkeypatch, t
 
 
 @linux
+@pytest.mark.parametrize(("users", "removed"), [([2, 1, 0], True), ([1] * 200, False), ([None], False)])
+def test_a_segment_goes_when_its_last_user_has(tmp_path, monkeypatch, users, removed):
+    """The kernel detaches a dead process a little after its death."""
+    calls = []
+
+    class Libc:
+        def shmctl(self, *arguments):
+            calls.append(arguments)
+
+    monkeypatch.setattr(keeper, "libc", Libc())
+    monkeypatch.setattr(keeper, "_users", lambda _key, _segment: users.pop(0))
+    monkeypatch.setattr(keeper.time, "sleep", lambda _seconds: None)
+    pid_file = tmp_path / "postmaster.pid"
+    pid_file.write_text("1\n/data\n0\n5432\n\n127.0.0.1\n 7 8\nready\n")
+    keeper.release_shared_memory(str(pid_file))
+    assert calls == ([(8, keeper.IPC_RMID, None)] if removed else [])
+
+
+@linux
 def test_a_segment_of_the_same_number_and_another_key_stays(tmp_path):
     made = keeper.libc.shmget(0x7E57AB1E, 64, 0o1600)  # IPC_CREAT
     assert made >= 0
@@ -240,9 +259,9 @@ def test_a_segment_of_the_same_number_and_another_key_stays(tmp_path):
         pid_file = tmp_path / "postmaster.pid"
         pid_file.write_text(f"1\n/data\n0\n5432\n\n127.0.0.1\n {0x7E57AB1E + 1} {made}\nready\n")
         keeper.release_shared_memory(str(pid_file))
-        assert keeper._unused(0x7E57AB1E, made)
+        assert keeper._users(0x7E57AB1E, made) == 0
         pid_file.write_text(f"1\n/data\n0\n5432\n\n127.0.0.1\n {0x7E57AB1E} {made}\nready\n")
         keeper.release_shared_memory(str(pid_file))
-        assert not keeper._unused(0x7E57AB1E, made)
+        assert keeper._users(0x7E57AB1E, made) is None
     finally:
         keeper.libc.shmctl(made, keeper.IPC_RMID, None)
