@@ -151,7 +151,8 @@ def test_a_reader_that_took_off_before_a_write_neither_caches_nor_shares_what_it
             await asyncio.sleep(0)
             await cache.wrote(1, new)
             await cache.wrote(2, other)  # memory has room for one: what was written to 1 is not there any more
-            late = await cache.read(1, quick)
+            async with asyncio.timeout(1):
+                late = await cache.read(1, quick)
             loading.set()
             await early
             return late, cache.fallback.get(1)
