@@ -154,13 +154,18 @@ def release_shared_memory(pid_file: str) -> None:
             key, segment = map(int, lines.read().splitlines()[6].split())
     except (OSError, ValueError, IndexError):
         return
-    for _ in range(100):
-        users = _users(key, segment) if LINUX else 0
-        if not users:
-            break
-        time.sleep(0.005)  # the kernel lets go of a dead process' memory a little after its death
-    if users == 0:
+    if not LINUX or _falls_idle(key, segment):
         libc.shmctl(segment, IPC_RMID, None)
+
+
+def _falls_idle(key: int, segment: int) -> bool:
+    """Whether the segment is there and nobody is attached to it; the kernel detaches a dead process a little after its death."""
+    for _ in range(100):
+        users = _users(key, segment)
+        if not users:
+            return users == 0
+        time.sleep(0.005)
+    return False
 
 
 def _users(key: int, segment: int) -> int | None:

@@ -13,7 +13,7 @@ from pytest_resilience.backends.embedded import EmbeddedBackend
 from pytest_resilience.backends.template import Template
 from pytest_resilience.errors import BackendUnavailable
 from pytest_resilience.processes import Keeper
-from tests.support.shared_memory import segments_of
+from tests.support.shared_memory import SharedMemory
 
 ROOT = str(Path(__file__).parents[2])
 SESSION = """
@@ -92,6 +92,7 @@ def spawned(monkeypatch):
 
 def test_a_damaged_template_is_made_anew(own_cache, spawned):
     """Damage at the end is found while Postgres starts already."""
+    memory = SharedMemory()
     with Template(own_cache) as opened:
         password = opened.facts["password"]
     whole = own_cache.read_bytes()
@@ -101,7 +102,7 @@ def test_a_damaged_template_is_made_anew(own_cache, spawned):
     with Template(own_cache) as renewed:
         assert renewed.facts["password"] != password
     assert list(own_cache.parent.glob(".*")) == []
-    assert segments_of(spawned) == []
+    assert memory.made_by(spawned) == []
 
 
 def test_without_a_cache_it_is_made_for_the_session(monkeypatch):

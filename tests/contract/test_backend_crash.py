@@ -15,7 +15,7 @@ import pytest
 from pytest_resilience.backends.embedded import EmbeddedBackend
 from pytest_resilience.backends.scratch import sweep
 from pytest_resilience.errors import BackendDied
-from tests.support.shared_memory import segments_of
+from tests.support.shared_memory import SharedMemory
 from tests.support.waiting import gone, until
 
 ROOT = str(Path(__file__).parents[2])
@@ -55,8 +55,8 @@ time.sleep(600)
 class Session:
     """A session in a process of its own, and what it started."""
 
-    def __init__(self, process):
-        self.process = process
+    def __init__(self, process, memory):
+        self.process, self.memory = process, memory
         line = process.stdout.readline()
         assert line, process.stderr.read().decode()
         facts = json.loads(line)
@@ -77,11 +77,12 @@ class Session:
         for address in self.addresses:
             with pytest.raises(OSError, match="refused"):
                 socket.create_connection(address, timeout=1)
-        assert segments_of(self.pids) == []
+        assert self.memory.made_by(self.pids) == []
 
 
 @contextmanager
 def session(how="wait"):
+    memory = SharedMemory()
     with subprocess.Popen(
         [sys.executable, "-c", SESSION, how],
         stdout=subprocess.PIPE,
@@ -90,7 +91,7 @@ def session(how="wait"):
         start_new_session=True,
     ) as process:
         try:
-            yield Session(process)
+            yield Session(process, memory)
         finally:
             process.kill()
 
@@ -99,7 +100,7 @@ def session(how="wait"):
 def test_a_signal_in_mid_work(number):
     with session() as struck:
         assert len(struck.pids) >= 9
-        assert segments_of(struck.pids) or sys.platform != "linux"
+        assert struck.memory.made_by(struck.pids) or sys.platform != "linux"
         struck.process.send_signal(number)
         struck.process.wait(5)
         struck.nothing_is_left()
@@ -122,6 +123,7 @@ def test_an_end_without_close(how):
 
 @linux
 def test_a_killed_keeper_takes_all_along_and_close_deletes_the_rest():
+    memory = SharedMemory()
     backend = EmbeddedBackend()
     with backend:
         postgres = backend.servers["postgres"]
@@ -135,7 +137,7 @@ def test_a_killed_keeper_takes_all_along_and_close_deletes_the_rest():
             postgres.kill()
         assert backend.directory.exists()
     assert not backend.directory.exists()
-    assert segments_of([process.pid for process in everything]) == []
+    assert memory.made_by(process.pid for process in everything) == []
 
 
 @linux
@@ -150,4 +152,4 @@ def test_when_session_and_keeper_are_killed_the_next_session_sweeps():
         assert struck.directory.exists()
         assert struck.directory in sweep()
         assert not struck.directory.exists()
-        assert segments_of(struck.pids) == []
+        assert struck.memory.made_by(struck.pids) == []

@@ -17,7 +17,7 @@ import redis
 from pytest_resilience.backends import local
 from pytest_resilience.backends.embedded import EmbeddedBackend
 from pytest_resilience.errors import BackendDied, ServerNotReady
-from tests.support.shared_memory import segments_of
+from tests.support.shared_memory import SharedMemory
 from tests.support.waiting import gone, until
 
 
@@ -357,6 +357,7 @@ def test_the_service_runs_beside_the_servers(backend, tmp_path):
 
 
 def test_close_leaves_nothing_behind():
+    memory = SharedMemory()
     with EmbeddedBackend() as other:
         pids = [*other.servers["postgres"].processes(), *other.servers["redis"].processes(), *other._proxy.processes()]
         addresses = [server.direct for server in other.servers.values()] + [other.api]
@@ -365,7 +366,7 @@ def test_close_leaves_nothing_behind():
         assert len(pids) >= 6
     assert all(gone(pid) for pid in pids)
     assert not directory.exists()
-    assert segments_of(pids) == []
+    assert memory.made_by(pids) == []
     for address in addresses:
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(address, timeout=1)
