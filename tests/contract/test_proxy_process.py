@@ -223,3 +223,25 @@ def test_no_process_stays_and_no_unix_socket(start: Callable[..., Server], tmp_p
     os.kill(server.process.pid, signal.SIGTERM)
     assert server.process.wait(PATIENCE) == 0
     assert not path.exists()
+
+
+@pytest.mark.addition
+def test_log_that_nobody_reads_stops_nothing(kind: str) -> None:
+    process = subprocess.Popen(
+        [*command_of(kind), "-host", "127.0.0.1", "-port", "0"],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "LOG_LEVEL": "info"},
+    )
+    assert process.stdout is not None
+    try:
+        address = json.loads(process.stdout.readline())["address"]
+        host, port = address.split(":")
+        with socket.create_connection((host, int(port)), PATIENCE) as client:
+            for number in range(600):  # a started proxy is a line, and so is its end; a pipe holds 64 KiB
+                body = json.dumps({"name": f"p{number}", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"}).encode()
+                client.sendall(b"POST /proxies HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                assert client.recv(4096).startswith(b"HTTP/1.1 201")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
