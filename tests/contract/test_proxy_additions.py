@@ -394,3 +394,30 @@ def test_unix_sockets_on_both_sides(server: Server, tmp_path: Path) -> None:
             client.connect(str(outside))
     server.call("DELETE", "/proxies/u")
     assert not outside.exists()
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_name_that_cannot_be_resolved_gives_the_client_up_and_blocks_nobody(
+    server: Server, make_door: Callable[..., Door]
+) -> None:
+    door = make_door(server)
+    door.call("PATCH", "", {"upstream": "no.such.host.invalid:80"})
+    assert gone(door.dial()) == "end"
+
+
+def test_upstream_by_name(server: Server, make_door: Callable[..., Door]) -> None:
+    door = make_door(server)
+    port = door.upstream.getsockname()[1]
+    door.call("PATCH", "", {"upstream": f"{socket.gethostname()}:{port}"})
+    client = door.dial()
+    try:
+        client.sendall(b"x")
+        assert client.recv(1) == b""  # a name of this machine that is not loopback: nobody listens there
+    except ConnectionResetError:
+        pass
+    door.call("PATCH", "", {"upstream": f"localhost:{port}"})
+    client, served = door.connect()
+    client.sendall(b"x")
+    assert served.recv(1) == b"x"

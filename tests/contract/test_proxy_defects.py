@@ -336,6 +336,26 @@ def test_d11_populate_is_all_or_nothing(own_door: Door) -> None:
     assert served.recv(1) == b"x"
 
 
+@differs("D11: the ports of what it had done so far stay taken")
+def test_d11_failed_populate_gives_ports_back_and_listens_where_it_did(own_door: Door) -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bodies = [
+            {"name": "new", "listen": f"127.0.0.1:{port}", "upstream": "127.0.0.1:1"},
+            {
+                "name": "door",
+                "listen": f"0.0.0.0:{own_door.port}",
+                "upstream": "127.0.0.1:1",
+            },  # has to step aside for itself
+            {"name": "bad", "listen": f"127.0.0.1:{taken.getsockname()[1]}", "upstream": "127.0.0.1:1"},
+        ]
+        assert own_door.server.call("POST", "/populate", bodies).status == 500
+    socket.create_server(("127.0.0.1", port)).close()
+    client, served = own_door.connect()
+    client.sendall(b"x")
+    assert served.recv(1) == b"x"
+
+
 @differs("D11: a proxy that cannot be enabled leaves the rest as it was")
 def test_d11_reset_is_all_or_nothing(own_server: Server, make_door: Callable[..., Door]) -> None:
     doors = [make_door(own_server, f"d{number}") for number in range(6)]

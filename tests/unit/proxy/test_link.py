@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.proxy.link import Link
+from pytest_resilience.proxy.link import TURN, Link
 from pytest_resilience.proxy.loop import IN, OUT, Timer
 from pytest_resilience.proxy.rule import Rule
 from pytest_resilience.wire import toxiproxy as wire
@@ -396,3 +396,11 @@ def test_destination_that_had_half_closed_and_is_gone_resets(wired: FakeConnecti
     wired.back.ended = wired.back.done = True
     wired.read(b"abc")
     assert wired.how == "reset"
+
+
+def test_much_that_is_due_goes_in_turns(wired: FakeConnection) -> None:
+    wired.add("slicer", average_size=1)
+    wired.read(b"x" * 100)
+    assert len(wired.sent) == TURN
+    wired.loop.advance(0.0)
+    assert len(wired.sent) == 100
