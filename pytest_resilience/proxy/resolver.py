@@ -21,6 +21,7 @@ class Resolver:
         self._waiting: dict[str, list[Callable[[Found], None]]] = {}
         self._done: list[tuple[str, Found]] = []  # a list's append and pop are atomic
         self._wake: int | None = None
+        self._pipe: tuple[int, ...] = ()
 
     def ask(self, host: str, then: Callable[[Found], None]) -> None:
         """Call `then` on the loop, with the addresses of `host` or the error."""
@@ -28,12 +29,17 @@ class Resolver:
             self._waiting[host].append(then)
             return
         if self._wake is None:
-            reader, self._wake = os.pipe()
+            reader, self._wake = self._pipe = os.pipe()
             os.set_blocking(reader, False)
             self._loop.handlers[reader] = lambda _events: self._answer(reader)
             self._loop.watch(reader, IN, 0)
         self._waiting[host] = [then]
         _thread.start_new_thread(self._work, (host, self._wake))
+
+    def close(self) -> None:
+        """Let go of the pipe; nobody may be waiting any more."""
+        for fd in self._pipe:
+            os.close(fd)
 
     def _work(self, host: str, wake: int) -> None:
         found: Found

@@ -407,17 +407,11 @@ def test_name_that_cannot_be_resolved_gives_the_client_up_and_blocks_nobody(
     assert gone(door.dial()) == "end"
 
 
-def test_upstream_by_name(server: Server, make_door: Callable[..., Door]) -> None:
+@pytest.mark.parametrize("name", ["localhost", "LocalHost"])  # the second one is looked up as any name is
+def test_upstream_by_name(server: Server, make_door: Callable[..., Door], name: str) -> None:
     door = make_door(server)
-    port = door.upstream.getsockname()[1]
-    door.call("PATCH", "", {"upstream": f"{socket.gethostname()}:{port}"})
+    door.call("PATCH", "", {"upstream": f"{name}:{door.upstream.getsockname()[1]}"})
     client = door.dial()
-    try:
-        client.sendall(b"x")
-        assert client.recv(1) == b""  # a name of this machine that is not loopback: nobody listens there
-    except ConnectionResetError:
-        pass
-    door.call("PATCH", "", {"upstream": f"localhost:{port}"})
-    client, served = door.connect()
     client.sendall(b"x")
+    served = door.accept()
     assert served.recv(1) == b"x"

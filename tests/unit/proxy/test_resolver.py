@@ -1,0 +1,41 @@
+"""Looking up names off the loop."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from pytest_resilience.proxy.address import AddressError
+from pytest_resilience.proxy.loop import Loop
+from pytest_resilience.proxy.resolver import Found, Resolver
+
+
+def test_loop_goes_on_while_a_name_is_looked_up_once_for_all_who_ask() -> None:
+    loop = Loop(broken=lambda error: None)
+    go_on = threading.Event()
+    asked: list[str] = []
+
+    def find(host: str) -> list[tuple[int, str]]:
+        asked.append(host)
+        go_on.wait(5)
+        if host == "bad":
+            raise AddressError("lookup bad: no such host")
+        return [(socket.AF_INET, "127.0.0.1")]
+
+    answers: list[Found] = []
+
+    def take(found: Found) -> None:
+        answers.append(found)
+        if len(answers) == 3:
+            loop.stop()
+
+    resolver = Resolver(loop, find)
+    for host in ("good", "good", "bad"):
+        resolver.ask(host, take)
+    loop.at(loop.now(), go_on.set)  # only a loop that runs can let them find anything
+    loop.run()
+    loop.close()
+    resolver.close()
+    assert sorted(asked) == ["bad", "good"]
+    assert answers.count([(socket.AF_INET, "127.0.0.1")]) == 2
+    assert [str(each) for each in answers if isinstance(each, AddressError)] == ["lookup bad: no such host"]
