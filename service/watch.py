@@ -106,6 +106,10 @@ class Watch:
         except FAULTS as failure:
             self._drop()
             error = failure
+        self._judge(error)
+
+    def _judge(self, error: BaseException | None) -> None:
+        """Say whether Postgres is up, after an attempt to ask it."""
         # A server that is full refuses us, while the pool's own connections work on.
         up = error is None or (isinstance(error, asyncpg.TooManyConnectionsError) and bool(self._pool_pids()))
         if up != self.up:
@@ -163,7 +167,9 @@ class Watch:
         """
         try:
             async with asyncio.timeout(seconds), self._lock:
-                connection = await self._connected()
+                async with asyncio.timeout(TIMEOUT):  # nobody else looks meanwhile, so this must tell as soon
+                    connection = await self._connected()
+                    await connection.execute("SELECT 1")
                 pids = [*await self._zombies(connection), *left]
                 if not pids:
                     return 0
@@ -173,9 +179,10 @@ class Watch:
                 while (living := await connection.fetchval(LIVING, pids)) and self._clock() < end:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 return len(pids) - int(living)
-        except FAULTS:
+        except FAULTS as error:
             self._drop()
             self.suspect()
+            self._judge(error)
             raise
 
     async def _zombies(self, connection: Any) -> list[int]:
