@@ -215,10 +215,7 @@ def measure_rates(rounds: int, only: str) -> dict[str, Any]:
             else:
                 print("no redis-benchmark: its rows are left out (Debian: redis-tools)")
             if pg_tool and "pgbench".startswith(only[:7]):
-                subprocess.run(
-                    [pg_tool, "-i", "-q", "-h", postgres.host, "-p", str(postgres.port), "-U", url.username or "postgres", url.path.lstrip("/")],
-                    check=True, capture_output=True, env={**os.environ, "PGPASSWORD": url.password or ""},
-                )  # fmt: skip
+                fill_postgres(pg_tool, url, pg_ways["direct"])
                 for number in range(max(3, rounds // 3)):
                     for row, arguments in PGBENCH_ROWS.items():
                         for way in turn(list(pg_ways), number):
@@ -227,6 +224,12 @@ def measure_rates(rounds: int, only: str) -> dict[str, Any]:
     finally:
         backend.close()
     return {"rates": {row: summary(ways, cpu.get(row, {})) for row, ways in samples.items()}, "rss_after_load": loaded}
+
+
+def fill_postgres(tool: str, url: urllib.parse.ParseResult, address: tuple[str, int]) -> None:
+    where = ["-h", address[0], "-p", str(address[1]), "-U", url.username or "postgres", url.path.lstrip("/")]
+    environment = {**os.environ, "PGPASSWORD": url.password or ""}
+    subprocess.run([tool, "-i", "-q", *where], check=True, capture_output=True, env=environment)
 
 
 def turn(ways: list[str], number: int) -> list[str]:
@@ -411,7 +414,8 @@ def show(result: dict[str, Any]) -> None:
     rows = result.get("rates", {})
     if rows:
         print(
-            f"\n{'':32}{'direct/s':>10}{'ours/s':>10}{'toxi/s':>10}{'ours/direct':>12}{'ours/toxi':>24}{'bar':>6}{'CPU us':>14}{'CPU ratio':>10}"
+            f"\n{'':32}{'direct/s':>10}{'ours/s':>10}{'toxi/s':>10}{'ours/direct':>12}"
+            f"{'ours/toxi':>24}{'bar':>6}{'CPU us':>14}{'CPU ratio':>10}"
         )
     for row, values in rows.items():
         ratio = values.get("ours/toxiproxy")
