@@ -297,7 +297,7 @@ class Link:
             return
         if events & (OUT | ERR | HUP) and self.mask & OUT:
             self.peer.flush()
-        if events & (IN | ERR | HUP) and self.mask & IN:
+        if events & (IN | ERR | HUP) and self.mask & IN and not self.connection.closed:
             self.on_event(IN)
 
     def _read_into_stages(self) -> None:

@@ -415,3 +415,18 @@ def test_upstream_by_name(server: Server, make_door: Callable[..., Door], name: 
     client.sendall(b"x")
     served = door.accept()
     assert served.recv(1) == b"x"
+
+
+def test_the_next_address_of_a_name_is_tried(server: Server, make_door: Callable[..., Door]) -> None:
+    if not any(family is socket.AF_INET6 for family, *_ in socket.getaddrinfo("localhost", 0)):
+        pytest.skip("localhost has no IPv6 address here")
+    door = make_door(server)
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as upstream:
+        upstream.settimeout(PATIENCE)
+        door.call("PATCH", "", {"upstream": f"localhost:{upstream.getsockname()[1]}"})
+        client = door.dial()
+        client.sendall(b"said before anybody listened")
+        served, _ = upstream.accept()
+        with served:
+            served.settimeout(PATIENCE)
+            assert take(served, 28) == b"said before anybody listened"

@@ -1,0 +1,100 @@
+"""Dialling: the next address of an upstream is tried, and what the client said meanwhile is not lost."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pytest_resilience.proxy.address import Address, Listener, resolve
+from pytest_resilience.proxy.log import Log
+from pytest_resilience.proxy.loop import Loop
+from pytest_resilience.proxy.relay import Context, Proxy, find_upstream
+
+
+@pytest.fixture(params=[False, True], ids=["epoll", "selectors"])
+def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
+    lines: list[str] = []
+    problems: list[Exception] = []
+    loop = Loop(broken=problems.append, portable=request.param)
+    proxy = Proxy(Context(loop, Log("error", lines.append), seed=1), "p", "", "some.name:1")
+    proxy.start(Listener(resolve("127.0.0.1:0")))
+    yield proxy
+    proxy.remove()
+    loop.close()
+    assert problems == []
+
+
+def run_until(loop: Loop, question: Callable[[], object], within: float = 5.0) -> None:
+    """Let the loop run until the answer is true."""
+    end = loop.now() + within
+
+    def ask() -> None:
+        if question() or loop.now() > end:
+            loop.stop()
+        else:
+            loop.at(loop.now() + 0.001, ask)
+
+    ask()
+    loop.run()
+    assert question()
+
+
+def dead_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def dial(proxy: Proxy) -> socket.socket:
+    assert proxy.listener is not None
+    return socket.create_connection(proxy.listener.address.sockaddr, 5)
+
+
+def test_next_address_is_tried_and_nothing_is_lost(proxy: Proxy) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        upstream.setblocking(False)
+        places = [("127.0.0.1", dead_port()), ("127.0.0.1", dead_port()), upstream.getsockname()]
+        proxy._targets = [Address(socket.AF_INET, *place) for place in places]
+        served: list[socket.socket] = []
+
+        def accepted() -> bool:
+            try:
+                served.append(upstream.accept()[0])
+            except BlockingIOError:
+                pass
+            return bool(served)
+
+        with dial(proxy) as client:
+            client.sendall(b"early words")
+            run_until(proxy.context.loop, accepted)
+            with served[0]:
+                served[0].sendall(b"answer")
+                run_until(
+                    proxy.context.loop,
+                    lambda: proxy.total(upward=False) == 6 and proxy.total(upward=True, sent=True) == 11,
+                )
+                assert served[0].recv(100) == b"early words"
+                assert client.recv(100) == b"answer"
+
+
+def test_client_is_given_up_when_no_address_answers(proxy: Proxy) -> None:
+    proxy._targets = [Address(socket.AF_INET, "127.0.0.1", dead_port()) for _ in range(2)]
+    with dial(proxy) as client:
+        run_until(proxy.context.loop, lambda: proxy.accepted.count == 1 and not proxy.connections)
+        assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("127.0.0.1:5", ["127.0.0.1:5"]),
+        ("[::1]:5", ["[::1]:5"]),
+        (":5", ["127.0.0.1:5"]),
+        ("unix:/x", ["unix:/x"]),
+        ("some.name:5", None),
+    ],
+)
+def test_upstream_is_read(text: str, found: list[str] | None) -> None:
+    addresses = find_upstream(text)
+    assert (addresses if addresses is None else [str(each) for each in addresses]) == found
