@@ -186,6 +186,51 @@ def test_the_process_table_knows_who_descends_from_whom(read, monkeypatch):
         os.kill(grandchild, signal.SIGKILL)
 
 
+@pytest.fixture
+def played(monkeypatch):
+    """The keeper's inside, with tables of processes and signals played: child 1 is process 20."""
+    inside = keeper.Keeper.__new__(keeper.Keeper)
+    inside.pid, inside._running, inside._adopted, inside._codes = 10, {20: 1}, {}, {}
+    inside.sent = []
+    monkeypatch.setattr(inside, "reap", lambda: True)
+    monkeypatch.setattr(inside, "_wait_for", lambda _pids: [])
+    monkeypatch.setattr(keeper, "send_signal", lambda pid, number: inside.sent.append((pid, number)))
+
+    def plays(*tables):
+        tables = list(tables)
+        monkeypatch.setattr(keeper, "process_table", lambda _root: tables.pop(0) if len(tables) > 1 else tables[0])
+
+    inside.plays = plays
+    return inside
+
+
+BIRTH = [
+    {10: (1, "S"), 20: (10, "R")},  # asked to stop while it forks
+    {10: (1, "S"), 20: (10, "T")},  # the table was begun before the child was there
+    {10: (1, "S"), 20: (10, "T"), 30: (20, "R")},
+    {10: (1, "S"), 20: (10, "T"), 30: (20, "T")},
+]
+
+
+def test_a_pause_is_not_over_while_somebody_is_being_born(played):
+    played.plays(*BIRTH)
+    assert played.pause(1) == []
+    assert played.sent == [(20, signal.SIGSTOP), (30, signal.SIGSTOP)]
+
+
+def test_a_kill_waits_until_nobody_can_fork(played):
+    played.plays(*BIRTH)
+    assert played.kill(1) == []
+    assert played.sent[:2] == [(20, signal.SIGSTOP), (30, signal.SIGSTOP)]
+    assert played.sent[2:] == [(20, signal.SIGKILL), (30, signal.SIGKILL)]
+
+
+def test_a_process_that_does_not_stop_is_named_in_time(played, monkeypatch):
+    monkeypatch.setattr(keeper, "PATIENCE", 0.01)
+    played.plays({10: (1, "S"), 20: (10, "T"), 30: (20, "D")})
+    assert played.pause(1) == [30]
+
+
 def test_remove_tree_follows_no_links(tmp_path):
     kept = tmp_path / "kept"
     kept.mkdir()
