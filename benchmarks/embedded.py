@@ -33,7 +33,7 @@ PHASES: list[tuple[Any, str, str]] = [
     (embedded, "find_redis", "find Redis"),
     (scratch.Scratch, "__init__", "session directory"),
     (Keeper, "start", "keeper: exec"),
-    (embedded, "user_for_postgres", "keeper: first answer (as root)"),
+    (embedded, "account_for_postgres", "keeper: first answer (as root)"),
     (template.Template, "__init__", "template: open"),
     (template.Template, "copy_first", "template: copy, first part"),
     (template.Template, "copy_rest", "template: copy, rest"),

@@ -6,10 +6,33 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 from ..processes import PLAIN, Keeper, User
 
 NOBODY = 65534  # initdb looks its user up, so it must be one that every system knows
+
+
+class Account(NamedTuple):
+    """As whom Postgres runs, and where that user finds its programs."""
+
+    user: User
+    programs: Path
+
+
+def account_for_postgres(keeper: Keeper, programs: Path, scratch: Path) -> Account:
+    """Who runs Postgres here. As root it takes an answer of the keeper.
+
+    Args:
+        keeper: who will start it.
+        programs: the directory with its programs.
+        scratch: the session's directory.
+    """
+    user = user_for_postgres(keeper)
+    if user.mode == "setuid":
+        scratch.chmod(0o711)  # the other user may walk through, and not look
+        programs = readable_copy(programs, scratch)
+    return Account(user, programs)
 
 
 def user_for_postgres(keeper: Keeper) -> User:
@@ -20,11 +43,12 @@ def user_for_postgres(keeper: Keeper) -> User:
 
 
 def give(path: Path, user: User) -> None:
-    """Make everything in a directory belong to that user, where it does not anyway."""
+    """Make a file, or a directory with everything in it, belong to that user, where it does not anyway."""
     if user.mode != "setuid":
         return
-    for place, _, names in os.walk(path):
-        for name in ("", *names):
+    os.chown(path, user.uid, user.gid)
+    for place, directories, files in os.walk(path):
+        for name in (*directories, *files):
             with contextlib.suppress(FileNotFoundError):  # the server is at work in it already
                 os.chown(os.path.join(place, name), user.uid, user.gid)  # noqa: PTH118  # a thousand of them
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import threading
@@ -12,7 +13,7 @@ from typing import Generic, TypeVar
 from ..clock import SYSTEM, Clock
 from ..keeper import release_shared_memory
 from ..processes import Child, Keeper
-from .accounts import give, readable_copy, user_for_postgres
+from .accounts import account_for_postgres, give
 from .backend import Address, Backend
 from .binaries import Found, find_postgres, find_redis
 from .local import HOST
@@ -113,12 +114,8 @@ class EmbeddedBackend(Backend):
         return redis, proxy
 
     def _launch_postgres(self, found: Found) -> PostgresProcess:
-        user = user_for_postgres(self._keeper)
-        programs = found.path
-        if user.mode == "setuid":
-            self.directory.chmod(0o711)  # the other user may walk through, and not look
-            programs = readable_copy(programs, self.directory)
-        recipe = Recipe(self._keeper, found, programs=programs, user=user, scratch=self.directory)
+        account = functools.cache(lambda: account_for_postgres(self._keeper, found.path, self.directory))
+        recipe = Recipe(self._keeper, found, account=account, scratch=self.directory)
         data = self.directory / "postgres"
         try:
             return self._from_template(recipe, recipe.open(), data)
@@ -130,15 +127,16 @@ class EmbeddedBackend(Backend):
     def _from_template(self, recipe: Recipe, template: Template, data: Path) -> PostgresProcess:
         with template:
             template.copy_first(data)
-            give(data, recipe.user)
+            user, programs = recipe.account()  # not earlier: the keeper has been starting all the while
+            give(data, user)
             server = PostgresProcess(
                 self._keeper,
-                recipe.programs / "postgres",
+                programs / "postgres",
                 data,
                 log=self.directory / "postgres.log",
                 version=recipe.version,
                 password=template.facts["password"],
-                user=recipe.user,
+                user=user,
                 clock=self._clock,
             )
             pid_file = data / "postmaster.pid"
@@ -146,7 +144,7 @@ class EmbeddedBackend(Backend):
             server.launch()
             try:
                 template.copy_rest(data)
-                give(data, recipe.user)
+                give(data, user)
             except BaseException:
                 server.kill()
                 release_shared_memory(str(pid_file))  # now: the directory may be made anew

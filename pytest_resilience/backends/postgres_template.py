@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import BackendUnavailable
-from ..processes import Child, Keeper, User
+from ..processes import Child, Keeper
 from . import template
+from .accounts import Account, give
 from .binaries import Found
 from .local import ENVIRONMENT
 from .postgres_process import DATABASE
@@ -51,20 +53,17 @@ class Recipe:
     Args:
         keeper: who starts initdb.
         found: the directory with `postgres` and `initdb`.
-        programs: the same, or a copy that `user` can reach.
-        user: as whom Postgres runs.
+        account: tells as whom Postgres runs. Asked only when there is something to run: the answer takes a while.
         scratch: a directory of this session to work in.
 
     Attributes:
-        programs: as given.
-        user: as given.
+        account: as given.
         version: such as "18.6".
         path: the template's file.
     """
 
-    def __init__(self, keeper: Keeper, found: Found, *, programs: Path, user: User, scratch: Path) -> None:
-        self.programs = programs
-        self.user = user
+    def __init__(self, keeper: Keeper, found: Found, *, account: Callable[[], Account], scratch: Path) -> None:
+        self.account = account
         self.version = version_of(found.path / "postgres")
         if not self.version[0].isdigit():
             raise BackendUnavailable(
@@ -119,8 +118,7 @@ class Recipe:
         work = self._scratch / "template"
         work.mkdir(mode=0o700)
         try:
-            if self.user.mode == "setuid":
-                os.chown(work, self.user.uid, self.user.gid)
+            give(work, self.account().user)
             password = os.urandom(18).hex()
             data = work / "data"
             self._initdb(data, password)
@@ -140,10 +138,9 @@ class Recipe:
     def _initdb(self, data: Path, password: str) -> None:
         password_file = self._scratch / "password"
         password_file.write_text(password)
-        if self.user.mode == "setuid":
-            os.chown(password_file, self.user.uid, self.user.gid)
         password_file.chmod(0o400)
-        command = [str(self.programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
+        give(password_file, self.account().user)
+        command = [str(self.account().programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
         command += ["--pwfile", str(password_file), "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
         command += ["--wal-segsize=1"]
         command += [word for name, value in self._initdb_settings.items() for word in ("-c", f"{name}={value}")]
@@ -160,13 +157,21 @@ class Recipe:
     def _create_database(self, data: Path) -> None:
         statement = self._scratch / "create.sql"
         statement.write_text(f"CREATE DATABASE {DATABASE}\n")
-        command = [str(self.programs / "postgres"), "--single", "-c", "wal_recycle=off", "-D", str(data), "template1"]
+        command = [
+            str(self.account().programs / "postgres"),
+            "--single",
+            "-c",
+            "wal_recycle=off",
+            "-D",
+            str(data),
+            "template1",
+        ]
         self._run("postgres --single", command, stdin=statement)
 
     def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:
         log = self._scratch / "template.log"
         child: Child = self._keeper.spawn(
-            name, command, env=ENVIRONMENT, log=log, cwd=self._scratch, user=self.user, stdin=stdin
+            name, command, env=ENVIRONMENT, log=log, cwd=self._scratch, user=self.account().user, stdin=stdin
         )
         if child.wait(INITDB_WITHIN) != 0:
             child.kill()
