@@ -14,8 +14,17 @@ from .backend import Address
 from .local import ENVIRONMENT, HOST, Program
 
 LISTENING = "Starting Toxiproxy HTTP server"
-# Without `site`, and with two places to import from in place of all that is installed: half the start time.
-_RUN = "import sys; sys.path[:0] = {path!r}; from pytest_resilience.proxy.__main__ import main; sys.exit(main(sys.argv[1:]))"
+# Without `site`, with two places to import from in place of all that is installed, and with an empty package in the place of ours,
+# whose public names the proxy does not need: a third of the start time.
+_RUN = """
+import sys
+package = type(sys)("pytest_resilience")
+package.__path__ = [{package!r}]
+sys.modules["pytest_resilience"] = package
+sys.path.insert(0, {h11!r})
+from pytest_resilience.proxy.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 class ProxyProcess(Program):
@@ -31,7 +40,7 @@ class ProxyProcess(Program):
         super().__init__(keeper, "proxy", log=log, clock=clock)
 
     def argv(self) -> list[str]:
-        run = _RUN.format(path=[str(Path(__file__).parents[2]), _directory_of("h11")])
+        run = _RUN.format(package=str(Path(__file__).parents[1]), h11=_directory_of("h11"))
         return [sys.executable, "-I", "-S", "-c", run, "-host", HOST, "-port", "0"]
 
     def environment(self) -> Mapping[str, str]:
