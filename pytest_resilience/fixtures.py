@@ -9,13 +9,12 @@ import pytest
 
 from . import options
 from .history import recording
+from .stash import EXPERIMENT
 
 if TYPE_CHECKING:
     from .experiment import Resilience
     from .stack import Stack
     from .targets.spec import Service
-
-EXPERIMENT: pytest.StashKey[Resilience] = pytest.StashKey()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import options
-from .fixtures import EXPERIMENT
+from .stash import EXPERIMENT, PASSED
 
 if TYPE_CHECKING:
     from .experiment import Resilience
@@ -110,9 +110,6 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
         from .errors import VacuousTest
 
         raise VacuousTest([(strike.label, str(strike.receipt)) for strike in experiment.vacuous])
-
-
-PASSED: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def _passed(item: pytest.Item) -> bool:

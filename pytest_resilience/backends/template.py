@@ -80,7 +80,9 @@ class Template:
     def close(self) -> None:
         """Let go of the file."""
         self._data.release()
-        with contextlib.suppress(BufferError):  # an error on its way up still holds a piece; the rest goes when that is gone
+        with contextlib.suppress(
+            BufferError
+        ):  # an error on its way up still holds a piece; the rest goes when that is gone
             self._map.close()
 
     def copy_first(self, to: Path) -> None:

@@ -34,7 +34,9 @@ def version_of(program: Path) -> str:
 
 def _ask(program: Path) -> str:
     try:
-        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=ASK_WITHIN, check=False).stdout
+        said = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=ASK_WITHIN, check=False
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return "?"
     found = re.search(r"(?:v=|\) |\s)(\d+(?:\.\d+)+)", said)

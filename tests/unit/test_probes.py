@@ -61,7 +61,9 @@ def test_a_failure_shows_the_last_answer_how_often_it_asked_and_what_struck_mean
     def service_is_back() -> str:
         return ""
 
-    history = History([FaultEvent("redis.refuse", struck_at=101.0, healed_at=101.5), FaultEvent("postgres.kill", 90.0, 95.0)])
+    history = History(
+        [FaultEvent("redis.refuse", struck_at=101.0, healed_at=101.5), FaultEvent("postgres.kill", 90.0, 95.0)]
+    )
     with recording(history), pytest.raises(NeverHappened) as failure:
         eventually(service_is_back, within=2.0, every=0.5, clock=FakeClock())
     text = str(failure.value)

@@ -121,7 +121,7 @@ def test_a_label_names_the_settings_that_were_given() -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 0, 0.0001, "1", None, True, float("nan"), float("inf")])
 def test_a_latency_that_makes_no_sense_is_told_at_once(wrong: Any) -> None:
-    with pytest.raises(SetupError, match="seconds must be at least 0.001"):
+    with pytest.raises(SetupError, match=r"seconds must be at least 0\.001"):
         Latency(wrong)
 
 

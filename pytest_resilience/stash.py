@@ -1,0 +1,13 @@
+"""What hooks and fixtures hand each other by way of pytest's stashes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .experiment import Resilience
+
+EXPERIMENT: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the experiment of its test
+PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with an experiment: whether its body passed
