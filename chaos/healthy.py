@@ -3,11 +3,11 @@
 # How the suite runs the service: shorter periods than in production, so that a promise about "the next check" takes a second here.
 POOL_MAX = 20  # connections; as on the night of the incident, and quick to fill
 POOL_CHECK_INTERVAL = 0.5  # seconds; 30 in production
-POOL_IDLE_TIMEOUT = 2.0  # seconds that a connection may idle; 30 in production
+POOL_IDLE_TIMEOUT = 1.0  # seconds that a connection may idle; 30 in production
 ACQUIRE_TIMEOUT = 1.0  # seconds that a request waits for a connection; 3 in production
 COMMAND_TIMEOUT = 3.0  # seconds that a statement may take; 5 in production
 GC_INTERVAL = 30  # seconds; production's
-MEMORY_STATS_INTERVAL = 1.0  # seconds between two lines of statistics; 60 in production
+MEMORY_STATS_INTERVAL = 0.5  # seconds between two lines of statistics; 60 in production
 CLEANUP_MIN_INTERVAL = 1.0  # seconds between two cleanups; 10 in production
 SHUTDOWN_GRACE = 4.0  # seconds for requests under way when it is told to stop; 10 in production
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import healthy
 from instances import another
 from pytest_resilience import Resilience, eventually
-from workload import NAME, at_once, create, redis, served_by, sql, timed
+from workload import NAME, at_once, create, hoped, redis, served_by, sql, timed
 
 LARGEST = "x" * 10_000  # the longest message there may be
 
@@ -36,7 +36,7 @@ def test_every_answer_says_truly_where_it_came_from(resilience: Resilience) -> N
 
 
 def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resilience) -> None:
-    fresh, stale = 0.5, 2.0
+    fresh, stale = 0.4, 1.5
     with another(resilience, CACHE_TTL=str(fresh), CACHE_STALE_TTL=str(stale)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "soon stale"}).headers["Location"]
 
@@ -45,30 +45,39 @@ def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resili
             return reply.headers["X-Cache"] if reply.status_code == 200 else str(reply.status_code)
 
         # While Postgres is there, a copy that is no longer fresh is looked up again.
-        eventually(lambda: answer() == "miss", within=fresh + healthy.SLACK)
+        otherwise = f"a copy is served as fresh for longer than CACHE_TTL={fresh}"
+        hoped(lambda: answer() == "miss", within=fresh + healthy.SLACK, otherwise=otherwise)
         with resilience.postgres.refuse(), resilience.redis.refuse():
-            eventually(lambda: answer() == "stale", within=fresh + healthy.SLACK)
-            eventually(lambda: answer() == "503", within=stale + healthy.SLACK)
+            otherwise = f"a copy older than CACHE_TTL={fresh} is served, and not marked as stale"
+            hoped(lambda: answer() == "stale", within=fresh + healthy.SLACK, otherwise=otherwise)
+            otherwise = f"a stale copy is served for longer than CACHE_STALE_TTL={stale}"
+            hoped(lambda: answer() == "503", within=stale + healthy.SLACK, otherwise=otherwise)
 
 
 def test_errors_and_absences_are_not_remembered(resilience: Resilience) -> None:
-    path = f"/api/campaigns/{create(resilience)['id'] + 1}"
-    assert resilience.service.get(path).status_code == 404
+    last = create(resilience)["id"]
+    absent, unknown = f"/api/campaigns/{last + 1}", f"/api/campaigns/{last + 2}"
+    assert resilience.service.get(absent).status_code == 404
+    insert(resilience, "made by another instance", 1)
+    otherwise = "a campaign that another instance made is still said not to exist: its absence is remembered"
+    hoped(lambda: resilience.service.get(absent).status_code == 200, within=2.0, otherwise=otherwise)
+    assert resilience.service.delete(absent).status_code == 204
+    assert resilience.service.get(absent).status_code == 404, "what is deleted is still served"
+
     with resilience.postgres.refuse():
-        answer = resilience.service.get(path)
+        answer = resilience.service.get(unknown)
         assert answer.status_code == 503, f"nobody can know that there is no such campaign, but: {answer.status_code}"
-    eventually(lambda: resilience.service.get(path).status_code == 404, within=healthy.POSTGRES_BACK_WITHIN)
-    sql(resilience, "insert into campaigns (name, message) values ($1, 'made by another instance')", NAME)
-    eventually(lambda: resilience.service.get(path).status_code == 200, within=2.0)
-    assert resilience.service.delete(path).status_code == 204
-    assert resilience.service.get(path).status_code == 404, "what is deleted is still served"
+    insert(resilience, "made by another instance", 1)
+    otherwise = "Postgres is back, and its error is still answered: it is remembered"
+    within = healthy.POSTGRES_BACK_WITHIN
+    hoped(lambda: resilience.service.get(unknown).status_code == 200, within=within, otherwise=otherwise)
 
 
 def test_the_fallback_cache_keeps_within_its_bounds(resilience: Resilience) -> None:
     """With Redis and Postgres away, what is still answered is just what memory holds: so it can be counted."""
     entries, megabytes = 40, 0.25
-    small = [row["id"] for row in insert(resilience, "small", 100)]
-    large = [row["id"] for row in insert(resilience, LARGEST, 60)]
+    small = [row["id"] for row in insert(resilience, "small", 70)]
+    large = [row["id"] for row in insert(resilience, LARGEST, 45)]
     with another(resilience, CACHE_MAX_ENTRIES=str(entries), CACHE_MAX_MB=str(megabytes)) as instance:
 
         def held(ids: list[int]) -> int:
@@ -109,7 +118,8 @@ def test_a_newer_version_of_another_instance_is_not_overwritten_by_what_redis_mi
             assert replica.client.put(path, json={"message": "third"}).status_code == 200
         for each in (replica.client, resilience.service):
             eventually(lambda each=each: each.get(path).headers["X-Cache-Source"] == "redis", within=5.0)
-            eventually(lambda each=each: each.get(path).json()["message"] == "third", within=1.0)
+            got = each.get(path).json()["message"]
+            assert got == "third", f"an older version ({got}) has overwritten the newer one of another instance"
 
 
 def test_a_slow_redis_costs_a_request_its_budget_once_and_mixes_nothing_up(resilience: Resilience) -> None:

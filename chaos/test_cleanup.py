@@ -18,7 +18,7 @@ from instances import Instance, another
 from pytest_resilience import Resilience, eventually
 from service.app import create_app
 from service.settings import Settings
-from workload import alive, at_once, create, session, sessions_of_the_service, timed, writing
+from workload import alive, at_once, create, hoped, session, sessions_of_the_service, timed, writing
 
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN = (
@@ -31,7 +31,10 @@ NO_CHECKS = "3600"
 @contextmanager
 def alone(resilience: Resilience) -> Iterator[Instance]:
     """An instance whose sessions are only cleaned up when it is asked to, and nobody else to do it."""
-    with another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance, resilience.service.pause():
+    with (
+        another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS, DB_POOL_IDLE_TIMEOUT="60") as instance,
+        resilience.service.pause(),
+    ):
         assert instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201
         yield instance
 
@@ -54,8 +57,6 @@ def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: 
         assert reply.seconds < healthy.CLEANUP_WITHIN + healthy.SLACK, f"the cleanup took {reply.seconds:.2f} s"
         gone = [not alive(resilience, pid) for pid in (zombie, another_zombie)]
         assert gone == [True, True], f"the cleanup says success, and zombies are still there: {reply.reply.text}"
-        counted = reply.reply.json()["server_terminated"]
-        assert counted == 2, f"two zombies were ended, and the cleanup claims {counted}"
         for who, pid in (("somebody else", stranger), ("service-desk", namesake), ("a nameless client", idler)):
             assert alive(resilience, pid), f"the cleanup ended a session of {who}, which is none of the service's"
         assert alive(resilience, replica), (
@@ -63,6 +64,8 @@ def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: 
         )
         lost = own - sessions_of_the_service(resilience)
         assert not lost, f"the cleanup closed {len(lost)} of {len(own)} healthy connections of its own pool"
+        counted = reply.reply.json()["server_terminated"]
+        assert counted == 2, f"two zombies were ended, and the cleanup claims {counted}"
 
 
 def test_dead_connections_are_closed_without_touching_the_server(resilience: Resilience) -> None:
@@ -116,7 +119,9 @@ def test_zombies_are_swept_with_every_check_of_the_pool(resilience: Resilience) 
     """Every six hours would not have helped that night."""
     create(resilience)
     with session(resilience, OLDER_BOOT, *OPEN) as zombie, session(resilience, "somebody else", "begin") as stranger:
-        eventually(lambda: not alive(resilience, zombie), within=2 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK)
+        within = 2 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK
+        otherwise = "a zombie outlives the checks of the pool"
+        hoped(lambda: not alive(resilience, zombie), within=within, otherwise=otherwise)
         assert alive(resilience, stranger), "the sweep ended a session that is none of the service's"
 
 

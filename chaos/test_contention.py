@@ -14,7 +14,7 @@ def test_of_many_who_saw_the_same_version_one_wins(resilience: Resilience) -> No
             seen = {"If-Match": f'"{version}"'}
             texts = [f"writer {number} saw version {version}" for number in range(12)]
             replies = at_once(
-                [lambda t=t: resilience.service.put(path, json={"message": t}, headers=seen) for t in texts]
+                [lambda t=t, h=seen: resilience.service.put(path, json={"message": t}, headers=h) for t in texts]
             )
             winners = [text for text, reply in zip(texts, replies, strict=True) if reply.status == 200]
             assert len(winners) == 1, (

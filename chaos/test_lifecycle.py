@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import healthy
 from instances import another
 from pytest_resilience import Resilience, eventually
-from workload import Timed, session, sql, timed, waiting_sessions
+from workload import Timed, hoped, session, sql, timed, waiting_sessions
 
 HOLDS_WRITES = ("begin", "lock table campaigns in share mode")
 
@@ -32,7 +32,9 @@ def test_it_starts_without_postgres_and_redis_and_becomes_ready_by_itself(resili
         assert instance.client.get("/api/campaigns/1").status_code == 503, "a dependency fault is 503"
 
         no_postgres.heal()
-        eventually(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+        otherwise = "Postgres is there by now, and the service that started without it does not become ready"
+        within = healthy.POSTGRES_BACK_WITHIN
+        hoped(lambda: instance.client.get("/readyz").status_code == 200, within=within, otherwise=otherwise)
         reply = instance.client.post("/api/campaigns", json={"name": "n", "message": "m"})
         assert reply.status_code == 201, f"with Postgres there it can work: {reply.text}"
         path = reply.headers["Location"]
@@ -41,8 +43,10 @@ def test_it_starts_without_postgres_and_redis_and_becomes_ready_by_itself(resili
         )
 
         no_redis.heal()
-        eventually(
-            lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis", within=healthy.REDIS_BACK_WITHIN
+        otherwise = "Redis is there by now, and the service that started without it does not use it"
+        within = healthy.REDIS_BACK_WITHIN
+        hoped(
+            lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis", within=within, otherwise=otherwise
         )
 
 
@@ -66,14 +70,17 @@ def test_told_to_stop_it_finishes_what_it_has_begun(resilience: Resilience) -> N
                         reply.status == 503 and reply.reply is not None and reply.reply.json()["status"] == "draining"
                     )
 
-                eventually(draining, within=1.0)
+                otherwise = "told to stop, it does not tell that it is no longer ready: requests keep coming"
+                hoped(draining, within=1.0, otherwise=otherwise)
+                time.sleep(1.0)  # the requests take their time
                 assert not instance.ended(), "it stopped while requests were under way"
             answers = [each.result() for each in under_way]
         statuses = [answer.status for answer in answers]
         assert statuses == [201] * 5, f"requests that were under way were lost when it was told to stop: {statuses}"
         rows = len(sql(resilience, "select 1 from campaigns where name = 'late'"))
         assert rows == 5, f"{rows} rows for 5 acknowledged writes"
-        eventually(instance.ended, within=healthy.SHUTDOWN_GRACE + healthy.SLACK)
+        within = healthy.SHUTDOWN_GRACE + healthy.SLACK
+        hoped(instance.ended, within=within, otherwise=f"told to stop, it still runs after {within:g} s")
         took = time.monotonic() - told
         assert took < healthy.SHUTDOWN_GRACE + healthy.SLACK, f"it ended {took:.1f} s after SIGTERM"
         assert instance.process.returncode in (0, -signal.SIGTERM), f"it ended with {instance.process.returncode}"
@@ -81,20 +88,21 @@ def test_told_to_stop_it_finishes_what_it_has_begun(resilience: Resilience) -> N
 
 def test_told_to_stop_it_does_not_wait_for_ever_and_told_twice_not_at_all(resilience: Resilience) -> None:
     with (
-        another(resilience, SHUTDOWN_GRACE="1") as patient,
-        another(resilience) as hasty,
+        another(resilience, SHUTDOWN_GRACE="1", DB_COMMAND_TIMEOUT="30") as patient,
+        another(resilience, DB_COMMAND_TIMEOUT="30") as hasty,
         ThreadPoolExecutor(2) as threads,
+        session(resilience, "somebody else", *HOLDS_WRITES),
     ):
-        with resilience.postgres.blackhole():
-            for instance in (patient, hasty):
-                client = instance.client
-                threads.submit(
-                    timed, lambda client=client: client.post("/api/campaigns", json={"name": "n", "message": "m"})
-                )
-                eventually(lambda client=client: client.get("/readyz").status_code == 503, within=2.0)
-            hasty.process.send_signal(signal.SIGTERM)
-            patient.process.send_signal(signal.SIGTERM)
-            eventually(lambda: "draining" in hasty.log, within=1.0)
-            hasty.process.send_signal(signal.SIGTERM)
-            eventually(hasty.ended, within=1.0)
-            eventually(patient.ended, within=1 + 2 * healthy.SLACK)
+        for instance in (patient, hasty):
+            client = instance.client
+            threads.submit(
+                timed, lambda client=client: client.post("/api/campaigns", json={"name": "n", "message": "m"})
+            )
+        eventually(lambda: waiting_sessions(resilience) == 2, within=5.0)
+        hasty.process.send_signal(signal.SIGTERM)
+        patient.process.send_signal(signal.SIGTERM)
+        eventually(lambda: "draining" in hasty.log, within=1.0)
+        hasty.process.send_signal(signal.SIGTERM)
+        hoped(hasty.ended, within=1.0, otherwise="told to stop twice, it still does not end at once")
+        otherwise = "told to stop, it waits for a request that hangs for longer than its SHUTDOWN_GRACE"
+        hoped(patient.ended, within=1 + 2 * healthy.SLACK, otherwise=otherwise)

@@ -8,8 +8,9 @@ from pathlib import Path
 import psutil
 
 import healthy
+from instances import another
 from pytest_resilience import Resilience, eventually, recovers
-from workload import NAME, at_once, reader, sql, timed
+from workload import NAME, at_once, hoped, reader, sql, timed
 
 FORCED = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
 FREED = re.compile(r"\[GC\] Freed (-?\d+\.\d\d)MB heap, (-?\d+\.\d\d)MB external, (-?\d+\.\d\d)MB total")
@@ -52,8 +53,9 @@ def data_of(process: psutil.Process) -> tuple[int, int]:
 
 
 def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true(resilience: Resilience) -> None:
-    campaigns = 1500
+    campaigns = 1000
     empty, rss = stats(resilience)
+    assert not FORCED.search(resilience.service.log), "the guard must not cry before memory is short"
     assert abs(empty["rss"] - rss) < 0.03 * rss, (
         f"the statistics say RSS {empty['rss']} MB; it is {rss:.2f} MB (2^20 bytes)"
     )
@@ -76,9 +78,8 @@ def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_tru
     before = process.memory_info().rss / MIB
     with reader(resilience, "/health") as asked, resilience.service.memory_pressure(headroom_mb=4):
         data, limit = data_of(process)
-        eventually(lambda: FORCED.search(resilience.service.log), within=healthy.GUARD_WITHIN)
-        found = FORCED.search(resilience.service.log)
-        assert found is not None
+        otherwise = f"memory is short, and after {healthy.GUARD_WITHIN:g} s the guard has not forced a collection"
+        found = hoped(lambda: FORCED.search(resilience.service.log), within=healthy.GUARD_WITHIN, otherwise=otherwise)
         used, share = float(found[1]), 100 * data / limit
         assert used > 90, f"the guard acts above 90 %, and says {used}"
         assert abs(used - share) < 2, f"{share:.1f} % of the limit were used, and the guard says {used}"
@@ -114,7 +115,8 @@ def test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essenti
         return reply.status_code == 503 and "Retry-After" in reply.headers
 
     with resilience.service.memory_pressure(headroom_mb=0.5):
-        eventually(refused, within=healthy.GUARD_WITHIN)
+        otherwise = "more than 95 % of the limit is in use, and work is not refused"
+        hoped(refused, within=healthy.GUARD_WITHIN, otherwise=otherwise)
         ready = resilience.service.get("/readyz")
         assert ready.status_code == 503, f"it refuses work for lack of memory and claims to be ready: {ready.text}"
         assert ready.json()["checks"]["memory"] == "refusing", ready.text
@@ -138,10 +140,10 @@ def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) 
     huge = b'{"name": "huge", "message": "' + b"x" * 900_000 + b'"}'
     with resilience.service.memory_pressure(headroom_mb=0):
         big = {"name": "big", "message": "x" * LARGEST}
-        statuses = {timed(lambda: resilience.service.post("/api/campaigns", json=big)).status for _ in range(30)}
-        statuses |= {
-            reply.status for reply in at_once([lambda: resilience.service.post("/api/campaigns", content=huge)] * 24)
-        }
+        # All at once, before the guard has looked; then, as it looks.
+        replies = at_once([lambda: resilience.service.post("/api/campaigns", content=huge)] * 24)
+        replies += [timed(lambda: resilience.service.post("/api/campaigns", json=big)) for _ in range(30)]
+        statuses = {reply.status for reply in replies}
         # None: where there is no memory to read a request into, its connection is closed. 422: there was enough of it.
         wrong = statuses - {201, 422, 503, None}
         assert not wrong, f"a lack of memory is 503, never {wrong}"
@@ -151,3 +153,13 @@ def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) 
         within=5.0,
     )
     assert resilience.service.process.pid == pid, "the process did not survive"
+
+
+def test_garbage_is_collected_from_time_to_time(resilience: Resilience) -> None:
+    with another(resilience, GC_INTERVAL="0.5") as instance:
+        for _ in range(100):
+            assert (
+                instance.client.post("/api/campaigns", json={"name": "n", "message": "m" * LARGEST}).status_code == 201
+            )
+        otherwise = "GC_INTERVAL passes again and again, and nothing is collected"
+        hoped(lambda: FREED.search(instance.log), within=0.5 + 2 * healthy.SLACK, otherwise=otherwise)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import healthy
 from pytest_resilience import Resilience, eventually, recovers
-from workload import at_once, create, full_capacity, session_to_ask, sql, timed, writing
+from workload import at_once, create, full_capacity, hoped, session_to_ask, sql, timed, writing
 
 
 def test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice(resilience: Resilience) -> None:
@@ -49,7 +49,8 @@ def test_cached_reads_go_on_and_others_get_503_while_postgres_is_away(resilience
         assert refused.reply is not None
         assert int(refused.reply.headers["Retry-After"]) >= 1
         assert refused.seconds < healthy.ACQUIRE_TIMEOUT + healthy.SLACK, "refused connections must fail at once"
-        eventually(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0)
+        otherwise = "Postgres is away, and /readyz still says ready"
+        hoped(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0, otherwise=otherwise)
     recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
     recovers(
         lambda: resilience.service.put(f"/api/campaigns/{other['id']}", json={"message": "kept"}).status_code == 200,
@@ -76,13 +77,17 @@ def test_a_write_whose_answer_was_lost_is_not_done_again(resilience: Resilience)
         with resilience.postgres.blackhole(direction="down"):
             write = thread.submit(timed, lambda: resilience.service.post("/api/campaigns", json=asked))
             eventually(lambda: sql(resilience, "select 1 from campaigns where name = 'once'"), within=5.0)
+            stopped = (
+                resilience.service.pause()
+            )  # so that the network is well again when it finds its connection broken
             with resilience.postgres.reset():
                 pass
+        stopped.heal()
         outcome = write.result()
-    assert outcome.status == 503, f"nobody can know whether it happened; the answer is 503, not {outcome.status}"
     recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
     rows = len(sql(resilience, "select 1 from campaigns where name = 'once'"))
     assert rows == 1, f"the write was done {rows} times: an INSERT was tried again although it had happened"
+    assert outcome.status == 503, f"nobody can know whether it happened; the answer is 503, not {outcome.status}"
 
 
 def test_nothing_is_acknowledged_before_it_is_safe(resilience: Resilience) -> None:

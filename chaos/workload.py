@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -129,6 +131,14 @@ def writing(resilience: Resilience, writers: int) -> Iterator[Crew]:
             worker.result()
 
 
+def hoped(question: Callable[[], Any], *, within: float, otherwise: str) -> Any:
+    """Like `eventually`, and a failure says first what it means."""
+    try:
+        return eventually(question, within=within)
+    except NeverHappened as never:
+        pytest.fail(f"{otherwise}\n{never}")
+
+
 def sql(resilience: Resilience, query: str, *arguments: object) -> list[asyncpg.Record]:
     """Ask Postgres itself, around the proxy."""
 
@@ -237,3 +247,20 @@ def served_by(resilience: Resilience, path: str) -> str:
     assert reply.status_code == 200, f"a read failed: {reply.status_code} {reply.text}"
     source: str = reply.headers["X-Cache-Source"]
     return source
+
+
+FELL_BACK = "Redis connection failed, falling back to in-memory cache:"
+CONNECTED = "Redis connected successfully"
+
+
+def one_line_per_change(resilience: Resilience, *, outages: int) -> None:
+    """The log has a line for the start, and one for each outage and each recovery: a list of states, not of errors."""
+    told = re.findall(f"{FELL_BACK}|{CONNECTED}", resilience.service.log)
+    fell, rose = told.count(FELL_BACK), told.count(CONNECTED)
+    # One more of both is a busy machine, on which Redis missed its time once; two lines of one kind in a row are never right.
+    assert outages <= fell <= outages + 1, (
+        f"{fell} lines in the log for {outages} outages: one line for each, not one for each error"
+    )
+    assert rose >= outages, f"one line at the start and one for each recovery, not {rose} after {outages} outages"
+    in_turn = all(one != other for one, other in itertools.pairwise(told))
+    assert in_turn, f"one line for each change of state, in turn, not {told}"
