@@ -5,6 +5,7 @@ import os
 import re
 import sys
 
+import psutil
 import pytest
 
 from pytest_resilience import eventually
@@ -101,7 +102,8 @@ def test_the_figures_follow_what_is_allocated():
     after = memory.figures()
     assert after.heap_used - before.heap_used == pytest.approx(sys.getsizeof(object()) * len(small), rel=0.1)
     assert after.external - before.external == pytest.approx(4096 * len(large) + sys.getsizeof(small), rel=0.1)
-    assert after.rss - before.rss > 15 * MIB
+    # What malloc held free is used first, so RSS need not grow by as much; it has to be what the kernel says.
+    assert after.rss == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
 
 
 def test_a_collection_frees_cycles_and_gives_their_pages_back():
