@@ -70,8 +70,8 @@ def checkout(tmp_path):
 def test_arguments_reach_pytest_as_they_were_given(checkout):
     code, out, err = checkout.run("test", "-k", "a or b", "--junitxml=x.xml")
     assert code == 0, err
-    assert json.loads(out) == ["tests/", "-k", "a or b", "--junitxml=x.xml"]
-    assert "-m pytest tests/ -k 'a or b' --junitxml=x.xml" in err, "it prints what it does"
+    assert json.loads(out) == ["-n", "auto", "tests/", "-k", "a or b", "--junitxml=x.xml"]
+    assert "-m pytest -n auto tests/ -k 'a or b' --junitxml=x.xml" in err, "it prints what it does"
 
 
 def test_chaos_is_strict(checkout):
