@@ -24,11 +24,10 @@ def resilience_stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
     Attributes: backend (name), seed, postgres, redis (each with url, direct_url, host, port, proxy and faults), toxiproxy (a
     toxiproxy-python client of this stack).
     """
-    from .backends import make
     from .stack import Stack
 
     given = options.read(pytestconfig)
-    stack = Stack(make(given.backend), given.seed)
+    stack = Stack(options.choice(pytestconfig).make(), given.seed)
     try:
         yield stack
     finally:

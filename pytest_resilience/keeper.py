@@ -6,7 +6,8 @@ children. It imports nothing of this package, and of the standard library only w
 Rules:
 - It does what the channel asks, one request after the other, and reaps every child at once.
 - When the channel ends, when the process that started it is gone (also if a fork of that process still holds the channel), or on
-  SIGTERM, SIGINT and SIGHUP, it kills all its descendants, deletes the directories that it owns, and exits.
+  SIGTERM, SIGINT and SIGHUP, it kills all its descendants, runs the commands that it was given for the end (what is not a process of
+  ours, such as a container, is removed by one), deletes the directories that it owns, and exits.
 - On Linux it is a subreaper: whoever loses its parent below becomes its child, so nobody gets away by forking twice. And children die
   with it (PR_SET_PDEATHSIG), so that its own SIGKILL is covered too. Its only thread starts them: that signal is sent when the starting
   thread ends, a trap for anyone who starts servers from a pool of threads.
@@ -38,6 +39,7 @@ LINUX = sys.platform == "linux"
 LISTS_CHILDREN = LINUX and os.path.exists("/proc/thread-self/children")  # most kernels are built to
 MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names the keeper and the child's number
 PATIENCE = 1.5  # seconds for processes to stop or to go after their signal; only one stuck in the kernel needs more than a few ms
+COMMAND_WITHIN = 20.0  # seconds that a command of the end may take
 PARENT_CHECK = 0.5  # seconds between two looks at the parent where the kernel can't wake us
 NOBODY = 65534
 OWNER = (
@@ -196,6 +198,7 @@ class Keeper:
         self._adopted: dict[int, int] = {}  # orphans of a child that ended: pid -> that child's number
         self._owned = list(owned)
         self._pid_files: list[str] = []
+        self._commands: list[dict[str, Any]] = []
         if LINUX:
             libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -280,19 +283,35 @@ class Keeper:
     def release_shared_memory(self, pid_file: str) -> None:
         self._pid_files.append(pid_file)
 
+    def at_end(self, request: dict[str, Any]) -> None:
+        """Run a command, given as for `spawn`, when everybody has been killed."""
+        self._commands.append(request)
+
     # the end
 
     def end(self) -> None:
-        """Kill everybody, then delete what we own."""
+        """Kill everybody, run the commands of the end, then delete what we own."""
         until = time.monotonic() + PATIENCE
         while self.reap() and time.monotonic() < until:
             for pid in below([self.pid], process_table(self.pid))[1:]:
                 send_signal(pid, signal.SIGKILL)
             self._nap()
+        self._run_commands()
         for pid_file in self._pid_files:
             release_shared_memory(pid_file)
         for path in self._owned:
             remove_tree(path)
+
+    def _run_commands(self) -> None:
+        """Side by side, and not for ever: what they remove is not of this machine's kernel."""
+        started: list[int] = []
+        for request in self._commands:
+            try:
+                started.append(self.spawn(request)[1])
+            except OSError as problem:  # the others may do better
+                os.write(2, f"the end's command failed: {problem}\n".encode())
+        for pid in self._wait_for(started, COMMAND_WITHIN):
+            send_signal(pid, signal.SIGKILL)
 
     # inside
 
@@ -368,9 +387,9 @@ class Keeper:
             if running and not new:
                 self._nap()
 
-    def _wait_for(self, pids: list[int]) -> list[int]:
+    def _wait_for(self, pids: list[int], patience: float = PATIENCE) -> list[int]:
         """Reap until these are gone; returns those that are not."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + patience
         while True:
             self.reap()
             pids = [pid for pid in pids if _exists(pid)]

@@ -5,11 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-BACKENDS = ("auto", "embedded", "docker", "external")
+from .backends import BUILT_IN, Factory
+from .backends.settings import Settings
+
+if TYPE_CHECKING:
+    from .backends import Choice
+
+TEXTS = {  # option: what it is given as, and what it is for
+    "postgres_image": ("IMAGE", f"what the docker backend runs as Postgres (default: {Settings.postgres_image})"),
+    "redis_image": ("IMAGE", f"what it runs as Redis (default: {Settings.redis_image})"),
+    "toxiproxy_image": ("IMAGE", f"what it runs as Toxiproxy (default: {Settings.toxiproxy_image})"),
+    "toxiproxy": ("URL", "the API of the external backend's Toxiproxy, such as http://127.0.0.1:8474"),
+    "toxiproxy_ports": ("FIRST-LAST", "the ports its proxies may listen on, where not all of them can be reached"),
+    "postgres_upstream": (
+        "ADDRESS",
+        "host:port of Postgres as that Toxiproxy reaches it, or a URL with user and password",
+    ),
+    "redis_upstream": ("ADDRESS", "host:port of Redis as that Toxiproxy reaches it, or a URL with user and password"),
+}
 
 
 @dataclass(frozen=True)
@@ -17,17 +34,32 @@ class Options:
     """What a run was asked for.
 
     Args:
-        backend: "auto", "embedded", "docker" or "external".
+        backend: "auto", "embedded", "docker", "external" or the name of a third party's.
         seed: the number that all random choices of the run follow from; drawn when nobody gave one.
         strict: whether a vacuous test is an error.
+        settings: what backends are told.
+        others: the backends of third parties.
     """
 
     backend: str
     seed: int
     strict: bool
+    settings: Settings
+    others: Mapping[str, Factory]
+
+    def choose(self) -> Choice:
+        """The backend of this run, and why it is this one.
+
+        Raises:
+            BackendUnavailable: it can't be used as it was asked for.
+        """
+        from .backends import choose
+
+        return choose(self.backend, self.settings, self.others)
 
 
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
+CHOICE: pytest.StashKey[Choice] = pytest.StashKey()
 
 
 def add(parser: pytest.Parser) -> None:
@@ -37,7 +69,13 @@ def add(parser: pytest.Parser) -> None:
         "--resilience-backend",
         metavar="NAME",
         default=None,
-        help=f"where Postgres, Redis and the proxy come from: {', '.join(BACKENDS)} (default: auto)",
+        help=f"where Postgres, Redis and the proxy come from: auto, {', '.join(BUILT_IN)} (default: auto)",
+    )
+    group.addoption(
+        "--resilience-backends",
+        action="store_true",
+        default=False,
+        help="print which backends are usable here and what each can inject, and run nothing",
     )
     group.addoption(
         "--resilience-seed",
@@ -51,6 +89,9 @@ def add(parser: pytest.Parser) -> None:
         default=None,
         help="a test whose fault touched nothing (VACUOUS) is an error",
     )
+    for name, (metavar, text) in TEXTS.items():
+        group.addoption(f"--resilience-{name.replace('_', '-')}", metavar=metavar, default=None, help=text)
+        parser.addini(f"resilience_{name}", f"default of --resilience-{name.replace('_', '-')}", default=None)
     parser.addini("resilience_backend", "default of --resilience-backend", default=None)
     parser.addini("resilience_seed", "default of --resilience-seed", default=None)
     parser.addini("resilience_strict", "default of --resilience-strict", default=None)
@@ -62,7 +103,14 @@ def keep(config: pytest.Config) -> Options:
     Raises:
         pytest.UsageError: a value is not allowed; names where it came from and what is.
     """
-    config.stash[OPTIONS] = given = Options(backend=_backend(config), seed=_seed(config), strict=_strict(config))
+    others = _others(config)
+    config.stash[OPTIONS] = given = Options(
+        backend=_backend(config, others),
+        seed=_seed(config),
+        strict=_strict(config),
+        settings=_settings(config),
+        others=others,
+    )
     return given
 
 
@@ -71,11 +119,18 @@ def read(config: pytest.Config) -> Options:
     return config.stash[OPTIONS]
 
 
+def choice(config: pytest.Config) -> Choice:
+    """The backend of this run, chosen when somebody first asks: the header, or the first test that needs one."""
+    if CHOICE not in config.stash:
+        config.stash[CHOICE] = read(config).choose()
+    return config.stash[CHOICE]
+
+
 def _given(config: pytest.Config, name: str, environ: Mapping[str, str]) -> tuple[Any, str] | None:
     """The value that somebody gave and where, the nearest first."""
     value = config.getoption(f"resilience_{name}")
     if value is not None:
-        return value, f"--resilience-{name}"
+        return value, f"--resilience-{name.replace('_', '-')}"
     variable = f"PYTEST_RESILIENCE_{name.upper()}"
     if environ.get(variable):
         return environ[variable], f"the environment's {variable}"
@@ -83,14 +138,31 @@ def _given(config: pytest.Config, name: str, environ: Mapping[str, str]) -> tupl
     return None if value in (None, "") else (value, f"the ini option resilience_{name}")
 
 
-def _backend(config: pytest.Config) -> str:
+def _others(config: pytest.Config) -> dict[str, Factory]:
+    """What third parties add, by the hook."""
+    found: dict[str, Factory] = {}
+    for backends in config.hook.pytest_resilience_backends():
+        for name, factory in backends.items():
+            if name == "auto" or name in BUILT_IN or name in found:
+                raise pytest.UsageError(f"pytest_resilience_backends: there is a backend {name!r} already")
+            found[name] = factory
+    return found
+
+
+def _backend(config: pytest.Config, others: Mapping[str, Factory]) -> str:
     given = _given(config, "backend", os.environ)
     if given is None:
         return "auto"
     value, where = given
-    if value not in BACKENDS:
-        raise pytest.UsageError(f"{where} must be one of {', '.join(BACKENDS)}, got {value!r}")
+    known = ("auto", *BUILT_IN, *others)
+    if value not in known:
+        raise pytest.UsageError(f"{where} must be one of {', '.join(known)}, got {value!r}")
     return str(value)
+
+
+def _settings(config: pytest.Config) -> Settings:
+    given = {name: _given(config, name, os.environ) for name in TEXTS}
+    return Settings(**{name: str(found[0]) for name, found in given.items() if found is not None})
 
 
 def _seed(config: pytest.Config) -> int:

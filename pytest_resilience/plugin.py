@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,6 +19,7 @@ pytest_plugins = ("pytest_resilience.fixtures",)
 
 VACUOUS = "resilience_outcome"
 STRIKE = "resilience_strike"
+CANNOT = "resilience_cannot"
 LOG_LINES = 60  # of the service's log, below a failure
 
 
@@ -31,22 +34,37 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", 'fault(name, **settings): strike before the test, heal after it; such as fault("redis.refuse")'
     )
     given = options.keep(config)
-    if given.backend in ("docker", "external"):
-        from .backends import chosen
+    if given.backend == "external":
         from .errors import BackendUnavailable
 
         try:
-            chosen(given.backend)
+            given.choose()
         except BackendUnavailable as error:
-            raise pytest.UsageError(f"--resilience-backend={given.backend}: {error}") from None
+            raise pytest.UsageError(f"--resilience-backend=external: {error}") from None
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare the hooks that others may implement."""
+    from . import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """--resilience-backends: print the table, run nothing."""
+    if not config.getoption("resilience_backends"):
+        return None
+    from .backends import table
+
+    given = options.keep(config)
+    sys.stdout.write("\n".join(table(given.settings, given.others)) + "\n")
+    return 0
 
 
 def pytest_report_header(config: pytest.Config) -> str:
     """Backend and why, versions, seed."""
-    from .backends import describe
-
     given = options.read(config)
-    return f"resilience: {describe(given.backend)}, seed {given.seed}"
+    return f"resilience: {options.choice(config).describe()}, seed {given.seed}"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -65,11 +83,26 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Strike what markers name, after all fixtures are there."""
-    yield
-    experiment = item.stash.get(EXPERIMENT, None)
-    if experiment is not None:
-        for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
-            experiment.strike(*marker.args, **marker.kwargs)
+    with _skipping(item):
+        yield
+        experiment = item.stash.get(EXPERIMENT, None)
+        if experiment is not None:
+            for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
+                experiment.strike(*marker.args, **marker.kwargs)
+
+
+@contextmanager
+def _skipping(item: pytest.Item) -> Iterator[None]:
+    """A test that asks for a fault which this backend or platform can't inject is skipped, with the reason."""
+    try:
+        yield
+    except Exception as error:
+        from .errors import CannotInject
+
+        if not isinstance(error, CannotInject):
+            raise
+        item.user_properties.append((CANNOT, str(error)))
+        raise pytest.skip.Exception(str(error)) from None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -77,7 +110,8 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Heal as soon as the test's body has ended, so that its report knows what was hit."""
     experiment = item.stash.get(EXPERIMENT, None)
     try:
-        yield
+        with _skipping(item):
+            yield
     except BaseException as error:
         if experiment is not None:
             try:
@@ -120,6 +154,13 @@ def _passed(item: pytest.Item) -> bool:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show below a failure what struck and what the service wrote."""
     report = yield
+    if report.skipped and (told := [text for name, text in item.user_properties if name == CANNOT]):
+        path, line, _ = item.location
+        report.longrepr = (
+            str(item.config.rootpath / path),
+            (line or 0) + 1,
+            f"Skipped: {told[-1]}",
+        )  # the test, not this file
     experiment = item.stash.get(EXPERIMENT, None)
     if experiment is not None and report.when == "call":
         item.stash[PASSED] = report.passed
@@ -150,10 +191,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What struck in this run, and which tests are vacuous."""
     reports = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, "when", None) == "call"]
     struck = [(r.nodeid, value) for r in reports for name, value in r.user_properties if name == STRIKE]
-    if struck:
-        from .report.terminal import summary
+    skipped = terminalreporter.stats.get("skipped", [])
+    cannot = [value for r in skipped for name, value in getattr(r, "user_properties", ()) if name == CANNOT]
+    if struck or cannot:
+        from .report.terminal import summary, what_cannot
 
         terminalreporter.section("resilience")
         vacuous = {r.nodeid for r in terminalreporter.stats.get("vacuous", [])}
-        for line in summary(struck, vacuous):
+        for line in (*summary(struck, vacuous), *what_cannot(cannot)):
             terminalreporter.write_line(line)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 POLL = 0.003  # seconds between two looks at a child that is to end
 GOODBYE = 5.0  # seconds for the keeper to end everything; it takes about 50 ms
+COMMANDS = 25.0  # seconds more when it has commands to run at the end
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*sys.argv[2:])"  # imported: its bytecode is cached
 _SECRET = re.compile(r"(\w+://[^:/@\s]*):\S*@")  # up to the last @: rather too much than half a password
@@ -204,6 +205,7 @@ class Keeper:
         self._asked = 0
         self._owned: list[Path] = []
         self._pid_files: list[Path] = []
+        self._commands: list[dict[str, Any]] = []
         self._errors: Path | None = None
         self._channel: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -313,6 +315,25 @@ class Keeper:
         self._pid_files.append(pid_file)
         self.ask("release_shared_memory", str(pid_file))
 
+    def at_end(self, argv: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
+        """Have a command run at the end, whatever the end is: when all processes are gone, before the directories go.
+
+        Args:
+            argv: program and arguments.
+            env: its whole environment. Never shown anywhere.
+            log: the file that its output is appended to.
+        """
+        request = {
+            "argv": [str(word) for word in argv],
+            "env": dict(env),
+            "log": str(log),
+            "cwd": None,
+            "user": tuple(PLAIN),
+            "stdin": None,
+        }
+        self._commands.append(request)
+        self.ask("at_end", request)
+
     def disown(self, path: Path) -> None:
         """Leave a directory alone again."""
         if path in self._owned:
@@ -352,7 +373,7 @@ class Keeper:
         self._channel.close()  # the keeper takes this for the end, as it would our death
         self._channel = None
         try:
-            self._process.wait(GOODBYE)
+            self._process.wait(GOODBYE + (COMMANDS if self._commands else 0.0))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -373,6 +394,14 @@ class Keeper:
             return
         from . import keeper  # its own functions, for once on this side
 
+        for command in self._commands:
+            try:
+                with open(command["log"], "ab") as log:  # noqa: PTH123  # as the keeper has it
+                    subprocess.run(
+                        command["argv"], env=command["env"], stdout=log, stderr=log, timeout=COMMANDS, check=False
+                    )
+            except (OSError, subprocess.TimeoutExpired):
+                continue
         for pid_file in self._pid_files:
             keeper.release_shared_memory(str(pid_file))
         for path in self._owned:

@@ -46,10 +46,10 @@ class Stack:
         self._log_begins: dict[str, int] = {}
         try:
             backend.start()
-            self._control = Control(*backend.api)
+            self._control = Control(*backend.api, seen=backend.seen)
             self._doors = {name: self._door(name) for name in ("postgres", "redis")}
-            self._postgres_admin = PostgresAdmin(backend.servers["postgres"])
-            self._redis_admin = RedisAdmin(backend.servers["redis"].url(backend.servers["redis"].direct))
+            self._postgres_admin = PostgresAdmin(backend.servers["postgres"], template=backend.template)
+            self._redis_admin = RedisAdmin(backend.servers["redis"])
             self.postgres, self.redis = self.targets(self._ledger)
         except BaseException:
             backend.close()
@@ -60,7 +60,7 @@ class Stack:
         for attempt in range(PORT_TRIES):
             listen, upstream = self._backend.door(name)
             try:
-                return self._control.populate([(name, listen, upstream)])[0]
+                return self._control.create(f"{self._backend.prefix}{name}", listen, upstream)
             except SetupError:
                 if attempt == PORT_TRIES - 1:
                     raise
@@ -82,6 +82,7 @@ class Stack:
             door=doors["postgres"],
             address=self._backend.client_address(doors["postgres"].listen),
             admin=self._postgres_admin,
+            cannot=self._cannot("postgres"),
         )
         redis = RedisTarget(
             "redis",
@@ -90,8 +91,18 @@ class Stack:
             door=doors["redis"],
             address=self._backend.client_address(doors["redis"].listen),
             admin=self._redis_admin,
+            cannot=self._cannot("redis"),
         )
         return postgres, redis
+
+    def _cannot(self, target: str) -> dict[str, str]:
+        """The faults of a target that the backend can't inject, by their own names."""
+        told = ((name.partition("."), reason) for name, reason in self._backend.cannot.items())
+        return {
+            fault: f"{self.backend} cannot {target}.{fault}: {reason}"
+            for (owner, _, fault), reason in told
+            if owner == target
+        }
 
     def begin(self, service: Service | None) -> RunningService | None:
         """Make everything as a test shall find it: servers up, no toxics, a clean database, an empty Redis, a fresh service.
@@ -136,6 +147,10 @@ class Stack:
         """Undo toxics that were added without a fault of ours, through toxiproxy-python."""
         assert self._control is not None
         if not any(not strike.healed for strike in self._ledger.strikes):
+            if self._backend.shares_proxy:
+                for door in self._doors.values():
+                    door.reset()
+                return
             self._control.reset()
             for door in self._doors.values():
                 door.forget()
@@ -163,10 +178,10 @@ class Stack:
             self._backend.revive()
             if self._control is not None:
                 self._control.close()
-            self._control = Control(*self._backend.api)
+            self._control = Control(*self._backend.api, seen=self._backend.seen)
             for name, door in self._doors.items():
-                _, upstream = self._backend.door(name)
-                self._control.populate([(name, door.listen, upstream)])  # the same port: addresses were handed out
+                upstream = str(self._backend.servers[name].upstream)
+                self._control.populate([(door.name, door.listen, upstream)])  # the same port: addresses were handed out
                 door.control = self._control
                 door.forget()
 

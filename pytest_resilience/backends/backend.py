@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
+from ..errors import CannotInject
 from ..processes import Child
+from ..proxy.client import Seen
 
 
 class Address(NamedTuple):
@@ -35,10 +37,14 @@ class Server(ABC):
         version: as people say it: "18.6", "9.1.2 (valkey)".
         direct: as the test's process reaches it.
         upstream: as the proxy reaches it.
+        whole: whether the server is all ours, to be emptied as a whole. If not, only the database that its URL names is.
+        has_log: whether its log can be read.
     """
 
     kind: Literal["postgres", "redis"]
     version: str
+    whole: bool = True
+    has_log: bool = True
     direct: Address
     upstream: Address
 
@@ -83,6 +89,14 @@ class Server(ABC):
     def resume(self) -> None:
         """Take a pause back."""
 
+    def kill_session(self, pid: int) -> None:
+        """SIGKILL to one of its processes alone, by the id that the server itself knows it by.
+
+        Raises:
+            CannotInject: there is no way to it from here.
+        """
+        raise CannotInject(f"{self.kind}.crash: the server's processes can't be signalled from here")
+
     @abstractmethod
     def log_size(self) -> int:
         """How many bytes its log has; hand it to `log_text` to read what comes after."""
@@ -109,7 +123,16 @@ class Backend(ABC):
         servers: "postgres" and "redis", from `start` to `close`.
         api: where the Toxiproxy's HTTP API listens.
         directory: for logs and the like; gone after `close`.
+        cannot: the faults that it can't inject, such as "postgres.kill", each with the reason.
+        shares_proxy: whether others may have proxies on the same Toxiproxy, which then must not be reset as a whole.
+        prefix: what the names of its proxies begin with.
+        template: name of the database that a changed schema is restored from.
     """
+
+    cannot: Mapping[str, str] = {}  # nobody writes to it
+    shares_proxy: bool = False
+    prefix: str = ""
+    template: str = "resilience_baseline"
 
     name: str
     why: str
@@ -146,6 +169,10 @@ class Backend(ABC):
     @abstractmethod
     def client_address(self, listen: str) -> Address:
         """Where a test reaches a proxy that listens at `listen`."""
+
+    def seen(self, proxy: str) -> Seen | None:
+        """How many connections a proxy has had, where the Toxiproxy itself does not count and the backend can know."""
+        return None
 
     @abstractmethod
     def versions(self) -> str:

@@ -5,57 +5,27 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
 
 from ..clock import SYSTEM, Clock
 from ..keeper import release_shared_memory
-from ..processes import Child, Keeper
 from .accounts import account_for_postgres, give
-from .backend import Address, Backend
+from .backend import Address
+from .background import InBackground
 from .binaries import Found, find_postgres, find_redis
+from .kept import KeptBackend
 from .local import HOST
 from .ports import free_port
 from .postgres_process import PostgresProcess
 from .postgres_template import Recipe
 from .proxy_process import ProxyProcess
 from .redis_process import RedisProcess
-from .scratch import Scratch, sweep
+from .scratch import sweep
 from .template import Template, TemplateBroken
 
-Result = TypeVar("Result")
 
-
-class InBackground(Generic[Result]):
-    """Work that goes on beside ours."""
-
-    def __init__(self, work: Callable[[], Result]) -> None:
-        self._work = work
-        self._outcome: Result | BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="resilience-start", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._outcome = self._work()
-        except BaseException as problem:  # noqa: BLE001  # handed on by result()
-            self._outcome = problem
-
-    def wait(self) -> None:
-        """Wait until it is done, well or not."""
-        self._thread.join()
-
-    def result(self) -> Result:
-        """What came of it, or its error."""
-        self.wait()
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        return self._outcome  # type: ignore[return-value]  # not None once it ran
-
-
-class EmbeddedBackend(Backend):
+class EmbeddedBackend(KeptBackend):
     """Real servers without Docker, up in a tenth of a second.
 
     Everything starts side by side: proxy and Redis while the data directory is copied, the rest of the copy while Postgres starts.
@@ -71,12 +41,10 @@ class EmbeddedBackend(Backend):
     def __init__(
         self, *, why: str = "asked for", environ: Mapping[str, str] = os.environ, clock: Clock = SYSTEM
     ) -> None:
+        super().__init__()
         self.why = why
-        self.servers = {}
         self._environ = environ
         self._clock = clock
-        self._keeper = Keeper()
-        self._scratch: Scratch | None = None
         self._proxy: ProxyProcess | None = None
 
     def start(self) -> None:
@@ -88,9 +56,7 @@ class EmbeddedBackend(Backend):
             raise
 
     def _start(self, postgres: Found, redis: Found) -> None:
-        self._scratch = Scratch()
-        self.directory = self._scratch.path
-        self._keeper.start(owning=[self.directory])
+        self._open()
         others = InBackground(lambda: self._launch_redis_and_proxy(redis))
         try:
             postgres_server = self._launch_postgres(postgres)
@@ -151,11 +117,6 @@ class EmbeddedBackend(Backend):
                 raise
         return server
 
-    def close(self) -> None:
-        self._keeper.close()
-        if self._scratch is not None:
-            self._scratch.release()
-
     def door(self, name: str) -> tuple[str, str]:
         return f"{HOST}:{free_port()}", str(self.servers[name].upstream)
 
@@ -164,9 +125,6 @@ class EmbeddedBackend(Backend):
 
     def versions(self) -> str:
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
-
-    def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
-        return self._keeper.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
 
     def revive(self) -> None:
         for server in self.servers.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from abc import ABC, abstractmethod
@@ -191,6 +192,11 @@ class LocalServer(Program, Server):
     @property
     def direct(self) -> Address:  # type: ignore[override]  # read-only here, as it should be
         return self.address
+
+    def kill_session(self, pid: int) -> None:
+        if pid not in self.processes():
+            super().kill_session(pid)
+        os.kill(pid, signal.SIGKILL)
 
     @property
     def upstream(self) -> Address:  # type: ignore[override]

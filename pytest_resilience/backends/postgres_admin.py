@@ -7,8 +7,6 @@ running loop in its own.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -118,7 +116,6 @@ class PostgresAdmin:
 
     def __init__(self, server: Server, *, template: str = "resilience_baseline") -> None:
         self.server = server
-        self._url = server.url(server.direct)
         self._template = template
         self._portal: BlockingPortal | None = None
         self._portal_context: AbstractContextManager[BlockingPortal] | None = None
@@ -151,7 +148,7 @@ class PostgresAdmin:
         import asyncpg
 
         connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-            self._url,
+            self.server.url(self.server.direct),  # as it is now: a container that starts again may be elsewhere
             database=database,
             timeout=ANSWER_WITHIN,
             command_timeout=ANSWER_WITHIN,
@@ -233,7 +230,7 @@ class PostgresAdmin:
         ended, databases, fingerprint = await session.fetchrow(STATE)
         if ended:
             await _until_gone(session)
-        for extra in sorted(set(databases) - self._databases):
+        for extra in sorted(set(databases) - self._databases) if self.server.whole else ():
             await session.execute(f"drop database if exists {_quoted(extra)} with (force)")
         if fingerprint != self._fingerprint or not await self._baseline_rows_stand(session):
             await self._restore()
@@ -341,11 +338,9 @@ class PostgresAdmin:
 
             victim, witness = await self.connect(), await self.connect()
             pid = victim.get_server_pid()
-            if pid not in self.server.processes():
-                raise CannotInject("postgres.crash: the server's processes can't be signalled from here")
             thrown_out = asyncio.Event()
             witness.add_termination_listener(lambda _: thrown_out.set())
-            os.kill(pid, signal.SIGKILL)
+            self.server.kill_session(pid)
             victim.terminate()
             await asyncio.wait_for(thrown_out.wait(), ANSWER_WITHIN)
             await self._drop_session()
@@ -449,6 +444,10 @@ class ConnectionGrip:
 
     async def take(self) -> None:
         """Take connections until only so many are left."""
+        if not self._admin.server.whole:
+            raise CannotInject(
+                "external cannot postgres.starve(connections=...): it would starve everybody who uses that server"
+            )
         session = await self._admin.session()
         free = await session.fetchval(
             """select current_setting('max_connections')::int
@@ -463,10 +462,13 @@ class ConnectionGrip:
         while len(self._held) < wanted:
             group = [self._admin.connect() for _ in range(min(20, wanted - len(self._held)))]
             self._held += await asyncio.gather(*group)
-        self._log_begin = self._admin.server.log_size()
+        if self._admin.server.has_log:
+            self._log_begin = self._admin.server.log_size()
 
     def touched(self) -> tuple[int | None, float | None, float | None]:
-        """How many connections the server turned away since, by its log."""
+        """How many connections the server turned away since, by its log; not known where that can't be read."""
+        if not self._admin.server.has_log:
+            return None, None, None
         log = self._admin.server.log_text(self._log_begin)
         return sum(log.count(refusal) for refusal in REFUSALS), None, None
 

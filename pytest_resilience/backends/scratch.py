@@ -69,6 +69,18 @@ def sweep(roots: list[Path] | None = None) -> list[Path]:
     return swept
 
 
+def in_use(owner: Path) -> bool:
+    """Whether the session that a file called `OWNER` stands for is alive."""
+    try:
+        with owner.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # locked, or not ours to look at
+        return True
+    return False
+
+
 def _remove_if_stale(path: Path) -> bool:
     try:
         status = path.lstat()

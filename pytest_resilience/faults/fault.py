@@ -6,6 +6,7 @@ and returns a `Strike`, which is a context manager and knows how to heal.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 from ..clock import SYSTEM, Clock
-from ..errors import HealFailed, SetupError
+from ..errors import CannotInject, HealFailed, SetupError
 from ..history import FaultEvent, current
 
 
@@ -141,6 +142,9 @@ class Target(Protocol):
     def name(self) -> str:
         """Such as "redis"; the first half of a label."""
 
+    def cannot(self, fault: str) -> str | None:
+        """Why its backend can't inject that fault; None when it can."""
+
     def struck(self, strike: Strike) -> Strike:
         """Remember a strike, so that it is healed at the end at the latest; returns it."""
 
@@ -151,6 +155,12 @@ class Fault(ABC):
 
     name: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
+
+    def __init_subclass__(cls) -> None:
+        """No kind of fault strikes where its target's backend can't: asked here, once for all of them."""
+        super().__init_subclass__()
+        if "strike" in vars(cls):
+            setattr(cls, "strike", _asking_first(vars(cls)["strike"]))  # noqa: B010  # no assignment to a method, says mypy
 
     @abstractmethod
     def strike(self, target: Any) -> Strike:
@@ -165,6 +175,16 @@ class Fault(ABC):
         """Target, name and the settings that differ from their defaults: "redis.refuse"."""
         said = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{target.name}.{self.name}" + (f"({', '.join(said)})" if said else "")
+
+
+def _asking_first(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], Strike]:
+    @functools.wraps(strike)
+    def asking(fault: Fault, target: Any) -> Strike:
+        if reason := target.cannot(fault.name):
+            raise CannotInject(reason)
+        return strike(fault, target)
+
+    return asking
 
 
 def at_least(name: str, value: Any, least: float, unit: str) -> None:

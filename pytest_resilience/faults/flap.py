@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..errors import SetupError
+from ..errors import CannotInject, SetupError
 from ..proxy.client import Door
 from .fault import Receipt, Strike, at_least
 from .network import NetworkFault, NetworkTarget, refusals
@@ -39,6 +39,10 @@ class Flap(NetworkFault):
         at_least("up", self.up, least, self.unit)
 
     def strike(self, target: NetworkTarget) -> Strike:
+        if self.unit == "connections" and target.door.counters().toxics is None:
+            raise CannotInject(
+                f"{self.label(target)}: the real Toxiproxy does not count the connections that it refuses"
+            )
         flapping = Flapping(target.door, self)
         return target.struck(Strike(self.label(target), self, heal=flapping.stop, look=flapping.look))
 

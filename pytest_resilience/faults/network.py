@@ -239,6 +239,9 @@ def _strike_toxics(
 ) -> Strike:
     """Add one toxic of `kind` per stream, under names of their own so that overlapping strikes heal independently."""
     door = target.door
+    before = (
+        door.counters() if door.control.counts is not True else None
+    )  # one question less where toxics count themselves
     struck_at = door.now()
     names: list[str] = []
 
@@ -255,7 +258,10 @@ def _strike_toxics(
         raise
 
     def look() -> Receipt:
-        toxics = door.counters().toxics
+        counters = door.counters()
+        toxics = counters.toxics
+        if toxics is None:
+            return _deduced(before, counters, unit)
         touched = [toxics.get(name, Touched()) for name in names]
         # One toxic per direction: bytes add up, but it is the same connections that both see.
         count = sum(t.bytes for t in touched) if unit == "bytes" else max(t.connections for t in touched)
@@ -288,6 +294,15 @@ def refusals(door: Door, before: Counters) -> Receipt:
     return receipt
 
 
+def _deduced(before: Counters | None, after: Counters, unit: str) -> Receipt:
+    """What can be known of a toxic that does not count: nothing, unless there was no connection at all, or it ends those it touches."""
+    if before is None:
+        return Receipt(None, unit)
+    if after.idle_since(before):
+        return Receipt(0, unit)
+    return Receipt((after.ended_since(before) or None) if unit == "connections" else None, unit)
+
+
 def _refusals(before: Counters, after: Counters) -> Receipt:
     """What a shut door refused or cut between two looks at its counters.
 
@@ -295,6 +310,8 @@ def _refusals(before: Counters, after: Counters) -> Receipt:
     connection is proof enough, and none leaves the question open.
     """
     refused = after.refused.since(before.refused) if after.refused and before.refused else None
+    if after.cut is None or before.cut is None:
+        return Receipt(after.ended_since(before) or None, "connections")
     cut = after.cut.since(before.cut)
     perhaps = after.unattributed > before.unattributed
     if cut.connections == 0 and (refused is None or (refused.connections == 0 and perhaps)):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from ..clock import SYSTEM
@@ -43,20 +43,53 @@ class Touched:
         )
 
 
+# What Toxiproxy 2.12 has not and ours has.
+REAL_CANNOT = {
+    f"{server}.{fault}": reason
+    for server in ("postgres", "redis")
+    for fault, reason in (
+        ("half_open", "Toxiproxy's toxics strike all connections, new ones too"),
+        ("slow_accept", "Toxiproxy accepts at once"),
+    )
+}
+
+
+class Seen(NamedTuple):
+    """How many connections of a proxy have begun and ended so far, by what its backend can see."""
+
+    accepted: int
+    ended: int
+
+
 @dataclass(frozen=True)
 class Counters:
     """What one proxy has counted.
 
     `refused` is None where refusals can't be seen; `unattributed` counts clients that may have been refused here or elsewhere.
+
+    The real Toxiproxy counts next to nothing: `live`, `cut` and `toxics` are None then, `seen` is what its backend knows in their
+    place, and `closed_bytes` is what the connections that have ended had carried, where its metrics are switched on.
     """
 
     now: float
-    live: int
+    live: int | None
     accepted: Touched
     refused: Touched | None
-    cut: Touched
+    cut: Touched | None
     unattributed: int = 0
-    toxics: Mapping[str, Touched] = field(default_factory=dict)
+    toxics: Mapping[str, Touched] | None = field(default_factory=dict)
+    seen: Seen | None = None
+    closed_bytes: int = 0
+
+    def ended_since(self, before: Counters) -> int | None:
+        """How many connections have ended since, at least; None when that is not known."""
+        if self.seen is not None and before.seen is not None:
+            return self.seen.ended - before.seen.ended
+        return 1 if self.closed_bytes > before.closed_bytes else None
+
+    def idle_since(self, before: Counters) -> bool:
+        """Whether it is certain that there was no connection then and has been none since."""
+        return before.seen is not None and before.seen == self.seen and before.seen.accepted == before.seen.ended
 
 
 def _counted(raw: Mapping[str, Any]) -> Touched | None:
@@ -66,17 +99,36 @@ def _counted(raw: Mapping[str, Any]) -> Touched | None:
     return Touched(count, raw.get("bytes", 0), raw.get("first"), raw.get("last"))
 
 
+class Refused(SetupError):
+    """The server answered with an error.
+
+    Attributes:
+        status: the HTTP status.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        super().__init__(message)
+
+
 class Control:
     """One Toxiproxy server's HTTP API. Threads may share it.
 
     Args:
         host: where the API listens.
         port: its port.
+        seen: what a backend sees of a proxy's connections where the server does not count them.
+
+    Attributes:
+        counts: whether the server counts as ours does; None when it has not been asked yet.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, seen: Callable[[str], Seen | None] | None = None) -> None:
         self.host = host
         self.port = port
+        self.seen = seen
+        self.counts: bool | None = None
+        self._has_metrics = True
         self._lock = threading.Lock()
         self._connection: HTTPConnection | None = None
 
@@ -107,8 +159,21 @@ class Control:
                         f"the proxy's API at {self.host}:{self.port} does not answer: {type(error).__name__}: {error}"
                     ) from error
         if status >= 400:
-            raise SetupError(f"the proxy refused {method} {path}: {status} {_reason(answer)}")
+            raise Refused(status, f"the proxy refused {method} {path}: {status} {_reason(answer)}")
         return json.loads(answer) if answer else None
+
+    def closed_bytes(self, proxy: str) -> int:
+        """What the connections of a proxy that have ended had carried, by the server's metrics; 0 where they are switched off."""
+        if not self._has_metrics:
+            return 0
+        with self._lock:
+            try:
+                status, answer = self._exchange("GET", "/metrics", None)
+            except OSError:
+                self._forget_connection()
+                return 0
+        self._has_metrics = status == 200
+        return _received(answer.decode(), proxy) if self._has_metrics else 0
 
     def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
         if self._connection is None:
@@ -128,6 +193,15 @@ class Control:
         """Create proxies, each given as (name, listen, upstream); returns them in order."""
         made = self.request("POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in doors])
         return [Door(self, proxy["name"], proxy["listen"]) for proxy in made["proxies"]]
+
+    def create(self, name: str, listen: str, upstream: str) -> Door:
+        """Create one proxy, which must not be there yet.
+
+        Raises:
+            SetupError: the server refused it: the name is taken, or the port.
+        """
+        made = self.request("POST", "/proxies", {"name": name, "listen": listen, "upstream": upstream})
+        return Door(self, made["name"], made["listen"])
 
     def reset(self) -> None:
         """Enable all proxies and remove all toxics."""
@@ -214,7 +288,16 @@ class Door:
 
     def counters(self) -> Counters:
         """What the proxy has counted so far."""
-        raw = self.control.request("GET", f"{self._path}/counters")
+        if self.control.counts is False:
+            return self._seen()
+        try:
+            raw = self.control.request("GET", f"{self._path}/counters")
+        except Refused as refusal:
+            if refusal.status != 404 or self.control.counts:
+                raise
+            self.control.counts = False
+            return self._seen()
+        self.control.counts = True
         return Counters(
             now=raw["now"],
             live=raw["connections"],
@@ -225,6 +308,29 @@ class Door:
             toxics={name: _counted(toxic) or Touched() for name, toxic in raw["toxics"].items()},
         )
 
+    def _seen(self) -> Counters:
+        """What can be known of the real server."""
+        seen = self.control.seen(self.name) if self.control.seen is not None else None
+        return Counters(
+            now=self.now(),
+            live=None,
+            accepted=Touched(seen.accepted if seen is not None else 0),
+            refused=None,
+            cut=None,
+            toxics=None,
+            seen=seen,
+            closed_bytes=self.control.closed_bytes(self.name),
+        )
+
+    def reset(self) -> None:
+        """Enable this proxy and remove its toxics, as the server's reset does with all of them."""
+        shown = self.control.request("GET", self._path)
+        if not shown["enabled"]:
+            self.control.request("POST", self._path, {"enabled": True})
+        for toxic in shown["toxics"]:
+            self.remove_toxic(toxic["name"])
+        self.forget()
+
     def forget(self) -> None:
         """Forget who shut it: the server was reset."""
         self._shut = 0
@@ -234,6 +340,17 @@ class Door:
         proxy = self.control.library().get_proxy(self.name)
         assert proxy is not None, f"the proxy {self.name} is gone from its server"
         return proxy
+
+
+def _received(metrics: str, proxy: str) -> int:
+    """The bytes that a proxy's closed connections had carried, out of the server's metrics."""
+    label = f'proxy="{proxy}"'
+    lines = (
+        line
+        for line in metrics.splitlines()
+        if line.startswith("toxiproxy_proxy_received_bytes_total{") and label in line
+    )
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines)
 
 
 def _reason(answer: bytes) -> str:

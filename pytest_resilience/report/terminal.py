@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -66,6 +67,11 @@ def summary(struck: Iterable[tuple[str, str]], vacuous: set[str]) -> list[str]:
         if raw["touched"] == 0 and nodeid in vacuous:
             empty.append(f"VACUOUS {nodeid}: {raw['label']} {Receipt(0, raw['unit'])}")
     return [_line(label, tally) for label, tally in sorted(tallies.items())] + empty
+
+
+def what_cannot(told: Iterable[str]) -> list[str]:
+    """One line for each fault that the backend could not inject: how many tests were skipped for it, and why."""
+    return [f"{count} skipped: {reason}" for reason, count in sorted(Counter(told).items())]
 
 
 def _line(label: str, tally: Tally) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..backends.backend import Address, Server
@@ -52,8 +53,17 @@ class ServerTarget(NetworkFaults, ProcessFaults):
         direct_url: around the proxy, for a test's own questions.
     """
 
-    def __init__(self, name: str, ledger: Ledger, *, server: Server, door: Door, address: Address) -> None:
-        super().__init__(name, ledger)
+    def __init__(
+        self,
+        name: str,
+        ledger: Ledger,
+        *,
+        server: Server,
+        door: Door,
+        address: Address,
+        cannot: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(name, ledger, cannot=cannot)
         self._server = server
         self._door = door
         self._address = address
@@ -104,9 +114,17 @@ class PostgresTarget(ServerTarget):
     """Postgres behind its proxy."""
 
     def __init__(
-        self, name: str, ledger: Ledger, *, server: Server, door: Door, address: Address, admin: PostgresAdmin
+        self,
+        name: str,
+        ledger: Ledger,
+        *,
+        server: Server,
+        door: Door,
+        address: Address,
+        admin: PostgresAdmin,
+        cannot: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(name, ledger, server=server, door=door, address=address)
+        super().__init__(name, ledger, server=server, door=door, address=address, cannot=cannot)
         self._admin = admin
 
     @property
@@ -135,9 +153,17 @@ class RedisTarget(ServerTarget):
     """Redis behind its proxy."""
 
     def __init__(
-        self, name: str, ledger: Ledger, *, server: Server, door: Door, address: Address, admin: RedisAdmin
+        self,
+        name: str,
+        ledger: Ledger,
+        *,
+        server: Server,
+        door: Door,
+        address: Address,
+        admin: RedisAdmin,
+        cannot: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(name, ledger, server=server, door=door, address=address)
+        super().__init__(name, ledger, server=server, door=door, address=address, cannot=cannot)
         self._admin = admin
 
     @property

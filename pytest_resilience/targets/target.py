@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..errors import HealFailed
 from ..faults.fault import Strike
 from ..faults.flap import Flap
@@ -49,11 +51,17 @@ class Target:
     Args:
         name: first half of a fault's label, such as "redis".
         ledger: where its strikes are written, so that they are healed at the end at the latest.
+        cannot: the faults that can't be injected, by their names, each with the reason.
     """
 
-    def __init__(self, name: str, ledger: Ledger) -> None:
+    def __init__(self, name: str, ledger: Ledger, *, cannot: Mapping[str, str] | None = None) -> None:
         self.name = name
         self._ledger = ledger
+        self._cannot = cannot or {}
+
+    def cannot(self, fault: str) -> str | None:
+        """Why that fault can't be injected here; None when it can."""
+        return self._cannot.get(fault)
 
     def struck(self, strike: Strike) -> Strike:
         """Remember a strike; returns it."""

@@ -1,0 +1,185 @@
+"""A Docker engine asked by hand: whether one answers, which images it has, and the removal of what a session left in it.
+
+pytest's header needs the first two in every run, so nothing heavy may be loaded for them. The keeper runs the removal when a session
+ends, however it ends, by `python -I -S` on this very file: so it imports nothing of the package either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+ANSWER_WITHIN = 1.0  # seconds for a question
+REMOVE_WITHIN = 15.0  # seconds for the removal of one container; it takes 0.2 to 0.5
+TWICE = 0.1  # seconds after which we look again: an engine may still be making what a killed client has asked for
+LOOKS = 20  # how often we look at most
+
+SESSION = "pytest-resilience.session"  # a label: which session it belongs to
+OWNER = "pytest-resilience.owner"  # a label: the file that this session's process keeps locked
+MACHINE = "pytest-resilience.machine"  # a label: where that file is
+
+
+class NoEngine(Exception):
+    """None answers; the message says why, in a few words."""
+
+
+class Reply(NamedTuple):
+    """An answer of the engine."""
+
+    status: int
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """What the body holds."""
+        return json.loads(self.body)
+
+
+class Engine:
+    """A Docker engine of this machine. Each question takes a connection of its own.
+
+    Args:
+        url: "unix:///var/run/docker.sock" or "tcp://127.0.0.1:2375".
+
+    Raises:
+        NoEngine: that is no engine of this machine.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            self._path: str | None = parts.path
+        elif parts.scheme == "tcp" and parts.hostname in ("127.0.0.1", "localhost", "::1") and parts.port:
+            self._path = None
+            self._address = parts.hostname, parts.port
+        else:
+            raise NoEngine(f"the engine at {url} is not on this machine, so its loopback is not ours")
+
+    def ask(self, method: str, path: str, *, within: float = ANSWER_WITHIN) -> Reply:
+        """One question.
+
+        Raises:
+            NoEngine: nobody answers in time.
+        """
+        try:
+            with self._connect(within) as connection:
+                # HTTP/1.0: the answer is not chunked, and ends with the connection.
+                connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: docker\r\nContent-Length: 0\r\n\r\n".encode())
+                data = b""
+                while chunk := connection.recv(1 << 16):
+                    data += chunk
+        except PermissionError:
+            raise NoEngine(f"this user may not use {self.url}") from None
+        except FileNotFoundError:
+            raise NoEngine(f"there is no {self._path}") from None
+        except ConnectionRefusedError:
+            raise NoEngine(f"nobody listens at {self.url}") from None
+        except OSError as error:
+            raise NoEngine(f"{self.url} does not answer ({type(error).__name__})") from None
+        head, _, body = data.partition(b"\r\n\r\n")
+        try:
+            return Reply(int(head.split(None, 2)[1]), body)
+        except (IndexError, ValueError):
+            raise NoEngine(f"{self.url} answers, but not as an engine does") from None
+
+    def _connect(self, within: float) -> socket.socket:
+        if self._path is None:
+            return socket.create_connection(self._address, within)
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(within)
+            connection.connect(self._path)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def missing(self, images: list[str]) -> list[str]:
+        """Those images that it does not have."""
+        return [image for image in images if self.ask("GET", f"/images/{quote(image, safe='/:@')}/json").status != 200]
+
+    def labelled(self, kind: str, label: str) -> list[dict[str, Any]]:
+        """Its containers or networks ("containers", "networks") with that label, "name" or "name=value"."""
+        filters = quote(json.dumps({"label": [label]}))
+        path = f"/containers/json?all=1&filters={filters}" if kind == "containers" else f"/networks?filters={filters}"
+        found: list[dict[str, Any]] = self.ask("GET", path, within=5.0).json
+        return found
+
+    def remove(self, session: str) -> None:
+        """Remove all that carries the session's label; returns when nothing does."""
+        label = f"{SESSION}={session}"
+        empty = 0
+        for _ in range(LOOKS):
+            containers = [f"/containers/{each['Id']}?force=1&v=1" for each in self.labelled("containers", label)]
+            if containers:
+                self._delete(containers)
+            networks = [f"/networks/{each['Id']}" for each in self.labelled("networks", label)]
+            if networks:
+                self._delete(networks)
+            empty = 0 if containers or networks else empty + 1
+            if empty == 2:
+                return
+            if empty:
+                _nap(TWICE)
+
+    def _delete(self, paths: list[str]) -> None:
+        """Side by side: each takes its time."""
+        import threading
+
+        def delete(path: str) -> None:
+            try:
+                self.ask("DELETE", path, within=REMOVE_WITHIN)
+            except NoEngine as problem:
+                sys.stderr.write(f"{path}: {problem}\n")
+
+        threads = [threading.Thread(target=delete, args=(path,)) for path in paths]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def _nap(seconds: float) -> None:
+    import select  # `time` is for clock.py, which can't be had here
+
+    select.select([], [], [], seconds)
+
+
+def places(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+    """Where an engine of this machine may listen: the one that was named, or those that are usual."""
+    if named := environ.get("DOCKER_HOST"):
+        yield named
+        return
+    home, runtime = environ.get("HOME", ""), environ.get("XDG_RUNTIME_DIR", "")
+    candidates = ["/var/run/docker.sock", f"{runtime}/docker.sock", f"{home}/.docker/run/docker.sock"]
+    found = [path for path in candidates if path.count("/") > 1 and os.path.exists(path)]  # noqa: PTH110  # no pathlib here
+    yield from (f"unix://{path}" for path in found or candidates[:1])
+
+
+def find(environ: Mapping[str, str] = os.environ) -> Engine:
+    """The engine of this machine, which has just answered.
+
+    Raises:
+        NoEngine: there is none; says why.
+    """
+    problem = NoEngine("no place to look")
+    for url in places(environ):
+        try:
+            engine = Engine(url)
+            if engine.ask("GET", "/_ping").status == 200:
+                return engine
+            problem = NoEngine(f"{url} answers, but not as an engine does")
+        except NoEngine as error:
+            problem = error
+    raise problem
+
+
+def main(url: str, session: str) -> None:
+    """Remove what a session left."""
+    Engine(url).remove(session)

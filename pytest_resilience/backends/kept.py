@@ -1,0 +1,47 @@
+"""What our backends have in common: a keeper, a directory, and the service under test as a child of the keeper's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..processes import Child, Keeper
+from .backend import Backend
+from .scratch import Scratch
+
+_RUN = "import sys; sys.path.append(sys.argv[1]); import {module}; {module}.main(*sys.argv[2:])"
+
+
+class KeptBackend(Backend):
+    """A backend whose keeper takes everything along when the session ends."""
+
+    def __init__(self) -> None:
+        self.servers = {}
+        self._keeper = Keeper()
+        self._scratch: Scratch | None = None
+
+    def _open(self) -> None:
+        """Make the directory and start the keeper; the first step of `start`."""
+        self._scratch = Scratch()
+        self.directory = self._scratch.path
+        self._keeper.start(owning=[self.directory])
+
+    def _at_end(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Have the keeper run the `main` of a module of this directory that imports nothing of this package.
+
+        Args:
+            module: its name.
+            arguments: for its `main`; anybody can see them.
+            env: its environment, where secrets go.
+        """
+        argv = [sys.executable, "-I", "-S", "-c", _RUN.format(module=module), str(Path(__file__).parent), *arguments]
+        self._keeper.at_end(argv, env=env or {}, log=self.directory / "end.log")
+
+    def close(self) -> None:
+        self._keeper.close()
+        if self._scratch is not None:
+            self._scratch.release()
+
+    def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
+        return self._keeper.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
