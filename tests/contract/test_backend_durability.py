@@ -8,16 +8,18 @@ import threading
 import asyncpg
 import pytest
 
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from tests.support.backends import started, why_not
 from tests.support.waiting import until
 
 WRITERS = 4
 ENOUGH = 200  # acknowledged commits before the strike
 
 
-@pytest.fixture(scope="module")
-def postgres():
-    with EmbeddedBackend() as backend:
+@pytest.fixture(scope="module", params=["embedded", "docker"])
+def postgres(request):
+    if reason := why_not(request.param):
+        pytest.skip(reason)
+    with started(request.param) as backend:
         yield backend.servers["postgres"]
 
 

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import socket
-import sys
 import threading
 import urllib.request
 from contextlib import contextmanager
@@ -73,32 +72,11 @@ def answers(server):
         return client.ping()
 
 
-def test_both_servers_answer_by_their_urls(backend, server):
-    assert answers(server)
-    assert server.alive()
-    server.check()
-    assert backend.servers[server.kind] is server
-
-
 def test_the_url_may_lead_through_another_door(postgres, cache):
     elsewhere = local.Address("10.0.0.7", 5)
     assert postgres.url(elsewhere).startswith("postgresql://postgres:")
     assert postgres.url(elsewhere).endswith("@10.0.0.7:5/resilience")
     assert cache.url(elsewhere) == "redis://10.0.0.7:5/0"
-
-
-def test_versions_are_those_that_the_servers_tell(backend, postgres, cache):
-    assert sql(postgres, "SHOW server_version").split()[0] == postgres.version
-    with redis.Redis.from_url(cache.url(cache.direct)) as client:
-        info = client.info("server")
-    assert cache.version in (info["redis_version"], f"{info.get('valkey_version')} (valkey)")
-    assert backend.versions() == f"Postgres {postgres.version}, Redis {cache.version}"
-
-
-def test_the_password_is_asked_for(postgres):
-    host, port = postgres.direct
-    with pytest.raises(asyncpg.InvalidPasswordError):
-        asyncio.run(asyncpg.connect(host=host, port=port, user="postgres", password="guess", database="resilience"))
 
 
 def test_postgres_is_set_up_to_be_killed_a_lot(postgres):
@@ -134,66 +112,6 @@ def test_the_other_databases_are_complete_too(postgres):
         sql(postgres, f"DROP DATABASE {name}", "SELECT 1")
 
 
-def test_a_hundred_and_twenty_connections_at_once(postgres):
-    async def run():
-        begun = postgres.log_size()
-        connections = await asyncio.gather(*(asyncpg.connect(postgres.url(postgres.direct)) for _ in range(120)))
-        await asyncio.gather(*(connection.close() for connection in connections))
-        return postgres.log_text(begun)
-
-    assert "too many clients" not in asyncio.run(run())
-
-
-def test_the_log_says_when_connections_run_out(postgres):
-    async def run():
-        attempts = (asyncpg.connect(postgres.url(postgres.direct)) for _ in range(151))
-        outcomes = await asyncio.gather(*attempts, return_exceptions=True)
-        connections = [outcome for outcome in outcomes if isinstance(outcome, asyncpg.Connection)]
-        await asyncio.gather(*(connection.close() for connection in connections))
-        assert any(isinstance(outcome, asyncpg.TooManyConnectionsError) for outcome in outcomes)
-
-    begun = postgres.log_size()
-    asyncio.run(run())
-    until(lambda: "too many clients already" in postgres.log_text(begun))
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_killed_it_comes_back_on_its_port(server, number):
-    before, address = server.processes(), server.direct
-    server.kill()
-    assert all(gone(pid) for pid in before)
-    assert not server.alive()
-    assert server.processes() == []
-    server.check()
-    with pytest.raises(OSError, match=r"refused|Connect call failed"):
-        socket.create_connection(server.direct, timeout=1)
-    server.start()
-    assert server.direct == address
-    assert set(server.processes()).isdisjoint(before)
-    assert answers(server)
-
-
-def test_start_does_nothing_when_it_runs(server):
-    before = server.processes()[0]
-    server.start()
-    assert server.processes()[0] == before
-
-
-def test_postgres_keeps_its_data_redis_does_not(postgres, cache):
-    sql(postgres, "DROP TABLE IF EXISTS kept", "CREATE TABLE kept AS SELECT 7 AS answer", "SELECT 1")
-    with redis.Redis.from_url(cache.url(cache.direct)) as client:
-        client.set("kept", "7")
-    for server in postgres, cache:
-        server.kill()
-        server.start()
-    assert sql(postgres, "SELECT answer FROM kept") == 7
-    with redis.Redis.from_url(cache.url(cache.direct)) as client:
-        assert client.get("kept") is None
-    postgres.restart()
-    assert sql(postgres, "SELECT answer FROM kept") == 7
-    assert "interrupted" not in postgres.log_text().splitlines()[-1]
-
-
 def test_stop_disconnects_its_clients_and_ends_in_order(postgres):
     async def run():
         connection = await asyncpg.connect(postgres.url(postgres.direct))
@@ -226,13 +144,6 @@ def test_pause_stops_every_process_and_resume_takes_it_back(server):
         connection.sendall(b"*1\r\n$4\r\nPING\r\n")
         connection.recv(1)
     server.resume()
-    assert answers(server)
-
-
-def test_a_paused_server_can_be_killed_and_started(server):
-    server.pause()
-    server.kill()
-    server.start()
     assert answers(server)
 
 
@@ -347,13 +258,6 @@ def test_a_door_is_a_free_port_in_front_of_its_server(backend):
     with socket.socket() as door:
         door.bind(address)
     assert backend.door("postgres")[0] != listen
-
-
-def test_the_service_runs_beside_the_servers(backend, tmp_path):
-    child = backend.spawn("service", [sys.executable, "-c", "import os; print(os.getcwd())"], env={}, cwd=tmp_path)
-    assert child.wait(10) == 0
-    assert child.log_text() == f"{tmp_path}\n"
-    assert child.log == backend.directory / "service.log"
 
 
 def test_close_leaves_nothing_behind():

@@ -1,0 +1,265 @@
+"""What every backend promises of its servers: struck, they come back. Runs on embedded and docker; external has no servers of its own."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import threading
+
+import asyncpg
+import pytest
+import redis
+
+from pytest_resilience.errors import BackendDied
+from tests.support.backends import started, why_not
+from tests.support.waiting import until
+
+
+@pytest.fixture(scope="module", params=["embedded", "docker"])
+def backend(request):
+    if reason := why_not(request.param):
+        pytest.skip(reason)
+    with started(request.param) as found:
+        yield found
+
+
+@pytest.fixture
+def postgres(backend):
+    server = backend.servers["postgres"]
+    server.resume()
+    server.start()
+    return server
+
+
+@pytest.fixture
+def cache(backend):
+    server = backend.servers["redis"]
+    server.resume()
+    server.start()
+    return server
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def server(request, backend):
+    found = backend.servers[request.param]
+    found.resume()
+    found.start()
+    return found
+
+
+def sql(server, *statements):
+    """Run them on one connection; the value of the last."""
+
+    async def run():
+        connection = await asyncpg.connect(server.url(server.direct), timeout=5)
+        try:
+            for statement in statements[:-1]:
+                await connection.execute(statement)
+            return await connection.fetchval(statements[-1])
+        finally:
+            await connection.close(timeout=1)
+
+    return asyncio.run(run())
+
+
+def answers(server):
+    if server.kind == "postgres":
+        return sql(server, "SELECT 1") == 1
+    with redis.Redis.from_url(server.url(server.direct)) as client:
+        return client.ping()
+
+
+def test_both_servers_answer_by_their_urls(backend, server):
+    assert answers(server)
+    assert server.alive()
+    server.check()
+    assert backend.servers[server.kind] is server
+
+
+def test_versions_are_those_that_the_servers_tell(backend, postgres, cache):
+    assert sql(postgres, "SHOW server_version").split()[0] == postgres.version
+    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+        info = client.info("server")
+    assert cache.version in (info["redis_version"], f"{info.get('valkey_version')} (valkey)")
+    assert backend.versions() == f"Postgres {postgres.version}, Redis {cache.version}"
+
+
+def test_the_password_is_asked_for(postgres):
+    host, port = postgres.direct
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        asyncio.run(asyncpg.connect(host=host, port=port, user="postgres", password="guess", database="resilience"))
+
+
+def test_a_hundred_and_twenty_connections_at_once(postgres):
+    async def run():
+        begun = postgres.log_size()
+        connections = await asyncio.gather(*(asyncpg.connect(postgres.url(postgres.direct)) for _ in range(120)))
+        await asyncio.gather(*(connection.close() for connection in connections))
+        return postgres.log_text(begun)
+
+    assert "too many clients" not in asyncio.run(run())
+
+
+def test_the_log_says_when_connections_run_out(postgres):
+    async def run():
+        attempts = (asyncpg.connect(postgres.url(postgres.direct)) for _ in range(151))
+        outcomes = await asyncio.gather(*attempts, return_exceptions=True)
+        connections = [outcome for outcome in outcomes if isinstance(outcome, asyncpg.Connection)]
+        await asyncio.gather(*(connection.close() for connection in connections))
+        assert any(isinstance(outcome, asyncpg.TooManyConnectionsError) for outcome in outcomes)
+
+    begun = postgres.log_size()
+    asyncio.run(run())
+    until(lambda: "too many clients already" in postgres.log_text(begun))
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_killed_it_comes_back_on_its_port(server, number):
+    before, address = server.processes(), server.direct
+    assert before
+    server.kill()
+    assert not server.alive()
+    assert server.processes() == []
+    server.check()
+    with pytest.raises(OSError, match=r"refused|Connect call failed"):
+        socket.create_connection(server.direct, timeout=1)
+    server.start()
+    assert server.direct == address
+    assert set(server.processes()).isdisjoint(before)
+    assert answers(server)
+
+
+def test_start_does_nothing_when_it_runs(server):
+    before = server.processes()[0]
+    server.start()
+    assert server.processes()[0] == before
+
+
+def test_postgres_keeps_its_data_redis_does_not(postgres, cache):
+    sql(postgres, "DROP TABLE IF EXISTS kept", "CREATE TABLE kept AS SELECT 7 AS answer", "SELECT 1")
+    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+        client.set("kept", "7")
+    for server in postgres, cache:
+        server.kill()
+        server.start()
+    assert sql(postgres, "SELECT answer FROM kept") == 7
+    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+        assert client.get("kept") is None
+    postgres.restart()
+    assert sql(postgres, "SELECT answer FROM kept") == 7
+    assert "interrupted" not in postgres.log_text().splitlines()[-1]
+
+
+def test_a_paused_server_can_be_killed_and_started(server):
+    server.pause()
+    server.kill()
+    server.start()
+    assert answers(server)
+
+
+def test_the_service_runs_beside_the_servers(backend, tmp_path):
+    child = backend.spawn("service", [sys.executable, "-c", "import os; print(os.getcwd())"], env={}, cwd=tmp_path)
+    assert child.wait(10) == 0
+    assert child.log_text() == f"{tmp_path}\n"
+    assert child.log == backend.directory / "service.log"
+
+
+def test_stop_disconnects_its_clients_and_keeps_the_data(postgres):
+    async def run():
+        connection = await asyncpg.connect(postgres.url(postgres.direct))
+        await asyncio.to_thread(postgres.stop)
+        with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)):
+            await connection.fetchval("SELECT 1")
+
+    begun = postgres.log_size()
+    asyncio.run(run())
+    assert not postgres.alive()
+    assert "database system is shut down" in postgres.log_text(begun), "in order, not by force"
+    postgres.check()
+    postgres.start()
+    assert answers(postgres)
+
+
+def test_a_paused_server_can_be_stopped(server):
+    server.pause()
+    server.stop()
+    assert not server.alive()
+    server.start()
+    assert answers(server)
+
+
+def test_a_paused_server_is_silent_and_alive(server):
+    server.pause()
+    assert server.alive()
+    server.check()
+    answered = []
+    question = threading.Thread(target=lambda: answered.append(answers(server)))
+    question.start()
+    question.join(0.1)
+    assert not answered
+    server.resume()
+    question.join(10)
+    assert answered == [True]
+
+
+def test_pausing_twice_and_resuming_twice_is_once(server):
+    for verb in (server.pause, server.pause, server.resume, server.resume):
+        verb()
+    assert answers(server)
+
+
+def test_an_end_that_nobody_asked_for_is_told_with_its_log(backend, server):
+    os.kill(server.processes()[0], signal.SIGKILL)
+    until(lambda: not server.alive())
+    with pytest.raises(
+        BackendDied, match=rf"(?s){server.kind} ended with signal SIGKILL although .* its log, last lines:\n.+"
+    ):
+        server.check()
+    with pytest.raises(BackendDied):
+        backend.check()
+    backend.revive()
+    backend.check()
+    assert answers(server)
+
+
+def test_a_dead_proxy_is_told_and_revived(backend):
+    address = backend.client_address(backend.door("redis")[0])
+    os.kill(backend._proxy.processes()[0], signal.SIGKILL)
+    until(lambda: not backend._proxy.alive())
+    with pytest.raises(BackendDied, match="proxy ended with signal SIGKILL"):
+        backend.check()
+    backend.revive()
+    backend.check()
+    assert backend.client_address(backend.door("redis")[0]).host == address.host, "addresses were handed out"
+
+
+def test_one_session_of_postgres_can_be_killed_alone(postgres):
+    async def run():
+        victim = await asyncpg.connect(postgres.url(postgres.direct))
+        await asyncio.to_thread(postgres.kill_session, victim.get_server_pid())
+        with pytest.raises((asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError)):
+            while True:
+                await victim.fetchval("SELECT 1")
+
+    begun = postgres.log_size()
+    asyncio.run(run())
+    until(lambda: "was terminated by signal 9" in postgres.log_text(begun))
+    assert postgres.alive()
+    until(lambda: _answers(postgres))
+
+
+def _answers(server):
+    try:
+        return answers(server)
+    except (OSError, asyncpg.PostgresError):  # it recovers
+        return False
+
+
+def test_no_log_holds_the_password(backend, server):
+    password = server.url(server.direct).partition("@")[0].rpartition(":")[2]
+    if server.kind == "redis" and "@" not in server.url(server.direct):
+        pytest.skip("it has none")
+    assert len(password) >= 20
+    assert password not in server.log_text()
+    assert password not in repr(vars(backend).get("why"))

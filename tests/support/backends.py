@@ -1,0 +1,98 @@
+"""The backends that the contract suite runs on, one after the other: RESILIENCE_CONTRACT_BACKENDS names them, else all that can be had here.
+
+"external" stands on servers and a Toxiproxy of our own embedded backend; "external-real" on the same servers behind a real
+toxiproxy-server, for which no Docker is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from pytest_resilience.backends import choose
+from pytest_resilience.backends.backend import Backend
+from pytest_resilience.backends.docker import DockerBackend
+from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.external import ExternalBackend
+from pytest_resilience.backends.ports import free_port
+from pytest_resilience.backends.settings import Settings
+from tests.support.waiting import until
+
+KINDS = ("embedded", "docker", "external", "external-real")
+VARIABLE = "RESILIENCE_CONTRACT_BACKENDS"
+
+
+def real_toxiproxy() -> str | None:
+    from tests.contract.conftest import find_real
+
+    return find_real()
+
+
+def why_not(kind: str) -> str | None:
+    """Why the contract is not run on that backend here; None when it is."""
+    named = os.environ.get(VARIABLE)
+    if named is not None:
+        return None if kind in named.split(",") else f"{VARIABLE}={named}"
+    if kind == "docker":
+        chosen = choose("auto", Settings(), {})
+        return None if chosen.name == "docker" else chosen.why
+    if kind == "external-real" and real_toxiproxy() is None:
+        return "no real toxiproxy-server here"
+    return None
+
+
+@contextlib.contextmanager
+def started(kind: str) -> Iterator[Backend]:
+    """A backend of that kind, with all that it needs."""
+    if kind == "embedded":
+        with EmbeddedBackend() as backend:
+            yield backend
+    elif kind == "docker":
+        with DockerBackend() as backend:
+            yield backend
+    else:
+        with (
+            EmbeddedBackend() as below,
+            toxiproxy(kind, below) as api,
+            ExternalBackend(settings(below, api)) as backend,
+        ):
+            yield backend
+
+
+def settings(below: Backend, api: str) -> Settings:
+    """What the user of an external backend would name, to reach another backend's servers."""
+    postgres = below.servers["postgres"]
+    url = postgres.url(postgres.direct)
+    return Settings(
+        toxiproxy=api, postgres_upstream=url.rpartition("/")[0], redis_upstream=str(below.servers["redis"].direct)
+    )
+
+
+@contextlib.contextmanager
+def toxiproxy(kind: str, below: Backend) -> Iterator[str]:
+    """The URL of a Toxiproxy: the embedded backend's, or a real one."""
+    if kind == "external":
+        yield f"http://{below.api}"
+        return
+    port = free_port()
+    command = [real_toxiproxy(), "-host", "127.0.0.1", "-port", str(port), "-proxy-metrics"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: listening(port))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def listening(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def login(url: str) -> tuple[str | None, str | None]:
+    parts = urlsplit(url)
+    return parts.username, parts.password
