@@ -1,0 +1,288 @@
+"""What a test sees through a stack is the same on every backend: what faults do, what their receipts say, and the clean state."""
+
+import asyncio
+import json
+import socket
+import time
+import urllib.error
+import urllib.request
+
+import asyncpg
+import pytest
+import redis
+
+from pytest_resilience.backends.backend import Address
+from pytest_resilience.errors import CannotInject, SetupError
+from pytest_resilience.experiment import Resilience
+from pytest_resilience.faults import FAULTS
+from pytest_resilience.stack import Stack
+from tests.support.backends import KINDS, started, why_not
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def stack(request):
+    if reason := why_not(request.param):
+        pytest.skip(reason)
+    with started(request.param) as backend:
+        made = Stack(Started(backend), seed=1)
+        yield made
+        made.close()
+
+
+class Started:
+    """A backend that is started already, for a stack that would start it."""
+
+    def __init__(self, backend):
+        self._backend = backend
+
+    def __getattr__(self, name):
+        return (lambda: None) if name in ("start", "close") else getattr(self._backend, name)
+
+
+@pytest.fixture
+def resilience(stack):
+    stack.begin(None)
+    experiment = Resilience(stack, None)
+    yield experiment
+    experiment.settle()
+
+
+@pytest.fixture
+def cache(resilience):
+    with redis.Redis.from_url(resilience.redis.url, retry=None, socket_timeout=1, socket_connect_timeout=1) as client:
+        yield client
+
+
+def counts(stack):
+    """Whether this stack's proxy counts what toxics touch; the real Toxiproxy does not."""
+    return stack._control.counts
+
+
+def sql(url, statement):
+    async def run():
+        connection = await asyncpg.connect(url, timeout=5)
+        try:
+            return await connection.fetchval(statement)
+        finally:
+            await connection.close(timeout=1)
+
+    return asyncio.run(run())
+
+
+def test_servers_answer_through_their_proxies_and_around_them(resilience, cache):
+    for url in resilience.postgres.url, resilience.postgres.direct_url:
+        assert sql(url, "select 1") == 1
+    assert cache.ping()
+    with redis.Redis.from_url(resilience.redis.direct_url) as client:
+        assert client.ping()
+    assert resilience.redis.proxy.upstream
+    assert resilience.redis.url != resilience.redis.direct_url
+
+
+def test_refuse_refuses_and_cuts(resilience, cache, stack):
+    cache.ping()
+    strike = resilience.redis.refuse()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((resilience.redis.host, resilience.redis.port), timeout=2)
+    with pytest.raises(redis.ConnectionError):
+        cache.ping()
+    strike.heal()
+    assert cache.ping()
+    assert strike.receipt.touched is None or strike.receipt.touched >= 1
+    if counts(stack) or stack.backend == "docker":
+        assert strike.receipt.touched
+
+
+def test_reset_resets(resilience, cache, stack):
+    strike = resilience.redis.reset()
+    with pytest.raises(redis.ConnectionError, match="reset"):
+        cache.ping()
+    strike.heal()
+    assert cache.ping()
+    if counts(stack) or stack.backend == "docker":
+        assert strike.receipt.touched
+
+
+@pytest.mark.parametrize("direction", ["up", "down", "both"])
+def test_a_blackhole_holds(resilience, cache, stack, direction):
+    cache.ping()
+    with resilience.redis.blackhole(direction) as strike, pytest.raises(redis.TimeoutError):
+        cache.ping()
+    assert strike.receipt.touched if counts(stack) else strike.receipt.touched is None
+    assert cache.ping()
+
+
+def test_latency_delays(resilience, cache, stack):
+    cache.ping()
+    with resilience.redis.latency(0.1) as strike:
+        begun = time.monotonic()
+        cache.ping()
+        assert time.monotonic() - begun >= 0.1
+    assert strike.receipt.touched if counts(stack) else strike.receipt.touched is None
+
+
+def test_a_strike_that_met_no_connection_is_vacuous_where_that_can_be_known(stack, resilience):
+    strike = resilience.redis.latency(0.1)
+    strike.heal()
+    if stack.backend == "docker" or counts(stack):
+        assert strike.vacuous
+    else:
+        assert strike.receipt.touched is None
+
+
+def test_overlapping_strikes_heal_independently(resilience, cache):
+    slow, refused = resilience.redis.latency(0.05), resilience.redis.refuse()
+    slow.heal()
+    with pytest.raises(redis.ConnectionError):
+        cache.ping()
+    refused.heal()
+    assert cache.ping()
+
+
+@pytest.mark.parametrize("verb", ["kill", "pause", "restart"])
+@pytest.mark.parametrize("name", ["postgres", "redis"])
+def test_process_faults_strike_and_heal_or_say_why_not(stack, resilience, name, verb):
+    target = getattr(resilience, name)
+    if stack.backend == "external":
+        with pytest.raises(CannotInject, match=rf"external cannot {name}.{verb}: its processes belong"):
+            getattr(target, verb)()
+        return
+    with getattr(target, verb)() as strike:
+        pass
+    assert strike.receipt.touched >= 1
+    assert sql(resilience.postgres.url, "select 1") == 1
+    with redis.Redis.from_url(resilience.redis.url) as client:
+        assert client.ping()
+
+
+def test_what_a_backend_cannot_is_told_by_every_fault_of_that_name(stack, resilience):
+    for name, reason in stack._backend.cannot.items():
+        target, _, fault = name.partition(".")
+        assert fault in FAULTS
+        settings = {"seconds": 1} if fault == "slow_accept" else {}
+        with pytest.raises(CannotInject, match=f"{stack.backend} cannot {name}") as told:
+            FAULTS[fault](**settings).strike(getattr(resilience, target))
+        assert reason in str(told.value)
+    assert resilience.strikes == []
+
+
+def test_every_test_begins_clean(stack):
+    for _ in range(2):
+        stack.begin(None)
+        experiment = Resilience(stack, None)
+        assert sql(experiment.postgres.url, "select to_regclass('left_over')") is None
+        sql(experiment.postgres.url, "create table left_over (n int)")
+        with redis.Redis.from_url(experiment.redis.url) as client:
+            assert client.keys() == []
+            client.set("left_over", 1)
+        experiment.settle()
+
+
+def test_what_was_done_by_hand_is_undone(stack, resilience, cache):
+    resilience.redis.proxy.add_toxic(type="latency", attributes={"latency": 300})
+    resilience.postgres.proxy.disable()
+    resilience.settle()
+    begun = time.monotonic()
+    assert cache.ping()
+    assert time.monotonic() - begun < 0.3
+    assert sql(resilience.postgres.url, "select 1") == 1
+
+
+def api(address: Address, method: str, path: str, body=None):
+    request = urllib.request.Request(
+        f"http://{address}{path}", method=method, data=json.dumps(body).encode() if body else None
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+EXTERNAL = [kind for kind in KINDS if kind.startswith("external")]
+
+
+@pytest.mark.parametrize("kind", EXTERNAL)
+def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
+    if reason := why_not(kind):
+        pytest.skip(reason)
+    from pytest_resilience.backends.embedded import EmbeddedBackend
+    from pytest_resilience.backends.external import ExternalBackend
+    from tests.support.backends import settings, toxiproxy
+
+    with EmbeddedBackend() as below, toxiproxy(kind, below) as url:
+        address = Address.parse(url.removeprefix("http://"))
+        postgres, cache = below.servers["postgres"], below.servers["redis"]
+        theirs = {"name": "theirs", "listen": "127.0.0.1:0", "upstream": str(cache.direct), "enabled": True}
+        api(address, "POST", "/proxies", theirs)
+        api(address, "POST", "/proxies/theirs/toxics", {"type": "latency", "attributes": {"latency": 5}})
+        before = api(address, "GET", "/proxies")
+        sql(postgres.url(postgres.direct), "create table theirs as select 7 as answer")
+        with redis.Redis.from_url(f"redis://{cache.direct}/0") as client:
+            client.set("theirs", 7)
+            stack = Stack(ExternalBackend(settings(below, url)), seed=1)
+            try:
+                for _ in range(2):
+                    stack.begin(None)
+                    sql(postgres.url(postgres.direct), "create database theirs_too") if _ == 0 else None
+                    experiment = Resilience(stack, None)
+                    sql(experiment.postgres.url, "create table ours (n int)")
+                    experiment.redis.refuse()
+                    experiment.settle()
+                assert api(address, "GET", "/proxies")["theirs"] == before["theirs"]
+            finally:
+                stack.close()
+            assert api(address, "GET", "/proxies") == before
+            assert sql(postgres.url(postgres.direct), "select answer from theirs") == 7
+            names = sql(postgres.url(postgres.direct), "select string_agg(datname, ' ' order by datname) from pg_database")
+            assert names == "postgres resilience template0 template1 theirs_too"
+            assert client.get("theirs") == b"7"
+
+
+def test_external_does_not_empty_a_redis_that_it_was_not_given_empty():
+    from pytest_resilience.backends.embedded import EmbeddedBackend
+    from pytest_resilience.backends.external import ExternalBackend
+    from tests.support.backends import settings
+
+    with EmbeddedBackend() as below:
+        with redis.Redis.from_url(f"redis://{below.servers['redis'].direct}/3") as client:
+            client.set("theirs", 7)
+            named = settings(below, f"http://{below.api}")
+            named = type(named)(**{**vars(named), "redis_upstream": f"redis://{below.servers['redis'].direct}/3"})
+            with pytest.raises(SetupError, match="database 3: it holds 1 keys"):
+                ExternalBackend(named).start()
+            assert client.get("theirs") == b"7"
+        assert api(below.api, "GET", "/proxies") == {}
+
+
+def test_two_external_sessions_take_different_databases_of_redis():
+    from pytest_resilience.backends.embedded import EmbeddedBackend
+    from pytest_resilience.backends.external import ExternalBackend
+    from tests.support.backends import settings
+
+    with EmbeddedBackend() as below:
+        named = settings(below, f"http://{below.api}")
+        with ExternalBackend(named) as one, ExternalBackend(named) as two:
+            assert one.servers["redis"].database != two.servers["redis"].database
+            assert one.servers["postgres"].database != two.servers["postgres"].database
+        taken = type(named)(**{**vars(named), "redis_upstream": f"redis://{below.servers['redis'].direct}/5"})
+        with ExternalBackend(taken), pytest.raises(SetupError, match="database 5: another session uses it"):
+            ExternalBackend(taken).start()
+
+
+def test_a_toxiproxy_that_lost_our_proxies_is_told_and_revived():
+    from pytest_resilience.backends.embedded import EmbeddedBackend
+    from pytest_resilience.backends.external import ExternalBackend
+    from pytest_resilience.errors import BackendDied
+    from tests.support.backends import settings
+
+    with EmbeddedBackend() as below:
+        stack = Stack(ExternalBackend(settings(below, f"http://{below.api}")), seed=1)
+        try:
+            stack.begin(None)
+            for name in api(below.api, "GET", "/proxies"):
+                api(below.api, "DELETE", f"/proxies/{name}")
+            with pytest.raises(BackendDied, match="has lost our proxies"):
+                stack.end()
+            stack.begin(None)
+            assert sql(stack.postgres.url, "select 1") == 1
+        finally:
+            stack.close()
