@@ -1,0 +1,154 @@
+"""Nothing is left of a session that was killed: no container, network, proxy, database or process, two seconds later."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import redis
+
+from pytest_resilience.backends import engine
+from pytest_resilience.backends.docker import remove_stale
+from pytest_resilience.backends.embedded import EmbeddedBackend
+from tests.contract.test_backend_stack import EXTERNAL, api, sql
+from tests.support.backends import settings, toxiproxy, why_not
+from tests.support.waiting import gone, until
+
+ROOT = str(Path(__file__).parents[2])
+SESSION = """
+import json, os, sys, time
+from pytest_resilience.backends.settings import Settings
+from pytest_resilience.backends.{kind} import {name} as Backend
+from pytest_resilience.stack import Stack
+backend = Backend(Settings(**json.loads(os.environ.get("SETTINGS", "{{}}"))))
+print(json.dumps({{"early": True}}), flush=True)
+if sys.argv[1] == "early": backend.start(); time.sleep(600)
+stack = Stack(backend, 1)
+stack.begin(None)
+stack.redis.refuse()
+if "{kind}" == "docker" and sys.argv[1] == "wait": backend.servers["postgres"].pause()
+service = backend.spawn("service", ["sleep", "600"], env=dict(PATH=os.environ["PATH"]))
+print(json.dumps({{"keeper": backend._keeper.pid, "service": service.pid, "session": backend.directory.name,
+                  "directory": str(backend.directory)}}), flush=True)
+if sys.argv[1] == "end": os._exit(3)
+try:
+    time.sleep(600)
+finally:
+    stack.close()
+"""
+
+
+@contextlib.contextmanager
+def session(kind, how, **named):
+    name = {"docker": "DockerBackend", "external": "ExternalBackend"}[kind]
+    environ = {**os.environ, "PYTHONPATH": ROOT, "SETTINGS": json.dumps(named)}
+    command = [sys.executable, "-c", SESSION.format(kind=kind, name=name), how]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout.readline(), process.stderr.read().decode()
+            facts = None
+            if how != "early":
+                line = process.stdout.readline()
+                assert line, process.stderr.read().decode()
+                facts = json.loads(line)
+            yield process, facts
+        finally:
+            process.kill()
+            process.wait(5)
+            if kind == "docker":
+                until(lambda: labelled() == [], within=20)
+
+
+def labelled(label=engine.SESSION):
+    found = engine.find()
+    return found.labelled("containers", label) + found.labelled("networks", label)
+
+
+@pytest.fixture
+def docker():
+    if reason := why_not("docker"):
+        pytest.skip(reason)
+    assert labelled() == [], "an earlier test has left something"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_of_a_signalled_docker_session(docker, number):
+    with session("docker", "wait") as (process, facts):
+        mine = f"{engine.SESSION}={facts['session']}"
+        assert len(labelled(mine)) == 4, "three containers and a network"
+        process.send_signal(number)
+        process.wait(5)
+        begun = time.monotonic()
+        until(lambda: labelled(mine) == [], within=6)
+        took = time.monotonic() - begun
+        until(lambda: gone(facts["keeper"]) and gone(facts["service"]))
+        assert not Path(facts["directory"]).exists()
+        assert took < 2 + psutil.getloadavg()[0] / 4, (
+            f"{took:.1f} s"
+        )  # two seconds on a machine with nothing else to do
+
+
+def test_nothing_is_left_of_a_docker_session_that_ends_by_ctrl_c(docker):
+    with session("docker", "interrupt") as (process, facts):
+        process.send_signal(signal.SIGINT)
+        process.wait(20)
+        assert labelled() == []
+        assert gone(facts["keeper"])
+
+
+def test_nothing_is_left_of_a_docker_session_that_ends_without_close(docker):
+    with session("docker", "end") as (process, facts):
+        process.wait(10)
+        until(lambda: labelled() == [] and gone(facts["keeper"]), within=10)
+
+
+@pytest.mark.parametrize("after", [0.4, 1.0, 1.6])
+def test_nothing_is_left_of_a_docker_session_killed_while_it_starts(docker, after):
+    with session("docker", "early") as (process, _):
+        keeper = until(lambda: psutil.Process(process.pid).children())[0].pid
+        time.sleep(after)
+        process.kill()
+        process.wait(5)
+        until(lambda: gone(keeper), within=20)
+        assert labelled() == []
+
+
+def test_when_session_and_keeper_are_killed_the_next_session_removes_it(docker):
+    with session("docker", "wait") as (process, facts):
+        assert remove_stale(engine.find()) == [], "it is alive"
+        os.kill(facts["keeper"], signal.SIGSTOP)  # it must not get a chance
+        process.kill()
+        process.wait(5)
+        os.kill(facts["keeper"], signal.SIGKILL)
+        assert len(labelled()) == 4
+        assert remove_stale(engine.find()) == [facts["session"]]
+        assert labelled() == []
+
+
+@pytest.mark.parametrize("kind", EXTERNAL)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_of_a_signalled_external_session(kind, number):
+    if reason := why_not(kind):
+        pytest.skip(reason)
+    with EmbeddedBackend() as below, toxiproxy(kind, below) as url:
+        named = settings(below, url)
+        postgres, cache = below.servers["postgres"], below.servers["redis"]
+        proxies = below.api if kind == "external" else type(below.api).parse(url.removeprefix("http://"))
+        with session("external", "wait", **vars(named)) as (process, facts):
+            assert len(api(proxies, "GET", "/proxies")) == 4
+            process.send_signal(number)
+            process.wait(5)
+            until(lambda: api(proxies, "GET", "/proxies") == {}, within=5)
+            until(lambda: gone(facts["keeper"]) and gone(facts["service"]))
+        names = sql(postgres.url(postgres.direct), "select count(*) from pg_database where datname like 'resilience_%'")
+        assert names == 0
+        with redis.Redis.from_url(f"redis://{cache.direct}/0") as client:
+            assert client.info("keyspace") == {}
