@@ -72,9 +72,14 @@ exec $as postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directorie
 
 
 class Tree:
-    """The files of an image: name inside, without the slash in front, to a file here or to a text."""
+    """The files of an image: name inside, without the slash in front, to a file here or to a text.
 
-    def __init__(self) -> None:
+    Args:
+        work: a directory for what is only made for it.
+    """
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
         self.files: dict[str, Path | str] = {}
         self.directories: dict[str, tuple[int, int]] = {"tmp": (0o1777, 0)}  # mode, owner
         for name in "proc", "sys", "dev", "run", "root":
@@ -101,15 +106,17 @@ class Tree:
 
     def folder(self, source: Path, name: str, *, leave_out: tuple[str, ...] = ()) -> None:
         """A directory with everything in it, libraries of its programs included."""
+        programs: list[Path] = []
         for place, directories, files in os.walk(source):
             directories[:] = [directory for directory in directories if directory not in leave_out]
             for file in files:
                 path = Path(place) / file
                 self.files[f"{name}/{path.relative_to(source)}"] = path.resolve()
                 if os.access(path, os.X_OK) or ".so" in file:
-                    for library in libraries(path):
-                        if not library.startswith(f"{source.parent}/"):
-                            self.files.setdefault(library.lstrip("/"), Path(library).resolve())
+                    programs.append(path)
+        for library in libraries(*programs):
+            if not library.startswith(f"{source.parent}/"):
+                self.files.setdefault(library.lstrip("/"), Path(library).resolve())
 
     def layer(self, target: Path) -> None:
         """Write the tar of all of it."""
@@ -145,9 +152,9 @@ def _entry(name: str, mode: int, owner: int) -> tarfile.TarInfo:
     return entry
 
 
-def libraries(program: Path) -> list[str]:
-    """What the dynamic linker would load for it; nothing for a static program or a file that is none."""
-    said = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
+def libraries(*programs: Path) -> list[str]:
+    """What the dynamic linker would load for them; nothing for a static program or a file that is none."""
+    said = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False)
     return re.findall(r"(/\S+) \(0x", said.stdout)
 
 
@@ -202,17 +209,11 @@ def toxiproxy(tree: Tree) -> tuple[str, dict[str, Any]]:
     go = shutil.which("go")
     if go is None:
         raise Impossible("there is no Go here to build Toxiproxy with")
-    where = Path(tempfile.mkdtemp(prefix="toxiproxy-"))
-    try:
-        environment = {**os.environ, "GOBIN": str(where), "CGO_ENABLED": "0", "GOFLAGS": ""}
-        print(f"+ CGO_ENABLED=0 go install {TOXIPROXY}", flush=True)
-        if subprocess.run([go, "install", TOXIPROXY], env=environment, check=False).returncode:
-            raise Impossible(f"go install {TOXIPROXY} failed")
-        program = where / "server"
-        tree.files["toxiproxy"] = kept = Path(tempfile.gettempdir()) / f"{where.name}-server"
-        shutil.move(program, kept)
-    finally:
-        shutil.rmtree(where)
+    environment = {**os.environ, "GOBIN": str(tree.work), "CGO_ENABLED": "0", "GOFLAGS": ""}
+    print(f"+ CGO_ENABLED=0 go install {TOXIPROXY}", flush=True)
+    if subprocess.run([go, "install", TOXIPROXY], env=environment, check=False).returncode:
+        raise Impossible(f"go install {TOXIPROXY} failed")
+    tree.files["toxiproxy"] = tree.work / "server"
     return TOXIPROXY, {
         "Entrypoint": ["/toxiproxy"],
         "Cmd": ["-host=0.0.0.0"],
@@ -227,33 +228,31 @@ IMAGES = {POSTGRES_IMAGE: postgres, REDIS_IMAGE: redis, TOXIPROXY_IMAGE: toxipro
 def load(name: str, tree: Tree, contents: str, settings: Mapping[str, Any]) -> None:
     """Hand an image to the engine."""
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
-    with tempfile.TemporaryDirectory(prefix="resilience-image-") as work:
-        layer = Path(work) / "layer.tar"
-        tree.layer(layer)
-        with layer.open("rb") as file:
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
-        config = {
-            "architecture": machine,
-            "os": "linux",
-            "created": "2023-11-14T22:13:20Z",
-            "config": {**settings, "Labels": {LABEL: contents}},
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{checksum}"]},
-            "history": [{"created": "2023-11-14T22:13:20Z", "created_by": "pytest-resilience scripts/images"}],
-        }
-        text = json.dumps(config, sort_keys=True).encode()
-        config_name = f"{hashlib.sha256(text).hexdigest()}.json"
-        manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
-        archive = Path(work) / "image.tar"
-        with tarfile.open(archive, "w") as tar:
-            for file_name, data in (config_name, text), ("manifest.json", manifest):
-                entry = _entry(file_name, 0o644, 0)
-                entry.size = len(data)
-                tar.addfile(entry, io.BytesIO(data))
-            tar.add(layer, "layer.tar")
-        with archive.open("rb") as file:
-            loaded = subprocess.run(
-                ["docker", "load", "--quiet"], stdin=file, capture_output=True, text=True, check=False
-            )
+    work = tree.work
+    layer = work / "layer.tar"
+    tree.layer(layer)
+    with layer.open("rb") as file:
+        checksum = hashlib.file_digest(file, "sha256").hexdigest()
+    config = {
+        "architecture": machine,
+        "os": "linux",
+        "created": "2023-11-14T22:13:20Z",
+        "config": {**settings, "Labels": {LABEL: contents}},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{checksum}"]},
+        "history": [{"created": "2023-11-14T22:13:20Z", "created_by": "pytest-resilience scripts/images"}],
+    }
+    text = json.dumps(config, sort_keys=True).encode()
+    config_name = f"{hashlib.sha256(text).hexdigest()}.json"
+    manifest = json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": ["layer.tar"]}]).encode()
+    archive = work / "image.tar"
+    with tarfile.open(archive, "w") as tar:
+        for file_name, data in (config_name, text), ("manifest.json", manifest):
+            entry = _entry(file_name, 0o644, 0)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+        tar.add(layer, "layer.tar")
+    with archive.open("rb") as file:
+        loaded = subprocess.run(["docker", "load", "--quiet"], stdin=file, capture_output=True, text=True, check=False)
     if loaded.returncode:
         raise Impossible(f"docker load: {loaded.stderr.strip() or loaded.stdout.strip()}")
 
@@ -279,9 +278,10 @@ def main(arguments: list[str]) -> int:
             if there(name) and not given.force:
                 print(f"{name}: is there")
                 continue
-            tree = Tree()
-            contents, settings = recipe(tree)
-            load(name, tree, contents, settings)
+            with tempfile.TemporaryDirectory(prefix="resilience-image-") as work:
+                tree = Tree(Path(work))
+                contents, settings = recipe(tree)
+                load(name, tree, contents, settings)
             print(f"{name}: {contents}", flush=True)
     except FileNotFoundError as error:
         print(f"scripts/images: {error.filename} is not installed", file=sys.stderr)
