@@ -88,7 +88,7 @@ class RedisContainer(ContainedServer):
     port = REDIS_PORT
 
     def command(self) -> list[str]:
-        settings = {"port": self.port, "save": "", "appendonly": "no", "hz": 100}
+        settings = {"port": self.port, "save": "", "appendonly": "no", "hz": 100, "protected-mode": "no"}
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         return ["sh", "-c", WITH_PASSWORD, "redis-server", *words]
 

@@ -48,7 +48,10 @@ class Reset(NetworkFault):
     name: ClassVar[str] = "reset"
 
     def strike(self, target: NetworkTarget) -> Strike:
-        return _strike_toxics(self, target, "reset_peer", ("downstream",), {"timeout": 0}, unit="connections")
+        strike = _strike_toxics(self, target, "reset_peer", ("downstream",), {"timeout": 0}, unit="connections")
+        if target.door.control.counts is False:
+            target.door.cut()  # the real Toxiproxy resets new connections only, and when they are answered; so these get a FIN
+        return strike
 
 
 @dataclass(frozen=True)

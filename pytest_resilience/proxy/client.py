@@ -250,6 +250,12 @@ class Door:
             self.control.request("POST", self._path, {"enabled": True})
         self._shut = max(0, self._shut - 1)
 
+    def cut(self) -> None:
+        """Close the connections that exist; new ones are refused for a millisecond, and let in then. Nothing when it is shut."""
+        if self._shut == 0:
+            self.control.request("POST", self._path, {"enabled": False})
+            self.control.request("POST", self._path, {"enabled": True})
+
     def add_toxic(
         self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str, clients: Sequence[str] = ()
     ) -> str:

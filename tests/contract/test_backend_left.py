@@ -16,6 +16,7 @@ import redis
 from pytest_resilience.backends import engine
 from pytest_resilience.backends.docker import remove_stale
 from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.scratch import in_use
 from tests.contract.test_backend_stack import EXTERNAL, api, sql
 from tests.support.backends import settings, toxiproxy, why_not
 from tests.support.waiting import gone, until
@@ -35,10 +36,10 @@ stack.begin(None)
 stack.redis.refuse()
 if "{kind}" == "docker" and sys.argv[1] == "wait": backend.servers["postgres"].pause()
 service = backend.spawn("service", ["sleep", "600"], env=dict(PATH=os.environ["PATH"]))
-print(json.dumps({{"keeper": backend._keeper.pid, "service": service.pid, "session": backend.directory.name,
-                  "directory": str(backend.directory)}}), flush=True)
-if sys.argv[1] == "end": os._exit(3)
 try:
+    print(json.dumps({{"keeper": backend._keeper.pid, "service": service.pid, "session": backend.directory.name,
+                      "directory": str(backend.directory)}}), flush=True)
+    if sys.argv[1] == "end": os._exit(3)
     time.sleep(600)
 finally:
     stack.close()
@@ -64,31 +65,39 @@ def session(kind, how, **named):
         finally:
             process.kill()
             process.wait(5)
-            if kind == "docker":
-                until(lambda: labelled() == [], within=20)
+            if kind == "docker" and facts is not None:
+                until(lambda: there(facts["session"]) == [], within=20)
 
 
-def labelled(label=engine.SESSION):
-    found = engine.find()
+def there(session):
+    """The containers and networks of a session."""
+    found, label = engine.find(), f"{engine.SESSION}={session}"
     return found.labelled("containers", label) + found.labelled("networks", label)
+
+
+def left():
+    """Those of sessions that are over; other sessions may be at work here."""
+    found = engine.find()
+    every = found.labelled("containers", engine.SESSION) + found.labelled("networks", engine.SESSION)
+    return [each for each in every if not in_use(Path(each["Labels"][engine.OWNER]))]
 
 
 @pytest.fixture
 def docker():
     if reason := why_not("docker"):
         pytest.skip(reason)
-    assert labelled() == [], "an earlier test has left something"
+    until(lambda: left() == [], within=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_of_a_signalled_docker_session(docker, number):
     with session("docker", "wait") as (process, facts):
-        mine = f"{engine.SESSION}={facts['session']}"
-        assert len(labelled(mine)) == 4, "three containers and a network"
+        mine = facts["session"]
+        assert len(there(mine)) == 4, "three containers and a network"
         process.send_signal(number)
         process.wait(5)
         begun = time.monotonic()
-        until(lambda: labelled(mine) == [], within=20)
+        until(lambda: there(mine) == [], within=20)
         took = time.monotonic() - begun
         until(lambda: gone(facts["keeper"]) and gone(facts["service"]))
         assert not Path(facts["directory"]).exists()
@@ -101,14 +110,14 @@ def test_nothing_is_left_of_a_docker_session_that_ends_by_ctrl_c(docker):
     with session("docker", "interrupt") as (process, facts):
         process.send_signal(signal.SIGINT)
         process.wait(20)
-        assert labelled() == []
+        assert left() == []
         assert gone(facts["keeper"])
 
 
 def test_nothing_is_left_of_a_docker_session_that_ends_without_close(docker):
     with session("docker", "end") as (process, facts):
         process.wait(10)
-        until(lambda: labelled() == [] and gone(facts["keeper"]), within=10)
+        until(lambda: left() == [] and gone(facts["keeper"]), within=10)
 
 
 @pytest.mark.parametrize("after", [0.4, 1.0, 1.6])
@@ -119,19 +128,19 @@ def test_nothing_is_left_of_a_docker_session_killed_while_it_starts(docker, afte
         process.kill()
         process.wait(5)
         until(lambda: gone(keeper), within=20)
-        assert labelled() == []
+        assert left() == []
 
 
 def test_when_session_and_keeper_are_killed_the_next_session_removes_it(docker):
     with session("docker", "wait") as (process, facts):
-        assert remove_stale(engine.find()) == [], "it is alive"
+        assert facts["session"] not in remove_stale(engine.find()), "it is alive"
         os.kill(facts["keeper"], signal.SIGSTOP)  # it must not get a chance
         process.kill()
         process.wait(5)
         os.kill(facts["keeper"], signal.SIGKILL)
-        assert len(labelled()) == 4
-        assert remove_stale(engine.find()) == [facts["session"]]
-        assert labelled() == []
+        assert len(there(facts["session"])) == 4
+        assert facts["session"] in remove_stale(engine.find())
+        assert left() == []
 
 
 @pytest.mark.parametrize("kind", EXTERNAL)

@@ -103,6 +103,18 @@ def test_reset_resets(resilience, cache, stack):
         assert strike.receipt.touched
 
 
+def test_reset_ends_idle_connections_too(resilience):
+    with socket.create_connection((resilience.redis.host, resilience.redis.port), timeout=5) as idle:
+        idle.sendall(b"PING\r\n")
+        assert idle.recv(100)
+        with resilience.redis.reset():
+            try:
+                assert idle.recv(1) == b"", "the real Toxiproxy closes it"
+            except ConnectionResetError:
+                pass
+        idle.close()
+
+
 @pytest.mark.parametrize("direction", ["up", "down", "both"])
 def test_a_blackhole_holds(resilience, cache, stack, direction):
     cache.ping()
@@ -232,7 +244,9 @@ def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
                 stack.close()
             assert api(address, "GET", "/proxies") == before
             assert sql(postgres.url(postgres.direct), "select answer from theirs") == 7
-            names = sql(postgres.url(postgres.direct), "select string_agg(datname, ' ' order by datname) from pg_database")
+            names = sql(
+                postgres.url(postgres.direct), "select string_agg(datname, ' ' order by datname) from pg_database"
+            )
             assert names == "postgres resilience template0 template1 theirs_too"
             assert client.get("theirs") == b"7"
 
