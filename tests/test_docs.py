@@ -109,7 +109,7 @@ def test_the_tests_on_a_page_pass(page, tmp_path):
     answer = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "pytest_resilience", "--resilience-strict", "-p", "anyio", "-rA"],
         cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": str(ROOT), "PYTEST_RESILIENCE_BACKEND": "embedded"},
         capture_output=True,
         text=True,
         check=False,
