@@ -214,7 +214,7 @@ REDIS = (
             "        owed = self._owed.add(key, stamp)\n        if not self.redis.up:\n            return\n",
             "        if not self.redis.up:\n            return\n        owed = self._owed.add(key, stamp)\n",
         ),
-        tests=f"{UNDONE}[refusing]",
+        tests=UNDONE,
         says="came back out of Redis",
     ),
     plant(
@@ -225,7 +225,7 @@ REDIS = (
             "        await self._tell(key, (created, DELETED))",
             "        if self.redis.up:\n            await self._tell(key, (created, DELETED))",
         ),
-        tests=f"{UNDONE}[refusing]",
+        tests=UNDONE,
         says="a deleted campaign came back out of Redis",
     ),
     plant(
@@ -236,7 +236,7 @@ REDIS = (
             "        self.fallback.put(key, entry)\n        await self._tell(key, entry.stamp)",
             "        await self._tell(key, entry.stamp)",
         ),
-        tests=f"{UNDONE}[refusing]",
+        tests=UNDONE,
         says="a read missed the write before it",
     ),
     plant(

@@ -36,7 +36,7 @@ def test_every_answer_says_truly_where_it_came_from(resilience: Resilience) -> N
 
 
 def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resilience) -> None:
-    fresh, stale = 0.4, 1.5
+    fresh, stale = 0.3, 1.0
     with another(resilience, CACHE_TTL=str(fresh), CACHE_STALE_TTL=str(stale)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "soon stale"}).headers["Location"]
 

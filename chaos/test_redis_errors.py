@@ -14,10 +14,6 @@ from workload import at_once, create, hoped, one_line_per_change, redis, served_
 # What is done to a real Redis, and how it is undone.
 TROUBLES: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {
     "READONLY": ([("REPLICAOF", "127.0.0.1", "1")], [("REPLICAOF", "NO", "ONE")]),
-    "MASTERDOWN": (
-        [("CONFIG", "SET", "replica-serve-stale-data", "no"), ("REPLICAOF", "127.0.0.1", "1")],
-        [("REPLICAOF", "NO", "ONE"), ("CONFIG", "SET", "replica-serve-stale-data", "yes")],
-    ),
     "OOM": (
         [("CONFIG", "SET", "maxmemory-policy", "noeviction"), ("CONFIG", "SET", "maxmemory", "1")],
         [("CONFIG", "SET", "maxmemory", "0")],

