@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time  # noqa: TID251  (a program that tells how long it took)
+import time
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
