@@ -391,7 +391,7 @@ def read_toxic(value: Any) -> ToxicBody:
 class ProxyBody:
     """The body of a proxy's creation or update; None is what was not sent."""
 
-    __slots__ = ("door", "enabled", "listen", "name", "toxics", "unknown", "upstream")
+    __slots__ = ("door", "enabled", "listen", "name", "tls", "toxics", "unknown", "upstream")
 
     def __init__(self) -> None:
         self.door: dict[str, Any] = {}  # the additions of DOOR that were sent
@@ -400,6 +400,7 @@ class ProxyBody:
         self.upstream: str | None = None
         self.enabled: bool | None = None
         self.toxics: list[ToxicBody] | None = None
+        self.tls: TlsBody | None = None  # an addition of ours
         self.unknown: list[str] = []
 
 
@@ -422,6 +423,67 @@ def _door_value(name: str, value: Any) -> Any:
     return None if number < 0 else number
 
 
+class TlsBody(NamedTuple):
+    """A proxy's TLS, as it was sent: options of TLS_KEYS by name; a side that is None talks plain. Both None take TLS back."""
+
+    client: dict[str, Any] | None = None
+    upstream: dict[str, Any] | None = None
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What the API answers."""
+        return {side: options for side, options in zip(self._fields, self, strict=True) if options is not None}
+
+
+TLS_KEYS: dict[str, tuple[str, ...]] = {
+    "client": ("cert", "key", "ca", "alpn"),
+    "upstream": ("ca", "cert", "key", "server_name", "verify", "alpn"),
+}
+"""What may be said about TLS to the client (we are the server) and to the upstream (we are its client).
+
+cert, key, ca: paths of PEM files. ca: who signs the peer's certificate; on the client's side it makes one a must.
+server_name: whom the upstream's certificate is for. verify: look at it at all. alpn: application protocols to offer.
+"""
+
+
+def read_tls(value: Any) -> TlsBody:
+    """A decoded JSON value as a proxy's TLS; null, and null for both sides, take it back.
+
+    Raises:
+        Rejected: 400 that names the field, for a value of the wrong type, an unknown key, and a cert without key or the reverse.
+    """
+    sides: dict[str, dict[str, Any] | None] = dict.fromkeys(TLS_KEYS)
+    for key, member in _members(value, _Into("Proxy", "tls"), "toxiproxy.Tls"):
+        side = key.casefold()
+        if side not in sides:
+            raise bad_body(f"tls.{key}: no such key; there are {', '.join(sides)}")
+        sides[side] = None if member is None else _tls_side(side, member)
+    return TlsBody(**sides)
+
+
+def _tls_side(side: str, value: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for key, member in _members(value, _Into("Proxy", f"tls.{side}"), "toxiproxy.Tls"):
+        name = key.casefold()
+        if name not in TLS_KEYS[side]:
+            raise bad_body(f"tls.{side}.{key}: no such key; there are {', '.join(TLS_KEYS[side])}")
+        into = _Into("Proxy", f"tls.{side}.{name}")
+        if member is None:
+            options.pop(name, None)
+        elif name == "verify":
+            options[name] = _flag(member, into)
+        elif name == "alpn":
+            if not isinstance(member, list) or isinstance(member, Members):
+                raise into.refuse(member, "[]string")
+            options[name] = [_text(each, into) for each in member]
+        else:
+            options[name] = _text(member, into)
+    for name, other in (("cert", "key"), ("key", "cert")):
+        if name not in options and (side == "client" or other in options):
+            raise bad_body(f"tls.{side}.{name}: missing")
+    return options
+
+
 def read_proxy(value: Any) -> ProxyBody:
     """A decoded JSON value as a proxy's body.
 
@@ -431,6 +493,9 @@ def read_proxy(value: Any) -> ProxyBody:
     body = ProxyBody()
     for key, member in _members(value, _Into(""), "toxiproxy.Proxy"):
         name = key.casefold()
+        if name == "tls":  # the one key whose null says something
+            body.tls = read_tls(member)
+            continue
         if member is None:
             continue
         if name == "name":

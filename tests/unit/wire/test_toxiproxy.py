@@ -187,3 +187,55 @@ def test_list_of_proxies_refused(body: bytes, message: str) -> None:
     with pytest.raises(wire.Rejected) as caught:
         wire.read_proxies(body)
     assert caught.value.message == message
+
+
+# --- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+def read_tls(text: str) -> wire.TlsBody | None:
+    return wire.read_proxy(wire.decode(text.encode())).tls
+
+
+@pytest.mark.parametrize(
+    ("text", "tls"),
+    [
+        ("{}", None),
+        ('{"tls":null}', wire.TlsBody()),
+        ('{"tls":{}}', wire.TlsBody()),
+        ('{"tls":{"client":null,"upstream":null}}', wire.TlsBody()),
+        ('{"TLS":{"Client":{"cert":"c","KEY":"k","ca":null}}}', wire.TlsBody(client={"cert": "c", "key": "k"})),
+        ('{"tls":{"upstream":{}}}', wire.TlsBody(upstream={})),
+        (
+            '{"tls":{"upstream":{"verify":false,"server_name":"s","alpn":["h2"],"ca":"a"}}}',
+            wire.TlsBody(upstream={"verify": False, "server_name": "s", "alpn": ["h2"], "ca": "a"}),
+        ),
+    ],
+)
+def test_tls_of_a_proxy(text: str, tls: wire.TlsBody | None) -> None:
+    assert read_tls(text) == tls
+
+
+def test_tls_is_shown_as_it_was_sent() -> None:
+    assert wire.TlsBody(upstream={"verify": False}).shown == {"upstream": {"verify": False}}
+    assert wire.TlsBody().shown == {}
+
+
+@pytest.mark.parametrize(
+    ("tls", "said"),
+    [
+        ("1", "json: cannot unmarshal number into Go struct field Proxy.tls of type toxiproxy.Tls"),
+        ('{"server":{}}', "tls.server: no such key; there are client, upstream"),
+        ('{"client":true}', "json: cannot unmarshal bool into Go struct field Proxy.tls.client of type toxiproxy.Tls"),
+        ('{"client":{}}', "tls.client.cert: missing"),
+        ('{"client":{"cert":"c"}}', "tls.client.key: missing"),
+        ('{"upstream":{"key":"k"}}', "tls.upstream.cert: missing"),
+        ('{"client":{"verify":true}}', "tls.client.verify: no such key; there are cert, key, ca, alpn"),
+        ('{"client":{"cert":1}}', "json: cannot unmarshal number into Go struct field Proxy.tls.client.cert of type string"),
+        ('{"upstream":{"verify":1}}', "json: cannot unmarshal number into Go struct field Proxy.tls.upstream.verify of type bool"),
+        ('{"upstream":{"alpn":"h2"}}', "json: cannot unmarshal string into Go struct field Proxy.tls.upstream.alpn of type []string"),
+    ],
+)  # fmt: skip
+def test_tls_that_makes_no_sense(tls: str, said: str) -> None:
+    with pytest.raises(wire.Rejected) as refused:
+        read_tls(f'{{"tls":{tls}}}')
+    assert (refused.value.status, refused.value.message) == (400, f"bad request body: {said}")
