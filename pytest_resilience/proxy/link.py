@@ -27,6 +27,7 @@ from .toxics.toxic import CLOSE, END, NEVER, RESET, Chance, Due, Item, Signal, T
 
 if TYPE_CHECKING:
     from .relay import Connection
+    from .tls import Side
 
 BUFFER = bytearray(262144)
 VIEW = memoryview(BUFFER)
@@ -254,7 +255,7 @@ class Link:
 
     def __init__(self, connection: Connection, loop: Loop, *, upward: bool) -> None:
         self.connection = connection
-        self.loop = loop
+        self.loop: Loop | Side = loop  # with TLS at the source, what stands between
         self.upward = upward
         self.bytes = 0
         self.lost = 0

@@ -7,11 +7,15 @@ So new ports are bound before anything old is let go. The one thing that stands 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ..wire.toxiproxy import ProxyBody, Rejected, ToxicBody, merge_attributes
 from .address import Address, AddressError, Listener, resolve
 from .relay import Context, Proxy
 from .rule import Rule, read_place, read_rule
+
+if TYPE_CHECKING:
+    from .tls import Tls
 
 
 class _Binder:
@@ -73,7 +77,7 @@ class Proxies:
         """A new proxy with its toxics, listening unless `enabled` is false.
 
         Raises:
-            Rejected: 409 for a name taken, 400 for a toxic, 500 if the address can't be bound.
+            Rejected: 409 for a name taken, 400 for a toxic or TLS, 500 if the address can't be bound.
         """
         name = body.name or ""
         if name in self.by_name:
@@ -96,15 +100,17 @@ class Proxies:
         proxy = Proxy(self._context, body.name or "", body.listen or "", body.upstream or "")
         for rule in _read_rules(body):
             proxy.add(rule)
+        proxy.secure(_read_tls(body))
         return proxy
 
     def update(self, proxy: Proxy, body: ProxyBody) -> None:
         """Change a proxy; what the body leaves out stays. A new address or upstream closes its connections.
 
         Raises:
-            Rejected: 500 if the new address can't be read or bound, 400 for a toxic.
+            Rejected: 500 if the new address can't be read or bound, 400 for a toxic or TLS.
         """
         rules = None if body.toxics is None else _read_rules(body)
+        tls = _read_tls(body)
         enabled = proxy.enabled if body.enabled is None else body.enabled
         try:
             moves = body.listen is not None and _differs(proxy, body.listen)
@@ -135,6 +141,8 @@ class Proxies:
         else:
             proxy.stop()
         proxy.keep_door(body.door)
+        if body.tls is not None:
+            proxy.secure(tls)
         if rules is not None:
             self._replace_rules(proxy, rules)
 
@@ -154,14 +162,16 @@ class Proxies:
     def populate(self, bodies: list[ProxyBody]) -> list[Proxy]:
         """Create what is missing, replace what differs in address or upstream, and leave the rest alone.
 
-        An entry that lists toxics gives its proxy exactly those; one that lists none leaves an equal proxy's toxics alone.
+        An entry that lists toxics gives its proxy exactly those; one that lists none leaves an equal proxy's toxics alone. The
+        same goes for TLS.
 
         Raises:
-            Rejected: 400 for a toxic, 500 if an address can't be bound; nothing has changed then.
+            Rejected: 400 for a toxic or TLS, 500 if an address can't be bound; nothing has changed then.
         """
         result: list[Proxy] = []
         fresh: dict[str, tuple[Proxy, ProxyBody]] = {}
         rules = [_read_rules(body) for body in bodies]
+        tls = [_read_tls(body) for body in bodies]
         replaced: dict[str, Proxy] = {}
         try:
             for body in bodies:
@@ -202,9 +212,11 @@ class Proxies:
             proxy.start(listener)
         for proxy, body in fresh.values():
             proxy.keep_door(body.door)
-        for body, wanted in zip(bodies, rules, strict=True):
+        for body, wanted, secured in zip(bodies, rules, tls, strict=True):
             if wanted and body.name not in fresh:
                 self._replace_rules(self.by_name[body.name or ""], wanted)
+            if body.tls is not None and body.name not in fresh:
+                self.by_name[body.name or ""].secure(secured)
         return result
 
     def reset(self) -> None:
@@ -291,6 +303,14 @@ def _read_rules(body: ProxyBody) -> list[Rule]:
             raise Rejected(409, "toxic already exists")
         rules[rule.name] = rule
     return list(rules.values())
+
+
+def _read_tls(body: ProxyBody) -> Tls | None:
+    if body.tls is None or not body.tls.shown:
+        return None
+    from .tls import Tls  # ssl takes as long to import as the proxy to start
+
+    return Tls(body.tls)
 
 
 def _resolve_to_listen(listen: str) -> Address:

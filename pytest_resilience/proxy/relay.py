@@ -19,6 +19,8 @@ from .rule import Counter, Rule
 if TYPE_CHECKING:
     from random import Random  # noqa: TID251  # only its type
 
+    from .tls import Side, Tls
+
 _RST_ON_CLOSE = pack("ii", 1, 0)  # struct linger: on, zero seconds
 _NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
 
@@ -62,7 +64,6 @@ class Connection:
     def __init__(self, proxy: Proxy, number: int, client: so.socket, address: Any, since: float) -> None:
         self.proxy = proxy
         self.number = number
-        self.client = client
         self.address = address
         self.since = since
         self.closed = False
@@ -73,9 +74,12 @@ class Connection:
         up.peer = down
         down.peer = up
         up.fd = client.fileno()
-        up.recv_into = client.recv_into
-        down.send = client.send
-        self.upstream: so.socket | None = None
+        self.client: so.socket | Side = client
+        if proxy.tls is not None:
+            self.client = proxy.tls.to_client(client, up, loop)
+        up.recv_into = self.client.recv_into
+        down.send = self.client.send
+        self.upstream: so.socket | Side | None = None
         self._targets: list[Address] | None = None
 
     def open(self) -> None:
@@ -130,11 +134,15 @@ class Connection:
                 upstream.close()
                 self.proxy.dial_error = OSError(error, "connect")
             return False
-        self.upstream = upstream
         down = self.down
-        self.up.send = upstream.send
-        down.recv_into = upstream.recv_into
+        proxy = self.proxy
+        down.loop = proxy.context.loop
         down.fd = fd = upstream.fileno()
+        self.upstream = upstream
+        if proxy.tls is not None:
+            self.upstream = proxy.tls.to_upstream(upstream, down, proxy.context.loop, proxy.upstream)
+        self.up.send = self.upstream.send
+        down.recv_into = self.upstream.recv_into
         loop = down.loop
         loop.handlers[fd] = down.on_event
         loop.watch(fd, IN, 0)  # an error is always told; that it can be written to, we find out by writing
@@ -181,6 +189,22 @@ class Connection:
                 self.close(reset=True)
                 return
         self.close(reset=self.up.bytes > 0)  # as the kernel does it when unread data is thrown away
+
+    def tls_failed(self, link: Link, why: str) -> None:
+        """TLS at the link's source did not come about, or broke: close, with a RST for a client that waits for an answer."""
+        self.proxy.context.log.warning(
+            "TLS failed",
+            name=self.proxy.name,
+            client=self.shown_client,
+            side="client" if link.upward else "upstream",
+            err=why,
+        )
+        if not link.upward and self.up.bytes:
+            try:
+                self.client.setsockopt(so.SOL_SOCKET, so.SO_LINGER, _RST_ON_CLOSE)
+            except OSError:
+                pass  # as in close()
+        self.close()
 
     def half_closed(self, link: Link) -> None:
         """One direction is at its end: tell its destination, or close if the other one is too."""
@@ -281,6 +305,7 @@ class Proxy:
         self.ports: dict[int, None] = {}  # of clients that we had, so that their end is not taken for a refusal
         self.dial_error: Exception = OSError()
         self.doorman: Doorman | None = None
+        self.tls: Tls | None = None
         self.fillers: dict[int, None] = {}  # ports of our own connections that fill the backlog
         self._targets: list[Address] | None = None
 
@@ -334,6 +359,12 @@ class Proxy:
             if self.doorman is None:
                 self.doorman = Doorman(self)
             self.doorman.set(options)
+
+    def secure(self, tls: Tls | None) -> None:
+        """Talk TLS on new connections, or plain if None; those that there are stay as they are."""
+        if tls is not None and self.tls is not None:
+            tls.failures = self.tls.failures
+        self.tls = tls
 
     def cut_all(self) -> None:
         """Close all connections."""
@@ -501,6 +532,7 @@ class Proxy:
             "Logger": {},  # leaks out of the original; some client may have it in a struct
             "toxics": [rule.shown() for rule in self.rules],
             **(self.doorman.shown() if self.doorman is not None else {}),
+            **({"tls": self.tls.shown} if self.tls is not None else {}),
         }
 
     def total(self, *, upward: bool, sent: bool = False) -> int:
@@ -528,6 +560,7 @@ class Proxy:
             "cut": self.cut.shown(),
             "bytes": {"upstream": self.total(upward=True), "downstream": self.total(upward=False)},
             "toxics": {rule.name: rule.counted() for rule in self.rules},
+            **({"tls": self.tls.counted()} if self.tls is not None else {}),
         }
 
 

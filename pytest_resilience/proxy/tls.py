@@ -1,0 +1,510 @@
+"""TLS to the client or to the upstream, between a socket and its link, so that toxics see plain text. Imported if it is used.
+
+To its link a `Side` is two things: the socket (`recv_into`, `send`, `shutdown`, `close`), and the loop that watches it. So a link
+does not know of TLS, and a connection without TLS does not meet this file. The rules:
+
+- nothing waits: OpenSSL works on memory, and the bytes go in and out when the loop says that they can;
+- the handshake is the side's own affair; until it is done the link is told that its destination is busy;
+- `send` says that plain text was sent when all of its cipher text was, as SSL_write does, so that the link's accounts, its
+  back-pressure, and its closing behind all that was said hold with TLS too;
+- `recv_into` leaves no plain text inside OpenSSL, for which no descriptor would ever be ready: it takes so little cipher
+  text that what comes out of it has room, with the part of a record that came before.
+"""
+
+from __future__ import annotations
+
+import _socket as so
+import os
+import ssl
+import stat
+from collections.abc import Callable
+from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
+from typing import TYPE_CHECKING, Any
+
+from ..wire.toxiproxy import Rejected, TlsBody, bad_body
+from .address import AddressError, split
+from .loop import ERR, HUP, IN, OUT, Loop, Timer
+from .rule import Counter
+
+if TYPE_CHECKING:
+    from .link import Link
+
+HANDSHAKE = 30.0
+"""Seconds that a handshake may take; to the upstream with the connecting."""
+
+RECORD = 16384
+"""Bytes of plain text in one TLS record, at most."""
+
+_BUSY = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # as for a link
+_EMPTY = memoryview(b"")
+
+
+class Tls:
+    """What one proxy does about TLS.
+
+    Attributes:
+        shown: as on the wire.
+        failures: handshakes that failed and TLS that broke, by side.
+    """
+
+    def __init__(self, body: TlsBody) -> None:
+        """Read the files; later changes of theirs are seen when the options are sent again.
+
+        Raises:
+            Rejected: 400 that names the field and says what is wrong, and nothing of what is in the file.
+        """
+        self.shown = body.shown
+        self.failures = {"client": Counter(), "upstream": Counter()}
+        self._client = None if body.client is None else _server_context(body.client)
+        self._upstream = None if body.upstream is None else _client_context(body.upstream)
+        self._server_name: str | None = (body.upstream or {}).get("server_name")
+        if self._upstream is not None and self._server_name is not None:
+            try:
+                self._upstream.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=self._server_name)
+            except ValueError as error:
+                raise bad_body(f"tls.upstream.server_name: {error}") from None
+
+    def counted(self) -> dict[str, Any]:
+        """For GET /proxies/{p}/counters."""
+        return {"failed": {side: counter.shown() for side, counter in self.failures.items()}}
+
+    def to_client(self, sock: so.socket, up: Link, loop: Loop) -> so.socket | Side:
+        """What the connection takes for its client's socket."""
+        if self._client is None:
+            return sock
+        return Side(sock, self._client, None, up, loop, self.failures["client"])
+
+    def to_upstream(self, sock: so.socket, down: Link, loop: Loop, upstream: str) -> so.socket | Side:
+        """What the connection takes for its upstream's socket."""
+        if self._upstream is None:
+            return sock
+        return Side(sock, self._upstream, self._server_name or _host(upstream), down, loop, self.failures["upstream"])
+
+
+def _host(upstream: str) -> str:
+    """Whom an upstream's certificate should be for, unless we are told."""
+    if upstream.startswith("unix:"):
+        return "localhost"
+    try:
+        return split(upstream)[0].strip(".") or "localhost"
+    except AddressError:  # it could not have been dialled
+        return "localhost"
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------
+
+
+def _server_context(options: dict[str, Any]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _configure(context, "tls.client", options)
+    if "ca" in options:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _client_context(options: dict[str, Any]) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _configure(context, "tls.upstream", options)
+    if not options.get("verify", True):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif "ca" not in options:
+        context.load_default_certs()
+    return context
+
+
+def _configure(context: ssl.SSLContext, where: str, options: dict[str, Any]) -> None:
+    context.options |= ssl.OP_NO_RENEGOTIATION  # so that writing never waits for reading
+    if "ca" in options:
+        _load(f"{where}.ca", options["ca"], context.load_verify_locations)
+    if "cert" in options:
+        certificate, key = options["cert"], options["key"]
+        # Looked at one by one, as OpenSSL does not say which of the two it means.
+        _load(f"{where}.cert", certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations)
+        # Without a password it would ask at the terminal, and all would wait.
+        _load(f"{where}.key", key, lambda path: context.load_cert_chain(certificate, path, lambda: ""))
+    if "alpn" in options:
+        try:
+            context.set_alpn_protocols(options["alpn"])
+        except (ssl.SSLError, ValueError):
+            raise bad_body(f"{where}.alpn: a protocol's name has 1 to 255 ASCII characters") from None
+
+
+def _load(field: str, path: str, load: Callable[[str], object]) -> None:
+    def refuse(why: str) -> Rejected:
+        return bad_body(f"{field}: {path}: {why}")
+
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # and a pipe would keep all waiting
+            raise refuse("not a regular file")
+        load(path)
+    except ssl.SSLError as error:
+        reason = (error.reason or "no PEM that can be read").replace("_", " ").lower()
+        raise refuse({"pem lib": "not PEM of the right kind, or encrypted"}.get(reason, reason)) from None
+    except OSError as error:
+        raise refuse(error.strerror or type(error).__name__) from None
+    except ValueError as error:  # a NUL in the path, and others that OpenSSL does not like
+        raise refuse(str(error)) from None
+
+
+# --- one side of one connection --------------------------------------------------------------------------------------
+
+
+class Side:
+    """TLS with one peer: the socket and the loop of the link whose source that peer is.
+
+    Args:
+        sock: non-blocking; ours from now on.
+        server: the name that the peer's certificate is for, if it is the server; None if we are.
+        link: its source is the peer; the peer's destination is the link's `peer`.
+        failures: counts.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_closed",
+        "_deadline",
+        "_end_said",
+        "_ended",
+        "_ending",
+        "_error",
+        "_failures",
+        "_heard",
+        "_incoming",
+        "_link",
+        "_loop",
+        "_mask",
+        "_outgoing",
+        "_owed",
+        "_ready",
+        "_session",
+        "_socket",
+        "_spare",
+        "_wake",
+        "_wanted",
+        "at",
+        "handlers",
+        "now",
+    )
+
+    def __init__(
+        self,
+        sock: so.socket,
+        context: ssl.SSLContext,
+        server: str | None,
+        link: Link,
+        loop: Loop,
+        failures: Counter,
+    ) -> None:
+        self._socket = sock
+        self._incoming = incoming = ssl.MemoryBIO()
+        self._outgoing = outgoing = ssl.MemoryBIO()
+        self._session = context.wrap_bio(incoming, outgoing, server is None, server)
+        self._link = link
+        self._loop = loop
+        self._failures = failures
+        self._mask = 0  # what the loop watches
+        self._wanted = 0  # what the link believes that it watches
+        self._heard = False
+        self._ready = False  # the handshake is done
+        self._ended = False  # the peer has said that it has nothing more to say
+        self._ending = False  # we have to say so
+        self._end_said = False  # and have done it
+        self._closed = False
+        self._backlog = _EMPTY  # cipher text that the socket did not take yet
+        self._owed = 0  # plain text of the link that is in the backlog, and not yet counted as sent
+        self._spare = b""  # plain text that came with the end of the handshake
+        self._error: OSError | None = None  # that sending met while there was nobody to tell
+        self._wake: Timer | None = None
+        self._deadline: Timer | None = None
+        self.handlers = loop.handlers
+        self.now = loop.now
+        self.at = loop.at
+        link.loop = self
+
+    # --- as the link's loop ------------------------------------------------------------------------------------------
+
+    def watch(self, fd: int, mask: int, before: int) -> None:
+        """Have the link told what `mask` says; the first time, begin the handshake."""
+        self._wanted = mask
+        if self._deadline is None:
+            self.handlers[fd] = self._on_event
+            self._deadline = self.at(self.now() + HANDSHAKE, self._too_late)
+            if self._session.server_side:
+                self._settle()
+            else:
+                self._shake_hands()  # says hello; what fails is heard from the socket
+            return
+        self._settle()
+        self._wake_link()
+
+    def forget(self, fd: int, mask: int) -> None:
+        """Stop calling anybody."""
+        self._loop.forget(fd, self._mask)
+
+    def _settle(self) -> None:
+        """Have the loop watch what the link and we need."""
+        if self._closed:
+            return
+        if self._ready:
+            mask = self._wanted if not self._backlog else self._wanted | OUT
+        else:
+            mask = IN | OUT if self._backlog else IN
+        if mask != self._mask:
+            self._loop.watch(self._socket.fileno(), mask, self._mask)
+            self._mask = mask
+
+    def _wake_link(self) -> None:
+        """Come back to a link that would read, if there is something to read that the descriptor does not know of."""
+        if self._wake is None and self._wanted & IN and (self._ended or self._spare):
+            self._wake = self.at(self.now(), self._on_wake)
+
+    def _on_wake(self) -> None:
+        self._wake = None
+        if self._wanted & IN:
+            self._link.on_event(IN)
+
+    def _on_event(self, events: int) -> None:
+        if not self._ready:
+            self._go_on(events)
+            return
+        if self._backlog and not self._owed and events & OUT:
+            try:
+                self._flush()
+            except OSError as error:
+                self._error = error
+                events |= ERR
+        told = events & (self._wanted | ERR | HUP)
+        if told:
+            self._link.on_event(told)
+        else:
+            self._settle()
+
+    # --- the handshake -----------------------------------------------------------------------------------------------
+
+    def _go_on(self, events: int) -> None:
+        try:
+            if self._backlog and events & OUT:
+                self._flush()
+            if events & ~OUT:
+                data = self._socket.recv(RECORD)
+                if not data:
+                    raise self._error or ConnectionResetError(ECONNRESET, "closed in the middle of the handshake")
+                self._heard = True
+                self._incoming.write(data)
+        except OSError as error:
+            if error.errno not in _BUSY:
+                self._broken(error)
+                return
+        self._shake_hands()
+
+    def _shake_hands(self) -> None:
+        try:
+            self._session.do_handshake()
+            self._ready = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._try_flush()  # the alert
+            self._fail(_reason(error))
+            return
+        self._try_flush()
+        if not self._ready:
+            self._settle()
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._incoming.pending:
+            try:
+                buffer = bytearray(2 * RECORD)
+                self._spare = bytes(buffer[: self._decrypt(memoryview(buffer))])
+            except ssl.SSLError as error:
+                self._fail(_reason(error))
+                return
+        if self._ending:
+            self._say_end()
+        self._settle()
+        self._wake_link()
+
+    def _too_late(self) -> None:
+        self._broken(TimeoutError(None, f"no handshake within {HANDSHAKE:g} s"))
+
+    def _broken(self, error: OSError) -> None:
+        """The connection failed before TLS came about."""
+        link = self._link
+        gone = error.errno in (ECONNRESET, EPIPE)
+        if link.upward and gone and not self._heard:
+            link.connection.close()  # a client that came and went, as those do that look whether somebody listens
+        elif not link.upward and not gone and not link.connection.connected:
+            link.connection.dial_failed(error)
+        else:
+            self._fail(error.strerror or str(error))
+
+    def _fail(self, why: str) -> None:
+        self._failures.add(self.now())
+        self._link.connection.tls_failed(self._link, why)
+
+    # --- as the link's socket ----------------------------------------------------------------------------------------
+
+    def recv_into(self, buffer: bytearray, size: int = 0) -> int:
+        """Plain text; 0 at the end.
+
+        Raises:
+            OSError: EAGAIN if there is none yet, or what the socket says.
+        """
+        view = memoryview(buffer)[: size or None]
+        spare = self._spare
+        if spare:
+            view[: len(spare)] = spare
+            self._spare = b""
+            self._wake_link()
+            return len(spare)
+        if self._ended:
+            return 0
+        try:
+            # Into the same buffer, as what comes out is shorter than what goes in.
+            got = self._socket.recv_into(view, len(view) - RECORD)
+        except OSError as error:
+            if error.errno in _BUSY and self._error is not None:
+                raise self._error from None
+            raise
+        if not got:
+            self._ended = True
+            if self._error is not None:
+                raise self._error
+            return 0
+        self._incoming.write(view[:got])
+        try:
+            count = self._decrypt(view)
+        except ssl.SSLError as error:
+            self._try_flush()
+            self._fail(_reason(error))
+            raise BlockingIOError(EAGAIN, "closed") from None
+        if self._outgoing.pending:
+            self._try_flush()
+            self._settle()
+        return self._tell(count)
+
+    def _tell(self, count: int) -> int:
+        if count:
+            self._wake_link()
+        elif not self._ended:
+            raise BlockingIOError(EAGAIN, "no whole record yet")
+        return count
+
+    def _decrypt(self, view: memoryview) -> int:
+        count = 0
+        read = self._session.read
+        try:
+            while count < len(view):  # always: see `recv_into`
+                got: Any = read(len(view) - count, view[count:])
+                if not got:  # close_notify
+                    self._ended = True
+                    return count
+                count += got
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # close_notify, after ours
+            self._ended = True
+        return count
+
+    def send(self, data: memoryview | bytes) -> int:
+        """Encrypt and write; how much of `data` has wholly left. What has not comes again at the next call.
+
+        Raises:
+            OSError: what the socket says.
+        """
+        if self._error is not None:
+            raise self._error
+        if not self._ready or not self._flush():
+            return 0
+        view = memoryview(data)
+        sent, self._owed = self._owed, 0
+        while sent < len(view):
+            end = sent
+            while end < len(view) and end - sent < 8 * RECORD:
+                end += self._session.write(view[end : end + RECORD])
+            if not self._flush():
+                self._owed = end - sent
+                break
+            sent = end
+        self._settle()
+        return sent
+
+    def _flush(self) -> bool:
+        """Write what waits; whether nothing waits any more."""
+        while True:
+            if not self._backlog:
+                if not self._outgoing.pending:
+                    if self._end_said:
+                        self._shut()
+                    return True
+                self._backlog = memoryview(self._outgoing.read())
+            try:
+                sent = self._socket.send(self._backlog)
+            except OSError as error:
+                if error.errno in _BUSY:
+                    return False
+                self._backlog = _EMPTY
+                raise
+            self._backlog = self._backlog[sent:]
+
+    def _try_flush(self) -> None:
+        """Write, and keep an error for whoever asks next."""
+        try:
+            self._flush()
+        except OSError as error:
+            self._error = error
+
+    def shutdown(self, how: int) -> None:
+        """Say that we have nothing more to say: close_notify, and FIN behind it."""
+        self._ending = True
+        if self._ready:
+            self._say_end()
+            self._settle()
+
+    def _say_end(self) -> None:
+        try:
+            self._session.unwrap()
+        except ssl.SSLError:
+            pass  # that the peer has not said so too is no error
+        self._end_said = True
+        self._try_flush()
+
+    def _shut(self) -> None:
+        try:
+            self._socket.shutdown(so.SHUT_WR)
+        except OSError:
+            pass  # it is gone, which reading finds out
+
+    def close(self) -> None:
+        """Close the socket; behind a close_notify, if the end of what we had to say was reached just now."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._ready and self._link.peer.done and not self._ending:
+            self.shutdown(so.SHUT_WR)
+        for timer in (self._wake, self._deadline):
+            if timer is not None:
+                timer.cancel()
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """The socket's."""
+        return self._socket.fileno()
+
+    def getpeername(self) -> Any:
+        """The socket's."""
+        return self._socket.getpeername()
+
+    def setsockopt(self, level: int, option: int, value: bytes) -> None:
+        """The socket's."""
+        self._socket.setsockopt(level, option, value)
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """What went wrong, in OpenSSL's words, without its line numbers."""
+    text = (error.reason or str(error)).replace("_", " ").lower()
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{text}: {error.verify_message}"
+    return text

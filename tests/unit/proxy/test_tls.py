@@ -1,0 +1,405 @@
+"""TLS between a socket and its link: what no peer of ours can be made to do on time, on fakes."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from errno import EAGAIN, ECONNREFUSED, ECONNRESET, EPIPE
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trustme
+
+from pytest_resilience.proxy.loop import ERR, IN, OUT, Timer
+from pytest_resilience.proxy.rule import Counter
+from pytest_resilience.proxy.tls import HANDSHAKE, RECORD, Side, Tls, _host
+from pytest_resilience.wire.toxiproxy import TlsBody
+
+CA = trustme.CA()
+BUFFER = bytearray(262144)
+
+
+class FakeLoop:
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.timers: list[Timer] = []
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.mask = 0
+
+    def now(self) -> float:
+        return self.time
+
+    def at(self, when: float, call: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(when, call))
+        return self.timers[-1]
+
+    def watch(self, fd: int, mask: int, before: int) -> None:
+        assert before == self.mask
+        self.mask = mask
+
+    def fire(self) -> None:
+        """Call what is due."""
+        due = [timer for timer in self.timers if timer.when <= self.time]
+        self.timers = [timer for timer in self.timers if timer not in due]
+        for timer in due:
+            if timer.call is not None:
+                timer.call()
+
+
+class FakeSocket:
+    """`incoming` is what is there to read, `sent` what was written; `room` how much more fits."""
+
+    def __init__(self) -> None:
+        self.incoming = bytearray()
+        self.sent = bytearray()
+        self.room = 1 << 30
+        self.error: OSError | None = None
+        self.ended = self.closed = self.shut = False
+
+    def fileno(self) -> int:
+        return 7
+
+    def recv(self, size: int) -> bytes:
+        view = memoryview(bytearray(size))
+        return bytes(view[: self.recv_into(view, size)])
+
+    def recv_into(self, view: memoryview, size: int) -> int:
+        if not self.incoming:
+            if self.ended:
+                return 0
+            raise BlockingIOError(EAGAIN, "")
+        part = self.incoming[:size]
+        del self.incoming[: len(part)]
+        view[: len(part)] = part
+        return len(part)
+
+    def send(self, data: memoryview) -> int:
+        if self.error is not None:
+            raise self.error
+        if not self.room:
+            raise BlockingIOError(EAGAIN, "")
+        part = data[: self.room]
+        self.room -= len(part)
+        self.sent += part
+        return len(part)
+
+    def shutdown(self, how: int) -> None:
+        self.shut = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Peer:
+    """A side that is told apart from its peer by fakes only, and the peer's own session."""
+
+    def __init__(self, *, upward: bool = True, limit: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
+        serving, asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        CA.issue_cert("door.test").configure_cert(serving)
+        CA.configure_trust(asking)
+        serving.maximum_version = limit
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.session = (asking if upward else serving).wrap_bio(
+            self.incoming, self.outgoing, not upward, "door.test" if upward else None
+        )
+        self.loop = FakeLoop()
+        self.socket = FakeSocket()
+        self.events: list[int] = []
+        self.said: list[Any] = []
+        self.connection = SimpleNamespace(
+            connected=True,
+            close=lambda: self.said.append("closed"),
+            tls_failed=lambda link, why: self.said.append(why),
+            dial_failed=self.said.append,
+        )
+        self.link = SimpleNamespace(
+            upward=upward, connection=self.connection, peer=SimpleNamespace(done=False), on_event=self.events.append, loop=None
+        )  # fmt: skip
+        self.failures = Counter()
+        args: Any = (self.socket, serving if upward else asking, None if upward else "door.test")
+        self.side = Side(*args, self.link, self.loop, self.failures)  # type: ignore[arg-type]
+        assert self.link.loop is self.side
+
+    def begin(self, mask: int = IN) -> None:
+        self.side.watch(7, IN, 0)
+        if mask != IN:
+            self.side.watch(7, mask, IN)
+
+    def event(self, events: int = IN) -> None:
+        self.loop.handlers[7](events)
+
+    def carry(self) -> None:
+        """What the side wrote, to the peer's session; what that wrote, to the side's socket."""
+        self.incoming.write(bytes(self.socket.sent))
+        self.socket.sent.clear()
+        self.socket.incoming += self.outgoing.read()
+
+    def shake(self) -> None:
+        for _ in range(4):
+            try:
+                self.session.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            self.carry()
+            if self.socket.incoming:
+                self.event()
+                self.carry()
+
+    def read(self) -> bytes:
+        self.carry()
+        got = b""
+        try:
+            while part := self.session.read(1 << 20):
+                got += part
+        except ssl.SSLWantReadError:
+            pass
+        return got
+
+
+@pytest.fixture(params=[True, False], ids=["client", "upstream"])
+def peer(request: pytest.FixtureRequest) -> Peer:
+    made = Peer(upward=request.param)
+    made.begin()
+    made.shake()
+    assert made.loop.timers[0].call is None, "the handshake has no deadline any more"
+    return made
+
+
+def test_handshake_reads_even_while_its_link_would_not() -> None:
+    peer = Peer()
+    peer.begin(0)
+    assert peer.loop.mask == IN
+    peer.shake()
+    assert peer.loop.mask == 0
+    assert peer.events == []
+
+
+def test_link_hears_of_writing_only_after_the_handshake() -> None:
+    peer = Peer()
+    peer.begin(IN | OUT)
+    assert peer.loop.mask == IN, "or it would be called all the time"
+    assert peer.side.send(b"early") == 0
+    peer.shake()
+    assert peer.loop.mask == IN | OUT
+    assert peer.side.send(b"early") == 5
+    assert peer.read() == b"early"
+
+
+def test_silent_client_is_closed_after_the_deadline_and_counted() -> None:
+    peer = Peer()
+    peer.begin()
+    peer.loop.time = HANDSHAKE - 0.01
+    peer.loop.fire()
+    assert peer.said == []
+    peer.loop.time = HANDSHAKE
+    peer.loop.fire()
+    assert peer.said == ["no handshake within 30 s"]
+    assert peer.failures.count == 1
+
+
+def test_deadline_of_an_upstream_that_never_connected_is_a_failed_dial() -> None:
+    peer = Peer(upward=False)
+    peer.connection.connected = False
+    peer.begin()
+    peer.loop.time = HANDSHAKE
+    peer.loop.fire()
+    assert [type(each) for each in peer.said] == [TimeoutError]
+    assert peer.failures.count == 0
+
+
+def test_hello_waits_for_the_connect_and_a_refusal_is_a_failed_dial() -> None:
+    peer = Peer(upward=False)
+    peer.connection.connected = False
+    peer.socket.room = 0
+    peer.begin()
+    assert peer.loop.mask == IN | OUT
+    peer.socket.error = refused = ConnectionRefusedError(ECONNREFUSED, "refused")
+    peer.event(OUT | ERR)
+    assert peer.said == [refused]
+
+
+@pytest.mark.parametrize(("upward", "said"), [(True, ["closed"]), (False, ["closed in the middle of the handshake"])])
+def test_end_before_the_first_byte(upward: bool, said: list[str]) -> None:
+    peer = Peer(upward=upward)
+    peer.begin()
+    peer.socket.ended = True
+    peer.event()
+    assert peer.said == said
+
+
+def test_end_in_mid_handshake_is_a_failure() -> None:
+    peer = Peer()
+    peer.begin()
+    peer.socket.incoming += b"\x16\x03\x01\x02\x00\x01"
+    peer.event()
+    peer.socket.ended = True
+    peer.event()
+    assert peer.said == ["closed in the middle of the handshake"]
+
+
+def test_what_comes_with_the_end_of_the_handshake_waits_until_the_link_reads() -> None:
+    peer = Peer()
+    peer.begin(0)
+    for _ in range(2):
+        try:
+            peer.session.do_handshake()
+        except ssl.SSLWantReadError:
+            peer.carry()
+            peer.event()
+            peer.carry()
+    peer.session.write(b"at once")
+    peer.carry()
+    peer.event()
+    assert peer.events == []
+    peer.side.watch(7, IN, 0)
+    peer.loop.fire()
+    assert peer.events == [IN], "though nothing is there to read any more"
+    assert peer.side.recv_into(BUFFER) == 7
+    assert BUFFER[:7] == b"at once"
+
+
+@pytest.mark.parametrize("size", [0, 32768])
+@pytest.mark.parametrize("limit", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_plain_text_stays_behind(size: int, limit: ssl.TLSVersion) -> None:
+    peer = Peer(limit=limit)
+    peer.begin()
+    peer.shake()
+    said = bytes(range(256)) * 1024
+    for start in range(0, len(said), 5000):
+        peer.session.write(said[start : start + 5000])
+    for start in range(0, len(said), RECORD):
+        peer.session.write(said[start : start + RECORD])
+    peer.carry()
+    got = b""
+    while peer.socket.incoming:
+        try:
+            count = peer.side.recv_into(BUFFER, size)
+        except BlockingIOError:
+            continue  # not a whole record yet
+        got += BUFFER[:count]
+        assert peer.side._session.pending() == 0
+    assert got == said + said
+
+
+def test_sent_is_what_has_left_and_the_rest_comes_again(peer: Peer) -> None:
+    said = bytes(range(256)) * 1024
+    peer.socket.room = 20_000
+    sent, got = 0, b""
+    for _ in range(1000):
+        more = peer.side.send(said[sent:])
+        peer.socket.room += 7000
+        sent += more
+        got += peer.read()
+        assert sent <= len(got), "not told before it left"
+        if sent == len(said):
+            break
+        assert peer.loop.mask & OUT
+    assert got == said
+    assert peer.side.send(b"") == 0
+    assert not peer.loop.mask & OUT
+
+
+def test_close_notify_behind_data_is_told_though_nothing_more_comes(peer: Peer) -> None:
+    peer.session.write(b"last")
+    with pytest.raises(ssl.SSLWantReadError):
+        peer.session.unwrap()
+    peer.carry()
+    peer.event()
+    assert peer.side.recv_into(BUFFER) == 4
+    peer.events.clear()
+    peer.loop.fire()
+    assert peer.events == [IN]
+    assert peer.side.recv_into(BUFFER) == 0
+
+
+def test_end_goes_out_when_there_is_room_for_it(peer: Peer) -> None:
+    peer.side.watch(7, 0, IN)
+    peer.socket.room = 0
+    peer.side.shutdown(1)
+    assert (peer.loop.mask, peer.socket.shut) == (OUT, False)
+    peer.socket.room = 1000
+    peer.event(OUT)
+    assert (peer.loop.mask, peer.socket.shut) == (0, True)
+    peer.carry()
+    assert peer.session.read(1, bytearray(1)) == 0, "close_notify"
+
+
+def test_end_before_the_handshake_is_said_after_it() -> None:
+    peer = Peer(upward=False)
+    peer.begin()
+    peer.side.shutdown(1)
+    assert not peer.socket.shut
+    peer.shake()
+    assert peer.socket.shut
+
+
+@pytest.mark.parametrize(("done", "rest"), [(True, 0), (False, None)])
+def test_closing_says_the_end_only_if_the_end_was_reached(peer: Peer, done: bool, rest: int | None) -> None:
+    peer.link.peer.done = done
+    peer.side.close()
+    assert peer.socket.closed
+    assert peer.socket.shut is done
+    peer.carry()
+    if done:
+        assert peer.session.read(1, bytearray(1)) == rest
+    else:
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.session.read(1)
+
+
+def test_garbage_after_the_handshake_is_a_failure(peer: Peer) -> None:
+    peer.socket.incoming += b"\x17\x03\x03\x00\x20" + b"x" * 32
+    with pytest.raises(BlockingIOError):
+        peer.side.recv_into(BUFFER)
+    assert len(peer.said) == peer.failures.count == 1
+
+
+def test_an_error_that_nobody_heard_is_told_to_whoever_asks_next(peer: Peer) -> None:
+    peer.events.clear()
+    peer.socket.incoming.clear()  # tickets
+    peer.socket.room = 0
+    peer.side.shutdown(1)
+    peer.socket.error = BrokenPipeError(EPIPE, "gone")
+    peer.event(OUT)
+    assert peer.events == [ERR]
+    with pytest.raises(BrokenPipeError):
+        peer.side.send(b"x")
+    with pytest.raises(BrokenPipeError):
+        peer.side.recv_into(BUFFER)
+    peer.socket.ended = True
+    with pytest.raises(BrokenPipeError):
+        peer.side.recv_into(BUFFER)
+
+
+def test_reset_of_the_socket_reaches_the_link(peer: Peer) -> None:
+    peer.socket.error = ConnectionResetError(ECONNRESET, "reset")
+    with pytest.raises(ConnectionResetError):
+        peer.side.send(b"x")
+
+
+@pytest.mark.parametrize(
+    ("upstream", "name"),
+    [
+        ("db.test:5432", "db.test"),
+        ("[::1]:5432", "::1"),
+        (":5432", "localhost"),
+        ("unix:/s", "localhost"),
+        ("what", "localhost"),
+    ],
+)
+def test_name_of_an_upstream(upstream: str, name: str) -> None:
+    assert _host(upstream) == name
+
+
+def test_files_are_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "both.pem"
+    CA.issue_cert("door.test").private_key_and_cert_chain_pem.write_to_path(path)
+    tls = Tls(TlsBody(client={"cert": str(path), "key": str(path)}))
+    path.unlink()
+    loop: Any = FakeLoop()
+    link: Any = SimpleNamespace(loop=loop)
+    sock: Any = FakeSocket()
+    assert isinstance(tls.to_client(sock, link, loop), Side)
+    assert tls.to_upstream(sock, link, loop, "x:1") is sock
