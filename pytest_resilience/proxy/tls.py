@@ -488,6 +488,7 @@ class Side:
             if timer is not None:
                 timer.cancel()
         self._socket.close()
+        del self._link  # no circles left behind, as in Connection.close; nobody calls us any more
 
     def fileno(self) -> int:
         """The socket's."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
+import weakref
 from collections.abc import Callable
 from errno import EAGAIN, ECONNREFUSED, ECONNRESET, EPIPE
 from pathlib import Path
@@ -34,6 +36,10 @@ class FakeLoop:
     def at(self, when: float, call: Callable[[], None]) -> Timer:
         self.timers.append(Timer(when, call))
         return self.timers[-1]
+
+    def forget(self, fd: int, mask: int) -> None:
+        assert mask == self.mask
+        del self.handlers[fd]
 
     def watch(self, fd: int, mask: int, before: int) -> None:
         assert before == self.mask
@@ -347,6 +353,25 @@ def test_closing_says_the_end_only_if_the_end_was_reached(peer: Peer, done: bool
     else:
         with pytest.raises(ssl.SSLWantReadError):
             peer.session.read(1)
+
+
+def test_closed_side_is_freed_without_the_collector() -> None:
+    peer = Peer()
+    peer.begin()
+    peer.shake()
+    link, side = peer.link, peer.side
+    link.recv_into, link.send, link.connection = side.recv_into, side.send, None
+    del peer.link, peer.side
+    session = weakref.ref(side._session)
+    gc.disable()
+    try:
+        side.forget(7, IN)
+        side.close()
+        side.close()
+        del link, side
+        assert session() is None
+    finally:
+        gc.enable()
 
 
 def test_garbage_after_the_handshake_is_a_failure(peer: Peer) -> None:
