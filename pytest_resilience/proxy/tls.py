@@ -139,8 +139,8 @@ def _load(field: str, path: str, load: Callable[[str], object]) -> None:
             raise refuse("not a regular file")
         load(path)
     except ssl.SSLError as error:
-        reason = (error.reason or "no PEM that can be read").replace("_", " ").lower()
-        raise refuse({"pem lib": "not PEM of the right kind, or encrypted"}.get(reason, reason)) from None
+        reason = (error.reason or "").replace("_", " ").lower()
+        raise refuse("not PEM of the right kind, or encrypted" if reason in ("", "pem lib") else reason) from None
     except OSError as error:
         raise refuse(error.strerror or type(error).__name__) from None
     except ValueError as error:  # a NUL in the path, and others that OpenSSL does not like

@@ -514,6 +514,7 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(
     reply = door.call("PATCH", "", {"tls": {"client": {"cert": papers.cert, "key": str(locked)}}})
     assert reply.status == 400
     assert reply.error.startswith(f"bad request body: tls.client.key: {locked}: ")
+    assert "hunter2" not in reply.error
 
 
 def test_populate_sets_tls_takes_it_back_and_leaves_it_alone(server: Server, ends: Ends, papers: Papers) -> None:

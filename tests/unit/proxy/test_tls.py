@@ -17,7 +17,7 @@ import trustme
 from pytest_resilience.proxy.loop import ERR, IN, OUT, Timer
 from pytest_resilience.proxy.rule import Counter
 from pytest_resilience.proxy.tls import HANDSHAKE, RECORD, Side, Tls, _host
-from pytest_resilience.wire.toxiproxy import TlsBody
+from pytest_resilience.wire.toxiproxy import Rejected, TlsBody
 
 CA = trustme.CA()
 BUFFER = bytearray(262144)
@@ -61,7 +61,8 @@ class FakeSocket:
         self.incoming = bytearray()
         self.sent = bytearray()
         self.room = 1 << 30
-        self.error: OSError | None = None
+        self.error: OSError | None = None  # that sending meets
+        self.failed: OSError | None = None  # that reading meets
         self.ended = self.closed = self.shut = False
 
     def fileno(self) -> int:
@@ -72,6 +73,8 @@ class FakeSocket:
         return bytes(view[: self.recv_into(view, size)])
 
     def recv_into(self, view: memoryview, size: int) -> int:
+        if self.failed is not None:
+            raise self.failed
         if not self.incoming:
             if self.ended:
                 return 0
@@ -428,3 +431,79 @@ def test_files_are_read_once(tmp_path: Path) -> None:
     sock: Any = FakeSocket()
     assert isinstance(tls.to_client(sock, link, loop), Side)
     assert tls.to_upstream(sock, link, loop, "x:1") is sock
+
+
+# --- options -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """ca.pem, cert.pem and key.pem that belong together, and other.pem, a key of something else."""
+    cert = CA.issue_cert("door.test")
+    CA.cert_pem.write_to_path(tmp_path / "ca.pem")
+    cert.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    cert.private_key_pem.write_to_path(tmp_path / "key.pem")
+    CA.issue_cert("else.test").private_key_pem.write_to_path(tmp_path / "other.pem")
+    return tmp_path
+
+
+def test_both_sides_of_a_proxy(folder: Path) -> None:
+    own = {"cert": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
+    trusted = {**own, "ca": str(folder / "ca.pem"), "alpn": ["h2"]}
+    tls = Tls(TlsBody(client=trusted, upstream={**trusted, "server_name": "door.test"}))
+    none = {"count": 0, "first": None, "last": None}
+    assert tls.counted() == {"failed": {"client": none, "upstream": none}}
+    loop: Any = FakeLoop()
+    link: Any = SimpleNamespace(loop=loop)
+    sock: Any = FakeSocket()
+    assert isinstance(tls.to_upstream(sock, link, loop, "10.0.0.1:1"), Side)
+    for upstream in ({}, {"verify": False}):
+        tls = Tls(TlsBody(upstream=upstream))
+        assert tls.to_client(sock, link, loop) is sock
+        assert isinstance(tls.to_upstream(sock, link, loop, "10.0.0.1:1"), Side)
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "said"),
+    [
+        ("gone.pem", "key.pem", "cert: {}/gone.pem: No such file or directory"),
+        ("", "key.pem", "cert: {}/: not a regular file"),
+        ("key.pem", "key.pem", "cert: {}/key.pem: no certificate or crl found"),
+        ("cert.pem", "cert.pem", "key: {}/cert.pem: not PEM of the right kind, or encrypted"),
+        ("cert.pem", "other.pem", "key: {}/other.pem: key values mismatch"),
+        ("cert.pem", "a\0b", "key: {}/a\0b: embedded null byte"),
+    ],
+)
+def test_files_that_are_no_use(folder: Path, cert: str, key: str, said: str) -> None:
+    with pytest.raises(Rejected) as refused:
+        Tls(TlsBody(client={"cert": f"{folder}/{cert}", "key": f"{folder}/{key}"}))
+    assert refused.value.message == f"bad request body: tls.client.{said}".format(folder)
+
+
+@pytest.mark.parametrize("options", [{"server_name": ""}, {"alpn": [""]}, {"alpn": ["\u00e9"]}])
+def test_names_that_are_no_use(options: dict[str, Any]) -> None:
+    with pytest.raises(Rejected, match=next(iter(options))):
+        Tls(TlsBody(upstream=options))
+
+
+def test_alert_and_reason_of_a_handshake_that_failed() -> None:
+    peer = Peer(upward=False)
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("door.test").configure_cert(serving)
+    peer.session = serving.wrap_bio(peer.incoming, peer.outgoing, server_side=True)
+    peer.begin()
+    with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
+        peer.shake()
+    assert peer.said == ["certificate verify failed: unable to get local issuer certificate"]
+
+
+def test_reset_of_a_client_in_mid_handshake_is_a_failure() -> None:
+    peer = Peer()
+    peer.begin()
+    peer.socket.incoming += b"\x16"
+    peer.event()
+    peer.event()  # nothing there after all
+    assert peer.said == []
+    peer.socket.failed = ConnectionResetError(ECONNRESET, "reset")
+    peer.event()
+    assert peer.said == ["reset"]
