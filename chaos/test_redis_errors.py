@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
 
 import healthy
 from pytest_resilience import Resilience, eventually
 from workload import at_once, create, hoped, one_line_per_change, redis, served_by
+
+PASSWORD = "the password that the backend gave it, if any"
 
 # What is done to a real Redis, and how it is undone.
 TROUBLES: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {
@@ -20,7 +23,7 @@ TROUBLES: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {
     ),
     "NOAUTH": (
         [("CONFIG", "SET", "requirepass", "changed"), ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")],
-        [("CONFIG", "SET", "requirepass", "")],
+        [("CONFIG", "SET", "requirepass", PASSWORD)],
     ),
 }
 
@@ -35,8 +38,9 @@ def in_trouble(resilience: Resilience, kind: str) -> Iterator[None]:
         try:
             yield
         finally:
+            password = urlsplit(resilience.redis.direct_url).password or ""
             for command in end:
-                ask(*command)
+                ask(*(password if word is PASSWORD else word for word in command))
 
 
 def redis_is(resilience: Resilience) -> str:
