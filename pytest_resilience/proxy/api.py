@@ -353,9 +353,9 @@ class _Client:
                     return
             elif isinstance(event, h11.EndOfMessage):
                 self._respond()
-            elif event is h11.PAUSED:
-                http.start_next_cycle()
-                self._request = None
+                if http.our_state is h11.DONE and http.their_state is h11.DONE:
+                    http.start_next_cycle()
+                    self._request = None  # from now on it is idle, and not slow with a request
             else:  # the client has closed
                 self.close()
                 return
