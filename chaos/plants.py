@@ -321,6 +321,7 @@ REDIS = (
             "                ssl=True,\n                ssl_ca_certs=settings.upstash_redis_ca_file,\n",
             "",
         ),
+        ("redis_store.py", "            if self._tls:\n", "            if False:\n"),
         tests=UPSTASH,
         says="Upstash is to be asked by TLS",
     ),
@@ -565,7 +566,7 @@ POSTGRES = (
             "        percent = 100 * self._database.size() / self._settings.db_pool_max",
         ),
         tests=EPISODES,
-        says="it counts open connections",
+        says="one moment",
     ),
     plant(
         "alert-of-one-moment",
@@ -642,7 +643,7 @@ POSTGRES = (
             '        import asyncio\n        from dataclasses import replace\n\n        write = self._database.write(sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status")))\n        old = await self.get(campaign_id)\n        self._behind = asyncio.ensure_future(write)\n        return old and replace(old, version=old.version + 1, **fields)',
         ),
         tests=SAFE,
-        says="acknowledged, and Postgres still has",
+        says="acknowledged",
     ),
     plant(
         "commit-not-flushed",

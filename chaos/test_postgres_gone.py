@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import healthy
 from pytest_resilience import Resilience, eventually, recovers
-from workload import at_once, create, full_capacity, hoped, session_to_ask, sql, timed, writing
+from workload import at_once, create, full_capacity, hoped, session, session_to_ask, sql, timed, writing
 
 
 def test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice(resilience: Resilience) -> None:
@@ -93,7 +93,9 @@ def test_a_write_whose_answer_was_lost_is_not_done_again(resilience: Resilience)
 def test_nothing_is_acknowledged_before_it_is_safe(resilience: Resilience) -> None:
     """While Postgres can't have done it, nobody is told that it is done; and when they are told, it is in the log of Postgres."""
     changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(2))
-    with resilience.postgres.starve(lock="campaigns"):
+    with session(
+        resilience, "somebody else", "begin", "lock table campaigns in share mode"
+    ):  # reads go on, writes wait
         early = at_once(
             [
                 lambda: resilience.service.put(changed, json={"message": "not yet"}),

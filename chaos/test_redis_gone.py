@@ -89,7 +89,7 @@ def test_outages_of_every_kind_one_after_the_other(resilience: Resilience) -> No
     paths = [f"/api/campaigns/{create(resilience)['id']}" for _ in range(12)]
     path = paths[0]
     back_on_redis(resilience, path)
-    at_once([lambda p=p: resilience.service.get(p) for p in paths])
+    at_once([lambda: resilience.service.get("/health")] * len(paths))  # the client keeps its connections open, too
     files = resilience.service.process.num_fds()
     others = ("resetting", "frozen", "killed")
     for kind in others:
@@ -105,7 +105,7 @@ def test_outages_of_every_kind_one_after_the_other(resilience: Resilience) -> No
         )
     one_line_per_change(resilience, outages=len(others))
     left = resilience.service.process.num_fds() - files
-    assert left <= 10, f"{left} more open files than before {len(others)} outages: connections are left behind"
+    assert left <= 8, f"{left} more open files than before {len(others)} outages: connections are left behind"
 
 
 def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers(resilience: Resilience) -> None:
