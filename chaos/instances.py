@@ -86,7 +86,7 @@ def another(resilience: Resilience, *, ready: bool = True, **changes: str) -> It
     environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | changes
     with tempfile.TemporaryDirectory() as scratch:
         process = start(environment, Path(scratch, "log"))
-        with httpx.Client(timeout=10.0, trust_env=False) as client:
+        with httpx.Client(timeout=10.0, trust_env=False, limits=httpx.Limits(keepalive_expiry=1.0)) as client:
             instance = Instance(process, Path(scratch, "log"), client)
             try:
                 instance.listen()

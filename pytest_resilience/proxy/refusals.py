@@ -119,7 +119,8 @@ class Refusals:
             family, state, _, _ = _MESSAGE.unpack_from(data, body)
             source, destination = _PORTS.unpack_from(data, body + 4)
             target = data[body + 24 : body + 40]
-            if state == _CLOSE and source and not destination:
+            if state == _CLOSE and source and not destination and not any(data[body + 8 : body + 24]):
+                # Its port was given to it by connect(): who binds a port by himself keeps the address too.
                 for each in self._proxies.values():  # it may have been refused by any of them, or have gone elsewhere
                     each.unattributed += 1
             proxy = self._proxies.get(destination) if state == _CLOSE else None

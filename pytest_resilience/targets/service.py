@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PORT_TRIES = 3  # another process may take a free port before the service binds it
 ASK_EVERY = 0.005  # seconds between two looks at a service that starts
+KEEP_ALIVE = 1.0  # seconds that an idle connection to the service is kept
 STOP_WITHIN = 5.0  # seconds for an orderly stop before it is killed
 
 
@@ -68,7 +69,9 @@ class RunningService:
             if self._client is None:
                 import httpx
 
-                self._client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False)
+                # Servers close idle connections, uvicorn after 5 s: ours go before that, or a request would run into the close.
+                limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
+                self._client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False, limits=limits)
             return self._client
 
     def start(self) -> None:

@@ -23,7 +23,7 @@ def test_missed(resilience):
     with resilience.redis.latency(seconds=0.01):
         pass
 
-@pytest.mark.fault("redis.refuse")
+@pytest.mark.fault("redis.reset")
 def test_marked_and_missed():
     pass
 
@@ -52,7 +52,8 @@ def test_a_test_whose_fault_touched_nothing_is_vacuous(project: pytest.Pytester)
             "*= resilience =*",
             "redis.blackhole: 1 strike, 1 touched nothing",
             "redis.latency: 1 strike, 1 touched nothing",
-            "redis.refuse: 2 strikes, 1 hit (1 connections), 1 touched nothing",
+            "redis.refuse: 1 strike, all hit (1 connections)",
+            "redis.reset: 1 strike, 1 touched nothing",
             "VACUOUS *::test_missed: redis.latency(seconds=0.01) touched no bytes",
             "*1 passed, 3 vacuous*",
         ]
@@ -84,9 +85,7 @@ def test_seed_again(resilience_stack, record_property, worker_id):
     )
     result = project.runpytest_subprocess("-n2", "--resilience-seed=42", "--junitxml=junit.xml", "--dist=each")
     result.assert_outcomes(passed=6)
-    result.stdout.fnmatch_lines(
-        ["redis.refuse: 4 strikes, 2 hit (2 connections), 2 touched nothing", "*6 passed, 6 vacuous*"]
-    )
+    result.stdout.fnmatch_lines(["redis.refuse: 2 strikes, all hit (2 connections)", "*6 passed, 6 vacuous*"])
     seen = {p.get("value") for p in ET.parse(project.path / "junit.xml").iter("property") if p.get("name") == "seen"}
     workers = {str(s).split()[0]: str(s).split()[1:] for s in seen}
     assert set(workers) == {"gw0", "gw1"}
