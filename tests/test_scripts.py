@@ -81,7 +81,14 @@ def test_chaos_is_strict(checkout):
 
 def test_a_path_takes_the_place_of_the_whole_suite(checkout):
     _, out, _ = checkout.run("chaos", "chaos/test_redis_gone.py::test_it", "-x")
-    assert json.loads(out) == ["-n", "auto", "--maxprocesses=4", "--resilience-strict", "chaos/test_redis_gone.py::test_it", "-x"]
+    assert json.loads(out) == [
+        "-n",
+        "auto",
+        "--maxprocesses=4",
+        "--resilience-strict",
+        "chaos/test_redis_gone.py::test_it",
+        "-x",
+    ]
 
 
 def test_the_second_run_installs_nothing(checkout):
