@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_resilience import Stack
-from pytest_resilience.backends import make
+from pytest_resilience.backends.embedded import EmbeddedBackend
 
 BARS = {
     "plugin loaded but unused": 10.0,
@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     rows: dict[str, list[float]] = {"plugin loaded but unused": unused(given.rounds)}
-    stack = Stack(make("embedded"), seed=1)
+    stack = Stack(EmbeddedBackend(), seed=1)
     try:
         stack._postgres_admin.fetch("create table campaigns (id bigserial primary key, name text)")
         stack.begin(None)
