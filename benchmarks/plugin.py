@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -27,6 +28,22 @@ BARS = {
 }  # ms, DESIGN.md
 
 
+UNUSED = """
+import time
+from _pytest.config import get_config
+config = get_config([])
+begin = time.perf_counter()
+config.pluginmanager.import_plugin("pytest_resilience.plugin")  # as the entry point does
+loaded = time.perf_counter()
+config.parse(["."])
+parsed = time.perf_counter()
+from pytest_resilience import plugin
+plugin.pytest_configure(config)
+plugin.pytest_report_header(config)
+print((time.perf_counter() - parsed + loaded - begin) * 1000)
+"""
+
+
 def milliseconds(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
@@ -34,20 +51,21 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def unused(rounds: int) -> list[float]:
-    """A run of one empty test with the plugin less one without it, round by round."""
+    """All that a run which does not use the plugin does for it: load it, declare and read its options, make the header line.
+
+    Each in a process of its own. The difference of two whole runs of pytest, a third of a second each, is lost in their noise.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-c", UNUSED]
+
     with tempfile.TemporaryDirectory() as place:
-        Path(place, "test_nothing.py").write_text("def test_nothing(): pass\n")
 
-        def run(*arguments: str) -> None:
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, place]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=place)
+        def once() -> float:
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, cwd=place, text=True)
+            return float(run.stdout)
 
-        run("-p", "pytest_resilience")
-        return [
-            milliseconds(lambda: run("-p", "pytest_resilience"))
-            - milliseconds(lambda: run("-p", "no:pytest_resilience"))
-            for _ in range(rounds)
-        ]
+        once()  # bytecode is cached, as it is after anybody's first run
+        return [once() for _ in range(rounds)]
 
 
 def clean_state(stack: Stack, rounds: int) -> list[float]:

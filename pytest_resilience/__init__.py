@@ -2,26 +2,25 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
-    BackendDied,
-    BackendUnavailable,
-    CannotInject,
-    HealFailed,
-    NeverHappened,
-    NoService,
-    ResilienceError,
-    ServerNotReady,
-    SetupError,
-    UnknownFault,
-    VacuousTest,
-)
-from .probes import eventually, recovers
-from .targets.spec import Service
-
 if TYPE_CHECKING:
+    from .errors import (
+        BackendDied,
+        BackendUnavailable,
+        CannotInject,
+        HealFailed,
+        NeverHappened,
+        NoService,
+        ResilienceError,
+        ServerNotReady,
+        SetupError,
+        UnknownFault,
+        VacuousTest,
+    )
     from .experiment import Resilience
     from .faults.fault import Receipt, Strike
+    from .probes import eventually, recovers
     from .stack import Stack
+    from .targets.spec import Service
 
 __version__ = "0.1.0"
 
@@ -46,16 +45,25 @@ __all__ = [
     "recovers",
 ]
 
-# `-p pytest_resilience` and the entry point both load this package; the hooks live on the top floor.
+# `-p pytest_resilience` in a checkout that is not installed loads this package; the entry point names the plugin itself, as each
+# `pytest_plugins` makes pytest look through the metadata of all that is installed.
 pytest_plugins = ("pytest_resilience.plugin",)
 
-# Types for annotations: pytest imports this package in every run, and these draw in all the faults.
-_ON_DEMAND = {"Receipt": "faults.fault", "Resilience": "experiment", "Stack": "stack", "Strike": "faults.fault"}
+# pytest imports this package in every run, used or not: so a name is loaded when somebody asks for it. All others are errors.
+_HOMES = {
+    "Receipt": "faults.fault",
+    "Resilience": "experiment",
+    "Service": "targets.spec",
+    "Stack": "stack",
+    "Strike": "faults.fault",
+    "eventually": "probes",
+    "recovers": "probes",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ON_DEMAND:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_ON_DEMAND[name]}", __name__), name)
+    return getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from . import options
-from .history import recording
 from .stash import EXPERIMENT
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ def resilience(
     Every test begins with a clean database, an empty Redis and no toxics; everything it struck is healed when it ends.
     """
     from .experiment import Resilience
+    from .history import recording
 
     running = resilience_stack.begin(resilience_service)
     experiment = Resilience(resilience_stack, running)

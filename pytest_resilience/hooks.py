@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .backends import Factory
+    from .backends.choice import Factory
 
 
 @pytest.hookspec

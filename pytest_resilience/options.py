@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from .backends import BUILT_IN, Factory
-from .backends.settings import Settings
+from .backends import BUILT_IN
+from .backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE, Settings
 
 if TYPE_CHECKING:
-    from .backends import Choice
+    from .backends.choice import Choice, Factory
 
 TEXTS = {  # option: what it is given as, and what it is for
-    "postgres_image": ("IMAGE", f"what the docker backend runs as Postgres (default: {Settings.postgres_image})"),
-    "redis_image": ("IMAGE", f"what it runs as Redis (default: {Settings.redis_image})"),
-    "toxiproxy_image": ("IMAGE", f"what it runs as Toxiproxy (default: {Settings.toxiproxy_image})"),
+    "postgres_image": ("IMAGE", f"what the docker backend runs as Postgres (default: {POSTGRES_IMAGE})"),
+    "redis_image": ("IMAGE", f"what it runs as Redis (default: {REDIS_IMAGE})"),
+    "toxiproxy_image": ("IMAGE", f"what it runs as Toxiproxy (default: {TOXIPROXY_IMAGE})"),
     "toxiproxy": ("URL", "the API of the external backend's Toxiproxy, such as http://127.0.0.1:8474"),
     "toxiproxy_ports": ("FIRST-LAST", "the ports its proxies may listen on, where not all of them can be reached"),
     "postgres_upstream": (
@@ -29,8 +28,7 @@ TEXTS = {  # option: what it is given as, and what it is for
 }
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What a run was asked for.
 
     Args:
@@ -53,7 +51,7 @@ class Options:
         Raises:
             BackendUnavailable: it can't be used as it was asked for.
         """
-        from .backends import choose
+        from .backends.choice import choose
 
         return choose(self.backend, self.settings, self.others)
 

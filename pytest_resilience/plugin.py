@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import options
+from .fixtures import resilience, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
 from .stash import EXPERIMENT, PASSED
 
 if TYPE_CHECKING:
     from .experiment import Resilience
-
-pytest_plugins = ("pytest_resilience.fixtures",)
 
 VACUOUS = "resilience_outcome"
 STRIKE = "resilience_strike"
@@ -54,7 +53,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """--resilience-backends: print the table, run nothing."""
     if not config.getoption("resilience_backends"):
         return None
-    from .backends import table
+    from .backends.choice import table
 
     given = options.keep(config)
     sys.stdout.write("\n".join(table(given.settings, given.others)) + "\n")

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 ANSWER_WITHIN = 1.0  # seconds for a question
@@ -28,11 +28,12 @@ class NoEngine(Exception):
     """None answers; the message says why, in a few words."""
 
 
-class Reply(NamedTuple):
+class Reply:
     """An answer of the engine."""
 
-    status: int
-    body: bytes
+    def __init__(self, status: int, body: bytes) -> None:
+        self.status = status
+        self.body = body
 
     @property
     def json(self) -> Any:

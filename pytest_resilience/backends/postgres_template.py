@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import BackendUnavailable
 from ..processes import Child, Keeper
-from . import template
+from . import caches, template
 from .accounts import Account, give
 from .binaries import Found
 from .local import ENVIRONMENT
@@ -74,7 +74,7 @@ class Recipe:
         self._settings = SETTINGS | (SINCE_16 if major >= 16 else {}) | (SINCE_18 if major >= 18 else {})
         self._keeper = keeper
         self._scratch = scratch
-        self._cache = template.cache_directory() or scratch
+        self._cache = caches.cache_directory() or scratch
         size = (found.path / "postgres").stat().st_size
         ingredients = (
             RECIPE,

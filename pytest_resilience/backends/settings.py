@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 POSTGRES_IMAGE = "postgres:17"
 REDIS_IMAGE = "redis:7"
 TOXIPROXY_IMAGE = "ghcr.io/shopify/toxiproxy:2.12.0"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):  # no dataclass: every run of pytest imports this file, and those take a millisecond to make
     """What the options say about backends.
 
     Args:
@@ -25,5 +24,9 @@ class Settings:
     toxiproxy_image: str = TOXIPROXY_IMAGE
     toxiproxy: str | None = None
     toxiproxy_ports: str | None = None
-    postgres_upstream: str | None = field(default=None, repr=False)  # may hold a password
-    redis_upstream: str | None = field(default=None, repr=False)
+    postgres_upstream: str | None = None  # may hold a password
+    redis_upstream: str | None = None
+
+    def __repr__(self) -> str:
+        known = ("postgres_image", "redis_image", "toxiproxy_image", "toxiproxy", "toxiproxy_ports")
+        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in known)})"

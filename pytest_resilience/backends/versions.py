@@ -8,7 +8,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from .template import cache_directory
+from .caches import cache_directory
 
 FILE = "versions.json"
 ASK_WITHIN = 5.0  # seconds

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_resilience.backends import binaries, template
+from pytest_resilience.backends import binaries, caches
 from pytest_resilience.backends.embedded import EmbeddedBackend
 from pytest_resilience.backends.template import Template
 from pytest_resilience.errors import BackendUnavailable
@@ -62,7 +62,7 @@ def cached():
     """The template of this machine."""
     with EmbeddedBackend():
         pass
-    (path, *_) = sorted(template.cache_directory().glob("postgres-*.template"), key=lambda path: -path.stat().st_mtime)
+    (path, *_) = sorted(caches.cache_directory().glob("postgres-*.template"), key=lambda path: -path.stat().st_mtime)
     return path
 
 
@@ -70,7 +70,7 @@ def cached():
 def own_cache(cached, tmp_path, monkeypatch):
     """A copy of the cache that may be damaged."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = template.cache_directory() / cached.name
+    path = caches.cache_directory() / cached.name
     path.write_bytes(cached.read_bytes())
     path.chmod(0o600)
     return path
@@ -107,7 +107,7 @@ def test_a_damaged_template_is_made_anew(own_cache, spawned):
 
 def test_without_a_cache_it_is_made_for_the_session(monkeypatch):
     """And its password is nowhere else."""
-    monkeypatch.setattr(template, "cache_directory", lambda: None)
+    monkeypatch.setattr(caches, "cache_directory", lambda: None)
     with EmbeddedBackend() as backend:
         postgres = backend.servers["postgres"]
         password = postgres.url(postgres.direct).split(":")[2].split("@")[0]

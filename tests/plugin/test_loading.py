@@ -6,9 +6,10 @@ import pytest
 
 COUNT = """
 def test_it(pytestconfig):
-    names = [name for name, plugin in pytestconfig.pluginmanager.list_name_plugin()
-             if plugin is not None and str(name).startswith("pytest_resilience")]
-    assert sorted(names) == ["pytest_resilience", "pytest_resilience.fixtures", "pytest_resilience.plugin"]
+    loaded = [plugin.__name__ for plugin in pytestconfig.pluginmanager.get_plugins()
+              if getattr(plugin, "__name__", "").startswith("pytest_resilience")]
+    assert loaded.count("pytest_resilience.plugin") == 1
+    assert set(loaded) <= {"pytest_resilience", "pytest_resilience.plugin"}
 """
 
 

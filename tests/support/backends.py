@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from pytest_resilience.backends import choose
 from pytest_resilience.backends.backend import Backend
+from pytest_resilience.backends.choice import choose
 from pytest_resilience.backends.docker import DockerBackend
 from pytest_resilience.backends.embedded import EmbeddedBackend
 from pytest_resilience.backends.external import ExternalBackend
