@@ -33,11 +33,11 @@ import time
 from _pytest.config import get_config
 config = get_config([])
 begin = time.perf_counter()
-config.pluginmanager.import_plugin("pytest_resilience.plugin")  # as the entry point does
+from pytest_resilience import plugin
+config.pluginmanager.register(plugin, "pytest_resilience")  # as the entry point does
 loaded = time.perf_counter()
 config.parse(["."])
 parsed = time.perf_counter()
-from pytest_resilience import plugin
 plugin.pytest_configure(config)
 plugin.pytest_report_header(config)
 print((time.perf_counter() - parsed + loaded - begin) * 1000)
