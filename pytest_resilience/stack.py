@@ -115,13 +115,16 @@ class Stack:
         if running is not None and self._dirty and running.spec.restart_between_tests:
             running.stop()
         self._dirty = False
-        self._heal_by_hand()
-        self._log_begins = {name: server.log_size() for name, server in self._backend.servers.items()}
         if not self._has_baseline:
             self._postgres_admin.take_baseline()
             self._has_baseline = True
-        self._postgres_admin.clean()
-        self._redis_admin.clean()
+        cleaning = self._postgres_admin.clean()
+        try:
+            self._heal_by_hand()
+            self._log_begins = {name: server.log_size() for name, server in self._backend.servers.items()}
+            self._redis_admin.clean()
+        finally:
+            cleaning.result()
         if running is not None:
             running.start()
         return running
@@ -161,7 +164,7 @@ class Stack:
         if known is not None:
             return known[1]
         if self._has_baseline:
-            self._postgres_admin.clean()
+            self._postgres_admin.clean().result()
         running = RunningService(service, self._backend)
         self._services[id(service)] = (service, running)
         running.start()

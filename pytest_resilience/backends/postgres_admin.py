@@ -42,7 +42,8 @@ select md5(concat_ws('|',
      where attrelid >= 16384 and attnum > 0 and attrelid in (select oid from pg_class where relkind in ('r', 'p', 'v', 'm', 'f', 'c'))),
   (select string_agg(concat_ws(',', oid, adbin), ';' order by oid) from pg_attrdef),
   (select string_agg(concat_ws(',', oid, conname, contype, convalidated), ';' order by oid) from pg_constraint where oid >= 16384),
-  (select string_agg(concat_ws(',', oid, proname, md5(prosrc)), ';' order by oid) from pg_proc where oid >= 16384),
+  (select string_agg(concat_ws(',', oid, proname, md5(prosrc)), ';' order by oid) from pg_proc
+     where oid >= 16384 and pronamespace not in (select oid from pg_namespace where nspname like 'pg\\_%')),
   (select string_agg(concat_ws(',', oid, typname), ';' order by oid) from pg_type where oid >= 16384 and typtype <> 'c'),
   (select string_agg(concat_ws(',', enumtypid, enumlabel), ';' order by oid) from pg_enum),
   (select string_agg(concat_ws(',', oid, tgname, tgenabled), ';' order by oid) from pg_trigger where not tgisinternal),
@@ -63,36 +64,10 @@ where c.relkind = 'r' and c.oid >= 16384 and n.nspname not like 'pg\\_%' and n.n
 SEQUENCES = "select seqrelid::text, pg_sequence_last_value(seqrelid) from pg_sequence where seqrelid >= 16384"
 
 HAS_OBJECTS = """
-select exists (select from pg_class where oid >= 16384) or exists (select from pg_proc where oid >= 16384)
+select exists (select from pg_class where oid >= 16384)
+    or exists (select from pg_proc where oid >= 16384 and pronamespace not in (select oid from pg_namespace where nspname like 'pg\\_%'))
     or exists (select from pg_type where oid >= 16384) or exists (select from pg_namespace where oid >= 16384)
     or exists (select from pg_extension where oid >= 16384)
-"""
-
-# Empties every table that has rows, unless its oid is in the list that is kept, and takes sequences back to their start. Large
-# tables are truncated: dead rows would make each later look slower, since autovacuum is off.
-EMPTY = """
-do $$
-declare item record; dirty boolean;
-begin
-  set local session_replication_role = replica;
-  set local lock_timeout = '5s';
-  for item in
-    select c.oid, c.oid::regclass as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
-    where c.relkind = 'r' and c.oid >= 16384 and n.nspname not like 'pg\\_%' and not (c.oid::text = any ({kept}))
-  loop
-    if pg_relation_size(item.oid) > 1048576 then
-      execute format('truncate only %s cascade', item.name);
-    elsif pg_relation_size(item.oid) > 0 then
-      execute format('select exists (select from only %s)', item.name) into dirty;
-      if dirty then execute format('delete from only %s', item.name); end if;
-    end if;
-  end loop;
-  for item in select s.seqrelid, s.seqstart from pg_sequence s where s.seqrelid >= 16384
-    and not (s.seqrelid::text = any ({kept})) and pg_sequence_last_value(s.seqrelid) is not null
-  loop
-    perform setval(item.seqrelid, item.seqstart, false);
-  end loop;
-end $$
 """
 
 # Sessions that would keep the next test from starting clean: those inside a transaction and those that hold advisory locks.
@@ -102,8 +77,40 @@ where backend_type = 'client backend' and pid <> pg_backend_pid() and datname = 
   and (xact_start is not null or exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory'))
 """
 
-# All that clean state asks, in one round trip.
-STATE = f"select array({BLOCKERS}), array(select datname from pg_database), ({FINGERPRINT})"  # noqa: S608  # put together from our own constants
+# All of clean state in one round trip, with plans that are made once: ends sessions that are in the way, says which, tells databases
+# and fingerprint, and if nothing was in the way and the fingerprint is the expected one, empties every table that has rows, unless its
+# oid is in the list that is kept, and takes sequences back to their start. Large tables are truncated: dead rows would make each later
+# look slower, since autovacuum is off. In our session's own temporary schema, so nobody else ever sees it.
+CLEAN = f"""
+create or replace function pg_temp.resilience_clean(expected text, kept text[],
+  out ended boolean[], out databases text[], out fingerprint text)
+language plpgsql set lock_timeout = '5s' as $$
+declare item record; dirty boolean;
+begin
+  ended := array({BLOCKERS});
+  databases := array(select datname from pg_database);
+  fingerprint := ({FINGERPRINT});
+  if cardinality(ended) > 0 or fingerprint is distinct from expected then
+    return;
+  end if;
+  for item in
+    select c.oid, c.oid::regclass as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind = 'r' and c.oid >= 16384 and n.nspname not like 'pg\\_%' and not (c.oid::text = any (kept))
+  loop
+    if pg_relation_size(item.oid) > 1048576 then
+      execute format('truncate only %s cascade', item.name);
+    elsif pg_relation_size(item.oid) > 0 then
+      execute format('select exists (select from only %s)', item.name) into dirty;
+      if dirty then execute format('delete from only %s', item.name); end if;
+    end if;
+  end loop;
+  for item in select s.seqrelid, s.seqstart from pg_sequence s where s.seqrelid >= 16384
+    and not (s.seqrelid::text = any (kept)) and pg_sequence_last_value(s.seqrelid) is not null
+  loop
+    perform setval(item.seqrelid, item.seqstart, false);
+  end loop;
+end $$
+"""  # noqa: S608  # put together from our own constants
 
 
 class PostgresAdmin:
@@ -120,6 +127,7 @@ class PostgresAdmin:
         self._portal: BlockingPortal | None = None
         self._portal_context: AbstractContextManager[BlockingPortal] | None = None
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._cleaner: asyncpg.Connection[asyncpg.Record] | None = None  # the session that has the function
         self._fingerprint: str | None = None
         self._rows: dict[str, str] = {}
         self._sequences: dict[str, int] = {}
@@ -217,26 +225,40 @@ class PostgresAdmin:
         rows = await session.fetch(query) if query else []
         return {row["name"]: row["hash"] for row in rows if row["hash"] is not None}
 
-    def clean(self) -> None:
+    def clean(self) -> Future[None]:
         """Take the database back to its baseline: schema, rows, sequences; open transactions and advisory locks of others end.
 
         Rows are deleted when that is enough; a changed schema or changed baseline rows cost a new copy of the template.
+
+        Returns:
+            At once, what to wait for: there is other cleaning to do meanwhile.
         """
         assert self._fingerprint is not None, "take_baseline comes before clean"
-        self.run(self._clean)
+        return self.spawn(self._clean)
 
     async def _clean(self) -> None:
-        session = await self.session()
-        ended, databases, fingerprint = await session.fetchrow(STATE)
+        has_rows = bool(self._rows or self._sequences)  # those of the baseline are looked at before others are deleted
+        ended, databases, fingerprint = await self._ask_to_clean(None if has_rows else self._fingerprint)
         if ended:
-            await _until_gone(session)
+            await _until_gone(await self.session())
         for extra in sorted(set(databases) - self._databases) if self.server.whole else ():
-            await session.execute(f"drop database if exists {_quoted(extra)} with (force)")
-        if fingerprint != self._fingerprint or not await self._baseline_rows_stand(session):
+            await (await self.session()).execute(f"drop database if exists {_quoted(extra)} with (force)")
+        if fingerprint != self._fingerprint or (has_rows and not await self._baseline_rows_stand(await self.session())):
             await self._restore()
-            return
+        elif ended or has_rows:
+            await self._ask_to_clean(self._fingerprint)
+
+    async def _ask_to_clean(self, expected: str | None) -> tuple[list[bool], list[str], str]:
+        session = await self.session()
+        if self._cleaner is not session:
+            # No triggers and foreign keys, for the whole session: a change of this setting throws all plans away.
+            await session.execute(f"set session_replication_role = replica; {CLEAN}")
+            self._cleaner = session
         kept = [*self._rows, *self._sequences]
-        await session.execute(EMPTY.format(kept=f"array[{','.join(repr(k) for k in kept)}]::text[]"))
+        ended, databases, fingerprint = await session.fetchrow(
+            "select * from pg_temp.resilience_clean($1, $2)", expected, kept
+        )
+        return ended, databases, fingerprint
 
     async def _baseline_rows_stand(self, session: asyncpg.Connection[asyncpg.Record]) -> bool:
         if self._sequences:

@@ -58,6 +58,7 @@ class Strike:
         fault: the fault that struck.
     """
 
+    # `late`: whether `look` can be asked after the heal too, and knows all only a moment later; the heal doesn't wait for that moment.
     def __init__(
         self,
         label: str,
@@ -65,12 +66,14 @@ class Strike:
         *,
         heal: Callable[[], None],
         look: Callable[[], Receipt],
+        late: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
         self.label = label
         self.fault = fault
         self._heal = heal
         self._look = look
+        self._late = late
         self._clock = clock
         self._final: Receipt | None = None
         self._event = FaultEvent(label, clock.now())
@@ -84,7 +87,15 @@ class Strike:
     @property
     def receipt(self) -> Receipt:
         """What the fault has touched: up to now while it lasts, up to the heal afterwards."""
-        return self._look() if self._final is None else self._final
+        if self._final is not None:
+            return self._final
+        if not self.healed:
+            return self._look()
+        try:
+            self._final = self._look()
+        except Exception:  # noqa: BLE001  # the backend died after the heal, which whoever asks for its state is told
+            self._final = Receipt(None, "connections")
+        return self._final
 
     @property
     def vacuous(self) -> bool:
@@ -99,15 +110,13 @@ class Strike:
         """
         if self.healed:
             return
-        try:
-            # The receipt is looked at first: removing a toxic removes its counters.
-            final = self._look()
-        except Exception as error:  # noqa: BLE001  # a receipt that can't be had must not keep the fault from healing
-            final = Receipt(None, "connections")
-            lost: Exception | None = error
-        else:
-            lost = None
-        self._final = final
+        lost: Exception | None = None
+        if not self._late:
+            try:
+                self._final = self._look()  # first: removing a toxic removes its counters
+            except Exception as error:  # noqa: BLE001  # a receipt that can't be had must not keep the fault from healing
+                self._final = Receipt(None, "connections")
+                lost = error
         try:
             self._heal()
         except Exception as error:

@@ -6,12 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from ..clock import SYSTEM
 from ..errors import SetupError
 from ..proxy.client import Counters, Door, Touched
 from .fault import Fault, Receipt, Strike, Target, at_least
 
-TOLD_WITHIN = 0.04  # seconds; seen: up to 2 ms on a busy machine
 STREAMS = {"up": ("upstream",), "down": ("downstream",), "both": ("upstream", "downstream")}
 
 
@@ -35,10 +33,32 @@ class Refuse(NetworkFault):
     name: ClassVar[str] = "refuse"
 
     def strike(self, target: NetworkTarget) -> Strike:
-        door = target.door
-        before = door.counters()
+        refusing = Refusing(target.door)
+        return target.struck(Strike(self.label(target), self, heal=refusing.end, look=refusing.look, late=True))
+
+
+class Refusing:
+    """A door that is shut from now on, and what it refuses; the strike of a `Refuse`."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._before = door.mark()
+        self._mark = len(door.marks)
+        self._after: Counters | None = None
         door.shut()
-        return target.struck(Strike(self.label(target), self, heal=door.open, look=lambda: refusals(door, before)))
+
+    def end(self) -> None:
+        """Open the door."""
+        if self._door.shut_by > 1:  # what it refuses from now on is another strike's
+            self._after = self._door.settled()
+        self._door.open()
+
+    def look(self) -> Receipt:
+        """What was refused or cut."""
+        later = self._door.marks[self._mark :]
+        if self._after is None and later:
+            self._after = later[0]
+        return refusals(self._door, self._before, self._after)
 
 
 @dataclass(frozen=True)
@@ -284,16 +304,17 @@ def _receipt(count: int, unit: str, touched: Iterable[Touched], struck_at: float
     )
 
 
-def refusals(door: Door, before: Counters) -> Receipt:
-    """What a door has refused or cut since `before` was counted.
+def refusals(door: Door, before: Counters, after: Counters | None = None) -> Receipt:
+    """What a door has refused or cut between `before` and `after`, or now.
 
     The kernel tells of a refused connection a moment after the client knows; nobody is called vacuous for that moment.
     """
-    receipt = _refusals(before, door.counters())
-    give_up = SYSTEM.now() + TOLD_WITHIN
-    while receipt.touched == 0 and SYSTEM.now() < give_up:
-        SYSTEM.sleep(TOLD_WITHIN / 20)
-        receipt = _refusals(before, door.counters())
+    if after is not None:
+        return _refusals(before, after)
+    until = door.told_until
+    receipt = _refusals(before, door.settled())
+    while receipt.touched == 0 and door.now() < until:
+        receipt = _refusals(before, door.settled())
     return receipt
 
 

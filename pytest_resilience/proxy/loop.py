@@ -117,13 +117,6 @@ class Loop:
         else:
             self._poller.unregister(fd)
 
-    @staticmethod
-    def wait_for(fd: int, seconds: float) -> bool:
-        """Wait for one descriptor and do nothing else, for what comes within the blink of an eye; False if it did not."""
-        poll = select.poll()  # select() takes no descriptor above 1023
-        poll.register(fd, IN)
-        return bool(poll.poll(seconds * 1000))
-
     def forget(self, fd: int, mask: int) -> None:
         """Stop calling anybody for `fd`, which is about to be closed; `mask` is what was watched."""
         self.handlers.pop(fd, None)

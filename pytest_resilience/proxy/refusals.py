@@ -3,8 +3,9 @@
 A disabled proxy's port is bound and does not listen, so the kernel answers by itself and we never see the client. But it tells
 whoever subscribes, without privileges, about each TCP socket that is destroyed (sock_diag(7), SKNLGRP_INET_TCP_DESTROY and its
 IPv6 sibling), and the client's socket of a refused attempt is one: state CLOSE, destination port ours. It comes when the client
-closes that socket, and a little late. A client that blocked in connect() without a timeout is told about with port 0: those are
-counted apart, as "unattributed", so that nobody concludes from a count of 0 that nobody came.
+closes that socket, and a little late: whoever wants to be sure asks again until nothing changes. A client that blocked in connect()
+without a timeout is told about with port 0: those are counted apart, as "unattributed", so that nobody concludes from a count of 0
+that nobody came.
 """
 
 from __future__ import annotations
@@ -24,10 +25,6 @@ _HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, se
 _MESSAGE = Struct("=BBBB")  # struct inet_diag_msg: family, state, timer, retransmits, then struct inet_diag_sockid:
 _PORTS = Struct(">HH")  # source, destination; two addresses of 16 bytes follow
 _CLOSE = 7
-QUIET = 0.002
-"""Seconds without news after which there is none; the kernel tells from a work queue, a tenth of that later as a rule."""
-PATIENCE = 0.008
-"""Seconds to wait for such a silence, at most."""
 GRACE = 0.25
 """Seconds for which refusals are still told after a proxy was enabled again."""
 
@@ -91,11 +88,9 @@ class Refusals:
         self._loop.watch(sock.fileno(), IN, 0)
 
     def read(self) -> bool:
-        """Take in all that has happened until now. False where the kernel tells nothing."""
+        """Take in what the kernel has told until now, which may be a few milliseconds late. False where it tells nothing."""
         if self._socket is not None:
-            until = self._loop.now() + PATIENCE
-            while self._loop.wait_for(self._socket.fileno(), QUIET) and self._loop.now() < until:
-                self._on_event(IN)
+            self._on_event(IN)
         return self.possible
 
     def _on_event(self, events: int) -> None:

@@ -260,7 +260,7 @@ def test_external_does_not_empty_a_redis_that_it_was_not_given_empty():
         with redis.Redis.from_url(f"redis://{below.servers['redis'].direct}/3") as client:
             client.set("theirs", 7)
             named = settings(below, f"http://{below.api}")
-            named = type(named)(**{**vars(named), "redis_upstream": f"redis://{below.servers['redis'].direct}/3"})
+            named = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct}/3")
             with pytest.raises(SetupError, match="database 3: it holds 1 keys"):
                 ExternalBackend(named).start()
             assert client.get("theirs") == b"7"
@@ -277,7 +277,7 @@ def test_two_external_sessions_take_different_databases_of_redis():
         with ExternalBackend(named) as one, ExternalBackend(named) as two:
             assert one.servers["redis"].database != two.servers["redis"].database
             assert one.servers["postgres"].database != two.servers["postgres"].database
-        taken = type(named)(**{**vars(named), "redis_upstream": f"redis://{below.servers['redis'].direct}/5"})
+        taken = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct}/5")
         with ExternalBackend(taken), pytest.raises(SetupError, match="database 5: another session uses it"):
             ExternalBackend(taken).start()
 

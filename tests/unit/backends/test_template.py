@@ -141,4 +141,4 @@ def test_one_at_a_time(tmp_path):
         template.fcntl.flock(other, template.fcntl.LOCK_EX | template.fcntl.LOCK_NB)
     with lock.open() as other:
         template.fcntl.flock(other, template.fcntl.LOCK_EX | template.fcntl.LOCK_NB)
-    assert Path(lock).exists()
+    assert lock.exists()
