@@ -54,7 +54,7 @@ def data_of(process: psutil.Process) -> tuple[int, int]:
 
 
 def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true(resilience: Resilience) -> None:
-    campaigns = 1000
+    campaigns = 600
     empty, rss = stats(resilience)
     assert not FORCED.search(resilience.service.log), "the guard must not cry before memory is short"
     assert abs(empty["rss"] - rss) < 0.03 * rss, (
