@@ -112,6 +112,9 @@ class Stack:
         """
         self._revive()
         running = self._running(service) if service is not None else None
+        for _, other in self._services.values():
+            if other is not running:
+                other.stop()  # another module's, which would go on working on the same servers
         if running is not None and self._dirty and running.spec.restart_between_tests:
             running.stop()
         self._dirty = False

@@ -117,9 +117,9 @@ def raw(server: Server, data: bytes, *, end: bool = False) -> bytes:
     """
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), PATIENCE) as client:
-        client.sendall(
-            data
-        )  # no half-close: the original gives a request up whose client is half gone, if it sees that in time
+        client.sendall(data)
+        if end:
+            client.shutdown(socket.SHUT_WR)
         return take(client, 65536)
 
 

@@ -121,3 +121,31 @@ def test_a_wrong_description_is_told_at_once(call: str, told: str) -> None:
 
     with pytest.raises(SetupError, match=told):
         eval(call, {"Service": Service})  # the table above
+
+
+def test_a_module_with_another_service_does_not_meet_the_first_ones(shop: pytest.Pytester) -> None:
+    theirs = """
+        import psutil, pytest
+        from pytest_resilience import Service
+
+        def test_theirs(resilience):
+            assert resilience.service.get("/memory").status_code == 200
+            with open("pid", "w") as file:
+                file.write(str(resilience.service.process.pid))
+        """
+    ours = """
+        import psutil, pytest, sys
+        from pytest_resilience import Service
+
+        @pytest.fixture(scope="session")
+        def resilience_service(resilience_stack):
+            return Service([sys.executable, "shop.py"], ready="/",
+                           env={"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url})
+
+        def test_ours(resilience):
+            assert resilience.service.get("/memory").status_code == 200
+            with open("pid") as file:
+                assert not psutil.pid_exists(int(file.read())), "the first module's service still works on our servers"
+        """
+    shop.makepyfile(test_1=theirs, test_2=ours)
+    shop.runpytest_subprocess().assert_outcomes(passed=2)
