@@ -144,7 +144,7 @@ def test_flapping_redis_fails_no_request(resilience: Resilience) -> None:
             eventually(lambda: flap.receipt.touched, within=healthy.REDIS_BACK_WITHIN)  # by a request or by the prober
         up = at_once([lambda: resilience.service.get(path)] * 8)
         for read in down + up:
-            assert read.reply is not None
+            assert read.reply is not None, f"a read got no answer after {read.seconds:.3f} s: {read.error!r}"
             assert read.status == 200
             assert read.reply.json()["message"] == f"text {number}", "a read missed the write before it"
     back_on_redis(resilience, path)

@@ -35,10 +35,11 @@ def create(resilience: Resilience, message: str = MESSAGE) -> dict[str, Any]:
 
 @dataclass
 class Timed:
-    """One request: what was asked, what came (None: no answer), and how many seconds it took."""
+    """One request: what came (None: no answer, and why), and how many seconds it took."""
 
     reply: httpx.Response | None
     seconds: float
+    error: httpx.HTTPError | None = None
 
     @property
     def status(self) -> int | None:
@@ -49,10 +50,9 @@ def timed(ask: Callable[[], httpx.Response]) -> Timed:
     """Ask once and take the time."""
     begin = time.monotonic()
     try:
-        reply = ask()
-    except httpx.HTTPError:
-        reply = None
-    return Timed(reply, time.monotonic() - begin)
+        return Timed(ask(), time.monotonic() - begin)
+    except httpx.HTTPError as error:
+        return Timed(None, time.monotonic() - begin, error)
 
 
 def at_once(asks: Sequence[Callable[[], httpx.Response]]) -> list[Timed]:
