@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,47 @@ KEEP_ALIVE = 1.0  # seconds that an idle connection to the service is kept
 STOP_WITHIN = 5.0  # seconds for an orderly stop before it is killed
 
 
+class Clients:
+    """An HTTP client for each thread that asks. In a pool that threads share, httpcore 1.0 may close a connection as idle while
+    another thread sends its request on it: that request would fail, and nobody but us would be to blame.
+    """
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+        self._all: weakref.WeakSet[_Owned] = weakref.WeakSet()
+
+    def of_this_thread(self, url: str) -> httpx.Client:
+        """This thread's client; closed when the thread ends."""
+        owned: _Owned | None = getattr(self._local, "owned", None)
+        if owned is None or owned.client.is_closed:
+            owned = self._local.owned = _Owned(url)
+            self._all.add(owned)
+        return owned.client
+
+    def close(self) -> None:
+        """Close them all; whoever asks again gets a new one."""
+        for owned in list(self._all):
+            owned.client.close()
+
+
+class _Owned:
+    """A client that is closed when its thread is gone."""
+
+    def __init__(self, url: str) -> None:
+        import ssl
+
+        import httpx
+
+        # Servers close idle connections, uvicorn after 5 s: ours go before that, or a request would run into the close.
+        limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it talks HTTP; reading all certificates takes 30 ms
+        self.client = httpx.Client(base_url=url, timeout=10.0, trust_env=False, limits=limits, verify=plain)
+
+    def __del__(self) -> None:
+        if (client := getattr(self, "client", None)) is not None:
+            client.close()
+
+
 class RunningService:
     """A service's process: started, asked, signalled; the same port for as long as it lives.
 
@@ -47,8 +89,7 @@ class RunningService:
         self._child: Child | None = None
         self._port = 0
         self._life_begins = 0
-        self._making_client = threading.Lock()
-        self._client: httpx.Client | None = None
+        self._clients = Clients()
 
     @property
     def child(self) -> Child:
@@ -64,15 +105,8 @@ class RunningService:
 
     @property
     def client(self) -> httpx.Client:
-        """One client for all tests: it keeps connections, and asks no proxy of the environment."""
-        with self._making_client:  # many threads may ask first
-            if self._client is None:
-                import httpx
-
-                # Servers close idle connections, uvicorn after 5 s: ours go before that, or a request would run into the close.
-                limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
-                self._client = httpx.Client(base_url=self.url, timeout=10.0, trust_env=False, limits=limits)
-            return self._client
+        """The calling thread's client: it keeps connections, and asks no proxy of the environment."""
+        return self._clients.of_this_thread(self.url)
 
     def start(self) -> None:
         """Start it and wait until it is ready; nothing when it runs.
@@ -84,7 +118,7 @@ class RunningService:
             return
         for attempt in range(PORT_TRIES):
             if self._port == 0 or attempt > 0:
-                self._close_client()
+                self._clients.close()
                 self._port = free_port()
             cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
             begins = self._child.log_size() if self._child is not None else 0
@@ -149,15 +183,10 @@ class RunningService:
 
     def stop(self) -> None:
         """End it, at once: its state is thrown away."""
-        self._close_client()
+        self._clients.close()
         if self._child is not None:
             self._child.kill()
             self._life_begins = self._child.log_size()
-
-    def _close_client(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
 
     def lower_data_limit(self, headroom_bytes: int) -> Callable[[], None] | None:
         """Set RLIMIT_DATA to present use plus headroom; returns what restores it, or None off Linux."""
@@ -181,7 +210,7 @@ class ServiceTarget(ProcessFaults):
 
     Attributes:
         url: "http://127.0.0.1:PORT".
-        client: an httpx.Client with that base URL and 10 s timeouts.
+        client: an httpx.Client with that base URL and 10 s timeouts; each thread has its own.
         process: its psutil.Process.
         log: what it has written so far.
     """
