@@ -97,6 +97,9 @@ class Server(ABC):
         """
         raise CannotInject(f"{self.kind}.crash: the server's processes can't be signalled from here")
 
+    def forget_saved(self) -> None:  # noqa: B027  # most have nothing to do
+        """Remove what a Redis has saved on disk, so that killed it comes back empty; nothing for a Postgres."""
+
     @abstractmethod
     def log_size(self) -> int:
         """How many bytes its log has; hand it to `log_text` to read what comes after."""

@@ -7,31 +7,27 @@ running loop in its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..clock import SYSTEM
-from ..errors import CannotInject, SetupError
+from ..errors import SetupError
 from .backend import Server
+from .postgres_grips import ConnectionGrip, LockGrip, SlowGrip, end
 
 if TYPE_CHECKING:
     import asyncpg
     from anyio.from_thread import BlockingPortal
 
 Result = TypeVar("Result")
+Held = TypeVar("Held", LockGrip, SlowGrip, ConnectionGrip)
 
 APPLICATION = "pytest-resilience"
 ANSWER_WITHIN = 10.0  # seconds for one statement of ours; clean state takes a few milliseconds
-LOOK_EVERY = 0.01  # seconds between two looks at who waits for a lock that we hold
 
 OTHERS = f"backend_type = 'client backend' and application_name <> '{APPLICATION}'"
-REFUSALS = (
-    "sorry, too many clients already",
-    "remaining connection slots are reserved",
-)  # what the server logs with SQLSTATE 53300
-
 # What a schema consists of, as one number: changes with every object made, altered or dropped, not with rows, TRUNCATE or ANALYZE.
 FINGERPRINT = """
 select md5(concat_ws('|',
@@ -133,7 +129,7 @@ class PostgresAdmin:
         self._sequences: dict[str, int] = {}
         self._source = "template1"
         self._databases: set[str] = set()
-        self._grips: list[LockGrip | ConnectionGrip] = []
+        self._grips: list[LockGrip | SlowGrip | ConnectionGrip] = []
 
     # -- running asyncpg from a synchronous control plane
 
@@ -173,7 +169,7 @@ class PostgresAdmin:
     async def _drop_session(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
-            await _end(connection)
+            await end(connection)
 
     def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Ask the database something, around the proxy."""
@@ -211,7 +207,7 @@ class PostgresAdmin:
                 await side.execute(f"drop database if exists {_quoted(self._template)} with (force)")
                 await _clone(side, self._template, database)
             finally:
-                await _end(side)
+                await end(side)
             self._source = self._template
         self._databases = {row[0] for row in await (await self.session()).fetch("select datname from pg_database")}
 
@@ -278,27 +274,31 @@ class PostgresAdmin:
             await side.execute(f"drop database if exists {_quoted(database)} with (force)")
             await _clone(side, database, self._source)
         finally:
-            await _end(side)
+            await end(side)
         # Object ids are the template's, so the fingerprint is too.
         assert await (await self.session()).fetchval(FINGERPRINT) == self._fingerprint
 
     # -- what faults hold
 
-    def hold_lock(self, table: str) -> LockGrip:
-        """Hold an ACCESS EXCLUSIVE lock on `table` until released.
+    def hold_locks(self, tables: Sequence[str], fault: str) -> LockGrip:
+        """Hold an ACCESS EXCLUSIVE lock on `tables` (none named: on all) until released.
+
+        Args:
+            tables: their names.
+            fault: who asks, for messages.
 
         Raises:
             SetupError: there is no such table, or others keep theirs for longer than we wait.
         """
-        grip = LockGrip(self, table)
-        self._grips.append(grip)
-        try:
-            self.run(grip.take)
-            grip.watch()
-        except BaseException:
-            grip.release()
-            raise
-        return grip
+        return self._held(LockGrip(self, tables, fault))
+
+    def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> SlowGrip:
+        """Let statements on `tables` (none named: on all) wait for up to `seconds`, again and again.
+
+        Raises:
+            SetupError: there is no such table.
+        """
+        return self._held(SlowGrip(self, tables, fault, seconds))
 
     def take_connections(self, left: int) -> ConnectionGrip:
         """Open connections until `left` are left, for superusers; others find fewer, since a few are reserved.
@@ -306,10 +306,13 @@ class PostgresAdmin:
         Raises:
             SetupError: fewer than that are free already.
         """
-        grip = ConnectionGrip(self, left)
+        return self._held(ConnectionGrip(self, left))
+
+    def _held(self, grip: Held) -> Held:
         self._grips.append(grip)
         try:
             self.run(grip.take)
+            grip.watch()
         except BaseException:
             grip.release()
             raise
@@ -345,7 +348,7 @@ class PostgresAdmin:
                     if await probe.fetchval("show default_transaction_read_only") == wanted:
                         return
                 finally:
-                    await _end(probe)
+                    await end(probe)
                 if SYSTEM.now() > give_up:
                     raise SetupError(f"the server has not taken over {setting!r}")
                 await asyncio.sleep(0.005)
@@ -378,132 +381,10 @@ class PostgresAdmin:
 
         self.run(work)
 
-    def released(self, grip: LockGrip | ConnectionGrip) -> None:
+    def released(self, grip: LockGrip | SlowGrip | ConnectionGrip) -> None:
         """A grip has let go."""
         if grip in self._grips:
             self._grips.remove(grip)
-
-
-class LockGrip:
-    """An exclusive lock on one table, and a watch on who waits for it."""
-
-    def __init__(self, admin: PostgresAdmin, table: str) -> None:
-        self._admin = admin
-        self._table = table
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self._watch: Future[None] | None = None
-        self._pids: set[int] = set()
-        self._taken_at = 0.0
-        self._first: float | None = None
-        self._last: float | None = None
-
-    async def take(self) -> None:
-        """Take the lock."""
-        import asyncpg
-
-        self._connection = connection = await self._admin.connect()
-        try:
-            known = await connection.fetchval("select to_regclass($1) is not null", self._table)
-            if not known:
-                tables = await connection.fetch("select relname from pg_stat_user_tables order by 1")
-                names = ", ".join(row[0] for row in tables) or "none"
-                raise SetupError(f"starve(lock={self._table!r}): no such table; this database has: {names}")
-            name = await connection.fetchval("select to_regclass($1)::text", self._table)
-            await connection.execute("begin")
-            await connection.execute("set local lock_timeout = '5s'")
-            await connection.execute(f"lock table {name} in access exclusive mode")
-        except asyncpg.LockNotAvailableError:
-            await _end(connection)
-            raise SetupError(f"starve(lock={self._table!r}): others held the table for longer than 5 s") from None
-        except BaseException:
-            await _end(connection)
-            raise
-        self._taken_at = SYSTEM.now()
-
-    def watch(self) -> None:
-        """Begin to note who waits."""
-        self._watch = self._admin.spawn(self._look_on)
-
-    async def _look_on(self) -> None:
-        while True:
-            await self._look()
-            await asyncio.sleep(LOOK_EVERY)
-
-    async def _look(self) -> None:
-        assert self._connection is not None, "the watch ends before the connection that holds the lock"
-        rows = await self._connection.fetch(
-            "select pid from pg_locks where not granted and relation = to_regclass($1)", self._table
-        )
-        if rows:
-            now = SYSTEM.now() - self._taken_at
-            self._first = now if self._first is None else self._first
-            self._last = now
-            self._pids.update(row[0] for row in rows)
-
-    def touched(self) -> tuple[int, float | None, float | None]:
-        """How many sessions waited for the table so far, and when."""
-        return len(self._pids), self._first, self._last
-
-    def release(self) -> None:
-        """Give the lock back."""
-        self._admin.released(self)
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            self._admin.run(lambda: _end(connection))
-
-
-class ConnectionGrip:
-    """Connections held so that few are left, and a watch on who was turned away."""
-
-    def __init__(self, admin: PostgresAdmin, left: int) -> None:
-        self._admin = admin
-        self._left = left
-        self._held: list[asyncpg.Connection[asyncpg.Record]] = []
-        self._log_begin = 0
-
-    async def take(self) -> None:
-        """Take connections until only so many are left."""
-        if not self._admin.server.whole:
-            raise CannotInject(
-                "external cannot postgres.starve(connections=...): it would starve everybody who uses that server"
-            )
-        session = await self._admin.session()
-        free = await session.fetchval(
-            """select current_setting('max_connections')::int
-                 - (select count(*) from pg_stat_activity where backend_type = 'client backend')"""
-        )
-        wanted = free - self._left
-        if wanted < 0:
-            raise SetupError(
-                f"starve(connections={self._left}): only {free} connections are free, the experiment needs more of them"
-            )
-        # In groups: a server that forks for a hundred clients at once keeps both cores busy for long.
-        while len(self._held) < wanted:
-            group = [self._admin.connect() for _ in range(min(20, wanted - len(self._held)))]
-            self._held += await asyncio.gather(*group)
-        if self._admin.server.has_log:
-            self._log_begin = self._admin.server.log_size()
-
-    def touched(self) -> tuple[int | None, float | None, float | None]:
-        """How many connections the server turned away since, by its log; not known where that can't be read."""
-        if not self._admin.server.has_log:
-            return None, None, None
-        log = self._admin.server.log_text(self._log_begin)
-        return sum(log.count(refusal) for refusal in REFUSALS), None, None
-
-    def release(self) -> None:
-        """Close them."""
-        self._admin.released(self)
-        held, self._held = self._held, []
-
-        async def work() -> None:
-            await asyncio.gather(*(_end(connection) for connection in held))
-
-        if held:
-            self._admin.run(work)
 
 
 async def _clone(side: asyncpg.Connection[asyncpg.Record], new: str, old: str) -> None:
@@ -521,14 +402,6 @@ async def _until_gone(session: asyncpg.Connection[asyncpg.Record]) -> None:
         if SYSTEM.now() > give_up:
             raise SetupError("sessions of an earlier test that were told to end have not ended; they keep their locks")
         await asyncio.sleep(0.002)
-
-
-async def _end(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Close in good order, at once when the server does not answer."""
-    try:
-        await connection.close(timeout=2.0)
-    except Exception:  # noqa: BLE001  # the server may be gone in any way
-        connection.terminate()
 
 
 def _quoted(name: str) -> str:

@@ -9,6 +9,9 @@ from ..processes import Child, Keeper
 from ..wire import redis as wire
 from .backend import Address
 from .local import HOST, LocalServer
+from .versions import version_of
+
+SAVED = "dump.rdb"  # Redis' default
 
 
 class RedisProcess(LocalServer):
@@ -38,8 +41,17 @@ class RedisProcess(LocalServer):
             "appendonly": "no",
             "dir": self._directory,
             "hz": 100,
+            **({"enable-debug-command": "local"} if self._has_debug_switch() else {}),  # for the fault `loading`
         }
         return [str(self._program), *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+
+    def _has_debug_switch(self) -> bool:
+        """Whether DEBUG must be switched on: before version 7 it was always allowed, and the switch unknown."""
+        major = version_of(self._program).partition(".")[0]
+        return major.isdigit() and int(major) >= 7
+
+    def forget_saved(self) -> None:
+        (self._directory / SAVED).unlink(missing_ok=True)
 
     def url(self, address: Address) -> str:
         return f"redis://{address}/0"

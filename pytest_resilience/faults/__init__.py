@@ -6,9 +6,9 @@ from .fault import Fault, Receipt, Strike
 from .flap import Flap
 from .memory import MemoryPressure
 from .network import Bandwidth, Blackhole, HalfOpen, Latency, LimitData, Refuse, Reset, Slicer, SlowAccept, SlowClose
-from .postgres import Crash, ReadOnly, Starve, TerminateBackends
+from .postgres import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from .process import Kill, Pause, Restart, Terminate
-from .redis import Flush, MaxClients, Oom, Readonly
+from .redis import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
 
 FAULTS: dict[str, type[Fault]] = {
     "refuse": Refuse,
@@ -27,11 +27,16 @@ FAULTS: dict[str, type[Fault]] = {
     "terminate": Terminate,
     "restart": Restart,
     "starve": Starve,
+    "take_connections": TakeConnections,
+    "hold_locks": HoldLocks,
+    "slow_queries": SlowQueries,
     "terminate_backends": TerminateBackends,
     "crash": Crash,
     "read_only": ReadOnly,
     "oom": Oom,
     "readonly": Readonly,
+    "loading": Loading,
+    "busy_script": BusyScript,
     "max_clients": MaxClients,
     "flush": Flush,
     "memory_pressure": MemoryPressure,

@@ -1,8 +1,8 @@
-"""Faults inside Postgres: starvation of the pool in front of it."""
+"""Faults inside Postgres: connections and locks that others hold, sessions that end, writes that are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -35,8 +35,11 @@ class Admin(Protocol):
     def count_sessions(self) -> int:
         """How many sessions of others there are."""
 
-    def hold_lock(self, table: str) -> Grip:
-        """Hold an ACCESS EXCLUSIVE lock on a table."""
+    def hold_locks(self, tables: Sequence[str], fault: str) -> Grip:
+        """Hold an ACCESS EXCLUSIVE lock on tables, all of them when none is named."""
+
+    def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> Grip:
+        """Let statements on tables, all of them when none is named, wait for up to so many seconds."""
 
     def take_connections(self, left: int) -> Grip:
         """Open connections until `left` are left for others."""
@@ -71,16 +74,82 @@ class Starve(Fault):
 
     def strike(self, target: PostgresTarget) -> Strike:
         if self.lock is not None:
-            grip = target.admin.hold_lock(self.lock)
+            grip = target.admin.hold_locks([self.lock], f"starve(lock={self.lock!r})")
         else:
             assert self.connections is not None
             grip = target.admin.take_connections(self.connections)
+        return _held(self, target, grip)
 
-        def look() -> Receipt:
-            count, first, last = grip.touched()
-            return Receipt(count, "connections", first, last)
 
-        return target.struck(Strike(self.label(target), self, heal=grip.release, look=look))
+@dataclass(frozen=True)
+class TakeConnections(Fault):
+    """Take the server's connections until few are left, so that new ones are refused (53300); those that exist don't notice.
+
+    Args:
+        left: how many are left; Postgres keeps some of them (3, as a rule) for superusers.
+    """
+
+    name: ClassVar[str] = "take_connections"
+    targets: ClassVar[tuple[str, ...]] = ("postgres",)
+    left: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("left", self.left, 0, "connections that are left")
+
+    def strike(self, target: PostgresTarget) -> Strike:
+        return _held(self, target, target.admin.take_connections(self.left))
+
+
+@dataclass(frozen=True)
+class HoldLocks(Fault):
+    """Hold tables for oneself (ACCESS EXCLUSIVE), as a migration does: whoever reads or writes them waits.
+
+    Args:
+        tables: one name or several; none for all tables.
+    """
+
+    name: ClassVar[str] = "hold_locks"
+    targets: ClassVar[tuple[str, ...]] = ("postgres",)
+    tables: str | Sequence[str] = ()
+
+    def strike(self, target: PostgresTarget) -> Strike:
+        return _held(self, target, target.admin.hold_locks(_names(self.tables), self.label(target)))
+
+
+@dataclass(frozen=True)
+class SlowQueries(Fault):
+    """Let each statement on tables take up to so much longer, in the server itself: its connection is busy meanwhile.
+
+    Unlike a latency of the network this holds up other statements on the same connection, and a cancel gets through.
+
+    Args:
+        seconds: that a statement waits at most, half of it on average.
+        tables: one name or several; none for all tables.
+    """
+
+    name: ClassVar[str] = "slow_queries"
+    targets: ClassVar[tuple[str, ...]] = ("postgres",)
+    seconds: float = 0.0
+    tables: str | Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        at_least("seconds", self.seconds, 0.01, "s")
+
+    def strike(self, target: PostgresTarget) -> Strike:
+        grip = target.admin.slow_down(_names(self.tables), self.seconds, self.label(target))
+        return _held(self, target, grip, unit="commands")
+
+
+def _names(tables: str | Sequence[str]) -> list[str]:
+    return [tables] if isinstance(tables, str) else list(tables)
+
+
+def _held(fault: Fault, target: PostgresTarget, grip: Grip, *, unit: str = "connections") -> Strike:
+    def look() -> Receipt:
+        count, first, last = grip.touched()
+        return Receipt(count, unit, first, last)
+
+    return target.struck(Strike(fault.label(target), fault, heal=grip.release, look=look))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from ..errors import SetupError
 from .fault import Fault, Receipt, Strike, Target
@@ -30,6 +30,17 @@ class Body(Protocol):
 
     def start(self) -> None:
         """Start again on the same port with the same data, and wait until it answers; nothing when it runs."""
+
+
+@runtime_checkable
+class SavingBody(Body, Protocol):
+    """One that can write its data down."""
+
+    def save(self) -> None:
+        """Write all data to disk, where the next start finds it."""
+
+    def forget_saved(self) -> None:
+        """Remove what was written."""
 
 
 class ProcessTarget(Target, Protocol):
@@ -94,13 +105,37 @@ class Terminate(ProcessFault):
 
 @dataclass(frozen=True)
 class Restart(ProcessFault):
-    """End it in good order and start it again on the same port, before the call returns."""
+    """End it in good order and start it again on the same port, before the call returns.
+
+    Args:
+        data: of a Redis: "kept" (it saves before and loads after) or "lost"; None for what the server does by itself: Postgres keeps
+            what was committed, our Redis loses all.
+    """
 
     name: ClassVar[str] = "restart"
+    data: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.data not in (None, "kept", "lost"):
+            raise SetupError(f"data must be 'kept' or 'lost', got {self.data!r}")
+
+    def strike(self, target: ProcessTarget) -> Strike:
+        if self.data is not None and not isinstance(target.body, SavingBody):
+            raise SetupError(f"{self.label(target)}: data= is for Redis")
+        return super().strike(target)
 
     def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
         def again() -> None:
+            if self.data == "kept":
+                assert isinstance(body, SavingBody)
+                body.save()
             body.terminate()
+            if self.data == "lost":
+                assert isinstance(body, SavingBody)
+                body.forget_saved()
             body.start()
+            if self.data == "kept":
+                assert isinstance(body, SavingBody)
+                body.forget_saved()
 
         return again, body.start

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from ..clock import SYSTEM
+from ..errors import CannotInject, SetupError
 from .fault import Fault, Receipt, Strike, Target, at_least
 
 if TYPE_CHECKING:
     import redis
+
+PADDING = 3000  # keys that make the loading last; at 10 ms each 30 s
+PREFIX = "pytest-resilience-loading"
+BEGINS_WITHIN = 5.0  # seconds
+ENDS_WITHIN = 10.0  # seconds
 
 
 class Admin(Protocol):
@@ -20,11 +29,21 @@ class Admin(Protocol):
     def client(self) -> redis.Redis: ...
 
 
+class Disk(Protocol):
+    """What the server has on disk."""
+
+    def forget_saved(self) -> None:
+        """Remove what it has saved, so that killed it comes back empty."""
+
+
 class RedisTarget(Target, Protocol):
     """A Redis that takes orders from us."""
 
     @property
     def admin(self) -> Admin: ...
+
+    @property
+    def server(self) -> Disk: ...
 
 
 class RedisFault(Fault):
@@ -36,7 +55,7 @@ class RedisFault(Fault):
     def strike(self, target: RedisTarget) -> Strike:
         client = target.admin.client
         before = self.count(client)
-        heal = self.hurt(client)
+        heal = self.hurt(target)
 
         def look() -> Receipt:
             return Receipt(self.count(client) - before, self.unit)
@@ -44,7 +63,7 @@ class RedisFault(Fault):
         return target.struck(Strike(self.label(target), self, heal=heal, look=look))
 
     @abstractmethod
-    def hurt(self, client: redis.Redis) -> Callable[[], None]:
+    def hurt(self, target: RedisTarget) -> Callable[[], None]:
         """Do it; returns what takes it back."""
 
     @abstractmethod
@@ -58,8 +77,8 @@ class Oom(RedisFault):
 
     name: ClassVar[str] = "oom"
 
-    def hurt(self, client: redis.Redis) -> Callable[[], None]:
-        return _configured(client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
+    def hurt(self, target: RedisTarget) -> Callable[[], None]:
+        return _configured(target.admin.client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
 
     def count(self, client: redis.Redis) -> int:
         return _errors(client, "OOM")
@@ -67,12 +86,19 @@ class Oom(RedisFault):
 
 @dataclass(frozen=True)
 class Readonly(RedisFault):
-    """A replica of nobody, as after a failover that the client has missed: writes get a READONLY error, reads the old data."""
+    """A replica of nobody, as after a failover that the client has missed: writes get a READONLY error, reads the old data.
+
+    Args:
+        stale: whether reads get the old data; if not, they get a MASTERDOWN error, and so do writes.
+    """
 
     name: ClassVar[str] = "readonly"
+    stale: bool = True
 
-    def hurt(self, client: redis.Redis) -> Callable[[], None]:
-        restore = _configured(client, {"replica-read-only": "yes", "replica-serve-stale-data": "yes"})
+    def hurt(self, target: RedisTarget) -> Callable[[], None]:
+        client = target.admin.client
+        stale = "yes" if self.stale else "no"
+        restore = _configured(client, {"replica-read-only": "yes", "replica-serve-stale-data": stale})
         client.replicaof("127.0.0.1", 1)  # nobody listens on port 1; the data stays as it is
 
         def heal() -> None:
@@ -82,7 +108,89 @@ class Readonly(RedisFault):
         return heal
 
     def count(self, client: redis.Redis) -> int:
-        return _errors(client, "READONLY")
+        return _errors(client, "READONLY") + _errors(client, "MASTERDOWN")
+
+
+@dataclass(frozen=True)
+class Loading(RedisFault):
+    """It has started and still reads its data: every command gets a LOADING error, for 30 s or until the heal. The data stays.
+
+    Needs DEBUG, which our backends' servers have.
+    """
+
+    name: ClassVar[str] = "loading"
+
+    def strike(self, target: RedisTarget) -> Strike:
+        try:
+            return super().strike(target)
+        except Exception as error:
+            if "DEBUG" not in str(error):
+                raise
+            raise CannotInject(
+                f"{self.label(target)}: this server does not allow the DEBUG command ({error})"
+            ) from None
+
+    def hurt(self, target: RedisTarget) -> Callable[[], None]:
+        client = target.admin.client
+        client.execute_command("DEBUG", "POPULATE", str(PADDING), PREFIX, "1100")  # type: ignore[no-untyped-call]
+        slow = {"rdbcompression": "no", "loading-process-events-interval-bytes": "1024", "key-load-delay": "10000"}
+        restore = _configured(client, slow)
+        reading = _OnTheSide(client, "DEBUG", "RELOAD")
+
+        def heal() -> None:
+            client.config_set("key-load-delay", 0)
+            reading.wait()
+            padding = list(client.scan_iter(match=f"{PREFIX}:*", count=1000))
+            if padding:
+                client.unlink(*padding)
+            restore()
+            target.server.forget_saved()
+
+        try:
+            _await(lambda: _info(client, "persistence")["loading"] == 1, "it does not begin to load")
+        except BaseException:
+            heal()
+            raise
+        return heal
+
+    def count(self, client: redis.Redis) -> int:
+        return _errors(client, "LOADING")
+
+
+@dataclass(frozen=True)
+class BusyScript(Fault):
+    """A script that does not end: every other command gets a BUSY error, until the heal kills the script."""
+
+    name: ClassVar[str] = "busy_script"
+    targets: ClassVar[tuple[str, ...]] = ("redis",)
+
+    def strike(self, target: RedisTarget) -> Strike:
+        client = target.admin.client
+        before = _errors(client, "BUSY")
+        restore = _configured(client, {"lua-time-limit": "1"})
+        script = _OnTheSide(client, "EVAL", "while true do end", "0")
+        told = [Receipt(None, "commands")]  # a server that is busy does not tell even that
+
+        def busy() -> bool:
+            try:
+                client.ping()
+            except Exception as error:  # noqa: BLE001  # redis-py has no class of its own for it
+                return "BUSY" in str(error)
+            return False
+
+        def heal() -> None:
+            if script.running:
+                client.script_kill()
+            script.wait()
+            restore()
+            told[0] = Receipt(max(0, _errors(client, "BUSY") - before - 1), "commands")  # one of them was told to us
+
+        try:
+            _await(busy, "the script does not keep it busy")
+        except BaseException:
+            heal()
+            raise
+        return target.struck(Strike(self.label(target), self, heal=heal, look=lambda: told[0], late=True))
 
 
 @dataclass(frozen=True)
@@ -100,7 +208,8 @@ class MaxClients(RedisFault):
     def __post_init__(self) -> None:
         at_least("left", self.left, 0, "connections that are left")
 
-    def hurt(self, client: redis.Redis) -> Callable[[], None]:
+    def hurt(self, target: RedisTarget) -> Callable[[], None]:
+        client = target.admin.client
         connected = int(_info(client, "clients")["connected_clients"])
         return _configured(client, {"maxclients": str(connected + self.left)})
 
@@ -121,6 +230,42 @@ class Flush(Fault):
         client.flushall()
         receipt = Receipt(keys, "keys", 0.0 if keys else None, 0.0 if keys else None)
         return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
+
+
+class _OnTheSide:
+    """A command that takes long, on a connection and in a thread of its own."""
+
+    def __init__(self, client: redis.Redis, *command: str) -> None:
+        import redis
+
+        settings = client.connection_pool.connection_kwargs | {"socket_timeout": None}
+        self._client = redis.Redis(connection_pool=redis.ConnectionPool(**settings))
+        self._command = command
+        self._thread = threading.Thread(target=self._run, name=f"resilience-{command[0].lower()}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(Exception):  # it is killed, or its server: then it is over
+            self._client.execute_command(*self._command)  # type: ignore[no-untyped-call]
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until it is over."""
+        self._thread.join(ENDS_WITHIN)
+        self._client.close()
+        if self._thread.is_alive():
+            raise SetupError(f"{' '.join(self._command[:2])} has not ended within {ENDS_WITHIN:g} s")
+
+
+def _await(begun: Callable[[], bool], otherwise: str) -> None:
+    give_up = SYSTEM.now() + BEGINS_WITHIN
+    while not begun():
+        if SYSTEM.now() > give_up:
+            raise SetupError(f"{otherwise}, {BEGINS_WITHIN:g} s after it was told to")
+        SYSTEM.sleep(0.002)
 
 
 def _configured(client: redis.Redis, settings: dict[str, str]) -> Callable[[], None]:

@@ -9,9 +9,9 @@ from ..backends.backend import Address, Server
 from ..backends.postgres_admin import PostgresAdmin
 from ..backends.redis_admin import RedisAdmin
 from ..faults.fault import Strike
-from ..faults.postgres import Crash, ReadOnly, Starve, TerminateBackends
-from ..faults.process import Body
-from ..faults.redis import Flush, MaxClients, Oom, Readonly
+from ..faults.postgres import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
+from ..faults.process import Body, Restart
+from ..faults.redis import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
 from ..proxy.client import Door
 from .target import Ledger, NetworkFaults, ProcessFaults
 
@@ -42,6 +42,20 @@ class ServerBody:
 
     def start(self) -> None:
         self._server.start()
+
+
+class RedisBody(ServerBody):
+    """A Redis can write its data down."""
+
+    def __init__(self, server: Server, admin: RedisAdmin) -> None:
+        super().__init__(server)
+        self._admin = admin
+
+    def save(self) -> None:
+        self._admin.client.save()
+
+    def forget_saved(self) -> None:
+        self._server.forget_saved()
 
 
 class ServerTarget(NetworkFaults, ProcessFaults):
@@ -136,6 +150,18 @@ class PostgresTarget(ServerTarget):
         """Starve the pool: take server connections until `connections` are left, or hold a lock on the table `lock`."""
         return Starve(connections, lock).strike(self)
 
+    def take_connections(self, left: int = 0) -> Strike:
+        """Take the server's connections until `left` are left: new ones are refused (53300)."""
+        return TakeConnections(left).strike(self)
+
+    def hold_locks(self, *tables: str) -> Strike:
+        """Hold tables for oneself, as a migration does; none named: all of them."""
+        return HoldLocks(tables).strike(self)
+
+    def slow_queries(self, seconds: float, *tables: str) -> Strike:
+        """Let each statement on tables (none named: all) take up to `seconds` longer, in the server itself."""
+        return SlowQueries(seconds, tables).strike(self)
+
     def terminate_backends(self) -> Strike:
         """End every session at once, as a failover does."""
         return TerminateBackends().strike(self)
@@ -171,13 +197,29 @@ class RedisTarget(ServerTarget):
         """A direct connection, around the proxy."""
         return self._admin
 
+    @property
+    def body(self) -> Body:
+        return RedisBody(self._server, self._admin)
+
+    def restart(self, data: str | None = None) -> Strike:
+        """Stop it in good order and start it again, before the call returns; with its data "kept", or "lost" (as by default)."""
+        return Restart(data).strike(self)
+
     def oom(self) -> Strike:
         """Let writes get an OOM error, as when maxmemory is reached."""
         return Oom().strike(self)
 
-    def readonly(self) -> Strike:
-        """Let writes get a READONLY error, as on a replica."""
-        return Readonly().strike(self)
+    def readonly(self, stale: bool = True) -> Strike:
+        """Let writes get a READONLY error, as on a replica; unless `stale`, reads get a MASTERDOWN error."""
+        return Readonly(stale).strike(self)
+
+    def loading(self) -> Strike:
+        """Let every command get a LOADING error, as while it reads its data after a start."""
+        return Loading().strike(self)
+
+    def busy_script(self) -> Strike:
+        """Run a script that does not end: every other command gets a BUSY error."""
+        return BusyScript().strike(self)
 
     def max_clients(self, left: int = 0) -> Strike:
         """Refuse new connections with an error when `left` more have come."""

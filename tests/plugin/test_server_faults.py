@@ -114,3 +114,127 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
         """
     )
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=3)
+
+
+def test_redis_loads_is_busy_has_lost_its_master_and_heals(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest, redis
+
+        @pytest.fixture
+        def client(resilience):
+            with redis.Redis.from_url(resilience.redis.url, retry=None, socket_timeout=2) as client:
+                client.set("key", "value")
+                yield client
+
+        def test_loading(resilience, client):
+            with resilience.redis.loading() as strike:
+                for _ in range(3):
+                    with pytest.raises(redis.exceptions.BusyLoadingError):
+                        client.get("key")
+            assert (strike.receipt.touched, strike.receipt.unit) == (3, "commands")
+            assert client.keys() == [b"key"], "the data stays, and ours goes"
+            assert client.config_get("key-load-delay") == {"key-load-delay": "0"}
+
+        def test_busy_script(resilience, client):
+            with resilience.redis.busy_script() as strike:
+                for _ in range(3):
+                    with pytest.raises(redis.exceptions.ResponseError, match="BUSY"):
+                        client.get("key")
+                assert strike.receipt.touched is None
+            assert (strike.receipt.touched, strike.receipt.unit) == (3, "commands")
+            assert client.get("key") == b"value"
+
+        def test_readonly_without_its_master(resilience, client):
+            with resilience.redis.readonly(stale=False) as strike:
+                with pytest.raises(redis.exceptions.MasterDownError):
+                    client.get("key")
+            assert strike.receipt.touched == 1
+            assert client.get("key") == b"value"
+
+        def test_restart_with_data_kept_then_killed(resilience):
+            def ask(command, *words):
+                with redis.Redis.from_url(resilience.redis.url, retry=None) as client:
+                    return client.execute_command(command, *words)
+            ask("SET", "key", "value")
+            resilience.redis.restart("kept")
+            assert ask("GET", "key") == b"value"
+            resilience.redis.restart("lost")
+            assert ask("GET", "key") is None
+            ask("SET", "key", "value")
+            resilience.redis.restart("kept")
+            with resilience.redis.kill():
+                pass
+            assert ask("GET", "key") is None, "what was saved for one restart comes back at another"
+
+        def test_restart_of_postgres_takes_no_such_setting(resilience):
+            from pytest_resilience import SetupError
+            with pytest.raises(SetupError, match="data= is for Redis"):
+                resilience.strike("postgres.restart", data="kept")
+            with pytest.raises(SetupError, match="'kept' or 'lost'"):
+                resilience.redis.restart("perhaps")
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=5)
+
+
+def test_postgres_has_no_connections_locks_held_and_slow_queries(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import asyncio, asyncpg, pytest
+        from pytest_resilience import SetupError, eventually
+
+        @pytest.fixture
+        def runner():
+            with asyncio.Runner() as runner:
+                yield runner
+
+        @pytest.fixture
+        def connection(resilience, runner):
+            connection = runner.run(asyncpg.connect(resilience.postgres.url))
+            runner.run(connection.execute("create table t (x int); create table u (x int)"))
+            yield connection
+            connection.terminate()
+
+        def test_take_connections(resilience, runner, connection):
+            with resilience.postgres.take_connections() as strike:
+                with pytest.raises(asyncpg.TooManyConnectionsError):
+                    runner.run(asyncpg.connect(resilience.postgres.url))
+                assert runner.run(connection.fetchval("select 1")) == 1
+            assert (strike.receipt.touched, strike.receipt.unit) == (1, "connections")
+            assert runner.run(asyncpg.connect(resilience.postgres.url)).terminate() is None
+
+        @pytest.mark.parametrize("named", [("t",), ("t", "u"), ()])
+        def test_hold_locks(resilience, runner, connection, named):
+            with resilience.postgres.hold_locks(*named) as strike:
+                for table in named or ("t", "u"):
+                    with pytest.raises(asyncio.TimeoutError):
+                        runner.run(connection.fetchval(f"select count(*) from {table}", timeout=0.2))
+                if named == ("t",):
+                    assert runner.run(connection.fetchval("select count(*) from u", timeout=2)) == 0
+            assert (strike.receipt.touched, strike.receipt.unit) == (1, "connections")
+            assert runner.run(connection.fetchval("select count(*) from t", timeout=2)) == 0
+
+        def test_slow_queries(resilience, runner, connection):
+            async def ask():
+                begin = asyncio.get_running_loop().time()
+                assert await connection.fetchval("select count(*) from t") == 0
+                return asyncio.get_running_loop().time() - begin
+            with resilience.postgres.slow_queries(0.3, "t") as strike:
+                took = [runner.run(ask()) for _ in range(3)]
+                assert min(took[1:]) > 0.2, "each meets a lock that has just been taken"
+                assert runner.run(connection.fetchval("select count(*) from u", timeout=2)) == 0
+            assert (strike.receipt.touched, strike.receipt.unit) == (3, "commands")
+
+        def test_a_table_that_is_not_there(resilience, connection):
+            with pytest.raises(SetupError, match=r"hold_locks.*no such table: nowhere; this database has: t, u"):
+                resilience.postgres.hold_locks("nowhere")
+
+        @pytest.mark.fault("postgres.slow_queries", seconds=0.05)
+        def test_nothing_to_slow_down(resilience):
+            raise AssertionError("never gets here")
+        """
+    )
+    result = project.runpytest_subprocess("--resilience-strict")
+    result.assert_outcomes(passed=6, errors=1)
+    result.stdout.fnmatch_lines(["*slow_queries*nothing to lock; this database has: none*"])
