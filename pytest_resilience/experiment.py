@@ -7,6 +7,7 @@ from .faults import FAULTS
 from .faults.fault import Strike
 from .history import History
 from .stack import Stack
+from .targets.named import NamedProcess
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService, ServiceTarget
 from .targets.target import Ledger
@@ -57,6 +58,14 @@ class Resilience:
             raise NoService(TEN_LINES)
         self._stack.touched()
         return self._service
+
+    def process(self, pid: int) -> NamedProcess:
+        """Another process of yours, by its id: with kill, pause, terminate, and the faults of scarcity.
+
+        Raises:
+            SetupError: there is no such process, or the test itself hangs on it.
+        """
+        return NamedProcess(self._ledger, pid, self._stack.runner)
 
     @property
     def strikes(self) -> list[Strike]:

@@ -72,6 +72,11 @@ class Stack:
         assert self._control is not None
         return self._control.library()
 
+    @property
+    def runner(self) -> Backend:
+        """What runs processes beside the servers."""
+        return self._backend
+
     def targets(self, ledger: Ledger) -> tuple[PostgresTarget, RedisTarget]:
         """Postgres and Redis, with their strikes written to `ledger`."""
         servers, doors = self._backend.servers, self._doors

@@ -9,6 +9,7 @@ from .network import Bandwidth, Blackhole, HalfOpen, Latency, LimitData, Refuse,
 from .postgres import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from .process import Kill, Pause, Restart, Terminate
 from .redis import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
+from .scarcity import ExhaustDescriptors, StarveCpu
 
 FAULTS: dict[str, type[Fault]] = {
     "refuse": Refuse,
@@ -40,6 +41,8 @@ FAULTS: dict[str, type[Fault]] = {
     "max_clients": MaxClients,
     "flush": Flush,
     "memory_pressure": MemoryPressure,
+    "exhaust_descriptors": ExhaustDescriptors,
+    "starve_cpu": StarveCpu,
 }
 
 __all__ = ["FAULTS", "Fault", "Receipt", "Strike"]

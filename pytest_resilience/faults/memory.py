@@ -12,7 +12,7 @@ from .fault import Fault, Receipt, Strike, Target, at_least
 MIB = 2**20
 
 
-class MemoryBody(Protocol):
+class Means(Protocol):
     """A process whose data limit can be moved while it runs."""
 
     def lower_data_limit(self, headroom_bytes: int) -> Callable[[], None] | None:
@@ -23,7 +23,7 @@ class MemoryTarget(Target, Protocol):
     """A target whose memory can be squeezed."""
 
     @property
-    def memory(self) -> MemoryBody: ...
+    def means(self) -> Means: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class MemoryPressure(Fault):
         at_least("headroom_mb", self.headroom_mb, 0, "MiB")
 
     def strike(self, target: MemoryTarget) -> Strike:
-        restore = target.memory.lower_data_limit(round(self.headroom_mb * MIB))
+        restore = target.means.lower_data_limit(round(self.headroom_mb * MIB))
         if restore is None:
             raise CannotInject(
                 f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)"

@@ -7,7 +7,6 @@ import re
 import socket
 import threading
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,11 @@ from ..backends.ports import free_port
 from ..clock import SYSTEM, Clock
 from ..errors import ServerNotReady, SetupError
 from ..faults.fault import Strike
-from ..faults.memory import MemoryPressure
 from ..faults.process import Terminate
 from ..processes import Child
+from .means import Means
 from .spec import Service
-from .target import Ledger, ProcessFaults
+from .target import Ledger, NeedyFaults, ProcessFaults
 
 if TYPE_CHECKING:
     import httpx
@@ -188,24 +187,13 @@ class RunningService:
             self._child.kill()
             self._life_begins = self._child.log_size()
 
-    def lower_data_limit(self, headroom_bytes: int) -> Callable[[], None] | None:
-        """Set RLIMIT_DATA to present use plus headroom; returns what restores it, or None off Linux."""
-        import psutil
-
-        process = self.child.process
-        if not hasattr(process, "rlimit"):
-            return None
-        before = process.rlimit(psutil.RLIMIT_DATA)
-        process.rlimit(psutil.RLIMIT_DATA, (data_bytes(process.pid) + headroom_bytes, before[1]))
-
-        def restore() -> None:
-            if process.is_running():  # a service that died of it has no limit to restore
-                process.rlimit(psutil.RLIMIT_DATA, before)
-
-        return restore
+    @property
+    def means(self) -> Means:
+        """What its process may use."""
+        return Means(self.child.process, self._backend)
 
 
-class ServiceTarget(ProcessFaults):
+class ServiceTarget(ProcessFaults, NeedyFaults):
     """The service under test, in a test.
 
     Attributes:
@@ -244,9 +232,9 @@ class ServiceTarget(ProcessFaults):
         return self._running
 
     @property
-    def memory(self) -> RunningService:
-        """Whose memory is squeezed."""
-        return self._running
+    def means(self) -> Means:
+        """What its process may use."""
+        return self._running.means
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Ask it; `options` are httpx's."""
@@ -279,20 +267,8 @@ class ServiceTarget(ProcessFaults):
         """SIGTERM and wait for the end: an orderly stop; the heal starts it again."""
         return Terminate().strike(self)
 
-    def memory_pressure(self, headroom_mb: float) -> Strike:
-        """Lower its data limit to present use plus `headroom_mb` MiB (Linux)."""
-        return MemoryPressure(headroom_mb).strike(self)
-
     def __repr__(self) -> str:
         return f"<ServiceTarget {self.url}, pid {self._running.child.pid}>"
-
-
-def data_bytes(pid: int) -> int:
-    """What the kernel holds against RLIMIT_DATA: VmData of /proc/PID/status, in bytes."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmData:\s+(\d+) kB$", text, re.MULTILINE)
-    assert found is not None, "every live process has a VmData line"
-    return int(found[1]) * 1024
 
 
 def _status(host: str, port: int, path: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ..errors import HealFailed
 from ..faults.fault import Strike
 from ..faults.flap import Flap
+from ..faults.memory import MemoryPressure
 from ..faults.network import (
     Bandwidth,
     Blackhole,
@@ -20,7 +21,9 @@ from ..faults.network import (
     SlowClose,
 )
 from ..faults.process import Body, Kill, Pause, Restart
+from ..faults.scarcity import ExhaustDescriptors, StarveCpu
 from ..proxy.client import Door
+from .means import Means
 
 
 class Ledger:
@@ -141,3 +144,24 @@ class ProcessFaults(Target):
     def restart(self) -> Strike:
         """Stop it in good order and start it again, before the call returns."""
         return Restart().strike(self)
+
+
+class NeedyFaults(Target):
+    """Faults of a process that runs short of something."""
+
+    @property
+    def means(self) -> Means:
+        """What the process may use."""
+        raise AssertionError(f"{type(self).__name__} has no process of its own")
+
+    def memory_pressure(self, headroom_mb: float) -> Strike:
+        """Lower its data limit to present use plus `headroom_mb` MiB (Linux)."""
+        return MemoryPressure(headroom_mb).strike(self)
+
+    def exhaust_descriptors(self, left: int = 0) -> Strike:
+        """Let it open `left` more files and connections, and no more (Linux)."""
+        return ExhaustDescriptors(left).strike(self)
+
+    def starve_cpu(self, share: float = 0.1) -> Strike:
+        """Leave it about `share` of one processor (Linux)."""
+        return StarveCpu(share).strike(self)

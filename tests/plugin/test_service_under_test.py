@@ -149,3 +149,79 @@ def test_a_module_with_another_service_does_not_meet_the_first_ones(shop: pytest
         """
     shop.makepyfile(test_1=theirs, test_2=ours)
     shop.runpytest_subprocess().assert_outcomes(passed=2)
+
+
+def test_the_service_runs_short_of_descriptors_and_processor_time(shop: pytest.Pytester) -> None:
+    shop.makepyfile(
+        """
+        import os, httpx, psutil, pytest, sys, time
+        from pytest_resilience import SetupError, eventually
+        pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux'")
+
+        def test_descriptors(resilience):
+            before = resilience.service.process.rlimit(psutil.RLIMIT_NOFILE)
+            assert resilience.service.get("/orders").status_code == 200
+            with resilience.service.exhaust_descriptors():
+                reply = resilience.service.get("/orders")  # by a connection that is open; it opens one of its own
+                assert (reply.status_code, reply.text) == (503, "OSError")
+            assert resilience.service.process.rlimit(psutil.RLIMIT_NOFILE) == before
+            assert resilience.service.get("/orders").status_code == 200
+
+        def test_processor(resilience):
+            process = resilience.service.process
+            before = process.cpu_affinity()
+            with resilience.service.starve_cpu(share=0.1) as strike:
+                assert len(process.cpu_affinity()) == 1
+                rivals = [p for p in psutil.process_iter(["cmdline"]) if "sched_setaffinity" in " ".join(p.info["cmdline"] or ())]
+                assert len(rivals) == 9
+                eventually(lambda: all(r.cpu_affinity() == process.cpu_affinity() for r in rivals), within=10)
+                assert resilience.service.get("/memory").status_code == 200
+            assert process.cpu_affinity() == before
+            assert not any(r.is_running() for r in rivals)
+            assert strike.receipt.touched == 1
+
+        def test_settings(resilience):
+            with pytest.raises(SetupError, match="0.02 to 0.5"):
+                resilience.service.starve_cpu(share=2)
+            with pytest.raises(SetupError, match="at least 0 descriptors"):
+                resilience.service.exhaust_descriptors(-1)
+        """
+    )
+    shop.runpytest_subprocess().assert_outcomes(passed=3)
+
+
+def test_a_process_that_the_user_names(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import os, psutil, pytest, subprocess, sys
+        from pytest_resilience import SetupError, eventually
+
+        @pytest.fixture
+        def child():
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+                yield child
+                child.kill()
+
+        def test_pause_then_kill(resilience, child):
+            process = resilience.process(child.pid)
+            with process.pause() as strike:
+                eventually(lambda: process.process.status() == psutil.STATUS_STOPPED, within=2)
+            eventually(lambda: process.process.status() != psutil.STATUS_STOPPED, within=2)
+            process.kill()
+            assert child.wait(2) == -9
+            assert [s.label for s in resilience.strikes] == ["process.pause", "process.kill"]
+            assert strike.receipt.touched == 1
+            with pytest.raises(SetupError, match="not running"):
+                process.pause()
+
+        def test_terminate(resilience, child):
+            resilience.process(child.pid).terminate()
+            assert child.wait(2) == -15
+
+        @pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid(), 2**22 + 1, True, "7"])
+        def test_not_these(resilience, pid):
+            with pytest.raises(SetupError, match="no such process|hangs on"):
+                resilience.process(pid)
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=8)
