@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 from ..errors import HealFailed
+from ..faults.caller import Answer, Moment, cancel
 from ..faults.fault import Strike
 from ..faults.flap import Flap
 from ..faults.memory import MemoryPressure
@@ -123,6 +125,32 @@ class NetworkFaults(Target):
     def slow_accept(self, seconds: float) -> Strike:
         """Let new connections wait `seconds` before they reach the server."""
         return SlowAccept(seconds).strike(self)
+
+    async def cancel(
+        self,
+        operation: Callable[[], Coroutine[Any, Any, object]],
+        *,
+        then: Callable[[], Awaitable[Answer]] | None = None,
+        heal: Moment = "before",
+        within: float = 5.0,
+    ) -> Answer | None:
+        """Cancel an operation of this process's own client after it was sent, while its answer is held back in the proxy.
+
+        Args:
+            operation: a coroutine function that asks the server through the proxy.
+            then: the next operation, as a rule on the same client or pool.
+            heal: whether the network heals "before" the next operation, "during" it (when its answer is held back too), or "after" it
+                (which then needs a timeout of its own).
+            within: seconds that each step may take.
+
+        Returns:
+            What `then` returned; it may raise what it likes.
+
+        Raises:
+            SetupError: the operation ended before an answer was held back.
+            NeverHappened: it does not end although it was cancelled and the network has healed.
+        """
+        return await cancel(self, operation, then=then, heal=heal, within=within)
 
 
 class ProcessFaults(Target):

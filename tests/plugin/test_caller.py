@@ -1,0 +1,81 @@
+"""An operation is cancelled while its answer is held back; the next one must get its own."""
+
+from __future__ import annotations
+
+import pytest
+
+CLIENTS = """
+import asyncio, asyncpg, pytest, redis.asyncio
+from pytest_resilience import NeverHappened, SetupError
+
+pytestmark = pytest.mark.asyncio
+
+@pytest.fixture
+def key(resilience):
+    with redis.Redis.from_url(resilience.redis.direct_url) as client:
+        client.mset({"one": "first", "two": "second"})
+"""
+
+
+def test_the_next_operation_gets_its_own_answer(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        CLIENTS
+        + """
+@pytest.mark.parametrize("heal", ["before", "during"])
+async def test_redis(resilience, key, heal):
+    async with redis.asyncio.Redis.from_url(resilience.redis.url, single_connection_client=True) as client:
+        await client.ping()
+        answer = await resilience.redis.cancel(lambda: client.get("one"), then=lambda: client.get("two"), heal=heal)
+        assert answer == b"second"
+    assert resilience.strikes[0].receipt.touched and resilience.strikes[0].healed
+
+@pytest.mark.parametrize("heal", ["before", "during"])
+async def test_postgres(resilience, heal):
+    async with asyncpg.create_pool(resilience.postgres.url, min_size=2, max_size=2) as pool:
+        answer = await resilience.postgres.cancel(lambda: pool.fetchval("select 1"), then=lambda: pool.fetchval("select 2"), heal=heal)
+        assert answer == 2
+
+async def test_it_heals_after_an_operation_that_has_a_timeout(resilience, key):
+    async with redis.asyncio.Redis.from_url(resilience.redis.url, retry=None, socket_timeout=0.2) as client:
+        with pytest.raises(redis.TimeoutError):
+            await resilience.redis.cancel(lambda: client.get("one"), then=lambda: client.get("two"), heal="after")
+        assert await client.get("two") == b"second"
+    assert all(strike.healed for strike in resilience.strikes)
+"""
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=5)
+
+
+def test_what_goes_wrong_is_told(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        CLIENTS
+        + """
+async def nothing():
+    return 7
+
+async def test_around_the_proxy(resilience):
+    with pytest.raises(SetupError, match="ended with 7 before any answer was held back: does its client go through the proxy"):
+        await resilience.redis.cancel(nothing)
+    assert all(strike.healed for strike in resilience.strikes)
+
+async def test_deaf(resilience, key):
+    async with redis.asyncio.Redis.from_url(resilience.redis.url) as client:
+        over = asyncio.Event()
+        async def deaf():
+            while not over.is_set():
+                try:
+                    await client.get("one")
+                    await over.wait()
+                except asyncio.CancelledError:
+                    continue
+        with pytest.raises(NeverHappened, match="still there 0.3 s after it was cancelled"):
+            await resilience.redis.cancel(deaf, within=0.3)
+        over.set()
+
+async def test_settings(resilience):
+    with pytest.raises(SetupError, match="one of before, during, after"):
+        await resilience.redis.cancel(nothing, heal="never")
+"""
+    )
+    result = project.runpytest_subprocess()
+    result.stdout.fnmatch_lines(["*2 passed, 1 vacuous*"])  # around the proxy there was nothing to hold back
