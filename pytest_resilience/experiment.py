@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .errors import NoService, SetupError, UnknownFault
 from .faults import FAULTS
 from .faults.fault import Strike
@@ -11,6 +13,9 @@ from .targets.named import NamedProcess
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService, ServiceTarget
 from .targets.target import Ledger
+
+if TYPE_CHECKING:
+    from .backends.postgres_admin import Init
 
 TEN_LINES = """\
 resilience.service: no resilience_service fixture says how your service starts. Write one, in conftest.py:
@@ -59,6 +64,20 @@ class Resilience:
         self._stack.touched()
         return self._service
 
+    def more_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
+        """One more Postgres, started when it is first asked for; what it strikes is healed with all else. See `factories.postgres`."""
+        self._stack.add_postgres(name, init)
+        target = self._stack.more(name, self._ledger)
+        assert isinstance(target, PostgresTarget)
+        return target
+
+    def more_redis(self, name: str) -> RedisTarget:
+        """One more Redis; see `more_postgres`."""
+        self._stack.add_redis(name)
+        target = self._stack.more(name, self._ledger)
+        assert isinstance(target, RedisTarget)
+        return target
+
     def process(self, pid: int) -> NamedProcess:
         """Another process of yours, by its id: with kill, pause, terminate, and the faults of scarcity.
 
@@ -84,10 +103,12 @@ class Resilience:
                 f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
             )
         target_name, _, fault_name = name.partition(".")
-        known = [f"{target}.{fault}" for fault, kind in FAULTS.items() for target in kind.targets]
+        kinds = self._stack.kinds | {"service": "service"}
+        known = [f"{each}.{fault}" for fault, f in FAULTS.items() for each, kind in kinds.items() if kind in f.targets]
         if name not in known:
             raise UnknownFault(name, known)
-        target = getattr(self, target_name)
+        own = target_name in ("postgres", "redis", "service")
+        target: object = getattr(self, target_name) if own else self._stack.more(target_name, self._ledger)
         try:
             fault = FAULTS[fault_name](*arguments, **settings)
         except TypeError as error:

@@ -11,13 +11,23 @@ from . import options
 from .stash import EXPERIMENT
 
 if TYPE_CHECKING:
+    from .backends.postgres_admin import Init
     from .experiment import Resilience
     from .stack import Stack
     from .targets.spec import Service
 
 
 @pytest.fixture(scope="session")
-def resilience_stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
+def resilience_schema() -> Init | None:
+    """Override this to say how your schema is made: SQL, `Path`s of files with SQL, or functions that are given the database's URL.
+
+    Made once; every test begins with it and with the rows that it brought, as with a clone.
+    """
+    return None
+
+
+@pytest.fixture(scope="session")
+def resilience_stack(pytestconfig: pytest.Config, resilience_schema: Init | None) -> Iterator[Stack]:
     """Postgres and Redis behind a Toxiproxy, for the whole session (one stack per xdist worker).
 
     Attributes: backend (name), seed, postgres, redis (each with url, direct_url, host, port, proxy and faults), toxiproxy (a
@@ -28,6 +38,8 @@ def resilience_stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
     given = options.read(pytestconfig)
     stack = Stack(options.choice(pytestconfig).make(), given.seed)
     try:
+        if resilience_schema is not None:
+            stack.prepare(resilience_schema)
         yield stack
     finally:
         stack.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import options
-from .fixtures import resilience, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
+from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
 from .stash import EXPERIMENT, PASSED
 
 if TYPE_CHECKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from .backends.backend import Backend
 from .backends.postgres_admin import PostgresAdmin
@@ -17,6 +18,10 @@ from .targets.target import Ledger
 if TYPE_CHECKING:
     import toxiproxy
 
+    from .backends.postgres_admin import Init
+
+Kind = Literal["postgres", "redis"]
+Admin = TypeVar("Admin", PostgresAdmin, RedisAdmin)
 
 PORT_TRIES = 3  # another process may take a free port before the proxy binds it
 
@@ -42,6 +47,7 @@ class Stack:
         self._services: dict[int, tuple[Service, RunningService]] = {}
         self._dirty = False
         self._has_baseline = False
+        self._more: dict[str, tuple[Kind, PostgresAdmin | RedisAdmin]] = {}
         self._control: Control | None = None
         self._log_begins: dict[str, int] = {}
         try:
@@ -79,35 +85,87 @@ class Stack:
 
     def targets(self, ledger: Ledger) -> tuple[PostgresTarget, RedisTarget]:
         """Postgres and Redis, with their strikes written to `ledger`."""
-        servers, doors = self._backend.servers, self._doors
-        postgres = PostgresTarget(
-            "postgres",
-            ledger,
-            server=servers["postgres"],
-            door=doors["postgres"],
-            address=self._backend.client_address(doors["postgres"].listen),
-            admin=self._postgres_admin,
-            cannot=self._cannot("postgres"),
-        )
-        redis = RedisTarget(
-            "redis",
-            ledger,
-            server=servers["redis"],
-            door=doors["redis"],
-            address=self._backend.client_address(doors["redis"].listen),
-            admin=self._redis_admin,
-            cannot=self._cannot("redis"),
-        )
-        return postgres, redis
+        return self._postgres("postgres", ledger, self._postgres_admin), self._redis("redis", ledger, self._redis_admin)
 
-    def _cannot(self, target: str) -> dict[str, str]:
+    def _postgres(self, name: str, ledger: Ledger, admin: PostgresAdmin) -> PostgresTarget:
+        server, door = self._backend.servers[name], self._doors[name]
+        address = self._backend.client_address(door.listen)
+        cannot = self._cannot("postgres", name)
+        return PostgresTarget(name, ledger, server=server, door=door, address=address, admin=admin, cannot=cannot)
+
+    def _redis(self, name: str, ledger: Ledger, admin: RedisAdmin) -> RedisTarget:
+        server, door = self._backend.servers[name], self._doors[name]
+        address = self._backend.client_address(door.listen)
+        cannot = self._cannot("redis", name)
+        return RedisTarget(name, ledger, server=server, door=door, address=address, admin=admin, cannot=cannot)
+
+    def _cannot(self, kind: str, name: str) -> dict[str, str]:
         """The faults of a target that the backend can't inject, by their own names."""
-        told = ((name.partition("."), reason) for name, reason in self._backend.cannot.items())
+        told = ((fault.partition("."), reason) for fault, reason in self._backend.cannot.items())
         return {
-            fault: f"{self.backend} cannot {target}.{fault}: {reason}"
+            fault: f"{self.backend} cannot {name}.{fault}: {reason}"
             for (owner, _, fault), reason in told
-            if owner == target
+            if owner == kind
         }
+
+    # -- more than one of a kind
+
+    def add_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
+        """One more Postgres behind a proxy of its own; the same one for everybody who says the same name.
+
+        Args:
+            name: such as "replica"; the first half of its faults' labels.
+            init: SQL, files with SQL, or functions that are given its URL: what makes its schema, once.
+
+        Raises:
+            SetupError: the name is taken or no name, or this backend has no more servers.
+        """
+        self._add("postgres", name, init)
+        target = self.more(name, self._ledger)
+        assert isinstance(target, PostgresTarget)
+        return target
+
+    def add_redis(self, name: str) -> RedisTarget:
+        """One more Redis behind a proxy of its own; see `add_postgres`."""
+        self._add("redis", name, None)
+        target = self.more(name, self._ledger)
+        assert isinstance(target, RedisTarget)
+        return target
+
+    def _add(self, kind: Kind, name: str, init: Init | None) -> None:
+        if name in self._more and self._more[name][0] == kind:
+            return
+        if not re.fullmatch("[a-z][a-z0-9_]{0,30}", name) or name in (*self._doors, "service", "process", "proxy"):
+            raise SetupError(
+                f"{name!r} can't be the name of a server: lower case letters, digits and _, and not one that is taken"
+            )
+        self._backend.add(kind, name)
+        self._doors[name] = self._door(name)
+        server = self._backend.servers[name]
+        if kind == "redis":
+            self._more[name] = kind, RedisAdmin(server)
+            return
+        admin = PostgresAdmin(server, template=self._backend.template)
+        self._more[name] = kind, admin
+        if init is not None:
+            admin.prepare(init)
+        admin.take_baseline()
+
+    def more(self, name: str, ledger: Ledger) -> PostgresTarget | RedisTarget:
+        """A server that was added, with its strikes written to `ledger`."""
+        _, admin = self._more[name]
+        if isinstance(admin, PostgresAdmin):
+            return self._postgres(name, ledger, admin)
+        return self._redis(name, ledger, admin)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What each server is: "postgres" or "redis", by its name."""
+        return {"postgres": "postgres", "redis": "redis"} | {name: kind for name, (kind, _) in self._more.items()}
+
+    def prepare(self, init: Init) -> None:
+        """Make the schema of `postgres`, which every test begins with; before the first test."""
+        self._postgres_admin.prepare(init)
 
     def begin(self, service: Service | None) -> RunningService | None:
         """Make everything as a test shall find it: servers up, no toxics, a clean database, an empty Redis, a fresh service.
@@ -126,16 +184,22 @@ class Stack:
         if not self._has_baseline:
             self._postgres_admin.take_baseline()
             self._has_baseline = True
-        cleaning = self._postgres_admin.clean()
+        cleaning = [admin.clean() for admin in self._admins(PostgresAdmin)]
         try:
             self._heal_by_hand()
             self._log_begins = {name: server.log_size() for name, server in self._backend.servers.items()}
-            self._redis_admin.clean()
+            for redis in self._admins(RedisAdmin):
+                redis.clean()
         finally:
-            cleaning.result()
+            for each in cleaning:
+                each.result()
         if running is not None:
             running.start()
         return running
+
+    def _admins(self, kind: type[Admin]) -> list[Admin]:
+        every = (self._postgres_admin, self._redis_admin, *(admin for _, admin in self._more.values()))
+        return [admin for admin in every if isinstance(admin, kind)]
 
     def logs(self) -> dict[str, str]:
         """What each server wrote since the test began."""
@@ -205,9 +269,11 @@ class Stack:
             failure = error
         for _, running in self._services.values():
             running.stop()
-        self._redis_admin.close()
+        for redis in self._admins(RedisAdmin):
+            redis.close()
         try:
-            self._postgres_admin.close()
+            for postgres in self._admins(PostgresAdmin):
+                postgres.close()
         finally:
             if self._control is not None:
                 self._control.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from ..errors import CannotInject
+from ..errors import CannotInject, SetupError
 from ..processes import Child
 from ..proxy.client import Seen
 
@@ -164,6 +164,15 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """End everything and leave nothing behind. May be called again."""
+
+    def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
+        """Start one more server, known as `servers[name]` from then on, and wait until it answers.
+
+        Raises:
+            SetupError: this backend has no more than it was given.
+            ServerNotReady: it does not come up.
+        """
+        raise SetupError(f"{self.name} has one Postgres and one Redis, and can't start {name!r}")
 
     @abstractmethod
     def door(self, name: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..clock import SYSTEM, Clock
 from ..errors import BackendDied, BackendUnavailable, ServerNotReady
@@ -73,6 +73,7 @@ class DockerBackend(KeptBackend):
         self._everything: list[Contained] = []
         self._on_its_network = False
         self._doors = itertools.count()
+        self._place: Place | None = None
 
     @property
     def cannot(self) -> Mapping[str, str]:  # type: ignore[override]  # known when the network is there
@@ -105,7 +106,7 @@ class DockerBackend(KeptBackend):
         }
         with without_ryuk(self._environ):
             self._network = self._make_network(engine, session, labels)
-            place = Place(client_settings(engine), self._network, labels, self._clock)
+            place = self._place = Place(client_settings(engine), self._network, labels, self._clock)
             postgres = PostgresContainer(self._settings.postgres_image, place, password=secrets.token_hex(18))
             redis = RedisContainer(self._settings.redis_image, place, password=secrets.token_hex(18))
             doors = 0 if self._on_its_network else PUBLISHED_DOORS
@@ -120,6 +121,20 @@ class DockerBackend(KeptBackend):
             container.await_ready()
         self.servers = {"postgres": postgres, "redis": redis}
         self.api = self._proxy.api
+
+    def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
+        assert self._place is not None, "start comes first"
+        server: PostgresContainer | RedisContainer
+        password = secrets.token_hex(18)
+        if kind == "postgres":
+            server = PostgresContainer(self._settings.postgres_image, self._place, password=password, name=name)
+        else:
+            server = RedisContainer(self._settings.redis_image, self._place, password=password, name=name)
+        self._everything.append(server)
+        with without_ryuk(self._environ):
+            server.launch()
+        server.await_ready()
+        self.servers[name] = server
 
     def _make_network(self, engine: engines.Engine, session: str, labels: Mapping[str, str]) -> Network:
         from docker.errors import APIError

@@ -29,8 +29,8 @@ class ContainedServer(Contained, Server):
 
     port: int
 
-    def __init__(self, image: str, place: Place, *, password: str) -> None:
-        super().__init__(self.kind, image, place)
+    def __init__(self, image: str, place: Place, *, password: str, name: str = "") -> None:
+        super().__init__(name or self.kind, image, place)
         self._password = password
         self.version = ""
 

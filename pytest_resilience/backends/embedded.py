@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from ..clock import SYSTEM, Clock
 from ..keeper import release_shared_memory
@@ -73,16 +74,29 @@ class EmbeddedBackend(KeptBackend):
     def _launch_redis_and_proxy(self, found: Found) -> tuple[RedisProcess, ProxyProcess]:
         proxy = ProxyProcess(self._keeper, log=self.directory / "proxy.log", clock=self._clock)
         proxy.launch()  # first: it takes longest
-        place = self.directory / "redis"
-        place.mkdir()
-        redis = RedisProcess(self._keeper, found.path, place, log=self.directory / "redis.log", clock=self._clock)
-        redis.launch()
-        return redis, proxy
+        return self._launch_redis(found, "redis"), proxy
 
-    def _launch_postgres(self, found: Found) -> PostgresProcess:
+    def _launch_redis(self, found: Found, name: str) -> RedisProcess:
+        place = self.directory / name
+        place.mkdir()
+        log = self.directory / f"{name}.log"
+        redis = RedisProcess(self._keeper, found.path, place, name=name, log=log, clock=self._clock)
+        redis.launch()
+        return redis
+
+    def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
+        server: PostgresProcess | RedisProcess
+        if kind == "postgres":
+            server = self._launch_postgres(find_postgres(self._environ), name)
+        else:
+            server = self._launch_redis(find_redis(self._environ), name)
+        server.await_ready()
+        self.servers[name] = server
+
+    def _launch_postgres(self, found: Found, name: str = "postgres") -> PostgresProcess:
         account = functools.cache(lambda: account_for_postgres(self._keeper, found.path, self.directory))
         recipe = Recipe(self._keeper, found, account=account, scratch=self.directory)
-        data = self.directory / "postgres"
+        data = self.directory / name
         try:
             return self._from_template(recipe, recipe.open(), data)
         except TemplateBroken:
@@ -99,7 +113,8 @@ class EmbeddedBackend(KeptBackend):
                 self._keeper,
                 programs / "postgres",
                 data,
-                log=self.directory / "postgres.log",
+                name=data.name,
+                log=self.directory / f"{data.name}.log",
                 version=recipe.version,
                 password=template.facts["password"],
                 user=user,

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..clock import SYSTEM
 from ..errors import SetupError
@@ -18,9 +18,13 @@ from .backend import Server
 from .postgres_grips import ConnectionGrip, LockGrip, SlowGrip, end
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import asyncpg
     from anyio.from_thread import BlockingPortal
 
+Step: TypeAlias = "str | Path | Callable[[str], object]"
+Init: TypeAlias = "Step | Sequence[Step]"
 Result = TypeVar("Result")
 Held = TypeVar("Held", LockGrip, SlowGrip, ConnectionGrip)
 
@@ -187,6 +191,33 @@ class PostgresAdmin:
             self._portal.call(self._drop_session)
             self._portal_context.__exit__(None, None, None)
             self._portal = self._portal_context = None
+
+    def prepare(self, init: Init) -> None:
+        """Run what makes the schema, before the baseline is taken.
+
+        Args:
+            init: SQL, files with SQL, or functions that are given the server's URL; one or several.
+        """
+        from pathlib import Path
+
+        steps = [init] if isinstance(init, str | Path) or callable(init) else list(init)
+        for step in steps:
+            if callable(step):
+                step(self.server.url(self.server.direct))
+            else:
+                self._script(step.read_text(encoding="utf-8") if isinstance(step, Path) else step, str(step))
+
+    def _script(self, sql: str, name: str) -> None:
+        async def work() -> None:
+            import asyncpg
+
+            try:
+                await (await self.session()).execute(sql)
+            except asyncpg.PostgresError as error:
+                where = name.splitlines()[0][:60]
+                raise SetupError(f"the schema could not be made: {where!r}: {type(error).__name__}: {error}") from None
+
+        self.run(work)
 
     # -- clean state
 

@@ -21,6 +21,7 @@ class PostgresProcess(LocalServer):
         keeper: who starts it.
         program: the `postgres` binary.
         data: its data directory.
+        name: what it is called.
         log: the file for its output.
         version: what it is.
         password: of the user postgres.
@@ -37,13 +38,14 @@ class PostgresProcess(LocalServer):
         program: Path,
         data: Path,
         *,
+        name: str = "postgres",
         log: Path,
         version: str,
         password: str,
         user: User,
         clock: Clock = SYSTEM,
     ) -> None:
-        super().__init__(keeper, "postgres", log=log, clock=clock, user=user)
+        super().__init__(keeper, name, log=log, clock=clock, user=user)
         self._program = program
         self._data = data
         self._password = password

@@ -21,14 +21,24 @@ class RedisProcess(LocalServer):
         keeper: who starts it.
         program: `redis-server` or `valkey-server`.
         directory: where it runs.
+        name: what it is called.
         log: the file for its output.
         clock: what to wait with.
     """
 
     kind = "redis"
 
-    def __init__(self, keeper: Keeper, program: Path, directory: Path, *, log: Path, clock: Clock = SYSTEM) -> None:
-        super().__init__(keeper, "redis", log=log, clock=clock)
+    def __init__(
+        self,
+        keeper: Keeper,
+        program: Path,
+        directory: Path,
+        *,
+        name: str = "redis",
+        log: Path,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__(keeper, name, log=log, clock=clock)
         self._program = program
         self._directory = directory
         self.version = ""
