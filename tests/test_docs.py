@@ -233,7 +233,13 @@ def fault_names() -> str:
     """One row per family, one column per kind of target: what the README shows."""
     from pytest_resilience.faults import FAULTS
 
-    files = {"process": "process", "postgres": "server", "redis": "server", "memory": "resources", "scarcity": "resources"}
+    files = {
+        "process": "process",
+        "postgres": "server",
+        "redis": "server",
+        "memory": "resources",
+        "scarcity": "resources",
+    }
     families: dict[str, dict[str, list[str]]] = {}
     for name, kind in FAULTS.items():
         family = files.get(kind.__module__.rpartition(".")[2], "network")

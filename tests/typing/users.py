@@ -6,6 +6,7 @@ An ignore that is not needed is an error under mypy's strict, so each one here s
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import assert_type
 
 import httpx
@@ -23,6 +24,8 @@ from pytest_resilience import (
     Stack,
     Strike,
     eventually,
+    factories,
+    incidents,
     recovers,
 )
 
@@ -82,7 +85,41 @@ def every_fault(resilience: Resilience) -> list[Strike]:
         resilience.service.pause(),
         resilience.service.restart(),
         resilience.service.memory_pressure(headroom_mb=64),
+        resilience.service.exhaust_descriptors(left=2),
+        resilience.service.starve_cpu(share=0.25),
+        resilience.postgres.take_connections(left=3),
+        resilience.postgres.hold_locks(),
+        resilience.postgres.hold_locks("campaigns", "jobs"),
+        resilience.postgres.slow_queries(0.2, "campaigns"),
+        resilience.redis.readonly(stale=False),
+        resilience.redis.restart("kept"),
+        resilience.redis.loading(),
+        resilience.redis.busy_script(),
+        resilience.process(4711).pause(),
     ]
+
+
+replica = factories.postgres("replica", init=[Path("schema.sql"), "analyze", print])
+sessions = factories.redis("sessions")
+
+
+def more_of_a_kind(resilience: Resilience, stack: Stack) -> None:
+    assert_type(resilience.more_postgres("replica").url, str)
+    assert_type(resilience.more_redis("sessions").refuse(), Strike)
+    assert_type(stack.add_postgres("replica", init="create table t ()").url, str)
+
+
+def incidents_by_name(resilience: Resilience) -> None:
+    for phase in incidents.redis_failover(resilience):
+        assert_type(phase, str)
+
+
+async def cancelled(resilience: Resilience) -> None:
+    async def work() -> int:
+        return 42
+
+    assert_type(await resilience.redis.cancel(work, then=work, heal="during"), int | None)
+    await resilience.redis.cancel(work, heal="never")  # type: ignore[arg-type]
 
 
 def what_a_system_has(resilience: Resilience) -> None:
