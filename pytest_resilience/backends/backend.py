@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
@@ -193,6 +193,17 @@ class Backend(ABC):
     @abstractmethod
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
         """Run the service under test: a process that ends with the session at the latest; its log is `directory`/`name`.log."""
+
+    def enclose(self, pid: int, limit_bytes: int) -> Callable[[], None]:
+        """Put a process into a control group that lets it take so much more memory, beyond which the kernel kills it.
+
+        Returns:
+            What takes it out again; done at the end of the session at the latest.
+
+        Raises:
+            CannotInject: this platform, user or backend can't.
+        """
+        raise CannotInject(f"{self.name}: nobody would remove a control group after a session that was killed")
 
     @abstractmethod
     def revive(self) -> None:

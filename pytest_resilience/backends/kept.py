@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ..errors import CannotInject
 from ..processes import Child, Keeper
 from .backend import Backend
+from .cgroup import Group, NotAllowed
 from .scratch import Scratch
 
 _RUN = "import sys; sys.path.append(sys.argv[1]); import {module}; {module}.main(*sys.argv[2:])"
@@ -45,3 +47,11 @@ class KeptBackend(Backend):
 
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
         return self._keeper.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
+
+    def enclose(self, pid: int, limit_bytes: int) -> Callable[[], None]:
+        try:
+            group = Group(pid, limit_bytes)
+        except NotAllowed as problem:
+            raise CannotInject(f"memory_limit: {problem}") from None
+        self._at_end("cgroup", group.path)
+        return group.enter()

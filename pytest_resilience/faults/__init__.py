@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .fault import Fault, Receipt, Strike
 from .flap import Flap
-from .memory import MemoryPressure
+from .memory import MemoryLimit, MemoryPressure
 from .network import Bandwidth, Blackhole, HalfOpen, Latency, LimitData, Refuse, Reset, Slicer, SlowAccept, SlowClose
 from .postgres import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from .process import Kill, Pause, Restart, Terminate
@@ -41,6 +41,7 @@ FAULTS: dict[str, type[Fault]] = {
     "max_clients": MaxClients,
     "flush": Flush,
     "memory_pressure": MemoryPressure,
+    "memory_limit": MemoryLimit,
     "exhaust_descriptors": ExhaustDescriptors,
     "starve_cpu": StarveCpu,
 }

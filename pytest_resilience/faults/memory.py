@@ -18,6 +18,9 @@ class Means(Protocol):
     def lower_data_limit(self, headroom_bytes: int) -> Callable[[], None] | None:
         """Set the limit to present use plus headroom; returns what restores it, or None where the platform has no such limit."""
 
+    def enclose(self, headroom_bytes: int) -> Callable[[], None]:
+        """Have the kernel kill the process when it takes more than that; returns what takes it back."""
+
 
 class MemoryTarget(Target, Protocol):
     """A target whose memory can be squeezed."""
@@ -50,5 +53,29 @@ class MemoryPressure(Fault):
             raise CannotInject(
                 f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)"
             )
+        receipt = Receipt(1, "processes", first=0.0, last=0.0)
+        return target.struck(Strike(self.label(target), self, heal=restore, look=lambda: receipt))
+
+
+@dataclass(frozen=True)
+class MemoryLimit(Fault):
+    """Put the process into a control group that lets it take a little more memory, and beyond that the kernel kills it (SIGKILL).
+
+    What a container's limit does; unlike `memory_pressure` no allocation fails, and nobody gets to say goodbye. The heal takes the process
+    out of the group and does not start it again. Linux, where this user may make control groups.
+
+    Args:
+        headroom_mb: MiB that it may still take; at least 1.
+    """
+
+    name: ClassVar[str] = "memory_limit"
+    targets: ClassVar[tuple[str, ...]] = ("service",)
+    headroom_mb: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least("headroom_mb", self.headroom_mb, 1, "MiB")
+
+    def strike(self, target: MemoryTarget) -> Strike:
+        restore = target.means.enclose(round(self.headroom_mb * MIB))
         receipt = Receipt(1, "processes", first=0.0, last=0.0)
         return target.struck(Strike(self.label(target), self, heal=restore, look=lambda: receipt))

@@ -44,6 +44,14 @@ class Means:
 
         return self._limited(psutil.RLIMIT_DATA, data_bytes(process.pid) + headroom_bytes)
 
+    def enclose(self, headroom_bytes: int) -> Callable[[], None]:
+        """Let the kernel kill it when it takes more than so much; returns what takes that back.
+
+        Raises:
+            CannotInject: this platform, user or backend can't.
+        """
+        return self._backend.enclose(self._process.pid, headroom_bytes)
+
     def limit_descriptors(self, left: int) -> Callable[[], None] | None:
         """Set RLIMIT_NOFILE so that `left` more can be opened; returns what restores it, or None off Linux."""
         process = self._process

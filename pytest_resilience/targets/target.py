@@ -9,7 +9,7 @@ from ..errors import HealFailed
 from ..faults.caller import Answer, Moment, cancel
 from ..faults.fault import Strike
 from ..faults.flap import Flap
-from ..faults.memory import MemoryPressure
+from ..faults.memory import MemoryLimit, MemoryPressure
 from ..faults.network import (
     Bandwidth,
     Blackhole,
@@ -185,6 +185,10 @@ class NeedyFaults(Target):
     def memory_pressure(self, headroom_mb: float) -> Strike:
         """Lower its data limit to present use plus `headroom_mb` MiB (Linux)."""
         return MemoryPressure(headroom_mb).strike(self)
+
+    def memory_limit(self, headroom_mb: float) -> Strike:
+        """Let the kernel kill it when it takes more than `headroom_mb` MiB more (Linux, where control groups can be made)."""
+        return MemoryLimit(headroom_mb).strike(self)
 
     def exhaust_descriptors(self, left: int = 0) -> Strike:
         """Let it open `left` more files and connections, and no more (Linux)."""

@@ -194,3 +194,33 @@ def test_a_server_that_dies_fails_its_test_with_its_log_and_not_the_next(shop: p
     result.stdout.fnmatch_lines(["E *BackendDied: redis ended with signal SIGKILL although no test struck it*"])
     result.stdout.fnmatch_lines(["E *BackendDied: proxy ended with signal SIGKILL although no test struck it*"])
     result.stdout.fnmatch_lines(["E *HealFailed: redis.latency(seconds=0.01) *"])
+
+
+def test_no_control_group_is_left_of_a_run_that_was_killed(project: pytest.Pytester) -> None:
+    def groups() -> list[Path]:
+        own = f"pytest-resilience-{process.pid}-*"
+        return [path for root in ("memory", ".") for path in Path("/sys/fs/cgroup", root).rglob(own)]
+
+    project.makepyfile(
+        """
+        import os, signal, subprocess, sys
+        from pytest_resilience import CannotInject
+
+        def test_it(resilience):
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+                try:
+                    resilience.process(child.pid).memory_limit(8)
+                except CannotInject as error:
+                    open("why", "w").write(str(error))
+                else:
+                    open("struck", "w").close()
+                    signal.pause()
+        """
+    )
+    with subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]) as process:
+        until(lambda: (project.path / "struck").exists() or process.poll() is not None, within=30)
+        if (project.path / "why").exists():
+            pytest.skip((project.path / "why").read_text())
+        assert groups()
+        process.kill()
+        until(lambda: not groups(), within=2)

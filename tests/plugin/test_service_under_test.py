@@ -225,3 +225,52 @@ def test_a_process_that_the_user_names(project: pytest.Pytester) -> None:
         """
     )
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=8)
+
+
+def test_the_kernel_kills_who_takes_more_than_the_limit_and_no_group_is_left(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pathlib, pytest, subprocess, sys
+        from pytest_resilience import SetupError
+
+        HUNGRY = "for line in iter(input, 'end'): held = bytearray(int(line)); print(len(held), flush=True)"
+
+        @pytest.fixture
+        def child():
+            with subprocess.Popen([sys.executable, "-c", HUNGRY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+                yield child
+                child.kill()
+
+        def take(child, size):
+            child.stdin.write(f"{size}\\n")
+            child.stdin.flush()
+            return child.stdout.readline()
+
+        def groups():
+            return [p for root in ("memory", ".") for p in pathlib.Path("/sys/fs/cgroup", root).rglob("pytest-resilience-*")]
+
+        def test_killed(resilience, child):
+            assert take(child, 100_000) == "100000\\n"
+            with resilience.process(child.pid).memory_limit(8):
+                assert groups()
+                assert take(child, 1_000_000) == "1000000\\n"
+                assert take(child, 100_000_000) == ""
+                assert child.wait(5) == -9
+            assert not groups()
+
+        def test_healed(resilience, child):
+            with resilience.process(child.pid).memory_limit(8):
+                pass
+            assert take(child, 100_000_000) == "100000000\\n"
+            assert not groups()
+
+        def test_settings(resilience, child):
+            with pytest.raises(SetupError, match="at least 1 MiB"):
+                resilience.process(child.pid).memory_limit(0)
+        """
+    )
+    result = project.runpytest_subprocess()
+    outcomes = result.parseoutcomes()
+    if outcomes.get("skipped"):
+        pytest.skip(next(line for line in result.outlines if "memory_limit" in line))
+    assert outcomes == {"passed": 3}
