@@ -1,9 +1,9 @@
-"""Redis answers, but with an error: read-only, full, locked, busy. It is not healthy, and the service must not believe so."""
+"""Redis answers, but with an error: read-only, full, loading, busy, locked. It is not healthy, and the service must not believe so."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,35 +12,28 @@ import healthy
 from pytest_resilience import Resilience, eventually
 from workload import at_once, create, hoped, one_line_per_change, redis, served_by
 
-PASSWORD = "the password that the backend gave it, if any"
-
-# What is done to a real Redis, and how it is undone.
-TROUBLES: dict[str, tuple[list[tuple[str, ...]], list[tuple[str, ...]]]] = {
-    "READONLY": ([("REPLICAOF", "127.0.0.1", "1")], [("REPLICAOF", "NO", "ONE")]),
-    "OOM": (
-        [("CONFIG", "SET", "maxmemory-policy", "noeviction"), ("CONFIG", "SET", "maxmemory", "1")],
-        [("CONFIG", "SET", "maxmemory", "0")],
-    ),
-    "NOAUTH": (
-        [("CONFIG", "SET", "requirepass", "changed"), ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")],
-        [("CONFIG", "SET", "requirepass", PASSWORD)],
-    ),
-}
-
 
 @contextmanager
-def in_trouble(resilience: Resilience, kind: str) -> Iterator[None]:
-    """Redis answers with such errors for the duration of the block."""
-    begin, end = TROUBLES[kind]
+def password_changed(resilience: Resilience) -> Iterator[None]:
+    """Somebody has changed the password, and connections that exist are closed."""
+    before = urlsplit(resilience.redis.direct_url).password or ""
     with redis(resilience) as ask:
-        for command in begin:
-            ask(*command)
+        ask("CONFIG", "SET", "requirepass", "changed")
+        ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         try:
             yield
         finally:
-            password = urlsplit(resilience.redis.direct_url).password or ""
-            for command in end:
-                ask(*(password if word is PASSWORD else word for word in command))
+            ask("CONFIG", "SET", "requirepass", before)
+
+
+TROUBLES: dict[str, Callable[[Resilience], AbstractContextManager[object]]] = {
+    "READONLY": lambda r: r.redis.readonly(),
+    "MASTERDOWN": lambda r: r.redis.readonly(stale=False),
+    "OOM": lambda r: r.redis.oom(),
+    "LOADING": lambda r: r.redis.loading(),
+    "BUSY": lambda r: r.redis.busy_script(),
+    "NOAUTH": password_changed,
+}
 
 
 def redis_is(resilience: Resilience) -> str:
@@ -55,7 +48,7 @@ def test_a_redis_that_answers_with_errors_is_away(resilience: Resilience, kind: 
     for path in (kept, changed, deleted):
         eventually(lambda path=path: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
 
-    with in_trouble(resilience, kind):  # and nobody writes: reads alone may look well
+    with TROUBLES[kind](resilience):  # and nobody writes: reads alone may look well
         otherwise = f"Redis answers {kind} to every write, and the service takes it for healthy"
         within = healthy.REDIS_BACK_WITHIN
         hoped(lambda: redis_is(resilience) == "down", within=within, otherwise=otherwise)
@@ -63,12 +56,12 @@ def test_a_redis_that_answers_with_errors_is_away(resilience: Resilience, kind: 
         assert served == "memory", f"Redis answers {kind}, and {served} serves"
     eventually(lambda: served_by(resilience, kept) == "redis", within=healthy.REDIS_BACK_WITHIN)
 
-    with in_trouble(resilience, kind):  # and somebody writes at once, before anybody knows
+    with TROUBLES[kind](resilience):  # and somebody writes at once, before anybody knows
         reply = resilience.service.put(changed, json={"message": "the new text"})
         assert reply.status_code == 200, f"a write fails because Redis says {kind}: {reply.status_code} {reply.text}"
         assert resilience.service.delete(deleted).status_code == 204
         for read in at_once([lambda: resilience.service.get(changed)] * 10):
-            assert read.reply is not None
+            assert read.reply is not None, f"a read got no answer: {read.error!r}"
             assert read.status == 200, f"a read fails because Redis says {kind}: {read.status}"
             assert read.reply.json()["message"] == "the new text", f"an old value, because Redis said {kind}"
         assert resilience.service.get(deleted).status_code == 404, f"a deleted campaign, because Redis said {kind}"

@@ -337,6 +337,8 @@ def _refusals(before: Counters, after: Counters) -> Receipt:
     if after.cut is None or before.cut is None:
         return Receipt(after.ended_since(before) or None, "connections")
     cut = after.cut.since(before.cut)
+    if cut.connections < 0:  # another proxy by now: ours has died
+        return Receipt(None, "connections")
     perhaps = after.unattributed > before.unattributed
     if cut.connections == 0 and (refused is None or (refused.connections == 0 and perhaps)):
         return Receipt(None, "connections")
