@@ -1,0 +1,57 @@
+"""A server that says nothing costs a call its deadline and no more, and connections that died silently are replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+
+import pytest
+
+from inventory import Inventory, Unavailable
+from pytest_resilience import Resilience, eventually
+
+SLACK = 1.0  # seconds for everything but waiting, on a busy machine
+HANGS = 15.0  # seconds
+
+
+async def timed(call: Coroutine[None, None, int]) -> tuple[float, asyncio.Task[int]]:
+    """How long a call took, and the call. A hang is not cancelled: that could hang in its turn."""
+    begin = time.monotonic()
+    task = asyncio.create_task(call)
+    done, _ = await asyncio.wait({task}, timeout=HANGS)
+    assert done, f"the call has not ended in {HANGS:g} s: it hangs"
+    return time.monotonic() - begin, task
+
+
+async def test_silent_redis_costs_a_count_one_step(resilience: Resilience, hasty: Inventory, step: float) -> None:
+    assert await hasty.count("lamp") == 3
+    with resilience.redis.blackhole():
+        seconds, counted = await timed(hasty.count("lamp"))
+    assert counted.result() == 3, "Redis is silent, and Postgres was not asked instead"
+    assert seconds < step + SLACK, (
+        f"Redis is silent, and a count waited {seconds:.2f} s for it; promised are {step:g} s"
+    )
+    assert await hasty.count("lamp") == 3
+
+
+async def test_silent_postgres_is_unavailable_in_time(resilience: Resilience, hasty: Inventory, step: float) -> None:
+    with resilience.postgres.blackhole():
+        seconds, total = await timed(hasty.total())
+        with pytest.raises(Unavailable):
+            total.result()
+    promised = 3 * step + SLACK  # a place in the pool, the statement, giving the place back
+    assert seconds < promised, f"Postgres is silent, and a call waited {seconds:.2f} s; promised are {3 * step:g} s"
+    assert await eventually(hasty.total, within=5) == 3
+
+
+async def test_connections_that_died_silently_are_replaced(resilience: Resilience, hasty: Inventory) -> None:
+    resilience.postgres.half_open()  # the pool's connection is dead, nobody says so; new ones work; lasts to the end
+    _, first = await timed(hasty.total())
+    with pytest.raises(Unavailable):
+        first.result()
+    _, second = await timed(hasty.total())
+    assert second.exception() is None, (
+        f"the dead connection went back into the pool, and was used again: {second.exception()!r}"
+    )
+    assert second.result() == 3
