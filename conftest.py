@@ -4,3 +4,6 @@ pytest loads a plugin once, whether the entry point, `-p`, this line or all of t
 """
 
 pytest_plugins = ["pytester", "pytest_resilience"]
+
+# Projects of their own, with dependencies that are not in our environment: scripts/examples runs them, in theirs.
+collect_ignore = ["examples"]

@@ -18,10 +18,21 @@ FAKE_UV = """\
 echo "$@" >>"$FAKE_UV_LOG"
 case $1 in
     venv) "$4" -I -m venv --without-pip "$5" ;;
-    pip) exit "${FAKE_UV_EXIT:-0}" ;;
+    pip)
+        [ -n "${FAKE_UV_FORGETS:-}" ] || : >"$(dirname "$(dirname "$5")")/$FAKE_SITE/pytest_resilience.py"
+        exit "${FAKE_UV_EXIT:-0}"
+        ;;
 esac
 """
 FAKE_PYTEST = "import json, sys\nprint(json.dumps(sys.argv[1:]))\n"
+FAKE_BUILD = """\
+import sys
+from pathlib import Path
+
+out = Path(sys.argv[sys.argv.index("--outdir") + 1])
+out.mkdir(parents=True)
+(out / "pytest_resilience-0-py3-none-any.whl").touch()
+"""
 
 
 class Checkout:
@@ -42,6 +53,7 @@ class Checkout:
             "PATH": f"{tools}:{os.environ['PATH']}",
             "PYTHON": sys.executable,
             "FAKE_UV_LOG": str(self.log),
+            "FAKE_SITE": f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages",
             "HOME": str(root),
         }
 
@@ -149,7 +161,55 @@ def test_an_old_python_is_refused_in_one_line(checkout, tmp_path):
     assert "is no Python 3.11 or later" in err.splitlines()[0]
 
 
-@pytest.mark.parametrize("name", ["chaos", "test", "lint", "bench"])
+@pytest.fixture
+def with_example(checkout):
+    """The checkout has a package, something to build it with, and an example."""
+    (checkout.root / "build.py").write_text(FAKE_BUILD)
+    (checkout.root / "pytest_resilience").mkdir()
+    (checkout.root / "pytest_resilience" / "__init__.py").write_text("")
+    example = checkout.root / "examples" / "shop"
+    example.mkdir(parents=True)
+    (example / "pyproject.toml").write_text("[project]\n")
+    (example / "pytest.py").write_text(FAKE_PYTEST)
+    return checkout
+
+
+def test_examples_are_strict_and_installed_once(with_example):
+    for _ in range(2):
+        code, out, err = with_example.run("examples", "-k", "a or b")
+        assert (code, json.loads(out)) == (0, ["--resilience-strict", "-k", "a or b"]), err
+    wheel = with_example.root / ".venv-examples" / "dist" / "pytest_resilience-0-py3-none-any.whl"
+    log = with_example.log.read_text()
+    assert log.count(f"pytest-resilience[embedded] @ {wheel.as_uri()} -e {with_example.root}/examples/shop[test]") == 1
+    assert with_example.installs == 2, "the checkout's environment and the example's"
+
+
+def test_a_changed_package_gives_an_example_a_new_wheel(with_example):
+    with_example.run("examples")
+    (with_example.root / "pytest_resilience" / "__init__.py").write_text("changed = True\n")
+    with_example.run("examples", "shop")
+    last = with_example.log.read_text().splitlines()[-1]
+    assert "--force-reinstall --no-deps" in last
+    assert last.endswith(".whl")
+
+
+def test_what_an_example_asks_for_has_changed_so_its_environment_is_made_again(with_example):
+    with_example.run("examples")
+    left = with_example.root / ".venv-examples" / "shop" / "left"
+    left.touch()
+    (with_example.root / "examples" / "shop" / "pyproject.toml").write_text("[project]\nname = 'x'\n")
+    code, _, err = with_example.run("examples")
+    assert code == 0, err
+    assert not left.exists()
+
+
+def test_an_example_never_runs_without_the_wheel(with_example):
+    code, out, err = with_example.run("examples", FAKE_UV_FORGETS="1")
+    assert (code, out) == (2, "")
+    assert "pytest_resilience should come out of the wheel" in err
+
+
+@pytest.mark.parametrize("name", ["chaos", "test", "lint", "bench", "examples"])
 def test_each_script_is_executable_posix_shell(name):
     script = ROOT / "scripts" / name
     assert os.access(script, os.X_OK)
