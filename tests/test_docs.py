@@ -32,6 +32,7 @@ PAGES = sorted(
         *(ROOT / "docs").rglob("*.md"),
         ROOT / "changes" / "README.md",
         *(ROOT / "service").glob("*.md"),
+        *(ROOT / "examples").glob("*/*.md"),
     ]
 )
 FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+|~~~+) *(?P<language>[\w+-]*)[^\n]*$")
@@ -174,8 +175,12 @@ def wrong(words: list[str], help_text: str, extras: set[str]) -> str | None:
 
 @named("sh", "console")
 def test_a_command_is_one_that_can_be_typed(block, pytest_help):
-    with (ROOT / "pyproject.toml").open("rb") as file:
-        extras = set(tomllib.load(file)["project"]["optional-dependencies"])
+    # an example has a project of its own
+    nearest = next(folder for folder in block.page.parents if (folder / "pyproject.toml").exists())
+    extras: set[str] = set()
+    for project in (ROOT, nearest):
+        with (project / "pyproject.toml").open("rb") as file:
+            extras |= set(tomllib.load(file)["project"]["optional-dependencies"])
     found = [why for words in commands_of(block) if (why := wrong(words, pytest_help, extras))]
     assert not found, f"{block}: {found}"
 
