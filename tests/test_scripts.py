@@ -88,15 +88,14 @@ def test_arguments_reach_pytest_as_they_were_given(checkout):
 
 def test_chaos_is_strict(checkout):
     code, out, _ = checkout.run("chaos")
-    assert (code, json.loads(out)) == (0, ["-n", "auto", "--maxprocesses=4", "chaos/", "--resilience-strict"])
+    assert (code, json.loads(out)) == (0, ["-n", "3", "chaos/", "--resilience-strict"])
 
 
 def test_a_path_takes_the_place_of_the_whole_suite(checkout):
     _, out, _ = checkout.run("chaos", "chaos/test_redis_gone.py::test_it", "-x")
     assert json.loads(out) == [
         "-n",
-        "auto",
-        "--maxprocesses=4",
+        "3",
         "--resilience-strict",
         "chaos/test_redis_gone.py::test_it",
         "-x",
