@@ -97,6 +97,8 @@ class LockGrip:
 
     async def _look(self) -> None:
         assert self._connection is not None, "the watch ends before the connection that holds the lock"
+        # We are in a transaction, which sees pg_stat_activity as it was first: nobody who has connected since, no later statement.
+        await self._connection.execute("select pg_stat_clear_snapshot()")
         rows = await self._connection.fetch(
             """select l.pid, a.query_start from pg_locks l join pg_stat_activity a on a.pid = l.pid
                where not l.granted and a.application_name <> current_setting('application_name')

@@ -215,6 +215,22 @@ def test_postgres_has_no_connections_locks_held_and_slow_queries(project: pytest
             assert (strike.receipt.touched, strike.receipt.unit) == (1, "connections")
             assert runner.run(connection.fetchval("select count(*) from t", timeout=2)) == 0
 
+        def test_who_connects_while_others_wait_is_counted_too(resilience, runner, connection):
+            async def body():
+                async def waiting():
+                    return strike.receipt.touched == len(queries)
+
+                with resilience.postgres.hold_locks("t") as strike:
+                    queries = [asyncio.create_task(connection.fetchval("select count(*) from t"))]
+                    await eventually(waiting, within=5)
+                    later = await asyncpg.connect(resilience.postgres.url)
+                    queries.append(asyncio.create_task(later.fetchval("select count(*) from t")))
+                    await eventually(waiting, within=5)
+                assert await asyncio.gather(*queries) == [0, 0]
+                later.terminate()
+
+            runner.run(body())
+
         def test_slow_queries(resilience, runner, connection):
             async def ask():
                 begin = asyncio.get_running_loop().time()
@@ -236,5 +252,5 @@ def test_postgres_has_no_connections_locks_held_and_slow_queries(project: pytest
         """
     )
     result = project.runpytest_subprocess("--resilience-strict")
-    result.assert_outcomes(passed=6, errors=1)
+    result.assert_outcomes(passed=7, errors=1)
     result.stdout.fnmatch_lines(["*slow_queries*nothing to lock; this database has: none*"])
