@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
-import asyncpg
 import pytest
 
 import inventory
-from pytest_resilience import Resilience, Stack
+from pytest_resilience import Resilience
 
 
 @pytest.fixture
@@ -24,16 +22,10 @@ def step() -> float:
     return 0.5
 
 
-@pytest.fixture(scope="session", autouse=True)
-def tables(resilience_stack: Stack) -> None:
-    """Made before the first test begins, so they are part of the clean state that each test finds."""
-
-    async def make() -> None:
-        connection = await asyncpg.connect(resilience_stack.postgres.direct_url)
-        await connection.execute(inventory.TABLES)
-        await connection.close()
-
-    asyncio.run(make())
+@pytest.fixture(scope="session")
+def resilience_schema() -> str:
+    """The tables that each test finds, empty."""
+    return inventory.TABLES
 
 
 @pytest.fixture
