@@ -9,7 +9,8 @@ ResilienceError
 │   └── NoService             resilience.service without a resilience_service fixture
 ├── HealFailed                a fault could not be taken back
 ├── BackendDied               a server or the proxy ended although no test struck it
-└── VacuousTest               a fault touched nothing, under --resilience-strict
+├── VacuousTest               a fault touched nothing, under --resilience-strict
+└── LeakedResources           a test left something behind, under --resilience-strict
 NeverHappened                 (AssertionError) a probe's hope did not come true in time
 """
 
@@ -89,6 +90,22 @@ class VacuousTest(ResilienceError):
             "VACUOUS: " + "; ".join(f"{label} {receipt}" for label, receipt in self.struck) + "\n"
             "  The test passed, but nothing came by while the fault lasted, so it has tested nothing. Strike before the traffic\n"
             "  that should feel it, and let that traffic go through `.url` (`.direct_url` goes around the proxy)."
+        )
+
+
+class LeakedResources(ResilienceError):
+    """A test passed and left something behind: a connection, a thread, a lock.
+
+    Attributes:
+        leaks: one line for each.
+    """
+
+    def __init__(self, leaks: Iterable[str], example: str) -> None:
+        self.leaks = list(leaks)
+        super().__init__(
+            "LEAK: " + "\n      ".join(self.leaks) + "\n"
+            "  The test passed, and this is still there when all of its fixtures are gone. Close or end it in the test; or say\n"
+            f"  that it is meant to stay: @pytest.mark.leaks({example!r})."
         )
 
 

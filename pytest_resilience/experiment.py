@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import NoService, SetupError, UnknownFault
 from .faults import FAULTS
 from .faults.fault import Strike
 from .history import History
+from .leaks.watch import Watch
 from .stack import Stack
 from .targets.named import NamedProcess
 from .targets.server import PostgresTarget, RedisTarget
@@ -15,6 +18,8 @@ from .targets.service import RunningService, ServiceTarget
 from .targets.target import Ledger
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .backends.postgres_admin import Init
 
 TEN_LINES = """\
@@ -114,6 +119,15 @@ class Resilience:
         except TypeError as error:
             raise SetupError(f"fault({name!r}): {str(error).replace('__init__()', fault_name + '()')}") from None
         return fault.strike(target)
+
+    def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop]) -> Watch:
+        """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.
+
+        Args:
+            root: what paths are shown from.
+            loops: event loops that outlive the test.
+        """
+        return Watch(self._stack, lambda: [*self._stack.strikes, *self.strikes], root=root, loops=loops)
 
     def settle(self) -> None:
         """Heal everything and look whether the stack still stands; once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import pytest
 
 from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
-from .stash import EXPERIMENT, PASSED
+from .stash import EXPERIMENT, PASSED, WATCH
 
 if TYPE_CHECKING:
     from .experiment import Resilience
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 VACUOUS = "resilience_outcome"
 STRIKE = "resilience_strike"
 CANNOT = "resilience_cannot"
+LEAK = "resilience_leak"
 LOG_LINES = 60  # of the service's log, below a failure
 
 
@@ -28,9 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker and read the options, so that a wrong one ends the run before it begins."""
+    """Declare the markers and read the options, so that a wrong one ends the run before it begins."""
     config.addinivalue_line(
         "markers", 'fault(name, **settings): strike before the test, heal after it; such as fault("redis.refuse")'
+    )
+    config.addinivalue_line(
+        "markers", 'leaks(*names): what the test may leave behind; patterns such as leaks("thread:watcher-*", "postgres:shop")'
     )
     given = options.keep(config)
     if given.backend == "external":
@@ -73,7 +78,15 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test with a fault marker has the fixture too, typed or not."""
+    """A test with a fault marker has the fixture too, typed or not; a leaks marker says what may stay."""
+    for marker in item.iter_markers("leaks"):
+        from .errors import SetupError
+        from .leaks.compare import check_patterns
+
+        try:
+            check_patterns(marker.args, marker.kwargs)
+        except SetupError as error:
+            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
     names = getattr(item, "fixturenames", None)
     if names is not None and "resilience" not in names and item.get_closest_marker("fault") is not None:
         names.append("resilience")
@@ -81,11 +94,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
-    """Strike what markers name, after all fixtures are there."""
+    """Look around, and strike what markers name, after all fixtures are there."""
+    if "resilience" in getattr(item, "fixturenames", ()):
+        # pytest calls this after the item's own fixtures are gone, and before those of its module and session are.
+        setattr(item, "teardown", functools.partial(_tear_down, item))  # noqa: B010  # no assignment to a method, says mypy
     with _skipping(item):
         yield
         experiment = item.stash.get(EXPERIMENT, None)
         if experiment is not None:
+            item.stash[WATCH] = experiment.watch(item.config.rootpath, _loops(item))  # now: a marker may stop the servers
             for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
                 experiment.strike(*marker.args, **marker.kwargs)
 
@@ -145,6 +162,29 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
         raise VacuousTest([(strike.label, str(strike.receipt)) for strike in experiment.vacuous])
 
 
+def _loops(item: pytest.Item) -> list[Any]:
+    """The event loops of pytest-asyncio's fixtures: from 3.14 on Python itself does not know them."""
+    values: dict[str, Any] = getattr(item, "funcargs", {})
+    return [value.get_loop() for name, value in values.items() if name.endswith("_scoped_runner")]
+
+
+def _tear_down(item: pytest.Item) -> None:
+    """The item's own, and then a look at what the test has left behind; under --resilience-strict that is an error."""
+    type(item).teardown(item)
+    watch = item.stash.get(WATCH, None)
+    if watch is None:
+        return
+    del item.stash[WATCH]
+    if not _passed(item):
+        return  # its traceback keeps alive whatever its frames have, and the failure is the story
+    leaks = watch.leaks([pattern for marker in item.iter_markers("leaks") for pattern in marker.args])
+    item.user_properties += [(LEAK, str(leak)) for leak in leaks]
+    if leaks and options.read(item.config).strict:
+        from .errors import LeakedResources
+
+        raise LeakedResources(map(str, leaks), leaks[0].name)
+
+
 def _passed(item: pytest.Item) -> bool:
     return item.stash.get(PASSED, False)
 
@@ -187,15 +227,17 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What struck in this run, and which tests are vacuous."""
-    reports = [r for rs in terminalreporter.stats.values() for r in rs if getattr(r, "when", None) == "call"]
+    """What struck in this run, which tests are vacuous, and what was left behind."""
+    every = [r for rs in terminalreporter.stats.values() for r in rs if hasattr(r, "user_properties")]
+    reports = [r for r in every if r.when == "call"]
+    leaks = [(r.nodeid, value) for r in every if r.when == "teardown" for name, value in r.user_properties if name == LEAK]
     struck = [(r.nodeid, value) for r in reports for name, value in r.user_properties if name == STRIKE]
     skipped = terminalreporter.stats.get("skipped", [])
     cannot = [value for r in skipped for name, value in getattr(r, "user_properties", ()) if name == CANNOT]
-    if struck or cannot:
-        from .report.terminal import summary, what_cannot
+    if struck or cannot or leaks:
+        from .report.terminal import leak_lines, summary, what_cannot
 
         terminalreporter.section("resilience")
         vacuous = {r.nodeid for r in terminalreporter.stats.get("vacuous", [])}
-        for line in (*summary(struck, vacuous), *what_cannot(cannot)):
+        for line in (*summary(struck, vacuous), *what_cannot(cannot), *leak_lines(leaks)):
             terminalreporter.write_line(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -9,6 +10,7 @@ from .backends.backend import Backend
 from .backends.postgres_admin import PostgresAdmin
 from .backends.redis_admin import RedisAdmin
 from .errors import BackendDied, ResilienceError, SetupError
+from .faults.fault import Strike
 from .proxy.client import Control, Door
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
@@ -166,6 +168,34 @@ class Stack:
     def prepare(self, init: Init) -> None:
         """Make the schema of `postgres`, which every test begins with; before the first test."""
         self._postgres_admin.prepare(init)
+
+    @property
+    def systems(self) -> dict[str, PostgresTarget | RedisTarget]:
+        """All servers, by their names."""
+        more = {name: self.more(name, self._ledger) for name in self._more}
+        return {"postgres": self.postgres, "redis": self.redis, **more}
+
+    @property
+    def services(self) -> list[RunningService]:
+        """The services that have been started in this session, whether they run now or not."""
+        return [running for _, running in self._services.values()]
+
+    @property
+    def strikes(self) -> list[Strike]:
+        """What struck for the session, in order, healed or not."""
+        return list(self._ledger.strikes)
+
+    @property
+    def descriptors(self) -> set[int]:
+        """What our machinery has open in this process, other than at the start, and the connections to the servers."""
+        control = self._control.descriptors if self._control is not None else set()
+        return control.union(*(running.descriptors for running in self.services))
+
+    @functools.cached_property
+    def knows_clients(self) -> bool:
+        """Whether it can be told whose each connection to the servers is: all here, all ours, behind our own proxy."""
+        here = all(server.whole and server.direct == server.upstream for server in self._backend.servers.values())
+        return here and all(door.by_upstream_port() is not None for door in self._doors.values())
 
     def begin(self, service: Service | None) -> RunningService | None:
         """Make everything as a test shall find it: servers up, no toxics, a clean database, an empty Redis, a fresh service.

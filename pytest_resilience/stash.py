@@ -8,6 +8,8 @@ import pytest
 
 if TYPE_CHECKING:
     from .experiment import Resilience
+    from .leaks.watch import Watch
 
 EXPERIMENT: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the experiment of its test
 PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with an experiment: whether its body passed
+WATCH: pytest.StashKey[Watch] = pytest.StashKey()  # of an item whose body has begun: what there was then

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = """
 8  __init__
 7  plugin options hooks fixtures factories stash
-6  runner strategies machine report targets stack experiment incidents
+6  runner strategies machine report targets stack experiment incidents leaks
 5  schedule backends
 4  faults probes
 3  proxy

@@ -126,6 +126,7 @@ class PostgresAdmin:
         self._template = template
         self._portal: BlockingPortal | None = None
         self._portal_context: AbstractContextManager[BlockingPortal] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._cleaner: asyncpg.Connection[asyncpg.Record] | None = None  # the session that has the function
         self._fingerprint: str | None = None
@@ -144,9 +145,10 @@ class PostgresAdmin:
 
             self._portal_context = start_blocking_portal("asyncio", name="pytest-resilience-postgres")
             self._portal = self._portal_context.__enter__()
+            self._loop = self._portal.call(asyncio.get_running_loop)
         return self._portal.call(work)
 
-    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]:
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Future[Result]:
         """Start a coroutine on the background loop; the future cancels it."""
         assert self._portal is not None, "spawn comes after run"
         return self._portal.start_task_soon(work)
@@ -183,6 +185,19 @@ class PostgresAdmin:
 
         return self.run(work)
 
+    def fetch_soon(self, query: str) -> Future[list[asyncpg.Record]]:
+        """Ask the database something while there is other work to do."""
+
+        async def work() -> list[asyncpg.Record]:
+            return list(await (await self.session()).fetch(query))
+
+        return self.spawn(work)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The background loop; None while there is none."""
+        return self._loop
+
     def close(self) -> None:
         """Let go of everything and end the background loop."""
         for grip in list(self._grips):
@@ -190,7 +205,7 @@ class PostgresAdmin:
         if self._portal is not None and self._portal_context is not None:
             self._portal.call(self._drop_session)
             self._portal_context.__exit__(None, None, None)
-            self._portal = self._portal_context = None
+            self._portal = self._portal_context = self._loop = None
 
     def prepare(self, init: Init) -> None:
         """Run what makes the schema, before the baseline is taken.

@@ -209,6 +209,13 @@ class Control:
         """Enable all proxies and remove all toxics."""
         self.request("POST", "/reset")
 
+    @property
+    def descriptors(self) -> set[int]:
+        """What the connection to the API has open in this process."""
+        with self._lock:
+            sock = self._connection.sock if self._connection is not None else None
+            return {sock.fileno()} if sock is not None else set()
+
     def close(self) -> None:
         """Close the connection to the API."""
         with self._lock:
@@ -300,6 +307,15 @@ class Door:
         """The addresses of all who are connected now, "host:port" each (our proxy's addition)."""
         return [connection["client"] for connection in self.control.request("GET", f"{self._path}/connections")]
 
+    def by_upstream_port(self) -> dict[int, int] | None:
+        """For each connection the port that the server knows it by, and its client's; None where the proxy does not say (not ours)."""
+        try:
+            connections = self.control.request("GET", f"{self._path}/connections")
+        except Refused:
+            return None
+        pairs = [(connection.get("via"), connection["client"]) for connection in connections]
+        return {_port(via): _port(client) for via, client in pairs if via and client != "unix"}
+
     def delay_accept(self, milliseconds: int) -> None:
         """Wait so long between a client's connect and the dial (our proxy's addition)."""
         self.control.request("POST", self._path, {"accept_delay": milliseconds})
@@ -382,6 +398,10 @@ class Door:
         proxy = self.control.library().get_proxy(self.name)
         assert proxy is not None, f"the proxy {self.name} is gone from its server"
         return proxy
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def _received(metrics: str, proxy: str) -> int:

@@ -253,6 +253,7 @@ class Connection:
             "number": self.number,
             "client": self.shown_client,
             "upstream": self.proxy.upstream,
+            "via": self.shown_via,
             "since": self.since,
             "connected": self.connected,
             "bytes": {"upstream": self.up.bytes, "downstream": self.down.bytes},
@@ -262,6 +263,16 @@ class Connection:
     @property
     def shown_client(self) -> str:
         return show(self.address[0], self.address[1]) if isinstance(self.address, tuple) else "unix"
+
+
+    @property
+    def shown_via(self) -> str | None:
+        """Our own address towards the upstream, by which the upstream knows the client; None before there is one."""
+        try:
+            address = self.upstream.getsockname() if self.upstream is not None else None
+        except OSError:
+            return None
+        return show(address[0], address[1]) if isinstance(address, tuple) else None
 
 
 class _Nobody(Connection):

@@ -498,6 +498,10 @@ class Side:
         """The socket's."""
         return self._socket.getpeername()
 
+    def getsockname(self) -> Any:
+        """The socket's."""
+        return self._socket.getsockname()
+
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         """The socket's."""
         self._socket.setsockopt(level, option, value)

@@ -74,6 +74,11 @@ def what_cannot(told: Iterable[str]) -> list[str]:
     return [f"{count} skipped: {reason}" for reason, count in sorted(Counter(told).items())]
 
 
+def leak_lines(leaks: Iterable[tuple[str, str]]) -> list[str]:
+    """One line for each thing that a test left behind, given with the test's node id."""
+    return [f"LEAK {nodeid}: {text}" for nodeid, text in leaks]
+
+
 def _line(label: str, tally: Tally) -> str:
     parts = [f"{tally.strikes} strike{'s' if tally.strikes != 1 else ''}"]
     missed = tally.strikes - tally.hit - tally.unknown

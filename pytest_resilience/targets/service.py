@@ -53,6 +53,10 @@ class Clients:
         for owned in list(self._all):
             owned.client.close()
 
+    def descriptors(self) -> set[int]:
+        """What they have open in this process."""
+        return {number for owned in list(self._all) for number in owned.transport.descriptors()}
+
 
 class _Owned:
     """A client that is closed when its thread is gone."""
@@ -62,10 +66,13 @@ class _Owned:
 
         import httpx
 
+        from .transport import Transport
+
         # Servers close idle connections, uvicorn after 5 s: ours go before that, or a request would run into the close.
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
         plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it talks HTTP; reading all certificates takes 30 ms
-        self.client = httpx.Client(base_url=url, timeout=10.0, trust_env=False, limits=limits, verify=plain)
+        self.transport = Transport(trust_env=False, limits=limits, verify=plain)
+        self.client = httpx.Client(base_url=url, timeout=10.0, trust_env=False, transport=self.transport)
 
     def __del__(self) -> None:
         if (client := getattr(self, "client", None)) is not None:
@@ -162,6 +169,15 @@ class RunningService:
     def processes(self) -> list[int]:
         """Its process, while it runs."""
         return [self.child.pid] if self._child is not None and self._child.running else []
+
+    def tree(self) -> list[int]:
+        """Its process and all that descends from it."""
+        return self.child.processes() if self._child is not None else []
+
+    @property
+    def descriptors(self) -> set[int]:
+        """What our client has open in this process."""
+        return self._clients.descriptors()
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -138,6 +138,7 @@ def test_connections_are_listed(door: Door) -> None:
         "number": 1,
         "client": f"{host}:{port}",
         "upstream": f"127.0.0.1:{door.upstream.getsockname()[1]}",
+        "via": "{}:{}".format(*served.getpeername()),
         "connected": True,
         "bytes": {"upstream": 2, "downstream": 4},
         "held": {"upstream": 0, "downstream": 4},

@@ -1,0 +1,113 @@
+"""Who holds the other end of a connection that a server knows: the test, the service, or somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..stack import Stack
+from .process import Descriptor
+
+if TYPE_CHECKING:
+    from ..targets.server import ServerTarget
+
+
+class Holder(NamedTuple):
+    """Who has the client's end.
+
+    Args:
+        told: in a few words; "" where it is not known.
+        descriptor: in this process, if it is there.
+    """
+
+    told: str
+    descriptor: Descriptor | None = None
+
+
+class Holders:
+    """Asked when there is a question, each source once.
+
+    Args:
+        stack: whose servers and services.
+        descriptors: what this process has open.
+    """
+
+    def __init__(self, stack: Stack, descriptors: Iterable[Descriptor]) -> None:
+        self._stack = stack
+        self._servers: dict[str, ServerTarget] = {"postgres": stack.postgres, "redis": stack.redis}
+        self._mine = {d.local[1]: d for d in descriptors if d.is_socket and not d.is_unix and d.remote}
+
+    def of(self, server: str, port: int | None) -> Holder | None:
+        """Who holds a client's end.
+
+        Args:
+            server: "postgres" or "redis".
+            port: the client's, as the server knows it; None where it has none.
+
+        Returns:
+            None when it is the service's, or may be.
+        """
+        if port is None or port < 0:
+            return Holder("")
+        port = self._through_the_proxy[server].get(port, port)
+        if port in self._mine:
+            return Holder(f"held by this process (descriptor {self._mine[port].number})", self._mine[port])
+        if port in self._of_services:
+            return None
+        pid = self._elsewhere.get((port, self._servers[server].port)) or self._elsewhere.get(
+            (port, self._servers[server].server.direct.port)
+        )
+        if pid is not None:
+            return None if pid in self._service_processes else Holder(f"held by process {pid}{_called(pid)}")
+        # Nobody's: the server has not noticed yet, since it works on. A service that was killed leaves such sessions too.
+        return None if self._stack.services else Holder("its client is gone")
+
+    def through_the_proxy(self, server: str) -> dict[int, int]:
+        """The client's port by the one that the server knows."""
+        return self._through_the_proxy[server]
+
+    @cached_property
+    def _through_the_proxy(self) -> dict[str, dict[int, int]]:
+        return {name: door.by_upstream_port() or {} for name, door in self._stack.doors.items()}
+
+    @cached_property
+    def _service_processes(self) -> set[int]:
+        return {pid for running in self._stack.services for pid in running.tree()}
+
+    @cached_property
+    def _of_services(self) -> set[int]:
+        """The local ports of the services' connections."""
+        import psutil
+
+        ports: set[int] = set()
+        for pid in self._service_processes:
+            try:
+                ports.update(connection.laddr.port for connection in _tcp(psutil.Process(pid)))
+            except psutil.Error:  # it has ended meanwhile, or is not ours to look at
+                continue
+        return ports
+
+    @cached_property
+    def _elsewhere(self) -> dict[tuple[int, int], int]:
+        """Process by local and remote port, of all connections of this machine that we may see."""
+        import psutil
+
+        try:
+            every = _tcp(psutil)
+        except psutil.Error:
+            return {}
+        return {(c.laddr.port, c.raddr.port): c.pid for c in every if c.raddr and c.pid}
+
+
+def _tcp(where: Any) -> list[Any]:
+    return [connection for connection in where.net_connections(kind="tcp") if connection.laddr]
+
+
+def _called(pid: int) -> str:
+    import psutil
+
+    try:
+        return f", {psutil.Process(pid).name()}"
+    except psutil.Error:
+        return ""

@@ -1,0 +1,93 @@
+"""The sessions of a Postgres and the advisory locks that they hold: what to ask, and what to say of the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from .compare import UNNAMED, Trace
+
+SHOWN = 80  # characters of a query
+
+QUERY = """
+with held as (
+  select pid, array_agg(array[classid::bigint, objid::bigint, objsubid::bigint] order by classid, objid) as locks
+    from pg_locks where locktype = 'advisory' and granted group by pid)
+select pid, backend_start::text as since, application_name as name, client_port as port, state, left(query, 1000) as query, locks
+  from pg_stat_activity left join held using (pid) where backend_type = 'client backend'
+"""
+
+# What may be secret in a query. Also where the server cut it off in the middle.
+_LITERAL = re.compile(
+    r"""
+      --[^\n]*                                            # comments
+    | /\*(?:[^*/]|\*(?!/)|/(?!\*)|/\*.*?\*/)*(?:\*/|\Z)   # comments, one inside another too
+    | "(?:""|[^"])*(?:"|\Z)                               # names in quotes, which stay
+    | (?:\b[eE])'(?:\\.|''|[^'\\])*(?:'|\Z)               # strings with escapes
+    | (?:\b[uU]&|\b[bBxXnN])?'(?:''|[^'])*(?:'|\Z)        # strings
+    | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z)              # dollar-quoted ones
+    | (?<![\w$])(?:\d[\w.]*|\.\d\w*)                      # numbers
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Session(NamedTuple):
+    """One row of pg_stat_activity."""
+
+    pid: int
+    since: str
+    name: str
+    port: int | None
+    state: str
+    query: str
+    locks: tuple[str, ...]
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Session:
+        """Out of a row of the query."""
+        locks = tuple(lock_name(*lock) for lock in row["locks"] or ())
+        name, state, query = row["name"] or UNNAMED, row["state"] or "", row["query"] or ""
+        return cls(row["pid"], row["since"], name, row["port"], state, query, locks)
+
+    def told(self) -> str:
+        """What it does, without what may be secret."""
+        state = f"a session, {self.state}" if self.state else "a session"
+        query = without_literals(self.query)
+        return f"{state}, last query: {query}" if query else state
+
+
+def traces(sessions: Iterable[Session]) -> list[Trace]:
+    """Sessions, and the locks that they hold."""
+    found = []
+    for session in sessions:
+        found.append(Trace("postgres", session.name, (session.pid, session.since), session))
+        found += [Trace("lock", lock, (session.pid, session.since, lock), session) for lock in session.locks]
+    return found
+
+
+def lock_name(high: int, low: int, kind: int) -> str:
+    """An advisory lock as somebody asked for it: one number of 64 bits, or two of 32 (kind 2)."""
+    if kind == 1:
+        return str(_signed(high << 32 | low, 64))
+    return f"{_signed(high, 32)},{_signed(low, 32)}"
+
+
+def _signed(number: int, bits: int) -> int:
+    return number - (1 << bits) if number >= 1 << bits - 1 else number
+
+
+def without_literals(query: str) -> str:
+    """The beginning of a query, in one line, with `?` for each number and string."""
+    line = " ".join(_LITERAL.sub(_replaced, query).split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 3] + "..."
+
+
+def _replaced(found: re.Match[str]) -> str:
+    match found[0][0]:
+        case "-" | "/":
+            return " "
+        case '"':
+            return found[0]
+    return "?"

@@ -1,0 +1,54 @@
+"""The clients of a Redis and what they subscribe to: what to say of CLIENT LIST and PUBSUB CHANNELS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .compare import UNNAMED, Trace
+
+PATTERN = "(pattern)"  # Redis does not say which
+
+
+class Client(NamedTuple):
+    """One row of CLIENT LIST."""
+
+    number: str
+    name: str
+    address: str
+    command: str
+    channels: int
+    patterns: int
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Client:
+        """Out of a row as redis-py reads it."""
+        counts = int(row.get("sub", 0)), int(row.get("psub", 0))
+        return cls(str(row["id"]), row.get("name") or UNNAMED, row["addr"], row.get("cmd", ""), *counts)
+
+    @property
+    def port(self) -> int | None:
+        """Its end's port; None where it has none (a unix socket)."""
+        port = self.address.rpartition(":")[2]
+        return int(port) if port.isdigit() else None
+
+    def told(self) -> str:
+        """What it did last. Redis keeps no arguments."""
+        return f"a client, last command: {self.command}" if self.command not in ("", "NULL") else "a client"
+
+
+def traces(clients: Iterable[Client]) -> list[Trace]:
+    """Clients, and a trace for each subscription, which goes by its client's name: Redis does not say which channel is whose."""
+    found = []
+    for client in clients:
+        key = client.number, client.address
+        found.append(Trace("redis", client.name, key, client))
+        found += [Trace("subscription", client.name, (*key, turn), client) for turn in range(client.channels)]
+        found += [Trace("pattern", client.name, (*key, turn), client) for turn in range(client.patterns)]
+    return found
+
+
+def channel_names(count: int, before: Sequence[str], after: Sequence[str]) -> list[str]:
+    """What so many new subscriptions are called: the new channels, or all that they may be."""
+    new = sorted(set(after) - set(before)) or sorted(after)
+    return new if len(new) == count else [" or ".join(new) or UNNAMED] * count

@@ -1,0 +1,381 @@
+"""What a test leaves behind is named: in the summary, in JUnit, and as an error under strict; and nobody is accused of anything else."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+BEGIN = """
+import asyncio, os, socket, subprocess, sys, threading
+import asyncpg, pytest, redis
+
+KEPT = []  # what the tests leave behind
+
+CHILD = '''
+import asyncio, asyncpg, sys
+async def main():
+    connection = await asyncpg.connect(sys.argv[1], server_settings={"application_name": "child"})
+    print("connected", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+'''
+
+def connect(url, *statements, **settings):
+    runner = asyncio.Runner()
+    connection = runner.run(asyncpg.connect(url, server_settings=settings))
+    for statement in statements:
+        runner.run(connection.execute(statement))
+    KEPT.append((runner, connection))
+"""
+
+LEAKS = {
+    "a session": (
+        """
+        connect(resilience.postgres.url, "select 'hunter2', 4711", application_name="billing")
+        """,
+        [
+            "postgres:billing, a session, idle, last query: select ?, ?, held by this process (descriptor *)",
+            "fd:eventpoll, an event loop or selector that nobody closed",
+        ],
+    ),
+    "a session around the proxy": (
+        """
+        connect(resilience.postgres.direct_url, "begin", application_name="billing")
+        """,
+        ["postgres:billing, a session, idle in transaction, last query: begin, held by this process (descriptor *)"],
+    ),
+    "a lock": (
+        """
+        connect(resilience.postgres.url, "select pg_advisory_lock(-7)", "select pg_advisory_lock(3, -4)")
+        """,
+        [
+            "postgres:unnamed, a session, idle, last query: select pg_advisory_lock(?, -?), held by this process *",
+            "lock:-7, an advisory lock of the session postgres:unnamed",
+            "lock:3,-4, an advisory lock of the session postgres:unnamed",
+        ],
+    ),
+    "a Redis connection": (
+        """
+        client = redis.Redis.from_url(resilience.redis.url, client_name="cart")
+        client.set("password", "hunter2")
+        KEPT.append(client)
+        """,
+        ["redis:cart, a client, last command: set, held by this process (descriptor *)"],
+    ),
+    "subscriptions": (
+        """
+        client = redis.Redis.from_url(resilience.redis.url, client_name="listener")
+        listener = client.pubsub()
+        listener.subscribe("news")
+        listener.psubscribe("user:*")
+        for _ in range(2):
+            assert listener.get_message(timeout=5)
+        KEPT.extend([listener, client])
+        """,
+        [
+            "redis:listener, a client, last command: psubscribe, held by this process *",
+            "subscription:news",
+            "subscription:(pattern), of redis:listener",
+        ],
+    ),
+    "a file": ("KEPT.append(open('ledger.txt', 'w'))", ["fd:*ledger.txt"]),
+    "a pipe": ("KEPT.append(os.pipe())", ["fd:pipe"]),
+    "a listening socket": (
+        "KEPT.append(socket.create_server(('127.0.0.1', 0)))",
+        ["socket:127.0.0.1:*, a socket without a peer"],
+    ),
+    "a connection that says nothing": (
+        """
+        KEPT.append(socket.create_connection((resilience.postgres.host, resilience.postgres.port)))
+        """,
+        ["socket:127.0.0.1:*, a connection to postgres (through the proxy)"],
+    ),
+    "a thread": (
+        """
+        def watch():
+            threading.Event().wait()
+        threading.Thread(target=watch, name="watcher-1", daemon=True).start()
+        """,
+        ["thread:watcher-1, stands at test_it.py:* in watch"],
+    ),
+    "a session of a child": (
+        """
+        child = subprocess.Popen([sys.executable, "-c", CHILD, resilience.postgres.url], stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"connected\\n"
+        KEPT.append(child)
+        """,
+        ["postgres:child, a session, idle*, held by process *", "fd:pipe"],
+    ),
+}
+END = """
+@pytest.fixture(scope="session", autouse=True)
+def at_the_end():
+    yield
+    for each in KEPT:
+        if hasattr(each, "kill"):
+            each.kill()
+            each.wait()
+            each.stdout.close()
+        elif hasattr(each, "close"):
+            each.close()
+"""
+
+
+def indented(body: str) -> str:
+    lines = body.strip("\n").splitlines()
+    margin = len(lines[0]) - len(lines[0].lstrip())
+    return "\n".join("    " + (line[margin:] if line[:margin].isspace() else line) for line in lines)
+
+
+def write(project: pytest.Pytester, body: str, *, before: str = "") -> None:
+    """One test that leaves something, and one after it that does not."""
+    project.makepyfile(
+        test_it=f"{BEGIN}\n{END}\n{before}\ndef test_leaks(resilience):\n{indented(body)}\n\n"
+        "def test_is_not_blamed_for_it(resilience):\n    pass\n"
+    )
+
+
+@pytest.mark.parametrize("kind", LEAKS)
+def test_a_leak_is_named_with_what_it_is(project: pytest.Pytester, kind: str) -> None:
+    body, expected = LEAKS[kind]
+    write(project, body)
+    result = project.runpytest_subprocess("--junitxml=junit.xml", "-W", "ignore")
+    result.assert_outcomes(passed=2)
+    for line in expected:
+        result.stdout.fnmatch_lines([f"LEAK test_it.py::test_leaks: {line}"])
+    result.stdout.no_fnmatch_line("*LEAK*test_is_not_blamed*")
+    assert "hunter2" not in result.stdout.str()
+    (case,) = (case for case in ET.parse(project.path / "junit.xml").iter("testcase") if case.get("name") == "test_leaks")
+    told = [p.get("value") for p in case.iter("property") if p.get("name") == "resilience_leak"]
+    assert len(told) == result.stdout.str().count("LEAK ")
+    assert "hunter2" not in (project.path / "junit.xml").read_text()
+
+
+def test_a_task_left_on_a_loop_that_lives_on(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_it="""
+        import asyncio, pytest
+
+        async def rest():
+            await asyncio.sleep(3600)
+
+        async def poll():
+            await rest()
+
+        @pytest.mark.asyncio(loop_scope="session")
+        async def test_leaks(resilience):
+            asyncio.create_task(poll(), name="poller")
+            asyncio.create_task(poll())
+            await asyncio.sleep(0)
+
+        @pytest.mark.asyncio(loop_scope="session")
+        async def test_is_not_blamed_for_it(resilience):
+            await asyncio.sleep(0)
+
+        @pytest.mark.asyncio
+        async def test_a_loop_that_ends_takes_its_tasks_along(resilience):
+            asyncio.create_task(poll(), name="poller")
+            await asyncio.sleep(0)
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines_random(
+        [
+            "LEAK test_it.py::test_leaks: task:poller, stands at test_it.py:4 in rest",
+            "LEAK test_it.py::test_leaks: task:poll, stands at test_it.py:4 in rest",
+        ]
+    )
+    assert result.stdout.str().count("LEAK ") == 2
+
+
+CLEAN = """
+import asyncio, asyncpg, pytest, redis, subprocess, sys, tempfile, threading
+from concurrent.futures import ThreadPoolExecutor
+from pytest_resilience import eventually
+
+def test_uses_the_service(resilience):
+    assert resilience.service.get("/orders").text == "1"
+    assert resilience.service.get("/redis").text == "1"
+
+def test_kills_and_restarts(resilience):
+    resilience.service.get("/redis")
+    with resilience.service.kill():
+        pass
+    resilience.postgres.restart()
+    with resilience.redis.kill():
+        pass
+    eventually(lambda: resilience.service.get("/redis").status_code == 200, within=5)
+    assert resilience.service.get("/orders").text == "1"
+
+def test_flaps_and_starves(resilience):
+    resilience.redis.flap(down=0.02, up=0.02)
+    resilience.postgres.starve(connections=3)
+    resilience.postgres.latency(0.001)
+    for _ in range(5):
+        resilience.service.get("/redis")
+        resilience.service.get("/orders")
+    resilience.redis.proxy, resilience.postgres.proxy
+
+@pytest.mark.fault("postgres.pause")
+@pytest.mark.fault("redis.kill")
+def test_begins_with_servers_that_do_not_answer(resilience):
+    pass
+
+@pytest.mark.asyncio
+async def test_async(resilience):
+    connection = await asyncpg.connect(resilience.postgres.url)
+    await connection.fetch("select pg_advisory_lock(1)")
+    await asyncio.to_thread(int)
+    await connection.close()
+
+def test_tidies_up(resilience, tmp_path, capfd):
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(int, "123"))
+    with tempfile.TemporaryFile(), open(tmp_path / "x", "w"):
+        subprocess.run([sys.executable, "-c", ""], check=True)
+    with redis.Redis.from_url(resilience.redis.url) as client, client.pubsub() as listener:
+        listener.subscribe("news")
+
+def test_lets_go(resilience):
+    '''Not closed, but nobody has it any more: a collection ends it.'''
+    client = redis.Redis.from_url(resilience.redis.url)
+    client.ping()
+    client.itself = client
+
+def test_ends_a_moment_later(resilience):
+    threading.Timer(0.1, int).start()
+
+@pytest.fixture
+def connection(resilience):
+    runner = asyncio.Runner()
+    connection = runner.run(asyncpg.connect(resilience.postgres.url))
+    yield connection
+    runner.run(connection.close())
+    runner.close()
+
+def test_what_a_fixture_closes(connection):
+    pass
+
+@pytest.fixture(scope="module")
+def pool(resilience_stack):
+    client = redis.Redis.from_url(resilience_stack.redis.url, client_name="pool")
+    client.ping()
+    yield client
+    client.close()
+
+def test_a_client_of_the_module_connects_anew(pool, resilience):
+    pool.ping()
+    resilience.redis.reset().heal()
+    resilience.redis.restart()
+    assert eventually(pool.ping, within=5)
+
+def test_fails_and_its_traceback_keeps_things(resilience):
+    client = redis.Redis.from_url(resilience.redis.url)
+    client.ping()
+    assert False
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["-n2"]], ids=["alone", "xdist"])
+def test_nobody_else_is_accused(shop: pytest.Pytester, arguments: list[str]) -> None:
+    shop.makepyfile(test_it=CLEAN)
+    result = shop.runpytest_subprocess("-W", "ignore", *arguments)
+    result.stdout.no_fnmatch_line("*LEAK*")
+    outcomes = result.parseoutcomes()
+    assert outcomes["failed"] == 1, outcomes
+    assert "errors" not in outcomes, outcomes
+
+
+def test_a_leak_is_found_beside_the_service_and_the_session_of_another_is_not(shop: pytest.Pytester) -> None:
+    body = """
+    for _ in range(3):
+        resilience.service.get("/redis")
+    connect(resilience.postgres.url, application_name="mine")
+    KEPT.append(redis.Redis.from_url(resilience.redis.url, client_name="mine"))
+    KEPT[-1].ping()
+    """
+    shop.makepyfile(test_it=f"{BEGIN}\n{END}\ndef test_leaks(resilience):\n{indented(body)}\n")
+    result = shop.runpytest_subprocess("-W", "ignore", "-n1")
+    result.assert_outcomes(passed=1)
+    told = sorted(line.split(": ", 1)[1].split(",")[0] for line in result.outlines if line.startswith("LEAK "))
+    assert told == ["fd:eventpoll", "postgres:mine", "redis:mine", "socket:unix", "socket:unix"]
+
+
+THREADS = """
+import threading, pytest
+
+def leave(name):
+    threading.Thread(target=threading.Event().wait, name=name, daemon=True).start()
+
+@pytest.mark.leaks("thread:watcher-*")
+def test_allowed(resilience):
+    leave("watcher-1")
+
+@pytest.mark.leaks("thread:watcher-*", "fd:/nowhere")
+def test_another(resilience):
+    leave("watcher-2")
+    leave("stranger")
+
+def test_unmarked(resilience):
+    leave("watcher-3")
+
+def test_that_does_not_use_it():
+    leave("nobody looks")
+"""
+
+
+def test_the_marker_allows_what_it_names_and_strict_makes_the_rest_an_error(project: pytest.Pytester) -> None:
+    project.makepyfile(test_it=THREADS)
+    result = project.runpytest_subprocess("--resilience-strict", "-v")
+    result.assert_outcomes(passed=4, errors=2)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "*ERROR at teardown of test_another*",
+            "E *LeakedResources: LEAK: thread:stranger, stands at *",
+            "E *that it is meant to stay: @pytest.mark.leaks('thread:stranger').",
+            "*ERROR at teardown of test_unmarked*",
+            "E *LeakedResources: LEAK: thread:watcher-3, stands at *",
+            "LEAK test_it.py::test_another: thread:stranger, *",
+            "LEAK test_it.py::test_unmarked: thread:watcher-3, *",
+        ]
+    )
+    assert not [line for line in result.outlines if line.startswith("LEAK") and "test_allowed" in line]
+
+
+@pytest.mark.parametrize(
+    ("marker", "why"),
+    [
+        ("leaks()", "needs the name of what the test may leave behind, such as @pytest.mark.leaks"),
+        ("leaks", "needs the name of what the test may leave behind"),
+        ("leaks('watcher')", "of these kinds: postgres, lock, redis, *; got 'watcher'"),
+        ("leaks(7)", "got 7"),
+        ("leaks(thread='x')", "takes names only, such as *; got thread="),
+    ],
+)
+def test_a_marker_that_says_nothing_is_an_error_before_the_first_test(
+    project: pytest.Pytester, marker: str, why: str
+) -> None:
+    project.makepyfile(test_it=f"import pytest\n@pytest.mark.{marker}\ndef test_it(resilience): pass\n")
+    result = project.runpytest_subprocess()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: test_it.py::test_it: the marker leaks {why}*" if "got" not in why else f"ERROR: *{why}*"])
+
+
+def test_the_marker_is_registered(project: pytest.Pytester) -> None:
+    project.runpytest_subprocess("--markers").stdout.fnmatch_lines(["@pytest.mark.leaks(?names): what the test may leave*"])
+
+
+def test_where_it_was_opened_is_told_when_tracemalloc_knows(project: pytest.Pytester) -> None:
+    body = """
+    tracemalloc.start(20)
+    KEPT.append(open("ledger.txt", "w"))
+    KEPT.append(redis.Redis.from_url(resilience.redis.url, client_name="mine"))
+    KEPT[-1].ping()
+    """
+    write(project, body, before="import tracemalloc")
+    result = project.runpytest_subprocess("-W", "ignore")
+    result.stdout.fnmatch_lines(["LEAK *: fd:*ledger.txt, opened at test_it.py:*"])
+    result.stdout.fnmatch_lines(["LEAK *: redis:mine, *, opened at test_it.py:*"])
