@@ -34,7 +34,7 @@ class Options(NamedTuple):
     Args:
         backend: "auto", "embedded", "docker", "external" or the name of a third party's.
         seed: the number that all random choices of the run follow from; drawn when nobody gave one.
-        strict: whether a vacuous test is an error.
+        strict: whether a vacuous test is an error, and one that left something behind.
         settings: what backends are told.
         others: the backends of third parties.
     """
@@ -85,7 +85,7 @@ def add(parser: pytest.Parser) -> None:
         "--resilience-strict",
         action="store_true",
         default=None,
-        help="a test whose fault touched nothing (VACUOUS) is an error",
+        help="a test whose fault touched nothing (VACUOUS), or that left something behind (LEAK), is an error",
     )
     for name, (metavar, text) in TEXTS.items():
         group.addoption(f"--resilience-{name.replace('_', '-')}", metavar=metavar, default=None, help=text)

@@ -35,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", 'fault(name, **settings): strike before the test, heal after it; such as fault("redis.refuse")'
     )
     config.addinivalue_line(
-        "markers", 'leaks(*names): what the test may leave behind; patterns such as leaks("thread:watcher-*", "postgres:shop")'
+        "markers",
+        'leaks(*names): what the test may leave behind; patterns such as leaks("thread:watcher-*", "postgres:shop")',
     )
     given = options.keep(config)
     if given.backend == "external":
@@ -102,7 +103,9 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         yield
         experiment = item.stash.get(EXPERIMENT, None)
         if experiment is not None:
-            item.stash[WATCH] = experiment.watch(item.config.rootpath, _loops(item))  # now: a marker may stop the servers
+            item.stash[WATCH] = experiment.watch(
+                item.config.rootpath, _loops(item)
+            )  # now: a marker may stop the servers
             for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
                 experiment.strike(*marker.args, **marker.kwargs)
 
@@ -228,9 +231,10 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What struck in this run, which tests are vacuous, and what was left behind."""
-    every = [r for rs in terminalreporter.stats.values() for r in rs if hasattr(r, "user_properties")]
-    reports = [r for r in every if r.when == "call"]
-    leaks = [(r.nodeid, value) for r in every if r.when == "teardown" for name, value in r.user_properties if name == LEAK]
+    every = [r for rs in terminalreporter.stats.values() for r in rs]
+    reports = [r for r in every if getattr(r, "when", None) == "call"]
+    ends = [r for r in every if getattr(r, "when", None) == "teardown"]
+    leaks = [(r.nodeid, value) for r in ends for name, value in r.user_properties if name == LEAK]
     struck = [(r.nodeid, value) for r in reports for name, value in r.user_properties if name == STRIKE]
     skipped = terminalreporter.stats.get("skipped", [])
     cannot = [value for r in skipped for name, value in getattr(r, "user_properties", ()) if name == CANNOT]

@@ -36,7 +36,8 @@ class Holders:
     def __init__(self, stack: Stack, descriptors: Iterable[Descriptor]) -> None:
         self._stack = stack
         self._servers: dict[str, ServerTarget] = {"postgres": stack.postgres, "redis": stack.redis}
-        self._mine = {d.local[1]: d for d in descriptors if d.is_socket and not d.is_unix and d.remote}
+        # By the ports of both ends: one port of ours may lead to several places at once.
+        self._mine = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}
 
     def of(self, server: str, port: int | None) -> Holder | None:
         """Who holds a client's end.
@@ -50,14 +51,13 @@ class Holders:
         """
         if port is None or port < 0:
             return Holder("")
-        port = self._through_the_proxy[server].get(port, port)
-        if port in self._mine:
-            return Holder(f"held by this process (descriptor {self._mine[port].number})", self._mine[port])
-        if port in self._of_services:
+        target, client = self._servers[server], self._through_the_proxy[server].get(port)
+        ends = (client, target.port) if client is not None else (port, target.server.direct.port)
+        if ends in self._mine:
+            return Holder(f"held by this process (descriptor {self._mine[ends].number})", self._mine[ends])
+        if ends in self._of_services:
             return None
-        pid = self._elsewhere.get((port, self._servers[server].port)) or self._elsewhere.get(
-            (port, self._servers[server].server.direct.port)
-        )
+        pid = self._elsewhere.get(ends)
         if pid is not None:
             return None if pid in self._service_processes else Holder(f"held by process {pid}{_called(pid)}")
         # Nobody's: the server has not noticed yet, since it works on. A service that was killed leaves such sessions too.
@@ -76,14 +76,14 @@ class Holders:
         return {pid for running in self._stack.services for pid in running.tree()}
 
     @cached_property
-    def _of_services(self) -> set[int]:
-        """The local ports of the services' connections."""
+    def _of_services(self) -> set[tuple[int, int]]:
+        """The ports of both ends of the services' connections."""
         import psutil
 
-        ports: set[int] = set()
+        ports: set[tuple[int, int]] = set()
         for pid in self._service_processes:
             try:
-                ports.update(connection.laddr.port for connection in _tcp(psutil.Process(pid)))
+                ports.update((c.laddr.port, c.raddr.port) for c in _tcp(psutil.Process(pid)))
             except psutil.Error:  # it has ended meanwhile, or is not ours to look at
                 continue
         return ports
@@ -97,11 +97,11 @@ class Holders:
             every = _tcp(psutil)
         except psutil.Error:
             return {}
-        return {(c.laddr.port, c.raddr.port): c.pid for c in every if c.raddr and c.pid}
+        return {(c.laddr.port, c.raddr.port): c.pid for c in every if c.pid}
 
 
 def _tcp(where: Any) -> list[Any]:
-    return [connection for connection in where.net_connections(kind="tcp") if connection.laddr]
+    return [connection for connection in where.net_connections(kind="tcp") if connection.raddr]
 
 
 def _called(pid: int) -> str:

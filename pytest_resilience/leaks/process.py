@@ -59,13 +59,13 @@ class Descriptor(NamedTuple):
 def descriptors() -> list[Descriptor]:
     """What is open now; empty where the system does not say (off Linux)."""
     try:
-        numbers = [int(name) for name in os.listdir(DESCRIPTORS)]
+        numbers = [int(name) for name in os.listdir(DESCRIPTORS)]  # noqa: PTH208  # twice in every test: pathlib takes longer
     except OSError:
         return []
     found = []
     for number in numbers:
         try:
-            target = os.readlink(f"{DESCRIPTORS}/{number}") if number > STANDARD else ""
+            target = os.readlink(f"{DESCRIPTORS}/{number}") if number > STANDARD else ""  # noqa: PTH115  # the same
         except OSError:  # the one that read the list
             continue
         if target:
@@ -241,5 +241,3 @@ def shown(file: str, root: Path) -> str:
     """A path as messages show it: from the root of the tests, if it is below."""
     prefix = str(root) + os.sep
     return file.removeprefix(prefix)
-
-

@@ -264,7 +264,6 @@ class Connection:
     def shown_client(self) -> str:
         return show(self.address[0], self.address[1]) if isinstance(self.address, tuple) else "unix"
 
-
     @property
     def shown_via(self) -> str | None:
         """Our own address towards the upstream, by which the upstream knows the client; None before there is one."""

@@ -146,7 +146,9 @@ def test_a_leak_is_named_with_what_it_is(project: pytest.Pytester, kind: str) ->
         result.stdout.fnmatch_lines([f"LEAK test_it.py::test_leaks: {line}"])
     result.stdout.no_fnmatch_line("*LEAK*test_is_not_blamed*")
     assert "hunter2" not in result.stdout.str()
-    (case,) = (case for case in ET.parse(project.path / "junit.xml").iter("testcase") if case.get("name") == "test_leaks")
+    (case,) = (
+        case for case in ET.parse(project.path / "junit.xml").iter("testcase") if case.get("name") == "test_leaks"
+    )
     told = [p.get("value") for p in case.iter("property") if p.get("name") == "resilience_leak"]
     assert len(told) == result.stdout.str().count("LEAK ")
     assert "hunter2" not in (project.path / "junit.xml").read_text()
@@ -361,11 +363,15 @@ def test_a_marker_that_says_nothing_is_an_error_before_the_first_test(
     project.makepyfile(test_it=f"import pytest\n@pytest.mark.{marker}\ndef test_it(resilience): pass\n")
     result = project.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: test_it.py::test_it: the marker leaks {why}*" if "got" not in why else f"ERROR: *{why}*"])
+    result.stderr.fnmatch_lines(
+        [f"ERROR: test_it.py::test_it: the marker leaks {why}*" if "got" not in why else f"ERROR: *{why}*"]
+    )
 
 
 def test_the_marker_is_registered(project: pytest.Pytester) -> None:
-    project.runpytest_subprocess("--markers").stdout.fnmatch_lines(["@pytest.mark.leaks(?names): what the test may leave*"])
+    project.runpytest_subprocess("--markers").stdout.fnmatch_lines(
+        ["@pytest.mark.leaks(?names): what the test may leave*"]
+    )
 
 
 def test_where_it_was_opened_is_told_when_tracemalloc_knows(project: pytest.Pytester) -> None:

@@ -1,0 +1,73 @@
+"""What is said of a session: nothing that may be secret."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_resilience.leaks.compare import UNNAMED
+from pytest_resilience.leaks.postgres import SHOWN, Session, lock_name, traces, without_literals
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("select 1", "select ?"),
+        ("select t1.x2 from t1 where y = -4.5e3", "select t1.x2 from t1 where y = -?"),
+        ("select $1, $2", "select $1, $2"),
+        ("select .5, 0xff, 1_000", "select ?, ?, ?"),
+        ("alter role x password 'hunter2'", "alter role x password ?"),
+        ("select 'it''s hunter2', 'x'", "select ?, ?"),
+        ("select 'hunter\\', 'hunter2'", "select ?, ?"),
+        ("select E'it\\'s hunter2', 'x'", "select ?, ?"),
+        ("select e'\\\\', 'hunter2'", "select ?, ?"),
+        ("select U&'hunter2', b'01', X'ff', n'hunter2'", "select ?, ?, ?, ?"),
+        ("select 'hunter2", "select ?"),
+        ("select E'hunter2\\'", "select ?"),
+        ("do $$ hunter2 $$", "do ?"),
+        ("do $x$ hunter2 $$ $x$, 'y'", "do ?, ?"),
+        ("do $x$ hunter2", "do ?"),
+        ("select \"it's\" from t where x = 'hunter2'", 'select "it\'s" from t where x = ?'),
+        ('select "a""b\'c", \'hunter2\'', 'select "a""b\'c", ?'),
+        ("select 1 -- hunter2\n, 2", "select ? , ?"),
+        ("select /* hunter2 */ 1", "select ?"),
+        ("select /* a /* b */ hunter2 */ 1", "select ?"),
+        ("select /* hunter2", "select"),
+        ("select\n\n  1", "select ?"),
+        ("", ""),
+    ],
+)
+def test_literals_are_left_out(query: str, shown: str) -> None:
+    assert without_literals(query) == shown
+    assert "hunter2" not in without_literals(query)
+
+
+def test_a_long_query_is_cut() -> None:
+    shown = without_literals("select " + ", ".join(f"column_{letter}" for letter in "abcdefghijklmnop"))
+    assert len(shown) == SHOWN
+    assert shown.endswith("...")
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [((0, 42, 1), "42"), ((1, 0, 1), str(1 << 32)), ((0xFFFFFFFF, 0xFFFFFFF9, 1), "-7"), ((3, 0xFFFFFFFC, 2), "3,-4")],
+)
+def test_a_lock_is_called_as_it_was_asked_for(row: tuple[int, int, int], name: str) -> None:
+    assert lock_name(*row) == name
+
+
+def test_a_session_and_its_locks_are_traces() -> None:
+    row = {
+        "pid": 7,
+        "since": "now",
+        "name": "",
+        "port": 5,
+        "state": "idle",
+        "query": "select 'x'",
+        "locks": [[0, 42, 1]],
+    }
+    session = Session.read(row)
+    assert [(trace.kind, trace.name) for trace in traces([session])] == [("postgres", UNNAMED), ("lock", "42")]
+    assert session.told() == "a session, idle, last query: select ?"
+    empty = Session.read({**row, "state": None, "query": None, "locks": None})
+    assert empty.told() == "a session"
+    assert len(traces([empty])) == 1

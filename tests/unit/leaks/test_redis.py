@@ -1,0 +1,40 @@
+"""What is said of a client of Redis, and which channel is whose as far as that can be known."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_resilience.leaks.redis import Client, channel_names, traces
+
+ROW = {"id": "7", "name": "", "addr": "127.0.0.1:5000", "cmd": "subscribe", "sub": "2", "psub": "1"}
+
+
+def test_a_client_and_its_subscriptions_are_traces() -> None:
+    client = Client.read(ROW)
+    assert client.port == 5000
+    assert client.told() == "a client, last command: subscribe"
+    kinds = [trace.kind for trace in traces([client])]
+    assert kinds == ["redis", "subscription", "subscription", "pattern"]
+    assert {trace.name for trace in traces([client])} == {"unnamed"}
+
+
+def test_a_client_that_never_said_a_word() -> None:
+    client = Client.read({"id": 1, "addr": "/run/redis.sock:x", "cmd": "NULL"})
+    assert client.told() == "a client"
+    assert client.port is None
+
+
+@pytest.mark.parametrize(
+    ("count", "before", "after", "names"),
+    [
+        (1, [], ["news"], ["news"]),
+        (2, ["old"], ["old", "b", "a"], ["a", "b"]),
+        (1, ["news"], ["news"], ["news"]),
+        (1, [], ["mine", "of the service"], ["mine or of the service"]),
+        (1, [], [], ["unnamed"]),
+    ],
+)
+def test_new_subscriptions_go_by_the_new_channels(
+    count: int, before: list[str], after: list[str], names: list[str]
+) -> None:
+    assert channel_names(count, before, after) == names
