@@ -25,12 +25,14 @@ class Trace(NamedTuple):
         name: what people call it; several may have the same.
         key: what tells it from the others of its kind.
         thing: itself, for whoever has to say more about it.
+        server: the server that told of it; "" for what this process has.
     """
 
     kind: str
     name: str
     key: Hashable
     thing: Any = None
+    server: str = ""
 
 
 class Leak(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +35,7 @@ class Holders:
 
     def __init__(self, stack: Stack, descriptors: Iterable[Descriptor]) -> None:
         self._stack = stack
-        self._servers: dict[str, ServerTarget] = {"postgres": stack.postgres, "redis": stack.redis}
+        self._servers: Mapping[str, ServerTarget] = stack.systems
         # By the ports of both ends: one port of ours may lead to several places at once.
         self._mine = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}
 
@@ -43,7 +43,7 @@ class Holders:
         """Who holds a client's end.
 
         Args:
-            server: "postgres" or "redis".
+            server: its name.
             port: the client's, as the server knows it; None where it has none.
 
         Returns:
@@ -69,7 +69,7 @@ class Holders:
 
     @cached_property
     def _through_the_proxy(self) -> dict[str, dict[int, int]]:
-        return {name: door.by_upstream_port() or {} for name, door in self._stack.doors.items()}
+        return {name: server.door.by_upstream_port() or {} for name, server in self._servers.items()}
 
     @cached_property
     def _service_processes(self) -> set[int]:

@@ -58,12 +58,13 @@ class Session(NamedTuple):
         return f"{state}, last query: {query}" if query else state
 
 
-def traces(sessions: Iterable[Session]) -> list[Trace]:
-    """Sessions, and the locks that they hold."""
+def traces(sessions: Iterable[Session], server: str) -> list[Trace]:
+    """The sessions of a server, and the locks that they hold."""
     found = []
     for session in sessions:
-        found.append(Trace("postgres", session.name, (session.pid, session.since), session))
-        found += [Trace("lock", lock, (session.pid, session.since, lock), session) for lock in session.locks]
+        key = server, session.pid, session.since
+        found.append(Trace("postgres", session.name, key, session, server))
+        found += [Trace("lock", lock, (*key, lock), session, server) for lock in session.locks]
     return found
 
 

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import threading
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -148,12 +148,12 @@ def threads() -> list[Trace]:
     ]
 
 
-def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, ours: object = None) -> list[Trace]:
+def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, ours: Container[object] = ()) -> list[Trace]:
     """Tasks that are pending, on loops that are not closed.
 
     Args:
         loops: loops that are known; Python before 3.14 knows all that have tasks.
-        ours: a loop to leave out.
+        ours: loops to leave out.
     """
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
@@ -162,7 +162,7 @@ def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, ours: object = Non
     return [
         Trace("task", task_name(task), id(task), task)
         for loop in known
-        if loop is not ours and not loop.is_closed()
+        if loop not in ours and not loop.is_closed()
         for task in asyncio.all_tasks(loop)
     ]
 

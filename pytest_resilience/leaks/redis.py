@@ -37,14 +37,14 @@ class Client(NamedTuple):
         return f"a client, last command: {self.command}" if self.command not in ("", "NULL") else "a client"
 
 
-def traces(clients: Iterable[Client]) -> list[Trace]:
-    """Clients, and a trace for each subscription, which goes by its client's name: Redis does not say which channel is whose."""
+def traces(clients: Iterable[Client], server: str) -> list[Trace]:
+    """The clients of a server and their subscriptions, each by its client's name: Redis does not say which channel is whose."""
     found = []
     for client in clients:
-        key = client.number, client.address
-        found.append(Trace("redis", client.name, key, client))
-        found += [Trace("subscription", client.name, (*key, turn), client) for turn in range(client.channels)]
-        found += [Trace("pattern", client.name, (*key, turn), client) for turn in range(client.patterns)]
+        key = server, client.number, client.address
+        found.append(Trace("redis", client.name, key, client, server))
+        for kind, count in (("subscription", client.channels), ("pattern", client.patterns)):
+            found += [Trace(kind, client.name, (*key, turn), client, server) for turn in range(count)]
     return found
 
 

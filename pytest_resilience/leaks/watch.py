@@ -17,6 +17,7 @@ from ..clock import SYSTEM, Clock
 from ..faults.fault import Strike
 from ..faults.process import ProcessFault
 from ..stack import Stack
+from ..targets.server import PostgresTarget, RedisTarget
 from . import postgres, process, redis
 from .compare import Leak, Trace, stayed
 from .holders import Holder, Holders
@@ -29,7 +30,6 @@ PATIENCE = 0.5  # seconds for what is about to end: a server takes a moment to n
 COLLECT_AFTER = 0.015  # seconds; before that it is mostly a server that has not noticed yet
 LOOK_EVERY = 0.003  # seconds between two looks
 ANSWER_WITHIN = 5.0  # seconds for a server to answer; it takes a millisecond
-OF_SERVER = {"postgres": "postgres", "lock": "postgres", "redis": "redis", "subscription": "redis", "pattern": "redis"}
 
 
 class Look(NamedTuple):
@@ -37,8 +37,9 @@ class Look(NamedTuple):
 
     Args:
         traces: what is there, without what is ours.
-        ports: by each server that was asked, the ports by which it knows its clients, ours too.
+        ports: by each server that has answered, the ports by which it knows its clients, ours too.
         channels: what anybody subscribes to.
+        servers: how many there are.
         descriptors: what this process has open.
     """
 
@@ -46,6 +47,7 @@ class Look(NamedTuple):
     ports: dict[str, set[int | None]]
     channels: list[str]
     descriptors: list[Descriptor]
+    servers: int
 
 
 class Watch:
@@ -100,31 +102,37 @@ class Watch:
     # -- looking
 
     def _look(self) -> Look:
-        asks = [name for name in ("postgres", "redis") if self._stack.knows_clients and self._answers(name)]
-        admin = self._stack.postgres.admin
-        rows = admin.fetch_soon(postgres.QUERY) if "postgres" in asks else None  # while the others are asked
+        systems = self._stack.systems
+        asked = {name: system for name, system in systems.items() if self._stack.knows_clients and self._answers(name)}
+        rows = {  # they answer while others are asked
+            name: system.admin.fetch_soon(postgres.QUERY)
+            for name, system in asked.items()
+            if isinstance(system, PostgresTarget)
+        }
         traces: list[Trace] = []
         ports: dict[str, set[int | None]] = {}
         channels: list[str] = []
-        try:
-            if "redis" in asks:
-                clients, channels = self._clients()
-                ports["redis"] = {client.port for client in clients}
-                traces += redis.traces(client for client in clients if client.name != APPLICATION)
-        except Exception:  # noqa: BLE001  # a server that does not answer is another's story: it is not compared
-            ports.pop("redis", None)
-        try:
-            if rows is not None:
-                sessions = [postgres.Session.read(row) for row in rows.result(ANSWER_WITHIN)]
-                ports["postgres"] = {session.port for session in sessions}
-                traces += postgres.traces(session for session in sessions if session.name != APPLICATION)
-        except Exception:  # noqa: BLE001  # the same
-            ports.pop("postgres", None)
+        for name, system in sorted(
+            asked.items(), key=lambda each: each[0] in rows
+        ):  # those that have to answer yet last
+            try:
+                if isinstance(system, PostgresTarget):
+                    sessions = [postgres.Session.read(row) for row in rows[name].result(ANSWER_WITHIN)]
+                    ports[name] = {session.port for session in sessions}
+                    traces += postgres.traces([s for s in sessions if s.name != APPLICATION], name)
+                else:
+                    clients, subscribed = _clients(system)
+                    ports[name] = {client.port for client in clients}
+                    traces += redis.traces([c for c in clients if c.name != APPLICATION], name)
+                    channels += subscribed
+            except Exception:  # noqa: BLE001  # a server that does not answer is another's story: it is not compared
+                continue
         descriptors = process.descriptors()
         traces += map(process.descriptor_trace, descriptors)
         traces += process.threads()
-        traces += process.tasks(self._loops, ours=admin.loop)
-        return Look(traces, ports, channels, descriptors)
+        ours = [system.admin.loop for system in systems.values() if isinstance(system, PostgresTarget)]
+        traces += process.tasks(self._loops, ours=ours)
+        return Look(traces, ports, channels, descriptors, len(systems))
 
     def _answers(self, name: str) -> bool:
         """Whether nothing has stopped that server."""
@@ -133,23 +141,13 @@ class Watch:
             for strike in self._strikes()
         )
 
-    def _clients(self) -> tuple[list[redis.Client], list[str]]:
-        pipe: Any = self._stack.redis.admin.client.pipeline(transaction=False)
-        pipe.client_list()
-        pipe.pubsub_channels()
-        rows, channels = pipe.execute()
-        clients = [redis.Client.read(row) for row in rows if not {"M", "S"} & set(row.get("flags", ""))]  # replication
-        return clients, [name.decode(errors="replace") if isinstance(name, bytes) else name for name in channels]
-
     # -- judging
 
     def _judge(self, now: Look) -> list[Leak]:
         """What is too much, without what is ours or the service's."""
         asked = self._before.ports.keys() & now.ports.keys()
         too_many = [
-            trace
-            for trace in stayed(self._before.traces, now.traces)
-            if trace.kind not in OF_SERVER or OF_SERVER[trace.kind] in asked
+            trace for trace in stayed(self._before.traces, now.traces) if not trace.server or trace.server in asked
         ]
         if not too_many:
             return []
@@ -158,8 +156,8 @@ class Watch:
         leaks: list[Leak] = []
         subscribed = 0
         for trace in too_many:
-            if trace.kind in OF_SERVER:
-                holder = holders.of(OF_SERVER[trace.kind], trace.thing.port)
+            if trace.server:
+                holder = holders.of(trace.server, trace.thing.port)
                 if holder is not None and trace.kind == "subscription":
                     subscribed += 1
                 elif holder is not None:
@@ -180,17 +178,20 @@ class Watch:
             return Leak(f"subscription:{redis.PATTERN}", f"of redis:{trace.name}")
         held = holder.descriptor
         aliases = (f"socket:{process.descriptor_trace(held).name}",) if held is not None else ()
-        told = ", ".join(filter(None, (trace.thing.told(), holder.told)))
+        where = f"in {trace.server}" if trace.server != trace.kind else ""  # one of several
+        told = ", ".join(filter(None, (trace.thing.told(), where, holder.told)))
         return Leak(f"{trace.kind}:{trace.name}", told, aliases, held)
 
     def _is_known(self, descriptor: Descriptor, now: Look, holders: Holders) -> bool:
         """Whether it is a connection that its server was asked about, or one that nobody here can tell from our own."""
-        if not descriptor.is_socket:
+        if descriptor.is_unix or descriptor.target == "anon_inode:[eventpoll]":
+            # A Docker engine's, for all we know, or the loop of a server that was added meanwhile.
+            grown = now.servers > self._before.servers
+            return grown or (descriptor.is_unix and not self._stack.knows_clients)
+        if not descriptor.is_socket or not descriptor.remote:
             return False
-        if descriptor.is_unix or not descriptor.remote:
-            return descriptor.is_unix and not self._stack.knows_clients  # a Docker engine's, for all we know
         local, remote = descriptor.local[1], descriptor.remote[1]
-        for name, target in (("postgres", self._stack.postgres), ("redis", self._stack.redis)):
+        for name, target in self._stack.systems.items():
             if remote == target.server.direct.port:
                 return not self._stack.knows_clients or local in now.ports.get(name, ())
             if remote == target.port and name in now.ports:
@@ -210,7 +211,7 @@ class Watch:
         if not descriptor.remote:
             return "a socket without a peer"
         port = descriptor.remote[1]
-        for name, target in (("postgres", self._stack.postgres), ("redis", self._stack.redis)):
+        for name, target in self._stack.systems.items():
             if port == target.port:
                 return f"a connection to {name} (through the proxy)"
             if port == target.server.direct.port:
@@ -218,3 +219,13 @@ class Watch:
         if any(running.url.endswith(f":{port}") for running in self._stack.services):
             return "a connection to the service"
         return ""
+
+
+def _clients(system: RedisTarget) -> tuple[list[redis.Client], list[str]]:
+    """The clients of a Redis, replication left out, and the channels that anybody subscribes to."""
+    pipe: Any = system.admin.client.pipeline(transaction=False)
+    pipe.client_list()
+    pipe.pubsub_channels()
+    rows, channels = pipe.execute()
+    clients = [redis.Client.read(row) for row in rows if not {"M", "S"} & set(row.get("flags", ""))]
+    return clients, [name.decode(errors="replace") if isinstance(name, bytes) else name for name in channels]

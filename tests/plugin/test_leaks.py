@@ -385,3 +385,39 @@ def test_where_it_was_opened_is_told_when_tracemalloc_knows(project: pytest.Pyte
     result = project.runpytest_subprocess("-W", "ignore")
     result.stdout.fnmatch_lines(["LEAK *: fd:*ledger.txt, opened at test_it.py:*"])
     result.stdout.fnmatch_lines(["LEAK *: redis:mine, *, opened at test_it.py:*"])
+
+
+def test_one_of_several_servers_is_named(project: pytest.Pytester) -> None:
+    body = """
+    connect(replica.url, "begin", application_name="mine")
+    KEPT.append(redis.Redis.from_url(sessions.url, client_name="mine"))
+    KEPT[-1].ping()
+    """
+    project.makepyfile(
+        test_it=f"""{BEGIN}
+{END}
+from pytest_resilience import factories
+replica = factories.postgres("replica")
+sessions = factories.redis("sessions")
+
+def test_leaks(resilience, replica, sessions):
+{indented(body)}
+
+def test_adds_one(resilience, resilience_stack):
+    late = resilience_stack.add_redis("late"), resilience_stack.add_postgres("other")
+    with redis.Redis.from_url(late[0].url) as client:
+        client.ping()
+
+def test_uses_it_again(resilience, resilience_stack):
+    resilience_stack.add_redis("late").restart()
+"""
+    )
+    result = project.runpytest_subprocess("-W", "ignore", "--resilience-backend=embedded")
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines_random(
+        [
+            "LEAK test_it.py::test_leaks: postgres:mine, a session, idle in transaction, *, in replica, held by this process*",
+            "LEAK test_it.py::test_leaks: redis:mine, a client, *, in sessions, held by this process*",
+        ]
+    )
+    result.stdout.no_fnmatch_line("LEAK test_it.py::test_[au]*")

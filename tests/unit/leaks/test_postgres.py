@@ -66,8 +66,11 @@ def test_a_session_and_its_locks_are_traces() -> None:
         "locks": [[0, 42, 1]],
     }
     session = Session.read(row)
-    assert [(trace.kind, trace.name) for trace in traces([session])] == [("postgres", UNNAMED), ("lock", "42")]
+    assert [(trace.kind, trace.name) for trace in traces([session], "postgres")] == [
+        ("postgres", UNNAMED),
+        ("lock", "42"),
+    ]
     assert session.told() == "a session, idle, last query: select ?"
     empty = Session.read({**row, "state": None, "query": None, "locks": None})
     assert empty.told() == "a session"
-    assert len(traces([empty])) == 1
+    assert len(traces([empty], "postgres")) == 1

@@ -94,7 +94,7 @@ def test_a_task_stands_at_the_innermost_line_of_the_users_code() -> None:
         assert found["poller"].thing is named
         assert any(name.endswith("outer") for name in found)
         assert process.task_stands(named, ROOT).endswith("in inner")
-        assert process.tasks(ours=asyncio.get_running_loop()) == []
+        assert process.tasks(ours=[asyncio.get_running_loop()]) == []
         for task in named, unnamed:
             task.cancel()
 

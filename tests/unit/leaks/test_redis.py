@@ -13,9 +13,9 @@ def test_a_client_and_its_subscriptions_are_traces() -> None:
     client = Client.read(ROW)
     assert client.port == 5000
     assert client.told() == "a client, last command: subscribe"
-    kinds = [trace.kind for trace in traces([client])]
+    kinds = [trace.kind for trace in traces([client], "redis")]
     assert kinds == ["redis", "subscription", "subscription", "pattern"]
-    assert {trace.name for trace in traces([client])} == {"unnamed"}
+    assert {trace.name for trace in traces([client], "redis")} == {"unnamed"}
 
 
 def test_a_client_that_never_said_a_word() -> None:
