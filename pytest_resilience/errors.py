@@ -10,7 +10,7 @@ ResilienceError
 ├── HealFailed                a fault could not be taken back
 ├── BackendDied               a server or the proxy ended although no test struck it
 ├── VacuousTest               a fault touched nothing, under --resilience-strict
-└── LeakedResources           a test left something behind, under --resilience-strict
+└── LeakedResources           a test left something behind, under --resilience-leaks=error
 NeverHappened                 (AssertionError) a probe's hope did not come true in time
 """
 

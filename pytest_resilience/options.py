@@ -14,6 +14,7 @@ from .backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE, Set
 if TYPE_CHECKING:
     from .backends.choice import Choice, Factory
 
+LEAKS = ("report", "error", "off")
 TEXTS = {  # option: what it is given as, and what it is for
     "postgres_image": ("IMAGE", f"what the docker backend runs as Postgres (default: {POSTGRES_IMAGE})"),
     "redis_image": ("IMAGE", f"what it runs as Redis (default: {REDIS_IMAGE})"),
@@ -34,7 +35,8 @@ class Options(NamedTuple):
     Args:
         backend: "auto", "embedded", "docker", "external" or the name of a third party's.
         seed: the number that all random choices of the run follow from; drawn when nobody gave one.
-        strict: whether a vacuous test is an error, and one that left something behind.
+        strict: whether a vacuous test is an error.
+        leaks: what is done about what a test left behind: "report", "error" or "off".
         settings: what backends are told.
         others: the backends of third parties.
     """
@@ -42,6 +44,7 @@ class Options(NamedTuple):
     backend: str
     seed: int
     strict: bool
+    leaks: str
     settings: Settings
     others: Mapping[str, Factory]
 
@@ -85,7 +88,13 @@ def add(parser: pytest.Parser) -> None:
         "--resilience-strict",
         action="store_true",
         default=None,
-        help="a test whose fault touched nothing (VACUOUS), or that left something behind (LEAK), is an error",
+        help="a test whose fault touched nothing (VACUOUS) is an error",
+    )
+    group.addoption(
+        "--resilience-leaks",
+        metavar="WHAT",
+        default=None,
+        help=f"what is done about what a test left behind (LEAK): {', '.join(LEAKS)} (default: {LEAKS[0]})",
     )
     for name, (metavar, text) in TEXTS.items():
         group.addoption(f"--resilience-{name.replace('_', '-')}", metavar=metavar, default=None, help=text)
@@ -93,6 +102,7 @@ def add(parser: pytest.Parser) -> None:
     parser.addini("resilience_backend", "default of --resilience-backend", default=None)
     parser.addini("resilience_seed", "default of --resilience-seed", default=None)
     parser.addini("resilience_strict", "default of --resilience-strict", default=None)
+    parser.addini("resilience_leaks", "default of --resilience-leaks", default=None)
 
 
 def keep(config: pytest.Config) -> Options:
@@ -106,6 +116,7 @@ def keep(config: pytest.Config) -> Options:
         backend=_backend(config, others),
         seed=_seed(config),
         strict=_strict(config),
+        leaks=_leaks(config),
         settings=_settings(config),
         others=others,
     )
@@ -175,6 +186,16 @@ def _seed(config: pytest.Config) -> int:
         return int(str(value))
     except ValueError:
         raise pytest.UsageError(f"{where} must be an integer, got {value!r}") from None
+
+
+def _leaks(config: pytest.Config) -> str:
+    given = _given(config, "leaks", os.environ)
+    if given is None:
+        return LEAKS[0]
+    value, where = given
+    if value not in LEAKS:
+        raise pytest.UsageError(f"{where} must be one of {', '.join(LEAKS)}, got {value!r}")
+    return str(value)
 
 
 def _strict(config: pytest.Config) -> bool:

@@ -103,9 +103,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         yield
         experiment = item.stash.get(EXPERIMENT, None)
         if experiment is not None:
-            item.stash[WATCH] = experiment.watch(
-                item.config.rootpath, _loops(item)
-            )  # now: a marker may stop the servers
+            if options.read(item.config).leaks != "off":  # before any strike: a marker may stop the servers
+                item.stash[WATCH] = experiment.watch(item.config.rootpath, _loops(item))
             for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
                 experiment.strike(*marker.args, **marker.kwargs)
 
@@ -172,7 +171,7 @@ def _loops(item: pytest.Item) -> list[Any]:
 
 
 def _tear_down(item: pytest.Item) -> None:
-    """The item's own, and then a look at what the test has left behind; under --resilience-strict that is an error."""
+    """The item's own, and then a look at what the test has left behind; under --resilience-leaks=error that is an error."""
     type(item).teardown(item)
     watch = item.stash.get(WATCH, None)
     if watch is None:
@@ -182,7 +181,7 @@ def _tear_down(item: pytest.Item) -> None:
         return  # its traceback keeps alive whatever its frames have, and the failure is the story
     leaks = watch.leaks([pattern for marker in item.iter_markers("leaks") for pattern in marker.args])
     item.user_properties += [(LEAK, str(leak)) for leak in leaks]
-    if leaks and options.read(item.config).strict:
+    if leaks and options.read(item.config).leaks == "error":
         from .errors import LeakedResources
 
         raise LeakedResources(map(str, leaks), leaks[0].name)

@@ -1,4 +1,4 @@
-"""What a test leaves behind is named: in the summary, in JUnit, and as an error under strict; and nobody is accused of anything else."""
+"""What a test leaves behind is named: in the summary, in JUnit, and as an error when that was asked for; and nobody is accused of anything else."""
 
 from __future__ import annotations
 
@@ -328,9 +328,21 @@ def test_that_does_not_use_it():
 """
 
 
-def test_the_marker_allows_what_it_names_and_strict_makes_the_rest_an_error(project: pytest.Pytester) -> None:
+def test_what_is_left_behind_is_reported_or_not_looked_at(project: pytest.Pytester) -> None:
     project.makepyfile(test_it=THREADS)
-    result = project.runpytest_subprocess("--resilience-strict", "-v")
+    result = project.runpytest_subprocess("--resilience-strict")
+    result.assert_outcomes(passed=4)
+    result.stdout.fnmatch_lines(["LEAK test_it.py::test_another: thread:stranger, *"])
+    result = project.runpytest_subprocess("--resilience-leaks=off")
+    result.assert_outcomes(passed=4)
+    result.stdout.no_fnmatch_line("LEAK *")
+    result = project.runpytest_subprocess("--resilience-leaks=perhaps")
+    result.stderr.fnmatch_lines(["*--resilience-leaks must be one of report, error, off, got 'perhaps'*"])
+
+
+def test_the_marker_allows_what_it_names_and_the_rest_is_an_error_when_asked_for(project: pytest.Pytester) -> None:
+    project.makepyfile(test_it=THREADS)
+    result = project.runpytest_subprocess("--resilience-leaks=error", "-v")
     result.assert_outcomes(passed=4, errors=2)
     assert result.ret == 1
     result.stdout.fnmatch_lines(
