@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from .backends.backend import Backend
 from .backends.postgres_admin import PostgresAdmin
 from .backends.redis_admin import RedisAdmin
-from .errors import BackendDied, ResilienceError, SetupError
+from .errors import BackendDied, SetupError
 from .faults.fault import Strike
 from .proxy.client import Control, Door
 from .targets.server import PostgresTarget, RedisTarget
@@ -291,22 +291,17 @@ class Stack:
                 door.forget()
 
     def close(self) -> None:
-        """End everything; reports a session strike that could not be healed."""
-        failure: ResilienceError | None = None
-        try:
-            self._ledger.heal()
-        except ResilienceError as error:
-            failure = error
-        for _, running in self._services.values():
-            running.stop()
-        for redis in self._admins(RedisAdmin):
-            redis.close()
-        try:
-            for postgres in self._admins(PostgresAdmin):
-                postgres.close()
-        finally:
-            if self._control is not None:
-                self._control.close()
-            self._backend.close()
-        if failure is not None:
-            raise failure
+        """End everything, whatever fails meanwhile; reports the first failure, such as a session strike that could not be healed."""
+        stops = [running.stop for _, running in self._services.values()]
+        redis = [admin.close for admin in self._admins(RedisAdmin)]
+        postgres = [admin.close for admin in self._admins(PostgresAdmin)]
+        control = [self._control.close] if self._control is not None else []
+        failures: list[Exception] = []
+        for step in (self._ledger.heal, *stops, *redis, *postgres, *control):
+            try:
+                step()
+            except Exception as failure:  # noqa: BLE001  # whatever it is: the backend must be closed, it has the processes
+                failures.append(failure)
+        self._backend.close()
+        if failures:
+            raise failures[0]

@@ -108,6 +108,15 @@ def test_nothing_is_left_of_a_run_that_ends_by_itself(shop: pytest.Pytester, bod
         assert gone(told), "it is all gone before pytest has ended"
 
 
+def test_nothing_is_left_of_a_session_whose_keeper_is_killed(shop: pytest.Pytester) -> None:
+    """Its servers die with it, and the service can't be stopped any more; the directory is removed all the same."""
+    body = "tell(resilience, resilience_stack)\nos.kill(resilience_stack._backend._keeper.pid, signal.SIGKILL)\n"
+    process, told = run_until_told(shop, body)
+    with process:
+        process.communicate(timeout=30)
+        assert gone(told)
+
+
 def test_nothing_is_left_when_a_session_fixture_fails(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         test_it=TELL
