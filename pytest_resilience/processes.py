@@ -13,12 +13,13 @@ import signal as signals
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from .clock import SYSTEM, Clock
 from .errors import BackendDied, ResilienceError, ServerNotReady
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 POLL = 0.003  # seconds between two looks at a child that is to end
 GOODBYE = 5.0  # seconds for the keeper to end everything; it takes about 50 ms
+SAID = 1 << 16  # bytes of what it says about its own end
 COMMANDS = 25.0  # seconds more when it has commands to run at the end
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*sys.argv[2:])"  # imported: its bytecode is cached
@@ -206,7 +208,7 @@ class Keeper:
         self._owned: list[Path] = []
         self._pid_files: list[Path] = []
         self._commands: list[dict[str, Any]] = []
-        self._errors: Path | None = None
+        self._errors: IO[bytes] | None = None
         self._channel: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = os.getpid()
@@ -230,14 +232,14 @@ class Keeper:
         """Start the process; it takes its first request about 15 ms later, which nobody has to wait for.
 
         Args:
-            owning: directories as for `own`, from the first moment on. In the first it writes down what goes wrong with itself.
+            owning: directories as for `own`, from the first moment on; they need not be there yet.
         """
         if self._process is not None:
             return
         self._owned.extend(owning)
         ours, theirs = socket.socketpair()
-        self._errors = owning[0] / "keeper.log" if owning else None
-        with theirs, (self._errors or Path(os.devnull)).open("ab") as errors:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # until close(); has no name, so nothing is left behind
+        with theirs:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
@@ -253,7 +255,7 @@ class Keeper:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=errors,
+                stderr=self._errors,
                 start_new_session=True,
             )
         self._channel = ours
@@ -378,11 +380,15 @@ class Keeper:
             self._process.kill()
             self._process.wait()
         self._clean_up_after_it()
+        if self._errors is not None:
+            self._errors.close()
+            self._errors = None
 
     def _keeper_died(self) -> BackendDied:
         assert self._process is not None, "start() made it"
         code = self._process.poll()
-        said = self._errors.read_text(errors="replace").strip() if self._errors and self._errors.exists() else ""
+        # Its place in the file is shared with the keeper: read from the beginning without moving it.
+        said = os.pread(self._errors.fileno(), SAID, 0).decode(errors="replace").strip() if self._errors else ""
         return BackendDied(
             f"the keeper (process {self.pid}, exit code {code}) is gone, and with it all servers that it started; somebody "
             f"must have killed it{', or it failed: ' + said if said else ''}"

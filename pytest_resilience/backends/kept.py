@@ -24,10 +24,11 @@ class KeptBackend(Backend):
         self._scratch: Scratch | None = None
 
     def _open(self) -> None:
-        """Make the directory and start the keeper; the first step of `start`."""
+        """Start the keeper and make the directory; the first step of `start`."""
         self._scratch = Scratch()
         self.directory = self._scratch.path
-        self._keeper.start(owning=[self.directory])
+        self._keeper.start(owning=self._scratch.places)  # first: from here on, somebody deletes it who outlives us
+        self._scratch.make()
 
     def _at_end(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Have the keeper run the `main` of a module of this directory that imports nothing of this package.

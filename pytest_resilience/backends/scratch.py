@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import stat
 import tempfile
 from pathlib import Path
+from typing import TextIO
 
 from .. import keeper
 
@@ -20,27 +22,36 @@ ROOM = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
 class Scratch:
     """A directory that only we can enter, marked as in use.
 
+    Its names are known before it is made, so that somebody can be told to delete it who outlives us.
+
+    Args:
+        root: where; None for memory where there is room, else the directory for temporary files.
+
     Attributes:
         path: the directory.
+        places: where it may be found while it is made, and then.
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        """Make one.
-
-        Args:
-            root: where; None for memory where there is room, else the directory for temporary files.
-        """
         root = root or best_root()
-        hidden = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=root))
-        self._owner = (hidden / OWNER).open("w")
+        self.path = root / f"{PREFIX}{secrets.token_hex(6)}"
+        self._hidden = root / f".{self.path.name}"
+        self.places = self._hidden, self.path
+        self._owner: TextIO | None = None
+
+    def make(self) -> None:
+        """Make it."""
+        self._hidden.mkdir(mode=0o700)
+        self._owner = (self._hidden / OWNER).open("w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
         self._owner.write(f"{os.getpid()}\n")
         self._owner.flush()
-        self.path = hidden.rename(root / hidden.name[1:])  # a sweep sees it only now that it is locked
+        self._hidden.rename(self.path)  # a sweep sees it only now that it is locked
 
     def release(self) -> None:
         """Say that we don't need it any more; the keeper deletes it."""
-        self._owner.close()
+        if self._owner is not None:
+            self._owner.close()
 
 
 def best_root() -> Path:

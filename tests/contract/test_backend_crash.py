@@ -153,3 +153,27 @@ def test_when_session_and_keeper_are_killed_the_next_session_sweeps():
         assert struck.directory in sweep()
         assert not struck.directory.exists()
         assert struck.memory.made_by(struck.pids) == []
+
+
+# Killed by itself at one point of its start.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pytest_resilience.backends import scratch
+from pytest_resilience.backends.embedded import EmbeddedBackend
+def end(*_): os.kill(os.getpid(), signal.SIGKILL)
+make = scratch.Scratch.make
+scratch.best_root = lambda: Path(sys.argv[1])
+if sys.argv[2] == "before its directory has its name": Path.rename = end
+if sys.argv[2] == "when there is nothing but a directory": scratch.Scratch.make = lambda self: (make(self), end())
+EmbeddedBackend().start()
+"""
+
+
+@pytest.mark.parametrize("point", ["before its directory has its name", "when there is nothing but a directory"])
+def test_a_session_killed_while_it_begins_leaves_no_directory(tmp_path, point):
+    root = tmp_path / "root"
+    root.mkdir()
+    command = [sys.executable, "-c", KILLED, str(root), point]
+    assert subprocess.run(command, env={**os.environ, "PYTHONPATH": ROOT}).returncode == -signal.SIGKILL
+    until(lambda: list(root.iterdir()) == [], within=2)

@@ -19,6 +19,7 @@ def stale(root, name="killed"):
 
 def test_only_we_may_enter(tmp_path):
     made = Scratch(tmp_path)
+    made.make()
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
     assert made.path.name.startswith(PREFIX)
     made.release()
@@ -26,6 +27,7 @@ def test_only_we_may_enter(tmp_path):
 
 def test_what_is_in_use_is_not_swept(tmp_path):
     made = Scratch(tmp_path)
+    made.make()
     assert sweep([tmp_path]) == []
     assert made.path.exists()
     made.release()
