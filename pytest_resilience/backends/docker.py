@@ -96,7 +96,8 @@ class DockerBackend(KeptBackend):
     def _start(self, engine: engines.Engine) -> None:
         self._open()
         session = self.directory.name
-        self._at_end("engine", engine.url, session)
+        making = self.directory / "making"
+        self._at_end("engine", engine.url, session, str(making))
         remove_stale(engine)
         self._get_images(engine)
         labels = {
@@ -104,6 +105,7 @@ class DockerBackend(KeptBackend):
             engines.OWNER: str(self.directory / OWNER),
             engines.MACHINE: machine(),
         }
+        making.touch()
         with without_ryuk(self._environ):
             self._network = self._make_network(engine, session, labels)
             place = self._place = Place(client_settings(engine), self._network, labels, self._clock)
@@ -117,6 +119,7 @@ class DockerBackend(KeptBackend):
                 launch.wait()
             for launch in launches:
                 launch.result()
+        making.unlink()
         for container in self._everything:
             container.await_ready()
         self.servers = {"postgres": postgres, "redis": redis}

@@ -16,8 +16,11 @@ from urllib.parse import quote, urlsplit
 
 ANSWER_WITHIN = 1.0  # seconds for a question
 REMOVE_WITHIN = 15.0  # seconds for the removal of one container; it takes 0.2 to 0.5
-TWICE = 0.1  # seconds after which we look again: an engine may still be making what a killed client has asked for
-LOOKS = 20  # how often we look at most
+LOOK_EVERY = 0.1  # seconds between two looks for what is left
+LOOKS = 150  # how often we look at most
+# An engine goes on making what a client has asked for that was killed meanwhile, and shows it when it is there: quiet for so many looks
+# means that there is nothing, also when the session was killed while it made its containers.
+QUIET, QUIET_AFTER_MAKING = 2, 12
 
 SESSION = "pytest-resilience.session"  # a label: which session it belongs to
 OWNER = "pytest-resilience.owner"  # a label: the file that this session's process keeps locked
@@ -112,30 +115,39 @@ class Engine:
         found: list[dict[str, Any]] = self.ask("GET", path, within=5.0).json
         return found
 
-    def remove(self, session: str) -> None:
-        """Remove all that carries the session's label; returns when nothing does."""
+    def remove(self, session: str, *, making: bool = False) -> None:
+        """Remove all that carries the session's label; returns when nothing does.
+
+        Args:
+            session: its name.
+            making: whether the engine may be at work for it still.
+        """
         label = f"{SESSION}={session}"
-        empty = 0
+        quiet = 0
         for _ in range(LOOKS):
             containers = [f"/containers/{each['Id']}?force=1&v=1" for each in self.labelled("containers", label)]
-            if containers:
-                self._delete(containers)
+            gone = self._delete(containers)
             networks = [f"/networks/{each['Id']}" for each in self.labelled("networks", label)]
-            if networks:
-                self._delete(networks)
-            empty = 0 if containers or networks else empty + 1
-            if empty == 2:
-                return
-            if empty:
-                _nap(TWICE)
+            gone = self._delete(networks) and gone
+            if containers or networks:
+                quiet = 0
+            else:
+                quiet += 1
+                gone = False
+                if quiet == (QUIET_AFTER_MAKING if making else QUIET):
+                    return
+            if not gone:
+                _nap(LOOK_EVERY)
 
-    def _delete(self, paths: list[str]) -> None:
-        """Side by side: each takes its time."""
+    def _delete(self, paths: list[str]) -> bool:
+        """Side by side: each takes its time. Returns whether all are gone."""
         import threading
+
+        statuses: list[int] = []
 
         def delete(path: str) -> None:
             try:
-                self.ask("DELETE", path, within=REMOVE_WITHIN)
+                statuses.append(self.ask("DELETE", path, within=REMOVE_WITHIN).status)
             except NoEngine as problem:
                 sys.stderr.write(f"{path}: {problem}\n")
 
@@ -144,6 +156,7 @@ class Engine:
             thread.start()
         for thread in threads:
             thread.join()
+        return len([status for status in statuses if status in (204, 404)]) == len(paths)
 
 
 def _nap(seconds: float) -> None:
@@ -181,6 +194,12 @@ def find(environ: Mapping[str, str] = os.environ) -> Engine:
     raise problem
 
 
-def main(url: str, session: str) -> None:
-    """Remove what a session left."""
-    Engine(url).remove(session)
+def main(url: str, session: str, making: str) -> None:
+    """Remove what a session left.
+
+    Args:
+        url: the engine.
+        session: its name.
+        making: a file that is there while the session makes its containers.
+    """
+    Engine(url).remove(session, making=os.path.exists(making))  # noqa: PTH110  # no pathlib here
