@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -116,18 +115,8 @@ class ExternalBackend(KeptBackend):
         import asyncpg
         import redis
 
-        places = {str(Path(module.__file__ or "").parents[1]) for module in (asyncpg, redis)}
-        run = "import sys; sys.path[:0] = sys.argv[2:]; from pytest_resilience.backends.external_end import main; main(sys.argv[1])"
-        argv = [
-            sys.executable,
-            "-I",
-            "-c",
-            run,
-            str(self.directory / "end.json"),
-            str(Path(__file__).parents[2]),
-            *sorted(places),
-        ]
-        self._keeper.at_end(argv, env={}, log=self.directory / "end.log")
+        libraries = {str(Path(module.__file__ or "").parents[1]) for module in (asyncpg, redis)}
+        self._at_end("external_end", str(self.directory / "end.json"), *sorted(libraries))
 
     def _way_around(self, name: str, upstream: Upstream) -> Address:
         """A second proxy, which no fault strikes: the only way that is sure to reach a server behind somebody's Toxiproxy."""
