@@ -8,8 +8,20 @@ from statistics import median
 import pytest
 
 import healthy
-from pytest_resilience import Resilience, Strike, eventually
-from workload import Timed, at_once, create, hoped, one_line_per_change, reader, redis, served_by, timed
+from pytest_resilience import Resilience, Stack, Strike, eventually
+from workload import (
+    UNCOUNTED,
+    Timed,
+    at_once,
+    create,
+    hoped,
+    one_line_per_change,
+    only_embedded,
+    reader,
+    redis,
+    served_by,
+    timed,
+)
 
 OUTAGES: dict[str, Callable[[Resilience], Strike]] = {
     "refusing": lambda r: r.redis.refuse(),
@@ -60,8 +72,9 @@ def test_reads_survive_an_outage_of_redis_twice_in_a_row(resilience: Resilience,
         one_line_per_change(resilience, outages=number)
 
 
-def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience) -> None:
+def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience, resilience_stack: Stack) -> None:
     """Every request that tries Redis for itself adds a connection attempt and a line in the log; only one prober may."""
+    only_embedded(resilience_stack, UNCOUNTED)
     path = f"/api/campaigns/{create(resilience)['id']}"
     back_on_redis(resilience, path)
     with resilience.redis.refuse() as outage, reader(resilience, path, threads=8) as reads:
@@ -133,7 +146,8 @@ def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers
     assert new_text() == "redis"
 
 
-def test_flapping_redis_fails_no_request(resilience: Resilience) -> None:
+def test_flapping_redis_fails_no_request(resilience: Resilience, resilience_stack: Stack) -> None:
+    only_embedded(resilience_stack, UNCOUNTED)
     path = f"/api/campaigns/{create(resilience)['id']}"
     back_on_redis(resilience, path)
     for number in range(4):

@@ -19,8 +19,9 @@ import pytest
 from redis import Redis
 
 import healthy
-from pytest_resilience import NeverHappened, Resilience, eventually, recovers
+from pytest_resilience import NeverHappened, Resilience, Stack, eventually, recovers
 
+UNCOUNTED = "the real Toxiproxy does not count the connections that it refuses"
 NAME = "Autumn sale"
 MESSAGE = "Twenty percent off until Sunday"
 
@@ -137,6 +138,12 @@ def hoped(question: Callable[[], Any], *, within: float, otherwise: str) -> Any:
         return eventually(question, within=within)
     except NeverHappened as never:
         pytest.fail(f"{otherwise}\n{never}")
+
+
+def only_embedded(stack: Stack, why: str) -> None:
+    """Skip a test that needs more than the real Toxiproxy can do or tell, and say what."""
+    if stack.backend != "embedded":
+        pytest.skip(f"{stack.backend}: {why}")
 
 
 def sql(resilience: Resilience, query: str, *arguments: object) -> list[asyncpg.Record]:
