@@ -16,9 +16,8 @@ import redis
 from pytest_resilience.backends import engine
 from pytest_resilience.backends.docker import remove_stale
 from pytest_resilience.backends.embedded import EmbeddedBackend
-from pytest_resilience.backends.scratch import in_use
 from tests.contract.test_backend_stack import EXTERNAL, api, sql
-from tests.support.backends import VARIABLE, settings, toxiproxy, why_not
+from tests.support.backends import settings, toxiproxy, why_not
 from tests.support.waiting import gone, until
 
 ROOT = str(Path(__file__).parents[2])
@@ -75,18 +74,10 @@ def there(session):
     return found.labelled("containers", label) + found.labelled("networks", label)
 
 
-def left():
-    """Those of sessions that are over; other sessions may be at work here."""
-    found = engine.find()
-    every = found.labelled("containers", engine.SESSION) + found.labelled("networks", engine.SESSION)
-    return [each for each in every if not in_use(Path(each["Labels"][engine.OWNER]))]
-
-
 @pytest.fixture
 def docker():
     if reason := why_not("docker"):
         pytest.skip(reason)
-    until(lambda: left() == [], within=20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -110,25 +101,26 @@ def test_nothing_is_left_of_a_docker_session_that_ends_by_ctrl_c(docker):
     with session("docker", "interrupt") as (process, facts):
         process.send_signal(signal.SIGINT)
         process.wait(20)
-        assert left() == []
+        assert there(facts["session"]) == []
         assert gone(facts["keeper"])
 
 
 def test_nothing_is_left_of_a_docker_session_that_ends_without_close(docker):
     with session("docker", "end") as (process, facts):
         process.wait(10)
-        until(lambda: left() == [] and gone(facts["keeper"]), within=10)
+        until(lambda: there(facts["session"]) == [] and gone(facts["keeper"]), within=10)
 
 
 @pytest.mark.parametrize("after", [0.4, 1.0, 1.6])
 def test_nothing_is_left_of_a_docker_session_killed_while_it_starts(docker, after):
     with session("docker", "early") as (process, _):
-        keeper = until(lambda: psutil.Process(process.pid).children())[0].pid
+        keeper = until(lambda: psutil.Process(process.pid).children())[0]
+        mine = until(lambda: Path(keeper.cmdline()[-1]).name)
         time.sleep(after)
         process.kill()
         process.wait(5)
-        until(lambda: gone(keeper), within=20)
-        assert left() == []
+        until(lambda: gone(keeper.pid), within=20)
+        assert there(mine) == []
 
 
 def test_when_session_and_keeper_are_killed_the_next_session_removes_it(docker):
@@ -140,24 +132,24 @@ def test_when_session_and_keeper_are_killed_the_next_session_removes_it(docker):
         os.kill(facts["keeper"], signal.SIGKILL)
         assert len(there(facts["session"])) == 4
         assert facts["session"] in remove_stale(engine.find())
-        assert left() == []
+        assert there(facts["session"]) == []
 
 
 @pytest.mark.parametrize("kind", EXTERNAL)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_of_a_signalled_external_session(kind, number):
-    if reason := why_not(kind) or (None if VARIABLE in os.environ else f"run by hand: {VARIABLE} names no backend"):
+    if reason := why_not(kind):
         pytest.skip(reason)
     with EmbeddedBackend() as below, toxiproxy(kind, below) as url:
         named = settings(below, url)
         postgres, cache = below.servers["postgres"], below.servers["redis"]
         proxies = below.api if kind == "external" else type(below.api).parse(url.removeprefix("http://"))
-        with session("external", "wait", **vars(named)) as (process, facts):
+        with session("external", "wait", **named._asdict()) as (process, facts):
             assert len(api(proxies, "GET", "/proxies")) == 4
             process.send_signal(number)
             process.wait(5)
-            until(lambda: api(proxies, "GET", "/proxies") == {}, within=5)
-            until(lambda: gone(facts["keeper"]) and gone(facts["service"]))
+            until(lambda: gone(facts["keeper"]) and gone(facts["service"]), within=5)
+            assert api(proxies, "GET", "/proxies") == {}
         names = sql(postgres.url(postgres.direct), "select count(*) from pg_database where datname like 'resilience_%'")
         assert names == 0
         with redis.Redis.from_url(f"redis://{cache.direct}/0") as client:
