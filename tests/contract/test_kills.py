@@ -1,0 +1,19 @@
+"""scripts/kills, as far as it goes in a few seconds: each victim once. `scripts/kills` does 200 rounds."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a subreaper, /proc")
+def test_nothing_is_left_of_a_killed_pytest_worker_proxy_or_keeper():
+    command = [sys.executable, "scripts/killing.py", "--backend=embedded", "--rounds=4", "--seed=1"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    rows = re.findall(r"^(pytest|worker|proxy|keeper) +\| embedded \| 1 +\| 1 .*\| 1 +\| 0$", ran.stdout, re.MULTILINE)
+    assert rows == ["pytest", "worker", "proxy", "keeper"], ran.stdout
