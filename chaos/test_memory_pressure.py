@@ -54,7 +54,7 @@ def data_of(process: psutil.Process) -> tuple[int, int]:
 
 
 def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true(resilience: Resilience) -> None:
-    campaigns = 600
+    campaigns = 1000
     empty, rss = stats(resilience)
     assert not FORCED.search(resilience.service.log), "the guard must not cry before memory is short"
     assert abs(empty["rss"] - rss) < 0.03 * rss, (
@@ -80,10 +80,20 @@ def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_tru
     with reader(resilience, "/health") as asked, resilience.service.memory_pressure(headroom_mb=4):
         data, limit = data_of(process)
         otherwise = f"memory is short, and after {healthy.GUARD_WITHIN:g} s the guard has not forced a collection"
-        found = hoped(lambda: FORCED.search(resilience.service.log), within=healthy.GUARD_WITHIN, otherwise=otherwise)
-        used, share = float(found[1]), 100 * data / limit
+        seen = [data]
+
+        def forced() -> re.Match[str] | None:
+            found = FORCED.search(resilience.service.log)
+            if found is None:
+                seen.append(data_of(process)[0])  # it grows a little, as it answers
+            return found
+
+        found = hoped(forced, within=healthy.GUARD_WITHIN, otherwise=otherwise)
+        used, least, most = float(found[1]), 100 * min(seen) / limit, 100 * max(seen) / limit
         assert used > 90, f"the guard acts above 90 %, and says {used}"
-        assert abs(used - share) < 2, f"{share:.1f} % of the limit were used, and the guard says {used}"
+        assert least - 2 < used < most + 2, (
+            f"{least:.1f} to {most:.1f} % of the limit were used, and the guard says {used}"
+        )
         freed = eventually(lambda: FREED.search(resilience.service.log, found.end()), within=healthy.GUARD_WITHIN)
         told, _ = stats(resilience)
         after = process.memory_info().rss / MIB

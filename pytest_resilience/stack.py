@@ -54,7 +54,7 @@ class Stack:
         self._log_begins: dict[str, int] = {}
         try:
             backend.start()
-            self._control = Control(*backend.api, seen=backend.seen)
+            self._control = Control(*backend.api, seen=backend.seen, check=backend.check)
             self._doors = {name: self._door(name) for name in ("postgres", "redis")}
             self._postgres_admin = PostgresAdmin(backend.servers["postgres"], template=backend.template)
             self._redis_admin = RedisAdmin(backend.servers["redis"])
@@ -283,7 +283,7 @@ class Stack:
             self._backend.revive()
             if self._control is not None:
                 self._control.close()
-            self._control = Control(*self._backend.api, seen=self._backend.seen)
+            self._control = Control(*self._backend.api, seen=self._backend.seen, check=self._backend.check)
             for name, door in self._doors.items():
                 upstream = str(self._backend.servers[name].upstream)
                 self._control.populate([(door.name, door.listen, upstream)])  # the same port: addresses were handed out

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ANSWER_WITHIN = 10.0  # seconds; the proxy answers in about one millisecond, so this is a dead one
 QUIET = 0.002  # seconds without news of refused connections after which there is none; the kernel takes a tenth of that as a rule
+KNOWN_WITHIN = 0.5  # seconds from the end of a server until its parent knows of it
 TOLD_WITHIN = 0.04  # seconds for which such news may still come; seen: up to 8 ms on a busy machine
 
 
@@ -120,15 +121,24 @@ class Control:
         host: where the API listens.
         port: its port.
         seen: what a backend sees of a proxy's connections where the server does not count them.
+        check: raises BackendDied with the server's log when it is known to have ended.
 
     Attributes:
         counts: whether the server counts as ours does; None when it has not been asked yet.
     """
 
-    def __init__(self, host: str, port: int, *, seen: Callable[[str], Seen | None] | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        seen: Callable[[str], Seen | None] | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self.host = host
         self.port = port
         self.seen = seen
+        self._check = check
         self.counts: bool | None = None
         self._has_metrics = True
         self._lock = threading.Lock()
@@ -157,12 +167,25 @@ class Control:
                     status, answer = self._exchange(method, path, data)
                 except (OSError, HTTPException):
                     self._forget_connection()
-                    raise BackendDied(
-                        f"the proxy's API at {self.host}:{self.port} does not answer: {type(error).__name__}: {error}"
-                    ) from error
+                    raise self._died(error) from error
         if status >= 400:
             raise Refused(status, f"the proxy refused {method} {path}: {status} {_reason(answer)}")
         return json.loads(answer) if answer else None
+
+    def _died(self, error: Exception) -> BackendDied:
+        """What to say when nobody answers: the log of a server that has ended, of which its parent may know a moment later."""
+        give_up = SYSTEM.now() + KNOWN_WITHIN
+        while self._check is not None:
+            try:
+                self._check()
+            except BackendDied as told:
+                return told
+            if SYSTEM.now() > give_up:
+                break
+            SYSTEM.sleep(0.005)
+        return BackendDied(
+            f"the proxy's API at {self.host}:{self.port} does not answer: {type(error).__name__}: {error}"
+        )
 
     def closed_bytes(self, proxy: str) -> int:
         """What the connections of a proxy that have ended had carried, by the server's metrics; 0 where they are switched off."""

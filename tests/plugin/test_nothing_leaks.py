@@ -183,6 +183,13 @@ def test_a_server_that_dies_fails_its_test_with_its_log_and_not_the_next(shop: p
 
         def test_after_that(resilience):
             assert resilience.service.get("/redis").text == "1"
+
+        def test_a_strike_finds_the_proxy_dead(resilience):
+            os.kill(resilience._stack._backend._proxy.processes()[0], signal.SIGKILL)
+            resilience.redis.refuse()
+
+        def test_after_that_too(resilience):
+            assert resilience.service.get("/redis").text == "1"
         """
     )
     result = shop.runpytest_subprocess("-v")
@@ -197,12 +204,16 @@ def test_a_server_that_dies_fails_its_test_with_its_log_and_not_the_next(shop: p
             "*::test_after_the_service PASSED*",
             "*::test_a_fault_outlives_its_target FAILED*",
             "*::test_after_that PASSED*",
+            "*::test_a_strike_finds_the_proxy_dead FAILED*",
+            "*::test_after_that_too PASSED*",
         ]
     )
     result.stdout.fnmatch_lines(["E *BackendDied: postgres ended with signal SIGKILL although no test struck it*"])
     result.stdout.fnmatch_lines(["E *BackendDied: redis ended with signal SIGKILL although no test struck it*"])
     result.stdout.fnmatch_lines(["E *BackendDied: proxy ended with signal SIGKILL although no test struck it*"])
-    result.stdout.fnmatch_lines(["E *HealFailed: redis.latency(seconds=0.01) *"])
+    told = "BackendDied: proxy ended with signal SIGKILL although no test struck it; its log, last lines:"
+    result.stdout.fnmatch_lines([f"E *HealFailed: redis.latency(seconds=0.01) *{told}"])
+    result.stdout.fnmatch_lines(["*_ test_a_strike_finds_the_proxy_dead _*", f"E *{told}"])
 
 
 def test_no_control_group_is_left_of_a_run_that_was_killed(project: pytest.Pytester) -> None:
