@@ -21,7 +21,7 @@ from .container import Place, client_settings
 from .docker_proxy import FIRST_DOOR, PUBLISHED_DOORS, ToxiproxyContainer
 from .docker_server import PostgresContainer, RedisContainer
 from .kept import KeptBackend
-from .scratch import OWNER, in_use
+from .scratch import OWNER, in_use, sweep
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class DockerBackend(KeptBackend):
 
     def _start(self, engine: engines.Engine) -> None:
         self._open()
+        sweep()
         session = self.directory.name
         making = self.directory / "making"
         self._at_end("engine", engine.url, session, str(making))

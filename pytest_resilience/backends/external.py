@@ -21,6 +21,7 @@ from .background import InBackground
 from .external_server import ANSWER_WITHIN, NOT_OURS, SHARED, Claim, ExternalServer, make_database
 from .kept import KeptBackend
 from .named import Named, Upstream, read
+from .scratch import sweep
 from .settings import Settings
 
 CANNOT = {
@@ -84,6 +85,7 @@ class ExternalBackend(KeptBackend):
         except (BackendDied, SetupError, ValueError) as error:
             raise BackendUnavailable(f"no Toxiproxy at {named.api}: {error}") from None
         self._open()
+        sweep()
         database = f"resilience_{self._id}"
         postgres = ExternalServer("postgres", named.postgres, database, Address("", 0))
         redis = ExternalServer("redis", named.redis, named.redis.database, Address("", 0))
