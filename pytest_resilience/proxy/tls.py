@@ -143,8 +143,10 @@ def _load(field: str, path: str, load: Callable[[str], object]) -> None:
         raise refuse("not PEM of the right kind, or encrypted" if reason in ("", "pem lib") else reason) from None
     except OSError as error:
         raise refuse(error.strerror or type(error).__name__) from None
-    except ValueError as error:  # a NUL in the path, and others that OpenSSL does not like
-        raise refuse(str(error)) from None
+    except (
+        ValueError
+    ) as error:  # others that OpenSSL does not like; Python's own words for a NUL change from version to version
+        raise refuse("embedded null byte" if "\0" in path else str(error)) from None
 
 
 # --- one side of one connection --------------------------------------------------------------------------------------

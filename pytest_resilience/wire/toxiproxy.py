@@ -106,6 +106,10 @@ def decode(body: bytes) -> Any:
 
 def _complaint(text: str, error: json.JSONDecodeError) -> str:
     rest = text[error.pos :]
+    if error.msg.startswith(
+        "Illegal trailing comma"
+    ):  # Python 3.13 and later complain of the comma, Go of what comes behind it
+        rest = rest[1:].lstrip(_SPACE)
     cut_short = (
         not rest
         or error.msg.startswith("Unterminated string")
