@@ -71,17 +71,11 @@ class Resilience:
 
     def more_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
         """One more Postgres, started when it is first asked for; what it strikes is healed with all else. See `factories.postgres`."""
-        self._stack.add_postgres(name, init)
-        target = self._stack.more(name, self._ledger)
-        assert isinstance(target, PostgresTarget)
-        return target
+        return self._stack.add_postgres(name, init, ledger=self._ledger)
 
     def more_redis(self, name: str) -> RedisTarget:
         """One more Redis; see `more_postgres`."""
-        self._stack.add_redis(name)
-        target = self._stack.more(name, self._ledger)
-        assert isinstance(target, RedisTarget)
-        return target
+        return self._stack.add_redis(name, ledger=self._ledger)
 
     def process(self, pid: int) -> NamedProcess:
         """Another process of yours, by its id: with kill, pause, terminate, and the faults of scarcity.

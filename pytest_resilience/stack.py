@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 
-from .backends.backend import Backend
+from .backends.backend import Address, Backend, Server
 from .backends.postgres_admin import PostgresAdmin
 from .backends.redis_admin import RedisAdmin
 from .errors import BackendDied, SetupError
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from .backends.postgres_admin import Init
 
 Kind = Literal["postgres", "redis"]
+
+
+class _Parts(TypedDict):
+    server: Server
+    door: Door
+    address: Address
+    cannot: dict[str, str]
+
+
 Admin = TypeVar("Admin", PostgresAdmin, RedisAdmin)
 
 PORT_TRIES = 3  # another process may take a free port before the proxy binds it
@@ -87,19 +96,18 @@ class Stack:
 
     def targets(self, ledger: Ledger) -> tuple[PostgresTarget, RedisTarget]:
         """Postgres and Redis, with their strikes written to `ledger`."""
-        return self._postgres("postgres", ledger, self._postgres_admin), self._redis("redis", ledger, self._redis_admin)
+        postgres = PostgresTarget("postgres", ledger, admin=self._postgres_admin, **self._parts("postgres", "postgres"))
+        return postgres, RedisTarget("redis", ledger, admin=self._redis_admin, **self._parts("redis", "redis"))
 
-    def _postgres(self, name: str, ledger: Ledger, admin: PostgresAdmin) -> PostgresTarget:
-        server, door = self._backend.servers[name], self._doors[name]
-        address = self._backend.client_address(door.listen)
-        cannot = self._cannot("postgres", name)
-        return PostgresTarget(name, ledger, server=server, door=door, address=address, admin=admin, cannot=cannot)
-
-    def _redis(self, name: str, ledger: Ledger, admin: RedisAdmin) -> RedisTarget:
-        server, door = self._backend.servers[name], self._doors[name]
-        address = self._backend.client_address(door.listen)
-        cannot = self._cannot("redis", name)
-        return RedisTarget(name, ledger, server=server, door=door, address=address, admin=admin, cannot=cannot)
+    def _parts(self, kind: Kind, name: str) -> _Parts:
+        """What a target of either kind is made of."""
+        door = self._doors[name]
+        return {
+            "server": self._backend.servers[name],
+            "door": door,
+            "address": self._backend.client_address(door.listen),
+            "cannot": self._cannot(kind, name),
+        }
 
     def _cannot(self, kind: str, name: str) -> dict[str, str]:
         """The faults of a target that the backend can't inject, by their own names."""
@@ -112,25 +120,26 @@ class Stack:
 
     # -- more than one of a kind
 
-    def add_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
+    def add_postgres(self, name: str, init: Init | None = None, *, ledger: Ledger | None = None) -> PostgresTarget:
         """One more Postgres behind a proxy of its own; the same one for everybody who says the same name.
 
         Args:
             name: such as "replica"; the first half of its faults' labels.
             init: SQL, files with SQL, or functions that are given its URL: what makes its schema, once.
+            ledger: where its strikes are written; None for the session's.
 
         Raises:
             SetupError: the name is taken or no name, or this backend has no more servers.
         """
         self._add("postgres", name, init)
-        target = self.more(name, self._ledger)
+        target = self.more(name, ledger or self._ledger)
         assert isinstance(target, PostgresTarget)
         return target
 
-    def add_redis(self, name: str) -> RedisTarget:
+    def add_redis(self, name: str, *, ledger: Ledger | None = None) -> RedisTarget:
         """One more Redis behind a proxy of its own; see `add_postgres`."""
         self._add("redis", name, None)
-        target = self.more(name, self._ledger)
+        target = self.more(name, ledger or self._ledger)
         assert isinstance(target, RedisTarget)
         return target
 
@@ -157,8 +166,8 @@ class Stack:
         """A server that was added, with its strikes written to `ledger`."""
         _, admin = self._more[name]
         if isinstance(admin, PostgresAdmin):
-            return self._postgres(name, ledger, admin)
-        return self._redis(name, ledger, admin)
+            return PostgresTarget(name, ledger, admin=admin, **self._parts("postgres", name))
+        return RedisTarget(name, ledger, admin=admin, **self._parts("redis", name))
 
     @property
     def kinds(self) -> dict[str, str]:

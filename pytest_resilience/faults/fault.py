@@ -196,6 +196,12 @@ def _asking_first(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], 
     return asking
 
 
+def on_one_process(fault: Fault, target: Target, restore: Callable[[], None]) -> Strike:
+    """The strike of a fault that has taken something from one process; `restore` gives it back."""
+    receipt = Receipt(1, "processes", first=0.0, last=0.0)
+    return target.struck(Strike(fault.label(target), fault, heal=restore, look=lambda: receipt))
+
+
 def at_least(name: str, value: Any, least: float, unit: str) -> None:
     """Check a setting.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import CannotInject
-from .fault import Fault, Receipt, Strike, Target, at_least
+from .fault import Fault, Strike, Target, at_least, on_one_process
 
 MIB = 2**20
 
@@ -53,8 +53,7 @@ class MemoryPressure(Fault):
             raise CannotInject(
                 f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)"
             )
-        receipt = Receipt(1, "processes", first=0.0, last=0.0)
-        return target.struck(Strike(self.label(target), self, heal=restore, look=lambda: receipt))
+        return on_one_process(self, target, restore)
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,4 @@ class MemoryLimit(Fault):
         at_least("headroom_mb", self.headroom_mb, 1, "MiB")
 
     def strike(self, target: MemoryTarget) -> Strike:
-        restore = target.means.enclose(round(self.headroom_mb * MIB))
-        receipt = Receipt(1, "processes", first=0.0, last=0.0)
-        return target.struck(Strike(self.label(target), self, heal=restore, look=lambda: receipt))
+        return on_one_process(self, target, target.means.enclose(round(self.headroom_mb * MIB)))

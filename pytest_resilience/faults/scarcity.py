@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import CannotInject, SetupError
-from .fault import Fault, Receipt, Strike, Target, at_least
+from .fault import Fault, Strike, Target, at_least, on_one_process
 
 
 class Means(Protocol):
@@ -75,5 +75,4 @@ class StarveCpu(Fault):
 def _struck(fault: Fault, target: NeedyTarget, restore: Callable[[], None] | None, otherwise: str) -> Strike:
     if restore is None:
         raise CannotInject(f"{fault.label(target)}: {otherwise}")
-    receipt = Receipt(1, "processes", first=0.0, last=0.0)
-    return target.struck(Strike(fault.label(target), fault, heal=restore, look=lambda: receipt))
+    return on_one_process(fault, target, restore)

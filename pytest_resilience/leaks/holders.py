@@ -10,7 +10,7 @@ from ..stack import Stack
 from .process import Descriptor
 
 if TYPE_CHECKING:
-    from ..targets.server import ServerTarget
+    from ..targets.server import PostgresTarget, RedisTarget
 
 
 class Holder(NamedTuple):
@@ -35,7 +35,7 @@ class Holders:
 
     def __init__(self, stack: Stack, descriptors: Iterable[Descriptor]) -> None:
         self._stack = stack
-        self._servers: Mapping[str, ServerTarget] = stack.systems
+        self._servers: Mapping[str, PostgresTarget | RedisTarget] = stack.systems
         # By the ports of both ends: one port of ours may lead to several places at once.
         self._mine = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ..backends.backend import Address, Server
 from ..backends.postgres_admin import PostgresAdmin
@@ -17,6 +17,8 @@ from .target import Ledger, NetworkFaults, ProcessFaults
 
 if TYPE_CHECKING:
     import toxiproxy
+
+Admin = TypeVar("Admin", bound=PostgresAdmin | RedisAdmin)
 
 
 class ServerBody:
@@ -58,7 +60,7 @@ class RedisBody(ServerBody):
         self._server.forget_saved()
 
 
-class ServerTarget(NetworkFaults, ProcessFaults):
+class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
     """A server behind a proxy.
 
     Attributes:
@@ -75,12 +77,14 @@ class ServerTarget(NetworkFaults, ProcessFaults):
         server: Server,
         door: Door,
         address: Address,
+        admin: Admin,
         cannot: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, ledger, cannot=cannot)
         self._server = server
         self._door = door
         self._address = address
+        self._admin = admin
 
     @property
     def host(self) -> str:
@@ -116,6 +120,11 @@ class ServerTarget(NetworkFaults, ProcessFaults):
         return ServerBody(self._server)
 
     @property
+    def admin(self) -> Admin:
+        """Our own door to the server, around the proxy."""
+        return self._admin
+
+    @property
     def server(self) -> Server:
         """The backend's server."""
         return self._server
@@ -124,27 +133,8 @@ class ServerTarget(NetworkFaults, ProcessFaults):
         return f"<{type(self).__name__} {self.name} at {self._address} (proxy of {self._server.direct})>"
 
 
-class PostgresTarget(ServerTarget):
+class PostgresTarget(ServerTarget[PostgresAdmin]):
     """Postgres behind its proxy."""
-
-    def __init__(
-        self,
-        name: str,
-        ledger: Ledger,
-        *,
-        server: Server,
-        door: Door,
-        address: Address,
-        admin: PostgresAdmin,
-        cannot: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(name, ledger, server=server, door=door, address=address, cannot=cannot)
-        self._admin = admin
-
-    @property
-    def admin(self) -> PostgresAdmin:
-        """The superuser's door, around the proxy."""
-        return self._admin
 
     def starve(self, connections: int | None = None, lock: str | None = None) -> Strike:
         """Starve the pool: take server connections until `connections` are left, or hold a lock on the table `lock`."""
@@ -175,27 +165,8 @@ class PostgresTarget(ServerTarget):
         return ReadOnly().strike(self)
 
 
-class RedisTarget(ServerTarget):
+class RedisTarget(ServerTarget[RedisAdmin]):
     """Redis behind its proxy."""
-
-    def __init__(
-        self,
-        name: str,
-        ledger: Ledger,
-        *,
-        server: Server,
-        door: Door,
-        address: Address,
-        admin: RedisAdmin,
-        cannot: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(name, ledger, server=server, door=door, address=address, cannot=cannot)
-        self._admin = admin
-
-    @property
-    def admin(self) -> RedisAdmin:
-        """A direct connection, around the proxy."""
-        return self._admin
 
     @property
     def body(self) -> Body:
