@@ -31,6 +31,7 @@ log = logging.getLogger("service.redis")
 CONNECTIONS = 20
 TLS_CONNECTIONS = 8  # all made before requests come: a handshake over the internet takes more than a request's budget
 PROBE_INTERVAL = 0.5  # while up
+# A probe waits as long as a request would, REDIS_BUDGET, and at least this long: too slow for requests is away, and nothing else is.
 PROBE_TIMEOUT = 0.25  # on a connection that stands
 CONNECT_TIMEOUT, TLS_CONNECT_TIMEOUT = 0.4, 1.0  # for a probe that has to connect first; no request waits for it
 TRIAL_INTERVAL = 0.1
@@ -114,7 +115,9 @@ class RedisStore:
         self._client: Redis | None = None
         self._tls = _uses_tls(settings)
         self._tls_context: Any = None
-        self._connect_timeout = TLS_CONNECT_TIMEOUT if self._tls else CONNECT_TIMEOUT
+        budget = settings.redis_budget
+        self._probe_timeout = max(budget, PROBE_TIMEOUT)
+        self._connect_timeout = max(budget, TLS_CONNECT_TIMEOUT if self._tls else CONNECT_TIMEOUT)
         self._slots = asyncio.Semaphore(TLS_CONNECTIONS if self._tls else CONNECTIONS)
         self._wake = asyncio.Event()
         self.source = source(settings)
@@ -172,13 +175,13 @@ class RedisStore:
             return
         started = self._clock()
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT):
+            async with asyncio.timeout(self._probe_timeout):
                 await _probe(client)
             if self._owed.everything:
                 raise Away("it has missed more writes than can be remembered")
             await self._deliver(client)
         except Exception as error:  # noqa: BLE001  # Redis is optional: whatever went wrong, it is away
-            if not self._stalled(error, started, PROBE_TIMEOUT):
+            if not self._stalled(error, started, self._probe_timeout):
                 self._fail(error, epoch)
 
     async def _bring_back(self) -> bool:
@@ -194,7 +197,7 @@ class RedisStore:
             held_until = self._clock() + self._breaker.trial(self._clock())
             while self._clock() < held_until:
                 await asyncio.sleep(TRIAL_INTERVAL)
-                async with asyncio.timeout(PROBE_TIMEOUT):
+                async with asyncio.timeout(self._probe_timeout):
                     await _probe(client)
             if self._owed.everything:
                 await self._forget(client)
@@ -303,7 +306,7 @@ class RedisStore:
         settings, budget = self._settings, self._settings.redis_budget
         options: dict[str, Any] = {
             "socket_timeout": max(budget, BATCH_TIMEOUT),  # the budget itself is kept by _spend
-            "socket_connect_timeout": max(budget, self._connect_timeout),
+            "socket_connect_timeout": self._connect_timeout,
             "retry": Retry(NoBackoff(), 1),  # all that we send may be sent twice
             "max_connections": CONNECTIONS + 2,
             "health_check_interval": 0,

@@ -191,12 +191,12 @@ def test_every_test_begins_clean(stack):
 
 
 def test_what_was_done_by_hand_is_undone(stack, resilience, cache):
-    resilience.redis.proxy.add_toxic(type="latency", attributes={"latency": 300})
+    resilience.redis.proxy.add_toxic(type="latency", attributes={"latency": 2000})
     resilience.postgres.proxy.disable()
     resilience.settle()
     begun = time.monotonic()
     assert cache.ping()
-    assert time.monotonic() - begun < 0.3
+    assert time.monotonic() - begun < 2
     assert sql(resilience.postgres.url, "select 1") == 1
 
 

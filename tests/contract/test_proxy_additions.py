@@ -197,15 +197,15 @@ def test_after_bytes_cuts_inside_a_chunk(door: Door) -> None:
 
 def test_count_ends_the_toxics_work(door: Door) -> None:
     client, served = door.connect()
-    add(door, type="latency", count=1, attributes={"latency": 100})
+    add(door, type="latency", count=1, attributes={"latency": 1500})
     watch = Watch()
     served.sendall(b"a")
     assert client.recv(1) == b"a"
-    assert watch.seconds >= 0.1
+    assert watch.seconds >= 1.5
     watch = Watch()
     served.sendall(b"b")
     assert client.recv(1) == b"b"
-    assert watch.seconds < 0.1
+    assert watch.seconds < 1.5
 
 
 def held(door: Door, pair: tuple[socket.socket, socket.socket]) -> bool:

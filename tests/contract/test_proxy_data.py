@@ -13,7 +13,7 @@ import pytest
 from .conftest import Door, Server, silent, take
 
 # Times in here are wide enough for a busy machine: lower bounds are the promise, upper ones catch hanging only.
-SOON = 2.0
+SOON = 4.0
 
 
 def gone(sock: socket.socket) -> str:
@@ -157,14 +157,14 @@ def test_bandwidth_zero_holds_data_and_delivers_it_on_removal(door: Door) -> Non
 
 def test_slow_close_holds_the_end_only(door: Door) -> None:
     client, served = door.connect()
-    door.add("slow_close", delay=200)
+    door.add("slow_close", delay=1000)
     watch = Watch()
     served.sendall(b"data")
     served.close()
     assert take(client, 4) == b"data"
-    assert watch.seconds < 0.2
+    assert watch.seconds < 1.0
     assert client.recv(1) == b""
-    assert watch.seconds >= 0.2
+    assert watch.seconds >= 1.0
 
 
 def test_timeout_drops_data_and_closes(door: Door) -> None:

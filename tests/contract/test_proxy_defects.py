@@ -1,11 +1,13 @@
 """Where Toxiproxy 2.12 is wrong and we are right: its defects D1 to D18, each with the test that shows the difference.
 
-A test marked `differs` runs on the real server too and must fail there, so the day that it is repaired, we hear of it.
+A test marked `differs` runs on the real server too and must fail there, so the day that it is repaired, we hear of it;
+`by_chance`: a busy machine can make the original do right.
 The numbers are those of the table in docs/proxy.md.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import subprocess
 import threading
@@ -36,7 +38,7 @@ def test_d1_peer_that_stops_reading_never_blocks_the_api(own_door: Door) -> None
             time.sleep(0.005)
     watch = Watch()
     connection = own_door.server
-    connection.patience = 1.5
+    connection.patience = PATIENCE
     for method, path, body in (
         ("POST", "/toxics", {"type": "latency", "attributes": {"latency": 1}}),
         ("GET", "", None),
@@ -49,7 +51,7 @@ def test_d1_peer_that_stops_reading_never_blocks_the_api(own_door: Door) -> None
         except TimeoutError:
             pytest.fail(f"{method} {path} hangs")
         assert reply.status < 300
-    assert watch.seconds < 1.0
+    assert watch.seconds < 2.0
     assert gone(client) in ("end", "reset")
 
 
@@ -100,7 +102,6 @@ def test_d2_variation_as_large_as_the_average_is_legal(door: Door) -> None:
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
 def test_d3_reset_peer_resets_idle_connections_that_exist(own_door: Door, stream: str) -> None:
     client, _ = own_door.connect()
-    client.settimeout(1.0)
     own_door.add("reset_peer", stream, timeout=0)
     with pytest.raises(ConnectionResetError):
         client.recv(1)
@@ -111,14 +112,12 @@ def test_d3_reset_peer_resets_new_connections_as_they_connect(own_door: Door) ->
     own_door.add("reset_peer", timeout=0)
     with pytest.raises(ConnectionResetError):
         client = own_door.dial()  # it is so quick that the connect itself may see it
-        client.settimeout(1.0)
         client.recv(1)
 
 
 @differs("D3: connections older than the toxic get a FIN")
 def test_d3_reset_peer_sends_a_true_rst_on_an_old_connection_with_data(own_door: Door) -> None:
     client, served = own_door.connect()
-    client.settimeout(1.0)
     own_door.add("reset_peer", timeout=0)
     try:
         served.sendall(b"x")
@@ -142,22 +141,22 @@ def test_d3_reset_peer_with_toxicity_zero_leaves_closes_alone(own_door: Door) ->
 @differs("D3: removal waits until the timeout has passed")
 def test_d3_removing_reset_peer_does_not_wait_and_delivers(own_door: Door) -> None:
     client, served = own_door.connect()
-    toxic = own_door.add("reset_peer", timeout=1500)
+    toxic = own_door.add("reset_peer", timeout=3000)
     served.sendall(b"x")
     assert silent(client, 0.05)
     watch = Watch()
     own_door.remove(toxic)
-    assert watch.seconds < 0.5
+    assert watch.seconds < 2.0
     assert client.recv(1) == b"x"
 
 
-@differs("D4: every chunk restarts the clock")
+@differs("D4: every chunk restarts the clock", by_chance=True)
 def test_d4_timeout_is_absolute(own_door: Door) -> None:
     client, served = own_door.connect()
     own_door.add("timeout", timeout=200)
     client.settimeout(0.04)
     watch = Watch()
-    while watch.seconds < 1.0:
+    while watch.seconds < 3.0:
         try:
             served.sendall(b"x")
             if client.recv(1) == b"":
@@ -166,7 +165,7 @@ def test_d4_timeout_is_absolute(own_door: Door) -> None:
             continue
         except ConnectionError:
             break
-    assert 0.19 <= watch.seconds < 0.9
+    assert 0.19 <= watch.seconds < 2.0
 
 
 @differs("D5: chunks that wait in the second queue are stamped wrongly")
@@ -184,10 +183,10 @@ def test_d5_chained_latencies_add_up_under_a_burst(own_door: Door) -> None:
         assert client.recv(1) == bytes([number])
         delays.append(time.monotonic() - sent[number])
     assert min(delays) >= 0.2
-    assert sorted(delays)[15] < 0.3
+    assert sorted(delays)[15] < 1.0  # they add up once, not for each chunk in the queue
 
 
-@differs("D5: latency after bandwidth is swallowed in part")
+@differs("D5: latency after bandwidth is swallowed in part", by_chance=True)
 def test_d5_bandwidth_then_latency_add_up(own_door: Door) -> None:
     own_door.add("bandwidth", rate=200)
     own_door.add("latency", latency=200)
@@ -195,19 +194,26 @@ def test_d5_bandwidth_then_latency_add_up(own_door: Door) -> None:
     watch = Watch()
     served.sendall(b"x" * 100_000)
     assert len(take(client, 100_000)) == 100_000
-    assert 0.69 <= watch.seconds < 1.5
+    assert 0.69 <= watch.seconds < 2.5
 
 
 def _delayed(start: Callable[..., Server], make_door: Callable[..., Door], *flags: str) -> list[bool]:
     """Of 24 connections through a toxic of toxicity 0.5, which are held up."""
     door = make_door(start(*flags))
     door.add("bandwidth", rate=0, toxicity=0.5)
-    return [_held(*door.connect()) for _ in range(24)]
+    return _held([door.connect() for _ in range(24)])
 
 
-def _held(client: socket.socket, served: socket.socket) -> bool:
-    served.sendall(b"x")
-    return silent(client, 0.02)
+def _held(pairs: list[tuple[socket.socket, socket.socket]]) -> list[bool]:
+    """Which of the clients hear nothing of what is sent to them."""
+    for _, served in pairs:
+        served.sendall(b"x")
+    heard: set[socket.socket] = set()
+    while ready := select.select([client for client, _ in pairs if client not in heard], [], [], 0.5)[0]:
+        for client in ready:
+            assert client.recv(10)
+        heard.update(ready)
+    return [client not in heard for client, _ in pairs]
 
 
 @differs("D6: -seed does nothing")
@@ -223,26 +229,14 @@ def test_d6_same_seed_same_draws(start: Callable[..., Server], make_door: Callab
 def test_d7_unrelated_changes_never_draw_again(own_door: Door) -> None:
     pairs = [own_door.connect() for _ in range(24)]
     own_door.add("bandwidth", rate=0, toxicity=0.5)
-    before = [_held(*pair) for pair in pairs]
+    before = _held(pairs)
     own_door.add("noop")
     own_door.remove("noop_downstream")
     own_door.set("bandwidth_downstream", rate=0)
-    for client, _ in pairs:
-        client.setblocking(False)
-        try:
-            client.recv(10)  # the update has released what was held
-        except BlockingIOError:
-            pass
-        client.settimeout(PATIENCE)
-    time.sleep(0.05)
-    for client, _ in pairs:
-        client.setblocking(False)
-        try:
-            client.recv(10)
-        except BlockingIOError:
-            pass
-        client.settimeout(PATIENCE)
-    assert [_held(*pair) for pair in pairs] == before
+    for (client, _), was_held in zip(pairs, before, strict=True):
+        if was_held:
+            assert client.recv(10) == b"x"  # the update has released it
+    assert _held(pairs) == before
 
 
 @differs("D8: an end of stream in one direction closes both")
@@ -269,14 +263,14 @@ def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_door: Calla
             door.call("POST", "", {"upstream": f"127.0.0.1:{address[1]}"})
             waiting = [door.dial() for _ in range(3)]
             time.sleep(0.05)
-            own_server.patience = 1.5
+            own_server.patience = 4.0
             watch = Watch()
             try:
                 reply = door.call("POST", "", {"enabled": False})
             except TimeoutError:
                 pytest.fail("disabling hangs")
             assert reply.status == 200
-            assert watch.seconds < 1.0
+            assert watch.seconds < 3.0
             for client in waiting:
                 assert gone(client) in ("end", "reset")
         finally:
@@ -475,7 +469,7 @@ def test_d17_name_with_a_slash_can_be_addressed_and_deleted(own_server: Server) 
     assert own_server.call("DELETE", "/proxies/a%2Fb").status == 204
 
 
-@differs("D18: panics within seconds when connections and toxics come and go")
+@differs("D18: panics within seconds when connections and toxics come and go", by_chance=True)
 def test_d18_connections_and_toxics_that_come_and_go_at_once_do_no_harm(own_door: Door) -> None:
     server = own_door.server
     over = threading.Event()
@@ -502,7 +496,7 @@ def test_d18_connections_and_toxics_that_come_and_go_at_once_do_no_harm(own_door
         thread.start()
     watch = Watch()
     try:
-        while watch.seconds < (1.5 if server.kind == "ours" else 20.0):
+        while watch.seconds < (1.5 if server.kind == "ours" else 10.0):
             for stream in ("upstream", "downstream"):
                 for name in ("one", "two"):
                     own_door.add("latency", stream, name=f"{name}_{stream}", latency=1)

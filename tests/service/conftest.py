@@ -10,13 +10,15 @@ import pytest
 
 from pytest_resilience import Service, eventually
 
+# Limits are far enough from each other, and from what a busy machine takes to get round to things, to tell which one was kept.
 SETTINGS = {
     "HOST": "127.0.0.1",
+    "REDIS_BUDGET": "1",
     "DB_POOL_MAX": "5",
     "DB_POOL_ACQUIRE_TIMEOUT": "0.5",
     "DB_POOL_CHECK_INTERVAL": "60",
     "DB_POOL_IDLE_TIMEOUT": "2",
-    "DB_COMMAND_TIMEOUT": "2",
+    "DB_COMMAND_TIMEOUT": "3",
     "MEMORY_CHECK_INTERVAL": "0.2",
     "CACHE_STALE_TTL": "120",
     "CLEANUP_MIN_INTERVAL": "30",
@@ -50,7 +52,7 @@ def resilience_service(service_spec):
 @pytest.fixture
 def service(resilience):
     """The service, as ready as can be."""
-    eventually(lambda: resilience.service.get("/readyz").json()["status"] == "ready", within=3)
+    eventually(lambda: resilience.service.get("/readyz").json()["status"] == "ready", within=5)
     return resilience.service
 
 

@@ -15,6 +15,8 @@ from .support import backends, sql
 
 DOWN = "Redis connection failed, falling back to in-memory cache: "
 UP = "Redis connected successfully"
+SLACK = 1.0  # seconds: a busy machine
+BACK = 2 + SLACK  # seconds from the heal until Redis is used again
 
 
 def source(reply):
@@ -44,7 +46,7 @@ def test_requests_never_fail_for_redis_and_go_back_to_it(resilience, service, lo
         started = time.monotonic()
         reply = service.get(path(campaign))
         assert source(reply) == (200, "hit", "memory")
-        assert time.monotonic() - started < 0.25 + 0.1
+        assert time.monotonic() - started < 1 + SLACK  # REDIS_BUDGET
         changed = service.put(path(campaign), json={"name": f"Outage {outage}"})
         assert changed.status_code == 200
         assert service.get(path(campaign)).json() == changed.json()
@@ -52,7 +54,7 @@ def test_requests_never_fail_for_redis_and_go_back_to_it(resilience, service, lo
         assert created.status_code == 201
         assert source(service.get(path(created.json()))) == (200, "hit", "memory")
         strike.heal()
-        eventually(lambda outage=outage: log().count(UP) == outage, within=2)
+        eventually(lambda outage=outage: log().count(UP) == outage, within=BACK)
         for row in (changed.json(), created.json()):
             reply = service.get(path(row))
             assert (source(reply), reply.json()) == ((200, "hit", "redis"), row)
@@ -73,7 +75,7 @@ def test_what_changed_in_an_outage_is_new_in_redis_before_redis_is_read_again(re
         names.extend(service.get(path(row)).json().get("name") for row in rows)
         return UP in log()
 
-    eventually(back, within=2)
+    eventually(back, within=BACK)
     back()
     assert set(names) == {"new", None}
 
@@ -82,7 +84,7 @@ def test_a_deleted_campaign_does_not_come_back(resilience, service, log, campaig
     with resilience.redis.blackhole():
         assert service.delete(path(campaign)).status_code == 204
         assert service.get(path(campaign)).status_code == 404
-    eventually(lambda: UP in log(), within=2)
+    eventually(lambda: UP in log(), within=BACK)
     assert service.get(path(campaign)).status_code == 404
 
 
@@ -94,7 +96,7 @@ def test_an_older_version_does_not_replace_a_newer_one_in_redis(resilience, serv
     with resilience.redis.refuse():
         assert service.put(path(campaign), json={"name": "ours"}).json()["version"] == 2
         direct.set(key, f"{created} 7 ".encode() + newer, px=100_000)
-    eventually(lambda: UP in log(), within=2)
+    eventually(lambda: UP in log(), within=BACK)
     assert service.get(path(campaign)).content == newer
 
 
@@ -118,7 +120,7 @@ def test_flapping_does_not_make_the_service_flap_nor_lose_writes(resilience, ser
             time.sleep(0.2)
         working.result()
     assert log().count(UP) <= 2
-    eventually(lambda: source(service.get(path(campaign))) == (200, "hit", "redis"), within=2)
+    eventually(lambda: source(service.get(path(campaign))) == (200, "hit", "redis"), within=BACK)
     assert service.get(path(campaign)).json()["name"] == names[-1]
 
 
@@ -176,7 +178,7 @@ def test_errors_are_not_cached(resilience, service, campaign):
     redis_of(resilience).flushall()
     with resilience.postgres.refuse():
         assert service.get("/api/campaigns/999999").status_code == 503
-    eventually(lambda: service.get("/api/campaigns/999999").status_code == 404, within=2)
+    eventually(lambda: service.get("/api/campaigns/999999").status_code == 404, within=BACK)
 
 
 @pytest.mark.parametrize(
@@ -194,13 +196,13 @@ def test_a_redis_that_cannot_be_written_is_not_healthy(resilience, service, log,
     try:
         if command[2] == "requirepass":
             direct.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        eventually(lambda: DOWN in log(), within=1.5)
+        eventually(lambda: DOWN in log(), within=1.5 + SLACK)
         assert service.put(path(campaign), json={"name": "x"}).status_code == 200
         assert source(service.get(path(campaign))) == (200, "hit", "memory")
         assert service.get("/readyz").json()["checks"]["redis"] == "down"
     finally:
         direct.execute_command(*heal)
-    eventually(lambda: source(service.get(path(campaign))) == (200, "hit", "redis"), within=2)
+    eventually(lambda: source(service.get(path(campaign))) == (200, "hit", "redis"), within=BACK)
     assert service.get(path(campaign)).json()["name"] == "x"
     assert log().count(DOWN) == 1
 

@@ -86,7 +86,7 @@ def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):
     assert re.search(r"\[GC\] Freed ", service.log)
     eventually(
         lambda: not sql(resilience, "SELECT 1 FROM pg_stat_activity WHERE application_name = 'service:0ldb00t'"),
-        within=1,
+        within=3,
     )
 
 

@@ -85,12 +85,12 @@ def test_without_postgres_and_redis_it_starts_and_says_that_it_is_not_ready(star
     begun = time.monotonic()
     run = start(database_url=NOWHERE, redis_url="redis://127.0.0.1:1", cleanup_token="hunter2-token", log_format="json")
     assert run.get("/health").status_code == 200
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 5
     reply = run.get("/readyz")
     assert reply.status_code == 503
     assert reply.json() == {"status": "starting", "checks": {"postgres": "down", "redis": "down", "memory": "ok"}}
     assert run.get("/api/campaigns").status_code == 503
-    eventually(lambda: "Redis connection failed" in run.log, within=1)
+    eventually(lambda: "Redis connection failed" in run.log, within=3)
     run.signal()
     assert run.exit_code() == 0
     assert "hunter2" not in run.log
@@ -106,13 +106,13 @@ def test_it_becomes_ready_by_itself_also_when_two_make_the_table(start, resilien
     assert {run.get("/readyz").status_code for run in runs} == {503}
     resilience.postgres.proxy.enable()
     for run in runs:
-        eventually(lambda run=run: run.get("/readyz").status_code == 200, within=2)
+        eventually(lambda run=run: run.get("/readyz").status_code == 200, within=4)
         assert "Traceback" not in run.log
 
 
 def test_it_is_ready_at_once_when_its_dependencies_are_there(start, resilience):
     run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url)
-    eventually(lambda: run.get("/readyz").json()["status"] == "ready", within=0.3)
+    eventually(lambda: run.get("/readyz").json()["status"] == "ready", within=1)
     assert run.log.count("Redis connected successfully") == 1
 
 
@@ -152,7 +152,7 @@ def waiting_request(run, resilience, path="/api/campaigns"):
     with resilience.postgres.starve(lock="campaigns") as lock:
         asking = threading.Thread(target=ask)
         asking.start()
-        eventually(lambda: backends(resilience, waiting=True) == 1, within=2)
+        eventually(lambda: backends(resilience, waiting=True) == 1, within=4)
         yield lock, replies
         asking.join()
 
@@ -160,7 +160,7 @@ def waiting_request(run, resilience, path="/api/campaigns"):
 @pytest.fixture
 def run(start, resilience):
     run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url)
-    eventually(lambda: run.get("/readyz").status_code == 200, within=2)
+    eventually(lambda: run.get("/readyz").status_code == 200, within=4)
     return run
 
 
@@ -168,7 +168,7 @@ def run(start, resilience):
 def test_requests_that_are_under_way_are_finished(run, resilience, number):
     with waiting_request(run, resilience) as (lock, replies):
         run.signal(number)
-        eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=1)
+        eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=3)
         assert run.get("/readyz").status_code == 503
         assert run.get("/health").json()["nextReady"] is False
         lock.heal()
@@ -180,30 +180,30 @@ def test_requests_that_are_under_way_are_finished(run, resilience, number):
 def test_a_second_signal_ends_it_at_once(run, resilience):
     with waiting_request(run, resilience) as (_, replies):
         run.signal()
-        eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=1)
+        eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=3)
         begun = time.monotonic()
         run.signal()
         assert run.exit_code() == -signal.SIGTERM
-        assert time.monotonic() - begun < 0.5
+        assert time.monotonic() - begun < 2
     assert replies == []
 
 
 def test_the_grace_is_kept_also_when_requests_hang(start, resilience):
     run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url, shutdown_grace=1)
-    eventually(lambda: run.get("/readyz").status_code == 200, within=2)
+    eventually(lambda: run.get("/readyz").status_code == 200, within=4)
     with waiting_request(run, resilience):
         begun = time.monotonic()
         run.signal()
         assert run.exit_code() == 0
-        assert time.monotonic() - begun < 1 + 0.2
+        assert time.monotonic() - begun < 1 + 1.5
 
 
 def test_a_pool_that_the_server_cannot_hold_is_told_once(start, resilience):
     run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url, db_pool_max=5000)
-    eventually(lambda: "DB_POOL_MAX is 5000, but Postgres has room for " in run.log, within=2)
+    eventually(lambda: "DB_POOL_MAX is 5000, but Postgres has room for " in run.log, within=4)
     with resilience.postgres.refuse():
-        eventually(lambda: run.get("/readyz").status_code == 503, within=1)
-    eventually(lambda: run.get("/readyz").status_code == 200, within=2)
+        eventually(lambda: run.get("/readyz").status_code == 503, within=3)
+    eventually(lambda: run.get("/readyz").status_code == 200, within=4)
     assert run.log.count("DB_POOL_MAX is") == 1
 
 
@@ -214,7 +214,7 @@ def test_above_the_hard_limit_only_essential_routes_are_served(start, resilience
         memory_limit_mb=10,  # less than it needs to exist
         memory_check_interval=0.1,
     )
-    eventually(lambda: run.get("/api/campaigns").status_code == 503, within=2)
+    eventually(lambda: run.get("/api/campaigns").status_code == 503, within=4)
     reply = run.get("/api/campaigns")
     assert int(reply.headers["Retry-After"]) >= 1
     assert reply.headers["Content-Type"] == "application/problem+json"

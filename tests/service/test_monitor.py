@@ -70,7 +70,7 @@ def test_starvation_raises_the_alert_once(resilience, service, campaign):
     with resilience.postgres.starve(lock="campaigns"), ThreadPoolExecutor(10) as pool:
         for _ in range(2):
             list(pool.map(lambda _: service.put(url, json={"name": "x"}).status_code, range(10)))
-        eventually(lambda: ALERT in service.log, within=1)
+        eventually(lambda: ALERT in service.log, within=2)
     assert service.log.count(ALERT) == 1
     values = [float(value) for value in VALUE.findall(service.log)]
     assert len(values) == 1

@@ -74,7 +74,7 @@ def with_store(server, body, *, tls=None, **settings):
     return asyncio.run(scene())
 
 
-async def until(condition, within=2.0):
+async def until(condition, within=5.0):
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110  # a question to a store that has no event for it
             await asyncio.sleep(0.005)
@@ -115,18 +115,18 @@ def test_the_budget_bounds_all_calls_of_a_request_together():
 
     async def body(store, _):
         await until(lambda: store.up)
-        server.delay = 0.12
-        budget, loop = Budget(0.2), asyncio.get_running_loop()
+        server.delay = 0.3
+        budget, loop = Budget(0.5), asyncio.get_running_loop()
         started = loop.time()
         write = Write(1, (5, 2), b"{}", 60)
         await store.write(write, budget)
-        for _ in range(3):
+        for _ in range(10):
             with pytest.raises(Away):
                 await store.write(write, budget)
-        assert loop.time() - started < 0.2 + 0.1
+        assert loop.time() - started < 0.5 + 1.5  # all of them would take 3.3
         assert store.up, "a request that came late is no proof that Redis is away"
 
-    with_store(server, body, redis_budget=0.2)
+    with_store(server, body, redis_budget=0.5)
 
 
 def test_a_stall_of_our_own_is_not_taken_for_an_outage():
