@@ -1,10 +1,12 @@
 """Our proxy and a real toxiproxy-server, side by side: requests, CPU, memory, start-up, accuracy, API calls.
 
-All three ways (direct, ours, Toxiproxy) take turns in each round, and ratios are taken inside a round, because a shared machine
-is never twice the same. Medians over the rounds; the quartiles of the ratio stand beside it.
+All ways (direct, ours, Toxiproxy, and a bare relay in C) take turns in each round, and ratios are taken inside a round, because a
+shared machine is never twice the same. Medians over the rounds; the quartiles of the ratio stand beside it. What the bare relay
+has of Toxiproxy's rate is the limit of any hop in user space on this machine, in this run: no proxy can be asked for more.
 
 Needs redis-benchmark (Debian: redis-tools), and pgbench for two more rows; both are found on PATH, or named by $REDIS_BENCHMARK
-and $PGBENCH. The real server is $TOXIPROXY_SERVER, or on PATH, or in ~/go/bin; without it ours is compared with direct only.
+and $PGBENCH. The real server is $TOXIPROXY_SERVER, or on PATH, or in ~/go/bin; without it ours is compared with direct only. The relay
+is relay.c beside this file; without a C compiler (cc) its column is left out.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,14 +81,9 @@ class Proxy:
 
     def _answer(self) -> None:
         host, port = self.api.rsplit(":", 1)
-        while True:
-            try:
-                with socket.create_connection((host, int(port)), 5) as client:
-                    client.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
-                    if client.recv(1000):
-                        return
-            except ConnectionRefusedError:
-                time.sleep(0.0005)
+        with connect((host, int(port))) as client:
+            client.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.recv(1000)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -130,9 +128,42 @@ def real_command() -> list[str] | None:
     binary = next((each for each in candidates if each and Path(each).exists()), None)
     if binary is None:
         return None
+    return [binary, "-host", "127.0.0.1", "-port", str(free_port())]
+
+
+@contextmanager
+def bare_relays(upstreams: dict[str, tuple[str, int]]) -> Iterator[dict[str, tuple[str, int]]]:
+    """The relay of relay.c in front of each upstream: where it listens; nothing without a compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        print("no C compiler (cc): no column of the bare relay")
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        program = Path(scratch) / "relay"
+        subprocess.run([compiler, "-O2", "-o", program, Path(__file__).with_name("relay.c")], check=True)
+        doors = {}
+        for name, (_, port) in upstreams.items():
+            doors[name] = "127.0.0.1", free_port()
+            process = subprocess.Popen([program, str(doors[name][1]), str(port)])
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            connect(doors[name]).close()
+        yield doors
+
+
+def connect(address: tuple[str, int]) -> socket.socket:
+    """Connect to a server that may not listen yet."""
+    while True:
+        try:
+            return socket.create_connection(address, 5)
+        except ConnectionRefusedError:
+            time.sleep(0.0005)
+
+
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    return [binary, "-host", "127.0.0.1", "-port", str(port)]
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -175,17 +206,21 @@ def measure_rates(rounds: int, only: str) -> dict[str, Any]:
     samples: dict[str, dict[str, list[float]]] = {}
     cpu: dict[str, dict[str, list[float]]] = {}
     try:
-        with running("ours") as ours, running("toxiproxy") as real:
+        with running("ours") as ours, running("toxiproxy") as real, ExitStack() as stack:
             proxies = [each for each in (ours, real) if each is not None]
-            redis, postgres = backend.servers["redis"].direct, backend.servers["postgres"].direct
-            redis_ways = {
-                "direct": (redis.host, redis.port),
-                **{each.name: each.door("redis", str(redis)) for each in proxies},
+            servers = {name: backend.servers[name].direct for name in ("redis", "postgres")}
+            direct = {name: (server.host, server.port) for name, server in servers.items()}
+            bare = stack.enter_context(bare_relays(direct))
+            ways = {
+                name: {
+                    "direct": direct[name],
+                    **{each.name: each.door(name, str(server)) for each in proxies},
+                    **({"relay": bare[name]} if bare else {}),
+                }
+                for name, server in servers.items()
             }
-            pg_ways = {
-                "direct": (postgres.host, postgres.port),
-                **{each.name: each.door("postgres", str(postgres)) for each in proxies},
-            }
+            redis, postgres = servers["redis"], servers["postgres"]
+            redis_ways, pg_ways = ways["redis"], ways["postgres"]
             url = urllib.parse.urlparse(backend.servers["postgres"].url(postgres))
 
             def once(row: str, way: str, call: Callable[[], tuple[float, int]]) -> None:
@@ -250,6 +285,8 @@ def summary(ways: dict[str, list[float]], cpu: dict[str, list[float]]) -> dict[s
         "ours/direct": ("ours", "direct"),
         "ours/toxiproxy": ("ours", "toxiproxy"),
         "toxiproxy/direct": ("toxiproxy", "direct"),
+        "relay/toxiproxy": ("relay", "toxiproxy"),
+        "ours/relay": ("ours", "relay"),
     }
     for name, (upper, lower) in ratios.items():
         if upper in ways and lower in ways:
@@ -415,7 +452,7 @@ def show(result: dict[str, Any]) -> None:
     if rows:
         print(
             f"\n{'':32}{'direct/s':>10}{'ours/s':>10}{'toxi/s':>10}{'ours/direct':>12}"
-            f"{'ours/toxi':>24}{'bar':>6}{'CPU us':>14}{'CPU ratio':>10}"
+            f"{'ours/toxi':>22}{'bar':>6}{'relay/toxi':>12}{'ours/relay':>12}{'CPU us':>14}{'CPU ratio':>10}"
         )
     for row, values in rows.items():
         ratio = values.get("ours/toxiproxy")
@@ -424,8 +461,11 @@ def show(result: dict[str, Any]) -> None:
         print(
             f"{row:32}{values['direct']:10.0f}{values['ours']:10.0f}{values.get('toxiproxy', 0):10.0f}"
             f"{values['ours/direct'][0]:12.2f}"
-            + (f"{ratio[0]:10.2f} [{ratio[1]:.2f} - {ratio[2]:.2f}]" if ratio else " " * 24)
+            + (f"{ratio[0]:8.2f} [{ratio[1]:.2f} - {ratio[2]:.2f}]" if ratio else " " * 22)
             + (f"{bar:6.2f}" if bar else " " * 6)
+            + "".join(
+                f"{values[name][0]:12.2f}" if name in values else " " * 12 for name in ("relay/toxiproxy", "ours/relay")
+            )
             + f"{cpu.get('ours', 0):7.1f}/{cpu.get('toxiproxy', 0):.1f}"
             + (f"{values['cpu ours/toxiproxy'][0]:10.2f}" if "cpu ours/toxiproxy" in values else "")
         )
