@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,6 +98,7 @@ class Resilience:
             UnknownFault: no such target or fault.
             SetupError: the settings don't fit it.
         """
+        __tracebackhide__ = True  # a wrong marker is told by its message, not by our code
         if not isinstance(name, str):
             raise SetupError(
                 f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
@@ -108,11 +110,13 @@ class Resilience:
             raise UnknownFault(name, known)
         own = target_name in ("postgres", "redis", "service")
         target: object = getattr(self, target_name) if own else self._stack.more(target_name, self._ledger)
+        takes = inspect.signature(FAULTS[fault_name])
         try:
-            fault = FAULTS[fault_name](*arguments, **settings)
+            takes.bind(*arguments, **settings)
         except TypeError as error:
-            raise SetupError(f"fault({name!r}): {str(error).replace('__init__()', fault_name + '()')}") from None
-        return fault.strike(target)
+            known = [str(each.replace(annotation=each.empty)) for each in takes.parameters.values()]
+            raise SetupError(f"fault({name!r}): {error}; it takes {', '.join(known) or 'no settings'}") from None
+        return FAULTS[fault_name](*arguments, **settings).strike(target)
 
     def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop]) -> Watch:
         """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.

@@ -96,6 +96,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Look around, and strike what markers name, after all fixtures are there."""
+    __tracebackhide__ = True
     if "resilience" in getattr(item, "fixturenames", ()):
         # pytest calls this after the item's own fixtures are gone, and before those of its module and session are.
         setattr(item, "teardown", functools.partial(_tear_down, item))  # noqa: B010  # no assignment to a method, says mypy

@@ -86,7 +86,7 @@ def test_without_binaries_the_error_says_what_to_install_in_one_line(
     [
         ('"redis.refuze"', "UnknownFault: no fault named 'redis.refuze'; there are: *redis.refuse*"),
         ('"redis.starve"', "UnknownFault: no fault named 'redis.starve'; there are: *postgres.starve*"),
-        ('"redis.latency", secs=1', "SetupError: *latency()*unexpected keyword argument 'secs'"),
+        ('"redis.latency", secs=1', "SetupError: fault('redis.latency'): *'secs'; it takes seconds=0.0, jitter=0.0"),
         ('"redis.latency", seconds=-1', "SetupError: seconds must be at least 0.001*got -1"),
         ('"service.kill"', "NoService: *no resilience_service fixture*"),
         ("", "SetupError: *fault(*) needs the name*"),
