@@ -16,7 +16,8 @@ from .address import Address, AddressError, Listener, open_socket
 from .loop import OUT, Timer
 
 if TYPE_CHECKING:
-    from .relay import Connection, Proxy
+    from .connection import Connection
+    from .relay import Proxy
 
 PROBE = 0.05
 """Seconds between two looks whether an upstream that refused is back."""

@@ -1,14 +1,14 @@
-"""Listeners and connections: accept, dial, pair, close, reset."""
+"""Doors: a listener, an upstream, toxics, and the connections that come through."""
 
 from __future__ import annotations
 
 import _socket as so
 from collections.abc import Callable, Mapping
-from errno import EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM
-from struct import pack
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from typing import TYPE_CHECKING, Any
 
-from .address import Address, AddressError, Listener, look_up, numeric, open_socket, show, split
+from .address import Address, AddressError, Listener, look_up, numeric, split
+from .connection import Connection
 from .doorman import Doorman
 from .link import Link
 from .log import Log
@@ -17,11 +17,8 @@ from .resolver import Resolver
 from .rule import Counter, Rule
 
 if TYPE_CHECKING:
-    from random import Random  # noqa: TID251  # only its type
+    from .tls import Tls
 
-    from .tls import Side, Tls
-
-_RST_ON_CLOSE = pack("ii", 1, 0)  # struct linger: on, zero seconds
 _NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
 
 
@@ -36,256 +33,6 @@ class Context:
         self.seed = seed
         self.refusals = refusals
         self.resolver = Resolver(loop)
-
-
-class Connection:
-    """A client, its upstream, and a link for each direction.
-
-    Attributes:
-        number: 1 for the first connection that the proxy accepted.
-        address: the client's, as accept told it.
-        since: when it was accepted, in seconds of the loop's clock.
-    """
-
-    __slots__ = (
-        "_connected",
-        "_targets",
-        "address",
-        "client",
-        "closed",
-        "down",
-        "number",
-        "proxy",
-        "since",
-        "up",
-        "upstream",
-    )
-
-    def __init__(self, proxy: Proxy, number: int, client: so.socket, address: Any, since: float) -> None:
-        self.proxy = proxy
-        self.number = number
-        self.address = address
-        self.since = since
-        self.closed = False
-        self._connected = False
-        loop = proxy.context.loop
-        self.up = up = Link(self, loop, upward=True)
-        self.down = down = Link(self, loop, upward=False)
-        up.peer = down
-        down.peer = up
-        up.fd = client.fileno()
-        self.client: so.socket | Side = client
-        if proxy.tls is not None:
-            self.client = proxy.tls.to_client(client, up, loop)
-        up.recv_into = self.client.recv_into
-        down.send = self.client.send
-        self.upstream: so.socket | Side | None = None
-        self._targets: list[Address] | None = None
-
-    def open(self) -> None:
-        """Dial the upstream, and start both directions without waiting for it to answer."""
-        try:
-            targets = self.proxy.targets()
-        except AddressError as error:
-            self.dial_failed(error)
-            return
-        if targets is None:
-            self.proxy.look_up(self._looked_up)
-        else:
-            self._start(targets)
-
-    def _looked_up(self, found: list[Address] | AddressError) -> None:
-        if self.closed:
-            return
-        if isinstance(found, AddressError):
-            self.dial_failed(found)
-        else:
-            self._start(found)
-
-    def _start(self, targets: list[Address]) -> None:
-        up = self.up
-        if not self._dial(targets[0]):
-            self._targets = targets[1:]
-            self.dial_failed(self.proxy.dial_error)
-            if self.closed:
-                return
-        elif len(targets) > 1:
-            self._targets = targets[1:]
-        up.loop.handlers[up.fd] = up.on_event
-        up.loop.watch(up.fd, IN, 0)
-        up.mask = IN
-        if self.proxy.rules:
-            for rule in self.proxy.rules:
-                (up if rule.upward else self.down).add(rule, self.since)
-                if self.closed:
-                    return
-
-    def _dial(self, target: Address) -> bool:
-        """Start to connect to `target`; False if that failed at once."""
-        upstream = None
-        try:
-            upstream = open_socket(target.family)
-            error = upstream.connect_ex(target.sockaddr)
-        except OSError as failed:
-            error = failed.errno or EINPROGRESS
-            self.proxy.dial_error = failed
-        if upstream is None or error not in (0, EINPROGRESS):
-            if upstream is not None:
-                upstream.close()
-                self.proxy.dial_error = OSError(error, "connect")
-            return False
-        down = self.down
-        proxy = self.proxy
-        down.loop = proxy.context.loop
-        down.fd = fd = upstream.fileno()
-        self.upstream = upstream
-        if proxy.tls is not None:
-            self.upstream = proxy.tls.to_upstream(upstream, down, proxy.context.loop, proxy.upstream)
-        self.up.send = self.upstream.send
-        down.recv_into = self.upstream.recv_into
-        loop = down.loop
-        loop.handlers[fd] = down.on_event
-        loop.watch(fd, IN, 0)  # an error is always told; that it can be written to, we find out by writing
-        down.mask = IN
-        return True
-
-    @property
-    def connected(self) -> bool:
-        """The upstream has answered at least once."""
-        if not self._connected and self.upstream is not None:
-            if self.down.bytes or self.down.ended:
-                self._connected = True
-            else:
-                try:
-                    self.upstream.getpeername()
-                    self._connected = True
-                except OSError:
-                    pass
-        return self._connected
-
-    def dial_failed(self, error: Exception) -> None:
-        """The upstream can't be reached at this address: try the next one, or give the client up."""
-        while self._targets:
-            target = self._targets.pop(0)
-            down = self.down
-            waiting = down.mask & ~IN
-            if self.upstream is not None:
-                down.loop.forget(down.fd, down.mask)
-                self.upstream.close()
-                self.upstream = None
-                down.mask = 0
-            if self._dial(target):
-                down.watch(down.mask | waiting)
-                return
-        log = self.proxy.context.log
-        if log.errors:
-            log.error(
-                "Unable to open connection to upstream", name=self.proxy.name, client=self.shown_client, err=str(error)
-            )
-        doorman = self.proxy.doorman
-        if doorman is not None:
-            doorman.upstream_failed()
-            if doorman.options["refuse_when_down"]:
-                self.close(reset=True)
-                return
-        self.close(reset=self.up.bytes > 0)  # as the kernel does it when unread data is thrown away
-
-    def tls_failed(self, link: Link, why: str) -> None:
-        """TLS at the link's source did not come about, or broke: close, with a RST for a client that waits for an answer."""
-        self.proxy.context.log.warning(
-            "TLS failed",
-            name=self.proxy.name,
-            client=self.shown_client,
-            side="client" if link.upward else "upstream",
-            err=why,
-        )
-        if not link.upward and self.up.bytes:
-            try:
-                self.client.setsockopt(so.SOL_SOCKET, so.SO_LINGER, _RST_ON_CLOSE)
-            except OSError:
-                pass  # as in close()
-        self.close()
-
-    def half_closed(self, link: Link) -> None:
-        """One direction is at its end: tell its destination, or close if the other one is too."""
-        if link.peer.done:
-            self.close()
-            return
-        destination = self.upstream if link.upward else self.client
-        try:
-            if destination is not None:
-                destination.shutdown(so.SHUT_WR)
-        except OSError:
-            pass  # it is gone, which its own link finds out
-
-    def close(self, *, reset: bool = False) -> None:
-        """Close both sockets; with RST if `reset`. What is held is lost."""
-        if self.closed:
-            return
-        self.closed = True
-        up, down = self.up, self.down
-        for link, sock in ((up, self.client), (down, self.upstream)):
-            if link.timer is not None:
-                link.timer.cancel()
-            if sock is not None:
-                link.loop.forget(link.fd, link.mask)
-                if reset:
-                    try:
-                        sock.setsockopt(so.SOL_SOCKET, so.SO_LINGER, _RST_ON_CLOSE)
-                    except OSError:
-                        pass  # macOS refuses on a socket that the peer has reset
-                sock.close()
-        self.proxy.ended(self)
-        # No circles left behind, so that memory is freed at once and not by the garbage collector.
-        self.up = self.down = up.peer = down.peer = _NOBODY.up
-        up.stages = down.stages = ()
-
-    def chance(self, rule: str, upward: bool) -> Random:
-        """The generator for one toxic on one of our links: the same for the same seed, whatever else happened."""
-        from random import Random  # noqa: TID251  # seeded, from the seed that the controller hands in; and here, as it loads slowly
-
-        direction = "upstream" if upward else "downstream"
-        return Random(f"{self.proxy.context.seed}/{self.proxy.name}/{self.number}/{direction}/{rule}")
-
-    def shown(self) -> dict[str, Any]:
-        """The connection as GET /proxies/{p}/connections shows it; `since` is of the machine's monotonic clock."""
-        return {
-            "number": self.number,
-            "client": self.shown_client,
-            "upstream": self.proxy.upstream,
-            "via": self.shown_via,
-            "since": self.since,
-            "connected": self.connected,
-            "bytes": {"upstream": self.up.bytes, "downstream": self.down.bytes},
-            "held": {"upstream": self.up.held(), "downstream": self.down.held()},
-        }
-
-    @property
-    def shown_client(self) -> str:
-        return show(self.address[0], self.address[1]) if isinstance(self.address, tuple) else "unix"
-
-    @property
-    def shown_via(self) -> str | None:
-        """Our own address towards the upstream, by which the upstream knows the client; None before there is one."""
-        try:
-            address = self.upstream.getsockname() if self.upstream is not None else None
-        except OSError:
-            return None
-        return show(address[0], address[1]) if isinstance(address, tuple) else None
-
-
-class _Nobody(Connection):
-    """Whom a closed connection's links point to: closed too, so nothing happens to it."""
-
-    __slots__ = ()
-
-    def __init__(self) -> None:
-        self.closed = True
-        self.up = self.down = Link(self, None, upward=True)  # type: ignore[arg-type]  # never looked at
-        self.up.peer = self.up
-
-
-_NOBODY = _Nobody()
 
 
 class Proxy:
