@@ -19,6 +19,7 @@ FALLBACK_READ = (
 )
 CONNECTS_PER_SECOND = 25  # attempts to reach Redis while it is away; one prober makes about 8, a herd makes hundreds
 CONNECTS_WHEN_BACK = 25  # connections made in the moment when Redis is back: a pool of 20, and the prober's
+READY_IS_TRUE_WITHIN = 1.0  # seconds that what /readyz tells may be old
 HEALTH_P99 = 0.050  # seconds: GET /health, under every fault
 GUARD_WITHIN = 2.0  # seconds from crossing 90 % of the memory limit to the forced collection
 GUARD_STALL = 1.0  # seconds that the guard may keep everybody waiting
@@ -28,6 +29,28 @@ FULL_CAPACITY_WITHIN = 5.0  # seconds from the heal until the whole pool can be 
 POSTGRES_BACK_WITHIN = 5.0  # seconds from Postgres being up until requests succeed
 LISTENS_WITHIN = 2.0  # seconds from the start of the process to the first answer of /health, with nothing else there
 SLACK = 0.5  # seconds on top of a deadline that the service keeps by itself: the client and a busy machine
+
+# What production gets where nobody sets anything: the figures after the incident.
+DEFAULTS: dict[str, tuple[float, str]] = {
+    "DB_POOL_MAX": (100, "connections; 20 were 94 % in use"),
+    "DB_POOL_IDLE_TIMEOUT": (30, "seconds; what idles for longer is somebody else's connection"),
+    "DB_POOL_ACQUIRE_TIMEOUT": (3, "seconds; who waits for longer has gone away"),
+    "DB_POOL_CHECK_INTERVAL": (30, "seconds; an alert that comes later comes too late"),
+    "DB_POOL_ALERT_PERCENT": (90, "percent; above it there is hardly time to act"),
+    "DB_COMMAND_TIMEOUT": (5, "seconds; a statement that takes longer holds a connection that others need"),
+    "REDIS_BUDGET": (0.25, "seconds; a cache that takes longer is none"),
+    "MEMORY_LIMIT_MB": (4096, "MiB; what the process is given"),
+    "MEMORY_CHECK_INTERVAL": (1, "second; the guard has to act within two"),
+    "MEMORY_STATS_INTERVAL": (60, "seconds; a line each minute"),
+    "GC_INTERVAL": (30, "seconds"),
+    "CACHE_TTL": (60, "seconds for which a copy is as good as the row"),
+    "CACHE_STALE_TTL": (600, "seconds for which a copy is better than nothing"),
+    "CACHE_MAX_ENTRIES": (10_000, "entries; a cache without bounds is a leak"),
+    "CACHE_MAX_MB": (64, "MiB; a cache without bounds is a leak"),
+    "CLEANUP_INTERVAL": (21_600, "seconds; the backstop, every six hours"),
+    "CLEANUP_MIN_INTERVAL": (10, "seconds between two cleanups, whoever asks"),
+    "SHUTDOWN_GRACE": (10, "seconds for requests under way"),
+}
 
 CLEANUP_TOKEN = "a-token-of-the-chaos-suite"
 

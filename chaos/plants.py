@@ -46,6 +46,7 @@ REDIS_ERRORS = "test_redis_errors.py::test_a_redis_that_answers_with_errors_is_a
 SOURCE = "test_cache.py::test_every_answer_says_truly_where_it_came_from"
 STALE = "test_cache.py::test_what_is_stale_says_so_and_is_served_only_for_so_long"
 ABSENT = "test_cache.py::test_errors_and_absences_are_not_remembered"
+ONE_LOAD = "test_cache.py::test_many_who_miss_at_once_cost_one_load"
 BOUNDS = "test_cache.py::test_the_fallback_cache_keeps_within_its_bounds"
 NEWER = "test_cache.py::test_a_newer_version_of_another_instance_is_not_overwritten_by_what_redis_missed"
 SLOW_REDIS = "test_cache.py::test_a_slow_redis_costs_a_request_its_budget_once_and_mixes_nothing_up"
@@ -58,12 +59,14 @@ BOOKS = "test_pool.py::test_no_fault_costs_the_pool_a_connection"
 ONCE = "test_postgres_gone.py::test_a_write_whose_answer_was_lost_is_not_done_again"
 SAFE = "test_postgres_gone.py::test_nothing_is_acknowledged_before_it_is_safe"
 AWAY = "test_postgres_gone.py::test_cached_reads_go_on_and_others_get_503_while_postgres_is_away"
+READY = "test_postgres_gone.py::test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything"
 KILLED = "test_postgres_gone.py::test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice"
 ONE_WINS = "test_contention.py::test_of_many_who_saw_the_same_version_one_wins"
 EVERY_CHANGE = "test_contention.py::test_every_change_counts_and_no_reader_goes_back_in_time"
 GUARD = "test_memory_pressure.py::test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true"
 REFUSES = "test_memory_pressure.py::test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essential"
 NO_MEMORY = "test_memory_pressure.py::test_a_service_without_memory_answers_503_and_lives"
+GROUP = "test_memory_pressure.py::test_the_limit_of_a_control_group_counts_too"
 GARBAGE = "test_memory_pressure.py::test_garbage_is_collected_from_time_to_time"
 HEALTH = "test_health.py::test_health_answers_in_time_under"
 TIME = "test_health.py::test_health_tells_the_time_and_is_not_remembered"
@@ -77,6 +80,9 @@ BOOT = "test_lifecycle.py::test_it_starts_without_postgres_and_redis_and_becomes
 STOP = "test_lifecycle.py::test_told_to_stop_it_finishes_what_it_has_begun"
 STOP_TWICE = "test_lifecycle.py::test_told_to_stop_it_does_not_wait_for_ever_and_told_twice_not_at_all"
 TOLD = "test_secrets.py::test_no_secret_in_logs_answers_and_the_list_of_processes"
+DEFAULTS = "test_defaults.py::test_the_figures_after_the_incident_are_the_defaults"
+TOO_LARGE = "test_bad_clients.py::test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not"
+SLOW_CLIENTS = "test_bad_clients.py::test_clients_that_begin_and_do_not_go_on_hold_up_nobody"
 WRONG_SETTING = "test_secrets.py::test_a_wrong_setting_ends_the_start_in_one_line_that_names_it"
 UPSTASH = "test_secrets.py::test_upstash_comes_first_and_is_asked_by_tls"
 
@@ -360,6 +366,17 @@ CACHE = (
         says="readers got somebody else's campaign",
     ),
     plant(
+        "cache-each-reader-loads",
+        "Postgres can stand it.",
+        (
+            "cache.py",
+            "        flight = self._flights.get(key)\n        if flight is None:",
+            "        flight = None\n        if flight is None:",
+        ),
+        tests=ONE_LOAD,
+        says="each reader loads it for itself",
+    ),
+    plant(
         "cache-unbounded-entries",
         "Bytes are bounded, that is enough.",
         (
@@ -515,6 +532,13 @@ POSTGRES = (
         says="500",
     ),
     plant(
+        "errors-in-a-form-of-our-own",
+        "JSON is JSON.",
+        ("problems.py", 'media_type = "application/problem+json"', 'media_type = "application/json"'),
+        tests=BOOKS,
+        says="errors are application/problem+json",
+    ),
+    plant(
         "postgres-no-retry-after",
         "Nobody reads that header.",
         (
@@ -664,6 +688,13 @@ POSTGRES = (
         says="the service ended",
     ),
     plant(
+        "ready-finds-out-late",
+        "It may just be slow for a moment.",
+        ("watch.py", "TIMEOUT = 0.6", "TIMEOUT = 10.0"),
+        tests=READY,
+        says="still says ready",
+    ),
+    plant(
         "ready-whatever-happens",
         "The balancer should not take us out.",
         ("health.py", '        return ready, {"status": status', '        return True, {"status": status'),
@@ -726,6 +757,13 @@ MEMORY = (
         ("memory.py", "import gc\n", "import functools\nimport gc\n"),
         tests=GUARD,
         says="the guard has not forced a collection",
+    ),
+    plant(
+        "guard-blind-to-control-groups",
+        "There is one setting for the limit.",
+        ("memory.py", "        for cgroup in _cgroups():", "        for cgroup in ():"),
+        tests=GROUP,
+        says="the kernel killed it",
     ),
     plant(
         "guard-too-late",
@@ -1196,6 +1234,28 @@ LIFE = (
         ),
         tests=STOP_TWICE,
         says="told to stop twice",
+    ),
+    plant(
+        "defaults-of-the-night",
+        "20 connections were always enough.",
+        ("settings.py", "db_pool_max: int = 100", "db_pool_max: int = 20"),
+        tests=DEFAULTS,
+        says="DB_POOL_MAX is 20 where nobody sets it",
+    ),
+    plant(
+        "bodies-without-bound",
+        "Marketing has long texts.",
+        ("routes.py", "LARGEST_BODY = 1 << 20", "LARGEST_BODY = 1 << 30"),
+        tests=TOO_LARGE,
+        says="bodies have no bound",
+    ),
+    plant(
+        "bodies-few-at-a-time",
+        "Ten at once are enough; bodies take memory.",
+        ("routes.py", "BODY_SECONDS = 10.0", "BODY_SECONDS = 10.0\nFEW = asyncio.Semaphore(10)"),
+        ("routes.py", "async with asyncio.timeout(BODY_SECONDS)", "async with FEW, asyncio.timeout(BODY_SECONDS)"),
+        tests=SLOW_CLIENTS,
+        says="clients are slow, and others",
     ),
     plant(
         "secret-printed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import healthy
 from instances import another
 from pytest_resilience import Resilience, eventually
-from workload import NAME, at_once, create, hoped, redis, served_by, sql, timed
+from workload import NAME, at_once, create, hoped, redis, served_by, sessions_of_the_service, sql, timed
 
 LARGEST = "x" * 10_000  # the longest message there may be
 
@@ -71,6 +71,17 @@ def test_errors_and_absences_are_not_remembered(resilience: Resilience) -> None:
     otherwise = "Postgres is back, and its error is still answered: it is remembered"
     within = healthy.POSTGRES_BACK_WITHIN
     hoped(lambda: resilience.service.get(unknown).status_code == 200, within=within, otherwise=otherwise)
+
+
+def test_many_who_miss_at_once_cost_one_load(resilience: Resilience) -> None:
+    """A popular campaign falls out of Redis, and everybody asks for it in the same moment."""
+    (wanted,) = insert(resilience, "everybody wants it", 1)
+    before = len(sessions_of_the_service(resilience))
+    with resilience.postgres.latency(seconds=0.1):
+        reads = at_once([lambda: resilience.service.get(f"/api/campaigns/{wanted['id']}")] * healthy.POOL_MAX)
+        opened = len(sessions_of_the_service(resilience)) - before
+    assert [read.status for read in reads] == [200] * healthy.POOL_MAX
+    assert opened <= 1, f"{opened} connections for one campaign that was not cached: each reader loads it for itself"
 
 
 def test_the_fallback_cache_keeps_within_its_bounds(resilience: Resilience) -> None:

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import psutil
+import pytest
 
 import healthy
 from instances import another
-from pytest_resilience import Resilience, eventually, recovers
+from pytest_resilience import CannotInject, Resilience, eventually, recovers
 from workload import NAME, at_once, hoped, reader, sql, timed
 
 FORCED = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
@@ -20,12 +21,12 @@ STATS = re.compile(
 )
 MIB = 2**20
 LARGEST = 10_000  # characters of the longest message there may be
+MAKE = "insert into campaigns (name, message) select $1, repeat(chr(64 + i % 26), $2) from generate_series(1, $3) i returning id"
 
 
 def fill_the_fallback_cache(resilience: Resilience, campaigns: int) -> None:
     """With Redis away, campaigns that are read stay in the service's own memory."""
-    query = "insert into campaigns (name, message) select $1, repeat(chr(64 + i % 26), $2) from generate_series(1, $3) i returning id"
-    ids = [row["id"] for row in sql(resilience, query, NAME, LARGEST, campaigns)]
+    ids = [row["id"] for row in sql(resilience, MAKE, NAME, LARGEST, campaigns)]
     with resilience.redis.refuse():
         for begin in range(0, len(ids), 100):
             few = ids[begin : begin + 100]
@@ -167,6 +168,25 @@ def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) 
             within=5.0,
         )
     assert resilience.service.process.pid == pid, "the process did not survive"
+
+
+def test_the_limit_of_a_control_group_counts_too(resilience: Resilience) -> None:
+    """What a container's limit does: the kernel kills who takes more, and no allocation fails before that."""
+    campaigns, limit = 1500, 12
+    ids = [row["id"] for row in sql(resilience, MAKE, NAME, LARGEST, campaigns)]
+    with another(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
+        try:
+            group = resilience.process(instance.process.pid).memory_limit(headroom_mb=limit)
+        except CannotInject as error:
+            pytest.skip(str(error))
+        with group, resilience.redis.refuse():
+            for i in ids:
+                assert not instance.ended(), (
+                    f"the kernel killed it at {limit} MB of its control group, and the guard had not acted"
+                )
+                assert timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status in (200, 503, None)
+            assert FORCED.search(instance.log), f"{campaigns * LARGEST / MIB:.0f} MB came, and no collection was forced"
+        recovers(lambda: instance.client.get(f"/api/campaigns/{ids[-1]}").status_code == 200, within=5.0)
 
 
 def test_garbage_is_collected_from_time_to_time(resilience: Resilience) -> None:

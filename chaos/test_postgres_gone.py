@@ -58,6 +58,27 @@ def test_cached_reads_go_on_and_others_get_503_while_postgres_is_away(resilience
     )
 
 
+def test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything(resilience: Resilience) -> None:
+    """A balancer looks at nothing else; a server that hangs gives no error, and on a quiet night no request finds it out."""
+    ask = "/readyz"
+    recovers(lambda: resilience.service.get(ask).status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+    with resilience.postgres.blackhole():
+        otherwise = f"Postgres hangs, and after {healthy.READY_IS_TRUE_WITHIN:g} s {ask} still says ready"
+        hoped(
+            lambda: resilience.service.get(ask).status_code == 503,
+            within=healthy.READY_IS_TRUE_WITHIN + healthy.SLACK,
+            otherwise=otherwise,
+        )
+        told = resilience.service.get(ask).json()["checks"]["postgres"]
+        assert told == "down", f"{ask} does not tell that it is Postgres: {told}"
+    otherwise = f"Postgres is back, and {ask} does not say so"
+    hoped(
+        lambda: resilience.service.get(ask).status_code == 200,
+        within=healthy.READY_IS_TRUE_WITHIN + healthy.SLACK,
+        otherwise=otherwise,
+    )
+
+
 def test_connections_that_were_cut_while_idle_cost_nobody_a_request(resilience: Resilience) -> None:
     """A failover closes every idle connection; the pool must notice before a request is sent into one."""
     campaigns = [create(resilience) for _ in range(5)]

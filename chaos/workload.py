@@ -202,6 +202,17 @@ def waiting_sessions(resilience: Resilience) -> int:
     return count
 
 
+def told_as_a_fault(replies: Sequence[Timed]) -> None:
+    """A dependency fault is told as one: 503, when to try again, and in the form of errors that programs read."""
+    statuses = sorted({str(reply.status) for reply in replies})
+    assert statuses == ["503"], f"a dependency fault is 503, never {statuses}: no 500, no hang (None), no 201 of a lie"
+    for each in replies:
+        assert each.reply is not None
+        assert "Retry-After" in each.reply.headers, "a 503 says when to try again"
+        form = each.reply.headers["Content-Type"]
+        assert form == "application/problem+json", f"errors are application/problem+json, and this one is {form}"
+
+
 def full_capacity(resilience: Resilience) -> None:
     """As good as before is not "it answers again": the whole pool must be usable at once, and not one connection more."""
     recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.FULL_CAPACITY_WITHIN)

@@ -83,7 +83,6 @@ class Gauge:
     def __init__(self, limit: int, spent: Callable[[], int] = lambda: 0) -> None:
         self._limit = min(limit, _total_memory())
         self._spent = spent
-        self._cgroups = list(_cgroups())
 
     def worst(self) -> Use:
         """The use that is closest to its limit."""
@@ -95,7 +94,7 @@ class Gauge:
         data_limit = _data_limit()
         if process.data and 0 < data_limit < UNLIMITED:
             yield Use(process.data + self._spent(), data_limit, "RLIMIT_DATA", min(process.data, _free_in_malloc()))
-        for cgroup in self._cgroups:
+        for cgroup in _cgroups():  # afresh, too: a process can be moved
             use = cgroup.use()
             if use is not None:
                 yield use
