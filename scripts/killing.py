@@ -491,7 +491,8 @@ def judge_worker(session: Session, _killed_at: float, verdict: Verdict) -> None:
         return  # one that has not yet said hello takes xdist's controller along
     failed = int(found[1]) if (found := re.search(r"(\d+) failed", text)) else 0
     passed = int(found[1]) if (found := re.search(r"(\d+) passed", text)) else 0
-    if failed > 1 or passed + failed != COUNT or "error" in text.splitlines()[-1]:
+    # A worker that dies between a test's report and its end has that test in both counts: it passed, and xdist calls it crashed.
+    if failed > 1 or not COUNT <= passed + failed <= COUNT + failed or "error" in text.splitlines()[-1]:
         verdict.wrong.append(f"a killed worker costs more than the test that it was at:\n{text}")
 
 
