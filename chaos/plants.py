@@ -41,10 +41,12 @@ def plant(name: str, story: str, *edits: tuple[str, str, str], tests: str | tupl
 TWICE = "test_redis_gone.py::test_reads_survive_an_outage_of_redis_twice_in_a_row"
 LONG = "test_redis_gone.py::test_a_long_outage_costs_one_line_and_one_prober"
 KINDS = "test_redis_gone.py::test_outages_of_every_kind_one_after_the_other"
+COMES_AND_GOES = "test_redis_gone.py::test_who_comes_and_goes_is_not_trusted_each_time"
 UNDONE = "test_redis_gone.py::test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers"
 REDIS_ERRORS = "test_redis_errors.py::test_a_redis_that_answers_with_errors_is_away"
 SOURCE = "test_cache.py::test_every_answer_says_truly_where_it_came_from"
 STALE = "test_cache.py::test_what_is_stale_says_so_and_is_served_only_for_so_long"
+STALE_AT_ONCE = "test_cache.py::test_what_is_stale_is_served_at_once_while_postgres_hangs"
 ABSENT = "test_cache.py::test_errors_and_absences_are_not_remembered"
 ONE_LOAD = "test_cache.py::test_many_who_miss_at_once_cost_one_load"
 BOUNDS = "test_cache.py::test_the_fallback_cache_keeps_within_its_bounds"
@@ -57,6 +59,9 @@ EPISODES = "test_pool.py::test_the_alert_tells_average_use_once_for_each_episode
 IDLE = "test_pool.py::test_idle_connections_are_closed_and_come_back_when_needed"
 BOOKS = "test_pool.py::test_no_fault_costs_the_pool_a_connection"
 ONCE = "test_postgres_gone.py::test_a_write_whose_answer_was_lost_is_not_done_again"
+IN_DOUBT = "test_postgres_gone.py::test_after_a_write_in_doubt_nobody_is_served_what_was_before"
+SILENT = "test_postgres_gone.py::test_connections_that_went_silent_cost_the_time_of_one_statement"
+READ_AGAIN = "test_postgres_gone.py::test_a_read_whose_session_is_ended_under_it_is_done_again"
 SAFE = "test_postgres_gone.py::test_nothing_is_acknowledged_before_it_is_safe"
 AWAY = "test_postgres_gone.py::test_cached_reads_go_on_and_others_get_503_while_postgres_is_away"
 READY = "test_postgres_gone.py::test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything"
@@ -156,6 +161,13 @@ REDIS = (
         ("breaker.py", "FIRST_DELAY = 0.1\nLONGEST_DELAY = 0.5", "FIRST_DELAY = 10.0\nLONGEST_DELAY = 10.0"),
         tests=f"{TWICE}[refusing]",
         says="the service still does not use it",
+    ),
+    plant(
+        "redis-trusted-each-time",
+        "It answers, so it is back.",
+        ("breaker.py", "return TRIAL if flapping else 0.0", "return 0.0"),
+        tests=COMES_AND_GOES,
+        says="the service flaps along with it",
     ),
     plant(
         "redis-prober-dies-of-another-error",
@@ -447,6 +459,17 @@ CACHE = (
         says="not marked as stale",
     ),
     plant(
+        "cache-stale-after-the-wait",
+        "Give Postgres a chance first.",
+        (
+            "cache.py",
+            "        if not self._source_is_up():\n            stale = self._stale(key, found)\n            if stale is not None:\n                return stale\n",
+            "",
+        ),
+        tests=STALE_AT_ONCE,
+        says="a stale copy is served only after",
+    ),
+    plant(
         "cache-stale-for-ever",
         "Something old is better than nothing.",
         (
@@ -635,6 +658,46 @@ POSTGRES = (
         ),
         tests=IDLE,
         says="are not closed",
+    ),
+    plant(
+        "read-given-up",
+        "An error is an error.",
+        (
+            "database.py",
+            "        except LostConnection:\n            rows =",
+            "        except ZeroDivisionError:\n            rows =",
+        ),
+        tests=READ_AGAIN,
+        says="a read is given up when its session is ended",
+    ),
+    plant(
+        "pool-trusts-the-neighbours",
+        "One dead connection says nothing about the others.",
+        (
+            "database.py",
+            "            for holder in self._pool._holders:\n                if holder.is_idle() and holder.is_connected():\n                    holder.terminate()",
+            "            pass",
+        ),
+        tests=SILENT,
+        says="neighbours were trusted all the same",
+    ),
+    plant(
+        "statements-go-on",
+        "We have a limit on our side.",
+        (
+            "database.py",
+            '            "statement_timeout": str(int(milliseconds * 0.9)),\n            "lock_timeout": str(int(milliseconds * 0.6)),\n',
+            "",
+        ),
+        tests=STARVED,
+        says="their statements still wait in Postgres",
+    ),
+    plant(
+        "write-in-doubt-forgotten",
+        "It was an error, so nothing has changed.",
+        ("cache.py", "        self.fallback.doubt(key)\n        self._owed.add(key, None)\n", "        return\n"),
+        tests=IN_DOUBT,
+        says="still serves what was before",
     ),
     plant(
         "write-tried-again",
@@ -1211,6 +1274,17 @@ LIFE = (
         ("__main__.py", "        app.state.lifecycle.draining = True\n", ""),
         tests=STOP,
         says="it does not tell that it is no longer ready",
+    ),
+    plant(
+        "stop-not-alive",
+        "It is on its way out, so it is not alive.",
+        (
+            "routes.py",
+            'return JSONResponse({"status": "alive"}, headers=NO_STORE)',
+            'return JSONResponse({"status": "alive"}, 503 if self._health._lifecycle.draining else 200, headers=NO_STORE)',
+        ),
+        tests=STOP,
+        says="an orchestrator would kill it now",
     ),
     plant(
         "stop-waits-for-ever",

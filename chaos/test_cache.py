@@ -54,6 +54,19 @@ def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resili
             hoped(lambda: answer() == "503", within=stale + healthy.SLACK, otherwise=otherwise)
 
 
+def test_what_is_stale_is_served_at_once_while_postgres_hangs(resilience: Resilience) -> None:
+    """A copy that is good enough after the wait is good enough before it."""
+    with another(resilience, CACHE_TTL="0.1", DB_POOL_CHECK_INTERVAL="3600") as instance:
+        path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "stale"}).headers["Location"]
+        with resilience.postgres.blackhole():
+            eventually(lambda: instance.client.get("/readyz").status_code == 503, within=5.0)
+            reads = [timed(lambda: instance.client.get(path)) for _ in range(3)]
+    told = [f"{each.status} after {each.seconds:.2f} s" for each in reads]
+    assert all(each.reply is not None and each.reply.headers.get("X-Cache") == "stale" for each in reads), told
+    slowest = max(each.seconds for each in reads)
+    assert slowest < healthy.REDIS_BUDGET + healthy.SLACK, f"a stale copy is served only after {slowest:.1f} s: {told}"
+
+
 def test_errors_and_absences_are_not_remembered(resilience: Resilience) -> None:
     last = create(resilience)["id"]
     absent, unknown = f"/api/campaigns/{last + 1}", f"/api/campaigns/{last + 2}"

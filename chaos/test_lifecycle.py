@@ -72,6 +72,10 @@ def test_told_to_stop_it_finishes_what_it_has_begun(resilience: Resilience) -> N
 
                 otherwise = "told to stop, it does not tell that it is no longer ready: requests keep coming"
                 hoped(draining, within=1.0, otherwise=otherwise)
+                alive = timed(lambda: instance.client.get("/livez", headers={"Connection": "close"}))
+                assert alive.status == 200, (
+                    f"/livez is {alive.status} while it drains: an orchestrator would kill it now"
+                )
                 time.sleep(1.0)  # the requests take their time
                 assert not instance.ended(), "it stopped while requests were under way"
             answers = [each.result() for each in under_way]

@@ -5,8 +5,22 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import healthy
+from instances import another
 from pytest_resilience import Resilience, Stack, eventually, recovers
-from workload import at_once, create, full_capacity, hoped, only_embedded, session, session_to_ask, sql, timed, writing
+from workload import (
+    at_once,
+    create,
+    full_capacity,
+    hoped,
+    only_embedded,
+    session,
+    session_to_ask,
+    sessions_of_the_service,
+    sql,
+    timed,
+    waiting_sessions,
+    writing,
+)
 
 
 def test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice(resilience: Resilience) -> None:
@@ -60,23 +74,20 @@ def test_cached_reads_go_on_and_others_get_503_while_postgres_is_away(resilience
 
 def test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything(resilience: Resilience) -> None:
     """A balancer looks at nothing else; a server that hangs gives no error, and on a quiet night no request finds it out."""
-    ask = "/readyz"
-    recovers(lambda: resilience.service.get(ask).status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
-    with resilience.postgres.blackhole():
-        otherwise = f"Postgres hangs, and after {healthy.READY_IS_TRUE_WITHIN:g} s {ask} still says ready"
-        hoped(
-            lambda: resilience.service.get(ask).status_code == 503,
-            within=healthy.READY_IS_TRUE_WITHIN + healthy.SLACK,
-            otherwise=otherwise,
-        )
-        told = resilience.service.get(ask).json()["checks"]["postgres"]
-        assert told == "down", f"{ask} does not tell that it is Postgres: {told}"
-    otherwise = f"Postgres is back, and {ask} does not say so"
-    hoped(
-        lambda: resilience.service.get(ask).status_code == 200,
-        within=healthy.READY_IS_TRUE_WITHIN + healthy.SLACK,
-        otherwise=otherwise,
-    )
+    within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
+    with another(
+        resilience, DB_POOL_CHECK_INTERVAL="3600"
+    ) as instance:  # in production the pool's checks are far apart
+
+        def ready() -> bool:
+            return instance.client.get("/readyz").status_code == 200
+
+        with resilience.postgres.blackhole():
+            otherwise = f"Postgres hangs, and after {healthy.READY_IS_TRUE_WITHIN:g} s /readyz still says ready"
+            hoped(lambda: not ready(), within=within, otherwise=otherwise)
+            told = instance.client.get("/readyz").json()["checks"]["postgres"]
+            assert told == "down", f"/readyz does not tell that it is Postgres: {told}"
+        hoped(ready, within=within, otherwise="Postgres is back, and /readyz does not say so")
 
 
 def test_connections_that_were_cut_while_idle_cost_nobody_a_request(resilience: Resilience) -> None:
@@ -88,6 +99,60 @@ def test_connections_that_were_cut_while_idle_cost_nobody_a_request(resilience: 
     for campaign in campaigns:
         reply = resilience.service.put(f"/api/campaigns/{campaign['id']}", json={"message": "after the failover"})
         assert reply.status_code == 200, reply.text
+
+
+def test_a_read_whose_session_is_ended_under_it_is_done_again(resilience: Resilience) -> None:
+    """A failover ends the sessions of statements that run; a read can be asked again, so nobody has to hear of it."""
+    create(resilience)
+    read = [lambda: resilience.service.get("/api/campaigns?limit=1")] * 3
+    with resilience.postgres.starve(lock="campaigns") as locked, ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(at_once, read)
+        eventually(lambda: waiting_sessions(resilience) == len(read), within=healthy.ACQUIRE_TIMEOUT)
+        resilience.postgres.terminate_backends()
+        locked.heal()
+        told = [reply.status for reply in reading.result()]
+    assert told == [200] * len(read), f"a read is given up when its session is ended, and not asked again: {told}"
+
+
+def test_connections_that_went_silent_cost_the_time_of_one_statement(
+    resilience: Resilience, resilience_stack: Stack
+) -> None:
+    """A NAT forgets what idles: nothing is closed, nothing answers. The pool is full of such connections, and new ones would work."""
+    only_embedded(resilience_stack, "the real Toxiproxy's toxics strike new connections too")
+    limits = {"DB_COMMAND_TIMEOUT": "1", "DB_POOL_ACQUIRE_TIMEOUT": "1"}
+    rest = {"DB_POOL_IDLE_TIMEOUT": "60", "DB_POOL_CHECK_INTERVAL": "3600"}  # as long as a NAT's memory, in production
+    with another(resilience, **limits, **rest) as instance:
+        path = instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).headers["Location"]
+        before = sessions_of_the_service(resilience)
+        with resilience.postgres.latency(seconds=0.05):  # long enough for many of them to be needed at once
+            at_once([lambda: instance.client.post("/api/campaigns", json={"name": "n", "message": "m"})] * 8)
+        silent = len(sessions_of_the_service(resilience) - before)
+        assert silent > 3, f"only {silent} connections idle in the pool"
+        with resilience.postgres.half_open():
+            asked = [timed(lambda: instance.client.put(path, json={"message": "into the void"})) for _ in range(4)]
+    told = [f"{each.status} after {each.seconds:.1f} s" for each in asked]
+    assert asked[0].status == 503, f"nobody can have answered that: {told}"
+    assert asked[0].seconds < 1 + 1 + healthy.SLACK, f"a request took {asked[0].seconds:.1f} s; its limits are 1 s each"
+    assert all(each.status == 200 for each in asked[1:]), (
+        f"one connection was found silent, and its {silent} neighbours were trusted all the same: {told}"
+    )
+
+
+def test_after_a_write_in_doubt_nobody_is_served_what_was_before(resilience: Resilience) -> None:
+    """The change happened, its answer was lost: what the caches hold may be old, so they must not be asked."""
+    with another(resilience, DB_COMMAND_TIMEOUT="0.5", DB_POOL_ACQUIRE_TIMEOUT="0.5") as instance:
+        path = instance.client.post("/api/campaigns", json={"name": "n", "message": "new"}).headers["Location"]
+        assert instance.client.put(path, json={"message": "before"}).status_code == 200  # prepares the statement
+        eventually(lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis", within=5.0)
+        with resilience.postgres.blackhole(direction="down"):
+            answer = instance.client.put(path, json={"message": "after"})
+            assert answer.status_code == 503, f"nobody can know whether it happened; the answer is {answer.status_code}"
+            query = "select 1 from campaigns where message = 'after'"
+            eventually(lambda: sql(resilience, query), within=healthy.POSTGRES_BACK_WITHIN)
+        recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+        reply = instance.client.get(path)
+        source = reply.headers["X-Cache-Source"]
+        assert reply.json()["message"] == "after", f"the change happened, and {source} still serves what was before"
 
 
 def test_a_write_whose_answer_was_lost_is_not_done_again(resilience: Resilience, resilience_stack: Stack) -> None:

@@ -23,6 +23,7 @@ from workload import (
     sessions_of_the_service,
     timed,
     told_as_a_fault,
+    waiting_sessions,
 )
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
@@ -54,6 +55,8 @@ def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_cap
 
         # Those that got a connection are ended by the command's limit, the others by the limit on waiting for a connection.
         told_as_a_fault(replies)
+        otherwise = "requests were answered long ago, and their statements still wait in Postgres"
+        hoped(lambda: not waiting_sessions(resilience), within=healthy.SLACK, otherwise=otherwise)
         most = starved.receipt.touched
         assert most == healthy.POOL_MAX, (
             f"{most} connections at once; the pool has {healthy.POOL_MAX}, and not one more or less"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from statistics import median
 
@@ -10,6 +11,7 @@ import pytest
 import healthy
 from pytest_resilience import Resilience, Stack, Strike, eventually
 from workload import (
+    CONNECTED,
     UNCOUNTED,
     Timed,
     at_once,
@@ -163,6 +165,22 @@ def test_flapping_redis_fails_no_request(resilience: Resilience, resilience_stac
             assert read.reply.json()["message"] == f"text {number}", "a read missed the write before it"
     back_on_redis(resilience, path)
     assert resilience.service.get(path).json()["message"] == "text 3"
+
+
+def test_who_comes_and_goes_is_not_trusted_each_time(resilience: Resilience) -> None:
+    """A Redis that restarts over and over: to go back to it each time costs a line, a herd and cold reads each time."""
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    back_on_redis(resilience, path)
+    before = resilience.service.log.count(CONNECTED)
+    with resilience.redis.flap(down=0.2, up=0.3), reader(resilience, path) as reads:
+        begin = time.monotonic()
+        eventually(lambda: time.monotonic() - begin > 3.0 and len(reads) > 30, within=10.0)
+        seconds = time.monotonic() - begin
+    back = resilience.service.log.count(CONNECTED) - before
+    allowed = seconds / 1.0
+    assert back <= allowed, f"{back} times back on Redis in {seconds:.1f} s: the service flaps along with it"
+    nobody_suffers(reads)
+    back_on_redis(resilience, path)
 
 
 def test_many_at_once_do_not_pile_up_behind_a_hanging_redis(resilience: Resilience) -> None:
