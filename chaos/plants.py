@@ -76,6 +76,7 @@ GARBAGE = "test_memory_pressure.py::test_garbage_is_collected_from_time_to_time"
 HEALTH = "test_health.py::test_health_answers_in_time_under"
 TIME = "test_health.py::test_health_tells_the_time_and_is_not_remembered"
 ZOMBIE = "test_cleanup.py::test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else"
+ORPHAN = "test_cleanup.py::test_a_statement_that_nobody_waits_for_any_more_is_ended"
 DEAD = "test_cleanup.py::test_dead_connections_are_closed_without_touching_the_server"
 NOTHING = "test_cleanup.py::test_it_claims_no_success_when_it_can_do_nothing"
 ONE_CLEANUP = "test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait"
@@ -1098,6 +1099,17 @@ CLEANUP = (
         ),
         tests=ZOMBIE,
         says="the cleanup claims",
+    ),
+    plant(
+        "cleanup-leaves-statements",
+        "What is active is alive.",
+        (
+            "watch.py",
+            "              OR state = 'active' AND clock_timestamp() - query_start > make_interval(secs => $3)\n",
+            "",
+        ),
+        tests=ORPHAN,
+        says="Postgres still works for a process that is gone",
     ),
     plant(
         "cleanup-ends-idle-replicas",

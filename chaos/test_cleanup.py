@@ -6,11 +6,14 @@ The checks of the pool sweep, too, so most tests ask an instance that makes none
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import asyncpg
 import httpx
 
 import healthy
@@ -18,7 +21,7 @@ from instances import Instance, another
 from pytest_resilience import Resilience, eventually
 from service.app import create_app
 from service.settings import Settings
-from workload import alive, at_once, create, hoped, session, sessions_of_the_service, timed, writing
+from workload import alive, at_once, create, hoped, session, sessions_of_the_service, sql, timed, writing
 
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN = (
@@ -66,6 +69,33 @@ def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: 
         assert not lost, f"the cleanup closed {len(lost)} of {len(own)} healthy connections of its own pool"
         counted = reply.reply.json()["server_terminated"]
         assert counted == 2, f"two zombies were ended, and the cleanup claims {counted}"
+
+
+def test_a_statement_that_nobody_waits_for_any_more_is_ended(resilience: Resilience) -> None:
+    """Its process died, and Postgres works on for nobody; what takes longer than any statement of ours may is no replica's."""
+
+    async def work() -> None:
+        settings = {"application_name": OLDER_BOOT}
+        connection = await asyncpg.connect(resilience.postgres.direct_url, server_settings=settings)
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError):  # ended, as it should be
+            await connection.execute("select pg_sleep(5)")
+        connection.terminate()
+
+    limits = {"DB_COMMAND_TIMEOUT": "0.3", "DB_POOL_CHECK_INTERVAL": NO_CHECKS}
+    with (
+        another(resilience, **limits) as instance,
+        resilience.service.pause(),
+        ThreadPoolExecutor(1) as thread,
+    ):
+        working = thread.submit(asyncio.run, work())
+        old = "application_name = $1 and state = 'active' and clock_timestamp() - query_start > interval '0.7 s'"
+        query = f"select pid from pg_stat_activity where {old}"
+        eventually(lambda: sql(resilience, query, OLDER_BOOT), within=5.0)
+        reply = instance.client.post("/api/db-cleanup?verbose")
+        left = sql(resilience, query, OLDER_BOOT)
+        assert not left, f"the cleanup says {reply.status_code}, and Postgres still works for a process that is gone"
+        assert reply.json()["server_terminated"] == 1, f"the cleanup miscounts what it ended: {reply.text}"
+        working.result()
 
 
 def test_dead_connections_are_closed_without_touching_the_server(resilience: Resilience) -> None:
