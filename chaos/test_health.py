@@ -27,24 +27,38 @@ FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "postgres locked": lambda r: r.postgres.starve(lock="campaigns"),
     "memory short": lambda r: r.service.memory_pressure(headroom_mb=8),
 }
-ASKS = 300
+ASKS = 300  # at least
+A_WHILE = 1.0  # seconds at least: what is looked at now and then has to come round
+MUTE = 0.25  # share of the time in which nobody is answered: who asks one after the other meets a long wait only once
 FORM = re.compile(
     r'\{"status":"healthy","nextReady":true,"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z","uptime":\d+\.\d+\}'
 )
 
 
 def ask(resilience: Resilience) -> list[Timed]:
-    """/health, asked often; not on and on when it is clear already that it is too slow."""
+    """/health, asked often and for a while; not on and on when it is clear already that it is too slow."""
     answers: list[Timed] = []
-    while len(answers) < ASKS and sum(answer.seconds > healthy.HEALTH_P99 for answer in answers) <= ASKS // 100:
+    begin = time.monotonic()
+    while len(answers) < ASKS or time.monotonic() - begin < A_WHILE:
         answers.append(timed(lambda: resilience.service.get("/health")))
+        if len(slow(answers)) > ASKS // 100 and waits(answers):
+            break
     return answers
 
 
-def in_time(resilience: Resilience) -> list[Timed] | None:
-    """The same, if it was quick enough."""
-    answers = ask(resilience)
-    return answers if len(answers) == ASKS else None
+def slow(answers: list[Timed]) -> list[float]:
+    """How long those took that were not in time."""
+    return [answer.seconds for answer in answers if answer.seconds > healthy.HEALTH_P99]
+
+
+def waits(answers: list[Timed]) -> str:
+    """What is wrong with the times, or nothing."""
+    seconds = sorted(answer.seconds for answer in answers)
+    p99, worst = seconds[-1 - len(seconds) // 100], seconds[-1]
+    mute = sum(slow(answers)) / sum(seconds)
+    if p99 < healthy.HEALTH_P99 and mute < MUTE:
+        return ""
+    return f"{p99 * 1000:.0f} ms at p99, worst {worst * 1000:.0f} ms, no answer in {mute:.0%} of the time"
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
@@ -59,7 +73,10 @@ def test_health_answers_in_time_under(resilience: Resilience, fault: Callable[[R
                 threads.submit(timed, lambda: resilience.service.put(path, json={"message": "m"})) for _ in range(3)
             ]
             # A busy machine has a bad moment; a wait is there each time.
-            answers = in_time(resilience) or in_time(resilience) or ask(resilience)
+            for _ in range(3):
+                answers = ask(resilience)
+                if not waits(answers):
+                    break
             alive = resilience.service.get("/livez")
         statuses = {f.result().status for f in readers + writers}
     last = answers[-1].reply
@@ -67,9 +84,7 @@ def test_health_answers_in_time_under(resilience: Resilience, fault: Callable[[R
     assert last is not None
     assert FORM.fullmatch(last.text), f"/health answers in another form: {last.text}"
     assert alive.status_code == 200, f"/livez depends on something that is broken: {alive.text}"
-    seconds = sorted(answer.seconds for answer in answers)
-    p99 = seconds[-1 - ASKS // 100]
-    assert p99 < healthy.HEALTH_P99, f"/health waits: {p99 * 1000:.0f} ms at p99, worst {seconds[-1] * 1000:.0f} ms"
+    assert not waits(answers), f"/health waits: {waits(answers)}"
     assert statuses <= {200, 503}, f"a dependency fault is 503 or served from a cache, never {statuses - {200, 503}}"
 
 
