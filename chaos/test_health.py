@@ -35,36 +35,45 @@ FORM = re.compile(
 )
 
 
-def ask(resilience: Resilience) -> list[Timed]:
+def ask(resilience: Resilience, limit: float) -> list[Timed]:
     """/health, asked often and for a while; not on and on when it is clear already that it is too slow."""
     answers: list[Timed] = []
     begin = time.monotonic()
     while len(answers) < ASKS or time.monotonic() - begin < A_WHILE:
         answers.append(timed(lambda: resilience.service.get("/health")))
-        if len(slow(answers)) > ASKS // 100 and waits(answers):
+        if len(slow(answers, limit)) > ASKS // 100 and waits(answers, limit):
             break
     return answers
 
 
-def slow(answers: list[Timed]) -> list[float]:
+def slow(answers: list[Timed], limit: float) -> list[float]:
     """How long those took that were not in time."""
-    return [answer.seconds for answer in answers if answer.seconds > healthy.HEALTH_P99]
+    return [answer.seconds for answer in answers if answer.seconds > limit]
 
 
-def waits(answers: list[Timed]) -> str:
+def p99(answers: list[Timed]) -> float:
+    """What 99 of 100 answers took at most."""
+    return sorted(answer.seconds for answer in answers)[-1 - len(answers) // 100]
+
+
+def waits(answers: list[Timed], limit: float) -> str:
     """What is wrong with the times, or nothing."""
-    seconds = sorted(answer.seconds for answer in answers)
-    p99, worst = seconds[-1 - len(seconds) // 100], seconds[-1]
-    mute = sum(slow(answers)) / sum(seconds)
-    if p99 < healthy.HEALTH_P99 and mute < MUTE:
+    seconds = [answer.seconds for answer in answers]
+    mute = sum(slow(answers, limit)) / sum(seconds)
+    if p99(answers) < limit and mute < MUTE:
         return ""
-    return f"{p99 * 1000:.0f} ms at p99, worst {worst * 1000:.0f} ms, no answer in {mute:.0%} of the time"
+    return (
+        f"{p99(answers) * 1000:.0f} ms at p99, worst {max(seconds) * 1000:.0f} ms, no answer in {mute:.0%} of the time"
+    )
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_health_answers_in_time_under(resilience: Resilience, fault: Callable[[Resilience], Strike]) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     resilience.service.get(path)
+    # On a machine that is busy with something else it is slow without a fault, too.
+    usual = p99([timed(lambda: resilience.service.get("/health")) for _ in range(ASKS // 3)])
+    limit = max(healthy.HEALTH_P99, 3 * usual)
     with ThreadPoolExecutor(6) as threads:
         with fault(resilience):
             # Requests that feel the fault, under way while /health is asked.
@@ -74,8 +83,8 @@ def test_health_answers_in_time_under(resilience: Resilience, fault: Callable[[R
             ]
             # A busy machine has a bad moment; a wait is there each time.
             for _ in range(3):
-                answers = ask(resilience)
-                if not waits(answers):
+                answers = ask(resilience, limit)
+                if not waits(answers, limit):
                     break
             alive = resilience.service.get("/livez")
         statuses = {f.result().status for f in readers + writers}
@@ -84,7 +93,7 @@ def test_health_answers_in_time_under(resilience: Resilience, fault: Callable[[R
     assert last is not None
     assert FORM.fullmatch(last.text), f"/health answers in another form: {last.text}"
     assert alive.status_code == 200, f"/livez depends on something that is broken: {alive.text}"
-    assert not waits(answers), f"/health waits: {waits(answers)}"
+    assert not waits(answers, limit), f"/health waits: {waits(answers, limit)}; before the fault {usual * 1000:.0f} ms"
     assert statuses <= {200, 503}, f"a dependency fault is 503 or served from a cache, never {statuses - {200, 503}}"
 
 

@@ -16,13 +16,18 @@ HOLDS_WRITES = ("begin", "lock table campaigns in share mode")
 
 def test_it_starts_without_postgres_and_redis_and_becomes_ready_by_itself(resilience: Resilience) -> None:
     begin = time.monotonic()
+    with another(resilience, ready=False):
+        usual = time.monotonic() - begin  # on a machine that is busy with something else every start is slow
+    begin = time.monotonic()
     with (
         resilience.postgres.refuse() as no_postgres,
         resilience.redis.refuse() as no_redis,
         another(resilience, ready=False) as instance,
     ):
         took = time.monotonic() - begin
-        assert took < healthy.LISTENS_WITHIN, f"without its dependencies it listens only after {took:.1f} s"
+        assert took < max(healthy.LISTENS_WITHIN, 2 * usual), (
+            f"without its dependencies it listens only after {took:.1f} s; with them after {usual:.1f} s"
+        )
         assert instance.client.get("/health").status_code == 200
         assert instance.client.get("/livez").status_code == 200
         ready = instance.client.get("/readyz")
