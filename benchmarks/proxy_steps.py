@@ -21,6 +21,25 @@ from proxy import ROWS, Proxy, fill_bulk, our_command, quartiles, redis_rate, tu
 
 from pytest_resilience.backends.embedded import EmbeddedBackend
 
+# Link.on_event up to where data was received, without the short path; a variant says what happens to it then.
+RECEIVED = """
+def on_event(self, events):
+    if events & (OUT | ERR | HUP) and self.mask & OUT:
+        self.peer.flush()
+    {turn} events & (IN | ERR | HUP) and self.mask & IN and not self.connection.closed:
+        try:
+            size = self.recv_into(BUFFER)
+        except OSError as error:
+            self._source_failed(error)
+            return
+        if not size:
+            self._take_signal(RESET if self.reset_seen else END)
+            return
+        self.bytes += size
+{then}
+link.Link.on_event = on_event
+"""
+
 # Run in the proxy's process before it starts. The names are internals: a variant that no longer applies fails at its start.
 VARIANTS = {
     "a buffer of 32 KiB, not 256": "link.BUFFER = bytearray(32768); link.VIEW = memoryview(link.BUFFER)",
@@ -28,121 +47,79 @@ VARIANTS = {
     "room for 1023 events, not 64": "loop.BATCH = -1",
     "the garbage collector as it comes": "import gc; gc.freeze = lambda: None; gc.set_threshold = lambda *_: None",
     "sockets of socket.py, not of _socket": "import socket; relay.so = socket",
-    "no short path": (
-        "def on_event(self, events):\n"
-        "    if events & (OUT | ERR | HUP) and self.mask & OUT:\n"
-        "        self.peer.flush()\n"
-        "    if events & (IN | ERR | HUP) and self.mask & IN and not self.connection.closed:\n"
-        "        try:\n"
-        "            size = self.recv_into(BUFFER)\n"
-        "        except OSError as error:\n"
-        "            self._source_failed(error)\n"
-        "            return\n"
-        "        if not size:\n"
-        "            self._take_signal(RESET if self.reset_seen else END)\n"
-        "            return\n"
-        "        self.bytes += size\n"
-        "        if self.stages:\n"
-        "            self.stages[0].enter(self.loop.now(), bytes(VIEW[:size]))\n"
-        "            self.pump(self.loop.now())\n"
-        "        else:\n"
-        "            self._pass_on(bytes(VIEW[:size]))\n"
-        "link.Link.on_event = on_event"
+    "no short path": RECEIVED.format(turn="if", then="        self._pass_on(bytes(VIEW[:size]))"),
+    "wait until it can be written to": RECEIVED.format(
+        turn="if", then="        self._wait_for_destination(bytes(VIEW[:size]))"
     ),
-    "wait until it can be written to": (
-        "def on_event(self, events):\n"
-        "    if events & (OUT | ERR | HUP) and self.mask & OUT:\n"
-        "        self.peer.flush()\n"
-        "    if events & (IN | ERR | HUP) and self.mask & IN and not self.connection.closed:\n"
-        "        try:\n"
-        "            size = self.recv_into(BUFFER)\n"
-        "        except OSError as error:\n"
-        "            self._source_failed(error)\n"
-        "            return\n"
-        "        if not size:\n"
-        "            self._take_signal(RESET if self.reset_seen else END)\n"
-        "            return\n"
-        "        self.bytes += size\n"
-        "        self._wait_for_destination(bytes(VIEW[:size]))\n"
-        "link.Link.on_event = on_event"
+    "read until nothing is left (edge-triggered)": """
+EDGE = 1 << 31
+watch = loop.Loop.watch
+def watch_edges(self, fd, mask, before):
+    edge = EDGE if mask and self.handlers[fd].__name__ == "on_event" else 0  # not of listeners, nor of the API
+    watch(self, fd, mask | edge, before)
+loop.Loop.watch = watch_edges
+"""
+    + RECEIVED.format(
+        turn="while",
+        then="""
+        try:
+            sent = self.send(VIEW[:size])
+        except OSError as error:
+            sent = self._send_failed(error, size)
+        if sent != size:
+            self._wait_for_destination(bytes(VIEW[sent:size]))
+            return
+""",
     ),
-    "read until nothing is left (edge-triggered)": (
-        "EDGE = 1 << 31\n"
-        "watch = loop.Loop.watch\n"
-        "def watch_edges(self, fd, mask, before):\n"
-        "    edge = EDGE if mask and self.handlers[fd].__name__ == 'on_event' else 0  # not of listeners, nor of the API\n"
-        "    watch(self, fd, mask | edge, before)\n"
-        "loop.Loop.watch = watch_edges\n"
-        "def on_event(self, events):\n"
-        "    if events & (OUT | ERR | HUP) and self.mask & OUT:\n"
-        "        self.peer.flush()\n"
-        "    while events & (IN | ERR | HUP) and self.mask & IN and not self.connection.closed:\n"
-        "        try:\n"
-        "            size = self.recv_into(BUFFER)\n"
-        "        except OSError as error:\n"
-        "            self._source_failed(error)\n"
-        "            return\n"
-        "        if not size:\n"
-        "            self._take_signal(RESET if self.reset_seen else END)\n"
-        "            return\n"
-        "        self.bytes += size\n"
-        "        try:\n"
-        "            sent = self.send(VIEW[:size])\n"
-        "        except OSError as error:\n"
-        "            sent = self._send_failed(error, size)\n"
-        "        if sent != size:\n"
-        "            self._wait_for_destination(bytes(VIEW[sent:size]))\n"
-        "            return\n"
-        "link.Link.on_event = on_event"
-    ),
-    "splice for what fills a buffer": (
-        "import fcntl, os\n"
-        "plain = link.Link.on_event\n"
-        "pipes = {}\n"
-        "def on_event(self, events):\n"
-        "    if events != IN or self.stages or id(self) not in pipes:\n"
-        "        before = self.bytes\n"
-        "        plain(self, events)\n"
-        "        if self.bytes - before >= 65536 and id(self) not in pipes:\n"
-        "            pipes[id(self)] = os.pipe2(os.O_NONBLOCK)\n"
-        "            fcntl.fcntl(pipes[id(self)][0], 1031, 1 << 20)\n"
-        "        return\n"
-        "    into, out = pipes[id(self)][1], pipes[id(self)][0]\n"
-        "    try:\n"
-        "        size = os.splice(self.fd, into, 1 << 20, flags=3)\n"
-        "    except OSError as error:\n"
-        "        return self._source_failed(error)\n"
-        "    if not size:\n"
-        "        return self._take_signal(END)\n"
-        "    self.bytes += size\n"
-        "    left = size\n"
-        "    try:\n"
-        "        while left:\n"
-        "            left -= os.splice(out, self.peer.fd, left, flags=3)\n"
-        "    except BlockingIOError:\n"
-        "        self._wait_for_destination(os.read(out, left))\n"
-        "link.Link.on_event = on_event"
-    ),
-    "counters off": (
-        "def on_event(self, events):\n"
-        "    if events == IN and not self.stages:\n"
-        "        try:\n"
-        "            size = self.recv_into(BUFFER)\n"
-        "            if size and self.send(VIEW[:size]) == size:\n"
-        "                return\n"
-        "        except OSError:\n"
-        "            pass\n"
-        "        return self.connection.close()\n"
-        "    return plain(self, events)\n"
-        "plain = link.Link.on_event\n"
-        "link.Link.on_event = on_event"
-    ),
+    "splice for what fills a buffer": """
+import fcntl, os
+plain = link.Link.on_event
+pipes = {}
+def on_event(self, events):
+    if events != IN or self.stages or id(self) not in pipes:
+        before = self.bytes
+        plain(self, events)
+        if self.bytes - before >= 65536 and id(self) not in pipes:
+            pipes[id(self)] = os.pipe2(os.O_NONBLOCK)
+            fcntl.fcntl(pipes[id(self)][0], 1031, 1 << 20)  # F_SETPIPE_SZ
+        return
+    out, into = pipes[id(self)]
+    try:
+        size = os.splice(self.fd, into, 1 << 20, flags=3)  # SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+    except OSError as error:
+        self._source_failed(error)
+        return
+    if not size:
+        self._take_signal(END)
+        return
+    self.bytes += size
+    try:
+        while size:
+            size -= os.splice(out, self.peer.fd, size, flags=3)
+    except BlockingIOError:
+        self._wait_for_destination(os.read(out, size))
+link.Link.on_event = on_event
+""",
+    "counters off": """
+plain = link.Link.on_event
+def on_event(self, events):
+    if events != IN or self.stages:
+        plain(self, events)
+        return
+    try:
+        size = self.recv_into(BUFFER)
+        if size and self.send(VIEW[:size]) == size:
+            return
+    except OSError:
+        pass
+    self.connection.close()
+link.Link.on_event = on_event
+""",
 }
-PATCH = (
-    "from pytest_resilience.proxy import link, loop, relay\n"
-    "from pytest_resilience.proxy.link import *\n"
-    "from pytest_resilience.proxy.link import BUFFER, VIEW, IN, OUT, ERR, HUP, END, RESET\n"
-)
+PATCH = """
+from pytest_resilience.proxy import link, loop, relay
+from pytest_resilience.proxy.link import BUFFER, END, ERR, HUP, IN, OUT, RESET, VIEW
+"""
 
 
 def command_of(variant: str) -> list[str]:
