@@ -122,8 +122,9 @@ def test_signals_are_as_a_shell_leaves_them(spawn):
     """Python ignores SIGPIPE, and the keeper catches more; a child must not inherit that."""
     child = spawn("sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status || echo no /proc")
     child.wait(5)
-    values = {line.split()[1] for line in child.log_text().splitlines() if line.startswith("Sig")}
-    assert values <= {"0000000000000000"}
+    values = {int(line.split()[1], 16) for line in child.log_text().splitlines() if line.startswith("Sig")}
+    # Less 32 and 33, which glibc keeps for its threads: a Python 3.13 under xdist hands on that it ignores one of them.
+    assert {value & ~(0b11 << 31) for value in values} <= {0}
 
 
 def test_descriptors_of_the_session_stay_here(spawn):
