@@ -203,8 +203,17 @@ class Stack:
     @functools.cached_property
     def knows_clients(self) -> bool:
         """Whether it can be told whose each connection to the servers is: all here, all ours, behind our own proxy."""
-        here = all(server.whole and server.direct == server.upstream for server in self._backend.servers.values())
-        return here and all(door.by_upstream_port() is not None for door in self._doors.values())
+        here = all(server.direct == server.upstream for server in self._backend.servers.values())
+        return here and self._is_ours and all(door.by_upstream_port() is not None for door in self._doors.values())
+
+    @property
+    def has_no_other_clients(self) -> bool:
+        """Whether whoever connects to the servers is the test: they are ours, and no service runs."""
+        return self._is_ours and not self.services
+
+    @property
+    def _is_ours(self) -> bool:
+        return all(server.whole for server in self._backend.servers.values())
 
     def begin(self, service: Service | None) -> RunningService | None:
         """Make everything as a test shall find it: servers up, no toxics, a clean database, an empty Redis, a fresh service.

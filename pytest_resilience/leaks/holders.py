@@ -49,7 +49,7 @@ class Holders:
         Returns:
             None when it is the service's, or may be.
         """
-        if port is None or port < 0:
+        if port is None or port < 0 or not self._stack.knows_clients:
             return Holder("")
         target, client = self._servers[server], self._through_the_proxy[server].get(port)
         ends = (client, target.port) if client is not None else (port, target.server.direct.port)

@@ -1,8 +1,9 @@
 """One test watched: what is there when its body begins, and what of it has stayed when its fixtures are gone.
 
 A look asks each server one question and this process itself, about a millisecond in all. Whose a connection is, is asked only when
-there is one too many: that costs more, and takes a proxy and servers on this machine that are all ours. Elsewhere only this
-process is looked at, so that nobody is accused of what others do.
+there is one too many: that costs more, and takes a proxy and servers on this machine that are all ours. Servers of ours that are
+elsewhere are asked while no service runs, since then nobody else has sessions there. Otherwise only this process is looked at, so
+that nobody is accused of what others do.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class Watch:
 
     def _look(self) -> Look:
         systems = self._stack.systems
-        asked = {name: system for name, system in systems.items() if self._stack.knows_clients and self._answers(name)}
+        can_tell = self._stack.knows_clients or self._stack.has_no_other_clients
+        asked = {name: system for name, system in systems.items() if can_tell and self._answers(name)}
         rows = {  # they answer while others are asked
             name: system.admin.fetch_soon(postgres.QUERY)
             for name, system in asked.items()
@@ -195,6 +197,8 @@ class Watch:
             if remote == target.server.direct.port:
                 return not self._stack.knows_clients or local in now.ports.get(name, ())
             if remote == target.port and name in now.ports:
+                if not self._stack.knows_clients:
+                    return True  # nobody else has sessions there, and those are told of
                 through = holders.through_the_proxy(name)
                 return any(client == local and port in now.ports[name] for port, client in through.items())
         return False

@@ -6,6 +6,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -188,6 +189,29 @@ def test_every_test_begins_clean(stack):
             assert client.keys() == []
             client.set("left_over", 1)
         experiment.settle()
+
+
+def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilience):
+    watch = resilience.watch(Path.cwd(), [])
+    with (
+        asyncio.Runner() as runner,
+        redis.Redis.from_url(resilience.redis.url, client_name="left", single_connection_client=True) as client,
+    ):
+        assert client.ping()
+        settings = {"application_name": "left"}
+        session = runner.run(asyncpg.connect(resilience.postgres.url, server_settings=settings))
+        runner.run(session.execute("select pg_advisory_lock(42)"))
+        named = {
+            leak.name.partition(":")[0]: leak.name for leak in watch.leaks(["eventpoll:*", "fd:*", "socket:unix*"])
+        }
+        runner.run(session.close())
+    if stack._backend.servers["postgres"].whole:
+        wanted = {"postgres": "postgres:left", "redis": "redis:left", "lock": "lock:42"}
+        assert {kind: named.get(kind) for kind in wanted} == wanted
+    else:  # anybody may have sessions there; the sockets are this process' own
+        assert {"postgres", "redis", "lock"}.isdisjoint(named)
+        assert "socket" in named
+    assert watch.leaks(["thread:*"]) == []
 
 
 def test_what_was_done_by_hand_is_undone(stack, resilience, cache):
