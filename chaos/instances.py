@@ -19,6 +19,7 @@ from pytest_resilience import Resilience, eventually
 
 ROOT = Path(__file__).parent.parent
 LISTENING = re.compile(r"Server LISTENING on http://127\.0\.0\.1:(\d+)")
+NO_CHECKS = "3600"  # seconds: with this DB_POOL_CHECK_INTERVAL no check of the pool comes in the way; in production they are far apart
 ENDS_WITHIN = 5.0  # seconds that a killed process has to be gone
 # `python -m service`, which dies with the test run, however that ends (Linux: PR_SET_PDEATHSIG, SIGKILL).
 DIES_WITH_US = "import ctypes; ctypes.CDLL(None).prctl(1, 9); " if sys.platform.startswith("linux") else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import healthy
-from instances import another
+from instances import NO_CHECKS, another
 from pytest_resilience import Resilience, eventually
 from workload import NAME, at_once, create, hoped, redis, served_by, sessions_of_the_service, sql, timed
 
@@ -56,7 +56,7 @@ def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resili
 
 def test_what_is_stale_is_served_at_once_while_postgres_hangs(resilience: Resilience) -> None:
     """A copy that is good enough after the wait is good enough before it."""
-    with another(resilience, CACHE_TTL="0.1", DB_POOL_CHECK_INTERVAL="3600") as instance:
+    with another(resilience, CACHE_TTL="0.1", DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "stale"}).headers["Location"]
         with resilience.postgres.blackhole():
             eventually(lambda: instance.client.get("/readyz").status_code == 503, within=5.0)

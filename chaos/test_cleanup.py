@@ -17,7 +17,7 @@ import asyncpg
 import httpx
 
 import healthy
-from instances import Instance, another
+from instances import NO_CHECKS, Instance, another
 from pytest_resilience import Resilience, eventually
 from service.app import create_app
 from service.settings import Settings
@@ -28,7 +28,6 @@ OPEN = (
     "begin",
     "lock table campaigns in row exclusive mode",
 )  # idle in a transaction, as a process leaves it that died in one
-NO_CHECKS = "3600"
 
 
 @contextmanager

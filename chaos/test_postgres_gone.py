@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import healthy
-from instances import another
+from instances import NO_CHECKS, another
 from pytest_resilience import Resilience, Stack, eventually, recovers
 from workload import (
     at_once,
@@ -75,9 +75,7 @@ def test_cached_reads_go_on_and_others_get_503_while_postgres_is_away(resilience
 def test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything(resilience: Resilience) -> None:
     """A balancer looks at nothing else; a server that hangs gives no error, and on a quiet night no request finds it out."""
     within = healthy.READY_IS_TRUE_WITHIN + 2 * healthy.SLACK
-    with another(
-        resilience, DB_POOL_CHECK_INTERVAL="3600"
-    ) as instance:  # in production the pool's checks are far apart
+    with another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance:
 
         def ready() -> bool:
             return instance.client.get("/readyz").status_code == 200
@@ -120,7 +118,10 @@ def test_connections_that_went_silent_cost_the_time_of_one_statement(
     """A NAT forgets what idles: nothing is closed, nothing answers. The pool is full of such connections, and new ones would work."""
     only_embedded(resilience_stack, "the real Toxiproxy's toxics strike new connections too")
     limits = {"DB_COMMAND_TIMEOUT": "1", "DB_POOL_ACQUIRE_TIMEOUT": "1"}
-    rest = {"DB_POOL_IDLE_TIMEOUT": "60", "DB_POOL_CHECK_INTERVAL": "3600"}  # as long as a NAT's memory, in production
+    rest = {
+        "DB_POOL_IDLE_TIMEOUT": "60",
+        "DB_POOL_CHECK_INTERVAL": NO_CHECKS,
+    }  # as long as a NAT's memory, in production
     with another(resilience, **limits, **rest) as instance:
         path = instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).headers["Location"]
         before = sessions_of_the_service(resilience)

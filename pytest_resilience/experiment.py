@@ -112,11 +112,12 @@ class Resilience:
         target: object = getattr(self, target_name) if own else self._stack.more(target_name, self._ledger)
         takes = inspect.signature(FAULTS[fault_name])
         try:
-            takes.bind(*arguments, **settings)
+            takes.bind(*arguments, **settings)  # names what is wrong without our class before it
+            fault = FAULTS[fault_name](*arguments, **settings)
         except TypeError as error:
-            known = [str(each.replace(annotation=each.empty)) for each in takes.parameters.values()]
-            raise SetupError(f"fault({name!r}): {error}; it takes {', '.join(known) or 'no settings'}") from None
-        return FAULTS[fault_name](*arguments, **settings).strike(target)
+            named = [str(each.replace(annotation=each.empty)) for each in takes.parameters.values()]
+            raise SetupError(f"fault({name!r}): {error}; it takes {', '.join(named) or 'no settings'}") from None
+        return fault.strike(target)
 
     def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop]) -> Watch:
         """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.
