@@ -39,7 +39,10 @@ VICTIMS = ("pytest", "worker", "proxy", "keeper")
 WITHIN = 2.0  # seconds: what we promise
 AT_MOST = {"embedded": WITHIN, "docker": 20.0}  # seconds after which a round has failed; an engine takes its time
 RUN_WITHIN = {"embedded": 60.0, "docker": 180.0}  # seconds for one session; it takes 2 or 10
-LOOK_EVERY = 0.02  # seconds; each look costs a few milliseconds, which the session could use
+LOOK_EVERY = {
+    "embedded": 0.02,
+    "docker": 0.1,
+}  # seconds; each look costs a few milliseconds, an engine's more, which the session could use
 TRIES = 5  # a session may be quicker than the one that the moment was drawn for
 LATE = 0.1  # seconds before the end of a test's body in which a kill may be noticed only after it
 GOODBYE = 10.0  # seconds for our own tidying
@@ -435,7 +438,7 @@ class Killer:
                 at = time.monotonic()
                 blow()
                 return at
-            time.sleep(LOOK_EVERY)
+            time.sleep(LOOK_EVERY[self._backend])
         return None
 
     def _see_it_go(self, verdict: Verdict, since: float, left: Callable[[], list[str]]) -> None:
@@ -445,7 +448,7 @@ class Killer:
                 verdict.wrong += [f"left after {time.monotonic() - since:.1f} s: {each}" for each in found]
                 verdict.seconds = math.inf
                 return
-            time.sleep(LOOK_EVERY)
+            time.sleep(LOOK_EVERY[self._backend])
         verdict.seconds = max(verdict.seconds or 0.0, time.monotonic() - since)
 
     def _once_more(self, verdict: Verdict) -> None:
@@ -469,7 +472,7 @@ class Killer:
         while (found := self._session.look()) and time.monotonic() < until:
             for pid in found:
                 send_signal(pid, signal.SIGKILL)
-            time.sleep(LOOK_EVERY)
+            time.sleep(LOOK_EVERY[self._backend])
         for path in directories(self._session):
             remove_tree(path)
         if self._engine is not None:

@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..clock import SYSTEM, Clock
@@ -38,13 +40,30 @@ class Place(NamedTuple):
         client: testcontainers' settings for a client of the engine.
         network: the private network.
         labels: by which they are found again.
+        making: a directory that says what the engine is at work on, for whoever removes all of it.
         clock: what to wait with.
     """
 
     client: dict[str, Any]
     network: Network
     labels: Mapping[str, str]
+    making: Path
     clock: Clock = SYSTEM
+
+
+@contextmanager
+def under_way(making: Path, name: str) -> Iterator[None]:
+    """While the engine makes something of that name: it goes on if we are killed meanwhile."""
+    from docker.errors import APIError
+
+    mark = making / name
+    mark.touch()
+    try:
+        yield
+    except APIError:  # an answer; without one nobody knows, and the mark stays
+        mark.unlink()
+        raise
+    mark.unlink()
 
 
 def client_settings(engine: Engine) -> dict[str, Any]:
@@ -103,7 +122,8 @@ class Contained(ABC):
 
         for attempt in range(PORT_TRIES):
             network = self._place.network
-            container = DockerContainer(self._image, self._place.client, name=f"{network.name}-{self.name}")
+            name = f"{network.name}-{self.name}"
+            container = DockerContainer(self._image, self._place.client, name=name)
             container.with_network(network).with_network_aliases(self.name)
             container.with_command(self.command()).with_envs(**self.environment())
             container.with_kwargs(labels=dict(self._place.labels))
@@ -111,7 +131,8 @@ class Contained(ABC):
                 # Ports of our own choice stay when the container starts again; those that the engine draws do not.
                 container.ports[str(port)] = (HOST, free_port())  # type: ignore[assignment]  # it takes docker-py's forms too
             try:
-                container.start()
+                with under_way(self._place.making, name):
+                    container.start()
             except APIError as error:
                 taken = "address already in use" in str(error) or "port is already allocated" in str(error)
                 container.stop()

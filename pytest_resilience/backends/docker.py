@@ -17,7 +17,7 @@ from ..proxy.client import REAL_CANNOT, Seen
 from . import engine as engines
 from .backend import Address
 from .background import InBackground
-from .container import Place, client_settings
+from .container import Place, client_settings, under_way
 from .docker_proxy import FIRST_DOOR, PUBLISHED_DOORS, ToxiproxyContainer
 from .docker_server import PostgresContainer, RedisContainer
 from .kept import KeptBackend
@@ -106,10 +106,10 @@ class DockerBackend(KeptBackend):
             engines.OWNER: str(self.directory / OWNER),
             engines.MACHINE: machine(),
         }
-        making.touch()
+        making.mkdir()
         with without_ryuk(self._environ):
-            self._network = self._make_network(engine, session, labels)
-            place = self._place = Place(client_settings(engine), self._network, labels, self._clock)
+            self._network = self._make_network(engine, session, labels, making)
+            place = self._place = Place(client_settings(engine), self._network, labels, making, self._clock)
             postgres = PostgresContainer(self._settings.postgres_image, place, password=secrets.token_hex(18))
             redis = RedisContainer(self._settings.redis_image, place, password=secrets.token_hex(18))
             doors = 0 if self._on_its_network else PUBLISHED_DOORS
@@ -120,7 +120,6 @@ class DockerBackend(KeptBackend):
                 launch.wait()
             for launch in launches:
                 launch.result()
-        making.unlink()
         for container in self._everything:
             container.await_ready()
         self.servers = {"postgres": postgres, "redis": redis}
@@ -140,14 +139,15 @@ class DockerBackend(KeptBackend):
         server.await_ready()
         self.servers[name] = server
 
-    def _make_network(self, engine: engines.Engine, session: str, labels: Mapping[str, str]) -> Network:
+    def _make_network(self, engine: engines.Engine, session: str, labels: Mapping[str, str], making: Path) -> Network:
         from docker.errors import APIError
         from testcontainers.core.network import Network
 
         network = Network(client_settings(engine), {"labels": dict(labels), "driver": "bridge"})
         network.name = session
         try:
-            network.create()
+            with under_way(making, session):
+                network.create()
         except APIError as error:
             raise BackendUnavailable(f"Docker could not make a network: {error.explanation or error}") from None
         gateway = (network._unwrap_network.attrs.get("IPAM") or {}).get("Config") or []

@@ -10,17 +10,17 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 ANSWER_WITHIN = 1.0  # seconds for a question
 REMOVE_WITHIN = 15.0  # seconds for the removal of one container; it takes 0.2 to 0.5
-LOOK_EVERY = 0.1  # seconds between two looks for what is left
-LOOKS = 150  # how often we look at most
-# An engine goes on making what a client has asked for that was killed meanwhile, and shows it when it is there: quiet for so many looks
-# means that there is nothing, also when the session was killed while it made its containers.
-QUIET, QUIET_AFTER_MAKING = 2, 12
+LOOK_EVERY = 0.05  # seconds between two looks for what is left
+LOOKS = 300  # how often we look at most
+# An engine goes on making what a client has asked for that was killed meanwhile, and shows it when it is there; the client may also have
+# been killed just before it asked. So many looks without it mean that it won't come.
+QUIET_WHILE_MAKING = 24
 
 SESSION = "pytest-resilience.session"  # a label: which session it belongs to
 OWNER = "pytest-resilience.owner"  # a label: the file that this session's process keeps locked
@@ -115,48 +115,41 @@ class Engine:
         found: list[dict[str, Any]] = self.ask("GET", path, within=5.0).json
         return found
 
-    def remove(self, session: str, *, making: bool = False) -> None:
+    def remove(self, session: str, awaited: Iterable[str] = ()) -> None:
         """Remove all that carries the session's label; returns when nothing does.
 
         Args:
             session: its name.
-            making: whether the engine may be at work for it still.
+            awaited: names of containers and networks that the engine may be making for it still.
         """
-        label = f"{SESSION}={session}"
-        quiet = 0
-        for _ in range(LOOKS):
-            containers = [f"/containers/{each['Id']}?force=1&v=1" for each in self.labelled("containers", label)]
-            gone = self._delete(containers)
-            networks = [f"/networks/{each['Id']}" for each in self.labelled("networks", label)]
-            gone = self._delete(networks) and gone
-            if containers or networks:
-                quiet = 0
-            else:
-                quiet += 1
-                gone = False
-                if quiet == (QUIET_AFTER_MAKING if making else QUIET):
-                    return
-            if not gone:
-                _nap(LOOK_EVERY)
-
-    def _delete(self, paths: list[str]) -> bool:
-        """Side by side: each takes its time. Returns whether all are gone."""
         import threading
 
-        statuses: list[int] = []
+        label = f"{SESSION}={session}"
+        awaited = set(awaited)
+        under_way: dict[str, threading.Thread] = {}
+        quiet = 0
+        for _ in range(LOOKS):
+            containers = self.labelled("containers", label)
+            networks = self.labelled("networks", label)
+            awaited -= {name.lstrip("/") for each in containers for name in each["Names"]}
+            awaited -= {each["Name"] for each in networks}
+            found = [f"/containers/{each['Id']}?force=1&v=1" for each in containers]
+            found = found or [f"/networks/{each['Id']}" for each in networks]
+            for path in found:
+                # Side by side, since each takes its time; and again when one comes back and the thing is still there.
+                if path not in under_way or not under_way[path].is_alive():
+                    under_way[path] = threading.Thread(target=self._delete, args=(path,), daemon=True)
+                    under_way[path].start()
+            quiet = 0 if found else quiet + 1
+            if quiet > (QUIET_WHILE_MAKING if awaited else 0):
+                return
+            _nap(LOOK_EVERY)
 
-        def delete(path: str) -> None:
-            try:
-                statuses.append(self.ask("DELETE", path, within=REMOVE_WITHIN).status)
-            except NoEngine as problem:
-                sys.stderr.write(f"{path}: {problem}\n")
-
-        threads = [threading.Thread(target=delete, args=(path,)) for path in paths]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return len([status for status in statuses if status in (204, 404)]) == len(paths)
+    def _delete(self, path: str) -> None:
+        try:
+            self.ask("DELETE", path, within=REMOVE_WITHIN)
+        except NoEngine as problem:
+            sys.stderr.write(f"{path}: {problem}\n")
 
 
 def _nap(seconds: float) -> None:
@@ -200,6 +193,6 @@ def main(url: str, session: str, making: str) -> None:
     Args:
         url: the engine.
         session: its name.
-        making: a file that is there while the session makes its containers.
+        making: a directory with a file for each thing that the engine may be making still, of that thing's name.
     """
-    Engine(url).remove(session, making=os.path.exists(making))  # noqa: PTH110  # no pathlib here
+    Engine(url).remove(session, os.listdir(making) if os.path.isdir(making) else ())  # noqa: PTH112, PTH208  # no pathlib here
