@@ -63,7 +63,7 @@ class Stack:
         self._log_begins: dict[str, int] = {}
         try:
             backend.start()
-            self._control = Control(*backend.api, seen=backend.seen, check=backend.check)
+            self._control = self._reach(backend)
             self._doors = {name: self._door(name) for name in ("postgres", "redis")}
             self._postgres_admin = PostgresAdmin(backend.servers["postgres"], template=backend.template)
             self._redis_admin = RedisAdmin(backend.servers["redis"])
@@ -71,6 +71,10 @@ class Stack:
         except BaseException:
             backend.close()
             raise
+
+    @staticmethod
+    def _reach(backend: Backend) -> Control:
+        return Control(*backend.api, seen=backend.seen, behind=backend.behind, check=backend.check)
 
     def _door(self, name: str) -> Door:
         assert self._control is not None
@@ -202,9 +206,13 @@ class Stack:
 
     @functools.cached_property
     def knows_clients(self) -> bool:
-        """Whether it can be told whose each connection to the servers is: all here, all ours, behind our own proxy."""
-        here = all(server.direct == server.upstream for server in self._backend.servers.values())
-        return here and self._is_ours and all(door.by_upstream_port() is not None for door in self._doors.values())
+        """Whether it can be told whose each connection to the servers is: they are ours, and proxy or backend can tell."""
+        return self._is_ours and all(door.by_upstream_port() is not None for door in self._doors.values())
+
+    @functools.cached_property
+    def is_all_here(self) -> bool:
+        """Whether the servers know those who don't take the proxy by these clients' own ports: nobody forwards."""
+        return all(server.direct == server.upstream for server in self._backend.servers.values())
 
     @property
     def has_no_other_clients(self) -> bool:
@@ -301,7 +309,7 @@ class Stack:
             self._backend.revive()
             if self._control is not None:
                 self._control.close()
-            self._control = Control(*self._backend.api, seen=self._backend.seen, check=self._backend.check)
+            self._control = self._reach(self._backend)
             for name, door in self._doors.items():
                 upstream = str(self._backend.servers[name].upstream)
                 self._control.populate([(door.name, door.listen, upstream)])  # the same port: addresses were handed out

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Self
 
 from ..errors import CannotInject, SetupError
 from ..processes import Child
-from ..proxy.client import Seen
+from ..proxy.client import Behind, Seen
 
 
 class Address(NamedTuple):
@@ -184,6 +184,10 @@ class Backend(ABC):
 
     def seen(self, proxy: str) -> Seen | None:
         """How many connections a proxy has had, where the Toxiproxy itself does not count and the backend can know."""
+        return None
+
+    def behind(self, proxy: str) -> Behind | None:
+        """Who is connected through a proxy, where the Toxiproxy itself does not say and the backend can know."""
         return None
 
     @abstractmethod

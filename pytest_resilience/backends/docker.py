@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..clock import SYSTEM, Clock
 from ..errors import BackendDied, BackendUnavailable, ServerNotReady
-from ..proxy.client import REAL_CANNOT, Seen
+from ..proxy.client import REAL_CANNOT, Behind, Seen
 from . import engine as engines
 from .backend import Address
 from .background import InBackground
@@ -201,6 +201,10 @@ class DockerBackend(KeptBackend):
 
     def seen(self, proxy: str) -> Seen | None:
         return self._proxy.seen(proxy) if self._proxy is not None else None
+
+    def behind(self, proxy: str) -> Behind | None:
+        # Beyond a forwarded port, it is the forwarder that Toxiproxy knows.
+        return self._proxy.behind(proxy) if self._proxy is not None and self._on_its_network else None
 
     def versions(self) -> str:
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 
-from ..proxy.client import Seen
+from ..proxy.client import Behind, Seen
 from .backend import Address
 from .container import POLL, Contained, Place
 
@@ -59,11 +59,24 @@ class ToxiproxyContainer(Contained):
 
     def seen(self, proxy: str) -> Seen | None:
         """How many connections of a proxy have begun and ended so far; None when the log does not tell in time."""
+        told = self._connections(proxy)
+        return Seen(len(told), sum(ended for _, ended in told)) if told is not None else None
+
+    def behind(self, proxy: str) -> Behind | None:
+        """Who is connected to a proxy; None when the log does not tell in time."""
+        told = self._connections(proxy)
+        if told is None:
+            return None
+        return Behind(self.private_host, [Address.parse(client).port for client, ended in told if not ended])
+
+    def _connections(self, proxy: str) -> list[tuple[str, bool]] | None:
+        """All clients that a proxy has accepted so far, in order, and whether their connections have ended, by either side."""
         log = self._log_up_to_now()
         if log is None:
             return None
-        accepted, ended = 0, set[str]()
-        number_of: dict[str, str] = {}
+        clients: list[str] = []
+        ended = set[int]()
+        latest: dict[str, int] = {}  # a client's port may come again
         for line in log.splitlines():
             if not any(word in line for word in (ACCEPTED, CLOSED, FAILED)):
                 continue
@@ -72,15 +85,13 @@ class ToxiproxyContainer(Contained):
                 continue
             message = entry["message"].encode()
             if message == ACCEPTED:
-                accepted += 1
-                client = f"{entry['client']}#{accepted}"  # a client's port may come again
-                number_of[entry["client"]] = client
+                latest[entry["client"]] = len(clients)
+                clients.append(entry["client"])
             elif message == FAILED:
-                ended.add(number_of[entry["client"]])
+                ended.add(latest[entry["client"]])
             elif message.startswith(CLOSED):
-                client = entry["link"].removesuffix("upstream").removesuffix("downstream")
-                ended.add(number_of[client])
-        return Seen(accepted, len(ended))
+                ended.add(latest[entry["link"].removesuffix("upstream").removesuffix("downstream")])
+        return [(client, number in ended) for number, client in enumerate(clients)]
 
     def _log_up_to_now(self) -> bytes | None:
         """The log, with all that happened before this call: a request of ours is in it, and the order is kept."""

@@ -20,7 +20,7 @@ LOOK_EVERY = 0.05  # seconds between two looks for what is left
 LOOKS = 300  # how often we look at most
 # An engine goes on making what a client has asked for that was killed meanwhile, and shows it when it is there; the client may also have
 # been killed just before it asked. So many looks without it mean that it won't come.
-QUIET_WHILE_MAKING = 24
+QUIET_WHILE_MAKING = 16
 
 SESSION = "pytest-resilience.session"  # a label: which session it belongs to
 OWNER = "pytest-resilience.owner"  # a label: the file that this session's process keeps locked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +11,9 @@ from .process import Descriptor
 
 if TYPE_CHECKING:
     from ..targets.server import PostgresTarget, RedisTarget
+
+
+Known = Sequence[tuple[str, int | None]]  # a server's clients by address and port, in the order in which they came
 
 
 class Holder(NamedTuple):
@@ -31,27 +34,42 @@ class Holders:
     Args:
         stack: whose servers and services.
         descriptors: what this process has open.
+        known: whom each server knew.
+        ask: whom a server knows now.
     """
 
-    def __init__(self, stack: Stack, descriptors: Iterable[Descriptor]) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        descriptors: Iterable[Descriptor],
+        known: Mapping[str, Known],
+        ask: Callable[[str], Known],
+    ) -> None:
         self._stack = stack
+        self._known = known
+        self._ask = ask
         self._servers: Mapping[str, PostgresTarget | RedisTarget] = stack.systems
+        self._through_the_proxy: dict[str, dict[int, int]] = {}
         # By the ports of both ends: one port of ours may lead to several places at once.
         self._mine = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}
 
-    def of(self, server: str, port: int | None) -> Holder | None:
+    def of(self, server: str, host: str, port: int | None) -> Holder | None:
         """Who holds a client's end.
 
         Args:
             server: its name.
-            port: the client's, as the server knows it; None where it has none.
+            host: the client's address, as the server knows it.
+            port: its port there; None where it has none.
 
         Returns:
             None when it is the service's, or may be.
         """
         if port is None or port < 0 or not self._stack.knows_clients:
             return Holder("")
-        target, client = self._servers[server], self._through_the_proxy[server].get(port)
+        target, client = self._servers[server], self.through_the_proxy(server).get(port)
+        if client is None and not self._stack.is_all_here:
+            # A forwarded one, or one that could not be paired: no socket here has that port.
+            return self._of_somebody(target, through_the_proxy=host == target.host)
         ends = (client, target.port) if client is not None else (port, target.server.direct.port)
         if ends in self._mine:
             return Holder(f"held by this process (descriptor {self._mine[ends].number})", self._mine[ends])
@@ -63,13 +81,21 @@ class Holders:
         # Nobody's: the server has not noticed yet, since it works on. A service that was killed leaves such sessions too.
         return None if self._stack.services else Holder("its client is gone")
 
+    def _of_somebody(self, target: PostgresTarget | RedisTarget, *, through_the_proxy: bool) -> Holder | None:
+        """The same, where all that can be known is whether it may be a service's."""
+        direct = target.server.direct.port
+        takes_it = through_the_proxy or any(remote == direct for _, remote in self._of_services)
+        return None if takes_it and self._stack.services else Holder("")
+
     def through_the_proxy(self, server: str) -> dict[int, int]:
         """The client's port by the one that the server knows."""
+        if server not in self._through_the_proxy:
+            known = self._known.get(server, ())
+            pairs = self._servers[server].door.by_upstream_port(known) or {}
+            # Who came or went between the server's answer and the proxy's would have moved all others by one.
+            certain = self._stack.is_all_here or self._ask(server) == known
+            self._through_the_proxy[server] = pairs if certain else {}
         return self._through_the_proxy[server]
-
-    @cached_property
-    def _through_the_proxy(self) -> dict[str, dict[int, int]]:
-        return {name: server.door.by_upstream_port() or {} for name, server in self._servers.items()}
 
     @cached_property
     def _service_processes(self) -> set[int]:

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 from .compare import UNNAMED, Trace
 
 SHOWN = 80  # characters of a query
+NEARLY_AT_ONCE = 1000  # processes that may have begun before one that seems to be the first
 
 QUERY = """
 with held as (
   select pid, array_agg(array[classid::bigint, objid::bigint, objsubid::bigint] order by classid, objid) as locks
     from pg_locks where locktype = 'advisory' and granted group by pid)
-select pid, backend_start::text as since, application_name as name, client_port as port, state, left(query, 1000) as query, locks
+select pid, backend_start::text as since, application_name as name, host(client_addr) as host, client_port as port, state,
+       left(query, 1000) as query, locks
   from pg_stat_activity left join held using (pid) where backend_type = 'client backend'
 """
 
@@ -39,6 +41,7 @@ class Session(NamedTuple):
     pid: int
     since: str
     name: str
+    host: str
     port: int | None
     state: str
     query: str
@@ -49,13 +52,25 @@ class Session(NamedTuple):
         """Out of a row of the query."""
         locks = tuple(lock_name(*lock) for lock in row["locks"] or ())
         name, state, query = row["name"] or UNNAMED, row["state"] or "", row["query"] or ""
-        return cls(row["pid"], row["since"], name, row["port"], state, query, locks)
+        return cls(row["pid"], row["since"], name, row["host"] or "", row["port"], state, query, locks)
 
     def told(self) -> str:
         """What it does, without what may be secret."""
         state = f"a session, {self.state}" if self.state else "a session"
         query = without_literals(self.query)
         return f"{state}, last query: {query}" if query else state
+
+
+def ends(sessions: Iterable[Session]) -> list[tuple[str, int | None]]:
+    """The clients by address and port, in the order in which they came.
+
+    Each session is a process, so the order is that of their ids, which begin again after the largest; the times of their begins are
+    taken a moment later, and may have changed places.
+    """
+    in_time = sorted(sessions, key=lambda session: session.since)
+    first = in_time[0].pid - NEARLY_AT_ONCE if in_time else 0
+    in_order = sorted(in_time, key=lambda session: (session.pid < first, session.pid))
+    return [(session.host, session.port) for session in in_order]
 
 
 def traces(sessions: Iterable[Session], server: str) -> list[Trace]:

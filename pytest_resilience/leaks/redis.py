@@ -32,9 +32,19 @@ class Client(NamedTuple):
         port = self.address.rpartition(":")[2]
         return int(port) if port.isdigit() else None
 
+    @property
+    def host(self) -> str:
+        """Its end's address."""
+        return self.address.rpartition(":")[0]
+
     def told(self) -> str:
         """What it did last. Redis keeps no arguments."""
         return f"a client, last command: {self.command}" if self.command not in ("", "NULL") else "a client"
+
+
+def ends(clients: Iterable[Client]) -> list[tuple[str, int | None]]:
+    """The clients by address and port, in the order in which they came: Redis numbers them."""
+    return [(client.host, client.port) for client in sorted(clients, key=lambda client: int(client.number))]
 
 
 def traces(clients: Iterable[Client], server: str) -> list[Trace]:

@@ -1,9 +1,9 @@
 """One test watched: what is there when its body begins, and what of it has stayed when its fixtures are gone.
 
 A look asks each server one question and this process itself, about a millisecond in all. Whose a connection is, is asked only when
-there is one too many: that costs more, and takes a proxy and servers on this machine that are all ours. Servers of ours that are
-elsewhere are asked while no service runs, since then nobody else has sessions there. Otherwise only this process is looked at, so
-that nobody is accused of what others do.
+there is one too many: that costs more, and takes servers that are all ours, behind a proxy that tells, or whose log does. Other servers
+of ours are asked while no service runs, since then nobody else has sessions there. Otherwise only this process is looked at, so that
+nobody is accused of what others do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..stack import Stack
 from ..targets.server import PostgresTarget, RedisTarget
 from . import postgres, process, redis
 from .compare import Leak, Trace, stayed
-from .holders import Holder, Holders
+from .holders import Holder, Holders, Known
 from .process import Descriptor
 
 if TYPE_CHECKING:
@@ -38,17 +38,21 @@ class Look(NamedTuple):
 
     Args:
         traces: what is there, without what is ours.
-        ports: by each server that has answered, the ports by which it knows its clients, ours too.
+        known: by each server that has answered, whom it knows, ours too.
         channels: what anybody subscribes to.
         servers: how many there are.
         descriptors: what this process has open.
     """
 
     traces: list[Trace]
-    ports: dict[str, set[int | None]]
+    known: dict[str, Known]
     channels: list[str]
     descriptors: list[Descriptor]
     servers: int
+
+    def knows(self, server: str, port: int) -> bool:
+        """Whether a server has a client at that port."""
+        return any(port == known for _, known in self.known.get(server, ()))
 
 
 class Watch:
@@ -112,7 +116,7 @@ class Watch:
             if isinstance(system, PostgresTarget)
         }
         traces: list[Trace] = []
-        ports: dict[str, set[int | None]] = {}
+        known: dict[str, Known] = {}
         channels: list[str] = []
         for name, system in sorted(
             asked.items(), key=lambda each: each[0] in rows
@@ -120,11 +124,11 @@ class Watch:
             try:
                 if isinstance(system, PostgresTarget):
                     sessions = [postgres.Session.read(row) for row in rows[name].result(ANSWER_WITHIN)]
-                    ports[name] = {session.port for session in sessions}
+                    known[name] = postgres.ends(sessions)
                     traces += postgres.traces([s for s in sessions if s.name != APPLICATION], name)
                 else:
                     clients, subscribed = _clients(system)
-                    ports[name] = {client.port for client in clients}
+                    known[name] = redis.ends(clients)
                     traces += redis.traces([c for c in clients if c.name != APPLICATION], name)
                     channels += subscribed
             except Exception:  # noqa: BLE001  # a server that does not answer is another's story: it is not compared
@@ -134,7 +138,16 @@ class Watch:
         traces += process.threads()
         ours = [system.admin.loop for system in systems.values() if isinstance(system, PostgresTarget)]
         traces += process.tasks(self._loops, ours=ours)
-        return Look(traces, ports, channels, descriptors, len(systems))
+        return Look(traces, known, channels, descriptors, len(systems))
+
+    def _ask(self, name: str) -> Known:
+        """Whom a server knows."""
+        system = self._stack.systems[name]
+        if isinstance(system, PostgresTarget):
+            return postgres.ends(
+                map(postgres.Session.read, system.admin.fetch_soon(postgres.QUERY).result(ANSWER_WITHIN))
+            )
+        return redis.ends(_clients(system)[0])
 
     def _answers(self, name: str) -> bool:
         """Whether nothing has stopped that server."""
@@ -147,19 +160,19 @@ class Watch:
 
     def _judge(self, now: Look) -> list[Leak]:
         """What is too much, without what is ours or the service's."""
-        asked = self._before.ports.keys() & now.ports.keys()
+        asked = self._before.known.keys() & now.known.keys()
         too_many = [
             trace for trace in stayed(self._before.traces, now.traces) if not trace.server or trace.server in asked
         ]
         if not too_many:
             return []
         ours = self._stack.descriptors | process.kept_by_python()
-        holders = Holders(self._stack, now.descriptors)
+        holders = Holders(self._stack, now.descriptors, now.known, self._ask)
         leaks: list[Leak] = []
         subscribed = 0
         for trace in too_many:
             if trace.server:
-                holder = holders.of(trace.server, trace.thing.port)
+                holder = holders.of(trace.server, trace.thing.host, trace.thing.port)
                 if holder is not None and trace.kind == "subscription":
                     subscribed += 1
                 elif holder is not None:
@@ -189,18 +202,18 @@ class Watch:
         if descriptor.is_unix or descriptor.target == "anon_inode:[eventpoll]":
             # A Docker engine's, for all we know, or the loop of a server that was added meanwhile.
             grown = now.servers > self._before.servers
-            return grown or (descriptor.is_unix and not self._stack.knows_clients)
+            return grown or (descriptor.is_unix and not self._stack.is_all_here)
         if not descriptor.is_socket or not descriptor.remote:
             return False
         local, remote = descriptor.local[1], descriptor.remote[1]
         for name, target in self._stack.systems.items():
             if remote == target.server.direct.port:
-                return not self._stack.knows_clients or local in now.ports.get(name, ())
-            if remote == target.port and name in now.ports:
+                return not (self._stack.knows_clients and self._stack.is_all_here) or now.knows(name, local)
+            if remote == target.port and name in now.known:
                 if not self._stack.knows_clients:
                     return True  # nobody else has sessions there, and those are told of
                 through = holders.through_the_proxy(name)
-                return any(client == local and port in now.ports[name] for port, client in through.items())
+                return any(client == local and now.knows(name, port) for port, client in through.items())
         return False
 
     def _descriptor(self, trace: Trace) -> Leak:

@@ -64,6 +64,18 @@ class Seen(NamedTuple):
     ended: int
 
 
+class Behind(NamedTuple):
+    """Whom a proxy serves now, by what its backend can see.
+
+    Args:
+        host: the address by which the servers know the proxy.
+        ports: its clients', in the order in which it dialled for them.
+    """
+
+    host: str
+    ports: Sequence[int]
+
+
 @dataclass(frozen=True)
 class Counters:
     """What one proxy has counted.
@@ -121,6 +133,7 @@ class Control:
         host: where the API listens.
         port: its port.
         seen: what a backend sees of a proxy's connections where the server does not count them.
+        behind: whom a backend sees behind a proxy where the server does not say.
         check: raises BackendDied with the server's log when it is known to have ended.
 
     Attributes:
@@ -133,11 +146,13 @@ class Control:
         port: int,
         *,
         seen: Callable[[str], Seen | None] | None = None,
+        behind: Callable[[str], Behind | None] | None = None,
         check: Callable[[], None] | None = None,
     ) -> None:
         self.host = host
         self.port = port
         self.seen = seen
+        self.behind = behind
         self._check = check
         self.counts: bool | None = None
         self._has_metrics = True
@@ -330,12 +345,22 @@ class Door:
         """The addresses of all who are connected now, "host:port" each (our proxy's addition)."""
         return [connection["client"] for connection in self.control.request("GET", f"{self._path}/connections")]
 
-    def by_upstream_port(self) -> dict[int, int] | None:
-        """For each connection the port that the server knows it by, and its client's; None where the proxy does not say (not ours)."""
+    def by_upstream_port(self, known: Sequence[tuple[str, int | None]] = ()) -> dict[int, int] | None:
+        """For each connection the port that the server knows it by, and its client's; None where neither proxy nor backend can tell.
+
+        Args:
+            known: the server's clients by address and port, in the order in which they came. The real Toxiproxy dials for one client
+                after the other, in the order in which it accepted them, and says no more: so they are paired one by one, or not at all
+                when there is one more on either side.
+        """
         try:
             connections = self.control.request("GET", f"{self._path}/connections")
         except Refused:
-            return None
+            behind = self.control.behind(self.name) if self.control.behind is not None else None
+            if behind is None:
+                return None
+            ports = [port for host, port in known if host == behind.host and port is not None]
+            return dict(zip(ports, behind.ports, strict=True)) if len(ports) == len(behind.ports) else {}
         pairs = [(connection.get("via"), connection["client"]) for connection in connections]
         return {_port(via): _port(client) for via, client in pairs if via and client != "unix"}
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +18,7 @@ from pytest_resilience.errors import CannotInject, SetupError
 from pytest_resilience.experiment import Resilience
 from pytest_resilience.faults import FAULTS
 from pytest_resilience.stack import Stack
+from pytest_resilience.targets.spec import Service
 from tests.support.backends import KINDS, started, why_not
 
 
@@ -212,6 +214,79 @@ def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilienc
         assert {"postgres", "redis", "lock"}.isdisjoint(named)
         assert "socket" in named
     assert watch.leaks(["thread:*"]) == []
+
+
+HOARDER = """
+import asyncio, os, threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+import asyncpg, redis
+
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+kept = []
+
+async def hoard():
+    connection = await asyncpg.connect(os.environ["DATABASE_URL"])
+    await connection.execute(f"select pg_advisory_lock({len(kept)})")
+    kept.append(connection)
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/hoard":
+            asyncio.run_coroutine_threadsafe(hoard(), loop).result()
+            kept.append(redis.Redis.from_url(os.environ["REDIS_URL"]))
+            listener = kept[-1].pubsub()
+            listener.subscribe("news")
+            listener.get_message(timeout=5)
+            kept.append(listener)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stack):
+    if stack.backend == "external":
+        pytest.skip("external servers may have other clients")
+    assert stack.knows_clients
+    env = {"DATABASE_URL": stack.postgres.url, "REDIS_URL": stack.redis.url}
+    spec = Service([sys.executable, "-c", HOARDER], env=env)
+    running = stack.begin(spec)
+    experiment = Resilience(stack, running)
+    ignored = ["eventpoll:*", "fd:*", "socket:unix*"]
+
+    def hoard():
+        with urllib.request.urlopen(f"{running.url}/hoard", timeout=5) as answer:
+            assert answer.status == 200
+
+    watch = experiment.watch(Path.cwd(), [])
+    hoard()
+    assert watch.leaks(ignored) == []
+    with (
+        asyncio.Runner() as runner,
+        redis.Redis.from_url(experiment.redis.url, client_name="mine", single_connection_client=True) as client,
+    ):
+        assert client.ping()
+        settings = {"application_name": "mine"}
+        session = runner.run(asyncpg.connect(experiment.postgres.url, server_settings=settings))
+        settings = {"application_name": "around"}
+        around = runner.run(asyncpg.connect(experiment.postgres.direct_url, server_settings=settings))
+        runner.run(session.execute("select pg_advisory_lock(42)"))
+        hoard()  # so that ours are neither the last nor in the middle
+        hoard()
+        leaks = watch.leaks(ignored)
+        for each in session, around:
+            runner.run(each.close())
+    named = sorted(leak.name for leak in leaks)
+    assert named == ["lock:42", "postgres:around", "postgres:mine", "redis:mine"]
+    held = [str(leak) for leak in leaks if leak.descriptor is not None]
+    assert len(held) == 2 + stack.is_all_here, [str(leak) for leak in leaks]
+    experiment.settle()
+    running.stop()
 
 
 def test_what_was_done_by_hand_is_undone(stack, resilience, cache):

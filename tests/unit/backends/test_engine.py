@@ -55,8 +55,8 @@ def test_what_is_there_goes_and_one_look_says_so(naps):
     assert len(naps) == 2, "one after each deletion"
 
 
-def test_a_container_that_appears_a_second_after_a_killed_start_goes_too():
-    scripted = Scripted(looks=20)
+def test_a_container_that_appears_a_while_after_a_killed_start_goes_too():
+    scripted = Scripted(looks=12)
     scripted.remove("session", ["net", "one"])
     assert (scripted.container, scripted.network) == ("gone", "gone")
 
@@ -68,10 +68,10 @@ def test_what_was_awaited_and_came_is_not_waited_for(naps):
     assert len(naps) < 15
 
 
-def test_what_never_comes_is_waited_for_a_second_or_so(naps):
+def test_what_never_comes_is_waited_for_most_of_a_second(naps):
     scripted = Scripted(looks=0)
     scripted.remove("session", ["another"])
-    assert 1 < sum(naps) < 2
+    assert 0.5 < sum(naps) < 2
 
 
 def test_a_network_in_use_is_tried_again_until_it_is_free(naps):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_resilience.leaks.compare import UNNAMED
-from pytest_resilience.leaks.postgres import SHOWN, Session, lock_name, traces, without_literals
+from pytest_resilience.leaks.postgres import SHOWN, Session, ends, lock_name, traces, without_literals
 
 
 @pytest.mark.parametrize(
@@ -55,22 +55,41 @@ def test_a_lock_is_called_as_it_was_asked_for(row: tuple[int, int, int], name: s
     assert lock_name(*row) == name
 
 
+ROW = {
+    "pid": 7,
+    "since": "now",
+    "name": "",
+    "host": "127.0.0.1",
+    "port": 5,
+    "state": "idle",
+    "query": "select 'x'",
+    "locks": [[0, 42, 1]],
+}
+
+
 def test_a_session_and_its_locks_are_traces() -> None:
-    row = {
-        "pid": 7,
-        "since": "now",
-        "name": "",
-        "port": 5,
-        "state": "idle",
-        "query": "select 'x'",
-        "locks": [[0, 42, 1]],
-    }
-    session = Session.read(row)
+    session = Session.read(ROW)
     assert [(trace.kind, trace.name) for trace in traces([session], "postgres")] == [
         ("postgres", UNNAMED),
         ("lock", "42"),
     ]
     assert session.told() == "a session, idle, last query: select ?"
-    empty = Session.read({**row, "state": None, "query": None, "locks": None})
+    empty = Session.read({**ROW, "state": None, "query": None, "locks": None})
     assert empty.told() == "a session"
     assert len(traces([empty], "postgres")) == 1
+
+
+def test_clients_are_in_the_order_of_their_processes_also_when_the_numbers_begin_again() -> None:
+    came = [
+        ("21:00:00.2+00", 32001, 1),
+        ("21:00:00.1+00", 32002, 2),  # its clock was read before that of the one before it
+        ("21:00:07+00", 32700, 3),
+        ("21:00:08+00", 310, 4),
+        ("21:00:08.5+00", 311, 5),
+    ]
+    sessions = [Session.read({**ROW, "since": since, "pid": pid, "port": port}) for since, pid, port in came]
+    assert ends(reversed(sessions)) == [("127.0.0.1", number) for number in (1, 2, 3, 4, 5)]
+
+
+def test_a_session_that_came_by_no_port() -> None:
+    assert ends([Session.read({**ROW, "host": None, "port": -1})]) == [("", -1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_resilience.leaks.redis import Client, channel_names, traces
+from pytest_resilience.leaks.redis import Client, channel_names, ends, traces
 
 ROW = {"id": "7", "name": "", "addr": "127.0.0.1:5000", "cmd": "subscribe", "sub": "2", "psub": "1"}
 
@@ -22,6 +22,11 @@ def test_a_client_that_never_said_a_word() -> None:
     client = Client.read({"id": 1, "addr": "/run/redis.sock:x", "cmd": "NULL"})
     assert client.told() == "a client"
     assert client.port is None
+
+
+def test_clients_are_in_the_order_of_their_numbers() -> None:
+    clients = [Client.read({**ROW, "id": number, "addr": f"10.0.0.1:{port}"}) for number, port in (("10", 2), ("9", 1))]
+    assert ends(clients) == [("10.0.0.1", 1), ("10.0.0.1", 2)]
 
 
 @pytest.mark.parametrize(

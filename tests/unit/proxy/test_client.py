@@ -1,0 +1,37 @@
+"""Whose connection is whose behind a proxy that does not say: paired in order, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_resilience.proxy.client import Behind, Control, Door, Refused
+
+
+class Real(Control):
+    """An API without our additions."""
+
+    def request(self, method: str, path: str, body: object = None) -> object:
+        raise Refused(404, "page not found")
+
+
+def door(behind: Callable[[str], Behind | None] | None) -> Door:
+    return Door(Real("127.0.0.1", 1, behind=behind), "redis", "0.0.0.0:20001")
+
+
+KNOWN = [("10.0.0.1", 7001), ("10.0.0.9", 500), ("10.0.0.9", 90)]  # somebody forwarded, and two through the proxy
+
+
+def test_clients_are_paired_in_the_order_in_which_they_came() -> None:
+    assert door(lambda _: Behind("10.0.0.9", [31, 32])).by_upstream_port(KNOWN) == {500: 31, 90: 32}
+
+
+@pytest.mark.parametrize("ports", [[31], [31, 32, 33]], ids=["one has gone", "one has come"])
+def test_nobody_is_paired_when_there_is_one_more_on_either_side(ports: list[int]) -> None:
+    assert door(lambda _: Behind("10.0.0.9", ports)).by_upstream_port(KNOWN) == {}
+
+
+@pytest.mark.parametrize("behind", [None, lambda _: None], ids=["no backend", "no log"])
+def test_it_is_said_when_nobody_can_tell(behind: Callable[[str], Behind | None] | None) -> None:
+    assert door(behind).by_upstream_port(KNOWN) is None
