@@ -471,6 +471,28 @@ CACHE = (
         says="a stale copy is served only after",
     ),
     plant(
+        "cache-memory-cold-after-redis",
+        "Redis has it already, why keep it twice?",
+        (
+            "cache.py",
+            "            self.fallback.put(key, found.entry, found.age)\n            if found",
+            "            if found",
+        ),
+        tests="test_cache.py::test_what_was_read_is_still_known_when_redis_and_postgres_are_away",
+        says="it came from Redis a moment ago, and memory has no copy",
+    ),
+    plant(
+        "cache-memory-cold-after-postgres",
+        "Memory is for outages.",
+        (
+            "cache.py",
+            "        self.fallback.put(key, entry)\n        if self._redis_knows(key):",
+            "        if not self.redis.up:\n            self.fallback.put(key, entry)\n        if self._redis_knows(key):",
+        ),
+        tests="test_cache.py::test_what_was_read_is_still_known_when_redis_and_postgres_are_away",
+        says="it came from Postgres a moment ago, and memory has no copy",
+    ),
+    plant(
         "cache-stale-for-ever",
         "Something old is better than nothing.",
         (
@@ -563,6 +585,13 @@ POSTGRES = (
         says="errors are application/problem+json",
     ),
     plant(
+        "postgres-retry-after-an-hour",
+        "Let them come back when it is quiet.",
+        ("errors.py", "retry_after: float = 1.0", "retry_after: float = 3600.0"),
+        tests="test_pool.py::test_no_fault_costs_the_pool_a_connection",
+        says="a 503 sends its client away for 3600 s",
+    ),
+    plant(
         "postgres-no-retry-after",
         "Nobody reads that header.",
         (
@@ -604,6 +633,13 @@ POSTGRES = (
         ),
         tests=EPISODES,
         says="no alert was raised (episode 2)",
+    ),
+    plant(
+        "alert-at-ninety-whatever-is-set",
+        "Nobody will want another threshold.",
+        ("monitor.py", "if percent > self._threshold:", "if percent > 90.0:"),
+        tests="test_pool.py::test_the_alert_comes_at_the_percentage_that_was_set",
+        says="DB_POOL_ALERT_PERCENT is 50, and no alert was raised",
     ),
     plant(
         "alert-on-size",
@@ -842,6 +878,13 @@ MEMORY = (
         ("memory.py", "        _libc.malloc_trim(0)", "        pass"),
         tests=GUARD,
         says="memory does not come down",
+    ),
+    plant(
+        "guard-drops-the-cache",
+        "All of it, to be on the safe side.",
+        ("fallback.py", "self._shrink_to(self._max_entries, self.bytes // 2)", "self._shrink_to(0, 0)"),
+        tests="test_memory_pressure.py::test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true",
+        says="what is left is all there is while Redis is away",
     ),
     plant(
         "guard-keeps-the-cache",
@@ -1174,6 +1217,13 @@ CLEANUP = (
         says="a caller from elsewhere without the token may clean up",
     ),
     plant(
+        "cleanup-without-a-token-for-everybody",
+        "Who sets no token needs no lock.",
+        ("cleanup.py", "right = expected is not None and", "right = expected is None or"),
+        tests="test_cleanup.py::test_where_no_token_is_set_nobody_from_elsewhere_may_clean_up",
+        says="CLEANUP_TOKEN is not set, and a caller from elsewhere may clean up",
+    ),
+    plant(
         "cleanup-first-then-asks",
         "The check can wait.",
         (
@@ -1232,6 +1282,39 @@ CLEANUP = (
         ("cleanup.py", "            self._database.sweep_dead(),\n", "            asyncio.sleep(0, 0),\n"),
         tests=DEAD,
         says="503",
+    ),
+    plant(
+        "cleanup-only-when-asked",
+        "There is an endpoint for that, and a check.",
+        (
+            "monitor.py",
+            "            partial(every, settings.cleanup_interval, self.clean_up, clock),\n",
+            "",
+        ),
+        tests="test_cleanup.py::test_from_time_to_time_it_cleans_up_unasked",
+        says="nobody cleans up unasked",
+    ),
+    plant(
+        "cleanup-again-in-a-second",
+        "A client will find out when it may.",
+        ("routes.py", "retry_after=error.retry_after)\n        content", "retry_after=1)\n        content"),
+        tests="test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait",
+        says="it says to come again after 1 s",
+    ),
+    plant(
+        "cleanup-invents-what-it-freed",
+        "About twelve, as in the log of that night.",
+        ("cleanup.py", "round((freed.heap + freed.external) / MIB, 2)", "12.22"),
+        tests="test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait",
+        says="it claims to have freed 12.22 MB",
+    ),
+    plant(
+        "cleanup-one-name-for-all",
+        "A name that changes is hard to search for.",
+        ("database.py", 'f"service:{boot_id}"', '"service:main"'),
+        ("watch.py", 'f"service:{boot_id}"', '"service:main"'),
+        tests="test_cleanup.py::test_each_process_gives_its_sessions_a_name_of_its_own",
+        says="a cleanup takes one's for the other's",
     ),
     plant(
         "cleanup-every-six-hours-only",

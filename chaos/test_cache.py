@@ -35,6 +35,25 @@ def test_every_answer_says_truly_where_it_came_from(resilience: Resilience) -> N
             assert resilience.service.get(never_read).headers["X-Cache-Source"] == "memory"
 
 
+def test_what_was_read_is_still_known_when_redis_and_postgres_are_away(resilience: Resilience) -> None:
+    """Whoever has served it has it: what came from Redis, and what came from Postgres."""
+    with another(resilience) as other:
+        from_redis = other.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
+        eventually(lambda: other.client.get(from_redis).headers["X-Cache-Source"] == "redis", within=5.0)
+    query = "insert into campaigns (name, message) values ($1, $1) returning id"
+    from_postgres = f"/api/campaigns/{sql(resilience, query, NAME)[0]['id']}"
+    assert served_by(resilience, from_redis) == "redis"
+    assert served_by(resilience, from_postgres) == "postgres"
+    with resilience.postgres.refuse(), resilience.redis.refuse():
+        for path, source in (from_redis, "Redis"), (from_postgres, "Postgres"):
+            otherwise = f"it came from {source} a moment ago, and memory has no copy now that both are away"
+
+            def said(path: str = path) -> bool:
+                return resilience.service.get(path).headers.get("X-Cache-Source") == "memory"
+
+            hoped(said, within=healthy.REDIS_BACK_WITHIN, otherwise=otherwise)
+
+
 def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resilience) -> None:
     fresh, stale = 0.3, 1.0
     with another(resilience, CACHE_TTL=str(fresh), CACHE_STALE_TTL=str(stale)) as instance:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import re
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from service.app import create_app
 from service.settings import Settings
 from workload import alive, at_once, create, hoped, session, sessions_of_the_service, sql, timed, writing
 
+FREED = re.compile(r"\[GC\] Freed (-?\d+\.\d\d)MB heap, (-?\d+\.\d\d)MB external")
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN = (
     "begin",
@@ -31,10 +33,10 @@ OPEN = (
 
 
 @contextmanager
-def alone(resilience: Resilience) -> Iterator[Instance]:
+def alone(resilience: Resilience, **changes: str) -> Iterator[Instance]:
     """An instance whose sessions are only cleaned up when it is asked to, and nobody else to do it."""
     with (
-        another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS, DB_POOL_IDLE_TIMEOUT="60") as instance,
+        another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS, DB_POOL_IDLE_TIMEOUT="60", **changes) as instance,
         resilience.service.pause(),
     ):
         assert instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201
@@ -138,7 +140,8 @@ def test_it_claims_no_success_when_it_can_do_nothing(resilience: Resilience) -> 
 
 
 def test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait(resilience: Resilience) -> None:
-    with alone(resilience) as instance, session(resilience, OLDER_BOOT, *OPEN):
+    least = 30  # seconds
+    with alone(resilience, CLEANUP_MIN_INTERVAL=str(least)) as instance, session(resilience, OLDER_BOOT, *OPEN):
         replies = at_once([lambda: instance.client.get("/api/db-cleanup?verbose")] * 5)
         statuses = {reply.status for reply in replies}
         assert statuses <= {200, 429}, f"a cleanup that is under way is not an error: {statuses}"
@@ -147,9 +150,58 @@ def test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait(resilienc
         done = next(r.reply.json() for r in replies if r.reply is not None and r.status == 200)
         assert done["status"] == "success"
         assert done["message"] == "Database pool cleanup triggered"
+        freed = FREED.search(instance.log)
+        assert freed is not None
+        off = abs(done["gc_freed_mb"] - float(freed[1]) - float(freed[2]))
+        assert off < 0.02, f"it claims to have freed {done['gc_freed_mb']} MB, and its log says {freed[0]}"
         second = instance.client.get("/api/db-cleanup")
         assert second.status_code == 429, f"a cleanup right after the last one is refused, not {second.status_code}"
-        assert int(second.headers["Retry-After"]) >= 1
+        wait = int(second.headers["Retry-After"])
+        assert least - 10 < wait <= least, f"CLEANUP_MIN_INTERVAL is {least}, and it says to come again after {wait} s"
+
+
+def test_where_no_token_is_set_nobody_from_elsewhere_may_clean_up(resilience: Resilience) -> None:
+    environment = healthy.settings(resilience.postgres.url, resilience.redis.url)
+    del environment["CLEANUP_TOKEN"]
+
+    async def ask() -> dict[str, int]:
+        app = create_app(Settings.from_environment(environment))
+        stranger = httpx.ASGITransport(app=app, client=("203.0.113.7", 4711))
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=stranger, base_url="http://x") as client,
+        ):
+            tokens = "anything", "None", ""
+            sent = {token: {"Authorization": f"Bearer {token}"} for token in tokens}
+            return {
+                token: (await client.post("/api/db-cleanup", headers=header)).status_code
+                for token, header in sent.items()
+            }
+
+    try:
+        statuses = asyncio.run(ask())
+    finally:
+        gc.unfreeze()  # the service froze what was there when it started
+    let_in = {token: status for token, status in statuses.items() if status not in (401, 403)}
+    assert not let_in, f"CLEANUP_TOKEN is not set, and a caller from elsewhere may clean up with {let_in}"
+
+
+def test_from_time_to_time_it_cleans_up_unasked(resilience: Resilience) -> None:
+    interval = 0.5
+    with alone(resilience, CLEANUP_INTERVAL=str(interval)), session(resilience, OLDER_BOOT, *OPEN) as zombie:
+        otherwise = f"CLEANUP_INTERVAL={interval} has passed, and a zombie is still there: nobody cleans up unasked"
+        within = interval + healthy.CLEANUP_WITHIN + healthy.SLACK
+        hoped(lambda: not alive(resilience, zombie), within=within, otherwise=otherwise)
+
+
+def test_each_process_gives_its_sessions_a_name_of_its_own(resilience: Resilience) -> None:
+    """By which a cleanup tells those of the living from those of the dead."""
+    query = "select distinct application_name from pg_stat_activity where application_name like 'service:%'"
+    with another(resilience) as one, another(resilience) as other:
+        for instance in one, other:
+            assert instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201
+        names = [row[0] for row in sql(resilience, query)]
+    assert len(names) >= 2, f"two processes call their sessions {names}: a cleanup takes one's for the other's"
 
 
 def test_zombies_are_swept_with_every_check_of_the_pool(resilience: Resilience) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import healthy
+from instances import another
 from pytest_resilience import Resilience, Strike, eventually
 from workload import (
     MESSAGE,
@@ -83,6 +84,23 @@ def test_the_alert_tells_average_use_once_for_each_episode(resilience: Resilienc
     assert any(value % step > 0.005 for value in values), (
         f"{values} are whole connections: use of one moment, and no average"
     )
+
+
+def test_the_alert_comes_at_the_percentage_that_was_set(resilience: Resilience) -> None:
+    settings = {"DB_POOL_MAX": "4", "DB_POOL_ALERT_PERCENT": "50"}
+    with another(resilience, **settings) as instance, session(resilience, "somebody else", *BLOCKS_WRITES):
+
+        def new_campaign() -> object:
+            return instance.client.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(at_once, [new_campaign] * 3)
+            otherwise = "three of four connections are in use, DB_POOL_ALERT_PERCENT is 50, and no alert was raised"
+            within = 3 * healthy.POOL_CHECK_INTERVAL
+            hoped(lambda: ALERT in instance.log, within=within, otherwise=otherwise)
+            told = r"usage has exceeded 50%\. Current value: \d\d\.\d\d, Threshold: 50"
+            otherwise = "the alert does not tell the threshold that was set"
+            hoped(lambda: re.search(told, instance.log), within=healthy.SLACK, otherwise=otherwise)
 
 
 def test_idle_connections_are_closed_and_come_back_when_needed(resilience: Resilience) -> None:

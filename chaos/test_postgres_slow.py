@@ -73,6 +73,7 @@ def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_cap
         assert len(sessions_of_the_service(resilience)) <= healthy.POOL_MAX
     values = [float(value) for value in VALUE.findall(resilience.service.log)]
     assert len(values) == resilience.service.log.count(ALERT) == 1, f"one alert for one episode, not {len(values)}"
+    assert values[0] <= 100, f"{values[0]} % of a pool: who waits for a connection uses none"
     assert 90 < values[0] <= 100, "the alert must tell the truth"
 
     full_capacity(resilience)

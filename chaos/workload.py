@@ -209,6 +209,8 @@ def told_as_a_fault(replies: Sequence[Timed]) -> None:
     for each in replies:
         assert each.reply is not None
         assert "Retry-After" in each.reply.headers, "a 503 says when to try again"
+        wait = int(each.reply.headers["Retry-After"])
+        assert 1 <= wait <= healthy.RETRY_AFTER, f"a 503 sends its client away for {wait} s; the service is back sooner"
         form = each.reply.headers["Content-Type"]
         assert form == "application/problem+json", f"errors are application/problem+json, and this one is {form}"
 
