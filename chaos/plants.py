@@ -203,6 +203,19 @@ REDIS = (
         says="requests retry for themselves",
     ),
     plant(
+        "redis-line-per-probe",
+        "So that everybody sees that it is well.",
+        (
+            "redis_store.py",
+            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # Redis is optional",
+            """            await self._deliver(client)
+            log.info("Redis connected successfully")
+        except Exception as error:  # noqa: BLE001  # Redis is optional""",
+        ),
+        tests=LONG,
+        says="one line for each change of state",
+    ),
+    plant(
         "redis-line-per-error",
         "One can never log too much.",
         (

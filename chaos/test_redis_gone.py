@@ -25,6 +25,8 @@ from workload import (
     timed,
 )
 
+STATS = "[Memory Stats]"  # a line each MEMORY_STATS_INTERVAL
+
 OUTAGES: dict[str, Callable[[Resilience], Strike]] = {
     "refusing": lambda r: r.redis.refuse(),
     "resetting": lambda r: r.redis.reset(),
@@ -94,6 +96,11 @@ def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience, res
         with reader(resilience, path, threads=8) as reads:
             back_on_redis(resilience, path)
             eventually(lambda: len(reads) > 100, within=5.0)
+            # Being well is no news: it is probed a few times meanwhile.
+            told = resilience.service.log.count(STATS)
+            eventually(
+                lambda: resilience.service.log.count(STATS) >= told + 4, within=10 * healthy.MEMORY_STATS_INTERVAL
+            )
         connects = ask("INFO", "stats")["total_connections_received"] - before
     assert connects <= healthy.CONNECTS_WHEN_BACK, f"a herd of {connects} connections when Redis came back"
     one_line_per_change(resilience, outages=1)
