@@ -99,7 +99,7 @@ def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience, res
             # Being well is no news: it is probed a few times meanwhile.
             told = resilience.service.log.count(STATS)
             eventually(
-                lambda: resilience.service.log.count(STATS) >= told + 4, within=10 * healthy.MEMORY_STATS_INTERVAL
+                lambda: resilience.service.log.count(STATS) >= told + 3, within=10 * healthy.MEMORY_STATS_INTERVAL
             )
         connects = ask("INFO", "stats")["total_connections_received"] - before
     assert connects <= healthy.CONNECTS_WHEN_BACK, f"a herd of {connects} connections when Redis came back"
