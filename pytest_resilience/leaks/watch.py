@@ -141,13 +141,15 @@ class Watch:
         return Look(traces, known, channels, descriptors, len(systems))
 
     def _ask(self, name: str) -> Known:
-        """Whom a server knows."""
+        """Whom a server knows; nobody when it does not answer."""
         system = self._stack.systems[name]
-        if isinstance(system, PostgresTarget):
-            return postgres.ends(
-                map(postgres.Session.read, system.admin.fetch_soon(postgres.QUERY).result(ANSWER_WITHIN))
-            )
-        return redis.ends(_clients(system)[0])
+        try:
+            if isinstance(system, PostgresTarget):
+                rows = system.admin.fetch_soon(postgres.QUERY).result(ANSWER_WITHIN)
+                return postgres.ends(map(postgres.Session.read, rows))
+            return redis.ends(_clients(system)[0])
+        except Exception:  # noqa: BLE001  # another's story, as in a look: then nobody is paired
+            return []
 
     def _answers(self, name: str) -> bool:
         """Whether nothing has stopped that server."""
