@@ -50,7 +50,7 @@ class Refusing:
     def end(self) -> None:
         """Open the door."""
         if self._door.shut_by > 1:  # what it refuses from now on is another strike's
-            self._after = self._door.settled()
+            self._after = self._door.settled(self._before)
         self._door.open()
 
     def look(self) -> Receipt:
@@ -281,7 +281,7 @@ def _strike_toxics(
         raise
 
     def look() -> Receipt:
-        counters = door.counters()
+        counters = door.counters() if before is None or unit == "bytes" else door.with_ends(before)
         toxics = counters.toxics
         if toxics is None:
             return _deduced(before, counters, unit)
@@ -312,9 +312,9 @@ def refusals(door: Door, before: Counters, after: Counters | None = None) -> Rec
     if after is not None:
         return _refusals(before, after)
     until = door.told_until
-    receipt = _refusals(before, door.settled())
+    receipt = _refusals(before, door.settled(before))
     while receipt.touched == 0 and door.now() < until:
-        receipt = _refusals(before, door.settled())
+        receipt = _refusals(before, door.settled(before))
     return receipt
 
 

@@ -26,6 +26,7 @@ ANSWER_WITHIN = 10.0  # seconds; the proxy answers in about one millisecond, so 
 QUIET = 0.002  # seconds without news of refused connections after which there is none; the kernel takes a tenth of that as a rule
 KNOWN_WITHIN = 0.5  # seconds from the end of a server until its parent knows of it
 TOLD_WITHIN = 0.04  # seconds for which such news may still come; seen: up to 8 ms on a busy machine
+LOGGED_WITHIN = 0.25  # seconds from the end of a connection until the real server's log tells of it, which it does after it has closed it
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,10 @@ class Counters:
         if self.seen is not None and before.seen is not None:
             return self.seen.ended - before.seen.ended
         return 1 if self.closed_bytes > before.closed_bytes else None
+
+    def may_yet_end(self, before: Counters) -> bool:
+        """Whether no connection is known to have ended since, although one could have."""
+        return self.seen is not None and self.seen.accepted > self.seen.ended and not self.ended_since(before)
 
     def idle_since(self, before: Counters) -> bool:
         """Whether it is certain that there was no connection then and has been none since."""
@@ -403,15 +408,29 @@ class Door:
         """Until when the kernel may still tell of connections that were refused up to now."""
         return (self.now() if self._shut else self._opened_at) + TOLD_WITHIN
 
-    def settled(self) -> Counters:
-        """What the proxy has counted, with the refused connections of which the kernel tells a moment after the client knows."""
+    def settled(self, before: Counters | None = None) -> Counters:
+        """What the proxy has counted, with the refused connections of which the kernel tells a moment after the client knows; and
+        with an end since `before`, if given.
+        """
         until = self.told_until
-        counters = self.counters()
+        counters = self.counters() if before is None else self.with_ends(before)
         while counters.refused is not None and self.now() < until:
             SYSTEM.sleep(QUIET)
             before, counters = counters, self.counters()
             if (before.refused, before.unattributed) == (counters.refused, counters.unattributed):
                 break
+        return counters
+
+    def with_ends(self, before: Counters) -> Counters:
+        """What the proxy has counted, with the end of a connection of which the real server's log tells a moment after the client knows.
+
+        Where none has ended since `before` although somebody is connected, that moment is waited for.
+        """
+        until = self.now() + LOGGED_WITHIN
+        counters = self.counters()
+        while counters.may_yet_end(before) and self.now() < until:
+            SYSTEM.sleep(QUIET)
+            counters = self.counters()
         return counters
 
     def _seen(self) -> Counters:

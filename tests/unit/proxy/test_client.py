@@ -1,4 +1,4 @@
-"""Whose connection is whose behind a proxy that does not say: paired in order, or not at all."""
+"""Whose connection is whose behind a proxy that does not say: paired in order, or not at all; and what its log tells late."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_resilience.proxy.client import Behind, Control, Door, Refused
+from pytest_resilience.proxy.client import Behind, Control, Door, Refused, Seen
 
 
 class Real(Control):
@@ -35,3 +35,24 @@ def test_nobody_is_paired_when_there_is_one_more_on_either_side(ports: list[int]
 @pytest.mark.parametrize("behind", [None, lambda _: None], ids=["no backend", "no log"])
 def test_it_is_said_when_nobody_can_tell(behind: Callable[[str], Behind | None] | None) -> None:
     assert door(behind).by_upstream_port(KNOWN) is None
+
+
+def test_the_end_of_a_connection_that_the_log_tells_a_moment_late_is_waited_for() -> None:
+    told = iter([Seen(1, 0), Seen(2, 0), Seen(2, 0), Seen(2, 1)])
+    proxy = Door(Real("127.0.0.1", 1, seen=lambda _: next(told)), "redis", "0.0.0.0:20001")
+    before = proxy.counters()
+    assert proxy.with_ends(before).ended_since(before) == 1
+
+
+@pytest.mark.parametrize("seen", [Seen(3, 3), Seen(4, 3)], ids=["nobody is connected", "one has ended already"])
+def test_no_end_is_waited_for_when_none_can_come_or_one_has(seen: Seen) -> None:
+    told = iter([Seen(2, 2), seen])
+    proxy = Door(Real("127.0.0.1", 1, seen=lambda _: next(told)), "redis", "0.0.0.0:20001")
+    before = proxy.counters()
+    assert proxy.with_ends(before).seen == seen
+
+
+def test_the_wait_for_an_end_has_an_end() -> None:
+    proxy = Door(Real("127.0.0.1", 1, seen=lambda _: Seen(1, 0)), "redis", "0.0.0.0:20001")
+    before = proxy.counters()
+    assert proxy.with_ends(before).ended_since(before) == 0
