@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..clock import SYSTEM, Clock
-from ..errors import BackendDied, BackendUnavailable, ServerNotReady
+from ..errors import BackendDied, BackendUnavailable, ServerNotReady, SetupError
 from ..proxy.client import REAL_CANNOT, Behind, Seen
 from . import engine as engines
 from .backend import Address
@@ -190,8 +190,10 @@ class DockerBackend(KeptBackend):
 
     def door(self, name: str) -> tuple[str, str]:
         number = next(self._doors)
-        if not self._on_its_network:
-            number %= PUBLISHED_DOORS
+        if number >= PUBLISHED_DOORS and not self._on_its_network:
+            raise SetupError(
+                f"{name!r} is one server too many: clients reach them by forwarded ports here, which are for {PUBLISHED_DOORS} servers"
+            )
         return f"0.0.0.0:{FIRST_DOOR + number}", str(self.servers[name].upstream)
 
     def client_address(self, listen: str) -> Address:

@@ -13,7 +13,7 @@ API_PORT = 8474
 FIRST_DOOR = 20001
 ACCEPTED, CLOSED, FAILED = b"Accepted client", b"RemoveConnection ", b"Unable to open connection to upstream"
 LOG_WITHIN = 1.0  # seconds for the engine to write down what has just happened; it takes a few ms
-PUBLISHED_DOORS = 3  # where we don't reach the container itself; each costs the engine a forwarding process
+PUBLISHED_DOORS = 8  # servers that can be reached where we don't reach the container itself; each costs the engine a forwarding process
 
 
 class ToxiproxyContainer(Contained):

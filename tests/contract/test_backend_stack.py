@@ -1,6 +1,7 @@
 """What a test sees through a stack is the same on every backend: what faults do, what their receipts say, and the clean state."""
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -61,6 +62,12 @@ def counts(stack):
     return stack._control.counts
 
 
+def needs(stack, name):
+    """Skip where the backend can't inject that fault; `test_what_a_backend_cannot…` demands that it says so."""
+    if reason := stack._backend.cannot.get(name):
+        pytest.skip(f"{stack.backend} cannot {name}: {reason}")
+
+
 def sql(url, statement):
     async def run():
         connection = await asyncpg.connect(url, timeout=5)
@@ -83,6 +90,7 @@ def test_servers_answer_through_their_proxies_and_around_them(resilience, cache)
 
 
 def test_refuse_refuses_and_cuts(resilience, cache, stack):
+    needs(stack, "redis.refuse")
     cache.ping()
     strike = resilience.redis.refuse()
     with pytest.raises(ConnectionRefusedError):
@@ -97,6 +105,7 @@ def test_refuse_refuses_and_cuts(resilience, cache, stack):
 
 
 def test_reset_resets(resilience, cache, stack):
+    needs(stack, "redis.reset")
     strike = resilience.redis.reset()
     with pytest.raises(redis.ConnectionError, match="reset"):
         cache.ping()
@@ -106,7 +115,8 @@ def test_reset_resets(resilience, cache, stack):
         assert strike.receipt.touched
 
 
-def test_reset_ends_idle_connections_too(resilience):
+def test_reset_ends_idle_connections_too(resilience, stack):
+    needs(stack, "redis.reset")
     with socket.create_connection((resilience.redis.host, resilience.redis.port), timeout=5) as idle:
         idle.sendall(b"PING\r\n")
         assert idle.recv(100)
@@ -145,7 +155,8 @@ def test_a_strike_that_met_no_connection_is_vacuous_where_that_can_be_known(stac
         assert strike.receipt.touched is None
 
 
-def test_overlapping_strikes_heal_independently(resilience, cache):
+def test_overlapping_strikes_heal_independently(resilience, cache, stack):
+    needs(stack, "redis.refuse")
     slow, refused = resilience.redis.latency(0.05), resilience.redis.refuse()
     slow.heal()
     with pytest.raises(redis.ConnectionError):
@@ -252,6 +263,8 @@ HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stack):
     if stack.backend == "external":
         pytest.skip("external servers may have other clients")
+    if "redis.refuse" in stack._backend.cannot:
+        pytest.skip("beyond a forwarded port, Toxiproxy knows forwarders only")
     assert stack.knows_clients
     env = {"DATABASE_URL": stack.postgres.url, "REDIS_URL": stack.redis.url}
     spec = Service([sys.executable, "-c", HOARDER], env=env)
@@ -287,6 +300,26 @@ def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stac
     assert len(held) == 2 + stack.is_all_here, [str(leak) for leak in leaks]
     experiment.settle()
     running.stop()
+
+
+def test_a_stack_has_more_servers_of_a_kind_each_behind_a_proxy_of_its_own(stack):
+    if stack.backend == "external":
+        with pytest.raises(SetupError, match="external has one Postgres and one Redis, and can't start 'second'"):
+            stack.add_redis("second")
+        return
+    replica, *caches = stack.add_postgres("replica"), stack.add_redis("second"), stack.add_redis("third")
+    assert sql(replica.url, "select 1") == 1
+    clients = [redis.Redis.from_url(each.url, retry=None, socket_timeout=1) for each in (stack.redis, *caches)]
+    with contextlib.ExitStack() as closing:
+        for client in clients:
+            closing.enter_context(client)
+            client.set("whose", client.connection_pool.connection_kwargs["port"])
+        assert len({client.get("whose") for client in clients}) == 3
+        with caches[0].blackhole():
+            with pytest.raises(redis.TimeoutError):
+                clients[1].ping()
+            assert clients[0].ping()
+            assert clients[2].ping()
 
 
 def test_what_was_done_by_hand_is_undone(stack, resilience, cache):

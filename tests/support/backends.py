@@ -1,7 +1,7 @@
 """The backends that the contract suite runs on, one after the other: RESILIENCE_CONTRACT_BACKENDS names them, else all that can be had here.
 
 "external" stands on servers and a Toxiproxy of our own embedded backend; "external-real" on the same servers behind a real
-toxiproxy-server, for which no Docker is needed.
+toxiproxy-server, for which no Docker is needed. "docker-forwarded" is Docker as it is where the containers' network is not this machine's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from unittest import mock
 from urllib.parse import urlsplit
 
 from pytest_resilience.backends.backend import Backend
@@ -22,7 +23,7 @@ from pytest_resilience.backends.ports import free_port
 from pytest_resilience.backends.settings import Settings
 from tests.support.waiting import until
 
-KINDS = ("embedded", "docker", "external", "external-real")
+KINDS = ("embedded", "docker", "docker-forwarded", "external", "external-real")
 VARIABLE = "RESILIENCE_CONTRACT_BACKENDS"
 
 
@@ -37,7 +38,7 @@ def why_not(kind: str) -> str | None:
     named = os.environ.get(VARIABLE)
     if named is not None:
         return None if kind in named.split(",") else f"{VARIABLE}={named}"
-    if kind == "docker":
+    if kind.startswith("docker"):
         chosen = choose("auto", Settings(), {})
         return None if chosen.name == "docker" else chosen.why
     if kind == "external-real" and real_toxiproxy() is None:
@@ -53,6 +54,9 @@ def started(kind: str) -> Iterator[Backend]:
             yield backend
     elif kind == "docker":
         with DockerBackend() as backend:
+            yield backend
+    elif kind == "docker-forwarded":
+        with mock.patch("pytest_resilience.backends.docker.is_ours", return_value=False), DockerBackend() as backend:
             yield backend
     else:
         with (
