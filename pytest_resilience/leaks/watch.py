@@ -109,30 +109,20 @@ class Watch:
     def _look(self) -> Look:
         systems = self._stack.systems
         can_tell = self._stack.knows_clients or self._stack.has_no_other_clients
-        asked = {name: system for name, system in systems.items() if can_tell and self._answers(name)}
-        rows = {  # they answer while others are asked
-            name: system.admin.fetch_soon(postgres.QUERY)
-            for name, system in asked.items()
-            if isinstance(system, PostgresTarget)
-        }
+        asked = {
+            name: _ask(name, system) for name, system in systems.items() if can_tell and self._answers(name)
+        }  # they answer while others are asked
         traces: list[Trace] = []
         known: dict[str, Known] = {}
         channels: list[str] = []
-        for name, system in sorted(
-            asked.items(), key=lambda each: each[0] in rows
-        ):  # those that have to answer yet last
-            try:
-                if isinstance(system, PostgresTarget):
-                    sessions = [postgres.Session.read(row) for row in rows[name].result(ANSWER_WITHIN)]
-                    known[name] = postgres.ends(sessions)
-                    traces += postgres.traces([s for s in sessions if s.name != APPLICATION], name)
-                else:
-                    clients, subscribed = _clients(system)
-                    known[name] = redis.ends(clients)
-                    traces += redis.traces([c for c in clients if c.name != APPLICATION], name)
-                    channels += subscribed
+        for name, told in sorted(asked.items(), key=lambda each: isinstance(systems[each[0]], PostgresTarget)):
+            try:  # those that have to answer yet come last
+                answer = told()
             except Exception:  # noqa: BLE001  # a server that does not answer is another's story: it is not compared
                 continue
+            traces += answer.traces
+            known[name] = answer.known
+            channels += answer.channels
         descriptors = process.descriptors()
         traces += map(process.descriptor_trace, descriptors)
         traces += process.threads()
@@ -140,14 +130,10 @@ class Watch:
         traces += process.tasks(self._loops, ours=ours)
         return Look(traces, known, channels, descriptors, len(systems))
 
-    def _ask(self, name: str) -> Known:
-        """Whom a server knows; nobody when it does not answer."""
-        system = self._stack.systems[name]
+    def _known(self, name: str) -> Known:
+        """Whom a server knows now; nobody when it does not answer."""
         try:
-            if isinstance(system, PostgresTarget):
-                rows = system.admin.fetch_soon(postgres.QUERY).result(ANSWER_WITHIN)
-                return postgres.ends(map(postgres.Session.read, rows))
-            return redis.ends(_clients(system)[0])
+            return _ask(name, self._stack.systems[name])().known
         except Exception:  # noqa: BLE001  # another's story, as in a look: then nobody is paired
             return []
 
@@ -169,7 +155,7 @@ class Watch:
         if not too_many:
             return []
         ours = self._stack.descriptors | process.kept_by_python()
-        holders = Holders(self._stack, now.descriptors, now.known, self._ask)
+        holders = Holders(self._stack, now.descriptors, now.known, self._known)
         leaks: list[Leak] = []
         subscribed = 0
         for trace in too_many:
@@ -238,6 +224,38 @@ class Watch:
         if any(running.url.endswith(f":{port}") for running in self._stack.services):
             return "a connection to the service"
         return ""
+
+
+class Answer(NamedTuple):
+    """What one server says.
+
+    Args:
+        traces: what it has, without what is ours.
+        known: whom it knows, ours too.
+        channels: what anybody subscribes to.
+    """
+
+    traces: list[Trace]
+    known: Known
+    channels: list[str]
+
+
+def _ask(name: str, system: PostgresTarget | RedisTarget) -> Callable[[], Answer]:
+    """Ask a server, and get its answer by a call; a Postgres works on it in the meantime."""
+    if isinstance(system, PostgresTarget):
+        rows = system.admin.fetch_soon(postgres.QUERY)
+        return lambda: _of_sessions(name, [postgres.Session.read(row) for row in rows.result(ANSWER_WITHIN)])
+    return lambda: _of_clients(name, *_clients(system))
+
+
+def _of_sessions(name: str, sessions: Sequence[postgres.Session]) -> Answer:
+    others = [session for session in sessions if session.name != APPLICATION]
+    return Answer(postgres.traces(others, name), postgres.ends(sessions), [])
+
+
+def _of_clients(name: str, clients: Sequence[redis.Client], channels: list[str]) -> Answer:
+    others = [client for client in clients if client.name != APPLICATION]
+    return Answer(redis.traces(others, name), redis.ends(clients), channels)
 
 
 def _clients(system: RedisTarget) -> tuple[list[redis.Client], list[str]]:
