@@ -19,7 +19,8 @@ from starlette.routing import Route
 # AttributeError: Python 3.12 and 3.13 up to 3.13.5 raise it for a write to a connection that was just reset (python/cpython#136234).
 # reset() in docs/faults.md found that.
 REDIS_AWAY = (redis.RedisError, OSError, AttributeError)
-POSTGRES_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+# InternalClientError: asyncpg has read the last words of a server that shuts down, and not yet the end of the stream.
+POSTGRES_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @contextlib.asynccontextmanager

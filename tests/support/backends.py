@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from unittest import mock
 from urllib.parse import urlsplit
 
+import asyncpg
+
 from pytest_resilience.backends.backend import Backend
 from pytest_resilience.backends.choice import choose
 from pytest_resilience.backends.docker import DockerBackend
@@ -25,6 +27,8 @@ from tests.support.waiting import until
 
 KINDS = ("embedded", "docker", "docker-forwarded", "external", "external-real")
 VARIABLE = "RESILIENCE_CONTRACT_BACKENDS"
+# What asyncpg raises on a connection that its server has ended; the third between the server's last words and the end of the stream.
+ENDED = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 def real_toxiproxy() -> str | None:
