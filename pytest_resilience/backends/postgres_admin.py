@@ -177,21 +177,39 @@ class PostgresAdmin:
             connection, self._connection = self._connection, None
             await end(connection)
 
+    async def _on_session(self, work: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[Result]]) -> Result:
+        """Do something on the connection that is kept, and again on a new one when that has just been ended: a test may end all sessions.
+
+        Nothing is known of such an end before the connection is used.
+        """
+        from asyncpg import AdminShutdownError, ConnectionDoesNotExistError, CrashShutdownError, InternalClientError
+
+        kept, session = self._connection, await self.session()
+        try:
+            return await work(session)
+        except (
+            ConnectionError,
+            ConnectionDoesNotExistError,
+            AdminShutdownError,
+            CrashShutdownError,
+            InternalClientError,  # between the server's last words and the end of the stream
+        ):
+            if kept is None or session is not kept:  # it was made for this: the server is away
+                raise
+            session.terminate()
+            self._connection = None
+        return await work(await self.session())
+
+    async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        return await self._on_session(lambda session: session.fetch(query, *arguments))
+
     def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Ask the database something, around the proxy."""
-
-        async def work() -> list[asyncpg.Record]:
-            return list(await (await self.session()).fetch(query, *arguments))
-
-        return self.run(work)
+        return self.run(lambda: self._fetch(query, *arguments))
 
     def fetch_soon(self, query: str) -> Future[list[asyncpg.Record]]:
         """Ask the database something while there is other work to do."""
-
-        async def work() -> list[asyncpg.Record]:
-            return list(await (await self.session()).fetch(query))
-
-        return self.spawn(work)
+        return self.spawn(lambda: self._fetch(query))
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
@@ -291,7 +309,11 @@ class PostgresAdmin:
             await self._ask_to_clean(self._fingerprint)
 
     async def _ask_to_clean(self, expected: str | None) -> tuple[list[bool], list[str], str]:
-        session = await self.session()
+        return await self._on_session(lambda session: self._ask_session_to_clean(session, expected))
+
+    async def _ask_session_to_clean(
+        self, session: asyncpg.Connection[asyncpg.Record], expected: str | None
+    ) -> tuple[list[bool], list[str], str]:
         if self._cleaner is not session:
             # No triggers and foreign keys, for the whole session: a change of this setting throws all plans away.
             await session.execute(f"set session_replication_role = replica; {CLEAN}")

@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import asyncpg
 import psutil
@@ -15,6 +16,7 @@ import redis
 
 from pytest_resilience.backends import local
 from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.postgres_admin import PostgresAdmin
 from pytest_resilience.errors import BackendDied, ServerNotReady
 from tests.support.backends import ENDED
 from tests.support.shared_memory import SharedMemory
@@ -127,6 +129,30 @@ def test_stop_disconnects_its_clients_and_ends_in_order(postgres):
     assert not postgres.alive()
     postgres.start()
     assert answers(postgres)
+
+
+def test_a_test_may_end_all_sessions_and_ours_is_made_anew(postgres):
+    admin = PostgresAdmin(postgres, template="all_sessions_ended")
+    try:
+        admin.take_baseline()
+        for use in (lambda: admin.fetch_soon("select 1"), admin.clean):
+            use().result(10)
+            (pid,) = admin.fetch("select pg_backend_pid()")[0]
+            os.kill(pid, signal.SIGSTOP)  # so that it ends only when it has been asked something
+            os.kill(pid, signal.SIGTERM)
+            asked = use()
+            until(lambda: has_unread(postgres.direct.port))
+            os.kill(pid, signal.SIGCONT)
+            asked.result(10)
+            assert admin.fetch("select pg_backend_pid()")[0][0] != pid
+    finally:
+        admin.close()
+
+
+def has_unread(port):
+    """Whether somebody has sent to that port what has not been read."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[1].endswith(f":{port:04X}") and not row[4].endswith(":00000000") for row in rows)
 
 
 def test_a_paused_server_can_be_stopped(server):
