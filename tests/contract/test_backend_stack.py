@@ -204,6 +204,10 @@ def test_every_test_begins_clean(stack):
         experiment.settle()
 
 
+async def named_session(url, name):
+    return await asyncpg.connect(url, server_settings={"application_name": name})
+
+
 def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilience):
     watch = resilience.watch(Path.cwd(), [])
     with (
@@ -211,8 +215,7 @@ def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilienc
         redis.Redis.from_url(resilience.redis.url, client_name="left", single_connection_client=True) as client,
     ):
         assert client.ping()
-        settings = {"application_name": "left"}
-        session = runner.run(asyncpg.connect(resilience.postgres.url, server_settings=settings))
+        session = runner.run(named_session(resilience.postgres.url, "left"))
         runner.run(session.execute("select pg_advisory_lock(42)"))
         named = {
             leak.name.partition(":")[0]: leak.name for leak in watch.leaks(["eventpoll:*", "fd:*", "socket:unix*"])
@@ -284,10 +287,8 @@ def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stac
         redis.Redis.from_url(experiment.redis.url, client_name="mine", single_connection_client=True) as client,
     ):
         assert client.ping()
-        settings = {"application_name": "mine"}
-        session = runner.run(asyncpg.connect(experiment.postgres.url, server_settings=settings))
-        settings = {"application_name": "around"}
-        around = runner.run(asyncpg.connect(experiment.postgres.direct_url, server_settings=settings))
+        session = runner.run(named_session(experiment.postgres.url, "mine"))
+        around = runner.run(named_session(experiment.postgres.direct_url, "around"))
         runner.run(session.execute("select pg_advisory_lock(42)"))
         hoard()  # so that ours are neither the last nor in the middle
         hoard()
