@@ -16,8 +16,10 @@ class Real(Control):
         raise Refused(404, "page not found")
 
 
-def door(behind: Callable[[str], Behind | None] | None) -> Door:
-    return Door(Real("127.0.0.1", 1, behind=behind), "redis", "0.0.0.0:20001")
+def door(
+    behind: Callable[[str], Behind | None] | None = None, seen: Callable[[str], Seen | None] | None = None
+) -> Door:
+    return Door(Real("127.0.0.1", 1, seen=seen, behind=behind), "redis", "0.0.0.0:20001")
 
 
 KNOWN = [("10.0.0.1", 7001), ("10.0.0.9", 500), ("10.0.0.9", 90)]  # somebody forwarded, and two through the proxy
@@ -39,7 +41,7 @@ def test_it_is_said_when_nobody_can_tell(behind: Callable[[str], Behind | None] 
 
 def test_the_end_of_a_connection_that_the_log_tells_a_moment_late_is_waited_for() -> None:
     told = iter([Seen(1, 0), Seen(2, 0), Seen(2, 0), Seen(2, 1)])
-    proxy = Door(Real("127.0.0.1", 1, seen=lambda _: next(told)), "redis", "0.0.0.0:20001")
+    proxy = door(seen=lambda _: next(told))
     before = proxy.counters()
     assert proxy.with_ends(before).ended_since(before) == 1
 
@@ -47,12 +49,12 @@ def test_the_end_of_a_connection_that_the_log_tells_a_moment_late_is_waited_for(
 @pytest.mark.parametrize("seen", [Seen(3, 3), Seen(4, 3)], ids=["nobody is connected", "one has ended already"])
 def test_no_end_is_waited_for_when_none_can_come_or_one_has(seen: Seen) -> None:
     told = iter([Seen(2, 2), seen])
-    proxy = Door(Real("127.0.0.1", 1, seen=lambda _: next(told)), "redis", "0.0.0.0:20001")
+    proxy = door(seen=lambda _: next(told))
     before = proxy.counters()
     assert proxy.with_ends(before).seen == seen
 
 
 def test_the_wait_for_an_end_has_an_end() -> None:
-    proxy = Door(Real("127.0.0.1", 1, seen=lambda _: Seen(1, 0)), "redis", "0.0.0.0:20001")
+    proxy = door(seen=lambda _: Seen(1, 0))
     before = proxy.counters()
     assert proxy.with_ends(before).ended_since(before) == 0
