@@ -1,0 +1,19 @@
+"""Regressions to plant in the service, each as a tired developer would write it, with the test that must fail and what it must say.
+
+`scripts/plants` applies the plants to a copy of the service, one at a time. A promise without a plant is a promise that nobody
+has seen tested.
+"""
+
+from __future__ import annotations
+
+from plants import cache, cleanup, health, lifecycle, memory, postgres, redis
+
+PLANTS = (
+    *redis.PLANTS,
+    *cache.PLANTS,
+    *postgres.PLANTS,
+    *memory.PLANTS,
+    *health.PLANTS,
+    *cleanup.PLANTS,
+    *lifecycle.PLANTS,
+)

@@ -1,0 +1,171 @@
+"""Plants in the cache."""
+
+from __future__ import annotations
+
+from plants.plant import SLOW_REDIS, TWICE, plant
+
+SOURCE = "test_cache.py::test_every_answer_says_truly_where_it_came_from"
+STALE = "test_cache.py::test_what_is_stale_says_so_and_is_served_only_for_so_long"
+STALE_AT_ONCE = "test_cache.py::test_what_is_stale_is_served_at_once_while_postgres_hangs"
+ABSENT = "test_cache.py::test_errors_and_absences_are_not_remembered"
+ONE_LOAD = "test_cache.py::test_many_who_miss_at_once_cost_one_load"
+BOUNDS = "test_cache.py::test_the_fallback_cache_keeps_within_its_bounds"
+
+PLANTS = (
+    plant(
+        "cache-source-lies",
+        "It goes into Redis anyway, so say Redis.",
+        ("cache.py", 'return Answer(entry, "miss", "postgres")', 'return Answer(entry, "hit", "redis")'),
+        tests=SOURCE,
+        says="Redis is empty, so only Postgres can have answered",
+    ),
+    plant(
+        "cache-source-lies-in-memory",
+        "Redis' replacement may go by its name.",
+        ("cache.py", 'return Answer(entry, "hit", "memory")', 'return Answer(entry, "hit", "redis")'),
+        tests=f"{TWICE}[refusing]",
+        says="the fallback cache does not serve while Redis is away",
+    ),
+    plant(
+        "cache-mixes-keys",
+        "A few slots for flights will do.",
+        ("cache.py", "        flight = self._flights.get(key)\n", "        flight = self._flights.get(key % 8)\n"),
+        (
+            "cache.py",
+            "            flight = self._flights[key] = asyncio",
+            "            flight = self._flights[key % 8] = asyncio",
+        ),
+        (
+            "cache.py",
+            "            if self._flights.get(key) is flight:\n                del self._flights[key]",
+            "            if self._flights.get(key % 8) is flight:\n                del self._flights[key % 8]",
+        ),
+        tests=SLOW_REDIS,
+        says="readers got somebody else's campaign",
+    ),
+    plant(
+        "cache-each-reader-loads",
+        "Postgres can stand it.",
+        (
+            "cache.py",
+            "        flight = self._flights.get(key)\n        if flight is None:",
+            "        flight = None\n        if flight is None:",
+        ),
+        tests=ONE_LOAD,
+        says="each reader loads it for itself",
+    ),
+    plant(
+        "cache-unbounded-entries",
+        "Bytes are bounded, that is enough.",
+        (
+            "fallback.py",
+            "        self._shrink_to(self._max_entries, self._max_bytes)",
+            "        self._shrink_to(1 << 40, self._max_bytes)",
+        ),
+        tests=BOUNDS,
+        says="CACHE_MAX_ENTRIES allows",
+    ),
+    plant(
+        "cache-unbounded-bytes",
+        "Entries are bounded, that is enough.",
+        (
+            "fallback.py",
+            "        self._shrink_to(self._max_entries, self._max_bytes)",
+            "        self._shrink_to(self._max_entries, 1 << 40)",
+        ),
+        tests=BOUNDS,
+        says="over CACHE_MAX_MB",
+    ),
+    plant(
+        "cache-errors-cached",
+        "No answer means no such campaign.",
+        (
+            "cache.py",
+            "            if stale is None:\n                raise\n",
+            '            if stale is None:\n                return Answer(None, "miss", "postgres")\n',
+        ),
+        tests=ABSENT,
+        says="nobody can know that there is no such campaign",
+    ),
+    plant(
+        "cache-absence-for-ever",
+        "Spare Postgres those who ask for what is not there.",
+        (
+            "cache.py",
+            "        if entry is None:\n            self.fallback.drop(key)\n",
+            "        if entry is None:\n            self._absent.add(key)\n            self.fallback.drop(key)\n",
+        ),
+        (
+            "cache.py",
+            "        self._owed = Owed()\n",
+            "        self._owed = Owed()\n        self._absent: set[int] = set()\n",
+        ),
+        (
+            "cache.py",
+            "        flight = self._flights.get(key)\n",
+            '        if key in self._absent:\n            return Answer(None, "hit", "memory")\n        flight = self._flights.get(key)\n',
+        ),
+        tests=ABSENT,
+        says="its absence is remembered",
+    ),
+    plant(
+        "cache-ttl-ignored",
+        "Campaigns hardly change.",
+        ("cache.py", "        self._fresh_for = settings.cache_ttl\n", "        self._fresh_for = lifetime\n"),
+        ("cache.py", "            fresh_for=settings.cache_ttl,\n", "            fresh_for=lifetime,\n"),
+        tests=STALE,
+        says="is served as fresh for longer than CACHE_TTL",
+    ),
+    plant(
+        "cache-stale-unmarked",
+        "It is a hit, isn't it?",
+        ("cache.py", 'Answer(entry, "stale", "memory")', 'Answer(entry, "hit", "memory")'),
+        ("cache.py", 'Answer(found.entry, "stale", "redis")', 'Answer(found.entry, "hit", "redis")'),
+        tests=STALE,
+        says="not marked as stale",
+    ),
+    plant(
+        "cache-stale-after-the-wait",
+        "Give Postgres a chance first.",
+        (
+            "cache.py",
+            "        if not self._source_is_up():\n            stale = self._stale(key, found)\n            if stale is not None:\n                return stale\n",
+            "",
+        ),
+        tests=STALE_AT_ONCE,
+        says="a stale copy is served only after",
+    ),
+    plant(
+        "cache-memory-cold-after-redis",
+        "Redis has it already, why keep it twice?",
+        (
+            "cache.py",
+            "            self.fallback.put(key, found.entry, found.age)\n            if found",
+            "            if found",
+        ),
+        tests="test_cache.py::test_what_was_read_is_still_known_when_redis_and_postgres_are_away",
+        says="it came from Redis a moment ago, and memory has no copy",
+    ),
+    plant(
+        "cache-memory-cold-after-postgres",
+        "Memory is for outages.",
+        (
+            "cache.py",
+            "        self.fallback.put(key, entry)\n        if self._redis_knows(key):",
+            "        if not self.redis.up:\n            self.fallback.put(key, entry)\n        if self._redis_knows(key):",
+        ),
+        tests="test_cache.py::test_what_was_read_is_still_known_when_redis_and_postgres_are_away",
+        says="it came from Postgres a moment ago, and memory has no copy",
+    ),
+    plant(
+        "cache-stale-for-ever",
+        "Something old is better than nothing.",
+        (
+            "fallback.py",
+            "if self._clock() - held.loaded_at >= self._lifetime:",
+            "if self._clock() - held.loaded_at >= 1000 * self._lifetime:",
+        ),
+        tests=STALE,
+        says="for longer than CACHE_STALE_TTL",
+    ),
+)

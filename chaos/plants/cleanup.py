@@ -1,0 +1,233 @@
+"""Plants in the cleanup."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+ZOMBIE = "test_cleanup.py::test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else"
+ORPHAN = "test_cleanup.py::test_a_statement_that_nobody_waits_for_any_more_is_ended"
+DEAD = "test_cleanup.py::test_dead_connections_are_closed_without_touching_the_server"
+NOTHING = "test_cleanup.py::test_it_claims_no_success_when_it_can_do_nothing"
+ONE_CLEANUP = "test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait"
+SWEPT = "test_cleanup.py::test_zombies_are_swept_with_every_check_of_the_pool"
+RIGHTS = "test_cleanup.py::test_without_rights_it_has_no_effect_and_with_them_it_collects"
+
+PLANTS = (
+    plant(
+        "cleanup-does-nothing",
+        "asyncpg looks after its connections.",
+        (
+            "cleanup.py",
+            "        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
+            "        return Cleaned(0, 0, 0, 0.0)\n        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
+        ),
+        tests=(ZOMBIE, RIGHTS),
+        says="zombie",
+    ),
+    plant(
+        "cleanup-claims",
+        "It will have done something.",
+        (
+            "cleanup.py",
+            "        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
+            "        return Cleaned(1, 0, 2, 3.5)\n        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
+        ),
+        tests=(ZOMBIE, RIGHTS),
+        says="zombie",
+    ),
+    plant(
+        "cleanup-counts-wrong",
+        "At least one, to look useful.",
+        (
+            "cleanup.py",
+            "        return Cleaned(idle_closed, len(leaked), ended,",
+            "        return Cleaned(idle_closed, len(leaked), ended + 1,",
+        ),
+        tests=ZOMBIE,
+        says="the cleanup claims",
+    ),
+    plant(
+        "cleanup-leaves-statements",
+        "What is active is alive.",
+        (
+            "watch.py",
+            "              OR state = 'active' AND clock_timestamp() - query_start > make_interval(secs => $3)\n",
+            "",
+        ),
+        tests=ORPHAN,
+        says="Postgres still works for a process that is gone",
+    ),
+    plant(
+        "cleanup-ends-idle-replicas",
+        "Idle is idle.",
+        (
+            "watch.py",
+            "state = 'idle' AND clock_timestamp() - state_change > make_interval(secs => $4)",
+            "state = 'idle' AND $4 > 0",
+        ),
+        tests=ZOMBIE,
+        says="another instance, which may well be alive",
+    ),
+    plant(
+        "cleanup-ends-its-own",
+        "Nobody uses those at the moment.",
+        (
+            "watch.py",
+            "(application_name = $1 AND NOT pid = ANY($2)\n         AND clock_timestamp() - backend_start > make_interval(secs => $3))",
+            "(application_name = $1 AND (state = 'idle' OR NOT pid = ANY($2)))",
+        ),
+        tests=ZOMBIE,
+        says="healthy connections of its own pool",
+    ),
+    plant(
+        "cleanup-ends-namesakes",
+        "All of ours begin with service.",
+        ("watch.py", "application_name LIKE 'service:%'", "application_name LIKE 'service%'"),
+        tests=ZOMBIE,
+        says="a session of service-desk",
+    ),
+    plant(
+        "cleanup-ends-strangers",
+        "Idle in transaction is always wrong.",
+        ("watch.py", "((application_name LIKE 'service:%' AND application_name <> $1\n", "((application_name <> $1\n"),
+        ("watch.py", "WHERE pid = ANY($1) AND application_name LIKE 'service:%'", "WHERE pid = ANY($1)"),
+        tests=(ZOMBIE, SWEPT),
+        says="none of the service's",
+    ),
+    plant(
+        "cleanup-for-everybody",
+        "It is an internal address.",
+        ("routes.py", "        refused = refusal(", "        refused = None and refusal("),
+        tests=RIGHTS,
+        says="a caller from elsewhere without the token may clean up",
+    ),
+    plant(
+        "cleanup-believes-headers",
+        "We are behind a proxy.",
+        (
+            "routes.py",
+            "        peer = request.client.host if request.client else None",
+            '        peer = request.headers.get("x-forwarded-for") or (request.client.host if request.client else None)',
+        ),
+        tests=RIGHTS,
+        says="a caller from elsewhere without the token may clean up",
+    ),
+    plant(
+        "cleanup-any-token",
+        "A token was sent.",
+        ("cleanup.py", "    return None if right else 403", "    return None if right or token else 403"),
+        tests=RIGHTS,
+        says="a caller from elsewhere without the token may clean up",
+    ),
+    plant(
+        "cleanup-without-a-token-for-everybody",
+        "Who sets no token needs no lock.",
+        ("cleanup.py", "right = expected is not None and", "right = expected is None or"),
+        tests="test_cleanup.py::test_where_no_token_is_set_nobody_from_elsewhere_may_clean_up",
+        says="CLEANUP_TOKEN is not set, and a caller from elsewhere may clean up",
+    ),
+    plant(
+        "cleanup-first-then-asks",
+        "The check can wait.",
+        (
+            "routes.py",
+            "        refused = refusal(",
+            "        await self._cleanup.run(least_interval=0)\n        refused = refusal(",
+        ),
+        tests=RIGHTS,
+        says="was refused, and the cleanup ran nevertheless",
+    ),
+    plant(
+        "cleanup-as-often-as-you-like",
+        "It does no harm.",
+        ("cleanup.py", "                raise TooSoon(wait)", "                pass"),
+        tests=ONE_CLEANUP,
+        says="a cleanup right after the last one is refused",
+    ),
+    plant(
+        "cleanup-always-success",
+        "It was triggered, wasn't it?",
+        ("cleanup.py", "            if not leaked and not idle_closed:\n", "            if False:\n"),
+        tests=NOTHING,
+        says="it claims success",
+    ),
+    plant(
+        "cleanup-takes-its-time",
+        "Better thorough than fast.",
+        ("cleanup.py", "SERVER_SECONDS = 1.3", "SERVER_SECONDS = 30.0"),
+        ("watch.py", "STILL = 0.25", "STILL = 3.0"),
+        tests=ZOMBIE,
+        says="the cleanup took",
+    ),
+    plant(
+        "cleanup-collects-nothing",
+        "Python does that by itself.",
+        ("cleanup.py", "        freed = await self._collector.collect()\n", "        freed = Freed(0, 0, 0, 0.0)\n"),
+        ("cleanup.py", "from .memory import MIB, Collector", "from .memory import MIB, Collector, Freed"),
+        tests=RIGHTS,
+        says="has collected no garbage",
+    ),
+    plant(
+        "cleanup-side-by-side",
+        "Two may clean up at the same time.",
+        ("cleanup.py", "        if self._running is None:\n", "        if not self._last < 0:\n"),
+        (
+            "cleanup.py",
+            "            wait = self._last",
+            "            pass\n        if True:\n            wait = self._last",
+        ),
+        tests=ONE_CLEANUP,
+        says="cleanups ran side by side",
+    ),
+    plant(
+        "cleanup-leaves-the-dead",
+        "They will be closed when they are used.",
+        ("cleanup.py", "            self._database.sweep_dead(),\n", "            asyncio.sleep(0, 0),\n"),
+        tests=DEAD,
+        says="503",
+    ),
+    plant(
+        "cleanup-only-when-asked",
+        "There is an endpoint for that, and a check.",
+        (
+            "monitor.py",
+            "            partial(every, settings.cleanup_interval, self.clean_up, clock),\n",
+            "",
+        ),
+        tests="test_cleanup.py::test_from_time_to_time_it_cleans_up_unasked",
+        says="nobody cleans up unasked",
+    ),
+    plant(
+        "cleanup-again-in-a-second",
+        "A client will find out when it may.",
+        ("routes.py", "retry_after=error.retry_after)\n        content", "retry_after=1)\n        content"),
+        tests="test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait",
+        says="it says to come again after 1 s",
+    ),
+    plant(
+        "cleanup-invents-what-it-freed",
+        "About twelve, as in the log of that night.",
+        ("cleanup.py", "round((freed.heap + freed.external) / MIB, 2)", "12.22"),
+        tests="test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait",
+        says="it claims to have freed 12.22 MB",
+    ),
+    plant(
+        "cleanup-one-name-for-all",
+        "A name that changes is hard to search for.",
+        ("database.py", 'f"service:{boot_id}"', '"service:main"'),
+        ("watch.py", 'f"service:{boot_id}"', '"service:main"'),
+        tests="test_cleanup.py::test_each_process_gives_its_sessions_a_name_of_its_own",
+        says="a cleanup takes one's for the other's",
+    ),
+    plant(
+        "cleanup-every-six-hours-only",
+        "There is an endpoint for that.",
+        (
+            "monitor.py",
+            "            partial(every, settings.db_pool_check_interval, self._cleanup.sweep, clock),\n",
+            "",
+        ),
+        tests=SWEPT,
+        says="a zombie outlives the checks of the pool",
+    ),
+)

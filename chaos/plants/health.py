@@ -1,0 +1,133 @@
+"""Plants in the health routes."""
+
+from __future__ import annotations
+
+from plants.plant import STARVED, plant
+
+HEALTH = "test_health.py::test_health_answers_in_time_under"
+TIME = "test_health.py::test_health_tells_the_time_and_is_not_remembered"
+
+PLANTS = (
+    plant(
+        "health-asks-postgres",
+        "Healthy means that the database answers.",
+        (
+            "routes.py",
+            "        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+            '        await self._cleanup._database.read("SELECT 1")\n        return JSONResponse(self._health.healthy(), headers=NO_STORE)',
+        ),
+        tests=f"{HEALTH}[postgres hangs]",
+        says="/health",
+    ),
+    plant(
+        "health-takes-a-connection",
+        "A slot that is free proves that the pool is well.",
+        (
+            "routes.py",
+            "        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+            "        slot = await self._cleanup._database._take_slot()\n        slot()\n        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+        ),
+        tests=STARVED,
+        says="a health route waits for the pool",
+    ),
+    plant(
+        "health-asks-redis",
+        "Just a quick ping.",
+        (
+            "routes.py",
+            "        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+            "        from contextlib import suppress\n\n        from redis.asyncio import Redis\n\n        with suppress(Exception):\n            async with Redis.from_url(self._settings.redis_url or '', socket_timeout=1) as client:\n                await client.ping()\n        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+        ),
+        tests=f"{HEALTH}[redis hangs]",
+        says="/health waits",
+    ),
+    plant(
+        "health-waits-for-a-lock",
+        "See that nobody is just looking.",
+        (
+            "routes.py",
+            "        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+            "        async with self._health._watch._lock:\n            return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+        ),
+        tests=f"{HEALTH}[postgres hangs]",
+        says="/health waits",
+    ),
+    plant(
+        "health-says-more",
+        "One more field does no harm.",
+        (
+            "health.py",
+            '            "status": "healthy",\n',
+            '            "status": "healthy",\n            "version": "1.0",\n',
+        ),
+        tests=f"{HEALTH}[redis refuses]",
+        says="/health answers in another form",
+    ),
+    plant(
+        "health-ready-as-text",
+        'true or "true", who cares?',
+        (
+            "health.py",
+            '"nextReady": not self._lifecycle.draining',
+            '"nextReady": str(not self._lifecycle.draining).lower()',
+        ),
+        tests=f"{HEALTH}[redis refuses]",
+        says="/health answers in another form",
+    ),
+    plant(
+        "health-uptime-in-milliseconds",
+        "JavaScript counts in milliseconds.",
+        (
+            "health.py",
+            "round(self._clock() - self._started_at, 9)",
+            "round(1000 * (self._clock() - self._started_at), 9)",
+        ),
+        tests=TIME,
+        says="uptime is in seconds",
+    ),
+    plant(
+        "health-local-time",
+        "The server runs on UTC anyway.",
+        (
+            "health.py",
+            '    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")',
+            '    return datetime.now().isoformat(timespec="milliseconds") + "Z"',
+        ),
+        tests=TIME,
+        says="not the present time in UTC",
+    ),
+    plant(
+        "health-remembered",
+        "It is asked every second, so keep the answer.",
+        (
+            "health.py",
+            '        return {\n            "status": "healthy",',
+            '        self._kept = getattr(self, "_kept", None) or {\n            "status": "healthy",',
+        ),
+        (
+            "health.py",
+            '            "uptime": round(self._clock() - self._started_at, 9),\n        }\n',
+            '            "uptime": round(self._clock() - self._started_at, 9),\n        }\n        return self._kept\n',
+        ),
+        tests=TIME,
+        says="/health answers with an old answer",
+    ),
+    plant(
+        "health-may-be-stored",
+        "Headers cost bytes.",
+        ("routes.py", 'NO_STORE = {"Cache-Control": "no-store"}', "NO_STORE: dict[str, str] = {}"),
+        tests=TIME,
+        says="may be stored",
+    ),
+    plant(
+        "alive-needs-postgres",
+        "What is a service without its database?",
+        (
+            "routes.py",
+            '        return JSONResponse({"status": "alive"}, headers=NO_STORE)',
+            '        return JSONResponse({"status": "alive"}, 200 if self._health.ready()[0] else 503, headers=NO_STORE)',
+        ),
+        tests=f"{HEALTH}[postgres killed]",
+        says="/livez depends on something that is broken",
+    ),
+)

@@ -1,0 +1,164 @@
+"""Plants in the start, the stop, secrets and limits of requests."""
+
+from __future__ import annotations
+
+from plants.plant import STARVED, plant
+
+STOP = "test_lifecycle.py::test_told_to_stop_it_finishes_what_it_has_begun"
+STOP_TWICE = "test_lifecycle.py::test_told_to_stop_it_does_not_wait_for_ever_and_told_twice_not_at_all"
+TOLD = "test_secrets.py::test_no_secret_in_logs_answers_and_the_list_of_processes"
+DEFAULTS = "test_defaults.py::test_the_figures_after_the_incident_are_the_defaults"
+TOO_LARGE = "test_bad_clients.py::test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not"
+SLOW_CLIENTS = "test_bad_clients.py::test_clients_that_begin_and_do_not_go_on_hold_up_nobody"
+WRONG_SETTING = "test_secrets.py::test_a_wrong_setting_ends_the_start_in_one_line_that_names_it"
+
+PLANTS = (
+    plant(
+        "stop-at-once",
+        "Clients try again.",
+        (
+            "__main__.py",
+            "        await app.state.lifecycle.finish(within=settings.shutdown_grace / 2)\n",
+            "        os._exit(0)\n",
+        ),
+        tests=STOP,
+        says="told to stop",
+    ),
+    plant(
+        "stop-drops-requests",
+        "Be quick about it.",
+        (
+            "__main__.py",
+            "        await app.state.lifecycle.finish(within=settings.shutdown_grace / 2)\n",
+            "        await asyncio.sleep(0.3)\n        server.force_exit = True\n",
+        ),
+        tests=STOP,
+        says="stopped while requests were under way",
+    ),
+    plant(
+        "stop-ignored",
+        "Nothing may interrupt us.",
+        (
+            "__main__.py",
+            "        loop.add_signal_handler(each, on_signal)",
+            "        loop.add_signal_handler(each, lambda: None)",
+        ),
+        tests=STOP,
+        says="told to stop",
+    ),
+    plant(
+        "stop-still-ready",
+        "We still answer, so we are ready.",
+        ("__main__.py", "        app.state.lifecycle.draining = True\n", ""),
+        tests=STOP,
+        says="it does not tell that it is no longer ready",
+    ),
+    plant(
+        "stop-not-alive",
+        "It is on its way out, so it is not alive.",
+        (
+            "routes.py",
+            'return JSONResponse({"status": "alive"}, headers=NO_STORE)',
+            'return JSONResponse({"status": "alive"}, 503 if self._health._lifecycle.draining else 200, headers=NO_STORE)',
+        ),
+        tests=STOP,
+        says="an orchestrator would kill it now",
+    ),
+    plant(
+        "stop-waits-for-ever",
+        "Every request is sacred.",
+        (
+            "__main__.py",
+            "        server.config.timeout_graceful_shutdown = left",
+            "        server.config.timeout_graceful_shutdown = None and left",
+        ),
+        ("__main__.py", "finish(within=settings.shutdown_grace / 2)", "finish(within=3600)"),
+        tests=STOP_TWICE,
+        says="for longer than its SHUTDOWN_GRACE",
+    ),
+    plant(
+        "stop-twice-ignored",
+        "Once is enough.",
+        (
+            "__main__.py",
+            "            loop.remove_signal_handler(each)\n            signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once\n",
+            "            loop.add_signal_handler(each, lambda: None)\n",
+        ),
+        tests=STOP_TWICE,
+        says="told to stop twice",
+    ),
+    plant(
+        "defaults-of-the-night",
+        "20 connections were always enough.",
+        ("settings.py", "db_pool_max: int = 100", "db_pool_max: int = 20"),
+        tests=DEFAULTS,
+        says="DB_POOL_MAX is 20 where nobody sets it",
+    ),
+    plant(
+        "bodies-without-bound",
+        "Marketing has long texts.",
+        ("routes.py", "LARGEST_BODY = 1 << 20", "LARGEST_BODY = 1 << 30"),
+        tests=TOO_LARGE,
+        says="bodies have no bound",
+    ),
+    plant(
+        "bodies-few-at-a-time",
+        "Ten at once are enough; bodies take memory.",
+        ("routes.py", "BODY_SECONDS = 10.0", "BODY_SECONDS = 10.0\nFEW = asyncio.Semaphore(10)"),
+        ("routes.py", "async with asyncio.timeout(BODY_SECONDS)", "async with FEW, asyncio.timeout(BODY_SECONDS)"),
+        tests=SLOW_CLIENTS,
+        says="clients are slow, and others",
+    ),
+    plant(
+        "secret-printed",
+        "Just to see where it connects to.",
+        (
+            "__main__.py",
+            "    memory.tune()\n",
+            '    sys.stderr.write(f"connecting to {settings.database_url}\\n")\n    memory.tune()\n',
+        ),
+        tests=TOLD,
+        says="tells a secret",
+    ),
+    plant(
+        "secret-in-an-answer",
+        "So that support can see it.",
+        ("database.py", '("The database cannot answer now.")', '(f"{self._settings.database_url} cannot answer now.")'),
+        tests=TOLD,
+        says="tells a secret",
+    ),
+    plant(
+        "secret-in-a-start-error",
+        "Say what was wrong with it.",
+        (
+            "settings.py",
+            "            raise SettingsError(name.upper(), expected)",
+            '            raise SettingsError(name.upper(), f"{expected}, got {text}")',
+        ),
+        tests=WRONG_SETTING,
+        says="tells a secret",
+    ),
+    plant(
+        "secret-in-json-logs",
+        "The console format is redacted, that will do.",
+        ("logs.py", '"message": self._redact(record.getMessage())', '"message": record.getMessage()'),
+        (
+            "redis_store.py",
+            'in-memory cache: %s", reason)',
+            'in-memory cache: %s (%s)", reason, self._settings.redis_url)',
+        ),
+        tests=TOLD,
+        says="the log (json) tells a secret",
+    ),
+    plant(
+        "background-loop-fails-silently",
+        "Let it fail.",
+        (
+            "monitor.py",
+            "        percent = self._database.usage.percent()",
+            '        percent = self._database.usage.percent("pool")  # type: ignore[call-arg]',
+        ),
+        tests=STARVED,
+        says="no alert was raised",
+    ),
+)

@@ -1,0 +1,162 @@
+"""Plants in the memory guard."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+GUARD = "test_memory_pressure.py::test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true"
+REFUSES = "test_memory_pressure.py::test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essential"
+NO_MEMORY = "test_memory_pressure.py::test_a_service_without_memory_answers_503_and_lives"
+GROUP = "test_memory_pressure.py::test_the_limit_of_a_control_group_counts_too"
+GARBAGE = "test_memory_pressure.py::test_garbage_is_collected_from_time_to_time"
+
+PLANTS = (
+    plant(
+        "guard-looks-at-the-heap",
+        "92 % of the heap in use is critical.",
+        (
+            "monitor.py",
+            "        use = self._gauge.worst()\n        action",
+            '        told = figures()\n        use = Use(told.heap_used or 0, told.heap_total or 1, "heap")\n        action',
+        ),
+        (
+            "monitor.py",
+            "import CLEAR, Collector, Gauge, Guard, figures",
+            "import CLEAR, Collector, Gauge, Guard, Use, figures",
+        ),
+        tests=GUARD,
+        says="the guard must not cry before memory is short",
+    ),
+    plant(
+        "guard-reads-its-limit-once",
+        "Limits don't change.",
+        ("memory.py", "def _data_limit() -> int:", "@functools.cache\ndef _data_limit() -> int:"),
+        ("memory.py", "import gc\n", "import functools\nimport gc\n"),
+        tests=GUARD,
+        says="the guard has not forced a collection",
+    ),
+    plant(
+        "guard-blind-to-control-groups",
+        "There is one setting for the limit.",
+        ("memory.py", "        for cgroup in _cgroups():", "        for cgroup in ():"),
+        tests=GROUP,
+        says="the kernel killed it",
+    ),
+    plant(
+        "guard-too-late",
+        "A look every minute will do.",
+        ("settings.py", "    memory_check_interval: float = 1.0", "    memory_check_interval: float = 60.0"),
+        tests=GUARD,
+        says="the guard has not forced a collection",
+    ),
+    plant(
+        "guard-without-trim",
+        "gc.collect() frees the memory.",
+        ("memory.py", "        _libc.malloc_trim(0)", "        pass"),
+        tests=GUARD,
+        says="memory does not come down",
+    ),
+    plant(
+        "guard-drops-the-cache",
+        "All of it, to be on the safe side.",
+        ("fallback.py", "self._shrink_to(self._max_entries, self.bytes // 2)", "self._shrink_to(0, 0)"),
+        tests="test_memory_pressure.py::test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true",
+        says="what is left is all there is while Redis is away",
+    ),
+    plant(
+        "guard-keeps-the-cache",
+        "The cache is what keeps us fast.",
+        ("monitor.py", "collect(give_up=self._cache.halve)", "collect()"),
+        tests=GUARD,
+        says="memory does not come down",
+    ),
+    plant(
+        "guard-invents-numbers",
+        "About a third is freed.",
+        ("memory.py", "            before.rss - after.rss,\n", "            before.rss // 3,\n"),
+        tests=GUARD,
+        says="MB in total; RSS fell by",
+    ),
+    plant(
+        "guard-small-megabytes",
+        "A megabyte is a million bytes.",
+        ("memory.py", "MIB = 1 << 20", "MIB = 1_000_000"),
+        tests=GUARD,
+        says="(2^20 bytes)",
+    ),
+    plant(
+        "guard-spams",
+        "Every sample that is too high is worth a line.",
+        ("memory.py", "        if not self._in_episode:\n", "        if use:\n"),
+        tests=REFUSES,
+        says="one line for one episode",
+    ),
+    plant(
+        "guard-blocks",
+        "Give the collector a moment.",
+        (
+            "monitor.py",
+            "        freed = await self._collector.collect(give_up",
+            "        time.sleep(1.5)\n        freed = await self._collector.collect(give_up",
+        ),
+        tests=GUARD,
+        says="the guard kept everybody waiting",
+    ),
+    plant(
+        "guard-always",
+        "Better too often.",
+        ("memory.py", "SOFT, CLEAR = 0.90, 0.80", "SOFT, CLEAR = 0.005, 0.004"),
+        tests=GUARD,
+        says="the guard must not cry before memory is short",
+    ),
+    plant(
+        "guard-never-refuses",
+        "We never turn a customer away.",
+        ("memory.py", "        self.refusing = use.needed >= HARD or", "        self.refusing = False and"),
+        tests=REFUSES,
+        says="work is not refused",
+    ),
+    plant(
+        "guard-refuses-health",
+        "If it is short of memory it is not healthy.",
+        (
+            "problems.py",
+            'ESSENTIAL = ("/health", "/livez", "/readyz", "/api/db-cleanup")',
+            'ESSENTIAL = ("/livez", "/readyz", "/api/db-cleanup")',
+        ),
+        tests=REFUSES,
+        says="/health is needed most when memory is short",
+    ),
+    plant(
+        "out-of-memory-is-500",
+        "MemoryError can't be handled.",
+        ("problems.py", "        except MemoryError:\n", "        except FileNotFoundError:\n"),
+        tests=NO_MEMORY,
+        says="a lack of memory is 503",
+    ),
+    plant(
+        "out-of-memory-ends-it",
+        "Let the supervisor start it again.",
+        (
+            "problems.py",
+            '            log.error("out of memory while answering a request")\n',
+            "            import os\n\n            os._exit(137)\n",
+        ),
+        tests=NO_MEMORY,
+        says="the process did not survive",
+    ),
+    plant(
+        "statistics-of-arenas",
+        "External is what malloc has.",
+        ("memory.py", "    return int(info.uordblks + info.hblkhd)", "    return int(info.hblkhd)"),
+        tests=GUARD,
+        says="External grew by",
+    ),
+    plant(
+        "garbage-never-collected",
+        "Python does that by itself.",
+        ("monitor.py", "        if self._collector.worthwhile():\n", "        if False:\n"),
+        tests=GARBAGE,
+        says="nothing is collected",
+    ),
+)

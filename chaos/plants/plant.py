@@ -1,0 +1,42 @@
+"""A plant: a regression that the chaos suite must detect. Mutation testing calls a plant a mutant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plant:
+    """One regression.
+
+    Args:
+        name: what it is called.
+        story: what the developer would have said.
+        edits: (file, old text, new text); every occurrence of the old text is replaced.
+        tests: those that must go red; a parametrised one when any of its cases does.
+        says: a part of the failure's message: it names the cause.
+    """
+
+    name: str
+    story: str
+    edits: tuple[tuple[str, str, str], ...]
+    tests: tuple[str, ...]
+    says: str
+
+    @property
+    def file(self) -> str:
+        """The file that the plant is mostly in."""
+        return self.edits[0][0]
+
+
+def plant(name: str, story: str, *edits: tuple[str, str, str], tests: str | tuple[str, ...], says: str) -> Plant:
+    """One plant; files are named without their folder."""
+    full = tuple((f"service/{file}", old, new) for file, old, new in edits)
+    return Plant(name, story, full, (tests,) if isinstance(tests, str) else tests, says)
+
+
+# Tests that plants of several files name.
+TWICE = "test_redis_gone.py::test_reads_survive_an_outage_of_redis_twice_in_a_row"
+SLOW_REDIS = "test_cache.py::test_a_slow_redis_costs_a_request_its_budget_once_and_mixes_nothing_up"
+STARVED = "test_postgres_slow.py::test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_capacity"
+BOOT = "test_lifecycle.py::test_it_starts_without_postgres_and_redis_and_becomes_ready_by_itself"

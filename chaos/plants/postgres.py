@@ -1,0 +1,348 @@
+"""Plants in the service's use of Postgres."""
+
+from __future__ import annotations
+
+from plants.plant import BOOT, STARVED, plant
+
+SERVER_FULL = "test_postgres_slow.py::test_a_full_server_is_a_503_and_not_a_hang"
+NO_ANSWER = "test_postgres_slow.py::test_an_answer_that_never_comes_is_a_503_in_time"
+EPISODES = "test_pool.py::test_the_alert_tells_average_use_once_for_each_episode"
+IDLE = "test_pool.py::test_idle_connections_are_closed_and_come_back_when_needed"
+BOOKS = "test_pool.py::test_no_fault_costs_the_pool_a_connection"
+ONCE = "test_postgres_gone.py::test_a_write_whose_answer_was_lost_is_not_done_again"
+IN_DOUBT = "test_postgres_gone.py::test_after_a_write_in_doubt_nobody_is_served_what_was_before"
+SILENT = "test_postgres_gone.py::test_connections_that_went_silent_cost_the_time_of_one_statement"
+READ_AGAIN = "test_postgres_gone.py::test_a_read_whose_session_is_ended_under_it_is_done_again"
+SAFE = "test_postgres_gone.py::test_nothing_is_acknowledged_before_it_is_safe"
+AWAY = "test_postgres_gone.py::test_cached_reads_go_on_and_others_get_503_while_postgres_is_away"
+READY = "test_postgres_gone.py::test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything"
+ONE_WINS = "test_contention.py::test_of_many_who_saw_the_same_version_one_wins"
+EVERY_CHANGE = "test_contention.py::test_every_change_counts_and_no_reader_goes_back_in_time"
+
+PLANTS = (
+    plant(
+        "pool-no-acquire-timeout",
+        "They will get their turn.",
+        (
+            "database.py",
+            "        async with asyncio.timeout(self._settings.db_pool_acquire_timeout):\n            await self._slots.acquire()\n",
+            "        await self._slots.acquire()\n",
+        ),
+        tests=STARVED,
+        says="who finds the pool exhausted hears it after",
+    ),
+    plant(
+        "pool-unbounded",
+        "Postgres will say when it is full.",
+        ("database.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(1000)"),
+        ("database.py", "            max_size=self._settings.db_pool_max,", "            max_size=1000,"),
+        tests=STARVED,
+        says="connections at once; the pool has",
+    ),
+    plant(
+        "pool-one-too-many",
+        "Off by one, who counts?",
+        ("database.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(settings.db_pool_max + 1)"),
+        (
+            "database.py",
+            "            max_size=self._settings.db_pool_max,",
+            "            max_size=self._settings.db_pool_max + 1,",
+        ),
+        tests=STARVED,
+        says="connections at once; the pool has",
+    ),
+    plant(
+        "pool-two-too-few",
+        "Keep some in reserve.",
+        (
+            "database.py",
+            "asyncio.Semaphore(settings.db_pool_max)",
+            "asyncio.Semaphore(max(1, settings.db_pool_max - 2))",
+        ),
+        tests=f"{BOOKS}[refusing]",
+        says="of the pool's",
+    ),
+    plant(
+        "postgres-fault-is-500",
+        "An error is an error.",
+        (
+            "database.py",
+            '            raise Unavailable("The database cannot answer now.") from error',
+            "            raise",
+        ),
+        tests=f"{BOOKS}[refusing]",
+        says="a dependency fault is 503, never",
+    ),
+    plant(
+        "postgres-lock-timeout-is-500",
+        "That can't happen.",
+        ("database.py", "    asyncpg.LockNotAvailableError,\n", ""),
+        tests=STARVED,
+        says="a dependency fault is 503, never",
+    ),
+    plant(
+        "postgres-full-is-500",
+        "max_connections is high enough.",
+        (
+            "database.py",
+            "    asyncpg.InsufficientResourcesError,  # 53: too many connections, out of memory, disk full\n",
+            "",
+        ),
+        tests=SERVER_FULL,
+        says="500",
+    ),
+    plant(
+        "errors-in-a-form-of-our-own",
+        "JSON is JSON.",
+        ("problems.py", 'media_type = "application/problem+json"', 'media_type = "application/json"'),
+        tests=BOOKS,
+        says="errors are application/problem+json",
+    ),
+    plant(
+        "postgres-retry-after-an-hour",
+        "Let them come back when it is quiet.",
+        ("errors.py", "retry_after: float = 1.0", "retry_after: float = 3600.0"),
+        tests="test_pool.py::test_no_fault_costs_the_pool_a_connection",
+        says="a 503 sends its client away for 3600 s",
+    ),
+    plant(
+        "postgres-no-retry-after",
+        "Nobody reads that header.",
+        (
+            "problems.py",
+            "    return Problem(503, error.detail, retry_after=error.retry_after)",
+            "    return Problem(503, error.detail)",
+        ),
+        tests=f"{BOOKS}[refusing]",
+        says="a 503 says when to try again",
+    ),
+    plant(
+        "postgres-no-command-timeout",
+        "Postgres has a statement_timeout.",
+        ("database.py", '        "command_timeout": settings.db_command_timeout,\n', ""),
+        tests=NO_ANSWER,
+        says="the sweep had to take them back",
+    ),
+    plant(
+        "alert-never",
+        "A fraction is what everybody uses.",
+        ("monitor.py", "        if self._alert.check(percent):", "        if self._alert.check(percent / 100):"),
+        tests=STARVED,
+        says="no alert was raised",
+    ),
+    plant(
+        "alert-every-check",
+        "They should not forget it.",
+        ("monitor.py", "            return first\n", "            return True\n"),
+        tests=EPISODES,
+        says="alerts for",
+    ),
+    plant(
+        "alert-once-in-a-life",
+        "Once is enough.",
+        (
+            "monitor.py",
+            "            self._raised = False\n        return False",
+            "            pass\n        return False",
+        ),
+        tests=EPISODES,
+        says="no alert was raised (episode 2)",
+    ),
+    plant(
+        "alert-at-ninety-whatever-is-set",
+        "Nobody will want another threshold.",
+        ("monitor.py", "if percent > self._threshold:", "if percent > 90.0:"),
+        tests="test_pool.py::test_the_alert_comes_at_the_percentage_that_was_set",
+        says="DB_POOL_ALERT_PERCENT is 50, and no alert was raised",
+    ),
+    plant(
+        "alert-on-size",
+        "The pool's size is at its maximum.",
+        (
+            "monitor.py",
+            "        percent = self._database.usage.percent()",
+            "        percent = 100 * self._database.size() / self._settings.db_pool_max",
+        ),
+        tests=EPISODES,
+        says="one moment",
+    ),
+    plant(
+        "alert-of-one-moment",
+        "A sample is good enough.",
+        (
+            "monitor.py",
+            "        percent = self._database.usage.percent()",
+            "        percent = 100 * self._database.usage.in_use / self._settings.db_pool_max",
+        ),
+        tests=EPISODES,
+        says="one moment",
+    ),
+    plant(
+        "pool-leaks-on-error",
+        "After an error the connection is gone anyway.",
+        (
+            "database.py",
+            "        finally:\n            await self._release(checkout)",
+            "        else:\n            await self._release(checkout)",
+        ),
+        tests=STARVED,
+        says="the others are lost",
+    ),
+    plant(
+        "pool-leaks-a-slot",
+        "Without a connection there is nothing to give back.",
+        (
+            "database.py",
+            "        except BaseException:\n            release_slot()\n            raise",
+            "        except BaseException:\n            raise",
+        ),
+        tests=f"{BOOKS}[refusing]",
+        says="connections can be used: the others are lost",
+    ),
+    plant(
+        "pool-idle-timeout-ignored",
+        "Opening connections is expensive.",
+        (
+            "database.py",
+            "            max_inactive_connection_lifetime=self._settings.db_pool_idle_timeout,",
+            "            max_inactive_connection_lifetime=0,",
+        ),
+        tests=IDLE,
+        says="are not closed",
+    ),
+    plant(
+        "read-given-up",
+        "An error is an error.",
+        (
+            "database.py",
+            "        except LostConnection:\n            rows =",
+            "        except ZeroDivisionError:\n            rows =",
+        ),
+        tests=READ_AGAIN,
+        says="a read is given up when its session is ended",
+    ),
+    plant(
+        "pool-trusts-the-neighbours",
+        "One dead connection says nothing about the others.",
+        (
+            "database.py",
+            "            for holder in self._pool._holders:\n                if holder.is_idle() and holder.is_connected():\n                    holder.terminate()",
+            "            pass",
+        ),
+        tests=SILENT,
+        says="neighbours were trusted all the same",
+    ),
+    plant(
+        "statements-go-on",
+        "We have a limit on our side.",
+        (
+            "database.py",
+            '            "statement_timeout": str(int(milliseconds * 0.9)),\n            "lock_timeout": str(int(milliseconds * 0.6)),\n',
+            "",
+        ),
+        tests=STARVED,
+        says="their statements still wait in Postgres",
+    ),
+    plant(
+        "write-in-doubt-forgotten",
+        "It was an error, so nothing has changed.",
+        ("cache.py", "        self.fallback.doubt(key)\n        self._owed.add(key, None)\n", "        return\n"),
+        tests=IN_DOUBT,
+        says="still serves what was before",
+    ),
+    plant(
+        "write-tried-again",
+        "Lost connections deserve a second try.",
+        (
+            "database.py",
+            '        row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n',
+            '        try:\n            row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n        except LostConnection:\n            row = await self._run("fetchrow", sql, args)\n',
+        ),
+        tests=ONCE,
+        says="an INSERT was tried again",
+    ),
+    plant(
+        "write-acknowledged-early",
+        "Deleting can happen in the background.",
+        (
+            "routes.py",
+            "            created = await self._campaigns.delete(campaign_id)",
+            "            self._later = asyncio.ensure_future(self._campaigns.delete(campaign_id))\n            created: int | None = 1",
+        ),
+        tests=SAFE,
+        says="acknowledged before it happened",
+    ),
+    plant(
+        "write-behind",
+        "The row is known already; Postgres can catch up.",
+        (
+            "campaigns.py",
+            '        row = await self._database.write(\n            sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        return None if row is None else _campaign(row)',
+            '        import asyncio\n        from dataclasses import replace\n\n        write = self._database.write(sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status")))\n        old = await self.get(campaign_id)\n        self._behind = asyncio.ensure_future(write)\n        return old and replace(old, version=old.version + 1, **fields)',
+        ),
+        tests=SAFE,
+        says="acknowledged",
+    ),
+    plant(
+        "commit-not-flushed",
+        "synchronous_commit=off is so much faster.",
+        (
+            "database.py",
+            '            "application_name": application_name,\n',
+            '            "application_name": application_name,\n            "synchronous_commit": "off",\n',
+        ),
+        tests=SAFE,
+        says="synchronous_commit",
+    ),
+    plant(
+        "postgres-needed-to-start",
+        "A few warm connections.",
+        ("database.py", "            min_size=0,", "            min_size=2,"),
+        tests=BOOT,
+        says="the service ended",
+    ),
+    plant(
+        "ready-finds-out-late",
+        "It may just be slow for a moment.",
+        ("watch.py", "TIMEOUT = 0.6", "TIMEOUT = 10.0"),
+        tests=READY,
+        says="still says ready",
+    ),
+    plant(
+        "ready-whatever-happens",
+        "The balancer should not take us out.",
+        ("health.py", '        return ready, {"status": status', '        return True, {"status": status'),
+        tests=AWAY,
+        says="/readyz still says ready",
+    ),
+    plant(
+        "lost-update",
+        "Look first, then write.",
+        (
+            "campaigns.py",
+            "             WHERE id = $1 AND version = coalesce($2, version)\n",
+            "             WHERE id = $1 AND coalesce($2, 1) > 0\n",
+        ),
+        (
+            "campaigns.py",
+            "        row = await self._database.write(\n            sql, campaign_id, version",
+            "        seen = await self.get(campaign_id)\n        if seen is None or version not in (None, seen.version):\n            return None\n        row = await self._database.write(\n            sql, campaign_id, version",
+        ),
+        tests=ONE_WINS,
+        says="the others' changes are lost",
+    ),
+    plant(
+        "if-match-ignored",
+        "The last one wins.",
+        ("routes.py", "        versions = None if if_match is None", "        versions = None if True"),
+        tests=ONE_WINS,
+        says="the others' changes are lost",
+    ),
+    plant(
+        "version-stands-still",
+        "updated_at tells the same.",
+        ("campaigns.py", "version = version + 1, updated_at", "version = version, updated_at"),
+        tests=EVERY_CHANGE,
+        says="changes were lost",
+    ),
+)

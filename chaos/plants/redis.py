@@ -1,0 +1,280 @@
+"""Plants in what the service does while Redis is away."""
+
+from __future__ import annotations
+
+from plants.plant import BOOT, SLOW_REDIS, TWICE, plant
+
+LONG = "test_redis_gone.py::test_a_long_outage_costs_one_line_and_one_prober"
+KINDS = "test_redis_gone.py::test_outages_of_every_kind_one_after_the_other"
+COMES_AND_GOES = "test_redis_gone.py::test_who_comes_and_goes_is_not_trusted_each_time"
+UNDONE = "test_redis_gone.py::test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers"
+REDIS_ERRORS = "test_redis_errors.py::test_a_redis_that_answers_with_errors_is_away"
+NEWER = "test_cache.py::test_a_newer_version_of_another_instance_is_not_overwritten_by_what_redis_missed"
+UPSTASH = "test_secrets.py::test_upstash_comes_first_and_is_asked_by_tls"
+
+PLANTS = (
+    plant(
+        "redis-no-fallback",
+        "Redis is part of the service; if it is down, so are we.",
+        (
+            "cache.py",
+            "        except Away:\n            return None\n",
+            "        except Away as error:\n            raise Unavailable('The cache is down.') from error\n",
+        ),
+        tests=f"{TWICE}[refusing]",
+        says="reads failed while Redis was away",
+    ),
+    plant(
+        "redis-no-breaker",
+        "Every request may see for itself whether Redis is there.",
+        (
+            "redis_store.py",
+            "        return self._breaker.up\n\n    @property\n    def tried",
+            "        return True\n\n    @property\n    def tried",
+        ),
+        (
+            "redis_store.py",
+            "if client is None or not self._breaker.up or budget.left <= 0:",
+            "if client is None or budget.left <= 0:",
+        ),
+        tests=f"{TWICE}[hanging]",
+        says="reads still wait for Redis long after it went away",
+    ),
+    plant(
+        "redis-no-budget",
+        "The client has timeouts of its own.",
+        ("redis_store.py", "async with asyncio.timeout(limit), self._slots:", "async with self._slots:"),
+        tests=f"{TWICE}[hanging]",
+        says="a read took",
+    ),
+    plant(
+        "redis-budget-per-command",
+        "Each command has its time.",
+        ("redis_store.py", "            budget.left -= self._clock() - started", "            pass"),
+        tests=SLOW_REDIS,
+        says="more than its budget",
+    ),
+    plant(
+        "redis-never-back",
+        "Once it was away, an operator should look.",
+        (
+            "redis_store.py",
+            "        await self._close()\n        epoch",
+            "        await self._close()\n        if self._breaker.outages:\n            return False\n        epoch",
+        ),
+        tests=f"{TWICE}[refusing]",
+        says="the service still does not use it",
+    ),
+    plant(
+        "redis-back-only-once",
+        "Twice is no accident; give up on it then.",
+        (
+            "redis_store.py",
+            "        await self._close()\n        epoch",
+            "        await self._close()\n        if self._breaker.outages > 1:\n            return False\n        epoch",
+        ),
+        tests=f"{TWICE}[refusing]",
+        says="the service still does not use it",
+    ),
+    plant(
+        "redis-back-after-ten-seconds",
+        "No need to hammer it.",
+        ("breaker.py", "FIRST_DELAY = 0.1\nLONGEST_DELAY = 0.5", "FIRST_DELAY = 10.0\nLONGEST_DELAY = 10.0"),
+        tests=f"{TWICE}[refusing]",
+        says="the service still does not use it",
+    ),
+    plant(
+        "redis-trusted-each-time",
+        "It answers, so it is back.",
+        ("breaker.py", "return TRIAL if flapping else 0.0", "return 0.0"),
+        tests=COMES_AND_GOES,
+        says="the service flaps along with it",
+    ),
+    plant(
+        "redis-prober-dies-of-another-error",
+        "Only network errors can happen here.",
+        (
+            "redis_store.py",
+            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # the same",
+            "            await self._deliver(client)\n        except (OSError, TimeoutError) as error:",
+        ),
+        tests=LONG,
+        says="an error escaped",
+    ),
+    plant(
+        "redis-every-request-connects",
+        "Whoever needs Redis brings it back.",
+        (
+            "redis_store.py",
+            "        async with self._spend(budget) as client:\n            pipe",
+            "        if not self._breaker.up:\n            await self._bring_back()\n        async with self._spend(budget) as client:\n            pipe",
+        ),
+        (
+            "cache.py",
+            '        if not self._redis_knows(key):\n            entry = self.fallback.fresh(key)\n            if entry is not None:\n                return Answer(entry, "hit", "memory")\n        flight',
+            "        flight",
+        ),
+        (
+            "cache.py",
+            "        if not self._redis_knows(key):\n            return None\n",
+            "        if key in self._owed:\n            return None\n",
+        ),
+        tests=LONG,
+        says="requests retry for themselves",
+    ),
+    plant(
+        "redis-line-per-probe",
+        "So that everybody sees that it is well.",
+        (
+            "redis_store.py",
+            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # Redis is optional",
+            """            await self._deliver(client)
+            log.info("Redis connected successfully")
+        except Exception as error:  # noqa: BLE001  # Redis is optional""",
+        ),
+        tests=LONG,
+        says="one line for each change of state",
+    ),
+    plant(
+        "redis-line-per-error",
+        "One can never log too much.",
+        (
+            "redis_store.py",
+            "        if self._breaker.fail(reason, epoch):\n            log",
+            "        opened = self._breaker.fail(reason, epoch)\n        log",
+        ),
+        (
+            "redis_store.py",
+            'in-memory cache: %s", reason)\n            self._wake.set()',
+            'in-memory cache: %s", reason)\n        if opened:\n            self._wake.set()',
+        ),
+        tests=LONG,
+        says="not one for each error",
+    ),
+    plant(
+        "redis-no-line-on-recovery",
+        "Good news needs no line.",
+        ("redis_store.py", '        log.info("Redis connected successfully")\n', ""),
+        tests=f"{TWICE}[refusing]",
+        says="one line at the start and one for each recovery",
+    ),
+    plant(
+        "redis-outage-writes-forgotten",
+        "Redis is away, so there is nothing to tell it.",
+        (
+            "cache.py",
+            "        owed = self._owed.add(key, stamp)\n        if not self.redis.up:\n            return\n",
+            "        if not self.redis.up:\n            return\n        owed = self._owed.add(key, stamp)\n",
+        ),
+        tests=UNDONE,
+        says="came back out of Redis",
+    ),
+    plant(
+        "redis-deleted-comes-back",
+        "A deleted row will expire from Redis by itself.",
+        (
+            "cache.py",
+            "        await self._tell(key, (created, DELETED))",
+            "        if self.redis.up:\n            await self._tell(key, (created, DELETED))",
+        ),
+        tests=UNDONE,
+        says="a deleted campaign came back out of Redis",
+    ),
+    plant(
+        "redis-own-write-not-read",
+        "The next reader fills the cache anyway.",
+        (
+            "cache.py",
+            "        self.fallback.put(key, entry)\n        await self._tell(key, entry.stamp)",
+            "        await self._tell(key, entry.stamp)",
+        ),
+        tests=UNDONE,
+        says="a read missed the write before it",
+    ),
+    plant(
+        "redis-older-overwrites-newer",
+        "A plain SET is easier to read.",
+        ("redis_store.py", "    return 0\n", ""),
+        tests=NEWER,
+        says="has overwritten the newer one of another instance",
+    ),
+    plant(
+        "redis-ping-is-healthy",
+        "A PING is what everybody uses for a health check.",
+        (
+            "redis_store.py",
+            '    await client.eval(COMPARE_AND_SET, 1, "service:probe", 0, 0, "", 5000)',
+            "    await client.ping()",
+        ),
+        tests=(f"{REDIS_ERRORS}[READONLY]", f"{REDIS_ERRORS}[OOM]"),
+        says="takes it for healthy",
+    ),
+    plant(
+        "redis-error-replies-crash",
+        "Only connections fail.",
+        (
+            "redis_store.py",
+            "        except Exception as error:\n            fair",
+            "        except (OSError, TimeoutError) as error:\n            fair",
+        ),
+        tests=f"{REDIS_ERRORS}[OOM]",
+        says="a write fails because Redis says OOM",
+    ),
+    plant(
+        "redis-connections-left-behind",
+        "They will be collected.",
+        (
+            "redis_store.py",
+            "                    await client.connection_pool.disconnect(inuse_connections=True)",
+            "                    _KEPT.append(client)",
+        ),
+        ("redis_store.py", "class Away(Exception):", "_KEPT: list[Any] = []\n\n\nclass Away(Exception):"),
+        tests=KINDS,
+        says="connections are left behind",
+    ),
+    plant(
+        "redis-loss-is-not-ready",
+        "Without Redis we are slow, so send the traffic elsewhere.",
+        (
+            "health.py",
+            "        ready = postgres and not refusing",
+            "        ready = postgres and redis and not refusing",
+        ),
+        tests=f"{TWICE}[refusing]",
+        says="says that it is not ready",
+    ),
+    plant(
+        "redis-needed-to-start",
+        "Fail early.",
+        (
+            "app.py",
+            "        await database.start()\n",
+            "        await database.start()\n        from redis.asyncio import Redis\n\n        async with Redis.from_url(settings.redis_url or '') as client:\n            await client.ping()\n",
+        ),
+        tests=BOOT,
+        says="the service ended",
+    ),
+    plant(
+        "redis-upstash-second",
+        "REDIS_URL is set, so use it.",
+        (
+            "redis_store.py",
+            "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
+            "        if not settings.redis_url and settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
+        ),
+        tests=UPSTASH,
+        says="timed out",
+    ),
+    plant(
+        "redis-upstash-in-clear",
+        "TLS gives trouble with certificates.",
+        (
+            "redis_store.py",
+            "                ssl=True,\n                ssl_ca_certs=settings.upstash_redis_ca_file,\n",
+            "",
+        ),
+        ("redis_store.py", "            if self._tls:\n", "            if False:\n"),
+        tests=UPSTASH,
+        says="Upstash is to be asked by TLS",
+    ),
+)
