@@ -219,7 +219,31 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             except OSError as error:
                 kept = f"could not be kept: {error}"
             report.sections.append(("resilience: all logs", kept))
+    _redact(report)
     return report
+
+
+def _redact(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Take the passwords of this session out of a report: --showlocals prints what libraries hold in their frames."""
+    if redaction := sys.modules.get(f"{__package__}.redaction"):  # else there are none
+        for name in "longrepr", "sections", "user_properties":
+            if hasattr(report, name):
+                setattr(report, name, redaction.redact(getattr(report, name)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A report of a collection shows no passwords either: a module may connect while it is imported."""
+    report = yield
+    _redact(report)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_internalerror(excrepr: Any) -> None:
+    """An error inside pytest shows no passwords either; this hook's others print it."""
+    if redaction := sys.modules.get(f"{__package__}.redaction"):
+        redaction.redact(excrepr)
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Any:

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from .clock import SYSTEM, Clock
 from .errors import BackendDied, ResilienceError, ServerNotReady
+from .redaction import Private
 
 if TYPE_CHECKING:
     import psutil
@@ -207,7 +208,7 @@ class Keeper:
         self._asked = 0
         self._owned: list[Path] = []
         self._pid_files: list[Path] = []
-        self._commands: list[dict[str, Any]] = []
+        self._commands: list[Private] = []
         self._errors: IO[bytes] | None = None
         self._channel: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -285,14 +286,14 @@ class Keeper:
         Raises:
             CannotStart: the program can't be executed.
         """
-        request = {
-            "argv": [str(word) for word in argv],
-            "env": dict(env),
-            "log": str(log),
-            "cwd": str(cwd) if cwd else None,
-            "user": tuple(user),
-            "stdin": str(stdin) if stdin else None,
-        }
+        request = Private(
+            argv=[str(word) for word in argv],
+            env=dict(env),
+            log=str(log),
+            cwd=str(cwd) if cwd else None,
+            user=tuple(user),
+            stdin=str(stdin) if stdin else None,
+        )
         try:
             number, pid = self.ask("spawn", request)
         except KeeperRefused as refusal:
@@ -325,14 +326,14 @@ class Keeper:
             env: its whole environment. Never shown anywhere.
             log: the file that its output is appended to.
         """
-        request = {
-            "argv": [str(word) for word in argv],
-            "env": dict(env),
-            "log": str(log),
-            "cwd": None,
-            "user": tuple(PLAIN),
-            "stdin": None,
-        }
+        request = Private(
+            argv=[str(word) for word in argv],
+            env=dict(env),
+            log=str(log),
+            cwd=None,
+            user=tuple(PLAIN),
+            stdin=None,
+        )
         self._commands.append(request)
         self.ask("at_end", request)
 
@@ -358,7 +359,7 @@ class Keeper:
                 raise BackendDied("the keeper is not running: it was not started, or has been closed")
             self._asked += 1
             try:
-                _send(self._channel, (self._asked, request, arguments))
+                _send(self._channel, (self._asked, request, tuple(map(_plain, arguments))))
                 number, done, value = _receive(self._channel)
                 while number != self._asked:  # the answer to a request that Ctrl-C cut short
                     number, done, value = _receive(self._channel)
@@ -416,6 +417,11 @@ class Keeper:
 
 class KeeperRefused(ResilienceError):
     """The keeper could not do what was asked."""
+
+
+def _plain(argument: Any) -> Any:
+    """Return an argument as marshal takes it."""
+    return dict(argument) if isinstance(argument, Private) else argument
 
 
 def _send(channel: socket.socket, message: Any) -> None:

@@ -12,6 +12,7 @@ from .backends.redis_admin import RedisAdmin
 from .errors import BackendDied, SetupError
 from .faults.fault import Strike
 from .proxy.client import Control, Door
+from .redaction import remember_url
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
 from .targets.spec import Service
@@ -63,6 +64,8 @@ class Stack:
         self._log_begins: dict[str, int] = {}
         try:
             backend.start()
+            for server in backend.servers.values():
+                remember_url(server.url(server.direct))
             self._control = self._reach(backend)
             self._doors = {name: self._door(name) for name in ("postgres", "redis")}
             self._postgres_admin = PostgresAdmin(backend.servers["postgres"], template=backend.template)
@@ -157,6 +160,7 @@ class Stack:
         self._backend.add(kind, name)
         self._doors[name] = self._door(name)
         server = self._backend.servers[name]
+        remember_url(server.url(server.direct))
         if kind == "redis":
             self._more[name] = kind, RedisAdmin(server)
             return

@@ -23,7 +23,7 @@ PACKAGE = """
 3  proxy
 2  wire checkers
 1  history
-0  errors clock processes keeper
+0  errors clock processes keeper redaction
 """
 SERVICE = """
 5  __init__

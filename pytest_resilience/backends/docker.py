@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from ..clock import SYSTEM, Clock
 from ..errors import BackendDied, BackendUnavailable, ServerNotReady, SetupError
 from ..proxy.client import REAL_CANNOT, Behind, Seen
+from ..redaction import new_password
 from . import engine as engines
 from .backend import Address
 from .background import InBackground
@@ -110,8 +110,8 @@ class DockerBackend(KeptBackend):
         with without_ryuk(self._environ):
             self._network = self._make_network(engine, session, labels, making)
             place = self._place = Place(client_settings(engine), self._network, labels, making, self._clock)
-            postgres = PostgresContainer(self._settings.postgres_image, place, password=secrets.token_hex(18))
-            redis = RedisContainer(self._settings.redis_image, place, password=secrets.token_hex(18))
+            postgres = PostgresContainer(self._settings.postgres_image, place, password=new_password())
+            redis = RedisContainer(self._settings.redis_image, place, password=new_password())
             doors = 0 if self._on_its_network else PUBLISHED_DOORS
             self._proxy = ToxiproxyContainer("toxiproxy", self._settings.toxiproxy_image, place, doors=doors)
             self._everything = [postgres, redis, self._proxy]
@@ -128,7 +128,7 @@ class DockerBackend(KeptBackend):
     def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
         assert self._place is not None, "start comes first"
         server: PostgresContainer | RedisContainer
-        password = secrets.token_hex(18)
+        password = new_password()
         if kind == "postgres":
             server = PostgresContainer(self._settings.postgres_image, self._place, password=password, name=name)
         else:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from ..clock import SYSTEM, Clock
 from ..keeper import release_shared_memory
+from ..redaction import new_password
 from .accounts import account_for_postgres, give
 from .backend import Address
 from .background import InBackground
@@ -18,6 +19,7 @@ from .binaries import Found, find_postgres, find_redis
 from .kept import KeptBackend
 from .local import HOST
 from .ports import free_port
+from .postgres_password import Place, put
 from .postgres_process import PostgresProcess
 from .postgres_template import Recipe
 from .proxy_process import ProxyProcess
@@ -78,7 +80,7 @@ class EmbeddedBackend(KeptBackend):
 
     def _launch_redis(self, found: Found, name: str) -> RedisProcess:
         place = self.directory / name
-        place.mkdir()
+        place.mkdir(mode=0o700)
         log = self.directory / f"{name}.log"
         redis = RedisProcess(self._keeper, found.path, place, name=name, log=log, clock=self._clock)
         redis.launch()
@@ -107,6 +109,8 @@ class EmbeddedBackend(KeptBackend):
     def _from_template(self, recipe: Recipe, template: Template, data: Path) -> PostgresProcess:
         with template:
             template.copy_first(data)
+            password = new_password()
+            put(data, Place(template.facts["file"], template.facts["verifier"]), password)
             user, programs = recipe.account()  # not earlier: the keeper has been starting all the while
             give(data, user)
             server = PostgresProcess(
@@ -116,7 +120,7 @@ class EmbeddedBackend(KeptBackend):
                 name=data.name,
                 log=self.directory / f"{data.name}.log",
                 version=recipe.version,
-                password=template.facts["password"],
+                password=password,
                 user=user,
                 clock=self._clock,
             )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from typing import NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..errors import SetupError
+from ..redaction import redacted, remember, remember_url
 from .backend import Address
 from .settings import Settings
 
@@ -30,6 +31,9 @@ class Upstream(NamedTuple):
     password: str | None
     database: str
     query: str
+
+    def __repr__(self) -> str:
+        return f"<{self.scheme} at {self.address}>"
 
 
 class Named(NamedTuple):
@@ -62,6 +66,7 @@ def read(settings: Settings) -> Named:
 
 
 def _api(text: str) -> Address:
+    remember_url(text if "://" in text else f"http://{text}")
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, parts.port
@@ -69,7 +74,7 @@ def _api(text: str) -> Address:
         host = port = None
         parts = urlsplit("")
     if parts.scheme != "http" or not host or parts.path.strip("/"):
-        raise SetupError(f"--resilience-toxiproxy must be a URL such as http://127.0.0.1:8474, got {text!r}")
+        raise SetupError(f"--resilience-toxiproxy must be a URL such as http://127.0.0.1:8474, got {redacted(text)!r}")
     return Address(host, port or API_PORT)
 
 
@@ -84,6 +89,7 @@ def _ports(text: str | None) -> range:
 
 def _upstream(option: str, text: str, schemes: tuple[str, ...], port: int) -> Upstream:
     wanted = f"{option} must be host:port, or a URL such as {schemes[0]}://user:password@host:{port}"
+    remember_url(text if "://" in text else f"{schemes[0]}://{text}")
     try:
         parts = urlsplit(text if "://" in text else f"{schemes[0]}://{text}")
         address = Address(parts.hostname or "", parts.port or port)
@@ -93,4 +99,6 @@ def _upstream(option: str, text: str, schemes: tuple[str, ...], port: int) -> Up
         raise SetupError(wanted)
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password else None
+    query = dict(parse_qsl(parts.query))
+    remember(query.get("password"))
     return Upstream(parts.scheme, address, user, password, unquote(parts.path.strip("/")), parts.query)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import BackendUnavailable
 from ..processes import Child, Keeper
-from . import caches, template
+from . import caches, postgres_password, template
 from .accounts import Account, give
 from .binaries import Found
 from .local import ENVIRONMENT
@@ -18,7 +18,7 @@ from .postgres_process import DATABASE
 from .template import Template, TemplateBroken
 from .versions import version_of
 
-RECIPE = 2  # count it up when what comes out changes, the settings aside
+RECIPE = 3  # count it up when what comes out changes, the settings aside
 INITDB_WITHIN = 120.0  # seconds; it takes 0.5
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
@@ -45,6 +45,9 @@ SINCE_16 = {
 }  # the password is random and the server on loopback; 4096 would cost 100 connections 0.5 s
 ONLY_FOR_INITDB = {"wal_recycle": "off"}  # each segment that it keeps for later would be copied by every session
 SINCE_18 = {"io_method": "sync"}  # without the three processes of its own that reading ahead would have
+WITHOUT_CHECKSUMS = (
+    "--no-data-checksums",
+)  # from 18 on; they are the default there, and a page is changed before the start
 
 
 class Recipe:
@@ -70,6 +73,7 @@ class Recipe:
                 f"{found.path / 'postgres'} ({found.source}) does not run here: it does not even say its version"
             )
         major = int(self.version.split(".")[0])
+        self._initdb_words = WITHOUT_CHECKSUMS if major >= 18 else ()
         self._initdb_settings = SINCE_16 | ONLY_FOR_INITDB if major >= 16 else {}  # older ones take none
         self._settings = SETTINGS | (SINCE_16 if major >= 16 else {}) | (SINCE_18 if major >= 18 else {})
         self._keeper = keeper
@@ -80,6 +84,7 @@ class Recipe:
             RECIPE,
             self._settings,
             self._initdb_settings,
+            self._initdb_words,
             self.version,
             found.source,
             size,
@@ -119,30 +124,29 @@ class Recipe:
         work.mkdir(mode=0o700)
         try:
             give(work, self.account().user)
-            password = os.urandom(18).hex()
             data = work / "data"
-            self._initdb(data, password)
+            self._initdb(data)
             self._configure(data / "postgresql.conf")
             self._create_database(data)
             ours = max(int(path.name) for path in (data / "base").iterdir() if path.name.isdigit())
             template.write(
                 data,
                 self.path,
-                {"version": self.version, "password": password},
+                {"version": self.version, **postgres_password.find(data)._asdict()},
                 lambda name: not name.startswith("base/") or name.startswith(f"base/{ours}/"),
             )
             template.remove_old(self._cache, now=self.path.stat().st_mtime)
         finally:
             shutil.rmtree(work)
 
-    def _initdb(self, data: Path, password: str) -> None:
+    def _initdb(self, data: Path) -> None:
         password_file = self._scratch / "password"
-        password_file.write_text(password)
-        password_file.chmod(0o400)
+        password_file.touch(mode=0o600)
+        password_file.write_text(os.urandom(18).hex())  # thrown away: each session writes the verifier of its own
         give(password_file, self.account().user)
         command = [str(self.account().programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
         command += ["--pwfile", str(password_file), "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
-        command += ["--wal-segsize=1"]
+        command += ["--wal-segsize=1", *self._initdb_words]
         command += [word for name, value in self._initdb_settings.items() for word in ("-c", f"{name}={value}")]
         try:
             self._run("initdb", command)

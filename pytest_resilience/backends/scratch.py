@@ -42,7 +42,7 @@ class Scratch:
     def make(self) -> None:
         """Make it."""
         self._hidden.mkdir(mode=0o700)
-        self._owner = (self._hidden / OWNER).open("w")
+        self._owner = os.fdopen(os.open(self._hidden / OWNER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
         self._owner.write(f"{os.getpid()}\n")
         self._owner.flush()

@@ -43,7 +43,7 @@ class Template:
     """A template file, open for copying; a context manager.
 
     Attributes:
-        facts: what its maker wrote down, such as version and password.
+        facts: what its maker wrote down, such as the version.
     """
 
     def __init__(self, path: Path) -> None:

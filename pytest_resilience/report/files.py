@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..redaction import redacted
+
 FOLDER = ".resilience"
 LONGEST = 100  # characters of a file's name that come from its test's
 
@@ -38,5 +40,6 @@ def keep_logs(root: Path, test: str, logs: Mapping[str, str]) -> Path:
     if len(name) > LONGEST:
         name = f"{name[:LONGEST]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
     file = place / f"{name}.log"
-    file.write_text("".join(f"===== {source} =====\n{text.rstrip()}\n" for source, text in logs.items()))
+    text = "".join(f"===== {source} =====\n{text.rstrip()}\n" for source, text in logs.items())
+    file.write_text(redacted(text))  # a service may write its DATABASE_URL
     return file

@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from ..errors import ServerNotReady, SetupError
 from ..faults.fault import Strike
 from ..faults.process import Terminate
 from ..processes import Child
+from ..redaction import Private
 from .means import Means
 from .spec import Service
 from .target import Ledger, NeedyFaults, ProcessFaults
@@ -132,10 +134,10 @@ class RunningService:
             if self._wait_until_ready(self._child, begins, last=attempt == PORT_TRIES - 1):
                 return
 
-    def _environment(self) -> dict[str, str]:
-        """Secrets are in here: never held in a variable that a traceback's locals would show."""
+    def _environment(self) -> Mapping[str, str]:
+        """Secrets are in here: no traceback with locals shows them."""
         port = {self.spec.port_variable: str(self._port)}
-        return {**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env, **port}
+        return Private({**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env, **port})
 
     def log_text(self) -> str:
         """What it wrote since `stop` was called last, or since the beginning; over kills and restarts."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -52,7 +53,7 @@ def test_four_sessions_at_once_make_one_template(tmp_path):
             session.kill()
             session.communicate()
     assert sum(fact["made"] for fact in facts) == 1
-    assert len({fact["url"].split("@")[0] for fact in facts}) == 1, "one template, one password"
+    assert len({fact["url"].split("@")[0] for fact in facts}) == 4, "one template, and a password for each session"
     assert len({fact["url"] for fact in facts}) == 4
     assert [path.suffix for path in (tmp_path / "pytest-resilience").glob("postgres*.template")] == [".template"]
 
@@ -94,29 +95,40 @@ def test_a_damaged_template_is_made_anew(own_cache, spawned):
     """Damage at the end is found while Postgres starts already."""
     memory = SharedMemory()
     with Template(own_cache) as opened:
-        password = opened.facts["password"]
+        verifier = opened.facts["verifier"]
     whole = own_cache.read_bytes()
     own_cache.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].alive()
     with Template(own_cache) as renewed:
-        assert renewed.facts["password"] != password
+        assert renewed.facts["verifier"] != verifier
     assert list(own_cache.parent.glob(".*")) == []
     assert memory.made_by(spawned) == []
 
 
 def test_without_a_cache_it_is_made_for_the_session(monkeypatch):
-    """And its password is nowhere else."""
     monkeypatch.setattr(caches, "cache_directory", lambda: None)
     with EmbeddedBackend() as backend:
-        postgres = backend.servers["postgres"]
-        password = postgres.url(postgres.direct).split(":")[2].split("@")[0]
-        assert len(password) == 36
-        telling = [
-            path for path in backend.directory.rglob("*") if path.is_file() and password.encode() in path.read_bytes()
-        ]
-        assert [path.suffix for path in telling] == [".template"]
+        assert backend.servers["postgres"].alive()
+        assert len(list(backend.directory.glob("*.template"))) == 1
     assert not backend.directory.exists()
+
+
+def test_no_file_has_the_password_and_the_template_has_a_verifier_that_no_server_uses(own_cache):
+    with EmbeddedBackend() as backend:
+        postgres = backend.servers["postgres"]
+        password = urlsplit(postgres.url(postgres.direct)).password
+        assert len(password) == 36
+        files = [path for path in [own_cache, *backend.directory.rglob("*")] if path.is_file()]
+        assert [path for path in files if password.encode() in path.read_bytes()] == []
+        with Template(own_cache) as opened:
+            verifier = opened.facts["verifier"].encode()
+        in_use = [
+            path for path in (backend.directory / "postgres" / "global").iterdir() if verifier in path.read_bytes()
+        ]
+        assert in_use == []
+        open_to_others = [path for path in files if path.stat().st_mode & 0o077]
+        assert open_to_others == []
 
 
 def test_a_postgres_that_cannot_be_made_shows_why(tmp_path, monkeypatch):

@@ -1,0 +1,117 @@
+"""The passwords that this process knows, and texts without them: what is printed of a failure shows none.
+
+A library that connects takes a URL apart and holds the password as a plain string in a dozen of its frames. `pytest --showlocals` prints
+those frames. So each password is remembered where it is made or read, and the plugin replaces it in every report.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+from urllib.parse import quote, quote_plus, urlsplit
+
+HIDDEN = "***"
+# Characters; a shorter password may be a word of its own ("postgres"), and is replaced where it must be a password.
+UNMISTAKABLE = 12
+CUT = "..."  # how pytest shortens a long value, in the middle of a password too
+PIECE = 4  # characters of a password that was cut by which it is known
+
+_passwords: dict[str, re.Pattern[str]] = {}  # in every form in which it is written: what finds it
+
+
+class Private(dict[str, Any]):
+    """A dictionary whose values no traceback shows."""
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} values, not shown>"
+
+
+def new_password() -> str:
+    """Return a random password of 36 characters, remembered."""
+    password = os.urandom(18).hex()
+    remember(password)
+    return password
+
+
+def remember(password: str | None) -> None:
+    """Remember a password for the rest of this process; None and "" are none."""
+    if not password:
+        return
+    forms = {password, quote(password, safe=""), quote(password), quote_plus(password)}
+    forms |= {repr(password)[1:-1], json.dumps(password)[1:-1]}
+    for form in forms - _passwords.keys():
+        _passwords[form] = _pattern(form)
+
+
+def remember_url(url: str) -> None:
+    """Remember the password of a URL, if it has one; a text that is no URL has none."""
+    try:
+        remember(_decoded(urlsplit(url).password))
+    except ValueError:
+        return
+
+
+def _decoded(text: str | None) -> str | None:
+    from urllib.parse import unquote
+
+    return unquote(text) if text else None
+
+
+def _pattern(form: str) -> re.Pattern[str]:
+    text = re.escape(form)
+    if len(form) >= UNMISTAKABLE:
+        return re.compile(text)
+    # In quotes, in a URL, and as `password=...` of a connection string.
+    return re.compile(rf"(?<=['\"]){text}(?=['\"])|(?<=:){text}(?=@)|(?<=password=){text}(?!\w)")
+
+
+def redacted(text: str) -> str:
+    """Return the text without any password that is remembered, or the beginning or end of one that was cut."""
+    for form, pattern in _passwords.items():
+        if form in text:
+            text = pattern.sub(HIDDEN, text)
+        if CUT in text and len(form) >= UNMISTAKABLE:
+            text = _without_pieces(text, form)
+    return text
+
+
+def _without_pieces(text: str, password: str) -> str:
+    first, *others = text.split(CUT)
+    pieces = [first]
+    for piece in others:
+        pieces[-1] = _without_end(pieces[-1], password)
+        pieces.append(_without_begin(piece, password))
+    return CUT.join(pieces)
+
+
+def _without_end(text: str, password: str) -> str:
+    for size in range(len(password) - 1, PIECE - 1, -1):
+        if text.endswith(password[:size]):
+            return text[:-size] + HIDDEN
+    return text
+
+
+def _without_begin(text: str, password: str) -> str:
+    for size in range(len(password) - 1, PIECE - 1, -1):
+        if text.startswith(password[-size:]):
+            return HIDDEN + text[size:]
+    return text
+
+
+def redact(value: Any) -> Any:
+    """Return a report's value without passwords: strings are replaced, lists and pytest's own objects are changed in place."""
+    if not _passwords:
+        return value
+    match value:
+        case str():
+            return redacted(value)
+        case tuple():
+            return tuple(map(redact, value))
+        case list():
+            value[:] = map(redact, value)
+        case _ if hasattr(value, "toterminal"):  # what pytest makes of an exception, and the parts of that
+            for name, part in vars(value).items():
+                object.__setattr__(value, name, redact(part))
+    return value

@@ -1,0 +1,127 @@
+"""No password is shown by a failure: planted tests fail inside libraries that hold it, with --showlocals, and nothing tells it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+PLANTED = """
+import asyncio, os, pathlib, sys
+import asyncpg, pytest, redis
+
+@pytest.fixture
+def url(resilience):
+    told = resilience.postgres.url
+    pathlib.Path("told").write_text(told.split(":")[2].partition("@")[0])
+    return told
+
+def test_the_database_is_missing(url):
+    asyncio.run(asyncpg.connect(url.replace("/resilience", "/missing")))
+
+def test_nobody_listens(resilience, url):
+    resilience.postgres.refuse()
+    asyncio.run(asyncpg.connect(url))
+
+def test_it_is_cut_where_a_value_is_too_long(url):
+    values = ["x" * length + url for length in range(60, 130)]
+    many = {"A": "x" * 50, "URL": url, "B": "y" * 300}
+    raise ValueError(f"can't use {url!r}")
+
+def test_it_is_compared(url):
+    assert url == "postgresql://"
+
+def test_it_is_printed(url):
+    print(url)
+    print(url, file=sys.stderr)
+    raise ValueError
+
+def test_our_own_connection_is_refused(resilience, url):
+    resilience.postgres.kill()
+    resilience.postgres.admin.fetch("select 1")
+
+def test_redis_wants_a_password(resilience, url):
+    redis.Redis(host=resilience.redis.host, port=resilience.redis.port, password=url, username=url).ping()
+
+@pytest.fixture
+def broken(url):
+    raise ValueError(url)
+
+def test_its_fixture_fails(broken):
+    pass
+"""
+OPTIONS = {
+    "locals": ["-l", "--tb=long"],
+    "all of it": ["-l", "--tb=long", "-vv", "--full-trace", "-rA"],
+    "short": ["-l", "--tb=short", "-rA"],
+    "native": ["-l", "--tb=native"],
+    "xdist": ["-l", "-n", "1"],
+}
+
+
+def pieces(password: str, size: int = 6) -> set[str]:
+    return {password[at : at + size] for at in range(len(password) - size + 1)}
+
+
+def told_in(text: str, password: str) -> list[str]:
+    return [line for line in text.splitlines() if any(piece in line for piece in pieces(password))]
+
+
+@pytest.mark.parametrize("how", OPTIONS)
+def test_a_failure_tells_no_password_whatever_the_traceback_shows(project: pytest.Pytester, how: str) -> None:
+    project.makepyfile(PLANTED)
+    result = project.runpytest_subprocess("--resilience-backend=embedded", *OPTIONS[how], "--junitxml=report.xml")
+    result.assert_outcomes(failed=7, errors=1)
+    password = (project.path / "told").read_text()
+    assert len(password) == 36
+    assert told_in(result.stdout.str() + result.stderr.str(), password) == []
+    files = [path for path in project.path.rglob("*") if path.is_file() and path.name != "told"]
+    assert any(path.parent.name == "logs" for path in files)
+    telling = [str(path) for path in files if told_in(path.read_text(errors="replace"), password)]
+    assert telling == []
+    assert "postgresql://postgres:***@127.0.0.1" in result.stdout.str()
+
+
+def test_a_service_that_cannot_start_does_not_show_its_environment(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAYMENTS_KEY", "planted-for-this-test")
+    project.makeconftest(
+        """
+        import pytest
+        from pytest_resilience import Service
+
+        @pytest.fixture(scope="session")
+        def resilience_service(resilience_stack):
+            return Service(["/bin/nosuchprogram"], env={"DATABASE_URL": resilience_stack.postgres.url})
+        """
+    )
+    project.makepyfile("def test_it(resilience): pass")
+    result = project.runpytest_subprocess("--resilience-backend=embedded", "-l", "--full-trace")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*values, not shown>*"])
+    result.stdout.no_fnmatch_line("*planted-for-this-test*")
+
+
+def test_a_password_that_the_user_named_is_not_shown_either(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A word of its own, too: it is replaced where it must be the password, and not in "Hunter2 Street"."""
+    monkeypatch.setenv("PYTEST_RESILIENCE_POSTGRES_UPSTREAM", "postgresql://joe:hunter2@127.0.0.1:1/shop")
+    monkeypatch.setenv("PYTEST_RESILIENCE_REDIS_UPSTREAM", "redis://:correct%20horse%2Fbattery@127.0.0.1:1/0")
+    project.makepyfile(
+        """
+        def test_it():
+            password, url, street = "hunter2", "postgresql://joe:hunter2@127.0.0.1/shop", "hunter2 street"
+            redis, again = "redis://:correct%20horse%2Fbattery@127.0.0.1:1/0", "correct horse/battery"
+            assert False
+        """
+    )
+    result = project.runpytest_subprocess(
+        "--resilience-backend=external", "--resilience-toxiproxy=http://127.0.0.1:1", "-l"
+    )
+    result.assert_outcomes(failed=1)
+    shown = [line for line in result.stdout.lines if " = " in line]
+    assert "street     = 'hunter2 street'" in shown
+    assert [line for line in shown if "hunter2" in line and "street" not in line] == [], Path.cwd()
+    assert [line for line in shown if "battery" in line] == []
