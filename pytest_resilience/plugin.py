@@ -12,15 +12,13 @@ import pytest
 
 from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
-from .stash import EXPERIMENT, PASSED, WATCH
+from .report.attempts import ATTEMPT, CANNOT, FAILED_ATTEMPTS, LEAK, OF_AN_ATTEMPT, OUTCOME, STRIKE, Run
+from .stash import ATTEMPTS, EXPERIMENT, FAILED, PASSED, WATCH
 
 if TYPE_CHECKING:
     from .experiment import Resilience
 
-VACUOUS = "resilience_outcome"
-STRIKE = "resilience_strike"
-CANNOT = "resilience_cannot"
-LEAK = "resilience_leak"
+VACUOUS = (OUTCOME, "vacuous")
 LOG_LINES = 60  # of the service's log, below a failure
 
 
@@ -93,14 +91,15 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         names.append("resilience")
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Look around, and strike what markers name, after all fixtures are there."""
     __tracebackhide__ = True
+    _begin_attempt(item)
     if "resilience" in getattr(item, "fixturenames", ()):
         # pytest calls this after the item's own fixtures are gone, and before those of its module and session are.
         setattr(item, "teardown", functools.partial(_tear_down, item))  # noqa: B010  # no assignment to a method, says mypy
-    with _skipping(item):
+    with _settling_on_errors(item), _skipping(item):
         yield
         experiment = item.stash.get(EXPERIMENT, None)
         if experiment is not None:
@@ -108,6 +107,36 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
                 item.stash[WATCH] = experiment.watch(item.config.rootpath, _loops(item))
             for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
                 experiment.strike(*marker.args, **marker.kwargs)
+
+
+def _begin_attempt(item: pytest.Item) -> None:
+    """Forget what an earlier attempt of the test has left: plugins that run a test again keep the item."""
+    attempt = item.stash[ATTEMPTS] = item.stash.get(ATTEMPTS, 0) + 1
+    failed = item.stash.setdefault(FAILED, set())
+    old: tuple[pytest.StashKey[Any], ...] = (EXPERIMENT, PASSED, WATCH)
+    for key in old:
+        if key in item.stash:
+            del item.stash[key]
+    item.user_properties[:] = [each for each in item.user_properties if each[0] not in OF_AN_ATTEMPT]
+    if attempt > 1 and "resilience" in getattr(item, "fixturenames", ()):
+        item.user_properties.append((ATTEMPT, str(attempt)))
+        if failed:
+            item.user_properties.append((FAILED_ATTEMPTS, str(len(failed))))
+
+
+@contextmanager
+def _settling_on_errors(item: pytest.Item) -> Iterator[None]:
+    """Heal as soon as the test has failed, and keep its failure in front of one of the healing."""
+    try:
+        yield
+    except BaseException as error:
+        experiment = item.stash.get(EXPERIMENT, None)
+        if experiment is not None:
+            try:
+                _settle(item, experiment)
+            except Exception as second:  # noqa: BLE001  # whatever it is, it must not hide the first
+                error.add_note(f"and then: {second}")
+        raise
 
 
 @contextmanager
@@ -127,17 +156,9 @@ def _skipping(item: pytest.Item) -> Iterator[None]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Heal as soon as the test's body has ended, so that its report knows what was hit."""
+    with _settling_on_errors(item), _skipping(item):
+        yield
     experiment = item.stash.get(EXPERIMENT, None)
-    try:
-        with _skipping(item):
-            yield
-    except BaseException as error:
-        if experiment is not None:
-            try:
-                _settle(item, experiment)
-            except Exception as second:  # noqa: BLE001  # whatever it is, it must not hide the first
-                error.add_note(f"and then: {second}")  # the test's own failure is the story
-        raise
     if experiment is not None:
         _settle(item, experiment)
 
@@ -150,8 +171,6 @@ def _settle(item: pytest.Item, experiment: Resilience) -> None:
         experiment.settle()
     finally:
         item.user_properties += [(STRIKE, packed(strike)) for strike in experiment.strikes]
-        if experiment.vacuous:
-            item.user_properties.append((VACUOUS, "vacuous"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -193,7 +212,9 @@ def _passed(item: pytest.Item) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show below a failure what struck and what the service wrote."""
     report = yield
     if report.skipped and (told := [text for name, text in item.user_properties if name == CANNOT]):
@@ -203,9 +224,16 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             (line or 0) + 1,
             f"Skipped: {told[-1]}",
         )  # the test, not this file
+    attempt, failed = item.stash.get(ATTEMPTS, 1), item.stash.setdefault(FAILED, set())
+    if report.failed:
+        failed.add(attempt)
     experiment = item.stash.get(EXPERIMENT, None)
     if experiment is not None and report.when == "call":
-        item.stash[PASSED] = report.passed
+        # A failed subtest makes pytest call the test failed too, but later than here. A subtest has a report of its own before.
+        passed = item.stash[PASSED] = report.passed and attempt not in failed
+        if passed and any(name == STRIKE for name, _ in item.user_properties) and experiment.vacuous:
+            item.user_properties.append(VACUOUS)
+            report.user_properties.append(VACUOUS)
         if report.failed:
             from .report.files import keep_logs
             from .report.terminal import strike_lines, tail
@@ -215,12 +243,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             if logs.get("service"):
                 report.sections.append(("resilience: the service's log", tail(logs["service"], LOG_LINES)))
             try:
-                kept = str(keep_logs(item.config.rootpath, item.nodeid, {"strikes": "\n".join(struck), **logs}))
+                every = {"strikes": "\n".join(struck), **logs}
+                kept = str(keep_logs(item.config.rootpath, item.nodeid, every, attempt=attempt))
             except OSError as error:
                 kept = f"could not be kept: {error}"
             report.sections.append(("resilience: all logs", kept))
+    if report.when == "teardown" and report.failed and not _is_vacuous(call) and VACUOUS in report.user_properties:
+        report.user_properties.remove(VACUOUS)  # JUnit calls it an error
     _redact(report)
     return report
+
+
+def _is_vacuous(call: pytest.CallInfo[None]) -> bool:
+    """True if --resilience-strict has made the error of a teardown."""
+    from .errors import VacuousTest
+
+    return call.excinfo is not None and isinstance(call.excinfo.value, VacuousTest)
 
 
 def _redact(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -248,24 +286,19 @@ def pytest_internalerror(excrepr: Any) -> None:
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Any:
     """VACUOUS is an outcome of its own."""
-    if report.when == "call" and report.passed and (VACUOUS, "vacuous") in getattr(report, "user_properties", ()):
+    if report.when == "call" and report.passed and VACUOUS in getattr(report, "user_properties", ()):
         return "vacuous", "V", ("VACUOUS", {"yellow": True})
     return None
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What struck in this run, which tests are vacuous, and what was left behind."""
-    every = [r for rs in terminalreporter.stats.values() for r in rs]
-    reports = [r for r in every if getattr(r, "when", None) == "call"]
-    ends = [r for r in every if getattr(r, "when", None) == "teardown"]
-    leaks = [(r.nodeid, value) for r in ends for name, value in r.user_properties if name == LEAK]
-    struck = [(r.nodeid, value) for r in reports for name, value in r.user_properties if name == STRIKE]
-    skipped = terminalreporter.stats.get("skipped", [])
-    cannot = [value for r in skipped for name, value in getattr(r, "user_properties", ()) if name == CANNOT]
-    if struck or cannot or leaks:
-        from .report.terminal import leak_lines, summary, what_cannot
+    """Say what struck in this run, which tests are vacuous or flaky, and what was left behind."""
+    run = Run(terminalreporter.stats)
+    strikes, cannot, leaks = run.strikes(), run.cannot(), run.leaks()
+    if strikes or cannot or leaks:
+        from .report.terminal import flaky_lines, leak_lines, summary, vacuous_lines, what_cannot
 
         terminalreporter.section("resilience")
-        vacuous = {r.nodeid for r in terminalreporter.stats.get("vacuous", [])}
-        for line in (*summary(struck, vacuous), *what_cannot(cannot), *leak_lines(leaks)):
+        tests = (*vacuous_lines(run.vacuous()), *flaky_lines(run.flaky()))
+        for line in (*summary(strikes), *tests, *what_cannot(cannot), *leak_lines(leaks)):
             terminalreporter.write_line(line)

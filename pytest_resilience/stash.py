@@ -13,3 +13,5 @@ if TYPE_CHECKING:
 EXPERIMENT: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the experiment of its test
 PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with an experiment: whether its body passed
 WATCH: pytest.StashKey[Watch] = pytest.StashKey()  # of an item whose body has begun: what there was then
+ATTEMPTS: pytest.StashKey[int] = pytest.StashKey()  # of an item: how often its setup has begun
+FAILED: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: which of its attempts have failed

@@ -23,13 +23,14 @@ def folder(root: Path) -> Path:
     return path
 
 
-def keep_logs(root: Path, test: str, logs: Mapping[str, str]) -> Path:
+def keep_logs(root: Path, test: str, logs: Mapping[str, str], *, attempt: int = 1) -> Path:
     """Write the logs of a failed test to one file, in the place of an earlier run's.
 
     Args:
         root: the rootdir.
         test: the test's node id; its words make the file's name.
         logs: text by source, such as "service".
+        attempt: which attempt of the test failed; each has a file of its own.
 
     Returns:
         The file.
@@ -39,7 +40,7 @@ def keep_logs(root: Path, test: str, logs: Mapping[str, str]) -> Path:
     name = re.sub(r"[^\w.=-]+", "-", test)
     if len(name) > LONGEST:
         name = f"{name[:LONGEST]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
-    file = place / f"{name}.log"
+    file = place / (f"{name}.log" if attempt == 1 else f"{name}-attempt-{attempt}.log")
     text = "".join(f"===== {source} =====\n{text.rstrip()}\n" for source, text in logs.items())
     file.write_text(redacted(text))  # a service may write its DATABASE_URL
     return file

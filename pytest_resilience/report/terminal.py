@@ -48,25 +48,41 @@ def tail(text: str, lines: int) -> str:
     return "\n".join(left_out + every[-lines:])
 
 
-def summary(struck: Iterable[tuple[str, str]], vacuous: set[str]) -> list[str]:
-    """A run's strikes by kind, then its vacuous tests.
+def summary(strikes: Iterable[str]) -> list[str]:
+    """Return a line for each kind of fault of a run.
 
     Args:
-        struck: (node id of the test, packed strike) of each.
-        vacuous: node ids of the tests that count as vacuous.
+        strikes: each strike, packed.
     """
     tallies: dict[str, Tally] = {}
-    empty: list[str] = []
-    for nodeid, text in struck:
+    for text in strikes:
         raw = json.loads(text)
         tally = tallies.setdefault(raw["label"].split("(")[0], Tally(unit=raw["unit"]))
         tally.strikes += 1
         tally.hit += bool(raw["touched"])
         tally.unknown += raw["touched"] is None
         tally.touched += raw["touched"] or 0
-        if raw["touched"] == 0 and nodeid in vacuous:
-            empty.append(f"VACUOUS {nodeid}: {raw['label']} {Receipt(0, raw['unit'])}")
-    return [_line(label, tally) for label, tally in sorted(tallies.items())] + empty
+    return [_line(label, tally) for label, tally in sorted(tallies.items())]
+
+
+def vacuous_lines(vacuous: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each strike that touched nothing.
+
+    Args:
+        vacuous: (node id, packed strike) of the tests that count as vacuous.
+    """
+    read = ((nodeid, json.loads(text)) for nodeid, text in vacuous)
+    return [
+        f"VACUOUS {nodeid}: {raw['label']} {Receipt(0, raw['unit'])}" for nodeid, raw in read if raw["touched"] == 0
+    ]
+
+
+def flaky_lines(flaky: Iterable[tuple[str, int, int]]) -> list[str]:
+    """Return a line for each test that passed after a failure, given as (node id, attempt, failed attempts before it)."""
+    return [
+        f"FLAKY {nodeid}: passed at attempt {attempt}, after {failed} attempt{'s' if failed != 1 else ''} that failed"
+        for nodeid, attempt, failed in flaky
+    ]
 
 
 def what_cannot(told: Iterable[str]) -> list[str]:

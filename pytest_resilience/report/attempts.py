@@ -1,0 +1,78 @@
+"""The attempts of a run's tests, read from pytest's reports: a plugin may run a test again after a failure.
+
+The properties below travel with the reports, to the controller of pytest-xdist and into JUnit. Light: every run of pytest imports
+this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+OUTCOME = "resilience_outcome"
+STRIKE = "resilience_strike"
+CANNOT = "resilience_cannot"
+LEAK = "resilience_leak"
+ATTEMPT = "resilience_attempt"  # from the second attempt on
+FAILED_ATTEMPTS = "resilience_failed_attempts"  # before this one
+OF_AN_ATTEMPT = (OUTCOME, STRIKE, CANNOT, LEAK, ATTEMPT, FAILED_ATTEMPTS)
+
+
+class Run:
+    """One run's reports, test by test.
+
+    Args:
+        stats: the terminal reporter's: reports by category.
+    """
+
+    def __init__(self, stats: dict[str, list[Any]]) -> None:
+        self._reports = [report for reports in stats.values() for report in reports if hasattr(report, "when")]
+        self._vacuous = stats.get("vacuous", [])
+        self._last: dict[tuple[str, str], int] = {}
+        for report in self._reports:
+            self._last[_test(report)] = max(self._last.get(_test(report), 0), _number(report))
+
+    def strikes(self) -> list[str]:
+        """Return each strike of each attempt, as `packed` has made it."""
+        return [text for report in self._reports if report.when != "teardown" for text in _all(report, STRIKE)]
+
+    def vacuous(self) -> list[tuple[str, str]]:
+        """Return (node id, packed strike) of the tests whose last attempt is vacuous."""
+        last = [report for report in self._vacuous if self._is_last(report)]
+        return [(report.nodeid, text) for report in last for text in _all(report, STRIKE)]
+
+    def leaks(self) -> list[tuple[str, str]]:
+        """Return (node id, leak) of each thing left behind; what several attempts of a test left is in the list once."""
+        ends = [report for report in self._reports if report.when == "teardown"]
+        return list(dict.fromkeys((report.nodeid, text) for report in ends for text in _all(report, LEAK)))
+
+    def cannot(self) -> list[str]:
+        """Return the reason of each test that was skipped because a fault can't be injected."""
+        return [text for report in self._reports if report.when != "teardown" for text in _all(report, CANNOT)]
+
+    def flaky(self) -> list[tuple[str, int, int]]:
+        """Return (node id, attempt, failed attempts before it) of the tests that passed after a failure."""
+        failed = {(_test(r), _number(r)) for r in self._reports if r.outcome in ("failed", "rerun")}
+        passed = [r for r in self._reports if r.when == "call" and r.outcome == "passed" and self._is_last(r)]
+        return [
+            (report.nodeid, _number(report), int(before))
+            for report in passed
+            for before in _all(report, FAILED_ATTEMPTS)
+            if (_test(report), _number(report)) not in failed
+        ]
+
+    def _is_last(self, report: Any) -> bool:
+        return _number(report) == self._last[_test(report)]
+
+
+def _test(report: Any) -> tuple[str, str]:
+    """Node id and worker: with xdist's --dist=each every worker runs every test."""
+    return report.nodeid, getattr(report, "worker_id", "")
+
+
+def _number(report: Any) -> int:
+    return int(next(iter(_all(report, ATTEMPT)), "1"))
+
+
+def _all(report: Any, name: str) -> Iterable[str]:
+    return [value for found, value in getattr(report, "user_properties", ()) if found == name]
