@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from . import options
+from .kept_modules import FINDER
 from .stash import EXPERIMENT
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ def resilience_stack(pytestconfig: pytest.Config, resilience_schema: Init | None
 
     given = options.read(pytestconfig)
     stack = Stack(options.choice(pytestconfig).make(), given.seed)
+    FINDER.hold()
     try:
         if resilience_schema is not None:
             stack.prepare(resilience_schema)
         yield stack
     finally:
+        FINDER.restore()  # other fixtures' ends come first, and may have put an older state of sys.modules back
         stack.close()
 
 
@@ -72,4 +75,5 @@ def resilience(
         try:
             yield experiment
         finally:
+            FINDER.restore()
             experiment.settle()  # after a body that ran this is done already

@@ -12,6 +12,7 @@ import pytest
 
 from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
+from .kept_modules import FINDER
 from .report.attempts import ATTEMPT, CANNOT, FAILED_ATTEMPTS, LEAK, OF_AN_ATTEMPT, OUTCOME, STRIKE, Run
 from .stash import ATTEMPTS, EXPERIMENT, FAILED, PASSED, WATCH
 
@@ -36,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         'leaks(*names): what the test may leave behind; patterns such as leaks("thread:watcher-*", "postgres:shop")',
     )
+    FINDER.restore()
     given = options.keep(config)
     if given.backend == "external":
         from .errors import BackendUnavailable
@@ -95,6 +97,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     """Look around, and strike what markers name, after all fixtures are there."""
     __tracebackhide__ = True
+    FINDER.restore()  # a fixture of the last test, or of this one's class or module, may have put an older state back
     _begin_attempt(item)
     if "resilience" in getattr(item, "fixturenames", ()):
         # pytest calls this after the item's own fixtures are gone, and before those of its module and session are.
@@ -107,6 +110,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
                 item.stash[WATCH] = experiment.watch(item.config.rootpath, _loops(item))
             for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
                 experiment.strike(*marker.args, **marker.kwargs)
+    if FINDER.holds:
+        FINDER.hold()
 
 
 def _begin_attempt(item: pytest.Item) -> None:
@@ -130,6 +135,7 @@ def _settling_on_errors(item: pytest.Item) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        FINDER.restore()
         experiment = item.stash.get(EXPERIMENT, None)
         if experiment is not None:
             try:
@@ -158,8 +164,10 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Heal as soon as the test's body has ended, so that its report knows what was hit."""
     with _settling_on_errors(item), _skipping(item):
         yield
+    FINDER.restore()
     experiment = item.stash.get(EXPERIMENT, None)
     if experiment is not None:
+        FINDER.hold()
         _settle(item, experiment)
 
 
@@ -177,6 +185,7 @@ def _settle(item: pytest.Item, experiment: Resilience) -> None:
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """Under --resilience-strict a vacuous test is an error."""
     yield
+    FINDER.restore()
     experiment = item.stash.get(EXPERIMENT, None)
     if experiment is not None and experiment.vacuous and options.read(item.config).strict and _passed(item):
         from .errors import VacuousTest
@@ -193,6 +202,7 @@ def _loops(item: pytest.Item) -> list[Any]:
 def _tear_down(item: pytest.Item) -> None:
     """The item's own, and then a look at what the test has left behind; under --resilience-leaks=error that is an error."""
     type(item).teardown(item)
+    FINDER.restore()  # fixtures of this test may have put an older state of sys.modules back
     watch = item.stash.get(WATCH, None)
     if watch is None:
         return
