@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from .cache import Cache
-from .campaigns import SCHEMA, Campaigns
+from .campaigns import NEEDS, SCHEMA, Campaigns
 from .cleanup import Cleanup
 from .database import Database
 from .health import Health, Lifecycle
@@ -36,7 +36,7 @@ def create_app(settings: Settings) -> Starlette:
     tasks = asyncio.TaskGroup()  # owns every task of the service
     lifecycle = Lifecycle()
 
-    watch = Watch(settings, boot_id, schema=SCHEMA, pool_pids=lambda: database.pids())  # noqa: PLW0108  (made below)
+    watch = Watch(settings, boot_id, schema=SCHEMA, needs=NEEDS, pool_pids=lambda: database.pids())  # noqa: PLW0108  (made below)
     database = Database(settings, boot_id, suspect=watch.suspect)
     cache = Cache(settings, source_is_up=lambda: watch.up, tasks=tasks)
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .database import Database
+from .errors import Unavailable
 from .fallback import Entry
 
 SCHEMA = """
@@ -22,6 +23,17 @@ CREATE TABLE IF NOT EXISTS campaigns (
     updated_at timestamptz NOT NULL DEFAULT now()
 )
 """
+# What the statements below need of each column: the categories of its type (pg_type.typcategory: N number, S string, E enum,
+# D date or time), and whether a creation and a change write the column.
+NEEDS = (
+    ("id", "N", False, False),
+    ("name", "SE", True, True),
+    ("message", "SE", True, True),
+    ("status", "SE", False, True),
+    ("version", "N", False, True),
+    ("created_at", "D", False, False),
+    ("updated_at", "D", False, True),
+)
 STATUSES = ("draft", "scheduled", "sending", "sent")
 LONGEST = {"name": 200, "message": 10_000}
 HIGHEST_ID = 2**63 - 1
@@ -124,17 +136,22 @@ class Campaigns:
         self._database = database
 
     async def create(self, fields: Mapping[str, str]) -> Campaign:
-        sql = "INSERT INTO campaigns (name, message) VALUES ($1, $2) RETURNING *"
+        sql = """
+            INSERT INTO campaigns (name, message) VALUES ($1, $2)
+         RETURNING id, name, message, status, version, created_at, updated_at"""
         row = await self._database.write(sql, fields["name"], fields["message"])
         assert row is not None
         return _campaign(row)
 
     async def get(self, campaign_id: int) -> Campaign | None:
-        rows = await self._database.read("SELECT * FROM campaigns WHERE id = $1", campaign_id)
+        sql = "SELECT id, name, message, status, version, created_at, updated_at FROM campaigns WHERE id = $1"
+        rows = await self._database.read(sql, campaign_id)
         return _campaign(rows[0]) if rows else None
 
     async def list(self, *, after: int, limit: int) -> Sequence[Campaign]:
-        sql = "SELECT * FROM campaigns WHERE id > $1 ORDER BY id LIMIT $2"
+        sql = """
+            SELECT id, name, message, status, version, created_at, updated_at
+              FROM campaigns WHERE id > $1 ORDER BY id LIMIT $2"""
         return [_campaign(row) for row in await self._database.read(sql, after, limit)]
 
     async def change(self, campaign_id: int, fields: Mapping[str, str], version: int | None) -> Campaign | None:
@@ -144,7 +161,7 @@ class Campaigns:
                SET name = coalesce($3, name), message = coalesce($4, message), status = coalesce($5, status),
                    version = version + 1, updated_at = clock_timestamp()
              WHERE id = $1 AND version = coalesce($2, version)
-         RETURNING *"""
+         RETURNING id, name, message, status, version, created_at, updated_at"""
         row = await self._database.write(
             sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status"))
         )
@@ -157,4 +174,18 @@ class Campaigns:
 
 
 def _campaign(row: Mapping[str, Any]) -> Campaign:
-    return Campaign(**{name: row[name] for name in Campaign.__slots__})
+    """Return the row as a campaign.
+
+    Raises:
+        Unavailable: a column has another type than SCHEMA gives it; the watch on Postgres says which one.
+    """
+    values = {name: row[name] for name in Campaign.__slots__}
+    moments: list[Any] = [values["created_at"], values["updated_at"]]
+    right = (
+        all(isinstance(values[name], int) for name in ("id", "version"))
+        and all(isinstance(values[name], str) for name in ("name", "message", "status"))
+        and all(isinstance(moment, datetime) and moment.tzinfo is not None for moment in moments)
+    )
+    if not right:
+        raise Unavailable("The database is not as the service needs it.")
+    return Campaign(**values)

@@ -18,35 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from . import asyncpg_patch
 from .errors import Unavailable
 
 if TYPE_CHECKING:
     from .settings import Settings
 
 log = logging.getLogger("service.database")
+asyncpg_patch.apply()
 
 CONNECT_TIMEOUT = 2.0  # below the acquire timeout: an acquire that gives up kills its half-made connection
 RELEASE_TIMEOUT = 1.0
 CLOSE_TIMEOUT = 1.0
 PROBE_TIMEOUT = 0.5
 
+# Whatever Postgres answers but rows is a reason for 503: the statements are fixed and their arguments are checked before, so an
+# error means that Postgres cannot do it now (read-only, full, starting) or is not as the service needs it (no rights, no column).
 FAULTS: tuple[type[BaseException], ...] = (
-    OSError,  # also TimeoutError, ConnectionError, socket.gaierror
+    OSError,  # also TimeoutError, ConnectionError, socket.gaierror, ssl.SSLError
+    asyncpg.PostgresError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InsufficientResourcesError,  # 53: too many connections, out of memory, disk full
-    asyncpg.OperatorInterventionError,  # 57: shutting down, starting up, query cancelled
-    asyncpg.LockNotAvailableError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.ReadOnlySQLTransactionError,  # a standby that was not promoted yet
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.PostgresSystemError,  # 58
-    asyncpg.InternalServerError,  # XX
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.UndefinedTableError,  # the schema is not there yet, or was taken away; the watch makes it
 )
 
 # The connection went away under the statement; after these a read is worth a second try.
@@ -105,7 +97,7 @@ class Database:
 
     Args:
         boot_id: names the sessions of this process: `service:<boot id>`.
-        suspect: called when a request finds Postgres away, so that the watch looks at once.
+        suspect: called with the error of a statement that failed, so that the watch looks at once.
     """
 
     def __init__(
@@ -113,7 +105,7 @@ class Database:
         settings: Settings,
         boot_id: str,
         *,
-        suspect: Callable[[], None] = lambda: None,
+        suspect: Callable[[BaseException], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -162,12 +154,11 @@ class Database:
         try:
             async with self._checkout() as connection:
                 return await getattr(connection, method)(sql, *args)
-        except LostConnection:
-            self._suspect()
+        except LostConnection as error:
+            self._suspect(error)
             raise
         except FAULTS as error:
-            self._suspect()
-            log.debug("Postgres: %s: %s", type(error).__name__, error)
+            self._suspect(error)
             raise Unavailable("The database cannot answer now.") from error
 
     @contextlib.asynccontextmanager
@@ -292,6 +283,14 @@ class Database:
 
 class LostConnection(Unavailable):
     """The connection went away under the statement."""
+
+
+def reason(error: BaseException) -> str:
+    """Return one line that names an error: its type, its SQLSTATE if it has one, and the first line of its text."""
+    state = getattr(error, "sqlstate", None)
+    name = f"{type(error).__name__} {state}" if state else type(error).__name__
+    first = next(iter(str(error).splitlines()), "")
+    return f"{name}: {first}" if first else name
 
 
 def connect_options(settings: Settings, application_name: str) -> dict[str, Any]:

@@ -67,19 +67,19 @@ class Health:
 
     def ready(self) -> tuple[bool, dict[str, object]]:
         """Whether to send requests here, and why not. Without Redis we serve from memory: degraded, but ready."""
-        postgres, redis, refusing = self._watch.up, self._cache.redis.up, self._guard.refusing
-        ready = postgres and not refusing and not self._lifecycle.draining
+        postgres, redis, refusing = self._watch.state, self._cache.redis.up, self._guard.refusing
+        ready = postgres == "up" and not refusing and not self._lifecycle.draining
         if self._lifecycle.draining:
             status = "draining"
-        elif not self._was_ready and not ready:
-            status = "starting"
-        elif not ready:
-            status = "unavailable"
-        else:
+        elif ready:
             status = "ready" if redis else "degraded"
+        elif postgres == "down" and not refusing and not self._was_ready:
+            status = "starting"  # it waits for Postgres, and nothing else is wrong
+        else:
+            status = "unavailable"
         self._was_ready = self._was_ready or ready
         checks = {
-            "postgres": "up" if postgres else "down",
+            "postgres": postgres,
             "redis": "up" if redis else "down",
             "memory": "refusing" if refusing else "ok",
         }

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from .database import FAULTS, connect_options, keep_alive
+from .database import FAULTS, LOST, connect_options, keep_alive, reason
+from .errors import Unavailable
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -22,6 +23,42 @@ INTERVAL = 0.4
 INTERVAL_AWAY = 0.2
 TIMEOUT = 0.6  # with the interval at most a second: what readiness tells is never older
 STILL = 0.25  # a session that has not moved for so long, in a state that no live one stays in, is a zombie
+
+TELL_AGAIN = 60.0  # seconds between two log lines about statements that fail for one cause
+
+# All that requests need, asked of the catalogs, so that a lock on the table holds nothing up. $1 to $4: columns, the
+# categories of their types, and whether a creation and a change write them.
+REQUIREMENTS = """
+WITH needed AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bool[], $4::bool[]) AS n (name, kinds, created, changed)),
+     relation AS (SELECT to_regclass('campaigns')::oid AS oid),
+     found AS (
+       SELECT needed.*, a.attnum, a.attrelid, t.oid AS type, t.typcategory::text AS kind
+         FROM needed CROSS JOIN relation
+         LEFT JOIN pg_attribute a ON a.attrelid = relation.oid AND a.attname = needed.name AND NOT a.attisdropped
+         LEFT JOIN pg_type t ON t.oid = a.atttypid),
+     ids AS (
+       SELECT s.seqmax, s.seqincrement, s.seqcycle,
+              CASE WHEN has_sequence_privilege(s.seqrelid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.seqrelid) END AS last
+         FROM found JOIN pg_depend d ON d.refobjid = found.attrelid AND d.refobjsubid = found.attnum
+          AND d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype IN ('i', 'a')
+         JOIN pg_sequence s ON s.seqrelid = d.objid
+        WHERE found.name = 'id')
+SELECT relation.oid IS NOT NULL AS has_table,
+       current_setting('transaction_read_only') = 'on' AS read_only,
+       (SELECT string_agg(name, ', ') FROM found
+         WHERE attnum IS NULL OR position(kind IN kinds) = 0 OR kinds = 'D' AND type <> 'timestamptz'::regtype) AS wrong,
+       (SELECT string_agg(a.attname, ', ') FROM pg_attribute a
+         WHERE a.attrelid = relation.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef
+           AND a.attidentity = '' AND a.attname NOT IN (SELECT name FROM needed WHERE created)) AS without_default,
+       (SELECT string_agg(DISTINCT verb, ', ') FROM found CROSS JOIN LATERAL (VALUES
+            ('SELECT', NOT has_column_privilege(attrelid, attnum, 'SELECT')),
+            ('INSERT', created AND NOT has_column_privilege(attrelid, attnum, 'INSERT')),
+            ('UPDATE', changed AND NOT has_column_privilege(attrelid, attnum, 'UPDATE')),
+            ('DELETE', NOT has_table_privilege(attrelid, 'DELETE'))) AS v (verb, missing)
+         WHERE missing) AS no_rights,
+       EXISTS (SELECT FROM ids WHERE NOT seqcycle AND last::numeric + seqincrement > seqmax) AS no_ids_left
+  FROM relation
+"""
 
 # Sessions of this service that no live process can need. $1: our name. $2: pids of our pool. $3, $4: seconds.
 # Other boots may be replicas that live, so only what a live one never shows counts: it opens no transaction blocks, its
@@ -48,7 +85,15 @@ class Watch:
 
     Args:
         schema: made whenever it is missing.
+        needs: what requests need of each column: its name, the categories of its type, and whether a creation and a change
+            write it.
         pool_pids: the sessions that our pool holds now.
+
+    Attributes:
+        up: Postgres answers.
+        state: "up", "down", or what keeps it from serving although it answers: "no table", "wrong columns", "no rights",
+            "read-only", "no ids left".
+        tried: Postgres has been asked at least once.
     """
 
     def __init__(
@@ -57,6 +102,7 @@ class Watch:
         boot_id: str,
         *,
         schema: str,
+        needs: Sequence[tuple[str, str, bool, bool]],
         pool_pids: Callable[[], Sequence[int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -64,18 +110,23 @@ class Watch:
         self._name = f"service:{boot_id}"
         self._own_name = f"service-watch:{boot_id}"
         self._schema = schema
+        self._needs = [list(column) for column in zip(*needs, strict=True)]
         self._pool_pids = pool_pids
         self._clock = clock
         self._connection: Any = None
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
-        self._has_schema = False
         self._capacity_checked = False
+        self._suspicion: BaseException | None = None
+        self._told: dict[str, float] = {}
+        self._last_told: tuple[str, str] | None = None
         self.up = False
+        self.state = "down"
+        self.tried = False
 
-    def suspect(self) -> None:
-        """Somebody found Postgres away, or its table missing: look now."""
-        self._has_schema = False
+    def suspect(self, error: BaseException) -> None:
+        """Look at Postgres now, because a statement failed with `error`."""
+        self._suspicion = error
         self._wake.set()
 
     async def run(self) -> None:
@@ -95,29 +146,46 @@ class Watch:
         if self._lock.locked():
             return  # a cleanup has the connection; it says if Postgres is away
         error: BaseException | None = None
+        state, detail = "up", ""
         try:
             async with asyncio.timeout(TIMEOUT), self._lock:
                 connection = await self._connected()
-                if self._has_schema:
-                    await connection.execute("SELECT 1")
-                else:
-                    await self._make_schema(connection)
+                state, detail = await self._requirements(connection)
                 await self._check_capacity(connection)
         except FAULTS as failure:
             self._drop()
             error = failure
-        self._judge(error)
+        self._judge(error, state, detail)
 
-    def _judge(self, error: BaseException | None) -> None:
-        """Say whether Postgres is up, after an attempt to ask it."""
+    def _judge(self, error: BaseException | None, state: str = "up", detail: str = "") -> None:
+        """Say what state Postgres is in, after an attempt to ask it: one line for each change."""
         # A server that is full refuses us, while the pool's own connections work on.
-        up = error is None or (isinstance(error, asyncpg.TooManyConnectionsError) and bool(self._pool_pids()))
-        if up != self.up:
-            self.up = up
-            if up:
+        if error is not None and not (isinstance(error, asyncpg.TooManyConnectionsError) and self._pool_pids()):
+            state, detail = "down", reason(error)
+        told = (state, "" if state == "down" else detail)  # while down, its reasons may vary: refused, then starting up
+        if told != self._last_told:
+            self._last_told = told
+            if state == "up":
                 log.info("Postgres connected successfully")
+            elif state == "down":
+                log.warning("Postgres connection failed: %s", detail)
             else:
-                log.warning("Postgres connection failed: %s: %s", type(error).__name__, error)
+                log.warning("Postgres is not as the service needs it: %s: %s", state, detail)
+        self.tried, self.state, self.up = True, state, state != "down"
+        suspicion, self._suspicion = self._suspicion, None
+        if state == "up" and suspicion is not None:
+            self._tell(suspicion)
+
+    def _tell(self, suspicion: BaseException) -> None:
+        """Name the cause of a statement that failed although Postgres seems well: once a minute for each cause."""
+        cause = suspicion.__cause__ if isinstance(suspicion, Unavailable) else suspicion
+        state = getattr(cause, "sqlstate", None)
+        if cause is None or state is None or isinstance(cause, LOST):
+            return
+        now = self._clock()
+        if now - self._told.get(state, -TELL_AGAIN) >= TELL_AGAIN:
+            self._told[state] = now
+            log.warning("Postgres refuses a statement: %s", reason(cause))
 
     async def _connected(self) -> Any:
         """The one connection. Call with the lock held."""
@@ -129,12 +197,35 @@ class Watch:
             self._connection.add_termination_listener(lambda _: self._wake.set())
         return self._connection
 
+    async def _requirements(self, connection: Any) -> tuple[str, str]:
+        """Return the state of a Postgres that answers, and for the log what is missing. Makes a table that is missing."""
+        found = await connection.fetchrow(REQUIREMENTS, *self._needs)
+        if not found["has_table"] and not found["read_only"]:
+            try:
+                await self._make_schema(connection)
+            except asyncpg.PostgresError as error:
+                if isinstance(error, (*LOST, asyncpg.OperatorInterventionError)):
+                    raise
+                return "no table", f"the table campaigns is missing and cannot be made: {reason(error)}"
+            found = await connection.fetchrow(REQUIREMENTS, *self._needs)
+        if not found["has_table"]:
+            return "no table", "the table campaigns is missing, and Postgres takes no writes"
+        if found["wrong"]:
+            return "wrong columns", f"columns of campaigns that are missing or of another type: {found['wrong']}"
+        if found["without_default"]:
+            return "wrong columns", f"columns of campaigns that need a default: {found['without_default']}"
+        if found["no_rights"]:
+            return "no rights", f"the role of DATABASE_URL lacks rights on campaigns: {found['no_rights']}"
+        if found["read_only"]:
+            return "read-only", "it takes no writes (transaction_read_only is on)"
+        if found["no_ids_left"]:
+            return "no ids left", "the sequence of campaigns.id is at its end"
+        return "up", ""
+
     async def _make_schema(self, connection: Any) -> None:
         """Two starts at once may both find the table missing; then one of them loses, and that is fine."""
         with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
-            if await connection.fetchval("SELECT to_regclass('campaigns')") is None:
-                await connection.execute(self._schema)
-        self._has_schema = True
+            await connection.execute(self._schema)
 
     async def _check_capacity(self, connection: Any) -> None:
         if self._capacity_checked:
@@ -181,7 +272,7 @@ class Watch:
                 return len(pids) - int(living)
         except FAULTS as error:
             self._drop()
-            self.suspect()
+            self._wake.set()
             self._judge(error)
             raise
 

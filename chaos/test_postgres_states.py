@@ -1,0 +1,167 @@
+"""Postgres answers but cannot serve: no rights, no column, no ids, read-only, starting. Each is a 503 that names its cause, never a 500."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+import pytest
+
+import healthy
+from instances import another
+from pytest_resilience import Resilience
+from workload import at_once, create, hoped, sql, told_as_a_fault
+
+# What Postgres lacks: (how it comes to lack it, what /readyz says, what the log names).
+LACKS = {
+    "a column": ("alter table campaigns drop column message", "wrong columns", "message"),
+    "a type": (
+        "alter table campaigns alter column created_at type timestamp using created_at",
+        "wrong columns",
+        "created_at",
+    ),
+    "a default": ("alter table campaigns add column owner text not null", "wrong columns", "owner"),
+    "ids": ("alter table campaigns alter column id restart with 9223372036854775807", "no ids left", "campaigns.id"),
+}
+# What the service's role may do: (what it is granted, what /readyz says, what the log names).
+GRANTS = {
+    "the table and the right to make it": ("alter role clerk set search_path = nowhere", "no table", "cannot be made"),
+    "rights": ("alter role clerk reset search_path", "no rights", "DELETE, INSERT, SELECT, UPDATE"),
+    "a right on one column": (
+        "grant select, insert, delete, update (name, message, version, updated_at) on campaigns to clerk",
+        "no rights",
+        "UPDATE",
+    ),
+}
+AS_NEEDED = "Postgres is not as the service needs it:"
+
+
+@contextmanager
+def clerk(resilience: Resilience) -> Iterator[str]:
+    """A role that may do nothing yet; gives the URL of the database for it."""
+    sql(resilience, "create role clerk login password 'clerks-word'")
+    try:
+        parts = urlsplit(resilience.postgres.url)
+        yield urlunsplit(parts._replace(netloc=f"clerk:clerks-word@{parts.netloc.rpartition('@')[2]}"))
+    finally:
+        sql(resilience, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'clerk'")
+        sql(resilience, "drop owned by clerk")
+        sql(resilience, "drop role clerk")
+
+
+def asks(client: httpx.Client) -> list[httpx.Response]:
+    """Each kind of request that needs Postgres, once."""
+    return [
+        client.get("/api/campaigns"),
+        client.get("/api/campaigns/987654321"),
+        client.post("/api/campaigns", json={"name": "n", "message": "m"}),
+        client.put("/api/campaigns/987654321", json={"status": "sent"}),
+        client.delete("/api/campaigns/987654321"),
+    ]
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_what_the_table_lacks_is_a_503_and_is_named_once(resilience: Resilience, lack: str) -> None:
+    statement, told, named = LACKS[lack]
+    service = resilience.service
+    asks(service.client)  # so that its statements are prepared
+    sql(resilience, "truncate campaigns")
+    try:
+        sql(resilience, statement)
+        if lack == "ids":
+            create(resilience)  # the last one
+        refuses(service.client, told, lack)
+        names_its_cause(lambda: service.log, named, lack)
+    finally:
+        sql(resilience, "drop table campaigns")
+    becomes_ready(service.client, lack)
+
+
+def test_what_the_role_may_not_do_is_a_503_and_is_named_once(resilience: Resilience) -> None:
+    create(resilience)
+    with clerk(resilience) as url:
+        first = next(iter(GRANTS.values()))[0]
+        sql(resilience, first)
+        with another(resilience, ready=False, DATABASE_URL=url) as poor:
+            for lack, (grant, told, named) in GRANTS.items():
+                begin = 0 if grant == first else len(poor.log)
+                sql(resilience, grant)
+                if lack == "rights":  # what is set for a role is read by its next session
+                    sql(resilience, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'clerk'")
+                refuses(poor.client, told, lack)
+                names_its_cause(lambda begin=begin: poor.log[begin:], named, lack)
+            sql(resilience, "grant update on campaigns to clerk")
+            becomes_ready(poor.client, "rights")
+
+
+def becomes_ready(client: httpx.Client, lack: str) -> None:
+    """What was missing is there again: it serves, without a restart."""
+    otherwise = f"Postgres lacked {lack}, has it again, and the service does not become ready"
+    within = healthy.POSTGRES_BACK_WITHIN
+    hoped(lambda: client.get("/readyz").status_code == 200, within=within, otherwise=otherwise)
+    reply = client.post("/api/campaigns", json={"name": "n", "message": "m"})
+    assert reply.status_code == 201, f"ready, and a campaign cannot be created: {reply.status_code} {reply.text}"
+
+
+def refuses(client: httpx.Client, told: str, lack: str) -> None:
+    """/readyz tells the state, and no request is answered 500."""
+    within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
+    otherwise = f"Postgres lacks {lack}, and /readyz does not say {told!r}"
+    hoped(lambda: client.get("/readyz").json()["checks"]["postgres"] == told, within=within, otherwise=otherwise)
+    ready = client.get("/readyz")
+    assert ready.status_code == 503, f"Postgres lacks {lack}, and /readyz says ready: {ready.text}"
+    assert ready.json()["status"] == "unavailable", f"Postgres lacks {lack}, and /readyz says {ready.text}"
+    replies = asks(client)
+    statuses = [reply.status_code for reply in replies]
+    assert 503 in statuses, f"Postgres lacks {lack}, and nothing fails: {statuses}"
+    wrong = [status for status in statuses if status not in (200, 201, 404, 503)]
+    assert not wrong, f"Postgres lacks {lack}: a dependency fault is 503, never {wrong}"
+    assert all("Retry-After" in reply.headers for reply in replies if reply.status_code == 503)
+
+
+def names_its_cause(log: Callable[[], str], named: str, lack: str) -> None:
+    """The log has one line for the state, with its cause."""
+
+    def lines() -> list[str]:
+        return [line for line in log().splitlines() if AS_NEEDED in line]
+
+    within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
+    hoped(lines, within=within, otherwise=f"Postgres lacks {lack}, and no line of the log names it")
+    assert len(lines()) == 1, f"Postgres lacks {lack}: one line names it, not {len(lines())}:\n{log()}"
+    assert named in lines()[0], f"Postgres lacks {lack}: the line does not name {named!r}: {lines()[0]}"
+    assert "Traceback" not in log(), f"Postgres lacks {lack}, and an error escaped:\n{log()}"
+
+
+def test_after_a_failover_to_a_read_only_server_reads_go_on_and_writes_are_503(resilience: Resilience) -> None:
+    path = f"/api/campaigns/{create(resilience)['id']}"
+    with resilience.postgres.read_only():
+        otherwise = "Postgres takes no writes, and /readyz does not say so"
+        within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
+
+        def says() -> bool:
+            reply = resilience.service.get("/readyz")
+            return reply.status_code == 503 and reply.json()["checks"]["postgres"] == "read-only"
+
+        hoped(says, within=within, otherwise=otherwise)
+        told_as_a_fault(at_once([lambda: resilience.service.put(path, json={"message": "lost"})] * 3))
+        told_as_a_fault(at_once([lambda: resilience.service.delete(path)] * 3))
+        told_as_a_fault(
+            at_once([lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})] * 3)
+        )
+        listed = resilience.service.get("/api/campaigns?limit=1").status_code
+        assert listed == 200, f"Postgres takes no writes, and a read is answered {listed}"
+        assert resilience.service.get(path).headers["X-Cache"] != "stale", (
+            "Postgres can be read, and a copy is called stale"
+        )
+    otherwise = "Postgres takes writes again, and the service does not become ready"
+    hoped(
+        lambda: resilience.service.get("/readyz").status_code == 200,
+        within=healthy.POSTGRES_BACK_WITHIN,
+        otherwise=otherwise,
+    )
+    assert resilience.service.put(path, json={"message": "kept"}).status_code == 200
+    told = [line for line in resilience.service.log.splitlines() if AS_NEEDED in line]
+    assert len(told) == 1, f"one line for one outage, not {len(told)}: {told}"
+    assert "read-only" in told[0], f"the line does not name the cause: {told[0]}"
