@@ -26,7 +26,7 @@ def main() -> int:
         settings = Settings.from_environment()
         listener = _bind(settings)
     except SettingsError as error:
-        sys.stderr.write(f"service: {error}\n")
+        sys.stderr.write(logs.start_failed(os.environ.get("LOG_FORMAT", "").strip(), str(error)) + "\n")
         return START_FAILED
     logs.configure(settings.log_format, settings.secrets())
     memory.tune()
@@ -42,9 +42,9 @@ def _bind(settings: Settings) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one, such as ".."
         where = f"an address that is free to listen on; {settings.host}:{settings.port} is not"
-        raise SettingsError("HOST and PORT", f"{where} ({error.strerror})") from None
+        raise SettingsError("HOST and PORT", f"{where} ({getattr(error, 'strerror', None) or 'not a name'})") from None
     return listener
 
 
@@ -110,9 +110,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         try:
             await server.serve(sockets=[listener])
         except OSError as error:  # bound, but somebody else began to listen there first
-            sys.stderr.write(
-                f"service: HOST and PORT: expected an address that is free to listen on ({error.strerror})\n"
-            )
+            taken = SettingsError("HOST and PORT", f"an address that is free to listen on ({error.strerror})")
+            sys.stderr.write(logs.start_failed(settings.log_format, str(taken)) + "\n")
             return START_FAILED
         finally:
             draining.cancel()

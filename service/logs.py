@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import TextIO
 
 _CREDENTIALS = (
@@ -63,19 +67,61 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self._redact(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False)
+        if record.stack_info:
+            line["stack"] = self._redact(record.stack_info)
+        return json.dumps(line)  # in ASCII: a reader may take U+2028 or U+0085 for the end of the line
 
 
 def configure(log_format: str, secrets: Iterable[str]) -> None:
     """Send all logging to stderr in the given format ("console" or "json"), redacted."""
     redact = Redaction(secrets)
-    handler = logging.StreamHandler(_stderr())
+    handler = _Handler(_stderr())
     handler.setFormatter(JsonFormatter(redact) if log_format == "json" else ConsoleFormatter(redact))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     for noisy in ("uvicorn", "uvicorn.error", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+    logging.captureWarnings(True)
+    sys.excepthook = _on_exception
+    threading.excepthook = _on_thread_exception
+    sys.unraisablehook = _on_unraisable
+
+
+def start_failed(log_format: str, message: str) -> str:
+    """Return the line that says why the start ended, in the format of the log that there is not yet."""
+    if log_format != "json":
+        return f"service: {message}"
+    return json.dumps({"time": _timestamp(time.time()), "level": "CRITICAL", "logger": "service", "message": message})
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes a line that says so in place of a record that cannot be formatted; logging itself prints a raw traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        with contextlib.suppress(Exception):
+            sorry = f"a log line of {record.name} could not be written ({sys.exc_info()[1].__class__.__name__})"
+            self.stream.write(
+                self.format(logging.LogRecord("service.logs", logging.ERROR, "", 0, sorry, (), None)) + "\n"
+            )
+
+
+def _on_exception(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    logging.getLogger("service").critical("the process ends", exc_info=(kind, error, traceback))
+
+
+def _on_thread_exception(arguments: threading.ExceptHookArgs) -> None:
+    error = arguments.exc_value or arguments.exc_type()
+    logging.getLogger("service").error("a thread ended", exc_info=(type(error), error, arguments.exc_traceback))
+
+
+def _on_unraisable(arguments: sys.UnraisableHookArgs) -> None:
+    error = arguments.exc_value or arguments.exc_type()
+    what = arguments.err_msg or "Exception ignored in"
+    logging.getLogger("service").error(
+        "%s: %r", what, arguments.object, exc_info=(type(error), error, arguments.exc_traceback)
+    )
 
 
 def _stderr() -> TextIO:

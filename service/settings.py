@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from . import urls
 from .errors import SettingsError
 
 
@@ -84,11 +86,14 @@ class Settings:
 
 _UPSTASH = ("upstash_redis_rest_url", "upstash_redis_rest_token")
 _POSTGRES_URL = "a URL such as postgresql://user@host:5432/database"
-_URLS = {
-    "database_url": (("postgres", "postgresql"), _POSTGRES_URL),
-    "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0"),
-    "upstash_redis_rest_url": (("https",), "a URL such as https://name.upstash.io"),
+# name: (schemes, what is expected, what says what is wrong)
+_URLS: dict[str, tuple[tuple[str, ...], str, Callable[[str], str | None]]] = {
+    "database_url": (("postgres", "postgresql"), _POSTGRES_URL, urls.postgres_url_flaw),
+    "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0", urls.redis_url_flaw),
+    "upstash_redis_rest_url": (("https",), "a URL such as https://name.upstash.io", urls.upstash_url_flaw),
 }
+_TOKENS = {"cleanup_token", "upstash_redis_rest_token"}
+_TOKEN = re.compile(r"[!-~]+")
 # name: (lowest, highest); bounds are inclusive
 _NUMBERS: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
@@ -117,16 +122,28 @@ _WHOLE = {"port", "upstash_redis_port", "db_pool_max", "cache_max_entries"}
 
 def _read(name: str, text: str) -> str | int | float:
     """The value of one setting, checked."""
+    flaw = urls.text_flaw(text)
+    if flaw is not None:
+        raise SettingsError(name.upper(), f"text; {flaw}")
     if name in _NUMBERS:
         return _number(name, text)
     if name in _URLS:
-        schemes, expected = _URLS[name]
+        schemes, expected, flaw_of = _URLS[name]
         if not _is_url(text, schemes, host_required=name != "database_url"):
             raise SettingsError(name.upper(), expected)
+        flaw = flaw_of(text)
+        if flaw is not None:
+            raise SettingsError(name.upper(), f"{expected}; {flaw}")
+    if name == "host" and urls.host_flaw(text) is not None:
+        raise SettingsError("HOST", "the name or address of this machine to listen on")
     if name == "log_format" and text not in ("console", "json"):
         raise SettingsError("LOG_FORMAT", "console or json")
-    if name == "upstash_redis_ca_file" and not os.access(text, os.R_OK):
-        raise SettingsError("UPSTASH_REDIS_CA_FILE", "the path of a readable PEM file")
+    if name == "upstash_redis_ca_file":
+        flaw = urls.certificates_flaw(text)
+        if flaw is not None:
+            raise SettingsError("UPSTASH_REDIS_CA_FILE", f"the path of a readable PEM file; {flaw}")
+    if name in _TOKENS and not _TOKEN.fullmatch(text):
+        raise SettingsError(name.upper(), "visible ASCII characters without spaces: a header cannot carry others")
     return text
 
 
@@ -134,18 +151,21 @@ def _number(name: str, text: str) -> int | float:
     lowest, highest = _NUMBERS[name]
     kind = "a whole number" if name in _WHOLE else "a number"
     try:
+        if not text.isascii() or "_" in text:
+            raise ValueError  # Python reads other digits and 1_000; nothing else does
         value = int(text) if name in _WHOLE else float(text)
     except ValueError:
         value = math.nan
     if not lowest <= value <= highest:  # false for NaN, too
-        raise SettingsError(name.upper(), f"{kind} from {lowest:g} to {highest:g}")
+        raise SettingsError(name.upper(), f"{kind} from {lowest:.10g} to {highest:.10g}")
     return value
 
 
 def _is_url(text: str, schemes: tuple[str, ...], *, host_required: bool) -> bool:
     try:
         parts = urlsplit(text)
-        _ = parts.port  # raises ValueError when it is no number
+        if host_required:
+            _ = parts.port  # raises ValueError when it is no number; asyncpg knows lists of host:port
     except ValueError:
         return False
     return parts.scheme in schemes and (bool(parts.hostname) or not host_required)

@@ -17,6 +17,9 @@ SAFE = "test_postgres_gone.py::test_nothing_is_acknowledged_before_it_is_safe"
 AWAY = "test_postgres_gone.py::test_cached_reads_go_on_and_others_get_503_while_postgres_is_away"
 READY = "test_postgres_gone.py::test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything"
 ONE_WINS = "test_contention.py::test_of_many_who_saw_the_same_version_one_wins"
+LACKING = "test_postgres_states.py::test_what_the_table_lacks_is_a_503_and_is_named_once"
+FORBIDDEN = "test_postgres_states.py::test_what_the_role_may_not_do_is_a_503_and_is_named_once"
+READ_ONLY = "test_postgres_states.py::test_after_a_failover_to_a_read_only_server_reads_go_on_and_writes_are_503"
 EVERY_CHANGE = "test_contention.py::test_every_change_counts_and_no_reader_goes_back_in_time"
 
 PLANTS = (
@@ -76,7 +79,11 @@ PLANTS = (
     plant(
         "postgres-lock-timeout-is-500",
         "That can't happen.",
-        ("database.py", "    asyncpg.LockNotAvailableError,\n", ""),
+        (
+            "database.py",
+            "    asyncpg.PostgresError,\n",
+            "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.InsufficientResourcesError,\n",
+        ),
         tests=STARVED,
         says="a dependency fault is 503, never",
     ),
@@ -85,8 +92,8 @@ PLANTS = (
         "max_connections is high enough.",
         (
             "database.py",
-            "    asyncpg.InsufficientResourcesError,  # 53: too many connections, out of memory, disk full\n",
-            "",
+            "    asyncpg.PostgresError,\n",
+            "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.LockNotAvailableError,\n",
         ),
         tests=SERVER_FULL,
         says="500",
@@ -344,5 +351,81 @@ PLANTS = (
         ("campaigns.py", "version = version + 1, updated_at", "version = version, updated_at"),
         tests=EVERY_CHANGE,
         says="changes were lost",
+    ),
+    plant(
+        "postgres-forbidden-is-500",
+        "A role without rights is a mistake of the operators.",
+        (
+            "database.py",
+            "    asyncpg.PostgresError,\n",
+            "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.UndefinedTableError,\n",
+        ),
+        tests=f"{LACKING}[ids]",
+        says="a dependency fault is 503, never",
+    ),
+    plant(
+        "ready-without-rights",
+        "It answers, so it is up.",
+        ("watch.py", '        if found["no_rights"]:', '        if found["no_rights"] is False:'),
+        tests=FORBIDDEN,
+        says="/readyz does not say 'no rights'",
+    ),
+    plant(
+        "ready-without-a-column",
+        "Migrations are somebody else's business.",
+        ("watch.py", '        if found["wrong"]:', "        if False:"),
+        tests=f"{LACKING}[a column]",
+        says="/readyz does not say 'wrong columns'",
+    ),
+    plant(
+        "ready-without-ids",
+        "Nine quintillion will do.",
+        ("watch.py", '        if found["no_ids_left"]:', "        if False:"),
+        tests=f"{LACKING}[ids]",
+        says="/readyz does not say 'no ids left'",
+    ),
+    plant(
+        "ready-although-read-only",
+        "Reads still work.",
+        ("watch.py", '        if found["read_only"]:', "        if False:"),
+        tests=READ_ONLY,
+        says="Postgres takes no writes, and /readyz does not say so",
+    ),
+    plant(
+        "read-only-is-500",
+        "Nobody writes to a standby.",
+        (
+            "database.py",
+            "        except FAULTS as error:\n            self._suspect(error)",
+            "        except asyncpg.ReadOnlySQLTransactionError:\n            raise\n        except FAULTS as error:\n            self._suspect(error)",
+        ),
+        tests=READ_ONLY,
+        says="a dependency fault is 503, never",
+    ),
+    plant(
+        "read-only-is-down",
+        "Not ready is not ready.",
+        ("watch.py", 'state, state != "down"', 'state, state == "up"'),
+        (
+            "cache.py",
+            "            entry = await load()\n        except Unavailable:",
+            "            if not self._source_is_up():\n                raise Unavailable('away')\n            entry = await load()\n        except Unavailable:",
+        ),
+        tests=READ_ONLY,
+        says="Postgres can be read",
+    ),
+    plant(
+        "cause-in-every-line",
+        "One can never log too much.",
+        ("watch.py", "        if told != self._last_told:", "        if True:"),
+        tests=(f"{LACKING}[a column]", FORBIDDEN),
+        says="one line names it, not",
+    ),
+    plant(
+        "cause-not-named",
+        "It is in the log of Postgres.",
+        ("watch.py", 'needs it: %s: %s", state, detail)', 'needs it: %s", state)'),
+        tests=(f"{LACKING}[a column]", FORBIDDEN),
+        says="the line does not name",
     ),
 )

@@ -237,8 +237,8 @@ PLANTS = (
         "Without Redis we are slow, so send the traffic elsewhere.",
         (
             "health.py",
-            "        ready = postgres and not refusing",
-            "        ready = postgres and redis and not refusing",
+            '        ready = postgres == "up" and not refusing',
+            '        ready = postgres == "up" and redis and not refusing',
         ),
         tests=f"{TWICE}[refusing]",
         says="says that it is not ready",

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -54,3 +55,43 @@ def test_tracebacks_are_in_json_lines():
         entry = record("oops")
         entry.exc_info = sys.exc_info()
     assert "ValueError: no" in json.loads(JsonFormatter(Redaction([])).format(entry))["exception"]
+
+
+BROKEN = """
+import asyncio, logging, sys, threading, warnings
+from service import logs
+logs.configure("json", ["s3cret"])
+log = logging.getLogger("service")
+log.info("two\\nlines\\u2028and\\x85more, half a \\ud800 pair and s3cret")
+log.info("%d", "no number")
+try:
+    raise ValueError("s3cret\\nin two lines")
+except ValueError:
+    log.exception("with a traceback", stack_info=True)
+warnings.warn("a warning about s3cret")
+thread = threading.Thread(target=lambda: 1 / 0)
+thread.start()
+thread.join()
+class Odd:
+    def __del__(self):
+        raise OSError("s3cret in a finalizer")
+Odd()
+raise SystemError("s3cret at the end")
+"""
+
+
+def test_each_line_of_a_json_log_parses_whatever_wrote_it():
+    run = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, encoding="utf-8")
+    assert run.returncode != 0
+    lines = [json.loads(line) for line in run.stderr.splitlines()]
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert "s3cret" not in run.stderr
+    raised = [line["exception"].splitlines()[-1] for line in lines if "exception" in line]
+    assert [each.partition(":")[0] for each in raised] == [
+        "in two lines",
+        "ZeroDivisionError",
+        "OSError",
+        "SystemError",
+    ]
+    assert [line["logger"] for line in lines].count("service.logs") == 1, "a record that cannot be formatted is named"
+    assert [line["logger"] for line in lines].count("py.warnings") == 1

@@ -123,13 +123,38 @@ def test_it_is_ready_at_once_when_its_dependencies_are_there(start, resilience):
         ({"database_url": "hunter2"}, "DATABASE_URL"),
         ({"database_url": NOWHERE, "port": "hunter2"}, "PORT"),
         ({"database_url": NOWHERE, "redis_url": "redis://:hunter2@h:x"}, "REDIS_URL"),
+        ({"database_url": NOWHERE + "?sslmode=hunter2"}, "DATABASE_URL"),
+        ({"database_url": NOWHERE, "host": ".."}, "HOST"),
+        ({"database_url": NOWHERE, "host": "no-such-host.invalid"}, "HOST and PORT"),
     ],
 )
-def test_a_wrong_setting_ends_the_start_with_one_line(start, settings, name):
-    run = start(wait=False, **settings)
-    assert run.exit_code() != 0
-    assert re.fullmatch(rf"service: {name}: expected [^\n]+\n", run.log)
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_a_wrong_setting_ends_the_start_with_one_line(start, settings, name, log_format):
+    run = start(wait=False, log_format=log_format, **settings)
+    assert run.exit_code(within=10) != 0
     assert "hunter2" not in run.log
+    assert run.log.count("\n") == 1
+    if log_format == "json":
+        assert json.loads(run.log)["message"].startswith(f"{name}: expected ")
+    else:
+        assert run.log.startswith(f"service: {name}: expected ")
+
+
+def test_a_postgres_that_refuses_is_one_line_per_outage_and_one_per_recovery(start, resilience):
+    """Also when the service starts into the outage."""
+    failed, connected = "Postgres connection failed: ", "Postgres connected successfully"
+    with resilience.postgres.refuse():
+        run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url)
+        eventually(lambda: failed in run.log, within=3)
+        assert {run.get("/api/campaigns").status_code for _ in range(5)} == {503}
+    for outages in (1, 2):
+        eventually(lambda outages=outages: run.log.count(connected) == outages, within=4)
+        assert run.log.count(failed) == outages
+        if outages == 1:
+            with resilience.postgres.refuse():
+                eventually(lambda: run.log.count(failed) == 2, within=3)
+                assert {run.get("/api/campaigns").status_code for _ in range(5)} == {503}
+                eventually(lambda: run.get("/readyz").status_code == 503, within=3)
 
 
 def test_a_taken_port_ends_the_start_with_one_line(start):
@@ -221,5 +246,6 @@ def test_above_the_hard_limit_only_essential_routes_are_served(start, resilience
     assert (run.get("/health").status_code, run.get("/livez").status_code) == (200, 200)
     assert run.get("/readyz").status_code == 503
     assert run.get("/readyz").json()["checks"]["memory"] == "refusing"
+    assert run.get("/readyz").json()["status"] == "unavailable", "it is not starting: it lacks memory"
     assert run.get("/api/db-cleanup").status_code == 200
     assert run.log.count("[Memory] High heap usage: ") == 1

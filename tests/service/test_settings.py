@@ -44,6 +44,17 @@ def test_values_are_read_and_empty_ones_count_as_unset():
         ("LOG_FORMAT", "xml"),
         ("UPSTASH_REDIS_CA_FILE", "/nowhere/ca.pem"),
         ("DB_POOL_ALERT_PERCENT", "101"),
+        ("DB_POOL_MAX", "1_0"),
+        ("DB_POOL_MAX", "٣"),
+        ("HOST", ".."),
+        ("HOST", "a b"),
+        ("HOST", "x" * 64),
+        ("HOST", "\udcff"),
+        ("CLEANUP_TOKEN", "hunter2-ö"),
+        ("CLEANUP_TOKEN", "hunter2 twice"),
+        ("CLEANUP_TOKEN", "hunter2\udcff"),
+        ("UPSTASH_REDIS_CA_FILE", "/etc"),
+        ("UPSTASH_REDIS_CA_FILE", "/etc/passwd"),
     ],
 )
 def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
@@ -55,6 +66,66 @@ def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
     assert "\n" not in str(caught.value)
     assert value is None or value.isdigit() or value not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "flaw"),
+    [
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?sslmode=bogus", "sslmode"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?port=abc", "port"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?port=65536", "port"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h:0/d", "port"),
+        ("DATABASE_URL", "postgresql://u:hunter2@a b/d", "space"),
+        ("DATABASE_URL", "postgresql://u:hunter2%ff@h/d", "UTF-8"),
+        ("DATABASE_URL", "postgresql://u:hunter2%@h/d", "%25"),
+        ("DATABASE_URL", "postgresql://u:hunter2%00@h/d", "NUL"),
+        ("DATABASE_URL", "postgresql://u:hunter2@2@h/d", "%40"),
+        ("DATABASE_URL", "postgresql://u:1#hunter2@h/d", "#"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h..x/d", "host"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h,/d", "host"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?hunter2", "name=value"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?sslmode=disable&sslmode=prefer", "twice"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?channel_binding=require", "channel_binding"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?target_session_attrs=bogus", "target_session_attrs"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?sslmode=verify-full&sslrootcert=/nowhere", "file"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?sslmode=require&ssl_min_protocol_version=TLSv9", "asyncpg"),
+        ("REDIS_URL", "redis://:hunter2@h..x/0", "host"),
+        ("REDIS_URL", "redis://:hunter2@a b/0", "space"),
+        ("REDIS_URL", "redis://:hunter2@h:0", "port"),
+        ("REDIS_URL", "redis://:hunter2@h/one", "database"),
+        ("REDIS_URL", "redis://:hunter2%ff@h/0", "UTF-8"),
+        ("REDIS_URL", "redis://:hunter2@h/0?db=one", "parameters"),
+        ("REDIS_URL", "redis://:hunter2@h/0?bogus=hunter2", "parameters"),
+        ("REDIS_URL", "rediss://:hunter2@h/0?ssl_cert_reqs=bogus", "parameters"),
+        ("REDIS_URL", "rediss://:hunter2@h/0?ssl_ca_certs=/nowhere", "parameters"),
+        ("UPSTASH_REDIS_REST_URL", "https://hunter2..io", "host"),
+        ("UPSTASH_REDIS_REST_URL", "https://hunter2.io:0", "port"),
+    ],
+)
+def test_a_url_that_can_never_work_ends_the_start_and_says_why(name, url, flaw):
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({**URL, "UPSTASH_REDIS_REST_TOKEN": "t", name: url})
+    assert caught.value.name == name
+    assert flaw in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE_URL", "postgresql:///shop"),
+        ("DATABASE_URL", "postgresql://u:p%40ss@[::1]:5432/shop?sslmode=prefer&application_name=x"),
+        ("DATABASE_URL", "postgresql://u:p@db-1:5432,db_2.internal:5433/shop?target_session_attrs=read-write"),
+        ("DATABASE_URL", "postgresql://%2Frun%2Fpostgresql/shop"),
+        ("DATABASE_URL", "postgresql:///shop?host=/run/postgresql&port=5433"),
+        ("REDIS_URL", "redis://u:p@[::1]:6379/1"),
+        ("REDIS_URL", "rediss://:p@cache.internal"),
+        ("REDIS_URL", "redis://cache?db=2"),
+    ],
+)
+def test_a_url_that_can_work_is_taken(name, url):
+    assert getattr(Settings.from_environment({**URL, name: url}), name.lower()) == url
 
 
 @pytest.mark.parametrize("given", ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"])
