@@ -30,8 +30,8 @@ SERVICE = """
 4  __main__
 3  app
 2  routes monitor health cleanup problems
-1  campaigns watch database cache redis_store owed fallback breaker jobs memory
-0  settings errors logs
+1  campaigns watch database asyncpg_patch cache redis_store owed fallback breaker jobs memory
+0  settings urls errors logs
 """
 PURE = {"wire", "checkers"}  # pure: no I/O, no clock, no randomness of their own
 IMPURE = {
