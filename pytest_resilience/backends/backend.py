@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 from ..errors import CannotInject, SetupError
 from ..processes import Child
@@ -117,6 +117,19 @@ class Server(ABC):
         """
 
 
+class Enclosure(Protocol):
+    """A control group with a limit of memory."""
+
+    def add(self, pid: int) -> bool:
+        """Put a process in; False when it is in already, or has gone."""
+
+    def met(self) -> int | None:
+        """Count the processes that met the limit; None where the kernel does not say."""
+
+    def leave(self) -> None:
+        """Take all processes out and remove the group."""
+
+
 class Backend(ABC):
     """Where servers and their proxy come from. A context manager.
 
@@ -198,11 +211,11 @@ class Backend(ABC):
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
         """Run the service under test: a process that ends with the session at the latest; its log is `directory`/`name`.log."""
 
-    def enclose(self, pid: int, limit_bytes: int) -> Callable[[], None]:
-        """Put a process into a control group that lets it take so much more memory, beyond which the kernel kills it.
+    def enclose(self, pid: int, limit_bytes: int) -> Enclosure:
+        """Make a control group beside a process, whose members may take that much more memory, beyond which the kernel kills one.
 
         Returns:
-            What takes it out again; done at the end of the session at the latest.
+            The group, empty; removed at the end of the session at the latest.
 
         Raises:
             CannotInject: this platform, user or backend can't.

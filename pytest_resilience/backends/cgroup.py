@@ -1,7 +1,7 @@
-"""A control group of our own around one process, with a limit of memory (Linux, where we may make one).
+"""A control group of our own around a tree of processes, with a limit of memory (Linux, where we may make one).
 
-What a process holds already stays on the books of its old group, so the limit is what it may still take. When it takes more the kernel
-kills it. The keeper runs `main` when a session ends, however it ends: so this file imports nothing of the package.
+What a process holds already stays on the books of its old group, so the limit is what all of them may still take together. When they take
+more the kernel kills one of them. The keeper runs `main` when a session ends, however it ends: so this file imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Callable
 
 PREFIX = "pytest-resilience-"
 LEAST = 1 << 20  # bytes; below that the kernel kills the process for a system call
+NEAR = 0.9  # of the limit: whoever came so near has met it, as a service does that watches the limit and gives memory back in time
+LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}  # by the version of control groups
 TRIES = 200  # to remove a group, 10 ms apart: its process may be on its way out
 
 
@@ -21,43 +22,89 @@ class NotAllowed(Exception):
 
 
 class Group:
-    """A group for one process.
+    """A group for a tree of processes, made beside them: in the group that the first one is in.
 
     Args:
-        pid: the process.
-        limit: bytes that it may still take.
+        pid: the first process.
+        limit: bytes that all of them may still take.
 
     Raises:
         NotAllowed: this platform or user can't.
     """
 
     def __init__(self, pid: int, limit: int) -> None:
-        self._pid = pid
-        parent, file = _find(pid)
+        parent, self._version = _find(pid)
+        self._limit = max(limit, LEAST)
         self.path = os.path.join(parent, f"{PREFIX}{os.getpid()}-{pid}")  # noqa: PTH118  # no pathlib here
         try:
             os.mkdir(self.path)  # noqa: PTH102  # the same
         except OSError as error:
             raise NotAllowed(f"no control group can be made at {parent} ({error.strerror})") from None
         try:
-            _write(f"{self.path}/{file}", max(limit, LEAST))
+            _write(f"{self.path}/{LIMIT[self._version]}", self._limit)
         except OSError as error:
             remove(self.path)
             raise NotAllowed(f"{self.path} takes no limit of memory ({error.strerror})") from None
 
-    def enter(self) -> Callable[[], None]:
-        """Put the process into the group; returns what takes it out again and removes the group."""
-        _write(f"{self.path}/cgroup.procs", self._pid)
+    def add(self, pid: int) -> bool:
+        """Put a process into the group; its children will be born there. False when it is there already, or has gone.
 
-        def leave() -> None:
-            _evict(self.path)
-            remove(self.path)
+        Raises:
+            NotAllowed: it can't be moved.
+        """
+        if pid in self._members():
+            return False
+        try:
+            _write(f"{self.path}/cgroup.procs", pid)
+        except ProcessLookupError:
+            return False
+        except OSError as error:
+            raise NotAllowed(f"process {pid} can't be moved to {self.path} ({error.strerror})") from None
+        return True
 
-        return leave
+    def met(self) -> int | None:
+        """Count the processes that the kernel killed or, when the group came within a tenth of its limit, those in it.
+
+        Returns:
+            0 when neither happened; None where the kernel does not say.
+        """
+        try:
+            killed, hits, peak = self._events()
+        except (OSError, KeyError, ValueError):
+            return None
+        if killed:
+            return killed
+        if hits or (peak is not None and peak >= NEAR * self._limit):
+            return max(1, len(self._members()))
+        return 0 if peak is not None else None
+
+    def _events(self) -> tuple[int, int, int | None]:
+        """How many processes were killed, how often the limit was hit, and the most that was ever taken."""
+        if self._version == 1:
+            killed = int(_table(f"{self.path}/memory.oom_control")["oom_kill"])
+            return (
+                killed,
+                int(_read(f"{self.path}/memory.failcnt")),
+                int(_read(f"{self.path}/memory.max_usage_in_bytes")),
+            )
+        events = _table(f"{self.path}/memory.events")
+        try:
+            peak = int(_read(f"{self.path}/memory.peak"))
+        except FileNotFoundError:  # before Linux 5.19
+            peak = None
+        return int(events["oom_kill"]), int(events["max"]), peak
+
+    def _members(self) -> list[int]:
+        return [int(pid) for pid in _read(f"{self.path}/cgroup.procs").split()]
+
+    def leave(self) -> None:
+        """Take all processes out of the group and remove it."""
+        _evict(self.path)
+        remove(self.path)
 
 
-def _find(pid: int) -> tuple[str, str]:
-    """The group that a process is in, as a directory, and the file that holds the limit."""
+def _find(pid: int) -> tuple[str, int]:
+    """The group that a process is in, as a directory, and the version of control groups that it belongs to."""
     if not sys.platform.startswith("linux"):
         raise NotAllowed("only Linux has control groups")
     with open("/proc/self/mounts") as file:  # noqa: PTH123  # no pathlib here
@@ -66,13 +113,13 @@ def _find(pid: int) -> tuple[str, str]:
         groups = {line.split(":")[1]: line.rstrip("\n").split(":", 2)[2] for line in file}
     for _, place, kind, options, *_ in mounts:
         if kind == "cgroup" and "memory" in options.split(","):
-            return place + groups.get("memory", "/").rstrip("/"), "memory.limit_in_bytes"
+            return place + groups.get("memory", "/").rstrip("/"), 1
         if kind == "cgroup2" and "" in groups:
             directory = place + groups[""].rstrip("/")
             try:
                 with open(f"{directory}/cgroup.subtree_control") as file:  # noqa: PTH123  # the same
                     if "memory" in file.read().split():
-                        return directory, "memory.max"
+                        return directory, 2
             except OSError:
                 continue
     raise NotAllowed("no control group here hands on the limit of memory")
@@ -99,6 +146,16 @@ def _evict(path: str) -> None:
                 _write(f"{os.path.dirname(path)}/cgroup.procs", int(pid))  # noqa: PTH120  # the same
     except OSError:
         pass  # it has ended meanwhile, as has the group perhaps
+
+
+def _read(path: str) -> str:
+    with open(path) as file:  # noqa: PTH123  # no pathlib here
+        return file.read()
+
+
+def _table(path: str) -> dict[str, str]:
+    """A file of lines such as "oom_kill 0"."""
+    return dict(line.split() for line in _read(path).splitlines())
 
 
 def _write(path: str, value: int) -> None:

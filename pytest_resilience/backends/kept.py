@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CannotInject
 from ..processes import Child, Keeper
-from .backend import Backend
+from .backend import Backend, Enclosure
 from .cgroup import Group, NotAllowed
 from .scratch import Scratch
 
@@ -49,10 +49,10 @@ class KeptBackend(Backend):
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
         return self._keeper.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
 
-    def enclose(self, pid: int, limit_bytes: int) -> Callable[[], None]:
+    def enclose(self, pid: int, limit_bytes: int) -> Enclosure:
         try:
             group = Group(pid, limit_bytes)
         except NotAllowed as problem:
             raise CannotInject(f"memory_limit: {problem}") from None
         self._at_end("cgroup", group.path)
-        return group.enter()
+        return group

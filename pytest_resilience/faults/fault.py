@@ -23,8 +23,8 @@ class Receipt:
     """Proof that a fault hit, or that it did not.
 
     Args:
-        touched: how many connections were refused or cut, bytes held, delayed or dropped, or processes signalled; 0 when the
-            fault struck and nothing came by; None where the backend can't know.
+        touched: how many connections were refused or cut, bytes held, delayed or dropped, or processes that were signalled or met
+            a limit; 0 when the fault struck and nothing came by; None where the backend can't know.
         unit: what `touched` counts: "connections", "bytes" or "processes".
         first: seconds from the strike to the first of them, or None.
         last: seconds from the strike to the last of them, or None.
@@ -196,10 +196,19 @@ def _asking_first(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], 
     return asking
 
 
-def on_one_process(fault: Fault, target: Target, restore: Callable[[], None]) -> Strike:
-    """The strike of a fault that has taken something from one process; `restore` gives it back."""
-    receipt = Receipt(1, "processes", first=0.0, last=0.0)
-    return target.struck(Strike(fault.label(target), fault, heal=restore, look=lambda: receipt))
+class Hold(Protocol):
+    """Something taken from a tree of processes."""
+
+    def release(self) -> None:
+        """Give it back to every process that lives."""
+
+    def receipt(self) -> Receipt:
+        """Return what came of it so far, in processes."""
+
+
+def held(fault: Fault, target: Target, hold: Hold) -> Strike:
+    """Return the strike of a fault that holds something back from the target's processes."""
+    return target.struck(Strike(fault.label(target), fault, heal=hold.release, look=hold.receipt))
 
 
 def at_least(name: str, value: Any, least: float, unit: str) -> None:

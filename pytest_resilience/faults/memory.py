@@ -1,29 +1,28 @@
-"""Faults of memory: less of it than the process was used to."""
+"""Faults of memory: less of it than the processes were used to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import CannotInject
-from .fault import Fault, Strike, Target, at_least, on_one_process
+from .fault import Fault, Hold, Strike, Target, at_least, held
 
 MIB = 2**20
 
 
 class Means(Protocol):
-    """A process whose data limit can be moved while it runs."""
+    """Processes whose memory can be limited while they run."""
 
-    def lower_data_limit(self, headroom_bytes: int) -> Callable[[], None] | None:
-        """Set the limit to present use plus headroom; returns what restores it, or None where the platform has no such limit."""
+    def lower_data_limit(self, headroom_bytes: int) -> Hold | None:
+        """Set each process's limit to its present use plus a headroom; returns None where the platform has no such limit."""
 
-    def enclose(self, headroom_bytes: int) -> Callable[[], None]:
-        """Have the kernel kill the process when it takes more than that; returns what takes it back."""
+    def enclose(self, headroom_bytes: int) -> Hold:
+        """Have the kernel kill a process when all of them together take more than that."""
 
 
 class MemoryTarget(Target, Protocol):
-    """A target whose memory can be squeezed."""
+    """A target whose memory can be limited."""
 
     @property
     def means(self) -> Means: ...
@@ -31,13 +30,13 @@ class MemoryTarget(Target, Protocol):
 
 @dataclass(frozen=True)
 class MemoryPressure(Fault):
-    """Lower the process's data limit (RLIMIT_DATA, Linux) to its present use plus a headroom.
+    """Lower the data limit (RLIMIT_DATA, Linux) of each of its processes to its present use plus a headroom.
 
-    The process can still be given memory up to the limit; past it allocations fail with MemoryError. Nothing is taken from
-    the host's free memory.
+    A process gets memory up to its limit; beyond the limit allocations fail with MemoryError. A process that is born meanwhile inherits its
+    parent's limit. Nothing is taken from the host's free memory.
 
     Args:
-        headroom_mb: MiB that it may still grow by; at least 0.
+        headroom_mb: MiB that each process may still grow by; at least 0.
     """
 
     name: ClassVar[str] = "memory_pressure"
@@ -48,23 +47,24 @@ class MemoryPressure(Fault):
         at_least("headroom_mb", self.headroom_mb, 0, "MiB")
 
     def strike(self, target: MemoryTarget) -> Strike:
-        restore = target.means.lower_data_limit(round(self.headroom_mb * MIB))
-        if restore is None:
+        hold = target.means.lower_data_limit(round(self.headroom_mb * MIB))
+        if hold is None:
             raise CannotInject(
                 f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)"
             )
-        return on_one_process(self, target, restore)
+        return held(self, target, hold)
 
 
 @dataclass(frozen=True)
 class MemoryLimit(Fault):
-    """Put the process into a control group that lets it take a little more memory, and beyond that the kernel kills it (SIGKILL).
+    """Put its processes into a control group that may take a little more memory; beyond that the kernel kills one (SIGKILL).
 
-    What a container's limit does; unlike `memory_pressure` no allocation fails, and nobody gets to say goodbye. The heal takes the process
-    out of the group and does not start it again. Linux, where this user may make control groups.
+    A container's limit works like this. Unlike `memory_pressure` no allocation fails, and no process gets to say goodbye. A process
+    that is born meanwhile is born in the group. The heal takes the processes out of the group and starts none again. Linux, where
+    this user may make control groups.
 
     Args:
-        headroom_mb: MiB that it may still take; at least 1.
+        headroom_mb: MiB that all its processes together may still take; at least 1.
     """
 
     name: ClassVar[str] = "memory_limit"
@@ -75,4 +75,4 @@ class MemoryLimit(Fault):
         at_least("headroom_mb", self.headroom_mb, 1, "MiB")
 
     def strike(self, target: MemoryTarget) -> Strike:
-        return on_one_process(self, target, target.means.enclose(round(self.headroom_mb * MIB)))
+        return held(self, target, target.means.enclose(round(self.headroom_mb * MIB)))

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import CannotInject, SetupError
-from .fault import Fault, Strike, Target, at_least, on_one_process
+from .fault import Fault, Hold, Strike, Target, at_least, held
 
 
 class Means(Protocol):
-    """What a process may use, as far as it can be taken away from outside."""
+    """What processes may use, as far as it can be taken away from outside."""
 
-    def limit_descriptors(self, left: int) -> Callable[[], None] | None:
-        """Let it open so many descriptors more; returns what restores it, or None where the platform can't."""
+    def limit_descriptors(self, left: int) -> Hold | None:
+        """Let each process open `left` descriptors more; returns None where the platform can't."""
 
-    def crowd(self, rivals: int) -> Callable[[], None] | None:
-        """Have it share one processor with so many busy rivals; returns what ends that, or None where the platform can't."""
+    def crowd(self, rivals: int) -> Hold | None:
+        """Bind the processes to one processor with that many busy rivals; returns None where the platform can't."""
 
 
 class NeedyTarget(Target, Protocol):
@@ -31,8 +30,10 @@ class NeedyTarget(Target, Protocol):
 class ExhaustDescriptors(Fault):
     """No file descriptors left (EMFILE): whatever opens a file, a connection or accepts one fails; what is open goes on. Linux.
 
+    A process that is born meanwhile inherits its parent's limit.
+
     Args:
-        left: how many it may still open.
+        left: how many descriptors each process may still open.
     """
 
     name: ClassVar[str] = "exhaust_descriptors"
@@ -43,20 +44,20 @@ class ExhaustDescriptors(Fault):
         at_least("left", self.left, 0, "descriptors that are left")
 
     def strike(self, target: NeedyTarget) -> Strike:
-        restore = target.means.limit_descriptors(self.left)
+        hold = target.means.limit_descriptors(self.left)
         return _struck(
-            self, target, restore, "this platform has no limit of descriptors that can be set from outside (Linux has)"
+            self, target, hold, "this platform has no limit of descriptors that can be set from outside (Linux has)"
         )
 
 
 @dataclass(frozen=True)
 class StarveCpu(Fault):
-    """Little processor time: the process is bound to one processor and shares it with busy rivals, which end by themselves after 60 s.
+    """Little processor time: its processes are bound to one processor and share it with busy rivals, which end after 60 s.
 
-    The other processors are left alone.
+    A process that is born meanwhile is bound too. The other processors are left alone.
 
     Args:
-        share: of that one processor's time that the process gets, about; 0.02 to 0.5.
+        share: of that one processor's time that a busy process gets, about, while no other of the tree is busy; 0.02 to 0.5.
     """
 
     name: ClassVar[str] = "starve_cpu"
@@ -68,11 +69,11 @@ class StarveCpu(Fault):
             raise SetupError(f"share must be 0.02 to 0.5 of a processor, got {self.share!r}")
 
     def strike(self, target: NeedyTarget) -> Strike:
-        restore = target.means.crowd(max(1, round(1 / self.share) - 1))
-        return _struck(self, target, restore, "this platform binds no process to a processor from outside (Linux does)")
+        hold = target.means.crowd(max(1, round(1 / self.share) - 1))
+        return _struck(self, target, hold, "this platform binds no process to a processor from outside (Linux does)")
 
 
-def _struck(fault: Fault, target: NeedyTarget, restore: Callable[[], None] | None, otherwise: str) -> Strike:
-    if restore is None:
+def _struck(fault: Fault, target: NeedyTarget, hold: Hold | None, otherwise: str) -> Strike:
+    if hold is None:
         raise CannotInject(f"{fault.label(target)}: {otherwise}")
-    return on_one_process(fault, target, restore)
+    return held(fault, target, hold)

@@ -1,136 +1,112 @@
-"""What a process may use, taken away from outside and given back: its data limit, its descriptors, its processor time."""
+"""What a tree of processes may use, taken away from outside and given back: memory, descriptors, processor time."""
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..backends.backend import Backend
+from ..backends.backend import Backend, Enclosure
+from ..backends.cgroup import NotAllowed
+from ..errors import CannotInject, SetupError
+from ..faults.fault import Hold, Receipt
+from . import kernel
+from .effects import UNIT, DataGauge, DescriptorGauge, Gauge, LimitHold, Log
+from .limits import LoweredLimit
+from .processor import CrowdedProcessor
+from .tree import Tree
 
 if TYPE_CHECKING:
     import psutil
 
-# Bound to one processor and busy, for a minute at most: nobody suffers for long from a session that was killed with its keeper.
-RIVAL = """
-import os, sys, time
-os.sched_setaffinity(0, {int(sys.argv[1])})
-end = time.monotonic() + 60
-while time.monotonic() < end:
-    pass
-"""
-
 
 class Means:
-    """The limits of one process.
+    """The resources of a tree of processes.
 
     Args:
-        process: the process, as it is now.
-        backend: runs its rivals.
+        tree: the processes.
+        backend: makes the control groups and runs the rivals.
+        log: returns what the processes write from now on; None where it can't be read.
     """
 
-    def __init__(self, process: psutil.Process, backend: Backend) -> None:
-        self._process = process
+    def __init__(self, tree: Tree, backend: Backend, log: Log | None = None) -> None:
+        self._tree = tree
         self._backend = backend
+        self._log = log
 
-    def lower_data_limit(self, headroom_bytes: int) -> Callable[[], None] | None:
-        """Set RLIMIT_DATA to present use plus headroom; returns what restores it, or None off Linux."""
-        process = self._process
-        if not hasattr(process, "rlimit"):
+    def lower_data_limit(self, headroom_bytes: int) -> Hold | None:
+        """Set each process's RLIMIT_DATA to its present use plus a headroom; returns None off Linux."""
+        if sys.platform != "linux":
             return None
         import psutil
 
-        return self._limited(psutil.RLIMIT_DATA, data_bytes(process.pid) + headroom_bytes)
+        def limit_of(process: psutil.Process) -> int:
+            return kernel.memory(process.pid).data + headroom_bytes
 
-    def enclose(self, headroom_bytes: int) -> Callable[[], None]:
-        """Let the kernel kill it when it takes more than so much; returns what takes that back.
+        return self._lowered(psutil.RLIMIT_DATA, limit_of, DataGauge(headroom_bytes))
+
+    def limit_descriptors(self, left: int) -> Hold | None:
+        """Set each process's RLIMIT_NOFILE so that it can open `left` more; returns None off Linux."""
+        if sys.platform != "linux":
+            return None
+        import psutil
+
+        def limit_of(process: psutil.Process) -> int:
+            return kernel.first_beyond(kernel.open_descriptors(process.pid), left)
+
+        return self._lowered(psutil.RLIMIT_NOFILE, limit_of, DescriptorGauge())
+
+    def _lowered(self, which: int, limit_of: Callable[[psutil.Process], int], gauge: Gauge) -> Hold:
+        import psutil
+
+        self._demand_processes()
+        try:
+            return LimitHold(self._tree, LoweredLimit(self._tree, which, limit_of), gauge, self._log)
+        except (psutil.AccessDenied, PermissionError) as problem:
+            raise CannotInject(f"a process of the tree belongs to another user: {problem}") from None
+
+    def enclose(self, headroom_bytes: int) -> Hold:
+        """Let the kernel kill a process when all of them together take more than that.
 
         Raises:
             CannotInject: this platform, user or backend can't.
         """
-        return self._backend.enclose(self._process.pid, headroom_bytes)
+        self._demand_processes()
+        group = self._backend.enclose(self._tree.root.pid, headroom_bytes)
+        try:
+            self._tree.each(lambda process: group.add(process.pid))
+        except BaseException as problem:
+            group.leave()
+            if isinstance(problem, NotAllowed):
+                raise CannotInject(f"memory_limit: {problem}") from None
+            raise
+        return Enclosed(group)
 
-    def limit_descriptors(self, left: int) -> Callable[[], None] | None:
-        """Set RLIMIT_NOFILE so that `left` more can be opened; returns what restores it, or None off Linux."""
-        process = self._process
-        if not hasattr(process, "rlimit"):
+    def crowd(self, rivals: int) -> Hold | None:
+        """Bind all processes to one processor, with that many busy rivals; returns None off Linux."""
+        if sys.platform != "linux":
             return None
-        import psutil
+        self._demand_processes()
+        try:
+            return CrowdedProcessor(self._tree, rivals, self._backend)
+        except PermissionError as problem:
+            raise CannotInject(f"a process of the tree belongs to another user: {problem}") from None
 
-        return self._limited(psutil.RLIMIT_NOFILE, first_beyond(open_descriptors(process.pid), left))
-
-    def _limited(self, which: int, limit: int) -> Callable[[], None]:
-        process = self._process
-        before = process.rlimit(which)
-        process.rlimit(which, (limit, before[1]))
-
-        def restore() -> None:
-            if process.is_running():  # a service that died of it has no limit to restore
-                process.rlimit(which, before)
-
-        return restore
-
-    def crowd(self, rivals: int) -> Callable[[], None] | None:
-        """Bind it to one processor, with so many rivals; returns what ends that, or None off Linux."""
-        process = self._process
-        if not hasattr(process, "rlimit"):
-            return None
-        before = {thread.id: _affinity(thread.id) for thread in process.threads()}
-        processor = min(before[process.pid])
-        for known in before:
-            _bind(known, {processor})
-        argv = [sys.executable, "-I", "-S", "-c", RIVAL, str(processor)]
-        running = [self._backend.spawn("rival", argv, env={}) for _ in range(rivals)]
-
-        def restore() -> None:
-            for rival in running:
-                rival.kill()
-            for known, processors in before.items():
-                _bind(known, processors)
-            for thread in process.threads() if process.is_running() else ():
-                if thread.id not in before:  # made meanwhile, by one that was bound
-                    _bind(thread.id, before[process.pid])
-
-        return restore
+    def _demand_processes(self) -> None:
+        if not self._tree.members():
+            raise SetupError(f"there is nothing to strike: process {self._tree.root.pid} is not running")
 
 
-def first_beyond(taken: set[int], left: int) -> int:
-    """The smallest limit of descriptors under which `left` more can be opened: each gets the lowest number that is free."""
-    limit = 0
-    while True:
-        if limit not in taken:
-            if left == 0:
-                return limit
-            left -= 1
-        limit += 1
+class Enclosed:
+    """A tree in a control group."""
 
+    def __init__(self, group: Enclosure) -> None:
+        self._group = group
 
-def open_descriptors(pid: int) -> set[int]:
-    """The numbers of the descriptors that a process has open (Linux)."""
-    return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    def release(self) -> None:
+        """Take the processes out and remove the group."""
+        self._group.leave()
 
-
-def data_bytes(pid: int) -> int:
-    """What the kernel holds against RLIMIT_DATA: VmData of /proc/PID/status, in bytes."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"^VmData:\s+(\d+) kB$", text, re.MULTILINE)
-    assert found is not None, "every live process has a VmData line"
-    return int(found[1]) * 1024
-
-
-def _affinity(thread: int) -> set[int]:
-    import os
-
-    return set(os.sched_getaffinity(thread))
-
-
-def _bind(thread: int, processors: set[int]) -> None:
-    """Bind a thread, if it is still there."""
-    import os
-
-    try:
-        os.sched_setaffinity(thread, processors)
-    except ProcessLookupError:
-        return
+    def receipt(self) -> Receipt:
+        """Return how many processes the kernel killed, or how many shared a limit that was met."""
+        return Receipt(self._group.met(), UNIT)

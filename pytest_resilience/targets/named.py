@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..backends.backend import Backend
@@ -13,6 +14,7 @@ from ..faults.fault import Strike
 from ..faults.process import Body, Kill, Pause, Terminate
 from .means import Means
 from .target import Ledger, NeedyFaults
+from .tree import NamedTree
 
 if TYPE_CHECKING:
     import psutil
@@ -21,54 +23,89 @@ GONE_WITHIN = 10.0  # seconds from a signal to the end of the process
 
 
 class NamedBody:
-    """A process that we did not start, so that we can't start it again."""
+    """A process that we did not start, so that we can't start it again, and all that descends from it."""
 
     def __init__(self, process: psutil.Process) -> None:
-        self._process = process
+        self._tree = NamedTree(process)
+        self._paused: list[psutil.Process] = []
 
     def processes(self) -> list[int]:
-        return [self._process.pid] if self._lives() else []
+        return [process.pid for process in self._tree.members()]
 
     def kill(self) -> None:
-        self._send(signal.SIGKILL)
-        self._gone()
+        frozen = self._freeze()
+        for process in frozen:
+            _send(process, signal.SIGKILL)
+        _await_end(frozen)
 
     def terminate(self) -> None:
-        self._send(signal.SIGTERM)
-        self._gone()
+        """SIGTERM to the first process, as an orchestrator would; what is left of the tree when that has ended is killed."""
+        below = self._tree.members()
+        _send(self._tree.root, signal.SIGTERM)
+        _await_end([self._tree.root])
+        left = [process for process in {*below, *self._freeze()} if process.is_running()]
+        for process in left:
+            _send(process, signal.SIGKILL)
+        _await_end(left)
 
     def pause(self) -> None:
-        self._send(signal.SIGSTOP)
+        self._paused = self._freeze()
 
     def resume(self) -> None:
-        self._send(signal.SIGCONT)
+        for process in reversed(self._paused):
+            _send(process, signal.SIGCONT)
 
     def start(self) -> None:
         """Nothing: whoever started it knows how."""
 
-    def _send(self, number: signal.Signals) -> None:
-        if self._lives():  # psutil knows a process by its start too, so nobody gets the signal who has its number now
-            self._process.send_signal(number)
-
-    def _lives(self) -> bool:
+    def _freeze(self) -> list[psutil.Process]:
+        """Stop the tree until it has stopped growing."""
         import psutil
 
-        try:
-            return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:  # between the two questions
-            return False
+        stopped: list[psutil.Process] = []
 
-    def _gone(self) -> None:
-        """Wait for the end, and leave it to its parent to ask for the exit code."""
-        give_up = SYSTEM.now() + GONE_WITHIN
-        while self._lives():
+        def stop(process: psutil.Process) -> bool:
+            if process in stopped:
+                return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
+            _send(process, signal.SIGSTOP)
+            stopped.append(process)
+            return True
+
+        self._tree.each(stop)
+        return stopped
+
+
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    import psutil
+
+    try:
+        # psutil knows a process by its start too: a stranger with the same id is left alone.
+        process.send_signal(number)
+    except psutil.NoSuchProcess:
+        return
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two questions
+        return False
+
+
+def _await_end(processes: Iterable[psutil.Process]) -> None:
+    """Wait for the end, and leave it to their parents to ask for the exit codes."""
+    give_up = SYSTEM.now() + GONE_WITHIN
+    for process in processes:
+        while _lives(process):
             if SYSTEM.now() > give_up:
-                raise SetupError(f"process {self._process.pid} is still there {GONE_WITHIN:g} s after the signal")
+                raise SetupError(f"process {process.pid} is still there {GONE_WITHIN:g} s after the signal")
             SYSTEM.sleep(0.002)
 
 
 class NamedProcess(NeedyFaults):
-    """A process that the user names by its id.
+    """A process that the user names by its id, and all that descends from it.
 
     Args:
         ledger: where its strikes are written.
@@ -102,18 +139,18 @@ class NamedProcess(NeedyFaults):
 
     @property
     def means(self) -> Means:
-        return Means(self._process, self._backend)
+        return Means(NamedTree(self._process), self._backend)
 
     def kill(self) -> Strike:
-        """SIGKILL; there is no heal for that: whoever started it has to start it again."""
+        """SIGKILL to the process and all that descends from it; there is no heal for that: its owner has to start it again."""
         return Kill().strike(self)
 
     def terminate(self) -> Strike:
-        """SIGTERM, and wait for the end; there is no heal for that either."""
+        """SIGTERM, and wait for the end; what then is left of its tree is killed. There is no heal for that either."""
         return Terminate().strike(self)
 
     def pause(self) -> Strike:
-        """SIGSTOP; the heal lets it run on."""
+        """SIGSTOP to the process and all that descends from it; the heal lets them run on."""
         return Pause().strike(self)
 
     def __repr__(self) -> str:

@@ -22,6 +22,7 @@ from ..redaction import Private
 from .means import Means
 from .spec import Service
 from .target import Ledger, NeedyFaults, ProcessFaults
+from .tree import Tree
 
 if TYPE_CHECKING:
     import httpx
@@ -169,8 +170,8 @@ class RunningService:
         raise ServerNotReady("the service", command=self.spec.command, within=within, log=log, exit_code=code)
 
     def processes(self) -> list[int]:
-        """Its process, while it runs."""
-        return [self.child.pid] if self._child is not None and self._child.running else []
+        """The ids of its processes while the first one runs; that one comes first."""
+        return self.child.processes() if self._child is not None and self._child.running else []
 
     def tree(self) -> list[int]:
         """Its process and all that descends from it."""
@@ -207,8 +208,10 @@ class RunningService:
 
     @property
     def means(self) -> Means:
-        """What its process may use."""
-        return Means(self.child.process, self._backend)
+        """What its processes may use."""
+        child = self.child
+        begins = child.log_size()
+        return Means(Tree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
 
 
 class ServiceTarget(ProcessFaults, NeedyFaults):
@@ -251,7 +254,7 @@ class ServiceTarget(ProcessFaults, NeedyFaults):
 
     @property
     def means(self) -> Means:
-        """What its process may use."""
+        """What its processes may use."""
         return self._running.means
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:

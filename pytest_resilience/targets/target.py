@@ -175,25 +175,25 @@ class ProcessFaults(Target):
 
 
 class NeedyFaults(Target):
-    """Faults of a process that runs short of something."""
+    """Faults of processes that run short of something; each strikes the whole tree, and what is born in it meanwhile."""
 
     @property
     def means(self) -> Means:
-        """What the process may use."""
+        """What the processes may use."""
         raise AssertionError(f"{type(self).__name__} has no process of its own")
 
     def memory_pressure(self, headroom_mb: float) -> Strike:
-        """Lower its data limit to present use plus `headroom_mb` MiB (Linux)."""
+        """Lower the data limit of each process to present use plus `headroom_mb` MiB (Linux)."""
         return MemoryPressure(headroom_mb).strike(self)
 
     def memory_limit(self, headroom_mb: float) -> Strike:
-        """Let the kernel kill it when it takes more than `headroom_mb` MiB more (Linux, where control groups can be made)."""
+        """Let the kernel kill a process when all together take over `headroom_mb` MiB more (Linux, where control groups can be made)."""
         return MemoryLimit(headroom_mb).strike(self)
 
     def exhaust_descriptors(self, left: int = 0) -> Strike:
-        """Let it open `left` more files and connections, and no more (Linux)."""
+        """Let each process open `left` more files and connections, and no more (Linux)."""
         return ExhaustDescriptors(left).strike(self)
 
     def starve_cpu(self, share: float = 0.1) -> Strike:
-        """Leave it about `share` of one processor (Linux)."""
+        """Bind all processes to one processor and leave a busy one about `share` of it (Linux)."""
         return StarveCpu(share).strike(self)

@@ -61,4 +61,8 @@ def test_phases_strike_and_heal(shop: pytest.Pytester) -> None:
             eventually(lambda: redis.Redis.from_url(resilience.redis.url).ping(), within=2)
         """
     )
-    shop.runpytest_subprocess().assert_outcomes(passed=6)
+    outcomes = shop.runpytest_subprocess().parseoutcomes()
+    assert outcomes.pop("passed") + outcomes.pop("vacuous", 0) == 6, (
+        "nothing was asked of the one that runs out of memory"
+    )
+    assert not outcomes

@@ -48,7 +48,7 @@ def test_process_faults_strike_the_service_and_heal(shop: pytest.Pytester) -> No
                 limit = resilience.service.process.rlimit(psutil.RLIMIT_DATA)[0]
                 assert 0 < limit < 1000 * 2**20
             assert resilience.service.process.rlimit(psutil.RLIMIT_DATA) == before
-            assert strike.receipt.touched == 1
+            assert strike.receipt.touched in (0, None), "no allocation was refused"
 
         def test_requests_of_all_kinds(resilience):
             assert resilience.service.client.base_url == resilience.service.url
@@ -56,7 +56,9 @@ def test_process_faults_strike_the_service_and_heal(shop: pytest.Pytester) -> No
                 assert getattr(resilience.service, method)("/x").status_code == 501
         """
     )
-    shop.runpytest_subprocess().assert_outcomes(passed=6)
+    outcomes = shop.runpytest_subprocess().parseoutcomes()
+    assert outcomes.pop("passed") + outcomes.pop("vacuous", 0) == 6
+    assert not outcomes
 
 
 def test_a_service_that_ends_at_once_shows_command_and_log(shop: pytest.Pytester) -> None:
@@ -178,7 +180,7 @@ def test_the_service_runs_short_of_descriptors_and_processor_time(shop: pytest.P
                 assert resilience.service.get("/memory").status_code == 200
             assert process.cpu_affinity() == before
             assert not any(r.is_running() for r in rivals)
-            assert strike.receipt.touched == 1
+            assert strike.receipt.touched in (0, 1)
 
         def test_settings(resilience):
             with pytest.raises(SetupError, match="0.02 to 0.5"):
@@ -187,7 +189,9 @@ def test_the_service_runs_short_of_descriptors_and_processor_time(shop: pytest.P
                 resilience.service.exhaust_descriptors(-1)
         """
     )
-    shop.runpytest_subprocess().assert_outcomes(passed=3)
+    outcomes = shop.runpytest_subprocess().parseoutcomes()
+    assert outcomes.pop("passed") + outcomes.pop("vacuous", 0) == 3
+    assert not outcomes
 
 
 def test_a_process_that_the_user_names(project: pytest.Pytester) -> None:
@@ -251,16 +255,18 @@ def test_the_kernel_kills_who_takes_more_than_the_limit_and_no_group_is_left(pro
 
         def test_killed(resilience, child):
             assert take(child, 100_000) == "100000\\n"
-            with resilience.process(child.pid).memory_limit(8):
+            with resilience.process(child.pid).memory_limit(8) as strike:
                 assert groups()
                 assert take(child, 1_000_000) == "1000000\\n"
                 assert take(child, 100_000_000) == ""
                 assert child.wait(5) == -9
+            assert strike.receipt.touched == 1
             assert not groups()
 
         def test_healed(resilience, child):
-            with resilience.process(child.pid).memory_limit(8):
-                pass
+            with resilience.process(child.pid).memory_limit(8) as strike:
+                assert take(child, 1_000_000) == "1000000\\n"
+            assert strike.receipt.touched == 0, "it took an eighth"
             assert take(child, 100_000_000) == "100000000\\n"
             assert not groups()
 
@@ -273,4 +279,4 @@ def test_the_kernel_kills_who_takes_more_than_the_limit_and_no_group_is_left(pro
     outcomes = result.parseoutcomes()
     if outcomes.get("skipped"):
         pytest.skip(next(line for line in result.outlines if "memory_limit" in line))
-    assert outcomes == {"passed": 3}
+    assert outcomes == {"passed": 2, "vacuous": 1}

@@ -1,0 +1,231 @@
+"""What a lack of resources has done to a tree of processes, as far as the kernel or the processes themselves say.
+
+The kernel does not count refused allocations or refused descriptors. So a receipt of such a fault says one of three things: a process was
+seen at its limit, or said in its log that it was refused something (hit); no process can have met its limit (0); or neither (None).
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from ..clock import SYSTEM, Clock
+from ..faults.fault import Receipt
+from . import kernel
+from .limits import LoweredLimit
+from .tree import Tree
+
+if TYPE_CHECKING:
+    import psutil
+
+EVERY = 0.01  # seconds between two looks
+NEAR = 0.1  # of the headroom: a process that has no more than that left counts as one that met its limit
+FAR_BYTES = (
+    1 << 30
+)  # with so much left at its peak a process can't have met its limit, unless it asked for more than that in one piece
+WAITED = 0.01  # seconds that a process has to wait for a processor before it counts
+UNIT = "processes"
+
+Log = Callable[[], str]  # what the processes have written since the strike
+
+
+class Sampler:
+    """A thread that looks every 10 ms, until it is stopped.
+
+    Args:
+        look: takes one look.
+    """
+
+    def __init__(self, look: Callable[[], None]) -> None:
+        self._look = look
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="resilience-sampler", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(EVERY):
+            try:
+                self._look()
+            except Exception:  # noqa: BLE001  # whatever keeps it from looking is reported by the look before the heal
+                return
+
+    def stop(self) -> None:
+        """End it; returns when no look is under way."""
+        self._over.set()
+        self._thread.join()
+
+
+class Gauge(Protocol):
+    """How near a process is to a limit."""
+
+    says: re.Pattern[str]
+
+    def begin(self, process: psutil.Process) -> None:
+        """Remember a process as it was when it was first seen under the limit."""
+
+    def met(self, process: psutil.Process, limit: int) -> bool:
+        """True if the process meets its limit now."""
+
+    def is_far(self, process: psutil.Process, limit: int) -> bool:
+        """True if the process can't have met its limit so far."""
+
+
+class LimitHold:
+    """A limit lowered for a tree, and what came of it.
+
+    Args:
+        tree: the processes.
+        lowered: their limit, in force from now on.
+        gauge: measures how near they are to it.
+        log: returns what they have written since the strike; None where nobody can read it.
+        clock: tells when they met it.
+    """
+
+    def __init__(self, tree: Tree, lowered: LoweredLimit, gauge: Gauge, log: Log | None, clock: Clock = SYSTEM) -> None:
+        self._tree = tree
+        self._lowered = lowered
+        self._gauge = gauge
+        self._log = log
+        self._clock = clock
+        self._began = clock.now()
+        self._met: dict[psutil.Process, float] = {}  # when each was first seen at its limit
+        self._last = 0.0
+        self._begun: set[psutil.Process] = set()
+        self._may_have_met = False
+        self._lock = threading.Lock()
+        lowered.lower()
+        for process in lowered.processes:
+            self._begin(process)
+        self._idle = Idle(lowered.processes)
+        self._sampler = Sampler(self._look)
+
+    def release(self) -> None:
+        """Put the limit back for every process that has it."""
+        self._sampler.stop()
+        self._lowered.restore()
+
+    def receipt(self) -> Receipt:
+        """Return how many processes met the limit."""
+        idle = self._idle.lasts()  # before the look, which is of our own doing
+        self._look()
+        said = self._log is not None and self._gauge.says.search(self._log()) is not None
+        if self._met:
+            return Receipt(len(self._met), UNIT, min(self._met.values()), self._last)
+        if said:
+            return Receipt(1, UNIT)  # one at least
+        gone = any(not process.is_running() for process in self._lowered.processes)
+        can_tell = idle or not (self._may_have_met or gone)
+        return Receipt(0 if can_tell else None, UNIT)
+
+    def _look(self) -> None:
+        import psutil
+
+        with self._lock:
+            for process in self._tree.members():
+                try:
+                    limit = self._lowered.on(process)
+                    if limit is None:
+                        continue
+                    self._begin(process)
+                    if self._gauge.met(process, limit):
+                        self._last = self._clock.now() - self._began
+                        self._met.setdefault(process, self._last)
+                    elif not self._gauge.is_far(process, limit):
+                        self._may_have_met = True
+                except psutil.NoSuchProcess:
+                    self._may_have_met = True
+                except PermissionError:  # it has become another user's
+                    self._may_have_met = True
+
+    def _begin(self, process: psutil.Process) -> None:
+        import psutil
+
+        if process not in self._begun:
+            self._begun.add(process)
+            try:
+                self._gauge.begin(process)
+            except (psutil.NoSuchProcess, PermissionError):
+                self._may_have_met = True
+
+
+class Idle:
+    """Processes of which none has run since."""
+
+    def __init__(self, processes: list[psutil.Process]) -> None:
+        self._ran = {process: self._seconds(process) for process in processes}
+
+    def lasts(self) -> bool:
+        """True if each of them is still there, and none of its threads has been on a processor."""
+        return all(ran is not None and self._seconds(process) == ran for process, ran in self._ran.items())
+
+    @staticmethod
+    def _seconds(process: psutil.Process) -> dict[int, float] | None:
+        import psutil
+
+        try:
+            waiting = kernel.waiting(process.pid) if process.is_running() else None
+        except psutil.NoSuchProcess:
+            return None
+        return None if waiting is None else {thread: seconds.ran for thread, seconds in waiting.items()}
+
+
+class DataGauge:
+    """How near a process's data segment is to RLIMIT_DATA.
+
+    Args:
+        headroom: bytes that a process was left to grow by.
+    """
+
+    says = re.compile(
+        r"(?<![A-Za-z])MemoryError|java\.lang\.OutOfMemoryError|cannot allocate memory|std::bad_alloc|failed to allocate memory"
+        r"|out of memory|memory allocation of \d+ bytes failed|\bENOMEM\b",
+        re.IGNORECASE,
+    )
+
+    def __init__(self, headroom: int) -> None:
+        self._headroom = headroom
+
+    def begin(self, process: psutil.Process) -> None:
+        """Nothing to remember: the limit says it all."""
+
+    def met(self, process: psutil.Process, limit: int) -> bool:
+        # Without a headroom every process is at its limit from the first, whether it asks for memory or not.
+        return self._headroom > 0 and kernel.memory(process.pid).data >= limit - NEAR * self._headroom
+
+    def is_far(self, process: psutil.Process, limit: int) -> bool:
+        return kernel.memory(process.pid).peak <= limit - FAR_BYTES
+
+
+class DescriptorGauge:
+    """How near a process is to its last descriptor (RLIMIT_NOFILE)."""
+
+    says = re.compile(r"too many open files|\bEMFILE\b|\bErrno 24\b", re.IGNORECASE)
+
+    def __init__(self) -> None:
+        self._first: dict[psutil.Process, set[int]] = {}
+        self._waiting: set[psutil.Process] = set()
+
+    def begin(self, process: psutil.Process) -> None:
+        self._first[process] = kernel.open_descriptors(process.pid)
+
+    def met(self, process: psutil.Process, limit: int) -> bool:
+        import psutil
+
+        taken = kernel.open_descriptors(process.pid)
+        if kernel.first_beyond(taken, 0) < limit:
+            self._waiting.discard(process)
+            return False
+        if taken != self._first.get(process):  # full, and by what it opened under the fault
+            return True
+        # It may have been full from the first: then only a connection that it does not take shows that it was refused a descriptor.
+        if process.status() == psutil.STATUS_STOPPED or not kernel.turned_away(process.pid):
+            self._waiting.discard(process)
+            return False
+        waited = process in self._waiting
+        self._waiting.add(process)
+        return waited
+
+    def is_far(self, process: psutil.Process, limit: int) -> bool:
+        return kernel.table_size(process.pid) < limit
