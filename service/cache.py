@@ -61,7 +61,7 @@ class Cache:
         self._source_is_up = source_is_up
         self._tasks = tasks
         self._flights: dict[int, Flight] = {}
-        self._owed = Owed()
+        self._owed = Owed(settings.cache_max_pending_writes)
         self.fallback = Fallback(
             max_entries=settings.cache_max_entries,
             max_bytes=int(settings.cache_max_mb * MIB),

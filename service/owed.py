@@ -7,17 +7,18 @@ from itertools import islice
 
 from .fallback import Stamp
 
-MOST = 50_000
-
 
 class Owed:
     """Keys with the stamp of their newest write; None is for a write that may or may not have happened.
+
+    Args:
+        most: keys that are remembered, at most.
 
     Attributes:
         everything: more was missed than can be remembered. All that Redis holds must go before it is read again.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
         self._stamps: dict[int, Stamp | None] = {}
         self.everything = False

@@ -45,6 +45,7 @@ class Settings:
     cache_stale_ttl: float = 600.0
     cache_max_entries: int = 10_000
     cache_max_mb: float = 64.0
+    cache_max_pending_writes: int = 50_000
 
     cleanup_token: str | None = field(default=None, repr=False)
     cleanup_interval: float = 21_600.0
@@ -113,11 +114,12 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "cache_stale_ttl": (0.001, 31_536_000),
     "cache_max_entries": (1, 1 << 40),
     "cache_max_mb": (0.001, 1 << 30),
+    "cache_max_pending_writes": (1, 1 << 30),
     "cleanup_interval": (0.05, 31_536_000),
     "cleanup_min_interval": (0, 86_400),
     "shutdown_grace": (0.1, 3_600),
 }
-_WHOLE = {"port", "upstash_redis_port", "db_pool_max", "cache_max_entries"}
+_WHOLE = {"port", "upstash_redis_port", "db_pool_max", "cache_max_entries", "cache_max_pending_writes"}
 
 
 def _read(name: str, text: str) -> str | int | float:

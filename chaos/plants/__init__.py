@@ -6,7 +6,19 @@ has seen tested.
 
 from __future__ import annotations
 
-from plants import cache, cleanup, health, lifecycle, memory, postgres, redis
+from plants import (
+    cache,
+    cache_and_outages,
+    cleanup,
+    health,
+    lifecycle,
+    memory,
+    postgres,
+    redis,
+    second_time,
+    verbs,
+    way_back,
+)
 
 PLANTS = (
     *redis.PLANTS,
@@ -16,4 +28,8 @@ PLANTS = (
     *health.PLANTS,
     *cleanup.PLANTS,
     *lifecycle.PLANTS,
+    *verbs.PLANTS,
+    *way_back.PLANTS,
+    *cache_and_outages.PLANTS,
+    *second_time.PLANTS,
 )

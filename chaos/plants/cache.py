@@ -97,8 +97,8 @@ PLANTS = (
         ),
         (
             "cache.py",
-            "        self._owed = Owed()\n",
-            "        self._owed = Owed()\n        self._absent: set[int] = set()\n",
+            "        self._flights: dict[int, Flight] = {}\n",
+            "        self._flights: dict[int, Flight] = {}\n        self._absent: set[int] = set()\n",
         ),
         (
             "cache.py",

@@ -4,7 +4,7 @@ from service.owed import Owed
 
 
 def test_the_newest_write_to_a_key_is_owed():
-    owed = Owed()
+    owed = Owed(most=50)
     owed.add(1, (5, 2))
     assert owed.add(1, (5, 1)) == (5, 2)
     assert owed.add(1, (5, 3)) == (5, 3)
@@ -12,7 +12,7 @@ def test_the_newest_write_to_a_key_is_owed():
 
 
 def test_a_doubt_stays_until_it_is_settled():
-    owed = Owed()
+    owed = Owed(most=50)
     owed.add(1, (5, 2))
     assert owed.add(1, None) is None
     assert owed.add(1, (5, 3)) is None
@@ -22,7 +22,7 @@ def test_a_doubt_stays_until_it_is_settled():
 
 
 def test_what_was_written_since_stays_owed():
-    owed = Owed()
+    owed = Owed(most=50)
     owed.add(1, (5, 1))
     batch = owed.next(1)
     owed.add(1, (5, 2))

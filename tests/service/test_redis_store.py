@@ -54,7 +54,7 @@ def with_store(server, body, *, tls=None, **settings):
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
         port = listener.sockets[0].getsockname()[1]
         values = {"redis_url": f"redis://127.0.0.1:{port}"} if tls is None else {"upstash_redis_port": port}
-        owed = Owed()
+        owed = Owed(most=10_000)
         store = RedisStore(
             Settings(database_url=URL, **{**values, **settings}),
             lifetime=600,

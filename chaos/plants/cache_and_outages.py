@@ -1,0 +1,238 @@
+"""Plants in the cache that show only while Redis or Postgres is away."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+ONE_LOAD = "test_cache_and_outages.py::test_many_who_miss_at_once_cost_one_load_whatever_redis_does"
+FAILED_LOAD = (
+    "test_cache_and_outages.py::test_when_the_one_load_fails_all_who_wait_for_it_hear_of_it_and_the_next_asks_again"
+)
+COLLECTED = "test_cache_and_outages.py::test_stale_copies_outlive_the_collections_while_postgres_is_away"
+ROOM = "test_cache_and_outages.py::test_replaced_and_deleted_entries_take_no_room_and_the_most_read_stay"
+ABSENT = "test_cache_and_outages.py::test_what_did_not_exist_a_moment_ago_is_served_once_it_does"
+GONE = "test_cache_and_outages.py::test_what_is_known_to_be_gone_is_not_served_as_stale"
+AGE = "test_cache_and_outages.py::test_a_copy_out_of_redis_is_as_old_in_memory_as_it_was_there"
+PAST = "test_cache_and_outages.py::test_a_reader_under_way_while_a_campaign_changes_leaves_nothing_of_the_past_behind"
+SAME = "test_cache_and_outages.py::test_all_layers_tell_the_same_campaign_with_the_same_etag"
+
+PLANTS = (
+    plant(
+        "one-load-only-with-redis",
+        "Without Redis there is nothing to fill.",
+        (
+            "cache.py",
+            "        flight = self._flights.get(key)\n        if flight is None:",
+            "        flight = self._flights.get(key) if self.redis.up else None\n        if flight is None:",
+        ),
+        tests=ONE_LOAD,
+        says="each reader loads it",
+    ),
+    plant(
+        "failed-load-stays",
+        "Who fails once fails again.",
+        (
+            "cache.py",
+            "            if self._flights.get(key) is flight:\n                del self._flights[key]",
+            "            if self._flights.get(key) is flight and not flight.exception():\n                del self._flights[key]",
+        ),
+        tests=FAILED_LOAD,
+        says="never tried again",
+    ),
+    plant(
+        "purge-takes-what-is-stale",
+        "Old is old.",
+        (
+            "fallback.py",
+            "        oldest = self._clock() - self._lifetime\n",
+            "        oldest = self._clock() - self._fresh_for\n",
+        ),
+        tests=COLLECTED,
+        says="was collected",
+    ),
+    plant(
+        "purge-takes-half",
+        "Tidy up while nobody looks.",
+        ("monitor.py", "        self._cache.fallback.purge()\n", "        self._cache.fallback.halve()\n"),
+        tests=COLLECTED,
+        says="was collected",
+    ),
+    plant(
+        "replaced-entries-count",
+        "The new one takes its place.",
+        (
+            "fallback.py",
+            "                loaded_at = max(loaded_at, old.loaded_at)\n            self.drop(key)\n",
+            "                loaded_at = max(loaded_at, old.loaded_at)\n            del self._held[key]\n",
+        ),
+        tests=ROOM,
+        says="what was replaced still counts",
+    ),
+    plant(
+        "deleted-entries-count",
+        "It is out of the dict.",
+        (
+            "cache.py",
+            "        self._flights.pop(key, None)\n        self.fallback.drop(key)\n        await",
+            "        self._flights.pop(key, None)\n        self.fallback._held.pop(key, None)\n        await",
+        ),
+        tests=ROOM,
+        says="what was deleted still counts",
+    ),
+    plant(
+        "memory-first-in-first-out",
+        "First in, first out is simpler.",
+        ("fallback.py", "        self._held.move_to_end(key)\n", ""),
+        tests=ROOM,
+        says="fell out of memory",
+    ),
+    plant(
+        "absence-for-a-second",
+        "A second of 404 hurts nobody.",
+        (
+            "cache.py",
+            "        flight = self._flights.get(key)\n        if flight is None:",
+            '        if self._absent.get(key, 0.0) > time.monotonic():\n            return Answer(None, "hit", "memory")\n        flight = self._flights.get(key)\n        if flight is None:',
+        ),
+        (
+            "cache.py",
+            "        if entry is None:\n            self.fallback.drop(key)\n",
+            "        if entry is None:\n            self._absent[key] = time.monotonic() + 1.0\n            self.fallback.drop(key)\n",
+        ),
+        (
+            "cache.py",
+            "        self._flights: dict[int, Flight] = {}\n",
+            "        self._flights: dict[int, Flight] = {}\n        self._absent: dict[int, float] = {}\n",
+        ),
+        tests=ABSENT,
+        says="the next read says 404",
+    ),
+    plant(
+        "absence-until-we-write",
+        "We know when it changes: we write it.",
+        (
+            "cache.py",
+            "        flight = self._flights.get(key)\n        if flight is None:",
+            '        if self._absent.get(key, 0.0) > time.monotonic():\n            return Answer(None, "hit", "memory")\n        flight = self._flights.get(key)\n        if flight is None:',
+        ),
+        (
+            "cache.py",
+            "        if entry is None:\n            self.fallback.drop(key)\n",
+            "        if entry is None:\n            self._absent[key] = time.monotonic() + 1.0\n            self.fallback.drop(key)\n",
+        ),
+        (
+            "cache.py",
+            "        self._flights: dict[int, Flight] = {}\n",
+            "        self._flights: dict[int, Flight] = {}\n        self._absent: dict[int, float] = {}\n",
+        ),
+        (
+            "cache.py",
+            "        self.fallback.put(key, entry)\n        await self._tell",
+            "        self._absent.pop(key, None)\n        self.fallback.put(key, entry)\n        await self._tell",
+        ),
+        tests=ABSENT,
+        says="says 404",
+    ),
+    plant(
+        "deleted-for-ever",
+        "A number is never used again.",
+        (
+            "cache.py",
+            "        await self._tell(key, (created, DELETED))",
+            "        await self._tell(key, (1 << 60, DELETED))",
+        ),
+        tests=ABSENT,
+        says="never cached",
+    ),
+    plant(
+        "gone-stays-in-memory",
+        "It will expire.",
+        ("cache.py", "        if entry is None:\n            self.fallback.drop(key)\n", "        if entry is None:\n"),
+        tests=GONE,
+        says="the copy in memory is served",
+    ),
+    plant(
+        "gone-stays-in-redis",
+        "It will expire there, too.",
+        (
+            "cache.py",
+            "            if found is not None:\n                self._owed.add(key, None)  # gone from the source, still in Redis\n",
+            "",
+        ),
+        tests=GONE,
+        says="Redis",
+    ),
+    plant(
+        "age-lost-on-the-way",
+        "It has just come.",
+        ("cache.py", "self.fallback.put(key, found.entry, found.age)", "self.fallback.put(key, found.entry)"),
+        tests=AGE,
+        says="is fresh in memory",
+    ),
+    plant(
+        "old-copy-is-a-hit",
+        "With Postgres away it is the best there is.",
+        (
+            "cache.py",
+            '            if found.age < self._fresh_for:\n                return Answer(found.entry, "hit", "redis")',
+            '            if found.age < self._fresh_for or not self._source_is_up():\n                return Answer(found.entry, "hit", "redis")',
+        ),
+        tests=AGE,
+        says="is called a hit",
+    ),
+    plant(
+        "change-leaves-a-load-behind",
+        "They will get the next one.",
+        (
+            "cache.py",
+            "        self._flights.pop(key, None)\n        self.fallback.put(key, entry)",
+            "        self.fallback.put(key, entry)",
+        ),
+        tests=PAST,
+        says="joined a load",
+    ),
+    plant(
+        "delete-leaves-a-load-behind",
+        "The load will find nothing.",
+        (
+            "cache.py",
+            "        self._flights.pop(key, None)\n        self.fallback.drop(key)",
+            "        self.fallback.drop(key)",
+        ),
+        tests=PAST,
+        says="joined a load",
+    ),
+    plant(
+        "late-load-is-cached",
+        "It was loaded, so keep it.",
+        (
+            "cache.py",
+            "        if self._flights.get(key) is flight:\n            await self._fill",
+            "        if True:\n            await self._fill",
+        ),
+        tests=PAST,
+        says="what it brought was cached",
+    ),
+    plant(
+        "etag-weak-when-stale",
+        "A stale copy has a weak tag.",
+        (
+            "routes.py",
+            'headers = {**(headers or {}), "ETag": f\'"{entry.stamp[1]}"\'}',
+            'headers = {**(headers or {}), "ETag": f\'"{entry.stamp[1]}"\'}\n    if headers.get("X-Cache") == "stale":\n        headers["ETag"] = "W/" + headers["ETag"]',
+        ),
+        tests=SAME,
+        says="tells",
+    ),
+    plant(
+        "first-read-finds-out",
+        "The next read will be quicker.",
+        (
+            "cache.py",
+            '        elif not self._redis_knows(key):\n            entry = self.fallback.fresh(key)\n            if entry is not None:\n                return Answer(entry, "hit", "memory")\n',
+            "",
+        ),
+        tests=SAME,
+        says="should answer",
+    ),
+)

@@ -1,0 +1,185 @@
+"""Plants that show only when something has failed before."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+CLEANUP = "test_second_time.py::test_a_cleanup_that_fails_twice_works_the_third_time"
+UNASKED = "test_second_time.py::test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice"
+CHECKS = "test_second_time.py::test_background_checks_go_on_after_they_have_failed_twice"
+MEMORY = "test_second_time.py::test_memory_that_runs_short_again_is_told_again_refuses_every_verb_again_and_gives_the_reserve_back_again"
+SILENT = "test_second_time.py::test_connections_that_went_silent_twice_cost_one_statement_each_time"
+POSTGRES = "test_second_time.py::test_postgres_goes_away_again_and_again_and_each_time_is_told_once_and_is_over_when_it_is_back"
+UPSTASH = "test_second_time.py::test_upstash_goes_away_twice_and_is_used_again_each_time_and_nothing_in_its_place"
+STOP = "test_second_time.py::test_told_to_stop_it_ends_in_good_order_whatever_has_happened_before"
+
+PLANTS = (
+    plant(
+        "cleanup-stuck-after-a-failure",
+        "A cleanup always comes to an end.",
+        (
+            "cleanup.py",
+            "            self._last = self._clock()\n            result.set_result(cleaned)\n        finally:\n            self._running = None",
+            "            self._last = self._clock()\n            result.set_result(cleaned)\n            self._running = None",
+        ),
+        tests=CLEANUP,
+        says="the next one answers 503",
+    ),
+    plant(
+        "cleanup-that-failed-counts",
+        "It ran, did it not?",
+        (
+            "cleanup.py",
+            "        finally:\n            self._running = None",
+            "        finally:\n            self._last = self._clock()\n            self._running = None",
+        ),
+        tests=CLEANUP,
+        says="429",
+    ),
+    plant(
+        "cleanup-gives-up-unasked",
+        "It fails each time; leave it.",
+        (
+            "monitor.py",
+            '        except Unavailable as error:\n            pool_log.warning("cleanup: %s", error)',
+            '        except Unavailable as error:\n            pool_log.warning("cleanup: %s", error)\n            self._failed = getattr(self, "_failed", 0) + 1\n            if self._failed > 1:\n                await asyncio.Event().wait()',
+        ),
+        tests=UNASKED,
+        says="nobody cleans up",
+    ),
+    plant(
+        "check-ends-when-it-fails-twice",
+        "A check that fails twice is broken.",
+        (
+            "monitor.py",
+            '            logging.getLogger("service.monitor").exception("a check failed")',
+            '            failed = locals().get("failed", 0) + 1\n            logging.getLogger("service.monitor").exception("a check failed")\n            if failed > 1:\n                await asyncio.Event().wait()',
+        ),
+        tests=CHECKS,
+        says="and they are not",
+    ),
+    plant(
+        "check-ends-when-it-fails",
+        "Let it crash.",
+        (
+            "monitor.py",
+            "        except Exception:\n            logging",
+            "        except ZeroDivisionError:\n            logging",
+        ),
+        ("app.py", "            await asyncio.sleep(1)", "            return"),
+        tests=CHECKS,
+        says="not",
+    ),
+    plant(
+        "guard-once-in-a-life",
+        "They know by now.",
+        (
+            "memory.py",
+            "                self._in_episode = False\n        if use.ratio",
+            "                pass\n        if use.ratio",
+        ),
+        tests=MEMORY,
+        says="episodes",
+    ),
+    plant(
+        "reserve-once-in-a-life",
+        "It was for an emergency, and that was it.",
+        ("monitor.py", "        elif use.needed < CLEAR:\n            self._collector.hold_reserve()\n", ""),
+        tests=MEMORY,
+        says="the reserve is not held again",
+    ),
+    plant(
+        "guard-refuses-once",
+        "Refusing did not help the first time.",
+        (
+            "memory.py",
+            "        self.refusing = use.needed >= HARD or (self.refusing and use.needed >= ADMIT)",
+            '        was = self.refusing\n        self.refusing = not getattr(self, "_done", False) and (use.needed >= HARD or (self.refusing and use.needed >= ADMIT))\n        self._done = getattr(self, "_done", False) or (was and not self.refusing)',
+        ),
+        tests=MEMORY,
+        says="work is not refused",
+    ),
+    plant(
+        "guard-refuses-writes-only",
+        "Reads take no memory.",
+        (
+            "problems.py",
+            '        if self._guard.refusing and scope["path"] not in ESSENTIAL:',
+            '        if self._guard.refusing and scope["method"] != "GET" and scope["path"] not in ESSENTIAL:',
+        ),
+        tests=MEMORY,
+        says="GET one gets 200",
+    ),
+    plant(
+        "pool-distrusts-once",
+        "It was the network, and that is mended.",
+        (
+            "database.py",
+            "        if generation == self._generation:\n",
+            "        if generation == self._generation == 0:\n",
+        ),
+        tests=SILENT,
+        says="its neighbours were trusted",
+    ),
+    plant(
+        "postgres-back-is-told-once",
+        "Good news is told once.",
+        (
+            "watch.py",
+            '            if state == "up":\n                log.info("Postgres connected',
+            '            if state == "up" and not getattr(self, "_well", False):\n                self._well = True\n                log.info("Postgres connected',
+        ),
+        tests=POSTGRES,
+        says="in turn",
+    ),
+    plant(
+        "postgres-watched-less-and-less",
+        "Do not hammer it.",
+        ("watch.py", "INTERVAL if self.up else INTERVAL_AWAY):", "INTERVAL if self.up else self._longer()):"),
+        (
+            "watch.py",
+            "    def _judge(self,",
+            '    def _longer(self) -> float:\n        self._wait = 3 * getattr(self, "_wait", INTERVAL_AWAY)\n        return self._wait\n\n    def _judge(self,',
+        ),
+        (
+            "watch.py",
+            "                        await self._wake.wait()\n",
+            "                        await (self._wake.wait() if self.up else asyncio.Event().wait())\n",
+        ),
+        tests=POSTGRES,
+        says="the service is not ready",
+    ),
+    plant(
+        "upstash-replaced-after-the-second-outage",
+        "REDIS_URL is there for that.",
+        (
+            "redis_store.py",
+            "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
+            "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token and self._breaker.outages < 2:\n            return Redis(",
+        ),
+        tests=UPSTASH,
+        says="in its place",
+    ),
+    plant(
+        "upstash-back-only-once",
+        "Each handshake costs money.",
+        (
+            "redis_store.py",
+            "            if self._tls:\n                await self._share_tls(client)",
+            '            if self._tls:\n                if self._breaker.outages > 1:\n                    raise ConnectionError("once is enough")\n                await self._share_tls(client)',
+        ),
+        tests=UPSTASH,
+        says="is not used",
+    ),
+    plant(
+        "stop-waits-for-the-pool",
+        "Close in order.",
+        (
+            "database.py",
+            "                async with asyncio.timeout(CLOSE_TIMEOUT):\n                    await self._pool.close()\n",
+            "                await self._pool.close()\n",
+        ),
+        tests=STOP,
+        says="it still runs",
+    ),
+)

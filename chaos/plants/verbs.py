@@ -1,0 +1,239 @@
+"""Plants that spoil one verb and leave the others as they are."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+DOUBT = "test_every_verb.py::test_after_a_write_in_doubt_no_cache_is_asked_whatever_the_verb"
+DOUBTFUL_COPY = "test_every_verb.py::test_reads_of_a_campaign_that_redis_holds_go_on_while_writes_are_refused"
+ONCE = "test_every_verb.py::test_a_change_whose_answer_was_lost_is_not_made_again"
+READ_AGAIN = "test_every_verb.py::test_every_read_whose_session_is_ended_under_it_is_done_again"
+SAFE = "test_every_verb.py::test_no_write_is_acknowledged_before_it_is_in_postgres_log_whatever_the_verb"
+LIST = "test_every_verb.py::test_a_list_is_of_this_moment_and_never_out_of_a_cache"
+NO_POSTGRES = "test_every_verb.py::test_without_postgres_every_verb_is_refused_in_time_and_gives_its_connection_back"
+EXHAUSTED = "test_every_verb.py::test_an_exhausted_pool_refuses_every_verb_in_time"
+NO_REDIS = "test_every_verb.py::test_without_redis_every_verb_works_and_spends_no_more_than_its_budget"
+SLOW_REDIS = "test_every_verb.py::test_a_slow_redis_costs_every_write_its_budget_once"
+
+PLANTS = (
+    plant(
+        "delete-in-doubt-forgotten",
+        "It was an error, so nothing was deleted.",
+        (
+            "routes.py",
+            "            created = await self._campaigns.delete(campaign_id)\n        except Unavailable:\n            self._cache.doubt(campaign_id)\n            raise",
+            "            created = await self._campaigns.delete(campaign_id)\n        except Unavailable:\n            raise",
+        ),
+        tests=f"{DOUBT}[DELETE]",
+        says="still serves what was before",
+    ),
+    plant(
+        "doubt-not-in-memory",
+        "Redis is told; memory will hear of it.",
+        (
+            "cache.py",
+            "        self.fallback.doubt(key)\n        self._owed.add(key, None)",
+            "        self._owed.add(key, None)",
+        ),
+        tests=DOUBT,
+        says="still serves what was before",
+    ),
+    plant(
+        "doubt-not-in-redis",
+        "Memory is marked, that is what we read.",
+        (
+            "cache.py",
+            "        self.fallback.doubt(key)\n        self._owed.add(key, None)",
+            "        self.fallback.doubt(key)",
+        ),
+        tests=DOUBT,
+        says="still serves what was before",
+    ),
+    plant(
+        "doubt-drops-the-copy",
+        "What is in doubt is of no use.",
+        (
+            "cache.py",
+            "        self.fallback.doubt(key)\n        self._owed.add(key, None)",
+            "        self.fallback.drop(key)\n        self._owed.add(key, None)",
+        ),
+        tests=DOUBTFUL_COPY,
+        says="with it the copy was lost",
+    ),
+    plant(
+        "doubt-only-without-redis",
+        "With Redis there, memory is not asked.",
+        (
+            "cache.py",
+            "        self.fallback.doubt(key)\n        self._owed.add(key, None)",
+            "        if not self.redis.up:\n            self.fallback.doubt(key)\n        self._owed.add(key, None)",
+        ),
+        tests=DOUBTFUL_COPY,
+        says="is called a hit",
+    ),
+    plant(
+        "delete-tried-again",
+        "A DELETE may be sent twice, says the RFC.",
+        (
+            "campaigns.py",
+            '        row = await self._database.write("DELETE FROM campaigns WHERE id = $1 RETURNING created_at", campaign_id)\n        return None if row is None else',
+            '        rows = await self._database.read("DELETE FROM campaigns WHERE id = $1 RETURNING created_at", campaign_id)\n        row = rows[0] if rows else None\n        return None if row is None else',
+        ),
+        tests=f"{ONCE}[DELETE]",
+        says="it was tried again",
+    ),
+    plant(
+        "change-tried-again",
+        "The same text twice is the same text.",
+        (
+            "campaigns.py",
+            '        row = await self._database.write(\n            sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n',
+            '        rows = await self._database.read(\n            sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        row = rows[0] if rows else None\n',
+        ),
+        tests=f"{ONCE}[PUT]",
+        says="was made twice",
+    ),
+    plant(
+        "get-one-given-up",
+        "One row needs no list: fetchrow is enough.",
+        (
+            "campaigns.py",
+            "        rows = await self._database.read(sql, campaign_id)\n        return _campaign(rows[0]) if rows else None",
+            "        row = await self._database.write(sql, campaign_id)\n        return None if row is None else _campaign(row)",
+        ),
+        tests=READ_AGAIN,
+        says="GET one",
+    ),
+    plant(
+        "delete-not-flushed",
+        "Deleting need not be safe; somebody can delete it again.",
+        (
+            "campaigns.py",
+            '"DELETE FROM campaigns WHERE id = $1 RETURNING created_at"',
+            "\"WITH quick AS (SELECT set_config('synchronous_commit', 'off', true)) DELETE FROM campaigns WHERE id = $1 RETURNING created_at, (SELECT * FROM quick)\"",
+        ),
+        tests=SAFE,
+        says="acknowledged DELETEs",
+    ),
+    plant(
+        "list-remembered",
+        "An old page is better than none.",
+        (
+            "campaigns.py",
+            "        return [_campaign(row) for row in await self._database.read(sql, after, limit)]",
+            "        from .errors import Unavailable\n\n        try:\n            self._last = [_campaign(row) for row in await self._database.read(sql, after, limit)]\n        except Unavailable:\n            pass\n        return self._last",
+        ),
+        tests=LIST,
+        says="nobody knows which",
+    ),
+    plant(
+        "list-kept-for-a-second",
+        "Nobody notices a second.",
+        (
+            "campaigns.py",
+            "        return [_campaign(row) for row in await self._database.read(sql, after, limit)]",
+            '        import time\n\n        if time.monotonic() > getattr(self, "_until", 0.0):\n            self._page = [_campaign(row) for row in await self._database.read(sql, after, limit)]\n            self._until = time.monotonic() + 1\n        return self._page',
+        ),
+        tests=LIST,
+        says="the list",
+    ),
+    plant(
+        "list-empty-without-postgres",
+        "No rows, no page.",
+        (
+            "campaigns.py",
+            "        return [_campaign(row) for row in await self._database.read(sql, after, limit)]",
+            "        from .errors import Unavailable\n\n        try:\n            rows = await self._database.read(sql, after, limit)\n        except Unavailable:\n            rows = []\n        return [_campaign(row) for row in rows]",
+        ),
+        tests=NO_POSTGRES,
+        says="GET list is answered 200",
+    ),
+    plant(
+        "reads-wait-longer",
+        "Reads do no harm; let them take their time.",
+        (
+            "database.py",
+            "await getattr(connection, method)(sql, *args)",
+            'await getattr(connection, method)(sql, *args, timeout=30 if method == "fetch" else None)',
+        ),
+        tests=NO_POSTGRES,
+        says="GET",
+    ),
+    plant(
+        "reads-wait-for-their-turn",
+        "Writes first; a read can wait until there is room.",
+        (
+            "database.py",
+            '            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)\n        except LostConnection:',
+            '            while self._slots.locked():\n                await asyncio.sleep(0.05)\n            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)\n        except LostConnection:',
+        ),
+        tests=EXHAUSTED,
+        says="GET",
+    ),
+    plant(
+        "reads-lose-their-connection",
+        "After a time-out the connection is not to be trusted.",
+        (
+            "database.py",
+            "        except FAULTS as error:\n            self._suspect(error)\n",
+            '        except FAULTS as error:\n            self._suspect(error)\n            if method == "fetch" and isinstance(error, TimeoutError):\n                await self._take_slot()\n',
+        ),
+        tests=NO_POSTGRES,
+        says="connections of the pool are lost",
+    ),
+    plant(
+        "cleanup-waits-for-the-pool",
+        "One statement more or less.",
+        (
+            "cleanup.py",
+            "        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
+            '        await self._database.read("SELECT 1")\n        leaked = self._database.sweep_leaked()\n        idle_closed, ended',
+        ),
+        tests=EXHAUSTED,
+        says="and so the cleanup is answered",
+    ),
+    plant(
+        "delete-waits-for-redis",
+        "Deleted must be deleted everywhere.",
+        (
+            "cache.py",
+            "            await self.redis.write(write, Budget(self._budget))\n        except Away:\n            return\n",
+            "            await self.redis.write(write, Budget(10 if stamp[1] == DELETED else self._budget))\n        except Away:\n            return\n",
+        ),
+        tests=NO_REDIS,
+        says="DELETE takes",
+    ),
+    plant(
+        "writes-wait-for-redis",
+        "A write is worth a second.",
+        (
+            "cache.py",
+            "            await self.redis.write(write, Budget(self._budget))\n        except Away:\n            return\n",
+            "            await self.redis.write(write, Budget(10 * self._budget))\n        except Away:\n            return\n",
+        ),
+        tests=NO_REDIS,
+        says="takes",
+    ),
+    plant(
+        "writes-need-redis",
+        "What cannot be cached must not be written.",
+        (
+            "cache.py",
+            "            await self.redis.write(write, Budget(self._budget))\n        except Away:\n            return\n",
+            '            await self.redis.write(write, Budget(self._budget))\n        except Away as error:\n            raise Unavailable("The cache cannot be told.") from error\n',
+        ),
+        tests=NO_REDIS,
+        says="is answered 503",
+    ),
+    plant(
+        "writes-ask-redis-first",
+        "See what is there before it is replaced.",
+        (
+            "cache.py",
+            "            await self.redis.write(write, Budget(self._budget))\n        except Away:\n            return\n",
+            "            await self.redis.get(key, Budget(self._budget))\n            await self.redis.write(write, Budget(self._budget))\n        except Away:\n            return\n",
+        ),
+        tests=SLOW_REDIS,
+        says="its budget",
+    ),
+)

@@ -1,0 +1,187 @@
+"""Plants on the way back: what Redis missed, and how it is told."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+SECOND_OUTAGE = "test_way_back.py::test_an_outage_during_the_delivery_of_what_redis_missed_loses_nothing"
+MEANWHILE = "test_way_back.py::test_what_is_written_during_the_delivery_is_delivered_too"
+TIME_LEFT = "test_way_back.py::test_what_is_delivered_lives_no_longer_than_if_redis_had_been_there"
+DELETED_ELSEWHERE = "test_way_back.py::test_what_one_instance_owes_does_not_undo_what_another_has_deleted"
+LET_GO = "test_way_back.py::test_what_memory_has_let_go_of_is_delivered_as_a_mark_that_the_old_copy_is_old"
+OVERFLOW = "test_way_back.py::test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted"
+FOREIGN = "test_way_back.py::test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_and_no_more"
+ENDED = "test_way_back.py::test_a_service_that_ends_while_it_owes_leaves_old_copies_for_no_longer_than_a_copy_is_fresh"
+
+PLANTS = (
+    plant(
+        "delivered-before-it-is-sent",
+        "It is as good as sent.",
+        (
+            "redis_store.py",
+            "            pipe = client.pipeline(transaction=False)\n            for write in batch:\n",
+            "            self._owed.settle((write.key, write.stamp) for write in batch)\n            pipe = client.pipeline(transaction=False)\n            for write in batch:\n",
+        ),
+        tests=SECOND_OUTAGE,
+        says="it was lost",
+    ),
+    plant(
+        "delivered-once-and-no-more",
+        "What could not be delivered is old by now.",
+        (
+            "redis_store.py",
+            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # the same\n",
+            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # the same\n            self._owed.begin_anew()\n",
+        ),
+        tests=SECOND_OUTAGE,
+        says="lost",
+    ),
+    plant(
+        "settled-whatever-it-was",
+        "The key was delivered.",
+        (
+            "owed.py",
+            "            if key in self._stamps and self._stamps[key] == stamp:\n                del",
+            "            if key in self._stamps:\n                del",
+        ),
+        tests=MEANWHILE,
+        says="taken for delivered",
+    ),
+    plant(
+        "delivered-as-new",
+        "It is new to Redis.",
+        (
+            "cache.py",
+            "return Write(key, stamp, entry.body, self._lifetime - age)",
+            "return Write(key, stamp, entry.body, self._lifetime)",
+        ),
+        tests=TIME_LEFT,
+        says="as good as new again",
+    ),
+    plant(
+        "redis-keeps-for-ever",
+        "Redis has an eviction policy.",
+        ("redis_store.py", "ARGV[3], 'PX', ARGV[4])", "ARGV[3])"),
+        tests=TIME_LEFT,
+        says="for ever",
+    ),
+    plant(
+        "deleted-mark-for-a-second",
+        "A mark of a deleted row need not live long.",
+        (
+            "cache.py",
+            '            return Write(key, stamp, b"", self._lifetime)',
+            '            return Write(key, stamp, b"", 1.0)',
+        ),
+        tests=TIME_LEFT,
+        says="mark of a deleted",
+    ),
+    plant(
+        "deleted-without-a-mark",
+        "DEL is what one does with a deleted key.",
+        (
+            "redis_store.py",
+            "    if write.stamp is None:\n        return client.delete(name)",
+            "    if write.stamp is None or write.stamp[1] == DELETED:\n        return client.delete(name)",
+        ),
+        tests=DELETED_ELSEWHERE,
+        says="serves it",
+    ),
+    plant(
+        "deleted-mark-is-nothing",
+        "An empty body is no entry.",
+        ("redis_store.py", "(.?)')", "(.)')"),
+        tests=DELETED_ELSEWHERE,
+        says="serves it",
+    ),
+    plant(
+        "delivered-from-memory-only",
+        "Without a body there is nothing to tell.",
+        (
+            "cache.py",
+            "        return [self._write(key, stamp) for key, stamp in self._owed.next(BATCH)]",
+            "        owed = self._owed.next(BATCH)\n        self._owed.settle([(key, stamp) for key, stamp in owed if stamp and self.fallback.get(key) is None])\n        return [self._write(key, stamp) for key, stamp in self._owed.next(BATCH)]",
+        ),
+        tests=LET_GO,
+        says="never told to Redis",
+    ),
+    plant(
+        "overflow-forgets-the-newest",
+        "The list is full, so be it.",
+        ("owed.py", "            self.everything = True\n            return stamp", "            return stamp"),
+        tests=OVERFLOW,
+        says="came back",
+    ),
+    plant(
+        "overflow-forgets-the-oldest",
+        "A ring buffer never overflows.",
+        (
+            "owed.py",
+            "            self.everything = True\n            return stamp",
+            "            del self._stamps[next(iter(self._stamps))]",
+        ),
+        tests=OVERFLOW,
+        says="came back",
+    ),
+    plant(
+        "overflow-empties-redis",
+        "FLUSHDB is one command.",
+        (
+            "redis_store.py",
+            "        self._owed.begin_anew()\n        try:\n            cursor = 0\n",
+            "        self._owed.begin_anew()\n        await client.flushdb()\n        try:\n            cursor = 0\n",
+        ),
+        tests=OVERFLOW,
+        says="keys of others",
+    ),
+    plant(
+        "overflow-distrusts-only-once",
+        "It will not fail.",
+        (
+            "redis_store.py",
+            "        except BaseException:\n            self._owed.everything = True\n            raise",
+            "        except BaseException:\n            raise",
+        ),
+        tests=OVERFLOW,
+        says="came back",
+    ),
+    plant(
+        "overflow-looks-at-one-page",
+        "SCAN with a count of 1000 finds them all.",
+        ("redis_store.py", "                if cursor == 0:\n                    return", "                return"),
+        tests=OVERFLOW,
+        says="came back",
+    ),
+    plant(
+        "wrong-type-is-an-outage",
+        "An error is an error.",
+        ("redis_store.py", '    return str(error).startswith("WRONGTYPE")', "    return False"),
+        tests=FOREIGN,
+        says="outage",
+    ),
+    plant(
+        "wrong-type-stops-the-delivery",
+        "All of it must arrive.",
+        (
+            "redis_store.py",
+            "if isinstance(answer, Exception) and not _is_wrong_type(answer):",
+            "if isinstance(answer, Exception):",
+        ),
+        tests=FOREIGN,
+        says="still does not use it",
+    ),
+    plant(
+        "redis-values-are-ours",
+        "Nobody else writes under our names.",
+        ("redis_store.py", "    if not (created.isdigit() and version.isdigit() and body):\n        return None\n", ""),
+        tests=FOREIGN,
+        says="a read gets",
+    ),
+    plant(
+        "redis-copies-have-no-age",
+        "What is in Redis is fresh.",
+        ("redis_store.py", "self._lifetime - ttl_ms / 1000)", "0.0)"),
+        tests=ENDED,
+        says="for longer",
+    ),
+)

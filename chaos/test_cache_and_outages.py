@@ -1,0 +1,307 @@
+"""The cache keeps its promises while Redis or Postgres is away, too: one load for many, nothing from the past, nothing lost early."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+
+import healthy
+from instances import NO_CHECKS, another
+from pytest_resilience import Resilience, eventually, recovers
+from verbs import VERBS, unknown_campaigns
+from workload import NAME, at_once, create, hoped, reader, redis, served_by, sessions_of_the_service, sql, timed
+
+LARGEST = "x" * 10_000  # the longest message there may be
+FRESH = healthy.DEFAULTS["CACHE_TTL"][0]  # seconds
+LIFETIME = healthy.DEFAULTS["CACHE_STALE_TTL"][0]  # seconds
+NAME_IN_REDIS = "service:campaign:{}"
+
+REDIS: dict[str, Callable[[Resilience], AbstractContextManager[object]]] = {
+    "Redis is slow": lambda r: r.redis.latency(seconds=0.6 * healthy.REDIS_BUDGET),
+    "Redis hangs": lambda r: r.redis.blackhole(),
+    "Redis is away": lambda r: r.redis.refuse(),
+}
+
+
+def redis_is(resilience: Resilience, state: str) -> None:
+    """Wait until the service knows how Redis is."""
+    hoped(
+        lambda: resilience.service.get("/readyz").json()["checks"]["redis"] == state,
+        within=healthy.REDIS_BACK_WITHIN,
+        otherwise=f"/readyz does not tell that Redis is {state}",
+    )
+
+
+def test_many_who_miss_at_once_cost_one_load_whatever_redis_does(resilience: Resilience) -> None:
+    """Without Redis every campaign is missed first by everybody: that is when Postgres can stand it least."""
+    create(resilience)
+    redis_is(resilience, "up")
+    for kind, fault in REDIS.items():
+        with fault(resilience), resilience.postgres.latency(seconds=0.1):
+            for moment in ("nobody knows it yet", "it is known by now"):
+                (wanted,) = unknown_campaigns(resilience, 1)
+                before = len(sessions_of_the_service(resilience))
+                reads = at_once([lambda i=wanted: resilience.service.get(f"/api/campaigns/{i}")] * healthy.POOL_MAX)
+                opened = len(sessions_of_the_service(resilience)) - before
+                assert [read.status for read in reads] == [200] * healthy.POOL_MAX, f"{kind}: reads fail"
+                assert opened <= 1, (
+                    f"{kind} ({moment}): {opened} connections for one campaign that was not cached: each reader loads it"
+                )
+        redis_is(resilience, "up")
+
+
+def test_when_the_one_load_fails_all_who_wait_for_it_hear_of_it_and_the_next_asks_again(resilience: Resilience) -> None:
+    (wanted,) = unknown_campaigns(resilience, 1)
+    for number in (1, 2):
+        with resilience.postgres.refuse():
+            reads = at_once([lambda: resilience.service.get(f"/api/campaigns/{wanted}")] * healthy.POOL_MAX)
+            told = {read.status for read in reads}
+            assert told == {503}, (
+                f"nobody can know this campaign (outage {number}), and who waits for its load gets {told}"
+            )
+            slowest = max(read.seconds for read in reads)
+            assert slowest < healthy.ACQUIRE_TIMEOUT + healthy.SLACK, (
+                f"the load failed at once, and one waits {slowest:.1f} s"
+            )
+    hoped(
+        lambda: resilience.service.get(f"/api/campaigns/{wanted}").status_code == 200,
+        within=healthy.POSTGRES_BACK_WITHIN,
+        otherwise="Postgres is back, and a load that failed is never tried again",
+    )
+
+
+def test_stale_copies_outlive_the_collections_while_postgres_is_away(resilience: Resilience) -> None:
+    """GC_INTERVAL drops what has outlived CACHE_STALE_TTL, and nothing that only outlived CACHE_TTL."""
+    collected = 0.1  # seconds between two collections
+    with another(
+        resilience, GC_INTERVAL=str(collected), CACHE_TTL="0.05", DB_POOL_CHECK_INTERVAL=NO_CHECKS
+    ) as instance:
+        path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "stale"}).headers["Location"]
+        with resilience.redis.refuse(), resilience.postgres.refuse():
+            begin = time.monotonic()
+            while time.monotonic() - begin < 6 * collected:
+                reply = instance.client.get(path)
+                assert reply.status_code == 200, (
+                    f"{time.monotonic() - begin:.1f} s into an outage its copy is gone: it was stale, and was collected"
+                )
+
+
+def test_replaced_and_deleted_entries_take_no_room_and_the_most_read_stay(resilience: Resilience) -> None:
+    """With Redis and Postgres away, what is still answered is just what memory holds."""
+    bounds = {"CACHE_MAX_MB": "0.25", "CACHE_MAX_ENTRIES": "20"}
+    ids = unknown_campaigns(resilience, 40)
+    with another(resilience, **bounds) as instance, resilience.redis.refuse():
+        client = instance.client
+
+        def made(message: str) -> str:
+            reply = client.post("/api/campaigns", json={"name": NAME, "message": message})
+            assert reply.status_code == 201
+            path: str = reply.headers["Location"]
+            return path
+
+        def held(paths: list[str]) -> int:
+            """How many of them memory has, with Postgres away."""
+            with resilience.postgres.refuse():
+                count = sum(client.get(path).status_code == 200 for path in paths)
+            recovers(lambda: client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+            return count
+
+        kept = [made("kept") for _ in range(5)]
+        replaced = made(LARGEST)
+        for number in range(60):
+            assert client.put(replaced, json={"message": f"{number}{LARGEST}"[: len(LARGEST)]}).status_code == 200
+        count = held(kept)
+        assert count == len(kept), (
+            f"one campaign was changed 60 times, and {len(kept) - count} of {len(kept)} others are no longer in memory:"
+            " what was replaced still counts"
+        )
+        for _ in range(30):
+            assert client.delete(made(LARGEST)).status_code == 204
+        count = held(kept)
+        assert count == len(kept), (
+            f"30 campaigns were made and deleted, and {len(kept) - count} of {len(kept)} others are no longer in memory:"
+            " what was deleted still counts"
+        )
+        # Who has to be loaded again shows it from now on.
+        sql(resilience, "update campaigns set message = 'loaded again' where message = 'kept'")
+        for i in ids:
+            assert client.get(f"/api/campaigns/{i}").status_code == 200
+            for path in kept:
+                assert client.get(path).status_code == 200
+        told = {client.get(path).json()["message"] for path in kept}
+        assert told == {"kept"}, (
+            "campaigns that were read all the time fell out of memory for others that were read once"
+        )
+
+
+@pytest.mark.parametrize("redis_is_there", [True, False], ids=["with redis", "without redis"])
+def test_what_did_not_exist_a_moment_ago_is_served_once_it_does(resilience: Resilience, redis_is_there: bool) -> None:
+    """A 404 says nothing about the next request: neither when the number is new, nor when it is used again after a delete."""
+    next_id = create(resilience)["id"] + 1
+    path = f"/api/campaigns/{next_id}"
+    redis_is(resilience, "up")
+    where = "with Redis there" if redis_is_there else "without Redis"
+    source = "redis" if redis_is_there else "memory"
+    again = "insert into campaigns (id, name, message) values ($1, $2, 'used again')"
+    with nullcontext() if redis_is_there else resilience.redis.refuse():
+        for _ in range(3):
+            assert resilience.service.get(path).status_code == 404
+        assert create(resilience, "made")["id"] == next_id
+        reply = resilience.service.get(path)
+        assert reply.status_code == 200, f"{where}: a campaign was made and acknowledged, and the next read says 404"
+        assert resilience.service.delete(path).status_code == 204
+        for _ in range(3):
+            status = resilience.service.get(path).status_code
+            assert status == 404, f"{where}: a campaign was deleted, and a read gets {status}"
+        sql(resilience, again, next_id, NAME)
+        reply = resilience.service.get(path)
+        assert reply.status_code == 200, f"{where}: a number is used again, and the read after that says 404"
+        assert reply.json()["message"] == "used again"
+        otherwise = f"{where}: a number is used again, and its campaign is never cached: it was deleted once"
+        hoped(lambda: served_by(resilience, path) == source, within=healthy.REDIS_BACK_WITHIN, otherwise=otherwise)
+
+
+def test_what_is_known_to_be_gone_is_not_served_as_stale(resilience: Resilience) -> None:
+    """Another program deleted campaigns, and Postgres said so; then Postgres goes away."""
+    with redis(resilience) as ask:
+        redis_is(resilience, "up")
+        in_memory, in_redis = (create(resilience)["id"] for _ in range(2))
+        for i in (in_memory, in_redis):
+            eventually(lambda i=i: served_by(resilience, f"/api/campaigns/{i}") == "redis", within=5.0)
+        sql(resilience, "delete from campaigns where id = any($1)", [in_memory, in_redis])
+        ask("DEL", NAME_IN_REDIS.format(in_memory))
+        old = int(1000 * (LIFETIME - FRESH - 10))  # ten seconds older than a fresh copy is
+        ask("PEXPIRE", NAME_IN_REDIS.format(in_redis), old)
+        for i in (in_memory, in_redis):
+            status = resilience.service.get(f"/api/campaigns/{i}").status_code
+            assert status == 404, f"Postgres has no such campaign, and the read gets {status}"
+        with resilience.postgres.refuse():
+            for where, i in ("memory", in_memory), ("Redis", in_redis):
+                status = resilience.service.get(f"/api/campaigns/{i}").status_code
+                assert status == 503, f"a campaign is known to be gone, and the copy in {where} is served: {status}"
+            hoped(
+                lambda: not ask("EXISTS", NAME_IN_REDIS.format(in_redis)),
+                within=healthy.REDIS_BACK_WITHIN,
+                otherwise="a campaign is known to be gone, and its copy stays in Redis",
+            )
+
+
+def test_a_copy_out_of_redis_is_as_old_in_memory_as_it_was_there(resilience: Resilience) -> None:
+    """Else a copy grows young again with each layer that it passes."""
+    with another(resilience) as other:
+        eventually(lambda: other.client.get("/readyz").json()["checks"]["redis"] == "up", within=5.0)
+        nearly_old, old = (
+            other.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
+            for _ in range(2)
+        )
+    redis_is(resilience, "up")
+    with redis(resilience) as ask:
+        for path, age in (nearly_old, FRESH - 1.0), (old, FRESH + 10):
+            key = NAME_IN_REDIS.format(path.rpartition("/")[2])
+            assert ask("PEXPIRE", key, int(1000 * (LIFETIME - age))), "the other instance did not cache it in Redis"
+    first = resilience.service.get(nearly_old).headers
+    assert (first["X-Cache"], first["X-Cache-Source"]) == ("hit", "redis")
+    with resilience.redis.refuse(), resilience.postgres.refuse():
+        hoped(
+            lambda: resilience.service.get(nearly_old).headers.get("X-Cache") == "stale",
+            within=1.0 + 2 * healthy.SLACK,
+            otherwise=f"a copy that was {FRESH - 1:g} s old in Redis is fresh in memory for longer than CACHE_TTL={FRESH:g}",
+        )
+    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+    redis_is(resilience, "up")
+    with resilience.postgres.refuse():
+        for moment in ("nobody knows it yet", "it is known by now"):
+            reply = resilience.service.get(old)
+            assert reply.status_code == 200, (
+                f"Postgres is away ({moment}), Redis has an old copy, and a read gets {reply.status_code}"
+            )
+            told = reply.headers["X-Cache"]
+            assert told == "stale", f"Postgres is away ({moment}), and a copy older than CACHE_TTL is called a {told}"
+            eventually(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0)
+
+
+def test_a_reader_under_way_while_a_campaign_changes_leaves_nothing_of_the_past_behind(resilience: Resilience) -> None:
+    """A slow load began before the write and ends after it: nobody may join it then, and what it brings must not be cached."""
+    make = "insert into campaigns (name, message) values ($1, repeat('x', 300000)) returning id"
+    wanted = {"PUT": (200, "changed"), "DELETE": (404, None)}
+    redis_is(resilience, "up")
+    for where, fault in (("with Redis there", nullcontext()), ("without Redis", resilience.redis.refuse())):
+        with fault:
+            if where == "without Redis":
+                redis_is(resilience, "down")
+            for verb, (status, message) in wanted.items():
+                made = sql(resilience, make, NAME)[0]["id"]
+
+                def now(made: int = made) -> tuple[int, str | None]:
+                    reply = resilience.service.get(f"/api/campaigns/{made}")
+                    return reply.status_code, reply.json()["message"][:20] if reply.status_code == 200 else None
+
+                with ThreadPoolExecutor(1) as thread, resilience.postgres.bandwidth(bytes_per_s=150_000) as slow:
+                    loading = thread.submit(timed, lambda made=made: resilience.service.get(f"/api/campaigns/{made}"))
+                    eventually(lambda slow=slow: (slow.receipt.touched or 0) > 10_000, within=5.0)
+                    assert VERBS[verb].ask(resilience.service, made).is_success
+                    joined = now()
+                    slow.heal()
+                    loading.result()
+                    after = now()
+                assert joined == (status, message), (
+                    f"{where}: a reader who came after the {verb} joined a load from before it, and got {joined}"
+                )
+                assert after == (status, message), (
+                    f"{where}: a load that began before the {verb} ended after it, and what it brought was cached: {after}"
+                )
+
+
+def test_all_layers_tell_the_same_campaign_with_the_same_etag(resilience: Resilience) -> None:
+    """A client compares what it got a minute ago; it does not know which layer answered."""
+    redis_is(resilience, "up")
+    made = resilience.service.post("/api/campaigns", json={"name": "Größe", "message": "zwölf % ≤ 12 €"})
+    path, told = made.headers["Location"], {}
+
+    def ask(layer: tuple[str, str]) -> None:
+        reply = resilience.service.get(path)
+        got = (reply.headers.get("X-Cache"), reply.headers.get("X-Cache-Source"))
+        assert (reply.status_code, got) == (200, layer), f"{layer} should answer, and {reply.status_code} {got} did"
+        told[layer] = (reply.content, reply.headers["ETag"], reply.headers["Content-Type"])
+
+    ask(("hit", "redis"))
+    with redis(resilience) as command:
+        command("DEL", NAME_IN_REDIS.format(path.rpartition("/")[2]))
+    ask(("miss", "postgres"))
+    with resilience.redis.refuse(), resilience.postgres.refuse():
+        ask(("hit", "memory"))  # at the first read, which finds out that Redis is away
+        assert resilience.service.put(path, json={"message": "lost"}).status_code == 503
+        ask(("stale", "memory"))
+    wanted = (made.content, made.headers["ETag"], made.headers["Content-Type"])
+    for layer, got in told.items():
+        assert got == wanted, f"{layer} tells {got}, and who made the campaign was told {wanted}"
+    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+    seen = {"If-Match": told["stale", "memory"][1]}
+    assert resilience.service.put(path, json={"message": "new"}, headers=seen).status_code == 200
+    status = resilience.service.put(path, json={"message": "newer"}, headers=seen).status_code
+    assert status == 412, f"the campaign has another version by now, and a change of the old one is answered {status}"
+
+
+def test_a_change_after_an_outage_ends_the_stale_copy(resilience: Resilience) -> None:
+    """Readers go on all the time: stale while Postgres is away, and never again what was before once it has changed."""
+    path = f"/api/campaigns/{create(resilience, 'before')['id']}"
+    with reader(resilience, path) as reads:
+        for text in ("first", "second"):
+            with resilience.postgres.refuse():
+                assert resilience.service.put(path, json={"message": "refused"}).status_code == 503
+                eventually(
+                    lambda: reads[-1].reply is not None and reads[-1].reply.headers["X-Cache"] == "stale", within=2.0
+                )
+            recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+            assert resilience.service.put(path, json={"message": text}).status_code == 200
+            reply = resilience.service.get(path)
+            assert reply.json()["message"] == text, (
+                f"changed after the outage, and {reply.headers['X-Cache-Source']} has the old"
+            )
+            assert reply.headers["X-Cache"] != "stale", "changed a moment ago, and its copy is called stale"
+    versions = [read.reply.json()["version"] for read in reads if read.reply is not None and read.status == 200]
+    assert versions == sorted(versions), "a reader saw an older version after a newer one"
