@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import h11
 
 from ..wire import toxiproxy as wire
+from .descriptors import NO_RESOURCES, SpareDescriptors
 from .log import Log
 from .loop import IN, OUT, Loop, Timer, stamp
 from .proxies import Proxies
@@ -24,6 +25,8 @@ MAX_HEAD = 1 << 16
 """Bytes of a request's line and headers; more is a 431."""
 IDLE = 60.0
 """Seconds without a byte after which a client's connection is closed."""
+PAUSE = 0.05
+"""Seconds until the API accepts again after there was no descriptor for another client."""
 READ = 15.0
 """Seconds that a client has to send one request."""
 
@@ -74,6 +77,8 @@ class Api:
         self._metrics = metrics
         self._listener: so.socket | None = None
         self._clients: dict[int, _Client] = {}
+        self._pause: Timer | None = None
+        self._spare = SpareDescriptors()
         self._id = int.from_bytes(os.urandom(12), "big")
 
     def serve(self, listener: so.socket) -> None:
@@ -88,16 +93,16 @@ class Api:
         for client in list(self._clients.values()):
             client.close()
         if self._listener is not None:
-            self._loop.forget(self._listener.fileno(), IN)
+            self._loop.forget(self._listener.fileno(), IN if self._pause is None else 0)
             self._listener.close()
+        self._spare.close()
 
     def _accept(self, events: int) -> None:
         listener = self._listener
         if listener is None:
             return
-        try:
-            fd, _ = listener._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
-        except OSError:
+        fd = self._accept_descriptor(listener)
+        if fd is None:
             return
         sock = so.socket(listener.family, so.SOCK_STREAM, listener.proto, fd)
         sock.setblocking(False)
@@ -105,8 +110,43 @@ class Api:
             sock.setsockopt(so.IPPROTO_TCP, so.TCP_NODELAY, 1)
         self._clients[fd] = _Client(self, self._loop, sock)
 
+    def _accept_descriptor(self, listener: so.socket) -> int | None:
+        """Accept the next client. Return its descriptor, or None if the client is gone or has to wait."""
+        while True:
+            try:
+                fd, _ = listener._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
+            except OSError as error:
+                if error.errno not in NO_RESOURCES:
+                    return None
+                if not self._make_room():
+                    self._accept_later(listener)
+                    return None
+            else:
+                return int(fd)
+
+    def _make_room(self) -> bool:
+        """Free a descriptor: of the client that has been idle for the longest time, or a spare one."""
+        idle = [client for client in self._clients.values() if client.idle]
+        if idle:
+            min(idle, key=lambda client: client.deadline).close()
+            return True
+        return self._spare.release_one()
+
+    def _accept_later(self, listener: so.socket) -> None:
+        """Leave clients in the backlog for a moment."""
+        if self._pause is None:
+            self._log.warning("No descriptor for another client of the API")
+            self._loop.watch(listener.fileno(), 0, IN)
+            self._pause = self._loop.at(self._loop.now() + PAUSE, self._accept_again)
+
+    def _accept_again(self) -> None:
+        self._pause = None
+        if self._listener is not None:
+            self._loop.watch(self._listener.fileno(), IN, 0)
+
     def gone(self, fd: int) -> None:
         self._clients.pop(fd, None)
+        self._spare.refill()
 
     # --- a request ---------------------------------------------------------------------------------------------------
 
@@ -300,6 +340,16 @@ class _Client:
         self._timer: Timer | None = loop.at(self._deadline, self._on_timer)
         loop.handlers[self._fd] = self._on_event
         loop.watch(self._fd, IN, 0)
+
+    @property
+    def idle(self) -> bool:
+        """True if the client has sent no part of a request and waits for no answer."""
+        return self._request is None and not self._out and not self._http.trailing_data[0]
+
+    @property
+    def deadline(self) -> float:
+        """The time at which the connection is closed for want of a byte."""
+        return self._deadline
 
     def close(self) -> None:
         if self._timer is not None:

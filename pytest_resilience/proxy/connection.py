@@ -8,6 +8,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Any
 
 from .address import Address, AddressError, open_socket, show
+from .descriptors import NO_RESOURCES
 from .link import Link
 from .loop import IN
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from random import Random  # noqa: TID251  # only its type
 
     from .relay import Proxy
+    from .self_connections import Endpoint
     from .tls import Side
 
 _RST_ON_CLOSE = pack("ii", 1, 0)  # struct linger: on, zero seconds
@@ -27,14 +29,18 @@ class Connection:
         number: 1 for the first connection that the proxy accepted.
         address: the client's, as accept told it.
         since: when it was accepted, in seconds of the loop's clock.
+        chain: proxies of this process that the connection has come through before.
+        dialled: what `SelfConnections` knows the upstream's socket by, where the upstream is a proxy of this process.
     """
 
     __slots__ = (
         "_connected",
         "_targets",
         "address",
+        "chain",
         "client",
         "closed",
+        "dialled",
         "down",
         "number",
         "proxy",
@@ -43,11 +49,15 @@ class Connection:
         "upstream",
     )
 
-    def __init__(self, proxy: Proxy, number: int, client: so.socket, address: Any, since: float) -> None:
+    def __init__(
+        self, proxy: Proxy, number: int, client: so.socket, address: Any, since: float, chain: tuple[object, ...] = ()
+    ) -> None:
         self.proxy = proxy
         self.number = number
         self.address = address
         self.since = since
+        self.chain = chain
+        self.dialled: Endpoint | None = None
         self.closed = False
         self._connected = False
         loop = proxy.context.loop
@@ -111,6 +121,8 @@ class Connection:
         except OSError as failed:
             error = failed.errno or EINPROGRESS
             self.proxy.dial_error = failed
+            if error in NO_RESOURCES:
+                self.proxy.context.descriptors.measure()
         if upstream is None or error not in (0, EINPROGRESS):
             if upstream is not None:
                 upstream.close()
@@ -118,6 +130,9 @@ class Connection:
             return False
         down = self.down
         proxy = self.proxy
+        self_connections = proxy.context.self_connections
+        if target.port in self_connections.ports:
+            self.dialled = self_connections.dialled(upstream.getsockname(), (*self.chain, proxy))
         down.loop = proxy.context.loop
         down.fd = fd = upstream.fileno()
         self.upstream = upstream

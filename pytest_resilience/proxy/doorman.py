@@ -159,6 +159,11 @@ class Doorman:
             self._probe.close()
             self._probe = None
 
+    @property
+    def hanging(self) -> bool:
+        """True while connects get no answer."""
+        return bool(self._fillers)
+
     # --- hanging -----------------------------------------------------------------------------------------------------
 
     def _hang(self, *, on: bool) -> None:

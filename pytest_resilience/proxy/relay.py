@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import _socket as so
 from collections.abc import Callable, Mapping
-from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 from typing import TYPE_CHECKING, Any
 
 from .address import Address, AddressError, Listener, look_up, numeric, split
 from .connection import Connection
+from .descriptors import NO_RESOURCES, PER_CONNECTION, DescriptorBudget
 from .doorman import Doorman
 from .link import Link
 from .log import Log
-from .loop import IN, Loop
+from .loop import IN, Loop, Timer
 from .resolver import Resolver
 from .rule import Counter, Rule
+from .self_connections import SelfConnections
 
 if TYPE_CHECKING:
     from .tls import Tls
 
-_NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
+PAUSE = 0.05
+"""Seconds until a listener that had to stop accepting for want of descriptors or memory tries again."""
 
 
 class Context:
     """What all proxies of a process share."""
 
-    __slots__ = ("log", "loop", "refusals", "resolver", "seed")
+    __slots__ = ("descriptors", "log", "loop", "refusals", "resolver", "seed", "self_connections")
 
     def __init__(self, loop: Loop, log: Log, seed: int, refusals: Any = None) -> None:
         self.loop = loop
@@ -33,6 +35,8 @@ class Context:
         self.seed = seed
         self.refusals = refusals
         self.resolver = Resolver(loop)
+        self.descriptors = DescriptorBudget()
+        self.self_connections = SelfConnections()
 
 
 class Proxy:
@@ -64,6 +68,8 @@ class Proxy:
         self.doorman: Doorman | None = None
         self.tls: Tls | None = None
         self.fillers: dict[int, None] = {}  # ports of our own connections that fill the backlog
+        self._starved = False  # no descriptors or memory for another client
+        self._resume: Timer | None = None
         self._targets: list[Address] | None = None
 
     # --- on and off --------------------------------------------------------------------------------------------------
@@ -79,7 +85,7 @@ class Proxy:
             raise AssertionError("a proxy starts at a listener")
         if not listener.listening:
             listener.listen()
-        self.listener = listener
+        self._take_listener(listener)
         self.listen = str(listener.address)
         self.watch_listener()
         fresh = not self.enabled
@@ -138,7 +144,17 @@ class Proxy:
             self.context.refusals.enabled(self)
         if self.listener is not None and not keep:
             self.listener.close()
-        self.listener = None
+        self._take_listener(None)
+
+    def _take_listener(self, listener: Listener | None) -> None:
+        """Make `listener` this proxy's, in place of the one before."""
+        own = self.context.self_connections
+        if self.listener is not listener:
+            if self.listener is not None and self.listener.family != so.AF_UNIX:
+                own.closed(self.listener.address.port)
+            if listener is not None and listener.family != so.AF_UNIX:
+                own.listening(listener.address.port)
+        self.listener = listener
 
     def watch_listener(self) -> None:
         """Accept from now on."""
@@ -163,12 +179,18 @@ class Proxy:
         listener = self.listener
         if listener is None or not self.enabled:
             return
+        descriptors = self.context.descriptors
+        if descriptors.taken >= descriptors.room:
+            self._pause(listener, "the descriptors that clients may have are taken")
+            return
         try:
             fd, address = listener.socket._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
         except OSError as error:
-            if error.errno in _NO_RESOURCES:
-                self._pause(listener)
+            if error.errno in NO_RESOURCES:
+                descriptors.measure()
+                self._pause(listener, error.strerror or str(error))
             return  # gone again, otherwise
+        self._starved = False
         self.take_in(fd, address)
 
     def take_in(self, fd: int, address: Any) -> None:
@@ -182,13 +204,19 @@ class Proxy:
             del self.fillers[address[1]]
             client.close()
             return
+        chain = self.context.self_connections.chain(address)
+        if chain and self in chain:
+            client.close()
+            self.context.log.error("Proxy leads back to itself", name=self.name, upstream=self.upstream)
+            return
+        self.context.descriptors.taken += PER_CONNECTION
         now = self.context.loop.now()
         accepted = self.accepted
         accepted.count = number = accepted.count + 1
         accepted.last = now
         if number == 1:
             accepted.first = now
-        connection = self.connections[number] = Connection(self, number, client, address, now)
+        connection = self.connections[number] = Connection(self, number, client, address, now, chain)
         if listener.family != so.AF_UNIX:
             self.ports[address[1]] = None
         log = self.context.log
@@ -199,16 +227,25 @@ class Proxy:
         else:
             self.doorman.let_in(connection)
 
-    def _pause(self, listener: Listener) -> None:
-        """Out of descriptors or memory: those who wait go on waiting, and we don't spin."""
+    def _pause(self, listener: Listener, reason: str) -> None:
+        """Leave clients in the backlog for a while: there are no descriptors or no memory for another one."""
         self.unwatch_listener()
-        loop = self.context.loop
+        if not self._starved:
+            self._starved = True  # one line until a client is accepted again
+            self.context.log.warning("Clients have to wait", name=self.name, err=reason)
+        if self._resume is None:
+            self._resume = self.context.loop.at(self.context.loop.now() + PAUSE, self._accept_again)
 
-        def again() -> None:
-            if self.enabled and self.listener is listener:
-                self.start()
+    def _accept_again(self) -> None:
+        self._resume = None
+        # The listener may have been told to refuse or to leave its backlog full in the meantime.
+        if self.enabled and self.listener is not None and self.listener.listening and not self.fillers_placed:
+            self.watch_listener()
 
-        loop.at(loop.now() + 0.05, again)
+    @property
+    def fillers_placed(self) -> bool:
+        """True if connections of this process fill the backlog, so that connects hang."""
+        return self.doorman is not None and self.doorman.hanging
 
     def targets(self) -> list[Address] | None:
         """Where to dial, in order; None if a name has to be looked up first.
@@ -239,6 +276,9 @@ class Proxy:
     def ended(self, connection: Connection) -> None:
         """A connection is over: keep its figures."""
         del self.connections[connection.number]
+        self.context.descriptors.taken -= PER_CONNECTION
+        if connection.dialled is not None:
+            self.context.self_connections.forget(connection.dialled)
         for link in (connection.up, connection.down):
             self.received[link.upward] += link.bytes
             held = link.held() if link.stages or link.out is not None else 0

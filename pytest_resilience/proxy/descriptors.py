@@ -1,0 +1,77 @@
+"""The share of the process's file descriptors that relayed connections may take.
+
+A process without a free descriptor can neither accept a client of the API nor dial an upstream. So relayed connections leave a
+reserve, and a client for whom there is no room waits in the listener's backlog.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
+
+NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
+"""Errors of accept() that pass when descriptors or memory come free."""
+
+RESERVE = 256
+"""Descriptors that relayed connections leave for the API, listeners and files; a quarter of the limit where that is less."""
+
+PER_CONNECTION = 2
+"""A relayed connection has a socket to its client and one to its upstream."""
+
+
+class DescriptorBudget:
+    """Count the descriptors of relayed connections against the process's limit.
+
+    Args:
+        limit: the process's limit; None for its present RLIMIT_NOFILE.
+
+    Attributes:
+        taken: descriptors of relayed connections now.
+        room: the number that `taken` has to stay below for another client to be accepted.
+    """
+
+    __slots__ = ("room", "taken")
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.taken = 0
+        self.room = 0
+        self.measure(limit)
+
+    def measure(self, limit: int | None = None) -> None:
+        """Compute the room anew. Called when a descriptor was refused, as the limit may have been lowered from outside."""
+        if limit is None:
+            limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            if limit == resource.RLIM_INFINITY:
+                limit = 1 << 30
+        self.room = limit - min(RESERVE, limit // 4)
+
+
+class SpareDescriptors:
+    """Hold a few descriptors, to be given up when the process has no other left for a client of the API."""
+
+    COUNT = 4
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+        self.refill()
+
+    def refill(self) -> None:
+        """Take as many descriptors as are missing and to be had."""
+        try:
+            while len(self._held) < self.COUNT:
+                self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return  # there are none now; the next client that leaves makes room
+
+    def release_one(self) -> bool:
+        """Give one descriptor up. Return False if none is held."""
+        if not self._held:
+            return False
+        os.close(self._held.pop())
+        return True
+
+    def close(self) -> None:
+        """Give all up."""
+        while self.release_one():
+            pass

@@ -1,0 +1,58 @@
+"""Connections that this process dialled to one of its own proxies, so that a proxy which leads back to itself is found out.
+
+A chain of proxies in one process is legal. A circle is not: one client would make the process dial itself until it has no
+descriptor left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Endpoint = tuple[str, int]
+
+
+class SelfConnections:
+    """Know through which proxies of this process an accepted connection has already come.
+
+    Attributes:
+        ports: how many listeners of this process there are at each TCP port.
+    """
+
+    __slots__ = ("_chains", "ports")
+
+    def __init__(self) -> None:
+        self.ports: dict[int, int] = {}
+        self._chains: dict[Endpoint, tuple[object, ...]] = {}
+
+    def listening(self, port: int) -> None:
+        """Count a listener at `port`."""
+        self.ports[port] = self.ports.get(port, 0) + 1
+
+    def closed(self, port: int) -> None:
+        """Forget a listener at `port`."""
+        left = self.ports.get(port, 0) - 1
+        if left > 0:
+            self.ports[port] = left
+        else:
+            self.ports.pop(port, None)
+
+    def dialled(self, local: Any, chain: tuple[object, ...]) -> Endpoint:
+        """Remember that the connection from `local` has come through the proxies in `chain`. Return the key for `forget`."""
+        key = _endpoint(local)
+        self._chains[key] = chain
+        return key
+
+    def forget(self, key: Endpoint) -> None:
+        """Forget a connection that is over."""
+        self._chains.pop(key, None)
+
+    def chain(self, client: Any) -> tuple[object, ...]:
+        """Return the proxies of this process that a client's connection has come through; empty for any other client."""
+        if not self._chains or not isinstance(client, tuple):
+            return ()
+        return self._chains.get(_endpoint(client), ())
+
+
+def _endpoint(address: Any) -> Endpoint:
+    """Return host and port; a listener for IPv4 and IPv6 shows an IPv4 client as `::ffff:127.0.0.1`."""
+    return address[0].removeprefix("::ffff:"), address[1]
