@@ -10,6 +10,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from pytest_resilience import eventually
+
 from .conftest import PATIENCE, Door, Server, take
 from .test_proxy_data import gone
 
@@ -29,7 +31,10 @@ def small(own_server: Server, make_door: Callable[..., Door]) -> Door:
 @pytest.fixture
 def crowd(small: Door) -> list[socket.socket]:
     """More clients than the proxy has descriptors for; each stays."""
-    return [small.dial() for _ in range(LIMIT)]
+    clients = [small.dial() for _ in range(LIMIT)]
+    process = psutil.Process(small.server.process.pid)
+    assert eventually(lambda: process.num_fds() >= LIMIT - 2, within=PATIENCE)
+    return clients
 
 
 def test_api_answers_while_clients_have_taken_all_descriptors(small: Door, crowd: list[socket.socket]) -> None:
