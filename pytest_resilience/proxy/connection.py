@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .address import Address, AddressError, open_socket, show
 from .descriptors import NO_RESOURCES
+from .heap import MAX_HELD, MIN_HELD
 from .link import Link
 from .loop import IN
 
@@ -236,6 +237,15 @@ class Connection:
         # No circles left behind, so that memory is freed at once and not by the garbage collector.
         self.up = self.down = up.peer = down.peer = _NOBODY.up
         up.stages = down.stages = ()
+
+    @property
+    def held_share(self) -> int:
+        """The bytes that one toxic may queue on one direction of this connection."""
+        return max(MIN_HELD, MAX_HELD // (max(1, len(self.proxy.connections)) * max(1, len(self.proxy.rules))))
+
+    def holds_much(self) -> None:
+        """Take note that a toxic has queued so much that the memory has to be given back afterwards."""
+        self.proxy.watch_held()
 
     def chance(self, rule: str, upward: bool) -> Random:
         """The generator for one toxic on one of our links: the same for the same seed, whatever else happened."""

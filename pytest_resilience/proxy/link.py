@@ -20,6 +20,7 @@ from collections.abc import Callable
 from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
 from typing import TYPE_CHECKING
 
+from .heap import MIN_HELD
 from .loop import ERR, HUP, IN, OUT, Loop, Timer
 from .rule import Rule
 from .stage import Stage
@@ -384,6 +385,8 @@ class Link:
             return
         if self.out is not None or (self.stages and self.stages[0].full):
             self.watch(self.mask & ~IN)
+            if self.stages and self.stages[0].waiting > MIN_HELD:
+                self.connection.holds_much()
         else:
             self.watch(self.mask | IN)
 

@@ -10,6 +10,7 @@ from .address import Address, AddressError, Listener, look_up, numeric, split
 from .connection import Connection
 from .descriptors import NO_RESOURCES, PER_CONNECTION, DescriptorBudget
 from .doorman import Doorman
+from .heap import CHECK_INTERVAL, MIN_HELD, trim
 from .link import Link
 from .log import Log
 from .loop import IN, Loop, Timer
@@ -70,6 +71,8 @@ class Proxy:
         self.fillers: dict[int, None] = {}  # ports of our own connections that fill the backlog
         self._starved = False  # no descriptors or memory for another client
         self._resume: Timer | None = None
+        self._held_timer: Timer | None = None
+        self._held_peak = 0  # the most bytes that toxics held since memory was last given back
         self._targets: list[Address] | None = None
 
     # --- on and off --------------------------------------------------------------------------------------------------
@@ -283,6 +286,33 @@ class Proxy:
             self.received[link.upward] += link.bytes
             held = link.held() if link.stages or link.out is not None else 0
             self.sent[link.upward] += link.bytes - link.lost - held
+            if held > MIN_HELD:
+                self._held_peak += held  # it goes now, whatever was there at the last look
+
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    def watch_held(self) -> None:
+        """Look from time to time how much the toxics hold, and give memory back when half of the most is gone."""
+        if self._held_timer is None:
+            self._held_peak = max(self._held_peak, MIN_HELD + 1)
+            self._held_timer = self.context.loop.at(self.context.loop.now() + CHECK_INTERVAL, self._check_held)
+
+    def _check_held(self) -> None:
+        self._held_timer = None
+        waiting = sum(
+            stage.waiting
+            for each in self.connections.values()
+            for link in (each.up, each.down)
+            for stage in link.stages
+        )
+        if waiting < self._held_peak // 2:
+            trim()
+            self._held_peak = waiting
+        self._held_peak = max(self._held_peak, waiting)
+        if self._held_peak > MIN_HELD:
+            self.watch_held()
+        else:
+            self._held_peak = 0
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 

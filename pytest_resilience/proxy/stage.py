@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from .heap import MIN_HELD
 from .rule import Rule
 from .toxics.noop import Noop
 from .toxics.toxic import CLOSE, END, Chance, Due, Item, Toxic
@@ -38,6 +39,7 @@ class Stage:
         "skip",
         "touched",
         "toxic",
+        "waiting",
     )
 
     def __init__(self, link: Link, rule: Rule, now: float) -> None:
@@ -45,6 +47,7 @@ class Stage:
         self.rule = rule
         self.inbox: deque[tuple[float, Item]] = deque()
         self.outbox: deque[Due] = deque()
+        self.waiting = 0  # bytes in the inbox
         self.clock = now  # when the last item left
         self.room = now  # when there was last room in the inbox
         self.count = 0
@@ -119,19 +122,26 @@ class Stage:
 
     def enter(self, arrived: float, item: Item) -> None:
         """Take the next item. Those who call look at `full` first, removals aside."""
-        if self.toxic.touches_all and isinstance(item, bytes) and not self._gated:
-            self.touch(arrived, len(item))
+        if isinstance(item, bytes):
+            self.waiting += len(item)
+            if self.toxic.touches_all and not self._gated:
+                self.touch(arrived, len(item))
         self.inbox.append((arrived, item))
 
     @property
     def full(self) -> bool:
-        return len(self.inbox) >= self.toxic.capacity
+        """True if the source has to wait: the queue is as long as the toxic's may be, or as large as this connection's share."""
+        return len(self.inbox) >= self.toxic.capacity or (
+            self.waiting > MIN_HELD and self.waiting > self.link.connection.held_share
+        )
 
     def work(self) -> None:
         """Turn the next item into what goes on, and when."""
         if self.full:
             self.room = max(self.clock, self.inbox[0][0])
         arrived, item = self.inbox.popleft()
+        if isinstance(item, bytes):
+            self.waiting -= len(item)
         if self.ended:
             self.link.lost += len(item) if isinstance(item, bytes) else 0
             return

@@ -53,11 +53,13 @@ class FakeConnection:
 
     connected = True
     shown_client = "127.0.0.1:5000"
+    held_share = 1 << 30
 
     def __init__(self) -> None:
         self.loop = FakeLoop()
         self.closed = False
         self.how = ""
+        self.held_much = 0
         self.incoming: list[bytes | OSError] = []
         self.sent: list[tuple[float, bytes]] = []
         self.room: int | None = None  # bytes that the destination takes; None: all
@@ -92,6 +94,9 @@ class FakeConnection:
 
     def chance(self, rule: str, upward: bool) -> Random:
         return Random(f"{rule}{upward}")
+
+    def holds_much(self) -> None:
+        self.held_much += 1
 
     def half_closed(self, link: Link) -> None:
         self.how = "half-closed"
@@ -277,6 +282,29 @@ def test_removal_with_a_full_destination_loses_nothing(wired: FakeConnection) ->
     assert (wired.sent, wired.link.held(), wired.reading) == ([], 2, False)
     wired.take(None)
     assert (wired.sent, wired.reading) == ([(0.0, b"1"), (0.0, b"2")], True)
+
+
+def test_queue_beyond_the_share_of_the_connection_stops_the_reading(wired: FakeConnection) -> None:
+    wired.held_share = 100_000
+    wired.add("latency", latency=1000)
+    wired.read(*[b"x" * 32768] * 9)
+    assert not wired.reading
+    assert 100_000 < wired.link.stages[0].waiting <= 100_000 + 32768
+    assert wired.held_much
+    wired.loop.advance(1.0)
+    assert (wired.reading, wired.link.stages[0].waiting) == (True, 0)
+    wired.loop.advance(60.0)
+    assert b"".join(data for _, data in wired.sent) == b"x" * 32768 * (len(wired.sent))
+
+
+def test_share_of_a_connection_never_stops_the_last_chunk(wired: FakeConnection) -> None:
+    wired.held_share = 1
+    wired.add("latency", latency=1000)
+    for second in range(3):
+        wired.read(b"x" * 32768)
+        wired.loop.advance(1.0)
+        assert wired.sent[-1] == (second + 1.0, b"x" * 32768)
+    assert not wired.held_much
 
 
 def test_removal_of_a_timeout_closes(wired: FakeConnection) -> None:
