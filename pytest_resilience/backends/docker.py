@@ -21,7 +21,7 @@ from .container import Place, client_settings, under_way
 from .docker_proxy import FIRST_DOOR, PUBLISHED_DOORS, ToxiproxyContainer
 from .docker_server import PostgresContainer, RedisContainer
 from .kept import KeptBackend
-from .scratch import OWNER, in_use, sweep
+from .scratch import OWNER, files_of_our_own, in_use, sweep
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ class DockerBackend(KeptBackend):
             engines.OWNER: str(self.directory / OWNER),
             engines.MACHINE: machine(),
         }
-        making.mkdir()
+        with files_of_our_own():
+            making.mkdir()
         with without_ryuk(self._environ):
             self._network = self._make_network(engine, session, labels, making)
             place = self._place = Place(client_settings(engine), self._network, labels, making, self._clock)

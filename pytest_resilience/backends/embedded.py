@@ -24,7 +24,7 @@ from .postgres_process import PostgresProcess
 from .postgres_template import Recipe
 from .proxy_process import ProxyProcess
 from .redis_process import RedisProcess
-from .scratch import sweep
+from .scratch import files_of_our_own, no_room, sweep
 from .template import Template, TemplateBroken
 
 
@@ -53,13 +53,17 @@ class EmbeddedBackend(KeptBackend):
     def start(self) -> None:
         binaries = find_postgres(self._environ), find_redis(self._environ)
         try:
-            self._start(*binaries)
+            self._open()
+            with files_of_our_own():
+                self._start(*binaries)
+        except OSError as problem:
+            self.close()
+            raise no_room(self.directory, problem) from None
         except BaseException:
             self.close()
             raise
 
     def _start(self, postgres: Found, redis: Found) -> None:
-        self._open()
         others = InBackground(lambda: self._launch_redis_and_proxy(redis))
         try:
             postgres_server = self._launch_postgres(postgres)
@@ -88,10 +92,11 @@ class EmbeddedBackend(KeptBackend):
 
     def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
         server: PostgresProcess | RedisProcess
-        if kind == "postgres":
-            server = self._launch_postgres(find_postgres(self._environ), name)
-        else:
-            server = self._launch_redis(find_redis(self._environ), name)
+        with files_of_our_own():
+            if kind == "postgres":
+                server = self._launch_postgres(find_postgres(self._environ), name)
+            else:
+                server = self._launch_redis(find_redis(self._environ), name)
         server.await_ready()
         self.servers[name] = server
 

@@ -21,7 +21,7 @@ from .background import InBackground
 from .external_server import ANSWER_WITHIN, NOT_OURS, SHARED, Claim, ExternalServer, make_database
 from .kept import KeptBackend
 from .named import Named, Upstream, read
-from .scratch import sweep
+from .scratch import files_of_our_own, sweep
 from .settings import Settings
 
 CANNOT = {
@@ -108,7 +108,7 @@ class ExternalBackend(KeptBackend):
     def _plan_the_end(self, facts: Mapping[str, object]) -> None:
         """Write down what is to be removed at the end. Passwords are among it: the file is ours alone, and goes with its directory."""
         planned = self.directory / "end.json.new"
-        with os.fdopen(os.open(planned, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with files_of_our_own(), os.fdopen(os.open(planned, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(facts, file)
         planned.replace(self.directory / "end.json")
 

@@ -10,7 +10,8 @@ from ..errors import CannotInject
 from ..processes import Child, Keeper
 from .backend import Backend, Enclosure
 from .cgroup import Group, NotAllowed
-from .scratch import Scratch
+from .scratch import Scratch, files_of_our_own
+from .versions import for_python
 
 _RUN = "import sys; sys.path.append(sys.argv[1]); import {module}; {module}.main(*sys.argv[2:])"
 
@@ -28,7 +29,8 @@ class KeptBackend(Backend):
         self._scratch = Scratch()
         self.directory = self._scratch.path
         self._keeper.start(owning=self._scratch.places)  # first: from here on, somebody deletes it who outlives us
-        self._scratch.make()
+        with files_of_our_own():
+            self._scratch.make()
 
     def _at_end(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Have the keeper run the `main` of a module of this directory that imports nothing of this package.
@@ -39,7 +41,7 @@ class KeptBackend(Backend):
             env: its environment, where secrets go.
         """
         argv = [sys.executable, "-I", "-S", "-c", _RUN.format(module=module), str(Path(__file__).parent), *arguments]
-        self._keeper.at_end(argv, env=env or {}, log=self.directory / "end.log")
+        self._keeper.at_end(argv, env={**for_python(), **(env or {})}, log=self.directory / "end.log")
 
     def close(self) -> None:
         self._keeper.close()

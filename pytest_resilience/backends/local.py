@@ -14,6 +14,7 @@ from ..errors import BackendDied
 from ..processes import PLAIN, Child, Keeper, User
 from .backend import Address, Server
 from .ports import free_port
+from .versions import ENVIRONMENT
 
 HOST = "127.0.0.1"
 START_WITHIN = 20.0  # seconds; it takes 0.04, so this is for machines that are nearly dead
@@ -22,8 +23,6 @@ POLL = 0.003  # seconds
 PORTS = 5  # how many ports to try when others are quicker
 ANSWER_WITHIN = 1.0  # seconds for one answer while we wait
 TAIL = 4000  # characters of a log that an error shows
-# What servers inherit: nothing of the user's environment, so a run does not depend on it.
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
 class PortTaken(Exception):
@@ -64,6 +63,10 @@ class Program(ABC):
         """Its whole environment."""
         return ENVIRONMENT
 
+    def stdin(self) -> Path | None:
+        """Return the file that it reads from its standard input; None for an empty one."""
+        return None
+
     def launch(self) -> None:
         """Start it on a port that is free; `await_ready` tells whether it worked."""
         self.address = Address(HOST, free_port())
@@ -74,7 +77,13 @@ class Program(ABC):
             self._child.kill()  # its main process has ended; what is left of it must not meet the next one
         self._log_begin = self.log_size()
         self._child = self._keeper.spawn(
-            self.name, self.argv(), env=self.environment(), log=self.log, cwd=self.log.parent, user=self._user
+            self.name,
+            self.argv(),
+            env=self.environment(),
+            log=self.log,
+            cwd=self.log.parent,
+            user=self._user,
+            stdin=self.stdin(),
         )
         self._wanted = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -13,10 +14,10 @@ from ..processes import Child, Keeper
 from . import caches, postgres_password, template
 from .accounts import Account, give
 from .binaries import Found
-from .local import ENVIRONMENT
 from .postgres_process import DATABASE
+from .scratch import no_room
 from .template import Template, TemplateBroken
-from .versions import version_of
+from .versions import ENVIRONMENT, NoVersion, known_version, remembered_in
 
 RECIPE = 3  # count it up when what comes out changes, the settings aside
 INITDB_WITHIN = 120.0  # seconds; it takes 0.5
@@ -67,18 +68,19 @@ class Recipe:
 
     def __init__(self, keeper: Keeper, found: Found, *, account: Callable[[], Account], scratch: Path) -> None:
         self.account = account
-        self.version = version_of(found.path / "postgres")
-        if not self.version[0].isdigit():
+        try:
+            self.version = known_version(found.path / "postgres")
+        except NoVersion as problem:
             raise BackendUnavailable(
-                f"{found.path / 'postgres'} ({found.source}) does not run here: it does not even say its version"
-            )
+                f"{found.path / 'postgres'} ({found.source}) does not run here, or not now: {problem} ({remembered_in()})"
+            ) from None
         major = int(self.version.split(".")[0])
         self._initdb_words = WITHOUT_CHECKSUMS if major >= 18 else ()
         self._initdb_settings = SINCE_16 | ONLY_FOR_INITDB if major >= 16 else {}  # older ones take none
         self._settings = SETTINGS | (SINCE_16 if major >= 16 else {}) | (SINCE_18 if major >= 18 else {})
         self._keeper = keeper
         self._scratch = scratch
-        self._cache = caches.cache_directory() or scratch
+        self._work = scratch / "template"
         size = (found.path / "postgres").stat().st_size
         ingredients = (
             RECIPE,
@@ -91,14 +93,28 @@ class Recipe:
             os.uname().machine,
         )
         key = hashlib.sha256(repr(ingredients).encode()).hexdigest()
-        self.path = self._cache / f"postgres-{self.version}-{key[:12]}.template"
+        self._name = f"postgres-{self.version}-{key[:12]}.template"
+        self.path = self._scratch / self._name
 
     def open(self) -> Template:
-        """The template; made first if there is none, or none that is whole.
+        """Return the template; made first if there is none, or none that is whole. A cache that is full or broken is passed over.
 
         Raises:
-            BackendUnavailable: initdb does not work here, with what it said.
+            BackendUnavailable: initdb does not work here, with what it said; or the template can't be kept anywhere, with the places.
         """
+        problems = []
+        try:
+            for place in (*caches.cache_directories(), self._scratch):
+                self.path = place / self._name
+                try:
+                    return self._open()
+                except OSError as problem:
+                    problems.append(f"{self.path}: {type(problem).__name__}: {problem.strerror}")
+        finally:
+            shutil.rmtree(self._work, ignore_errors=True)
+        raise BackendUnavailable(f"Postgres' data directory can't be kept anywhere: {'; '.join(problems)}")
+
+    def _open(self) -> Template:
         try:
             return self._used()
         except (FileNotFoundError, TemplateBroken):
@@ -112,7 +128,8 @@ class Recipe:
 
     def discard(self) -> None:
         """Remove the template, which turned out to be damaged."""
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # one that stays is found to be damaged again
+            self.path.unlink()
 
     def _used(self) -> Template:
         found = Template(self.path)
@@ -120,24 +137,36 @@ class Recipe:
         return found
 
     def _make(self) -> None:
-        work = self._scratch / "template"
-        work.mkdir(mode=0o700)
+        data = self._data()
+        ours = max(int(path.name) for path in (data / "base").iterdir() if path.name.isdigit())
         try:
-            give(work, self.account().user)
-            data = work / "data"
+            verifier = postgres_password.find(data)
+        except TemplateBroken as problem:
+            raise BackendUnavailable(
+                f"initdb {self.version} makes no data directory of the kind that is needed: {problem}"
+            ) from None
+        template.write(
+            data,
+            self.path,
+            {"version": self.version, **verifier._asdict()},
+            lambda name: not name.startswith("base/") or name.startswith(f"base/{ours}/"),
+        )
+        template.remove_old(self.path.parent, now=self.path.stat().st_mtime)
+
+    def _data(self) -> Path:
+        """Return a data directory; made once, however many places the template is refused by."""
+        data = self._work / "data"
+        if self._work.exists():
+            return data
+        try:
+            self._work.mkdir(mode=0o700)
+            give(self._work, self.account().user)
             self._initdb(data)
             self._configure(data / "postgresql.conf")
             self._create_database(data)
-            ours = max(int(path.name) for path in (data / "base").iterdir() if path.name.isdigit())
-            template.write(
-                data,
-                self.path,
-                {"version": self.version, **postgres_password.find(data)._asdict()},
-                lambda name: not name.startswith("base/") or name.startswith(f"base/{ours}/"),
-            )
-            template.remove_old(self._cache, now=self.path.stat().st_mtime)
-        finally:
-            shutil.rmtree(work)
+        except OSError as problem:  # no other place would help
+            raise no_room(self._scratch, problem) from None
+        return data
 
     def _initdb(self, data: Path) -> None:
         password_file = self._scratch / "password"
@@ -160,6 +189,7 @@ class Recipe:
 
     def _create_database(self, data: Path) -> None:
         statement = self._scratch / "create.sql"
+        statement.touch(mode=0o600)
         statement.write_text(f"CREATE DATABASE {DATABASE}\n")
         command = [
             str(self.account().programs / "postgres"),

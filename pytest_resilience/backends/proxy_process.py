@@ -11,7 +11,8 @@ from pathlib import Path
 from ..clock import SYSTEM, Clock
 from ..processes import Child, Keeper
 from .backend import Address
-from .local import ENVIRONMENT, HOST, Program
+from .local import HOST, Program
+from .versions import ENVIRONMENT, for_python
 
 LISTENING = "Starting Toxiproxy HTTP server"
 # Without `site`, with two places to import from in place of all that is installed, and with an empty package in the place of ours,
@@ -44,7 +45,7 @@ class ProxyProcess(Program):
         return [sys.executable, "-I", "-S", "-c", run, "-host", HOST, "-port", "0"]
 
     def environment(self) -> Mapping[str, str]:
-        return {**ENVIRONMENT, "LOG_LEVEL": "warn"}
+        return {**ENVIRONMENT, **for_python(), "LOG_LEVEL": "warn"}
 
     def launch(self) -> None:
         self._spawn()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from .. import keeper
+from ..errors import BackendUnavailable
 
 PREFIX = "pytest-resilience-"
 OWNER = (
@@ -64,6 +67,26 @@ def best_root() -> Path:
     except OSError:
         pass
     return Path(tempfile.gettempdir())
+
+
+def no_room(directory: Path, problem: OSError) -> BackendUnavailable:
+    """Return the error that says that a session's directory can't be used, and what to do."""
+    return BackendUnavailable(
+        f"the directory of this session, {directory}, can't be used: {type(problem).__name__}: {problem}; make room there, or let "
+        "TMPDIR name a directory with 512 MB"
+    )
+
+
+@contextlib.contextmanager
+def files_of_our_own() -> Iterator[None]:
+    """Make files that this user can use, also where the umask would take that away."""
+    before = os.umask(0o077)
+    if not before & 0o700:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def sweep(roots: list[Path] | None = None) -> list[Path]:

@@ -53,7 +53,7 @@ class Template:
             TemplateBroken: it is damaged.
             FileNotFoundError: there is none.
         """
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             _refuse_strangers(file)
             size = os.fstat(file.fileno()).st_size
             if size < len(MAGIC) + 8:
@@ -119,6 +119,8 @@ class Template:
 def _refuse_strangers(file: BinaryIO) -> None:
     """The template is code that runs as us, so nobody else may have written it."""
     status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise TemplateBroken("not a file")
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise TemplateBroken("somebody else may have written it")
 
@@ -185,7 +187,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Hold the lock of this name; the kernel takes it back from those who are killed."""
-    with path.open("w") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

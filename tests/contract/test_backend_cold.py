@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from pytest_resilience.backends import binaries, caches
+from pytest_resilience.backends import binaries, caches, scratch
 from pytest_resilience.backends.embedded import EmbeddedBackend
 from pytest_resilience.backends.template import Template
 from pytest_resilience.errors import BackendUnavailable
@@ -107,7 +108,7 @@ def test_a_damaged_template_is_made_anew(own_cache, spawned):
 
 
 def test_without_a_cache_it_is_made_for_the_session(monkeypatch):
-    monkeypatch.setattr(caches, "cache_directory", lambda: None)
+    monkeypatch.setattr(caches, "cache_directories", lambda *_: iter(()))
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].alive()
         assert len(list(backend.directory.glob("*.template"))) == 1
@@ -151,5 +152,88 @@ def test_a_program_that_does_not_run_is_told(tmp_path, monkeypatch):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv(binaries.POSTGRES_VARIABLE, str(tmp_path))
-    with pytest.raises(BackendUnavailable, match=rf"{tmp_path}/postgres .* does not run here"):
+    with pytest.raises(
+        BackendUnavailable, match=rf"{tmp_path}/postgres .* does not run here, or not now: .* code 1 .*versions.json"
+    ):
+        EmbeddedBackend().start()
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A directory on a file system that has room for 256 kB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"can't mount a file system of its own: {mounted.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """The directory for temporary files is this test's own."""
+    place = tmp_path / "temporary"
+    place.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    return place
+
+
+def test_a_cache_that_is_full_is_passed_over(small, temporary, monkeypatch):
+    """The directory can be made and written to; the template is too large for it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(small))
+    with EmbeddedBackend() as backend:
+        assert backend.servers["postgres"].alive()
+        assert list(backend.directory.glob("*.template")) == []
+    assert [path.suffix for path in temporary.glob("pytest-resilience-cache-*/postgres-*.template")] == [".template"]
+    assert list(small.rglob("*.template*")) == []
+
+
+def blocked_by_a_directory(cache, name):
+    (cache / name).mkdir()
+
+
+def blocked_by_a_lock(cache, name):
+    (cache / name).with_suffix(".lock").mkdir()
+
+
+def blocked_by_a_link(cache, name):
+    (cache / name).with_suffix(".lock").symlink_to(cache.parent / "precious")
+
+
+def blocked_by_a_pipe(cache, name):
+    os.mkfifo((cache / name).with_suffix(".lock"))
+    (cache / name).symlink_to(cache)
+
+
+@pytest.mark.parametrize("block", [blocked_by_a_directory, blocked_by_a_lock, blocked_by_a_link, blocked_by_a_pipe])
+def test_a_cache_with_something_else_in_the_place_of_its_files_is_passed_over(
+    cached, tmp_path, temporary, monkeypatch, block
+):
+    (tmp_path / "precious").write_text("precious")
+    cache = tmp_path / "pytest-resilience"
+    cache.mkdir(mode=0o700)
+    block(cache, cached.name)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with EmbeddedBackend() as backend:
+        assert backend.servers["postgres"].alive()
+    assert len(list(temporary.glob("pytest-resilience-cache-*/postgres-*.template"))) == 1
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_a_place_for_sessions_that_is_full_is_named(small, temporary, monkeypatch):
+    monkeypatch.setattr(scratch, "best_root", lambda: small)
+    failed = EmbeddedBackend()
+    with pytest.raises(BackendUnavailable, match=rf"{small}/pytest-resilience-.*No space left on device.*TMPDIR"):
+        failed.start()
+    assert list(small.iterdir()) == []
+
+
+def test_initdb_in_a_place_that_is_full_says_so(small, temporary, monkeypatch):
+    """Nothing is cached, so the data directory is made in the session's."""
+    monkeypatch.setattr(scratch, "best_root", lambda: small)
+    monkeypatch.setattr(caches, "cache_directories", lambda *_: iter(()))
+    with pytest.raises(BackendUnavailable, match=r"No space left on device"):
         EmbeddedBackend().start()
