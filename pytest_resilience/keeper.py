@@ -16,7 +16,7 @@ Rules:
 Messages are marshal dumps behind four bytes of length (json would double the start time; both ends are the same interpreter).
 """
 
-# ruff: noqa: PTH106, PTH110, PTH108, PTH123, PTH208  # pathlib takes longer to load than all the rest
+# ruff: noqa: PTH110, PTH123, PTH208  # pathlib takes longer to load than all the rest
 
 from __future__ import annotations
 
@@ -129,21 +129,25 @@ def remove_tree(path: str) -> None:
         time.sleep(0.01)
 
 
-def _remove_once(path: str) -> None:
+def _remove_once(name: str, parent: int | None = None) -> None:
+    """Delete what can be deleted. By descriptors: another user may own a part of it, and make a directory a link meanwhile."""
     try:
-        with os.scandir(path) as entries:
-            for entry in sorted(entries, key=_is_owner):
-                if entry.is_dir(follow_symlinks=False):
-                    _remove_once(entry.path)
-                else:
-                    os.unlink(entry.path)
-        os.rmdir(path)
+        directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except OSError:
+        return
+    try:
+        with os.scandir(directory) as entries:
+            kinds = [(entry.name == OWNER, entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for _, entry_name, is_directory in sorted(kinds):
+            if is_directory:
+                _remove_once(entry_name, directory)
+            else:
+                os.unlink(entry_name, dir_fd=directory)
+        os.rmdir(name, dir_fd=parent)
     except OSError:
         pass
-
-
-def _is_owner(entry: os.DirEntry[str]) -> bool:
-    return entry.name == OWNER
+    finally:
+        os.close(directory)
 
 
 def release_shared_memory(pid_file: str) -> None:
@@ -187,6 +191,25 @@ def enter_user_namespace(uid: int, gid: int) -> None:
             file.write(text)
 
 
+def become(uid: int, gid: int) -> None:
+    """Become another user for good."""
+    os.setgroups([])
+    os.setgid(gid)
+    os.setuid(uid)
+
+
+def _works(attempt: Callable[[], None]) -> bool:
+    """True if an attempt succeeds in a child of its own."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            attempt()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(pid, 0)[1] == 0
+
+
 class Keeper:
     """What the requests do; each public method is one."""
 
@@ -199,6 +222,7 @@ class Keeper:
         self._owned = list(owned)
         self._pid_files: list[str] = []
         self._commands: list[dict[str, Any]] = []
+        self._umask = os.umask(0o077)  # logs are ours; what we start has the umask that we were started with
         if LINUX:
             libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -229,17 +253,14 @@ class Keeper:
         return self._last, pid
 
     def user_namespaces(self) -> bool:
-        """Whether this machine lets root into a user namespace (Docker's default profile does not)."""
+        """Whether this machine lets us into a user namespace (Docker's default profile does not)."""
         if not LINUX:
             return False
-        pid = os.fork()
-        if pid == 0:
-            try:
-                enter_user_namespace(NOBODY, NOBODY)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        return os.waitpid(pid, 0)[1] == 0
+        return _works(lambda: enter_user_namespace(NOBODY, NOBODY))
+
+    def can_become(self, uid: int, gid: int) -> bool:
+        """True if a child may become that user: root in a user namespace, or without its capabilities, may not."""
+        return _works(lambda: become(uid, gid))
 
     def exit_code(self, number: int) -> int | None:
         self.reap()
@@ -407,15 +428,14 @@ class Keeper:
         stdin = os.open(request["stdin"] or os.devnull, os.O_RDONLY)
         for source, target in (stdin, 0), (log, 1), (log, 2):
             os.dup2(source, target)
+        os.umask(self._umask)
         if request["cwd"]:
             os.chdir(request["cwd"])
         mode, uid, gid = request["user"]
         if mode == "userns":
             enter_user_namespace(uid, gid)
         elif mode == "setuid":
-            os.setgroups([])
-            os.setgid(gid)
-            os.setuid(uid)
+            become(uid, gid)
         if LINUX:  # after the uid change, which clears it
             libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
             if os.getppid() != self.pid:

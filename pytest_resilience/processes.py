@@ -301,8 +301,12 @@ class Keeper:
         return Child(self, number, pid, name, argv, log)
 
     def user_namespaces(self) -> bool:
-        """Whether this machine lets root into a user namespace."""
+        """Whether this machine lets us into a user namespace."""
         return bool(self.ask("user_namespaces"))
+
+    def can_become(self, uid: int, gid: int) -> bool:
+        """Return whether a process that is started here may become that user."""
+        return bool(self.ask("can_become", uid, gid))
 
     def own(self, path: Path) -> None:
         """Have a directory deleted at the end, whatever the end is."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import BackendUnavailable
 from ..processes import PLAIN, Keeper, User
 
 NOBODY = 65534  # initdb looks its user up, so it must be one that every system knows
@@ -21,7 +23,7 @@ class Account(NamedTuple):
 
 
 def account_for_postgres(keeper: Keeper, programs: Path, scratch: Path) -> Account:
-    """Who runs Postgres here. As root it takes an answer of the keeper.
+    """Who runs Postgres here. As root, or without a name, it takes an answer of the keeper.
 
     Args:
         keeper: who will start it.
@@ -36,21 +38,59 @@ def account_for_postgres(keeper: Keeper, programs: Path, scratch: Path) -> Accou
 
 
 def user_for_postgres(keeper: Keeper) -> User:
-    """Ourselves, unless we are root: then nobody, in a user namespace where the kernel allows that, which needs no change of owners."""
-    if os.geteuid() != 0:
+    """Return this user, unless Postgres refuses it: root, and a user without a line in /etc/passwd (initdb asks for its name).
+
+    Those become nobody, in a user namespace where the kernel allows that, which needs no change of owners.
+
+    Raises:
+        BackendUnavailable: there is no user here as whom Postgres would run; says what to do.
+    """
+    uid = os.geteuid()
+    if uid != 0 and _has_name(uid):
         return PLAIN
-    return User("userns" if keeper.user_namespaces() else "setuid", NOBODY, NOBODY)
+    nobody = User("userns", *_nobody())
+    if keeper.user_namespaces():
+        return nobody
+    if uid != 0:
+        raise BackendUnavailable(
+            f"Postgres does not start for user {uid}, which has no line in /etc/passwd, and user namespaces are not allowed here: add a "
+            f"line (in the image: echo tests:x:{uid}:0::/tmp:/bin/sh >> /etc/passwd), or run as a user that has one (docker run -u nobody)"
+        )
+    if not keeper.can_become(nobody.uid, nobody.gid):
+        raise BackendUnavailable(
+            f"Postgres does not start for root, and root can't become user {nobody.uid} here (not mapped in this user namespace, or no "
+            "capability for it), nor make a user namespace: run the tests as an ordinary user"
+        )
+    return nobody._replace(mode="setuid")
+
+
+def _has_name(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _nobody() -> tuple[int, int]:
+    """Return the ids of an ordinary user with a name: nobody, where there is one."""
+    if _has_name(NOBODY):
+        return NOBODY, NOBODY
+    return next(((each.pw_uid, each.pw_gid) for each in pwd.getpwall() if each.pw_uid != 0), (NOBODY, NOBODY))
 
 
 def give(path: Path, user: User) -> None:
     """Make a file, or a directory with everything in it, belong to that user, where it does not anyway."""
     if user.mode != "setuid":
         return
-    os.chown(path, user.uid, user.gid)
-    for place, directories, files in os.walk(path):
+    os.chown(path, user.uid, user.gid, follow_symlinks=False)
+    if path.is_symlink() or not path.is_dir():
+        return
+    # That user may be at work in it already, so a name may have become a link to a file of root's: no link is followed.
+    for _, directories, files, place in os.fwalk(path):
         for name in (*directories, *files):
-            with contextlib.suppress(FileNotFoundError):  # the server is at work in it already
-                os.chown(os.path.join(place, name), user.uid, user.gid)  # noqa: PTH118  # a thousand of them
+            with contextlib.suppress(FileNotFoundError):
+                os.chown(name, user.uid, user.gid, dir_fd=place, follow_symlinks=False)
 
 
 def readable_copy(binaries: Path, scratch: Path) -> Path:

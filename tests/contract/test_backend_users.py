@@ -115,6 +115,119 @@ def test_an_ordinary_user_needs_no_rights():
         shutil.rmtree(home)
 
 
+def session_of(uid, *, before="", **environ):
+    """Run SESSION as that user, with the root group, without HOME, and with nothing of this environment."""
+    python, path = python_for(uid)
+    return subprocess.run(
+        [python, "-W", "error", "-c", before + SESSION],
+        user=uid, group=0, extra_groups=[], env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", **environ},
+        capture_output=True, text=True, check=False, cwd="/",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def nameless():
+    """The id of a user whom no line of /etc/passwd names, as `docker run -u 1234` makes one."""
+    uid = 1_234_567
+    yield uid
+    shutil.rmtree(f"{tempfile.gettempdir()}/pytest-resilience-cache-{uid}", ignore_errors=True)
+
+
+NO_NAMESPACES = """
+from pytest_resilience.processes import Keeper
+Keeper.user_namespaces = lambda self: False
+"""
+
+
+@root
+def test_a_user_without_a_name_needs_none(nameless):
+    ran = session_of(nameless)
+    if "user namespaces are not allowed here" in ran.stderr:
+        pytest.skip("no user namespaces here")
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["uid"] == nameless
+
+
+@root
+def test_a_user_without_a_name_and_without_user_namespaces_is_told_what_to_do(nameless):
+    ran = session_of(nameless, before=NO_NAMESPACES)
+    assert ran.returncode == 1
+    last = ran.stderr.splitlines()[-1]
+    assert f"BackendUnavailable: Postgres does not start for user {nameless}" in last
+    assert "docker run -u nobody" in last
+
+
+@root
+@pytest.mark.skipif(sys.platform != "linux", reason="needs user namespaces")
+def test_root_without_other_users_is_told_what_to_do():
+    """In a user namespace that has only root, and in which no other can be made."""
+    inside = f"""
+import ctypes, os
+libc, uid, gid = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
+if libc.unshare(0x10000000): raise SystemExit("no namespaces")
+for name, text in ("setgroups", "deny"), ("uid_map", f"0 {{uid}} 1"), ("gid_map", f"0 {{gid}} 1"):
+    open("/proc/self/" + name, "w").write(text)
+open("/proc/sys/user/max_user_namespaces", "w").write("0")
+{SESSION}"""
+    ran = subprocess.run([sys.executable, "-c", inside], capture_output=True, text=True, check=False, cwd=ROOT)
+    if "no namespaces" in ran.stderr:
+        pytest.skip("no user namespaces here")
+    assert ran.returncode == 1
+    assert "BackendUnavailable: Postgres does not start for root" in ran.stderr.splitlines()[-1]
+
+
+IN_TEMPORARY_FILES = """
+import pathlib, tempfile
+from pytest_resilience.backends import scratch
+scratch.best_root = lambda: pathlib.Path(tempfile.gettempdir())
+"""
+
+
+@root
+@pytest.mark.parametrize("name", ["with a space", "with 'quotes' \"and\" $signs %s", "long" * 50, "nöt äscii"])
+def test_the_directory_for_temporary_files_may_have_any_name(name):
+    uid = 65534
+    place = Path(tempfile.mkdtemp(prefix="odd-"))
+    try:
+        place.chmod(0o755)
+        (place / name).mkdir()
+        os.chown(place / name, uid, uid)
+        ran = session_of(uid, before=IN_TEMPORARY_FILES, TMPDIR=str(place / name))
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads(ran.stdout)["directory"].startswith(str(place / name))
+        assert [path.name for path in (place / name).iterdir()] == [f"pytest-resilience-cache-{uid}"]
+    finally:
+        shutil.rmtree(place)
+
+
+@root
+@pytest.mark.parametrize("umask", ["0o777", "0o077", "0"])
+def test_the_umask_makes_no_difference(umask):
+    uid = 65534
+    place = Path(tempfile.mkdtemp(prefix="masked-"))
+    try:
+        place.chmod(0o777)
+        look = """
+with EmbeddedBackend() as backend:
+    import pathlib
+    child = backend.spawn("service", ["sh", "-c", "umask"], env={"PATH": "/usr/bin:/bin"})
+    child.wait(5)
+    print(json.dumps([child.log_text().strip(), [str(p) for p in pathlib.Path(backend.directory).rglob("*") if p.lstat().st_mode & 0o077]]))
+"""
+        python, path = python_for(uid)
+        ran = subprocess.run(
+            [python, "-c", f"import os; os.umask({umask}){IN_TEMPORARY_FILES}{SESSION}{look}"],
+            user=uid, group=0, extra_groups=[], capture_output=True, text=True, check=False, cwd="/",
+            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "TMPDIR": str(place), "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        of_the_service, open_to_others = json.loads(ran.stdout.splitlines()[-1])
+        assert int(of_the_service, 8) == int(umask, 0), "what it is for the tests"
+        assert open_to_others == []
+    finally:
+        shutil.rmtree(place)
+
+
 def system_postgres():
     found = binaries._newest(Path("/usr/lib/postgresql"), "*/bin")
     return next((path for path in found if (path / "initdb").exists()), None)

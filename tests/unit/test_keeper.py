@@ -244,16 +244,37 @@ def test_remove_tree_follows_no_links(tmp_path):
     assert (kept / "file").exists()
 
 
+def test_remove_tree_follows_no_link_that_takes_the_place_of_a_directory(tmp_path, monkeypatch):
+    """Another user may own the directory, and exchange it between the look and the deletion."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    (kept / "file").write_text("")
+    doomed = tmp_path / "doomed"
+    (doomed / "deep").mkdir(parents=True)
+    really_open = os.open
+
+    def exchanged_meanwhile(name, flags, *, dir_fd=None):
+        if name == "deep" and not (doomed / "deep").is_symlink():
+            (doomed / "deep").rmdir()
+            (doomed / "deep").symlink_to(kept)
+        return really_open(name, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(keeper.os, "open", exchanged_meanwhile)
+    keeper.remove_tree(str(doomed))
+    assert (kept / "file").exists()
+    assert not doomed.exists()
+
+
 def test_remove_tree_tries_again_while_somebody_writes(tmp_path, monkeypatch):
     doomed = tmp_path / "doomed"
     doomed.mkdir()
     remove, asked = os.rmdir, []
 
-    def written_meanwhile(path):
+    def written_meanwhile(path, *, dir_fd):
         asked.append(path)
         if len(asked) < 3:
             raise OSError("directory not empty")
-        remove(path)
+        remove(path, dir_fd=dir_fd)
 
     monkeypatch.setattr(keeper.os, "rmdir", written_meanwhile)
     keeper.remove_tree(str(doomed))
@@ -264,7 +285,12 @@ def test_the_owner_file_is_deleted_last(tmp_path, monkeypatch):
     for name in ("a", keeper.OWNER, "z"):
         (tmp_path / name).write_text("")
     order = []
-    monkeypatch.setattr(keeper.os, "unlink", lambda path: order.append(Path(path).name))
+
+    def noting(path, *, dir_fd):
+        assert dir_fd > 2
+        order.append(path)
+
+    monkeypatch.setattr(keeper.os, "unlink", noting)
     keeper._remove_once(str(tmp_path))
     assert order[-1] == keeper.OWNER
 
