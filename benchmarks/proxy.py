@@ -82,7 +82,7 @@ class Proxy:
     def _answer(self) -> None:
         host, port = self.api.rsplit(":", 1)
         with connect((host, int(port))) as client:
-            client.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            client.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
             client.recv(1000)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:

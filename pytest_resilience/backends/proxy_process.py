@@ -42,7 +42,8 @@ class ProxyProcess(Program):
 
     def argv(self) -> list[str]:
         run = _RUN.format(package=str(Path(__file__).parents[1]), h11=_directory_of("h11"))
-        return [sys.executable, "-I", "-S", "-c", run, "-host", HOST, "-port", "0"]
+        # Other users of the machine gain nothing while a session runs; SECURITY.md promises it.
+        return [sys.executable, "-I", "-S", "-c", run, "-host", HOST, "-port", "0", "-owner-only", "-loopback-only"]
 
     def environment(self) -> Mapping[str, str]:
         return {**ENVIRONMENT, **for_python(), "LOG_LEVEL": "warn"}

@@ -21,10 +21,18 @@ if TYPE_CHECKING:
     from .proxies import Proxies
 
 USAGE = """Usage of toxiproxy-server:
+  -allow-paths
+        take unix sockets and TLS files from the API, not only from the config file: every client of the API
+        then reads and creates files with the rights of this process (default "false")
   -config string
         JSON file containing proxies to create on startup
   -host string
         Host for toxiproxy's API to listen on (default "localhost")
+  -loopback-only
+        refuse proxies that other machines could reach (default "false")
+  -owner-only
+        serve the API to the user who started this process and to root only, where the kernel tells who asks
+        (Linux) (default "false")
   -port string
         Port for toxiproxy's API to listen on (default "8474")
   -proxy-metrics
@@ -37,7 +45,7 @@ USAGE = """Usage of toxiproxy-server:
         return the version of Toxiproxy
 """
 VERSION = "2.12.0"
-_SWITCHES = ("proxy-metrics", "runtime-metrics", "version")
+_SWITCHES = ("allow-paths", "loopback-only", "owner-only", "proxy-metrics", "runtime-metrics", "version")
 
 
 class _Usage(Exception):
@@ -124,7 +132,7 @@ def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
     log.info("Seed", seed=str(seed))
     _allow_many_descriptors()
     context = Context(loop, log, seed, Refusals(loop))
-    proxies = Proxies(context)
+    proxies = Proxies(context, loopback_only=bool(flags["loopback-only"]))
     if flags["config"]:
         problem = _load(flags["config"], proxies, log)
         if problem:
@@ -132,7 +140,15 @@ def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
             sys.stderr.write(f"toxiproxy: config file {flags['config']}: {problem}\n")
             return 1
     metrics = Metrics(proxies, proxy=bool(flags["proxy-metrics"]), runtime=bool(flags["runtime-metrics"]))
-    api = Api(loop, log, proxies, metrics.text if metrics.wanted else None)
+    api = Api(
+        loop,
+        log,
+        proxies,
+        metrics.text if metrics.wanted else None,
+        host=flags["host"],
+        allow_paths=bool(flags["allow-paths"]),
+        owner=os.geteuid() if flags["owner-only"] else None,
+    )
     api.serve(listener)
     if flags["config"]:
         _announce(log, listener)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import _socket as so
 import os
-from errno import EADDRINUSE
+import stat
+from errno import EADDRINUSE, ECONNREFUSED
 from typing import Any, NamedTuple
 
+_V4_MAPPED = bytes(10) + b"\xff\xff"
 _STREAM = so.SOCK_STREAM | getattr(so, "SOCK_NONBLOCK", 0)  # saves a system call where there is one
 
 
@@ -73,14 +75,15 @@ def split(text: str) -> tuple[str, str]:
 def _port(text: str) -> int:
     if not text:
         return 0
-    if text.isascii() and text.lstrip("+-").isdigit():
+    digits = text[1:] if text[0] in "+-" else text
+    if digits.isascii() and digits.isdigit():
         number = int(text) if len(text) < 10 else -1
         if not 0 <= number <= 65535:
             raise AddressError(f"address {text}: invalid port")
         return number
     try:
         return so.getservbyname(text, "tcp")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a character that no service's name has
         raise AddressError(f"lookup tcp/{text}: unknown port") from None
 
 
@@ -89,10 +92,18 @@ def numeric(host: str) -> int | None:
     for family in (so.AF_INET, so.AF_INET6):
         try:
             so.inet_pton(family, host)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a character that no address has
             continue
         return family
     return None
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this machine reaches a numeric address. An IPv4 address inside IPv6 counts as what it is."""
+    if ":" not in host:
+        return host.startswith("127.")
+    data = so.inet_pton(so.AF_INET6, host)
+    return data == bytes(15) + b"\x01" or data.startswith(_V4_MAPPED + b"\x7f")
 
 
 def _has_ipv6() -> bool:
@@ -135,7 +146,7 @@ def look_up(host: str) -> list[tuple[int, str]]:
     """
     try:
         found = so.getaddrinfo(host, None, 0, so.SOCK_STREAM)
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):  # ValueError: a character, or a length, that no name has
         raise AddressError(f"lookup {host}: no such host") from None
     seen = dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found)
     return sorted(seen, key=lambda each: each[0] != so.AF_INET)
@@ -172,14 +183,18 @@ class Listener:
         """
         self.family = address.family
         self.listening = False
+        self._inode: tuple[int, int] | None = None  # of a unix socket's path
         try:
             self.socket = self._bind(address)
         except OSError as error:
-            kind = "unix" if address.family == so.AF_UNIX else "tcp"
-            what = address.host if kind == "unix" else str(address)
-            raise AddressError(f"listen {kind} {what}: bind: {_reason(error)}") from error
+            raise self._failed(address, error) from error
         name = self.socket.getsockname()
         self.address = address if self.family == so.AF_UNIX else Address(self.family, name[0], name[1])
+
+    @staticmethod
+    def _failed(address: Address, error: OSError) -> AddressError:
+        where = f"unix {address.host}" if address.family == so.AF_UNIX else f"tcp {address}"
+        return AddressError(f"listen {where}: bind: {_reason(error)}")
 
     def _bind(self, address: Address) -> so.socket:
         sock = open_socket(address.family)
@@ -187,6 +202,7 @@ class Listener:
             if address.family == so.AF_UNIX:
                 _remove_stale(address.host)
                 sock.bind(address.host)
+                self._inode = _inode_of_socket(address.host)
                 return sock
             sock.setsockopt(so.SOL_SOCKET, so.SO_REUSEADDR, 1)
             if address.family == so.AF_INET6:
@@ -209,16 +225,21 @@ class Listener:
         Raises:
             AddressError: somebody else listens there, although we hold the port.
         """
-        self._reuse(1)  # connections of the last time may still be closing on this port
         try:
+            if self.socket.fileno() < 0:
+                self.socket = self._bind(self.address)
+            self._reuse(1)  # connections of the last time may still be closing on this port
             self.socket.listen(self.BACKLOG)
         except OSError as error:
-            raise AddressError(f"listen tcp {self.address}: bind: {_reason(error)}") from error
+            raise self._failed(self.address, error) from error
         self.listening = True
 
     def refuse(self) -> None:
-        """Stop listening and keep the port."""
+        """Stop listening and keep the port, or the path of a unix socket: the kernel refuses who connects to it."""
         self.listening = False
+        if self.family == so.AF_UNIX:
+            self.socket.close()  # one that was shut down could never listen again
+            return
         try:
             self.socket.shutdown(so.SHUT_RDWR)
         except OSError:  # only Linux can do this; elsewhere somebody may slip in between these two lines
@@ -240,35 +261,45 @@ class Listener:
             self._reuse(0)
 
     def close(self) -> None:
-        """Give the port back."""
+        """Give the port back, or remove the path of a unix socket if what is there is still the socket that was bound."""
+        # Before the socket is closed: until then no other file can get its inode's number.
+        if self._inode is not None and _inode_of_socket(self.address.host) == self._inode:
+            os.unlink(self.address.host)  # noqa: PTH108  # pathlib costs more to import than all else here
         self.socket.close()
-        if self.family == so.AF_UNIX:
-            from pathlib import Path
-
-            Path(self.address.host).unlink(missing_ok=True)
 
     def _reuse(self, on: int) -> None:
         if self.family != so.AF_UNIX:
             self.socket.setsockopt(so.SOL_SOCKET, so.SO_REUSEADDR, on)
 
 
+def _inode_of_socket(path: str) -> tuple[int, int] | None:
+    """Return device and inode of the unix socket at a path; None for anything else, a symbolic link to a socket included."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISSOCK(found.st_mode) else None
+
+
 def _remove_stale(path: str) -> None:
-    """Remove a unix socket that nobody listens on.
+    """Remove a unix socket on which no process listens. Nothing but a socket is ever removed.
 
     Raises:
-        OSError: EADDRINUSE, somebody does.
+        OSError: EADDRINUSE, there is something else, or a process listens.
     """
-    from pathlib import Path
-
-    if not Path(path).exists():
-        return
-    probe = so.socket(so.AF_UNIX, so.SOCK_STREAM, 0)
+    in_use = OSError(EADDRINUSE, os.strerror(EADDRINUSE))
     try:
-        probe.connect(path)
-    except ConnectionRefusedError:
-        Path(path).unlink()
-    else:
-        raise OSError(EADDRINUSE, os.strerror(EADDRINUSE))
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise in_use
+    probe = so.socket(so.AF_UNIX, so.SOCK_STREAM, 0)
+    probe.setblocking(False)  # a full backlog would keep all waiting
+    try:
+        if probe.connect_ex(path) != ECONNREFUSED:
+            raise in_use
+        os.unlink(path)  # noqa: PTH108
     finally:
         probe.close()
 

@@ -1,23 +1,30 @@
 """Toxiproxy's HTTP API: routes, bodies, status codes. In the same loop as the proxies, so nothing here may wait.
 
 Routes that exist answer with `X-Toxiproxy-Request-Id`; a path that is not clean is a 301 to the clean one, an unknown path 404,
-a known path with another method 405, and a browser 403. Additions of ours: GET /proxies/{p}/counters and /connections.
+a known path with another method 405, and a browser 403. Additions: GET /proxies/{p}/counters and /connections. Whatever a client
+sends, it gets an HTTP answer or a closed connection: what cannot be read is refused in Go's words, a request has a deadline in
+all and not for each byte, and an error in a handler is a 500.
 """
 
 from __future__ import annotations
 
 import _socket as so
 import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h11
 
 from ..wire import toxiproxy as wire
+from .api_policy import PageGuard, refuse_paths
 from .descriptors import NO_RESOURCES, SpareDescriptors
 from .log import Log
 from .loop import IN, OUT, Loop, Timer, stamp
 from .proxies import Proxies
+
+if TYPE_CHECKING:
+    from .peer_user import OwnerOnly
+    from .relay import Proxy
 
 MAX_BODY = 1 << 20
 """Bytes of a request's body; more is a 413."""
@@ -28,10 +35,15 @@ IDLE = 60.0
 PAUSE = 0.05
 """Seconds until the API accepts again after there was no descriptor for another client."""
 READ = 15.0
-"""Seconds that a client has to send one request."""
+"""Seconds that a client has for one request in all, from its first byte to the last one of its answer."""
+LINGER = 0.5
+"""Seconds for which a client that was refused is still read from, so that the kernel does not throw the answer away."""
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
+_HEX = "0123456789abcdefABCDEF"
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
 
@@ -51,6 +63,9 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
+_NOTHING = Answer(204, kind="")
+
+
 def _json(value: Any, status: int = 200) -> Answer:
     return Answer(status, wire.encode(value))
 
@@ -68,13 +83,31 @@ class Api:
 
     Args:
         metrics: makes the text of GET /metrics; None: there is no such route.
+        host: what the API was asked to listen on; a request's Host may be this name.
+        allow_paths: take unix sockets and TLS files from requests.
+        owner: serve this uid and root only; None: serve all.
     """
 
-    def __init__(self, loop: Loop, log: Log, proxies: Proxies, metrics: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        log: Log,
+        proxies: Proxies,
+        metrics: Callable[[], str] | None = None,
+        *,
+        host: str = "",
+        allow_paths: bool = False,
+        owner: int | None = None,
+    ) -> None:
         self._loop = loop
         self._log = log
         self._proxies = proxies
         self._metrics = metrics
+        self._host = host
+        self._allow_paths = allow_paths
+        self._owner = owner
+        self._pages: PageGuard | None = None
+        self._users: OwnerOnly | None = None
         self._listener: so.socket | None = None
         self._clients: dict[int, _Client] = {}
         self._pause: Timer | None = None
@@ -85,6 +118,11 @@ class Api:
         """Answer at a socket that listens already."""
         listener.setblocking(False)
         self._listener = listener
+        self._pages = PageGuard(self._host, listener)
+        if self._owner is not None:
+            from .peer_user import OwnerOnly
+
+            self._users = OwnerOnly(listener, self._owner, self._log)
         self._loop.handlers[listener.fileno()] = self._accept
         self._loop.watch(listener.fileno(), IN, 0)
 
@@ -92,6 +130,8 @@ class Api:
         """Close the listener and all clients."""
         for client in list(self._clients.values()):
             client.close()
+        if self._users is not None:
+            self._users.close()
         if self._listener is not None:
             self._loop.forget(self._listener.fileno(), IN if self._pause is None else 0)
             self._listener.close()
@@ -106,6 +146,15 @@ class Api:
             return
         sock = so.socket(listener.family, so.SOCK_STREAM, listener.proto, fd)
         sock.setblocking(False)
+        if self._users is not None and not self._users.admits(sock):
+            # At once, before a byte is read: other users of the machine hold nothing of this process.
+            try:
+                sock.send(_raw_refusal(403, "this API serves the user who started it"))
+            except OSError:
+                pass  # the client is gone
+            sock.close()
+            self._spare.refill()
+            return
         if listener.family != so.AF_UNIX:
             sock.setsockopt(so.IPPROTO_TCP, so.TCP_NODELAY, 1)
         self._clients[fd] = _Client(self, self._loop, sock)
@@ -150,10 +199,15 @@ class Api:
 
     # --- a request ---------------------------------------------------------------------------------------------------
 
-    def answer(self, method: str, target: str, agent: str, body: bytes) -> Answer:
-        """The response to one request."""
+    def answer(self, method: str, target: str, headers: Headers, body: bytes) -> Answer:
+        """Return the response to one request. The names of its headers are in lower case."""
+        why = self._pages.refusal(headers, target) if self._pages is not None else ""
+        if why:
+            return _plain(403, f"{why}\n", matched=False)
+        if any(name == b"expect" and value.lower() != b"100-continue" for name, value in headers):
+            return Answer(417, b"", "", False, (("Connection", "close"),))
         path, question, query = target.partition("?")
-        if path.startswith(("http://", "https://")):
+        if not path.startswith("/") and "://" in path:
             path = "/" + path.split("://", 1)[1].partition("/")[2]
         clean = _clean(path)
         if clean != path:
@@ -164,7 +218,7 @@ class Api:
         handler, names = route
         if handler is None:
             return Answer(405, b"", "", False)
-        if agent.startswith("Mozilla/"):
+        if any(name == b"user-agent" and value.startswith(b"Mozilla/") for name, value in headers):
             return _plain(403, "User agent not allowed\n", matched=True)
         try:
             return handler(body, *names)
@@ -223,11 +277,14 @@ class Api:
 
     def _reset(self, body: bytes) -> Answer:
         self._proxies.reset()
-        return Answer(204)
+        return _NOTHING
 
     def _populate(self, body: bytes) -> Answer:
         try:
-            proxies = self._proxies.populate(wire.read_proxies(body))
+            bodies = wire.read_proxies(body)
+            for each in bodies:
+                self._check(each, self._proxies.by_name.get(each.name or ""))
+            proxies = self._proxies.populate(bodies)
         except wire.Rejected as error:
             return Answer(error.status, wire.populate_error_body(error.status, error.message))
         return _json({"proxies": [proxy.shown() for proxy in proxies] or None}, 201)
@@ -237,19 +294,27 @@ class Api:
         return _json({name: by_name[name].shown() for name in sorted(by_name)})
 
     def _create(self, body: bytes) -> Answer:
-        return _json(self._proxies.create(wire.read_new_proxy(body)).shown(), 201)
+        proxy = wire.read_new_proxy(body)
+        self._check(proxy, None)
+        return _json(self._proxies.create(proxy).shown(), 201)
 
     def _show(self, body: bytes, name: str) -> Answer:
         return _json(self._proxies.get(name).shown())
 
     def _update(self, body: bytes, name: str) -> Answer:
         proxy = self._proxies.get(name)
-        self._proxies.update(proxy, wire.read_proxy(wire.decode(body)))
+        changes = wire.read_proxy(wire.decode(body))
+        self._check(changes, proxy)
+        self._proxies.update(proxy, changes)
         return _json(proxy.shown())
+
+    def _check(self, body: wire.ProxyBody, existing: Proxy | None) -> None:
+        if not self._allow_paths:
+            refuse_paths(body, existing)
 
     def _delete(self, body: bytes, name: str) -> Answer:
         self._proxies.delete(self._proxies.get(name))
-        return Answer(204)
+        return _NOTHING
 
     def _list_toxics(self, body: bytes, name: str) -> Answer:
         return _json([rule.shown() for rule in self._proxies.get(name).rules])
@@ -264,13 +329,13 @@ class Api:
     def _update_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
         proxy = self._proxies.get(name)
         rule = self._proxies.toxic(proxy, toxic)
-        self._proxies.update_toxic(proxy, rule, wire.read_toxic(wire.decode(body)))
+        self._proxies.update_toxic(proxy, rule, wire.read_toxic(wire.decode(body), changes=True))
         return _json(rule.shown())
 
     def _remove_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
         proxy = self._proxies.get(name)
         proxy.discard(self._proxies.toxic(proxy, toxic))
-        return Answer(204)
+        return _NOTHING
 
     def _counters(self, body: bytes, name: str) -> Answer:
         return _json(self._proxies.get(name).counted())
@@ -281,29 +346,38 @@ class Api:
 
 
 def unquote(text: str) -> str:
-    """`text` without its percent-encoding. urllib's takes as long to import as the proxy to start."""
+    """`text` without its percent-encoding. urllib's takes as long to import as the proxy to start.
+
+    Bytes that are no UTF-8 become lone surrogates, which no name contains: as in Go, they address nothing.
+    """
     if "%" not in text:
         return text
-    first, *parts = text.encode().split(b"%")
+    first, *parts = text.encode("utf-8", "surrogateescape").split(b"%")
     data = bytearray(first)
     for part in parts:
-        try:
-            data.append(int(part[:2].decode("ascii"), 16) if len(part) >= 2 else int("", 16))
-            data += part[2:]
-        except ValueError:
-            data += b"%" + part
-    return data.decode("utf-8", "replace")
+        data.append(int(part[:2], 16))
+        data += part[2:]
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _is_target(target: str) -> bool:
+    """True for what Go takes for a request's target: a path, a whole URL or an asterisk, with good percent-encoding in the path."""
+    path = target.partition("?")[0]
+    if not path.startswith("/") and "://" not in path and path != "*":
+        return False
+    return all(len(part) >= 2 and part[0] in _HEX and part[1] in _HEX for part in path.split("%")[1:])
 
 
 def _clean(path: str) -> str:
-    """A path without empty, `.` and `..` segments; a slash at the end stays."""
-    if "//" not in path and "/." not in path and path.startswith("/"):
+    """A path without empty, `.` and `..` segments, encoded or not; a slash at the end stays."""
+    if "//" not in path and "/." not in path and "/%2" not in path and path.startswith("/"):
         return path
     kept: list[str] = []
     for part in path.split("/"):
-        if part == "..":
+        plain = part.replace("%2e", ".").replace("%2E", ".")
+        if plain == "..":
             kept = kept[:-1]
-        elif part not in ("", "."):
+        elif plain not in ("", "."):
             kept.append(part)
     end = "/" if kept and path.endswith("/") else ""
     return "/" + "/".join(kept) + end
@@ -314,6 +388,7 @@ class _Client:
 
     __slots__ = (
         "_api",
+        "_begun",
         "_body",
         "_deadline",
         "_fd",
@@ -321,6 +396,7 @@ class _Client:
         "_loop",
         "_mask",
         "_out",
+        "_refused",
         "_request",
         "_socket",
         "_timer",
@@ -332,6 +408,8 @@ class _Client:
         self._socket = sock
         self._fd = sock.fileno()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._begun = False  # a request has begun to come, and is not answered yet
+        self._refused = False  # nothing is answered any more
         self._request: h11.Request | None = None
         self._body = bytearray()
         self._out = bytearray()
@@ -376,39 +454,71 @@ class _Client:
         except OSError:
             self.close()
             return
+        if self._refused:
+            if not data:
+                self.close()
+            return
+        self._read(data)
+
+    def _read(self, data: bytes | None) -> None:
+        """Answer what is complete.
+
+        Args:
+            data: what has come, b"" at the end; None: nothing new.
+        """
         try:
-            self._http.receive_data(data)
+            if data is not None:
+                self._http.receive_data(data)
             self._read_events()
         except h11.RemoteProtocolError as error:
-            self._refuse(error.error_status_hint)
+            nameless = str(error).startswith("Missing mandatory Host")
+            self._refuse(error.error_status_hint, "missing required Host header" if nameless else "")
+        except Exception as error:
+            self.close()  # the loop logs it; the client must not wait for an answer that can't come
+            raise error
 
     def _read_events(self) -> None:
         http = self._http
-        while self._timer is not None and not self._out:
+        while self._timer is not None and not self._out and not self._refused:
+            before = len(http.trailing_data[0])
             event = http.next_event()
             if event is h11.NEED_DATA:
                 if http.they_are_waiting_for_100_continue:
-                    self._send(h11.InformationalResponse(status_code=100, headers=[]))
-                if self._request is None and not http.trailing_data[0]:
+                    self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+                if self._request is None and not before:
+                    self._begun = False
                     self._deadline = self._loop.now() + IDLE
+                else:
+                    self._begin()
                 return
+            self._begin()
             if isinstance(event, h11.Request):
                 self._request = event
                 self._body.clear()
-                self._set_deadline(READ)
+                if before - len(http.trailing_data[0]) > MAX_HEAD:
+                    self._refuse(431)
+                elif event.http_version not in (b"1.0", b"1.1"):
+                    self._refuse(505, "unsupported protocol version")
+                elif not _is_target(event.target.decode("ascii")):
+                    self._refuse(400)
             elif isinstance(event, h11.Data):
                 self._body += event.data
                 if len(self._body) > MAX_BODY:
                     self._refuse(413)
-                    return
             elif isinstance(event, h11.EndOfMessage):
                 self._respond()
                 if http.our_state is h11.DONE and http.their_state is h11.DONE:
                     http.start_next_cycle()
                     self._request = None  # from now on it is idle, and not slow with a request
+                    self._begun = False
             else:  # the client has closed
                 self.close()
-                return
+
+    def _begin(self) -> None:
+        """Start the time that a request has in all, unless it runs already."""
+        if not self._begun:
+            self._begun = True
+            self._set_deadline(READ)
 
     def _set_deadline(self, seconds: float) -> None:
         self._deadline = self._loop.now() + seconds
@@ -420,16 +530,14 @@ class _Client:
         request = self._request
         if request is None:
             return
-        agent = next((value for name, value in request.headers if name == b"user-agent"), b"")
-        method = request.method.decode("ascii", "replace")
-        target = request.target.decode("ascii", "replace")
+        target = request.target.decode("ascii")
         try:
-            answer = self._api.answer(method, target, agent.decode("latin-1"), bytes(self._body))
+            answer = self._api.answer(request.method.decode("ascii"), target, request.headers, bytes(self._body))
         except Exception as error:  # noqa: BLE001  # ours to repair, and no reason to leave the client without an answer
             answer = _refusal(wire.Rejected(500, f"internal error: {type(error).__name__}: {error}"))
-        self._write(answer)
+        self._write(answer, request.method)
 
-    def _write(self, answer: Answer) -> None:
+    def _write(self, answer: Answer, method: bytes) -> None:
         headers = [*answer.headers]
         if answer.kind:
             headers.append(("Content-Type", answer.kind))
@@ -438,22 +546,32 @@ class _Client:
         if answer.matched:
             headers.append(("X-Toxiproxy-Request-Id", self._api.next_id()))
         headers.append(("Date", stamp("%a, %d %b %Y %H:%M:%S GMT")))
-        if answer.body is not None:
+        tunnel = method == b"CONNECT" and 200 <= answer.status < 300  # such an answer has no body, and no length
+        if answer.body is not None and not tunnel:
             headers.append(("Content-Length", str(len(answer.body))))
-        self._send(h11.Response(status_code=answer.status, headers=headers), flush=False)
-        if answer.body:
+        reason = _REASONS.get(answer.status, "").encode()
+        self._send(h11.Response(status_code=answer.status, headers=headers, reason=reason), flush=False)
+        if tunnel:
+            self._flush()
+            self.close()
+            return
+        if answer.body and method != b"HEAD":
             self._send(h11.Data(data=answer.body), flush=False)
         self._send(h11.EndOfMessage())
         if self._http.our_state is h11.MUST_CLOSE and not self._out:
             self.close()
 
-    def _refuse(self, status: int) -> None:
+    def _refuse(self, status: int, why: str = "") -> None:
         """Answer something that is no request, and close."""
+        self._refused = True
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            text = f"{status} {_REASONS.get(status, 'Bad Request')}"
-            answer = _plain(status, text, matched=False)
-            self._write(answer._replace(headers=(("Connection", "close"),)))
-        self.close()
+            refusal = _raw_refusal(status, why)
+            has_body = self._request is None or self._request.method != b"HEAD"
+            self._out += refusal if has_body else refusal[: refusal.index(b"\r\n\r\n") + 4]
+            self._set_deadline(LINGER)
+            self._flush()
+        else:
+            self.close()
 
     def _send(self, event: Any, *, flush: bool = True) -> None:
         self._out += self._http.send(event) or b""
@@ -463,29 +581,48 @@ class _Client:
     def _flush(self) -> None:
         try:
             sent = self._socket.send(self._out)
+            del self._out[:sent]
+            if self._refused and not self._out:
+                self._socket.shutdown(so.SHUT_WR)
         except BlockingIOError:
-            sent = 0
+            pass
         except OSError:
             self.close()
             return
-        del self._out[:sent]
         mask = OUT if self._out else IN
         if mask != self._mask and self._timer is not None:
             self._loop.watch(self._fd, mask, self._mask)
             self._mask = mask
-            if mask == IN:
+            if mask == IN and not self._refused:
                 if self._http.our_state is h11.MUST_CLOSE:
                     self.close()
                     return
-                try:
-                    self._read_events()  # requests that came meanwhile
-                except h11.RemoteProtocolError as error:
-                    self._refuse(error.error_status_hint)
+                self._read(None)  # requests that came meanwhile
+
+
+def _raw_refusal(status: int, why: str = "") -> bytes:
+    """Return the whole answer to what is no request, in Go's words."""
+    text = f"{status} {_REASONS.get(status, 'Bad Request')}"
+    if why:
+        text = f"{text}: {why}"
+    body = "Unsupported transfer encoding" if status == 501 else text
+    return f"HTTP/1.1 {text}\r\nContent-Type: {_TEXT}\r\nConnection: close\r\n\r\n{body}".encode()
 
 
 _REASONS = {
+    200: "OK",
+    201: "Created",
+    204: "No Content",
+    301: "Moved Permanently",
     400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    417: "Expectation Failed",
     413: "Request Entity Too Large",
     431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
     501: "Not Implemented",
+    505: "HTTP Version Not Supported",
 }

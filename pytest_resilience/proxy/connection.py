@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _socket as so
-from errno import EINPROGRESS
+from errno import EINPROGRESS, EINVAL
 from struct import pack
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,7 @@ class Connection:
             upstream = open_socket(target.family)
             error = upstream.connect_ex(target.sockaddr)
         except OSError as failed:
-            error = failed.errno or EINPROGRESS
+            error = failed.errno or EINVAL  # a path that is too long has no number of its own
             self.proxy.dial_error = failed
             if error in NO_RESOURCES:
                 self.proxy.context.descriptors.measure()

@@ -178,7 +178,7 @@ class Loop:
             return self._poller.poll(-1, BATCH)
         left = timers[0].when - self.now()
         if self._epoll is None:
-            return self._poller.poll(max(0.0, left), BATCH)
+            return self._poller.poll(min(max(0.0, left), 3600.0), BATCH)
         if left > 0.003:
             return self._epoll.poll(
                 min(left, 3600.0) - 0.002, BATCH

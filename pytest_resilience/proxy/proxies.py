@@ -1,16 +1,17 @@
-"""The set of proxies: create, update, populate, reset. Each is all or nothing: what fails changes nothing.
+"""The set of proxies: create, update, populate, reset. The first three are all or nothing: what fails changes nothing.
 
 So new ports are bound before anything old is let go. The one thing that stands in the way is a port that the same step frees;
-`_Binder` has its holder step aside, and back again if the step fails.
+`_Binder` has its holder step aside, and back again if the step fails. Reset goes as far as it can.
 """
 
 from __future__ import annotations
 
+from _socket import AF_UNIX
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..wire.toxiproxy import ProxyBody, Rejected, ToxicBody, merge_attributes
-from .address import Address, AddressError, Listener, resolve
+from ..wire.toxiproxy import ProxyBody, Rejected, ToxicBody, bad_body, merge_attributes
+from .address import Address, AddressError, Listener, is_loopback, resolve
 from .relay import Context, Proxy
 from .rule import Rule, read_place, read_rule
 
@@ -33,7 +34,7 @@ class _Binder:
     def bind(self, address: Address) -> Listener:
         """A bound listener that does not listen yet; one of those that leave, if it is at that address."""
         for listener in self._leaving:
-            if address.port and listener.address == address:
+            if (address.port or address.family == AF_UNIX) and listener.address == address:
                 self._leaving.remove(listener)
                 return listener
         for listener in self._leaving:
@@ -57,10 +58,15 @@ class _Binder:
 
 
 class Proxies:
-    """All proxies of this process, by name."""
+    """All proxies of this process, by name.
 
-    def __init__(self, context: Context) -> None:
+    Args:
+        loopback_only: refuse addresses that other machines could reach.
+    """
+
+    def __init__(self, context: Context, *, loopback_only: bool = False) -> None:
         self._context = context
+        self._loopback_only = loopback_only
         self.by_name: dict[str, Proxy] = {}
 
     def get(self, name: str) -> Proxy:
@@ -84,19 +90,20 @@ class Proxies:
             raise Rejected(409, "proxy already exists")
         proxy = self._build(body)
         if body.enabled is not False:
-            listener = None
             try:
-                listener = Listener(_resolve_to_listen(proxy.listen))
-                proxy.start(listener)
+                self._enable(proxy)
             except AddressError as error:
-                if listener is not None:
-                    listener.close()
                 raise Rejected(500, str(error)) from None
         proxy.keep_door(body.door)
         self.by_name[name] = proxy
         return proxy
 
     def _build(self, body: ProxyBody) -> Proxy:
+        if self._loopback_only and body.enabled is False:
+            try:
+                self._resolve(body.listen or "")
+            except AddressError:
+                pass  # it is looked at again when the proxy is enabled
         proxy = Proxy(self._context, body.name or "", body.listen or "", body.upstream or "")
         for rule in _read_rules(body):
             proxy.add(rule)
@@ -113,8 +120,8 @@ class Proxies:
         tls = _read_tls(body)
         enabled = proxy.enabled if body.enabled is None else body.enabled
         try:
-            moves = body.listen is not None and _differs(proxy, body.listen)
-            wanted = resolve(body.listen if moves and body.listen is not None else proxy.listen) if enabled else None
+            moves = body.listen is not None and self._differs(proxy, body.listen)
+            wanted = self._resolve(body.listen if moves and body.listen is not None else proxy.listen) if enabled else None
         except AddressError as error:
             raise Rejected(500, str(error)) from None
         fresh: Listener | None = None
@@ -125,6 +132,11 @@ class Proxies:
                 fresh.listen()
             except AddressError as error:
                 binder.undo()
+                raise Rejected(500, str(error)) from None
+        elif enabled and not proxy.enabled and proxy.listener is not None:
+            try:
+                proxy.listener.listen()
+            except AddressError as error:
                 raise Rejected(500, str(error)) from None
         # Nothing can fail from here on.
         rerouted = body.upstream is not None and body.upstream != proxy.upstream
@@ -178,16 +190,18 @@ class Proxies:
                 name = body.name or ""
                 planned = fresh.get(name)
                 old = planned[0] if planned else self.by_name.get(name)
-                if old is not None and old.upstream == body.upstream and not _differs(old, body.listen or ""):
+                if old is not None and old.upstream == body.upstream and not self._differs(old, body.listen or ""):
                     result.append(old)
                     continue
                 if planned is None and old is not None:
                     replaced[name] = old
-                elif planned is not None:
-                    result = [each for each in result if each is not planned[0]]
+                elif planned is not None and planned[1].enabled is not False:
+                    self._show_once_bound(planned[0])
                 proxy = self._build(body)
+                if body.enabled is not False:
+                    proxy.listen = str(self._resolve_to_listen(proxy.listen))
                 fresh[name] = (proxy, body)
-                result.append(proxy)
+                result.append(proxy)  # with the one that a later entry of the same name replaced: disabled, as in Go
         except AddressError as error:
             raise Rejected(500, str(error)) from None
         binder = _Binder([old.listener for old in replaced.values() if old.listener is not None])
@@ -195,7 +209,7 @@ class Proxies:
         try:
             for proxy, body in fresh.values():
                 if body.enabled is not False:
-                    bound.append((proxy, binder.bind(_resolve_to_listen(proxy.listen))))
+                    bound.append((proxy, binder.bind(resolve(proxy.listen))))
             for _, listener in bound:
                 if not listener.listening:
                     listener.listen()
@@ -220,37 +234,85 @@ class Proxies:
         return result
 
     def reset(self) -> None:
-        """Enable every proxy and take all toxics away.
+        """Enable every proxy and take all toxics away. A proxy that can't be enabled keeps no other from being reset.
 
         Raises:
-            Rejected: 500 if a proxy can't be enabled; nothing has changed then.
+            Rejected: 500 that names the proxies that can't be enabled; their toxics are gone, too.
         """
-        binder = _Binder()
-        bound: list[tuple[Proxy, Listener]] = []
-        try:
-            for proxy in self.by_name.values():
-                if proxy.listener is None:
-                    bound.append((proxy, binder.bind(_resolve_to_listen(proxy.listen))))
-            for _, listener in bound:
-                listener.listen()
-        except AddressError as error:
-            binder.undo()
-            raise Rejected(500, str(error)) from None
-        for proxy, listener in bound:
-            proxy.start(listener)
+        failed: list[str] = []
         for proxy in self.by_name.values():
-            if not proxy.enabled:
-                proxy.start()
-            if proxy.doorman is not None:
-                proxy.doorman.clear()
             for rule in list(proxy.rules):
                 proxy.discard(rule)
+            if proxy.doorman is not None:
+                proxy.doorman.clear()
+            if not proxy.enabled:
+                try:
+                    self._enable(proxy)
+                except AddressError as error:
+                    failed.append(f"{proxy.name}: {error}")
+                except Rejected as error:
+                    failed.append(f"{proxy.name}: {error.message}")
+        if failed:
+            raise Rejected(500, "; ".join(failed))
+
+    def _enable(self, proxy: Proxy) -> None:
+        """Start a proxy that is disabled.
+
+        Raises:
+            AddressError: its address can't be bound; it stays disabled.
+            Rejected: 400, as for `_resolve`.
+        """
+        if proxy.listener is not None:
+            proxy.start()
+            return
+        listener = Listener(self._resolve_to_listen(proxy.listen))
+        try:
+            proxy.start(listener)
+        except AddressError:
+            listener.close()
+            raise
 
     def remove_unix_sockets(self) -> None:
         """Unlink the paths that proxies listen on: the only thing of ours that would outlive the process."""
         for proxy in self.by_name.values():
             if proxy.listener is not None and proxy.listen.startswith("unix:"):
                 proxy.listener.close()
+
+    # --- addresses ---------------------------------------------------------------------------------------------------
+
+    def _resolve(self, listen: str) -> Address:
+        """Return where a proxy listens.
+
+        Raises:
+            AddressError: the address can't be read or resolved.
+            Rejected: 400, other machines could reach it, which this process refuses.
+        """
+        address = resolve(listen)
+        if self._loopback_only and address.family != AF_UNIX and not is_loopback(address.host):
+            raise bad_body(
+                f"listen: {listen!r} is {address}, which other machines can reach, and this proxy was started with "
+                "-loopback-only: give an address of loopback, such as 127.0.0.1:0"
+            )
+        return address
+
+    def _show_once_bound(self, proxy: Proxy) -> None:
+        """Have a proxy that will never listen show the address that it would have got."""
+        address = resolve(proxy.listen)
+        if not address.port and address.family != AF_UNIX:
+            listener = Listener(address)
+            proxy.listen = str(listener.address)
+            listener.close()
+
+    def _resolve_to_listen(self, listen: str) -> Address:
+        try:
+            return self._resolve(listen)
+        except AddressError as error:
+            raise AddressError(f"listen tcp: {error}") from None
+
+    def _differs(self, proxy: Proxy, listen: str) -> bool:
+        """True if `listen` is another address than the proxy's. Port 0 always is."""
+        wanted = self._resolve(listen)
+        return str(wanted) != proxy.listen or (wanted.port == 0 and wanted.family != AF_UNIX)
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 
@@ -311,16 +373,3 @@ def _read_tls(body: ProxyBody) -> Tls | None:
     from .tls import Tls  # ssl takes as long to import as the proxy to start
 
     return Tls(body.tls)
-
-
-def _resolve_to_listen(listen: str) -> Address:
-    try:
-        return resolve(listen)
-    except AddressError as error:
-        raise AddressError(f"listen tcp: {error}") from None
-
-
-def _differs(proxy: Proxy, listen: str) -> bool:
-    """Whether `listen` is another address than the proxy's. Port 0 always is."""
-    wanted = resolve(listen)
-    return str(wanted) != proxy.listen or (wanted.port == 0 and not listen.startswith("unix:"))

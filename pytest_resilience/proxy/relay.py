@@ -400,9 +400,10 @@ def find_upstream(text: str) -> list[Address] | None:
     if text.startswith("unix:"):
         return [Address(so.AF_UNIX, text[5:], 0)]
     host, port_text = split(text)
-    if not port_text.isascii() or not port_text.isdigit() or int(port_text) > 65535:
+    digits = port_text.lstrip("0")
+    if not port_text.isascii() or not port_text.isdigit() or len(digits) > 5 or int(digits or "0") > 65535:
         raise AddressError(f"address {text}: invalid port")
-    port = int(port_text)
+    port = int(digits or "0")
     family = numeric(host or "127.0.0.1")
     if family is not None:
         return [Address(family, host or "127.0.0.1", port)]

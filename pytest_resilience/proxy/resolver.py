@@ -34,7 +34,11 @@ class Resolver:
             self._loop.handlers[reader] = lambda _events: self._answer(reader)
             self._loop.watch(reader, IN, 0)
         self._waiting[host] = [then]
-        _thread.start_new_thread(self._work, (host, self._wake))
+        try:
+            _thread.start_new_thread(self._work, (host, self._wake))
+        except RuntimeError:  # no more threads; nobody may be left waiting
+            del self._waiting[host]
+            then(AddressError(f"lookup {host}: cannot start a thread"))
 
     def close(self) -> None:
         """Let go of the pipe; nobody may be waiting any more."""
@@ -47,6 +51,8 @@ class Resolver:
             found = self._find(host)
         except AddressError as error:
             found = error
+        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
+            found = AddressError(f"lookup {host}: {type(error).__name__}: {error}")
         self._done.append((host, found))
         os.write(wake, b".")
 

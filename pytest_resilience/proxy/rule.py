@@ -109,7 +109,7 @@ def read_rule(body: wire.ToxicBody) -> Rule:
         wire.Rejected: 400, for the stream, then the type, then the attributes.
     """
     stream, kind = read_place(body)
-    name = body.name or f"{kind}_{stream}"
+    name = wire.check_name(body.name or f"{kind}_{stream}")
     toxicity = 1.0 if body.toxicity is None else body.toxicity
     attributes = wire.merge_attributes(kind, body.attributes, {})
     return Rule(name=name, kind=kind, stream=stream, toxicity=toxicity, attributes=attributes, trigger=body.trigger)

@@ -21,6 +21,10 @@ MAX_INT64 = 2**63 - 1
 # What Go's time.Duration can hold. Above it the original overflows: it then panics, stalls or does nothing.
 MAX_MS = MAX_INT64 // 1_000_000
 MAX_US = MAX_INT64 // 1_000
+MAX_FLOAT32 = 3.4028234663852886e38
+MAX_PORT = 65535
+MAX_NAME = 8192
+"""Bytes of a name. Percent-encoded, those of a proxy and its toxic fit into the longest request head that the API takes."""
 
 
 class Rejected(Exception):
@@ -61,6 +65,8 @@ class Real(float):
 
 
 def _integer(text: str) -> int | Real:
+    if text == "-0":
+        return Real(text)  # as a float it keeps its sign
     return int(text) if len(text) <= 20 else Real(text)  # longer ones are out of range anyway, and int() has its limits
 
 
@@ -74,6 +80,7 @@ _DECODER = json.JSONDecoder(
     object_pairs_hook=Members, parse_float=Real, parse_int=_integer, parse_constant=_constant, strict=True
 )
 _SPACE = " \t\r\n"
+_NO_UTF8 = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")
 _PLACES = {
     "Expecting value": "looking for beginning of value",
     "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
@@ -93,11 +100,11 @@ def decode(body: bytes) -> Any:
     Raises:
         Rejected: 400 `bad request body: `, then EOF for an empty body, unexpected EOF for one cut short, or what Go would say.
     """
-    text = body.decode("utf-8", "replace").strip(_SPACE)
+    text = body.decode("utf-8", "surrogateescape").strip(_SPACE)  # one character for each byte that is no UTF-8, as in Go
     if not text:
         raise bad_body("EOF")
     try:
-        return _DECODER.raw_decode(text)[0]
+        return _DECODER.raw_decode(text if text.isascii() else text.translate(_NO_UTF8))[0]
     except json.JSONDecodeError as error:
         raise bad_body(_complaint(text, error)) from None
     except RecursionError:
@@ -110,17 +117,62 @@ def _complaint(text: str, error: json.JSONDecodeError) -> str:
         "Illegal trailing comma"
     ):  # Python 3.13 and later complain of the comma, Go of what comes behind it
         rest = rest[1:].lstrip(_SPACE)
-    cut_short = (
-        not rest
-        or error.msg.startswith("Unterminated string")
-        or (error.msg.startswith("Invalid \\u") and len(rest) < 5)
-        or any(word.startswith(rest) for word in ("true", "false", "null", "-"))
-    )
-    if cut_short:
-        return "unexpected EOF"
     place = next((place for message, place in _PLACES.items() if error.msg.startswith(message)), "in the body")
-    character = chr(rest[0].encode()[0])  # Go looks at bytes
+    unicode_escape = error.msg.startswith("Invalid \\u")
+    if error.msg.startswith("Unterminated string") or (unicode_escape and len(rest) < 5):
+        return "unexpected EOF"
+    if error.msg.startswith("Invalid \\escape"):  # Python's place is the backslash
+        rest = rest[1:]
+    elif error.msg.startswith("Expecting value"):
+        rest, place = _in_a_literal(rest) or (rest, place)
+    elif error.msg.startswith("Expecting ',' delimiter"):
+        before = text[: error.pos]
+        rest, place = _in_a_number(before, rest) or (rest, "after array element" if _in_an_array(before) else place)
+    if not rest:
+        return "unexpected EOF"
+    character = chr(rest[0].encode("utf-8", "surrogateescape")[0])  # Go looks at bytes
     return f"invalid character {_quoted(character)} {place}"
+
+
+def _in_a_literal(rest: str) -> tuple[str, str] | None:
+    """Return what is left at the character that Go stumbles over, and its words, for a value that begins well and goes on badly."""
+    if rest.startswith("-"):
+        return rest[1:], "in numeric literal"
+    for literal in ("true", "false", "null"):
+        if rest.startswith(literal[0]):
+            at = next((at for at in range(len(literal)) if rest[at : at + 1] != literal[at]), 0)
+            return rest[at:], f"in literal {literal} (expecting {literal[at]!r})"
+    return None
+
+
+def _in_a_number(before: str, rest: str) -> tuple[str, str] | None:
+    """The same for `1.` and `1e`, which Python reads as the number 1 and something behind it."""
+    if not before[-1:].isdigit():
+        return None
+    if rest.startswith("."):
+        return rest[1:], "after decimal point in numeric literal"
+    if rest.startswith(("e", "E")):
+        return rest[2 if rest[1:2] in ("+", "-") else 1 :], "in exponent of numeric literal"
+    return None
+
+
+def _in_an_array(before: str) -> bool:
+    """True if the innermost thing that is open at the end of `before` is an array."""
+    opened: list[str] = []
+    quoted = False
+    characters = iter(before)
+    for character in characters:
+        if quoted:
+            if character == "\\":
+                next(characters, "")
+            quoted = character != '"'
+        elif character == '"':
+            quoted = True
+        elif character in "[{":
+            opened.append(character)
+        elif character in "]}" and opened:
+            opened.pop()
+    return opened[-1:] == ["["]
 
 
 def _quoted(character: str) -> str:
@@ -130,9 +182,7 @@ def _quoted(character: str) -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
-    if isinstance(value, Real):
-        return f"number {value.text}"
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return "number"
     if isinstance(value, str):
         return "string"
@@ -147,7 +197,8 @@ class _Into(NamedTuple):
 
     def refuse(self, value: Any, go_type: str) -> Rejected:
         target = f"Go struct field {self.struct}.{self.field}" if self.field else "Go value"
-        return bad_body(f"json: cannot unmarshal {_kind(value)} into {target} of type {go_type}")
+        kind = f"number {value.text}" if isinstance(value, Real) and go_type in ("int64", "float32") else _kind(value)
+        return bad_body(f"json: cannot unmarshal {kind} into {target} of type {go_type}")
 
 
 def _members(value: Any, into: _Into, go_type: str) -> Members:
@@ -163,7 +214,8 @@ def _text(value: Any, into: _Into) -> str:
         raise into.refuse(value, "string")
     if value.isascii():
         return value
-    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # lone surrogates, as Go does it
+    # Lone surrogates, as Go does it.
+    return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in value)
 
 
 def _flag(value: Any, into: _Into) -> bool:
@@ -173,6 +225,8 @@ def _flag(value: Any, into: _Into) -> bool:
 
 
 def _int64(value: Any, into: _Into) -> int:
+    if isinstance(value, Real) and value.text == "-0":
+        return 0
     if isinstance(value, bool) or not isinstance(value, int) or not -MAX_INT64 - 1 <= value <= MAX_INT64:
         literal = Real(str(value)) if isinstance(value, int) and not isinstance(value, bool) else value
         raise into.refuse(literal, "int64")
@@ -183,9 +237,12 @@ def _float32(value: Any, into: _Into) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise into.refuse(value, "float32")
     try:
-        return float(struct.unpack("f", struct.pack("f", value))[0])
+        narrow = float(struct.unpack("f", struct.pack("f", value))[0])
     except OverflowError:
-        raise into.refuse(Real(str(value)), "float32") from None
+        narrow = float("inf")
+    if not -MAX_FLOAT32 <= narrow <= MAX_FLOAT32:
+        raise into.refuse(value if isinstance(value, Real) else Real(str(value)), "float32")
+    return narrow
 
 
 # --- toxics ----------------------------------------------------------------------------------------------------------
@@ -278,7 +335,9 @@ def merge_attributes(kind: str, value: Any, onto: Mapping[str, Any]) -> dict[str
     merged = {
         name: onto.get(name, attribute.choices[0] if attribute.choices else 0) for name, attribute in table.items()
     }
-    for key, member in _members(value, _Into(struct_name, "attributes"), f"toxics.{struct_name}"):
+    # The original decodes a new toxic's attributes into whatever it has at hand, and an old one's into a struct without a name.
+    place = (_Into("", "attributes"), struct_name) if onto else (_Into("ToxicWrapper", "attributes"), "NoopToxic")
+    for key, member in _members(value, place[0], f"toxics.{place[1]}"):
         name = key.casefold()
         if name not in merged or member is None:
             continue
@@ -357,15 +416,20 @@ class ToxicBody:
         self.trigger: Trigger | None = None
 
 
-def read_toxic(value: Any) -> ToxicBody:
+_TOXIC_CHANGES = 'struct { Attributes interface {} "json:\\"attributes\\""; Toxicity float32 "json:\\"toxicity\\"" }'
+
+
+def read_toxic(value: Any, *, changes: bool = False) -> ToxicBody:
     """A decoded JSON value as a toxic's body.
+
+    Args:
+        changes: it is an update's body. Go's messages tell the two apart.
 
     Raises:
         Rejected: 400 for a value of the wrong type, or a toxicity outside 0 to 1.
     """
     body = ToxicBody()
-    # The original embeds the toxic's interface in two wrapper structs; these are the names that its messages show.
-    for key, member in _members(value, _Into(""), "struct { *toxics.ToxicWrapper }"):
+    for key, member in _members(value, _Into(""), _TOXIC_CHANGES if changes else "toxics.ToxicWrapper"):
         name = key.casefold()
         if member is None:
             continue
@@ -376,7 +440,7 @@ def read_toxic(value: Any) -> ToxicBody:
         elif name == "stream":
             body.stream = _text(member, _Into("ToxicWrapper", "stream"))
         elif name == "toxicity":
-            body.toxicity = _float32(member, _Into("ToxicWrapper", "toxicity"))
+            body.toxicity = _float32(member, _Into("" if changes else "ToxicWrapper", "toxicity"))
         elif name == "attributes":
             if isinstance(body.attributes, Members) and isinstance(member, Members):
                 member = Members([*body.attributes, *member])
@@ -488,14 +552,60 @@ def _tls_side(side: str, value: Any) -> dict[str, Any]:
     return options
 
 
-def read_proxy(value: Any) -> ProxyBody:
+def _address(value: Any, into: _Into) -> str:
+    """Return an address as it was sent, unless it holds what no address can hold.
+
+    Raises:
+        Rejected: 400 that names the field.
+    """
+    field, text = into.field, _text(value, into)
+    for character in text:
+        if character < " " or character == "\x7f":
+            raise bad_body(f"{field} must not contain control characters, such as {character!r}")
+    if text == "unix:":
+        raise bad_body(f"{field}: unix: must be followed by a path")
+    return text
+
+
+def _check_port(field: str, address: str) -> None:
+    """Refuse a port that is a number and no port. Otherwise an upstream is looked at when it is dialled, and not before.
+
+    Raises:
+        Rejected: 400 that names the field.
+    """
+    port = address.rpartition(":")[2]
+    if address.startswith("unix:") or port == address or not (port.isascii() and port.isdigit()):
+        return
+    if len(port.lstrip("0")) > 5 or int(port.lstrip("0") or "0") > MAX_PORT:
+        shown = port if len(port) <= 10 else f"{port[:10]}... ({len(port)} digits)"
+        raise bad_body(f"{field}: a port is a number from 0 to {MAX_PORT}, not {shown}")
+
+
+def check_name(name: str) -> str:
+    """Return the name of a proxy or a toxic if a URL can address it.
+
+    Raises:
+        Rejected: 400 that says why not.
+    """
+    if name in (".", ".."):
+        raise bad_body(f"name must not be {name!r}, which no URL can address")
+    if len(name) > MAX_NAME or len(name.encode()) > MAX_NAME:
+        raise bad_body(f"name must have at most {MAX_NAME} bytes, as more can be in no URL")
+    return name
+
+
+def read_proxy(value: Any, *, go_type: str = "toxiproxy.Proxy", struct: str = "Proxy") -> ProxyBody:
     """A decoded JSON value as a proxy's body.
+
+    Args:
+        go_type: what Go's messages call the type that the value is read into.
+        struct: what they call the part with the fields; populate embeds it into a struct without a name.
 
     Raises:
         Rejected: 400 for a value of the wrong type.
     """
     body = ProxyBody()
-    for key, member in _members(value, _Into(""), "toxiproxy.Proxy"):
+    for key, member in _members(value, _Into(""), go_type):
         name = key.casefold()
         if name == "tls":  # the one key whose null says something
             body.tls = read_tls(member)
@@ -503,16 +613,17 @@ def read_proxy(value: Any) -> ProxyBody:
         if member is None:
             continue
         if name == "name":
-            body.name = _text(member, _Into("Proxy", "name"))
+            body.name = _text(member, _Into(struct, "name"))
         elif name == "listen":
-            body.listen = _text(member, _Into("Proxy", "listen"))
+            body.listen = _address(member, _Into(struct, "listen"))
         elif name == "upstream":
-            body.upstream = _text(member, _Into("Proxy", "upstream"))
+            body.upstream = _address(member, _Into(struct, "upstream"))
+            _check_port("upstream", body.upstream)
         elif name == "enabled":
-            body.enabled = _flag(member, _Into("Proxy", "enabled"))
+            body.enabled = _flag(member, _Into(struct if struct == "Proxy" else "", "enabled"))
         elif name == "toxics":
             if not isinstance(member, list) or isinstance(member, Members):
-                raise _Into("Proxy", "toxics").refuse(member, "[]toxics.ToxicWrapper")
+                raise _Into(struct, "toxics").refuse(member, "[]toxics.ToxicWrapper")
             body.toxics = [read_toxic(each) for each in member]
         elif name in DOOR:
             body.door[name] = _door_value(name, member)
@@ -531,7 +642,11 @@ def read_new_proxy(body: bytes) -> ProxyBody:
     for field in ("name", "upstream"):
         if not getattr(proxy, field):
             raise Rejected(400, f"missing required field: {field}")
+    check_name(proxy.name or "")
     return proxy
+
+
+_POPULATED = 'struct { toxiproxy.Proxy; Enabled *bool "json:\\"enabled\\"" }'
 
 
 def read_proxies(body: bytes) -> list[ProxyBody]:
@@ -544,12 +659,13 @@ def read_proxies(body: bytes) -> list[ProxyBody]:
     if value is None:
         return []
     if not isinstance(value, list) or isinstance(value, Members):
-        raise _Into("").refuse(value, "[]struct { toxiproxy.Proxy; Enabled *bool }")
-    proxies = [read_proxy(each) for each in value]
+        raise _Into("").refuse(value, f"[]{_POPULATED}")
+    proxies = [read_proxy(each, go_type=_POPULATED, struct=".Proxy") for each in value]
     for position, proxy in enumerate(proxies, 1):
         for field in ("name", "upstream"):
             if not getattr(proxy, field):
                 raise Rejected(400, f"missing required field: {field} at proxy {position}")
+        check_name(proxy.name or "")
     return proxies
 
 
@@ -580,21 +696,37 @@ _ESCAPES: tuple[tuple[str, str], ...] = (
     ("\u2029", "\\u2029"),
 )
 
-_ENCODER: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+class Literal(str):
+    """A number as it is to be written in JSON."""
+
+    __slots__ = ()
+
+
+_quote: Callable[[str], str] = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def encode(value: Any) -> bytes:
     """A value as compact JSON with Go's escapes and no newline at the end."""
-    text = _ENCODER(value)
+    text = _written(value)
     for character, escape in _ESCAPES:  # they occur inside strings only
         if character in text:
             text = text.replace(character, escape)
     return text.encode("utf-8", "replace")
 
 
-def number(value: float) -> Any:
-    """A toxicity as `encode` should write it: whole numbers without a point, others as float32."""
-    return int(value) if value == int(value) else float(shortest_float32(value))
+def _written(value: Any) -> str:
+    if isinstance(value, Literal):
+        return value
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_quote(key)}:{_written(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_written, value)) + "]"
+    return _quote(value)
+
+
+def number(value: float) -> Literal:
+    """A toxicity as `encode` should write it: a float32 in Go's notation."""
+    return Literal(shortest_float32(value))
 
 
 def error_body(status: int, message: str) -> bytes:

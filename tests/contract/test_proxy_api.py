@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Door, Server
+from .conftest import Door, Server, free_port
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -78,6 +78,52 @@ def test_known_path_with_a_wrong_method_is_an_empty_405(server: Server, method: 
 def test_path_that_is_not_clean_is_a_301(server: Server, path: str, clean: str) -> None:
     reply = server.call("GET", path)
     assert (reply.status, reply.headers["location"]) == (301, clean)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/proxies/%zz", 400),
+        ("/%", 400),
+        ("/proxies/%2", 400),
+        ("?x", 400),
+        ("version", 400),
+        ("/version?%zz", 200),
+        ("/%76ersion", 200),
+        ("/proxies/%FF", 404),
+        ("/proxies/%2E%2E", 301),
+        ("/%2e%2e/version", 301),
+        ("/proxies/p%2e0", 404),
+    ],
+)
+def test_percent_encoding(server: Server, path: str, status: int) -> None:
+    server.call("POST", "/proxies", {**UP, "name": "\ufffd", "enabled": False})
+    reply = server.call("GET", path)
+    assert reply.status == status
+    if status == 400:
+        assert (reply.text, reply.headers["content-type"], reply.headers["connection"]) == ("400 Bad Request", TEXT, "close")
+    if status == 404:
+        assert reply.text == error(404, "proxy not found")
+
+
+@pytest.mark.parametrize("path", ["/nope", "/version", "/proxies", "/proxies/none"])
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "CONNECT", "FOO"])
+def test_odd_methods_are_answered_without_a_body_that_is_in_the_way(server: Server, method: str, path: str) -> None:
+    """At the second request it shows whether the first one's answer was as long as it said."""
+    for _ in range(2):
+        reply = server.call(method, path)
+        assert reply.status == (404 if path == "/nope" else 405)
+        assert reply.text == ("404 page not found\n" if path == "/nope" and method != "HEAD" else "")
+
+
+@pytest.mark.parametrize("method", ["HEAD", "CONNECT"])
+def test_metrics_answer_heads_and_connects_without_a_body(start: Callable[..., Server], method: str) -> None:
+    server = start("-proxy-metrics")
+    for _ in range(2):
+        reply = server.call(method, "/metrics")
+        assert reply.status == 200
+        if method == "HEAD" or server.kind == "ours":  # CONNECT: a 2xx opens a tunnel, which has no body; Go sends one
+            assert reply.text == ""
 
 
 def test_query_is_ignored(server: Server) -> None:
@@ -308,6 +354,7 @@ def test_upstream_is_not_validated(door: Door) -> None:
 def test_delete_answers_204_and_frees_name_and_port(door: Door) -> None:
     reply = door.call("DELETE")
     assert (reply.status, reply.text) == (204, "")
+    assert "content-type" not in reply.headers
     assert door.call("GET").status == 404
     socket.create_server(("127.0.0.1", door.port)).close()
 
@@ -341,10 +388,95 @@ def test_toxic_is_echoed_with_all_attributes_in_order(
     assert f'"toxics":[{wanted}]' in door.call("GET").text
 
 
-@pytest.mark.parametrize("toxicity", ["0", "1", "0.1", "0.9", "0.3333333", "0.25"])
+@pytest.mark.parametrize(
+    "toxicity", ["0", "-0", "1", "0.1", "0.9", "0.3333333", "0.25", "0.00001", "0.000001", "1e-7", "1.5e-9", "1e-10", "1e-45"]
+)
 def test_toxicity_is_echoed_as_float32(door: Door, toxicity: str) -> None:
     reply = door.call("POST", "/toxics", f'{{"type":"noop","toxicity":{toxicity}}}')
     assert reply.text.endswith(f'"toxicity":{toxicity}}}')
+
+
+@pytest.mark.parametrize("toxicity", ["1e300", "1e999", "-1e999", "1e39", "9" * 400])
+@pytest.mark.parametrize("place", ["create", "update", "populate"])
+def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(door: Door, toxicity: str, place: str) -> None:
+    if place == "populate":
+        if door.server.kind == "real":
+            pytest.skip("D12: toxics in populate are ignored")
+        toxic = f'{{"type":"noop","toxicity":{toxicity}}}'
+        reply = door.server.call("POST", "/populate", f'[{{"name":"x","upstream":"u:1","toxics":[{toxic}]}}]')
+    elif place == "create":
+        reply = door.call("POST", "/toxics", f'{{"type":"noop","toxicity":{toxicity}}}')
+    else:
+        door.add("noop")
+        reply = door.call("PATCH", "/toxics/noop_downstream", f'{{"toxicity":{toxicity}}}')
+    field = f"Go struct field {'' if place == 'update' else 'ToxicWrapper'}.toxicity of type float32"
+    assert (reply.status, reply.error) == (400, f"bad request body: json: cannot unmarshal number {toxicity} into {field}")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"a\xffb", "a\ufffdb"),
+        (b"\xe2\x82", "\ufffd\ufffd"),
+        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
+        (b"\xf0\x9f\x98x", "\ufffd\ufffd\ufffdx"),
+        (b"\\ud800", "\ufffd"),
+        (b"\\ud800\\udc00", "\U00010000"),
+        (b"\xc3\xa9", "é"),
+    ],
+)
+def test_what_is_no_utf8_is_replaced_byte_by_byte(server: Server, name: bytes, shown: str) -> None:
+    body = b'{"name":"' + name + b'","upstream":"u:1","enabled":false}'
+    reply = server.call("POST", "/proxies", body)
+    assert (reply.status, reply.json["name"]) == (201, shown)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('{"name":tru}', "invalid character '}' in literal true (expecting 'e')"),
+        ('{"enabled":nul }', "invalid character ' ' in literal null (expecting 'l')"),
+        ('{"a":-}', "invalid character '}' in numeric literal"),
+        ('{"a":-.1}', "invalid character '.' in numeric literal"),
+        ('{"a":1.}', "invalid character '}' after decimal point in numeric literal"),
+        ('{"a":1e}', "invalid character '}' in exponent of numeric literal"),
+        ('{"a":1e+x}', "invalid character 'x' in exponent of numeric literal"),
+        ('{"name":"\\x"}', "invalid character 'x' in string escape code"),
+        ('{"a":[1}', "invalid character '}' after array element"),
+        ('{"a":[{"b":"]"} 1]}', "invalid character '1' after array element"),
+        (b"\xff", "invalid character 'ÿ' looking for beginning of value"),
+        ('{"name":1e999}', "json: cannot unmarshal number into Go struct field Proxy.name of type string"),
+    ],
+)
+def test_bad_json_is_refused_in_gos_words(server: Server, body: str | bytes, message: str) -> None:
+    assert server.call("POST", "/proxies", body).error == f"bad request body: {message}"
+
+
+def test_bad_bodies_of_toxics_are_refused_in_gos_words(door: Door) -> None:
+    door.add("latency")
+    toxic = "/toxics/latency_downstream"
+    for method, path, body, message in (
+        ("POST", "/toxics", "[]", "array into Go value of type toxics.ToxicWrapper"),
+        ("POST", "/toxics", '{"type":"noop","attributes":5}', "number into Go struct field ToxicWrapper.attributes of type toxics.NoopToxic"),
+        ("PATCH", toxic, '{"attributes":5}', "number into Go struct field .attributes of type toxics.LatencyToxic"),
+        ("PATCH", toxic, '{"toxicity":"x"}', "string into Go struct field .toxicity of type float32"),
+        ("PATCH", toxic, "5", 'number into Go value of type struct { Attributes interface {} "json:\\"attributes\\""; '
+                              'Toxicity float32 "json:\\"toxicity\\"" }'),
+    ):  # fmt: skip
+        reply = door.call(method, path, body)
+        assert (reply.status, reply.error) == (400, f"bad request body: json: cannot unmarshal {message}")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('[{"name":5}]', "json: cannot unmarshal number into Go struct field .Proxy.name of type string"),
+        ('[{"enabled":5}]', "json: cannot unmarshal number into Go struct field .enabled of type bool"),
+        ('[{"name":"a"}}', "invalid character '}' after array element"),
+    ],
+)
+def test_bad_entries_of_populate_are_refused_in_gos_words(server: Server, body: str, message: str) -> None:
+    assert server.call("POST", "/populate", body).json["error"] == f"bad request body: {message}"
 
 
 def test_stream_is_matched_in_any_case_and_echoed_verbatim(door: Door) -> None:
@@ -428,6 +560,7 @@ def test_removed_toxic_is_gone(door: Door) -> None:
     door.add("latency")
     reply = door.call("DELETE", "/toxics/latency_downstream")
     assert (reply.status, reply.text) == (204, "")
+    assert "content-type" not in reply.headers
     assert door.call("GET", "/toxics").text == "[]"
 
 
@@ -462,6 +595,27 @@ def test_populate_refused(server: Server, body: str, message: str) -> None:
     assert server.call("GET", "/proxies").text == "{}"
 
 
+def populate_twice(server: Server, first: dict[str, Any], second: dict[str, Any]) -> list[tuple[bool, bool, str]]:
+    reply = server.call("POST", "/populate", [{**UP, **first}, {**UP, **second}])
+    assert reply.status == 201
+    one, two = reply.json["proxies"]
+    assert server.call("GET", "/proxies").json == {"p": two}
+    return [(each["enabled"], each["listen"].endswith(":0"), each["upstream"]) for each in (one, two)]
+
+
+def test_populate_with_a_name_twice_gives_two_entries_the_first_one_disabled(server: Server) -> None:
+    assert populate_twice(server, {}, {}) == [(False, False, "127.0.0.1:1"), (True, False, "127.0.0.1:1")]
+    assert populate_twice(server, {"enabled": False}, {"upstream": "u:2"}) == [(False, True, "127.0.0.1:1"), (True, False, "u:2")]
+    assert populate_twice(server, {}, {"enabled": False}) == [(False, False, "127.0.0.1:1"), (False, True, "127.0.0.1:1")]
+
+
+def test_populate_with_an_equal_entry_twice_gives_the_same_proxy_twice(server: Server) -> None:
+    listen = f"localhost:{free_port()}"
+    reply = server.call("POST", "/populate", [{**UP, "listen": listen}, {**UP, "listen": listen}])
+    one, two = reply.json["proxies"]
+    assert (one, one["enabled"]) == (two, True)
+
+
 def test_populate_leaves_an_equal_proxy_alone(door: Door) -> None:
     client, served = door.connect()
     door.add("latency")
@@ -490,9 +644,36 @@ def test_reset_enables_proxies_and_removes_toxics(server: Server, make_door: Cal
     second.call("PATCH", "", {"enabled": False})
     reply = server.call("POST", "/reset", "ignored")
     assert (reply.status, reply.text) == (204, "")
+    assert "content-type" not in reply.headers
     for each in (first, second):
         assert each.call("GET").json["enabled"] is True
         assert each.call("GET", "/toxics").text == "[]"
     client, served = second.connect()
     client.sendall(b"x")
     assert served.recv(1) == b"x"
+
+
+@pytest.mark.differs("D11: the first proxy that can't be enabled keeps the others from being reset", by_chance=True)
+def test_reset_resets_all_that_can_be_and_names_the_rest(server: Server, make_door: Callable[..., Door]) -> None:
+    doors = [make_door(server, f"door{number}") for number in range(8)]
+    for each in doors:
+        each.add("latency", latency=1)
+        each.call("PATCH", "", {"enabled": False})
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, socket.create_server(("127.0.0.1", 0)) as other:
+        blocked = {f"blocked{each.getsockname()[1]}": each.getsockname()[1] for each in (taken, other)}
+        for name, port in blocked.items():
+            body = {"name": name, "listen": f"127.0.0.1:{port}", "upstream": "u:1", "enabled": False}
+            assert server.call("POST", "/proxies", body).status == 201
+            assert server.call("POST", f"/proxies/{name}/toxics", {"type": "noop"}).status == 200
+        reply = server.call("POST", "/reset")
+        assert reply.status == 500
+        for name, port in blocked.items():
+            assert f"{name}: listen tcp 127.0.0.1:{port}: bind: address already in use" in reply.error
+            shown = server.call("GET", f"/proxies/{name}").json
+            assert (shown["enabled"], shown["toxics"]) == (False, [])
+        for each in doors:
+            shown = each.call("GET").json
+            assert (shown["enabled"], shown["toxics"]) == (True, [])
+    assert server.call("POST", "/reset").status == 204
+    assert server.call("GET", f"/proxies/{name}").json["enabled"] is True

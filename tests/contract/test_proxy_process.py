@@ -124,8 +124,8 @@ def raw(server: Server, data: bytes, *, end: bool = False) -> bytes:
 
 
 def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
-    one = b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n"
-    two = b"GET /nope HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    one = b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    two = b"GET /nope HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     answer = raw(server, one + one + two)
     assert answer.count(b"HTTP/1.1 200 OK") + answer.count(b"HTTP/1.1 200 \r\n") == 2
     assert answer.index(b"404 page not found") > answer.rindex(b'{"version"')
@@ -134,14 +134,14 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 def test_request_that_waits_for_100_continue_gets_it(server: Server) -> None:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), PATIENCE) as client:
-        client.sendall(b"POST /populate HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        client.sendall(b"POST /populate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
         assert b" 100 " in client.recv(1000)
         client.sendall(b"[]")
         assert b" 201 " in client.recv(1000)
 
 
 def test_chunked_body_and_http_1_0(server: Server) -> None:
-    chunked = b"POST /populate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n[]\r\n0\r\n\r\n"
+    chunked = b"POST /populate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n[]\r\n0\r\n\r\n"
     assert b'{"proxies":null}' in raw(server, chunked)
     assert b'{"version"' in raw(server, b"GET /version HTTP/1.0\r\n\r\n")
 
@@ -152,8 +152,8 @@ def test_chunked_body_and_http_1_0(server: Server) -> None:
     [
         (b"nonsense\r\n\r\n", b" 400 "),
         (b"GET /version HTTP/1.1\r\n\r\n", b" 400 "),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 100_000, b" 431 "),
-        (b"POST /populate HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n" + b" " * 1_100_000, b" 413 "),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 100_000, b" 431 "),
+        (b"POST /populate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n" + b" " * 1_100_000, b" 413 "),
     ],
 )
 def test_bad_requests_are_told_so_and_closed(server: Server, request_bytes: bytes, status: bytes) -> None:
@@ -175,7 +175,7 @@ def test_bad_requests_are_told_so_and_closed(server: Server, request_bytes: byte
         st.binary(max_size=300),
         st.builds(
             lambda method, path, body: (
-                b"%s %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (method, path, len(body), body)
+                b"%s %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (method, path, len(body), body)
             ),
             st.sampled_from([b"GET", b"POST", b"PATCH", b"DELETE", b"X"]),
             st.sampled_from(
@@ -244,7 +244,7 @@ def test_log_that_nobody_reads_stops_nothing(kind: str) -> None:
         with socket.create_connection((host, int(port)), PATIENCE) as client:
             for number in range(600):  # a started proxy is a line, and so is its end; a pipe holds 64 KiB
                 body = json.dumps({"name": f"p{number}", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"}).encode()
-                client.sendall(b"POST /proxies HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                client.sendall(b"POST /proxies HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
                 assert client.recv(4096).startswith(b"HTTP/1.1 201")
     finally:
         process.kill()

@@ -52,6 +52,9 @@ class FakeApi:
     def answer(self, *_: object) -> Any:
         return api._plain(200, "yes", matched=False)
 
+    def next_id(self) -> str:
+        return "0" * 20
+
     def gone(self, fd: int) -> None:
         self.left.append(fd)
 
@@ -122,3 +125,68 @@ def test_who_is_slow_with_a_request_is_let_go_after_fifteen_seconds(talk: Talk) 
 def test_two_requests_in_one_piece_get_two_answers(talk: Talk) -> None:
     talk.say(GET + GET)
     assert talk.far.recv(65536).count(b"yes") == 2
+
+
+def test_a_head_that_comes_a_byte_a_second_has_fifteen_seconds_in_all(talk: Talk) -> None:
+    talk.loop.pass_to(1010)
+    for second, byte in enumerate(GET[:15]):
+        talk.loop.pass_to(1010 + second)
+        assert not talk.over, f"let go after {second} s"
+        talk.say(bytes([byte]))
+    talk.loop.pass_to(1026)
+    assert talk.over
+
+
+def test_the_time_of_a_request_runs_over_head_and_body_together(talk: Talk) -> None:
+    talk.say(b"POST /reset HTTP/1.1\r\n")
+    talk.loop.pass_to(1010)
+    talk.say(b"Host: a\r\nContent-Length: 5\r\n\r\n")
+    talk.loop.pass_to(1014)
+    talk.say(b"1234")
+    assert not talk.over
+    talk.loop.pass_to(1016)
+    assert talk.over
+
+
+def test_an_answered_request_gives_the_next_one_its_own_time(talk: Talk) -> None:
+    talk.say(GET[:10])
+    talk.loop.pass_to(1014)
+    talk.say(GET[10:] + GET[:10])
+    assert talk.far.recv(65536).count(b"yes") == 1
+    talk.loop.pass_to(1028)
+    assert not talk.over
+    talk.say(GET[10:])
+    assert talk.far.recv(65536).count(b"yes") == 1
+
+
+def test_a_client_that_is_refused_is_read_from_for_half_a_second_and_not_answered_again(talk: Talk) -> None:
+    talk.say(b"nonsense\r\n\r\n")
+    assert talk.far.recv(65536).startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    talk.say(GET)
+    assert talk.far.recv(65536) == b""
+    assert not talk.over
+    talk.loop.pass_to(1000.6)
+    assert talk.over
+
+
+@pytest.mark.parametrize("version", [b"0.9", b"1.2", b"2.0", b"9.9"])
+def test_another_version_of_http_is_a_505(talk: Talk, version: bytes) -> None:
+    talk.say(GET.replace(b"1.1", version))
+    assert talk.far.recv(65536).startswith(b"HTTP/1.1 505 HTTP Version Not Supported")
+
+
+def test_a_handler_that_raises_is_a_500_and_the_connection_goes_on(talk: Talk) -> None:
+    def fail(*_: object) -> Any:
+        raise ValueError("broken")
+
+    talk.api.answer = fail  # type: ignore[method-assign]
+    for _ in range(2):
+        talk.say(GET)
+        assert b'{"error":"internal error: ValueError: broken","status":500}' in talk.far.recv(65536)
+
+
+def test_an_answer_that_cannot_be_written_closes_the_connection_and_is_told(talk: Talk) -> None:
+    talk.api.answer = lambda *_: api.Answer(200, b"x", kind="bad\r\nheader")  # type: ignore[method-assign]
+    with pytest.raises(Exception, match="[Ii]llegal header"):
+        talk.say(GET)
+    assert talk.over

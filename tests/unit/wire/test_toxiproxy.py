@@ -170,12 +170,13 @@ def test_a_body_that_came_from_an_answer_is_taken_back() -> None:
     [
         (
             b"{}",
-            "bad request body: json: cannot unmarshal object into Go value of type []struct { toxiproxy.Proxy; Enabled *bool }",
+            "bad request body: json: cannot unmarshal object into Go value of type []struct { toxiproxy.Proxy; "
+            'Enabled *bool "json:\\"enabled\\"" }',
         ),
         (b'[{"name":"a","upstream":"b"},{}]', "missing required field: name at proxy 2"),
         (
             b'[{"name":"a","upstream":"b","toxics":{}}]',
-            "bad request body: json: cannot unmarshal object into Go struct field Proxy.toxics of type []toxics.ToxicWrapper",
+            "bad request body: json: cannot unmarshal object into Go struct field .Proxy.toxics of type []toxics.ToxicWrapper",
         ),
         (
             b'[{"name":"a","upstream":"b","accept_delay":-1}]',

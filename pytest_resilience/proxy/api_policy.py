@@ -1,0 +1,122 @@
+"""What the API refuses by rule: requests that a web page may have made, and paths of files on the proxy's machine.
+
+The API has no password, and any process that reaches it has the rights of the user who started the proxy. So a path in a request
+would read, create or remove files with these rights: paths are taken from the operator (the config file) and not from requests,
+unless the operator says so with -allow-paths. Pages are kept out by what browsers cannot leave out or forge: Host, Origin and
+Sec-Fetch-Site, besides Toxiproxy's own look at User-Agent.
+"""
+
+from __future__ import annotations
+
+import _socket as so
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..wire.toxiproxy import ProxyBody, TlsBody, bad_body
+from .address import is_loopback, numeric
+
+if TYPE_CHECKING:
+    from .relay import Proxy
+
+_EVERYWHERE = ("", "0.0.0.0", "::")
+_PATHS_OF_TLS = ("cert", "key", "ca")
+_HOW = "start the proxy with -allow-paths, or write it into the -config file"
+
+
+# --- paths -----------------------------------------------------------------------------------------------------------
+
+
+def refuse_paths(body: ProxyBody, existing: Proxy | None) -> None:
+    """Refuse unix sockets and TLS files in a request's body; to repeat what the proxy has is fine.
+
+    Args:
+        body: of a creation or an update, or one entry of populate.
+        existing: the proxy that has this name now.
+
+    Raises:
+        Rejected: 400 that names the field and the flag.
+    """
+    for field, sent, own in (
+        ("listen", body.listen, existing and existing.listen),
+        ("upstream", body.upstream, existing and existing.upstream),
+    ):
+        if sent is not None and sent.startswith("unix:") and sent != own:
+            raise bad_body(f"{field}: unix sockets are not taken over the API: {_HOW}")
+    if body.tls is None or (existing is not None and existing.tls is not None and existing.tls.shown == body.tls.shown):
+        return
+    for field in _files(body.tls):
+        raise bad_body(f"{field}: file names are not taken over the API: {_HOW}")
+
+
+def _files(tls: TlsBody) -> Iterable[str]:
+    for side, options in tls.shown.items():
+        for key in _PATHS_OF_TLS:
+            if key in options:
+                yield f"tls.{side}.{key}"
+
+
+# --- web pages -------------------------------------------------------------------------------------------------------
+
+
+class PageGuard:
+    """Refuses requests that a web page may have made.
+
+    Args:
+        host: what the API was asked to listen on (-host). For all interfaces any Host is served: the operator opened the API, and
+            the names by which others reach it are not known.
+        listener: where the API listens.
+    """
+
+    def __init__(self, host: str, listener: so.socket) -> None:
+        name = listener.getsockname()
+        address, self._port = str(name[0]), int(name[1])
+        self._names = {_bare(host), _bare(address)} - {""}
+        self._any_host = host in _EVERYWHERE or address in _EVERYWHERE
+
+    def refusal(self, headers: Iterable[tuple[bytes, bytes]], target: str) -> str:
+        """Return why a request is refused, "" if it is not.
+
+        Args:
+            headers: names in lower case, and values.
+            target: the request's target; in its absolute form it has a host, too.
+        """
+        hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+        if not target.startswith("/") and "://" in target:
+            hosts.append(target.partition("://")[2].partition("/")[0].partition("?")[0])
+        port = self._port
+        for host in hosts:
+            name, port = _split(host)
+            if not (self._any_host or self._is_own(name)):
+                return f"Host {host!r} is not this API's: it is localhost, or the name given with -host"
+        for header, value in headers:
+            text = value.decode("latin-1")
+            if header == b"origin" and not self._is_own_origin(text, {port, self._port}):
+                return f"Origin {text!r} is a web page of another origin"
+            if header == b"sec-fetch-site" and text not in ("same-origin", "none"):
+                return f"Sec-Fetch-Site {text!r}: the request comes from a web page of another origin"
+        return ""
+
+    def _is_own(self, name: str) -> bool:
+        return name == "localhost" or name in self._names or (numeric(name) is not None and is_loopback(name))
+
+    def _is_own_origin(self, origin: str, ports: set[int]) -> bool:
+        scheme, _, host = origin.partition("://")
+        name, port = _split(host)
+        return scheme == "http" and self._is_own(name) and port in ports
+
+
+def _split(host: str) -> tuple[str, int]:
+    """Return the name and the port of a Host header; an empty name for what is neither."""
+    name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
+    if not colon:
+        return _bare(host), 80
+    if not (port.isascii() and port.isdigit() and len(port) <= 5):
+        return "", -1
+    return _bare(name), int(port)
+
+
+def _bare(name: str) -> str:
+    """Return a host's name in lower case, without the brackets of IPv6 and the dot at the end."""
+    if name.startswith("[") and name.endswith("]"):
+        return name[1:-1].lower() if ":" in name else ""
+    return name.lower().removesuffix(".")
