@@ -21,7 +21,9 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST = 1  # NLM_F_REQUEST
 _HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, sender
-_QUERY = Struct("=BBBBI")  # struct inet_diag_req_v2: family, protocol, extensions, padding, states; then the socket's id
+_QUERY = Struct(
+    "=BBBBI"
+)  # struct inet_diag_req_v2: family, protocol, extensions, padding, states; then the socket's id
 _ID = Struct(">HH16s16s")  # struct inet_diag_sockid: ports and addresses of both ends; then interface and cookie
 _ANY_COOKIE = Struct("=III").pack(0, 0xFFFFFFFF, 0xFFFFFFFF)
 _ALL_STATES = 0xFFFFFFFF

@@ -121,7 +121,9 @@ class Proxies:
         enabled = proxy.enabled if body.enabled is None else body.enabled
         try:
             moves = body.listen is not None and self._differs(proxy, body.listen)
-            wanted = self._resolve(body.listen if moves and body.listen is not None else proxy.listen) if enabled else None
+            wanted = (
+                self._resolve(body.listen if moves and body.listen is not None else proxy.listen) if enabled else None
+            )
         except AddressError as error:
             raise Rejected(500, str(error)) from None
         fresh: Listener | None = None

@@ -100,7 +100,9 @@ def decode(body: bytes) -> Any:
     Raises:
         Rejected: 400 `bad request body: `, then EOF for an empty body, unexpected EOF for one cut short, or what Go would say.
     """
-    text = body.decode("utf-8", "surrogateescape").strip(_SPACE)  # one character for each byte that is no UTF-8, as in Go
+    text = body.decode("utf-8", "surrogateescape").strip(
+        _SPACE
+    )  # one character for each byte that is no UTF-8, as in Go
     if not text:
         raise bad_body("EOF")
     try:
@@ -695,6 +697,7 @@ _ESCAPES: tuple[tuple[str, str], ...] = (
     ("\u2028", "\\u2028"),
     ("\u2029", "\\u2029"),
 )
+
 
 class Literal(str):
     """A number as it is to be written in JSON."""

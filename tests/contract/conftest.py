@@ -77,7 +77,10 @@ class Server:
         self.kind = kind
         self.patience = PATIENCE
         if kind == "ours":
-            flags = ("-allow-paths", *flags)  # the suite tests unix sockets and TLS; test_proxy_access.py tests how they are refused
+            flags = (
+                "-allow-paths",
+                *flags,
+            )  # the suite tests unix sockets and TLS; test_proxy_access.py tests how they are refused
         if "-port" not in flags:
             flags = ("-port", "0" if kind == "ours" else str(free_port()), *flags)
         self.process = subprocess.Popen(

@@ -271,7 +271,9 @@ def test_loopback_only_takes_all_of_loopback(ours: Callable[..., Server], listen
 
 def ask(server: Server, target: str = "/proxies", **headers: str) -> Reply:
     """One GET; the headers that are given replace those of the client."""
-    return server.call("GET", target, None, **{name: value.format(port=_port(server)) for name, value in headers.items()})
+    return server.call(
+        "GET", target, None, **{name: value.format(port=_port(server)) for name, value in headers.items()}
+    )
 
 
 def _port(server: Server) -> str:
@@ -448,7 +450,10 @@ def test_a_sessions_proxy_serves_its_own_user_only_and_takes_no_paths(kind: str,
         for fields in ({"listen": f"unix:{tmp_path}/s"}, {"upstream": "unix:/x"}, {"listen": "0.0.0.0:0"}):
             talk.request("POST", "/proxies", json.dumps({**UP, **fields}))
             reply = talk.getresponse()
-            assert (reply.status, reply.read()[:31]) == (400, b'{"error":"bad request body: ' + next(iter(fields)).encode()[:3])
+            assert (reply.status, reply.read()[:31]) == (
+                400,
+                b'{"error":"bad request body: ' + next(iter(fields)).encode()[:3],
+            )
         talk.close()
         if os.geteuid() == 0 and sys.platform == "linux":
             assert as_user(NOBODY, f"{host}:{port}", RESET).startswith(("HTTP/1.1 403 ", "reset"))

@@ -101,7 +101,11 @@ def test_percent_encoding(server: Server, path: str, status: int) -> None:
     reply = server.call("GET", path)
     assert reply.status == status
     if status == 400:
-        assert (reply.text, reply.headers["content-type"], reply.headers["connection"]) == ("400 Bad Request", TEXT, "close")
+        assert (reply.text, reply.headers["content-type"], reply.headers["connection"]) == (
+            "400 Bad Request",
+            TEXT,
+            "close",
+        )
     if status == 404:
         assert reply.text == error(404, "proxy not found")
 
@@ -389,7 +393,8 @@ def test_toxic_is_echoed_with_all_attributes_in_order(
 
 
 @pytest.mark.parametrize(
-    "toxicity", ["0", "-0", "1", "0.1", "0.9", "0.3333333", "0.25", "0.00001", "0.000001", "1e-7", "1.5e-9", "1e-10", "1e-45"]
+    "toxicity",
+    ["0", "-0", "1", "0.1", "0.9", "0.3333333", "0.25", "0.00001", "0.000001", "1e-7", "1.5e-9", "1e-10", "1e-45"],
 )
 def test_toxicity_is_echoed_as_float32(door: Door, toxicity: str) -> None:
     reply = door.call("POST", "/toxics", f'{{"type":"noop","toxicity":{toxicity}}}')
@@ -410,7 +415,10 @@ def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(door: Door, toxici
         door.add("noop")
         reply = door.call("PATCH", "/toxics/noop_downstream", f'{{"toxicity":{toxicity}}}')
     field = f"Go struct field {'' if place == 'update' else 'ToxicWrapper'}.toxicity of type float32"
-    assert (reply.status, reply.error) == (400, f"bad request body: json: cannot unmarshal number {toxicity} into {field}")
+    assert (reply.status, reply.error) == (
+        400,
+        f"bad request body: json: cannot unmarshal number {toxicity} into {field}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -605,8 +613,14 @@ def populate_twice(server: Server, first: dict[str, Any], second: dict[str, Any]
 
 def test_populate_with_a_name_twice_gives_two_entries_the_first_one_disabled(server: Server) -> None:
     assert populate_twice(server, {}, {}) == [(False, False, "127.0.0.1:1"), (True, False, "127.0.0.1:1")]
-    assert populate_twice(server, {"enabled": False}, {"upstream": "u:2"}) == [(False, True, "127.0.0.1:1"), (True, False, "u:2")]
-    assert populate_twice(server, {}, {"enabled": False}) == [(False, False, "127.0.0.1:1"), (False, True, "127.0.0.1:1")]
+    assert populate_twice(server, {"enabled": False}, {"upstream": "u:2"}) == [
+        (False, True, "127.0.0.1:1"),
+        (True, False, "u:2"),
+    ]
+    assert populate_twice(server, {}, {"enabled": False}) == [
+        (False, False, "127.0.0.1:1"),
+        (False, True, "127.0.0.1:1"),
+    ]
 
 
 def test_populate_with_an_equal_entry_twice_gives_the_same_proxy_twice(server: Server) -> None:

@@ -134,7 +134,9 @@ def test_pipelined_requests_are_answered_in_order(server: Server) -> None:
 def test_request_that_waits_for_100_continue_gets_it(server: Server) -> None:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), PATIENCE) as client:
-        client.sendall(b"POST /populate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        client.sendall(
+            b"POST /populate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+        )
         assert b" 100 " in client.recv(1000)
         client.sendall(b"[]")
         assert b" 201 " in client.recv(1000)
@@ -244,7 +246,9 @@ def test_log_that_nobody_reads_stops_nothing(kind: str) -> None:
         with socket.create_connection((host, int(port)), PATIENCE) as client:
             for number in range(600):  # a started proxy is a line, and so is its end; a pipe holds 64 KiB
                 body = json.dumps({"name": f"p{number}", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"}).encode()
-                client.sendall(b"POST /proxies HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                client.sendall(
+                    b"POST /proxies HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+                )
                 assert client.recv(4096).startswith(b"HTTP/1.1 201")
     finally:
         process.kill()

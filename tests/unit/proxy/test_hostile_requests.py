@@ -31,13 +31,76 @@ ROUTES = [
     "/proxies/%zz", "/proxies/%", "/proxies/%FF", "/proxies/%00", "/proxies/%2e%2e", "/proxies/..", "*", "?", "proxies", "evil:80",
     "http://localhost/proxies", "http://", "://", "http://[::1/x", "/version?%zz", "/" + "a" * 5000, "/" + "../" * 500,
 ]  # fmt: skip
-NUMBERS = ["1e999", "-1e999", "1e300", "-0", "-0.0", "1e-400", "5e-324", "NaN", "Infinity", "-Infinity", "1" * 5000, "-" + "9" * 25]
-NUMBERS += ["0." + "1" * 5000, "9223372036854775807", "9223372036854775808", "-9223372036854775808", "1e5", "01", "1.", "--1", "2.5"]
+NUMBERS = [
+    "1e999",
+    "-1e999",
+    "1e300",
+    "-0",
+    "-0.0",
+    "1e-400",
+    "5e-324",
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1" * 5000,
+    "-" + "9" * 25,
+]
+NUMBERS += [
+    "0." + "1" * 5000,
+    "9223372036854775807",
+    "9223372036854775808",
+    "-9223372036854775808",
+    "1e5",
+    "01",
+    "1.",
+    "--1",
+    "2.5",
+]
 WORDS = [json.dumps("a" + chr(code) + "b") for code in (0, 1, 10, 27, 127, 0x85, 0x2028, 0xFFFD, 0x10FFFF)]
-WORDS += ['"\\ud800"', '"\\udc80\\ud800"', '"\udcff"', '"' + "x" * 70_000 + '"', '""', '"."', '".."', '"/"', '"%2F"', '"unix:"', '"unix:\\u0000x"']
-WORDS += ['"unix:/' + "x/" * 100 + '"', '"127.0.0.1\\u0000:0"', '"127.0.0.1:+-5"', '"127.0.0.1:' + "9" * 5000 + '"', '"127.0.0.1:' + "0" * 5000 + '"']
-WORDS += ['"[::1"', '"[::1]x:1"', '"::1:1"', '"[fe80::1%lo]:0"', '":-1"', '"127.0.0.1:\\u0661"', '"a..b:1"', '"' + "a" * 300 + ':1"']
-VALUES = [*NUMBERS, *WORDS, "null", "true", "[]", "{}", "[{}]", "[null]", "[[[]]]", '{"a":{"b":[1]}}', '[0,-1,1e999,"\\u0000",{}]', "[" * 900 + "]" * 900]
+WORDS += [
+    '"\\ud800"',
+    '"\\udc80\\ud800"',
+    '"\udcff"',
+    '"' + "x" * 70_000 + '"',
+    '""',
+    '"."',
+    '".."',
+    '"/"',
+    '"%2F"',
+    '"unix:"',
+    '"unix:\\u0000x"',
+]
+WORDS += [
+    '"unix:/' + "x/" * 100 + '"',
+    '"127.0.0.1\\u0000:0"',
+    '"127.0.0.1:+-5"',
+    '"127.0.0.1:' + "9" * 5000 + '"',
+    '"127.0.0.1:' + "0" * 5000 + '"',
+]
+WORDS += [
+    '"[::1"',
+    '"[::1]x:1"',
+    '"::1:1"',
+    '"[fe80::1%lo]:0"',
+    '":-1"',
+    '"127.0.0.1:\\u0661"',
+    '"a..b:1"',
+    '"' + "a" * 300 + ':1"',
+]
+VALUES = [
+    *NUMBERS,
+    *WORDS,
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "[{}]",
+    "[null]",
+    "[[[]]]",
+    '{"a":{"b":[1]}}',
+    '[0,-1,1e999,"\\u0000",{}]',
+    "[" * 900 + "]" * 900,
+]
 FIELDS = {
     "POST /proxies": ["name", "listen", "upstream", "enabled", "toxics", "tls", "accept_delay", "refuse_after", "hang", "refuse_when_down", "Logger"],
     "POST /proxies/p/toxics": ["name", "type", "stream", "toxicity", "attributes", "after", "count", "connections"],
@@ -179,7 +242,9 @@ def check(answer: bytes, method: str = "GET") -> None:
         assert body == b""
     assert b"internal error" not in body
     status = int(found[1])
-    assert status < 500 or status in (501, 505) or re.search(rb'"error":"(listen |address |lookup )', body), answer[:300]
+    assert status < 500 or status in (501, 505) or re.search(rb'"error":"(listen |address |lookup )', body), answer[
+        :300
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +269,11 @@ def bodies(place: str) -> Iterable[str]:
         fields = {**BASE[place], field: value}
         yield "{" + ",".join(f'"{key}":{each}' for key, each in fields.items()) + "}"
         for inner in NESTED.get(field, ()):
-            yield "{" + ",".join(f'"{key}":{each}' for key, each in {**fields, field: f'{{"{inner}":{value}}}'}.items()) + "}"
+            yield (
+                "{"
+                + ",".join(f'"{key}":{each}' for key, each in {**fields, field: f'{{"{inner}":{value}}}'}.items())
+                + "}"
+            )
     for value in VALUES:
         yield value
         yield f'{{"name":{value},"NAME":"new","Name":null,"name":{value}}}'
@@ -240,12 +309,21 @@ def test_a_head_that_is_none_is_answered_or_closed(server: Server, number: int) 
 @pytest.mark.parametrize(
     ("request_bytes", "status"),
     [
-        (b"GET /version HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * (MAX_HEAD - 100) + b"\r\nConnection: close\r\n\r\n", 200),
+        (
+            b"GET /version HTTP/1.1\r\nHost: localhost\r\nA: "
+            + b"x" * (MAX_HEAD - 100)
+            + b"\r\nConnection: close\r\n\r\n",
+            200,
+        ),
         (b"GET /version HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * MAX_HEAD + b"\r\n\r\n", 431),
         (b"GET /version HTTP/1.1\r\nHost: localhost\r\n" + b"A: b\r\n" * 12_000 + b"\r\n", 431),
         (b"GET /" + b"x" * MAX_HEAD + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
         (b"GET /version HTTP/1.1\r\nHost: localhost\r\nA: " + b"x" * 300_000, 431),
-        (b"POST /populate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY + 1) + b" " * (MAX_BODY + 1), 413),
+        (
+            b"POST /populate HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY + 1)
+            + b" " * (MAX_BODY + 1),
+            413,
+        ),
     ],
 )
 def test_what_is_too_long_is_refused_however_it_arrives(server: Server, request_bytes: bytes, status: int) -> None:
@@ -259,7 +337,9 @@ def test_what_is_too_long_is_refused_however_it_arrives(server: Server, request_
             assert client.recv(12) == b"HTTP/1.1 %d" % status
 
 
-@pytest.mark.parametrize("upstream", ["127.0.0.1\0:80", "a\0b:80", "127.0.0.1:" + "9" * 5000, "127.0.0.1:65536", "a\nb:1"])
+@pytest.mark.parametrize(
+    "upstream", ["127.0.0.1\0:80", "a\0b:80", "127.0.0.1:" + "9" * 5000, "127.0.0.1:65536", "a\nb:1"]
+)
 def test_an_upstream_that_could_never_be_dialled_is_a_400(server: Server, upstream: str) -> None:
     for method, route, fields in (
         ("POST", "/proxies", {"name": "n", "listen": "127.0.0.1:0"}),
@@ -273,7 +353,18 @@ def test_an_upstream_that_could_never_be_dialled_is_a_400(server: Server, upstre
 
 
 @pytest.mark.parametrize(
-    "upstream", ["unix:/" + "x/" * 100, "nonsense", "a..b:1", "[::1:1", "::1:1", "127.0.0.1:http", "x" * 300 + ":1", "", "unix:/no/such"]
+    "upstream",
+    [
+        "unix:/" + "x/" * 100,
+        "nonsense",
+        "a..b:1",
+        "[::1:1",
+        "::1:1",
+        "127.0.0.1:http",
+        "x" * 300 + ":1",
+        "",
+        "unix:/no/such",
+    ],
 )
 def test_a_client_of_an_upstream_that_cannot_be_reached_is_closed_and_forgotten(server: Server, upstream: str) -> None:
     proxy = server.proxies.by_name["p"]
@@ -306,7 +397,9 @@ def test_a_name_that_no_url_can_address_is_a_400(server: Server, name: str) -> N
         assert json.loads(_body(answer))["error"].startswith("bad request body: name must ")
 
 
-@pytest.mark.parametrize("name", ["...", ".x", "a/b", "%", "\0", "\x7f", "?", "#", "é", "x" * 8192, "\N{SNOWMAN}" * 2730])
+@pytest.mark.parametrize(
+    "name", ["...", ".x", "a/b", "%", "\0", "\x7f", "?", "#", "é", "x" * 8192, "\N{SNOWMAN}" * 2730]
+)
 def test_any_other_name_can_be_addressed_with_its_toxics(server: Server, name: str) -> None:
     quoted = "".join(f"%{byte:02x}" for byte in name.encode())
     proxy = {"name": name, "upstream": "u:1", "enabled": False, "toxics": [{"name": name, "type": "noop"}]}
