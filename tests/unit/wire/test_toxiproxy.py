@@ -170,8 +170,7 @@ def test_a_body_that_came_from_an_answer_is_taken_back() -> None:
     [
         (
             b"{}",
-            "bad request body: json: cannot unmarshal object into Go value of type []struct { toxiproxy.Proxy; "
-            'Enabled *bool "json:\\"enabled\\"" }',
+            f"bad request body: json: cannot unmarshal object into Go value of type []{wire._POPULATED}",
         ),
         (b'[{"name":"a","upstream":"b"},{}]', "missing required field: name at proxy 2"),
         (
