@@ -425,6 +425,7 @@ def read_toxic(value: Any, *, changes: bool = False) -> ToxicBody:
     """A decoded JSON value as a toxic's body.
 
     Args:
+        value: as `decode` returns it.
         changes: it is an update's body. Go's messages tell the two apart.
 
     Raises:
@@ -600,6 +601,7 @@ def read_proxy(value: Any, *, go_type: str = "toxiproxy.Proxy", struct: str = "P
     """A decoded JSON value as a proxy's body.
 
     Args:
+        value: as `decode` returns it.
         go_type: what Go's messages call the type that the value is read into.
         struct: what they call the part with the fields; populate embeds it into a struct without a name.
 

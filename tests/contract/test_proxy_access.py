@@ -376,7 +376,7 @@ RESET = "POST /reset HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnect
 def as_user(uid: int, server_address: str, request: str, how: str = "wait") -> str:
     """What another user's process gets to read."""
     host, port = server_address.rsplit(":", 1)
-    python = "/usr/bin/python3" if os.path.exists("/usr/bin/python3") else sys.executable
+    python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
     done = subprocess.run(
         [python, "-I", "-S", "-c", AS_ANOTHER, host.strip("[]"), port, request, how],
         user=uid, group=uid, extra_groups=[], cwd="/", env={}, capture_output=True, text=True, check=False,

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.wire.toxiproxy import _TOXIC_CHANGES
+
 from .conftest import Door, Server, free_port
 
 TEXT = "text/plain; charset=utf-8"
@@ -468,8 +470,7 @@ def test_bad_bodies_of_toxics_are_refused_in_gos_words(door: Door) -> None:
         ("POST", "/toxics", '{"type":"noop","attributes":5}', "number into Go struct field ToxicWrapper.attributes of type toxics.NoopToxic"),
         ("PATCH", toxic, '{"attributes":5}', "number into Go struct field .attributes of type toxics.LatencyToxic"),
         ("PATCH", toxic, '{"toxicity":"x"}', "string into Go struct field .toxicity of type float32"),
-        ("PATCH", toxic, "5", 'number into Go value of type struct { Attributes interface {} "json:\\"attributes\\""; '
-                              'Toxicity float32 "json:\\"toxicity\\"" }'),
+        ("PATCH", toxic, "5", f"number into Go value of type {_TOXIC_CHANGES}"),
     ):  # fmt: skip
         reply = door.call(method, path, body)
         assert (reply.status, reply.error) == (400, f"bad request body: json: cannot unmarshal {message}")

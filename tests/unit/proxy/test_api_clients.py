@@ -187,6 +187,6 @@ def test_a_handler_that_raises_is_a_500_and_the_connection_goes_on(talk: Talk) -
 
 def test_an_answer_that_cannot_be_written_closes_the_connection_and_is_told(talk: Talk) -> None:
     talk.api.answer = lambda *_: api.Answer(200, b"x", kind="bad\r\nheader")  # type: ignore[method-assign]
-    with pytest.raises(Exception, match="[Ii]llegal header"):
+    with pytest.raises(Exception, match=r"[Ii]llegal header"):
         talk.say(GET)
     assert talk.over
