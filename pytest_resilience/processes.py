@@ -9,6 +9,7 @@ from __future__ import annotations
 import marshal
 import os
 import re
+import select
 import signal as signals
 import socket
 import subprocess
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 POLL = 0.003  # seconds between two looks at a child that is to end
 GOODBYE = 5.0  # seconds for the keeper to end everything; it takes about 50 ms
 SAID = 1 << 16  # bytes of what it says about its own end
+ANSWER_WITHIN = 30.0  # seconds for the keeper to answer one request; the slowest, a kill, takes three on a busy machine
+LOOK_EVERY = 1.0  # seconds between two looks whether a keeper that does not answer is stopped
 COMMANDS = 25.0  # seconds more when it has commands to run at the end
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*sys.argv[2:])"  # imported: its bytecode is cached
@@ -206,6 +209,7 @@ class Keeper:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._asked = 0
+        self._overdue = 0  # the number of a request whose answer did not come in time
         self._owned: list[Path] = []
         self._pid_files: list[Path] = []
         self._commands: list[Private] = []
@@ -361,17 +365,54 @@ class Keeper:
         with self._lock:
             if self._channel is None:
                 raise BackendDied("the keeper is not running: it was not started, or has been closed")
-            self._asked += 1
             try:
+                if self._overdue:  # send nothing to a process that does not read
+                    self._answer_to(self._overdue, LOOK_EVERY)
+                    self._overdue = 0
+                self._asked += 1
                 _send(self._channel, (self._asked, request, tuple(map(_plain, arguments))))
-                number, done, value = _receive(self._channel)
-                while number != self._asked:  # the answer to a request that Ctrl-C cut short
-                    number, done, value = _receive(self._channel)
+                done, value = self._answer_to(self._asked, ANSWER_WITHIN)
             except (OSError, EOFError):
                 raise self._keeper_died() from None
         if not done:
             raise KeeperRefused(value)
         return value
+
+    def _answer_to(self, number: int, within: float) -> tuple[bool, Any]:
+        """Wait for the answer to one request, and pass over answers to requests that Ctrl-C cut short.
+
+        Raises:
+            BackendDied: there is no answer within `within` seconds, or the keeper is stopped.
+        """
+        assert self._channel is not None, "ask() has looked"
+        until = SYSTEM.now() + within
+        while True:
+            left = until - SYSTEM.now()
+            if not select.select([self._channel], [], [], max(0.0, min(left, LOOK_EVERY)))[0]:
+                stopped = self._stopped
+                if stopped or left <= 0:
+                    self._overdue = number
+                    raise BackendDied(
+                        f"the keeper (process {self.pid}) is stopped, so no server can be asked or struck; continue it: "
+                        f"kill -CONT {self.pid}"
+                        if stopped
+                        else f"the keeper (process {self.pid}) has not answered within {within:g} s"
+                    )
+                continue
+            answered, done, value = _receive(self._channel)
+            if answered == number:
+                return bool(done), value
+
+    @property
+    def _stopped(self) -> bool:
+        """True if a signal or a debugger has stopped the keeper."""
+        import psutil
+
+        try:
+            status = psutil.Process(self.pid).status()
+        except psutil.Error:
+            return False
+        return status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
     def close(self) -> None:
         """End everything that it started and delete everything that it owns; returns when that is done. May be called again."""
@@ -379,6 +420,7 @@ class Keeper:
             return
         self._channel.close()  # the keeper takes this for the end, as it would our death
         self._channel = None
+        self._process.send_signal(signals.SIGCONT)  # a stopped keeper could not clean up
         try:
             self._process.wait(GOODBYE + (COMMANDS if self._commands else 0.0))
         except subprocess.TimeoutExpired:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from ..clock import SYSTEM
 from ..errors import BackendDied, SetupError
@@ -268,9 +268,57 @@ class Control:
         """A toxiproxy-python client of this server (its address is a global of that library: one server per process)."""
         import toxiproxy
 
+        _DirectToLoopback.install()
         client = toxiproxy.Toxiproxy()
         client.update_api_consumer(self.host, self.port)
         return client
+
+
+class _DirectToLoopback:
+    """The `requests` of toxiproxy-python, which asks no HTTP proxy of the environment for an address of this machine.
+
+    HTTP_PROXY names a proxy for everything, and requests obeys unless NO_PROXY lists the host. Other hosts are reached as before.
+    """
+
+    def __init__(self, requests: Any) -> None:
+        self._requests = requests
+
+    @classmethod
+    def install(cls) -> None:
+        """Have toxiproxy-python use an instance of this class. A second call changes nothing."""
+        from toxiproxy import api
+
+        if not isinstance(api.requests, cls):
+            api.requests = cls(api.requests)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._requests, name)
+
+    def get(self, url: str, **options: Any) -> Any:
+        return self._request("GET", url, options)
+
+    def post(self, url: str, **options: Any) -> Any:
+        return self._request("POST", url, options)
+
+    def delete(self, url: str, **options: Any) -> Any:
+        return self._request("DELETE", url, options)
+
+    def _request(self, method: str, url: str, options: Mapping[str, Any]) -> Any:
+        if not _is_loopback(urlsplit(url).hostname or ""):
+            return self._requests.request(method, url, **options)
+        with self._requests.Session() as session:
+            session.trust_env = False
+            return session.request(method, url, **options)
+
+
+def _is_loopback(host: str) -> bool:
+    """True if `host` is an address of this machine that no other machine can reach."""
+    from ipaddress import ip_address
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class Door:

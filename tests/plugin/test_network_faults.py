@@ -119,3 +119,22 @@ def test_they_are_felt_and_heal(project: pytest.Pytester) -> None:
         """
     )
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=14)
+
+
+def test_toxiproxy_python_asks_no_http_proxy_of_the_environment_for_loopback(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    project.makepyfile(
+        """
+        def test_it(resilience, resilience_stack):
+            assert resilience.redis.proxy.upstream
+            resilience.redis.proxy.add_toxic(type="latency", attributes={"latency": 1})
+            assert resilience_stack.toxiproxy.get_proxy(resilience.redis.proxy.name).toxics()
+            resilience.redis.proxy.destroy_toxic("latency_downstream")
+        """
+    )
+    project.runpytest_subprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)

@@ -374,3 +374,38 @@ def test_the_script_of_the_keeper_imports_little():
     assert "from __future__ import annotations" in source
     for slow in ("json", "typing", "subprocess", "pathlib", "socket", "shutil"):
         assert f"\nimport {slow}" not in source
+
+
+@linux
+def test_a_stopped_keeper_is_an_error_that_says_so_and_not_a_wait_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "LOOK_EVERY", 0.05)
+    with Keeper() as keeper:
+        child = keeper.spawn("child", ["sleep", "600"], env=ENV, log=tmp_path / "log")
+        keeper.own(tmp_path / "owned")
+        (tmp_path / "owned").mkdir()
+        os.kill(keeper.pid, signal.SIGSTOP)
+        for _ in range(2):
+            with pytest.raises(BackendDied, match=rf"is stopped.*kill -CONT {keeper.pid}"):
+                child.pause()
+        os.kill(keeper.pid, signal.SIGCONT)
+        until(lambda: answers(child))
+        assert child.running
+        os.kill(keeper.pid, signal.SIGSTOP)
+    assert gone(child.pid)
+    assert not (tmp_path / "owned").exists(), "a stopped keeper cleans up all the same"
+
+
+def answers(child):
+    try:
+        return child.processes()
+    except BackendDied:
+        return False
+
+
+def test_a_keeper_that_does_not_answer_in_time_is_an_error(keeper, monkeypatch):
+    monkeypatch.setattr(processes, "ANSWER_WITHIN", 0.0)
+    monkeypatch.setattr(processes.select, "select", lambda *_: ([], [], []))
+    with pytest.raises(BackendDied, match="has not answered within 0 s"):
+        keeper.user_namespaces()
+    monkeypatch.undo()
+    assert isinstance(keeper.user_namespaces(), bool)
