@@ -64,8 +64,16 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    __tracebackhide__ = True
     if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .wording import did_you_mean as _did_you_mean
+
+        hint = _did_you_mean(name, __all__) if not name.startswith("_") else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=None)
     from importlib import import_module
 
     return getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

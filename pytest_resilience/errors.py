@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .wording import asked, near
+
 
 class ResilienceError(Exception):
     """Root of what this package raises, failed hopes (AssertionError) aside."""
@@ -62,7 +64,24 @@ class UnknownFault(SetupError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.name = name
-        super().__init__(f"no fault named {name!r}; there are: {', '.join(sorted(known))}")
+        every = sorted(known)
+        super().__init__(f"no fault named {name!r}{_near(name, every)}; there are: {', '.join(every)}")
+
+
+def _near(name: str, known: list[str]) -> str:
+    """Which of the known names was meant. The two halves are compared apart: whole names that share one are always alike."""
+    target, _, fault = name.partition(".")
+    faults: dict[str, list[str]] = {}
+    for each in known:
+        faults.setdefault(each.partition(".")[0], []).append(each.partition(".")[2])
+    if target in faults and not fault:
+        return f", which is a target: say which of its faults, such as '{target}.{faults[target][0]}'"
+    elsewhere = [each for each in known if each.partition(".")[2] == (fault or target)]
+    if elsewhere and (target in faults or not fault):
+        return asked(elsewhere)
+    targets = [target] if target in faults else near(target, faults)
+    meant = [f"{each}.{found}" for each in targets for found in near(fault, faults[each])]
+    return asked(meant or (near(name, known) if not fault else []))
 
 
 class CannotInject(SetupError):

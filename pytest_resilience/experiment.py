@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import NoService, SetupError, UnknownFault
 from .faults import FAULTS
@@ -17,6 +17,7 @@ from .targets.named import NamedProcess
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService, ServiceTarget
 from .targets.target import Ledger
+from .wording import did_you_mean, no_attribute
 
 if TYPE_CHECKING:
     import asyncio
@@ -116,8 +117,22 @@ class Resilience:
             fault = FAULTS[fault_name](*arguments, **settings)
         except TypeError as error:
             named = [str(each.replace(annotation=each.empty)) for each in takes.parameters.values()]
-            raise SetupError(f"fault({name!r}): {error}; it takes {', '.join(named) or 'no settings'}") from None
+            near = [did_you_mean(each, takes.parameters) for each in settings if each not in takes.parameters]
+            raise SetupError(
+                f"fault({name!r}): {error}{''.join(near)}; it takes {', '.join(named) or 'no settings'}"
+            ) from None
+        except SetupError as error:
+            said = ", ".join(
+                [repr(name), *map(repr, arguments), *(f"{key}={value!r}" for key, value in settings.items())]
+            )
+            raise SetupError(f"{error}; in fault({said})") from None
         return fault.strike(target)
+
+    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+
+        def __getattr__(self, name: str) -> Any:
+            __tracebackhide__ = True
+            raise no_attribute(self, name)
 
     def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop]) -> Watch:
         """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.

@@ -48,3 +48,13 @@ def redis(name: str) -> Any:
         return resilience.more_redis(name)
 
     return one_more
+
+
+if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+
+    def __getattr__(name: str) -> Any:
+        __tracebackhide__ = True
+        from .wording import did_you_mean
+
+        hint = did_you_mean(name, ("postgres", "redis")) if not name.startswith("_") else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=None)

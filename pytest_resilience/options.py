@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from .backends.choice import Choice, Factory
 
 LEAKS = ("report", "error", "off")
+CHOICES = ("backend", "seed", "strict", "leaks")
+PREFIX = "PYTEST_RESILIENCE_"
+INI = "the ini option"
+READERS = {  # option: the backends that read it; "auto" looks for its images in Docker before it takes embedded
+    "postgres_image": ("docker",),
+    "redis_image": ("docker",),
+    "toxiproxy_image": ("docker",),
+    "toxiproxy": ("external",),
+    "toxiproxy_ports": ("external",),
+    "postgres_upstream": ("external",),
+    "redis_upstream": ("external",),
+}
+VARIABLES = ("postgres_bin", "redis_bin")  # of the environment only
 TEXTS = {  # option: what it is given as, and what it is for
     "postgres_image": ("IMAGE", f"what the docker backend runs as Postgres (default: {POSTGRES_IMAGE})"),
     "redis_image": ("IMAGE", f"what it runs as Redis (default: {REDIS_IMAGE})"),
@@ -34,6 +47,9 @@ class Options(NamedTuple):
 
     Args:
         backend: "auto", "embedded", "docker", "external" or the name of a third party's.
+        asked_by: where the backend was named, such as "--resilience-backend"; None where it was not.
+        named_for_this_run: whether that was the command line or the environment, and not the project's configuration.
+        is_configured: whether any option was given, in any way.
         seed: the number that all random choices of the run follow from; drawn when nobody gave one.
         strict: whether a vacuous test is an error.
         leaks: what is done about what a test left behind: "report", "error" or "off".
@@ -42,6 +58,9 @@ class Options(NamedTuple):
     """
 
     backend: str
+    asked_by: str | None
+    named_for_this_run: bool
+    is_configured: bool
     seed: int
     strict: bool
     leaks: str
@@ -57,6 +76,19 @@ class Options(NamedTuple):
         from .backends.choice import choose
 
         return choose(self.backend, self.settings, self.others)
+
+    def refuse_missing(self) -> None:
+        """See whether the backend that was named can be had here.
+
+        Raises:
+            pytest.UsageError: it can't; says why, and what to install or to say.
+        """
+        if self.asked_by is None or self.backend == "auto":
+            return
+        from .backends.choice import missing
+
+        if why := missing(self.backend, self.settings, self.others):
+            raise pytest.UsageError(f"{self.asked_by}={self.backend}: {why}")
 
 
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
@@ -112,14 +144,21 @@ def keep(config: pytest.Config) -> Options:
         pytest.UsageError: a value is not allowed; names where it came from and what is.
     """
     others = _others(config)
+    _warn_of_unknown_variables(config)
+    asked = _given(config, "backend", os.environ)
     config.stash[OPTIONS] = given = Options(
         backend=_backend(config, others),
+        asked_by=asked[1] if asked is not None else None,
+        named_for_this_run=asked is not None and not asked[1].startswith(INI),
+        is_configured=any(_given(config, name, os.environ) is not None for name in (*TEXTS, *CHOICES)),
         seed=_seed(config),
         strict=_strict(config),
         leaks=_leaks(config),
         settings=_settings(config),
         others=others,
     )
+    if given.backend != "auto" and not hasattr(config, "workerinput"):
+        _warn_of_ignored(config, given.backend)
     return given
 
 
@@ -129,10 +168,33 @@ def read(config: pytest.Config) -> Options:
 
 
 def choice(config: pytest.Config) -> Choice:
-    """The backend of this run, chosen when somebody first asks: the header, or the first test that needs one."""
+    """The backend of this run, chosen when it is first asked for: by the header, or by the first test that needs one."""
     if CHOICE not in config.stash:
-        config.stash[CHOICE] = read(config).choose()
+        given = read(config)
+        config.stash[CHOICE] = chosen = given.choose()
+        if given.backend == "auto" and getattr(config, "workerinput", {}).get("workerid", "gw0") == "gw0":
+            _warn_of_ignored(config, chosen.name)
     return config.stash[CHOICE]
+
+
+def describe(config: pytest.Config) -> str:
+    """Return the line that says what a run uses: its backend and why, the versions, the seed."""
+    return f"resilience: {choice(config).describe()}, seed {read(config).seed}"
+
+
+def _warn_of_ignored(config: pytest.Config, backend: str) -> None:
+    """Warn of each option that was given and that the backend does not read."""
+    for name, readers in READERS.items():
+        found = _given(config, name, os.environ)
+        if found is not None and backend in BUILT_IN and backend not in readers:
+            _warn(config, f"{found[1]} is ignored: the backend is {backend}, and {' and '.join(readers)} reads it")
+
+
+def _warn(config: pytest.Config, text: str) -> None:
+    try:
+        config.issue_config_time_warning(pytest.PytestConfigWarning(f"pytest-resilience: {text}"), stacklevel=2)
+    except pytest.PytestConfigWarning as warning:  # where warnings are errors
+        raise pytest.UsageError(str(warning)) from None
 
 
 def _given(config: pytest.Config, name: str, environ: Mapping[str, str]) -> tuple[Any, str] | None:
@@ -140,11 +202,25 @@ def _given(config: pytest.Config, name: str, environ: Mapping[str, str]) -> tupl
     value = config.getoption(f"resilience_{name}")
     if value is not None:
         return value, f"--resilience-{name.replace('_', '-')}"
-    variable = f"PYTEST_RESILIENCE_{name.upper()}"
+    variable = f"{PREFIX}{name.upper()}"
     if environ.get(variable):
         return environ[variable], f"the environment's {variable}"
     value = config.getini(f"resilience_{name}")
-    return None if value in (None, "") else (value, f"the ini option resilience_{name}")
+    return None if value in (None, "") else (value, f"{INI} resilience_{name}")
+
+
+def _warn_of_unknown_variables(config: pytest.Config) -> None:
+    """A variable that is one letter off would be ignored without a word."""
+    if hasattr(config, "workerinput"):
+        return  # the controller has said so
+    known = [name.upper() for name in (*TEXTS, *CHOICES, *VARIABLES)]
+    given = [name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)]
+    for name in given:
+        if name not in known:
+            from .wording import asked, near
+
+            if hint := asked(f"{PREFIX}{each}" for each in near(name, known)):
+                _warn(config, f"the environment's {PREFIX}{name} is not read{hint}")
 
 
 def _others(config: pytest.Config) -> dict[str, Factory]:
@@ -163,9 +239,14 @@ def _backend(config: pytest.Config, others: Mapping[str, Factory]) -> str:
     if given is None:
         return "auto"
     value, where = given
-    known = ("auto", *BUILT_IN, *others)
+    return _one_of(value, ("auto", *BUILT_IN, *others), where)
+
+
+def _one_of(value: Any, known: tuple[str, ...], where: str) -> str:
     if value not in known:
-        raise pytest.UsageError(f"{where} must be one of {', '.join(known)}, got {value!r}")
+        from .wording import did_you_mean
+
+        raise pytest.UsageError(f"{where} must be one of {', '.join(known)}, got {value!r}{did_you_mean(value, known)}")
     return str(value)
 
 
@@ -193,9 +274,7 @@ def _leaks(config: pytest.Config) -> str:
     if given is None:
         return LEAKS[0]
     value, where = given
-    if value not in LEAKS:
-        raise pytest.UsageError(f"{where} must be one of {', '.join(LEAKS)}, got {value!r}")
-    return str(value)
+    return _one_of(value, LEAKS, where)
 
 
 def _strict(config: pytest.Config) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
 from .kept_modules import FINDER
 from .report.attempts import ATTEMPT, CANNOT, FAILED_ATTEMPTS, LEAK, OF_AN_ATTEMPT, OUTCOME, STRIKE, Run
-from .stash import ATTEMPTS, EXPERIMENT, FAILED, PASSED, WATCH
+from .stash import ATTEMPTS, DESCRIBED, EXPERIMENT, FAILED, PASSED, WATCH, WORKERS
 
 if TYPE_CHECKING:
     from .experiment import Resilience
 
 VACUOUS = (OUTCOME, "vacuous")
+FIXTURES = {"resilience", "resilience_stack"}
+DESCRIPTION = "resilience"  # in a worker's output
 LOG_LINES = 60  # of the service's log, below a failure
 
 
@@ -39,13 +41,11 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     FINDER.restore()
     given = options.keep(config)
-    if given.backend == "external":
-        from .errors import BackendUnavailable
-
-        try:
-            given.choose()
-        except BackendUnavailable as error:
-            raise pytest.UsageError(f"--resilience-backend=external: {error}") from None
+    if hasattr(config, "workerinput"):
+        return  # the controller has looked, before it started the workers
+    # What the configuration of a project names need not be here for tests that don't use it. (Which do is not known under xdist.)
+    if given.named_for_this_run or given.backend == "external" or getattr(config.option, "numprocesses", None):
+        given.refuse_missing()
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -66,10 +66,47 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     return 0
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    """Backend and why, versions, seed."""
-    given = options.read(config)
-    return f"resilience: {options.choice(config).describe()}, seed {given.seed}"
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say what the run uses, if it was configured to use something; other people's runs have no line of ours."""
+    if not options.read(config).is_configured:
+        return None
+    config.stash[DESCRIBED] = True
+    return options.describe(config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """End the run before the first test when the backend that the configuration names is not here, and a test needs it."""
+    given = options.read(session.config)
+    if not given.named_for_this_run and not hasattr(session.config, "workerinput") and _uses_us(session.items):
+        given.refuse_missing()
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> str | list[str]:
+    """Say what the run uses, if the header has not and a test uses it."""
+    if DESCRIBED in config.stash or config.get_verbosity() < 0 or not _uses_us(items):
+        return []
+    config.stash[DESCRIBED] = True
+    return options.describe(config)
+
+
+def _uses_us(items: Sequence[pytest.Item]) -> bool:
+    return any(FIXTURES & set(getattr(item, "fixturenames", ())) for item in items)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell xdist's controller what this worker has used."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and options.CHOICE in session.config.stash:
+        output[DESCRIPTION] = options.describe(session.config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Keep what a worker of xdist has used, for the end of the run."""
+    if said := getattr(node, "workeroutput", {}).get(DESCRIPTION):
+        node.config.stash[WORKERS] = said
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -79,15 +116,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test with a fault marker has the fixture too, typed or not; a leaks marker says what may stay."""
-    for marker in item.iter_markers("leaks"):
-        from .errors import SetupError
-        from .leaks.compare import check_patterns
-
-        try:
-            check_patterns(marker.args, marker.kwargs)
-        except SetupError as error:
-            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+    """A test with a fault marker has the fixture too, typed or not."""
     names = getattr(item, "fixturenames", None)
     if names is not None and "resilience" not in names and item.get_closest_marker("fault") is not None:
         names.append("resilience")
@@ -104,6 +133,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         setattr(item, "teardown", functools.partial(_tear_down, item))  # noqa: B010  # no assignment to a method, says mypy
     with _settling_on_errors(item), _skipping(item):
         yield
+        for marker in item.iter_markers("leaks"):
+            from .leaks.compare import check_patterns
+
+            check_patterns(marker.args, marker.kwargs)
         experiment = item.stash.get(EXPERIMENT, None)
         if experiment is not None:
             if options.read(item.config).leaks != "off":  # before any strike: a marker may stop the servers
@@ -226,6 +259,11 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show below a failure what struck and what the service wrote."""
+    if call.excinfo is not None and not item.config.getoption("fulltrace"):
+        from .report.frames import shorten
+
+        if shorten(call.excinfo.value, str(item.path), (item.location[1] or 0) + 1, item.name):
+            call.excinfo = pytest.ExceptionInfo.from_exception(call.excinfo.value)
     report = yield
     if report.skipped and (told := [text for name, text in item.user_properties if name == CANNOT]):
         path, line, _ = item.location
@@ -303,12 +341,18 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what struck in this run, which tests are vacuous or flaky, and what was left behind."""
+    config = terminalreporter.config
     run = Run(terminalreporter.stats)
     strikes, cannot, leaks = run.strikes(), run.cannot(), run.leaks()
-    if strikes or cannot or leaks:
+    said = config.stash.get(WORKERS, None) or (options.describe(config) if options.CHOICE in config.stash else None)
+    if DESCRIBED in config.stash:
+        said = None
+    if strikes or cannot or leaks or said:
         from .report.terminal import flaky_lines, leak_lines, summary, vacuous_lines, what_cannot
 
         terminalreporter.section("resilience")
+        if said:
+            terminalreporter.write_line(said)
         tests = (*vacuous_lines(run.vacuous()), *flaky_lines(run.flaky()))
         for line in (*summary(strikes), *tests, *what_cannot(cannot), *leak_lines(leaks)):
             terminalreporter.write_line(line)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, overload
 from .clock import SYSTEM, Clock
 from .errors import NeverHappened, SetupError
 from .history import current
+from .wording import counted
 
 Answer = TypeVar("Answer")
 
@@ -122,7 +123,7 @@ class _Asking:
         plural = "once" if self.asked == 1 else f"{self.asked} times"
         lines.append(f"  asked {plural} in {now - self.started:.2f} s, every {self.every:g} s")
         if self.steady > 1 and self.best:
-            lines.append(f"  at best {self.best} good answers in a row; {self.steady} are needed")
+            lines.append(f"  at best {counted(self.best, 'good answers')} in a row; {self.steady} are needed")
         if self.error is not None:
             lines.append(f"  last answer: raised {type(self.error).__name__}: {_short(str(self.error))}")
         elif self.asked:
@@ -192,7 +193,7 @@ def _name(question: Callable[[], Any]) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({counted(len(text), 'characters')})"
 
 
 def _when(event: Any, start: float) -> str:

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 from .clock import SYSTEM, Clock
 from .errors import BackendDied, ResilienceError, ServerNotReady
 from .redaction import Private
+from .wording import listed
 
 if TYPE_CHECKING:
     import psutil
@@ -120,7 +121,7 @@ class Child:
             ResilienceError: one of them did not stop.
         """
         if unstopped := self._keeper.ask("pause", self._number):
-            raise ResilienceError(f"{self.name}: processes {unstopped} did not stop")
+            raise ResilienceError(f"{self.name}: {listed('processes', unstopped)} did not stop")
 
     def resume(self) -> None:
         """Let its whole tree go on."""
@@ -133,7 +134,7 @@ class Child:
             ResilienceError: one of them is still there.
         """
         if left := self._keeper.ask("kill", self._number):
-            raise ResilienceError(f"{self.name}: processes {left} are still there after SIGKILL")
+            raise ResilienceError(f"{self.name}: not gone after SIGKILL: {listed('processes', left)}")
 
     def terminate(self, within: float, *, how: int = signals.SIGTERM, clock: Clock = SYSTEM) -> int:
         """SIGTERM, then SIGKILL when it takes too long, and to whatever it leaves behind.

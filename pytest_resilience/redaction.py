@@ -12,6 +12,8 @@ import re
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
+from .wording import counted
+
 HIDDEN = "***"
 # Characters; a shorter password may be a word of its own ("postgres"), and is replaced where it must be a password.
 UNMISTAKABLE = 12
@@ -25,7 +27,7 @@ class Private(dict[str, Any]):
     """A dictionary whose values no traceback shows."""
 
     def __repr__(self) -> str:
-        return f"<{len(self)} values, not shown>"
+        return f"<{counted(len(self), 'values')}, not shown>"
 
 
 def new_password() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .backends.backend import Address, Backend, Server
 from .backends.postgres_admin import PostgresAdmin
@@ -17,6 +17,7 @@ from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
 from .targets.spec import Service
 from .targets.target import Ledger
+from .wording import no_attribute
 
 if TYPE_CHECKING:
     import toxiproxy
@@ -153,7 +154,8 @@ class Stack:
     def _add(self, kind: Kind, name: str, init: Init | None) -> None:
         if name in self._more and self._more[name][0] == kind:
             return
-        if not re.fullmatch("[a-z][a-z0-9_]{0,30}", name) or name in (*self._doors, "service", "process", "proxy"):
+        taken = (*self._doors, "service", "process", "proxy")
+        if not re.fullmatch("[a-z][a-z0-9_]{0,30}", str(name)) or name in taken:
             raise SetupError(
                 f"{name!r} can't be the name of a server: lower case letters, digits and _, and not one that is taken"
             )
@@ -319,6 +321,12 @@ class Stack:
                 self._control.populate([(door.name, door.listen, upstream)])  # the same port: addresses were handed out
                 door.control = self._control
                 door.forget()
+
+    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+
+        def __getattr__(self, name: str) -> Any:
+            __tracebackhide__ = True
+            raise no_attribute(self, name)
 
     def close(self) -> None:
         """End everything, whatever fails meanwhile; reports the first failure, such as a session strike that could not be healed."""

@@ -15,3 +15,5 @@ PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with an experime
 WATCH: pytest.StashKey[Watch] = pytest.StashKey()  # of an item whose body has begun: what there was then
 ATTEMPTS: pytest.StashKey[int] = pytest.StashKey()  # of an item: how often its setup has begun
 FAILED: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: which of its attempts have failed
+DESCRIBED: pytest.StashKey[bool] = pytest.StashKey()  # of a run: there if its terminal has said what it uses
+WORKERS: pytest.StashKey[str] = pytest.StashKey()  # of xdist's controller: what its workers have used

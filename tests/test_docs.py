@@ -210,6 +210,28 @@ def test_yaml_parses(block):
     assert yaml.safe_load(block.code) is not None, block
 
 
+def uploads(workflow: dict) -> list[dict]:
+    """What each upload of a workflow is told."""
+    steps = [step for job in workflow.get("jobs", {}).values() for step in job.get("steps", ())]
+    return [step["with"] for step in steps if step.get("uses", "").startswith("actions/upload-artifact@")]
+
+
+def test_an_upload_of_what_a_run_leaves_has_all_of_it():
+    """Logs of failed tests and replays are in `.resilience/`, which the action takes for hidden."""
+    texts = {str(block): block.code for block in BLOCKS if block.language == "yaml"}
+    texts |= {path.name: path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+    found = {
+        name: each
+        for name, text in texts.items()
+        for each in uploads(yaml.safe_load(text))
+        if ".resilience" in each["path"]
+    }
+    assert "chaos.yml" in found
+    assert any(name.startswith("docs/ci.md") for name in found)
+    assert [name for name, each in found.items() if ".resilience/" not in each["path"].split()] == []
+    assert [name for name, each in found.items() if each.get("include-hidden-files") is not True] == []
+
+
 def test_no_block_is_ignored():
     """`text` is for what programs print and for drawings: there is nothing in it to run."""
     known = {"python", "sh", "console", "toml", "ini", "yaml", "text"}

@@ -23,7 +23,7 @@ PACKAGE = """
 3  proxy
 2  wire checkers
 1  history
-0  errors clock processes keeper redaction kept_modules
+0  errors clock processes keeper redaction kept_modules wording
 """
 SERVICE = """
 5  __init__

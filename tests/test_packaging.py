@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -137,3 +138,15 @@ def test_it_works_from_a_checkout_that_is_not_installed(bare, pytester):
     said = run_pytest(bare, pytester.path, "-p", "pytest_resilience", PYTHONPATH=str(ROOT))
     assert "1 passed" in said, said
     assert f"LOADED FROM {ROOT}" in said
+
+
+def test_the_readme_of_the_wheel_links_to_nothing_that_is_not_in_it(metadata):
+    """A package index shows the README alone, so that each of its links must lead somewhere from there."""
+    text = metadata.get_payload()
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert links, text
+    assert [link for link in links if not link.startswith(("https://", "#"))] == []
+    repository = f"{metadata['Project-URL'].removeprefix('Repository, ')}/blob/main/"
+    files = {link.removeprefix(repository).partition("#")[0] for link in links if link.startswith(repository)}
+    assert "docs/fixtures.md" in files
+    assert [file for file in files if not (ROOT / file).exists()] == []

@@ -27,6 +27,10 @@ class Kind:
         """Why it can't be had here, in a phrase; None when it can. Asked in every run: it may take milliseconds, no more."""
         return None
 
+    def why_not_asked_for(self, settings: Settings) -> str | None:
+        """Return why it can't be had where it is asked for by name; None when it can. It may then fetch what is missing."""
+        return self.why_not(settings)
+
     def phrase(self, settings: Settings) -> str:
         """What it would run, in a phrase."""
         raise NotImplementedError
@@ -105,6 +109,15 @@ class Docker(Kind):
         except NoEngine as problem:
             return str(problem)
         return f"Docker has no {', '.join(missing)}: {PULL}" if missing else None
+
+    def why_not_asked_for(self, settings: Settings) -> str | None:
+        from .engine import NoEngine, find
+
+        try:
+            find()
+        except NoEngine as problem:
+            return f"no Docker engine: {problem}"
+        return None
 
     def phrase(self, settings: Settings) -> str:
         return f"{settings.postgres_image}, {settings.redis_image}, {settings.toxiproxy_image}"
@@ -190,6 +203,11 @@ def kinds(others: Mapping[str, Factory]) -> dict[str, Kind]:
     """
     ours: dict[str, Kind] = {"embedded": Embedded(), "docker": Docker(), "external": External()}
     return ours | {name: ThirdParty(name, factory) for name, factory in others.items()}
+
+
+def missing(name: str, settings: Settings, others: Mapping[str, Factory]) -> str | None:
+    """Return why the backend of that name can't be had here; None when it can."""
+    return kinds(others)[name].why_not_asked_for(settings)
 
 
 def choose(name: str, settings: Settings, others: Mapping[str, Factory]) -> Choice:

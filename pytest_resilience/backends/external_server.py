@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from urllib.parse import quote
 
 from ..errors import CannotInject, SetupError
+from ..wording import counted
 from .backend import Address, Server
 from .named import Upstream
 
@@ -169,7 +170,7 @@ class Claim:
         if any(each["name"].startswith(ours) and each["name"] != ours + session for each in listed):
             return "another session uses it"
         if keys := client.dbsize():
-            return f"it holds {keys} keys"
+            return f"it holds {counted(keys, 'keys')}"
         info: Any = client.info("server")
         valkey = info.get("valkey_version")
         self.version = f"{valkey} (valkey)" if valkey else str(info.get("redis_version", "?"))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..clock import SYSTEM
 from ..errors import CannotInject, SetupError
+from ..wording import counted
 from .backend import Server
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class ConnectionGrip:
         wanted = free - self._left
         if wanted < 0:
             raise SetupError(
-                f"starve(connections={self._left}): only {free} connections are free, the experiment needs more of them"
+                f"starve(connections={self._left}): {counted(free, 'connections')} free, and the experiment needs more of them"
             )
         # In groups: a server that forks for a hundred clients at once keeps both cores busy for long.
         while len(self._held) < wanted:

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from ..wording import counted
 from .template import TemplateBroken
 
 VERIFIER = re.compile(rb"SCRAM-SHA-256\$\d+:[A-Za-z0-9+/=]{24}\$[A-Za-z0-9+/=]{44}:[A-Za-z0-9+/=]{44}")
@@ -41,7 +42,7 @@ def find(data: Path) -> Place:
     files = sorted(path for path in (data / "global").iterdir() if path.is_file())
     found = [(path, verifier) for path in files for verifier in VERIFIER.findall(path.read_bytes())]
     if len(found) != 1:
-        raise TemplateBroken(f"{data} has {len(found)} verifiers where one was expected")
+        raise TemplateBroken(f"{data} has {counted(len(found), 'verifiers')} where one was expected")
     path, verifier = found[0]
     return Place(str(path.relative_to(data)), verifier.decode())
 

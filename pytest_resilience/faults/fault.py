@@ -11,11 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..errors import CannotInject, HealFailed, SetupError
 from ..history import FaultEvent, current
+from ..wording import counted, no_attribute
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,10 @@ class Receipt:
             return f"touched an unknown number of {self.unit}"
         if self.touched == 0:
             return f"touched no {self.unit}"
-        text = f"touched {self.touched} {self.unit if self.touched != 1 else _singular(self.unit)}"
+        text = f"touched {counted(self.touched, self.unit)}"
         if self.first is not None and self.last is not None:
             text += f", first after {self.first:.3f} s, last after {self.last:.3f} s"
         return text
-
-
-def _singular(unit: str) -> str:
-    return "process" if unit == "processes" else unit.removesuffix("s")
 
 
 class Strike:
@@ -126,6 +123,12 @@ class Strike:
             raise HealFailed(
                 f"{self.label} was healed, but its receipt is lost: {type(lost).__name__}: {lost}"
             ) from lost
+
+    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+
+        def __getattr__(self, name: str) -> Any:
+            __tracebackhide__ = True
+            raise no_attribute(self, name)
 
     def __enter__(self) -> Strike:
         return self

@@ -41,7 +41,7 @@ class MemoryPressure(Fault):
 
     name: ClassVar[str] = "memory_pressure"
     targets: ClassVar[tuple[str, ...]] = ("service",)
-    headroom_mb: float = 0.0
+    headroom_mb: float
 
     def __post_init__(self) -> None:
         at_least("headroom_mb", self.headroom_mb, 0, "MiB")
@@ -69,7 +69,7 @@ class MemoryLimit(Fault):
 
     name: ClassVar[str] = "memory_limit"
     targets: ClassVar[tuple[str, ...]] = ("service",)
-    headroom_mb: float = 1.0
+    headroom_mb: float
 
     def __post_init__(self) -> None:
         at_least("headroom_mb", self.headroom_mb, 1, "MiB")

@@ -105,7 +105,7 @@ class Latency(NetworkFault):
     """
 
     name: ClassVar[str] = "latency"
-    seconds: float = 0.0
+    seconds: float
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
@@ -128,7 +128,7 @@ class Bandwidth(NetworkFault):
     """
 
     name: ClassVar[str] = "bandwidth"
-    bytes_per_s: float = 0
+    bytes_per_s: float
 
     def __post_init__(self) -> None:
         at_least("bytes_per_s", self.bytes_per_s, 1000, "bytes per second (use blackhole() to let nothing pass)")
@@ -146,7 +146,7 @@ class SlowClose(NetworkFault):
     """
 
     name: ClassVar[str] = "slow_close"
-    seconds: float = 0.0
+    seconds: float
 
     def __post_init__(self) -> None:
         at_least("seconds", self.seconds, 0.001, "s")
@@ -198,7 +198,7 @@ class LimitData(NetworkFault):
     """
 
     name: ClassVar[str] = "limit_data"
-    bytes: int = 0
+    bytes: int
 
     def __post_init__(self) -> None:
         at_least("bytes", self.bytes, 0, "bytes")
@@ -233,7 +233,7 @@ class SlowAccept(NetworkFault):
     """
 
     name: ClassVar[str] = "slow_accept"
-    seconds: float = 0.0
+    seconds: float
 
     def __post_init__(self) -> None:
         at_least("seconds", self.seconds, 0.001, "s")

@@ -129,7 +129,7 @@ class SlowQueries(Fault):
 
     name: ClassVar[str] = "slow_queries"
     targets: ClassVar[tuple[str, ...]] = ("postgres",)
-    seconds: float = 0.0
+    seconds: float
     tables: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from ..errors import SetupError
+from ..wording import did_you_mean
 
 KINDS = ("postgres", "lock", "redis", "subscription", "socket", "fd", "thread", "task")
 UNNAMED = "unnamed"  # a session that did not say what it is
@@ -84,7 +85,9 @@ def check_patterns(arguments: Sequence[object], settings: Iterable[str] = ()) ->
     if not arguments:
         raise SetupError(f"the marker leaks needs the name of what the test may leave behind, such as {example}")
     for argument in arguments:
-        if not isinstance(argument, str) or argument.partition(":")[0] not in KINDS or not argument.partition(":")[2]:
+        kind, _, name = argument.partition(":") if isinstance(argument, str) else ("", "", "")
+        if kind not in KINDS or not name:
+            hint = did_you_mean(kind, KINDS) if kind not in KINDS else ""
             raise SetupError(
-                f"the marker leaks takes names such as {example}, of these kinds: {', '.join(KINDS)}; got {argument!r}"
+                f"the marker leaks takes names such as {example}, of these kinds: {', '.join(KINDS)}; got {argument!r}{hint}"
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..faults.fault import Receipt, Strike
+from ..wording import counted
 
 
 @dataclass
@@ -44,7 +45,7 @@ def strike_lines(strikes: Sequence[Strike]) -> list[str]:
 def tail(text: str, lines: int) -> str:
     """The last lines of a log."""
     every = text.rstrip().splitlines()
-    left_out = [f"({len(every) - lines} lines before)"] if len(every) > lines else []
+    left_out = [f"({counted(len(every) - lines, 'lines')} before)"] if len(every) > lines else []
     return "\n".join(left_out + every[-lines:])
 
 
@@ -80,7 +81,7 @@ def vacuous_lines(vacuous: Iterable[tuple[str, str]]) -> list[str]:
 def flaky_lines(flaky: Iterable[tuple[str, int, int]]) -> list[str]:
     """Return a line for each test that passed after a failure, given as (node id, attempt, failed attempts before it)."""
     return [
-        f"FLAKY {nodeid}: passed at attempt {attempt}, after {failed} attempt{'s' if failed != 1 else ''} that failed"
+        f"FLAKY {nodeid}: passed at attempt {attempt}, after {counted(failed, 'attempts')} that failed"
         for nodeid, attempt, failed in flaky
     ]
 
@@ -96,10 +97,10 @@ def leak_lines(leaks: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _line(label: str, tally: Tally) -> str:
-    parts = [f"{tally.strikes} strike{'s' if tally.strikes != 1 else ''}"]
+    parts = [counted(tally.strikes, "strikes")]
     missed = tally.strikes - tally.hit - tally.unknown
     if tally.hit:
-        parts.append(f"{tally.hit if tally.hit < tally.strikes else 'all'} hit ({tally.touched} {tally.unit})")
+        parts.append(f"{tally.hit if tally.hit < tally.strikes else 'all'} hit ({counted(tally.touched, tally.unit)})")
     if tally.unknown:
         parts.append(f"{tally.unknown} not known")
     if missed:

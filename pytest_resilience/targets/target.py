@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import HealFailed
 from ..faults.caller import Answer, Moment, cancel
@@ -25,6 +25,7 @@ from ..faults.network import (
 from ..faults.process import Body, Kill, Pause, Restart
 from ..faults.scarcity import ExhaustDescriptors, StarveCpu
 from ..proxy.client import Door
+from ..wording import no_attribute
 from .means import Means
 
 
@@ -72,6 +73,12 @@ class Target:
         """Remember a strike; returns it."""
         self._ledger.strikes.append(strike)
         return strike
+
+    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+
+        def __getattr__(self, name: str) -> Any:
+            __tracebackhide__ = True
+            raise no_attribute(self, name)
 
 
 class NetworkFaults(Target):

@@ -252,5 +252,70 @@ def test_docker_that_was_asked_for_and_is_not_there_is_told(
 ) -> None:
     project.makepyfile("def test_it(resilience): pass", test_other="def test_other(): pass")
     result = project.runpytest_subprocess("--resilience-backend=docker")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --resilience-backend=docker: no Docker engine: there is no *"])
+    assert "passed" not in result.stdout.str()
+    assert not any(word in result.stdout.str() + result.stderr.str() for word in ("Traceback", "INTERNALERROR", ".py:"))
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["one process", "xdist"])
+def test_a_configured_backend_that_is_missing_is_one_usage_error_where_a_test_needs_it(
+    project: pytest.Pytester, engine: Callable[..., FakeEngine], monkeypatch: pytest.MonkeyPatch, workers: list[str]
+) -> None:
+    monkeypatch.delenv("PYTEST_RESILIENCE_BACKEND")
+    project.makeini("[pytest]\naddopts = -p pytest_resilience\nresilience_backend = docker\n")
+    project.makepyfile("def test_it(resilience): pass", test_other="def test_other(): pass")
+    result = project.runpytest_subprocess(*workers)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: the ini option resilience_backend=docker: no Docker engine: there is no *"])
+    assert not any(
+        word in result.stdout.str() + result.stderr.str() for word in ("Traceback", "INTERNALERROR", "passed")
+    )
+    if not workers:
+        project.runpytest_subprocess("-k", "test_other").assert_outcomes(passed=1, deselected=1)
+
+
+def test_a_run_on_auto_without_any_backend_fails_the_tests_that_need_one_in_a_line(
+    project: pytest.Pytester, engine: Callable[..., FakeEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A contributor who has neither Docker nor the extra can still run everything else."""
+    monkeypatch.setenv("PYTEST_RESILIENCE_POSTGRES_BIN", "/nonexistent")
+    project.makepyfile("def test_it(resilience): pass", test_other="def test_other(): pass")
+    result = project.runpytest_subprocess()
     result.assert_outcomes(errors=1, passed=1)
-    result.stdout.fnmatch_lines(["E *BackendUnavailable: no Docker engine: there is no *"])
+    result.stdout.fnmatch_lines(["E *BackendUnavailable: PYTEST_RESILIENCE_POSTGRES_BIN says '/nonexistent'*"])
+    result.stdout.no_fnmatch_line("*pytest_resilience/*")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--resilience-backend=embedded", "--resilience-postgres-image=pg:1", "--resilience-redis-image=r:1"],
+            [
+                "*--resilience-postgres-image is ignored: the backend is embedded, and docker reads it*",
+                "*--resilience-redis-image is ignored: the backend is embedded, and docker reads it*",
+            ],
+        ),
+        (
+            ["--resilience-backend=auto", "--resilience-redis-upstream=h:1"],
+            ["*--resilience-redis-upstream is ignored: the backend is embedded, and external reads it*"],
+        ),
+    ],
+)
+def test_an_option_that_the_backend_ignores_is_warned_of_once(
+    project: pytest.Pytester, engine: Callable[..., FakeEngine], arguments: list[str], told: list[str]
+) -> None:
+    project.makepyfile("def test_it(resilience): pass\ndef test_again(resilience): pass")
+    result = project.runpytest_subprocess(*arguments)
+    result.assert_outcomes(passed=2, warnings=len(told))
+    result.stdout.fnmatch_lines(told)
+
+
+def test_an_option_that_the_backend_ignores_is_a_usage_error_where_warnings_are_errors(
+    project: pytest.Pytester,
+) -> None:
+    project.makepyfile("def test_it(): pass")
+    result = project.runpytest_subprocess("--resilience-redis-image=r:1", "-W", "error")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *--resilience-redis-image is ignored: *"])

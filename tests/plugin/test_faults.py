@@ -97,7 +97,7 @@ def test_every_network_and_process_fault_is_felt_and_heals(project: pytest.Pytes
     )
     result = project.runpytest_subprocess()
     result.assert_outcomes(passed=24, failed=1)
-    result.stdout.fnmatch_lines(["redis.kill: 1 strike, all hit (1 processes)", "redis.refuse: 5 strikes, *"])
+    result.stdout.fnmatch_lines(["redis.kill: 1 strike, all hit (1 process)", "redis.refuse: 5 strikes, *"])
     result.stdout.fnmatch_lines(["*as planned*"])
 
 

@@ -39,7 +39,11 @@ def test_the_header_names_backend_reason_versions_and_seed(project: pytest.Pytes
     [
         (
             ["--resilience-backend=dokcer"],
-            "--resilience-backend must be one of auto, embedded, docker, external, got 'dokcer'",
+            "--resilience-backend must be one of auto, embedded, docker, external, got 'dokcer'; did you mean 'docker'?",
+        ),
+        (
+            ["--resilience-leaks=eror"],
+            "--resilience-leaks must be one of report, error, off, got 'eror'; did you mean 'error'?",
         ),
         (["--resilience-seed=soon"], "--resilience-seed must be an integer, got 'soon'"),
     ],
@@ -50,7 +54,7 @@ def test_a_wrong_value_is_a_usage_error_that_names_the_allowed_ones(
     project.makepyfile("def test_it(): pass")
     result = project.runpytest_subprocess(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {told.replace('[', '[[]')}*"])
+    result.stderr.fnmatch_lines(["ERROR: " + told.replace("[", "[[]").replace("?", "[?]") + "*"])
 
 
 def test_a_wrong_value_of_the_environment_or_ini_says_where_it_came_from(
@@ -77,34 +81,146 @@ def test_without_binaries_the_error_says_what_to_install_in_one_line(
     monkeypatch.setenv("PYTEST_RESILIENCE_POSTGRES_BIN", "/nonexistent")
     project.makepyfile("def test_it(resilience): pass", test_other="def test_other(): pass")
     result = project.runpytest_subprocess()
-    result.assert_outcomes(errors=1, passed=1)
-    result.stdout.fnmatch_lines(["E *BackendUnavailable: PYTEST_RESILIENCE_POSTGRES_BIN says '/nonexistent'*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        [
+            "ERROR: the environment's PYTEST_RESILIENCE_BACKEND=embedded: PYTEST_RESILIENCE_POSTGRES_BIN says '/nonexistent'*"
+        ]
+    )
+    assert len(result.errlines) < 4
 
 
-@pytest.mark.parametrize(
-    ("marker", "told"),
-    [
-        ('"redis.refuze"', "UnknownFault: no fault named 'redis.refuze'; there are: *redis.refuse*"),
-        ('"redis.starve"', "UnknownFault: no fault named 'redis.starve'; there are: *postgres.starve*"),
-        ('"redis.latency", secs=1', "SetupError: fault('redis.latency'): *'secs'; it takes seconds=0.0, jitter=0.0"),
-        ('"redis.latency", seconds=-1', "SetupError: seconds must be at least 0.001*got -1"),
-        ('"service.kill"', "NoService: *no resilience_service fixture*"),
-        ("", "SetupError: *fault(*) needs the name*"),
-    ],
-)
-def test_a_wrong_marker_is_an_error_of_its_test_alone(project: pytest.Pytester, marker: str, told: str) -> None:
+WRONG_MARKERS = [
+    (
+        '"redis.refuze"',
+        "UnknownFault: no fault named 'redis.refuze'; did you mean 'redis.refuse'*; there are: *redis.refuse*",
+    ),
+    (
+        '"redis.starve"',
+        "UnknownFault: no fault named 'redis.starve'; did you mean 'postgres.starve'?; there are: *",
+    ),
+    ('"postgers.refuse"', "UnknownFault: *; did you mean 'postgres.refuse'*"),
+    ('"Redis.Refuse"', "UnknownFault: *; did you mean 'redis.refuse'*"),
+    ('"refuse"', "UnknownFault: *; did you mean 'postgres.refuse' or 'redis.refuse'*"),
+    ('"redis"', "UnknownFault: *'redis', which is a target: say which of its faults, such as 'redis.*"),
+    (
+        '"redis.latency"',
+        "SetupError: fault('redis.latency'): missing a required argument: 'seconds'; it takes seconds, jitter=0.0",
+    ),
+    ('"redis.bandwidth"', "SetupError: *missing a required argument: 'bytes_per_s'*"),
+    ('"redis.slow_close"', "SetupError: *missing a required argument: 'seconds'*"),
+    ('"redis.slow_accept"', "SetupError: *missing a required argument: 'seconds'*"),
+    ('"redis.limit_data"', "SetupError: *missing a required argument: 'bytes'*"),
+    ('"postgres.slow_queries"', "SetupError: *missing a required argument: 'seconds'*"),
+    (
+        '"redis.latency", second=1',
+        "SetupError: fault('redis.latency'): *did you mean 'seconds'?; it takes seconds, jitter=0.0",
+    ),
+    (
+        '"redis.latency", seconds=-1',
+        "SetupError: seconds must be at least 0.001*got -1; in fault('redis.latency', seconds=-1)",
+    ),
+    ('"redis.latency", seconds="soon"', "SetupError: seconds must be at least 0.001*got 'soon'; in fault(*"),
+    ('"redis.refuse", 3', "SetupError: fault('redis.refuse'): too many positional arguments; it takes no settings"),
+    ("5", "SetupError: fault(*) needs the name of a fault, such as *; got 5"),
+    ('"service.kill"', "NoService: *no resilience_service fixture*"),
+    ("", "SetupError: *fault(*) needs the name*"),
+]
+
+
+def test_a_wrong_marker_is_an_error_of_its_test_alone(project: pytest.Pytester) -> None:
+    tests = [
+        f"@pytest.mark.fault({marker})\ndef test_{number}():\n    assert False, 'it must not run'\n"
+        for number, (marker, _) in enumerate(WRONG_MARKERS)
+    ]
+    project.makepyfile("\n".join(["import pytest", *tests, "def test_other(): pass"]))
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=len(WRONG_MARKERS), passed=1)
+    for marker, told in WRONG_MARKERS:
+        result.stdout.fnmatch_lines([f">   @pytest.mark.fault({marker})".replace("[", "[[]"), f"E *{told}*"])
+    result.stdout.no_fnmatch_line("*pytest_resilience/*")
+
+
+def test_a_wrong_marker_ends_neither_the_session_nor_the_collection(project: pytest.Pytester) -> None:
+    markers = [
+        ("leaks()", "SetupError: the marker leaks needs the name of what the test may leave behind, such as *"),
+        ("leaks", "SetupError: the marker leaks needs the name of what the test may leave behind, such as *"),
+        ('leaks("thraed:x")', "SetupError: the marker leaks takes names *; got 'thraed:x'; did you mean 'thread'?"),
+        ("fault", "SetupError: fault(*) needs the name of a fault*"),
+    ]
+    texts = [
+        "@pytest.mark.{}\ndef test_it(): assert False, 'it must not run'",
+        "@pytest.mark.{}\nclass TestIt:\n    def test_it(self): assert False, 'it must not run'",
+        "pytestmark = [pytest.mark.{}]\ndef test_it(): assert False, 'it must not run'",
+        "@pytest.mark.parametrize('x', [pytest.param(1, marks=pytest.mark.{})])\ndef test_it(x): assert False",
+    ]
+    project.makepyfile(test_other="def test_other(): pass")
+    for each, (marker, _) in enumerate(markers):
+        for which, text in enumerate(texts):
+            project.makepyfile(**{f"test_{each}{which}": f"import pytest\n{text.format(marker)}"})
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=len(markers) * len(texts), passed=1)
+    result.stdout.fnmatch_lines([f"E *{told}*" for _, told in markers for _ in texts])
+    result.stdout.no_fnmatch_line("*pytest_resilience/*")
+
+
+def test_a_wrong_marker_of_a_test_that_is_skipped_anyway_is_no_error(project: pytest.Pytester) -> None:
+    project.makepyfile("import pytest\n@pytest.mark.skip\n@pytest.mark.leaks()\ndef test_it(): pass")
+    project.runpytest_subprocess().assert_outcomes(skipped=1)
+
+
+def test_a_wrong_attribute_suggests_the_right_one(project: pytest.Pytester) -> None:
+    wrong = {
+        "resilience.redis.refus()": "refuse",
+        "resilience.postgers": "postgres",
+        "resilience.redis.refuse().recept": "receipt",
+        "resilience.redis.proxi": "proxy",
+        "resilience_stack.toxyproxy": "toxiproxy",
+        "pytest_resilience.eventualy": "eventually",
+        "pytest_resilience.factories.postgress": "postgres",
+    }
+    tests = [f"def test_{number}(resilience, resilience_stack):\n    {text}\n" for number, text in enumerate(wrong)]
+    project.makepyfile("\n".join(["import pytest_resilience, pytest_resilience.factories", *tests]))
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(failed=len(wrong))
+    for text, meant in wrong.items():
+        result.stdout.fnmatch_lines(
+            [f">  *{text}", f"E  *AttributeError: *has no attribute *; did you mean '{meant}'[?]"]
+        )
+    result.stdout.no_fnmatch_line("*raise no_attribute*")
+
+
+def test_the_name_of_a_server_from_a_factory_is_suggested_too(project: pytest.Pytester) -> None:
     project.makepyfile(
-        f"""
+        """
         import pytest
+        from pytest_resilience import factories
 
-        @pytest.mark.fault({marker})
-        def test_it():
-            assert False, "it must not run"
+        replica = factories.redis("replica")
 
-        def test_other():
-            pass
+        @pytest.mark.fault("replcia.refuse")
+        def test_it(replica): pass
+
+        @pytest.mark.parametrize("name", [5, None, "Replica"])
+        def test_names(resilience, name):
+            resilience.more_redis(name)
         """
     )
     result = project.runpytest_subprocess()
-    result.assert_outcomes(errors=1, passed=1)
-    result.stdout.fnmatch_lines([f"E *{told}*"])
+    result.assert_outcomes(errors=1, failed=3)
+    result.stdout.fnmatch_lines(
+        ["E *did you mean 'replica.refuse'*", "E *SetupError: 5 can't be the name of a server*"]
+    )
+
+
+def test_a_variable_that_is_one_letter_off_is_warned_of(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.makepyfile("def test_it(): pass")
+    monkeypatch.setenv("PYTEST_RESILIENCE_STRICTT", "true")
+    monkeypatch.setenv("PYTEST_RESILIENCE_CHILD", "of a session's process")
+    result = project.runpytest_subprocess()
+    result.stdout.fnmatch_lines(
+        ["*the environment's PYTEST_RESILIENCE_STRICTT is not read; did you mean 'PYTEST_RESILIENCE_STRICT'[?]*"]
+    )
+    result.stdout.no_fnmatch_line("*CHILD*")

@@ -52,7 +52,7 @@ def test_a_test_whose_fault_touched_nothing_is_vacuous(project: pytest.Pytester)
             "*= resilience =*",
             "redis.blackhole: 1 strike, 1 touched nothing",
             "redis.latency: 1 strike, 1 touched nothing",
-            "redis.refuse: 1 strike, all hit (1 connections)",
+            "redis.refuse: 1 strike, all hit (1 connection)",
             "redis.reset: 1 strike, 1 touched nothing",
             "VACUOUS *::test_missed: redis.latency(seconds=0.01) touched no bytes",
             "*1 passed, 3 vacuous*",

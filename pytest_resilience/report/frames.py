@@ -1,0 +1,101 @@
+"""Tracebacks of the errors that are explained by their message and the user's own lines: without the frames of this package.
+
+Frames of libraries go too where this package called them (httpx alone has thirty). An error without any frame of the user's, as in
+the set-up of a test, points at the test. `pytest --full-trace` shows everything.
+"""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+PACKAGE = str(Path(__file__).resolve().parent.parent)
+LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+ROOTS = ("pytest_resilience", "httpx")  # packages whose errors are meant
+
+
+def shorten(error: BaseException, path: str, line: int, name: str) -> bool:
+    """Take the frames of this package, and of what it called, out of an error's traceback and its causes'.
+
+    Args:
+        error: changed in place.
+        path: the file of the test.
+        line: where the test begins in it, from 1 on.
+        name: what the test is called.
+
+    Returns:
+        True if the error is one of those that are explained without these frames.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return bool([each for each in error.exceptions if shorten(each, path, line, name)])
+    frames = _frames(error)
+    if type(error).__module__.partition(".")[0] not in ROOTS or not any(map(_is_ours, frames)):
+        return False
+    _shorten(error, _at(path, line, name))
+    return True
+
+
+def _shorten(error: BaseException, otherwise: TracebackType) -> None:
+    kept = list(_users(_frames(error)))
+    error.__traceback__ = _chained(kept) if any(map(_is_users, kept)) else otherwise
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and any(map(_is_users, _users(_frames(cause)))):
+        _shorten(cause, otherwise)
+    else:
+        error.__cause__ = None  # the message has what a user can do something about
+        error.__suppress_context__ = True
+
+
+def _frames(error: BaseException) -> list[TracebackType]:
+    found: list[TracebackType] = []
+    entry = error.__traceback__
+    while entry is not None:
+        found.append(entry)
+        entry = entry.tb_next
+    return found
+
+
+def _users(frames: Iterable[TracebackType]) -> Iterable[TracebackType]:
+    """The frames outside of this package, without those of libraries that it called."""
+    below = False
+    for entry in frames:
+        if _is_ours(entry):
+            below = True
+        elif _is_users(entry) or not below:
+            below = False
+            yield entry
+
+
+def _is_ours(entry: TracebackType) -> bool:
+    return entry.tb_frame.f_code.co_filename.startswith(PACKAGE)
+
+
+def _is_users(entry: TracebackType) -> bool:
+    file = entry.tb_frame.f_code.co_filename
+    return not file.startswith(("<", PACKAGE, *LIBRARIES))
+
+
+def _chained(frames: list[TracebackType]) -> TracebackType | None:
+    following: TracebackType | None = None
+    for entry in reversed(frames):
+        following = TracebackType(following, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return following
+
+
+def _at(path: str, line: int, name: str) -> TracebackType:
+    """A traceback of one frame, at a line of a file."""
+    tree = ast.parse("1 / 0")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt | ast.expr):
+            node.col_offset = node.end_col_offset = -1  # none: pytest marks what it knows the columns of
+    code = compile(tree, path, "exec").replace(co_firstlineno=line, co_name=name)  # which its only line follows
+    try:
+        exec(code, {})  # noqa: S102  # the two numbers above; only a frame that runs has a traceback
+    except ZeroDivisionError as error:
+        entry = error.__traceback__.tb_next if error.__traceback__ is not None else None
+        assert entry is not None, "this function's frame, then the code's"
+        return entry
+    raise AssertionError("division by zero raises")
