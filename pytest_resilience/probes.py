@@ -1,12 +1,13 @@
 """Questions to a system, asked until they are answered: `eventually` and `recovers`.
 
-Each takes a callable and comes in one form for both worlds: a coroutine function gives an awaitable, so that an async test's
-own loop never blocks; any other callable is asked on the spot.
+Each takes a callable. A coroutine function, or a lambda that returns a coroutine, gives an awaitable, so that an async test's own
+loop never blocks. Any other callable is asked on the spot, and refused where an event loop runs.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
@@ -18,6 +19,7 @@ from .wording import counted
 Answer = TypeVar("Answer")
 
 SHOWN = 500  # characters of an answer that a message shows
+TOGETHER = 0.5  # seconds within which faults count as healed together
 STEADY = 3  # answers in a row that count as recovered: "it answers again" may be luck
 
 
@@ -33,14 +35,16 @@ def eventually(question: Callable[[], Any], *, within: float, every: float = 0.0
     An answer counts as "not yet" when it is falsy (None too) or when asking raises an Exception.
 
     Args:
-        question: a callable without arguments, or a coroutine function, which makes the result awaitable.
+        question: a callable without arguments. A coroutine function makes the result awaitable, and so does, while an event
+            loop runs, a lambda that returns a coroutine.
         within: seconds that it has; it is asked at least once.
         every: seconds between two asks.
         clock: reads and spends time; async questions always use the running loop's.
 
     Raises:
         NeverHappened: it did not come true in time; shows the last answer, how often it asked and what struck meanwhile.
-        SetupError: the arguments make no sense, or the callable returned an awaitable without being a coroutine function.
+        SetupError: the arguments make no sense; or the callable answers at once although an event loop runs in this thread; or
+            it returned an awaitable although none runs.
     """
     return _ask(_Asking("eventually", question, within=within, every=every, steady=1, clock=clock))
 
@@ -130,8 +134,7 @@ class _Asking:
             lines.append(f"  last answer: {_short(repr(self.last))}")
         else:
             lines.append("  no answer came at all")
-        struck = current().during(self.started, now)
-        lines.append(f"  struck meanwhile: {', '.join(_when(e, self.started) for e in struck) or 'nothing'}")
+        lines += [f"  {line}" for line in _strikes(self.started, now)]
         never = NeverHappened("\n".join(lines))
         never.__cause__ = self.error
         return never
@@ -139,7 +142,9 @@ class _Asking:
 
 def _ask(asking: _Asking) -> Any:
     question = asking.question
-    if inspect.iscoroutinefunction(question) or inspect.iscoroutinefunction(getattr(question, "__call__", None)):  # noqa: B004
+    if _in_event_loop():
+        return _ask_async(asking) if _is_coroutine_function(question) else _ask_in_loop(asking)
+    if _is_coroutine_function(question):
         return _ask_async(asking)
     while True:
         try:
@@ -160,19 +165,63 @@ def _ask(asking: _Asking) -> Any:
         asking.clock.sleep(min(asking.every, max(asking.left(), 0.001)) if asking.in_a_row == 0 else asking.every)
 
 
-async def _ask_async(asking: _Asking) -> Any:
+def _is_coroutine_function(question: Callable[[], Any]) -> bool:
+    return inspect.iscoroutinefunction(question) or inspect.iscoroutinefunction(getattr(question, "__call__", None))  # noqa: B004
+
+
+def _in_event_loop() -> bool:
+    """True if an event loop runs in this thread; a library that is not loaded runs none."""
+    if (asyncio := sys.modules.get("asyncio")) is not None and asyncio._get_running_loop() is not None:
+        return True
+    if (trio := sys.modules.get("trio")) is not None:
+        try:
+            trio.lowlevel.current_task()
+        except RuntimeError:
+            return False
+        return True
+    return False
+
+
+def _ask_in_loop(asking: _Asking) -> Any:
+    """Ask a callable that is no coroutine function, such as a lambda, while an event loop runs in this thread.
+
+    A lambda that returns a coroutine is asked by the loop. A callable that answers at once would be asked in a loop of its
+    own, with pauses that let no task of the event loop run, so it is refused.
+
+    Raises:
+        SetupError: the callable does not return an awaitable.
+    """
+    name = _name(asking.question)
+    refusal = (
+        f"{asking.verb}(): {name} is no async question, and an event loop runs in this thread, which the waiting would block. Write\n"
+        f"    async def question():\n"
+        f"        return ...\n"
+        f"    await {asking.verb}(question, within={asking.within:g})"
+    )
+    try:
+        first = asking.question()
+    except Exception as error:
+        raise SetupError(refusal) from error
+    if not inspect.isawaitable(first):
+        raise SetupError(refusal)
+    return _ask_async(asking, first)
+
+
+async def _ask_async(asking: _Asking, first: Awaitable[Any] | None = None) -> Any:
+    """Ask until time is up. `first` is an answer that was begun already."""
     import anyio
 
     while True:
         # A question that hangs must not outlast the probe: it is cancelled when time is up.
         with anyio.move_on_after(max(asking.left(), asking.every)) as scope:
             try:
-                answer = await asking.question()
+                answer = await (asking.question() if first is None else first)
             except Exception as error:  # noqa: BLE001  # an exception is an answer: "not yet"
                 asking.failed(error)
             else:
                 if asking.heard(answer):
                     return answer
+        first = None
         if scope.cancelled_caught:
             asking.failed(TimeoutError("no answer came before time was up"))
         if asking.over():
@@ -194,6 +243,20 @@ def _name(question: Callable[[], Any]) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({counted(len(text), 'characters')})"
+
+
+def _strikes(start: float, end: float) -> list[str]:
+    """Return lines that say which faults lasted between `start` and `end`, and which one was healed last before."""
+    history = current()
+    during = history.during(start, end)
+    lines = [f"struck meanwhile: {', '.join(_when(each, start) for each in during)}"] if during else []
+    healed = [each for each in history.faults if each.healed_at is not None and each.healed_at < start]
+    if healed:
+        # The order of most tests: strike, heal, ask whether all is well again
+        latest = max(each.healed_at or 0.0 for each in healed)
+        labels = [each.label for each in healed if start - (each.healed_at or 0.0) < start - latest + TOGETHER]
+        lines.append(f"healed {start - latest:.1f} s before: {', '.join(labels)}")
+    return lines or ["nothing has struck in this test"]
 
 
 def _when(event: Any, start: float) -> str:

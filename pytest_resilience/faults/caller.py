@@ -18,6 +18,10 @@ from .network import Blackhole, NetworkTarget
 Answer = TypeVar("Answer")
 Moment = Literal["before", "during", "after"]
 MOMENTS = ("before", "during", "after")
+HANDSHAKE = (
+    "the answer held back is the first one on a connection that was opened during the fault, so it may belong to the handshake; "
+    "after_connect=True lets the client connect before"
+)
 
 
 async def cancel(
@@ -27,60 +31,110 @@ async def cancel(
     then: Callable[[], Awaitable[Answer]] | None,
     heal: Moment,
     within: float,
+    after_connect: bool,
 ) -> Answer | None:
     """Cancel `operation` while its answer is held back in the proxy, and see what `then` gets; see `NetworkFaults.cancel`."""
     if heal not in MOMENTS:
         raise SetupError(f"heal must be one of {', '.join(MOMENTS)}, got {heal!r}")
+    if then is None and heal != "before":
+        raise SetupError(f"heal={heal!r} is seen from the next operation: say then=")
+    if after_connect:
+        await asyncio.wait_for(operation(), within)
+    connections = target.door.counters().accepted.connections
     strike = Blackhole("down").strike(target)
     task: asyncio.Task[object] = asyncio.ensure_future(operation())
+    cancelled = False
     try:
-        await _held(strike, task, 0, within)
-        task.cancel()
+        await _held(strike, task, within)
+        if target.door.counters().accepted.connections > connections:
+            strike.note = HANDSHAKE
+        cancelled = task.cancel()
         await asyncio.sleep(0)
         if heal == "before":
             strike.heal()
             answer = await then() if then is not None else None
         else:
+            assert then is not None, "looked at above"
             answer = await _next(strike, then, heal, within)
     finally:
         strike.heal()
-        task.cancel()
+        if not cancelled:
+            task.cancel()
         done, _ = await asyncio.wait({task}, timeout=within)
+        task.cancel()
     if not done:
         raise NeverHappened(
             f"{strike.label}: the operation is still there {within:g} s after it was cancelled and the network healed"
         )
+    if not task.cancelled():
+        raise NeverHappened(
+            f"{strike.label}: the operation was not cancelled: {_outcome(task)}; a caller that cancels has to see CancelledError"
+        ) from task.exception()
     return answer
 
 
-async def _next(
-    strike: Strike, then: Callable[[], Awaitable[Answer]] | None, heal: Moment, within: float
-) -> Answer | None:
-    """The next operation, of which the answer is held back too, until or beyond its end."""
-    if then is None:
-        raise SetupError(f"heal={heal!r} is seen from the next operation: say then=")
-    held = strike.receipt.touched or 0
+async def _next(strike: Strike, then: Callable[[], Awaitable[Answer]], heal: Moment, within: float) -> Answer:
+    """Run the next operation, whose answer is held back too, until the answer is there ("during") or it ends ("after")."""
+    held = _touched(strike)
     following: asyncio.Future[Answer] = asyncio.ensure_future(then())
     try:
         if heal == "during":
-            await _held(strike, following, held, within)
+            await _until_held(strike, following, held, within)
+            if following.done() and not _touched(strike) > held:
+                answer = following.result()  # an exception of `then` is for the test
+                raise SetupError(f"{strike.label}: then= returned {answer!r} before an answer to it was held back")
             strike.heal()
         return await asyncio.wait_for(following, within)
     finally:
         following.cancel()
 
 
-async def _held(strike: Strike, task: asyncio.Future[Any], before: int, within: float) -> None:
-    """Wait until more of the server's answers is held back than before, or the operation is over without one."""
+async def _held(strike: Strike, task: asyncio.Task[Any], within: float) -> None:
+    """Wait until an answer to the operation is held back.
+
+    Raises:
+        SetupError: the operation ended before, or got no answer that could be held back.
+    """
     if strike.receipt.touched is None:
         raise CannotInject(f"{strike.label}: the real Toxiproxy does not tell when an answer is held back")
+    try:
+        await _until_held(strike, task, 0, within)
+    except NeverHappened:
+        raise SetupError(
+            f"{strike.label}: the operation has sent nothing in {within:g} s that the server answered, it stands at {_where(task)}"
+        ) from None
+    if task.done() and not _touched(strike):
+        raise SetupError(
+            f"{strike.label}: the operation {_outcome(task)} before any answer was held back: does its client go through the proxy?"
+        ) from (None if task.cancelled() else task.exception())
+
+
+async def _until_held(strike: Strike, operation: asyncio.Future[Any], before: int, within: float) -> None:
+    """Wait until more of the server's answers is held back than before, or the operation is over."""
 
     async def held() -> bool:
-        return task.done() or (strike.receipt.touched or 0) > before
+        return operation.done() or _touched(strike) > before
 
     await eventually(held, within=within, every=0.002)
-    if task.done() and not (strike.receipt.touched or 0) > before:
-        how = "was cancelled" if task.cancelled() else f"ended with {task.exception() or task.result()!r}"
-        raise SetupError(
-            f"{strike.label}: the operation {how} before any answer was held back: does its client go through the proxy?"
-        )
+
+
+def _touched(strike: Strike) -> int:
+    return strike.receipt.touched or 0
+
+
+def _outcome(task: asyncio.Future[Any]) -> str:
+    """Say how an operation has ended."""
+    if task.cancelled():
+        return "was cancelled"
+    error = task.exception()
+    return f"it returned {task.result()!r}" if error is None else f"it raised {error!r}"
+
+
+def _where(task: asyncio.Task[Any]) -> str:
+    """Return file, line and function of the innermost frame that a task waits in."""
+    place = "no frame"
+    coroutine: Any = task.get_coro()
+    while (frame := getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)) is not None:
+        place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return place

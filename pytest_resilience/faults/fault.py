@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -29,14 +29,19 @@ class Receipt:
         unit: what `touched` counts: "connections", "bytes" or "processes".
         first: seconds from the strike to the first of them, or None.
         last: seconds from the strike to the last of them, or None.
+        note: what else has to be known to judge the numbers; "" for nothing.
     """
 
     touched: int | None
     unit: str
     first: float | None = None
     last: float | None = None
+    note: str = ""
 
     def __str__(self) -> str:
+        return f"{self._numbers()} ({self.note})" if self.note else self._numbers()
+
+    def _numbers(self) -> str:
         if self.touched is None:
             return f"touched an unknown number of {self.unit}"
         if self.touched == 0:
@@ -53,6 +58,7 @@ class Strike:
     Attributes:
         label: target and fault with its settings, such as "postgres.latency(seconds=0.2)".
         fault: the fault that struck.
+        note: the note that its receipts carry.
     """
 
     # `late`: whether `look` can be asked after the heal too, and knows all only a moment later; the heal doesn't wait for that moment.
@@ -73,6 +79,7 @@ class Strike:
         self._late = late
         self._clock = clock
         self._final: Receipt | None = None
+        self.note = ""
         self._event = FaultEvent(label, clock.now())
         current().faults.append(self._event)
 
@@ -84,15 +91,17 @@ class Strike:
     @property
     def receipt(self) -> Receipt:
         """What the fault has touched: up to now while it lasts, up to the heal afterwards."""
-        if self._final is not None:
-            return self._final
-        if not self.healed:
-            return self._look()
-        try:
-            self._final = self._look()
-        except Exception:  # noqa: BLE001  # the backend died after the heal, which whoever asks for its state is told
-            self._final = Receipt(None, "connections")
-        return self._final
+        if self._final is None and not self.healed:
+            return self._with_note(self._look())
+        if self._final is None:
+            try:
+                self._final = self._look()
+            except Exception:  # noqa: BLE001  # the backend died after the heal, which whoever asks for its state is told
+                self._final = Receipt(None, "connections")
+        return self._with_note(self._final)
+
+    def _with_note(self, receipt: Receipt) -> Receipt:
+        return replace(receipt, note=self.note) if self.note else receipt
 
     @property
     def vacuous(self) -> bool:

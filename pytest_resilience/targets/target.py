@@ -140,6 +140,7 @@ class NetworkFaults(Target):
         then: Callable[[], Awaitable[Answer]] | None = None,
         heal: Moment = "before",
         within: float = 5.0,
+        after_connect: bool = False,
     ) -> Answer | None:
         """Cancel an operation of this process's own client after it was sent, while its answer is held back in the proxy.
 
@@ -149,15 +150,18 @@ class NetworkFaults(Target):
             heal: whether the network heals "before" the next operation, "during" it (when its answer is held back too), or "after" it
                 (which then needs a timeout of its own).
             within: seconds that each step may take.
+            after_connect: run the operation once before the fault strikes, for a client that connects at its first operation.
+                Otherwise the answer held back is one of its handshake, and the receipt says so.
 
         Returns:
             What `then` returned; it may raise what it likes.
 
         Raises:
-            SetupError: the operation ended before an answer was held back.
-            NeverHappened: it does not end although it was cancelled and the network has healed.
+            SetupError: the operation ended before an answer was held back, or got no answer at all.
+            NeverHappened: the operation does not end although it was cancelled and the network has healed; or it swallowed its
+                cancellation and returned or raised something else.
         """
-        return await cancel(self, operation, then=then, heal=heal, within=within)
+        return await cancel(self, operation, then=then, heal=heal, within=within, after_connect=after_connect)
 
 
 class ProcessFaults(Target):

@@ -54,7 +54,7 @@ async def nothing():
     return 7
 
 async def test_around_the_proxy(resilience):
-    with pytest.raises(SetupError, match="ended with 7 before any answer was held back: does its client go through the proxy"):
+    with pytest.raises(SetupError, match="it returned 7 before any answer was held back: does its client go through the proxy"):
         await resilience.redis.cancel(nothing)
     assert all(strike.healed for strike in resilience.strikes)
 
@@ -72,10 +72,47 @@ async def test_deaf(resilience, key):
             await resilience.redis.cancel(deaf, within=0.3)
         over.set()
 
+async def test_then_raises(resilience, key):
+    async with redis.asyncio.Redis.from_url(resilience.redis.url, single_connection_client=True) as client:
+        await client.ping()
+        async def fails():
+            raise LookupError("of the test")
+        for heal in "before", "during", "after":
+            with pytest.raises(LookupError, match="of the test"):
+                await resilience.redis.cancel(lambda: client.get("one"), then=fails, heal=heal)
+            await client.get("two")
+        async def local():
+            return "local"
+        with pytest.raises(SetupError, match="then= returned 'local' before an answer to it was held back"):
+            await resilience.redis.cancel(lambda: client.get("one"), then=local, heal="during")
+
+@pytest.mark.parametrize("how, told", [("return 'swallowed'", "it returned 'swallowed'"), ("raise OSError('other')", "it raised OSError")])
+async def test_swallowed(resilience, key, how, told):
+    async with redis.asyncio.Redis.from_url(resilience.redis.url, single_connection_client=True) as client:
+        await client.ping()
+        scope = {"client": client, "asyncio": asyncio}
+        exec("async def swallows():\\n try:\\n  await client.get('one')\\n except asyncio.CancelledError:\\n  await asyncio.sleep(0.01)\\n  " + how, scope)
+        with pytest.raises(NeverHappened, match=f"the operation was not cancelled: {told}"):
+            await resilience.redis.cancel(scope["swallows"])
+
+async def test_sends_nothing(resilience):
+    async def sends_nothing():
+        await asyncio.Event().wait()
+    with pytest.raises(SetupError, match="sent nothing in 0.2 s .* it stands at .*locks.py:[0-9]+ in wait"):
+        await resilience.redis.cancel(sends_nothing, within=0.2)
+
+async def test_handshake(resilience, key):
+    for after_connect in False, True:
+        async with redis.asyncio.Redis.from_url(resilience.redis.url, single_connection_client=False) as client:
+            await resilience.redis.cancel(lambda: client.get("one"), then=lambda: client.get("two"), after_connect=after_connect)
+        note = resilience.strikes[-1].receipt.note
+        assert ("handshake" in note) is not after_connect, note
+        assert note in str(resilience.strikes[-1].receipt)
+
 async def test_settings(resilience):
     with pytest.raises(SetupError, match="one of before, during, after"):
         await resilience.redis.cancel(nothing, heal="never")
 """
     )
     result = project.runpytest_subprocess()
-    result.stdout.fnmatch_lines(["*2 passed, 1 vacuous*"])  # around the proxy there was nothing to hold back
+    result.stdout.fnmatch_lines(["*6 passed, 2 vacuous*"])  # around the proxy there was nothing to hold back

@@ -71,7 +71,26 @@ def test_a_failure_shows_the_last_answer_how_often_it_asked_and_what_struck_mean
     assert "asked 5 times in 2.00 s" in text
     assert "last answer: ''" in text
     assert "redis.refuse (at 1.00 s, healed at 1.50 s)" in text
-    assert "postgres.kill" not in text, "it was healed before"
+    assert "healed 5.0 s before: postgres.kill" in text
+
+
+@pytest.mark.parametrize(
+    ("faults", "line"),
+    [
+        ([], "nothing has struck in this test"),
+        ([FaultEvent("redis.refuse", 99.0, 99.8)], "healed 0.2 s before: redis.refuse"),
+        (
+            [FaultEvent("a", 90.0, 95.0), FaultEvent("b", 99.0, 99.6), FaultEvent("c", 99.0, 99.8)],
+            "healed 0.2 s before: b, c",
+        ),
+    ],
+)
+def test_a_failure_says_which_faults_were_healed_before_it_or_that_there_were_none(
+    faults: list[FaultEvent], line: str
+) -> None:
+    with recording(History(faults)), pytest.raises(NeverHappened) as failure:
+        eventually(lambda: False, within=2.0, every=0.5, clock=FakeClock())
+    assert str(failure.value).splitlines()[-1] == f"  {line}"
 
 
 def test_a_failure_is_an_assertion_error_caused_by_the_last_exception() -> None:
@@ -117,6 +136,46 @@ def test_a_coroutine_function_gives_an_awaitable() -> None:
 
     async def test() -> object:
         return await eventually(question, within=5, every=0.001)
+
+    assert asyncio.run(test()) == "yes"
+
+
+def test_a_lambda_that_returns_a_coroutine_is_awaited_while_a_loop_runs() -> None:
+    turn = answers(False, ConnectionError("refused"), "yes")
+
+    async def question() -> object:
+        return turn()
+
+    async def test() -> object:
+        return await eventually(lambda: asyncio.shield(question()), within=5, every=0.001)
+
+    assert asyncio.run(test()) == "yes"
+
+
+@pytest.mark.parametrize("answer", [False, True, ConnectionError("refused")])
+@pytest.mark.parametrize("ask", [eventually, recovers])
+def test_a_question_that_would_block_the_running_loop_is_an_error_at_once(
+    ask: Callable[..., object], answer: object
+) -> None:
+    asked: list[object] = []
+    turn = answers(answer)
+
+    def is_done() -> object:
+        asked.append(1)
+        return turn()
+
+    async def test() -> None:
+        with pytest.raises(SetupError, match=r"is_done\(\) is no async question") as error:
+            ask(is_done, within=60)
+        assert f"await {ask.__name__}(question, within=60)" in str(error.value)
+
+    asyncio.run(asyncio.wait_for(test(), 5))
+    assert len(asked) == 1
+
+
+def test_a_thread_beside_a_loop_may_ask_as_any_other() -> None:
+    async def test() -> object:
+        return await asyncio.to_thread(lambda: eventually(answers(False, "yes"), within=5, every=0.001))
 
     assert asyncio.run(test()) == "yes"
 
