@@ -20,7 +20,7 @@ PACKAGE = """
 6  runner strategies machine report targets stack experiment incidents leaks
 5  schedule backends
 4  faults probes
-3  proxy
+3  proxy clients
 2  wire checkers
 1  history
 0  errors clock processes keeper redaction kept_modules wording

@@ -1,7 +1,7 @@
 """What the keeper runs when a session with the external backend ends, however it ends: our databases and our proxies go.
 
-Nearly all of its time is what it loads, and many seconds of that on a busy machine. So it runs by `python -I -S` on this very file, imports
-nothing of the package, and speaks to Redis and to the Toxiproxy by hand.
+Nearly all of its time is what it loads, and many seconds of that on a busy machine. So it runs by `python -I -S` on this very file, takes
+only the plugin's own clients out of the package, and speaks to the Toxiproxy by hand.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import quote
 
 WITHIN = 5.0  # seconds for one step
 
 
 async def drop(url: str, databases: Iterable[str]) -> None:
     """Drop our databases, whoever is connected to them."""
-    import asyncpg
+    from pytest_resilience.clients.postgres import connect
 
-    connection = await asyncpg.connect(url, timeout=WITHIN, command_timeout=WITHIN)
+    session = await connect(url, application_name="pytest-resilience", within=WITHIN)
     try:
         for database in databases:
-            await connection.execute(f'drop database if exists "{database}" with (force)')
+            await session.execute(f'drop database if exists "{database}" with (force)')
     finally:
-        await connection.close(timeout=WITHIN)
+        await session.close()
 
 
 def delete_proxies(host: str, port: int, prefix: str) -> None:
@@ -49,41 +49,20 @@ def _http(host: str, port: int, method: str, path: str) -> bytes:
 
 def flush(url: str) -> None:
     """Empty our logical database of Redis."""
-    parts = urlsplit(url)
-    if parts.scheme == "redis" and not parts.query:
-        return _flush_by_hand(parts)
-    import redis  # TLS is its business; it takes longer to load than all the rest
+    from pytest_resilience.clients.redis import RedisClient
 
-    with redis.Redis.from_url(url, socket_timeout=WITHIN, socket_connect_timeout=WITHIN) as client:
-        client.flushdb()
-    return None
+    with RedisClient(url, name="pytest-resilience", timeout=WITHIN) as client:
+        client.call("FLUSHDB")
 
 
-def _flush_by_hand(parts: SplitResult) -> None:
-    login = [unquote(word) for word in (parts.username, parts.password) if word]
-    commands = [["AUTH", *login]] if parts.password else []
-    commands += [["SELECT", parts.path.lstrip("/") or "0"], ["FLUSHDB"]]
-    with socket.create_connection((parts.hostname, parts.port or 6379), timeout=WITHIN) as connection:
-        connection.sendall(b"".join(map(_command, commands)))
-        with connection.makefile("rb") as replies:
-            for command in commands:
-                if (reply := replies.readline())[:1] != b"+":
-                    raise OSError(f"{command[0]}: {reply!r}")
-
-
-def _command(words: Iterable[str]) -> bytes:
-    encoded = [word.encode() for word in words]
-    return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded)
-
-
-def main(plan: str, *libraries: str) -> None:
+def main(plan: str, home: str) -> None:
     """Do what the plan says: the proxies last, since the way to the servers is among them.
 
     Args:
         plan: the file that says it.
-        libraries: where asyncpg and redis are.
+        home: the directory that the package is in.
     """
-    sys.path[-1:-1] = libraries  # before the directory of this file: our modules must not be taken for theirs
+    sys.path[-1:] = [home]  # in place of the directory of this file, whose modules have other names in the package
     facts: dict[str, Any] = json.loads(Path(plan).read_text())
     steps: dict[str, Callable[[], None]] = {}
     if "postgres" in facts:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Literal, NoReturn
 from urllib.parse import quote
 
+from ..clients.postgres import PostgresError, connect
+from ..clients.redis import RedisClient
 from ..errors import CannotInject, SetupError
+from ..wire.redis import ErrorReply
 from ..wording import counted
 from .backend import Address, Server
 from .named import Upstream
-
-if TYPE_CHECKING:
-    import redis
 
 ANSWER_WITHIN = 10.0  # seconds
 DATABASES = 16  # of a Redis, unless it was set up otherwise
@@ -96,25 +96,25 @@ async def make_database(server: ExternalServer, first: str) -> str:
     Raises:
         SetupError: we may not do what clean state needs.
     """
-    import asyncpg
 
     def told(what: str, error: Exception) -> SetupError:
         return SetupError(f"the external Postgres at {server.upstream} {what}: {type(error).__name__}: {error}")
 
     try:
-        connection: Any = await asyncpg.connect(server.url_of(first, server.direct), timeout=ANSWER_WITHIN)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        advice = "; give user and password in its URL" if isinstance(error, asyncpg.PostgresError) else ""
+        url = server.url_of(first, server.direct)
+        connection = await connect(url, application_name="pytest-resilience", within=ANSWER_WITHIN)
+    except (OSError, PostgresError) as error:
+        advice = "; give user and password in its URL" if isinstance(error, PostgresError) else ""
         raise told(f"can't be reached through the Toxiproxy{advice}", error) from None
     try:
         await connection.execute("set session_replication_role = replica")
         await connection.execute("reset session_replication_role")
         await connection.execute(f'create database "{server.database}"')
         version: str = await connection.fetchval("show server_version")
-    except asyncpg.PostgresError as error:
+    except PostgresError as error:
         raise told("does not let this user make and clean a database (a superuser may)", error) from None
     finally:
-        await connection.close(timeout=ANSWER_WITHIN)
+        await connection.close()
     return version.split(maxsplit=1)[0]
 
 
@@ -132,24 +132,19 @@ class Claim:
     """
 
     def __init__(self, server: ExternalServer, session: str) -> None:
-        import redis
-
         named, start = server.database, int(session[:8], 16)
         numbers = [named] if named else [str((start + step) % DATABASES) for step in range(DATABASES)]
-        self._client: redis.Redis | None = None
+        self._client: RedisClient | None = None
         self.version = "?"
         problems: list[str] = []
         for number in numbers:
             server.database = number
-            client = redis.Redis.from_url(
-                server.url(server.direct),
-                single_connection_client=True,
-                socket_timeout=ANSWER_WITHIN,
-                socket_connect_timeout=ANSWER_WITHIN,
-            )
+            # The name is our mark, and a connection that is opened again says it again.
+            name = f"pytest-resilience-{number}-{session}"
+            client = RedisClient(server.url(server.direct), name=name, timeout=ANSWER_WITHIN)
             try:
-                problem = self._problem(client, number, session)
-            except redis.RedisError as error:
+                problem = self._problem(client, name.removesuffix(session), session)
+            except (ErrorReply, OSError) as error:
                 problem = f"{type(error).__name__}: {error}"
             if problem is None:
                 self._client = client
@@ -163,15 +158,13 @@ class Claim:
             f"nobody else's. {'; '.join(problems)}"
         )
 
-    def _problem(self, client: redis.Redis, number: str, session: str) -> str | None:
-        ours = f"pytest-resilience-{number}-"
-        client.client_setname(ours + session)
-        listed: Any = client.client_list()
-        if any(each["name"].startswith(ours) and each["name"] != ours + session for each in listed):
+    def _problem(self, client: RedisClient, ours: str, session: str) -> str | None:
+        names = [each.get("name", "") for each in client.clients()]
+        if any(name.startswith(ours) and name != ours + session for name in names):
             return "another session uses it"
-        if keys := client.dbsize():
+        if keys := client.count("DBSIZE"):
             return f"it holds {counted(keys, 'keys')}"
-        info: Any = client.info("server")
+        info = client.info("server")
         valkey = info.get("valkey_version")
         self.version = f"{valkey} (valkey)" if valkey else str(info.get("redis_version", "?"))
         return None
@@ -179,11 +172,9 @@ class Claim:
     def close(self) -> None:
         """Empty it and let go."""
         if self._client is not None:
-            import redis
-
             try:
-                self._client.flushdb()
-            except redis.RedisError:
+                self._client.call("FLUSHDB")
+            except (ErrorReply, OSError):
                 pass  # it is away; what we left there is what a crash would leave
             self._client.close()
             self._client = None

@@ -1,6 +1,6 @@
 """The superuser's door to Postgres, around the proxy: clean state between tests, locks and connections held by faults.
 
-asyncpg runs on a loop of its own in one background thread, because the control plane is synchronous and a test may have a
+The sessions run on a loop of their own in one background thread, because the control plane is synchronous and a test may have a
 running loop in its own.
 """
 
@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+from ..clients.postgres import TERMINATED, PostgresError, Row, Session, connect
 from ..clock import SYSTEM
 from ..errors import SetupError
 from .backend import Server
@@ -20,7 +21,6 @@ from .postgres_grips import ConnectionGrip, LockGrip, SlowGrip, end
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import asyncpg
     from anyio.from_thread import BlockingPortal
 
 Step: TypeAlias = "str | Path | Callable[[str], object]"
@@ -127,8 +127,8 @@ class PostgresAdmin:
         self._portal: BlockingPortal | None = None
         self._portal_context: AbstractContextManager[BlockingPortal] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self._cleaner: asyncpg.Connection[asyncpg.Record] | None = None  # the session that has the function
+        self._connection: Session | None = None
+        self._cleaner: Session | None = None  # the session that has the function
         self._fingerprint: str | None = None
         self._rows: dict[str, str] = {}
         self._sequences: dict[str, int] = {}
@@ -136,7 +136,7 @@ class PostgresAdmin:
         self._databases: set[str] = set()
         self._grips: list[LockGrip | SlowGrip | ConnectionGrip] = []
 
-    # -- running asyncpg from a synchronous control plane
+    # -- running sessions from a synchronous control plane
 
     def run(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Run a coroutine function on the background loop and return its result."""
@@ -153,20 +153,12 @@ class PostgresAdmin:
         assert self._portal is not None, "spawn comes after run"
         return self._portal.start_task_soon(work)
 
-    async def connect(self, database: str | None = None) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect(self, database: str | None = None) -> Session:
         """A new connection of a superuser."""
-        import asyncpg
+        url = self.server.url(self.server.direct)  # as it is now: a container that starts again may be elsewhere
+        return await connect(url, database=database, application_name=APPLICATION, within=ANSWER_WITHIN)
 
-        connection: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
-            self.server.url(self.server.direct),  # as it is now: a container that starts again may be elsewhere
-            database=database,
-            timeout=ANSWER_WITHIN,
-            command_timeout=ANSWER_WITHIN,
-            server_settings={"application_name": APPLICATION},
-        )
-        return connection
-
-    async def session(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def session(self) -> Session:
         """The connection that is kept, made anew when the server was away."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await self.connect()
@@ -177,37 +169,31 @@ class PostgresAdmin:
             connection, self._connection = self._connection, None
             await end(connection)
 
-    async def _on_session(self, work: Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[Result]]) -> Result:
+    async def _on_session(self, work: Callable[[Session], Awaitable[Result]]) -> Result:
         """Do something on the connection that is kept, and again on a new one when that has just been ended: a test may end all sessions.
 
         Nothing is known of such an end before the connection is used.
         """
-        from asyncpg import AdminShutdownError, ConnectionDoesNotExistError, CrashShutdownError, InternalClientError
-
         kept, session = self._connection, await self.session()
         try:
             return await work(session)
-        except (
-            ConnectionError,
-            ConnectionDoesNotExistError,
-            AdminShutdownError,
-            CrashShutdownError,
-            InternalClientError,  # between the server's last words and the end of the stream
-        ):
+        except (ConnectionError, PostgresError) as error:
+            if isinstance(error, PostgresError) and error.code not in TERMINATED:
+                raise
             if kept is None or session is not kept:  # it was made for this: the server is away
                 raise
             session.terminate()
             self._connection = None
         return await work(await self.session())
 
-    async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+    async def _fetch(self, query: str, *arguments: object) -> list[Row]:
         return await self._on_session(lambda session: session.fetch(query, *arguments))
 
-    def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+    def fetch(self, query: str, *arguments: object) -> list[Row]:
         """Ask the database something, around the proxy."""
         return self.run(lambda: self._fetch(query, *arguments))
 
-    def fetch_soon(self, query: str) -> Future[list[asyncpg.Record]]:
+    def fetch_soon(self, query: str) -> Future[list[Row]]:
         """Ask the database something while there is other work to do."""
         return self.spawn(lambda: self._fetch(query))
 
@@ -242,13 +228,11 @@ class PostgresAdmin:
 
     def _script(self, sql: str, name: str) -> None:
         async def work() -> None:
-            import asyncpg
-
             try:
                 await (await self.session()).execute(sql)
-            except asyncpg.PostgresError as error:
+            except PostgresError as error:
                 where = name.splitlines()[0][:60]
-                raise SetupError(f"the schema could not be made: {where!r}: {type(error).__name__}: {error}") from None
+                raise SetupError(f"the schema could not be made: {where!r}: {error}") from None
 
         self.run(work)
 
@@ -276,11 +260,11 @@ class PostgresAdmin:
         self._databases = {row[0] for row in await (await self.session()).fetch("select datname from pg_database")}
 
     @staticmethod
-    async def _used_sequences(session: asyncpg.Connection[asyncpg.Record]) -> dict[str, int]:
+    async def _used_sequences(session: Session) -> dict[str, int]:
         return {row[0]: row[1] for row in await session.fetch(SEQUENCES) if row[1] is not None}
 
     @staticmethod
-    async def _hashes(session: asyncpg.Connection[asyncpg.Record]) -> dict[str, str]:
+    async def _hashes(session: Session) -> dict[str, str]:
         query = await session.fetchval(ROWS)
         rows = await session.fetch(query) if query else []
         return {row["name"]: row["hash"] for row in rows if row["hash"] is not None}
@@ -311,9 +295,7 @@ class PostgresAdmin:
     async def _ask_to_clean(self, expected: str | None) -> tuple[list[bool], list[str], str]:
         return await self._on_session(lambda session: self._ask_session_to_clean(session, expected))
 
-    async def _ask_session_to_clean(
-        self, session: asyncpg.Connection[asyncpg.Record], expected: str | None
-    ) -> tuple[list[bool], list[str], str]:
+    async def _ask_session_to_clean(self, session: Session, expected: str | None) -> tuple[list[bool], list[str], str]:
         if self._cleaner is not session:
             # No triggers and foreign keys, for the whole session: a change of this setting throws all plans away.
             await session.execute(f"set session_replication_role = replica; {CLEAN}")
@@ -324,7 +306,7 @@ class PostgresAdmin:
         )
         return ended, databases, fingerprint
 
-    async def _baseline_rows_stand(self, session: asyncpg.Connection[asyncpg.Record]) -> bool:
+    async def _baseline_rows_stand(self, session: Session) -> bool:
         if self._sequences:
             used = await self._used_sequences(session)
             if any(used.get(name) != last for name, last in self._sequences.items()):
@@ -427,22 +409,18 @@ class PostgresAdmin:
         """Kill one session's process; returns when the server has recovered from that."""
 
         async def work() -> None:
-            import asyncpg
-
             victim, witness = await self.connect(), await self.connect()
             pid = victim.get_server_pid()
-            thrown_out = asyncio.Event()
-            witness.add_termination_listener(lambda _: thrown_out.set())
             self.server.kill_session(pid)
             victim.terminate()
-            await asyncio.wait_for(thrown_out.wait(), ANSWER_WITHIN)
+            await asyncio.wait_for(witness.until_ended(), ANSWER_WITHIN)
             await self._drop_session()
             give_up = SYSTEM.now() + ANSWER_WITHIN
             while True:
                 try:
                     await self.session()
                     return
-                except (OSError, asyncpg.PostgresError):  # 57P03: it recovers
+                except (OSError, PostgresError):  # 57P03: it recovers
                     if SYSTEM.now() > give_up:
                         raise
                     await asyncio.sleep(0.005)
@@ -455,14 +433,14 @@ class PostgresAdmin:
             self._grips.remove(grip)
 
 
-async def _clone(side: asyncpg.Connection[asyncpg.Record], new: str, old: str) -> None:
+async def _clone(side: Session, new: str, old: str) -> None:
     await side.execute(
         "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and pid <> pg_backend_pid()", old
     )
     await side.execute(f"create database {_quoted(new)} template {_quoted(old)} strategy file_copy")
 
 
-async def _until_gone(session: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _until_gone(session: Session) -> None:
     """Wait until sessions that were told to end have ended: until then they keep their locks."""
     query = BLOCKERS.replace("pg_terminate_backend(pid)", "pid")
     give_up = SYSTEM.now() + ANSWER_WITHIN

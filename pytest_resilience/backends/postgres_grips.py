@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from ..clients.postgres import LOCK_NOT_AVAILABLE, PostgresError, Session
 from ..clock import SYSTEM
 from ..errors import CannotInject, SetupError
 from ..wording import counted
 from .backend import Server
-
-if TYPE_CHECKING:
-    import asyncpg
 
 LOOK_EVERY = 0.01  # seconds between two looks at who waits for a lock that we hold
 REFUSALS = (
@@ -38,9 +36,9 @@ class Admin(Protocol):
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> Future[None]: ...
 
-    async def connect(self, database: str | None = None) -> asyncpg.Connection[asyncpg.Record]: ...
+    async def connect(self, database: str | None = None) -> Session: ...
 
-    async def session(self) -> asyncpg.Connection[asyncpg.Record]: ...
+    async def session(self) -> Session: ...
 
     def released(self, grip: Any) -> None: ...
 
@@ -52,7 +50,7 @@ class LockGrip:
         self._admin = admin
         self._tables = list(tables)
         self._fault = fault
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._connection: Session | None = None
         self._watch: Future[None] | None = None
         self._waiting: set[tuple[int, object]] = set()  # process, and since when its statement runs
         self._taken_at = 0.0
@@ -61,17 +59,17 @@ class LockGrip:
 
     async def take(self) -> None:
         """Take the lock."""
-        import asyncpg
-
         self._connection = connection = await self._admin.connect()
         try:
             self._tables = await self._known(connection)
             await self._lock(connection)
-        except asyncpg.LockNotAvailableError:
+        except PostgresError as error:
+            if error.code != LOCK_NOT_AVAILABLE:
+                raise
             raise SetupError(f"{self._fault}: others held {', '.join(self._tables)} for longer than 5 s") from None
         self._taken_at = SYSTEM.now()
 
-    async def _known(self, connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
+    async def _known(self, connection: Session) -> list[str]:
         """The tables as the server spells them."""
         every = [row[0] for row in await connection.fetch(ALL_TABLES)]
         wanted = [await connection.fetchval("select to_regclass($1)::text", table) for table in self._tables] or every
@@ -82,7 +80,7 @@ class LockGrip:
             raise SetupError(f"{self._fault}: {which}; this database has: {names}")
         return wanted
 
-    async def _lock(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    async def _lock(self, connection: Session) -> None:
         await connection.execute("begin")
         await connection.execute("set local lock_timeout = '5s'")
         await connection.execute(f"lock table {', '.join(self._tables)} in access exclusive mode")
@@ -139,7 +137,7 @@ class SlowGrip(LockGrip):
     def __init__(self, admin: Admin, tables: Sequence[str], fault: str, seconds: float) -> None:
         super().__init__(admin, tables, fault)
         self._seconds = seconds
-        self._other: asyncpg.Connection[asyncpg.Record] | None = None
+        self._other: Session | None = None
 
     async def take(self) -> None:
         await super().take()
@@ -154,8 +152,6 @@ class SlowGrip(LockGrip):
             await self._hand_over()
 
     async def _hand_over(self) -> None:
-        import asyncpg
-
         holder, other = self._connection, self._other
         assert holder is not None, "the watch ends before the connections that hold the lock"
         assert other is not None, "the same"
@@ -170,7 +166,10 @@ class SlowGrip(LockGrip):
                 try:
                     await asking
                     break
-                except asyncpg.LockNotAvailableError:  # somebody works on it for long: slow enough without us
+                except PostgresError as error:
+                    if error.code != LOCK_NOT_AVAILABLE:
+                        raise
+                    # Somebody works on it for long: slow enough without us.
                     await other.execute("rollback")
                     asking = asyncio.ensure_future(self._lock(other))
         finally:
@@ -194,7 +193,7 @@ class ConnectionGrip:
     def __init__(self, admin: Admin, left: int) -> None:
         self._admin = admin
         self._left = left
-        self._held: list[asyncpg.Connection[asyncpg.Record]] = []
+        self._held: list[Session] = []
         self._log_begin = 0
 
     async def take(self) -> None:
@@ -242,9 +241,9 @@ class ConnectionGrip:
             self._admin.run(work)
 
 
-async def end(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def end(connection: Session) -> None:
     """Close in good order, at once when the server does not answer."""
     try:
-        await connection.close(timeout=2.0)
+        await connection.close(within=2.0)
     except Exception:  # noqa: BLE001  # the server may be gone in any way
         connection.terminate()

@@ -7,14 +7,13 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
+from ..clients.redis import RedisClient
 from ..clock import SYSTEM
 from ..errors import CannotInject, SetupError
+from ..wire.redis import ErrorReply, info_parts
 from .fault import Fault, Receipt, Strike, Target, at_least
-
-if TYPE_CHECKING:
-    import redis
 
 PADDING = 3000  # keys that make the loading last; at 10 ms each 30 s
 PREFIX = "pytest-resilience-loading"
@@ -26,7 +25,7 @@ class Admin(Protocol):
     """A direct connection to the server, around the proxy."""
 
     @property
-    def client(self) -> redis.Redis: ...
+    def client(self) -> RedisClient: ...
 
 
 class Disk(Protocol):
@@ -69,7 +68,7 @@ class RedisFault(Fault):
         """Do it; returns what takes it back."""
 
     @abstractmethod
-    def count(self, client: redis.Redis) -> int:
+    def count(self, client: RedisClient) -> int:
         """How often the server has refused for this reason since it started."""
 
 
@@ -82,7 +81,7 @@ class Oom(RedisFault):
     def hurt(self, target: RedisTarget) -> Callable[[], None]:
         return _configured(target.admin.client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
 
-    def count(self, client: redis.Redis) -> int:
+    def count(self, client: RedisClient) -> int:
         return _errors(client, "OOM")
 
 
@@ -101,15 +100,15 @@ class Readonly(RedisFault):
         client = target.admin.client
         stale = "yes" if self.stale else "no"
         restore = _configured(client, {"replica-read-only": "yes", "replica-serve-stale-data": stale})
-        client.replicaof("127.0.0.1", 1)  # nobody listens on port 1; the data stays as it is
+        client.call("REPLICAOF", "127.0.0.1", "1")  # nobody listens on port 1; the data stays as it is
 
         def heal() -> None:
-            client.replicaof("NO", "ONE")
+            client.call("REPLICAOF", "NO", "ONE")
             restore()
 
         return heal
 
-    def count(self, client: redis.Redis) -> int:
+    def count(self, client: RedisClient) -> int:
         return _errors(client, "READONLY") + _errors(client, "MASTERDOWN")
 
 
@@ -140,22 +139,20 @@ class Loading(RedisFault):
         reading = _OnTheSide(client, debug, "RELOAD", run=_unlogged)
 
         def heal() -> None:
-            client.config_set("key-load-delay", 0)
+            client.configure("key-load-delay", "0")
             reading.wait()
-            padding = list(client.scan_iter(match=f"{PREFIX}:*", count=1000))
-            if padding:
-                client.unlink(*padding)
+            client.call("UNLINK", *(f"{PREFIX}:{number}" for number in range(PADDING)))
             restore()
             target.server.forget_saved()
 
         try:
-            _await(lambda: _info(client, "persistence")["loading"] == 1, "it does not begin to load")
+            _await(lambda: client.info("persistence")["loading"] == "1", "it does not begin to load")
         except BaseException:
             heal()
             raise
         return heal
 
-    def count(self, client: redis.Redis) -> int:
+    def count(self, client: RedisClient) -> int:
         return _errors(client, "LOADING")
 
 
@@ -175,14 +172,14 @@ class BusyScript(Fault):
 
         def busy() -> bool:
             try:
-                client.ping()
-            except Exception as error:  # noqa: BLE001  # redis-py has no class of its own for it
+                client.call("PING")
+            except ErrorReply as error:
                 return "BUSY" in str(error)
             return False
 
         def heal() -> None:
             if script.running:
-                client.script_kill()
+                client.call("SCRIPT", "KILL")
             script.wait()
             restore()
             told[0] = Receipt(max(0, _errors(client, "BUSY") - before - 1), "commands")  # one of them was told to us
@@ -212,11 +209,11 @@ class MaxClients(RedisFault):
 
     def hurt(self, target: RedisTarget) -> Callable[[], None]:
         client = target.admin.client
-        connected = int(_info(client, "clients")["connected_clients"])
+        connected = int(client.info("clients")["connected_clients"])
         return _configured(client, {"maxclients": str(connected + self.left)})
 
-    def count(self, client: redis.Redis) -> int:
-        return int(_info(client, "stats")["rejected_connections"])
+    def count(self, client: RedisClient) -> int:
+        return int(client.info("stats")["rejected_connections"])
 
 
 @dataclass(frozen=True)
@@ -228,8 +225,8 @@ class Flush(Fault):
 
     def strike(self, target: RedisTarget) -> Strike:
         client = target.admin.client
-        keys = sum(int(database["keys"]) for database in _info(client, "keyspace").values())
-        client.flushall()
+        keys = sum(int(info_parts(database)["keys"]) for database in client.info("keyspace").values())
+        client.call("FLUSHALL")
         receipt = Receipt(keys, "keys", 0.0 if keys else None, 0.0 if keys else None)
         return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
 
@@ -237,11 +234,8 @@ class Flush(Fault):
 class _OnTheSide:
     """A command that takes long, on a connection and in a thread of its own."""
 
-    def __init__(self, client: redis.Redis, *command: str, run: Callable[..., None] | None = None) -> None:
-        import redis
-
-        settings = client.connection_pool.connection_kwargs | {"socket_timeout": None}
-        self._client = redis.Redis(connection_pool=redis.ConnectionPool(**settings))
+    def __init__(self, client: RedisClient, *command: str, run: Callable[..., None] | None = None) -> None:
+        self._client = client.beside(timeout=None)
         self._command = command
         self._how = run or _plainly
         self._thread = threading.Thread(target=self._run, name="resilience-command", daemon=True)
@@ -263,23 +257,22 @@ class _OnTheSide:
             raise SetupError(f"{' '.join(self._command[:2])} has not ended within {ENDS_WITHIN:g} s")
 
 
-def _plainly(client: redis.Redis, *command: str) -> None:
-    client.execute_command(*command)  # type: ignore[no-untyped-call]
+def _plainly(client: RedisClient, *command: str) -> None:
+    client.call(*command)
 
 
-def _unlogged(client: redis.Redis, *command: str) -> None:
+def _unlogged(client: RedisClient, *command: str) -> None:
     """Run a command whose name is a secret, and empty the server's logs of commands before another client can read them.
 
     A server works off what it has read from a client before it turns to another one. MULTI would do the same, but in it DEBUG RELOAD, which
     serves other clients while it runs, ends Valkey 9.1 by a failed assertion.
     """
-    pipe: Any = client.pipeline(transaction=False)
-    pipe.execute_command(*command)
-    pipe.execute_command("SLOWLOG", "RESET")
-    if client.config_get("commandlog-*"):  # Valkey from 8.1 on
-        pipe.execute_command("COMMANDLOG", "RESET", "large-request")
-        pipe.execute_command("COMMANDLOG", "RESET", "large-reply")
-    pipe.execute()
+    commands: list[tuple[str, ...]] = [command, ("SLOWLOG", "RESET")]
+    if client.setting("commandlog-*") is not None:  # Valkey from 8.1 on
+        commands += [("COMMANDLOG", "RESET", "large-request"), ("COMMANDLOG", "RESET", "large-reply")]
+    for reply in client.call_all(commands):
+        if isinstance(reply, ErrorReply):
+            raise reply
 
 
 def _await(begun: Callable[[], bool], otherwise: str) -> None:
@@ -290,26 +283,24 @@ def _await(begun: Callable[[], bool], otherwise: str) -> None:
         SYSTEM.sleep(0.002)
 
 
-def _configured(client: redis.Redis, settings: dict[str, str]) -> Callable[[], None]:
+def _configured(client: RedisClient, settings: dict[str, str]) -> Callable[[], None]:
     """Change settings while it runs; returns what restores them, in the opposite order."""
-    before: dict[str, Any] = {}
+    before: dict[str, str] = {}
     for name, value in settings.items():
-        before[name] = client.config_get(name)[name]
-        client.config_set(name, value)
+        present = client.setting(name)
+        if present is None:
+            raise CannotInject(f"this server has no setting {name!r}")
+        before[name] = present
+        client.configure(name, value)
 
     def restore() -> None:
         for name, value in reversed(before.items()):
-            client.config_set(name, value)
+            client.configure(name, value)
 
     return restore
 
 
-def _info(client: redis.Redis, section: str) -> dict[str, Any]:
-    answer: dict[str, Any] = client.info(section)
-    return answer
-
-
-def _errors(client: redis.Redis, code: str) -> int:
+def _errors(client: RedisClient, code: str) -> int:
     """How many commands were answered with this error (INFO errorstats, Redis 6.2 and later)."""
-    found = _info(client, "errorstats").get(f"errorstat_{code}", {"count": 0})
-    return int(found["count"])
+    found = client.info("errorstats").get(f"errorstat_{code}", "count=0")
+    return int(info_parts(found)["count"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..backends.postgres_admin import APPLICATION
 from ..clock import SYSTEM, Clock
@@ -19,6 +19,7 @@ from ..faults.fault import Strike
 from ..faults.process import ProcessFault
 from ..stack import Stack
 from ..targets.server import PostgresTarget, RedisTarget
+from ..wire.redis import ErrorReply, client_rows
 from . import postgres, process, redis
 from .compare import Leak, Trace, stayed
 from .holders import Holder, Holders, Known
@@ -244,7 +245,7 @@ def _ask(name: str, system: PostgresTarget | RedisTarget) -> Callable[[], Answer
     """Ask a server, and get its answer by a call; a Postgres works on it in the meantime."""
     if isinstance(system, PostgresTarget):
         rows = system.admin.fetch_soon(postgres.QUERY)
-        return lambda: _of_sessions(name, [postgres.Session.read(row) for row in rows.result(ANSWER_WITHIN)])
+        return lambda: _of_sessions(name, [postgres.Session.read(row.as_dict()) for row in rows.result(ANSWER_WITHIN)])
     return lambda: _of_clients(name, *_clients(system))
 
 
@@ -260,9 +261,11 @@ def _of_clients(name: str, clients: Sequence[redis.Client], channels: list[str])
 
 def _clients(system: RedisTarget) -> tuple[list[redis.Client], list[str]]:
     """The clients of a Redis, replication left out, and the channels that anybody subscribes to."""
-    pipe: Any = system.admin.client.pipeline(transaction=False)
-    pipe.client_list()
-    pipe.pubsub_channels()
-    rows, channels = pipe.execute()
-    clients = [redis.Client.read(row) for row in rows if not {"M", "S"} & set(row.get("flags", ""))]
-    return clients, [name.decode(errors="replace") if isinstance(name, bytes) else name for name in channels]
+    listed, channels = system.admin.client.call_all([("CLIENT", "LIST"), ("PUBSUB", "CHANNELS")])
+    for reply in listed, channels:
+        if isinstance(reply, ErrorReply):
+            raise reply
+    assert isinstance(listed, str), "CLIENT LIST answers with text"
+    assert isinstance(channels, list), "PUBSUB CHANNELS answers with names"
+    clients = [redis.Client.read(row) for row in client_rows(listed) if not {"M", "S"} & set(row.get("flags", ""))]
+    return clients, [str(name) for name in channels]

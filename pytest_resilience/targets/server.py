@@ -54,7 +54,7 @@ class RedisBody(ServerBody):
         self._admin = admin
 
     def save(self) -> None:
-        self._admin.client.save()
+        self._admin.client.call("SAVE")
 
     def forget_saved(self) -> None:
         self._server.forget_saved()

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import base64
+import hashlib
+import hmac
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 TERMINATE = b"X\0\0\0\4"
 CANNOT_CONNECT_NOW = "57P03"  # starting up, shutting down or in recovery
@@ -19,9 +25,7 @@ class Message(NamedTuple):
 
 def startup(user: str, database: str) -> bytes:
     """The packet that opens a connection."""
-    settings = b"".join(word.encode() + b"\0" for word in ("user", user, "database", database))
-    body = _VERSION_3_0.to_bytes(4, "big") + settings + b"\0"
-    return (len(body) + 4).to_bytes(4, "big") + body
+    return startup_with({"user": user, "database": database})
 
 
 def first_message(data: bytes) -> Message | None:
@@ -52,3 +56,237 @@ def verdict(message: Message) -> str:
     if fields.get("C") == CANNOT_CONNECT_NOW:
         return "starting"
     return f"{fields.get('S', '')}: {fields.get('M', '')} ({fields.get('C', '')})"
+
+
+# -- a client's side of a session
+
+SSL_REQUEST = b"\0\0\0\x08" + (80877103).to_bytes(4, "big")
+SYNC = b"S\0\0\0\4"
+
+_CANCEL_REQUEST = 80877102
+
+_BOOL = {16, 1000}
+_INTEGERS = {20, 21, 23, 26, 28, 1005, 1007, 1016, 1028}
+_FLOATS = {700, 701, 1700, 1021, 1022, 1231}
+_ARRAYS = {1000, 1005, 1007, 1016, 1028, 1021, 1022, 1231, 1001, 1002, 1003, 1009, 1014, 1015, 2211}
+
+
+class Messages:
+    """Messages of the server, taken out of the bytes that have come so far."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes of the server."""
+        self._data += data
+
+    def take(self) -> Message | None:
+        """Return the next message, or None while it is incomplete."""
+        if len(self._data) < 5:
+            return None
+        end = 1 + int.from_bytes(self._data[1:5], "big")
+        if len(self._data) < end:
+            return None
+        message = Message(bytes(self._data[:1]), bytes(self._data[5:end]))
+        del self._data[:end]
+        return message
+
+
+def _message(kind: bytes, body: bytes) -> bytes:
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def _text(word: str) -> bytes:
+    if "\0" in word:
+        raise ValueError("Postgres takes no NUL in a text")
+    return word.encode() + b"\0"
+
+
+def startup_with(settings: Mapping[str, str]) -> bytes:
+    """Return the packet that opens a connection: `user`, `database` and whatever the session shall be set to."""
+    body = _VERSION_3_0.to_bytes(4, "big") + b"".join(_text(word) for pair in settings.items() for word in pair) + b"\0"
+    return (len(body) + 4).to_bytes(4, "big") + body
+
+
+def cancel_request(process: int, secret: bytes) -> bytes:
+    """Return what to send, on a connection of its own, to cancel the statement of another session."""
+    body = _CANCEL_REQUEST.to_bytes(4, "big") + process.to_bytes(4, "big") + secret
+    return (len(body) + 4).to_bytes(4, "big") + body
+
+
+def password(word: str) -> bytes:
+    """Return the answer to a question for a password in clear text."""
+    return _message(b"p", _text(word))
+
+
+def password_md5(user: str, word: str, salt: bytes) -> bytes:
+    """Return the answer to a question for a password by MD5."""
+    inner = hashlib.md5(word.encode() + user.encode(), usedforsecurity=False).hexdigest()
+    return password("md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest())
+
+
+class Scram:
+    """One SCRAM-SHA-256 handshake (RFC 5802, RFC 7677), without channel binding.
+
+    Args:
+        word: the password.
+        nonce: printable, without a comma, never used twice.
+    """
+
+    MECHANISM = "SCRAM-SHA-256"
+
+    def __init__(self, word: str, nonce: str) -> None:
+        self._password = unicodedata.normalize("NFKC", word).encode()
+        self._nonce = nonce
+        self._first = f"n=,r={nonce}"
+        self._expected = b""
+
+    def begin(self) -> bytes:
+        """Return the first message."""
+        body = f"n,,{self._first}".encode()
+        return _message(b"p", _text(self.MECHANISM) + len(body).to_bytes(4, "big") + body)
+
+    def answer(self, challenge: bytes) -> bytes:
+        """Return the proof that answers the server's first message.
+
+        Raises:
+            ValueError: the server does not go on with this handshake.
+        """
+        fields = dict(part.split("=", 1) for part in challenge.decode().split(","))
+        if not fields["r"].startswith(self._nonce) or fields["r"] == self._nonce:
+            raise ValueError("the server answers another handshake")
+        salted = hashlib.pbkdf2_hmac("sha256", self._password, base64.b64decode(fields["s"]), int(fields["i"]))
+        without_proof = f"c=biws,r={fields['r']}"
+        signed = f"{self._first},{challenge.decode()},{without_proof}".encode()
+        client_key = hmac.digest(salted, b"Client Key", "sha256")
+        signature = hmac.digest(hashlib.sha256(client_key).digest(), signed, "sha256")
+        proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
+        self._expected = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), signed, "sha256")
+        return _message(b"p", f"{without_proof},p={base64.b64encode(proof).decode()}".encode())
+
+    def check(self, last: bytes) -> None:
+        """Check that the server knows the password too.
+
+        Raises:
+            ValueError: the server does not know it.
+        """
+        if last != b"v=" + base64.b64encode(self._expected):
+            raise ValueError("the server does not know the password")
+
+
+def query(sql: str) -> bytes:
+    """Return statements to run, without arguments (simple protocol)."""
+    return _message(b"Q", _text(sql))
+
+
+def query_with(sql: str, arguments: Sequence[object]) -> bytes:
+    """Return one statement to run with arguments for $1, $2 ...: all results as text (extended protocol)."""
+    values = b"".join(_argument(argument) for argument in arguments)
+    bind = b"\0\0" + b"\0\0" + len(arguments).to_bytes(2, "big") + values + b"\0\0"
+    return (
+        _message(b"P", b"\0" + _text(sql) + b"\0\0")
+        + _message(b"B", bind)
+        + _message(b"D", b"P\0")
+        + _message(b"E", b"\0" + b"\0\0\0\0")
+        + SYNC
+    )
+
+
+def _argument(value: object) -> bytes:
+    if value is None:
+        return (-1).to_bytes(4, "big", signed=True)
+    data = _literal(value).encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+def _literal(value: object) -> str:
+    match value:
+        case bool():
+            return "t" if value else "f"
+        case list() | tuple():
+            return "{" + ",".join(_element(item) for item in value) + "}"
+        case str() | int() | float():
+            return str(value)
+    raise TypeError(f"an argument must be str, int, float, bool, None or a list of them, got {type(value).__name__}")
+
+
+def _element(value: object) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, list | tuple):
+        return _literal(value)
+    return '"' + _literal(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+class Column(NamedTuple):
+    """One column of a result: its name, and the number of its type."""
+
+    name: str
+    type: int
+
+
+def columns(body: bytes) -> list[Column]:
+    """Return what a RowDescription says."""
+    found: list[Column] = []
+    at = 2
+    for _ in range(int.from_bytes(body[:2], "big")):
+        end = body.index(b"\0", at)
+        found.append(Column(body[at:end].decode(errors="replace"), int.from_bytes(body[end + 7 : end + 11], "big")))
+        at = end + 19
+    return found
+
+
+def values(body: bytes, described: Sequence[Column]) -> list[Any]:
+    """Return a DataRow: bool, int, float, lists of them, or str for all other types; None for NULL."""
+    row: list[Any] = []
+    at = 2
+    for column in described:
+        size = int.from_bytes(body[at : at + 4], "big", signed=True)
+        at += 4
+        if size < 0:
+            row.append(None)
+            continue
+        row.append(_value(body[at : at + size].decode(errors="replace"), column.type))
+        at += size
+    return row
+
+
+def _value(text: str, kind: int) -> Any:
+    if kind in _ARRAYS:
+        return _array(text, kind)
+    return _scalar(text, kind)
+
+
+def _scalar(text: str, kind: int) -> Any:
+    if kind in _BOOL:
+        return text == "t"
+    if kind in _INTEGERS:
+        return int(text)
+    if kind in _FLOATS:
+        return float(text)
+    return text
+
+
+_ARRAY_PART = re.compile(r'[{},]|"(?:[^"\\]|\\.)*"|[^{},"]+', re.DOTALL)
+
+
+def _array(text: str, kind: int) -> list[Any]:
+    """Return an array out of its text, such as {1,2}, {{1},{2}} or {"a b",NULL}."""
+    levels: list[list[Any]] = [[]]
+    for part in _ARRAY_PART.findall(text.partition("=")[2] if text.startswith("[") else text):
+        match part[0]:
+            case "{":
+                levels[-1].append([])
+                levels.append(levels[-1][-1])
+            case "}":
+                levels.pop()
+            case ",":
+                pass
+            case '"':
+                levels[-1].append(_scalar(re.sub(r"\\(.)", r"\1", part[1:-1], flags=re.DOTALL), kind))
+            case _:
+                levels[-1].append(None if part == "NULL" else _scalar(part, kind))
+    (array,) = levels[0]
+    assert isinstance(array, list), "an array begins with a brace"
+    return array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 
 def command(*words: str | bytes) -> bytes:
     """A command as the server reads it."""
@@ -31,7 +33,87 @@ def first_reply(data: bytes) -> bytes | None:
     return rest[:size] if len(rest) >= size + 2 else None
 
 
-def info_fields(text: bytes) -> dict[str, str]:
+def info_fields(text: bytes | str) -> dict[str, str]:
     """The answer to INFO as a dict."""
-    lines = (line.partition(":") for line in text.decode(errors="replace").splitlines() if not line.startswith("#"))
+    text = text if isinstance(text, str) else text.decode(errors="replace")
+    lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     return {name: value for name, colon, value in lines if colon}
+
+
+Reply: TypeAlias = "str | int | ErrorReply | list[Reply] | None"
+
+
+class ErrorReply(Exception):
+    """An error as the server words it, such as "READONLY You can't write against a read only replica."."""
+
+
+class Replies:
+    """Replies of the server, taken out of the bytes that have come so far."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes of the server."""
+        self._data += data
+
+    def take(self) -> tuple[Reply] | None:
+        """Return the next reply in a tuple of one, or None while it is incomplete. Text is decoded.
+
+        Raises:
+            ValueError: the bytes are no reply of RESP2.
+        """
+        try:
+            reply, end = _reply(self._data, 0)
+        except _Incomplete:
+            return None
+        del self._data[:end]
+        return (reply,)
+
+
+class _Incomplete(Exception):
+    """More bytes are needed."""
+
+
+def _reply(data: bytearray, begin: int) -> tuple[Reply, int]:
+    line, end = _line(data, begin)
+    kind, text = line[:1], line[1:]
+    match kind:
+        case b"+":
+            return text.decode(errors="replace"), end
+        case b"-":
+            return ErrorReply(text.decode(errors="replace")), end
+        case b":":
+            return int(text), end
+        case b"$":
+            size = int(text)
+            if size < 0:
+                return None, end
+            if len(data) < end + size + 2:
+                raise _Incomplete
+            return data[end : end + size].decode(errors="replace"), end + size + 2
+        case b"*":
+            items: list[Reply] = []
+            for _ in range(int(text)):  # -1 is a null array, which only blocking commands answer
+                item, end = _reply(data, end)
+                items.append(item)
+            return items, end
+    raise ValueError(f"not a Redis reply: {bytes(line[:40])!r}")
+
+
+def _line(data: bytearray, begin: int) -> tuple[bytes, int]:
+    end = data.find(b"\r\n", begin)
+    if end < 0:
+        raise _Incomplete
+    return bytes(data[begin:end]), end + 2
+
+
+def client_rows(text: str) -> list[dict[str, str]]:
+    """Return the answer to CLIENT LIST: a dict for each client."""
+    pairs = ([word.partition("=") for word in line.split(" ")] for line in text.splitlines())
+    return [{name: value for name, equals, value in row if equals} for row in pairs]
+
+
+def info_parts(value: str) -> dict[str, str]:
+    """Return the parts of a field of INFO that has several, such as "keys=3,expires=0"."""
+    return {name: part for name, equals, part in (each.partition("=") for each in value.split(",")) if equals}

@@ -1,0 +1,335 @@
+"""A client of Postgres for the plugin's own errands: one session on asyncio, one statement after the other.
+
+The session says all that it needs: nothing is read from the environment (PGSSLMODE and the like) or from ~/.pgpass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..wire import postgres as wire
+
+TERMINATED = ("57P01", "57P02")  # by an administrator, or as another session crashed
+STARTING = wire.CANNOT_CONNECT_NOW
+LOCK_NOT_AVAILABLE = "55P03"
+
+
+class PostgresError(Exception):
+    """An error as the server words it.
+
+    Attributes:
+        code: its SQLSTATE.
+    """
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        self.code = fields.get("C", "")
+        hint = "".join(f"\n{name}: {fields[key]}" for key, name in (("D", "detail"), ("H", "hint")) if key in fields)
+        super().__init__(f"{fields.get('M', 'no message')} ({self.code}){hint}")
+
+
+class SessionEnded(ConnectionError):
+    """The session is over: the server, or a test, has ended it."""
+
+
+class Row(Sequence[Any]):
+    """A row of a result, read by position or by name."""
+
+    __slots__ = ("_names", "_values")
+
+    def __init__(self, values: list[Any], names: tuple[str, ...]) -> None:
+        self._values = values
+        self._names = names
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._values[self._names.index(key) if isinstance(key, str) else key]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Row({self.as_dict()!r})"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values by their names."""
+        return dict(zip(self._names, self._values, strict=True))
+
+
+class _Stream(asyncio.Protocol):
+    """The bytes of one connection."""
+
+    def __init__(self) -> None:
+        self.messages = wire.Messages()
+        self.first = bytearray()  # what comes before the first message: the answer to a question for TLS
+        self.plain = True
+        self.ended = False
+        self._news = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        if self.plain:
+            self.first += data
+        else:
+            self.messages.feed(data)
+        self._news.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = True
+        self._news.set()
+
+    async def more(self) -> None:
+        """Wait for the next bytes, or the end.
+
+        Raises:
+            SessionEnded: it has ended.
+        """
+        if self.ended:
+            raise SessionEnded("Postgres closed the connection")
+        self._news.clear()
+        await self._news.wait()
+
+
+class Session:
+    """A session of one Postgres; `connect` makes it."""
+
+    def __init__(self, transport: asyncio.Transport, stream: _Stream, address: tuple[str, int], within: float) -> None:
+        self._transport = transport
+        self._stream = stream
+        self._address = address
+        self._within = within
+        self._turn = asyncio.Lock()
+        self._unread = 0  # answers that are still to come, for somebody who does not wait any more
+        self._process = 0
+        self._secret = b""
+        self._last_words: PostgresError | None = None
+
+    # -- to ask
+
+    async def fetch(self, sql: str, *arguments: object) -> list[Row]:
+        """Run one statement, with arguments for $1, $2 ..., and return its rows.
+
+        Raises:
+            PostgresError: the server answered with an error.
+            SessionEnded: the session is over.
+            TimeoutError: no answer came in time.
+        """
+        return await self._ask(wire.query_with(sql, arguments))
+
+    async def fetchrow(self, sql: str, *arguments: object) -> Row:
+        """Run one statement and return its first row."""
+        return (await self.fetch(sql, *arguments))[0]
+
+    async def fetchval(self, sql: str, *arguments: object) -> Any:
+        """Run one statement and return the first value of its first row."""
+        return (await self.fetchrow(sql, *arguments))[0]
+
+    async def execute(self, sql: str, *arguments: object) -> None:
+        """Run statements; several only without arguments."""
+        await self._ask(wire.query_with(sql, arguments) if arguments else wire.query(sql))
+
+    def get_server_pid(self) -> int:
+        """Return the id of the session's process at the server."""
+        return self._process
+
+    # -- its end
+
+    def is_closed(self) -> bool:
+        """True if the session is known to be over."""
+        return self._stream.ended or self._transport.is_closing()
+
+    async def until_ended(self) -> None:
+        """Wait until the server ends the session."""
+        while not self._stream.ended:
+            with contextlib.suppress(SessionEnded):
+                await self._stream.more()
+
+    async def close(self, within: float | None = None) -> None:
+        """End the session in good order: a statement that still runs is cancelled, and the server has let go when this returns."""
+        async with asyncio.timeout(self._within if within is None else within), self._turn:
+            if not self.is_closed():
+                await self._catch_up()
+                self._transport.write(wire.TERMINATE)
+                await self.until_ended()
+        self._transport.abort()
+
+    def terminate(self) -> None:
+        """Close the connection without a word."""
+        self._transport.abort()
+
+    # -- inside
+
+    async def _ask(self, request: bytes) -> list[Row]:
+        __tracebackhide__ = True
+        async with asyncio.timeout(self._within), self._turn:
+            await self._catch_up()
+            self._check()
+            self._transport.write(request)
+            self._unread += 1
+            return await self._answer()
+
+    def _check(self) -> None:
+        if self.is_closed():
+            self._read_last_words()
+            raise SessionEnded(str(self._last_words or "the session is over")) from self._last_words
+
+    def _read_last_words(self) -> None:
+        while message := self._stream.messages.take():
+            if message.kind == b"E":
+                self._last_words = PostgresError(wire.error_fields(message.body))
+
+    async def _next(self) -> wire.Message:
+        """Return the next message that belongs to an answer."""
+        while True:
+            while (message := self._stream.messages.take()) is None:
+                await self._stream.more()
+            if message.kind not in (b"N", b"S", b"A"):  # notices, settings and notifications come at any time
+                return message
+
+    async def _answer(self) -> list[Row]:
+        rows: list[Row] = []
+        described: list[wire.Column] = []
+        names: tuple[str, ...] = ()
+        error: PostgresError | None = None
+        while True:
+            try:
+                message = await self._next()
+            except SessionEnded as ended:
+                raise SessionEnded(str(error or ended)) from error
+            match message.kind:
+                case b"T":
+                    described = wire.columns(message.body)
+                    names = tuple(column.name for column in described)
+                    rows = []
+                case b"D":
+                    rows.append(Row(wire.values(message.body, described), names))
+                case b"E":
+                    error = PostgresError(wire.error_fields(message.body))
+                case b"Z":
+                    self._unread -= 1
+                    if error is not None:
+                        raise error
+                    return rows
+
+    async def _catch_up(self) -> None:
+        """Read the answers that nobody waits for any more; the statement that is still running is cancelled."""
+        if self._unread and not self.is_closed():
+            await self._cancel()
+        while self._unread and not self.is_closed():
+            with contextlib.suppress(PostgresError):
+                await self._answer()
+
+    async def _cancel(self) -> None:
+        """Have the server cancel what the session runs."""
+        loop = asyncio.get_running_loop()
+        transport, stream = await loop.create_connection(_Stream, *self._address)
+        try:
+            transport.write(wire.cancel_request(self._process, self._secret))
+            with contextlib.suppress(SessionEnded):
+                while True:
+                    await stream.more()
+        finally:
+            transport.abort()
+
+    async def begin(self, settings: dict[str, str], password: str) -> None:
+        """Say who we are, and wait until the server serves us."""
+        __tracebackhide__ = True  # a traceback with locals would show the password
+        self._stream.plain = False
+        self._transport.write(wire.startup_with(settings))
+        scram = wire.Scram(password, secrets.token_urlsafe(18))
+        while True:
+            message = await self._next()
+            kind, detail = int.from_bytes(message.body[:4], "big"), message.body[4:]
+            match message.kind, kind:
+                case b"E", _:
+                    raise PostgresError(wire.error_fields(message.body))
+                case b"R", 0:
+                    pass
+                case b"R", 3:
+                    self._transport.write(wire.password(password))
+                case b"R", 5:
+                    self._transport.write(wire.password_md5(settings["user"], password, detail))
+                case b"R", 10 if wire.Scram.MECHANISM.encode() in detail.split(b"\0"):
+                    self._transport.write(scram.begin())
+                case b"R", 11:
+                    self._transport.write(scram.answer(detail))
+                case b"R", 12:
+                    scram.check(detail)
+                case b"R", _:
+                    raise ConnectionError(
+                        f"Postgres at {self._address[0]}:{self._address[1]} asks for a way to log in that the plugin does not know "
+                        f"({kind}); it knows trust, password, md5 and scram-sha-256"
+                    )
+                case b"K", _:
+                    self._process, self._secret = kind, detail
+                case b"Z", _:
+                    return
+
+
+async def connect(url: str, *, database: str | None = None, application_name: str, within: float) -> Session:
+    """Open a session.
+
+    Args:
+        url: postgresql://, as libpq reads it: user, password, host, port, database, and of a query `sslmode` (default `prefer`),
+            `sslrootcert`, `sslcert`, `sslkey` and `options`.
+        database: in place of the one in the URL.
+        application_name: for pg_stat_activity.
+        within: seconds until the session is there, and for each statement later.
+
+    Raises:
+        PostgresError: the server refused the session.
+        OSError: the server can't be reached, or did not answer in time.
+    """
+    __tracebackhide__ = True  # a traceback with locals would show the password
+    from .tls import query_of
+
+    parts = urlsplit(url)
+    asked = query_of(parts.query)
+    address = (parts.hostname or "localhost", parts.port or 5432)
+    user = unquote(parts.username or "postgres")
+    settings = {
+        "user": user,
+        "database": database or unquote(parts.path.strip("/")) or user,
+        "application_name": application_name,
+        "client_encoding": "UTF8",
+        **({"options": asked["options"]} if "options" in asked else {}),
+    }
+    async with asyncio.timeout(within):
+        transport, stream = await asyncio.get_running_loop().create_connection(_Stream, *address)
+        try:
+            if asked.get("sslmode", "prefer") not in ("disable", "allow"):
+                transport = await _with_tls(transport, stream, asked, address)
+            session = Session(transport, stream, address, within)
+            await session.begin(settings, unquote(parts.password or ""))
+        except ValueError as error:
+            transport.abort()
+            raise ConnectionError(f"{address[0]}:{address[1]}: {error}") from None
+        except BaseException:
+            transport.abort()
+            raise
+    return session
+
+
+async def _with_tls(
+    transport: asyncio.Transport, stream: _Stream, asked: dict[str, str], address: tuple[str, int]
+) -> asyncio.Transport:
+    """Ask for TLS; without an offer go on without it, unless the URL demands it."""
+    transport.write(wire.SSL_REQUEST)
+    while not stream.first:
+        await stream.more()
+    if stream.first == b"S":
+        from .tls import postgres_context
+
+        stream.plain = False
+        wrapped = await asyncio.get_running_loop().start_tls(
+            transport, stream, postgres_context(asked), server_hostname=address[0]
+        )
+        assert wrapped is not None, "an open transport is wrapped"
+        return wrapped
+    if asked.get("sslmode", "prefer") != "prefer":
+        raise ConnectionError(
+            f"Postgres at {address[0]}:{address[1]} has no TLS, which sslmode={asked['sslmode']} demands"
+        )
+    return transport

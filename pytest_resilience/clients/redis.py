@@ -1,0 +1,187 @@
+"""A client of Redis for the plugin's own errands: one connection, one command after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from ..wire.redis import ErrorReply, Replies, Reply, client_rows, command, info_fields
+
+Command = Sequence[str]
+
+
+class RedisClient:
+    """A connection to one Redis, opened by the first command and opened again when the server has closed it.
+
+    Args:
+        url: redis:// or rediss://, as redis-py reads it: user, password, database, and the `ssl_` settings of a query.
+        name: for CLIENT LIST.
+        timeout: seconds for each answer; None for no limit.
+    """
+
+    def __init__(self, url: str, *, name: str, timeout: float | None) -> None:
+        parts = urlsplit(url)
+        self._address = (parts.hostname or "localhost", parts.port or 6379)
+        self._user = unquote(parts.username or "")
+        self._password = unquote(parts.password) if parts.password is not None else None
+        self._database = parts.path.strip("/") or "0"
+        self._tls = parts.query if parts.scheme == "rediss" else None
+        self._url = url
+        self._name = name
+        self._timeout = timeout
+        self._lock = threading.RLock()
+        self._socket: socket.socket | None = None
+        self._replies = Replies()
+
+    def __repr__(self) -> str:
+        return f"<RedisClient {self._name!r} of {self._address[0]}:{self._address[1]}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def beside(self, *, timeout: float | None) -> RedisClient:
+        """Return a second client of this server, with a connection of its own."""
+        return RedisClient(self._url, name=self._name, timeout=timeout)
+
+    def call(self, *words: str) -> Reply:
+        """Send a command and return its reply.
+
+        Raises:
+            ErrorReply: the server answered with an error.
+            OSError: the server can't be reached, or closed the connection, or did not answer in time.
+        """
+        (reply,) = self.call_all([words])
+        if isinstance(reply, ErrorReply):
+            raise reply
+        return reply
+
+    def call_all(self, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands together and return their replies, of which some may be an ErrorReply."""
+        with self._lock:
+            kept = self._socket is not None and not self._has_ended()
+            try:
+                return self._exchange(commands)
+            except TimeoutError:
+                raise
+            except OSError:
+                if not kept:
+                    raise
+            # The server closed a connection that was open for long: a restart, or CLIENT KILL by a test.
+            return self._exchange(commands)
+
+    def info(self, section: str) -> dict[str, str]:
+        """Return a section of INFO."""
+        return info_fields(self.text("INFO", section))
+
+    def clients(self) -> list[dict[str, str]]:
+        """Return CLIENT LIST: a dict for each client."""
+        return client_rows(self.text("CLIENT", "LIST"))
+
+    def text(self, *words: str) -> str:
+        """Send a command whose reply is text."""
+        reply = self.call(*words)
+        assert isinstance(reply, str), f"{words[0]} answers with text"
+        return reply
+
+    def count(self, *words: str) -> int:
+        """Send a command whose reply is a number."""
+        reply = self.call(*words)
+        assert isinstance(reply, int), f"{words[0]} answers with a number"
+        return reply
+
+    def setting(self, name: str) -> str | None:
+        """Return a setting of the server (CONFIG GET); None when it has none of that name."""
+        reply = self.call("CONFIG", "GET", name)
+        assert isinstance(reply, list), "CONFIG GET answers with names and values"
+        return str(reply[1]) if len(reply) > 1 else None
+
+    def configure(self, name: str, value: str) -> None:
+        """Change a setting of the server (CONFIG SET)."""
+        self.call("CONFIG", "SET", name, value)
+
+    def close(self) -> None:
+        """Close the connection; the next command opens a new one."""
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            connection.close()
+
+    def _has_ended(self) -> bool:
+        """True if the server has closed the connection, or has said what nobody asked."""
+        assert self._socket is not None, "there is a connection to look at"
+        self._socket.settimeout(0)
+        try:
+            self._socket.recv(1)
+        except BlockingIOError:
+            return self._stays()
+        except OSError as error:
+            if type(error).__name__ == "SSLWantReadError":  # TLS has read no more than a ticket
+                return self._stays()
+        self.close()
+        return True
+
+    def _stays(self) -> bool:
+        assert self._socket is not None, "there is a connection to go on with"
+        self._socket.settimeout(self._timeout)
+        return False
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
+        if self._socket is None:
+            self._open()
+        return self._ask(commands)
+
+    def _open(self) -> None:
+        __tracebackhide__ = True  # a traceback with locals would show the password
+        connection = socket.create_connection(self._address, timeout=self._timeout)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                from .tls import query_of, redis_context
+
+                context = redis_context(query_of(self._tls))
+                connection = context.wrap_socket(connection, server_hostname=self._address[0])
+        except BaseException:
+            connection.close()
+            raise
+        self._socket, self._replies = connection, Replies()
+        first: list[Command] = []
+        if self._password is not None:
+            first.append(["AUTH", *([self._user] if self._user else []), self._password])
+        first.append(["CLIENT", "SETNAME", self._name])
+        if self._database != "0":
+            first.append(["SELECT", self._database])
+        for reply in self._ask(first):
+            if isinstance(reply, ErrorReply):
+                self.close()
+                raise reply
+
+    def _ask(self, commands: Sequence[Command]) -> list[Reply]:
+        __tracebackhide__ = True  # the password is among the commands
+        connection = self._socket
+        assert connection is not None, "it was opened before"
+        try:
+            connection.sendall(b"".join(command(*words) for words in commands))
+            return [self._next(connection) for _ in commands]
+        except ValueError as error:
+            self.close()
+            raise ConnectionError(
+                f"{self._address[0]}:{self._address[1]} does not speak as Redis does: {error}"
+            ) from None
+        except BaseException:  # an interrupt too: the answer may still come, and would be taken for the next one's
+            with contextlib.suppress(OSError):
+                self.close()
+            raise
+
+    def _next(self, connection: socket.socket) -> Reply:
+        while (reply := self._replies.take()) is None:
+            chunk = connection.recv(1 << 16)
+            if not chunk:
+                raise ConnectionResetError(f"Redis at {self._address[0]}:{self._address[1]} closed the connection")
+            self._replies.feed(chunk)
+        return reply[0]
