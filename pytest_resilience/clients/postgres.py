@@ -303,11 +303,10 @@ async def connect(url: str, *, database: str | None = None, application_name: st
                 transport = await _with_tls(transport, stream, asked, address)
             session = Session(transport, stream, address, within)
             await session.begin(settings, unquote(parts.password or ""))
-        except ValueError as error:
+        except BaseException as error:
             transport.abort()
-            raise ConnectionError(f"{address[0]}:{address[1]}: {error}") from None
-        except BaseException:
-            transport.abort()
+            if isinstance(error, ValueError) and not isinstance(error, OSError):  # a bad certificate is both
+                raise ConnectionError(f"{address[0]}:{address[1]}: {error}") from None
             raise
     return session
 

@@ -132,14 +132,15 @@ class Scram:
     Args:
         word: the password.
         nonce: printable, without a comma, never used twice.
+        name: of the user; Postgres takes the one of the startup packet.
     """
 
     MECHANISM = "SCRAM-SHA-256"
 
-    def __init__(self, word: str, nonce: str) -> None:
+    def __init__(self, word: str, nonce: str, *, name: str = "") -> None:
         self._password = unicodedata.normalize("NFKC", word).encode()
         self._nonce = nonce
-        self._first = f"n=,r={nonce}"
+        self._first = f"n={name},r={nonce}"
         self._expected = b""
 
     def begin(self) -> bytes:

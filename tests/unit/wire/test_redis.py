@@ -36,3 +36,52 @@ def test_what_is_no_reply_is_refused():
 def test_info_is_a_dict_without_headings():
     text = b"# Server\r\nredis_version:7.2.4\r\nprocess_id:17\r\n\r\n# Clients\r\nexecutable:/a:b\r\n"
     assert redis.info_fields(text) == {"redis_version": "7.2.4", "process_id": "17", "executable": "/a:b"}
+
+
+@pytest.mark.parametrize(
+    ("data", "reply"),
+    [
+        (b"+OK\r\n", "OK"),
+        (b":-7\r\n", -7),
+        (b"$3\r\na\r\n\r\n", "a\r\n"),
+        (b"$-1\r\n", None),
+        (b"$2\r\n\xff\xfe\r\n", "\ufffd\ufffd"),
+        (b"*0\r\n", []),
+        (b"*3\r\n$1\r\na\r\n*1\r\n:1\r\n$-1\r\n", ["a", [1], None]),
+    ],
+)
+def test_replies_come_one_by_one_however_the_bytes_are_cut(data, reply):
+    replies = redis.Replies()
+    taken = []
+    for byte in data * 2:
+        replies.feed(bytes([byte]))
+        while found := replies.take():
+            taken += found
+    assert taken == [reply, reply]
+
+
+def test_an_error_is_a_reply():
+    replies = redis.Replies()
+    replies.feed(b"-OOM command not allowed\r\n")
+    (reply,) = replies.take()
+    assert isinstance(reply, redis.ErrorReply)
+    assert str(reply) == "OOM command not allowed"
+
+
+def test_bytes_that_are_no_reply_are_refused():
+    replies = redis.Replies()
+    replies.feed(b"HTTP/1.1 400 Bad Request\r\n")
+    with pytest.raises(ValueError, match="HTTP"):
+        replies.take()
+
+
+def test_clients_are_a_dict_each():
+    text = "id=3 addr=127.0.0.1:1 name= flags=N cmd=client|list\nid=4 addr=[::1]:2 name=shop sub=1\n"
+    assert redis.client_rows(text) == [
+        {"id": "3", "addr": "127.0.0.1:1", "name": "", "flags": "N", "cmd": "client|list"},
+        {"id": "4", "addr": "[::1]:2", "name": "shop", "sub": "1"},
+    ]
+
+
+def test_a_field_of_info_may_have_parts():
+    assert redis.info_parts("keys=3,expires=0") == {"keys": "3", "expires": "0"}

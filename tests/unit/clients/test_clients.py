@@ -1,0 +1,238 @@
+"""The plugin's own clients, asked of servers that do what real ones seldom do."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+
+import pytest
+import trustme
+
+from pytest_resilience.clients import postgres
+from pytest_resilience.clients.redis import RedisClient
+from pytest_resilience.wire.redis import ErrorReply
+
+
+class Fake:
+    """A server that does with each connection what it is given."""
+
+    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.connections = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            connection, _ = self._listener.accept()
+            with connection:
+                if self._listener.fileno() < 0 or self._over:
+                    return
+                self.connections += 1
+                self._serve(connection)
+
+    _over = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        socket.create_connection(("127.0.0.1", self.port)).close()
+        self._thread.join()
+        self._listener.close()
+
+
+def saying(*answers: bytes) -> Callable[[socket.socket], None]:
+    """Answer each request with the next of these, and close."""
+
+    def serve(connection: socket.socket) -> None:
+        for answer in answers:
+            if connection.recv(65536):
+                connection.sendall(answer)
+
+    return serve
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    authority = trustme.CA()
+    path = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context, path
+
+
+# -- Redis
+
+
+def redis(server: Fake, scheme: str = "redis", query: str = "") -> RedisClient:
+    return RedisClient(f"{scheme}://127.0.0.1:{server.port}/0{query}", name="it", timeout=10)
+
+
+def test_a_server_that_is_no_redis_is_named():
+    with (
+        Fake(saying(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server,
+        redis(server) as client,
+        pytest.raises(ConnectionError, match=rf"127.0.0.1:{server.port} does not speak as Redis does.*HTTP"),
+    ):
+        client.call("PING")
+
+
+def test_a_connection_that_closes_before_it_has_answered_is_not_tried_again():
+    with (
+        Fake(saying(b"+OK\r\n", b"+PO")) as server,
+        redis(server) as client,
+        pytest.raises(ConnectionResetError, match="closed the connection"),
+    ):
+        client.call("PING")
+    assert server.connections == 1
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_the_next_one():
+    over = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"+OK\r\n")
+        if b"LATE" in connection.recv(65536):
+            over.wait(30)
+            return
+        connection.sendall(b"+PONG\r\n")
+
+    with Fake(serve) as server, RedisClient(f"redis://127.0.0.1:{server.port}", name="it", timeout=0.2) as client:
+        with pytest.raises(TimeoutError):
+            client.call("LATE")
+        over.set()
+        assert client.call("PING") == "PONG"
+    assert server.connections == 2
+
+
+def test_a_failed_login_is_tried_with_the_next_command():
+    with Fake(saying(b"-LOADING wait\r\n")) as server, redis(server) as client:
+        for _ in range(2):
+            with pytest.raises(ErrorReply, match="LOADING"):
+                client.call("PING")
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    "query", ["?ssl_ca_certs={ca}", "?ssl_cert_reqs=none", "?ssl_ca_certs={ca}&ssl_check_hostname=false"]
+)
+def test_redis_is_reached_by_tls(authority, query):
+    context, path = authority
+
+    def serve(connection: socket.socket) -> None:
+        with context.wrap_socket(connection, server_side=True) as encrypted:
+            saying(b"+OK\r\n", b"+PONG\r\n", b"+PONG\r\n")(encrypted)
+
+    with Fake(serve) as server, redis(server, "rediss", query.format(ca=path)) as client:
+        assert [client.call("PING"), client.call("PING")] == ["PONG", "PONG"]
+        assert server.connections == 1, "a ticket of TLS is no end"
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(authority):
+    context, _ = authority
+
+    def serve(connection: socket.socket) -> None:
+        with pytest.raises(ssl.SSLError), context.wrap_socket(connection, server_side=True) as encrypted:
+            encrypted.recv(1)
+
+    with Fake(serve) as server, redis(server, "rediss") as client, pytest.raises(ssl.SSLCertVerificationError):
+        client.call("PING")
+
+
+# -- Postgres
+
+READY = b"R\0\0\0\x08\0\0\0\0" + b"K\0\0\0\x0c\0\0\0\1\0\0\0\2" + b"Z\0\0\0\5I"
+ONE = b"C\0\0\0\x0dSELECT 1\0" + b"Z\0\0\0\5I"
+
+
+def ask(server: Fake, query: str = "?sslmode=disable", password: str = "secret") -> int:
+    async def work() -> int:
+        url = f"postgresql://ann:{password}@127.0.0.1:{server.port}/shop{query}"
+        session = await postgres.connect(url, application_name="it", within=10)
+        await session.execute("select 1")
+        session.terminate()
+        return session.get_server_pid()
+
+    return asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        (b"R\0\0\0\x08\0\0\0\3", b"p\0\0\0\x0bsecret\0"),
+        (b"R\0\0\0\x0c\0\0\0\5salt", b"p\0\0\0\x28md5b8f5ba9f485dba302ec0963f7ee9ba8f\0"),
+    ],
+    ids=["clear text", "md5"],
+)
+def test_the_password_is_given_as_the_server_asks_for_it(question, answer):
+    given = []
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(question)
+        given.append(connection.recv(65536))
+        connection.sendall(READY)
+        saying(ONE)(connection)
+
+    with Fake(serve) as server:
+        assert ask(server) == 1
+    assert given == [answer]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (b"R\0\0\0\x08\0\0\0\7", r"asks for a way to log in that the plugin does not know \(7\)"),
+        (b"R\0\0\0\x12\0\0\0\x0aOTHER-1\0\0\0", r"does not know \(10\)"),
+        (b"R\0\0\0\x10\0\0\0\x0bnonsense", "127.0.0.1"),
+        (b"", "closed the connection"),
+    ],
+)
+def test_a_server_that_does_not_let_us_in_is_told(said, told):
+    with Fake(saying(said)) as server, pytest.raises(ConnectionError, match=told):
+        ask(server)
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?sslmode=require", "?sslmode=verify-full&sslrootcert={ca}", "?sslmode=verify-ca&sslrootcert={ca}"]
+)
+def test_postgres_is_reached_by_tls(authority, query):
+    context, path = authority
+
+    def serve(connection: socket.socket) -> None:
+        assert connection.recv(8) == b"\0\0\0\x08\x04\xd2\x16\x2f"
+        connection.sendall(b"S")
+        with context.wrap_socket(connection, server_side=True) as encrypted:
+            saying(READY, ONE)(encrypted)
+
+    with Fake(serve) as server:
+        assert ask(server, query.format(ca=path)) == 1
+
+
+def test_a_postgres_that_nobody_vouches_for_is_refused(authority):
+    context, _ = authority
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(8)
+        connection.sendall(b"S")
+        with pytest.raises(ssl.SSLError), context.wrap_socket(connection, server_side=True) as encrypted:
+            encrypted.recv(1)
+
+    with Fake(serve) as server, pytest.raises(ssl.SSLCertVerificationError):
+        ask(server, "?sslmode=verify-full")
+
+
+def test_a_session_that_ends_in_the_middle_of_an_answer_is_over():
+    error = b"SFATAL\0C57P01\0Mterminating connection\0\0"
+    words = b"E" + (len(error) + 4).to_bytes(4, "big") + error
+    with Fake(saying(READY, words)) as server, pytest.raises(postgres.SessionEnded, match="57P01"):
+        ask(server)
