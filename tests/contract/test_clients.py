@@ -12,7 +12,7 @@ from pytest_resilience.clients import postgres
 from pytest_resilience.clients.redis import RedisClient
 from pytest_resilience.wire.redis import ErrorReply
 
-NAME = "client under test"
+NAME = "client-under-test"
 
 
 @pytest.fixture(scope="module")
