@@ -110,8 +110,8 @@ def test_the_version_has_one_home(metadata):
     assert metadata["Version"] == pytest_resilience.__version__
 
 
-def test_the_extras_are_embedded_service_and_dev(metadata):
-    assert set(metadata.get_all("Provides-Extra")) == {"embedded", "service", "dev"}
+def test_the_extras_are_embedded_sequences_service_and_dev(metadata):
+    assert set(metadata.get_all("Provides-Extra")) == {"embedded", "sequences", "service", "dev"}
 
 
 @pytest.mark.parametrize("arguments", [(), ("-p", "pytest_resilience")], ids=["entry point", "and -p"])

@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ..clients.postgres import TERMINATED, PostgresError, Row, Session, connect
 from ..clock import SYSTEM
 from ..errors import SetupError
 from .backend import Server
+from .background import BackgroundLoop
 from .postgres_grips import ConnectionGrip, LockGrip, SlowGrip, end
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from anyio.from_thread import BlockingPortal
 
 Step: TypeAlias = "str | Path | Callable[[str], object]"
 Init: TypeAlias = "Step | Sequence[Step]"
@@ -124,9 +122,7 @@ class PostgresAdmin:
     def __init__(self, server: Server, *, template: str = "resilience_baseline") -> None:
         self.server = server
         self._template = template
-        self._portal: BlockingPortal | None = None
-        self._portal_context: AbstractContextManager[BlockingPortal] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._background: BackgroundLoop | None = None
         self._connection: Session | None = None
         self._cleaner: Session | None = None  # the session that has the function
         self._fingerprint: str | None = None
@@ -140,18 +136,14 @@ class PostgresAdmin:
 
     def run(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Run a coroutine function on the background loop and return its result."""
-        if self._portal is None:
-            from anyio.from_thread import start_blocking_portal
-
-            self._portal_context = start_blocking_portal("asyncio", name="pytest-resilience-postgres")
-            self._portal = self._portal_context.__enter__()
-            self._loop = self._portal.call(asyncio.get_running_loop)
-        return self._portal.call(work)
+        if self._background is None:
+            self._background = BackgroundLoop("pytest-resilience-postgres")
+        return self._background.run(work)
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, Result]]) -> Future[Result]:
         """Start a coroutine on the background loop; the future cancels it."""
-        assert self._portal is not None, "spawn comes after run"
-        return self._portal.start_task_soon(work)
+        assert self._background is not None, "spawn comes after run"
+        return self._background.spawn(work)
 
     async def connect(self, database: str | None = None) -> Session:
         """A new connection of a superuser."""
@@ -200,16 +192,16 @@ class PostgresAdmin:
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The background loop; None while there is none."""
-        return self._loop
+        return self._background.loop if self._background is not None else None
 
     def close(self) -> None:
         """Let go of everything and end the background loop."""
         for grip in list(self._grips):
             grip.release()
-        if self._portal is not None and self._portal_context is not None:
-            self._portal.call(self._drop_session)
-            self._portal_context.__exit__(None, None, None)
-            self._portal = self._portal_context = self._loop = None
+        if self._background is not None:
+            self._background.run(self._drop_session)
+            self._background.close()
+            self._background = None
 
     def prepare(self, init: Init) -> None:
         """Run what makes the schema, before the baseline is taken.
