@@ -1,7 +1,8 @@
 """What a lack of resources has done to a tree of processes, as far as the kernel or the processes themselves say.
 
 The kernel does not count refused allocations or refused descriptors. So a receipt of such a fault says one of three things: a process was
-seen at its limit, or said in its log that it was refused something (hit); no process can have met its limit (0); or neither (None).
+seen at its limit, or said in its log that it was refused something (hit); no process can have met its limit, or none had anything to do
+(0); or neither (None).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..clock import SYSTEM, Clock
 from ..faults.fault import Receipt
 from . import kernel
 from .limits import LoweredLimit
+from .traffic import Traffic
 from .tree import Tree
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ NEAR = 0.1  # of the headroom: a process that has no more than that left counts 
 FAR_BYTES = (
     1 << 30
 )  # with so much left at its peak a process can't have met its limit, unless it asked for more than that in one piece
+SLIGHT = 0.02  # seconds on a processor, and of each second thereafter, that an idle service may take for its timers
+SLIGHT_SHARE = 0.02
 WAITED = 0.01  # seconds that a process has to wait for a processor before it counts
 UNIT = "processes"
 
@@ -98,17 +102,20 @@ class LimitHold:
         lowered.lower()
         for process in lowered.processes:
             self._begin(process)
-        self._idle = Idle(lowered.processes)
+        self._activity = Activity(lowered.processes, clock)
+        # A service is asked over TCP. Another process may be asked over a pipe or have work of its own.
+        self._traffic = Traffic(tree) if log is not None else None
         self._sampler = Sampler(self._look)
 
     def release(self) -> None:
         """Put the limit back for every process that has it."""
         self._sampler.stop()
+        if self._traffic is not None:
+            self._traffic.close()
         self._lowered.restore()
 
     def receipt(self) -> Receipt:
         """Return how many processes met the limit."""
-        idle = self._idle.lasts()  # before the look, which is of our own doing
         self._look()
         said = self._log is not None and self._gauge.says.search(self._log()) is not None
         if self._met:
@@ -116,8 +123,16 @@ class LimitHold:
         if said:
             return Receipt(1, UNIT)  # one at least
         gone = any(not process.is_running() for process in self._lowered.processes)
-        can_tell = idle or not (self._may_have_met or gone)
-        return Receipt(0 if can_tell else None, UNIT)
+        is_far = not (self._may_have_met or gone)
+        return Receipt(0 if is_far or self._was_idle() else None, UNIT)
+
+    def _was_idle(self) -> bool:
+        """True if the processes have not run, or ran hardly and nothing asked them to."""
+        if self._activity.is_none():
+            return True
+        if self._traffic is None or not self._activity.is_slight(self._tree.members()):
+            return False
+        return self._traffic.none()
 
     def _look(self) -> None:
         import psutil
@@ -150,25 +165,45 @@ class LimitHold:
                 self._may_have_met = True
 
 
-class Idle:
-    """Processes of which none has run since."""
+class Activity:
+    """How much the processes of a tree have run since.
 
-    def __init__(self, processes: list[psutil.Process]) -> None:
-        self._ran = {process: self._seconds(process) for process in processes}
+    Args:
+        processes: the tree as it is now.
+        clock: tells how long ago that was.
+    """
 
-    def lasts(self) -> bool:
-        """True if each of them is still there, and none of its threads has been on a processor."""
-        return all(ran is not None and self._seconds(process) == ran for process, ran in self._ran.items())
+    def __init__(self, processes: list[psutil.Process], clock: Clock = SYSTEM) -> None:
+        self._clock = clock
+        self._began = clock.now()
+        self._ran = {process: _seconds(process) for process in processes}
 
-    @staticmethod
-    def _seconds(process: psutil.Process) -> dict[int, float] | None:
-        import psutil
+    def is_none(self) -> bool:
+        """True if each process is still there, and none of its threads has been on a processor."""
+        return all(ran is not None and _seconds(process) == ran for process, ran in self._ran.items())
 
-        try:
-            waiting = kernel.waiting(process.pid) if process.is_running() else None
-        except psutil.NoSuchProcess:
-            return None
-        return None if waiting is None else {thread: seconds.ran for thread, seconds in waiting.items()}
+    def is_slight(self, processes: list[psutil.Process]) -> bool:
+        """True if the tree has the processes that it had, and they ran no more than idle ones that look around now and then."""
+        if set(processes) != self._ran.keys():
+            return False
+        total = 0.0
+        for process, before in self._ran.items():
+            now = _seconds(process)
+            if before is None or now is None:
+                return False
+            total += sum(seconds - before.get(thread, 0.0) for thread, seconds in now.items())
+        return total <= SLIGHT + SLIGHT_SHARE * (self._clock.now() - self._began)
+
+
+def _seconds(process: psutil.Process) -> dict[int, float] | None:
+    """Seconds on a processor of each thread; None when the process has gone or the kernel does not count them."""
+    import psutil
+
+    try:
+        waiting = kernel.waiting(process.pid) if process.is_running() else None
+    except psutil.NoSuchProcess:
+        return None
+    return None if waiting is None else {thread: seconds.ran for thread, seconds in waiting.items()}
 
 
 class DataGauge:

@@ -84,13 +84,18 @@ def waiting(pid: int) -> dict[int, Waiting] | None:
 
 def turned_away(pid: int) -> bool:
     """True if a connection waits at one of the process's TCP listeners to be accepted."""
+    inodes = sockets(pid)
     with _gone(pid):
-        inodes = {found[1] for link in _links(pid) if (found := re.fullmatch(r"socket:\[(\d+)\]", link))}
         for name in "tcp", "tcp6":
             for row in _rows(Path(f"/proc/{pid}/net/{name}")):
-                if row[3] == "0A" and row[9] in inodes and int(row[4].partition(":")[2], 16) > 0:
+                if row[3] == "0A" and int(row[9]) in inodes and int(row[4].partition(":")[2], 16) > 0:
                     return True
     return False
+
+
+def sockets(pid: int) -> set[int]:
+    """Return the inodes of the sockets that are open."""
+    return {int(found[1]) for link in _links(pid) if (found := re.fullmatch(r"socket:\[(\d+)\]", link))}
 
 
 def _links(pid: int) -> Iterator[str]:

@@ -82,6 +82,10 @@ def daemon():
     os.wait()
     signal.pause()
 
+def ticking():
+    """One that is never still: it looks around ten times a second."""
+    Server(ADDRESS, Handler).serve_forever(0.1)
+
 def single():
     work(Server(ADDRESS, Handler))
 
@@ -92,6 +96,7 @@ COMMANDS = {
     "prefork": "[sys.executable, 'serve.py', 'prefork']",
     "fork_per_request": "[sys.executable, 'serve.py', 'fork_per_request']",
     "daemon": "[sys.executable, 'serve.py', 'daemon']",
+    "ticking": "[sys.executable, 'serve.py', 'ticking', 'quiet']",
     "shell": "['sh', '-c', f'true && {sys.executable} serve.py single; exit $?']",
 }
 

@@ -1,0 +1,234 @@
+"""Tell whether anything has reached a tree of processes over TCP. Linux only.
+
+The kernel lists TCP sockets with the bytes that each has received, and tells subscribers without privileges about each socket that is
+destroyed (sock_diag(7)). So a connection that came and went between two looks is seen too.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterable, Iterator
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..clock import SYSTEM
+from . import kernel
+from .tree import Tree
+
+if TYPE_CHECKING:
+    import psutil
+
+_NETLINK_SOCK_DIAG = 4
+_GROUPS = (1 << 0) | (1 << 2)  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
+_SOCK_DIAG_BY_FAMILY = 20
+_REQUEST_DUMP = 0x301
+_DONE, _ERROR = 3, 2
+_INFO = 2  # INET_DIAG_INFO: the attribute that holds struct tcp_info
+_HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, sender
+_REQUEST = Struct("=BBBBI48s")  # struct inet_diag_req_v2: family, protocol, extensions, padding, states, socket
+_MESSAGE = Struct(
+    "=4B2s2s36sQIIIII"
+)  # struct inet_diag_msg: family, state, ..., ports, addresses, cookie, ..., queue, ..., inode
+_ATTRIBUTE = Struct("=HH")
+_RECEIVED = Struct("=Q")
+_RECEIVED_AT = 128  # of tcpi_bytes_received in struct tcp_info
+_LISTEN, _TIME_WAIT = 10, 6
+LATE = 0.02  # seconds that the news of a destroyed socket may take
+OLD_NEWS = 0.005  # seconds without any after which those of earlier connections have come, as a rule
+
+
+class Unknown(Exception):
+    """The kernel does not say."""
+
+
+class TcpSocket(NamedTuple):
+    """One TCP socket.
+
+    Args:
+        state: the kernel's number of its state.
+        port: its own port.
+        peer: the other end's port.
+        cookie: its identity.
+        queue: of a listener, how many connections wait to be accepted.
+        inode: by which a process's descriptors name it.
+        fades: of one in TIME_WAIT, the milliseconds until it is forgotten.
+        received: bytes, and one for the end of the stream.
+    """
+
+    state: int
+    port: int
+    peer: int
+    cookie: int
+    fades: int
+    queue: int
+    inode: int
+    received: int
+
+    @property
+    def pair(self) -> tuple[int, int]:
+        return self.port, self.peer
+
+
+class Traffic:
+    """What reaches a tree of processes from now on. The processes must listen on a port."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._news: socket.socket | None = None
+        self._said = False  # once there was traffic there was traffic
+        try:
+            self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+            self._news.bind((0, _GROUPS))
+            self._news.setblocking(False)
+            self._let_old_news_pass()
+            inodes = _inodes(tree.members())
+            sockets = list(_listed())
+        except (OSError, Unknown):
+            self._said = True
+            return
+        self._ports = {each.port for each in sockets if each.state == _LISTEN and each.inode in inodes}
+        self._before = {each.cookie: each.received for each in sockets}
+        self._pairs = {each.pair for each in sockets}
+        self._fading = {each.pair: each.fades for each in sockets if each.state == _TIME_WAIT}
+        self._ours = {each.cookie for each in sockets if each.inode in inodes}
+        self._gone: list[TcpSocket] = []
+        self._said = not self._ports
+
+    def _let_old_news_pass(self) -> None:
+        """Read the news of connections that have just ended: they would look like traffic."""
+        assert self._news is not None, "opened by the caller"
+        give_up = SYSTEM.now() + LATE
+        while SYSTEM.now() < give_up and select.select([self._news], [], [], OLD_NEWS)[0]:
+            self._news.recv(1 << 16)
+
+    def none(self) -> bool:
+        """True if it is certain that nothing has reached the tree; takes 20 ms then."""
+        if not self._heard():
+            SYSTEM.sleep(LATE)
+        return not self._heard()
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._news is not None:
+            self._news.close()
+
+    def _heard(self) -> bool:
+        if not self._said:
+            try:
+                inodes = _inodes(self._tree.members())
+                self._gone += self._destroyed()
+                sockets = list(_listed())
+            except (OSError, Unknown):
+                self._said = True
+                return True
+            fading = {each.pair: each.fades for each in sockets if each.state == _TIME_WAIT}
+            self._said = any(self._is_new(each, fading) for each in self._gone) or any(
+                self._tells(each, inodes) for each in sockets
+            )
+        return self._said
+
+    def _tells(self, each: TcpSocket, inodes: set[int]) -> bool:
+        """True if a socket that is listed shows that something has come."""
+        if each.state == _LISTEN:
+            return each.inode in inodes and each.queue > 0
+        if each.state == _TIME_WAIT:  # has no counters any more
+            if not self._is_ours(each):
+                return False
+            known = self._fading.get(each.pair)
+            return each.pair not in self._pairs if known is None else each.fades > known
+        return (each.inode in inodes or self._is_server(each)) and self._grew(each)
+
+    def _is_new(self, each: TcpSocket, fading: dict[tuple[int, int], int]) -> bool:
+        """True if a socket that was destroyed meanwhile shows that something had come."""
+        if not self._is_ours(each):
+            return False
+        if each.cookie in self._before:
+            return self._is_server(each) and self._grew(each)
+        # The news of one that was over before comes late, while it fades. If its ports were used again it fades anew, or not at all.
+        for pair in (each.pair, each.pair[::-1]):
+            if pair in self._fading and fading.get(pair, self._fading[pair] + 1) <= self._fading[pair]:
+                return False
+        return True
+
+    def _is_ours(self, each: TcpSocket) -> bool:
+        return each.cookie in self._ours or bool({each.port, each.peer} & self._ports)
+
+    def _is_server(self, each: TcpSocket) -> bool:
+        return each.cookie in self._ours or each.port in self._ports
+
+    def _grew(self, each: TcpSocket) -> bool:
+        return each.received > self._before.get(each.cookie, 0) + 1
+
+    def _destroyed(self) -> Iterator[TcpSocket]:
+        assert self._news is not None, "otherwise there is nothing to ask"
+        while True:
+            try:
+                data = self._news.recv(1 << 16)
+            except BlockingIOError:
+                return
+            yield from _sockets(data)
+
+
+def _inodes(processes: Iterable[psutil.Process]) -> set[int]:
+    import psutil
+
+    found = set()
+    for process in processes:
+        try:
+            found |= kernel.sockets(process.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _listed() -> Iterator[TcpSocket]:
+    """All TCP sockets of this network namespace."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
+        sock.settimeout(1.0)
+        for family in socket.AF_INET, socket.AF_INET6:
+            body = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), 0, 0xFFFFFFFF, bytes(48))
+            sock.send(_HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP, family, 0) + body)
+            while True:
+                data = sock.recv(1 << 17)
+                yield from _sockets(data)
+                if _kinds(data) & {_DONE, _ERROR}:
+                    break
+            if _ERROR in _kinds(data) and family == socket.AF_INET:  # without IPv6 there are no such sockets
+                raise Unknown
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(data)
+        yield kind, data[_HEADER.size : length]
+        data = data[(length + 3) & ~3 :]
+
+
+def _kinds(data: bytes) -> set[int]:
+    return {kind for kind, _ in _messages(data)}
+
+
+def _sockets(data: bytes) -> Iterator[TcpSocket]:
+    for kind, body in _messages(data):
+        if kind == _SOCK_DIAG_BY_FAMILY:
+            _, state, _, _, port, peer, _, cookie, fades, queue, _, _, inode = _MESSAGE.unpack_from(body)
+            yield TcpSocket(
+                state,
+                int.from_bytes(port, "big"),
+                int.from_bytes(peer, "big"),
+                cookie,
+                fades,
+                queue,
+                inode,
+                _received(body[_MESSAGE.size :]),
+            )
+
+
+def _received(attributes: bytes) -> int:
+    while len(attributes) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind == _INFO and length >= _ATTRIBUTE.size + _RECEIVED_AT + 8:
+            return int(_RECEIVED.unpack_from(attributes, _ATTRIBUTE.size + _RECEIVED_AT)[0])
+        attributes = attributes[max(length + 3 & ~3, _ATTRIBUTE.size) :]
+    return 0

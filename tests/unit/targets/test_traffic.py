@@ -1,0 +1,99 @@
+"""Whether anything has reached a service over TCP is known for certain, or not at all."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from pytest_resilience.targets.traffic import Traffic
+from pytest_resilience.targets.tree import NamedTree
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sock_diag is Linux'")
+
+SERVER = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    while True:
+        with server.accept()[0] as connection:
+            try:
+                while data := connection.recv(100):
+                    connection.sendall(data)
+            except ConnectionResetError:
+                continue
+"""
+RESET = b"\1\0\0\0\0\0\0\0"
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[NamedTree, int]]:
+    with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield NamedTree(psutil.Process(process.pid)), int(process.stdout.readline())
+        process.kill()
+
+
+def echo(connection: socket.socket) -> None:
+    connection.sendall(b"word")
+    assert connection.recv(100) == b"word"
+
+
+def visit(port: int, *, reset: bool = False) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        echo(connection)
+        if reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+
+def test_nothing_has_come(server: tuple[NamedTree, int]) -> None:
+    tree, port = server
+    for _ in range(20):
+        visit(port)  # whose end is told late
+        traffic = Traffic(tree)
+        assert traffic.none()
+        traffic.close()
+
+
+@pytest.mark.parametrize("come", [visit, lambda port: visit(port, reset=True)], ids=["closed", "reset"])
+def test_a_connection_that_came_and_went_is_heard(server: tuple[NamedTree, int], come: Callable[[int], None]) -> None:
+    tree, port = server
+    for _ in range(20):
+        traffic = Traffic(tree)
+        come(port)
+        assert not traffic.none()
+        assert not traffic.none(), "once is enough"
+        traffic.close()
+
+
+def test_a_word_on_a_connection_that_was_there_is_heard(server: tuple[NamedTree, int]) -> None:
+    tree, port = server
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        echo(connection)
+        traffic = Traffic(tree)
+        assert traffic.none()
+        echo(connection)
+        assert not traffic.none()
+        traffic.close()
+
+
+def test_a_connection_that_is_not_accepted_is_heard(server: tuple[NamedTree, int]) -> None:
+    tree, port = server
+    with socket.create_connection(("127.0.0.1", port)) as first:
+        echo(first)
+        traffic = Traffic(tree)
+        with socket.create_connection(("127.0.0.1", port)):  # the server is busy with the first one
+            assert not traffic.none()
+        traffic.close()
+
+
+def test_of_a_process_that_does_not_listen_nothing_is_known() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        traffic = Traffic(NamedTree(psutil.Process(process.pid)))
+        assert not traffic.none()
+        traffic.close()
+        process.kill()
