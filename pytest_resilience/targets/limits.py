@@ -43,17 +43,22 @@ class LoweredLimit:
             try:
                 self._tree.each(self._lower_one)
             except BaseException:
-                self._tree.each(self._restore_one)
+                self._restore_all()
                 raise
             _LOWERED.append(self)
 
     def restore(self) -> None:
-        """Put it back: also for processes that were born meanwhile, and not for one that has set its own limit meanwhile."""
+        """Put it back: also for processes that were born meanwhile, and not for one that has set its own limit meanwhile.
+
+        Raises:
+            psutil.AccessDenied: a process has become another user's; those of all others are put back.
+        """
         with _LOCK:
             if self in _LOWERED:
                 _LOWERED.remove(self)
             self._hand_over()
-            self._tree.each(self._restore_one)
+            if denied := self._restore_all():
+                raise denied[0]
             self._tree.each_stray(self._restore_one)
 
     def on(self, process: psutil.Process) -> int | None:
@@ -77,6 +82,21 @@ class LoweredLimit:
         self._before.setdefault(limit, (soft, hard))
         self._own[process] = limit, (soft, hard)
         return True
+
+    def _restore_all(self) -> list[psutil.AccessDenied]:
+        import psutil
+
+        denied: list[psutil.AccessDenied] = []
+
+        def restore(process: psutil.Process) -> bool:
+            try:
+                return self._restore_one(process)
+            except psutil.AccessDenied as problem:
+                denied.append(problem)
+                return False
+
+        self._tree.each(restore)
+        return denied
 
     def _restore_one(self, process: psutil.Process) -> bool:
         soft = process.rlimit(self._which)[0]

@@ -33,8 +33,10 @@ _MESSAGE = Struct(
 _ATTRIBUTE = Struct("=HH")
 _RECEIVED = Struct("=Q")
 _RECEIVED_AT = 128  # of tcpi_bytes_received in struct tcp_info
-_LISTEN, _TIME_WAIT = 10, 6
-LATE = 0.02  # seconds that the news of a destroyed socket may take
+_FIN_WAIT2, _TIME_WAIT, _LISTEN = 5, 6, 10
+_LONG = 1 << 32  # milliseconds; longer than a socket fades
+LATE = 0.1  # seconds that the news of a destroyed socket may take on a busy machine
+SETTLED_WITHIN = 0.02  # seconds to wait for the news of earlier connections
 OLD_NEWS = 0.005  # seconds without any after which those of earlier connections have come, as a rule
 
 
@@ -52,8 +54,8 @@ class TcpSocket(NamedTuple):
         cookie: its identity.
         queue: of a listener, how many connections wait to be accepted.
         inode: by which a process's descriptors name it.
-        fades: of one in TIME_WAIT, the milliseconds until it is forgotten.
-        received: bytes, and one for the end of the stream.
+        fades: of one that fades away, the milliseconds until it is forgotten.
+        received: bytes, and one for the end of the stream; -1 where they are not counted.
     """
 
     state: int
@@ -69,6 +71,11 @@ class TcpSocket(NamedTuple):
     def pair(self) -> tuple[int, int]:
         return self.port, self.peer
 
+    @property
+    def fades_away(self) -> bool:
+        """True if no more than the ports are left of it: in TIME_WAIT, or in FIN_WAIT2 and closed."""
+        return self.state == _TIME_WAIT or (self.state == _FIN_WAIT2 and self.received < 0)
+
 
 class Traffic:
     """What reaches a tree of processes from now on. The processes must listen on a port."""
@@ -76,13 +83,13 @@ class Traffic:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
         self._news: socket.socket | None = None
-        self._said = False  # once there was traffic there was traffic
+        self._said = False  # once something has come it has come
         try:
             self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
             self._news.bind((0, _GROUPS))
             self._news.setblocking(False)
             self._let_old_news_pass()
-            inodes = _inodes(tree.members())
+            inodes = self._inodes = _inodes(tree.members())
             sockets = list(_listed())
         except (OSError, Unknown):
             self._said = True
@@ -90,7 +97,7 @@ class Traffic:
         self._ports = {each.port for each in sockets if each.state == _LISTEN and each.inode in inodes}
         self._before = {each.cookie: each.received for each in sockets}
         self._pairs = {each.pair for each in sockets}
-        self._fading = {each.pair: each.fades for each in sockets if each.state == _TIME_WAIT}
+        self._fading = _fading(sockets, at_first=True)
         self._ours = {each.cookie for each in sockets if each.inode in inodes}
         self._gone: list[TcpSocket] = []
         self._said = not self._ports
@@ -98,12 +105,12 @@ class Traffic:
     def _let_old_news_pass(self) -> None:
         """Read the news of connections that have just ended: they would look like traffic."""
         assert self._news is not None, "opened by the caller"
-        give_up = SYSTEM.now() + LATE
+        give_up = SYSTEM.now() + SETTLED_WITHIN
         while SYSTEM.now() < give_up and select.select([self._news], [], [], OLD_NEWS)[0]:
             self._news.recv(1 << 16)
 
     def none(self) -> bool:
-        """True if it is certain that nothing has reached the tree; takes 20 ms then."""
+        """True if it is certain that nothing has reached the tree; takes 0.1 s then."""
         if not self._heard():
             SYSTEM.sleep(LATE)
         return not self._heard()
@@ -122,9 +129,11 @@ class Traffic:
             except (OSError, Unknown):
                 self._said = True
                 return True
-            fading = {each.pair: each.fades for each in sockets if each.state == _TIME_WAIT}
-            self._said = any(self._is_new(each, fading) for each in self._gone) or any(
-                self._tells(each, inodes) for each in sockets
+            fading = _fading(sockets)
+            self._said = (
+                bool(inodes - self._inodes)
+                or any(self._is_new(each, fading) for each in self._gone)
+                or any(self._tells(each, inodes) for each in sockets)
             )
         return self._said
 
@@ -132,7 +141,7 @@ class Traffic:
         """True if a socket that is listed shows that something has come."""
         if each.state == _LISTEN:
             return each.inode in inodes and each.queue > 0
-        if each.state == _TIME_WAIT:  # has no counters any more
+        if each.fades_away:  # has no counters any more
             if not self._is_ours(each):
                 return False
             known = self._fading.get(each.pair)
@@ -158,7 +167,7 @@ class Traffic:
         return each.cookie in self._ours or each.port in self._ports
 
     def _grew(self, each: TcpSocket) -> bool:
-        return each.received > self._before.get(each.cookie, 0) + 1
+        return each.received > max(0, self._before.get(each.cookie, 0)) + 1
 
     def _destroyed(self) -> Iterator[TcpSocket]:
         assert self._news is not None, "otherwise there is nothing to ask"
@@ -168,6 +177,17 @@ class Traffic:
             except BlockingIOError:
                 return
             yield from _sockets(data)
+
+
+def _fading(sockets: Iterable[TcpSocket], *, at_first: bool = False) -> dict[tuple[int, int], int]:
+    """Return how long each pair of ports still fades.
+
+    Args:
+        sockets: all that are listed.
+        at_first: whether those in FIN_WAIT2 may begin anew, as they do when the other end is closed.
+    """
+    fading = [each for each in sockets if each.fades_away]
+    return {each.pair: _LONG if at_first and each.state == _FIN_WAIT2 else each.fades for each in fading}
 
 
 def _inodes(processes: Iterable[psutil.Process]) -> set[int]:
@@ -231,4 +251,4 @@ def _received(attributes: bytes) -> int:
         if kind == _INFO and length >= _ATTRIBUTE.size + _RECEIVED_AT + 8:
             return int(_RECEIVED.unpack_from(attributes, _ATTRIBUTE.size + _RECEIVED_AT)[0])
         attributes = attributes[max(length + 3 & ~3, _ATTRIBUTE.size) :]
-    return 0
+    return -1

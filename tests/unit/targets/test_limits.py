@@ -1,0 +1,104 @@
+"""A limit lowered for a tree of processes: a stranger is left alone, and what can't be limited leaves nothing behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import psutil
+import pytest
+
+from pytest_resilience import CannotInject, SetupError
+from pytest_resilience.targets.limits import LoweredLimit
+from pytest_resilience.targets.means import Means
+from pytest_resilience.targets.tree import NamedTree, Tree
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux'")
+
+
+@pytest.fixture
+def child() -> Iterator[psutil.Process]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
+def files(process: psutil.Process) -> tuple[int, int]:
+    return process.rlimit(psutil.RLIMIT_NOFILE)
+
+
+def test_a_process_that_has_the_id_of_one_that_ended_is_another_one(child: psutil.Process) -> None:
+    ended = psutil.Process(child.pid)
+    ended._ident, ended._create_time = (child.pid, -1.0), -1.0  # psutil tells processes apart by their start
+    tree = Tree(ended, lambda: [child.pid])
+    assert tree.members() == [child]
+    assert ended not in tree.members()
+
+
+def test_a_limit_that_the_process_sets_meanwhile_stays(child: psutil.Process) -> None:
+    limit = LoweredLimit(NamedTree(child), psutil.RLIMIT_NOFILE, lambda _: 100)
+    hard = files(child)[1]
+    limit.lower()
+    assert limit.on(child) == 100
+    child.rlimit(psutil.RLIMIT_NOFILE, (77, hard))
+    assert limit.on(child) is None
+    limit.restore()
+    assert files(child) == (77, hard)
+
+
+def test_where_one_process_may_not_be_limited_none_is(child: psutil.Process) -> None:
+    before = files(child)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        tree = Tree(child, lambda: [child.pid, other.pid])
+
+        def limit_of(process: psutil.Process) -> int:
+            if process.pid == other.pid:
+                raise psutil.AccessDenied(process.pid)
+            return 100
+
+        with pytest.raises(psutil.AccessDenied):
+            LoweredLimit(tree, psutil.RLIMIT_NOFILE, limit_of).lower()
+        assert files(child) == before
+        other.kill()
+
+
+def test_a_process_of_another_user_is_an_error_at_once(child: psutil.Process) -> None:
+    means = Means(NamedTree(child), mock.Mock())
+    with (
+        mock.patch.object(psutil.Process, "rlimit", side_effect=psutil.AccessDenied(child.pid)),
+        pytest.raises(CannotInject, match="another user"),
+    ):
+        means.limit_descriptors(0)
+
+
+def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: psutil.Process) -> None:
+    before = files(child)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        limit = LoweredLimit(Tree(child, lambda: [other.pid, child.pid]), psutil.RLIMIT_NOFILE, lambda _: 100)
+        limit.lower()
+        real = psutil.Process.rlimit
+
+        def denied(process: psutil.Process, *arguments: Any) -> Any:
+            if process.pid == other.pid:
+                raise psutil.AccessDenied(process.pid)
+            return real(process, *arguments)
+
+        with mock.patch.object(psutil.Process, "rlimit", denied), pytest.raises(psutil.AccessDenied):
+            limit.restore()
+        assert files(child) == before
+        other.kill()
+
+
+@pytest.mark.parametrize(
+    "strike",
+    [lambda m: m.lower_data_limit(0), lambda m: m.limit_descriptors(0), lambda m: m.enclose(1), lambda m: m.crowd(1)],
+)
+def test_what_has_ended_has_nothing_to_strike(child: psutil.Process, strike: object) -> None:
+    tree = NamedTree(child)
+    child.kill()
+    child.wait()
+    with pytest.raises(SetupError, match=r"nothing to strike: process \d+ is not running"):
+        strike(Means(tree, mock.Mock()))  # type: ignore[operator]
