@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from .redaction import redacted_command, scrubbed
 from .wording import asked, near
 
 
@@ -27,6 +28,18 @@ class ResilienceError(Exception):
 
 class SetupError(ResilienceError):
     """The experiment is wrong or can't be set up here; the system was not judged."""
+
+
+def ending(exit_code: int) -> str:
+    """Return how a process ended: "exit code 1", "exit code -9 (SIGKILL)", "exit code 137 (a shell's way to say SIGKILL)"."""
+    import signal
+
+    names = {number.value: number.name for number in signal.Signals}
+    if -exit_code in names:
+        return f"exit code {exit_code} ({names[-exit_code]})"
+    if exit_code - 128 in names:
+        return f"exit code {exit_code} (a shell's way to say {names[exit_code - 128]})"
+    return f"exit code {exit_code}"
 
 
 class BackendUnavailable(SetupError):
@@ -44,19 +57,41 @@ class ServerNotReady(SetupError):
         exit_code: its exit code, or None when it still runs.
     """
 
-    def __init__(self, name: str, *, command: Iterable[str], within: float, log: str, exit_code: int | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        command: Iterable[str],
+        within: float,
+        log: str,
+        exit_code: int | None,
+        after: float | None = None,
+        seen: Iterable[str] = (),
+    ) -> None:
+        """Tell it.
+
+        Args:
+            name: what was started.
+            command: the command line; its secrets are not kept.
+            within: seconds that it had.
+            log: the end of what it wrote; its secrets are not kept.
+            exit_code: its exit code, or None when it still runs.
+            after: seconds from its start to its end, where they are known.
+            seen: what else was seen of it, a line each.
+        """
         self.name = name
-        self.command = list(command)
+        self.command = redacted_command(command)
         self.within = within
-        self.log = log
+        self.log = scrubbed(log)
         self.exit_code = exit_code
-        state = "is still running" if exit_code is None else f"ended with exit code {exit_code}"
-        tail = "\n".join(log.rstrip().splitlines()[-40:]) or "(it wrote nothing)"
-        super().__init__(
-            f"{name} did not answer within {within:g} s; it {state}\n"
-            f"  command: {' '.join(self.command)}\n"
-            f"  its log, last lines:\n" + "\n".join(f"    {line}" for line in tail.splitlines())
-        )
+        if exit_code is None:
+            state = f"did not answer within {within:g} s; it is still running"
+        else:
+            took = f" after {after:.2f} s" if after is not None else ""
+            state = f"ended with {ending(exit_code)}{took}, before it was ready"
+        tail = "\n".join(self.log.rstrip().splitlines()[-40:]) or "(it wrote nothing)"
+        lines = [f"{name} {state}", *(f"  {line}" for line in seen), f"  command: {' '.join(self.command)}"]
+        super().__init__("\n".join([*lines, "  its log, last lines:", *(f"    {line}" for line in tail.splitlines())]))
 
 
 class UnknownFault(SetupError):

@@ -283,13 +283,14 @@ def pytest_runtest_makereport(
             item.user_properties.append(VACUOUS)
             report.user_properties.append(VACUOUS)
         if report.failed:
+            from .redaction import scrubbed
             from .report.files import keep_logs
             from .report.terminal import strike_lines, tail
 
             struck, logs = strike_lines(experiment.strikes), experiment.logs()
             report.sections.append(("resilience: what struck", "\n".join(struck)))
             if logs.get("service"):
-                report.sections.append(("resilience: the service's log", tail(logs["service"], LOG_LINES)))
+                report.sections.append(("resilience: the service's log", tail(scrubbed(logs["service"]), LOG_LINES)))
             try:
                 every = {"strikes": "\n".join(struck), **logs}
                 kept = str(keep_logs(item.config.rootpath, item.nodeid, every, attempt=attempt))

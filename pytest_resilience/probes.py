@@ -14,6 +14,7 @@ from typing import Any, TypeVar, overload
 from .clock import SYSTEM, Clock
 from .errors import NeverHappened, SetupError
 from .history import current
+from .redaction import scrubbed
 from .wording import counted
 
 Answer = TypeVar("Answer")
@@ -129,11 +130,15 @@ class _Asking:
         if self.steady > 1 and self.best:
             lines.append(f"  at best {counted(self.best, 'good answers')} in a row; {self.steady} are needed")
         if self.error is not None:
-            lines.append(f"  last answer: raised {type(self.error).__name__}: {_short(str(self.error))}")
+            lines.append(f"  last answer: raised {type(self.error).__name__}: {_short(scrubbed(str(self.error)))}")
         elif self.asked:
-            lines.append(f"  last answer: {_short(repr(self.last))}")
+            lines.append(f"  last answer: {_short(scrubbed(repr(self.last)))}")
         else:
             lines.append("  no answer came at all")
+        exchanges = current().exchanges(self.started)
+        if exchanges:
+            lines.append("  last exchanges of the service's client:")
+            lines += [f"    {each}{f' ({times} in a row)' if times > 1 else ''}" for each, times in exchanges]
         lines += [f"  {line}" for line in _strikes(self.started, now)]
         never = NeverHappened("\n".join(lines))
         never.__cause__ = self.error

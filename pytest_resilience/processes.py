@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import marshal
 import os
-import re
 import select
+import shutil
 import signal as signals
 import socket
 import subprocess
@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from .clock import SYSTEM, Clock
 from .errors import BackendDied, ResilienceError, ServerNotReady
-from .redaction import Private
+from .redaction import Private, redacted_command
 from .wording import listed
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ LOOK_EVERY = 1.0  # seconds between two looks whether a keeper that does not ans
 COMMANDS = 25.0  # seconds more when it has commands to run at the end
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*sys.argv[2:])"  # imported: its bytecode is cached
-_SECRET = re.compile(r"(\w+://[^:/@\s]*):\S*@")  # up to the last @: rather too much than half a password
 
 
 class User(NamedTuple):
@@ -52,18 +51,13 @@ class User(NamedTuple):
 PLAIN = User()
 
 
-def redacted(argv: Sequence[str]) -> list[str]:
-    """The command with the passwords of its URLs left out."""
-    return [_SECRET.sub(r"\1:***@", word) for word in argv]
-
-
 class CannotStart(ResilienceError):
     """The program could not be executed at all."""
 
     def __init__(self, name: str, argv: Sequence[str], reason: str) -> None:
         self.name = name
         self.reason = reason
-        super().__init__(f"{name} could not be started: {reason}\n  command: {' '.join(redacted(argv))}")
+        super().__init__(f"{name} could not be started: {reason}\n  command: {' '.join(redacted_command(argv))}")
 
 
 class Child:
@@ -194,7 +188,7 @@ class Child:
         """
         return ServerNotReady(
             self.name,
-            command=redacted(self.argv),
+            command=self.argv,
             within=within,
             log=self.log_text(since),
             exit_code=self.exit_code(),
@@ -302,7 +296,7 @@ class Keeper:
         try:
             number, pid = self.ask("spawn", request)
         except KeeperRefused as refusal:
-            raise CannotStart(name, argv, str(refusal)) from None
+            raise CannotStart(name, argv, _why_not(request, env, str(refusal))) from None
         return Child(self, number, pid, name, argv, log)
 
     def user_namespaces(self) -> bool:
@@ -464,6 +458,35 @@ class Keeper:
 
 class KeeperRefused(ResilienceError):
     """The keeper could not do what was asked."""
+
+
+def _why_not(request: Mapping[str, Any], env: Mapping[str, str], refusal: str) -> str:
+    """Return why a program could not be executed, as the files say it; else as the kernel said it."""
+    program, cwd = request["argv"][0], Path(request["cwd"] or ".")
+    if not cwd.exists():
+        return f"its working directory {str(cwd)!r} does not exist"
+    if not cwd.is_dir():
+        return f"its working directory {str(cwd)!r} is no directory"
+    if "/" not in program:
+        places = env.get("PATH", os.defpath)
+        return refusal if shutil.which(program, path=places) else f"{program!r} is not on PATH ({places})"
+    file = cwd / program
+    if not file.exists():
+        return f"there is no file {program!r}" + ("" if program.startswith("/") else f" in {str(cwd)!r}")
+    if file.is_dir():
+        return f"{program!r} is a directory"
+    if not os.access(file, os.X_OK):
+        return f"{program!r} is not executable (chmod +x)"
+    try:
+        with file.open("rb") as text:
+            first = text.read(200).partition(b"\n")[0].decode(errors="replace")
+    except OSError:
+        return refusal
+    if first.startswith("#!") and "FileNotFoundError" in refusal:
+        return f"the first line of {program!r} names an interpreter that is not there: {first!r}"
+    if "Exec format" in refusal:
+        return f"{program!r} is neither a program for this machine nor a script that begins with #!"
+    return refusal
 
 
 def _plain(argument: Any) -> Any:

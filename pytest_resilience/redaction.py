@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -19,6 +20,21 @@ HIDDEN = "***"
 UNMISTAKABLE = 12
 CUT = "..."  # how pytest shortens a long value, in the middle of a password too
 PIECE = 4  # characters of a password that was cut by which it is known
+
+# Part of a name whose value is a secret: DB_PASSWORD, --api-key, authToken; neither PWD nor "author".
+SECRET_NAME = (
+    r"pass(?:word|wd|phrase|code)|(?<![a-z])pass(?![a-z])|[_-]pwd|secret|token|credential|jwt|signature|(?<![a-z])sig(?![a-z])"
+    r"|(?:api|access|private|auth|signing|encryption)[_-]?key|(?<![a-z])auth(?![a-z])|session[_-]?id"
+)
+_NAMED = re.compile(rf"(?i)({SECRET_NAME})")
+_URL = re.compile(r"(\w+://[^:/@\s'\"]*):[^\s'\"]*@")  # up to the last @: rather too much than half a password
+_ASSIGNED = re.compile(rf"(?i)(\b|-)([\w.-]*(?:{SECRET_NAME})[\w.-]*[\"']?\s?[=:]\s?[\"']?)([^\s\"'&,;()\[\]{{}}<>]+)")
+_FLAG = re.compile(rf"(?i)^--?[\w-]*(?:{SECRET_NAME})[\w-]*$")
+_FLAG_INSIDE = re.compile(rf"(?i)((?<!\S)--?[\w-]*(?:{SECRET_NAME})[\w-]*\s+)([^\s-]\S*)")
+_SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+[\w+/=.~-]{8,}")
+RANDOM = 20  # characters; a value of a query that long is taken for a secret whatever its name
+WORDLIKE = 6  # characters; a shorter value may be part of another word
+PATH = 120  # characters of a request's path that a message shows
 
 _passwords: dict[str, re.Pattern[str]] = {}  # in every form in which it is written: what finds it
 
@@ -77,6 +93,56 @@ def redacted(text: str) -> str:
         if CUT in text and len(form) >= UNMISTAKABLE:
             text = _without_pieces(text, form)
     return text
+
+
+def is_secret(name: str) -> bool:
+    """True if a variable or option of that name holds a secret: DB_PASSWORD, --api-key."""
+    return _NAMED.search(name) is not None
+
+
+def remember_environment(environment: Mapping[str, str]) -> None:
+    """Remember the secrets of an environment: the values of secret names, and the passwords of URLs."""
+    for name, value in environment.items():
+        if is_secret(name):
+            remember(value)
+        if "://" in value:
+            remember_url(value)
+
+
+def scrubbed(text: str) -> str:
+    """Return a text, such as a log, without remembered passwords and without what it calls a password, token or key itself."""
+    text = _URL.sub(rf"\1:{HIDDEN}@", redacted(text))
+    return _SCHEME.sub(rf"\1 {HIDDEN}", _ASSIGNED.sub(rf"\1\2{HIDDEN}", text))
+
+
+def redacted_command(argv: Iterable[object], environment: Mapping[str, str] | None = None) -> list[str]:
+    """Return a command line as a message may show it.
+
+    Args:
+        argv: program and arguments.
+        environment: variables whose values may stand in it; each is shown by its name, "$TOKEN".
+    """
+    shown: list[str] = []
+    values = sorted(((environment or {}).items()), key=lambda item: -len(item[1]))
+    for word in map(str, argv):
+        for name, value in values:
+            if value == word or (len(value) >= WORDLIKE and value in word):
+                word = word.replace(value, f"${name}")
+        secret = bool(shown) and _FLAG.match(shown[-1]) and not word.startswith(("-", "$"))
+        shown.append(HIDDEN if secret else _FLAG_INSIDE.sub(rf"\1{HIDDEN}", scrubbed(word)))
+    return shown
+
+
+def redacted_path(target: str) -> str:
+    """Return the path and query of a request as a message may show it: without secrets, and not too long."""
+    path, mark, query = target.partition("?")
+    pairs = [each.partition("=") for each in query.split("&")] if mark else []
+    shown = "&".join(
+        f"{name}{is_}{HIDDEN if value and (is_secret(name) or len(value) >= RANDOM or name == 'code') else value}"
+        for name, is_, value in pairs
+    )
+    text = redacted(f"{path}{mark}{shown}")
+    return text if len(text) <= PATH else f"{text[:PATH]}{CUT}"
 
 
 def _without_pieces(text: str, password: str) -> str:

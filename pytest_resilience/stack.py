@@ -235,6 +235,8 @@ class Stack:
         Returns:
             The service, ready; None when there is none.
         """
+        if service is not None:
+            self._refuse_hopeless(service)
         self._revive()
         running = self._running(service) if service is not None else None
         for _, other in self._services.values():
@@ -256,8 +258,14 @@ class Stack:
             for each in cleaning:
                 each.result()
         if running is not None:
-            running.start()
+            running.begin()
         return running
+
+    def _refuse_hopeless(self, service: Service) -> None:
+        """Fail at once for a service that could not be started; another object that describes it starts it no better."""
+        for spec, running in list(self._services.values()):
+            if spec == service:
+                running.refuse_hopeless()
 
     def _admins(self, kind: type[Admin]) -> list[Admin]:
         every = (self._postgres_admin, self._redis_admin, *(admin for _, admin in self._more.values()))
@@ -301,7 +309,7 @@ class Stack:
             self._postgres_admin.clean().result()
         running = RunningService(service, self._backend)
         self._services[id(service)] = (service, running)
-        running.start()
+        running.begin()
         running.stop()
         self._postgres_admin.take_baseline()
         self._has_baseline = True

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..redaction import redacted
+from ..redaction import scrubbed
 
 FOLDER = ".resilience"
 LONGEST = 100  # characters of a file's name that come from its test's
@@ -42,5 +42,5 @@ def keep_logs(root: Path, test: str, logs: Mapping[str, str], *, attempt: int = 
         name = f"{name[:LONGEST]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
     file = place / (f"{name}.log" if attempt == 1 else f"{name}-attempt-{attempt}.log")
     text = "".join(f"===== {source} =====\n{text.rstrip()}\n" for source, text in logs.items())
-    file.write_text(redacted(text))  # a service may write its DATABASE_URL
+    file.write_text(scrubbed(text))  # a service may write its DATABASE_URL
     return file

@@ -62,7 +62,7 @@ def _users(frames: Iterable[TracebackType]) -> Iterable[TracebackType]:
     """The frames outside of this package, without those of libraries that it called."""
     below = False
     for entry in frames:
-        if _is_ours(entry):
+        if _is_ours(entry) or entry.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ROOTS:
             below = True
         elif _is_users(entry) or not below:
             below = False

@@ -7,18 +7,20 @@ import re
 import socket
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.backend import Backend
 from ..backends.ports import free_port
 from ..clock import SYSTEM, Clock
-from ..errors import ServerNotReady, SetupError
+from ..errors import ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
 from ..faults.process import Terminate
-from ..processes import Child
-from ..redaction import Private
+from ..history import Exchange, struck
+from ..processes import CannotStart, Child
+from ..redaction import Private, remember_environment, scrubbed
+from .diagnosis import observed
 from .means import Means
 from .spec import Service
 from .target import Ledger, NeedyFaults, ProcessFaults
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
 PORT_TRIES = 3  # another process may take a free port before the service binds it
 ASK_EVERY = 0.005  # seconds between two looks at a service that starts
 KEEP_ALIVE = 1.0  # seconds that an idle connection to the service is kept
+TIMEOUT = 10.0  # seconds of the client, unless a call says otherwise
 STOP_WITHIN = 5.0  # seconds for an orderly stop before it is killed
+
+
+Explain = Callable[[Exchange, dict[str, float | None]], str]
 
 
 class Clients:
@@ -39,15 +45,16 @@ class Clients:
     another thread sends its request on it: that request would fail, and nobody but us would be to blame.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, explain: Explain) -> None:
         self._local = threading.local()
         self._all: weakref.WeakSet[_Owned] = weakref.WeakSet()
+        self._explain = explain
 
     def of_this_thread(self, url: str) -> httpx.Client:
         """This thread's client; closed when the thread ends."""
         owned: _Owned | None = getattr(self._local, "owned", None)
         if owned is None or owned.client.is_closed:
-            owned = self._local.owned = _Owned(url)
+            owned = self._local.owned = _Owned(url, self._explain)
             self._all.add(owned)
         return owned.client
 
@@ -64,18 +71,18 @@ class Clients:
 class _Owned:
     """A client that is closed when its thread is gone."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, explain: Explain) -> None:
         import ssl
 
         import httpx
 
-        from .transport import Transport
+        from .transport import Client, Transport
 
         # Servers close idle connections, uvicorn after 5 s: ours go before that, or a request would run into the close.
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
         plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it talks HTTP; reading all certificates takes 30 ms
         self.transport = Transport(trust_env=False, limits=limits, verify=plain)
-        self.client = httpx.Client(base_url=url, timeout=10.0, trust_env=False, transport=self.transport)
+        self.client = Client(explain, base_url=url, timeout=TIMEOUT, trust_env=False, transport=self.transport)
 
     def __del__(self) -> None:
         if (client := getattr(self, "client", None)) is not None:
@@ -98,7 +105,11 @@ class RunningService:
         self._child: Child | None = None
         self._port = 0
         self._life_begins = 0
-        self._clients = Clients()
+        self._clients = Clients(self._explain)
+        self._was_ready = False
+        self._failures = 0
+        self._hopeless: ResilienceError | None = None
+        remember_environment(spec.env)
 
     @property
     def child(self) -> Child:
@@ -117,11 +128,41 @@ class RunningService:
         """The calling thread's client: it keeps connections, and asks no proxy of the environment."""
         return self._clients.of_this_thread(self.url)
 
+    def begin(self) -> None:
+        """Start it for a test, as `start` does. A service that was never ready, or failed twice in a row, is not started again.
+
+        Raises:
+            ServerNotReady, CannotStart: as `start`; the later ones are short and repeat the first.
+        """
+        self.refuse_hopeless()
+        try:
+            self.start()
+        except (ServerNotReady, CannotStart) as error:
+            self._failures += 1
+            if not self._was_ready or self._failures > 1:
+                self._hopeless = error
+            raise
+        self._was_ready, self._failures = True, 0
+
+    def refuse_hopeless(self) -> None:
+        """See whether there is any hope of starting it.
+
+        Raises:
+            ServerNotReady, CannotStart: an earlier test has shown that there is none.
+        """
+        if self._hopeless is not None:
+            first = str(self._hopeless).partition("\n")[0]
+            kind = type(self._hopeless)
+            again = kind.__new__(kind, f"not started again, as an earlier test has failed with: {first}")
+            vars(again).update(vars(self._hopeless))
+            raise again
+
     def start(self) -> None:
         """Start it and wait until it is ready; nothing when it runs.
 
         Raises:
-            ServerNotReady: it ended or did not get ready in time; shows command, time and log.
+            ServerNotReady: it ended or did not get ready in time; shows command, time, log, and what it listens on.
+            CannotStart: its program can't be executed.
         """
         if self._child is not None and self._child.running:
             return
@@ -131,7 +172,10 @@ class RunningService:
                 self._port = free_port()
             cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
             begins = self._child.log_size() if self._child is not None else 0
-            self._child = self._backend.spawn("service", list(self.spec.command), env=self._environment(), cwd=cwd)
+            try:
+                self._child = self._backend.spawn("service", list(self.spec.command), env=self._environment(), cwd=cwd)
+            except CannotStart as error:
+                raise CannotStart("the service", self.spec.shown_command, error.reason) from None
             if self._wait_until_ready(self._child, begins, last=attempt == PORT_TRIES - 1):
                 return
 
@@ -146,7 +190,8 @@ class RunningService:
 
     def _wait_until_ready(self, child: Child, begins: int, *, last: bool) -> bool:
         """Wait; False when another process has taken the port and it is worth another try."""
-        give_up = self._clock.now() + self.spec.within
+        begun = self._clock.now()
+        give_up = begun + self.spec.within
         status: int | str = "no answer yet"
         while True:
             code = child.exit_code()
@@ -163,11 +208,35 @@ class RunningService:
             if self._clock.now() > give_up:
                 break
             self._clock.sleep(ASK_EVERY)
-        within = self.spec.within
-        log = f"{child.log_text(begins)}\n(GET {self.spec.ready} on port {self._port}: {status})"
+        after = self._clock.now() - begun
+        seen = [] if child.exit_code() is not None else observed(self.spec, self._port, status, child.processes())
         code = child.exit_code()
         child.kill()
-        raise ServerNotReady("the service", command=self.spec.command, within=within, log=log, exit_code=code)
+        raise ServerNotReady(
+            "the service",
+            command=self.spec.shown_command,
+            within=self.spec.within,
+            log=child.log_text(begins),
+            exit_code=code,
+            after=after,
+            seen=seen,
+        )
+
+    def _explain(self, exchange: Exchange, timeouts: dict[str, float | None]) -> str:
+        """Say more about a request that failed: which time-out it was, what struck meanwhile, whether the process has ended."""
+        kinds = {"ConnectTimeout": "connect", "ReadTimeout": "read", "WriteTimeout": "write", "PoolTimeout": "pool"}
+        given = timeouts.get(kinds.get(exchange.outcome, ""))
+        lines = [str(exchange)]
+        if given == TIMEOUT:
+            lines.append(f"the client's default time-out is {TIMEOUT:g} s; timeout= of a request sets another")
+        elif given is not None:
+            lines.append(f"its timeout= was {given:g} s")
+        lines.append(f"struck meanwhile: {struck(exchange.begun, exchange.ended)}")
+        code = self._child.exit_code() if self._child is not None else None
+        if code is not None:
+            tail = "\n    ".join(scrubbed(self.log_text()).rstrip().splitlines()[-15:])
+            lines.append(f"the service's process has ended with {ending(code)}; its log ends:\n    {tail}")
+        return "\n".join(lines)
 
     def processes(self) -> list[int]:
         """The ids of its processes while the first one runs; that one comes first."""
@@ -219,7 +288,8 @@ class ServiceTarget(ProcessFaults, NeedyFaults):
 
     Attributes:
         url: "http://127.0.0.1:PORT".
-        client: an httpx.Client with that base URL and 10 s timeouts; each thread has its own.
+        client: an httpx.Client with that base URL; a request that takes longer than 10 s fails, unless it says timeout=. Each thread
+            has its own.
         process: its psutil.Process.
         log: what it has written so far.
     """
@@ -259,29 +329,27 @@ class ServiceTarget(ProcessFaults, NeedyFaults):
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Ask it; `options` are httpx's."""
-        try:
-            return self.client.request(method, path, **options)
-        except Exception as error:
-            code = self._running.child.exit_code()
-            if code is not None:
-                tail = "\n    ".join(self.log.rstrip().splitlines()[-15:])
-                error.add_note(f"the service's process has ended with exit code {code}; its log ends:\n    {tail}")
-            raise
+        __tracebackhide__ = True
+        return self.client.request(method, path, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         """GET; `options` are httpx's."""
+        __tracebackhide__ = True
         return self.request("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         """POST; `options` are httpx's, such as json={...}."""
+        __tracebackhide__ = True
         return self.request("POST", path, **options)
 
     def put(self, path: str, **options: Any) -> httpx.Response:
         """PUT; `options` are httpx's."""
+        __tracebackhide__ = True
         return self.request("PUT", path, **options)
 
     def delete(self, path: str, **options: Any) -> httpx.Response:
         """DELETE; `options` are httpx's."""
+        __tracebackhide__ = True
         return self.request("DELETE", path, **options)
 
     def terminate(self) -> Strike:

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import SetupError
+from ..redaction import is_secret, redacted_command
+
+__tracebackhide__ = True  # an error of a description is its author's
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Service:
     """How to start the service under test.
 
@@ -37,9 +40,8 @@ class Service:
 
     def __post_init__(self) -> None:
         if isinstance(self.command, str) or not self.command:
-            raise SetupError(
-                f"Service(command=...) is a list such as [sys.executable, '-m', 'shop'], got {self.command!r}"
-            )
+            said = redacted_command([self.command])[0] if isinstance(self.command, str) else self.command
+            raise SetupError(f"Service(command=...) is a list such as [sys.executable, '-m', 'shop'], got {said!r}")
         if not self.ready.startswith("/"):
             raise SetupError(f"Service(ready=...) is a path such as '/readyz', got {self.ready!r}")
         if not self.within > 0:
@@ -48,3 +50,18 @@ class Service:
         wrong = [name for name, value in env.items() if not isinstance(value, str)]
         if wrong:
             raise SetupError(f"Service(env=...) takes strings; these are not: {', '.join(wrong)}")
+
+    @property
+    def shown_command(self) -> list[str]:
+        """The command as a message may show it: values of `env`, and secrets of this process's environment, by their names."""
+        secrets = {name: value for name, value in os.environ.items() if is_secret(name)}
+        given = {name: value for name, value in self.env.items() if is_secret(name) or _is_telling(value)}
+        return redacted_command(self.command, secrets | given)
+
+    def __repr__(self) -> str:
+        return f"Service({self.shown_command!r}, ready={self.ready!r}, within={self.within:g})"
+
+
+def _is_telling(value: str) -> bool:
+    """True if a value may be a secret whatever its name: neither a short word, nor a number, a path or a URL without a password."""
+    return len(value) >= 8 and not value.isdigit() and not value.startswith(("/", ".")) and "://" not in value

@@ -1,12 +1,17 @@
-"""The connections of `resilience.service`, which its client keeps open from test to test; imports httpx, so it is imported late."""
+"""The client of `resilience.service`, which keeps its connections from test to test; imports httpx, so it is imported late."""
 
 from __future__ import annotations
 
 import socket
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import httpx
+
+from ..clock import SYSTEM
+from ..history import Exchange, current
+from ..redaction import redacted_path
 
 
 class Transport(httpx.HTTPTransport):
@@ -27,3 +32,30 @@ class Transport(httpx.HTTPTransport):
     def descriptors(self) -> set[int]:
         """Those that are open."""
         return {number for sock in list(self._sockets) if (number := sock.fileno()) >= 0}
+
+
+class Client(httpx.Client):
+    """An httpx.Client that writes its exchanges into the current history.
+
+    Args:
+        explain: given a failed exchange and its time-outs, says more about the failure; that becomes a note of the error.
+        settings: httpx's.
+    """
+
+    def __init__(self, explain: Callable[[Exchange, dict[str, float | None]], str], **settings: Any) -> None:
+        super().__init__(**settings)
+        self._explain = explain
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        __tracebackhide__ = True
+        path = redacted_path(request.url.raw_path.decode("ascii", "replace"))
+        begun = SYSTEM.now()
+        try:
+            response = super().send(request, **options)
+        except Exception as error:
+            exchange = Exchange(request.method, path, type(error).__name__, begun, SYSTEM.now())
+            current().exchanged(exchange)
+            error.add_note(self._explain(exchange, request.extensions.get("timeout", {})))
+            raise
+        current().exchanged(Exchange(request.method, path, str(response.status_code), begun, SYSTEM.now()))
+        return response

@@ -12,7 +12,8 @@ import pytest
 
 from pytest_resilience import processes
 from pytest_resilience.errors import BackendDied, ResilienceError, ServerNotReady
-from pytest_resilience.processes import CannotStart, Keeper, redacted
+from pytest_resilience.processes import CannotStart, Keeper
+from pytest_resilience.redaction import redacted_command
 from tests.support.waiting import gone, until
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -136,9 +137,10 @@ def test_descriptors_of_the_session_stay_here(spawn):
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["/no/such/program"], "No such file"),
-        (["no-such-program"], "No such file"),
-        (["/etc/passwd"], "Permission denied"),
+        (["/no/such/program"], "could not be started: there is no file '/no/such/program'"),
+        (["no-such-program"], "could not be started: 'no-such-program' is not on PATH"),
+        (["/etc/passwd"], "could not be started: '/etc/passwd' is not executable"),
+        (["/etc"], "could not be started: '/etc' is a directory"),
     ],
 )
 def test_what_can_not_be_executed_says_why(spawn, argv, reason):
@@ -146,8 +148,27 @@ def test_what_can_not_be_executed_says_why(spawn, argv, reason):
         spawn(*argv, "postgresql://ann:secret@127.0.0.1/shop")
 
 
+def test_a_script_that_cannot_run_says_what_is_wrong_with_it(keeper, tmp_path):
+    def refused(text, name="run"):
+        file = tmp_path / name
+        file.write_bytes(text)
+        file.chmod(0o755)
+        with pytest.raises(CannotStart) as raised:
+            keeper.spawn("child", [f"./{name}"], env=ENV, log=tmp_path / "log", cwd=tmp_path)
+        return raised.value.reason
+
+    assert refused(b"#!/no/such/python -I\n") == (
+        "the first line of './run' names an interpreter that is not there: '#!/no/such/python -I'"
+    )
+    assert refused(b"\x00\x01\x02") == "'./run' is neither a program for this machine nor a script that begins with #!"
+    with pytest.raises(CannotStart, match="its working directory '/no/such' does not exist"):
+        keeper.spawn("child", ["sh"], env=ENV, log=tmp_path / "log", cwd=Path("/no/such"))
+    with pytest.raises(CannotStart, match="is no directory"):
+        keeper.spawn("child", ["sh"], env=ENV, log=tmp_path / "log", cwd=tmp_path / "run")
+
+
 def test_passwords_are_not_shown():
-    assert redacted(["psql", "postgresql://ann:s3:c/r@t@host/shop", "redis://:pw@h", "http://h:80/a"]) == [
+    assert redacted_command(["psql", "postgresql://ann:s3:c/r@t@host/shop", "redis://:pw@h", "http://h:80/a"]) == [
         "psql",
         "postgresql://ann:***@host/shop",
         "redis://:***@h",

@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from pytest_resilience import redaction
-from pytest_resilience.redaction import Private, new_password, redact, redacted, remember, remember_url
+from pytest_resilience.redaction import (
+    Private,
+    new_password,
+    redact,
+    redacted,
+    redacted_command,
+    redacted_path,
+    remember,
+    remember_environment,
+    remember_url,
+    scrubbed,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +91,49 @@ def test_a_report_is_changed_in_place_and_other_objects_are_left_alone():
 
 def test_a_private_dictionary_shows_how_many_values_it_has_and_none_of_them():
     assert repr(Private(A="1", B="2")) == f"{Private(C='3', D='4')}" == "<2 values, not shown>"
+
+
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        (["serve", "--password", "abc"], "serve --password ***"),
+        (["serve", "--password=abc", "--port=80"], "serve --password=*** --port=80"),
+        (["serve", "--password", "--verbose"], "serve --password --verbose"),
+        (["env", "API_TOKEN=abc", "PWD=/root", "serve"], "env API_TOKEN=*** PWD=/root serve"),
+        (["sh", "-c", "serve --api-key abc --author me"], "sh -c serve --api-key *** --author me"),
+        (["serve", "--dsn", "amqp://a:b@h/x"], "serve --dsn amqp://a:***@h/x"),
+        (["curl", "-H", "Authorization: Bearer abcdefgh1234"], "curl -H Authorization: Bearer ***"),
+        (["serve", "sk_live_1", "x-sk_live_1-y"], "serve $STRIPE x-$STRIPE-y"),
+        (["serve", "me"], "serve $USER_TOKEN"),
+        (["serve", "some"], "serve some"),
+    ],
+)
+def test_a_command_is_shown_without_its_secrets(argv: list[str], shown: str) -> None:
+    environment = {"STRIPE": "sk_live_1", "USER_TOKEN": "me"}
+    assert " ".join(redacted_command(argv, environment)) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://ann:s3:c/r@t@host/shop is down", "postgresql://ann:***@host/shop is down"),
+        ('{"api_key": "abc", "id": 3}', '{"api_key": "***", "id": 3}'),
+        ("password authentication failed for user", "password authentication failed for user"),
+        ("passed: 3, author=me, tokens left", "passed: 3, author=me, tokens left"),
+    ],
+)
+def test_a_log_is_shown_without_what_it_calls_a_secret(text: str, shown: str) -> None:
+    assert scrubbed(text) == shown
+
+
+def test_a_path_is_shown_without_secrets_and_not_too_long() -> None:
+    assert redacted_path("/a?token=abc&limit=5&flag&code=1") == "/a?token=***&limit=5&flag&code=***"
+    assert redacted_path("/a?q=" + "x" * 30) == "/a?q=***"
+    assert redacted_path("/" + "x" * 300) == "/" + "x" * 119 + "..."
+
+
+def test_the_secrets_of_an_environment_are_remembered() -> None:
+    remember_environment(
+        {"THEIR_TOKEN": "ab12cd34ef56gh", "URL": "redis://:zz99yy88xx77ww@h", "MODE": "testing-the-mode"}
+    )
+    assert redacted("ab12cd34ef56gh zz99yy88xx77ww testing-the-mode") == "*** *** testing-the-mode"

@@ -37,7 +37,7 @@ def url() -> Iterator[str]:
 
 
 def test_a_thread_keeps_its_client_and_no_two_threads_share_one(url: str) -> None:
-    clients = Clients()
+    clients = Clients(lambda *_: "")
     ours = clients.of_this_thread(url)
     assert clients.of_this_thread(url) is ours
     with ThreadPoolExecutor(1) as thread:
@@ -46,7 +46,7 @@ def test_a_thread_keeps_its_client_and_no_two_threads_share_one(url: str) -> Non
 
 
 def test_connections_of_threads_that_have_ended_are_closed(url: str) -> None:
-    clients = Clients()
+    clients = Clients(lambda *_: "")
 
     def to_the_server() -> int:
         port = int(url.rpartition(":")[2])
@@ -65,7 +65,7 @@ def test_connections_of_threads_that_have_ended_are_closed(url: str) -> None:
 
 
 def test_after_close_a_thread_gets_a_new_client(url: str) -> None:
-    clients = Clients()
+    clients = Clients(lambda *_: "")
     ours = clients.of_this_thread(url)
     clients.close()
     assert ours.is_closed
