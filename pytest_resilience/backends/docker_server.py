@@ -11,6 +11,7 @@ from .backend import Address, Server
 from .container import Contained, Place
 from .postgres_process import DATABASE
 from .postgres_template import SETTINGS
+from .postgres_url import postgres_url
 
 POSTGRES_PORT = 5432
 REDIS_PORT = 6379
@@ -66,7 +67,7 @@ class PostgresContainer(ContainedServer):
         return {"POSTGRES_PASSWORD": self._password, "POSTGRES_DB": DATABASE, "POSTGRES_INITDB_ARGS": INITDB}
 
     def url(self, address: Address) -> str:
-        return f"postgresql://postgres:{self._password}@{address}/{DATABASE}"
+        return postgres_url("postgres", self._password, address, DATABASE)
 
     def ready(self) -> bool:
         """Whether it would let us in; while an image makes its data directory, nobody listens."""

@@ -9,6 +9,7 @@ from ..processes import Child, Keeper, User
 from ..wire import postgres as wire
 from .backend import Address
 from .local import LocalServer
+from .postgres_url import postgres_url
 
 STATUS_LINE = 7  # of postmaster.pid
 DATABASE = "resilience"
@@ -55,7 +56,7 @@ class PostgresProcess(LocalServer):
         return [str(self._program), "-D", str(self._data), "-p", str(self.address.port)]
 
     def url(self, address: Address) -> str:
-        return f"postgresql://postgres:{self._password}@{address}/{DATABASE}"
+        return postgres_url("postgres", self._password, address, DATABASE)
 
     def ready(self, child: Child) -> bool:
         """Whether it says so in its lock file, which also says that it is this very process, and lets us in."""

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from pytest_resilience.backends import postgres_password
 from pytest_resilience.backends.postgres_password import Place, find, put, verifier_for
 from pytest_resilience.backends.template import TemplateBroken
 
-# What Postgres 18 made of the password "secretpassword", with one iteration.
+# What Postgres 18 made of the password "secretpassword".
 MADE_BY_POSTGRES = (
+    "SCRAM-SHA-256$4096:NAu+0UMHChhLDi9OpMkb5A==$+hxkhEg8NdOqnoeGFNieU7D9yDpfu7fZCzG+lwrucnI="
+    ":gg6yk6L+AhknE7ir6uMRkL/m8C2UCNZ0pao/MemGySE="
+)
+WITH_ONE_ITERATION = (
     "SCRAM-SHA-256$1:JDUalWsBdISfP63F7cslow==$udD86H1tsueMR7yKW126sJrFMaV4Ms1QZ6MzBgXF4VE="
     ":MrUzAjvEZsJ2bD1+fplpC+Dg9v7BR3y2OjCuWFgm+Ms="
 )
@@ -23,11 +29,21 @@ def data(tmp_path):
     return tmp_path
 
 
-def test_a_verifier_is_what_postgres_makes_of_the_password(monkeypatch):
-    import base64
+@pytest.mark.parametrize(("iterations", "verifier"), [(4096, MADE_BY_POSTGRES), (1, WITH_ONE_ITERATION)])
+def test_a_verifier_is_what_postgres_makes_of_the_password(monkeypatch, iterations, verifier):
+    salt = base64.b64decode(verifier.split(":")[1].split("$")[0])
+    monkeypatch.setattr(postgres_password.os, "urandom", lambda _size: salt)
+    made = verifier_for("secretpassword", iterations)
+    assert made.replace("$0001:", "$1:") == verifier
+    assert len(made) == len(MADE_BY_POSTGRES)
 
-    monkeypatch.setattr(postgres_password.os, "urandom", lambda _size: base64.b64decode("JDUalWsBdISfP63F7cslow=="))
-    assert verifier_for("secretpassword", like=MADE_BY_POSTGRES) == MADE_BY_POSTGRES
+
+def test_clients_that_refuse_few_iterations_get_as_many_as_the_standard_wants(data, monkeypatch):
+    put(data, find(data), "few")
+    assert find(data).verifier.startswith("SCRAM-SHA-256$0001:")
+    monkeypatch.setattr(postgres_password.importlib.util, "find_spec", {"scramp": "here"}.get)
+    put(data, find(data), "many")
+    assert find(data).verifier.startswith("SCRAM-SHA-256$4096:")
 
 
 def test_a_verifier_is_found_and_another_put_in_its_place(data):
