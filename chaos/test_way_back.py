@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import httpx
 
 import healthy
 from instances import another
 from pytest_resilience import Resilience, eventually
-from workload import NAME, create, hoped, redis
+from verbs import unknown_campaigns
+from workload import FELL_BACK, NAME, create, hoped, redis
 
 LARGE = "x" * 9_000  # a message that takes a slow network some time
 SLOW = 100_000  # bytes per second
@@ -198,17 +202,43 @@ def test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted(r
 
 
 def test_what_memory_has_let_go_of_is_delivered_as_a_mark_that_the_old_copy_is_old(resilience: Resilience) -> None:
-    """More was changed during the outage than memory holds: Redis cannot be told what is new, but must not tell what is old."""
-    with another(resilience, CACHE_MAX_ENTRIES="2") as instance:
+    """More was changed during the outage than memory holds, and than one batch: Redis cannot be told what is new, but must not
+    tell what is old."""
+    with another(resilience, CACHE_MAX_ENTRIES="2") as instance, redis(resilience) as ask:
         eventually(lambda: redis_is_up(instance.client), within=5.0)
-        made = [instance.client.post("/api/campaigns", json={"name": NAME, "message": "before"}) for _ in range(8)]
-        paths = [reply.headers["Location"] for reply in made]
+        paths = [f"/api/campaigns/{i}" for i in unknown_campaigns(resilience, 110)]
+        every(instance.client.get, paths)  # into Redis
+        assert len(ask("KEYS", NAME_IN_REDIS.format("*"))) == len(paths), "what was loaded is not in Redis"
         with resilience.redis.refuse():
-            for path in paths:
-                assert instance.client.put(path, json={"message": "after"}).status_code == 200
-        all_from_redis(
-            instance.client, paths, "after", otherwise="a change that memory had let go of was never told to Redis"
-        )
+            every(lambda path: instance.client.put(path, json={"message": "after"}), paths)
+        eventually(lambda: redis_is_up(instance.client), within=healthy.REDIS_BACK_WITHIN)
+        old = {reply.json()["message"] for reply in every(instance.client.get, paths)} - {"after"}
+        assert not old, f"a change that memory had let go of was never told to Redis: {old} is read"
+
+
+def every(ask: Callable[[str], httpx.Response], paths: list[str]) -> list[httpx.Response]:
+    """Ask for each path, a few at once; each must succeed."""
+    with ThreadPoolExecutor(4) as threads:
+        replies = list(threads.map(ask, paths))
+    assert {reply.status_code for reply in replies} == {200}
+    return replies
+
+
+def test_connections_to_redis_that_were_cut_while_idle_are_no_outage(resilience: Resilience) -> None:
+    """A firewall or a failover resets them; the next command notices, connects again, and nobody hears of it."""
+    (path,) = cached(resilience, 1)
+    fell = told = 0
+    for _ in range(3):  # a probe that comes just then finds Redis away, and is right
+        told = resilience.service.log.count(FELL_BACK)
+        with resilience.redis.reset():
+            pass
+        source = resilience.service.get(path).headers["X-Cache-Source"]
+        fell = resilience.service.log.count(FELL_BACK) - told
+        if not fell and source == "redis":
+            break
+        back_on_redis(resilience)
+    assert not fell, "connections were cut while nobody used them, and the next request takes it for an outage of Redis"
+    assert source == "redis", f"connections were cut while nobody used them, and {source} serves the next request"
 
 
 def test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_and_no_more(
@@ -221,7 +251,7 @@ def test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_a
         "numbers": lambda ask, name: ask("SET", name, "1 2", "PX", 600_000),
     }
     *paths, well = cached(resilience, len(values) + 1)
-    down = resilience.service.log.count("falling back to in-memory cache")
+    down = resilience.service.log.count(FELL_BACK)
     with redis(resilience) as ask:
         for path, spoil in zip(paths, values.values(), strict=True):
             ask("DEL", NAME_IN_REDIS.format(id_of(path)))
@@ -232,7 +262,7 @@ def test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_a
                 f"Redis holds {what} under a campaign's name, and a read gets {reply.status_code}"
             )
             assert reply.json()["message"] == "before"
-        fell = resilience.service.log.count("falling back to in-memory cache") - down
+        fell = resilience.service.log.count(FELL_BACK) - down
         assert not fell, "a value of others under one of our names was taken for an outage of Redis"
         with resilience.redis.refuse():
             change(resilience, [*paths, well], "after")
@@ -248,23 +278,28 @@ def test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_a
 def test_a_service_that_ends_while_it_owes_leaves_old_copies_for_no_longer_than_a_copy_is_fresh(
     resilience: Resilience,
 ) -> None:
-    """Nobody is left who knows what Redis missed; but each copy there knows its age."""
-    fresh = 1.0  # seconds
+    """Nobody is left who knows what Redis missed; but each copy there knows its age. What the next process writes is told."""
+    fresh = 1.5  # seconds
     with another(resilience, CACHE_TTL=str(fresh)) as first:
         eventually(lambda: redis_is_up(first.client), within=5.0)
-        path = first.client.post("/api/campaigns", json={"name": NAME, "message": "before"}).headers["Location"]
-        with resilience.redis.refuse():
-            eventually(lambda: first.client.get("/readyz").json()["checks"]["redis"] == "down", within=5.0)
-            assert first.client.put(path, json={"message": "after"}).status_code == 200
-            first.process.terminate()
-            within = healthy.SHUTDOWN_GRACE + healthy.SLACK
-            hoped(
-                first.ended, within=within, otherwise=f"told to stop while Redis is away, it runs on for {within:g} s"
-            )
-    with another(resilience, CACHE_TTL=str(fresh)) as second:
-        eventually(lambda: redis_is_up(second.client), within=5.0)
+        made = [first.client.post("/api/campaigns", json={"name": NAME, "message": "before"}) for _ in range(2)]
+        by_first, by_second = (reply.headers["Location"] for reply in made)
+        outage = resilience.redis.refuse()
+        assert first.client.put(by_first, json={"message": "after"}).status_code == 200
+        first.process.terminate()
+        within = healthy.SHUTDOWN_GRACE + healthy.SLACK
+        hoped(first.ended, within=within, otherwise=f"told to stop while Redis is away, it runs on for {within:g} s")
+    with another(resilience, CACHE_TTL=str(fresh)) as second, outage, redis(resilience) as ask:
+        assert second.client.put(by_second, json={"message": "after"}).status_code == 200
+        ask(
+            "PEXPIRE", NAME_IN_REDIS.format(id_of(by_second)), int(1000 * LIFETIME)
+        )  # as good as new, however long it took
+        outage.heal()
+        eventually(lambda: redis_is_up(second.client), within=healthy.REDIS_BACK_WITHIN)
+        text = second.client.get(by_second).json()["message"]
+        assert text == "after", f"written before Redis was there for the first time, and not told to it: {text} is read"
         hoped(
-            lambda: second.client.get(path).json()["message"] == "after",
+            lambda: second.client.get(by_first).json()["message"] == "after",
             within=fresh + healthy.SLACK,
             otherwise=f"the instance that wrote is gone, and Redis' old copy is served for longer than CACHE_TTL={fresh:g}",
         )

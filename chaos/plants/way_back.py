@@ -9,9 +9,10 @@ MEANWHILE = "test_way_back.py::test_what_is_written_during_the_delivery_is_deliv
 TIME_LEFT = "test_way_back.py::test_what_is_delivered_lives_no_longer_than_if_redis_had_been_there"
 DELETED_ELSEWHERE = "test_way_back.py::test_what_one_instance_owes_does_not_undo_what_another_has_deleted"
 LET_GO = "test_way_back.py::test_what_memory_has_let_go_of_is_delivered_as_a_mark_that_the_old_copy_is_old"
+IDLE = "test_way_back.py::test_connections_to_redis_that_were_cut_while_idle_are_no_outage"
+ENDED = "test_way_back.py::test_a_service_that_ends_while_it_owes_leaves_old_copies_for_no_longer_than_a_copy_is_fresh"
 OVERFLOW = "test_way_back.py::test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted"
 FOREIGN = "test_way_back.py::test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_and_no_more"
-ENDED = "test_way_back.py::test_a_service_that_ends_while_it_owes_leaves_old_copies_for_no_longer_than_a_copy_is_fresh"
 
 PLANTS = (
     plant(
@@ -104,6 +105,35 @@ PLANTS = (
         ),
         tests=LET_GO,
         says="never told to Redis",
+    ),
+    plant(
+        "delivered-one-batch",
+        "A hundred at once will do.",
+        (
+            "redis_store.py",
+            "            self._owed.settle((write.key, write.stamp) for write in batch)\n",
+            "            self._owed.begin_anew()\n",
+        ),
+        tests=LET_GO,
+        says="never told to Redis",
+    ),
+    plant(
+        "redis-idle-cut-is-an-outage",
+        "Nothing is to be sent twice.",
+        ("redis_store.py", '"retry": Retry(NoBackoff(), 1),', '"retry": Retry(NoBackoff(), 0),'),
+        tests=IDLE,
+        says="takes it for an outage",
+    ),
+    plant(
+        "nothing-owed-at-the-start",
+        "Redis was never there, so it has nothing old.",
+        (
+            "cache.py",
+            "        owed = self._owed.add(key, stamp)\n        if not self.redis.up:",
+            "        if not self.redis.up and self.redis._breaker.outages == 1 and self.redis._breaker.epoch == 1:\n            return\n        owed = self._owed.add(key, stamp)\n        if not self.redis.up:",
+        ),
+        tests=ENDED,
+        says="not told to it",
     ),
     plant(
         "overflow-forgets-the-newest",
