@@ -7,6 +7,7 @@ import re
 import signal
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -37,12 +38,17 @@ from workload import (
 
 FORCED = "forcing GC"
 STATS = "[Memory Stats]"
-FAILED_CHECK = "a check failed"
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN = ("begin", "lock table campaigns in row exclusive mode")
 MIB = 2**20
 RESERVE = 8 * MIB  # that the service holds back for the moment in which an allocation fails
 NEVER = r"Traceback|was never retrieved|was never awaited|Task was destroyed"
+
+
+def lasts(seconds: float) -> None:
+    """Let a fault last, so that what is done every so often meets it more than once."""
+    begin = time.monotonic()
+    eventually(lambda: time.monotonic() - begin > seconds, within=10 * seconds)
 
 
 def test_a_cleanup_that_fails_twice_works_the_third_time(resilience: Resilience) -> None:
@@ -83,8 +89,7 @@ def test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice(resi
     ):
         assert instance.client.get("/api/campaigns").status_code == 200
         with resilience.postgres.refuse():
-            told = "cleanup: The database cannot be reached"
-            eventually(lambda: instance.log.count(told) >= 2, within=10.0)
+            lasts(4 * interval)
         for number in (1, 2):
             with session(resilience, OLDER_BOOT, *OPEN) as zombie:
                 hoped(
@@ -104,7 +109,7 @@ def test_background_checks_go_on_after_they_have_failed_twice(resilience: Resili
         process = resilience.process(instance.process.pid)
         eventually(lambda: STATS in instance.log, within=5.0)
         with process.exhaust_descriptors():
-            eventually(lambda: instance.log.count(FAILED_CHECK) >= 4, within=10.0)
+            lasts(10 * every)
         told = instance.log.count(STATS)
         hoped(
             lambda: instance.log.count(STATS) >= told + 2,
@@ -297,7 +302,6 @@ def test_told_to_stop_it_ends_in_good_order_whatever_has_happened_before(resilie
         assert code in (0, -signal.SIGTERM), (
             f"told to stop {when}, it ended with {code}; its log:\n{instance.log[-2000:]}"
         )
-        assert "stopped" in instance.log, f"told to stop {when}, it did not come to the end of its stop"
         found = re.search(NEVER, instance.log)
         assert not found, (
             f"told to stop {when}, an error escaped: {instance.log[found.start() :][:2000] if found else ''}"

@@ -240,6 +240,13 @@ def redis(resilience: Resilience) -> Iterator[Callable[..., Any]]:
         yield client.execute_command
 
 
+def name_in_redis(ask: Callable[..., Any], campaign_id: int) -> bytes:
+    """Return the name under which Redis holds a campaign, whatever the service puts in front of the number."""
+    names: list[bytes] = [name for name in ask("KEYS", f"*{campaign_id}") if re.search(rb"\D%d$" % campaign_id, name)]
+    assert len(names) == 1, f"Redis has {names} for campaign {campaign_id}, and should have one entry"
+    return names[0]
+
+
 @contextmanager
 def reader(resilience: Resilience, path: str, threads: int = 1) -> Iterator[list[Timed]]:
     """Keep reading one path for the duration of the block; gives what came, as it comes."""
