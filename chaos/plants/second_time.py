@@ -157,6 +157,11 @@ PLANTS = (
             "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
             "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token and self._breaker.outages < 2:\n            return Redis(",
         ),
+        (
+            "redis_store.py",
+            "            if self._tls:\n                await self._share_tls(client)",
+            "            if self._tls and self._breaker.outages < 2:\n                await self._share_tls(client)",
+        ),
         tests=UPSTASH,
         says="in its place",
     ),
@@ -172,14 +177,14 @@ PLANTS = (
         says="is not used",
     ),
     plant(
-        "stop-waits-for-the-pool",
+        "stop-says-goodbye-to-redis",
         "Close in order.",
         (
-            "database.py",
-            "                async with asyncio.timeout(CLOSE_TIMEOUT):\n                    await self._pool.close()\n",
-            "                await self._pool.close()\n",
+            "redis_store.py",
+            "            with contextlib.suppress(Exception):\n                async with asyncio.timeout(PROBE_TIMEOUT):\n                    await client.connection_pool.disconnect(inuse_connections=True)",
+            "            await client.ping()\n            await client.connection_pool.disconnect(inuse_connections=True)",
         ),
         tests=STOP,
-        says="it still runs",
+        says="told to stop during outages",
     ),
 )
