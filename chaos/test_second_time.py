@@ -264,6 +264,8 @@ def test_upstash_goes_away_twice_and_is_used_again_each_time_and_nothing_in_its_
                 with resilience.redis.refuse():
                     eventually(lambda: instance.client.get("/readyz").json()["checks"]["redis"] == "down", within=2.0)
                     assert instance.client.put(path, json={"message": f"outage {number}"}).status_code == 200
+                    if number == 2:
+                        lasts(1.5)  # long enough for another Redis to be found, tried and trusted
                     sources = {source() for _ in range(10)}
                     assert sources == {"memory"}, (
                         f"Upstash is away for the {number}. time, and {sources} serve in its place"
