@@ -11,11 +11,18 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 from . import logs, memory
+from .connections import ACCEPT_AT_ONCE, LARGEST_HEAD, Connections, most_connections
 from .errors import SettingsError
 from .settings import Settings
 
+BACKLOG = 2048  # connections that the kernel may hold for us
+ACCEPT_AGAIN = (
+    0.1  # seconds until connections are accepted again after there was no descriptor for one; asyncio waits for 1
+)
 START_FAILED = 3
 FORCED = 1
 
@@ -24,13 +31,14 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a drain in order."""
     try:
         settings = Settings.from_environment()
+        most = most_connections(settings)
         listener = _bind(settings)
     except SettingsError as error:
         sys.stderr.write(logs.start_failed(os.environ.get("LOG_FORMAT", "").strip(), str(error)) + "\n")
         return START_FAILED
     logs.configure(settings.log_format, settings.secrets())
     memory.tune()
-    return asyncio.run(_serve(settings, listener))
+    return asyncio.run(_serve(settings, listener, most))
 
 
 def _bind(settings: Settings) -> socket.socket:
@@ -48,12 +56,13 @@ def _bind(settings: Settings) -> socket.socket:
     return listener
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> int:
+async def _serve(settings: Settings, listener: socket.socket, most: int) -> int:
     import uvicorn
 
     from .app import create_app
 
     app = create_app(settings)
+    connections = Connections(header_timeout=settings.header_timeout, most=most)
 
     class Server(uvicorn.Server):
         """Leaves signals to us, and says when it is listening."""
@@ -64,14 +73,22 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
+            listener.listen(BACKLOG)
             port = listener.getsockname()[1]
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             logging.getLogger("service").info("Server LISTENING on http://%s:%d", host, port)
 
+        async def on_tick(self, counter: int) -> bool:
+            """Ten times a second."""
+            connections.sweep()
+            return await super().on_tick(counter)
+
     server = Server(
         uvicorn.Config(
             app,
-            http="h11",
+            http=connections.protocol(),
+            h11_max_incomplete_event_size=LARGEST_HEAD,
+            backlog=ACCEPT_AT_ONCE,  # asyncio accepts as many in one go; the listener's own backlog is set below
             ws="none",
             loop="asyncio",
             lifespan="on",
@@ -83,6 +100,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         )
     )
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(partial(_on_loop_exception, connections))
+    asyncio.constants.ACCEPT_RETRY_DELAY = ACCEPT_AGAIN  # type: ignore[attr-defined]
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -117,6 +136,13 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             draining.cancel()
     logging.getLogger("service").info("stopped")
     return 0
+
+
+def _on_loop_exception(connections: Connections, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if context.get("message") == "socket.accept() out of system resource":
+        connections.out_of_descriptors()
+    else:
+        loop.default_exception_handler(context)
 
 
 if __name__ == "__main__":

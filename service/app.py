@@ -67,7 +67,7 @@ def create_app(settings: Settings) -> Starlette:
 
     app = Starlette(
         routes=[
-            *CampaignRoutes(Campaigns(database), cache).routes(),
+            *CampaignRoutes(Campaigns(database), cache, body_timeout=settings.body_timeout).routes(),
             *ServiceRoutes(settings, health, cleanup).routes(),
         ],
         middleware=[Middleware(Gate, lifecycle=lifecycle, guard=guard, collector=collector)],

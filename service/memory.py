@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import gc
 import logging
 import mmap
@@ -154,14 +155,21 @@ def _levels(root: Path, path: str, file: str) -> Iterator[Path]:
 
 
 def process_memory() -> ProcessMemory:
-    """What this process uses now."""
+    """What this process uses now; without a file descriptor left to look, what it used when it last looked."""
     try:
         status = Path("/proc/self/status").read_bytes()
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE) and _last_seen:
+            return _last_seen[0]
         import psutil
 
         return ProcessMemory(psutil.Process().memory_info().rss, 0)
-    return ProcessMemory(_kilobytes(status, b"VmRSS:") << 10, _kilobytes(status, b"VmData:") << 10)
+    seen = ProcessMemory(_kilobytes(status, b"VmRSS:") << 10, _kilobytes(status, b"VmData:") << 10)
+    _last_seen[:] = [seen]
+    return seen
+
+
+_last_seen: list[ProcessMemory] = []
 
 
 def _kilobytes(status: bytes, name: bytes) -> int:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 LARGEST_BODY = 1 << 20
-BODY_SECONDS = 10.0
 NO_STORE = {"Cache-Control": "no-store"}
 
 
 class CampaignRoutes:
     """The campaigns."""
 
-    def __init__(self, campaigns: Campaigns, cache: Cache) -> None:
+    def __init__(self, campaigns: Campaigns, cache: Cache, *, body_timeout: float) -> None:
+        self._body_timeout = body_timeout
         self._campaigns = campaigns
         self._cache = cache
 
@@ -45,7 +45,7 @@ class CampaignRoutes:
         ]
 
     async def create(self, request: Request) -> Response:
-        campaign = await self._campaigns.create(new_fields(await read_json(request)))
+        campaign = await self._campaigns.create(new_fields(await read_json(request, self._body_timeout)))
         entry = campaign.entry()
         await self._cache.wrote(campaign.id, entry)
         return _answer(entry, status=201, headers={"Location": f"/api/campaigns/{campaign.id}"})
@@ -73,7 +73,7 @@ class CampaignRoutes:
 
     async def change(self, request: Request) -> Response:
         campaign_id = _id(request)
-        fields = changed_fields(await read_json(request))
+        fields = changed_fields(await read_json(request, self._body_timeout))
         campaign = await self._change(campaign_id, fields, request.headers.get("if-match"))
         entry = campaign.entry()
         await self._cache.wrote(campaign_id, entry)
@@ -156,21 +156,21 @@ class ServiceRoutes:
         return JSONResponse(content, headers=NO_STORE)
 
 
-async def read_json(request: Request) -> object:
-    """The body, if it is JSON, not too large, and comes before long."""
+async def read_json(request: Request, seconds: float) -> object:
+    """The body, if it is JSON, not too large, and all of it comes within so many seconds."""
     too_large = HTTPException(413, f"The body may have {LARGEST_BODY} bytes.")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
         raise too_large
     body = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > LARGEST_BODY:
                     raise too_large
     except TimeoutError:
-        raise HTTPException(408, "The body took too long.") from None
+        raise HTTPException(408, "The body took too long.", {"Connection": "close"}) from None
     try:
         parsed: object = json.loads(body)
     except (ValueError, RecursionError):

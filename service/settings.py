@@ -21,6 +21,9 @@ class Settings:
     database_url: str = field(repr=False)
     host: str = "0.0.0.0"
     port: int = 8080
+    header_timeout: float = 10.0
+    body_timeout: float = 10.0
+    max_connections: int | None = None
 
     redis_url: str | None = field(default=None, repr=False)
     upstash_redis_rest_url: str | None = field(default=None, repr=False)
@@ -98,6 +101,9 @@ _TOKEN = re.compile(r"[!-~]+")
 # name: (lowest, highest); bounds are inclusive
 _NUMBERS: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
+    "header_timeout": (0.1, 3_600),
+    "body_timeout": (0.1, 3_600),
+    "max_connections": (1, 1_000_000),
     "upstash_redis_port": (1, 65_535),
     "redis_budget": (0.001, 60),
     "db_pool_max": (1, 10_000),
@@ -119,7 +125,7 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "cleanup_min_interval": (0, 86_400),
     "shutdown_grace": (0.1, 3_600),
 }
-_WHOLE = {"port", "upstash_redis_port", "db_pool_max", "cache_max_entries", "cache_max_pending_writes"}
+_WHOLE = {"port", "max_connections", "upstash_redis_port", "db_pool_max", "cache_max_entries", "cache_max_pending_writes"}
 
 
 def _read(name: str, text: str) -> str | int | float:

@@ -28,7 +28,7 @@ PACKAGE = """
 SERVICE = """
 5  __init__
 4  __main__
-3  app
+3  app connections
 2  routes monitor health cleanup problems
 1  campaigns watch database asyncpg_patch cache redis_store owed fallback breaker jobs memory
 0  settings urls errors logs

@@ -1,0 +1,298 @@
+"""The connections of the HTTP server: each has a deadline, all together have a bound, and health is always answered.
+
+Rules: a connection is silent while it waits for a request's head. A silent one is closed after HEADER_TIMEOUT in total,
+however slowly bytes come; so is one whose client does not take an answer. Above MAX_CONNECTIONS the oldest silent one makes
+room. When none is silent, a few more connections are let in, and only the essential routes are served on them. MAX_CONNECTIONS
+leaves file descriptors for the pool, for Redis and for files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import h11
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from .errors import SettingsError
+from .problems import ESSENTIAL, Problem
+from .redis_store import CONNECTIONS as REDIS_CONNECTIONS
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .settings import Settings
+
+log = logging.getLogger("service.connections")
+
+LARGEST_HEAD = 64 << 10
+ACCEPT_AT_ONCE = 16  # connections that asyncio accepts before one of them can be counted
+SPARE = 16  # connections above the bound, for the essential routes
+OTHER_FILES = (
+    48 + 4 * ACCEPT_AT_ONCE
+)  # listener, log, epoll, memory statistics, and what is accepted and not counted yet
+MOST = 10_000  # connections, where no limit of descriptors is lower
+LEAST = 16
+EVICT = 8  # silent connections to close when there is no descriptor left
+QUIET = 5.0  # seconds in which every connection could be accepted: then a lack of descriptors is over
+LINGER = (
+    2.0  # seconds for a client that is refused to stop sending; closed earlier, the kernel would throw the answer away
+)
+CALM = 0.9  # of the bound: below it an episode is over
+ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?", re.IGNORECASE)
+
+
+def most_connections(settings: Settings) -> int:
+    """Return MAX_CONNECTIONS, or as many as the limit of file descriptors has room for.
+
+    Raises:
+        SettingsError: MAX_CONNECTIONS is set, and there is no room for so many.
+    """
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    others = settings.db_pool_max + 1 + 2 * (REDIS_CONNECTIONS + 2) + SPARE + OTHER_FILES
+    room = MOST if limit == resource.RLIM_INFINITY else limit - others
+    wanted = settings.max_connections
+    if wanted is None:
+        return max(LEAST, min(MOST, room))
+    if limit != resource.RLIM_INFINITY and wanted > max(LEAST, room):
+        raise SettingsError(
+            "MAX_CONNECTIONS",
+            f"at most {max(LEAST, room)}: the limit of file descriptors (ulimit -n) is {limit}, and {others} are for the"
+            " pool, Redis and files",
+        )
+    return wanted
+
+
+class Connections:
+    """All connections of one server.
+
+    Args:
+        header_timeout: seconds that a client has for the head of a request, and for taking an answer.
+        most: connections that may be open.
+    """
+
+    def __init__(self, *, header_timeout: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.header_timeout = header_timeout
+        self._most = most
+        self._clock = clock
+        self._open: set[Connection] = set()
+        self._silent: dict[Connection, None] = {}  # oldest first
+        self._full = False
+        self._no_descriptors = False
+        self._exhausted_at = -QUIET
+        self._reserve: int | None = None
+        self._hold_reserve()
+
+    def protocol(self) -> type[Connection]:
+        """Return the class that uvicorn makes its connections of."""
+        return type("OneOfTheConnections", (Connection,), {"all": self})
+
+    def opened(self, connection: Connection) -> None:
+        """Take a new connection in; the oldest silent one makes room for it."""
+        self._open.add(connection)
+        if len(self._open) > self._most:
+            if not self._full:
+                self._full = True
+                log.warning("all %d connections are in use: the oldest that say nothing are closed", self._most)
+            if not self._evict(1):
+                connection.only_essential = True
+                if len(self._open) > self._most + SPARE:
+                    connection.evict()
+        self.waits(connection)
+
+    def waits(self, connection: Connection) -> None:
+        """Note that a connection waits for a head, from now on."""
+        if connection in self._open:
+            self._silent.pop(connection, None)
+            self._silent[connection] = None
+
+    def works(self, connection: Connection) -> None:
+        """Note that a connection has a request to work on."""
+        self._silent.pop(connection, None)
+
+    def closed(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._silent.pop(connection, None)
+
+    def out_of_descriptors(self) -> None:
+        """Make room: a connection could not be accepted, because there is no file descriptor left."""
+        if not self._no_descriptors:
+            self._no_descriptors = True
+            log.error("no file descriptor is left to accept a connection: those that say nothing are closed")
+        self._exhausted_at = self._clock()
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None
+        self._evict(EVICT)
+
+    def sweep(self) -> None:
+        """Close every connection that is past its deadline."""
+        now = self._clock()
+        for connection in list(self._open):
+            connection.check(now)
+        if self._full and len(self._open) < CALM * self._most:
+            self._full = False
+            log.info("resolved: %d of %d connections are in use", len(self._open), self._most)
+        calm = now - self._exhausted_at > QUIET
+        if self._reserve is None and calm and self._hold_reserve():
+            self._no_descriptors = False
+            log.info("resolved: there are file descriptors again")
+
+    def deadline(self, most: float = math.inf) -> float:
+        """Return when a client that begins to be waited for now has had its time: HEADER_TIMEOUT, or `most` seconds."""
+        return self._clock() + min(self.header_timeout, most)
+
+    def _evict(self, count: int) -> int:
+        victims = list(islice(self._silent, count))
+        for victim in victims:
+            victim.evict()
+        return len(victims)
+
+    def _hold_reserve(self) -> bool:
+        """Hold a descriptor to let go of when there is no other. True if it is held."""
+        with contextlib.suppress(OSError):
+            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        return self._reserve is not None
+
+
+class Connection(H11Protocol):
+    """uvicorn's HTTP/1.1 connection, with deadlines for the client."""
+
+    all: Connections
+    only_essential = False
+    _deadline: float | None = None
+    _in_head = False
+    _flush_by: float | None = None
+    _refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        inner = self.app
+        self.app = _Front(inner, self)
+        self._in_head, self._deadline = True, self.all.deadline()
+        self.all.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.all.closed(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if not self._works() and not self._in_head and self.conn.their_state is h11.IDLE:
+            self._in_head, self._deadline = True, self.all.deadline()  # once: further bytes of this head do not move it
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self._works():
+            self._in_head, self._deadline = False, None
+            self.all.works(self)
+
+    def on_response_complete(self) -> None:
+        self._in_head, self._deadline = False, self.all.deadline()
+        self.all.waits(self)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._flush_by = self.all.deadline()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._flush_by = None
+
+    def check(self, now: float) -> None:
+        """End the connection if its client had its time."""
+        if self._flush_by is None and self.transport.is_closing():
+            self._flush_by = self.all.deadline()  # what was answered is on its way, if the client takes it
+        if self._flush_by is not None and now > self._flush_by:
+            self.evict()
+        elif self._deadline is not None and now > self._deadline and not self.transport.is_closing():
+            if self._in_head and self.conn.trailing_data[0]:
+                self._refuse(408, "The head of the request took too long.")
+            else:
+                self.transport.close()
+
+    def evict(self) -> None:
+        """Close the connection at once."""
+        self.all.closed(self)
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        if self._refused:
+            self.evict()
+        else:
+            super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(getattr(sys.exception(), "error_status_hint", 400), "This is not a request of HTTP/1.1.")
+
+    def _works(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answer for the application, and close."""
+        if self._works():  # the body is broken: nobody is to be answered by the application any more
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            problem = Problem(status, detail, headers={"Connection": "close"})
+            answer = h11.Response(status_code=status, headers=problem.raw_headers)
+            for event in (answer, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self._refused, self._in_head = True, False
+        self._deadline = self.all.deadline(LINGER)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+class _Front:
+    """What is before the application: the forms of a request's target, the version of HTTP, and the bound."""
+
+    def __init__(self, app: Any, connection: Connection) -> None:
+        self._app: ASGIApp = app
+        self._connection = connection
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (_flaw(scope) or self._bound(scope) or self._app)(scope, receive, send)
+
+    def _bound(self, scope: Scope) -> Response | None:
+        if not self._connection.only_essential or scope["path"] in ESSENTIAL:
+            return None
+        return Problem(503, "All connections are in use.", headers={"Connection": "close"}, retry_after=1)
+
+
+def _flaw(scope: Scope) -> Response | None:
+    """Return the answer to a request that the application must not see. Brings its target into the usual form."""
+    if not scope["http_version"].startswith("1."):
+        return Problem(505, "This server speaks HTTP/1.1.", headers={"Connection": "close"})
+    head = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in scope["headers"])
+    if head > LARGEST_HEAD:  # h11 bounds what is incomplete, and this one came at once
+        return Problem(431, f"The head may have {LARGEST_HEAD} bytes.", headers={"Connection": "close"})
+    if scope["path"].startswith("/"):
+        return None
+    if scope["raw_path"] == b"*" and scope["method"] == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"})
+    absolute = ABSOLUTE.fullmatch(scope["raw_path"])
+    if absolute is None:
+        return Problem(400, "The target of the request is neither a path nor a URL.")
+    host, path = absolute[1].lower(), absolute[2] or b"/"
+    # RFC 9112, 3.2.2: the target's host counts, and not the header's.
+    scope["headers"] = [(b"host", host), *((name, value) for name, value in scope["headers"] if name != b"host")]
+    scope["raw_path"], scope["path"] = path, unquote(path.decode("ascii"))
+    return None

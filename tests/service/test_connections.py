@@ -1,0 +1,250 @@
+"""Clients that say nothing, half of something, or nonsense; the bound of connections; the forms of a request's target."""
+
+import contextlib
+import re
+import socket
+import time
+from urllib.parse import urlsplit
+
+import pytest
+
+from pytest_resilience import eventually
+from service.connections import most_connections
+from service.errors import SettingsError
+from service.settings import Settings
+
+TIMEOUT = 1.0  # HEADER_TIMEOUT and BODY_TIMEOUT
+LATE = 2.5  # seconds on top, for a busy machine
+
+
+@pytest.fixture(scope="session")
+def resilience_service(service_spec):
+    return service_spec(header_timeout=TIMEOUT, body_timeout=TIMEOUT, max_connections=20)
+
+
+@pytest.fixture
+def connect(service):
+    """Opens a connection to the service."""
+    parts = urlsplit(service.url)
+    with contextlib.ExitStack() as sockets:
+        yield lambda: sockets.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
+
+
+def rest(client):
+    """All that comes until the connection is closed, and how many seconds that took."""
+    begun, answer = time.monotonic(), b""
+    with contextlib.suppress(ConnectionResetError):
+        while more := client.recv(65536):
+            answer += more
+    return answer, time.monotonic() - begun
+
+
+def first(client):
+    """The first answer, all of it."""
+    answer = b""
+    while b"\r\n\r\n" not in answer:
+        answer += client.recv(65536)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = int(re.search(rb"(?i)content-length: (\d+)", head)[1])
+    while len(body) < length:
+        body += client.recv(65536)
+    return head
+
+
+def drip(client, line, seconds):
+    """Send one byte after the other until the connection is closed. Returns how many seconds that took."""
+    begun = time.monotonic()
+    client.settimeout(0.05)
+    while time.monotonic() - begun < seconds:
+        with contextlib.suppress(TimeoutError):
+            if client.recv(65536) == b"":
+                break
+        with contextlib.suppress(OSError):
+            client.sendall(line)
+    return time.monotonic() - begun
+
+
+def status(answer):
+    return int(answer.split(b" ", 2)[1])
+
+
+ASK = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_a_client_that_says_nothing_is_closed(connect):
+    answer, seconds = rest(connect())
+    assert answer == b""
+    assert TIMEOUT * 0.7 < seconds < TIMEOUT + LATE
+
+
+def test_half_a_head_is_408(connect):
+    client = connect()
+    client.sendall(ASK[:-2])
+    answer, seconds = rest(client)
+    assert status(answer) == 408
+    assert b"application/problem+json" in answer
+    assert seconds < TIMEOUT + LATE
+
+
+@pytest.mark.parametrize("before", [b"", ASK], ids=["first request", "kept alive"])
+def test_a_head_has_its_time_in_total_and_not_for_each_byte(connect, before):
+    client = connect()
+    if before:
+        client.sendall(before)
+        assert status(first(client)) == 200
+    client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
+    assert drip(client, b"x", TIMEOUT + LATE + 1) < TIMEOUT + LATE
+
+
+def test_a_kept_connection_that_says_nothing_is_closed(connect):
+    client = connect()
+    client.sendall(ASK)
+    assert status(first(client)) == 200
+    answer, seconds = rest(client)
+    assert (answer, seconds < TIMEOUT + LATE) == (b"", True)
+
+
+def test_a_slow_body_is_408(connect):
+    client = connect()
+    client.sendall(b"POST /api/campaigns HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+    answer, seconds = rest(client)
+    assert status(answer) == 408
+    assert seconds < TIMEOUT + LATE
+
+
+def test_a_body_that_nobody_reads_has_its_time_too(connect):
+    """The answer is there already; the client goes on with the body of its request, byte by byte."""
+    client = connect()
+    client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
+    assert status(first(client)) == 200
+    assert drip(client, b"x", TIMEOUT + LATE + 1) < TIMEOUT + LATE
+
+
+def test_an_answer_that_is_not_taken_has_its_time_too(connect, service):
+    for _ in range(120):
+        service.post("/api/campaigns", json={"name": "n", "message": "m" * 10_000})
+    client = connect()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    with contextlib.suppress(ConnectionError):
+        for _ in range(20):  # more than the kernel takes for us
+            client.sendall(b"GET /api/campaigns?limit=200 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    port = client.getsockname()[1]
+
+    def held():
+        return [c for c in service.process.net_connections() if c.raddr and c.raddr.port == port]
+
+    eventually(held, within=5)
+    eventually(lambda: not held(), within=TIMEOUT + LATE + 3)
+
+
+def test_what_is_busy_is_not_closed(resilience, service, connect):
+    client = connect()
+    with resilience.postgres.starve(lock="campaigns") as locked:
+        client.sendall(b"GET /api/campaigns HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        eventually(lambda: locked.receipt.touched, within=5)
+        begun = time.monotonic()
+        eventually(lambda: time.monotonic() - begun > TIMEOUT * 1.3, within=5)
+    assert status(first(client)) == 200
+
+
+def test_the_oldest_silent_connection_makes_room(connect, service, log):
+    clients = [connect() for _ in range(25)]
+    assert service.get("/health").status_code == 200
+    clients[0].settimeout(TIMEOUT * 0.9)
+    assert clients[0].recv(1) == b"", "the oldest of 25 is still open, and 20 may be"
+    assert log().count("all 20 connections are in use") == 1
+    for client in clients:
+        client.close()
+    eventually(lambda: "resolved: " in log(), within=5)
+    assert log().count("resolved: ") == 1
+
+
+def test_where_all_are_busy_only_the_essential_is_served(connect, service):
+    def one_more():
+        connect().sendall(b"POST /api/campaigns HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
+
+    for _ in range(20):
+        one_more()
+
+    def busy():
+        one_more()  # the head of one may come late, and then it was silent and made room
+        reply = service.get("/api/campaigns", headers={"Connection": "close"})
+        return reply.status_code == 503 and reply
+
+    reply = eventually(busy, within=TIMEOUT)
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert int(reply.headers["Retry-After"]) >= 1
+    for path in ("/health", "/livez", "/readyz"):
+        assert service.get(path, headers={"Connection": "close"}).status_code == 200
+    eventually(lambda: service.get("/api/campaigns").status_code == 200, within=TIMEOUT + LATE)
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "wanted"),
+    [
+        (b"GET http://localhost/health HTTP/1.1", b"Host: other", 200),
+        (b"GET HTTP://LOCALHOST:8080/api/campaigns?limit=1 HTTP/1.1", b"Host: x", 200),
+        (b"GET http://localhost?limit=1 HTTP/1.1", b"Host: x", 404),
+        (b"GET http://user@localhost/health HTTP/1.1", b"Host: x", 400),
+        (b"GET health HTTP/1.1", b"Host: x", 400),
+        (b"OPTIONS * HTTP/1.1", b"Host: x", 204),
+        (b"GET * HTTP/1.1", b"Host: x", 400),
+        (b"CONNECT localhost:80 HTTP/1.1", b"Host: x", 400),
+        (b"GET /health HTTP/1.0", b"X: y", 200),
+        (b"GET /health HTTP/9.9", b"Host: x", 505),
+        (b"GET /health HTTP/1.1", b"X: y", 400),
+        (b"GET /health HTTP/1.1", b"Host: x\r\nHost: y", 400),
+        (b"GET /health HTTP/1.1", b"Host: x\r\nContent-Length: 1\r\nContent-Length: 2", 400),
+        (b"GET /health HTTP/1.1", b"Host: x\r\nX: " + b"x" * 70_000, 431),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1", b"Host: x", 431),
+        (b"GET /health HTTP/1.1", b"Host: x\r\nTransfer-Encoding: gzip", 501),
+        (b"nonsense", b"", 400),
+    ],
+)
+def test_every_form_of_request_gets_its_answer(connect, log, request_line, headers, wanted):
+    client = connect()
+    client.sendall(request_line + b"\r\n" + headers + b"\r\nConnection: close\r\n\r\n")
+    answer, _ = rest(client)
+    assert status(answer) == wanted, answer
+    if wanted >= 400:
+        assert b"application/problem+json" in answer
+        assert len(answer) < 1000
+    assert "Traceback" not in log()
+
+
+@pytest.mark.parametrize("path", [b"/api/campaigns", b"/health"], ids=["body wanted", "body not wanted"])
+def test_a_broken_body_is_no_error_of_the_service(connect, service, log, path):
+    client = connect()
+    client.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    assert status(rest(client)[0]) in (400, 405)
+    assert service.get("/health").status_code == 200
+    assert "Traceback" not in log()
+
+
+def test_the_bound_leaves_descriptors_for_the_rest(monkeypatch):
+    import resource
+
+    def most(limit, **settings):
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+        return most_connections(Settings(database_url="postgresql://h", **settings))
+
+    assert 1024 - 400 < most(1024) < 1024 - 100 - 40, "the pool has 100, Redis up to 44"
+    assert most(1024, db_pool_max=20) == most(1024) + 80
+    assert most(resource.RLIM_INFINITY) == most(1 << 20) == 10_000
+    assert most(64) == 16
+    assert most(1024, max_connections=5) == 5
+    with pytest.raises(SettingsError, match="MAX_CONNECTIONS: expected at most "):
+        most(1024, max_connections=1000)
+
+
+def test_when_descriptors_run_out_silent_connections_make_room_and_it_is_told_once(resilience, service, connect, log):
+    silent = [connect() for _ in range(10)]
+    with resilience.service.exhaust_descriptors():
+        waiting = [connect() for _ in range(3)]
+        for client in waiting:
+            client.sendall(ASK)
+        assert [status(first(client)) for client in waiting] == [200] * 3
+    assert log().count("no file descriptor is left") == 1
+    assert "Traceback" not in log()
+    eventually(lambda: "resolved: there are file descriptors again" in log(), within=10)
+    assert len(silent) == 10
