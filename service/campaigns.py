@@ -37,6 +37,7 @@ NEEDS = (
 STATUSES = ("draft", "scheduled", "sending", "sent")
 LONGEST = {"name": 200, "message": 10_000}
 HIGHEST_ID = 2**63 - 1
+MOST_PROBLEMS = 10  # unknown fields that an answer names
 
 
 class WrongFields(ValueError):
@@ -109,13 +110,21 @@ def _checked(body: object, *, allowed: Sequence[str], required: Sequence[str]) -
     if not isinstance(body, dict):
         raise WrongFields({"body": "must be an object"})
     problems = {name: "is missing" for name in required if name not in body}
-    problems |= {str(name)[:50]: f"is unknown; known are {', '.join(allowed)}" for name in body if name not in allowed}
+    unknown = [str(name) for name in body if name not in allowed]
+    problems |= {_printable(name): f"is unknown; known are {', '.join(allowed)}" for name in unknown[:MOST_PROBLEMS]}
+    if len(unknown) > MOST_PROBLEMS:
+        problems["body"] = f"has {len(unknown)} unknown fields"
     problems |= {name: why for name in allowed if name in body and (why := _flaw(name, body[name]))}
     if not body and not problems:
         problems["body"] = f"must have at least one of {', '.join(allowed)}"
     if problems:
         raise WrongFields(problems)
     return {name: body[name] for name in allowed if name in body}
+
+
+def _printable(name: str) -> str:
+    """Return a name that came from a client as an answer may repeat it: short, and in UTF-8."""
+    return name[:50].encode("utf-8", "replace").decode()
 
 
 def _flaw(name: str, value: object) -> str | None:
@@ -154,22 +163,31 @@ class Campaigns:
               FROM campaigns WHERE id > $1 ORDER BY id LIMIT $2"""
         return [_campaign(row) for row in await self._database.read(sql, after, limit)]
 
-    async def change(self, campaign_id: int, fields: Mapping[str, str], version: int | None) -> Campaign | None:
-        """Change the row, if it is there and, unless `version` is None, has that version. None when nothing fits."""
+    async def change(
+        self, campaign_id: int, fields: Mapping[str, str], versions: Sequence[int] | None
+    ) -> Campaign | None:
+        """Change the row, if it is there and has one of `versions` (None: any). None when nothing fits."""
         sql = """
             UPDATE campaigns
                SET name = coalesce($3, name), message = coalesce($4, message), status = coalesce($5, status),
                    version = version + 1, updated_at = clock_timestamp()
-             WHERE id = $1 AND version = coalesce($2, version)
+             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))
          RETURNING id, name, message, status, version, created_at, updated_at"""
         row = await self._database.write(
-            sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status"))
+            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))
         )
         return None if row is None else _campaign(row)
 
-    async def delete(self, campaign_id: int) -> int | None:
-        """Delete the row. Returns when it had been created (in microseconds), None when there was none."""
-        row = await self._database.write("DELETE FROM campaigns WHERE id = $1 RETURNING created_at", campaign_id)
+    async def delete(self, campaign_id: int, versions: Sequence[int] | None) -> int | None:
+        """Delete the row, if it has one of `versions` (None: any).
+
+        Returns when it had been created (in microseconds), None when nothing fits.
+        """
+        sql = """
+            DELETE FROM campaigns
+             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))
+         RETURNING created_at"""
+        row = await self._database.write(sql, campaign_id, versions)
         return None if row is None else microseconds(row["created_at"])
 
 

@@ -24,10 +24,13 @@ from .memory import MIB, Collector
 from .watch import Watch
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
+
     from .settings import Settings
 
 log = logging.getLogger("service.cleanup")
 
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 SERVER_SECONDS = 1.3  # for ending sessions of the server; all of a cleanup stays below 2 s
 
 
@@ -133,22 +136,56 @@ class Cleanup:
         return Cleaned(idle_closed, len(leaked), ended, round((freed.heap + freed.external) / MIB, 2))
 
 
-def refusal(settings: Settings, peer: str | None, authorization: str | None) -> int | None:
+def refusal(settings: Settings, peer: str | None, authorization: str | None, foreign: str | None = None) -> int | None:
     """Why this caller may not clean up: 401 without credentials, 403 with wrong ones, None when it may.
 
     Args:
         settings: may hold a cleanup token.
         peer: the address of the socket's other end, never what a header claims.
         authorization: the header of that name.
+        foreign: why a caller on loopback speaks for another machine or another site, see `foreign_caller`; then only the
+            token counts, and without one it is 403.
     """
-    if peer is not None and is_loopback(peer):
+    local = peer is not None and is_loopback(peer)
+    if local and foreign is None:
         return None
     scheme, _, token = (authorization or "").partition(" ")
     if not authorization or scheme.lower() != "bearer":
-        return 401
+        return 403 if local else 401
     expected = settings.cleanup_token
     right = expected is not None and hmac.compare_digest(token.strip().encode(), expected.encode())
     return None if right else 403
+
+
+def foreign_caller(settings: Settings, headers: Headers) -> str | None:
+    """Return why a request from loopback may be somebody else's: a page of another site in a browser on this machine, or a proxy.
+
+    A browser sends Host, Origin and Sec-Fetch-Site as they are. A name of another site that leads to 127.0.0.1 (DNS rebinding)
+    shows in Host.
+    """
+    if any(name in headers for name in FORWARDED):
+        return "the request came through a proxy"
+    hosts = headers.getlist("host")
+    named = None if settings.host in ("0.0.0.0", "::") else settings.host.lower()
+    for host in hosts:
+        name = _host_name(host)
+        if not (name == "localhost" or name.endswith(".localhost") or is_loopback(name) or name == named):
+            return "the Host of the request is no name of this machine"
+    for origin in headers.getlist("origin"):
+        scheme, _, authority = origin.partition("://")
+        if scheme not in ("http", "https") or [authority.lower()] != [host.lower() for host in hosts]:
+            return "the request has a foreign Origin"
+    if any(site.strip().lower() not in ("same-origin", "none") for site in headers.getlist("sec-fetch-site")):
+        return "the request comes from a page of another site"
+    return None
+
+
+def _host_name(host: str) -> str:
+    """Return the name or address in a Host header."""
+    name = host.strip().lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0].removesuffix(".")
 
 
 def is_loopback(peer: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -11,10 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from .cache import Cache
 from .campaigns import HIGHEST_ID, Campaign, Campaigns, WrongFields, changed_fields, new_fields
-from .cleanup import Cleanup, TooSoon, refusal
+from .cleanup import Cleanup, TooSoon, foreign_caller, refusal
 from .errors import Unavailable
 from .fallback import Entry
 from .health import Health, now
@@ -23,7 +26,13 @@ from .problems import Problem
 if TYPE_CHECKING:
     from .settings import Settings
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+
 LARGEST_BODY = 1 << 20
+JSON_KIND = re.compile(r"[a-z]+/[a-z0-9.+-]+\+json")
+TAG = re.compile(r'(W/)?"([^"]*)"')
+TAGS = re.compile(r'[ \t,]*(?:W/)?"[^"]*"(?:[ \t]*,[ \t,]*(?:W/)?"[^"]*")*[ \t,]*')
+NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -37,11 +46,8 @@ class CampaignRoutes:
 
     def routes(self) -> list[Route]:
         return [
-            Route("/api/campaigns", self.create, methods=["POST"]),
-            Route("/api/campaigns", self.list, methods=["GET"]),
-            Route("/api/campaigns/{id}", self.get, methods=["GET"]),
-            Route("/api/campaigns/{id}", self.change, methods=["PUT"]),
-            Route("/api/campaigns/{id}", self.delete, methods=["DELETE"]),
+            _route("/api/campaigns", GET=self.list, POST=self.create),
+            _route("/api/campaigns/{id}", GET=self.get, PUT=self.change, DELETE=self.delete),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -74,7 +80,7 @@ class CampaignRoutes:
     async def change(self, request: Request) -> Response:
         campaign_id = _id(request)
         fields = changed_fields(await read_json(request, self._body_timeout))
-        campaign = await self._change(campaign_id, fields, request.headers.get("if-match"))
+        campaign = await self._change(campaign_id, fields, _if_match(request))
         entry = campaign.entry()
         await self._cache.wrote(campaign_id, entry)
         return _answer(entry)
@@ -82,25 +88,29 @@ class CampaignRoutes:
     async def delete(self, request: Request) -> Response:
         campaign_id = _id(request)
         try:
-            created = await self._campaigns.delete(campaign_id)
+            created = await self._campaigns.delete(campaign_id, versions(_if_match(request)))
+            if created is None:
+                await self._why_not(campaign_id)
         except Unavailable:
             self._cache.doubt(campaign_id)
             raise
-        if created is None:
-            raise HTTPException(404, "There is no such campaign.")
+        assert created is not None
         await self._cache.deleted(campaign_id, created)
         return Response(status_code=204)
 
     async def _change(self, campaign_id: int, fields: dict[str, str], if_match: str | None) -> Campaign:
-        versions = None if if_match is None or if_match.strip() == "*" else _versions(if_match)
         try:
-            for version in [None] if versions is None else versions:
-                campaign = await self._campaigns.change(campaign_id, fields, version)
-                if campaign is not None:
-                    return campaign
+            campaign = await self._campaigns.change(campaign_id, fields, versions(if_match))
         except Unavailable:
             self._cache.doubt(campaign_id)
             raise
+        if campaign is None:
+            await self._why_not(campaign_id)
+        assert campaign is not None
+        return campaign
+
+    async def _why_not(self, campaign_id: int) -> None:
+        """Raise what says why a change or a deletion found nothing to do."""
         if await self._campaigns.get(campaign_id) is None:
             raise HTTPException(404, "There is no such campaign.")
         raise HTTPException(412, "The campaign has another version by now.")
@@ -115,14 +125,13 @@ class ServiceRoutes:
         self._cleanup = cleanup
 
     def routes(self) -> list[Route]:
-        cleanup = Route("/api/db-cleanup", self.clean_up, methods=["GET", "POST"])
-        assert cleanup.methods is not None
-        cleanup.methods.discard("HEAD")  # it would clean up, and not say so
         return [
-            Route("/health", self.healthy, methods=["GET"]),
-            Route("/livez", self.live, methods=["GET"]),
-            Route("/readyz", self.ready, methods=["GET"]),
-            cleanup,
+            _route("/health", GET=self.healthy),
+            _route("/livez", GET=self.live),
+            _route("/readyz", GET=self.ready),
+            _route(
+                "/api/db-cleanup", head=False, GET=self.clean_up, POST=self.clean_up
+            ),  # HEAD would clean up, and not say so
         ]
 
     async def healthy(self, request: Request) -> Response:
@@ -138,10 +147,14 @@ class ServiceRoutes:
 
     async def clean_up(self, request: Request) -> Response:
         peer = request.client.host if request.client else None
-        refused = refusal(self._settings, peer, request.headers.get("authorization"))
+        foreign = foreign_caller(self._settings, request.headers)
+        given = request.headers.getlist("authorization")
+        refused = refusal(self._settings, peer, given[0] if len(given) == 1 else None, foreign)
         if refused is not None:
             headers = {**NO_STORE, "WWW-Authenticate": "Bearer"}
-            return Problem(refused, "This needs the cleanup token, or a caller on this machine.", headers=headers)
+            why = f" ({foreign})" if foreign is not None and refused == 403 else ""
+            detail = f"This needs the cleanup token, or a caller on this machine{why}."
+            return Problem(refused, detail, headers=headers)
         try:
             cleaned = await self._cleanup.run(least_interval=self._settings.cleanup_min_interval)
         except TooSoon as error:
@@ -158,6 +171,7 @@ class ServiceRoutes:
 
 async def read_json(request: Request, seconds: float) -> object:
     """The body, if it is JSON, not too large, and all of it comes within so many seconds."""
+    _check_type(request)
     too_large = HTTPException(413, f"The body may have {LARGEST_BODY} bytes.")
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
@@ -172,10 +186,59 @@ async def read_json(request: Request, seconds: float) -> object:
     except TimeoutError:
         raise HTTPException(408, "The body took too long.", {"Connection": "close"}) from None
     try:
-        parsed: object = json.loads(body)
+        parsed: object = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_object)
+    except WrongFields:
+        raise
     except (ValueError, RecursionError):
         raise HTTPException(400, "The body is not JSON.") from None
     return parsed
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the object. A name that comes twice has two meanings: which one counts is left to each parser."""
+    names: dict[str, object] = dict(pairs)
+    if len(names) < len(pairs):
+        raise WrongFields({"body": "must not give a name twice"})
+    return names
+
+
+def _check_type(request: Request) -> None:
+    """Refuse a body that says that it is something else than JSON: a page elsewhere can send such a body unasked."""
+    said = request.headers.getlist("content-type")
+    if not said:
+        return
+    media_type, _, parameters = said[0].partition(";")
+    charset = re.fullmatch(r"\s*(?:charset\s*=\s*(\"?)utf-?8\1\s*;?\s*)?", parameters, re.IGNORECASE)
+    kind = media_type.strip().lower()
+    if len(said) > 1 or charset is None or not (kind == "application/json" or JSON_KIND.fullmatch(kind)):
+        raise HTTPException(415, "The body must be application/json in UTF-8.", {"Accept": "application/json"})
+
+
+def _route(path: str, *, head: bool = True, **endpoints: Endpoint) -> Route:
+    """One path with an endpoint for each method. OPTIONS, and 405 for all others, say which methods there are."""
+    methods = [*(["HEAD"] if head and "GET" in endpoints else []), *endpoints, "OPTIONS"]
+    allow = {"Allow": ", ".join(methods)}
+
+    async def serve(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" and head else request.method
+        if method == "OPTIONS":
+            return Response(status_code=204, headers=allow)
+        if method not in endpoints:
+            raise HTTPException(405, "This path has no such method.", allow)
+        return await endpoints[method](request)
+
+    return Route(path, _Anything(serve))
+
+
+class _Anything:
+    """An endpoint for all methods: Starlette gives each route methods of its own only when its endpoint is a function."""
+
+    def __init__(self, serve: Endpoint) -> None:
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._serve(Request(scope, receive, send))
+        await response(scope, receive, send)
 
 
 def _answer(entry: Entry, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -191,16 +254,32 @@ def _id(request: Request) -> int:
 
 
 def _number(request: Request, name: str, *, default: int, lowest: int, highest: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
+    given = request.query_params.getlist(name)
+    if not given:
         return default
+    text = given[0]
+    if len(given) > 1:
+        raise WrongFields({name: "must not be given twice"})
     if text.isascii() and text.isdigit() and len(text) <= 19 and lowest <= int(text) <= highest:
         return int(text)
     raise WrongFields({name: f"must be a whole number from {lowest} to {highest}"})
 
 
-def _versions(if_match: str) -> list[int | None]:
-    """The versions that an If-Match header allows. Weak tags and foreign ones match nothing."""
-    tags = [tag.strip() for tag in if_match.split(",")][:10]
-    numbers = [tag[1:-1] for tag in tags if len(tag) > 2 and tag[0] == tag[-1] == '"']
-    return [int(n) for n in numbers if n.isascii() and n.isdigit() and len(n) <= 18]
+def _if_match(request: Request) -> str | None:
+    """Return the header If-Match, all lines of it."""
+    lines = request.headers.getlist("if-match")
+    return ", ".join(lines) if lines else None
+
+
+def versions(if_match: str | None) -> list[int] | None:
+    """Return the versions that an If-Match header allows, None for all of them.
+
+    Tags are compared exactly, as RFC 9110 demands of If-Match: weak ones, foreign ones and `"01"` match nothing. A header that
+    is no list of tags matches nothing either.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    if not TAGS.fullmatch(if_match):
+        return []
+    numbers = [tag for weak, tag in TAG.findall(if_match) if not weak and NUMBER.fullmatch(tag)]
+    return [number for number in map(int, numbers) if number <= HIGHEST_ID]

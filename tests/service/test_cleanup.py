@@ -9,9 +9,10 @@ import asyncpg
 import httpx
 import psutil
 import pytest
+from starlette.datastructures import Headers
 
 from pytest_resilience import eventually
-from service.cleanup import is_loopback, refusal
+from service.cleanup import foreign_caller, is_loopback, refusal
 from service.settings import Settings
 
 from .support import sql
@@ -39,6 +40,63 @@ SETTINGS = Settings(database_url="postgresql://db/x", cleanup_token="right")
 )
 def test_who_may_clean_up(peer, authorization, expected):
     assert refusal(SETTINGS, peer, authorization) == expected
+
+
+LOCAL = {"host": "localhost:8080"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "foreign"),
+    [
+        ({}, False),
+        (LOCAL, False),
+        ({"host": "127.0.0.1:8080"}, False),
+        ({"host": "[::1]:8080"}, False),
+        ({"host": "LocalHost."}, False),
+        ({"host": "svc.internal:8080"}, False),  # its HOST
+        ({**LOCAL, "origin": "http://localhost:8080", "sec-fetch-site": "same-origin"}, False),
+        ({**LOCAL, "sec-fetch-site": "none"}, False),
+        ({"host": "evil.example"}, True),
+        ({"host": "localhost.evil.example"}, True),
+        ({"host": "0.0.0.0:8080"}, True),
+        ({"host": "10.0.0.7"}, True),
+        ({"host": ""}, True),
+        ({**LOCAL, "origin": "http://evil.example"}, True),
+        ({**LOCAL, "origin": "http://localhost:3000"}, True),
+        ({**LOCAL, "origin": "null"}, True),
+        ({**LOCAL, "origin": "file://"}, True),
+        ({**LOCAL, "sec-fetch-site": "cross-site"}, True),
+        ({**LOCAL, "sec-fetch-site": "same-site"}, True),
+        ({**LOCAL, "x-forwarded-for": "127.0.0.1"}, True),
+        ({**LOCAL, "forwarded": "for=127.0.0.1"}, True),
+        ({**LOCAL, "via": "1.1 proxy"}, True),
+    ],
+)
+def test_a_page_or_a_proxy_on_this_machine_is_not_a_caller_on_this_machine(headers, foreign):
+    settings = Settings(database_url="postgresql://db/x", host="svc.internal", cleanup_token="right")
+    why = foreign_caller(settings, Headers(headers))
+    assert (why is not None) == foreign
+    assert refusal(settings, "127.0.0.1", None, why) == (403 if foreign else None)
+    assert refusal(settings, "127.0.0.1", "Bearer wrong", why) == (403 if foreign else None)
+    assert refusal(settings, "127.0.0.1", "Bearer right", why) is None
+    assert refusal(settings, "10.0.0.7", None, why) == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"X-Forwarded-For": "127.0.0.1"},
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_browser_on_this_machine_cannot_be_made_to_clean_up(service, log, method, headers):
+    reply = service.request(method, "/api/db-cleanup", headers=headers)
+    assert reply.status_code == 403
+    assert reply.headers["Content-Type"] == "application/problem+json"
+    assert "[GC] Freed" not in log()
 
 
 def test_without_a_token_in_the_settings_no_token_is_right():

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from service.routes import versions
+
 
 def is_problem(reply, status):
     body = reply.json()
@@ -106,3 +108,128 @@ def test_unknown_paths_and_methods_are_problems(service):
     reply = service.request("PATCH", "/api/campaigns/1")
     assert is_problem(reply, 405)
     assert set(reply.headers["Allow"].replace(" ", "").split(",")) >= {"GET"}
+
+
+def test_every_path_says_which_methods_it_has(service):
+    for path, methods in [
+        ("/api/campaigns", "HEAD, GET, POST, OPTIONS"),
+        ("/api/campaigns/1", "HEAD, GET, PUT, DELETE, OPTIONS"),
+        ("/health", "HEAD, GET, OPTIONS"),
+        ("/readyz", "HEAD, GET, OPTIONS"),
+        ("/api/db-cleanup", "GET, POST, OPTIONS"),
+    ]:
+        options = service.request("OPTIONS", path)
+        assert (options.status_code, options.headers["Allow"]) == (204, methods)
+        for method in {"HEAD", "GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "PROPFIND"} - set(methods.split(", ")):
+            reply = service.request(method, path)
+            assert (reply.status_code, reply.headers["Allow"]) == (405, methods)
+            assert method == "HEAD" or is_problem(reply, 405)
+
+
+def test_head_is_get_without_the_body(service, campaign):
+    for path in (f"/api/campaigns/{campaign['id']}", "/api/campaigns", "/api/campaigns/0", "/health"):
+        head, get = service.request("HEAD", path), service.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        assert head.headers["Content-Type"] == get.headers["Content-Type"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"\\ud800":1}', 422),
+        (b'{"name":"n","message":"m","\\udfff\\ud800":{}}', 422),
+        (b'{"name":{"\\ud800":1},"message":["\\ud800"]}', 422),
+        (b'"\\ud800"', 422),
+        (b'{"name":1e400,"message":-1e400}', 422),
+        (b"Infinity", 422),
+        (b'{"name":"a","message":"m","name":"b"}', 422),
+        (b'{"x":{"a":1,"a":2}}', 422),
+        (b'{"a":' * 50_000, 400),
+        (b'{"name":"n","message":"m"} x', 400),
+        ('{"name":"n","message":"m"}'.encode("utf-16"), 400),
+        (b'\xef\xbb\xbf{"name":"n","message":"m"}', 201),
+        (b'{"name":"n","message":"\\ud83d\\ude00"}', 201),
+    ],
+)
+def test_odd_json_is_never_an_error_of_the_service(service, log, body, status):
+    reply = service.post("/api/campaigns", content=body)
+    assert reply.status_code == status
+    assert status < 400 or is_problem(reply, status)
+    assert "Traceback" not in log()
+
+
+@pytest.mark.parametrize("size", [40, 15])
+def test_an_answer_to_unknown_fields_is_bounded(service, size):
+    body = b"{" + b",".join(b'"%0*d":1' % (size, i) for i in range((1 << 20) // (size + 5))) + b"}"
+    reply = service.post("/api/campaigns", content=body)
+    assert is_problem(reply, 422)
+    assert len(reply.content) < 4000
+    assert "unknown fields" in reply.json()["errors"]["body"]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("application/json", 201),
+        ("Application/JSON; charset=UTF-8", 201),
+        ('application/json; charset="utf-8"', 201),
+        ("application/vnd.campaign+json", 201),
+        ("application/json;", 201),
+        ("application/json; charset=latin-1", 415),
+        ("application/jsonp", 415),
+        ("text/plain", 415),
+        ("application/x-www-form-urlencoded", 415),
+        ("", 415),
+    ],
+)
+def test_a_body_that_says_that_it_is_something_else_is_415(service, said, status):
+    content = b'{"name":"n","message":"m"}'
+    assert service.post("/api/campaigns", content=content, headers={"Content-Type": said}).status_code == status
+
+
+def test_if_match_guards_a_deletion(service):
+    def create():
+        return service.post("/api/campaigns", json={"name": "n", "message": "m"}).headers["Location"]
+
+    url = create()
+    for tag in ('"2"', 'W/"1"', '"01"', "1", '"1', "", "*, *"):
+        assert is_problem(service.delete(url, headers={"If-Match": tag}), 412), tag
+    assert service.get(url).status_code == 200
+    assert service.delete(url, headers={"If-Match": '"1"'}).status_code == 204
+    assert is_problem(service.delete(url, headers={"If-Match": '"1"'}), 404)
+    assert service.delete(create(), headers={"If-Match": "*"}).status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("header", "allowed"),
+    [
+        (None, None),
+        ("*", None),
+        (' "1" ', [1]),
+        ('"1","2" , W/"3",\t"4"', [1, 2, 4]),
+        (',, "1",,"2",', [1, 2]),
+        ('"a,""b", "1"', []),
+        ('"a,b", "1"', [1]),
+        ('"01", "+1", "1 ", "1.0", "١", "0", "-1", ""', []),
+        ('"9223372036854775807", "9223372036854775808", "99999999999999999999"', [9223372036854775807]),
+        (", ".join(f'"{n}"' for n in range(1, 3000)), list(range(1, 3000))),
+        ('"1", *', []),
+        ("1", []),
+        ("", []),
+    ],
+)
+def test_entity_tags_are_compared_exactly_and_all_of_them(header, allowed):
+    assert versions(header) == allowed
+
+
+def test_a_right_tag_counts_in_any_place_and_in_any_line(service):
+    url = service.post("/api/campaigns", json={"name": "n", "message": "m"}).headers["Location"]
+    many = ", ".join(f'"{n}"' for n in range(100, 1000))
+    assert service.put(url, json={"name": "x"}, headers={"If-Match": f'{many}, "1"'}).json()["version"] == 2
+    lines = [("If-Match", '"77"'), ("If-Match", '"2"')]
+    assert service.put(url, json={"name": "x"}, headers=lines).json()["version"] == 3
+    assert is_problem(service.put(url, json={"name": "x"}, headers={"If-Match": many}), 412)
+
+
+def test_a_parameter_given_twice_is_422(service):
+    assert is_problem(service.get("/api/campaigns?limit=1&limit=2"), 422)
