@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import re
+import signal
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +21,21 @@ import httpx
 
 import healthy
 from instances import NO_CHECKS, Instance, another
-from pytest_resilience import Resilience, eventually
+from pytest_resilience import Resilience, Stack, eventually
 from service.app import create_app
 from service.settings import Settings
-from workload import alive, at_once, create, hoped, session, sessions_of_the_service, sql, timed, writing
+from workload import (
+    alive,
+    at_once,
+    create,
+    hoped,
+    only_embedded,
+    session,
+    sessions_of_the_service,
+    sql,
+    timed,
+    writing,
+)
 
 FREED = re.compile(r"\[GC\] Freed (-?\d+\.\d\d)MB heap, (-?\d+\.\d\d)MB external")
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
@@ -32,15 +45,31 @@ OPEN = (
 )  # idle in a transaction, as a process leaves it that died in one
 
 
+LONGEST = 1.0  # seconds that a transaction of an instance takes at most: its DB_COMMAND_TIMEOUT
+
+
 @contextmanager
 def alone(resilience: Resilience, **changes: str) -> Iterator[Instance]:
     """An instance whose sessions are only cleaned up when it is asked to, and nobody else to do it."""
+    settings = {"DB_POOL_CHECK_INTERVAL": NO_CHECKS, "DB_POOL_IDLE_TIMEOUT": "60", "DB_COMMAND_TIMEOUT": str(LONGEST)}
     with (
-        another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS, DB_POOL_IDLE_TIMEOUT="60", **changes) as instance,
+        another(resilience, **settings | changes) as instance,
         resilience.service.pause(),
     ):
         assert instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201
         yield instance
+
+
+def until_old(resilience: Resilience, *pids: int, seconds: float = LONGEST) -> None:
+    """Wait until the transactions of these sessions are older than any of a living instance can be."""
+    query = "select bool_and(clock_timestamp() - xact_start > make_interval(secs => $2)) from pg_stat_activity where pid = any($1)"
+    eventually(lambda: sql(resilience, query, list(pids), seconds)[0][0], within=seconds + 5.0)
+
+
+def boot_ids(resilience: Resilience) -> set[str]:
+    """The boot ids of the instances that watch Postgres now."""
+    query = "select application_name from pg_stat_activity where application_name like 'service-watch:%'"
+    return {row[0].partition(":")[2] for row in sql(resilience, query)}
 
 
 def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: Resilience) -> None:
@@ -55,6 +84,7 @@ def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: 
     ):
         at_once([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
         own = sessions_of_the_service(resilience) - {zombie, another_zombie, replica}
+        until_old(resilience, zombie, another_zombie)
         reply = timed(lambda: instance.client.post("/api/db-cleanup?verbose"))
         assert reply.reply is not None, "the cleanup did not answer"
         assert reply.status == 200, reply.reply.text
@@ -70,6 +100,69 @@ def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: 
         assert not lost, f"the cleanup closed {len(lost)} of {len(own)} healthy connections of its own pool"
         counted = reply.reply.json()["server_terminated"]
         assert counted == 2, f"two zombies were ended, and the cleanup claims {counted}"
+
+
+def test_what_a_living_instance_may_show_is_left_alone(resilience: Resilience) -> None:
+    """A young transaction may be of a replica whose watch is away for a moment; one of a replica whose watch is there is none of ours."""
+    before = boot_ids(resilience)
+    with another(resilience) as sibling:
+        (living,) = boot_ids(resilience) - before
+        with (
+            alone(resilience) as instance,
+            session(resilience, f"service:{living}", *OPEN) as old,
+            session(resilience, OLDER_BOOT, *OPEN) as zombie,
+        ):
+            until_old(resilience, old, zombie)
+            with session(resilience, OLDER_BOOT, *OPEN) as young:
+                assert sibling.client.get("/readyz").status_code == 200
+                reply = instance.client.post("/api/db-cleanup?verbose")
+                assert alive(resilience, young), (
+                    "the cleanup ended a transaction that was younger than those of a living instance can be"
+                )
+            assert alive(resilience, old), (
+                "the cleanup ended a transaction of an instance that lives: its watch is there"
+            )
+            assert not alive(resilience, zombie), f"the cleanup says success, and a zombie is still there: {reply.text}"
+
+
+def test_a_session_of_its_own_that_the_pool_has_lost_is_ended(resilience: Resilience) -> None:
+    """It holds a place on the server, and nothing will ever use it again."""
+    before = boot_ids(resilience)
+    with alone(resilience, DB_COMMAND_TIMEOUT="0.5") as instance:
+        (own,) = boot_ids(resilience) - before
+        with session(resilience, f"service:{own}", "select 1") as lost:
+            query = "select clock_timestamp() - backend_start > interval '1.1 s' from pg_stat_activity where pid = $1"
+            eventually(lambda: sql(resilience, query, lost)[0][0], within=5.0)
+            reply = instance.client.post("/api/db-cleanup?verbose")
+            assert not alive(resilience, lost), (
+                f"a session of its own that its pool does not know is left: {reply.text}"
+            )
+            assert reply.json()["server_terminated"] == 1, f"the cleanup miscounts what it ended: {reply.text}"
+        assert instance.client.get("/api/campaigns?limit=1").status_code == 200
+
+
+def test_a_session_that_does_not_end_when_told_is_not_counted(resilience: Resilience, resilience_stack: Stack) -> None:
+    """A process that hangs in the kernel ends when it likes; here it is stopped."""
+    only_embedded(resilience_stack, "the processes of Postgres are not on this machine")
+    with alone(resilience) as instance, session(resilience, OLDER_BOOT, *OPEN) as stuck:
+        until_old(resilience, stuck)
+        os.kill(stuck, signal.SIGSTOP)
+        try:
+            reply = timed(lambda: instance.client.post("/api/db-cleanup?verbose"))
+            assert reply.reply is not None, "the cleanup did not answer"
+            assert reply.seconds < healthy.CLEANUP_WITHIN + healthy.SLACK, f"the cleanup took {reply.seconds:.2f} s"
+            counted = reply.reply.json()["server_terminated"]
+            assert counted == 0, f"the session is still there, and the cleanup claims to have ended {counted}"
+            assert "1 sessions of Postgres do not end although they were told to" in instance.log, (
+                "a session does not end, and nothing in the log says so"
+            )
+        finally:
+            os.kill(stuck, signal.SIGCONT)
+        hoped(
+            lambda: not alive(resilience, stuck),
+            within=5.0,
+            otherwise="told to end, and then let go on, it is still there",
+        )
 
 
 def test_a_statement_that_nobody_waits_for_any_more_is_ended(resilience: Resilience) -> None:
@@ -141,7 +234,11 @@ def test_it_claims_no_success_when_it_can_do_nothing(resilience: Resilience) -> 
 
 def test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait(resilience: Resilience) -> None:
     least = 30  # seconds
-    with alone(resilience, CLEANUP_MIN_INTERVAL=str(least)) as instance, session(resilience, OLDER_BOOT, *OPEN):
+    with (
+        alone(resilience, CLEANUP_MIN_INTERVAL=str(least)) as instance,
+        session(resilience, OLDER_BOOT, *OPEN) as zombie,
+    ):
+        until_old(resilience, zombie)
         replies = at_once([lambda: instance.client.get("/api/db-cleanup?verbose")] * 5)
         statuses = {reply.status for reply in replies}
         assert statuses <= {200, 429}, f"a cleanup that is under way is not an error: {statuses}"
@@ -190,7 +287,7 @@ def test_from_time_to_time_it_cleans_up_unasked(resilience: Resilience) -> None:
     interval = 0.5
     with alone(resilience, CLEANUP_INTERVAL=str(interval)), session(resilience, OLDER_BOOT, *OPEN) as zombie:
         otherwise = f"CLEANUP_INTERVAL={interval} has passed, and a zombie is still there: nobody cleans up unasked"
-        within = interval + healthy.CLEANUP_WITHIN + healthy.SLACK
+        within = LONGEST + interval + healthy.CLEANUP_WITHIN + healthy.SLACK
         hoped(lambda: not alive(resilience, zombie), within=within, otherwise=otherwise)
 
 
@@ -207,8 +304,12 @@ def test_each_process_gives_its_sessions_a_name_of_its_own(resilience: Resilienc
 def test_zombies_are_swept_with_every_check_of_the_pool(resilience: Resilience) -> None:
     """Every six hours would not have helped that night."""
     create(resilience)
-    with session(resilience, OLDER_BOOT, *OPEN) as zombie, session(resilience, "somebody else", "begin") as stranger:
-        within = 2 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK
+    with (
+        another(resilience, DB_COMMAND_TIMEOUT=str(LONGEST)),
+        session(resilience, OLDER_BOOT, *OPEN) as zombie,
+        session(resilience, "somebody else", "begin") as stranger,
+    ):
+        within = LONGEST + 2 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK
         otherwise = "a zombie outlives the checks of the pool"
         hoped(lambda: not alive(resilience, zombie), within=within, otherwise=otherwise)
         assert alive(resilience, stranger), "the sweep ended a session that is none of the service's"
@@ -224,7 +325,8 @@ class Garbage:
 def test_without_rights_it_has_no_effect_and_with_them_it_collects(resilience: Resilience) -> None:
     """Loopback may clean up, and every client of this suite is on loopback; so the app runs in here and is told who asks."""
     environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | {
-        "DB_POOL_CHECK_INTERVAL": NO_CHECKS
+        "DB_POOL_CHECK_INTERVAL": NO_CHECKS,
+        "DB_COMMAND_TIMEOUT": str(LONGEST),
     }
     path = "/api/db-cleanup?verbose"
     wrong: list[dict[str, str]] = [
@@ -260,6 +362,7 @@ def test_without_rights_it_has_no_effect_and_with_them_it_collects(resilience: R
             return refused, unharmed, allowed, await asyncio.to_thread(alive, resilience, zombie), garbage() is None
 
     with resilience.service.pause(), session(resilience, OLDER_BOOT, *OPEN) as zombie:
+        until_old(resilience, zombie)
         gc.disable()
         try:
             refused, unharmed, allowed, still_there, collected = asyncio.run(ask(zombie))
@@ -268,6 +371,8 @@ def test_without_rights_it_has_no_effect_and_with_them_it_collects(resilience: R
             gc.unfreeze()  # the service froze what was there when it started
     let_in = {who: status for who, status in refused.items() if status not in (401, 403)}
     assert not let_in, f"a caller from elsewhere without the token may clean up: {let_in}"
+    believed = {who: status for who, status in refused.items() if "Authorization" not in who and status != 401}
+    assert not believed, f"a header decides who asks; a caller from elsewhere without credentials is 401: {believed}"
     assert unharmed, "a caller from elsewhere was refused, and the cleanup ran nevertheless"
     assert allowed.status_code == 200, f"whoever has the token may clean up: {allowed.text}"
     assert not still_there, f"the cleanup says success, and the zombie is still there: {allowed.text}"

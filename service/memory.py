@@ -203,7 +203,7 @@ class Guard:
     """
 
     def __init__(self) -> None:
-        self._in_episode = False
+        self.in_episode = False
         self._calm_samples = 0
         self._not_before = 0.0
         self.refusing = False
@@ -211,14 +211,14 @@ class Guard:
     def sample(self, use: Use, now: float) -> Literal["announce", "again"] | None:
         """What to do now: force a collection and announce it, force one again, or nothing."""
         self.look(use)
-        if self._in_episode:
+        if self.in_episode:
             self._calm_samples = self._calm_samples + 1 if use.needed < CLEAR else 0
             if self._calm_samples >= CLEAR_SAMPLES:
-                self._in_episode = False
+                self.in_episode = False
         if use.ratio <= SOFT or use.needed < CLEAR:
             return None
-        if not self._in_episode:
-            self._in_episode, self._calm_samples = True, 0
+        if not self.in_episode:
+            self.in_episode, self._calm_samples = True, 0
             self._not_before = now + COOLDOWN
             return "announce"
         if now < self._not_before or use.needed <= SOFT:

@@ -7,13 +7,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from .cache import Cache
 from .cleanup import Cleanup
 from .database import Database
 from .errors import Unavailable
-from .memory import CLEAR, Collector, Gauge, Guard, figures
+from .memory import CLEAR, Collector, Gauge, Guard, Use, figures
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -28,22 +28,23 @@ Clock = Callable[[], float]
 
 
 class PoolAlert:
-    """Once per episode: raised above the threshold, over after two checks in a row below 75 %."""
+    """Once per episode: raised above the threshold, resolved after two checks in a row below 75 %."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._raised = False
         self._calm_checks = 0
 
-    def check(self, percent: float) -> bool:
-        """Whether to alert now."""
+    def check(self, percent: float) -> Literal["raised", "resolved"] | None:
+        """Return what to tell now, if anything."""
         if percent > self._threshold:
             first, self._raised, self._calm_checks = not self._raised, True, 0
-            return first
+            return "raised" if first else None
         self._calm_checks = self._calm_checks + 1 if percent < min(CLEAR_PERCENT, self._threshold) else 0
-        if self._calm_checks >= CLEAR_CHECKS:
+        if self._calm_checks >= CLEAR_CHECKS and self._raised:
             self._raised = False
-        return False
+            return "resolved"
+        return None
 
     def lines(self, percent: float) -> tuple[str, str]:
         above = f"Database connection pool usage has exceeded {self._threshold:g}%."
@@ -51,6 +52,10 @@ class PoolAlert:
             "ALERT: CRITICAL - database_pool_exhausted",
             f"{above} Current value: {percent:.2f}, Threshold: {self._threshold:g}",
         )
+
+    def resolved_line(self, percent: float) -> str:
+        calm = f"{CLEAR_CHECKS} checks below {min(CLEAR_PERCENT, self._threshold):g}%"
+        return f"RESOLVED: database_pool_exhausted - Current value: {percent:.2f}, {calm}"
 
 
 class Monitor:
@@ -76,6 +81,7 @@ class Monitor:
         self._cleanup = cleanup
         self._clock = clock
         self._alert = PoolAlert(settings.db_pool_alert_percent)
+        self._refusal_told = False
 
     def loops(self) -> list[Callable[[], Awaitable[None]]]:
         """All of them, to be run for ever."""
@@ -91,13 +97,20 @@ class Monitor:
 
     async def check_pool(self) -> None:
         percent = self._database.usage.percent()
-        if self._alert.check(percent):
+        change = self._alert.check(percent)
+        if change == "raised":
             for line in self._alert.lines(percent):
                 pool_log.critical(line)
+        elif change == "resolved":
+            pool_log.info(self._alert.resolved_line(percent))
 
     async def check_memory(self) -> None:
         use = self._gauge.worst()
+        short = self._guard.in_episode
         action = self._guard.sample(use, self._clock())
+        if short and not self._guard.in_episode:
+            memory_log.info("[Memory] RESOLVED: usage is back to normal: %.2f%% of %s", 100 * use.needed, use.what)
+        self._tell_refusal(use)
         if self._guard.refusing or action is not None:
             self._collector.drop_reserve()
         elif use.needed < CLEAR:
@@ -112,7 +125,20 @@ class Monitor:
         memory_log.info("[Memory] %s: %d of %d cache entries left", use.what, len(self._cache.fallback), entries)
         share = (freed.heap + freed.external) / max(1, use.used)
         self._guard.collected(self._clock(), seconds=freed.seconds, freed_share=share)
-        self._guard.look(self._gauge.worst())
+        use = self._gauge.worst()
+        self._guard.look(use)
+        self._tell_refusal(use)
+
+    def _tell_refusal(self, use: Use) -> None:
+        """Say once that work is refused, and once that it is served again."""
+        if self._guard.refusing == self._refusal_told:
+            return
+        self._refusal_told = self._guard.refusing
+        share = 100 * use.needed
+        if self._refusal_told:
+            memory_log.warning("[Memory] refusing work that is not essential: %.2f%% of %s is needed", share, use.what)
+        else:
+            memory_log.info("[Memory] RESOLVED: work is served again: %.2f%% of %s is needed", share, use.what)
 
     async def tell_memory(self) -> None:
         memory_log.info(figures().line(self._gauge.worst()))

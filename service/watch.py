@@ -60,15 +60,25 @@ SELECT relation.oid IS NOT NULL AS has_table,
   FROM relation
 """
 
-# Sessions of this service that no live process can need. $1: our name. $2: pids of our pool. $3, $4: seconds.
-# Other boots may be replicas that live, so only what a live one never shows counts: it opens no transaction blocks, its
-# statements end at the statement timeout, and its pool lets idle connections go.
+WATCH_NAME = "service-watch:"  # and the boot id: the application_name of this connection
+SILENT = 10.0  # a watch asks every second; one that has not for so long is no sign of a living instance
+
+# Sessions of this service that no live process can need. $1: our name. $2: pids of our pool. $3: seconds that a statement may
+# take in the end. $4: seconds that a connection may idle. $5: the longest transaction, in seconds. $6, $7: WATCH_NAME, SILENT.
+# Other boots may be replicas that live. One whose watch is there lives, and keeps all its sessions. Of the others only what
+# a live one never shows counts, because a watch may be away for a moment: it opens no transaction blocks, so that nothing of
+# its own is in a transaction for longer than a statement; its statements end at the statement timeout, and its pool lets idle
+# connections go.
 ZOMBIES = """
 SELECT pid, backend_start, state_change
-  FROM pg_stat_activity
+  FROM pg_stat_activity AS session
  WHERE pid <> pg_backend_pid() AND datname = current_database() AND usename = current_user
    AND ((application_name LIKE 'service:%' AND application_name <> $1
-         AND (state LIKE 'idle in transaction%'
+         AND NOT EXISTS (SELECT FROM pg_stat_activity AS watch
+                          WHERE watch.application_name = $6 || substr(session.application_name, length('service:') + 1)
+                            AND watch.datname = session.datname AND watch.usename = session.usename
+                            AND clock_timestamp() - watch.state_change < make_interval(secs => $7))
+         AND (state LIKE 'idle in transaction%' AND clock_timestamp() - xact_start > make_interval(secs => $5)
               OR state = 'active' AND clock_timestamp() - query_start > make_interval(secs => $3)
               OR state = 'idle' AND clock_timestamp() - state_change > make_interval(secs => $4)))
      OR (application_name = $1 AND NOT pid = ANY($2)
@@ -108,7 +118,7 @@ class Watch:
     ) -> None:
         self._settings = settings
         self._name = f"service:{boot_id}"
-        self._own_name = f"service-watch:{boot_id}"
+        self._own_name = f"{WATCH_NAME}{boot_id}"
         self._schema = schema
         self._needs = [list(column) for column in zip(*needs, strict=True)]
         self._pool_pids = pool_pids
@@ -269,6 +279,8 @@ class Watch:
                 # Only the server knows when they are gone, so there is no event to wait for.
                 while (living := await connection.fetchval(LIVING, pids)) and self._clock() < end:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
+                if living:
+                    log.warning("%d sessions of Postgres do not end although they were told to", living)
                 return len(pids) - int(living)
         except FAULTS as error:
             self._drop()
@@ -279,12 +291,19 @@ class Watch:
     async def _zombies(self, connection: Any) -> list[int]:
         """Seen twice, without having moved in between."""
         settings = self._settings
-        limits = (settings.db_command_timeout * 2, settings.db_pool_idle_timeout * 2)
-        first = await connection.fetch(ZOMBIES, self._name, list(self._pool_pids()), *limits)
+        limits = (settings.db_command_timeout * 2, settings.db_pool_idle_timeout * 2, settings.db_command_timeout)
+
+        async def look() -> Sequence[Any]:
+            found: Sequence[Any] = await connection.fetch(
+                ZOMBIES, self._name, list(self._pool_pids()), *limits, WATCH_NAME, SILENT
+            )
+            return found
+
+        first = await look()
         if not first:
             return []
         await asyncio.sleep(STILL)
-        second = await connection.fetch(ZOMBIES, self._name, list(self._pool_pids()), *limits)
+        second = await look()
         before = {tuple(row) for row in first}
         return [row["pid"] for row in second if tuple(row) in before]
 

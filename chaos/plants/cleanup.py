@@ -110,7 +110,7 @@ PLANTS = (
             '        peer = request.headers.get("x-forwarded-for") or (request.client.host if request.client else None)',
         ),
         tests=RIGHTS,
-        says="a caller from elsewhere without the token may clean up",
+        says="a header decides who asks",
     ),
     plant(
         "cleanup-any-token",

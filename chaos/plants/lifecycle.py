@@ -104,8 +104,8 @@ PLANTS = (
     plant(
         "bodies-few-at-a-time",
         "Ten at once are enough; bodies take memory.",
-        ("routes.py", "BODY_SECONDS = 10.0", "BODY_SECONDS = 10.0\nFEW = asyncio.Semaphore(10)"),
-        ("routes.py", "async with asyncio.timeout(BODY_SECONDS)", "async with FEW, asyncio.timeout(BODY_SECONDS)"),
+        ("routes.py", "LARGEST_BODY = 1 << 20", "LARGEST_BODY = 1 << 20\nFEW = asyncio.Semaphore(10)"),
+        ("routes.py", "async with asyncio.timeout(seconds)", "async with FEW, asyncio.timeout(seconds)"),
         tests=SLOW_CLIENTS,
         says="clients are slow, and others",
     ),

@@ -16,13 +16,8 @@ PLANTS = (
         "92 % of the heap in use is critical.",
         (
             "monitor.py",
-            "        use = self._gauge.worst()\n        action",
-            '        told = figures()\n        use = Use(told.heap_used or 0, told.heap_total or 1, "heap")\n        action',
-        ),
-        (
-            "monitor.py",
-            "import CLEAR, Collector, Gauge, Guard, figures",
-            "import CLEAR, Collector, Gauge, Guard, Use, figures",
+            "        use = self._gauge.worst()\n        short",
+            '        told = figures()\n        use = Use(told.heap_used or 0, told.heap_total or 1, "heap")\n        short',
         ),
         tests=GUARD,
         says="the guard must not cry before memory is short",
@@ -87,7 +82,7 @@ PLANTS = (
     plant(
         "guard-spams",
         "Every sample that is too high is worth a line.",
-        ("memory.py", "        if not self._in_episode:\n", "        if use:\n"),
+        ("memory.py", "        if not self.in_episode:\n", "        if use:\n"),
         tests=REFUSES,
         says="one line for one episode",
     ),

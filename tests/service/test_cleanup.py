@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import asyncpg
 import httpx
@@ -111,22 +112,46 @@ def test_what_is_no_address_is_no_loopback():
 
 @pytest.fixture(scope="session")
 def resilience_service(service_spec):
-    return service_spec(host="0.0.0.0", cleanup_token="the-right-token", restart_between_tests=True)
+    return service_spec(
+        host="0.0.0.0", cleanup_token="the-right-token", restart_between_tests=True, db_command_timeout=LONGEST
+    )
+
+
+LONGEST = 1.0  # seconds that a transaction of the service takes at most: its DB_COMMAND_TIMEOUT
+
+
+async def until_old(session, *pids):
+    """Wait until the transactions of these sessions are older than any of the service's."""
+    query = "SELECT bool_and(clock_timestamp() - xact_start > $2) FROM pg_stat_activity WHERE pid = ANY($1)"
+
+    async def old():
+        return await session.fetchval(query, pids, timedelta(seconds=LONGEST + 0.1))
+
+    await eventually(old, within=5)
 
 
 def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):
     async def scene():
         connect = asyncpg.connect
         url = resilience.postgres.direct_url
-        names = {"zombie": "service:0ldb00t", "stranger": "billing", "replica": "service:f00dcafe"}
+        names = {
+            "zombie": "service:0ldb00t",
+            "stranger": "billing",
+            "replica": "service:f00dcafe",
+            "young": "service:f00dcafe",
+            "living": "service:11v1ng",
+            "its watch": "service-watch:11v1ng",
+        }
         sessions = {
             name: await connect(url, server_settings={"application_name": application})
             for name, application in names.items()
         }
-        for name in ("zombie", "stranger"):
+        for name in ("zombie", "stranger", "living"):
             await sessions[name].execute("BEGIN")
             await sessions[name].execute("SELECT 1")
         pids = {name: session.get_server_pid() for name, session in sessions.items()}
+        await until_old(sessions["replica"], pids["zombie"])
+        await sessions["young"].execute("BEGIN")
         reply = await asyncio.to_thread(service.post, "/api/db-cleanup?verbose")
         living = await sessions["stranger"].fetch("SELECT pid FROM pg_stat_activity")
         left = {name for name, pid in pids.items() if pid in {row["pid"] for row in living}}
@@ -135,7 +160,7 @@ def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):
         return reply, left
 
     reply, left = asyncio.run(scene())
-    assert left == {"stranger", "replica"}
+    assert left == {"stranger", "replica", "young", "living", "its watch"}
     assert reply.status_code == 200
     body = reply.json()
     assert (body["status"], body["message"]) == ("success", "Database pool cleanup triggered")
@@ -186,6 +211,9 @@ def test_a_second_one_comes_too_soon_and_one_at_the_same_time_shares_the_result(
             resilience.postgres.direct_url, server_settings={"application_name": "service:0ldb00t"}
         )
         await zombie.execute("BEGIN")
+        other = await asyncpg.connect(resilience.postgres.direct_url)
+        await until_old(other, zombie.get_server_pid())
+        await other.close()
         async with httpx.AsyncClient(base_url=service.url, trust_env=False) as client:
             first = await asyncio.gather(client.get("/api/db-cleanup?verbose"), client.post("/api/db-cleanup?verbose"))
             late = await client.get("/api/db-cleanup")

@@ -21,13 +21,14 @@ def resilience_service(service_spec):
 
 def test_an_episode_is_alerted_once():
     alert = PoolAlert(90)
-    assert [alert.check(p) for p in (89, 91, 95, 80, 92)] == [False, True, False, False, False]
+    assert [alert.check(p) for p in (89, 91, 95, 80, 92)] == [None, "raised", None, None, None]
 
 
 def test_two_checks_below_75_percent_end_an_episode():
     alert = PoolAlert(90)
-    assert [alert.check(p) for p in (91, 74, 76, 74, 91)] == [True, False, False, False, False]
-    assert [alert.check(p) for p in (74, 74, 91)] == [False, False, True]
+    assert [alert.check(p) for p in (91, 74, 76, 74, 91)] == ["raised", None, None, None, None]
+    assert [alert.check(p) for p in (74, 74, 91)] == [None, "resolved", "raised"]
+    assert [alert.check(p) for p in (10, 10, 10, 10)] == [None, "resolved", None, None]
 
 
 def test_exactly_the_threshold_is_not_above():
@@ -72,6 +73,9 @@ def test_starvation_raises_the_alert_once(resilience, service, campaign):
             list(pool.map(lambda _: service.put(url, json={"name": "x"}).status_code, range(10)))
         eventually(lambda: ALERT in service.log, within=2)
     assert service.log.count(ALERT) == 1
+    assert "RESOLVED" not in service.log
+    eventually(lambda: "RESOLVED: database_pool_exhausted - Current value: " in service.log, within=4)
+    assert float(re.search(r"RESOLVED: .* value: (\d+\.\d\d),", service.log)[1]) < 75
     values = [float(value) for value in VALUE.findall(service.log)]
     assert len(values) == 1
     assert 90 < values[0] <= 100
