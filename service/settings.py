@@ -125,7 +125,14 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "cleanup_min_interval": (0, 86_400),
     "shutdown_grace": (0.1, 3_600),
 }
-_WHOLE = {"port", "max_connections", "upstash_redis_port", "db_pool_max", "cache_max_entries", "cache_max_pending_writes"}
+_WHOLE = {
+    "port",
+    "max_connections",
+    "upstash_redis_port",
+    "db_pool_max",
+    "cache_max_entries",
+    "cache_max_pending_writes",
+}
 
 
 def _read(name: str, text: str) -> str | int | float:

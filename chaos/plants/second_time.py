@@ -75,7 +75,7 @@ PLANTS = (
         "They know by now.",
         (
             "memory.py",
-            "                self._in_episode = False\n        if use.ratio",
+            "                self.in_episode = False\n        if use.ratio",
             "                pass\n        if use.ratio",
         ),
         tests=MEMORY,

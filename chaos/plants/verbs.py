@@ -21,8 +21,8 @@ PLANTS = (
         "It was an error, so nothing was deleted.",
         (
             "routes.py",
-            "            created = await self._campaigns.delete(campaign_id)\n        except Unavailable:\n            self._cache.doubt(campaign_id)\n            raise",
-            "            created = await self._campaigns.delete(campaign_id)\n        except Unavailable:\n            raise",
+            "            self._cache.doubt(campaign_id)\n            raise\n        assert created",
+            "            raise\n        assert created",
         ),
         tests=f"{DOUBT}[DELETE]",
         says="still serves what was before",
@@ -76,8 +76,8 @@ PLANTS = (
         "A DELETE may be sent twice, says the RFC.",
         (
             "campaigns.py",
-            '        row = await self._database.write("DELETE FROM campaigns WHERE id = $1 RETURNING created_at", campaign_id)\n        return None if row is None else',
-            '        rows = await self._database.read("DELETE FROM campaigns WHERE id = $1 RETURNING created_at", campaign_id)\n        row = rows[0] if rows else None\n        return None if row is None else',
+            "        row = await self._database.write(sql, campaign_id, versions)\n",
+            "        rows = await self._database.read(sql, campaign_id, versions)\n        row = rows[0] if rows else None\n",
         ),
         tests=f"{ONCE}[DELETE]",
         says="it was tried again",
@@ -87,8 +87,8 @@ PLANTS = (
         "The same text twice is the same text.",
         (
             "campaigns.py",
-            '        row = await self._database.write(\n            sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n',
-            '        rows = await self._database.read(\n            sql, campaign_id, version, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        row = rows[0] if rows else None\n',
+            '        row = await self._database.write(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n',
+            '        rows = await self._database.read(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        row = rows[0] if rows else None\n',
         ),
         tests=f"{ONCE}[PUT]",
         says="was made twice",
@@ -109,8 +109,8 @@ PLANTS = (
         "Deleting need not be safe; somebody can delete it again.",
         (
             "campaigns.py",
-            '"DELETE FROM campaigns WHERE id = $1 RETURNING created_at"',
-            "\"WITH quick AS (SELECT set_config('synchronous_commit', 'off', true)) DELETE FROM campaigns WHERE id = $1 RETURNING created_at, (SELECT * FROM quick)\"",
+            "            DELETE FROM campaigns\n             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))\n         RETURNING created_at",
+            "            WITH quick AS (SELECT set_config('synchronous_commit', 'off', true)) DELETE FROM campaigns\n             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))\n         RETURNING created_at, (SELECT * FROM quick)",
         ),
         tests=SAFE,
         says="acknowledged DELETEs",
