@@ -355,7 +355,7 @@ def test_the_service_page_names_every_setting_with_its_default():
 
 def test_the_service_page_names_every_route():
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").glob("*.py"))
-    there = {re.sub(r":\w+}", "}", path) for path in re.findall(r"""Route\(\s*["'](/[^"']*)["']""", source)}
+    there = {re.sub(r":\w+}", "}", path) for path in re.findall(r"""[Rr]oute\(\s*["'](/[^"']*)["']""", source)}
     told = set(re.findall(r"^\| (?:GET|POST|PUT|DELETE)[A-Z or]* (/\S*) \|", SERVICE_PAGE, re.MULTILINE))
     assert told == there
 
