@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
     from .experiment import Resilience
     from .faults.fault import Receipt, Strike
+    from .leaks.compare import Leak
     from .probes import eventually, recovers
     from .stack import Stack
     from .targets.spec import Service
@@ -30,6 +31,7 @@ __all__ = [
     "BackendUnavailable",
     "CannotInject",
     "HealFailed",
+    "Leak",
     "LeakedResources",
     "NeverHappened",
     "NoService",
@@ -53,6 +55,7 @@ pytest_plugins = ("pytest_resilience.plugin",)
 
 # pytest imports this package in every run, used or not: so a name is loaded when somebody asks for it. All others are errors.
 _HOMES = {
+    "Leak": "leaks.compare",
     "Receipt": "faults.fault",
     "Resilience": "experiment",
     "Service": "targets.spec",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from .errors import NoService, SetupError, UnknownFault
 from .faults import FAULTS
 from .faults.fault import Strike
 from .history import History
+from .leaks.compare import Leak, check_names
+from .leaks.loops import running
 from .leaks.watch import Watch
 from .stack import Stack
 from .targets.named import NamedProcess
@@ -58,6 +61,9 @@ class Resilience:
         self.postgres, self.redis = stack.targets(self._ledger)
         self.history = History()
         self._settled = False
+        self._watch: Watch | None = None
+        self._new_watch: Callable[[Sequence[str]], Watch] | None = None
+        self._listening = ExitStack()
 
     @property
     def service(self) -> ServiceTarget:
@@ -134,14 +140,76 @@ class Resilience:
             __tracebackhide__ = True
             raise no_attribute(self, name)
 
-    def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop]) -> Watch:
+    def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()) -> Watch:
         """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.
 
         Args:
             root: what paths are shown from.
             loops: event loops that outlive the test.
+            allowed: patterns of what may stay.
         """
-        return Watch(self._stack, lambda: [*self._stack.strikes, *self.strikes], root=root, loops=loops)
+        self._new_watch = lambda more: Watch(
+            self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *more]
+        )
+        self._watch = self._new_watch(())
+        return self._watch
+
+    def _all_strikes(self) -> list[Strike]:
+        return [*self._stack.strikes, *self.strikes]
+
+    def listen(self) -> None:
+        """Look also at each event loop that is closed, until `stop_listening`."""
+        assert self._watch is not None, "watch comes before listen"
+        self._listening.enter_context(self._watch.listening())
+
+    def stop_listening(self) -> None:
+        """Look at no more event loops that are closed."""
+        self._listening.close()
+
+    def leaks(self) -> list[Leak]:
+        """Return what the test would leave behind if it ended now: what has come since its body began, fixtures included.
+
+        In a sync test, this waits up to half a second for what is about to end. In a running event loop it doesn't: nothing would end
+        there meanwhile. What the marker `leaks` allows is left out.
+
+        Raises:
+            SetupError: nothing was taken down when the body began, since --resilience-leaks=off, or it has not begun yet.
+        """
+        __tracebackhide__ = True
+        return _seen_by(self._watched())
+
+    @contextmanager
+    def no_growth(self, *allowed: str) -> Iterator[None]:
+        """Demand that nothing stays that comes within the block: connections, locks, subscriptions, files, threads, tasks, processes.
+
+        Numbers are compared by name, as at the end of a test. What the service under test has is its own. The other kinds and the names
+        are those of the marker `leaks`.
+
+        Args:
+            allowed: patterns of what may stay, such as "thread:pool-*".
+
+        Raises:
+            AssertionError: at the end of the block; names what has grown.
+            SetupError: a pattern is not one; or see `leaks`.
+        """
+        __tracebackhide__ = True
+        check_names(allowed, 'no_growth takes names such as "thread:pool-*"')
+        self._watched()
+        assert self._new_watch is not None, "it comes with the watch"
+        watch = self._new_watch(allowed)
+        with watch.listening():
+            yield
+        if grown := _seen_by(watch):
+            raise AssertionError("grown since the block began:\n" + "\n".join(f"  {leak}" for leak in grown))
+
+    def _watched(self) -> Watch:
+        __tracebackhide__ = True
+        if self._watch is None:
+            raise SetupError(
+                "nothing was looked at when the test's body began, so there is nothing to compare with: "
+                "either --resilience-leaks=off, or this was asked before the body began (in a fixture)"
+            )
+        return self._watch
 
     def settle(self) -> None:
         """Heal everything and look whether the stack still stands; once.
@@ -169,3 +237,7 @@ class Resilience:
         """What the service and each server wrote, as far as this test is concerned."""
         service = {"service": self._service.log} if self._service is not None else {}
         return service | self._stack.logs()
+
+
+def _seen_by(watch: Watch) -> list[Leak]:
+    return watch.leaks() if running() is None else watch.leaks_now()

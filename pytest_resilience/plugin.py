@@ -140,7 +140,10 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         experiment = item.stash.get(EXPERIMENT, None)
         if experiment is not None:
             if options.read(item.config).leaks != "off":  # before any strike: a marker may stop the servers
-                item.stash[WATCH] = experiment.watch(item.config.rootpath, _loops(item))
+                allowed = [pattern for marker in item.iter_markers("leaks") for pattern in marker.args]
+                item.stash[WATCH] = experiment.watch(item.config.rootpath, _loops(item), allowed)
+                if "resilience" in getattr(item, "fixturenames", ()):  # else nothing tells when the fixtures are gone
+                    experiment.listen()
             for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
                 experiment.strike(*marker.args, **marker.kwargs)
     if FINDER.holds:
@@ -236,13 +239,15 @@ def _tear_down(item: pytest.Item) -> None:
     """The item's own, and then a look at what the test has left behind; under --resilience-leaks=error that is an error."""
     type(item).teardown(item)
     FINDER.restore()  # fixtures of this test may have put an older state of sys.modules back
+    if experiment := item.stash.get(EXPERIMENT, None):
+        experiment.stop_listening()
     watch = item.stash.get(WATCH, None)
     if watch is None:
         return
     del item.stash[WATCH]
     if not _passed(item):
         return  # its traceback keeps alive whatever its frames have, and the failure is the story
-    leaks = watch.leaks([pattern for marker in item.iter_markers("leaks") for pattern in marker.args])
+    leaks = watch.leaks()
     item.user_properties += [(LEAK, str(leak)) for leak in leaks]
     if leaks and options.read(item.config).leaks == "error":
         from .errors import LeakedResources

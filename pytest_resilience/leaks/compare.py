@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..errors import SetupError
 from ..wording import did_you_mean
 
-KINDS = ("postgres", "lock", "redis", "subscription", "socket", "fd", "thread", "task")
+KINDS = ("postgres", "lock", "redis", "subscription", "socket", "fd", "thread", "task", "process")
 UNNAMED = "unnamed"  # a session that did not say what it is
 
 
@@ -37,11 +37,11 @@ class Trace(NamedTuple):
 
 
 class Leak(NamedTuple):
-    """One thing that a test has left behind.
+    """One thing that a test has left behind. `str` returns the line that the report has for it.
 
-    Args:
+    Attributes:
         name: kind and name, as the marker has it: "thread:watcher-1".
-        more: what else is known: where it stands, who holds it.
+        more: what else is known: where it stands, which process holds it.
         aliases: other names that a marker may give it.
         descriptor: what this process has open of it, if it has.
     """
@@ -51,8 +51,16 @@ class Leak(NamedTuple):
     aliases: tuple[str, ...] = ()
     descriptor: Any = None
 
+    @property
+    def kind(self) -> str:
+        """What it is, such as "thread"."""
+        return self.name.partition(":")[0]
+
     def __str__(self) -> str:
         return f"{self.name}, {self.more}" if self.more else self.name
+
+    def __repr__(self) -> str:
+        return f"<Leak {self}>"
 
     def allowed_by(self, patterns: Iterable[str]) -> bool:
         """Whether one of the patterns names it: literally, or as fnmatch has it."""
@@ -84,10 +92,21 @@ def check_patterns(arguments: Sequence[object], settings: Iterable[str] = ()) ->
         raise SetupError(f"the marker leaks takes names only, such as {example}; got {', '.join(settings)}=")
     if not arguments:
         raise SetupError(f"the marker leaks needs the name of what the test may leave behind, such as {example}")
-    for argument in arguments:
-        kind, _, name = argument.partition(":") if isinstance(argument, str) else ("", "", "")
-        if kind not in KINDS or not name:
+    check_names(arguments, f"the marker leaks takes names such as {example}")
+
+
+def check_names(names: Iterable[object], takes: str) -> None:
+    """See whether all names are names of what can be left.
+
+    Args:
+        names: such as "thread:watcher-*".
+        takes: the begin of the message.
+
+    Raises:
+        SetupError: one is not.
+    """
+    for name in names:
+        kind, _, rest = name.partition(":") if isinstance(name, str) else ("", "", "")
+        if kind not in KINDS or not rest:
             hint = did_you_mean(kind, KINDS) if kind not in KINDS else ""
-            raise SetupError(
-                f"the marker leaks takes names such as {example}, of these kinds: {', '.join(KINDS)}; got {argument!r}{hint}"
-            )
+            raise SetupError(f"{takes}, of these kinds: {', '.join(KINDS)}; got {name!r}{hint}")

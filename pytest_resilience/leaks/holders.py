@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 Known = Sequence[tuple[str, int | None]]  # a server's clients by address and port, in the order in which they came
 
 
+GONE = "its client is gone"
+
+
 class Holder(NamedTuple):
     """Who has the client's end.
 
@@ -79,7 +82,7 @@ class Holders:
         if pid is not None:
             return None if pid in self._service_processes else Holder(f"held by process {pid}{_called(pid)}")
         # Nobody's: the server has not noticed yet, since it works on. A service that was killed leaves such sessions too.
-        return None if self._stack.services else Holder("its client is gone")
+        return None if self._stack.services else Holder(GONE)
 
     def _of_somebody(self, target: PostgresTarget | RedisTarget, *, through_the_proxy: bool) -> Holder | None:
         """The same, where all that can be known is whether it may be a service's."""

@@ -120,11 +120,17 @@ def opened_at(descriptor: Descriptor, root: Path) -> str:
             continue
     else:
         return ""
+    place = shown_traceback(trace, root)
+    return f"opened at {place}" if place else ""
+
+
+def shown_traceback(trace: tracemalloc.Traceback | None, root: Path) -> str:
+    """Return the file and line of a traceback where a user's code was last; "" if there is none."""
     if not trace:
         return ""
     newest_first = [(frame.filename, frame.lineno) for frame in reversed(trace)]
     file, line = next((each for each in newest_first if is_of_users(each[0])), newest_first[0])
-    return f"opened at {shown(file, root)}:{line}"
+    return f"{shown(file, root)}:{line}"
 
 
 def kept_by_python() -> set[int]:

@@ -1,5 +1,7 @@
 """One test watched: what is there when its body begins, and what of it has stayed when its fixtures are gone.
 
+What an event loop alone keeps is looked at when that loop is about to be closed: later it is gone.
+
 A look asks each server one question and this process itself, about a millisecond in all. Whose a connection is, is asked only when
 there is one too many: that costs more, and takes servers that are all ours, behind a proxy that tells, or whose log does. Other servers
 of ours are asked while no service runs, since then nobody else has sessions there. Otherwise only this process is looked at, so that
@@ -9,7 +11,8 @@ nobody is accused of what others do.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,15 +23,18 @@ from ..faults.process import ProcessFault
 from ..stack import Stack
 from ..targets.server import PostgresTarget, RedisTarget
 from ..wire.redis import ErrorReply, client_rows
-from . import postgres, process, redis
+from . import children, loops, postgres, process, redis
 from .compare import Leak, Trace, stayed
-from .holders import Holder, Holders, Known
+from .holders import GONE, Holder, Holders, Known
 from .process import Descriptor
 
 if TYPE_CHECKING:
     import asyncio
 
 PATIENCE = 0.5  # seconds for what is about to end: a server takes a moment to notice that a client has gone
+PATIENCE_WITH_SERVERS = (
+    3.0  # seconds for a server to notice that a client has gone; a busy machine needs more than a moment
+)
 COLLECT_AFTER = 0.015  # seconds; before that it is mostly a server that has not noticed yet
 LOOK_EVERY = 0.003  # seconds between two looks
 ANSWER_WITHIN = 5.0  # seconds for a server to answer; it takes a millisecond
@@ -56,6 +62,24 @@ class Look(NamedTuple):
         return any(port == known for _, known in self.known.get(server, ()))
 
 
+class Finding(NamedTuple):
+    """A leak, and what the next look needs to know of it.
+
+    Args:
+        leak: what is reported.
+        key: what tells it from others of its name.
+        is_here: whether this process has it, so that no server has to notice anything.
+        is_gone: whether its client is gone, and only the server has it still.
+        descriptor: what this process has open of it.
+    """
+
+    leak: Leak
+    key: Hashable
+    is_here: bool = True
+    is_gone: bool = False
+    descriptor: Descriptor | None = None
+
+
 class Watch:
     """Looks when it is made, and again when asked what has stayed.
 
@@ -64,6 +88,7 @@ class Watch:
         strikes: what has struck so far, in the test and in its session.
         root: what paths are shown from.
         loops: event loops that outlive the test.
+        allowed: patterns of what may stay.
         clock: what to wait with.
     """
 
@@ -74,6 +99,7 @@ class Watch:
         *,
         root: Path,
         loops: Iterable[asyncio.AbstractEventLoop] = (),
+        allowed: Sequence[str] = (),
         clock: Clock = SYSTEM,
     ) -> None:
         self._stack = stack
@@ -81,24 +107,73 @@ class Watch:
         self._root = root
         self._loops = list(loops)
         self._clock = clock
+        self._allowed = list(allowed)
+        self._closed_with_loops: dict[Hashable, Leak] = {}
+        self._pids: set[int] = children.pids()
         look = self._look()
         # Their names are enough, and nothing is kept alive.
         self._before = look._replace(traces=[trace._replace(thing=None) for trace in look.traces], descriptors=[])
 
-    def leaks(self, allowed: Sequence[str]) -> list[Leak]:
-        """What has stayed for longer than a moment, and that none of these patterns allows."""
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Look at each event loop that is closed within the block, and remember which connections were closed with it."""
+        with loops.listening(self._loop_closes):
+            yield
+
+    def leaks(self) -> list[Leak]:
+        """Return what has stayed for longer than a moment, and that no pattern allows."""
+        return self._after(lambda left: PATIENCE_WITH_SERVERS if all(each.is_gone for each in left) else PATIENCE)
+
+    def leaks_now(self) -> list[Leak]:
+        """Return the same without waiting for anything in this process: in a running event loop, nothing there would end meanwhile."""
+        return self._after(lambda left: 0.0 if all(each.is_here for each in left) else PATIENCE)
+
+    def _after(self, patience: Callable[[list[Finding]], float]) -> list[Leak]:
         begin = self._clock.now()
         collected = False
-        while left := [leak for leak in self._judge(self._look()) if not leak.allowed_by(allowed)]:
+        while left := self._allowing(self._judge(self._look())):
             passed = self._clock.now() - begin
-            if passed >= PATIENCE and collected:
-                return [self._and_origin(leak) for leak in left]
-            if passed >= COLLECT_AFTER and not collected:
+            waiting = passed < patience(left)
+            if not waiting and collected:
+                break
+            if not collected and (passed >= COLLECT_AFTER or not waiting):
                 gc.collect()  # what nobody refers to any more is no leak
                 collected = True
             else:
                 self._clock.sleep(LOOK_EVERY)
-        return []
+        known = {finding.key for finding in left}
+        closed = [leak for key, leak in self._closed_with_loops.items() if key not in known]
+        return closed + [self._and_origin(finding.leak) for finding in left]
+
+    def _allowing(self, findings: Iterable[Finding]) -> list[Finding]:
+        return [finding for finding in findings if not finding.leak.allowed_by(self._allowed)]
+
+    # -- event loops that are closed
+
+    def _loop_closes(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        """Find the connections that nobody has closed; those that are closed with the loop are leaks."""
+        mine = loops.open_descriptors(loop)
+        if mine == set() or loop in self._own_loops():
+            return lambda: None
+        try:
+            now = self._look()
+            findings = self._judge(now, only=mine if mine is not None else {each.number for each in now.descriptors})
+        except Exception:  # noqa: BLE001  # of a server or proxy that is away: the loop's owner must not hear of it
+            return lambda: None
+        findings = [f._replace(leak=self._and_origin(f.leak)) for f in self._allowing(findings)]
+
+        def closed() -> None:
+            left = {} if mine is not None else {each.number: each.target for each in process.descriptors()}
+            for finding in findings:
+                held = finding.descriptor
+                if held is not None and left.get(held.number) != held.target:
+                    more = f"{finding.leak.more}, open when its event loop was closed"
+                    self._closed_with_loops[finding.key] = finding.leak._replace(more=more, descriptor=None)
+
+        return closed
+
+    def _own_loops(self) -> list[asyncio.AbstractEventLoop | None]:
+        return [system.admin.loop for system in self._stack.systems.values() if isinstance(system, PostgresTarget)]
 
     def _and_origin(self, leak: Leak) -> Leak:
         """With where its descriptor was opened, which takes long to find out."""
@@ -127,8 +202,8 @@ class Watch:
         descriptors = process.descriptors()
         traces += map(process.descriptor_trace, descriptors)
         traces += process.threads()
-        ours = [system.admin.loop for system in systems.values() if isinstance(system, PostgresTarget)]
-        traces += process.tasks(self._loops, ours=ours)
+        traces += process.tasks(self._loops, ours=self._own_loops())
+        traces += children.children(self._pids)
         return Look(traces, known, channels, descriptors, len(systems))
 
     def _known(self, name: str) -> Known:
@@ -147,8 +222,13 @@ class Watch:
 
     # -- judging
 
-    def _judge(self, now: Look) -> list[Leak]:
-        """What is too much, without what is ours or the service's."""
+    def _judge(self, now: Look, only: Collection[int] | None = None) -> list[Finding]:
+        """Return what is too much, without what is ours or the service's.
+
+        Args:
+            now: what there is.
+            only: descriptors, where only what this process has open of these is asked about.
+        """
         asked = self._before.known.keys() & now.known.keys()
         too_many = [
             trace for trace in stayed(self._before.traces, now.traces) if not trace.server or trace.server in asked
@@ -156,24 +236,44 @@ class Watch:
         if not too_many:
             return []
         ours = self._stack.descriptors | process.kept_by_python()
+        machinery = loops.machinery() if only is None else set()
+        current = loops.current_task()
         holders = Holders(self._stack, now.descriptors, now.known, self._known)
-        leaks: list[Leak] = []
-        subscribed = 0
+        found: list[Finding] = []
+        subscribed: list[Finding] = []
         for trace in too_many:
+            key = trace.kind, trace.name, trace.key
             if trace.server:
                 holder = holders.of(trace.server, trace.thing.host, trace.thing.port)
-                if holder is not None and trace.kind == "subscription":
-                    subscribed += 1
-                elif holder is not None:
-                    leaks.append(self._of_server(trace, holder))
+                if holder is not None and not _is_of_loop(holder.descriptor, machinery):
+                    held, gone = holder.descriptor, holder.told == GONE
+                    finding = Finding(self._of_server(trace, holder), key, held is not None, gone, held)
+                    (subscribed if trace.kind == "subscription" else found).append(finding)
             elif trace.kind == "thread":
-                leaks.append(Leak(f"thread:{trace.name}", process.thread_stands(trace.thing, self._root)))
+                found.append(Finding(Leak(f"thread:{trace.name}", process.thread_stands(trace.thing, self._root)), key))
             elif trace.kind == "task":
-                leaks.append(Leak(f"task:{trace.name}", process.task_stands(trace.thing, self._root)))
-            elif trace.thing.number not in ours and not self._is_known(trace.thing, now, holders):
-                leaks.append(self._descriptor(trace))
-        names = redis.channel_names(subscribed, self._before.channels, now.channels)
-        return leaks + [Leak(f"subscription:{name}") for name in names[:subscribed]]
+                if trace.thing is not current:
+                    found.append(Finding(Leak(f"task:{trace.name}", process.task_stands(trace.thing, self._root)), key))
+            elif trace.kind == "process":
+                found.append(Finding(Leak(f"process:{trace.name}", trace.thing.described(self._root)), key))
+            elif trace.thing.number not in ours and not _is_of_loop(trace.thing, machinery):
+                found.append(Finding(self._descriptor(trace), key, descriptor=trace.thing))
+        names = redis.channel_names(len(subscribed), self._before.channels, now.channels)
+        found += [f._replace(leak=Leak(f"subscription:{name}")) for f, name in zip(subscribed, names, strict=False)]
+        if only is not None:
+            found = [f for f in found if f.descriptor is not None and f.descriptor.number in only]
+        told = {f.descriptor.number for f in found if f.descriptor is not None and f.leak.kind not in ("socket", "fd")}
+        return [f for f in found if not self._is_told(f, now, holders, told, only)]
+
+    def _is_told(
+        self, finding: Finding, now: Look, holders: Holders, told: set[int], only: Collection[int] | None
+    ) -> bool:
+        """True if a descriptor needs no line of its own: a server has told of it, or would have."""
+        if finding.descriptor is None or finding.leak.kind not in ("socket", "fd"):
+            return False
+        if only is not None:  # of connections that their loop has, so they are this test's
+            return finding.descriptor.number in told
+        return self._is_known(finding.descriptor, now, holders)
 
     def _of_server(self, trace: Trace, holder: Holder) -> Leak:
         if trace.kind == "lock":
@@ -225,6 +325,16 @@ class Watch:
         if any(running.url.endswith(f":{port}") for running in self._stack.services):
             return "a connection to the service"
         return ""
+
+
+def _is_of_loop(descriptor: Descriptor | None, machinery: set[int] | None) -> bool:
+    """True if a descriptor is the running loop's own; where the loop does not say, if it may be."""
+    if descriptor is None:
+        return False
+    if machinery is None:
+        nameless = descriptor.is_unix and not (descriptor.remote or descriptor.local)
+        return nameless or descriptor.target.startswith(("pipe:", "anon_inode:"))
+    return descriptor.number in machinery
 
 
 class Answer(NamedTuple):

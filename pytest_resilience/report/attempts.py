@@ -6,6 +6,7 @@ this file.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -43,8 +44,13 @@ class Run:
 
     def leaks(self) -> list[tuple[str, str]]:
         """Return (node id, leak) of each thing left behind; what several attempts of a test left is in the list once."""
-        ends = [report for report in self._reports if report.when == "teardown"]
-        return list(dict.fromkeys((report.nodeid, text) for report in ends for text in _all(report, LEAK)))
+        left: Counter[tuple[str, str]] = Counter()
+        for report in self._reports:
+            if report.when == "teardown":
+                left |= Counter(
+                    (report.nodeid, text) for text in _all(report, LEAK)
+                )  # one test may leave two of a name
+        return list(left.elements())
 
     def cannot(self) -> list[str]:
         """Return the reason of each test that was skipped because a fault can't be injected."""

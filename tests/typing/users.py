@@ -15,6 +15,7 @@ import pytest
 
 from pytest_resilience import (
     CannotInject,
+    Leak,
     NeverHappened,
     Receipt,
     Resilience,
@@ -107,6 +108,17 @@ def more_of_a_kind(resilience: Resilience, stack: Stack) -> None:
     assert_type(resilience.more_postgres("replica").url, str)
     assert_type(resilience.more_redis("sessions").refuse(), Strike)
     assert_type(stack.add_postgres("replica", init="create table t ()").url, str)
+
+
+def what_is_left(resilience: Resilience) -> None:
+    for leak in resilience.leaks():
+        assert_type(leak, Leak)
+        assert_type(leak.name, str)
+        assert_type(leak.kind, str)
+        assert_type(leak.more, str)
+    with resilience.no_growth("thread:pool-*", "fd:/tmp/*"):
+        pass
+    resilience.no_growth(1)  # type: ignore[arg-type]
 
 
 def incidents_by_name(resilience: Resilience) -> None:
