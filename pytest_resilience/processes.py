@@ -6,6 +6,7 @@ reaps them, so a signal can't reach a stranger who was given the same process id
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
 import select
@@ -237,28 +238,32 @@ class Keeper:
         if self._process is not None:
             return
         self._owned.extend(owning)
-        ours, theirs = socket.socketpair()
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # until close(); has no name, so nothing is left behind
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-S",
-                    "-c",
-                    _RUN,
-                    _HERE,
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    *map(str, owning),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                start_new_session=True,
-            )
-        self._channel = ours
+        with contextlib.ExitStack() as on_error:
+            errors = tempfile.TemporaryFile()  # noqa: SIM115  # until close(); has no name, so nothing is left behind
+            on_error.callback(errors.close)
+            ours, theirs = socket.socketpair()
+            on_error.callback(ours.close)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-c",
+                        _RUN,
+                        _HERE,
+                        str(theirs.fileno()),
+                        str(os.getpid()),
+                        *map(str, owning),
+                    ],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            on_error.pop_all()
+        self._errors, self._channel = errors, ours
 
     def spawn(
         self,

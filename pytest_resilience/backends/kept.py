@@ -10,7 +10,7 @@ from ..errors import CannotInject
 from ..processes import Child, Keeper
 from .backend import Backend, Enclosure
 from .cgroup import Group, NotAllowed
-from .scratch import Scratch, files_of_our_own
+from .scratch import Scratch, files_of_our_own, no_room
 from .versions import for_python
 
 _RUN = "import sys; sys.path.append(sys.argv[1]); import {module}; {module}.main(*sys.argv[2:])"
@@ -25,12 +25,19 @@ class KeptBackend(Backend):
         self._scratch: Scratch | None = None
 
     def _open(self) -> None:
-        """Start the keeper and make the directory; the first step of `start`."""
-        self._scratch = Scratch()
-        self.directory = self._scratch.path
-        self._keeper.start(owning=self._scratch.places)  # first: from here on, somebody deletes it who outlives us
-        with files_of_our_own():
-            self._scratch.make()
+        """Start the keeper and make the directory; the first step of `start`.
+
+        Raises:
+            BackendUnavailable: there is no directory in which that can be done.
+        """
+        try:
+            self._scratch = Scratch()
+            self.directory = self._scratch.path
+            self._keeper.start(owning=self._scratch.places)  # first: from here on, somebody deletes it who outlives us
+            with files_of_our_own():
+                self._scratch.make()
+        except OSError as problem:
+            raise no_room(self._scratch.path if self._scratch else None, problem) from None
 
     def _at_end(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Have the keeper run the `main` of a module of this directory that imports nothing of this package.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -19,6 +20,7 @@ PREFIX = "pytest-resilience-"
 OWNER = (
     keeper.OWNER
 )  # locked by the process that the directory belongs to for as long as that lives; works across pid namespaces
+SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 ROOM = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
 
 
@@ -69,11 +71,22 @@ def best_root() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def no_room(directory: Path, problem: OSError) -> BackendUnavailable:
-    """Return the error that says that a session's directory can't be used, and what to do."""
+def no_room(directory: Path | None, problem: OSError) -> BackendUnavailable:
+    """Return the error that says that a session's directory can't be used, and what to do; or that the machine is short of other things.
+
+    Args:
+        directory: None when there was no place to make one in.
+        problem: what happened.
+    """
+    if problem.errno in SHORTAGES:
+        return BackendUnavailable(
+            f"this machine is short of processes, memory or descriptors: {type(problem).__name__}: {problem}"
+        )
+    which = (
+        f"the directory of this session, {directory}, can't be used" if directory else "there is no place for sessions"
+    )
     return BackendUnavailable(
-        f"the directory of this session, {directory}, can't be used: {type(problem).__name__}: {problem}; make room there, or let "
-        "TMPDIR name a directory with 512 MB"
+        f"{which}: {type(problem).__name__}: {problem}; make room there, or let TMPDIR name a directory with 512 MB"
     )
 
 

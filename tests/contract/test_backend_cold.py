@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from pytest_resilience.backends import binaries, caches, scratch
@@ -128,6 +129,9 @@ def test_no_file_has_the_password_and_the_template_has_a_verifier_that_no_server
             path for path in (backend.directory / "postgres" / "global").iterdir() if verifier in path.read_bytes()
         ]
         assert in_use == []
+        for process in psutil.Process(backend._keeper.pid).children(recursive=True):
+            told = [*process.cmdline(), *process.environ().values()]
+            assert [word for word in told if password in word] == [], "any user can read command lines"
         open_to_others = [path for path in files if path.stat().st_mode & 0o077]
         assert open_to_others == []
 
@@ -236,4 +240,34 @@ def test_initdb_in_a_place_that_is_full_says_so(small, temporary, monkeypatch):
     monkeypatch.setattr(scratch, "best_root", lambda: small)
     monkeypatch.setattr(caches, "cache_directories", lambda *_: iter(()))
     with pytest.raises(BackendUnavailable, match=r"No space left on device"):
+        EmbeddedBackend().start()
+
+
+def test_without_any_directory_for_temporary_files_the_places_are_named(monkeypatch):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(scratch, "ROOM", 1 << 62)
+    with pytest.raises(BackendUnavailable, match=r"there is no place for sessions: .*'/tmp', '/var/tmp'.* TMPDIR"):
+        EmbeddedBackend().start()
+
+
+def test_a_directory_for_the_keepers_files_that_is_full_is_told(temporary, monkeypatch):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(
+        BackendUnavailable, match=r"the directory of this session, .*, can't be used: .*No space left on device"
+    ):
+        EmbeddedBackend().start()
+
+
+def test_a_machine_without_processes_to_spare_is_told_apart_from_one_without_room(temporary, monkeypatch):
+    def no_processes(*_arguments, **_settings):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", no_processes)
+    with pytest.raises(BackendUnavailable, match=r"short of processes, .*Resource temporarily unavailable"):
         EmbeddedBackend().start()

@@ -1,5 +1,6 @@
 """Processes as their starter sees them, all of them real."""
 
+import gc
 import os
 import signal
 import sys
@@ -430,3 +431,20 @@ def test_a_keeper_that_does_not_answer_in_time_is_an_error(keeper, monkeypatch):
         keeper.user_namespaces()
     monkeypatch.undo()
     assert isinstance(keeper.user_namespaces(), bool)
+
+
+def test_a_keeper_that_cannot_be_started_leaves_nothing_open(monkeypatch):
+    """For want of processes, say."""
+    before = set(Path("/proc/self/fd").iterdir()) if Path("/proc/self/fd").exists() else set()
+
+    def no_processes(*_arguments, **_settings):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(processes.subprocess, "Popen", no_processes)
+    keeper = processes.Keeper()
+    with pytest.raises(BlockingIOError):
+        keeper.start()
+    keeper.close()
+    gc.collect()
+    if before:
+        assert set(Path("/proc/self/fd").iterdir()) == before
