@@ -9,6 +9,7 @@ from __future__ import annotations
 import _socket as so
 import os
 import stat
+from collections.abc import Callable
 from errno import EADDRINUSE, ECONNREFUSED
 from typing import Any, NamedTuple
 
@@ -120,8 +121,12 @@ def _has_ipv6() -> bool:
     return True
 
 
-def resolve(text: str) -> Address:
+def resolve(text: str, find: Callable[[str], list[tuple[int, str]]] | None = None) -> Address:
     """Where a proxy that is told to listen at `text` really listens.
+
+    Args:
+        text: the address.
+        find: looks a name up; None: `look_up`, which may block.
 
     Raises:
         AddressError: it can't be read or resolved.
@@ -134,7 +139,7 @@ def resolve(text: str) -> Address:
         return Address(so.AF_INET6, "::", port) if _has_ipv6() else Address(so.AF_INET, "0.0.0.0", port)
     family = numeric(host)
     if family is None:
-        family, host = look_up(host)[0]
+        family, host = (find or look_up)(host)[0]
     return Address(family, host, port)
 
 

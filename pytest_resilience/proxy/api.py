@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import h11
 
 from ..wire import toxiproxy as wire
+from .address import AddressError, look_up
 from .api_policy import PageGuard, refuse_paths
 from .descriptors import NO_RESOURCES, SpareDescriptors
 from .log import Log
 from .loop import IN, OUT, Loop, Timer, stamp
 from .proxies import Proxies
+from .resolver import NameUnknown
 
 if TYPE_CHECKING:
     from .peer_user import OwnerOnly
     from .relay import Proxy
+    from .resolver import Found
 
 MAX_BODY = 1 << 20
 """Bytes of a request's body; more is a 413."""
@@ -102,6 +105,8 @@ class Api:
         self._loop = loop
         self._log = log
         self._proxies = proxies
+        self._names: dict[str, Found] = {}
+        proxies.find = self._find
         self._metrics = metrics
         self._host = host
         self._allow_paths = allow_paths
@@ -199,8 +204,13 @@ class Api:
 
     # --- a request ---------------------------------------------------------------------------------------------------
 
-    def answer(self, method: str, target: str, headers: Headers, body: bytes) -> Answer:
-        """Return the response to one request. The names of its headers are in lower case."""
+    def answer(self, method: str, target: str, headers: Headers, body: bytes, names: dict[str, Found]) -> Answer:
+        """Return the response to one request. The names of its headers are in lower case.
+
+        Raises:
+            NameUnknown: the request has to be answered again when `names` has this host; nothing may wait here for a resolver.
+        """
+        self._names = names
         why = self._pages.refusal(headers, target) if self._pages is not None else ""
         if why:
             return _plain(403, f"{why}\n", matched=False)
@@ -215,15 +225,35 @@ class Api:
         route = self._route(method, path)
         if route is None:
             return _plain(404, "404 page not found\n", matched=False)
-        handler, names = route
+        handler, in_path = route
         if handler is None:
             return Answer(405, b"", "", False)
         if any(name == b"user-agent" and value.startswith(b"Mozilla/") for name, value in headers):
             return _plain(403, "User agent not allowed\n", matched=True)
         try:
-            return handler(body, *names)
+            return handler(body, *in_path)
         except wire.Rejected as error:
             return _refusal(error)
+
+    def _find(self, host: str) -> list[tuple[int, str]]:
+        """Look up a host to listen on.
+
+        Raises:
+            AddressError: there is no such host.
+            NameUnknown: it has to be looked up first.
+        """
+        if host == "localhost":  # in a file, as a rule
+            return look_up(host)
+        if host not in self._names:
+            raise NameUnknown(host)
+        found = self._names[host]
+        if isinstance(found, AddressError):
+            raise found
+        return found
+
+    def look_up_later(self, host: str, then: Callable[[Found], None]) -> None:
+        """Look a name up without keeping the loop waiting."""
+        self._proxies.look_up_later(host, then)
 
     def next_id(self) -> str:
         """The next request's id: 20 characters of 0-9 and a-v."""
@@ -395,6 +425,7 @@ class _Client:
         "_http",
         "_loop",
         "_mask",
+        "_names",
         "_out",
         "_refused",
         "_request",
@@ -412,6 +443,7 @@ class _Client:
         self._refused = False  # nothing is answered any more
         self._request: h11.Request | None = None
         self._body = bytearray()
+        self._names: dict[str, Found] = {}  # those that the request needs
         self._out = bytearray()
         self._mask = IN
         self._deadline = loop.now() + IDLE
@@ -507,10 +539,8 @@ class _Client:
                     self._refuse(413)
             elif isinstance(event, h11.EndOfMessage):
                 self._respond()
-                if http.our_state is h11.DONE and http.their_state is h11.DONE:
-                    http.start_next_cycle()
-                    self._request = None  # from now on it is idle, and not slow with a request
-                    self._begun = False
+            elif event is h11.PAUSED:  # a name is being looked up
+                return
             else:  # the client has closed
                 self.close()
 
@@ -531,11 +561,36 @@ class _Client:
         if request is None:
             return
         target = request.target.decode("ascii")
+        method = request.method.decode("ascii")
         try:
-            answer = self._api.answer(request.method.decode("ascii"), target, request.headers, bytes(self._body))
+            answer = self._api.answer(method, target, request.headers, bytes(self._body), self._names)
+        except NameUnknown as unknown:
+            self._look_up(unknown.host)
+            return
         except Exception as error:  # noqa: BLE001  # ours to repair, and no reason to leave the client without an answer
             answer = _refusal(wire.Rejected(500, f"internal error: {type(error).__name__}: {error}"))
         self._write(answer, request.method)
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+            self._request = None  # from now on it is idle, and not slow with a request
+            self._begun = False
+            self._names = {}
+
+    def _look_up(self, host: str) -> None:
+        """Answer when a name is known. Until then the client is not read from; the request's time runs on."""
+
+        def found(answer: Found) -> None:
+            if self._timer is None:
+                return  # the time was over
+            self._names[host] = answer
+            self._loop.watch(self._fd, IN, 0)
+            self._mask = IN
+            self._respond()
+            self._read(None)
+
+        self._loop.watch(self._fd, 0, self._mask)
+        self._mask = 0
+        self._api.look_up_later(host, found)
 
     def _write(self, answer: Answer, method: bytes) -> None:
         headers = [*answer.headers]

@@ -7,15 +7,16 @@ So new ports are bound before anything old is let go. The one thing that stands 
 from __future__ import annotations
 
 from _socket import AF_UNIX
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..wire.toxiproxy import ProxyBody, Rejected, ToxicBody, bad_body, merge_attributes
-from .address import Address, AddressError, Listener, is_loopback, resolve
+from .address import Address, AddressError, Listener, is_loopback, look_up, resolve
 from .relay import Context, Proxy
 from .rule import Rule, read_place, read_rule
 
 if TYPE_CHECKING:
+    from .resolver import Found
     from .tls import Tls
 
 
@@ -62,11 +63,16 @@ class Proxies:
 
     Args:
         loopback_only: refuse addresses that other machines could reach.
+
+    Attributes:
+        find: looks up the name of a host to listen on. It may raise `NameUnknown` through all methods: nothing has changed then
+            that the same call does not do again.
     """
 
     def __init__(self, context: Context, *, loopback_only: bool = False) -> None:
         self._context = context
         self._loopback_only = loopback_only
+        self.find: Callable[[str], list[tuple[int, str]]] = look_up
         self.by_name: dict[str, Proxy] = {}
 
     def get(self, name: str) -> Proxy:
@@ -280,6 +286,10 @@ class Proxies:
             if proxy.listener is not None and proxy.listen.startswith("unix:"):
                 proxy.listener.close()
 
+    def look_up_later(self, host: str, then: Callable[[Found], None]) -> None:
+        """Look a name up without keeping the loop waiting, and call `then` with the answer."""
+        self._context.resolver.ask(host, then)
+
     # --- addresses ---------------------------------------------------------------------------------------------------
 
     def _resolve(self, listen: str) -> Address:
@@ -289,7 +299,7 @@ class Proxies:
             AddressError: the address can't be read or resolved.
             Rejected: 400, other machines could reach it, which this process refuses.
         """
-        address = resolve(listen)
+        address = resolve(listen, self.find)
         if self._loopback_only and address.family != AF_UNIX and not is_loopback(address.host):
             raise bad_body(
                 f"listen: {listen!r} is {address}, which other machines can reach, and this proxy was started with "

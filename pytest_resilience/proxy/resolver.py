@@ -12,6 +12,18 @@ from .loop import IN, Loop
 Found = list[tuple[int, str]] | AddressError
 
 
+class NameUnknown(Exception):
+    """A request needs the address of a name that was not looked up yet.
+
+    Attributes:
+        host: the name.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        super().__init__(host)
+
+
 class Resolver:
     """Answers look-ups on the loop; the same name asked for at the same time is looked up once."""
 
