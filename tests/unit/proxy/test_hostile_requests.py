@@ -212,7 +212,10 @@ class Server:
             self.loop.stop()
 
         self.loop.at(0, stop)
-        socket.create_connection(self.address, PATIENCE).close()  # it may be waiting for ever
+        try:
+            socket.create_connection(self.address, PATIENCE).close()  # it may be waiting for ever
+        except ConnectionError:
+            pass  # it was not
         self.thread.join(PATIENCE)
         self.upstream.close()
         self.loop.close()
