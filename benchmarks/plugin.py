@@ -1,4 +1,4 @@
-"""What the plugin costs: loaded and unused, clean state between two tests, strike and heal. Interleaved rounds, medians.
+"""What the plugin costs by itself (start.py measures whole processes): loaded and unused, clean state, strike, heal. Interleaved rounds, medians.
 
 python benchmarks/plugin.py [--rounds 15] [--json FILE]
 """

@@ -130,7 +130,9 @@ class Holders:
 
 
 def _tcp(where: Any) -> list[Any]:
-    return [connection for connection in where.net_connections(kind="tcp") if connection.raddr]
+    # psutil before 6.0 has another name for those of a process.
+    look = getattr(where, "net_connections", None) or where.connections
+    return [connection for connection in look(kind="tcp") if connection.raddr]
 
 
 def _called(pid: int) -> str:

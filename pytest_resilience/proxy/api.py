@@ -513,7 +513,10 @@ class _Client:
         http = self._http
         while self._timer is not None and not self._out and not self._refused:
             before = len(http.trailing_data[0])
-            event = http.next_event()
+            try:
+                event = http.next_event()
+            except ValueError:  # h11 before 0.15: a Content-Length of more digits than Python reads
+                raise h11.RemoteProtocolError("bad Content-Length") from None
             if event is h11.NEED_DATA:
                 if http.they_are_waiting_for_100_continue:
                     self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))

@@ -1,0 +1,131 @@
+"""What the plugin costs a run of pytest that does not use it: the user time of the whole process, beside bare pytest's.
+
+python benchmarks/start.py [--rounds 30] [--json FILE]
+
+Makes an environment for each row (kept beside the one that this runs in, and made again when pyproject.toml changes): bare pytest,
+each dependency of the plugin alone, the plugin, the plugin with `[embedded]`. The rows take turns, so that a busy machine slows all of
+them. A ratio of medians is the result; the smallest times tell whether the machine was quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = Path(f"{sys.prefix}-start")
+AIM = 1.5  # DESIGN: the plugin with [embedded], of bare pytest
+BARE = "bare pytest"
+WHOLE = "pytest-resilience[embedded]"
+# What to leave out of the whole, to see what it costs there.
+WITHOUT = ("valkey", "anyio", "platformdirs", "pytest_resilience", "valkey anyio")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    pythons = environments()
+    rows: dict[str, tuple[Path, list[str]]] = {name: (python, []) for name, python in pythons.items()}
+    for names in WITHOUT:
+        options = [word for name in names.split() for word in ("-p", f"no:{name}")]
+        rows[f"{WHOLE} {' '.join(options)}"] = pythons[WHOLE], options
+    times = measure(rows, given.rounds)
+    bare = statistics.median(times[BARE])
+    print(f"{'one empty test, user time':64} {'median ms':>10} {'best':>6} {'ratio':>6}")
+    for name, values in times.items():
+        ratio = statistics.median(values) / bare
+        print(f"{name:64} {statistics.median(values) * 1000:10.0f} {min(values) * 1000:6.0f} {ratio:6.2f}")
+    print(f"aim for {WHOLE}: {AIM}")
+    if given.json:
+        given.json.write_text(json.dumps(times))
+
+
+def environments() -> dict[str, Path]:
+    """Return the interpreter of each row's environment."""
+    project = (ROOT / "pyproject.toml").read_bytes()
+    wheel = build()
+    data = tomllib.loads(project.decode())["project"]
+    wanted = {BARE: ["pytest"]}
+    extras = data["optional-dependencies"]
+    for requirement in [*data["dependencies"], *extras["embedded"], *extras["sequences"]]:
+        name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
+        if name != "pytest":
+            wanted[name] = ["pytest", requirement]
+    wanted["pytest-resilience"] = [str(wheel)]
+    wanted[WHOLE] = [f"{WHOLE} @ {wheel.as_uri()}"]
+    return {name: environment(name, what, hashlib.sha256(project).hexdigest()) for name, what in wanted.items()}
+
+
+def build() -> Path:
+    shutil.rmtree(HOME / "dist", ignore_errors=True)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", HOME / "dist", ROOT]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (wheel,) = (HOME / "dist").glob("*.whl")
+    return wheel
+
+
+def environment(name: str, what: list[str], stamp: str) -> Path:
+    place = HOME / re.sub(r"[^a-z-]", "-", name)
+    python, stamped = place / "bin" / "python", place / "stamp"
+    if not stamped.exists() or stamped.read_text() != stamp:
+        print(f"installing {name}", file=sys.stderr)
+        shutil.rmtree(place, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*install, *what], check=True)
+        # setuptools, which Python 3.11 puts into each environment, imports itself at each start.
+        remove = [python, "-m", "pip", "uninstall", "--quiet", "--yes", "--disable-pip-version-check", "setuptools"]
+        subprocess.run(remove, check=True)
+        stamped.write_text(stamp)
+    elif name.startswith("pytest-resilience"):
+        install = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--force-reinstall",
+            "--no-deps",
+        ]
+        subprocess.run([*install, what[0].rpartition(" ")[2]], check=True)
+    return python
+
+
+def measure(rows: dict[str, tuple[Path, list[str]]], rounds: int) -> dict[str, list[float]]:
+    keep = {name: value for name, value in os.environ.items() if not name.startswith(("PY", "COV", "VIRTUAL"))}
+    with tempfile.TemporaryDirectory() as place:
+        test = Path(place) / "test_one.py"
+        test.write_text("def test_one():\n    pass\n")
+
+        def once(python: Path, options: list[str]) -> float:
+            command = [python, "-m", "pytest", "-q", *options, test]
+            process = subprocess.Popen(command, env=keep, cwd=place, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            assert process.returncode == 0, command
+            return usage.ru_utime
+
+        for row in rows.values():
+            once(*row)  # bytecode is cached, as it is after anybody's first run
+        times: dict[str, list[float]] = {name: [] for name in rows}
+        for _ in range(rounds):
+            for name, row in rows.items():
+                times[name].append(once(*row))
+        return times
+
+
+if __name__ == "__main__":
+    main()

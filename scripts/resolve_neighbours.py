@@ -1,0 +1,93 @@
+"""Resolve each neighbour without the plugin and with it, and compare: `resolve_neighbours.py DIRECTORY [requirements]`.
+
+`pip install --dry-run` says what pip would install in an empty environment. The plugin is a good guest when pip finds a solution, and
+when it takes no other version of anything that it takes without the plugin.
+
+The plugin is the wheel that would be shipped, with the extra `embedded`. DIRECTORY is for an environment with pip in it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from example_environment import build
+
+NEIGHBOURS = (
+    "celery[redis]",
+    "saq[redis]",
+    "arq",
+    "rq",
+    "django-redis",
+    "sqlalchemy[asyncio]",
+    "psycopg[pool]",
+    "tortoise-orm",
+)
+AT_ONCE = 4
+
+
+class Unresolvable(Exception):
+    """pip finds no solution; the message is what pip says."""
+
+
+def main(directory: Path, *requirements: str) -> int:
+    python = directory / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    plugin = f"pytest-resilience[embedded] @ {build(directory / 'dist').as_uri()}"
+    neighbours = requirements or NEIGHBOURS
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        told = list(threads.map(lambda neighbour: compare(python, neighbour, plugin), neighbours))
+    for neighbour, (version, problems) in zip(neighbours, told, strict=True):
+        print(
+            f"{neighbour} {version}: {'the same with the plugin' if not problems else 'NOT THE SAME with the plugin'}"
+        )
+        for problem in problems:
+            print(f"    {problem}")
+    return int(any(problems for _, problems in told))
+
+
+def compare(python: Path, neighbour: str, plugin: str) -> tuple[str, list[str]]:
+    """Return the neighbour's version, and what is different with the plugin."""
+    try:
+        alone = resolve(python, neighbour)
+    except Unresolvable as error:
+        return "", [f"does not install without the plugin either: {error}"]
+    version = alone.get(neighbour.partition("[")[0], "?")
+    try:
+        together = resolve(python, neighbour, plugin)
+    except Unresolvable as error:
+        return version, [str(error)]
+    return version, differences(alone, together)
+
+
+def differences(alone: dict[str, str], together: dict[str, str]) -> list[str]:
+    """Return a line for each package that has another version with the plugin."""
+    return [
+        f"{name} {version} becomes {together.get(name, 'nothing')}"
+        for name, version in sorted(alone.items())
+        if together.get(name) != version
+    ]
+
+
+def resolve(python: Path, *requirements: str) -> dict[str, str]:
+    """Return what pip would install in an empty environment: names and versions.
+
+    Raises:
+        Unresolvable: pip finds no solution.
+    """
+    command: list[str | Path] = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
+    command += ["--disable-pip-version-check", "--no-input", "--report", "-", *requirements]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        lines = [line for line in answer.stderr.splitlines() if line.strip()]
+        raise Unresolvable(" / ".join(lines[-6:]))
+    installed = json.loads(answer.stdout)["install"]
+    return {each["metadata"]["name"].lower().replace("_", "-"): each["metadata"]["version"] for each in installed}
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
