@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import NoService, SetupError, UnknownFault
+from .errors import HealFailed, NoService, ResilienceError, SetupError, UnknownFault
 from .faults import FAULTS
 from .faults.fault import Strike
 from .history import History
@@ -225,8 +225,13 @@ class Resilience:
             self._stack.touched()
         try:
             self._ledger.heal()
-        finally:
-            self._stack.end()
+        except HealFailed as failed:
+            try:
+                self._stack.end()
+            except ResilienceError as second:
+                failed.add_note(f"and then: {second}")  # a server that died is why the heal failed, most of the time
+            raise
+        self._stack.end()
 
     @property
     def vacuous(self) -> list[Strike]:
