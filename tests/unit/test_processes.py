@@ -14,7 +14,7 @@ import pytest
 from pytest_resilience import processes
 from pytest_resilience.errors import BackendDied, ResilienceError, ServerNotReady
 from pytest_resilience.processes import CannotStart, Keeper
-from pytest_resilience.redaction import redacted_command
+from pytest_resilience.redaction import Private, redacted_command
 from tests.support.waiting import gone, until
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -448,3 +448,14 @@ def test_a_keeper_that_cannot_be_started_leaves_nothing_open(monkeypatch):
     gc.collect()
     if before:
         assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+def test_no_frame_of_a_start_that_fails_shows_the_environment(tmp_path):
+    """As `pytest --showlocals` would."""
+    keeper = processes.Keeper()  # it is not running
+    with pytest.raises(BackendDied) as failed:
+        keeper.spawn("service", ["true"], env=Private(PAYMENTS_KEY="planted-for-this-test"), log=tmp_path / "log")
+    frames = [entry.frame for entry in failed.traceback if Path(entry.path) == Path(processes.__file__)]
+    shown = [repr(value) for frame in frames for value in frame.f_locals.values()]
+    assert "<1 value, not shown>" in shown
+    assert [each for each in shown if "planted" in each] == []
