@@ -67,7 +67,16 @@ def resilience(
     """
     from .experiment import Resilience
     from .history import recording
+    from .targets.spec import Service
 
+    given: object = resilience_service
+    if not isinstance(given, Service | None):
+        from .errors import SetupError
+
+        kind = type(given).__name__
+        raise SetupError(
+            f"the fixture resilience_service must return a pytest_resilience.Service or None, got a {kind}"
+        )
     running = resilience_stack.begin(resilience_service)
     experiment = Resilience(resilience_stack, running)
     request.node.stash[EXPERIMENT] = experiment

@@ -31,6 +31,7 @@ _URL = re.compile(r"(\w+://[^:/@\s'\"]*):[^\s'\"]*@")  # up to the last @: rathe
 _ASSIGNED = re.compile(rf"(?i)(\b|-)([\w.-]*(?:{SECRET_NAME})[\w.-]*[\"']?\s?[=:]\s?[\"']?)([^\s\"'&,;()\[\]{{}}<>]+)")
 _FLAG = re.compile(rf"(?i)^--?[\w-]*(?:{SECRET_NAME})[\w-]*$")
 _FLAG_INSIDE = re.compile(rf"(?i)((?<!\S)--?[\w-]*(?:{SECRET_NAME})[\w-]*\s+)([^\s-]\S*)")
+_SQL = re.compile(r"(?i)\b(password\s+)'[^']*'")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+[\w+/=.~-]{8,}")
 RANDOM = 20  # characters; a value of a query that long is taken for a secret whatever its name
 WORDLIKE = 6  # characters; a shorter value may be part of another word
@@ -112,6 +113,7 @@ def remember_environment(environment: Mapping[str, str]) -> None:
 def scrubbed(text: str) -> str:
     """Return a text, such as a log, without remembered passwords and without what it calls a password, token or key itself."""
     text = _URL.sub(rf"\1:{HIDDEN}@", redacted(text))
+    text = _SQL.sub(rf"\1'{HIDDEN}'", text)
     return _SCHEME.sub(rf"\1 {HIDDEN}", _ASSIGNED.sub(rf"\1\2{HIDDEN}", text))
 
 

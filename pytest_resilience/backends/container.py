@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..clock import SYSTEM, Clock
 from ..errors import BackendDied, ServerNotReady
+from ..redaction import scrubbed
 from .backend import Address
 from .local import ANSWER_WITHIN, HOST, TAIL
 from .ports import free_port
@@ -350,7 +351,7 @@ class Contained(ABC):
             code = state.get("ExitCode", 0)
             by_signal = 128 < code < 160
             how = f"signal {signal.Signals(code - 128).name}" if by_signal else f"exit code {code}"
-            tail = self.log_text(self._log_begin)[-TAIL:].rstrip() or "(it wrote nothing)"
+            tail = scrubbed(self.log_text(self._log_begin))[-TAIL:].rstrip() or "(it wrote nothing)"
             raise BackendDied(f"{self.name} ended with {how} although no test struck it; its log, last lines:\n{tail}")
 
     def question(self, port: int, words: bytes) -> socket.socket:

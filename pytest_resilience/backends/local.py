@@ -12,6 +12,7 @@ from pathlib import Path
 from ..clock import SYSTEM, Clock
 from ..errors import BackendDied
 from ..processes import PLAIN, Child, Keeper, User
+from ..redaction import scrubbed
 from .backend import Address, Server
 from .ports import free_port
 from .versions import ENVIRONMENT
@@ -185,7 +186,7 @@ class Program(ABC):
         """
         if self._wanted and self._child is not None and (code := self._child.exit_code()) is not None:
             how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-            tail = self.log_text(self._log_begin)[-TAIL:].rstrip() or "(it wrote nothing)"
+            tail = scrubbed(self.log_text(self._log_begin))[-TAIL:].rstrip() or "(it wrote nothing)"
             raise BackendDied(f"{self.name} ended with {how} although no test struck it; its log, last lines:\n{tail}")
 
     def ask(self, question: bytes) -> socket.socket:

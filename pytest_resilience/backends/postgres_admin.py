@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from ..clients.postgres import TERMINATED, PostgresError, Row, Session, connect
 from ..clock import SYSTEM
 from ..errors import SetupError
+from ..redaction import scrubbed
 from .backend import Server
 from .background import BackgroundLoop
 from .postgres_grips import ConnectionGrip, LockGrip, SlowGrip, end
@@ -223,7 +224,7 @@ class PostgresAdmin:
             try:
                 await (await self.session()).execute(sql)
             except PostgresError as error:
-                where = name.splitlines()[0][:60]
+                where = scrubbed(name.splitlines()[0])[:60]
                 raise SetupError(f"the schema could not be made: {where!r}: {error}") from None
 
         self.run(work)

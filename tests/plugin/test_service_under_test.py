@@ -102,6 +102,25 @@ def test_without_a_service_fixture_the_error_shows_the_lines_to_write(project: p
     )
 
 
+def test_a_service_fixture_that_returns_something_else_says_what_it_must_return(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def resilience_service():
+            return ["python", "-m", "shop"]
+
+        def test_it(resilience): pass
+        """
+    )
+    result = project.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["E *SetupError: the fixture resilience_service must return a *Service or None, got a list"]
+    )
+
+
 def test_an_environment_is_not_shown(shop: pytest.Pytester) -> None:
     shop.makeconftest((shop.path / "conftest.py").read_text().replace("env={", "env={'SECRET': 'hunter2', "))
     shop.makepyfile(shop="import sys; sys.exit('no')", test_it="def test_it(resilience_service, resilience): pass")

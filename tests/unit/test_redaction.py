@@ -118,6 +118,7 @@ def test_a_command_is_shown_without_its_secrets(argv: list[str], shown: str) -> 
     [
         ("postgresql://ann:s3:c/r@t@host/shop is down", "postgresql://ann:***@host/shop is down"),
         ('{"api_key": "abc", "id": 3}', '{"api_key": "***", "id": 3}'),
+        ("create role x login password 'abc'", "create role x login password '***'"),
         ("password authentication failed for user", "password authentication failed for user"),
         ("passed: 3, author=me, tokens left", "passed: 3, author=me, tokens left"),
     ],
