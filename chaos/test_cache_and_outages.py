@@ -7,8 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
-import pytest
-
 import healthy
 from instances import NO_CHECKS, another
 from pytest_resilience import Resilience, eventually, recovers
@@ -148,9 +146,14 @@ def test_replaced_and_deleted_entries_take_no_room_and_the_most_read_stay(resili
         )
 
 
-@pytest.mark.parametrize("redis_is_there", [True, False], ids=["with redis", "without redis"])
-def test_what_did_not_exist_a_moment_ago_is_served_once_it_does(resilience: Resilience, redis_is_there: bool) -> None:
+def test_what_did_not_exist_a_moment_ago_is_served_once_it_does(resilience: Resilience) -> None:
     """A 404 says nothing about the next request: neither when the number is new, nor when it is used again after a delete."""
+    for redis_is_there in (True, False):
+        comes_and_goes(resilience, redis_is_there)
+
+
+def comes_and_goes(resilience: Resilience, redis_is_there: bool) -> None:
+    """Read a number before it is made, after it is made, after it is deleted, and after it is used again."""
     next_id = create(resilience)["id"] + 1
     path = f"/api/campaigns/{next_id}"
     redis_is(resilience, "up")

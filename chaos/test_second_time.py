@@ -40,6 +40,7 @@ FORCED = "forcing GC"
 STATS = "[Memory Stats]"
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN = ("begin", "lock table campaigns in row exclusive mode")
+LONGEST = 0.5  # seconds that a transaction of an instance takes at most: its DB_COMMAND_TIMEOUT
 MIB = 2**20
 RESERVE = 8 * MIB  # that the service holds back for the moment in which an allocation fails
 NEVER = r"Traceback|was never retrieved|was never awaited|Task was destroyed"
@@ -55,7 +56,8 @@ def test_a_cleanup_that_fails_twice_works_the_third_time(resilience: Resilience)
     """One that could do nothing is no reason to refuse the next, as one that worked is."""
     create(resilience)
     path = "/api/db-cleanup?verbose"
-    with another(resilience, CLEANUP_MIN_INTERVAL="30", DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance:
+    settings = {"CLEANUP_MIN_INTERVAL": "30", "DB_POOL_CHECK_INTERVAL": NO_CHECKS, "DB_COMMAND_TIMEOUT": str(LONGEST)}
+    with another(resilience, **settings) as instance:
         ask = [lambda: instance.client.post(path)] * 3
         with resilience.service.pause(), session(resilience, OLDER_BOOT, *OPEN) as zombie:
             for number in (1, 2):
@@ -70,6 +72,7 @@ def test_a_cleanup_that_fails_twice_works_the_third_time(resilience: Resilience)
                         told_as_a_fault(replies)
                 recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
                 assert alive(resilience, zombie), "the cleanup says 503, and has ended a zombie"
+            lasts(LONGEST)
             reply = timed(lambda: instance.client.post(path))
             assert reply.reply is not None, f"after failed cleanups the next one hangs: {reply.error!r}"
             assert reply.status == 200, f"failed cleanups, Postgres is back, and the next one answers {reply.status}"
@@ -83,8 +86,10 @@ def test_a_cleanup_that_fails_twice_works_the_third_time(resilience: Resilience)
 def test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice(resilience: Resilience) -> None:
     create(resilience)
     interval = 0.3  # seconds
+    settings = {"DB_POOL_CHECK_INTERVAL": NO_CHECKS, "DB_COMMAND_TIMEOUT": str(LONGEST)}
+    settings["CLEANUP_INTERVAL"] = str(interval)
     with (
-        another(resilience, CLEANUP_INTERVAL=str(interval), DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance,
+        another(resilience, **settings) as instance,
         resilience.service.pause(),
     ):
         assert instance.client.get("/api/campaigns").status_code == 200
@@ -94,14 +99,14 @@ def test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice(resi
             with session(resilience, OLDER_BOOT, *OPEN) as zombie:
                 hoped(
                     lambda zombie=zombie: not alive(resilience, zombie),
-                    within=interval + healthy.POSTGRES_BACK_WITHIN,
+                    within=LONGEST + interval + healthy.POSTGRES_BACK_WITHIN,
                     otherwise=f"a cleanup failed twice, Postgres is back, and zombie {number} is there: nobody cleans up",
                 )
         found = re.search(NEVER, instance.log)
         assert not found, f"an error escaped from the cleanup: {instance.log[found.start() :][:1000] if found else ''}"
 
 
-def test_background_checks_go_on_after_they_have_failed_twice(resilience: Resilience) -> None:
+def test_checks_of_memory_go_on_after_they_could_not_look(resilience: Resilience) -> None:
     """Without descriptors memory cannot be measured. When they are back, the statistics and the guard must be, too."""
     every = 0.1  # seconds
     quick = {"MEMORY_CHECK_INTERVAL": str(every), "MEMORY_STATS_INTERVAL": str(every)}

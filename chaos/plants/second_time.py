@@ -6,7 +6,7 @@ from plants.plant import plant
 
 CLEANUP = "test_second_time.py::test_a_cleanup_that_fails_twice_works_the_third_time"
 UNASKED = "test_second_time.py::test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice"
-CHECKS = "test_second_time.py::test_background_checks_go_on_after_they_have_failed_twice"
+CHECKS = "test_second_time.py::test_checks_of_memory_go_on_after_they_could_not_look"
 MEMORY = "test_second_time.py::test_memory_that_runs_short_again_is_told_again_refuses_every_verb_again_and_gives_the_reserve_back_again"
 SILENT = "test_second_time.py::test_connections_that_went_silent_twice_cost_one_statement_each_time"
 POSTGRES = "test_second_time.py::test_postgres_goes_away_again_and_again_and_each_time_is_told_once_and_is_over_when_it_is_back"
@@ -48,27 +48,20 @@ PLANTS = (
         says="nobody cleans up",
     ),
     plant(
-        "check-ends-when-it-fails-twice",
-        "A check that fails twice is broken.",
+        "check-ends-without-descriptors",
+        "Without descriptors there is nothing to measure any more.",
+        (
+            "memory.py",
+            "            return _last_seen[0]\n",
+            "            raise SystemError('nothing to read')\n",
+        ),
         (
             "monitor.py",
-            '            logging.getLogger("service.monitor").exception("a check failed")',
-            '            failed = locals().get("failed", 0) + 1\n            logging.getLogger("service.monitor").exception("a check failed")\n            if failed > 1:\n                await asyncio.Event().wait()',
+            "        try:\n            await check()\n        except Exception:",
+            "        try:\n            await check()\n        except SystemError:\n            await asyncio.Event().wait()\n        except Exception:",
         ),
         tests=CHECKS,
         says="and they are not",
-    ),
-    plant(
-        "check-ends-when-it-fails",
-        "Let it crash.",
-        (
-            "monitor.py",
-            "        except Exception:\n            logging",
-            "        except ZeroDivisionError:\n            logging",
-        ),
-        ("app.py", "            await asyncio.sleep(1)", "            return"),
-        tests=CHECKS,
-        says="not",
     ),
     plant(
         "guard-once-in-a-life",

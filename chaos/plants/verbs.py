@@ -24,7 +24,7 @@ PLANTS = (
             "            self._cache.doubt(campaign_id)\n            raise\n        assert created",
             "            raise\n        assert created",
         ),
-        tests=f"{DOUBT}[DELETE]",
+        tests=DOUBT,
         says="still serves what was before",
     ),
     plant(
@@ -79,7 +79,7 @@ PLANTS = (
             "        row = await self._database.write(sql, campaign_id, versions)\n",
             "        rows = await self._database.read(sql, campaign_id, versions)\n        row = rows[0] if rows else None\n",
         ),
-        tests=f"{ONCE}[DELETE]",
+        tests=ONCE,
         says="it was tried again",
     ),
     plant(
@@ -90,7 +90,7 @@ PLANTS = (
             '        row = await self._database.write(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n',
             '        rows = await self._database.read(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        row = rows[0] if rows else None\n',
         ),
-        tests=f"{ONCE}[PUT]",
+        tests=ONCE,
         says="was made twice",
     ),
     plant(
