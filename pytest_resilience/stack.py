@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .backends.backend import Address, Backend, Server
@@ -63,6 +65,7 @@ class Stack:
         self._more: dict[str, tuple[Kind, PostgresAdmin | RedisAdmin]] = {}
         self._control: Control | None = None
         self._log_begins: dict[str, int] = {}
+        self._test = ""  # that had the stack last
         try:
             backend.start()
             for server in backend.servers.values():
@@ -164,7 +167,9 @@ class Stack:
         server = self._backend.servers[name]
         remember_url(server.url(server.direct))
         if kind == "redis":
-            self._more[name] = kind, RedisAdmin(server)
+            redis = RedisAdmin(server)
+            self._more[name] = kind, redis
+            redis.take_baseline()
             return
         admin = PostgresAdmin(server, template=self._backend.template)
         self._more[name] = kind, admin
@@ -246,17 +251,28 @@ class Stack:
             running.stop()
         self._dirty = False
         if not self._has_baseline:
-            self._postgres_admin.take_baseline()
-            self._has_baseline = True
-        cleaning = [admin.clean() for admin in self._admins(PostgresAdmin)]
+            self._take_baseline()
+        struck = self._struck
+        cleaning = [
+            target.admin.clean(settings=name not in struck)
+            for name, target in self.systems.items()
+            if isinstance(target, PostgresTarget)
+        ]
         try:
             self._heal_by_hand()
             self._log_begins = {name: server.log_size() for name, server in self._backend.servers.items()}
-            for redis in self._admins(RedisAdmin):
-                redis.clean()
-        finally:
+            for name, target in self.systems.items():
+                if isinstance(target, RedisTarget):
+                    target.admin.clean(settings=name not in struck)
             for each in cleaning:
                 each.result()
+        except Exception as error:
+            if self._test:
+                error.add_note(f"the last test before this one was {self._test}")
+            raise
+        finally:
+            self._test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+            wait(cleaning)
         if running is not None:
             running.begin()
         return running
@@ -307,13 +323,24 @@ class Stack:
             return known[1]
         if self._has_baseline:
             self._postgres_admin.clean().result()
+            self._redis_admin.clean()
         running = RunningService(service, self._backend)
         self._services[id(service)] = (service, running)
         running.begin()
         running.stop()
-        self._postgres_admin.take_baseline()
-        self._has_baseline = True
+        self._take_baseline()
         return running
+
+    def _take_baseline(self) -> None:
+        self._postgres_admin.take_baseline()
+        if "redis" not in self._struck:
+            self._redis_admin.take_baseline()
+        self._has_baseline = True
+
+    @property
+    def _struck(self) -> set[str]:
+        """The names of what faults of the session strike now."""
+        return {strike.label.partition(".")[0] for strike in self._ledger.strikes if not strike.healed}
 
     def _revive(self) -> None:
         """Bring back what died in an earlier test, which has failed for it."""

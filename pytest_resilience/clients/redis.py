@@ -21,6 +21,9 @@ class RedisClient:
         url: redis:// or rediss://, as redis-py reads it: user, password, database, and the `ssl_` settings of a query.
         name: for CLIENT LIST.
         timeout: seconds for each answer; None for no limit.
+
+    Attributes:
+        timeout: as given; may be changed, and counts from the next command on.
     """
 
     def __init__(self, url: str, *, name: str, timeout: float | None) -> None:
@@ -32,7 +35,7 @@ class RedisClient:
         self._tls = parts.query if parts.scheme == "rediss" else None
         self._url = url
         self._name = name
-        self._timeout = timeout
+        self.timeout = timeout
         self._lock = threading.RLock()
         self._socket: socket.socket | None = None
         self._replies = Replies()
@@ -128,7 +131,7 @@ class RedisClient:
 
     def _stays(self) -> bool:
         assert self._socket is not None, "there is a connection to go on with"
-        self._socket.settimeout(self._timeout)
+        self._socket.settimeout(self.timeout)
         return False
 
     def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
@@ -138,7 +141,7 @@ class RedisClient:
 
     def _open(self) -> None:
         __tracebackhide__ = True  # a traceback with locals would show the password
-        connection = socket.create_connection(self._address, timeout=self._timeout)
+        connection = socket.create_connection(self._address, timeout=self.timeout)
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
@@ -166,6 +169,7 @@ class RedisClient:
         connection = self._socket
         assert connection is not None, "it was opened before"
         try:
+            connection.settimeout(self.timeout)
             connection.sendall(b"".join(command(*words) for words in commands))
             return [self._next(connection) for _ in commands]
         except ValueError as error:

@@ -120,18 +120,22 @@ class Watch:
         with loops.listening(self._loop_closes):
             yield
 
-    def leaks(self) -> list[Leak]:
-        """Return what has stayed for longer than a moment, and that no pattern allows."""
-        return self._after(lambda left: PATIENCE_WITH_SERVERS if all(each.is_gone for each in left) else PATIENCE)
+    def leaks(self, allowed: Sequence[str] = ()) -> list[Leak]:
+        """Return what has stayed for longer than a moment, and that no pattern allows, neither one of these."""
+
+        def patience(left: Sequence[Finding]) -> float:
+            return PATIENCE_WITH_SERVERS if all(each.is_gone for each in left) else PATIENCE
+
+        return self._after(patience, allowed)
 
     def leaks_now(self) -> list[Leak]:
         """Return the same without waiting for anything in this process: in a running event loop, nothing there would end meanwhile."""
         return self._after(lambda left: 0.0 if all(each.is_here for each in left) else PATIENCE)
 
-    def _after(self, patience: Callable[[list[Finding]], float]) -> list[Leak]:
+    def _after(self, patience: Callable[[list[Finding]], float], allowed: Sequence[str] = ()) -> list[Leak]:
         begin = self._clock.now()
         collected = False
-        while left := self._allowing(self._judge(self._look())):
+        while left := self._allowing(self._judge(self._look()), allowed):
             passed = self._clock.now() - begin
             waiting = passed < patience(left)
             if not waiting and collected:
@@ -145,8 +149,8 @@ class Watch:
         closed = [leak for key, leak in self._closed_with_loops.items() if key not in known]
         return closed + [self._and_origin(finding.leak) for finding in left]
 
-    def _allowing(self, findings: Iterable[Finding]) -> list[Finding]:
-        return [finding for finding in findings if not finding.leak.allowed_by(self._allowed)]
+    def _allowing(self, findings: Iterable[Finding], allowed: Sequence[str] = ()) -> list[Finding]:
+        return [finding for finding in findings if not finding.leak.allowed_by([*self._allowed, *allowed])]
 
     # -- event loops that are closed
 

@@ -394,7 +394,7 @@ def test_external_does_not_empty_a_redis_that_it_was_not_given_empty():
             client.set("theirs", 7)
             named = settings(below, f"http://{below.api}")
             named = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct}/3")
-            with pytest.raises(SetupError, match="database 3: it holds 1 keys"):
+            with pytest.raises(SetupError, match="database 3: it holds 1 key"):
                 ExternalBackend(named).start()
             assert client.get("theirs") == b"7"
         assert api(below.api, "GET", "/proxies") == {}

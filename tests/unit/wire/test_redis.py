@@ -85,3 +85,18 @@ def test_clients_are_a_dict_each():
 
 def test_a_field_of_info_may_have_parts():
     assert redis.info_parts("keys=3,expires=0") == {"keys": "3", "expires": "0"}
+
+
+@pytest.mark.parametrize("text", ["x", "", "a\r\nb", "ü", None])
+def test_an_array_of_many_texts_is_read_like_one_of_few(text: str | None) -> None:
+    data = b"$-1\r\n" if text is None else b"$%d\r\n%b\r\n" % (len(text.encode()), text.encode())
+    many = redis.MANY + 1
+    whole = b"*%d\r\n" % many + data * many
+    replies = redis.Replies()
+    for cut in (10, len(whole) - 1):
+        replies.feed(whole[:cut])
+        assert replies.take() is None
+        replies = redis.Replies()
+    replies.feed(whole + b"+OK\r\n")
+    assert replies.take() == ([text] * many,)
+    assert replies.take() == ("OK",)
