@@ -359,25 +359,24 @@ def test_the_marker_allows_what_it_names_and_the_rest_is_an_error_when_asked_for
     assert not [line for line in result.outlines if line.startswith("LEAK") and "test_allowed" in line]
 
 
-@pytest.mark.parametrize(
-    ("marker", "why"),
-    [
-        ("leaks()", "needs the name of what the test may leave behind, such as @pytest.mark.leaks"),
-        ("leaks", "needs the name of what the test may leave behind"),
-        ("leaks('watcher')", "of these kinds: postgres, lock, redis, *; got 'watcher'"),
-        ("leaks(7)", "got 7"),
-        ("leaks(thread='x')", "takes names only, such as *; got thread="),
-    ],
-)
-def test_a_marker_that_says_nothing_is_an_error_before_the_first_test(
-    project: pytest.Pytester, marker: str, why: str
-) -> None:
-    project.makepyfile(test_it=f"import pytest\n@pytest.mark.{marker}\ndef test_it(resilience): pass\n")
+WRONG_MARKERS = [
+    ("leaks()", "needs the name of what the test may leave behind, such as @pytest.mark.leaks"),
+    ("leaks", "needs the name of what the test may leave behind"),
+    ("leaks('watcher')", "of these kinds: postgres, lock, redis, *; got 'watcher'"),
+    ("leaks(7)", "got 7"),
+    ("leaks(thread='x')", "takes names only, such as *; got thread="),
+]
+
+
+def test_a_marker_that_says_nothing_is_an_error_of_its_test(project: pytest.Pytester) -> None:
+    tests = [
+        f"@pytest.mark.{marker}\ndef test_{number}(resilience): assert False, 'it must not run'"
+        for number, (marker, _) in enumerate(WRONG_MARKERS)
+    ]
+    project.makepyfile("\n".join(["import pytest", *tests, "def test_other(): pass"]))
     result = project.runpytest_subprocess()
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(
-        [f"ERROR: test_it.py::test_it: the marker leaks {why}*" if "got" not in why else f"ERROR: *{why}*"]
-    )
+    result.assert_outcomes(errors=len(WRONG_MARKERS), passed=1)
+    result.stdout.fnmatch_lines([f"E *SetupError: the marker leaks*{why}*" for _, why in WRONG_MARKERS])
 
 
 def test_the_marker_is_registered(project: pytest.Pytester) -> None:
