@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 
 import healthy
-from pytest_resilience import Resilience, eventually
+from pytest_resilience import NeverHappened, Resilience, eventually
 
 ROOT = Path(__file__).parent.parent
 LISTENING = re.compile(r"Server LISTENING on http://127\.0\.0\.1:(\d+)")
@@ -51,13 +52,25 @@ class Instance:
         """Wait until it says that it listens, and ask it there from now on."""
 
         def port() -> str | None:
-            assert not self.ended(), (
-                f"the service ended with {self.process.returncode} at its start; its log:\n{self.log}"
-            )
+            if self.ended():
+                pytest.fail(f"the service ended with {self.process.returncode} at its start; its log:\n{self.log}")
             found = LISTENING.search(self.log)
             return found[1] if found else None
 
-        self.client.base_url = f"http://127.0.0.1:{eventually(port, within=10.0)}"
+        try:
+            found = eventually(port, within=10.0)
+        except NeverHappened as never:
+            pytest.fail(
+                f"the service runs and does not say `Server LISTENING on http://host:port`; its log:\n{self.log}\n{never}"
+            )
+        self.client.base_url = f"http://127.0.0.1:{found}"
+
+    def become_ready(self) -> None:
+        """Wait until it is ready."""
+        try:
+            eventually(lambda: self.client.get("/readyz").status_code == 200, within=10.0)
+        except NeverHappened as never:
+            pytest.fail(f"nothing is wrong, and a new instance does not become ready; its log:\n{self.log}\n{never}")
 
 
 def start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -92,7 +105,7 @@ def another(resilience: Resilience, *, ready: bool = True, **changes: str) -> It
             try:
                 instance.listen()
                 if ready:
-                    eventually(lambda: client.get("/readyz").status_code == 200, within=10.0)
+                    instance.become_ready()
                 yield instance
             finally:
                 process.kill()

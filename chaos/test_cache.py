@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import healthy
 from instances import NO_CHECKS, another
 from pytest_resilience import Resilience, eventually
@@ -60,8 +62,10 @@ def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resili
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "soon stale"}).headers["Location"]
 
         def answer() -> str:
-            reply = instance.client.get(path)
-            return reply.headers["X-Cache"] if reply.status_code == 200 else str(reply.status_code)
+            read = timed(lambda: instance.client.get(path))
+            if read.reply is None:
+                pytest.fail(f"a read hangs, or is cut off, after {read.seconds:.1f} s: {read.error!r}")
+            return read.reply.headers["X-Cache"] if read.status == 200 else str(read.status)
 
         # While Postgres is there, a copy that is no longer fresh is looked up again.
         otherwise = f"a copy is served as fresh for longer than CACHE_TTL={fresh}"

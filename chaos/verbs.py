@@ -37,10 +37,10 @@ WRITES = ("POST", "PUT", "DELETE")
 READS = ("GET one", "GET list")
 
 
-def unknown_campaigns(resilience: Resilience, count: int) -> list[int]:
+def unknown_campaigns(resilience: Resilience, count: int, message: str = MESSAGE) -> list[int]:
     """Insert campaigns around the service, so that no cache has them. Return their ids."""
     query = "insert into campaigns (name, message) select $1, $2 from generate_series(1, $3) returning id"
-    return [row["id"] for row in sql(resilience, query, NAME, MESSAGE, count)]
+    return [row["id"] for row in sql(resilience, query, NAME, message, count)]
 
 
 def ask_every_verb(client: Any, ids: Iterable[int], *, names: Iterable[str] = VERBS) -> list[tuple[str, Timed]]:

@@ -133,10 +133,23 @@ def writing(resilience: Resilience, writers: int) -> Iterator[Crew]:
 
 
 def hoped(question: Callable[[], Any], *, within: float, otherwise: str) -> Any:
-    """Like `eventually`, and a failure says first what it means."""
+    """Like `eventually`, and a failure says first what it means. That requests hang is a cause of its own."""
+    hung: list[httpx.TimeoutException] = []
+
+    def asked() -> Any:
+        try:
+            return question()
+        except httpx.TimeoutException as error:
+            hung.append(error)
+            raise
+
     try:
-        return eventually(question, within=within)
+        return eventually(asked, within=within)
     except NeverHappened as never:
+        if hung:
+            pytest.fail(
+                f"a request hangs ({hung[-1]!r}), so nothing else can be seen. Awaited in vain: {otherwise}\n{never}"
+            )
         pytest.fail(f"{otherwise}\n{never}")
 
 

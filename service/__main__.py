@@ -23,6 +23,8 @@ BACKLOG = 2048  # connections that the kernel may hold for us
 ACCEPT_AGAIN = (
     0.1  # seconds until connections are accepted again after there was no descriptor for one; asyncio waits for 1
 )
+CLOSING = 2.0  # seconds of SHUTDOWN_GRACE, at most, for closing what is left when requests have had the rest
+SEEN = 2.0  # seconds, at most, in which a service that is told to stop while idle is seen to be unready
 START_FAILED = 3
 FORCED = 1
 
@@ -116,11 +118,16 @@ async def _serve(settings: Settings, listener: socket.socket, most: int) -> int:
 
     async def drain() -> None:
         await stop.wait()
-        end = time.monotonic() + settings.shutdown_grace
+        closing = min(CLOSING, settings.shutdown_grace / 4)
+        end = time.monotonic() + settings.shutdown_grace - closing
         logging.getLogger("service").info("draining")
-        # Whoever asks meanwhile is told that we are not ready. Requests that were here get their answers first.
-        await app.state.lifecycle.finish(within=settings.shutdown_grace / 2)
-        left = max(0.05, end - time.monotonic() - min(2.0, settings.shutdown_grace / 4))
+        # Connections are accepted, and /readyz says "draining", for as long as requests are under way, and at least for so long
+        # that a balancer has asked: a client that is refused before would be one that the balancer has just sent.
+        await asyncio.gather(
+            app.state.lifecycle.finish(within=0.9 * (settings.shutdown_grace - closing)),
+            asyncio.sleep(min(SEEN, settings.shutdown_grace / 4)),
+        )
+        left = max(0.05, end - time.monotonic())
         server.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # uvicorn only waits for it
         server.should_exit = True
 

@@ -97,7 +97,7 @@ class Monitor:
 
     async def check_pool(self) -> None:
         percent = self._database.usage.percent()
-        change = self._alert.check(percent)
+        change = self._alert.check(round(percent, 2))  # as it is told: "90.00, Threshold: 90" is no alert
         if change == "raised":
             for line in self._alert.lines(percent):
                 pool_log.critical(line)

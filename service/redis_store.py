@@ -245,13 +245,13 @@ class RedisStore:
         if client is None or not self._breaker.up or budget.left <= 0:
             raise Away
         started = self._clock()
-        limit, inside = budget.left, False
+        limit, had = budget.left, 0.0
         try:
             async with asyncio.timeout(limit), self._slots:
-                inside = True
+                had = limit - (self._clock() - started)
                 yield client
         except Exception as error:
-            fair = inside and limit >= 0.8 * budget.full  # a late start or a crowd is no proof that Redis is away
+            fair = had >= 0.8 * budget.full  # a late start or a crowd is no proof that Redis is away
             timed_out = _is_timeout(error)
             if not _is_wrong_type(error) and not (timed_out and (not fair or self._stalled(error, started, limit))):
                 self._fail(error, epoch)

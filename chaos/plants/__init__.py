@@ -7,6 +7,7 @@ has seen tested.
 from __future__ import annotations
 
 from plants import (
+    bounds,
     cache,
     cache_and_outages,
     cleanup,
@@ -16,6 +17,9 @@ from plants import (
     postgres,
     redis,
     second_time,
+    stopping,
+    surroundings,
+    thresholds,
     verbs,
     way_back,
 )
@@ -32,4 +36,8 @@ PLANTS = (
     *way_back.PLANTS,
     *cache_and_outages.PLANTS,
     *second_time.PLANTS,
+    *stopping.PLANTS,
+    *thresholds.PLANTS,
+    *bounds.PLANTS,
+    *surroundings.PLANTS,
 )

@@ -68,7 +68,7 @@ class Run:
     def signal(self, number=signal.SIGTERM):
         self.process.send_signal(number)
 
-    def exit_code(self, within=5):
+    def exit_code(self, within=10):  # two seconds of it to be seen as not ready
         code = self.process.wait(within)
         self._reader.join(1)
         return code

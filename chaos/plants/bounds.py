@@ -1,0 +1,172 @@
+"""Plants that move a bound by a little, or bound what must have none."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+BODY = "test_bounds.py::test_a_body_may_have_1_mib_and_not_a_byte_more"
+TEXTS = "test_bounds.py::test_texts_have_their_length_in_characters"
+PAGES = "test_bounds.py::test_a_page_has_as_many_as_were_asked_for_up_to_200_and_pages_leave_nobody_out"
+CACHE = "test_bounds.py::test_the_cache_holds_just_as_many_entries_and_bytes_as_it_may"
+POOL = "test_bounds.py::test_the_pool_has_just_so_many_connections_and_there_is_one_beside_it"
+HEALTH = "test_bounds.py::test_nothing_bounds_how_many_may_wait_beside_health"
+REDIS = "test_bounds.py::test_redis_gets_no_more_connections_than_are_said"
+BUDGET = "test_bounds.py::test_the_budget_that_is_set_is_the_time_that_redis_has"
+
+PLANTS = (
+    plant(
+        "body-bound-without-its-last-byte",
+        "Less than a MiB.",
+        ("routes.py", "                if len(body) > LARGEST_BODY:", "                if len(body) >= LARGEST_BODY:"),
+        tests=BODY,
+        says="a body of just 1 MiB",
+    ),
+    plant(
+        "body-bound-by-what-it-says",
+        "Content-Length says how long it is.",
+        (
+            "routes.py",
+            "                if len(body) > LARGEST_BODY:",
+            "                if len(body) > 2 * LARGEST_BODY:",
+        ),
+        tests=BODY,
+        says="a body of 1 MiB and a byte, in pieces",
+    ),
+    plant(
+        "texts-in-bytes",
+        "Postgres stores bytes.",
+        ("campaigns.py", "len(value)", "len(value.encode())"),
+        tests=TEXTS,
+        says="characters of",
+    ),
+    plant(
+        "names-a-little-longer",
+        "One more does not hurt.",
+        ("campaigns.py", 'LONGEST = {"name": 200,', 'LONGEST = {"name": 255,'),
+        tests=TEXTS,
+        says="201 characters",
+    ),
+    plant(
+        "pages-of-100",
+        "200 on a page are too many.",
+        ("routes.py", "default=50, lowest=1, highest=200)", "default=50, lowest=1, highest=201)"),
+        ("routes.py", "        page = items[:limit]", "        page = items[: min(limit, 100)]"),
+        tests=PAGES,
+        says="there are 100 on the page",
+    ),
+    plant(
+        "pages-of-any-size",
+        "They know what they ask for.",
+        ("routes.py", "default=50, lowest=1, highest=200)", "default=50, lowest=1, highest=1000)"),
+        tests=PAGES,
+        says="limit=201",
+    ),
+    plant(
+        "pages-leave-one-out",
+        "The next page begins after the last row that was read.",
+        ("routes.py", "page[-1].id if more", "items[-1].id if more"),
+        tests=PAGES,
+        says="the pages together tell",
+    ),
+    plant(
+        "last-page-says-more",
+        "A full page has a next one.",
+        ("routes.py", "        more = len(items) > limit", "        more = len(items) >= limit"),
+        tests=PAGES,
+        says="the last page is full",
+    ),
+    plant(
+        "cache-one-entry-more",
+        "Check before it is put.",
+        ("fallback.py", "len(self._held) > max_entries or", "len(self._held) > max_entries + 1 or"),
+        tests=CACHE,
+        says="CACHE_MAX_ENTRIES=7",
+    ),
+    plant(
+        "cache-counts-bodies-only",
+        "The body is what takes memory.",
+        ("fallback.py", "OVERHEAD = 400", "OVERHEAD = 0"),
+        tests=CACHE,
+        says="has room for",
+    ),
+    plant(
+        "cache-half-of-its-bytes",
+        "Leave some room.",
+        ("cache.py", "max_bytes=int(settings.cache_max_mb * MIB)", "max_bytes=int(settings.cache_max_mb * 750_000)"),
+        tests=CACHE,
+        says="has room for",
+    ),
+    plant(
+        "pool-a-few-more",
+        "In an emergency there are a few more.",
+        ("database.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(settings.db_pool_max + 3)"),
+        (
+            "database.py",
+            "            max_size=self._settings.db_pool_max,",
+            "            max_size=self._settings.db_pool_max + 3,",
+        ),
+        tests=POOL,
+        says="DB_POOL_MAX is 5",
+    ),
+    plant(
+        "pool-keeps-one-back",
+        "Keep one for the health check.",
+        (
+            "database.py",
+            "asyncio.Semaphore(settings.db_pool_max)",
+            "asyncio.Semaphore(max(1, settings.db_pool_max - 1))",
+        ),
+        tests=POOL,
+        says="DB_POOL_MAX is 5",
+    ),
+    plant(
+        "health-behind-100-requests",
+        "uvicorn has a setting for that.",
+        (
+            "__main__.py",
+            "            access_log=False,",
+            "            access_log=False,\n            limit_concurrency=100,",
+        ),
+        tests=HEALTH,
+        says="requests hang",
+    ),
+    plant(
+        "redis-as-many-as-it-takes",
+        "Connections are cheap.",
+        ("redis_store.py", "CONNECTIONS = 20\n", "CONNECTIONS = 20\nMANY = 500\n"),
+        ("redis_store.py", "else CONNECTIONS)", "else MANY)"),
+        ("redis_store.py", '"max_connections": CONNECTIONS + 2', '"max_connections": MANY'),
+        tests=REDIS,
+        says="connections to Redis",
+    ),
+    plant(
+        "budget-never-more-than-its-default",
+        "A quarter of a second is plenty.",
+        (
+            "cache.py",
+            "        self._budget = settings.redis_budget",
+            "        self._budget = min(0.25, settings.redis_budget)",
+        ),
+        tests=BUDGET,
+        says="REDIS_BUDGET is 3",
+    ),
+    plant(
+        "budget-never-less-than-a-second",
+        "Give it a chance.",
+        (
+            "cache.py",
+            "        self._budget = settings.redis_budget",
+            "        self._budget = max(1.5, settings.redis_budget)",
+        ),
+        ("redis_store.py", "budget = settings.redis_budget\n", "budget = max(1.5, settings.redis_budget)\n"),
+        tests=BUDGET,
+        says="requests wait for it",
+    ),
+    plant(
+        "probe-less-patient-than-requests",
+        "A probe is small.",
+        ("redis_store.py", "self._probe_timeout = max(budget, PROBE_TIMEOUT)", "self._probe_timeout = PROBE_TIMEOUT"),
+        tests=BUDGET,
+        says="REDIS_BUDGET is 3",
+    ),
+)

@@ -1,0 +1,82 @@
+"""Plants in what is seen of a service that is told to stop."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+IDLE = "test_stopping.py::test_told_to_stop_while_idle_it_is_seen_to_be_unready_before_it_refuses_anybody"
+BUSY = "test_stopping.py::test_requests_under_way_have_their_grace_and_all_that_time_it_is_seen_to_drain"
+
+PLANTS = (
+    plant(
+        "stop-refuses-at-once",
+        "There is nothing to do, so be gone.",
+        ("__main__.py", "            asyncio.sleep(min(SEEN, settings.shutdown_grace / 4)),\n", ""),
+        tests=IDLE,
+        says="told to stop while idle, it refuses connections",
+    ),
+    plant(
+        "stop-seen-for-a-moment",
+        "Kubernetes is told by the API anyway.",
+        ("__main__.py", "SEEN = 2.0", "SEEN = 0.3"),
+        tests=IDLE,
+        says="a balancer has",
+    ),
+    plant(
+        "stop-serves-nobody-new",
+        "We are on our way out.",
+        (
+            "problems.py",
+            '        if self._guard.refusing and scope["path"] not in ESSENTIAL:',
+            '        if (self._guard.refusing or self._lifecycle.draining) and scope["path"] not in ESSENTIAL:',
+        ),
+        tests=IDLE,
+        says="before anybody saw that with 503",
+    ),
+    plant(
+        "stop-ready-until-the-end",
+        "It still works.",
+        ("__main__.py", "        app.state.lifecycle.draining = True\n", ""),
+        (
+            "__main__.py",
+            "        server.should_exit = True\n",
+            "        app.state.lifecycle.draining = server.should_exit = True\n",
+        ),
+        tests=IDLE,
+        says="it says ready until it refuses connections",
+    ),
+    plant(
+        "stop-a-quarter-of-the-grace",
+        "Whoever takes longer than that has gone.",
+        ("__main__.py", "settings.shutdown_grace - closing\n", "settings.shutdown_grace / 4\n"),
+        (
+            "__main__.py",
+            "finish(within=0.9 * (settings.shutdown_grace - closing))",
+            "finish(within=settings.shutdown_grace / 4)",
+        ),
+        tests=BUSY,
+        says="s of grace",
+    ),
+    plant(
+        "stop-unseen-after-a-moment",
+        "They know by now.",
+        (
+            "__main__.py",
+            "finish(within=0.9 * (settings.shutdown_grace - closing))",
+            "finish(within=0.3 * (settings.shutdown_grace - closing))",
+        ),
+        tests=BUSY,
+        says="it refuses connections after",
+    ),
+    plant(
+        "stop-ready-again",
+        "Reset the flag when the wait is over.",
+        (
+            "__main__.py",
+            "        closing = min(",
+            "        loop.call_later(1.0, setattr, app.state.lifecycle, 'draining', False)\n        closing = min(",
+        ),
+        tests=BUSY,
+        says="/readyz is 200",
+    ),
+)

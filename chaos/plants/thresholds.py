@@ -1,0 +1,104 @@
+"""Plants at the limits of the pool's alert and of the memory guard."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+POOL = "test_thresholds.py::test_the_alert_of_the_pool_comes_above_its_percentage_and_goes_well_below_it"
+GUARD = "test_thresholds.py::test_the_guard_acts_just_beyond_its_limits_and_does_not_flutter_between_them"
+AGAIN = "test_thresholds.py::test_above_its_limit_the_guard_collects_now_and_then_and_not_at_each_look"
+
+PLANTS = (
+    plant(
+        "alert-at-and-not-above",
+        "90 is 90.",
+        ("monitor.py", "        if percent > self._threshold:", "        if percent >= self._threshold:"),
+        tests=POOL,
+        says="just 90 % of the pool",
+    ),
+    plant(
+        "alert-a-little-early",
+        "Better early than late.",
+        ("monitor.py", "        if percent > self._threshold:", "        if percent > 0.85 * self._threshold:"),
+        tests=POOL,
+        says="80 % of the pool are in use, DB_POOL_ALERT_PERCENT is 89.9, and the alert is raised",
+    ),
+    plant(
+        "alert-a-little-late",
+        "Not for the last percent.",
+        ("monitor.py", "        if percent > self._threshold:", "        if percent > self._threshold + 1:"),
+        tests=POOL,
+        says="and no alert is raised",
+    ),
+    plant(
+        "alert-without-hysteresis",
+        "Below the limit it is over.",
+        ("monitor.py", "CLEAR_PERCENT = 75.0", "CLEAR_PERCENT = 100.0"),
+        tests=POOL,
+        says="80 % of the pool are in use, and an alert of 89.9 % is over",
+    ),
+    plant(
+        "alert-never-over",
+        "Somebody should look at it.",
+        ("monitor.py", "CLEAR_PERCENT = 75.0", "CLEAR_PERCENT = 50.0"),
+        tests=POOL,
+        says="70 % of the pool are in use, and the episode is not over",
+    ),
+    plant(
+        "alert-in-whole-percents",
+        "Who needs decimals?",
+        ("monitor.py", "self._alert.check(round(percent, 2))", "self._alert.check(int(percent))"),
+        ("monitor.py", "self._threshold = threshold", "self._threshold = round(threshold)"),
+        tests=POOL,
+        says="no alert is raised",
+    ),
+    plant(
+        "guard-a-little-early",
+        "Act before it is too late.",
+        ("memory.py", "SOFT, CLEAR = 0.90, 0.80", "SOFT, CLEAR = 0.87, 0.80"),
+        tests=GUARD,
+        says="and the guard acts",
+    ),
+    plant(
+        "guard-a-little-late",
+        "90 % is fine.",
+        ("memory.py", "SOFT, CLEAR = 0.90, 0.80", "SOFT, CLEAR = 0.93, 0.80"),
+        tests=GUARD,
+        says="the guard acts above 90 %",
+    ),
+    plant(
+        "guard-refuses-a-little-late",
+        "Use what there is.",
+        ("memory.py", "HARD, ADMIT = 0.95, 0.93", "HARD, ADMIT = 0.98, 0.93"),
+        tests=GUARD,
+        says="work is refused from 95 % on",
+    ),
+    plant(
+        "guard-serves-as-it-refuses",
+        "One limit is easier to explain.",
+        ("memory.py", "HARD, ADMIT = 0.95, 0.93", "HARD, ADMIT = 0.95, 0.95"),
+        tests=GUARD,
+        says="lines say that work is",
+    ),
+    plant(
+        "guard-serves-late",
+        "Be sure that it is over.",
+        ("memory.py", "HARD, ADMIT = 0.95, 0.93", "HARD, ADMIT = 0.95, 0.88"),
+        tests=GUARD,
+        says="work is served again below 93 %",
+    ),
+    plant(
+        "guard-without-hysteresis",
+        "Below the limit it is over.",
+        ("memory.py", "SOFT, CLEAR = 0.90, 0.80", "SOFT, CLEAR = 0.90, 0.89"),
+        tests=GUARD,
+        says="the episode is over below 80 %",
+    ),
+    plant(
+        "guard-without-cooldown",
+        "Collect while it is needed.",
+        ("memory.py", "COOLDOWN = 10.0", "COOLDOWN = 0.0"),
+        tests=AGAIN,
+        says="half goes once in 10 s",
+    ),
+)

@@ -1,0 +1,253 @@
+"""Whatever it runs in, it sees its own surroundings rightly: groups within groups, the page cache, the clock, and a crowd."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+import healthy
+import instances
+from instances import another
+from pytest_resilience import Resilience
+from pytest_resilience.backends.cgroup import Group, NotAllowed
+from verbs import unknown_campaigns
+from workload import FELL_BACK, NAME, at_once, hoped, timed
+
+MIB = 2**20
+FORCED = "forcing GC"
+STATS = "[Memory Stats]"
+LARGEST = 10_000  # characters of the longest message there may be
+JUMP = 7200.0  # seconds that the time of day jumps
+# Before the service is imported, in its process: the time of day jumps when a file is there. Time that passes does not.
+JUMPS = """
+import datetime, os, time
+_file, _time, _datetime = {file!r}, time.time, datetime.datetime
+def _now():
+    try:
+        return _time() + float(open(_file).read() or 0)
+    except OSError:
+        return _time()
+time.time, time.time_ns = _now, lambda: int(_now() * 1e9)
+class datetime_(_datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return _datetime.fromtimestamp(_now(), tz)
+    @classmethod
+    def utcnow(cls):
+        return _datetime.fromtimestamp(_now(), datetime.timezone.utc).replace(tzinfo=None)
+datetime.datetime = datetime_
+"""
+
+
+@contextmanager
+def group(pid: int, limit: int) -> Iterator[Path]:
+    """A control group around a process with a limit in bytes; skips where there can be none."""
+    try:
+        made = Group(pid, limit)
+    except NotAllowed as error:
+        pytest.skip(str(error))
+    try:
+        try:
+            made.add(pid)
+        except NotAllowed as error:
+            pytest.skip(str(error))
+        yield Path(made.path)
+    finally:
+        made.leave()
+
+
+def looks(instance: instances.Instance, count: int) -> None:
+    """Wait until memory was looked at so often: the statistics come as often."""
+    told = instance.log.count(STATS)
+    hoped(
+        lambda: instance.log.count(STATS) > told + count,
+        within=20.0,
+        otherwise=f"{count} periods pass, and the statistics do not come",
+    )
+
+
+def test_the_limit_of_a_group_around_its_group_counts_too(resilience: Resilience) -> None:
+    """A container in a pod: its own group may have no limit, and the pod's counts."""
+    campaigns, limit = 1500, 12
+    ids = unknown_campaigns(resilience, campaigns, message="x" * LARGEST)
+    with another(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
+        pid = instance.process.pid
+        with group(pid, limit * MIB) as outer, resilience.redis.refuse():
+            inner = outer / "inner"
+            try:
+                inner.mkdir()
+                (inner / "cgroup.procs").write_text(str(pid))
+            except OSError as error:
+                pytest.skip(f"no control group can be made in {outer} ({error.strerror})")
+            try:
+                for i in ids:
+                    assert not instance.ended(), (
+                        f"the kernel killed it at {limit} MB of the group around its own, and the guard had not acted"
+                    )
+                    status = timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status
+                    assert status in (200, 503, None), f"memory is short, and a read is answered {status}"
+                    if i % 20 == 0 and FORCED in instance.log:
+                        break
+                assert FORCED in instance.log, (
+                    f"{campaigns * LARGEST // MIB} MB came, {limit} MB are the limit of the group around its own, and the"
+                    " guard has not acted"
+                )
+            finally:
+                (outer / "cgroup.procs").write_text(str(pid))
+                inner.rmdir()
+
+
+READS = """
+import os, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+file = os.open(sys.argv[2], os.O_RDONLY)
+while os.read(file, 1 << 20):
+    pass
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_files_that_the_kernel_keeps_in_memory_are_not_memory_in_use(resilience: Resilience) -> None:
+    """Whoever reads a log or makes a backup in the container fills its group; the kernel gives that up when memory is needed."""
+    limit = 48 * MIB
+    with (
+        another(resilience, MEMORY_CHECK_INTERVAL="0.05", MEMORY_STATS_INTERVAL="0.05") as instance,
+        tempfile.NamedTemporaryFile(dir=instances.ROOT) as file,
+        group(instance.process.pid, limit) as own,
+    ):
+        for _ in range(2 * limit // MIB):
+            file.write(os.urandom(MIB))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with subprocess.Popen(
+            [sys.executable, "-c", READS, str(own), file.name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as reads:
+            try:
+                assert reads.stdout is not None
+                assert reads.stdout.readline() == b"done\n", "the file could not be read in the group"
+                used = next(own / name for name in ("memory.usage_in_bytes", "memory.current") if (own / name).exists())
+                share = int(used.read_text()) / limit
+                if share < 0.9:
+                    pytest.skip(
+                        f"this kernel keeps no files in memory that were read: {share:.0%} of the group is in use"
+                    )
+                looks(instance, 10)
+                status = instance.client.get("/readyz").status_code
+            finally:
+                reads.kill()
+        assert FORCED not in instance.log, (
+            f"{share:.0%} of the group is full of files that were read, which can be given up, and the guard acts"
+        )
+        assert status == 200, f"the group is full of files that were read, and /readyz is {status}"
+
+
+def test_when_the_time_of_day_jumps_nothing_grows_old_or_young(
+    resilience: Resilience, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody sets the clock, or a machine wakes up: what lasts a minute lasts a minute."""
+    with tempfile.TemporaryDirectory() as scratch:
+        jump = Path(scratch, "jump")
+        monkeypatch.setattr(instances, "RUN", JUMPS.format(file=str(jump)) + instances.RUN)
+        quick = {"MEMORY_STATS_INTERVAL": "0.1", "DB_POOL_CHECK_INTERVAL": "0.1", "CLEANUP_MIN_INTERVAL": "600"}
+        with another(resilience, **quick) as instance:
+            path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
+            assert instance.client.post("/api/db-cleanup").status_code == 200
+            before = instance.client.get("/health").json()
+            asked = time.monotonic()
+            with resilience.redis.refuse():
+                hoped(
+                    lambda: instance.client.get(path).headers["X-Cache-Source"] == "memory",
+                    within=healthy.REDIS_BACK_WITHIN,
+                    otherwise="Redis is away, and memory does not serve",
+                )
+                for seconds in (JUMP, -JUMP):
+                    how = f"the time of day jumps by {seconds:+g} s"
+                    jump.write_text(str(seconds))
+                    health = instance.client.get("/health").json()
+                    off = datetime.fromisoformat(health["timestamp"]).timestamp() - time.time() - seconds
+                    assert abs(off) < 60, (
+                        f"the clock was not set in the service's process: {health}, so nothing was tested"
+                    )
+                    passed = health["uptime"] - before["uptime"]
+                    most = time.monotonic() - asked + 1.0
+                    assert 0 < passed < most, f"{how}, {most:.1f} s pass at most, and uptime grows by {passed:.1f} s"
+                    said = instance.client.get(path)
+                    assert (said.status_code, said.headers.get("X-Cache")) == (200, "hit"), (
+                        f"{how}, and a copy in memory that is seconds old is a {said.headers.get('X-Cache')}"
+                    )
+                    status = instance.client.post("/api/db-cleanup").status_code
+                    assert status == 429, f"{how}, and a cleanup just after another one is answered {status}"
+                    told = instance.log.count(STATS)
+                    hoped(
+                        lambda told=told: instance.log.count(STATS) >= told + 3,
+                        within=5.0,
+                        otherwise=f"{how}, and what is done every so often is not done any more",
+                    )
+                    status = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).status_code
+                    assert status == 201, f"{how}, and a write is answered {status}"
+            assert "ALERT" not in instance.log, "the time of day jumps, and the pool is said to be in use"
+            hoped(
+                lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis",
+                within=healthy.REDIS_BACK_WITHIN,
+                otherwise="the time of day jumped while Redis was away; it is back, and is not used",
+            )
+
+
+def test_a_redis_that_is_well_is_not_called_away_because_many_ask_at_once(resilience: Resilience) -> None:
+    """Each answer takes far less than the budget; who waits for others longer than that goes to Postgres, and says nothing of Redis."""
+    ids = unknown_campaigns(resilience, 1)
+    with another(resilience, REDIS_BUDGET="1", DB_POOL_MAX="20", DB_POOL_ACQUIRE_TIMEOUT="20") as instance:
+        path = f"/api/campaigns/{ids[0]}"
+        hoped(
+            lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis",
+            within=5.0,
+            otherwise="Redis is there, and is not used",
+        )
+        many = [path.replace(str(ids[0]), str(i)) for i in unknown_campaigns(resilience, 160)]
+        with resilience.redis.latency(seconds=0.2):
+            answers = at_once([lambda each=each: instance.client.get(each) for each in many])
+        statuses = {each.status for each in answers}
+        assert statuses == {200}, f"many ask at once, and are answered {statuses}"
+        assert FELL_BACK not in instance.log, (
+            f"Redis answers each in 0.2 s, the budget is 1 s, and with {len(many)} readers at once it is called away:"
+            f" {instance.log[instance.log.find(FELL_BACK) :][:200]}"
+        )
+
+
+def test_a_service_that_was_stopped_for_a_moment_does_not_call_redis_away(resilience: Resilience) -> None:
+    """A laptop that sleeps, a container that is frozen: when it goes on, all of its time-outs are over, and none is Redis' fault."""
+    ids = unknown_campaigns(resilience, 20)
+    with another(resilience, REDIS_BUDGET="0.5") as instance, ThreadPoolExecutor(10) as threads:
+        path = f"/api/campaigns/{ids[0]}"
+        hoped(
+            lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis",
+            within=5.0,
+            otherwise="Redis is there, and is not used",
+        )
+        process = resilience.process(instance.process.pid)
+        with resilience.redis.latency(seconds=0.2):
+            for begin in range(0, 20, 10):
+                asked = [
+                    threads.submit(timed, lambda i=i: instance.client.get(f"/api/campaigns/{i}"))
+                    for i in ids[begin : begin + 10]
+                ]
+                with process.pause():
+                    time.sleep(0.8)  # longer than the budget: that is the fault
+                statuses = {each.result().status for each in asked}
+                assert statuses == {200}, f"the service was stopped for a moment, and reads are answered {statuses}"
+        assert FELL_BACK not in instance.log, (
+            "the service was stopped for a moment, Redis was not, and it is called away:"
+            f" {instance.log[instance.log.find(FELL_BACK) :][:200]}"
+        )
