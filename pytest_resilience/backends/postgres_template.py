@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -102,7 +103,8 @@ class Recipe:
         """
         problems = []
         try:
-            for place in (*caches.cache_directories(), self._scratch):
+            # Lazily: a place in the cache is made when it is reached.
+            for place in itertools.chain(caches.cache_directories(), (self._scratch,)):
                 self.path = place / self._name
                 try:
                     return self._open()

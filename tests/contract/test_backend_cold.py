@@ -195,6 +195,14 @@ def test_a_cache_that_is_full_is_passed_over(small, temporary, monkeypatch):
     assert list(small.rglob("*.template*")) == []
 
 
+def test_a_place_for_the_cache_is_not_made_while_a_better_one_will_do(tmp_path, temporary, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with EmbeddedBackend() as backend:
+        assert backend.servers["postgres"].alive()
+    assert list((tmp_path / "pytest-resilience").glob("postgres-*.template"))
+    assert list(temporary.glob("pytest-resilience-cache-*")) == []
+
+
 def blocked_by_a_directory(cache, name):
     (cache / name).mkdir()
 
