@@ -19,7 +19,7 @@ import healthy
 from pytest_resilience import NeverHappened, Resilience, eventually
 
 ROOT = Path(__file__).parent.parent
-LISTENING = re.compile(r"Server LISTENING on http://127\.0\.0\.1:(\d+)")
+LISTENING = re.compile(r"Server LISTENING on http://[\d.]+:(\d+)")
 NO_CHECKS = "3600"  # seconds: with this DB_POOL_CHECK_INTERVAL no check of the pool comes in the way; in production they are far apart
 ENDS_WITHIN = 5.0  # seconds that a killed process has to be gone
 # `python -m service`, which dies with the test run, however that ends (Linux: PR_SET_PDEATHSIG, SIGKILL).

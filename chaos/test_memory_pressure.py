@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -147,6 +148,27 @@ def test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essenti
         lines = resilience.service.log.count("forcing GC")
         assert lines == 1, f"one line for one episode, not {lines}"
     recovers(lambda: not refused() and resilience.service.get("/readyz").status_code == 200, within=5.0)
+    for what in ("work is served again", "usage is back to normal"):
+        line = re.compile(rf"\[Memory\] RESOLVED: {what}: (\d+\.\d\d)%")
+        otherwise = f"memory is there again, and no line of the log says that {what}"
+        value = hoped(lambda line=line: line.search(resilience.service.log), within=5.0, otherwise=otherwise)
+        assert float(value[1]) < 93, f"{what}, it says, at {value[1]} %"
+        times = len(line.findall(resilience.service.log))
+        assert times == 1, f"one line for the end of one episode, not {times}"
+
+
+def test_refusing_since_its_start_it_says_what_is_wrong(resilience: Resilience) -> None:
+    """Somebody who reads "starting" waits; there is nothing to wait for."""
+    with another(resilience, ready=False, MEMORY_LIMIT_MB="10", MEMORY_CHECK_INTERVAL="0.05") as instance:
+
+        def told() -> dict[str, Any]:
+            answer: dict[str, Any] = instance.client.get("/readyz").json()
+            return answer
+
+        otherwise = "it has less memory than it needs, and /readyz does not say so"
+        hoped(lambda: told()["checks"]["memory"] == "refusing", within=healthy.GUARD_WITHIN, otherwise=otherwise)
+        hoped(lambda: told()["checks"]["postgres"] == "up", within=5.0, otherwise="Postgres is there")
+        assert told()["status"] == "unavailable", f"it refuses work for lack of memory, and calls that {told()}"
 
 
 def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) -> None:

@@ -28,6 +28,7 @@ from workload import (
 )
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
+RESOLVED = "RESOLVED: database_pool_exhausted"
 VALUE = re.compile(r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90")
 BLOCKS_WRITES = ("begin", "lock table campaigns in share mode")  # reads go on
 
@@ -101,6 +102,21 @@ def test_the_alert_comes_at_the_percentage_that_was_set(resilience: Resilience) 
             told = r"usage has exceeded 50%\. Current value: \d\d\.\d\d, Threshold: 50"
             otherwise = "the alert does not tell the threshold that was set"
             hoped(lambda: re.search(told, instance.log), within=healthy.SLACK, otherwise=otherwise)
+            assert RESOLVED not in instance.log, "the alert's episode lasts, and the log says that it is resolved"
+            thread.shutdown()
+        # Those requests are over; two checks below 50 % end the episode.
+        otherwise = "the pool is idle again, and the log does not say that the alert is resolved"
+        within = healthy.COMMAND_TIMEOUT + 5 * healthy.POOL_CHECK_INTERVAL
+        hoped(lambda: RESOLVED in instance.log, within=within, otherwise=otherwise)
+        value = re.search(RESOLVED + r" - Current value: (\d+\.\d\d),", instance.log)
+        assert value, f"the line that ends an episode tells the value: {instance.log}"
+        assert float(value[1]) < 50, f"resolved at {value[1]} %, and DB_POOL_ALERT_PERCENT is 50"
+        checks = instance.log.count("[Memory Stats]")
+        hoped(
+            lambda: instance.log.count("[Memory Stats]") >= checks + 3, within=5.0, otherwise="the statistics stopped"
+        )
+        told_times = instance.log.count(RESOLVED)
+        assert told_times == 1, f"one line for the end of an episode, not {told_times}"
 
 
 def test_idle_connections_are_closed_and_come_back_when_needed(resilience: Resilience) -> None:

@@ -12,7 +12,7 @@ import pytest
 import healthy
 from instances import another
 from pytest_resilience import Resilience
-from workload import Timed, at_once, create, hoped, sql, timed, told_as_a_fault
+from workload import Timed, at_once, create, hoped, sql, timed, told_as_a_fault, writing
 
 # What Postgres lacks: (how it comes to lack it, what /readyz says, what the log names).
 LACKS = {
@@ -166,3 +166,35 @@ def test_after_a_failover_to_a_read_only_server_reads_go_on_and_writes_are_503(r
     told = [line for line in resilience.service.log.splitlines() if AS_NEEDED in line]
     assert len(told) == 1, f"one line for one outage, not {len(told)}: {told}"
     assert "read-only" in told[0], f"the line does not name the cause: {told[0]}"
+
+
+def test_a_server_that_is_still_starting_is_a_503_and_one_outage(resilience: Resilience) -> None:
+    """After a crash Postgres recovers first, and says so to all who connect (57P03)."""
+    sql(resilience, "create table if not exists ballast as select repeat('x', 500) as x from generate_series(1, 1000)")
+    try:
+        sql(
+            resilience, "insert into ballast select x from ballast, generate_series(1, 100)"
+        )  # so that recovery takes a while
+        with writing(resilience, writers=6) as crew:
+            crew.until(lambda writer: len(writer.acknowledged), every_one=True, grow_by=2, within=10.0)
+            resilience.postgres.crash()
+            crew.until(
+                lambda writer: len(writer.acknowledged), every_one=True, grow_by=1, within=healthy.POSTGRES_BACK_WITHIN
+            )
+        refused = {code for writer in crew.writers for code in writer.refused}
+        assert refused <= {503}, f"a server that is starting is 503, never {sorted(refused - {503})}"
+        assert refused, "Postgres threw all sessions out, and no write failed: nothing was tested"
+        ready = healthy.POSTGRES_BACK_WITHIN
+        hoped(
+            lambda: resilience.service.get("/readyz").status_code == 200,
+            within=ready,
+            otherwise="it does not become ready",
+        )
+        log = resilience.service.log
+        outages, recoveries = (log.count(f"Postgres connect{how}") for how in ("ion failed:", "ed successfully"))
+        assert outages <= 2, (
+            f"{outages} lines for one outage: one for each change of state, not one for each reason\n{log}"
+        )
+        assert recoveries == outages + 1, f"{recoveries} lines that Postgres is back for {outages} outages\n{log}"
+    finally:
+        sql(resilience, "drop table if exists ballast")

@@ -16,6 +16,7 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -203,7 +204,8 @@ class Connection(H11Protocol):
             self.all.works(self)
 
     def on_response_complete(self) -> None:
-        self._in_head, self._deadline = False, self.all.deadline()
+        begun = bool(self.conn.trailing_data[0])  # the client did not wait for the answer before its next head
+        self._in_head, self._deadline = begun, self.all.deadline()
         self.all.waits(self)
         super().on_response_complete()
 
@@ -252,7 +254,9 @@ class Connection(H11Protocol):
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             problem = Problem(status, detail, headers={"Connection": "close"})
-            answer = h11.Response(status_code=status, headers=problem.raw_headers)
+            answer = h11.Response(
+                status_code=status, headers=problem.raw_headers, reason=HTTPStatus(status).phrase.encode()
+            )
             for event in (answer, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self._refused, self._in_head = True, False

@@ -6,6 +6,9 @@ from plants.plant import plant
 
 ZOMBIE = "test_cleanup.py::test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else"
 ORPHAN = "test_cleanup.py::test_a_statement_that_nobody_waits_for_any_more_is_ended"
+LIVING = "test_cleanup.py::test_what_a_living_instance_may_show_is_left_alone"
+LOST = "test_cleanup.py::test_a_session_of_its_own_that_the_pool_has_lost_is_ended"
+STUCK = "test_cleanup.py::test_a_session_that_does_not_end_when_told_is_not_counted"
 DEAD = "test_cleanup.py::test_dead_connections_are_closed_without_touching_the_server"
 NOTHING = "test_cleanup.py::test_it_claims_no_success_when_it_can_do_nothing"
 ONE_CLEANUP = "test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait"
@@ -229,5 +232,65 @@ PLANTS = (
         ),
         tests=SWEPT,
         says="a zombie outlives the checks of the pool",
+    ),
+    plant(
+        "cleanup-ends-the-young",
+        "Idle in transaction is always wrong.",
+        (
+            "watch.py",
+            "state LIKE 'idle in transaction%' AND clock_timestamp() - xact_start > make_interval(secs => $5)",
+            "state LIKE 'idle in transaction%' AND $5 > 0",
+        ),
+        tests=LIVING,
+        says="younger than those of a living instance can be",
+    ),
+    plant(
+        "cleanup-asks-nobody-who-lives",
+        "Old is old.",
+        (
+            "watch.py",
+            "         AND NOT EXISTS (SELECT FROM pg_stat_activity AS watch\n",
+            "         AND NOT EXISTS (SELECT FROM pg_stat_activity AS watch WHERE false AND EXISTS (SELECT\n",
+        ),
+        ("watch.py", "make_interval(secs => $7))\n", "make_interval(secs => $7)))\n"),
+        tests=LIVING,
+        says="a transaction of an instance that lives",
+    ),
+    plant(
+        "cleanup-leaves-its-own-lost-sessions",
+        "What is called like us is ours.",
+        (
+            "watch.py",
+            "     OR (application_name = $1 AND NOT pid = ANY($2)\n",
+            "     OR (application_name = $1 AND false AND NOT pid = ANY($2)\n",
+        ),
+        tests=LOST,
+        says="a session of its own that its pool does not know is left",
+    ),
+    plant(
+        "cleanup-counts-what-it-told",
+        "Told is done.",
+        ("watch.py", "                return len(pids) - int(living)\n", "                return len(pids)\n"),
+        tests=STUCK,
+        says="and the cleanup claims to have ended 1",
+    ),
+    plant(
+        "cleanup-waits-for-the-stuck",
+        "It will end in the end.",
+        (
+            "watch.py",
+            "                end = self._clock() + seconds / 3\n",
+            "                end = self._clock() + 60\n",
+        ),
+        ("cleanup.py", "SERVER_SECONDS = 1.3", "SERVER_SECONDS = 30.0"),
+        tests=STUCK,
+        says="the cleanup took",
+    ),
+    plant(
+        "cleanup-silent-about-the-stuck",
+        "Nothing can be done about it.",
+        ("watch.py", "                if living:\n", "                if False:\n"),
+        tests=STUCK,
+        says="nothing in the log says so",
     ),
 )

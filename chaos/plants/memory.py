@@ -154,4 +154,29 @@ PLANTS = (
         tests=GARBAGE,
         says="nothing is collected",
     ),
+    plant(
+        "memory-never-told-to-be-over",
+        "The statistics say so.",
+        ("monitor.py", "        if short and not self._guard.in_episode:", "        if False:"),
+        tests=REFUSES,
+        says="no line of the log says that usage is back to normal",
+    ),
+    plant(
+        "refusing-never-told-to-be-over",
+        "They will notice.",
+        (
+            "monitor.py",
+            "        else:\n            memory_log.info(",
+            "        elif share > 100:\n            memory_log.info(",
+        ),
+        tests=REFUSES,
+        says="no line of the log says that work is served again",
+    ),
+    plant(
+        "refusing-called-starting",
+        "It has never been ready.",
+        ("health.py", 'elif postgres == "down" and not refusing and not self._was_ready:', "elif not self._was_ready:"),
+        tests="test_memory_pressure.py::test_refusing_since_its_start_it_says_what_is_wrong",
+        says="it refuses work for lack of memory, and calls that",
+    ),
 )

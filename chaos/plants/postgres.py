@@ -20,6 +20,8 @@ ONE_WINS = "test_contention.py::test_of_many_who_saw_the_same_version_one_wins"
 LACKING = "test_postgres_states.py::test_what_the_table_lacks_is_a_503_and_is_named_once"
 FORBIDDEN = "test_postgres_states.py::test_what_the_role_may_not_do_is_a_503_and_is_named_once"
 READ_ONLY = "test_postgres_states.py::test_after_a_failover_to_a_read_only_server_reads_go_on_and_writes_are_503"
+STARTING = "test_postgres_states.py::test_a_server_that_is_still_starting_is_a_503_and_one_outage"
+THRESHOLD = "test_pool.py::test_the_alert_comes_at_the_percentage_that_was_set"
 EVERY_CHANGE = "test_contention.py::test_every_change_counts_and_no_reader_goes_back_in_time"
 
 PLANTS = (
@@ -431,5 +433,58 @@ PLANTS = (
         ("watch.py", 'needs it: %s: %s", state, detail)', 'needs it: %s", state)'),
         tests=(f"{LACKING}[a column]", FORBIDDEN),
         says="the line does not name",
+    ),
+    plant(
+        "starting-up-is-500",
+        "It is not down, it is starting.",
+        (
+            "database.py",
+            "        except FAULTS as error:\n            self._suspect(error)",
+            "        except asyncpg.CannotConnectNowError:\n            raise\n        except FAULTS as error:\n            self._suspect(error)",
+        ),
+        tests=STARTING,
+        says="a server that is starting is 503, never",
+    ),
+    plant(
+        "outage-line-per-reason",
+        "Each reason is news.",
+        ("watch.py", 'told = (state, "" if state == "down" else detail)', "told = (state, detail)"),
+        (
+            "watch.py",
+            'state, detail = "down", reason(error)',
+            'state, detail = "down", f"{reason(error)} at {self._clock()}"',
+        ),
+        tests=STARTING,
+        says="lines for one outage",
+    ),
+    plant(
+        "alert-never-over",
+        "No news is good news.",
+        ("monitor.py", '        elif change == "resolved":\n', "        elif not change:\n"),
+        ("monitor.py", "            pool_log.info(self._alert.resolved_line(percent))\n", "            pass\n"),
+        tests=THRESHOLD,
+        says="the log does not say that the alert is resolved",
+    ),
+    plant(
+        "alert-over-each-check",
+        "It is good to hear it again.",
+        (
+            "monitor.py",
+            "        if self._calm_checks >= CLEAR_CHECKS and self._raised:",
+            "        if self._calm_checks >= CLEAR_CHECKS:",
+        ),
+        tests=THRESHOLD,
+        says="one line for the end of an episode, not",
+    ),
+    plant(
+        "alert-over-without-a-value",
+        "Over is over.",
+        (
+            "monitor.py",
+            "pool_log.info(self._alert.resolved_line(percent))",
+            'pool_log.info("RESOLVED: database_pool_exhausted")',
+        ),
+        tests=THRESHOLD,
+        says="tells the value",
     ),
 )

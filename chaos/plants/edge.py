@@ -1,0 +1,291 @@
+"""Plants at the edge of the process: connections, callers, settings, the format of the log."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+HELD = "test_edge.py::test_clients_that_say_nothing_or_half_of_something_are_closed"
+ROOM = "test_edge.py::test_silent_clients_make_room_and_health_answers_when_all_are_busy"
+DESCRIPTORS = "test_edge.py::test_unset_the_bound_leaves_descriptors_for_postgres_and_redis"
+HEADERS = "test_edge.py::test_no_header_makes_a_caller_local_or_another"
+PAGES = "test_edge.py::test_a_page_of_another_site_cannot_make_a_browser_on_this_machine_clean_up"
+TOKEN = "test_edge.py::test_only_the_whole_token_is_the_token"
+CERTIFICATE = "test_edge.py::test_a_certificate_that_does_not_verify_gets_no_token"
+PORT = "test_edge.py::test_a_taken_port_ends_the_start_in_one_line"
+RANGE = "test_edge.py::test_no_number_out_of_range_is_taken_for_any_setting"
+JSON = "test_edge.py::test_each_line_of_a_json_log_is_json"
+BODY = "test_edge.py::test_what_nobody_asked_for_in_a_body_is_told_shortly"
+DELETION = "test_edge.py::test_a_deletion_with_another_version_is_not_done"
+ABSOLUTE = "test_edge.py::test_a_target_in_absolute_form_is_served"
+
+PLANTS = (
+    plant(
+        "silent-clients-held",
+        "Clients close when they are done.",
+        ("__main__.py", "            connections.sweep()\n", ""),
+        tests=HELD,
+        says="clients hold on with",
+    ),
+    plant(
+        "head-time-for-each-byte",
+        "Whoever sends is alive.",
+        (
+            "connections.py",
+            "        if not self._works() and not self._in_head and self.conn.their_state is h11.IDLE:",
+            "        if not self._works():",
+        ),
+        tests=HELD,
+        says="clients hold on with half a head",
+    ),
+    plant(
+        "slow-bodies-held",
+        "A mobile network is slow.",
+        ("routes.py", "        async with asyncio.timeout(seconds):", "        async with asyncio.timeout(None):"),
+        tests=HELD,
+        says="clients hold on with a slow body",
+    ),
+    plant(
+        "half-a-head-hears-nothing",
+        "Nobody listens.",
+        ("connections.py", "            if self._in_head and self.conn.trailing_data[0]:", "            if False:"),
+        tests=HELD,
+        says="is told 408 in the end",
+    ),
+    plant(
+        "connections-without-a-bound",
+        "The kernel has one.",
+        ("connections.py", "        if len(self._open) > self._most:", "        if len(self._open) > 1_000_000:"),
+        tests=(ROOM, DESCRIPTORS),
+        says="connections are held",
+    ),
+    plant(
+        "newest-make-room",
+        "First come, first served.",
+        ("connections.py", "            if not self._evict(1):", "            if True:"),
+        tests=ROOM,
+        says="and others are answered",
+    ),
+    plant(
+        "no-connection-for-health",
+        "Full is full.",
+        (
+            "connections.py",
+            "                connection.only_essential = True\n",
+            "                connection.evict()\n",
+        ),
+        tests=ROOM,
+        says="work is not refused",
+    ),
+    plant(
+        "descriptors-all-for-clients",
+        "Clients are what we are here for.",
+        ("connections.py", "limit - others\n", "limit\n"),
+        tests=DESCRIPTORS,
+        says="clients took",
+    ),
+    plant(
+        "server-believes-headers",
+        "There is a balancer in front.",
+        (
+            "__main__.py",
+            "proxy_headers=False,  # the peer's address decides who may clean up",
+            'proxy_headers=True, forwarded_allow_ips="*",',
+        ),
+        tests=HEADERS,
+        says="",
+    ),
+    plant(
+        "proxy-on-this-machine-is-local",
+        "It is 127.0.0.1, isn't it?",
+        ("cleanup.py", "    if any(name in headers for name in FORWARDED):", "    if False:"),
+        tests=HEADERS,
+        says="that came through a proxy needs the token",
+    ),
+    plant(
+        "any-host-name-is-ours",
+        "It reached us, so it meant us.",
+        (
+            "cleanup.py",
+            'name == "localhost" or name.endswith(".localhost") or is_loopback(name) or name == named',
+            "name",
+        ),
+        tests=PAGES,
+        says="a page of another site may clean up: GET {'Host'",
+    ),
+    plant(
+        "any-origin-is-ours",
+        "CORS is the browser's business.",
+        ("cleanup.py", '    for origin in headers.getlist("origin"):', "    for origin in ():"),
+        tests=PAGES,
+        says="a page of another site may clean up: GET {'Origin'",
+    ),
+    plant(
+        "any-site-is-ours",
+        "A picture cannot do harm.",
+        ("cleanup.py", 'not in ("same-origin", "none")', '== "never"'),
+        tests=PAGES,
+        says="a page of another site may clean up: GET {'Sec-Fetch-Site'",
+    ),
+    plant(
+        "token-by-its-beginning",
+        "The beginning is unique.",
+        (
+            "cleanup.py",
+            "hmac.compare_digest(token.strip().encode(), expected.encode())",
+            "expected.startswith(token.strip())",
+        ),
+        tests=TOKEN,
+        says="is answered 200",
+    ),
+    plant(
+        "token-in-any-case",
+        "Users mistype.",
+        (
+            "cleanup.py",
+            "hmac.compare_digest(token.strip().encode(), expected.encode())",
+            "token.strip().lower() == expected.lower()",
+        ),
+        tests=TOKEN,
+        says="is answered 200",
+    ),
+    plant(
+        "token-in-ascii-only",
+        "Who sends anything else?",
+        (
+            "cleanup.py",
+            "hmac.compare_digest(token.strip().encode(), expected.encode())",
+            "hmac.compare_digest(token.strip(), expected)",
+        ),
+        tests=TOKEN,
+        says="is answered 500",
+    ),
+    plant(
+        "certificate-not-verified",
+        "It is encrypted anyway.",
+        (
+            "redis_store.py",
+            "                ssl=True,\n",
+            '                ssl=True,\n                ssl_cert_reqs="none",\n',
+        ),
+        tests=f"{CERTIFICATE}[its authority is unknown]",
+        says="and the service sent",
+    ),
+    plant(
+        "certificate-of-any-name",
+        "The authority is ours.",
+        (
+            "redis_store.py",
+            "                ssl=True,\n",
+            "                ssl=True,\n                ssl_check_hostname=False,\n",
+        ),
+        tests=f"{CERTIFICATE}[it is for another name]",
+        says="and the service sent",
+    ),
+    plant(
+        "port-shared",
+        "A restart should not fail.",
+        (
+            "__main__.py",
+            "        listener.bind(address)\n",
+            "        try:\n            listener.bind(address)\n        except OSError:\n            listener.bind((address[0], 0))\n",
+        ),
+        tests=PORT,
+        says="its port is taken, and the service starts nevertheless",
+    ),
+    plant(
+        "taken-port-is-a-traceback",
+        "The traceback says it all.",
+        (
+            "__main__.py",
+            "    except (OSError, ValueError) as error:  # ValueError",
+            "    except ValueError as error:  # ValueError",
+        ),
+        tests=PORT,
+        says="a taken port is told in one line",
+    ),
+    plant(
+        "start-error-in-clear",
+        "Nobody parses that one.",
+        ("logs.py", '    if log_format != "json":\n        return f"service', '    if True:\n        return f"service'),
+        tests=PORT,
+        says="",
+    ),
+    plant(
+        "settings-nan",
+        "float() knows what a number is.",
+        ("settings.py", "    if not lowest <= value <= highest:", "    if value < lowest or value > highest:"),
+        tests=RANGE,
+        says="is taken for one",
+    ),
+    plant(
+        "settings-without-bounds",
+        "Operators know what they do.",
+        ("settings.py", "    if not lowest <= value <= highest:", "    if math.isnan(value):"),
+        tests=RANGE,
+        says="is taken for one",
+    ),
+    plant(
+        "json-in-name-only",
+        "A line break is a line break.",
+        (
+            "logs.py",
+            "        return json.dumps(line)  #",
+            "        return json.dumps(line, ensure_ascii=False, indent=0)  #",
+        ),
+        tests=JSON,
+        says="LOG_FORMAT is json, and a line is none",
+    ),
+    plant(
+        "json-without-the-server",
+        "uvicorn has a format of its own.",
+        ("__main__.py", "            log_config=None,\n", ""),
+        tests=JSON,
+        says="LOG_FORMAT is json, and a line is none",
+    ),
+    plant(
+        "body-names-repeated",
+        "They should see what was wrong.",
+        (
+            "campaigns.py",
+            "for name in unknown[:MOST_PROBLEMS]}",
+            "for name in unknown}",
+        ),
+        tests=BODY,
+        says="bytes",
+    ),
+    plant(
+        "half-a-pair-is-500",
+        "JSON is UTF-8.",
+        ("campaigns.py", '    return name[:50].encode("utf-8", "replace").decode()', "    return name[:50]"),
+        tests=BODY,
+        says="a body with half a pair is 422, not",
+    ),
+    plant(
+        "deletion-whatever-the-version",
+        "Gone is gone.",
+        ("routes.py", "delete(campaign_id, versions(_if_match(request)))", "delete(campaign_id, None)"),
+        tests=DELETION,
+        says="DELETE with If-Match",
+    ),
+    plant(
+        "tags-as-numbers",
+        "A version is a number.",
+        ("routes.py", 'NUMBER = re.compile(r"[1-9][0-9]{0,18}")', 'NUMBER = re.compile(r"[0-9]{1,18}")'),
+        tests=DELETION,
+        says='DELETE with If-Match: "01"',
+    ),
+    plant(
+        "ten-tags-are-enough",
+        "Who sends more?",
+        ("routes.py", "TAG.findall(if_match) if", "TAG.findall(if_match)[:10] if"),
+        tests=DELETION,
+        says="in the last place of 50",
+    ),
+    plant(
+        "absolute-targets-unknown",
+        "Only proxies send those.",
+        ("connections.py", "    absolute = ABSOLUTE.fullmatch(", "    absolute = None and ABSOLUTE.fullmatch("),
+        tests=ABSOLUTE,
+        says="GET http://host/health is answered",
+    ),
+)
