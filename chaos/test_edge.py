@@ -63,7 +63,7 @@ def test_clients_that_say_nothing_or_half_of_something_are_closed(resilience: Re
             client.settimeout(0.05)
         said = {"nothing": b"", "half a head": b"", "half a head after a request": b"", "a slow body": b""}
         open_ = dict(zip(said, (silent, half, kept, slow), strict=True))
-        while open_ and time.monotonic() - begin < TIMEOUT + 4 * healthy.SLACK:
+        while open_ and time.monotonic() - begin < TIMEOUT + 5.0:
             for who, client in list(open_.items()):
                 try:
                     more = client.recv(65_536)
@@ -353,7 +353,7 @@ def test_each_line_of_a_json_log_is_json(resilience: Resilience) -> None:
         instance.process.terminate()
         hoped(
             instance.ended,
-            within=healthy.SHUTDOWN_GRACE + healthy.SLACK,
+            within=20.0,
             otherwise=f"it does not stop; its log:\n{instance.log}",
         )
         lines = instance.log.splitlines()
