@@ -316,6 +316,8 @@ def test_a_taken_port_ends_the_start_in_one_line(resilience: Resilience) -> None
             text = logs[name].read_text()
             assert code != 0, f"its port is taken, and it ends as if all were well ({name}): {text}"
             assert text.count("\n") == 1, f"a taken port is told in one line ({name}), not: {text}"
+            if name == "json":
+                assert text.startswith("{"), f"LOG_FORMAT is json, and the line that ends the start is none: {text}"
             message = json.loads(text)["message"] if name == "json" else text
             assert "PORT" in message, f"the line does not name PORT: {text}"
             assert "Address already in use" in message, f"the line does not say why: {text}"

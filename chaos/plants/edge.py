@@ -55,7 +55,7 @@ PLANTS = (
         "connections-without-a-bound",
         "The kernel has one.",
         ("connections.py", "        if len(self._open) > self._most:", "        if len(self._open) > 1_000_000:"),
-        tests=(ROOM, DESCRIPTORS),
+        tests=ROOM,
         says="connections are held",
     ),
     plant(
@@ -92,7 +92,7 @@ PLANTS = (
             'proxy_headers=True, forwarded_allow_ips="*",',
         ),
         tests=HEADERS,
-        says="",
+        says="X-Forwarded-For decides who asks",
     ),
     plant(
         "proxy-on-this-machine-is-local",
@@ -208,7 +208,7 @@ PLANTS = (
         "Nobody parses that one.",
         ("logs.py", '    if log_format != "json":\n        return f"service', '    if True:\n        return f"service'),
         tests=PORT,
-        says="",
+        says="LOG_FORMAT is json, and the line that ends the start is none",
     ),
     plant(
         "settings-nan",
