@@ -110,7 +110,11 @@ def test_told_to_stop_it_does_not_wait_for_ever_and_told_twice_not_at_all(resili
         eventually(lambda: waiting_sessions(resilience) == 2, within=5.0)
         hasty.process.send_signal(signal.SIGTERM)
         patient.process.send_signal(signal.SIGTERM)
-        eventually(lambda: "draining" in hasty.log, within=1.0)
+        hoped(
+            lambda: hasty.client.get("/readyz", headers={"Connection": "close"}).json()["status"] == "draining",
+            within=1.0,
+            otherwise="told to stop with a request under way, it does not say draining",
+        )
         hasty.process.send_signal(signal.SIGTERM)
         hoped(hasty.ended, within=1.0, otherwise="told to stop twice, it still does not end at once")
         otherwise = "told to stop, it waits for a request that hangs for longer than its SHUTDOWN_GRACE"
