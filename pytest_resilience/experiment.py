@@ -13,7 +13,7 @@ from .faults import FAULTS
 from .faults.fault import Strike
 from .history import History
 from .leaks.compare import Leak, check_names
-from .leaks.loops import running
+from .leaks.loops import is_running
 from .leaks.watch import Watch
 from .stack import Stack
 from .targets.named import NamedProcess
@@ -245,4 +245,4 @@ class Resilience:
 
 
 def _seen_by(watch: Watch) -> list[Leak]:
-    return watch.leaks() if running() is None else watch.leaks_now()
+    return watch.leaks_now() if is_running() else watch.leaks()

@@ -81,17 +81,27 @@ def open_descriptors(loop: asyncio.AbstractEventLoop) -> set[int] | None:
 def machinery() -> set[int] | None:
     """Return the descriptors that the running loop of this thread needs for itself, or that it is about to close.
 
-    Empty without a running loop; None where the loop does not say (uvloop).
+    Empty without a running loop; None where the loop does not say (uvloop, trio).
     """
     loop = running()
     if loop is None:
-        return set()
+        return None if _in_trio() else set()
     if getattr(loop, "_transports", None) is None:
         return None
     parts = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
     own = {part.fileno() for part in parts if part is not None}
     transports: Any = loop._transports  # type: ignore[attr-defined]  # there, see above
     return own | {number for number, transport in list(transports.items()) if transport.is_closing()}
+
+
+def is_running() -> bool:
+    """True if an event loop runs in this thread, so that nothing there would end while it waits."""
+    return running() is not None or _in_trio()
+
+
+def _in_trio() -> bool:
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
 def running() -> asyncio.AbstractEventLoop | None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 DESCRIPTORS = "/proc/self/fd"
 STANDARD = 2  # stdin, stdout and stderr are always there, and pytest changes what they are
 # Threads of ours, and those that an event loop keeps for as long as it lives.
-MACHINERY = re.compile(r"(pytest-)?resilience-|asyncio_\d+$|AnyIO worker thread")
+MACHINERY = re.compile(r"(pytest-)?resilience-|asyncio_\d+$|AnyIO worker thread|Trio thread \d+$")
+MACHINERY_TASK = re.compile(r"TestRunner\._")  # anyio's, which waits while a test runs
 BY_NUMBER = re.compile(r"Task-\d+$")
 
 
@@ -170,6 +171,7 @@ def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, ours: Container[ob
         for loop in known
         if loop not in ours and not loop.is_closed()
         for task in asyncio.all_tasks(loop)
+        if not MACHINERY_TASK.match(task_name(task))
     ]
 
 

@@ -11,6 +11,7 @@ nobody is accused of what others do.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,6 +110,7 @@ class Watch:
         self._clock = clock
         self._allowed = list(allowed)
         self._closed_with_loops: dict[Hashable, Leak] = {}
+        self._told_sockets: set[str] = set()  # what /proc calls those
         self._pids: set[int] = children.pids()
         look = self._look()
         # Their names are enough, and nothing is kept alive.
@@ -145,6 +147,8 @@ class Watch:
                 collected = True
             else:
                 self._clock.sleep(LOOK_EVERY)
+        # A socket of a closed loop may stay open for a while, when its server has let go: it has a line already.
+        left = [each for each in left if each.descriptor is None or each.descriptor.target not in self._told_sockets]
         known = {finding.key for finding in left}
         closed = [leak for key, leak in self._closed_with_loops.items() if key not in known]
         return closed + [self._and_origin(finding.leak) for finding in left]
@@ -173,6 +177,7 @@ class Watch:
                 if held is not None and left.get(held.number) != held.target:
                     more = f"{finding.leak.more}, open when its event loop was closed"
                     self._closed_with_loops[finding.key] = finding.leak._replace(more=more, descriptor=None)
+                    self._told_sockets.add(held.target)
 
         return closed
 
@@ -337,7 +342,7 @@ def _is_of_loop(descriptor: Descriptor | None, machinery: set[int] | None) -> bo
         return False
     if machinery is None:
         nameless = descriptor.is_unix and not (descriptor.remote or descriptor.local)
-        return nameless or descriptor.target.startswith(("pipe:", "anon_inode:"))
+        return nameless or descriptor.target.startswith(("pipe:", "anon_inode:", os.devnull))
     return descriptor.number in machinery
 
 

@@ -187,6 +187,12 @@ def test_within_asyncio_run(resilience):
     asyncio.run(body())
     assert resilience.leaks() == []
 
+@pytest.mark.anyio
+async def test_in_an_async_test_of_anyio(resilience):
+    assert resilience.leaks() == []
+    with resilience.no_growth():
+        await leave_nothing(resilience)
+
 def test_in_a_sync_test(resilience):
     client = redis.Redis.from_url(resilience.redis.url, client_name="mine")
     client.ping()
@@ -215,9 +221,10 @@ def test_before_the_body(asks):
 
 
 def test_leaks_may_be_asked_for_at_any_moment(project: pytest.Pytester) -> None:
+    project.makeconftest("import pytest\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n")
     project.makepyfile(test_it=BEGIN + "from pytest_resilience import SetupError\n" + ASKED)
     result = project.runpytest_subprocess("-W", "ignore")
-    result.assert_outcomes(passed=5)
+    result.assert_outcomes(passed=6)
     assert {line.split(": ")[0] for line in result.outlines if line.startswith("LEAK ")} == {
         "LEAK test_it.py::test_in_a_sync_test"
     }
@@ -273,6 +280,34 @@ def test_sync(resilience, tmp_path):
     thread.join()
     child.communicate(b"\\n")
 """
+
+
+def test_a_socket_that_outlives_its_loop_and_its_session_has_one_line(project: pytest.Pytester) -> None:
+    """As with SQLAlchemy, whose connections refer to each other: the server has let go, the collector has not."""
+    project.makepyfile(
+        test_it=BEGIN
+        + """
+KEPT = []
+
+def test_leaks(resilience):
+    async def body():
+        connection = await asyncpg.connect(resilience.postgres.url, server_settings={"application_name": "mine"})
+        KEPT.append(connection)
+        KEPT.append(connection._transport.get_extra_info("socket"))
+        return connection.get_server_pid()
+    pid = asyncio.run(body())
+    async def end():
+        other = await asyncpg.connect(resilience.postgres.url)
+        await other.execute(f"select pg_terminate_backend({pid}, 5000)")
+        await other.close()
+    asyncio.run(end())
+"""
+    )
+    result = project.runpytest_subprocess("-W", "ignore")
+    result.assert_outcomes(passed=1)
+    lines = [line for line in result.outlines if line.startswith("LEAK ")]
+    assert len(lines) == 1, lines
+    assert "postgres:mine" in lines[0]
 
 
 def test_growth_within_a_block_is_named(project: pytest.Pytester) -> None:
