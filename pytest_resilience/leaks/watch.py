@@ -124,15 +124,17 @@ class Watch:
 
     def leaks(self, allowed: Sequence[str] = ()) -> list[Leak]:
         """Return what has stayed for longer than a moment, and that no pattern allows, neither one of these."""
-
-        def patience(left: Sequence[Finding]) -> float:
-            return PATIENCE_WITH_SERVERS if all(each.is_gone for each in left) else PATIENCE
-
-        return self._after(patience, allowed)
+        return self._after(lambda left: PATIENCE_WITH_SERVERS if _any_gone(left) else PATIENCE, allowed)
 
     def leaks_now(self) -> list[Leak]:
         """Return the same without waiting for anything in this process: in a running event loop, nothing there would end meanwhile."""
-        return self._after(lambda left: 0.0 if all(each.is_here for each in left) else PATIENCE)
+
+        def patience(left: Sequence[Finding]) -> float:
+            if _any_gone(left):
+                return PATIENCE_WITH_SERVERS
+            return 0.0 if all(finding.is_here for finding in left) else PATIENCE
+
+        return self._after(patience)
 
     def _after(self, patience: Callable[[list[Finding]], float], allowed: Sequence[str] = ()) -> list[Leak]:
         begin = self._clock.now()
@@ -164,8 +166,7 @@ class Watch:
         if mine == set() or loop in self._own_loops():
             return lambda: None
         try:
-            now = self._look()
-            findings = self._judge(now, only=mine if mine is not None else {each.number for each in now.descriptors})
+            findings = self._judged_with(mine)
         except Exception:  # noqa: BLE001  # of a server or proxy that is away: the loop's owner must not hear of it
             return lambda: None
         findings = [f._replace(leak=self._and_origin(f.leak)) for f in self._allowing(findings)]
@@ -180,6 +181,22 @@ class Watch:
                     self._told_sockets.add(held.target)
 
         return closed
+
+    def _judged_with(self, descriptors: set[int] | None) -> list[Finding]:
+        """Look and judge what this process has open of these descriptors; None for all.
+
+        While others come and go at a server, it can't be told which of its sessions is whose: then again.
+        """
+        give_up = self._clock.now() + PATIENCE
+        while True:
+            now = self._look()
+            only = descriptors if descriptors is not None else {each.number for each in now.descriptors}
+            findings = self._judge(now, only)
+            ports = {target.port for target in self._stack.systems.values()}
+            unpaired = any(f.leak.kind == "socket" and f.descriptor and _port(f.descriptor) in ports for f in findings)
+            if not unpaired or self._clock.now() > give_up:
+                return findings
+            self._clock.sleep(LOOK_EVERY)
 
     def _own_loops(self) -> list[asyncio.AbstractEventLoop | None]:
         return [system.admin.loop for system in self._stack.systems.values() if isinstance(system, PostgresTarget)]
@@ -334,6 +351,15 @@ class Watch:
         if any(running.url.endswith(f":{port}") for running in self._stack.services):
             return "a connection to the service"
         return ""
+
+
+def _port(descriptor: Descriptor) -> int | None:
+    """Return the port that a socket leads to."""
+    return descriptor.remote[1] if descriptor.remote and not descriptor.is_unix else None
+
+
+def _any_gone(findings: Iterable[Finding]) -> bool:
+    return any(finding.is_gone for finding in findings)
 
 
 def _is_of_loop(descriptor: Descriptor | None, machinery: set[int] | None) -> bool:
