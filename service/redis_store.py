@@ -158,8 +158,12 @@ class RedisStore:
 
     async def run(self) -> None:
         """Probe for ever: the only task that does. Closes the connections when it is cancelled."""
+        task = asyncio.current_task()
+        assert task is not None, "a coroutine runs in a task"
         try:
-            while True:
+            # Python 3.11's asyncio.wait_for, with which redis-py sends, returns an answer in place of a cancellation that comes
+            # at the same moment (python/cpython#86296). The task would never end then.
+            while not task.cancelling():
                 if self._breaker.up:
                     await self._watch()
                 elif not await self._bring_back():

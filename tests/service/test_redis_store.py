@@ -67,7 +67,8 @@ def with_store(server, body, *, tls=None, **settings):
                 return await body(store, owed)
             finally:
                 running.cancel()
-                await asyncio.wait([running])
+                done, _ = await asyncio.wait([running], timeout=10)
+                assert done, "the store goes on although its task was cancelled"
                 listener.close()
                 await server.stop()
 
@@ -127,6 +128,26 @@ def test_the_budget_bounds_all_calls_of_a_request_together():
         assert store.up, "a request that came late is no proof that Redis is away"
 
     with_store(server, body, redis_budget=0.5)
+
+
+def test_a_cancellation_that_a_client_library_swallows_ends_the_store_all_the_same(monkeypatch):
+    server = TinyRedis()
+
+    async def body(store, _):
+        await until(lambda: store.up)
+        probing = asyncio.Event()
+
+        async def swallow(client):
+            probing.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                return  # as wait_for of Python 3.11 does when the answer is there
+
+        monkeypatch.setattr("service.redis_store._probe", swallow)
+        await asyncio.wait_for(probing.wait(), 5)
+
+    with_store(server, body)
 
 
 def test_a_stall_of_our_own_is_not_taken_for_an_outage():
