@@ -80,16 +80,17 @@ class Usage:
 
     def percent(self) -> float:
         """The average since the last call, weighted by time, in percent of the pool."""
-        self._advance()
-        now = self._clock()
+        now = self._advance()  # one reading: what passes between two would count for the next period, beyond its length
         seconds, busy = now - self._since, self._busy_seconds
         self._since, self._busy_seconds = now, 0.0
         return 100.0 * busy / (seconds * self._size) if seconds > 0 else 100.0 * self.in_use / self._size
 
-    def _advance(self) -> None:
+    def _advance(self) -> float:
+        """Count up to now. Return the time."""
         now = self._clock()
         self._busy_seconds += self.in_use * (now - self._looked_at)
         self._looked_at = now
+        return now
 
 
 class Database:

@@ -34,6 +34,14 @@ def test_use_is_an_average_over_time():
     assert usage.percent() == pytest.approx(40.0)
 
 
+def test_use_is_never_above_what_was_in_use_however_late_the_clock_is_read():
+    times = iter(range(1000))
+    usage = Usage(10, lambda: next(times))  # each reading comes a second after the last one
+    usage.change(+9)
+    usage.percent()
+    assert [usage.percent() for _ in range(5)] == [90.0] * 5
+
+
 def test_a_window_without_duration_tells_the_present():
     usage = Usage(4, FakeClock())
     usage.change(+1)
