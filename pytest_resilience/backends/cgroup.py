@@ -126,8 +126,10 @@ def _find(pid: int) -> tuple[str, int]:
 
 
 def remove(path: str) -> None:
-    """Remove a group; whoever is still in it goes back to where the group was made. Nothing when it is gone."""
+    """Remove a group and the groups that a process has made in it. Processes that are still there go back to where the group was made."""
     for _ in range(TRIES):
+        for inner in _inner(path):
+            remove(inner)
         try:
             os.rmdir(path)  # noqa: PTH106  # no pathlib here
         except FileNotFoundError:
@@ -137,6 +139,15 @@ def remove(path: str) -> None:
             select.select([], [], [], 0.01)  # `time` is for clock.py, which can't be had here
         else:
             return
+
+
+def _inner(path: str) -> list[str]:
+    """The groups directly in a group."""
+    try:
+        with os.scandir(path) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return []  # it is gone
 
 
 def _evict(path: str) -> None:

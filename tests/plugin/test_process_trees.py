@@ -76,12 +76,13 @@ def test_every_process_that_answers_is_struck_and_healed(service: pytest.Pyteste
 def test_the_kernel_kills_a_worker_of_a_tree_that_takes_too_much(service: pytest.Pytester) -> None:
     service.makepyfile(
         """
-        import httpx, pathlib, pytest
+        import httpx, os, pathlib, pytest
         from pytest_resilience import eventually
         from conftest import ask, tree
 
         def groups():
-            return [p for root in ("memory", ".") for p in pathlib.Path("/sys/fs/cgroup", root).rglob("pytest-resilience-*")]
+            own = f"pytest-resilience-{os.getpid()}-*"
+            return [p for root in ("memory", ".") for p in pathlib.Path("/sys/fs/cgroup", root).rglob(own)]
 
         def test_killed(resilience):
             with resilience.service.memory_limit(headroom_mb=32) as strike:
