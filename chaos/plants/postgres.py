@@ -135,7 +135,7 @@ PLANTS = (
     plant(
         "alert-never",
         "A fraction is what everybody uses.",
-        ("monitor.py", "self._alert.check(percent)", "self._alert.check(percent / 100)"),
+        ("monitor.py", "self._alert.check(round(percent, 2))", "self._alert.check(percent / 100)"),
         tests=STARVED,
         says="no alert was raised",
     ),
