@@ -458,7 +458,7 @@ PLANTS = (
         says="lines for one outage",
     ),
     plant(
-        "alert-never-over",
+        "alert-never-resolved",
         "No news is good news.",
         ("monitor.py", '        elif change == "resolved":\n', "        elif not change:\n"),
         ("monitor.py", "            pool_log.info(self._alert.resolved_line(percent))\n", "            pass\n"),
