@@ -83,7 +83,7 @@ def test_arguments_reach_pytest_as_they_were_given(checkout):
     code, out, err = checkout.run("test", "-k", "a or b", "--junitxml=x.xml")
     assert code == 0, err
     assert json.loads(out) == ["-n", "auto", "tests/", "-k", "a or b", "--junitxml=x.xml"]
-    assert "-m pytest -n auto tests/ -k 'a or b' --junitxml=x.xml" in err, "it prints what it does"
+    assert "-m pytest -n auto --dist=worksteal tests/ -k 'a or b' --junitxml=x.xml" in err, "it prints what it does"
 
 
 def test_chaos_is_strict(checkout):
