@@ -117,7 +117,7 @@ def test_the_extras_are_embedded_sequences_service_and_dev(metadata):
 @pytest.mark.parametrize("arguments", [(), ("-p", "pytest_resilience")], ids=["entry point", "and -p"])
 def test_the_installed_plugin_loads_once(installed, pytester, arguments):
     pytester.makepyfile(ASKS_WHAT_IS_LOADED)
-    said = run_pytest(installed, pytester.path, *arguments)
+    said = run_pytest(installed, pytester.path, *arguments, "--resilience-seed=7")  # with an option there is a header
     assert "1 passed" in said, said
     assert f"LOADED FROM {installed.parent.parent}" in said
     assert said.count("\nresilience: ") == 1, said

@@ -82,7 +82,7 @@ def checkout(tmp_path):
 def test_arguments_reach_pytest_as_they_were_given(checkout):
     code, out, err = checkout.run("test", "-k", "a or b", "--junitxml=x.xml")
     assert code == 0, err
-    assert json.loads(out) == ["-n", "auto", "tests/", "-k", "a or b", "--junitxml=x.xml"]
+    assert json.loads(out) == ["-n", "auto", "--dist=worksteal", "tests/", "-k", "a or b", "--junitxml=x.xml"]
     assert "-m pytest -n auto --dist=worksteal tests/ -k 'a or b' --junitxml=x.xml" in err, "it prints what it does"
 
 
