@@ -307,9 +307,11 @@ class RedisStore:
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
-        settings, budget = self._settings, self._settings.redis_budget
+        settings = self._settings
         options: dict[str, Any] = {
-            "socket_timeout": max(budget, BATCH_TIMEOUT),  # the budget itself is kept by _spend
+            # Every call is in an asyncio.timeout of this file. With a time-out of its own, redis-py sends in asyncio.wait_for, which on
+            # Python 3.11 swallows a cancellation that comes as it ends, and a request then waits for twice its budget and more.
+            "socket_timeout": None,
             "socket_connect_timeout": self._connect_timeout,
             "retry": Retry(NoBackoff(), 1),  # all that we send may be sent twice
             "max_connections": CONNECTIONS + 2,
