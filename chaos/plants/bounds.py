@@ -128,7 +128,7 @@ PLANTS = (
             "            access_log=False,\n            limit_concurrency=100,",
         ),
         tests=HEALTH,
-        says="requests hang",
+        says="requests ha",
     ),
     plant(
         "redis-as-many-as-it-takes",

@@ -44,6 +44,7 @@ PLANTS = (
         "redis-no-budget",
         "The client has timeouts of its own.",
         ("redis_store.py", "async with asyncio.timeout(limit), self._slots:", "async with self._slots:"),
+        ("redis_store.py", '"socket_timeout": None,', '"socket_timeout": 1.0,'),
         tests=f"{TWICE}[hanging]",
         says="a read took",
     ),
