@@ -56,9 +56,13 @@ def drip(client, line, seconds):
     begun = time.monotonic()
     client.settimeout(0.05)
     while time.monotonic() - begun < seconds:
-        with contextlib.suppress(TimeoutError):
+        try:
             if client.recv(65536) == b"":
                 break
+        except TimeoutError:
+            pass
+        except ConnectionResetError:
+            break  # closed with a byte on its way
         with contextlib.suppress(OSError):
             client.sendall(line)
     return time.monotonic() - begun
