@@ -23,7 +23,7 @@ PACKAGE = """
 3  proxy clients
 2  wire checkers
 1  history
-0  errors clock processes keeper redaction kept_modules wording
+0  errors clock coroutines processes keeper redaction kept_modules wording
 """
 SERVICE = """
 5  __init__

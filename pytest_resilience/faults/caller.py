@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Literal, TypeVar
 
+from ..coroutines import frames_of
 from ..errors import CannotInject, NeverHappened, SetupError
 from ..probes import eventually
 from .fault import Strike
@@ -133,8 +134,6 @@ def _outcome(task: asyncio.Future[Any]) -> str:
 def _where(task: asyncio.Task[Any]) -> str:
     """Return file, line and function of the innermost frame that a task waits in."""
     place = "no frame"
-    coroutine: Any = task.get_coro()
-    while (frame := getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)) is not None:
+    for frame in frames_of(task.get_coro()):
         place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
     return place

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..coroutines import frames_of
 from .compare import Trace
 
 if TYPE_CHECKING:
@@ -203,23 +204,13 @@ def thread_stands(thread: threading.Thread, root: Path) -> str:
 
 def task_stands(task: asyncio.Task[Any], root: Path) -> str:
     """Where a task waits."""
-    return _stands(reversed(list(_inwards(task.get_coro()))), root)
+    return _stands(reversed(list(frames_of(task.get_coro()))), root)
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
-
-
-def _inwards(coroutine: object) -> Iterator[FrameType]:
-    """The frames of a coroutine and of what it awaits, the outermost first."""
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is None:
-            return
-        yield frame
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
 
 
 def _stands(innermost_first: Iterable[FrameType], root: Path) -> str:

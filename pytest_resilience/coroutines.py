@@ -1,0 +1,16 @@
+"""Where a suspended coroutine stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import FrameType
+
+
+def frames_of(coroutine: object) -> Iterator[FrameType]:
+    """Yield the frames of a coroutine and of what the coroutine awaits, the outermost first."""
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is None:
+            return
+        yield frame
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
