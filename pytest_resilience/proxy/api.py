@@ -18,7 +18,7 @@ import h11
 from ..wire import toxiproxy as wire
 from .address import AddressError, look_up
 from .api_policy import PageGuard, refuse_paths
-from .descriptors import NO_RESOURCES, SpareDescriptors
+from .descriptors import NO_RESOURCES, PAUSE, SpareDescriptors
 from .log import Log
 from .loop import IN, OUT, Loop, Timer, stamp
 from .proxies import Proxies
@@ -35,8 +35,6 @@ MAX_HEAD = 1 << 16
 """Bytes of a request's line and headers; more is a 431."""
 IDLE = 60.0
 """Seconds without a byte after which a client's connection is closed."""
-PAUSE = 0.05
-"""Seconds until the API accepts again after there was no descriptor for another client."""
 READ = 15.0
 """Seconds that a client has for one request in all, from its first byte to the last one of its answer."""
 LINGER = 0.5

@@ -13,6 +13,9 @@ from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
 """Errors of accept() that pass when descriptors or memory come free."""
 
+PAUSE = 0.05
+"""Seconds until a listener that had to stop accepting for want of descriptors or memory tries again."""
+
 RESERVE = 256
 """Descriptors that relayed connections leave for the API, listeners and files; a quarter of the limit where that is less."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .address import Address, AddressError, Listener, look_up, numeric, split
 from .connection import Connection
-from .descriptors import NO_RESOURCES, PER_CONNECTION, DescriptorBudget
+from .descriptors import NO_RESOURCES, PAUSE, PER_CONNECTION, DescriptorBudget
 from .doorman import Doorman
 from .heap import CHECK_INTERVAL, MIN_HELD, trim
 from .link import Link
@@ -20,9 +20,6 @@ from .self_connections import SelfConnections
 
 if TYPE_CHECKING:
     from .tls import Tls
-
-PAUSE = 0.05
-"""Seconds until a listener that had to stop accepting for want of descriptors or memory tries again."""
 
 
 class Context:
@@ -242,13 +239,9 @@ class Proxy:
     def _accept_again(self) -> None:
         self._resume = None
         # The listener may have been told to refuse or to leave its backlog full in the meantime.
-        if self.enabled and self.listener is not None and self.listener.listening and not self.fillers_placed:
+        hanging = self.doorman is not None and self.doorman.hanging
+        if self.enabled and self.listener is not None and self.listener.listening and not hanging:
             self.watch_listener()
-
-    @property
-    def fillers_placed(self) -> bool:
-        """True if connections of this process fill the backlog, so that connects hang."""
-        return self.doorman is not None and self.doorman.hanging
 
     def targets(self) -> list[Address] | None:
         """Where to dial, in order; None if a name has to be looked up first.
