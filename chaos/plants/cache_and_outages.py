@@ -16,6 +16,25 @@ AGE = "test_cache_and_outages.py::test_a_copy_out_of_redis_is_as_old_in_memory_a
 PAST = "test_cache_and_outages.py::test_a_reader_under_way_while_a_campaign_changes_leaves_nothing_of_the_past_behind"
 SAME = "test_cache_and_outages.py::test_all_layers_tell_the_same_campaign_with_the_same_etag"
 
+REMEMBERED_ABSENCE = (
+    (
+        "cache.py",
+        "        flight = self._flights.get(key)\n        if flight is None:",
+        '        if self._absent.get(key, 0.0) > time.monotonic():\n            return Answer(None, "hit", "memory")\n        flight = self._flights.get(key)\n        if flight is None:',
+    ),
+    (
+        "cache.py",
+        "        if entry is None:\n            self.fallback.drop(key)\n",
+        "        if entry is None:\n            self._absent[key] = time.monotonic() + 1.0\n            self.fallback.drop(key)\n",
+    ),
+    (
+        "cache.py",
+        "        self._flights: dict[int, Flight] = {}\n",
+        "        self._flights: dict[int, Flight] = {}\n        self._absent: dict[int, float] = {}\n",
+    ),
+)
+"""A 404 is remembered for a second."""
+
 PLANTS = (
     plant(
         "one-load-only-with-redis",
@@ -89,42 +108,14 @@ PLANTS = (
     plant(
         "absence-for-a-second",
         "A second of 404 hurts nobody.",
-        (
-            "cache.py",
-            "        flight = self._flights.get(key)\n        if flight is None:",
-            '        if self._absent.get(key, 0.0) > time.monotonic():\n            return Answer(None, "hit", "memory")\n        flight = self._flights.get(key)\n        if flight is None:',
-        ),
-        (
-            "cache.py",
-            "        if entry is None:\n            self.fallback.drop(key)\n",
-            "        if entry is None:\n            self._absent[key] = time.monotonic() + 1.0\n            self.fallback.drop(key)\n",
-        ),
-        (
-            "cache.py",
-            "        self._flights: dict[int, Flight] = {}\n",
-            "        self._flights: dict[int, Flight] = {}\n        self._absent: dict[int, float] = {}\n",
-        ),
+        *REMEMBERED_ABSENCE,
         tests=ABSENT,
         says="the next read says 404",
     ),
     plant(
         "absence-until-we-write",
         "We know when it changes: we write it.",
-        (
-            "cache.py",
-            "        flight = self._flights.get(key)\n        if flight is None:",
-            '        if self._absent.get(key, 0.0) > time.monotonic():\n            return Answer(None, "hit", "memory")\n        flight = self._flights.get(key)\n        if flight is None:',
-        ),
-        (
-            "cache.py",
-            "        if entry is None:\n            self.fallback.drop(key)\n",
-            "        if entry is None:\n            self._absent[key] = time.monotonic() + 1.0\n            self.fallback.drop(key)\n",
-        ),
-        (
-            "cache.py",
-            "        self._flights: dict[int, Flight] = {}\n",
-            "        self._flights: dict[int, Flight] = {}\n        self._absent: dict[int, float] = {}\n",
-        ),
+        *REMEMBERED_ABSENCE,
         (
             "cache.py",
             "        self.fallback.put(key, entry)\n        await self._tell",
