@@ -195,7 +195,7 @@ def _announce(log: Log, listener: so.socket) -> None:
 
 def _load(path: str, proxies: Proxies, log: Log) -> str:
     """Create the proxies of a config file; what is wrong with it, or ""."""
-    from ..wire.toxiproxy import Rejected, read_proxies
+    from ..wire.toxiproxy import ApiError, read_proxies
 
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs more to import than all else here
@@ -206,7 +206,7 @@ def _load(path: str, proxies: Proxies, log: Log) -> str:
         proxies.populate(bodies)
     except OSError as error:
         return error.strerror or str(error)
-    except Rejected as error:
+    except ApiError as error:
         return error.message
     log.info("Populated proxies from file", config=path, proxies=str(len(bodies)))
     return ""

@@ -71,7 +71,7 @@ def _json(value: Any, status: int = 200) -> Answer:
     return Answer(status, wire.encode(value))
 
 
-def _refusal(error: wire.Rejected) -> Answer:
+def _refusal(error: wire.ApiError) -> Answer:
     return Answer(error.status, wire.error_body(error.status, error.message), _TEXT)
 
 
@@ -230,7 +230,7 @@ class Api:
             return _plain(403, "User agent not allowed\n", matched=True)
         try:
             return handler(body, *in_path)
-        except wire.Rejected as error:
+        except wire.ApiError as error:
             return _refusal(error)
 
     def _find(self, host: str) -> list[tuple[int, str]]:
@@ -313,7 +313,7 @@ class Api:
             for each in bodies:
                 self._check(each, self._proxies.by_name.get(each.name or ""))
             proxies = self._proxies.populate(bodies)
-        except wire.Rejected as error:
+        except wire.ApiError as error:
             return Answer(error.status, wire.populate_error_body(error.status, error.message))
         return _json({"proxies": [proxy.shown() for proxy in proxies] or None}, 201)
 
@@ -357,7 +357,7 @@ class Api:
     def _update_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
         proxy = self._proxies.get(name)
         rule = self._proxies.toxic(proxy, toxic)
-        self._proxies.update_toxic(proxy, rule, wire.read_toxic(wire.decode(body), changes=True))
+        self._proxies.update_toxic(proxy, rule, wire.read_toxic(wire.decode(body), update=True))
         return _json(rule.shown())
 
     def _remove_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
@@ -569,7 +569,7 @@ class _Client:
             self._look_up(unknown.host)
             return
         except Exception as error:  # noqa: BLE001  # ours to repair, and no reason to leave the client without an answer
-            answer = _refusal(wire.Rejected(500, f"internal error: {type(error).__name__}: {error}"))
+            answer = _refusal(wire.ApiError(500, f"internal error: {type(error).__name__}: {error}"))
         self._write(answer, request.method)
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()

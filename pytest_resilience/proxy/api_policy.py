@@ -34,7 +34,7 @@ def refuse_paths(body: ProxyBody, existing: Proxy | None) -> None:
         existing: the proxy that has this name now.
 
     Raises:
-        Rejected: 400 that names the field and the flag.
+        ApiError: 400 that names the field and the flag.
     """
     for field, sent, own in (
         ("listen", body.listen, existing and existing.listen),
@@ -42,14 +42,16 @@ def refuse_paths(body: ProxyBody, existing: Proxy | None) -> None:
     ):
         if sent is not None and sent.startswith("unix:") and sent != own:
             raise bad_body(f"{field}: unix sockets are not taken over the API: {_HOW}")
-    if body.tls is None or (existing is not None and existing.tls is not None and existing.tls.shown == body.tls.shown):
+    if body.tls is None or (
+        existing is not None and existing.tls is not None and existing.tls.shown == body.tls.as_json
+    ):
         return
     for field in _files(body.tls):
         raise bad_body(f"{field}: file names are not taken over the API: {_HOW}")
 
 
 def _files(tls: TlsBody) -> Iterable[str]:
-    for side, options in tls.shown.items():
+    for side, options in tls.as_json.items():
         for key in _PATHS_OF_TLS:
             if key in options:
                 yield f"tls.{side}.{key}"

@@ -11,7 +11,7 @@ import _socket as so
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..wire.toxiproxy import DOOR
+from ..wire.toxiproxy import ADMISSION_DEFAULTS
 from .address import Address, AddressError, Listener, open_socket
 from .loop import OUT, Timer
 
@@ -29,7 +29,7 @@ class Doorman:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self._loop = proxy.context.loop
-        self.options: dict[str, Any] = dict(DOOR)
+        self.options: dict[str, Any] = dict(ADMISSION_DEFAULTS)
         self._left: int | None = None  # connections to let in before all are refused
         self._refusing = False
         self._fillers: list[so.socket] = []
@@ -38,7 +38,7 @@ class Doorman:
 
     def shown(self) -> dict[str, Any]:
         """The options that are not at their default."""
-        return {name: value for name, value in self.options.items() if value != DOOR[name]}
+        return {name: value for name, value in self.options.items() if value != ADMISSION_DEFAULTS[name]}
 
     def set(self, options: Mapping[str, Any]) -> None:
         """Take some options; the others stay."""
@@ -49,7 +49,7 @@ class Doorman:
 
     def clear(self) -> None:
         """Take all back but refuse_when_down, which is no fault but a way to be."""
-        self.set({name: value for name, value in DOOR.items() if name != "refuse_when_down"})
+        self.set({name: value for name, value in ADMISSION_DEFAULTS.items() if name != "refuse_when_down"})
 
     def settle(self) -> None:
         """Have the door as the options want it; after a change, and after the proxy was enabled."""

@@ -10,7 +10,7 @@ from _socket import AF_UNIX
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ..wire.toxiproxy import ProxyBody, Rejected, ToxicBody, bad_body, merge_attributes
+from ..wire.toxiproxy import ApiError, ProxyBody, ToxicBody, bad_body, merge_attributes
 from .address import Address, AddressError, Listener, is_loopback, look_up, resolve
 from .relay import Context, Proxy
 from .rule import Rule, read_place, read_rule
@@ -78,29 +78,29 @@ class Proxies:
     def get(self, name: str) -> Proxy:
         """
         Raises:
-            Rejected: 404.
+            ApiError: 404.
         """
         proxy = self.by_name.get(name)
         if proxy is None:
-            raise Rejected(404, "proxy not found")
+            raise ApiError(404, "proxy not found")
         return proxy
 
     def create(self, body: ProxyBody) -> Proxy:
         """A new proxy with its toxics, listening unless `enabled` is false.
 
         Raises:
-            Rejected: 409 for a name taken, 400 for a toxic or TLS, 500 if the address can't be bound.
+            ApiError: 409 for a name taken, 400 for a toxic or TLS, 500 if the address can't be bound.
         """
         name = body.name or ""
         if name in self.by_name:
-            raise Rejected(409, "proxy already exists")
+            raise ApiError(409, "proxy already exists")
         proxy = self._build(body)
         if body.enabled is not False:
             try:
                 self._enable(proxy)
             except AddressError as error:
-                raise Rejected(500, str(error)) from None
-        proxy.keep_door(body.door)
+                raise ApiError(500, str(error)) from None
+        proxy.keep_door(body.admission)
         self.by_name[name] = proxy
         return proxy
 
@@ -120,7 +120,7 @@ class Proxies:
         """Change a proxy; what the body leaves out stays. A new address or upstream closes its connections.
 
         Raises:
-            Rejected: 500 if the new address can't be read or bound, 400 for a toxic or TLS.
+            ApiError: 500 if the new address can't be read or bound, 400 for a toxic or TLS.
         """
         rules = None if body.toxics is None else _read_rules(body)
         tls = _read_tls(body)
@@ -131,7 +131,7 @@ class Proxies:
                 self._resolve(body.listen if moves and body.listen is not None else proxy.listen) if enabled else None
             )
         except AddressError as error:
-            raise Rejected(500, str(error)) from None
+            raise ApiError(500, str(error)) from None
         fresh: Listener | None = None
         if wanted is not None and (moves or proxy.listener is None):
             binder = _Binder([proxy.listener] if proxy.listener else [])
@@ -140,12 +140,12 @@ class Proxies:
                 fresh.listen()
             except AddressError as error:
                 binder.undo()
-                raise Rejected(500, str(error)) from None
+                raise ApiError(500, str(error)) from None
         elif enabled and not proxy.enabled and proxy.listener is not None:
             try:
                 proxy.listener.listen()
             except AddressError as error:
-                raise Rejected(500, str(error)) from None
+                raise ApiError(500, str(error)) from None
         # Nothing can fail from here on.
         rerouted = body.upstream is not None and body.upstream != proxy.upstream
         if rerouted:
@@ -160,7 +160,7 @@ class Proxies:
             proxy.start(fresh)
         else:
             proxy.stop()
-        proxy.keep_door(body.door)
+        proxy.keep_door(body.admission)
         if body.tls is not None:
             proxy.secure(tls)
         if rules is not None:
@@ -186,7 +186,7 @@ class Proxies:
         same goes for TLS.
 
         Raises:
-            Rejected: 400 for a toxic or TLS, 500 if an address can't be bound; nothing has changed then.
+            ApiError: 400 for a toxic or TLS, 500 if an address can't be bound; nothing has changed then.
         """
         result: list[Proxy] = []
         fresh: dict[str, tuple[Proxy, ProxyBody]] = {}
@@ -211,7 +211,7 @@ class Proxies:
                 fresh[name] = (proxy, body)
                 result.append(proxy)  # with the one that a later entry of the same name replaced: disabled, as in Go
         except AddressError as error:
-            raise Rejected(500, str(error)) from None
+            raise ApiError(500, str(error)) from None
         binder = _Binder([old.listener for old in replaced.values() if old.listener is not None])
         bound: list[tuple[Proxy, Listener]] = []
         try:
@@ -223,7 +223,7 @@ class Proxies:
                     listener.listen()
         except AddressError as error:
             binder.undo()
-            raise Rejected(500, str(error)) from None
+            raise ApiError(500, str(error)) from None
         kept = [listener for _, listener in bound]
         for name, old in replaced.items():
             old.remove(keep=old.listener in kept)
@@ -233,7 +233,7 @@ class Proxies:
         for proxy, listener in bound:
             proxy.start(listener)
         for proxy, body in fresh.values():
-            proxy.keep_door(body.door)
+            proxy.keep_door(body.admission)
         for body, wanted, secured in zip(bodies, rules, tls, strict=True):
             if wanted and body.name not in fresh:
                 self._replace_rules(self.by_name[body.name or ""], wanted)
@@ -245,7 +245,7 @@ class Proxies:
         """Enable every proxy and take all toxics away. A proxy that can't be enabled keeps no other from being reset.
 
         Raises:
-            Rejected: 500 that names the proxies that can't be enabled; their toxics are gone, too.
+            ApiError: 500 that names the proxies that can't be enabled; their toxics are gone, too.
         """
         failed: list[str] = []
         for proxy in self.by_name.values():
@@ -258,17 +258,17 @@ class Proxies:
                     self._enable(proxy)
                 except AddressError as error:
                     failed.append(f"{proxy.name}: {error}")
-                except Rejected as error:
+                except ApiError as error:
                     failed.append(f"{proxy.name}: {error.message}")
         if failed:
-            raise Rejected(500, "; ".join(failed))
+            raise ApiError(500, "; ".join(failed))
 
     def _enable(self, proxy: Proxy) -> None:
         """Start a proxy that is disabled.
 
         Raises:
             AddressError: its address can't be bound; it stays disabled.
-            Rejected: 400, as for `_resolve`.
+            ApiError: 400, as for `_resolve`.
         """
         if proxy.listener is not None:
             proxy.start()
@@ -297,7 +297,7 @@ class Proxies:
 
         Raises:
             AddressError: the address can't be read or resolved.
-            Rejected: 400, other machines could reach it, which this process refuses.
+            ApiError: 400, other machines could reach it, which this process refuses.
         """
         address = resolve(listen, self.find)
         if self._loopback_only and address.family != AF_UNIX and not is_loopback(address.host):
@@ -331,22 +331,22 @@ class Proxies:
     def toxic(self, proxy: Proxy, name: str) -> Rule:
         """
         Raises:
-            Rejected: 404.
+            ApiError: 404.
         """
         rule = proxy.find(name)
         if rule is None:
-            raise Rejected(404, "toxic not found")
+            raise ApiError(404, "toxic not found")
         return rule
 
     def add_toxic(self, proxy: Proxy, body: ToxicBody) -> Rule:
         """A new toxic at the end of its stream's chain.
 
         Raises:
-            Rejected: 400 for the stream or the type, 409 for a name taken, 400 for the attributes; in this order.
+            ApiError: 400 for the stream or the type, 409 for a name taken, 400 for the attributes; in this order.
         """
         stream, kind = read_place(body)
         if proxy.find(body.name or f"{kind}_{stream}") is not None:
-            raise Rejected(409, "toxic already exists")
+            raise ApiError(409, "toxic already exists")
         rule = read_rule(body)
         proxy.add(rule)
         return rule
@@ -355,13 +355,13 @@ class Proxies:
         """New attributes (those left out stay) and toxicity. Name, type and stream may be repeated and not changed.
 
         Raises:
-            Rejected: 400; nothing has changed then.
+            ApiError: 400; nothing has changed then.
         """
         for field, sent, own in (("name", body.name, rule.name), ("type", body.kind, rule.kind)):
             if sent is not None and sent != own:
-                raise Rejected(400, f"{field} of a toxic cannot be changed: it is {own}")
+                raise ApiError(400, f"{field} of a toxic cannot be changed: it is {own}")
         if body.stream is not None and body.stream.lower() != rule.stream.lower():
-            raise Rejected(400, f"stream of a toxic cannot be changed: it is {rule.stream}")
+            raise ApiError(400, f"stream of a toxic cannot be changed: it is {rule.stream}")
         attributes = merge_attributes(rule.kind, body.attributes, rule.attributes)
         rule.update(toxicity=rule.toxicity if body.toxicity is None else body.toxicity, attributes=attributes)
         if body.trigger is not None:
@@ -374,13 +374,13 @@ def _read_rules(body: ProxyBody) -> list[Rule]:
     for each in body.toxics or ():
         rule = read_rule(each)
         if rule.name in rules:
-            raise Rejected(409, "toxic already exists")
+            raise ApiError(409, "toxic already exists")
         rules[rule.name] = rule
     return list(rules.values())
 
 
 def _read_tls(body: ProxyBody) -> Tls | None:
-    if body.tls is None or not body.tls.shown:
+    if body.tls is None or not body.tls.as_json:
         return None
     from .tls import Tls  # ssl takes as long to import as the proxy to start
 

@@ -93,8 +93,8 @@ class Rule:
             "name": self.name,
             "type": self.kind,
             "stream": self.stream,
-            "toxicity": wire.number(self.toxicity),
-            **(self.trigger.shown if self.trigger else {}),
+            "toxicity": wire.float32_literal(self.toxicity),
+            **(self.trigger.as_json if self.trigger else {}),
         }
 
     def counted(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def read_rule(body: wire.ToxicBody) -> Rule:
     """A new toxic out of the body of its creation.
 
     Raises:
-        wire.Rejected: 400, for the stream, then the type, then the attributes.
+        wire.ApiError: 400, for the stream, then the type, then the attributes.
     """
     stream, kind = read_place(body)
     name = wire.check_name(body.name or f"{kind}_{stream}")
@@ -119,11 +119,11 @@ def read_place(body: wire.ToxicBody) -> tuple[str, str]:
     """The stream and the type of a new toxic, checked in this order.
 
     Raises:
-        wire.Rejected: 400.
+        wire.ApiError: 400.
     """
     stream = "downstream" if body.stream is None else body.stream
     if stream.lower() not in wire.STREAMS:
-        raise wire.Rejected(400, "stream was invalid, can be either upstream or downstream")
+        raise wire.ApiError(400, "stream was invalid, can be either upstream or downstream")
     if body.kind not in wire.ATTRIBUTES:
-        raise wire.Rejected(400, "invalid toxic type")
+        raise wire.ApiError(400, "invalid toxic type")
     return stream, body.kind

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
 from typing import TYPE_CHECKING, Any
 
-from ..wire.toxiproxy import Rejected, TlsBody, bad_body
+from ..wire.toxiproxy import ApiError, TlsBody, bad_body
 from .address import AddressError, split
 from .loop import ERR, HUP, IN, OUT, Loop, Timer
 from .rule import Counter
@@ -51,9 +51,9 @@ class Tls:
         """Read the files; later changes of theirs are seen when the options are sent again.
 
         Raises:
-            Rejected: 400 that names the field and says what is wrong, and nothing of what is in the file.
+            ApiError: 400 that names the field and says what is wrong, and nothing of what is in the file.
         """
-        self.shown = body.shown
+        self.shown = body.as_json
         self.failures = {"client": Counter(), "upstream": Counter()}
         self._client = None if body.client is None else _server_context(body.client)
         self._upstream = None if body.upstream is None else _client_context(body.upstream)
@@ -131,7 +131,7 @@ def _configure(context: ssl.SSLContext, where: str, options: dict[str, Any]) -> 
 
 
 def _load(field: str, path: str, load: Callable[[str], object]) -> None:
-    def refuse(why: str) -> Rejected:
+    def refuse(why: str) -> ApiError:
         return bad_body(f"{field}: {path}: {why}")
 
     try:

@@ -27,7 +27,7 @@ MAX_NAME = 8192
 """Bytes of a name. Percent-encoded, those of a proxy and its toxic fit into the longest request head that the API takes."""
 
 
-class Rejected(Exception):
+class ApiError(Exception):
     """A request that gets an error for an answer.
 
     Attributes:
@@ -41,33 +41,35 @@ class Rejected(Exception):
         super().__init__(f"{status} {message}")
 
 
-def bad_body(reason: str) -> Rejected:
+def bad_body(reason: str) -> ApiError:
     """The 400 for a body that can't be used, with Toxiproxy's opening words."""
-    return Rejected(400, f"bad request body: {reason}")
+    return ApiError(400, f"bad request body: {reason}")
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-class Members(list[tuple[str, Any]]):
+class JsonObject(list[tuple[str, Any]]):
     """A JSON object as its (key, value) pairs in order, equal keys included."""
 
 
-class Real(float):
+class JsonNumber(float):
     """A JSON number that is not an integer literal, or too long for one; `text` is how it was written."""
 
     text: str
 
-    def __new__(cls, text: str) -> Real:
+    def __new__(cls, text: str) -> JsonNumber:
         self = super().__new__(cls, text)
         self.text = text
         return self
 
 
-def _integer(text: str) -> int | Real:
+def _integer(text: str) -> int | JsonNumber:
     if text == "-0":
-        return Real(text)  # as a float it keeps its sign
-    return int(text) if len(text) <= 20 else Real(text)  # longer ones are out of range anyway, and int() has its limits
+        return JsonNumber(text)  # as a float it keeps its sign
+    return (
+        int(text) if len(text) <= 20 else JsonNumber(text)
+    )  # longer ones are out of range anyway, and int() has its limits
 
 
 def _constant(text: str) -> float:
@@ -77,11 +79,11 @@ def _constant(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=Members, parse_float=Real, parse_int=_integer, parse_constant=_constant, strict=True
+    object_pairs_hook=JsonObject, parse_float=JsonNumber, parse_int=_integer, parse_constant=_constant, strict=True
 )
 _SPACE = " \t\r\n"
-_NO_UTF8 = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")
-_PLACES = {
+_INVALID_BYTES = dict.fromkeys(range(0xDC80, 0xDD00), "\ufffd")
+_GO_CONTEXTS = {
     "Expecting value": "looking for beginning of value",
     "Expecting property name enclosed in double quotes": "looking for beginning of object key string",
     "Illegal trailing comma before end of object": "looking for beginning of object key string",
@@ -95,10 +97,10 @@ _PLACES = {
 
 
 def decode(body: bytes) -> Any:
-    """The first JSON value of `body`: None, bool, int, Real, str, list or Members.
+    """The first JSON value of `body`: None, bool, int, JsonNumber, str, list or JsonObject.
 
     Raises:
-        Rejected: 400 `bad request body: `, then EOF for an empty body, unexpected EOF for one cut short, or what Go would say.
+        ApiError: 400 `bad request body: `, then EOF for an empty body, unexpected EOF for one cut short, or what Go would say.
     """
     text = body.decode("utf-8", "surrogateescape").strip(
         _SPACE
@@ -106,37 +108,37 @@ def decode(body: bytes) -> Any:
     if not text:
         raise bad_body("EOF")
     try:
-        return _DECODER.raw_decode(text if text.isascii() else text.translate(_NO_UTF8))[0]
+        return _DECODER.raw_decode(text if text.isascii() else text.translate(_INVALID_BYTES))[0]
     except json.JSONDecodeError as error:
-        raise bad_body(_complaint(text, error)) from None
+        raise bad_body(_syntax_error(text, error)) from None
     except RecursionError:
         raise bad_body("exceeded max depth") from None
 
 
-def _complaint(text: str, error: json.JSONDecodeError) -> str:
+def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
     rest = text[error.pos :]
     if error.msg.startswith(
         "Illegal trailing comma"
     ):  # Python 3.13 and later complain of the comma, Go of what comes behind it
         rest = rest[1:].lstrip(_SPACE)
-    place = next((place for message, place in _PLACES.items() if error.msg.startswith(message)), "in the body")
+    place = next((place for message, place in _GO_CONTEXTS.items() if error.msg.startswith(message)), "in the body")
     unicode_escape = error.msg.startswith("Invalid \\u")
     if error.msg.startswith("Unterminated string") or (unicode_escape and len(rest) < 5):
         return "unexpected EOF"
     if error.msg.startswith("Invalid \\escape"):  # Python's place is the backslash
         rest = rest[1:]
     elif error.msg.startswith("Expecting value"):
-        rest, place = _in_a_literal(rest) or (rest, place)
+        rest, place = _bad_literal(rest) or (rest, place)
     elif error.msg.startswith("Expecting ',' delimiter"):
         before = text[: error.pos]
-        rest, place = _in_a_number(before, rest) or (rest, "after array element" if _in_an_array(before) else place)
+        rest, place = _bad_number(before, rest) or (rest, "after array element" if _is_inside_array(before) else place)
     if not rest:
         return "unexpected EOF"
     character = chr(rest[0].encode("utf-8", "surrogateescape")[0])  # Go looks at bytes
-    return f"invalid character {_quoted(character)} {place}"
+    return f"invalid character {_go_quoted(character)} {place}"
 
 
-def _in_a_literal(rest: str) -> tuple[str, str] | None:
+def _bad_literal(rest: str) -> tuple[str, str] | None:
     """Return what is left at the character that Go stumbles over, and its words, for a value that begins well and goes on badly."""
     if rest.startswith("-"):
         return rest[1:], "in numeric literal"
@@ -147,7 +149,7 @@ def _in_a_literal(rest: str) -> tuple[str, str] | None:
     return None
 
 
-def _in_a_number(before: str, rest: str) -> tuple[str, str] | None:
+def _bad_number(before: str, rest: str) -> tuple[str, str] | None:
     """The same for `1.` and `1e`, which Python reads as the number 1 and something behind it."""
     if not before[-1:].isdigit():
         return None
@@ -158,7 +160,7 @@ def _in_a_number(before: str, rest: str) -> tuple[str, str] | None:
     return None
 
 
-def _in_an_array(before: str) -> bool:
+def _is_inside_array(before: str) -> bool:
     """True if the innermost thing that is open at the end of `before` is an array."""
     opened: list[str] = []
     quoted = False
@@ -177,73 +179,81 @@ def _in_an_array(before: str) -> bool:
     return opened[-1:] == ["["]
 
 
-def _quoted(character: str) -> str:
+def _go_quoted(character: str) -> str:
     return "'\\''" if character == "'" else repr(character)
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
     if isinstance(value, int | float):
         return "number"
     if isinstance(value, str):
         return "string"
-    return "object" if isinstance(value, Members) else "array"
+    return "object" if isinstance(value, JsonObject) else "array"
 
 
-class _Into(NamedTuple):
+class GoTarget(NamedTuple):
     """Where a value goes, for the message when it doesn't fit."""
 
     struct: str
     field: str = ""
 
-    def refuse(self, value: Any, go_type: str) -> Rejected:
+    def type_error(self, value: Any, go_type: str) -> ApiError:
         target = f"Go struct field {self.struct}.{self.field}" if self.field else "Go value"
-        kind = f"number {value.text}" if isinstance(value, Real) and go_type in ("int64", "float32") else _kind(value)
+        kind = (
+            f"number {value.text}"
+            if isinstance(value, JsonNumber) and go_type in ("int64", "float32")
+            else _json_type(value)
+        )
         return bad_body(f"json: cannot unmarshal {kind} into {target} of type {go_type}")
 
 
-def _members(value: Any, into: _Into, go_type: str) -> Members:
+def read_object(value: Any, into: GoTarget, go_type: str) -> JsonObject:
+    """Return an object, empty for null."""
     if value is None:
-        return Members()
-    if not isinstance(value, Members):
-        raise into.refuse(value, go_type)
+        return JsonObject()
+    if not isinstance(value, JsonObject):
+        raise into.type_error(value, go_type)
     return value
 
 
-def _text(value: Any, into: _Into) -> str:
+def read_text(value: Any, into: GoTarget) -> str:
+    """Return a string with each lone surrogate replaced, as Go does it."""
     if not isinstance(value, str):
-        raise into.refuse(value, "string")
+        raise into.type_error(value, "string")
     if value.isascii():
         return value
-    # Lone surrogates, as Go does it.
     return "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in value)
 
 
-def _flag(value: Any, into: _Into) -> bool:
+def read_bool(value: Any, into: GoTarget) -> bool:
+    """Return a bool."""
     if not isinstance(value, bool):
-        raise into.refuse(value, "bool")
+        raise into.type_error(value, "bool")
     return value
 
 
-def _int64(value: Any, into: _Into) -> int:
-    if isinstance(value, Real) and value.text == "-0":
+def read_int64(value: Any, into: GoTarget) -> int:
+    """Return an integer that was written as one and fits into 64 bits."""
+    if isinstance(value, JsonNumber) and value.text == "-0":
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or not -MAX_INT64 - 1 <= value <= MAX_INT64:
-        literal = Real(str(value)) if isinstance(value, int) and not isinstance(value, bool) else value
-        raise into.refuse(literal, "int64")
+        literal = JsonNumber(str(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+        raise into.type_error(literal, "int64")
     return value
 
 
-def _float32(value: Any, into: _Into) -> float:
+def read_float32(value: Any, into: GoTarget) -> float:
+    """Return a number rounded to a float32."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise into.refuse(value, "float32")
+        raise into.type_error(value, "float32")
     try:
         narrow = float(struct.unpack("f", struct.pack("f", value))[0])
     except OverflowError:
         narrow = float("inf")
     if not -MAX_FLOAT32 <= narrow <= MAX_FLOAT32:
-        raise into.refuse(value if isinstance(value, Real) else Real(str(value)), "float32")
+        raise into.type_error(value if isinstance(value, JsonNumber) else JsonNumber(str(value)), "float32")
     return narrow
 
 
@@ -303,7 +313,7 @@ def check_attributes(kind: str, values: Mapping[str, Any]) -> None:
     """Refuse values that crash or stall the original, and negative ones.
 
     Raises:
-        Rejected: 400 that names the attribute.
+        ApiError: 400 that names the attribute.
     """
     for attribute in ATTRIBUTES[kind]:
         if attribute.choices:
@@ -330,7 +340,7 @@ def merge_attributes(kind: str, value: Any, onto: Mapping[str, Any]) -> dict[str
     """The attributes `onto`, changed by those of a decoded JSON object; all of the type's, in its order.
 
     Raises:
-        Rejected: 400 for a value that is no object, a number that is no integer, or one out of range.
+        ApiError: 400 for a value that is no object, a number that is no integer, or one out of range.
     """
     struct_name = "".join(word.capitalize() for word in kind.split("_")) + "Toxic"
     table = {attribute.name: attribute for attribute in ATTRIBUTES[kind]}
@@ -338,14 +348,14 @@ def merge_attributes(kind: str, value: Any, onto: Mapping[str, Any]) -> dict[str
         name: onto.get(name, attribute.choices[0] if attribute.choices else 0) for name, attribute in table.items()
     }
     # The original decodes a new toxic's attributes into whatever it has at hand, and an old one's into a struct without a name.
-    place = (_Into("", "attributes"), struct_name) if onto else (_Into("ToxicWrapper", "attributes"), "NoopToxic")
-    for key, member in _members(value, place[0], f"toxics.{place[1]}"):
+    place = (GoTarget("", "attributes"), struct_name) if onto else (GoTarget("ToxicWrapper", "attributes"), "NoopToxic")
+    for key, member in read_object(value, place[0], f"toxics.{place[1]}"):
         name = key.casefold()
         if name not in merged or member is None:
             continue
-        into = _Into(struct_name, f"attributes.{name}")
+        into = GoTarget(struct_name, f"attributes.{name}")
         choices = table[name].choices
-        merged[name] = _text(member, into) if choices else _int64(member, into)
+        merged[name] = read_text(member, into) if choices else read_int64(member, into)
         if choices and merged[name] not in choices:
             raise bad_body(f"{name} must be one of {', '.join(choices)}, not {merged[name]}")
     check_attributes(kind, merged)
@@ -362,10 +372,10 @@ class Trigger:
         after: leave so many alone first; the unit is one of UNITS.
         count: work on so many and then no more; chunks or connections.
         connections: work on these only: the nth since the toxic was added (an int), or a client's "host" or "host:port".
-        shown: what the API answers, with the keys that were sent.
+        as_json: what the API answers, with the keys that were sent.
     """
 
-    __slots__ = ("after", "after_unit", "connections", "count", "count_unit", "shown")
+    __slots__ = ("after", "after_unit", "as_json", "connections", "count", "count_unit")
 
     def __init__(self) -> None:
         self.after = 0
@@ -373,23 +383,27 @@ class Trigger:
         self.count: int | None = None
         self.count_unit = "chunks"
         self.connections: tuple[int | str, ...] = ()
-        self.shown: dict[str, Any] = {}
+        self.as_json: dict[str, Any] = {}
 
-    def take(self, name: str, value: Any) -> None:
+    def read(self, name: str, value: Any) -> None:
         """Read one of the keys after, count and connections.
 
         Raises:
-            Rejected: 400.
+            ApiError: 400.
         """
         if name == "connections":
-            if not isinstance(value, list) or isinstance(value, Members) or not all(_is_place(each) for each in value):
+            if (
+                not isinstance(value, list)
+                or isinstance(value, JsonObject)
+                or not all(_is_connection_selector(each) for each in value)
+            ):
                 raise bad_body('connections must be a list of numbers from 1 and client addresses ("127.0.0.1")')
             self.connections = tuple(value)
-            self.shown[name] = value
+            self.as_json[name] = value
             return
         units = UNITS if name == "after" else ("chunks", "connections")
         amount, unit = value, "chunks"
-        if isinstance(value, Members) and len(value) == 1:
+        if isinstance(value, JsonObject) and len(value) == 1:
             unit, amount = value[0]
         if unit not in units or isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= MAX_INT64:
             raise bad_body(f'{name} must be a number of chunks, or {{"{units[-1]}": number}} ({", ".join(units)})')
@@ -397,10 +411,10 @@ class Trigger:
             self.after, self.after_unit = amount, unit
         else:
             self.count, self.count_unit = amount, unit
-        self.shown[name] = {unit: amount} if isinstance(value, Members) else amount
+        self.as_json[name] = {unit: amount} if isinstance(value, JsonObject) else amount
 
 
-def _is_place(value: Any) -> bool:
+def _is_connection_selector(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
 
 
@@ -418,39 +432,39 @@ class ToxicBody:
         self.trigger: Trigger | None = None
 
 
-_TOXIC_CHANGES = 'struct { Attributes interface {} "json:\\"attributes\\""; Toxicity float32 "json:\\"toxicity\\"" }'
+TOXIC_UPDATE = 'struct { Attributes interface {} "json:\\"attributes\\""; Toxicity float32 "json:\\"toxicity\\"" }'
 
 
-def read_toxic(value: Any, *, changes: bool = False) -> ToxicBody:
+def read_toxic(value: Any, *, update: bool = False) -> ToxicBody:
     """A decoded JSON value as a toxic's body.
 
     Args:
         value: as `decode` returns it.
-        changes: it is an update's body. Go's messages tell the two apart.
+        update: it is an update's body. Go's messages tell the two apart.
 
     Raises:
-        Rejected: 400 for a value of the wrong type, or a toxicity outside 0 to 1.
+        ApiError: 400 for a value of the wrong type, or a toxicity outside 0 to 1.
     """
     body = ToxicBody()
-    for key, member in _members(value, _Into(""), _TOXIC_CHANGES if changes else "toxics.ToxicWrapper"):
+    for key, member in read_object(value, GoTarget(""), TOXIC_UPDATE if update else "toxics.ToxicWrapper"):
         name = key.casefold()
         if member is None:
             continue
         if name == "name":
-            body.name = _text(member, _Into("ToxicWrapper", "name"))
+            body.name = read_text(member, GoTarget("ToxicWrapper", "name"))
         elif name == "type":
-            body.kind = _text(member, _Into("ToxicWrapper", "type"))
+            body.kind = read_text(member, GoTarget("ToxicWrapper", "type"))
         elif name == "stream":
-            body.stream = _text(member, _Into("ToxicWrapper", "stream"))
+            body.stream = read_text(member, GoTarget("ToxicWrapper", "stream"))
         elif name == "toxicity":
-            body.toxicity = _float32(member, _Into("" if changes else "ToxicWrapper", "toxicity"))
+            body.toxicity = read_float32(member, GoTarget("" if update else "ToxicWrapper", "toxicity"))
         elif name == "attributes":
-            if isinstance(body.attributes, Members) and isinstance(member, Members):
-                member = Members([*body.attributes, *member])
+            if isinstance(body.attributes, JsonObject) and isinstance(member, JsonObject):
+                member = JsonObject([*body.attributes, *member])
             body.attributes = member
         elif name in ("after", "count", "connections"):
             body.trigger = body.trigger or Trigger()
-            body.trigger.take(name, member)
+            body.trigger.read(name, member)
     if body.toxicity is not None and not 0.0 <= body.toxicity <= 1.0:
         raise bad_body(f"toxicity must be from 0 to 1, not {shortest_float32(body.toxicity)}")
     return body
@@ -462,10 +476,10 @@ def read_toxic(value: Any, *, changes: bool = False) -> ToxicBody:
 class ProxyBody:
     """The body of a proxy's creation or update; None is what was not sent."""
 
-    __slots__ = ("door", "enabled", "listen", "name", "tls", "toxics", "unknown", "upstream")
+    __slots__ = ("admission", "enabled", "listen", "name", "tls", "toxics", "unknown", "upstream")
 
     def __init__(self) -> None:
-        self.door: dict[str, Any] = {}  # the additions of DOOR that were sent
+        self.admission: dict[str, Any] = {}  # the additions of ADMISSION_DEFAULTS that were sent
         self.name: str | None = None
         self.listen: str | None = None
         self.upstream: str | None = None
@@ -475,7 +489,12 @@ class ProxyBody:
         self.unknown: list[str] = []
 
 
-DOOR: dict[str, int | bool | None] = {"accept_delay": 0, "refuse_after": None, "hang": False, "refuse_when_down": False}
+ADMISSION_DEFAULTS: dict[str, int | bool | None] = {
+    "accept_delay": 0,
+    "refuse_after": None,
+    "hang": False,
+    "refuse_when_down": False,
+}
 """What happens at the door of a proxy, before a connection is relayed; additions of ours, with their defaults.
 
 accept_delay: ms between a client's connect and the dial. refuse_after: connections to accept from now on before all are refused.
@@ -483,11 +502,11 @@ hang: connects get no answer (a full backlog). refuse_when_down: refuse while th
 """
 
 
-def _door_value(name: str, value: Any) -> Any:
-    default = DOOR[name]
+def _admission_value(name: str, value: Any) -> Any:
+    default = ADMISSION_DEFAULTS[name]
     if isinstance(default, bool):
-        return _flag(value, _Into("Proxy", name))
-    number = _int64(value, _Into("Proxy", name))
+        return read_bool(value, GoTarget("Proxy", name))
+    number = read_int64(value, GoTarget("Proxy", name))
     low = -1 if default is None else 0  # -1 takes refuse_after back
     if not low <= number <= MAX_MS:
         raise bad_body(f"{name} must be from {low} to {MAX_MS}, not {number}")
@@ -501,7 +520,7 @@ class TlsBody(NamedTuple):
     upstream: dict[str, Any] | None = None
 
     @property
-    def shown(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """What the API answers."""
         return {side: options for side, options in zip(self._fields, self, strict=True) if options is not None}
 
@@ -521,10 +540,10 @@ def read_tls(value: Any) -> TlsBody:
     """A decoded JSON value as a proxy's TLS; null, and null for both sides, take it back.
 
     Raises:
-        Rejected: 400 that names the field, for a value of the wrong type, an unknown key, and a cert without key or the reverse.
+        ApiError: 400 that names the field, for a value of the wrong type, an unknown key, and a cert without key or the reverse.
     """
     sides: dict[str, dict[str, Any] | None] = dict.fromkeys(TLS_KEYS)
-    for key, member in _members(value, _Into("Proxy", "tls"), "toxiproxy.Tls"):
+    for key, member in read_object(value, GoTarget("Proxy", "tls"), "toxiproxy.Tls"):
         side = key.casefold()
         if side not in sides:
             raise bad_body(f"tls.{key}: no such key; there are {', '.join(sides)}")
@@ -534,34 +553,34 @@ def read_tls(value: Any) -> TlsBody:
 
 def _tls_side(side: str, value: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for key, member in _members(value, _Into("Proxy", f"tls.{side}"), "toxiproxy.Tls"):
+    for key, member in read_object(value, GoTarget("Proxy", f"tls.{side}"), "toxiproxy.Tls"):
         name = key.casefold()
         if name not in TLS_KEYS[side]:
             raise bad_body(f"tls.{side}.{key}: no such key; there are {', '.join(TLS_KEYS[side])}")
-        into = _Into("Proxy", f"tls.{side}.{name}")
+        into = GoTarget("Proxy", f"tls.{side}.{name}")
         if member is None:
             options.pop(name, None)
         elif name == "verify":
-            options[name] = _flag(member, into)
+            options[name] = read_bool(member, into)
         elif name == "alpn":
-            if not isinstance(member, list) or isinstance(member, Members):
-                raise into.refuse(member, "[]string")
-            options[name] = [_text(each, into) for each in member]
+            if not isinstance(member, list) or isinstance(member, JsonObject):
+                raise into.type_error(member, "[]string")
+            options[name] = [read_text(each, into) for each in member]
         else:
-            options[name] = _text(member, into)
+            options[name] = read_text(member, into)
     for name, other in (("cert", "key"), ("key", "cert")):
         if name not in options and (side == "client" or other in options):
             raise bad_body(f"tls.{side}.{name}: missing")
     return options
 
 
-def _address(value: Any, into: _Into) -> str:
+def _address(value: Any, into: GoTarget) -> str:
     """Return an address as it was sent, unless it holds what no address can hold.
 
     Raises:
-        Rejected: 400 that names the field.
+        ApiError: 400 that names the field.
     """
-    field, text = into.field, _text(value, into)
+    field, text = into.field, read_text(value, into)
     for character in text:
         if character < " " or character == "\x7f":
             raise bad_body(f"{field} must not contain control characters, such as {character!r}")
@@ -574,7 +593,7 @@ def _check_port(field: str, address: str) -> None:
     """Refuse a port that is a number and no port. Otherwise an upstream is looked at when it is dialled, and not before.
 
     Raises:
-        Rejected: 400 that names the field.
+        ApiError: 400 that names the field.
     """
     port = address.rpartition(":")[2]
     if address.startswith("unix:") or port == address or not (port.isascii() and port.isdigit()):
@@ -588,7 +607,7 @@ def check_name(name: str) -> str:
     """Return the name of a proxy or a toxic if a URL can address it.
 
     Raises:
-        Rejected: 400 that says why not.
+        ApiError: 400 that says why not.
     """
     if name in (".", ".."):
         raise bad_body(f"name must not be {name!r}, which no URL can address")
@@ -606,10 +625,10 @@ def read_proxy(value: Any, *, go_type: str = "toxiproxy.Proxy", struct: str = "P
         struct: what they call the part with the fields; populate embeds it into a struct without a name.
 
     Raises:
-        Rejected: 400 for a value of the wrong type.
+        ApiError: 400 for a value of the wrong type.
     """
     body = ProxyBody()
-    for key, member in _members(value, _Into(""), go_type):
+    for key, member in read_object(value, GoTarget(""), go_type):
         name = key.casefold()
         if name == "tls":  # the one key whose null says something
             body.tls = read_tls(member)
@@ -617,20 +636,20 @@ def read_proxy(value: Any, *, go_type: str = "toxiproxy.Proxy", struct: str = "P
         if member is None:
             continue
         if name == "name":
-            body.name = _text(member, _Into(struct, "name"))
+            body.name = read_text(member, GoTarget(struct, "name"))
         elif name == "listen":
-            body.listen = _address(member, _Into(struct, "listen"))
+            body.listen = _address(member, GoTarget(struct, "listen"))
         elif name == "upstream":
-            body.upstream = _address(member, _Into(struct, "upstream"))
+            body.upstream = _address(member, GoTarget(struct, "upstream"))
             _check_port("upstream", body.upstream)
         elif name == "enabled":
-            body.enabled = _flag(member, _Into(struct if struct == "Proxy" else "", "enabled"))
+            body.enabled = read_bool(member, GoTarget(struct if struct == "Proxy" else "", "enabled"))
         elif name == "toxics":
-            if not isinstance(member, list) or isinstance(member, Members):
-                raise _Into(struct, "toxics").refuse(member, "[]toxics.ToxicWrapper")
+            if not isinstance(member, list) or isinstance(member, JsonObject):
+                raise GoTarget(struct, "toxics").type_error(member, "[]toxics.ToxicWrapper")
             body.toxics = [read_toxic(each) for each in member]
-        elif name in DOOR:
-            body.door[name] = _door_value(name, member)
+        elif name in ADMISSION_DEFAULTS:
+            body.admission[name] = _admission_value(name, member)
         elif name != "logger":  # leaks out of the original's answers, so it comes back in
             body.unknown.append(key)
     return body
@@ -640,35 +659,35 @@ def read_new_proxy(body: bytes) -> ProxyBody:
     """The body of POST /proxies.
 
     Raises:
-        Rejected: 400 for bad JSON, wrong types, and a missing name or upstream, the name first.
+        ApiError: 400 for bad JSON, wrong types, and a missing name or upstream, the name first.
     """
     proxy = read_proxy(decode(body))
     for field in ("name", "upstream"):
         if not getattr(proxy, field):
-            raise Rejected(400, f"missing required field: {field}")
+            raise ApiError(400, f"missing required field: {field}")
     check_name(proxy.name or "")
     return proxy
 
 
-_POPULATED = 'struct { toxiproxy.Proxy; Enabled *bool "json:\\"enabled\\"" }'
+POPULATE_ENTRY = 'struct { toxiproxy.Proxy; Enabled *bool "json:\\"enabled\\"" }'
 
 
 def read_proxies(body: bytes) -> list[ProxyBody]:
     """The body of POST /populate, and the content of a config file: all entries, each with name and upstream.
 
     Raises:
-        Rejected: 400; a missing field says at which proxy, counting from 1.
+        ApiError: 400; a missing field says at which proxy, counting from 1.
     """
     value = decode(body)
     if value is None:
         return []
-    if not isinstance(value, list) or isinstance(value, Members):
-        raise _Into("").refuse(value, f"[]{_POPULATED}")
-    proxies = [read_proxy(each, go_type=_POPULATED, struct=".Proxy") for each in value]
+    if not isinstance(value, list) or isinstance(value, JsonObject):
+        raise GoTarget("").type_error(value, f"[]{POPULATE_ENTRY}")
+    proxies = [read_proxy(each, go_type=POPULATE_ENTRY, struct=".Proxy") for each in value]
     for position, proxy in enumerate(proxies, 1):
         for field in ("name", "upstream"):
             if not getattr(proxy, field):
-                raise Rejected(400, f"missing required field: {field} at proxy {position}")
+                raise ApiError(400, f"missing required field: {field} at proxy {position}")
         check_name(proxy.name or "")
     return proxies
 
@@ -701,7 +720,7 @@ _ESCAPES: tuple[tuple[str, str], ...] = (
 )
 
 
-class Literal(str):
+class NumberLiteral(str):
     """A number as it is to be written in JSON."""
 
     __slots__ = ()
@@ -712,26 +731,26 @@ _quote: Callable[[str], str] = json.JSONEncoder(ensure_ascii=False).encode
 
 def encode(value: Any) -> bytes:
     """A value as compact JSON with Go's escapes and no newline at the end."""
-    text = _written(value)
+    text = _encoded(value)
     for character, escape in _ESCAPES:  # they occur inside strings only
         if character in text:
             text = text.replace(character, escape)
     return text.encode("utf-8", "replace")
 
 
-def _written(value: Any) -> str:
-    if isinstance(value, Literal):
+def _encoded(value: Any) -> str:
+    if isinstance(value, NumberLiteral):
         return value
     if isinstance(value, dict):
-        return "{" + ",".join(f"{_quote(key)}:{_written(each)}" for key, each in value.items()) + "}"
+        return "{" + ",".join(f"{_quote(key)}:{_encoded(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(_written, value)) + "]"
+        return "[" + ",".join(map(_encoded, value)) + "]"
     return _quote(value)
 
 
-def number(value: float) -> Literal:
+def float32_literal(value: float) -> NumberLiteral:
     """A toxicity as `encode` should write it: a float32 in Go's notation."""
-    return Literal(shortest_float32(value))
+    return NumberLiteral(shortest_float32(value))
 
 
 def error_body(status: int, message: str) -> bytes:

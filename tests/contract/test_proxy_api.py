@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.wire.toxiproxy import _TOXIC_CHANGES
+from pytest_resilience.wire.toxiproxy import TOXIC_UPDATE
 
 from .conftest import Door, Server, free_port
 
@@ -470,7 +470,7 @@ def test_bad_bodies_of_toxics_are_refused_in_gos_words(door: Door) -> None:
         ("POST", "/toxics", '{"type":"noop","attributes":5}', "number into Go struct field ToxicWrapper.attributes of type toxics.NoopToxic"),
         ("PATCH", toxic, '{"attributes":5}', "number into Go struct field .attributes of type toxics.LatencyToxic"),
         ("PATCH", toxic, '{"toxicity":"x"}', "string into Go struct field .toxicity of type float32"),
-        ("PATCH", toxic, "5", f"number into Go value of type {_TOXIC_CHANGES}"),
+        ("PATCH", toxic, "5", f"number into Go value of type {TOXIC_UPDATE}"),
     ):  # fmt: skip
         reply = door.call(method, path, body)
         assert (reply.status, reply.error) == (400, f"bad request body: json: cannot unmarshal {message}")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_resilience.proxy.api_policy import PageGuard, refuse_paths
-from pytest_resilience.wire.toxiproxy import Rejected, decode, read_proxy
+from pytest_resilience.wire.toxiproxy import ApiError, decode, read_proxy
 
 
 @pytest.fixture
@@ -141,5 +141,5 @@ def test_what_a_proxy_has_may_be_repeated_or_taken_back(body: str) -> None:
     ],
 )
 def test_another_path_is_refused(body: str) -> None:
-    with pytest.raises(Rejected, match=r"-allow-paths"):
+    with pytest.raises(ApiError, match=r"-allow-paths"):
         refuse_paths(read_proxy(decode(body.encode())), EXISTING)  # type: ignore[arg-type]

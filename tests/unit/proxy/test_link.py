@@ -130,8 +130,8 @@ class FakeConnection:
         made = None
         for name, value in (trigger or {}).items():
             made = made or wire.Trigger()
-            made.take(name, wire.Members(value.items()) if isinstance(value, dict) else value)
-        merged = wire.merge_attributes(kind, wire.Members(attributes.items()), {})
+            made.read(name, wire.JsonObject(value.items()) if isinstance(value, dict) else value)
+        merged = wire.merge_attributes(kind, wire.JsonObject(attributes.items()), {})
         rule = Rule(name=kind, kind=kind, stream="upstream", toxicity=toxicity, attributes=merged, trigger=made)
         self.link.add(rule, self.loop.time)
         return rule
@@ -139,7 +139,7 @@ class FakeConnection:
     def change(self, rule: Rule, **attributes: int) -> None:
         rule.update(
             toxicity=rule.toxicity,
-            attributes=wire.merge_attributes(rule.kind, wire.Members(attributes.items()), rule.attributes),
+            attributes=wire.merge_attributes(rule.kind, wire.JsonObject(attributes.items()), rule.attributes),
         )
         self.link.update(rule, self.loop.time)
 

@@ -17,7 +17,7 @@ import trustme
 from pytest_resilience.proxy.loop import ERR, IN, OUT, Timer
 from pytest_resilience.proxy.rule import Counter
 from pytest_resilience.proxy.tls import HANDSHAKE, RECORD, Side, Tls, _host
-from pytest_resilience.wire.toxiproxy import Rejected, TlsBody
+from pytest_resilience.wire.toxiproxy import ApiError, TlsBody
 
 CA = trustme.CA()
 BUFFER = bytearray(262144)
@@ -475,14 +475,14 @@ def test_both_sides_of_a_proxy(folder: Path) -> None:
     ],
 )
 def test_files_that_are_no_use(folder: Path, cert: str, key: str, said: str) -> None:
-    with pytest.raises(Rejected) as refused:
+    with pytest.raises(ApiError) as refused:
         Tls(TlsBody(client={"cert": f"{folder}/{cert}", "key": f"{folder}/{key}"}))
     assert refused.value.message == f"bad request body: tls.client.{said}".format(folder)
 
 
 @pytest.mark.parametrize("options", [{"server_name": ""}, {"alpn": [""]}, {"alpn": ["\u00e9"]}])
 def test_names_that_are_no_use(options: dict[str, Any]) -> None:
-    with pytest.raises(Rejected, match=next(iter(options))):
+    with pytest.raises(ApiError, match=next(iter(options))):
         Tls(TlsBody(upstream=options))
 
 

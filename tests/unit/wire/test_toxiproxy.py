@@ -10,7 +10,7 @@ from pytest_resilience.wire import toxiproxy as wire
 
 
 def refused(body: bytes) -> str:
-    with pytest.raises(wire.Rejected) as caught:
+    with pytest.raises(wire.ApiError) as caught:
         wire.decode(body)
     assert caught.value.status == 400
     return caught.value.message.removeprefix("bad request body: ")
@@ -118,14 +118,14 @@ def test_bodies_of_errors_and_version() -> None:
     ],
 )
 def test_attributes_refused(kind: str, sent: dict[str, Any], message: str) -> None:
-    with pytest.raises(wire.Rejected) as caught:
-        wire.merge_attributes(kind, wire.Members(sent.items()), {})
+    with pytest.raises(wire.ApiError) as caught:
+        wire.merge_attributes(kind, wire.JsonObject(sent.items()), {})
     assert (caught.value.status, caught.value.message) == (400, f"bad request body: {message}")
 
 
 def test_attributes_merge_in_the_types_order() -> None:
     merged = wire.merge_attributes(
-        "latency", wire.Members([("JITTER", 3), ("latency", None), ("zzz", 1)]), {"latency": 7}
+        "latency", wire.JsonObject([("JITTER", 3), ("latency", None), ("zzz", 1)]), {"latency": 7}
     )
     assert list(merged.items()) == [("latency", 7), ("jitter", 3)]
 
@@ -170,7 +170,7 @@ def test_a_body_that_came_from_an_answer_is_taken_back() -> None:
     [
         (
             b"{}",
-            f"bad request body: json: cannot unmarshal object into Go value of type []{wire._POPULATED}",
+            f"bad request body: json: cannot unmarshal object into Go value of type []{wire.POPULATE_ENTRY}",
         ),
         (b'[{"name":"a","upstream":"b"},{}]', "missing required field: name at proxy 2"),
         (
@@ -184,7 +184,7 @@ def test_a_body_that_came_from_an_answer_is_taken_back() -> None:
     ],
 )
 def test_list_of_proxies_refused(body: bytes, message: str) -> None:
-    with pytest.raises(wire.Rejected) as caught:
+    with pytest.raises(wire.ApiError) as caught:
         wire.read_proxies(body)
     assert caught.value.message == message
 
@@ -216,8 +216,8 @@ def test_tls_of_a_proxy(text: str, tls: wire.TlsBody | None) -> None:
 
 
 def test_tls_is_shown_as_it_was_sent() -> None:
-    assert wire.TlsBody(upstream={"verify": False}).shown == {"upstream": {"verify": False}}
-    assert wire.TlsBody().shown == {}
+    assert wire.TlsBody(upstream={"verify": False}).as_json == {"upstream": {"verify": False}}
+    assert wire.TlsBody().as_json == {}
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,6 @@ def test_tls_is_shown_as_it_was_sent() -> None:
     ],
 )  # fmt: skip
 def test_tls_that_makes_no_sense(tls: str, said: str) -> None:
-    with pytest.raises(wire.Rejected) as refused:
+    with pytest.raises(wire.ApiError) as refused:
         read_tls(f'{{"tls":{tls}}}')
     assert (refused.value.status, refused.value.message) == (400, f"bad request body: {said}")
