@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "links.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "lib" / "check_links.py"
 
 
 @pytest.fixture(scope="module")
 def links():
-    spec = importlib.util.spec_from_file_location("links", SCRIPT)
+    spec = importlib.util.spec_from_file_location("check_links", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -106,7 +106,7 @@ def test_the_second_run_installs_nothing(checkout):
     checkout.run("test")
     _, _, err = checkout.run("test")
     assert checkout.installs == 1
-    assert "environment.py" not in err
+    assert "make_venv.py" not in err
 
 
 def test_a_changed_pyproject_installs_again(checkout):
@@ -138,7 +138,7 @@ def test_another_python_makes_the_environment_again(checkout, tmp_path):
     other.write_text(f'#!/bin/sh\n[ "$2" = -S ] && echo other 3 99 0 /somewhere || exec "{sys.executable}" "$@"\n')
     other.chmod(0o755)
     _, _, err = checkout.run("test", PYTHON=str(other))
-    assert "environment.py" in err
+    assert "make_venv.py" in err
 
 
 def test_a_folder_that_is_no_environment_is_not_touched(checkout, tmp_path):

@@ -1,4 +1,4 @@
-"""Resolve each neighbour without the plugin and with it, and compare: `resolve_neighbours.py DIRECTORY [requirements]`.
+"""Resolve each neighbour without the plugin and with it, and compare: `compare_resolutions.py DIRECTORY [requirements]`.
 
 `pip install --dry-run` says what pip would install in an empty environment. The plugin is a good guest when pip finds a solution, and
 when it takes no other version of anything that it takes without the plugin.
@@ -14,7 +14,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from example_environment import build
+from make_example_venv import build
 
 NEIGHBOURS = (
     "celery[redis]",

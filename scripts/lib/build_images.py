@@ -1,4 +1,4 @@
-"""Makes stand-ins for the images of the docker backend out of what this machine has: `make_images.py [--force]`.
+"""Makes stand-ins for the images of the docker backend out of what this machine has: `build_images.py [--force]`.
 
 A program and the libraries that it asks for, a shell and a few tools, and an entry point that understands the variables of the
 official images are packed as `docker save` would do it and given to `docker load`. No registry, no base image, no apt.

@@ -1,7 +1,7 @@
-"""Makes the environment that the scripts run in: `environment.py DIRECTORY`, run by the Python that it shall be made from.
+"""Makes the environment that the scripts run in: `make_venv.py DIRECTORY`, run by the Python that it shall be made from.
 
 Standard library only: it runs before anything is installed. Two that start at once take turns: the second finds the work done.
-The lock is the operating system's, so nobody who dies holds it. The stamp that setup.sh compares is written last.
+The lock is the operating system's, so nobody who dies holds it. The stamp that prelude.sh compares is written last.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-IDENTITY = "import sys; print(sys.implementation.name, *sys.version_info[:3], sys.base_prefix)"  # as in setup.sh
+ROOT = Path(__file__).resolve().parents[2]
+IDENTITY = "import sys; print(sys.implementation.name, *sys.version_info[:3], sys.base_prefix)"  # as in prelude.sh
 
 
 def main(directory: Path) -> int:
@@ -76,7 +76,7 @@ def install(directory: Path) -> None:
 
 
 def expected_stamp(python: str) -> str:
-    """What the stamp says when all is installed; setup.sh puts the same together."""
+    """What the stamp says when all is installed; prelude.sh puts the same together."""
     with (ROOT / "pyproject.toml").open() as pyproject:
         checksum = subprocess.run(["cksum"], stdin=pyproject, capture_output=True, text=True, check=True).stdout.strip()
     return f"{checksum} {ROOT} {identity(python)}"

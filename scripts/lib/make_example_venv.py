@@ -1,4 +1,4 @@
-"""Makes the environment that an example runs in: `example_environment.py EXAMPLE DIRECTORY`, run by the environment of this checkout.
+"""Makes the environment that an example runs in: `make_example_venv.py EXAMPLE DIRECTORY`, run by the environment of this checkout.
 
 It gets what its owner would get: our wheel, built here, with the extra `embedded`, and what the example itself asks for. Made anew when
 a pyproject.toml or the Python has changed, so that nothing stays which nobody asks for; when only the package has, it gets a new wheel.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from environment import ROOT, Refused, has_pip, identity, locked, run
+from make_venv import ROOT, Refused, has_pip, identity, locked, run
 
 STAMP = "resilience-stamp"  # what was installed, written last: first line for all, second line for the wheel
 WHERE = "import pytest_resilience; print(pytest_resilience.__file__)"

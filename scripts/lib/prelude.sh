@@ -77,6 +77,6 @@ stamp=
 [ ! -r "$venv/resilience-stamp" ] || IFS= read -r stamp <"$venv/resilience-stamp" || :
 if [ -z "$wanted" ] || [ "$stamp" != "$checksum $root $wanted" ] || [ ! -x "$python" ]; then
     base=$(find_python) || exit 2
-    run "$base" -I "$root/scripts/environment.py" "$venv" || fail "the environment in $venv could not be made; see above"
+    run "$base" -I "$root/scripts/lib/make_venv.py" "$venv" || fail "the environment in $venv could not be made; see above"
 fi
 unset base checksum stamp wanted

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("pytest_resilience", "service", "chaos", "conftest.py", "pyproject.toml")
 SKIPPED = shutil.ignore_patterns(".resilience")  # bytecode is welcome: it saves a second for each plant
 SECONDS = 60.0  # for the tests of one plant; they take a few

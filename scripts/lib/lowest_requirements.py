@@ -1,6 +1,6 @@
 """Print what `scripts/lowest` installs: each dependency at its lower bound, as lines that pip takes for requirements.
 
-`lowest_bounds.py` reads pyproject.toml, so that a bound and what is tested are one thing. A release that is older than the running
+`lowest_requirements.py` reads pyproject.toml, so that a bound and what is tested are one thing. A release that is older than the running
 Python may not install or run there. In its place comes the first one that says it supports that Python.
 """
 
@@ -11,7 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = ("embedded", "sequences")  # the plugin's own; the others are for the service and for this repository
 
 # Clients that tests of the plugin use as users do. Nothing demands them; these releases are the oldest that are tried.
