@@ -195,7 +195,8 @@ def _announce(log: Log, listener: so.socket) -> None:
 
 def _load(path: str, proxies: Proxies, log: Log) -> str:
     """Create the proxies of a config file; what is wrong with it, or ""."""
-    from ..wire.toxiproxy import ApiError, read_proxies
+    from ..wire.api_error import ApiError
+    from ..wire.toxiproxy import read_proxies
 
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs more to import than all else here

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import h11
 
 from ..wire import toxiproxy as wire
+from ..wire.api_error import ApiError
+from ..wire.go_json import decode, encode
 from .address import AddressError, look_up
 from .api_policy import PageGuard, refuse_paths
 from .descriptors import NO_RESOURCES, PAUSE, SpareDescriptors
@@ -68,10 +70,10 @@ _NOTHING = Answer(204, kind="")
 
 
 def _json(value: Any, status: int = 200) -> Answer:
-    return Answer(status, wire.encode(value))
+    return Answer(status, encode(value))
 
 
-def _refusal(error: wire.ApiError) -> Answer:
+def _refusal(error: ApiError) -> Answer:
     return Answer(error.status, wire.error_body(error.status, error.message), _TEXT)
 
 
@@ -230,7 +232,7 @@ class Api:
             return _plain(403, "User agent not allowed\n", matched=True)
         try:
             return handler(body, *in_path)
-        except wire.ApiError as error:
+        except ApiError as error:
             return _refusal(error)
 
     def _find(self, host: str) -> list[tuple[int, str]]:
@@ -313,7 +315,7 @@ class Api:
             for each in bodies:
                 self._check(each, self._proxies.by_name.get(each.name or ""))
             proxies = self._proxies.populate(bodies)
-        except wire.ApiError as error:
+        except ApiError as error:
             return Answer(error.status, wire.populate_error_body(error.status, error.message))
         return _json({"proxies": [proxy.shown() for proxy in proxies] or None}, 201)
 
@@ -331,7 +333,7 @@ class Api:
 
     def _update(self, body: bytes, name: str) -> Answer:
         proxy = self._proxies.get(name)
-        changes = wire.read_proxy(wire.decode(body))
+        changes = wire.read_proxy(decode(body))
         self._check(changes, proxy)
         self._proxies.update(proxy, changes)
         return _json(proxy.shown())
@@ -349,7 +351,7 @@ class Api:
 
     def _add_toxic(self, body: bytes, name: str) -> Answer:
         proxy = self._proxies.get(name)
-        return _json(self._proxies.add_toxic(proxy, wire.read_toxic(wire.decode(body))).shown())
+        return _json(self._proxies.add_toxic(proxy, wire.read_toxic(decode(body))).shown())
 
     def _show_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
         return _json(self._proxies.toxic(self._proxies.get(name), toxic).shown())
@@ -357,7 +359,7 @@ class Api:
     def _update_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
         proxy = self._proxies.get(name)
         rule = self._proxies.toxic(proxy, toxic)
-        self._proxies.update_toxic(proxy, rule, wire.read_toxic(wire.decode(body), update=True))
+        self._proxies.update_toxic(proxy, rule, wire.read_toxic(decode(body), update=True))
         return _json(rule.shown())
 
     def _remove_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
@@ -569,7 +571,7 @@ class _Client:
             self._look_up(unknown.host)
             return
         except Exception as error:  # noqa: BLE001  # ours to repair, and no reason to leave the client without an answer
-            answer = _refusal(wire.ApiError(500, f"internal error: {type(error).__name__}: {error}"))
+            answer = _refusal(ApiError(500, f"internal error: {type(error).__name__}: {error}"))
         self._write(answer, request.method)
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()

@@ -12,7 +12,8 @@ import _socket as so
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ..wire.toxiproxy import ProxyBody, TlsBody, bad_body
+from ..wire.api_error import bad_body
+from ..wire.toxiproxy import ProxyBody, TlsBody
 from .address import is_loopback, numeric
 
 if TYPE_CHECKING:

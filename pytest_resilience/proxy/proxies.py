@@ -10,7 +10,8 @@ from _socket import AF_UNIX
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from ..wire.toxiproxy import ApiError, ProxyBody, ToxicBody, bad_body, merge_attributes
+from ..wire.api_error import ApiError, bad_body
+from ..wire.toxiproxy import ProxyBody, ToxicBody, merge_attributes
 from .address import Address, AddressError, Listener, is_loopback, look_up, resolve
 from .relay import Context, Proxy
 from .rule import Rule, read_place, read_rule

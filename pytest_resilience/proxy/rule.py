@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..wire import toxiproxy as wire
+from ..wire.api_error import ApiError
+from ..wire.go_json import float32_literal
 from .toxics import build
 from .toxics.toxic import Toxic
 
@@ -93,7 +95,7 @@ class Rule:
             "name": self.name,
             "type": self.kind,
             "stream": self.stream,
-            "toxicity": wire.float32_literal(self.toxicity),
+            "toxicity": float32_literal(self.toxicity),
             **(self.trigger.as_json if self.trigger else {}),
         }
 
@@ -106,7 +108,7 @@ def read_rule(body: wire.ToxicBody) -> Rule:
     """A new toxic out of the body of its creation.
 
     Raises:
-        wire.ApiError: 400, for the stream, then the type, then the attributes.
+        ApiError: 400, for the stream, then the type, then the attributes.
     """
     stream, kind = read_place(body)
     name = wire.check_name(body.name or f"{kind}_{stream}")
@@ -119,11 +121,11 @@ def read_place(body: wire.ToxicBody) -> tuple[str, str]:
     """The stream and the type of a new toxic, checked in this order.
 
     Raises:
-        wire.ApiError: 400.
+        ApiError: 400.
     """
     stream = "downstream" if body.stream is None else body.stream
     if stream.lower() not in wire.STREAMS:
-        raise wire.ApiError(400, "stream was invalid, can be either upstream or downstream")
+        raise ApiError(400, "stream was invalid, can be either upstream or downstream")
     if body.kind not in wire.ATTRIBUTES:
-        raise wire.ApiError(400, "invalid toxic type")
+        raise ApiError(400, "invalid toxic type")
     return stream, body.kind

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
 from typing import TYPE_CHECKING, Any
 
-from ..wire.toxiproxy import ApiError, TlsBody, bad_body
+from ..wire.api_error import ApiError, bad_body
+from ..wire.toxiproxy import TlsBody
 from .address import AddressError, split
 from .loop import ERR, HUP, IN, OUT, Loop, Timer
 from .rule import Counter

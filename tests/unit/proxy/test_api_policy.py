@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_resilience.proxy.api_policy import PageGuard, refuse_paths
-from pytest_resilience.wire.toxiproxy import ApiError, decode, read_proxy
+from pytest_resilience.wire.api_error import ApiError
+from pytest_resilience.wire.go_json import decode
+from pytest_resilience.wire.toxiproxy import read_proxy
 
 
 @pytest.fixture

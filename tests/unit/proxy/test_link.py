@@ -16,6 +16,7 @@ from pytest_resilience.proxy.link import TURN, Link
 from pytest_resilience.proxy.loop import IN, OUT, Timer
 from pytest_resilience.proxy.rule import Rule
 from pytest_resilience.wire import toxiproxy as wire
+from pytest_resilience.wire.go_json import JsonObject
 
 
 class FakeLoop:
@@ -130,8 +131,8 @@ class FakeConnection:
         made = None
         for name, value in (trigger or {}).items():
             made = made or wire.Trigger()
-            made.read(name, wire.JsonObject(value.items()) if isinstance(value, dict) else value)
-        merged = wire.merge_attributes(kind, wire.JsonObject(attributes.items()), {})
+            made.read(name, JsonObject(value.items()) if isinstance(value, dict) else value)
+        merged = wire.merge_attributes(kind, JsonObject(attributes.items()), {})
         rule = Rule(name=kind, kind=kind, stream="upstream", toxicity=toxicity, attributes=merged, trigger=made)
         self.link.add(rule, self.loop.time)
         return rule
@@ -139,7 +140,7 @@ class FakeConnection:
     def change(self, rule: Rule, **attributes: int) -> None:
         rule.update(
             toxicity=rule.toxicity,
-            attributes=wire.merge_attributes(rule.kind, wire.JsonObject(attributes.items()), rule.attributes),
+            attributes=wire.merge_attributes(rule.kind, JsonObject(attributes.items()), rule.attributes),
         )
         self.link.update(rule, self.loop.time)
 

@@ -17,7 +17,8 @@ import trustme
 from pytest_resilience.proxy.loop import ERR, IN, OUT, Timer
 from pytest_resilience.proxy.rule import Counter
 from pytest_resilience.proxy.tls import HANDSHAKE, RECORD, Side, Tls, _host
-from pytest_resilience.wire.toxiproxy import ApiError, TlsBody
+from pytest_resilience.wire.api_error import ApiError
+from pytest_resilience.wire.toxiproxy import TlsBody
 
 CA = trustme.CA()
 BUFFER = bytearray(262144)

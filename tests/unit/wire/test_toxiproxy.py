@@ -1,4 +1,4 @@
-"""Toxiproxy's JSON: tables of literals, each line an answer of toxiproxy-server 2.12."""
+"""The bodies of Toxiproxy's API: tables of literals, each line a response of toxiproxy-server 2.12."""
 
 from __future__ import annotations
 
@@ -7,92 +7,12 @@ from typing import Any
 import pytest
 
 from pytest_resilience.wire import toxiproxy as wire
-
-
-def refused(body: bytes) -> str:
-    with pytest.raises(wire.ApiError) as caught:
-        wire.decode(body)
-    assert caught.value.status == 400
-    return caught.value.message.removeprefix("bad request body: ")
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"", "EOF"),
-        (b" \n\t", "EOF"),
-        (b"{", "unexpected EOF"),
-        (b'{"a":', "unexpected EOF"),
-        (b'{"a":1', "unexpected EOF"),
-        (b'"abc', "unexpected EOF"),
-        (b"tru", "unexpected EOF"),
-        (b"-", "unexpected EOF"),
-        (b'"\\u12', "unexpected EOF"),
-        (b"x", "invalid character 'x' looking for beginning of value"),
-        (b"[1,]", "invalid character ']' looking for beginning of value"),
-        (b"{1:2}", "invalid character '1' looking for beginning of object key string"),
-        (b'{"a" 1}', "invalid character '1' after object key"),
-        (b'{"a":1 "b"}', "invalid character '\"' after object key:value pair"),
-        (b"NaN", "invalid character 'N' looking for beginning of value"),
-        (b"Infinity", "invalid character 'I' looking for beginning of value"),
-        (b"-Infinity", "invalid character 'I' in numeric literal"),
-        (b"\xef\xbb\xbf{}", "invalid character 'ï' looking for beginning of value"),
-        (b"'", "invalid character '\\'' looking for beginning of value"),
-        (b"[" * 100_000, "exceeded max depth"),
-    ],
-)
-def test_bad_json_says_what_go_says(body: bytes, message: str) -> None:
-    assert refused(body) == message
-
-
-@pytest.mark.parametrize(
-    ("body", "value"),
-    [
-        (b" 5 ", 5),
-        (b"null", None),
-        (b'{"a":1,"a":2}', [("a", 1), ("a", 2)]),
-        (b'{"a":1} and more', [("a", 1)]),
-        (b'"\xff"', "\ufffd"),
-        (b'["a",true,{}]', ["a", True, []]),
-    ],
-)
-def test_good_json(body: bytes, value: Any) -> None:
-    assert wire.decode(body) == value
-
-
-def test_numbers_that_are_no_integer_literals_keep_their_text() -> None:
-    values = wire.decode(b"[5.0, 1e3, 123456789012345678901]")
-    assert [value.text for value in values] == ["5.0", "1e3", "123456789012345678901"]
+from pytest_resilience.wire.api_error import ApiError
+from pytest_resilience.wire.go_json import JsonObject, decode
 
 
 def test_lone_surrogates_are_replaced() -> None:
-    assert wire.read_proxy(wire.decode(b'{"name":"a\\ud800b"}')).name == "a\ufffdb"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (0.0, "0"),
-        (1.0, "1"),
-        (0.1, "0.1"),
-        (0.9, "0.9"),
-        (1 / 3, "0.33333334"),
-        (0.00001, "0.00001"),
-        (1e-7, "1e-7"),
-        (1.5e-9, "1.5e-9"),
-        (1e21, "1e+21"),
-        (123456.0, "123456"),
-    ],
-)
-def test_shortest_float32(value: float, text: str) -> None:
-    assert wire.shortest_float32(value) == text
-
-
-def test_encode_escapes_as_go_does() -> None:
-    assert (
-        wire.encode({"a": "<é>&\u2028\u2029\n\x01"})
-        == '{"a":"\\u003cé\\u003e\\u0026\\u2028\\u2029\\n\\u0001"}'.encode()
-    )
+    assert wire.read_proxy(decode(b'{"name":"a\\ud800b"}')).name == "a\ufffdb"
 
 
 def test_bodies_of_errors_and_version() -> None:
@@ -118,14 +38,14 @@ def test_bodies_of_errors_and_version() -> None:
     ],
 )
 def test_attributes_refused(kind: str, sent: dict[str, Any], message: str) -> None:
-    with pytest.raises(wire.ApiError) as caught:
-        wire.merge_attributes(kind, wire.JsonObject(sent.items()), {})
+    with pytest.raises(ApiError) as caught:
+        wire.merge_attributes(kind, JsonObject(sent.items()), {})
     assert (caught.value.status, caught.value.message) == (400, f"bad request body: {message}")
 
 
 def test_attributes_merge_in_the_types_order() -> None:
     merged = wire.merge_attributes(
-        "latency", wire.JsonObject([("JITTER", 3), ("latency", None), ("zzz", 1)]), {"latency": 7}
+        "latency", JsonObject([("JITTER", 3), ("latency", None), ("zzz", 1)]), {"latency": 7}
     )
     assert list(merged.items()) == [("latency", 7), ("jitter", 3)]
 
@@ -184,7 +104,7 @@ def test_a_body_that_came_from_an_answer_is_taken_back() -> None:
     ],
 )
 def test_list_of_proxies_refused(body: bytes, message: str) -> None:
-    with pytest.raises(wire.ApiError) as caught:
+    with pytest.raises(ApiError) as caught:
         wire.read_proxies(body)
     assert caught.value.message == message
 
@@ -193,7 +113,7 @@ def test_list_of_proxies_refused(body: bytes, message: str) -> None:
 
 
 def read_tls(text: str) -> wire.TlsBody | None:
-    return wire.read_proxy(wire.decode(text.encode())).tls
+    return wire.read_proxy(decode(text.encode())).tls
 
 
 @pytest.mark.parametrize(
@@ -236,6 +156,6 @@ def test_tls_is_shown_as_it_was_sent() -> None:
     ],
 )  # fmt: skip
 def test_tls_that_makes_no_sense(tls: str, said: str) -> None:
-    with pytest.raises(wire.ApiError) as refused:
+    with pytest.raises(ApiError) as refused:
         read_tls(f'{{"tls":{tls}}}')
     assert (refused.value.status, refused.value.message) == (400, f"bad request body: {said}")

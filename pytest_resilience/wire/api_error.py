@@ -1,0 +1,22 @@
+"""The error of a request to Toxiproxy's API."""
+
+from __future__ import annotations
+
+
+class ApiError(Exception):
+    """A request that gets an error for an answer.
+
+    Attributes:
+        status: the HTTP status, 400 to 599.
+        message: the text of the body's "error" field.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        self.status = status
+        self.message = message
+        super().__init__(f"{status} {message}")
+
+
+def bad_body(reason: str) -> ApiError:
+    """The 400 for a body that can't be used, with Toxiproxy's opening words."""
+    return ApiError(400, f"bad request body: {reason}")
