@@ -43,21 +43,21 @@ link.Link.on_event = on_event
 # Run in the proxy's process before it starts. The names are internals: a variant that no longer applies fails at its start.
 VARIANTS = {
     "a buffer of 32 KiB, not 256": "link.BUFFER = bytearray(32768); link.VIEW = memoryview(link.BUFFER)",
-    "one event at a time, not 64": "loop.BATCH = 1",
-    "room for 1023 events, not 64": "loop.BATCH = -1",
+    "one event at a time, not 64": "event_loop.BATCH = 1",
+    "room for 1023 events, not 64": "event_loop.BATCH = -1",
     "the garbage collector as it comes": "import gc; gc.freeze = lambda: None; gc.set_threshold = lambda *_: None",
-    "sockets of socket.py, not of _socket": "import socket; relay.so = socket",
+    "sockets of socket.py, not of _socket": "import socket; proxy.so = socket",
     "no short path": RECEIVED.format(turn="if", then="        self._pass_on(bytes(VIEW[:size]))"),
     "wait until it can be written to": RECEIVED.format(
         turn="if", then="        self._wait_for_destination(bytes(VIEW[:size]))"
     ),
     "read until nothing is left (edge-triggered)": """
 EDGE = 1 << 31
-watch = loop.Loop.watch
+watch = event_loop.Loop.watch
 def watch_edges(self, fd, mask, before):
     edge = EDGE if mask and self.handlers[fd].__name__ == "on_event" else 0  # not of listeners, nor of the API
     watch(self, fd, mask | edge, before)
-loop.Loop.watch = watch_edges
+event_loop.Loop.watch = watch_edges
 """
     + RECEIVED.format(
         turn="while",
@@ -117,7 +117,7 @@ link.Link.on_event = on_event
 """,
 }
 PATCH = """
-from pytest_resilience.proxy import link, loop, relay
+from pytest_resilience.proxy import event_loop, link, proxy
 from pytest_resilience.proxy.link import BUFFER, END, ERR, HUP, IN, OUT, RESET, VIEW
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from .log import Log
-    from .proxies import Proxies
+    from .proxy_collection import Proxies
 
 USAGE = """Usage of toxiproxy-server:
   -allow-paths
@@ -121,11 +121,11 @@ def main(argv: Sequence[str]) -> int:
 
 def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
     from .api import Api
-    from .loop import Loop
+    from .event_loop import Loop
     from .metrics import Metrics
-    from .proxies import Proxies
-    from .refusals import Refusals
-    from .relay import Context
+    from .proxy import Context
+    from .proxy_collection import Proxies
+    from .refused_connections import Refusals
 
     loop = Loop(broken=lambda error: log.error("internal error", err=f"{type(error).__name__}: {error}"))
     seed = int(flags["seed"], 0) if flags["seed"] else int.from_bytes(os.urandom(7), "big")
@@ -227,7 +227,7 @@ def _allow_many_descriptors() -> None:
 
 
 def _write(line: str) -> None:
-    from .loop import takes_output
+    from .event_loop import takes_output
 
     data = line.encode("utf-8", "replace")
     # A pipe that nobody empties must not stop all proxies, so its reader loses lines instead.

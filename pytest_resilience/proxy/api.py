@@ -21,14 +21,14 @@ from ..wire.go_json import decode, encode
 from .address import AddressError, look_up
 from .api_policy import PageGuard, refuse_paths
 from .descriptors import NO_RESOURCES, PAUSE, SpareDescriptors
+from .event_loop import IN, OUT, Loop, Timer, stamp
 from .log import Log
-from .loop import IN, OUT, Loop, Timer, stamp
-from .proxies import Proxies
+from .proxy_collection import Proxies
 from .resolver import NameUnknown
 
 if TYPE_CHECKING:
     from .peer_user import OwnerOnly
-    from .relay import Proxy
+    from .proxy import Proxy
     from .resolver import Found
 
 MAX_BODY = 1 << 20

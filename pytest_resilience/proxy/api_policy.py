@@ -17,7 +17,7 @@ from ..wire.toxiproxy import ProxyBody, TlsBody
 from .address import is_loopback, numeric
 
 if TYPE_CHECKING:
-    from .relay import Proxy
+    from .proxy import Proxy
 
 _EVERYWHERE = ("", "0.0.0.0", "::")
 _PATHS_OF_TLS = ("cert", "key", "ca")

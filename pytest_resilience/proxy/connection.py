@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from .address import Address, AddressError, open_socket, show
 from .descriptors import NO_RESOURCES
+from .event_loop import IN
 from .heap import MAX_HELD, MIN_HELD
 from .link import Link
-from .loop import IN
 
 if TYPE_CHECKING:
     from random import Random  # noqa: TID251  # only its type
 
-    from .relay import Proxy
+    from .proxy import Proxy
     from .self_connections import Endpoint
     from .tls import Side
 

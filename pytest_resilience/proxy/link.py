@@ -20,9 +20,9 @@ from collections.abc import Callable
 from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
 from typing import TYPE_CHECKING
 
+from .event_loop import ERR, HUP, IN, OUT, Loop, Timer
 from .heap import MIN_HELD
-from .loop import ERR, HUP, IN, OUT, Loop, Timer
-from .rule import Rule
+from .installed_toxic import Rule
 from .stage import Stage
 from .toxics.toxic import CLOSE, END, NEVER, RESET, Item, Signal
 

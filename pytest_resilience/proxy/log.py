@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .loop import stamp
+from .event_loop import stamp
 
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 

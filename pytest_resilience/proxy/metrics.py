@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 
 from ..wire.toxiproxy import VERSION
-from .proxies import Proxies
+from .proxy_collection import Proxies
 
 
 def _label(text: str) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from .address import AddressError, look_up
-from .loop import IN, Loop
+from .event_loop import IN, Loop
 
 Found = list[tuple[int, str]] | AddressError
 

@@ -9,7 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .heap import MIN_HELD
-from .rule import Rule
+from .installed_toxic import Rule
 from .toxics.noop import Noop
 from .toxics.toxic import CLOSE, END, Chance, Due, Item, Toxic
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import TlsBody
 from .address import AddressError, split
-from .loop import ERR, HUP, IN, OUT, Loop, Timer
-from .rule import Counter
+from .event_loop import ERR, HUP, IN, OUT, Loop, Timer
+from .installed_toxic import Counter
 
 if TYPE_CHECKING:
     from .link import Link

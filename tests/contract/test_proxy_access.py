@@ -365,7 +365,7 @@ except OSError: print("reset")
 AS_NOBODY = """
 import os, sys
 import encodings.idna, resource
-from pytest_resilience.proxy import __main__, api, metrics, peer_user, proxies, refusals, relay, resolver
+from pytest_resilience.proxy import __main__, api, metrics, peer_user, proxy, proxy_collection, refused_connections, resolver
 os.setgid(65534)
 os.setuid(65534)
 sys.exit(__main__.main(sys.argv[1:]))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.proxy import api
-from pytest_resilience.proxy.loop import Timer
+from pytest_resilience.proxy.event_loop import Timer
 
 GET = b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
 

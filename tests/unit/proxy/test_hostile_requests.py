@@ -17,11 +17,11 @@ import pytest
 
 from pytest_resilience.proxy.__main__ import _listen
 from pytest_resilience.proxy.api import MAX_BODY, MAX_HEAD, Api
+from pytest_resilience.proxy.event_loop import Loop
 from pytest_resilience.proxy.log import Log
-from pytest_resilience.proxy.loop import Loop
 from pytest_resilience.proxy.metrics import Metrics
-from pytest_resilience.proxy.proxies import Proxies
-from pytest_resilience.proxy.relay import Context
+from pytest_resilience.proxy.proxy import Context
+from pytest_resilience.proxy.proxy_collection import Proxies
 
 PATIENCE = 5.0
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PRI", "x"]

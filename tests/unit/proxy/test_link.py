@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.proxy.event_loop import IN, OUT, Timer
+from pytest_resilience.proxy.installed_toxic import Rule
 from pytest_resilience.proxy.link import TURN, Link
-from pytest_resilience.proxy.loop import IN, OUT, Timer
-from pytest_resilience.proxy.rule import Rule
 from pytest_resilience.wire import toxiproxy as wire
 from pytest_resilience.wire.go_json import JsonObject
 

@@ -6,7 +6,7 @@ import socket
 import threading
 
 from pytest_resilience.proxy.address import AddressError
-from pytest_resilience.proxy.loop import Loop
+from pytest_resilience.proxy.event_loop import Loop
 from pytest_resilience.proxy.resolver import Found, Resolver
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import trustme
 
-from pytest_resilience.proxy.loop import ERR, IN, OUT, Timer
-from pytest_resilience.proxy.rule import Counter
+from pytest_resilience.proxy.event_loop import ERR, IN, OUT, Timer
+from pytest_resilience.proxy.installed_toxic import Counter
 from pytest_resilience.proxy.tls import HANDSHAKE, RECORD, Side, Tls, _host
 from pytest_resilience.wire.api_error import ApiError
 from pytest_resilience.wire.toxiproxy import TlsBody

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import ProxyBody, ToxicBody, merge_attributes
 from .address import Address, AddressError, Listener, is_loopback, look_up, resolve
-from .relay import Context, Proxy
-from .rule import Rule, read_place, read_rule
+from .installed_toxic import Rule, read_place, read_rule
+from .proxy import Context, Proxy
 
 if TYPE_CHECKING:
     from .resolver import Found

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .address import Address, AddressError, Listener, look_up, numeric, split
+from .admission import Doorman
 from .connection import Connection
 from .descriptors import NO_RESOURCES, PAUSE, PER_CONNECTION, DescriptorBudget
-from .doorman import Doorman
+from .event_loop import IN, Loop, Timer
 from .heap import CHECK_INTERVAL, MIN_HELD, trim
+from .installed_toxic import Counter, Rule
 from .link import Link
 from .log import Log
-from .loop import IN, Loop, Timer
 from .resolver import Resolver
-from .rule import Counter, Rule
 from .self_connections import SelfConnections
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import _socket as so
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from .loop import IN, Loop, Timer
+from .event_loop import IN, Loop, Timer
 
 if TYPE_CHECKING:
-    from .relay import Proxy
+    from .proxy import Proxy
 
 _NETLINK_SOCK_DIAG = 4
 _GROUPS = (1 << 0) | (1 << 2)  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY

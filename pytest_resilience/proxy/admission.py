@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..wire.toxiproxy import ADMISSION_DEFAULTS
 from .address import Address, AddressError, Listener, open_socket
-from .loop import OUT, Timer
+from .event_loop import OUT, Timer
 
 if TYPE_CHECKING:
     from .connection import Connection
-    from .relay import Proxy
+    from .proxy import Proxy
 
 PROBE = 0.05
 """Seconds between two looks whether an upstream that refused is back."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_resilience.proxy.event_loop import IN, OUT, Loop
 from pytest_resilience.proxy.log import Log
-from pytest_resilience.proxy.loop import IN, OUT, Loop
 
 
 @pytest.fixture(params=[False, True], ids=["epoll", "selectors"])
