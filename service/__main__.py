@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from . import logs, memory
-from .connections import ACCEPT_AT_ONCE, LARGEST_HEAD, Connections, most_connections
+from . import logging_setup, memory
 from .errors import SettingsError
+from .http_connections import ACCEPT_AT_ONCE, LARGEST_HEAD, Connections, most_connections
 from .settings import Settings
 
 BACKLOG = 2048  # connections that the kernel may hold for us
@@ -36,9 +36,9 @@ def main() -> int:
         most = most_connections(settings)
         listener = _bind(settings)
     except SettingsError as error:
-        sys.stderr.write(logs.start_failed(os.environ.get("LOG_FORMAT", "").strip(), str(error)) + "\n")
+        sys.stderr.write(logging_setup.start_failed(os.environ.get("LOG_FORMAT", "").strip(), str(error)) + "\n")
         return START_FAILED
-    logs.configure(settings.log_format, settings.secrets())
+    logging_setup.configure(settings.log_format, settings.secrets())
     memory.tune()
     return asyncio.run(_serve(settings, listener, most))
 
@@ -137,7 +137,7 @@ async def _serve(settings: Settings, listener: socket.socket, most: int) -> int:
             await server.serve(sockets=[listener])
         except OSError as error:  # bound, but somebody else began to listen there first
             taken = SettingsError("HOST and PORT", f"an address that is free to listen on ({error.strerror})")
-            sys.stderr.write(logs.start_failed(settings.log_format, str(taken)) + "\n")
+            sys.stderr.write(logging_setup.start_failed(settings.log_format, str(taken)) + "\n")
             return START_FAILED
         finally:
             draining.cancel()

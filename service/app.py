@@ -20,10 +20,10 @@ from .database import Database
 from .health import Health, Lifecycle
 from .memory import MIB, Collector, Gauge, Guard
 from .monitor import Monitor
+from .postgres_monitor import Watch
 from .problems import EXCEPTION_HANDLERS, Gate
 from .routes import CampaignRoutes, ServiceRoutes
 from .settings import Settings
-from .watch import Watch
 
 
 class _Stopped(Exception):

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .errors import Unavailable
-from .fallback import Entry, Fallback, Stamp
-from .owed import Owed
+from .memory_cache import Entry, Fallback, Stamp
+from .pending_writes import Owed
 from .redis_store import BATCH, DELETED, Away, Budget, Found, RedisStore, Write
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .database import Database
 from .errors import Unavailable
-from .fallback import Entry
+from .memory_cache import Entry
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS campaigns (

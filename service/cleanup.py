@@ -3,7 +3,7 @@
 A zombie is
     leaked      a connection of our pool that is out past the time that any request may take
     dead        an idle connection of our pool that gives no sign of life
-    left        a server session of this service that no live process can need: see ZOMBIES in watch.py
+    left        a server session of this service that no live process can need: see ZOMBIES in postgres_monitor.py
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from .database import FAULTS, Database
 from .errors import Unavailable
 from .memory import MIB, Collector
-from .watch import Watch
+from .postgres_monitor import Watch
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from .cache import Cache
 from .memory import Guard
-from .watch import Watch
+from .postgres_monitor import Watch
 
 
 class Lifecycle:

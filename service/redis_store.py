@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .breaker import Breaker
-from .fallback import Entry, Stamp
-from .owed import Owed
+from .circuit_breaker import Breaker
+from .memory_cache import Entry, Stamp
+from .pending_writes import Owed
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis

@@ -19,8 +19,8 @@ from .cache import Cache
 from .campaigns import HIGHEST_ID, Campaign, Campaigns, WrongFields, changed_fields, new_fields
 from .cleanup import Cleanup, TooSoon, foreign_caller, refusal
 from .errors import Unavailable
-from .fallback import Entry
 from .health import Health, now
+from .memory_cache import Entry
 from .problems import Problem
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from . import urls
+from . import url_checks
 from .errors import SettingsError
 
 
@@ -92,9 +92,9 @@ _UPSTASH = ("upstash_redis_rest_url", "upstash_redis_rest_token")
 _POSTGRES_URL = "a URL such as postgresql://user@host:5432/database"
 # name: (schemes, what is expected, what says what is wrong)
 _URLS: dict[str, tuple[tuple[str, ...], str, Callable[[str], str | None]]] = {
-    "database_url": (("postgres", "postgresql"), _POSTGRES_URL, urls.postgres_url_flaw),
-    "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0", urls.redis_url_flaw),
-    "upstash_redis_rest_url": (("https",), "a URL such as https://name.upstash.io", urls.upstash_url_flaw),
+    "database_url": (("postgres", "postgresql"), _POSTGRES_URL, url_checks.postgres_url_flaw),
+    "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0", url_checks.redis_url_flaw),
+    "upstash_redis_rest_url": (("https",), "a URL such as https://name.upstash.io", url_checks.upstash_url_flaw),
 }
 _TOKENS = {"cleanup_token", "upstash_redis_rest_token"}
 _TOKEN = re.compile(r"[!-~]+")
@@ -137,7 +137,7 @@ _WHOLE = {
 
 def _read(name: str, text: str) -> str | int | float:
     """The value of one setting, checked."""
-    flaw = urls.text_flaw(text)
+    flaw = url_checks.text_flaw(text)
     if flaw is not None:
         raise SettingsError(name.upper(), f"text; {flaw}")
     if name in _NUMBERS:
@@ -149,12 +149,12 @@ def _read(name: str, text: str) -> str | int | float:
         flaw = flaw_of(text)
         if flaw is not None:
             raise SettingsError(name.upper(), f"{expected}; {flaw}")
-    if name == "host" and urls.host_flaw(text) is not None:
+    if name == "host" and url_checks.host_flaw(text) is not None:
         raise SettingsError("HOST", "the name or address of this machine to listen on")
     if name == "log_format" and text not in ("console", "json"):
         raise SettingsError("LOG_FORMAT", "console or json")
     if name == "upstash_redis_ca_file":
-        flaw = urls.certificates_flaw(text)
+        flaw = url_checks.certificates_flaw(text)
         if flaw is not None:
             raise SettingsError("UPSTASH_REDIS_CA_FILE", f"the path of a readable PEM file; {flaw}")
     if name in _TOKENS and not _TOKEN.fullmatch(text):

@@ -28,10 +28,10 @@ PACKAGE = """
 SERVICE = """
 5  __init__
 4  __main__
-3  app connections
+3  app http_connections
 2  routes monitor health cleanup problems
-1  campaigns watch database asyncpg_patch cache redis_store owed fallback breaker jobs memory
-0  settings urls errors logs
+1  campaigns postgres_monitor database asyncpg_patch cache redis_store pending_writes memory_cache circuit_breaker jobs memory
+0  settings url_checks errors logging_setup
 """
 PURE = {"wire", "checkers"}  # pure: no I/O, no clock, no randomness of their own
 IMPURE = {

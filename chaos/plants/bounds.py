@@ -78,14 +78,14 @@ PLANTS = (
     plant(
         "cache-one-entry-more",
         "Check before it is put.",
-        ("fallback.py", "len(self._held) > max_entries or", "len(self._held) > max_entries + 1 or"),
+        ("memory_cache.py", "len(self._held) > max_entries or", "len(self._held) > max_entries + 1 or"),
         tests=CACHE,
         says="CACHE_MAX_ENTRIES=7",
     ),
     plant(
         "cache-counts-bodies-only",
         "The body is what takes memory.",
-        ("fallback.py", "OVERHEAD = 400", "OVERHEAD = 0"),
+        ("memory_cache.py", "OVERHEAD = 400", "OVERHEAD = 0"),
         tests=CACHE,
         says="has room for",
     ),

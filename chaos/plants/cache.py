@@ -58,7 +58,7 @@ PLANTS = (
         "cache-unbounded-entries",
         "Bytes are bounded, that is enough.",
         (
-            "fallback.py",
+            "memory_cache.py",
             "        self._shrink_to(self._max_entries, self._max_bytes)",
             "        self._shrink_to(1 << 40, self._max_bytes)",
         ),
@@ -69,7 +69,7 @@ PLANTS = (
         "cache-unbounded-bytes",
         "Entries are bounded, that is enough.",
         (
-            "fallback.py",
+            "memory_cache.py",
             "        self._shrink_to(self._max_entries, self._max_bytes)",
             "        self._shrink_to(self._max_entries, 1 << 40)",
         ),
@@ -161,7 +161,7 @@ PLANTS = (
         "cache-stale-for-ever",
         "Something old is better than nothing.",
         (
-            "fallback.py",
+            "memory_cache.py",
             "if self._clock() - held.loaded_at >= self._lifetime:",
             "if self._clock() - held.loaded_at >= 1000 * self._lifetime:",
         ),

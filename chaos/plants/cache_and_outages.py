@@ -62,7 +62,7 @@ PLANTS = (
         "purge-takes-what-is-stale",
         "Old is old.",
         (
-            "fallback.py",
+            "memory_cache.py",
             "        oldest = self._clock() - self._lifetime\n",
             "        oldest = self._clock() - self._fresh_for\n",
         ),
@@ -80,7 +80,7 @@ PLANTS = (
         "replaced-entries-count",
         "The new one takes its place.",
         (
-            "fallback.py",
+            "memory_cache.py",
             "                loaded_at = max(loaded_at, old.loaded_at)\n            self.drop(key)\n",
             "                loaded_at = max(loaded_at, old.loaded_at)\n            del self._held[key]\n",
         ),
@@ -101,7 +101,7 @@ PLANTS = (
     plant(
         "memory-first-in-first-out",
         "First in, first out is simpler.",
-        ("fallback.py", "        self._held.move_to_end(key)\n", ""),
+        ("memory_cache.py", "        self._held.move_to_end(key)\n", ""),
         tests=ROOM,
         says="fell out of memory",
     ),

@@ -30,7 +30,7 @@ PLANTS = (
         "head-time-for-each-byte",
         "Whoever sends is alive.",
         (
-            "connections.py",
+            "http_connections.py",
             "        if not self._works() and not self._in_head and self.conn.their_state is h11.IDLE:",
             "        if not self._works():",
         ),
@@ -47,21 +47,25 @@ PLANTS = (
     plant(
         "half-a-head-hears-nothing",
         "Nobody listens.",
-        ("connections.py", "            if self._in_head and self.conn.trailing_data[0]:", "            if False:"),
+        (
+            "http_connections.py",
+            "            if self._in_head and self.conn.trailing_data[0]:",
+            "            if False:",
+        ),
         tests=HELD,
         says="is told 408 in the end",
     ),
     plant(
         "connections-without-a-bound",
         "The kernel has one.",
-        ("connections.py", "        if len(self._open) > self._most:", "        if len(self._open) > 1_000_000:"),
+        ("http_connections.py", "        if len(self._open) > self._most:", "        if len(self._open) > 1_000_000:"),
         tests=ROOM,
         says="connections are held",
     ),
     plant(
         "newest-make-room",
         "First come, first served.",
-        ("connections.py", "            if not self._evict(1):", "            if True:"),
+        ("http_connections.py", "            if not self._evict(1):", "            if True:"),
         tests=ROOM,
         says="and others are answered",
     ),
@@ -69,7 +73,7 @@ PLANTS = (
         "no-connection-for-health",
         "Full is full.",
         (
-            "connections.py",
+            "http_connections.py",
             "                connection.only_essential = True\n",
             "                connection.evict()\n",
         ),
@@ -79,7 +83,7 @@ PLANTS = (
     plant(
         "descriptors-all-for-clients",
         "Clients are what we are here for.",
-        ("connections.py", "limit - others\n", "limit\n"),
+        ("http_connections.py", "limit - others\n", "limit\n"),
         tests=DESCRIPTORS,
         says="clients took",
     ),
@@ -206,7 +210,11 @@ PLANTS = (
     plant(
         "start-error-in-clear",
         "Nobody parses that one.",
-        ("logs.py", '    if log_format != "json":\n        return f"service', '    if True:\n        return f"service'),
+        (
+            "logging_setup.py",
+            '    if log_format != "json":\n        return f"service',
+            '    if True:\n        return f"service',
+        ),
         tests=PORT,
         says="LOG_FORMAT is json, and the line that ends the start is none",
     ),
@@ -228,7 +236,7 @@ PLANTS = (
         "json-in-name-only",
         "A line break is a line break.",
         (
-            "logs.py",
+            "logging_setup.py",
             "        return json.dumps(line)  #",
             "        return json.dumps(line, ensure_ascii=False, indent=0)  #",
         ),
@@ -284,7 +292,7 @@ PLANTS = (
     plant(
         "absolute-targets-unknown",
         "Only proxies send those.",
-        ("connections.py", "    absolute = ABSOLUTE.fullmatch(", "    absolute = None and ABSOLUTE.fullmatch("),
+        ("http_connections.py", "    absolute = ABSOLUTE.fullmatch(", "    absolute = None and ABSOLUTE.fullmatch("),
         tests=ABSOLUTE,
         says="GET http://host/health is answered",
     ),

@@ -141,7 +141,7 @@ PLANTS = (
     plant(
         "secret-in-json-logs",
         "The console format is redacted, that will do.",
-        ("logs.py", '"message": self._redact(record.getMessage())', '"message": record.getMessage()'),
+        ("logging_setup.py", '"message": self._redact(record.getMessage())', '"message": record.getMessage()'),
         (
             "redis_store.py",
             'in-memory cache: %s", reason)',

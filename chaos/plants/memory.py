@@ -54,7 +54,7 @@ PLANTS = (
     plant(
         "guard-drops-the-cache",
         "All of it, to be on the safe side.",
-        ("fallback.py", "self._shrink_to(self._max_entries, self.bytes // 2)", "self._shrink_to(0, 0)"),
+        ("memory_cache.py", "self._shrink_to(self._max_entries, self.bytes // 2)", "self._shrink_to(0, 0)"),
         tests="test_memory_pressure.py::test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true",
         says="what is left is all there is while Redis is away",
     ),

@@ -313,7 +313,7 @@ PLANTS = (
     plant(
         "ready-finds-out-late",
         "It may just be slow for a moment.",
-        ("watch.py", "TIMEOUT = 0.6", "TIMEOUT = 10.0"),
+        ("postgres_monitor.py", "TIMEOUT = 0.6", "TIMEOUT = 10.0"),
         tests=READY,
         says="still says ready",
     ),
@@ -372,28 +372,28 @@ PLANTS = (
     plant(
         "ready-without-rights",
         "It answers, so it is up.",
-        ("watch.py", '        if found["no_rights"]:', '        if found["no_rights"] is False:'),
+        ("postgres_monitor.py", '        if found["no_rights"]:', '        if found["no_rights"] is False:'),
         tests=FORBIDDEN,
         says="/readyz does not say 'no rights'",
     ),
     plant(
         "ready-without-a-column",
         "Migrations are somebody else's business.",
-        ("watch.py", '        if found["wrong"]:', "        if False:"),
+        ("postgres_monitor.py", '        if found["wrong"]:', "        if False:"),
         tests=f"{LACKING}[a column]",
         says="/readyz does not say 'wrong columns'",
     ),
     plant(
         "ready-without-ids",
         "Nine quintillion will do.",
-        ("watch.py", '        if found["no_ids_left"]:', "        if False:"),
+        ("postgres_monitor.py", '        if found["no_ids_left"]:', "        if False:"),
         tests=f"{LACKING}[ids]",
         says="/readyz does not say 'no ids left'",
     ),
     plant(
         "ready-although-read-only",
         "Reads still work.",
-        ("watch.py", '        if found["read_only"]:', "        if False:"),
+        ("postgres_monitor.py", '        if found["read_only"]:', "        if False:"),
         tests=READ_ONLY,
         says="Postgres takes no writes, and /readyz does not say so",
     ),
@@ -411,7 +411,7 @@ PLANTS = (
     plant(
         "read-only-is-down",
         "Not ready is not ready.",
-        ("watch.py", 'state, state != "down"', 'state, state == "up"'),
+        ("postgres_monitor.py", 'state, state != "down"', 'state, state == "up"'),
         (
             "cache.py",
             "            entry = await load()\n        except Unavailable:",
@@ -423,14 +423,14 @@ PLANTS = (
     plant(
         "cause-in-every-line",
         "One can never log too much.",
-        ("watch.py", "        if told != self._last_told:", "        if True:"),
+        ("postgres_monitor.py", "        if told != self._last_told:", "        if True:"),
         tests=(f"{LACKING}[a column]", FORBIDDEN),
         says="one line names it, not",
     ),
     plant(
         "cause-not-named",
         "It is in the log of Postgres.",
-        ("watch.py", 'needs it: %s: %s", state, detail)', 'needs it: %s", state)'),
+        ("postgres_monitor.py", 'needs it: %s: %s", state, detail)', 'needs it: %s", state)'),
         tests=(f"{LACKING}[a column]", FORBIDDEN),
         says="the line does not name",
     ),
@@ -448,9 +448,9 @@ PLANTS = (
     plant(
         "outage-line-per-reason",
         "Each reason is news.",
-        ("watch.py", 'told = (state, "" if state == "down" else detail)', "told = (state, detail)"),
+        ("postgres_monitor.py", 'told = (state, "" if state == "down" else detail)', "told = (state, detail)"),
         (
-            "watch.py",
+            "postgres_monitor.py",
             'state, detail = "down", reason(error)',
             'state, detail = "down", f"{reason(error)} at {self._clock()}"',
         ),

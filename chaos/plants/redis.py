@@ -80,14 +80,14 @@ PLANTS = (
     plant(
         "redis-back-after-ten-seconds",
         "No need to hammer it.",
-        ("breaker.py", "FIRST_DELAY = 0.1\nLONGEST_DELAY = 0.5", "FIRST_DELAY = 10.0\nLONGEST_DELAY = 10.0"),
+        ("circuit_breaker.py", "FIRST_DELAY = 0.1\nLONGEST_DELAY = 0.5", "FIRST_DELAY = 10.0\nLONGEST_DELAY = 10.0"),
         tests=f"{TWICE}[refusing]",
         says="the service still does not use it",
     ),
     plant(
         "redis-trusted-each-time",
         "It answers, so it is back.",
-        ("breaker.py", "return TRIAL if flapping else 0.0", "return 0.0"),
+        ("circuit_breaker.py", "return TRIAL if flapping else 0.0", "return 0.0"),
         tests=COMES_AND_GOES,
         says="the service flaps along with it",
     ),

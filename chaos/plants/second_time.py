@@ -118,7 +118,7 @@ PLANTS = (
         "postgres-back-is-told-once",
         "Good news is told once.",
         (
-            "watch.py",
+            "postgres_monitor.py",
             '            if state == "up":\n                log.info("Postgres connected',
             '            if state == "up" and not getattr(self, "_well", False):\n                self._well = True\n                log.info("Postgres connected',
         ),
@@ -128,14 +128,18 @@ PLANTS = (
     plant(
         "postgres-watched-less-and-less",
         "Do not hammer it.",
-        ("watch.py", "INTERVAL if self.up else INTERVAL_AWAY):", "INTERVAL if self.up else self._longer()):"),
         (
-            "watch.py",
+            "postgres_monitor.py",
+            "INTERVAL if self.up else INTERVAL_AWAY):",
+            "INTERVAL if self.up else self._longer()):",
+        ),
+        (
+            "postgres_monitor.py",
             "    def _judge(self,",
             '    def _longer(self) -> float:\n        self._wait = 3 * getattr(self, "_wait", INTERVAL_AWAY)\n        return self._wait\n\n    def _judge(self,',
         ),
         (
-            "watch.py",
+            "postgres_monitor.py",
             "                        await self._wake.wait()\n",
             "                        await (self._wake.wait() if self.up else asyncio.Event().wait())\n",
         ),

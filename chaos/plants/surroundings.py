@@ -39,7 +39,7 @@ PLANTS = (
     plant(
         "cache-by-the-time-of-day",
         "An entry has an expiry date.",
-        ("fallback.py", "clock: Callable[[], float] = time.monotonic", "clock: Callable[[], float] = time.time"),
+        ("memory_cache.py", "clock: Callable[[], float] = time.monotonic", "clock: Callable[[], float] = time.time"),
         ("cache.py", "            lifetime=lifetime,\n            clock=clock,\n", "            lifetime=lifetime,\n"),
         tests=CLOCK,
         says="a copy in memory",

@@ -41,7 +41,7 @@ PLANTS = (
         "settled-whatever-it-was",
         "The key was delivered.",
         (
-            "owed.py",
+            "pending_writes.py",
             "            if key in self._stamps and self._stamps[key] == stamp:\n                del",
             "            if key in self._stamps:\n                del",
         ),
@@ -138,7 +138,11 @@ PLANTS = (
     plant(
         "overflow-forgets-the-newest",
         "The list is full, so be it.",
-        ("owed.py", "            self.everything = True\n            return stamp", "            return stamp"),
+        (
+            "pending_writes.py",
+            "            self.everything = True\n            return stamp",
+            "            return stamp",
+        ),
         tests=OVERFLOW,
         says="came back",
     ),
@@ -146,7 +150,7 @@ PLANTS = (
         "overflow-forgets-the-oldest",
         "A ring buffer never overflows.",
         (
-            "owed.py",
+            "pending_writes.py",
             "            self.everything = True\n            return stamp",
             "            del self._stamps[next(iter(self._stamps))]",
         ),

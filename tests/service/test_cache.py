@@ -8,7 +8,7 @@ import pytest
 
 from pytest_resilience import eventually
 from service.cache import Cache
-from service.fallback import Entry
+from service.memory_cache import Entry
 from service.settings import Settings
 
 from .support import backends, sql

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from service.owed import Owed
+from service.pending_writes import Owed
 from service.redis_store import Away, Budget, RedisStore, Write, source
 from service.settings import Settings
 

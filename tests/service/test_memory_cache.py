@@ -1,6 +1,6 @@
 """The in-memory cache: bounded, ordered by version, fresh or stale by the clock."""
 
-from service.fallback import OVERHEAD, Entry, Fallback
+from service.memory_cache import OVERHEAD, Entry, Fallback
 
 
 class FakeClock:

@@ -103,7 +103,7 @@ class _Handler(logging.StreamHandler[TextIO]):
         with contextlib.suppress(Exception):
             sorry = f"a log line of {record.name} could not be written ({sys.exc_info()[1].__class__.__name__})"
             self.stream.write(
-                self.format(logging.LogRecord("service.logs", logging.ERROR, "", 0, sorry, (), None)) + "\n"
+                self.format(logging.LogRecord("service.logging_setup", logging.ERROR, "", 0, sorry, (), None)) + "\n"
             )
 
 

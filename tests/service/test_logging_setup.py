@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from service.logs import ConsoleFormatter, JsonFormatter, Redaction
+from service.logging_setup import ConsoleFormatter, JsonFormatter, Redaction
 
 
 def record(message, *args, error=None):
@@ -59,8 +59,8 @@ def test_tracebacks_are_in_json_lines():
 
 BROKEN = """
 import asyncio, logging, sys, threading, warnings
-from service import logs
-logs.configure("json", ["s3cret"])
+from service import logging_setup
+logging_setup.configure("json", ["s3cret"])
 log = logging.getLogger("service")
 log.info("two\\nlines\\u2028and\\x85more, half a \\ud800 pair and s3cret")
 log.info("%d", "no number")
@@ -93,5 +93,7 @@ def test_each_line_of_a_json_log_parses_whatever_wrote_it():
         "OSError",
         "SystemError",
     ]
-    assert [line["logger"] for line in lines].count("service.logs") == 1, "a record that cannot be formatted is named"
+    assert [line["logger"] for line in lines].count("service.logging_setup") == 1, (
+        "a record that cannot be formatted is named"
+    )
     assert [line["logger"] for line in lines].count("py.warnings") == 1

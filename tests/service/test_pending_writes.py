@@ -1,6 +1,6 @@
 """What Redis has missed: newest wins, doubts stay, and there is an end to it."""
 
-from service.owed import Owed
+from service.pending_writes import Owed
 
 
 def test_the_newest_write_to_a_key_is_owed():

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
-log = logging.getLogger("service.connections")
+log = logging.getLogger("service.http_connections")
 
 LARGEST_HEAD = 64 << 10
 ACCEPT_AT_ONCE = 16  # connections that asyncio accepts before one of them can be counted

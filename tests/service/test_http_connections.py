@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_resilience import eventually
-from service.connections import most_connections
 from service.errors import SettingsError
+from service.http_connections import most_connections
 from service.settings import Settings
 
 TIMEOUT = 1.0  # HEADER_TIMEOUT and BODY_TIMEOUT

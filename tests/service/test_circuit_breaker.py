@@ -1,6 +1,6 @@
 """The breaker: literals in, decisions out."""
 
-from service.breaker import LONGEST_DELAY, TRIAL, Breaker
+from service.circuit_breaker import LONGEST_DELAY, TRIAL, Breaker
 
 
 def up(now=0.0):

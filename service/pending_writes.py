@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from .fallback import Stamp
+from .memory_cache import Stamp
 
 
 class Owed:

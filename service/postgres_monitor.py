@@ -17,7 +17,7 @@ from .errors import Unavailable
 if TYPE_CHECKING:
     from .settings import Settings
 
-log = logging.getLogger("service.watch")
+log = logging.getLogger("service.postgres_monitor")
 
 INTERVAL = 0.4
 INTERVAL_AWAY = 0.2
