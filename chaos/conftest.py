@@ -45,7 +45,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 @pytest.fixture(autouse=True)
-def honest_log(resilience: Resilience) -> Iterator[None]:
+def no_unexpected_log_lines(resilience: Resilience) -> Iterator[None]:
     """After each test the service's log has no error that escaped, and no cry of alarm without a reason."""
     yield
     if any(strike.label.startswith("service.memory_pressure") for strike in resilience.strikes):

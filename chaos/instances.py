@@ -20,7 +20,7 @@ from pytest_resilience import NeverHappened, Resilience, eventually
 
 ROOT = Path(__file__).parent.parent
 LISTENING = re.compile(r"Server LISTENING on http://[\d.]+:(\d+)")
-NO_CHECKS = "3600"  # seconds: with this DB_POOL_CHECK_INTERVAL no check of the pool comes in the way; in production they are far apart
+NO_POOL_CHECKS = "3600"  # seconds: with this DB_POOL_CHECK_INTERVAL no check of the pool comes in the way; in production they are far apart
 ENDS_WITHIN = 5.0  # seconds that a killed process has to be gone
 # `python -m service`, which dies with the test run, however that ends (Linux: PR_SET_PDEATHSIG, SIGKILL).
 DIES_WITH_US = "import ctypes; ctypes.CDLL(None).prctl(1, 9); " if sys.platform.startswith("linux") else ""
@@ -45,14 +45,14 @@ class Instance:
         """What it wrote so far."""
         return self.log_file.read_text(errors="replace")
 
-    def ended(self) -> bool:
+    def has_exited(self) -> bool:
         return self.process.poll() is not None
 
-    def listen(self) -> None:
+    def wait_until_listening(self) -> None:
         """Wait until it says that it listens, and ask it there from now on."""
 
         def port() -> str | None:
-            if self.ended():
+            if self.has_exited():
                 pytest.fail(f"the service ended with {self.process.returncode} at its start; its log:\n{self.log}")
             found = LISTENING.search(self.log)
             return found[1] if found else None
@@ -65,7 +65,7 @@ class Instance:
             )
         self.client.base_url = f"http://127.0.0.1:{found}"
 
-    def become_ready(self) -> None:
+    def wait_until_ready(self) -> None:
         """Wait until it is ready."""
         try:
             eventually(lambda: self.client.get("/readyz").status_code == 200, within=10.0)
@@ -73,7 +73,7 @@ class Instance:
             pytest.fail(f"nothing is wrong, and a new instance does not become ready; its log:\n{self.log}\n{never}")
 
 
-def start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+def start_process(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
     """The service as a process, with nothing in its environment that is not meant for it."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     kept |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
@@ -89,7 +89,7 @@ def start(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
 
 
 @contextmanager
-def another(resilience: Resilience, *, ready: bool = True, **changes: str) -> Iterator[Instance]:
+def another_instance(resilience: Resilience, *, ready: bool = True, **changes: str) -> Iterator[Instance]:
     """One more instance behind the same proxies, with some settings changed; killed when the block ends.
 
     Args:
@@ -99,13 +99,13 @@ def another(resilience: Resilience, *, ready: bool = True, **changes: str) -> It
     """
     environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | changes
     with tempfile.TemporaryDirectory() as scratch:
-        process = start(environment, Path(scratch, "log"))
+        process = start_process(environment, Path(scratch, "log"))
         with httpx.Client(timeout=10.0, trust_env=False, limits=httpx.Limits(keepalive_expiry=1.0)) as client:
             instance = Instance(process, Path(scratch, "log"), client)
             try:
-                instance.listen()
+                instance.wait_until_listening()
                 if ready:
-                    instance.become_ready()
+                    instance.wait_until_ready()
                 yield instance
             finally:
                 process.kill()

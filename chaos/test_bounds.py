@@ -11,10 +11,20 @@ import psutil
 import pytest
 
 import healthy
-from instances import NO_CHECKS, Instance, another
+from instances import NO_POOL_CHECKS, Instance, another_instance
 from pytest_resilience import Resilience
-from verbs import unknown_campaigns
-from workload import NAME, at_once, create, hoped, redis, session, sessions_of_the_service, sql, timed
+from verbs import uncached_campaigns
+from workload import (
+    NAME,
+    concurrently,
+    create,
+    eventually_or_fail,
+    postgres_session,
+    redis_commands,
+    service_sessions,
+    sql,
+    timed,
+)
 
 MIB = 2**20
 LONGEST = {"name": 200, "message": 10_000}  # characters
@@ -67,7 +77,7 @@ def test_texts_have_their_length_in_characters(resilience: Resilience, field: st
 
 
 def test_a_page_has_as_many_as_were_asked_for_up_to_200_and_pages_leave_nobody_out(resilience: Resilience) -> None:
-    ids = sorted(unknown_campaigns(resilience, 402))
+    ids = sorted(uncached_campaigns(resilience, 402))
 
     def page(query: str) -> httpx.Response:
         return resilience.service.get(f"/api/campaigns?{query}")
@@ -97,25 +107,25 @@ def held_in_memory(resilience: Resilience, instance: Instance, ids: list[int]) -
     for i in ids:
         assert instance.client.get(f"/api/campaigns/{i}").status_code == 200, "a read fails while only Redis is away"
     with resilience.postgres.refuse():
-        hoped(
+        eventually_or_fail(
             lambda: instance.client.get("/readyz").status_code == 503,
             within=5.0,
-            otherwise="Postgres is away, and the service does not see it",
+            message="Postgres is away, and the service does not see it",
         )
         return [i for i in ids if instance.client.get(f"/api/campaigns/{i}").status_code == 200]
 
 
 def test_the_cache_holds_just_as_many_entries_and_bytes_as_it_may(resilience: Resilience) -> None:
     """The newest that fit. An entry counts for its body and 400 bytes: what it really costs, or small ones would be free."""
-    ids = unknown_campaigns(resilience, 40)
+    ids = uncached_campaigns(resilience, 40)
     size = len(resilience.service.get(f"/api/campaigns/{ids[0]}").content) + COUNTED
     entries, fit = 7, 25
-    settings = {"DB_POOL_CHECK_INTERVAL": NO_CHECKS, "GC_INTERVAL": "3600"}
+    settings = {"DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS, "GC_INTERVAL": "3600"}
     megabytes = f"{(fit * size + size // 2) / MIB:.6f}"
     with (
         resilience.redis.refuse(),
-        another(resilience, CACHE_MAX_ENTRIES=str(entries), **settings) as few,
-        another(resilience, CACHE_MAX_MB=megabytes, **settings) as small,
+        another_instance(resilience, CACHE_MAX_ENTRIES=str(entries), **settings) as few,
+        another_instance(resilience, CACHE_MAX_MB=megabytes, **settings) as small,
     ):
         held = held_in_memory(resilience, few, ids)
         assert held == ids[-entries:], (
@@ -130,8 +140,8 @@ def test_the_cache_holds_just_as_many_entries_and_bytes_as_it_may(resilience: Re
 def test_the_pool_has_just_so_many_connections_and_there_is_one_beside_it(resilience: Resilience) -> None:
     most = 5
     create(resilience)
-    before = sessions_of_the_service(resilience)
-    with another(resilience, DB_POOL_MAX=str(most), DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance:
+    before = service_sessions(resilience)
+    with another_instance(resilience, DB_POOL_MAX=str(most), DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS) as instance:
         write = {"name": NAME, "message": "m"}
 
         def own(name: str) -> int:
@@ -142,10 +152,12 @@ def test_the_pool_has_just_so_many_connections_and_there_is_one_beside_it(resili
         watches = own("service-watch") - 1  # the suite's own service has one
         assert watches <= 1, f"{watches} connections beside the pool, which are counted nowhere"
         with (
-            session(resilience, "somebody else", "begin", "lock table campaigns in share mode"),
+            postgres_session(resilience, "somebody else", "begin", "lock table campaigns in share mode"),
             ThreadPoolExecutor(1) as threads,
         ):
-            asked = threads.submit(at_once, [lambda: instance.client.post("/api/campaigns", json=write)] * 3 * most)
+            asked = threads.submit(
+                concurrently, [lambda: instance.client.post("/api/campaigns", json=write)] * 3 * most
+            )
             counts: list[int] = []
             while not asked.done() and len(counts) < 200:
                 counts.append(own("service"))
@@ -162,7 +174,7 @@ def test_nothing_bounds_how_many_may_wait_beside_health(resilience: Resilience) 
     path = f"/api/campaigns/{create(resilience)['id']}"
     patient = {"DB_POOL_ACQUIRE_TIMEOUT": "60", "DB_COMMAND_TIMEOUT": "120"}
     with (
-        another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS, **patient) as instance,
+        another_instance(resilience, DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS, **patient) as instance,
         httpx.Client(
             base_url=instance.client.base_url,
             limits=httpx.Limits(max_connections=MANY),
@@ -172,15 +184,15 @@ def test_nothing_bounds_how_many_may_wait_beside_health(resilience: Resilience) 
         ThreadPoolExecutor(MANY) as threads,
     ):
         process = psutil.Process(instance.process.pid)
-        with session(resilience, "somebody else", "begin", "lock table campaigns in share mode"):
+        with postgres_session(resilience, "somebody else", "begin", "lock table campaigns in share mode"):
             asked = [threads.submit(timed, lambda: client.put(path, json={"message": "m"})) for _ in range(MANY)]
-            hoped(
+            eventually_or_fail(
                 lambda: (
                     any(each.done() for each in asked)  # a request that does not wait is judged below
                     or sum(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp")) >= MANY
                 ),
                 within=30.0,
-                otherwise=f"{MANY} requests at once, and not all of them get a connection",
+                message=f"{MANY} requests at once, and not all of them get a connection",
             )
             answers = [
                 (which, timed(lambda which=which: instance.client.get(which)))
@@ -195,11 +207,13 @@ def test_nothing_bounds_how_many_may_wait_beside_health(resilience: Resilience) 
 
 
 def test_redis_gets_no_more_connections_than_are_said(resilience: Resilience) -> None:
-    ids = unknown_campaigns(resilience, 3 * REDIS_CONNECTIONS)
-    with redis(resilience) as ask:
+    ids = uncached_campaigns(resilience, 3 * REDIS_CONNECTIONS)
+    with redis_commands(resilience) as ask:
         clients = []
         with resilience.redis.latency(seconds=0.05), ThreadPoolExecutor(1) as threads:
-            asked = threads.submit(at_once, [lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids])
+            asked = threads.submit(
+                concurrently, [lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids]
+            )
             while not asked.done():
                 clients.append(ask("INFO", "clients")["connected_clients"] - 1)
         statuses = {each.status for each in asked.result()}
@@ -210,11 +224,11 @@ def test_redis_gets_no_more_connections_than_are_said(resilience: Resilience) ->
 
 def test_the_budget_that_is_set_is_the_time_that_redis_has(resilience: Resilience) -> None:
     """Both ways: a Redis that takes less is used, and one that takes more is not waited for."""
-    i = unknown_campaigns(resilience, 1)[0]
+    i = uncached_campaigns(resilience, 1)[0]
     path, slow = f"/api/campaigns/{i}", 0.6  # seconds; more than twice the default, and than a probe's
     with (
-        another(resilience, REDIS_BUDGET="3") as patient,
-        another(resilience, REDIS_BUDGET="0.3") as hasty,
+        another_instance(resilience, REDIS_BUDGET="3") as patient,
+        another_instance(resilience, REDIS_BUDGET="0.3") as hasty,
     ):
 
         def source(instance: Instance) -> str:
@@ -222,16 +236,16 @@ def test_the_budget_that_is_set_is_the_time_that_redis_has(resilience: Resilienc
             return answer
 
         for instance in (patient, hasty):
-            hoped(
-                lambda each=instance: source(each) == "redis", within=5.0, otherwise="Redis is there, and is not used"
+            eventually_or_fail(
+                lambda each=instance: source(each) == "redis", within=5.0, message="Redis is there, and is not used"
             )
         with resilience.redis.latency(seconds=slow):
             sources = [source(patient) for _ in range(4)]
             assert sources == ["redis"] * 4, f"Redis takes {slow} s, REDIS_BUDGET is 3, and {sources} serve"
             reads = [timed(lambda: hasty.client.get(path)) for _ in range(2)]
             assert [read.status for read in reads] == [200] * 2, f"Redis takes longer than its budget: {reads}"
-            hoped(
+            eventually_or_fail(
                 lambda: source(hasty) != "redis",
                 within=healthy.REDIS_BACK_WITHIN,
-                otherwise=f"Redis takes {slow} s, REDIS_BUDGET is 0.3, and requests wait for it",
+                message=f"Redis takes {slow} s, REDIS_BUDGET is 0.3, and requests wait for it",
             )

@@ -5,9 +5,19 @@ from __future__ import annotations
 import pytest
 
 import healthy
-from instances import NO_CHECKS, another
+from instances import NO_POOL_CHECKS, another_instance
 from pytest_resilience import Resilience, eventually
-from workload import NAME, at_once, create, hoped, redis, served_by, sessions_of_the_service, sql, timed
+from workload import (
+    NAME,
+    concurrently,
+    create,
+    eventually_or_fail,
+    redis_commands,
+    served_by,
+    service_sessions,
+    sql,
+    timed,
+)
 
 LARGEST = "x" * 10_000  # the longest message there may be
 
@@ -22,7 +32,7 @@ def test_every_answer_says_truly_where_it_came_from(resilience: Resilience) -> N
         return reply.headers["X-Cache"], reply.headers["X-Cache-Source"]
 
     eventually(lambda: said() == ("hit", "redis"), within=healthy.REDIS_BACK_WITHIN)
-    with redis(resilience) as ask:
+    with redis_commands(resilience) as ask:
         ask("FLUSHALL")
         assert said() == ("miss", "postgres"), "Redis is empty, so only Postgres can have answered"
         eventually(lambda: said() == ("hit", "redis"), within=healthy.REDIS_BACK_WITHIN)
@@ -39,7 +49,7 @@ def test_every_answer_says_truly_where_it_came_from(resilience: Resilience) -> N
 
 def test_what_was_read_is_still_known_when_redis_and_postgres_are_away(resilience: Resilience) -> None:
     """Whoever has served it has it: what came from Redis, and what came from Postgres."""
-    with another(resilience) as other:
+    with another_instance(resilience) as other:
         from_redis = other.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
         eventually(lambda: other.client.get(from_redis).headers["X-Cache-Source"] == "redis", within=5.0)
     query = "insert into campaigns (name, message) values ($1, $1) returning id"
@@ -48,17 +58,17 @@ def test_what_was_read_is_still_known_when_redis_and_postgres_are_away(resilienc
     assert served_by(resilience, from_postgres) == "postgres"
     with resilience.postgres.refuse(), resilience.redis.refuse():
         for path, source in (from_redis, "Redis"), (from_postgres, "Postgres"):
-            otherwise = f"it came from {source} a moment ago, and memory has no copy now that both are away"
+            message = f"it came from {source} a moment ago, and memory has no copy now that both are away"
 
             def said(path: str = path) -> bool:
                 return resilience.service.get(path).headers.get("X-Cache-Source") == "memory"
 
-            hoped(said, within=healthy.REDIS_BACK_WITHIN, otherwise=otherwise)
+            eventually_or_fail(said, within=healthy.REDIS_BACK_WITHIN, message=message)
 
 
 def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resilience) -> None:
     fresh, stale = 0.3, 1.0
-    with another(resilience, CACHE_TTL=str(fresh), CACHE_STALE_TTL=str(stale)) as instance:
+    with another_instance(resilience, CACHE_TTL=str(fresh), CACHE_STALE_TTL=str(stale)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "soon stale"}).headers["Location"]
 
         def answer() -> str:
@@ -68,18 +78,18 @@ def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resili
             return read.reply.headers["X-Cache"] if read.status == 200 else str(read.status)
 
         # While Postgres is there, a copy that is no longer fresh is looked up again.
-        otherwise = f"a copy is served as fresh for longer than CACHE_TTL={fresh}"
-        hoped(lambda: answer() == "miss", within=fresh + healthy.SLACK, otherwise=otherwise)
+        message = f"a copy is served as fresh for longer than CACHE_TTL={fresh}"
+        eventually_or_fail(lambda: answer() == "miss", within=fresh + healthy.SLACK, message=message)
         with resilience.postgres.refuse(), resilience.redis.refuse():
-            otherwise = f"a copy older than CACHE_TTL={fresh} is served, and not marked as stale"
-            hoped(lambda: answer() == "stale", within=fresh + healthy.SLACK, otherwise=otherwise)
-            otherwise = f"a stale copy is served for longer than CACHE_STALE_TTL={stale}"
-            hoped(lambda: answer() == "503", within=stale + healthy.SLACK, otherwise=otherwise)
+            message = f"a copy older than CACHE_TTL={fresh} is served, and not marked as stale"
+            eventually_or_fail(lambda: answer() == "stale", within=fresh + healthy.SLACK, message=message)
+            message = f"a stale copy is served for longer than CACHE_STALE_TTL={stale}"
+            eventually_or_fail(lambda: answer() == "503", within=stale + healthy.SLACK, message=message)
 
 
 def test_what_is_stale_is_served_at_once_while_postgres_hangs(resilience: Resilience) -> None:
     """A copy that is good enough after the wait is good enough before it."""
-    with another(resilience, CACHE_TTL="0.1", DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance:
+    with another_instance(resilience, CACHE_TTL="0.1", DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "stale"}).headers["Location"]
         with resilience.postgres.blackhole():
             eventually(lambda: instance.client.get("/readyz").status_code == 503, within=5.0)
@@ -95,8 +105,8 @@ def test_errors_and_absences_are_not_remembered(resilience: Resilience) -> None:
     absent, unknown = f"/api/campaigns/{last + 1}", f"/api/campaigns/{last + 2}"
     assert resilience.service.get(absent).status_code == 404
     insert(resilience, "made by another instance", 1)
-    otherwise = "a campaign that another instance made is still said not to exist: its absence is remembered"
-    hoped(lambda: resilience.service.get(absent).status_code == 200, within=2.0, otherwise=otherwise)
+    message = "a campaign that another instance made is still said not to exist: its absence is remembered"
+    eventually_or_fail(lambda: resilience.service.get(absent).status_code == 200, within=2.0, message=message)
     assert resilience.service.delete(absent).status_code == 204
     assert resilience.service.get(absent).status_code == 404, "what is deleted is still served"
 
@@ -104,18 +114,18 @@ def test_errors_and_absences_are_not_remembered(resilience: Resilience) -> None:
         answer = resilience.service.get(unknown)
         assert answer.status_code == 503, f"nobody can know that there is no such campaign, but: {answer.status_code}"
     insert(resilience, "made by another instance", 1)
-    otherwise = "Postgres is back, and its error is still answered: it is remembered"
+    message = "Postgres is back, and its error is still answered: it is remembered"
     within = healthy.POSTGRES_BACK_WITHIN
-    hoped(lambda: resilience.service.get(unknown).status_code == 200, within=within, otherwise=otherwise)
+    eventually_or_fail(lambda: resilience.service.get(unknown).status_code == 200, within=within, message=message)
 
 
 def test_many_who_miss_at_once_cost_one_load(resilience: Resilience) -> None:
     """A popular campaign falls out of Redis, and everybody asks for it in the same moment."""
     (wanted,) = insert(resilience, "everybody wants it", 1)
-    before = len(sessions_of_the_service(resilience))
+    before = len(service_sessions(resilience))
     with resilience.postgres.latency(seconds=0.1):
-        reads = at_once([lambda: resilience.service.get(f"/api/campaigns/{wanted['id']}")] * healthy.POOL_MAX)
-        opened = len(sessions_of_the_service(resilience)) - before
+        reads = concurrently([lambda: resilience.service.get(f"/api/campaigns/{wanted['id']}")] * healthy.POOL_MAX)
+        opened = len(service_sessions(resilience)) - before
     assert [read.status for read in reads] == [200] * healthy.POOL_MAX
     assert opened <= 1, f"{opened} connections for one campaign that was not cached: each reader loads it for itself"
 
@@ -125,7 +135,7 @@ def test_the_fallback_cache_keeps_within_its_bounds(resilience: Resilience) -> N
     entries, megabytes = 40, 0.25
     small = [row["id"] for row in insert(resilience, "small", 70)]
     large = [row["id"] for row in insert(resilience, LARGEST, 45)]
-    with another(resilience, CACHE_MAX_ENTRIES=str(entries), CACHE_MAX_MB=str(megabytes)) as instance:
+    with another_instance(resilience, CACHE_MAX_ENTRIES=str(entries), CACHE_MAX_MB=str(megabytes)) as instance:
 
         def held(ids: list[int]) -> int:
             """How many of them are in memory after all were read."""
@@ -158,7 +168,7 @@ def test_a_newer_version_of_another_instance_is_not_overwritten_by_what_redis_mi
     """This instance was cut off from Redis and changed a campaign; another one changed it after that, and told Redis."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     eventually(lambda: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
-    with another(resilience, REDIS_URL=resilience.redis.direct_url) as replica:
+    with another_instance(resilience, REDIS_URL=resilience.redis.direct_url) as replica:
         eventually(lambda: replica.client.get("/readyz").json()["checks"]["redis"] == "up", within=5.0)
         with resilience.redis.refuse():
             assert resilience.service.put(path, json={"message": "second"}).status_code == 200
@@ -183,14 +193,14 @@ def test_a_slow_redis_costs_a_request_its_budget_once_and_mixes_nothing_up(resil
     with resilience.redis.latency(seconds=healthy.REDIS_BUDGET, jitter=0.8 * healthy.REDIS_BUDGET):
         # Answers around the end of the budget: some are given up, and what was meant for them arrives afterwards.
         for _ in range(2):
-            reads = at_once([lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids])
+            reads = concurrently([lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids])
             mixed = [
                 (i, r.reply.json()["id"])
                 for i, r in zip(ids, reads, strict=True)
                 if r.reply and r.reply.json()["id"] != i
             ]
             assert not mixed, f"readers got somebody else's campaign (asked, got): {mixed}"
-    reads = at_once([lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids])
+    reads = concurrently([lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids])
     mixed = [
         (i, r.reply.json()["id"]) for i, r in zip(ids, reads, strict=True) if r.reply and r.reply.json()["id"] != i
     ]

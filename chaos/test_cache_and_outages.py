@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 
 import healthy
-from instances import NO_CHECKS, another
+from instances import NO_POOL_CHECKS, another_instance
 from pytest_resilience import Resilience, eventually, recovers
-from verbs import VERBS, unknown_campaigns
+from verbs import VERBS, uncached_campaigns
 from workload import (
     NAME,
-    at_once,
+    concurrently,
     create,
-    hoped,
-    name_in_redis,
-    reader,
-    redis,
+    eventually_or_fail,
+    reading,
+    redis_commands,
+    redis_key,
     served_by,
-    sessions_of_the_service,
+    service_sessions,
     sql,
     timed,
 )
@@ -38,10 +38,10 @@ REDIS: dict[str, Callable[[Resilience], AbstractContextManager[object]]] = {
 
 def redis_is(resilience: Resilience, state: str) -> None:
     """Wait until the service knows how Redis is."""
-    hoped(
+    eventually_or_fail(
         lambda: resilience.service.get("/readyz").json()["checks"]["redis"] == state,
         within=healthy.REDIS_BACK_WITHIN,
-        otherwise=f"/readyz does not tell that Redis is {state}",
+        message=f"/readyz does not tell that Redis is {state}",
     )
 
 
@@ -52,10 +52,12 @@ def test_many_who_miss_at_once_cost_one_load_whatever_redis_does(resilience: Res
     for kind, fault in REDIS.items():
         with fault(resilience), resilience.postgres.latency(seconds=0.1):
             for moment in ("nobody knows it yet", "it is known by now"):
-                (wanted,) = unknown_campaigns(resilience, 1)
-                before = len(sessions_of_the_service(resilience))
-                reads = at_once([lambda i=wanted: resilience.service.get(f"/api/campaigns/{i}")] * healthy.POOL_MAX)
-                opened = len(sessions_of_the_service(resilience)) - before
+                (wanted,) = uncached_campaigns(resilience, 1)
+                before = len(service_sessions(resilience))
+                reads = concurrently(
+                    [lambda i=wanted: resilience.service.get(f"/api/campaigns/{i}")] * healthy.POOL_MAX
+                )
+                opened = len(service_sessions(resilience)) - before
                 assert [read.status for read in reads] == [200] * healthy.POOL_MAX, f"{kind}: reads fail"
                 assert opened <= 1, (
                     f"{kind} ({moment}): {opened} connections for one campaign that was not cached: each reader loads it"
@@ -64,10 +66,10 @@ def test_many_who_miss_at_once_cost_one_load_whatever_redis_does(resilience: Res
 
 
 def test_when_the_one_load_fails_all_who_wait_for_it_hear_of_it_and_the_next_asks_again(resilience: Resilience) -> None:
-    (wanted,) = unknown_campaigns(resilience, 1)
+    (wanted,) = uncached_campaigns(resilience, 1)
     for number in (1, 2):
         with resilience.postgres.refuse():
-            reads = at_once([lambda: resilience.service.get(f"/api/campaigns/{wanted}")] * healthy.POOL_MAX)
+            reads = concurrently([lambda: resilience.service.get(f"/api/campaigns/{wanted}")] * healthy.POOL_MAX)
             told = {read.status for read in reads}
             assert told == {503}, (
                 f"nobody can know this campaign (outage {number}), and who waits for its load gets {told}"
@@ -76,18 +78,18 @@ def test_when_the_one_load_fails_all_who_wait_for_it_hear_of_it_and_the_next_ask
             assert slowest < healthy.ACQUIRE_TIMEOUT + healthy.SLACK, (
                 f"the load failed at once, and one waits {slowest:.1f} s"
             )
-    hoped(
+    eventually_or_fail(
         lambda: resilience.service.get(f"/api/campaigns/{wanted}").status_code == 200,
         within=healthy.POSTGRES_BACK_WITHIN,
-        otherwise="Postgres is back, and a load that failed is never tried again",
+        message="Postgres is back, and a load that failed is never tried again",
     )
 
 
 def test_stale_copies_outlive_the_collections_while_postgres_is_away(resilience: Resilience) -> None:
     """GC_INTERVAL drops what has outlived CACHE_STALE_TTL, and nothing that only outlived CACHE_TTL."""
     collected = 0.1  # seconds between two collections
-    with another(
-        resilience, GC_INTERVAL=str(collected), CACHE_TTL="0.05", DB_POOL_CHECK_INTERVAL=NO_CHECKS
+    with another_instance(
+        resilience, GC_INTERVAL=str(collected), CACHE_TTL="0.05", DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS
     ) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "stale"}).headers["Location"]
         with resilience.redis.refuse(), resilience.postgres.refuse():
@@ -102,8 +104,8 @@ def test_stale_copies_outlive_the_collections_while_postgres_is_away(resilience:
 def test_replaced_and_deleted_entries_take_no_room_and_the_most_read_stay(resilience: Resilience) -> None:
     """With Redis and Postgres away, what is still answered is just what memory holds."""
     bounds = {"CACHE_MAX_MB": "0.06", "CACHE_MAX_ENTRIES": "20"}  # room for five or six of the largest
-    ids = unknown_campaigns(resilience, 24)
-    with another(resilience, **bounds) as instance, resilience.redis.refuse():
+    ids = uncached_campaigns(resilience, 24)
+    with another_instance(resilience, **bounds) as instance, resilience.redis.refuse():
         client = instance.client
 
         def made(message: str) -> str:
@@ -174,21 +176,23 @@ def comes_and_goes(resilience: Resilience, redis_is_there: bool) -> None:
         reply = resilience.service.get(path)
         assert reply.status_code == 200, f"{where}: a number is used again, and the read after that says 404"
         assert reply.json()["message"] == "used again"
-        otherwise = f"{where}: a number is used again, and its campaign is never cached: it was deleted once"
-        hoped(lambda: served_by(resilience, path) == source, within=healthy.REDIS_BACK_WITHIN, otherwise=otherwise)
+        message = f"{where}: a number is used again, and its campaign is never cached: it was deleted once"
+        eventually_or_fail(
+            lambda: served_by(resilience, path) == source, within=healthy.REDIS_BACK_WITHIN, message=message
+        )
 
 
 def test_what_is_known_to_be_gone_is_not_served_as_stale(resilience: Resilience) -> None:
     """Another program deleted campaigns, and Postgres said so; then Postgres goes away."""
-    with redis(resilience) as ask:
+    with redis_commands(resilience) as ask:
         redis_is(resilience, "up")
         in_memory, in_redis = (create(resilience)["id"] for _ in range(2))
         for i in (in_memory, in_redis):
             eventually(lambda i=i: served_by(resilience, f"/api/campaigns/{i}") == "redis", within=5.0)
         sql(resilience, "delete from campaigns where id = any($1)", [in_memory, in_redis])
-        ask("DEL", name_in_redis(ask, in_memory))
+        ask("DEL", redis_key(ask, in_memory))
         old = int(1000 * (LIFETIME - FRESH - 10))  # ten seconds older than a fresh copy is
-        name = name_in_redis(ask, in_redis)
+        name = redis_key(ask, in_redis)
         ask("PEXPIRE", name, old)
         for i in (in_memory, in_redis):
             status = resilience.service.get(f"/api/campaigns/{i}").status_code
@@ -197,32 +201,32 @@ def test_what_is_known_to_be_gone_is_not_served_as_stale(resilience: Resilience)
             for where, i in ("memory", in_memory), ("Redis", in_redis):
                 status = resilience.service.get(f"/api/campaigns/{i}").status_code
                 assert status == 503, f"a campaign is known to be gone, and the copy in {where} is served: {status}"
-            hoped(
+            eventually_or_fail(
                 lambda: not ask("EXISTS", name),
                 within=healthy.REDIS_BACK_WITHIN,
-                otherwise="a campaign is known to be gone, and its copy stays in Redis",
+                message="a campaign is known to be gone, and its copy stays in Redis",
             )
 
 
 def test_a_copy_out_of_redis_is_as_old_in_memory_as_it_was_there(resilience: Resilience) -> None:
     """Else a copy grows young again with each layer that it passes."""
-    with another(resilience) as other:
+    with another_instance(resilience) as other:
         eventually(lambda: other.client.get("/readyz").json()["checks"]["redis"] == "up", within=5.0)
         nearly_old, old = (
             other.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
             for _ in range(2)
         )
     redis_is(resilience, "up")
-    with redis(resilience) as ask:
+    with redis_commands(resilience) as ask:
         for path, age in (nearly_old, FRESH - 1.0), (old, FRESH + 10):
-            assert ask("PEXPIRE", name_in_redis(ask, int(path.rpartition("/")[2])), int(1000 * (LIFETIME - age)))
+            assert ask("PEXPIRE", redis_key(ask, int(path.rpartition("/")[2])), int(1000 * (LIFETIME - age)))
     first = resilience.service.get(nearly_old).headers
     assert (first["X-Cache"], first["X-Cache-Source"]) == ("hit", "redis")
     with resilience.redis.refuse(), resilience.postgres.refuse():
-        hoped(
+        eventually_or_fail(
             lambda: resilience.service.get(nearly_old).headers.get("X-Cache") == "stale",
             within=1.0 + 2 * healthy.SLACK,
-            otherwise=f"a copy that was {FRESH - 1:g} s old in Redis is fresh in memory for longer than CACHE_TTL={FRESH:g}",
+            message=f"a copy that was {FRESH - 1:g} s old in Redis is fresh in memory for longer than CACHE_TTL={FRESH:g}",
         )
     recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
     redis_is(resilience, "up")
@@ -243,7 +247,7 @@ def test_a_reader_under_way_while_a_campaign_changes_leaves_nothing_of_the_past_
     wanted = {"PUT": (200, "changed"), "DELETE": (404, None)}
     redis_is(resilience, "up")
     with resilience.postgres.latency(seconds=0.1):  # so that connections are there for all who come
-        at_once([lambda: resilience.service.get("/api/campaigns?limit=1")] * 3)
+        concurrently([lambda: resilience.service.get("/api/campaigns?limit=1")] * 3)
     for where, fault in (("with Redis there", nullcontext), ("without Redis", resilience.redis.refuse)):
         with fault():
             if where == "without Redis":
@@ -258,7 +262,7 @@ def test_a_reader_under_way_while_a_campaign_changes_leaves_nothing_of_the_past_
                 with ThreadPoolExecutor(1) as thread, resilience.postgres.bandwidth(bytes_per_s=110_000) as slow:
                     loading = thread.submit(timed, lambda made=made: resilience.service.get(f"/api/campaigns/{made}"))
                     eventually(lambda slow=slow: (slow.receipt.touched or 0) > 10_000, within=5.0)
-                    assert VERBS[verb].ask(resilience.service, made).is_success
+                    assert VERBS[verb].send(resilience.service, made).is_success
                     joined = now()
                     slow.heal()
                     loading.result()
@@ -284,8 +288,8 @@ def test_all_layers_tell_the_same_campaign_with_the_same_etag(resilience: Resili
         told[layer] = (reply.content, reply.headers["ETag"], reply.headers["Content-Type"])
 
     ask(("hit", "redis"))
-    with redis(resilience) as command:
-        command("DEL", name_in_redis(command, made.json()["id"]))
+    with redis_commands(resilience) as command:
+        command("DEL", redis_key(command, made.json()["id"]))
     ask(("miss", "postgres"))
     with resilience.postgres.refuse(), resilience.redis.blackhole():
         ask(("hit", "memory"))  # at the first read, which finds out that Redis is away
@@ -304,7 +308,7 @@ def test_all_layers_tell_the_same_campaign_with_the_same_etag(resilience: Resili
 def test_a_change_after_an_outage_ends_the_stale_copy(resilience: Resilience) -> None:
     """Readers go on all the time: stale while Postgres is away, and never again what was before once it has changed."""
     path = f"/api/campaigns/{create(resilience, 'before')['id']}"
-    with reader(resilience, path) as reads:
+    with reading(resilience, path) as reads:
         for text in ("first", "second"):
             with resilience.postgres.refuse():
                 assert resilience.service.put(path, json={"message": "refused"}).status_code == 503

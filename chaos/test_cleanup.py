@@ -20,18 +20,18 @@ import asyncpg
 import httpx
 
 import healthy
-from instances import NO_CHECKS, Instance, another
+from instances import NO_POOL_CHECKS, Instance, another_instance
 from pytest_resilience import Resilience, Stack, eventually
 from service.app import create_app
 from service.settings import Settings
 from workload import (
-    alive,
-    at_once,
+    concurrently,
     create,
-    hoped,
-    only_embedded,
-    session,
-    sessions_of_the_service,
+    eventually_or_fail,
+    postgres_session,
+    service_sessions,
+    session_exists,
+    skip_unless_embedded,
     sql,
     timed,
     writing,
@@ -51,9 +51,13 @@ LONGEST = 1.0  # seconds that a transaction of an instance takes at most: its DB
 @contextmanager
 def alone(resilience: Resilience, **changes: str) -> Iterator[Instance]:
     """An instance whose sessions are only cleaned up when it is asked to, and nobody else to do it."""
-    settings = {"DB_POOL_CHECK_INTERVAL": NO_CHECKS, "DB_POOL_IDLE_TIMEOUT": "60", "DB_COMMAND_TIMEOUT": str(LONGEST)}
+    settings = {
+        "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,
+        "DB_POOL_IDLE_TIMEOUT": "60",
+        "DB_COMMAND_TIMEOUT": str(LONGEST),
+    }
     with (
-        another(resilience, **settings | changes) as instance,
+        another_instance(resilience, **settings | changes) as instance,
         resilience.service.pause(),
     ):
         assert instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201
@@ -75,28 +79,30 @@ def boot_ids(resilience: Resilience) -> set[str]:
 def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: Resilience) -> None:
     with (
         alone(resilience) as instance,
-        session(resilience, OLDER_BOOT, *OPEN) as zombie,
-        session(resilience, OLDER_BOOT, *OPEN) as another_zombie,
-        session(resilience, "somebody else", "begin") as stranger,
-        session(resilience, "service-desk:42", "begin") as namesake,
-        session(resilience, "", "select 1") as idler,
-        session(resilience, OLDER_BOOT, "select 1") as replica,
+        postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie,
+        postgres_session(resilience, OLDER_BOOT, *OPEN) as another_zombie,
+        postgres_session(resilience, "somebody else", "begin") as stranger,
+        postgres_session(resilience, "service-desk:42", "begin") as namesake,
+        postgres_session(resilience, "", "select 1") as idler,
+        postgres_session(resilience, OLDER_BOOT, "select 1") as replica,
     ):
-        at_once([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
-        own = sessions_of_the_service(resilience) - {zombie, another_zombie, replica}
+        concurrently([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
+        own = service_sessions(resilience) - {zombie, another_zombie, replica}
         until_old(resilience, zombie, another_zombie)
         reply = timed(lambda: instance.client.post("/api/db-cleanup?verbose"))
         assert reply.reply is not None, "the cleanup did not answer"
         assert reply.status == 200, reply.reply.text
         assert reply.seconds < healthy.CLEANUP_WITHIN + healthy.SLACK, f"the cleanup took {reply.seconds:.2f} s"
-        gone = [not alive(resilience, pid) for pid in (zombie, another_zombie)]
+        gone = [not session_exists(resilience, pid) for pid in (zombie, another_zombie)]
         assert gone == [True, True], f"the cleanup says success, and zombies are still there: {reply.reply.text}"
         for who, pid in (("somebody else", stranger), ("service-desk", namesake), ("a nameless client", idler)):
-            assert alive(resilience, pid), f"the cleanup ended a session of {who}, which is none of the service's"
-        assert alive(resilience, replica), (
+            assert session_exists(resilience, pid), (
+                f"the cleanup ended a session of {who}, which is none of the service's"
+            )
+        assert session_exists(resilience, replica), (
             "the cleanup ended an idle session of another instance, which may well be alive"
         )
-        lost = own - sessions_of_the_service(resilience)
+        lost = own - service_sessions(resilience)
         assert not lost, f"the cleanup closed {len(lost)} of {len(own)} healthy connections of its own pool"
         counted = reply.reply.json()["server_terminated"]
         assert counted == 2, f"two zombies were ended, and the cleanup claims {counted}"
@@ -105,24 +111,26 @@ def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: 
 def test_what_a_living_instance_may_show_is_left_alone(resilience: Resilience) -> None:
     """A young transaction may be of a replica whose watch is away for a moment; one of a replica whose watch is there is none of ours."""
     before = boot_ids(resilience)
-    with another(resilience) as sibling:
+    with another_instance(resilience) as sibling:
         (living,) = boot_ids(resilience) - before
         with (
             alone(resilience) as instance,
-            session(resilience, f"service:{living}", *OPEN) as old,
-            session(resilience, OLDER_BOOT, *OPEN) as zombie,
+            postgres_session(resilience, f"service:{living}", *OPEN) as old,
+            postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie,
         ):
             until_old(resilience, old, zombie)
-            with session(resilience, OLDER_BOOT, *OPEN) as young:
+            with postgres_session(resilience, OLDER_BOOT, *OPEN) as young:
                 assert sibling.client.get("/readyz").status_code == 200
                 reply = instance.client.post("/api/db-cleanup?verbose")
-                assert alive(resilience, young), (
+                assert session_exists(resilience, young), (
                     "the cleanup ended a transaction that was younger than those of a living instance can be"
                 )
-            assert alive(resilience, old), (
+            assert session_exists(resilience, old), (
                 "the cleanup ended a transaction of an instance that lives: its watch is there"
             )
-            assert not alive(resilience, zombie), f"the cleanup says success, and a zombie is still there: {reply.text}"
+            assert not session_exists(resilience, zombie), (
+                f"the cleanup says success, and a zombie is still there: {reply.text}"
+            )
 
 
 def test_a_session_of_its_own_that_the_pool_has_lost_is_ended(resilience: Resilience) -> None:
@@ -130,11 +138,11 @@ def test_a_session_of_its_own_that_the_pool_has_lost_is_ended(resilience: Resili
     before = boot_ids(resilience)
     with alone(resilience, DB_COMMAND_TIMEOUT="0.5") as instance:
         (own,) = boot_ids(resilience) - before
-        with session(resilience, f"service:{own}", "select 1") as lost:
+        with postgres_session(resilience, f"service:{own}", "select 1") as lost:
             query = "select clock_timestamp() - backend_start > interval '1.1 s' from pg_stat_activity where pid = $1"
             eventually(lambda: sql(resilience, query, lost)[0][0], within=5.0)
             reply = instance.client.post("/api/db-cleanup?verbose")
-            assert not alive(resilience, lost), (
+            assert not session_exists(resilience, lost), (
                 f"a session of its own that its pool does not know is left: {reply.text}"
             )
             assert reply.json()["server_terminated"] == 1, f"the cleanup miscounts what it ended: {reply.text}"
@@ -143,8 +151,8 @@ def test_a_session_of_its_own_that_the_pool_has_lost_is_ended(resilience: Resili
 
 def test_a_session_that_does_not_end_when_told_is_not_counted(resilience: Resilience, resilience_stack: Stack) -> None:
     """A process that hangs in the kernel ends when it likes; here it is stopped."""
-    only_embedded(resilience_stack, "the processes of Postgres are not on this machine")
-    with alone(resilience) as instance, session(resilience, OLDER_BOOT, *OPEN) as stuck:
+    skip_unless_embedded(resilience_stack, "the processes of Postgres are not on this machine")
+    with alone(resilience) as instance, postgres_session(resilience, OLDER_BOOT, *OPEN) as stuck:
         until_old(resilience, stuck)
         os.kill(stuck, signal.SIGSTOP)
         try:
@@ -158,10 +166,10 @@ def test_a_session_that_does_not_end_when_told_is_not_counted(resilience: Resili
             )
         finally:
             os.kill(stuck, signal.SIGCONT)
-        hoped(
-            lambda: not alive(resilience, stuck),
+        eventually_or_fail(
+            lambda: not session_exists(resilience, stuck),
             within=5.0,
-            otherwise="told to end, and then let go on, it is still there",
+            message="told to end, and then let go on, it is still there",
         )
 
 
@@ -175,9 +183,9 @@ def test_a_statement_that_nobody_waits_for_any_more_is_ended(resilience: Resilie
             await connection.execute("select pg_sleep(5)")
         connection.terminate()
 
-    limits = {"DB_COMMAND_TIMEOUT": "0.3", "DB_POOL_CHECK_INTERVAL": NO_CHECKS}
+    limits = {"DB_COMMAND_TIMEOUT": "0.3", "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS}
     with (
-        another(resilience, **limits) as instance,
+        another_instance(resilience, **limits) as instance,
         resilience.service.pause(),
         ThreadPoolExecutor(1) as thread,
     ):
@@ -194,7 +202,7 @@ def test_a_statement_that_nobody_waits_for_any_more_is_ended(resilience: Resilie
 
 def test_dead_connections_are_closed_without_touching_the_server(resilience: Resilience) -> None:
     with alone(resilience) as instance:
-        at_once([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
+        concurrently([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
         with resilience.postgres.blackhole():
             reply = timed(lambda: instance.client.post("/api/db-cleanup?verbose"))
             assert reply.reply is not None, "the cleanup did not answer"
@@ -214,7 +222,7 @@ def test_live_requests_do_not_suffer(resilience: Resilience) -> None:
             crew.until(lambda writer: len(writer.acknowledged), every_one=True, grow_by=5, within=10.0)
         return [code for writer in crew.writers for code in (*writer.refused, *[None] * writer.unknown)]
 
-    with another(resilience) as replica:
+    with another_instance(resilience) as replica:
         failed = (
             suffered() and suffered()
         )  # a busy machine has a bad moment; a cleanup that cuts requests off does so each time
@@ -236,10 +244,10 @@ def test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait(resilienc
     least = 30  # seconds
     with (
         alone(resilience, CLEANUP_MIN_INTERVAL=str(least)) as instance,
-        session(resilience, OLDER_BOOT, *OPEN) as zombie,
+        postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie,
     ):
         until_old(resilience, zombie)
-        replies = at_once([lambda: instance.client.get("/api/db-cleanup?verbose")] * 5)
+        replies = concurrently([lambda: instance.client.get("/api/db-cleanup?verbose")] * 5)
         statuses = {reply.status for reply in replies}
         assert statuses <= {200, 429}, f"a cleanup that is under way is not an error: {statuses}"
         runs = instance.log.count("[GC] Freed")
@@ -285,16 +293,16 @@ def test_where_no_token_is_set_nobody_from_elsewhere_may_clean_up(resilience: Re
 
 def test_from_time_to_time_it_cleans_up_unasked(resilience: Resilience) -> None:
     interval = 0.5
-    with alone(resilience, CLEANUP_INTERVAL=str(interval)), session(resilience, OLDER_BOOT, *OPEN) as zombie:
-        otherwise = f"CLEANUP_INTERVAL={interval} has passed, and a zombie is still there: nobody cleans up unasked"
+    with alone(resilience, CLEANUP_INTERVAL=str(interval)), postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie:
+        message = f"CLEANUP_INTERVAL={interval} has passed, and a zombie is still there: nobody cleans up unasked"
         within = LONGEST + interval + healthy.CLEANUP_WITHIN + healthy.SLACK
-        hoped(lambda: not alive(resilience, zombie), within=within, otherwise=otherwise)
+        eventually_or_fail(lambda: not session_exists(resilience, zombie), within=within, message=message)
 
 
 def test_each_process_gives_its_sessions_a_name_of_its_own(resilience: Resilience) -> None:
     """By which a cleanup tells those of the living from those of the dead."""
     query = "select distinct application_name from pg_stat_activity where application_name like 'service:%'"
-    with another(resilience) as instance:
+    with another_instance(resilience) as instance:
         assert instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201
         create(resilience)
         names = [row[0] for row in sql(resilience, query)]
@@ -305,14 +313,14 @@ def test_zombies_are_swept_with_every_check_of_the_pool(resilience: Resilience) 
     """Every six hours would not have helped that night."""
     create(resilience)
     with (
-        another(resilience, DB_COMMAND_TIMEOUT=str(LONGEST)),
-        session(resilience, OLDER_BOOT, *OPEN) as zombie,
-        session(resilience, "somebody else", "begin") as stranger,
+        another_instance(resilience, DB_COMMAND_TIMEOUT=str(LONGEST)),
+        postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie,
+        postgres_session(resilience, "somebody else", "begin") as stranger,
     ):
         within = LONGEST + 2 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK
-        otherwise = "a zombie outlives the checks of the pool"
-        hoped(lambda: not alive(resilience, zombie), within=within, otherwise=otherwise)
-        assert alive(resilience, stranger), "the sweep ended a session that is none of the service's"
+        message = "a zombie outlives the checks of the pool"
+        eventually_or_fail(lambda: not session_exists(resilience, zombie), within=within, message=message)
+        assert session_exists(resilience, stranger), "the sweep ended a session that is none of the service's"
 
 
 class Garbage:
@@ -325,7 +333,7 @@ class Garbage:
 def test_without_rights_it_has_no_effect_and_with_them_it_collects(resilience: Resilience) -> None:
     """Loopback may clean up, and every client of this suite is on loopback; so the app runs in here and is told who asks."""
     environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | {
-        "DB_POOL_CHECK_INTERVAL": NO_CHECKS,
+        "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,
         "DB_COMMAND_TIMEOUT": str(LONGEST),
     }
     path = "/api/db-cleanup?verbose"
@@ -355,13 +363,19 @@ def test_without_rights_it_has_no_effect_and_with_them_it_collects(resilience: R
                 for headers in wrong
                 for method in ("GET", "POST")
             }
-            unharmed = await asyncio.to_thread(alive, resilience, zombie)
+            unharmed = await asyncio.to_thread(session_exists, resilience, zombie)
             garbage = weakref.ref(Garbage())
             right = {"Authorization": f"Bearer {healthy.CLEANUP_TOKEN}"}
             allowed = await client.post(path, headers=right)
-            return refused, unharmed, allowed, await asyncio.to_thread(alive, resilience, zombie), garbage() is None
+            return (
+                refused,
+                unharmed,
+                allowed,
+                await asyncio.to_thread(session_exists, resilience, zombie),
+                garbage() is None,
+            )
 
-    with resilience.service.pause(), session(resilience, OLDER_BOOT, *OPEN) as zombie:
+    with resilience.service.pause(), postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie:
         until_old(resilience, zombie)
         gc.disable()
         try:

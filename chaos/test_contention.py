@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import healthy
 from pytest_resilience import Resilience, eventually
-from workload import at_once, create, reader, sql
+from workload import concurrently, create, reading, sql
 
 
 def test_of_many_who_saw_the_same_version_one_wins(resilience: Resilience) -> None:
@@ -13,7 +13,7 @@ def test_of_many_who_saw_the_same_version_one_wins(resilience: Resilience) -> No
         for version in (1, 2, 3):
             seen = {"If-Match": f'"{version}"'}
             texts = [f"writer {number} saw version {version}" for number in range(12)]
-            replies = at_once(
+            replies = concurrently(
                 [lambda t=t, h=seen: resilience.service.put(path, json={"message": t}, headers=h) for t in texts]
             )
             winners = [text for text, reply in zip(texts, replies, strict=True) if reply.status == 200]
@@ -29,12 +29,12 @@ def test_of_many_who_saw_the_same_version_one_wins(resilience: Resilience) -> No
 def test_every_change_counts_and_no_reader_goes_back_in_time(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     changes = 0
-    with reader(resilience, path) as reads:
+    with reading(resilience, path) as reads:
         for _ in range(3):
             with resilience.redis.reset() as outage:
-                replies = at_once([lambda: resilience.service.put(path, json={"status": "scheduled"})] * 8)
+                replies = concurrently([lambda: resilience.service.put(path, json={"status": "scheduled"})] * 8)
                 eventually(lambda outage=outage: outage.receipt.touched, within=healthy.REDIS_BACK_WITHIN)
-            replies += at_once([lambda: resilience.service.put(path, json={"status": "sending"})] * 8)
+            replies += concurrently([lambda: resilience.service.put(path, json={"status": "sending"})] * 8)
             assert {reply.status for reply in replies} == {200}
             changes += len(replies)
     versions = [read.reply.json()["version"] for read in reads if read.reply is not None]

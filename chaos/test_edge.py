@@ -21,11 +21,11 @@ import psutil
 import pytest
 
 import healthy
-from instances import Instance, another, start
+from instances import Instance, another_instance, start_process
 from pytest_resilience import Resilience, eventually
 from service.errors import SettingsError
 from service.settings import Settings
-from workload import Timed, create, hoped, timed
+from workload import TimedReply, create, eventually_or_fail, timed
 
 TIMEOUT = 0.5  # HEADER_TIMEOUT and BODY_TIMEOUT, in seconds; 10 in production
 SILENT = 60  # clients that say nothing, or half of something
@@ -51,7 +51,7 @@ def until_closed(client: socket.socket) -> bytes:
 
 def test_clients_that_say_nothing_or_half_of_something_are_closed(resilience: Resilience) -> None:
     with (
-        another(resilience, HEADER_TIMEOUT=str(TIMEOUT), BODY_TIMEOUT=str(TIMEOUT)) as instance,
+        another_instance(resilience, HEADER_TIMEOUT=str(TIMEOUT), BODY_TIMEOUT=str(TIMEOUT)) as instance,
         ExitStack() as clients,
     ):
         silent, half, kept, slow = (clients.enter_context(connect(instance)) for _ in range(4))
@@ -88,7 +88,7 @@ def test_clients_that_say_nothing_or_half_of_something_are_closed(resilience: Re
 
 def test_silent_clients_make_room_and_health_answers_when_all_are_busy(resilience: Resilience) -> None:
     with (
-        another(resilience, MAX_CONNECTIONS=str(MOST), HEADER_TIMEOUT="30", BODY_TIMEOUT="30") as instance,
+        another_instance(resilience, MAX_CONNECTIONS=str(MOST), HEADER_TIMEOUT="30", BODY_TIMEOUT="30") as instance,
         ExitStack() as clients,
     ):
         for number in range(SILENT):
@@ -96,7 +96,7 @@ def test_silent_clients_make_room_and_health_answers_when_all_are_busy(resilienc
             if number % 2:
                 client.sendall(HALF)
 
-        def ask(path: str) -> Timed:
+        def ask(path: str) -> TimedReply:
             """By a connection of its own: one that was kept says nothing either, and makes room."""
             url = instance.client.base_url.copy_with(raw_path=path.encode())
             return timed(lambda: httpx.get(url, trust_env=False, timeout=10.0))
@@ -116,8 +116,8 @@ def test_silent_clients_make_room_and_health_answers_when_all_are_busy(resilienc
             clients.enter_context(connect(instance)).sendall(SLOW_BODY)
             return ask("/api/campaigns?limit=1").status == 503
 
-        otherwise = f"MAX_CONNECTIONS is {MOST}, more are busy, and work is not refused"
-        hoped(busy, within=5.0, otherwise=otherwise)
+        message = f"MAX_CONNECTIONS is {MOST}, more are busy, and work is not refused"
+        eventually_or_fail(busy, within=5.0, message=message)
         for path in ("/health", "/livez", "/readyz"):
             answer = ask(path)
             assert answer.status == 200, f"all connections are busy, and {path} is answered {answer.status}"
@@ -130,7 +130,7 @@ def test_unset_the_bound_leaves_descriptors_for_postgres_and_redis(resilience: R
     with ExitStack() as stack:
         resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
         try:
-            instance = stack.enter_context(another(resilience, ready=False))
+            instance = stack.enter_context(another_instance(resilience, ready=False))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for _ in range(few + 50):
@@ -149,7 +149,7 @@ def test_no_header_makes_a_caller_local_or_another(resilience: Resilience) -> No
     forwarded = {"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}, {"X-Real-IP": "127.0.0.1"}
     elsewhere = [a.address for each in psutil.net_if_addrs().values() for a in each if a.family is socket.AF_INET]
     outside = next((address for address in elsewhere if not address.startswith("127.")), None)
-    with another(resilience, HOST="0.0.0.0") as instance:
+    with another_instance(resilience, HOST="0.0.0.0") as instance:
         here = instance.client.base_url.copy_with(path="/api/db-cleanup")
         for headers in forwarded:
             reply = instance.client.post(here, headers=headers)
@@ -288,9 +288,9 @@ def test_a_certificate_that_does_not_verify_gets_no_token(resilience: Resilience
         }
         if subject != "localhost":
             settings["UPSTASH_REDIS_CA_FILE"] = str(certificate)
-        with another(resilience, **settings) as instance:
-            otherwise = f"Upstash's certificate does not verify, because {flaw}, and the log says nothing"
-            hoped(lambda: "falling back to in-memory cache" in instance.log, within=5.0, otherwise=otherwise)
+        with another_instance(resilience, **settings) as instance:
+            message = f"Upstash's certificate does not verify, because {flaw}, and the log says nothing"
+            eventually_or_fail(lambda: "falling back to in-memory cache" in instance.log, within=5.0, message=message)
             path = instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).headers["Location"]
             source = instance.client.get(path).headers["X-Cache-Source"]
         told = [each for each in came if each]
@@ -304,7 +304,7 @@ def test_a_taken_port_ends_the_start_in_one_line(resilience: Resilience) -> None
         port = str(taken.getsockname()[1])
         good = healthy.settings(resilience.postgres.url, resilience.redis.url) | {"PORT": port}
         logs = {log_format: Path(scratch, log_format) for log_format in ("console", "json")}
-        processes = {name: start(good | {"LOG_FORMAT": name}, log) for name, log in logs.items()}
+        processes = {name: start_process(good | {"LOG_FORMAT": name}, log) for name, log in logs.items()}
         try:
             codes = {name: process.wait(10.0) for name, process in processes.items()}
         except subprocess.TimeoutExpired:
@@ -344,19 +344,21 @@ def test_no_number_out_of_range_is_taken_for_any_setting() -> None:
 
 def test_each_line_of_a_json_log_is_json(resilience: Resilience) -> None:
     """Whatever happens: an outage, a wrong request, an alert, the end."""
-    with another(resilience, LOG_FORMAT="json", HEADER_TIMEOUT="30") as instance:
+    with another_instance(resilience, LOG_FORMAT="json", HEADER_TIMEOUT="30") as instance:
         with resilience.postgres.refuse(), resilience.redis.refuse():
-            hoped(lambda: instance.client.get("/readyz").status_code == 503, within=3.0, otherwise="Postgres is away")
+            eventually_or_fail(
+                lambda: instance.client.get("/readyz").status_code == 503, within=3.0, message="Postgres is away"
+            )
             instance.client.post("/api/campaigns", json={"name": "line\nbreak\u2028", "message": "m"})
             with connect(instance) as client:
                 client.sendall(b"no\x00 request\r\n\r\n")
                 assert until_closed(client).startswith(b"HTTP/1.1 400")
         eventually(lambda: instance.client.get("/readyz").json()["status"] == "ready", within=5.0)
         instance.process.terminate()
-        hoped(
-            instance.ended,
+        eventually_or_fail(
+            instance.has_exited,
             within=20.0,
-            otherwise=f"it does not stop; its log:\n{instance.log}",
+            message=f"it does not stop; its log:\n{instance.log}",
         )
         lines = instance.log.splitlines()
     assert len(lines) >= 6, f"an outage of both and the end make more than {len(lines)} lines"

@@ -9,17 +9,17 @@ from contextlib import AbstractContextManager
 import httpx
 
 import healthy
-from instances import NO_CHECKS, Instance, another
+from instances import NO_POOL_CHECKS, Instance, another_instance
 from pytest_resilience import Resilience, Stack, eventually, recovers
-from verbs import READS, VERBS, WRITES, all_are_refused, all_succeed, ask_every_verb, unknown_campaigns
+from verbs import READS, VERBS, WRITES, assert_all_succeed, assert_all_unavailable, send_every_verb, uncached_campaigns
 from workload import (
-    at_once,
+    concurrently,
     create,
-    hoped,
-    only_embedded,
+    eventually_or_fail,
     served_by,
-    session_to_ask,
+    skip_unless_embedded,
     sql,
+    sql_connection,
     timed,
 )
 
@@ -29,7 +29,7 @@ QUICK = {
     "DB_POOL_MAX": str(POOL),
     "DB_POOL_ACQUIRE_TIMEOUT": str(ACQUIRE),
     "DB_COMMAND_TIMEOUT": str(COMMAND),
-    "DB_POOL_CHECK_INTERVAL": NO_CHECKS,  # no sweep gives back what a request has lost
+    "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,  # no sweep gives back what a request has lost
 }
 IN_TIME = 2 * (ACQUIRE + COMMAND) + 2 * healthy.SLACK  # seconds: a read may be tried twice
 PATIENT = {"DB_COMMAND_TIMEOUT": "0.5", "DB_POOL_ACQUIRE_TIMEOUT": "0.5"}
@@ -53,28 +53,28 @@ REDIS: dict[str, Fault] = {
 def the_whole_pool_is_free(resilience: Resilience, instance: Instance, *, after: str) -> None:
     """Assert that as many requests as the pool has connections can wait in Postgres at the same time."""
     recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
-    ids = unknown_campaigns(resilience, POOL)
-    otherwise = f"{after}: connections of the pool are lost, and {POOL} requests cannot be under way at once any more"
+    ids = uncached_campaigns(resilience, POOL)
+    message = f"{after}: connections of the pool are lost, and {POOL} requests cannot be under way at once any more"
     with resilience.postgres.hold_locks("campaigns") as held, ThreadPoolExecutor(1) as thread:
-        asked = thread.submit(ask_every_verb, instance.client, ids)
+        asked = thread.submit(send_every_verb, instance.client, ids)
         try:
-            hoped(lambda: held.receipt.touched == POOL, within=ACQUIRE, otherwise=otherwise)
+            eventually_or_fail(lambda: held.receipt.touched == POOL, within=ACQUIRE, message=message)
         finally:
             held.heal()
             answers = asked.result()
-    all_succeed(answers, meanwhile=f"after that: {after}", within=IN_TIME)
+    assert_all_succeed(answers, during=f"after that: {after}", within=IN_TIME)
 
 
 def test_without_postgres_every_verb_is_refused_in_time_and_gives_its_connection_back(resilience: Resilience) -> None:
-    with another(resilience, **QUICK) as instance:
+    with another_instance(resilience, **QUICK) as instance:
         create(resilience)
         for kind, fault in POSTGRES.items():
-            ids = unknown_campaigns(resilience, 3 * len(VERBS))
+            ids = uncached_campaigns(resilience, 3 * len(VERBS))
             warm, struck = ids[: len(VERBS)], ids[len(VERBS) :]
-            all_succeed(ask_every_verb(instance.client, warm), meanwhile="nothing is wrong", within=IN_TIME)
+            assert_all_succeed(send_every_verb(instance.client, warm), during="nothing is wrong", within=IN_TIME)
             with fault(resilience):
-                answers = ask_every_verb(instance.client, struck, names=[*VERBS, *VERBS])
-            all_are_refused(answers, meanwhile=kind, within=IN_TIME)
+                answers = send_every_verb(instance.client, struck, names=[*VERBS, *VERBS])
+            assert_all_unavailable(answers, during=kind, within=IN_TIME)
             the_whole_pool_is_free(resilience, instance, after=kind)
 
 
@@ -82,17 +82,17 @@ def test_an_exhausted_pool_refuses_every_verb_in_time(resilience: Resilience) ->
     """Those who hold the connections wait for a lock, those who come after them for a connection: neither waits for long."""
     acquire, command = 0.8, 4.0  # seconds: who holds a connection holds it for longer than others may wait for it
     limits = {"DB_POOL_ACQUIRE_TIMEOUT": str(acquire), "DB_COMMAND_TIMEOUT": str(command)}
-    with another(resilience, **QUICK | limits) as instance:
+    with another_instance(resilience, **QUICK | limits) as instance:
         create(resilience)
-        first, second = unknown_campaigns(resilience, len(VERBS)), unknown_campaigns(resilience, len(VERBS))
+        first, second = uncached_campaigns(resilience, len(VERBS)), uncached_campaigns(resilience, len(VERBS))
         with resilience.postgres.hold_locks("campaigns") as locked, ThreadPoolExecutor(1) as thread:
-            holding = thread.submit(ask_every_verb, instance.client, first)
+            holding = thread.submit(send_every_verb, instance.client, first)
             eventually(lambda: locked.receipt.touched == POOL, within=command / 2)
-            late = ask_every_verb(instance.client, second)
+            late = send_every_verb(instance.client, second)
             cleanup = timed(lambda: instance.client.post("/api/db-cleanup"))
             held = holding.result()
-        all_are_refused(late, meanwhile="all connections are in use", within=acquire + 2 * healthy.SLACK)
-        all_are_refused(held, meanwhile="a lock is held for longer than a statement may take", within=2 * command)
+        assert_all_unavailable(late, during="all connections are in use", within=acquire + 2 * healthy.SLACK)
+        assert_all_unavailable(held, during="a lock is held for longer than a statement may take", within=2 * command)
         assert cleanup.status == 200, f"all connections are in use, and so the cleanup is answered {cleanup.status}"
 
 
@@ -102,7 +102,7 @@ def test_without_redis_every_verb_works_and_spends_no_more_than_its_budget(resil
     within = healthy.REDIS_BUDGET + healthy.SLACK
     for kind, fault in REDIS.items():
         eventually(lambda: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
-        ids = dict(zip(VERBS, unknown_campaigns(resilience, len(VERBS)), strict=True))
+        ids = dict(zip(VERBS, uncached_campaigns(resilience, len(VERBS)), strict=True))
 
         def nothing_of_the_past(when: str, ids: dict[str, int] = ids) -> None:
             changed = resilience.service.get(f"/api/campaigns/{ids['PUT']}").json()["message"]
@@ -111,10 +111,10 @@ def test_without_redis_every_verb_works_and_spends_no_more_than_its_budget(resil
             assert status == 404, f"{when}: a deleted campaign is served ({status})"
 
         with fault(resilience):
-            all_succeed(ask_every_verb(resilience.service, ids.values()), meanwhile=kind, within=within)
+            assert_all_succeed(send_every_verb(resilience.service, ids.values()), during=kind, within=within)
             nothing_of_the_past(kind)
-            again = ask_every_verb(resilience.service, unknown_campaigns(resilience, len(VERBS)))
-            all_succeed(again, meanwhile=f"{kind}, which is known by now", within=within)
+            again = send_every_verb(resilience.service, uncached_campaigns(resilience, len(VERBS)))
+            assert_all_succeed(again, during=f"{kind}, which is known by now", within=within)
         nothing_of_the_past(f"{kind} no longer")
         eventually(lambda: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
         nothing_of_the_past(f"{kind} no longer, and is used again")
@@ -127,8 +127,8 @@ def test_a_slow_redis_costs_every_write_its_budget_once(resilience: Resilience) 
     with resilience.redis.latency(seconds=0.8 * healthy.REDIS_BUDGET):
         for verb in WRITES:
             each, took = VERBS[verb], []
-            for i in unknown_campaigns(resilience, 3):  # the quickest of three: a busy machine has bad moments
-                asked = timed(lambda i=i, each=each: each.ask(resilience.service, i))
+            for i in uncached_campaigns(resilience, 3):  # the quickest of three: a busy machine has bad moments
+                asked = timed(lambda i=i, each=each: each.send(resilience.service, i))
                 assert asked.status == each.status, f"Redis is slow: {verb} is answered {asked.status}"
                 took.append(asked.seconds)
             assert min(took) < most, (
@@ -138,7 +138,7 @@ def test_a_slow_redis_costs_every_write_its_budget_once(resilience: Resilience) 
 
 def test_after_a_write_in_doubt_no_cache_is_asked_whatever_the_verb(resilience: Resilience) -> None:
     """The write happened and its answer was lost. Once with Redis there, once without it: each cache must not be believed."""
-    with another(resilience, **PATIENT) as instance:
+    with another_instance(resilience, **PATIENT) as instance:
         for verb in ("PUT", "DELETE"):
             doubt(resilience, instance.client, verb)
 
@@ -149,7 +149,7 @@ def doubt(resilience: Resilience, client: httpx.Client, verb: str) -> None:
 
     def fresh() -> int:
         """Create a campaign that all caches have, and have the statement prepared, so that it is one message to Postgres."""
-        VERBS[verb].ask(client, client.post("/api/campaigns", json={"name": "n", "message": "m"}).json()["id"])
+        VERBS[verb].send(client, client.post("/api/campaigns", json={"name": "n", "message": "m"}).json()["id"])
         made: int = client.post("/api/campaigns", json={"name": "n", "message": "before"}).json()["id"]
         assert client.get(f"/api/campaigns/{made}").status_code == 200
         return made
@@ -157,12 +157,12 @@ def doubt(resilience: Resilience, client: httpx.Client, verb: str) -> None:
     def in_doubt(made: int, where: str) -> None:
         happened = "select 1 from campaigns where id = $1 and message = 'before'"
         with resilience.postgres.blackhole(direction="down"):
-            answer = VERBS[verb].ask(client, made)
+            answer = VERBS[verb].send(client, made)
             assert answer.status_code == 503, f"nobody can know whether the {verb} happened: {answer.status_code}"
-            hoped(
+            eventually_or_fail(
                 lambda: not sql(resilience, happened, made),
                 within=healthy.POSTGRES_BACK_WITHIN,
-                otherwise=f"the {verb} never reached Postgres",
+                message=f"the {verb} never reached Postgres",
             )
         recovers(lambda: client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
         told(made, where)
@@ -183,17 +183,17 @@ def doubt(resilience: Resilience, client: httpx.Client, verb: str) -> None:
         eventually(lambda: client.get("/readyz").json()["checks"]["redis"] == "down", within=2.0)
         in_doubt(made, "without Redis")
     within = healthy.REDIS_BACK_WITHIN
-    hoped(
+    eventually_or_fail(
         lambda: client.get("/readyz").json()["checks"]["redis"] == "up",
         within=within,
-        otherwise=f"Redis is back, and after {within:g} s the service still does not use it",
+        message=f"Redis is back, and after {within:g} s the service still does not use it",
     )
     told(made, "without Redis, which is back")
 
 
 def test_a_change_whose_answer_was_lost_is_not_made_again(resilience: Resilience, resilience_stack: Stack) -> None:
     """The statement ran, then the connection broke: a second try would change the row twice, or find it gone."""
-    only_embedded(
+    skip_unless_embedded(
         resilience_stack, "the real Toxiproxy hands over what it holds when it closes a connection: no answer is lost"
     )
     for verb in ("PUT", "DELETE"):
@@ -202,12 +202,12 @@ def test_a_change_whose_answer_was_lost_is_not_made_again(resilience: Resilience
 
 def lose_the_answer(resilience: Resilience, verb: str) -> None:
     """Have one kind of change lose its answer, and see how often it happened."""
-    VERBS[verb].ask(resilience.service, create(resilience)["id"])  # prepares the statement
+    VERBS[verb].send(resilience.service, create(resilience)["id"])  # prepares the statement
     made = create(resilience)["id"]
     done = "select 1 where not exists (select 1 from campaigns where id = $1 and version = 1)"
     with ThreadPoolExecutor(1) as thread:
         with resilience.postgres.blackhole(direction="down"):
-            write = thread.submit(timed, lambda: VERBS[verb].ask(resilience.service, made))
+            write = thread.submit(timed, lambda: VERBS[verb].send(resilience.service, made))
             eventually(lambda: sql(resilience, done, made), within=5.0)
             stopped = resilience.service.pause()  # so that the network is well when it finds its connection broken
             with resilience.postgres.reset():
@@ -226,25 +226,25 @@ def lose_the_answer(resilience: Resilience, verb: str) -> None:
 def test_every_read_whose_session_is_ended_under_it_is_done_again(resilience: Resilience) -> None:
     """A failover ends the sessions of statements that run; reads can be asked again, whether for one campaign or a page."""
     create(resilience)
-    ids = unknown_campaigns(resilience, 2 * len(READS))
+    ids = uncached_campaigns(resilience, 2 * len(READS))
     with resilience.postgres.starve(lock="campaigns") as locked, ThreadPoolExecutor(1) as thread:
-        reading = thread.submit(ask_every_verb, resilience.service, ids, names=READS * 2)
+        reading = thread.submit(send_every_verb, resilience.service, ids, names=READS * 2)
         eventually(lambda: locked.receipt.touched == len(ids), within=healthy.ACQUIRE_TIMEOUT)
         resilience.postgres.terminate_backends()
         locked.heal()
         answers = reading.result()
     within = healthy.ACQUIRE_TIMEOUT + healthy.COMMAND_TIMEOUT
-    all_succeed(answers, meanwhile="the sessions of reads were ended", within=within)
+    assert_all_succeed(answers, during="the sessions of reads were ended", within=within)
 
 
 def test_no_write_is_acknowledged_before_it_is_in_postgres_log_whatever_the_verb(resilience: Resilience) -> None:
     safe = "select pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
     ids = [create(resilience)["id"] for _ in range(10)]
-    with session_to_ask(resilience) as ask:
+    with sql_connection(resilience) as ask:
         for verb in WRITES:
             behind = 0
             for i in ids:
-                reply = VERBS[verb].ask(resilience.service, i)
+                reply = VERBS[verb].send(resilience.service, i)
                 behind += not ask(safe)
                 assert reply.status_code == VERBS[verb].status, f"{verb} is answered {reply.status_code}"
             assert behind < len(ids) // 2, (
@@ -282,7 +282,7 @@ def test_reads_of_a_campaign_that_redis_holds_go_on_while_writes_are_refused(res
         path = f"/api/campaigns/{create(resilience)['id']}"
         eventually(lambda path=path: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
         with resilience.postgres.refuse():
-            refused = VERBS[verb].ask(resilience.service, int(path.rpartition("/")[2]))
+            refused = VERBS[verb].send(resilience.service, int(path.rpartition("/")[2]))
             assert refused.status_code == 503, f"a {verb} without Postgres is answered {refused.status_code}"
             reads = [timed(lambda path=path: resilience.service.get(path)) for _ in range(5)]
             for read in reads:
@@ -291,11 +291,11 @@ def test_reads_of_a_campaign_that_redis_holds_go_on_while_writes_are_refused(res
                 state = read.reply.headers["X-Cache"]
                 assert state == "stale", f"a {verb} may have happened, and the copy from before it is called a {state}"
         recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
-        again = at_once([lambda path=path: resilience.service.get(path)] * 5)
+        again = concurrently([lambda path=path: resilience.service.get(path)] * 5)
         states = {read.reply.headers["X-Cache"] for read in again if read.reply is not None}
         assert "stale" not in states, f"Postgres is back, and a copy in doubt is still served after a {verb}: {states}"
-        hoped(
+        eventually_or_fail(
             lambda path=path: served_by(resilience, path) == "redis",
             within=healthy.REDIS_BACK_WITHIN,
-            otherwise=f"a {verb} was in doubt, and its campaign is never read from Redis again",
+            message=f"a {verb} was in doubt, and its campaign is never read from Redis again",
         )

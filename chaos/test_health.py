@@ -15,7 +15,7 @@ import pytest
 
 import healthy
 from pytest_resilience import Resilience, Strike
-from workload import Timed, create, timed
+from workload import TimedReply, create, timed
 
 FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "redis refuses": lambda r: r.redis.refuse(),
@@ -66,13 +66,13 @@ def bystander() -> Iterator[str]:
             process.kill()
 
 
-def ask(resilience: Resilience, bystander: httpx.Client) -> tuple[list[Timed], float]:
+def ask(resilience: Resilience, bystander: httpx.Client) -> tuple[list[TimedReply], float]:
     """Ask /health often and for a while, in turn with a bystander. Return the answers, and what may be called slow meanwhile.
 
     It does not go on and on when it is clear already that /health is too slow.
     """
-    answers: list[Timed] = []
-    others: list[Timed] = []
+    answers: list[TimedReply] = []
+    others: list[TimedReply] = []
     begin = time.monotonic()
     while len(answers) < ASKS or time.monotonic() - begin < A_WHILE:
         answers.append(timed(lambda: resilience.service.get("/health")))
@@ -83,17 +83,17 @@ def ask(resilience: Resilience, bystander: httpx.Client) -> tuple[list[Timed], f
     return answers, max(healthy.HEALTH_P99, 3 * p99(others))
 
 
-def slow(answers: list[Timed], limit: float) -> list[float]:
+def slow(answers: list[TimedReply], limit: float) -> list[float]:
     """How long those took that were not in time."""
     return [answer.seconds for answer in answers if answer.seconds > limit]
 
 
-def p99(answers: list[Timed]) -> float:
+def p99(answers: list[TimedReply]) -> float:
     """What 99 of 100 answers took at most."""
     return sorted(answer.seconds for answer in answers)[-1 - len(answers) // 100]
 
 
-def waits(answers: list[Timed], limit: float) -> str:
+def waits(answers: list[TimedReply], limit: float) -> str:
     """What is wrong with the times, or nothing."""
     seconds = [answer.seconds for answer in answers]
     mute = sum(slow(answers, limit)) / sum(seconds)

@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 import healthy
-from instances import another
+from instances import another_instance
 from pytest_resilience import CannotInject, Resilience, eventually, recovers
-from workload import NAME, at_once, hoped, reader, sql, timed
+from workload import NAME, concurrently, eventually_or_fail, reading, sql, timed
 
-FORCED = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
+FORCED_GC = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
 FREED = re.compile(r"\[GC\] Freed (-?\d+\.\d\d)MB heap, (-?\d+\.\d\d)MB external, (-?\d+\.\d\d)MB total")
 STATS = re.compile(
     r"\[Memory Stats\] RSS: (?P<rss>\d+\.\d\d)MB \| Heap: (?P<used>\d+\.\d\d)/(?P<total>\d+\.\d\d)MB \((?P<share>\d+\.\d\d)%\)"
@@ -31,8 +31,8 @@ def fill_the_fallback_cache(resilience: Resilience, campaigns: int) -> None:
     with resilience.redis.refuse():
         for begin in range(0, len(ids), 100):
             few = ids[begin : begin + 100]
-            replies = at_once([lambda few=few: [resilience.service.get(f"/api/campaigns/{i}") for i in few][-1]])
-            assert not FORCED.search(resilience.service.log), "the guard must not cry before memory is short"
+            replies = concurrently([lambda few=few: [resilience.service.get(f"/api/campaigns/{i}") for i in few][-1]])
+            assert not FORCED_GC.search(resilience.service.log), "the guard must not cry before memory is short"
             assert {reply.status for reply in replies} == {200}, "a read fails although memory is not short"
 
 
@@ -58,7 +58,7 @@ def data_of(process: psutil.Process) -> tuple[int, int]:
 def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true(resilience: Resilience) -> None:
     campaigns = 1000
     empty, rss = stats(resilience)
-    assert not FORCED.search(resilience.service.log), "the guard must not cry before memory is short"
+    assert not FORCED_GC.search(resilience.service.log), "the guard must not cry before memory is short"
     assert abs(empty["rss"] - rss) < 0.03 * rss, (
         f"the statistics say RSS {empty['rss']} MB; it is {rss:.2f} MB (2^20 bytes)"
     )
@@ -75,22 +75,22 @@ def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_tru
     )
     grown, held = full["external"] - empty["external"], campaigns * LARGEST / MIB
     assert 0.9 * held < grown < 1.25 * held, f"{held:.1f} MB are held in the cache, and External grew by {grown:.1f} MB"
-    assert not FORCED.search(resilience.service.log), "the guard must not cry before memory is short"
+    assert not FORCED_GC.search(resilience.service.log), "the guard must not cry before memory is short"
 
     process = resilience.service.process
     before = process.memory_info().rss / MIB
-    with reader(resilience, "/health") as asked, resilience.service.memory_pressure(headroom_mb=4):
+    with reading(resilience, "/health") as asked, resilience.service.memory_pressure(headroom_mb=4):
         data, limit = data_of(process)
-        otherwise = f"memory is short, and after {healthy.GUARD_WITHIN:g} s the guard has not forced a collection"
+        message = f"memory is short, and after {healthy.GUARD_WITHIN:g} s the guard has not forced a collection"
         seen = [data]
 
         def forced() -> re.Match[str] | None:
-            found = FORCED.search(resilience.service.log)
+            found = FORCED_GC.search(resilience.service.log)
             if found is None:
                 seen.append(data_of(process)[0])  # it grows a little, as it answers
             return found
 
-        found = hoped(forced, within=healthy.GUARD_WITHIN, otherwise=otherwise)
+        found = eventually_or_fail(forced, within=healthy.GUARD_WITHIN, message=message)
         used, least, most = float(found[1]), 100 * min(seen) / limit, 100 * max(seen) / limit
         assert used > 90, f"the guard acts above 90 %, and says {used}"
         assert least - 2 < used < most + 2, (
@@ -131,8 +131,8 @@ def test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essenti
         return reply.status_code == 503 and "Retry-After" in reply.headers
 
     with resilience.service.memory_pressure(headroom_mb=0.5):
-        otherwise = "more than 95 % of the limit is in use, and work is not refused"
-        hoped(refused, within=healthy.GUARD_WITHIN, otherwise=otherwise)
+        message = "more than 95 % of the limit is in use, and work is not refused"
+        eventually_or_fail(refused, within=healthy.GUARD_WITHIN, message=message)
         ready = resilience.service.get("/readyz")
         assert ready.status_code == 503, f"it refuses work for lack of memory and claims to be ready: {ready.text}"
         assert ready.json()["checks"]["memory"] == "refusing", ready.text
@@ -150,8 +150,8 @@ def test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essenti
     recovers(lambda: not refused() and resilience.service.get("/readyz").status_code == 200, within=5.0)
     for what in ("work is served again", "usage is back to normal"):
         line = re.compile(rf"\[Memory\] RESOLVED: {what}: (\d+\.\d\d)%")
-        otherwise = f"memory is there again, and no line of the log says that {what}"
-        value = hoped(lambda line=line: line.search(resilience.service.log), within=5.0, otherwise=otherwise)
+        message = f"memory is there again, and no line of the log says that {what}"
+        value = eventually_or_fail(lambda line=line: line.search(resilience.service.log), within=5.0, message=message)
         assert float(value[1]) < 93, f"{what}, it says, at {value[1]} %"
         times = len(line.findall(resilience.service.log))
         assert times == 1, f"one line for the end of one episode, not {times}"
@@ -159,15 +159,17 @@ def test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essenti
 
 def test_refusing_since_its_start_it_says_what_is_wrong(resilience: Resilience) -> None:
     """Somebody who reads "starting" waits; there is nothing to wait for."""
-    with another(resilience, ready=False, MEMORY_LIMIT_MB="10", MEMORY_CHECK_INTERVAL="0.05") as instance:
+    with another_instance(resilience, ready=False, MEMORY_LIMIT_MB="10", MEMORY_CHECK_INTERVAL="0.05") as instance:
 
         def told() -> dict[str, Any]:
             answer: dict[str, Any] = instance.client.get("/readyz").json()
             return answer
 
-        otherwise = "it has less memory than it needs, and /readyz does not say so"
-        hoped(lambda: told()["checks"]["memory"] == "refusing", within=healthy.GUARD_WITHIN, otherwise=otherwise)
-        hoped(lambda: told()["checks"]["postgres"] == "up", within=5.0, otherwise="Postgres is there")
+        message = "it has less memory than it needs, and /readyz does not say so"
+        eventually_or_fail(
+            lambda: told()["checks"]["memory"] == "refusing", within=healthy.GUARD_WITHIN, message=message
+        )
+        eventually_or_fail(lambda: told()["checks"]["postgres"] == "up", within=5.0, message="Postgres is there")
         assert told()["status"] == "unavailable", f"it refuses work for lack of memory, and calls that {told()}"
 
 
@@ -179,15 +181,15 @@ def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) 
     for headroom in (3, 2, 0):
         with resilience.service.memory_pressure(headroom_mb=headroom):
             # All at once, before the guard has looked; then one by one, as it looks.
-            replies = at_once([lambda: resilience.service.post("/api/campaigns", content=huge)] * 24)
+            replies = concurrently([lambda: resilience.service.post("/api/campaigns", content=huge)] * 24)
             replies += [timed(lambda: resilience.service.post("/api/campaigns", json=big)) for _ in range(10)]
             statuses = {reply.status for reply in replies}
             # None: where there is no memory to read a request into, its connection is closed. 422: there was enough of it.
             wrong = statuses - {201, 422, 503, None}
             assert not wrong, f"a lack of memory is 503, never {wrong}"
             assert resilience.service.process.is_running(), "the process did not survive a lack of memory"
-            otherwise = "short of memory, the service does not even answer /livez"
-            hoped(lambda: resilience.service.get("/livez").status_code == 200, within=5.0, otherwise=otherwise)
+            message = "short of memory, the service does not even answer /livez"
+            eventually_or_fail(lambda: resilience.service.get("/livez").status_code == 200, within=5.0, message=message)
         recovers(
             lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201,
             within=5.0,
@@ -199,26 +201,28 @@ def test_the_limit_of_a_control_group_counts_too(resilience: Resilience) -> None
     """What a container's limit does: the kernel kills who takes more, and no allocation fails before that."""
     campaigns, limit = 1500, 12
     ids = [row["id"] for row in sql(resilience, MAKE, NAME, LARGEST, campaigns)]
-    with another(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
+    with another_instance(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
         try:
             group = resilience.process(instance.process.pid).memory_limit(headroom_mb=limit)
         except CannotInject as error:
             pytest.skip(str(error))
         with group, resilience.redis.refuse():
             for i in ids:
-                assert not instance.ended(), (
+                assert not instance.has_exited(), (
                     f"the kernel killed it at {limit} MB of its control group, and the guard had not acted"
                 )
                 assert timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status in (200, 503, None)
-            assert FORCED.search(instance.log), f"{campaigns * LARGEST / MIB:.0f} MB came, and no collection was forced"
+            assert FORCED_GC.search(instance.log), (
+                f"{campaigns * LARGEST / MIB:.0f} MB came, and no collection was forced"
+            )
         recovers(lambda: instance.client.get(f"/api/campaigns/{ids[-1]}").status_code == 200, within=5.0)
 
 
 def test_garbage_is_collected_from_time_to_time(resilience: Resilience) -> None:
-    with another(resilience, GC_INTERVAL="0.5") as instance:
+    with another_instance(resilience, GC_INTERVAL="0.5") as instance:
         for _ in range(100):
             assert (
                 instance.client.post("/api/campaigns", json={"name": "n", "message": "m" * LARGEST}).status_code == 201
             )
-        otherwise = "GC_INTERVAL passes again and again, and nothing is collected"
-        hoped(lambda: FREED.search(instance.log), within=0.5 + 2 * healthy.SLACK, otherwise=otherwise)
+        message = "GC_INTERVAL passes again and again, and nothing is collected"
+        eventually_or_fail(lambda: FREED.search(instance.log), within=0.5 + 2 * healthy.SLACK, message=message)

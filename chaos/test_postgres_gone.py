@@ -5,20 +5,20 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import healthy
-from instances import NO_CHECKS, another
+from instances import NO_POOL_CHECKS, another_instance
 from pytest_resilience import Resilience, Stack, eventually, recovers
 from workload import (
-    at_once,
+    assert_full_capacity,
+    concurrently,
     create,
-    full_capacity,
-    hoped,
-    only_embedded,
-    session,
-    session_to_ask,
-    sessions_of_the_service,
+    eventually_or_fail,
+    postgres_session,
+    service_sessions,
+    sessions_waiting_for_lock,
+    skip_unless_embedded,
     sql,
+    sql_connection,
     timed,
-    waiting_sessions,
     writing,
 )
 
@@ -32,7 +32,7 @@ def test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice(resilience:
             crew.until(
                 lambda writer: len(writer.acknowledged), every_one=True, grow_by=1, within=healthy.POSTGRES_BACK_WITHIN
             )
-    full_capacity(resilience)
+    assert_full_capacity(resilience)
 
     rows = {
         row["id"]: row["message"]
@@ -63,8 +63,8 @@ def test_cached_reads_go_on_and_others_get_503_while_postgres_is_away(resilience
         assert refused.reply is not None
         assert int(refused.reply.headers["Retry-After"]) >= 1
         assert refused.seconds < healthy.ACQUIRE_TIMEOUT + healthy.SLACK, "refused connections must fail at once"
-        otherwise = "Postgres is away, and /readyz still says ready"
-        hoped(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0, otherwise=otherwise)
+        message = "Postgres is away, and /readyz still says ready"
+        eventually_or_fail(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0, message=message)
     recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
     recovers(
         lambda: resilience.service.put(f"/api/campaigns/{other['id']}", json={"message": "kept"}).status_code == 200,
@@ -75,23 +75,23 @@ def test_cached_reads_go_on_and_others_get_503_while_postgres_is_away(resilience
 def test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything(resilience: Resilience) -> None:
     """A balancer looks at nothing else; a server that hangs gives no error, and on a quiet night no request finds it out."""
     within = healthy.READY_IS_TRUE_WITHIN + 2 * healthy.SLACK
-    with another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS) as instance:
+    with another_instance(resilience, DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS) as instance:
 
         def ready() -> bool:
             return instance.client.get("/readyz").status_code == 200
 
         with resilience.postgres.blackhole():
-            otherwise = f"Postgres hangs, and after {healthy.READY_IS_TRUE_WITHIN:g} s /readyz still says ready"
-            hoped(lambda: not ready(), within=within, otherwise=otherwise)
+            message = f"Postgres hangs, and after {healthy.READY_IS_TRUE_WITHIN:g} s /readyz still says ready"
+            eventually_or_fail(lambda: not ready(), within=within, message=message)
             told = instance.client.get("/readyz").json()["checks"]["postgres"]
             assert told == "down", f"/readyz does not tell that it is Postgres: {told}"
-        hoped(ready, within=within, otherwise="Postgres is back, and /readyz does not say so")
+        eventually_or_fail(ready, within=within, message="Postgres is back, and /readyz does not say so")
 
 
 def test_connections_that_were_cut_while_idle_cost_nobody_a_request(resilience: Resilience) -> None:
     """A failover closes every idle connection; the pool must notice before a request is sent into one."""
     campaigns = [create(resilience) for _ in range(5)]
-    at_once([lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})] * 10)
+    concurrently([lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})] * 10)
     with resilience.postgres.refuse():
         pass
     for campaign in campaigns:
@@ -104,8 +104,8 @@ def test_a_read_whose_session_is_ended_under_it_is_done_again(resilience: Resili
     create(resilience)
     read = [lambda: resilience.service.get("/api/campaigns?limit=1")] * 3
     with resilience.postgres.starve(lock="campaigns") as locked, ThreadPoolExecutor(1) as thread:
-        reading = thread.submit(at_once, read)
-        eventually(lambda: waiting_sessions(resilience) == len(read), within=healthy.ACQUIRE_TIMEOUT)
+        reading = thread.submit(concurrently, read)
+        eventually(lambda: sessions_waiting_for_lock(resilience) == len(read), within=healthy.ACQUIRE_TIMEOUT)
         resilience.postgres.terminate_backends()
         locked.heal()
         told = [reply.status for reply in reading.result()]
@@ -116,18 +116,18 @@ def test_connections_that_went_silent_cost_the_time_of_one_statement(
     resilience: Resilience, resilience_stack: Stack
 ) -> None:
     """A NAT forgets what idles: nothing is closed, nothing answers. The pool is full of such connections, and new ones would work."""
-    only_embedded(resilience_stack, "the real Toxiproxy's toxics strike new connections too")
+    skip_unless_embedded(resilience_stack, "the real Toxiproxy's toxics strike new connections too")
     limits = {"DB_COMMAND_TIMEOUT": "1", "DB_POOL_ACQUIRE_TIMEOUT": "1"}
     rest = {
         "DB_POOL_IDLE_TIMEOUT": "60",
-        "DB_POOL_CHECK_INTERVAL": NO_CHECKS,
+        "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,
     }  # as long as a NAT's memory, in production
-    with another(resilience, **limits, **rest) as instance:
+    with another_instance(resilience, **limits, **rest) as instance:
         path = instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).headers["Location"]
-        before = sessions_of_the_service(resilience)
+        before = service_sessions(resilience)
         with resilience.postgres.latency(seconds=0.05):  # long enough for many of them to be needed at once
-            at_once([lambda: instance.client.post("/api/campaigns", json={"name": "n", "message": "m"})] * 8)
-        silent = len(sessions_of_the_service(resilience) - before)
+            concurrently([lambda: instance.client.post("/api/campaigns", json={"name": "n", "message": "m"})] * 8)
+        silent = len(service_sessions(resilience) - before)
         assert silent > 3, f"only {silent} connections idle in the pool"
         with resilience.postgres.half_open():
             asked = [timed(lambda: instance.client.put(path, json={"message": "into the void"})) for _ in range(4)]
@@ -141,7 +141,7 @@ def test_connections_that_went_silent_cost_the_time_of_one_statement(
 
 def test_after_a_write_in_doubt_nobody_is_served_what_was_before(resilience: Resilience) -> None:
     """The change happened, its answer was lost: what the caches hold may be old, so they must not be asked."""
-    with another(resilience, DB_COMMAND_TIMEOUT="0.5", DB_POOL_ACQUIRE_TIMEOUT="0.5") as instance:
+    with another_instance(resilience, DB_COMMAND_TIMEOUT="0.5", DB_POOL_ACQUIRE_TIMEOUT="0.5") as instance:
         path = instance.client.post("/api/campaigns", json={"name": "n", "message": "new"}).headers["Location"]
         assert instance.client.put(path, json={"message": "before"}).status_code == 200  # prepares the statement
         eventually(lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis", within=5.0)
@@ -158,7 +158,7 @@ def test_after_a_write_in_doubt_nobody_is_served_what_was_before(resilience: Res
 
 def test_a_write_whose_answer_was_lost_is_not_done_again(resilience: Resilience, resilience_stack: Stack) -> None:
     """The statement arrived and ran, then the connection broke: whoever tries again writes the row a second time."""
-    only_embedded(
+    skip_unless_embedded(
         resilience_stack, "the real Toxiproxy hands over what it holds when it closes a connection: no answer is lost"
     )
     create(resilience)
@@ -183,10 +183,10 @@ def test_a_write_whose_answer_was_lost_is_not_done_again(resilience: Resilience,
 def test_nothing_is_acknowledged_before_it_is_safe(resilience: Resilience) -> None:
     """While Postgres can't have done it, nobody is told that it is done; and when they are told, it is in the log of Postgres."""
     changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(2))
-    with session(
+    with postgres_session(
         resilience, "somebody else", "begin", "lock table campaigns in share mode"
     ):  # reads go on, writes wait
-        early = at_once(
+        early = concurrently(
             [
                 lambda: resilience.service.put(changed, json={"message": "not yet"}),
                 lambda: resilience.service.delete(deleted),
@@ -198,7 +198,7 @@ def test_nothing_is_acknowledged_before_it_is_safe(resilience: Resilience) -> No
     recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
 
     safe = "select pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
-    with session_to_ask(resilience) as ask:
+    with sql_connection(resilience) as ask:
         behind = 0
         for number in range(10):
             assert resilience.service.put(changed, json={"message": f"text {number}"}).status_code == 200

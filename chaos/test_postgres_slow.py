@@ -15,24 +15,24 @@ from pytest_resilience import Resilience, eventually, recovers
 from workload import (
     MESSAGE,
     NAME,
-    Timed,
-    at_once,
+    TimedReply,
+    assert_full_capacity,
+    assert_unavailable,
+    concurrently,
     create,
-    full_capacity,
-    hoped,
-    sessions_of_the_service,
+    eventually_or_fail,
+    service_sessions,
+    sessions_waiting_for_lock,
     timed,
-    told_as_a_fault,
-    waiting_sessions,
 )
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 VALUE = re.compile(r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90")
 
 
-def writes(resilience: Resilience, how_many: int) -> list[Timed]:
+def writes(resilience: Resilience, how_many: int) -> list[TimedReply]:
     """So many new campaigns at once."""
-    return at_once(
+    return concurrently(
         [lambda: resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})] * how_many
     )
 
@@ -54,9 +54,9 @@ def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_cap
         assert not slow, f"a health route waits for the pool, like everybody: {slow} s"
 
         # Those that got a connection are ended by the command's limit, the others by the limit on waiting for a connection.
-        told_as_a_fault(replies)
-        otherwise = "requests were answered long ago, and their statements still wait in Postgres"
-        hoped(lambda: not waiting_sessions(resilience), within=healthy.SLACK, otherwise=otherwise)
+        assert_unavailable(replies)
+        message = "requests were answered long ago, and their statements still wait in Postgres"
+        eventually_or_fail(lambda: not sessions_waiting_for_lock(resilience), within=healthy.SLACK, message=message)
         most = starved.receipt.touched
         assert most == healthy.POOL_MAX, (
             f"{most} connections at once; the pool has {healthy.POOL_MAX}, and not one more or less"
@@ -68,15 +68,17 @@ def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_cap
         bound = healthy.ACQUIRE_TIMEOUT + healthy.COMMAND_TIMEOUT + healthy.ACQUIRE_TIMEOUT + healthy.SLACK
         assert slowest < bound, f"a request took {slowest:.2f} s"
 
-        otherwise = "the pool is full, and no alert was raised"
-        hoped(lambda: ALERT in resilience.service.log, within=3 * healthy.POOL_CHECK_INTERVAL, otherwise=otherwise)
-        assert len(sessions_of_the_service(resilience)) <= healthy.POOL_MAX
+        message = "the pool is full, and no alert was raised"
+        eventually_or_fail(
+            lambda: ALERT in resilience.service.log, within=3 * healthy.POOL_CHECK_INTERVAL, message=message
+        )
+        assert len(service_sessions(resilience)) <= healthy.POOL_MAX
     values = [float(value) for value in VALUE.findall(resilience.service.log)]
     assert len(values) == resilience.service.log.count(ALERT) == 1, f"one alert for one episode, not {len(values)}"
     assert values[0] <= 100, f"{values[0]} % of a pool: who waits for a connection uses none"
     assert 90 < values[0] <= 100, "the alert must tell the truth"
 
-    full_capacity(resilience)
+    assert_full_capacity(resilience)
 
 
 def test_a_full_server_is_a_503_and_not_a_hang(resilience: Resilience) -> None:
@@ -101,8 +103,8 @@ def test_an_answer_that_never_comes_is_a_503_in_time(resilience: Resilience) -> 
     create(resilience)
     with resilience.postgres.blackhole(direction="down"):
         replies = writes(resilience, 5)
-        told_as_a_fault(replies)
+        assert_unavailable(replies)
         slowest = max(r.seconds for r in replies)
         bound = healthy.ACQUIRE_TIMEOUT + healthy.COMMAND_TIMEOUT + healthy.ACQUIRE_TIMEOUT + healthy.SLACK
         assert slowest < bound, f"a request took {slowest:.2f} s"
-    full_capacity(resilience)
+    assert_full_capacity(resilience)

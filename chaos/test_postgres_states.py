@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 import healthy
-from instances import another
+from instances import another_instance
 from pytest_resilience import Resilience
-from workload import Timed, at_once, create, hoped, sql, timed, told_as_a_fault, writing
+from workload import TimedReply, assert_unavailable, concurrently, create, eventually_or_fail, sql, timed, writing
 
 # What Postgres lacks: (how it comes to lack it, what /readyz says, what the log names).
 LACKS = {
@@ -51,7 +51,7 @@ def clerk(resilience: Resilience) -> Iterator[str]:
         sql(resilience, "drop role clerk")
 
 
-def asks(client: httpx.Client) -> list[Timed]:
+def asks(client: httpx.Client) -> list[TimedReply]:
     """Each kind of request that needs Postgres, once."""
     return [
         timed(lambda: client.get("/api/campaigns")),
@@ -84,7 +84,7 @@ def test_what_the_role_may_not_do_is_a_503_and_is_named_once(resilience: Resilie
     with clerk(resilience) as url:
         first = next(iter(GRANTS.values()))[0]
         sql(resilience, first)
-        with another(resilience, ready=False, DATABASE_URL=url) as poor:
+        with another_instance(resilience, ready=False, DATABASE_URL=url) as poor:
             for lack, (grant, told, named) in GRANTS.items():
                 begin = 0 if grant == first else len(poor.log)
                 sql(resilience, grant)
@@ -98,9 +98,9 @@ def test_what_the_role_may_not_do_is_a_503_and_is_named_once(resilience: Resilie
 
 def becomes_ready(client: httpx.Client, lack: str) -> None:
     """What was missing is there again: it serves, without a restart."""
-    otherwise = f"Postgres lacked {lack}, has it again, and the service does not become ready"
+    message = f"Postgres lacked {lack}, has it again, and the service does not become ready"
     within = healthy.POSTGRES_BACK_WITHIN
-    hoped(lambda: client.get("/readyz").status_code == 200, within=within, otherwise=otherwise)
+    eventually_or_fail(lambda: client.get("/readyz").status_code == 200, within=within, message=message)
     reply = client.post("/api/campaigns", json={"name": "n", "message": "m"})
     assert reply.status_code == 201, f"ready, and a campaign cannot be created: {reply.status_code} {reply.text}"
 
@@ -108,8 +108,10 @@ def becomes_ready(client: httpx.Client, lack: str) -> None:
 def refuses(client: httpx.Client, told: str, lack: str) -> None:
     """/readyz tells the state, and no request is answered 500."""
     within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
-    otherwise = f"Postgres lacks {lack}, and /readyz does not say {told!r}"
-    hoped(lambda: client.get("/readyz").json()["checks"]["postgres"] == told, within=within, otherwise=otherwise)
+    message = f"Postgres lacks {lack}, and /readyz does not say {told!r}"
+    eventually_or_fail(
+        lambda: client.get("/readyz").json()["checks"]["postgres"] == told, within=within, message=message
+    )
     ready = client.get("/readyz")
     assert ready.status_code == 503, f"Postgres lacks {lack}, and /readyz says ready: {ready.text}"
     assert ready.json()["status"] == "unavailable", f"Postgres lacks {lack}, and /readyz says {ready.text}"
@@ -119,7 +121,7 @@ def refuses(client: httpx.Client, told: str, lack: str) -> None:
     assert not wrong, f"Postgres lacks {lack}: a dependency fault is 503, never {wrong}"
     failed = [reply for reply in replies if reply.status == 503]
     assert failed, f"Postgres lacks {lack}, and nothing fails: {statuses}"
-    told_as_a_fault(failed)
+    assert_unavailable(failed)
 
 
 def names_its_cause(log: Callable[[], str], named: str, lack: str) -> None:
@@ -129,7 +131,7 @@ def names_its_cause(log: Callable[[], str], named: str, lack: str) -> None:
         return [line for line in log().splitlines() if AS_NEEDED in line]
 
     within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
-    hoped(lines, within=within, otherwise=f"Postgres lacks {lack}, and no line of the log names it")
+    eventually_or_fail(lines, within=within, message=f"Postgres lacks {lack}, and no line of the log names it")
     assert len(lines()) == 1, f"Postgres lacks {lack}: one line names it, not {len(lines())}:\n{log()}"
     assert named in lines()[0], f"Postgres lacks {lack}: the line does not name {named!r}: {lines()[0]}"
     assert "Traceback" not in log(), f"Postgres lacks {lack}, and an error escaped:\n{log()}"
@@ -138,29 +140,29 @@ def names_its_cause(log: Callable[[], str], named: str, lack: str) -> None:
 def test_after_a_failover_to_a_read_only_server_reads_go_on_and_writes_are_503(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     with resilience.postgres.read_only():
-        otherwise = "Postgres takes no writes, and /readyz does not say so"
+        message = "Postgres takes no writes, and /readyz does not say so"
         within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
 
         def says() -> bool:
             reply = resilience.service.get("/readyz")
             return reply.status_code == 503 and reply.json()["checks"]["postgres"] == "read-only"
 
-        hoped(says, within=within, otherwise=otherwise)
-        told_as_a_fault(at_once([lambda: resilience.service.put(path, json={"message": "lost"})] * 3))
-        told_as_a_fault(at_once([lambda: resilience.service.delete(path)] * 3))
-        told_as_a_fault(
-            at_once([lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})] * 3)
+        eventually_or_fail(says, within=within, message=message)
+        assert_unavailable(concurrently([lambda: resilience.service.put(path, json={"message": "lost"})] * 3))
+        assert_unavailable(concurrently([lambda: resilience.service.delete(path)] * 3))
+        assert_unavailable(
+            concurrently([lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})] * 3)
         )
         listed = resilience.service.get("/api/campaigns?limit=1").status_code
         assert listed == 200, f"Postgres takes no writes, and a read is answered {listed}"
         assert resilience.service.get(path).headers["X-Cache"] != "stale", (
             "Postgres can be read, and a copy is called stale"
         )
-    otherwise = "Postgres takes writes again, and the service does not become ready"
-    hoped(
+    message = "Postgres takes writes again, and the service does not become ready"
+    eventually_or_fail(
         lambda: resilience.service.get("/readyz").status_code == 200,
         within=healthy.POSTGRES_BACK_WITHIN,
-        otherwise=otherwise,
+        message=message,
     )
     assert resilience.service.put(path, json={"message": "kept"}).status_code == 200
     told = [line for line in resilience.service.log.splitlines() if AS_NEEDED in line]
@@ -185,10 +187,10 @@ def test_a_server_that_is_still_starting_is_a_503_and_one_outage(resilience: Res
         assert refused <= {503}, f"a server that is starting is 503, never {sorted(refused - {503})}"
         assert refused, "Postgres threw all sessions out, and no write failed: nothing was tested"
         ready = healthy.POSTGRES_BACK_WITHIN
-        hoped(
+        eventually_or_fail(
             lambda: resilience.service.get("/readyz").status_code == 200,
             within=ready,
-            otherwise="it does not become ready",
+            message="it does not become ready",
         )
         log = resilience.service.log
         outages, recoveries = (log.count(f"Postgres connect{how}") for how in ("ion failed:", "ed successfully"))

@@ -10,14 +10,14 @@ import pytest
 
 import healthy
 from pytest_resilience import Resilience, eventually
-from workload import at_once, create, hoped, one_line_per_change, redis, served_by
+from workload import assert_one_log_line_per_change, concurrently, create, eventually_or_fail, redis_commands, served_by
 
 
 @contextmanager
 def password_changed(resilience: Resilience) -> Iterator[None]:
     """Somebody has changed the password, and connections that exist are closed."""
     before = urlsplit(resilience.redis.direct_url).password or ""
-    with redis(resilience) as ask:
+    with redis_commands(resilience) as ask:
         ask("CONFIG", "SET", "requirepass", "changed")
         ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         try:
@@ -49,9 +49,9 @@ def test_a_redis_that_answers_with_errors_is_away(resilience: Resilience, kind: 
         eventually(lambda path=path: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
 
     with TROUBLES[kind](resilience):  # and nobody writes: reads alone may look well
-        otherwise = f"Redis answers {kind} to every write, and the service takes it for healthy"
+        message = f"Redis answers {kind} to every write, and the service takes it for healthy"
         within = healthy.REDIS_BACK_WITHIN
-        hoped(lambda: redis_is(resilience) == "down", within=within, otherwise=otherwise)
+        eventually_or_fail(lambda: redis_is(resilience) == "down", within=within, message=message)
         served = served_by(resilience, kept)
         assert served == "memory", f"Redis answers {kind}, and {served} serves"
     eventually(lambda: served_by(resilience, kept) == "redis", within=healthy.REDIS_BACK_WITHIN)
@@ -60,7 +60,7 @@ def test_a_redis_that_answers_with_errors_is_away(resilience: Resilience, kind: 
         reply = resilience.service.put(changed, json={"message": "the new text"})
         assert reply.status_code == 200, f"a write fails because Redis says {kind}: {reply.status_code} {reply.text}"
         assert resilience.service.delete(deleted).status_code == 204
-        for read in at_once([lambda: resilience.service.get(changed)] * 10):
+        for read in concurrently([lambda: resilience.service.get(changed)] * 10):
             assert read.reply is not None, f"a read got no answer: {read.error!r}"
             assert read.status == 200, f"a read fails because Redis says {kind}: {read.status}"
             assert read.reply.json()["message"] == "the new text", f"an old value, because Redis said {kind}"
@@ -69,4 +69,4 @@ def test_a_redis_that_answers_with_errors_is_away(resilience: Resilience, kind: 
     eventually(lambda: served_by(resilience, changed) == "redis", within=healthy.REDIS_BACK_WITHIN)
     assert resilience.service.get(changed).json()["message"] == "the new text", f"an old value after {kind} was over"
     assert resilience.service.get(deleted).status_code == 404, f"a deleted campaign came back after {kind} was over"
-    one_line_per_change(resilience, outages=2)
+    assert_one_log_line_per_change(resilience, outages=2)

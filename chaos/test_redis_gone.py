@@ -12,16 +12,16 @@ import healthy
 from pytest_resilience import Resilience, Stack, Strike, eventually
 from workload import (
     CONNECTED,
-    UNCOUNTED,
-    Timed,
-    at_once,
+    REFUSALS_NOT_COUNTED,
+    TimedReply,
+    assert_one_log_line_per_change,
+    concurrently,
     create,
-    hoped,
-    one_line_per_change,
-    only_embedded,
-    reader,
-    redis,
+    eventually_or_fail,
+    reading,
+    redis_commands,
     served_by,
+    skip_unless_embedded,
     timed,
 )
 
@@ -36,14 +36,14 @@ OUTAGES: dict[str, Callable[[Resilience], Strike]] = {
 }
 
 
-def back_on_redis(resilience: Resilience, path: str) -> None:
+def wait_until_redis_serves(resilience: Resilience, path: str) -> None:
     """Wait until a read is answered by Redis again, as promised."""
     within = healthy.REDIS_BACK_WITHIN
-    otherwise = f"Redis is back, and after {within:g} s the service still does not use it"
-    hoped(lambda: served_by(resilience, path) == "redis", within=within, otherwise=otherwise)
+    message = f"Redis is back, and after {within:g} s the service still does not use it"
+    eventually_or_fail(lambda: served_by(resilience, path) == "redis", within=within, message=message)
 
 
-def nobody_suffers(reads: list[Timed]) -> None:
+def assert_reads_unaffected(reads: list[TimedReply]) -> None:
     """No read fails, none waits longer than the budget; and once Redis is known to be away, none waits at all."""
     failed = [read.status for read in reads if read.status != 200]
     assert not failed, (
@@ -59,12 +59,12 @@ def nobody_suffers(reads: list[Timed]) -> None:
 def test_reads_survive_an_outage_of_redis_twice_in_a_row(resilience: Resilience, kind: str) -> None:
     """The second outage tells: a client that gave up after the first one looks healthy until then."""
     path = f"/api/campaigns/{create(resilience)['id']}"
-    back_on_redis(resilience, path)
+    wait_until_redis_serves(resilience, path)
 
     for number in (1, 2):
         with OUTAGES[kind](resilience):
             reads = [timed(lambda: resilience.service.get(path)) for _ in range(30)]
-            nobody_suffers(reads)
+            assert_reads_unaffected(reads)
             source = reads[-1].reply.headers["X-Cache-Source"] if reads[-1].reply is not None else None
             assert source == "memory", f"the fallback cache does not serve while Redis is away, but {source}"
             ready = resilience.service.get("/readyz")
@@ -72,29 +72,29 @@ def test_reads_survive_an_outage_of_redis_twice_in_a_row(resilience: Resilience,
                 f"without Redis the service can serve, but says that it is not ready: {ready.text}"
             )
             assert ready.json()["checks"]["redis"] == "down", f"/readyz does not tell that Redis is away: {ready.text}"
-        back_on_redis(resilience, path)
-        one_line_per_change(resilience, outages=number)
+        wait_until_redis_serves(resilience, path)
+        assert_one_log_line_per_change(resilience, outages=number)
 
 
 def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience, resilience_stack: Stack) -> None:
     """Every request that tries Redis for itself adds a connection attempt and a line in the log; only one prober may."""
-    only_embedded(resilience_stack, UNCOUNTED)
+    skip_unless_embedded(resilience_stack, REFUSALS_NOT_COUNTED)
     path = f"/api/campaigns/{create(resilience)['id']}"
-    back_on_redis(resilience, path)
-    with resilience.redis.refuse() as outage, reader(resilience, path, threads=8) as reads:
+    wait_until_redis_serves(resilience, path)
+    with resilience.redis.refuse() as outage, reading(resilience, path, threads=8) as reads:
         eventually(lambda: outage.receipt.last is not None and outage.receipt.last > 1.0, within=5.0)
         assert outage.receipt.touched is not None
         attempts, seconds = outage.receipt.touched, outage.receipt.last or 0.0
     allowed = healthy.CONNECTS_PER_SECOND * seconds
     assert attempts < allowed, f"{attempts} attempts to reach Redis in {seconds:.1f} s: requests retry for themselves"
-    nobody_suffers(reads)
-    one_line_per_change(resilience, outages=1)
+    assert_reads_unaffected(reads)
+    assert_one_log_line_per_change(resilience, outages=1)
 
     # Back again: those who come first must not all connect at once, and again and again.
-    with redis(resilience) as ask:
+    with redis_commands(resilience) as ask:
         before = ask("INFO", "stats")["total_connections_received"]
-        with reader(resilience, path, threads=8) as reads:
-            back_on_redis(resilience, path)
+        with reading(resilience, path, threads=8) as reads:
+            wait_until_redis_serves(resilience, path)
             eventually(lambda: len(reads) > 100, within=5.0)
             # Being well is no news: it is probed a few times meanwhile.
             told = resilience.service.log.count(STATS)
@@ -103,30 +103,30 @@ def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience, res
             )
         connects = ask("INFO", "stats")["total_connections_received"] - before
     assert connects <= healthy.CONNECTS_WHEN_BACK, f"a herd of {connects} connections when Redis came back"
-    one_line_per_change(resilience, outages=1)
+    assert_one_log_line_per_change(resilience, outages=1)
 
 
 def test_outages_of_every_kind_one_after_the_other(resilience: Resilience) -> None:
     """A prober that survived one kind of error may die of the next; what each outage leaves behind may add up."""
     paths = [f"/api/campaigns/{create(resilience)['id']}" for _ in range(12)]
     path = paths[0]
-    back_on_redis(resilience, path)
-    at_once([lambda: resilience.service.get("/health")] * len(paths))  # the client keeps its connections open, too
+    wait_until_redis_serves(resilience, path)
+    concurrently([lambda: resilience.service.get("/health")] * len(paths))  # the client keeps its connections open, too
     files = resilience.service.process.num_fds()
     others = ("resetting", "frozen", "killed")
     for kind in others:
         with resilience.redis.latency(seconds=0.2 * healthy.REDIS_BUDGET):  # so that each needs a connection of its own
-            at_once([lambda p=p: resilience.service.get(p) for p in paths])
+            concurrently([lambda p=p: resilience.service.get(p) for p in paths])
         with OUTAGES[kind](resilience):
-            nobody_suffers([timed(lambda: resilience.service.get(path)) for _ in range(30)])
+            assert_reads_unaffected([timed(lambda: resilience.service.get(path)) for _ in range(30)])
             eventually(lambda: served_by(resilience, path) == "memory", within=healthy.REDIS_BACK_WITHIN)
             message = f"written while Redis was {kind}"
             assert resilience.service.put(path, json={"message": message}).status_code == 200
-        back_on_redis(resilience, path)
+        wait_until_redis_serves(resilience, path)
         assert resilience.service.get(path).json()["message"] == message, (
             f"Redis remembers what was before it was {kind}"
         )
-    one_line_per_change(resilience, outages=len(others))
+    assert_one_log_line_per_change(resilience, outages=len(others))
     left = resilience.service.process.num_fds() - files
     assert left <= 8, f"{left} more open files than before {len(others)} outages: connections are left behind"
 
@@ -135,7 +135,7 @@ def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers
     """Redis still holds the old values when it comes back; nobody may be served them, from the first moment on."""
     changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(2))
     for path in (changed, deleted):
-        back_on_redis(resilience, path)
+        wait_until_redis_serves(resilience, path)
     with resilience.redis.refuse():
         reply = resilience.service.put(changed, json={"message": "the new text"})
         assert reply.status_code == 200, f"a write failed because Redis was away: {reply.status_code} {reply.text}"
@@ -152,50 +152,50 @@ def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers
     sources = [new_text()]
     while sources[-1] != "redis" and len(sources) < 500:
         sources.append(new_text())
-    back_on_redis(resilience, changed)
+    wait_until_redis_serves(resilience, changed)
     assert new_text() == "redis"
 
 
 def test_flapping_redis_fails_no_request(resilience: Resilience, resilience_stack: Stack) -> None:
-    only_embedded(resilience_stack, UNCOUNTED)
+    skip_unless_embedded(resilience_stack, REFUSALS_NOT_COUNTED)
     path = f"/api/campaigns/{create(resilience)['id']}"
-    back_on_redis(resilience, path)
+    wait_until_redis_serves(resilience, path)
     for number in range(4):
         with resilience.redis.refuse() as flap:
             written = resilience.service.put(path, json={"message": f"text {number}"})
             assert written.status_code == 200
-            down = at_once([lambda: resilience.service.get(path)] * 8)
+            down = concurrently([lambda: resilience.service.get(path)] * 8)
             eventually(lambda: flap.receipt.touched, within=healthy.REDIS_BACK_WITHIN)  # by a request or by the prober
-        up = at_once([lambda: resilience.service.get(path)] * 8)
+        up = concurrently([lambda: resilience.service.get(path)] * 8)
         for read in down + up:
             assert read.reply is not None, f"a read got no answer after {read.seconds:.3f} s: {read.error!r}"
             assert read.status == 200
             assert read.reply.json()["message"] == f"text {number}", "a read missed the write before it"
-    back_on_redis(resilience, path)
+    wait_until_redis_serves(resilience, path)
     assert resilience.service.get(path).json()["message"] == "text 3"
 
 
 def test_who_comes_and_goes_is_not_trusted_each_time(resilience: Resilience) -> None:
     """A Redis that restarts over and over: to go back to it each time costs a line, a herd and cold reads each time."""
     path = f"/api/campaigns/{create(resilience)['id']}"
-    back_on_redis(resilience, path)
+    wait_until_redis_serves(resilience, path)
     before = resilience.service.log.count(CONNECTED)
-    with resilience.redis.flap(down=0.2, up=0.3), reader(resilience, path) as reads:
+    with resilience.redis.flap(down=0.2, up=0.3), reading(resilience, path) as reads:
         begin = time.monotonic()
         eventually(lambda: time.monotonic() - begin > 3.0 and len(reads) > 30, within=10.0)
         seconds = time.monotonic() - begin
     back = resilience.service.log.count(CONNECTED) - before
     allowed = seconds / 1.0
     assert back <= allowed, f"{back} times back on Redis in {seconds:.1f} s: the service flaps along with it"
-    nobody_suffers(reads)
-    back_on_redis(resilience, path)
+    assert_reads_unaffected(reads)
+    wait_until_redis_serves(resilience, path)
 
 
 def test_many_at_once_do_not_pile_up_behind_a_hanging_redis(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
-    back_on_redis(resilience, path)
+    wait_until_redis_serves(resilience, path)
     with resilience.redis.blackhole():
-        reads = at_once([lambda: resilience.service.get(path)] * 40)
+        reads = concurrently([lambda: resilience.service.get(path)] * 40)
         assert [r.status for r in reads] == [200] * 40
         slowest = max(r.seconds for r in reads)
         assert slowest < healthy.REDIS_BUDGET + healthy.SLACK, f"the last of 40 readers waited {slowest:.2f} s"

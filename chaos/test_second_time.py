@@ -17,26 +17,26 @@ import pytest
 import trustme
 
 import healthy
-from instances import NO_CHECKS, Instance, another
+from instances import NO_POOL_CHECKS, Instance, another_instance
 from pytest_resilience import Resilience, Stack, eventually, recovers
 from tls_relay import tls_in_front_of
-from verbs import ask_every_verb, unknown_campaigns
+from verbs import send_every_verb, uncached_campaigns
 from workload import (
     CONNECTED,
     FELL_BACK,
     NAME,
-    alive,
-    at_once,
+    assert_unavailable,
+    concurrently,
     create,
-    hoped,
-    only_embedded,
-    redis,
-    session,
+    eventually_or_fail,
+    postgres_session,
+    redis_commands,
+    session_exists,
+    skip_unless_embedded,
     timed,
-    told_as_a_fault,
 )
 
-FORCED = "forcing GC"
+FORCED_GC = "forcing GC"
 STATS = "[Memory Stats]"
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
 OPEN = ("begin", "lock table campaigns in row exclusive mode")
@@ -57,27 +57,31 @@ def test_a_cleanup_that_fails_twice_works_the_third_time(resilience: Resilience)
     """One that could do nothing is no reason to refuse the next, as one that worked is."""
     create(resilience)
     path = "/api/db-cleanup?verbose"
-    settings = {"CLEANUP_MIN_INTERVAL": "30", "DB_POOL_CHECK_INTERVAL": NO_CHECKS, "DB_COMMAND_TIMEOUT": str(LONGEST)}
-    with another(resilience, **settings) as instance:
+    settings = {
+        "CLEANUP_MIN_INTERVAL": "30",
+        "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,
+        "DB_COMMAND_TIMEOUT": str(LONGEST),
+    }
+    with another_instance(resilience, **settings) as instance:
         ask = [lambda: instance.client.post(path)] * 3
-        with resilience.service.pause(), session(resilience, OLDER_BOOT, *OPEN) as zombie:
+        with resilience.service.pause(), postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie:
             for number in (1, 2):
                 with resilience.postgres.refuse():
                     eventually(lambda: instance.client.get("/readyz").status_code == 503, within=2.0)
                     for _ in range(2):
-                        replies = at_once(ask)
+                        replies = concurrently(ask)
                         statuses = {reply.status for reply in replies}
                         assert statuses == {503}, (
                             f"Postgres is away (outage {number}), and the cleanup answers {statuses}"
                         )
-                        told_as_a_fault(replies)
+                        assert_unavailable(replies)
                 recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
-                assert alive(resilience, zombie), "the cleanup says 503, and has ended a zombie"
+                assert session_exists(resilience, zombie), "the cleanup says 503, and has ended a zombie"
             lasts(LONGEST)
             reply = timed(lambda: instance.client.post(path))
             assert reply.reply is not None, f"after failed cleanups the next one hangs: {reply.error!r}"
             assert reply.status == 200, f"failed cleanups, Postgres is back, and the next one answers {reply.status}"
-            assert not alive(resilience, zombie), (
+            assert not session_exists(resilience, zombie), (
                 f"the cleanup says success, and the zombie is there: {reply.reply.text}"
             )
             status = instance.client.post(path).status_code
@@ -87,21 +91,21 @@ def test_a_cleanup_that_fails_twice_works_the_third_time(resilience: Resilience)
 def test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice(resilience: Resilience) -> None:
     create(resilience)
     interval = 0.3  # seconds
-    settings = {"DB_POOL_CHECK_INTERVAL": NO_CHECKS, "DB_COMMAND_TIMEOUT": str(LONGEST)}
+    settings = {"DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS, "DB_COMMAND_TIMEOUT": str(LONGEST)}
     settings["CLEANUP_INTERVAL"] = str(interval)
     with (
-        another(resilience, **settings) as instance,
+        another_instance(resilience, **settings) as instance,
         resilience.service.pause(),
     ):
         assert instance.client.get("/api/campaigns").status_code == 200
         with resilience.postgres.refuse():
             lasts(4 * interval)
         for number in (1, 2):
-            with session(resilience, OLDER_BOOT, *OPEN) as zombie:
-                hoped(
-                    lambda zombie=zombie: not alive(resilience, zombie),
+            with postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie:
+                eventually_or_fail(
+                    lambda zombie=zombie: not session_exists(resilience, zombie),
                     within=LONGEST + interval + healthy.POSTGRES_BACK_WITHIN,
-                    otherwise=f"a cleanup failed twice, Postgres is back, and zombie {number} is there: nobody cleans up",
+                    message=f"a cleanup failed twice, Postgres is back, and zombie {number} is there: nobody cleans up",
                 )
         found = re.search(NEVER, instance.log)
         assert not found, f"an error escaped from the cleanup: {instance.log[found.start() :][:1000] if found else ''}"
@@ -111,22 +115,22 @@ def test_checks_of_memory_go_on_after_they_could_not_look(resilience: Resilience
     """Without descriptors memory cannot be measured. When they are back, the statistics and the guard must be, too."""
     every = 0.1  # seconds
     quick = {"MEMORY_CHECK_INTERVAL": str(every), "MEMORY_STATS_INTERVAL": str(every)}
-    with another(resilience, **quick) as instance:
+    with another_instance(resilience, **quick) as instance:
         process = resilience.process(instance.process.pid)
         eventually(lambda: STATS in instance.log, within=5.0)
         with process.exhaust_descriptors():
             lasts(10 * every)
         told = instance.log.count(STATS)
-        hoped(
+        eventually_or_fail(
             lambda: instance.log.count(STATS) >= told + 2,
             within=2.0,
-            otherwise="the statistics failed, what they lacked is back, and they are not",
+            message="the statistics failed, what they lacked is back, and they are not",
         )
         with process.memory_pressure(headroom_mb=0.5):
-            hoped(
-                lambda: FORCED in instance.log,
+            eventually_or_fail(
+                lambda: FORCED_GC in instance.log,
                 within=healthy.GUARD_WITHIN,
-                otherwise="the guard failed, what it lacked is back, and it does not see that memory is short",
+                message="the guard failed, what it lacked is back, and it does not see that memory is short",
             )
 
 
@@ -143,31 +147,31 @@ def test_memory_that_runs_short_again_is_told_again_refuses_every_verb_again_and
     every = 0.1  # seconds
     quick = {"MEMORY_CHECK_INTERVAL": str(every), "MEMORY_STATS_INTERVAL": str(every)}
     create(resilience)
-    with another(resilience, **quick) as instance:
+    with another_instance(resilience, **quick) as instance:
         process = resilience.process(instance.process.pid)
         for number in (1, 2):
-            ids = unknown_campaigns(resilience, 5)
+            ids = uncached_campaigns(resilience, 5)
             with process.memory_pressure(headroom_mb=0.5):
-                hoped(
+                eventually_or_fail(
                     lambda: instance.client.get("/readyz").json()["checks"]["memory"] == "refusing",
                     within=healthy.GUARD_WITHIN,
-                    otherwise=f"memory is short for the {number}. time, and work is not refused",
+                    message=f"memory is short for the {number}. time, and work is not refused",
                 )
-                for verb, answer in ask_every_verb(instance.client, ids):
+                for verb, answer in send_every_verb(instance.client, ids):
                     assert answer.status == 503, (
                         f"memory is short for the {number}. time, and {verb} gets {answer.status}"
                     )
-                    told_as_a_fault([answer])
+                    assert_unavailable([answer])
                 told = instance.log.count(STATS)
                 eventually(lambda told=told: instance.log.count(STATS) >= told + 5, within=5.0)
                 lowest = data_of(instance)
-            episodes = instance.log.count(FORCED)
+            episodes = instance.log.count(FORCED_GC)
             assert episodes == number, f"{episodes} lines of the guard for {number} episodes: one for each"
             # Nobody asks for anything now, so what the process takes is the reserve.
-            hoped(
+            eventually_or_fail(
                 lambda lowest=lowest: data_of(instance) > lowest + RESERVE // 2,
                 within=5.0,
-                otherwise=f"memory is no longer short, and after episode {number} the reserve is not held again",
+                message=f"memory is no longer short, and after episode {number} the reserve is not held again",
             )
             told = instance.log.count(STATS)
             eventually(lambda told=told: instance.log.count(STATS) >= told + 5, within=5.0)  # the episode is over
@@ -178,13 +182,13 @@ def test_connections_that_went_silent_twice_cost_one_statement_each_time(
     resilience: Resilience, resilience_stack: Stack
 ) -> None:
     """Distrust of the pool's connections must be as good the second time."""
-    only_embedded(resilience_stack, "the real Toxiproxy's toxics strike new connections too")
+    skip_unless_embedded(resilience_stack, "the real Toxiproxy's toxics strike new connections too")
     limits = {"DB_COMMAND_TIMEOUT": "0.6", "DB_POOL_ACQUIRE_TIMEOUT": "0.6", "DB_POOL_IDLE_TIMEOUT": "60"}
-    with another(resilience, DB_POOL_CHECK_INTERVAL=NO_CHECKS, **limits) as instance:
+    with another_instance(resilience, DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS, **limits) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
         for number in (1, 2):
             with resilience.postgres.latency(seconds=0.05):  # long enough for many connections to be needed at once
-                at_once([lambda: instance.client.get("/api/campaigns?limit=1")] * 6)
+                concurrently([lambda: instance.client.get("/api/campaigns?limit=1")] * 6)
             with resilience.postgres.half_open():
                 asked = [timed(lambda: instance.client.put(path, json={"message": "into the void"})) for _ in range(3)]
             told = [f"{each.status} after {each.seconds:.1f} s" for each in asked]
@@ -209,11 +213,13 @@ def test_postgres_goes_away_again_and_again_and_each_time_is_told_once_and_is_ov
     for number, (kind, outage) in enumerate(outages.items(), 1):
         with outage():
             within = healthy.READY_IS_TRUE_WITHIN + 2 * healthy.SLACK
-            otherwise = f"Postgres {kind} (outage {number}), and /readyz still says ready"
-            hoped(lambda: resilience.service.get("/readyz").status_code == 503, within=within, otherwise=otherwise)
-        otherwise = f"Postgres is back after it {kind} (outage {number}), and the service is not ready"
+            message = f"Postgres {kind} (outage {number}), and /readyz still says ready"
+            eventually_or_fail(
+                lambda: resilience.service.get("/readyz").status_code == 503, within=within, message=message
+            )
+        message = f"Postgres is back after it {kind} (outage {number}), and the service is not ready"
         within = healthy.POSTGRES_BACK_WITHIN
-        hoped(lambda: resilience.service.get("/readyz").status_code == 200, within=within, otherwise=otherwise)
+        eventually_or_fail(lambda: resilience.service.get("/readyz").status_code == 200, within=within, message=message)
         reply = timed(lambda kind=kind: resilience.service.put(path, json={"message": kind}))
         assert reply.status == 200, f"ready again after outage {number} ({kind}), and a write gets {reply.status}"
         told = re.findall(lines, resilience.service.log)
@@ -233,7 +239,7 @@ def upstash(resilience: Resilience) -> Iterator[dict[str, str]]:
     parts = urlsplit(resilience.redis.url)
     with (
         tempfile.TemporaryDirectory() as scratch,
-        redis(resilience) as ask,
+        redis_commands(resilience) as ask,
         tls_in_front_of((parts.hostname or "", parts.port or 0), server) as port,
     ):
         ca.cert_pem.write_to_path(str(Path(scratch, "ca.pem")))
@@ -260,7 +266,7 @@ def test_upstash_goes_away_twice_and_is_used_again_each_time_and_nothing_in_its_
             f"redis://default:{token}@{elsewhere.hostname}:{elsewhere.port}"  # would work, and must not be used
         )
         settings["REDIS_BUDGET"] = str(HANDSHAKES)  # a probe connects for as long
-        instance = stack.enter_context(another(resilience, **settings))
+        instance = stack.enter_context(another_instance(resilience, **settings))
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
 
         def source() -> str | None:
@@ -277,10 +283,10 @@ def test_upstash_goes_away_twice_and_is_used_again_each_time_and_nothing_in_its_
                     assert sources == {"memory"}, (
                         f"Upstash is away for the {number}. time, and {sources} serve in its place"
                     )
-            hoped(
+            eventually_or_fail(
                 lambda: source() == "redis",
                 within=healthy.REDIS_BACK_WITHIN + 2 * HANDSHAKES,
-                otherwise=f"Upstash is there after {number} outages, and is not used",
+                message=f"Upstash is there after {number} outages, and is not used",
             )
             if number:
                 assert instance.client.get(path).json()["message"] == f"outage {number}"
@@ -291,22 +297,24 @@ def test_upstash_goes_away_twice_and_is_used_again_each_time_and_nothing_in_its_
 @pytest.mark.parametrize("when", ["after outages", "during outages"])
 def test_told_to_stop_it_ends_in_good_order_whatever_has_happened_before(resilience: Resilience, when: str) -> None:
     # Idle connections stay, so that the pool has some to close.
-    with another(resilience, DB_POOL_IDLE_TIMEOUT="60") as instance, ExitStack() as outages:
+    with another_instance(resilience, DB_POOL_IDLE_TIMEOUT="60") as instance, ExitStack() as outages:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
         for _ in range(2):
             with resilience.redis.refuse(), resilience.postgres.reset():
                 eventually(lambda: instance.client.get("/readyz").status_code == 503, within=3.0)
                 instance.client.get(path)
             recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
-        at_once([lambda: instance.client.get("/api/campaigns")] * 5)
+        concurrently([lambda: instance.client.get("/api/campaigns")] * 5)
         if when == "during outages":
             outages.enter_context(resilience.redis.blackhole())
             outages.enter_context(resilience.postgres.blackhole())
             eventually(lambda: instance.client.get("/readyz").status_code == 503, within=3.0)
-            at_once([lambda: instance.client.get(path)] * 3)
+            concurrently([lambda: instance.client.get(path)] * 3)
         instance.process.send_signal(signal.SIGTERM)
         within = healthy.SHUTDOWN_GRACE + healthy.SLACK
-        hoped(instance.ended, within=within, otherwise=f"told to stop {when}, it still runs after {within:g} s")
+        eventually_or_fail(
+            instance.has_exited, within=within, message=f"told to stop {when}, it still runs after {within:g} s"
+        )
         code = instance.process.returncode
         assert code in (0, -signal.SIGTERM), (
             f"told to stop {when}, it ended with {code}; its log:\n{instance.log[-2000:]}"

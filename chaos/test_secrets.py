@@ -12,9 +12,9 @@ from urllib.parse import urlsplit, urlunsplit
 import httpx
 
 import healthy
-from instances import Instance, another, start
+from instances import Instance, another_instance, start_process
 from pytest_resilience import Resilience, eventually
-from workload import FELL_BACK, hoped, redis
+from workload import FELL_BACK, eventually_or_fail, redis_commands
 
 POSTGRES, REDIS, UPSTASH, CLEANUP = "pg-s3cret%21", "redis-s3cret", "upstash-s3cret", "cleanup-s3cret"
 SECRETS = (POSTGRES, "pg-s3cret!", REDIS, UPSTASH, CLEANUP)
@@ -30,7 +30,7 @@ def with_password(url: str, password: str) -> str:
 def another_password(resilience: Resilience) -> Iterator[None]:
     """Redis has another password than the service. Without any, whether it refuses one depends on the version of its protocol."""
     before = urlsplit(resilience.redis.direct_url).password or ""
-    with redis(resilience) as ask:
+    with redis_commands(resilience) as ask:
         ask("CONFIG", "SET", "requirepass", "another-password")
         try:
             yield
@@ -51,8 +51,8 @@ def test_no_secret_in_logs_answers_and_the_list_of_processes(resilience: Resilie
     }
     with (
         another_password(resilience),
-        another(resilience, ready=False, **settings) as console,
-        another(resilience, ready=False, LOG_FORMAT="json", **settings) as json,
+        another_instance(resilience, ready=False, **settings) as console,
+        another_instance(resilience, ready=False, LOG_FORMAT="json", **settings) as json,
     ):
         instances = {"console": console, "json": json}
         answers = [answer for each in instances.values() for answer in asked(each)]
@@ -64,10 +64,10 @@ def test_no_secret_in_logs_answers_and_the_list_of_processes(resilience: Resilie
             request = answer.request
             nothing_told(f"{answer.headers} {answer.text}", f"the answer to {request.method} {request.url.path}")
         for log_format, each in instances.items():
-            hoped(
+            eventually_or_fail(
                 lambda each=each: FELL_BACK in each.log,
                 within=5.0,
-                otherwise=f"Redis refuses the password, and the log ({log_format}) does not say that Redis is away",
+                message=f"Redis refuses the password, and the log ({log_format}) does not say that Redis is away",
             )
             nothing_told(each.log, f"the log ({log_format})")
             nothing_told(Path(f"/proc/{each.process.pid}/cmdline").read_text(), "the list of processes")
@@ -91,7 +91,7 @@ def test_a_wrong_setting_ends_the_start_in_one_line_that_names_it(resilience: Re
     }
     with tempfile.TemporaryDirectory() as scratch:
         logs = {name: Path(scratch, name) for name in wrong}
-        processes = {name: start(good | {name: value}, logs[name]) for name, value in wrong.items()}
+        processes = {name: start_process(good | {name: value}, logs[name]) for name, value in wrong.items()}
         try:
             codes = {name: process.wait(10.0) for name, process in processes.items()}
         finally:
@@ -116,7 +116,7 @@ def test_upstash_comes_first_and_is_asked_by_tls(resilience: Resilience) -> None
             "UPSTASH_REDIS_REST_TOKEN": UPSTASH,
             "UPSTASH_REDIS_PORT": str(port),
         }
-        with another(resilience, **settings) as instance:
+        with another_instance(resilience, **settings) as instance:
             connection, _ = upstash.accept()
             with connection:
                 connection.settimeout(5.0)

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 import healthy
-from instances import Instance, another
+from instances import Instance, another_instance
 from pytest_resilience import Resilience, eventually
-from workload import NAME, Timed, hoped, session, timed, waiting_sessions
+from workload import NAME, TimedReply, eventually_or_fail, postgres_session, sessions_waiting_for_lock, timed
 
 GRACE = 4.0  # SHUTDOWN_GRACE here, in seconds
 SEEN = GRACE / 4  # that a service which is idle is seen to be unready
@@ -22,26 +22,26 @@ WRITE = {"name": NAME, "message": "takes its time"}
 ONE_REQUEST = {"Connection": "close"}  # as a balancer's probe: a connection of its own each time
 
 
-def probe(instance: Instance, path: str = "/readyz") -> Timed:
+def probe(instance: Instance, path: str = "/readyz") -> TimedReply:
     return timed(lambda: instance.client.get(path, headers=ONE_REQUEST))
 
 
-def refused(answer: Timed) -> bool:
+def refused(answer: TimedReply) -> bool:
     """True if no connection was to be had."""
     return isinstance(answer.error, httpx.ConnectError)
 
 
-def says_draining(answer: Timed) -> bool:
+def says_draining(answer: TimedReply) -> bool:
     return answer.reply is not None and answer.status == 503 and answer.reply.json()["status"] == "draining"
 
 
 def test_told_to_stop_while_idle_it_is_seen_to_be_unready_before_it_refuses_anybody(resilience: Resilience) -> None:
     """Whoever asks every second which instances are ready sends requests until then, and they must be served."""
-    with another(resilience, SHUTDOWN_GRACE=str(GRACE)) as instance:
+    with another_instance(resilience, SHUTDOWN_GRACE=str(GRACE)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
         told = time.monotonic()
         instance.process.send_signal(signal.SIGTERM)
-        served: list[Timed] = []
+        served: list[TimedReply] = []
         number = 0
         while not refused(answer := probe(instance)):
             assert time.monotonic() - told < GRACE + healthy.SLACK, (
@@ -62,26 +62,28 @@ def test_told_to_stop_while_idle_it_is_seen_to_be_unready_before_it_refuses_anyb
         assert served[0].status == 200, (
             f"it drains, and answers a request that was sent before anybody saw that with {served[0].status}: {served[0].error!r}"
         )
-        hoped(instance.ended, within=GRACE + healthy.SLACK, otherwise="told to stop while idle, it does not end")
+        eventually_or_fail(
+            instance.has_exited, within=GRACE + healthy.SLACK, message="told to stop while idle, it does not end"
+        )
 
 
 def test_requests_under_way_have_their_grace_and_all_that_time_it_is_seen_to_drain(resilience: Resilience) -> None:
     for _ in range(3):  # on a machine that is busy with something else the test itself may be late
         with (
-            another(resilience, SHUTDOWN_GRACE=str(GRACE), DB_COMMAND_TIMEOUT="60") as instance,
+            another_instance(resilience, SHUTDOWN_GRACE=str(GRACE), DB_COMMAND_TIMEOUT="60") as instance,
             ThreadPoolExecutor(3) as threads,
         ):
-            with session(resilience, "somebody else", *HOLDS_WRITES):
+            with postgres_session(resilience, "somebody else", *HOLDS_WRITES):
                 under_way = [
                     threads.submit(timed, lambda: instance.client.post("/api/campaigns", json=WRITE)) for _ in range(3)
                 ]
-                eventually(lambda: waiting_sessions(resilience) == 3, within=5.0)
+                eventually(lambda: sessions_waiting_for_lock(resilience) == 3, within=5.0)
                 told = time.monotonic()
                 instance.process.send_signal(signal.SIGTERM)
-                hoped(
+                eventually_or_fail(
                     lambda: says_draining(probe(instance)),
                     within=1.0,
-                    otherwise="told to stop, it does not say draining",
+                    message="told to stop, it does not say draining",
                 )
                 probes = []
                 while time.monotonic() - told < 0.8 * SERVES:

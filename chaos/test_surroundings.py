@@ -18,13 +18,13 @@ import pytest
 
 import healthy
 import instances
-from instances import another
+from instances import another_instance
 from pytest_resilience import Resilience
-from verbs import unknown_campaigns
-from workload import FELL_BACK, NAME, at_once, hoped, redis, timed
+from verbs import uncached_campaigns
+from workload import FELL_BACK, NAME, concurrently, eventually_or_fail, redis_commands, timed
 
 MIB = 2**20
-FORCED = "forcing GC"
+FORCED_GC = "forcing GC"
 STATS = "[Memory Stats]"
 LARGEST = 10_000  # characters of the longest message there may be
 JUMP = 7200.0  # seconds that the time of day jumps
@@ -87,35 +87,35 @@ def group(pid: int, limit: int | None) -> Iterator[Path]:
         for each in (made / "cgroup.procs").read_text().split():
             with contextlib.suppress(OSError):  # it may have ended
                 (outer / "cgroup.procs").write_text(each)
-        hoped(lambda: removed(made), within=5.0, otherwise=f"the control group {made} cannot be removed")
+        eventually_or_fail(lambda: removed(made), within=5.0, message=f"the control group {made} cannot be removed")
 
 
 def looks(instance: instances.Instance, count: int) -> None:
     """Wait until memory was looked at so often: the statistics come as often."""
     told = instance.log.count(STATS)
-    hoped(
+    eventually_or_fail(
         lambda: instance.log.count(STATS) > told + count,
         within=20.0,
-        otherwise=f"{count} periods pass, and the statistics do not come",
+        message=f"{count} periods pass, and the statistics do not come",
     )
 
 
 def test_the_limit_of_a_group_around_its_group_counts_too(resilience: Resilience) -> None:
     """A container in a pod: its own group may have no limit, and the pod's counts."""
     campaigns, limit = 1500, 12
-    ids = unknown_campaigns(resilience, campaigns, message="x" * LARGEST)
-    with another(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
+    ids = uncached_campaigns(resilience, campaigns, message="x" * LARGEST)
+    with another_instance(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
         pid = instance.process.pid
         with group(pid, limit * MIB), group(pid, None), resilience.redis.refuse():
             for i in ids:
-                assert not instance.ended(), (
+                assert not instance.has_exited(), (
                     f"the kernel killed it at {limit} MB of the group around its own, and the guard had not acted"
                 )
                 status = timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status
                 assert status in (200, 503, None), f"memory is short, and a read is answered {status}"
-                if i % 20 == 0 and FORCED in instance.log:
+                if i % 20 == 0 and FORCED_GC in instance.log:
                     break
-            assert FORCED in instance.log, (
+            assert FORCED_GC in instance.log, (
                 f"{campaigns * LARGEST // MIB} MB came, {limit} MB are the limit of the group around its own, and the guard"
                 " has not acted"
             )
@@ -136,7 +136,7 @@ def test_files_that_the_kernel_keeps_in_memory_are_not_memory_in_use(resilience:
     """Whoever reads a log or makes a backup in the container fills its group; the kernel gives that up when memory is needed."""
     limit = 48 * MIB
     with (
-        another(resilience, MEMORY_CHECK_INTERVAL="0.05", MEMORY_STATS_INTERVAL="0.05") as instance,
+        another_instance(resilience, MEMORY_CHECK_INTERVAL="0.05", MEMORY_STATS_INTERVAL="0.05") as instance,
         tempfile.NamedTemporaryFile(dir=instances.ROOT) as file,
         group(instance.process.pid, limit) as own,
     ):
@@ -161,7 +161,7 @@ def test_files_that_the_kernel_keeps_in_memory_are_not_memory_in_use(resilience:
                 status = instance.client.get("/readyz").status_code
             finally:
                 reads.kill()
-        assert FORCED not in instance.log, (
+        assert FORCED_GC not in instance.log, (
             f"{share:.0%} of the group is full of files that were read, which can be given up, and the guard acts"
         )
         assert status == 200, f"the group is full of files that were read, and /readyz is {status}"
@@ -175,16 +175,16 @@ def test_when_the_time_of_day_jumps_nothing_grows_old_or_young(
         jump = Path(scratch, "jump")
         monkeypatch.setattr(instances, "RUN", JUMPS.format(file=str(jump)) + instances.RUN)
         quick = {"MEMORY_STATS_INTERVAL": "0.1", "DB_POOL_CHECK_INTERVAL": "0.1", "CLEANUP_MIN_INTERVAL": "600"}
-        with another(resilience, **quick) as instance:
+        with another_instance(resilience, **quick) as instance:
             path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
             assert instance.client.post("/api/db-cleanup").status_code == 200
             before = instance.client.get("/health").json()
             asked = time.monotonic()
             with resilience.redis.refuse():
-                hoped(
+                eventually_or_fail(
                     lambda: instance.client.get(path).headers["X-Cache-Source"] == "memory",
                     within=healthy.REDIS_BACK_WITHIN,
-                    otherwise="Redis is away, and memory does not serve",
+                    message="Redis is away, and memory does not serve",
                 )
                 for seconds in (JUMP, -JUMP):
                     how = f"the time of day jumps by {seconds:+g} s"
@@ -204,34 +204,34 @@ def test_when_the_time_of_day_jumps_nothing_grows_old_or_young(
                     status = instance.client.post("/api/db-cleanup").status_code
                     assert status == 429, f"{how}, and a cleanup just after another one is answered {status}"
                     told = instance.log.count(STATS)
-                    hoped(
+                    eventually_or_fail(
                         lambda told=told: instance.log.count(STATS) >= told + 3,
                         within=5.0,
-                        otherwise=f"{how}, and what is done every so often is not done any more",
+                        message=f"{how}, and what is done every so often is not done any more",
                     )
                     status = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).status_code
                     assert status == 201, f"{how}, and a write is answered {status}"
             assert "ALERT" not in instance.log, "the time of day jumps, and the pool is said to be in use"
-            hoped(
+            eventually_or_fail(
                 lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis",
                 within=healthy.REDIS_BACK_WITHIN,
-                otherwise="the time of day jumped while Redis was away; it is back, and is not used",
+                message="the time of day jumped while Redis was away; it is back, and is not used",
             )
 
 
 def test_a_redis_that_is_well_is_not_called_away_because_many_ask_at_once(resilience: Resilience) -> None:
     """Each answer takes far less than the budget; who waits for others longer than that goes to Postgres, and says nothing of Redis."""
-    ids = unknown_campaigns(resilience, 1)
-    with another(resilience, REDIS_BUDGET="2", DB_POOL_MAX="20", DB_POOL_ACQUIRE_TIMEOUT="20") as instance:
+    ids = uncached_campaigns(resilience, 1)
+    with another_instance(resilience, REDIS_BUDGET="2", DB_POOL_MAX="20", DB_POOL_ACQUIRE_TIMEOUT="20") as instance:
         path = f"/api/campaigns/{ids[0]}"
-        hoped(
+        eventually_or_fail(
             lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis",
             within=5.0,
-            otherwise="Redis is there, and is not used",
+            message="Redis is there, and is not used",
         )
-        many = [path.replace(str(ids[0]), str(i)) for i in unknown_campaigns(resilience, 200)]
+        many = [path.replace(str(ids[0]), str(i)) for i in uncached_campaigns(resilience, 200)]
         with resilience.redis.latency(seconds=0.3):  # a new connection may take several answers to be made
-            answers = at_once([lambda each=each: instance.client.get(each) for each in many])
+            answers = concurrently([lambda each=each: instance.client.get(each) for each in many])
         statuses = {each.status for each in answers}
         assert statuses == {200}, f"many ask at once, and are answered {statuses}"
         assert FELL_BACK not in instance.log, (
@@ -242,10 +242,10 @@ def test_a_redis_that_is_well_is_not_called_away_because_many_ask_at_once(resili
 
 def test_a_service_that_was_stopped_for_a_moment_does_not_call_redis_away(resilience: Resilience) -> None:
     """A laptop that sleeps, a container that is frozen: when it goes on, all of its time-outs are over, and none is Redis' fault."""
-    ids, budget = unknown_campaigns(resilience, 10), 1.0
+    ids, budget = uncached_campaigns(resilience, 10), 1.0
     with (
-        another(resilience, REDIS_BUDGET=str(budget)) as instance,
-        redis(resilience) as ask,
+        another_instance(resilience, REDIS_BUDGET=str(budget)) as instance,
+        redis_commands(resilience) as ask,
         ThreadPoolExecutor(len(ids)) as threads,
     ):
 
@@ -254,19 +254,19 @@ def test_a_service_that_was_stopped_for_a_moment_does_not_call_redis_away(resili
             calls: int = ask("INFO", "commandstats").get("cmdstat_pttl", {"calls": 0})["calls"]
             return calls
 
-        hoped(
+        eventually_or_fail(
             lambda: instance.client.get(f"/api/campaigns/{ids[0]}").headers["X-Cache-Source"] == "redis",
             within=5.0,
-            otherwise="Redis is there, and is not used",
+            message="Redis is there, and is not used",
         )
         process = resilience.process(instance.process.pid)
         with resilience.redis.latency(seconds=budget / 2):
             before = looked_up()
             asked = [threads.submit(timed, lambda i=i: instance.client.get(f"/api/campaigns/{i}")) for i in ids]
-            hoped(
+            eventually_or_fail(
                 lambda: looked_up() >= before + len(ids),
                 within=5.0,
-                otherwise="Redis is there, and reads do not ask it",
+                message="Redis is there, and reads do not ask it",
             )
             with process.pause():
                 time.sleep(1.3 * budget)  # longer than the budget: that is the fault

@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from instances import Instance, another
+from instances import Instance, another_instance
 from pytest_resilience import Resilience, eventually
-from verbs import unknown_campaigns
-from workload import hoped, session, timed
+from verbs import uncached_campaigns
+from workload import eventually_or_fail, postgres_session, timed
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 RESOLVED = "RESOLVED: database_pool_exhausted"
@@ -34,10 +34,10 @@ STEP = 0.7  # percent of the limit
 def checks(instance: Instance, count: int) -> None:
     """Wait until so many checks have been made: as many lines of statistics, which come as often, and one more."""
     told = len(STATS.findall(instance.log))
-    hoped(
+    eventually_or_fail(
         lambda: len(STATS.findall(instance.log)) > told + count,
         within=20.0,
-        otherwise=f"{count} periods pass, and the statistics do not come",
+        message=f"{count} periods pass, and the statistics do not come",
     )
 
 
@@ -54,11 +54,11 @@ class Load:
         """Hold so many connections of each instance, no more and no less."""
         while len(self._held) > count:
             self._held.pop().close()
-        ids = unknown_campaigns(self._resilience, max(0, count - len(self._held)))
+        ids = uncached_campaigns(self._resilience, max(0, count - len(self._held)))
         for i in ids:
             held = ExitStack()
             held.enter_context(
-                session(
+                postgres_session(
                     self._resilience, "somebody else", "begin", f"select 1 from campaigns where id = {i} for update"
                 )
             )
@@ -87,8 +87,8 @@ def test_the_alert_of_the_pool_comes_above_its_percentage_and_goes_well_below_it
         "DB_COMMAND_TIMEOUT": "120",
     }
     with (
-        another(resilience, DB_POOL_ALERT_PERCENT="90", **settings) as at,
-        another(resilience, DB_POOL_ALERT_PERCENT="89.9", **settings) as above,
+        another_instance(resilience, DB_POOL_ALERT_PERCENT="90", **settings) as at,
+        another_instance(resilience, DB_POOL_ALERT_PERCENT="89.9", **settings) as above,
         load(resilience, at, above) as pool,
     ):
         pool.hold(8)
@@ -97,8 +97,8 @@ def test_the_alert_of_the_pool_comes_above_its_percentage_and_goes_well_below_it
             "80 % of the pool are in use, DB_POOL_ALERT_PERCENT is 89.9, and the alert is raised"
         )
         pool.hold(9)
-        otherwise = "90 % of the pool are in use, DB_POOL_ALERT_PERCENT is 89.9, and no alert is raised"
-        hoped(lambda: ALERT in above.log, within=5.0, otherwise=otherwise)
+        message = "90 % of the pool are in use, DB_POOL_ALERT_PERCENT is 89.9, and no alert is raised"
+        eventually_or_fail(lambda: ALERT in above.log, within=5.0, message=message)
         checks(at, 8)
         assert ALERT not in at.log, "just 90 % of the pool are in use, not more, and the alert of 90 % is raised"
 
@@ -114,11 +114,11 @@ def test_the_alert_of_the_pool_comes_above_its_percentage_and_goes_well_below_it
             f"use went from 90 to 80 % and back, and there are {alerts} alerts: it is one episode above 75 %"
         )
         pool.hold(7)
-        otherwise = "70 % of the pool are in use, and the episode is not over"
-        hoped(lambda: RESOLVED in above.log, within=5.0, otherwise=otherwise)
+        message = "70 % of the pool are in use, and the episode is not over"
+        eventually_or_fail(lambda: RESOLVED in above.log, within=5.0, message=message)
         pool.hold(9)
-        otherwise = "the pool is at 90 % again after an episode was over, and no second alert is raised"
-        hoped(lambda: above.log.count(ALERT) == 2, within=5.0, otherwise=otherwise)
+        message = "the pool is at 90 % again after an episode was over, and no second alert is raised"
+        eventually_or_fail(lambda: above.log.count(ALERT) == 2, within=5.0, message=message)
         assert ALERT not in at.log, "it was never above 90 %, and the alert of 90 % is raised"
 
 
@@ -181,7 +181,7 @@ def test_the_guard_acts_just_beyond_its_limits_and_does_not_flutter_between_them
     resilience: Resilience, looking: dict[str, str]
 ) -> None:
     """Memory runs short slowly, and comes back slowly: each line tells at how much, and comes once."""
-    with another(resilience, **looking) as instance, squeezed(instance) as squeeze:
+    with another_instance(resilience, **looking) as instance, squeezed(instance) as squeeze:
         percent = 85.0
         while percent < 89.0:
             squeeze.to(percent, 2)
@@ -216,8 +216,8 @@ def test_above_its_limit_the_guard_collects_now_and_then_and_not_at_each_look(
 ) -> None:
     """Each forced collection costs half of the cache: while Redis is away, the cache is all there is."""
     campaigns = 40
-    ids = unknown_campaigns(resilience, campaigns)
-    with another(resilience, **looking) as instance, resilience.redis.refuse():
+    ids = uncached_campaigns(resilience, campaigns)
+    with another_instance(resilience, **looking) as instance, resilience.redis.refuse():
         for i in ids:
             assert instance.client.get(f"/api/campaigns/{i}").status_code == 200
         with squeezed(instance) as squeeze:

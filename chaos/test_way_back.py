@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 
 import healthy
-from instances import another
+from instances import another_instance
 from pytest_resilience import Resilience, eventually
-from verbs import unknown_campaigns
-from workload import FELL_BACK, NAME, create, hoped, name_in_redis, redis
+from verbs import uncached_campaigns
+from workload import FELL_BACK, NAME, create, eventually_or_fail, redis_commands, redis_key
 
 LARGE = "x" * 9_000  # a message that takes a slow network some time
 SLOW = 100_000  # bytes per second
@@ -26,11 +26,11 @@ def id_of(path: str) -> int:
 
 def cached(resilience: Resilience, count: int) -> list[str]:
     """Make campaigns whose first version Redis holds. Return their paths."""
-    back_on_redis(resilience)
+    wait_until_redis_is_used(resilience)
     return [f"/api/campaigns/{create(resilience, 'before')['id']}" for _ in range(count)]
 
 
-def all_from_redis(client: Any, paths: Iterable[str], wanted: str, *, otherwise: str) -> None:
+def all_from_redis(client: Any, paths: Iterable[str], wanted: str, *, message: str) -> None:
     """Wait until Redis answers for each path; until then and from then on nothing but what is wanted may be read."""
     for path in paths:
         read: list[str] = []
@@ -41,9 +41,11 @@ def all_from_redis(client: Any, paths: Iterable[str], wanted: str, *, otherwise:
             return reply.headers.get("X-Cache-Source") == "redis"
 
         within = healthy.REDIS_BACK_WITHIN
-        hoped(by_redis, within=within, otherwise=f"Redis is back, and after {within:g} s it does not serve {path}")
+        eventually_or_fail(
+            by_redis, within=within, message=f"Redis is back, and after {within:g} s it does not serve {path}"
+        )
         wrong = {text[:20] for text in read if text != wanted}
-        assert not wrong, f"{otherwise}: {wrong} is read"
+        assert not wrong, f"{message}: {wrong} is read"
 
 
 def redis_is_up(client: Any) -> bool:
@@ -66,10 +68,10 @@ def test_an_outage_during_the_delivery_of_what_redis_missed_loses_nothing(resili
         with resilience.redis.refuse():
             change(resilience, paths, after)
         told = slow.receipt.touched or 0
-        hoped(
+        eventually_or_fail(
             lambda: (slow.receipt.touched or 0) > told + len(LARGE),
             within=5.0,
-            otherwise="Redis is back, and is told nothing of what it missed",
+            message="Redis is back, and is told nothing of what it missed",
         )
         with resilience.redis.refuse() as again:
             eventually(lambda: again.receipt.touched, within=healthy.REDIS_BACK_WITHIN)
@@ -77,7 +79,7 @@ def test_an_outage_during_the_delivery_of_what_redis_missed_loses_nothing(resili
         resilience.service,
         paths,
         after,
-        otherwise="Redis went away while it was told what it had missed, and it was lost",
+        message="Redis went away while it was told what it had missed, and it was lost",
     )
 
 
@@ -88,28 +90,28 @@ def test_what_is_written_during_the_delivery_is_delivered_too(resilience: Resili
         with resilience.redis.refuse():
             change(resilience, paths, LARGE)
         told = slow.receipt.touched or 0
-        hoped(
+        eventually_or_fail(
             lambda: (slow.receipt.touched or 0) > told + len(LARGE) // 4,
             within=5.0,
-            otherwise="Redis is back, and is told nothing of what it missed",
+            message="Redis is back, and is told nothing of what it missed",
         )
         change(resilience, paths, "the newest")
     all_from_redis(
         resilience.service,
         paths,
         "the newest",
-        otherwise="a write that came during the delivery was taken for delivered",
+        message="a write that came during the delivery was taken for delivered",
     )
 
 
 def test_what_is_delivered_lives_no_longer_than_if_redis_had_been_there(resilience: Resilience) -> None:
     """Copies grow old from the moment in which they were true, not from the moment in which Redis heard of them."""
     changed, deleted = cached(resilience, 2)
-    with redis(resilience) as ask:
+    with redis_commands(resilience) as ask:
 
         def left(path: str) -> float:
             """Seconds that Redis will keep its entry for a campaign."""
-            milliseconds: int = ask("PTTL", name_in_redis(ask, id_of(path)))
+            milliseconds: int = ask("PTTL", redis_key(ask, id_of(path)))
             assert milliseconds > 0, f"Redis keeps {path} for ever, or has nothing about it: PTTL {milliseconds}"
             return milliseconds / 1000
 
@@ -120,7 +122,7 @@ def test_what_is_delivered_lives_no_longer_than_if_redis_had_been_there(resilien
             written = time.monotonic()
             assert resilience.service.delete(deleted).status_code == 204
             eventually(lambda: time.monotonic() - written > 0.7, within=5.0)
-        all_from_redis(resilience.service, [changed], "after", otherwise="Redis was not told what it missed")
+        all_from_redis(resilience.service, [changed], "after", message="Redis was not told what it missed")
         now = time.monotonic()
         lives, most = left(changed), LIFETIME - (now - written)
         assert lives < most + 0.1, (
@@ -138,7 +140,7 @@ def test_what_is_delivered_lives_no_longer_than_if_redis_had_been_there(resilien
 def test_what_one_instance_owes_does_not_undo_what_another_has_deleted(resilience: Resilience) -> None:
     """This instance is cut off from Redis, the other one is not; each deletes what the other has changed."""
     deleted_there, deleted_here, both = cached(resilience, 3)
-    with another(resilience, REDIS_URL=resilience.redis.direct_url) as replica:
+    with another_instance(resilience, REDIS_URL=resilience.redis.direct_url) as replica:
         eventually(lambda: redis_is_up(replica.client), within=5.0)
         for path in (deleted_there, deleted_here, both):
             assert replica.client.get(path).status_code == 200
@@ -149,7 +151,7 @@ def test_what_one_instance_owes_does_not_undo_what_another_has_deleted(resilienc
             assert resilience.service.delete(deleted_here).status_code == 204
             assert resilience.service.delete(both).status_code == 204
             assert replica.client.delete(both).status_code == 404
-        back_on_redis(resilience)
+        wait_until_redis_is_used(resilience)
         instances: dict[str, Any] = {
             "the instance that was cut off": resilience.service,
             "the other one": replica.client,
@@ -164,17 +166,17 @@ def test_what_one_instance_owes_does_not_undo_what_another_has_deleted(resilienc
                     )
 
 
-def back_on_redis(resilience: Resilience) -> None:
+def wait_until_redis_is_used(resilience: Resilience) -> None:
     """Wait until the service uses Redis again, as /readyz tells it."""
     within = healthy.REDIS_BACK_WITHIN
-    otherwise = f"Redis is back, and after {within:g} s the service still does not use it"
-    hoped(lambda: redis_is_up(resilience.service), within=within, otherwise=otherwise)
+    message = f"Redis is back, and after {within:g} s the service still does not use it"
+    eventually_or_fail(lambda: redis_is_up(resilience.service), within=within, message=message)
 
 
 def test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted(resilience: Resilience) -> None:
     """Beyond its bound the list of what Redis missed is worth nothing: every copy in Redis must go then, even if that fails at first,
     and wherever it is among the keys of others."""
-    with another(resilience, CACHE_MAX_PENDING_WRITES="3") as instance, redis(resilience) as ask:
+    with another_instance(resilience, CACHE_MAX_PENDING_WRITES="3") as instance, redis_commands(resilience) as ask:
         eventually(lambda: redis_is_up(instance.client), within=5.0)
         made = [instance.client.post("/api/campaigns", json={"name": NAME, "message": "before"}) for _ in range(12)]
         *changed, deleted = [reply.headers["Location"] for reply in made]
@@ -190,7 +192,7 @@ def test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted(r
             instance.client,
             changed,
             "after",
-            otherwise="more was written than can be remembered, and an old copy came back",
+            message="more was written than can be remembered, and an old copy came back",
         )
         reply = instance.client.get(deleted)
         assert reply.status_code == 404, "more was written than can be remembered, and a deleted campaign came back"
@@ -203,11 +205,11 @@ def test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted(r
 def test_what_memory_has_let_go_of_is_delivered_as_a_mark_that_the_old_copy_is_old(resilience: Resilience) -> None:
     """More was changed during the outage than memory holds, and than one batch: Redis cannot be told what is new, but must not
     tell what is old."""
-    with another(resilience, CACHE_MAX_ENTRIES="2") as instance, redis(resilience) as ask:
+    with another_instance(resilience, CACHE_MAX_ENTRIES="2") as instance, redis_commands(resilience) as ask:
         eventually(lambda: redis_is_up(instance.client), within=5.0)
-        paths = [f"/api/campaigns/{i}" for i in unknown_campaigns(resilience, 110)]
+        paths = [f"/api/campaigns/{i}" for i in uncached_campaigns(resilience, 110)]
         every(instance.client.get, paths)  # into Redis
-        assert all(name_in_redis(ask, id_of(path)) for path in paths[::10])
+        assert all(redis_key(ask, id_of(path)) for path in paths[::10])
         with resilience.redis.refuse():
             every(lambda path: instance.client.put(path, json={"message": "after"}), paths)
         eventually(lambda: redis_is_up(instance.client), within=healthy.REDIS_BACK_WITHIN)
@@ -235,7 +237,7 @@ def test_connections_to_redis_that_were_cut_while_idle_are_no_outage(resilience:
         fell = resilience.service.log.count(FELL_BACK) - told
         if not fell and source == "redis":
             break
-        back_on_redis(resilience)
+        wait_until_redis_is_used(resilience)
     assert not fell, "connections were cut while nobody used them, and the next request takes it for an outage of Redis"
     assert source == "redis", f"connections were cut while nobody used them, and {source} serves the next request"
 
@@ -251,8 +253,8 @@ def test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_a
     }
     *paths, well = cached(resilience, len(values) + 1)
     down = resilience.service.log.count(FELL_BACK)
-    with redis(resilience) as ask:
-        names = [name_in_redis(ask, id_of(path)) for path in paths]
+    with redis_commands(resilience) as ask:
+        names = [redis_key(ask, id_of(path)) for path in paths]
 
         def spoil_all() -> None:
             for name, spoil in zip(names, values.values(), strict=True):
@@ -271,8 +273,8 @@ def test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_a
         with resilience.redis.refuse():
             change(resilience, [*paths, well], "after")
             spoil_all()
-        back_on_redis(resilience)
-        all_from_redis(resilience.service, [well], "after", otherwise="Redis was not told what it missed")
+        wait_until_redis_is_used(resilience)
+        all_from_redis(resilience.service, [well], "after", message="Redis was not told what it missed")
         for path in paths:
             assert resilience.service.get(path).json()["message"] == "after"
 
@@ -282,7 +284,7 @@ def test_a_service_that_ends_while_it_owes_leaves_old_copies_for_no_longer_than_
 ) -> None:
     """Nobody is left who knows what Redis missed; but each copy there knows its age. What the next process writes is told."""
     fresh = 1.5  # seconds
-    with another(resilience, CACHE_TTL=str(fresh)) as first:
+    with another_instance(resilience, CACHE_TTL=str(fresh)) as first:
         eventually(lambda: redis_is_up(first.client), within=5.0)
         made = [first.client.post("/api/campaigns", json={"name": NAME, "message": "before"}) for _ in range(2)]
         by_first, by_second = (reply.headers["Location"] for reply in made)
@@ -290,18 +292,18 @@ def test_a_service_that_ends_while_it_owes_leaves_old_copies_for_no_longer_than_
         assert first.client.put(by_first, json={"message": "after"}).status_code == 200
         first.process.terminate()
         within = healthy.SHUTDOWN_GRACE + healthy.SLACK
-        hoped(first.ended, within=within, otherwise=f"told to stop while Redis is away, it runs on for {within:g} s")
-    with another(resilience, CACHE_TTL=str(fresh)) as second, outage, redis(resilience) as ask:
+        eventually_or_fail(
+            first.has_exited, within=within, message=f"told to stop while Redis is away, it runs on for {within:g} s"
+        )
+    with another_instance(resilience, CACHE_TTL=str(fresh)) as second, outage, redis_commands(resilience) as ask:
         assert second.client.put(by_second, json={"message": "after"}).status_code == 200
-        ask(
-            "PEXPIRE", name_in_redis(ask, id_of(by_second)), int(1000 * LIFETIME)
-        )  # as good as new, however long it took
+        ask("PEXPIRE", redis_key(ask, id_of(by_second)), int(1000 * LIFETIME))  # as good as new, however long it took
         outage.heal()
         eventually(lambda: redis_is_up(second.client), within=healthy.REDIS_BACK_WITHIN)
         text = second.client.get(by_second).json()["message"]
         assert text == "after", f"written before Redis was there for the first time, and not told to it: {text} is read"
-        hoped(
+        eventually_or_fail(
             lambda: second.client.get(by_first).json()["message"] == "after",
             within=fresh + healthy.SLACK,
-            otherwise=f"the instance that wrote is gone, and Redis' old copy is served for longer than CACHE_TTL={fresh:g}",
+            message=f"the instance that wrote is gone, and Redis' old copy is served for longer than CACHE_TTL={fresh:g}",
         )

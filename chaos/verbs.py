@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from pytest_resilience import Resilience
-from workload import MESSAGE, NAME, Timed, at_once, sql, told_as_a_fault
+from workload import MESSAGE, NAME, TimedReply, assert_unavailable, concurrently, sql
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,11 @@ class Verb:
 
     Attributes:
         status: of its answer when nothing is wrong.
-        ask: sends it to a client for one campaign.
+        send: sends it to a client for one campaign.
     """
 
     status: int
-    ask: Callable[[Any, int], httpx.Response]
+    send: Callable[[Any, int], httpx.Response]
 
 
 VERBS = {
@@ -37,31 +37,29 @@ WRITES = ("POST", "PUT", "DELETE")
 READS = ("GET one", "GET list")
 
 
-def unknown_campaigns(resilience: Resilience, count: int, message: str = MESSAGE) -> list[int]:
+def uncached_campaigns(resilience: Resilience, count: int, message: str = MESSAGE) -> list[int]:
     """Insert campaigns around the service, so that no cache has them. Return their ids."""
     query = "insert into campaigns (name, message) select $1, $2 from generate_series(1, $3) returning id"
     return [row["id"] for row in sql(resilience, query, NAME, message, count)]
 
 
-def ask_every_verb(client: Any, ids: Iterable[int], *, names: Iterable[str] = VERBS) -> list[tuple[str, Timed]]:
+def send_every_verb(client: Any, ids: Iterable[int], *, names: Iterable[str] = VERBS) -> list[tuple[str, TimedReply]]:
     """Send one request of each verb for each of the given campaigns, all at once. Return what came of each, with its verb."""
-    asked = [(name, partial(VERBS[name].ask, client, i)) for name, i in zip(names, ids, strict=True)]
-    return list(zip((name for name, _ in asked), at_once([ask for _, ask in asked]), strict=True))
+    asked = [(name, partial(VERBS[name].send, client, i)) for name, i in zip(names, ids, strict=True)]
+    return list(zip((name for name, _ in asked), concurrently([ask for _, ask in asked]), strict=True))
 
 
-def all_succeed(answers: list[tuple[str, Timed]], *, meanwhile: str, within: float) -> None:
+def assert_all_succeed(answers: list[tuple[str, TimedReply]], *, during: str, within: float) -> None:
     """Assert that each answer is the one of fine weather, and that none came later than `within` seconds."""
     for verb, answer in answers:
         wanted = VERBS[verb].status
-        assert answer.status == wanted, (
-            f"{meanwhile}: {verb} is answered {answer.status}, not {wanted}: {answer.error!r}"
-        )
-        assert answer.seconds < within, f"{meanwhile}: {verb} takes {answer.seconds:.2f} s"
+        assert answer.status == wanted, f"{during}: {verb} is answered {answer.status}, not {wanted}: {answer.error!r}"
+        assert answer.seconds < within, f"{during}: {verb} takes {answer.seconds:.2f} s"
 
 
-def all_are_refused(answers: list[tuple[str, Timed]], *, meanwhile: str, within: float) -> None:
+def assert_all_unavailable(answers: list[tuple[str, TimedReply]], *, during: str, within: float) -> None:
     """Assert that each answer is a 503 with Retry-After, and that none came later than `within` seconds."""
     for verb, answer in answers:
-        assert answer.status == 503, f"{meanwhile}: {verb} is answered {answer.status}, not 503: {answer.error!r}"
-        told_as_a_fault([answer])
-        assert answer.seconds < within, f"{meanwhile}: {verb} hears of it only after {answer.seconds:.2f} s"
+        assert answer.status == 503, f"{during}: {verb} is answered {answer.status}, not 503: {answer.error!r}"
+        assert_unavailable([answer])
+        assert answer.seconds < within, f"{during}: {verb} hears of it only after {answer.seconds:.2f} s"

@@ -21,7 +21,7 @@ from redis import Redis
 import healthy
 from pytest_resilience import NeverHappened, Resilience, Stack, eventually, recovers
 
-UNCOUNTED = "the real Toxiproxy does not count the connections that it refuses"
+REFUSALS_NOT_COUNTED = "the real Toxiproxy does not count the connections that it refuses"
 NAME = "Autumn sale"
 MESSAGE = "Twenty percent off until Sunday"
 
@@ -35,7 +35,7 @@ def create(resilience: Resilience, message: str = MESSAGE) -> dict[str, Any]:
 
 
 @dataclass
-class Timed:
+class TimedReply:
     """One request: what came (None: no answer, and why), and how many seconds it took."""
 
     reply: httpx.Response | None
@@ -47,16 +47,16 @@ class Timed:
         return None if self.reply is None else self.reply.status_code
 
 
-def timed(ask: Callable[[], httpx.Response]) -> Timed:
+def timed(ask: Callable[[], httpx.Response]) -> TimedReply:
     """Ask once and take the time."""
     begin = time.monotonic()
     try:
-        return Timed(ask(), time.monotonic() - begin)
+        return TimedReply(ask(), time.monotonic() - begin)
     except httpx.HTTPError as error:
-        return Timed(None, time.monotonic() - begin, error)
+        return TimedReply(None, time.monotonic() - begin, error)
 
 
-def at_once(asks: Sequence[Callable[[], httpx.Response]]) -> list[Timed]:
+def concurrently(asks: Sequence[Callable[[], httpx.Response]]) -> list[TimedReply]:
     """Ask all of them at the same time."""
     with ThreadPoolExecutor(len(asks)) as threads:
         return list(threads.map(timed, asks))
@@ -92,7 +92,7 @@ class Writer:
 
 
 @dataclass
-class Crew:
+class Writers:
     """Writers at work."""
 
     writers: list[Writer]
@@ -109,10 +109,10 @@ class Crew:
 
 
 @contextmanager
-def writing(resilience: Resilience, writers: int) -> Iterator[Crew]:
+def writing(resilience: Resilience, writers: int) -> Iterator[Writers]:
     """Keep so many writers busy for the duration of the block."""
     stop = threading.Event()
-    crew = Crew([Writer(resilience, f"writer {number}") for number in range(writers)])
+    crew = Writers([Writer(resilience, f"writer {number}") for number in range(writers)])
 
     def work(writer: Writer) -> None:
         number = 0
@@ -132,7 +132,7 @@ def writing(resilience: Resilience, writers: int) -> Iterator[Crew]:
             worker.result()
 
 
-def hoped(question: Callable[[], Any], *, within: float, otherwise: str) -> Any:
+def eventually_or_fail(question: Callable[[], Any], *, within: float, message: str) -> Any:
     """Like `eventually`, and a failure says first what it means. That requests hang is a cause of its own."""
     hung: list[httpx.TimeoutException] = []
 
@@ -148,12 +148,12 @@ def hoped(question: Callable[[], Any], *, within: float, otherwise: str) -> Any:
     except NeverHappened as never:
         if hung:
             pytest.fail(
-                f"a request hangs ({hung[-1]!r}), so nothing else can be seen. Awaited in vain: {otherwise}\n{never}"
+                f"a request hangs ({hung[-1]!r}), so nothing else can be seen. Awaited in vain: {message}\n{never}"
             )
-        pytest.fail(f"{otherwise}\n{never}")
+        pytest.fail(f"{message}\n{never}")
 
 
-def only_embedded(stack: Stack, why: str) -> None:
+def skip_unless_embedded(stack: Stack, why: str) -> None:
     """Skip a test that needs more than the real Toxiproxy can do or tell, and say what."""
     if stack.backend != "embedded":
         pytest.skip(f"{stack.backend}: {why}")
@@ -173,7 +173,7 @@ def sql(resilience: Resilience, query: str, *arguments: object) -> list[asyncpg.
 
 
 @contextmanager
-def session_to_ask(resilience: Resilience) -> Iterator[Callable[[str], Any]]:
+def sql_connection(resilience: Resilience) -> Iterator[Callable[[str], Any]]:
     """Ask Postgres itself, around the proxy, over one connection that is there already: for answers without delay."""
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(resilience.postgres.direct_url))
@@ -184,7 +184,7 @@ def session_to_ask(resilience: Resilience) -> Iterator[Callable[[str], Any]]:
 
 
 @contextmanager
-def session(resilience: Resilience, application_name: str, *statements: str) -> Iterator[int]:
+def postgres_session(resilience: Resilience, application_name: str, *statements: str) -> Iterator[int]:
     """A session of somebody else in Postgres, left as the statements leave it; gives its process id in the server."""
     with asyncio.Runner() as runner:
         settings = {"application_name": application_name}
@@ -197,25 +197,25 @@ def session(resilience: Resilience, application_name: str, *statements: str) -> 
             connection.terminate()
 
 
-def sessions_of_the_service(resilience: Resilience) -> set[int]:
+def service_sessions(resilience: Resilience) -> set[int]:
     """The connections of the service's pool, as Postgres sees them: their process ids."""
     query = "select pid from pg_stat_activity where application_name like 'service:%'"
     return {row["pid"] for row in sql(resilience, query)}
 
 
-def alive(resilience: Resilience, pid: int) -> bool:
+def session_exists(resilience: Resilience, pid: int) -> bool:
     """Whether a session is still there."""
     return bool(sql(resilience, "select 1 from pg_stat_activity where pid = $1", pid))
 
 
-def waiting_sessions(resilience: Resilience) -> int:
+def sessions_waiting_for_lock(resilience: Resilience) -> int:
     """How many sessions of the service wait for a lock."""
     query = "select count(*) from pg_stat_activity where application_name like 'service:%' and wait_event_type = 'Lock'"
     count: int = sql(resilience, query)[0][0]
     return count
 
 
-def told_as_a_fault(replies: Sequence[Timed]) -> None:
+def assert_unavailable(replies: Sequence[TimedReply]) -> None:
     """A dependency fault is told as one: 503, when to try again, and in the form of errors that programs read."""
     statuses = sorted({str(reply.status) for reply in replies})
     assert statuses == ["503"], f"a dependency fault is 503, never {statuses}: no 500, no hang (None), no 201 of a lie"
@@ -228,12 +228,12 @@ def told_as_a_fault(replies: Sequence[Timed]) -> None:
         assert form == "application/problem+json", f"errors are application/problem+json, and this one is {form}"
 
 
-def full_capacity(resilience: Resilience) -> None:
+def assert_full_capacity(resilience: Resilience) -> None:
     """As good as before is not "it answers again": the whole pool must be usable at once, and not one connection more."""
     recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.FULL_CAPACITY_WITHIN)
     new = [lambda: resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})]
     with resilience.postgres.starve(lock="campaigns") as starved, ThreadPoolExecutor(1) as thread:
-        held = thread.submit(at_once, new * healthy.POOL_MAX)
+        held = thread.submit(concurrently, new * healthy.POOL_MAX)
         try:
             eventually(lambda: starved.receipt.touched == healthy.POOL_MAX, within=healthy.ACQUIRE_TIMEOUT)
         except NeverHappened:
@@ -246,14 +246,14 @@ def full_capacity(resilience: Resilience) -> None:
 
 
 @contextmanager
-def redis(resilience: Resilience) -> Iterator[Callable[..., Any]]:
+def redis_commands(resilience: Resilience) -> Iterator[Callable[..., Any]]:
     """Ask Redis itself, around the proxy, over one connection that was there before the trouble began."""
     with Redis.from_url(resilience.redis.direct_url, single_connection_client=True, protocol=2) as client:
         client.ping()
         yield client.execute_command
 
 
-def name_in_redis(ask: Callable[..., Any], campaign_id: int) -> bytes:
+def redis_key(ask: Callable[..., Any], campaign_id: int) -> bytes:
     """Return the name under which Redis holds a campaign, whatever the service puts in front of the number."""
     names: list[bytes] = [name for name in ask("KEYS", f"*{campaign_id}") if re.search(rb"\D%d$" % campaign_id, name)]
     assert len(names) == 1, f"Redis has {names} for campaign {campaign_id}, and should have one entry"
@@ -261,10 +261,10 @@ def name_in_redis(ask: Callable[..., Any], campaign_id: int) -> bytes:
 
 
 @contextmanager
-def reader(resilience: Resilience, path: str, threads: int = 1) -> Iterator[list[Timed]]:
+def reading(resilience: Resilience, path: str, threads: int = 1) -> Iterator[list[TimedReply]]:
     """Keep reading one path for the duration of the block; gives what came, as it comes."""
     stop = threading.Event()
-    came: list[Timed] = []
+    came: list[TimedReply] = []
 
     def read() -> None:
         while not stop.is_set():
@@ -293,7 +293,7 @@ FELL_BACK = "Redis connection failed, falling back to in-memory cache:"
 CONNECTED = "Redis connected successfully"
 
 
-def one_line_per_change(resilience: Resilience, *, outages: int) -> None:
+def assert_one_log_line_per_change(resilience: Resilience, *, outages: int) -> None:
     """The log has a line for the start, and one for each outage and each recovery: a list of states, not of errors."""
     told = re.findall(f"{FELL_BACK}|{CONNECTED}", resilience.service.log)
     fell, rose = told.count(FELL_BACK), told.count(CONNECTED)
