@@ -17,7 +17,7 @@ SLOW = 60  # clients that begin a request and do not go on
 HEADERS = {"Content-Type": "application/json"}
 
 
-def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(resilience: Resilience) -> None:
+def test_an_oversized_body_is_refused_with_or_without_content_length(resilience: Resilience) -> None:
     def in_pieces() -> Iterator[bytes]:
         for _ in range(3 * 16):
             yield b" " * (MIB // 16)
@@ -34,7 +34,7 @@ def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(resilienc
     create(resilience)
 
 
-def test_clients_that_begin_and_do_not_go_on_hold_up_nobody(resilience: Resilience) -> None:
+def test_stalled_uploads_do_not_delay_other_clients(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     parts = httpx.URL(resilience.service.url)
     begun = (

@@ -48,7 +48,7 @@ SENT: dict[str, Callable[[bytes], bytes | Iterator[bytes]]] = {
 
 
 @pytest.mark.parametrize("how", SENT)
-def test_a_body_may_have_1_mib_and_not_a_byte_more(resilience: Resilience, how: str) -> None:
+def test_a_body_of_1_mib_is_accepted_and_one_more_byte_is_refused(resilience: Resilience, how: str) -> None:
     fits = json.dumps({"name": NAME, "message": "m"}).encode().ljust(MIB)
     status = resilience.service.post("/api/campaigns", content=SENT[how](fits), headers=JSON).status_code
     assert status == 201, f"a body of just 1 MiB, {how}, is answered {status}"
@@ -60,7 +60,7 @@ def test_a_body_may_have_1_mib_and_not_a_byte_more(resilience: Resilience, how: 
 
 
 @pytest.mark.parametrize("field", LONGEST)
-def test_texts_have_their_length_in_characters(resilience: Resilience, field: str) -> None:
+def test_text_lengths_are_limited_in_characters_and_not_in_bytes(resilience: Resilience, field: str) -> None:
     path, longest = f"/api/campaigns/{create(resilience)['id']}", LONGEST[field]
     for kind, character in CHARACTERS.items():
         for verb, send in (("POST", resilience.service.post), ("PUT", resilience.service.put)):
@@ -76,7 +76,7 @@ def test_texts_have_their_length_in_characters(resilience: Resilience, field: st
                 assert status == 422, f"{verb}: a {field} of {many} characters of {kind} is answered {status}, not 422"
 
 
-def test_a_page_has_as_many_as_were_asked_for_up_to_200_and_pages_leave_nobody_out(resilience: Resilience) -> None:
+def test_page_limits_are_exact_and_the_pages_cover_every_campaign_once(resilience: Resilience) -> None:
     ids = sorted(uncached_campaigns(resilience, 402))
 
     def page(query: str) -> httpx.Response:
@@ -115,7 +115,7 @@ def held_in_memory(resilience: Resilience, instance: Instance, ids: list[int]) -
         return [i for i in ids if instance.client.get(f"/api/campaigns/{i}").status_code == 200]
 
 
-def test_the_cache_holds_just_as_many_entries_and_bytes_as_it_may(resilience: Resilience) -> None:
+def test_the_memory_cache_holds_exactly_the_entries_and_bytes_that_are_configured(resilience: Resilience) -> None:
     """The newest that fit. An entry counts for its body and 400 bytes: what it really costs, or small ones would be free."""
     ids = uncached_campaigns(resilience, 40)
     size = len(resilience.service.get(f"/api/campaigns/{ids[0]}").content) + COUNTED
@@ -137,7 +137,7 @@ def test_the_cache_holds_just_as_many_entries_and_bytes_as_it_may(resilience: Re
         )
 
 
-def test_the_pool_has_just_so_many_connections_and_there_is_one_beside_it(resilience: Resilience) -> None:
+def test_the_pool_opens_exactly_db_pool_max_connections_and_one_monitor_beside_it(resilience: Resilience) -> None:
     most = 5
     create(resilience)
     before = service_sessions(resilience)
@@ -169,7 +169,7 @@ def test_the_pool_has_just_so_many_connections_and_there_is_one_beside_it(resili
     )
 
 
-def test_nothing_bounds_how_many_may_wait_beside_health(resilience: Resilience) -> None:
+def test_health_routes_answer_and_no_request_is_rejected_while_150_requests_wait(resilience: Resilience) -> None:
     """When everybody hangs, whoever watches must be answered all the same."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     patient = {"DB_POOL_ACQUIRE_TIMEOUT": "60", "DB_COMMAND_TIMEOUT": "120"}
@@ -206,7 +206,7 @@ def test_nothing_bounds_how_many_may_wait_beside_health(resilience: Resilience) 
     assert statuses == {200}, f"{MANY} requests had to wait for connections of the pool, and are answered {statuses}"
 
 
-def test_redis_gets_no_more_connections_than_are_said(resilience: Resilience) -> None:
+def test_connections_to_redis_stay_within_their_limit(resilience: Resilience) -> None:
     ids = uncached_campaigns(resilience, 3 * REDIS_CONNECTIONS)
     with redis_commands(resilience) as ask:
         clients = []
@@ -222,7 +222,7 @@ def test_redis_gets_no_more_connections_than_are_said(resilience: Resilience) ->
     assert max(clients) <= REDIS_CONNECTIONS, f"{max(clients)} connections to Redis for {len(ids)} readers at once"
 
 
-def test_the_budget_that_is_set_is_the_time_that_redis_has(resilience: Resilience) -> None:
+def test_redis_gets_exactly_the_time_of_redis_budget(resilience: Resilience) -> None:
     """Both ways: a Redis that takes less is used, and one that takes more is not waited for."""
     i = uncached_campaigns(resilience, 1)[0]
     path, slow = f"/api/campaigns/{i}", 0.6  # seconds; more than twice the default, and than a probe's

@@ -22,7 +22,7 @@ from workload import (
 LARGEST = "x" * 10_000  # the longest message there may be
 
 
-def test_every_answer_says_truly_where_it_came_from(resilience: Resilience) -> None:
+def test_cache_headers_name_the_layer_that_really_answered(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     never_read = f"/api/campaigns/{create(resilience)['id']}"
 
@@ -47,7 +47,7 @@ def test_every_answer_says_truly_where_it_came_from(resilience: Resilience) -> N
             assert resilience.service.get(never_read).headers["X-Cache-Source"] == "memory"
 
 
-def test_what_was_read_is_still_known_when_redis_and_postgres_are_away(resilience: Resilience) -> None:
+def test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory(resilience: Resilience) -> None:
     """Whoever has served it has it: what came from Redis, and what came from Postgres."""
     with another_instance(resilience) as other:
         from_redis = other.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
@@ -66,7 +66,7 @@ def test_what_was_read_is_still_known_when_redis_and_postgres_are_away(resilienc
             eventually_or_fail(said, within=healthy.REDIS_BACK_WITHIN, message=message)
 
 
-def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resilience) -> None:
+def test_stale_copies_are_marked_and_expire_after_cache_stale_ttl(resilience: Resilience) -> None:
     fresh, stale = 0.3, 1.0
     with another_instance(resilience, CACHE_TTL=str(fresh), CACHE_STALE_TTL=str(stale)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "soon stale"}).headers["Location"]
@@ -87,7 +87,7 @@ def test_what_is_stale_says_so_and_is_served_only_for_so_long(resilience: Resili
             eventually_or_fail(lambda: answer() == "503", within=stale + healthy.SLACK, message=message)
 
 
-def test_what_is_stale_is_served_at_once_while_postgres_hangs(resilience: Resilience) -> None:
+def test_stale_copies_are_served_without_waiting_while_postgres_hangs(resilience: Resilience) -> None:
     """A copy that is good enough after the wait is good enough before it."""
     with another_instance(resilience, CACHE_TTL="0.1", DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "stale"}).headers["Location"]
@@ -100,7 +100,7 @@ def test_what_is_stale_is_served_at_once_while_postgres_hangs(resilience: Resili
     assert slowest < healthy.ACQUIRE_TIMEOUT, f"a stale copy is served only after {slowest:.1f} s: {told}"
 
 
-def test_errors_and_absences_are_not_remembered(resilience: Resilience) -> None:
+def test_errors_and_404s_are_not_cached(resilience: Resilience) -> None:
     last = create(resilience)["id"]
     absent, unknown = f"/api/campaigns/{last + 1}", f"/api/campaigns/{last + 2}"
     assert resilience.service.get(absent).status_code == 404
@@ -119,7 +119,7 @@ def test_errors_and_absences_are_not_remembered(resilience: Resilience) -> None:
     eventually_or_fail(lambda: resilience.service.get(unknown).status_code == 200, within=within, message=message)
 
 
-def test_many_who_miss_at_once_cost_one_load(resilience: Resilience) -> None:
+def test_concurrent_misses_cause_a_single_load(resilience: Resilience) -> None:
     """A popular campaign falls out of Redis, and everybody asks for it in the same moment."""
     (wanted,) = insert(resilience, "everybody wants it", 1)
     before = len(service_sessions(resilience))
@@ -130,7 +130,7 @@ def test_many_who_miss_at_once_cost_one_load(resilience: Resilience) -> None:
     assert opened <= 1, f"{opened} connections for one campaign that was not cached: each reader loads it for itself"
 
 
-def test_the_fallback_cache_keeps_within_its_bounds(resilience: Resilience) -> None:
+def test_the_memory_cache_stays_within_its_limits(resilience: Resilience) -> None:
     """With Redis and Postgres away, what is still answered is just what memory holds: so it can be counted."""
     entries, megabytes = 40, 0.25
     small = [row["id"] for row in insert(resilience, "small", 70)]
@@ -164,7 +164,7 @@ def insert(resilience: Resilience, message: str, count: int) -> list[dict[str, i
     return [dict(row) for row in sql(resilience, query, NAME, message, count)]
 
 
-def test_a_newer_version_of_another_instance_is_not_overwritten_by_what_redis_missed(resilience: Resilience) -> None:
+def test_pending_writes_do_not_overwrite_a_newer_version_in_redis(resilience: Resilience) -> None:
     """This instance was cut off from Redis and changed a campaign; another one changed it after that, and told Redis."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     eventually(lambda: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
@@ -179,7 +179,7 @@ def test_a_newer_version_of_another_instance_is_not_overwritten_by_what_redis_mi
             assert got == "third", f"an older version ({got}) has overwritten the newer one of another instance"
 
 
-def test_a_slow_redis_costs_a_request_its_budget_once_and_mixes_nothing_up(resilience: Resilience) -> None:
+def test_a_slow_redis_costs_a_read_at_most_one_budget_and_never_mixes_up_replies(resilience: Resilience) -> None:
     """A read that misses asks Redis twice, to look and to fill: both come out of one budget."""
     ids = [row["id"] for row in insert(resilience, "slowly", 40)]
     with resilience.redis.latency(seconds=0.8 * healthy.REDIS_BUDGET):

@@ -45,7 +45,7 @@ def redis_is(resilience: Resilience, state: str) -> None:
     )
 
 
-def test_many_who_miss_at_once_cost_one_load_whatever_redis_does(resilience: Resilience) -> None:
+def test_concurrent_misses_cause_a_single_load_while_redis_is_slow_hanging_or_down(resilience: Resilience) -> None:
     """Without Redis every campaign is missed first by everybody: that is when Postgres can stand it least."""
     create(resilience)
     redis_is(resilience, "up")
@@ -65,7 +65,7 @@ def test_many_who_miss_at_once_cost_one_load_whatever_redis_does(resilience: Res
         redis_is(resilience, "up")
 
 
-def test_when_the_one_load_fails_all_who_wait_for_it_hear_of_it_and_the_next_asks_again(resilience: Resilience) -> None:
+def test_a_failed_shared_load_fails_all_its_waiters_and_is_retried_by_the_next_read(resilience: Resilience) -> None:
     (wanted,) = uncached_campaigns(resilience, 1)
     for number in (1, 2):
         with resilience.postgres.refuse():
@@ -85,7 +85,7 @@ def test_when_the_one_load_fails_all_who_wait_for_it_hear_of_it_and_the_next_ask
     )
 
 
-def test_stale_copies_outlive_the_collections_while_postgres_is_away(resilience: Resilience) -> None:
+def test_garbage_collection_keeps_stale_copies_while_postgres_is_down(resilience: Resilience) -> None:
     """GC_INTERVAL drops what has outlived CACHE_STALE_TTL, and nothing that only outlived CACHE_TTL."""
     collected = 0.1  # seconds between two collections
     with another_instance(
@@ -101,7 +101,9 @@ def test_stale_copies_outlive_the_collections_while_postgres_is_away(resilience:
                 )
 
 
-def test_replaced_and_deleted_entries_take_no_room_and_the_most_read_stay(resilience: Resilience) -> None:
+def test_replaced_and_deleted_entries_free_their_room_and_the_least_recently_read_are_evicted(
+    resilience: Resilience,
+) -> None:
     """With Redis and Postgres away, what is still answered is just what memory holds."""
     bounds = {"CACHE_MAX_MB": "0.06", "CACHE_MAX_ENTRIES": "20"}  # room for five or six of the largest
     ids = uncached_campaigns(resilience, 24)
@@ -148,7 +150,7 @@ def test_replaced_and_deleted_entries_take_no_room_and_the_most_read_stay(resili
         )
 
 
-def test_what_did_not_exist_a_moment_ago_is_served_once_it_does(resilience: Resilience) -> None:
+def test_a_campaign_created_after_a_404_is_served_by_the_next_read(resilience: Resilience) -> None:
     """A 404 says nothing about the next request: neither when the number is new, nor when it is used again after a delete."""
     for redis_is_there in (True, False):
         comes_and_goes(resilience, redis_is_there)
@@ -182,7 +184,7 @@ def comes_and_goes(resilience: Resilience, redis_is_there: bool) -> None:
         )
 
 
-def test_what_is_known_to_be_gone_is_not_served_as_stale(resilience: Resilience) -> None:
+def test_a_campaign_known_to_be_deleted_is_not_served_as_stale(resilience: Resilience) -> None:
     """Another program deleted campaigns, and Postgres said so; then Postgres goes away."""
     with redis_commands(resilience) as ask:
         redis_is(resilience, "up")
@@ -208,7 +210,7 @@ def test_what_is_known_to_be_gone_is_not_served_as_stale(resilience: Resilience)
             )
 
 
-def test_a_copy_out_of_redis_is_as_old_in_memory_as_it_was_there(resilience: Resilience) -> None:
+def test_a_copy_keeps_its_age_when_it_moves_from_redis_to_memory(resilience: Resilience) -> None:
     """Else a copy grows young again with each layer that it passes."""
     with another_instance(resilience) as other:
         eventually(lambda: other.client.get("/readyz").json()["checks"]["redis"] == "up", within=5.0)
@@ -241,7 +243,7 @@ def test_a_copy_out_of_redis_is_as_old_in_memory_as_it_was_there(resilience: Res
             eventually(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0)
 
 
-def test_a_reader_under_way_while_a_campaign_changes_leaves_nothing_of_the_past_behind(resilience: Resilience) -> None:
+def test_a_load_in_flight_during_a_write_is_neither_joined_nor_cached(resilience: Resilience) -> None:
     """A slow load began before the write and ends after it: nobody may join it then, and what it brings must not be cached."""
     make = "insert into campaigns (name, message) values ($1, repeat('x', 300000)) returning id"
     wanted = {"PUT": (200, "changed"), "DELETE": (404, None)}
@@ -275,7 +277,7 @@ def test_a_reader_under_way_while_a_campaign_changes_leaves_nothing_of_the_past_
                 )
 
 
-def test_all_layers_tell_the_same_campaign_with_the_same_etag(resilience: Resilience) -> None:
+def test_every_cache_layer_returns_the_same_body_and_etag(resilience: Resilience) -> None:
     """A client compares what it got a minute ago; it does not know which layer answered."""
     redis_is(resilience, "up")
     made = resilience.service.post("/api/campaigns", json={"name": "Größe", "message": "zwölf % ≤ 12 €"})
@@ -305,7 +307,7 @@ def test_all_layers_tell_the_same_campaign_with_the_same_etag(resilience: Resili
     assert status == 412, f"the campaign has another version by now, and a change of the old one is answered {status}"
 
 
-def test_a_change_after_an_outage_ends_the_stale_copy(resilience: Resilience) -> None:
+def test_a_write_after_an_outage_replaces_the_stale_copy(resilience: Resilience) -> None:
     """Readers go on all the time: stale while Postgres is away, and never again what was before once it has changed."""
     path = f"/api/campaigns/{create(resilience, 'before')['id']}"
     with reading(resilience, path) as reads:

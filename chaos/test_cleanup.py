@@ -76,7 +76,7 @@ def boot_ids(resilience: Resilience) -> set[str]:
     return {row[0].partition(":")[2] for row in sql(resilience, query)}
 
 
-def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: Resilience) -> None:
+def test_cleanup_terminates_zombie_sessions_of_an_earlier_boot_and_no_others(resilience: Resilience) -> None:
     with (
         alone(resilience) as instance,
         postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie,
@@ -108,7 +108,7 @@ def test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else(resilience: 
         assert counted == 2, f"two zombies were ended, and the cleanup claims {counted}"
 
 
-def test_what_a_living_instance_may_show_is_left_alone(resilience: Resilience) -> None:
+def test_cleanup_spares_young_transactions_and_those_of_live_instances(resilience: Resilience) -> None:
     """A young transaction may be of a replica whose watch is away for a moment; one of a replica whose watch is there is none of ours."""
     before = boot_ids(resilience)
     with another_instance(resilience) as sibling:
@@ -133,7 +133,7 @@ def test_what_a_living_instance_may_show_is_left_alone(resilience: Resilience) -
             )
 
 
-def test_a_session_of_its_own_that_the_pool_has_lost_is_ended(resilience: Resilience) -> None:
+def test_cleanup_terminates_own_sessions_that_the_pool_has_lost(resilience: Resilience) -> None:
     """It holds a place on the server, and nothing will ever use it again."""
     before = boot_ids(resilience)
     with alone(resilience, DB_COMMAND_TIMEOUT="0.5") as instance:
@@ -149,7 +149,9 @@ def test_a_session_of_its_own_that_the_pool_has_lost_is_ended(resilience: Resili
         assert instance.client.get("/api/campaigns?limit=1").status_code == 200
 
 
-def test_a_session_that_does_not_end_when_told_is_not_counted(resilience: Resilience, resilience_stack: Stack) -> None:
+def test_cleanup_does_not_count_a_session_that_survives_its_termination(
+    resilience: Resilience, resilience_stack: Stack
+) -> None:
     """A process that hangs in the kernel ends when it likes; here it is stopped."""
     skip_unless_embedded(resilience_stack, "the processes of Postgres are not on this machine")
     with alone(resilience) as instance, postgres_session(resilience, OLDER_BOOT, *OPEN) as stuck:
@@ -173,7 +175,7 @@ def test_a_session_that_does_not_end_when_told_is_not_counted(resilience: Resili
         )
 
 
-def test_a_statement_that_nobody_waits_for_any_more_is_ended(resilience: Resilience) -> None:
+def test_cleanup_terminates_statements_left_by_dead_processes(resilience: Resilience) -> None:
     """Its process died, and Postgres works on for nobody; what takes longer than any statement of ours may is no replica's."""
 
     async def work() -> None:
@@ -200,7 +202,7 @@ def test_a_statement_that_nobody_waits_for_any_more_is_ended(resilience: Resilie
         working.result()
 
 
-def test_dead_connections_are_closed_without_touching_the_server(resilience: Resilience) -> None:
+def test_cleanup_closes_dead_connections_without_the_server(resilience: Resilience) -> None:
     with alone(resilience) as instance:
         concurrently([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
         with resilience.postgres.blackhole():
@@ -211,7 +213,7 @@ def test_dead_connections_are_closed_without_touching_the_server(resilience: Res
             assert reply.reply.json()["idle_closed"] >= 1, f"it claims success for nothing: {reply.reply.text}"
 
 
-def test_live_requests_do_not_suffer(resilience: Resilience) -> None:
+def test_cleanup_fails_no_live_request(resilience: Resilience) -> None:
     """Neither those of the instance that cleans up, nor those of another one."""
 
     def suffered() -> list[object]:
@@ -229,7 +231,7 @@ def test_live_requests_do_not_suffer(resilience: Resilience) -> None:
     assert not failed, f"the cleanup failed live requests or cut them off: {failed}"
 
 
-def test_it_claims_no_success_when_it_can_do_nothing(resilience: Resilience) -> None:
+def test_cleanup_is_a_503_when_it_can_do_nothing(resilience: Resilience) -> None:
     """Postgres can't be reached, and there is no connection that could be closed."""
     with resilience.postgres.refuse():
         eventually(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0)
@@ -240,7 +242,7 @@ def test_it_claims_no_success_when_it_can_do_nothing(resilience: Resilience) -> 
         assert int(reply.reply.headers["Retry-After"]) >= 1
 
 
-def test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait(resilience: Resilience) -> None:
+def test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited(resilience: Resilience) -> None:
     least = 30  # seconds
     with (
         alone(resilience, CLEANUP_MIN_INTERVAL=str(least)) as instance,
@@ -265,7 +267,7 @@ def test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait(resilienc
         assert least - 10 < wait <= least, f"CLEANUP_MIN_INTERVAL is {least}, and it says to come again after {wait} s"
 
 
-def test_where_no_token_is_set_nobody_from_elsewhere_may_clean_up(resilience: Resilience) -> None:
+def test_without_a_configured_token_remote_callers_cannot_clean_up(resilience: Resilience) -> None:
     environment = healthy.settings(resilience.postgres.url, resilience.redis.url)
     del environment["CLEANUP_TOKEN"]
 
@@ -291,7 +293,7 @@ def test_where_no_token_is_set_nobody_from_elsewhere_may_clean_up(resilience: Re
     assert not let_in, f"CLEANUP_TOKEN is not set, and a caller from elsewhere may clean up with {let_in}"
 
 
-def test_from_time_to_time_it_cleans_up_unasked(resilience: Resilience) -> None:
+def test_cleanup_runs_every_cleanup_interval_without_a_request(resilience: Resilience) -> None:
     interval = 0.5
     with alone(resilience, CLEANUP_INTERVAL=str(interval)), postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie:
         message = f"CLEANUP_INTERVAL={interval} has passed, and a zombie is still there: nobody cleans up unasked"
@@ -299,7 +301,7 @@ def test_from_time_to_time_it_cleans_up_unasked(resilience: Resilience) -> None:
         eventually_or_fail(lambda: not session_exists(resilience, zombie), within=within, message=message)
 
 
-def test_each_process_gives_its_sessions_a_name_of_its_own(resilience: Resilience) -> None:
+def test_each_process_gives_its_sessions_a_unique_name(resilience: Resilience) -> None:
     """By which a cleanup tells those of the living from those of the dead."""
     query = "select distinct application_name from pg_stat_activity where application_name like 'service:%'"
     with another_instance(resilience) as instance:
@@ -309,7 +311,7 @@ def test_each_process_gives_its_sessions_a_name_of_its_own(resilience: Resilienc
     assert len(names) >= 2, f"two processes call their sessions {names}: a cleanup takes one's for the other's"
 
 
-def test_zombies_are_swept_with_every_check_of_the_pool(resilience: Resilience) -> None:
+def test_every_pool_check_sweeps_zombies(resilience: Resilience) -> None:
     """Every six hours would not have helped that night."""
     create(resilience)
     with (
@@ -330,7 +332,7 @@ class Garbage:
         self.me = self
 
 
-def test_without_rights_it_has_no_effect_and_with_them_it_collects(resilience: Resilience) -> None:
+def test_unauthorized_cleanup_has_no_effect_and_an_authorized_one_collects_garbage(resilience: Resilience) -> None:
     """Loopback may clean up, and every client of this suite is on loopback; so the app runs in here and is told who asks."""
     environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | {
         "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,

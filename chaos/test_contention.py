@@ -7,7 +7,7 @@ from pytest_resilience import Resilience, eventually
 from workload import concurrently, create, reading, sql
 
 
-def test_of_many_who_saw_the_same_version_one_wins(resilience: Resilience) -> None:
+def test_of_concurrent_writers_of_one_version_exactly_one_wins(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     with resilience.redis.refuse():
         for version in (1, 2, 3):
@@ -26,7 +26,7 @@ def test_of_many_who_saw_the_same_version_one_wins(resilience: Resilience) -> No
             assert (now.json()["version"], now.headers["ETag"]) == (version + 1, f'"{version + 1}"')
 
 
-def test_every_change_counts_and_no_reader_goes_back_in_time(resilience: Resilience) -> None:
+def test_concurrent_updates_all_count_and_reads_are_monotonic(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     changes = 0
     with reading(resilience, path) as reads:

@@ -6,7 +6,7 @@ import healthy
 from service.settings import Settings
 
 
-def test_the_figures_after_the_incident_are_the_defaults() -> None:
+def test_defaults_are_the_figures_learned_from_the_incident() -> None:
     """The suite runs with shorter periods than production, so only this test sees what production gets."""
     settings = Settings.from_environment({"DATABASE_URL": "postgresql://nobody@127.0.0.1/nothing"})
     for name, (wanted, why) in healthy.DEFAULTS.items():

@@ -49,7 +49,7 @@ def until_closed(client: socket.socket) -> bytes:
     return came
 
 
-def test_clients_that_say_nothing_or_half_of_something_are_closed(resilience: Resilience) -> None:
+def test_silent_and_half_sent_requests_are_closed_after_their_timeout(resilience: Resilience) -> None:
     with (
         another_instance(resilience, HEADER_TIMEOUT=str(TIMEOUT), BODY_TIMEOUT=str(TIMEOUT)) as instance,
         ExitStack() as clients,
@@ -86,7 +86,7 @@ def test_clients_that_say_nothing_or_half_of_something_are_closed(resilience: Re
             assert told == [b"200", b"408"][-answers:], f"a client with {who} is told 408 in the end, and not {told}"
 
 
-def test_silent_clients_make_room_and_health_answers_when_all_are_busy(resilience: Resilience) -> None:
+def test_at_max_connections_idle_clients_are_evicted_and_health_still_answers(resilience: Resilience) -> None:
     with (
         another_instance(resilience, MAX_CONNECTIONS=str(MOST), HEADER_TIMEOUT="30", BODY_TIMEOUT="30") as instance,
         ExitStack() as clients,
@@ -123,7 +123,7 @@ def test_silent_clients_make_room_and_health_answers_when_all_are_busy(resilienc
             assert answer.status == 200, f"all connections are busy, and {path} is answered {answer.status}"
 
 
-def test_unset_the_bound_leaves_descriptors_for_postgres_and_redis(resilience: Resilience) -> None:
+def test_the_default_of_max_connections_leaves_descriptors_for_postgres_and_redis(resilience: Resilience) -> None:
     """A thousand clients that say nothing took all descriptors, and every request that needed Postgres failed."""
     few = 256
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -144,7 +144,7 @@ def test_unset_the_bound_leaves_descriptors_for_postgres_and_redis(resilience: R
         assert "Too many open files" not in instance.log, f"clients took all descriptors:\n{instance.log}"
 
 
-def test_no_header_makes_a_caller_local_or_another(resilience: Resilience) -> None:
+def test_forwarding_headers_do_not_change_who_the_caller_is(resilience: Resilience) -> None:
     """At the server itself: it may believe headers before the application sees the request."""
     forwarded = {"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}, {"X-Real-IP": "127.0.0.1"}
     elsewhere = [a.address for each in psutil.net_if_addrs().values() for a in each if a.family is socket.AF_INET]
@@ -181,7 +181,7 @@ FOREIGN_PAGES: tuple[dict[str, str], ...] = (
 )
 
 
-def test_a_page_of_another_site_cannot_make_a_browser_on_this_machine_clean_up(resilience: Resilience) -> None:
+def test_cross_site_requests_cannot_trigger_a_cleanup(resilience: Resilience) -> None:
     log = len(resilience.service.log)
     for headers in FOREIGN_PAGES:
         for method in ("GET", "POST"):
@@ -194,7 +194,7 @@ def test_a_page_of_another_site_cannot_make_a_browser_on_this_machine_clean_up(r
     assert resilience.service.post("/api/db-cleanup", headers=mine).status_code == 200, "a page of its own may clean up"
 
 
-def test_only_the_whole_token_is_the_token(resilience: Resilience) -> None:
+def test_only_the_exact_token_is_accepted(resilience: Resilience) -> None:
     token = healthy.CLEANUP_TOKEN
     wrong = [
         *(
@@ -278,7 +278,7 @@ def tls_server(subject: str) -> Iterator[tuple[int, Path, list[bytes]]]:
 
 
 @pytest.mark.parametrize("flaw", ["its authority is unknown", "it is for another name"])
-def test_a_certificate_that_does_not_verify_gets_no_token(resilience: Resilience, flaw: str) -> None:
+def test_no_token_is_sent_to_a_server_whose_certificate_does_not_verify(resilience: Resilience, flaw: str) -> None:
     subject = "localhost" if flaw.startswith("its") else "elsewhere.example"
     with tls_server(subject) as (port, certificate, came):
         settings = {
@@ -298,7 +298,7 @@ def test_a_certificate_that_does_not_verify_gets_no_token(resilience: Resilience
         assert source == "memory", f"the certificate does not verify, and {source} serves"
 
 
-def test_a_taken_port_ends_the_start_in_one_line(resilience: Resilience) -> None:
+def test_a_port_in_use_ends_the_start_with_one_log_line(resilience: Resilience) -> None:
     """In either format of the log; the other server keeps the port."""
     with socket.create_server(("127.0.0.1", 0)) as taken, tempfile.TemporaryDirectory() as scratch:
         port = str(taken.getsockname()[1])
@@ -326,7 +326,7 @@ def test_a_taken_port_ends_the_start_in_one_line(resilience: Resilience) -> None
 ODD = ("nan", "inf", "-inf", "-1", "1e400", "0x10", "1_0", "1,5", "many", "٣", "1e")
 
 
-def test_no_number_out_of_range_is_taken_for_any_setting() -> None:
+def test_every_numeric_setting_rejects_malformed_and_out_of_range_values() -> None:
     base = {"DATABASE_URL": "postgresql://nobody@127.0.0.1/nothing"}
     numbers = [f.name.upper() for f in dataclasses.fields(Settings) if "int" in str(f.type) or "float" in str(f.type)]
     assert len(numbers) > 20
@@ -342,7 +342,7 @@ def test_no_number_out_of_range_is_taken_for_any_setting() -> None:
     assert not wrong, f"what is no number in range is taken for one: {', '.join(wrong)}"
 
 
-def test_each_line_of_a_json_log_is_json(resilience: Resilience) -> None:
+def test_every_line_of_a_json_log_is_json(resilience: Resilience) -> None:
     """Whatever happens: an outage, a wrong request, an alert, the end."""
     with another_instance(resilience, LOG_FORMAT="json", HEADER_TIMEOUT="30") as instance:
         with resilience.postgres.refuse(), resilience.redis.refuse():
@@ -370,7 +370,7 @@ def test_each_line_of_a_json_log_is_json(resilience: Resilience) -> None:
         assert {"time", "level", "logger", "message"} <= told.keys(), f"a line lacks a field: {line}"
 
 
-def test_what_nobody_asked_for_in_a_body_is_told_shortly(resilience: Resilience) -> None:
+def test_unexpected_body_fields_get_a_short_422(resilience: Resilience) -> None:
     """And never as an error of the service: half a surrogate pair in a name was one, and a megabyte of names four of answer."""
     create(resilience)
     many = b"{" + b",".join(b'"%d":1' % number for number in range(90_000)) + b"}"
@@ -385,7 +385,7 @@ def test_what_nobody_asked_for_in_a_body_is_told_shortly(resilience: Resilience)
         assert len(reply.reply.content) < 4096, f"a body with {what} is answered with {len(reply.reply.content)} bytes"
 
 
-def test_a_deletion_with_another_version_is_not_done(resilience: Resilience) -> None:
+def test_a_delete_with_another_version_is_refused(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     for tag in ('"2"', 'W/"1"', '"01"', '"1'):
         status = resilience.service.delete(path, headers={"If-Match": tag}).status_code
@@ -395,7 +395,7 @@ def test_a_deletion_with_another_version_is_not_done(resilience: Resilience) -> 
     assert status == 204, f"the right tag stands in the last place of 50, and DELETE is answered {status}"
 
 
-def test_a_target_in_absolute_form_is_served(resilience: Resilience) -> None:
+def test_request_targets_in_absolute_form_are_served(resilience: Resilience) -> None:
     """As RFC 9112 demands of every server."""
     parts = httpx.URL(resilience.service.url)
     with socket.create_connection((parts.host, parts.port or 0), timeout=5.0) as client:

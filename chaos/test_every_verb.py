@@ -65,7 +65,7 @@ def the_whole_pool_is_free(resilience: Resilience, instance: Instance, *, after:
     assert_all_succeed(answers, during=f"after that: {after}", within=IN_TIME)
 
 
-def test_without_postgres_every_verb_is_refused_in_time_and_gives_its_connection_back(resilience: Resilience) -> None:
+def test_without_postgres_every_verb_gets_a_timely_503_and_returns_its_connection(resilience: Resilience) -> None:
     with another_instance(resilience, **QUICK) as instance:
         create(resilience)
         for kind, fault in POSTGRES.items():
@@ -78,7 +78,7 @@ def test_without_postgres_every_verb_is_refused_in_time_and_gives_its_connection
             the_whole_pool_is_free(resilience, instance, after=kind)
 
 
-def test_an_exhausted_pool_refuses_every_verb_in_time(resilience: Resilience) -> None:
+def test_an_exhausted_pool_gives_every_verb_a_timely_503(resilience: Resilience) -> None:
     """Those who hold the connections wait for a lock, those who come after them for a connection: neither waits for long."""
     acquire, command = 0.8, 4.0  # seconds: who holds a connection holds it for longer than others may wait for it
     limits = {"DB_POOL_ACQUIRE_TIMEOUT": str(acquire), "DB_COMMAND_TIMEOUT": str(command)}
@@ -96,7 +96,7 @@ def test_an_exhausted_pool_refuses_every_verb_in_time(resilience: Resilience) ->
         assert cleanup.status == 200, f"all connections are in use, and so the cleanup is answered {cleanup.status}"
 
 
-def test_without_redis_every_verb_works_and_spends_no_more_than_its_budget(resilience: Resilience) -> None:
+def test_without_redis_every_verb_succeeds_within_the_redis_budget(resilience: Resilience) -> None:
     """All are under way in the moment in which Redis goes away: nobody knows of it yet."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     within = healthy.REDIS_BUDGET + healthy.SLACK
@@ -120,7 +120,7 @@ def test_without_redis_every_verb_works_and_spends_no_more_than_its_budget(resil
         nothing_of_the_past(f"{kind} no longer, and is used again")
 
 
-def test_a_slow_redis_costs_every_write_its_budget_once(resilience: Resilience) -> None:
+def test_a_slow_redis_costs_every_write_at_most_one_budget(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     eventually(lambda: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)
     most = 1.4 * healthy.REDIS_BUDGET  # two calls of 0.8 each would be 1.6
@@ -136,7 +136,7 @@ def test_a_slow_redis_costs_every_write_its_budget_once(resilience: Resilience) 
             )
 
 
-def test_after_a_write_in_doubt_no_cache_is_asked_whatever_the_verb(resilience: Resilience) -> None:
+def test_no_cache_is_trusted_after_a_put_or_delete_with_unknown_outcome(resilience: Resilience) -> None:
     """The write happened and its answer was lost. Once with Redis there, once without it: each cache must not be believed."""
     with another_instance(resilience, **PATIENT) as instance:
         for verb in ("PUT", "DELETE"):
@@ -191,7 +191,7 @@ def doubt(resilience: Resilience, client: httpx.Client, verb: str) -> None:
     told(made, "without Redis, which is back")
 
 
-def test_a_change_whose_answer_was_lost_is_not_made_again(resilience: Resilience, resilience_stack: Stack) -> None:
+def test_a_put_or_delete_whose_reply_was_lost_is_not_retried(resilience: Resilience, resilience_stack: Stack) -> None:
     """The statement ran, then the connection broke: a second try would change the row twice, or find it gone."""
     skip_unless_embedded(
         resilience_stack, "the real Toxiproxy hands over what it holds when it closes a connection: no answer is lost"
@@ -223,7 +223,7 @@ def lose_the_answer(resilience: Resilience, verb: str) -> None:
     )
 
 
-def test_every_read_whose_session_is_ended_under_it_is_done_again(resilience: Resilience) -> None:
+def test_every_read_is_retried_when_its_session_is_terminated(resilience: Resilience) -> None:
     """A failover ends the sessions of statements that run; reads can be asked again, whether for one campaign or a page."""
     create(resilience)
     ids = uncached_campaigns(resilience, 2 * len(READS))
@@ -237,7 +237,7 @@ def test_every_read_whose_session_is_ended_under_it_is_done_again(resilience: Re
     assert_all_succeed(answers, during="the sessions of reads were ended", within=within)
 
 
-def test_no_write_is_acknowledged_before_it_is_in_postgres_log_whatever_the_verb(resilience: Resilience) -> None:
+def test_every_write_is_acknowledged_only_after_its_wal_is_flushed(resilience: Resilience) -> None:
     safe = "select pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
     ids = [create(resilience)["id"] for _ in range(10)]
     with sql_connection(resilience) as ask:
@@ -252,7 +252,7 @@ def test_no_write_is_acknowledged_before_it_is_in_postgres_log_whatever_the_verb
             )
 
 
-def test_a_list_is_of_this_moment_and_never_out_of_a_cache(resilience: Resilience) -> None:
+def test_lists_are_never_cached(resilience: Resilience) -> None:
     """Pages are not cached: each shows every write before it, with Redis there and without it, and is refused without Postgres."""
 
     def page() -> dict[int, str]:
@@ -276,7 +276,7 @@ def test_a_list_is_of_this_moment_and_never_out_of_a_cache(resilience: Resilienc
     assert status == 503, f"without Postgres nobody knows which campaigns there are, and the list is answered {status}"
 
 
-def test_reads_of_a_campaign_that_redis_holds_go_on_while_writes_are_refused(resilience: Resilience) -> None:
+def test_after_a_refused_write_the_cached_copy_is_served_as_stale(resilience: Resilience) -> None:
     """A write that is refused makes the copy doubtful: from then on it is served as stale, and is not lost."""
     for verb in ("PUT", "DELETE"):
         path = f"/api/campaigns/{create(resilience)['id']}"

@@ -100,7 +100,7 @@ def looks(instance: instances.Instance, count: int) -> None:
     )
 
 
-def test_the_limit_of_a_group_around_its_group_counts_too(resilience: Resilience) -> None:
+def test_the_guard_obeys_the_memory_limit_of_a_parent_cgroup(resilience: Resilience) -> None:
     """A container in a pod: its own group may have no limit, and the pod's counts."""
     campaigns, limit = 1500, 12
     ids = uncached_campaigns(resilience, campaigns, message="x" * LARGEST)
@@ -132,7 +132,7 @@ sys.stdin.read()
 """
 
 
-def test_files_that_the_kernel_keeps_in_memory_are_not_memory_in_use(resilience: Resilience) -> None:
+def test_the_page_cache_does_not_count_as_used_memory(resilience: Resilience) -> None:
     """Whoever reads a log or makes a backup in the container fills its group; the kernel gives that up when memory is needed."""
     limit = 48 * MIB
     with (
@@ -167,7 +167,7 @@ def test_files_that_the_kernel_keeps_in_memory_are_not_memory_in_use(resilience:
         assert status == 200, f"the group is full of files that were read, and /readyz is {status}"
 
 
-def test_when_the_time_of_day_jumps_nothing_grows_old_or_young(
+def test_jumps_of_the_wall_clock_change_no_age_and_no_interval(
     resilience: Resilience, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody sets the clock, or a machine wakes up: what lasts a minute lasts a minute."""
@@ -219,7 +219,7 @@ def test_when_the_time_of_day_jumps_nothing_grows_old_or_young(
             )
 
 
-def test_a_redis_that_is_well_is_not_called_away_because_many_ask_at_once(resilience: Resilience) -> None:
+def test_a_crowd_of_readers_does_not_make_a_healthy_redis_count_as_down(resilience: Resilience) -> None:
     """Each answer takes far less than the budget; who waits for others longer than that goes to Postgres, and says nothing of Redis."""
     ids = uncached_campaigns(resilience, 1)
     with another_instance(resilience, REDIS_BUDGET="2", DB_POOL_MAX="20", DB_POOL_ACQUIRE_TIMEOUT="20") as instance:
@@ -240,7 +240,7 @@ def test_a_redis_that_is_well_is_not_called_away_because_many_ask_at_once(resili
         )
 
 
-def test_a_service_that_was_stopped_for_a_moment_does_not_call_redis_away(resilience: Resilience) -> None:
+def test_a_service_that_was_suspended_does_not_treat_redis_as_down(resilience: Resilience) -> None:
     """A laptop that sleeps, a container that is frozen: when it goes on, all of its time-outs are over, and none is Redis' fault."""
     ids, budget = uncached_campaigns(resilience, 10), 1.0
     with (

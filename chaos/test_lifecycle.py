@@ -14,7 +14,7 @@ from workload import TimedReply, eventually_or_fail, postgres_session, sessions_
 HOLDS_WRITES = ("begin", "lock table campaigns in share mode")
 
 
-def test_it_starts_without_postgres_and_redis_and_becomes_ready_by_itself(resilience: Resilience) -> None:
+def test_it_starts_without_postgres_and_redis_and_becomes_ready_when_they_come_up(resilience: Resilience) -> None:
     begin = time.monotonic()
     with another_instance(resilience, ready=False):
         usual = time.monotonic() - begin  # on a machine that is busy with something else every start is slow
@@ -55,7 +55,7 @@ def test_it_starts_without_postgres_and_redis_and_becomes_ready_by_itself(resili
         )
 
 
-def test_told_to_stop_it_finishes_what_it_has_begun(resilience: Resilience) -> None:
+def test_sigterm_lets_requests_in_flight_finish(resilience: Resilience) -> None:
     with another_instance(resilience) as instance:
 
         def write(number: int) -> TimedReply:
@@ -97,7 +97,7 @@ def test_told_to_stop_it_finishes_what_it_has_begun(resilience: Resilience) -> N
         assert instance.process.returncode in (0, -signal.SIGTERM), f"it ended with {instance.process.returncode}"
 
 
-def test_told_to_stop_it_does_not_wait_for_ever_and_told_twice_not_at_all(resilience: Resilience) -> None:
+def test_shutdown_grace_bounds_the_shutdown_and_a_second_sigterm_ends_it_at_once(resilience: Resilience) -> None:
     with (
         another_instance(resilience, SHUTDOWN_GRACE="1", DB_COMMAND_TIMEOUT="30") as patient,
         another_instance(resilience, DB_COMMAND_TIMEOUT="30") as hasty,

@@ -55,7 +55,7 @@ def data_of(process: psutil.Process) -> tuple[int, int]:
     return int(found[1]) * 1024, process.rlimit(psutil.RLIMIT_DATA)[0]
 
 
-def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true(resilience: Resilience) -> None:
+def test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures(resilience: Resilience) -> None:
     campaigns = 1000
     empty, rss = stats(resilience)
     assert not FORCED_GC.search(resilience.service.log), "the guard must not cry before memory is short"
@@ -125,7 +125,7 @@ def test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_tru
     recovers(lambda: resilience.service.get("/api/campaigns?limit=1").status_code == 200, within=5.0)
 
 
-def test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essential(resilience: Resilience) -> None:
+def test_near_its_memory_limit_it_sheds_load_logs_that_once_and_serves_essential_routes(resilience: Resilience) -> None:
     def refused() -> bool:
         reply = resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})
         return reply.status_code == 503 and "Retry-After" in reply.headers
@@ -157,7 +157,7 @@ def test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essenti
         assert times == 1, f"one line for the end of one episode, not {times}"
 
 
-def test_refusing_since_its_start_it_says_what_is_wrong(resilience: Resilience) -> None:
+def test_readyz_names_memory_when_load_is_shed_from_the_start(resilience: Resilience) -> None:
     """Somebody who reads "starting" waits; there is nothing to wait for."""
     with another_instance(resilience, ready=False, MEMORY_LIMIT_MB="10", MEMORY_CHECK_INTERVAL="0.05") as instance:
 
@@ -173,7 +173,7 @@ def test_refusing_since_its_start_it_says_what_is_wrong(resilience: Resilience) 
         assert told()["status"] == "unavailable", f"it refuses work for lack of memory, and calls that {told()}"
 
 
-def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) -> None:
+def test_failed_allocations_are_503_and_the_process_survives(resilience: Resilience) -> None:
     """With little headroom or none an allocation fails, here or there; that is a 503, not the end of the process."""
     pid = resilience.service.process.pid
     huge = b'{"name": "huge", "message": "' + b"x" * 900_000 + b'"}'
@@ -197,7 +197,7 @@ def test_a_service_without_memory_answers_503_and_lives(resilience: Resilience) 
     assert resilience.service.process.pid == pid, "the process did not survive"
 
 
-def test_the_limit_of_a_control_group_counts_too(resilience: Resilience) -> None:
+def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) -> None:
     """What a container's limit does: the kernel kills who takes more, and no allocation fails before that."""
     campaigns, limit = 1500, 12
     ids = [row["id"] for row in sql(resilience, MAKE, NAME, LARGEST, campaigns)]
@@ -218,7 +218,7 @@ def test_the_limit_of_a_control_group_counts_too(resilience: Resilience) -> None
         recovers(lambda: instance.client.get(f"/api/campaigns/{ids[-1]}").status_code == 200, within=5.0)
 
 
-def test_garbage_is_collected_from_time_to_time(resilience: Resilience) -> None:
+def test_garbage_is_collected_every_gc_interval(resilience: Resilience) -> None:
     with another_instance(resilience, GC_INTERVAL="0.5") as instance:
         for _ in range(100):
             assert (

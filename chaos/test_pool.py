@@ -38,7 +38,7 @@ FAULTS: dict[str, Callable[[Resilience], Strike]] = {
 }
 
 
-def test_the_alert_tells_average_use_once_for_each_episode(resilience: Resilience) -> None:
+def test_the_pool_alert_reports_average_use_once_per_episode(resilience: Resilience) -> None:
     def new_campaign() -> object:
         return resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})
 
@@ -89,7 +89,7 @@ def test_the_alert_tells_average_use_once_for_each_episode(resilience: Resilienc
     )
 
 
-def test_the_alert_comes_at_the_percentage_that_was_set(resilience: Resilience) -> None:
+def test_the_pool_alert_uses_the_configured_percentage(resilience: Resilience) -> None:
     settings = {"DB_POOL_MAX": "4", "DB_POOL_ALERT_PERCENT": "50"}
     with (
         another_instance(resilience, **settings) as instance,
@@ -124,7 +124,7 @@ def test_the_alert_comes_at_the_percentage_that_was_set(resilience: Resilience) 
         assert told_times == 1, f"one line for the end of an episode, not {told_times}"
 
 
-def test_idle_connections_are_closed_and_come_back_when_needed(resilience: Resilience) -> None:
+def test_idle_connections_are_closed_and_reopened_when_needed(resilience: Resilience) -> None:
     with resilience.postgres.latency(seconds=0.05):  # long enough for all of them to be needed at once
         concurrently(
             [lambda: resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})]
@@ -139,7 +139,7 @@ def test_idle_connections_are_closed_and_come_back_when_needed(resilience: Resil
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_no_fault_costs_the_pool_a_connection(resilience: Resilience, fault: Callable[[Resilience], Strike]) -> None:
+def test_failed_requests_leak_no_pool_connection(resilience: Resilience, fault: Callable[[Resilience], Strike]) -> None:
     """Each request that fails while it waits, connects or is answered must give back what it took."""
     create(resilience)
     with fault(resilience):

@@ -52,7 +52,7 @@ def test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice(resilience:
     assert unexplained <= doubtful, f"{unexplained} rows that nobody was told of, and only {doubtful} writes in doubt"
 
 
-def test_cached_reads_go_on_and_others_get_503_while_postgres_is_away(resilience: Resilience) -> None:
+def test_cached_reads_continue_and_writes_get_503_while_postgres_is_down(resilience: Resilience) -> None:
     cached, other = create(resilience), create(resilience)
     path = f"/api/campaigns/{cached['id']}"
     eventually(lambda: resilience.service.get(path).headers["X-Cache"] == "hit", within=2.0)
@@ -72,7 +72,7 @@ def test_cached_reads_go_on_and_others_get_503_while_postgres_is_away(resilience
     )
 
 
-def test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything(resilience: Resilience) -> None:
+def test_readyz_is_at_most_one_second_old_even_without_traffic(resilience: Resilience) -> None:
     """A balancer looks at nothing else; a server that hangs gives no error, and on a quiet night no request finds it out."""
     within = healthy.READY_IS_TRUE_WITHIN + 2 * healthy.SLACK
     with another_instance(resilience, DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS) as instance:
@@ -88,7 +88,7 @@ def test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything(
         eventually_or_fail(ready, within=within, message="Postgres is back, and /readyz does not say so")
 
 
-def test_connections_that_were_cut_while_idle_cost_nobody_a_request(resilience: Resilience) -> None:
+def test_connections_closed_while_idle_fail_no_request(resilience: Resilience) -> None:
     """A failover closes every idle connection; the pool must notice before a request is sent into one."""
     campaigns = [create(resilience) for _ in range(5)]
     concurrently([lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})] * 10)
@@ -99,7 +99,7 @@ def test_connections_that_were_cut_while_idle_cost_nobody_a_request(resilience: 
         assert reply.status_code == 200, reply.text
 
 
-def test_a_read_whose_session_is_ended_under_it_is_done_again(resilience: Resilience) -> None:
+def test_a_read_is_retried_when_its_session_is_terminated(resilience: Resilience) -> None:
     """A failover ends the sessions of statements that run; a read can be asked again, so nobody has to hear of it."""
     create(resilience)
     read = [lambda: resilience.service.get("/api/campaigns?limit=1")] * 3
@@ -112,7 +112,7 @@ def test_a_read_whose_session_is_ended_under_it_is_done_again(resilience: Resili
     assert told == [200] * len(read), f"a read is given up when its session is ended, and not asked again: {told}"
 
 
-def test_connections_that_went_silent_cost_the_time_of_one_statement(
+def test_a_pool_of_silent_connections_costs_one_statement_timeout_in_all(
     resilience: Resilience, resilience_stack: Stack
 ) -> None:
     """A NAT forgets what idles: nothing is closed, nothing answers. The pool is full of such connections, and new ones would work."""
@@ -139,7 +139,7 @@ def test_connections_that_went_silent_cost_the_time_of_one_statement(
     )
 
 
-def test_after_a_write_in_doubt_nobody_is_served_what_was_before(resilience: Resilience) -> None:
+def test_no_old_value_is_served_after_a_write_with_unknown_outcome(resilience: Resilience) -> None:
     """The change happened, its answer was lost: what the caches hold may be old, so they must not be asked."""
     with another_instance(resilience, DB_COMMAND_TIMEOUT="0.5", DB_POOL_ACQUIRE_TIMEOUT="0.5") as instance:
         path = instance.client.post("/api/campaigns", json={"name": "n", "message": "new"}).headers["Location"]
@@ -156,7 +156,7 @@ def test_after_a_write_in_doubt_nobody_is_served_what_was_before(resilience: Res
         assert reply.json()["message"] == "after", f"the change happened, and {source} still serves what was before"
 
 
-def test_a_write_whose_answer_was_lost_is_not_done_again(resilience: Resilience, resilience_stack: Stack) -> None:
+def test_an_insert_whose_reply_was_lost_is_not_retried(resilience: Resilience, resilience_stack: Stack) -> None:
     """The statement arrived and ran, then the connection broke: whoever tries again writes the row a second time."""
     skip_unless_embedded(
         resilience_stack, "the real Toxiproxy hands over what it holds when it closes a connection: no answer is lost"
@@ -180,7 +180,7 @@ def test_a_write_whose_answer_was_lost_is_not_done_again(resilience: Resilience,
     assert outcome.status == 503, f"nobody can know whether it happened; the answer is 503, not {outcome.status}"
 
 
-def test_nothing_is_acknowledged_before_it_is_safe(resilience: Resilience) -> None:
+def test_writes_are_acknowledged_only_after_they_are_durable(resilience: Resilience) -> None:
     """While Postgres can't have done it, nobody is told that it is done; and when they are told, it is in the log of Postgres."""
     changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(2))
     with postgres_session(

@@ -37,7 +37,7 @@ def writes(resilience: Resilience, how_many: int) -> list[TimedReply]:
     )
 
 
-def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_capacity(resilience: Resilience) -> None:
+def test_a_starved_pool_gives_timely_503s_and_one_alert_and_recovers_to_full_capacity(resilience: Resilience) -> None:
     create(resilience)
 
     with resilience.postgres.starve(lock="campaigns") as starved:
@@ -81,7 +81,7 @@ def test_a_starved_pool_answers_503_in_time_alerts_once_and_recovers_to_full_cap
     assert_full_capacity(resilience)
 
 
-def test_a_full_server_is_a_503_and_not_a_hang(resilience: Resilience) -> None:
+def test_a_server_without_free_connections_is_a_503_and_not_a_hang(resilience: Resilience) -> None:
     """Somebody else has taken the server's connections: the pool may not even grow to its first one."""
     with resilience.postgres.starve(connections=0):
         replies = writes(resilience, 5)
@@ -90,7 +90,7 @@ def test_a_full_server_is_a_503_and_not_a_hang(resilience: Resilience) -> None:
     recovers(lambda: writes(resilience, 1)[0].status == 201, within=healthy.FULL_CAPACITY_WITHIN)
 
 
-def test_a_slow_database_slows_requests_by_no_more_than_its_round_trips(resilience: Resilience) -> None:
+def test_reads_and_writes_succeed_on_a_slow_postgres(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     with resilience.postgres.latency(seconds=0.05):
         reply = resilience.service.put(path, json={"message": "slowly"})
@@ -98,7 +98,7 @@ def test_a_slow_database_slows_requests_by_no_more_than_its_round_trips(resilien
         assert resilience.service.get(path).json()["message"] == "slowly"
 
 
-def test_an_answer_that_never_comes_is_a_503_in_time(resilience: Resilience) -> None:
+def test_a_reply_of_postgres_that_never_arrives_is_a_timely_503(resilience: Resilience) -> None:
     """One direction is lost: the statement arrives and runs, its answer does not come back."""
     create(resilience)
     with resilience.postgres.blackhole(direction="down"):

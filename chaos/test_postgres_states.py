@@ -63,7 +63,7 @@ def asks(client: httpx.Client) -> list[TimedReply]:
 
 
 @pytest.mark.parametrize("lack", LACKS)
-def test_what_the_table_lacks_is_a_503_and_is_named_once(resilience: Resilience, lack: str) -> None:
+def test_an_unusable_table_is_a_503_whose_cause_is_logged_once(resilience: Resilience, lack: str) -> None:
     statement, told, named = LACKS[lack]
     service = resilience.service
     asks(service.client)  # so that its statements are prepared
@@ -79,7 +79,7 @@ def test_what_the_table_lacks_is_a_503_and_is_named_once(resilience: Resilience,
     becomes_ready(service.client, lack)
 
 
-def test_what_the_role_may_not_do_is_a_503_and_is_named_once(resilience: Resilience) -> None:
+def test_missing_privileges_are_a_503_whose_cause_is_logged_once(resilience: Resilience) -> None:
     create(resilience)
     with clerk(resilience) as url:
         first = next(iter(GRANTS.values()))[0]
@@ -137,7 +137,7 @@ def names_its_cause(log: Callable[[], str], named: str, lack: str) -> None:
     assert "Traceback" not in log(), f"Postgres lacks {lack}, and an error escaped:\n{log()}"
 
 
-def test_after_a_failover_to_a_read_only_server_reads_go_on_and_writes_are_503(resilience: Resilience) -> None:
+def test_after_a_failover_to_a_read_only_server_reads_succeed_and_writes_are_503(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     with resilience.postgres.read_only():
         message = "Postgres takes no writes, and /readyz does not say so"
@@ -170,7 +170,7 @@ def test_after_a_failover_to_a_read_only_server_reads_go_on_and_writes_are_503(r
     assert "read-only" in told[0], f"the line does not name the cause: {told[0]}"
 
 
-def test_a_server_that_is_still_starting_is_a_503_and_one_outage(resilience: Resilience) -> None:
+def test_a_server_in_crash_recovery_is_a_503_and_logged_as_one_outage(resilience: Resilience) -> None:
     """After a crash Postgres recovers first, and says so to all who connect (57P03)."""
     sql(resilience, "create table if not exists ballast as select repeat('x', 500) as x from generate_series(1, 1000)")
     try:

@@ -43,7 +43,7 @@ def redis_is(resilience: Resilience) -> str:
 
 
 @pytest.mark.parametrize("kind", TROUBLES)
-def test_a_redis_that_answers_with_errors_is_away(resilience: Resilience, kind: str) -> None:
+def test_a_redis_that_replies_with_errors_is_treated_as_down(resilience: Resilience, kind: str) -> None:
     kept, changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(3))
     for path in (kept, changed, deleted):
         eventually(lambda path=path: served_by(resilience, path) == "redis", within=healthy.REDIS_BACK_WITHIN)

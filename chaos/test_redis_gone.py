@@ -56,7 +56,7 @@ def assert_reads_unaffected(reads: list[TimedReply]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["refusing", "hanging"])
-def test_reads_survive_an_outage_of_redis_twice_in_a_row(resilience: Resilience, kind: str) -> None:
+def test_reads_survive_two_outages_of_redis_in_a_row(resilience: Resilience, kind: str) -> None:
     """The second outage tells: a client that gave up after the first one looks healthy until then."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     wait_until_redis_serves(resilience, path)
@@ -76,7 +76,9 @@ def test_reads_survive_an_outage_of_redis_twice_in_a_row(resilience: Resilience,
         assert_one_log_line_per_change(resilience, outages=number)
 
 
-def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience, resilience_stack: Stack) -> None:
+def test_a_long_outage_of_redis_costs_one_log_line_and_one_prober(
+    resilience: Resilience, resilience_stack: Stack
+) -> None:
     """Every request that tries Redis for itself adds a connection attempt and a line in the log; only one prober may."""
     skip_unless_embedded(resilience_stack, REFUSALS_NOT_COUNTED)
     path = f"/api/campaigns/{create(resilience)['id']}"
@@ -106,7 +108,7 @@ def test_a_long_outage_costs_one_line_and_one_prober(resilience: Resilience, res
     assert_one_log_line_per_change(resilience, outages=1)
 
 
-def test_outages_of_every_kind_one_after_the_other(resilience: Resilience) -> None:
+def test_successive_outages_of_redis_of_every_kind_are_survived_without_leaks(resilience: Resilience) -> None:
     """A prober that survived one kind of error may die of the next; what each outage leaves behind may add up."""
     paths = [f"/api/campaigns/{create(resilience)['id']}" for _ in range(12)]
     path = paths[0]
@@ -131,7 +133,7 @@ def test_outages_of_every_kind_one_after_the_other(resilience: Resilience) -> No
     assert left <= 8, f"{left} more open files than before {len(others)} outages: connections are left behind"
 
 
-def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers(resilience: Resilience) -> None:
+def test_writes_during_an_outage_are_not_undone_by_old_values_in_redis(resilience: Resilience) -> None:
     """Redis still holds the old values when it comes back; nobody may be served them, from the first moment on."""
     changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(2))
     for path in (changed, deleted):
@@ -156,7 +158,7 @@ def test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers
     assert new_text() == "redis"
 
 
-def test_flapping_redis_fails_no_request(resilience: Resilience, resilience_stack: Stack) -> None:
+def test_a_flapping_redis_fails_no_request(resilience: Resilience, resilience_stack: Stack) -> None:
     skip_unless_embedded(resilience_stack, REFUSALS_NOT_COUNTED)
     path = f"/api/campaigns/{create(resilience)['id']}"
     wait_until_redis_serves(resilience, path)
@@ -175,7 +177,7 @@ def test_flapping_redis_fails_no_request(resilience: Resilience, resilience_stac
     assert resilience.service.get(path).json()["message"] == "text 3"
 
 
-def test_who_comes_and_goes_is_not_trusted_each_time(resilience: Resilience) -> None:
+def test_flapping_redis_is_used_again_only_after_a_trial(resilience: Resilience) -> None:
     """A Redis that restarts over and over: to go back to it each time costs a line, a herd and cold reads each time."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     wait_until_redis_serves(resilience, path)
@@ -191,7 +193,7 @@ def test_who_comes_and_goes_is_not_trusted_each_time(resilience: Resilience) -> 
     wait_until_redis_serves(resilience, path)
 
 
-def test_many_at_once_do_not_pile_up_behind_a_hanging_redis(resilience: Resilience) -> None:
+def test_concurrent_reads_do_not_queue_behind_a_hanging_redis(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     wait_until_redis_serves(resilience, path)
     with resilience.redis.blackhole():

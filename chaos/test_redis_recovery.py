@@ -60,7 +60,7 @@ def change(resilience: Resilience, paths: Iterable[str], message: str) -> None:
         assert reply.status_code == 200, f"a write failed because Redis was away: {reply.status_code}"
 
 
-def test_an_outage_during_the_delivery_of_what_redis_missed_loses_nothing(resilience: Resilience) -> None:
+def test_an_outage_during_the_delivery_of_pending_writes_loses_none_of_them(resilience: Resilience) -> None:
     """Redis is back and goes away again in the middle of what it is told: the rest must be told again."""
     paths = cached(resilience, 24)
     after = f"after {LARGE}"
@@ -83,7 +83,7 @@ def test_an_outage_during_the_delivery_of_what_redis_missed_loses_nothing(resili
     )
 
 
-def test_what_is_written_during_the_delivery_is_delivered_too(resilience: Resilience) -> None:
+def test_a_write_during_the_delivery_of_pending_writes_is_delivered_too(resilience: Resilience) -> None:
     """A batch is on its way, and one of its campaigns changes again: what is settled then is the older write, not the newer."""
     paths = cached(resilience, 6)
     with resilience.redis.bandwidth(bytes_per_s=SLOW) as slow:
@@ -104,7 +104,7 @@ def test_what_is_written_during_the_delivery_is_delivered_too(resilience: Resili
     )
 
 
-def test_what_is_delivered_lives_no_longer_than_if_redis_had_been_there(resilience: Resilience) -> None:
+def test_a_delivered_copy_expires_as_if_redis_had_been_up(resilience: Resilience) -> None:
     """Copies grow old from the moment in which they were true, not from the moment in which Redis heard of them."""
     changed, deleted = cached(resilience, 2)
     with redis_commands(resilience) as ask:
@@ -137,7 +137,7 @@ def test_what_is_delivered_lives_no_longer_than_if_redis_had_been_there(resilien
         )
 
 
-def test_what_one_instance_owes_does_not_undo_what_another_has_deleted(resilience: Resilience) -> None:
+def test_pending_writes_of_one_instance_do_not_undo_deletes_of_another(resilience: Resilience) -> None:
     """This instance is cut off from Redis, the other one is not; each deletes what the other has changed."""
     deleted_there, deleted_here, both = cached(resilience, 3)
     with another_instance(resilience, REDIS_URL=resilience.redis.direct_url) as replica:
@@ -173,7 +173,7 @@ def wait_until_redis_is_used(resilience: Resilience) -> None:
     eventually_or_fail(lambda: redis_is_up(resilience.service), within=within, message=message)
 
 
-def test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted(resilience: Resilience) -> None:
+def test_overflowing_pending_writes_invalidate_every_copy_in_redis(resilience: Resilience) -> None:
     """Beyond its bound the list of what Redis missed is worth nothing: every copy in Redis must go then, even if that fails at first,
     and wherever it is among the keys of others."""
     with another_instance(resilience, CACHE_MAX_PENDING_WRITES="3") as instance, redis_commands(resilience) as ask:
@@ -202,7 +202,7 @@ def test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted(r
         )
 
 
-def test_what_memory_has_let_go_of_is_delivered_as_a_mark_that_the_old_copy_is_old(resilience: Resilience) -> None:
+def test_pending_writes_evicted_from_memory_invalidate_the_old_copies_in_redis(resilience: Resilience) -> None:
     """More was changed during the outage than memory holds, and than one batch: Redis cannot be told what is new, but must not
     tell what is old."""
     with another_instance(resilience, CACHE_MAX_ENTRIES="2") as instance, redis_commands(resilience) as ask:
@@ -225,7 +225,7 @@ def every(ask: Callable[[str], httpx.Response], paths: list[str]) -> list[httpx.
     return replies
 
 
-def test_connections_to_redis_that_were_cut_while_idle_are_no_outage(resilience: Resilience) -> None:
+def test_redis_connections_closed_while_idle_are_not_an_outage(resilience: Resilience) -> None:
     """A firewall or a failover resets them; the next command notices, connects again, and nobody hears of it."""
     (path,) = cached(resilience, 1)
     fell = told = 0
@@ -242,7 +242,7 @@ def test_connections_to_redis_that_were_cut_while_idle_are_no_outage(resilience:
     assert source == "redis", f"connections were cut while nobody used them, and {source} serves the next request"
 
 
-def test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_and_no_more(
+def test_a_foreign_value_under_a_campaign_key_disables_caching_of_that_campaign_only(
     resilience: Resilience,
 ) -> None:
     """Neither a read nor the delivery may give up on Redis for it, or one bad key keeps the service off Redis for ever."""
@@ -279,7 +279,7 @@ def test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_a
             assert resilience.service.get(path).json()["message"] == "after"
 
 
-def test_a_service_that_ends_while_it_owes_leaves_old_copies_for_no_longer_than_a_copy_is_fresh(
+def test_pending_writes_lost_at_shutdown_leave_old_copies_for_at_most_cache_ttl(
     resilience: Resilience,
 ) -> None:
     """Nobody is left who knows what Redis missed; but each copy there knows its age. What the next process writes is told."""

@@ -53,7 +53,7 @@ def lasts(seconds: float) -> None:
     eventually(lambda: time.monotonic() - begin > seconds, within=10 * seconds)
 
 
-def test_a_cleanup_that_fails_twice_works_the_third_time(resilience: Resilience) -> None:
+def test_a_cleanup_works_after_two_that_failed(resilience: Resilience) -> None:
     """One that could do nothing is no reason to refuse the next, as one that worked is."""
     create(resilience)
     path = "/api/db-cleanup?verbose"
@@ -88,7 +88,7 @@ def test_a_cleanup_that_fails_twice_works_the_third_time(resilience: Resilience)
             assert status == 429, f"a cleanup right after one that worked is refused, not {status}"
 
 
-def test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice(resilience: Resilience) -> None:
+def test_the_periodic_cleanup_continues_after_failed_runs(resilience: Resilience) -> None:
     create(resilience)
     interval = 0.3  # seconds
     settings = {"DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS, "DB_COMMAND_TIMEOUT": str(LONGEST)}
@@ -111,7 +111,7 @@ def test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice(resi
         assert not found, f"an error escaped from the cleanup: {instance.log[found.start() :][:1000] if found else ''}"
 
 
-def test_checks_of_memory_go_on_after_they_could_not_look(resilience: Resilience) -> None:
+def test_memory_checks_resume_after_they_could_not_measure(resilience: Resilience) -> None:
     """Without descriptors memory cannot be measured. When they are back, the statistics and the guard must be, too."""
     every = 0.1  # seconds
     quick = {"MEMORY_CHECK_INTERVAL": str(every), "MEMORY_STATS_INTERVAL": str(every)}
@@ -141,7 +141,7 @@ def data_of(instance: Instance) -> int:
     return int(found[1]) * 1024
 
 
-def test_memory_that_runs_short_again_is_told_again_refuses_every_verb_again_and_gives_the_reserve_back_again(
+def test_a_second_memory_shortage_is_logged_sheds_load_and_restores_the_reserve_like_the_first(
     resilience: Resilience,
 ) -> None:
     every = 0.1  # seconds
@@ -178,7 +178,7 @@ def test_memory_that_runs_short_again_is_told_again_refuses_every_verb_again_and
             recovers(lambda: instance.client.get("/readyz").status_code == 200, within=5.0)
 
 
-def test_connections_that_went_silent_twice_cost_one_statement_each_time(
+def test_silent_connections_cost_one_statement_timeout_each_time_they_occur(
     resilience: Resilience, resilience_stack: Stack
 ) -> None:
     """Distrust of the pool's connections must be as good the second time."""
@@ -198,7 +198,7 @@ def test_connections_that_went_silent_twice_cost_one_statement_each_time(
             recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
 
 
-def test_postgres_goes_away_again_and_again_and_each_time_is_told_once_and_is_over_when_it_is_back(
+def test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back(
     resilience: Resilience,
 ) -> None:
     """Each outage of another kind: readiness goes and comes, the pool with it, and the log has two lines for each."""
@@ -256,7 +256,7 @@ def upstash(resilience: Resilience) -> Iterator[dict[str, str]]:
             ask("CONFIG", "SET", "requirepass", before)
 
 
-def test_upstash_goes_away_twice_and_is_used_again_each_time_and_nothing_in_its_place(resilience: Resilience) -> None:
+def test_upstash_is_used_again_after_each_outage_and_never_replaced(resilience: Resilience) -> None:
     with ExitStack() as stack:
         settings = stack.enter_context(upstash(resilience))
         stack.enter_context(resilience.service.pause())  # it has no token
@@ -295,7 +295,7 @@ def test_upstash_goes_away_twice_and_is_used_again_each_time_and_nothing_in_its_
 
 
 @pytest.mark.parametrize("when", ["after outages", "during outages"])
-def test_told_to_stop_it_ends_in_good_order_whatever_has_happened_before(resilience: Resilience, when: str) -> None:
+def test_sigterm_ends_it_cleanly_during_and_after_outages(resilience: Resilience, when: str) -> None:
     # Idle connections stay, so that the pool has some to close.
     with another_instance(resilience, DB_POOL_IDLE_TIMEOUT="60") as instance, ExitStack() as outages:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]

@@ -43,7 +43,7 @@ def nothing_told(text: str, where: str) -> None:
     assert not told, f"{where} tells a secret ({', '.join(told)}): {text[-2000:]}"
 
 
-def test_no_secret_in_logs_answers_and_the_list_of_processes(resilience: Resilience) -> None:
+def test_no_secret_appears_in_logs_responses_or_the_process_list(resilience: Resilience) -> None:
     settings = {
         "DATABASE_URL": with_password(resilience.postgres.url, POSTGRES),
         "REDIS_URL": with_password(resilience.redis.url, REDIS),
@@ -81,7 +81,7 @@ def asked(instance: Instance) -> list[httpx.Response]:
     return gets + [instance.client.post(path, headers=bearer, json={"name": "n", "message": "m"}) for path in paths]
 
 
-def test_a_wrong_setting_ends_the_start_in_one_line_that_names_it(resilience: Resilience) -> None:
+def test_an_invalid_setting_ends_the_start_with_one_line_that_names_it(resilience: Resilience) -> None:
     good = healthy.settings(resilience.postgres.url, resilience.redis.url)
     wrong = {
         "DATABASE_URL": f"mysql://user:{POSTGRES}@localhost/shop",
@@ -106,7 +106,7 @@ def test_a_wrong_setting_ends_the_start_in_one_line_that_names_it(resilience: Re
         assert text.count("\n") == 1, f"a wrong setting is told in one line: {text}"
 
 
-def test_upstash_comes_first_and_is_asked_by_tls(resilience: Resilience) -> None:
+def test_upstash_has_priority_and_is_reached_only_over_tls(resilience: Resilience) -> None:
     """The token must not travel in clear, and another Redis must not be used in its place."""
     with socket.create_server(("127.0.0.1", 0)) as upstash:
         upstash.settimeout(5.0)

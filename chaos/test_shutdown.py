@@ -35,7 +35,7 @@ def says_draining(answer: TimedReply) -> bool:
     return answer.reply is not None and answer.status == 503 and answer.reply.json()["status"] == "draining"
 
 
-def test_told_to_stop_while_idle_it_is_seen_to_be_unready_before_it_refuses_anybody(resilience: Resilience) -> None:
+def test_an_idle_service_reports_draining_before_it_refuses_connections(resilience: Resilience) -> None:
     """Whoever asks every second which instances are ready sends requests until then, and they must be served."""
     with another_instance(resilience, SHUTDOWN_GRACE=str(GRACE)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
@@ -67,7 +67,7 @@ def test_told_to_stop_while_idle_it_is_seen_to_be_unready_before_it_refuses_anyb
         )
 
 
-def test_requests_under_way_have_their_grace_and_all_that_time_it_is_seen_to_drain(resilience: Resilience) -> None:
+def test_requests_in_flight_get_the_shutdown_grace_while_readyz_reports_draining(resilience: Resilience) -> None:
     for _ in range(3):  # on a machine that is busy with something else the test itself may be late
         with (
             another_instance(resilience, SHUTDOWN_GRACE=str(GRACE), DB_COMMAND_TIMEOUT="60") as instance,

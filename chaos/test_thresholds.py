@@ -79,7 +79,7 @@ def load(resilience: Resilience, *instances: Instance) -> Iterator[Load]:
             made.hold(0)
 
 
-def test_the_alert_of_the_pool_comes_above_its_percentage_and_goes_well_below_it(resilience: Resilience) -> None:
+def test_the_pool_alert_has_an_exact_threshold_and_hysteresis(resilience: Resilience) -> None:
     settings = {
         "DB_POOL_MAX": str(POOL),
         "DB_POOL_CHECK_INTERVAL": str(CHECKED),
@@ -177,9 +177,7 @@ def once(pattern: re.Pattern[str], instance: Instance, what: str) -> float:
     return float(told[0])
 
 
-def test_the_guard_acts_just_beyond_its_limits_and_does_not_flutter_between_them(
-    resilience: Resilience, looking: dict[str, str]
-) -> None:
+def test_the_memory_guard_has_exact_thresholds_and_hysteresis(resilience: Resilience, looking: dict[str, str]) -> None:
     """Memory runs short slowly, and comes back slowly: each line tells at how much, and comes once."""
     with another_instance(resilience, **looking) as instance, squeezed(instance) as squeeze:
         percent = 85.0
@@ -211,7 +209,7 @@ def test_the_guard_acts_just_beyond_its_limits_and_does_not_flutter_between_them
     assert 80 - width < calm < 80, f"the episode is over below 80 %, and it was over at {calm} %"
 
 
-def test_above_its_limit_the_guard_collects_now_and_then_and_not_at_each_look(
+def test_a_lasting_memory_shortage_halves_the_cache_at_most_every_10_seconds(
     resilience: Resilience, looking: dict[str, str]
 ) -> None:
     """Each forced collection costs half of the cache: while Redis is away, the cache is all there is."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-BODY = "test_bounds.py::test_a_body_may_have_1_mib_and_not_a_byte_more"
-TEXTS = "test_bounds.py::test_texts_have_their_length_in_characters"
-PAGES = "test_bounds.py::test_a_page_has_as_many_as_were_asked_for_up_to_200_and_pages_leave_nobody_out"
-CACHE = "test_bounds.py::test_the_cache_holds_just_as_many_entries_and_bytes_as_it_may"
-POOL = "test_bounds.py::test_the_pool_has_just_so_many_connections_and_there_is_one_beside_it"
-HEALTH = "test_bounds.py::test_nothing_bounds_how_many_may_wait_beside_health"
-REDIS = "test_bounds.py::test_redis_gets_no_more_connections_than_are_said"
-BUDGET = "test_bounds.py::test_the_budget_that_is_set_is_the_time_that_redis_has"
+BODY = "test_bounds.py::test_a_body_of_1_mib_is_accepted_and_one_more_byte_is_refused"
+TEXTS = "test_bounds.py::test_text_lengths_are_limited_in_characters_and_not_in_bytes"
+PAGES = "test_bounds.py::test_page_limits_are_exact_and_the_pages_cover_every_campaign_once"
+CACHE = "test_bounds.py::test_the_memory_cache_holds_exactly_the_entries_and_bytes_that_are_configured"
+POOL = "test_bounds.py::test_the_pool_opens_exactly_db_pool_max_connections_and_one_monitor_beside_it"
+HEALTH = "test_bounds.py::test_health_routes_answer_and_no_request_is_rejected_while_150_requests_wait"
+REDIS = "test_bounds.py::test_connections_to_redis_stay_within_their_limit"
+BUDGET = "test_bounds.py::test_redis_gets_exactly_the_time_of_redis_budget"
 
 PLANTS = (
     plant(

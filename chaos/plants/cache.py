@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from plants.plant import SLOW_REDIS, TWICE, plant
 
-SOURCE = "test_cache.py::test_every_answer_says_truly_where_it_came_from"
-STALE = "test_cache.py::test_what_is_stale_says_so_and_is_served_only_for_so_long"
-STALE_AT_ONCE = "test_cache.py::test_what_is_stale_is_served_at_once_while_postgres_hangs"
-ABSENT = "test_cache.py::test_errors_and_absences_are_not_remembered"
-ONE_LOAD = "test_cache.py::test_many_who_miss_at_once_cost_one_load"
-BOUNDS = "test_cache.py::test_the_fallback_cache_keeps_within_its_bounds"
+SOURCE = "test_cache.py::test_cache_headers_name_the_layer_that_really_answered"
+STALE = "test_cache.py::test_stale_copies_are_marked_and_expire_after_cache_stale_ttl"
+STALE_AT_ONCE = "test_cache.py::test_stale_copies_are_served_without_waiting_while_postgres_hangs"
+ABSENT = "test_cache.py::test_errors_and_404s_are_not_cached"
+ONE_LOAD = "test_cache.py::test_concurrent_misses_cause_a_single_load"
+BOUNDS = "test_cache.py::test_the_memory_cache_stays_within_its_limits"
 
 PLANTS = (
     plant(
@@ -143,7 +143,7 @@ PLANTS = (
             "            self.fallback.put(key, found.entry, found.age)\n            if found",
             "            if found",
         ),
-        tests="test_cache.py::test_what_was_read_is_still_known_when_redis_and_postgres_are_away",
+        tests="test_cache.py::test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory",
         says="it came from Redis a moment ago, and memory has no copy",
     ),
     plant(
@@ -154,7 +154,7 @@ PLANTS = (
             "        self.fallback.put(key, entry)\n        if self._redis_knows(key):",
             "        if not self.redis.up:\n            self.fallback.put(key, entry)\n        if self._redis_knows(key):",
         ),
-        tests="test_cache.py::test_what_was_read_is_still_known_when_redis_and_postgres_are_away",
+        tests="test_cache.py::test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory",
         says="it came from Postgres a moment ago, and memory has no copy",
     ),
     plant(

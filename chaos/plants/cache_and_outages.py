@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-ONE_LOAD = "test_cache_and_outages.py::test_many_who_miss_at_once_cost_one_load_whatever_redis_does"
+ONE_LOAD = "test_cache_and_outages.py::test_concurrent_misses_cause_a_single_load_while_redis_is_slow_hanging_or_down"
 FAILED_LOAD = (
-    "test_cache_and_outages.py::test_when_the_one_load_fails_all_who_wait_for_it_hear_of_it_and_the_next_asks_again"
+    "test_cache_and_outages.py::test_a_failed_shared_load_fails_all_its_waiters_and_is_retried_by_the_next_read"
 )
-COLLECTED = "test_cache_and_outages.py::test_stale_copies_outlive_the_collections_while_postgres_is_away"
-ROOM = "test_cache_and_outages.py::test_replaced_and_deleted_entries_take_no_room_and_the_most_read_stay"
-ABSENT = "test_cache_and_outages.py::test_what_did_not_exist_a_moment_ago_is_served_once_it_does"
-GONE = "test_cache_and_outages.py::test_what_is_known_to_be_gone_is_not_served_as_stale"
-AGE = "test_cache_and_outages.py::test_a_copy_out_of_redis_is_as_old_in_memory_as_it_was_there"
-PAST = "test_cache_and_outages.py::test_a_reader_under_way_while_a_campaign_changes_leaves_nothing_of_the_past_behind"
-SAME = "test_cache_and_outages.py::test_all_layers_tell_the_same_campaign_with_the_same_etag"
+COLLECTED = "test_cache_and_outages.py::test_garbage_collection_keeps_stale_copies_while_postgres_is_down"
+ROOM = "test_cache_and_outages.py::test_replaced_and_deleted_entries_free_their_room_and_the_least_recently_read_are_evicted"
+ABSENT = "test_cache_and_outages.py::test_a_campaign_created_after_a_404_is_served_by_the_next_read"
+GONE = "test_cache_and_outages.py::test_a_campaign_known_to_be_deleted_is_not_served_as_stale"
+AGE = "test_cache_and_outages.py::test_a_copy_keeps_its_age_when_it_moves_from_redis_to_memory"
+PAST = "test_cache_and_outages.py::test_a_load_in_flight_during_a_write_is_neither_joined_nor_cached"
+SAME = "test_cache_and_outages.py::test_every_cache_layer_returns_the_same_body_and_etag"
 
 REMEMBERED_ABSENCE = (
     (

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-ZOMBIE = "test_cleanup.py::test_a_zombie_of_an_earlier_boot_is_really_gone_and_nobody_else"
-ORPHAN = "test_cleanup.py::test_a_statement_that_nobody_waits_for_any_more_is_ended"
-LIVING = "test_cleanup.py::test_what_a_living_instance_may_show_is_left_alone"
-LOST = "test_cleanup.py::test_a_session_of_its_own_that_the_pool_has_lost_is_ended"
-STUCK = "test_cleanup.py::test_a_session_that_does_not_end_when_told_is_not_counted"
-DEAD = "test_cleanup.py::test_dead_connections_are_closed_without_touching_the_server"
-NOTHING = "test_cleanup.py::test_it_claims_no_success_when_it_can_do_nothing"
-ONE_CLEANUP = "test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait"
-SWEPT = "test_cleanup.py::test_zombies_are_swept_with_every_check_of_the_pool"
-RIGHTS = "test_cleanup.py::test_without_rights_it_has_no_effect_and_with_them_it_collects"
+ZOMBIE = "test_cleanup.py::test_cleanup_terminates_zombie_sessions_of_an_earlier_boot_and_no_others"
+ORPHAN = "test_cleanup.py::test_cleanup_terminates_statements_left_by_dead_processes"
+LIVING = "test_cleanup.py::test_cleanup_spares_young_transactions_and_those_of_live_instances"
+LOST = "test_cleanup.py::test_cleanup_terminates_own_sessions_that_the_pool_has_lost"
+STUCK = "test_cleanup.py::test_cleanup_does_not_count_a_session_that_survives_its_termination"
+DEAD = "test_cleanup.py::test_cleanup_closes_dead_connections_without_the_server"
+NOTHING = "test_cleanup.py::test_cleanup_is_a_503_when_it_can_do_nothing"
+ONE_CLEANUP = "test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited"
+SWEPT = "test_cleanup.py::test_every_pool_check_sweeps_zombies"
+RIGHTS = "test_cleanup.py::test_unauthorized_cleanup_has_no_effect_and_an_authorized_one_collects_garbage"
 
 PLANTS = (
     plant(
@@ -130,7 +130,7 @@ PLANTS = (
         "cleanup-without-a-token-for-everybody",
         "Who sets no token needs no lock.",
         ("cleanup.py", "right = expected is not None and", "right = expected is None or"),
-        tests="test_cleanup.py::test_where_no_token_is_set_nobody_from_elsewhere_may_clean_up",
+        tests="test_cleanup.py::test_without_a_configured_token_remote_callers_cannot_clean_up",
         says="CLEANUP_TOKEN is not set, and a caller from elsewhere may clean up",
     ),
     plant(
@@ -201,21 +201,21 @@ PLANTS = (
             "            partial(every, settings.cleanup_interval, self.clean_up, clock),\n",
             "",
         ),
-        tests="test_cleanup.py::test_from_time_to_time_it_cleans_up_unasked",
+        tests="test_cleanup.py::test_cleanup_runs_every_cleanup_interval_without_a_request",
         says="nobody cleans up unasked",
     ),
     plant(
         "cleanup-again-in-a-second",
         "A client will find out when it may.",
         ("routes.py", "retry_after=error.retry_after)\n        content", "retry_after=1)\n        content"),
-        tests="test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait",
+        tests="test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited",
         says="it says to come again after 1 s",
     ),
     plant(
         "cleanup-invents-what-it-freed",
         "About twelve, as in the log of that night.",
         ("cleanup.py", "round((freed.heap + freed.external) / MIB, 2)", "12.22"),
-        tests="test_cleanup.py::test_many_who_ask_at_once_get_one_cleanup_and_the_next_has_to_wait",
+        tests="test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited",
         says="it claims to have freed 12.22 MB",
     ),
     plant(
@@ -223,7 +223,7 @@ PLANTS = (
         "A name that changes is hard to search for.",
         ("database.py", 'f"service:{boot_id}"', '"service:main"'),
         ("postgres_monitor.py", 'f"service:{boot_id}"', '"service:main"'),
-        tests="test_cleanup.py::test_each_process_gives_its_sessions_a_name_of_its_own",
+        tests="test_cleanup.py::test_each_process_gives_its_sessions_a_unique_name",
         says="a cleanup takes one's for the other's",
     ),
     plant(

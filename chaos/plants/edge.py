@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-HELD = "test_edge.py::test_clients_that_say_nothing_or_half_of_something_are_closed"
-ROOM = "test_edge.py::test_silent_clients_make_room_and_health_answers_when_all_are_busy"
-DESCRIPTORS = "test_edge.py::test_unset_the_bound_leaves_descriptors_for_postgres_and_redis"
-HEADERS = "test_edge.py::test_no_header_makes_a_caller_local_or_another"
-PAGES = "test_edge.py::test_a_page_of_another_site_cannot_make_a_browser_on_this_machine_clean_up"
-TOKEN = "test_edge.py::test_only_the_whole_token_is_the_token"
-CERTIFICATE = "test_edge.py::test_a_certificate_that_does_not_verify_gets_no_token"
-PORT = "test_edge.py::test_a_taken_port_ends_the_start_in_one_line"
-RANGE = "test_edge.py::test_no_number_out_of_range_is_taken_for_any_setting"
-JSON = "test_edge.py::test_each_line_of_a_json_log_is_json"
-BODY = "test_edge.py::test_what_nobody_asked_for_in_a_body_is_told_shortly"
-DELETION = "test_edge.py::test_a_deletion_with_another_version_is_not_done"
-ABSOLUTE = "test_edge.py::test_a_target_in_absolute_form_is_served"
+HELD = "test_edge.py::test_silent_and_half_sent_requests_are_closed_after_their_timeout"
+ROOM = "test_edge.py::test_at_max_connections_idle_clients_are_evicted_and_health_still_answers"
+DESCRIPTORS = "test_edge.py::test_the_default_of_max_connections_leaves_descriptors_for_postgres_and_redis"
+HEADERS = "test_edge.py::test_forwarding_headers_do_not_change_who_the_caller_is"
+PAGES = "test_edge.py::test_cross_site_requests_cannot_trigger_a_cleanup"
+TOKEN = "test_edge.py::test_only_the_exact_token_is_accepted"
+CERTIFICATE = "test_edge.py::test_no_token_is_sent_to_a_server_whose_certificate_does_not_verify"
+PORT = "test_edge.py::test_a_port_in_use_ends_the_start_with_one_log_line"
+RANGE = "test_edge.py::test_every_numeric_setting_rejects_malformed_and_out_of_range_values"
+JSON = "test_edge.py::test_every_line_of_a_json_log_is_json"
+BODY = "test_edge.py::test_unexpected_body_fields_get_a_short_422"
+DELETION = "test_edge.py::test_a_delete_with_another_version_is_refused"
+ABSOLUTE = "test_edge.py::test_request_targets_in_absolute_form_are_served"
 
 PLANTS = (
     plant(

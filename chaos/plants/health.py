@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from plants.plant import STARVED, plant
 
-HEALTH = "test_health.py::test_health_answers_in_time_under"
-TIME = "test_health.py::test_health_tells_the_time_and_is_not_remembered"
+HEALTH = "test_health.py::test_health_answers_within_50_ms_under"
+TIME = "test_health.py::test_health_reports_the_current_time_and_is_not_cached"
 
 PLANTS = (
     plant(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-OUTER = "test_host_environment.py::test_the_limit_of_a_group_around_its_group_counts_too"
-FILES = "test_host_environment.py::test_files_that_the_kernel_keeps_in_memory_are_not_memory_in_use"
-CLOCK = "test_host_environment.py::test_when_the_time_of_day_jumps_nothing_grows_old_or_young"
-CROWD = "test_host_environment.py::test_a_redis_that_is_well_is_not_called_away_because_many_ask_at_once"
-FROZEN = "test_host_environment.py::test_a_service_that_was_stopped_for_a_moment_does_not_call_redis_away"
+OUTER = "test_host_environment.py::test_the_guard_obeys_the_memory_limit_of_a_parent_cgroup"
+FILES = "test_host_environment.py::test_the_page_cache_does_not_count_as_used_memory"
+CLOCK = "test_host_environment.py::test_jumps_of_the_wall_clock_change_no_age_and_no_interval"
+CROWD = "test_host_environment.py::test_a_crowd_of_readers_does_not_make_a_healthy_redis_count_as_down"
+FROZEN = "test_host_environment.py::test_a_service_that_was_suspended_does_not_treat_redis_as_down"
 
 PLANTS = (
     plant(

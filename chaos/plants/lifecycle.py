@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from plants.plant import STARVED, plant
 
-STOP = "test_lifecycle.py::test_told_to_stop_it_finishes_what_it_has_begun"
-STOP_TWICE = "test_lifecycle.py::test_told_to_stop_it_does_not_wait_for_ever_and_told_twice_not_at_all"
-TOLD = "test_secrets.py::test_no_secret_in_logs_answers_and_the_list_of_processes"
-DEFAULTS = "test_defaults.py::test_the_figures_after_the_incident_are_the_defaults"
-TOO_LARGE = "test_bad_clients.py::test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not"
-SLOW_CLIENTS = "test_bad_clients.py::test_clients_that_begin_and_do_not_go_on_hold_up_nobody"
-WRONG_SETTING = "test_secrets.py::test_a_wrong_setting_ends_the_start_in_one_line_that_names_it"
+STOP = "test_lifecycle.py::test_sigterm_lets_requests_in_flight_finish"
+STOP_TWICE = "test_lifecycle.py::test_shutdown_grace_bounds_the_shutdown_and_a_second_sigterm_ends_it_at_once"
+TOLD = "test_secrets.py::test_no_secret_appears_in_logs_responses_or_the_process_list"
+DEFAULTS = "test_defaults.py::test_defaults_are_the_figures_learned_from_the_incident"
+TOO_LARGE = "test_bad_clients.py::test_an_oversized_body_is_refused_with_or_without_content_length"
+SLOW_CLIENTS = "test_bad_clients.py::test_stalled_uploads_do_not_delay_other_clients"
+WRONG_SETTING = "test_secrets.py::test_an_invalid_setting_ends_the_start_with_one_line_that_names_it"
 
 PLANTS = (
     plant(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-GUARD = "test_memory_pressure.py::test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true"
-REFUSES = "test_memory_pressure.py::test_near_its_limit_it_refuses_work_tells_so_once_and_serves_what_is_essential"
-NO_MEMORY = "test_memory_pressure.py::test_a_service_without_memory_answers_503_and_lives"
-GROUP = "test_memory_pressure.py::test_the_limit_of_a_control_group_counts_too"
-GARBAGE = "test_memory_pressure.py::test_garbage_is_collected_from_time_to_time"
+GUARD = "test_memory_pressure.py::test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures"
+REFUSES = "test_memory_pressure.py::test_near_its_memory_limit_it_sheds_load_logs_that_once_and_serves_essential_routes"
+NO_MEMORY = "test_memory_pressure.py::test_failed_allocations_are_503_and_the_process_survives"
+GROUP = "test_memory_pressure.py::test_the_guard_obeys_the_memory_limit_of_its_cgroup"
+GARBAGE = "test_memory_pressure.py::test_garbage_is_collected_every_gc_interval"
 
 PLANTS = (
     plant(
@@ -55,7 +55,7 @@ PLANTS = (
         "guard-drops-the-cache",
         "All of it, to be on the safe side.",
         ("memory_cache.py", "self._shrink_to(self._max_entries, self.bytes // 2)", "self._shrink_to(0, 0)"),
-        tests="test_memory_pressure.py::test_the_guard_forces_a_collection_memory_comes_down_and_every_number_is_true",
+        tests="test_memory_pressure.py::test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures",
         says="what is left is all there is while Redis is away",
     ),
     plant(
@@ -176,7 +176,7 @@ PLANTS = (
         "refusing-called-starting",
         "It has never been ready.",
         ("health.py", 'elif postgres == "down" and not refusing and not self._was_ready:', "elif not self._was_ready:"),
-        tests="test_memory_pressure.py::test_refusing_since_its_start_it_says_what_is_wrong",
+        tests="test_memory_pressure.py::test_readyz_names_memory_when_load_is_shed_from_the_start",
         says="it refuses work for lack of memory, and calls that",
     ),
 )

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from plants.plant import BOOT, STARVED, plant
 
-SERVER_FULL = "test_postgres_slow.py::test_a_full_server_is_a_503_and_not_a_hang"
-NO_ANSWER = "test_postgres_slow.py::test_an_answer_that_never_comes_is_a_503_in_time"
-EPISODES = "test_pool.py::test_the_alert_tells_average_use_once_for_each_episode"
-IDLE = "test_pool.py::test_idle_connections_are_closed_and_come_back_when_needed"
-BOOKS = "test_pool.py::test_no_fault_costs_the_pool_a_connection"
-ONCE = "test_postgres_gone.py::test_a_write_whose_answer_was_lost_is_not_done_again"
-IN_DOUBT = "test_postgres_gone.py::test_after_a_write_in_doubt_nobody_is_served_what_was_before"
-SILENT = "test_postgres_gone.py::test_connections_that_went_silent_cost_the_time_of_one_statement"
-READ_AGAIN = "test_postgres_gone.py::test_a_read_whose_session_is_ended_under_it_is_done_again"
-SAFE = "test_postgres_gone.py::test_nothing_is_acknowledged_before_it_is_safe"
-AWAY = "test_postgres_gone.py::test_cached_reads_go_on_and_others_get_503_while_postgres_is_away"
-READY = "test_postgres_gone.py::test_readiness_is_true_of_the_last_second_although_nobody_asks_for_anything"
-ONE_WINS = "test_contention.py::test_of_many_who_saw_the_same_version_one_wins"
-LACKING = "test_postgres_states.py::test_what_the_table_lacks_is_a_503_and_is_named_once"
-FORBIDDEN = "test_postgres_states.py::test_what_the_role_may_not_do_is_a_503_and_is_named_once"
-READ_ONLY = "test_postgres_states.py::test_after_a_failover_to_a_read_only_server_reads_go_on_and_writes_are_503"
-STARTING = "test_postgres_states.py::test_a_server_that_is_still_starting_is_a_503_and_one_outage"
-THRESHOLD = "test_pool.py::test_the_alert_comes_at_the_percentage_that_was_set"
-EVERY_CHANGE = "test_contention.py::test_every_change_counts_and_no_reader_goes_back_in_time"
+SERVER_FULL = "test_postgres_slow.py::test_a_server_without_free_connections_is_a_503_and_not_a_hang"
+NO_ANSWER = "test_postgres_slow.py::test_a_reply_of_postgres_that_never_arrives_is_a_timely_503"
+EPISODES = "test_pool.py::test_the_pool_alert_reports_average_use_once_per_episode"
+IDLE = "test_pool.py::test_idle_connections_are_closed_and_reopened_when_needed"
+BOOKS = "test_pool.py::test_failed_requests_leak_no_pool_connection"
+ONCE = "test_postgres_gone.py::test_an_insert_whose_reply_was_lost_is_not_retried"
+IN_DOUBT = "test_postgres_gone.py::test_no_old_value_is_served_after_a_write_with_unknown_outcome"
+SILENT = "test_postgres_gone.py::test_a_pool_of_silent_connections_costs_one_statement_timeout_in_all"
+READ_AGAIN = "test_postgres_gone.py::test_a_read_is_retried_when_its_session_is_terminated"
+SAFE = "test_postgres_gone.py::test_writes_are_acknowledged_only_after_they_are_durable"
+AWAY = "test_postgres_gone.py::test_cached_reads_continue_and_writes_get_503_while_postgres_is_down"
+READY = "test_postgres_gone.py::test_readyz_is_at_most_one_second_old_even_without_traffic"
+ONE_WINS = "test_contention.py::test_of_concurrent_writers_of_one_version_exactly_one_wins"
+LACKING = "test_postgres_states.py::test_an_unusable_table_is_a_503_whose_cause_is_logged_once"
+FORBIDDEN = "test_postgres_states.py::test_missing_privileges_are_a_503_whose_cause_is_logged_once"
+READ_ONLY = "test_postgres_states.py::test_after_a_failover_to_a_read_only_server_reads_succeed_and_writes_are_503"
+STARTING = "test_postgres_states.py::test_a_server_in_crash_recovery_is_a_503_and_logged_as_one_outage"
+THRESHOLD = "test_pool.py::test_the_pool_alert_uses_the_configured_percentage"
+EVERY_CHANGE = "test_contention.py::test_concurrent_updates_all_count_and_reads_are_monotonic"
 
 PLANTS = (
     plant(
@@ -111,7 +111,7 @@ PLANTS = (
         "postgres-retry-after-an-hour",
         "Let them come back when it is quiet.",
         ("errors.py", "retry_after: float = 1.0", "retry_after: float = 3600.0"),
-        tests="test_pool.py::test_no_fault_costs_the_pool_a_connection",
+        tests="test_pool.py::test_failed_requests_leak_no_pool_connection",
         says="a 503 sends its client away for 3600 s",
     ),
     plant(
@@ -161,7 +161,7 @@ PLANTS = (
         "alert-at-ninety-whatever-is-set",
         "Nobody will want another threshold.",
         ("monitor.py", "if percent > self._threshold:", "if percent > 90.0:"),
-        tests="test_pool.py::test_the_alert_comes_at_the_percentage_that_was_set",
+        tests="test_pool.py::test_the_pool_alert_uses_the_configured_percentage",
         says="DB_POOL_ALERT_PERCENT is 50, and no alert was raised",
     ),
     plant(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from plants.plant import BOOT, SLOW_REDIS, TWICE, plant
 
-LONG = "test_redis_gone.py::test_a_long_outage_costs_one_line_and_one_prober"
-KINDS = "test_redis_gone.py::test_outages_of_every_kind_one_after_the_other"
-COMES_AND_GOES = "test_redis_gone.py::test_who_comes_and_goes_is_not_trusted_each_time"
-UNDONE = "test_redis_gone.py::test_what_was_written_during_an_outage_is_not_undone_by_what_redis_remembers"
-REDIS_ERRORS = "test_redis_errors.py::test_a_redis_that_answers_with_errors_is_away"
-NEWER = "test_cache.py::test_a_newer_version_of_another_instance_is_not_overwritten_by_what_redis_missed"
-UPSTASH = "test_secrets.py::test_upstash_comes_first_and_is_asked_by_tls"
+LONG = "test_redis_gone.py::test_a_long_outage_of_redis_costs_one_log_line_and_one_prober"
+KINDS = "test_redis_gone.py::test_successive_outages_of_redis_of_every_kind_are_survived_without_leaks"
+COMES_AND_GOES = "test_redis_gone.py::test_flapping_redis_is_used_again_only_after_a_trial"
+UNDONE = "test_redis_gone.py::test_writes_during_an_outage_are_not_undone_by_old_values_in_redis"
+REDIS_ERRORS = "test_redis_errors.py::test_a_redis_that_replies_with_errors_is_treated_as_down"
+NEWER = "test_cache.py::test_pending_writes_do_not_overwrite_a_newer_version_in_redis"
+UPSTASH = "test_secrets.py::test_upstash_has_priority_and_is_reached_only_over_tls"
 
 PLANTS = (
     plant(

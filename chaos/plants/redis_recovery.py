@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-SECOND_OUTAGE = "test_redis_recovery.py::test_an_outage_during_the_delivery_of_what_redis_missed_loses_nothing"
-MEANWHILE = "test_redis_recovery.py::test_what_is_written_during_the_delivery_is_delivered_too"
-TIME_LEFT = "test_redis_recovery.py::test_what_is_delivered_lives_no_longer_than_if_redis_had_been_there"
-DELETED_ELSEWHERE = "test_redis_recovery.py::test_what_one_instance_owes_does_not_undo_what_another_has_deleted"
-LET_GO = "test_redis_recovery.py::test_what_memory_has_let_go_of_is_delivered_as_a_mark_that_the_old_copy_is_old"
-IDLE = "test_redis_recovery.py::test_connections_to_redis_that_were_cut_while_idle_are_no_outage"
-ENDED = "test_redis_recovery.py::test_a_service_that_ends_while_it_owes_leaves_old_copies_for_no_longer_than_a_copy_is_fresh"
-OVERFLOW = "test_redis_recovery.py::test_more_than_can_be_remembered_is_not_forgotten_but_all_of_it_distrusted"
-FOREIGN = "test_redis_recovery.py::test_a_value_of_others_under_one_of_our_names_costs_one_campaign_its_cache_and_no_more"
+SECOND_OUTAGE = "test_redis_recovery.py::test_an_outage_during_the_delivery_of_pending_writes_loses_none_of_them"
+MEANWHILE = "test_redis_recovery.py::test_a_write_during_the_delivery_of_pending_writes_is_delivered_too"
+TIME_LEFT = "test_redis_recovery.py::test_a_delivered_copy_expires_as_if_redis_had_been_up"
+DELETED_ELSEWHERE = "test_redis_recovery.py::test_pending_writes_of_one_instance_do_not_undo_deletes_of_another"
+LET_GO = "test_redis_recovery.py::test_pending_writes_evicted_from_memory_invalidate_the_old_copies_in_redis"
+IDLE = "test_redis_recovery.py::test_redis_connections_closed_while_idle_are_not_an_outage"
+ENDED = "test_redis_recovery.py::test_pending_writes_lost_at_shutdown_leave_old_copies_for_at_most_cache_ttl"
+OVERFLOW = "test_redis_recovery.py::test_overflowing_pending_writes_invalidate_every_copy_in_redis"
+FOREIGN = "test_redis_recovery.py::test_a_foreign_value_under_a_campaign_key_disables_caching_of_that_campaign_only"
 
 PLANTS = (
     plant(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-CLEANUP = "test_repeated_failures.py::test_a_cleanup_that_fails_twice_works_the_third_time"
-UNASKED = "test_repeated_failures.py::test_the_cleanup_that_nobody_asks_for_goes_on_after_it_has_failed_twice"
-CHECKS = "test_repeated_failures.py::test_checks_of_memory_go_on_after_they_could_not_look"
-MEMORY = "test_repeated_failures.py::test_memory_that_runs_short_again_is_told_again_refuses_every_verb_again_and_gives_the_reserve_back_again"
-SILENT = "test_repeated_failures.py::test_connections_that_went_silent_twice_cost_one_statement_each_time"
-POSTGRES = "test_repeated_failures.py::test_postgres_goes_away_again_and_again_and_each_time_is_told_once_and_is_over_when_it_is_back"
-UPSTASH = "test_repeated_failures.py::test_upstash_goes_away_twice_and_is_used_again_each_time_and_nothing_in_its_place"
-STOP = "test_repeated_failures.py::test_told_to_stop_it_ends_in_good_order_whatever_has_happened_before"
+CLEANUP = "test_repeated_failures.py::test_a_cleanup_works_after_two_that_failed"
+UNASKED = "test_repeated_failures.py::test_the_periodic_cleanup_continues_after_failed_runs"
+CHECKS = "test_repeated_failures.py::test_memory_checks_resume_after_they_could_not_measure"
+MEMORY = "test_repeated_failures.py::test_a_second_memory_shortage_is_logged_sheds_load_and_restores_the_reserve_like_the_first"
+SILENT = "test_repeated_failures.py::test_silent_connections_cost_one_statement_timeout_each_time_they_occur"
+POSTGRES = "test_repeated_failures.py::test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back"
+UPSTASH = "test_repeated_failures.py::test_upstash_is_used_again_after_each_outage_and_never_replaced"
+STOP = "test_repeated_failures.py::test_sigterm_ends_it_cleanly_during_and_after_outages"
 
 PLANTS = (
     plant(

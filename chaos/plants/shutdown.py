@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-IDLE = "test_shutdown.py::test_told_to_stop_while_idle_it_is_seen_to_be_unready_before_it_refuses_anybody"
-BUSY = "test_shutdown.py::test_requests_under_way_have_their_grace_and_all_that_time_it_is_seen_to_drain"
+IDLE = "test_shutdown.py::test_an_idle_service_reports_draining_before_it_refuses_connections"
+BUSY = "test_shutdown.py::test_requests_in_flight_get_the_shutdown_grace_while_readyz_reports_draining"
 
 PLANTS = (
     plant(

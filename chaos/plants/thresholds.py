@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-POOL = "test_thresholds.py::test_the_alert_of_the_pool_comes_above_its_percentage_and_goes_well_below_it"
-GUARD = "test_thresholds.py::test_the_guard_acts_just_beyond_its_limits_and_does_not_flutter_between_them"
-AGAIN = "test_thresholds.py::test_above_its_limit_the_guard_collects_now_and_then_and_not_at_each_look"
+POOL = "test_thresholds.py::test_the_pool_alert_has_an_exact_threshold_and_hysteresis"
+GUARD = "test_thresholds.py::test_the_memory_guard_has_exact_thresholds_and_hysteresis"
+AGAIN = "test_thresholds.py::test_a_lasting_memory_shortage_halves_the_cache_at_most_every_10_seconds"
 
 PLANTS = (
     plant(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-DOUBT = "test_every_verb.py::test_after_a_write_in_doubt_no_cache_is_asked_whatever_the_verb"
-DOUBTFUL_COPY = "test_every_verb.py::test_reads_of_a_campaign_that_redis_holds_go_on_while_writes_are_refused"
-ONCE = "test_every_verb.py::test_a_change_whose_answer_was_lost_is_not_made_again"
-READ_AGAIN = "test_every_verb.py::test_every_read_whose_session_is_ended_under_it_is_done_again"
-SAFE = "test_every_verb.py::test_no_write_is_acknowledged_before_it_is_in_postgres_log_whatever_the_verb"
-LIST = "test_every_verb.py::test_a_list_is_of_this_moment_and_never_out_of_a_cache"
-NO_POSTGRES = "test_every_verb.py::test_without_postgres_every_verb_is_refused_in_time_and_gives_its_connection_back"
-EXHAUSTED = "test_every_verb.py::test_an_exhausted_pool_refuses_every_verb_in_time"
-NO_REDIS = "test_every_verb.py::test_without_redis_every_verb_works_and_spends_no_more_than_its_budget"
-SLOW_REDIS = "test_every_verb.py::test_a_slow_redis_costs_every_write_its_budget_once"
+DOUBT = "test_every_verb.py::test_no_cache_is_trusted_after_a_put_or_delete_with_unknown_outcome"
+DOUBTFUL_COPY = "test_every_verb.py::test_after_a_refused_write_the_cached_copy_is_served_as_stale"
+ONCE = "test_every_verb.py::test_a_put_or_delete_whose_reply_was_lost_is_not_retried"
+READ_AGAIN = "test_every_verb.py::test_every_read_is_retried_when_its_session_is_terminated"
+SAFE = "test_every_verb.py::test_every_write_is_acknowledged_only_after_its_wal_is_flushed"
+LIST = "test_every_verb.py::test_lists_are_never_cached"
+NO_POSTGRES = "test_every_verb.py::test_without_postgres_every_verb_gets_a_timely_503_and_returns_its_connection"
+EXHAUSTED = "test_every_verb.py::test_an_exhausted_pool_gives_every_verb_a_timely_503"
+NO_REDIS = "test_every_verb.py::test_without_redis_every_verb_succeeds_within_the_redis_budget"
+SLOW_REDIS = "test_every_verb.py::test_a_slow_redis_costs_every_write_at_most_one_budget"
 
 PLANTS = (
     plant(
