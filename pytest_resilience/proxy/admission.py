@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..wire.toxiproxy import ADMISSION_DEFAULTS
-from .address import Address, AddressError, Listener, open_socket
+from .address import Address, AddressError, open_socket
 from .event_loop import OUT, Timer
+from .listener import Listener
 
 if TYPE_CHECKING:
     from .connection import Connection

@@ -6,7 +6,7 @@ import _socket as so
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .address import Address, AddressError, Listener, look_up, numeric, split
+from .address import Address, AddressError, look_up, numeric, split
 from .admission import Doorman
 from .connection import Connection
 from .descriptors import NO_RESOURCES, PAUSE, PER_CONNECTION, DescriptorBudget
@@ -14,6 +14,7 @@ from .event_loop import IN, Loop, Timer
 from .heap import CHECK_INTERVAL, MIN_HELD, trim
 from .installed_toxic import Counter, Rule
 from .link import Link
+from .listener import Listener
 from .log import Log
 from .resolver import Resolver
 from .self_connections import SelfConnections

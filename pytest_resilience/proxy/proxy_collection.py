@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import ProxyBody, ToxicBody, merge_attributes
-from .address import Address, AddressError, Listener, is_loopback, look_up, resolve
+from .address import Address, AddressError, is_loopback, look_up, resolve
 from .installed_toxic import Rule, read_place, read_rule
+from .listener import Listener
 from .proxy import Context, Proxy
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_resilience.proxy.address import Address, Listener, resolve
+from pytest_resilience.proxy.address import Address, resolve
 from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.listener import Listener
 from pytest_resilience.proxy.log import Log
 from pytest_resilience.proxy.proxy import Context, Proxy, find_upstream
 
