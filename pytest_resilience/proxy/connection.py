@@ -30,6 +30,7 @@ class Connection:
         number: 1 for the first connection that the proxy accepted.
         address: the client's, as accept told it.
         since: when it was accepted, in seconds of the loop's clock.
+        started: True once both directions are watched and the proxy's toxics are installed.
         chain: proxies of this process that the connection has come through before.
         dialled: what `SelfConnections` knows the upstream's socket by, where the upstream is a proxy of this process.
     """
@@ -46,6 +47,7 @@ class Connection:
         "number",
         "proxy",
         "since",
+        "started",
         "up",
         "upstream",
     )
@@ -60,6 +62,7 @@ class Connection:
         self.chain = chain
         self.dialled: Endpoint | None = None
         self.closed = False
+        self.started = False
         self._connected = False
         loop = proxy.context.loop
         self.up = up = Link(self, loop, upward=True)
@@ -107,9 +110,10 @@ class Connection:
         up.loop.handlers[up.fd] = up.on_event
         up.loop.watch(up.fd, IN, 0)
         up.mask = IN
+        self.started = True
         if self.proxy.rules:
             for rule in self.proxy.rules:
-                (up if rule.upward else self.down).add(rule, self.since)
+                (up if rule.upward else self.down).add(rule, max(self.since, rule.added_at))
                 if self.closed:
                     return
 

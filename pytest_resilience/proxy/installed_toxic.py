@@ -42,11 +42,13 @@ class Rule:
         attributes: as on the wire, all of the type's, in order.
         toxic: the settings at work; replaced, never changed, by an update.
         trigger: counts when it works; None: always.
+        added_at: the time of its addition to the proxy, in seconds of the loop's clock.
         seen: links that it came to, for triggers that count connections.
         hits: connections that it really affected, each once; `bytes` is how many bytes it touched.
     """
 
     __slots__ = (
+        "added_at",
         "attributes",
         "bytes",
         "hits",
@@ -78,6 +80,7 @@ class Rule:
         self.attributes = attributes
         self.toxic: Toxic = build(kind, wire.settings(kind, attributes))
         self.trigger = trigger
+        self.added_at = 0.0
         self.seen = 0
         self.hits = Counter()
         self.bytes = 0

@@ -311,7 +311,8 @@ class Proxy:
     # --- toxics ------------------------------------------------------------------------------------------------------
 
     def links(self, rule: Rule) -> list[Link]:
-        return [each.up if rule.upward else each.down for each in self.connections.values()]
+        """Return the links that a toxic works on. A connection that is not dialled yet installs its toxics when it is."""
+        return [each.up if rule.upward else each.down for each in self.connections.values() if each.started]
 
     def find(self, name: str) -> Rule | None:
         return next((rule for rule in self.rules if rule.name == name), None)
@@ -322,6 +323,7 @@ class Proxy:
         downstream = [each for each in self.rules if not each.upward]
         (upstream if rule.upward else downstream).append(rule)
         self.rules = upstream + downstream
+        rule.added_at = self.context.loop.now()
         self._each_link(rule, Link.add)
 
     def update(self, rule: Rule, *, aim: bool = False) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_resilience.proxy.address import Address, resolve
 from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.installed_toxic import Rule
 from pytest_resilience.proxy.listener import Listener
 from pytest_resilience.proxy.log import Log
 from pytest_resilience.proxy.proxy import Context, Proxy, find_upstream
@@ -99,3 +100,22 @@ def test_client_is_given_up_when_no_address_answers(proxy: Proxy) -> None:
 def test_upstream_is_read(text: str, found: list[str] | None) -> None:
     addresses = find_upstream(text)
     assert (addresses if addresses is None else [str(each) for each in addresses]) == found
+
+
+def test_toxic_added_before_the_upstream_is_dialled_is_installed_once(proxy: Proxy) -> None:
+    """A connection that `accept_delay` holds back gets each toxic once, in the order of their addition."""
+    upstream = socket.create_server(("127.0.0.1", 0))
+    proxy._targets = [Address(socket.AF_INET, *upstream.getsockname())]
+    proxy.keep_door({"accept_delay": 50})
+    first, second = (installed_latency(name) for name in ("first", "second"))
+    proxy.add(first)
+    with upstream, dial(proxy):
+        run_until(proxy.context.loop, lambda: proxy.connections)
+        proxy.add(second)
+        link = proxy.connections[1].down
+        run_until(proxy.context.loop, lambda: link.fd >= 0)
+        assert [stage.rule.name for stage in link.stages] == ["first", "second"]
+
+
+def installed_latency(name: str) -> Rule:
+    return Rule(name=name, kind="latency", stream="downstream", toxicity=1.0, attributes={"latency": 0, "jitter": 0})
