@@ -53,11 +53,11 @@ VARIANTS = {
     ),
     "read until nothing is left (edge-triggered)": """
 EDGE = 1 << 31
-watch = event_loop.Loop.watch
+watch = event_loop.EventLoop.watch
 def watch_edges(self, fd, mask, before):
     edge = EDGE if mask and self.handlers[fd].__name__ == "on_event" else 0  # not of listeners, nor of the API
     watch(self, fd, mask | edge, before)
-event_loop.Loop.watch = watch_edges
+event_loop.EventLoop.watch = watch_edges
 """
     + RECEIVED.format(
         turn="while",

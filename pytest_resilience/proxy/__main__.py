@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from .log import Log
-    from .proxy_collection import Proxies
+    from .proxy_collection import ProxyCollection
 
 USAGE = """Usage of toxiproxy-server:
   -allow-paths
@@ -48,7 +48,7 @@ VERSION = "2.12.0"
 _SWITCHES = ("allow-paths", "loopback-only", "owner-only", "proxy-metrics", "runtime-metrics", "version")
 
 
-class _Usage(Exception):
+class _UsageError(Exception):
     """Flags that can't be read, or -h (no text); exit code 2 or 0."""
 
 
@@ -66,22 +66,22 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
             break
         name, equals, value = word.removeprefix("-").removeprefix("-").partition("=")
         if name in ("h", "help"):
-            raise _Usage("")
+            raise _UsageError("")
         if name not in values:
-            raise _Usage(f"flag provided but not defined: -{name}")
+            raise _UsageError(f"flag provided but not defined: -{name}")
         if name in _SWITCHES:
             if equals and value.lower() not in ("1", "t", "true", "0", "f", "false"):
-                raise _Usage(f'invalid boolean value "{value}" for -{name}: parse error')
+                raise _UsageError(f'invalid boolean value "{value}" for -{name}: parse error')
             value = "" if value.lower() in ("0", "f", "false") else "true"
         elif not equals:
             if not left:
-                raise _Usage(f"flag needs an argument: -{name}")
+                raise _UsageError(f"flag needs an argument: -{name}")
             value = left.pop(0)
         values[name] = value
     try:
         int(values["seed"] or "0", 0)
     except ValueError:
-        raise _Usage(f'invalid value "{values["seed"]}" for flag -seed: parse error') from None
+        raise _UsageError(f'invalid value "{values["seed"]}" for flag -seed: parse error') from None
     return values
 
 
@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
     """
     try:
         flags = parse(argv)
-    except _Usage as problem:
+    except _UsageError as problem:
         text = str(problem)
         sys.stderr.write(f"{text}\n{USAGE}" if text else USAGE)
         return 2 if text else 0
@@ -120,19 +120,19 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
-    from .api import Api
-    from .event_loop import Loop
+    from .api import ApiServer
+    from .event_loop import EventLoop
     from .metrics import Metrics
-    from .proxy import Context
-    from .proxy_collection import Proxies
-    from .refused_connections import Refusals
+    from .proxy import ProxyRuntime
+    from .proxy_collection import ProxyCollection
+    from .refused_connections import RefusedConnectionMonitor
 
-    loop = Loop(broken=lambda error: log.error("internal error", err=f"{type(error).__name__}: {error}"))
+    loop = EventLoop(broken=lambda error: log.error("internal error", err=f"{type(error).__name__}: {error}"))
     seed = int(flags["seed"], 0) if flags["seed"] else int.from_bytes(os.urandom(7), "big")
     log.info("Seed", seed=str(seed))
     _allow_many_descriptors()
-    context = Context(loop, log, seed, Refusals(loop))
-    proxies = Proxies(context, loopback_only=bool(flags["loopback-only"]))
+    context = ProxyRuntime(loop, log, seed, RefusedConnectionMonitor(loop))
+    proxies = ProxyCollection(context, loopback_only=bool(flags["loopback-only"]))
     if flags["config"]:
         problem = _load(flags["config"], proxies, log)
         if problem:
@@ -140,7 +140,7 @@ def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
             sys.stderr.write(f"toxiproxy: config file {flags['config']}: {problem}\n")
             return 1
     metrics = Metrics(proxies, proxy=bool(flags["proxy-metrics"]), runtime=bool(flags["runtime-metrics"]))
-    api = Api(
+    api = ApiServer(
         loop,
         log,
         proxies,
@@ -193,7 +193,7 @@ def _announce(log: Log, listener: so.socket) -> None:
     )
 
 
-def _load(path: str, proxies: Proxies, log: Log) -> str:
+def _load(path: str, proxies: ProxyCollection, log: Log) -> str:
     """Create the proxies of a config file; what is wrong with it, or ""."""
     from ..wire.api_error import ApiError
     from ..wire.toxiproxy import read_proxies

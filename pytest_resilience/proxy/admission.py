@@ -24,7 +24,7 @@ PROBE = 0.05
 """Seconds between two looks whether an upstream that refused is back."""
 
 
-class Doorman:
+class AdmissionControl:
     """Keeps one proxy's door. Only made for a proxy that has one of the options."""
 
     def __init__(self, proxy: Proxy) -> None:

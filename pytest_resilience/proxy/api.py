@@ -19,17 +19,17 @@ from ..wire import toxiproxy as wire
 from ..wire.api_error import ApiError
 from ..wire.go_json import decode, encode
 from .address import AddressError, look_up
-from .api_policy import PageGuard, refuse_paths
+from .api_policy import CrossOriginProtection, refuse_paths
 from .descriptors import NO_RESOURCES, PAUSE, SpareDescriptors
-from .event_loop import IN, OUT, Loop, Timer, stamp
+from .event_loop import IN, OUT, EventLoop, Timer, stamp
 from .log import Log
-from .proxy_collection import Proxies
-from .resolver import NameUnknown
+from .proxy_collection import ProxyCollection
+from .resolver import NameNotResolved
 
 if TYPE_CHECKING:
-    from .peer_user import OwnerOnly
+    from .peer_user import OwnerOnlyAccess
     from .proxy import Proxy
-    from .resolver import Found
+    from .resolver import LookupResult
 
 MAX_BODY = 1 << 20
 """Bytes of a request's body; more is a 413."""
@@ -50,7 +50,7 @@ _HEX = "0123456789abcdefABCDEF"
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A response.
 
     Attributes:
@@ -66,22 +66,22 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-_NOTHING = Answer(204, kind="")
+_NOTHING = Response(204, kind="")
 
 
-def _json(value: Any, status: int = 200) -> Answer:
-    return Answer(status, encode(value))
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(status, encode(value))
 
 
-def _refusal(error: ApiError) -> Answer:
-    return Answer(error.status, wire.error_body(error.status, error.message), _TEXT)
+def _refusal(error: ApiError) -> Response:
+    return Response(error.status, wire.error_body(error.status, error.message), _TEXT)
 
 
-def _plain(status: int, text: str, *, matched: bool) -> Answer:
-    return Answer(status, text.encode(), _TEXT, matched)
+def _plain(status: int, text: str, *, matched: bool) -> Response:
+    return Response(status, text.encode(), _TEXT, matched)
 
 
-class Api:
+class ApiServer:
     """The routes, over a set of proxies.
 
     Args:
@@ -93,9 +93,9 @@ class Api:
 
     def __init__(
         self,
-        loop: Loop,
+        loop: EventLoop,
         log: Log,
-        proxies: Proxies,
+        proxies: ProxyCollection,
         metrics: Callable[[], str] | None = None,
         *,
         host: str = "",
@@ -105,16 +105,16 @@ class Api:
         self._loop = loop
         self._log = log
         self._proxies = proxies
-        self._names: dict[str, Found] = {}
+        self._names: dict[str, LookupResult] = {}
         proxies.find = self._find
         self._metrics = metrics
         self._host = host
         self._allow_paths = allow_paths
         self._owner = owner
-        self._pages: PageGuard | None = None
-        self._users: OwnerOnly | None = None
+        self._pages: CrossOriginProtection | None = None
+        self._users: OwnerOnlyAccess | None = None
         self._listener: so.socket | None = None
-        self._clients: dict[int, _Client] = {}
+        self._clients: dict[int, _ApiConnection] = {}
         self._pause: Timer | None = None
         self._spare = SpareDescriptors()
         self._id = int.from_bytes(os.urandom(12), "big")
@@ -123,11 +123,11 @@ class Api:
         """Answer at a socket that listens already."""
         listener.setblocking(False)
         self._listener = listener
-        self._pages = PageGuard(self._host, listener)
+        self._pages = CrossOriginProtection(self._host, listener)
         if self._owner is not None:
-            from .peer_user import OwnerOnly
+            from .peer_user import OwnerOnlyAccess
 
-            self._users = OwnerOnly(listener, self._owner, self._log)
+            self._users = OwnerOnlyAccess(listener, self._owner, self._log)
         self._loop.handlers[listener.fileno()] = self._accept
         self._loop.watch(listener.fileno(), IN, 0)
 
@@ -162,7 +162,7 @@ class Api:
             return
         if listener.family != so.AF_UNIX:
             sock.setsockopt(so.IPPROTO_TCP, so.TCP_NODELAY, 1)
-        self._clients[fd] = _Client(self, self._loop, sock)
+        self._clients[fd] = _ApiConnection(self, self._loop, sock)
 
     def _accept_descriptor(self, listener: so.socket) -> int | None:
         """Accept the next client. Return its descriptor, or None if the client is gone or has to wait."""
@@ -204,7 +204,9 @@ class Api:
 
     # --- a request ---------------------------------------------------------------------------------------------------
 
-    def answer(self, method: str, target: str, headers: Headers, body: bytes, names: dict[str, Found]) -> Answer:
+    def answer(
+        self, method: str, target: str, headers: Headers, body: bytes, names: dict[str, LookupResult]
+    ) -> Response:
         """Return the response to one request. The names of its headers are in lower case.
 
         Raises:
@@ -215,19 +217,19 @@ class Api:
         if why:
             return _plain(403, f"{why}\n", matched=False)
         if any(name == b"expect" and value.lower() != b"100-continue" for name, value in headers):
-            return Answer(417, b"", "", False, (("Connection", "close"),))
+            return Response(417, b"", "", False, (("Connection", "close"),))
         path, question, query = target.partition("?")
         if not path.startswith("/") and "://" in path:
             path = "/" + path.split("://", 1)[1].partition("/")[2]
         clean = _clean(path)
         if clean != path:
-            return Answer(301, b"", "", False, (("Location", clean + question + query),))
+            return Response(301, b"", "", False, (("Location", clean + question + query),))
         route = self._route(method, path)
         if route is None:
             return _plain(404, "404 page not found\n", matched=False)
         handler, in_path = route
         if handler is None:
-            return Answer(405, b"", "", False)
+            return Response(405, b"", "", False)
         if any(name == b"user-agent" and value.startswith(b"Mozilla/") for name, value in headers):
             return _plain(403, "User agent not allowed\n", matched=True)
         try:
@@ -245,13 +247,13 @@ class Api:
         if host == "localhost":  # in a file, as a rule
             return look_up(host)
         if host not in self._names:
-            raise NameUnknown(host)
+            raise NameNotResolved(host)
         found = self._names[host]
         if isinstance(found, AddressError):
             raise found
         return found
 
-    def look_up_later(self, host: str, then: Callable[[Found], None]) -> None:
+    def look_up_later(self, host: str, then: Callable[[LookupResult], None]) -> None:
         """Look a name up without keeping the loop waiting."""
         self._proxies.look_up_later(host, then)
 
@@ -261,7 +263,7 @@ class Api:
         number = self._id
         return "".join(_DIGITS[number >> shift & 31] for shift in range(0, 100, 5))
 
-    def _route(self, method: str, path: str) -> tuple[Callable[..., Answer] | None, tuple[str, ...]] | None:
+    def _route(self, method: str, path: str) -> tuple[Callable[..., Response] | None, tuple[str, ...]] | None:
         """The handler and the names in the path; no handler for a wrong method; None for an unknown path."""
         match [unquote(part) for part in path.split("/")[1:]]:
             case ["metrics"] if self._metrics is not None:
@@ -275,7 +277,7 @@ class Api:
             case ["proxies"]:
                 return {"GET": self._list, "POST": self._create}.get(method), ()
             case ["proxies", name] if name:
-                methods: dict[str, Callable[..., Answer]] = {
+                methods: dict[str, Callable[..., Response]] = {
                     "GET": self._show,
                     "POST": self._update,
                     "PATCH": self._update,
@@ -298,40 +300,40 @@ class Api:
                 return {"GET": self._connections}.get(method), (name,)
         return None
 
-    def _get_metrics(self, body: bytes) -> Answer:
+    def _get_metrics(self, body: bytes) -> Response:
         text = self._metrics() if self._metrics is not None else ""
-        return Answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
+        return Response(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
 
-    def _get_version(self, body: bytes) -> Answer:
-        return Answer(200, wire.version_body(), "application/json;charset=utf-8")
+    def _get_version(self, body: bytes) -> Response:
+        return Response(200, wire.version_body(), "application/json;charset=utf-8")
 
-    def _reset(self, body: bytes) -> Answer:
+    def _reset(self, body: bytes) -> Response:
         self._proxies.reset()
         return _NOTHING
 
-    def _populate(self, body: bytes) -> Answer:
+    def _populate(self, body: bytes) -> Response:
         try:
             bodies = wire.read_proxies(body)
             for each in bodies:
                 self._check(each, self._proxies.by_name.get(each.name or ""))
             proxies = self._proxies.populate(bodies)
         except ApiError as error:
-            return Answer(error.status, wire.populate_error_body(error.status, error.message))
+            return Response(error.status, wire.populate_error_body(error.status, error.message))
         return _json({"proxies": [proxy.shown() for proxy in proxies] or None}, 201)
 
-    def _list(self, body: bytes) -> Answer:
+    def _list(self, body: bytes) -> Response:
         by_name = self._proxies.by_name
         return _json({name: by_name[name].shown() for name in sorted(by_name)})
 
-    def _create(self, body: bytes) -> Answer:
+    def _create(self, body: bytes) -> Response:
         proxy = wire.read_new_proxy(body)
         self._check(proxy, None)
         return _json(self._proxies.create(proxy).shown(), 201)
 
-    def _show(self, body: bytes, name: str) -> Answer:
+    def _show(self, body: bytes, name: str) -> Response:
         return _json(self._proxies.get(name).shown())
 
-    def _update(self, body: bytes, name: str) -> Answer:
+    def _update(self, body: bytes, name: str) -> Response:
         proxy = self._proxies.get(name)
         changes = wire.read_proxy(decode(body))
         self._check(changes, proxy)
@@ -342,35 +344,35 @@ class Api:
         if not self._allow_paths:
             refuse_paths(body, existing)
 
-    def _delete(self, body: bytes, name: str) -> Answer:
+    def _delete(self, body: bytes, name: str) -> Response:
         self._proxies.delete(self._proxies.get(name))
         return _NOTHING
 
-    def _list_toxics(self, body: bytes, name: str) -> Answer:
+    def _list_toxics(self, body: bytes, name: str) -> Response:
         return _json([rule.shown() for rule in self._proxies.get(name).rules])
 
-    def _add_toxic(self, body: bytes, name: str) -> Answer:
+    def _add_toxic(self, body: bytes, name: str) -> Response:
         proxy = self._proxies.get(name)
         return _json(self._proxies.add_toxic(proxy, wire.read_toxic(decode(body))).shown())
 
-    def _show_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
+    def _show_toxic(self, body: bytes, name: str, toxic: str) -> Response:
         return _json(self._proxies.toxic(self._proxies.get(name), toxic).shown())
 
-    def _update_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
+    def _update_toxic(self, body: bytes, name: str, toxic: str) -> Response:
         proxy = self._proxies.get(name)
         rule = self._proxies.toxic(proxy, toxic)
         self._proxies.update_toxic(proxy, rule, wire.read_toxic(decode(body), update=True))
         return _json(rule.shown())
 
-    def _remove_toxic(self, body: bytes, name: str, toxic: str) -> Answer:
+    def _remove_toxic(self, body: bytes, name: str, toxic: str) -> Response:
         proxy = self._proxies.get(name)
         proxy.discard(self._proxies.toxic(proxy, toxic))
         return _NOTHING
 
-    def _counters(self, body: bytes, name: str) -> Answer:
+    def _counters(self, body: bytes, name: str) -> Response:
         return _json(self._proxies.get(name).counted())
 
-    def _connections(self, body: bytes, name: str) -> Answer:
+    def _connections(self, body: bytes, name: str) -> Response:
         proxy = self._proxies.get(name)
         return _json([each.shown() for each in proxy.connections.values()])
 
@@ -413,7 +415,7 @@ def _clean(path: str) -> str:
     return "/" + "/".join(kept) + end
 
 
-class _Client:
+class _ApiConnection:
     """One connection of an API client."""
 
     __slots__ = (
@@ -433,7 +435,7 @@ class _Client:
         "_timer",
     )
 
-    def __init__(self, api: Api, loop: Loop, sock: so.socket) -> None:
+    def __init__(self, api: ApiServer, loop: EventLoop, sock: so.socket) -> None:
         self._api = api
         self._loop = loop
         self._socket = sock
@@ -443,7 +445,7 @@ class _Client:
         self._refused = False  # nothing is answered any more
         self._request: h11.Request | None = None
         self._body = bytearray()
-        self._names: dict[str, Found] = {}  # those that the request needs
+        self._names: dict[str, LookupResult] = {}  # those that the request needs
         self._out = bytearray()
         self._mask = IN
         self._deadline = loop.now() + IDLE
@@ -567,7 +569,7 @@ class _Client:
         method = request.method.decode("ascii")
         try:
             answer = self._api.answer(method, target, request.headers, bytes(self._body), self._names)
-        except NameUnknown as unknown:
+        except NameNotResolved as unknown:
             self._look_up(unknown.host)
             return
         except Exception as error:  # noqa: BLE001  # ours to repair, and no reason to leave the client without an answer
@@ -582,7 +584,7 @@ class _Client:
     def _look_up(self, host: str) -> None:
         """Answer when a name is known. Until then the client is not read from; the request's time runs on."""
 
-        def found(answer: Found) -> None:
+        def found(answer: LookupResult) -> None:
             if self._timer is None:
                 return  # the time was over
             self._names[host] = answer
@@ -595,7 +597,7 @@ class _Client:
         self._mask = 0
         self._api.look_up_later(host, found)
 
-    def _write(self, answer: Answer, method: bytes) -> None:
+    def _write(self, answer: Response, method: bytes) -> None:
         headers = [*answer.headers]
         if answer.kind:
             headers.append(("Content-Type", answer.kind))

@@ -61,7 +61,7 @@ def _files(tls: TlsBody) -> Iterable[str]:
 # --- web pages -------------------------------------------------------------------------------------------------------
 
 
-class PageGuard:
+class CrossOriginProtection:
     """Refuses requests that a web page may have made.
 
     Args:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .proxy import Proxy
     from .self_connections import Endpoint
-    from .tls import Side
+    from .tls import TlsStream
 
 _RST_ON_CLOSE = pack("ii", 1, 0)  # struct linger: on, zero seconds
 
@@ -70,12 +70,12 @@ class Connection:
         up.peer = down
         down.peer = up
         up.fd = client.fileno()
-        self.client: so.socket | Side = client
+        self.client: so.socket | TlsStream = client
         if proxy.tls is not None:
             self.client = proxy.tls.to_client(client, up, loop)
         up.recv_into = self.client.recv_into
         down.send = self.client.send
-        self.upstream: so.socket | Side | None = None
+        self.upstream: so.socket | TlsStream | None = None
         self._targets: list[Address] | None = None
 
     def open(self) -> None:
@@ -239,7 +239,7 @@ class Connection:
                 sock.close()
         self.proxy.ended(self)
         # No circles left behind, so that memory is freed at once and not by the garbage collector.
-        self.up = self.down = up.peer = down.peer = _NOBODY.up
+        self.up = self.down = up.peer = down.peer = _CLOSED.up
         up.stages = down.stages = ()
 
     @property
@@ -285,7 +285,7 @@ class Connection:
         return show(address[0], address[1]) if isinstance(address, tuple) else None
 
 
-class _Nobody(Connection):
+class _ClosedConnection(Connection):
     """Whom a closed connection's links point to: closed too, so nothing happens to it."""
 
     __slots__ = ()
@@ -296,4 +296,4 @@ class _Nobody(Connection):
         self.up.peer = self.up
 
 
-_NOBODY = _Nobody()
+_CLOSED = _ClosedConnection()

@@ -58,7 +58,7 @@ class Timer:
         return self.when < other.when
 
 
-class Selectors:
+class SelectorPoller:
     """What we need of epoll's interface, from the `selectors` module: kqueue on macOS and the BSDs."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Selectors:
         return (1 if mask & IN else 0) | (2 if mask & OUT else 0)
 
 
-class Loop:
+class EventLoop:
     """Calls handlers when descriptors are ready and timers when they are due.
 
     Args:
@@ -101,7 +101,7 @@ class Loop:
     def __init__(self, *, broken: Callable[[Exception], None], portable: bool = False) -> None:
         self._broken = broken
         self._epoll = None if portable or not hasattr(select, "epoll") else select.epoll()
-        self._poller: select.epoll | Selectors = Selectors() if self._epoll is None else self._epoll
+        self._poller: select.epoll | SelectorPoller = SelectorPoller() if self._epoll is None else self._epoll
         self.handlers: dict[int, Handler] = {}
         self._masks: dict[int, int] = {}
         self._timers: list[Timer] = []

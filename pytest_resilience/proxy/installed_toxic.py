@@ -11,7 +11,7 @@ from .toxics import build
 from .toxics.toxic import Toxic
 
 
-class Counter:
+class EventCounter:
     """How often something happened, and when first and last (seconds of the monotonic clock, None before)."""
 
     __slots__ = ("count", "first", "last")
@@ -31,7 +31,7 @@ class Counter:
         return {"count": self.count, "first": self.first, "last": self.last}
 
 
-class Rule:
+class InstalledToxic:
     """One toxic of one proxy.
 
     Attributes:
@@ -82,7 +82,7 @@ class Rule:
         self.trigger = trigger
         self.added_at = 0.0
         self.seen = 0
-        self.hits = Counter()
+        self.hits = EventCounter()
         self.bytes = 0
 
     def update(self, *, toxicity: float, attributes: dict[str, Any]) -> None:
@@ -107,7 +107,7 @@ class Rule:
         return {"connections": self.hits.count, "bytes": self.bytes, "first": self.hits.first, "last": self.hits.last}
 
 
-def read_rule(body: wire.ToxicBody) -> Rule:
+def read_rule(body: wire.ToxicBody) -> InstalledToxic:
     """A new toxic out of the body of its creation.
 
     Raises:
@@ -117,7 +117,9 @@ def read_rule(body: wire.ToxicBody) -> Rule:
     name = wire.check_name(body.name or f"{kind}_{stream}")
     toxicity = 1.0 if body.toxicity is None else body.toxicity
     attributes = wire.merge_attributes(kind, body.attributes, {})
-    return Rule(name=name, kind=kind, stream=stream, toxicity=toxicity, attributes=attributes, trigger=body.trigger)
+    return InstalledToxic(
+        name=name, kind=kind, stream=stream, toxicity=toxicity, attributes=attributes, trigger=body.trigger
+    )
 
 
 def read_place(body: wire.ToxicBody) -> tuple[str, str]:

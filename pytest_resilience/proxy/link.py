@@ -20,15 +20,15 @@ from collections.abc import Callable
 from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
 from typing import TYPE_CHECKING
 
-from .event_loop import ERR, HUP, IN, OUT, Loop, Timer
+from .event_loop import ERR, HUP, IN, OUT, EventLoop, Timer
 from .heap import MIN_HELD
-from .installed_toxic import Rule
+from .installed_toxic import InstalledToxic
 from .stage import Stage
-from .toxics.toxic import CLOSE, END, NEVER, RESET, Item, Signal
+from .toxics.toxic import CLOSE, END, NEVER, RESET, Item, StreamEvent
 
 if TYPE_CHECKING:
     from .connection import Connection
-    from .tls import Side
+    from .tls import TlsStream
 
 BUFFER = bytearray(262144)
 VIEW = memoryview(BUFFER)
@@ -79,14 +79,14 @@ class Link:
 
     peer: Link
 
-    def __init__(self, connection: Connection, loop: Loop, *, upward: bool) -> None:
+    def __init__(self, connection: Connection, loop: EventLoop, *, upward: bool) -> None:
         self.connection = connection
-        self.loop: Loop | Side = loop  # with TLS at the source, what stands between
+        self.loop: EventLoop | TlsStream = loop  # with TLS at the source, what stands between
         self.upward = upward
         self.bytes = 0
         self.lost = 0
         self.stages: tuple[Stage, ...] = ()
-        self.out: deque[memoryview | bytes | Signal] | None = None
+        self.out: deque[memoryview | bytes | StreamEvent] | None = None
         self.ended = False
         self.done = False
         self.reset_seen = False
@@ -146,7 +146,7 @@ class Link:
         out = self.out
         while out:
             item = out[0]
-            if isinstance(item, Signal):
+            if isinstance(item, StreamEvent):
                 if item is END and not self.connection.connected:
                     return
                 out.popleft()
@@ -185,7 +185,7 @@ class Link:
         else:
             self._take_signal(RESET if error.errno in _GONE else CLOSE)
 
-    def _take_signal(self, signal: Signal) -> None:
+    def _take_signal(self, signal: StreamEvent) -> None:
         self.ended = True
         if not self.stages and self.out is None and (self.peer.done or signal is not END):
             self._obey(signal)  # the connection is over; no need to tell the loop first
@@ -210,7 +210,7 @@ class Link:
                 stage.deadline = None
                 if signal is END:
                     stage.cut(now)
-                elif isinstance(signal, Signal):
+                elif isinstance(signal, StreamEvent):
                     self._obey(signal)
                     return
         last = len(stages) - 1
@@ -273,12 +273,12 @@ class Link:
             timer.cancel()
         self.timer = self.loop.at(soonest, self.on_timer) if soonest < NEVER else None
 
-    def add(self, rule: Rule, now: float) -> None:
+    def add(self, rule: InstalledToxic, now: float) -> None:
         """Put a new toxic between the last one and the destination."""
         self.stages = (*self.stages, Stage(self, rule, now))
         self.pump(now)
 
-    def update(self, rule: Rule, now: float, *, aim: bool = False) -> None:
+    def update(self, rule: InstalledToxic, now: float, *, aim: bool = False) -> None:
         """Work on with a toxic's new settings; with `aim`, with a new trigger too."""
         for stage in self.stages:
             if stage.rule is rule:
@@ -288,7 +288,7 @@ class Link:
                 stage.release(now)
         self.pump(now)
 
-    def remove(self, rule: Rule, now: float) -> None:
+    def remove(self, rule: InstalledToxic, now: float) -> None:
         """Take a toxic out, and let go of what it holds."""
         index = next((place for place, each in enumerate(self.stages) if each.rule is rule), None)
         if index is None:
@@ -314,7 +314,7 @@ class Link:
         if self.out is not None:
             self.out.append(item)
             return False
-        if isinstance(item, Signal):
+        if isinstance(item, StreamEvent):
             if item is END and not self.connection.connected:
                 self._wait_for_destination(item)
                 return False
@@ -331,7 +331,7 @@ class Link:
             self._wait_for_destination(memoryview(item)[sent:])
         return False
 
-    def _obey(self, signal: Signal) -> bool:
+    def _obey(self, signal: StreamEvent) -> bool:
         if signal is not END:
             self.connection.close(reset=signal is RESET)
             return True
@@ -340,7 +340,7 @@ class Link:
             self.connection.half_closed(self)
         return self.connection.closed
 
-    def _wait_for_destination(self, item: memoryview | bytes | Signal) -> None:
+    def _wait_for_destination(self, item: memoryview | bytes | StreamEvent) -> None:
         if self.connection.closed:
             return
         self.out = deque((item,))
@@ -392,5 +392,5 @@ class Link:
 
     def held(self) -> int:
         """Bytes received and neither sent nor lost."""
-        waiting = sum(len(item) for item in self.out or () if not isinstance(item, Signal))
+        waiting = sum(len(item) for item in self.out or () if not isinstance(item, StreamEvent))
         return waiting + sum(stage.held() for stage in self.stages)

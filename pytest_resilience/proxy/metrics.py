@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 
 from ..wire.toxiproxy import VERSION
-from .proxy_collection import Proxies
+from .proxy_collection import ProxyCollection
 
 
 def _label(text: str) -> str:
@@ -22,7 +22,7 @@ class Metrics:
         runtime: about this process.
     """
 
-    def __init__(self, proxies: Proxies, *, proxy: bool, runtime: bool) -> None:
+    def __init__(self, proxies: ProxyCollection, *, proxy: bool, runtime: bool) -> None:
         self._proxies = proxies
         self._proxy = proxy
         self._runtime = runtime

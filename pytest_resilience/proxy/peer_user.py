@@ -33,7 +33,7 @@ _ID_AT = _HEADER.size + 4
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
-class PeerUsers:
+class PeerUserLookup:
     """Asks the kernel who made the client's end of a connection.
 
     Attributes:
@@ -105,7 +105,7 @@ def _packed(host: str) -> tuple[int, bytes]:
     return so.AF_INET6, data
 
 
-class OwnerOnly:
+class OwnerOnlyAccess:
     """Lets clients of this process' own user and of root in, and nobody else.
 
     Args:
@@ -117,7 +117,7 @@ class OwnerOnly:
     MOST_TOLD = 20
 
     def __init__(self, listener: so.socket, owner: int, log: Log) -> None:
-        self._users = PeerUsers(listener)
+        self._users = PeerUserLookup(listener)
         self._allowed = (owner, 0)
         self._log = log
         self._told: set[int | None] = set()

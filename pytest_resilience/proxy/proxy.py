@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .address import Address, AddressError, look_up, numeric, split
-from .admission import Doorman
+from .admission import AdmissionControl
 from .connection import Connection
 from .descriptors import NO_RESOURCES, PAUSE, PER_CONNECTION, DescriptorBudget
-from .event_loop import IN, Loop, Timer
+from .event_loop import IN, EventLoop, Timer
 from .heap import CHECK_INTERVAL, MIN_HELD, trim
-from .installed_toxic import Counter, Rule
+from .installed_toxic import EventCounter, InstalledToxic
 from .link import Link
 from .listener import Listener
 from .log import Log
@@ -20,15 +20,15 @@ from .resolver import Resolver
 from .self_connections import SelfConnections
 
 if TYPE_CHECKING:
-    from .tls import Tls
+    from .tls import TlsConfig
 
 
-class Context:
+class ProxyRuntime:
     """What all proxies of a process share."""
 
     __slots__ = ("descriptors", "log", "loop", "refusals", "resolver", "seed", "self_connections")
 
-    def __init__(self, loop: Loop, log: Log, seed: int, refusals: Any = None) -> None:
+    def __init__(self, loop: EventLoop, log: Log, seed: int, refusals: Any = None) -> None:
         self.loop = loop
         self.log = log
         self.seed = seed
@@ -47,25 +47,25 @@ class Proxy:
         cut: connections closed by disabling or deleting.
     """
 
-    def __init__(self, context: Context, name: str, listen: str, upstream: str) -> None:
+    def __init__(self, context: ProxyRuntime, name: str, listen: str, upstream: str) -> None:
         self.context = context
         self.name = name
         self.listen = listen
         self.upstream = upstream
         self.enabled = False
         self.listener: Listener | None = None
-        self.rules: list[Rule] = []
+        self.rules: list[InstalledToxic] = []
         self.connections: dict[int, Connection] = {}
-        self.accepted = Counter()
-        self.refused = Counter()
+        self.accepted = EventCounter()
+        self.refused = EventCounter()
         self.unattributed = 0  # sockets that may have been refused here
-        self.cut = Counter()
+        self.cut = EventCounter()
         self.received = [0, 0]  # of connections that are over: downstream, upstream
         self.sent = [0, 0]
         self.ports: dict[int, None] = {}  # of clients that we had, so that their end is not taken for a refusal
         self.dial_error: Exception = OSError()
-        self.doorman: Doorman | None = None
-        self.tls: Tls | None = None
+        self.doorman: AdmissionControl | None = None
+        self.tls: TlsConfig | None = None
         self.fillers: dict[int, None] = {}  # ports of our own connections that fill the backlog
         self._starved = False  # no descriptors or memory for another client
         self._resume: Timer | None = None
@@ -121,10 +121,10 @@ class Proxy:
         """Take options for what happens at the door."""
         if options:
             if self.doorman is None:
-                self.doorman = Doorman(self)
+                self.doorman = AdmissionControl(self)
             self.doorman.set(options)
 
-    def secure(self, tls: Tls | None) -> None:
+    def secure(self, tls: TlsConfig | None) -> None:
         """Talk TLS on new connections, or plain if None; those that there are stay as they are."""
         if tls is not None and self.tls is not None:
             tls.failures = self.tls.failures
@@ -310,14 +310,14 @@ class Proxy:
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 
-    def links(self, rule: Rule) -> list[Link]:
+    def links(self, rule: InstalledToxic) -> list[Link]:
         """Return the links that a toxic works on. A connection that is not dialled yet installs its toxics when it is."""
         return [each.up if rule.upward else each.down for each in self.connections.values() if each.started]
 
-    def find(self, name: str) -> Rule | None:
+    def find(self, name: str) -> InstalledToxic | None:
         return next((rule for rule in self.rules if rule.name == name), None)
 
-    def add(self, rule: Rule) -> None:
+    def add(self, rule: InstalledToxic) -> None:
         """Put a toxic at the end of its stream's chain, on all connections, live ones too."""
         upstream = [each for each in self.rules if each.upward]
         downstream = [each for each in self.rules if not each.upward]
@@ -326,19 +326,19 @@ class Proxy:
         rule.added_at = self.context.loop.now()
         self._each_link(rule, Link.add)
 
-    def update(self, rule: Rule, *, aim: bool = False) -> None:
+    def update(self, rule: InstalledToxic, *, aim: bool = False) -> None:
         """Have all links work on with the toxic's new settings; with `aim`, with a new trigger too."""
         now = self.context.loop.now()
         for link in self.links(rule):
             if not link.connection.closed:
                 link.update(rule, now, aim=aim)
 
-    def discard(self, rule: Rule) -> None:
+    def discard(self, rule: InstalledToxic) -> None:
         """Take a toxic away, and let go of what it holds."""
         self.rules = [each for each in self.rules if each is not rule]
         self._each_link(rule, Link.remove)
 
-    def _each_link(self, rule: Rule, change: Callable[[Link, Rule, float], None]) -> None:
+    def _each_link(self, rule: InstalledToxic, change: Callable[[Link, InstalledToxic, float], None]) -> None:
         now = self.context.loop.now()
         for link in self.links(rule):
             if not link.connection.closed:

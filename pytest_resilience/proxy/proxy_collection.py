@@ -1,7 +1,7 @@
 """The set of proxies: create, update, populate, reset. The first three are all or nothing: what fails changes nothing.
 
 So new ports are bound before anything old is let go. The one thing that stands in the way is a port that the same step frees;
-`_Binder` has its holder step aside, and back again if the step fails. Reset goes as far as it can.
+`_PortTransaction` has its holder step aside, and back again if the step fails. Reset goes as far as it can.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import ProxyBody, ToxicBody, merge_attributes
 from .address import Address, AddressError, is_loopback, look_up, resolve
-from .installed_toxic import Rule, read_place, read_rule
+from .installed_toxic import InstalledToxic, read_place, read_rule
 from .listener import Listener
-from .proxy import Context, Proxy
+from .proxy import Proxy, ProxyRuntime
 
 if TYPE_CHECKING:
-    from .resolver import Found
-    from .tls import Tls
+    from .resolver import LookupResult
+    from .tls import TlsConfig
 
 
-class _Binder:
+class _PortTransaction:
     """Binds listeners for one step, next to those that the step lets go.
 
     Args:
@@ -60,18 +60,18 @@ class _Binder:
             listener.step_back(listening)
 
 
-class Proxies:
+class ProxyCollection:
     """All proxies of this process, by name.
 
     Args:
         loopback_only: refuse addresses that other machines could reach.
 
     Attributes:
-        find: looks up the name of a host to listen on. It may raise `NameUnknown` through all methods: nothing has changed then
+        find: looks up the name of a host to listen on. It may raise `NameNotResolved` through all methods: nothing has changed then
             that the same call does not do again.
     """
 
-    def __init__(self, context: Context, *, loopback_only: bool = False) -> None:
+    def __init__(self, context: ProxyRuntime, *, loopback_only: bool = False) -> None:
         self._context = context
         self._loopback_only = loopback_only
         self.find: Callable[[str], list[tuple[int, str]]] = look_up
@@ -136,7 +136,7 @@ class Proxies:
             raise ApiError(500, str(error)) from None
         fresh: Listener | None = None
         if wanted is not None and (moves or proxy.listener is None):
-            binder = _Binder([proxy.listener] if proxy.listener else [])
+            binder = _PortTransaction([proxy.listener] if proxy.listener else [])
             try:
                 fresh = binder.bind(wanted)
                 fresh.listen()
@@ -168,7 +168,7 @@ class Proxies:
         if rules is not None:
             self._replace_rules(proxy, rules)
 
-    def _replace_rules(self, proxy: Proxy, rules: list[Rule]) -> None:
+    def _replace_rules(self, proxy: Proxy, rules: list[InstalledToxic]) -> None:
         if [rule.shown() for rule in proxy.rules] == [rule.shown() for rule in rules]:
             return
         for rule in list(proxy.rules):
@@ -214,7 +214,7 @@ class Proxies:
                 result.append(proxy)  # with the one that a later entry of the same name replaced: disabled, as in Go
         except AddressError as error:
             raise ApiError(500, str(error)) from None
-        binder = _Binder([old.listener for old in replaced.values() if old.listener is not None])
+        binder = _PortTransaction([old.listener for old in replaced.values() if old.listener is not None])
         bound: list[tuple[Proxy, Listener]] = []
         try:
             for proxy, body in fresh.values():
@@ -288,7 +288,7 @@ class Proxies:
             if proxy.listener is not None and proxy.listen.startswith("unix:"):
                 proxy.listener.close()
 
-    def look_up_later(self, host: str, then: Callable[[Found], None]) -> None:
+    def look_up_later(self, host: str, then: Callable[[LookupResult], None]) -> None:
         """Look a name up without keeping the loop waiting, and call `then` with the answer."""
         self._context.resolver.ask(host, then)
 
@@ -330,7 +330,7 @@ class Proxies:
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 
-    def toxic(self, proxy: Proxy, name: str) -> Rule:
+    def toxic(self, proxy: Proxy, name: str) -> InstalledToxic:
         """
         Raises:
             ApiError: 404.
@@ -340,7 +340,7 @@ class Proxies:
             raise ApiError(404, "toxic not found")
         return rule
 
-    def add_toxic(self, proxy: Proxy, body: ToxicBody) -> Rule:
+    def add_toxic(self, proxy: Proxy, body: ToxicBody) -> InstalledToxic:
         """A new toxic at the end of its stream's chain.
 
         Raises:
@@ -353,7 +353,7 @@ class Proxies:
         proxy.add(rule)
         return rule
 
-    def update_toxic(self, proxy: Proxy, rule: Rule, body: ToxicBody) -> None:
+    def update_toxic(self, proxy: Proxy, rule: InstalledToxic, body: ToxicBody) -> None:
         """New attributes (those left out stay) and toxicity. Name, type and stream may be repeated and not changed.
 
         Raises:
@@ -371,8 +371,8 @@ class Proxies:
         proxy.update(rule, aim=body.trigger is not None)
 
 
-def _read_rules(body: ProxyBody) -> list[Rule]:
-    rules: dict[str, Rule] = {}
+def _read_rules(body: ProxyBody) -> list[InstalledToxic]:
+    rules: dict[str, InstalledToxic] = {}
     for each in body.toxics or ():
         rule = read_rule(each)
         if rule.name in rules:
@@ -381,9 +381,9 @@ def _read_rules(body: ProxyBody) -> list[Rule]:
     return list(rules.values())
 
 
-def _read_tls(body: ProxyBody) -> Tls | None:
+def _read_tls(body: ProxyBody) -> TlsConfig | None:
     if body.tls is None or not body.tls.as_json:
         return None
-    from .tls import Tls  # ssl takes as long to import as the proxy to start
+    from .tls import TlsConfig  # ssl takes as long to import as the proxy to start
 
-    return Tls(body.tls)
+    return TlsConfig(body.tls)

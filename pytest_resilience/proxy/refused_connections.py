@@ -14,7 +14,7 @@ import _socket as so
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from .event_loop import IN, Loop, Timer
+from .event_loop import IN, EventLoop, Timer
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -31,10 +31,10 @@ GRACE = 0.25
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
-class Refusals:
+class RefusedConnectionMonitor:
     """Listens to the kernel while at least one proxy is disabled."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._socket: so.socket | None = None
         self._proxies: dict[int, Proxy] = {}  # disabled ones, by port

@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable
 
 from .address import AddressError, look_up
-from .event_loop import IN, Loop
+from .event_loop import IN, EventLoop
 
-Found = list[tuple[int, str]] | AddressError
+LookupResult = list[tuple[int, str]] | AddressError
 
 
-class NameUnknown(Exception):
+class NameNotResolved(Exception):
     """A request needs the address of a name that was not looked up yet.
 
     Attributes:
@@ -27,15 +27,15 @@ class NameUnknown(Exception):
 class Resolver:
     """Answers look-ups on the loop; the same name asked for at the same time is looked up once."""
 
-    def __init__(self, loop: Loop, find: Callable[[str], list[tuple[int, str]]] = look_up) -> None:
+    def __init__(self, loop: EventLoop, find: Callable[[str], list[tuple[int, str]]] = look_up) -> None:
         self._loop = loop
         self._find = find
-        self._waiting: dict[str, list[Callable[[Found], None]]] = {}
-        self._done: list[tuple[str, Found]] = []  # a list's append and pop are atomic
+        self._waiting: dict[str, list[Callable[[LookupResult], None]]] = {}
+        self._done: list[tuple[str, LookupResult]] = []  # a list's append and pop are atomic
         self._wake: int | None = None
         self._pipe: tuple[int, ...] = ()
 
-    def ask(self, host: str, then: Callable[[Found], None]) -> None:
+    def ask(self, host: str, then: Callable[[LookupResult], None]) -> None:
         """Call `then` on the loop, with the addresses of `host` or the error."""
         if host in self._waiting:
             self._waiting[host].append(then)
@@ -58,7 +58,7 @@ class Resolver:
             os.close(fd)
 
     def _work(self, host: str, wake: int) -> None:
-        found: Found
+        found: LookupResult
         try:
             found = self._find(host)
         except AddressError as error:

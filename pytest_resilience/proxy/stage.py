@@ -9,9 +9,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .heap import MIN_HELD
-from .installed_toxic import Rule
+from .installed_toxic import InstalledToxic
 from .toxics.noop import Noop
-from .toxics.toxic import CLOSE, END, Chance, Due, Item, Toxic
+from .toxics.toxic import CLOSE, END, Item, RandomSource, Scheduled, Toxic
 
 if TYPE_CHECKING:
     from .link import Link
@@ -42,20 +42,20 @@ class Stage:
         "waiting",
     )
 
-    def __init__(self, link: Link, rule: Rule, now: float) -> None:
+    def __init__(self, link: Link, rule: InstalledToxic, now: float) -> None:
         self.link = link
         self.rule = rule
         self.inbox: deque[tuple[float, Item]] = deque()
-        self.outbox: deque[Due] = deque()
+        self.outbox: deque[Scheduled] = deque()
         self.waiting = 0  # bytes in the inbox
         self.clock = now  # when the last item left
         self.room = now  # when there was last room in the inbox
         self.count = 0
         self.touched = False
         self.ended = False
-        self._random: Chance | None = None
+        self._random: RandomSource | None = None
         self.draw: float | None = None  # made once: no later change flips it
-        self.deadline: Due | None = None
+        self.deadline: Scheduled | None = None
         self.toxic: Toxic = _NOOP
         rule.seen += 1
         self.number = rule.seen
@@ -65,7 +65,7 @@ class Stage:
         self.settle(now)
 
     @property
-    def random(self) -> Chance:
+    def random(self) -> RandomSource:
         if self._random is None:
             self._random = self.link.connection.chance(self.rule.name, self.link.upward)
         return self._random
@@ -161,9 +161,9 @@ class Stage:
             elif what is not END:
                 self.ended = True
 
-    def _gate(self, chunk: bytes, arrived: float, now: float) -> list[Due]:
+    def _gate(self, chunk: bytes, arrived: float, now: float) -> list[Scheduled]:
         """A chunk under a trigger that counts chunks or bytes."""
-        dues: list[Due] = []
+        dues: list[Scheduled] = []
         if self.skip:
             trigger = self.rule.trigger
             if trigger is not None and trigger.after_unit == "bytes":

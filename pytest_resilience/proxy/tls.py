@@ -1,6 +1,6 @@
 """TLS to the client or to the upstream, between a socket and its link, so that toxics see plain text. Imported if it is used.
 
-To its link a `Side` is two things: the socket (`recv_into`, `send`, `shutdown`, `close`), and the loop that watches it. So a link
+To its link a `TlsStream` is two things: the socket (`recv_into`, `send`, `shutdown`, `close`), and the loop that watches it. So a link
 does not know of TLS, and a connection without TLS does not meet this file. The rules:
 
 - nothing waits: OpenSSL works on memory, and the bytes go in and out when the loop says that they can;
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import TlsBody
 from .address import AddressError, split
-from .event_loop import ERR, HUP, IN, OUT, Loop, Timer
-from .installed_toxic import Counter
+from .event_loop import ERR, HUP, IN, OUT, EventLoop, Timer
+from .installed_toxic import EventCounter
 
 if TYPE_CHECKING:
     from .link import Link
@@ -40,7 +40,7 @@ _BUSY = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # as for a link
 _EMPTY = memoryview(b"")
 
 
-class Tls:
+class TlsConfig:
     """What one proxy does about TLS.
 
     Attributes:
@@ -55,7 +55,7 @@ class Tls:
             ApiError: 400 that names the field and says what is wrong, and nothing of what is in the file.
         """
         self.shown = body.as_json
-        self.failures = {"client": Counter(), "upstream": Counter()}
+        self.failures = {"client": EventCounter(), "upstream": EventCounter()}
         self._client = None if body.client is None else _server_context(body.client)
         self._upstream = None if body.upstream is None else _client_context(body.upstream)
         self._server_name: str | None = (body.upstream or {}).get("server_name")
@@ -69,17 +69,19 @@ class Tls:
         """For GET /proxies/{p}/counters."""
         return {"failed": {side: counter.shown() for side, counter in self.failures.items()}}
 
-    def to_client(self, sock: so.socket, up: Link, loop: Loop) -> so.socket | Side:
+    def to_client(self, sock: so.socket, up: Link, loop: EventLoop) -> so.socket | TlsStream:
         """What the connection takes for its client's socket."""
         if self._client is None:
             return sock
-        return Side(sock, self._client, None, up, loop, self.failures["client"])
+        return TlsStream(sock, self._client, None, up, loop, self.failures["client"])
 
-    def to_upstream(self, sock: so.socket, down: Link, loop: Loop, upstream: str) -> so.socket | Side:
+    def to_upstream(self, sock: so.socket, down: Link, loop: EventLoop, upstream: str) -> so.socket | TlsStream:
         """What the connection takes for its upstream's socket."""
         if self._upstream is None:
             return sock
-        return Side(sock, self._upstream, self._server_name or _host(upstream), down, loop, self.failures["upstream"])
+        return TlsStream(
+            sock, self._upstream, self._server_name or _host(upstream), down, loop, self.failures["upstream"]
+        )
 
 
 def _host(upstream: str) -> str:
@@ -153,7 +155,7 @@ def _load(field: str, path: str, load: Callable[[str], object]) -> None:
 # --- one side of one connection --------------------------------------------------------------------------------------
 
 
-class Side:
+class TlsStream:
     """TLS with one peer: the socket and the loop of the link whose source that peer is.
 
     Args:
@@ -196,8 +198,8 @@ class Side:
         context: ssl.SSLContext,
         server: str | None,
         link: Link,
-        loop: Loop,
-        failures: Counter,
+        loop: EventLoop,
+        failures: EventCounter,
     ) -> None:
         self._socket = sock
         self._incoming = incoming = ssl.MemoryBIO()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import NEVER, Due, Memory, Toxic
+from .toxic import NEVER, Scheduled, Toxic, ToxicState
 
 STEP = 0.1
 """Seconds: a chunk that takes longer goes in pieces of this length, as Toxiproxy cuts it."""
@@ -24,7 +24,7 @@ class Bandwidth(Toxic):
     def __init__(self, *, rate_bytes_per_s: float = 0.0) -> None:
         self.rate = rate_bytes_per_s
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         if not self.rate:
             return ((NEVER, chunk),)
         step = max(1, int(self.rate * STEP))

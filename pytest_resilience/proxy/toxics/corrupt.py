@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import Due, Memory, Toxic
+from .toxic import Scheduled, Toxic, ToxicState
 
 
 class Corrupt(Toxic):
@@ -19,7 +19,7 @@ class Corrupt(Toxic):
     def __init__(self, *, every_bytes: int) -> None:
         self.every = every_bytes
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         if not memory.count:
             memory.count = self._gap(memory)
         if memory.count > len(chunk):
@@ -34,6 +34,6 @@ class Corrupt(Toxic):
         memory.count = place - len(data)
         return ((now, bytes(data)),)
 
-    def _gap(self, memory: Memory) -> int:
+    def _gap(self, memory: ToxicState) -> int:
         """Bytes to the next flip, itself included: 1 to 2 * every - 1, so `every` on average."""
         return memory.random.randrange(1, 2 * self.every)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .toxic import END, Due, Memory, Toxic
+from .toxic import END, Scheduled, Toxic, ToxicState
 
 
 class Cut(Toxic):
@@ -12,5 +12,5 @@ class Cut(Toxic):
 
     touches_all = True
 
-    def on_start(self, now: float, memory: Memory) -> Due | None:
+    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
         return (now, END)

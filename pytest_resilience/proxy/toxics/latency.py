@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import Due, Memory, Toxic
+from .toxic import Scheduled, Toxic, ToxicState
 
 
 class Latency(Toxic):
@@ -29,13 +29,13 @@ class Latency(Toxic):
         self.jitter = jitter
         self.touches_all = delay > 0 or jitter > 0
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         delay = self.delay
         if self.jitter:
             delay = max(0.0, delay + self._draw(memory))
         return ((arrived + delay, chunk),)
 
-    def _draw(self, memory: Memory) -> float:
+    def _draw(self, memory: ToxicState) -> float:
         if self.distribution == "normal":
             return memory.random.normalvariate(0.0, self.jitter)
         if self.distribution == "pareto":

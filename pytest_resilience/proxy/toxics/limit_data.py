@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import CLOSE, Due, Memory, Toxic
+from .toxic import CLOSE, Scheduled, Toxic, ToxicState
 
 
 class LimitData(Toxic):
@@ -19,7 +19,7 @@ class LimitData(Toxic):
     def __init__(self, *, limit_bytes: int = 0) -> None:
         self.limit = limit_bytes
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         left = max(0, self.limit - memory.count)
         passed = chunk[:left]
         memory.count += len(passed)

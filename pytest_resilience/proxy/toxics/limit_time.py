@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .toxic import CLOSE, Due, Memory, Toxic
+from .toxic import CLOSE, Scheduled, Toxic, ToxicState
 
 
 class LimitTime(Toxic):
@@ -17,5 +17,5 @@ class LimitTime(Toxic):
     def __init__(self, *, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
-    def on_start(self, now: float, memory: Memory) -> Due | None:
+    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
         return (now + self.seconds, CLOSE)

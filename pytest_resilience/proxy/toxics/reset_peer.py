@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import NEVER, RESET, Due, Memory, Toxic
+from .toxic import NEVER, RESET, Scheduled, Toxic, ToxicState
 
 
 class ResetPeer(Toxic):
@@ -23,8 +23,8 @@ class ResetPeer(Toxic):
     def __init__(self, *, timeout: float = 0.0) -> None:
         self.timeout = timeout
 
-    def on_start(self, now: float, memory: Memory) -> Due | None:
+    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
         return (now + self.timeout, RESET)
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         return ((NEVER, chunk),)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .bandwidth import Bandwidth
-from .toxic import Due, Memory
+from .toxic import Scheduled, ToxicState
 
 
 class SharedBandwidth(Bandwidth):
@@ -21,7 +21,7 @@ class SharedBandwidth(Bandwidth):
         super().__init__(rate_bytes_per_s=rate_bytes_per_s)
         self._free = 0.0  # when the line is free again; the one thing that links have in common
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         now = max(now, self._free)
         if self.rate:
             self._free = now + len(chunk) / self.rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .toxic import Due, Memory, Toxic
+from .toxic import Scheduled, Toxic, ToxicState
 
 
 class Slicer(Toxic):
@@ -25,16 +25,16 @@ class Slicer(Toxic):
         self.variation = size_variation
         self.delay = delay
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         pieces = list(self._pieces(chunk, memory))
         if len(pieces) > 1 or self.delay:
             memory.touch(now, len(chunk))
-        dues: list[Due] = [(now + number * self.delay, piece) for number, piece in enumerate(pieces)]
+        dues: list[Scheduled] = [(now + number * self.delay, piece) for number, piece in enumerate(pieces)]
         if self.delay:
             dues.append((now + len(pieces) * self.delay, b""))  # nothing more until then
         return dues
 
-    def _pieces(self, chunk: bytes, memory: Memory) -> Iterator[bytes]:
+    def _pieces(self, chunk: bytes, memory: ToxicState) -> Iterator[bytes]:
         waiting = [chunk]
         while waiting:
             piece = waiting.pop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import Due, Memory, Signal, Toxic
+from .toxic import Scheduled, StreamEvent, Toxic, ToxicState
 
 
 class SlowClose(Toxic):
@@ -19,7 +19,7 @@ class SlowClose(Toxic):
     def __init__(self, *, delay: float = 0.0) -> None:
         self.delay = delay
 
-    def on_end(self, end: Signal, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_end(self, end: StreamEvent, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         if self.delay:
             memory.touch(now, 0)
         return ((now + self.delay, end),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import CLOSE, Due, Memory, Signal, Toxic
+from .toxic import CLOSE, Scheduled, StreamEvent, Toxic, ToxicState
 
 
 class Timeout(Toxic):
@@ -24,11 +24,11 @@ class Timeout(Toxic):
     def __init__(self, *, timeout: float = 0.0) -> None:
         self.timeout = timeout
 
-    def on_start(self, now: float, memory: Memory) -> Due | None:
+    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
         return (now + self.timeout, CLOSE) if self.timeout else None
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         return ()
 
-    def on_end(self, end: Signal, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_end(self, end: StreamEvent, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         return ()

@@ -1,7 +1,7 @@
 """What a toxic is: events and their times go in, events and their due times come out.
 
 A toxic does no I/O and reads no clock. One object holds the settings, in seconds and bytes, and is shared by all connections;
-what a toxic has to remember about one direction of one connection, it keeps in the `Memory` that it is handed. `link.py` keeps
+what a toxic has to remember about one direction of one connection, it keeps in the `ToxicState` that it is handed. `link.py` keeps
 the promises that all toxics rely on: order, back-pressure, ends of stream, removal and updates.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 
-class Signal:
+class StreamEvent:
     """Something other than data that travels along a link."""
 
     __slots__ = ("name",)
@@ -23,21 +23,21 @@ class Signal:
         return self.name
 
 
-END = Signal("END")
+END = StreamEvent("END")
 """End of stream: the other side of this direction gets a FIN; the other direction lives on."""
-CLOSE = Signal("CLOSE")
+CLOSE = StreamEvent("CLOSE")
 """Close both sockets."""
-RESET = Signal("RESET")
+RESET = StreamEvent("RESET")
 """Close both sockets with a RST."""
 
 NEVER = float("inf")
 
-Item = bytes | Signal
-Due = tuple[float, Item]
+Item = bytes | StreamEvent
+Scheduled = tuple[float, Item]
 """When something goes on, in seconds of the loop's clock, and what. NEVER: when the toxic is updated or removed."""
 
 
-class Chance(Protocol):
+class RandomSource(Protocol):
     """What a toxic needs of random.Random."""
 
     def random(self) -> float: ...
@@ -47,14 +47,14 @@ class Chance(Protocol):
     def paretovariate(self, alpha: float) -> float: ...
 
 
-class Memory(Protocol):
+class ToxicState(Protocol):
     """One toxic's place on one link."""
 
     count: int
     """A number to keep for as long as the toxic is on the link, updates included; starts at 0."""
 
     @property
-    def random(self) -> Chance:
+    def random(self) -> RandomSource:
         """This place's own generator: the same numbers for the same seed, connection, direction and toxic."""
 
     def touch(self, now: float, size: int) -> None:
@@ -76,11 +76,11 @@ class Toxic:
     touches_all = False
     closes_on_removal = False
 
-    def on_start(self, now: float, memory: Memory) -> Due | None:
+    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
         """The toxic comes to a link, new or old, or has new settings. Returns what to do at what time, whatever else happens."""
         return None
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         """A chunk is next.
 
         Args:
@@ -91,6 +91,6 @@ class Toxic:
         """
         return ((now, chunk),)
 
-    def on_end(self, end: Signal, arrived: float, now: float, memory: Memory) -> Iterable[Due]:
+    def on_end(self, end: StreamEvent, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
         """The sender's end of stream (END) or RST (RESET) is next."""
         return ((now, end),)

@@ -68,7 +68,7 @@ class Talk:
         self.far.setblocking(False)
         near.setblocking(False)
         self.near = _socket.socket(fileno=near.detach())
-        self.client = api._Client(self.api, self.loop, self.near)  # type: ignore[arg-type]
+        self.client = api._ApiConnection(self.api, self.loop, self.near)  # type: ignore[arg-type]
 
     def say(self, text: bytes) -> None:
         self.far.sendall(text)
@@ -186,7 +186,7 @@ def test_a_handler_that_raises_is_a_500_and_the_connection_goes_on(talk: Talk) -
 
 
 def test_an_answer_that_cannot_be_written_closes_the_connection_and_is_told(talk: Talk) -> None:
-    talk.api.answer = lambda *_: api.Answer(200, b"x", kind="bad\r\nheader")  # type: ignore[method-assign]
+    talk.api.answer = lambda *_: api.Response(200, b"x", kind="bad\r\nheader")  # type: ignore[method-assign]
     with pytest.raises(Exception, match=r"[Ii]llegal header"):
         talk.say(GET)
     assert talk.over

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytest_resilience.proxy.api_policy import PageGuard, refuse_paths
+from pytest_resilience.proxy.api_policy import CrossOriginProtection, refuse_paths
 from pytest_resilience.wire.api_error import ApiError
 from pytest_resilience.wire.go_json import decode
 from pytest_resilience.wire.toxiproxy import read_proxy
@@ -21,7 +21,7 @@ def listener() -> Iterator[_socket.socket]:
         yield server
 
 
-def refused(guard: PageGuard, target: str = "/", **headers: str) -> bool:
+def refused(guard: CrossOriginProtection, target: str = "/", **headers: str) -> bool:
     sent = [(name.replace("_", "-").encode(), value.encode("latin-1")) for name, value in headers.items()]
     return bool(guard.refusal(sent, target))
 
@@ -62,17 +62,17 @@ def refused(guard: PageGuard, target: str = "/", **headers: str) -> bool:
     ],
 )
 def test_host_is_loopback_or_the_named_host(listener: _socket.socket, host: str, taken: bool) -> None:
-    assert refused(PageGuard("toxi.test", listener), host=host) is not taken
+    assert refused(CrossOriginProtection("toxi.test", listener), host=host) is not taken
 
 
 def test_a_request_of_http_1_0_needs_no_host(listener: _socket.socket) -> None:
-    assert not refused(PageGuard("localhost", listener))
+    assert not refused(CrossOriginProtection("localhost", listener))
 
 
 @pytest.mark.parametrize(("target", "taken"), [("http://localhost/x", True), ("http://evil.example/x", False), ("http://evil.example?localhost", False),
                                                ("/x?http://evil.example/", True), ("ftp://evil.example", False), ("http:///x", False)])  # fmt: skip
 def test_the_host_of_a_whole_url_is_looked_at(listener: _socket.socket, target: str, taken: bool) -> None:
-    assert refused(PageGuard("localhost", listener), target, host="localhost") is not taken
+    assert refused(CrossOriginProtection("localhost", listener), target, host="localhost") is not taken
 
 
 @pytest.mark.parametrize("origin", ["null", "", "http://evil.example", "http://localhost:{other}", "https://localhost:{port}", "localhost:{port}",
@@ -80,31 +80,33 @@ def test_the_host_of_a_whole_url_is_looked_at(listener: _socket.socket, target: 
 def test_an_origin_that_is_not_the_apis_own_is_refused(listener: _socket.socket, origin: str) -> None:
     port = listener.getsockname()[1]
     sent = origin.format(port=port, other=port + 1)
-    assert refused(PageGuard("localhost", listener), host=f"localhost:{port}", origin=sent)
+    assert refused(CrossOriginProtection("localhost", listener), host=f"localhost:{port}", origin=sent)
 
 
 @pytest.mark.parametrize("origin", ["http://localhost:{port}", "http://127.0.0.1:{port}", "http://[::1]:{port}"])
 def test_the_apis_own_origin_is_taken(listener: _socket.socket, origin: str) -> None:
     port = listener.getsockname()[1]
-    assert not refused(PageGuard("localhost", listener), host=f"localhost:{port}", origin=origin.format(port=port))
+    assert not refused(
+        CrossOriginProtection("localhost", listener), host=f"localhost:{port}", origin=origin.format(port=port)
+    )
 
 
 def test_each_of_several_origins_counts(listener: _socket.socket) -> None:
-    guard = PageGuard("localhost", listener)
+    guard = CrossOriginProtection("localhost", listener)
     own = f"http://localhost:{listener.getsockname()[1]}".encode()
     assert guard.refusal([(b"host", b"localhost"), (b"origin", own), (b"origin", b"null")], "/")
 
 
 @pytest.mark.parametrize(("site", "taken"), [("none", True), ("same-origin", True), ("same-site", False), ("cross-site", False), ("", False)])  # fmt: skip
 def test_sec_fetch_site_of_another_page_is_refused(listener: _socket.socket, site: str, taken: bool) -> None:
-    assert refused(PageGuard("localhost", listener), host="localhost", sec_fetch_site=site) is not taken
+    assert refused(CrossOriginProtection("localhost", listener), host="localhost", sec_fetch_site=site) is not taken
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
 def test_for_all_interfaces_any_host_is_taken_and_only_an_origin_of_loopback(
     listener: _socket.socket, host: str
 ) -> None:
-    guard = PageGuard(host, listener)
+    guard = CrossOriginProtection(host, listener)
     assert not refused(guard, host="toxiproxy:8474")
     assert refused(guard, host="toxiproxy:8474", origin="http://toxiproxy:8474")
 

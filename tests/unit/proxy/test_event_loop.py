@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_resilience.proxy.event_loop import IN, OUT, Loop
+from pytest_resilience.proxy.event_loop import IN, OUT, EventLoop
 from pytest_resilience.proxy.log import Log
 
 
 @pytest.fixture(params=[False, True], ids=["epoll", "selectors"])
-def loop(request: pytest.FixtureRequest) -> Iterator[Loop]:
-    loop = Loop(broken=broken.append, portable=request.param)
+def loop(request: pytest.FixtureRequest) -> Iterator[EventLoop]:
+    loop = EventLoop(broken=broken.append, portable=request.param)
     yield loop
     loop.close()
     broken.clear()
@@ -30,7 +30,7 @@ def pipe() -> Iterator[tuple[int, int]]:
     os.close(writer)
 
 
-def test_timers_fire_in_order_and_never_early(loop: Loop) -> None:
+def test_timers_fire_in_order_and_never_early(loop: EventLoop) -> None:
     start = loop.now()
     fired: list[tuple[str, float]] = []
     for name, after in (("c", 0.006), ("a", 0.0), ("b", 0.003)):
@@ -42,7 +42,7 @@ def test_timers_fire_in_order_and_never_early(loop: Loop) -> None:
     assert min(late for _, late in fired) >= 0
 
 
-def test_handlers_are_called_for_what_is_watched(loop: Loop, pipe: tuple[int, int]) -> None:
+def test_handlers_are_called_for_what_is_watched(loop: EventLoop, pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     seen: list[int] = []
 
@@ -66,7 +66,7 @@ def test_handlers_are_called_for_what_is_watched(loop: Loop, pipe: tuple[int, in
     assert seen == [IN, OUT]
 
 
-def test_handler_that_breaks_does_not_end_the_loop(loop: Loop) -> None:
+def test_handler_that_breaks_does_not_end_the_loop(loop: EventLoop) -> None:
     now = loop.now()
     loop.at(now, lambda: 1 // 0)  # type: ignore[arg-type, return-value]
     loop.at(now + 0.001, loop.stop)

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from pytest_resilience.proxy.__main__ import _listen
-from pytest_resilience.proxy.api import MAX_BODY, MAX_HEAD, Api
-from pytest_resilience.proxy.event_loop import Loop
+from pytest_resilience.proxy.api import MAX_BODY, MAX_HEAD, ApiServer
+from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.log import Log
 from pytest_resilience.proxy.metrics import Metrics
-from pytest_resilience.proxy.proxy import Context
-from pytest_resilience.proxy.proxy_collection import Proxies
+from pytest_resilience.proxy.proxy import ProxyRuntime
+from pytest_resilience.proxy.proxy_collection import ProxyCollection
 
 PATIENCE = 5.0
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PRI", "x"]
@@ -146,13 +146,13 @@ class Server:
 
     def __init__(self) -> None:
         self.problems: list[Exception] = []
-        self.loop = Loop(broken=self.problems.append)
+        self.loop = EventLoop(broken=self.problems.append)
         listener = _listen("127.0.0.1", "0")
         self.address = listener.getsockname()
-        self.context = Context(self.loop, Log("panic", lambda _line: None), 1)
-        self.proxies = Proxies(self.context)
+        self.context = ProxyRuntime(self.loop, Log("panic", lambda _line: None), 1)
+        self.proxies = ProxyCollection(self.context)
         metrics = Metrics(self.proxies, proxy=True, runtime=True)
-        self.api = Api(self.loop, self.context.log, self.proxies, metrics.text, host="127.0.0.1")
+        self.api = ApiServer(self.loop, self.context.log, self.proxies, metrics.text, host="127.0.0.1")
         self.api.serve(listener)
         self.upstream = socket.create_server(("127.0.0.1", 0))
         self.upstream.settimeout(PATIENCE)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.proxy.event_loop import IN, OUT, Timer
-from pytest_resilience.proxy.installed_toxic import Rule
+from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.link import TURN, Link
 from pytest_resilience.wire import toxiproxy as wire
 from pytest_resilience.wire.go_json import JsonObject
@@ -127,24 +127,28 @@ class FakeConnection:
         self.room = room
         self.back.on_event(OUT)
 
-    def add(self, kind: str, toxicity: float = 1.0, trigger: dict[str, Any] | None = None, **attributes: int) -> Rule:
+    def add(
+        self, kind: str, toxicity: float = 1.0, trigger: dict[str, Any] | None = None, **attributes: int
+    ) -> InstalledToxic:
         made = None
         for name, value in (trigger or {}).items():
             made = made or wire.Trigger()
             made.read(name, JsonObject(value.items()) if isinstance(value, dict) else value)
         merged = wire.merge_attributes(kind, JsonObject(attributes.items()), {})
-        rule = Rule(name=kind, kind=kind, stream="upstream", toxicity=toxicity, attributes=merged, trigger=made)
+        rule = InstalledToxic(
+            name=kind, kind=kind, stream="upstream", toxicity=toxicity, attributes=merged, trigger=made
+        )
         self.link.add(rule, self.loop.time)
         return rule
 
-    def change(self, rule: Rule, **attributes: int) -> None:
+    def change(self, rule: InstalledToxic, **attributes: int) -> None:
         rule.update(
             toxicity=rule.toxicity,
             attributes=wire.merge_attributes(rule.kind, JsonObject(attributes.items()), rule.attributes),
         )
         self.link.update(rule, self.loop.time)
 
-    def remove(self, rule: Rule) -> None:
+    def remove(self, rule: InstalledToxic) -> None:
         self.link.remove(rule, self.loop.time)
 
 

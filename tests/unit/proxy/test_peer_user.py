@@ -12,7 +12,7 @@ import pytest
 
 from pytest_resilience.proxy import peer_user
 from pytest_resilience.proxy.log import Log
-from pytest_resilience.proxy.peer_user import OwnerOnly, PeerUsers
+from pytest_resilience.proxy.peer_user import OwnerOnlyAccess, PeerUserLookup
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 
@@ -38,7 +38,7 @@ def dial(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
 
 @linux
 def test_the_uid_of_who_is_connected_is_told(listener: socket.socket) -> None:
-    users = PeerUsers(listener)
+    users = PeerUserLookup(listener)
     client, served = dial(listener)
     with client, served:
         assert users.possible
@@ -52,7 +52,7 @@ def test_the_uid_of_who_is_connected_is_told(listener: socket.socket) -> None:
 @pytest.mark.parametrize("end", ["closed", "reset"])
 def test_a_socket_that_nobody_holds_any_more_has_no_user(listener: socket.socket, end: str) -> None:
     """The kernel says 0 of it, which is root."""
-    users = PeerUsers(listener)
+    users = PeerUserLookup(listener)
     client, served = dial(listener)
     with served:
         if end == "reset":
@@ -64,7 +64,7 @@ def test_a_socket_that_nobody_holds_any_more_has_no_user(listener: socket.socket
 
 @linux
 def test_a_socket_that_listens_at_the_clients_address_is_not_taken_for_it(listener: socket.socket) -> None:
-    users = PeerUsers(listener)
+    users = PeerUserLookup(listener)
     host, port = listener.getsockname()[:2]
     near = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(host, host)
     with socket.socket(listener.family) as client, socket.socket(listener.family) as other:
@@ -86,7 +86,7 @@ def test_a_socket_that_listens_at_the_clients_address_is_not_taken_for_it(listen
 
 @linux
 def test_answers_to_earlier_questions_are_passed_over(listener: socket.socket) -> None:
-    users = PeerUsers(listener)
+    users = PeerUserLookup(listener)
     client, served = dial(listener)
     with client, served:
         users._ask(served.getpeername(), served.getsockname())
@@ -106,7 +106,7 @@ class Told:
 def test_others_are_refused_and_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        owner_only = OwnerOnly(listener, 1234, told.log)
+        owner_only = OwnerOnlyAccess(listener, 1234, told.log)
         client, served = dial(listener)
         with client, served:
             for uid, admitted in ((1234, True), (0, True), (4321, False), (4321, False), (None, False), (None, False)):
@@ -118,7 +118,7 @@ def test_others_are_refused_and_told_of_once(monkeypatch: pytest.MonkeyPatch) ->
         owner_only.close()
     assert [line for line in told.lines if '"uid":"4321"' in line] == told.lines[:1]
     assert '"uid":"unknown"' in told.lines[1]
-    assert len(told.lines) == OwnerOnly.MOST_TOLD
+    assert len(told.lines) == OwnerOnlyAccess.MOST_TOLD
 
 
 @pytest.mark.parametrize("why", ["no netlink", "no socket", "no answer"])
@@ -131,9 +131,9 @@ def test_where_the_kernel_does_not_tell_all_are_served_and_a_line_says_so(
     elif why == "no socket":
         monkeypatch.setattr(peer_user, "_NETLINK_SOCK_DIAG", 9999)
     else:
-        monkeypatch.setattr(PeerUsers, "_ask", lambda *_: None)
+        monkeypatch.setattr(PeerUserLookup, "_ask", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        owner_only = OwnerOnly(listener, 1234, told.log)
+        owner_only = OwnerOnlyAccess(listener, 1234, told.log)
         client, served = dial(listener)
         with client, served:
             assert owner_only.admits(served)

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pytest_resilience.proxy.address import Address, resolve
-from pytest_resilience.proxy.event_loop import Loop
-from pytest_resilience.proxy.installed_toxic import Rule
+from pytest_resilience.proxy.event_loop import EventLoop
+from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.listener import Listener
 from pytest_resilience.proxy.log import Log
-from pytest_resilience.proxy.proxy import Context, Proxy, find_upstream
+from pytest_resilience.proxy.proxy import Proxy, ProxyRuntime, find_upstream
 
 
 @pytest.fixture(params=[False, True], ids=["epoll", "selectors"])
 def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
     lines: list[str] = []
     problems: list[Exception] = []
-    loop = Loop(broken=problems.append, portable=request.param)
-    proxy = Proxy(Context(loop, Log("error", lines.append), seed=1), "p", "", "some.name:1")
+    loop = EventLoop(broken=problems.append, portable=request.param)
+    proxy = Proxy(ProxyRuntime(loop, Log("error", lines.append), seed=1), "p", "", "some.name:1")
     proxy.start(Listener(resolve("127.0.0.1:0")))
     yield proxy
     proxy.remove()
@@ -28,7 +28,7 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
     assert problems == []
 
 
-def run_until(loop: Loop, question: Callable[[], object], within: float = 5.0) -> None:
+def run_until(loop: EventLoop, question: Callable[[], object], within: float = 5.0) -> None:
     """Let the loop run until the answer is true."""
     end = loop.now() + within
 
@@ -117,5 +117,7 @@ def test_toxic_added_before_the_upstream_is_dialled_is_installed_once(proxy: Pro
         assert [stage.rule.name for stage in link.stages] == ["first", "second"]
 
 
-def installed_latency(name: str) -> Rule:
-    return Rule(name=name, kind="latency", stream="downstream", toxicity=1.0, attributes={"latency": 0, "jitter": 0})
+def installed_latency(name: str) -> InstalledToxic:
+    return InstalledToxic(
+        name=name, kind="latency", stream="downstream", toxicity=1.0, attributes={"latency": 0, "jitter": 0}
+    )

@@ -6,12 +6,12 @@ import socket
 import threading
 
 from pytest_resilience.proxy.address import AddressError
-from pytest_resilience.proxy.event_loop import Loop
-from pytest_resilience.proxy.resolver import Found, Resolver
+from pytest_resilience.proxy.event_loop import EventLoop
+from pytest_resilience.proxy.resolver import LookupResult, Resolver
 
 
 def test_loop_goes_on_while_a_name_is_looked_up_once_for_all_who_ask() -> None:
-    loop = Loop(broken=print)
+    loop = EventLoop(broken=print)
     go_on = threading.Event()
     asked: list[str] = []
 
@@ -22,9 +22,9 @@ def test_loop_goes_on_while_a_name_is_looked_up_once_for_all_who_ask() -> None:
             raise AddressError("lookup bad: no such host")
         return [(socket.AF_INET, "127.0.0.1")]
 
-    answers: list[Found] = []
+    answers: list[LookupResult] = []
 
-    def take(found: Found) -> None:
+    def take(found: LookupResult) -> None:
         answers.append(found)
         if len(answers) == 3:
             loop.stop()

@@ -15,8 +15,8 @@ import pytest
 import trustme
 
 from pytest_resilience.proxy.event_loop import ERR, IN, OUT, Timer
-from pytest_resilience.proxy.installed_toxic import Counter
-from pytest_resilience.proxy.tls import HANDSHAKE, RECORD, Side, Tls, _host
+from pytest_resilience.proxy.installed_toxic import EventCounter
+from pytest_resilience.proxy.tls import HANDSHAKE, RECORD, TlsConfig, TlsStream, _host
 from pytest_resilience.wire.api_error import ApiError
 from pytest_resilience.wire.toxiproxy import TlsBody
 
@@ -127,9 +127,9 @@ class Peer:
         self.link = SimpleNamespace(
             upward=upward, connection=self.connection, peer=SimpleNamespace(done=False), on_event=self.events.append, loop=None
         )  # fmt: skip
-        self.failures = Counter()
+        self.failures = EventCounter()
         args: Any = (self.socket, serving if upward else asking, None if upward else "door.test")
-        self.side = Side(*args, self.link, self.loop, self.failures)  # type: ignore[arg-type]
+        self.side = TlsStream(*args, self.link, self.loop, self.failures)  # type: ignore[arg-type]
         assert self.link.loop is self.side
 
     def begin(self, mask: int = IN) -> None:
@@ -425,12 +425,12 @@ def test_name_of_an_upstream(upstream: str, name: str) -> None:
 def test_files_are_read_once(tmp_path: Path) -> None:
     path = tmp_path / "both.pem"
     CA.issue_cert("door.test").private_key_and_cert_chain_pem.write_to_path(path)
-    tls = Tls(TlsBody(client={"cert": str(path), "key": str(path)}))
+    tls = TlsConfig(TlsBody(client={"cert": str(path), "key": str(path)}))
     path.unlink()
     loop: Any = FakeLoop()
     link: Any = SimpleNamespace(loop=loop)
     sock: Any = FakeSocket()
-    assert isinstance(tls.to_client(sock, link, loop), Side)
+    assert isinstance(tls.to_client(sock, link, loop), TlsStream)
     assert tls.to_upstream(sock, link, loop, "x:1") is sock
 
 
@@ -451,17 +451,17 @@ def folder(tmp_path: Path) -> Path:
 def test_both_sides_of_a_proxy(folder: Path) -> None:
     own = {"cert": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
     trusted = {**own, "ca": str(folder / "ca.pem"), "alpn": ["h2"]}
-    tls = Tls(TlsBody(client=trusted, upstream={**trusted, "server_name": "door.test"}))
+    tls = TlsConfig(TlsBody(client=trusted, upstream={**trusted, "server_name": "door.test"}))
     none = {"count": 0, "first": None, "last": None}
     assert tls.counted() == {"failed": {"client": none, "upstream": none}}
     loop: Any = FakeLoop()
     link: Any = SimpleNamespace(loop=loop)
     sock: Any = FakeSocket()
-    assert isinstance(tls.to_upstream(sock, link, loop, "10.0.0.1:1"), Side)
+    assert isinstance(tls.to_upstream(sock, link, loop, "10.0.0.1:1"), TlsStream)
     for upstream in ({}, {"verify": False}):
-        tls = Tls(TlsBody(upstream=upstream))
+        tls = TlsConfig(TlsBody(upstream=upstream))
         assert tls.to_client(sock, link, loop) is sock
-        assert isinstance(tls.to_upstream(sock, link, loop, "10.0.0.1:1"), Side)
+        assert isinstance(tls.to_upstream(sock, link, loop, "10.0.0.1:1"), TlsStream)
 
 
 @pytest.mark.parametrize(
@@ -477,14 +477,14 @@ def test_both_sides_of_a_proxy(folder: Path) -> None:
 )
 def test_files_that_are_no_use(folder: Path, cert: str, key: str, said: str) -> None:
     with pytest.raises(ApiError) as refused:
-        Tls(TlsBody(client={"cert": f"{folder}/{cert}", "key": f"{folder}/{key}"}))
+        TlsConfig(TlsBody(client={"cert": f"{folder}/{cert}", "key": f"{folder}/{key}"}))
     assert refused.value.message == f"bad request body: tls.client.{said}".format(folder)
 
 
 @pytest.mark.parametrize("options", [{"server_name": ""}, {"alpn": [""]}, {"alpn": ["\u00e9"]}])
 def test_names_that_are_no_use(options: dict[str, Any]) -> None:
     with pytest.raises(ApiError, match=next(iter(options))):
-        Tls(TlsBody(upstream=options))
+        TlsConfig(TlsBody(upstream=options))
 
 
 def test_alert_and_reason_of_a_handshake_that_failed() -> None:

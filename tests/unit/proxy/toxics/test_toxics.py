@@ -13,7 +13,7 @@ from pytest_resilience.proxy.toxics.toxic import CLOSE, END, NEVER, RESET, Toxic
 T = 100.0  # "now", all over
 
 
-class Memory:
+class ToxicState:
     """What a toxic may remember, and what it says that it touched."""
 
     def __init__(self) -> None:
@@ -25,8 +25,8 @@ class Memory:
         self.touched.append(size)
 
 
-def data(toxic: Toxic, chunk: bytes, *, arrived: float = T, now: float = T, memory: Memory | None = None) -> Any:
-    return list(toxic.on_data(chunk, arrived, now, memory or Memory()))
+def data(toxic: Toxic, chunk: bytes, *, arrived: float = T, now: float = T, memory: ToxicState | None = None) -> Any:
+    return list(toxic.on_data(chunk, arrived, now, memory or ToxicState()))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_data(kind: str, settings: dict[str, Any], arrived: float, now: float, d
     ],
 )
 def test_start(kind: str, settings: dict[str, Any], due: Any) -> None:
-    assert build(kind, settings).on_start(T, Memory()) == due
+    assert build(kind, settings).on_start(T, ToxicState()) == due
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_start(kind: str, settings: dict[str, Any], due: Any) -> None:
     ],
 )
 def test_end(kind: str, settings: dict[str, Any], dues: Any) -> None:
-    assert list(build(kind, settings).on_end(END, T, T, Memory())) == dues
+    assert list(build(kind, settings).on_end(END, T, T, ToxicState())) == dues
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_end(kind: str, settings: dict[str, Any], dues: Any) -> None:
 def test_touches_what_it_really_affects(
     kind: str, settings: dict[str, Any], all_touched: bool, touched: list[int]
 ) -> None:
-    toxic, memory = build(kind, settings), Memory()
+    toxic, memory = build(kind, settings), ToxicState()
     data(toxic, b"abcdef", memory=memory)
     assert (toxic.touches_all, memory.touched) == (all_touched, touched)
 
@@ -131,7 +131,7 @@ def test_only_a_timeout_closes_when_it_goes() -> None:
     [("uniform", 0.5, 1.5, 1.0), ("normal", 0.0, 4.0, 1.0), ("pareto", 1.0, 50.0, 1.25)],
 )
 def test_jitter(distribution: str, low: float, high: float, mean: float) -> None:
-    toxic, memory = build("latency", {"delay": 1.0, "jitter": 0.5, "distribution": distribution}), Memory()
+    toxic, memory = build("latency", {"delay": 1.0, "jitter": 0.5, "distribution": distribution}), ToxicState()
     delays = [data(toxic, b"x", memory=memory)[0][0] - T for _ in range(2000)]
     assert low <= min(delays)
     assert max(delays) <= high
@@ -139,7 +139,7 @@ def test_jitter(distribution: str, low: float, high: float, mean: float) -> None
 
 
 def test_jitter_never_releases_before_the_arrival() -> None:
-    toxic, memory = build("latency", {"delay": 0.0, "jitter": 1.0}), Memory()
+    toxic, memory = build("latency", {"delay": 0.0, "jitter": 1.0}), ToxicState()
     delays = [data(toxic, b"x", memory=memory)[0][0] - T for _ in range(200)]
     assert min(delays) == 0.0
 
@@ -153,16 +153,16 @@ def test_slices_are_small_and_make_up_the_chunk(variation: int) -> None:
 
 
 def test_limit_counts_over_chunks() -> None:
-    toxic, memory = build("limit_data", {"limit_bytes": 8}), Memory()
+    toxic, memory = build("limit_data", {"limit_bytes": 8}), ToxicState()
     assert data(toxic, b"12345", memory=memory) == [(T, b"12345")]
     assert data(toxic, b"67890", memory=memory) == [(T, b"678"), (T, CLOSE)]
 
 
 def test_shared_bandwidth_serves_one_after_the_other() -> None:
     toxic = build("shared_bandwidth", {"rate_bytes_per_s": 100.0})
-    assert data(toxic, b"12345", memory=Memory()) == [(T + 0.05, b"12345")]
-    assert data(toxic, b"67890", memory=Memory()) == [(T + 0.1, b"67890")]
-    assert data(toxic, b"later", now=T + 9, memory=Memory()) == [(T + 9.05, b"later")]
+    assert data(toxic, b"12345", memory=ToxicState()) == [(T + 0.05, b"12345")]
+    assert data(toxic, b"67890", memory=ToxicState()) == [(T + 0.1, b"67890")]
+    assert data(toxic, b"later", now=T + 9, memory=ToxicState()) == [(T + 9.05, b"later")]
 
 
 def test_shared_bandwidth_zero_holds() -> None:
@@ -170,7 +170,7 @@ def test_shared_bandwidth_zero_holds() -> None:
 
 
 def test_corrupt_flips_one_bit_about_so_often_and_says_so() -> None:
-    toxic, memory = build("corrupt", {"every_bytes": 100}), Memory()
+    toxic, memory = build("corrupt", {"every_bytes": 100}), ToxicState()
     got = b"".join(data(toxic, bytes(1000), memory=memory)[0][1] for _ in range(10))
     flipped = [byte for byte in got if byte]
     assert len(got) == 10_000
