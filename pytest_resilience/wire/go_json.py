@@ -188,6 +188,13 @@ def read_object(value: Any, into: GoTarget, go_type: str) -> JsonObject:
     return value
 
 
+def read_list(value: Any, into: GoTarget, go_type: str) -> list[Any]:
+    """Return an array."""
+    if not isinstance(value, list) or isinstance(value, JsonObject):
+        raise into.type_error(value, go_type)
+    return value
+
+
 def read_text(value: Any, into: GoTarget) -> str:
     """Return a string with each lone surrogate replaced, as Go does it."""
     if not isinstance(value, str):
@@ -204,14 +211,21 @@ def read_bool(value: Any, into: GoTarget) -> bool:
     return value
 
 
+def is_integer(value: Any) -> bool:
+    """True if the value was written as an integer."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def read_int64(value: Any, into: GoTarget) -> int:
     """Return an integer that was written as one and fits into 64 bits."""
     if isinstance(value, JsonNumber) and value.text == "-0":
         return 0
-    if isinstance(value, bool) or not isinstance(value, int) or not -MAX_INT64 - 1 <= value <= MAX_INT64:
-        literal = JsonNumber(str(value)) if isinstance(value, int) and not isinstance(value, bool) else value
-        raise into.type_error(literal, "int64")
-    return value
+    if not is_integer(value):
+        raise into.type_error(value, "int64")
+    if not -MAX_INT64 - 1 <= value <= MAX_INT64:
+        raise into.type_error(JsonNumber(str(value)), "int64")
+    number: int = value
+    return number
 
 
 def read_float32(value: Any, into: GoTarget) -> float:

@@ -6,8 +6,8 @@ The facts come from toxiproxy-server 2.12: tests/contract compares its responses
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 from .api_error import ApiError, bad_body
 from .go_json import (
@@ -16,9 +16,11 @@ from .go_json import (
     JsonObject,
     decode,
     encode,
+    is_integer,
     read_bool,
     read_float32,
     read_int64,
+    read_list,
     read_object,
     read_text,
     shortest_float32,
@@ -55,6 +57,28 @@ class Attribute(NamedTuple):
     low: int = 0
     high: int = MAX_INT64
     choices: tuple[str, ...] = ()
+
+    @property
+    def default(self) -> int | str:
+        """The value of an attribute that was not sent."""
+        return self.choices[0] if self.choices else 0
+
+    def read(self, value: Any, into: GoTarget) -> int | str:
+        """Return a decoded value as the attribute's.
+
+        Raises:
+            ApiError: 400 for a wrong type, and for a text that is none of the choices.
+        """
+        if not self.choices:
+            return read_int64(value, into)
+        text = read_text(value, into)
+        if text not in self.choices:
+            raise bad_body(f"{self.name} must be one of {', '.join(self.choices)}, not {text}")
+        return text
+
+    def is_left_out(self, value: int | str) -> bool:
+        """True if the API does not show the value, since it is the default of a text."""
+        return bool(self.choices) and value == self.default
 
 
 _MS = 0.001
@@ -122,32 +146,26 @@ def merge_attributes(kind: str, value: Any, onto: Mapping[str, Any]) -> dict[str
     """
     struct_name = "".join(word.capitalize() for word in kind.split("_")) + "Toxic"
     table = {attribute.name: attribute for attribute in ATTRIBUTES[kind]}
-    merged = {
-        name: onto.get(name, attribute.choices[0] if attribute.choices else 0) for name, attribute in table.items()
-    }
+    merged = {name: onto.get(name, attribute.default) for name, attribute in table.items()}
     # The original decodes a new toxic's attributes into whatever it has at hand, and an old one's into a struct without a name.
     place = (GoTarget("", "attributes"), struct_name) if onto else (GoTarget("ToxicWrapper", "attributes"), "NoopToxic")
     for key, member in read_object(value, place[0], f"toxics.{place[1]}"):
-        name = key.casefold()
-        if name not in merged or member is None:
-            continue
-        into = GoTarget(struct_name, f"attributes.{name}")
-        choices = table[name].choices
-        merged[name] = read_text(member, into) if choices else read_int64(member, into)
-        if choices and merged[name] not in choices:
-            raise bad_body(f"{name} must be one of {', '.join(choices)}, not {merged[name]}")
+        attribute = table.get(key.casefold())
+        if attribute is not None and member is not None:
+            merged[attribute.name] = attribute.read(member, GoTarget(struct_name, f"attributes.{attribute.name}"))
     check_attributes(kind, merged)
-    return {name: each for name, each in merged.items() if not table[name].choices or each != table[name].choices[0]}
+    return {name: each for name, each in merged.items() if not table[name].is_left_out(each)}
 
 
-UNITS = ("chunks", "bytes", "connections")
+UNITS: dict[str, tuple[str, ...]] = {"after": ("chunks", "bytes", "connections"), "count": ("chunks", "connections")}
+"""The units of a trigger's amounts."""
 
 
 class Trigger:
     """When a toxic works, counted and not left to chance. An addition of ours.
 
     Attributes:
-        after: leave so many alone first; the unit is one of UNITS.
+        after: leave so many alone first; the unit is one of UNITS["after"].
         count: work on so many and then no more; chunks or connections.
         connections: work on these only: the nth since the toxic was added (an int), or a client's "host" or "host:port".
         as_json: what the API answers, with the keys that were sent.
@@ -170,30 +188,46 @@ class Trigger:
             ApiError: 400.
         """
         if name == "connections":
-            if (
-                not isinstance(value, list)
-                or isinstance(value, JsonObject)
-                or not all(_is_connection_selector(each) for each in value)
-            ):
-                raise bad_body('connections must be a list of numbers from 1 and client addresses ("127.0.0.1")')
-            self.connections = tuple(value)
+            self.connections = tuple(_read_connections(value))
             self.as_json[name] = value
-            return
-        units = UNITS if name == "after" else ("chunks", "connections")
-        amount, unit = value, "chunks"
-        if isinstance(value, JsonObject) and len(value) == 1:
-            unit, amount = value[0]
-        if unit not in units or isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= MAX_INT64:
-            raise bad_body(f'{name} must be a number of chunks, or {{"{units[-1]}": number}} ({", ".join(units)})')
-        if name == "after":
-            self.after, self.after_unit = amount, unit
         else:
-            self.count, self.count_unit = amount, unit
-        self.as_json[name] = {unit: amount} if isinstance(value, JsonObject) else amount
+            unit, amount = _read_amount(name, value)
+            setattr(self, name, amount)
+            setattr(self, f"{name}_unit", unit)
+            self.as_json[name] = {unit: amount} if isinstance(value, JsonObject) else amount
+
+
+def _read_connections(value: Any) -> list[int | str]:
+    if not isinstance(value, list) or isinstance(value, JsonObject) or not all(map(_is_connection_selector, value)):
+        raise bad_body('connections must be a list of numbers from 1 and client addresses ("127.0.0.1")')
+    return value
 
 
 def _is_connection_selector(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
+    return isinstance(value, str) or (is_integer(value) and value >= 1)
+
+
+def _read_amount(name: str, value: Any) -> tuple[str, int]:
+    units = UNITS[name]
+    unit, amount = value[0] if isinstance(value, JsonObject) and len(value) == 1 else ("chunks", value)
+    if unit not in units or not is_integer(amount) or not 0 <= amount <= MAX_INT64:
+        raise bad_body(f'{name} must be a number of chunks, or {{"{units[-1]}": number}} ({", ".join(units)})')
+    return unit, amount
+
+
+Reader: TypeAlias = Callable[[Any, GoTarget], Any]
+
+
+class Field(NamedTuple):
+    """A key of a body.
+
+    Attributes:
+        attribute: the body's attribute that receives the value.
+        read: returns the value for the attribute, or raises ApiError.
+    """
+
+    attribute: str
+    read: Reader
 
 
 class ToxicBody:
@@ -210,6 +244,12 @@ class ToxicBody:
         self.trigger: Trigger | None = None
 
 
+_TOXIC_FIELDS: dict[str, Field] = {
+    "name": Field("name", read_text),
+    "type": Field("kind", read_text),
+    "stream": Field("stream", read_text),
+    "toxicity": Field("toxicity", read_float32),
+}
 TOXIC_UPDATE = 'struct { Attributes interface {} "json:\\"attributes\\""; Toxicity float32 "json:\\"toxicity\\"" }'
 
 
@@ -228,24 +268,26 @@ def read_toxic(value: Any, *, update: bool = False) -> ToxicBody:
         name = key.casefold()
         if member is None:
             continue
-        if name == "name":
-            body.name = read_text(member, GoTarget("ToxicWrapper", "name"))
-        elif name == "type":
-            body.kind = read_text(member, GoTarget("ToxicWrapper", "type"))
-        elif name == "stream":
-            body.stream = read_text(member, GoTarget("ToxicWrapper", "stream"))
-        elif name == "toxicity":
-            body.toxicity = read_float32(member, GoTarget("" if update else "ToxicWrapper", "toxicity"))
+        if field := _TOXIC_FIELDS.get(name):
+            struct = "" if update and name == "toxicity" else "ToxicWrapper"
+            setattr(body, field.attribute, field.read(member, GoTarget(struct, name)))
         elif name == "attributes":
-            if isinstance(body.attributes, JsonObject) and isinstance(member, JsonObject):
-                member = JsonObject([*body.attributes, *member])
-            body.attributes = member
+            body.attributes = _joined(body.attributes, member)
         elif name in ("after", "count", "connections"):
             body.trigger = body.trigger or Trigger()
             body.trigger.read(name, member)
-    if body.toxicity is not None and not 0.0 <= body.toxicity <= 1.0:
-        raise bad_body(f"toxicity must be from 0 to 1, not {shortest_float32(body.toxicity)}")
+    _check_toxicity(body.toxicity)
     return body
+
+
+def _joined(attributes: Any, more: Any) -> Any:
+    both = isinstance(attributes, JsonObject) and isinstance(more, JsonObject)
+    return JsonObject([*attributes, *more]) if both else more
+
+
+def _check_toxicity(toxicity: float | None) -> None:
+    if toxicity is not None and not 0.0 <= toxicity <= 1.0:
+        raise bad_body(f"toxicity must be from 0 to 1, not {shortest_float32(toxicity)}")
 
 
 # --- proxies ---------------------------------------------------------------------------------------------------------
@@ -325,34 +367,35 @@ def read_tls(value: Any) -> TlsBody:
         side = key.casefold()
         if side not in sides:
             raise bad_body(f"tls.{key}: no such key; there are {', '.join(sides)}")
-        sides[side] = None if member is None else _tls_side(side, member)
+        sides[side] = None if member is None else _read_tls_side(side, member)
     return TlsBody(**sides)
 
 
-def _tls_side(side: str, value: Any) -> dict[str, Any]:
+def _read_texts(value: Any, into: GoTarget) -> list[str]:
+    return [read_text(each, into) for each in read_list(value, into, "[]string")]
+
+
+_TLS_READERS: dict[str, Reader] = {"verify": read_bool, "alpn": _read_texts}  # the other keys hold a text
+
+
+def _read_tls_side(side: str, value: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, member in read_object(value, GoTarget("Proxy", f"tls.{side}"), "toxiproxy.Tls"):
         name = key.casefold()
         if name not in TLS_KEYS[side]:
             raise bad_body(f"tls.{side}.{key}: no such key; there are {', '.join(TLS_KEYS[side])}")
-        into = GoTarget("Proxy", f"tls.{side}.{name}")
         if member is None:
             options.pop(name, None)
-        elif name == "verify":
-            options[name] = read_bool(member, into)
-        elif name == "alpn":
-            if not isinstance(member, list) or isinstance(member, JsonObject):
-                raise into.type_error(member, "[]string")
-            options[name] = [read_text(each, into) for each in member]
         else:
-            options[name] = read_text(member, into)
+            read: Reader = _TLS_READERS.get(name, read_text)
+            options[name] = read(member, GoTarget("Proxy", f"tls.{side}.{name}"))
     for name, other in (("cert", "key"), ("key", "cert")):
         if name not in options and (side == "client" or other in options):
             raise bad_body(f"tls.{side}.{name}: missing")
     return options
 
 
-def _address(value: Any, into: GoTarget) -> str:
+def _read_address(value: Any, into: GoTarget) -> str:
     """Return an address as it was sent, unless it holds what no address can hold.
 
     Raises:
@@ -381,6 +424,16 @@ def _check_port(field: str, address: str) -> None:
         raise bad_body(f"{field}: a port is a number from 0 to {MAX_PORT}, not {shown}")
 
 
+def _read_upstream(value: Any, into: GoTarget) -> str:
+    address = _read_address(value, into)
+    _check_port(into.field, address)
+    return address
+
+
+def _read_toxics(value: Any, into: GoTarget) -> list[ToxicBody]:
+    return [read_toxic(each) for each in read_list(value, into, "[]toxics.ToxicWrapper")]
+
+
 def check_name(name: str) -> str:
     """Return the name of a proxy or a toxic if a URL can address it.
 
@@ -392,6 +445,15 @@ def check_name(name: str) -> str:
     if len(name) > MAX_NAME or len(name.encode()) > MAX_NAME:
         raise bad_body(f"name must have at most {MAX_NAME} bytes, as more can be in no URL")
     return name
+
+
+_PROXY_FIELDS: dict[str, Field] = {
+    "name": Field("name", read_text),
+    "listen": Field("listen", _read_address),
+    "upstream": Field("upstream", _read_upstream),
+    "enabled": Field("enabled", read_bool),
+    "toxics": Field("toxics", _read_toxics),
+}
 
 
 def read_proxy(value: Any, *, go_type: str = "toxiproxy.Proxy", struct: str = "Proxy") -> ProxyBody:
@@ -413,19 +475,10 @@ def read_proxy(value: Any, *, go_type: str = "toxiproxy.Proxy", struct: str = "P
             continue
         if member is None:
             continue
-        if name == "name":
-            body.name = read_text(member, GoTarget(struct, "name"))
-        elif name == "listen":
-            body.listen = _address(member, GoTarget(struct, "listen"))
-        elif name == "upstream":
-            body.upstream = _address(member, GoTarget(struct, "upstream"))
-            _check_port("upstream", body.upstream)
-        elif name == "enabled":
-            body.enabled = read_bool(member, GoTarget(struct if struct == "Proxy" else "", "enabled"))
-        elif name == "toxics":
-            if not isinstance(member, list) or isinstance(member, JsonObject):
-                raise GoTarget(struct, "toxics").type_error(member, "[]toxics.ToxicWrapper")
-            body.toxics = [read_toxic(each) for each in member]
+        if field := _PROXY_FIELDS.get(name):
+            # populate's struct without a name has its own field for this key
+            outer = name == "enabled" and struct != "Proxy"
+            setattr(body, field.attribute, field.read(member, GoTarget("" if outer else struct, name)))
         elif name in ADMISSION_DEFAULTS:
             body.admission[name] = _admission_value(name, member)
         elif name != "logger":  # leaks out of the original's answers, so it comes back in
@@ -459,9 +512,8 @@ def read_proxies(body: bytes) -> list[ProxyBody]:
     value = decode(body)
     if value is None:
         return []
-    if not isinstance(value, list) or isinstance(value, JsonObject):
-        raise GoTarget("").type_error(value, f"[]{POPULATE_ENTRY}")
-    proxies = [read_proxy(each, go_type=POPULATE_ENTRY, struct=".Proxy") for each in value]
+    entries = read_list(value, GoTarget(""), f"[]{POPULATE_ENTRY}")
+    proxies = [read_proxy(each, go_type=POPULATE_ENTRY, struct=".Proxy") for each in entries]
     for position, proxy in enumerate(proxies, 1):
         for field in ("name", "upstream"):
             if not getattr(proxy, field):
