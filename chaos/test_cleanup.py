@@ -23,7 +23,7 @@ import healthy
 from instances import NO_POOL_CHECKS, Instance, another_instance
 from pytest_resilience import Resilience, Stack, eventually
 from service.app import create_app
-from service.settings import Settings
+from service.settings import ServiceSettings
 from workload import (
     concurrently,
     create,
@@ -272,7 +272,7 @@ def test_without_a_configured_token_remote_callers_cannot_clean_up(resilience: R
     del environment["CLEANUP_TOKEN"]
 
     async def ask() -> dict[str, int]:
-        app = create_app(Settings.from_environment(environment))
+        app = create_app(ServiceSettings.from_environment(environment))
         stranger = httpx.ASGITransport(app=app, client=("203.0.113.7", 4711))
         async with (
             app.router.lifespan_context(app),
@@ -349,7 +349,7 @@ def test_unauthorized_cleanup_has_no_effect_and_an_authorized_one_collects_garba
     ]
 
     async def ask(zombie: int) -> tuple[dict[str, int], bool, httpx.Response, bool, bool]:
-        app = create_app(Settings.from_environment(environment))
+        app = create_app(ServiceSettings.from_environment(environment))
         stranger = httpx.ASGITransport(app=app, client=("203.0.113.7", 4711))
         async with (
             app.router.lifespan_context(app),

@@ -24,7 +24,7 @@ import healthy
 from instances import Instance, another_instance, start_process
 from pytest_resilience import Resilience, eventually
 from service.errors import SettingsError
-from service.settings import Settings
+from service.settings import ServiceSettings
 from workload import TimedReply, create, eventually_or_fail, timed
 
 TIMEOUT = 0.5  # HEADER_TIMEOUT and BODY_TIMEOUT, in seconds; 10 in production
@@ -328,12 +328,14 @@ ODD = ("nan", "inf", "-inf", "-1", "1e400", "0x10", "1_0", "1,5", "many", "٣", 
 
 def test_every_numeric_setting_rejects_malformed_and_out_of_range_values() -> None:
     base = {"DATABASE_URL": "postgresql://nobody@127.0.0.1/nothing"}
-    numbers = [f.name.upper() for f in dataclasses.fields(Settings) if "int" in str(f.type) or "float" in str(f.type)]
+    numbers = [
+        f.name.upper() for f in dataclasses.fields(ServiceSettings) if "int" in str(f.type) or "float" in str(f.type)
+    ]
     assert len(numbers) > 20
     wrong = []
     for name, value in itertools.product(numbers, ODD):
         try:
-            settings = Settings.from_environment({**base, name: value})
+            settings = ServiceSettings.from_environment({**base, name: value})
         except SettingsError as error:
             if error.name != name:
                 wrong.append(f"{name}={value} blames {error.name}")

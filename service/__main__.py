@@ -16,8 +16,8 @@ from typing import Any
 
 from . import logging_setup, memory
 from .errors import SettingsError
-from .http_connections import ACCEPT_AT_ONCE, LARGEST_HEAD, Connections, most_connections
-from .settings import Settings
+from .http_connections import ACCEPT_AT_ONCE, LARGEST_HEAD, HttpConnections, most_connections
+from .settings import ServiceSettings
 
 BACKLOG = 2048  # connections that the kernel may hold for us
 ACCEPT_AGAIN = (
@@ -32,7 +32,7 @@ FORCED = 1
 def main() -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a drain in order."""
     try:
-        settings = Settings.from_environment()
+        settings = ServiceSettings.from_environment()
         most = most_connections(settings)
         listener = _bind(settings)
     except SettingsError as error:
@@ -43,7 +43,7 @@ def main() -> int:
     return asyncio.run(_serve(settings, listener, most))
 
 
-def _bind(settings: Settings) -> socket.socket:
+def _bind(settings: ServiceSettings) -> socket.socket:
     """The socket to listen on, bound before the slow part of the start, so that a taken port is told at once."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -58,13 +58,13 @@ def _bind(settings: Settings) -> socket.socket:
     return listener
 
 
-async def _serve(settings: Settings, listener: socket.socket, most: int) -> int:
+async def _serve(settings: ServiceSettings, listener: socket.socket, most: int) -> int:
     import uvicorn
 
     from .app import create_app
 
     app = create_app(settings)
-    connections = Connections(header_timeout=settings.header_timeout, most=most)
+    connections = HttpConnections(header_timeout=settings.header_timeout, most=most)
 
     class Server(uvicorn.Server):
         """Leaves signals to us, and says when it is listening."""
@@ -145,7 +145,7 @@ async def _serve(settings: Settings, listener: socket.socket, most: int) -> int:
     return 0
 
 
-def _on_loop_exception(connections: Connections, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _on_loop_exception(connections: HttpConnections, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if context.get("message") == "socket.accept() out of system resource":
         connections.out_of_descriptors()
     else:

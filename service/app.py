@@ -18,30 +18,30 @@ from .campaigns import NEEDS, SCHEMA, Campaigns
 from .cleanup import Cleanup
 from .database import Database
 from .health import Health, Lifecycle
-from .memory import MIB, Collector, Gauge, Guard
+from .memory import MIB, GarbageCollector, MemoryGuard, MemoryReader
 from .monitor import Monitor
-from .postgres_monitor import Watch
-from .problems import EXCEPTION_HANDLERS, Gate
+from .postgres_monitor import PostgresMonitor
+from .problems import EXCEPTION_HANDLERS, LoadSheddingMiddleware
 from .routes import CampaignRoutes, ServiceRoutes
-from .settings import Settings
+from .settings import ServiceSettings
 
 
 class _Stopped(Exception):
     """Ends the task group, and with it all that it owns."""
 
 
-def create_app(settings: Settings) -> Starlette:
+def create_app(settings: ServiceSettings) -> Starlette:
     """The service as an ASGI application. It starts without Postgres and Redis, and finds them by itself."""
     boot_id = secrets.token_hex(4)
     tasks = asyncio.TaskGroup()  # owns every task of the service
     lifecycle = Lifecycle()
 
-    watch = Watch(settings, boot_id, schema=SCHEMA, needs=NEEDS, pool_pids=lambda: database.pids())  # noqa: PLW0108  (made below)
+    watch = PostgresMonitor(settings, boot_id, schema=SCHEMA, needs=NEEDS, pool_pids=lambda: database.pids())  # noqa: PLW0108  (made below)
     database = Database(settings, boot_id, suspect=watch.suspect)
     cache = Cache(settings, source_is_up=lambda: watch.up, tasks=tasks)
 
-    guard, collector = Guard(), Collector()
-    gauge = Gauge(int(settings.memory_limit_mb * MIB), spent=collector.spent)
+    guard, collector = MemoryGuard(), GarbageCollector()
+    gauge = MemoryReader(int(settings.memory_limit_mb * MIB), spent=collector.spent)
     cleanup = Cleanup(settings, database, watch, collector, tasks)
     monitor = Monitor(settings, database, cache, guard, gauge, collector, cleanup)
     health = Health(lifecycle, watch, cache, guard)
@@ -70,7 +70,7 @@ def create_app(settings: Settings) -> Starlette:
             *CampaignRoutes(Campaigns(database), cache, body_timeout=settings.body_timeout).routes(),
             *ServiceRoutes(settings, health, cleanup).routes(),
         ],
-        middleware=[Middleware(Gate, lifecycle=lifecycle, guard=guard, collector=collector)],
+        middleware=[Middleware(LoadSheddingMiddleware, lifecycle=lifecycle, guard=guard, collector=collector)],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )

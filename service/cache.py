@@ -15,22 +15,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from .errors import Unavailable
-from .memory_cache import Entry, Fallback, Stamp
-from .pending_writes import Owed
-from .redis_store import BATCH, DELETED, Away, Budget, Found, RedisStore, Write
+from .memory_cache import Entry, MemoryCache, Stamp
+from .pending_writes import PendingWrites
+from .redis_store import BATCH, DELETED, CachedValue, PendingWrite, RedisStore, RedisUnavailable, TimeBudget
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from .settings import ServiceSettings
 
 log = logging.getLogger("service.cache")
 
 Load = Callable[[], Awaitable[Entry | None]]
-Flight = asyncio.Future["Answer"]
+Flight = asyncio.Future["CacheResult"]
 MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CacheResult:
     """What was read (`entry` None: there is no such row), and where it came from."""
 
     entry: Entry | None
@@ -48,7 +48,7 @@ class Cache:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServiceSettings,
         *,
         source_is_up: Callable[[], bool],
         tasks: asyncio.TaskGroup,
@@ -61,8 +61,8 @@ class Cache:
         self._source_is_up = source_is_up
         self._tasks = tasks
         self._flights: dict[int, Flight] = {}
-        self._owed = Owed(settings.cache_max_pending_writes)
-        self.fallback = Fallback(
+        self._owed = PendingWrites(settings.cache_max_pending_writes)
+        self.fallback = MemoryCache(
             max_entries=settings.cache_max_entries,
             max_bytes=int(settings.cache_max_mb * MIB),
             fresh_for=settings.cache_ttl,
@@ -71,7 +71,7 @@ class Cache:
         )
         self.redis = RedisStore(settings, lifetime=lifetime, owed=self._owed, writes=self._writes, clock=clock)
 
-    async def read(self, key: int, load: Load) -> Answer:
+    async def read(self, key: int, load: Load) -> CacheResult:
         """The newest that can be had for `key`. Many readers of one key share one flight.
 
         Raises:
@@ -80,7 +80,7 @@ class Cache:
         if not self._redis_knows(key):
             entry = self.fallback.fresh(key)
             if entry is not None:
-                return Answer(entry, "hit", "memory")
+                return CacheResult(entry, "hit", "memory")
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = asyncio.get_running_loop().create_future()
@@ -131,30 +131,32 @@ class Cache:
             if self._flights.get(key) is flight:
                 del self._flights[key]
 
-    async def _seek(self, key: int, load: Load, flight: Flight) -> Answer:
-        budget = Budget(self._budget)
+    async def _seek(self, key: int, load: Load, flight: Flight) -> CacheResult:
+        budget = TimeBudget(self._budget)
         found = await self._ask_redis(key, budget)
         if self._flights.get(key) is not flight:
             found = None  # written to meanwhile
         if found is not None:
             self.fallback.put(key, found.entry, found.age)
             if found.age < self._fresh_for:
-                return Answer(found.entry, "hit", "redis")
+                return CacheResult(found.entry, "hit", "redis")
         elif not self._redis_knows(key):
             entry = self.fallback.fresh(key)
             if entry is not None:
-                return Answer(entry, "hit", "memory")
+                return CacheResult(entry, "hit", "memory")
         return await self._ask_source(key, load, flight, found, budget)
 
-    async def _ask_redis(self, key: int, budget: Budget) -> Found | None:
+    async def _ask_redis(self, key: int, budget: TimeBudget) -> CachedValue | None:
         if not self._redis_knows(key):
             return None
         try:
             return await self.redis.get(key, budget)
-        except Away:
+        except RedisUnavailable:
             return None
 
-    async def _ask_source(self, key: int, load: Load, flight: Flight, found: Found | None, budget: Budget) -> Answer:
+    async def _ask_source(
+        self, key: int, load: Load, flight: Flight, found: CachedValue | None, budget: TimeBudget
+    ) -> CacheResult:
         if not self._source_is_up():
             stale = self._stale(key, found)
             if stale is not None:
@@ -168,16 +170,16 @@ class Cache:
             return stale
         if self._flights.get(key) is flight:
             await self._fill(key, entry, found, budget)
-        return Answer(entry, "miss", "postgres")
+        return CacheResult(entry, "miss", "postgres")
 
-    def _stale(self, key: int, found: Found | None) -> Answer | None:
+    def _stale(self, key: int, found: CachedValue | None) -> CacheResult | None:
         """The copy to serve while the source is away: the newer of the two."""
         entry = self.fallback.get(key)
         if found is not None and (entry is None or found.entry.stamp >= entry.stamp):
-            return Answer(found.entry, "stale", "redis")
-        return None if entry is None else Answer(entry, "stale", "memory")
+            return CacheResult(found.entry, "stale", "redis")
+        return None if entry is None else CacheResult(entry, "stale", "memory")
 
-    async def _fill(self, key: int, entry: Entry | None, found: Found | None, budget: Budget) -> None:
+    async def _fill(self, key: int, entry: Entry | None, found: CachedValue | None, budget: TimeBudget) -> None:
         """Cache what the source said, in memory and, if Redis is there, in Redis."""
         if entry is None:
             self.fallback.drop(key)
@@ -187,8 +189,8 @@ class Cache:
         self.fallback.put(key, entry)
         if self._redis_knows(key):
             try:
-                await self.redis.write(Write(key, entry.stamp, entry.body, self._lifetime), budget)
-            except Away:
+                await self.redis.write(PendingWrite(key, entry.stamp, entry.body, self._lifetime), budget)
+            except RedisUnavailable:
                 log.debug("not cached in Redis: %s", key)
 
     async def _tell(self, key: int, stamp: Stamp) -> None:
@@ -198,18 +200,18 @@ class Cache:
             return
         write = self._write(key, owed)
         try:
-            await self.redis.write(write, Budget(self._budget))
-        except Away:
+            await self.redis.write(write, TimeBudget(self._budget))
+        except RedisUnavailable:
             return
         self._owed.settle([(write.key, write.stamp)])
 
-    def _writes(self) -> list[Write]:
+    def _writes(self) -> list[PendingWrite]:
         """The next writes that Redis has missed."""
         return [self._write(key, stamp) for key, stamp in self._owed.next(BATCH)]
 
-    def _write(self, key: int, stamp: Stamp | None) -> Write:
+    def _write(self, key: int, stamp: Stamp | None) -> PendingWrite:
         """What to tell Redis: the entry itself if memory still has just that, else only "nothing older"."""
         entry, age = self.fallback.get(key), self.fallback.age(key)
         if stamp is None or entry is None or age is None or entry.stamp != stamp:
-            return Write(key, stamp, b"", self._lifetime)
-        return Write(key, stamp, entry.body, self._lifetime - age)
+            return PendingWrite(key, stamp, b"", self._lifetime)
+        return PendingWrite(key, stamp, entry.body, self._lifetime - age)

@@ -40,7 +40,7 @@ HIGHEST_ID = 2**63 - 1
 MOST_PROBLEMS = 10  # unknown fields that an answer names
 
 
-class WrongFields(ValueError):
+class ValidationFailed(ValueError):
     """What a client sent does not fit; `problems` says which field and why."""
 
     def __init__(self, problems: Mapping[str, str]) -> None:
@@ -108,7 +108,7 @@ def changed_fields(body: object) -> dict[str, str]:
 
 def _checked(body: object, *, allowed: Sequence[str], required: Sequence[str]) -> dict[str, str]:
     if not isinstance(body, dict):
-        raise WrongFields({"body": "must be an object"})
+        raise ValidationFailed({"body": "must be an object"})
     problems = {name: "is missing" for name in required if name not in body}
     unknown = [str(name) for name in body if name not in allowed]
     problems |= {_printable(name): f"is unknown; known are {', '.join(allowed)}" for name in unknown[:MOST_PROBLEMS]}
@@ -118,7 +118,7 @@ def _checked(body: object, *, allowed: Sequence[str], required: Sequence[str]) -
     if not body and not problems:
         problems["body"] = f"must have at least one of {', '.join(allowed)}"
     if problems:
-        raise WrongFields(problems)
+        raise ValidationFailed(problems)
     return {name: body[name] for name in allowed if name in body}
 
 

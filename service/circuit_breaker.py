@@ -15,7 +15,7 @@ QUIET = 10.0  # seconds up after which a failure counts as a new story, not as f
 TRIAL = 0.5  # seconds a flapping dependency has to hold before it is used again
 
 
-class Breaker:
+class CircuitBreaker:
     """Up or down, since when, and what the prober does next.
 
     Args:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 from .database import FAULTS, Database
 from .errors import Unavailable
-from .memory import MIB, Collector
-from .postgres_monitor import Watch
+from .memory import MIB, GarbageCollector
+from .postgres_monitor import PostgresMonitor
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
-    from .settings import Settings
+    from .settings import ServiceSettings
 
 log = logging.getLogger("service.cleanup")
 
@@ -35,7 +35,7 @@ SERVER_SECONDS = 1.3  # for ending sessions of the server; all of a cleanup stay
 
 
 @dataclass(frozen=True, slots=True)
-class Cleaned:
+class CleanupResult:
     """What a cleanup did."""
 
     idle_closed: int
@@ -44,7 +44,7 @@ class Cleaned:
     gc_freed_mb: float
 
 
-class TooSoon(Exception):
+class CleanupRateLimited(Exception):
     """The last cleanup was only a moment ago."""
 
     def __init__(self, retry_after: float) -> None:
@@ -57,10 +57,10 @@ class Cleanup:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServiceSettings,
         database: Database,
-        watch: Watch,
-        collector: Collector,
+        watch: PostgresMonitor,
+        collector: GarbageCollector,
         tasks: asyncio.TaskGroup,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,10 +70,10 @@ class Cleanup:
         self._collector = collector
         self._tasks = tasks
         self._clock = clock
-        self._running: asyncio.Future[Cleaned] | None = None
+        self._running: asyncio.Future[CleanupResult] | None = None
         self._last = -math.inf
 
-    async def run(self, *, least_interval: float) -> Cleaned:
+    async def run(self, *, least_interval: float) -> CleanupResult:
         """Clean up now.
 
         Args:
@@ -86,7 +86,7 @@ class Cleanup:
         if self._running is None:
             wait = self._last + least_interval - self._clock()
             if wait > 0:
-                raise TooSoon(wait)
+                raise CleanupRateLimited(wait)
             self._running = asyncio.get_running_loop().create_future()
             self._tasks.create_task(self._clean(self._running))
         return await asyncio.shield(self._running)
@@ -101,7 +101,7 @@ class Cleanup:
         if leaked or ended:
             log.warning("swept %d leaked connections and %d sessions left on the server", len(leaked), ended)
 
-    async def _clean(self, result: asyncio.Future[Cleaned]) -> None:
+    async def _clean(self, result: asyncio.Future[CleanupResult]) -> None:
         try:
             cleaned = await self._all()
         except asyncio.CancelledError:
@@ -116,7 +116,7 @@ class Cleanup:
         finally:
             self._running = None
 
-    async def _all(self) -> Cleaned:
+    async def _all(self) -> CleanupResult:
         leaked = self._database.sweep_leaked()
         idle_closed, ended = await asyncio.gather(
             self._database.sweep_dead(),
@@ -133,10 +133,12 @@ class Cleanup:
             if not leaked and not idle_closed:
                 raise Unavailable("The database cannot be reached: nothing was cleaned up.", retry_after=2) from ended
             ended = 0
-        return Cleaned(idle_closed, len(leaked), ended, round((freed.heap + freed.external) / MIB, 2))
+        return CleanupResult(idle_closed, len(leaked), ended, round((freed.heap + freed.external) / MIB, 2))
 
 
-def refusal(settings: Settings, peer: str | None, authorization: str | None, foreign: str | None = None) -> int | None:
+def refusal(
+    settings: ServiceSettings, peer: str | None, authorization: str | None, foreign: str | None = None
+) -> int | None:
     """Why this caller may not clean up: 401 without credentials, 403 with wrong ones, None when it may.
 
     Args:
@@ -157,7 +159,7 @@ def refusal(settings: Settings, peer: str | None, authorization: str | None, for
     return None if right else 403
 
 
-def foreign_caller(settings: Settings, headers: Headers) -> str | None:
+def foreign_caller(settings: ServiceSettings, headers: Headers) -> str | None:
     """Return why a request from loopback may be somebody else's: a page of another site in a browser on this machine, or a proxy.
 
     A browser sends Host, Origin and Sec-Fetch-Site as they are. A name of another site that leads to 127.0.0.1 (DNS rebinding)

@@ -22,7 +22,7 @@ from . import asyncpg_patch
 from .errors import Unavailable
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from .settings import ServiceSettings
 
 log = logging.getLogger("service.database")
 asyncpg_patch.apply()
@@ -64,7 +64,7 @@ class Checkout:
     swept: bool = field(default=False)
 
 
-class Usage:
+class PoolUsage:
     """How much of the pool is in use, as an average over time."""
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
@@ -103,7 +103,7 @@ class Database:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServiceSettings,
         boot_id: str,
         *,
         suspect: Callable[[BaseException], None] = lambda _: None,
@@ -117,7 +117,7 @@ class Database:
         self._checkouts: set[Checkout] = set()
         self._generation = 0
         self.application_name = f"service:{boot_id}"
-        self.usage = Usage(settings.db_pool_max, clock)
+        self.usage = PoolUsage(settings.db_pool_max, clock)
 
     async def start(self) -> None:
         self._pool = await asyncpg.create_pool(
@@ -142,7 +142,7 @@ class Database:
         """Rows. Tried a second time, on a new connection, when the first turned out to be dead."""
         try:
             rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)
-        except LostConnection:
+        except ConnectionLost:
             rows = await self._run("fetch", sql, args)
         return rows
 
@@ -155,7 +155,7 @@ class Database:
         try:
             async with self._checkout() as connection:
                 return await getattr(connection, method)(sql, *args)
-        except LostConnection as error:
+        except ConnectionLost as error:
             self._suspect(error)
             raise
         except FAULTS as error:
@@ -190,7 +190,7 @@ class Database:
             raise
         except LOST as error:
             self._distrust(generation)
-            raise LostConnection("The database cannot answer now.") from error
+            raise ConnectionLost("The database cannot answer now.") from error
         finally:
             await self._release(checkout)
 
@@ -282,7 +282,7 @@ class Database:
             release_slot()
 
 
-class LostConnection(Unavailable):
+class ConnectionLost(Unavailable):
     """The connection went away under the statement."""
 
 
@@ -294,7 +294,7 @@ def reason(error: BaseException) -> str:
     return f"{name}: {first}" if first else name
 
 
-def connect_options(settings: Settings, application_name: str) -> dict[str, Any]:
+def connect_options(settings: ServiceSettings, application_name: str) -> dict[str, Any]:
     """How every connection is made: with limits on both sides."""
     milliseconds = settings.db_command_timeout * 1000
     return {

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from .cache import Cache
-from .memory import Guard
-from .postgres_monitor import Watch
+from .memory import MemoryGuard
+from .postgres_monitor import PostgresMonitor
 
 
 class Lifecycle:
@@ -43,9 +43,9 @@ class Health:
     def __init__(
         self,
         lifecycle: Lifecycle,
-        watch: Watch,
+        watch: PostgresMonitor,
         cache: Cache,
-        guard: Guard,
+        guard: MemoryGuard,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lifecycle = lifecycle

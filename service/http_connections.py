@@ -33,7 +33,7 @@ from .redis_store import CONNECTIONS as REDIS_CONNECTIONS
 if TYPE_CHECKING:
     import asyncio
 
-    from .settings import Settings
+    from .settings import ServiceSettings
 
 log = logging.getLogger("service.http_connections")
 
@@ -54,7 +54,7 @@ CALM = 0.9  # of the bound: below it an episode is over
 ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?", re.IGNORECASE)
 
 
-def most_connections(settings: Settings) -> int:
+def most_connections(settings: ServiceSettings) -> int:
     """Return MAX_CONNECTIONS, or as many as the limit of file descriptors has room for.
 
     Raises:
@@ -77,7 +77,7 @@ def most_connections(settings: Settings) -> int:
     return wanted
 
 
-class Connections:
+class HttpConnections:
     """All connections of one server.
 
     Args:
@@ -89,19 +89,19 @@ class Connections:
         self.header_timeout = header_timeout
         self._most = most
         self._clock = clock
-        self._open: set[Connection] = set()
-        self._silent: dict[Connection, None] = {}  # oldest first
+        self._open: set[HttpConnection] = set()
+        self._silent: dict[HttpConnection, None] = {}  # oldest first
         self._full = False
         self._no_descriptors = False
         self._exhausted_at = -QUIET
         self._reserve: int | None = None
         self._hold_reserve()
 
-    def protocol(self) -> type[Connection]:
+    def protocol(self) -> type[HttpConnection]:
         """Return the class that uvicorn makes its connections of."""
-        return type("OneOfTheConnections", (Connection,), {"all": self})
+        return type("TrackedHttpConnection", (HttpConnection,), {"all": self})
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: HttpConnection) -> None:
         """Take a new connection in; the oldest silent one makes room for it."""
         self._open.add(connection)
         if len(self._open) > self._most:
@@ -114,17 +114,17 @@ class Connections:
                     connection.evict()
         self.waits(connection)
 
-    def waits(self, connection: Connection) -> None:
+    def waits(self, connection: HttpConnection) -> None:
         """Note that a connection waits for a head, from now on."""
         if connection in self._open:
             self._silent.pop(connection, None)
             self._silent[connection] = None
 
-    def works(self, connection: Connection) -> None:
+    def works(self, connection: HttpConnection) -> None:
         """Note that a connection has a request to work on."""
         self._silent.pop(connection, None)
 
-    def closed(self, connection: Connection) -> None:
+    def closed(self, connection: HttpConnection) -> None:
         self._open.discard(connection)
         self._silent.pop(connection, None)
 
@@ -169,10 +169,10 @@ class Connections:
         return self._reserve is not None
 
 
-class Connection(H11Protocol):
+class HttpConnection(H11Protocol):
     """uvicorn's HTTP/1.1 connection, with deadlines for the client."""
 
-    all: Connections
+    all: HttpConnections
     only_essential = False
     _deadline: float | None = None
     _in_head = False
@@ -182,7 +182,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         inner = self.app
-        self.app = _Front(inner, self)
+        self.app = _ConnectionMiddleware(inner, self)
         self._in_head, self._deadline = True, self.all.deadline()
         self.all.opened(self)
 
@@ -265,10 +265,10 @@ class Connection(H11Protocol):
             self.transport.write_eof()
 
 
-class _Front:
+class _ConnectionMiddleware:
     """What is before the application: the forms of a request's target, the version of HTTP, and the bound."""
 
-    def __init__(self, app: Any, connection: Connection) -> None:
+    def __init__(self, app: Any, connection: HttpConnection) -> None:
         self._app: ASGIApp = app
         self._connection = connection
 

@@ -23,7 +23,7 @@ _CREDENTIALS = (
 _SHORTEST_SECRET = 4  # shorter ones are covered by the patterns; as plain text they would eat half the log
 
 
-class Redaction:
+class Redactor:
     """Takes the given secrets, and whatever looks like credentials, out of a text."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -40,7 +40,7 @@ class Redaction:
 class ConsoleFormatter(logging.Formatter):
     """`2025-11-24T08:09:45.634Z INFO service.cache Redis connected successfully`."""
 
-    def __init__(self, redact: Redaction) -> None:
+    def __init__(self, redact: Redactor) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
         self._redact = redact
 
@@ -54,7 +54,7 @@ class ConsoleFormatter(logging.Formatter):
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: time, level, logger, message and, if there is one, the traceback."""
 
-    def __init__(self, redact: Redaction) -> None:
+    def __init__(self, redact: Redactor) -> None:
         super().__init__()
         self._redact = redact
 
@@ -74,8 +74,8 @@ class JsonFormatter(logging.Formatter):
 
 def configure(log_format: str, secrets: Iterable[str]) -> None:
     """Send all logging to stderr in the given format ("console" or "json"), redacted."""
-    redact = Redaction(secrets)
-    handler = _Handler(_stderr())
+    redact = Redactor(secrets)
+    handler = _StderrHandler(_stderr())
     handler.setFormatter(JsonFormatter(redact) if log_format == "json" else ConsoleFormatter(redact))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -96,7 +96,7 @@ def start_failed(log_format: str, message: str) -> str:
     return json.dumps({"time": _timestamp(time.time()), "level": "CRITICAL", "logger": "service", "message": message})
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes a line that says so in place of a record that cannot be formatted; logging itself prints a raw traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)

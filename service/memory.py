@@ -41,7 +41,7 @@ RESERVE = 8 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class MemoryUsage:
     """Bytes claimed from the kernel against a limit.
 
     Args:
@@ -72,7 +72,7 @@ class ProcessMemory:
     data: int
 
 
-class Gauge:
+class MemoryReader:
     """Reads use and limits afresh each time: a limit may be lowered while we run.
 
     Args:
@@ -85,16 +85,18 @@ class Gauge:
         self._limit = min(limit, _total_memory())
         self._spent = spent
 
-    def worst(self) -> Use:
+    def worst(self) -> MemoryUsage:
         """The use that is closest to its limit."""
         return max(self._uses(), key=lambda use: (use.ratio, use.needed))
 
-    def _uses(self) -> Iterator[Use]:
+    def _uses(self) -> Iterator[MemoryUsage]:
         process = process_memory()
-        yield Use(process.rss, self._limit, "RSS")
+        yield MemoryUsage(process.rss, self._limit, "RSS")
         data_limit = _data_limit()
         if process.data and 0 < data_limit < UNLIMITED:
-            yield Use(process.data + self._spent(), data_limit, "RLIMIT_DATA", min(process.data, _free_in_malloc()))
+            yield MemoryUsage(
+                process.data + self._spent(), data_limit, "RLIMIT_DATA", min(process.data, _free_in_malloc())
+            )
         for cgroup in _cgroups():  # afresh, too: a process can be moved
             use = cgroup.use()
             if use is not None:
@@ -110,7 +112,7 @@ class Cgroup:
     stat: Path
     inactive: str
 
-    def use(self) -> Use | None:
+    def use(self) -> MemoryUsage | None:
         try:
             limit = int(self.limit.read_text())  # ValueError for v2's "max"
             if not 0 < limit < UNLIMITED:
@@ -121,7 +123,7 @@ class Cgroup:
                     used -= int(line.rpartition(" ")[2])
         except (OSError, ValueError):
             return None
-        return Use(max(0, used), limit, "cgroup")
+        return MemoryUsage(max(0, used), limit, "cgroup")
 
 
 def _cgroups() -> Iterator[Cgroup]:
@@ -194,7 +196,7 @@ def _total_memory() -> int:
 # --- when to act ---
 
 
-class Guard:
+class MemoryGuard:
     """Decides from samples of use over limit. Reads nothing, keeps no clock.
 
     An episode begins above 90 % and ends when in three samples in a row less than 80 % was really needed. Each episode is
@@ -208,7 +210,7 @@ class Guard:
         self._not_before = 0.0
         self.refusing = False
 
-    def sample(self, use: Use, now: float) -> Literal["announce", "again"] | None:
+    def sample(self, use: MemoryUsage, now: float) -> Literal["announce", "again"] | None:
         """What to do now: force a collection and announce it, force one again, or nothing."""
         self.look(use)
         if self.in_episode:
@@ -226,7 +228,7 @@ class Guard:
         self._not_before = now + COOLDOWN
         return "again"
 
-    def look(self, use: Use) -> None:
+    def look(self, use: MemoryUsage) -> None:
         """Decide whether to refuse work; once refused, until less than 93 % is needed."""
         self.refusing = use.needed >= HARD or (self.refusing and use.needed >= ADMIT)
 
@@ -240,7 +242,7 @@ class Guard:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class MemoryStats:
     """One reading of all figures. `heap_*` and `external` are None where this platform does not tell."""
 
     rss: int
@@ -248,7 +250,7 @@ class Figures:
     heap_total: int | None
     external: int | None
 
-    def line(self, use: Use) -> str:
+    def line(self, use: MemoryUsage) -> str:
         """The line of statistics."""
         parts = [f"RSS: {mb(self.rss)}"]
         if self.heap_used is not None and self.heap_total:
@@ -261,7 +263,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Freed:
+class GcResult:
     """What a collection gave back: before minus after, so negative when there is more than before."""
 
     heap: int
@@ -278,7 +280,7 @@ def mb(size: int) -> str:
     return f"{size / MIB:.2f}MB"
 
 
-class Collector:
+class GarbageCollector:
     """Collects garbage and hands free pages back to the kernel.
 
     Args:
@@ -320,7 +322,7 @@ class Collector:
         """Bytes of the reserve that are not held."""
         return 0 if self._reserve is not None else RESERVE
 
-    async def collect(self, give_up: Callable[[], object] = lambda: None) -> Freed:
+    async def collect(self, give_up: Callable[[], object] = lambda: None) -> GcResult:
         """Collect all garbage and trim. The collection itself stops the loop; the trimming does not.
 
         Args:
@@ -335,7 +337,7 @@ class Collector:
         after = figures()
         self._rss_seen = after.rss
         self._not_before = started + 100 * seconds
-        return Freed(
+        return GcResult(
             (before.heap_used or 0) - (after.heap_used or 0),
             (before.external or 0) - (after.external or 0),
             before.rss - after.rss,
@@ -363,10 +365,10 @@ def tune() -> None:
         _libc.mallopt(-1, 2 * MIB)  # M_TRIM_THRESHOLD
 
 
-def figures() -> Figures:
+def figures() -> MemoryStats:
     """Read all of them."""
     used, total = _heap()
-    return Figures(process_memory().rss, used, total, _external())
+    return MemoryStats(process_memory().rss, used, total, _external())
 
 
 class _Mallinfo2(ctypes.Structure):

@@ -22,7 +22,7 @@ class Entry:
 
 
 @dataclass(slots=True)
-class Held:
+class CachedEntry:
     """An entry in memory, and when it was true."""
 
     entry: Entry
@@ -33,7 +33,7 @@ class Held:
         return len(self.entry.body) + OVERHEAD
 
 
-class Fallback:
+class MemoryCache:
     """Least recently used goes first. Keeps entries for `lifetime` seconds, fresh or not.
 
     Args:
@@ -57,7 +57,7 @@ class Fallback:
         self._fresh_for = fresh_for
         self._lifetime = lifetime
         self._clock = clock
-        self._held: OrderedDict[int, Held] = OrderedDict()
+        self._held: OrderedDict[int, CachedEntry] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -73,7 +73,7 @@ class Fallback:
             if old.entry.stamp == entry.stamp:
                 loaded_at = max(loaded_at, old.loaded_at)
             self.drop(key)
-        held = Held(entry, loaded_at)
+        held = CachedEntry(entry, loaded_at)
         if held.size > self._max_bytes:
             return
         self._held[key] = held

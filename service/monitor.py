@@ -13,10 +13,10 @@ from .cache import Cache
 from .cleanup import Cleanup
 from .database import Database
 from .errors import Unavailable
-from .memory import CLEAR, Collector, Gauge, Guard, Use, figures
+from .memory import CLEAR, GarbageCollector, MemoryGuard, MemoryReader, MemoryUsage, figures
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from .settings import ServiceSettings
 
 pool_log = logging.getLogger("service.pool")
 memory_log = logging.getLogger("service.memory")
@@ -63,12 +63,12 @@ class Monitor:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServiceSettings,
         database: Database,
         cache: Cache,
-        guard: Guard,
-        gauge: Gauge,
-        collector: Collector,
+        guard: MemoryGuard,
+        gauge: MemoryReader,
+        collector: GarbageCollector,
         cleanup: Cleanup,
         clock: Clock = time.monotonic,
     ) -> None:
@@ -129,7 +129,7 @@ class Monitor:
         self._guard.look(use)
         self._tell_refusal(use)
 
-    def _tell_refusal(self, use: Use) -> None:
+    def _tell_refusal(self, use: MemoryUsage) -> None:
         """Say once that work is refused, and once that it is served again."""
         if self._guard.refusing == self._refusal_told:
             return

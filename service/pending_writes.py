@@ -8,7 +8,7 @@ from itertools import islice
 from .memory_cache import Stamp
 
 
-class Owed:
+class PendingWrites:
     """Keys with the stamp of their newest write; None is for a write that may or may not have happened.
 
     Args:

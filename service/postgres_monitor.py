@@ -15,7 +15,7 @@ from .database import FAULTS, LOST, connect_options, keep_alive, reason
 from .errors import Unavailable
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from .settings import ServiceSettings
 
 log = logging.getLogger("service.postgres_monitor")
 
@@ -90,7 +90,7 @@ TERMINATE = (
 LIVING = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)"
 
 
-class Watch:
+class PostgresMonitor:
     """Postgres as seen from outside the pool.
 
     Args:
@@ -108,7 +108,7 @@ class Watch:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServiceSettings,
         boot_id: str,
         *,
         schema: str,

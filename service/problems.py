@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .campaigns import WrongFields
+from .campaigns import ValidationFailed
 from .errors import Unavailable
 from .health import Lifecycle
-from .memory import Collector, Guard
+from .memory import GarbageCollector, MemoryGuard
 
 log = logging.getLogger("service.http")
 
@@ -51,10 +51,10 @@ class Problem(JSONResponse):
         super().__init__(content, status, headers)
 
 
-class Gate:
+class LoadSheddingMiddleware:
     """Refuses work while memory is short, counts what is being worked on, and turns an allocation that failed into 503."""
 
-    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, guard: Guard, collector: Collector) -> None:
+    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, guard: MemoryGuard, collector: GarbageCollector) -> None:
         self._app = app
         self._lifecycle = lifecycle
         self._guard = guard
@@ -100,7 +100,7 @@ async def _unavailable(_: Request, error: Exception) -> Response:
 
 
 async def _wrong_fields(_: Request, error: Exception) -> Response:
-    assert isinstance(error, WrongFields)
+    assert isinstance(error, ValidationFailed)
     return Problem(422, "Some fields are not as they should be.", errors=error.problems)
 
 
@@ -116,7 +116,7 @@ Handler = Callable[[Request, Exception], Awaitable[Response]]
 EXCEPTION_HANDLERS: dict[Any, Handler] = {
     HTTPException: _http_error,
     Unavailable: _unavailable,
-    WrongFields: _wrong_fields,
+    ValidationFailed: _wrong_fields,
     ClientDisconnect: _client_gone,
     Exception: _unexpected,
 }

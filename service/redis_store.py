@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .circuit_breaker import Breaker
+from .circuit_breaker import CircuitBreaker
 from .memory_cache import Entry, Stamp
-from .pending_writes import Owed
+from .pending_writes import PendingWrites
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from .settings import Settings
+    from .settings import ServiceSettings
 
 log = logging.getLogger("service.redis")
 
@@ -58,12 +58,12 @@ return 1
 """
 
 
-class Away(Exception):
+class RedisUnavailable(Exception):
     """Redis cannot be used for this; use something else."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CachedValue:
     """An entry in Redis, and how many seconds ago it was true."""
 
     entry: Entry
@@ -71,7 +71,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class PendingWrite:
     """What Redis is to hold for a key: an entry for `seconds`, or just its stamp; `stamp` None deletes the key."""
 
     key: int
@@ -80,7 +80,7 @@ class Write:
     seconds: float
 
 
-class Budget:
+class TimeBudget:
     """The time that one request may still spend on Redis."""
 
     def __init__(self, seconds: float) -> None:
@@ -99,11 +99,11 @@ class RedisStore:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ServiceSettings,
         *,
         lifetime: float,
-        owed: Owed,
-        writes: Callable[[], list[Write]],
+        owed: PendingWrites,
+        writes: Callable[[], list[PendingWrite]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -111,7 +111,7 @@ class RedisStore:
         self._owed = owed
         self._writes = writes
         self._clock = clock
-        self._breaker = Breaker(random.random)
+        self._breaker = CircuitBreaker(random.random)
         self._client: Redis | None = None
         self._tls = _uses_tls(settings)
         self._tls_context: Any = None
@@ -131,7 +131,7 @@ class RedisStore:
         """Whether it is known by now if Redis is there."""
         return self._breaker.up or self._breaker.outages > 0
 
-    async def get(self, key: int, budget: Budget) -> Found | None:
+    async def get(self, key: int, budget: TimeBudget) -> CachedValue | None:
         """The entry and its age. None when there is none.
 
         Raises:
@@ -147,7 +147,7 @@ class RedisStore:
                     raise answer
         return _decode(value, self._lifetime - ttl_ms / 1000) if value is not None and ttl_ms >= 0 else None
 
-    async def write(self, write: Write, budget: Budget) -> None:
+    async def write(self, write: PendingWrite, budget: TimeBudget) -> None:
         """Bring one write to Redis.
 
         Raises:
@@ -182,7 +182,7 @@ class RedisStore:
             async with asyncio.timeout(self._probe_timeout):
                 await _probe(client)
             if self._owed.everything:
-                raise Away("it has missed more writes than can be remembered")
+                raise RedisUnavailable("it has missed more writes than can be remembered")
             await self._deliver(client)
         except Exception as error:  # noqa: BLE001  # Redis is optional: whatever went wrong, it is away
             if not self._stalled(error, started, self._probe_timeout):
@@ -243,11 +243,11 @@ class RedisStore:
             raise
 
     @contextlib.asynccontextmanager
-    async def _spend(self, budget: Budget) -> AsyncIterator[Redis]:
+    async def _spend(self, budget: TimeBudget) -> AsyncIterator[Redis]:
         """The client, for as long as the budget lasts. Whatever goes wrong becomes Away."""
         client, epoch = self._client, self._breaker.epoch
         if client is None or not self._breaker.up or budget.left <= 0:
-            raise Away
+            raise RedisUnavailable
         started = self._clock()
         limit, had = budget.left, 0.0
         try:
@@ -259,7 +259,7 @@ class RedisStore:
             timed_out = _is_timeout(error)
             if not _is_wrong_type(error) and not (timed_out and (not fair or self._stalled(error, started, limit))):
                 self._fail(error, epoch)
-            raise Away from error
+            raise RedisUnavailable from error
         finally:
             budget.left -= self._clock() - started
 
@@ -332,18 +332,18 @@ class RedisStore:
         return Redis.from_url(settings.redis_url or "redis://localhost:6379", **options)
 
 
-def source(settings: Settings) -> str:
+def source(settings: ServiceSettings) -> str:
     """Which Redis the settings choose: "upstash", "redis_url" or "localhost"."""
     if settings.upstash_redis_rest_url:
         return "upstash"
     return "redis_url" if settings.redis_url else "localhost"
 
 
-def _uses_tls(settings: Settings) -> bool:
+def _uses_tls(settings: ServiceSettings) -> bool:
     return settings.upstash_redis_rest_url is not None or (settings.redis_url or "").startswith("rediss:")
 
 
-def _perform(client: Redis, write: Write) -> Awaitable[Any]:
+def _perform(client: Redis, write: PendingWrite) -> Awaitable[Any]:
     """Send one write, or queue it when `client` is a pipeline."""
     name = f"{PREFIX}{write.key}"
     if write.stamp is None:
@@ -358,13 +358,13 @@ async def _probe(client: Redis) -> None:
     await client.eval(COMPARE_AND_SET, 1, "service:probe", 0, 0, "", 5000)
 
 
-def _decode(value: bytes, age: float) -> Found | None:
+def _decode(value: bytes, age: float) -> CachedValue | None:
     """An entry from "<created> <version> <body>". None for a bare stamp, and for what we did not write."""
     created, _, rest = bytes(value).partition(b" ")
     version, _, body = rest.partition(b" ")
     if not (created.isdigit() and version.isdigit() and body):
         return None
-    return Found(Entry((int(created), int(version)), body), max(0.0, age))
+    return CachedValue(Entry((int(created), int(version)), body), max(0.0, age))
 
 
 def _is_timeout(error: Exception) -> bool:

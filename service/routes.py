@@ -16,15 +16,15 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from .cache import Cache
-from .campaigns import HIGHEST_ID, Campaign, Campaigns, WrongFields, changed_fields, new_fields
-from .cleanup import Cleanup, TooSoon, foreign_caller, refusal
+from .campaigns import HIGHEST_ID, Campaign, Campaigns, ValidationFailed, changed_fields, new_fields
+from .cleanup import Cleanup, CleanupRateLimited, foreign_caller, refusal
 from .errors import Unavailable
 from .health import Health, now
 from .memory_cache import Entry
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from .settings import Settings
+    from .settings import ServiceSettings
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -119,7 +119,7 @@ class CampaignRoutes:
 class ServiceRoutes:
     """Health and cleanup."""
 
-    def __init__(self, settings: Settings, health: Health, cleanup: Cleanup) -> None:
+    def __init__(self, settings: ServiceSettings, health: Health, cleanup: Cleanup) -> None:
         self._settings = settings
         self._health = health
         self._cleanup = cleanup
@@ -157,7 +157,7 @@ class ServiceRoutes:
             return Problem(refused, detail, headers=headers)
         try:
             cleaned = await self._cleanup.run(least_interval=self._settings.cleanup_min_interval)
-        except TooSoon as error:
+        except CleanupRateLimited as error:
             return Problem(429, "The last cleanup was a moment ago.", headers=NO_STORE, retry_after=error.retry_after)
         content: dict[str, object] = {
             "status": "success",
@@ -187,7 +187,7 @@ async def read_json(request: Request, seconds: float) -> object:
         raise HTTPException(408, "The body took too long.", {"Connection": "close"}) from None
     try:
         parsed: object = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_object)
-    except WrongFields:
+    except ValidationFailed:
         raise
     except (ValueError, RecursionError):
         raise HTTPException(400, "The body is not JSON.") from None
@@ -198,7 +198,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return the object. A name that comes twice has two meanings: which one counts is left to each parser."""
     names: dict[str, object] = dict(pairs)
     if len(names) < len(pairs):
-        raise WrongFields({"body": "must not give a name twice"})
+        raise ValidationFailed({"body": "must not give a name twice"})
     return names
 
 
@@ -227,10 +227,10 @@ def _route(path: str, *, head: bool = True, **endpoints: Endpoint) -> Route:
             raise HTTPException(405, "This path has no such method.", allow)
         return await endpoints[method](request)
 
-    return Route(path, _Anything(serve))
+    return Route(path, _AnyMethodEndpoint(serve))
 
 
-class _Anything:
+class _AnyMethodEndpoint:
     """An endpoint for all methods: Starlette gives each route methods of its own only when its endpoint is a function."""
 
     def __init__(self, serve: Endpoint) -> None:
@@ -259,10 +259,10 @@ def _number(request: Request, name: str, *, default: int, lowest: int, highest: 
         return default
     text = given[0]
     if len(given) > 1:
-        raise WrongFields({name: "must not be given twice"})
+        raise ValidationFailed({name: "must not be given twice"})
     if text.isascii() and text.isdigit() and len(text) <= 19 and lowest <= int(text) <= highest:
         return int(text)
-    raise WrongFields({name: f"must be a whole number from {lowest} to {highest}"})
+    raise ValidationFailed({name: f"must be a whole number from {lowest} to {highest}"})
 
 
 def _if_match(request: Request) -> str | None:

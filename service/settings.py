@@ -15,7 +15,7 @@ from .errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ServiceSettings:
     """Every field is an environment variable of the same name in upper case. Durations in seconds, sizes in MiB."""
 
     database_url: str = field(repr=False)
@@ -57,7 +57,7 @@ class Settings:
     log_format: str = "console"
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> ServiceSettings:
         """Read and check all settings. An empty variable counts as unset.
 
         Raises:

@@ -339,7 +339,7 @@ SERVICE_PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 
 
 def test_the_service_page_names_every_setting_with_its_default():
-    from service.settings import Settings
+    from service.settings import ServiceSettings
 
     there = {
         f.name.upper(): "required"
@@ -347,7 +347,7 @@ def test_the_service_page_names_every_setting_with_its_default():
         else f"{f.default:g}"
         if isinstance(f.default, float)
         else f.default
-        for f in dataclasses.fields(Settings)
+        for f in dataclasses.fields(ServiceSettings)
     }
     told = dict(re.findall(r"^\| ([A-Z][A-Z_]+) \| (\S*) ?\|", SERVICE_PAGE, re.MULTILINE))
     assert told == {name: "" if default is None else str(default) for name, default in there.items()}

@@ -15,14 +15,14 @@ PLANTS = (
     plant(
         "cache-source-lies",
         "It goes into Redis anyway, so say Redis.",
-        ("cache.py", 'return Answer(entry, "miss", "postgres")', 'return Answer(entry, "hit", "redis")'),
+        ("cache.py", 'return CacheResult(entry, "miss", "postgres")', 'return CacheResult(entry, "hit", "redis")'),
         tests=SOURCE,
         says="Redis is empty, so only Postgres can have answered",
     ),
     plant(
         "cache-source-lies-in-memory",
         "Redis' replacement may go by its name.",
-        ("cache.py", 'return Answer(entry, "hit", "memory")', 'return Answer(entry, "hit", "redis")'),
+        ("cache.py", 'return CacheResult(entry, "hit", "memory")', 'return CacheResult(entry, "hit", "redis")'),
         tests=f"{TWICE}[refusing]",
         says="the fallback cache does not serve while Redis is away",
     ),
@@ -82,7 +82,7 @@ PLANTS = (
         (
             "cache.py",
             "            if stale is None:\n                raise\n",
-            '            if stale is None:\n                return Answer(None, "miss", "postgres")\n',
+            '            if stale is None:\n                return CacheResult(None, "miss", "postgres")\n',
         ),
         tests=ABSENT,
         says="nobody can know that there is no such campaign",
@@ -103,7 +103,7 @@ PLANTS = (
         (
             "cache.py",
             "        flight = self._flights.get(key)\n",
-            '        if key in self._absent:\n            return Answer(None, "hit", "memory")\n        flight = self._flights.get(key)\n',
+            '        if key in self._absent:\n            return CacheResult(None, "hit", "memory")\n        flight = self._flights.get(key)\n',
         ),
         tests=ABSENT,
         says="its absence is remembered",
@@ -119,8 +119,8 @@ PLANTS = (
     plant(
         "cache-stale-unmarked",
         "It is a hit, isn't it?",
-        ("cache.py", 'Answer(entry, "stale", "memory")', 'Answer(entry, "hit", "memory")'),
-        ("cache.py", 'Answer(found.entry, "stale", "redis")', 'Answer(found.entry, "hit", "redis")'),
+        ("cache.py", 'CacheResult(entry, "stale", "memory")', 'CacheResult(entry, "hit", "memory")'),
+        ("cache.py", 'CacheResult(found.entry, "stale", "redis")', 'CacheResult(found.entry, "hit", "redis")'),
         tests=STALE,
         says="not marked as stale",
     ),

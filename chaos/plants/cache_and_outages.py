@@ -20,7 +20,7 @@ REMEMBERED_ABSENCE = (
     (
         "cache.py",
         "        flight = self._flights.get(key)\n        if flight is None:",
-        '        if self._absent.get(key, 0.0) > time.monotonic():\n            return Answer(None, "hit", "memory")\n        flight = self._flights.get(key)\n        if flight is None:',
+        '        if self._absent.get(key, 0.0) > time.monotonic():\n            return CacheResult(None, "hit", "memory")\n        flight = self._flights.get(key)\n        if flight is None:',
     ),
     (
         "cache.py",
@@ -165,8 +165,8 @@ PLANTS = (
         "With Postgres away it is the best there is.",
         (
             "cache.py",
-            '            if found.age < self._fresh_for:\n                return Answer(found.entry, "hit", "redis")',
-            '            if found.age < self._fresh_for or not self._source_is_up():\n                return Answer(found.entry, "hit", "redis")',
+            '            if found.age < self._fresh_for:\n                return CacheResult(found.entry, "hit", "redis")',
+            '            if found.age < self._fresh_for or not self._source_is_up():\n                return CacheResult(found.entry, "hit", "redis")',
         ),
         tests=AGE,
         says="is called a hit",
@@ -220,7 +220,7 @@ PLANTS = (
         "The next read will be quicker.",
         (
             "cache.py",
-            '        elif not self._redis_knows(key):\n            entry = self.fallback.fresh(key)\n            if entry is not None:\n                return Answer(entry, "hit", "memory")\n',
+            '        elif not self._redis_knows(key):\n            entry = self.fallback.fresh(key)\n            if entry is not None:\n                return CacheResult(entry, "hit", "memory")\n',
             "",
         ),
         tests=SAME,

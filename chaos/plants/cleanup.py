@@ -22,7 +22,7 @@ PLANTS = (
         (
             "cleanup.py",
             "        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
-            "        return Cleaned(0, 0, 0, 0.0)\n        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
+            "        return CleanupResult(0, 0, 0, 0.0)\n        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
         ),
         tests=(ZOMBIE, RIGHTS),
         says="zombie",
@@ -33,7 +33,7 @@ PLANTS = (
         (
             "cleanup.py",
             "        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
-            "        return Cleaned(1, 0, 2, 3.5)\n        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
+            "        return CleanupResult(1, 0, 2, 3.5)\n        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
         ),
         tests=(ZOMBIE, RIGHTS),
         says="zombie",
@@ -43,8 +43,8 @@ PLANTS = (
         "At least one, to look useful.",
         (
             "cleanup.py",
-            "        return Cleaned(idle_closed, len(leaked), ended,",
-            "        return Cleaned(idle_closed, len(leaked), ended + 1,",
+            "        return CleanupResult(idle_closed, len(leaked), ended,",
+            "        return CleanupResult(idle_closed, len(leaked), ended + 1,",
         ),
         tests=ZOMBIE,
         says="the cleanup claims",
@@ -147,7 +147,7 @@ PLANTS = (
     plant(
         "cleanup-as-often-as-you-like",
         "It does no harm.",
-        ("cleanup.py", "                raise TooSoon(wait)", "                pass"),
+        ("cleanup.py", "                raise CleanupRateLimited(wait)", "                pass"),
         tests=ONE_CLEANUP,
         says="a cleanup right after the last one is refused",
     ),
@@ -169,8 +169,12 @@ PLANTS = (
     plant(
         "cleanup-collects-nothing",
         "Python does that by itself.",
-        ("cleanup.py", "        freed = await self._collector.collect()\n", "        freed = Freed(0, 0, 0, 0.0)\n"),
-        ("cleanup.py", "from .memory import MIB, Collector", "from .memory import MIB, Collector, Freed"),
+        ("cleanup.py", "        freed = await self._collector.collect()\n", "        freed = GcResult(0, 0, 0, 0.0)\n"),
+        (
+            "cleanup.py",
+            "from .memory import MIB, GarbageCollector",
+            "from .memory import MIB, GarbageCollector, GcResult",
+        ),
         tests=RIGHTS,
         says="has collected no garbage",
     ),

@@ -17,7 +17,7 @@ PLANTS = (
         (
             "monitor.py",
             "        use = self._gauge.worst()\n        short",
-            '        told = figures()\n        use = Use(told.heap_used or 0, told.heap_total or 1, "heap")\n        short',
+            '        told = figures()\n        use = MemoryUsage(told.heap_used or 0, told.heap_total or 1, "heap")\n        short',
         ),
         tests=GUARD,
         says="the guard must not cry before memory is short",

@@ -224,7 +224,7 @@ PLANTS = (
         "An error is an error.",
         (
             "database.py",
-            "        except LostConnection:\n            rows =",
+            "        except ConnectionLost:\n            rows =",
             "        except ZeroDivisionError:\n            rows =",
         ),
         tests=READ_AGAIN,
@@ -265,7 +265,7 @@ PLANTS = (
         (
             "database.py",
             '        row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n',
-            '        try:\n            row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n        except LostConnection:\n            row = await self._run("fetchrow", sql, args)\n',
+            '        try:\n            row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n        except ConnectionLost:\n            row = await self._run("fetchrow", sql, args)\n',
         ),
         tests=ONCE,
         says="an INSERT was tried again",

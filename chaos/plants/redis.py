@@ -18,8 +18,8 @@ PLANTS = (
         "Redis is part of the service; if it is down, so are we.",
         (
             "cache.py",
-            "        except Away:\n            return None\n",
-            "        except Away as error:\n            raise Unavailable('The cache is down.') from error\n",
+            "        except RedisUnavailable:\n            return None\n",
+            "        except RedisUnavailable as error:\n            raise Unavailable('The cache is down.') from error\n",
         ),
         tests=f"{TWICE}[refusing]",
         says="reads failed while Redis was away",
@@ -112,7 +112,7 @@ PLANTS = (
         ),
         (
             "cache.py",
-            '        if not self._redis_knows(key):\n            entry = self.fallback.fresh(key)\n            if entry is not None:\n                return Answer(entry, "hit", "memory")\n        flight',
+            '        if not self._redis_knows(key):\n            entry = self.fallback.fresh(key)\n            if entry is not None:\n                return CacheResult(entry, "hit", "memory")\n        flight',
             "        flight",
         ),
         (
@@ -229,7 +229,11 @@ PLANTS = (
             "                    await client.connection_pool.disconnect(inuse_connections=True)",
             "                    _KEPT.append(client)",
         ),
-        ("redis_store.py", "class Away(Exception):", "_KEPT: list[Any] = []\n\n\nclass Away(Exception):"),
+        (
+            "redis_store.py",
+            "class RedisUnavailable(Exception):",
+            "_KEPT: list[Any] = []\n\n\nclass RedisUnavailable(Exception):",
+        ),
         tests=KINDS,
         says="connections are left behind",
     ),

@@ -53,8 +53,8 @@ PLANTS = (
         "It is new to Redis.",
         (
             "cache.py",
-            "return Write(key, stamp, entry.body, self._lifetime - age)",
-            "return Write(key, stamp, entry.body, self._lifetime)",
+            "return PendingWrite(key, stamp, entry.body, self._lifetime - age)",
+            "return PendingWrite(key, stamp, entry.body, self._lifetime)",
         ),
         tests=TIME_LEFT,
         says="as good as new again",
@@ -71,8 +71,8 @@ PLANTS = (
         "A mark of a deleted row need not live long.",
         (
             "cache.py",
-            '            return Write(key, stamp, b"", self._lifetime)',
-            '            return Write(key, stamp, b"", 1.0)',
+            '            return PendingWrite(key, stamp, b"", self._lifetime)',
+            '            return PendingWrite(key, stamp, b"", 1.0)',
         ),
         tests=TIME_LEFT,
         says="mark of a deleted",

@@ -9,7 +9,7 @@ import pytest
 from pytest_resilience import eventually
 from service.cache import Cache
 from service.memory_cache import Entry
-from service.settings import Settings
+from service.settings import ServiceSettings
 
 from .support import backends, sql
 
@@ -134,7 +134,7 @@ def test_one_loader_answers_all_who_miss_at_once(resilience, service, campaign):
 
 
 def test_a_reader_that_took_off_before_a_write_neither_caches_nor_shares_what_it_loaded():
-    settings = Settings(database_url="postgresql://nowhere", cache_max_entries=1)
+    settings = ServiceSettings(database_url="postgresql://nowhere", cache_max_entries=1)
     old, new, other = (Entry((1, version), b"%d" % version) for version in (1, 2, 3))
 
     async def scene():

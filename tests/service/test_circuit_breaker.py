@@ -1,10 +1,10 @@
 """The breaker: literals in, decisions out."""
 
-from service.circuit_breaker import LONGEST_DELAY, TRIAL, Breaker
+from service.circuit_breaker import LONGEST_DELAY, TRIAL, CircuitBreaker
 
 
 def up(now=0.0):
-    breaker = Breaker(lambda: 1.0)
+    breaker = CircuitBreaker(lambda: 1.0)
     breaker.recover(now)
     return breaker
 
@@ -20,7 +20,7 @@ def test_an_outage_is_told_once():
 
 
 def test_an_outage_at_the_start_is_told_once():
-    breaker = Breaker(lambda: 0.0)
+    breaker = CircuitBreaker(lambda: 0.0)
     assert [breaker.fail("refused", breaker.epoch) for _ in range(3)] == [True, False, False]
 
 
@@ -41,7 +41,7 @@ def test_the_delay_doubles_up_to_a_limit():
         delays.append(breaker.delay())
         breaker.fail("refused", breaker.epoch)
     assert delays == [0.2, 0.4, LONGEST_DELAY, LONGEST_DELAY, LONGEST_DELAY]
-    assert Breaker(lambda: 0.0).delay() == 0.05
+    assert CircuitBreaker(lambda: 0.0).delay() == 0.05
 
 
 def test_only_what_fell_again_soon_is_put_on_trial():

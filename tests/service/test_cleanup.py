@@ -14,11 +14,11 @@ from starlette.datastructures import Headers
 
 from pytest_resilience import eventually
 from service.cleanup import foreign_caller, is_loopback, refusal
-from service.settings import Settings
+from service.settings import ServiceSettings
 
 from .support import sql
 
-SETTINGS = Settings(database_url="postgresql://db/x", cleanup_token="right")
+SETTINGS = ServiceSettings(database_url="postgresql://db/x", cleanup_token="right")
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ LOCAL = {"host": "localhost:8080"}
     ],
 )
 def test_a_page_or_a_proxy_on_this_machine_is_not_a_caller_on_this_machine(headers, foreign):
-    settings = Settings(database_url="postgresql://db/x", host="svc.internal", cleanup_token="right")
+    settings = ServiceSettings(database_url="postgresql://db/x", host="svc.internal", cleanup_token="right")
     why = foreign_caller(settings, Headers(headers))
     assert (why is not None) == foreign
     assert refusal(settings, "127.0.0.1", None, why) == (403 if foreign else None)
@@ -101,8 +101,8 @@ def test_a_browser_on_this_machine_cannot_be_made_to_clean_up(service, log, meth
 
 
 def test_without_a_token_in_the_settings_no_token_is_right():
-    assert refusal(Settings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer None") == 403
-    assert refusal(Settings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer ") == 403
+    assert refusal(ServiceSettings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer None") == 403
+    assert refusal(ServiceSettings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer ") == 403
 
 
 def test_what_is_no_address_is_no_loopback():

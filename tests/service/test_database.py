@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pytest_resilience import eventually
-from service.database import Database, Usage
+from service.database import Database, PoolUsage
 from service.errors import Unavailable
-from service.settings import Settings
+from service.settings import ServiceSettings
 
 from .support import backends, sql
 
@@ -24,7 +24,7 @@ class FakeClock:
 
 def test_use_is_an_average_over_time():
     clock = FakeClock()
-    usage = Usage(20, clock)
+    usage = PoolUsage(20, clock)
     usage.change(+20)
     clock.now += 28
     usage.change(-12)
@@ -36,14 +36,14 @@ def test_use_is_an_average_over_time():
 
 def test_use_is_never_above_what_was_in_use_however_late_the_clock_is_read():
     times = iter([0.0, 1.0, 2.0, 10.0, 11.0, 20.0, 21.0, 30.0])  # a process that has to wait between some readings
-    usage = Usage(10, lambda: next(times))
+    usage = PoolUsage(10, lambda: next(times))
     usage.change(+9)
     usage.percent()
     assert [usage.percent() for _ in range(2)] == [90.0] * 2
 
 
 def test_a_window_without_duration_tells_the_present():
-    usage = Usage(4, FakeClock())
+    usage = PoolUsage(4, FakeClock())
     usage.change(+1)
     assert usage.percent() == 25.0
 
@@ -109,7 +109,7 @@ def test_a_lost_table_is_made_again(resilience, service):
 
 async def with_database(resilience, body, **settings):
     values = {"db_pool_max": 2, "db_pool_acquire_timeout": 1.0, "db_command_timeout": 2.0, **settings}
-    database = Database(Settings(database_url=resilience.postgres.url, **values), "t3st")
+    database = Database(ServiceSettings(database_url=resilience.postgres.url, **values), "t3st")
     await database.start()
     try:
         return await body(database)

@@ -11,7 +11,7 @@ import pytest
 from pytest_resilience import eventually
 from service.errors import SettingsError
 from service.http_connections import most_connections
-from service.settings import Settings
+from service.settings import ServiceSettings
 
 TIMEOUT = 1.0  # HEADER_TIMEOUT and BODY_TIMEOUT
 LATE = 2.5  # seconds on top, for a busy machine
@@ -232,7 +232,7 @@ def test_the_bound_leaves_descriptors_for_the_rest(monkeypatch):
 
     def most(limit, **settings):
         monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-        return most_connections(Settings(database_url="postgresql://h", **settings))
+        return most_connections(ServiceSettings(database_url="postgresql://h", **settings))
 
     assert 1024 - 400 < most(1024) < 1024 - 100 - 40, "the pool has 100, Redis up to 44"
     assert most(1024, db_pool_max=20) == most(1024) + 80

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from service.logging_setup import ConsoleFormatter, JsonFormatter, Redaction
+from service.logging_setup import ConsoleFormatter, JsonFormatter, Redactor
 
 
 def record(message, *args, error=None):
@@ -17,7 +17,7 @@ def record(message, *args, error=None):
 
 @pytest.mark.parametrize("formatter", [ConsoleFormatter, JsonFormatter])
 def test_known_secrets_and_whatever_looks_like_credentials_are_taken_out(formatter):
-    line = formatter(Redaction(["s3cret-token"])).format(
+    line = formatter(Redactor(["s3cret-token"])).format(
         record(
             "to %s with %s, Authorization: Bearer %s, password=%s",
             "redis://user:pw@host:6379/0",
@@ -33,19 +33,19 @@ def test_known_secrets_and_whatever_looks_like_credentials_are_taken_out(formatt
 
 
 def test_json_lines_hold_the_message_as_it_is():
-    line = json.loads(JsonFormatter(Redaction([])).format(record('[Memory] "High": %.2f%%\nä', 90.214)))
+    line = json.loads(JsonFormatter(Redactor([])).format(record('[Memory] "High": %.2f%%\nä', 90.214)))
     assert line["message"] == '[Memory] "High": 90.21%\nä'
     assert (line["level"], line["logger"]) == ("WARNING", "service.x")
     assert line["time"].endswith("Z")
 
 
 def test_console_lines_hold_time_level_and_message():
-    line = ConsoleFormatter(Redaction([])).format(record("Redis connected successfully"))
+    line = ConsoleFormatter(Redactor([])).format(record("Redis connected successfully"))
     assert line.split(" ", 1)[1] == "WARNING service.x Redis connected successfully"
 
 
 def test_very_short_secrets_do_not_eat_the_log():
-    assert Redaction(["a"])("a banana") == "a banana"
+    assert Redactor(["a"])("a banana") == "a banana"
 
 
 def test_tracebacks_are_in_json_lines():
@@ -54,7 +54,7 @@ def test_tracebacks_are_in_json_lines():
     except ValueError:
         entry = record("oops")
         entry.exc_info = sys.exc_info()
-    assert "ValueError: no" in json.loads(JsonFormatter(Redaction([])).format(entry))["exception"]
+    assert "ValueError: no" in json.loads(JsonFormatter(Redactor([])).format(entry))["exception"]
 
 
 BROKEN = """

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_resilience import eventually
 from service import memory
-from service.memory import MIB, Cgroup, Collector, Figures, Freed, Guard, Use
+from service.memory import MIB, Cgroup, GarbageCollector, GcResult, MemoryGuard, MemoryStats, MemoryUsage
 
 HIGH = re.compile(r"\[Memory\] High heap usage: \d+\.\d\d%, forcing GC")
 FREED = re.compile(r"\[GC\] Freed -?\d+\.\d\dMB heap, -?\d+\.\d\dMB external, -?\d+\.\d\dMB total")
@@ -22,7 +22,7 @@ def resilience_service(service_spec):
 
 
 def use(percent, reusable=0):
-    return Use(used=percent * 10, limit=1000, what="RSS", reusable=reusable * 10)
+    return MemoryUsage(used=percent * 10, limit=1000, what="RSS", reusable=reusable * 10)
 
 
 def decisions(guard, *samples):
@@ -31,60 +31,62 @@ def decisions(guard, *samples):
 
 
 def test_an_episode_is_announced_once():
-    assert decisions(Guard(), (0, 50), (1, 91), (2, 92), (3, 91)) == [None, "announce", None, None]
+    assert decisions(MemoryGuard(), (0, 50), (1, 91), (2, 92), (3, 91)) == [None, "announce", None, None]
 
 
 def test_a_forced_collection_is_repeated_after_the_cooldown_while_memory_is_short():
-    assert decisions(Guard(), (0, 91), (9, 91), (10, 91), (11, 91)) == ["announce", None, "again", None]
+    assert decisions(MemoryGuard(), (0, 91), (9, 91), (10, 91), (11, 91)) == ["announce", None, "again", None]
 
 
 def test_an_episode_ends_after_three_samples_below_80_percent():
-    guard = Guard()
+    guard = MemoryGuard()
     assert decisions(guard, (0, 91), (1, 79), (2, 79), (3, 85), (4, 79), (5, 79), (6, 91)) == ["announce", *[None] * 6]
     assert decisions(guard, (7, 79), (8, 79), (9, 79), (10, 91)) == [None, None, None, "announce"]
 
 
 def test_exactly_90_percent_is_not_above():
-    assert decisions(Guard(), (0, 90)) == [None]
+    assert decisions(MemoryGuard(), (0, 90)) == [None]
 
 
 def test_what_malloc_holds_free_ends_an_episode_although_the_kernel_counts_it():
-    guard = Guard()
+    guard = MemoryGuard()
     assert decisions(guard, (0, 96, 2), (20, 96, 17), (21, 96, 17), (22, 96, 17)) == ["announce", None, None, None]
     assert decisions(guard, (23, 96, 17), (24, 97, 3)) == [None, "announce"]
 
 
 def test_a_long_collection_in_vain_is_not_soon_repeated():
-    guard = Guard()
+    guard = MemoryGuard()
     guard.sample(use(91), 0)
     guard.collected(1, seconds=0.3, freed_share=0.0)
     assert decisions(guard, (20, 91), (300, 91), (302, 91)) == [None, None, "again"]
 
 
 def test_work_is_refused_from_95_percent_until_below_93():
-    guard = Guard()
+    guard = MemoryGuard()
     refusing = [guard.sample(use(p), 0) or guard.refusing for p in (94, 95, 93, 92, 94)]
     assert refusing == ["announce", True, True, False, False]
 
 
 def test_the_lines_have_their_form():
-    freed = Freed(heap=int(12.22 * MIB), external=0, rss=int(-0.38 * MIB), seconds=0.1)
+    freed = GcResult(heap=int(12.22 * MIB), external=0, rss=int(-0.38 * MIB), seconds=0.1)
     assert freed.line() == "[GC] Freed 12.22MB heap, 0.00MB external, -0.38MB total"
-    figures = Figures(129 * MIB, int(39.57 * MIB), int(42.85 * MIB), int(13.57 * MIB))
-    assert figures.line(Use(512 * MIB, 4096 * MIB, "RSS")) == (
+    figures = MemoryStats(129 * MIB, int(39.57 * MIB), int(42.85 * MIB), int(13.57 * MIB))
+    assert figures.line(MemoryUsage(512 * MIB, 4096 * MIB, "RSS")) == (
         "[Memory Stats] RSS: 129.00MB | Heap: 39.57/42.85MB (92.35%) | External: 13.57MB | Limit: 512.00/4096.00MB (12.50%)"
     )
 
 
 def test_a_platform_that_does_not_tell_is_not_made_up_for():
     assert (
-        Figures(129 * MIB, None, None, None).line(Use(1, 4, "RSS")).startswith("[Memory Stats] RSS: 129.00MB | Limit: ")
+        MemoryStats(129 * MIB, None, None, None)
+        .line(MemoryUsage(1, 4, "RSS"))
+        .startswith("[Memory Stats] RSS: 129.00MB | Limit: ")
     )
 
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
-    [("1000\n", Use(500, 1000, "cgroup")), ("max\n", None), ("9223372036854771712\n", None), (None, None)],
+    [("1000\n", MemoryUsage(500, 1000, "cgroup")), ("max\n", None), ("9223372036854771712\n", None), (None, None)],
 )
 def test_a_control_group_counts_without_the_cache_that_can_go(tmp_path, limit, expected):
     if limit is not None:
@@ -107,7 +109,7 @@ def test_the_figures_follow_what_is_allocated():
 
 
 def test_a_collection_frees_cycles_and_gives_their_pages_back():
-    collector = Collector()
+    collector = GarbageCollector()
     try:
         cycles = []
         for _ in range(10_000):

@@ -1,6 +1,6 @@
 """The in-memory cache: bounded, ordered by version, fresh or stale by the clock."""
 
-from service.memory_cache import OVERHEAD, Entry, Fallback
+from service.memory_cache import OVERHEAD, Entry, MemoryCache
 
 
 class FakeClock:
@@ -13,7 +13,7 @@ class FakeClock:
 
 def cache(clock=None, **settings):
     defaults = {"max_entries": 100, "max_bytes": 1 << 20, "fresh_for": 60.0, "lifetime": 600.0}
-    return Fallback(**{**defaults, **settings}, clock=clock or FakeClock())
+    return MemoryCache(**{**defaults, **settings}, clock=clock or FakeClock())
 
 
 def entry(version=1, size=10, created=5):

@@ -1,10 +1,10 @@
 """What Redis has missed: newest wins, doubts stay, and there is an end to it."""
 
-from service.pending_writes import Owed
+from service.pending_writes import PendingWrites
 
 
 def test_the_newest_write_to_a_key_is_owed():
-    owed = Owed(most=50)
+    owed = PendingWrites(most=50)
     owed.add(1, (5, 2))
     assert owed.add(1, (5, 1)) == (5, 2)
     assert owed.add(1, (5, 3)) == (5, 3)
@@ -12,7 +12,7 @@ def test_the_newest_write_to_a_key_is_owed():
 
 
 def test_a_doubt_stays_until_it_is_settled():
-    owed = Owed(most=50)
+    owed = PendingWrites(most=50)
     owed.add(1, (5, 2))
     assert owed.add(1, None) is None
     assert owed.add(1, (5, 3)) is None
@@ -22,7 +22,7 @@ def test_a_doubt_stays_until_it_is_settled():
 
 
 def test_what_was_written_since_stays_owed():
-    owed = Owed(most=50)
+    owed = PendingWrites(most=50)
     owed.add(1, (5, 1))
     batch = owed.next(1)
     owed.add(1, (5, 2))
@@ -33,7 +33,7 @@ def test_what_was_written_since_stays_owed():
 
 
 def test_beyond_its_bounds_everything_is_in_doubt_until_it_begins_anew():
-    owed = Owed(most=2)
+    owed = PendingWrites(most=2)
     for key in (1, 2, 1, 3):
         owed.add(key, (5, 1))
     assert owed.everything

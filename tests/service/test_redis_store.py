@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from service.pending_writes import Owed
-from service.redis_store import Away, Budget, RedisStore, Write, source
-from service.settings import Settings
+from service.pending_writes import PendingWrites
+from service.redis_store import PendingWrite, RedisStore, RedisUnavailable, TimeBudget, source
+from service.settings import ServiceSettings
 
 URL = "postgresql://127.0.0.1:1/x"
 
@@ -54,12 +54,12 @@ def with_store(server, body, *, tls=None, **settings):
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
         port = listener.sockets[0].getsockname()[1]
         values = {"redis_url": f"redis://127.0.0.1:{port}"} if tls is None else {"upstash_redis_port": port}
-        owed = Owed(most=10_000)
+        owed = PendingWrites(most=10_000)
         store = RedisStore(
-            Settings(database_url=URL, **{**values, **settings}),
+            ServiceSettings(database_url=URL, **{**values, **settings}),
             lifetime=600,
             owed=owed,
-            writes=lambda: [Write(key, stamp, b"", 600) for key, stamp in owed.next(100)],
+            writes=lambda: [PendingWrite(key, stamp, b"", 600) for key, stamp in owed.next(100)],
         )
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(store.run())
@@ -102,8 +102,8 @@ def test_a_redis_that_answers_like_this_is_away_until_it_answers_well(answer, ca
     async def body(store, _):
         await until(lambda: store.tried)
         assert not store.up
-        with pytest.raises(Away):
-            await store.get(1, Budget(0.25))
+        with pytest.raises(RedisUnavailable):
+            await store.get(1, TimeBudget(0.25))
         server.answer = b":1\r\n"
         await until(lambda: store.up)
 
@@ -117,12 +117,12 @@ def test_the_budget_bounds_all_calls_of_a_request_together():
     async def body(store, _):
         await until(lambda: store.up)
         server.delay = 0.3
-        budget, loop = Budget(0.5), asyncio.get_running_loop()
+        budget, loop = TimeBudget(0.5), asyncio.get_running_loop()
         started = loop.time()
-        write = Write(1, (5, 2), b"{}", 60)
+        write = PendingWrite(1, (5, 2), b"{}", 60)
         await store.write(write, budget)
         for _ in range(10):
-            with pytest.raises(Away):
+            with pytest.raises(RedisUnavailable):
                 await store.write(write, budget)
         assert loop.time() - started < 0.5 + 1.5  # all of them would take 3.3
         assert store.up, "a request that came late is no proof that Redis is away"
@@ -156,10 +156,10 @@ def test_a_stall_of_our_own_is_not_taken_for_an_outage():
     async def body(store, _):
         await until(lambda: store.up)
         server.delay = 0.1
-        asking = asyncio.ensure_future(store.write(Write(1, (5, 2), b"{}", 60), Budget(0.25)))
+        asking = asyncio.ensure_future(store.write(PendingWrite(1, (5, 2), b"{}", 60), TimeBudget(0.25)))
         await until(lambda: len(server.commands) > 1)
         time.sleep(0.5)  # noqa: ASYNC251  # this is the stall
-        with pytest.raises(Away):
+        with pytest.raises(RedisUnavailable):
             await asking
         assert store.up
 
@@ -172,12 +172,12 @@ def test_an_outage_does_not_let_every_caller_knock():
     async def body(store, _):
         await until(lambda: store.up)
         server.answer = None
-        await asyncio.gather(*(store.get(key, Budget(0.25)) for key in range(10)), return_exceptions=True)
+        await asyncio.gather(*(store.get(key, TimeBudget(0.25)) for key in range(10)), return_exceptions=True)
         await until(lambda: not store.up)
         before = server.connections
         for key in range(500):
-            with pytest.raises(Away):
-                await store.get(key, Budget(0.25))
+            with pytest.raises(RedisUnavailable):
+                await store.get(key, TimeBudget(0.25))
         assert server.connections - before <= 1
 
     with_store(server, body)
@@ -221,7 +221,7 @@ def test_what_others_put_under_our_names_is_a_miss():
         await until(lambda: store.up)
         for value in (b"", b"x", b"1 2 ", b"1 x {}", b'{"id":1}'):
             server.answer = b"$%d\r\n%s\r\n:5000\r\n" % (len(value), value)
-            assert await store.get(1, Budget(0.25)) is None
+            assert await store.get(1, TimeBudget(0.25)) is None
             assert store.up
 
     # two commands are answered at once here: the second answer of each pair belongs to the first command's pipeline
@@ -243,9 +243,9 @@ def server_answers_pairs(server):
 
 def test_which_redis_is_chosen():
     upstash = {"upstash_redis_rest_url": "https://x.upstash.io", "upstash_redis_rest_token": "t"}
-    assert source(Settings(database_url=URL, redis_url="redis://r", **upstash)) == "upstash"
-    assert source(Settings(database_url=URL, redis_url="redis://r")) == "redis_url"
-    assert source(Settings(database_url=URL)) == "localhost"
+    assert source(ServiceSettings(database_url=URL, redis_url="redis://r", **upstash)) == "upstash"
+    assert source(ServiceSettings(database_url=URL, redis_url="redis://r")) == "redis_url"
+    assert source(ServiceSettings(database_url=URL)) == "localhost"
 
 
 def test_upstash_is_spoken_to_over_tls_with_the_token_as_password(tmp_path):
@@ -266,7 +266,7 @@ def test_upstash_is_spoken_to_over_tls_with_the_token_as_password(tmp_path):
     async def body(store, _):
         await until(lambda: store.up)
         assert server.commands[0] == [b"AUTH", b"default", b"t0ken%@:/"]
-        await store.write(Write(1, (5, 2), b"{}", 60), Budget(0.25))
+        await store.write(PendingWrite(1, (5, 2), b"{}", 60), TimeBudget(0.25))
         assert server.commands[-1][3:] == [b"service:campaign:1", b"5", b"2", b"{}", b"60000"]
 
     with_store(server, body, tls=tls, upstash_redis_ca_file=str(certificate), **upstash)

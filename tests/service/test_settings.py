@@ -3,13 +3,13 @@
 import pytest
 
 from service.errors import SettingsError
-from service.settings import Settings
+from service.settings import ServiceSettings
 
 URL = {"DATABASE_URL": "postgresql://app:p%40ss@db.internal/shop"}
 
 
 def test_the_defaults_are_the_documented_ones():
-    settings = Settings.from_environment(URL)
+    settings = ServiceSettings.from_environment(URL)
     assert (settings.host, settings.port) == ("0.0.0.0", 8080)
     assert (settings.db_pool_max, settings.db_pool_idle_timeout, settings.db_pool_acquire_timeout) == (100, 30, 3)
     assert (settings.db_pool_check_interval, settings.db_pool_alert_percent, settings.db_command_timeout) == (30, 90, 5)
@@ -21,7 +21,9 @@ def test_the_defaults_are_the_documented_ones():
 
 
 def test_values_are_read_and_empty_ones_count_as_unset():
-    settings = Settings.from_environment({**URL, "PORT": " 0 ", "REDIS_BUDGET": "0.5", "REDIS_URL": "", "HOST": "::1"})
+    settings = ServiceSettings.from_environment(
+        {**URL, "PORT": " 0 ", "REDIS_BUDGET": "0.5", "REDIS_URL": "", "HOST": "::1"}
+    )
     assert (settings.port, settings.redis_budget, settings.redis_url, settings.host) == (0, 0.5, None, "::1")
 
 
@@ -60,7 +62,7 @@ def test_values_are_read_and_empty_ones_count_as_unset():
 def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
     environment = {**URL, name: value} if value is not None else {}
     with pytest.raises(SettingsError) as caught:
-        Settings.from_environment(environment)
+        ServiceSettings.from_environment(environment)
     assert caught.value.name == name
     assert str(caught.value).startswith(f"{name}: expected ")
     assert "\n" not in str(caught.value)
@@ -104,7 +106,7 @@ def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
 )
 def test_a_url_that_can_never_work_ends_the_start_and_says_why(name, url, flaw):
     with pytest.raises(SettingsError) as caught:
-        Settings.from_environment({**URL, "UPSTASH_REDIS_REST_TOKEN": "t", name: url})
+        ServiceSettings.from_environment({**URL, "UPSTASH_REDIS_REST_TOKEN": "t", name: url})
     assert caught.value.name == name
     assert flaw in str(caught.value)
     assert "hunter2" not in str(caught.value)
@@ -125,14 +127,14 @@ def test_a_url_that_can_never_work_ends_the_start_and_says_why(name, url, flaw):
     ],
 )
 def test_a_url_that_can_work_is_taken(name, url):
-    assert getattr(Settings.from_environment({**URL, name: url}), name.lower()) == url
+    assert getattr(ServiceSettings.from_environment({**URL, name: url}), name.lower()) == url
 
 
 @pytest.mark.parametrize("given", ["UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"])
 def test_upstash_needs_both_url_and_token(given):
     missing = {"UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN"} - {given}
     with pytest.raises(SettingsError) as caught:
-        Settings.from_environment({**URL, given: "https://x.upstash.io"})
+        ServiceSettings.from_environment({**URL, given: "https://x.upstash.io"})
     assert {caught.value.name} == missing
 
 
@@ -143,7 +145,7 @@ def test_no_secret_is_in_the_repr():
         "UPSTASH_REDIS_REST_TOKEN": "tok3n-of-upstash",
         "CLEANUP_TOKEN": "cl3anup",
     }
-    settings = Settings.from_environment({**URL, **secrets})
+    settings = ServiceSettings.from_environment({**URL, **secrets})
     for secret in ("p%40ss", "red1s", "upsta@", "tok3n", "cl3anup"):
         assert secret not in repr(settings)
     assert {"p%40ss", "p@ss", "red1s", "upsta", "tok3n-of-upstash", "cl3anup"} <= set(settings.secrets())
