@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_resilience import Stack
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 
 BARS = {
     "plugin loaded but unused": 10.0,

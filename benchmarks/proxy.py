@@ -35,7 +35,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pytest_resilience.backends.embedded import EmbeddedBackend  # noqa: E402  # a checkout need not be installed
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend  # noqa: E402  # a checkout need not be installed
 
 # DESIGN.md's bars: requests per second against the real server.
 BARS = {

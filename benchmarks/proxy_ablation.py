@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from proxy import ROWS, Proxy, fill_bulk, our_command, quartiles, redis_rate, turn  # beside this file
 
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 
 # Link.on_event up to where data was received, without the short path; a variant says what happens to it then.
 RECEIVED = """

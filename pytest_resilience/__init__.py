@@ -17,12 +17,12 @@ if TYPE_CHECKING:
         UnknownFault,
         VacuousTest,
     )
-    from .experiment import Resilience
     from .faults.fault import Receipt, Strike
     from .leaks.compare import Leak
     from .probes import eventually, recovers
+    from .resilience import Resilience
     from .stack import Stack
-    from .targets.spec import Service
+    from .targets.service_spec import Service
 
 __version__ = "0.1.0"
 
@@ -57,8 +57,8 @@ pytest_plugins = ("pytest_resilience.plugin",)
 _HOMES = {
     "Leak": "leaks.compare",
     "Receipt": "faults.fault",
-    "Resilience": "experiment",
-    "Service": "targets.spec",
+    "Resilience": "resilience",
+    "Service": "targets.service_spec",
     "Stack": "stack",
     "Strike": "faults.fault",
     "eventually": "probes",

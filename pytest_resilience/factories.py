@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .backends.postgres_admin import Init
-    from .experiment import Resilience
+    from .admin.postgres import Init
+    from .resilience import Resilience
     from .targets.server import PostgresTarget, RedisTarget
 
 

@@ -12,10 +12,10 @@ from .kept_modules import FINDER
 from .stash import EXPERIMENT
 
 if TYPE_CHECKING:
-    from .backends.postgres_admin import Init
-    from .experiment import Resilience
+    from .admin.postgres import Init
+    from .resilience import Resilience
     from .stack import Stack
-    from .targets.spec import Service
+    from .targets.service_spec import Service
 
 
 @pytest.fixture(scope="session")
@@ -65,9 +65,9 @@ def resilience(
 
     Every test begins with a clean database, an empty Redis and no toxics; everything it struck is healed when it ends.
     """
-    from .experiment import Resilience
     from .history import recording
-    from .targets.spec import Service
+    from .resilience import Resilience
+    from .targets.service_spec import Service
 
     given: object = resilience_service
     if not isinstance(given, Service | None):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .backends.choice import Factory
+    from .backends.registry import Factory
 
 
 @pytest.hookspec

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Literal
 
-from .experiment import Resilience
+from .resilience import Resilience
 
 BACK = "back"
 

@@ -12,7 +12,7 @@ from .backends import BUILT_IN
 from .backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE, Settings
 
 if TYPE_CHECKING:
-    from .backends.choice import Choice, Factory
+    from .backends.registry import Choice, Factory
 
 LEAKS = ("report", "error", "off")
 CHOICES = ("backend", "seed", "strict", "leaks")
@@ -73,7 +73,7 @@ class Options(NamedTuple):
         Raises:
             BackendUnavailable: it can't be used as it was asked for.
         """
-        from .backends.choice import choose
+        from .backends.registry import choose
 
         return choose(self.backend, self.settings, self.others)
 
@@ -85,7 +85,7 @@ class Options(NamedTuple):
         """
         if self.asked_by is None or self.backend == "auto":
             return
-        from .backends.choice import missing
+        from .backends.registry import missing
 
         if why := missing(self.backend, self.settings, self.others):
             raise pytest.UsageError(f"{self.asked_by}={self.backend}: {why}")

@@ -17,7 +17,7 @@ from .report.attempts import ATTEMPT, CANNOT, FAILED_ATTEMPTS, LEAK, OF_AN_ATTEM
 from .stash import ATTEMPTS, DESCRIBED, EXPERIMENT, FAILED, PASSED, WATCH, WORKERS
 
 if TYPE_CHECKING:
-    from .experiment import Resilience
+    from .resilience import Resilience
 
 VACUOUS = (OUTCOME, "vacuous")
 FIXTURES = {"resilience", "resilience_stack"}
@@ -59,7 +59,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """--resilience-backends: print the table, run nothing."""
     if not config.getoption("resilience_backends"):
         return None
-    from .backends.choice import table
+    from .backends.registry import table
 
     given = options.keep(config)
     sys.stdout.write("\n".join(table(given.settings, given.others)) + "\n")

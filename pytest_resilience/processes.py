@@ -38,7 +38,7 @@ ANSWER_WITHIN = 30.0  # seconds for the keeper to answer one request; the slowes
 LOOK_EVERY = 1.0  # seconds between two looks whether a keeper that does not answer is stopped
 COMMANDS = 25.0  # seconds more when it has commands to run at the end
 _HERE = str(Path(__file__).parent)
-_RUN = "import sys; sys.path.append(sys.argv[1]); import keeper; keeper.main(*sys.argv[2:])"  # imported: its bytecode is cached
+_RUN = "import sys; sys.path.append(sys.argv[1]); import supervisor; supervisor.main(*sys.argv[2:])"  # imported: its bytecode is cached
 
 
 class User(NamedTuple):
@@ -445,7 +445,7 @@ class Keeper:
         """What a keeper that was killed could not do; its children died with it."""
         if not any(path.exists() for path in self._owned):
             return
-        from . import keeper  # its own functions, for once on this side
+        from . import supervisor as keeper  # its own functions, for once on this side
 
         for command in self._commands:
             try:

@@ -8,23 +8,23 @@ import re
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
+from .admin.postgres import PostgresAdmin
+from .admin.redis import RedisAdmin
 from .backends.backend import Address, Backend, Server
-from .backends.postgres_admin import PostgresAdmin
-from .backends.redis_admin import RedisAdmin
 from .errors import BackendDied, SetupError
 from .faults.fault import Strike
-from .proxy.client import Control, Door
+from .proxy_client.client import Control, Door
 from .redaction import remember_url
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
-from .targets.spec import Service
+from .targets.service_spec import Service
 from .targets.target import Ledger
 from .wording import no_attribute
 
 if TYPE_CHECKING:
     import toxiproxy
 
-    from .backends.postgres_admin import Init
+    from .admin.postgres import Init
 
 Kind = Literal["postgres", "redis"]
 

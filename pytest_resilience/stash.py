@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .experiment import Resilience
-    from .leaks.watch import Watch
+    from .leaks.check import Watch
+    from .resilience import Resilience
 
 EXPERIMENT: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the experiment of its test
 PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with an experiment: whether its body passed

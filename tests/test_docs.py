@@ -262,10 +262,10 @@ def fault_names() -> str:
 
     files = {
         "process": "process",
-        "postgres": "server",
-        "redis": "server",
+        "postgres_server": "server",
+        "redis_server": "server",
         "memory": "resources",
-        "scarcity": "resources",
+        "resources": "resources",
     }
     families: dict[str, dict[str, list[str]]] = {}
     for name, kind in FAULTS.items():

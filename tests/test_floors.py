@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = """
 8  __init__
 7  plugin options hooks fixtures factories stash
-6  runner strategies machine report targets stack experiment incidents leaks
-5  schedule backends
+6  runner strategies machine report targets stack resilience incidents leaks
+5  schedule admin backends
 4  faults probes
-3  proxy clients
+3  proxy proxy_client clients
 2  wire checkers
 1  history
-0  errors clock coroutines processes keeper redaction kept_modules wording
+0  errors clock coroutines processes supervisor redaction kept_modules wording
 """
 SERVICE = """
 5  __init__
@@ -171,14 +171,16 @@ def test_only_the_proxy_client_knows_toxiproxy_python():
         for line, module, _ in imports(name, path)
         if module.split(".")[0] == "toxiproxy" and line not in for_types_only(path)
     }
-    assert importers <= {"pytest_resilience.proxy.client"}
+    assert importers <= {"pytest_resilience.proxy_client.client"}
 
 
 def test_the_keeper_stands_alone():
     """It outlives pytest: what it imports must be there and light, so the standard library only."""
-    path = ROOT / "pytest_resilience" / "keeper.py"
+    path = ROOT / "pytest_resilience" / "supervisor.py"
     assert not [
-        module for _, module, _ in imports("pytest_resilience.keeper", path) if module.startswith("pytest_resilience")
+        module
+        for _, module, _ in imports("pytest_resilience.supervisor", path)
+        if module.startswith("pytest_resilience")
     ]
 
 

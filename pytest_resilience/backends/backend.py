@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from ..errors import CannotInject, SetupError
 from ..processes import Child
-from ..proxy.client import Behind, Seen
+from ..proxy_client.client import Behind, Seen
 
 
 class Address(NamedTuple):

@@ -6,10 +6,10 @@ from .fault import Fault, Receipt, Strike
 from .flap import Flap
 from .memory import MemoryLimit, MemoryPressure
 from .network import Bandwidth, Blackhole, HalfOpen, Latency, LimitData, Refuse, Reset, Slicer, SlowAccept, SlowClose
-from .postgres import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
+from .postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from .process import Kill, Pause, Restart, Terminate
-from .redis import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
-from .scarcity import ExhaustDescriptors, StarveCpu
+from .redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
+from .resources import ExhaustDescriptors, StarveCpu
 
 FAULTS: dict[str, type[Fault]] = {
     "refuse": Refuse,

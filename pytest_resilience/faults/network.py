@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import SetupError
-from ..proxy.client import Counters, Door, Touched
+from ..proxy_client.client import Counters, Door, Touched
 from .fault import Fault, Receipt, Strike, Target, at_least
 
 STREAMS = {"up": ("upstream",), "down": ("downstream",), "both": ("upstream", "downstream")}

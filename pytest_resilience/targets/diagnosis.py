@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .spec import Service
+    from .service_spec import Service
 
 
 def observed(spec: Service, port: int, status: int | str, pids: Iterable[int]) -> list[str]:

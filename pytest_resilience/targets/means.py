@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..backends.backend import Backend, Enclosure
-from ..backends.cgroup import NotAllowed
+from ..backends.session.memory_cgroup import NotAllowed
 from ..errors import CannotInject, SetupError
 from ..faults.fault import Hold, Receipt
 from . import kernel

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from ..admin.postgres import PostgresAdmin
+from ..admin.redis import RedisAdmin
 from ..backends.backend import Address, Server
-from ..backends.postgres_admin import PostgresAdmin
-from ..backends.redis_admin import RedisAdmin
 from ..faults.fault import Strike
-from ..faults.postgres import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
+from ..faults.postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from ..faults.process import Body, Restart
-from ..faults.redis import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
-from ..proxy.client import Door
+from ..faults.redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
+from ..proxy_client.client import Door
 from .target import Ledger, NetworkFaults, ProcessFaults
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.backend import Backend
-from ..backends.ports import free_port
+from ..backends.session.ports import free_port
 from ..clock import SYSTEM, Clock
 from ..errors import ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
@@ -22,7 +22,7 @@ from ..processes import CannotStart, Child
 from ..redaction import Private, remember_environment, scrubbed
 from .diagnosis import observed
 from .means import Means
-from .spec import Service
+from .service_spec import Service
 from .target import Ledger, NeedyFaults, ProcessFaults
 from .tree import Tree
 
@@ -76,7 +76,7 @@ class _Owned:
 
         import httpx
 
-        from .transport import Client, Transport
+        from .http_transport import Client, Transport
 
         # Servers close idle connections, uvicorn after 5 s: ours go before that, or a request would run into the close.
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HealFailed
-from ..faults.caller import Answer, Moment, cancel
+from ..faults.cancellation import Answer, Moment, cancel
 from ..faults.fault import Strike
 from ..faults.flap import Flap
 from ..faults.memory import MemoryLimit, MemoryPressure
@@ -23,8 +23,8 @@ from ..faults.network import (
     SlowClose,
 )
 from ..faults.process import Body, Kill, Pause, Restart
-from ..faults.scarcity import ExhaustDescriptors, StarveCpu
-from ..proxy.client import Door
+from ..faults.resources import ExhaustDescriptors, StarveCpu
+from ..proxy_client.client import Door
 from ..wording import no_attribute
 from .means import Means
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..clock import SYSTEM
-from ..keeper import below, process_table
+from ..supervisor import below, process_table
 
 if TYPE_CHECKING:
     import psutil

@@ -24,9 +24,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_resilience.backends.binaries import find_postgres, find_redis
+from pytest_resilience.backends.embedded.binaries import find_postgres, find_redis
+from pytest_resilience.backends.session.versions import version_of
 from pytest_resilience.backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE
-from pytest_resilience.backends.versions import version_of
 
 TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 LABEL = "pytest-resilience.stand-in"

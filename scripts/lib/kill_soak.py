@@ -31,9 +31,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_resilience.backends import engine as engines
-from pytest_resilience.backends.scratch import OWNER, PREFIX, in_use
-from pytest_resilience.keeper import LINUX, PR_SET_CHILD_SUBREAPER, below, libc, process_table, remove_tree, send_signal
+from pytest_resilience.backends.docker import engine as engines
+from pytest_resilience.backends.session.session_dir import OWNER, PREFIX, in_use
+from pytest_resilience.supervisor import (
+    LINUX,
+    PR_SET_CHILD_SUBREAPER,
+    below,
+    libc,
+    process_table,
+    remove_tree,
+    send_signal,
+)
 
 VICTIMS = ("pytest", "worker", "proxy", "keeper")
 WITHIN = 2.0  # seconds: what we promise

@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from pytest_resilience.backends import binaries, caches, scratch
-from pytest_resilience.backends.embedded import EmbeddedBackend
-from pytest_resilience.backends.template import Template
+from pytest_resilience.backends.embedded import binaries
+from pytest_resilience.backends.embedded import cache_dir as caches
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+from pytest_resilience.backends.embedded.template_file import Template
+from pytest_resilience.backends.session import session_dir as scratch
 from pytest_resilience.errors import BackendUnavailable
 from pytest_resilience.processes import Keeper
 from tests.support.shared_memory import SharedMemory
@@ -21,8 +23,8 @@ from tests.support.shared_memory import SharedMemory
 ROOT = str(Path(__file__).parents[2])
 SESSION = """
 import json, sys
-from pytest_resilience.backends.embedded import EmbeddedBackend
-from pytest_resilience.backends.postgres_template import Recipe
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+from pytest_resilience.backends.embedded.template_builder import Recipe
 made = []
 make = Recipe._make
 Recipe._make = lambda self: (made.append(1), make(self))

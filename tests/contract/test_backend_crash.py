@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_resilience.backends.embedded import EmbeddedBackend
-from pytest_resilience.backends.scratch import sweep
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+from pytest_resilience.backends.session.session_dir import sweep
 from pytest_resilience.errors import BackendDied
 from tests.support.shared_memory import SharedMemory
 from tests.support.waiting import gone, until
@@ -25,7 +25,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: PR_SET_
 SESSION = """
 import asyncio, json, os, sys, threading, time
 import asyncpg
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 backend = EmbeddedBackend()
 backend.start()
 postgres, redis = backend.servers["postgres"], backend.servers["redis"]
@@ -160,7 +160,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pytest_resilience.backends import scratch
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 def end(*_): os.kill(os.getpid(), signal.SIGKILL)
 make = scratch.Scratch.make
 scratch.best_root = lambda: Path(sys.argv[1])

@@ -14,9 +14,9 @@ import psutil
 import pytest
 import redis
 
-from pytest_resilience.backends import local
-from pytest_resilience.backends.embedded import EmbeddedBackend
-from pytest_resilience.backends.postgres_admin import PostgresAdmin
+from pytest_resilience.admin.postgres import PostgresAdmin
+from pytest_resilience.backends.embedded import server_process as local
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.errors import BackendDied, ServerNotReady
 from tests.support.backends import ENDED
 from tests.support.shared_memory import SharedMemory
@@ -308,7 +308,7 @@ def test_a_backend_that_fails_to_start_leaves_nothing_behind(monkeypatch):
     def refuses(_self, _child):
         raise ServerNotReady("redis", command=["redis"], within=1.0, log="", exit_code=None)
 
-    monkeypatch.setattr("pytest_resilience.backends.redis_process.RedisProcess.ready", refuses)
+    monkeypatch.setattr("pytest_resilience.backends.embedded.redis.RedisProcess.ready", refuses)
     failed = EmbeddedBackend()
     with pytest.raises(ServerNotReady):
         failed.start()

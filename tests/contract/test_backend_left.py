@@ -13,9 +13,9 @@ import psutil
 import pytest
 import redis
 
-from pytest_resilience.backends import engine
-from pytest_resilience.backends.docker import DockerBackend, remove_stale
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.docker import engine
+from pytest_resilience.backends.docker.backend import DockerBackend, remove_stale
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.settings import Settings
 from tests.contract.test_backend_stack import EXTERNAL, api, sql
 from tests.support.backends import settings, toxiproxy, why_not
@@ -26,7 +26,7 @@ SESSION = """
 import json, os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
 from pytest_resilience.backends.settings import Settings
-from pytest_resilience.backends.{kind} import {name} as Backend
+from pytest_resilience.backends.{kind}.backend import {name} as Backend
 from pytest_resilience.stack import Stack
 backend = Backend(Settings(**json.loads(os.environ.get("SETTINGS", "{{}}"))))
 print(json.dumps({{"early": True}}), flush=True)

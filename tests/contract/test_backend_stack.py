@@ -16,10 +16,10 @@ import redis
 
 from pytest_resilience.backends.backend import Address
 from pytest_resilience.errors import CannotInject, SetupError
-from pytest_resilience.experiment import Resilience
 from pytest_resilience.faults import FAULTS
+from pytest_resilience.resilience import Resilience
 from pytest_resilience.stack import Stack
-from pytest_resilience.targets.spec import Service
+from pytest_resilience.targets.service_spec import Service
 from tests.support.backends import KINDS, started, why_not
 
 
@@ -349,8 +349,8 @@ EXTERNAL = [kind for kind in KINDS if kind.startswith("external")]
 def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
     if reason := why_not(kind):
         pytest.skip(reason)
-    from pytest_resilience.backends.embedded import EmbeddedBackend
-    from pytest_resilience.backends.external import ExternalBackend
+    from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+    from pytest_resilience.backends.external.backend import ExternalBackend
     from tests.support.backends import settings, toxiproxy
 
     with EmbeddedBackend() as below, toxiproxy(kind, below) as url:
@@ -385,8 +385,8 @@ def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
 
 
 def test_external_does_not_empty_a_redis_that_it_was_not_given_empty():
-    from pytest_resilience.backends.embedded import EmbeddedBackend
-    from pytest_resilience.backends.external import ExternalBackend
+    from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+    from pytest_resilience.backends.external.backend import ExternalBackend
     from tests.support.backends import settings
 
     with EmbeddedBackend() as below:
@@ -401,8 +401,8 @@ def test_external_does_not_empty_a_redis_that_it_was_not_given_empty():
 
 
 def test_two_external_sessions_take_different_databases_of_redis():
-    from pytest_resilience.backends.embedded import EmbeddedBackend
-    from pytest_resilience.backends.external import ExternalBackend
+    from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+    from pytest_resilience.backends.external.backend import ExternalBackend
     from tests.support.backends import settings
 
     with EmbeddedBackend() as below:
@@ -416,8 +416,8 @@ def test_two_external_sessions_take_different_databases_of_redis():
 
 
 def test_a_toxiproxy_that_lost_our_proxies_is_told_and_revived():
-    from pytest_resilience.backends.embedded import EmbeddedBackend
-    from pytest_resilience.backends.external import ExternalBackend
+    from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+    from pytest_resilience.backends.external.backend import ExternalBackend
     from pytest_resilience.errors import BackendDied
     from tests.support.backends import settings
 

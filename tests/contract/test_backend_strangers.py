@@ -16,8 +16,8 @@ import asyncpg
 import pytest
 import redis
 
-from pytest_resilience.backends.embedded import EmbeddedBackend
-from pytest_resilience.faults.redis import Loading
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+from pytest_resilience.faults.redis_server import Loading
 from pytest_resilience.stack import Stack
 from tests.support.waiting import until
 

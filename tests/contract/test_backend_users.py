@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_resilience.backends import binaries
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded import binaries
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.processes import Keeper
 from tests.support.waiting import gone
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 SESSION = """
 import json, os
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 with EmbeddedBackend() as backend:
     postgres = backend.servers["postgres"]
     postgres.kill()

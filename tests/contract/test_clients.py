@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.clients import postgres
 from pytest_resilience.clients.redis import RedisClient
 from pytest_resilience.wire.redis import ErrorReply

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 
 from .conftest import PATIENCE, Reply, Server, take
 

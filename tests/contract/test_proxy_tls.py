@@ -17,7 +17,7 @@ import pytest
 import redis
 import trustme
 
-from pytest_resilience.backends import binaries
+from pytest_resilience.backends.embedded import binaries
 
 from .conftest import PATIENCE, Door, Server, free_port, silent, take
 from .test_proxy_additions import until

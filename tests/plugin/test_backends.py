@@ -14,7 +14,7 @@ import pytest
 IMAGES = ("postgres:17", "redis:7", "ghcr.io/shopify/toxiproxy:2.12.0")
 
 LIMITED = """
-from pytest_resilience.backends.embedded import EmbeddedBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 
 class Limited(EmbeddedBackend):
     name = "limited"

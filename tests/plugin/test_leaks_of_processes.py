@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_resilience import keeper
+from pytest_resilience import supervisor as keeper
 from pytest_resilience.leaks import children
 
 TESTS = """

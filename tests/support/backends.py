@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from pytest_resilience.backends.backend import Backend
-from pytest_resilience.backends.choice import choose
-from pytest_resilience.backends.docker import DockerBackend
-from pytest_resilience.backends.embedded import EmbeddedBackend
-from pytest_resilience.backends.external import ExternalBackend
-from pytest_resilience.backends.ports import free_port
+from pytest_resilience.backends.docker.backend import DockerBackend
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+from pytest_resilience.backends.external.backend import ExternalBackend
+from pytest_resilience.backends.registry import choose
+from pytest_resilience.backends.session.ports import free_port
 from pytest_resilience.backends.settings import Settings
 from tests.support.waiting import until
 
@@ -60,7 +60,10 @@ def started(kind: str) -> Iterator[Backend]:
         with DockerBackend() as backend:
             yield backend
     elif kind == "docker-forwarded":
-        with mock.patch("pytest_resilience.backends.docker.is_ours", return_value=False), DockerBackend() as backend:
+        with (
+            mock.patch("pytest_resilience.backends.docker.backend.is_ours", return_value=False),
+            DockerBackend() as backend,
+        ):
             yield backend
     else:
         with (

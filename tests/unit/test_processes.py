@@ -392,7 +392,7 @@ def test_a_keeper_that_fails_says_how(tmp_path, monkeypatch):
 
 def test_the_script_of_the_keeper_imports_little():
     """What it imports is time that every session waits."""
-    source = Path(sys.modules["pytest_resilience.processes"].__file__).with_name("keeper.py").read_text()
+    source = Path(sys.modules["pytest_resilience.processes"].__file__).with_name("supervisor.py").read_text()
     assert "from __future__ import annotations" in source
     for slow in ("json", "typing", "subprocess", "pathlib", "socket", "shutil"):
         assert f"\nimport {slow}" not in source

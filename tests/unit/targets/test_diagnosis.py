@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from pytest_resilience.targets.diagnosis import listening, observed
-from pytest_resilience.targets.spec import Service
+from pytest_resilience.targets.service_spec import Service
 
 SPEC = Service(["shop"], ready="/readyz")
 

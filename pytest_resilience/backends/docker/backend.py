@@ -1,0 +1,294 @@
+"""The docker backend: Postgres, Redis and the real Toxiproxy in containers on one private network, run by testcontainers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ...clock import SYSTEM, Clock
+from ...errors import BackendDied, BackendUnavailable, ServerNotReady, SetupError
+from ...proxy_client.client import REAL_CANNOT, Behind, Seen
+from ...redaction import new_password
+from ..backend import Address
+from ..session.background import InBackground
+from ..session.session_dir import OWNER, files_of_our_own, in_use, sweep
+from ..session.supervised import KeptBackend
+from ..settings import Settings
+from . import engine as engines
+from .container import Place, client_settings, under_way
+from .servers import PostgresContainer, RedisContainer
+from .toxiproxy import FIRST_DOOR, PUBLISHED_DOORS, ToxiproxyContainer
+
+if TYPE_CHECKING:
+    from testcontainers.core.network import Network
+
+    from .container import Contained
+
+PULL_WITHIN = 300.0  # seconds for one image, and only when somebody asked for this very backend
+# What stands between a client and a published port accepts and then hangs up, whatever happens behind it.
+FORWARDED = (
+    "clients reach it by a forwarded port here, which accepts where it should refuse, and closes where it should reset"
+)
+RYUK = "TESTCONTAINERS_RYUK_DISABLED"
+
+
+class DockerBackend(KeptBackend):
+    """Real servers in containers.
+
+    Clients reach Toxiproxy at its own address on the private network where that is one of this machine's (Docker on Linux), because
+    a port that the engine forwards can neither refuse nor reset. Elsewhere they take forwarded ports of 127.0.0.1.
+
+    Args:
+        settings: the images.
+        why: one phrase for the header.
+        environ: where to look for the engine.
+        pull: whether images that are not there may be pulled.
+        clock: what to wait with.
+    """
+
+    name = "docker"
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        why: str = "asked for",
+        environ: Mapping[str, str] = os.environ,
+        pull: bool = True,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__()
+        self.why = why
+        self._settings = settings or Settings()
+        self._environ = environ
+        self._pull = pull
+        self._clock = clock
+        self._network: Network | None = None
+        self._proxy: ToxiproxyContainer | None = None
+        self._everything: list[Contained] = []
+        self._on_its_network = False
+        self._doors = itertools.count()
+        self._place: Place | None = None
+
+    @property
+    def cannot(self) -> Mapping[str, str]:  # type: ignore[override]  # known when the network is there
+        if self._network is None or self._on_its_network:
+            return REAL_CANNOT
+        names = (f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("refuse", "reset", "flap"))
+        return REAL_CANNOT | dict.fromkeys(names, FORWARDED)
+
+    def start(self) -> None:
+        try:
+            engine = engines.find(self._environ)
+        except engines.NoEngine as problem:
+            raise BackendUnavailable(f"no Docker engine: {problem}") from None
+        try:
+            self._start(engine)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, engine: engines.Engine) -> None:
+        self._open()
+        sweep()
+        session = self.directory.name
+        making = self.directory / "making"
+        self._at_end(Path(__file__).with_name("engine.py"), engine.url, session, str(making))
+        remove_stale(engine)
+        self._get_images(engine)
+        labels = {
+            engines.SESSION: session,
+            engines.OWNER: str(self.directory / OWNER),
+            engines.MACHINE: machine(),
+        }
+        with files_of_our_own():
+            making.mkdir()
+        with without_ryuk(self._environ):
+            self._network = self._make_network(engine, session, labels, making)
+            place = self._place = Place(client_settings(engine), self._network, labels, making, self._clock)
+            postgres = PostgresContainer(self._settings.postgres_image, place, password=new_password())
+            redis = RedisContainer(self._settings.redis_image, place, password=new_password())
+            doors = 0 if self._on_its_network else PUBLISHED_DOORS
+            self._proxy = ToxiproxyContainer("toxiproxy", self._settings.toxiproxy_image, place, doors=doors)
+            self._everything = [postgres, redis, self._proxy]
+            launches = [InBackground(container.launch) for container in self._everything]
+            for launch in launches:
+                launch.wait()
+            for launch in launches:
+                launch.result()
+        for container in self._everything:
+            container.await_ready()
+        self.servers = {"postgres": postgres, "redis": redis}
+        self.api = self._proxy.api
+
+    def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
+        assert self._place is not None, "start comes first"
+        server: PostgresContainer | RedisContainer
+        password = new_password()
+        if kind == "postgres":
+            server = PostgresContainer(self._settings.postgres_image, self._place, password=password, name=name)
+        else:
+            server = RedisContainer(self._settings.redis_image, self._place, password=password, name=name)
+        self._everything.append(server)
+        with without_ryuk(self._environ):
+            server.launch()
+        server.await_ready()
+        self.servers[name] = server
+
+    def _make_network(self, engine: engines.Engine, session: str, labels: Mapping[str, str], making: Path) -> Network:
+        from docker.errors import APIError
+        from testcontainers.core.network import Network
+
+        network = Network(client_settings(engine), {"labels": dict(labels), "driver": "bridge"})
+        network.name = session
+        try:
+            with under_way(making, session):
+                network.create()
+        except APIError as error:
+            raise BackendUnavailable(f"Docker could not make a network: {error.explanation or error}") from None
+        gateway = (network._unwrap_network.attrs.get("IPAM") or {}).get("Config") or []
+        if not gateway:
+            network._unwrap_network.reload()
+            gateway = network._unwrap_network.attrs["IPAM"]["Config"] or []
+        self._on_its_network = any(is_ours(each.get("Gateway", "")) for each in gateway)
+        return network
+
+    def _get_images(self, engine: engines.Engine) -> None:
+        images = [self._settings.postgres_image, self._settings.redis_image, self._settings.toxiproxy_image]
+        missing = engine.missing(images)
+        if missing and not self._pull:
+            raise BackendUnavailable(f"Docker has no image {', '.join(missing)}")
+        if missing:
+            import docker
+            from docker.errors import DockerException
+
+            client = docker.DockerClient(base_url=engine.url, timeout=PULL_WITHIN)
+            try:
+                for image in missing:
+                    client.images.pull(image)
+            except (DockerException, OSError) as error:
+                said = getattr(error, "explanation", None) or error
+                raise BackendUnavailable(
+                    f"Docker has no image {', '.join(missing)} and can't pull it ({said}); scripts/images in our repository "
+                    "builds stand-ins, --resilience-*-image names others"
+                ) from None
+            finally:
+                client.close()
+
+    def close(self) -> None:
+        for container in self._everything:
+            container.forget()
+        self._everything = []
+        if self._network is not None:
+            self._network._docker.client.close()
+            self._network = None
+        super().close()
+
+    def door(self, name: str) -> tuple[str, str]:
+        number = next(self._doors)
+        if number >= PUBLISHED_DOORS and not self._on_its_network:
+            raise SetupError(
+                f"{name!r} is one server too many: clients reach them by forwarded ports here, which are for {PUBLISHED_DOORS} servers"
+            )
+        return f"0.0.0.0:{FIRST_DOOR + number}", str(self.servers[name].upstream)
+
+    def client_address(self, listen: str) -> Address:
+        assert self._proxy is not None, "start comes first"
+        port = int(listen.rpartition(":")[2])
+        return Address(self._proxy.private_host, port) if self._on_its_network else self._proxy.published(port)
+
+    def seen(self, proxy: str) -> Seen | None:
+        return self._proxy.seen(proxy) if self._proxy is not None else None
+
+    def behind(self, proxy: str) -> Behind | None:
+        # Beyond a forwarded port, it is the forwarder that Toxiproxy knows.
+        return self._proxy.behind(proxy) if self._proxy is not None and self._on_its_network else None
+
+    def versions(self) -> str:
+        return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
+
+    def revive(self) -> None:
+        assert self._proxy is not None, "start comes first"
+        before = self._proxy.private_host
+        if self._proxy.alive() and not self._proxy.answers():
+            self._proxy.kill()
+        self._proxy.start()
+        self.api = self._proxy.api
+        if self._on_its_network and self._proxy.private_host != before:
+            raise ServerNotReady(
+                "toxiproxy",
+                command=["docker", "start"],
+                within=0.0,
+                log=f"it came back at {self._proxy.private_host}, and clients were told {before}",
+                exit_code=None,
+            )
+        for server in self.servers.values():
+            server.start()
+
+    def check(self) -> None:
+        for container in self._everything:
+            container.check()
+        if self._proxy is not None and not self._proxy.answers():
+            raise BackendDied(
+                f"toxiproxy's API does not answer any more; its log, last lines:\n{self._proxy.log_text()[-2000:]}"
+            )
+
+
+def is_ours(address: str) -> bool:
+    """Whether an address is one of this machine's own: then what is on its network is on this machine."""
+    if not address or sys.platform != "linux":
+        return False
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def machine() -> str:
+    """This machine, or container, since its last start."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()}:{boot.read_text().strip() if boot.exists() else ''}"
+
+
+def remove_stale(engine: engines.Engine) -> list[str]:
+    """Remove what sessions of this machine left that were killed together with their keeper.
+
+    Returns:
+        The sessions.
+    """
+    here = f"{engines.MACHINE}={machine()}"
+    found: dict[str, str] = {}
+    for kind in "containers", "networks":
+        for each in engine.labelled(kind, here):
+            labels = each["Labels"]
+            found[labels.get(engines.SESSION, "")] = labels.get(engines.OWNER, "")
+    stale = [session for session, owner in found.items() if session and owner and not in_use(Path(owner))]
+    for session in stale:
+        engine.remove(session)
+    return stale
+
+
+class without_ryuk:  # noqa: N801  # reads as the statement that it is
+    """Keep testcontainers from starting Ryuk, unless it was asked for: the keeper does its work, in a tenth of its time."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._asked_for = environ.get(RYUK, "").lower() in ("false", "0", "no")
+
+    def __enter__(self) -> None:
+        from testcontainers.core.config import testcontainers_config
+
+        self._before = testcontainers_config.ryuk_disabled
+        if not self._asked_for:
+            testcontainers_config.ryuk_disabled = True
+
+    def __exit__(self, *_: object) -> None:
+        from testcontainers.core.config import testcontainers_config
+
+        testcontainers_config.ryuk_disabled = self._before

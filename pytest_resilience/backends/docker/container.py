@@ -1,0 +1,361 @@
+"""A container of ours: started, asked whether it serves, killed, frozen, read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from ...clock import SYSTEM, Clock
+from ...errors import BackendDied, ServerNotReady
+from ...redaction import scrubbed
+from ..backend import Address
+from ..embedded.server_process import ANSWER_WITHIN, HOST, TAIL
+from ..session.ports import free_port
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container as Raw
+    from testcontainers.core.container import DockerContainer
+    from testcontainers.core.network import Network
+
+    from .engine import Engine
+
+Result = TypeVar("Result")
+
+START_WITHIN = 60.0  # seconds; it takes about one, an image's first start on a slow disk many
+STOP_WITHIN = 5.0
+GONE_WITHIN = 10.0  # seconds for an engine to see that a killed container has ended
+POLL = 0.01  # seconds between two questions to a server that starts; more of them would slow it down
+PORT_TRIES = 3  # another process may take a free port before the engine binds it
+
+
+class Place(NamedTuple):
+    """Where containers of a session live.
+
+    Args:
+        client: testcontainers' settings for a client of the engine.
+        network: the private network.
+        labels: by which they are found again.
+        making: a directory that says what the engine is at work on, for whoever removes all of it.
+        clock: what to wait with.
+    """
+
+    client: dict[str, Any]
+    network: Network
+    labels: Mapping[str, str]
+    making: Path
+    clock: Clock = SYSTEM
+
+
+@contextmanager
+def under_way(making: Path, name: str) -> Iterator[None]:
+    """While the engine makes something of that name: it goes on if we are killed meanwhile."""
+    from docker.errors import APIError
+
+    mark = making / name
+    mark.touch()
+    try:
+        yield
+    except APIError:  # an answer; without one nobody knows, and the mark stays
+        mark.unlink()
+        raise
+    mark.unlink()
+
+
+def client_settings(engine: Engine) -> dict[str, Any]:
+    """Testcontainers' settings for a client of that engine, whatever the environment says meanwhile."""
+    return {"environment": {**os.environ, "DOCKER_HOST": engine.url}}
+
+
+class Contained(ABC):
+    """One container, waited for by asking what runs in it.
+
+    Args:
+        name: its name on the private network, and in messages.
+        image: what to run.
+        place: where.
+    """
+
+    def __init__(self, name: str, image: str, place: Place) -> None:
+        self.name = name
+        self.private_host = ""
+        self._image = image
+        self._place = place
+        self._clock = place.clock
+        self._container: DockerContainer | None = None
+        self._addresses: dict[int, Address] = {}
+        self._log_begin = 0
+        self._wanted = False
+
+    # what the kinds say
+
+    @abstractmethod
+    def ports(self) -> list[int]:
+        """The ports that this machine shall reach, the main one first."""
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What the image's entry point is given."""
+
+    def environment(self) -> Mapping[str, str]:
+        """Variables for it; secrets go here, since a command line is for everybody to see."""
+        return {}
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Ask once whether it serves. An OSError counts as no."""
+
+    # its life
+
+    def launch(self) -> None:
+        """Create and start it; `await_ready` tells whether it serves.
+
+        Raises:
+            ServerNotReady: the engine could not start it.
+        """
+        from docker.errors import APIError, DockerException
+        from testcontainers.core.container import DockerContainer
+
+        for attempt in range(PORT_TRIES):
+            network = self._place.network
+            name = f"{network.name}-{self.name}"
+            container = DockerContainer(self._image, self._place.client, name=name)
+            container.with_network(network).with_network_aliases(self.name)
+            container.with_command(self.command()).with_envs(**self.environment())
+            container.with_kwargs(labels=dict(self._place.labels))
+            for port in self.ports():
+                # Ports of our own choice stay when the container starts again; those that the engine draws do not.
+                container.ports[str(port)] = (HOST, free_port())  # type: ignore[assignment]  # it takes docker-py's forms too
+            try:
+                with under_way(self._place.making, name):
+                    container.start()
+            except APIError as error:
+                taken = "address already in use" in str(error) or "port is already allocated" in str(error)
+                container.stop()
+                if not taken or attempt == PORT_TRIES - 1:
+                    raise self._refused(error) from None
+            except DockerException as error:
+                raise self._refused(error) from None
+            else:
+                self._container = container
+                break
+        self._wanted = True
+        self.read_ports()
+
+    def _refused(self, error: Exception) -> ServerNotReady:
+        said = str(getattr(error, "explanation", None) or error)
+        return ServerNotReady(
+            self.name, command=["docker", "run", self._image], within=START_WITHIN, log=said, exit_code=None
+        )
+
+    def await_ready(self) -> None:
+        """Wait until it answers.
+
+        Raises:
+            ServerNotReady: it ended, or did not answer in time.
+        """
+        until = self._clock.now() + START_WITHIN
+        looked = 0
+        while True:
+            try:
+                if self.ready():
+                    return
+            except OSError:
+                pass
+            looked += 1
+            if looked % 10 == 0 and not self.alive():
+                raise self._not_ready()
+            if self._clock.now() > until:
+                raise self._not_ready()
+            self._clock.sleep(POLL)
+
+    def _not_ready(self) -> ServerNotReady:
+        state = self._state()
+        self._wanted = False
+        code = None if state.get("Running") else state.get("ExitCode")
+        command = ["docker", "run", self._image, *self.command()]
+        log = self.log_text(self._log_begin)
+        return ServerNotReady(self.name, command=command, within=START_WITHIN, log=log, exit_code=code)
+
+    def forget(self) -> None:
+        """Close our connection to the engine; the keeper has the container removed."""
+        if self._container is not None:
+            self._container.get_docker_client().client.close()
+            self._container = None
+
+    @property
+    def _raw(self) -> Raw:
+        assert self._container is not None, "launch first"
+        return self._container.get_wrapped_container()
+
+    def _ask(self, question: Callable[[], Result]) -> Result:
+        """Ask the engine something.
+
+        Raises:
+            BackendDied: it is gone, or has no such container any more.
+        """
+        import requests
+        from docker.errors import APIError, NotFound
+
+        try:
+            return question()
+        except NotFound:
+            raise BackendDied(f"the container of {self.name} is gone; somebody must have removed it") from None
+        except APIError:  # one of requests' own too
+            raise
+        except requests.exceptions.RequestException as error:
+            raise BackendDied(f"the Docker engine does not answer: {type(error).__name__}") from None
+
+    def _state(self) -> dict[str, Any]:
+        self._ask(self._raw.reload)
+        state: dict[str, Any] = self._raw.attrs["State"]
+        return state
+
+    def read_ports(self) -> None:
+        """Learn where it can be reached now: an engine that starts it again may have bound other ports."""
+        until = self._clock.now() + ANSWER_WITHIN
+        while True:
+            self._state()
+            settings = self._raw.attrs["NetworkSettings"]
+            published = {int(port.split("/")[0]): bound for port, bound in settings["Ports"].items() if bound}
+            if all(port in published for port in self.ports()) or self._clock.now() > until:
+                break
+            self._clock.sleep(POLL)
+        self._addresses = {port: Address(HOST, int(bound[0]["HostPort"])) for port, bound in published.items()}
+        networks = settings["Networks"].values()
+        self.private_host = next((str(network["IPAddress"]) for network in networks), "")
+
+    def published(self, port: int) -> Address:
+        """Where this machine reaches one of its ports."""
+        return self._addresses[port]
+
+    # Server's verbs
+
+    def alive(self) -> bool:
+        """Whether its main process exists; a paused one does."""
+        return self._container is not None and bool(self._state().get("Running"))
+
+    def processes(self) -> list[int]:
+        """The ids of its processes, as the engine's machine counts them, the main one first; empty when it is down."""
+        from docker.errors import APIError
+
+        try:
+            top = self._ask(lambda: self._raw.top(ps_args="-eo pid"))
+        except APIError:  # it does not run
+            return []
+        main = self._state().get("Pid")
+        pids = [int(row[0]) for row in top["Processes"] or []]
+        return sorted(pids, key=lambda pid: pid != main)
+
+    def start(self) -> None:
+        """Start it again, and wait until it answers. Nothing to do when it runs.
+
+        Raises:
+            ServerNotReady: it does not come up.
+        """
+        from docker.errors import APIError
+
+        if not self.alive():
+            self._log_begin = self.log_size()
+            try:
+                self._ask(self._raw.start)
+            except APIError as error:
+                raise self._refused(error) from None
+            self._wanted = True
+            self.read_ports()
+            self.await_ready()
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes; returns when they are gone."""
+        self._wanted = False
+        self._signal("SIGKILL")
+        self._await_end(GONE_WITHIN)
+
+    def stop(self) -> None:
+        """Have it shut down in order; SIGKILL when that takes too long."""
+        self._wanted = False
+        self.resume()  # a frozen process hears nothing
+        self._signal(self.stop_signal)
+        if not self._await_end(STOP_WITHIN):
+            self.kill()
+
+    stop_signal = "SIGTERM"
+
+    def _signal(self, name: str) -> None:
+        from docker.errors import APIError
+
+        try:
+            self._ask(lambda: self._raw.kill(signal=name))
+        except APIError:
+            if self.alive():
+                raise
+
+    def _await_end(self, within: float) -> bool:
+        until = self._clock.now() + within
+        while self.alive():
+            if self._clock.now() > until:
+                return False
+            self._clock.sleep(POLL)
+        return True
+
+    def pause(self) -> None:
+        """Freeze all its processes; returns when none of them runs."""
+        from docker.errors import APIError
+
+        try:
+            self._ask(self._raw.pause)
+        except APIError:
+            if not self._state().get("Paused"):
+                raise
+
+    def resume(self) -> None:
+        """Take a pause back."""
+        from docker.errors import APIError
+
+        if self._state().get("Paused"):
+            try:
+                self._ask(self._raw.unpause)
+            except APIError:
+                if self._state().get("Paused"):
+                    raise
+
+    def log_size(self) -> int:
+        """How many bytes its log has."""
+        return len(self._log())
+
+    def log_text(self, since: int = 0) -> str:
+        """Its log from byte `since` on."""
+        return self._log()[since:].decode(errors="replace")
+
+    def _log(self) -> bytes:
+        if self._container is None:
+            return b""
+        text: bytes = self._ask(self._raw.logs)
+        return text
+
+    def check(self) -> None:
+        """See whether it is as it was left.
+
+        Raises:
+            BackendDied: it ended although nobody asked it to.
+        """
+        if not self._wanted:
+            return
+        state = self._state()
+        if not state.get("Running"):
+            code = state.get("ExitCode", 0)
+            by_signal = 128 < code < 160
+            how = f"signal {signal.Signals(code - 128).name}" if by_signal else f"exit code {code}"
+            tail = scrubbed(self.log_text(self._log_begin))[-TAIL:].rstrip() or "(it wrote nothing)"
+            raise BackendDied(f"{self.name} ended with {how} although no test struck it; its log, last lines:\n{tail}")
+
+    def question(self, port: int, words: bytes) -> socket.socket:
+        """A fresh connection with the question on its way."""
+        connection = socket.create_connection(self.published(port), timeout=ANSWER_WITHIN)
+        connection.sendall(words)
+        return connection

@@ -1,0 +1,124 @@
+"""Postgres and Redis in containers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ...wire import postgres as postgres_wire
+from ...wire import redis as redis_wire
+from ..backend import Address, Server
+from ..embedded.postgres import DATABASE
+from ..embedded.template_builder import SETTINGS
+from ..postgres_url import postgres_url
+from .container import Contained, Place
+
+POSTGRES_PORT = 5432
+REDIS_PORT = 6379
+INITDB = "--no-sync -E UTF8 --no-locale"
+NOT_HERE = ("listen_addresses", "unix_socket_directories")  # what a container is reached by is its image's business
+# A password on the command line would be for everybody to see; a here-document makes it the server's standard input.
+# DEBUG, for the fault `loading`, has to be switched on from version 7 on; the switch is unknown before.
+WITH_PASSWORD = """case $(redis-server --version) in *v=[1-6].*) ;; *) set -- "$@" --enable-debug-command yes ;; esac
+exec redis-server - "$@" <<EOF
+requirepass $RESILIENCE_PASSWORD
+EOF"""
+
+
+class ContainedServer(Contained, Server):
+    """A server in a container, reached by a port of loopback that the engine forwards."""
+
+    port: int
+
+    def __init__(self, image: str, place: Place, *, password: str, name: str = "") -> None:
+        super().__init__(name or self.kind, image, place)
+        self._password = password
+        self.version = ""
+
+    def kill_session(self, pid: int) -> None:
+        done = self._ask(lambda: self._raw.exec_run(["sh", "-c", f"kill -KILL {int(pid)}"], user="root"))
+        if done.exit_code:
+            super().kill_session(pid)
+
+    def ports(self) -> list[int]:
+        return [self.port]
+
+    @property
+    def direct(self) -> Address:  # type: ignore[override]  # read-only here, as it should be
+        return self.published(self.port)
+
+    @property
+    def upstream(self) -> Address:  # type: ignore[override]
+        return Address(self.name, self.port)
+
+
+class PostgresContainer(ContainedServer):
+    """A Postgres server, as its image makes it, set up to be killed a lot."""
+
+    kind = "postgres"
+    port = POSTGRES_PORT
+    stop_signal = "SIGINT"  # disconnect the clients, write everything down; SIGTERM would wait for them
+
+    def command(self) -> list[str]:
+        settings = {name: value for name, value in SETTINGS.items() if name not in NOT_HERE}
+        return ["postgres", *(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))]
+
+    def environment(self) -> Mapping[str, str]:
+        return {"POSTGRES_PASSWORD": self._password, "POSTGRES_DB": DATABASE, "POSTGRES_INITDB_ARGS": INITDB}
+
+    def url(self, address: Address) -> str:
+        return postgres_url("postgres", self._password, address, DATABASE)
+
+    def ready(self) -> bool:
+        """Whether it would let us in; while an image makes its data directory, nobody listens."""
+        with self.question(self.port, postgres_wire.startup("postgres", DATABASE)) as connection:
+            data = b""
+            while (message := postgres_wire.first_message(data)) is None:
+                chunk = connection.recv(65536)
+                if not chunk:
+                    return False
+                data += chunk
+        if postgres_wire.verdict(message) != "accepting":
+            return False
+        if not self.version:
+            found = re.search(r"starting PostgreSQL (\S+)", self.log_text())
+            self.version = found[1] if found else "?"
+        return True
+
+
+class RedisContainer(ContainedServer):
+    """A Redis server. It keeps nothing on disk: killed, it comes back empty, as a cache does."""
+
+    kind = "redis"
+    port = REDIS_PORT
+
+    def command(self) -> list[str]:
+        settings = {"port": self.port, "save": "", "appendonly": "no", "hz": 100, "protected-mode": "no"}
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        return ["sh", "-c", WITH_PASSWORD, "redis-server", *words]
+
+    def forget_saved(self) -> None:
+        self._ask(lambda: self._raw.exec_run(["sh", "-c", "rm -f dump.rdb"]))  # in the image's working directory
+
+    def environment(self) -> Mapping[str, str]:
+        return {"RESILIENCE_PASSWORD": self._password}
+
+    def url(self, address: Address) -> str:
+        return f"redis://:{self._password}@{address}/0"
+
+    def ready(self) -> bool:
+        """Whether it knows our password and tells about itself."""
+        words = redis_wire.command("AUTH", self._password) + redis_wire.command("INFO", "server")
+        with self.question(self.port, words) as connection:
+            data = b""
+            while (reply := redis_wire.first_reply(data.partition(b"\r\n")[2])) is None:
+                chunk = connection.recv(65536)
+                if not chunk:
+                    return False
+                data += chunk
+        if not data.startswith(b"+OK"):
+            return False
+        fields = redis_wire.info_fields(reply)
+        valkey = fields.get("valkey_version")
+        self.version = f"{valkey} (valkey)" if valkey else fields.get("redis_version", "")
+        return bool(self.version)

@@ -1,0 +1,109 @@
+"""The real Toxiproxy in a container, and what its log tells about connections: it has no counters that live."""
+
+from __future__ import annotations
+
+import json
+import secrets
+
+from ...proxy_client.client import Behind, Seen
+from ..backend import Address
+from .container import POLL, Contained, Place
+
+API_PORT = 8474
+FIRST_DOOR = 20001
+ACCEPTED, CLOSED, FAILED = b"Accepted client", b"RemoveConnection ", b"Unable to open connection to upstream"
+LOG_WITHIN = 1.0  # seconds for the engine to write down what has just happened; it takes a few ms
+PUBLISHED_DOORS = 8  # servers that can be reached where we don't reach the container itself; each costs the engine a forwarding process
+
+
+class ToxiproxyContainer(Contained):
+    """Toxiproxy, with a log that has a line for each end of a connection.
+
+    Args:
+        name, image, place: as for any container.
+        doors: how many ports for proxies to publish.
+    """
+
+    def __init__(self, name: str, image: str, place: Place, *, doors: int) -> None:
+        super().__init__(name, image, place)
+        self._doors = doors
+
+    def ports(self) -> list[int]:
+        return [API_PORT, *range(FIRST_DOOR, FIRST_DOOR + self._doors)]
+
+    def command(self) -> list[str]:
+        return ["-host=0.0.0.0", "-proxy-metrics"]
+
+    def environment(self) -> dict[str, str]:
+        return {"LOG_LEVEL": "trace"}
+
+    def ready(self) -> bool:
+        """Whether its API answers."""
+        return self._answers("/version")
+
+    def answers(self) -> bool:
+        """Whether its API still does its work: one stalled client and a toxic are enough to wedge it, all but /version."""
+        try:
+            return self._answers("/proxies")
+        except OSError:
+            return False
+
+    def _answers(self, path: str) -> bool:
+        with self.question(API_PORT, f"GET {path} HTTP/1.0\r\nHost: toxiproxy\r\n\r\n".encode()) as connection:
+            return connection.recv(64).startswith(b"HTTP/1.0 200")
+
+    @property
+    def api(self) -> Address:
+        """Where its API listens, for us."""
+        return self.published(API_PORT)
+
+    def seen(self, proxy: str) -> Seen | None:
+        """How many connections of a proxy have begun and ended so far; None when the log does not tell in time."""
+        told = self._connections(proxy)
+        return Seen(len(told), sum(ended for _, ended in told)) if told is not None else None
+
+    def behind(self, proxy: str) -> Behind | None:
+        """Who is connected to a proxy; None when the log does not tell in time."""
+        told = self._connections(proxy)
+        if told is None:
+            return None
+        return Behind(self.private_host, [Address.parse(client).port for client, ended in told if not ended])
+
+    def _connections(self, proxy: str) -> list[tuple[str, bool]] | None:
+        """All clients that a proxy has accepted so far, in order, and whether their connections have ended, by either side."""
+        log = self._log_up_to_now()
+        if log is None:
+            return None
+        clients: list[str] = []
+        ended = set[int]()
+        latest: dict[str, int] = {}  # a client's port may come again
+        for line in log.splitlines():
+            if not any(word in line for word in (ACCEPTED, CLOSED, FAILED)):
+                continue
+            entry = json.loads(line)
+            if entry.get("name") != proxy:
+                continue
+            message = entry["message"].encode()
+            if message == ACCEPTED:
+                latest[entry["client"]] = len(clients)
+                clients.append(entry["client"])
+            elif message == FAILED:
+                ended.add(latest[entry["client"]])
+            elif message.startswith(CLOSED):
+                ended.add(latest[entry["link"].removesuffix("upstream").removesuffix("downstream")])
+        return [(client, number in ended) for number, client in enumerate(clients)]
+
+    def _log_up_to_now(self) -> bytes | None:
+        """The log, with all that happened before this call: a request of ours is in it, and the order is kept."""
+        mark = secrets.token_hex(8).encode()
+        try:
+            with self.question(API_PORT, b"GET /version HTTP/1.0\r\nUser-Agent: %s\r\n\r\n" % mark) as connection:
+                connection.recv(64)
+        except OSError:
+            return None
+        until = self._clock.now() + LOG_WITHIN
+        while mark not in (log := self._log()):
+            if self._clock.now() > until:
+                return None
+            self._clock.sleep(POLL)
+        return log[: log.rindex(b"\n") + 1]  # the last line may be half written

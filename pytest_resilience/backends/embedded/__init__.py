@@ -1,0 +1,1 @@
+"""Servers from wheels, as child processes of the supervisor."""

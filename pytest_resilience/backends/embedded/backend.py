@@ -1,0 +1,164 @@
+"""The embedded backend: Postgres, Redis and proxy as processes of ours on loopback. No Docker, no rights needed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from ...clock import SYSTEM, Clock
+from ...redaction import new_password
+from ...supervisor import release_shared_memory
+from ..backend import Address
+from ..session.background import InBackground
+from ..session.ports import free_port
+from ..session.session_dir import files_of_our_own, no_room, sweep
+from ..session.supervised import KeptBackend
+from .binaries import Found, find_postgres, find_redis
+from .postgres import PostgresProcess
+from .postgres_password import Place, put
+from .proxy import ProxyProcess
+from .redis import RedisProcess
+from .run_as import account_for_postgres, give
+from .server_process import HOST
+from .template_builder import Recipe
+from .template_file import Template, TemplateBroken
+
+
+class EmbeddedBackend(KeptBackend):
+    """Real servers without Docker, up in a tenth of a second.
+
+    Everything starts side by side: proxy and Redis while the data directory is copied, the rest of the copy while Postgres starts.
+
+    Args:
+        why: one phrase for the header.
+        environ: where to look for binaries and the cache.
+        clock: what to wait with.
+    """
+
+    name = "embedded"
+
+    def __init__(
+        self, *, why: str = "asked for", environ: Mapping[str, str] = os.environ, clock: Clock = SYSTEM
+    ) -> None:
+        super().__init__()
+        self.why = why
+        self._environ = environ
+        self._clock = clock
+        self._proxy: ProxyProcess | None = None
+
+    def start(self) -> None:
+        binaries = find_postgres(self._environ), find_redis(self._environ)
+        try:
+            self._open()
+            with files_of_our_own():
+                self._start(*binaries)
+        except OSError as problem:
+            self.close()
+            raise no_room(self.directory, problem) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, postgres: Found, redis: Found) -> None:
+        others = InBackground(lambda: self._launch_redis_and_proxy(redis))
+        try:
+            postgres_server = self._launch_postgres(postgres)
+        except BaseException:
+            others.wait()
+            raise
+        redis_server, self._proxy = others.result()
+        sweep()
+        for program in postgres_server, redis_server, self._proxy:
+            program.await_ready()
+        self.servers = {"postgres": postgres_server, "redis": redis_server}
+        self.api = self._proxy.address
+
+    def _launch_redis_and_proxy(self, found: Found) -> tuple[RedisProcess, ProxyProcess]:
+        proxy = ProxyProcess(self._keeper, log=self.directory / "proxy.log", clock=self._clock)
+        proxy.launch()  # first: it takes longest
+        return self._launch_redis(found, "redis"), proxy
+
+    def _launch_redis(self, found: Found, name: str) -> RedisProcess:
+        place = self.directory / name
+        place.mkdir(mode=0o700)
+        log = self.directory / f"{name}.log"
+        redis = RedisProcess(self._keeper, found.path, place, name=name, log=log, clock=self._clock)
+        redis.launch()
+        return redis
+
+    def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
+        server: PostgresProcess | RedisProcess
+        with files_of_our_own():
+            if kind == "postgres":
+                server = self._launch_postgres(find_postgres(self._environ), name)
+            else:
+                server = self._launch_redis(find_redis(self._environ), name)
+        server.await_ready()
+        self.servers[name] = server
+
+    def _launch_postgres(self, found: Found, name: str = "postgres") -> PostgresProcess:
+        account = functools.cache(lambda: account_for_postgres(self._keeper, found.path, self.directory))
+        recipe = Recipe(self._keeper, found, account=account, scratch=self.directory)
+        data = self.directory / name
+        try:
+            return self._from_template(recipe, recipe.open(), data)
+        except TemplateBroken:
+            shutil.rmtree(data, ignore_errors=True)
+            recipe.discard()
+            return self._from_template(recipe, recipe.open(), data)
+
+    def _from_template(self, recipe: Recipe, template: Template, data: Path) -> PostgresProcess:
+        with template:
+            template.copy_first(data)
+            password = new_password()
+            put(data, Place(template.facts["file"], template.facts["verifier"]), password)
+            user, programs = recipe.account()  # not earlier: the keeper has been starting all the while
+            give(data, user)
+            server = PostgresProcess(
+                self._keeper,
+                programs / "postgres",
+                data,
+                name=data.name,
+                log=self.directory / f"{data.name}.log",
+                version=recipe.version,
+                password=password,
+                user=user,
+                clock=self._clock,
+            )
+            pid_file = data / "postmaster.pid"
+            self._keeper.release_shared_memory(pid_file)
+            server.launch()
+            try:
+                template.copy_rest(data)
+                give(data, user)
+            except BaseException:
+                server.kill()
+                release_shared_memory(str(pid_file))  # now: the directory may be made anew
+                raise
+        return server
+
+    def door(self, name: str) -> tuple[str, str]:
+        return f"{HOST}:{free_port()}", str(self.servers[name].upstream)
+
+    def client_address(self, listen: str) -> Address:
+        return Address.parse(listen)
+
+    def versions(self) -> str:
+        return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
+
+    def revive(self) -> None:
+        for server in self.servers.values():
+            server.start()
+        if self._proxy is not None:
+            self._proxy.start()
+            self.api = self._proxy.address
+
+    def check(self) -> None:
+        for server in self.servers.values():
+            server.check()
+        if self._proxy is not None:
+            self._proxy.check()

@@ -1,0 +1,73 @@
+"""A Postgres of ours: made from a template, started, asked whether it serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...clock import SYSTEM, Clock
+from ...processes import Child, Keeper, User
+from ...wire import postgres as wire
+from ..backend import Address
+from ..postgres_url import postgres_url
+from .server_process import LocalServer
+
+STATUS_LINE = 7  # of postmaster.pid
+DATABASE = "resilience"
+
+
+class PostgresProcess(LocalServer):
+    """A Postgres server on loopback.
+
+    Args:
+        keeper: who starts it.
+        program: the `postgres` binary.
+        data: its data directory.
+        name: what it is called.
+        log: the file for its output.
+        version: what it is.
+        password: of the user postgres.
+        user: as whom it runs; Postgres refuses to run as root.
+        clock: what to wait with.
+    """
+
+    kind = "postgres"
+    _stop_signal = 2  # SIGINT: disconnect the clients, write everything down; SIGTERM would wait for them
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        program: Path,
+        data: Path,
+        *,
+        name: str = "postgres",
+        log: Path,
+        version: str,
+        password: str,
+        user: User,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__(keeper, name, log=log, clock=clock, user=user)
+        self._program = program
+        self._data = data
+        self._password = password
+        self.version = version
+
+    def argv(self) -> list[str]:
+        return [str(self._program), "-D", str(self._data), "-p", str(self.address.port)]
+
+    def url(self, address: Address) -> str:
+        return postgres_url("postgres", self._password, address, DATABASE)
+
+    def ready(self, child: Child) -> bool:
+        """Whether it says so in its lock file, which also says that it is this very process, and lets us in."""
+        lines = (self._data / "postmaster.pid").read_text().splitlines()
+        if len(lines) <= STATUS_LINE or lines[0] != str(child.pid) or lines[STATUS_LINE].strip() != "ready":
+            return False
+        with self.ask(wire.startup("postgres", DATABASE)) as connection:
+            data = b""
+            while (message := wire.first_message(data)) is None:
+                chunk = connection.recv(65536)
+                if not chunk:
+                    return False
+                data += chunk
+        return wire.verdict(message) == "accepting"

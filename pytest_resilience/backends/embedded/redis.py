@@ -1,0 +1,104 @@
+"""A Redis, or Valkey, of ours: started, asked whether it serves.
+
+It has no password, since its host and port are what users are given. So it runs with what keeps any other user of the machine from using
+it to become the user who started it: no changes of the names of its files, no modules, and no DEBUG (which sets hooks of the memory
+allocator). The fault `loading` needs DEBUG: it has another name in each session, which the server reads from its standard input, because a
+command line is for everybody to see.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ...clock import SYSTEM, Clock
+from ...processes import Child, Keeper
+from ...redaction import new_password
+from ...wire import redis as wire
+from ..backend import Address
+from ..session.versions import guarded, version_of
+from .server_process import HOST, LocalServer
+
+SAVED = "dump.rdb"  # Redis' default
+# DEBUG is allowed by its other name only.
+GUARDED = {"enable-protected-configs": "no", "enable-module-command": "no", "enable-debug-command": "local"}
+
+
+class RedisProcess(LocalServer):
+    """A Redis server on loopback. It keeps nothing on disk: killed, it comes back empty, as a cache does.
+
+    Args:
+        keeper: who starts it.
+        program: `redis-server` or `valkey-server`.
+        directory: where it runs.
+        name: what it is called.
+        log: the file for its output.
+        clock: what to wait with.
+    """
+
+    kind = "redis"
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        program: Path,
+        directory: Path,
+        *,
+        name: str = "redis",
+        log: Path,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        super().__init__(keeper, name, log=log, clock=clock)
+        self._program = program
+        self._directory = directory
+        self._settings = directory / "settings.conf"
+        self.debug_command = f"debug-{new_password()}"
+        self.version = ""
+
+    def argv(self) -> list[str]:
+        settings = {
+            "port": self.address.port,
+            "bind": HOST,
+            "save": "",
+            "appendonly": "no",
+            "dir": self._directory,
+            "hz": 100,
+            **(GUARDED if self._can_be_guarded() else {}),
+        }
+        words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+        return [str(self._program), "-", *words]
+
+    def stdin(self) -> Path:
+        """Return its other settings, written anew: it reads them at each start."""
+        lines = [f"rename-command DEBUG {self.debug_command}"]
+        if not self._can_be_guarded():
+            lines.append('rename-command MODULE ""')
+        descriptor = os.open(self._settings, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.writelines(f"{line}\n" for line in lines)
+        return self._settings
+
+    def _can_be_guarded(self) -> bool:
+        return guarded(version_of(self._program))
+
+    def forget_saved(self) -> None:
+        (self._directory / SAVED).unlink(missing_ok=True)
+
+    def url(self, address: Address) -> str:
+        return f"redis://{address}/0"
+
+    def ready(self, child: Child) -> bool:
+        """Whether the one who answers is this very process."""
+        with self.ask(wire.command("INFO", "server")) as connection:
+            data = b""
+            while (reply := wire.first_reply(data)) is None:
+                chunk = connection.recv(65536)
+                if not chunk:
+                    return False
+                data += chunk
+        fields = wire.info_fields(reply)
+        if fields.get("process_id") != str(child.pid):
+            return False
+        valkey = fields.get("valkey_version")
+        self.version = f"{valkey} (valkey)" if valkey else fields.get("redis_version", "")
+        return True

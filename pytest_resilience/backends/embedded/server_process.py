@@ -1,0 +1,213 @@
+"""What the embedded backend's parts have in common: a process of ours on a loopback port that is ready when it says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+from ...clock import SYSTEM, Clock
+from ...errors import BackendDied
+from ...processes import PLAIN, Child, Keeper, User
+from ...redaction import scrubbed
+from ..backend import Address, Server
+from ..session.ports import free_port
+from ..session.versions import ENVIRONMENT
+
+HOST = "127.0.0.1"
+START_WITHIN = 20.0  # seconds; it takes 0.04, so this is for machines that are nearly dead
+STOP_WITHIN = 5.0
+POLL = 0.003  # seconds
+PORTS = 5  # how many ports to try when others are quicker
+ANSWER_WITHIN = 1.0  # seconds for one answer while we wait
+TAIL = 4000  # characters of a log that an error shows
+
+
+class PortTaken(Exception):
+    """Somebody else was quicker."""
+
+
+class Program(ABC):
+    """A process of ours, waited for by asking it.
+
+    Attributes:
+        name: what it is.
+        log: the file with its output, of all its starts.
+        address: where it listens.
+    """
+
+    _stop_signal: int = signal.SIGTERM
+
+    def __init__(self, keeper: Keeper, name: str, *, log: Path, clock: Clock = SYSTEM, user: User = PLAIN) -> None:
+        self.name = name
+        self.log = log
+        self.address = Address(HOST, 0)
+        self._keeper = keeper
+        self._clock = clock
+        self._user = user
+        self._child: Child | None = None
+        self._log_begin = 0  # where in the log this start begins
+        self._wanted = False  # whether it should be running, as far as we know
+
+    @abstractmethod
+    def argv(self) -> list[str]:
+        """The command, with the port as it is now."""
+
+    @abstractmethod
+    def ready(self, child: Child) -> bool:
+        """Ask once whether it serves. An OSError counts as no."""
+
+    def environment(self) -> Mapping[str, str]:
+        """Its whole environment."""
+        return ENVIRONMENT
+
+    def stdin(self) -> Path | None:
+        """Return the file that it reads from its standard input; None for an empty one."""
+        return None
+
+    def launch(self) -> None:
+        """Start it on a port that is free; `await_ready` tells whether it worked."""
+        self.address = Address(HOST, free_port())
+        self._spawn()
+
+    def _spawn(self) -> None:
+        if self._child is not None:
+            self._child.kill()  # its main process has ended; what is left of it must not meet the next one
+        self._log_begin = self.log_size()
+        self._child = self._keeper.spawn(
+            self.name,
+            self.argv(),
+            env=self.environment(),
+            log=self.log,
+            cwd=self.log.parent,
+            user=self._user,
+            stdin=self.stdin(),
+        )
+        self._wanted = True
+
+    def await_ready(self, *, ports: int = PORTS) -> None:
+        """Wait until it answers; when its port was taken meanwhile, it gets another.
+
+        Args:
+            ports: how many ports to try in all.
+
+        Raises:
+            ServerNotReady: it ended, or did not answer in time.
+        """
+        until = self._clock.now() + START_WITHIN
+        for last in [False] * (ports - 1) + [True]:
+            assert self._child is not None, "launch first"
+            try:
+                self._wait(self._child, until)
+            except PortTaken:
+                if last:
+                    raise self._not_ready(self._child) from None
+                self.launch()
+            else:
+                return
+
+    def _wait(self, child: Child, until: float) -> None:
+        while True:
+            if child.exit_code() is not None:
+                if "address already in use" in self.log_text(self._log_begin).lower():
+                    raise PortTaken
+                raise self._not_ready(child)
+            try:
+                if self.ready(child):
+                    return
+            except OSError:
+                pass
+            if self._clock.now() > until:
+                raise self._not_ready(child)
+            self._clock.sleep(POLL)
+
+    def _not_ready(self, child: Child) -> Exception:
+        error = child.not_ready(START_WITHIN, self._log_begin)
+        child.kill()
+        self._wanted = False
+        return error
+
+    def alive(self) -> bool:
+        """Whether its main process exists; a paused one does."""
+        return self._child is not None and self._child.running
+
+    def processes(self) -> list[int]:
+        """The ids of its processes, the main one first; empty when it is down."""
+        return self._child.processes() if self._child is not None and self._child.running else []
+
+    def start(self) -> None:
+        """Start it again on its port, and wait until it answers. Nothing to do when it runs."""
+        if not self.alive():
+            self._spawn()
+            self.await_ready(ports=1)
+
+    def kill(self) -> None:
+        """SIGKILL to all its processes; returns when they are gone."""
+        self._wanted = False
+        if self._child is not None:
+            self._child.kill()
+
+    def stop(self) -> None:
+        """Have it shut down in order."""
+        self._wanted = False
+        if self._child is not None:
+            self._child.resume()  # a stopped process hears nothing
+            self._child.terminate(STOP_WITHIN, how=self._stop_signal, clock=self._clock)
+
+    def pause(self) -> None:
+        """SIGSTOP to all its processes; returns when none of them runs."""
+        if self._child is not None:
+            self._child.pause()
+
+    def resume(self) -> None:
+        """Take a pause back."""
+        if self._child is not None:
+            self._child.resume()
+
+    def log_size(self) -> int:
+        """How many bytes its log has."""
+        try:
+            return self.log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def log_text(self, since: int = 0) -> str:
+        """Its log from byte `since` on."""
+        return self._child.log_text(since) if self._child is not None else ""
+
+    def check(self) -> None:
+        """See whether it is as it was left.
+
+        Raises:
+            BackendDied: it ended although nobody asked it to.
+        """
+        if self._wanted and self._child is not None and (code := self._child.exit_code()) is not None:
+            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+            tail = scrubbed(self.log_text(self._log_begin))[-TAIL:].rstrip() or "(it wrote nothing)"
+            raise BackendDied(f"{self.name} ended with {how} although no test struck it; its log, last lines:\n{tail}")
+
+    def ask(self, question: bytes) -> socket.socket:
+        """A fresh connection with the question on its way."""
+        connection = socket.create_connection(self.address, timeout=ANSWER_WITHIN)
+        connection.sendall(question)
+        return connection
+
+
+class LocalServer(Program, Server):
+    """A server of ours on loopback, which the test and the proxy reach at the same address."""
+
+    @property
+    def direct(self) -> Address:  # type: ignore[override]  # read-only here, as it should be
+        return self.address
+
+    def kill_session(self, pid: int) -> None:
+        if pid not in self.processes():
+            super().kill_session(pid)
+        os.kill(pid, signal.SIGKILL)
+
+    @property
+    def upstream(self) -> Address:  # type: ignore[override]
+        return self.address

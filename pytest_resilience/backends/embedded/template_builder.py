@@ -1,0 +1,216 @@
+"""How a template's Postgres is made: initdb, our settings, our database."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from ...errors import BackendUnavailable
+from ...processes import Child, Keeper
+from ..session.session_dir import no_room
+from ..session.versions import ENVIRONMENT, NoVersion, known_version, remembered_in
+from . import cache_dir as caches
+from . import postgres_password
+from . import template_file as template
+from .binaries import Found
+from .postgres import DATABASE
+from .run_as import Account, give
+from .template_file import Template, TemplateBroken
+
+RECIPE = 4  # count it up when what comes out changes, the settings aside
+INITDB_WITHIN = 120.0  # seconds; it takes 0.5
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "150",
+    "shared_buffers": "32MB",
+    # Killed processes lose nothing that was acknowledged, power loss is not what we simulate: the kernel keeps the pages. Measured
+    # with kill -9: nothing lost of 120,000 commits like this, a quarter of them with synchronous_commit=off.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "on",
+    "max_wal_size": "1GB",
+    "autovacuum": "off",  # so that it never works in the middle of a measurement
+    "dynamic_shared_memory_type": "mmap",  # in the data directory, which is deleted; posix would leave files in /dev/shm
+    "wal_recycle": "on",
+    "logging_collector": "off",
+    "log_min_messages": "warning",
+    "log_line_prefix": "%m [%p] %q%a@%d ",
+    "log_timezone": "UTC",
+    "timezone": "UTC",
+}
+SINCE_16 = {"scram_iterations": "1"}  # for roles that tests make; see postgres_password
+ONLY_FOR_INITDB = {"wal_recycle": "off"}  # each segment that it keeps for later would be copied by every session
+SINCE_18 = {"io_method": "sync"}  # without the three processes of its own that reading ahead would have
+WITHOUT_CHECKSUMS = (
+    "--no-data-checksums",
+)  # from 18 on; they are the default there, and a page is changed before the start
+
+
+class Recipe:
+    """Makes and opens the template for one set of binaries.
+
+    Args:
+        keeper: who starts initdb.
+        found: the directory with `postgres` and `initdb`.
+        account: tells as whom Postgres runs. Asked only when there is something to run: the answer takes a while.
+        scratch: a directory of this session to work in.
+
+    Attributes:
+        account: as given.
+        version: such as "18.6".
+        path: the template's file.
+    """
+
+    def __init__(self, keeper: Keeper, found: Found, *, account: Callable[[], Account], scratch: Path) -> None:
+        self.account = account
+        try:
+            self.version = known_version(found.path / "postgres")
+        except NoVersion as problem:
+            raise BackendUnavailable(
+                f"{found.path / 'postgres'} ({found.source}) does not run here, or not now: {problem} ({remembered_in()})"
+            ) from None
+        major = int(self.version.split(".")[0])
+        self._initdb_words = WITHOUT_CHECKSUMS if major >= 18 else ()
+        self._initdb_settings = ONLY_FOR_INITDB if major >= 16 else {}  # older ones take none
+        self._settings = SETTINGS | (SINCE_16 if major >= 16 else {}) | (SINCE_18 if major >= 18 else {})
+        self._keeper = keeper
+        self._scratch = scratch
+        self._work = scratch / "template"
+        size = (found.path / "postgres").stat().st_size
+        ingredients = (
+            RECIPE,
+            self._settings,
+            self._initdb_settings,
+            self._initdb_words,
+            self.version,
+            found.source,
+            size,
+            os.uname().machine,
+        )
+        key = hashlib.sha256(repr(ingredients).encode()).hexdigest()
+        self._name = f"postgres-{self.version}-{key[:12]}.template"
+        self.path = self._scratch / self._name
+
+    def open(self) -> Template:
+        """Return the template; made first if there is none, or none that is whole. A cache that is full or broken is passed over.
+
+        Raises:
+            BackendUnavailable: initdb does not work here, with what it said; or the template can't be kept anywhere, with the places.
+        """
+        problems = []
+        try:
+            # Lazily: a place in the cache is made when it is reached.
+            for place in itertools.chain(caches.cache_directories(), (self._scratch,)):
+                self.path = place / self._name
+                try:
+                    return self._open()
+                except OSError as problem:
+                    problems.append(f"{self.path}: {type(problem).__name__}: {problem.strerror}")
+        finally:
+            shutil.rmtree(self._work, ignore_errors=True)
+        raise BackendUnavailable(f"Postgres' data directory can't be kept anywhere: {'; '.join(problems)}")
+
+    def _open(self) -> Template:
+        try:
+            return self._used()
+        except (FileNotFoundError, TemplateBroken):
+            pass
+        with template.one_at_a_time(self.path.with_suffix(".lock")):
+            try:
+                return self._used()  # another process made it while we waited for our turn
+            except (FileNotFoundError, TemplateBroken):
+                self._make()
+        return Template(self.path)
+
+    def discard(self) -> None:
+        """Remove the template, which turned out to be damaged."""
+        with contextlib.suppress(OSError):  # one that stays is found to be damaged again
+            self.path.unlink()
+
+    def _used(self) -> Template:
+        found = Template(self.path)
+        os.utime(self.path)  # the unused ones are removed after a while
+        return found
+
+    def _make(self) -> None:
+        data = self._data()
+        ours = max(int(path.name) for path in (data / "base").iterdir() if path.name.isdigit())
+        try:
+            verifier = postgres_password.find(data)
+        except TemplateBroken as problem:
+            raise BackendUnavailable(
+                f"initdb {self.version} makes no data directory of the kind that is needed: {problem}"
+            ) from None
+        template.write(
+            data,
+            self.path,
+            {"version": self.version, **verifier._asdict()},
+            lambda name: not name.startswith("base/") or name.startswith(f"base/{ours}/"),
+        )
+        template.remove_old(self.path.parent, now=self.path.stat().st_mtime)
+
+    def _data(self) -> Path:
+        """Return a data directory; made once, however many places the template is refused by."""
+        data = self._work / "data"
+        if self._work.exists():
+            return data
+        try:
+            self._work.mkdir(mode=0o700)
+            give(self._work, self.account().user)
+            self._initdb(data)
+            self._configure(data / "postgresql.conf")
+            self._create_database(data)
+        except OSError as problem:  # no other place would help
+            raise no_room(self._scratch, problem) from None
+        return data
+
+    def _initdb(self, data: Path) -> None:
+        password_file = self._scratch / "password"
+        password_file.touch(mode=0o600)
+        password_file.write_text(os.urandom(18).hex())  # thrown away: each session writes the verifier of its own
+        give(password_file, self.account().user)
+        command = [str(self.account().programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
+        command += ["--pwfile", str(password_file), "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
+        command += ["--wal-segsize=1", *self._initdb_words]
+        command += [word for name, value in self._initdb_settings.items() for word in ("-c", f"{name}={value}")]
+        try:
+            self._run("initdb", command)
+        finally:
+            password_file.unlink()
+
+    def _configure(self, file: Path) -> None:
+        with file.open("a") as lines:
+            lines.write("\n# pytest-resilience\n")
+            lines.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
+
+    def _create_database(self, data: Path) -> None:
+        statement = self._scratch / "create.sql"
+        statement.touch(mode=0o600)
+        statement.write_text(f"CREATE DATABASE {DATABASE}\n")
+        command = [
+            str(self.account().programs / "postgres"),
+            "--single",
+            "-c",
+            "wal_recycle=off",
+            "-D",
+            str(data),
+            "template1",
+        ]
+        self._run("postgres --single", command, stdin=statement)
+
+    def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:
+        log = self._scratch / "template.log"
+        child: Child = self._keeper.spawn(
+            name, command, env=ENVIRONMENT, log=log, cwd=self._scratch, user=self.account().user, stdin=stdin
+        )
+        if child.wait(INITDB_WITHIN) != 0:
+            child.kill()
+            raise BackendUnavailable(
+                f"{name} failed with exit code {child.exit_code()}; it said:\n{child.log_text()[-4000:]}"
+            )

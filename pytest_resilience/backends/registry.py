@@ -1,0 +1,254 @@
+"""The kinds of backend, the choice among them, and the table of what each can do here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from ..errors import BackendUnavailable, ResilienceError
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .backend import Backend
+
+PULL = "docker pull them, or take --resilience-backend=docker, which does"
+
+Factory = Callable[[Settings], "Backend"]
+
+
+# Plain classes, in this file and those that it imports: pytest's header asks it in every run, used or not, and a named tuple, a
+# protocol or a dataclass takes half a millisecond to make.
+
+
+class Kind:
+    """One kind of backend."""
+
+    def why_not(self, settings: Settings) -> str | None:
+        """Why it can't be had here, in a phrase; None when it can. Asked in every run: it may take milliseconds, no more."""
+        return None
+
+    def why_not_asked_for(self, settings: Settings) -> str | None:
+        """Return why it can't be had where it is asked for by name; None when it can. It may then fetch what is missing."""
+        return self.why_not(settings)
+
+    def phrase(self, settings: Settings) -> str:
+        """What it would run, in a phrase."""
+        raise NotImplementedError
+
+    def make(self, settings: Settings, why: str) -> Backend:
+        """One of it, not yet started."""
+        raise NotImplementedError
+
+    def cannot(self) -> Mapping[str, str]:
+        """The faults that it can't inject, such as "postgres.kill", each with the reason."""
+        return {}
+
+
+class Choice:
+    """The backend of a run.
+
+    Args:
+        name: which kind.
+        why: one phrase for the header.
+        settings: what it is told.
+        kind: makes it.
+    """
+
+    def __init__(self, name: str, why: str, settings: Settings, kind: Kind) -> None:
+        self.name = name
+        self.why = why
+        self.settings = settings
+        self.kind = kind
+
+    def describe(self) -> str:
+        """One phrase for pytest's header: the backend, why this one, and what it runs."""
+        try:
+            return f"{self.name} ({self.why}), {self.kind.phrase(self.settings)}"
+        except BackendUnavailable as missing:
+            return f"{self.name} ({self.why}), but {missing}"
+
+    def make(self) -> Backend:
+        """The backend, not yet started."""
+        return self.kind.make(self.settings, self.why)
+
+
+class Embedded(Kind):
+    """Processes of ours."""
+
+    def why_not(self, settings: Settings) -> str | None:
+        from .embedded.binaries import find_postgres, find_redis
+
+        try:
+            find_postgres(), find_redis()
+        except BackendUnavailable as missing:
+            return str(missing)
+        return None
+
+    def phrase(self, settings: Settings) -> str:
+        from .embedded.binaries import find_postgres, find_redis
+        from .session.versions import version_of
+
+        postgres, redis = find_postgres().path / "postgres", find_redis().path
+        redis_name = "Valkey" if "valkey" in redis.name else "Redis"
+        return f"Postgres {version_of(postgres)}, {redis_name} {version_of(redis)}"
+
+    def make(self, settings: Settings, why: str) -> Backend:
+        from .embedded.backend import EmbeddedBackend
+
+        return EmbeddedBackend(why=why)
+
+
+class Docker(Kind):
+    """Containers."""
+
+    def why_not(self, settings: Settings) -> str | None:
+        from .docker.engine import NoEngine, find
+
+        try:
+            missing = find().missing([settings.postgres_image, settings.redis_image, settings.toxiproxy_image])
+        except NoEngine as problem:
+            return str(problem)
+        return f"Docker has no {', '.join(missing)}: {PULL}" if missing else None
+
+    def why_not_asked_for(self, settings: Settings) -> str | None:
+        from .docker.engine import NoEngine, find
+
+        try:
+            find()
+        except NoEngine as problem:
+            return f"no Docker engine: {problem}"
+        return None
+
+    def phrase(self, settings: Settings) -> str:
+        return f"{settings.postgres_image}, {settings.redis_image}, {settings.toxiproxy_image}"
+
+    def make(self, settings: Settings, why: str) -> Backend:
+        from .docker.backend import DockerBackend
+
+        return DockerBackend(settings, why=why, pull=why == ASKED_FOR)
+
+    def cannot(self) -> Mapping[str, str]:
+        from ..proxy_client.client import REAL_CANNOT
+
+        return REAL_CANNOT
+
+
+class External(Kind):
+    """A Toxiproxy and servers that somebody else runs."""
+
+    def why_not(self, settings: Settings) -> str | None:
+        wanted = {
+            "--resilience-toxiproxy=URL": settings.toxiproxy,
+            "--resilience-postgres-upstream": settings.postgres_upstream,
+            "--resilience-redis-upstream": settings.redis_upstream,
+        }
+        missing = [option for option, value in wanted.items() if not value]
+        if missing:
+            return f"needs {', '.join(missing)}"
+        from .external.endpoints import read
+
+        try:
+            read(settings)
+        except ResilienceError as wrong:
+            return str(wrong)
+        return None
+
+    def phrase(self, settings: Settings) -> str:
+        from .external.endpoints import read
+
+        named = read(settings)
+        return f"Toxiproxy at {named.api}, Postgres at {named.postgres.address}, Redis at {named.redis.address}"
+
+    def make(self, settings: Settings, why: str) -> Backend:
+        from .external.backend import ExternalBackend
+
+        return ExternalBackend(settings, why=why)
+
+    def cannot(self) -> Mapping[str, str]:
+        from ..proxy_client.client import REAL_CANNOT
+        from .external.backend import CANNOT
+
+        return CANNOT | REAL_CANNOT
+
+
+class ThirdParty(Kind):
+    """What a hook has handed in.
+
+    Args:
+        name: what it goes by.
+        factory: makes it.
+    """
+
+    def __init__(self, name: str, factory: Factory) -> None:
+        self._name = name
+        self._factory = factory
+
+    def phrase(self, settings: Settings) -> str:
+        return "a plugin's"
+
+    def make(self, settings: Settings, why: str) -> Backend:
+        backend = self._factory(settings)
+        backend.why = why
+        return backend
+
+
+ASKED_FOR = "asked for"
+
+
+def kinds(others: Mapping[str, Factory]) -> dict[str, Kind]:
+    """All kinds by their names.
+
+    Args:
+        others: those of third parties.
+    """
+    ours: dict[str, Kind] = {"embedded": Embedded(), "docker": Docker(), "external": External()}
+    return ours | {name: ThirdParty(name, factory) for name, factory in others.items()}
+
+
+def missing(name: str, settings: Settings, others: Mapping[str, Factory]) -> str | None:
+    """Return why the backend of that name can't be had here; None when it can."""
+    return kinds(others)[name].why_not_asked_for(settings)
+
+
+def choose(name: str, settings: Settings, others: Mapping[str, Factory]) -> Choice:
+    """What a name stands for here; "auto" is docker where it can be had, else embedded.
+
+    Raises:
+        BackendUnavailable: it was named, and some of what it must be told is missing or wrong.
+    """
+    known = kinds(others)
+    if name != "auto":
+        if name == "external" and (why_not := known[name].why_not(settings)):
+            raise BackendUnavailable(why_not)
+        return Choice(name, ASKED_FOR, settings, known[name])
+    why_not = known["docker"].why_not(settings)
+    if why_not is None:
+        return Choice("docker", "auto: an engine answers and has the images", settings, known["docker"])
+    return Choice("embedded", f"auto: no docker, {why_not}", settings, known["embedded"])
+
+
+def table(settings: Settings, others: Mapping[str, Factory]) -> list[str]:
+    """What is usable here and why not, and which faults each can inject, as lines."""
+    from ..faults import FAULTS
+
+    known = kinds(others)
+    width = max(map(len, known)) + 2
+    lines = [f"{'backend':{width}}usable here"]
+    for name, kind in known.items():
+        why_not = kind.why_not(settings)
+        lines.append(f"{name:{width}}" + (f"no: {why_not}" if why_not else f"yes: {kind.phrase(settings)}"))
+    faults = [f"{target}.{fault}" for fault, kind_of in FAULTS.items() for target in kind_of.targets]
+    first = max(map(len, faults)) + 2
+    lines += ["", f"{'fault':{first}}" + "".join(f"{name:{width}}" for name in known)]
+    notes: list[str] = []
+    for fault in faults:
+        cells = []
+        for name, kind in known.items():
+            reason = kind.cannot().get(fault)
+            note = f"{name}: {reason}"
+            if reason and note not in notes:
+                notes.append(note)
+            cells.append(f"no ({notes.index(note) + 1})" if reason else "yes")
+        lines.append(f"{fault:{first}}" + "".join(f"{cell:{width}}" for cell in cells))
+    lines += ["", *(f"({number}) {note}" for number, note in enumerate(notes, 1))]
+    return [line.rstrip() for line in lines]

@@ -1,0 +1,67 @@
+"""What our backends have in common: a keeper, a directory, and the service under test as a child of the keeper's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...errors import CannotInject
+from ...processes import Child, Keeper
+from ..backend import Backend, Enclosure
+from .memory_cgroup import Group, NotAllowed
+from .session_dir import Scratch, files_of_our_own, no_room
+from .versions import for_python
+
+_RUN = "import sys; sys.path.append(sys.argv[1]); import {module}; {module}.main(*sys.argv[2:])"
+
+
+class KeptBackend(Backend):
+    """A backend whose keeper takes everything along when the session ends."""
+
+    def __init__(self) -> None:
+        self.servers = {}
+        self._keeper = Keeper()
+        self._scratch: Scratch | None = None
+
+    def _open(self) -> None:
+        """Start the keeper and make the directory; the first step of `start`.
+
+        Raises:
+            BackendUnavailable: there is no directory in which that can be done.
+        """
+        try:
+            self._scratch = Scratch()
+            self.directory = self._scratch.path
+            self._keeper.start(owning=self._scratch.places)  # first: from here on, somebody deletes it who outlives us
+            with files_of_our_own():
+                self._scratch.make()
+        except OSError as problem:
+            raise no_room(self._scratch.path if self._scratch else None, problem) from None
+
+    def _at_end(self, module: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Have the keeper run the `main` of a module that imports nothing of this package.
+
+        Args:
+            module: its file.
+            arguments: for its `main`; anybody can see them.
+            env: its environment, where secrets go.
+        """
+        argv = [sys.executable, "-I", "-S", "-c", _RUN.format(module=module.stem), str(module.parent), *arguments]
+        self._keeper.at_end(argv, env={**for_python(), **(env or {})}, log=self.directory / "end.log")
+
+    def close(self) -> None:
+        self._keeper.close()
+        if self._scratch is not None:
+            self._scratch.release()
+
+    def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
+        return self._keeper.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
+
+    def enclose(self, pid: int, limit_bytes: int) -> Enclosure:
+        try:
+            group = Group(pid, limit_bytes)
+        except NotAllowed as problem:
+            raise CannotInject(f"memory_limit: {problem}") from None
+        self._at_end(Path(__file__).with_name("memory_cgroup.py"), group.path)
+        return group

@@ -1,0 +1,248 @@
+"""One test's experiment: the targets it strikes, and the settling of accounts when its body has ended."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import HealFailed, NoService, ResilienceError, SetupError, UnknownFault
+from .faults import FAULTS
+from .faults.fault import Strike
+from .history import History
+from .leaks.check import Watch
+from .leaks.compare import Leak, check_names
+from .leaks.loops import is_running
+from .stack import Stack
+from .targets.foreign_process import NamedProcess
+from .targets.server import PostgresTarget, RedisTarget
+from .targets.service import RunningService, ServiceTarget
+from .targets.target import Ledger
+from .wording import did_you_mean, no_attribute
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from .admin.postgres import Init
+
+TEN_LINES = """\
+resilience.service: no resilience_service fixture says how your service starts. Write one, in conftest.py:
+
+    import sys
+    import pytest
+    from pytest_resilience import Service
+
+    @pytest.fixture(scope="session")
+    def resilience_service(resilience_stack):
+        return Service([sys.executable, "-m", "shop"], port_variable="PORT", ready="/readyz", within=10.0,
+                       env={"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url})
+"""
+
+
+class Resilience:
+    """What the `resilience` fixture hands out.
+
+    Attributes:
+        postgres, redis: the servers behind their proxies, with a method for each fault.
+        service: the service under test, when a `resilience_service` fixture says how to start it.
+        strikes: what struck in this test, in order.
+    """
+
+    postgres: PostgresTarget
+    redis: RedisTarget
+
+    def __init__(self, stack: Stack, running: RunningService | None) -> None:
+        self._stack = stack
+        self._ledger = Ledger()
+        self._running = running
+        self._service = ServiceTarget(self._ledger, running) if running is not None else None
+        self.postgres, self.redis = stack.targets(self._ledger)
+        self.history = History()
+        self._settled = False
+        self._watch: Watch | None = None
+        self._new_watch: Callable[[Sequence[str]], Watch] | None = None
+        self._listening = ExitStack()
+
+    @property
+    def service(self) -> ServiceTarget:
+        """The service under test.
+
+        Raises:
+            NoService: nobody said how to start it; shows the lines to write.
+        """
+        if self._service is None:
+            raise NoService(TEN_LINES)
+        self._stack.touched()
+        return self._service
+
+    def more_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
+        """One more Postgres, started when it is first asked for; what it strikes is healed with all else. See `factories.postgres`."""
+        return self._stack.add_postgres(name, init, ledger=self._ledger)
+
+    def more_redis(self, name: str) -> RedisTarget:
+        """One more Redis; see `more_postgres`."""
+        return self._stack.add_redis(name, ledger=self._ledger)
+
+    def process(self, pid: int) -> NamedProcess:
+        """Another process of yours, by its id: with kill, pause, terminate, and the faults of scarcity.
+
+        Raises:
+            SetupError: there is no such process, or the test itself hangs on it.
+        """
+        return NamedProcess(self._ledger, pid, self._stack.runner)
+
+    @property
+    def strikes(self) -> list[Strike]:
+        """What struck in this test, in order, healed or not."""
+        return list(self._ledger.strikes)
+
+    def strike(self, name: object = None, *arguments: object, **settings: object) -> Strike:
+        """Strike by name, as the marker does: `strike("redis.refuse")`, `strike("postgres.latency", seconds=0.2)`.
+
+        Raises:
+            UnknownFault: no such target or fault.
+            SetupError: the settings don't fit it.
+        """
+        __tracebackhide__ = True  # a wrong marker is told by its message, not by our code
+        if not isinstance(name, str):
+            raise SetupError(
+                f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
+            )
+        target_name, _, fault_name = name.partition(".")
+        kinds = self._stack.kinds | {"service": "service"}
+        known = [f"{each}.{fault}" for fault, f in FAULTS.items() for each, kind in kinds.items() if kind in f.targets]
+        if name not in known:
+            raise UnknownFault(name, known)
+        own = target_name in ("postgres", "redis", "service")
+        target: object = getattr(self, target_name) if own else self._stack.more(target_name, self._ledger)
+        takes = inspect.signature(FAULTS[fault_name])
+        try:
+            takes.bind(*arguments, **settings)  # names what is wrong without our class before it
+            fault = FAULTS[fault_name](*arguments, **settings)
+        except TypeError as error:
+            named = [str(each.replace(annotation=each.empty)) for each in takes.parameters.values()]
+            near = [did_you_mean(each, takes.parameters) for each in settings if each not in takes.parameters]
+            raise SetupError(
+                f"fault({name!r}): {error}{''.join(near)}; it takes {', '.join(named) or 'no settings'}"
+            ) from None
+        except SetupError as error:
+            said = ", ".join(
+                [repr(name), *map(repr, arguments), *(f"{key}={value!r}" for key, value in settings.items())]
+            )
+            raise SetupError(f"{error}; in fault({said})") from None
+        return fault.strike(target)
+
+    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+
+        def __getattr__(self, name: str) -> Any:
+            __tracebackhide__ = True
+            raise no_attribute(self, name)
+
+    def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()) -> Watch:
+        """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.
+
+        Args:
+            root: what paths are shown from.
+            loops: event loops that outlive the test.
+            allowed: patterns of what may stay.
+        """
+        self._new_watch = lambda more: Watch(
+            self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *more]
+        )
+        self._watch = self._new_watch(())
+        return self._watch
+
+    def _all_strikes(self) -> list[Strike]:
+        return [*self._stack.strikes, *self.strikes]
+
+    def listen(self) -> None:
+        """Look also at each event loop that is closed, until `stop_listening`."""
+        assert self._watch is not None, "watch comes before listen"
+        self._listening.enter_context(self._watch.listening())
+
+    def stop_listening(self) -> None:
+        """Look at no more event loops that are closed."""
+        self._listening.close()
+
+    def leaks(self) -> list[Leak]:
+        """Return what the test would leave behind if it ended now: what has come since its body began, fixtures included.
+
+        In a sync test, this waits up to half a second for what is about to end. In a running event loop it doesn't: nothing would end
+        there meanwhile. What the marker `leaks` allows is left out.
+
+        Raises:
+            SetupError: nothing was taken down when the body began, since --resilience-leaks=off, or it has not begun yet.
+        """
+        __tracebackhide__ = True
+        return _seen_by(self._watched())
+
+    @contextmanager
+    def no_growth(self, *allowed: str) -> Iterator[None]:
+        """Demand that nothing stays that comes within the block: connections, locks, subscriptions, files, threads, tasks, processes.
+
+        Numbers are compared by name, as at the end of a test. What the service under test has is its own. The other kinds and the names
+        are those of the marker `leaks`.
+
+        Args:
+            allowed: patterns of what may stay, such as "thread:pool-*".
+
+        Raises:
+            AssertionError: at the end of the block; names what has grown.
+            SetupError: a pattern is not one; or see `leaks`.
+        """
+        __tracebackhide__ = True
+        check_names(allowed, 'no_growth takes names such as "thread:pool-*"')
+        self._watched()
+        assert self._new_watch is not None, "it comes with the watch"
+        watch = self._new_watch(allowed)
+        with watch.listening():
+            yield
+        if grown := _seen_by(watch):
+            raise AssertionError("grown since the block began:\n" + "\n".join(f"  {leak}" for leak in grown))
+
+    def _watched(self) -> Watch:
+        __tracebackhide__ = True
+        if self._watch is None:
+            raise SetupError(
+                "nothing was looked at when the test's body began, so there is nothing to compare with: "
+                "either --resilience-leaks=off, or this was asked before the body began (in a fixture)"
+            )
+        return self._watch
+
+    def settle(self) -> None:
+        """Heal everything and look whether the stack still stands; once.
+
+        Raises:
+            HealFailed: a fault could not be taken back.
+            BackendDied: a server ended although nobody struck it.
+        """
+        if self._settled:
+            return
+        self._settled = True
+        if self._ledger.strikes:
+            self._stack.touched()
+        try:
+            self._ledger.heal()
+        except HealFailed as failed:
+            try:
+                self._stack.end()
+            except ResilienceError as second:
+                failed.add_note(f"and then: {second}")  # a server that died is why the heal failed, most of the time
+            raise
+        self._stack.end()
+
+    @property
+    def vacuous(self) -> list[Strike]:
+        """Strikes that are over and touched nothing."""
+        return [strike for strike in self._ledger.strikes if strike.vacuous]
+
+    def logs(self) -> dict[str, str]:
+        """What the service and each server wrote, as far as this test is concerned."""
+        service = {"service": self._service.log} if self._service is not None else {}
+        return service | self._stack.logs()
+
+
+def _seen_by(watch: Watch) -> list[Leak]:
+    return watch.leaks_now() if is_running() else watch.leaks()

@@ -1,0 +1,66 @@
+"""The verifier of a password, and its place in a data directory."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from pytest_resilience.backends.embedded import postgres_password
+from pytest_resilience.backends.embedded.postgres_password import Place, find, put, verifier_for
+from pytest_resilience.backends.embedded.template_file import TemplateBroken
+
+# What Postgres 18 made of the password "secretpassword".
+MADE_BY_POSTGRES = (
+    "SCRAM-SHA-256$4096:NAu+0UMHChhLDi9OpMkb5A==$+hxkhEg8NdOqnoeGFNieU7D9yDpfu7fZCzG+lwrucnI="
+    ":gg6yk6L+AhknE7ir6uMRkL/m8C2UCNZ0pao/MemGySE="
+)
+WITH_ONE_ITERATION = (
+    "SCRAM-SHA-256$1:JDUalWsBdISfP63F7cslow==$udD86H1tsueMR7yKW126sJrFMaV4Ms1QZ6MzBgXF4VE="
+    ":MrUzAjvEZsJ2bD1+fplpC+Dg9v7BR3y2OjCuWFgm+Ms="
+)
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "global" / "directory").mkdir(parents=True)
+    (tmp_path / "global" / "1260").write_bytes(b"\0" * 100 + MADE_BY_POSTGRES.encode() + b"\0" * 100)
+    (tmp_path / "global" / "1261").write_bytes(b"\0" * 8192)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("iterations", "verifier"), [(4096, MADE_BY_POSTGRES), (1, WITH_ONE_ITERATION)])
+def test_a_verifier_is_what_postgres_makes_of_the_password(monkeypatch, iterations, verifier):
+    salt = base64.b64decode(verifier.split(":")[1].split("$")[0])
+    monkeypatch.setattr(postgres_password.os, "urandom", lambda _size: salt)
+    made = verifier_for("secretpassword", iterations)
+    assert made.replace("$0001:", "$1:") == verifier
+    assert len(made) == len(MADE_BY_POSTGRES)
+
+
+def test_clients_that_refuse_few_iterations_get_as_many_as_the_standard_wants(data, monkeypatch):
+    put(data, find(data), "few")
+    assert find(data).verifier.startswith("SCRAM-SHA-256$0001:")
+    monkeypatch.setattr(postgres_password.importlib.util, "find_spec", {"scramp": "here"}.get)
+    put(data, find(data), "many")
+    assert find(data).verifier.startswith("SCRAM-SHA-256$4096:")
+
+
+def test_a_verifier_is_found_and_another_put_in_its_place(data):
+    place = find(data)
+    assert place == Place("global/1260", MADE_BY_POSTGRES)
+    put(data, place, "another")
+    assert (data / "global/1260").stat().st_size == 200 + len(MADE_BY_POSTGRES)
+    assert find(data).verifier != MADE_BY_POSTGRES
+    with pytest.raises(TemplateBroken, match="global/1260 has not the verifier"):
+        put(data, place, "another")
+
+
+def test_two_verifiers_or_none_are_refused(data):
+    (data / "global" / "1261").write_text(MADE_BY_POSTGRES)
+    with pytest.raises(TemplateBroken, match="2 verifiers"):
+        find(data)
+    (data / "global" / "1260").unlink()
+    (data / "global" / "1261").unlink()
+    with pytest.raises(TemplateBroken, match="0 verifiers"):
+        find(data)

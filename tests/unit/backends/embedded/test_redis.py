@@ -1,0 +1,45 @@
+"""How a Redis of ours is started."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+
+from pytest_resilience.backends.embedded import redis as redis_process
+from pytest_resilience.backends.embedded.redis import GUARDED, RedisProcess
+
+
+@pytest.fixture
+def process(tmp_path):
+    return RedisProcess(None, tmp_path / "redis-server", tmp_path, log=tmp_path / "log")
+
+
+@pytest.mark.parametrize(("version", "guarded"), [("9.1.2", True), ("7.0.15", True), ("6.2.14", False), ("?", True)])
+def test_from_version_7_on_what_reaches_beyond_the_server_is_switched_off(process, monkeypatch, version, guarded):
+    monkeypatch.setattr(redis_process, "version_of", lambda _program: version)
+    words = process.argv()
+    assert words[1] == "-"
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert {f"--{name}" for name in GUARDED} <= given.keys() or not guarded
+    assert given.get("--enable-module-command") == ("no" if guarded else None)
+    lines = process.stdin().read_text().splitlines()
+    assert lines == [
+        f"rename-command DEBUG {process.debug_command}",
+        *([] if guarded else ['rename-command MODULE ""']),
+    ]
+    assert process.debug_command not in " ".join(words)
+
+
+def test_only_the_user_may_read_the_settings_and_a_link_in_their_place_is_not_followed(process, tmp_path):
+    assert stat.S_IMODE(process.stdin().stat().st_mode) == 0o600
+    process.stdin().unlink()
+    (tmp_path / "settings.conf").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        process.stdin()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_each_server_has_a_name_of_its_own_for_debug(tmp_path):
+    names = {RedisProcess(None, tmp_path, tmp_path, log=tmp_path).debug_command for _ in range(3)}
+    assert len(names) == 3

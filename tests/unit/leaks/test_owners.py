@@ -1,0 +1,54 @@
+"""Who is accused where a server knows its clients by ports that no socket here has: nobody who may be a service."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_resilience.leaks.owners import Holder, Holders, Known
+from pytest_resilience.leaks.process import Descriptor
+
+PROXY = "10.0.0.9"
+KNOWN = [("10.0.0.1", 7), (PROXY, 500), (PROXY, 501)]  # a forwarded client, and two through the proxy
+MINE = Descriptor(23, "socket:[1]", ("10.0.0.1", 31), (PROXY, 20001))
+
+
+def holders(
+    pairs: dict[int, int] | None, *, services: tuple[Any, ...] = (), now: Known = KNOWN, mine: Descriptor = MINE
+) -> Holders:
+    """Of a server in a container, as one who was paired so."""
+    server = SimpleNamespace(direct=SimpleNamespace(port=5432))
+    door = SimpleNamespace(by_upstream_port=lambda known: pairs if known == KNOWN else None)
+    target = SimpleNamespace(host=PROXY, port=20001, server=server, door=door)
+    stack: Any = SimpleNamespace(
+        systems={"postgres": target}, services=list(services), knows_clients=True, is_all_here=False
+    )
+    return Holders(stack, [mine], {"postgres": KNOWN}, lambda _: now)
+
+
+SERVICE = SimpleNamespace(tree=list)
+
+
+def test_who_was_paired_with_a_socket_of_ours_is_ours() -> None:
+    holder = holders({500: 31, 501: 32}, services=(SERVICE,)).of("postgres", PROXY, 500)
+    assert holder == Holder("held by this process (descriptor 23)", MINE)
+
+
+@pytest.mark.parametrize("pairs", [{}, None], ids=["not paired", "not known"])
+def test_who_was_not_paired_may_be_the_services(pairs: dict[int, int] | None) -> None:
+    assert holders(pairs, services=(SERVICE,)).of("postgres", PROXY, 500) is None
+    assert holders(pairs).of("postgres", PROXY, 500) == Holder("")
+
+
+def test_nobody_is_paired_when_somebody_came_or_went_meanwhile() -> None:
+    changed = holders({500: 31, 501: 32}, services=(SERVICE,), now=[*KNOWN, (PROXY, 502)])
+    assert changed.of("postgres", PROXY, 500) is None
+
+
+def test_who_goes_around_the_proxy_is_no_service_of_ours_unless_one_does() -> None:
+    assert holders({}, services=(SERVICE,)).of("postgres", "10.0.0.1", 7) == Holder("")
+    around = holders({}, services=(SERVICE,))
+    around.__dict__["_of_services"] = {(9, 5432)}
+    assert around.of("postgres", "10.0.0.1", 7) is None
