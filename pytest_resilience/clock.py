@@ -1,23 +1,26 @@
-"""Time: the only file that reads or spends it (the proxy's loop aside, which is a process of its own)."""
+"""Time and waiting. Only separate processes (the proxy, the supervisor) read or spend time elsewhere."""
 
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+Value = TypeVar("Value")
 
 
 class Clock(Protocol):
-    """A monotonic clock in seconds; tests hand in one that never waits."""
+    """A monotonic clock in seconds. Tests use one that never waits."""
 
     def now(self) -> float:
-        """Seconds since an arbitrary start, never going back; on one machine the same for every process."""
+        """Return the seconds since an arbitrary start, which never go back and are equal in all processes of a machine."""
 
     def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""
 
 
 class SystemClock:
-    """The machine's monotonic clock, which all processes on it share."""
+    """The machine's monotonic clock, which all its processes share."""
 
     def now(self) -> float:
         return time.monotonic()
@@ -27,3 +30,43 @@ class SystemClock:
 
 
 SYSTEM: Clock = SystemClock()
+
+
+def wait_until(condition: Callable[[], Value], *, within: float, every: float, clock: Clock = SYSTEM) -> Value:
+    """Call `condition` until it returns a true value or the time is over.
+
+    Args:
+        condition: called at least once, and for the last time when the time is over.
+        within: seconds to wait at most.
+        every: seconds between two calls.
+        clock: the clock to wait with.
+
+    Returns:
+        The last value of `condition`, which is false if the time is over.
+    """
+    deadline = clock.now() + within
+    while not (value := condition()) and clock.now() < deadline:
+        clock.sleep(every)
+    return value
+
+
+async def wait_until_async(
+    condition: Callable[[], Awaitable[Value]], *, within: float, every: float, clock: Clock = SYSTEM
+) -> Value:
+    """Await `condition` until it returns a true value or the time is over, as `wait_until` does.
+
+    Args:
+        condition: a coroutine function without arguments.
+        within: seconds to wait at most. A call of `condition` is not interrupted.
+        every: seconds between two calls.
+        clock: the clock that the deadline is read from.
+
+    Returns:
+        The last value of `condition`, which is false if the time is over.
+    """
+    import asyncio  # most importers of this module don't wait in an event loop
+
+    deadline = clock.now() + within
+    while not (value := await condition()) and clock.now() < deadline:  # noqa: ASYNC110  # nothing signals the condition
+        await asyncio.sleep(every)
+    return value
