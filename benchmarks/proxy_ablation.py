@@ -33,7 +33,7 @@ def on_event(self, events):
             self._source_failed(error)
             return
         if not size:
-            self._take_signal(RESET if self.reset_seen else END)
+            self._on_source_end(RESET if self.reset_seen else END)
             return
         self.bytes += size
 {then}
@@ -43,11 +43,11 @@ link.Link.on_event = on_event
 # Run in the proxy's process before it starts. The names are internals: a variant that no longer applies fails at its start.
 VARIANTS = {
     "a buffer of 32 KiB, not 256": "link.BUFFER = bytearray(32768); link.VIEW = memoryview(link.BUFFER)",
-    "one event at a time, not 64": "event_loop.BATCH = 1",
-    "room for 1023 events, not 64": "event_loop.BATCH = -1",
+    "one event at a time, not 64": "event_loop.MAX_EVENTS = 1",
+    "room for 1023 events, not 64": "event_loop.MAX_EVENTS = -1",
     "the garbage collector as it comes": "import gc; gc.freeze = lambda: None; gc.set_threshold = lambda *_: None",
     "sockets of socket.py, not of _socket": "import socket; proxy.so = socket",
-    "no short path": RECEIVED.format(turn="if", then="        self._pass_on(bytes(VIEW[:size]))"),
+    "no short path": RECEIVED.format(turn="if", then="        self._write(bytes(VIEW[:size]))"),
     "wait until it can be written to": RECEIVED.format(
         turn="if", then="        self._wait_for_destination(bytes(VIEW[:size]))"
     ),
@@ -90,7 +90,7 @@ def on_event(self, events):
         self._source_failed(error)
         return
     if not size:
-        self._take_signal(END)
+        self._on_source_end(END)
         return
     self.bytes += size
     try:

@@ -127,7 +127,7 @@ def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
     from .proxy_collection import ProxyCollection
     from .refused_connections import RefusedConnectionMonitor
 
-    loop = EventLoop(broken=lambda error: log.error("internal error", err=f"{type(error).__name__}: {error}"))
+    loop = EventLoop(on_error=lambda error: log.error("internal error", err=f"{type(error).__name__}: {error}"))
     seed = int(flags["seed"], 0) if flags["seed"] else int.from_bytes(os.urandom(7), "big")
     log.info("Seed", seed=str(seed))
     _allow_many_descriptors()
@@ -144,7 +144,7 @@ def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
         loop,
         log,
         proxies,
-        metrics.text if metrics.wanted else None,
+        metrics.text if metrics.enabled else None,
         host=flags["host"],
         allow_paths=bool(flags["allow-paths"]),
         owner=os.geteuid() if flags["owner-only"] else None,
@@ -188,7 +188,7 @@ def _listen(host: str, port: str) -> so.socket:
 def _announce(log: Log, listener: so.socket) -> None:
     name = listener.getsockname()
     host = f"[{name[0]}]" if ":" in name[0] else name[0]
-    log.always(
+    log.announce(
         "Starting Toxiproxy HTTP server", address=f"{host}:{name[1]}", host=name[0], port=str(name[1]), version=VERSION
     )
 
@@ -227,11 +227,11 @@ def _allow_many_descriptors() -> None:
 
 
 def _write(line: str) -> None:
-    from .event_loop import takes_output
+    from .event_loop import is_writable
 
     data = line.encode("utf-8", "replace")
     # A pipe that nobody empties must not stop all proxies, so its reader loses lines instead.
-    if len(data) <= 4096 and takes_output(1):
+    if len(data) <= 4096 and is_writable(1):
         try:
             os.write(1, data)
         except OSError:

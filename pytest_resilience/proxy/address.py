@@ -34,19 +34,19 @@ class Address(NamedTuple):
     def __str__(self) -> str:
         if self.family == so.AF_UNIX:
             return f"unix:{self.host}"
-        return show(self.host, self.port)
+        return join_host_port(self.host, self.port)
 
     @property
     def sockaddr(self) -> Any:
         return self.host if self.family == so.AF_UNIX else (self.host, self.port)
 
 
-def show(host: str, port: int) -> str:
+def join_host_port(host: str, port: int) -> str:
     """host:port, with brackets where they belong."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def split(text: str) -> tuple[str, str]:
+def split_host_port(text: str) -> tuple[str, str]:
     """Host and port, unresolved.
 
     Raises:
@@ -85,7 +85,7 @@ def _port(text: str) -> int:
         raise AddressError(f"lookup tcp/{text}: unknown port") from None
 
 
-def numeric(host: str) -> int | None:
+def numeric_family(host: str) -> int | None:
     """The family of a numeric address; None if it is a name."""
     for family in (so.AF_INET, so.AF_INET6):
         try:
@@ -118,7 +118,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-def resolve(text: str, find: Callable[[str], list[tuple[int, str]]] | None = None) -> Address:
+def resolve_listen_address(text: str, find: Callable[[str], list[tuple[int, str]]] | None = None) -> Address:
     """Where a proxy that is told to listen at `text` really listens.
 
     Args:
@@ -130,17 +130,17 @@ def resolve(text: str, find: Callable[[str], list[tuple[int, str]]] | None = Non
     """
     if text.startswith("unix:"):
         return Address(so.AF_UNIX, text[5:], 0)
-    host, port_text = split(text)
+    host, port_text = split_host_port(text)
     port = _port(port_text)
     if host in ("", "0.0.0.0", "::"):
         return Address(so.AF_INET6, "::", port) if _has_ipv6() else Address(so.AF_INET, "0.0.0.0", port)
-    family = numeric(host)
+    family = numeric_family(host)
     if family is None:
-        family, host = (find or look_up)(host)[0]
+        family, host = (find or lookup_host)(host)[0]
     return Address(family, host, port)
 
 
-def look_up(host: str) -> list[tuple[int, str]]:
+def lookup_host(host: str) -> list[tuple[int, str]]:
     """Family and numeric address of a name, IPv4 first. May block for as long as the system's resolver does.
 
     Raises:

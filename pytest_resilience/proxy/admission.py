@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .proxy import Proxy
 
-PROBE = 0.05
+PROBE_INTERVAL = 0.05
 """Seconds between two looks whether an upstream that refused is back."""
 
 
@@ -29,15 +29,15 @@ class AdmissionControl:
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self._loop = proxy.context.loop
+        self._loop = proxy.runtime.loop
         self.options: dict[str, Any] = dict(ADMISSION_DEFAULTS)
-        self._left: int | None = None  # connections to let in before all are refused
+        self._admissions_left: int | None = None  # connections to let in before all are refused
         self._refusing = False
         self._fillers: list[so.socket] = []
         self._probe: so.socket | None = None
         self._timer: Timer | None = None
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The options that are not at their default."""
         return {name: value for name, value in self.options.items() if value != ADMISSION_DEFAULTS[name]}
 
@@ -45,39 +45,39 @@ class AdmissionControl:
         """Take some options; the others stay."""
         self.options.update(options)
         if "refuse_after" in options:
-            self._left = options["refuse_after"]
-        self.settle()
+            self._admissions_left = options["refuse_after"]
+        self.apply()
 
     def clear(self) -> None:
         """Take all back but refuse_when_down, which is no fault but a way to be."""
         self.set({name: value for name, value in ADMISSION_DEFAULTS.items() if name != "refuse_when_down"})
 
-    def settle(self) -> None:
+    def apply(self) -> None:
         """Have the door as the options want it; after a change, and after the proxy was enabled."""
         if not self._proxy.enabled:
-            self.leave()
+            self.stop()
             return
-        self._hang(on=bool(self.options["hang"]))
-        self._refuse(on=self._left == 0 or self._probing)
+        self._set_hanging(on=bool(self.options["hang"]))
+        self._set_refusing(on=self._admissions_left == 0 or self._probing)
         if self._probing and not self.options["refuse_when_down"]:
             self._stop_probing()
-            self._refuse(on=self._left == 0)
+            self._set_refusing(on=self._admissions_left == 0)
 
-    def leave(self) -> None:
+    def stop(self) -> None:
         """The proxy stops."""
         self._refusing = False
         self._stop_probing()
-        self._drop_fillers()
+        self._close_fillers()
 
     # --- called by the proxy -----------------------------------------------------------------------------------------
 
-    def let_in(self, connection: Connection) -> None:
+    def admit(self, connection: Connection) -> None:
         """A connection was accepted."""
-        if self._left is not None:
-            self._left -= 1
-            if self._left <= 0:
-                self._left = 0
-                self._refuse(on=True)
+        if self._admissions_left is not None:
+            self._admissions_left -= 1
+            if self._admissions_left <= 0:
+                self._admissions_left = 0
+                self._set_refusing(on=True)
         delay = self.options["accept_delay"] / 1000
         if not delay:
             connection.open()
@@ -87,17 +87,17 @@ class AdmissionControl:
             if not connection.closed:
                 connection.open()
 
-        self._loop.at(self._loop.now() + delay, open_late)
+        self._loop.call_at(self._loop.now() + delay, open_late)
 
     def upstream_failed(self) -> None:
         """The upstream could not be reached."""
         if self.options["refuse_when_down"] and not self._probing and self._proxy.enabled:
-            self._look_later()
-            self._refuse(on=True)
+            self._schedule_probe()
+            self._set_refusing(on=True)
 
     # --- refusing ----------------------------------------------------------------------------------------------------
 
-    def _refuse(self, *, on: bool) -> None:
+    def _set_refusing(self, *, on: bool) -> None:
         if on == self._refusing:
             return
         self._refusing = on
@@ -110,53 +110,53 @@ class AdmissionControl:
     def _probing(self) -> bool:
         return self._timer is not None or self._probe is not None
 
-    def _look_later(self) -> None:
-        self._timer = self._loop.at(self._loop.now() + PROBE, self._look)
+    def _schedule_probe(self) -> None:
+        self._timer = self._loop.call_at(self._loop.now() + PROBE_INTERVAL, self._probe_upstream)
 
-    def _look(self) -> None:
+    def _probe_upstream(self) -> None:
         self._timer = None
         try:
-            targets = self._proxy.targets()
+            addresses = self._proxy.upstream_addresses()
         except AddressError as error:
-            self._look_at(error)
+            self._connect_probe(error)
             return
-        if targets is None:
-            self._proxy.look_up(self._look_at)
+        if addresses is None:
+            self._proxy.resolve_upstream(self._connect_probe)
         else:
-            self._look_at(targets)
+            self._connect_probe(addresses)
 
-    def _look_at(self, targets: list[Address] | AddressError) -> None:
+    def _connect_probe(self, addresses: list[Address] | AddressError) -> None:
         if self._timer is not None or self._probe is not None:
             return
         try:
-            if isinstance(targets, AddressError):
-                raise OSError(str(targets))
-            probe = open_socket(targets[0].family)
-            probe.connect_ex(targets[0].sockaddr)
+            if isinstance(addresses, AddressError):
+                raise OSError(str(addresses))
+            probe = open_socket(addresses[0].family)
+            probe.connect_ex(addresses[0].sockaddr)
         except OSError:
-            self._look_later()
+            self._schedule_probe()
             return
         self._probe = probe
-        self._loop.handlers[probe.fileno()] = self._looked
+        self._loop.handlers[probe.fileno()] = self._on_probe_result
         self._loop.watch(probe.fileno(), OUT, 0)
 
-    def _looked(self, events: int) -> None:
+    def _on_probe_result(self, events: int) -> None:
         probe = self._probe
         if probe is None:
             return
         error = probe.getsockopt(so.SOL_SOCKET, so.SO_ERROR)
         self._stop_probing()
         if error:
-            self._look_later()
+            self._schedule_probe()
         else:
-            self.settle()
+            self.apply()
 
     def _stop_probing(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._probe is not None:
-            self._loop.forget(self._probe.fileno(), OUT)
+            self._loop.unregister(self._probe.fileno(), OUT)
             self._probe.close()
             self._probe = None
 
@@ -167,31 +167,31 @@ class AdmissionControl:
 
     # --- hanging -----------------------------------------------------------------------------------------------------
 
-    def _hang(self, *, on: bool) -> None:
+    def _set_hanging(self, *, on: bool) -> None:
         listener = self._proxy.listener
         if listener is None or listener.family == so.AF_UNIX or on == bool(self._fillers):
             return
         if not on:
-            self._drop_fillers()
+            self._close_fillers()
             listener.socket.listen(Listener.BACKLOG)
-            self._proxy.watch_listener()
+            self._proxy.resume_accepting()
             return
-        self._proxy.unwatch_listener()
+        self._proxy.pause_accepting()
         while True:  # those who wait already are let in, so that the backlog is ours to fill
             try:
                 waiting, _ = listener.socket._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
             except OSError:
                 break
-            self._proxy.take_in(waiting, _)
+            self._proxy.handle_accepted(waiting, _)
         listener.socket.listen(0)
         host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(listener.address.host, listener.address.host)
         for _ in range(3):  # a backlog of 0 holds one on Linux; where it holds more, three must do
             filler = open_socket(listener.family)
             filler.connect_ex((host, listener.address.port))
-            self._proxy.fillers[filler.getsockname()[1]] = None
+            self._proxy.backlog_fillers[filler.getsockname()[1]] = None
             self._fillers.append(filler)
 
-    def _drop_fillers(self) -> None:
+    def _close_fillers(self) -> None:
         for filler in self._fillers:
             filler.close()
         self._fillers.clear()

@@ -18,10 +18,10 @@ import h11
 from ..wire import toxiproxy as wire
 from ..wire.api_error import ApiError
 from ..wire.go_json import decode, encode
-from .address import AddressError, look_up
+from .address import AddressError, lookup_host
 from .api_policy import CrossOriginProtection, refuse_paths
-from .descriptors import NO_RESOURCES, PAUSE, SpareDescriptors
-from .event_loop import IN, OUT, EventLoop, Timer, stamp
+from .descriptors import NO_RESOURCES, RETRY_DELAY, SpareDescriptors
+from .event_loop import IN, OUT, EventLoop, Timer, format_utc
 from .log import Log
 from .proxy_collection import ProxyCollection
 from .resolver import NameNotResolved
@@ -35,11 +35,11 @@ MAX_BODY = 1 << 20
 """Bytes of a request's body; more is a 413."""
 MAX_HEAD = 1 << 16
 """Bytes of a request's line and headers; more is a 431."""
-IDLE = 60.0
+IDLE_TIMEOUT = 60.0
 """Seconds without a byte after which a client's connection is closed."""
-READ = 15.0
+REQUEST_TIMEOUT = 15.0
 """Seconds that a client has for one request in all, from its first byte to the last one of its answer."""
-LINGER = 0.5
+LINGER_TIMEOUT = 0.5
 """Seconds for which a client that was refused is still read from, so that the kernel does not throw the answer away."""
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -66,18 +66,18 @@ class Response(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-_NOTHING = Response(204, kind="")
+_NO_CONTENT = Response(204, kind="")
 
 
-def _json(value: Any, status: int = 200) -> Response:
+def _json_response(value: Any, status: int = 200) -> Response:
     return Response(status, encode(value))
 
 
-def _refusal(error: ApiError) -> Response:
+def _error_response(error: ApiError) -> Response:
     return Response(error.status, wire.error_body(error.status, error.message), _TEXT)
 
 
-def _plain(status: int, text: str, *, matched: bool) -> Response:
+def _text_response(status: int, text: str, *, matched: bool) -> Response:
     return Response(status, text.encode(), _TEXT, matched)
 
 
@@ -106,28 +106,28 @@ class ApiServer:
         self._log = log
         self._proxies = proxies
         self._names: dict[str, LookupResult] = {}
-        proxies.find = self._find
+        proxies.lookup_host = self._lookup_host
         self._metrics = metrics
         self._host = host
         self._allow_paths = allow_paths
         self._owner = owner
-        self._pages: CrossOriginProtection | None = None
-        self._users: OwnerOnlyAccess | None = None
+        self._cross_origin: CrossOriginProtection | None = None
+        self._owner_only: OwnerOnlyAccess | None = None
         self._listener: so.socket | None = None
         self._clients: dict[int, _ApiConnection] = {}
-        self._pause: Timer | None = None
-        self._spare = SpareDescriptors()
+        self._retry: Timer | None = None
+        self._spare_descriptors = SpareDescriptors()
         self._id = int.from_bytes(os.urandom(12), "big")
 
     def serve(self, listener: so.socket) -> None:
         """Answer at a socket that listens already."""
         listener.setblocking(False)
         self._listener = listener
-        self._pages = CrossOriginProtection(self._host, listener)
+        self._cross_origin = CrossOriginProtection(self._host, listener)
         if self._owner is not None:
             from .peer_user import OwnerOnlyAccess
 
-            self._users = OwnerOnlyAccess(listener, self._owner, self._log)
+            self._owner_only = OwnerOnlyAccess(listener, self._owner, self._log)
         self._loop.handlers[listener.fileno()] = self._accept
         self._loop.watch(listener.fileno(), IN, 0)
 
@@ -135,12 +135,12 @@ class ApiServer:
         """Close the listener and all clients."""
         for client in list(self._clients.values()):
             client.close()
-        if self._users is not None:
-            self._users.close()
+        if self._owner_only is not None:
+            self._owner_only.close()
         if self._listener is not None:
-            self._loop.forget(self._listener.fileno(), IN if self._pause is None else 0)
+            self._loop.unregister(self._listener.fileno(), IN if self._retry is None else 0)
             self._listener.close()
-        self._spare.close()
+        self._spare_descriptors.close()
 
     def _accept(self, events: int) -> None:
         listener = self._listener
@@ -151,14 +151,14 @@ class ApiServer:
             return
         sock = so.socket(listener.family, so.SOCK_STREAM, listener.proto, fd)
         sock.setblocking(False)
-        if self._users is not None and not self._users.admits(sock):
+        if self._owner_only is not None and not self._owner_only.admits(sock):
             # At once, before a byte is read: other users of the machine hold nothing of this process.
             try:
-                sock.send(_raw_refusal(403, "this API serves the user who started it"))
+                sock.send(_raw_error_response(403, "this API serves the user who started it"))
             except OSError:
                 pass  # the client is gone
             sock.close()
-            self._spare.refill()
+            self._spare_descriptors.refill()
             return
         if listener.family != so.AF_UNIX:
             sock.setsockopt(so.IPPROTO_TCP, so.TCP_NODELAY, 1)
@@ -172,35 +172,35 @@ class ApiServer:
             except OSError as error:
                 if error.errno not in NO_RESOURCES:
                     return None
-                if not self._make_room():
+                if not self._free_descriptor():
                     self._accept_later(listener)
                     return None
             else:
                 return int(fd)
 
-    def _make_room(self) -> bool:
+    def _free_descriptor(self) -> bool:
         """Free a descriptor: of the client that has been idle for the longest time, or a spare one."""
         idle = [client for client in self._clients.values() if client.idle]
         if idle:
             min(idle, key=lambda client: client.deadline).close()
             return True
-        return self._spare.release_one()
+        return self._spare_descriptors.release_one()
 
     def _accept_later(self, listener: so.socket) -> None:
         """Leave clients in the backlog for a moment."""
-        if self._pause is None:
+        if self._retry is None:
             self._log.warning("No descriptor for another client of the API")
             self._loop.watch(listener.fileno(), 0, IN)
-            self._pause = self._loop.at(self._loop.now() + PAUSE, self._accept_again)
+            self._retry = self._loop.call_at(self._loop.now() + RETRY_DELAY, self._accept_again)
 
     def _accept_again(self) -> None:
-        self._pause = None
+        self._retry = None
         if self._listener is not None:
             self._loop.watch(self._listener.fileno(), IN, 0)
 
-    def gone(self, fd: int) -> None:
+    def on_client_closed(self, fd: int) -> None:
         self._clients.pop(fd, None)
-        self._spare.refill()
+        self._spare_descriptors.refill()
 
     # --- a request ---------------------------------------------------------------------------------------------------
 
@@ -213,9 +213,9 @@ class ApiServer:
             NameUnknown: the request has to be answered again when `names` has this host; nothing may wait here for a resolver.
         """
         self._names = names
-        why = self._pages.refusal(headers, target) if self._pages is not None else ""
+        why = self._cross_origin.refusal(headers, target) if self._cross_origin is not None else ""
         if why:
-            return _plain(403, f"{why}\n", matched=False)
+            return _text_response(403, f"{why}\n", matched=False)
         if any(name == b"expect" and value.lower() != b"100-continue" for name, value in headers):
             return Response(417, b"", "", False, (("Connection", "close"),))
         path, question, query = target.partition("?")
@@ -226,18 +226,18 @@ class ApiServer:
             return Response(301, b"", "", False, (("Location", clean + question + query),))
         route = self._route(method, path)
         if route is None:
-            return _plain(404, "404 page not found\n", matched=False)
+            return _text_response(404, "404 page not found\n", matched=False)
         handler, in_path = route
         if handler is None:
             return Response(405, b"", "", False)
         if any(name == b"user-agent" and value.startswith(b"Mozilla/") for name, value in headers):
-            return _plain(403, "User agent not allowed\n", matched=True)
+            return _text_response(403, "User agent not allowed\n", matched=True)
         try:
             return handler(body, *in_path)
         except ApiError as error:
-            return _refusal(error)
+            return _error_response(error)
 
-    def _find(self, host: str) -> list[tuple[int, str]]:
+    def _lookup_host(self, host: str) -> list[tuple[int, str]]:
         """Look up a host to listen on.
 
         Raises:
@@ -245,7 +245,7 @@ class ApiServer:
             NameUnknown: it has to be looked up first.
         """
         if host == "localhost":  # in a file, as a rule
-            return look_up(host)
+            return lookup_host(host)
         if host not in self._names:
             raise NameNotResolved(host)
         found = self._names[host]
@@ -309,7 +309,7 @@ class ApiServer:
 
     def _reset(self, body: bytes) -> Response:
         self._proxies.reset()
-        return _NOTHING
+        return _NO_CONTENT
 
     def _populate(self, body: bytes) -> Response:
         try:
@@ -319,26 +319,26 @@ class ApiServer:
             proxies = self._proxies.populate(bodies)
         except ApiError as error:
             return Response(error.status, wire.populate_error_body(error.status, error.message))
-        return _json({"proxies": [proxy.shown() for proxy in proxies] or None}, 201)
+        return _json_response({"proxies": [proxy.to_json() for proxy in proxies] or None}, 201)
 
     def _list(self, body: bytes) -> Response:
         by_name = self._proxies.by_name
-        return _json({name: by_name[name].shown() for name in sorted(by_name)})
+        return _json_response({name: by_name[name].to_json() for name in sorted(by_name)})
 
     def _create(self, body: bytes) -> Response:
         proxy = wire.read_new_proxy(body)
         self._check(proxy, None)
-        return _json(self._proxies.create(proxy).shown(), 201)
+        return _json_response(self._proxies.create(proxy).to_json(), 201)
 
     def _show(self, body: bytes, name: str) -> Response:
-        return _json(self._proxies.get(name).shown())
+        return _json_response(self._proxies.get(name).to_json())
 
     def _update(self, body: bytes, name: str) -> Response:
         proxy = self._proxies.get(name)
         changes = wire.read_proxy(decode(body))
         self._check(changes, proxy)
         self._proxies.update(proxy, changes)
-        return _json(proxy.shown())
+        return _json_response(proxy.to_json())
 
     def _check(self, body: wire.ProxyBody, existing: Proxy | None) -> None:
         if not self._allow_paths:
@@ -346,35 +346,35 @@ class ApiServer:
 
     def _delete(self, body: bytes, name: str) -> Response:
         self._proxies.delete(self._proxies.get(name))
-        return _NOTHING
+        return _NO_CONTENT
 
     def _list_toxics(self, body: bytes, name: str) -> Response:
-        return _json([rule.shown() for rule in self._proxies.get(name).rules])
+        return _json_response([rule.to_json() for rule in self._proxies.get(name).toxics])
 
     def _add_toxic(self, body: bytes, name: str) -> Response:
         proxy = self._proxies.get(name)
-        return _json(self._proxies.add_toxic(proxy, wire.read_toxic(decode(body))).shown())
+        return _json_response(self._proxies.add_toxic(proxy, wire.read_toxic(decode(body))).to_json())
 
     def _show_toxic(self, body: bytes, name: str, toxic: str) -> Response:
-        return _json(self._proxies.toxic(self._proxies.get(name), toxic).shown())
+        return _json_response(self._proxies.get_toxic(self._proxies.get(name), toxic).to_json())
 
     def _update_toxic(self, body: bytes, name: str, toxic: str) -> Response:
         proxy = self._proxies.get(name)
-        rule = self._proxies.toxic(proxy, toxic)
+        rule = self._proxies.get_toxic(proxy, toxic)
         self._proxies.update_toxic(proxy, rule, wire.read_toxic(decode(body), update=True))
-        return _json(rule.shown())
+        return _json_response(rule.to_json())
 
     def _remove_toxic(self, body: bytes, name: str, toxic: str) -> Response:
         proxy = self._proxies.get(name)
-        proxy.discard(self._proxies.toxic(proxy, toxic))
-        return _NOTHING
+        proxy.remove_toxic(self._proxies.get_toxic(proxy, toxic))
+        return _NO_CONTENT
 
     def _counters(self, body: bytes, name: str) -> Response:
-        return _json(self._proxies.get(name).counted())
+        return _json_response(self._proxies.get(name).counters_json())
 
     def _connections(self, body: bytes, name: str) -> Response:
         proxy = self._proxies.get(name)
-        return _json([each.shown() for each in proxy.connections.values()])
+        return _json_response([each.to_json() for each in proxy.connections.values()])
 
 
 def unquote(text: str) -> str:
@@ -420,8 +420,8 @@ class _ApiConnection:
 
     __slots__ = (
         "_api",
-        "_begun",
         "_body",
+        "_closing",
         "_deadline",
         "_fd",
         "_http",
@@ -429,8 +429,8 @@ class _ApiConnection:
         "_mask",
         "_names",
         "_out",
-        "_refused",
         "_request",
+        "_request_started",
         "_socket",
         "_timer",
     )
@@ -441,15 +441,15 @@ class _ApiConnection:
         self._socket = sock
         self._fd = sock.fileno()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        self._begun = False  # a request has begun to come, and is not answered yet
-        self._refused = False  # nothing is answered any more
+        self._request_started = False  # a request has begun to come, and is not answered yet
+        self._closing = False  # nothing is answered any more
         self._request: h11.Request | None = None
         self._body = bytearray()
         self._names: dict[str, LookupResult] = {}  # those that the request needs
         self._out = bytearray()
         self._mask = IN
-        self._deadline = loop.now() + IDLE
-        self._timer: Timer | None = loop.at(self._deadline, self._on_timer)
+        self._deadline = loop.now() + IDLE_TIMEOUT
+        self._timer: Timer | None = loop.call_at(self._deadline, self._on_timer)
         loop.handlers[self._fd] = self._on_event
         loop.watch(self._fd, IN, 0)
 
@@ -467,13 +467,13 @@ class _ApiConnection:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._loop.forget(self._fd, self._mask)
+            self._loop.unregister(self._fd, self._mask)
             self._socket.close()
-            self._api.gone(self._fd)
+            self._api.on_client_closed(self._fd)
 
     def _on_timer(self) -> None:
         if self._loop.now() < self._deadline:
-            self._timer = self._loop.at(self._deadline, self._on_timer)
+            self._timer = self._loop.call_at(self._deadline, self._on_timer)
         else:
             self.close()
 
@@ -488,7 +488,7 @@ class _ApiConnection:
         except OSError:
             self.close()
             return
-        if self._refused:
+        if self._closing:
             if not data:
                 self.close()
             return
@@ -513,7 +513,7 @@ class _ApiConnection:
 
     def _read_events(self) -> None:
         http = self._http
-        while self._timer is not None and not self._out and not self._refused:
+        while self._timer is not None and not self._out and not self._closing:
             before = len(http.trailing_data[0])
             try:
                 event = http.next_event()
@@ -523,12 +523,12 @@ class _ApiConnection:
                 if http.they_are_waiting_for_100_continue:
                     self._send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
                 if self._request is None and not before:
-                    self._begun = False
-                    self._deadline = self._loop.now() + IDLE
+                    self._request_started = False
+                    self._deadline = self._loop.now() + IDLE_TIMEOUT
                 else:
-                    self._begin()
+                    self._start_request()
                 return
-            self._begin()
+            self._start_request()
             if isinstance(event, h11.Request):
                 self._request = event
                 self._body.clear()
@@ -549,17 +549,17 @@ class _ApiConnection:
             else:  # the client has closed
                 self.close()
 
-    def _begin(self) -> None:
+    def _start_request(self) -> None:
         """Start the time that a request has in all, unless it runs already."""
-        if not self._begun:
-            self._begun = True
-            self._set_deadline(READ)
+        if not self._request_started:
+            self._request_started = True
+            self._set_deadline(REQUEST_TIMEOUT)
 
     def _set_deadline(self, seconds: float) -> None:
         self._deadline = self._loop.now() + seconds
         if self._timer is not None and self._timer.when > self._deadline:
             self._timer.cancel()
-            self._timer = self._loop.at(self._deadline, self._on_timer)
+            self._timer = self._loop.call_at(self._deadline, self._on_timer)
 
     def _respond(self) -> None:
         request = self._request
@@ -573,12 +573,12 @@ class _ApiConnection:
             self._look_up(unknown.host)
             return
         except Exception as error:  # noqa: BLE001  # ours to repair, and no reason to leave the client without an answer
-            answer = _refusal(ApiError(500, f"internal error: {type(error).__name__}: {error}"))
+            answer = _error_response(ApiError(500, f"internal error: {type(error).__name__}: {error}"))
         self._write(answer, request.method)
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             self._request = None  # from now on it is idle, and not slow with a request
-            self._begun = False
+            self._request_started = False
             self._names = {}
 
     def _look_up(self, host: str) -> None:
@@ -605,7 +605,7 @@ class _ApiConnection:
             headers.append(("X-Content-Type-Options", "nosniff"))
         if answer.matched:
             headers.append(("X-Toxiproxy-Request-Id", self._api.next_id()))
-        headers.append(("Date", stamp("%a, %d %b %Y %H:%M:%S GMT")))
+        headers.append(("Date", format_utc("%a, %d %b %Y %H:%M:%S GMT")))
         tunnel = method == b"CONNECT" and 200 <= answer.status < 300  # such an answer has no body, and no length
         if answer.body is not None and not tunnel:
             headers.append(("Content-Length", str(len(answer.body))))
@@ -623,12 +623,12 @@ class _ApiConnection:
 
     def _refuse(self, status: int, why: str = "") -> None:
         """Answer something that is no request, and close."""
-        self._refused = True
+        self._closing = True
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            refusal = _raw_refusal(status, why)
+            refusal = _raw_error_response(status, why)
             has_body = self._request is None or self._request.method != b"HEAD"
             self._out += refusal if has_body else refusal[: refusal.index(b"\r\n\r\n") + 4]
-            self._set_deadline(LINGER)
+            self._set_deadline(LINGER_TIMEOUT)
             self._flush()
         else:
             self.close()
@@ -642,7 +642,7 @@ class _ApiConnection:
         try:
             sent = self._socket.send(self._out)
             del self._out[:sent]
-            if self._refused and not self._out:
+            if self._closing and not self._out:
                 self._socket.shutdown(so.SHUT_WR)
         except BlockingIOError:
             pass
@@ -653,14 +653,14 @@ class _ApiConnection:
         if mask != self._mask and self._timer is not None:
             self._loop.watch(self._fd, mask, self._mask)
             self._mask = mask
-            if mask == IN and not self._refused:
+            if mask == IN and not self._closing:
                 if self._http.our_state is h11.MUST_CLOSE:
                     self.close()
                     return
                 self._read(None)  # requests that came meanwhile
 
 
-def _raw_refusal(status: int, why: str = "") -> bytes:
+def _raw_error_response(status: int, why: str = "") -> bytes:
     """Return the whole answer to what is no request, in Go's words."""
     text = f"{status} {_REASONS.get(status, 'Bad Request')}"
     if why:

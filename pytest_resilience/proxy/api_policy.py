@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..wire.api_error import bad_body
 from ..wire.toxiproxy import ProxyBody, TlsBody
-from .address import is_loopback, numeric
+from .address import is_loopback, numeric_family
 
 if TYPE_CHECKING:
     from .proxy import Proxy
@@ -44,7 +44,7 @@ def refuse_paths(body: ProxyBody, existing: Proxy | None) -> None:
         if sent is not None and sent.startswith("unix:") and sent != own:
             raise bad_body(f"{field}: unix sockets are not taken over the API: {_HOW}")
     if body.tls is None or (
-        existing is not None and existing.tls is not None and existing.tls.shown == body.tls.as_json
+        existing is not None and existing.tls is not None and existing.tls.as_json == body.tls.as_json
     ):
         return
     for field in _files(body.tls):
@@ -100,7 +100,7 @@ class CrossOriginProtection:
         return ""
 
     def _is_own(self, name: str) -> bool:
-        return name == "localhost" or name in self._names or (numeric(name) is not None and is_loopback(name))
+        return name == "localhost" or name in self._names or (numeric_family(name) is not None and is_loopback(name))
 
     def _is_own_origin(self, origin: str, ports: set[int]) -> bool:
         scheme, _, host = origin.partition("://")

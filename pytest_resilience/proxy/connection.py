@@ -7,10 +7,10 @@ from errno import EINPROGRESS, EINVAL
 from struct import pack
 from typing import TYPE_CHECKING, Any
 
-from .address import Address, AddressError, open_socket, show
+from .address import Address, AddressError, join_host_port, open_socket
 from .descriptors import NO_RESOURCES
 from .event_loop import IN
-from .heap import MAX_HELD, MIN_HELD
+from .heap import MAX_HELD_BYTES, MIN_HELD_BYTES
 from .link import Link
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ class Connection:
 
     __slots__ = (
         "_connected",
-        "_targets",
-        "address",
+        "_remaining",
+        "accepted_at",
         "chain",
         "client",
+        "client_sockaddr",
         "closed",
-        "dialled",
         "down",
         "number",
         "proxy",
-        "since",
+        "self_connection",
         "started",
         "up",
         "upstream",
@@ -57,14 +57,14 @@ class Connection:
     ) -> None:
         self.proxy = proxy
         self.number = number
-        self.address = address
-        self.since = since
+        self.client_sockaddr = address
+        self.accepted_at = since
         self.chain = chain
-        self.dialled: Endpoint | None = None
+        self.self_connection: Endpoint | None = None
         self.closed = False
         self.started = False
         self._connected = False
-        loop = proxy.context.loop
+        loop = proxy.runtime.loop
         self.up = up = Link(self, loop, upward=True)
         self.down = down = Link(self, loop, upward=False)
         up.peer = down
@@ -76,21 +76,21 @@ class Connection:
         up.recv_into = self.client.recv_into
         down.send = self.client.send
         self.upstream: so.socket | TlsStream | None = None
-        self._targets: list[Address] | None = None
+        self._remaining: list[Address] | None = None
 
     def open(self) -> None:
         """Dial the upstream, and start both directions without waiting for it to answer."""
         try:
-            targets = self.proxy.targets()
+            addresses = self.proxy.upstream_addresses()
         except AddressError as error:
             self.dial_failed(error)
             return
-        if targets is None:
-            self.proxy.look_up(self._looked_up)
+        if addresses is None:
+            self.proxy.resolve_upstream(self._on_resolved)
         else:
-            self._start(targets)
+            self._start(addresses)
 
-    def _looked_up(self, found: list[Address] | AddressError) -> None:
+    def _on_resolved(self, found: list[Address] | AddressError) -> None:
         if self.closed:
             return
         if isinstance(found, AddressError):
@@ -98,22 +98,22 @@ class Connection:
         else:
             self._start(found)
 
-    def _start(self, targets: list[Address]) -> None:
+    def _start(self, addresses: list[Address]) -> None:
         up = self.up
-        if not self._dial(targets[0]):
-            self._targets = targets[1:]
-            self.dial_failed(self.proxy.dial_error)
+        if not self._dial(addresses[0]):
+            self._remaining = addresses[1:]
+            self.dial_failed(self.proxy.last_dial_error)
             if self.closed:
                 return
-        elif len(targets) > 1:
-            self._targets = targets[1:]
+        elif len(addresses) > 1:
+            self._remaining = addresses[1:]
         up.loop.handlers[up.fd] = up.on_event
         up.loop.watch(up.fd, IN, 0)
         up.mask = IN
         self.started = True
-        if self.proxy.rules:
-            for rule in self.proxy.rules:
-                (up if rule.upward else self.down).add(rule, max(self.since, rule.added_at))
+        if self.proxy.toxics:
+            for toxic in self.proxy.toxics:
+                (up if toxic.upward else self.down).add(toxic, max(self.accepted_at, toxic.added_at))
                 if self.closed:
                     return
 
@@ -125,24 +125,24 @@ class Connection:
             error = upstream.connect_ex(target.sockaddr)
         except OSError as failed:
             error = failed.errno or EINVAL  # a path that is too long has no number of its own
-            self.proxy.dial_error = failed
+            self.proxy.last_dial_error = failed
             if error in NO_RESOURCES:
-                self.proxy.context.descriptors.measure()
+                self.proxy.runtime.descriptors.measure()
         if upstream is None or error not in (0, EINPROGRESS):
             if upstream is not None:
                 upstream.close()
-                self.proxy.dial_error = OSError(error, "connect")
+                self.proxy.last_dial_error = OSError(error, "connect")
             return False
         down = self.down
         proxy = self.proxy
-        self_connections = proxy.context.self_connections
+        self_connections = proxy.runtime.self_connections
         if target.port in self_connections.ports:
-            self.dialled = self_connections.dialled(upstream.getsockname(), (*self.chain, proxy))
-        down.loop = proxy.context.loop
+            self.self_connection = self_connections.add_connection(upstream.getsockname(), (*self.chain, proxy))
+        down.loop = proxy.runtime.loop
         down.fd = fd = upstream.fileno()
         self.upstream = upstream
         if proxy.tls is not None:
-            self.upstream = proxy.tls.to_upstream(upstream, down, proxy.context.loop, proxy.upstream)
+            self.upstream = proxy.tls.to_upstream(upstream, down, proxy.runtime.loop, proxy.upstream)
         self.up.send = self.upstream.send
         down.recv_into = self.upstream.recv_into
         loop = down.loop
@@ -167,37 +167,40 @@ class Connection:
 
     def dial_failed(self, error: Exception) -> None:
         """The upstream can't be reached at this address: try the next one, or give the client up."""
-        while self._targets:
-            target = self._targets.pop(0)
+        while self._remaining:
+            target = self._remaining.pop(0)
             down = self.down
             waiting = down.mask & ~IN
             if self.upstream is not None:
-                down.loop.forget(down.fd, down.mask)
+                down.loop.unregister(down.fd, down.mask)
                 self.upstream.close()
                 self.upstream = None
                 down.mask = 0
             if self._dial(target):
                 down.watch(down.mask | waiting)
                 return
-        log = self.proxy.context.log
+        log = self.proxy.runtime.log
         if log.errors:
             log.error(
-                "Unable to open connection to upstream", name=self.proxy.name, client=self.shown_client, err=str(error)
+                "Unable to open connection to upstream",
+                name=self.proxy.name,
+                client=self.client_address,
+                err=str(error),
             )
-        doorman = self.proxy.doorman
-        if doorman is not None:
-            doorman.upstream_failed()
-            if doorman.options["refuse_when_down"]:
+        admission = self.proxy.admission
+        if admission is not None:
+            admission.upstream_failed()
+            if admission.options["refuse_when_down"]:
                 self.close(reset=True)
                 return
         self.close(reset=self.up.bytes > 0)  # as the kernel does it when unread data is thrown away
 
     def tls_failed(self, link: Link, why: str) -> None:
         """TLS at the link's source did not come about, or broke: close, with a RST for a client that waits for an answer."""
-        self.proxy.context.log.warning(
+        self.proxy.runtime.log.warning(
             "TLS failed",
             name=self.proxy.name,
-            client=self.shown_client,
+            client=self.client_address,
             side="client" if link.upward else "upstream",
             err=why,
         )
@@ -230,59 +233,65 @@ class Connection:
             if link.timer is not None:
                 link.timer.cancel()
             if sock is not None:
-                link.loop.forget(link.fd, link.mask)
+                link.loop.unregister(link.fd, link.mask)
                 if reset:
                     try:
                         sock.setsockopt(so.SOL_SOCKET, so.SO_LINGER, _RST_ON_CLOSE)
                     except OSError:
                         pass  # macOS refuses on a socket that the peer has reset
                 sock.close()
-        self.proxy.ended(self)
+        self.proxy.on_connection_closed(self)
         # No circles left behind, so that memory is freed at once and not by the garbage collector.
         self.up = self.down = up.peer = down.peer = _CLOSED.up
         up.stages = down.stages = ()
 
     @property
-    def held_share(self) -> int:
+    def queue_limit(self) -> int:
         """The bytes that one toxic may queue on one direction of this connection."""
-        return max(MIN_HELD, MAX_HELD // (max(1, len(self.proxy.connections)) * max(1, len(self.proxy.rules))))
+        return max(
+            MIN_HELD_BYTES, MAX_HELD_BYTES // (max(1, len(self.proxy.connections)) * max(1, len(self.proxy.toxics)))
+        )
 
-    def holds_much(self) -> None:
+    def watch_held_memory(self) -> None:
         """Take note that a toxic has queued so much that the memory has to be given back afterwards."""
         self.proxy.watch_held()
 
-    def chance(self, rule: str, upward: bool) -> Random:
+    def random_for(self, toxic: str, upward: bool) -> Random:
         """The generator for one toxic on one of our links: the same for the same seed, whatever else happened."""
         from random import Random  # noqa: TID251  # seeded, from the seed that the controller hands in; and here, as it loads slowly
 
         direction = "upstream" if upward else "downstream"
-        return Random(f"{self.proxy.context.seed}/{self.proxy.name}/{self.number}/{direction}/{rule}")
+        return Random(f"{self.proxy.runtime.seed}/{self.proxy.name}/{self.number}/{direction}/{toxic}")
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The connection as GET /proxies/{p}/connections shows it; `since` is of the machine's monotonic clock."""
         return {
             "number": self.number,
-            "client": self.shown_client,
+            "client": self.client_address,
             "upstream": self.proxy.upstream,
-            "via": self.shown_via,
-            "since": self.since,
+            "via": self.local_address,
+            "since": self.accepted_at,
             "connected": self.connected,
             "bytes": {"upstream": self.up.bytes, "downstream": self.down.bytes},
-            "held": {"upstream": self.up.held(), "downstream": self.down.held()},
+            "held": {"upstream": self.up.held_bytes(), "downstream": self.down.held_bytes()},
         }
 
     @property
-    def shown_client(self) -> str:
-        return show(self.address[0], self.address[1]) if isinstance(self.address, tuple) else "unix"
+    def client_address(self) -> str:
+        return (
+            join_host_port(self.client_sockaddr[0], self.client_sockaddr[1])
+            if isinstance(self.client_sockaddr, tuple)
+            else "unix"
+        )
 
     @property
-    def shown_via(self) -> str | None:
+    def local_address(self) -> str | None:
         """Our own address towards the upstream, by which the upstream knows the client; None before there is one."""
         try:
             address = self.upstream.getsockname() if self.upstream is not None else None
         except OSError:
             return None
-        return show(address[0], address[1]) if isinstance(address, tuple) else None
+        return join_host_port(address[0], address[1]) if isinstance(address, tuple) else None
 
 
 class _ClosedConnection(Connection):

@@ -13,7 +13,7 @@ from errno import EMFILE, ENFILE, ENOBUFS, ENOMEM
 NO_RESOURCES = (EMFILE, ENFILE, ENOBUFS, ENOMEM)
 """Errors of accept() that pass when descriptors or memory come free."""
 
-PAUSE = 0.05
+RETRY_DELAY = 0.05
 """Seconds until a listener that had to stop accepting for want of descriptors or memory tries again."""
 
 RESERVE = 256
@@ -34,11 +34,11 @@ class DescriptorBudget:
         room: the number that `taken` has to stay below for another client to be accepted.
     """
 
-    __slots__ = ("room", "taken")
+    __slots__ = ("in_use", "limit")
 
     def __init__(self, limit: int | None = None) -> None:
-        self.taken = 0
-        self.room = 0
+        self.in_use = 0
+        self.limit = 0
         self.measure(limit)
 
     def measure(self, limit: int | None = None) -> None:
@@ -47,7 +47,7 @@ class DescriptorBudget:
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             if limit == resource.RLIM_INFINITY:
                 limit = 1 << 30
-        self.room = limit - min(RESERVE, limit // 4)
+        self.limit = limit - min(RESERVE, limit // 4)
 
 
 class SpareDescriptors:

@@ -20,21 +20,21 @@ HUP = 16
 Handler = Callable[[int], None]
 
 # Events taken at once. Python allocates room for them each time, for 1023 of them unless told.
-BATCH = 64
+MAX_EVENTS = 64
 
 # Timers called before descriptors get their turn again.
-TURN = 32
+MAX_TIMERS_PER_TURN = 32
 
 # A sleep overshoots by the time that a core takes to wake up, so the last of it is spent polling.
-SPIN = 0.00012
+BUSY_WAIT = 0.00012
 
 
-def stamp(form: str = "%Y-%m-%dT%H:%M:%SZ") -> str:
+def format_utc(form: str = "%Y-%m-%dT%H:%M:%SZ") -> str:
     """The date and time in UTC, for logs and headers."""
     return time.strftime(form, time.gmtime())
 
 
-def takes_output(fd: int) -> bool:
+def is_writable(fd: int) -> bool:
     """Whether a line (up to 4096 bytes, PIPE_BUF) can be written to `fd` without waiting for whoever reads it."""
     try:
         return bool(select.select((), (fd,), (), 0)[1])
@@ -98,8 +98,8 @@ class EventLoop:
         portable: use `selectors` even where there is epoll.
     """
 
-    def __init__(self, *, broken: Callable[[Exception], None], portable: bool = False) -> None:
-        self._broken = broken
+    def __init__(self, *, on_error: Callable[[Exception], None], portable: bool = False) -> None:
+        self._on_error = on_error
         self._epoll = None if portable or not hasattr(select, "epoll") else select.epoll()
         self._poller: select.epoll | SelectorPoller = SelectorPoller() if self._epoll is None else self._epoll
         self.handlers: dict[int, Handler] = {}
@@ -117,13 +117,13 @@ class EventLoop:
         else:
             self._poller.unregister(fd)
 
-    def forget(self, fd: int, mask: int) -> None:
+    def unregister(self, fd: int, mask: int) -> None:
         """Stop calling anybody for `fd`, which is about to be closed; `mask` is what was watched."""
         self.handlers.pop(fd, None)
         if self._epoll is None and mask:  # epoll forgets a descriptor by itself when it is closed
             self._poller.unregister(fd)
 
-    def at(self, when: float, call: Callable[[], None]) -> Timer:
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
         """Call `call` at `when`, a time of `now`."""
         timer = Timer(when, call)
         heapq.heappush(self._timers, timer)
@@ -142,23 +142,23 @@ class EventLoop:
         while self._running:
             try:
                 while self._running:
-                    for fd, events in self._wait() if timers else poll(-1, BATCH):
+                    for fd, events in self._wait() if timers else poll(-1, MAX_EVENTS):
                         handler = get(fd)
                         if handler is not None:
                             handler(events)
                     if timers:
-                        self._fire()
+                        self._run_due_timers()
             except Exception as error:  # noqa: BLE001  # a bug must not end everybody's proxies
-                self._broken(error)
+                self._on_error(error)
 
     def close(self) -> None:
         """Let go of the poller."""
         self._poller.close()
 
-    def _fire(self) -> None:
+    def _run_due_timers(self) -> None:
         """Call what is due; some of it only, if there is much, so that descriptors get their turn too."""
         timers = self._timers
-        for _ in range(TURN):
+        for _ in range(MAX_TIMERS_PER_TURN):
             if not timers or (timers[0].call is not None and timers[0].when > self.now()):
                 return
             call = heapq.heappop(timers).call
@@ -175,15 +175,15 @@ class EventLoop:
         while timers and timers[0].call is None:
             heapq.heappop(timers)
         if not timers:
-            return self._poller.poll(-1, BATCH)
+            return self._poller.poll(-1, MAX_EVENTS)
         left = timers[0].when - self.now()
         if self._epoll is None:
-            return self._poller.poll(min(max(0.0, left), 3600.0), BATCH)
+            return self._poller.poll(min(max(0.0, left), 3600.0), MAX_EVENTS)
         if left > 0.003:
             return self._epoll.poll(
-                min(left, 3600.0) - 0.002, BATCH
+                min(left, 3600.0) - 0.002, MAX_EVENTS
             )  # a timer far away must not overflow the milliseconds
-        if left > SPIN:
-            select.select((self._epoll,), (), (), left - SPIN)
-            return self._epoll.poll(0, BATCH)
-        return self._epoll.poll(0, BATCH)
+        if left > BUSY_WAIT:
+            select.select((self._epoll,), (), (), left - BUSY_WAIT)
+            return self._epoll.poll(0, MAX_EVENTS)
+        return self._epoll.poll(0, MAX_EVENTS)

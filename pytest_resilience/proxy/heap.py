@@ -5,17 +5,17 @@ A latency toxic queues what its source sends, and a destination that does not re
 
 from __future__ import annotations
 
-MAX_HELD = 64 << 20
+MAX_HELD_BYTES = 64 << 20
 """Bytes that the toxics of one proxy queue, over all its connections."""
 
-MIN_HELD = 64 << 10
+MIN_HELD_BYTES = 64 << 10
 """Bytes that each toxic may queue on each connection, however many connections there are."""
 
 CHECK_INTERVAL = 1.0
 """Seconds between two looks whether what was held has gone."""
 
 
-def trim() -> None:
+def release_free_memory() -> None:
     """Give free memory back to the operating system, where the C library can do that (glibc).
 
     The queues are made of chunks that the C library keeps for later use when they are freed.

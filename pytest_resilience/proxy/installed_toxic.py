@@ -27,7 +27,7 @@ class EventCounter:
         if self.first is None:
             self.first = now
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {"count": self.count, "first": self.first, "last": self.last}
 
 
@@ -91,7 +91,7 @@ class InstalledToxic:
         self.attributes = attributes
         self.toxic = build(self.kind, wire.settings(self.kind, attributes))
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The toxic as the API answers it."""
         return {
             "attributes": self.attributes,
@@ -102,18 +102,18 @@ class InstalledToxic:
             **(self.trigger.as_json if self.trigger else {}),
         }
 
-    def counted(self) -> dict[str, Any]:
+    def counters_json(self) -> dict[str, Any]:
         """What it has done, for GET /proxies/{p}/counters."""
         return {"connections": self.hits.count, "bytes": self.bytes, "first": self.hits.first, "last": self.hits.last}
 
 
-def read_rule(body: wire.ToxicBody) -> InstalledToxic:
+def parse_toxic(body: wire.ToxicBody) -> InstalledToxic:
     """A new toxic out of the body of its creation.
 
     Raises:
         ApiError: 400, for the stream, then the type, then the attributes.
     """
-    stream, kind = read_place(body)
+    stream, kind = parse_stream_and_type(body)
     name = wire.check_name(body.name or f"{kind}_{stream}")
     toxicity = 1.0 if body.toxicity is None else body.toxicity
     attributes = wire.merge_attributes(kind, body.attributes, {})
@@ -122,7 +122,7 @@ def read_rule(body: wire.ToxicBody) -> InstalledToxic:
     )
 
 
-def read_place(body: wire.ToxicBody) -> tuple[str, str]:
+def parse_stream_and_type(body: wire.ToxicBody) -> tuple[str, str]:
     """The stream and the type of a new toxic, checked in this order.
 
     Raises:

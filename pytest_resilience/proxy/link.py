@@ -21,7 +21,7 @@ from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
 from typing import TYPE_CHECKING
 
 from .event_loop import ERR, HUP, IN, OUT, EventLoop, Timer
-from .heap import MIN_HELD
+from .heap import MIN_HELD_BYTES
 from .installed_toxic import InstalledToxic
 from .stage import Stage
 from .toxics.toxic import CLOSE, END, NEVER, RESET, Item, StreamEvent
@@ -36,11 +36,11 @@ VIEW = memoryview(BUFFER)
 CHUNK = 32768
 """Bytes that a toxic sees at once, at most: Toxiproxy's buffer, which shapes the steps of slicer and bandwidth."""
 
-TURN = 16
+MAX_ITEMS_PER_TURN = 16
 """Items that a link moves before others get their turn."""
 
-_BUSY = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # ENOTCONN: what macOS says while it connects
-_GONE = (ECONNRESET, EPIPE)
+WOULD_BLOCK = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # ENOTCONN: what macOS says while it connects
+PEER_GONE = (ECONNRESET, EPIPE)
 
 
 class Link:
@@ -61,16 +61,16 @@ class Link:
         "bytes",
         "connection",
         "done",
+        "drained_at",
+        "dropped",
         "ended",
         "fd",
         "loop",
-        "lost",
         "mask",
         "out",
         "peer",
         "recv_into",
         "reset_seen",
-        "room",
         "send",
         "stages",
         "timer",
@@ -84,13 +84,13 @@ class Link:
         self.loop: EventLoop | TlsStream = loop  # with TLS at the source, what stands between
         self.upward = upward
         self.bytes = 0
-        self.lost = 0
+        self.dropped = 0
         self.stages: tuple[Stage, ...] = ()
         self.out: deque[memoryview | bytes | StreamEvent] | None = None
         self.ended = False
         self.done = False
         self.reset_seen = False
-        self.room = 0.0  # when the destination last took everything
+        self.drained_at = 0.0  # when the destination last took everything
         self.mask = 0
         self.fd = -1
         self.timer: Timer | None = None
@@ -112,7 +112,7 @@ class Link:
                 self._source_failed(error)
                 return
             if not size:
-                self._take_signal(RESET if self.reset_seen else END)
+                self._on_source_end(RESET if self.reset_seen else END)
                 return
             self.bytes += size
             try:
@@ -134,11 +134,11 @@ class Link:
             self._source_failed(error)
             return
         if not size:
-            self._take_signal(RESET if self.reset_seen else END)
+            self._on_source_end(RESET if self.reset_seen else END)
             return
         self.bytes += size
         now = self.loop.now()
-        self.stages[0].enter(now, bytes(VIEW[:size]))
+        self.stages[0].push(now, bytes(VIEW[:size]))
         self.pump(now)
 
     def flush(self) -> None:
@@ -150,7 +150,7 @@ class Link:
                 if item is END and not self.connection.connected:
                     return
                 out.popleft()
-                if self._obey(item):
+                if self._apply_event(item):
                     return
                 continue
             try:
@@ -166,10 +166,10 @@ class Link:
         self.out = None
         self.peer.watch(self.peer.mask & ~OUT)
         if self.stages:
-            now = self.room = self.loop.now()
+            now = self.drained_at = self.loop.now()
             self.pump(now)
         else:
-            self._gate()
+            self._update_interest()
 
     def on_timer(self) -> None:
         self.timer = None
@@ -178,25 +178,25 @@ class Link:
     # --- what the source says ----------------------------------------------------------------------------------------
 
     def _source_failed(self, error: OSError) -> None:
-        if error.errno in _BUSY:
+        if error.errno in WOULD_BLOCK:
             return  # nothing there after all
-        if error.errno not in _GONE and not self.upward and not self.connection.connected:
+        if error.errno not in PEER_GONE and not self.upward and not self.connection.connected:
             self.connection.dial_failed(error)
         else:
-            self._take_signal(RESET if error.errno in _GONE else CLOSE)
+            self._on_source_end(RESET if error.errno in PEER_GONE else CLOSE)
 
-    def _take_signal(self, signal: StreamEvent) -> None:
+    def _on_source_end(self, event: StreamEvent) -> None:
         self.ended = True
-        if not self.stages and self.out is None and (self.peer.done or signal is not END):
-            self._obey(signal)  # the connection is over; no need to tell the loop first
+        if not self.stages and self.out is None and (self.peer.done or event is not END):
+            self._apply_event(event)  # the connection is over; no need to tell the loop first
             return
         self.watch(self.mask & ~IN)
         if self.stages:
             now = self.loop.now()
-            self.stages[0].enter(now, signal)
+            self.stages[0].push(now, event)
             self.pump(now)
         else:
-            self._pass_on(signal)
+            self._write(event)
 
     # --- through the stages ------------------------------------------------------------------------------------------
 
@@ -206,15 +206,15 @@ class Link:
         for stage in stages:
             if stage.deadline is not None and stage.deadline[0] <= now:
                 stage.touch(now, 0)
-                signal = stage.deadline[1]
+                event = stage.deadline[1]
                 stage.deadline = None
-                if signal is END:
+                if event is END:
                     stage.cut(now)
-                elif isinstance(signal, StreamEvent):
-                    self._obey(signal)
+                elif isinstance(event, StreamEvent):
+                    self._apply_event(event)
                     return
         last = len(stages) - 1
-        budget = TURN
+        budget = MAX_ITEMS_PER_TURN
         again = True
         while again:
             again = False
@@ -222,13 +222,13 @@ class Link:
                 stage = stages[index]
                 while True:
                     if not budget:
-                        self._gate()
-                        self._go_on(now)
+                        self._update_interest()
+                        self._reschedule(now)
                         return
                     if not stage.outbox:
                         if not stage.inbox:
                             break
-                        stage.work()
+                        stage.process_next()
                         again = again or index > 0  # there may be room now for what the stage before holds
                         continue
                     at, item = stage.outbox[0]
@@ -239,27 +239,27 @@ class Link:
                         if self.out is not None:
                             break
                         stage.outbox.popleft()
-                        stage.clock = max(at, self.room)
-                        if self._pass_on(item):
+                        stage.last_sent_at = max(at, self.drained_at)
+                        if self._write(item):
                             return
                     else:
                         following = stages[index + 1]
                         if following.full:
                             break
                         stage.outbox.popleft()
-                        stage.clock = max(at, following.room)
-                        following.enter(stage.clock, item)
+                        stage.last_sent_at = max(at, following.unblocked_at)
+                        following.push(stage.last_sent_at, item)
                         again = True
-        self._gate()
-        self._arm(now)
+        self._update_interest()
+        self._arm_timer(now)
 
-    def _go_on(self, now: float) -> None:
+    def _reschedule(self, now: float) -> None:
         """There is more to move, but others must have their turn first."""
         if self.timer is not None:
             self.timer.cancel()
-        self.timer = self.loop.at(now, self.on_timer)
+        self.timer = self.loop.call_at(now, self.on_timer)
 
-    def _arm(self, now: float) -> None:
+    def _arm_timer(self, now: float) -> None:
         soonest = NEVER
         for stage in self.stages:
             if stage.outbox and now < stage.outbox[0][0] < soonest:
@@ -271,45 +271,45 @@ class Link:
             return  # wakes us early at worst
         if timer is not None:
             timer.cancel()
-        self.timer = self.loop.at(soonest, self.on_timer) if soonest < NEVER else None
+        self.timer = self.loop.call_at(soonest, self.on_timer) if soonest < NEVER else None
 
-    def add(self, rule: InstalledToxic, now: float) -> None:
+    def add(self, installed: InstalledToxic, now: float) -> None:
         """Put a new toxic between the last one and the destination."""
-        self.stages = (*self.stages, Stage(self, rule, now))
+        self.stages = (*self.stages, Stage(self, installed, now))
         self.pump(now)
 
-    def update(self, rule: InstalledToxic, now: float, *, aim: bool = False) -> None:
+    def update(self, installed: InstalledToxic, now: float, *, restart: bool = False) -> None:
         """Work on with a toxic's new settings; with `aim`, with a new trigger too."""
         for stage in self.stages:
-            if stage.rule is rule:
-                if aim:
-                    stage.aim()
-                stage.settle(now)
+            if stage.installed is installed:
+                if restart:
+                    stage.restart_trigger()
+                stage.apply_settings(now)
                 stage.release(now)
         self.pump(now)
 
-    def remove(self, rule: InstalledToxic, now: float) -> None:
+    def remove(self, installed: InstalledToxic, now: float) -> None:
         """Take a toxic out, and let go of what it holds."""
-        index = next((place for place, each in enumerate(self.stages) if each.rule is rule), None)
+        index = next((place for place, each in enumerate(self.stages) if each.installed is installed), None)
         if index is None:
             return
         stage = self.stages[index]
         self.stages = self.stages[:index] + self.stages[index + 1 :]
         if stage.toxic.closes_on_removal:
             stage.touch(now, 0)
-            self._obey(CLOSE)
+            self._apply_event(CLOSE)
             return
         held = [item for _, item in (*stage.outbox, *stage.inbox)]
         for item in held:
             if index < len(self.stages):
-                self.stages[index].enter(now, item)
-            elif self._pass_on(item):
+                self.stages[index].push(now, item)
+            elif self._write(item):
                 return
         self.pump(now)
 
     # --- to the destination ------------------------------------------------------------------------------------------
 
-    def _pass_on(self, item: Item) -> bool:
+    def _write(self, item: Item) -> bool:
         """Write to the destination, or line up behind what waits for it. True if the connection is over."""
         if self.out is not None:
             self.out.append(item)
@@ -318,7 +318,7 @@ class Link:
             if item is END and not self.connection.connected:
                 self._wait_for_destination(item)
                 return False
-            return self._obey(item)
+            return self._apply_event(item)
         if not item:
             return False
         try:
@@ -331,9 +331,9 @@ class Link:
             self._wait_for_destination(memoryview(item)[sent:])
         return False
 
-    def _obey(self, signal: StreamEvent) -> bool:
-        if signal is not END:
-            self.connection.close(reset=signal is RESET)
+    def _apply_event(self, event: StreamEvent) -> bool:
+        if event is not END:
+            self.connection.close(reset=event is RESET)
             return True
         if not self.done:
             self.done = True
@@ -349,13 +349,13 @@ class Link:
 
     def _send_failed(self, error: OSError, size: int) -> int:
         """Bytes to count as sent after an error: none if the destination is only busy, all if it is gone."""
-        if error.errno in _BUSY:
+        if error.errno in WOULD_BLOCK:
             return 0
-        if error.errno not in _GONE and self.upward and not self.connection.connected:
+        if error.errno not in PEER_GONE and self.upward and not self.connection.connected:
             self.connection.dial_failed(error)
             return 0
-        self.send = self._discard
-        self.lost += size
+        self.send = self._drop
+        self.dropped += size
         peer = self.peer
         peer.reset_seen = True  # the error is told once; the next read there says "end of stream"
         if peer.ended:
@@ -363,12 +363,12 @@ class Link:
             if peer.done:
                 self.connection.close(reset=True)
             else:
-                peer._take_signal(RESET)
+                peer._on_source_end(RESET)
         return size
 
-    def _discard(self, data: memoryview | bytes) -> int:
+    def _drop(self, data: memoryview | bytes) -> int:
         """The `send` of a link whose destination is gone."""
-        self.lost += len(data)
+        self.dropped += len(data)
         return len(data)
 
     # --- what the loop watches ---------------------------------------------------------------------------------------
@@ -379,18 +379,18 @@ class Link:
             self.loop.watch(self.fd, mask, self.mask)
             self.mask = mask
 
-    def _gate(self) -> None:
+    def _update_interest(self) -> None:
         """Read from the source only if there is room for what it says."""
         if self.ended:
             return
         if self.out is not None or (self.stages and self.stages[0].full):
             self.watch(self.mask & ~IN)
-            if self.stages and self.stages[0].waiting > MIN_HELD:
-                self.connection.holds_much()
+            if self.stages and self.stages[0].waiting > MIN_HELD_BYTES:
+                self.connection.watch_held_memory()
         else:
             self.watch(self.mask | IN)
 
-    def held(self) -> int:
+    def held_bytes(self) -> int:
         """Bytes received and neither sent nor lost."""
         waiting = sum(len(item) for item in self.out or () if not isinstance(item, StreamEvent))
-        return waiting + sum(stage.held() for stage in self.stages)
+        return waiting + sum(stage.held_bytes() for stage in self.stages)

@@ -91,13 +91,13 @@ class Listener:
             self.socket = self._bind(self.address)
         self._reuse(0)
 
-    def step_aside(self) -> None:
+    def yield_port(self) -> None:
         """Let somebody else bind the port, for as long as neither listens."""
         if self.listening:
             self.refuse()
         self._reuse(1)
 
-    def step_back(self, listening: bool) -> None:
+    def reclaim_port(self, listening: bool) -> None:
         """Take the port for ourselves again."""
         if listening:
             self.listen()

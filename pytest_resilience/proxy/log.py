@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .event_loop import stamp
+from .event_loop import format_utc
 
 LEVELS = ("trace", "debug", "info", "warn", "error", "fatal", "panic")
 
@@ -48,7 +48,7 @@ class Log:
     def error(self, message: str, **fields: str) -> None:
         self._line("error", message, fields)
 
-    def always(self, message: str, **fields: str) -> None:
+    def announce(self, message: str, **fields: str) -> None:
         """An info line that is written at any level: somebody waits for it."""
         self._line("info", message, fields, always=True)
 
@@ -56,6 +56,6 @@ class Log:
         if not always and LEVELS.index(level) < self._lowest:
             return
         parts = [f'"level":"{level}"', *(f'"{name}":{_quoted(value)}' for name, value in fields.items())]
-        parts.append(f'"time":"{stamp()}"')
+        parts.append(f'"time":"{format_utc()}"')
         parts.append(f'"message":{_quoted(message)}')
         self._write("{" + ",".join(parts) + "}\n")

@@ -26,7 +26,7 @@ class Metrics:
         self._proxies = proxies
         self._proxy = proxy
         self._runtime = runtime
-        self.wanted = proxy or runtime
+        self.enabled = proxy or runtime
 
     def text(self) -> str:
         lines: list[str] = []
@@ -55,7 +55,7 @@ class Metrics:
         for name, kind, text, values in (
             ("connections", "gauge", "Connections open now.", [len(each.connections) for each in proxies]),
             ("accepted_total", "counter", "Connections accepted.", [each.accepted.count for each in proxies]),
-            ("toxics", "gauge", "Toxics at work.", [len(each.rules) for each in proxies]),
+            ("toxics", "gauge", "Toxics at work.", [len(each.toxics) for each in proxies]),
         ):
             yield f"# HELP toxiproxy_proxy_{name} {text}"
             yield f"# TYPE toxiproxy_proxy_{name} {kind}"

@@ -48,21 +48,21 @@ class PeerUserLookup:
         """
         self._sequence = 0
         self._socket: so.socket | None = None
-        self.possible = False
+        self.available = False
         if hasattr(so, "AF_NETLINK") and listener.family in (so.AF_INET, so.AF_INET6):
             try:
                 self._socket = so.socket(so.AF_NETLINK, so.SOCK_RAW, _NETLINK_SOCK_DIAG)
                 self._socket.setblocking(False)
                 own = listener.getsockname()
                 nobody = "::" if ":" in own[0] else "0.0.0.0"
-                self.possible = self._ask(own, (nobody, 0)) is not None
+                self.available = self._query(own, (nobody, 0)) is not None
             except OSError:
-                self.possible = False
+                self.available = False
 
     def uid_of(self, connection: so.socket) -> int | None:
         """Return the uid of the process that made the client's socket; None if no local process holds such a socket."""
         try:
-            return self._ask(connection.getpeername(), connection.getsockname())
+            return self._query(connection.getpeername(), connection.getsockname())
         except OSError:
             return None
 
@@ -71,7 +71,7 @@ class PeerUserLookup:
         if self._socket is not None:
             self._socket.close()
 
-    def _ask(self, near: Any, far: Any) -> int | None:
+    def _query(self, near: Any, far: Any) -> int | None:
         """Return the uid of the socket that has `near` as its own address and `far` as its peer's."""
         if self._socket is None:
             return None
@@ -114,25 +114,25 @@ class OwnerOnlyAccess:
         log: is told once about each other user, and once where the kernel does not tell who asks.
     """
 
-    MOST_TOLD = 20
+    MAX_LOGGED_UIDS = 20
 
     def __init__(self, listener: so.socket, owner: int, log: Log) -> None:
         self._users = PeerUserLookup(listener)
         self._allowed = (owner, 0)
         self._log = log
-        self._told: set[int | None] = set()
-        if not self._users.possible:
+        self._logged: set[int | None] = set()
+        if not self._users.available:
             log.warning("the kernel does not tell who asks: all users of this machine are served")
 
     def admits(self, connection: so.socket) -> bool:
         """True if the client may use the API."""
-        if not self._users.possible:
+        if not self._users.available:
             return True
         uid = self._users.uid_of(connection)
         if uid in self._allowed:
             return True
-        if uid not in self._told and len(self._told) < self.MOST_TOLD:
-            self._told.add(uid)
+        if uid not in self._logged and len(self._logged) < self.MAX_LOGGED_UIDS:
+            self._logged.add(uid)
             self._log.warning("refused a client of another user", uid="unknown" if uid is None else str(uid))
         return False
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import ProxyBody, ToxicBody, merge_attributes
-from .address import Address, AddressError, is_loopback, look_up, resolve
-from .installed_toxic import InstalledToxic, read_place, read_rule
+from .address import Address, AddressError, is_loopback, lookup_host, resolve_listen_address
+from .installed_toxic import InstalledToxic, parse_stream_and_type, parse_toxic
 from .listener import Listener
 from .proxy import Proxy, ProxyRuntime
 
@@ -32,7 +32,7 @@ class _PortTransaction:
     def __init__(self, leaving: Iterable[Listener] = ()) -> None:
         self._leaving = list(leaving)
         self._bound: list[Listener] = []
-        self._aside: list[tuple[Listener, bool]] = []
+        self._yielded: list[tuple[Listener, bool]] = []
 
     def bind(self, address: Address) -> Listener:
         """A bound listener that does not listen yet; one of those that leave, if it is at that address."""
@@ -44,10 +44,10 @@ class _PortTransaction:
             if (
                 address.port
                 and listener.address.port == address.port
-                and listener not in [each for each, _ in self._aside]
+                and listener not in [each for each, _ in self._yielded]
             ):
-                self._aside.append((listener, listener.listening))
-                listener.step_aside()
+                self._yielded.append((listener, listener.listening))
+                listener.yield_port()
         listener = Listener(address)
         self._bound.append(listener)
         return listener
@@ -56,8 +56,8 @@ class _PortTransaction:
         """Let go of what was bound, and put those back that stepped aside."""
         for listener in self._bound:
             listener.close()
-        for listener, listening in self._aside:
-            listener.step_back(listening)
+        for listener, listening in self._yielded:
+            listener.reclaim_port(listening)
 
 
 class ProxyCollection:
@@ -74,7 +74,7 @@ class ProxyCollection:
     def __init__(self, context: ProxyRuntime, *, loopback_only: bool = False) -> None:
         self._context = context
         self._loopback_only = loopback_only
-        self.find: Callable[[str], list[tuple[int, str]]] = look_up
+        self.lookup_host: Callable[[str], list[tuple[int, str]]] = lookup_host
         self.by_name: dict[str, Proxy] = {}
 
     def get(self, name: str) -> Proxy:
@@ -102,7 +102,7 @@ class ProxyCollection:
                 self._enable(proxy)
             except AddressError as error:
                 raise ApiError(500, str(error)) from None
-        proxy.keep_door(body.admission)
+        proxy.set_admission(body.admission)
         self.by_name[name] = proxy
         return proxy
 
@@ -113,9 +113,9 @@ class ProxyCollection:
             except AddressError:
                 pass  # it is looked at again when the proxy is enabled
         proxy = Proxy(self._context, body.name or "", body.listen or "", body.upstream or "")
-        for rule in _read_rules(body):
-            proxy.add(rule)
-        proxy.secure(_read_tls(body))
+        for toxic in _parse_toxics(body):
+            proxy.add_toxic(toxic)
+        proxy.set_tls(_create_tls(body))
         return proxy
 
     def update(self, proxy: Proxy, body: ProxyBody) -> None:
@@ -124,8 +124,8 @@ class ProxyCollection:
         Raises:
             ApiError: 500 if the new address can't be read or bound, 400 for a toxic or TLS.
         """
-        rules = None if body.toxics is None else _read_rules(body)
-        tls = _read_tls(body)
+        toxics = None if body.toxics is None else _parse_toxics(body)
+        tls = _create_tls(body)
         enabled = proxy.enabled if body.enabled is None else body.enabled
         try:
             moves = body.listen is not None and self._differs(proxy, body.listen)
@@ -152,33 +152,33 @@ class ProxyCollection:
         rerouted = body.upstream is not None and body.upstream != proxy.upstream
         if rerouted:
             proxy.upstream = body.upstream or ""
-            proxy.forget_targets()
+            proxy.forget_addresses()
         if moves:
-            proxy.remove()
+            proxy.close()
             proxy.listen = body.listen or ""
         elif rerouted:
-            proxy.cut_all()
+            proxy.close_connections()
         if enabled:
             proxy.start(fresh)
         else:
             proxy.stop()
-        proxy.keep_door(body.admission)
+        proxy.set_admission(body.admission)
         if body.tls is not None:
-            proxy.secure(tls)
-        if rules is not None:
-            self._replace_rules(proxy, rules)
+            proxy.set_tls(tls)
+        if toxics is not None:
+            self._replace_toxics(proxy, toxics)
 
-    def _replace_rules(self, proxy: Proxy, rules: list[InstalledToxic]) -> None:
-        if [rule.shown() for rule in proxy.rules] == [rule.shown() for rule in rules]:
+    def _replace_toxics(self, proxy: Proxy, toxics: list[InstalledToxic]) -> None:
+        if [toxic.to_json() for toxic in proxy.toxics] == [toxic.to_json() for toxic in toxics]:
             return
-        for rule in list(proxy.rules):
-            proxy.discard(rule)
-        for rule in rules:
-            proxy.add(rule)
+        for toxic in list(proxy.toxics):
+            proxy.remove_toxic(toxic)
+        for toxic in toxics:
+            proxy.add_toxic(toxic)
 
     def delete(self, proxy: Proxy) -> None:
         """Stop a proxy and forget it."""
-        proxy.remove()
+        proxy.close()
         del self.by_name[proxy.name]
 
     def populate(self, bodies: list[ProxyBody]) -> list[Proxy]:
@@ -192,8 +192,8 @@ class ProxyCollection:
         """
         result: list[Proxy] = []
         fresh: dict[str, tuple[Proxy, ProxyBody]] = {}
-        rules = [_read_rules(body) for body in bodies]
-        tls = [_read_tls(body) for body in bodies]
+        toxics = [_parse_toxics(body) for body in bodies]
+        tls = [_create_tls(body) for body in bodies]
         replaced: dict[str, Proxy] = {}
         try:
             for body in bodies:
@@ -219,7 +219,7 @@ class ProxyCollection:
         try:
             for proxy, body in fresh.values():
                 if body.enabled is not False:
-                    bound.append((proxy, binder.bind(resolve(proxy.listen))))
+                    bound.append((proxy, binder.bind(resolve_listen_address(proxy.listen))))
             for _, listener in bound:
                 if not listener.listening:
                     listener.listen()
@@ -228,19 +228,19 @@ class ProxyCollection:
             raise ApiError(500, str(error)) from None
         kept = [listener for _, listener in bound]
         for name, old in replaced.items():
-            old.remove(keep=old.listener in kept)
+            old.close(keep=old.listener in kept)
             del self.by_name[name]
         for name, (proxy, _) in fresh.items():
             self.by_name[name] = proxy
         for proxy, listener in bound:
             proxy.start(listener)
         for proxy, body in fresh.values():
-            proxy.keep_door(body.admission)
-        for body, wanted, secured in zip(bodies, rules, tls, strict=True):
+            proxy.set_admission(body.admission)
+        for body, wanted, secured in zip(bodies, toxics, tls, strict=True):
             if wanted and body.name not in fresh:
-                self._replace_rules(self.by_name[body.name or ""], wanted)
+                self._replace_toxics(self.by_name[body.name or ""], wanted)
             if body.tls is not None and body.name not in fresh:
-                self.by_name[body.name or ""].secure(secured)
+                self.by_name[body.name or ""].set_tls(secured)
         return result
 
     def reset(self) -> None:
@@ -251,10 +251,10 @@ class ProxyCollection:
         """
         failed: list[str] = []
         for proxy in self.by_name.values():
-            for rule in list(proxy.rules):
-                proxy.discard(rule)
-            if proxy.doorman is not None:
-                proxy.doorman.clear()
+            for toxic in list(proxy.toxics):
+                proxy.remove_toxic(toxic)
+            if proxy.admission is not None:
+                proxy.admission.clear()
             if not proxy.enabled:
                 try:
                     self._enable(proxy)
@@ -290,7 +290,7 @@ class ProxyCollection:
 
     def look_up_later(self, host: str, then: Callable[[LookupResult], None]) -> None:
         """Look a name up without keeping the loop waiting, and call `then` with the answer."""
-        self._context.resolver.ask(host, then)
+        self._context.resolver.resolve(host, then)
 
     # --- addresses ---------------------------------------------------------------------------------------------------
 
@@ -301,7 +301,7 @@ class ProxyCollection:
             AddressError: the address can't be read or resolved.
             ApiError: 400, other machines could reach it, which this process refuses.
         """
-        address = resolve(listen, self.find)
+        address = resolve_listen_address(listen, self.lookup_host)
         if self._loopback_only and address.family != AF_UNIX and not is_loopback(address.host):
             raise bad_body(
                 f"listen: {listen!r} is {address}, which other machines can reach, and this proxy was started with "
@@ -311,7 +311,7 @@ class ProxyCollection:
 
     def _show_once_bound(self, proxy: Proxy) -> None:
         """Have a proxy that will never listen show the address that it would have got."""
-        address = resolve(proxy.listen)
+        address = resolve_listen_address(proxy.listen)
         if not address.port and address.family != AF_UNIX:
             listener = Listener(address)
             proxy.listen = str(listener.address)
@@ -330,15 +330,15 @@ class ProxyCollection:
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 
-    def toxic(self, proxy: Proxy, name: str) -> InstalledToxic:
+    def get_toxic(self, proxy: Proxy, name: str) -> InstalledToxic:
         """
         Raises:
             ApiError: 404.
         """
-        rule = proxy.find(name)
-        if rule is None:
+        toxic = proxy.find_toxic(name)
+        if toxic is None:
             raise ApiError(404, "toxic not found")
-        return rule
+        return toxic
 
     def add_toxic(self, proxy: Proxy, body: ToxicBody) -> InstalledToxic:
         """A new toxic at the end of its stream's chain.
@@ -346,42 +346,42 @@ class ProxyCollection:
         Raises:
             ApiError: 400 for the stream or the type, 409 for a name taken, 400 for the attributes; in this order.
         """
-        stream, kind = read_place(body)
-        if proxy.find(body.name or f"{kind}_{stream}") is not None:
+        stream, kind = parse_stream_and_type(body)
+        if proxy.find_toxic(body.name or f"{kind}_{stream}") is not None:
             raise ApiError(409, "toxic already exists")
-        rule = read_rule(body)
-        proxy.add(rule)
-        return rule
+        toxic = parse_toxic(body)
+        proxy.add_toxic(toxic)
+        return toxic
 
-    def update_toxic(self, proxy: Proxy, rule: InstalledToxic, body: ToxicBody) -> None:
+    def update_toxic(self, proxy: Proxy, toxic: InstalledToxic, body: ToxicBody) -> None:
         """New attributes (those left out stay) and toxicity. Name, type and stream may be repeated and not changed.
 
         Raises:
             ApiError: 400; nothing has changed then.
         """
-        for field, sent, own in (("name", body.name, rule.name), ("type", body.kind, rule.kind)):
+        for field, sent, own in (("name", body.name, toxic.name), ("type", body.kind, toxic.kind)):
             if sent is not None and sent != own:
                 raise ApiError(400, f"{field} of a toxic cannot be changed: it is {own}")
-        if body.stream is not None and body.stream.lower() != rule.stream.lower():
-            raise ApiError(400, f"stream of a toxic cannot be changed: it is {rule.stream}")
-        attributes = merge_attributes(rule.kind, body.attributes, rule.attributes)
-        rule.update(toxicity=rule.toxicity if body.toxicity is None else body.toxicity, attributes=attributes)
+        if body.stream is not None and body.stream.lower() != toxic.stream.lower():
+            raise ApiError(400, f"stream of a toxic cannot be changed: it is {toxic.stream}")
+        attributes = merge_attributes(toxic.kind, body.attributes, toxic.attributes)
+        toxic.update(toxicity=toxic.toxicity if body.toxicity is None else body.toxicity, attributes=attributes)
         if body.trigger is not None:
-            rule.trigger = body.trigger
-        proxy.update(rule, aim=body.trigger is not None)
+            toxic.trigger = body.trigger
+        proxy.update_toxic(toxic, restart=body.trigger is not None)
 
 
-def _read_rules(body: ProxyBody) -> list[InstalledToxic]:
-    rules: dict[str, InstalledToxic] = {}
+def _parse_toxics(body: ProxyBody) -> list[InstalledToxic]:
+    toxics: dict[str, InstalledToxic] = {}
     for each in body.toxics or ():
-        rule = read_rule(each)
-        if rule.name in rules:
+        toxic = parse_toxic(each)
+        if toxic.name in toxics:
             raise ApiError(409, "toxic already exists")
-        rules[rule.name] = rule
-    return list(rules.values())
+        toxics[toxic.name] = toxic
+    return list(toxics.values())
 
 
-def _read_tls(body: ProxyBody) -> TlsConfig | None:
+def _create_tls(body: ProxyBody) -> TlsConfig | None:
     if body.tls is None or not body.tls.as_json:
         return None
     from .tls import TlsConfig  # ssl takes as long to import as the proxy to start

@@ -25,7 +25,7 @@ _HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, se
 _MESSAGE = Struct("=BBBB")  # struct inet_diag_msg: family, state, timer, retransmits, then struct inet_diag_sockid:
 _PORTS = Struct(">HH")  # source, destination; two addresses of 16 bytes follow
 _CLOSE = 7
-GRACE = 0.25
+GRACE_PERIOD = 0.25
 """Seconds for which refusals are still told after a proxy was enabled again."""
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
@@ -39,48 +39,48 @@ class RefusedConnectionMonitor:
         self._socket: so.socket | None = None
         self._proxies: dict[int, Proxy] = {}  # disabled ones, by port
         self._leaving: dict[int, Timer] = {}  # of those, the ones that are enabled again
-        self.possible = hasattr(so, "AF_NETLINK")
+        self.available = hasattr(so, "AF_NETLINK")
 
-    def disabled(self, proxy: Proxy) -> None:
+    def start_counting(self, proxy: Proxy) -> None:
         """Count for this proxy from now on."""
         if proxy.listener is None or proxy.listener.family == so.AF_UNIX:
             return
-        if self._socket is None and self.possible:
-            self._open()
+        if self._socket is None and self.available:
+            self._subscribe()
         port = proxy.listener.address.port
         leaving = self._leaving.pop(port, None)
         if leaving is not None:
             leaving.cancel()
         self._proxies[port] = proxy
 
-    def enabled(self, proxy: Proxy) -> None:
+    def stop_counting(self, proxy: Proxy) -> None:
         """Count no more for this proxy, but for what is still on its way."""
         if proxy.listener is None:
             return
         port = proxy.listener.address.port
         if self._proxies.get(port) is proxy and port not in self._leaving:
-            self._leaving[port] = self._loop.at(self._loop.now() + GRACE, lambda: self._leave(port))
+            self._leaving[port] = self._loop.call_at(self._loop.now() + GRACE_PERIOD, lambda: self._forget(port))
 
-    def _leave(self, port: int) -> None:
+    def _forget(self, port: int) -> None:
         del self._leaving[port]
         del self._proxies[port]
         if not self._proxies and self._socket is not None:
             self._loop.watch(self._socket.fileno(), 0, IN)
-            self._loop.forget(self._socket.fileno(), 0)
+            self._loop.unregister(self._socket.fileno(), 0)
             self._socket.close()
             self._socket = None
 
-    def _open(self) -> None:
+    def _subscribe(self) -> None:
         try:
             sock = so.socket(so.AF_NETLINK, so.SOCK_RAW, _NETLINK_SOCK_DIAG)
         except OSError:
-            self.possible = False
+            self.available = False
             return
         try:
             sock.bind((0, _GROUPS))
         except OSError:
             sock.close()
-            self.possible = False
+            self.available = False
             return
         sock.setblocking(False)
         self._socket = sock
@@ -91,7 +91,7 @@ class RefusedConnectionMonitor:
         """Take in what the kernel has told until now, which may be a few milliseconds late. False where it tells nothing."""
         if self._socket is not None:
             self._on_event(IN)
-        return self.possible
+        return self.available
 
     def _on_event(self, events: int) -> None:
         sock = self._socket
@@ -102,9 +102,9 @@ class RefusedConnectionMonitor:
                 break
             except OSError:  # ENOBUFS: more came than we could take; what is lost is lost
                 continue
-            self._take(data)
+            self._parse(data)
 
-    def _take(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         start = 0
         while start + _HEADER.size <= len(data):
             length = _HEADER.unpack_from(data, start)[0]
@@ -120,8 +120,8 @@ class RefusedConnectionMonitor:
                     each.unattributed += 1
             proxy = self._proxies.get(destination) if state == _CLOSE else None
             if proxy is not None and _is_at(proxy, family, target):
-                if source in proxy.ports:
-                    del proxy.ports[source]  # a client that we had, at its end
+                if source in proxy.client_ports:
+                    del proxy.client_ports[source]  # a client that we had, at its end
                 else:
                     proxy.refused.add(self._loop.now())
             start += (length + 3) & ~3

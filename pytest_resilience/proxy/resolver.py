@@ -6,7 +6,7 @@ import _thread
 import os
 from collections.abc import Callable
 
-from .address import AddressError, look_up
+from .address import AddressError, lookup_host
 from .event_loop import IN, EventLoop
 
 LookupResult = list[tuple[int, str]] | AddressError
@@ -27,27 +27,27 @@ class NameNotResolved(Exception):
 class Resolver:
     """Answers look-ups on the loop; the same name asked for at the same time is looked up once."""
 
-    def __init__(self, loop: EventLoop, find: Callable[[str], list[tuple[int, str]]] = look_up) -> None:
+    def __init__(self, loop: EventLoop, lookup_host: Callable[[str], list[tuple[int, str]]] = lookup_host) -> None:
         self._loop = loop
-        self._find = find
+        self._lookup_host = lookup_host
         self._waiting: dict[str, list[Callable[[LookupResult], None]]] = {}
-        self._done: list[tuple[str, LookupResult]] = []  # a list's append and pop are atomic
-        self._wake: int | None = None
+        self._results: list[tuple[str, LookupResult]] = []  # a list's append and pop are atomic
+        self._wake_fd: int | None = None
         self._pipe: tuple[int, ...] = ()
 
-    def ask(self, host: str, then: Callable[[LookupResult], None]) -> None:
+    def resolve(self, host: str, then: Callable[[LookupResult], None]) -> None:
         """Call `then` on the loop, with the addresses of `host` or the error."""
         if host in self._waiting:
             self._waiting[host].append(then)
             return
-        if self._wake is None:
-            reader, self._wake = self._pipe = os.pipe()
+        if self._wake_fd is None:
+            reader, self._wake_fd = self._pipe = os.pipe()
             os.set_blocking(reader, False)
-            self._loop.handlers[reader] = lambda _events: self._answer(reader)
+            self._loop.handlers[reader] = lambda _events: self._deliver(reader)
             self._loop.watch(reader, IN, 0)
         self._waiting[host] = [then]
         try:
-            _thread.start_new_thread(self._work, (host, self._wake))
+            _thread.start_new_thread(self._resolve_in_thread, (host, self._wake_fd))
         except RuntimeError:  # no more threads; nobody may be left waiting
             del self._waiting[host]
             then(AddressError(f"lookup {host}: cannot start a thread"))
@@ -57,23 +57,23 @@ class Resolver:
         for fd in self._pipe:
             os.close(fd)
 
-    def _work(self, host: str, wake: int) -> None:
+    def _resolve_in_thread(self, host: str, wake: int) -> None:
         found: LookupResult
         try:
-            found = self._find(host)
+            found = self._lookup_host(host)
         except AddressError as error:
             found = error
         except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
             found = AddressError(f"lookup {host}: {type(error).__name__}: {error}")
-        self._done.append((host, found))
+        self._results.append((host, found))
         os.write(wake, b".")
 
-    def _answer(self, reader: int) -> None:
+    def _deliver(self, reader: int) -> None:
         try:
             os.read(reader, 4096)
         except BlockingIOError:
             return
-        while self._done:
-            host, found = self._done.pop(0)
+        while self._results:
+            host, found = self._results.pop(0)
             for then in self._waiting.pop(host):
                 then(found)

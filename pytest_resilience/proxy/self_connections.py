@@ -24,11 +24,11 @@ class SelfConnections:
         self.ports: dict[int, int] = {}
         self._chains: dict[Endpoint, tuple[object, ...]] = {}
 
-    def listening(self, port: int) -> None:
+    def add_listener(self, port: int) -> None:
         """Count a listener at `port`."""
         self.ports[port] = self.ports.get(port, 0) + 1
 
-    def closed(self, port: int) -> None:
+    def remove_listener(self, port: int) -> None:
         """Forget a listener at `port`."""
         left = self.ports.get(port, 0) - 1
         if left > 0:
@@ -36,17 +36,17 @@ class SelfConnections:
         else:
             self.ports.pop(port, None)
 
-    def dialled(self, local: Any, chain: tuple[object, ...]) -> Endpoint:
+    def add_connection(self, local: Any, chain: tuple[object, ...]) -> Endpoint:
         """Remember that the connection from `local` has come through the proxies in `chain`. Return the key for `forget`."""
         key = _endpoint(local)
         self._chains[key] = chain
         return key
 
-    def forget(self, key: Endpoint) -> None:
+    def remove_connection(self, key: Endpoint) -> None:
         """Forget a connection that is over."""
         self._chains.pop(key, None)
 
-    def chain(self, client: Any) -> tuple[object, ...]:
+    def chain_of(self, client: Any) -> tuple[object, ...]:
         """Return the proxies of this process that a client's connection has come through; empty for any other client."""
         if not self._chains or not isinstance(client, tuple):
             return ()

@@ -23,17 +23,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import TlsBody
-from .address import AddressError, split
+from .address import AddressError, split_host_port
 from .event_loop import ERR, HUP, IN, OUT, EventLoop, Timer
 from .installed_toxic import EventCounter
 
 if TYPE_CHECKING:
     from .link import Link
 
-HANDSHAKE = 30.0
+HANDSHAKE_TIMEOUT = 30.0
 """Seconds that a handshake may take; to the upstream with the connecting."""
 
-RECORD = 16384
+MAX_RECORD = 16384
 """Bytes of plain text in one TLS record, at most."""
 
 _BUSY = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # as for a link
@@ -44,7 +44,7 @@ class TlsConfig:
     """What one proxy does about TLS.
 
     Attributes:
-        shown: as on the wire.
+        as_json: as on the wire.
         failures: handshakes that failed and TLS that broke, by side.
     """
 
@@ -54,7 +54,7 @@ class TlsConfig:
         Raises:
             ApiError: 400 that names the field and says what is wrong, and nothing of what is in the file.
         """
-        self.shown = body.as_json
+        self.as_json = body.as_json
         self.failures = {"client": EventCounter(), "upstream": EventCounter()}
         self._client = None if body.client is None else _server_context(body.client)
         self._upstream = None if body.upstream is None else _client_context(body.upstream)
@@ -65,9 +65,9 @@ class TlsConfig:
             except ValueError as error:
                 raise bad_body(f"tls.upstream.server_name: {error}") from None
 
-    def counted(self) -> dict[str, Any]:
+    def counters_json(self) -> dict[str, Any]:
         """For GET /proxies/{p}/counters."""
-        return {"failed": {side: counter.shown() for side, counter in self.failures.items()}}
+        return {"failed": {side: counter.to_json() for side, counter in self.failures.items()}}
 
     def to_client(self, sock: so.socket, up: Link, loop: EventLoop) -> so.socket | TlsStream:
         """What the connection takes for its client's socket."""
@@ -89,7 +89,7 @@ def _host(upstream: str) -> str:
     if upstream.startswith("unix:"):
         return "localhost"
     try:
-        return split(upstream)[0].strip(".") or "localhost"
+        return split_host_port(upstream)[0].strip(".") or "localhost"
     except AddressError:  # it could not have been dialled
         return "localhost"
 
@@ -167,27 +167,27 @@ class TlsStream:
 
     __slots__ = (
         "_backlog",
+        "_close_notify_sent",
         "_closed",
         "_deadline",
-        "_end_said",
-        "_ended",
-        "_ending",
+        "_early_plaintext",
         "_error",
         "_failures",
-        "_heard",
         "_incoming",
         "_link",
+        "_link_mask",
         "_loop",
         "_mask",
         "_outgoing",
-        "_owed",
+        "_read_ended",
         "_ready",
+        "_received_any",
         "_session",
         "_socket",
-        "_spare",
+        "_unacknowledged",
         "_wake",
-        "_wanted",
-        "at",
+        "_write_ended",
+        "call_at",
         "handlers",
         "now",
     )
@@ -209,50 +209,50 @@ class TlsStream:
         self._loop = loop
         self._failures = failures
         self._mask = 0  # what the loop watches
-        self._wanted = 0  # what the link believes that it watches
-        self._heard = False
+        self._link_mask = 0  # what the link believes that it watches
+        self._received_any = False
         self._ready = False  # the handshake is done
-        self._ended = False  # the peer has said that it has nothing more to say
-        self._ending = False  # we have to say so
-        self._end_said = False  # and have done it
+        self._read_ended = False  # the peer has said that it has nothing more to say
+        self._write_ended = False  # we have to say so
+        self._close_notify_sent = False  # and have done it
         self._closed = False
         self._backlog = _EMPTY  # cipher text that the socket did not take yet
-        self._owed = 0  # plain text of the link that is in the backlog, and not yet counted as sent
-        self._spare = b""  # plain text that came with the end of the handshake
+        self._unacknowledged = 0  # plain text of the link that is in the backlog, and not yet counted as sent
+        self._early_plaintext = b""  # plain text that came with the end of the handshake
         self._error: OSError | None = None  # that sending met while there was nobody to tell
         self._wake: Timer | None = None
         self._deadline: Timer | None = None
         self.handlers = loop.handlers
         self.now = loop.now
-        self.at = loop.at
+        self.call_at = loop.call_at
         link.loop = self
 
     # --- as the link's loop ------------------------------------------------------------------------------------------
 
     def watch(self, fd: int, mask: int, before: int) -> None:
         """Have the link told what `mask` says; the first time, begin the handshake."""
-        self._wanted = mask
+        self._link_mask = mask
         if self._deadline is None:
             self.handlers[fd] = self._on_event
-            self._deadline = self.at(self.now() + HANDSHAKE, self._too_late)
+            self._deadline = self.call_at(self.now() + HANDSHAKE_TIMEOUT, self._on_handshake_timeout)
             if self._session.server_side:
-                self._settle()
+                self._update_watch()
             else:
-                self._shake_hands()  # says hello; what fails is heard from the socket
+                self._do_handshake()  # says hello; what fails is heard from the socket
             return
-        self._settle()
+        self._update_watch()
         self._wake_link()
 
-    def forget(self, fd: int, mask: int) -> None:
+    def unregister(self, fd: int, mask: int) -> None:
         """Stop calling anybody."""
-        self._loop.forget(fd, self._mask)
+        self._loop.unregister(fd, self._mask)
 
-    def _settle(self) -> None:
+    def _update_watch(self) -> None:
         """Have the loop watch what the link and we need."""
         if self._closed:
             return
         if self._ready:
-            mask = self._wanted if not self._backlog else self._wanted | OUT
+            mask = self._link_mask if not self._backlog else self._link_mask | OUT
         else:
             mask = IN | OUT if self._backlog else IN
         if mask != self._mask:
@@ -261,49 +261,49 @@ class TlsStream:
 
     def _wake_link(self) -> None:
         """Come back to a link that would read, if there is something to read that the descriptor does not know of."""
-        if self._wake is None and self._wanted & IN and (self._ended or self._spare):
-            self._wake = self.at(self.now(), self._on_wake)
+        if self._wake is None and self._link_mask & IN and (self._read_ended or self._early_plaintext):
+            self._wake = self.call_at(self.now(), self._on_wake)
 
     def _on_wake(self) -> None:
         self._wake = None
-        if self._wanted & IN:
+        if self._link_mask & IN:
             self._link.on_event(IN)
 
     def _on_event(self, events: int) -> None:
         if not self._ready:
-            self._go_on(events)
+            self._continue_handshake(events)
             return
-        if self._backlog and not self._owed and events & OUT:
+        if self._backlog and not self._unacknowledged and events & OUT:
             try:
                 self._flush()
             except OSError as error:
                 self._error = error
                 events |= ERR
-        told = events & (self._wanted | ERR | HUP)
+        told = events & (self._link_mask | ERR | HUP)
         if told:
             self._link.on_event(told)
         else:
-            self._settle()
+            self._update_watch()
 
     # --- the handshake -----------------------------------------------------------------------------------------------
 
-    def _go_on(self, events: int) -> None:
+    def _continue_handshake(self, events: int) -> None:
         try:
             if self._backlog and events & OUT:
                 self._flush()
             if events & ~OUT:
-                data = self._socket.recv(RECORD)
+                data = self._socket.recv(MAX_RECORD)
                 if not data:
                     raise self._error or ConnectionResetError(ECONNRESET, "closed in the middle of the handshake")
-                self._heard = True
+                self._received_any = True
                 self._incoming.write(data)
         except OSError as error:
             if error.errno not in _BUSY:
-                self._broken(error)
+                self._handshake_failed(error)
                 return
-        self._shake_hands()
+        self._do_handshake()
 
-    def _shake_hands(self) -> None:
+    def _do_handshake(self) -> None:
         try:
             self._session.do_handshake()
             self._ready = True
@@ -315,30 +315,30 @@ class TlsStream:
             return
         self._try_flush()
         if not self._ready:
-            self._settle()
+            self._update_watch()
             return
         if self._deadline is not None:
             self._deadline.cancel()
         if self._incoming.pending:
             try:
-                buffer = bytearray(2 * RECORD)
-                self._spare = bytes(buffer[: self._decrypt(memoryview(buffer))])
+                buffer = bytearray(2 * MAX_RECORD)
+                self._early_plaintext = bytes(buffer[: self._decrypt(memoryview(buffer))])
             except ssl.SSLError as error:
                 self._fail(_reason(error))
                 return
-        if self._ending:
-            self._say_end()
-        self._settle()
+        if self._write_ended:
+            self._send_close_notify()
+        self._update_watch()
         self._wake_link()
 
-    def _too_late(self) -> None:
-        self._broken(TimeoutError(None, f"no handshake within {HANDSHAKE:g} s"))
+    def _on_handshake_timeout(self) -> None:
+        self._handshake_failed(TimeoutError(None, f"no handshake within {HANDSHAKE_TIMEOUT:g} s"))
 
-    def _broken(self, error: OSError) -> None:
+    def _handshake_failed(self, error: OSError) -> None:
         """The connection failed before TLS came about."""
         link = self._link
         gone = error.errno in (ECONNRESET, EPIPE)
-        if link.upward and gone and not self._heard:
+        if link.upward and gone and not self._received_any:
             link.connection.close()  # a client that came and went, as those do that look whether somebody listens
         elif not link.upward and not gone and not link.connection.connected:
             link.connection.dial_failed(error)
@@ -358,23 +358,23 @@ class TlsStream:
             OSError: EAGAIN if there is none yet, or what the socket says.
         """
         view = memoryview(buffer)[: size or None]
-        spare = self._spare
+        spare = self._early_plaintext
         if spare:
             view[: len(spare)] = spare
-            self._spare = b""
+            self._early_plaintext = b""
             self._wake_link()
             return len(spare)
-        if self._ended:
+        if self._read_ended:
             return 0
         try:
             # Into the same buffer, as what comes out is shorter than what goes in.
-            got = self._socket.recv_into(view, len(view) - RECORD)
+            got = self._socket.recv_into(view, len(view) - MAX_RECORD)
         except OSError as error:
             if error.errno in _BUSY and self._error is not None:
                 raise self._error from None
             raise
         if not got:
-            self._ended = True
+            self._read_ended = True
             if self._error is not None:
                 raise self._error
             return 0
@@ -387,13 +387,13 @@ class TlsStream:
             raise BlockingIOError(EAGAIN, "closed") from None
         if self._outgoing.pending:
             self._try_flush()
-            self._settle()
-        return self._tell(count)
+            self._update_watch()
+        return self._return_count(count)
 
-    def _tell(self, count: int) -> int:
+    def _return_count(self, count: int) -> int:
         if count:
             self._wake_link()
-        elif not self._ended:
+        elif not self._read_ended:
             raise BlockingIOError(EAGAIN, "no whole record yet")
         return count
 
@@ -404,13 +404,13 @@ class TlsStream:
             while count < len(view):  # always: see `recv_into`
                 got: Any = read(len(view) - count, view[count:])
                 if not got:  # close_notify
-                    self._ended = True
+                    self._read_ended = True
                     return count
                 count += got
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:  # close_notify, after ours
-            self._ended = True
+            self._read_ended = True
         return count
 
     def send(self, data: memoryview | bytes) -> int:
@@ -424,16 +424,16 @@ class TlsStream:
         if not self._ready or not self._flush():
             return 0
         view = memoryview(data)
-        sent, self._owed = self._owed, 0
+        sent, self._unacknowledged = self._unacknowledged, 0
         while sent < len(view):
             end = sent
-            while end < len(view) and end - sent < 8 * RECORD:
-                end += self._session.write(view[end : end + RECORD])
+            while end < len(view) and end - sent < 8 * MAX_RECORD:
+                end += self._session.write(view[end : end + MAX_RECORD])
             if not self._flush():
-                self._owed = end - sent
+                self._unacknowledged = end - sent
                 break
             sent = end
-        self._settle()
+        self._update_watch()
         return sent
 
     def _flush(self) -> bool:
@@ -441,8 +441,8 @@ class TlsStream:
         while True:
             if not self._backlog:
                 if not self._outgoing.pending:
-                    if self._end_said:
-                        self._shut()
+                    if self._close_notify_sent:
+                        self._shutdown_write()
                     return True
                 self._backlog = memoryview(self._outgoing.read())
             try:
@@ -463,20 +463,20 @@ class TlsStream:
 
     def shutdown(self, how: int) -> None:
         """Say that we have nothing more to say: close_notify, and FIN behind it."""
-        self._ending = True
+        self._write_ended = True
         if self._ready:
-            self._say_end()
-            self._settle()
+            self._send_close_notify()
+            self._update_watch()
 
-    def _say_end(self) -> None:
+    def _send_close_notify(self) -> None:
         try:
             self._session.unwrap()
         except ssl.SSLError:
             pass  # that the peer has not said so too is no error
-        self._end_said = True
+        self._close_notify_sent = True
         self._try_flush()
 
-    def _shut(self) -> None:
+    def _shutdown_write(self) -> None:
         try:
             self._socket.shutdown(so.SHUT_WR)
         except OSError:
@@ -487,7 +487,7 @@ class TlsStream:
         if self._closed:
             return
         self._closed = True
-        if self._ready and self._link.peer.done and not self._ending:
+        if self._ready and self._link.peer.done and not self._write_ended:
             self.shutdown(so.SHUT_WR)
         for timer in (self._wake, self._deadline):
             if timer is not None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pytest_resilience.proxy.address import AddressError, resolve, show, split
+from pytest_resilience.proxy.address import AddressError, join_host_port, resolve_listen_address, split_host_port
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from pytest_resilience.proxy.address import AddressError, resolve, show, split
     [("", ("", "")), (":80", ("", "80")), ("h:1", ("h", "1")), ("[::1]:2", ("::1", "2")), ("h:", ("h", ""))],
 )
 def test_split(text: str, parts: tuple[str, str]) -> None:
-    assert split(text) == parts
+    assert split_host_port(text) == parts
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_split(text: str, parts: tuple[str, str]) -> None:
 )
 def test_refused(text: str, message: str) -> None:
     with pytest.raises(AddressError, match=f"^{re.escape(message)}$"):
-        resolve(text)
+        resolve_listen_address(text)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_refused(text: str, message: str) -> None:
     ],
 )
 def test_resolved(text: str, shown: str) -> None:
-    assert str(resolve(text)) == shown
+    assert str(resolve_listen_address(text)) == shown
 
 
 def test_show() -> None:
-    assert (show("a", 1), show("::1", 1)) == ("a:1", "[::1]:1")
+    assert (join_host_port("a", 1), join_host_port("::1", 1)) == ("a:1", "[::1]:1")

@@ -26,14 +26,14 @@ class FakeLoop:
     def now(self) -> float:
         return self.time
 
-    def at(self, when: float, call: Callable[[], None]) -> Timer:
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
         timer = Timer(when, call)
         self.timers.append(timer)
         return timer
 
     def watch(self, fd: int, mask: int, before: int) -> None: ...
 
-    def forget(self, fd: int, mask: int) -> None: ...
+    def unregister(self, fd: int, mask: int) -> None: ...
 
     def pass_to(self, time: float) -> None:
         self.time = time
@@ -47,16 +47,16 @@ class FakeApi:
     """Answers everything; knows who has gone."""
 
     def __init__(self) -> None:
-        self.left: list[int] = []
+        self.closed: list[int] = []
 
     def answer(self, *_: object) -> Any:
-        return api._plain(200, "yes", matched=False)
+        return api._text_response(200, "yes", matched=False)
 
     def next_id(self) -> str:
         return "0" * 20
 
-    def gone(self, fd: int) -> None:
-        self.left.append(fd)
+    def on_client_closed(self, fd: int) -> None:
+        self.closed.append(fd)
 
 
 class Talk:
@@ -76,7 +76,7 @@ class Talk:
 
     @property
     def over(self) -> bool:
-        return bool(self.api.left)
+        return bool(self.api.closed)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pytest_resilience.proxy.log import Log
 
 @pytest.fixture(params=[False, True], ids=["epoll", "selectors"])
 def loop(request: pytest.FixtureRequest) -> Iterator[EventLoop]:
-    loop = EventLoop(broken=broken.append, portable=request.param)
+    loop = EventLoop(on_error=broken.append, portable=request.param)
     yield loop
     loop.close()
     broken.clear()
@@ -34,9 +34,9 @@ def test_timers_fire_in_order_and_never_early(loop: EventLoop) -> None:
     start = loop.now()
     fired: list[tuple[str, float]] = []
     for name, after in (("c", 0.006), ("a", 0.0), ("b", 0.003)):
-        loop.at(start + after, lambda name=name, after=after: fired.append((name, loop.now() - start - after)))  # type: ignore[misc]
-    loop.at(start + 0.002, lambda: fired.append(("never", 0))).cancel()
-    loop.at(start + 0.007, loop.stop)
+        loop.call_at(start + after, lambda name=name, after=after: fired.append((name, loop.now() - start - after)))  # type: ignore[misc]
+    loop.call_at(start + 0.002, lambda: fired.append(("never", 0))).cancel()
+    loop.call_at(start + 0.007, loop.stop)
     loop.run()
     assert [name for name, _ in fired] == ["a", "b", "c"]
     assert min(late for _, late in fired) >= 0
@@ -50,13 +50,13 @@ def test_handlers_are_called_for_what_is_watched(loop: EventLoop, pipe: tuple[in
         seen.append(events)
         os.read(reader, 1)
         loop.watch(reader, 0, IN)
-        loop.forget(reader, 0)
+        loop.unregister(reader, 0)
         loop.handlers[writer] = on_write
         loop.watch(writer, OUT, 0)
 
     def on_write(events: int) -> None:
         seen.append(events)
-        loop.forget(writer, OUT)
+        loop.unregister(writer, OUT)
         loop.stop()
 
     loop.handlers[reader] = on_read
@@ -68,8 +68,8 @@ def test_handlers_are_called_for_what_is_watched(loop: EventLoop, pipe: tuple[in
 
 def test_handler_that_breaks_does_not_end_the_loop(loop: EventLoop) -> None:
     now = loop.now()
-    loop.at(now, lambda: 1 // 0)  # type: ignore[arg-type, return-value]
-    loop.at(now + 0.001, loop.stop)
+    loop.call_at(now, lambda: 1 // 0)  # type: ignore[arg-type, return-value]
+    loop.call_at(now + 0.001, loop.stop)
     loop.run()
     assert [type(error) for error in broken] == [ZeroDivisionError]
 
@@ -80,7 +80,7 @@ def lines_of(level: str) -> list[str]:
     log.info("i", name='a"b\n')
     log.warning("w")
     log.error("e")
-    log.always("a")
+    log.announce("a")
     return lines
 
 

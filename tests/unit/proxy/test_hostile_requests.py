@@ -146,13 +146,13 @@ class Server:
 
     def __init__(self) -> None:
         self.problems: list[Exception] = []
-        self.loop = EventLoop(broken=self.problems.append)
+        self.loop = EventLoop(on_error=self.problems.append)
         listener = _listen("127.0.0.1", "0")
         self.address = listener.getsockname()
-        self.context = ProxyRuntime(self.loop, Log("panic", lambda _line: None), 1)
-        self.proxies = ProxyCollection(self.context)
+        self.runtime = ProxyRuntime(self.loop, Log("panic", lambda _line: None), 1)
+        self.proxies = ProxyCollection(self.runtime)
         metrics = Metrics(self.proxies, proxy=True, runtime=True)
-        self.api = ApiServer(self.loop, self.context.log, self.proxies, metrics.text, host="127.0.0.1")
+        self.api = ApiServer(self.loop, self.runtime.log, self.proxies, metrics.text, host="127.0.0.1")
         self.api.serve(listener)
         self.upstream = socket.create_server(("127.0.0.1", 0))
         self.upstream.settimeout(PATIENCE)
@@ -203,15 +203,15 @@ class Server:
 
     def close(self) -> None:
         def stop() -> None:
-            if self.context.resolver._waiting:  # its threads still have to write to its pipe
-                self.loop.at(self.loop.now() + 0.001, stop)
+            if self.runtime.resolver._waiting:  # its threads still have to write to its pipe
+                self.loop.call_at(self.loop.now() + 0.001, stop)
                 return
             self.api.close()
             for proxy in self.proxies.by_name.values():
-                proxy.remove()
+                proxy.close()
             self.loop.stop()
 
-        self.loop.at(0, stop)
+        self.loop.call_at(0, stop)
         try:
             socket.create_connection(self.address, PATIENCE).close()  # it may be waiting for ever
         except ConnectionError:
@@ -219,7 +219,7 @@ class Server:
         self.thread.join(PATIENCE)
         self.upstream.close()
         self.loop.close()
-        self.context.resolver.close()
+        self.runtime.resolver.close()
 
 
 def _request(method: str, target: str, body: bytes | None = None) -> bytes:
@@ -375,7 +375,7 @@ def test_an_upstream_that_could_never_be_dialled_is_a_400(server: Server, upstre
 def test_a_client_of_an_upstream_that_cannot_be_reached_is_closed_and_forgotten(server: Server, upstream: str) -> None:
     proxy = server.proxies.by_name["p"]
     before, proxy.upstream = proxy.upstream, upstream
-    proxy.forget_targets()
+    proxy.forget_addresses()
     try:
         assert proxy.listener is not None
         with socket.create_connection(proxy.listener.address.sockaddr, PATIENCE) as client:
@@ -386,7 +386,7 @@ def test_a_client_of_an_upstream_that_cannot_be_reached_is_closed_and_forgotten(
         assert _body(server.send(_request("GET", "/proxies/p/connections"))) == b"[]"
     finally:
         proxy.upstream = before
-        proxy.forget_targets()
+        proxy.forget_addresses()
 
 
 @pytest.mark.parametrize("name", [".", "..", "x" * 8193, "\N{SNOWMAN}" * 3000])

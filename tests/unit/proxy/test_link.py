@@ -14,7 +14,7 @@ import pytest
 
 from pytest_resilience.proxy.event_loop import IN, OUT, Timer
 from pytest_resilience.proxy.installed_toxic import InstalledToxic
-from pytest_resilience.proxy.link import TURN, Link
+from pytest_resilience.proxy.link import MAX_ITEMS_PER_TURN, Link
 from pytest_resilience.wire import toxiproxy as wire
 from pytest_resilience.wire.go_json import JsonObject
 
@@ -27,7 +27,7 @@ class FakeLoop:
     def now(self) -> float:
         return self.time
 
-    def at(self, when: float, call: Callable[[], None]) -> Timer:
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
         self.timers.append(Timer(when, call))
         return self.timers[-1]
 
@@ -53,8 +53,8 @@ class FakeConnection:
     """Both ends of one link: what comes in is `incoming`, what went out, with its time, is `sent`."""
 
     connected = True
-    shown_client = "127.0.0.1:5000"
-    held_share = 1 << 30
+    client_address = "127.0.0.1:5000"
+    queue_limit = 1 << 30
 
     def __init__(self) -> None:
         self.loop = FakeLoop()
@@ -93,10 +93,10 @@ class FakeConnection:
         self.sent.append((round(self.loop.time, 6), bytes(data[:size])))
         return size
 
-    def chance(self, rule: str, upward: bool) -> Random:
-        return Random(f"{rule}{upward}")
+    def random_for(self, installed: str, upward: bool) -> Random:
+        return Random(f"{installed}{upward}")
 
-    def holds_much(self) -> None:
+    def watch_held_memory(self) -> None:
         self.held_much += 1
 
     def half_closed(self, link: Link) -> None:
@@ -135,21 +135,21 @@ class FakeConnection:
             made = made or wire.Trigger()
             made.read(name, JsonObject(value.items()) if isinstance(value, dict) else value)
         merged = wire.merge_attributes(kind, JsonObject(attributes.items()), {})
-        rule = InstalledToxic(
+        installed = InstalledToxic(
             name=kind, kind=kind, stream="upstream", toxicity=toxicity, attributes=merged, trigger=made
         )
-        self.link.add(rule, self.loop.time)
-        return rule
+        self.link.add(installed, self.loop.time)
+        return installed
 
-    def change(self, rule: InstalledToxic, **attributes: int) -> None:
-        rule.update(
-            toxicity=rule.toxicity,
-            attributes=wire.merge_attributes(rule.kind, JsonObject(attributes.items()), rule.attributes),
+    def change(self, installed: InstalledToxic, **attributes: int) -> None:
+        installed.update(
+            toxicity=installed.toxicity,
+            attributes=wire.merge_attributes(installed.kind, JsonObject(attributes.items()), installed.attributes),
         )
-        self.link.update(rule, self.loop.time)
+        self.link.update(installed, self.loop.time)
 
-    def remove(self, rule: InstalledToxic) -> None:
-        self.link.remove(rule, self.loop.time)
+    def remove(self, installed: InstalledToxic) -> None:
+        self.link.remove(installed, self.loop.time)
 
 
 @pytest.fixture
@@ -166,18 +166,18 @@ def test_without_toxics_data_is_sent_at_once(wired: FakeConnection) -> None:
 def test_full_destination_stops_the_reading_until_it_takes_more(wired: FakeConnection) -> None:
     wired.room = 2
     wired.read(b"abcdef")
-    assert (wired.sent, wired.reading, wired.link.held()) == ([(0.0, b"ab")], False, 4)
+    assert (wired.sent, wired.reading, wired.link.held_bytes()) == ([(0.0, b"ab")], False, 4)
     wired.take(1)
-    assert (wired.reading, wired.link.held()) == (False, 3)
+    assert (wired.reading, wired.link.held_bytes()) == (False, 3)
     wired.take(None)
     assert (wired.sent[1:], wired.reading) == ([(0.0, b"c"), (0.0, b"def")], True)
 
 
 def test_spurious_event_does_nothing(wired: FakeConnection) -> None:
     wired.link.on_event(IN)
-    rule = wired.add("latency", latency=1)
+    installed = wired.add("latency", latency=1)
     wired.link.on_event(IN)
-    wired.remove(rule)
+    wired.remove(installed)
     assert (wired.sent, wired.how, wired.reading) == ([], "", True)
 
 
@@ -202,7 +202,7 @@ def test_the_end_follows_what_is_held(wired: FakeConnection, last: Any, how: str
 def test_end_waits_behind_a_full_destination(wired: FakeConnection) -> None:
     wired.room = 1
     wired.read(b"ab")
-    wired.link._take_signal(wired_end())
+    wired.link._on_source_end(wired_end())
     assert wired.how == ""
     wired.take(None)
     assert (wired.sent, wired.how) == ([(0.0, b"a"), (0.0, b"b")], "half-closed")
@@ -253,16 +253,16 @@ def test_bandwidth_holds_the_source_back_and_keeps_its_rate(wired: FakeConnectio
 
 
 def test_toxics_see_chunks_of_32_kib(wired: FakeConnection) -> None:
-    rule = wired.add("bandwidth", rate=1_000_000)
+    installed = wired.add("bandwidth", rate=1_000_000)
     wired.read(b"x" * 100_000)
-    assert rule.bytes == 32768
+    assert installed.bytes == 32768
 
 
 def test_update_releases_the_chunk_at_work_and_counts_from_arrival_for_the_rest(wired: FakeConnection) -> None:
-    rule = wired.add("latency", latency=3000)
+    installed = wired.add("latency", latency=3000)
     wired.read(b"1", b"2")
     wired.loop.advance(0.1)
-    wired.change(rule, latency=500)
+    wired.change(installed, latency=500)
     assert wired.sent == [(0.1, b"1")]
     wired.loop.advance(1.0)
     assert wired.sent[1:] == [(0.5, b"2")]
@@ -280,17 +280,17 @@ def test_removal_in_the_middle_lets_go_in_order(wired: FakeConnection) -> None:
 
 
 def test_removal_with_a_full_destination_loses_nothing(wired: FakeConnection) -> None:
-    rule = wired.add("bandwidth", rate=0)
+    installed = wired.add("bandwidth", rate=0)
     wired.read(b"1", b"2")
     wired.room = 0
-    wired.remove(rule)
-    assert (wired.sent, wired.link.held(), wired.reading) == ([], 2, False)
+    wired.remove(installed)
+    assert (wired.sent, wired.link.held_bytes(), wired.reading) == ([], 2, False)
     wired.take(None)
     assert (wired.sent, wired.reading) == ([(0.0, b"1"), (0.0, b"2")], True)
 
 
 def test_queue_beyond_the_share_of_the_connection_stops_the_reading(wired: FakeConnection) -> None:
-    wired.held_share = 100_000
+    wired.queue_limit = 100_000
     wired.add("latency", latency=1000)
     wired.read(*[b"x" * 32768] * 9)
     assert not wired.reading
@@ -303,7 +303,7 @@ def test_queue_beyond_the_share_of_the_connection_stops_the_reading(wired: FakeC
 
 
 def test_share_of_a_connection_never_stops_the_last_chunk(wired: FakeConnection) -> None:
-    wired.held_share = 1
+    wired.queue_limit = 1
     wired.add("latency", latency=1000)
     for second in range(3):
         wired.read(b"x" * 32768)
@@ -313,10 +313,10 @@ def test_share_of_a_connection_never_stops_the_last_chunk(wired: FakeConnection)
 
 
 def test_removal_of_a_timeout_closes(wired: FakeConnection) -> None:
-    rule = wired.add("timeout")
+    installed = wired.add("timeout")
     wired.read(b"lost")
-    assert wired.link.lost == 4
-    wired.remove(rule)
+    assert wired.link.dropped == 4
+    wired.remove(installed)
     assert (wired.sent, wired.how) == ([], "closed")
 
 
@@ -332,14 +332,14 @@ def test_timeout_is_absolute(wired: FakeConnection) -> None:
 
 
 def test_reset_peer_strikes_an_idle_link_at_once(wired: FakeConnection) -> None:
-    rule = wired.add("reset_peer")
-    assert (wired.how, rule.hits.count) == ("reset", 1)
+    installed = wired.add("reset_peer")
+    assert (wired.how, installed.hits.count) == ("reset", 1)
 
 
 def test_removal_of_a_toxic_that_is_not_there_does_nothing(wired: FakeConnection) -> None:
-    rule = wired.add("noop")
-    wired.remove(rule)
-    wired.remove(rule)
+    installed = wired.add("noop")
+    wired.remove(installed)
+    wired.remove(installed)
     assert wired.link.stages == ()
 
 
@@ -361,7 +361,7 @@ def test_cut_ends_this_direction_after_what_is_held(wired: FakeConnection) -> No
     wired.read(b"after")
     wired.loop.advance(1.0)
     assert wired.sent == []
-    assert wired.link.lost == len(b"beforeafter")
+    assert wired.link.dropped == len(b"beforeafter")
 
 
 def test_slicer_pauses_after_its_last_piece(wired: FakeConnection) -> None:
@@ -388,27 +388,27 @@ def test_slicer_pauses_after_its_last_piece(wired: FakeConnection) -> None:
     ],
 )
 def test_triggers(wired: FakeConnection, trigger: dict[str, Any], held: bytes) -> None:
-    rule = wired.add("bandwidth", trigger=trigger)
+    installed = wired.add("bandwidth", trigger=trigger)
     wired.read(b"a", b"b", b"c", b"d")
     passed = b"".join(data for _, data in wired.sent)
     assert passed == b"abcd"[: 4 - len(held)] if held else b"abcd"
-    assert rule.hits.count == (1 if held else 0)
+    assert installed.hits.count == (1 if held else 0)
 
 
 def test_count_ends_the_work(wired: FakeConnection) -> None:
-    rule = wired.add("latency", latency=100, trigger={"after": 1, "count": 1})
+    installed = wired.add("latency", latency=100, trigger={"after": 1, "count": 1})
     wired.read(b"a", b"b", b"c")
     wired.loop.advance(1.0)
     assert wired.sent == [(0.0, b"a"), (0.1, b"b"), (0.1, b"c")]  # c waits for b, and is not delayed of its own
-    assert (rule.hits.count, rule.bytes) == (1, 1)
+    assert (installed.hits.count, installed.bytes) == (1, 1)
 
 
 def test_draw_is_made_once(wired: FakeConnection) -> None:
-    rule = wired.add("bandwidth", toxicity=0.5)
-    before = wired.link.stages[0].draw
-    wired.change(rule, rate=1)
+    installed = wired.add("bandwidth", toxicity=0.5)
+    before = wired.link.stages[0].toxicity_draw
+    wired.change(installed, rate=1)
     wired.add("noop")
-    assert wired.link.stages[0].draw == before
+    assert wired.link.stages[0].toxicity_draw == before
     assert before is not None
 
 
@@ -418,7 +418,7 @@ def test_destination_that_is_gone_takes_everything_and_is_remembered(wired: Fake
 
     wired.link.send = fail
     wired.read(b"abc", b"def")
-    assert (wired.link.lost, wired.back.reset_seen, wired.reading) == (6, True, True)
+    assert (wired.link.dropped, wired.back.reset_seen, wired.reading) == (6, True, True)
 
 
 def test_destination_that_had_half_closed_and_is_gone_resets(wired: FakeConnection) -> None:
@@ -434,6 +434,6 @@ def test_destination_that_had_half_closed_and_is_gone_resets(wired: FakeConnecti
 def test_much_that_is_due_goes_in_turns(wired: FakeConnection) -> None:
     wired.add("slicer", average_size=1)
     wired.read(b"x" * 100)
-    assert len(wired.sent) == TURN
+    assert len(wired.sent) == MAX_ITEMS_PER_TURN
     wired.loop.advance(0.0)
     assert len(wired.sent) == 100

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_resilience.proxy.address import AddressError
-from pytest_resilience.proxy.api import READ
+from pytest_resilience.proxy.api import REQUEST_TIMEOUT
 
 from .test_hostile_requests import PATIENCE, Server, _body, _request
 
@@ -40,7 +40,7 @@ def names() -> SlowNames:
 @pytest.fixture
 def server(names: SlowNames) -> Iterator[Server]:
     server = Server()
-    server.context.resolver._find = names.find
+    server.runtime.resolver._lookup_host = names.find
     yield server
     names.go_on.set()
     server.close()
@@ -113,7 +113,7 @@ def test_a_client_whose_time_is_over_is_closed_and_the_answer_thrown_away(server
         client.sendall(_request("POST", "/proxies", body))
         assert names.begun.wait(PATIENCE)
         clock, passed = server.loop.now, threading.Event()
-        server.loop.now = lambda: clock() + (READ + 1 if passed.is_set() else 0)
+        server.loop.now = lambda: clock() + (REQUEST_TIMEOUT + 1 if passed.is_set() else 0)
         passed.set()
         assert server.status("GET", "/version") == 200  # wakes the loop up
         assert client.recv(1) == b""

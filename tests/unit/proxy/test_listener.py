@@ -34,9 +34,9 @@ def test_listener_refuses_keeps_its_port_and_listens_again(listener: Listener) -
 
 def test_listener_that_steps_aside_lets_another_one_bind(listener: Listener) -> None:
     listener.listen()
-    listener.step_aside()
+    listener.yield_port()
     Listener(Address(socket.AF_INET6, "::", listener.address.port)).close()
-    listener.step_back(listening=True)
+    listener.reclaim_port(listening=True)
     socket.create_connection(listener.address.sockaddr, 1).close()
 
 

@@ -41,7 +41,7 @@ def test_the_uid_of_who_is_connected_is_told(listener: socket.socket) -> None:
     users = PeerUserLookup(listener)
     client, served = dial(listener)
     with client, served:
-        assert users.possible
+        assert users.available
         assert users.uid_of(served) == os.geteuid()
         client.shutdown(socket.SHUT_WR)
         assert users.uid_of(served) == os.geteuid()
@@ -80,7 +80,7 @@ def test_a_socket_that_listens_at_the_clients_address_is_not_taken_for_it(listen
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             peer, own = served.getpeername(), served.getsockname()
             client.close()
-            assert users._ask(peer, own) is None
+            assert users._query(peer, own) is None
     users.close()
 
 
@@ -89,7 +89,7 @@ def test_answers_to_earlier_questions_are_passed_over(listener: socket.socket) -
     users = PeerUserLookup(listener)
     client, served = dial(listener)
     with client, served:
-        users._ask(served.getpeername(), served.getsockname())
+        users._query(served.getpeername(), served.getsockname())
         assert users._socket is not None
         users._socket.send(peer_user._HEADER.pack(16, 0, 5, 7777, 0))  # NLM_F_ACK: answered, and not read here
         assert users.uid_of(served) == os.geteuid()
@@ -118,7 +118,7 @@ def test_others_are_refused_and_told_of_once(monkeypatch: pytest.MonkeyPatch) ->
         owner_only.close()
     assert [line for line in told.lines if '"uid":"4321"' in line] == told.lines[:1]
     assert '"uid":"unknown"' in told.lines[1]
-    assert len(told.lines) == OwnerOnlyAccess.MOST_TOLD
+    assert len(told.lines) == OwnerOnlyAccess.MAX_LOGGED_UIDS
 
 
 @pytest.mark.parametrize("why", ["no netlink", "no socket", "no answer"])
@@ -131,7 +131,7 @@ def test_where_the_kernel_does_not_tell_all_are_served_and_a_line_says_so(
     elif why == "no socket":
         monkeypatch.setattr(peer_user, "_NETLINK_SOCK_DIAG", 9999)
     else:
-        monkeypatch.setattr(PeerUserLookup, "_ask", lambda *_: None)
+        monkeypatch.setattr(PeerUserLookup, "_query", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         owner_only = OwnerOnlyAccess(listener, 1234, told.log)
         client, served = dial(listener)

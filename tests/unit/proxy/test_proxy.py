@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_resilience.proxy.address import Address, resolve
+from pytest_resilience.proxy.address import Address, resolve_listen_address
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.listener import Listener
 from pytest_resilience.proxy.log import Log
-from pytest_resilience.proxy.proxy import Proxy, ProxyRuntime, find_upstream
+from pytest_resilience.proxy.proxy import Proxy, ProxyRuntime, parse_upstream
 
 
 @pytest.fixture(params=[False, True], ids=["epoll", "selectors"])
 def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
     lines: list[str] = []
     problems: list[Exception] = []
-    loop = EventLoop(broken=problems.append, portable=request.param)
+    loop = EventLoop(on_error=problems.append, portable=request.param)
     proxy = Proxy(ProxyRuntime(loop, Log("error", lines.append), seed=1), "p", "", "some.name:1")
-    proxy.start(Listener(resolve("127.0.0.1:0")))
+    proxy.start(Listener(resolve_listen_address("127.0.0.1:0")))
     yield proxy
-    proxy.remove()
+    proxy.close()
     loop.close()
     assert problems == []
 
@@ -36,7 +36,7 @@ def run_until(loop: EventLoop, question: Callable[[], object], within: float = 5
         if question() or loop.now() > end:
             loop.stop()
         else:
-            loop.at(loop.now() + 0.001, ask)
+            loop.call_at(loop.now() + 0.001, ask)
 
     ask()
     loop.run()
@@ -57,7 +57,7 @@ def test_next_address_is_tried_and_nothing_is_lost(proxy: Proxy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as upstream:
         upstream.setblocking(False)
         places = [("127.0.0.1", dead_port()), ("127.0.0.1", dead_port()), upstream.getsockname()]
-        proxy._targets = [Address(socket.AF_INET, *place) for place in places]
+        proxy._addresses = [Address(socket.AF_INET, *place) for place in places]
         served: list[socket.socket] = []
 
         def accepted() -> bool:
@@ -69,11 +69,11 @@ def test_next_address_is_tried_and_nothing_is_lost(proxy: Proxy) -> None:
 
         with dial(proxy) as client:
             client.sendall(b"early words")
-            run_until(proxy.context.loop, accepted)
+            run_until(proxy.runtime.loop, accepted)
             with served[0]:
                 served[0].sendall(b"answer")
                 run_until(
-                    proxy.context.loop,
+                    proxy.runtime.loop,
                     lambda: proxy.total(upward=False) == 6 and proxy.total(upward=True, sent=True) == 11,
                 )
                 assert served[0].recv(100) == b"early words"
@@ -81,9 +81,9 @@ def test_next_address_is_tried_and_nothing_is_lost(proxy: Proxy) -> None:
 
 
 def test_client_is_given_up_when_no_address_answers(proxy: Proxy) -> None:
-    proxy._targets = [Address(socket.AF_INET, "127.0.0.1", dead_port()) for _ in range(2)]
+    proxy._addresses = [Address(socket.AF_INET, "127.0.0.1", dead_port()) for _ in range(2)]
     with dial(proxy) as client:
-        run_until(proxy.context.loop, lambda: proxy.accepted.count == 1 and not proxy.connections)
+        run_until(proxy.runtime.loop, lambda: proxy.accepted.count == 1 and not proxy.connections)
         assert client.recv(1) == b""
 
 
@@ -98,23 +98,23 @@ def test_client_is_given_up_when_no_address_answers(proxy: Proxy) -> None:
     ],
 )
 def test_upstream_is_read(text: str, found: list[str] | None) -> None:
-    addresses = find_upstream(text)
+    addresses = parse_upstream(text)
     assert (addresses if addresses is None else [str(each) for each in addresses]) == found
 
 
 def test_toxic_added_before_the_upstream_is_dialled_is_installed_once(proxy: Proxy) -> None:
     """A connection that `accept_delay` holds back gets each toxic once, in the order of their addition."""
     upstream = socket.create_server(("127.0.0.1", 0))
-    proxy._targets = [Address(socket.AF_INET, *upstream.getsockname())]
-    proxy.keep_door({"accept_delay": 50})
+    proxy._addresses = [Address(socket.AF_INET, *upstream.getsockname())]
+    proxy.set_admission({"accept_delay": 50})
     first, second = (installed_latency(name) for name in ("first", "second"))
-    proxy.add(first)
+    proxy.add_toxic(first)
     with upstream, dial(proxy):
-        run_until(proxy.context.loop, lambda: proxy.connections)
-        proxy.add(second)
+        run_until(proxy.runtime.loop, lambda: proxy.connections)
+        proxy.add_toxic(second)
         link = proxy.connections[1].down
-        run_until(proxy.context.loop, lambda: link.fd >= 0)
-        assert [stage.rule.name for stage in link.stages] == ["first", "second"]
+        run_until(proxy.runtime.loop, lambda: link.fd >= 0)
+        assert [stage.installed.name for stage in link.stages] == ["first", "second"]
 
 
 def installed_latency(name: str) -> InstalledToxic:

@@ -11,7 +11,7 @@ from pytest_resilience.proxy.resolver import LookupResult, Resolver
 
 
 def test_loop_goes_on_while_a_name_is_looked_up_once_for_all_who_ask() -> None:
-    loop = EventLoop(broken=print)
+    loop = EventLoop(on_error=print)
     go_on = threading.Event()
     asked: list[str] = []
 
@@ -31,8 +31,8 @@ def test_loop_goes_on_while_a_name_is_looked_up_once_for_all_who_ask() -> None:
 
     resolver = Resolver(loop, find)
     for host in ("good", "good", "bad"):
-        resolver.ask(host, take)
-    loop.at(loop.now(), go_on.set)  # only a loop that runs can let them find anything
+        resolver.resolve(host, take)
+    loop.call_at(loop.now(), go_on.set)  # only a loop that runs can let them find anything
     loop.run()
     loop.close()
     resolver.close()

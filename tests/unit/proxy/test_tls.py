@@ -16,7 +16,7 @@ import trustme
 
 from pytest_resilience.proxy.event_loop import ERR, IN, OUT, Timer
 from pytest_resilience.proxy.installed_toxic import EventCounter
-from pytest_resilience.proxy.tls import HANDSHAKE, RECORD, TlsConfig, TlsStream, _host
+from pytest_resilience.proxy.tls import HANDSHAKE_TIMEOUT, MAX_RECORD, TlsConfig, TlsStream, _host
 from pytest_resilience.wire.api_error import ApiError
 from pytest_resilience.wire.toxiproxy import TlsBody
 
@@ -34,11 +34,11 @@ class FakeLoop:
     def now(self) -> float:
         return self.time
 
-    def at(self, when: float, call: Callable[[], None]) -> Timer:
+    def call_at(self, when: float, call: Callable[[], None]) -> Timer:
         self.timers.append(Timer(when, call))
         return self.timers[-1]
 
-    def forget(self, fd: int, mask: int) -> None:
+    def unregister(self, fd: int, mask: int) -> None:
         assert mask == self.mask
         del self.handlers[fd]
 
@@ -200,10 +200,10 @@ def test_link_hears_of_writing_only_after_the_handshake() -> None:
 def test_silent_client_is_closed_after_the_deadline_and_counted() -> None:
     peer = Peer()
     peer.begin()
-    peer.loop.time = HANDSHAKE - 0.01
+    peer.loop.time = HANDSHAKE_TIMEOUT - 0.01
     peer.loop.fire()
     assert peer.said == []
-    peer.loop.time = HANDSHAKE
+    peer.loop.time = HANDSHAKE_TIMEOUT
     peer.loop.fire()
     assert peer.said == ["no handshake within 30 s"]
     assert peer.failures.count == 1
@@ -213,7 +213,7 @@ def test_deadline_of_an_upstream_that_never_connected_is_a_failed_dial() -> None
     peer = Peer(upward=False)
     peer.connection.connected = False
     peer.begin()
-    peer.loop.time = HANDSHAKE
+    peer.loop.time = HANDSHAKE_TIMEOUT
     peer.loop.fire()
     assert [type(each) for each in peer.said] == [TimeoutError]
     assert peer.failures.count == 0
@@ -279,8 +279,8 @@ def test_no_plain_text_stays_behind(size: int, limit: ssl.TLSVersion) -> None:
     said = bytes(range(256)) * 1024
     for start in range(0, len(said), 5000):
         peer.session.write(said[start : start + 5000])
-    for start in range(0, len(said), RECORD):
-        peer.session.write(said[start : start + RECORD])
+    for start in range(0, len(said), MAX_RECORD):
+        peer.session.write(said[start : start + MAX_RECORD])
     peer.carry()
     got = b""
     while peer.socket.incoming:
@@ -369,7 +369,7 @@ def test_closed_side_is_freed_without_the_collector() -> None:
     session = weakref.ref(side._session)
     gc.disable()
     try:
-        side.forget(7, IN)
+        side.unregister(7, IN)
         side.close()
         side.close()
         del link, side
@@ -453,7 +453,7 @@ def test_both_sides_of_a_proxy(folder: Path) -> None:
     trusted = {**own, "ca": str(folder / "ca.pem"), "alpn": ["h2"]}
     tls = TlsConfig(TlsBody(client=trusted, upstream={**trusted, "server_name": "door.test"}))
     none = {"count": 0, "first": None, "last": None}
-    assert tls.counted() == {"failed": {"client": none, "upstream": none}}
+    assert tls.counters_json() == {"failed": {"client": none, "upstream": none}}
     loop: Any = FakeLoop()
     link: Any = SimpleNamespace(loop=loop)
     sock: Any = FakeSocket()
