@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import threading
 import weakref
@@ -20,6 +19,7 @@ from ..faults.process import Terminate
 from ..history import Exchange, struck
 from ..processes import CannotStart, Child
 from ..redaction import Private, remember_environment, scrubbed
+from ..wire import http
 from .diagnosis import observed
 from .means import Means
 from .service_spec import Service
@@ -363,9 +363,8 @@ class ServiceTarget(ProcessFaults, NeedyFaults):
 def _status(host: str, port: int, path: str) -> int:
     """The status of one GET, without a client's weight: it is asked while the service starts on the same cores."""
     with socket.create_connection((host, port), timeout=1.0) as sock:
-        sock.sendall(f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode())
-        head = sock.recv(64)
-    found = re.match(rb"HTTP/1\.[01] (\d{3})", head)
-    if found is None:
+        sock.sendall(http.request("GET", path, f"{host}:{port}"))
+        status = http.parse_status(sock.recv(64))
+    if status is None:
         raise ConnectionError("no HTTP answer")
-    return int(found[1])
+    return status

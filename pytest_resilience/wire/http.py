@@ -5,9 +5,10 @@ The server closes the connection after its response to a request of HTTP/1.0, an
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?!\d)")
 
@@ -18,6 +19,11 @@ class Response(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The value of a body in JSON."""
+        return json.loads(self.body)
 
 
 def request(method: str, path: str, host: str, headers: Mapping[str, str] | None = None) -> bytes:
@@ -36,19 +42,14 @@ def request(method: str, path: str, host: str, headers: Mapping[str, str] | None
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def parse_status(data: bytes) -> int:
-    """Return the status of a response that begins with `data`.
+def parse_status(data: bytes) -> int | None:
+    """Return the status of a response that begins with `data`, or None if that is no response of HTTP/1.0 or 1.1.
 
     Args:
         data: at least the first 12 bytes of the response.
-
-    Raises:
-        ValueError: this is no response of HTTP/1.0 or 1.1.
     """
     found = _STATUS_LINE.match(data)
-    if found is None:
-        raise ValueError(f"not an HTTP response: {data[:40]!r}")
-    return int(found[1])
+    return int(found[1]) if found is not None else None
 
 
 def parse_response(data: bytes) -> Response:
@@ -57,6 +58,9 @@ def parse_response(data: bytes) -> Response:
     Raises:
         ValueError: this is no response of HTTP/1.0 or 1.1.
     """
+    status = parse_status(data)
+    if status is None:
+        raise ValueError(f"not an HTTP response: {data[:40]!r}")
     head, _, body = data.partition(b"\r\n\r\n")
     fields = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
-    return Response(parse_status(data), {name.lower(): value.strip() for name, _, value in fields}, body)
+    return Response(status, {name.lower(): value.strip() for name, _, value in fields}, body)

@@ -98,7 +98,7 @@ class DockerBackend(KeptBackend):
         sweep()
         session = self.directory.name
         making = self.directory / "making"
-        self._at_end(Path(__file__).with_name("engine.py"), engine.url, session, str(making))
+        self._at_end("backends.docker.engine", engine.url, session, str(making))
         remove_stale(engine)
         self._get_images(engine)
         labels = {

@@ -1,7 +1,7 @@
 """A Docker engine asked by hand: whether one answers, which images it has, and the removal of what a session left in it.
 
 pytest's header needs the first two in every run, so nothing heavy may be loaded for them. The keeper runs the removal when a session
-ends, however it ends, by `python -I -S` on this very file: so it imports nothing of the package either.
+ends, however it ends, by `python -I -S`: so little of the package is imported either.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from ...clients.receive import receive_all
+from ...wire import http
 
 ANSWER_WITHIN = 1.0  # seconds for a question
 REMOVE_WITHIN = 15.0  # seconds for the removal of one container; it takes 0.2 to 0.5
@@ -29,19 +32,6 @@ MACHINE = "pytest-resilience.machine"  # a label: where that file is
 
 class NoEngine(Exception):
     """None answers; the message says why, in a few words."""
-
-
-class Reply:
-    """An answer of the engine."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        self.status = status
-        self.body = body
-
-    @property
-    def json(self) -> Any:
-        """What the body holds."""
-        return json.loads(self.body)
 
 
 class Engine:
@@ -65,7 +55,7 @@ class Engine:
         else:
             raise NoEngine(f"the engine at {url} is not on this machine, so its loopback is not ours")
 
-    def ask(self, method: str, path: str, *, within: float = ANSWER_WITHIN) -> Reply:
+    def ask(self, method: str, path: str, *, within: float = ANSWER_WITHIN) -> http.Response:
         """One question.
 
         Raises:
@@ -73,11 +63,8 @@ class Engine:
         """
         try:
             with self._connect(within) as connection:
-                # HTTP/1.0: the answer is not chunked, and ends with the connection.
-                connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: docker\r\nContent-Length: 0\r\n\r\n".encode())
-                data = b""
-                while chunk := connection.recv(1 << 16):
-                    data += chunk
+                connection.sendall(http.request(method, path, "docker"))
+                data = receive_all(connection)
         except PermissionError:
             raise NoEngine(f"this user may not use {self.url}") from None
         except FileNotFoundError:
@@ -86,10 +73,9 @@ class Engine:
             raise NoEngine(f"nobody listens at {self.url}") from None
         except OSError as error:
             raise NoEngine(f"{self.url} does not answer ({type(error).__name__})") from None
-        head, _, body = data.partition(b"\r\n\r\n")
         try:
-            return Reply(int(head.split(None, 2)[1]), body)
-        except (IndexError, ValueError):
+            return http.parse_response(data)
+        except ValueError:
             raise NoEngine(f"{self.url} answers, but not as an engine does") from None
 
     def _connect(self, within: float) -> socket.socket:

@@ -6,6 +6,7 @@ import json
 import secrets
 
 from ...proxy_client.client import Behind, Seen
+from ...wire import http
 from ..backend import Address
 from .container import POLL, Contained, Place
 
@@ -49,8 +50,8 @@ class ToxiproxyContainer(Contained):
             return False
 
     def _answers(self, path: str) -> bool:
-        with self.question(API_PORT, f"GET {path} HTTP/1.0\r\nHost: toxiproxy\r\n\r\n".encode()) as connection:
-            return connection.recv(64).startswith(b"HTTP/1.0 200")
+        with self.question(API_PORT, http.request("GET", path, "toxiproxy")) as connection:
+            return http.parse_status(connection.recv(64)) == 200
 
     @property
     def api(self) -> Address:
@@ -95,14 +96,15 @@ class ToxiproxyContainer(Contained):
 
     def _log_up_to_now(self) -> bytes | None:
         """The log, with all that happened before this call: a request of ours is in it, and the order is kept."""
-        mark = secrets.token_hex(8).encode()
+        mark = secrets.token_hex(8)
+        request = http.request("GET", "/version", "toxiproxy", {"User-Agent": mark})
         try:
-            with self.question(API_PORT, b"GET /version HTTP/1.0\r\nUser-Agent: %s\r\n\r\n" % mark) as connection:
+            with self.question(API_PORT, request) as connection:
                 connection.recv(64)
         except OSError:
             return None
         until = self._clock.now() + LOG_WITHIN
-        while mark not in (log := self._log()):
+        while mark.encode() not in (log := self._log()):
             if self._clock.now() > until:
                 return None
             self._clock.sleep(POLL)

@@ -12,7 +12,6 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
-from pathlib import Path
 
 from ...errors import BackendDied, BackendUnavailable, SetupError
 from ...proxy_client.client import REAL_CANNOT, Control, Refused
@@ -114,9 +113,7 @@ class ExternalBackend(KeptBackend):
 
     def _at_end_run(self) -> None:
         """Have the keeper do it."""
-        self._at_end(
-            Path(__file__).with_name("cleanup.py"), str(self.directory / "end.json"), str(Path(__file__).parents[3])
-        )
+        self._at_end("backends.external.cleanup", str(self.directory / "end.json"))
 
     def _way_around(self, name: str, upstream: Upstream) -> Address:
         """A second proxy, which no fault strikes: the only way that is sure to reach a server behind somebody's Toxiproxy."""

@@ -1,7 +1,7 @@
 """What the keeper runs when a session with the external backend ends, however it ends: our databases and our proxies go.
 
-Nearly all of its time is what it loads, and many seconds of that on a busy machine. So it runs by `python -I -S` on this very file, takes
-only the plugin's own clients out of the package, and speaks to the Toxiproxy by hand.
+Nearly all of its time is what it loads, and many seconds of that on a busy machine. So it runs by `python -I -S` and takes only the
+plugin's own clients out of the package.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from ...clients.receive import receive_all
+from ...wire import http
+
 WITHIN = 5.0  # seconds for one step
 
 
 async def drop(url: str, databases: Iterable[str]) -> None:
     """Drop our databases, whoever is connected to them."""
-    from pytest_resilience.clients.postgres import connect
+    from ...clients.postgres import connect
 
     session = await connect(url, application_name="pytest-resilience", within=WITHIN)
     try:
@@ -32,37 +35,31 @@ async def drop(url: str, databases: Iterable[str]) -> None:
 
 def delete_proxies(host: str, port: int, prefix: str) -> None:
     """Delete the proxies whose names begin with our prefix."""
-    for name in json.loads(_http(host, port, "GET", "/proxies")):
+    for name in _http(host, port, "GET", "/proxies").json:
         if name.startswith(prefix):
             _http(host, port, "DELETE", f"/proxies/{quote(name, safe='')}")
 
 
-def _http(host: str, port: int, method: str, path: str) -> bytes:
+def _http(host: str, port: int, method: str, path: str) -> http.Response:
     with socket.create_connection((host, port), timeout=WITHIN) as connection:
-        # HTTP/1.0: the answer is not chunked, and ends with the connection.
-        connection.sendall(f"{method} {path} HTTP/1.0\r\nHost: {host}:{port}\r\nContent-Length: 0\r\n\r\n".encode())
-        answer = b""
-        while chunk := connection.recv(1 << 16):
-            answer += chunk
-    return answer.partition(b"\r\n\r\n")[2]
+        connection.sendall(http.request(method, path, f"{host}:{port}"))
+        return http.parse_response(receive_all(connection))
 
 
 def flush(url: str) -> None:
     """Empty our logical database of Redis."""
-    from pytest_resilience.clients.redis import RedisClient
+    from ...clients.redis import RedisClient
 
     with RedisClient(url, name="pytest-resilience", timeout=WITHIN) as client:
         client.call("FLUSHDB")
 
 
-def main(plan: str, home: str) -> None:
+def main(plan: str) -> None:
     """Do what the plan says: the proxies last, since the way to the servers is among them.
 
     Args:
         plan: the file that says it.
-        home: the directory that the package is in.
     """
-    sys.path[-1:] = [home]  # in place of the directory of this file, whose modules have other names in the package
     facts: dict[str, Any] = json.loads(Path(plan).read_text())
     steps: dict[str, Callable[[], None]] = {}
     if "postgres" in facts:

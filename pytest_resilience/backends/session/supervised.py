@@ -13,7 +13,15 @@ from .memory_cgroup import Group, NotAllowed
 from .session_dir import Scratch, files_of_our_own, no_room
 from .versions import for_python
 
-_RUN = "import sys; sys.path.append(sys.argv[1]); import {module}; {module}.main(*sys.argv[2:])"
+# An empty package stands in for this one, whose public names a module does not need when the session ends: less to load.
+_RUN = """
+import sys
+package = type(sys)("pytest_resilience")
+package.__path__ = [sys.argv[1]]
+sys.modules["pytest_resilience"] = package
+from pytest_resilience.{module} import main
+main(*sys.argv[2:])
+"""
 
 
 class KeptBackend(Backend):
@@ -39,15 +47,23 @@ class KeptBackend(Backend):
         except OSError as problem:
             raise no_room(self._scratch.path if self._scratch else None, problem) from None
 
-    def _at_end(self, module: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        """Have the keeper run the `main` of a module that imports nothing of this package.
+    def _at_end(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Have the keeper run the `main` of a module of this package, with the standard library alone.
 
         Args:
-            module: its file.
+            module: its name inside the package, such as "backends.docker.engine".
             arguments: for its `main`; anybody can see them.
             env: its environment, where secrets go.
         """
-        argv = [sys.executable, "-I", "-S", "-c", _RUN.format(module=module.stem), str(module.parent), *arguments]
+        argv = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            _RUN.format(module=module),
+            str(Path(__file__).parents[2]),
+            *arguments,
+        ]
         self._keeper.at_end(argv, env={**for_python(), **(env or {})}, log=self.directory / "end.log")
 
     def close(self) -> None:
@@ -63,5 +79,5 @@ class KeptBackend(Backend):
             group = Group(pid, limit_bytes)
         except NotAllowed as problem:
             raise CannotInject(f"memory_limit: {problem}") from None
-        self._at_end(Path(__file__).with_name("memory_cgroup.py"), group.path)
+        self._at_end("backends.session.memory_cgroup", group.path)
         return group

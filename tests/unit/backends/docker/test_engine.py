@@ -1,11 +1,20 @@
 """What is left of a session is removed, also what an engine makes after the session's death."""
 
+import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from pytest_resilience.backends.docker import engine
-from pytest_resilience.backends.docker.engine import Engine, Reply
+from pytest_resilience.backends.docker.engine import Engine, NoEngine
+from pytest_resilience.backends.session.supervised import _RUN
+from pytest_resilience.wire.http import Response
 
 
 class Scripted(Engine):
@@ -27,17 +36,17 @@ class Scripted(Engine):
             return self.listed(self.network)
         if path.startswith("/containers"):
             self.container = "gone"
-            return Reply(204, b"")
+            return Response(204, {}, b"")
         if self.busy or self.container == "there":
             self.busy -= 1
-            return Reply(403, b"has active endpoints")
+            return Response(403, {}, b"has active endpoints")
         self.network = "gone"
-        return Reply(204, b"")
+        return Response(204, {}, b"")
 
     @staticmethod
     def listed(state):
-        return Reply(
-            200, json.dumps([{"Id": "1", "Names": ["/one"], "Name": "net"}] if state == "there" else []).encode()
+        return Response(
+            200, {}, json.dumps([{"Id": "1", "Names": ["/one"], "Name": "net"}] if state == "there" else []).encode()
         )
 
 
@@ -79,3 +88,60 @@ def test_a_network_in_use_is_tried_again_until_it_is_free(naps):
     scripted.remove("session")
     assert scripted.network == "gone"
     assert sum(naps) > 1, "not again and again without a pause"
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """Answer requests by `answer(request)`, each on a connection of its own; yields the URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with contextlib.suppress(OSError):  # the listener is closed
+                while True:
+                    with listener.accept()[0] as connection:
+                        connection.sendall(answer(connection.recv(1 << 16)))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+def test_a_question_is_a_request_of_http_1_0():
+    requests = []
+
+    def answer(request):
+        requests.append(request)
+        return b"HTTP/1.0 200 OK\r\nA: b\r\n\r\n[1]"
+
+    with answering(answer) as url:
+        reply = Engine(url).ask("GET", "/_ping")
+    assert (reply.status, reply.json) == (200, [1])
+    assert requests == [b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"]
+
+
+def test_other_servers_are_no_engines():
+    with (
+        answering(lambda _: b"-ERR unknown command\r\n") as url,
+        pytest.raises(NoEngine, match="not as an engine does"),
+    ):
+        Engine(url).ask("GET", "/_ping")
+
+
+def test_the_supervisor_can_run_the_removal_without_installed_packages(tmp_path):
+    containers = [{"Id": "abc", "Names": ["/one"], "Name": "one"}]
+
+    def answer(request):
+        if request.startswith(b"DELETE /containers/abc?force=1&v=1 "):
+            containers.clear()
+            return b"HTTP/1.1 204 No Content\r\n\r\n"
+        listed = containers if request.startswith(b"GET /containers/json") else []
+        return b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(listed).encode()
+
+    with answering(answer) as url:
+        package = Path(engine.__file__).parents[2]
+        program = _RUN.format(module="backends.docker.engine")
+        argv = [sys.executable, "-I", "-S", "-c", program, str(package), url, "s1", os.fspath(tmp_path)]
+        subprocess.run(argv, check=True, timeout=30)
+    assert not containers
