@@ -1,9 +1,9 @@
-"""Resolve each neighbour without the plugin and with it, and compare: `compare_resolutions.py DIRECTORY [requirements]`.
+"""Resolve each neighbour without the plugin and with it, and compare: `compare_resolutions.py PYTHON WHEEL [requirements]`.
 
-`pip install --dry-run` says what pip would install in an empty environment. The plugin is a good guest when pip finds a solution, and
-when it takes no other version of anything that it takes without the plugin.
+`pip install --dry-run` reports what pip would install in an empty environment. The plugin disturbs nothing when pip finds a solution
+that has the versions which pip takes without the plugin.
 
-The plugin is the wheel that would be shipped, with the extra `embedded`. DIRECTORY is for an environment with pip in it.
+PYTHON is an interpreter that has pip. WHEEL is the plugin as it would be shipped; its extra `embedded` is resolved too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-from make_example_venv import build
 
 NEIGHBOURS = (
     "celery[redis]",
@@ -33,11 +31,8 @@ class Unresolvable(Exception):
     """pip finds no solution; the message is what pip says."""
 
 
-def main(directory: Path, *requirements: str) -> int:
-    python = directory / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-    plugin = f"pytest-resilience[embedded] @ {build(directory / 'dist').as_uri()}"
+def main(python: Path, wheel: Path, *requirements: str) -> int:
+    plugin = f"pytest-resilience[embedded] @ {wheel.as_uri()}"
     neighbours = requirements or NEIGHBOURS
     with ThreadPoolExecutor(AT_ONCE) as threads:
         told = list(threads.map(lambda neighbour: compare(python, neighbour, plugin), neighbours))
@@ -90,4 +85,4 @@ def resolve(python: Path, *requirements: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), *sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]))

@@ -1,16 +1,20 @@
 # shellcheck shell=sh
-# Sourced by the scripts beside it: goes to the checkout's root, finds a Python, and installs into an environment when something changed.
+# Sourced by every command in scripts/: goes to the root of the checkout and brings its environment up to date.
 #
-#   PYTHON           the interpreter to use; without it the first of python3, python3.14 ... python3.11 that is new enough
-#   RESILIENCE_VENV  the environment's directory (.venv in the checkout), so that several Pythons can have one each
+#   PYTHON           the interpreter to use; the default is the first of python3, python3.14 ... python3.11 that is new enough
+#   RESILIENCE_VENV  the directory of the environment (default: .venv in the checkout), so that several Pythons can have one each
 #
+# uv makes the environment. The pinned uv comes from PyPI, so that nothing but Python has to be there; a uv of this machine is not used.
+# It locks the environment while it works, and installs nothing when pyproject.toml and Python are as they were.
 # Afterwards $python is the environment's interpreter, $venv its directory, and the working directory is the root.
+
+uv_version=0.13.9
 
 say() {
     printf '%s\n' "$*" >&2
 }
 
-# Prints a command as one could type it, and runs it.
+# Print a command as a person could type it, and run it.
 run() {
     printf '+' >&2
     for word in "$@"; do
@@ -28,33 +32,43 @@ fail() {
     exit 2
 }
 
-# What an interpreter is, so that a change of it is seen. The same for a virtual environment and for what it was made from.
-identity() {
-    "$1" -I -S -c 'import sys; print(sys.implementation.name, *sys.version_info[:3], sys.base_prefix)' 2>/dev/null
-}
-
 usable() {
     "$1" -I -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
 }
 
-# Prints an interpreter to make the environment with.
+# Print an interpreter to make the environment with.
 find_python() {
-    if [ -n "${PYTHON:-}" ]; then
-        usable "$PYTHON" || fail "PYTHON=$PYTHON is no Python 3.11 or later with venv and ensurepip"
-        printf '%s\n' "$PYTHON"
-        return
-    fi
-    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+    for candidate in ${PYTHON:+"$PYTHON"} "$python" python3 python3.14 python3.13 python3.12 python3.11; do
         if usable "$candidate"; then
             printf '%s\n' "$candidate"
             return
         fi
     done
-    if command -v uv >/dev/null 2>&1; then
-        uv python find --no-project '>=3.11' 2>/dev/null && return
-        uv python install 3.13 >&2 && uv python find --no-project '>=3.11' && return
-    fi
     fail "needs Python 3.11 or later with the venv module (Debian: apt install python3-venv); set PYTHON to one"
+}
+
+# Install uv from PyPI. The program is one file that is moved into place, so two scripts may do this at once.
+install_uv() (
+    mkdir -p "${uv%/*}" && work=$(mktemp -d "$root/.venv-uv/XXXXXX") || exit
+    trap 'rm -rf "$work"' EXIT
+    run "$1" -I -m venv "$work" &&
+        run "$work/bin/python" -I -m pip install --quiet --disable-pip-version-check "uv==$uv_version" >&2 &&
+        mv -f "$work/bin/uv" "$uv"
+)
+
+# Bring an environment of another command up to date: make_venv DIRECTORY [arguments of uv pip install]. Packages that the arguments do
+# not need are removed.
+make_venv() {
+    directory=$1
+    shift
+    [ "$("$directory/bin/python" -V 2>/dev/null)" = "$("$python" -V)" ] ||
+        run "$uv" venv --quiet --clear --python "$python" "$directory" || return
+    run "$uv" pip install --quiet --exact --compile-bytecode --python "$directory" "$@"
+}
+
+# Build the wheel that would be shipped, and print its path.
+build_wheel() {
+    run "$uv" build --quiet --wheel --clear --out-dir "$venv-dist" . >&2 && printf '%s\n' "$venv-dist"/*.whl
 }
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd -P) || exit 2
@@ -65,18 +79,18 @@ case $venv in
 esac
 cd "$root" || exit 2
 python=$venv/bin/python
+uv=$root/.venv-uv/$uv_version/uv
 
-# The stamp holds what was installed; it is written last, so a broken install has none.
-checksum=$(cksum <pyproject.toml) || exit 2
-if [ -n "${PYTHON:-}" ]; then
-    wanted=$(identity "$PYTHON") || fail "PYTHON=$PYTHON does not run"
-else
-    wanted=$(identity "$python") || wanted=
-fi
-stamp=
-[ ! -r "$venv/resilience-stamp" ] || IFS= read -r stamp <"$venv/resilience-stamp" || :
-if [ -z "$wanted" ] || [ "$stamp" != "$checksum $root $wanted" ] || [ ! -x "$python" ]; then
+[ -z "${PYTHON:-}" ] || usable "$PYTHON" || fail "PYTHON=$PYTHON is no Python 3.11 or later with venv and ensurepip"
+base=${PYTHON:-}
+compile= # a new environment, since tests measure how long programs take to start
+[ -x "$python" ] || compile=--compile-bytecode
+if [ ! -x "$uv" ] || [ -n "$compile" ]; then
     base=$(find_python) || exit 2
-    run "$base" -I "$root/scripts/lib/make_venv.py" "$venv" || fail "the environment in $venv could not be made; see above"
 fi
-unset base checksum stamp wanted
+[ -x "$uv" ] || install_uv "$base" || fail "uv could not be installed from PyPI; see above"
+unset VIRTUAL_ENV # of an activated environment; uv would warn that it is another one
+export UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT="$venv"
+run "$uv" sync --quiet --inexact --extra dev $compile ${base:+--python "$base"} >&2 ||
+    fail "the environment in $venv could not be made; see above (RESILIENCE_VENV names another directory)"
+unset UV_PROJECT_ENVIRONMENT base compile
