@@ -16,16 +16,15 @@ from typing import Any
 
 from . import logging_setup, memory
 from .errors import SettingsError
-from .http_connections import ACCEPT_AT_ONCE, LARGEST_HEAD, HttpConnections, most_connections
+from .http_connections import ACCEPT_BATCH, MAX_HEAD_BYTES, HttpConnections, connection_limit
 from .settings import ServiceSettings
 
 BACKLOG = 2048  # connections that the kernel may hold for us
-ACCEPT_AGAIN = (
-    0.1  # seconds until connections are accepted again after there was no descriptor for one; asyncio waits for 1
-)
-CLOSING = 2.0  # seconds of SHUTDOWN_GRACE, at most, for closing what is left when requests have had the rest
-SEEN = 2.0  # seconds, at most, in which a service that is told to stop while idle is seen to be unready
-START_FAILED = 3
+# Seconds until connections are accepted again after there was no descriptor for one; asyncio waits for 1.
+ACCEPT_RETRY_DELAY = 0.1
+MAX_CLOSE_SECONDS = 2.0  # seconds of SHUTDOWN_GRACE, at most, for closing what is left when requests have had the rest
+DRAIN_NOTICE = 2.0  # seconds, at most, in which a service that is told to stop while idle is seen to be unready
+EXIT_START_FAILED = 3
 FORCED = 1
 
 
@@ -33,17 +32,17 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a drain in order."""
     try:
         settings = ServiceSettings.from_environment()
-        most = most_connections(settings)
-        listener = _bind(settings)
+        max_connections = connection_limit(settings)
+        listener = _bind_socket(settings)
     except SettingsError as error:
-        sys.stderr.write(logging_setup.start_failed(os.environ.get("LOG_FORMAT", "").strip(), str(error)) + "\n")
-        return START_FAILED
+        sys.stderr.write(logging_setup.format_start_error(os.environ.get("LOG_FORMAT", "").strip(), str(error)) + "\n")
+        return EXIT_START_FAILED
     logging_setup.configure(settings.log_format, settings.secrets())
-    memory.tune()
-    return asyncio.run(_serve(settings, listener, most))
+    memory.tune_malloc()
+    return asyncio.run(_serve(settings, listener, max_connections))
 
 
-def _bind(settings: ServiceSettings) -> socket.socket:
+def _bind_socket(settings: ServiceSettings) -> socket.socket:
     """The socket to listen on, bound before the slow part of the start, so that a taken port is told at once."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -58,13 +57,13 @@ def _bind(settings: ServiceSettings) -> socket.socket:
     return listener
 
 
-async def _serve(settings: ServiceSettings, listener: socket.socket, most: int) -> int:
+async def _serve(settings: ServiceSettings, listener: socket.socket, max_connections: int) -> int:
     import uvicorn
 
     from .app import create_app
 
     app = create_app(settings)
-    connections = HttpConnections(header_timeout=settings.header_timeout, most=most)
+    connections = HttpConnections(header_timeout=settings.header_timeout, max_connections=max_connections)
 
     class Server(uvicorn.Server):
         """Leaves signals to us, and says when it is listening."""
@@ -89,8 +88,8 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, most: int) 
         uvicorn.Config(
             app,
             http=connections.protocol(),
-            h11_max_incomplete_event_size=LARGEST_HEAD,
-            backlog=ACCEPT_AT_ONCE,  # asyncio accepts as many in one go; the listener's own backlog is set below
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            backlog=ACCEPT_BATCH,  # asyncio accepts as many in one go; the listener's own backlog is set below
             ws="none",
             loop="asyncio",
             lifespan="on",
@@ -103,7 +102,7 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, most: int) 
     )
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(partial(_on_loop_exception, connections))
-    asyncio.constants.ACCEPT_RETRY_DELAY = ACCEPT_AGAIN  # type: ignore[attr-defined]
+    asyncio.constants.ACCEPT_RETRY_DELAY = ACCEPT_RETRY_DELAY  # type: ignore[attr-defined]
     stop = asyncio.Event()
 
     def on_signal() -> None:
@@ -118,17 +117,17 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, most: int) 
 
     async def drain() -> None:
         await stop.wait()
-        closing = min(CLOSING, settings.shutdown_grace / 4)
-        end = time.monotonic() + settings.shutdown_grace - closing
+        close_seconds = min(MAX_CLOSE_SECONDS, settings.shutdown_grace / 4)
+        deadline = time.monotonic() + settings.shutdown_grace - close_seconds
         logging.getLogger("service").info("draining")
         # Connections are accepted, and /readyz says "draining", for as long as requests are under way, and at least for so long
         # that a balancer has asked: a client that is refused before would be one that the balancer has just sent.
         await asyncio.gather(
-            app.state.lifecycle.finish(within=0.9 * (settings.shutdown_grace - closing)),
-            asyncio.sleep(min(SEEN, settings.shutdown_grace / 4)),
+            app.state.lifecycle.wait_until_idle(within=0.9 * (settings.shutdown_grace - close_seconds)),
+            asyncio.sleep(min(DRAIN_NOTICE, settings.shutdown_grace / 4)),
         )
-        left = max(0.05, end - time.monotonic())
-        server.config.timeout_graceful_shutdown = left  # type: ignore[assignment]  # uvicorn only waits for it
+        remaining = max(0.05, deadline - time.monotonic())
+        server.config.timeout_graceful_shutdown = remaining  # type: ignore[assignment]  # uvicorn only waits for it
         server.should_exit = True
 
     async with asyncio.TaskGroup() as tasks:
@@ -136,9 +135,9 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, most: int) 
         try:
             await server.serve(sockets=[listener])
         except OSError as error:  # bound, but somebody else began to listen there first
-            taken = SettingsError("HOST and PORT", f"an address that is free to listen on ({error.strerror})")
-            sys.stderr.write(logging_setup.start_failed(settings.log_format, str(taken)) + "\n")
-            return START_FAILED
+            port_taken = SettingsError("HOST and PORT", f"an address that is free to listen on ({error.strerror})")
+            sys.stderr.write(logging_setup.format_start_error(settings.log_format, str(port_taken)) + "\n")
+            return EXIT_START_FAILED
         finally:
             draining.cancel()
     logging.getLogger("service").info("stopped")
@@ -147,7 +146,7 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, most: int) 
 
 def _on_loop_exception(connections: HttpConnections, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     if context.get("message") == "socket.accept() out of system resource":
-        connections.out_of_descriptors()
+        connections.on_descriptors_exhausted()
     else:
         loop.default_exception_handler(context)
 

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from .cache import Cache
-from .campaigns import NEEDS, SCHEMA, Campaigns
+from .campaigns import REQUIRED_COLUMNS, SCHEMA, Campaigns
 from .cleanup import Cleanup
 from .database import Database
 from .health import Health, Lifecycle
@@ -36,24 +36,30 @@ def create_app(settings: ServiceSettings) -> Starlette:
     tasks = asyncio.TaskGroup()  # owns every task of the service
     lifecycle = Lifecycle()
 
-    watch = PostgresMonitor(settings, boot_id, schema=SCHEMA, needs=NEEDS, pool_pids=lambda: database.pids())  # noqa: PLW0108  (made below)
-    database = Database(settings, boot_id, suspect=watch.suspect)
-    cache = Cache(settings, source_is_up=lambda: watch.up, tasks=tasks)
+    postgres_monitor = PostgresMonitor(
+        settings,
+        boot_id,
+        schema=SCHEMA,
+        required_columns=REQUIRED_COLUMNS,
+        pool_pids=lambda: database.server_pids(),  # noqa: PLW0108  (made below)
+    )
+    database = Database(settings, boot_id, check_now=postgres_monitor.check_now)
+    cache = Cache(settings, source_is_up=lambda: postgres_monitor.up, tasks=tasks)
 
     guard, collector = MemoryGuard(), GarbageCollector()
-    gauge = MemoryReader(int(settings.memory_limit_mb * MIB), spent=collector.spent)
-    cleanup = Cleanup(settings, database, watch, collector, tasks)
-    monitor = Monitor(settings, database, cache, guard, gauge, collector, cleanup)
-    health = Health(lifecycle, watch, cache, guard)
+    memory_reader = MemoryReader(int(settings.memory_limit_mb * MIB), reserve_spent=collector.reserve_spent)
+    cleanup = Cleanup(settings, database, postgres_monitor, collector, tasks)
+    monitor = Monitor(settings, database, cache, guard, memory_reader, collector, cleanup)
+    health = Health(lifecycle, postgres_monitor, cache, guard)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        asyncio.get_running_loop().set_default_executor(_started_threads(2))
+        asyncio.get_running_loop().set_default_executor(_start_threads(2))
         await database.start()
         collector.start()
         try:
             async with tasks:
-                tasks.create_task(_supervised(watch.run))
+                tasks.create_task(_supervised(postgres_monitor.run))
                 tasks.create_task(_supervised(cache.redis.run))
                 for loop in monitor.loops():
                     tasks.create_task(_supervised(loop))
@@ -79,13 +85,13 @@ def create_app(settings: ServiceSettings) -> Starlette:
     return app
 
 
-def _started_threads(count: int) -> ThreadPoolExecutor:
+def _start_threads(count: int) -> ThreadPoolExecutor:
     """Threads for looking up names. Started now, because a thread takes memory that may be short later."""
     executor = ThreadPoolExecutor(count, thread_name_prefix="resolver")
-    all_there = threading.Barrier(count + 1)
+    all_started = threading.Barrier(count + 1)
     for _ in range(count):
-        executor.submit(all_there.wait)
-    all_there.wait()
+        executor.submit(all_started.wait)
+    all_started.wait()
     return executor
 
 

@@ -1,7 +1,7 @@
 """Reads through Redis, or memory while Redis is away, then the source; says which one answered.
 
 Rules: what this instance has written is never answered older than that, whatever happens to Redis; while a write has
-not reached Redis (`owed`), its key is not read from there. A write ends the flight of readers that took off before it,
+not reached Redis (`pending`), its key is not read from there. A write ends the flight of readers that took off before it,
 so what they load is neither cached nor given to later readers. Errors are not cached.
 """
 
@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Literal
 from .errors import Unavailable
 from .memory_cache import Entry, MemoryCache, Stamp
 from .pending_writes import PendingWrites
-from .redis_store import BATCH, DELETED, CachedValue, PendingWrite, RedisStore, RedisUnavailable, TimeBudget
+from .redis_store import (
+    BATCH_SIZE,
+    DELETED_VERSION,
+    CachedValue,
+    PendingWrite,
+    RedisStore,
+    RedisUnavailable,
+    TimeBudget,
+)
 
 if TYPE_CHECKING:
     from .settings import ServiceSettings
@@ -61,15 +69,17 @@ class Cache:
         self._source_is_up = source_is_up
         self._tasks = tasks
         self._flights: dict[int, Flight] = {}
-        self._owed = PendingWrites(settings.cache_max_pending_writes)
-        self.fallback = MemoryCache(
+        self._pending = PendingWrites(settings.cache_max_pending_writes)
+        self.memory = MemoryCache(
             max_entries=settings.cache_max_entries,
             max_bytes=int(settings.cache_max_mb * MIB),
             fresh_for=settings.cache_ttl,
             lifetime=lifetime,
             clock=clock,
         )
-        self.redis = RedisStore(settings, lifetime=lifetime, owed=self._owed, writes=self._writes, clock=clock)
+        self.redis = RedisStore(
+            settings, lifetime=lifetime, pending=self._pending, next_writes=self._next_writes, clock=clock
+        )
 
     async def read(self, key: int, load: Load) -> CacheResult:
         """The newest that can be had for `key`. Many readers of one key share one flight.
@@ -77,46 +87,46 @@ class Cache:
         Raises:
             Unavailable: the source is away, and there is no copy.
         """
-        if not self._redis_knows(key):
-            entry = self.fallback.fresh(key)
+        if not self._redis_is_current(key):
+            entry = self.memory.get_fresh(key)
             if entry is not None:
                 return CacheResult(entry, "hit", "memory")
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = asyncio.get_running_loop().create_future()
-            self._tasks.create_task(self._fly(key, load, flight))
+            self._tasks.create_task(self._run_flight(key, load, flight))
         return await asyncio.shield(flight)
 
-    async def wrote(self, key: int, entry: Entry) -> None:
+    async def after_write(self, key: int, entry: Entry) -> None:
         """A row was written: from now on nobody here reads an older one."""
         self._flights.pop(key, None)
-        self.fallback.put(key, entry)
-        await self._tell(key, entry.stamp)
+        self.memory.put(key, entry)
+        await self._write_through(key, entry.stamp)
 
-    async def deleted(self, key: int, created: int) -> None:
+    async def after_delete(self, key: int, created: int) -> None:
         """A row was deleted: it does not come back, not even from a reader that loaded it before."""
         self._flights.pop(key, None)
-        self.fallback.drop(key)
-        await self._tell(key, (created, DELETED))
+        self.memory.drop(key)
+        await self._write_through(key, (created, DELETED_VERSION))
 
-    def doubt(self, key: int) -> None:
+    def mark_uncertain(self, key: int) -> None:
         """A write may or may not have happened: the next reader asks the source."""
         self._flights.pop(key, None)
-        self.fallback.doubt(key)
-        self._owed.add(key, None)
+        self.memory.mark_uncertain(key)
+        self._pending.add(key, None)
 
-    def halve(self) -> int:
+    def evict_half(self) -> int:
         """Give up half of the memory. Returns how many entries went."""
-        return self.fallback.halve()
+        return self.memory.evict_half()
 
-    def _redis_knows(self, key: int) -> bool:
+    def _redis_is_current(self, key: int) -> bool:
         """Whether Redis is up and has got every write of ours to this key."""
-        return self.redis.up and key not in self._owed
+        return self.redis.up and key not in self._pending
 
-    async def _fly(self, key: int, load: Load, flight: Flight) -> None:
+    async def _run_flight(self, key: int, load: Load, flight: Flight) -> None:
         """Answer one flight. Never raises: this task belongs to the group of the whole service."""
         try:
-            answer = await self._seek(key, load, flight)
+            result = await self._lookup(key, load, flight)
         except asyncio.CancelledError:
             flight.cancel()
             raise
@@ -126,45 +136,45 @@ class Cache:
             if not isinstance(error, Exception):
                 raise
         else:
-            flight.set_result(answer)
+            flight.set_result(result)
         finally:
             if self._flights.get(key) is flight:
                 del self._flights[key]
 
-    async def _seek(self, key: int, load: Load, flight: Flight) -> CacheResult:
+    async def _lookup(self, key: int, load: Load, flight: Flight) -> CacheResult:
         budget = TimeBudget(self._budget)
-        found = await self._ask_redis(key, budget)
+        found = await self._read_redis(key, budget)
         if self._flights.get(key) is not flight:
             found = None  # written to meanwhile
         if found is not None:
-            self.fallback.put(key, found.entry, found.age)
+            self.memory.put(key, found.entry, found.age)
             if found.age < self._fresh_for:
                 return CacheResult(found.entry, "hit", "redis")
-        elif not self._redis_knows(key):
-            entry = self.fallback.fresh(key)
+        elif not self._redis_is_current(key):
+            entry = self.memory.get_fresh(key)
             if entry is not None:
                 return CacheResult(entry, "hit", "memory")
-        return await self._ask_source(key, load, flight, found, budget)
+        return await self._read_source(key, load, flight, found, budget)
 
-    async def _ask_redis(self, key: int, budget: TimeBudget) -> CachedValue | None:
-        if not self._redis_knows(key):
+    async def _read_redis(self, key: int, budget: TimeBudget) -> CachedValue | None:
+        if not self._redis_is_current(key):
             return None
         try:
             return await self.redis.get(key, budget)
         except RedisUnavailable:
             return None
 
-    async def _ask_source(
+    async def _read_source(
         self, key: int, load: Load, flight: Flight, found: CachedValue | None, budget: TimeBudget
     ) -> CacheResult:
         if not self._source_is_up():
-            stale = self._stale(key, found)
+            stale = self._stale_copy(key, found)
             if stale is not None:
                 return stale
         try:
             entry = await load()
         except Unavailable:
-            stale = self._stale(key, found)
+            stale = self._stale_copy(key, found)
             if stale is None:
                 raise
             return stale
@@ -172,9 +182,9 @@ class Cache:
             await self._fill(key, entry, found, budget)
         return CacheResult(entry, "miss", "postgres")
 
-    def _stale(self, key: int, found: CachedValue | None) -> CacheResult | None:
+    def _stale_copy(self, key: int, found: CachedValue | None) -> CacheResult | None:
         """The copy to serve while the source is away: the newer of the two."""
-        entry = self.fallback.get(key)
+        entry = self.memory.get(key)
         if found is not None and (entry is None or found.entry.stamp >= entry.stamp):
             return CacheResult(found.entry, "stale", "redis")
         return None if entry is None else CacheResult(entry, "stale", "memory")
@@ -182,36 +192,36 @@ class Cache:
     async def _fill(self, key: int, entry: Entry | None, found: CachedValue | None, budget: TimeBudget) -> None:
         """Cache what the source said, in memory and, if Redis is there, in Redis."""
         if entry is None:
-            self.fallback.drop(key)
+            self.memory.drop(key)
             if found is not None:
-                self._owed.add(key, None)  # gone from the source, still in Redis
+                self._pending.add(key, None)  # gone from the source, still in Redis
             return
-        self.fallback.put(key, entry)
-        if self._redis_knows(key):
+        self.memory.put(key, entry)
+        if self._redis_is_current(key):
             try:
                 await self.redis.write(PendingWrite(key, entry.stamp, entry.body, self._lifetime), budget)
             except RedisUnavailable:
                 log.debug("not cached in Redis: %s", key)
 
-    async def _tell(self, key: int, stamp: Stamp) -> None:
+    async def _write_through(self, key: int, stamp: Stamp) -> None:
         """Owe Redis this write, and try to pay at once. What stays owed, the prober delivers."""
-        owed = self._owed.add(key, stamp)
+        pending = self._pending.add(key, stamp)
         if not self.redis.up:
             return
-        write = self._write(key, owed)
+        write = self._pending_write(key, pending)
         try:
             await self.redis.write(write, TimeBudget(self._budget))
         except RedisUnavailable:
             return
-        self._owed.settle([(write.key, write.stamp)])
+        self._pending.acknowledge([(write.key, write.stamp)])
 
-    def _writes(self) -> list[PendingWrite]:
+    def _next_writes(self) -> list[PendingWrite]:
         """The next writes that Redis has missed."""
-        return [self._write(key, stamp) for key, stamp in self._owed.next(BATCH)]
+        return [self._pending_write(key, stamp) for key, stamp in self._pending.next_batch(BATCH_SIZE)]
 
-    def _write(self, key: int, stamp: Stamp | None) -> PendingWrite:
+    def _pending_write(self, key: int, stamp: Stamp | None) -> PendingWrite:
         """What to tell Redis: the entry itself if memory still has just that, else only "nothing older"."""
-        entry, age = self.fallback.get(key), self.fallback.age(key)
+        entry, age = self.memory.get(key), self.memory.age(key)
         if stamp is None or entry is None or age is None or entry.stamp != stamp:
             return PendingWrite(key, stamp, b"", self._lifetime)
         return PendingWrite(key, stamp, entry.body, self._lifetime - age)

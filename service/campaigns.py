@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS campaigns (
 """
 # What the statements below need of each column: the categories of its type (pg_type.typcategory: N number, S string, E enum,
 # D date or time), and whether a creation and a change write the column.
-NEEDS = (
+REQUIRED_COLUMNS = (
     ("id", "N", False, False),
     ("name", "SE", True, True),
     ("message", "SE", True, True),
@@ -35,9 +35,9 @@ NEEDS = (
     ("updated_at", "D", False, True),
 )
 STATUSES = ("draft", "scheduled", "sending", "sent")
-LONGEST = {"name": 200, "message": 10_000}
-HIGHEST_ID = 2**63 - 1
-MOST_PROBLEMS = 10  # unknown fields that an answer names
+MAX_LENGTH = {"name": 200, "message": 10_000}
+MAX_ID = 2**63 - 1
+MAX_PROBLEMS = 10  # unknown fields that an answer names
 
 
 class ValidationFailed(ValueError):
@@ -67,54 +67,54 @@ class Campaign:
             "message": self.message,
             "status": self.status,
             "version": self.version,
-            "created_at": timestamp(self.created_at),
-            "updated_at": timestamp(self.updated_at),
+            "created_at": format_timestamp(self.created_at),
+            "updated_at": format_timestamp(self.updated_at),
         }
 
-    def entry(self) -> Entry:
+    def cache_entry(self) -> Entry:
         """As the cache keeps it."""
         body = json.dumps(self.as_dict(), ensure_ascii=False, separators=(",", ":")).encode()
-        return Entry((microseconds(self.created_at), self.version), body)
+        return Entry((unix_microseconds(self.created_at), self.version), body)
 
 
-def timestamp(moment: datetime) -> str:
+def format_timestamp(time: datetime) -> str:
     """As answers write it."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def microseconds(moment: datetime) -> int:
+def unix_microseconds(time: datetime) -> int:
     """Since 1970, exactly: the first half of a stamp."""
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    since = time - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
-def new_fields(body: object) -> dict[str, str]:
+def validate_creation(body: object) -> dict[str, str]:
     """What a new campaign is made of.
 
     Raises:
-        WrongFields: a field is missing, unknown, or not as it should be.
+        ValidationFailed: a field is missing, unknown, or not as it should be.
     """
-    return _checked(body, allowed=("name", "message"), required=("name", "message"))
+    return _validated(body, allowed=("name", "message"), required=("name", "message"))
 
 
-def changed_fields(body: object) -> dict[str, str]:
+def validate_change(body: object) -> dict[str, str]:
     """What is to be changed of a campaign: at least one of name, message, status.
 
     Raises:
-        WrongFields: none is given, one is unknown, or not as it should be.
+        ValidationFailed: none is given, one is unknown, or not as it should be.
     """
-    return _checked(body, allowed=("name", "message", "status"), required=())
+    return _validated(body, allowed=("name", "message", "status"), required=())
 
 
-def _checked(body: object, *, allowed: Sequence[str], required: Sequence[str]) -> dict[str, str]:
+def _validated(body: object, *, allowed: Sequence[str], required: Sequence[str]) -> dict[str, str]:
     if not isinstance(body, dict):
         raise ValidationFailed({"body": "must be an object"})
     problems = {name: "is missing" for name in required if name not in body}
     unknown = [str(name) for name in body if name not in allowed]
-    problems |= {_printable(name): f"is unknown; known are {', '.join(allowed)}" for name in unknown[:MOST_PROBLEMS]}
-    if len(unknown) > MOST_PROBLEMS:
+    problems |= {_printable(name): f"is unknown; known are {', '.join(allowed)}" for name in unknown[:MAX_PROBLEMS]}
+    if len(unknown) > MAX_PROBLEMS:
         problems["body"] = f"has {len(unknown)} unknown fields"
-    problems |= {name: why for name in allowed if name in body and (why := _flaw(name, body[name]))}
+    problems |= {name: why for name in allowed if name in body and (why := _problem(name, body[name]))}
     if not body and not problems:
         problems["body"] = f"must have at least one of {', '.join(allowed)}"
     if problems:
@@ -127,12 +127,12 @@ def _printable(name: str) -> str:
     return name[:50].encode("utf-8", "replace").decode()
 
 
-def _flaw(name: str, value: object) -> str | None:
+def _problem(name: str, value: object) -> str | None:
     """What is wrong with one field."""
     if name == "status":
         return None if value in STATUSES and isinstance(value, str) else f"must be one of {', '.join(STATUSES)}"
-    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST[name]:
-        return f"must be a string of 1 to {LONGEST[name]} characters"
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_LENGTH[name]:
+        return f"must be a string of 1 to {MAX_LENGTH[name]} characters"
     if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
         return "must not hold NUL or half a surrogate pair"
     return None
@@ -163,7 +163,7 @@ class Campaigns:
               FROM campaigns WHERE id > $1 ORDER BY id LIMIT $2"""
         return [_campaign(row) for row in await self._database.read(sql, after, limit)]
 
-    async def change(
+    async def update(
         self, campaign_id: int, fields: Mapping[str, str], versions: Sequence[int] | None
     ) -> Campaign | None:
         """Change the row, if it is there and has one of `versions` (None: any). None when nothing fits."""
@@ -188,7 +188,7 @@ class Campaigns:
              WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))
          RETURNING created_at"""
         row = await self._database.write(sql, campaign_id, versions)
-        return None if row is None else microseconds(row["created_at"])
+        return None if row is None else unix_microseconds(row["created_at"])
 
 
 def _campaign(row: Mapping[str, Any]) -> Campaign:
@@ -198,12 +198,12 @@ def _campaign(row: Mapping[str, Any]) -> Campaign:
         Unavailable: a column has another type than SCHEMA gives it; the watch on Postgres says which one.
     """
     values = {name: row[name] for name in Campaign.__slots__}
-    moments: list[Any] = [values["created_at"], values["updated_at"]]
-    right = (
+    times: list[Any] = [values["created_at"], values["updated_at"]]
+    valid = (
         all(isinstance(values[name], int) for name in ("id", "version"))
         and all(isinstance(values[name], str) for name in ("name", "message", "status"))
-        and all(isinstance(moment, datetime) and moment.tzinfo is not None for moment in moments)
+        and all(isinstance(time, datetime) and time.tzinfo is not None for time in times)
     )
-    if not right:
+    if not valid:
         raise Unavailable("The database is not as the service needs it.")
     return Campaign(**values)

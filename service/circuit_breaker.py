@@ -9,21 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-FIRST_DELAY = 0.1
-LONGEST_DELAY = 0.5
-QUIET = 10.0  # seconds up after which a failure counts as a new story, not as flapping
-TRIAL = 0.5  # seconds a flapping dependency has to hold before it is used again
+MIN_DELAY = 0.1
+MAX_DELAY = 0.5
+FLAPPING_WINDOW = 10.0  # seconds up after which a failure counts as a new story, not as flapping
+TRIAL_SECONDS = 0.5  # seconds a flapping dependency has to hold before it is used again
 
 
 class CircuitBreaker:
     """Up or down, since when, and what the prober does next.
 
     Args:
-        chance: returns a number in [0, 1); spreads the probes of many instances.
+        random: returns a number in [0, 1); spreads the probes of many instances.
     """
 
-    def __init__(self, chance: Callable[[], float]) -> None:
-        self._chance = chance
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
         self._recovered_at: float | None = None
         self._announced = False
         self._failures = 0
@@ -32,22 +32,22 @@ class CircuitBreaker:
         self.epoch = 0
         self.outages = 0
 
-    def fail(self, reason: str, epoch: int) -> bool:
+    def record_failure(self, reason: str, epoch: int) -> bool:
         """Note a failure seen during `epoch`. True when this is the one to log."""
         if epoch != self.epoch:
             return False
         self._failures += 1
         self.reason = reason
-        first = self.up or not self._announced
-        if first:
+        is_first = self.up or not self._announced
+        if is_first:
             self.up = False
             self.epoch += 1
             self.outages += 1
             self._failures = 1
             self._announced = True
-        return first
+        return is_first
 
-    def recover(self, now: float) -> None:
+    def record_recovery(self, now: float) -> None:
         """Note that the prober found it well, and that all that was owed to it has been delivered."""
         if self.outages:
             self._recovered_at = now
@@ -57,12 +57,12 @@ class CircuitBreaker:
         self.reason = ""
         self.epoch += 1
 
-    def delay(self) -> float:
+    def probe_delay(self) -> float:
         """Seconds until the next probe while down: 0.1 doubling to 0.5, times 0.5 to 1."""
-        longest = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(self._failures, 10))
-        return longest * (0.5 + 0.5 * self._chance())
+        longest = min(MAX_DELAY, MIN_DELAY * 2.0 ** min(self._failures, 10))
+        return longest * (0.5 + 0.5 * self._random())
 
-    def trial(self, now: float) -> float:
+    def trial_period(self, now: float) -> float:
         """Seconds it has to hold before it is trusted: none, unless it came back only a moment ago and fell again."""
-        flapping = self._recovered_at is not None and now - self._recovered_at < QUIET
-        return TRIAL if flapping else 0.0
+        flapping = self._recovered_at is not None and now - self._recovered_at < FLAPPING_WINDOW
+        return TRIAL_SECONDS if flapping else 0.0

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from .database import FAULTS, Database
+from .database import UNAVAILABLE_ERRORS, Database
 from .errors import Unavailable
 from .memory import MIB, GarbageCollector
 from .postgres_monitor import PostgresMonitor
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("service.cleanup")
 
-FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
-SERVER_SECONDS = 1.3  # for ending sessions of the server; all of a cleanup stays below 2 s
+PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+TERMINATE_SECONDS = 1.3  # for ending sessions of the server; all of a cleanup stays below 2 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,51 +59,51 @@ class Cleanup:
         self,
         settings: ServiceSettings,
         database: Database,
-        watch: PostgresMonitor,
+        postgres_monitor: PostgresMonitor,
         collector: GarbageCollector,
         tasks: asyncio.TaskGroup,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._database = database
-        self._watch = watch
+        self._postgres_monitor = postgres_monitor
         self._collector = collector
         self._tasks = tasks
         self._clock = clock
         self._running: asyncio.Future[CleanupResult] | None = None
-        self._last = -math.inf
+        self._last_run = -math.inf
 
-    async def run(self, *, least_interval: float) -> CleanupResult:
+    async def run(self, *, min_interval: float) -> CleanupResult:
         """Clean up now.
 
         Args:
-            least_interval: seconds that must have passed since the last one.
+            min_interval: seconds that must have passed since the last one.
 
         Raises:
-            TooSoon: they have not.
+            CleanupRateLimited: they have not.
             Unavailable: Postgres is away, and nothing could be done.
         """
         if self._running is None:
-            wait = self._last + least_interval - self._clock()
+            wait = self._last_run + min_interval - self._clock()
             if wait > 0:
                 raise CleanupRateLimited(wait)
             self._running = asyncio.get_running_loop().create_future()
-            self._tasks.create_task(self._clean(self._running))
+            self._tasks.create_task(self._run_once(self._running))
         return await asyncio.shield(self._running)
 
     async def sweep(self) -> None:
         """The part that runs with every check of the pool: it leaves idle connections alone, so they can expire."""
         leaked = self._database.sweep_leaked()
         try:
-            ended = await self._watch.end_zombies(leaked, SERVER_SECONDS)
-        except FAULTS:
-            ended = 0
-        if leaked or ended:
-            log.warning("swept %d leaked connections and %d sessions left on the server", len(leaked), ended)
+            terminated = await self._postgres_monitor.terminate_zombies(leaked, TERMINATE_SECONDS)
+        except UNAVAILABLE_ERRORS:
+            terminated = 0
+        if leaked or terminated:
+            log.warning("swept %d leaked connections and %d sessions left on the server", len(leaked), terminated)
 
-    async def _clean(self, result: asyncio.Future[CleanupResult]) -> None:
+    async def _run_once(self, result: asyncio.Future[CleanupResult]) -> None:
         try:
-            cleaned = await self._all()
+            cleaned = await self._clean_up()
         except asyncio.CancelledError:
             result.cancel()
             raise
@@ -111,33 +111,35 @@ class Cleanup:
             result.set_exception(error)
             result.exception()  # now it counts as seen, even if nobody waits any longer
         else:
-            self._last = self._clock()
+            self._last_run = self._clock()
             result.set_result(cleaned)
         finally:
             self._running = None
 
-    async def _all(self) -> CleanupResult:
+    async def _clean_up(self) -> CleanupResult:
         leaked = self._database.sweep_leaked()
-        idle_closed, ended = await asyncio.gather(
+        idle_closed, terminated = await asyncio.gather(
             self._database.sweep_dead(),
-            self._watch.end_zombies(leaked, SERVER_SECONDS),
+            self._postgres_monitor.terminate_zombies(leaked, TERMINATE_SECONDS),
             return_exceptions=True,
         )
         freed = await self._collector.collect()
-        log.info(freed.line())
+        log.info(freed.log_line())
         if isinstance(idle_closed, BaseException):
             raise idle_closed
-        if isinstance(ended, BaseException):
-            if not isinstance(ended, FAULTS):
-                raise ended
+        if isinstance(terminated, BaseException):
+            if not isinstance(terminated, UNAVAILABLE_ERRORS):
+                raise terminated
             if not leaked and not idle_closed:
-                raise Unavailable("The database cannot be reached: nothing was cleaned up.", retry_after=2) from ended
-            ended = 0
-        return CleanupResult(idle_closed, len(leaked), ended, round((freed.heap + freed.external) / MIB, 2))
+                raise Unavailable(
+                    "The database cannot be reached: nothing was cleaned up.", retry_after=2
+                ) from terminated
+            terminated = 0
+        return CleanupResult(idle_closed, len(leaked), terminated, round((freed.heap + freed.external) / MIB, 2))
 
 
-def refusal(
-    settings: ServiceSettings, peer: str | None, authorization: str | None, foreign: str | None = None
+def denial_status(
+    settings: ServiceSettings, peer: str | None, authorization: str | None, untrusted: str | None = None
 ) -> int | None:
     """Why this caller may not clean up: 401 without credentials, 403 with wrong ones, None when it may.
 
@@ -145,27 +147,27 @@ def refusal(
         settings: may hold a cleanup token.
         peer: the address of the socket's other end, never what a header claims.
         authorization: the header of that name.
-        foreign: why a caller on loopback speaks for another machine or another site, see `foreign_caller`; then only the
+        untrusted: why a caller on loopback speaks for another machine or another site, see `untrusted_reason`; then only the
             token counts, and without one it is 403.
     """
-    local = peer is not None and is_loopback(peer)
-    if local and foreign is None:
+    is_local = peer is not None and is_loopback(peer)
+    if is_local and untrusted is None:
         return None
     scheme, _, token = (authorization or "").partition(" ")
     if not authorization or scheme.lower() != "bearer":
-        return 403 if local else 401
+        return 403 if is_local else 401
     expected = settings.cleanup_token
-    right = expected is not None and hmac.compare_digest(token.strip().encode(), expected.encode())
-    return None if right else 403
+    is_valid = expected is not None and hmac.compare_digest(token.strip().encode(), expected.encode())
+    return None if is_valid else 403
 
 
-def foreign_caller(settings: ServiceSettings, headers: Headers) -> str | None:
+def untrusted_reason(settings: ServiceSettings, headers: Headers) -> str | None:
     """Return why a request from loopback may be somebody else's: a page of another site in a browser on this machine, or a proxy.
 
     A browser sends Host, Origin and Sec-Fetch-Site as they are. A name of another site that leads to 127.0.0.1 (DNS rebinding)
     shows in Host.
     """
-    if any(name in headers for name in FORWARDED):
+    if any(name in headers for name in PROXY_HEADERS):
         return "the request came through a proxy"
     hosts = headers.getlist("host")
     named = None if settings.host in ("0.0.0.0", "::") else settings.host.lower()

@@ -34,7 +34,7 @@ PROBE_TIMEOUT = 0.5
 
 # Whatever Postgres answers but rows is a reason for 503: the statements are fixed and their arguments are checked before, so an
 # error means that Postgres cannot do it now (read-only, full, starting) or is not as the service needs it (no rights, no column).
-FAULTS: tuple[type[BaseException], ...] = (
+UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
     OSError,  # also TimeoutError, ConnectionError, socket.gaierror, ssl.SSLError
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
@@ -42,7 +42,7 @@ FAULTS: tuple[type[BaseException], ...] = (
 )
 
 # The connection went away under the statement; after these a read is worth a second try.
-LOST: tuple[type[BaseException], ...] = (
+CONNECTION_LOST_ERRORS: tuple[type[BaseException], ...] = (
     ConnectionError,
     asyncpg.ConnectionDoesNotExistError,
     asyncpg.AdminShutdownError,
@@ -70,26 +70,26 @@ class PoolUsage:
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
         self._size = size
         self._clock = clock
-        self._since = self._looked_at = clock()
+        self._since = self._updated_at = clock()
         self._busy_seconds = 0.0
         self.in_use = 0
 
-    def change(self, by: int) -> None:
-        self._advance()
+    def add(self, by: int) -> None:
+        self._update()
         self.in_use += by
 
     def percent(self) -> float:
         """The average since the last call, weighted by time, in percent of the pool."""
-        now = self._advance()  # one reading: what passes between two would count for the next period, beyond its length
+        now = self._update()  # one reading: what passes between two would count for the next period, beyond its length
         seconds, busy = now - self._since, self._busy_seconds
         self._since, self._busy_seconds = now, 0.0
         return 100.0 * busy / (seconds * self._size) if seconds > 0 else 100.0 * self.in_use / self._size
 
-    def _advance(self) -> float:
+    def _update(self) -> float:
         """Count up to now. Return the time."""
         now = self._clock()
-        self._busy_seconds += self.in_use * (now - self._looked_at)
-        self._looked_at = now
+        self._busy_seconds += self.in_use * (now - self._updated_at)
+        self._updated_at = now
         return now
 
 
@@ -98,7 +98,7 @@ class Database:
 
     Args:
         boot_id: names the sessions of this process: `service:<boot id>`.
-        suspect: called with the error of a statement that failed, so that the watch looks at once.
+        check_now: called with the error of a statement that failed, so that the watch looks at once.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class Database:
         settings: ServiceSettings,
         boot_id: str,
         *,
-        suspect: Callable[[BaseException], None] = lambda _: None,
+        check_now: Callable[[BaseException], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._suspect = suspect
+        self._check_now = check_now
         self._clock = clock
         self._pool: Any = None
         self._slots = asyncio.Semaphore(settings.db_pool_max)
@@ -125,7 +125,7 @@ class Database:
             min_size=0,  # asyncpg never lets idle connections below min_size go
             max_size=self._settings.db_pool_max,
             max_inactive_connection_lifetime=self._settings.db_pool_idle_timeout,
-            init=keep_alive,
+            init=enable_keepalive,
             **connect_options(self._settings, self.application_name),
         )
 
@@ -135,7 +135,7 @@ class Database:
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT):
                     await self._pool.close()
-            except FAULTS:
+            except UNAVAILABLE_ERRORS:
                 self._pool.terminate()
 
     async def read(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]:
@@ -156,17 +156,17 @@ class Database:
             async with self._checkout() as connection:
                 return await getattr(connection, method)(sql, *args)
         except ConnectionLost as error:
-            self._suspect(error)
+            self._check_now(error)
             raise
-        except FAULTS as error:
-            self._suspect(error)
+        except UNAVAILABLE_ERRORS as error:
+            self._check_now(error)
             raise Unavailable("The database cannot answer now.") from error
 
     @contextlib.asynccontextmanager
     async def _checkout(self) -> AsyncIterator[Any]:
         """A connection, back in the pool within bounded time whatever happens."""
         deadline = self._clock() + self._settings.db_pool_acquire_timeout
-        release_slot = await self._take_slot()
+        release_slot = await self._acquire_slot()
         try:
             connection = await self._pool.acquire(timeout=max(0.001, deadline - self._clock()))
         except BaseException:
@@ -184,17 +184,17 @@ class Database:
         try:
             yield connection
         except TimeoutError:
-            self._distrust(generation)
+            self._drop_idle(generation)
             with contextlib.suppress(asyncpg.InterfaceError):
                 connection.terminate()  # or release would wait for a cancellation that nobody answers
             raise
-        except LOST as error:
-            self._distrust(generation)
+        except CONNECTION_LOST_ERRORS as error:
+            self._drop_idle(generation)
             raise ConnectionLost("The database cannot answer now.") from error
         finally:
             await self._release(checkout)
 
-    def _distrust(self, generation: int) -> None:
+    def _drop_idle(self, generation: int) -> None:
         """One connection of this generation was dead, so the idle ones may be: whoever is next gets a new one.
 
         In one step of the loop nobody can take one meanwhile. asyncpg's expire_connections would close them one by one, each
@@ -206,18 +206,18 @@ class Database:
                 if holder.is_idle() and holder.is_connected():
                     holder.terminate()
 
-    async def _take_slot(self) -> Callable[[], None]:
+    async def _acquire_slot(self) -> Callable[[], None]:
         """Wait for a slot; returns what gives it back, once however often it is called."""
         async with asyncio.timeout(self._settings.db_pool_acquire_timeout):
             await self._slots.acquire()
-        self.usage.change(+1)
-        taken = True
+        self.usage.add(+1)
+        held = True
 
         def release_slot() -> None:
-            nonlocal taken
-            if taken:
-                taken = False
-                self.usage.change(-1)
+            nonlocal held
+            if held:
+                held = False
+                self.usage.add(-1)
                 self._slots.release()
 
         return release_slot
@@ -225,13 +225,13 @@ class Database:
     async def _release(self, checkout: Checkout) -> None:
         try:
             await self._pool.release(checkout.connection, timeout=RELEASE_TIMEOUT)
-        except FAULTS as error:  # the statement is over and its outcome stands
+        except UNAVAILABLE_ERRORS as error:  # the statement is over and its outcome stands
             log.debug("release: %s: %s", type(error).__name__, error)
         finally:
             self._checkouts.discard(checkout)
             checkout.release_slot()
 
-    def pids(self) -> list[int]:
+    def server_pids(self) -> list[int]:
         """The server's process ids of all connections of the pool that are open."""
         if self._pool is None:
             return []
@@ -243,40 +243,40 @@ class Database:
 
     def sweep_leaked(self) -> list[int]:
         """Take back every connection that is out past its deadline. Returns the server's process ids."""
-        swept = []
+        closed_pids = []
         for checkout in [c for c in self._checkouts if c.deadline < self._clock()]:
-            with contextlib.suppress(*FAULTS):
+            with contextlib.suppress(*UNAVAILABLE_ERRORS):
                 checkout.connection.terminate()
             self._checkouts.discard(checkout)
             checkout.release_slot()
-            swept.append(checkout.pid)
-        return swept
+            closed_pids.append(checkout.pid)
+        return closed_pids
 
     async def sweep_dead(self) -> int:
         """Ask every idle connection for a sign of life, all at once, and end those that give none. Returns how many."""
         if self._pool is None:
             return 0
-        answers = await asyncio.gather(*(self._is_dead() for _ in range(self._pool.get_idle_size())))
-        return sum(answers)
+        closed = await asyncio.gather(*(self._close_if_dead() for _ in range(self._pool.get_idle_size())))
+        return sum(closed)
 
-    async def _is_dead(self) -> bool:
+    async def _close_if_dead(self) -> bool:
         """Check out one idle connection (never probe one that somebody may take) and see if it answers."""
         if self._slots.locked() or self._pool.get_idle_size() == 0:
             return False
-        release_slot = await self._take_slot()
+        release_slot = await self._acquire_slot()
         try:
             connection = await self._pool.acquire(timeout=PROBE_TIMEOUT)
             try:
                 await connection.execute("SELECT 1", timeout=PROBE_TIMEOUT)
                 return False
-            except FAULTS:
-                with contextlib.suppress(*FAULTS):
+            except UNAVAILABLE_ERRORS:
+                with contextlib.suppress(*UNAVAILABLE_ERRORS):
                     connection.terminate()
                 return True
             finally:
-                with contextlib.suppress(*FAULTS):
+                with contextlib.suppress(*UNAVAILABLE_ERRORS):
                     await self._pool.release(connection, timeout=PROBE_TIMEOUT)
-        except FAULTS:
+        except UNAVAILABLE_ERRORS:
             return False  # no connection was had, so none was closed
         finally:
             release_slot()
@@ -286,7 +286,7 @@ class ConnectionLost(Unavailable):
     """The connection went away under the statement."""
 
 
-def reason(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return one line that names an error: its type, its SQLSTATE if it has one, and the first line of its text."""
     state = getattr(error, "sqlstate", None)
     name = f"{type(error).__name__} {state}" if state else type(error).__name__
@@ -310,7 +310,7 @@ def connect_options(settings: ServiceSettings, application_name: str) -> dict[st
     }
 
 
-async def keep_alive(connection: Any) -> None:
+async def enable_keepalive(connection: Any) -> None:
     """Let the kernel find out about peers that vanished; asyncpg sets none of these."""
     sock: socket.socket | None = connection._transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):

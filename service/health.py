@@ -21,7 +21,7 @@ class Lifecycle:
         self._in_flight: set[asyncio.Future[None]] = set()
 
     @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
+    def track_request(self) -> Iterator[None]:
         """Count one request as being worked on."""
         done = asyncio.get_running_loop().create_future()
         self._in_flight.add(done)
@@ -31,7 +31,7 @@ class Lifecycle:
             self._in_flight.discard(done)
             done.set_result(None)
 
-    async def finish(self, *, within: float) -> None:
+    async def wait_until_idle(self, *, within: float) -> None:
         """Wait, not for ever, until the requests that are being worked on now have been answered."""
         if self._in_flight:
             await asyncio.wait(set(self._in_flight), timeout=within)
@@ -43,31 +43,31 @@ class Health:
     def __init__(
         self,
         lifecycle: Lifecycle,
-        watch: PostgresMonitor,
+        postgres_monitor: PostgresMonitor,
         cache: Cache,
         guard: MemoryGuard,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lifecycle = lifecycle
-        self._watch = watch
+        self._postgres_monitor = postgres_monitor
         self._cache = cache
         self._guard = guard
         self._clock = clock
         self._started_at = clock()
         self._was_ready = False
 
-    def healthy(self) -> dict[str, object]:
+    def health_body(self) -> dict[str, object]:
         """The process answers. Its form is fixed."""
         return {
             "status": "healthy",
             "nextReady": not self._lifecycle.draining,
-            "timestamp": now(),
+            "timestamp": utc_timestamp(),
             "uptime": round(self._clock() - self._started_at, 9),
         }
 
-    def ready(self) -> tuple[bool, dict[str, object]]:
+    def readiness(self) -> tuple[bool, dict[str, object]]:
         """Whether to send requests here, and why not. Without Redis we serve from memory: degraded, but ready."""
-        postgres, redis, refusing = self._watch.state, self._cache.redis.up, self._guard.refusing
+        postgres, redis, refusing = self._postgres_monitor.state, self._cache.redis.up, self._guard.refusing
         ready = postgres == "up" and not refusing and not self._lifecycle.draining
         if self._lifecycle.draining:
             status = "draining"
@@ -86,6 +86,6 @@ class Health:
         return ready, {"status": status, "checks": checks}
 
 
-def now() -> str:
+def utc_timestamp() -> str:
     """The time of day, as all answers write it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

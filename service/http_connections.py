@@ -27,8 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from .errors import SettingsError
-from .problems import ESSENTIAL, Problem
-from .redis_store import CONNECTIONS as REDIS_CONNECTIONS
+from .problems import ESSENTIAL_PATHS, Problem
+from .redis_store import MAX_CONNECTIONS as MAX_REDIS_CONNECTIONS
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,24 +37,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("service.http_connections")
 
-LARGEST_HEAD = 64 << 10
-ACCEPT_AT_ONCE = 16  # connections that asyncio accepts before one of them can be counted
-SPARE = 16  # connections above the bound, for the essential routes
-OTHER_FILES = (
-    48 + 4 * ACCEPT_AT_ONCE
+MAX_HEAD_BYTES = 64 << 10
+ACCEPT_BATCH = 16  # connections that asyncio accepts before one of them can be counted
+ESSENTIAL_RESERVE = 16  # connections above the bound, for the essential routes
+OTHER_DESCRIPTORS = (
+    48 + 4 * ACCEPT_BATCH
 )  # listener, log, epoll, memory statistics, and what is accepted and not counted yet
-MOST = 10_000  # connections, where no limit of descriptors is lower
-LEAST = 16
-EVICT = 8  # silent connections to close when there is no descriptor left
-QUIET = 5.0  # seconds in which every connection could be accepted: then a lack of descriptors is over
+DEFAULT_MAX = 10_000  # connections, where no limit of descriptors is lower
+MIN_CONNECTIONS = 16
+EVICT_COUNT = 8  # silent connections to close when there is no descriptor left
+DESCRIPTOR_CALM = 5.0  # seconds in which every connection could be accepted: then a lack of descriptors is over
 LINGER = (
     2.0  # seconds for a client that is refused to stop sending; closed earlier, the kernel would throw the answer away
 )
-CALM = 0.9  # of the bound: below it an episode is over
-ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?", re.IGNORECASE)
+FULL_ENDS_BELOW = 0.9  # of the bound: below it an episode is over
+ABSOLUTE_TARGET = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?", re.IGNORECASE)
 
 
-def most_connections(settings: ServiceSettings) -> int:
+def connection_limit(settings: ServiceSettings) -> int:
     """Return MAX_CONNECTIONS, or as many as the limit of file descriptors has room for.
 
     Raises:
@@ -63,15 +63,15 @@ def most_connections(settings: ServiceSettings) -> int:
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    others = settings.db_pool_max + 1 + 2 * (REDIS_CONNECTIONS + 2) + SPARE + OTHER_FILES
-    room = MOST if limit == resource.RLIM_INFINITY else limit - others
+    others = settings.db_pool_max + 1 + 2 * (MAX_REDIS_CONNECTIONS + 2) + ESSENTIAL_RESERVE + OTHER_DESCRIPTORS
+    room = DEFAULT_MAX if limit == resource.RLIM_INFINITY else limit - others
     wanted = settings.max_connections
     if wanted is None:
-        return max(LEAST, min(MOST, room))
-    if limit != resource.RLIM_INFINITY and wanted > max(LEAST, room):
+        return max(MIN_CONNECTIONS, min(DEFAULT_MAX, room))
+    if limit != resource.RLIM_INFINITY and wanted > max(MIN_CONNECTIONS, room):
         raise SettingsError(
             "MAX_CONNECTIONS",
-            f"at most {max(LEAST, room)}: the limit of file descriptors (ulimit -n) is {limit}, and {others} are for the"
+            f"at most {max(MIN_CONNECTIONS, room)}: the limit of file descriptors (ulimit -n) is {limit}, and {others} are for the"
             " pool, Redis and files",
         )
     return wanted
@@ -82,53 +82,57 @@ class HttpConnections:
 
     Args:
         header_timeout: seconds that a client has for the head of a request, and for taking an answer.
-        most: connections that may be open.
+        max_connections: connections that may be open.
     """
 
-    def __init__(self, *, header_timeout: float, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, header_timeout: float, max_connections: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.header_timeout = header_timeout
-        self._most = most
+        self._max_connections = max_connections
         self._clock = clock
         self._open: set[HttpConnection] = set()
-        self._silent: dict[HttpConnection, None] = {}  # oldest first
+        self._idle: dict[HttpConnection, None] = {}  # oldest first
         self._full = False
         self._no_descriptors = False
-        self._exhausted_at = -QUIET
+        self._exhausted_at = -DESCRIPTOR_CALM
         self._reserve: int | None = None
         self._hold_reserve()
 
     def protocol(self) -> type[HttpConnection]:
         """Return the class that uvicorn makes its connections of."""
-        return type("TrackedHttpConnection", (HttpConnection,), {"all": self})
+        return type("TrackedHttpConnection", (HttpConnection,), {"tracker": self})
 
     def opened(self, connection: HttpConnection) -> None:
         """Take a new connection in; the oldest silent one makes room for it."""
         self._open.add(connection)
-        if len(self._open) > self._most:
+        if len(self._open) > self._max_connections:
             if not self._full:
                 self._full = True
-                log.warning("all %d connections are in use: the oldest that say nothing are closed", self._most)
+                log.warning(
+                    "all %d connections are in use: the oldest that say nothing are closed", self._max_connections
+                )
             if not self._evict(1):
                 connection.only_essential = True
-                if len(self._open) > self._most + SPARE:
+                if len(self._open) > self._max_connections + ESSENTIAL_RESERVE:
                     connection.evict()
-        self.waits(connection)
+        self.mark_idle(connection)
 
-    def waits(self, connection: HttpConnection) -> None:
+    def mark_idle(self, connection: HttpConnection) -> None:
         """Note that a connection waits for a head, from now on."""
         if connection in self._open:
-            self._silent.pop(connection, None)
-            self._silent[connection] = None
+            self._idle.pop(connection, None)
+            self._idle[connection] = None
 
-    def works(self, connection: HttpConnection) -> None:
+    def mark_busy(self, connection: HttpConnection) -> None:
         """Note that a connection has a request to work on."""
-        self._silent.pop(connection, None)
+        self._idle.pop(connection, None)
 
     def closed(self, connection: HttpConnection) -> None:
         self._open.discard(connection)
-        self._silent.pop(connection, None)
+        self._idle.pop(connection, None)
 
-    def out_of_descriptors(self) -> None:
+    def on_descriptors_exhausted(self) -> None:
         """Make room: a connection could not be accepted, because there is no file descriptor left."""
         if not self._no_descriptors:
             self._no_descriptors = True
@@ -137,30 +141,30 @@ class HttpConnections:
         if self._reserve is not None:
             os.close(self._reserve)
             self._reserve = None
-        self._evict(EVICT)
+        self._evict(EVICT_COUNT)
 
     def sweep(self) -> None:
         """Close every connection that is past its deadline."""
         now = self._clock()
         for connection in list(self._open):
             connection.check(now)
-        if self._full and len(self._open) < CALM * self._most:
+        if self._full and len(self._open) < FULL_ENDS_BELOW * self._max_connections:
             self._full = False
-            log.info("resolved: %d of %d connections are in use", len(self._open), self._most)
-        calm = now - self._exhausted_at > QUIET
+            log.info("resolved: %d of %d connections are in use", len(self._open), self._max_connections)
+        calm = now - self._exhausted_at > DESCRIPTOR_CALM
         if self._reserve is None and calm and self._hold_reserve():
             self._no_descriptors = False
             log.info("resolved: there are file descriptors again")
 
-    def deadline(self, most: float = math.inf) -> float:
-        """Return when a client that begins to be waited for now has had its time: HEADER_TIMEOUT, or `most` seconds."""
-        return self._clock() + min(self.header_timeout, most)
+    def deadline(self, limit: float = math.inf) -> float:
+        """Return when a client that begins to be waited for now has had its time: HEADER_TIMEOUT, or `limit` seconds."""
+        return self._clock() + min(self.header_timeout, limit)
 
     def _evict(self, count: int) -> int:
-        victims = list(islice(self._silent, count))
-        for victim in victims:
-            victim.evict()
-        return len(victims)
+        evicted = list(islice(self._idle, count))
+        for connection in evicted:
+            connection.evict()
+        return len(evicted)
 
     def _hold_reserve(self) -> bool:
         """Hold a descriptor to let go of when there is no other. True if it is held."""
@@ -172,84 +176,85 @@ class HttpConnections:
 class HttpConnection(H11Protocol):
     """uvicorn's HTTP/1.1 connection, with deadlines for the client."""
 
-    all: HttpConnections
+    tracker: HttpConnections
     only_essential = False
-    _deadline: float | None = None
-    _in_head = False
-    _flush_by: float | None = None
-    _refused = False
+    _read_deadline: float | None = None
+    _reading_head = False
+    _write_deadline: float | None = None
+    _error_sent = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         inner = self.app
         self.app = _ConnectionMiddleware(inner, self)
-        self._in_head, self._deadline = True, self.all.deadline()
-        self.all.opened(self)
+        self._reading_head, self._read_deadline = True, self.tracker.deadline()
+        self.tracker.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.all.closed(self)
+        self.tracker.closed(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._error_sent:
             return
-        if not self._works() and not self._in_head and self.conn.their_state is h11.IDLE:
-            self._in_head, self._deadline = True, self.all.deadline()  # once: further bytes of this head do not move it
+        if not self._is_busy() and not self._reading_head and self.conn.their_state is h11.IDLE:
+            # Set once: further bytes of this head do not move it.
+            self._reading_head, self._read_deadline = True, self.tracker.deadline()
         super().data_received(data)
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self._works():
-            self._in_head, self._deadline = False, None
-            self.all.works(self)
+        if self._is_busy():
+            self._reading_head, self._read_deadline = False, None
+            self.tracker.mark_busy(self)
 
     def on_response_complete(self) -> None:
-        begun = bool(self.conn.trailing_data[0])  # the client did not wait for the answer before its next head
-        self._in_head, self._deadline = begun, self.all.deadline()
-        self.all.waits(self)
+        next_head_begun = bool(self.conn.trailing_data[0])  # the client did not wait for the answer
+        self._reading_head, self._read_deadline = next_head_begun, self.tracker.deadline()
+        self.tracker.mark_idle(self)
         super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._flush_by = self.all.deadline()
+        self._write_deadline = self.tracker.deadline()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._flush_by = None
+        self._write_deadline = None
 
     def check(self, now: float) -> None:
         """End the connection if its client had its time."""
-        if self._flush_by is None and self.transport.is_closing():
-            self._flush_by = self.all.deadline()  # what was answered is on its way, if the client takes it
-        if self._flush_by is not None and now > self._flush_by:
+        if self._write_deadline is None and self.transport.is_closing():
+            self._write_deadline = self.tracker.deadline()  # what was answered is on its way, if the client takes it
+        if self._write_deadline is not None and now > self._write_deadline:
             self.evict()
-        elif self._deadline is not None and now > self._deadline and not self.transport.is_closing():
-            if self._in_head and self.conn.trailing_data[0]:
-                self._refuse(408, "The head of the request took too long.")
+        elif self._read_deadline is not None and now > self._read_deadline and not self.transport.is_closing():
+            if self._reading_head and self.conn.trailing_data[0]:
+                self._send_error(408, "The head of the request took too long.")
             else:
                 self.transport.close()
 
     def evict(self) -> None:
         """Close the connection at once."""
-        self.all.closed(self)
+        self.tracker.closed(self)
         self.transport.abort()
 
     def shutdown(self) -> None:
-        if self._refused:
+        if self._error_sent:
             self.evict()
         else:
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(getattr(sys.exception(), "error_status_hint", 400), "This is not a request of HTTP/1.1.")
+        self._send_error(getattr(sys.exception(), "error_status_hint", 400), "This is not a request of HTTP/1.1.")
 
-    def _works(self) -> bool:
+    def _is_busy(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
-    def _refuse(self, status: int, detail: str) -> None:
+    def _send_error(self, status: int, detail: str) -> None:
         """Answer for the application, and close."""
-        if self._works():  # the body is broken: nobody is to be answered by the application any more
+        if self._is_busy():  # the body is broken: nobody is to be answered by the application any more
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -259,8 +264,8 @@ class HttpConnection(H11Protocol):
             )
             for event in (answer, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        self._refused, self._in_head = True, False
-        self._deadline = self.all.deadline(LINGER)
+        self._error_sent, self._reading_head = True, False
+        self._read_deadline = self.tracker.deadline(LINGER)
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
@@ -273,26 +278,26 @@ class _ConnectionMiddleware:
         self._connection = connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (_flaw(scope) or self._bound(scope) or self._app)(scope, receive, send)
+        await (_early_response(scope) or self._limit_response(scope) or self._app)(scope, receive, send)
 
-    def _bound(self, scope: Scope) -> Response | None:
-        if not self._connection.only_essential or scope["path"] in ESSENTIAL:
+    def _limit_response(self, scope: Scope) -> Response | None:
+        if not self._connection.only_essential or scope["path"] in ESSENTIAL_PATHS:
             return None
         return Problem(503, "All connections are in use.", headers={"Connection": "close"}, retry_after=1)
 
 
-def _flaw(scope: Scope) -> Response | None:
+def _early_response(scope: Scope) -> Response | None:
     """Return the answer to a request that the application must not see. Brings its target into the usual form."""
     if not scope["http_version"].startswith("1."):
         return Problem(505, "This server speaks HTTP/1.1.", headers={"Connection": "close"})
     head = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in scope["headers"])
-    if head > LARGEST_HEAD:  # h11 bounds what is incomplete, and this one came at once
-        return Problem(431, f"The head may have {LARGEST_HEAD} bytes.", headers={"Connection": "close"})
+    if head > MAX_HEAD_BYTES:  # h11 bounds what is incomplete, and this one came at once
+        return Problem(431, f"The head may have {MAX_HEAD_BYTES} bytes.", headers={"Connection": "close"})
     if scope["path"].startswith("/"):
         return None
     if scope["raw_path"] == b"*" and scope["method"] == "OPTIONS":
         return Response(status_code=204, headers={"Allow": "GET, HEAD, POST, PUT, DELETE, OPTIONS"})
-    absolute = ABSOLUTE.fullmatch(scope["raw_path"])
+    absolute = ABSOLUTE_TARGET.fullmatch(scope["raw_path"])
     if absolute is None:
         return Problem(400, "The target of the request is neither a path nor a URL.")
     host, path = absolute[1].lower(), absolute[2] or b"/"

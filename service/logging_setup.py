@@ -15,24 +15,24 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TextIO
 
-_CREDENTIALS = (
+_CREDENTIAL_PATTERNS = (
     (re.compile(r"(?<=://)[^\s/@'\"]*:[^\s/@'\"]*@"), "***@"),
     (re.compile(r"(?i)(bearer\s+)[^\s'\",]+"), r"\1***"),
     (re.compile(r"(?i)((?:password|passwd|token|secret)['\"]?\s*[=:]\s*['\"]?)[^\s'\",&]+"), r"\1***"),
 )
-_SHORTEST_SECRET = 4  # shorter ones are covered by the patterns; as plain text they would eat half the log
+_MIN_SECRET_LENGTH = 4  # shorter ones are covered by the patterns; as plain text they would eat half the log
 
 
 class Redactor:
     """Takes the given secrets, and whatever looks like credentials, out of a text."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = sorted({s for s in secrets if len(s) >= _SHORTEST_SECRET}, key=len, reverse=True)
+        self._secrets = sorted({s for s in secrets if len(s) >= _MIN_SECRET_LENGTH}, key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        for pattern, replacement in _CREDENTIALS:
+        for pattern, replacement in _CREDENTIAL_PATTERNS:
             text = pattern.sub(replacement, text)
         return text
 
@@ -89,7 +89,7 @@ def configure(log_format: str, secrets: Iterable[str]) -> None:
     sys.unraisablehook = _on_unraisable
 
 
-def start_failed(log_format: str, message: str) -> str:
+def format_start_error(log_format: str, message: str) -> str:
     """Return the line that says why the start ended, in the format of the log that there is not yet."""
     if log_format != "json":
         return f"service: {message}"
@@ -101,9 +101,9 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         with contextlib.suppress(Exception):
-            sorry = f"a log line of {record.name} could not be written ({sys.exc_info()[1].__class__.__name__})"
+            message = f"a log line of {record.name} could not be written ({sys.exc_info()[1].__class__.__name__})"
             self.stream.write(
-                self.format(logging.LogRecord("service.logging_setup", logging.ERROR, "", 0, sorry, (), None)) + "\n"
+                self.format(logging.LogRecord("service.logging_setup", logging.ERROR, "", 0, message, (), None)) + "\n"
             )
 
 

@@ -30,11 +30,11 @@ log = logging.getLogger("service.memory")
 
 MIB = 1 << 20
 UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with 9223372036854771712, RLIM_INFINITY is beyond it, too
-SOFT, CLEAR = 0.90, 0.80
-HARD, ADMIT = 0.95, 0.93
-CLEAR_SAMPLES = 3
+COLLECT_ABOVE, CALM_BELOW = 0.90, 0.80
+REFUSE_FROM, SERVE_BELOW = 0.95, 0.93
+CALM_SAMPLES = 3
 COOLDOWN = 10.0
-RESERVE = 8 * MIB
+RESERVE_BYTES = 8 * MIB
 
 
 # --- what is used of what limit ---
@@ -51,7 +51,7 @@ class MemoryUsage:
 
     used: int
     limit: int
-    what: str
+    resource: str
     reusable: int = 0
 
     @property
@@ -59,7 +59,7 @@ class MemoryUsage:
         return self.used / self.limit
 
     @property
-    def needed(self) -> float:
+    def needed_ratio(self) -> float:
         """The share of the limit that is really in use."""
         return (self.used - self.reusable) / self.limit
 
@@ -77,30 +77,30 @@ class MemoryReader:
 
     Args:
         limit: the configured limit in bytes.
-        spent: bytes of our reserve that were let go of. They count as used, or the trouble that made us spend them would
+        reserve_spent: bytes of our reserve that were let go of. They count as used, or the trouble that made us spend them would
             seem to be over.
     """
 
-    def __init__(self, limit: int, spent: Callable[[], int] = lambda: 0) -> None:
+    def __init__(self, limit: int, reserve_spent: Callable[[], int] = lambda: 0) -> None:
         self._limit = min(limit, _total_memory())
-        self._spent = spent
+        self._reserve_spent = reserve_spent
 
     def worst(self) -> MemoryUsage:
         """The use that is closest to its limit."""
-        return max(self._uses(), key=lambda use: (use.ratio, use.needed))
+        return max(self._usages(), key=lambda usage: (usage.ratio, usage.needed_ratio))
 
-    def _uses(self) -> Iterator[MemoryUsage]:
+    def _usages(self) -> Iterator[MemoryUsage]:
         process = process_memory()
         yield MemoryUsage(process.rss, self._limit, "RSS")
         data_limit = _data_limit()
         if process.data and 0 < data_limit < UNLIMITED:
             yield MemoryUsage(
-                process.data + self._spent(), data_limit, "RLIMIT_DATA", min(process.data, _free_in_malloc())
+                process.data + self._reserve_spent(), data_limit, "RLIMIT_DATA", min(process.data, _free_in_malloc())
             )
         for cgroup in _cgroups():  # afresh, too: a process can be moved
-            use = cgroup.use()
-            if use is not None:
-                yield use
+            usage = cgroup.read_usage()
+            if usage is not None:
+                yield usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +110,16 @@ class Cgroup:
     limit: Path
     usage: Path
     stat: Path
-    inactive: str
+    inactive_key: str
 
-    def use(self) -> MemoryUsage | None:
+    def read_usage(self) -> MemoryUsage | None:
         try:
             limit = int(self.limit.read_text())  # ValueError for v2's "max"
             if not 0 < limit < UNLIMITED:
                 return None
             used = int(self.usage.read_text())
             for line in self.stat.read_text().splitlines():
-                if line.startswith(self.inactive):
+                if line.startswith(self.inactive_key):
                     used -= int(line.rpartition(" ")[2])
         except (OSError, ValueError):
             return None
@@ -132,12 +132,12 @@ def _cgroups() -> Iterator[Cgroup]:
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if not controllers:
-                for level in _levels(Path("/sys/fs/cgroup"), path, "memory.max"):
+                for level in _ancestors(Path("/sys/fs/cgroup"), path, "memory.max"):
                     yield Cgroup(
                         level / "memory.max", level / "memory.current", level / "memory.stat", "inactive_file "
                     )
             elif "memory" in controllers.split(","):
-                for level in _levels(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes"):
+                for level in _ancestors(Path("/sys/fs/cgroup/memory"), path, "memory.limit_in_bytes"):
                     yield Cgroup(
                         level / "memory.limit_in_bytes",
                         level / "memory.usage_in_bytes",
@@ -146,7 +146,7 @@ def _cgroups() -> Iterator[Cgroup]:
                     )
 
 
-def _levels(root: Path, path: str, file: str) -> Iterator[Path]:
+def _ancestors(root: Path, path: str, file: str) -> Iterator[Path]:
     """In a container the path may be the host's: then only the root is to be seen."""
     group = root / path.lstrip("/")
     for level in (group, *group.parents):
@@ -161,17 +161,17 @@ def process_memory() -> ProcessMemory:
     try:
         status = Path("/proc/self/status").read_bytes()
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE) and _last_seen:
-            return _last_seen[0]
+        if error.errno in (errno.EMFILE, errno.ENFILE) and _last_reading:
+            return _last_reading[0]
         import psutil
 
         return ProcessMemory(psutil.Process().memory_info().rss, 0)
-    seen = ProcessMemory(_kilobytes(status, b"VmRSS:") << 10, _kilobytes(status, b"VmData:") << 10)
-    _last_seen[:] = [seen]
-    return seen
+    reading = ProcessMemory(_kilobytes(status, b"VmRSS:") << 10, _kilobytes(status, b"VmData:") << 10)
+    _last_reading[:] = [reading]
+    return reading
 
 
-_last_seen: list[ProcessMemory] = []
+_last_reading: list[ProcessMemory] = []
 
 
 def _kilobytes(status: bytes, name: bytes) -> int:
@@ -210,29 +210,29 @@ class MemoryGuard:
         self._not_before = 0.0
         self.refusing = False
 
-    def sample(self, use: MemoryUsage, now: float) -> Literal["announce", "again"] | None:
+    def sample(self, usage: MemoryUsage, now: float) -> Literal["announce", "again"] | None:
         """What to do now: force a collection and announce it, force one again, or nothing."""
-        self.look(use)
+        self.update(usage)
         if self.in_episode:
-            self._calm_samples = self._calm_samples + 1 if use.needed < CLEAR else 0
-            if self._calm_samples >= CLEAR_SAMPLES:
+            self._calm_samples = self._calm_samples + 1 if usage.needed_ratio < CALM_BELOW else 0
+            if self._calm_samples >= CALM_SAMPLES:
                 self.in_episode = False
-        if use.ratio <= SOFT or use.needed < CLEAR:
+        if usage.ratio <= COLLECT_ABOVE or usage.needed_ratio < CALM_BELOW:
             return None
         if not self.in_episode:
             self.in_episode, self._calm_samples = True, 0
             self._not_before = now + COOLDOWN
             return "announce"
-        if now < self._not_before or use.needed <= SOFT:
+        if now < self._not_before or usage.needed_ratio <= COLLECT_ABOVE:
             return None
         self._not_before = now + COOLDOWN
         return "again"
 
-    def look(self, use: MemoryUsage) -> None:
+    def update(self, usage: MemoryUsage) -> None:
         """Decide whether to refuse work; once refused, until less than 93 % is needed."""
-        self.refusing = use.needed >= HARD or (self.refusing and use.needed >= ADMIT)
+        self.refusing = usage.needed_ratio >= REFUSE_FROM or (self.refusing and usage.needed_ratio >= SERVE_BELOW)
 
-    def collected(self, now: float, *, seconds: float, freed_share: float) -> None:
+    def record_collection(self, now: float, *, seconds: float, freed_share: float) -> None:
         """Note how the forced collection went. One that stopped us for long and brought nothing is not soon repeated."""
         if seconds > 0.25 and freed_share < 0.01:
             self._not_before = now + 30 * COOLDOWN
@@ -250,15 +250,15 @@ class MemoryStats:
     heap_total: int | None
     external: int | None
 
-    def line(self, use: MemoryUsage) -> str:
+    def log_line(self, usage: MemoryUsage) -> str:
         """The line of statistics."""
-        parts = [f"RSS: {mb(self.rss)}"]
+        parts = [f"RSS: {format_mb(self.rss)}"]
         if self.heap_used is not None and self.heap_total:
             share = 100 * self.heap_used / self.heap_total
-            parts.append(f"Heap: {self.heap_used / MIB:.2f}/{mb(self.heap_total)} ({share:.2f}%)")
+            parts.append(f"Heap: {self.heap_used / MIB:.2f}/{format_mb(self.heap_total)} ({share:.2f}%)")
         if self.external is not None:
-            parts.append(f"External: {mb(self.external)}")
-        parts.append(f"Limit: {use.used / MIB:.2f}/{mb(use.limit)} ({100 * use.ratio:.2f}%)")
+            parts.append(f"External: {format_mb(self.external)}")
+        parts.append(f"Limit: {usage.used / MIB:.2f}/{format_mb(usage.limit)} ({100 * usage.ratio:.2f}%)")
         return "[Memory Stats] " + " | ".join(parts)
 
 
@@ -271,11 +271,13 @@ class GcResult:
     rss: int
     seconds: float
 
-    def line(self) -> str:
-        return f"[GC] Freed {mb(self.heap)} heap, {mb(self.external)} external, {mb(self.rss)} total"
+    def log_line(self) -> str:
+        return (
+            f"[GC] Freed {format_mb(self.heap)} heap, {format_mb(self.external)} external, {format_mb(self.rss)} total"
+        )
 
 
-def mb(size: int) -> str:
+def format_mb(size: int) -> str:
     """As the log writes it."""
     return f"{size / MIB:.2f}MB"
 
@@ -289,53 +291,53 @@ class GarbageCollector:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="malloc-trim")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="malloc-trim")
         self._reserve: mmap.mmap | None = None
-        self._rss_seen = 0
+        self._last_rss = 0
         self._not_before = 0.0
 
     def start(self) -> None:
         """Get ready while there is memory: the thread, the reserve, and everything that will live for ever."""
-        self._thread.submit(_trim).result()
+        self._executor.submit(_trim).result()
         self.hold_reserve()
         gc.collect()
         gc.freeze()
-        self._rss_seen = process_memory().rss
+        self._last_rss = process_memory().rss
 
     def close(self) -> None:
-        self._thread.shutdown(wait=False, cancel_futures=True)
-        self.drop_reserve()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self.release_reserve()
 
     def hold_reserve(self) -> None:
         """Address space to fall back on when an allocation fails. Untouched, so it costs no memory, only limit."""
         if self._reserve is None:
             with suppress(OSError, ValueError):
-                self._reserve = mmap.mmap(-1, RESERVE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                self._reserve = mmap.mmap(-1, RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
-    def drop_reserve(self) -> None:
+    def release_reserve(self) -> None:
         """Let go of it, so that those who must go on can."""
         reserve, self._reserve = self._reserve, None
         if reserve is not None:
             reserve.close()
 
-    def spent(self) -> int:
+    def reserve_spent(self) -> int:
         """Bytes of the reserve that are not held."""
-        return 0 if self._reserve is not None else RESERVE
+        return 0 if self._reserve is not None else RESERVE_BYTES
 
-    async def collect(self, give_up: Callable[[], object] = lambda: None) -> GcResult:
+    async def collect(self, evict: Callable[[], object] = lambda: None) -> GcResult:
         """Collect all garbage and trim. The collection itself stops the loop; the trimming does not.
 
         Args:
-            give_up: called first, lets go of what can be spared.
+            evict: called first, lets go of what can be spared.
         """
-        before = figures()
-        give_up()
+        before = read_memory_stats()
+        evict()
         started = self._clock()
         gc.collect()
         seconds = self._clock() - started
-        await asyncio.get_running_loop().run_in_executor(self._thread, _trim)
-        after = figures()
-        self._rss_seen = after.rss
+        await asyncio.get_running_loop().run_in_executor(self._executor, _trim)
+        after = read_memory_stats()
+        self._last_rss = after.rss
         self._not_before = started + 100 * seconds
         return GcResult(
             (before.heap_used or 0) - (after.heap_used or 0),
@@ -344,13 +346,13 @@ class GarbageCollector:
             seconds,
         )
 
-    def worthwhile(self) -> bool:
+    def is_worthwhile(self) -> bool:
         """Whether anything moved since the last collection, and collections do not take more than 1 % of the time."""
-        moved = gc.get_count()[2] > 0 or abs(process_memory().rss - self._rss_seen) > MIB
+        moved = gc.get_count()[2] > 0 or abs(process_memory().rss - self._last_rss) > MIB
         return moved and self._clock() >= self._not_before
 
 
-def tune() -> None:
+def tune_malloc() -> None:
     """Settle how this process takes memory. Call before any thread starts.
 
     Small stacks, because RLIMIT_DATA counts all of them; one arena, and a fixed size above which a block is a mapping of its
@@ -365,7 +367,7 @@ def tune() -> None:
         _libc.mallopt(-1, 2 * MIB)  # M_TRIM_THRESHOLD
 
 
-def figures() -> MemoryStats:
+def read_memory_stats() -> MemoryStats:
     """Read all of them."""
     used, total = _heap()
     return MemoryStats(process_memory().rss, used, total, _external())

@@ -57,76 +57,76 @@ class MemoryCache:
         self._fresh_for = fresh_for
         self._lifetime = lifetime
         self._clock = clock
-        self._held: OrderedDict[int, CachedEntry] = OrderedDict()
+        self._entries: OrderedDict[int, CachedEntry] = OrderedDict()
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._entries)
 
     def put(self, key: int, entry: Entry, age: float = 0.0) -> None:
         """Hold `entry`, which was true `age` seconds ago. An older version never replaces a newer one."""
         loaded_at = self._clock() - age
-        old = self._held.get(key)
+        old = self._entries.get(key)
         if old is not None:
             if old.entry.stamp > entry.stamp:
                 return
             if old.entry.stamp == entry.stamp:
                 loaded_at = max(loaded_at, old.loaded_at)
             self.drop(key)
-        held = CachedEntry(entry, loaded_at)
-        if held.size > self._max_bytes:
+        cached = CachedEntry(entry, loaded_at)
+        if cached.size > self._max_bytes:
             return
-        self._held[key] = held
-        self.bytes += held.size
+        self._entries[key] = cached
+        self.bytes += cached.size
         self._shrink_to(self._max_entries, self._max_bytes)
 
     def get(self, key: int) -> Entry | None:
         """The entry, fresh or stale, unless its lifetime is over."""
-        held = self._held.get(key)
-        if held is None:
+        cached = self._entries.get(key)
+        if cached is None:
             return None
-        if self._clock() - held.loaded_at >= self._lifetime:
+        if self._clock() - cached.loaded_at >= self._lifetime:
             self.drop(key)
             return None
-        self._held.move_to_end(key)
-        return held.entry
+        self._entries.move_to_end(key)
+        return cached.entry
 
-    def fresh(self, key: int) -> Entry | None:
+    def get_fresh(self, key: int) -> Entry | None:
         """The entry if it is as good as the source."""
         entry = self.get(key)
-        if entry is None or self._clock() - self._held[key].loaded_at >= self._fresh_for:
+        if entry is None or self._clock() - self._entries[key].loaded_at >= self._fresh_for:
             return None
         return entry
 
     def age(self, key: int) -> float | None:
         """Seconds since the entry was true."""
-        held = self._held.get(key)
-        return None if held is None else self._clock() - held.loaded_at
+        cached = self._entries.get(key)
+        return None if cached is None else self._clock() - cached.loaded_at
 
-    def doubt(self, key: int) -> None:
+    def mark_uncertain(self, key: int) -> None:
         """No longer fresh, but still good enough to be served as stale."""
-        held = self._held.get(key)
-        if held is not None:
-            held.loaded_at = min(held.loaded_at, self._clock() - self._fresh_for)
+        cached = self._entries.get(key)
+        if cached is not None:
+            cached.loaded_at = min(cached.loaded_at, self._clock() - self._fresh_for)
 
     def drop(self, key: int) -> None:
-        held = self._held.pop(key, None)
-        if held is not None:
-            self.bytes -= held.size
+        cached = self._entries.pop(key, None)
+        if cached is not None:
+            self.bytes -= cached.size
 
-    def halve(self) -> int:
+    def evict_half(self) -> int:
         """Let go of the least recently used until half the bytes are left. Returns how many entries went."""
-        before = len(self._held)
+        before = len(self._entries)
         self._shrink_to(self._max_entries, self.bytes // 2)
-        return before - len(self._held)
+        return before - len(self._entries)
 
-    def purge(self) -> None:
+    def remove_expired(self) -> None:
         """Drop what has outlived its lifetime."""
         oldest = self._clock() - self._lifetime
-        for key in [key for key, held in self._held.items() if held.loaded_at <= oldest]:
+        for key in [key for key, cached in self._entries.items() if cached.loaded_at <= oldest]:
             self.drop(key)
 
     def _shrink_to(self, max_entries: int, max_bytes: int) -> None:
-        while self._held and (len(self._held) > max_entries or self.bytes > max_bytes):
-            _, held = self._held.popitem(last=False)
-            self.bytes -= held.size
+        while self._entries and (len(self._entries) > max_entries or self.bytes > max_bytes):
+            _, cached = self._entries.popitem(last=False)
+            self.bytes -= cached.size

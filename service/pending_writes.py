@@ -12,45 +12,45 @@ class PendingWrites:
     """Keys with the stamp of their newest write; None is for a write that may or may not have happened.
 
     Args:
-        most: keys that are remembered, at most.
+        max_keys: keys that are remembered, at most.
 
     Attributes:
-        everything: more was missed than can be remembered. All that Redis holds must go before it is read again.
+        overflowed: more was missed than can be remembered. All that Redis holds must go before it is read again.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_keys: int) -> None:
+        self._max_keys = max_keys
         self._stamps: dict[int, Stamp | None] = {}
-        self.everything = False
+        self.overflowed = False
 
     def __contains__(self, key: int) -> bool:
-        return self.everything or key in self._stamps
+        return self.overflowed or key in self._stamps
 
     def __bool__(self) -> bool:
-        return self.everything or bool(self._stamps)
+        return self.overflowed or bool(self._stamps)
 
     def add(self, key: int, stamp: Stamp | None) -> Stamp | None:
         """Remember a write. Returns what is owed for the key now: the newest, and None once there was a doubt."""
         if key in self._stamps:
-            held = self._stamps[key]
-            stamp = None if held is None or stamp is None else max(held, stamp)
-        elif len(self._stamps) >= self._most:
-            self.everything = True
+            earlier = self._stamps[key]
+            stamp = None if earlier is None or stamp is None else max(earlier, stamp)
+        elif len(self._stamps) >= self._max_keys:
+            self.overflowed = True
             return stamp
         self._stamps[key] = stamp
         return stamp
 
-    def next(self, count: int) -> list[tuple[int, Stamp | None]]:
+    def next_batch(self, count: int) -> list[tuple[int, Stamp | None]]:
         """The first so many."""
         return list(islice(self._stamps.items(), count))
 
-    def settle(self, paid: Iterable[tuple[int, Stamp | None]]) -> None:
+    def acknowledge(self, delivered: Iterable[tuple[int, Stamp | None]]) -> None:
         """Redis has these now. What was written to the same keys since then stays owed."""
-        for key, stamp in paid:
+        for key, stamp in delivered:
             if key in self._stamps and self._stamps[key] == stamp:
                 del self._stamps[key]
 
-    def begin_anew(self) -> None:
+    def reset(self) -> None:
         """All that Redis holds is about to be deleted: only what is written from now on is owed."""
         self._stamps.clear()
-        self.everything = False
+        self.overflowed = False

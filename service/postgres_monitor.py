@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from .database import FAULTS, LOST, connect_options, keep_alive, reason
+from .database import CONNECTION_LOST_ERRORS, UNAVAILABLE_ERRORS, connect_options, describe_error, enable_keepalive
 from .errors import Unavailable
 
 if TYPE_CHECKING:
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.postgres_monitor")
 
 INTERVAL = 0.4
-INTERVAL_AWAY = 0.2
+INTERVAL_DOWN = 0.2
 TIMEOUT = 0.6  # with the interval at most a second: what readiness tells is never older
-STILL = 0.25  # a session that has not moved for so long, in a state that no live one stays in, is a zombie
+ZOMBIE_SETTLE = 0.25  # a session that has not moved for so long, in a state that no live one stays in, is a zombie
 
-TELL_AGAIN = 60.0  # seconds between two log lines about statements that fail for one cause
+LOG_AGAIN_AFTER = 60.0  # seconds between two log lines about statements that fail for one cause
 
 # All that requests need, asked of the catalogs, so that a lock on the table holds nothing up. $1 to $4: columns, the
 # categories of their types, and whether a creation and a change write them.
@@ -60,8 +60,8 @@ SELECT relation.oid IS NOT NULL AS has_table,
   FROM relation
 """
 
-WATCH_NAME = "service-watch:"  # and the boot id: the application_name of this connection
-SILENT = 10.0  # a watch asks every second; one that has not for so long is no sign of a living instance
+MONITOR_NAME_PREFIX = "service-watch:"  # and the boot id: the application_name of this connection
+MONITOR_SILENCE = 10.0  # a watch asks every second; one that has not for so long is no sign of a living instance
 
 # Sessions of this service that no live process can need. $1: our name. $2: pids of our pool. $3: seconds that a statement may
 # take in the end. $4: seconds that a connection may idle. $5: the longest transaction, in seconds. $6, $7: WATCH_NAME, SILENT.
@@ -87,7 +87,7 @@ SELECT pid, backend_start, state_change
 TERMINATE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = ANY($1) AND application_name LIKE 'service:%'"
 )
-LIVING = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)"
+STILL_CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)"
 
 
 class PostgresMonitor:
@@ -95,7 +95,7 @@ class PostgresMonitor:
 
     Args:
         schema: made whenever it is missing.
-        needs: what requests need of each column: its name, the categories of its type, and whether a creation and a change
+        required_columns: what requests need of each column: its name, the categories of its type, and whether a creation and a change
             write it.
         pool_pids: the sessions that our pool holds now.
 
@@ -112,69 +112,69 @@ class PostgresMonitor:
         boot_id: str,
         *,
         schema: str,
-        needs: Sequence[tuple[str, str, bool, bool]],
+        required_columns: Sequence[tuple[str, str, bool, bool]],
         pool_pids: Callable[[], Sequence[int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._name = f"service:{boot_id}"
-        self._own_name = f"{WATCH_NAME}{boot_id}"
+        self._pool_name = f"service:{boot_id}"
+        self._monitor_name = f"{MONITOR_NAME_PREFIX}{boot_id}"
         self._schema = schema
-        self._needs = [list(column) for column in zip(*needs, strict=True)]
+        self._required_columns = [list(column) for column in zip(*required_columns, strict=True)]
         self._pool_pids = pool_pids
         self._clock = clock
         self._connection: Any = None
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
         self._capacity_checked = False
-        self._suspicion: BaseException | None = None
-        self._told: dict[str, float] = {}
-        self._last_told: tuple[str, str] | None = None
+        self._statement_error: BaseException | None = None
+        self._logged_at: dict[str, float] = {}
+        self._last_report: tuple[str, str] | None = None
         self.up = False
         self.state = "down"
         self.tried = False
 
-    def suspect(self, error: BaseException) -> None:
+    def check_now(self, error: BaseException) -> None:
         """Look at Postgres now, because a statement failed with `error`."""
-        self._suspicion = error
+        self._statement_error = error
         self._wake.set()
 
     async def run(self) -> None:
         """Look for ever."""
         try:
             while True:
-                await self._look()
+                await self._check()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(INTERVAL if self.up else INTERVAL_AWAY):
+                    async with asyncio.timeout(INTERVAL if self.up else INTERVAL_DOWN):
                         await self._wake.wait()
                         await asyncio.sleep(0.02)  # many suspect at once; one look answers all
                 self._wake.clear()
         finally:
-            self._drop()
+            self._disconnect()
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         if self._lock.locked():
             return  # a cleanup has the connection; it says if Postgres is away
         error: BaseException | None = None
         state, detail = "up", ""
         try:
             async with asyncio.timeout(TIMEOUT), self._lock:
-                connection = await self._connected()
+                connection = await self._connect()
                 state, detail = await self._requirements(connection)
                 await self._check_capacity(connection)
-        except FAULTS as failure:
-            self._drop()
+        except UNAVAILABLE_ERRORS as failure:
+            self._disconnect()
             error = failure
-        self._judge(error, state, detail)
+        self._set_state(error, state, detail)
 
-    def _judge(self, error: BaseException | None, state: str = "up", detail: str = "") -> None:
+    def _set_state(self, error: BaseException | None, state: str = "up", detail: str = "") -> None:
         """Say what state Postgres is in, after an attempt to ask it: one line for each change."""
         # A server that is full refuses us, while the pool's own connections work on.
         if error is not None and not (isinstance(error, asyncpg.TooManyConnectionsError) and self._pool_pids()):
-            state, detail = "down", reason(error)
-        told = (state, "" if state == "down" else detail)  # while down, its reasons may vary: refused, then starting up
-        if told != self._last_told:
-            self._last_told = told
+            state, detail = "down", describe_error(error)
+        report = (state, "" if state == "down" else detail)  # while down, its reasons may vary: refused, then starting
+        if report != self._last_report:
+            self._last_report = report
             if state == "up":
                 log.info("Postgres connected successfully")
             elif state == "down":
@@ -182,42 +182,42 @@ class PostgresMonitor:
             else:
                 log.warning("Postgres is not as the service needs it: %s: %s", state, detail)
         self.tried, self.state, self.up = True, state, state != "down"
-        suspicion, self._suspicion = self._suspicion, None
-        if state == "up" and suspicion is not None:
-            self._tell(suspicion)
+        statement_error, self._statement_error = self._statement_error, None
+        if state == "up" and statement_error is not None:
+            self._log_cause(statement_error)
 
-    def _tell(self, suspicion: BaseException) -> None:
+    def _log_cause(self, statement_error: BaseException) -> None:
         """Name the cause of a statement that failed although Postgres seems well: once a minute for each cause."""
-        cause = suspicion.__cause__ if isinstance(suspicion, Unavailable) else suspicion
+        cause = statement_error.__cause__ if isinstance(statement_error, Unavailable) else statement_error
         state = getattr(cause, "sqlstate", None)
-        if cause is None or state is None or isinstance(cause, LOST):
+        if cause is None or state is None or isinstance(cause, CONNECTION_LOST_ERRORS):
             return
         now = self._clock()
-        if now - self._told.get(state, -TELL_AGAIN) >= TELL_AGAIN:
-            self._told[state] = now
-            log.warning("Postgres refuses a statement: %s", reason(cause))
+        if now - self._logged_at.get(state, -LOG_AGAIN_AFTER) >= LOG_AGAIN_AFTER:
+            self._logged_at[state] = now
+            log.warning("Postgres refuses a statement: %s", describe_error(cause))
 
-    async def _connected(self) -> Any:
+    async def _connect(self) -> Any:
         """The one connection. Call with the lock held."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
-                self._settings.database_url, **connect_options(self._settings, self._own_name)
+                self._settings.database_url, **connect_options(self._settings, self._monitor_name)
             )
-            await keep_alive(self._connection)
+            await enable_keepalive(self._connection)
             self._connection.add_termination_listener(lambda _: self._wake.set())
         return self._connection
 
     async def _requirements(self, connection: Any) -> tuple[str, str]:
         """Return the state of a Postgres that answers, and for the log what is missing. Makes a table that is missing."""
-        found = await connection.fetchrow(REQUIREMENTS, *self._needs)
+        found = await connection.fetchrow(REQUIREMENTS, *self._required_columns)
         if not found["has_table"] and not found["read_only"]:
             try:
-                await self._make_schema(connection)
+                await self._create_schema(connection)
             except asyncpg.PostgresError as error:
-                if isinstance(error, (*LOST, asyncpg.OperatorInterventionError)):
+                if isinstance(error, (*CONNECTION_LOST_ERRORS, asyncpg.OperatorInterventionError)):
                     raise
-                return "no table", f"the table campaigns is missing and cannot be made: {reason(error)}"
-            found = await connection.fetchrow(REQUIREMENTS, *self._needs)
+                return "no table", f"the table campaigns is missing and cannot be made: {describe_error(error)}"
+            found = await connection.fetchrow(REQUIREMENTS, *self._required_columns)
         if not found["has_table"]:
             return "no table", "the table campaigns is missing, and Postgres takes no writes"
         if found["wrong"]:
@@ -232,7 +232,7 @@ class PostgresMonitor:
             return "no ids left", "the sequence of campaigns.id is at its end"
         return "up", ""
 
-    async def _make_schema(self, connection: Any) -> None:
+    async def _create_schema(self, connection: Any) -> None:
         """Two starts at once may both find the table missing; then one of them loses, and that is fine."""
         with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
             await connection.execute(self._schema)
@@ -246,21 +246,21 @@ class PostgresMonitor:
             " WHERE name IN ('max_connections', 'superuser_reserved_connections', 'reserved_connections')"
         )
         found = {row["name"]: row["setting"] for row in rows}
-        room = 2 * found["max_connections"] - sum(found.values())
-        wanted = self._settings.db_pool_max + 1
-        if room < wanted:
+        available = 2 * found["max_connections"] - sum(found.values())
+        needed = self._settings.db_pool_max + 1
+        if available < needed:
             log.warning(
                 "DB_POOL_MAX is %d, but Postgres has room for %d connections (and one is needed beside the pool):"
                 " raise its max_connections or lower DB_POOL_MAX",
                 self._settings.db_pool_max,
-                room,
+                available,
             )
 
-    async def end_zombies(self, left: Sequence[int], seconds: float) -> int:
-        """End server sessions that no live process can need, and those in `left`. Returns how many are gone.
+    async def terminate_zombies(self, lost_pids: Sequence[int], seconds: float) -> int:
+        """End server sessions that no live process can need, and `lost_pids`. Returns how many are gone.
 
         Args:
-            left: sessions whose connection we have just given up.
+            lost_pids: sessions whose connection we have just given up.
             seconds: how long all of it may take.
 
         Raises:
@@ -269,23 +269,23 @@ class PostgresMonitor:
         try:
             async with asyncio.timeout(seconds), self._lock:
                 async with asyncio.timeout(TIMEOUT):  # nobody else looks meanwhile, so this must tell as soon
-                    connection = await self._connected()
+                    connection = await self._connect()
                     await connection.execute("SELECT 1")
-                pids = [*await self._zombies(connection), *left]
+                pids = [*await self._zombies(connection), *lost_pids]
                 if not pids:
                     return 0
                 await connection.fetch(TERMINATE, pids)
-                end = self._clock() + seconds / 3
+                deadline = self._clock() + seconds / 3
                 # Only the server knows when they are gone, so there is no event to wait for.
-                while (living := await connection.fetchval(LIVING, pids)) and self._clock() < end:  # noqa: ASYNC110
+                while (remaining := await connection.fetchval(STILL_CONNECTED, pids)) and self._clock() < deadline:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
-                if living:
-                    log.warning("%d sessions of Postgres do not end although they were told to", living)
-                return len(pids) - int(living)
-        except FAULTS as error:
-            self._drop()
+                if remaining:
+                    log.warning("%d sessions of Postgres do not end although they were told to", remaining)
+                return len(pids) - int(remaining)
+        except UNAVAILABLE_ERRORS as error:
+            self._disconnect()
             self._wake.set()
-            self._judge(error)
+            self._set_state(error)
             raise
 
     async def _zombies(self, connection: Any) -> list[int]:
@@ -293,22 +293,22 @@ class PostgresMonitor:
         settings = self._settings
         limits = (settings.db_command_timeout * 2, settings.db_pool_idle_timeout * 2, settings.db_command_timeout)
 
-        async def look() -> Sequence[Any]:
+        async def find_zombies() -> Sequence[Any]:
             found: Sequence[Any] = await connection.fetch(
-                ZOMBIES, self._name, list(self._pool_pids()), *limits, WATCH_NAME, SILENT
+                ZOMBIES, self._pool_name, list(self._pool_pids()), *limits, MONITOR_NAME_PREFIX, MONITOR_SILENCE
             )
             return found
 
-        first = await look()
+        first = await find_zombies()
         if not first:
             return []
-        await asyncio.sleep(STILL)
-        second = await look()
+        await asyncio.sleep(ZOMBIE_SETTLE)
+        second = await find_zombies()
         before = {tuple(row) for row in first}
         return [row["pid"] for row in second if tuple(row) in before]
 
-    def _drop(self) -> None:
+    def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with contextlib.suppress(*FAULTS):
+            with contextlib.suppress(*UNAVAILABLE_ERRORS):
                 connection.terminate()

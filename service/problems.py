@@ -20,7 +20,7 @@ from .memory import GarbageCollector, MemoryGuard
 
 log = logging.getLogger("service.http")
 
-ESSENTIAL = ("/health", "/livez", "/readyz", "/api/db-cleanup")
+ESSENTIAL_PATHS = ("/health", "/livez", "/readyz", "/api/db-cleanup")
 MEMORY_RETRY_AFTER = 2
 
 
@@ -36,7 +36,7 @@ class Problem(JSONResponse):
         *,
         headers: Mapping[str, str] | None = None,
         retry_after: float | None = None,
-        **more: object,
+        **extra: object,
     ) -> None:
         headers = dict(headers or {})
         if retry_after is not None:
@@ -46,7 +46,7 @@ class Problem(JSONResponse):
             "title": HTTPStatus(status).phrase,
             "status": status,
             "detail": detail,
-            **more,
+            **extra,
         }
         super().__init__(content, status, headers)
 
@@ -64,28 +64,28 @@ class LoadSheddingMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._guard.refusing and scope["path"] not in ESSENTIAL:
-            await _no_memory()(scope, receive, send)
+        if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:
+            await _out_of_memory()(scope, receive, send)
             return
         started = False
 
-        async def watched_send(message: Message) -> None:
+        async def tracking_send(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
         try:
-            with self._lifecycle.request():
-                await self._app(scope, receive, watched_send)
+            with self._lifecycle.track_request():
+                await self._app(scope, receive, tracking_send)
         except MemoryError:
-            self._collector.drop_reserve()
+            self._collector.release_reserve()
             if started:
                 raise
             log.error("out of memory while answering a request")
-            await _no_memory()(scope, receive, send)
+            await _out_of_memory()(scope, receive, send)
 
 
-def _no_memory() -> Problem:
+def _out_of_memory() -> Problem:
     return Problem(503, "The service is short of memory.", retry_after=MEMORY_RETRY_AFTER)
 
 
@@ -99,7 +99,7 @@ async def _unavailable(_: Request, error: Exception) -> Response:
     return Problem(503, error.detail, retry_after=error.retry_after)
 
 
-async def _wrong_fields(_: Request, error: Exception) -> Response:
+async def _validation_failed(_: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationFailed)
     return Problem(422, "Some fields are not as they should be.", errors=error.problems)
 
@@ -116,7 +116,7 @@ Handler = Callable[[Request, Exception], Awaitable[Response]]
 EXCEPTION_HANDLERS: dict[Any, Handler] = {
     HTTPException: _http_error,
     Unavailable: _unavailable,
-    ValidationFailed: _wrong_fields,
+    ValidationFailed: _validation_failed,
     ClientDisconnect: _client_gone,
     Exception: _unexpected,
 }

@@ -2,7 +2,7 @@
 
 Rules: a request spends at most its budget here, all calls together. The first real failure opens the breaker, and from
 then on no request touches Redis. One task, `run`, probes with a fresh connection, first delivers what was written
-meanwhile (`owed`), and only then lets requests in again. A version never replaces a newer one: Redis itself compares.
+meanwhile (`pending`), and only then lets requests in again. A version never replaces a newer one: Redis itself compares.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("service.redis")
 
-CONNECTIONS = 20
-TLS_CONNECTIONS = 8  # all made before requests come: a handshake over the internet takes more than a request's budget
+MAX_CONNECTIONS = 20
+# All made before requests come: a handshake over the internet takes more than a request's budget.
+MAX_TLS_CONNECTIONS = 8
 PROBE_INTERVAL = 0.5  # while up
 # A probe waits as long as a request would, REDIS_BUDGET, and at least this long: too slow for requests is away, and nothing else is.
 PROBE_TIMEOUT = 0.25  # on a connection that stands
 CONNECT_TIMEOUT, TLS_CONNECT_TIMEOUT = 0.4, 1.0  # for a probe that has to connect first; no request waits for it
 TRIAL_INTERVAL = 0.1
-BATCH = 100
+BATCH_SIZE = 100
 BATCH_TIMEOUT = 1.0
-STALL = 0.1  # a timeout that fires this much late says that we were stopped, not Redis
-DELETED = 2**53 - 1  # the version of a row that is gone; Lua's numbers are exact up to here
-PREFIX = "service:campaign:"
+STALL_THRESHOLD = 0.1  # a timeout that fires this much late says that we were stopped, not Redis
+DELETED_VERSION = 2**53 - 1  # the version of a row that is gone; Lua's numbers are exact up to here
+KEY_PREFIX = "service:campaign:"
 
 # Sets KEYS[1] to "<created> <version> <body>" for ARGV[4] ms unless a newer stamp is there; an empty body says only
 # "nothing older than this".
@@ -84,8 +85,8 @@ class TimeBudget:
     """The time that one request may still spend on Redis."""
 
     def __init__(self, seconds: float) -> None:
-        self.full = seconds
-        self.left = seconds
+        self.total = seconds
+        self.remaining = seconds
 
 
 class RedisStore:
@@ -93,8 +94,8 @@ class RedisStore:
 
     Args:
         lifetime: seconds for which entries are kept in Redis.
-        owed: what Redis has missed.
-        writes: returns the next of it, as it is to be told to Redis.
+        pending: what Redis has missed.
+        next_writes: returns the next of it, as it is to be told to Redis.
     """
 
     def __init__(
@@ -102,14 +103,14 @@ class RedisStore:
         settings: ServiceSettings,
         *,
         lifetime: float,
-        owed: PendingWrites,
-        writes: Callable[[], list[PendingWrite]],
+        pending: PendingWrites,
+        next_writes: Callable[[], list[PendingWrite]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._lifetime = lifetime
-        self._owed = owed
-        self._writes = writes
+        self._pending = pending
+        self._next_writes = next_writes
         self._clock = clock
         self._breaker = CircuitBreaker(random.random)
         self._client: Redis | None = None
@@ -118,7 +119,7 @@ class RedisStore:
         budget = settings.redis_budget
         self._probe_timeout = max(budget, PROBE_TIMEOUT)
         self._connect_timeout = max(budget, TLS_CONNECT_TIMEOUT if self._tls else CONNECT_TIMEOUT)
-        self._slots = asyncio.Semaphore(TLS_CONNECTIONS if self._tls else CONNECTIONS)
+        self._slots = asyncio.Semaphore(MAX_TLS_CONNECTIONS if self._tls else MAX_CONNECTIONS)
         self._wake = asyncio.Event()
         self.source = source(settings)
 
@@ -135,12 +136,12 @@ class RedisStore:
         """The entry and its age. None when there is none.
 
         Raises:
-            Away: Redis is away, too slow, or busy.
+            RedisUnavailable: Redis is away, too slow, or busy.
         """
-        async with self._spend(budget) as client:
+        async with self._client_within(budget) as client:
             pipe = client.pipeline(transaction=False)
-            pipe.get(f"{PREFIX}{key}")
-            pipe.pttl(f"{PREFIX}{key}")
+            pipe.get(f"{KEY_PREFIX}{key}")
+            pipe.pttl(f"{KEY_PREFIX}{key}")
             value, ttl_ms = await pipe.execute(raise_on_error=False)
             for answer in (value, ttl_ms):
                 if isinstance(answer, Exception):
@@ -151,10 +152,10 @@ class RedisStore:
         """Bring one write to Redis.
 
         Raises:
-            Away: it may or may not have arrived.
+            RedisUnavailable: it may or may not have arrived.
         """
-        async with self._spend(budget) as client:
-            await _perform(client, write)
+        async with self._client_within(budget) as client:
+            await _send(client, write)
 
     async def run(self) -> None:
         """Probe for ever: the only task that does. Closes the connections when it is cancelled."""
@@ -165,13 +166,13 @@ class RedisStore:
             # at the same moment (python/cpython#86296). The task would never end then.
             while not task.cancelling():
                 if self._breaker.up:
-                    await self._watch()
-                elif not await self._bring_back():
-                    await self._sleep(self._breaker.delay())
+                    await self._probe_once()
+                elif not await self._reconnect():
+                    await self._sleep(self._breaker.probe_delay())
         finally:
             await self._close()
 
-    async def _watch(self) -> None:
+    async def _probe_once(self) -> None:
         """One round while up: wait, probe, deliver what a request could not."""
         await self._sleep(PROBE_INTERVAL)
         client, epoch = self._client, self._breaker.epoch
@@ -181,14 +182,14 @@ class RedisStore:
         try:
             async with asyncio.timeout(self._probe_timeout):
                 await _probe(client)
-            if self._owed.everything:
+            if self._pending.overflowed:
                 raise RedisUnavailable("it has missed more writes than can be remembered")
-            await self._deliver(client)
+            await self._flush_pending(client)
         except Exception as error:  # noqa: BLE001  # Redis is optional: whatever went wrong, it is away
             if not self._stalled(error, started, self._probe_timeout):
-                self._fail(error, epoch)
+                self._record_failure(error, epoch)
 
-    async def _bring_back(self) -> bool:
+    async def _reconnect(self) -> bool:
         """One attempt while down. True when Redis is in use again."""
         await self._close()
         epoch = self._breaker.epoch
@@ -197,80 +198,82 @@ class RedisStore:
             if self._tls:
                 await self._share_tls(client)
             async with asyncio.timeout(self._connect_timeout):
-                await asyncio.gather(*(_probe(client) for _ in range(TLS_CONNECTIONS if self._tls else 1)))
-            held_until = self._clock() + self._breaker.trial(self._clock())
-            while self._clock() < held_until:
+                await asyncio.gather(*(_probe(client) for _ in range(MAX_TLS_CONNECTIONS if self._tls else 1)))
+            trial_end = self._clock() + self._breaker.trial_period(self._clock())
+            while self._clock() < trial_end:
                 await asyncio.sleep(TRIAL_INTERVAL)
                 async with asyncio.timeout(self._probe_timeout):
                     await _probe(client)
-            if self._owed.everything:
-                await self._forget(client)
-            await self._deliver(client)
+            if self._pending.overflowed:
+                await self._delete_own_keys(client)
+            await self._flush_pending(client)
         except Exception as error:  # noqa: BLE001  # the same
-            self._fail(error, epoch)
+            self._record_failure(error, epoch)
             return False
-        # No await between the last look at `owed` and this: nothing written in between can be missed.
-        self._breaker.recover(self._clock())
+        # No await between the last look at `pending` and this: nothing written in between can be missed.
+        self._breaker.record_recovery(self._clock())
         log.info("Redis connected successfully")
         return True
 
-    async def _deliver(self, client: Redis) -> None:
+    async def _flush_pending(self, client: Redis) -> None:
         """Bring all that is owed to Redis, in batches, until nothing is."""
-        while batch := self._writes():
+        while batch := self._next_writes():
             pipe = client.pipeline(transaction=False)
             for write in batch:
-                _perform(pipe, write)
+                _send(pipe, write)
             async with asyncio.timeout(BATCH_TIMEOUT):
                 for answer in await pipe.execute(raise_on_error=False):
                     if isinstance(answer, Exception) and not _is_wrong_type(answer):
                         raise answer
-            self._owed.settle((write.key, write.stamp) for write in batch)
+            self._pending.acknowledge((write.key, write.stamp) for write in batch)
 
-    async def _forget(self, client: Redis) -> None:
+    async def _delete_own_keys(self, client: Redis) -> None:
         """Delete all of ours, because we can't tell what of it is old."""
-        self._owed.begin_anew()
+        self._pending.reset()
         try:
             cursor = 0
             while True:
                 async with asyncio.timeout(BATCH_TIMEOUT):
-                    cursor, names = await client.scan(cursor, match=f"{PREFIX}*", count=1000)
+                    cursor, names = await client.scan(cursor, match=f"{KEY_PREFIX}*", count=1000)
                     if names:
                         await client.unlink(*names)
                 if cursor == 0:
                     return
         except BaseException:
-            self._owed.everything = True
+            self._pending.overflowed = True
             raise
 
     @contextlib.asynccontextmanager
-    async def _spend(self, budget: TimeBudget) -> AsyncIterator[Redis]:
-        """The client, for as long as the budget lasts. Whatever goes wrong becomes Away."""
+    async def _client_within(self, budget: TimeBudget) -> AsyncIterator[Redis]:
+        """The client, for as long as the budget lasts. Whatever goes wrong becomes RedisUnavailable."""
         client, epoch = self._client, self._breaker.epoch
-        if client is None or not self._breaker.up or budget.left <= 0:
+        if client is None or not self._breaker.up or budget.remaining <= 0:
             raise RedisUnavailable
         started = self._clock()
-        limit, had = budget.left, 0.0
+        limit, available = budget.remaining, 0.0
         try:
             async with asyncio.timeout(limit), self._slots:
-                had = limit - (self._clock() - started)
+                available = limit - (self._clock() - started)
                 yield client
         except Exception as error:
-            fair = had >= 0.8 * budget.full  # a late start or a crowd is no proof that Redis is away
+            had_enough_time = available >= 0.8 * budget.total  # a late start or a crowd is no proof that Redis is away
             timed_out = _is_timeout(error)
-            if not _is_wrong_type(error) and not (timed_out and (not fair or self._stalled(error, started, limit))):
-                self._fail(error, epoch)
+            if not _is_wrong_type(error) and not (
+                timed_out and (not had_enough_time or self._stalled(error, started, limit))
+            ):
+                self._record_failure(error, epoch)
             raise RedisUnavailable from error
         finally:
-            budget.left -= self._clock() - started
+            budget.remaining -= self._clock() - started
 
-    def _fail(self, error: Exception, epoch: int) -> None:
+    def _record_failure(self, error: Exception, epoch: int) -> None:
         reason = _reason(error)
-        if self._breaker.fail(reason, epoch):
+        if self._breaker.record_failure(reason, epoch):
             log.warning("Redis connection failed, falling back to in-memory cache: %s", reason)
             self._wake.set()
 
     def _stalled(self, error: Exception, started: float, limit: float) -> bool:
-        return _is_timeout(error) and self._clock() - started > limit + STALL
+        return _is_timeout(error) and self._clock() - started > limit + STALL_THRESHOLD
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep, or less: a request that finds Redis away wakes the prober."""
@@ -292,14 +295,14 @@ class RedisStore:
 
         store = self
 
-        class Shared(SSLConnection):
+        class SharedContextConnection(SSLConnection):
             def __init__(self, **options: Any) -> None:
                 super().__init__(**options)
                 store._tls_context = self.ssl_context = store._tls_context or self.ssl_context
 
         pool = client.connection_pool
-        pool.connection_class = Shared
-        await asyncio.to_thread(Shared(**pool.connection_kwargs).ssl_context.get)
+        pool.connection_class = SharedContextConnection
+        await asyncio.to_thread(SharedContextConnection(**pool.connection_kwargs).ssl_context.get)
 
     def _connect(self) -> Redis:
         """A client with no connection yet. Imported here: redis costs a third of the start, and is not needed for it."""
@@ -314,7 +317,7 @@ class RedisStore:
             "socket_timeout": None,
             "socket_connect_timeout": self._connect_timeout,
             "retry": Retry(NoBackoff(), 1),  # all that we send may be sent twice
-            "max_connections": CONNECTIONS + 2,
+            "max_connections": MAX_CONNECTIONS + 2,
             "health_check_interval": 0,
             "protocol": 2,
             "driver_info": None,
@@ -343,9 +346,9 @@ def _uses_tls(settings: ServiceSettings) -> bool:
     return settings.upstash_redis_rest_url is not None or (settings.redis_url or "").startswith("rediss:")
 
 
-def _perform(client: Redis, write: PendingWrite) -> Awaitable[Any]:
+def _send(client: Redis, write: PendingWrite) -> Awaitable[Any]:
     """Send one write, or queue it when `client` is a pipeline."""
-    name = f"{PREFIX}{write.key}"
+    name = f"{KEY_PREFIX}{write.key}"
     if write.stamp is None:
         return client.delete(name)
     milliseconds = max(1, int(write.seconds * 1000))

@@ -16,10 +16,10 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from .cache import Cache
-from .campaigns import HIGHEST_ID, Campaign, Campaigns, ValidationFailed, changed_fields, new_fields
-from .cleanup import Cleanup, CleanupRateLimited, foreign_caller, refusal
+from .campaigns import MAX_ID, Campaign, Campaigns, ValidationFailed, validate_change, validate_creation
+from .cleanup import Cleanup, CleanupRateLimited, denial_status, untrusted_reason
 from .errors import Unavailable
-from .health import Health, now
+from .health import Health, utc_timestamp
 from .memory_cache import Entry
 from .problems import Problem
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-LARGEST_BODY = 1 << 20
-JSON_KIND = re.compile(r"[a-z]+/[a-z0-9.+-]+\+json")
-TAG = re.compile(r'(W/)?"([^"]*)"')
-TAGS = re.compile(r'[ \t,]*(?:W/)?"[^"]*"(?:[ \t]*,[ \t,]*(?:W/)?"[^"]*")*[ \t,]*')
-NUMBER = re.compile(r"[1-9][0-9]{0,18}")
+MAX_BODY_BYTES = 1 << 20
+JSON_SUFFIX_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+\+json")
+ENTITY_TAG = re.compile(r'(W/)?"([^"]*)"')
+ENTITY_TAG_LIST = re.compile(r'[ \t,]*(?:W/)?"[^"]*"(?:[ \t]*,[ \t,]*(?:W/)?"[^"]*")*[ \t,]*')
+VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -47,69 +47,71 @@ class CampaignRoutes:
     def routes(self) -> list[Route]:
         return [
             _route("/api/campaigns", GET=self.list, POST=self.create),
-            _route("/api/campaigns/{id}", GET=self.get, PUT=self.change, DELETE=self.delete),
+            _route("/api/campaigns/{id}", GET=self.get, PUT=self.update, DELETE=self.delete),
         ]
 
     async def create(self, request: Request) -> Response:
-        campaign = await self._campaigns.create(new_fields(await read_json(request, self._body_timeout)))
-        entry = campaign.entry()
-        await self._cache.wrote(campaign.id, entry)
-        return _answer(entry, status=201, headers={"Location": f"/api/campaigns/{campaign.id}"})
+        campaign = await self._campaigns.create(validate_creation(await read_json(request, self._body_timeout)))
+        entry = campaign.cache_entry()
+        await self._cache.after_write(campaign.id, entry)
+        return _entry_response(entry, status=201, headers={"Location": f"/api/campaigns/{campaign.id}"})
 
     async def get(self, request: Request) -> Response:
-        campaign_id = _id(request)
+        campaign_id = _campaign_id(request)
 
         async def load() -> Entry | None:
             campaign = await self._campaigns.get(campaign_id)
-            return None if campaign is None else campaign.entry()
+            return None if campaign is None else campaign.cache_entry()
 
-        answer = await self._cache.read(campaign_id, load)
-        headers: dict[str, str] = {"X-Cache": answer.state, "X-Cache-Source": answer.source}
-        if answer.entry is None:
+        result = await self._cache.read(campaign_id, load)
+        headers: dict[str, str] = {"X-Cache": result.state, "X-Cache-Source": result.source}
+        if result.entry is None:
             raise HTTPException(404, "There is no such campaign.", headers)
-        return _answer(answer.entry, headers=headers)
+        return _entry_response(result.entry, headers=headers)
 
     async def list(self, request: Request) -> Response:
-        limit = _number(request, "limit", default=50, lowest=1, highest=200)
-        after = _number(request, "after", default=0, lowest=0, highest=HIGHEST_ID)
+        limit = _integer_parameter(request, "limit", default=50, lowest=1, highest=200)
+        after = _integer_parameter(request, "after", default=0, lowest=0, highest=MAX_ID)
         items = await self._campaigns.list(after=after, limit=limit + 1)
-        more = len(items) > limit
+        has_more = len(items) > limit
         page = items[:limit]
-        return JSONResponse({"items": [c.as_dict() for c in page], "next": page[-1].id if more else None})
+        return JSONResponse(
+            {"items": [campaign.as_dict() for campaign in page], "next": page[-1].id if has_more else None}
+        )
 
-    async def change(self, request: Request) -> Response:
-        campaign_id = _id(request)
-        fields = changed_fields(await read_json(request, self._body_timeout))
-        campaign = await self._change(campaign_id, fields, _if_match(request))
-        entry = campaign.entry()
-        await self._cache.wrote(campaign_id, entry)
-        return _answer(entry)
+    async def update(self, request: Request) -> Response:
+        campaign_id = _campaign_id(request)
+        fields = validate_change(await read_json(request, self._body_timeout))
+        campaign = await self._update(campaign_id, fields, _if_match(request))
+        entry = campaign.cache_entry()
+        await self._cache.after_write(campaign_id, entry)
+        return _entry_response(entry)
 
     async def delete(self, request: Request) -> Response:
-        campaign_id = _id(request)
+        campaign_id = _campaign_id(request)
         try:
-            created = await self._campaigns.delete(campaign_id, versions(_if_match(request)))
+            created = await self._campaigns.delete(campaign_id, allowed_versions(_if_match(request)))
             if created is None:
-                await self._why_not(campaign_id)
+                await self._raise_not_updated(campaign_id)
         except Unavailable:
-            self._cache.doubt(campaign_id)
+            self._cache.mark_uncertain(campaign_id)
             raise
         assert created is not None
-        await self._cache.deleted(campaign_id, created)
+        await self._cache.after_delete(campaign_id, created)
         return Response(status_code=204)
 
-    async def _change(self, campaign_id: int, fields: dict[str, str], if_match: str | None) -> Campaign:
+    async def _update(self, campaign_id: int, fields: dict[str, str], if_match: str | None) -> Campaign:
         try:
-            campaign = await self._campaigns.change(campaign_id, fields, versions(if_match))
+            campaign = await self._campaigns.update(campaign_id, fields, allowed_versions(if_match))
         except Unavailable:
-            self._cache.doubt(campaign_id)
+            self._cache.mark_uncertain(campaign_id)
             raise
         if campaign is None:
-            await self._why_not(campaign_id)
+            await self._raise_not_updated(campaign_id)
         assert campaign is not None
         return campaign
 
-    async def _why_not(self, campaign_id: int) -> None:
+    async def _raise_not_updated(self, campaign_id: int) -> None:
         """Raise what says why a change or a deletion found nothing to do."""
         if await self._campaigns.get(campaign_id) is None:
             raise HTTPException(404, "There is no such campaign.")
@@ -126,7 +128,7 @@ class ServiceRoutes:
 
     def routes(self) -> list[Route]:
         return [
-            _route("/health", GET=self.healthy),
+            _route("/health", GET=self.health),
             _route("/livez", GET=self.live),
             _route("/readyz", GET=self.ready),
             _route(
@@ -134,59 +136,59 @@ class ServiceRoutes:
             ),  # HEAD would clean up, and not say so
         ]
 
-    async def healthy(self, request: Request) -> Response:
-        return JSONResponse(self._health.healthy(), headers=NO_STORE)
+    async def health(self, request: Request) -> Response:
+        return JSONResponse(self._health.health_body(), headers=NO_STORE)
 
     async def live(self, request: Request) -> Response:
         return JSONResponse({"status": "alive"}, headers=NO_STORE)
 
     async def ready(self, request: Request) -> Response:
-        ready, content = self._health.ready()
+        ready, content = self._health.readiness()
         headers = NO_STORE if ready else {**NO_STORE, "Retry-After": "1"}
         return JSONResponse(content, 200 if ready else 503, headers)
 
     async def clean_up(self, request: Request) -> Response:
         peer = request.client.host if request.client else None
-        foreign = foreign_caller(self._settings, request.headers)
+        untrusted = untrusted_reason(self._settings, request.headers)
         given = request.headers.getlist("authorization")
-        refused = refusal(self._settings, peer, given[0] if len(given) == 1 else None, foreign)
-        if refused is not None:
+        status = denial_status(self._settings, peer, given[0] if len(given) == 1 else None, untrusted)
+        if status is not None:
             headers = {**NO_STORE, "WWW-Authenticate": "Bearer"}
-            why = f" ({foreign})" if foreign is not None and refused == 403 else ""
+            why = f" ({untrusted})" if untrusted is not None and status == 403 else ""
             detail = f"This needs the cleanup token, or a caller on this machine{why}."
-            return Problem(refused, detail, headers=headers)
+            return Problem(status, detail, headers=headers)
         try:
-            cleaned = await self._cleanup.run(least_interval=self._settings.cleanup_min_interval)
+            result = await self._cleanup.run(min_interval=self._settings.cleanup_min_interval)
         except CleanupRateLimited as error:
             return Problem(429, "The last cleanup was a moment ago.", headers=NO_STORE, retry_after=error.retry_after)
         content: dict[str, object] = {
             "status": "success",
             "message": "Database pool cleanup triggered",
-            "timestamp": now(),
+            "timestamp": utc_timestamp(),
         }
         if "verbose" in request.query_params:
-            content |= asdict(cleaned)
+            content |= asdict(result)
         return JSONResponse(content, headers=NO_STORE)
 
 
 async def read_json(request: Request, seconds: float) -> object:
     """The body, if it is JSON, not too large, and all of it comes within so many seconds."""
-    _check_type(request)
-    too_large = HTTPException(413, f"The body may have {LARGEST_BODY} bytes.")
+    _check_content_type(request)
+    too_large = HTTPException(413, f"The body may have {MAX_BODY_BYTES} bytes.")
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) > LARGEST_BODY:
+    if announced.isdigit() and int(announced[:20]) > MAX_BODY_BYTES:
         raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > LARGEST_BODY:
+                if len(body) > MAX_BODY_BYTES:
                     raise too_large
     except TimeoutError:
         raise HTTPException(408, "The body took too long.", {"Connection": "close"}) from None
     try:
-        parsed: object = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_object)
+        parsed: object = json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique_names)
     except ValidationFailed:
         raise
     except (ValueError, RecursionError):
@@ -194,7 +196,7 @@ async def read_json(request: Request, seconds: float) -> object:
     return parsed
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Return the object. A name that comes twice has two meanings: which one counts is left to each parser."""
     names: dict[str, object] = dict(pairs)
     if len(names) < len(pairs):
@@ -202,15 +204,19 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return names
 
 
-def _check_type(request: Request) -> None:
+def _check_content_type(request: Request) -> None:
     """Refuse a body that says that it is something else than JSON: a page elsewhere can send such a body unasked."""
-    said = request.headers.getlist("content-type")
-    if not said:
+    content_types = request.headers.getlist("content-type")
+    if not content_types:
         return
-    media_type, _, parameters = said[0].partition(";")
+    media_type, _, parameters = content_types[0].partition(";")
     charset = re.fullmatch(r"\s*(?:charset\s*=\s*(\"?)utf-?8\1\s*;?\s*)?", parameters, re.IGNORECASE)
     kind = media_type.strip().lower()
-    if len(said) > 1 or charset is None or not (kind == "application/json" or JSON_KIND.fullmatch(kind)):
+    if (
+        len(content_types) > 1
+        or charset is None
+        or not (kind == "application/json" or JSON_SUFFIX_TYPE.fullmatch(kind))
+    ):
         raise HTTPException(415, "The body must be application/json in UTF-8.", {"Accept": "application/json"})
 
 
@@ -241,19 +247,19 @@ class _AnyMethodEndpoint:
         await response(scope, receive, send)
 
 
-def _answer(entry: Entry, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _entry_response(entry: Entry, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     headers = {**(headers or {}), "ETag": f'"{entry.stamp[1]}"'}
     return Response(entry.body, status, headers, media_type="application/json")
 
 
-def _id(request: Request) -> int:
+def _campaign_id(request: Request) -> int:
     text = request.path_params["id"]
-    if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= HIGHEST_ID:
+    if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_ID:
         return int(text)
     raise HTTPException(404, "There is no such campaign.")
 
 
-def _number(request: Request, name: str, *, default: int, lowest: int, highest: int) -> int:
+def _integer_parameter(request: Request, name: str, *, default: int, lowest: int, highest: int) -> int:
     given = request.query_params.getlist(name)
     if not given:
         return default
@@ -271,7 +277,7 @@ def _if_match(request: Request) -> str | None:
     return ", ".join(lines) if lines else None
 
 
-def versions(if_match: str | None) -> list[int] | None:
+def allowed_versions(if_match: str | None) -> list[int] | None:
     """Return the versions that an If-Match header allows, None for all of them.
 
     Tags are compared exactly, as RFC 9110 demands of If-Match: weak ones, foreign ones and `"01"` match nothing. A header that
@@ -279,7 +285,7 @@ def versions(if_match: str | None) -> list[int] | None:
     """
     if if_match is None or if_match.strip() == "*":
         return None
-    if not TAGS.fullmatch(if_match):
+    if not ENTITY_TAG_LIST.fullmatch(if_match):
         return []
-    numbers = [tag for weak, tag in TAG.findall(if_match) if not weak and NUMBER.fullmatch(tag)]
-    return [number for number in map(int, numbers) if number <= HIGHEST_ID]
+    numbers = [tag for weak, tag in ENTITY_TAG.findall(if_match) if not weak and VERSION_NUMBER.fullmatch(tag)]
+    return [number for number in map(int, numbers) if number <= MAX_ID]

@@ -67,7 +67,7 @@ class ServiceSettings:
         for each in fields(cls):
             text = environment.get(each.name.upper(), "").strip()
             if text:
-                values[each.name] = _read(each.name, text)
+                values[each.name] = _parse(each.name, text)
         if "database_url" not in values:
             raise SettingsError("DATABASE_URL", f"{_POSTGRES_URL}; it is not set")
         for given, missing in (_UPSTASH, _UPSTASH[::-1]):
@@ -92,9 +92,9 @@ _UPSTASH = ("upstash_redis_rest_url", "upstash_redis_rest_token")
 _POSTGRES_URL = "a URL such as postgresql://user@host:5432/database"
 # name: (schemes, what is expected, what says what is wrong)
 _URLS: dict[str, tuple[tuple[str, ...], str, Callable[[str], str | None]]] = {
-    "database_url": (("postgres", "postgresql"), _POSTGRES_URL, url_checks.postgres_url_flaw),
-    "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0", url_checks.redis_url_flaw),
-    "upstash_redis_rest_url": (("https",), "a URL such as https://name.upstash.io", url_checks.upstash_url_flaw),
+    "database_url": (("postgres", "postgresql"), _POSTGRES_URL, url_checks.postgres_url_problem),
+    "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0", url_checks.redis_url_problem),
+    "upstash_redis_rest_url": (("https",), "a URL such as https://name.upstash.io", url_checks.upstash_url_problem),
 }
 _TOKENS = {"cleanup_token", "upstash_redis_rest_token"}
 _TOKEN = re.compile(r"[!-~]+")
@@ -125,7 +125,7 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "cleanup_min_interval": (0, 86_400),
     "shutdown_grace": (0.1, 3_600),
 }
-_WHOLE = {
+_INTEGERS = {
     "port",
     "max_connections",
     "upstash_redis_port",
@@ -135,28 +135,28 @@ _WHOLE = {
 }
 
 
-def _read(name: str, text: str) -> str | int | float:
+def _parse(name: str, text: str) -> str | int | float:
     """The value of one setting, checked."""
-    flaw = url_checks.text_flaw(text)
-    if flaw is not None:
-        raise SettingsError(name.upper(), f"text; {flaw}")
+    problem = url_checks.text_problem(text)
+    if problem is not None:
+        raise SettingsError(name.upper(), f"text; {problem}")
     if name in _NUMBERS:
         return _number(name, text)
     if name in _URLS:
-        schemes, expected, flaw_of = _URLS[name]
+        schemes, expected, find_problem = _URLS[name]
         if not _is_url(text, schemes, host_required=name != "database_url"):
             raise SettingsError(name.upper(), expected)
-        flaw = flaw_of(text)
-        if flaw is not None:
-            raise SettingsError(name.upper(), f"{expected}; {flaw}")
-    if name == "host" and url_checks.host_flaw(text) is not None:
+        problem = find_problem(text)
+        if problem is not None:
+            raise SettingsError(name.upper(), f"{expected}; {problem}")
+    if name == "host" and url_checks.host_problem(text) is not None:
         raise SettingsError("HOST", "the name or address of this machine to listen on")
     if name == "log_format" and text not in ("console", "json"):
         raise SettingsError("LOG_FORMAT", "console or json")
     if name == "upstash_redis_ca_file":
-        flaw = url_checks.certificates_flaw(text)
-        if flaw is not None:
-            raise SettingsError("UPSTASH_REDIS_CA_FILE", f"the path of a readable PEM file; {flaw}")
+        problem = url_checks.certificates_problem(text)
+        if problem is not None:
+            raise SettingsError("UPSTASH_REDIS_CA_FILE", f"the path of a readable PEM file; {problem}")
     if name in _TOKENS and not _TOKEN.fullmatch(text):
         raise SettingsError(name.upper(), "visible ASCII characters without spaces: a header cannot carry others")
     return text
@@ -164,11 +164,11 @@ def _read(name: str, text: str) -> str | int | float:
 
 def _number(name: str, text: str) -> int | float:
     lowest, highest = _NUMBERS[name]
-    kind = "a whole number" if name in _WHOLE else "a number"
+    kind = "a whole number" if name in _INTEGERS else "a number"
     try:
         if not text.isascii() or "_" in text:
             raise ValueError  # Python reads other digits and 1_000; nothing else does
-        value = int(text) if name in _WHOLE else float(text)
+        value = int(text) if name in _INTEGERS else float(text)
     except ValueError:
         value = math.nan
     if not lowest <= value <= highest:  # false for NaN, too

@@ -39,7 +39,7 @@ _LABEL = re.compile(r"[\w-]{1,63}")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-def host_flaw(host: str) -> str | None:
+def host_problem(host: str) -> str | None:
     """Return what is wrong with the name or address of a host."""
     try:
         ip_address(host.partition("%")[0])
@@ -56,7 +56,7 @@ def host_flaw(host: str) -> str | None:
     return None
 
 
-def text_flaw(text: str) -> str | None:
+def text_problem(text: str) -> str | None:
     """Return what is wrong with the text of any setting."""
     try:
         text.encode()
@@ -65,7 +65,7 @@ def text_flaw(text: str) -> str | None:
     return "it has a character that cannot be printed" if not text.isprintable() else None
 
 
-def url_flaw(text: str) -> str | None:
+def url_problem(text: str) -> str | None:
     """Return what is wrong with any URL: its percent signs, its port, parts that it cannot have."""
     if any(character.isspace() for character in text):
         return "it has a space; write %20"
@@ -82,12 +82,12 @@ def url_flaw(text: str) -> str | None:
     return None
 
 
-def postgres_url_flaw(text: str) -> str | None:
+def postgres_url_problem(text: str) -> str | None:
     """Return what is wrong with a URL of Postgres. asyncpg parses it as each connect will."""
     parts = urlsplit(text)
-    flaw = url_flaw(text) or _query_flaw(parts)
-    if flaw is not None:
-        return flaw
+    problem = url_problem(text) or _query_problem(parts)
+    if problem is not None:
+        return problem
     unknown = next((name for name, _ in parse_qsl(parts.query) if name in _LIBPQ_ONLY), None)
     if unknown is not None:
         return f"asyncpg does not know its parameter {unknown}"
@@ -109,18 +109,18 @@ def postgres_url_flaw(text: str) -> str | None:
     for address in addresses:
         if isinstance(address, tuple):
             host, port = address
-            flaw = host_flaw(host) or (None if 1 <= port <= 65_535 else "its port is not from 1 to 65535")
-            if flaw is not None:
-                return flaw
+            problem = host_problem(host) or (None if 1 <= port <= 65_535 else "its port is not from 1 to 65535")
+            if problem is not None:
+                return problem
     return None
 
 
-def redis_url_flaw(text: str) -> str | None:
+def redis_url_problem(text: str) -> str | None:
     """Return what is wrong with a URL of Redis."""
     parts = urlsplit(text)
-    flaw = url_flaw(text) or _query_flaw(parts) or _authority_flaw(parts)
-    if flaw is not None:
-        return flaw
+    problem = url_problem(text) or _query_problem(parts) or _authority_problem(parts)
+    if problem is not None:
+        return problem
     if not re.fullmatch(r"(/\d*)?", parts.path, re.ASCII):
         return "its database is no number"
     if parts.query or parts.scheme == "rediss":  # only then: redis is slow to import, and the start does not need it
@@ -137,12 +137,12 @@ def redis_url_flaw(text: str) -> str | None:
     return None
 
 
-def upstash_url_flaw(text: str) -> str | None:
+def upstash_url_problem(text: str) -> str | None:
     """Return what is wrong with the URL of Upstash."""
-    return url_flaw(text) or _authority_flaw(urlsplit(text))
+    return url_problem(text) or _authority_problem(urlsplit(text))
 
 
-def certificates_flaw(path: str) -> str | None:
+def certificates_problem(path: str) -> str | None:
     """Return what is wrong with a file of trusted certificates."""
     import ssl
 
@@ -157,7 +157,7 @@ def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65_535
 
 
-def _query_flaw(parts: SplitResult) -> str | None:
+def _query_problem(parts: SplitResult) -> str | None:
     if not parts.query:
         return None
     try:
@@ -167,7 +167,7 @@ def _query_flaw(parts: SplitResult) -> str | None:
     return None if len(names) == len(set(names)) else "one of its parameters is given twice"
 
 
-def _authority_flaw(parts: SplitResult) -> str | None:
+def _authority_problem(parts: SplitResult) -> str | None:
     if parts.port == 0:
         return "its port is not from 1 to 65535"
-    return host_flaw(parts.hostname or "")
+    return host_problem(parts.hostname or "")

@@ -92,8 +92,8 @@ PLANTS = (
         "Spare Postgres those who ask for what is not there.",
         (
             "cache.py",
-            "        if entry is None:\n            self.fallback.drop(key)\n",
-            "        if entry is None:\n            self._absent.add(key)\n            self.fallback.drop(key)\n",
+            "        if entry is None:\n            self.memory.drop(key)\n",
+            "        if entry is None:\n            self._absent.add(key)\n            self.memory.drop(key)\n",
         ),
         (
             "cache.py",
@@ -129,7 +129,7 @@ PLANTS = (
         "Give Postgres a chance first.",
         (
             "cache.py",
-            "        if not self._source_is_up():\n            stale = self._stale(key, found)\n            if stale is not None:\n                return stale\n",
+            "        if not self._source_is_up():\n            stale = self._stale_copy(key, found)\n            if stale is not None:\n                return stale\n",
             "",
         ),
         tests=STALE_AT_ONCE,
@@ -140,7 +140,7 @@ PLANTS = (
         "Redis has it already, why keep it twice?",
         (
             "cache.py",
-            "            self.fallback.put(key, found.entry, found.age)\n            if found",
+            "            self.memory.put(key, found.entry, found.age)\n            if found",
             "            if found",
         ),
         tests="test_cache.py::test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory",
@@ -151,8 +151,8 @@ PLANTS = (
         "Memory is for outages.",
         (
             "cache.py",
-            "        self.fallback.put(key, entry)\n        if self._redis_knows(key):",
-            "        if not self.redis.up:\n            self.fallback.put(key, entry)\n        if self._redis_knows(key):",
+            "        self.memory.put(key, entry)\n        if self._redis_is_current(key):",
+            "        if not self.redis.up:\n            self.memory.put(key, entry)\n        if self._redis_is_current(key):",
         ),
         tests="test_cache.py::test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory",
         says="it came from Postgres a moment ago, and memory has no copy",
@@ -162,8 +162,8 @@ PLANTS = (
         "Something old is better than nothing.",
         (
             "memory_cache.py",
-            "if self._clock() - held.loaded_at >= self._lifetime:",
-            "if self._clock() - held.loaded_at >= 1000 * self._lifetime:",
+            "if self._clock() - cached.loaded_at >= self._lifetime:",
+            "if self._clock() - cached.loaded_at >= 1000 * self._lifetime:",
         ),
         tests=STALE,
         says="for longer than CACHE_STALE_TTL",

@@ -24,8 +24,8 @@ REMEMBERED_ABSENCE = (
     ),
     (
         "cache.py",
-        "        if entry is None:\n            self.fallback.drop(key)\n",
-        "        if entry is None:\n            self._absent[key] = time.monotonic() + 1.0\n            self.fallback.drop(key)\n",
+        "        if entry is None:\n            self.memory.drop(key)\n",
+        "        if entry is None:\n            self._absent[key] = time.monotonic() + 1.0\n            self.memory.drop(key)\n",
     ),
     (
         "cache.py",
@@ -72,7 +72,7 @@ PLANTS = (
     plant(
         "purge-takes-half",
         "Tidy up while nobody looks.",
-        ("monitor.py", "        self._cache.fallback.purge()\n", "        self._cache.fallback.halve()\n"),
+        ("monitor.py", "        self._cache.memory.remove_expired()\n", "        self._cache.memory.evict_half()\n"),
         tests=COLLECTED,
         says="was collected",
     ),
@@ -82,7 +82,7 @@ PLANTS = (
         (
             "memory_cache.py",
             "                loaded_at = max(loaded_at, old.loaded_at)\n            self.drop(key)\n",
-            "                loaded_at = max(loaded_at, old.loaded_at)\n            del self._held[key]\n",
+            "                loaded_at = max(loaded_at, old.loaded_at)\n            del self._entries[key]\n",
         ),
         tests=ROOM,
         says="what was replaced still counts",
@@ -92,8 +92,8 @@ PLANTS = (
         "It is out of the dict.",
         (
             "cache.py",
-            "        self._flights.pop(key, None)\n        self.fallback.drop(key)\n        await",
-            "        self._flights.pop(key, None)\n        self.fallback._held.pop(key, None)\n        await",
+            "        self._flights.pop(key, None)\n        self.memory.drop(key)\n        await",
+            "        self._flights.pop(key, None)\n        self.memory._entries.pop(key, None)\n        await",
         ),
         tests=ROOM,
         says="what was deleted still counts",
@@ -101,7 +101,7 @@ PLANTS = (
     plant(
         "memory-first-in-first-out",
         "First in, first out is simpler.",
-        ("memory_cache.py", "        self._held.move_to_end(key)\n", ""),
+        ("memory_cache.py", "        self._entries.move_to_end(key)\n", ""),
         tests=ROOM,
         says="fell out of memory",
     ),
@@ -118,8 +118,8 @@ PLANTS = (
         *REMEMBERED_ABSENCE,
         (
             "cache.py",
-            "        self.fallback.put(key, entry)\n        await self._tell",
-            "        self._absent.pop(key, None)\n        self.fallback.put(key, entry)\n        await self._tell",
+            "        self.memory.put(key, entry)\n        await self._write_through",
+            "        self._absent.pop(key, None)\n        self.memory.put(key, entry)\n        await self._write_through",
         ),
         tests=ABSENT,
         says="says 404",
@@ -129,8 +129,8 @@ PLANTS = (
         "A number is never used again.",
         (
             "cache.py",
-            "        await self._tell(key, (created, DELETED))",
-            "        await self._tell(key, (1 << 60, DELETED))",
+            "        await self._write_through(key, (created, DELETED_VERSION))",
+            "        await self._write_through(key, (1 << 60, DELETED_VERSION))",
         ),
         tests=ABSENT,
         says="never cached",
@@ -138,7 +138,7 @@ PLANTS = (
     plant(
         "gone-stays-in-memory",
         "It will expire.",
-        ("cache.py", "        if entry is None:\n            self.fallback.drop(key)\n", "        if entry is None:\n"),
+        ("cache.py", "        if entry is None:\n            self.memory.drop(key)\n", "        if entry is None:\n"),
         tests=GONE,
         says="the copy in memory is served",
     ),
@@ -147,7 +147,7 @@ PLANTS = (
         "It will expire there, too.",
         (
             "cache.py",
-            "            if found is not None:\n                self._owed.add(key, None)  # gone from the source, still in Redis\n",
+            "            if found is not None:\n                self._pending.add(key, None)  # gone from the source, still in Redis\n",
             "",
         ),
         tests=GONE,
@@ -156,7 +156,7 @@ PLANTS = (
     plant(
         "age-lost-on-the-way",
         "It has just come.",
-        ("cache.py", "self.fallback.put(key, found.entry, found.age)", "self.fallback.put(key, found.entry)"),
+        ("cache.py", "self.memory.put(key, found.entry, found.age)", "self.memory.put(key, found.entry)"),
         tests=AGE,
         says="is fresh in memory",
     ),
@@ -176,8 +176,8 @@ PLANTS = (
         "They will get the next one.",
         (
             "cache.py",
-            "        self._flights.pop(key, None)\n        self.fallback.put(key, entry)",
-            "        self.fallback.put(key, entry)",
+            "        self._flights.pop(key, None)\n        self.memory.put(key, entry)",
+            "        self.memory.put(key, entry)",
         ),
         tests=PAST,
         says="joined a load",
@@ -187,8 +187,8 @@ PLANTS = (
         "The load will find nothing.",
         (
             "cache.py",
-            "        self._flights.pop(key, None)\n        self.fallback.drop(key)",
-            "        self.fallback.drop(key)",
+            "        self._flights.pop(key, None)\n        self.memory.drop(key)",
+            "        self.memory.drop(key)",
         ),
         tests=PAST,
         says="joined a load",
@@ -220,7 +220,7 @@ PLANTS = (
         "The next read will be quicker.",
         (
             "cache.py",
-            '        elif not self._redis_knows(key):\n            entry = self.fallback.fresh(key)\n            if entry is not None:\n                return CacheResult(entry, "hit", "memory")\n',
+            '        elif not self._redis_is_current(key):\n            entry = self.memory.get_fresh(key)\n            if entry is not None:\n                return CacheResult(entry, "hit", "memory")\n',
             "",
         ),
         tests=SAME,

@@ -31,8 +31,8 @@ PLANTS = (
         "Whoever sends is alive.",
         (
             "http_connections.py",
-            "        if not self._works() and not self._in_head and self.conn.their_state is h11.IDLE:",
-            "        if not self._works():",
+            "        if not self._is_busy() and not self._reading_head and self.conn.their_state is h11.IDLE:",
+            "        if not self._is_busy():",
         ),
         tests=HELD,
         says="clients hold on with half a head",
@@ -49,7 +49,7 @@ PLANTS = (
         "Nobody listens.",
         (
             "http_connections.py",
-            "            if self._in_head and self.conn.trailing_data[0]:",
+            "            if self._reading_head and self.conn.trailing_data[0]:",
             "            if False:",
         ),
         tests=HELD,
@@ -58,7 +58,11 @@ PLANTS = (
     plant(
         "connections-without-a-bound",
         "The kernel has one.",
-        ("http_connections.py", "        if len(self._open) > self._most:", "        if len(self._open) > 1_000_000:"),
+        (
+            "http_connections.py",
+            "        if len(self._open) > self._max_connections:",
+            "        if len(self._open) > 1_000_000:",
+        ),
         tests=ROOM,
         says="connections are held",
     ),
@@ -101,7 +105,7 @@ PLANTS = (
     plant(
         "proxy-on-this-machine-is-local",
         "It is 127.0.0.1, isn't it?",
-        ("cleanup.py", "    if any(name in headers for name in FORWARDED):", "    if False:"),
+        ("cleanup.py", "    if any(name in headers for name in PROXY_HEADERS):", "    if False:"),
         tests=HEADERS,
         says="that came through a proxy needs the token",
     ),
@@ -255,7 +259,7 @@ PLANTS = (
         "They should see what was wrong.",
         (
             "campaigns.py",
-            "for name in unknown[:MOST_PROBLEMS]}",
+            "for name in unknown[:MAX_PROBLEMS]}",
             "for name in unknown}",
         ),
         tests=BODY,
@@ -271,28 +275,36 @@ PLANTS = (
     plant(
         "deletion-whatever-the-version",
         "Gone is gone.",
-        ("routes.py", "delete(campaign_id, versions(_if_match(request)))", "delete(campaign_id, None)"),
+        ("routes.py", "delete(campaign_id, allowed_versions(_if_match(request)))", "delete(campaign_id, None)"),
         tests=DELETION,
         says="DELETE with If-Match",
     ),
     plant(
         "tags-as-numbers",
         "A version is a number.",
-        ("routes.py", 'NUMBER = re.compile(r"[1-9][0-9]{0,18}")', 'NUMBER = re.compile(r"[0-9]{1,18}")'),
+        (
+            "routes.py",
+            'VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,18}")',
+            'VERSION_NUMBER = re.compile(r"[0-9]{1,18}")',
+        ),
         tests=DELETION,
         says='DELETE with If-Match: "01"',
     ),
     plant(
         "ten-tags-are-enough",
         "Who sends more?",
-        ("routes.py", "TAG.findall(if_match) if", "TAG.findall(if_match)[:10] if"),
+        ("routes.py", "ENTITY_TAG.findall(if_match) if", "ENTITY_TAG.findall(if_match)[:10] if"),
         tests=DELETION,
         says="in the last place of 50",
     ),
     plant(
         "absolute-targets-unknown",
         "Only proxies send those.",
-        ("http_connections.py", "    absolute = ABSOLUTE.fullmatch(", "    absolute = None and ABSOLUTE.fullmatch("),
+        (
+            "http_connections.py",
+            "    absolute = ABSOLUTE_TARGET.fullmatch(",
+            "    absolute = None and ABSOLUTE_TARGET.fullmatch(",
+        ),
         tests=ABSOLUTE,
         says="GET http://host/health is answered",
     ),

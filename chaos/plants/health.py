@@ -13,8 +13,8 @@ PLANTS = (
         "Healthy means that the database answers.",
         (
             "routes.py",
-            "        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
-            '        await self._cleanup._database.read("SELECT 1")\n        return JSONResponse(self._health.healthy(), headers=NO_STORE)',
+            "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
+            '        await self._cleanup._database.read("SELECT 1")\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)',
         ),
         tests=f"{HEALTH}[postgres hangs]",
         says="/health",
@@ -24,8 +24,8 @@ PLANTS = (
         "A slot that is free proves that the pool is well.",
         (
             "routes.py",
-            "        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
-            "        slot = await self._cleanup._database._take_slot()\n        slot()\n        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+            "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
+            "        slot = await self._cleanup._database._acquire_slot()\n        slot()\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
         tests=STARVED,
         says="a health route waits for the pool",
@@ -35,8 +35,8 @@ PLANTS = (
         "Just a quick ping.",
         (
             "routes.py",
-            "        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
-            "        from contextlib import suppress\n\n        from redis.asyncio import Redis\n\n        with suppress(Exception):\n            async with Redis.from_url(self._settings.redis_url or '', socket_timeout=1) as client:\n                await client.ping()\n        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+            "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
+            "        from contextlib import suppress\n\n        from redis.asyncio import Redis\n\n        with suppress(Exception):\n            async with Redis.from_url(self._settings.redis_url or '', socket_timeout=1) as client:\n                await client.ping()\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
         tests=f"{HEALTH}[redis hangs]",
         says="/health waits",
@@ -46,8 +46,8 @@ PLANTS = (
         "See that nobody is just looking.",
         (
             "routes.py",
-            "        return JSONResponse(self._health.healthy(), headers=NO_STORE)",
-            "        async with self._health._watch._lock:\n            return JSONResponse(self._health.healthy(), headers=NO_STORE)",
+            "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
+            "        async with self._health._postgres_monitor._lock:\n            return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
         tests=f"{HEALTH}[postgres hangs]",
         says="/health waits",
@@ -125,7 +125,7 @@ PLANTS = (
         (
             "routes.py",
             '        return JSONResponse({"status": "alive"}, headers=NO_STORE)',
-            '        return JSONResponse({"status": "alive"}, 200 if self._health.ready()[0] else 503, headers=NO_STORE)',
+            '        return JSONResponse({"status": "alive"}, 200 if self._health.readiness()[0] else 503, headers=NO_STORE)',
         ),
         tests=f"{HEALTH}[postgres killed]",
         says="/livez depends on something that is broken",

@@ -63,8 +63,8 @@ PLANTS = (
         "A timeout is a timeout.",
         (
             "redis_store.py",
-            "                had = limit - (self._clock() - started)\n",
-            "                had = limit\n",
+            "                available = limit - (self._clock() - started)\n",
+            "                available = limit\n",
         ),
         tests=CROWD,
         says="it is called away",
@@ -74,7 +74,7 @@ PLANTS = (
         "It did not answer in time.",
         (
             "redis_store.py",
-            "        return _is_timeout(error) and self._clock() - started > limit + STALL",
+            "        return _is_timeout(error) and self._clock() - started > limit + STALL_THRESHOLD",
             "        return False",
         ),
         tests=FROZEN,

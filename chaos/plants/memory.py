@@ -16,8 +16,8 @@ PLANTS = (
         "92 % of the heap in use is critical.",
         (
             "monitor.py",
-            "        use = self._gauge.worst()\n        short",
-            '        told = figures()\n        use = MemoryUsage(told.heap_used or 0, told.heap_total or 1, "heap")\n        short',
+            "        usage = self._memory_reader.worst()\n        was_in_episode",
+            '        stats = read_memory_stats()\n        usage = MemoryUsage(stats.heap_used or 0, stats.heap_total or 1, "heap")\n        was_in_episode',
         ),
         tests=GUARD,
         says="the guard must not cry before memory is short",
@@ -61,7 +61,7 @@ PLANTS = (
     plant(
         "guard-keeps-the-cache",
         "The cache is what keeps us fast.",
-        ("monitor.py", "collect(give_up=self._cache.halve)", "collect()"),
+        ("monitor.py", "collect(evict=self._cache.evict_half)", "collect()"),
         tests=GUARD,
         says="memory does not come down",
     ),
@@ -82,7 +82,7 @@ PLANTS = (
     plant(
         "guard-spams",
         "Every sample that is too high is worth a line.",
-        ("memory.py", "        if not self.in_episode:\n", "        if use:\n"),
+        ("memory.py", "        if not self.in_episode:\n", "        if usage:\n"),
         tests=REFUSES,
         says="one line for one episode",
     ),
@@ -91,8 +91,8 @@ PLANTS = (
         "Give the collector a moment.",
         (
             "monitor.py",
-            "        freed = await self._collector.collect(give_up",
-            "        time.sleep(1.5)\n        freed = await self._collector.collect(give_up",
+            "        freed = await self._collector.collect(evict",
+            "        time.sleep(1.5)\n        freed = await self._collector.collect(evict",
         ),
         tests=GUARD,
         says="the guard kept everybody waiting",
@@ -100,14 +100,18 @@ PLANTS = (
     plant(
         "guard-always",
         "Better too often.",
-        ("memory.py", "SOFT, CLEAR = 0.90, 0.80", "SOFT, CLEAR = 0.005, 0.004"),
+        ("memory.py", "COLLECT_ABOVE, CALM_BELOW = 0.90, 0.80", "COLLECT_ABOVE, CALM_BELOW = 0.005, 0.004"),
         tests=GUARD,
         says="the guard must not cry before memory is short",
     ),
     plant(
         "guard-never-refuses",
         "We never turn a customer away.",
-        ("memory.py", "        self.refusing = use.needed >= HARD or", "        self.refusing = False and"),
+        (
+            "memory.py",
+            "        self.refusing = usage.needed_ratio >= REFUSE_FROM or",
+            "        self.refusing = False and",
+        ),
         tests=REFUSES,
         says="work is not refused",
     ),
@@ -116,8 +120,8 @@ PLANTS = (
         "If it is short of memory it is not healthy.",
         (
             "problems.py",
-            'ESSENTIAL = ("/health", "/livez", "/readyz", "/api/db-cleanup")',
-            'ESSENTIAL = ("/livez", "/readyz", "/api/db-cleanup")',
+            'ESSENTIAL_PATHS = ("/health", "/livez", "/readyz", "/api/db-cleanup")',
+            'ESSENTIAL_PATHS = ("/livez", "/readyz", "/api/db-cleanup")',
         ),
         tests=REFUSES,
         says="/health is needed most when memory is short",
@@ -150,14 +154,14 @@ PLANTS = (
     plant(
         "garbage-never-collected",
         "Python does that by itself.",
-        ("monitor.py", "        if self._collector.worthwhile():\n", "        if False:\n"),
+        ("monitor.py", "        if self._collector.is_worthwhile():\n", "        if False:\n"),
         tests=GARBAGE,
         says="nothing is collected",
     ),
     plant(
         "memory-never-told-to-be-over",
         "The statistics say so.",
-        ("monitor.py", "        if short and not self._guard.in_episode:", "        if False:"),
+        ("monitor.py", "        if was_in_episode and not self._guard.in_episode:", "        if False:"),
         tests=REFUSES,
         says="no line of the log says that usage is back to normal",
     ),

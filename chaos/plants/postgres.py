@@ -142,7 +142,7 @@ PLANTS = (
     plant(
         "alert-every-check",
         "They should not forget it.",
-        ("monitor.py", 'return "raised" if first else None', 'return "raised"'),
+        ("monitor.py", 'return "raised" if is_first else None', 'return "raised"'),
         tests=EPISODES,
         says="alerts for",
     ),
@@ -255,7 +255,11 @@ PLANTS = (
     plant(
         "write-in-doubt-forgotten",
         "It was an error, so nothing has changed.",
-        ("cache.py", "        self.fallback.doubt(key)\n        self._owed.add(key, None)\n", "        return\n"),
+        (
+            "cache.py",
+            "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)\n",
+            "        return\n",
+        ),
         tests=IN_DOUBT,
         says="still serves what was before",
     ),
@@ -275,7 +279,7 @@ PLANTS = (
         "Deleting can happen in the background.",
         (
             "routes.py",
-            "            created = await self._campaigns.delete(campaign_id, versions(_if_match(request)))",
+            "            created = await self._campaigns.delete(campaign_id, allowed_versions(_if_match(request)))",
             "            self._later = asyncio.ensure_future(self._campaigns.delete(campaign_id, None))\n            created: int | None = 1",
         ),
         tests=SAFE,
@@ -345,8 +349,8 @@ PLANTS = (
         "The last one wins.",
         (
             "routes.py",
-            "self._campaigns.change(campaign_id, fields, versions(if_match))",
-            "self._campaigns.change(campaign_id, fields, None)",
+            "self._campaigns.update(campaign_id, fields, allowed_versions(if_match))",
+            "self._campaigns.update(campaign_id, fields, None)",
         ),
         tests=ONE_WINS,
         says="the others' changes are lost",
@@ -402,8 +406,8 @@ PLANTS = (
         "Nobody writes to a standby.",
         (
             "database.py",
-            "        except FAULTS as error:\n            self._suspect(error)",
-            "        except asyncpg.ReadOnlySQLTransactionError:\n            raise\n        except FAULTS as error:\n            self._suspect(error)",
+            "        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)",
+            "        except asyncpg.ReadOnlySQLTransactionError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)",
         ),
         tests=READ_ONLY,
         says="a dependency fault is 503, never",
@@ -423,7 +427,7 @@ PLANTS = (
     plant(
         "cause-in-every-line",
         "One can never log too much.",
-        ("postgres_monitor.py", "        if told != self._last_told:", "        if True:"),
+        ("postgres_monitor.py", "        if report != self._last_report:", "        if True:"),
         tests=(f"{LACKING}[a column]", FORBIDDEN),
         says="one line names it, not",
     ),
@@ -439,8 +443,8 @@ PLANTS = (
         "It is not down, it is starting.",
         (
             "database.py",
-            "        except FAULTS as error:\n            self._suspect(error)",
-            "        except asyncpg.CannotConnectNowError:\n            raise\n        except FAULTS as error:\n            self._suspect(error)",
+            "        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)",
+            "        except asyncpg.CannotConnectNowError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)",
         ),
         tests=STARTING,
         says="a server that is starting is 503, never",
@@ -448,11 +452,11 @@ PLANTS = (
     plant(
         "outage-line-per-reason",
         "Each reason is news.",
-        ("postgres_monitor.py", 'told = (state, "" if state == "down" else detail)', "told = (state, detail)"),
+        ("postgres_monitor.py", 'report = (state, "" if state == "down" else detail)', "report = (state, detail)"),
         (
             "postgres_monitor.py",
-            'state, detail = "down", reason(error)',
-            'state, detail = "down", f"{reason(error)} at {self._clock()}"',
+            'state, detail = "down", describe_error(error)',
+            'state, detail = "down", f"{describe_error(error)} at {self._clock()}"',
         ),
         tests=STARTING,
         says="lines for one outage",
@@ -470,8 +474,8 @@ PLANTS = (
         "It is good to hear it again.",
         (
             "monitor.py",
-            "        if self._calm_checks >= CLEAR_CHECKS and self._raised:",
-            "        if self._calm_checks >= CLEAR_CHECKS:",
+            "        if self._calm_checks >= CALM_CHECKS and self._raised:",
+            "        if self._calm_checks >= CALM_CHECKS:",
         ),
         tests=THRESHOLD,
         says="one line for the end of an episode, not",

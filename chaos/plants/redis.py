@@ -34,8 +34,8 @@ PLANTS = (
         ),
         (
             "redis_store.py",
-            "if client is None or not self._breaker.up or budget.left <= 0:",
-            "if client is None or budget.left <= 0:",
+            "if client is None or not self._breaker.up or budget.remaining <= 0:",
+            "if client is None or budget.remaining <= 0:",
         ),
         tests=f"{TWICE}[hanging]",
         says="reads still wait for Redis long after it went away",
@@ -51,7 +51,7 @@ PLANTS = (
     plant(
         "redis-budget-per-command",
         "Each command has its time.",
-        ("redis_store.py", "            budget.left -= self._clock() - started", "            pass"),
+        ("redis_store.py", "            budget.remaining -= self._clock() - started", "            pass"),
         tests=SLOW_REDIS,
         says="more than its budget",
     ),
@@ -80,14 +80,14 @@ PLANTS = (
     plant(
         "redis-back-after-ten-seconds",
         "No need to hammer it.",
-        ("circuit_breaker.py", "FIRST_DELAY = 0.1\nLONGEST_DELAY = 0.5", "FIRST_DELAY = 10.0\nLONGEST_DELAY = 10.0"),
+        ("circuit_breaker.py", "MIN_DELAY = 0.1\nMAX_DELAY = 0.5", "MIN_DELAY = 10.0\nMAX_DELAY = 10.0"),
         tests=f"{TWICE}[refusing]",
         says="the service still does not use it",
     ),
     plant(
         "redis-trusted-each-time",
         "It answers, so it is back.",
-        ("circuit_breaker.py", "return TRIAL if flapping else 0.0", "return 0.0"),
+        ("circuit_breaker.py", "return TRIAL_SECONDS if flapping else 0.0", "return 0.0"),
         tests=COMES_AND_GOES,
         says="the service flaps along with it",
     ),
@@ -96,8 +96,8 @@ PLANTS = (
         "Only network errors can happen here.",
         (
             "redis_store.py",
-            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # the same",
-            "            await self._deliver(client)\n        except (OSError, TimeoutError) as error:",
+            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # the same",
+            "            await self._flush_pending(client)\n        except (OSError, TimeoutError) as error:",
         ),
         tests=LONG,
         says="an error escaped",
@@ -107,18 +107,18 @@ PLANTS = (
         "Whoever needs Redis brings it back.",
         (
             "redis_store.py",
-            "        async with self._spend(budget) as client:\n            pipe",
-            "        if not self._breaker.up:\n            await self._bring_back()\n        async with self._spend(budget) as client:\n            pipe",
+            "        async with self._client_within(budget) as client:\n            pipe",
+            "        if not self._breaker.up:\n            await self._reconnect()\n        async with self._client_within(budget) as client:\n            pipe",
         ),
         (
             "cache.py",
-            '        if not self._redis_knows(key):\n            entry = self.fallback.fresh(key)\n            if entry is not None:\n                return CacheResult(entry, "hit", "memory")\n        flight',
+            '        if not self._redis_is_current(key):\n            entry = self.memory.get_fresh(key)\n            if entry is not None:\n                return CacheResult(entry, "hit", "memory")\n        flight',
             "        flight",
         ),
         (
             "cache.py",
-            "        if not self._redis_knows(key):\n            return None\n",
-            "        if key in self._owed:\n            return None\n",
+            "        if not self._redis_is_current(key):\n            return None\n",
+            "        if key in self._pending:\n            return None\n",
         ),
         tests=LONG,
         says="requests retry for themselves",
@@ -128,10 +128,8 @@ PLANTS = (
         "So that everybody sees that it is well.",
         (
             "redis_store.py",
-            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # Redis is optional",
-            """            await self._deliver(client)
-            log.info("Redis connected successfully")
-        except Exception as error:  # noqa: BLE001  # Redis is optional""",
+            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # Redis is optional",
+            '            await self._flush_pending(client)\n            log.info("Redis connected successfully")\n        except Exception as error:  # noqa: BLE001  # Redis is optional',
         ),
         tests=LONG,
         says="one line for each change of state",
@@ -141,8 +139,8 @@ PLANTS = (
         "One can never log too much.",
         (
             "redis_store.py",
-            "        if self._breaker.fail(reason, epoch):\n            log",
-            "        opened = self._breaker.fail(reason, epoch)\n        log",
+            "        if self._breaker.record_failure(reason, epoch):\n            log",
+            "        opened = self._breaker.record_failure(reason, epoch)\n        log",
         ),
         (
             "redis_store.py",
@@ -164,8 +162,8 @@ PLANTS = (
         "Redis is away, so there is nothing to tell it.",
         (
             "cache.py",
-            "        owed = self._owed.add(key, stamp)\n        if not self.redis.up:\n            return\n",
-            "        if not self.redis.up:\n            return\n        owed = self._owed.add(key, stamp)\n",
+            "        pending = self._pending.add(key, stamp)\n        if not self.redis.up:\n            return\n",
+            "        if not self.redis.up:\n            return\n        pending = self._pending.add(key, stamp)\n",
         ),
         tests=UNDONE,
         says="came back out of Redis",
@@ -175,8 +173,8 @@ PLANTS = (
         "A deleted row will expire from Redis by itself.",
         (
             "cache.py",
-            "        await self._tell(key, (created, DELETED))",
-            "        if self.redis.up:\n            await self._tell(key, (created, DELETED))",
+            "        await self._write_through(key, (created, DELETED_VERSION))",
+            "        if self.redis.up:\n            await self._write_through(key, (created, DELETED_VERSION))",
         ),
         tests=UNDONE,
         says="a deleted campaign came back out of Redis",
@@ -186,8 +184,8 @@ PLANTS = (
         "The next reader fills the cache anyway.",
         (
             "cache.py",
-            "        self.fallback.put(key, entry)\n        await self._tell(key, entry.stamp)",
-            "        await self._tell(key, entry.stamp)",
+            "        self.memory.put(key, entry)\n        await self._write_through(key, entry.stamp)",
+            "        await self._write_through(key, entry.stamp)",
         ),
         tests=UNDONE,
         says="a read missed the write before it",
@@ -215,8 +213,8 @@ PLANTS = (
         "Only connections fail.",
         (
             "redis_store.py",
-            "        except Exception as error:\n            fair",
-            "        except (OSError, TimeoutError) as error:\n            fair",
+            "        except Exception as error:\n            had_enough_time",
+            "        except (OSError, TimeoutError) as error:\n            had_enough_time",
         ),
         tests=f"{REDIS_ERRORS}[OOM]",
         says="a write fails because Redis says OOM",

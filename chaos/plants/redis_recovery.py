@@ -21,7 +21,7 @@ PLANTS = (
         (
             "redis_store.py",
             "            pipe = client.pipeline(transaction=False)\n            for write in batch:\n",
-            "            self._owed.settle((write.key, write.stamp) for write in batch)\n            pipe = client.pipeline(transaction=False)\n            for write in batch:\n",
+            "            self._pending.acknowledge((write.key, write.stamp) for write in batch)\n            pipe = client.pipeline(transaction=False)\n            for write in batch:\n",
         ),
         tests=SECOND_OUTAGE,
         says="it was lost",
@@ -31,8 +31,8 @@ PLANTS = (
         "What could not be delivered is old by now.",
         (
             "redis_store.py",
-            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # the same\n",
-            "            await self._deliver(client)\n        except Exception as error:  # noqa: BLE001  # the same\n            self._owed.begin_anew()\n",
+            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # the same\n",
+            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # the same\n            self._pending.reset()\n",
         ),
         tests=SECOND_OUTAGE,
         says="lost",
@@ -83,7 +83,7 @@ PLANTS = (
         (
             "redis_store.py",
             "    if write.stamp is None:\n        return client.delete(name)",
-            "    if write.stamp is None or write.stamp[1] == DELETED:\n        return client.delete(name)",
+            "    if write.stamp is None or write.stamp[1] == DELETED_VERSION:\n        return client.delete(name)",
         ),
         tests=DELETED_ELSEWHERE,
         says="serves it",
@@ -100,8 +100,8 @@ PLANTS = (
         "Without a body there is nothing to tell.",
         (
             "cache.py",
-            "        return [self._write(key, stamp) for key, stamp in self._owed.next(BATCH)]",
-            "        owed = self._owed.next(BATCH)\n        self._owed.settle([(key, stamp) for key, stamp in owed if stamp and self.fallback.get(key) is None])\n        return [self._write(key, stamp) for key, stamp in self._owed.next(BATCH)]",
+            "        return [self._pending_write(key, stamp) for key, stamp in self._pending.next_batch(BATCH_SIZE)]",
+            "        pending = self._pending.next_batch(BATCH_SIZE)\n        self._pending.acknowledge([(key, stamp) for key, stamp in pending if stamp and self.memory.get(key) is None])\n        return [self._pending_write(key, stamp) for key, stamp in self._pending.next_batch(BATCH_SIZE)]",
         ),
         tests=LET_GO,
         says="never told to Redis",
@@ -111,8 +111,8 @@ PLANTS = (
         "A hundred at once will do.",
         (
             "redis_store.py",
-            "            self._owed.settle((write.key, write.stamp) for write in batch)\n",
-            "            self._owed.begin_anew()\n",
+            "            self._pending.acknowledge((write.key, write.stamp) for write in batch)\n",
+            "            self._pending.reset()\n",
         ),
         tests=LET_GO,
         says="never told to Redis",
@@ -129,8 +129,8 @@ PLANTS = (
         "Redis was never there, so it has nothing old.",
         (
             "cache.py",
-            "        owed = self._owed.add(key, stamp)\n        if not self.redis.up:",
-            "        if not self.redis.up and self.redis._breaker.outages == 1 and self.redis._breaker.epoch == 1:\n            return\n        owed = self._owed.add(key, stamp)\n        if not self.redis.up:",
+            "        pending = self._pending.add(key, stamp)\n        if not self.redis.up:",
+            "        if not self.redis.up and self.redis._breaker.outages == 1 and self.redis._breaker.epoch == 1:\n            return\n        pending = self._pending.add(key, stamp)\n        if not self.redis.up:",
         ),
         tests=ENDED,
         says="not told to it",
@@ -140,7 +140,7 @@ PLANTS = (
         "The list is full, so be it.",
         (
             "pending_writes.py",
-            "            self.everything = True\n            return stamp",
+            "            self.overflowed = True\n            return stamp",
             "            return stamp",
         ),
         tests=OVERFLOW,
@@ -151,7 +151,7 @@ PLANTS = (
         "A ring buffer never overflows.",
         (
             "pending_writes.py",
-            "            self.everything = True\n            return stamp",
+            "            self.overflowed = True\n            return stamp",
             "            del self._stamps[next(iter(self._stamps))]",
         ),
         tests=OVERFLOW,
@@ -162,8 +162,8 @@ PLANTS = (
         "FLUSHDB is one command.",
         (
             "redis_store.py",
-            "        self._owed.begin_anew()\n        try:\n            cursor = 0\n",
-            "        self._owed.begin_anew()\n        await client.flushdb()\n        try:\n            cursor = 0\n",
+            "        self._pending.reset()\n        try:\n            cursor = 0\n",
+            "        self._pending.reset()\n        await client.flushdb()\n        try:\n            cursor = 0\n",
         ),
         tests=OVERFLOW,
         says="keys of others",
@@ -173,7 +173,7 @@ PLANTS = (
         "It will not fail.",
         (
             "redis_store.py",
-            "        except BaseException:\n            self._owed.everything = True\n            raise",
+            "        except BaseException:\n            self._pending.overflowed = True\n            raise",
             "        except BaseException:\n            raise",
         ),
         tests=OVERFLOW,

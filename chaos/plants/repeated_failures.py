@@ -19,8 +19,8 @@ PLANTS = (
         "A cleanup always comes to an end.",
         (
             "cleanup.py",
-            "            self._last = self._clock()\n            result.set_result(cleaned)\n        finally:\n            self._running = None",
-            "            self._last = self._clock()\n            result.set_result(cleaned)\n            self._running = None",
+            "            self._last_run = self._clock()\n            result.set_result(cleaned)\n        finally:\n            self._running = None",
+            "            self._last_run = self._clock()\n            result.set_result(cleaned)\n            self._running = None",
         ),
         tests=CLEANUP,
         says="the next one answers 503",
@@ -31,7 +31,7 @@ PLANTS = (
         (
             "cleanup.py",
             "        finally:\n            self._running = None",
-            "        finally:\n            self._last = self._clock()\n            self._running = None",
+            "        finally:\n            self._last_run = self._clock()\n            self._running = None",
         ),
         tests=CLEANUP,
         says="429",
@@ -52,7 +52,7 @@ PLANTS = (
         "Without descriptors there is nothing to measure any more.",
         (
             "memory.py",
-            "            return _last_seen[0]\n",
+            "            return _last_reading[0]\n",
             "            raise SystemError('nothing to read')\n",
         ),
         (
@@ -68,8 +68,8 @@ PLANTS = (
         "They know by now.",
         (
             "memory.py",
-            "                self.in_episode = False\n        if use.ratio",
-            "                pass\n        if use.ratio",
+            "                self.in_episode = False\n        if usage.ratio",
+            "                pass\n        if usage.ratio",
         ),
         tests=MEMORY,
         says="episodes",
@@ -77,7 +77,11 @@ PLANTS = (
     plant(
         "reserve-once-in-a-life",
         "It was for an emergency, and that was it.",
-        ("monitor.py", "        elif use.needed < CLEAR:\n            self._collector.hold_reserve()\n", ""),
+        (
+            "monitor.py",
+            "        elif usage.needed_ratio < CALM_BELOW:\n            self._collector.hold_reserve()\n",
+            "",
+        ),
         tests=MEMORY,
         says="the reserve is not held again",
     ),
@@ -86,8 +90,8 @@ PLANTS = (
         "Refusing did not help the first time.",
         (
             "memory.py",
-            "        self.refusing = use.needed >= HARD or (self.refusing and use.needed >= ADMIT)",
-            '        was = self.refusing\n        self.refusing = not getattr(self, "_done", False) and (use.needed >= HARD or (self.refusing and use.needed >= ADMIT))\n        self._done = getattr(self, "_done", False) or (was and not self.refusing)',
+            "        self.refusing = usage.needed_ratio >= REFUSE_FROM or (self.refusing and usage.needed_ratio >= SERVE_BELOW)",
+            '        was = self.refusing\n        self.refusing = not getattr(self, "_done", False) and (usage.needed_ratio >= REFUSE_FROM or (self.refusing and usage.needed_ratio >= SERVE_BELOW))\n        self._done = getattr(self, "_done", False) or (was and not self.refusing)',
         ),
         tests=MEMORY,
         says="work is not refused",
@@ -97,8 +101,8 @@ PLANTS = (
         "Reads take no memory.",
         (
             "problems.py",
-            '        if self._guard.refusing and scope["path"] not in ESSENTIAL:',
-            '        if self._guard.refusing and scope["method"] != "GET" and scope["path"] not in ESSENTIAL:',
+            '        if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:',
+            '        if self._guard.refusing and scope["method"] != "GET" and scope["path"] not in ESSENTIAL_PATHS:',
         ),
         tests=MEMORY,
         says="GET one gets 200",
@@ -130,13 +134,13 @@ PLANTS = (
         "Do not hammer it.",
         (
             "postgres_monitor.py",
-            "INTERVAL if self.up else INTERVAL_AWAY):",
+            "INTERVAL if self.up else INTERVAL_DOWN):",
             "INTERVAL if self.up else self._longer()):",
         ),
         (
             "postgres_monitor.py",
-            "    def _judge(self,",
-            '    def _longer(self) -> float:\n        self._wait = 3 * getattr(self, "_wait", INTERVAL_AWAY)\n        return self._wait\n\n    def _judge(self,',
+            "    def _set_state(self,",
+            '    def _longer(self) -> float:\n        self._wait = 3 * getattr(self, "_wait", INTERVAL_DOWN)\n        return self._wait\n\n    def _set_state(self,',
         ),
         (
             "postgres_monitor.py",

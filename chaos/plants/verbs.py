@@ -21,7 +21,7 @@ PLANTS = (
         "It was an error, so nothing was deleted.",
         (
             "routes.py",
-            "            self._cache.doubt(campaign_id)\n            raise\n        assert created",
+            "            self._cache.mark_uncertain(campaign_id)\n            raise\n        assert created",
             "            raise\n        assert created",
         ),
         tests=DOUBT,
@@ -32,8 +32,8 @@ PLANTS = (
         "Redis is told; memory will hear of it.",
         (
             "cache.py",
-            "        self.fallback.doubt(key)\n        self._owed.add(key, None)",
-            "        self._owed.add(key, None)",
+            "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
+            "        self._pending.add(key, None)",
         ),
         tests=DOUBT,
         says="still serves what was before",
@@ -43,8 +43,8 @@ PLANTS = (
         "Memory is marked, that is what we read.",
         (
             "cache.py",
-            "        self.fallback.doubt(key)\n        self._owed.add(key, None)",
-            "        self.fallback.doubt(key)",
+            "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
+            "        self.memory.mark_uncertain(key)",
         ),
         tests=DOUBT,
         says="still serves what was before",
@@ -54,8 +54,8 @@ PLANTS = (
         "What is in doubt is of no use.",
         (
             "cache.py",
-            "        self.fallback.doubt(key)\n        self._owed.add(key, None)",
-            "        self.fallback.drop(key)\n        self._owed.add(key, None)",
+            "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
+            "        self.memory.drop(key)\n        self._pending.add(key, None)",
         ),
         tests=DOUBTFUL_COPY,
         says="with it the copy was lost",
@@ -65,8 +65,8 @@ PLANTS = (
         "With Redis there, memory is not asked.",
         (
             "cache.py",
-            "        self.fallback.doubt(key)\n        self._owed.add(key, None)",
-            "        if not self.redis.up:\n            self.fallback.doubt(key)\n        self._owed.add(key, None)",
+            "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
+            "        if not self.redis.up:\n            self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
         ),
         tests=DOUBTFUL_COPY,
         says="is called a hit",
@@ -175,8 +175,8 @@ PLANTS = (
         "After a time-out the connection is not to be trusted.",
         (
             "database.py",
-            "        except FAULTS as error:\n            self._suspect(error)\n",
-            '        except FAULTS as error:\n            self._suspect(error)\n            if method == "fetch" and isinstance(error, TimeoutError):\n                await self._take_slot()\n',
+            "        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)\n",
+            '        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)\n            if method == "fetch" and isinstance(error, TimeoutError):\n                await self._acquire_slot()\n',
         ),
         tests=NO_POSTGRES,
         says="connections of the pool are lost",
@@ -186,8 +186,8 @@ PLANTS = (
         "One statement more or less.",
         (
             "cleanup.py",
-            "        leaked = self._database.sweep_leaked()\n        idle_closed, ended",
-            '        await self._database.read("SELECT 1")\n        leaked = self._database.sweep_leaked()\n        idle_closed, ended',
+            "        leaked = self._database.sweep_leaked()\n        idle_closed, terminated",
+            '        await self._database.read("SELECT 1")\n        leaked = self._database.sweep_leaked()\n        idle_closed, terminated',
         ),
         tests=EXHAUSTED,
         says="and so the cleanup is answered",
@@ -198,7 +198,7 @@ PLANTS = (
         (
             "cache.py",
             "            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
-            "            await self.redis.write(write, TimeBudget(10 if stamp[1] == DELETED else self._budget))\n        except RedisUnavailable:\n            return\n",
+            "            await self.redis.write(write, TimeBudget(10 if stamp[1] == DELETED_VERSION else self._budget))\n        except RedisUnavailable:\n            return\n",
         ),
         tests=NO_REDIS,
         says="DELETE takes",

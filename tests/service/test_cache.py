@@ -151,13 +151,13 @@ def test_a_reader_that_took_off_before_a_write_neither_caches_nor_shares_what_it
 
             early = tasks.create_task(cache.read(1, slow))
             await asyncio.sleep(0)
-            await cache.wrote(1, new)
-            await cache.wrote(2, other)  # memory has room for one: what was written to 1 is not there any more
+            await cache.after_write(1, new)
+            await cache.after_write(2, other)  # memory has room for one: what was written to 1 is not there any more
             async with asyncio.timeout(1):
                 late = await cache.read(1, quick)
             loading.set()
             await early
-            return late, cache.fallback.get(1)
+            return late, cache.memory.get(1)
 
     late, held = asyncio.run(scene())
     assert (late.entry, late.source) == (new, "postgres")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from service.campaigns import Campaign, ValidationFailed, changed_fields, new_fields
+from service.campaigns import Campaign, ValidationFailed, validate_change, validate_creation
 
 GOOD = {"name": "n", "message": "m"}
 
@@ -29,7 +29,7 @@ GOOD = {"name": "n", "message": "m"}
 )
 def test_a_wrong_new_campaign_says_which_fields(body, wrong):
     with pytest.raises(ValidationFailed) as caught:
-        new_fields(body)
+        validate_creation(body)
     assert set(caught.value.problems) == wrong
 
 
@@ -37,7 +37,7 @@ def test_a_wrong_new_campaign_says_which_fields(body, wrong):
     "body", [GOOD, {"name": "n" * 200, "message": "m" * 10_000}, {"name": "😀" * 200, "message": "ä"}]
 )
 def test_a_right_new_campaign_passes(body):
-    assert new_fields(body) == body
+    assert validate_creation(body) == body
 
 
 @pytest.mark.parametrize(
@@ -46,18 +46,18 @@ def test_a_right_new_campaign_passes(body):
 )
 def test_a_wrong_change_says_which_fields(body, wrong):
     with pytest.raises(ValidationFailed) as caught:
-        changed_fields(body)
+        validate_change(body)
     assert set(caught.value.problems) == wrong
 
 
 def test_any_field_may_be_changed_alone():
     for body in ({"name": "x"}, {"message": "x"}, *({"status": s} for s in ("draft", "scheduled", "sending", "sent"))):
-        assert changed_fields(body) == body
+        assert validate_change(body) == body
 
 
 def test_a_campaign_is_written_in_utc_and_stamped_with_its_creation():
     created = datetime(2025, 11, 24, 9, 9, 45, 634000, timezone(timedelta(hours=1)))
-    entry = Campaign(1, "n", "ä", "draft", 3, created, created.astimezone(UTC)).entry()
+    entry = Campaign(1, "n", "ä", "draft", 3, created, created.astimezone(UTC)).cache_entry()
     assert json.loads(entry.body) == {
         "id": 1,
         "name": "n",

@@ -13,7 +13,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from pytest_resilience import eventually
-from service.cleanup import foreign_caller, is_loopback, refusal
+from service.cleanup import denial_status, is_loopback, untrusted_reason
 from service.settings import ServiceSettings
 
 from .support import sql
@@ -40,14 +40,14 @@ SETTINGS = ServiceSettings(database_url="postgresql://db/x", cleanup_token="righ
     ],
 )
 def test_who_may_clean_up(peer, authorization, expected):
-    assert refusal(SETTINGS, peer, authorization) == expected
+    assert denial_status(SETTINGS, peer, authorization) == expected
 
 
 LOCAL = {"host": "localhost:8080"}
 
 
 @pytest.mark.parametrize(
-    ("headers", "foreign"),
+    ("headers", "untrusted"),
     [
         ({}, False),
         (LOCAL, False),
@@ -73,14 +73,14 @@ LOCAL = {"host": "localhost:8080"}
         ({**LOCAL, "via": "1.1 proxy"}, True),
     ],
 )
-def test_a_page_or_a_proxy_on_this_machine_is_not_a_caller_on_this_machine(headers, foreign):
+def test_a_page_or_a_proxy_on_this_machine_is_not_a_caller_on_this_machine(headers, untrusted):
     settings = ServiceSettings(database_url="postgresql://db/x", host="svc.internal", cleanup_token="right")
-    why = foreign_caller(settings, Headers(headers))
-    assert (why is not None) == foreign
-    assert refusal(settings, "127.0.0.1", None, why) == (403 if foreign else None)
-    assert refusal(settings, "127.0.0.1", "Bearer wrong", why) == (403 if foreign else None)
-    assert refusal(settings, "127.0.0.1", "Bearer right", why) is None
-    assert refusal(settings, "10.0.0.7", None, why) == 401
+    reason = untrusted_reason(settings, Headers(headers))
+    assert (reason is not None) == untrusted
+    assert denial_status(settings, "127.0.0.1", None, reason) == (403 if untrusted else None)
+    assert denial_status(settings, "127.0.0.1", "Bearer wrong", reason) == (403 if untrusted else None)
+    assert denial_status(settings, "127.0.0.1", "Bearer right", reason) is None
+    assert denial_status(settings, "10.0.0.7", None, reason) == 401
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_a_browser_on_this_machine_cannot_be_made_to_clean_up(service, log, meth
 
 
 def test_without_a_token_in_the_settings_no_token_is_right():
-    assert refusal(ServiceSettings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer None") == 403
-    assert refusal(ServiceSettings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer ") == 403
+    assert denial_status(ServiceSettings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer None") == 403
+    assert denial_status(ServiceSettings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer ") == 403
 
 
 def test_what_is_no_address_is_no_loopback():
@@ -154,13 +154,13 @@ def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):
         await sessions["young"].execute("BEGIN")
         reply = await asyncio.to_thread(service.post, "/api/db-cleanup?verbose")
         living = await sessions["stranger"].fetch("SELECT pid FROM pg_stat_activity")
-        left = {name for name, pid in pids.items() if pid in {row["pid"] for row in living}}
+        remaining = {name for name, pid in pids.items() if pid in {row["pid"] for row in living}}
         for session in sessions.values():
             session.terminate()
-        return reply, left
+        return reply, remaining
 
-    reply, left = asyncio.run(scene())
-    assert left == {"stranger", "replica", "young", "living", "its watch"}
+    reply, remaining = asyncio.run(scene())
+    assert remaining == {"stranger", "replica", "young", "living", "its watch"}
     assert reply.status_code == 200
     body = reply.json()
     assert (body["status"], body["message"]) == ("success", "Database pool cleanup triggered")

@@ -25,9 +25,9 @@ class FakeClock:
 def test_use_is_an_average_over_time():
     clock = FakeClock()
     usage = PoolUsage(20, clock)
-    usage.change(+20)
+    usage.add(+20)
     clock.now += 28
-    usage.change(-12)
+    usage.add(-12)
     clock.now += 2
     assert usage.percent() == pytest.approx((28 * 20 + 2 * 8) / (30 * 20) * 100)
     clock.now += 10
@@ -37,14 +37,14 @@ def test_use_is_an_average_over_time():
 def test_use_is_never_above_what_was_in_use_however_late_the_clock_is_read():
     times = iter([0.0, 1.0, 2.0, 10.0, 11.0, 20.0, 21.0, 30.0])  # a process that has to wait between some readings
     usage = PoolUsage(10, lambda: next(times))
-    usage.change(+9)
+    usage.add(+9)
     usage.percent()
     assert [usage.percent() for _ in range(2)] == [90.0] * 2
 
 
 def test_a_window_without_duration_tells_the_present():
     usage = PoolUsage(4, FakeClock())
-    usage.change(+1)
+    usage.add(+1)
     assert usage.percent() == 25.0
 
 

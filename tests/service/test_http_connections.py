@@ -10,7 +10,7 @@ import pytest
 
 from pytest_resilience import eventually
 from service.errors import SettingsError
-from service.http_connections import most_connections
+from service.http_connections import connection_limit
 from service.settings import ServiceSettings
 
 TIMEOUT = 1.0  # HEADER_TIMEOUT and BODY_TIMEOUT
@@ -230,17 +230,17 @@ def test_a_broken_body_is_no_error_of_the_service(connect, service, log, path):
 def test_the_bound_leaves_descriptors_for_the_rest(monkeypatch):
     import resource
 
-    def most(limit, **settings):
+    def limit_with(limit, **settings):
         monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
-        return most_connections(ServiceSettings(database_url="postgresql://h", **settings))
+        return connection_limit(ServiceSettings(database_url="postgresql://h", **settings))
 
-    assert 1024 - 400 < most(1024) < 1024 - 100 - 40, "the pool has 100, Redis up to 44"
-    assert most(1024, db_pool_max=20) == most(1024) + 80
-    assert most(resource.RLIM_INFINITY) == most(1 << 20) == 10_000
-    assert most(64) == 16
-    assert most(1024, max_connections=5) == 5
+    assert 1024 - 400 < limit_with(1024) < 1024 - 100 - 40, "the pool has 100, Redis up to 44"
+    assert limit_with(1024, db_pool_max=20) == limit_with(1024) + 80
+    assert limit_with(resource.RLIM_INFINITY) == limit_with(1 << 20) == 10_000
+    assert limit_with(64) == 16
+    assert limit_with(1024, max_connections=5) == 5
     with pytest.raises(SettingsError, match="MAX_CONNECTIONS: expected at most "):
-        most(1024, max_connections=1000)
+        limit_with(1024, max_connections=1000)
 
 
 def test_when_descriptors_run_out_silent_connections_make_room_and_it_is_told_once(resilience, service, connect, log):

@@ -21,13 +21,13 @@ def resilience_service(service_spec):
     return service_spec(restart_between_tests=True)
 
 
-def use(percent, reusable=0):
-    return MemoryUsage(used=percent * 10, limit=1000, what="RSS", reusable=reusable * 10)
+def usage(percent, reusable=0):
+    return MemoryUsage(used=percent * 10, limit=1000, resource="RSS", reusable=reusable * 10)
 
 
 def decisions(guard, *samples):
     """What the guard does at each (second, percent) or (second, percent, percent that malloc holds free)."""
-    return [guard.sample(use(*rest), now) for now, *rest in samples]
+    return [guard.sample(usage(*rest), now) for now, *rest in samples]
 
 
 def test_an_episode_is_announced_once():
@@ -56,22 +56,22 @@ def test_what_malloc_holds_free_ends_an_episode_although_the_kernel_counts_it():
 
 def test_a_long_collection_in_vain_is_not_soon_repeated():
     guard = MemoryGuard()
-    guard.sample(use(91), 0)
-    guard.collected(1, seconds=0.3, freed_share=0.0)
+    guard.sample(usage(91), 0)
+    guard.record_collection(1, seconds=0.3, freed_share=0.0)
     assert decisions(guard, (20, 91), (300, 91), (302, 91)) == [None, None, "again"]
 
 
 def test_work_is_refused_from_95_percent_until_below_93():
     guard = MemoryGuard()
-    refusing = [guard.sample(use(p), 0) or guard.refusing for p in (94, 95, 93, 92, 94)]
+    refusing = [guard.sample(usage(p), 0) or guard.refusing for p in (94, 95, 93, 92, 94)]
     assert refusing == ["announce", True, True, False, False]
 
 
 def test_the_lines_have_their_form():
     freed = GcResult(heap=int(12.22 * MIB), external=0, rss=int(-0.38 * MIB), seconds=0.1)
-    assert freed.line() == "[GC] Freed 12.22MB heap, 0.00MB external, -0.38MB total"
-    figures = MemoryStats(129 * MIB, int(39.57 * MIB), int(42.85 * MIB), int(13.57 * MIB))
-    assert figures.line(MemoryUsage(512 * MIB, 4096 * MIB, "RSS")) == (
+    assert freed.log_line() == "[GC] Freed 12.22MB heap, 0.00MB external, -0.38MB total"
+    stats = MemoryStats(129 * MIB, int(39.57 * MIB), int(42.85 * MIB), int(13.57 * MIB))
+    assert stats.log_line(MemoryUsage(512 * MIB, 4096 * MIB, "RSS")) == (
         "[Memory Stats] RSS: 129.00MB | Heap: 39.57/42.85MB (92.35%) | External: 13.57MB | Limit: 512.00/4096.00MB (12.50%)"
     )
 
@@ -79,7 +79,7 @@ def test_the_lines_have_their_form():
 def test_a_platform_that_does_not_tell_is_not_made_up_for():
     assert (
         MemoryStats(129 * MIB, None, None, None)
-        .line(MemoryUsage(1, 4, "RSS"))
+        .log_line(MemoryUsage(1, 4, "RSS"))
         .startswith("[Memory Stats] RSS: 129.00MB | Limit: ")
     )
 
@@ -94,14 +94,14 @@ def test_a_control_group_counts_without_the_cache_that_can_go(tmp_path, limit, e
     (tmp_path / "usage").write_text("800\n")
     (tmp_path / "stat").write_text("anon 500\ninactive_file 300\nslab 10\n")
     group = Cgroup(tmp_path / "limit", tmp_path / "usage", tmp_path / "stat", "inactive_file ")
-    assert group.use() == expected
+    assert group.read_usage() == expected
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pymalloc's figures are read through a file in memory")
 def test_the_figures_follow_what_is_allocated():
-    before = memory.figures()
+    before = memory.read_memory_stats()
     small, large = [object() for _ in range(100_000)], [os.urandom(4096) for _ in range(5000)]
-    after = memory.figures()
+    after = memory.read_memory_stats()
     assert after.heap_used - before.heap_used == pytest.approx(sys.getsizeof(object()) * len(small), rel=0.1)
     assert after.external - before.external == pytest.approx(4096 * len(large) + sys.getsizeof(small), rel=0.1)
     # What malloc held free is used first, so RSS need not grow by as much; it has to be what the kernel says.
@@ -116,7 +116,7 @@ def test_a_collection_frees_cycles_and_gives_their_pages_back():
             one = {"payload": os.urandom(2048)}
             one["me"] = one
             cycles.append(one)
-        freed = asyncio.run(collector.collect(give_up=cycles.clear))
+        freed = asyncio.run(collector.collect(evict=cycles.clear))
         assert freed.external > 15 * MIB
         assert freed.rss > 10 * MIB
     finally:

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from pytest_resilience import eventually
-from service.monitor import PoolAlert, every
+from service.monitor import PoolAlert, run_every
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 VALUE = re.compile(
@@ -36,7 +36,7 @@ def test_exactly_the_threshold_is_not_above():
 
 
 def test_the_lines_have_their_form():
-    assert PoolAlert(90).lines(94.4567) == (
+    assert PoolAlert(90).alert_lines(94.4567) == (
         "ALERT: CRITICAL - database_pool_exhausted",
         "Database connection pool usage has exceeded 90%. Current value: 94.46, Threshold: 90",
     )
@@ -60,7 +60,7 @@ def test_checks_keep_their_time_and_late_ones_are_not_made_up_for(monkeypatch):
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(every(10, check, lambda: now))
+        asyncio.run(run_every(10, check, lambda: now))
     assert ran == [10, 20, 45, 50, 60]
 
 

@@ -54,17 +54,17 @@ def with_store(server, body, *, tls=None, **settings):
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
         port = listener.sockets[0].getsockname()[1]
         values = {"redis_url": f"redis://127.0.0.1:{port}"} if tls is None else {"upstash_redis_port": port}
-        owed = PendingWrites(most=10_000)
+        pending = PendingWrites(max_keys=10_000)
         store = RedisStore(
             ServiceSettings(database_url=URL, **{**values, **settings}),
             lifetime=600,
-            owed=owed,
-            writes=lambda: [PendingWrite(key, stamp, b"", 600) for key, stamp in owed.next(100)],
+            pending=pending,
+            next_writes=lambda: [PendingWrite(key, stamp, b"", 600) for key, stamp in pending.next_batch(100)],
         )
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(store.run())
             try:
-                return await body(store, owed)
+                return await body(store, pending)
             finally:
                 running.cancel()
                 done, _ = await asyncio.wait([running], timeout=10)
@@ -186,14 +186,14 @@ def test_an_outage_does_not_let_every_caller_knock():
 def test_what_is_owed_is_delivered_before_anyone_reads():
     server = TinyRedis(b"-LOADING\r\n")
 
-    async def body(store, owed):
+    async def body(store, pending):
         await until(lambda: store.tried)
         for key in range(250):
-            owed.add(key, (1, 2))
+            pending.add(key, (1, 2))
         server.commands.clear()
         server.answer = b":1\r\n"
         await until(lambda: store.up)
-        assert not owed
+        assert not pending
         delivered = {words[3] for words in server.commands if words[0] == b"EVAL"} - {b"service:probe"}
         assert len(delivered) == 250
 
@@ -203,13 +203,13 @@ def test_what_is_owed_is_delivered_before_anyone_reads():
 def test_when_too_much_was_missed_all_is_deleted_first():
     server = TinyRedis(b"-LOADING\r\n")
 
-    async def body(store, owed):
+    async def body(store, pending):
         await until(lambda: store.tried)
-        owed.everything = True
+        pending.overflowed = True
         server.answer = b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\nk\r\n"  # also passes for SCAN's reply
         await until(lambda: store.up)
         assert [words[0] for words in server.commands if words[0] in (b"SCAN", b"UNLINK")][:2] == [b"SCAN", b"UNLINK"]
-        assert not owed.everything
+        assert not pending.overflowed
 
     with_store(server, body)
 

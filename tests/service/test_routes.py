@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.routes import versions
+from service.routes import allowed_versions
 
 
 def is_problem(reply, status):
@@ -168,7 +168,7 @@ def test_an_answer_to_unknown_fields_is_bounded(service, size):
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("content_type", "status"),
     [
         ("application/json", 201),
         ("Application/JSON; charset=UTF-8", 201),
@@ -182,9 +182,9 @@ def test_an_answer_to_unknown_fields_is_bounded(service, size):
         ("", 415),
     ],
 )
-def test_a_body_that_says_that_it_is_something_else_is_415(service, said, status):
+def test_a_body_that_says_that_it_is_something_else_is_415(service, content_type, status):
     content = b'{"name":"n","message":"m"}'
-    assert service.post("/api/campaigns", content=content, headers={"Content-Type": said}).status_code == status
+    assert service.post("/api/campaigns", content=content, headers={"Content-Type": content_type}).status_code == status
 
 
 def test_if_match_guards_a_deletion(service):
@@ -219,7 +219,7 @@ def test_if_match_guards_a_deletion(service):
     ],
 )
 def test_entity_tags_are_compared_exactly_and_all_of_them(header, allowed):
-    assert versions(header) == allowed
+    assert allowed_versions(header) == allowed
 
 
 def test_a_right_tag_counts_in_any_place_and_in_any_line(service):

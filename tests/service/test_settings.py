@@ -71,7 +71,7 @@ def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "url", "flaw"),
+    ("name", "url", "problem"),
     [
         ("DATABASE_URL", "postgresql://u:hunter2@h/d?sslmode=bogus", "sslmode"),
         ("DATABASE_URL", "postgresql://u:hunter2@h/d?port=abc", "port"),
@@ -104,11 +104,11 @@ def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
         ("UPSTASH_REDIS_REST_URL", "https://hunter2.io:0", "port"),
     ],
 )
-def test_a_url_that_can_never_work_ends_the_start_and_says_why(name, url, flaw):
+def test_a_url_that_can_never_work_ends_the_start_and_says_why(name, url, problem):
     with pytest.raises(SettingsError) as caught:
         ServiceSettings.from_environment({**URL, "UPSTASH_REDIS_REST_TOKEN": "t", name: url})
     assert caught.value.name == name
-    assert flaw in str(caught.value)
+    assert problem in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
