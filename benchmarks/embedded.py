@@ -27,7 +27,7 @@ from pytest_resilience.backends.embedded import server_process as local
 from pytest_resilience.backends.embedded import template_file as template
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.session import session_dir as scratch
-from pytest_resilience.processes import Keeper
+from pytest_resilience.processes import SupervisorClient
 
 BAR_MS = 150.0
 # What is timed inside a start: owner, method, label. Phases overlap: Redis and proxy start while the data directory is copied.
@@ -35,8 +35,8 @@ PHASES: list[tuple[Any, str, str]] = [
     (embedded, "find_postgres", "find Postgres"),
     (embedded, "find_redis", "find Redis"),
     (scratch.Scratch, "__init__", "session directory"),
-    (Keeper, "start", "keeper: exec"),
-    (embedded, "account_for_postgres", "keeper: first answer (as root)"),
+    (SupervisorClient, "start", "supervisor: exec"),
+    (embedded, "account_for_postgres", "supervisor: first answer (as root)"),
     (template.Template, "__init__", "template: open"),
     (template.Template, "copy_first", "template: copy, first part"),
     (template.Template, "copy_rest", "template: copy, rest"),

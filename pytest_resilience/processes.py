@@ -1,6 +1,6 @@
 """Start, watch and reap processes: nothing outlives the session that started it.
 
-All of them are children of the keeper (keeper.py), a small process of its own, and every question and signal goes through it: it alone
+All of them are children of the supervisor (supervisor.py), a small process, and each signal goes through it: it alone
 reaps them, so a signal can't reach a stranger who was given the same process id.
 """
 
@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     import psutil
 
 POLL = 0.003  # seconds between two looks at a child that is to end
-GOODBYE = 5.0  # seconds for the keeper to end everything; it takes about 50 ms
+GOODBYE = 5.0  # seconds for the supervisor to end everything; it takes about 50 ms
 SAID = 1 << 16  # bytes of what it says about its own end
-ANSWER_WITHIN = 30.0  # seconds for the keeper to answer one request; the slowest, a kill, takes three on a busy machine
-LOOK_EVERY = 1.0  # seconds between two looks whether a keeper that does not answer is stopped
+ANSWER_WITHIN = (
+    30.0  # seconds for the supervisor to answer one request; the slowest, a kill, takes three on a busy machine
+)
+LOOK_EVERY = 1.0  # seconds between two looks whether a supervisor that does not answer is stopped
 COMMANDS = 25.0  # seconds more when it has commands to run at the end
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import supervisor; supervisor.main(*sys.argv[2:])"  # imported: its bytecode is cached
@@ -62,7 +64,7 @@ class CannotStart(ResilienceError):
 
 
 class Child:
-    """One process that the keeper started, and all that descends from it.
+    """One process that the supervisor started, and all that descends from it.
 
     Attributes:
         name: what it is, for messages.
@@ -71,8 +73,10 @@ class Child:
         log: the file that has its output.
     """
 
-    def __init__(self, keeper: Keeper, number: int, pid: int, name: str, argv: Sequence[str], log: Path) -> None:
-        self._keeper = keeper
+    def __init__(
+        self, supervisor: SupervisorClient, number: int, pid: int, name: str, argv: Sequence[str], log: Path
+    ) -> None:
+        self._supervisor = supervisor
         self._number = number
         self._exit_code: int | None = None
         self.name = name
@@ -86,7 +90,7 @@ class Child:
     def exit_code(self) -> int | None:
         """Its exit code (minus the signal that ended it), or None while it runs."""
         if self._exit_code is None:
-            self._exit_code = self._keeper.ask("exit_code", self._number)
+            self._exit_code = self._supervisor.ask("exit_code", self._number)
         return self._exit_code
 
     @property
@@ -103,11 +107,11 @@ class Child:
 
     def processes(self) -> list[int]:
         """The ids of the processes of its tree, parents first."""
-        return list(self._keeper.ask("tree", self._number))
+        return list(self._supervisor.ask("tree", self._number))
 
     def signal(self, number: int) -> bool:
         """Send a signal to the process itself; False when it has ended."""
-        return bool(self._keeper.ask("signal", self._number, int(number)))
+        return bool(self._supervisor.ask("signal", self._number, int(number)))
 
     def pause(self) -> None:
         """Stop its whole tree; returns when every process in it has stopped.
@@ -115,12 +119,12 @@ class Child:
         Raises:
             ResilienceError: one of them did not stop.
         """
-        if unstopped := self._keeper.ask("pause", self._number):
+        if unstopped := self._supervisor.ask("pause", self._number):
             raise ResilienceError(f"{self.name}: {listed('processes', unstopped)} did not stop")
 
     def resume(self) -> None:
         """Let its whole tree go on."""
-        self._keeper.ask("resume", self._number)
+        self._supervisor.ask("resume", self._number)
 
     def kill(self) -> None:
         """SIGKILL its whole tree, also what outlived the process itself; returns when all are gone.
@@ -128,7 +132,7 @@ class Child:
         Raises:
             ResilienceError: one of them is still there.
         """
-        if left := self._keeper.ask("kill", self._number):
+        if left := self._supervisor.ask("kill", self._number):
             raise ResilienceError(f"{self.name}: not gone after SIGKILL: {listed('processes', left)}")
 
     def terminate(self, within: float, *, how: int = signals.SIGTERM, clock: Clock = SYSTEM) -> int:
@@ -196,8 +200,8 @@ class Child:
         )
 
 
-class Keeper:
-    """The client of the keeper process; safe to use from several threads, useless in a fork.
+class SupervisorClient:
+    """The client of the supervisor process; safe to use from several threads, useless in a fork.
 
     A context manager; whoever starts one closes it. If nobody does, the process ends everything when this one ends.
     """
@@ -225,7 +229,7 @@ class Keeper:
 
     @property
     def pid(self) -> int:
-        """The keeper's process id."""
+        """The supervisor's process id."""
         assert self._process is not None, "not started"
         return self._process.pid
 
@@ -283,7 +287,7 @@ class Keeper:
             argv: program and arguments; a program without a slash is looked for in `env`'s PATH.
             env: its whole environment. Never shown anywhere.
             log: the file that its output is appended to.
-            cwd: where it runs; None for where this process was when the keeper started.
+            cwd: where it runs; None for where this process was when the supervisor started.
             user: as whom it runs.
             stdin: the file that it reads; None for an empty one.
 
@@ -300,7 +304,7 @@ class Keeper:
         )
         try:
             number, pid = self.ask("spawn", request)
-        except KeeperRefused as refusal:
+        except SupervisorError as refusal:
             raise CannotStart(name, argv, _why_not(request, env, str(refusal))) from None
         return Child(self, number, pid, name, argv, log)
 
@@ -352,11 +356,11 @@ class Keeper:
         self.ask("disown", str(path))
 
     def ask(self, request: str, *arguments: Any) -> Any:
-        """One request to the keeper and its answer.
+        """One request to the supervisor and its answer.
 
         Raises:
-            BackendDied: the keeper is gone, and everything with it.
-            KeeperRefused: it could not do that.
+            BackendDied: the supervisor is gone, and everything with it.
+            SupervisorError: it could not do that.
         """
         if os.getpid() != self._owner:
             raise ResilienceError(
@@ -364,7 +368,7 @@ class Keeper:
             )
         with self._lock:
             if self._channel is None:
-                raise BackendDied("the keeper is not running: it was not started, or has been closed")
+                raise BackendDied("the supervisor is not running: it was not started, or has been closed")
             try:
                 if self._overdue:  # send nothing to a process that does not read
                     self._answer_to(self._overdue, LOOK_EVERY)
@@ -373,16 +377,16 @@ class Keeper:
                 _send(self._channel, (self._asked, request, tuple(map(_plain, arguments))))
                 done, value = self._answer_to(self._asked, ANSWER_WITHIN)
             except (OSError, EOFError):
-                raise self._keeper_died() from None
+                raise self._supervisor_died() from None
         if not done:
-            raise KeeperRefused(value)
+            raise SupervisorError(value)
         return value
 
     def _answer_to(self, number: int, within: float) -> tuple[bool, Any]:
         """Wait for the answer to one request, and pass over answers to requests that Ctrl-C cut short.
 
         Raises:
-            BackendDied: there is no answer within `within` seconds, or the keeper is stopped.
+            BackendDied: there is no answer within `within` seconds, or the supervisor is stopped.
         """
         assert self._channel is not None, "ask() has looked"
         until = SYSTEM.now() + within
@@ -393,10 +397,10 @@ class Keeper:
                 if stopped or left <= 0:
                     self._overdue = number
                     raise BackendDied(
-                        f"the keeper (process {self.pid}) is stopped, so no server can be asked or struck; continue it: "
+                        f"the supervisor (process {self.pid}) is stopped, so no server can be asked or struck; continue it: "
                         f"kill -CONT {self.pid}"
                         if stopped
-                        else f"the keeper (process {self.pid}) has not answered within {within:g} s"
+                        else f"the supervisor (process {self.pid}) has not answered within {within:g} s"
                     )
                 continue
             answered, done, value = _receive(self._channel)
@@ -405,7 +409,7 @@ class Keeper:
 
     @property
     def _stopped(self) -> bool:
-        """True if a signal or a debugger has stopped the keeper."""
+        """True if a signal or a debugger has stopped the supervisor."""
         import psutil
 
         try:
@@ -418,9 +422,9 @@ class Keeper:
         """End everything that it started and delete everything that it owns; returns when that is done. May be called again."""
         if os.getpid() != self._owner or self._channel is None or self._process is None:
             return
-        self._channel.close()  # the keeper takes this for the end, as it would our death
+        self._channel.close()  # the supervisor takes this for the end, as it would our death
         self._channel = None
-        self._process.send_signal(signals.SIGCONT)  # a stopped keeper could not clean up
+        self._process.send_signal(signals.SIGCONT)  # a stopped supervisor could not clean up
         try:
             self._process.wait(GOODBYE + (COMMANDS if self._commands else 0.0))
         except subprocess.TimeoutExpired:
@@ -431,38 +435,38 @@ class Keeper:
             self._errors.close()
             self._errors = None
 
-    def _keeper_died(self) -> BackendDied:
+    def _supervisor_died(self) -> BackendDied:
         assert self._process is not None, "start() made it"
         code = self._process.poll()
-        # Its place in the file is shared with the keeper: read from the beginning without moving it.
+        # Its place in the file is shared with the supervisor: read from the beginning without moving it.
         said = os.pread(self._errors.fileno(), SAID, 0).decode(errors="replace").strip() if self._errors else ""
         return BackendDied(
-            f"the keeper (process {self.pid}, exit code {code}) is gone, and with it all servers that it started; somebody "
+            f"the supervisor (process {self.pid}, exit code {code}) is gone, and with it all servers that it started; somebody "
             f"must have killed it{', or it failed: ' + said if said else ''}"
         )
 
     def _clean_up_after_it(self) -> None:
-        """What a keeper that was killed could not do; its children died with it."""
+        """What a supervisor that was killed could not do; its children died with it."""
         if not any(path.exists() for path in self._owned):
             return
-        from . import supervisor as keeper  # its own functions, for once on this side
+        from . import supervisor  # its own functions, for once on this side
 
         for command in self._commands:
             try:
-                with open(command["log"], "ab") as log:  # noqa: PTH123  # as the keeper has it
+                with open(command["log"], "ab") as log:  # noqa: PTH123  # as the supervisor has it
                     subprocess.run(
                         command["argv"], env=command["env"], stdout=log, stderr=log, timeout=COMMANDS, check=False
                     )
             except (OSError, subprocess.TimeoutExpired):
                 continue
         for pid_file in self._pid_files:
-            keeper.release_shared_memory(str(pid_file))
+            supervisor.release_shared_memory(str(pid_file))
         for path in self._owned:
-            keeper.remove_tree(str(path))
+            supervisor.remove_tree(str(path))
 
 
-class KeeperRefused(ResilienceError):
-    """The keeper could not do what was asked."""
+class SupervisorError(ResilienceError):
+    """The supervisor could not do what was asked."""
 
 
 def _why_not(request: Mapping[str, Any], env: Mapping[str, str], refusal: str) -> str:

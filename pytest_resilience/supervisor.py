@@ -1,6 +1,6 @@
-"""The keeper: a small process, parent of every server, that takes all of them along when the session ends, however it ends.
+"""The supervisor: a small process, parent of every server, that takes all of them along when the session ends, however it ends.
 
-`processes.Keeper` runs its `main` in `python -I -S`, in a session of its own, so that Ctrl-C reaches neither it nor its
+`processes.SupervisorClient` runs its `main` in `python -I -S`, in a session of its own, so that Ctrl-C reaches neither it nor its
 children. It imports nothing of this package, and of the standard library only what loads in a millisecond.
 
 Rules:
@@ -37,7 +37,7 @@ else:
 
 LINUX = sys.platform == "linux"
 LISTS_CHILDREN = LINUX and os.path.exists("/proc/thread-self/children")  # most kernels are built to
-MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names the keeper and the child's number
+MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names the supervisor and the child's number
 PATIENCE = 1.5  # seconds for processes to stop or to go after their signal; only one stuck in the kernel needs more than a few ms
 COMMAND_WITHIN = 20.0  # seconds that a command of the end may take
 PARENT_CHECK = 0.5  # seconds between two looks at the parent where the kernel can't wake us
@@ -210,7 +210,7 @@ def _works(attempt: Callable[[], None]) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
-class Keeper:
+class Supervisor:
     """What the requests do; each public method is one."""
 
     def __init__(self, owned: Iterable[str]) -> None:
@@ -373,8 +373,8 @@ class Keeper:
             return None
         for line in lines:
             name, _, value = line.decode(errors="replace").partition("=")
-            keeper, _, number = value.partition(".")
-            if name == MARK and keeper == str(self.pid) and number.isdecimal():
+            supervisor, _, number = value.partition(".")
+            if name == MARK and supervisor == str(self.pid) and number.isdecimal():
                 return int(number)
         return None
 
@@ -491,11 +491,11 @@ def send(channel: int, message: Any) -> None:
         data = data[os.write(channel, data) :]
 
 
-def answer(keeper: Keeper, channel: int) -> None:
+def answer(supervisor: Supervisor, channel: int) -> None:
     """Do one request."""
     number, name, arguments = receive(channel)
     try:
-        method: Callable[..., Any] = getattr(keeper, name)
+        method: Callable[..., Any] = getattr(supervisor, name)
         reply = (number, True, method(*arguments))
     except OSError as problem:
         reply = (number, False, str(problem))
@@ -504,7 +504,7 @@ def answer(keeper: Keeper, channel: int) -> None:
     send(channel, reply)
 
 
-def watch(keeper: Keeper, channel: int, parent: int) -> None:
+def watch(supervisor: Supervisor, channel: int, parent: int) -> None:
     """Serve the channel until it, the parent or a signal says that it is over."""
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
@@ -519,9 +519,9 @@ def watch(keeper: Keeper, channel: int, parent: int) -> None:
         ready = [descriptor for descriptor, _ in events.poll(PARENT_CHECK * 1000)]
         if read_end in ready and set(os.read(read_end, 4096)) - {signal.SIGCHLD}:
             return
-        keeper.reap()
+        supervisor.reap()
         if channel in ready:
-            answer(keeper, channel)
+            answer(supervisor, channel)
 
 
 def _death_of(pid: int) -> list[int]:
@@ -541,10 +541,10 @@ def main(channel: str, parent: str, *owned: str) -> None:
         owned: directories to delete at the end.
     """
     os.set_inheritable(int(channel), False)
-    keeper = Keeper(owned)
+    supervisor = Supervisor(owned)
     try:
-        watch(keeper, int(channel), int(parent))
+        watch(supervisor, int(channel), int(parent))
     except (Ended, OSError):
         pass
     finally:
-        keeper.end()
+        supervisor.end()

@@ -174,7 +174,7 @@ def test_only_the_proxy_client_knows_toxiproxy_python():
     assert importers <= {"pytest_resilience.proxy_client.client"}
 
 
-def test_the_keeper_stands_alone():
+def test_the_supervisor_stands_alone():
     """It outlives pytest: what it imports must be there and light, so the standard library only."""
     path = ROOT / "pytest_resilience" / "supervisor.py"
     assert not [

@@ -22,7 +22,7 @@ from ..redaction import redacted_command
 from .compare import Trace
 
 PROC = "/proc"
-MARK = "PYTEST_RESILIENCE_CHILD"  # the keeper's, in the environment of what it has started; a test compares them
+MARK = "PYTEST_RESILIENCE_CHILD"  # the supervisor's, in the environment of what it has started; a test compares them
 SHOWN = 80  # characters of a command
 TEST = "PYTEST_CURRENT_TEST"
 

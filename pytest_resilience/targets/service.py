@@ -94,7 +94,7 @@ class RunningService:
 
     Args:
         spec: how to start it.
-        backend: whose keeper owns the process.
+        backend: whose supervisor owns the process.
         clock: reads and spends time.
     """
 

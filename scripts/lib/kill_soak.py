@@ -5,7 +5,7 @@ after its tests have begun, SIGKILL goes to one of
   pytest   all of it must be gone,
   worker   one of two of xdist's: what was that worker's must be gone, and the run goes on,
   proxy    the test that it dies in fails with the proxy's log, and the ones after it pass,
-  keeper   all its servers must be gone, and when the session has ended, the rest.
+  supervisor   all its servers must be gone, and when the session has ended, the rest.
 Then the same session runs once more, undisturbed, and must pass.
 
 All processes of a round descend from this one, which is a subreaper: nobody gets away by forking, so "nothing is left" is a fact of the
@@ -43,7 +43,7 @@ from pytest_resilience.supervisor import (
     send_signal,
 )
 
-VICTIMS = ("pytest", "worker", "proxy", "keeper")
+VICTIMS = ("pytest", "worker", "proxy", "supervisor")
 WITHIN = 2.0  # seconds: what we promise
 AT_MOST = {"embedded": WITHIN, "docker": 20.0}  # seconds after which a round has failed; an engine takes its time
 RUN_WITHIN = {"embedded": 60.0, "docker": 180.0}  # seconds for one session; it takes 2 or 10
@@ -236,9 +236,9 @@ def find_worker(session: Session, _engine: engines.Engine | None) -> Blow | None
     return _blow(session, lambda pid, parent: parent == session.pid and "sys.stdin.readline()" in command_of(pid))
 
 
-def find_keeper(session: Session, _engine: engines.Engine | None) -> Blow | None:
-    # A child of the keeper's that is not yet its program looks like the keeper itself.
-    return _blow(session, lambda pid, parent: "keeper.main" in command_of(pid) and parent == session.pid)
+def find_supervisor(session: Session, _engine: engines.Engine | None) -> Blow | None:
+    # A child of the supervisor's that is not yet its program looks like the supervisor itself.
+    return _blow(session, lambda pid, parent: "supervisor.main" in command_of(pid) and parent == session.pid)
 
 
 def find_proxy(session: Session, engine: engines.Engine | None) -> Blow | None:
@@ -272,7 +272,7 @@ FIND: Mapping[str, Callable[[Session, engines.Engine | None], Blow | None]] = {
     "pytest": find_pytest,
     "worker": find_worker,
     "proxy": find_proxy,
-    "keeper": find_keeper,
+    "supervisor": find_supervisor,
 }
 
 
@@ -427,7 +427,7 @@ class Killer:
         else:
             if victim == "worker":
                 self._see_it_go(verdict, killed_at, lambda: remains(session, self._engine, before, over=False))
-            if victim == "keeper":
+            if victim == "supervisor":
                 self._see_it_go(verdict, killed_at, lambda: processes(session.orphans()))
             if not session.await_end():
                 verdict.wrong.append(f"the run does not end: {_last(session)}")
@@ -523,17 +523,17 @@ def judge_proxy(session: Session, killed_at: float, verdict: Verdict) -> None:
         verdict.wrong.append(f"the proxy's death does not show its log:\n{text}")
 
 
-def judge_keeper(session: Session, _killed_at: float, verdict: Verdict) -> None:
+def judge_supervisor(session: Session, _killed_at: float, verdict: Verdict) -> None:
     """Without it there are no servers: tests fail, and say why."""
     text = session.text()
-    if session.process.returncode and "the keeper" not in text:
-        verdict.wrong.append(f"the failures don't say that the keeper is gone:\n{text}")
+    if session.process.returncode and "the supervisor" not in text:
+        verdict.wrong.append(f"the failures don't say that the supervisor is gone:\n{text}")
 
 
 JUDGE: Mapping[str, Callable[[Session, float, Verdict], None]] = {
     "worker": judge_worker,
     "proxy": judge_proxy,
-    "keeper": judge_keeper,
+    "supervisor": judge_supervisor,
 }
 
 

@@ -164,7 +164,7 @@ def run(checkout: Path, tests: list[str], limit: float) -> tuple[dict[str, str],
     try:
         output, _ = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
-        process.terminate()  # the plugin's keeper ends what it started
+        process.terminate()  # the plugin's supervisor ends what it started
         try:
             output, _ = process.communicate(timeout=GOODBYE)
         except subprocess.TimeoutExpired:

@@ -17,7 +17,7 @@ from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.embedded.template_file import Template
 from pytest_resilience.backends.session import session_dir as scratch
 from pytest_resilience.errors import BackendUnavailable
-from pytest_resilience.processes import Keeper
+from pytest_resilience.processes import SupervisorClient
 from tests.support.shared_memory import SharedMemory
 
 ROOT = str(Path(__file__).parents[2])
@@ -84,14 +84,14 @@ def own_cache(cached, tmp_path, monkeypatch):
 @pytest.fixture
 def spawned(monkeypatch):
     """The ids of all processes that are started."""
-    pids, spawn = [], Keeper.spawn
+    pids, spawn = [], SupervisorClient.spawn
 
     def noting(*args, **kwargs):
         child = spawn(*args, **kwargs)
         pids.append(child.pid)
         return child
 
-    monkeypatch.setattr(Keeper, "spawn", noting)
+    monkeypatch.setattr(SupervisorClient, "spawn", noting)
     return pids
 
 
@@ -131,7 +131,7 @@ def test_no_file_has_the_password_and_the_template_has_a_verifier_that_no_server
             path for path in (backend.directory / "postgres" / "global").iterdir() if verifier in path.read_bytes()
         ]
         assert in_use == []
-        for process in psutil.Process(backend._keeper.pid).children(recursive=True):
+        for process in psutil.Process(backend._supervisor.pid).children(recursive=True):
             told = [*process.cmdline(), *process.environ().values()]
             assert [word for word in told if password in word] == [], "any user can read command lines"
         open_to_others = [path for path in files if path.stat().st_mode & 0o077]
@@ -263,7 +263,7 @@ def test_without_any_directory_for_temporary_files_the_places_are_named(monkeypa
         EmbeddedBackend().start()
 
 
-def test_a_directory_for_the_keepers_files_that_is_full_is_told(temporary, monkeypatch):
+def test_a_directory_for_the_supervisors_files_that_is_full_is_told(temporary, monkeypatch):
     def full():
         raise OSError(28, "No space left on device")
 

@@ -43,7 +43,7 @@ if sys.argv[1] != "end":
 redis.pause()
 while not daemon.log_text(): time.sleep(0.005)
 print(json.dumps({
-    "keeper": backend._keeper.pid, "directory": str(backend.directory), "daemon": int(daemon.log_text()),
+    "supervisor": backend._supervisor.pid, "directory": str(backend.directory), "daemon": int(daemon.log_text()),
     "addresses": [list(address) for address in (postgres.direct, redis.direct, backend.api)],
 }), flush=True)
 if sys.argv[1] == "end": sys.exit()
@@ -60,13 +60,15 @@ class Session:
         line = process.stdout.readline()
         assert line, process.stderr.read().decode()
         facts = json.loads(line)
-        self.keeper, self.daemon = facts["keeper"], facts["daemon"]
+        self.supervisor, self.daemon = facts["supervisor"], facts["daemon"]
         self.directory = Path(facts["directory"])
         self.addresses = [tuple(address) for address in facts["addresses"]]
         try:
-            self.pids = [self.keeper] + [child.pid for child in psutil.Process(self.keeper).children(recursive=True)]
+            self.pids = [self.supervisor] + [
+                child.pid for child in psutil.Process(self.supervisor).children(recursive=True)
+            ]
         except psutil.NoSuchProcess:
-            self.pids = [self.keeper, self.daemon]
+            self.pids = [self.supervisor, self.daemon]
 
     def processes_are_gone(self):
         return all(gone(pid) for pid in self.pids)
@@ -109,7 +111,7 @@ def test_a_signal_in_mid_work(number):
 def test_ctrl_c_reaches_the_session_alone():
     with session() as struck:
         os.killpg(struck.process.pid, signal.SIGINT)
-        assert not gone(struck.keeper)
+        assert not gone(struck.supervisor)
         struck.process.wait(5)
         struck.nothing_is_left()
 
@@ -122,18 +124,18 @@ def test_an_end_without_close(how):
 
 
 @linux
-def test_a_killed_keeper_takes_all_along_and_close_deletes_the_rest():
+def test_a_killed_supervisor_takes_all_along_and_close_deletes_the_rest():
     memory = SharedMemory()
     backend = EmbeddedBackend()
     with backend:
         postgres = backend.servers["postgres"]
-        everything = psutil.Process(backend._keeper.pid).children(recursive=True)
+        everything = psutil.Process(backend._supervisor.pid).children(recursive=True)
         backend.servers["redis"].pause()
-        os.kill(backend._keeper.pid, signal.SIGKILL)
+        os.kill(backend._supervisor.pid, signal.SIGKILL)
         until(lambda: all(gone(process.pid) for process in everything), within=2)
-        with pytest.raises(BackendDied, match=r"keeper .* is gone"):
+        with pytest.raises(BackendDied, match=r"supervisor .* is gone"):
             backend.check()
-        with pytest.raises(BackendDied, match=r"keeper .* is gone"):
+        with pytest.raises(BackendDied, match=r"supervisor .* is gone"):
             postgres.kill()
         assert backend.directory.exists()
     assert not backend.directory.exists()
@@ -141,14 +143,14 @@ def test_a_killed_keeper_takes_all_along_and_close_deletes_the_rest():
 
 
 @linux
-def test_when_session_and_keeper_are_killed_the_next_session_sweeps():
+def test_when_session_and_supervisor_are_killed_the_next_session_sweeps():
     with session() as struck:
-        os.kill(struck.keeper, signal.SIGSTOP)  # it must not get a chance
+        os.kill(struck.supervisor, signal.SIGSTOP)  # it must not get a chance
         struck.process.kill()
         struck.process.wait(5)
-        os.kill(struck.keeper, signal.SIGKILL)
+        os.kill(struck.supervisor, signal.SIGKILL)
         until(lambda: all(gone(pid) for pid in struck.pids if pid != struck.daemon), within=2)
-        os.kill(struck.daemon, signal.SIGKILL)  # forked twice and without a keeper, nobody can know whose it is
+        os.kill(struck.daemon, signal.SIGKILL)  # forked twice and without a supervisor, nobody can know whose it is
         assert struck.directory.exists()
         assert struck.directory in sweep()
         assert not struck.directory.exists()

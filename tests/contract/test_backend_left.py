@@ -37,7 +37,7 @@ stack.redis.refuse()
 if "{kind}" == "docker" and sys.argv[1] == "wait": backend.servers["postgres"].pause()
 service = backend.spawn("service", ["sleep", "600"], env=dict(PATH=os.environ["PATH"]))
 try:
-    print(json.dumps({{"keeper": backend._keeper.pid, "service": service.pid, "session": backend.directory.name,
+    print(json.dumps({{"supervisor": backend._supervisor.pid, "service": service.pid, "session": backend.directory.name,
                       "directory": str(backend.directory)}}), flush=True)
     if sys.argv[1] == "end": os._exit(3)
     time.sleep(600)
@@ -91,7 +91,7 @@ def test_nothing_is_left_of_a_signalled_docker_session(docker, number):
         begun = time.monotonic()
         until(lambda: there(mine) == [], within=20)
         took = time.monotonic() - begun
-        until(lambda: gone(facts["keeper"]) and gone(facts["service"]))
+        until(lambda: gone(facts["supervisor"]) and gone(facts["service"]))
         assert not Path(facts["directory"]).exists()
         assert took < 2 + psutil.getloadavg()[0] / 4, (
             f"{took:.1f} s"
@@ -103,34 +103,34 @@ def test_nothing_is_left_of_a_docker_session_that_ends_by_ctrl_c(docker):
         process.send_signal(signal.SIGINT)
         process.wait(20)
         assert there(facts["session"]) == []
-        assert gone(facts["keeper"])
+        assert gone(facts["supervisor"])
 
 
 def test_nothing_is_left_of_a_docker_session_that_ends_without_close(docker):
     with session("docker", "end") as (process, facts):
         process.wait(10)
-        until(lambda: there(facts["session"]) == [] and gone(facts["keeper"]), within=10)
+        until(lambda: there(facts["session"]) == [] and gone(facts["supervisor"]), within=10)
 
 
 @pytest.mark.parametrize("after", [0.4, 1.0, 1.6])
 def test_nothing_is_left_of_a_docker_session_killed_while_it_starts(docker, after):
     with session("docker", "early") as (process, _):
-        keeper = until(lambda: psutil.Process(process.pid).children())[0]
-        mine = until(lambda: Path(keeper.cmdline()[-1]).name)
+        supervisor = until(lambda: psutil.Process(process.pid).children())[0]
+        mine = until(lambda: Path(supervisor.cmdline()[-1]).name)
         time.sleep(after)
         process.kill()
         process.wait(5)
-        until(lambda: gone(keeper.pid), within=20)
+        until(lambda: gone(supervisor.pid), within=20)
         assert there(mine) == []
 
 
-def test_when_session_and_keeper_are_killed_the_next_session_removes_it(docker):
+def test_when_session_and_supervisor_are_killed_the_next_session_removes_it(docker):
     with session("docker", "wait") as (process, facts):
         assert facts["session"] not in remove_stale(engine.find()), "it is alive"
-        os.kill(facts["keeper"], signal.SIGSTOP)  # it must not get a chance
+        os.kill(facts["supervisor"], signal.SIGSTOP)  # it must not get a chance
         process.kill()
         process.wait(5)
-        os.kill(facts["keeper"], signal.SIGKILL)
+        os.kill(facts["supervisor"], signal.SIGKILL)
         assert len(there(facts["session"])) == 4
         with DockerBackend(Settings()):
             assert there(facts["session"]) == []
@@ -150,7 +150,7 @@ def test_nothing_is_left_of_a_signalled_external_session(kind, number):
             assert len(api(proxies, "GET", "/proxies")) == 4
             process.send_signal(number)
             process.wait(5)
-            until(lambda: gone(facts["keeper"]) and gone(facts["service"]), within=5)
+            until(lambda: gone(facts["supervisor"]) and gone(facts["service"]), within=5)
             assert api(proxies, "GET", "/proxies") == {}
         names = sql(postgres.url(postgres.direct), "select count(*) from pg_database where datname like 'resilience_%'")
         assert names == 0

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_resilience.backends.embedded import binaries
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
-from pytest_resilience.processes import Keeper
+from pytest_resilience.processes import SupervisorClient
 from tests.support.waiting import gone
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +52,7 @@ def test_postgres_never_runs_as_root():
 @root
 def test_without_user_namespaces_postgres_runs_as_nobody(monkeypatch):
     """As in Docker's default profile."""
-    monkeypatch.setattr(Keeper, "user_namespaces", lambda _self: False)
+    monkeypatch.setattr(SupervisorClient, "user_namespaces", lambda _self: False)
     with EmbeddedBackend() as backend:
         pids = struck_and_back(backend)
         assert {psutil.Process(pid).uids().effective for pid in pids} == {65534}
@@ -71,7 +71,7 @@ def test_programs_that_only_root_reaches_are_copied_for_nobody(monkeypatch, tmp_
     if (libraries := package.with_name(f"{package.name}.libs")).is_dir():
         shutil.copytree(libraries, home / libraries.name)
     monkeypatch.setenv(binaries.POSTGRES_VARIABLE, str(home / package.name / installed.name / "bin"))
-    monkeypatch.setattr(Keeper, "user_namespaces", lambda _self: False)
+    monkeypatch.setattr(SupervisorClient, "user_namespaces", lambda _self: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with EmbeddedBackend() as backend:
         assert {psutil.Process(pid).uids().effective for pid in struck_and_back(backend)} == {65534}
@@ -134,8 +134,8 @@ def nameless():
 
 
 NO_NAMESPACES = """
-from pytest_resilience.processes import Keeper
-Keeper.user_namespaces = lambda self: False
+from pytest_resilience.processes import SupervisorClient
+SupervisorClient.user_namespaces = lambda self: False
 """
 
 

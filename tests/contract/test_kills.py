@@ -11,9 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a subreaper, /proc")
-def test_nothing_is_left_of_a_killed_pytest_worker_proxy_or_keeper():
+def test_nothing_is_left_of_a_killed_pytest_worker_proxy_or_supervisor():
     command = [sys.executable, "scripts/lib/kill_soak.py", "--backend=embedded", "--rounds=4", "--seed=1"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    rows = re.findall(r"^(pytest|worker|proxy|keeper) +\| embedded \| 1 +\| 1 .*\| 1 +\| 0$", ran.stdout, re.MULTILINE)
-    assert rows == ["pytest", "worker", "proxy", "keeper"], ran.stdout
+    rows = re.findall(
+        r"^(pytest|worker|proxy|supervisor) +\| embedded \| 1 +\| 1 .*\| 1 +\| 0$", ran.stdout, re.MULTILINE
+    )
+    assert rows == ["pytest", "worker", "proxy", "supervisor"], ran.stdout

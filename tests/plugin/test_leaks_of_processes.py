@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_resilience import supervisor as keeper
+from pytest_resilience import supervisor
 from pytest_resilience.leaks import children
 
 TESTS = """
@@ -176,8 +176,8 @@ def test_where_a_process_was_started_is_told_when_tracemalloc_knows(project: pyt
     project.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_the_mark_is_the_keeper_s() -> None:
-    assert children.MARK == keeper.MARK
+def test_the_mark_is_the_supervisor_s() -> None:
+    assert children.MARK == supervisor.MARK
 
 
 def test_a_command_is_told_without_its_secrets(tmp_path: Path) -> None:

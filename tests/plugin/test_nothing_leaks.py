@@ -26,7 +26,7 @@ def tell(resilience, stack):
     me = psutil.Process()
     urls = [resilience.postgres.url, resilience.postgres.direct_url, resilience.redis.url, resilience.redis.direct_url]
     ports = [urlsplit(url).port for url in urls] + [urlsplit(resilience.service.url).port]
-    keeper = me.children()[0]
+    supervisor = me.children()[0]
     told = {"pid": os.getpid(), "processes": [p.pid for p in me.children(recursive=True)], "ports": ports,
             "directory": str(stack._backend.directory)}
     with open("told.tmp", "w") as file:
@@ -113,9 +113,9 @@ def test_nothing_is_left_of_a_run_that_ends_by_itself(shop: pytest.Pytester, bod
         assert gone(told), "it is all gone before pytest has ended"
 
 
-def test_nothing_is_left_of_a_session_whose_keeper_is_killed(shop: pytest.Pytester) -> None:
+def test_nothing_is_left_of_a_session_whose_supervisor_is_killed(shop: pytest.Pytester) -> None:
     """Its servers die with it, and the service can't be stopped any more; the directory is removed all the same."""
-    body = "tell(resilience, resilience_stack)\nos.kill(resilience_stack._backend._keeper.pid, signal.SIGKILL)\n"
+    body = "tell(resilience, resilience_stack)\nos.kill(resilience_stack._backend._supervisor.pid, signal.SIGKILL)\n"
     process, told = run_until_told(shop, body)
     with process:
         process.communicate(timeout=30)

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_resilience import processes
 from pytest_resilience.errors import BackendDied, ResilienceError, ServerNotReady
-from pytest_resilience.processes import CannotStart, Keeper
+from pytest_resilience.processes import CannotStart, SupervisorClient
 from pytest_resilience.redaction import Private, redacted_command
 from tests.support.waiting import gone, until
 
@@ -45,17 +45,17 @@ class FrozenClock:
 
 
 @pytest.fixture(scope="module")
-def keeper():
-    with Keeper() as started:
+def supervisor():
+    with SupervisorClient() as started:
         yield started
 
 
 @pytest.fixture
-def spawn(keeper, tmp_path):
+def spawn(supervisor, tmp_path):
     children = []
 
     def start(*argv, **options):
-        child = keeper.spawn("child", argv, env=ENV, log=tmp_path / "child.log", **options)
+        child = supervisor.spawn("child", argv, env=ENV, log=tmp_path / "child.log", **options)
         children.append(child)
         return child
 
@@ -105,10 +105,10 @@ def test_a_log_that_is_not_there_is_empty(spawn):
     assert (child.log_text(), child.log_size()) == ("", 0)
 
 
-def test_a_child_has_the_environment_and_directory_that_it_was_given(keeper, tmp_path):
+def test_a_child_has_the_environment_and_directory_that_it_was_given(supervisor, tmp_path):
     (tmp_path / "place").mkdir()
     (tmp_path / "input").write_text("hello")
-    child = keeper.spawn(
+    child = supervisor.spawn(
         "child",
         ["sh", "-c", 'pwd; echo "$NAME"; cat; env | grep -c HOME'],
         env={**ENV, "NAME": "größe"},
@@ -121,7 +121,7 @@ def test_a_child_has_the_environment_and_directory_that_it_was_given(keeper, tmp
 
 
 def test_signals_are_as_a_shell_leaves_them(spawn):
-    """Python ignores SIGPIPE, and the keeper catches more; a child must not inherit that."""
+    """Python ignores SIGPIPE, and the supervisor catches more; a child must not inherit that."""
     child = spawn("sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status || echo no /proc")
     child.wait(5)
     values = {int(line.split()[1], 16) for line in child.log_text().splitlines() if line.startswith("Sig")}
@@ -149,13 +149,13 @@ def test_what_can_not_be_executed_says_why(spawn, argv, reason):
         spawn(*argv, "postgresql://ann:secret@127.0.0.1/shop")
 
 
-def test_a_script_that_cannot_run_says_what_is_wrong_with_it(keeper, tmp_path):
+def test_a_script_that_cannot_run_says_what_is_wrong_with_it(supervisor, tmp_path):
     def refused(text, name="run"):
         file = tmp_path / name
         file.write_bytes(text)
         file.chmod(0o755)
         with pytest.raises(CannotStart) as raised:
-            keeper.spawn("child", [f"./{name}"], env=ENV, log=tmp_path / "log", cwd=tmp_path)
+            supervisor.spawn("child", [f"./{name}"], env=ENV, log=tmp_path / "log", cwd=tmp_path)
         return raised.value.reason
 
     assert refused(b"#!/no/such/python -I\n") == (
@@ -163,9 +163,9 @@ def test_a_script_that_cannot_run_says_what_is_wrong_with_it(keeper, tmp_path):
     )
     assert refused(b"\x00\x01\x02") == "'./run' is neither a program for this machine nor a script that begins with #!"
     with pytest.raises(CannotStart, match="its working directory '/no/such' does not exist"):
-        keeper.spawn("child", ["sh"], env=ENV, log=tmp_path / "log", cwd=Path("/no/such"))
+        supervisor.spawn("child", ["sh"], env=ENV, log=tmp_path / "log", cwd=Path("/no/such"))
     with pytest.raises(CannotStart, match="is no directory"):
-        keeper.spawn("child", ["sh"], env=ENV, log=tmp_path / "log", cwd=tmp_path / "run")
+        supervisor.spawn("child", ["sh"], env=ENV, log=tmp_path / "log", cwd=tmp_path / "run")
 
 
 def test_passwords_are_not_shown():
@@ -177,10 +177,10 @@ def test_passwords_are_not_shown():
     ]
 
 
-def test_an_environment_is_never_shown(keeper, tmp_path):
+def test_an_environment_is_never_shown(supervisor, tmp_path):
     with pytest.raises(CannotStart) as raised:
-        keeper.spawn("child", ["/no/such", "amqp://a:secret@h"], env={"TOKEN": "secret"}, log=tmp_path / "log")
-    child = keeper.spawn(
+        supervisor.spawn("child", ["/no/such", "amqp://a:secret@h"], env={"TOKEN": "secret"}, log=tmp_path / "log")
+    child = supervisor.spawn(
         "child",
         ["sh", "-c", "exec sleep 600", "amqp://a:secret@h"],
         env={"TOKEN": "secret", **ENV},
@@ -278,55 +278,55 @@ def test_psutil_sees_the_process(spawn):
     assert until(lambda: child.process.name() == "sleep")
 
 
-def test_what_does_not_obey_is_named(spawn, keeper, monkeypatch):
+def test_what_does_not_obey_is_named(spawn, supervisor, monkeypatch):
     """Only a process that is stuck in the kernel does that, so it has to be played."""
     child = spawn("sleep", "600")
     with monkeypatch.context() as patch:
-        patch.setattr(keeper, "ask", lambda *_: [17])
+        patch.setattr(supervisor, "ask", lambda *_: [17])
         with pytest.raises(ResilienceError, match="process 17 did not stop"):
             child.pause()
         with pytest.raises(ResilienceError, match="not gone after SIGKILL: process 17"):
             child.kill()
 
 
-def test_a_keeper_that_does_not_end_is_killed(monkeypatch, tmp_path):
+def test_a_supervisor_that_does_not_end_is_killed(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "GOODBYE", 0.05)
-    keeper = Keeper()
-    keeper.start()
-    child = keeper.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
-    os.kill(keeper.pid, signal.SIGSTOP)
-    keeper.close()
-    assert gone(keeper.pid)
+    supervisor = SupervisorClient()
+    supervisor.start()
+    child = supervisor.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    supervisor.close()
+    assert gone(supervisor.pid)
     if sys.platform == "linux":
         until(lambda: gone(child.pid), 2)
 
 
 def test_close_ends_everything_and_may_be_called_again(tmp_path):
-    keeper = Keeper()
-    keeper.start()
-    keeper.start()
+    supervisor = SupervisorClient()
+    supervisor.start()
+    supervisor.start()
     (tmp_path / "data").mkdir()
-    keeper.own(tmp_path / "data")
+    supervisor.own(tmp_path / "data")
     (tmp_path / "kept").mkdir()
-    keeper.own(tmp_path / "kept")
-    keeper.disown(tmp_path / "kept")
-    child = keeper.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
-    pid = keeper.pid
-    keeper.close()
+    supervisor.own(tmp_path / "kept")
+    supervisor.disown(tmp_path / "kept")
+    child = supervisor.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
+    pid = supervisor.pid
+    supervisor.close()
     assert gone(child.pid)
     assert gone(pid)
     assert not (tmp_path / "data").exists()
     assert (tmp_path / "kept").exists()
-    keeper.close()
+    supervisor.close()
     with pytest.raises(BackendDied, match="has been closed"):
         child.running  # noqa: B018  # asking is the point
 
 
-def test_a_keeper_that_never_started_closes():
-    Keeper().close()
+def test_a_supervisor_that_never_started_closes():
+    SupervisorClient().close()
 
 
-def test_many_threads_may_ask_at_once(keeper, spawn):
+def test_many_threads_may_ask_at_once(supervisor, spawn):
     children = [spawn("sh", "-c", f"exit {number}") for number in range(8)]
     codes = {}
 
@@ -341,8 +341,8 @@ def test_many_threads_may_ask_at_once(keeper, spawn):
     assert codes == {number: [number] * 50 for number in range(8)}
 
 
-def test_servers_outlive_the_thread_that_started_them(keeper, spawn):
-    """PR_SET_PDEATHSIG is sent when the starting thread ends; the one that starts is the keeper's, though."""
+def test_servers_outlive_the_thread_that_started_them(supervisor, spawn):
+    """PR_SET_PDEATHSIG is sent when the starting thread ends; the one that starts is the supervisor's, though."""
     children = []
     thread = threading.Thread(target=lambda: children.append(spawn("sleep", "600")))
     thread.start()
@@ -350,47 +350,47 @@ def test_servers_outlive_the_thread_that_started_them(keeper, spawn):
     assert children[0].wait(0.05) is None
 
 
-def test_an_answer_that_ctrl_c_lost_confuses_nobody(keeper, monkeypatch):
+def test_an_answer_that_ctrl_c_lost_confuses_nobody(supervisor, monkeypatch):
     def interrupted(_channel):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(processes, "_receive", interrupted)
-        keeper.ask("user_namespaces")
-    assert keeper.ask("ping") == keeper.pid
+        supervisor.ask("user_namespaces")
+    assert supervisor.ask("ping") == supervisor.pid
 
 
-def test_a_fork_can_neither_command_nor_end_it(keeper, tmp_path):
+def test_a_fork_can_neither_command_nor_end_it(supervisor, tmp_path):
     (tmp_path / "owned").mkdir()
-    keeper.own(tmp_path / "owned")
+    supervisor.own(tmp_path / "owned")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pytest may have threads
         pid = os.fork()
     if pid == 0:
         try:
-            keeper.close()
-            keeper.ask("ping")
+            supervisor.close()
+            supervisor.ask("ping")
         except ResilienceError as error:
             os._exit(0 if "fork" in str(error) else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert (tmp_path / "owned").exists()
-    assert keeper.ask("ping") == keeper.pid
+    assert supervisor.ask("ping") == supervisor.pid
 
 
-def test_a_keeper_that_fails_says_how(tmp_path, monkeypatch):
+def test_a_supervisor_that_fails_says_how(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_RUN", "raise SystemExit('cannot load')")
     owned = tmp_path / "owned"
     owned.mkdir()
-    keeper = Keeper()
-    keeper.start(owning=[owned])
+    supervisor = SupervisorClient()
+    supervisor.start(owning=[owned])
     with pytest.raises(BackendDied, match="cannot load"):
-        keeper.ask("ping")
-    keeper.close()
+        supervisor.ask("ping")
+    supervisor.close()
     assert not owned.exists()
 
 
-def test_the_script_of_the_keeper_imports_little():
+def test_the_script_of_the_supervisor_imports_little():
     """What it imports is time that every session waits."""
     source = Path(sys.modules["pytest_resilience.processes"].__file__).with_name("supervisor.py").read_text()
     assert "from __future__ import annotations" in source
@@ -399,22 +399,22 @@ def test_the_script_of_the_keeper_imports_little():
 
 
 @linux
-def test_a_stopped_keeper_is_an_error_that_says_so_and_not_a_wait_for_ever(tmp_path, monkeypatch):
+def test_a_stopped_supervisor_is_an_error_that_says_so_and_not_a_wait_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "LOOK_EVERY", 0.05)
-    with Keeper() as keeper:
-        child = keeper.spawn("child", ["sleep", "600"], env=ENV, log=tmp_path / "log")
-        keeper.own(tmp_path / "owned")
+    with SupervisorClient() as supervisor:
+        child = supervisor.spawn("child", ["sleep", "600"], env=ENV, log=tmp_path / "log")
+        supervisor.own(tmp_path / "owned")
         (tmp_path / "owned").mkdir()
-        os.kill(keeper.pid, signal.SIGSTOP)
+        os.kill(supervisor.pid, signal.SIGSTOP)
         for _ in range(2):
-            with pytest.raises(BackendDied, match=rf"is stopped.*kill -CONT {keeper.pid}"):
+            with pytest.raises(BackendDied, match=rf"is stopped.*kill -CONT {supervisor.pid}"):
                 child.pause()
-        os.kill(keeper.pid, signal.SIGCONT)
+        os.kill(supervisor.pid, signal.SIGCONT)
         until(lambda: answers(child))
         assert child.running
-        os.kill(keeper.pid, signal.SIGSTOP)
+        os.kill(supervisor.pid, signal.SIGSTOP)
     assert gone(child.pid)
-    assert not (tmp_path / "owned").exists(), "a stopped keeper cleans up all the same"
+    assert not (tmp_path / "owned").exists(), "a stopped supervisor cleans up all the same"
 
 
 def answers(child):
@@ -424,16 +424,16 @@ def answers(child):
         return False
 
 
-def test_a_keeper_that_does_not_answer_in_time_is_an_error(keeper, monkeypatch):
+def test_a_supervisor_that_does_not_answer_in_time_is_an_error(supervisor, monkeypatch):
     monkeypatch.setattr(processes, "ANSWER_WITHIN", 0.0)
     monkeypatch.setattr(processes.select, "select", lambda *_: ([], [], []))
     with pytest.raises(BackendDied, match="has not answered within 0 s"):
-        keeper.user_namespaces()
+        supervisor.user_namespaces()
     monkeypatch.undo()
-    assert isinstance(keeper.user_namespaces(), bool)
+    assert isinstance(supervisor.user_namespaces(), bool)
 
 
-def test_a_keeper_that_cannot_be_started_leaves_nothing_open(monkeypatch):
+def test_a_supervisor_that_cannot_be_started_leaves_nothing_open(monkeypatch):
     """For want of processes, say."""
     before = set(Path("/proc/self/fd").iterdir()) if Path("/proc/self/fd").exists() else set()
 
@@ -441,10 +441,10 @@ def test_a_keeper_that_cannot_be_started_leaves_nothing_open(monkeypatch):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(processes.subprocess, "Popen", no_processes)
-    keeper = processes.Keeper()
+    supervisor = processes.SupervisorClient()
     with pytest.raises(BlockingIOError):
-        keeper.start()
-    keeper.close()
+        supervisor.start()
+    supervisor.close()
     gc.collect()
     if before:
         assert set(Path("/proc/self/fd").iterdir()) == before
@@ -452,9 +452,9 @@ def test_a_keeper_that_cannot_be_started_leaves_nothing_open(monkeypatch):
 
 def test_no_frame_of_a_start_that_fails_shows_the_environment(tmp_path):
     """As `pytest --showlocals` would."""
-    keeper = processes.Keeper()  # it is not running
+    supervisor = processes.SupervisorClient()  # it is not running
     with pytest.raises(BackendDied) as failed:
-        keeper.spawn("service", ["true"], env=Private(PAYMENTS_KEY="planted-for-this-test"), log=tmp_path / "log")
+        supervisor.spawn("service", ["true"], env=Private(PAYMENTS_KEY="planted-for-this-test"), log=tmp_path / "log")
     frames = [entry.frame for entry in failed.traceback if Path(entry.path) == Path(processes.__file__)]
     shown = [repr(value) for frame in frames for value in frame.f_locals.values()]
     assert "<1 value, not shown>" in shown

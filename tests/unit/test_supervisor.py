@@ -1,4 +1,4 @@
-"""The keeper process: what it takes along, and when."""
+"""The supervisor process: what it takes along, and when."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_resilience import supervisor as keeper
+from pytest_resilience import supervisor
 from pytest_resilience.errors import BackendDied
-from pytest_resilience.processes import Keeper
+from pytest_resilience.processes import SupervisorClient
 from tests.support.waiting import gone, until
 
 ROOT = str(Path(__file__).parents[2])
@@ -23,12 +23,12 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: subreap
 SESSION = """
 import json, os, subprocess, sys, time
 from pathlib import Path
-from pytest_resilience.processes import Keeper
+from pytest_resilience.processes import SupervisorClient
 scratch, how = Path(sys.argv[1]), sys.argv[2]
 (scratch / "data").mkdir()
-keeper = Keeper()
-keeper.start(owning=[scratch / "data"])
-spawn = lambda name, *argv: keeper.spawn(name, argv, env=dict(PATH=os.environ["PATH"]), log=scratch / (name + ".log"))
+supervisor = SupervisorClient()
+supervisor.start(owning=[scratch / "data"])
+spawn = lambda name, *argv: supervisor.spawn(name, argv, env=dict(PATH=os.environ["PATH"]), log=scratch / (name + ".log"))
 plain = spawn("plain", "sleep", "600")
 stopped = spawn("stopped", "sleep", "600")
 stopped.pause()
@@ -44,7 +44,7 @@ if how == "fork":
     if fork == 0: time.sleep(600); os._exit(0)
 else: fork = None
 pids = [child.pid for child in children] + family.processes()[1:] + [int(daemon.log_text())]
-print(json.dumps({"keeper": keeper.pid, "pids": pids, "leaders": [child.pid for child in children], "fork": fork}), flush=True)
+print(json.dumps({"supervisor": supervisor.pid, "pids": pids, "leaders": [child.pid for child in children], "fork": fork}), flush=True)
 if how == "end": sys.exit()
 if how == "crash": os._exit(3)
 time.sleep(600)
@@ -74,7 +74,7 @@ def session(scratch, how="wait"):
 
 @contextmanager
 def started(*argv):
-    """A process that has nothing to do with a keeper."""
+    """A process that has nothing to do with a supervisor."""
     with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
             yield process
@@ -83,7 +83,7 @@ def started(*argv):
 
 
 def nothing_is_left(facts, scratch, within=2.0):
-    until(lambda: all(gone(pid) for pid in [facts["keeper"], *facts["pids"]]), within)
+    until(lambda: all(gone(pid) for pid in [facts["supervisor"], *facts["pids"]]), within)
     assert not (scratch / "data").exists()
 
 
@@ -110,24 +110,24 @@ def test_a_fork_that_lives_on_with_the_channel_keeps_nothing_alive(tmp_path):
         assert not gone(facts["fork"]), "it is not ours to end"
 
 
-def test_ctrl_c_does_not_reach_the_keeper_or_its_children(tmp_path):
+def test_ctrl_c_does_not_reach_the_supervisor_or_its_children(tmp_path):
     with session(tmp_path) as (process, facts):
         assert os.getsid(process.pid) == process.pid
-        sessions = {os.getsid(pid) for pid in [facts["keeper"], *facts["pids"]]}
+        sessions = {os.getsid(pid) for pid in [facts["supervisor"], *facts["pids"]]}
         assert process.pid not in sessions
-        assert {facts["keeper"], *facts["leaders"]} <= sessions, "each child has its own"
+        assert {facts["supervisor"], *facts["leaders"]} <= sessions, "each child has its own"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_keeper_that_is_asked_to_end_takes_all_along(tmp_path, number):
+def test_a_supervisor_that_is_asked_to_end_takes_all_along(tmp_path, number):
     with session(tmp_path) as (_process, facts):
-        os.kill(facts["keeper"], number)
+        os.kill(facts["supervisor"], number)
         nothing_is_left(facts, tmp_path)
 
 
 @linux
-def test_a_keeper_that_is_killed_takes_its_children_along(tmp_path):
-    with Keeper() as kept:
+def test_a_supervisor_that_is_killed_takes_its_children_along(tmp_path):
+    with SupervisorClient() as kept:
         directory = tmp_path / "data"
         directory.mkdir()
         kept.own(directory)
@@ -135,26 +135,26 @@ def test_a_keeper_that_is_killed_takes_its_children_along(tmp_path):
         children[1].pause()
         os.kill(kept.pid, signal.SIGKILL)
         until(lambda: all(gone(child.pid) for child in children), 2)
-        with pytest.raises(BackendDied, match=rf"the keeper \(process {kept.pid}, exit code .*\) is gone"):
+        with pytest.raises(BackendDied, match=rf"the supervisor \(process {kept.pid}, exit code .*\) is gone"):
             children[0].exit_code()
-    assert not directory.exists(), "close() deletes what the keeper could not"
+    assert not directory.exists(), "close() deletes what the supervisor could not"
 
 
 def test_nobody_outside_is_touched(tmp_path):
     with started("sleep", "600") as bystander:
-        with Keeper() as kept:
+        with SupervisorClient() as kept:
             kept.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
         assert bystander.poll() is None
 
 
 def test_children_are_reaped_at_once(tmp_path):
-    with Keeper() as kept:
+    with SupervisorClient() as kept:
         child = kept.spawn("true", ["true"], env=ENV, log=tmp_path / "log")
         until(lambda: not Path(f"/proc/{child.pid}").exists() if sys.platform == "linux" else child.exit_code() == 0)
 
 
 def test_a_request_it_does_not_know_ends_nothing(tmp_path):
-    with Keeper() as kept:
+    with SupervisorClient() as kept:
         with pytest.raises(Exception, match="no_such_request"):
             kept.ask("no_such_request")
         assert kept.ask("ping") == kept.pid
@@ -165,40 +165,40 @@ def test_a_request_it_does_not_know_ends_nothing(tmp_path):
 
 def test_below_lists_parents_first():
     table = {1: (0, "S"), 2: (1, "S"), 3: (2, "S"), 4: (1, "S"), 5: (3, "R"), 9: (8, "S")}
-    assert keeper.below([2, 77], table) == [2, 3, 5]
-    assert keeper.below([1], table) == [1, 2, 4, 3, 5]
+    assert supervisor.below([2, 77], table) == [2, 3, 5]
+    assert supervisor.below([1], table) == [1, 2, 4, 3, 5]
 
 
 @pytest.mark.parametrize("read", ["children", "proc", "ps"])
 def test_the_process_table_knows_who_descends_from_whom(read, monkeypatch):
-    monkeypatch.setattr(keeper, "LISTS_CHILDREN", read == "children")
-    monkeypatch.setattr(keeper, "LINUX", read != "ps")
+    monkeypatch.setattr(supervisor, "LISTS_CHILDREN", read == "children")
+    monkeypatch.setattr(supervisor, "LINUX", read != "ps")
     if read != "ps" and sys.platform != "linux":
         pytest.skip("needs Linux: /proc")
     with started("sh", "-c", "sleep 600 & echo ready; wait") as child:
         child.stdout.readline()
-        table = keeper.process_table(os.getpid())
+        table = supervisor.process_table(os.getpid())
         assert table[child.pid][0] == os.getpid()
-        (grandchild,) = keeper.below([child.pid], table)[1:]
+        (grandchild,) = supervisor.below([child.pid], table)[1:]
         assert table[grandchild][0] == child.pid
         os.kill(grandchild, signal.SIGSTOP)
-        until(lambda: keeper.process_table(os.getpid())[grandchild][1] == "T")
+        until(lambda: supervisor.process_table(os.getpid())[grandchild][1] == "T")
         os.kill(grandchild, signal.SIGKILL)
 
 
 @pytest.fixture
 def played(monkeypatch):
-    """The keeper's inside, with tables of processes and signals played: child 1 is process 20."""
-    inside = keeper.Keeper.__new__(keeper.Keeper)
+    """The supervisor's inside, with tables of processes and signals played: child 1 is process 20."""
+    inside = supervisor.Supervisor.__new__(supervisor.Supervisor)
     inside.pid, inside._running, inside._adopted, inside._codes = 10, {20: 1}, {}, {}
     inside.sent = []
     monkeypatch.setattr(inside, "reap", lambda: True)
     monkeypatch.setattr(inside, "_wait_for", lambda _pids: [])
-    monkeypatch.setattr(keeper, "send_signal", lambda pid, number: inside.sent.append((pid, number)))
+    monkeypatch.setattr(supervisor, "send_signal", lambda pid, number: inside.sent.append((pid, number)))
 
     def plays(*tables):
         tables = list(tables)
-        monkeypatch.setattr(keeper, "process_table", lambda _root: tables.pop(0) if len(tables) > 1 else tables[0])
+        monkeypatch.setattr(supervisor, "process_table", lambda _root: tables.pop(0) if len(tables) > 1 else tables[0])
 
     inside.plays = plays
     return inside
@@ -226,7 +226,7 @@ def test_a_kill_waits_until_nobody_can_fork(played):
 
 
 def test_a_process_that_does_not_stop_is_named_in_time(played, monkeypatch):
-    monkeypatch.setattr(keeper, "PATIENCE", 0.01)
+    monkeypatch.setattr(supervisor, "PATIENCE", 0.01)
     played.plays({10: (1, "S"), 20: (10, "T"), 30: (20, "D")})
     assert played.pause(1) == [30]
 
@@ -238,8 +238,8 @@ def test_remove_tree_follows_no_links(tmp_path):
     doomed = tmp_path / "doomed"
     (doomed / "deep").mkdir(parents=True)
     (doomed / "deep" / "link").symlink_to(kept)
-    (doomed / keeper.OWNER).write_text("")
-    keeper.remove_tree(str(doomed))
+    (doomed / supervisor.OWNER).write_text("")
+    supervisor.remove_tree(str(doomed))
     assert not doomed.exists()
     assert (kept / "file").exists()
 
@@ -259,8 +259,8 @@ def test_remove_tree_follows_no_link_that_takes_the_place_of_a_directory(tmp_pat
             (doomed / "deep").symlink_to(kept)
         return really_open(name, flags, dir_fd=dir_fd)
 
-    monkeypatch.setattr(keeper.os, "open", exchanged_meanwhile)
-    keeper.remove_tree(str(doomed))
+    monkeypatch.setattr(supervisor.os, "open", exchanged_meanwhile)
+    supervisor.remove_tree(str(doomed))
     assert (kept / "file").exists()
     assert not doomed.exists()
 
@@ -276,13 +276,13 @@ def test_remove_tree_tries_again_while_somebody_writes(tmp_path, monkeypatch):
             raise OSError("directory not empty")
         remove(path, dir_fd=dir_fd)
 
-    monkeypatch.setattr(keeper.os, "rmdir", written_meanwhile)
-    keeper.remove_tree(str(doomed))
+    monkeypatch.setattr(supervisor.os, "rmdir", written_meanwhile)
+    supervisor.remove_tree(str(doomed))
     assert not doomed.exists()
 
 
 def test_the_owner_file_is_deleted_last(tmp_path, monkeypatch):
-    for name in ("a", keeper.OWNER, "z"):
+    for name in ("a", supervisor.OWNER, "z"):
         (tmp_path / name).write_text("")
     order = []
 
@@ -290,17 +290,17 @@ def test_the_owner_file_is_deleted_last(tmp_path, monkeypatch):
         assert dir_fd > 2
         order.append(path)
 
-    monkeypatch.setattr(keeper.os, "unlink", noting)
-    keeper._remove_once(str(tmp_path))
-    assert order[-1] == keeper.OWNER
+    monkeypatch.setattr(supervisor.os, "unlink", noting)
+    supervisor._remove_once(str(tmp_path))
+    assert order[-1] == supervisor.OWNER
 
 
 @pytest.mark.parametrize("text", ["", "1\n/data\n", "1\n/data\n0\n5432\n\n127.0.0.1\nno numbers\nready\n"])
 def test_a_lock_file_without_a_segment_releases_nothing(tmp_path, monkeypatch, text):
     pid_file = tmp_path / "postmaster.pid"
     pid_file.write_text(text)
-    monkeypatch.setattr(keeper, "libc", None)
-    keeper.release_shared_memory(str(pid_file))
+    monkeypatch.setattr(supervisor, "libc", None)
+    supervisor.release_shared_memory(str(pid_file))
 
 
 @linux
@@ -313,26 +313,26 @@ def test_a_segment_goes_when_its_last_user_has(tmp_path, monkeypatch, users, rem
         def shmctl(self, *arguments):
             calls.append(arguments)
 
-    monkeypatch.setattr(keeper, "libc", Libc())
-    monkeypatch.setattr(keeper, "_users", lambda _key, _segment: users.pop(0))
-    monkeypatch.setattr(keeper.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(supervisor, "libc", Libc())
+    monkeypatch.setattr(supervisor, "_users", lambda _key, _segment: users.pop(0))
+    monkeypatch.setattr(supervisor.time, "sleep", lambda _seconds: None)
     pid_file = tmp_path / "postmaster.pid"
     pid_file.write_text("1\n/data\n0\n5432\n\n127.0.0.1\n 7 8\nready\n")
-    keeper.release_shared_memory(str(pid_file))
-    assert calls == ([(8, keeper.IPC_RMID, None)] if removed else [])
+    supervisor.release_shared_memory(str(pid_file))
+    assert calls == ([(8, supervisor.IPC_RMID, None)] if removed else [])
 
 
 @linux
 def test_a_segment_of_the_same_number_and_another_key_stays(tmp_path):
-    made = keeper.libc.shmget(0x7E57AB1E, 64, 0o1600)  # IPC_CREAT
+    made = supervisor.libc.shmget(0x7E57AB1E, 64, 0o1600)  # IPC_CREAT
     assert made >= 0
     try:
         pid_file = tmp_path / "postmaster.pid"
         pid_file.write_text(f"1\n/data\n0\n5432\n\n127.0.0.1\n {0x7E57AB1E + 1} {made}\nready\n")
-        keeper.release_shared_memory(str(pid_file))
-        assert keeper._users(0x7E57AB1E, made) == 0
+        supervisor.release_shared_memory(str(pid_file))
+        assert supervisor._users(0x7E57AB1E, made) == 0
         pid_file.write_text(f"1\n/data\n0\n5432\n\n127.0.0.1\n {0x7E57AB1E} {made}\nready\n")
-        keeper.release_shared_memory(str(pid_file))
-        assert keeper._users(0x7E57AB1E, made) is None
+        supervisor.release_shared_memory(str(pid_file))
+        assert supervisor._users(0x7E57AB1E, made) is None
     finally:
-        keeper.libc.shmctl(made, keeper.IPC_RMID, None)
+        supervisor.libc.shmctl(made, supervisor.IPC_RMID, None)

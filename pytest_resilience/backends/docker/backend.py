@@ -258,7 +258,7 @@ def machine() -> str:
 
 
 def remove_stale(engine: engines.Engine) -> list[str]:
-    """Remove what sessions of this machine left that were killed together with their keeper.
+    """Remove what sessions of this machine left that were killed together with their supervisor.
 
     Returns:
         The sessions.
@@ -276,7 +276,7 @@ def remove_stale(engine: engines.Engine) -> list[str]:
 
 
 class without_ryuk:  # noqa: N801  # reads as the statement that it is
-    """Keep testcontainers from starting Ryuk, unless it was asked for: the keeper does its work, in a tenth of its time."""
+    """Keep testcontainers from starting Ryuk, unless it was asked for: the supervisor does its work, in a tenth of its time."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._asked_for = environ.get(RYUK, "").lower() in ("false", "0", "no")

@@ -183,7 +183,7 @@ class Contained(ABC):
         return ServerNotReady(self.name, command=command, within=START_WITHIN, log=log, exit_code=code)
 
     def forget(self) -> None:
-        """Close our connection to the engine; the keeper has the container removed."""
+        """Close our connection to the engine; the supervisor has the container removed."""
         if self._container is not None:
             self._container.get_docker_client().client.close()
             self._container = None

@@ -1,6 +1,6 @@
 """A Docker engine asked by hand: whether one answers, which images it has, and the removal of what a session left in it.
 
-pytest's header needs the first two in every run, so nothing heavy may be loaded for them. The keeper runs the removal when a session
+pytest's header needs the first two in every run, so nothing heavy may be loaded for them. The supervisor runs the removal when a session
 ends, however it ends, by `python -I -S`: so little of the package is imported either.
 """
 

@@ -78,7 +78,7 @@ class EmbeddedBackend(KeptBackend):
         self.api = self._proxy.address
 
     def _launch_redis_and_proxy(self, found: Found) -> tuple[RedisProcess, ProxyProcess]:
-        proxy = ProxyProcess(self._keeper, log=self.directory / "proxy.log", clock=self._clock)
+        proxy = ProxyProcess(self._supervisor, log=self.directory / "proxy.log", clock=self._clock)
         proxy.launch()  # first: it takes longest
         return self._launch_redis(found, "redis"), proxy
 
@@ -86,7 +86,7 @@ class EmbeddedBackend(KeptBackend):
         place = self.directory / name
         place.mkdir(mode=0o700)
         log = self.directory / f"{name}.log"
-        redis = RedisProcess(self._keeper, found.path, place, name=name, log=log, clock=self._clock)
+        redis = RedisProcess(self._supervisor, found.path, place, name=name, log=log, clock=self._clock)
         redis.launch()
         return redis
 
@@ -101,8 +101,8 @@ class EmbeddedBackend(KeptBackend):
         self.servers[name] = server
 
     def _launch_postgres(self, found: Found, name: str = "postgres") -> PostgresProcess:
-        account = functools.cache(lambda: account_for_postgres(self._keeper, found.path, self.directory))
-        recipe = Recipe(self._keeper, found, account=account, scratch=self.directory)
+        account = functools.cache(lambda: account_for_postgres(self._supervisor, found.path, self.directory))
+        recipe = Recipe(self._supervisor, found, account=account, scratch=self.directory)
         data = self.directory / name
         try:
             return self._from_template(recipe, recipe.open(), data)
@@ -116,10 +116,10 @@ class EmbeddedBackend(KeptBackend):
             template.copy_first(data)
             password = new_password()
             put(data, Place(template.facts["file"], template.facts["verifier"]), password)
-            user, programs = recipe.account()  # not earlier: the keeper has been starting all the while
+            user, programs = recipe.account()  # not earlier: the supervisor has been starting all the while
             give(data, user)
             server = PostgresProcess(
-                self._keeper,
+                self._supervisor,
                 programs / "postgres",
                 data,
                 name=data.name,
@@ -130,7 +130,7 @@ class EmbeddedBackend(KeptBackend):
                 clock=self._clock,
             )
             pid_file = data / "postmaster.pid"
-            self._keeper.release_shared_memory(pid_file)
+            self._supervisor.release_shared_memory(pid_file)
             server.launch()
             try:
                 template.copy_rest(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...clock import SYSTEM, Clock
-from ...processes import Child, Keeper, User
+from ...processes import Child, SupervisorClient, User
 from ...wire import postgres as wire
 from ..backend import Address
 from ..postgres_url import postgres_url
@@ -19,7 +19,7 @@ class PostgresProcess(LocalServer):
     """A Postgres server on loopback.
 
     Args:
-        keeper: who starts it.
+        supervisor: who starts it.
         program: the `postgres` binary.
         data: its data directory.
         name: what it is called.
@@ -35,7 +35,7 @@ class PostgresProcess(LocalServer):
 
     def __init__(
         self,
-        keeper: Keeper,
+        supervisor: SupervisorClient,
         program: Path,
         data: Path,
         *,
@@ -46,7 +46,7 @@ class PostgresProcess(LocalServer):
         user: User,
         clock: Clock = SYSTEM,
     ) -> None:
-        super().__init__(keeper, name, log=log, clock=clock, user=user)
+        super().__init__(supervisor, name, log=log, clock=clock, user=user)
         self._program = program
         self._data = data
         self._password = password

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...clock import SYSTEM, Clock
-from ...processes import Child, Keeper
+from ...processes import Child, SupervisorClient
 from ..backend import Address
 from ..session.versions import ENVIRONMENT, for_python
 from .server_process import HOST, Program
@@ -32,13 +32,13 @@ class ProxyProcess(Program):
     """The proxy. It chooses its port itself and writes it to its log.
 
     Args:
-        keeper: who starts it.
+        supervisor: who starts it.
         log: the file for its output.
         clock: what to wait with.
     """
 
-    def __init__(self, keeper: Keeper, *, log: Path, clock: Clock = SYSTEM) -> None:
-        super().__init__(keeper, "proxy", log=log, clock=clock)
+    def __init__(self, supervisor: SupervisorClient, *, log: Path, clock: Clock = SYSTEM) -> None:
+        super().__init__(supervisor, "proxy", log=log, clock=clock)
 
     def argv(self) -> list[str]:
         run = _RUN.format(package=str(Path(__file__).parents[2]), h11=_directory_of("h11"))

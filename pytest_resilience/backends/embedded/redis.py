@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from ...clock import SYSTEM, Clock
-from ...processes import Child, Keeper
+from ...processes import Child, SupervisorClient
 from ...redaction import new_password
 from ...wire import redis as wire
 from ..backend import Address
@@ -28,7 +28,7 @@ class RedisProcess(LocalServer):
     """A Redis server on loopback. It keeps nothing on disk: killed, it comes back empty, as a cache does.
 
     Args:
-        keeper: who starts it.
+        supervisor: who starts it.
         program: `redis-server` or `valkey-server`.
         directory: where it runs.
         name: what it is called.
@@ -40,7 +40,7 @@ class RedisProcess(LocalServer):
 
     def __init__(
         self,
-        keeper: Keeper,
+        supervisor: SupervisorClient,
         program: Path,
         directory: Path,
         *,
@@ -48,7 +48,7 @@ class RedisProcess(LocalServer):
         log: Path,
         clock: Clock = SYSTEM,
     ) -> None:
-        super().__init__(keeper, name, log=log, clock=clock)
+        super().__init__(supervisor, name, log=log, clock=clock)
         self._program = program
         self._directory = directory
         self._settings = directory / "settings.conf"

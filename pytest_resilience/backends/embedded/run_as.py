@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import BackendUnavailable
-from ...processes import PLAIN, Keeper, User
+from ...processes import PLAIN, SupervisorClient, User
 
 NOBODY = 65534  # initdb looks its user up, so it must be one that every system knows
 
@@ -22,22 +22,22 @@ class Account(NamedTuple):
     programs: Path
 
 
-def account_for_postgres(keeper: Keeper, programs: Path, scratch: Path) -> Account:
-    """Who runs Postgres here. As root, or without a name, it takes an answer of the keeper.
+def account_for_postgres(supervisor: SupervisorClient, programs: Path, scratch: Path) -> Account:
+    """Who runs Postgres here. As root, or without a name, it takes an answer of the supervisor.
 
     Args:
-        keeper: who will start it.
+        supervisor: who will start it.
         programs: the directory with its programs.
         scratch: the session's directory.
     """
-    user = user_for_postgres(keeper)
+    user = user_for_postgres(supervisor)
     if user.mode == "setuid":
         scratch.chmod(0o711)  # the other user may walk through, and not look
         programs = readable_copy(programs, scratch)
     return Account(user, programs)
 
 
-def user_for_postgres(keeper: Keeper) -> User:
+def user_for_postgres(supervisor: SupervisorClient) -> User:
     """Return this user, unless Postgres refuses it: root, and a user without a line in /etc/passwd (initdb asks for its name).
 
     Those become nobody, in a user namespace where the kernel allows that, which needs no change of owners.
@@ -49,14 +49,14 @@ def user_for_postgres(keeper: Keeper) -> User:
     if uid != 0 and _has_name(uid):
         return PLAIN
     nobody = User("userns", *_nobody())
-    if keeper.user_namespaces():
+    if supervisor.user_namespaces():
         return nobody
     if uid != 0:
         raise BackendUnavailable(
             f"Postgres does not start for user {uid}, which has no line in /etc/passwd, and user namespaces are not allowed here: add a "
             f"line (in the image: echo tests:x:{uid}:0::/tmp:/bin/sh >> /etc/passwd), or run as a user that has one (docker run -u nobody)"
         )
-    if not keeper.can_become(nobody.uid, nobody.gid):
+    if not supervisor.can_become(nobody.uid, nobody.gid):
         raise BackendUnavailable(
             f"Postgres does not start for root, and root can't become user {nobody.uid} here (not mapped in this user namespace, or no "
             "capability for it), nor make a user namespace: run the tests as an ordinary user"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...clock import SYSTEM, Clock
 from ...errors import BackendDied
-from ...processes import PLAIN, Child, Keeper, User
+from ...processes import PLAIN, Child, SupervisorClient, User
 from ...redaction import scrubbed
 from ..backend import Address, Server
 from ..session.ports import free_port
@@ -41,11 +41,13 @@ class Program(ABC):
 
     _stop_signal: int = signal.SIGTERM
 
-    def __init__(self, keeper: Keeper, name: str, *, log: Path, clock: Clock = SYSTEM, user: User = PLAIN) -> None:
+    def __init__(
+        self, supervisor: SupervisorClient, name: str, *, log: Path, clock: Clock = SYSTEM, user: User = PLAIN
+    ) -> None:
         self.name = name
         self.log = log
         self.address = Address(HOST, 0)
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._clock = clock
         self._user = user
         self._child: Child | None = None
@@ -77,7 +79,7 @@ class Program(ABC):
         if self._child is not None:
             self._child.kill()  # its main process has ended; what is left of it must not meet the next one
         self._log_begin = self.log_size()
-        self._child = self._keeper.spawn(
+        self._child = self._supervisor.spawn(
             self.name,
             self.argv(),
             env=self.environment(),

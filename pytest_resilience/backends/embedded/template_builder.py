@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import BackendUnavailable
-from ...processes import Child, Keeper
+from ...processes import Child, SupervisorClient
 from ..session.session_dir import no_room
 from ..session.versions import ENVIRONMENT, NoVersion, known_version, remembered_in
 from . import cache_dir as caches
@@ -56,7 +56,7 @@ class Recipe:
     """Makes and opens the template for one set of binaries.
 
     Args:
-        keeper: who starts initdb.
+        supervisor: who starts initdb.
         found: the directory with `postgres` and `initdb`.
         account: tells as whom Postgres runs. Asked only when there is something to run: the answer takes a while.
         scratch: a directory of this session to work in.
@@ -67,7 +67,9 @@ class Recipe:
         path: the template's file.
     """
 
-    def __init__(self, keeper: Keeper, found: Found, *, account: Callable[[], Account], scratch: Path) -> None:
+    def __init__(
+        self, supervisor: SupervisorClient, found: Found, *, account: Callable[[], Account], scratch: Path
+    ) -> None:
         self.account = account
         try:
             self.version = known_version(found.path / "postgres")
@@ -79,7 +81,7 @@ class Recipe:
         self._initdb_words = WITHOUT_CHECKSUMS if major >= 18 else ()
         self._initdb_settings = ONLY_FOR_INITDB if major >= 16 else {}  # older ones take none
         self._settings = SETTINGS | (SINCE_16 if major >= 16 else {}) | (SINCE_18 if major >= 18 else {})
-        self._keeper = keeper
+        self._supervisor = supervisor
         self._scratch = scratch
         self._work = scratch / "template"
         size = (found.path / "postgres").stat().st_size
@@ -206,7 +208,7 @@ class Recipe:
 
     def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:
         log = self._scratch / "template.log"
-        child: Child = self._keeper.spawn(
+        child: Child = self._supervisor.spawn(
             name, command, env=ENVIRONMENT, log=log, cwd=self._scratch, user=self.account().user, stdin=stdin
         )
         if child.wait(INITDB_WITHIN) != 0:

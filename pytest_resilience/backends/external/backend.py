@@ -1,7 +1,7 @@
 """The external backend: a Toxiproxy and servers that somebody else runs, named by the user.
 
 Rules: we make proxies under a prefix of our own and touch no other; we make a Postgres database of our own and drop it; we take a logical
-database of Redis that is empty. All of that is removed when the session ends, by the keeper, however it ends.
+database of Redis that is empty. All of that is removed when the session ends, by the supervisor, however it ends.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class ExternalBackend(KeptBackend):
         planned.replace(self.directory / "end.json")
 
     def _at_end_run(self) -> None:
-        """Have the keeper do it."""
+        """Have the supervisor do it."""
         self._at_end("backends.external.cleanup", str(self.directory / "end.json"))
 
     def _way_around(self, name: str, upstream: Upstream) -> Address:

@@ -1,4 +1,4 @@
-"""What the keeper runs when a session with the external backend ends, however it ends: our databases and our proxies go.
+"""What the supervisor runs when a session with the external backend ends, however it ends: our databases and our proxies go.
 
 Nearly all of its time is what it loads, and many seconds of that on a busy machine. So it runs by `python -I -S` and takes only the
 plugin's own clients out of the package.

@@ -1,7 +1,8 @@
-"""A control group of our own around a tree of processes, with a limit of memory (Linux, where we may make one).
+"""A memory cgroup with a limit, around a tree of processes (Linux, where a cgroup is delegated to this user).
 
-What a process holds already stays on the books of its old group, so the limit is what all of them may still take together. When they take
-more the kernel kills one of them. The keeper runs `main` when a session ends, however it ends: so this file imports nothing of the package.
+Memory that the processes already use stays charged to their old cgroup, so the limit applies to new allocations only.
+Beyond the limit the kernel kills one of the processes.
+The supervisor runs `main` when a session ends, so this file imports nothing of the package.
 """
 
 from __future__ import annotations

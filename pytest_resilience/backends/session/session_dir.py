@@ -1,4 +1,4 @@
-"""Directories for one session, and the removal of those whose session was killed together with its keeper."""
+"""Directories for one session, and the removal of those whose session was killed together with its supervisor."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-from ... import supervisor as keeper
+from ... import supervisor
 from ...errors import BackendUnavailable
 
 PREFIX = "pytest-resilience-"
 OWNER = (
-    keeper.OWNER
+    supervisor.OWNER
 )  # locked by the process that the directory belongs to for as long as that lives; works across pid namespaces
 SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 ROOM = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
@@ -54,7 +54,7 @@ class Scratch:
         self._hidden.rename(self.path)  # a sweep sees it only now that it is locked
 
     def release(self) -> None:
-        """Say that we don't need it any more; the keeper deletes it."""
+        """Say that we don't need it any more; the supervisor deletes it."""
         if self._owner is not None:
             self._owner.close()
 
@@ -136,8 +136,8 @@ def _remove_if_stale(path: Path) -> bool:
         with (path / OWNER).open("r+") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for pid_file in path.glob("*/postmaster.pid"):
-                keeper.release_shared_memory(str(pid_file))
-            keeper.remove_tree(str(path))
+                supervisor.release_shared_memory(str(pid_file))
+            supervisor.remove_tree(str(path))
             return True
     except OSError:  # in use, being deleted, or not one of ours
         return False

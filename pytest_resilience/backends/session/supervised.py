@@ -1,4 +1,4 @@
-"""What our backends have in common: a keeper, a directory, and the service under test as a child of the keeper's."""
+"""What our backends have in common: a supervisor, a directory, and the service under test as a child of the supervisor's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import CannotInject
-from ...processes import Child, Keeper
+from ...processes import Child, SupervisorClient
 from ..backend import Backend, Enclosure
 from .memory_cgroup import Group, NotAllowed
 from .session_dir import Scratch, files_of_our_own, no_room
@@ -25,15 +25,15 @@ main(*sys.argv[2:])
 
 
 class KeptBackend(Backend):
-    """A backend whose keeper takes everything along when the session ends."""
+    """A backend whose supervisor takes everything along when the session ends."""
 
     def __init__(self) -> None:
         self.servers = {}
-        self._keeper = Keeper()
+        self._supervisor = SupervisorClient()
         self._scratch: Scratch | None = None
 
     def _open(self) -> None:
-        """Start the keeper and make the directory; the first step of `start`.
+        """Start the supervisor and make the directory; the first step of `start`.
 
         Raises:
             BackendUnavailable: there is no directory in which that can be done.
@@ -41,14 +41,16 @@ class KeptBackend(Backend):
         try:
             self._scratch = Scratch()
             self.directory = self._scratch.path
-            self._keeper.start(owning=self._scratch.places)  # first: from here on, somebody deletes it who outlives us
+            self._supervisor.start(
+                owning=self._scratch.places
+            )  # first: from here on, somebody deletes it who outlives us
             with files_of_our_own():
                 self._scratch.make()
         except OSError as problem:
             raise no_room(self._scratch.path if self._scratch else None, problem) from None
 
     def _at_end(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        """Have the keeper run the `main` of a module of this package, with the standard library alone.
+        """Have the supervisor run the `main` of a module of this package, with the standard library alone.
 
         Args:
             module: its name inside the package, such as "backends.docker.engine".
@@ -64,15 +66,15 @@ class KeptBackend(Backend):
             str(Path(__file__).parents[2]),
             *arguments,
         ]
-        self._keeper.at_end(argv, env={**for_python(), **(env or {})}, log=self.directory / "end.log")
+        self._supervisor.at_end(argv, env={**for_python(), **(env or {})}, log=self.directory / "end.log")
 
     def close(self) -> None:
-        self._keeper.close()
+        self._supervisor.close()
         if self._scratch is not None:
             self._scratch.release()
 
     def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
-        return self._keeper.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
+        return self._supervisor.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
 
     def enclose(self, pid: int, limit_bytes: int) -> Enclosure:
         try:

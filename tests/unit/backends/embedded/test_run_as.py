@@ -10,7 +10,7 @@ from pytest_resilience.errors import BackendUnavailable
 from pytest_resilience.processes import PLAIN, User
 
 
-class KeeperThat:
+class FakeSupervisor:
     def __init__(self, *, namespaces=False, becomes=False):
         self.namespaces = namespaces
         self.becomes = becomes
@@ -41,25 +41,25 @@ def as_user(monkeypatch):
 
 def test_a_user_with_a_name_runs_postgres_as_it_is(as_user):
     as_user(1000, 0, 1000)
-    assert accounts.user_for_postgres(KeeperThat(namespaces=True)) == PLAIN
+    assert accounts.user_for_postgres(FakeSupervisor(namespaces=True)) == PLAIN
 
 
 @pytest.mark.parametrize(("namespaces", "mode"), [(True, "userns"), (False, "setuid")])
 def test_root_becomes_nobody_in_the_gentlest_way_that_works(as_user, namespaces, mode):
     as_user(0, 0, 65534)
-    assert accounts.user_for_postgres(KeeperThat(namespaces=namespaces, becomes=True)) == User(mode, 65534, 65534)
+    assert accounts.user_for_postgres(FakeSupervisor(namespaces=namespaces, becomes=True)) == User(mode, 65534, 65534)
 
 
 def test_a_user_without_a_name_becomes_one_with_a_name(as_user):
     as_user(12345, 0, 65534)
-    assert accounts.user_for_postgres(KeeperThat(namespaces=True)) == User("userns", 65534, 65534)
+    assert accounts.user_for_postgres(FakeSupervisor(namespaces=True)) == User("userns", 65534, 65534)
 
 
 def test_where_nobody_has_no_name_another_user_does(as_user):
     as_user(0, 0, 405)
-    assert accounts.user_for_postgres(KeeperThat(namespaces=True)) == User("userns", 405, 406)
+    assert accounts.user_for_postgres(FakeSupervisor(namespaces=True)) == User("userns", 405, 406)
     as_user(0, 0)
-    assert accounts.user_for_postgres(KeeperThat(namespaces=True)) == User("userns", 65534, 65534)
+    assert accounts.user_for_postgres(FakeSupervisor(namespaces=True)) == User("userns", 65534, 65534)
 
 
 def test_where_postgres_would_not_run_one_line_says_what_to_do(as_user):
@@ -67,12 +67,12 @@ def test_where_postgres_would_not_run_one_line_says_what_to_do(as_user):
     with pytest.raises(
         BackendUnavailable, match=r"^Postgres does not start for user 12345, .*/etc/passwd.*docker run -u nobody\)$"
     ):
-        accounts.user_for_postgres(KeeperThat())
+        accounts.user_for_postgres(FakeSupervisor())
     as_user(0, 0, 65534)
     with pytest.raises(
         BackendUnavailable, match=r"^Postgres does not start for root, .* run the tests as an ordinary user$"
     ):
-        accounts.user_for_postgres(KeeperThat())
+        accounts.user_for_postgres(FakeSupervisor())
 
 
 def test_nothing_is_given_away_unless_the_user_changes(tmp_path, monkeypatch):

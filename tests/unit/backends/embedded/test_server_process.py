@@ -51,7 +51,7 @@ class PlayedChild:
         return ServerNotReady("it", command=["it"], within=within, log=self.log_text(since), exit_code=self.exit_code())
 
 
-class PlayedKeeper:
+class FakeSupervisor:
     """Starts what the test has laid out: (what it writes, its exit code) for each start."""
 
     def __init__(self, *starts):
@@ -81,7 +81,7 @@ class It(Program):
 @pytest.fixture
 def make(tmp_path):
     def made(*starts, needs=3):
-        it = It(PlayedKeeper(*starts), "it", log=tmp_path / "it.log", clock=FrozenClock())
+        it = It(FakeSupervisor(*starts), "it", log=tmp_path / "it.log", clock=FrozenClock())
         it.needs = needs
         return it
 
@@ -103,7 +103,7 @@ def test_one_that_never_answers_is_given_up_and_killed(make):
     with pytest.raises(ServerNotReady, match=r"did not answer within 20 s; it is still running(?s:.*)thinking"):
         it.await_ready()
     assert it._clock.now() >= local.START_WITHIN
-    assert it._keeper.children[0].killed
+    assert it._supervisor.children[0].killed
     it.check()
 
 
@@ -111,7 +111,7 @@ def test_one_that_ends_is_given_up_at_once_with_this_starts_log(make):
     it = make(("first\n", None), ("second: no room\n", 1))
     it.launch()
     it.await_ready()
-    it._keeper.children[0].code = 0
+    it._supervisor.children[0].code = 0
     with pytest.raises(ServerNotReady, match="exit code 1") as raised:
         it.start()
     assert raised.value.log == "second: no room\n"
@@ -134,15 +134,15 @@ def test_ports_are_not_tried_for_ever(make):
     it.launch()
     with pytest.raises(ServerNotReady, match="Address already in use"):
         it.await_ready()
-    assert it._keeper.starts == []
+    assert it._supervisor.starts == []
 
 
 def test_what_is_left_of_the_last_start_is_killed_before_the_next(make):
     it = make(("", None), ("", None))
     it.launch()
-    it._keeper.children[0].code = 0
+    it._supervisor.children[0].code = 0
     it.start()
-    assert it._keeper.children[0].killed
+    assert it._supervisor.children[0].killed
 
 
 @pytest.mark.parametrize(("code", "how"), [(3, "exit code 3"), (-11, "signal SIGSEGV")])
@@ -150,7 +150,7 @@ def test_an_end_that_nobody_asked_for_is_told(make, code, how):
     it = make(("", None))
     it.launch()
     it.check()
-    it._keeper.children[0].code = code
+    it._supervisor.children[0].code = code
     with pytest.raises(BackendDied, match=rf"it ended with {how} although no test struck it.*\n\(it wrote nothing\)"):
         it.check()
 
