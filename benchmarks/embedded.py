@@ -34,14 +34,14 @@ BAR_MS = 150.0
 PHASES: list[tuple[Any, str, str]] = [
     (embedded, "find_postgres", "find Postgres"),
     (embedded, "find_redis", "find Redis"),
-    (scratch.Scratch, "__init__", "session directory"),
+    (scratch.SessionDirectory, "__init__", "session directory"),
     (SupervisorClient, "start", "supervisor: exec"),
     (embedded, "account_for_postgres", "supervisor: first answer (as root)"),
-    (template.Template, "__init__", "template: open"),
-    (template.Template, "copy_first", "template: copy, first part"),
-    (template.Template, "copy_rest", "template: copy, rest"),
+    (template.DataDirTemplate, "__init__", "template: open"),
+    (template.DataDirTemplate, "copy_first", "template: copy, first part"),
+    (template.DataDirTemplate, "copy_rest", "template: copy, rest"),
     (embedded, "sweep", "sweep"),
-    (local.Program, "await_ready", "await"),
+    (local.ServerProcess, "await_ready", "await"),
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from . import options
 from .kept_modules import FINDER
-from .stash import EXPERIMENT
+from .stash import RESILIENCE
 
 if TYPE_CHECKING:
     from .admin.postgres import Init
@@ -79,7 +79,7 @@ def resilience(
         )
     running = resilience_stack.begin(resilience_service)
     experiment = Resilience(resilience_stack, running)
-    request.node.stash[EXPERIMENT] = experiment
+    request.node.stash[RESILIENCE] = experiment
     with recording(experiment.history):
         try:
             yield experiment

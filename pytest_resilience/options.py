@@ -12,7 +12,7 @@ from .backends import BUILT_IN
 from .backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE, Settings
 
 if TYPE_CHECKING:
-    from .backends.registry import Choice, Factory
+    from .backends.registry import Factory, SelectedBackend
 
 LEAKS = ("report", "error", "off")
 CHOICES = ("backend", "seed", "strict", "leaks")
@@ -67,7 +67,7 @@ class Options(NamedTuple):
     settings: Settings
     others: Mapping[str, Factory]
 
-    def choose(self) -> Choice:
+    def choose(self) -> SelectedBackend:
         """The backend of this run, and why it is this one.
 
         Raises:
@@ -92,7 +92,7 @@ class Options(NamedTuple):
 
 
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
-CHOICE: pytest.StashKey[Choice] = pytest.StashKey()
+CHOICE: pytest.StashKey[SelectedBackend] = pytest.StashKey()
 
 
 def add(parser: pytest.Parser) -> None:
@@ -167,7 +167,7 @@ def read(config: pytest.Config) -> Options:
     return config.stash[OPTIONS]
 
 
-def choice(config: pytest.Config) -> Choice:
+def choice(config: pytest.Config) -> SelectedBackend:
     """The backend of this run, chosen when it is first asked for: by the header, or by the first test that needs one."""
     if CHOICE not in config.stash:
         given = read(config)

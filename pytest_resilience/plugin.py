@@ -14,7 +14,7 @@ from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
 from .kept_modules import FINDER
 from .report.attempts import ATTEMPT, CANNOT, FAILED_ATTEMPTS, LEAK, OF_AN_ATTEMPT, OUTCOME, STRIKE, Run
-from .stash import ATTEMPTS, DESCRIBED, EXPERIMENT, FAILED, PASSED, WATCH, WORKERS
+from .stash import ATTEMPTS, DESCRIBED, FAILED, PASSED, RESILIENCE, WATCH, WORKERS
 
 if TYPE_CHECKING:
     from .resilience import Resilience
@@ -137,7 +137,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
             from .leaks.compare import check_patterns
 
             check_patterns(marker.args, marker.kwargs)
-        experiment = item.stash.get(EXPERIMENT, None)
+        experiment = item.stash.get(RESILIENCE, None)
         if experiment is not None:
             if options.read(item.config).leaks != "off":  # before any strike: a marker may stop the servers
                 allowed = [pattern for marker in item.iter_markers("leaks") for pattern in marker.args]
@@ -154,7 +154,7 @@ def _begin_attempt(item: pytest.Item) -> None:
     """Forget what an earlier attempt of the test has left: plugins that run a test again keep the item."""
     attempt = item.stash[ATTEMPTS] = item.stash.get(ATTEMPTS, 0) + 1
     failed = item.stash.setdefault(FAILED, set())
-    old: tuple[pytest.StashKey[Any], ...] = (EXPERIMENT, PASSED, WATCH)
+    old: tuple[pytest.StashKey[Any], ...] = (RESILIENCE, PASSED, WATCH)
     for key in old:
         if key in item.stash:
             del item.stash[key]
@@ -172,7 +172,7 @@ def _settling_on_errors(item: pytest.Item) -> Iterator[None]:
         yield
     except BaseException as error:
         FINDER.restore()
-        experiment = item.stash.get(EXPERIMENT, None)
+        experiment = item.stash.get(RESILIENCE, None)
         if experiment is not None:
             try:
                 _settle(item, experiment)
@@ -201,7 +201,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     with _settling_on_errors(item), _skipping(item):
         yield
     FINDER.restore()
-    experiment = item.stash.get(EXPERIMENT, None)
+    experiment = item.stash.get(RESILIENCE, None)
     if experiment is not None:
         FINDER.hold()
         _settle(item, experiment)
@@ -222,7 +222,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """Under --resilience-strict a vacuous test is an error."""
     yield
     FINDER.restore()
-    experiment = item.stash.get(EXPERIMENT, None)
+    experiment = item.stash.get(RESILIENCE, None)
     if experiment is not None and experiment.vacuous and options.read(item.config).strict and _passed(item):
         from .errors import VacuousTest
 
@@ -239,7 +239,7 @@ def _tear_down(item: pytest.Item) -> None:
     """The item's own, and then a look at what the test has left behind; under --resilience-leaks=error that is an error."""
     type(item).teardown(item)
     FINDER.restore()  # fixtures of this test may have put an older state of sys.modules back
-    if experiment := item.stash.get(EXPERIMENT, None):
+    if experiment := item.stash.get(RESILIENCE, None):
         experiment.stop_listening()
     watch = item.stash.get(WATCH, None)
     if watch is None:
@@ -280,7 +280,7 @@ def pytest_runtest_makereport(
     attempt, failed = item.stash.get(ATTEMPTS, 1), item.stash.setdefault(FAILED, set())
     if report.failed:
         failed.add(attempt)
-    experiment = item.stash.get(EXPERIMENT, None)
+    experiment = item.stash.get(RESILIENCE, None)
     if experiment is not None and report.when == "call":
         # A failed subtest makes pytest call the test failed too, but later than here. A subtest has a report of its own before.
         passed = item.stash[PASSED] = report.passed and attempt not in failed

@@ -47,7 +47,7 @@ def eventually(question: Callable[[], Any], *, within: float, every: float = 0.0
         SetupError: the arguments make no sense; or the callable answers at once although an event loop runs in this thread; or
             it returned an awaitable although none runs.
     """
-    return _ask(_Asking("eventually", question, within=within, every=every, steady=1, clock=clock))
+    return _ask(_Poll("eventually", question, within=within, every=every, steady=1, clock=clock))
 
 
 @overload
@@ -69,10 +69,10 @@ def recovers(question: Callable[[], Any], *, within: float, every: float = 0.02,
         NeverHappened: as for `eventually`.
         SetupError: as for `eventually`.
     """
-    return _ask(_Asking("recovers", question, within=within, every=every, steady=STEADY, clock=clock))
+    return _ask(_Poll("recovers", question, within=within, every=every, steady=STEADY, clock=clock))
 
 
-class _Asking:
+class _Poll:
     """One probe under way: what it asked, what came, and whether it may ask again."""
 
     def __init__(
@@ -145,7 +145,7 @@ class _Asking:
         return never
 
 
-def _ask(asking: _Asking) -> Any:
+def _ask(asking: _Poll) -> Any:
     question = asking.question
     if _in_event_loop():
         return _ask_async(asking) if _is_coroutine_function(question) else _ask_in_loop(asking)
@@ -187,7 +187,7 @@ def _in_event_loop() -> bool:
     return False
 
 
-def _ask_in_loop(asking: _Asking) -> Any:
+def _ask_in_loop(asking: _Poll) -> Any:
     """Ask a callable that is no coroutine function, such as a lambda, while an event loop runs in this thread.
 
     A lambda that returns a coroutine is asked by the loop. A callable that answers at once would be asked in a loop of its
@@ -212,7 +212,7 @@ def _ask_in_loop(asking: _Asking) -> Any:
     return _ask_async(asking, first)
 
 
-async def _ask_async(asking: _Asking, first: Awaitable[Any] | None = None) -> Any:
+async def _ask_async(asking: _Poll, first: Awaitable[Any] | None = None) -> Any:
     """Ask until time is up. `first` is an answer that was begun already."""
     import anyio
 

@@ -43,7 +43,7 @@ _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import supervisor; supervisor.main(*sys.argv[2:])"  # imported: its bytecode is cached
 
 
-class User(NamedTuple):
+class RunAs(NamedTuple):
     """As whom a process runs. "userns" and "setuid" need root: for programs that refuse to run as root."""
 
     mode: Literal["plain", "userns", "setuid"] = "plain"
@@ -51,7 +51,7 @@ class User(NamedTuple):
     gid: int = 65534
 
 
-PLAIN = User()
+PLAIN = RunAs()
 
 
 class CannotStart(ResilienceError):
@@ -63,7 +63,7 @@ class CannotStart(ResilienceError):
         super().__init__(f"{name} could not be started: {reason}\n  command: {' '.join(redacted_command(argv))}")
 
 
-class Child:
+class ManagedProcess:
     """One process that the supervisor started, and all that descends from it.
 
     Attributes:
@@ -277,9 +277,9 @@ class SupervisorClient:
         env: Mapping[str, str],
         log: Path,
         cwd: Path | None = None,
-        user: User = PLAIN,
+        user: RunAs = PLAIN,
         stdin: Path | None = None,
-    ) -> Child:
+    ) -> ManagedProcess:
         """Start a process, in a session of its own.
 
         Args:
@@ -306,7 +306,7 @@ class SupervisorClient:
             number, pid = self.ask("spawn", request)
         except SupervisorError as refusal:
             raise CannotStart(name, argv, _why_not(request, env, str(refusal))) from None
-        return Child(self, number, pid, name, argv, log)
+        return ManagedProcess(self, number, pid, name, argv, log)
 
     def user_namespaces(self) -> bool:
         """Whether this machine lets us into a user namespace."""

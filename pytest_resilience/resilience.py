@@ -12,14 +12,14 @@ from .errors import HealFailed, NoService, ResilienceError, SetupError, UnknownF
 from .faults import FAULTS
 from .faults.fault import Strike
 from .history import History
-from .leaks.check import Watch
+from .leaks.check import LeakCheck
 from .leaks.compare import Leak, check_names
 from .leaks.loops import is_running
 from .stack import Stack
-from .targets.foreign_process import NamedProcess
+from .targets.foreign_process import ForeignProcess
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService, ServiceTarget
-from .targets.target import Ledger
+from .targets.target import StrikeRegistry
 from .wording import did_you_mean, no_attribute
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ class Resilience:
 
     def __init__(self, stack: Stack, running: RunningService | None) -> None:
         self._stack = stack
-        self._ledger = Ledger()
+        self._ledger = StrikeRegistry()
         self._running = running
         self._service = ServiceTarget(self._ledger, running) if running is not None else None
         self.postgres, self.redis = stack.targets(self._ledger)
         self.history = History()
         self._settled = False
-        self._watch: Watch | None = None
-        self._new_watch: Callable[[Sequence[str]], Watch] | None = None
+        self._watch: LeakCheck | None = None
+        self._new_watch: Callable[[Sequence[str]], LeakCheck] | None = None
         self._listening = ExitStack()
 
     @property
@@ -85,13 +85,13 @@ class Resilience:
         """One more Redis; see `more_postgres`."""
         return self._stack.add_redis(name, ledger=self._ledger)
 
-    def process(self, pid: int) -> NamedProcess:
+    def process(self, pid: int) -> ForeignProcess:
         """Another process of yours, by its id: with kill, pause, terminate, and the faults of scarcity.
 
         Raises:
             SetupError: there is no such process, or the test itself hangs on it.
         """
-        return NamedProcess(self._ledger, pid, self._stack.runner)
+        return ForeignProcess(self._ledger, pid, self._stack.runner)
 
     @property
     def strikes(self) -> list[Strike]:
@@ -140,7 +140,7 @@ class Resilience:
             __tracebackhide__ = True
             raise no_attribute(self, name)
 
-    def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()) -> Watch:
+    def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()) -> LeakCheck:
         """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.
 
         Args:
@@ -148,7 +148,7 @@ class Resilience:
             loops: event loops that outlive the test.
             allowed: patterns of what may stay.
         """
-        self._new_watch = lambda more: Watch(
+        self._new_watch = lambda more: LeakCheck(
             self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *more]
         )
         self._watch = self._new_watch(())
@@ -202,7 +202,7 @@ class Resilience:
         if grown := _seen_by(watch):
             raise AssertionError("grown since the block began:\n" + "\n".join(f"  {leak}" for leak in grown))
 
-    def _watched(self) -> Watch:
+    def _watched(self) -> LeakCheck:
         __tracebackhide__ = True
         if self._watch is None:
             raise SetupError(
@@ -244,5 +244,5 @@ class Resilience:
         return service | self._stack.logs()
 
 
-def _seen_by(watch: Watch) -> list[Leak]:
+def _seen_by(watch: LeakCheck) -> list[Leak]:
     return watch.leaks_now() if is_running() else watch.leaks()

@@ -13,12 +13,12 @@ from .admin.redis import RedisAdmin
 from .backends.backend import Address, Backend, Server
 from .errors import BackendDied, SetupError
 from .faults.fault import Strike
-from .proxy_client.client import Control, Door
+from .proxy_client.client import ProxyHandle, ToxiproxyClient
 from .redaction import remember_url
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
 from .targets.service_spec import Service
-from .targets.target import Ledger
+from .targets.target import StrikeRegistry
 from .wording import no_attribute
 
 if TYPE_CHECKING:
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from .admin.postgres import Init
 
-Kind = Literal["postgres", "redis"]
+BackendKind = Literal["postgres", "redis"]
 
 
 class _Parts(TypedDict):
     server: Server
-    door: Door
+    door: ProxyHandle
     address: Address
     cannot: dict[str, str]
 
@@ -58,12 +58,12 @@ class Stack:
         self._backend = backend
         self.backend = backend.name
         self.seed = seed
-        self._ledger = Ledger()
+        self._ledger = StrikeRegistry()
         self._services: dict[int, tuple[Service, RunningService]] = {}
         self._dirty = False
         self._has_baseline = False
-        self._more: dict[str, tuple[Kind, PostgresAdmin | RedisAdmin]] = {}
-        self._control: Control | None = None
+        self._more: dict[str, tuple[BackendKind, PostgresAdmin | RedisAdmin]] = {}
+        self._control: ToxiproxyClient | None = None
         self._log_begins: dict[str, int] = {}
         self._test = ""  # that had the stack last
         try:
@@ -80,10 +80,10 @@ class Stack:
             raise
 
     @staticmethod
-    def _reach(backend: Backend) -> Control:
-        return Control(*backend.api, seen=backend.seen, behind=backend.behind, check=backend.check)
+    def _reach(backend: Backend) -> ToxiproxyClient:
+        return ToxiproxyClient(*backend.api, seen=backend.seen, behind=backend.behind, check=backend.check)
 
-    def _door(self, name: str) -> Door:
+    def _door(self, name: str) -> ProxyHandle:
         assert self._control is not None
         for attempt in range(PORT_TRIES):
             listen, upstream = self._backend.door(name)
@@ -105,12 +105,12 @@ class Stack:
         """What runs processes beside the servers."""
         return self._backend
 
-    def targets(self, ledger: Ledger) -> tuple[PostgresTarget, RedisTarget]:
+    def targets(self, ledger: StrikeRegistry) -> tuple[PostgresTarget, RedisTarget]:
         """Postgres and Redis, with their strikes written to `ledger`."""
         postgres = PostgresTarget("postgres", ledger, admin=self._postgres_admin, **self._parts("postgres", "postgres"))
         return postgres, RedisTarget("redis", ledger, admin=self._redis_admin, **self._parts("redis", "redis"))
 
-    def _parts(self, kind: Kind, name: str) -> _Parts:
+    def _parts(self, kind: BackendKind, name: str) -> _Parts:
         """What a target of either kind is made of."""
         door = self._doors[name]
         return {
@@ -131,7 +131,9 @@ class Stack:
 
     # -- more than one of a kind
 
-    def add_postgres(self, name: str, init: Init | None = None, *, ledger: Ledger | None = None) -> PostgresTarget:
+    def add_postgres(
+        self, name: str, init: Init | None = None, *, ledger: StrikeRegistry | None = None
+    ) -> PostgresTarget:
         """One more Postgres behind a proxy of its own; the same one for everybody who says the same name.
 
         Args:
@@ -147,14 +149,14 @@ class Stack:
         assert isinstance(target, PostgresTarget)
         return target
 
-    def add_redis(self, name: str, *, ledger: Ledger | None = None) -> RedisTarget:
+    def add_redis(self, name: str, *, ledger: StrikeRegistry | None = None) -> RedisTarget:
         """One more Redis behind a proxy of its own; see `add_postgres`."""
         self._add("redis", name, None)
         target = self.more(name, ledger or self._ledger)
         assert isinstance(target, RedisTarget)
         return target
 
-    def _add(self, kind: Kind, name: str, init: Init | None) -> None:
+    def _add(self, kind: BackendKind, name: str, init: Init | None) -> None:
         if name in self._more and self._more[name][0] == kind:
             return
         taken = (*self._doors, "service", "process", "proxy")
@@ -177,7 +179,7 @@ class Stack:
             admin.prepare(init)
         admin.take_baseline()
 
-    def more(self, name: str, ledger: Ledger) -> PostgresTarget | RedisTarget:
+    def more(self, name: str, ledger: StrikeRegistry) -> PostgresTarget | RedisTarget:
         """A server that was added, with its strikes written to `ledger`."""
         _, admin = self._more[name]
         if isinstance(admin, PostgresAdmin):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .leaks.check import Watch
+    from .leaks.check import LeakCheck
     from .resilience import Resilience
 
-EXPERIMENT: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the experiment of its test
+RESILIENCE: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the experiment of its test
 PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with an experiment: whether its body passed
-WATCH: pytest.StashKey[Watch] = pytest.StashKey()  # of an item whose body has begun: what there was then
+WATCH: pytest.StashKey[LeakCheck] = pytest.StashKey()  # of an item whose body has begun: what there was then
 ATTEMPTS: pytest.StashKey[int] = pytest.StashKey()  # of an item: how often its setup has begun
 FAILED: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: which of its attempts have failed
 DESCRIBED: pytest.StashKey[bool] = pytest.StashKey()  # of a run: there if its terminal has said what it uses

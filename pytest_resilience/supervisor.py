@@ -460,7 +460,7 @@ def _exists(pid: int) -> bool:
 CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
-class Ended(Exception):
+class ChannelClosed(Exception):
     """The other end of the channel is gone."""
 
 
@@ -478,7 +478,7 @@ def _read(channel: int, size: int) -> bytes:
     while len(data) < size:
         chunk = os.read(channel, size - len(data))
         if not chunk:
-            raise Ended
+            raise ChannelClosed
         data += chunk
     return data
 
@@ -544,7 +544,7 @@ def main(channel: str, parent: str, *owned: str) -> None:
     supervisor = Supervisor(owned)
     try:
         watch(supervisor, int(channel), int(parent))
-    except (Ended, OSError):
+    except (ChannelClosed, OSError):
         pass
     finally:
         supervisor.end()

@@ -18,7 +18,7 @@ from ..clock import SYSTEM
 from ..errors import SetupError
 from ..redaction import scrubbed
 from .postgres_baseline import CLUSTER, HAS_OBJECTS, Cluster, assignment, fingerprint, literal, quoted, settings_of
-from .postgres_holds import ConnectionGrip, LockGrip, SlowGrip, end
+from .postgres_holds import HeldConnections, RotatingLock, TableLock, end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Step: TypeAlias = "str | Path | Callable[[str], object]"
 Init: TypeAlias = "Step | Sequence[Step]"
 Result = TypeVar("Result")
-Held = TypeVar("Held", LockGrip, SlowGrip, ConnectionGrip)
+Held = TypeVar("Held", TableLock, RotatingLock, HeldConnections)
 
 APPLICATION = "pytest-resilience"
 ANSWER_WITHIN = 10.0  # seconds for one statement of ours; clean state takes a few milliseconds
@@ -149,7 +149,7 @@ class PostgresAdmin:
         self._cluster_number: str | None = None
         self._database = ""
         self._own_settings: list[Row] = []
-        self._grips: list[LockGrip | SlowGrip | ConnectionGrip] = []
+        self._grips: list[TableLock | RotatingLock | HeldConnections] = []
 
     # -- running sessions from a synchronous control plane
 
@@ -525,7 +525,7 @@ class PostgresAdmin:
 
     # -- what faults hold
 
-    def hold_locks(self, tables: Sequence[str], fault: str) -> LockGrip:
+    def hold_locks(self, tables: Sequence[str], fault: str) -> TableLock:
         """Hold an ACCESS EXCLUSIVE lock on `tables` (none named: on all) until released.
 
         Args:
@@ -535,23 +535,23 @@ class PostgresAdmin:
         Raises:
             SetupError: there is no such table, or others keep theirs for longer than we wait.
         """
-        return self._held(LockGrip(self, tables, fault))
+        return self._held(TableLock(self, tables, fault))
 
-    def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> SlowGrip:
+    def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> RotatingLock:
         """Let statements on `tables` (none named: on all) wait for up to `seconds`, again and again.
 
         Raises:
             SetupError: there is no such table.
         """
-        return self._held(SlowGrip(self, tables, fault, seconds))
+        return self._held(RotatingLock(self, tables, fault, seconds))
 
-    def take_connections(self, left: int) -> ConnectionGrip:
+    def take_connections(self, left: int) -> HeldConnections:
         """Open connections until `left` are left, for superusers; others find fewer, since a few are reserved.
 
         Raises:
             SetupError: fewer than that are free already.
         """
-        return self._held(ConnectionGrip(self, left))
+        return self._held(HeldConnections(self, left))
 
     def _held(self, grip: Held) -> Held:
         self._grips.append(grip)
@@ -620,7 +620,7 @@ class PostgresAdmin:
 
         self.run(work)
 
-    def released(self, grip: LockGrip | SlowGrip | ConnectionGrip) -> None:
+    def released(self, grip: TableLock | RotatingLock | HeldConnections) -> None:
         """A grip has let go."""
         if grip in self._grips:
             self._grips.remove(grip)

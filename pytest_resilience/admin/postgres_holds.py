@@ -43,7 +43,7 @@ class Admin(Protocol):
     def released(self, grip: Any) -> None: ...
 
 
-class LockGrip:
+class TableLock:
     """An exclusive lock on tables, and a watch on who waits for it."""
 
     def __init__(self, admin: Admin, tables: Sequence[str], fault: str) -> None:
@@ -125,7 +125,7 @@ class LockGrip:
             self._admin.run(lambda: end(connection))
 
 
-class SlowGrip(LockGrip):
+class RotatingLock(TableLock):
     """A lock that is held for some seconds and then by somebody else of ours, so that who asks waits for up to so long, and gets through.
 
     The next one asks for the lock before the present one lets go: those who wait by then are let through first, and there is no gap.
@@ -187,7 +187,7 @@ class SlowGrip(LockGrip):
             self._admin.run(lambda: end(other))
 
 
-class ConnectionGrip:
+class HeldConnections:
     """Connections held so that few are left, and a watch on who was turned away."""
 
     def __init__(self, admin: Admin, left: int) -> None:

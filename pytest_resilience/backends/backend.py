@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Protocol, Self
 
 from ..errors import CannotInject, SetupError
-from ..processes import Child
-from ..proxy_client.client import Behind, Seen
+from ..processes import ManagedProcess
+from ..proxy_client.client import ConnectionCounts, ProxiedClients
 
 
 class Address(NamedTuple):
@@ -197,11 +197,11 @@ class Backend(ABC):
     def client_address(self, listen: str) -> Address:
         """Where a test reaches a proxy that listens at `listen`."""
 
-    def seen(self, proxy: str) -> Seen | None:
+    def seen(self, proxy: str) -> ConnectionCounts | None:
         """How many connections a proxy has had, where the Toxiproxy itself does not count and the backend can know."""
         return None
 
-    def behind(self, proxy: str) -> Behind | None:
+    def behind(self, proxy: str) -> ProxiedClients | None:
         """Who is connected through a proxy, where the Toxiproxy itself does not say and the backend can know."""
         return None
 
@@ -210,7 +210,9 @@ class Backend(ABC):
         """The versions of its servers in one phrase, for pytest's header."""
 
     @abstractmethod
-    def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
+    def spawn(
+        self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+    ) -> ManagedProcess:
         """Run the service under test: a process that ends with the session at the latest; its log is `directory`/`name`.log."""
 
     def enclose(self, pid: int, limit_bytes: int) -> Enclosure:

@@ -20,7 +20,7 @@ Factory = Callable[[Settings], "Backend"]
 # protocol or a dataclass takes half a millisecond to make.
 
 
-class Kind:
+class BackendKind:
     """One kind of backend."""
 
     def why_not(self, settings: Settings) -> str | None:
@@ -44,7 +44,7 @@ class Kind:
         return {}
 
 
-class Choice:
+class SelectedBackend:
     """The backend of a run.
 
     Args:
@@ -54,7 +54,7 @@ class Choice:
         kind: makes it.
     """
 
-    def __init__(self, name: str, why: str, settings: Settings, kind: Kind) -> None:
+    def __init__(self, name: str, why: str, settings: Settings, kind: BackendKind) -> None:
         self.name = name
         self.why = why
         self.settings = settings
@@ -72,7 +72,7 @@ class Choice:
         return self.kind.make(self.settings, self.why)
 
 
-class Embedded(Kind):
+class Embedded(BackendKind):
     """Processes of ours."""
 
     def why_not(self, settings: Settings) -> str | None:
@@ -98,7 +98,7 @@ class Embedded(Kind):
         return EmbeddedBackend(why=why)
 
 
-class Docker(Kind):
+class Docker(BackendKind):
     """Containers."""
 
     def why_not(self, settings: Settings) -> str | None:
@@ -128,12 +128,12 @@ class Docker(Kind):
         return DockerBackend(settings, why=why, pull=why == ASKED_FOR)
 
     def cannot(self) -> Mapping[str, str]:
-        from ..proxy_client.client import REAL_CANNOT
+        from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
 
-        return REAL_CANNOT
+        return TOXIPROXY_UNSUPPORTED
 
 
-class External(Kind):
+class External(BackendKind):
     """A Toxiproxy and servers that somebody else runs."""
 
     def why_not(self, settings: Settings) -> str | None:
@@ -165,13 +165,13 @@ class External(Kind):
         return ExternalBackend(settings, why=why)
 
     def cannot(self) -> Mapping[str, str]:
-        from ..proxy_client.client import REAL_CANNOT
+        from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
         from .external.backend import CANNOT
 
-        return CANNOT | REAL_CANNOT
+        return CANNOT | TOXIPROXY_UNSUPPORTED
 
 
-class ThirdParty(Kind):
+class PluginBackend(BackendKind):
     """What a hook has handed in.
 
     Args:
@@ -195,14 +195,14 @@ class ThirdParty(Kind):
 ASKED_FOR = "asked for"
 
 
-def kinds(others: Mapping[str, Factory]) -> dict[str, Kind]:
+def kinds(others: Mapping[str, Factory]) -> dict[str, BackendKind]:
     """All kinds by their names.
 
     Args:
         others: those of third parties.
     """
-    ours: dict[str, Kind] = {"embedded": Embedded(), "docker": Docker(), "external": External()}
-    return ours | {name: ThirdParty(name, factory) for name, factory in others.items()}
+    ours: dict[str, BackendKind] = {"embedded": Embedded(), "docker": Docker(), "external": External()}
+    return ours | {name: PluginBackend(name, factory) for name, factory in others.items()}
 
 
 def missing(name: str, settings: Settings, others: Mapping[str, Factory]) -> str | None:
@@ -210,7 +210,7 @@ def missing(name: str, settings: Settings, others: Mapping[str, Factory]) -> str
     return kinds(others)[name].why_not_asked_for(settings)
 
 
-def choose(name: str, settings: Settings, others: Mapping[str, Factory]) -> Choice:
+def choose(name: str, settings: Settings, others: Mapping[str, Factory]) -> SelectedBackend:
     """What a name stands for here; "auto" is docker where it can be had, else embedded.
 
     Raises:
@@ -220,11 +220,11 @@ def choose(name: str, settings: Settings, others: Mapping[str, Factory]) -> Choi
     if name != "auto":
         if name == "external" and (why_not := known[name].why_not(settings)):
             raise BackendUnavailable(why_not)
-        return Choice(name, ASKED_FOR, settings, known[name])
+        return SelectedBackend(name, ASKED_FOR, settings, known[name])
     why_not = known["docker"].why_not(settings)
     if why_not is None:
-        return Choice("docker", "auto: an engine answers and has the images", settings, known["docker"])
-    return Choice("embedded", f"auto: no docker, {why_not}", settings, known["embedded"])
+        return SelectedBackend("docker", "auto: an engine answers and has the images", settings, known["docker"])
+    return SelectedBackend("embedded", f"auto: no docker, {why_not}", settings, known["embedded"])
 
 
 def table(settings: Settings, others: Mapping[str, Factory]) -> list[str]:

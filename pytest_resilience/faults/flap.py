@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import CannotInject, SetupError
-from ..proxy_client.client import Door
+from ..proxy_client.client import ProxyHandle
 from .fault import Receipt, Strike, at_least
 from .network import NetworkFault, NetworkTarget, refusals
 
@@ -43,14 +43,14 @@ class Flap(NetworkFault):
             raise CannotInject(
                 f"{self.label(target)}: the real Toxiproxy does not count the connections that it refuses"
             )
-        flapping = Flapping(target.door, self)
+        flapping = _Flapper(target.door, self)
         return target.struck(Strike(self.label(target), self, heal=flapping.stop, look=flapping.look))
 
 
-class Flapping:
+class _Flapper:
     """A door that opens and shuts, in a thread of its own; the strike of a `Flap`."""
 
-    def __init__(self, door: Door, fault: Flap) -> None:
+    def __init__(self, door: ProxyHandle, fault: Flap) -> None:
         self._door = door
         self._fault = fault
         self._before = door.counters()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import SetupError
-from ..proxy_client.client import Counters, Door, Touched
+from ..proxy_client.client import ProxyCounters, ProxyHandle, Tally
 from .fault import Fault, Receipt, Strike, Target, at_least
 
 STREAMS = {"up": ("upstream",), "down": ("downstream",), "both": ("upstream", "downstream")}
@@ -17,7 +17,7 @@ class NetworkTarget(Target, Protocol):
     """A target that is reached through a proxy of ours."""
 
     @property
-    def door(self) -> Door: ...
+    def door(self) -> ProxyHandle: ...
 
 
 class NetworkFault(Fault):
@@ -33,18 +33,18 @@ class Refuse(NetworkFault):
     name: ClassVar[str] = "refuse"
 
     def strike(self, target: NetworkTarget) -> Strike:
-        refusing = Refusing(target.door)
+        refusing = _RefuseStrike(target.door)
         return target.struck(Strike(self.label(target), self, heal=refusing.end, look=refusing.look, late=True))
 
 
-class Refusing:
+class _RefuseStrike:
     """A door that is shut from now on, and what it refuses; the strike of a `Refuse`."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: ProxyHandle) -> None:
         self._door = door
         self._before = door.mark()
         self._mark = len(door.marks)
-        self._after: Counters | None = None
+        self._after: ProxyCounters | None = None
         door.shut()
 
     def end(self) -> None:
@@ -285,7 +285,7 @@ def _strike_toxics(
         toxics = counters.toxics
         if toxics is None:
             return _deduced(before, counters, unit)
-        touched = [toxics.get(name, Touched()) for name in names]
+        touched = [toxics.get(name, Tally()) for name in names]
         # One toxic per direction: bytes add up, but it is the same connections that both see.
         count = sum(t.bytes for t in touched) if unit == "bytes" else max(t.connections for t in touched)
         return _receipt(count, unit, touched, struck_at)
@@ -293,7 +293,7 @@ def _strike_toxics(
     return target.struck(Strike(fault.label(target), fault, heal=heal, look=look))
 
 
-def _receipt(count: int, unit: str, touched: Iterable[Touched], struck_at: float) -> Receipt:
+def _receipt(count: int, unit: str, touched: Iterable[Tally], struck_at: float) -> Receipt:
     firsts = [t.first for t in touched if t.first is not None]
     lasts = [t.last for t in touched if t.last is not None]
     return Receipt(
@@ -304,7 +304,7 @@ def _receipt(count: int, unit: str, touched: Iterable[Touched], struck_at: float
     )
 
 
-def refusals(door: Door, before: Counters, after: Counters | None = None) -> Receipt:
+def refusals(door: ProxyHandle, before: ProxyCounters, after: ProxyCounters | None = None) -> Receipt:
     """What a door has refused or cut between `before` and `after`, or now.
 
     The kernel tells of a refused connection a moment after the client knows; nobody is called vacuous for that moment.
@@ -318,7 +318,7 @@ def refusals(door: Door, before: Counters, after: Counters | None = None) -> Rec
     return receipt
 
 
-def _deduced(before: Counters | None, after: Counters, unit: str) -> Receipt:
+def _deduced(before: ProxyCounters | None, after: ProxyCounters, unit: str) -> Receipt:
     """What can be known of a toxic that does not count: nothing, unless there was no connection at all, or it ends those it touches."""
     if before is None:
         return Receipt(None, unit)
@@ -327,7 +327,7 @@ def _deduced(before: Counters | None, after: Counters, unit: str) -> Receipt:
     return Receipt((after.ended_since(before) or None) if unit == "connections" else None, unit)
 
 
-def _refusals(before: Counters, after: Counters) -> Receipt:
+def _refusals(before: ProxyCounters, after: ProxyCounters) -> Receipt:
     """What a shut door refused or cut between two looks at its counters.
 
     The kernel refuses, not the proxy, so a backend may not be able to count the refused, or not all of them; then one cut
@@ -342,5 +342,5 @@ def _refusals(before: Counters, after: Counters) -> Receipt:
     perhaps = after.unattributed > before.unattributed
     if cut.connections == 0 and (refused is None or (refused.connections == 0 and perhaps)):
         return Receipt(None, "connections")
-    touched = [refused or Touched(), cut]
+    touched = [refused or Tally(), cut]
     return _receipt(sum(t.connections for t in touched), "connections", touched, before.now)

@@ -33,7 +33,7 @@ class Body(Protocol):
 
 
 @runtime_checkable
-class SavingBody(Body, Protocol):
+class SnapshotControl(Body, Protocol):
     """One that can write its data down."""
 
     def save(self) -> None:
@@ -120,22 +120,22 @@ class Restart(ProcessFault):
             raise SetupError(f"data must be 'kept' or 'lost', got {self.data!r}")
 
     def strike(self, target: ProcessTarget) -> Strike:
-        if self.data is not None and not isinstance(target.body, SavingBody):
+        if self.data is not None and not isinstance(target.body, SnapshotControl):
             raise SetupError(f"{self.label(target)}: data= is for Redis")
         return super().strike(target)
 
     def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
         def again() -> None:
             if self.data == "kept":
-                assert isinstance(body, SavingBody)
+                assert isinstance(body, SnapshotControl)
                 body.save()
             body.terminate()
             if self.data == "lost":
-                assert isinstance(body, SavingBody)
+                assert isinstance(body, SnapshotControl)
                 body.forget_saved()
             body.start()
             if self.data == "kept":
-                assert isinstance(body, SavingBody)
+                assert isinstance(body, SnapshotControl)
                 body.forget_saved()
 
         return again, body.start

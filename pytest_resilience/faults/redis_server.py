@@ -28,7 +28,7 @@ class Admin(Protocol):
     def client(self) -> RedisClient: ...
 
 
-class Disk(Protocol):
+class SnapshotStore(Protocol):
     """The server, and what it has on disk."""
 
     debug_command: str
@@ -44,7 +44,7 @@ class RedisTarget(Target, Protocol):
     def admin(self) -> Admin: ...
 
     @property
-    def server(self) -> Disk: ...
+    def server(self) -> SnapshotStore: ...
 
 
 class RedisFault(Fault):
@@ -136,7 +136,7 @@ class Loading(RedisFault):
         _unlogged(client, debug, "POPULATE", str(PADDING), PREFIX, "1100")
         slow = {"rdbcompression": "no", "loading-process-events-interval-bytes": "1024", "key-load-delay": "10000"}
         restore = _configured(client, slow)
-        reading = _OnTheSide(client, debug, "RELOAD", run=_unlogged)
+        reading = _BackgroundCommand(client, debug, "RELOAD", run=_unlogged)
 
         def heal() -> None:
             client.configure("key-load-delay", "0")
@@ -167,7 +167,7 @@ class BusyScript(Fault):
         client = target.admin.client
         before = _errors(client, "BUSY")
         restore = _configured(client, {"lua-time-limit": "1"})
-        script = _OnTheSide(client, "EVAL", "while true do end", "0")
+        script = _BackgroundCommand(client, "EVAL", "while true do end", "0")
         told = [Receipt(None, "commands")]  # a server that is busy does not tell even that
 
         def busy() -> bool:
@@ -231,7 +231,7 @@ class Flush(Fault):
         return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
 
 
-class _OnTheSide:
+class _BackgroundCommand:
     """A command that takes long, on a connection and in a thread of its own."""
 
     def __init__(self, client: RedisClient, *command: str, run: Callable[..., None] | None = None) -> None:

@@ -25,8 +25,8 @@ from ..stack import Stack
 from ..targets.server import PostgresTarget, RedisTarget
 from ..wire.redis import ErrorReply, client_rows
 from . import children, loops, postgres, process, redis
-from .compare import Leak, Trace, stayed
-from .owners import GONE, Holder, Holders, Known
+from .compare import Leak, Resource, stayed
+from .owners import GONE, ConnectionOwners, Known, Owner
 from .process import Descriptor
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ LOOK_EVERY = 0.003  # seconds between two looks
 ANSWER_WITHIN = 5.0  # seconds for a server to answer; it takes a millisecond
 
 
-class Look(NamedTuple):
+class Snapshot(NamedTuple):
     """What was seen at one moment.
 
     Args:
@@ -52,7 +52,7 @@ class Look(NamedTuple):
         descriptors: what this process has open.
     """
 
-    traces: list[Trace]
+    traces: list[Resource]
     known: dict[str, Known]
     channels: list[str]
     descriptors: list[Descriptor]
@@ -81,7 +81,7 @@ class Finding(NamedTuple):
     descriptor: Descriptor | None = None
 
 
-class Watch:
+class LeakCheck:
     """Looks when it is made, and again when asked what has stayed.
 
     Args:
@@ -208,13 +208,13 @@ class Watch:
 
     # -- looking
 
-    def _look(self) -> Look:
+    def _look(self) -> Snapshot:
         systems = self._stack.systems
         can_tell = self._stack.knows_clients or self._stack.has_no_other_clients
         asked = {
             name: _ask(name, system) for name, system in systems.items() if can_tell and self._answers(name)
         }  # they answer while others are asked
-        traces: list[Trace] = []
+        traces: list[Resource] = []
         known: dict[str, Known] = {}
         channels: list[str] = []
         for name, told in sorted(asked.items(), key=lambda each: isinstance(systems[each[0]], PostgresTarget)):
@@ -230,7 +230,7 @@ class Watch:
         traces += process.threads()
         traces += process.tasks(self._loops, ours=self._own_loops())
         traces += children.children(self._pids)
-        return Look(traces, known, channels, descriptors, len(systems))
+        return Snapshot(traces, known, channels, descriptors, len(systems))
 
     def _known(self, name: str) -> Known:
         """Whom a server knows now; nobody when it does not answer."""
@@ -248,7 +248,7 @@ class Watch:
 
     # -- judging
 
-    def _judge(self, now: Look, only: Collection[int] | None = None) -> list[Finding]:
+    def _judge(self, now: Snapshot, only: Collection[int] | None = None) -> list[Finding]:
         """Return what is too much, without what is ours or the service's.
 
         Args:
@@ -264,7 +264,7 @@ class Watch:
         ours = self._stack.descriptors | process.kept_by_python()
         machinery = loops.machinery() if only is None else set()
         current = loops.current_task()
-        holders = Holders(self._stack, now.descriptors, now.known, self._known)
+        holders = ConnectionOwners(self._stack, now.descriptors, now.known, self._known)
         found: list[Finding] = []
         subscribed: list[Finding] = []
         for trace in too_many:
@@ -292,7 +292,7 @@ class Watch:
         return [f for f in found if not self._is_told(f, now, holders, told, only)]
 
     def _is_told(
-        self, finding: Finding, now: Look, holders: Holders, told: set[int], only: Collection[int] | None
+        self, finding: Finding, now: Snapshot, holders: ConnectionOwners, told: set[int], only: Collection[int] | None
     ) -> bool:
         """True if a descriptor needs no line of its own: a server has told of it, or would have."""
         if finding.descriptor is None or finding.leak.kind not in ("socket", "fd"):
@@ -301,7 +301,7 @@ class Watch:
             return finding.descriptor.number in told
         return self._is_known(finding.descriptor, now, holders)
 
-    def _of_server(self, trace: Trace, holder: Holder) -> Leak:
+    def _of_server(self, trace: Resource, holder: Owner) -> Leak:
         if trace.kind == "lock":
             return Leak(f"lock:{trace.name}", f"an advisory lock of the session postgres:{trace.thing.name}")
         if trace.kind == "pattern":
@@ -312,7 +312,7 @@ class Watch:
         told = ", ".join(filter(None, (trace.thing.told(), where, holder.told)))
         return Leak(f"{trace.kind}:{trace.name}", told, aliases, held)
 
-    def _is_known(self, descriptor: Descriptor, now: Look, holders: Holders) -> bool:
+    def _is_known(self, descriptor: Descriptor, now: Snapshot, holders: ConnectionOwners) -> bool:
         """Whether it is a connection that its server was asked about, or one that nobody here can tell from our own."""
         if descriptor.is_unix or descriptor.target == "anon_inode:[eventpoll]":
             # A Docker engine's, for all we know, or the loop of a server that was added meanwhile.
@@ -331,7 +331,7 @@ class Watch:
                 return any(client == local and now.knows(name, port) for port, client in through.items())
         return False
 
-    def _descriptor(self, trace: Trace) -> Leak:
+    def _descriptor(self, trace: Resource) -> Leak:
         descriptor: Descriptor = trace.thing
         told = ["an event loop or selector that nobody closed"] if trace.name == "eventpoll" else []
         if descriptor.is_socket and not descriptor.is_unix:
@@ -372,7 +372,7 @@ def _is_of_loop(descriptor: Descriptor | None, machinery: set[int] | None) -> bo
     return descriptor.number in machinery
 
 
-class Answer(NamedTuple):
+class ServerSnapshot(NamedTuple):
     """What one server says.
 
     Args:
@@ -381,12 +381,12 @@ class Answer(NamedTuple):
         channels: what anybody subscribes to.
     """
 
-    traces: list[Trace]
+    traces: list[Resource]
     known: Known
     channels: list[str]
 
 
-def _ask(name: str, system: PostgresTarget | RedisTarget) -> Callable[[], Answer]:
+def _ask(name: str, system: PostgresTarget | RedisTarget) -> Callable[[], ServerSnapshot]:
     """Ask a server, and get its answer by a call; a Postgres works on it in the meantime."""
     if isinstance(system, PostgresTarget):
         rows = system.admin.fetch_soon(postgres.QUERY)
@@ -394,14 +394,14 @@ def _ask(name: str, system: PostgresTarget | RedisTarget) -> Callable[[], Answer
     return lambda: _of_clients(name, *_clients(system))
 
 
-def _of_sessions(name: str, sessions: Sequence[postgres.Session]) -> Answer:
+def _of_sessions(name: str, sessions: Sequence[postgres.Session]) -> ServerSnapshot:
     others = [session for session in sessions if session.name != APPLICATION]
-    return Answer(postgres.traces(others, name), postgres.ends(sessions), [])
+    return ServerSnapshot(postgres.traces(others, name), postgres.ends(sessions), [])
 
 
-def _of_clients(name: str, clients: Sequence[redis.Client], channels: list[str]) -> Answer:
+def _of_clients(name: str, clients: Sequence[redis.Client], channels: list[str]) -> ServerSnapshot:
     others = [client for client in clients if client.name != APPLICATION]
-    return Answer(redis.traces(others, name), redis.ends(clients), channels)
+    return ServerSnapshot(redis.traces(others, name), redis.ends(clients), channels)
 
 
 def _clients(system: RedisTarget) -> tuple[list[redis.Client], list[str]]:

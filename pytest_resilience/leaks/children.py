@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..redaction import redacted_command
-from .compare import Trace
+from .compare import Resource
 
 PROC = "/proc"
 MARK = "PYTEST_RESILIENCE_CHILD"  # the supervisor's, in the environment of what it has started; a test compares them
@@ -53,7 +53,7 @@ def pids() -> set[int]:
         return set()
 
 
-def children(before: set[int]) -> list[Trace]:
+def children(before: set[int]) -> list[Resource]:
     """Return the processes of this process that were not there before.
 
     Args:
@@ -66,7 +66,7 @@ def children(before: set[int]) -> list[Trace]:
     mine = {os.getpid(), *_forkservers()}
     me = _process(os.getpid())
     kept = _kept_by_python()
-    traces: list[Trace] = []
+    traces: list[Resource] = []
     for process in new.values():
         if process.state in "ZX" or process.pid in kept:
             continue
@@ -127,10 +127,10 @@ def _got_away(process: Process, me: Process | None) -> str:
     return "a daemonised fork of this process" if me is not None and process.origin == me.origin != "" else ""
 
 
-def _trace(process: Process, how: str) -> Trace:
+def _trace(process: Process, how: str) -> Resource:
     command = _command(process.pid)
     name = _called(process.pid) or (os.path.basename(command[0]) if command else "")  # noqa: PTH119  # no path of ours
-    return Trace("process", name or "unnamed", (process.pid, process.began), Child(process.pid, tuple(command), how))
+    return Resource("process", name or "unnamed", (process.pid, process.began), Child(process.pid, tuple(command), how))
 
 
 class Child(NamedTuple):

@@ -18,7 +18,7 @@ KINDS = ("postgres", "lock", "redis", "subscription", "socket", "fd", "thread", 
 UNNAMED = "unnamed"  # a session that did not say what it is
 
 
-class Trace(NamedTuple):
+class Resource(NamedTuple):
     """One thing that is there.
 
     Args:
@@ -68,7 +68,7 @@ class Leak(NamedTuple):
         return any(pattern == name or fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
-def stayed(before: Sequence[Trace], after: Sequence[Trace]) -> list[Trace]:
+def stayed(before: Sequence[Resource], after: Sequence[Resource]) -> list[Resource]:
     """What is too much in `after`, the newest first to be blamed, in the order of `after`."""
     too_many = Counter((trace.kind, trace.name) for trace in after)
     too_many.subtract((trace.kind, trace.name) for trace in before)

@@ -19,7 +19,7 @@ Known = Sequence[tuple[str, int | None]]  # a server's clients by address and po
 GONE = "its client is gone"
 
 
-class Holder(NamedTuple):
+class Owner(NamedTuple):
     """Who has the client's end.
 
     Args:
@@ -31,7 +31,7 @@ class Holder(NamedTuple):
     descriptor: Descriptor | None = None
 
 
-class Holders:
+class ConnectionOwners:
     """Asked when there is a question, each source once.
 
     Args:
@@ -56,7 +56,7 @@ class Holders:
         # By the ports of both ends: one port of ours may lead to several places at once.
         self._mine = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}
 
-    def of(self, server: str, host: str, port: int | None) -> Holder | None:
+    def of(self, server: str, host: str, port: int | None) -> Owner | None:
         """Who holds a client's end.
 
         Args:
@@ -68,27 +68,27 @@ class Holders:
             None when it is the service's, or may be.
         """
         if port is None or port < 0 or not self._stack.knows_clients:
-            return Holder("")
+            return Owner("")
         target, client = self._servers[server], self.through_the_proxy(server).get(port)
         if client is None and not self._stack.is_all_here:
             # A forwarded one, or one that could not be paired: no socket here has that port.
             return self._of_somebody(target, through_the_proxy=host == target.host)
         ends = (client, target.port) if client is not None else (port, target.server.direct.port)
         if ends in self._mine:
-            return Holder(f"held by this process (descriptor {self._mine[ends].number})", self._mine[ends])
+            return Owner(f"held by this process (descriptor {self._mine[ends].number})", self._mine[ends])
         if ends in self._of_services:
             return None
         pid = self._elsewhere.get(ends)
         if pid is not None:
-            return None if pid in self._service_processes else Holder(f"held by process {pid}{_called(pid)}")
+            return None if pid in self._service_processes else Owner(f"held by process {pid}{_called(pid)}")
         # Nobody's: the server has not noticed yet, since it works on. A service that was killed leaves such sessions too.
-        return None if self._stack.services else Holder(GONE)
+        return None if self._stack.services else Owner(GONE)
 
-    def _of_somebody(self, target: PostgresTarget | RedisTarget, *, through_the_proxy: bool) -> Holder | None:
+    def _of_somebody(self, target: PostgresTarget | RedisTarget, *, through_the_proxy: bool) -> Owner | None:
         """The same, where all that can be known is whether it may be a service's."""
         direct = target.server.direct.port
         takes_it = through_the_proxy or any(remote == direct for _, remote in self._of_services)
-        return None if takes_it and self._stack.services else Holder("")
+        return None if takes_it and self._stack.services else Owner("")
 
     def through_the_proxy(self, server: str) -> dict[int, int]:
         """The client's port by the one that the server knows."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from .compare import UNNAMED, Trace
+from .compare import UNNAMED, Resource
 
 SHOWN = 80  # characters of a query
 NEARLY_AT_ONCE = 1000  # processes that may have begun before one that seems to be the first
@@ -73,13 +73,13 @@ def ends(sessions: Iterable[Session]) -> list[tuple[str, int | None]]:
     return [(session.host, session.port) for session in in_order]
 
 
-def traces(sessions: Iterable[Session], server: str) -> list[Trace]:
+def traces(sessions: Iterable[Session], server: str) -> list[Resource]:
     """The sessions of a server, and the locks that they hold."""
     found = []
     for session in sessions:
         key = server, session.pid, session.since
-        found.append(Trace("postgres", session.name, key, session, server))
-        found += [Trace("lock", lock, (*key, lock), session, server) for lock in session.locks]
+        found.append(Resource("postgres", session.name, key, session, server))
+        found += [Resource("lock", lock, (*key, lock), session, server) for lock in session.locks]
     return found
 
 

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..coroutines import frames_of
-from .compare import Trace
+from .compare import Resource
 
 if TYPE_CHECKING:
     import asyncio
@@ -94,18 +94,18 @@ def _ends(number: int) -> tuple[Any, Any]:
             return sock.getsockname(), None
 
 
-def descriptor_trace(descriptor: Descriptor) -> Trace:
+def descriptor_trace(descriptor: Descriptor) -> Resource:
     """A descriptor, by the name that a marker can give it: socket:HOST:PORT of the other end, fd:/path, fd:pipe."""
     if not descriptor.is_socket:
         name = re.sub(r"^anon_inode:\[?([^]]*)]?$|^(\w+):\[\d+]$", r"\1\2", descriptor.target)
-        return Trace("fd", name, (descriptor.number, descriptor.target), descriptor)
+        return Resource("fd", name, (descriptor.number, descriptor.target), descriptor)
     address = descriptor.remote or descriptor.local
     if descriptor.is_unix:
         path = os.fsdecode(address) if address else ""
         name = f"unix:{path}" if path else "unix"
     else:
         name = f"{address[0]}:{address[1]}"
-    return Trace("socket", name, descriptor.target, descriptor)
+    return Resource("socket", name, descriptor.target, descriptor)
 
 
 def opened_at(descriptor: Descriptor, root: Path) -> str:
@@ -147,16 +147,16 @@ def kept_by_python() -> set[int]:
 # -- threads and tasks
 
 
-def threads() -> list[Trace]:
+def threads() -> list[Resource]:
     """Threads that Python started and that have not ended, ours left out."""
     return [
-        Trace("thread", thread.name, thread.native_id, thread)
+        Resource("thread", thread.name, thread.native_id, thread)
         for thread in threading.enumerate()
         if not MACHINERY.match(thread.name) and type(thread).__name__ != "_DummyThread"  # somebody else's, seen once
     ]
 
 
-def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, ours: Container[object] = ()) -> list[Trace]:
+def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, ours: Container[object] = ()) -> list[Resource]:
     """Tasks that are pending, on loops that are not closed.
 
     Args:
@@ -168,7 +168,7 @@ def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, ours: Container[ob
         return []
     known = {*loops, *(task.get_loop() for task in _registered())}
     return [
-        Trace("task", task_name(task), id(task), task)
+        Resource("task", task_name(task), id(task), task)
         for loop in known
         if loop not in ours and not loop.is_closed()
         for task in asyncio.all_tasks(loop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .compare import UNNAMED, Trace
+from .compare import UNNAMED, Resource
 
 PATTERN = "(pattern)"  # Redis does not say which
 
@@ -47,14 +47,14 @@ def ends(clients: Iterable[Client]) -> list[tuple[str, int | None]]:
     return [(client.host, client.port) for client in sorted(clients, key=lambda client: int(client.number))]
 
 
-def traces(clients: Iterable[Client], server: str) -> list[Trace]:
+def traces(clients: Iterable[Client], server: str) -> list[Resource]:
     """The clients of a server and their subscriptions, each by its client's name: Redis does not say which channel is whose."""
     found = []
     for client in clients:
         key = server, client.number, client.address
-        found.append(Trace("redis", client.name, key, client, server))
+        found.append(Resource("redis", client.name, key, client, server))
         for kind, count in (("subscription", client.channels), ("pattern", client.patterns)):
-            found += [Trace(kind, client.name, (*key, turn), client, server) for turn in range(count)]
+            found += [Resource(kind, client.name, (*key, turn), client, server) for turn in range(count)]
     return found
 
 

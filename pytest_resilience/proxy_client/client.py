@@ -30,7 +30,7 @@ LOGGED_WITHIN = 0.25  # seconds from the end of a connection until the real serv
 
 
 @dataclass(frozen=True)
-class Touched:
+class Tally:
     """What came by, counted: connections, bytes, and when (seconds of the monotonic clock)."""
 
     connections: int = 0
@@ -38,17 +38,17 @@ class Touched:
     first: float | None = None
     last: float | None = None
 
-    def since(self, before: Touched) -> Touched:
+    def since(self, before: Tally) -> Tally:
         """What came by after `before` was counted."""
         count = self.connections - before.connections
         new_first = self.first if before.connections == 0 else None
-        return Touched(
+        return Tally(
             count, self.bytes - before.bytes, (new_first or self.last) if count else None, self.last if count else None
         )
 
 
 # What Toxiproxy 2.12 has not and ours has.
-REAL_CANNOT = {
+TOXIPROXY_UNSUPPORTED = {
     f"{server}.{fault}": reason
     for server in ("postgres", "redis")
     for fault, reason in (
@@ -58,14 +58,14 @@ REAL_CANNOT = {
 }
 
 
-class Seen(NamedTuple):
+class ConnectionCounts(NamedTuple):
     """How many connections of a proxy have begun and ended so far, by what its backend can see."""
 
     accepted: int
     ended: int
 
 
-class Behind(NamedTuple):
+class ProxiedClients(NamedTuple):
     """Whom a proxy serves now, by what its backend can see.
 
     Args:
@@ -78,7 +78,7 @@ class Behind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Counters:
+class ProxyCounters:
     """What one proxy has counted.
 
     `refused` is None where refusals can't be seen; `unattributed` counts clients that may have been refused here or elsewhere.
@@ -89,37 +89,37 @@ class Counters:
 
     now: float
     live: int | None
-    accepted: Touched
-    refused: Touched | None
-    cut: Touched | None
+    accepted: Tally
+    refused: Tally | None
+    cut: Tally | None
     unattributed: int = 0
-    toxics: Mapping[str, Touched] | None = field(default_factory=dict)
-    seen: Seen | None = None
+    toxics: Mapping[str, Tally] | None = field(default_factory=dict)
+    seen: ConnectionCounts | None = None
     closed_bytes: int = 0
 
-    def ended_since(self, before: Counters) -> int | None:
+    def ended_since(self, before: ProxyCounters) -> int | None:
         """How many connections have ended since, at least; None when that is not known."""
         if self.seen is not None and before.seen is not None:
             return self.seen.ended - before.seen.ended
         return 1 if self.closed_bytes > before.closed_bytes else None
 
-    def may_yet_end(self, before: Counters) -> bool:
+    def may_yet_end(self, before: ProxyCounters) -> bool:
         """Whether no connection is known to have ended since, although one could have."""
         return self.seen is not None and self.seen.accepted > self.seen.ended and not self.ended_since(before)
 
-    def idle_since(self, before: Counters) -> bool:
+    def idle_since(self, before: ProxyCounters) -> bool:
         """Whether it is certain that there was no connection then and has been none since."""
         return before.seen is not None and before.seen == self.seen and before.seen.accepted == before.seen.ended
 
 
-def _counted(raw: Mapping[str, Any]) -> Touched | None:
+def _counted(raw: Mapping[str, Any]) -> Tally | None:
     count = raw.get("count", raw.get("connections"))
     if count is None:
         return None
-    return Touched(count, raw.get("bytes", 0), raw.get("first"), raw.get("last"))
+    return Tally(count, raw.get("bytes", 0), raw.get("first"), raw.get("last"))
 
 
-class Refused(SetupError):
+class ToxiproxyError(SetupError):
     """The server answered with an error.
 
     Attributes:
@@ -131,7 +131,7 @@ class Refused(SetupError):
         super().__init__(message)
 
 
-class Control:
+class ToxiproxyClient:
     """One Toxiproxy server's HTTP API. Threads may share it.
 
     Args:
@@ -150,8 +150,8 @@ class Control:
         host: str,
         port: int,
         *,
-        seen: Callable[[str], Seen | None] | None = None,
-        behind: Callable[[str], Behind | None] | None = None,
+        seen: Callable[[str], ConnectionCounts | None] | None = None,
+        behind: Callable[[str], ProxiedClients | None] | None = None,
         check: Callable[[], None] | None = None,
     ) -> None:
         self.host = host
@@ -189,7 +189,7 @@ class Control:
                     self._forget_connection()
                     raise self._died(error) from error
         if status >= 400:
-            raise Refused(status, f"the proxy refused {method} {path}: {status} {_reason(answer)}")
+            raise ToxiproxyError(status, f"the proxy refused {method} {path}: {status} {_reason(answer)}")
         return json.loads(answer) if answer else None
 
     def _died(self, error: Exception) -> BackendDied:
@@ -234,19 +234,19 @@ class Control:
             self._connection.close()
             self._connection = None
 
-    def populate(self, doors: list[tuple[str, str, str]]) -> list[Door]:
+    def populate(self, doors: list[tuple[str, str, str]]) -> list[ProxyHandle]:
         """Create proxies, each given as (name, listen, upstream); returns them in order."""
         made = self.request("POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in doors])
-        return [Door(self, proxy["name"], proxy["listen"]) for proxy in made["proxies"]]
+        return [ProxyHandle(self, proxy["name"], proxy["listen"]) for proxy in made["proxies"]]
 
-    def create(self, name: str, listen: str, upstream: str) -> Door:
+    def create(self, name: str, listen: str, upstream: str) -> ProxyHandle:
         """Create one proxy, which must not be there yet.
 
         Raises:
             SetupError: the server refused it: the name is taken, or the port.
         """
         made = self.request("POST", "/proxies", {"name": name, "listen": listen, "upstream": upstream})
-        return Door(self, made["name"], made["listen"])
+        return ProxyHandle(self, made["name"], made["listen"])
 
     def reset(self) -> None:
         """Enable all proxies and remove all toxics."""
@@ -321,7 +321,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-class Door:
+class ProxyHandle:
     """One proxy: what strikes it, and what it counted.
 
     Args:
@@ -333,7 +333,7 @@ class Door:
         marks: what was counted each time that somebody shut it while it was open, so that no strike is credited with a later one's.
     """
 
-    def __init__(self, control: Control, name: str, listen: str) -> None:
+    def __init__(self, control: ToxiproxyClient, name: str, listen: str) -> None:
         self.control = control
         self.name = name
         self.listen = listen
@@ -341,7 +341,7 @@ class Door:
         self._shut = 0
         self._opened_at = float("-inf")
         self._names = itertools.count(1)
-        self.marks: list[Counters] = []
+        self.marks: list[ProxyCounters] = []
 
     def shut(self) -> None:
         """Refuse and cut; counts, so that two who shut it must both open it again."""
@@ -361,7 +361,7 @@ class Door:
         """How many have shut it and not opened it again."""
         return self._shut
 
-    def mark(self) -> Counters:
+    def mark(self) -> ProxyCounters:
         """What was counted before it is shut."""
         counters = self.settled()
         if self._shut == 0:
@@ -408,7 +408,7 @@ class Door:
         """
         try:
             connections = self.control.request("GET", f"{self._path}/connections")
-        except Refused:
+        except ToxiproxyError:
             behind = self.control.behind(self.name) if self.control.behind is not None else None
             if behind is None:
                 return None
@@ -429,26 +429,26 @@ class Door:
         """The moment on the clock that counters use."""
         return SYSTEM.now()
 
-    def counters(self) -> Counters:
+    def counters(self) -> ProxyCounters:
         """What the proxy has counted so far."""
         if self.control.counts is False:
             return self._seen()
         try:
             raw = self.control.request("GET", f"{self._path}/counters")
-        except Refused as refusal:
+        except ToxiproxyError as refusal:
             if refusal.status != 404 or self.control.counts:
                 raise
             self.control.counts = False
             return self._seen()
         self.control.counts = True
-        return Counters(
+        return ProxyCounters(
             now=raw["now"],
             live=raw["connections"],
-            accepted=_counted(raw["accepted"]) or Touched(),
+            accepted=_counted(raw["accepted"]) or Tally(),
             refused=_counted(raw["refused"]),
-            cut=_counted(raw["cut"]) or Touched(),
+            cut=_counted(raw["cut"]) or Tally(),
             unattributed=raw["refused"].get("unattributed", 0),
-            toxics={name: _counted(toxic) or Touched() for name, toxic in raw["toxics"].items()},
+            toxics={name: _counted(toxic) or Tally() for name, toxic in raw["toxics"].items()},
         )
 
     @property
@@ -456,7 +456,7 @@ class Door:
         """Until when the kernel may still tell of connections that were refused up to now."""
         return (self.now() if self._shut else self._opened_at) + TOLD_WITHIN
 
-    def settled(self, before: Counters | None = None) -> Counters:
+    def settled(self, before: ProxyCounters | None = None) -> ProxyCounters:
         """What the proxy has counted, with the refused connections of which the kernel tells a moment after the client knows; and
         with an end since `before`, if given.
         """
@@ -469,7 +469,7 @@ class Door:
                 break
         return counters
 
-    def with_ends(self, before: Counters) -> Counters:
+    def with_ends(self, before: ProxyCounters) -> ProxyCounters:
         """What the proxy has counted, with the end of a connection of which the real server's log tells a moment after the client knows.
 
         Where none has ended since `before` although somebody is connected, that moment is waited for.
@@ -481,13 +481,13 @@ class Door:
             counters = self.counters()
         return counters
 
-    def _seen(self) -> Counters:
+    def _seen(self) -> ProxyCounters:
         """What can be known of the real server."""
         seen = self.control.seen(self.name) if self.control.seen is not None else None
-        return Counters(
+        return ProxyCounters(
             now=self.now(),
             live=None,
-            accepted=Touched(seen.accepted if seen is not None else 0),
+            accepted=Tally(seen.accepted if seen is not None else 0),
             refused=None,
             cut=None,
             toxics=None,

@@ -13,8 +13,8 @@ from ..errors import SetupError
 from ..faults.fault import Strike
 from ..faults.process import Body, Kill, Pause, Terminate
 from .means import Means
-from .target import Ledger, NeedyFaults
-from .tree import NamedTree
+from .target import ResourceFaults, StrikeRegistry
+from .tree import ForeignTree
 
 if TYPE_CHECKING:
     import psutil
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 GONE_WITHIN = 10.0  # seconds from a signal to the end of the process
 
 
-class NamedBody:
+class ForeignProcessControl:
     """A process that we did not start, so that we can't start it again, and all that descends from it."""
 
     def __init__(self, process: psutil.Process) -> None:
-        self._tree = NamedTree(process)
+        self._tree = ForeignTree(process)
         self._paused: list[psutil.Process] = []
 
     def processes(self) -> list[int]:
@@ -104,7 +104,7 @@ def _await_end(processes: Iterable[psutil.Process]) -> None:
             SYSTEM.sleep(0.002)
 
 
-class NamedProcess(NeedyFaults):
+class ForeignProcess(ResourceFaults):
     """A process that the user names by its id, and all that descends from it.
 
     Args:
@@ -116,7 +116,7 @@ class NamedProcess(NeedyFaults):
         SetupError: there is no such process, or it is this one or one that this one hangs on.
     """
 
-    def __init__(self, ledger: Ledger, pid: int, backend: Backend) -> None:
+    def __init__(self, ledger: StrikeRegistry, pid: int, backend: Backend) -> None:
         import psutil
 
         super().__init__("process", ledger)
@@ -135,11 +135,11 @@ class NamedProcess(NeedyFaults):
 
     @property
     def body(self) -> Body:
-        return NamedBody(self._process)
+        return ForeignProcessControl(self._process)
 
     @property
     def means(self) -> Means:
-        return Means(NamedTree(self._process), self._backend)
+        return Means(ForeignTree(self._process), self._backend)
 
     def kill(self) -> Strike:
         """SIGKILL to the process and all that descends from it; there is no heal for that: its owner has to start it again."""

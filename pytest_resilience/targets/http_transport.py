@@ -14,7 +14,7 @@ from ..history import Exchange, current
 from ..redaction import redacted_path
 
 
-class Transport(httpx.HTTPTransport):
+class TrackingTransport(httpx.HTTPTransport):
     """httpx's, and knows its sockets, so that nobody takes them for a test's."""
 
     def __init__(self, **settings: Any) -> None:

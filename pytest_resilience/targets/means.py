@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..backends.backend import Backend, Enclosure
-from ..backends.session.memory_cgroup import NotAllowed
+from ..backends.session.memory_cgroup import CgroupUnavailable
 from ..errors import CannotInject, SetupError
 from ..faults.fault import Hold, Receipt
 from . import kernel
@@ -77,7 +77,7 @@ class Means:
             self._tree.each(lambda process: group.add(process.pid))
         except BaseException as problem:
             group.leave()
-            if isinstance(problem, NotAllowed):
+            if isinstance(problem, CgroupUnavailable):
                 raise CannotInject(f"memory_limit: {problem}") from None
             raise
         return Enclosed(group)

@@ -12,8 +12,8 @@ from ..faults.fault import Strike
 from ..faults.postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from ..faults.process import Body, Restart
 from ..faults.redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
-from ..proxy_client.client import Door
-from .target import Ledger, NetworkFaults, ProcessFaults
+from ..proxy_client.client import ProxyHandle
+from .target import NetworkFaults, ProcessFaults, StrikeRegistry
 
 if TYPE_CHECKING:
     import toxiproxy
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Admin = TypeVar("Admin", bound=PostgresAdmin | RedisAdmin)
 
 
-class ServerBody:
+class ServerProcesses:
     """A backend's server, with the verbs that process faults use."""
 
     def __init__(self, server: Server) -> None:
@@ -46,7 +46,7 @@ class ServerBody:
         self._server.start()
 
 
-class RedisBody(ServerBody):
+class RedisProcesses(ServerProcesses):
     """A Redis can write its data down."""
 
     def __init__(self, server: Server, admin: RedisAdmin) -> None:
@@ -72,10 +72,10 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
     def __init__(
         self,
         name: str,
-        ledger: Ledger,
+        ledger: StrikeRegistry,
         *,
         server: Server,
-        door: Door,
+        door: ProxyHandle,
         address: Address,
         admin: Admin,
         cannot: Mapping[str, str] | None = None,
@@ -112,12 +112,12 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
         return self._door.library()
 
     @property
-    def door(self) -> Door:
+    def door(self) -> ProxyHandle:
         return self._door
 
     @property
     def body(self) -> Body:
-        return ServerBody(self._server)
+        return ServerProcesses(self._server)
 
     @property
     def admin(self) -> Admin:
@@ -170,7 +170,7 @@ class RedisTarget(ServerTarget[RedisAdmin]):
 
     @property
     def body(self) -> Body:
-        return RedisBody(self._server, self._admin)
+        return RedisProcesses(self._server, self._admin)
 
     def restart(self, data: str | None = None) -> Strike:
         """Stop it in good order and start it again, before the call returns; with its data "kept", or "lost" (as by default)."""

@@ -17,13 +17,13 @@ from ..errors import ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
 from ..faults.process import Terminate
 from ..history import Exchange, struck
-from ..processes import CannotStart, Child
+from ..processes import CannotStart, ManagedProcess
 from ..redaction import Private, remember_environment, scrubbed
 from ..wire import http
 from .diagnosis import observed
 from .means import Means
 from .service_spec import Service
-from .target import Ledger, NeedyFaults, ProcessFaults
+from .target import ProcessFaults, ResourceFaults, StrikeRegistry
 from .tree import Tree
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ STOP_WITHIN = 5.0  # seconds for an orderly stop before it is killed
 Explain = Callable[[Exchange, dict[str, float | None]], str]
 
 
-class Clients:
+class ThreadLocalClients:
     """An HTTP client for each thread that asks. In a pool that threads share, httpcore 1.0 may close a connection as idle while
     another thread sends its request on it: that request would fail, and nobody but us would be to blame.
     """
 
     def __init__(self, explain: Explain) -> None:
         self._local = threading.local()
-        self._all: weakref.WeakSet[_Owned] = weakref.WeakSet()
+        self._all: weakref.WeakSet[_ThreadClient] = weakref.WeakSet()
         self._explain = explain
 
     def of_this_thread(self, url: str) -> httpx.Client:
         """This thread's client; closed when the thread ends."""
-        owned: _Owned | None = getattr(self._local, "owned", None)
+        owned: _ThreadClient | None = getattr(self._local, "owned", None)
         if owned is None or owned.client.is_closed:
-            owned = self._local.owned = _Owned(url, self._explain)
+            owned = self._local.owned = _ThreadClient(url, self._explain)
             self._all.add(owned)
         return owned.client
 
@@ -68,7 +68,7 @@ class Clients:
         return {number for owned in list(self._all) for number in owned.transport.descriptors()}
 
 
-class _Owned:
+class _ThreadClient:
     """A client that is closed when its thread is gone."""
 
     def __init__(self, url: str, explain: Explain) -> None:
@@ -76,12 +76,12 @@ class _Owned:
 
         import httpx
 
-        from .http_transport import Client, Transport
+        from .http_transport import Client, TrackingTransport
 
         # Servers close idle connections, uvicorn after 5 s: ours go before that, or a request would run into the close.
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
         plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it talks HTTP; reading all certificates takes 30 ms
-        self.transport = Transport(trust_env=False, limits=limits, verify=plain)
+        self.transport = TrackingTransport(trust_env=False, limits=limits, verify=plain)
         self.client = Client(explain, base_url=url, timeout=TIMEOUT, trust_env=False, transport=self.transport)
 
     def __del__(self) -> None:
@@ -102,17 +102,17 @@ class RunningService:
         self.spec = spec
         self._backend = backend
         self._clock = clock
-        self._child: Child | None = None
+        self._child: ManagedProcess | None = None
         self._port = 0
         self._life_begins = 0
-        self._clients = Clients(self._explain)
+        self._clients = ThreadLocalClients(self._explain)
         self._was_ready = False
         self._failures = 0
         self._hopeless: ResilienceError | None = None
         remember_environment(spec.env)
 
     @property
-    def child(self) -> Child:
+    def child(self) -> ManagedProcess:
         """Its process."""
         if self._child is None:
             raise SetupError("the service has not been started")
@@ -188,7 +188,7 @@ class RunningService:
         """What it wrote since `stop` was called last, or since the beginning; over kills and restarts."""
         return self.child.log_text(self._life_begins)
 
-    def _wait_until_ready(self, child: Child, begins: int, *, last: bool) -> bool:
+    def _wait_until_ready(self, child: ManagedProcess, begins: int, *, last: bool) -> bool:
         """Wait; False when another process has taken the port and it is worth another try."""
         begun = self._clock.now()
         give_up = begun + self.spec.within
@@ -283,7 +283,7 @@ class RunningService:
         return Means(Tree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
 
 
-class ServiceTarget(ProcessFaults, NeedyFaults):
+class ServiceTarget(ProcessFaults, ResourceFaults):
     """The service under test, in a test.
 
     Attributes:
@@ -294,7 +294,7 @@ class ServiceTarget(ProcessFaults, NeedyFaults):
         log: what it has written so far.
     """
 
-    def __init__(self, ledger: Ledger, running: RunningService) -> None:
+    def __init__(self, ledger: StrikeRegistry, running: RunningService) -> None:
         super().__init__("service", ledger)
         self._running = running
 

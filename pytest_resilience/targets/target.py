@@ -24,12 +24,12 @@ from ..faults.network import (
 )
 from ..faults.process import Body, Kill, Pause, Restart
 from ..faults.resources import ExhaustDescriptors, StarveCpu
-from ..proxy_client.client import Door
+from ..proxy_client.client import ProxyHandle
 from ..wording import no_attribute
 from .means import Means
 
 
-class Ledger:
+class StrikeRegistry:
     """The strikes of one test, or of a session, in order; heals them in the opposite one."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Target:
         cannot: the faults that can't be injected, by their names, each with the reason.
     """
 
-    def __init__(self, name: str, ledger: Ledger, *, cannot: Mapping[str, str] | None = None) -> None:
+    def __init__(self, name: str, ledger: StrikeRegistry, *, cannot: Mapping[str, str] | None = None) -> None:
         self.name = name
         self._ledger = ledger
         self._cannot = cannot or {}
@@ -85,7 +85,7 @@ class NetworkFaults(Target):
     """Faults of the connections to a server; each strikes at once, and heals with its `with` block, `heal()` or the test."""
 
     @property
-    def door(self) -> Door:
+    def door(self) -> ProxyHandle:
         """The proxy in front of the server."""
         raise AssertionError(f"{type(self).__name__} has no proxy")
 
@@ -185,7 +185,7 @@ class ProcessFaults(Target):
         return Restart().strike(self)
 
 
-class NeedyFaults(Target):
+class ResourceFaults(Target):
     """Faults of processes that run short of something; each strikes the whole tree, and what is born in it meanwhile."""
 
     @property

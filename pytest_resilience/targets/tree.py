@@ -75,7 +75,7 @@ class Tree:
         """
 
 
-class NamedTree(Tree):
+class ForeignTree(Tree):
     """The tree of a process that the supervisor did not start.
 
     A process that detaches from the tree (its parent ends) stays in it once it was seen.

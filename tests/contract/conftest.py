@@ -153,7 +153,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Door:
+class ProxyHandle:
     """A proxy with an upstream that the test plays itself."""
 
     def __init__(self, server: Server, name: str, **fields: Any) -> None:
@@ -309,18 +309,18 @@ def own_server(start: Callable[..., Server]) -> Server:
     return start()
 
 
-def _make_doors() -> tuple[list[Door], Callable[..., Door]]:
-    doors: list[Door] = []
+def _make_doors() -> tuple[list[ProxyHandle], Callable[..., ProxyHandle]]:
+    doors: list[ProxyHandle] = []
 
-    def make(server: Server, name: str = "door", **fields: Any) -> Door:
-        doors.append(Door(server, name, **fields))
+    def make(server: Server, name: str = "door", **fields: Any) -> ProxyHandle:
+        doors.append(ProxyHandle(server, name, **fields))
         return doors[-1]
 
     return doors, make
 
 
 @pytest.fixture
-def make_door() -> Iterator[Callable[..., Door]]:
+def make_door() -> Iterator[Callable[..., ProxyHandle]]:
     """Makes doors on a server: `make_door(server, name, **fields of the proxy)`."""
     doors, make = _make_doors()
     yield make
@@ -329,12 +329,12 @@ def make_door() -> Iterator[Callable[..., Door]]:
 
 
 @pytest.fixture
-def door(server: Server, make_door: Callable[..., Door]) -> Door:
+def door(server: Server, make_door: Callable[..., ProxyHandle]) -> ProxyHandle:
     """A door on the shared server."""
     return make_door(server)
 
 
 @pytest.fixture
-def own_door(own_server: Server, make_door: Callable[..., Door]) -> Door:
+def own_door(own_server: Server, make_door: Callable[..., ProxyHandle]) -> ProxyHandle:
     """A door on a server that this test may wedge or kill."""
     return make_door(own_server)

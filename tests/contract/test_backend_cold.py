@@ -14,7 +14,7 @@ import pytest
 from pytest_resilience.backends.embedded import binaries
 from pytest_resilience.backends.embedded import cache_dir as caches
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
-from pytest_resilience.backends.embedded.template_file import Template
+from pytest_resilience.backends.embedded.template_file import DataDirTemplate
 from pytest_resilience.backends.session import session_dir as scratch
 from pytest_resilience.errors import BackendUnavailable
 from pytest_resilience.processes import SupervisorClient
@@ -24,10 +24,10 @@ ROOT = str(Path(__file__).parents[2])
 SESSION = """
 import json, sys
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
-from pytest_resilience.backends.embedded.template_builder import Recipe
+from pytest_resilience.backends.embedded.template_builder import TemplateBuilder
 made = []
-make = Recipe._make
-Recipe._make = lambda self: (made.append(1), make(self))
+make = TemplateBuilder._make
+TemplateBuilder._make = lambda self: (made.append(1), make(self))
 sys.stdin.readline()
 with EmbeddedBackend() as backend:
     postgres = backend.servers["postgres"]
@@ -98,13 +98,13 @@ def spawned(monkeypatch):
 def test_a_damaged_template_is_made_anew(own_cache, spawned):
     """Damage at the end is found while Postgres starts already."""
     memory = SharedMemory()
-    with Template(own_cache) as opened:
+    with DataDirTemplate(own_cache) as opened:
         verifier = opened.facts["verifier"]
     whole = own_cache.read_bytes()
     own_cache.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].alive()
-    with Template(own_cache) as renewed:
+    with DataDirTemplate(own_cache) as renewed:
         assert renewed.facts["verifier"] != verifier
     assert list(own_cache.parent.glob(".*")) == []
     assert memory.made_by(spawned) == []
@@ -125,7 +125,7 @@ def test_no_file_has_the_password_and_the_template_has_a_verifier_that_no_server
         assert len(password) == 36
         files = [path for path in [own_cache, *backend.directory.rglob("*")] if path.is_file()]
         assert [path for path in files if password.encode() in path.read_bytes()] == []
-        with Template(own_cache) as opened:
+        with DataDirTemplate(own_cache) as opened:
             verifier = opened.facts["verifier"].encode()
         in_use = [
             path for path in (backend.directory / "postgres" / "global").iterdir() if verifier in path.read_bytes()

@@ -164,10 +164,10 @@ from pathlib import Path
 from pytest_resilience.backends import scratch
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 def end(*_): os.kill(os.getpid(), signal.SIGKILL)
-make = scratch.Scratch.make
+make = scratch.SessionDirectory.make
 scratch.best_root = lambda: Path(sys.argv[1])
 if sys.argv[2] == "before its directory has its name": Path.rename = end
-if sys.argv[2] == "when there is nothing but a directory": scratch.Scratch.make = lambda self: (make(self), end())
+if sys.argv[2] == "when there is nothing but a directory": scratch.SessionDirectory.make = lambda self: (make(self), end())
 EmbeddedBackend().start()
 """
 

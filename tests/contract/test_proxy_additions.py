@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import PATIENCE, Door, Server, silent, take
+from .conftest import PATIENCE, ProxyHandle, Server, silent, take
 from .test_proxy_data import Watch, gone
 
 pytestmark = pytest.mark.addition
@@ -28,7 +28,7 @@ def until(question: Callable[[], Any]) -> Any:
     raise AssertionError("never")
 
 
-def add(door: Door, **body: Any) -> Any:
+def add(door: ProxyHandle, **body: Any) -> Any:
     reply = door.call("POST", "/toxics", body)
     assert reply.status == 200, reply
     return reply.json
@@ -37,7 +37,7 @@ def add(door: Door, **body: Any) -> Any:
 # --- counters and the list of connections ----------------------------------------------------------------------------
 
 
-def test_counters_of_a_quiet_proxy(door: Door) -> None:
+def test_counters_of_a_quiet_proxy(door: ProxyHandle) -> None:
     none = {"count": 0, "first": None, "last": None}
     counters = door.counters()
     assert abs(counters.pop("now") - time.monotonic()) < PATIENCE
@@ -51,7 +51,7 @@ def test_counters_of_a_quiet_proxy(door: Door) -> None:
     }
 
 
-def test_counters_count_connections_and_bytes_while_they_live(door: Door) -> None:
+def test_counters_count_connections_and_bytes_while_they_live(door: ProxyHandle) -> None:
     before = time.monotonic()
     client, served = door.connect()
     client.sendall(b"12345")
@@ -70,7 +70,7 @@ def test_counters_count_connections_and_bytes_while_they_live(door: Door) -> Non
     assert door.counters()["bytes"] == {"upstream": 5, "downstream": 3}
 
 
-def test_held_bytes_count_at_once(door: Door) -> None:
+def test_held_bytes_count_at_once(door: ProxyHandle) -> None:
     first, second = door.connect(), door.connect()
     door.connect()
     door.add("bandwidth", rate=0)
@@ -81,7 +81,7 @@ def test_held_bytes_count_at_once(door: Door) -> None:
     assert counted["first"] <= counted["last"]
 
 
-def test_attached_toxic_that_touched_nothing_counts_nothing(door: Door) -> None:
+def test_attached_toxic_that_touched_nothing_counts_nothing(door: ProxyHandle) -> None:
     client, served = door.connect()
     for kind in ("latency", "noop", "slicer", "limit_data", "slow_close"):
         door.add(
@@ -94,7 +94,7 @@ def test_attached_toxic_that_touched_nothing_counts_nothing(door: Door) -> None:
         assert counted == {"connections": 0, "bytes": 0, "first": None, "last": None}
 
 
-def test_cut_connections_count(door: Door) -> None:
+def test_cut_connections_count(door: ProxyHandle) -> None:
     door.connect()
     door.connect()
     door.call("POST", "", {"enabled": False})
@@ -103,7 +103,7 @@ def test_cut_connections_count(door: Door) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_refused_attempts_count_and_our_own_clients_do_not(
-    server: Server, make_door: Callable[..., Door], host: str
+    server: Server, make_door: Callable[..., ProxyHandle], host: str
 ) -> None:
     door = make_door(server, "counted", listen=f"[{host}]:0" if ":" in host else f"{host}:0")
     client = socket.create_connection((host, door.port), PATIENCE)
@@ -125,7 +125,7 @@ def test_refused_attempts_count_and_our_own_clients_do_not(
     until(lambda: door.counters()["refused"]["count"] == 4)
 
 
-def test_connections_are_listed(door: Door) -> None:
+def test_connections_are_listed(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("bandwidth", rate=0)
     client.sendall(b"ab")
@@ -148,7 +148,7 @@ def test_connections_are_listed(door: Door) -> None:
 # --- triggers --------------------------------------------------------------------------------------------------------
 
 
-def test_trigger_is_echoed_only_if_it_was_sent(door: Door) -> None:
+def test_trigger_is_echoed_only_if_it_was_sent(door: ProxyHandle) -> None:
     shown = add(door, type="latency", after={"bytes": 5}, count=2, connections=[1, "127.0.0.1"])
     assert {**shown, "attributes": {}} == {
         "attributes": {}, "name": "latency_downstream", "type": "latency", "stream": "downstream", "toxicity": 1,
@@ -169,12 +169,12 @@ def test_trigger_is_echoed_only_if_it_was_sent(door: Door) -> None:
         {"connections": [True]},
     ],
 )
-def test_bad_trigger_is_a_400(door: Door, trigger: Any) -> None:
+def test_bad_trigger_is_a_400(door: ProxyHandle, trigger: Any) -> None:
     reply = door.call("POST", "/toxics", {"type": "noop", **trigger})
     assert (reply.status, next(iter(trigger)) in reply.error) == (400, True)
 
 
-def test_after_chunks_the_toxic_strikes(door: Door) -> None:
+def test_after_chunks_the_toxic_strikes(door: ProxyHandle) -> None:
     client, served = door.connect()
     add(door, type="reset_peer", after=2)
     for number in range(2):
@@ -185,7 +185,7 @@ def test_after_chunks_the_toxic_strikes(door: Door) -> None:
     assert door.counters()["toxics"]["reset_peer_downstream"]["connections"] == 1
 
 
-def test_after_bytes_cuts_inside_a_chunk(door: Door) -> None:
+def test_after_bytes_cuts_inside_a_chunk(door: ProxyHandle) -> None:
     client, served = door.connect()
     add(door, type="bandwidth", after={"bytes": 3})
     served.sendall(b"12345")
@@ -195,7 +195,7 @@ def test_after_bytes_cuts_inside_a_chunk(door: Door) -> None:
     assert take(client, 2) == b"45"
 
 
-def test_count_ends_the_toxics_work(door: Door) -> None:
+def test_count_ends_the_toxics_work(door: ProxyHandle) -> None:
     client, served = door.connect()
     add(door, type="latency", count=1, attributes={"latency": 1500})
     watch = Watch()
@@ -208,7 +208,7 @@ def test_count_ends_the_toxics_work(door: Door) -> None:
     assert watch.seconds < 1.5
 
 
-def held(door: Door, pair: tuple[socket.socket, socket.socket]) -> bool:
+def held(door: ProxyHandle, pair: tuple[socket.socket, socket.socket]) -> bool:
     pair[1].sendall(b"x")
     return silent(pair[0], 0.03)
 
@@ -224,7 +224,7 @@ def held(door: Door, pair: tuple[socket.socket, socket.socket]) -> bool:
         ({"connections": ["127.0.0.9"]}, [False, False, False]),
     ],
 )
-def test_trigger_names_connections(door: Door, trigger: Any, expected: list[bool]) -> None:
+def test_trigger_names_connections(door: ProxyHandle, trigger: Any, expected: list[bool]) -> None:
     add(door, type="bandwidth", **trigger)
     assert [held(door, door.connect()) for _ in range(3)] == expected
 
@@ -232,7 +232,7 @@ def test_trigger_names_connections(door: Door, trigger: Any, expected: list[bool
 # --- toxics ----------------------------------------------------------------------------------------------------------
 
 
-def test_limit_time_closes_although_data_flows(door: Door) -> None:
+def test_limit_time_closes_although_data_flows(door: ProxyHandle) -> None:
     client, served = door.connect()
     watch = Watch()
     door.add("limit_time", time=150)
@@ -243,7 +243,7 @@ def test_limit_time_closes_although_data_flows(door: Door) -> None:
     assert 0.15 <= watch.seconds < PATIENCE
 
 
-def test_cut_ends_one_direction_only(door: Door) -> None:
+def test_cut_ends_one_direction_only(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("cut", "upstream")
     assert served.recv(1) == b""
@@ -253,7 +253,7 @@ def test_cut_ends_one_direction_only(door: Door) -> None:
     assert client.recv(1) == b""
 
 
-def test_shared_bandwidth_is_shared(door: Door) -> None:
+def test_shared_bandwidth_is_shared(door: ProxyHandle) -> None:
     pairs = [door.connect() for _ in range(2)]
     door.add("shared_bandwidth", rate=100)
     watch = Watch()
@@ -264,7 +264,7 @@ def test_shared_bandwidth_is_shared(door: Door) -> None:
     assert watch.seconds >= 0.199
 
 
-def test_corrupt_flips_bits_by_the_seed(start: Callable[..., Server], make_door: Callable[..., Door]) -> None:
+def test_corrupt_flips_bits_by_the_seed(start: Callable[..., Server], make_door: Callable[..., ProxyHandle]) -> None:
     def flipped() -> bytes:
         door = make_door(start("-seed", "7"))
         door.add("corrupt", every=50)
@@ -279,7 +279,7 @@ def test_corrupt_flips_bits_by_the_seed(start: Callable[..., Server], make_door:
 
 
 @pytest.mark.parametrize("distribution", ["normal", "pareto"])
-def test_latency_with_another_distribution(door: Door, distribution: str) -> None:
+def test_latency_with_another_distribution(door: ProxyHandle, distribution: str) -> None:
     attributes = {"latency": 20, "jitter": 1, "distribution": distribution}
     assert add(door, type="latency", attributes=attributes)["attributes"] == attributes
     client, served = door.connect()
@@ -289,7 +289,7 @@ def test_latency_with_another_distribution(door: Door, distribution: str) -> Non
     assert watch.seconds >= 0.01
 
 
-def test_unknown_distribution_is_a_400(door: Door) -> None:
+def test_unknown_distribution_is_a_400(door: ProxyHandle) -> None:
     reply = door.call("POST", "/toxics", {"type": "latency", "attributes": {"distribution": "cauchy"}})
     assert (reply.status, "distribution" in reply.error) == (400, True)
 
@@ -297,7 +297,7 @@ def test_unknown_distribution_is_a_400(door: Door) -> None:
 # --- at the door -----------------------------------------------------------------------------------------------------
 
 
-def test_accept_delay_keeps_the_client_waiting(door: Door) -> None:
+def test_accept_delay_keeps_the_client_waiting(door: ProxyHandle) -> None:
     assert door.call("PATCH", "", {"accept_delay": 100}).json["accept_delay"] == 100
     watch = Watch()
     client, served = door.connect()
@@ -306,7 +306,7 @@ def test_accept_delay_keeps_the_client_waiting(door: Door) -> None:
     assert served.recv(1) == b"x"
 
 
-def test_refuse_after_counts_connections_and_leaves_them_alone(door: Door) -> None:
+def test_refuse_after_counts_connections_and_leaves_them_alone(door: ProxyHandle) -> None:
     door.call("PATCH", "", {"refuse_after": 2})
     pairs = [door.connect() for _ in range(2)]
     with pytest.raises(ConnectionRefusedError):
@@ -319,7 +319,7 @@ def test_refuse_after_counts_connections_and_leaves_them_alone(door: Door) -> No
     door.connect()
 
 
-def test_hang_answers_no_connect(door: Door) -> None:
+def test_hang_answers_no_connect(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.call("PATCH", "", {"hang": True})
     late = socket.socket()
@@ -333,7 +333,7 @@ def test_hang_answers_no_connect(door: Door) -> None:
     assert door.counters()["accepted"]["count"] == 2
 
 
-def test_refuse_when_down_refuses_until_the_upstream_is_back(door: Door) -> None:
+def test_refuse_when_down_refuses_until_the_upstream_is_back(door: ProxyHandle) -> None:
     door.call("PATCH", "", {"refuse_when_down": True})
     address = door.upstream.getsockname()
     door.upstream.close()
@@ -360,7 +360,7 @@ def test_refuse_when_down_refuses_until_the_upstream_is_back(door: Door) -> None
     served.close()
 
 
-def test_door_options_come_with_create_and_go_with_reset(server: Server, make_door: Callable[..., Door]) -> None:
+def test_door_options_come_with_create_and_go_with_reset(server: Server, make_door: Callable[..., ProxyHandle]) -> None:
     door = make_door(server, accept_delay=5, refuse_when_down=True)
     assert door.call("GET").json["accept_delay"] == 5
     server.call("POST", "/reset")
@@ -401,7 +401,7 @@ def test_unix_sockets_on_both_sides(server: Server, tmp_path: Path) -> None:
 
 
 def test_name_that_cannot_be_resolved_gives_the_client_up_and_blocks_nobody(
-    server: Server, make_door: Callable[..., Door]
+    server: Server, make_door: Callable[..., ProxyHandle]
 ) -> None:
     door = make_door(server)
     door.call("PATCH", "", {"upstream": "no.such.host.invalid:80"})
@@ -409,7 +409,7 @@ def test_name_that_cannot_be_resolved_gives_the_client_up_and_blocks_nobody(
 
 
 @pytest.mark.parametrize("name", ["localhost", "LocalHost"])  # the second one is looked up as any name is
-def test_upstream_by_name(server: Server, make_door: Callable[..., Door], name: str) -> None:
+def test_upstream_by_name(server: Server, make_door: Callable[..., ProxyHandle], name: str) -> None:
     door = make_door(server)
     door.call("PATCH", "", {"upstream": f"{name}:{door.upstream.getsockname()[1]}"})
     client = door.dial()
@@ -418,7 +418,7 @@ def test_upstream_by_name(server: Server, make_door: Callable[..., Door], name: 
     assert served.recv(1) == b"x"
 
 
-def test_the_next_address_of_a_name_is_tried(server: Server, make_door: Callable[..., Door]) -> None:
+def test_the_next_address_of_a_name_is_tried(server: Server, make_door: Callable[..., ProxyHandle]) -> None:
     if not any(family is socket.AF_INET6 for family, *_ in socket.getaddrinfo("localhost", 0)):
         pytest.skip("localhost has no IPv6 address here")
     door = make_door(server)

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_resilience.wire.toxiproxy import TOXIC_UPDATE
 
-from .conftest import Door, Server, free_port
+from .conftest import ProxyHandle, Server, free_port
 
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
@@ -295,14 +295,14 @@ def test_unknown_proxy_is_a_404(server: Server, method: str, path: str, body: st
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_update_changes_what_it_names(door: Door, method: str) -> None:
+def test_update_changes_what_it_names(door: ProxyHandle, method: str) -> None:
     before = door.call("GET").json
     assert door.call(method, "", {"enabled": False, "name": "ignored"}).json == {**before, "enabled": False}
     assert door.call(method, "", "{}").json == {**before, "enabled": False}
     assert door.call(method, "", {"enabled": True}).json == before
 
 
-def test_update_without_a_body_is_a_400(door: Door) -> None:
+def test_update_without_a_body_is_a_400(door: ProxyHandle) -> None:
     reply = door.call("POST", "", "")
     assert (reply.status, reply.error) == (400, "bad request body: EOF")
 
@@ -315,14 +315,16 @@ def test_update_without_a_body_is_a_400(door: Door) -> None:
         ("127.0.0.1:notaport", "lookup tcp/notaport: unknown port"),
     ],
 )
-def test_update_with_an_address_that_cannot_be_read_changes_nothing(door: Door, listen: str, message: str) -> None:
+def test_update_with_an_address_that_cannot_be_read_changes_nothing(
+    door: ProxyHandle, listen: str, message: str
+) -> None:
     before = door.call("GET").json
     reply = door.call("PATCH", "", {"listen": listen})
     assert (reply.status, reply.error) == (500, message)
     assert door.call("GET").json == before
 
 
-def test_update_of_the_address_moves_the_proxy(door: Door) -> None:
+def test_update_of_the_address_moves_the_proxy(door: ProxyHandle) -> None:
     moved = door.call("PATCH", "", {"listen": "127.0.0.1:0"}).json["listen"]
     assert moved != door.listen
     with pytest.raises(ConnectionRefusedError):
@@ -333,14 +335,14 @@ def test_update_of_the_address_moves_the_proxy(door: Door) -> None:
     assert served.recv(1) == b"x"
 
 
-def test_same_address_in_another_spelling_is_no_change(door: Door) -> None:
+def test_same_address_in_another_spelling_is_no_change(door: ProxyHandle) -> None:
     client, served = door.connect()
     assert door.call("PATCH", "", {"listen": f"localhost:{door.port}"}).status == 200
     client.sendall(b"x")
     assert served.recv(1) == b"x"
 
 
-def test_new_upstream_cuts_connections_and_keeps_toxics(door: Door) -> None:
+def test_new_upstream_cuts_connections_and_keeps_toxics(door: ProxyHandle) -> None:
     client, _ = door.connect()
     door.add("latency", latency=0)
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -353,11 +355,11 @@ def test_new_upstream_cuts_connections_and_keeps_toxics(door: Door) -> None:
             assert served.recv(1) == b"x"
 
 
-def test_upstream_is_not_validated(door: Door) -> None:
+def test_upstream_is_not_validated(door: ProxyHandle) -> None:
     assert door.call("PATCH", "", {"upstream": ""}).json["upstream"] == ""
 
 
-def test_delete_answers_204_and_frees_name_and_port(door: Door) -> None:
+def test_delete_answers_204_and_frees_name_and_port(door: ProxyHandle) -> None:
     reply = door.call("DELETE")
     assert (reply.status, reply.text) == (204, "")
     assert "content-type" not in reply.headers
@@ -382,7 +384,7 @@ def test_delete_answers_204_and_frees_name_and_port(door: Door) -> None:
     ],
 )
 def test_toxic_is_echoed_with_all_attributes_in_order(
-    door: Door, kind_of_toxic: str, attributes: Any, shown: str
+    door: ProxyHandle, kind_of_toxic: str, attributes: Any, shown: str
 ) -> None:
     reply = door.call("POST", "/toxics", {"type": kind_of_toxic, "attributes": attributes})
     assert reply.status == 200
@@ -398,14 +400,14 @@ def test_toxic_is_echoed_with_all_attributes_in_order(
     "toxicity",
     ["0", "-0", "1", "0.1", "0.9", "0.3333333", "0.25", "0.00001", "0.000001", "1e-7", "1.5e-9", "1e-10", "1e-45"],
 )
-def test_toxicity_is_echoed_as_float32(door: Door, toxicity: str) -> None:
+def test_toxicity_is_echoed_as_float32(door: ProxyHandle, toxicity: str) -> None:
     reply = door.call("POST", "/toxics", f'{{"type":"noop","toxicity":{toxicity}}}')
     assert reply.text.endswith(f'"toxicity":{toxicity}}}')
 
 
 @pytest.mark.parametrize("toxicity", ["1e300", "1e999", "-1e999", "1e39", "9" * 400])
 @pytest.mark.parametrize("place", ["create", "update", "populate"])
-def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(door: Door, toxicity: str, place: str) -> None:
+def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(door: ProxyHandle, toxicity: str, place: str) -> None:
     if place == "populate":
         if door.server.kind == "real":
             pytest.skip("D12: toxics in populate are ignored")
@@ -462,7 +464,7 @@ def test_bad_json_is_refused_in_gos_words(server: Server, body: str | bytes, mes
     assert server.call("POST", "/proxies", body).error == f"bad request body: {message}"
 
 
-def test_bad_bodies_of_toxics_are_refused_in_gos_words(door: Door) -> None:
+def test_bad_bodies_of_toxics_are_refused_in_gos_words(door: ProxyHandle) -> None:
     door.add("latency")
     toxic = "/toxics/latency_downstream"
     for method, path, body, message in (
@@ -488,12 +490,12 @@ def test_bad_entries_of_populate_are_refused_in_gos_words(server: Server, body: 
     assert server.call("POST", "/populate", body).json["error"] == f"bad request body: {message}"
 
 
-def test_stream_is_matched_in_any_case_and_echoed_verbatim(door: Door) -> None:
+def test_stream_is_matched_in_any_case_and_echoed_verbatim(door: ProxyHandle) -> None:
     reply = door.call("POST", "/toxics", {"type": "noop", "stream": "UpStream"})
     assert (reply.json["stream"], reply.json["name"]) == ("UpStream", "noop_UpStream")
 
 
-def test_toxics_are_listed_upstream_first_each_in_order_of_addition(door: Door) -> None:
+def test_toxics_are_listed_upstream_first_each_in_order_of_addition(door: ProxyHandle) -> None:
     for name, stream in (("d1", "downstream"), ("u1", "upstream"), ("d2", "downstream"), ("u2", "upstream")):
         door.add("noop", stream, name=name)
     assert [each["name"] for each in door.call("GET", "/toxics").json] == ["u1", "u2", "d1", "d2"]
@@ -512,14 +514,14 @@ def test_toxics_are_listed_upstream_first_each_in_order_of_addition(door: Door) 
         ('{"type":"latency","name":"taken","attributes":{"latency":"x"}}', 409, "toxic already exists"),
     ],
 )
-def test_toxic_refused(door: Door, body: str, status: int, message: str) -> None:
+def test_toxic_refused(door: ProxyHandle, body: str, status: int, message: str) -> None:
     door.add("noop", name="taken")
     reply = door.call("POST", "/toxics", body)
     assert (reply.status, reply.text, reply.headers["content-type"]) == (status, error(status, message), TEXT)
 
 
 @pytest.mark.parametrize("value", ["5.0", "5.5", "1e3", '"5"', "true", "[]", "9223372036854775808"])
-def test_integers_must_be_written_as_integers(door: Door, value: str) -> None:
+def test_integers_must_be_written_as_integers(door: ProxyHandle, value: str) -> None:
     reply = door.call("POST", "/toxics", f'{{"type":"latency","attributes":{{"latency":{value}}}}}')
     assert reply.status == 400
     assert reply.error.startswith("bad request body: json: cannot unmarshal ")
@@ -527,7 +529,7 @@ def test_integers_must_be_written_as_integers(door: Door, value: str) -> None:
 
 
 @pytest.mark.parametrize("attributes", ["[]", "5", '"x"'])
-def test_attributes_must_be_an_object(door: Door, attributes: str) -> None:
+def test_attributes_must_be_an_object(door: ProxyHandle, attributes: str) -> None:
     assert door.call("POST", "/toxics", f'{{"type":"latency","attributes":{attributes}}}').status == 400
 
 
@@ -539,12 +541,12 @@ def test_attributes_must_be_an_object(door: Door, attributes: str) -> None:
         '{"type":"latency","attributes":{"LATENCY":0,"x":1}}',
     ],
 )
-def test_attributes_may_be_absent(door: Door, body: str) -> None:
+def test_attributes_may_be_absent(door: ProxyHandle, body: str) -> None:
     assert door.call("POST", "/toxics", body).json["attributes"] == {"latency": 0, "jitter": 0}
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_toxic_update_merges_attributes(door: Door, method: str) -> None:
+def test_toxic_update_merges_attributes(door: ProxyHandle, method: str) -> None:
     door.add("latency", latency=5, jitter=3)
     reply = door.call(method, "/toxics/latency_downstream", {"attributes": {"latency": 9}, "toxicity": 0.5})
     assert reply.status == 200
@@ -553,19 +555,19 @@ def test_toxic_update_merges_attributes(door: Door, method: str) -> None:
     assert door.call(method, "/toxics/latency_downstream", {}).json == reply.json
 
 
-def test_toxic_update_may_repeat_what_cannot_change(door: Door) -> None:
+def test_toxic_update_may_repeat_what_cannot_change(door: ProxyHandle) -> None:
     door.add("latency", latency=5)
     whole = door.call("GET", "/toxics/latency_downstream").json
     assert door.call("POST", "/toxics/latency_downstream", whole).json == whole
 
 
 @pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", "{}"), ("PATCH", "{}"), ("DELETE", None)])
-def test_unknown_toxic_is_a_404(door: Door, method: str, body: str | None) -> None:
+def test_unknown_toxic_is_a_404(door: ProxyHandle, method: str, body: str | None) -> None:
     reply = door.call(method, "/toxics/none", body)
     assert (reply.status, reply.text) == (404, error(404, "toxic not found"))
 
 
-def test_removed_toxic_is_gone(door: Door) -> None:
+def test_removed_toxic_is_gone(door: ProxyHandle) -> None:
     door.add("latency")
     reply = door.call("DELETE", "/toxics/latency_downstream")
     assert (reply.status, reply.text) == (204, "")
@@ -631,7 +633,7 @@ def test_populate_with_an_equal_entry_twice_gives_the_same_proxy_twice(server: S
     assert (one, one["enabled"]) == (two, True)
 
 
-def test_populate_leaves_an_equal_proxy_alone(door: Door) -> None:
+def test_populate_leaves_an_equal_proxy_alone(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("latency")
     before = door.call("GET").json
@@ -641,7 +643,7 @@ def test_populate_leaves_an_equal_proxy_alone(door: Door) -> None:
     assert served.recv(1) == b"x"
 
 
-def test_populate_replaces_a_proxy_that_differs(door: Door) -> None:
+def test_populate_replaces_a_proxy_that_differs(door: ProxyHandle) -> None:
     door.add("latency")
     client, _ = door.connect()
     body = [{"name": "door", "listen": door.listen, "upstream": "127.0.0.1:1"}]
@@ -652,7 +654,7 @@ def test_populate_replaces_a_proxy_that_differs(door: Door) -> None:
     assert client.recv(1) == b""
 
 
-def test_reset_enables_proxies_and_removes_toxics(server: Server, make_door: Callable[..., Door]) -> None:
+def test_reset_enables_proxies_and_removes_toxics(server: Server, make_door: Callable[..., ProxyHandle]) -> None:
     first, second = make_door(server, "first"), make_door(server, "second")
     first.add("latency", latency=1)
     second.add("latency", "upstream")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .conftest import Door, Server, silent, take
+from .conftest import ProxyHandle, Server, silent, take
 
 # Times in here are wide enough for a busy machine: lower bounds are the promise, upper ones catch hanging only.
 SOON = 4.0
@@ -40,7 +40,7 @@ class Watch:
 # --- without toxics --------------------------------------------------------------------------------------------------
 
 
-def test_bytes_pass_both_ways(door: Door) -> None:
+def test_bytes_pass_both_ways(door: ProxyHandle) -> None:
     client, served = door.connect()
     client.sendall(b"question")
     assert take(served, 8) == b"question"
@@ -48,7 +48,7 @@ def test_bytes_pass_both_ways(door: Door) -> None:
     assert take(client, 6) == b"answer"
 
 
-def test_eight_mebibytes_arrive_as_they_were_sent(door: Door) -> None:
+def test_eight_mebibytes_arrive_as_they_were_sent(door: ProxyHandle) -> None:
     client, served = door.connect()
     sent = bytes(range(256)) * 32768
     sender = threading.Thread(target=served.sendall, args=(sent,))
@@ -58,20 +58,20 @@ def test_eight_mebibytes_arrive_as_they_were_sent(door: Door) -> None:
     assert hashlib.sha256(got).digest() == hashlib.sha256(sent).digest()
 
 
-def test_end_of_stream_passes_after_the_data(door: Door) -> None:
+def test_end_of_stream_passes_after_the_data(door: ProxyHandle) -> None:
     client, served = door.connect()
     served.sendall(b"last words")
     served.close()
     assert take(client, 100) == b"last words"
 
 
-def test_client_sees_an_end_when_the_upstream_is_down(server: Server, make_door: Callable[..., Door]) -> None:
+def test_client_sees_an_end_when_the_upstream_is_down(server: Server, make_door: Callable[..., ProxyHandle]) -> None:
     door = make_door(server)
     door.upstream.close()
     assert gone(door.dial()) == "end"
 
 
-def test_disabled_proxy_refuses_and_cuts(door: Door) -> None:
+def test_disabled_proxy_refuses_and_cuts(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.call("PATCH", "", {"enabled": False})
     assert gone(client) == "end"
@@ -84,7 +84,7 @@ def test_disabled_proxy_refuses_and_cuts(door: Door) -> None:
     assert served.recv(1) == b"x"
 
 
-def test_deleted_proxy_cuts(door: Door) -> None:
+def test_deleted_proxy_cuts(door: ProxyHandle) -> None:
     client, _ = door.connect()
     door.call("DELETE")
     assert gone(client) == "end"
@@ -93,7 +93,7 @@ def test_deleted_proxy_cuts(door: Door) -> None:
 # --- one toxic -------------------------------------------------------------------------------------------------------
 
 
-def test_latency_shifts_a_stream_and_does_not_slow_it(door: Door) -> None:
+def test_latency_shifts_a_stream_and_does_not_slow_it(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("latency", latency=100)
     watch = Watch()
@@ -104,7 +104,7 @@ def test_latency_shifts_a_stream_and_does_not_slow_it(door: Door) -> None:
     assert 0.1 <= watch.seconds < SOON
 
 
-def test_latency_works_on_its_own_stream_only(door: Door) -> None:
+def test_latency_works_on_its_own_stream_only(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("latency", "upstream", latency=60_000)
     served.sendall(b"x")
@@ -113,7 +113,7 @@ def test_latency_works_on_its_own_stream_only(door: Door) -> None:
     assert silent(served)
 
 
-def test_removing_latency_releases_what_it_holds_in_order(door: Door) -> None:
+def test_removing_latency_releases_what_it_holds_in_order(door: ProxyHandle) -> None:
     client, served = door.connect()
     toxic = door.add("latency", latency=60_000)
     for number in range(10):
@@ -123,7 +123,7 @@ def test_removing_latency_releases_what_it_holds_in_order(door: Door) -> None:
     assert take(client, 10) == bytes(range(10))
 
 
-def test_updating_latency_releases_the_chunk_that_is_worked_on(door: Door) -> None:
+def test_updating_latency_releases_the_chunk_that_is_worked_on(door: ProxyHandle) -> None:
     client, served = door.connect()
     toxic = door.add("latency", latency=60_000)
     served.sendall(b"1")
@@ -137,7 +137,7 @@ def test_updating_latency_releases_the_chunk_that_is_worked_on(door: Door) -> No
     assert client.recv(2) == b"2"
 
 
-def test_bandwidth_takes_its_time(door: Door) -> None:
+def test_bandwidth_takes_its_time(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("bandwidth", rate=500)
     watch = Watch()
@@ -146,7 +146,7 @@ def test_bandwidth_takes_its_time(door: Door) -> None:
     assert 0.19 <= watch.seconds < SOON
 
 
-def test_bandwidth_zero_holds_data_and_delivers_it_on_removal(door: Door) -> None:
+def test_bandwidth_zero_holds_data_and_delivers_it_on_removal(door: ProxyHandle) -> None:
     client, served = door.connect()
     toxic = door.add("bandwidth", rate=0)
     served.sendall(b"x" * 1000)
@@ -155,7 +155,7 @@ def test_bandwidth_zero_holds_data_and_delivers_it_on_removal(door: Door) -> Non
     assert take(client, 1000) == b"x" * 1000
 
 
-def test_slow_close_holds_the_end_only(door: Door) -> None:
+def test_slow_close_holds_the_end_only(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("slow_close", delay=1000)
     watch = Watch()
@@ -167,7 +167,7 @@ def test_slow_close_holds_the_end_only(door: Door) -> None:
     assert watch.seconds >= 1.0
 
 
-def test_timeout_drops_data_and_closes(door: Door) -> None:
+def test_timeout_drops_data_and_closes(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("timeout", timeout=150)
     watch = Watch()
@@ -176,7 +176,7 @@ def test_timeout_drops_data_and_closes(door: Door) -> None:
     assert 0.14 <= watch.seconds < SOON
 
 
-def test_timeout_zero_drops_for_ever_and_its_removal_closes(door: Door) -> None:
+def test_timeout_zero_drops_for_ever_and_its_removal_closes(door: ProxyHandle) -> None:
     client, served = door.connect()
     toxic = door.add("timeout", timeout=0)
     served.sendall(b"lost")
@@ -186,7 +186,7 @@ def test_timeout_zero_drops_for_ever_and_its_removal_closes(door: Door) -> None:
     assert gone(served) == "end"
 
 
-def test_reset_removes_a_timeout_and_closes_too(door: Door) -> None:
+def test_reset_removes_a_timeout_and_closes_too(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("timeout", timeout=0)
     served.sendall(b"lost")
@@ -195,7 +195,7 @@ def test_reset_removes_a_timeout_and_closes_too(door: Door) -> None:
     assert gone(client) == "end"
 
 
-def test_reset_peer_resets_a_new_connection_at_its_first_data(door: Door) -> None:
+def test_reset_peer_resets_a_new_connection_at_its_first_data(door: ProxyHandle) -> None:
     door.add("reset_peer", "upstream", timeout=0)
     try:
         client = door.dial()
@@ -205,7 +205,7 @@ def test_reset_peer_resets_a_new_connection_at_its_first_data(door: Door) -> Non
     assert gone(client) == "reset"
 
 
-def test_slicer_cuts_and_pauses(door: Door) -> None:
+def test_slicer_cuts_and_pauses(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("slicer", average_size=10, size_variation=0, delay=20_000)
     watch = Watch()
@@ -215,7 +215,7 @@ def test_slicer_cuts_and_pauses(door: Door) -> None:
     assert watch.seconds >= 0.07 * 2
 
 
-def test_limit_data_passes_exactly_its_bytes_and_closes(door: Door) -> None:
+def test_limit_data_passes_exactly_its_bytes_and_closes(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("limit_data", bytes=7)
     served.sendall(b"12345")
@@ -224,7 +224,7 @@ def test_limit_data_passes_exactly_its_bytes_and_closes(door: Door) -> None:
     assert take(client, 5) == b"67"
 
 
-def test_limit_data_zero_closes_at_the_first_chunk(door: Door) -> None:
+def test_limit_data_zero_closes_at_the_first_chunk(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("limit_data", bytes=0)
     assert silent(client, 0.05)
@@ -232,7 +232,7 @@ def test_limit_data_zero_closes_at_the_first_chunk(door: Door) -> None:
     assert gone(client) in ("end", "reset")
 
 
-def test_limit_data_counts_on_after_an_update(door: Door) -> None:
+def test_limit_data_counts_on_after_an_update(door: ProxyHandle) -> None:
     client, served = door.connect()
     toxic = door.add("limit_data", bytes=20)
     served.sendall(b"x" * 15)
@@ -242,7 +242,7 @@ def test_limit_data_counts_on_after_an_update(door: Door) -> None:
     assert take(client, 100) == b"y" * 15
 
 
-def test_noop_and_toxicity_zero_do_nothing(door: Door) -> None:
+def test_noop_and_toxicity_zero_do_nothing(door: ProxyHandle) -> None:
     door.add("noop")
     door.add("latency", latency=60_000, toxicity=0.0)
     client, served = door.connect()
@@ -253,7 +253,7 @@ def test_noop_and_toxicity_zero_do_nothing(door: Door) -> None:
 # --- several toxics, and changes under way ---------------------------------------------------------------------------
 
 
-def test_toxics_add_up_in_order(door: Door) -> None:
+def test_toxics_add_up_in_order(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("latency", name="one", latency=80)
     door.add("latency", name="two", latency=80)
@@ -263,7 +263,7 @@ def test_toxics_add_up_in_order(door: Door) -> None:
     assert 0.16 <= watch.seconds < SOON
 
 
-def test_toxics_survive_disabling(door: Door) -> None:
+def test_toxics_survive_disabling(door: ProxyHandle) -> None:
     door.add("latency", latency=100)
     door.call("POST", "", {"enabled": False})
     door.call("POST", "", {"enabled": True})
@@ -274,7 +274,7 @@ def test_toxics_survive_disabling(door: Door) -> None:
     assert watch.seconds >= 0.1
 
 
-def test_no_byte_is_lost_while_toxics_come_and_go(door: Door) -> None:
+def test_no_byte_is_lost_while_toxics_come_and_go(door: ProxyHandle) -> None:
     client, served = door.connect()
     sent = bytes(range(251)) * 40_000
     sender = threading.Thread(target=served.sendall, args=(sent,))

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import PATIENCE, Door, Server, command_of, free_port, silent, take
+from .conftest import PATIENCE, ProxyHandle, Server, command_of, free_port, silent, take
 from .test_proxy_data import Watch, gone
 
 differs = pytest.mark.differs
 
 
 @differs("D1: a client that does not read wedges the whole API")
-def test_d1_peer_that_stops_reading_never_blocks_the_api(own_door: Door) -> None:
+def test_d1_peer_that_stops_reading_never_blocks_the_api(own_door: ProxyHandle) -> None:
     client, served = own_door.connect()
     served.setblocking(False)
     sent = 0
@@ -76,7 +76,7 @@ ABSURD = [
 @differs("D2: such values are taken, and crash or stall the server at the first byte")
 @pytest.mark.parametrize(("toxic", "attributes"), ABSURD)
 def test_d2_absurd_attributes_are_a_400_that_names_the_field(
-    door: Door, toxic: str, attributes: dict[str, int]
+    door: ProxyHandle, toxic: str, attributes: dict[str, int]
 ) -> None:
     reply = door.call("POST", "/toxics", {"type": toxic, "attributes": attributes})
     assert reply.status == 400
@@ -86,12 +86,12 @@ def test_d2_absurd_attributes_are_a_400_that_names_the_field(
 
 @differs("D2: toxicities outside 0 to 1 are taken")
 @pytest.mark.parametrize("toxicity", [-1, 2, 1.5])
-def test_d2_absurd_toxicity_is_a_400(door: Door, toxicity: float) -> None:
+def test_d2_absurd_toxicity_is_a_400(door: ProxyHandle, toxicity: float) -> None:
     reply = door.call("POST", "/toxics", {"type": "noop", "toxicity": toxicity})
     assert (reply.status, "toxicity" in reply.text) == (400, True)
 
 
-def test_d2_variation_as_large_as_the_average_is_legal(door: Door) -> None:
+def test_d2_variation_as_large_as_the_average_is_legal(door: ProxyHandle) -> None:
     client, served = door.connect()
     door.add("slicer", average_size=1000, size_variation=1000)
     served.sendall(b"x" * 30_000)
@@ -100,7 +100,7 @@ def test_d2_variation_as_large_as_the_average_is_legal(door: Door) -> None:
 
 @differs("D3: connections that exist are not reset while they are idle")
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
-def test_d3_reset_peer_resets_idle_connections_that_exist(own_door: Door, stream: str) -> None:
+def test_d3_reset_peer_resets_idle_connections_that_exist(own_door: ProxyHandle, stream: str) -> None:
     client, _ = own_door.connect()
     own_door.add("reset_peer", stream, timeout=0)
     with pytest.raises(ConnectionResetError):
@@ -108,7 +108,7 @@ def test_d3_reset_peer_resets_idle_connections_that_exist(own_door: Door, stream
 
 
 @differs("D3: new connections are not reset before they send")
-def test_d3_reset_peer_resets_new_connections_as_they_connect(own_door: Door) -> None:
+def test_d3_reset_peer_resets_new_connections_as_they_connect(own_door: ProxyHandle) -> None:
     own_door.add("reset_peer", timeout=0)
     with pytest.raises(ConnectionResetError):
         client = own_door.dial()  # it is so quick that the connect itself may see it
@@ -116,7 +116,7 @@ def test_d3_reset_peer_resets_new_connections_as_they_connect(own_door: Door) ->
 
 
 @differs("D3: connections older than the toxic get a FIN")
-def test_d3_reset_peer_sends_a_true_rst_on_an_old_connection_with_data(own_door: Door) -> None:
+def test_d3_reset_peer_sends_a_true_rst_on_an_old_connection_with_data(own_door: ProxyHandle) -> None:
     client, served = own_door.connect()
     own_door.add("reset_peer", timeout=0)
     try:
@@ -127,7 +127,7 @@ def test_d3_reset_peer_sends_a_true_rst_on_an_old_connection_with_data(own_door:
 
 
 @differs("D3: toxicity 0 turns normal closes into RST")
-def test_d3_reset_peer_with_toxicity_zero_leaves_closes_alone(own_door: Door) -> None:
+def test_d3_reset_peer_with_toxicity_zero_leaves_closes_alone(own_door: ProxyHandle) -> None:
     own_door.add("reset_peer", toxicity=0.0)
     client, served = own_door.connect()
     client.sendall(b"unread")
@@ -139,7 +139,7 @@ def test_d3_reset_peer_with_toxicity_zero_leaves_closes_alone(own_door: Door) ->
 
 
 @differs("D3: removal waits until the timeout has passed")
-def test_d3_removing_reset_peer_does_not_wait_and_delivers(own_door: Door) -> None:
+def test_d3_removing_reset_peer_does_not_wait_and_delivers(own_door: ProxyHandle) -> None:
     client, served = own_door.connect()
     toxic = own_door.add("reset_peer", timeout=3000)
     served.sendall(b"x")
@@ -151,7 +151,7 @@ def test_d3_removing_reset_peer_does_not_wait_and_delivers(own_door: Door) -> No
 
 
 @differs("D4: every chunk restarts the clock", by_chance=True)
-def test_d4_timeout_is_absolute(own_door: Door) -> None:
+def test_d4_timeout_is_absolute(own_door: ProxyHandle) -> None:
     client, served = own_door.connect()
     own_door.add("timeout", timeout=200)
     client.settimeout(0.04)
@@ -169,7 +169,7 @@ def test_d4_timeout_is_absolute(own_door: Door) -> None:
 
 
 @differs("D5: chunks that wait in the second queue are stamped wrongly")
-def test_d5_chained_latencies_add_up_under_a_burst(own_door: Door) -> None:
+def test_d5_chained_latencies_add_up_under_a_burst(own_door: ProxyHandle) -> None:
     own_door.add("latency", name="one", latency=100)
     own_door.add("latency", name="two", latency=100)
     client, served = own_door.connect()
@@ -187,7 +187,7 @@ def test_d5_chained_latencies_add_up_under_a_burst(own_door: Door) -> None:
 
 
 @differs("D5: latency after bandwidth is swallowed in part", by_chance=True)
-def test_d5_bandwidth_then_latency_add_up(own_door: Door) -> None:
+def test_d5_bandwidth_then_latency_add_up(own_door: ProxyHandle) -> None:
     own_door.add("bandwidth", rate=200)
     own_door.add("latency", latency=200)
     client, served = own_door.connect()
@@ -197,7 +197,7 @@ def test_d5_bandwidth_then_latency_add_up(own_door: Door) -> None:
     assert 0.69 <= watch.seconds < 2.5
 
 
-def _delayed(start: Callable[..., Server], make_door: Callable[..., Door], *flags: str) -> list[bool]:
+def _delayed(start: Callable[..., Server], make_door: Callable[..., ProxyHandle], *flags: str) -> list[bool]:
     """Of 24 connections through a toxic of toxicity 0.5, which are held up."""
     door = make_door(start(*flags))
     door.add("bandwidth", rate=0, toxicity=0.5)
@@ -217,7 +217,7 @@ def _held(pairs: list[tuple[socket.socket, socket.socket]]) -> list[bool]:
 
 
 @differs("D6: -seed does nothing")
-def test_d6_same_seed_same_draws(start: Callable[..., Server], make_door: Callable[..., Door]) -> None:
+def test_d6_same_seed_same_draws(start: Callable[..., Server], make_door: Callable[..., ProxyHandle]) -> None:
     first = _delayed(start, make_door, "-seed", "42")
     assert any(first)
     assert not all(first)
@@ -226,7 +226,7 @@ def test_d6_same_seed_same_draws(start: Callable[..., Server], make_door: Callab
 
 
 @differs("D7: adding a toxic draws again for the one before it")
-def test_d7_unrelated_changes_never_draw_again(own_door: Door) -> None:
+def test_d7_unrelated_changes_never_draw_again(own_door: ProxyHandle) -> None:
     pairs = [own_door.connect() for _ in range(24)]
     own_door.add("bandwidth", rate=0, toxicity=0.5)
     before = _held(pairs)
@@ -240,7 +240,7 @@ def test_d7_unrelated_changes_never_draw_again(own_door: Door) -> None:
 
 
 @differs("D8: an end of stream in one direction closes both")
-def test_d8_half_close_passes_through(own_door: Door) -> None:
+def test_d8_half_close_passes_through(own_door: ProxyHandle) -> None:
     client, served = own_door.connect()
     client.sendall(b"question")
     client.shutdown(socket.SHUT_WR)
@@ -251,7 +251,7 @@ def test_d8_half_close_passes_through(own_door: Door) -> None:
 
 
 @differs("D9: an upstream that does not answer blocks accepting, disabling and deleting")
-def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_door: Callable[..., Door]) -> None:
+def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_door: Callable[..., ProxyHandle]) -> None:
     door = make_door(own_server)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
@@ -280,7 +280,7 @@ def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_door: Calla
 
 @differs("D10: a RST arrives as FIN")
 @pytest.mark.parametrize("by", ["client", "upstream"])
-def test_d10_rst_stays_rst(own_door: Door, by: str) -> None:
+def test_d10_rst_stays_rst(own_door: ProxyHandle, by: str) -> None:
     client, served = own_door.connect()
     client.sendall(b"x")
     assert served.recv(1) == b"x"
@@ -291,7 +291,7 @@ def test_d10_rst_stays_rst(own_door: Door, by: str) -> None:
 
 
 @differs("D11: a failed move leaves the proxy disabled, at the new address")
-def test_d11_update_that_cannot_bind_changes_nothing(own_door: Door) -> None:
+def test_d11_update_that_cannot_bind_changes_nothing(own_door: ProxyHandle) -> None:
     client, served = own_door.connect()
     before = own_door.call("GET").json
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -303,7 +303,7 @@ def test_d11_update_that_cannot_bind_changes_nothing(own_door: Door) -> None:
 
 
 @differs("D11: keys before the bad one are applied")
-def test_d11_failed_toxic_update_changes_nothing(own_door: Door) -> None:
+def test_d11_failed_toxic_update_changes_nothing(own_door: ProxyHandle) -> None:
     own_door.add("latency", latency=5)
     assert (
         own_door.call("PATCH", "/toxics/latency_downstream", '{"attributes":{"latency":9,"jitter":"x"}}').status == 400
@@ -312,7 +312,7 @@ def test_d11_failed_toxic_update_changes_nothing(own_door: Door) -> None:
 
 
 @differs("D11: populate stops half-way")
-def test_d11_populate_is_all_or_nothing(own_door: Door) -> None:
+def test_d11_populate_is_all_or_nothing(own_door: ProxyHandle) -> None:
     client, served = own_door.connect()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         reply = own_door.server.call(
@@ -331,7 +331,7 @@ def test_d11_populate_is_all_or_nothing(own_door: Door) -> None:
 
 
 @differs("D11: the ports of what it had done so far stay taken")
-def test_d11_failed_populate_gives_ports_back_and_listens_where_it_did(own_door: Door) -> None:
+def test_d11_failed_populate_gives_ports_back_and_listens_where_it_did(own_door: ProxyHandle) -> None:
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bodies = [
@@ -351,7 +351,9 @@ def test_d11_failed_populate_gives_ports_back_and_listens_where_it_did(own_door:
 
 
 @pytest.mark.differs("D11: the first proxy that can't be enabled keeps the others from being reset", by_chance=True)
-def test_d11_reset_resets_all_that_can_be_and_names_the_rest(server: Server, make_door: Callable[..., Door]) -> None:
+def test_d11_reset_resets_all_that_can_be_and_names_the_rest(
+    server: Server, make_door: Callable[..., ProxyHandle]
+) -> None:
     doors = [make_door(server, f"door{number}") for number in range(8)]
     for each in doors:
         each.add("latency", latency=1)
@@ -399,7 +401,7 @@ def test_d12_bad_toxic_in_create_creates_nothing(server: Server) -> None:
 
 @differs("D12: silently ignored")
 @pytest.mark.parametrize("change", [{"stream": "upstream"}, {"type": "timeout"}, {"name": "other"}])
-def test_d12_change_of_what_cannot_change_is_refused(door: Door, change: dict[str, str]) -> None:
+def test_d12_change_of_what_cannot_change_is_refused(door: ProxyHandle, change: dict[str, str]) -> None:
     door.add("latency", latency=5)
     reply = door.call("PATCH", "/toxics/latency_downstream", {"attributes": {"latency": 6}, **change})
     assert (reply.status, next(iter(change)) in reply.error) == (400, True)
@@ -407,7 +409,7 @@ def test_d12_change_of_what_cannot_change_is_refused(door: Door, change: dict[st
 
 
 @differs("D13: bytes are counted when a connection ends")
-def test_d13_metrics_are_live(start: Callable[..., Server], make_door: Callable[..., Door]) -> None:
+def test_d13_metrics_are_live(start: Callable[..., Server], make_door: Callable[..., ProxyHandle]) -> None:
     server = start("-proxy-metrics")
     door = make_door(server)
     client, served = door.connect()
@@ -449,7 +451,7 @@ def test_d14_bad_config_ends_the_start(kind: str, tmp_path: Path, content: str |
 
 
 @differs("D15: the port of a disabled proxy is anybody's")
-def test_d15_disabled_proxy_keeps_its_port(own_door: Door) -> None:
+def test_d15_disabled_proxy_keeps_its_port(own_door: ProxyHandle) -> None:
     own_door.call("POST", "", {"enabled": False})
     with pytest.raises(OSError, match="in use"):
         socket.create_server(("127.0.0.1", own_door.port)).close()
@@ -460,7 +462,7 @@ def test_d15_disabled_proxy_keeps_its_port(own_door: Door) -> None:
 
 
 @differs("D16: 45 to 61 kB per idle connection")
-def test_d16_an_idle_connection_costs_less_than_two_kilobytes(own_door: Door) -> None:
+def test_d16_an_idle_connection_costs_less_than_two_kilobytes(own_door: ProxyHandle) -> None:
     import psutil
 
     process = psutil.Process(own_door.server.process.pid)
@@ -482,7 +484,7 @@ def test_d17_name_with_a_slash_can_be_addressed_and_deleted(own_server: Server) 
 
 
 @differs("D18: panics within seconds when connections and toxics come and go", by_chance=True)
-def test_d18_connections_and_toxics_that_come_and_go_at_once_do_no_harm(own_door: Door) -> None:
+def test_d18_connections_and_toxics_that_come_and_go_at_once_do_no_harm(own_door: ProxyHandle) -> None:
     server = own_door.server
     over = threading.Event()
 

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_resilience import eventually
 
-from .conftest import PATIENCE, Door, Server, take
+from .conftest import PATIENCE, ProxyHandle, Server, take
 from .test_proxy_data import gone
 
 pytestmark = pytest.mark.addition
@@ -21,7 +21,7 @@ LIMIT = 200
 
 
 @pytest.fixture
-def small(own_server: Server, make_door: Callable[..., Door]) -> Door:
+def small(own_server: Server, make_door: Callable[..., ProxyHandle]) -> ProxyHandle:
     """A proxy in a process whose limit of descriptors was lowered after the start."""
     door = make_door(own_server)
     resource.prlimit(own_server.process.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
@@ -29,7 +29,7 @@ def small(own_server: Server, make_door: Callable[..., Door]) -> Door:
 
 
 @pytest.fixture
-def crowd(small: Door) -> list[socket.socket]:
+def crowd(small: ProxyHandle) -> list[socket.socket]:
     """More clients than the proxy has descriptors for; each stays."""
     clients = [small.dial() for _ in range(LIMIT)]
     process = psutil.Process(small.server.process.pid)
@@ -37,7 +37,7 @@ def crowd(small: Door) -> list[socket.socket]:
     return clients
 
 
-def test_api_answers_while_clients_have_taken_all_descriptors(small: Door, crowd: list[socket.socket]) -> None:
+def test_api_answers_while_clients_have_taken_all_descriptors(small: ProxyHandle, crowd: list[socket.socket]) -> None:
     for _ in range(3):
         # A new connection each, as most clients of the API make it; 30 that stay, as pools do
         others = [socket.create_connection(small.server.address.rsplit(":", 1), PATIENCE) for _ in range(30)]
@@ -48,7 +48,7 @@ def test_api_answers_while_clients_have_taken_all_descriptors(small: Door, crowd
             each.close()
 
 
-def test_process_without_descriptors_does_not_spin(small: Door, crowd: list[socket.socket]) -> None:
+def test_process_without_descriptors_does_not_spin(small: ProxyHandle, crowd: list[socket.socket]) -> None:
     process = psutil.Process(small.server.process.pid)
     with socket.create_connection(small.server.address.rsplit(":", 1), PATIENCE) as asking:
         before, begun = sum(process.cpu_times()[:2]), time.monotonic()
@@ -59,7 +59,9 @@ def test_process_without_descriptors_does_not_spin(small: Door, crowd: list[sock
     assert share < 0.3, f"the process used {share:.0%} of a core while nothing could be done"
 
 
-def test_client_without_room_is_served_as_soon_as_another_leaves(small: Door, crowd: list[socket.socket]) -> None:
+def test_client_without_room_is_served_as_soon_as_another_leaves(
+    small: ProxyHandle, crowd: list[socket.socket]
+) -> None:
     for client in crowd[:-1]:
         client.close()
     crowd[-1].sendall(b"late")
@@ -70,7 +72,7 @@ def test_client_without_room_is_served_as_soon_as_another_leaves(small: Door, cr
         served.close()  # a client that has left is half-closed until the upstream ends its half too
 
 
-def test_refusal_that_begins_while_clients_wait_for_room_stays(small: Door, crowd: list[socket.socket]) -> None:
+def test_refusal_that_begins_while_clients_wait_for_room_stays(small: ProxyHandle, crowd: list[socket.socket]) -> None:
     assert small.call("POST", "", {"refuse_after": 0}).status == 200
     for client in crowd:
         client.close()

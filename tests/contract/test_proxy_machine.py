@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from .conftest import PATIENCE, Door, Server, take
+from .conftest import PATIENCE, ProxyHandle, Server, take
 from .test_proxy_data import Watch
 
 pytestmark = pytest.mark.addition
@@ -81,7 +81,7 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.server.clear()
-        self.door = Door(self.server, "door")
+        self.door = ProxyHandle(self.server, "door")
         self.flows: list[Flow] = []
         self.toxics: list[str] = []
         self.lossy = False
@@ -225,7 +225,7 @@ def test_random_changes_and_traffic_agree_with_the_model() -> None:
     )
 
 
-def test_a_big_stream_arrives_intact_while_toxics_flap(door: Door) -> None:
+def test_a_big_stream_arrives_intact_while_toxics_flap(door: ProxyHandle) -> None:
     """32 MiB; $PROXY_SOAK_MIB=1024 for the gibibyte that we promise."""
     size = int(os.environ.get("PROXY_SOAK_MIB", "32")) * 1048576
     client, served = door.connect()
@@ -268,7 +268,9 @@ def test_a_big_stream_arrives_intact_while_toxics_flap(door: Door) -> None:
     assert len(set(digests)) == 1
 
 
-def test_bad_peers_of_every_kind_at_once_leave_the_api_quick(server: Server, make_door: Callable[..., Door]) -> None:
+def test_bad_peers_of_every_kind_at_once_leave_the_api_quick(
+    server: Server, make_door: Callable[..., ProxyHandle]
+) -> None:
     door = make_door(server)
     dead = make_door(server, "dead")
     dead.upstream.close()

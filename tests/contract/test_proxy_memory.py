@@ -11,7 +11,7 @@ import pytest
 
 from pytest_resilience import eventually
 
-from .conftest import PATIENCE, Door
+from .conftest import PATIENCE, ProxyHandle
 
 pytestmark = pytest.mark.addition
 
@@ -35,7 +35,7 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-def test_memory_of_readers_that_stall_behind_a_latency_is_bounded_and_comes_back(own_door: Door) -> None:
+def test_memory_of_readers_that_stall_behind_a_latency_is_bounded_and_comes_back(own_door: ProxyHandle) -> None:
     process = psutil.Process(own_door.server.process.pid)
     own_door.add("latency", latency=60_000)
     before = process.memory_info().rss

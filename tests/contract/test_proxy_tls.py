@@ -19,7 +19,7 @@ import trustme
 
 from pytest_resilience.backends.embedded import binaries
 
-from .conftest import PATIENCE, Door, Server, free_port, silent, take
+from .conftest import PATIENCE, ProxyHandle, Server, free_port, silent, take
 from .test_proxy_additions import until
 from .test_proxy_data import Watch, gone
 
@@ -80,19 +80,19 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
 class Ends:
     """Makes doors with TLS and both ends of connections through them, and closes what it made."""
 
-    def __init__(self, server: Server, make: Callable[..., Door], papers: Papers) -> None:
+    def __init__(self, server: Server, make: Callable[..., ProxyHandle], papers: Papers) -> None:
         self._server, self._make, self._papers = server, make, papers
         self._open: list[socket.socket] = []
 
-    def door(self, name: str = "door", **tls: Any) -> Door:
+    def door(self, name: str = "door", **tls: Any) -> ProxyHandle:
         return self._make(self._server, name, tls=tls)
 
-    def client(self, door: Door, *, known: bool = False, name: str = "127.0.0.1") -> ssl.SSLSocket:
+    def client(self, door: ProxyHandle, *, known: bool = False, name: str = "127.0.0.1") -> ssl.SSLSocket:
         client = self._papers.trusting(known=known).wrap_socket(door.dial(), server_hostname=name)
         self._open.append(client)
         return client
 
-    def served(self, door: Door, *, ask: bool = False) -> ssl.SSLSocket:
+    def served(self, door: ProxyHandle, *, ask: bool = False) -> ssl.SSLSocket:
         served = self._papers.serving(ask=ask).wrap_socket(door.accept(), server_side=True)
         self._open.append(served)
         return served
@@ -103,13 +103,13 @@ class Ends:
 
 
 @pytest.fixture
-def ends(server: Server, make_door: Callable[..., Door], papers: Papers) -> Iterator[Ends]:
+def ends(server: Server, make_door: Callable[..., ProxyHandle], papers: Papers) -> Iterator[Ends]:
     made = Ends(server, make_door, papers)
     yield made
     made.close()
 
 
-def failed(door: Door, side: str) -> int:
+def failed(door: ProxyHandle, side: str) -> int:
     return int(door.counters()["tls"]["failed"][side]["count"])
 
 
@@ -276,13 +276,13 @@ def test_a_client_that_does_not_read_holds_back_the_upstream(ends: Ends, papers:
 
 
 @pytest.fixture
-def both(ends: Ends, papers: Papers) -> tuple[Door, ssl.SSLSocket, ssl.SSLSocket]:
+def both(ends: Ends, papers: Papers) -> tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]:
     door = ends.door(client=papers.door, upstream={"ca": papers.ca})
     client = ends.client(door)
     return door, client, ends.served(door)
 
 
-def test_latency_with_tls(both: tuple[Door, ssl.SSLSocket, ssl.SSLSocket]) -> None:
+def test_latency_with_tls(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
     door, client, served = both
     door.add("latency", latency=120)
     watch = Watch()
@@ -291,14 +291,14 @@ def test_latency_with_tls(both: tuple[Door, ssl.SSLSocket, ssl.SSLSocket]) -> No
     assert 0.12 <= watch.seconds < PATIENCE
 
 
-def test_limit_data_counts_plain_text_with_tls(both: tuple[Door, ssl.SSLSocket, ssl.SSLSocket]) -> None:
+def test_limit_data_counts_plain_text_with_tls(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
     door, client, served = both
     door.add("limit_data", bytes=7)
     served.sendall(b"1234567890")
     assert take(client, 10) == b"1234567"
 
 
-def test_blackhole_with_tls_is_silent_and_heals(both: tuple[Door, ssl.SSLSocket, ssl.SSLSocket]) -> None:
+def test_blackhole_with_tls_is_silent_and_heals(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
     door, client, served = both
     toxic = door.add("bandwidth", rate=0)
     served.sendall(b"held")
@@ -308,7 +308,7 @@ def test_blackhole_with_tls_is_silent_and_heals(both: tuple[Door, ssl.SSLSocket,
     assert take(client, 4) == b"held"
 
 
-def test_timeout_closes_a_tls_connection(both: tuple[Door, ssl.SSLSocket, ssl.SSLSocket]) -> None:
+def test_timeout_closes_a_tls_connection(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
     door, client, served = both
     door.add("timeout", timeout=20)
     served.sendall(b"lost")
@@ -317,14 +317,14 @@ def test_timeout_closes_a_tls_connection(both: tuple[Door, ssl.SSLSocket, ssl.SS
         client.recv(1)
 
 
-def test_reset_peer_with_tls(both: tuple[Door, ssl.SSLSocket, ssl.SSLSocket]) -> None:
+def test_reset_peer_with_tls(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
     door, client, _ = both
     door.add("reset_peer", timeout=0)
     with socket.socket(fileno=client.detach()) as bare:  # Python's ssl takes a reset for an end
         assert gone(bare) == "reset"
 
 
-def test_slicer_slices_plain_text(both: tuple[Door, ssl.SSLSocket, ssl.SSLSocket]) -> None:
+def test_slicer_slices_plain_text(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
     door, client, served = both
     door.add("slicer", average_size=2, delay=1000)
     served.sendall(b"abcdef")
@@ -419,7 +419,7 @@ def test_disabling_in_the_middle_of_a_handshake(ends: Ends, papers: Papers, side
     assert failed(door, side) == 0
 
 
-def test_failures_are_logged_without_secrets(papers: Papers, make_door: Callable[..., Door]) -> None:
+def test_failures_are_logged_without_secrets(papers: Papers, make_door: Callable[..., ProxyHandle]) -> None:
     """With a server of its own, whose log is read here."""
     lines: list[str] = []
 
@@ -451,7 +451,9 @@ def test_failures_are_logged_without_secrets(papers: Papers, make_door: Callable
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is seen in /proc")
-def test_ssl_is_loaded_when_it_is_used(own_server: Server, make_door: Callable[..., Door], papers: Papers) -> None:
+def test_ssl_is_loaded_when_it_is_used(
+    own_server: Server, make_door: Callable[..., ProxyHandle], papers: Papers
+) -> None:
     loaded = Path(f"/proc/{own_server.process.pid}/maps")
     make_door(own_server)
     assert "libssl" not in loaded.read_text()
@@ -462,7 +464,7 @@ def test_ssl_is_loaded_when_it_is_used(own_server: Server, make_door: Callable[.
 # --- the API ---------------------------------------------------------------------------------------------------------------
 
 
-def test_tls_is_shown_only_when_set(ends: Ends, papers: Papers, door: Door) -> None:
+def test_tls_is_shown_only_when_set(ends: Ends, papers: Papers, door: ProxyHandle) -> None:
     assert "tls" not in door.call("GET", "").json
     assert "tls" not in door.counters()
     tls = {"client": {**papers.door, "ca": papers.ca}, "upstream": {"verify": False}}
@@ -471,7 +473,7 @@ def test_tls_is_shown_only_when_set(ends: Ends, papers: Papers, door: Door) -> N
     assert door.call("PATCH", "", {"enabled": True}).json["tls"] == tls, "what is left out stays"
 
 
-def test_update_and_removal_leave_live_connections_as_they_are(ends: Ends, papers: Papers, door: Door) -> None:
+def test_update_and_removal_leave_live_connections_as_they_are(ends: Ends, papers: Papers, door: ProxyHandle) -> None:
     plain, plainly_served = door.connect()
     assert door.call("PATCH", "", {"tls": {"client": papers.door}}).status == 200
     secured, served = ends.client(door), door.accept()
@@ -506,7 +508,7 @@ def test_a_proxy_with_a_bad_certificate_is_not_created(server: Server, papers: P
         ({"upstream": {"alpn": ["\u00e9"]}}, "tls.upstream.alpn: a protocol's name has 1 to 255 ASCII characters"),
     ],
 )  # fmt: skip
-def test_a_refused_update_changes_nothing(door: Door, tls: Any, said: str) -> None:
+def test_a_refused_update_changes_nothing(door: ProxyHandle, tls: Any, said: str) -> None:
     before = door.call("GET", "").json
     reply = door.call("PATCH", "", {"upstream": "127.0.0.1:1", "tls": tls})
     assert (reply.status, reply.error) == (400, f"bad request body: {said}")
@@ -514,7 +516,7 @@ def test_a_refused_update_changes_nothing(door: Door, tls: Any, said: str) -> No
 
 
 def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(
-    server: Server, door: Door, papers: Papers, tmp_path: Path
+    server: Server, door: ProxyHandle, papers: Papers, tmp_path: Path
 ) -> None:
     from cryptography.hazmat.primitives import serialization
 

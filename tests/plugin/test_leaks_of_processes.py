@@ -182,6 +182,6 @@ def test_the_mark_is_the_supervisor_s() -> None:
 
 def test_a_command_is_told_without_its_secrets(tmp_path: Path) -> None:
     command = "shop", "--password", "hunter2", "--api-key=hunter3", "redis://me:hunter4@localhost"
-    assert children.Child(7, command, "").described(tmp_path) == (
+    assert children.ManagedProcess(7, command, "").described(tmp_path) == (
         "pid 7, command: shop --password *** --api-key=*** redis://me:***@localhost"
     )

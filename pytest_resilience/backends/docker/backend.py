@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Literal
 
 from ...clock import SYSTEM, Clock
 from ...errors import BackendDied, BackendUnavailable, ServerNotReady, SetupError
-from ...proxy_client.client import REAL_CANNOT, Behind, Seen
+from ...proxy_client.client import TOXIPROXY_UNSUPPORTED, ConnectionCounts, ProxiedClients
 from ...redaction import new_password
 from ..backend import Address
 from ..session.background import InBackground
 from ..session.session_dir import OWNER, files_of_our_own, in_use, sweep
-from ..session.supervised import KeptBackend
+from ..session.supervised import SupervisedBackend
 from ..settings import Settings
 from . import engine as engines
-from .container import Place, client_settings, under_way
+from .container import ContainerContext, client_settings, under_way
 from .servers import PostgresContainer, RedisContainer
 from .toxiproxy import FIRST_DOOR, PUBLISHED_DOORS, ToxiproxyContainer
 
 if TYPE_CHECKING:
     from testcontainers.core.network import Network
 
-    from .container import Contained
+    from .container import Container
 
 PULL_WITHIN = 300.0  # seconds for one image, and only when somebody asked for this very backend
 # What stands between a client and a published port accepts and then hangs up, whatever happens behind it.
@@ -37,7 +37,7 @@ FORWARDED = (
 RYUK = "TESTCONTAINERS_RYUK_DISABLED"
 
 
-class DockerBackend(KeptBackend):
+class DockerBackend(SupervisedBackend):
     """Real servers in containers.
 
     Clients reach Toxiproxy at its own address on the private network where that is one of this machine's (Docker on Linux), because
@@ -70,17 +70,17 @@ class DockerBackend(KeptBackend):
         self._clock = clock
         self._network: Network | None = None
         self._proxy: ToxiproxyContainer | None = None
-        self._everything: list[Contained] = []
+        self._everything: list[Container] = []
         self._on_its_network = False
         self._doors = itertools.count()
-        self._place: Place | None = None
+        self._place: ContainerContext | None = None
 
     @property
     def cannot(self) -> Mapping[str, str]:  # type: ignore[override]  # known when the network is there
         if self._network is None or self._on_its_network:
-            return REAL_CANNOT
+            return TOXIPROXY_UNSUPPORTED
         names = (f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("refuse", "reset", "flap"))
-        return REAL_CANNOT | dict.fromkeys(names, FORWARDED)
+        return TOXIPROXY_UNSUPPORTED | dict.fromkeys(names, FORWARDED)
 
     def start(self) -> None:
         try:
@@ -110,7 +110,7 @@ class DockerBackend(KeptBackend):
             making.mkdir()
         with without_ryuk(self._environ):
             self._network = self._make_network(engine, session, labels, making)
-            place = self._place = Place(client_settings(engine), self._network, labels, making, self._clock)
+            place = self._place = ContainerContext(client_settings(engine), self._network, labels, making, self._clock)
             postgres = PostgresContainer(self._settings.postgres_image, place, password=new_password())
             redis = RedisContainer(self._settings.redis_image, place, password=new_password())
             doors = 0 if self._on_its_network else PUBLISHED_DOORS
@@ -202,10 +202,10 @@ class DockerBackend(KeptBackend):
         port = int(listen.rpartition(":")[2])
         return Address(self._proxy.private_host, port) if self._on_its_network else self._proxy.published(port)
 
-    def seen(self, proxy: str) -> Seen | None:
+    def seen(self, proxy: str) -> ConnectionCounts | None:
         return self._proxy.seen(proxy) if self._proxy is not None else None
 
-    def behind(self, proxy: str) -> Behind | None:
+    def behind(self, proxy: str) -> ProxiedClients | None:
         # Beyond a forwarded port, it is the forwarder that Toxiproxy knows.
         return self._proxy.behind(proxy) if self._proxy is not None and self._on_its_network else None
 

@@ -34,7 +34,7 @@ POLL = 0.01  # seconds between two questions to a server that starts; more of th
 PORT_TRIES = 3  # another process may take a free port before the engine binds it
 
 
-class Place(NamedTuple):
+class ContainerContext(NamedTuple):
     """Where containers of a session live.
 
     Args:
@@ -72,7 +72,7 @@ def client_settings(engine: Engine) -> dict[str, Any]:
     return {"environment": {**os.environ, "DOCKER_HOST": engine.url}}
 
 
-class Contained(ABC):
+class Container(ABC):
     """One container, waited for by asking what runs in it.
 
     Args:
@@ -81,7 +81,7 @@ class Contained(ABC):
         place: where.
     """
 
-    def __init__(self, name: str, image: str, place: Place) -> None:
+    def __init__(self, name: str, image: str, place: ContainerContext) -> None:
         self.name = name
         self.private_host = ""
         self._image = image

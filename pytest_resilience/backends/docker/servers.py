@@ -11,7 +11,7 @@ from ..backend import Address, Server
 from ..embedded.postgres import DATABASE
 from ..embedded.template_builder import SETTINGS
 from ..postgres_url import postgres_url
-from .container import Contained, Place
+from .container import Container, ContainerContext
 
 POSTGRES_PORT = 5432
 REDIS_PORT = 6379
@@ -25,12 +25,12 @@ requirepass $RESILIENCE_PASSWORD
 EOF"""
 
 
-class ContainedServer(Contained, Server):
+class ContainerServer(Container, Server):
     """A server in a container, reached by a port of loopback that the engine forwards."""
 
     port: int
 
-    def __init__(self, image: str, place: Place, *, password: str, name: str = "") -> None:
+    def __init__(self, image: str, place: ContainerContext, *, password: str, name: str = "") -> None:
         super().__init__(name or self.kind, image, place)
         self._password = password
         self.version = ""
@@ -52,7 +52,7 @@ class ContainedServer(Contained, Server):
         return Address(self.name, self.port)
 
 
-class PostgresContainer(ContainedServer):
+class PostgresContainer(ContainerServer):
     """A Postgres server, as its image makes it, set up to be killed a lot."""
 
     kind = "postgres"
@@ -86,7 +86,7 @@ class PostgresContainer(ContainedServer):
         return True
 
 
-class RedisContainer(ContainedServer):
+class RedisContainer(ContainerServer):
     """A Redis server. It keeps nothing on disk: killed, it comes back empty, as a cache does."""
 
     kind = "redis"

@@ -8,7 +8,7 @@ import secrets
 from ...proxy_client.client import Behind, Seen
 from ...wire import http
 from ..backend import Address
-from .container import POLL, Contained, Place
+from .container import POLL, Container, ContainerContext
 
 API_PORT = 8474
 FIRST_DOOR = 20001
@@ -17,7 +17,7 @@ LOG_WITHIN = 1.0  # seconds for the engine to write down what has just happened;
 PUBLISHED_DOORS = 8  # servers that can be reached where we don't reach the container itself; each costs the engine a forwarding process
 
 
-class ToxiproxyContainer(Contained):
+class ToxiproxyContainer(Container):
     """Toxiproxy, with a log that has a line for each end of a connection.
 
     Args:
@@ -25,7 +25,7 @@ class ToxiproxyContainer(Contained):
         doors: how many ports for proxies to publish.
     """
 
-    def __init__(self, name: str, image: str, place: Place, *, doors: int) -> None:
+    def __init__(self, name: str, image: str, place: ContainerContext, *, doors: int) -> None:
         super().__init__(name, image, place)
         self._doors = doors
 
@@ -58,17 +58,17 @@ class ToxiproxyContainer(Contained):
         """Where its API listens, for us."""
         return self.published(API_PORT)
 
-    def seen(self, proxy: str) -> Seen | None:
+    def seen(self, proxy: str) -> ConnectionCounts | None:
         """How many connections of a proxy have begun and ended so far; None when the log does not tell in time."""
         told = self._connections(proxy)
-        return Seen(len(told), sum(ended for _, ended in told)) if told is not None else None
+        return ConnectionCounts(len(told), sum(ended for _, ended in told)) if told is not None else None
 
-    def behind(self, proxy: str) -> Behind | None:
+    def behind(self, proxy: str) -> ProxiedClients | None:
         """Who is connected to a proxy; None when the log does not tell in time."""
         told = self._connections(proxy)
         if told is None:
             return None
-        return Behind(self.private_host, [Address.parse(client).port for client, ended in told if not ended])
+        return ProxiedClients(self.private_host, [Address.parse(client).port for client, ended in told if not ended])
 
     def _connections(self, proxy: str) -> list[tuple[str, bool]] | None:
         """All clients that a proxy has accepted so far, in order, and whether their connections have ended, by either side."""

@@ -16,19 +16,19 @@ from ..backend import Address
 from ..session.background import InBackground
 from ..session.ports import free_port
 from ..session.session_dir import files_of_our_own, no_room, sweep
-from ..session.supervised import KeptBackend
-from .binaries import Found, find_postgres, find_redis
+from ..session.supervised import SupervisedBackend
+from .binaries import Installation, find_postgres, find_redis
 from .postgres import PostgresProcess
 from .postgres_password import Place, put
 from .proxy import ProxyProcess
 from .redis import RedisProcess
 from .run_as import account_for_postgres, give
 from .server_process import HOST
-from .template_builder import Recipe
-from .template_file import Template, TemplateBroken
+from .template_builder import TemplateBuilder
+from .template_file import DataDirTemplate, TemplateCorrupt
 
 
-class EmbeddedBackend(KeptBackend):
+class EmbeddedBackend(SupervisedBackend):
     """Real servers without Docker, up in a tenth of a second.
 
     Everything starts side by side: proxy and Redis while the data directory is copied, the rest of the copy while Postgres starts.
@@ -63,7 +63,7 @@ class EmbeddedBackend(KeptBackend):
             self.close()
             raise
 
-    def _start(self, postgres: Found, redis: Found) -> None:
+    def _start(self, postgres: Installation, redis: Installation) -> None:
         others = InBackground(lambda: self._launch_redis_and_proxy(redis))
         try:
             postgres_server = self._launch_postgres(postgres)
@@ -77,12 +77,12 @@ class EmbeddedBackend(KeptBackend):
         self.servers = {"postgres": postgres_server, "redis": redis_server}
         self.api = self._proxy.address
 
-    def _launch_redis_and_proxy(self, found: Found) -> tuple[RedisProcess, ProxyProcess]:
+    def _launch_redis_and_proxy(self, found: Installation) -> tuple[RedisProcess, ProxyProcess]:
         proxy = ProxyProcess(self._supervisor, log=self.directory / "proxy.log", clock=self._clock)
         proxy.launch()  # first: it takes longest
         return self._launch_redis(found, "redis"), proxy
 
-    def _launch_redis(self, found: Found, name: str) -> RedisProcess:
+    def _launch_redis(self, found: Installation, name: str) -> RedisProcess:
         place = self.directory / name
         place.mkdir(mode=0o700)
         log = self.directory / f"{name}.log"
@@ -100,18 +100,18 @@ class EmbeddedBackend(KeptBackend):
         server.await_ready()
         self.servers[name] = server
 
-    def _launch_postgres(self, found: Found, name: str = "postgres") -> PostgresProcess:
+    def _launch_postgres(self, found: Installation, name: str = "postgres") -> PostgresProcess:
         account = functools.cache(lambda: account_for_postgres(self._supervisor, found.path, self.directory))
-        recipe = Recipe(self._supervisor, found, account=account, scratch=self.directory)
+        recipe = TemplateBuilder(self._supervisor, found, account=account, scratch=self.directory)
         data = self.directory / name
         try:
             return self._from_template(recipe, recipe.open(), data)
-        except TemplateBroken:
+        except TemplateCorrupt:
             shutil.rmtree(data, ignore_errors=True)
             recipe.discard()
             return self._from_template(recipe, recipe.open(), data)
 
-    def _from_template(self, recipe: Recipe, template: Template, data: Path) -> PostgresProcess:
+    def _from_template(self, recipe: TemplateBuilder, template: DataDirTemplate, data: Path) -> PostgresProcess:
         with template:
             template.copy_first(data)
             password = new_password()

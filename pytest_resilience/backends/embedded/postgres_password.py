@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...wording import counted
-from .template_file import TemplateBroken
+from .template_file import TemplateCorrupt
 
 # The password is random and the server on loopback; 4096 iterations, the least that RFC 7677 wants, would cost 100 connections 0.5 s.
 ITERATIONS = 1
@@ -43,12 +43,12 @@ def find(data: Path) -> Place:
     """Return where the verifier is in a data directory whose server is shut down.
 
     Raises:
-        TemplateBroken: it is not in exactly one place.
+        TemplateCorrupt: it is not in exactly one place.
     """
     files = sorted(path for path in (data / "global").iterdir() if path.is_file())
     found = [(path, verifier) for path in files for verifier in VERIFIER.findall(path.read_bytes())]
     if len(found) != 1:
-        raise TemplateBroken(f"{data} has {counted(len(found), 'verifiers')} where one was expected")
+        raise TemplateCorrupt(f"{data} has {counted(len(found), 'verifiers')} where one was expected")
     path, verifier = found[0]
     return Place(str(path.relative_to(data)), verifier.decode())
 
@@ -57,13 +57,13 @@ def put(data: Path, place: Place, password: str) -> None:
     """Let the role's password be this one, in a data directory whose server does not run and whose pages have no checksums.
 
     Raises:
-        TemplateBroken: the verifier is not where it was.
+        TemplateCorrupt: the verifier is not where it was.
     """
     file = data / place.file
     content = file.read_bytes()
     new = verifier_for(password, BY_THE_BOOK if importlib.util.find_spec(STRICT) else ITERATIONS)
     if content.count(place.verifier.encode()) != 1 or len(new) != len(place.verifier):
-        raise TemplateBroken(f"{place.file} has not the verifier that was written down")
+        raise TemplateCorrupt(f"{place.file} has not the verifier that was written down")
     with file.open("r+b") as target:
         target.write(content.replace(place.verifier.encode(), new.encode()))
 

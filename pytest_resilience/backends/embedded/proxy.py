@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...clock import SYSTEM, Clock
-from ...processes import Child, SupervisorClient
+from ...processes import ManagedProcess, SupervisorClient
 from ..backend import Address
 from ..session.versions import ENVIRONMENT, for_python
-from .server_process import HOST, Program
+from .server_process import HOST, ServerProcess
 
 LISTENING = "Starting Toxiproxy HTTP server"
 # Without `site`, with two places to import from in place of all that is installed, and with an empty package in the place of ours,
@@ -28,7 +28,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-class ProxyProcess(Program):
+class ProxyProcess(ServerProcess):
     """The proxy. It chooses its port itself and writes it to its log.
 
     Args:
@@ -51,7 +51,7 @@ class ProxyProcess(Program):
     def launch(self) -> None:
         self._spawn()
 
-    def ready(self, child: Child) -> bool:
+    def ready(self, child: ManagedProcess) -> bool:
         """Whether it has written where it listens."""
         for line in self.log_text(self._log_begin).splitlines():
             if LISTENING in line:

@@ -12,19 +12,19 @@ import os
 from pathlib import Path
 
 from ...clock import SYSTEM, Clock
-from ...processes import Child, SupervisorClient
+from ...processes import ManagedProcess, SupervisorClient
 from ...redaction import new_password
 from ...wire import redis as wire
 from ..backend import Address
 from ..session.versions import guarded, version_of
-from .server_process import HOST, LocalServer
+from .server_process import HOST, LoopbackServer
 
 SAVED = "dump.rdb"  # Redis' default
 # DEBUG is allowed by its other name only.
 GUARDED = {"enable-protected-configs": "no", "enable-module-command": "no", "enable-debug-command": "local"}
 
 
-class RedisProcess(LocalServer):
+class RedisProcess(LoopbackServer):
     """A Redis server on loopback. It keeps nothing on disk: killed, it comes back empty, as a cache does.
 
     Args:
@@ -87,7 +87,7 @@ class RedisProcess(LocalServer):
     def url(self, address: Address) -> str:
         return f"redis://{address}/0"
 
-    def ready(self, child: Child) -> bool:
+    def ready(self, child: ManagedProcess) -> bool:
         """Whether the one who answers is this very process."""
         with self.ask(wire.command("INFO", "server")) as connection:
             data = b""

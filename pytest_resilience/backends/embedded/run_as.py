@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import BackendUnavailable
-from ...processes import PLAIN, SupervisorClient, User
+from ...processes import PLAIN, RunAs, SupervisorClient
 
 NOBODY = 65534  # initdb looks its user up, so it must be one that every system knows
 
 
-class Account(NamedTuple):
+class PostgresAccount(NamedTuple):
     """As whom Postgres runs, and where that user finds its programs."""
 
-    user: User
+    user: RunAs
     programs: Path
 
 
-def account_for_postgres(supervisor: SupervisorClient, programs: Path, scratch: Path) -> Account:
+def account_for_postgres(supervisor: SupervisorClient, programs: Path, scratch: Path) -> PostgresAccount:
     """Who runs Postgres here. As root, or without a name, it takes an answer of the supervisor.
 
     Args:
@@ -34,10 +34,10 @@ def account_for_postgres(supervisor: SupervisorClient, programs: Path, scratch: 
     if user.mode == "setuid":
         scratch.chmod(0o711)  # the other user may walk through, and not look
         programs = readable_copy(programs, scratch)
-    return Account(user, programs)
+    return PostgresAccount(user, programs)
 
 
-def user_for_postgres(supervisor: SupervisorClient) -> User:
+def user_for_postgres(supervisor: SupervisorClient) -> RunAs:
     """Return this user, unless Postgres refuses it: root, and a user without a line in /etc/passwd (initdb asks for its name).
 
     Those become nobody, in a user namespace where the kernel allows that, which needs no change of owners.
@@ -48,7 +48,7 @@ def user_for_postgres(supervisor: SupervisorClient) -> User:
     uid = os.geteuid()
     if uid != 0 and _has_name(uid):
         return PLAIN
-    nobody = User("userns", *_nobody())
+    nobody = RunAs("userns", *_nobody())
     if supervisor.user_namespaces():
         return nobody
     if uid != 0:
@@ -79,7 +79,7 @@ def _nobody() -> tuple[int, int]:
     return next(((each.pw_uid, each.pw_gid) for each in pwd.getpwall() if each.pw_uid != 0), (NOBODY, NOBODY))
 
 
-def give(path: Path, user: User) -> None:
+def give(path: Path, user: RunAs) -> None:
     """Make a file, or a directory with everything in it, belong to that user, where it does not anyway."""
     if user.mode != "setuid":
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...clock import SYSTEM, Clock
 from ...errors import BackendDied
-from ...processes import PLAIN, Child, SupervisorClient, User
+from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient
 from ...redaction import scrubbed
 from ..backend import Address, Server
 from ..session.ports import free_port
@@ -30,7 +30,7 @@ class PortTaken(Exception):
     """Somebody else was quicker."""
 
 
-class Program(ABC):
+class ServerProcess(ABC):
     """A process of ours, waited for by asking it.
 
     Attributes:
@@ -42,7 +42,7 @@ class Program(ABC):
     _stop_signal: int = signal.SIGTERM
 
     def __init__(
-        self, supervisor: SupervisorClient, name: str, *, log: Path, clock: Clock = SYSTEM, user: User = PLAIN
+        self, supervisor: SupervisorClient, name: str, *, log: Path, clock: Clock = SYSTEM, user: RunAs = PLAIN
     ) -> None:
         self.name = name
         self.log = log
@@ -50,7 +50,7 @@ class Program(ABC):
         self._supervisor = supervisor
         self._clock = clock
         self._user = user
-        self._child: Child | None = None
+        self._child: ManagedProcess | None = None
         self._log_begin = 0  # where in the log this start begins
         self._wanted = False  # whether it should be running, as far as we know
 
@@ -59,7 +59,7 @@ class Program(ABC):
         """The command, with the port as it is now."""
 
     @abstractmethod
-    def ready(self, child: Child) -> bool:
+    def ready(self, child: ManagedProcess) -> bool:
         """Ask once whether it serves. An OSError counts as no."""
 
     def environment(self) -> Mapping[str, str]:
@@ -111,7 +111,7 @@ class Program(ABC):
             else:
                 return
 
-    def _wait(self, child: Child, until: float) -> None:
+    def _wait(self, child: ManagedProcess, until: float) -> None:
         while True:
             if child.exit_code() is not None:
                 if "address already in use" in self.log_text(self._log_begin).lower():
@@ -126,7 +126,7 @@ class Program(ABC):
                 raise self._not_ready(child)
             self._clock.sleep(POLL)
 
-    def _not_ready(self, child: Child) -> Exception:
+    def _not_ready(self, child: ManagedProcess) -> Exception:
         error = child.not_ready(START_WITHIN, self._log_begin)
         child.kill()
         self._wanted = False
@@ -198,7 +198,7 @@ class Program(ABC):
         return connection
 
 
-class LocalServer(Program, Server):
+class LoopbackServer(ServerProcess, Server):
     """A server of ours on loopback, which the test and the proxy reach at the same address."""
 
     @property

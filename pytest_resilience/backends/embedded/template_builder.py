@@ -11,16 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import BackendUnavailable
-from ...processes import Child, SupervisorClient
+from ...processes import ManagedProcess, SupervisorClient
 from ..session.session_dir import no_room
 from ..session.versions import ENVIRONMENT, NoVersion, known_version, remembered_in
 from . import cache_dir as caches
 from . import postgres_password
 from . import template_file as template
-from .binaries import Found
+from .binaries import Installation
 from .postgres import DATABASE
-from .run_as import Account, give
-from .template_file import Template, TemplateBroken
+from .run_as import PostgresAccount, give
+from .template_file import DataDirTemplate, TemplateCorrupt
 
 RECIPE = 4  # count it up when what comes out changes, the settings aside
 INITDB_WITHIN = 120.0  # seconds; it takes 0.5
@@ -52,7 +52,7 @@ WITHOUT_CHECKSUMS = (
 )  # from 18 on; they are the default there, and a page is changed before the start
 
 
-class Recipe:
+class TemplateBuilder:
     """Makes and opens the template for one set of binaries.
 
     Args:
@@ -68,7 +68,12 @@ class Recipe:
     """
 
     def __init__(
-        self, supervisor: SupervisorClient, found: Found, *, account: Callable[[], Account], scratch: Path
+        self,
+        supervisor: SupervisorClient,
+        found: Installation,
+        *,
+        account: Callable[[], PostgresAccount],
+        scratch: Path,
     ) -> None:
         self.account = account
         try:
@@ -99,7 +104,7 @@ class Recipe:
         self._name = f"postgres-{self.version}-{key[:12]}.template"
         self.path = self._scratch / self._name
 
-    def open(self) -> Template:
+    def open(self) -> DataDirTemplate:
         """Return the template; made first if there is none, or none that is whole. A cache that is full or broken is passed over.
 
         Raises:
@@ -118,25 +123,25 @@ class Recipe:
             shutil.rmtree(self._work, ignore_errors=True)
         raise BackendUnavailable(f"Postgres' data directory can't be kept anywhere: {'; '.join(problems)}")
 
-    def _open(self) -> Template:
+    def _open(self) -> DataDirTemplate:
         try:
             return self._used()
-        except (FileNotFoundError, TemplateBroken):
+        except (FileNotFoundError, TemplateCorrupt):
             pass
         with template.one_at_a_time(self.path.with_suffix(".lock")):
             try:
                 return self._used()  # another process made it while we waited for our turn
-            except (FileNotFoundError, TemplateBroken):
+            except (FileNotFoundError, TemplateCorrupt):
                 self._make()
-        return Template(self.path)
+        return DataDirTemplate(self.path)
 
     def discard(self) -> None:
         """Remove the template, which turned out to be damaged."""
         with contextlib.suppress(OSError):  # one that stays is found to be damaged again
             self.path.unlink()
 
-    def _used(self) -> Template:
-        found = Template(self.path)
+    def _used(self) -> DataDirTemplate:
+        found = DataDirTemplate(self.path)
         os.utime(self.path)  # the unused ones are removed after a while
         return found
 
@@ -145,7 +150,7 @@ class Recipe:
         ours = max(int(path.name) for path in (data / "base").iterdir() if path.name.isdigit())
         try:
             verifier = postgres_password.find(data)
-        except TemplateBroken as problem:
+        except TemplateCorrupt as problem:
             raise BackendUnavailable(
                 f"initdb {self.version} makes no data directory of the kind that is needed: {problem}"
             ) from None
@@ -208,7 +213,7 @@ class Recipe:
 
     def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:
         log = self._scratch / "template.log"
-        child: Child = self._supervisor.spawn(
+        child: ManagedProcess = self._supervisor.spawn(
             name, command, env=ENVIRONMENT, log=log, cwd=self._scratch, user=self.account().user, stdin=stdin
         )
         if child.wait(INITDB_WITHIN) != 0:

@@ -26,11 +26,11 @@ SKIPPED = {"postmaster.pid", "postmaster.opts", "pg_internal.init"}  # the serve
 OLD = 30 * 86400  # seconds; templates that nobody used for so long are removed when another one is made
 
 
-class TemplateBroken(Exception):
+class TemplateCorrupt(Exception):
     """The file is not what was written."""
 
 
-class File(NamedTuple):
+class TemplateEntry(NamedTuple):
     """One file of the data directory, and where its content is."""
 
     name: str
@@ -39,7 +39,7 @@ class File(NamedTuple):
     checksum: int
 
 
-class Template:
+class DataDirTemplate:
     """A template file, open for copying; a context manager.
 
     Attributes:
@@ -50,14 +50,14 @@ class Template:
         """Open it.
 
         Raises:
-            TemplateBroken: it is damaged.
+            TemplateCorrupt: it is damaged.
             FileNotFoundError: there is none.
         """
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             _refuse_strangers(file)
             size = os.fstat(file.fileno()).st_size
             if size < len(MAGIC) + 8:
-                raise TemplateBroken("cut short")
+                raise TemplateCorrupt("cut short")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._data = memoryview(self._map)
         try:
@@ -67,10 +67,10 @@ class Template:
             raise
         self.facts: dict[str, str] = header["facts"]
         self._directories: list[str] = header["directories"]
-        self._files = [File(*entry) for entry in header["files"]]
+        self._files = [TemplateEntry(*entry) for entry in header["files"]]
         self._first: int = header["first"]
 
-    def __enter__(self) -> Template:
+    def __enter__(self) -> DataDirTemplate:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,7 +88,7 @@ class Template:
         """Make the directory `to`, with what a server needs to start.
 
         Raises:
-            TemplateBroken: the template is damaged.
+            TemplateCorrupt: the template is damaged.
         """
         to.mkdir(mode=0o700)
         for name in self._directories:
@@ -99,15 +99,15 @@ class Template:
         """Add the rest to a directory that `copy_first` made.
 
         Raises:
-            TemplateBroken: the template is damaged.
+            TemplateCorrupt: the template is damaged.
         """
         self._copy(self._files[self._first :], f"{to}/")
 
-    def _copy(self, files: list[File], to: str) -> None:
+    def _copy(self, files: list[TemplateEntry], to: str) -> None:
         for name, offset, size, checksum in files:
             content = self._data[self._start + offset : self._start + offset + size]
             if len(content) != size or zlib.crc32(content) != checksum:
-                raise TemplateBroken(f"{name} is not what was written")
+                raise TemplateCorrupt(f"{name} is not what was written")
             target = os.open(to + name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 while content:
@@ -120,20 +120,20 @@ def _refuse_strangers(file: BinaryIO) -> None:
     """The template is code that runs as us, so nobody else may have written it."""
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
-        raise TemplateBroken("not a file")
+        raise TemplateCorrupt("not a file")
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise TemplateBroken("somebody else may have written it")
+        raise TemplateCorrupt("somebody else may have written it")
 
 
 def _header(data: memoryview) -> tuple[dict[str, Any], int]:
     """The header and where the contents begin."""
     sizes = len(MAGIC)
     if data[:sizes] != MAGIC:
-        raise TemplateBroken("not a template")
+        raise TemplateCorrupt("not a template")
     length, checksum = (int.from_bytes(data[at : at + 4], "big") for at in (sizes, sizes + 4))
     text = data[sizes + 8 : sizes + 8 + length]
     if len(text) != length or zlib.crc32(text) != checksum:
-        raise TemplateBroken("its header is not what was written")
+        raise TemplateCorrupt("its header is not what was written")
     header: dict[str, Any] = json.loads(bytes(text))
     return header, sizes + 8 + length
 
@@ -158,7 +158,7 @@ def write(data_directory: Path, target: Path, facts: Mapping[str, str], first: C
             known[content] = end
             contents.append(content)
             end += len(content)
-        files.append(File(name, known[content], len(content), zlib.crc32(content)))
+        files.append(TemplateEntry(name, known[content], len(content), zlib.crc32(content)))
     header = {"facts": dict(facts), "directories": directories, "files": files, "first": sum(map(first, names))}
     text = json.dumps(header).encode()
     descriptor, hidden = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)

@@ -14,14 +14,14 @@ import socket
 from collections.abc import Mapping
 
 from ...errors import BackendDied, BackendUnavailable, SetupError
-from ...proxy_client.client import REAL_CANNOT, Control, Refused
+from ...proxy_client.client import TOXIPROXY_UNSUPPORTED, ToxiproxyClient, ToxiproxyError
 from ..backend import Address
 from ..session.background import InBackground
 from ..session.session_dir import files_of_our_own, sweep
-from ..session.supervised import KeptBackend
+from ..session.supervised import SupervisedBackend
 from ..settings import Settings
-from .endpoints import Named, Upstream, read
-from .servers import ANSWER_WITHIN, NOT_OURS, SHARED, Claim, ExternalServer, make_database
+from .endpoints import ExternalEndpoints, ServerEndpoint, read
+from .servers import ANSWER_WITHIN, NOT_OURS, SHARED, ExternalServer, RedisDatabaseLease, make_database
 
 CANNOT = {
     f"{server}.{fault}": NOT_OURS for server in ("postgres", "redis") for fault in ("kill", "pause", "restart")
@@ -41,7 +41,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PORT_TRIES = 3  # another session may take a port of the range before us
 
 
-class ExternalBackend(KeptBackend):
+class ExternalBackend(SupervisedBackend):
     """Somebody else's Toxiproxy and servers.
 
     Args:
@@ -55,18 +55,18 @@ class ExternalBackend(KeptBackend):
     def __init__(self, settings: Settings, *, why: str = "asked for") -> None:
         super().__init__()
         self.why = why
-        self._named: Named = read(settings)
+        self._named: ExternalEndpoints = read(settings)
         self._id = secrets.token_hex(8)
         self.prefix = f"pytest-resilience-{self._id}-"
         self.template = f"resilience_{self._id}_baseline"
-        self._control: Control | None = None
-        self._claim: Claim | None = None
+        self._control: ToxiproxyClient | None = None
+        self._claim: RedisDatabaseLease | None = None
         self._used: set[int] = set()
         self._direct: dict[str, str] = {}  # the proxies that are never struck: name -> where they listen
 
     @property
     def cannot(self) -> Mapping[str, str]:  # type: ignore[override]  # known when its Toxiproxy has been asked
-        return CANNOT | (REAL_CANNOT if self._control is None or not self._control.counts else {})
+        return CANNOT | (TOXIPROXY_UNSUPPORTED if self._control is None or not self._control.counts else {})
 
     def start(self) -> None:
         try:
@@ -78,7 +78,7 @@ class ExternalBackend(KeptBackend):
     def _start(self) -> None:
         named = self._named
         self.api = named.api
-        self._control = Control(*named.api)
+        self._control = ToxiproxyClient(*named.api)
         try:
             self._control.request("GET", "/version")
         except (BackendDied, SetupError, ValueError) as error:
@@ -98,7 +98,7 @@ class ExternalBackend(KeptBackend):
         facts["databases"] = [database, self.template]
         self._plan_the_end(facts)
         postgres.version = InBackground(lambda: asyncio.run(make_database(postgres, first))).result()
-        self._claim = Claim(redis, self._id)
+        self._claim = RedisDatabaseLease(redis, self._id)
         redis.version = self._claim.version
         facts["redis"] = redis.url(redis.direct)
         self._plan_the_end(facts)
@@ -115,7 +115,7 @@ class ExternalBackend(KeptBackend):
         """Have the supervisor do it."""
         self._at_end("backends.external.cleanup", str(self.directory / "end.json"))
 
-    def _way_around(self, name: str, upstream: Upstream) -> Address:
+    def _way_around(self, name: str, upstream: ServerEndpoint) -> Address:
         """A second proxy, which no fault strikes: the only way that is sure to reach a server behind somebody's Toxiproxy."""
         assert self._control is not None, "start makes it"
         proxy = f"{self.prefix}{name}-direct"
@@ -176,7 +176,7 @@ class ExternalBackend(KeptBackend):
         for name, listen in self._direct.items():
             try:
                 self._control.request("GET", f"/proxies/{self.prefix}{name}-direct")
-            except Refused:
+            except ToxiproxyError:
                 self._control.create(f"{self.prefix}{name}-direct", listen, str(self.servers[name].upstream))
 
     def check(self) -> None:
@@ -184,7 +184,7 @@ class ExternalBackend(KeptBackend):
         for name in self._direct:
             try:
                 self._control.request("GET", f"/proxies/{self.prefix}{name}-direct")
-            except Refused:
+            except ToxiproxyError:
                 raise BackendDied(
                     f"the Toxiproxy at {self.api} has lost our proxies; it was restarted, or reset by somebody"
                 ) from None

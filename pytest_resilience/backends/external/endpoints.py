@@ -14,7 +14,7 @@ from ..settings import Settings
 API_PORT = 8474
 
 
-class Upstream(NamedTuple):
+class ServerEndpoint(NamedTuple):
     """A server behind the external Toxiproxy.
 
     Args:
@@ -36,7 +36,7 @@ class Upstream(NamedTuple):
         return f"<{self.scheme} at {self.address}>"
 
 
-class Named(NamedTuple):
+class ExternalEndpoints(NamedTuple):
     """All that was named.
 
     Args:
@@ -47,17 +47,17 @@ class Named(NamedTuple):
 
     api: Address
     ports: range
-    postgres: Upstream
-    redis: Upstream
+    postgres: ServerEndpoint
+    redis: ServerEndpoint
 
 
-def read(settings: Settings) -> Named:
+def read(settings: Settings) -> ExternalEndpoints:
     """Read the options of the external backend.
 
     Raises:
         SetupError: one of them makes no sense; says what was expected, and never a password.
     """
-    return Named(
+    return ExternalEndpoints(
         _api(settings.toxiproxy or ""),
         _ports(settings.toxiproxy_ports),
         _upstream("--resilience-postgres-upstream", settings.postgres_upstream or "", ("postgresql", "postgres"), 5432),
@@ -87,7 +87,7 @@ def _ports(text: str | None) -> range:
     return range(int(found[1]), int(found[2]) + 1)
 
 
-def _upstream(option: str, text: str, schemes: tuple[str, ...], port: int) -> Upstream:
+def _upstream(option: str, text: str, schemes: tuple[str, ...], port: int) -> ServerEndpoint:
     wanted = f"{option} must be host:port, or a URL such as {schemes[0]}://user:password@host:{port}"
     remember_url(text if "://" in text else f"{schemes[0]}://{text}")
     try:
@@ -101,4 +101,4 @@ def _upstream(option: str, text: str, schemes: tuple[str, ...], port: int) -> Up
     password = unquote(parts.password) if parts.password else None
     query = dict(parse_qsl(parts.query))
     remember(query.get("password"))
-    return Upstream(parts.scheme, address, user, password, unquote(parts.path.strip("/")), parts.query)
+    return ServerEndpoint(parts.scheme, address, user, password, unquote(parts.path.strip("/")), parts.query)

@@ -11,7 +11,7 @@ from ...errors import CannotInject, SetupError
 from ...wire.redis import ErrorReply
 from ...wording import counted
 from ..backend import Address, Server
-from .endpoints import Upstream
+from .endpoints import ServerEndpoint
 
 ANSWER_WITHIN = 10.0  # seconds
 DATABASES = 16  # of a Redis, unless it was set up otherwise
@@ -32,7 +32,9 @@ class ExternalServer(Server):
     whole = False
     has_log = False
 
-    def __init__(self, kind: Literal["postgres", "redis"], named: Upstream, database: str, direct: Address) -> None:
+    def __init__(
+        self, kind: Literal["postgres", "redis"], named: ServerEndpoint, database: str, direct: Address
+    ) -> None:
         self.kind = kind
         self.version = "?"
         self.direct = direct
@@ -118,7 +120,7 @@ async def make_database(server: ExternalServer, first: str) -> str:
     return version.split(maxsplit=1)[0]
 
 
-class Claim:
+class RedisDatabaseLease:
     """A logical database of a Redis that was empty and that nobody else of our kind uses; ours until `close`.
 
     Our mark is the name of a connection, since a key would be found by the tests.

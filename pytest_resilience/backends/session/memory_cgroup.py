@@ -18,11 +18,11 @@ LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}  # by the version of contr
 TRIES = 200  # to remove a group, 10 ms apart: its process may be on its way out
 
 
-class NotAllowed(Exception):
+class CgroupUnavailable(Exception):
     """There is no such thing here; the message says why, in a few words."""
 
 
-class Group:
+class MemoryCgroup:
     """A group for a tree of processes, made beside them: in the group that the first one is in.
 
     Args:
@@ -30,7 +30,7 @@ class Group:
         limit: bytes that all of them may still take.
 
     Raises:
-        NotAllowed: this platform or user can't.
+        CgroupUnavailable: this platform or user can't.
     """
 
     def __init__(self, pid: int, limit: int) -> None:
@@ -40,18 +40,18 @@ class Group:
         try:
             os.mkdir(self.path)  # noqa: PTH102  # the same
         except OSError as error:
-            raise NotAllowed(f"no control group can be made at {parent} ({error.strerror})") from None
+            raise CgroupUnavailable(f"no control group can be made at {parent} ({error.strerror})") from None
         try:
             _write(f"{self.path}/{LIMIT[self._version]}", self._limit)
         except OSError as error:
             remove(self.path)
-            raise NotAllowed(f"{self.path} takes no limit of memory ({error.strerror})") from None
+            raise CgroupUnavailable(f"{self.path} takes no limit of memory ({error.strerror})") from None
 
     def add(self, pid: int) -> bool:
         """Put a process into the group; its children will be born there. False when it is there already, or has gone.
 
         Raises:
-            NotAllowed: it can't be moved.
+            CgroupUnavailable: it can't be moved.
         """
         if pid in self._members():
             return False
@@ -60,7 +60,7 @@ class Group:
         except ProcessLookupError:
             return False
         except OSError as error:
-            raise NotAllowed(f"process {pid} can't be moved to {self.path} ({error.strerror})") from None
+            raise CgroupUnavailable(f"process {pid} can't be moved to {self.path} ({error.strerror})") from None
         return True
 
     def met(self) -> int | None:
@@ -107,7 +107,7 @@ class Group:
 def _find(pid: int) -> tuple[str, int]:
     """The group that a process is in, as a directory, and the version of control groups that it belongs to."""
     if not sys.platform.startswith("linux"):
-        raise NotAllowed("only Linux has control groups")
+        raise CgroupUnavailable("only Linux has control groups")
     with open("/proc/self/mounts") as file:  # noqa: PTH123  # no pathlib here
         mounts = [line.split() for line in file]
     with open(f"/proc/{pid}/cgroup") as file:  # noqa: PTH123  # the same
@@ -123,7 +123,7 @@ def _find(pid: int) -> tuple[str, int]:
                         return directory, 2
             except OSError:
                 continue
-    raise NotAllowed("no control group here hands on the limit of memory")
+    raise CgroupUnavailable("no control group here hands on the limit of memory")
 
 
 def remove(path: str) -> None:

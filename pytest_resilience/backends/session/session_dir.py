@@ -24,7 +24,7 @@ SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 ROOM = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
 
 
-class Scratch:
+class SessionDirectory:
     """A directory that only we can enter, marked as in use.
 
     Its names are known before it is made, so that somebody can be told to delete it who outlives us.

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...errors import CannotInject
-from ...processes import Child, SupervisorClient
+from ...processes import ManagedProcess, SupervisorClient
 from ..backend import Backend, Enclosure
-from .memory_cgroup import Group, NotAllowed
-from .session_dir import Scratch, files_of_our_own, no_room
+from .memory_cgroup import CgroupUnavailable, MemoryCgroup
+from .session_dir import SessionDirectory, files_of_our_own, no_room
 from .versions import for_python
 
 # An empty package stands in for this one, whose public names a module does not need when the session ends: less to load.
@@ -24,13 +24,13 @@ main(*sys.argv[2:])
 """
 
 
-class KeptBackend(Backend):
+class SupervisedBackend(Backend):
     """A backend whose supervisor takes everything along when the session ends."""
 
     def __init__(self) -> None:
         self.servers = {}
         self._supervisor = SupervisorClient()
-        self._scratch: Scratch | None = None
+        self._scratch: SessionDirectory | None = None
 
     def _open(self) -> None:
         """Start the supervisor and make the directory; the first step of `start`.
@@ -39,7 +39,7 @@ class KeptBackend(Backend):
             BackendUnavailable: there is no directory in which that can be done.
         """
         try:
-            self._scratch = Scratch()
+            self._scratch = SessionDirectory()
             self.directory = self._scratch.path
             self._supervisor.start(
                 owning=self._scratch.places
@@ -73,13 +73,15 @@ class KeptBackend(Backend):
         if self._scratch is not None:
             self._scratch.release()
 
-    def spawn(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None) -> Child:
+    def spawn(
+        self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+    ) -> ManagedProcess:
         return self._supervisor.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
 
     def enclose(self, pid: int, limit_bytes: int) -> Enclosure:
         try:
-            group = Group(pid, limit_bytes)
-        except NotAllowed as problem:
+            group = MemoryCgroup(pid, limit_bytes)
+        except CgroupUnavailable as problem:
             raise CannotInject(f"memory_limit: {problem}") from None
         self._at_end("backends.session.memory_cgroup", group.path)
         return group

@@ -9,7 +9,7 @@ import pytest
 from pytest_resilience import HealFailed, SetupError
 from pytest_resilience.faults import FAULTS, Receipt, Strike
 from pytest_resilience.faults.network import Blackhole, Latency, Refuse
-from pytest_resilience.targets.target import Ledger
+from pytest_resilience.targets.target import StrikeRegistry
 
 
 class Striking:
@@ -100,7 +100,7 @@ def test_only_a_strike_that_is_known_to_have_missed_is_vacuous(touched: int | No
 
 def test_one_heal_that_fails_does_not_keep_the_others_from_healing() -> None:
     first, second, third = Striking(), Striking(failing=True), Striking()
-    ledger = Ledger()
+    ledger = StrikeRegistry()
     ledger.strikes += [first.strike, second.strike, third.strike]
     with pytest.raises(HealFailed, match="the proxy is gone"):
         ledger.heal()

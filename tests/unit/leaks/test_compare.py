@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pytest_resilience.errors import SetupError
-from pytest_resilience.leaks.compare import Leak, Trace, check_patterns, stayed
+from pytest_resilience.leaks.compare import Leak, Resource, check_patterns, stayed
 
 
-def trace(name: str, key: object = None, kind: str = "redis") -> Trace:
-    return Trace(kind, name, key or name)
+def trace(name: str, key: object = None, kind: str = "redis") -> Resource:
+    return Resource(kind, name, key or name)
 
 
 def test_what_is_new_has_stayed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.leaks.owners import Holder, Holders, Known
+from pytest_resilience.leaks.owners import ConnectionOwners, Known, Owner
 from pytest_resilience.leaks.process import Descriptor
 
 PROXY = "10.0.0.9"
@@ -17,7 +17,7 @@ MINE = Descriptor(23, "socket:[1]", ("10.0.0.1", 31), (PROXY, 20001))
 
 def holders(
     pairs: dict[int, int] | None, *, services: tuple[Any, ...] = (), now: Known = KNOWN, mine: Descriptor = MINE
-) -> Holders:
+) -> ConnectionOwners:
     """Of a server in a container, as one who was paired so."""
     server = SimpleNamespace(direct=SimpleNamespace(port=5432))
     door = SimpleNamespace(by_upstream_port=lambda known: pairs if known == KNOWN else None)
@@ -25,7 +25,7 @@ def holders(
     stack: Any = SimpleNamespace(
         systems={"postgres": target}, services=list(services), knows_clients=True, is_all_here=False
     )
-    return Holders(stack, [mine], {"postgres": KNOWN}, lambda _: now)
+    return ConnectionOwners(stack, [mine], {"postgres": KNOWN}, lambda _: now)
 
 
 SERVICE = SimpleNamespace(tree=list)
@@ -33,13 +33,13 @@ SERVICE = SimpleNamespace(tree=list)
 
 def test_who_was_paired_with_a_socket_of_ours_is_ours() -> None:
     holder = holders({500: 31, 501: 32}, services=(SERVICE,)).of("postgres", PROXY, 500)
-    assert holder == Holder("held by this process (descriptor 23)", MINE)
+    assert holder == Owner("held by this process (descriptor 23)", MINE)
 
 
 @pytest.mark.parametrize("pairs", [{}, None], ids=["not paired", "not known"])
 def test_who_was_not_paired_may_be_the_services(pairs: dict[int, int] | None) -> None:
     assert holders(pairs, services=(SERVICE,)).of("postgres", PROXY, 500) is None
-    assert holders(pairs).of("postgres", PROXY, 500) == Holder("")
+    assert holders(pairs).of("postgres", PROXY, 500) == Owner("")
 
 
 def test_nobody_is_paired_when_somebody_came_or_went_meanwhile() -> None:
@@ -48,7 +48,7 @@ def test_nobody_is_paired_when_somebody_came_or_went_meanwhile() -> None:
 
 
 def test_who_goes_around_the_proxy_is_no_service_of_ours_unless_one_does() -> None:
-    assert holders({}, services=(SERVICE,)).of("postgres", "10.0.0.1", 7) == Holder("")
+    assert holders({}, services=(SERVICE,)).of("postgres", "10.0.0.1", 7) == Owner("")
     around = holders({}, services=(SERVICE,))
     around.__dict__["_of_services"] = {(9, 5432)}
     assert around.of("postgres", "10.0.0.1", 7) is None

@@ -14,7 +14,7 @@ import pytest
 from pytest_resilience import CannotInject, SetupError
 from pytest_resilience.targets.limits import LoweredLimit
 from pytest_resilience.targets.means import Means
-from pytest_resilience.targets.tree import NamedTree, Tree
+from pytest_resilience.targets.tree import ForeignTree, Tree
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux'")
 
@@ -39,7 +39,7 @@ def test_a_process_that_has_the_id_of_one_that_ended_is_another_one(child: psuti
 
 
 def test_a_limit_that_the_process_sets_meanwhile_stays(child: psutil.Process) -> None:
-    limit = LoweredLimit(NamedTree(child), psutil.RLIMIT_NOFILE, lambda _: 100)
+    limit = LoweredLimit(ForeignTree(child), psutil.RLIMIT_NOFILE, lambda _: 100)
     hard = files(child)[1]
     limit.lower()
     assert limit.on(child) == 100
@@ -66,7 +66,7 @@ def test_where_one_process_may_not_be_limited_none_is(child: psutil.Process) -> 
 
 
 def test_a_process_of_another_user_is_an_error_at_once(child: psutil.Process) -> None:
-    means = Means(NamedTree(child), mock.Mock())
+    means = Means(ForeignTree(child), mock.Mock())
     with (
         mock.patch.object(psutil.Process, "rlimit", side_effect=psutil.AccessDenied(child.pid)),
         pytest.raises(CannotInject, match="another user"),
@@ -97,7 +97,7 @@ def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: ps
     [lambda m: m.lower_data_limit(0), lambda m: m.limit_descriptors(0), lambda m: m.enclose(1), lambda m: m.crowd(1)],
 )
 def test_what_has_ended_has_nothing_to_strike(child: psutil.Process, strike: object) -> None:
-    tree = NamedTree(child)
+    tree = ForeignTree(child)
     child.kill()
     child.wait()
     with pytest.raises(SetupError, match=r"nothing to strike: process \d+ is not running"):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pytest_resilience import eventually
-from pytest_resilience.targets.service import Clients
+from pytest_resilience.targets.service import ThreadLocalClients
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -37,7 +37,7 @@ def url() -> Iterator[str]:
 
 
 def test_a_thread_keeps_its_client_and_no_two_threads_share_one(url: str) -> None:
-    clients = Clients(lambda *_: "")
+    clients = ThreadLocalClients(lambda *_: "")
     ours = clients.of_this_thread(url)
     assert clients.of_this_thread(url) is ours
     with ThreadPoolExecutor(1) as thread:
@@ -46,7 +46,7 @@ def test_a_thread_keeps_its_client_and_no_two_threads_share_one(url: str) -> Non
 
 
 def test_connections_of_threads_that_have_ended_are_closed(url: str) -> None:
-    clients = Clients(lambda *_: "")
+    clients = ThreadLocalClients(lambda *_: "")
 
     def to_the_server() -> int:
         port = int(url.rpartition(":")[2])
@@ -67,7 +67,7 @@ def test_connections_of_threads_that_have_ended_are_closed(url: str) -> None:
 
 
 def test_after_close_a_thread_gets_a_new_client(url: str) -> None:
-    clients = Clients(lambda *_: "")
+    clients = ThreadLocalClients(lambda *_: "")
     ours = clients.of_this_thread(url)
     clients.close()
     assert ours.is_closed

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pytest_resilience.targets.traffic import Traffic
-from pytest_resilience.targets.tree import NamedTree
+from pytest_resilience.targets.tree import ForeignTree
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sock_diag is Linux'")
@@ -32,10 +32,10 @@ RESET = b"\1\0\0\0\0\0\0\0"
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[NamedTree, int]]:
+def server() -> Iterator[tuple[ForeignTree, int]]:
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield NamedTree(psutil.Process(process.pid)), int(process.stdout.readline())
+        yield ForeignTree(psutil.Process(process.pid)), int(process.stdout.readline())
         process.kill()
 
 
@@ -51,7 +51,7 @@ def visit(port: int, *, reset: bool = False) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-def is_quiet(tree: NamedTree) -> bool:
+def is_quiet(tree: ForeignTree) -> bool:
     traffic = Traffic(tree)
     try:
         return traffic.none()
@@ -59,7 +59,7 @@ def is_quiet(tree: NamedTree) -> bool:
         traffic.close()
 
 
-def test_where_nothing_comes_that_is_certain_in_the_end(server: tuple[NamedTree, int]) -> None:
+def test_where_nothing_comes_that_is_certain_in_the_end(server: tuple[ForeignTree, int]) -> None:
     tree, port = server
     for _ in range(5):
         visit(port)  # the kernel may tell late of its end: then nothing is certain
@@ -67,7 +67,7 @@ def test_where_nothing_comes_that_is_certain_in_the_end(server: tuple[NamedTree,
 
 
 @pytest.mark.parametrize("come", [visit, lambda port: visit(port, reset=True)], ids=["closed", "reset"])
-def test_a_connection_that_came_and_went_is_heard(server: tuple[NamedTree, int], come: Callable[[int], None]) -> None:
+def test_a_connection_that_came_and_went_is_heard(server: tuple[ForeignTree, int], come: Callable[[int], None]) -> None:
     tree, port = server
     for _ in range(20):
         traffic = Traffic(tree)
@@ -77,7 +77,7 @@ def test_a_connection_that_came_and_went_is_heard(server: tuple[NamedTree, int],
         traffic.close()
 
 
-def test_a_word_on_a_connection_that_was_there_is_heard(server: tuple[NamedTree, int]) -> None:
+def test_a_word_on_a_connection_that_was_there_is_heard(server: tuple[ForeignTree, int]) -> None:
     tree, port = server
     with socket.create_connection(("127.0.0.1", port)) as connection:
         echo(connection)
@@ -88,7 +88,7 @@ def test_a_word_on_a_connection_that_was_there_is_heard(server: tuple[NamedTree,
         traffic.close()
 
 
-def test_a_connection_that_is_not_accepted_is_heard(server: tuple[NamedTree, int]) -> None:
+def test_a_connection_that_is_not_accepted_is_heard(server: tuple[ForeignTree, int]) -> None:
     tree, port = server
     with socket.create_connection(("127.0.0.1", port)) as first:
         echo(first)
@@ -100,7 +100,7 @@ def test_a_connection_that_is_not_accepted_is_heard(server: tuple[NamedTree, int
 
 def test_of_a_process_that_does_not_listen_nothing_is_known() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        traffic = Traffic(NamedTree(psutil.Process(process.pid)))
+        traffic = Traffic(ForeignTree(psutil.Process(process.pid)))
         assert not traffic.none()
         traffic.close()
         process.kill()

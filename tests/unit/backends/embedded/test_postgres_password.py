@@ -8,7 +8,7 @@ import pytest
 
 from pytest_resilience.backends.embedded import postgres_password
 from pytest_resilience.backends.embedded.postgres_password import Place, find, put, verifier_for
-from pytest_resilience.backends.embedded.template_file import TemplateBroken
+from pytest_resilience.backends.embedded.template_file import TemplateCorrupt
 
 # What Postgres 18 made of the password "secretpassword".
 MADE_BY_POSTGRES = (
@@ -52,15 +52,15 @@ def test_a_verifier_is_found_and_another_put_in_its_place(data):
     put(data, place, "another")
     assert (data / "global/1260").stat().st_size == 200 + len(MADE_BY_POSTGRES)
     assert find(data).verifier != MADE_BY_POSTGRES
-    with pytest.raises(TemplateBroken, match="global/1260 has not the verifier"):
+    with pytest.raises(TemplateCorrupt, match="global/1260 has not the verifier"):
         put(data, place, "another")
 
 
 def test_two_verifiers_or_none_are_refused(data):
     (data / "global" / "1261").write_text(MADE_BY_POSTGRES)
-    with pytest.raises(TemplateBroken, match="2 verifiers"):
+    with pytest.raises(TemplateCorrupt, match="2 verifiers"):
         find(data)
     (data / "global" / "1260").unlink()
     (data / "global" / "1261").unlink()
-    with pytest.raises(TemplateBroken, match="0 verifiers"):
+    with pytest.raises(TemplateCorrupt, match="0 verifiers"):
         find(data)

@@ -4,7 +4,7 @@ import pytest
 
 from pytest_resilience.backends.embedded import server_process as local
 from pytest_resilience.backends.embedded.backend import InBackground
-from pytest_resilience.backends.embedded.server_process import Program
+from pytest_resilience.backends.embedded.server_process import ServerProcess
 from pytest_resilience.errors import BackendDied, ServerNotReady
 
 
@@ -62,7 +62,7 @@ class FakeSupervisor:
         return self.children[-1]
 
 
-class It(Program):
+class It(ServerProcess):
     """Answers when asked often enough."""
 
     asked = 0

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from pytest_resilience.backends.embedded import template_file as template
-from pytest_resilience.backends.embedded.template_file import Template, TemplateBroken
+from pytest_resilience.backends.embedded.template_file import DataDirTemplate, TemplateCorrupt
 
 FACTS = {"version": "18.6", "password": "secret"}
 
@@ -39,7 +39,7 @@ def contents(root):
 
 
 def test_a_copy_has_everything_but_what_a_start_makes(data, packed, tmp_path):
-    with Template(packed) as opened:
+    with DataDirTemplate(packed) as opened:
         assert opened.facts == FACTS
         opened.copy_first(tmp_path / "copy")
         opened.copy_rest(tmp_path / "copy")
@@ -49,7 +49,7 @@ def test_a_copy_has_everything_but_what_a_start_makes(data, packed, tmp_path):
 
 
 def test_the_first_part_has_what_a_server_needs_and_all_directories(packed, tmp_path):
-    with Template(packed) as opened:
+    with DataDirTemplate(packed) as opened:
         opened.copy_first(tmp_path / "copy")
     names = set(contents(tmp_path / "copy"))
     assert {"base/7/100", "global/pg_control", "base/1", "pg_wal/empty"} <= names
@@ -61,7 +61,7 @@ def test_equal_files_are_kept_once(packed):
 
 
 def test_only_we_may_read_the_file_and_its_copies(packed, tmp_path):
-    with Template(packed) as opened:
+    with DataDirTemplate(packed) as opened:
         opened.copy_first(tmp_path / "copy")
     assert stat.S_IMODE(packed.stat().st_mode) == 0o600
     modes = {stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "copy", *(tmp_path / "copy").rglob("*")]}
@@ -70,11 +70,11 @@ def test_only_we_may_read_the_file_and_its_copies(packed, tmp_path):
 
 def test_a_template_that_is_not_there_is_not_broken(tmp_path):
     with pytest.raises(FileNotFoundError):
-        Template(tmp_path / "none")
+        DataDirTemplate(tmp_path / "none")
 
 
 def use(path, to):
-    with Template(path) as opened:
+    with DataDirTemplate(path) as opened:
         opened.copy_first(to)
         opened.copy_rest(to)
 
@@ -86,31 +86,31 @@ def test_no_flipped_byte_and_no_cut_goes_unnoticed(packed, tmp_path):
     places = {*range(0, len(whole), 97), *range(header + 4), len(whole) - 1}
     for number, place in enumerate(sorted(places)):
         packed.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
-        with pytest.raises(TemplateBroken):
+        with pytest.raises(TemplateCorrupt):
             use(packed, tmp_path / f"flipped-{number}")
         packed.write_bytes(whole[:place])
-        with pytest.raises(TemplateBroken):
+        with pytest.raises(TemplateCorrupt):
             use(packed, tmp_path / f"cut-{number}")
 
 
 def test_zeros_in_place_of_content_are_noticed(packed, tmp_path):
     """As after a power failure, on a file system that writes the length first."""
     packed.write_bytes(bytes(packed.stat().st_size))
-    with pytest.raises(TemplateBroken):
+    with pytest.raises(TemplateCorrupt):
         use(packed, tmp_path / "copy")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a file away")
 def test_a_file_of_somebody_else_is_refused(packed):
     os.chown(packed, 65534, 65534)
-    with pytest.raises(TemplateBroken, match="somebody else"):
-        Template(packed)
+    with pytest.raises(TemplateCorrupt, match="somebody else"):
+        DataDirTemplate(packed)
 
 
 def test_a_file_that_others_may_write_is_refused(packed):
     packed.chmod(0o622)
-    with pytest.raises(TemplateBroken, match="somebody else"):
-        Template(packed)
+    with pytest.raises(TemplateCorrupt, match="somebody else"):
+        DataDirTemplate(packed)
 
 
 def test_a_writer_that_fails_leaves_the_old_one(data, packed, monkeypatch):

@@ -23,10 +23,10 @@ VERSION_2 = {
 }
 
 
-def group(path: Path, version: int, files: dict[str, str]) -> cgroup.Group:
+def group(path: Path, version: int, files: dict[str, str]) -> cgroup.MemoryCgroup:
     for name, text in files.items():
         (path / name).write_text(text)
-    it = cgroup.Group.__new__(cgroup.Group)
+    it = cgroup.MemoryCgroup.__new__(cgroup.MemoryCgroup)
     it.path, it._version, it._limit = str(path), version, LIMIT
     return it
 

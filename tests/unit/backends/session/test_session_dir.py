@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from pytest_resilience.backends.session import session_dir as scratch
-from pytest_resilience.backends.session.session_dir import OWNER, PREFIX, Scratch, sweep
+from pytest_resilience.backends.session.session_dir import OWNER, PREFIX, SessionDirectory, sweep
 
 
 def stale(root, name="killed"):
@@ -18,7 +18,7 @@ def stale(root, name="killed"):
 
 
 def test_only_we_may_enter(tmp_path):
-    made = Scratch(tmp_path)
+    made = SessionDirectory(tmp_path)
     made.make()
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
     assert made.path.name.startswith(PREFIX)
@@ -26,7 +26,7 @@ def test_only_we_may_enter(tmp_path):
 
 
 def test_what_is_in_use_is_not_swept(tmp_path):
-    made = Scratch(tmp_path)
+    made = SessionDirectory(tmp_path)
     made.make()
     assert sweep([tmp_path]) == []
     assert made.path.exists()
