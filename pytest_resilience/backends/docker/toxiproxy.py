@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 
-from ...proxy_client.client import Behind, Seen
+from ...proxy_client.client import ConnectionCounts, ProxiedClients
 from ...wire import http
 from ..backend import Address
 from .container import POLL, Container, ContainerContext
