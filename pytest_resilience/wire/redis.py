@@ -33,6 +33,17 @@ def first_reply(data: bytes) -> bytes | None:
     return rest[:size] if len(rest) >= size + 2 else None
 
 
+def first_two_replies(data: bytes) -> tuple[bytes, bytes] | None:
+    """Return the first two replies in `data`, the first of them a line, or None while they are incomplete.
+
+    Raises:
+        ValueError: the second is no reply that `first_reply` reads.
+    """
+    line, _, rest = data.partition(b"\r\n")
+    second = first_reply(rest)
+    return (line, second) if second is not None else None
+
+
 def info_fields(text: bytes | str) -> dict[str, str]:
     """The answer to INFO as a dict."""
     text = text if isinstance(text, str) else text.decode(errors="replace")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ...clients.receive import receive
 from ...wire import postgres as postgres_wire
 from ...wire import redis as redis_wire
 from ..backend import Address, Server
@@ -72,13 +73,8 @@ class PostgresContainer(ContainerServer):
     def ready(self) -> bool:
         """Whether it would let us in; while an image makes its data directory, nobody listens."""
         with self.question(self.port, postgres_wire.startup("postgres", DATABASE)) as connection:
-            data = b""
-            while (message := postgres_wire.first_message(data)) is None:
-                chunk = connection.recv(65536)
-                if not chunk:
-                    return False
-                data += chunk
-        if postgres_wire.verdict(message) != "accepting":
+            message = receive(connection, postgres_wire.first_message)
+        if message is None or postgres_wire.verdict(message) != "accepting":
             return False
         if not self.version:
             found = re.search(r"starting PostgreSQL (\S+)", self.log_text())
@@ -110,15 +106,10 @@ class RedisContainer(ContainerServer):
         """Whether it knows our password and tells about itself."""
         words = redis_wire.command("AUTH", self._password) + redis_wire.command("INFO", "server")
         with self.question(self.port, words) as connection:
-            data = b""
-            while (reply := redis_wire.first_reply(data.partition(b"\r\n")[2])) is None:
-                chunk = connection.recv(65536)
-                if not chunk:
-                    return False
-                data += chunk
-        if not data.startswith(b"+OK"):
+            replies = receive(connection, redis_wire.first_two_replies)
+        if replies is None or not replies[0].startswith(b"+OK"):
             return False
-        fields = redis_wire.info_fields(reply)
+        fields = redis_wire.info_fields(replies[1])
         valkey = fields.get("valkey_version")
         self.version = f"{valkey} (valkey)" if valkey else fields.get("redis_version", "")
         return bool(self.version)

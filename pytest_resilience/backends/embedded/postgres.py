@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...clients.receive import receive
 from ...clock import SYSTEM, Clock
 from ...processes import ManagedProcess, RunAs, SupervisorClient
 from ...wire import postgres as wire
@@ -64,10 +65,5 @@ class PostgresProcess(LoopbackServer):
         if len(lines) <= STATUS_LINE or lines[0] != str(child.pid) or lines[STATUS_LINE].strip() != "ready":
             return False
         with self.ask(wire.startup("postgres", DATABASE)) as connection:
-            data = b""
-            while (message := wire.first_message(data)) is None:
-                chunk = connection.recv(65536)
-                if not chunk:
-                    return False
-                data += chunk
-        return wire.verdict(message) == "accepting"
+            message = receive(connection, wire.first_message)
+        return message is not None and wire.verdict(message) == "accepting"

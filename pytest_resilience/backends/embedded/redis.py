@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...clients.receive import receive
 from ...clock import SYSTEM, Clock
 from ...processes import ManagedProcess, SupervisorClient
 from ...redaction import new_password
@@ -90,13 +91,8 @@ class RedisProcess(LoopbackServer):
     def ready(self, child: ManagedProcess) -> bool:
         """Whether the one who answers is this very process."""
         with self.ask(wire.command("INFO", "server")) as connection:
-            data = b""
-            while (reply := wire.first_reply(data)) is None:
-                chunk = connection.recv(65536)
-                if not chunk:
-                    return False
-                data += chunk
-        fields = wire.info_fields(reply)
+            reply = receive(connection, wire.first_reply)
+        fields = wire.info_fields(reply or "")
         if fields.get("process_id") != str(child.pid):
             return False
         valkey = fields.get("valkey_version")

@@ -100,3 +100,17 @@ def test_an_array_of_many_texts_is_read_like_one_of_few(text: str | None) -> Non
     replies.feed(whole + b"+OK\r\n")
     assert replies.take() == ([text] * many,)
     assert replies.take() == ("OK",)
+
+
+@pytest.mark.parametrize(
+    ("data", "replies"),
+    [
+        (b"", None),
+        (b"+OK", None),
+        (b"+OK\r\n$4\r\na:", None),
+        (b"+OK\r\n$4\r\na:b\n\r\n", (b"+OK", b"a:b\n")),
+        (b"-WRONGPASS no\r\n-NOAUTH no\r\n", (b"-WRONGPASS no", b"-NOAUTH no")),
+    ],
+)
+def test_two_replies(data: bytes, replies: tuple[bytes, bytes] | None) -> None:
+    assert redis.first_two_replies(data) == replies
