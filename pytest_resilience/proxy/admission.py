@@ -115,15 +115,7 @@ class AdmissionControl:
 
     def _probe_upstream(self) -> None:
         self._timer = None
-        try:
-            addresses = self._proxy.upstream_addresses()
-        except AddressError as error:
-            self._connect_probe(error)
-            return
-        if addresses is None:
-            self._proxy.resolve_upstream(self._connect_probe)
-        else:
-            self._connect_probe(addresses)
+        self._proxy.upstream.resolve(self._connect_probe)
 
     def _connect_probe(self, addresses: list[Address] | AddressError) -> None:
         if self._timer is not None or self._probe is not None:

@@ -39,7 +39,7 @@ def refuse_paths(body: ProxyBody, existing: Proxy | None) -> None:
     """
     for field, sent, own in (
         ("listen", body.listen, existing and existing.listen),
-        ("upstream", body.upstream, existing and existing.upstream),
+        ("upstream", body.upstream, existing and existing.upstream.text),
     ):
         if sent is not None and sent.startswith("unix:") and sent != own:
             raise bad_body(f"{field}: unix sockets are not taken over the API: {_HOW}")

@@ -80,15 +80,7 @@ class Connection:
 
     def open(self) -> None:
         """Dial the upstream, and start both directions without waiting for it to answer."""
-        try:
-            addresses = self.proxy.upstream_addresses()
-        except AddressError as error:
-            self.dial_failed(error)
-            return
-        if addresses is None:
-            self.proxy.resolve_upstream(self._on_resolved)
-        else:
-            self._start(addresses)
+        self.proxy.upstream.resolve(self._on_resolved)
 
     def _on_resolved(self, found: list[Address] | AddressError) -> None:
         if self.closed:
@@ -100,9 +92,10 @@ class Connection:
 
     def _start(self, addresses: list[Address]) -> None:
         up = self.up
-        if not self._dial(addresses[0]):
+        error = self._dial(addresses[0])
+        if error is not None:
             self._remaining = addresses[1:]
-            self.dial_failed(self.proxy.last_dial_error)
+            self.dial_failed(error)
             if self.closed:
                 return
         elif len(addresses) > 1:
@@ -117,22 +110,22 @@ class Connection:
                 if self.closed:
                     return
 
-    def _dial(self, target: Address) -> bool:
-        """Start to connect to `target`; False if that failed at once."""
-        upstream = None
+    def _dial(self, target: Address) -> Exception | None:
+        """Start to connect to `target`. Return the error if that failed at once."""
+        upstream = failure = None
         try:
             upstream = open_socket(target.family)
             error = upstream.connect_ex(target.sockaddr)
         except OSError as failed:
             error = failed.errno or EINVAL  # a path that is too long has no number of its own
-            self.proxy.last_dial_error = failed
+            failure = failed
             if error in NO_RESOURCES:
                 self.proxy.runtime.descriptors.measure()
         if upstream is None or error not in (0, EINPROGRESS):
             if upstream is not None:
                 upstream.close()
-                self.proxy.last_dial_error = OSError(error, "connect")
-            return False
+                failure = OSError(error, "connect")
+            return failure
         down = self.down
         proxy = self.proxy
         self_connections = proxy.runtime.self_connections
@@ -142,14 +135,14 @@ class Connection:
         down.fd = fd = upstream.fileno()
         self.upstream = upstream
         if proxy.tls is not None:
-            self.upstream = proxy.tls.to_upstream(upstream, down, proxy.runtime.loop, proxy.upstream)
+            self.upstream = proxy.tls.to_upstream(upstream, down, proxy.runtime.loop, proxy.upstream.text)
         self.up.send = self.upstream.send
         down.recv_into = self.upstream.recv_into
         loop = down.loop
         loop.handlers[fd] = down.on_event
         loop.watch(fd, IN, 0)  # an error is always told; that it can be written to, we find out by writing
         down.mask = IN
-        return True
+        return None
 
     @property
     def connected(self) -> bool:
@@ -176,7 +169,7 @@ class Connection:
                 self.upstream.close()
                 self.upstream = None
                 down.mask = 0
-            if self._dial(target):
+            if self._dial(target) is None:
                 down.watch(down.mask | waiting)
                 return
         log = self.proxy.runtime.log
@@ -268,7 +261,7 @@ class Connection:
         return {
             "number": self.number,
             "client": self.client_address,
-            "upstream": self.proxy.upstream,
+            "upstream": self.proxy.upstream.text,
             "via": self.local_address,
             "since": self.accepted_at,
             "connected": self.connected,

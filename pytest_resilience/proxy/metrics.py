@@ -46,7 +46,7 @@ class Metrics:
             for upward, direction in ((False, "downstream"), (True, "upstream")):
                 labels = (
                     f'direction="{direction}",listener="{_label(proxy.listen)}",'
-                    f'proxy="{_label(proxy.name)}",upstream="{_label(proxy.upstream)}"'
+                    f'proxy="{_label(proxy.name)}",upstream="{_label(proxy.upstream.text)}"'
                 )
                 yield f"{name}{{{labels}}} {proxy.total(upward=upward, sent=sent)}"
 

@@ -6,7 +6,6 @@ import _socket as so
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .address import Address, AddressError, lookup_host, numeric_family, split_host_port
 from .admission import AdmissionControl
 from .connection import Connection
 from .descriptors import NO_RESOURCES, PER_CONNECTION, RETRY_DELAY, DescriptorBudget
@@ -18,6 +17,7 @@ from .listener import Listener
 from .log import Log
 from .resolver import Resolver
 from .self_connections import SelfConnections
+from .upstream import Upstream
 
 if TYPE_CHECKING:
     from .tls import TlsConfig
@@ -47,11 +47,11 @@ class Proxy:
         cut: connections closed by disabling or deleting.
     """
 
-    def __init__(self, context: ProxyRuntime, name: str, listen: str, upstream: str) -> None:
-        self.runtime = context
+    def __init__(self, runtime: ProxyRuntime, name: str, listen: str, upstream: str) -> None:
+        self.runtime = runtime
         self.name = name
         self.listen = listen
-        self.upstream = upstream
+        self.upstream = Upstream(upstream, runtime.resolver)
         self.enabled = False
         self.listener: Listener | None = None
         self.toxics: list[InstalledToxic] = []
@@ -63,7 +63,6 @@ class Proxy:
         self.received = [0, 0]  # of connections that are over: downstream, upstream
         self.sent = [0, 0]
         self.client_ports: dict[int, None] = {}  # of clients that we had, so that their end is not taken for a refusal
-        self.last_dial_error: Exception = OSError()
         self.admission: AdmissionControl | None = None
         self.tls: TlsConfig | None = None
         self.backlog_fillers: dict[int, None] = {}  # ports of our own connections that fill the backlog
@@ -71,7 +70,6 @@ class Proxy:
         self._resume: Timer | None = None
         self._held_timer: Timer | None = None
         self._held_peak = 0  # the most bytes that toxics held since memory was last given back
-        self._addresses: list[Address] | None = None
 
     # --- on and off --------------------------------------------------------------------------------------------------
 
@@ -92,7 +90,7 @@ class Proxy:
         fresh = not self.enabled
         if fresh:
             self.enabled = True
-            self.runtime.log.info("Started proxy", name=self.name, listen=self.listen, upstream=self.upstream)
+            self.runtime.log.info("Started proxy", name=self.name, listen=self.listen, upstream=self.upstream.text)
         if self.runtime.refused_connections is not None:
             self.runtime.refused_connections.stop_counting(self)
         if fresh and self.admission is not None:
@@ -107,7 +105,7 @@ class Proxy:
             self.admission.stop()
         self.refuse()
         self.close_connections()
-        self.runtime.log.info("Terminated proxy", name=self.name, listen=self.listen, upstream=self.upstream)
+        self.runtime.log.info("Terminated proxy", name=self.name, listen=self.listen, upstream=self.upstream.text)
 
     def refuse(self) -> None:
         """Have the kernel refuse whoever comes; connections stay."""
@@ -208,7 +206,7 @@ class Proxy:
         chain = self.runtime.self_connections.chain_of(address)
         if chain and self in chain:
             client.close()
-            self.runtime.log.error("Proxy leads back to itself", name=self.name, upstream=self.upstream)
+            self.runtime.log.error("Proxy leads back to itself", name=self.name, upstream=self.upstream.text)
             return
         self.runtime.descriptors.in_use += PER_CONNECTION
         now = self.runtime.loop.now()
@@ -222,7 +220,7 @@ class Proxy:
             self.client_ports[address[1]] = None
         log = self.runtime.log
         if log.infos:
-            log.info("Accepted client", name=self.name, client=connection.client_address, upstream=self.upstream)
+            log.info("Accepted client", name=self.name, client=connection.client_address, upstream=self.upstream.text)
         if self.admission is None:
             connection.open()
         else:
@@ -245,32 +243,6 @@ class Proxy:
         hanging = self.admission is not None and self.admission.hanging
         if self.enabled and self.listener is not None and self.listener.listening and not hanging:
             self.resume_accepting()
-
-    def upstream_addresses(self) -> list[Address] | None:
-        """Where to dial, in order; None if a name has to be looked up first.
-
-        Raises:
-            AddressError: the upstream's address can't be read.
-        """
-        if self._addresses is None:
-            self._addresses = parse_upstream(self.upstream)
-        return self._addresses
-
-    def resolve_upstream(self, then: Callable[[list[Address] | AddressError], None]) -> None:
-        """Look up the upstream's name, as for each connection, and go on with the addresses."""
-        host, port = split_host_port(self.upstream)
-
-        def found(answer: list[tuple[int, str]] | AddressError) -> None:
-            if isinstance(answer, AddressError):
-                then(answer)
-            else:
-                then([Address(family, each, int(port)) for family, each in answer])
-
-        self.runtime.resolver.resolve(host, found)
-
-    def forget_addresses(self) -> None:
-        """The upstream has changed."""
-        self._addresses = None
 
     def on_connection_closed(self, connection: Connection) -> None:
         """A connection is over: keep its figures."""
@@ -352,7 +324,7 @@ class Proxy:
         return {
             "name": self.name,
             "listen": self.listen,
-            "upstream": self.upstream,
+            "upstream": self.upstream.text,
             "enabled": self.enabled,
             "Logger": {},  # leaks out of the original; some client may have it in a struct
             "toxics": [toxic.to_json() for toxic in self.toxics],
@@ -387,24 +359,3 @@ class Proxy:
             "toxics": {toxic.name: toxic.counters_json() for toxic in self.toxics},
             **({"tls": self.tls.counters_json()} if self.tls is not None else {}),
         }
-
-
-def parse_upstream(text: str) -> list[Address] | None:
-    """Where `text` leads; None if it is a name to look up. `localhost` is not: it never changes.
-
-    Raises:
-        AddressError: it can't be read.
-    """
-    if text.startswith("unix:"):
-        return [Address(so.AF_UNIX, text[5:], 0)]
-    host, port_text = split_host_port(text)
-    digits = port_text.lstrip("0")
-    if not port_text.isascii() or not port_text.isdigit() or len(digits) > 5 or int(digits or "0") > 65535:
-        raise AddressError(f"address {text}: invalid port")
-    port = int(digits or "0")
-    family = numeric_family(host or "127.0.0.1")
-    if family is not None:
-        return [Address(family, host or "127.0.0.1", port)]
-    if host == "localhost":
-        return [Address(family, found, port) for family, found in lookup_host(host)]
-    return None

@@ -149,10 +149,9 @@ class ProxyCollection:
             except AddressError as error:
                 raise ApiError(500, str(error)) from None
         # Nothing can fail from here on.
-        rerouted = body.upstream is not None and body.upstream != proxy.upstream
+        rerouted = body.upstream is not None and body.upstream != proxy.upstream.text
         if rerouted:
-            proxy.upstream = body.upstream or ""
-            proxy.forget_addresses()
+            proxy.upstream.change(body.upstream or "")
         if moves:
             proxy.close()
             proxy.listen = body.listen or ""
@@ -200,7 +199,7 @@ class ProxyCollection:
                 name = body.name or ""
                 planned = fresh.get(name)
                 old = planned[0] if planned else self.by_name.get(name)
-                if old is not None and old.upstream == body.upstream and not self._differs(old, body.listen or ""):
+                if old is not None and old.upstream.text == body.upstream and not self._differs(old, body.listen or ""):
                     result.append(old)
                     continue
                 if planned is None and old is not None:

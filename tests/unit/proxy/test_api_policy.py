@@ -112,7 +112,9 @@ def test_for_all_interfaces_any_host_is_taken_and_only_an_origin_of_loopback(
 
 
 EXISTING = SimpleNamespace(  # what a proxy of the config file shows
-    listen="unix:/a", upstream="unix:/b", tls=SimpleNamespace(as_json={"client": {"cert": "/c", "key": "/k"}})
+    listen="unix:/a",
+    upstream=SimpleNamespace(text="unix:/b"),
+    tls=SimpleNamespace(as_json={"client": {"cert": "/c", "key": "/k"}}),
 )
 
 

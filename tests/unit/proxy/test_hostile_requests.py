@@ -374,8 +374,8 @@ def test_an_upstream_that_could_never_be_dialled_is_a_400(server: Server, upstre
 )
 def test_a_client_of_an_upstream_that_cannot_be_reached_is_closed_and_forgotten(server: Server, upstream: str) -> None:
     proxy = server.proxies.by_name["p"]
-    before, proxy.upstream = proxy.upstream, upstream
-    proxy.forget_addresses()
+    before = proxy.upstream.text
+    proxy.upstream.change(upstream)
     try:
         assert proxy.listener is not None
         with socket.create_connection(proxy.listener.address.sockaddr, PATIENCE) as client:
@@ -385,8 +385,7 @@ def test_a_client_of_an_upstream_that_cannot_be_reached_is_closed_and_forgotten(
                 pass
         assert _body(server.send(_request("GET", "/proxies/p/connections"))) == b"[]"
     finally:
-        proxy.upstream = before
-        proxy.forget_addresses()
+        proxy.upstream.change(before)
 
 
 @pytest.mark.parametrize("name", [".", "..", "x" * 8193, "\N{SNOWMAN}" * 3000])

@@ -12,7 +12,7 @@ from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.listener import Listener
 from pytest_resilience.proxy.log import Log
-from pytest_resilience.proxy.proxy import Proxy, ProxyRuntime, parse_upstream
+from pytest_resilience.proxy.proxy import Proxy, ProxyRuntime
 
 
 @pytest.fixture(params=[False, True], ids=["epoll", "selectors"])
@@ -57,7 +57,7 @@ def test_next_address_is_tried_and_nothing_is_lost(proxy: Proxy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as upstream:
         upstream.setblocking(False)
         places = [("127.0.0.1", dead_port()), ("127.0.0.1", dead_port()), upstream.getsockname()]
-        proxy._addresses = [Address(socket.AF_INET, *place) for place in places]
+        proxy.upstream._addresses = [Address(socket.AF_INET, *place) for place in places]
         served: list[socket.socket] = []
 
         def accepted() -> bool:
@@ -81,31 +81,16 @@ def test_next_address_is_tried_and_nothing_is_lost(proxy: Proxy) -> None:
 
 
 def test_client_is_given_up_when_no_address_answers(proxy: Proxy) -> None:
-    proxy._addresses = [Address(socket.AF_INET, "127.0.0.1", dead_port()) for _ in range(2)]
+    proxy.upstream._addresses = [Address(socket.AF_INET, "127.0.0.1", dead_port()) for _ in range(2)]
     with dial(proxy) as client:
         run_until(proxy.runtime.loop, lambda: proxy.accepted.count == 1 and not proxy.connections)
         assert client.recv(1) == b""
 
 
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("127.0.0.1:5", ["127.0.0.1:5"]),
-        ("[::1]:5", ["[::1]:5"]),
-        (":5", ["127.0.0.1:5"]),
-        ("unix:/x", ["unix:/x"]),
-        ("some.name:5", None),
-    ],
-)
-def test_upstream_is_read(text: str, found: list[str] | None) -> None:
-    addresses = parse_upstream(text)
-    assert (addresses if addresses is None else [str(each) for each in addresses]) == found
-
-
 def test_toxic_added_before_the_upstream_is_dialled_is_installed_once(proxy: Proxy) -> None:
     """A connection that `accept_delay` holds back gets each toxic once, in the order of their addition."""
     upstream = socket.create_server(("127.0.0.1", 0))
-    proxy._addresses = [Address(socket.AF_INET, *upstream.getsockname())]
+    proxy.upstream._addresses = [Address(socket.AF_INET, *upstream.getsockname())]
     proxy.set_admission({"accept_delay": 50})
     first, second = (installed_latency(name) for name in ("first", "second"))
     proxy.add_toxic(first)
