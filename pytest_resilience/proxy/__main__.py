@@ -123,16 +123,16 @@ def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
     from .api import ApiServer
     from .event_loop import EventLoop
     from .metrics import Metrics
-    from .proxy import ProxyRuntime
     from .proxy_collection import ProxyCollection
     from .refused_connections import RefusedConnectionMonitor
+    from .runtime import ProxyRuntime
 
     loop = EventLoop(on_error=lambda error: log.error("internal error", err=f"{type(error).__name__}: {error}"))
     seed = int(flags["seed"], 0) if flags["seed"] else int.from_bytes(os.urandom(7), "big")
     log.info("Seed", seed=str(seed))
     _allow_many_descriptors()
-    context = ProxyRuntime(loop, log, seed, RefusedConnectionMonitor(loop))
-    proxies = ProxyCollection(context, loopback_only=bool(flags["loopback-only"]))
+    runtime = ProxyRuntime(loop, log, seed, RefusedConnectionMonitor(loop))
+    proxies = ProxyCollection(runtime, loopback_only=bool(flags["loopback-only"]))
     if flags["config"]:
         problem = _load(flags["config"], proxies, log)
         if problem:

@@ -7,28 +7,9 @@ from typing import Any
 from ..wire import toxiproxy as wire
 from ..wire.api_error import ApiError
 from ..wire.go_json import float32_literal
+from .event_counter import EventCounter
 from .toxics import build
 from .toxics.toxic import Toxic
-
-
-class EventCounter:
-    """How often something happened, and when first and last (seconds of the monotonic clock, None before)."""
-
-    __slots__ = ("count", "first", "last")
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: float | None = None
-        self.last: float | None = None
-
-    def add(self, now: float, count: int = 1) -> None:
-        self.count += count
-        self.last = now
-        if self.first is None:
-            self.first = now
-
-    def to_json(self) -> dict[str, Any]:
-        return {"count": self.count, "first": self.first, "last": self.last}
 
 
 class InstalledToxic:

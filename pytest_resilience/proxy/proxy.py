@@ -8,34 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from .admission import AdmissionControl
 from .connection import Connection
-from .descriptors import NO_RESOURCES, PER_CONNECTION, RETRY_DELAY, DescriptorBudget
-from .event_loop import IN, EventLoop, Timer
+from .descriptors import NO_RESOURCES, PER_CONNECTION, RETRY_DELAY
+from .event_counter import EventCounter
+from .event_loop import IN, Timer
 from .heap import CHECK_INTERVAL, MIN_HELD_BYTES, release_free_memory
-from .installed_toxic import EventCounter, InstalledToxic
+from .installed_toxic import InstalledToxic
 from .link import Link
 from .listener import Listener
-from .log import Log
-from .resolver import Resolver
-from .self_connections import SelfConnections
+from .runtime import ProxyRuntime
 from .upstream import Upstream
 
 if TYPE_CHECKING:
     from .tls import TlsConfig
-
-
-class ProxyRuntime:
-    """What all proxies of a process share."""
-
-    __slots__ = ("descriptors", "log", "loop", "refused_connections", "resolver", "seed", "self_connections")
-
-    def __init__(self, loop: EventLoop, log: Log, seed: int, refusals: Any = None) -> None:
-        self.loop = loop
-        self.log = log
-        self.seed = seed
-        self.refused_connections = refusals
-        self.resolver = Resolver(loop)
-        self.descriptors = DescriptorBudget()
-        self.self_connections = SelfConnections()
 
 
 class Proxy:

@@ -15,7 +15,8 @@ from ..wire.toxiproxy import ProxyBody, ToxicBody, merge_attributes
 from .address import Address, AddressError, is_loopback, lookup_host, resolve_listen_address
 from .installed_toxic import InstalledToxic, parse_stream_and_type, parse_toxic
 from .listener import Listener
-from .proxy import Proxy, ProxyRuntime
+from .proxy import Proxy
+from .runtime import ProxyRuntime
 
 if TYPE_CHECKING:
     from .resolver import LookupResult
@@ -71,8 +72,8 @@ class ProxyCollection:
             that the same call does not do again.
     """
 
-    def __init__(self, context: ProxyRuntime, *, loopback_only: bool = False) -> None:
-        self._context = context
+    def __init__(self, runtime: ProxyRuntime, *, loopback_only: bool = False) -> None:
+        self._runtime = runtime
         self._loopback_only = loopback_only
         self.lookup_host: Callable[[str], list[tuple[int, str]]] = lookup_host
         self.by_name: dict[str, Proxy] = {}
@@ -112,7 +113,7 @@ class ProxyCollection:
                 self._resolve(body.listen or "")
             except AddressError:
                 pass  # it is looked at again when the proxy is enabled
-        proxy = Proxy(self._context, body.name or "", body.listen or "", body.upstream or "")
+        proxy = Proxy(self._runtime, body.name or "", body.listen or "", body.upstream or "")
         for toxic in _parse_toxics(body):
             proxy.add_toxic(toxic)
         proxy.set_tls(_create_tls(body))
@@ -289,7 +290,7 @@ class ProxyCollection:
 
     def look_up_later(self, host: str, then: Callable[[LookupResult], None]) -> None:
         """Look a name up without keeping the loop waiting, and call `then` with the answer."""
-        self._context.resolver.resolve(host, then)
+        self._runtime.resolver.resolve(host, then)
 
     # --- addresses ---------------------------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import TlsBody
 from .address import AddressError, split_host_port
+from .event_counter import EventCounter
 from .event_loop import ERR, HUP, IN, OUT, EventLoop, Timer
-from .installed_toxic import EventCounter
 
 if TYPE_CHECKING:
     from .link import Link

@@ -20,8 +20,8 @@ from pytest_resilience.proxy.api import MAX_BODY, MAX_HEAD, ApiServer
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.log import Log
 from pytest_resilience.proxy.metrics import Metrics
-from pytest_resilience.proxy.proxy import ProxyRuntime
 from pytest_resilience.proxy.proxy_collection import ProxyCollection
+from pytest_resilience.proxy.runtime import ProxyRuntime
 
 PATIENCE = 5.0
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PRI", "x"]

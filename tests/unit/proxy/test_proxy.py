@@ -12,7 +12,8 @@ from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.listener import Listener
 from pytest_resilience.proxy.log import Log
-from pytest_resilience.proxy.proxy import Proxy, ProxyRuntime
+from pytest_resilience.proxy.proxy import Proxy
+from pytest_resilience.proxy.runtime import ProxyRuntime
 
 
 @pytest.fixture(params=[False, True], ids=["epoll", "selectors"])

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import trustme
 
+from pytest_resilience.proxy.event_counter import EventCounter
 from pytest_resilience.proxy.event_loop import ERR, IN, OUT, Timer
-from pytest_resilience.proxy.installed_toxic import EventCounter
 from pytest_resilience.proxy.tls import HANDSHAKE_TIMEOUT, MAX_RECORD, TlsConfig, TlsStream, _host
 from pytest_resilience.wire.api_error import ApiError
 from pytest_resilience.wire.toxiproxy import TlsBody
