@@ -1,23 +1,23 @@
-"""Counting the connections that were refused while a proxy was disabled. Linux only.
+"""The count of connections that the kernel refused while a proxy was disabled. Linux only.
 
-A disabled proxy's port is bound and does not listen, so the kernel answers by itself and we never see the client. But it tells
-whoever subscribes, without privileges, about each TCP socket that is destroyed (sock_diag(7), SKNLGRP_INET_TCP_DESTROY and its
-IPv6 sibling), and the client's socket of a refused attempt is one: state CLOSE, destination port ours. It comes when the client
-closes that socket, and a little late: whoever wants to be sure asks again until nothing changes. A client that blocked in connect()
-without a timeout is told about with port 0: those are counted apart, as "unattributed", so that nobody concludes from a count of 0
-that nobody came.
+The port of a disabled proxy is bound and does not listen, so the kernel answers an attempt without this process. A process without
+privileges can subscribe to a notice of each TCP socket that is destroyed (sock_diag(7), SKNLGRP_INET_TCP_DESTROY and its IPv6
+sibling). The client's socket of a refused attempt is one of them: its state is CLOSE, and its destination is the proxy's port.
+
+The notice comes when the client closes that socket, and a few milliseconds late: a reader that needs the exact count reads until it
+no longer changes. A client that blocks in connect() without a timeout is reported with port 0. Such clients are counted apart, as
+"unattributed", so that a count of 0 does not pass for proof that no client came.
 """
 
 from __future__ import annotations
 
 import _socket as so
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from .event_counter import EventCounter
 from .event_loop import IN, EventLoop, Timer
-
-if TYPE_CHECKING:
-    from .proxy import Proxy
+from .listener import Listener
 
 _NETLINK_SOCK_DIAG = 4
 _GROUPS = (1 << 0) | (1 << 2)  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
@@ -26,23 +26,43 @@ _MESSAGE = Struct("=BBBB")  # struct inet_diag_msg: family, state, timer, retran
 _PORTS = Struct(">HH")  # source, destination; two addresses of 16 bytes follow
 _CLOSE = 7
 GRACE_PERIOD = 0.25
-"""Seconds for which refusals are still told after a proxy was enabled again."""
+"""Seconds for which refused connections are still counted after a proxy was enabled again."""
 
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
+class CountsRefusals(Protocol):
+    """A proxy whose refused connections are counted.
+
+    Attributes:
+        client_ports: ports of clients that were accepted. Their sockets are destroyed too, and are no refusals.
+        unattributed: sockets that any disabled proxy may have refused.
+    """
+
+    client_ports: dict[int, None]
+    refused: EventCounter
+    unattributed: int
+
+    @property
+    def listener(self) -> Listener | None: ...
+
+
 class RefusedConnectionMonitor:
-    """Listens to the kernel while at least one proxy is disabled."""
+    """A subscription to the kernel's notices, open while at least one proxy is disabled.
+
+    Attributes:
+        available: False where the kernel sends no notices.
+    """
 
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._socket: so.socket | None = None
-        self._proxies: dict[int, Proxy] = {}  # disabled ones, by port
-        self._leaving: dict[int, Timer] = {}  # of those, the ones that are enabled again
+        self._proxies: dict[int, CountsRefusals] = {}  # disabled ones, by port
+        self._leaving: dict[int, Timer] = {}  # those of them that are enabled again, by port
         self.available = hasattr(so, "AF_NETLINK")
 
-    def start_counting(self, proxy: Proxy) -> None:
-        """Count for this proxy from now on."""
+    def start_counting(self, proxy: CountsRefusals) -> None:
+        """Count the refused connections of a proxy from now on."""
         if proxy.listener is None or proxy.listener.family == so.AF_UNIX:
             return
         if self._socket is None and self.available:
@@ -53,8 +73,8 @@ class RefusedConnectionMonitor:
             leaving.cancel()
         self._proxies[port] = proxy
 
-    def stop_counting(self, proxy: Proxy) -> None:
-        """Count no more for this proxy, but for what is still on its way."""
+    def stop_counting(self, proxy: CountsRefusals) -> None:
+        """Stop counting for a proxy when GRACE_PERIOD is over: notices of earlier refusals may still come."""
         if proxy.listener is None:
             return
         port = proxy.listener.address.port
@@ -88,7 +108,7 @@ class RefusedConnectionMonitor:
         self._loop.watch(sock.fileno(), IN, 0)
 
     def read(self) -> bool:
-        """Take in what the kernel has told until now, which may be a few milliseconds late. False where it tells nothing."""
+        """Count what the kernel has reported so far. Return False where it reports nothing."""
         if self._socket is not None:
             self._on_event(IN)
         return self.available
@@ -100,7 +120,7 @@ class RefusedConnectionMonitor:
                 data = sock.recv(65536)
             except BlockingIOError:
                 break
-            except OSError:  # ENOBUFS: more came than we could take; what is lost is lost
+            except OSError:  # ENOBUFS: the kernel dropped notices, for which the buffer had no room
                 continue
             self._parse(data)
 
@@ -115,20 +135,21 @@ class RefusedConnectionMonitor:
             source, destination = _PORTS.unpack_from(data, body + 4)
             target = data[body + 24 : body + 40]
             if state == _CLOSE and source and not destination and not any(data[body + 8 : body + 24]):
-                # Its port was given to it by connect(): who binds a port by himself keeps the address too.
-                for each in self._proxies.values():  # it may have been refused by any of them, or have gone elsewhere
+                # connect() chose the source port: a client that binds a port itself keeps its address, too. The notice does not
+                # name the proxy, so it counts for each of them, although the attempt may have gone elsewhere.
+                for each in self._proxies.values():
                     each.unattributed += 1
             proxy = self._proxies.get(destination) if state == _CLOSE else None
-            if proxy is not None and _is_at(proxy, family, target):
+            if proxy is not None and _is_address_of(proxy, family, target):
                 if source in proxy.client_ports:
-                    del proxy.client_ports[source]  # a client that we had, at its end
+                    del proxy.client_ports[source]  # the end of a client that was accepted
                 else:
                     proxy.refused.add(self._loop.now())
             start += (length + 3) & ~3
 
 
-def _is_at(proxy: Proxy, family: int, target: bytes) -> bool:
-    """Whether the attempt went to the proxy's own address, and not to the same port of another host."""
+def _is_address_of(proxy: CountsRefusals, family: int, target: bytes) -> bool:
+    """True if an attempt went to the proxy's own address, and not to another host's port of the same number."""
     if proxy.listener is None:
         return False
     host = proxy.listener.address.host
