@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from .address import Address, AddressError, join_host_port, open_socket
 from .descriptors import NO_RESOURCES
 from .event_loop import IN
-from .heap import MAX_HELD_BYTES, MIN_HELD_BYTES
 from .link import Link
 
 if TYPE_CHECKING:
@@ -241,13 +240,11 @@ class Connection:
     @property
     def queue_limit(self) -> int:
         """The bytes that one toxic may queue on one direction of this connection."""
-        return max(
-            MIN_HELD_BYTES, MAX_HELD_BYTES // (max(1, len(self.proxy.connections)) * max(1, len(self.proxy.toxics)))
-        )
+        return self.proxy.held_memory.queue_limit()
 
     def watch_held_memory(self) -> None:
         """Take note that a toxic has queued so much that the memory has to be given back afterwards."""
-        self.proxy.watch_held()
+        self.proxy.held_memory.watch()
 
     def random_for(self, toxic: str, upward: bool) -> Random:
         """The generator for one toxic on one of our links: the same for the same seed, whatever else happened."""

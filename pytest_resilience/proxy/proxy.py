@@ -11,7 +11,7 @@ from .connection import Connection
 from .descriptors import NO_RESOURCES, PER_CONNECTION, RETRY_DELAY
 from .event_counter import EventCounter
 from .event_loop import IN, Timer
-from .heap import CHECK_INTERVAL, MIN_HELD_BYTES, release_free_memory
+from .heap import HeldMemory
 from .installed_toxic import InstalledToxic
 from .link import Link
 from .listener import Listener
@@ -52,8 +52,7 @@ class Proxy:
         self.backlog_fillers: dict[int, None] = {}  # ports of our own connections that fill the backlog
         self._out_of_resources = False  # no descriptors or memory for another client
         self._resume: Timer | None = None
-        self._held_timer: Timer | None = None
-        self._held_peak = 0  # the most bytes that toxics held since memory was last given back
+        self.held_memory = HeldMemory(runtime.loop, self.connections, lambda: self.toxics, self._count_queued)
 
     # --- on and off --------------------------------------------------------------------------------------------------
 
@@ -238,33 +237,16 @@ class Proxy:
             self.received[link.upward] += link.bytes
             held = link.held_bytes() if link.stages or link.out is not None else 0
             self.sent[link.upward] += link.bytes - link.dropped - held
-            if held > MIN_HELD_BYTES:
-                self._held_peak += held  # it goes now, whatever was there at the last look
+            self.held_memory.add_freed(held)
 
-    # --- memory ------------------------------------------------------------------------------------------------------
-
-    def watch_held(self) -> None:
-        """Look from time to time how much the toxics hold, and give memory back when half of the most is gone."""
-        if self._held_timer is None:
-            self._held_peak = max(self._held_peak, MIN_HELD_BYTES + 1)
-            self._held_timer = self.runtime.loop.call_at(self.runtime.loop.now() + CHECK_INTERVAL, self._check_held)
-
-    def _check_held(self) -> None:
-        self._held_timer = None
-        waiting = sum(
+    def _count_queued(self) -> int:
+        """Return the bytes that wait in the queues of all toxics."""
+        return sum(
             stage.waiting
             for each in self.connections.values()
             for link in (each.up, each.down)
             for stage in link.stages
         )
-        if waiting < self._held_peak // 2:
-            release_free_memory()
-            self._held_peak = waiting
-        self._held_peak = max(self._held_peak, waiting)
-        if self._held_peak > MIN_HELD_BYTES:
-            self.watch_held()
-        else:
-            self._held_peak = 0
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 
