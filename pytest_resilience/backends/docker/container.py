@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ...clock import SYSTEM, Clock
+from ...clock import SYSTEM, Clock, wait_until
 from ...errors import BackendDied, ServerNotReady
 from ...redaction import scrubbed
 from ..backend import Address
@@ -159,20 +160,18 @@ class Container(ABC):
         Raises:
             ServerNotReady: it ended, or did not answer in time.
         """
-        until = self._clock.now() + START_WITHIN
-        looked = 0
-        while True:
-            try:
+        polls = 0
+
+        def outcome() -> str | None:
+            nonlocal polls
+            polls += 1
+            with contextlib.suppress(OSError):
                 if self.ready():
-                    return
-            except OSError:
-                pass
-            looked += 1
-            if looked % 10 == 0 and not self.alive():
-                raise self._not_ready()
-            if self._clock.now() > until:
-                raise self._not_ready()
-            self._clock.sleep(POLL)
+                    return "ready"
+            return "ended" if polls % 10 == 0 and not self.alive() else None
+
+        if wait_until(outcome, within=START_WITHIN, every=POLL, clock=self._clock) != "ready":
+            raise self._not_ready()
 
     def _not_ready(self) -> ServerNotReady:
         state = self._state()
@@ -218,17 +217,20 @@ class Container(ABC):
 
     def read_ports(self) -> None:
         """Learn where it can be reached now: an engine that starts it again may have bound other ports."""
-        until = self._clock.now() + ANSWER_WITHIN
-        while True:
-            self._state()
-            settings = self._raw.attrs["NetworkSettings"]
-            published = {int(port.split("/")[0]): bound for port, bound in settings["Ports"].items() if bound}
-            if all(port in published for port in self.ports()) or self._clock.now() > until:
-                break
-            self._clock.sleep(POLL)
-        self._addresses = {port: Address(HOST, int(bound[0]["HostPort"])) for port, bound in published.items()}
-        networks = settings["Networks"].values()
+        wait_until(self._are_ports_bound, within=ANSWER_WITHIN, every=POLL, clock=self._clock)
+        self._addresses = {
+            port: Address(HOST, int(bound[0]["HostPort"])) for port, bound in self._bound_ports().items()
+        }
+        networks = self._raw.attrs["NetworkSettings"]["Networks"].values()
         self.private_host = next((str(network["IPAddress"]) for network in networks), "")
+
+    def _are_ports_bound(self) -> bool:
+        self._state()
+        return self._bound_ports().keys() >= set(self.ports())
+
+    def _bound_ports(self) -> dict[int, Any]:
+        ports = self._raw.attrs["NetworkSettings"]["Ports"]
+        return {int(port.split("/")[0]): bound for port, bound in ports.items() if bound}
 
     def published(self, port: int) -> Address:
         """Where this machine reaches one of its ports."""
@@ -296,12 +298,7 @@ class Container(ABC):
                 raise
 
     def _await_end(self, within: float) -> bool:
-        until = self._clock.now() + within
-        while self.alive():
-            if self._clock.now() > until:
-                return False
-            self._clock.sleep(POLL)
-        return True
+        return wait_until(lambda: not self.alive(), within=within, every=POLL, clock=self._clock)
 
     def pause(self) -> None:
         """Freeze all its processes; returns when none of them runs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 
+from ...clock import wait_until
 from ...proxy_client.client import ConnectionCounts, ProxiedClients
 from ...wire import http
 from ..backend import Address
@@ -103,9 +104,12 @@ class ToxiproxyContainer(Container):
                 connection.recv(64)
         except OSError:
             return None
-        until = self._clock.now() + LOG_WITHIN
-        while mark.encode() not in (log := self._log()):
-            if self._clock.now() > until:
-                return None
-            self._clock.sleep(POLL)
+
+        def log_with_mark() -> bytes | None:
+            log = self._log()
+            return log if mark.encode() in log else None
+
+        log = wait_until(log_with_mark, within=LOG_WITHIN, every=POLL, clock=self._clock)
+        if log is None:
+            return None
         return log[: log.rindex(b"\n") + 1]  # the last line may be half written

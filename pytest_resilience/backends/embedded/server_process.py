@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...clock import SYSTEM, Clock
+from ...clock import SYSTEM, Clock, wait_until
 from ...errors import BackendDied
 from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient
 from ...redaction import scrubbed
@@ -112,19 +113,19 @@ class ServerProcess(ABC):
                 return
 
     def _wait(self, child: ManagedProcess, until: float) -> None:
-        while True:
+        def outcome() -> str | None:
             if child.exit_code() is not None:
-                if "address already in use" in self.log_text(self._log_begin).lower():
-                    raise PortTaken
-                raise self._not_ready(child)
-            try:
+                return "ended"
+            with contextlib.suppress(OSError):
                 if self.ready(child):
-                    return
-            except OSError:
-                pass
-            if self._clock.now() > until:
-                raise self._not_ready(child)
-            self._clock.sleep(POLL)
+                    return "ready"
+            return None
+
+        found = wait_until(outcome, within=until - self._clock.now(), every=POLL, clock=self._clock)
+        if found == "ended" and "address already in use" in self.log_text(self._log_begin).lower():
+            raise PortTaken
+        if found != "ready":
+            raise self._not_ready(child)
 
     def _not_ready(self, child: ManagedProcess) -> Exception:
         error = child.not_ready(START_WITHIN, self._log_begin)
