@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from ..backends.backend import Server
 from ..backends.session.background import BackgroundLoop
 from ..clients.postgres import TERMINATED, PostgresError, Row, Session, connect
-from ..clock import SYSTEM
+from ..clock import SYSTEM, wait_until_async
 from ..errors import SetupError
 from ..redaction import scrubbed
 from .postgres_baseline import CLUSTER, HAS_OBJECTS, Cluster, assignment, fingerprint, literal, quoted, settings_of
@@ -511,17 +511,20 @@ class PostgresAdmin:
 
     async def _after_reload(self, before: str) -> Cluster:
         """Wait until the server has read its settings again; `before` is when it did so last."""
-        give_up = SYSTEM.now() + ANSWER_WITHIN
-        while True:
+
+        async def reloaded() -> Cluster | None:
             probe = await self.connect()  # a reload reaches other sessions when they next look; a fresh one shows it
             try:
-                if await probe.fetchval("select pg_conf_load_time()::text") != before:
-                    return await Cluster.read(probe)
+                if await probe.fetchval("select pg_conf_load_time()::text") == before:
+                    return None
+                return await Cluster.read(probe)
             finally:
                 await end(probe)
-            if SYSTEM.now() > give_up:
-                raise SetupError("the server does not read its settings again")
-            await asyncio.sleep(0.002)
+
+        cluster = await wait_until_async(reloaded, within=ANSWER_WITHIN, every=0.002)
+        if cluster is None:
+            raise SetupError("the server does not read its settings again")
+        return cluster
 
     # -- what faults hold
 
@@ -583,18 +586,15 @@ class PostgresAdmin:
             session = await self.session()
             await session.execute(f"alter system {change}")
             await session.execute("select pg_reload_conf()")
-            # A reload reaches other sessions when they next look; a fresh one shows that the server has read it.
-            give_up = SYSTEM.now() + ANSWER_WITHIN
-            while True:
-                probe = await self.connect()
-                try:
-                    if await probe.fetchval("show default_transaction_read_only") == wanted:
-                        return
-                finally:
-                    await end(probe)
-                if SYSTEM.now() > give_up:
-                    raise SetupError(f"the server has not taken over {change!r}")
-                await asyncio.sleep(0.005)
+            if not await wait_until_async(taken_over, within=ANSWER_WITHIN, every=0.005):
+                raise SetupError(f"the server has not taken over {change!r}")
+
+        async def taken_over() -> bool:
+            probe = await self.connect()  # a reload reaches other sessions when they next look; a fresh one shows it
+            try:
+                return bool(await probe.fetchval("show default_transaction_read_only") == wanted)
+            finally:
+                await end(probe)
 
         self.run(work)
 
@@ -636,8 +636,9 @@ async def _clone(side: Session, new: str, old: str) -> None:
 async def _until_gone(session: Session) -> None:
     """Wait until sessions that were told to end have ended: until then they keep their locks."""
     query = BLOCKERS.replace("pg_terminate_backend(pid)", "pid")
-    give_up = SYSTEM.now() + ANSWER_WITHIN
-    while await session.fetch(query):
-        if SYSTEM.now() > give_up:
-            raise SetupError("sessions of an earlier test that were told to end have not ended; they keep their locks")
-        await asyncio.sleep(0.002)
+
+    async def gone() -> bool:
+        return not await session.fetch(query)
+
+    if not await wait_until_async(gone, within=ANSWER_WITHIN, every=0.002):
+        raise SetupError("sessions of an earlier test that were told to end have not ended; they keep their locks")
