@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..clients.redis import RedisClient
-from ..clock import SYSTEM
+from ..clock import wait_until
 from ..errors import CannotInject, SetupError
 from ..wire.redis import ErrorReply, info_parts
 from .fault import Fault, Receipt, Strike, Target, at_least
@@ -276,11 +276,8 @@ def _unlogged(client: RedisClient, *command: str) -> None:
 
 
 def _await(begun: Callable[[], bool], otherwise: str) -> None:
-    give_up = SYSTEM.now() + BEGINS_WITHIN
-    while not begun():
-        if SYSTEM.now() > give_up:
-            raise SetupError(f"{otherwise}, {BEGINS_WITHIN:g} s after it was told to")
-        SYSTEM.sleep(0.002)
+    if not wait_until(begun, within=BEGINS_WITHIN, every=0.002):
+        raise SetupError(f"{otherwise}, {BEGINS_WITHIN:g} s after it was told to")
 
 
 def _configured(client: RedisClient, settings: dict[str, str]) -> Callable[[], None]:

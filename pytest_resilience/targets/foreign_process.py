@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..backends.backend import Backend
-from ..clock import SYSTEM
+from ..clock import wait_until
 from ..errors import SetupError
 from ..faults.fault import Strike
 from ..faults.process import Body, Kill, Pause, Terminate
@@ -96,12 +96,14 @@ def _lives(process: psutil.Process) -> bool:
 
 def _await_end(processes: Iterable[psutil.Process]) -> None:
     """Wait for the end, and leave it to their parents to ask for the exit codes."""
-    give_up = SYSTEM.now() + GONE_WITHIN
-    for process in processes:
-        while _lives(process):
-            if SYSTEM.now() > give_up:
-                raise SetupError(f"process {process.pid} is still there {GONE_WITHIN:g} s after the signal")
-            SYSTEM.sleep(0.002)
+    left = list(processes)
+
+    def all_gone() -> bool:
+        left[:] = filter(_lives, left)
+        return not left
+
+    if not wait_until(all_gone, within=GONE_WITHIN, every=0.002):
+        raise SetupError(f"process {left[0].pid} is still there {GONE_WITHIN:g} s after the signal")
 
 
 class ForeignProcess(ResourceFaults):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..backends.backend import Backend
-from ..clock import SYSTEM, Clock
+from ..clock import SYSTEM, Clock, wait_until
 from ..errors import ResilienceError
 from ..faults.fault import Receipt
 from . import kernel
@@ -56,11 +56,7 @@ class CrowdedProcessor:
             "rival", [sys.executable, "-I", "-S", "-c", RIVALS, str(self._processor), str(rivals)], env={}
         )
         try:
-            give_up = clock.now() + READY_WITHIN
-            while len(self._rivals.processes()) < rivals:
-                if clock.now() > give_up or not self._rivals.running:
-                    raise ResilienceError(f"the {rivals} rivals did not start: {self._rivals.log_text().strip()}")
-                clock.sleep(0.001)
+            self._wait_for_rivals(rivals)
             tree.each(self._bind)
         except BaseException:
             self._unbind()
@@ -73,6 +69,14 @@ class CrowdedProcessor:
         self._watched = False
         self._look()
         self._sampler = Sampler(self._look)
+
+    def _wait_for_rivals(self, count: int) -> None:
+        def started() -> bool:
+            return len(self._rivals.processes()) >= count
+
+        wait_until(lambda: started() or not self._rivals.running, within=READY_WITHIN, every=0.001, clock=self._clock)
+        if not started():
+            raise ResilienceError(f"the {count} rivals did not start: {self._rivals.log_text().strip()}")
 
     def release(self) -> None:
         """End the rivals and let every thread run where it ran before."""

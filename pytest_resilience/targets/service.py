@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.backend import Backend
 from ..backends.session.ports import free_port
-from ..clock import SYSTEM, Clock
+from ..clock import SYSTEM, Clock, wait_until
 from ..errors import ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
 from ..faults.process import Terminate
@@ -191,23 +191,23 @@ class RunningService:
     def _wait_until_ready(self, child: ManagedProcess, begins: int, *, last: bool) -> bool:
         """Wait; False when another process has taken the port and it is worth another try."""
         begun = self._clock.now()
-        give_up = begun + self.spec.within
         status: int | str = "no answer yet"
-        while True:
-            code = child.exit_code()
-            if code is not None:
-                if not last and "address already in use" in child.log_text(begins).lower():
-                    return False
-                break
+
+        def outcome() -> str | None:
+            nonlocal status
+            if child.exit_code() is not None:
+                return "ended"
             try:
                 status = _status(self.spec.host, self._port, self.spec.ready)
             except OSError as error:
                 status = type(error).__name__
-            if isinstance(status, int) and 200 <= status < 400 and child.running:
-                return True
-            if self._clock.now() > give_up:
-                break
-            self._clock.sleep(ASK_EVERY)
+            return "ready" if isinstance(status, int) and 200 <= status < 400 and child.running else None
+
+        found = wait_until(outcome, within=self.spec.within, every=ASK_EVERY, clock=self._clock)
+        if found == "ready":
+            return True
+        if found == "ended" and not last and "address already in use" in child.log_text(begins).lower():
+            return False
         after = self._clock.now() - begun
         seen = [] if child.exit_code() is not None else observed(self.spec, self._port, status, child.processes())
         code = child.exit_code()
