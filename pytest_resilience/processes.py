@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
-from .clock import SYSTEM, Clock
+from .clock import SYSTEM, Clock, wait_until
 from .errors import BackendDied, ResilienceError, ServerNotReady
 from .redaction import Private, redacted_command
 from .wording import listed
@@ -163,9 +163,7 @@ class ManagedProcess:
         Returns:
             Its exit code, or None when it still runs.
         """
-        until = clock.now() + within
-        while self.running and clock.now() < until:
-            clock.sleep(POLL)
+        wait_until(lambda: not self.running, within=within, every=POLL, clock=clock)
         return self.exit_code()
 
     def log_size(self) -> int:

@@ -11,10 +11,11 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from ..clock import SYSTEM
+from ..clock import SYSTEM, wait_until
 from ..errors import BackendDied, SetupError
 
 if TYPE_CHECKING:
@@ -131,6 +132,14 @@ class ToxiproxyError(SetupError):
         super().__init__(message)
 
 
+def _death(check: Callable[[], None]) -> BackendDied | None:
+    try:
+        check()
+    except BackendDied as died:
+        return died
+    return None
+
+
 class ToxiproxyClient:
     """One Toxiproxy server's HTTP API. Threads may share it.
 
@@ -194,16 +203,10 @@ class ToxiproxyClient:
 
     def _died(self, error: Exception) -> BackendDied:
         """What to say when nobody answers: the log of a server that has ended, of which its parent may know a moment later."""
-        give_up = SYSTEM.now() + KNOWN_WITHIN
-        while self._check is not None:
-            try:
-                self._check()
-            except BackendDied as told:
-                return told
-            if SYSTEM.now() > give_up:
-                break
-            SYSTEM.sleep(0.005)
-        return BackendDied(
+        died = None
+        if self._check is not None:
+            died = wait_until(partial(_death, self._check), within=KNOWN_WITHIN, every=0.005)
+        return died or BackendDied(
             f"the proxy's API at {self.host}:{self.port} does not answer: {type(error).__name__}: {error}"
         )
 
