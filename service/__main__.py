@@ -25,7 +25,6 @@ ACCEPT_RETRY_DELAY = 0.1
 MAX_CLOSE_SECONDS = 2.0  # seconds of SHUTDOWN_GRACE, at most, for closing what is left when requests have had the rest
 DRAIN_NOTICE = 2.0  # seconds, at most, in which a service that is told to stop while idle is seen to be unready
 EXIT_START_FAILED = 3
-FORCED = 1
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -61,7 +61,6 @@ class Checkout:
     task: asyncio.Task[Any] | None
     deadline: float
     release_slot: Callable[[], None]
-    swept: bool = field(default=False)
 
 
 class PoolUsage:

@@ -103,7 +103,6 @@ class PostgresMonitor:
         up: Postgres answers.
         state: "up", "down", or what keeps it from serving although it answers: "no table", "wrong columns", "no rights",
             "read-only", "no ids left".
-        tried: Postgres has been asked at least once.
     """
 
     def __init__(
@@ -132,7 +131,6 @@ class PostgresMonitor:
         self._last_report: tuple[str, str] | None = None
         self.up = False
         self.state = "down"
-        self.tried = False
 
     def check_now(self, error: BaseException) -> None:
         """Look at Postgres now, because a statement failed with `error`."""
@@ -181,7 +179,7 @@ class PostgresMonitor:
                 log.warning("Postgres connection failed: %s", detail)
             else:
                 log.warning("Postgres is not as the service needs it: %s: %s", state, detail)
-        self.tried, self.state, self.up = True, state, state != "down"
+        self.state, self.up = state, state != "down"
         statement_error, self._statement_error = self._statement_error, None
         if state == "up" and statement_error is not None:
             self._log_cause(statement_error)

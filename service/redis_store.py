@@ -121,16 +121,10 @@ class RedisStore:
         self._connect_timeout = max(budget, TLS_CONNECT_TIMEOUT if self._tls else CONNECT_TIMEOUT)
         self._slots = asyncio.Semaphore(MAX_TLS_CONNECTIONS if self._tls else MAX_CONNECTIONS)
         self._wake = asyncio.Event()
-        self.source = source(settings)
 
     @property
     def up(self) -> bool:
         return self._breaker.up
-
-    @property
-    def tried(self) -> bool:
-        """Whether it is known by now if Redis is there."""
-        return self._breaker.up or self._breaker.outages > 0
 
     async def get(self, key: int, budget: TimeBudget) -> CachedValue | None:
         """The entry and its age. None when there is none.
@@ -333,13 +327,6 @@ class RedisStore:
                 **options,
             )
         return Redis.from_url(settings.redis_url or "redis://localhost:6379", **options)
-
-
-def source(settings: ServiceSettings) -> str:
-    """Which Redis the settings choose: "upstash", "redis_url" or "localhost"."""
-    if settings.upstash_redis_rest_url:
-        return "upstash"
-    return "redis_url" if settings.redis_url else "localhost"
 
 
 def _uses_tls(settings: ServiceSettings) -> bool:

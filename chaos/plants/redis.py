@@ -29,8 +29,8 @@ PLANTS = (
         "Every request may see for itself whether Redis is there.",
         (
             "redis_store.py",
-            "        return self._breaker.up\n\n    @property\n    def tried",
-            "        return True\n\n    @property\n    def tried",
+            "        return self._breaker.up\n",
+            "        return True\n",
         ),
         (
             "redis_store.py",

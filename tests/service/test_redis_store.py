@@ -8,7 +8,7 @@ import time
 import pytest
 
 from service.pending_writes import PendingWrites
-from service.redis_store import PendingWrite, RedisStore, RedisUnavailable, TimeBudget, source
+from service.redis_store import PendingWrite, RedisStore, RedisUnavailable, TimeBudget
 from service.settings import ServiceSettings
 
 URL = "postgresql://127.0.0.1:1/x"
@@ -100,7 +100,7 @@ def test_a_redis_that_answers_like_this_is_away_until_it_answers_well(answer, ca
     server = TinyRedis(answer)
 
     async def body(store, _):
-        await until(lambda: store.tried)
+        await until(lambda: store._breaker.outages)
         assert not store.up
         with pytest.raises(RedisUnavailable):
             await store.get(1, TimeBudget(0.25))
@@ -187,7 +187,7 @@ def test_what_is_owed_is_delivered_before_anyone_reads():
     server = TinyRedis(b"-LOADING\r\n")
 
     async def body(store, pending):
-        await until(lambda: store.tried)
+        await until(lambda: store._breaker.outages)
         for key in range(250):
             pending.add(key, (1, 2))
         server.commands.clear()
@@ -204,7 +204,7 @@ def test_when_too_much_was_missed_all_is_deleted_first():
     server = TinyRedis(b"-LOADING\r\n")
 
     async def body(store, pending):
-        await until(lambda: store.tried)
+        await until(lambda: store._breaker.outages)
         pending.overflowed = True
         server.answer = b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\nk\r\n"  # also passes for SCAN's reply
         await until(lambda: store.up)
@@ -241,11 +241,17 @@ def server_answers_pairs(server):
     server.serve = serve
 
 
-def test_which_redis_is_chosen():
+def test_upstash_is_preferred_to_redis_url_and_redis_url_to_localhost():
     upstash = {"upstash_redis_rest_url": "https://x.upstash.io", "upstash_redis_rest_token": "t"}
-    assert source(ServiceSettings(database_url=URL, redis_url="redis://r", **upstash)) == "upstash"
-    assert source(ServiceSettings(database_url=URL, redis_url="redis://r")) == "redis_url"
-    assert source(ServiceSettings(database_url=URL)) == "localhost"
+
+    def chosen_host(**settings):
+        pending = PendingWrites(max_keys=1)
+        store = RedisStore(ServiceSettings(database_url=URL, **settings), lifetime=1, pending=pending, next_writes=list)
+        return store._connect().connection_pool.connection_kwargs["host"]
+
+    assert chosen_host(redis_url="redis://r", **upstash) == "x.upstash.io"
+    assert chosen_host(redis_url="redis://r") == "r"
+    assert chosen_host() == "localhost"
 
 
 def test_upstash_is_spoken_to_over_tls_with_the_token_as_password(tmp_path):
