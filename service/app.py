@@ -21,6 +21,7 @@ from .health import Health, Lifecycle
 from .memory import MIB, GarbageCollector, MemoryGuard, MemoryReader
 from .monitor import Monitor
 from .postgres_monitor import PostgresMonitor
+from .postgres_status import PostgresStatus
 from .problems import EXCEPTION_HANDLERS, LoadSheddingMiddleware
 from .routes import CampaignRoutes, ServiceRoutes
 from .settings import ServiceSettings
@@ -36,21 +37,23 @@ def create_app(settings: ServiceSettings) -> Starlette:
     tasks = asyncio.TaskGroup()  # owns every task of the service
     lifecycle = Lifecycle()
 
+    postgres_status = PostgresStatus()
+    database = Database(settings, boot_id, postgres_status)
     postgres_monitor = PostgresMonitor(
         settings,
         boot_id,
+        postgres_status,
         schema=SCHEMA,
         required_columns=REQUIRED_COLUMNS,
-        pool_pids=lambda: database.server_pids(),  # noqa: PLW0108  (made below)
+        pool_pids=database.server_pids,
     )
-    database = Database(settings, boot_id, check_now=postgres_monitor.check_now)
-    cache = Cache(settings, source_is_up=lambda: postgres_monitor.up, tasks=tasks)
+    cache = Cache(settings, source_is_up=lambda: postgres_status.up, tasks=tasks)
 
     guard, collector = MemoryGuard(), GarbageCollector()
     memory_reader = MemoryReader(int(settings.memory_limit_mb * MIB), reserve_spent=collector.reserve_spent)
     cleanup = Cleanup(settings, database, postgres_monitor, collector, tasks)
     monitor = Monitor(settings, database, cache, guard, memory_reader, collector, cleanup)
-    health = Health(lifecycle, postgres_monitor, cache, guard)
+    health = Health(lifecycle, postgres_status, cache, guard)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

@@ -20,6 +20,7 @@ import asyncpg
 
 from . import asyncpg_patch
 from .errors import Unavailable
+from .postgres_status import PostgresStatus
 
 if TYPE_CHECKING:
     from .settings import ServiceSettings
@@ -97,19 +98,19 @@ class Database:
 
     Args:
         boot_id: names the sessions of this process: `service:<boot id>`.
-        check_now: called with the error of a statement that failed, so that the watch looks at once.
+        status: receives the error of each statement that failed, so that Postgres is checked at once.
     """
 
     def __init__(
         self,
         settings: ServiceSettings,
         boot_id: str,
+        status: PostgresStatus,
         *,
-        check_now: Callable[[BaseException], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._check_now = check_now
+        self._status = status
         self._clock = clock
         self._pool: Any = None
         self._slots = asyncio.Semaphore(settings.db_pool_max)
@@ -155,10 +156,10 @@ class Database:
             async with self._checkout() as connection:
                 return await getattr(connection, method)(sql, *args)
         except ConnectionLost as error:
-            self._check_now(error)
+            self._status.check_now(error)
             raise
         except UNAVAILABLE_ERRORS as error:
-            self._check_now(error)
+            self._status.check_now(error)
             raise Unavailable("The database cannot answer now.") from error
 
     @contextlib.asynccontextmanager

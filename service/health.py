@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from .cache import Cache
 from .memory import MemoryGuard
-from .postgres_monitor import PostgresMonitor
+from .postgres_status import PostgresStatus
 
 
 class Lifecycle:
@@ -43,13 +43,13 @@ class Health:
     def __init__(
         self,
         lifecycle: Lifecycle,
-        postgres_monitor: PostgresMonitor,
+        postgres_status: PostgresStatus,
         cache: Cache,
         guard: MemoryGuard,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lifecycle = lifecycle
-        self._postgres_monitor = postgres_monitor
+        self._postgres_status = postgres_status
         self._cache = cache
         self._guard = guard
         self._clock = clock
@@ -67,7 +67,7 @@ class Health:
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Whether to send requests here, and why not. Without Redis we serve from memory: degraded, but ready."""
-        postgres, redis, refusing = self._postgres_monitor.state, self._cache.redis.up, self._guard.refusing
+        postgres, redis, refusing = self._postgres_status.state, self._cache.redis.up, self._guard.refusing
         ready = postgres == "up" and not refusing and not self._lifecycle.draining
         if self._lifecycle.draining:
             status = "draining"

@@ -13,6 +13,7 @@ import asyncpg
 
 from .database import CONNECTION_LOST_ERRORS, UNAVAILABLE_ERRORS, connect_options, describe_error, enable_keepalive
 from .errors import Unavailable
+from .postgres_status import PostgresStatus
 
 if TYPE_CHECKING:
     from .settings import ServiceSettings
@@ -94,21 +95,18 @@ class PostgresMonitor:
     """Postgres as seen from outside the pool.
 
     Args:
+        status: kept up to date.
         schema: made whenever it is missing.
         required_columns: what requests need of each column: its name, the categories of its type, and whether a creation and a change
             write it.
         pool_pids: the sessions that our pool holds now.
-
-    Attributes:
-        up: Postgres answers.
-        state: "up", "down", or what keeps it from serving although it answers: "no table", "wrong columns", "no rights",
-            "read-only", "no ids left".
     """
 
     def __init__(
         self,
         settings: ServiceSettings,
         boot_id: str,
+        status: PostgresStatus,
         *,
         schema: str,
         required_columns: Sequence[tuple[str, str, bool, bool]],
@@ -116,6 +114,7 @@ class PostgresMonitor:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._status = status
         self._pool_name = f"service:{boot_id}"
         self._monitor_name = f"{MONITOR_NAME_PREFIX}{boot_id}"
         self._schema = schema
@@ -124,18 +123,9 @@ class PostgresMonitor:
         self._clock = clock
         self._connection: Any = None
         self._lock = asyncio.Lock()
-        self._wake = asyncio.Event()
         self._capacity_checked = False
-        self._statement_error: BaseException | None = None
         self._logged_at: dict[str, float] = {}
         self._last_report: tuple[str, str] | None = None
-        self.up = False
-        self.state = "down"
-
-    def check_now(self, error: BaseException) -> None:
-        """Look at Postgres now, because a statement failed with `error`."""
-        self._statement_error = error
-        self._wake.set()
 
     async def run(self) -> None:
         """Look for ever."""
@@ -143,10 +133,10 @@ class PostgresMonitor:
             while True:
                 await self._check()
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(INTERVAL if self.up else INTERVAL_DOWN):
-                        await self._wake.wait()
+                    async with asyncio.timeout(INTERVAL if self._status.up else INTERVAL_DOWN):
+                        await self._status.wake.wait()
                         await asyncio.sleep(0.02)  # many suspect at once; one look answers all
-                self._wake.clear()
+                self._status.wake.clear()
         finally:
             self._disconnect()
 
@@ -179,8 +169,8 @@ class PostgresMonitor:
                 log.warning("Postgres connection failed: %s", detail)
             else:
                 log.warning("Postgres is not as the service needs it: %s: %s", state, detail)
-        self.state, self.up = state, state != "down"
-        statement_error, self._statement_error = self._statement_error, None
+        self._status.state, self._status.up = state, state != "down"
+        statement_error = self._status.take_statement_error()
         if state == "up" and statement_error is not None:
             self._log_cause(statement_error)
 
@@ -202,7 +192,7 @@ class PostgresMonitor:
                 self._settings.database_url, **connect_options(self._settings, self._monitor_name)
             )
             await enable_keepalive(self._connection)
-            self._connection.add_termination_listener(lambda _: self._wake.set())
+            self._connection.add_termination_listener(lambda _: self._status.wake.set())
         return self._connection
 
     async def _requirements(self, connection: Any) -> tuple[str, str]:
@@ -282,7 +272,7 @@ class PostgresMonitor:
                 return len(pids) - int(remaining)
         except UNAVAILABLE_ERRORS as error:
             self._disconnect()
-            self._wake.set()
+            self._status.wake.set()
             self._set_state(error)
             raise
 

@@ -30,7 +30,7 @@ SERVICE = """
 4  __main__
 3  app http_connections
 2  routes monitor health cleanup problems
-1  campaigns postgres_monitor database asyncpg_patch cache redis_store pending_writes memory_cache circuit_breaker jobs memory
+1  campaigns postgres_monitor postgres_status database asyncpg_patch cache redis_store pending_writes memory_cache circuit_breaker jobs memory
 0  settings url_checks errors logging_setup
 """
 PURE = {"wire", "checkers"}  # pure: no I/O, no clock, no randomness of their own

@@ -47,7 +47,7 @@ PLANTS = (
         (
             "routes.py",
             "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
-            "        async with self._health._postgres_monitor._lock:\n            return JSONResponse(self._health.health_body(), headers=NO_STORE)",
+            "        async with self._cleanup._postgres_monitor._lock:\n            return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
         tests=f"{HEALTH}[postgres hangs]",
         says="/health waits",

@@ -406,8 +406,8 @@ PLANTS = (
         "Nobody writes to a standby.",
         (
             "database.py",
-            "        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)",
-            "        except asyncpg.ReadOnlySQLTransactionError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)",
+            "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
+            "        except asyncpg.ReadOnlySQLTransactionError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
         ),
         tests=READ_ONLY,
         says="a dependency fault is 503, never",
@@ -443,8 +443,8 @@ PLANTS = (
         "It is not down, it is starting.",
         (
             "database.py",
-            "        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)",
-            "        except asyncpg.CannotConnectNowError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)",
+            "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
+            "        except asyncpg.CannotConnectNowError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
         ),
         tests=STARTING,
         says="a server that is starting is 503, never",

@@ -134,8 +134,8 @@ PLANTS = (
         "Do not hammer it.",
         (
             "postgres_monitor.py",
-            "INTERVAL if self.up else INTERVAL_DOWN):",
-            "INTERVAL if self.up else self._longer()):",
+            "INTERVAL if self._status.up else INTERVAL_DOWN):",
+            "INTERVAL if self._status.up else self._longer()):",
         ),
         (
             "postgres_monitor.py",
@@ -144,8 +144,8 @@ PLANTS = (
         ),
         (
             "postgres_monitor.py",
-            "                        await self._wake.wait()\n",
-            "                        await (self._wake.wait() if self.up else asyncio.Event().wait())\n",
+            "                        await self._status.wake.wait()\n",
+            "                        await (self._status.wake.wait() if self._status.up else asyncio.Event().wait())\n",
         ),
         tests=POSTGRES,
         says="the service is not ready",

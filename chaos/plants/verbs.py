@@ -175,8 +175,8 @@ PLANTS = (
         "After a time-out the connection is not to be trusted.",
         (
             "database.py",
-            "        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)\n",
-            '        except UNAVAILABLE_ERRORS as error:\n            self._check_now(error)\n            if method == "fetch" and isinstance(error, TimeoutError):\n                await self._acquire_slot()\n',
+            "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)\n",
+            '        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)\n            if method == "fetch" and isinstance(error, TimeoutError):\n                await self._acquire_slot()\n',
         ),
         tests=NO_POSTGRES,
         says="connections of the pool are lost",

@@ -9,6 +9,7 @@ import pytest
 from pytest_resilience import eventually
 from service.database import Database, PoolUsage
 from service.errors import Unavailable
+from service.postgres_status import PostgresStatus
 from service.settings import ServiceSettings
 
 from .support import backends, sql
@@ -109,7 +110,7 @@ def test_a_lost_table_is_made_again(resilience, service):
 
 async def with_database(resilience, body, **settings):
     values = {"db_pool_max": 2, "db_pool_acquire_timeout": 1.0, "db_command_timeout": 2.0, **settings}
-    database = Database(ServiceSettings(database_url=resilience.postgres.url, **values), "t3st")
+    database = Database(ServiceSettings(database_url=resilience.postgres.url, **values), "t3st", PostgresStatus())
     await database.start()
     try:
         return await body(database)
