@@ -18,11 +18,12 @@ from .campaigns import REQUIRED_COLUMNS, SCHEMA, Campaigns
 from .cleanup import Cleanup
 from .database import Database
 from .health import Health, Lifecycle
+from .load_shedding import LoadSheddingMiddleware
 from .memory import MIB, GarbageCollector, MemoryGuard, MemoryReader
 from .monitor import Monitor
 from .postgres_monitor import PostgresMonitor
 from .postgres_status import PostgresStatus
-from .problems import EXCEPTION_HANDLERS, LoadSheddingMiddleware
+from .problems import EXCEPTION_HANDLERS
 from .routes import CampaignRoutes, ServiceRoutes
 from .settings import ServiceSettings
 

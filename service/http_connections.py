@@ -27,7 +27,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from .errors import SettingsError
-from .problems import ESSENTIAL_PATHS, Problem
+from .load_shedding import ESSENTIAL_PATHS
+from .problems import Problem
 from .redis_store import MAX_CONNECTIONS as MAX_REDIS_CONNECTIONS
 
 if TYPE_CHECKING:

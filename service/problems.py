@@ -1,8 +1,7 @@
-"""Errors as application/problem+json, and the gate that every request goes through."""
+"""Errors as application/problem+json."""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -11,17 +10,9 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .campaigns import ValidationFailed
 from .errors import Unavailable
-from .health import Lifecycle
-from .memory import GarbageCollector, MemoryGuard
-
-log = logging.getLogger("service.http")
-
-ESSENTIAL_PATHS = ("/health", "/livez", "/readyz", "/api/db-cleanup")
-MEMORY_RETRY_AFTER = 2
 
 
 class Problem(JSONResponse):
@@ -49,44 +40,6 @@ class Problem(JSONResponse):
             **extra,
         }
         super().__init__(content, status, headers)
-
-
-class LoadSheddingMiddleware:
-    """Refuses work while memory is short, counts what is being worked on, and turns an allocation that failed into 503."""
-
-    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, guard: MemoryGuard, collector: GarbageCollector) -> None:
-        self._app = app
-        self._lifecycle = lifecycle
-        self._guard = guard
-        self._collector = collector
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:
-            await _out_of_memory()(scope, receive, send)
-            return
-        started = False
-
-        async def tracking_send(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            with self._lifecycle.track_request():
-                await self._app(scope, receive, tracking_send)
-        except MemoryError:
-            self._collector.release_reserve()
-            if started:
-                raise
-            log.error("out of memory while answering a request")
-            await _out_of_memory()(scope, receive, send)
-
-
-def _out_of_memory() -> Problem:
-    return Problem(503, "The service is short of memory.", retry_after=MEMORY_RETRY_AFTER)
 
 
 async def _http_error(_: Request, error: Exception) -> Response:

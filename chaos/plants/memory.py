@@ -119,7 +119,7 @@ PLANTS = (
         "guard-refuses-health",
         "If it is short of memory it is not healthy.",
         (
-            "problems.py",
+            "load_shedding.py",
             'ESSENTIAL_PATHS = ("/health", "/livez", "/readyz", "/api/db-cleanup")',
             'ESSENTIAL_PATHS = ("/livez", "/readyz", "/api/db-cleanup")',
         ),
@@ -129,7 +129,7 @@ PLANTS = (
     plant(
         "out-of-memory-is-500",
         "MemoryError can't be handled.",
-        ("problems.py", "        except MemoryError:\n", "        except FileNotFoundError:\n"),
+        ("load_shedding.py", "        except MemoryError:\n", "        except FileNotFoundError:\n"),
         tests=NO_MEMORY,
         says="a lack of memory is 503",
     ),
@@ -137,7 +137,7 @@ PLANTS = (
         "out-of-memory-ends-it",
         "Let the supervisor start it again.",
         (
-            "problems.py",
+            "load_shedding.py",
             '            log.error("out of memory while answering a request")\n',
             "            import os\n\n            os._exit(137)\n",
         ),

@@ -100,7 +100,7 @@ PLANTS = (
         "guard-refuses-writes-only",
         "Reads take no memory.",
         (
-            "problems.py",
+            "load_shedding.py",
             '        if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:',
             '        if self._guard.refusing and scope["method"] != "GET" and scope["path"] not in ESSENTIAL_PATHS:',
         ),

@@ -26,7 +26,7 @@ PLANTS = (
         "stop-serves-nobody-new",
         "We are on our way out.",
         (
-            "problems.py",
+            "load_shedding.py",
             '        if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:',
             '        if (self._guard.refusing or self._lifecycle.draining) and scope["path"] not in ESSENTIAL_PATHS:',
         ),

@@ -1,0 +1,54 @@
+"""Load shedding: essential routes only while memory is short."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .health import Lifecycle
+from .memory import GarbageCollector, MemoryGuard
+from .problems import Problem
+
+log = logging.getLogger("service.http")
+
+ESSENTIAL_PATHS = ("/health", "/livez", "/readyz", "/api/db-cleanup")
+MEMORY_RETRY_AFTER = 2
+
+
+class LoadSheddingMiddleware:
+    """Refuses work while memory is short, counts what is being worked on, and turns an allocation that failed into 503."""
+
+    def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, guard: MemoryGuard, collector: GarbageCollector) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+        self._guard = guard
+        self._collector = collector
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:
+            await _out_of_memory()(scope, receive, send)
+            return
+        started = False
+
+        async def tracking_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            with self._lifecycle.track_request():
+                await self._app(scope, receive, tracking_send)
+        except MemoryError:
+            self._collector.release_reserve()
+            if started:
+                raise
+            log.error("out of memory while answering a request")
+            await _out_of_memory()(scope, receive, send)
+
+
+def _out_of_memory() -> Problem:
+    return Problem(503, "The service is short of memory.", retry_after=MEMORY_RETRY_AFTER)
