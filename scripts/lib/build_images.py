@@ -146,7 +146,7 @@ def _tar_entry(name: str, mode: int, owner: int) -> tarfile.TarInfo:
 
 
 def shared_libraries(*programs: Path) -> list[str]:
-    """Return the libraries that the dynamic linker loads for the programs; static programs and other files have none."""
+    """Return the libraries that the dynamic linker loads for the programs, none for a static program."""
     listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False)
     return re.findall(r"(/\S+) \(0x", listed.stdout)
 

@@ -1,6 +1,7 @@
-"""Plants each regression of chaos/plants/ in a copy of the checkout, runs the chaos tests that are for it, and wants them red.
+"""Apply each plant of chaos/plants/ to a copy of the checkout, and require that the chaos tests named for it fail.
 
-A plant fails when it no longer applies, when a test that should notice stays green, or when its message does not name the cause.
+A plant is not detected when one of its texts is no longer in the service, when a test that should fail passes, or when the failure's
+message does not name the cause.
 """
 
 from __future__ import annotations
@@ -21,136 +22,155 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("pytest_resilience", "service", "chaos", "conftest.py", "pyproject.toml")
-SKIPPED = shutil.ignore_patterns(".resilience")  # bytecode is welcome: it saves a second for each plant
-SECONDS = 60.0  # for the tests of one plant; they take a few
-SECONDS_WHOLE = 600.0  # for the whole suite against one plant
-GOODBYE = 10.0  # seconds for a run that was told to stop
+NOT_COPIED = shutil.ignore_patterns(".resilience")  # bytecode is copied, which saves a second for each plant
+TIMEOUT = 60.0  # seconds for the tests of one plant, which take a few
+TIMEOUT_WHOLE = 600.0  # seconds for the whole suite
+STOP_TIMEOUT = 10.0  # seconds between SIGTERM and SIGKILL
 
 
 def main() -> int:
-    """Returns the exit status: 0 when every plant was found out."""
-    plants = _plants()
-    arguments = _arguments([plant.name for plant in plants])
-    if arguments.table:
-        print(table(plants), end="")
+    """Return 0 if every plant was detected, else 1."""
+    plants = _load_plants()
+    options = _parse_arguments([plant.name for plant in plants])
+    if options.table:
+        print(markdown_table(plants), end="")
         return 0
-    chosen = [plant for plant in plants if not arguments.names or plant.name in arguments.names]
+    selected = [plant for plant in plants if not options.names or plant.name in options.names]
     begin = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="plants-") as scratch, ThreadPoolExecutor(arguments.jobs) as threads:
-        verdicts = [threads.submit(judge, plant, Path(scratch), whole=arguments.whole) for plant in chosen]
-        failed = []
-        for plant, verdict in zip(chosen, verdicts, strict=True):
-            print(verdict.result(), flush=True)
-            if verdict.result().wrong:
-                failed.append(plant.name)
-    print(f"plants: {len(chosen) - len(failed)} of {len(chosen)} found out, in {time.monotonic() - begin:.0f} s")
-    if failed:
-        print(f"plants: not found out: {' '.join(failed)}")
-    return 1 if failed else 0
+    missed = []
+    with tempfile.TemporaryDirectory(prefix="plants-") as scratch, ThreadPoolExecutor(options.jobs) as threads:
+        futures = [threads.submit(run_plant, plant, Path(scratch), whole=options.whole) for plant in selected]
+        for future in futures:
+            result = future.result()
+            print(result, flush=True)
+            if result.problems:
+                missed.append(result.name)
+    seconds = time.monotonic() - begin
+    print(f"plants: {len(selected) - len(missed)} of {len(selected)} detected in {seconds:.0f} s")
+    if missed:
+        print(f"plants: not detected: {' '.join(missed)}")
+    return 1 if missed else 0
 
 
-def _arguments(known: list[str]) -> argparse.Namespace:
+def _parse_arguments(known: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/plants", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="plants to run (default: all)")
-    parser.add_argument("--whole", action="store_true", help="run the whole chaos suite and tell all tests that go red")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="plants at a time (default: 2)")
-    parser.add_argument("--table", action="store_true", help="print the plants as a table in Markdown; run nothing")
-    arguments = parser.parse_args()
-    unknown = sorted(set(arguments.names) - set(known))
+    parser.add_argument("--whole", action="store_true", help="run the whole chaos suite and list every test that fails")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="plants to run in parallel (default: 2)")
+    parser.add_argument("--table", action="store_true", help="print the plants as a Markdown table and exit")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(known))
     if unknown:
-        parser.error(f"no plants named {', '.join(unknown)}; there are: {', '.join(known)}")
-    return arguments
+        parser.error(f"no plants named {', '.join(unknown)}; the plants are: {', '.join(known)}")
+    return options
 
 
-def _plants() -> list[Any]:
-    """The table. It belongs to the chaos suite, which is no package, so its folder goes on the path."""
+def _load_plants() -> list[Any]:
+    """Return the plants of the chaos suite, which is a folder of tests and no package."""
     sys.path.insert(0, str(ROOT / "chaos"))
     return list(importlib.import_module("plants").PLANTS)
 
 
-def table(plants: list[Any]) -> str:
-    """The plants as a Markdown table."""
-    lines = [
-        "| plant | what somebody would say | where | the test that goes red | and says |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+def markdown_table(plants: list[Any]) -> str:
+    """Return the plants as the Markdown table of docs/plants.md."""
+    lines = ["| plant | why it looked right | file | failing test | message |", "| --- | --- | --- | --- | --- |"]
     for plant in plants:
+        story, message = (text.replace("|", "\\|") for text in (plant.story, plant.says))
         tests = "<br>".join(f"`{test}`" for test in plant.tests)
-        cells = (f"`{plant.name}`", plant.story, f"`{plant.file}`", tests, plant.says)
-        lines.append(
-            "| " + " | ".join(cell if cell.startswith("`") else cell.replace("|", "\\|") for cell in cells) + " |"
-        )
+        lines.append(f"| `{plant.name}` | {story} | `{plant.file}` | {tests} | {message} |")
     return "\n".join(lines) + "\n"
 
 
 @dataclass
-class Verdict:
-    """What came of one plant."""
+class PlantResult:
+    """The result of one plant.
+
+    Args:
+        name: the plant's.
+        seconds: how long its tests ran.
+        failures: one line of the message of each test that failed, by test.
+        problems: why the plant was not detected; empty if it was.
+    """
 
     name: str
     seconds: float = 0.0
-    red: dict[str, str] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{'FAILED' if self.wrong else 'red   '} {self.name} ({self.seconds:.1f} s)"]
-        lines += [f"       {test}: {message}" for test, message in self.red.items()]
-        lines += [f"   !!! {each}" for each in self.wrong]
+        lines = [f"{'MISSED  ' if self.problems else 'detected'} {self.name} ({self.seconds:.1f} s)"]
+        lines += [f"         {test}: {message}" for test, message in self.failures.items()]
+        lines += [f"     !!! {problem}" for problem in self.problems]
         return "\n".join(lines)
 
 
-def judge(plant: Any, scratch: Path, *, whole: bool) -> Verdict:
-    """Plant, run, and see whether it was found out."""
+def run_plant(plant: Any, scratch: Path, *, whole: bool) -> PlantResult:
+    """Apply a plant to a copy of the checkout and run its tests, or the `whole` suite."""
     checkout = scratch / plant.name
-    copy(checkout)
-    verdict = Verdict(plant.name)
+    copy_checkout(checkout)
+    result = PlantResult(plant.name)
     try:
         apply(plant, checkout)
     except LookupError as error:
-        verdict.wrong.append(str(error))
-        return verdict
+        result.problems.append(str(error))
+        return result
     begin = time.monotonic()
-    limit = SECONDS_WHOLE if whole else SECONDS
     tests = ["chaos"] if whole else [f"chaos/{test}" for test in plant.tests]
-    messages, output = run(checkout, tests, limit)
-    verdict.seconds = time.monotonic() - begin
-    verdict.red = {test: _first_line(message, plant.says) for test, message in messages.items()}
-    for test in plant.tests:
-        found = [message for name, message in messages.items() if name == test or name.startswith(f"{test}[")]
-        if not found:
-            verdict.wrong.append(f"{test} stays green, or was not run: {output[-1] if output else 'no output'}")
-        elif not any(plant.says in message for message in found):
-            verdict.wrong.append(f"{test} does not say {plant.says!r}")
+    messages, output = run_tests(checkout, tests, TIMEOUT_WHOLE if whole else TIMEOUT)
+    result.seconds = time.monotonic() - begin
+    result.failures = {test: _relevant_line(message, plant.says) for test, message in messages.items()}
+    result.problems += find_problems(plant, messages, output)
     shutil.rmtree(checkout, ignore_errors=True)
-    return verdict
+    return result
 
 
-def copy(checkout: Path) -> None:
-    """A checkout of its own: nobody's edits get mixed up."""
+def find_problems(plant: Any, messages: dict[str, str], output: list[str]) -> list[str]:
+    """Return why the plant was not detected, from the messages of the failed tests and pytest's output."""
+    problems = []
+    for test in plant.tests:
+        of_test = [message for name, message in messages.items() if name == test or name.startswith(f"{test}[")]
+        if not of_test:
+            problems.append(f"{test} passes, or did not run: {output[-1] if output else 'no output'}")
+        elif not any(plant.says in message for message in of_test):
+            problems.append(f"the message of {test} does not contain {plant.says!r}")
+    return problems
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy the parts of the checkout that the chaos suite needs."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, checkout / name, ignore=SKIPPED)
+            shutil.copytree(source, target / name, ignore=NOT_COPIED)
         else:
-            shutil.copy2(source, checkout / name)
+            shutil.copy2(source, target / name)
 
 
 def apply(plant: Any, checkout: Path) -> None:
-    """Make the plant's changes.
+    """Make the plant's edits.
 
     Raises:
-        LookupError: the service has changed, and a change no longer applies.
+        LookupError: a text that the plant replaces is no longer in the service.
     """
     for file, old, new in plant.edits:
         path = checkout / file
         text = path.read_text(encoding="utf-8")
         if old not in text:
-            raise LookupError(f"no longer applies: {file} has no {old!r}")
+            raise LookupError(f"no longer applies: {file} does not contain {old!r}")
         path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def run(checkout: Path, tests: list[str], limit: float) -> tuple[dict[str, str], list[str]]:
-    """Run tests in a checkout. Returns the message of each that failed, and what pytest printed."""
+def run_tests(checkout: Path, tests: list[str], timeout: float) -> tuple[dict[str, str], list[str]]:
+    """Run tests in a checkout.
+
+    Args:
+        checkout: the working directory.
+        tests: node ids and paths for pytest.
+        timeout: seconds after which pytest is stopped.
+
+    Returns:
+        The messages of the failed tests by test, and the lines that pytest printed.
+    """
     junit = checkout / "junit.xml"
     options = ["--resilience-strict", "-q", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={junit}"]
     process = subprocess.Popen(
@@ -162,36 +182,35 @@ def run(checkout: Path, tests: list[str], limit: float) -> tuple[dict[str, str],
         text=True,
     )
     try:
-        output, _ = process.communicate(timeout=limit)
+        output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        process.terminate()  # the plugin's supervisor ends what it started
+        process.terminate()  # the plugin's supervisor ends the processes of the session
         try:
-            output, _ = process.communicate(timeout=GOODBYE)
+            output, _ = process.communicate(timeout=STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             output, _ = process.communicate()
-        output += f"\nnot done after {limit:g} s"
-    lines = output.strip().splitlines()
-    return (_messages(junit) if junit.exists() else {}), lines
+        output += f"\nnot finished after {timeout:g} s"
+    return (_read_messages(junit) if junit.exists() else {}), output.strip().splitlines()
 
 
-def _messages(junit: Path) -> dict[str, str]:
-    """By test, what its failures and errors said."""
+def _read_messages(junit: Path) -> dict[str, str]:
+    """Return the messages of failures and errors by test, from a JUnit file."""
     messages: dict[str, str] = {}
     for case in ET.parse(junit).iter("testcase"):
-        said = [each.get("message") or "" for kind in ("failure", "error") for each in case.iter(kind)]
-        if said:
+        of_case = [each.get("message") or "" for kind in ("failure", "error") for each in case.iter(kind)]
+        if of_case:
             file = case.get("classname", "").rpartition(".")[2]
-            test = f"{file}.py::{case.get('name')}"  # one that fails and then has an error in its teardown comes twice
-            messages[test] = "\n".join([messages[test], *said] if test in messages else said)
+            test = f"{file}.py::{case.get('name')}"  # twice, if the test fails and then its teardown has an error
+            messages[test] = "\n".join([messages[test], *of_case] if test in messages else of_case)
     return messages
 
 
-def _first_line(message: str, wanted: str) -> str:
-    """The line of a message that has what was wanted, or else its first."""
+def _relevant_line(message: str, expected: str) -> str:
+    """Return the line of a message that contains `expected`, or else the first line."""
     lines = [line for line in re.split(r"\n|&#10;", message) if line.strip()]
-    chosen = next((line for line in lines if wanted in line), lines[0] if lines else "")
-    return chosen.strip()[:200]
+    line = next((line for line in lines if expected in line), lines[0] if lines else "")
+    return line.strip()[:200]
 
 
 if __name__ == "__main__":
