@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 from .admin.postgres import PostgresAdmin
 from .admin.redis import RedisAdmin
 from .backends.backend import Address, Backend, Server
+from .backends.session.ports import with_free_port
 from .errors import BackendDied, SetupError
 from .faults.fault import Strike
 from .proxy_client.client import ProxyHandle, ToxiproxyClient
@@ -37,8 +38,6 @@ class _Parts(TypedDict):
 
 
 Admin = TypeVar("Admin", PostgresAdmin, RedisAdmin)
-
-PORT_TRIES = 3  # another process may take a free port before the proxy binds it
 
 
 class Stack:
@@ -84,15 +83,14 @@ class Stack:
         return ToxiproxyClient(*backend.api, seen=backend.seen, behind=backend.behind, check=backend.check)
 
     def _door(self, name: str) -> ProxyHandle:
-        assert self._control is not None
-        for attempt in range(PORT_TRIES):
+        control = self._control
+        assert control is not None
+
+        def create(_: int) -> ProxyHandle:
             listen, upstream = self._backend.door(name)
-            try:
-                return self._control.create(f"{self._backend.prefix}{name}", listen, upstream)
-            except SetupError:
-                if attempt == PORT_TRIES - 1:
-                    raise
-        raise AssertionError("the last try returns or raises")
+            return control.create(f"{self._backend.prefix}{name}", listen, upstream)
+
+        return with_free_port(create, taken=SetupError)
 
     @property
     def toxiproxy(self) -> toxiproxy.Toxiproxy:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.backend import Backend
-from ..backends.session.ports import free_port
+from ..backends.session.ports import PortTaken, free_port, with_free_port
 from ..clock import SYSTEM, Clock, wait_until
 from ..errors import ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import httpx
     import psutil
 
-PORT_TRIES = 3  # another process may take a free port before the service binds it
 ASK_EVERY = 0.005  # seconds between two looks at a service that starts
 KEEP_ALIVE = 1.0  # seconds that an idle connection to the service is kept
 TIMEOUT = 10.0  # seconds of the client, unless a call says otherwise
@@ -166,18 +165,19 @@ class RunningService:
         """
         if self._child is not None and self._child.running:
             return
-        for attempt in range(PORT_TRIES):
-            if self._port == 0 or attempt > 0:
-                self._clients.close()
-                self._port = free_port()
-            cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
-            begins = self._child.log_size() if self._child is not None else 0
-            try:
-                self._child = self._backend.spawn("service", list(self.spec.command), env=self._environment(), cwd=cwd)
-            except CannotStart as error:
-                raise CannotStart("the service", self.spec.shown_command, error.reason) from None
-            if self._wait_until_ready(self._child, begins, last=attempt == PORT_TRIES - 1):
-                return
+        with_free_port(self._start_on_a_port)
+
+    def _start_on_a_port(self, attempt: int) -> None:
+        if self._port == 0 or attempt > 0:
+            self._clients.close()
+            self._port = free_port()
+        cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
+        begins = self._child.log_size() if self._child is not None else 0
+        try:
+            self._child = self._backend.spawn("service", list(self.spec.command), env=self._environment(), cwd=cwd)
+        except CannotStart as error:
+            raise CannotStart("the service", self.spec.shown_command, error.reason) from None
+        self._wait_until_ready(self._child, begins)
 
     def _environment(self) -> Mapping[str, str]:
         """Secrets are in here: no traceback with locals shows them."""
@@ -188,8 +188,13 @@ class RunningService:
         """What it wrote since `stop` was called last, or since the beginning; over kills and restarts."""
         return self.child.log_text(self._life_begins)
 
-    def _wait_until_ready(self, child: ManagedProcess, begins: int, *, last: bool) -> bool:
-        """Wait; False when another process has taken the port and it is worth another try."""
+    def _wait_until_ready(self, child: ManagedProcess, begins: int) -> None:
+        """Wait until the service answers.
+
+        Raises:
+            ServerNotReady: it ended or did not answer in time.
+            PortTaken: it ended since another process has bound its port.
+        """
         begun = self._clock.now()
         status: int | str = "no answer yet"
 
@@ -205,14 +210,12 @@ class RunningService:
 
         found = wait_until(outcome, within=self.spec.within, every=ASK_EVERY, clock=self._clock)
         if found == "ready":
-            return True
-        if found == "ended" and not last and "address already in use" in child.log_text(begins).lower():
-            return False
+            return
         after = self._clock.now() - begun
         seen = [] if child.exit_code() is not None else observed(self.spec, self._port, status, child.processes())
         code = child.exit_code()
         child.kill()
-        raise ServerNotReady(
+        error = ServerNotReady(
             "the service",
             command=self.spec.shown_command,
             within=self.spec.within,
@@ -221,6 +224,9 @@ class RunningService:
             after=after,
             seen=seen,
         )
+        if found == "ended" and "address already in use" in child.log_text(begins).lower():
+            raise PortTaken(error)
+        raise error
 
     def _explain(self, exchange: Exchange, timeouts: dict[str, float | None]) -> str:
         """Say more about a request that failed: which time-out it was, what struck meanwhile, whether the process has ended."""

@@ -17,7 +17,7 @@ from ...errors import BackendDied, ServerNotReady
 from ...redaction import scrubbed
 from ..backend import Address
 from ..embedded.server_process import ANSWER_WITHIN, HOST, TAIL
-from ..session.ports import free_port
+from ..session.ports import PortTaken, free_port, with_free_port
 
 if TYPE_CHECKING:
     from docker.models.containers import Container as Raw
@@ -32,7 +32,6 @@ START_WITHIN = 60.0  # seconds; it takes about one, an image's first start on a 
 STOP_WITHIN = 5.0
 GONE_WITHIN = 10.0  # seconds for an engine to see that a killed container has ended
 POLL = 0.01  # seconds between two questions to a server that starts; more of them would slow it down
-PORT_TRIES = 3  # another process may take a free port before the engine binds it
 
 
 class ContainerContext(NamedTuple):
@@ -119,34 +118,34 @@ class Container(ABC):
         Raises:
             ServerNotReady: the engine could not start it.
         """
+        self._container = with_free_port(self._start_new)
+        self._wanted = True
+        self.read_ports()
+
+    def _start_new(self, _: int) -> DockerContainer:
         from docker.errors import APIError, DockerException
         from testcontainers.core.container import DockerContainer
 
-        for attempt in range(PORT_TRIES):
-            network = self._place.network
-            name = f"{network.name}-{self.name}"
-            container = DockerContainer(self._image, self._place.client, name=name)
-            container.with_network(network).with_network_aliases(self.name)
-            container.with_command(self.command()).with_envs(**self.environment())
-            container.with_kwargs(labels=dict(self._place.labels))
-            for port in self.ports():
-                # Ports of our own choice stay when the container starts again; those that the engine draws do not.
-                container.ports[str(port)] = (HOST, free_port())  # type: ignore[assignment]  # it takes docker-py's forms too
-            try:
-                with under_way(self._place.making, name):
-                    container.start()
-            except APIError as error:
-                taken = "address already in use" in str(error) or "port is already allocated" in str(error)
-                container.stop()
-                if not taken or attempt == PORT_TRIES - 1:
-                    raise self._refused(error) from None
-            except DockerException as error:
-                raise self._refused(error) from None
-            else:
-                self._container = container
-                break
-        self._wanted = True
-        self.read_ports()
+        network = self._place.network
+        name = f"{network.name}-{self.name}"
+        container = DockerContainer(self._image, self._place.client, name=name)
+        container.with_network(network).with_network_aliases(self.name)
+        container.with_command(self.command()).with_envs(**self.environment())
+        container.with_kwargs(labels=dict(self._place.labels))
+        for port in self.ports():
+            # Ports of our own choice stay when the container starts again; those that the engine draws do not.
+            container.ports[str(port)] = (HOST, free_port())  # type: ignore[assignment]  # it takes docker-py's forms too
+        try:
+            with under_way(self._place.making, name):
+                container.start()
+        except APIError as error:
+            container.stop()
+            if "address already in use" in str(error) or "port is already allocated" in str(error):
+                raise PortTaken(self._refused(error)) from None
+            raise self._refused(error) from None
+        except DockerException as error:
+            raise self._refused(error) from None
+        return container
 
     def _refused(self, error: Exception) -> ServerNotReady:
         said = str(getattr(error, "explanation", None) or error)

@@ -15,7 +15,7 @@ from ...errors import BackendDied
 from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient
 from ...redaction import scrubbed
 from ..backend import Address, Server
-from ..session.ports import free_port
+from ..session.ports import PortTaken, free_port, with_free_port
 from ..session.versions import ENVIRONMENT
 
 HOST = "127.0.0.1"
@@ -25,10 +25,6 @@ POLL = 0.003  # seconds
 PORTS = 5  # how many ports to try when others are quicker
 ANSWER_WITHIN = 1.0  # seconds for one answer while we wait
 TAIL = 4000  # characters of a log that an error shows
-
-
-class PortTaken(Exception):
-    """Somebody else was quicker."""
 
 
 class ServerProcess(ABC):
@@ -101,16 +97,14 @@ class ServerProcess(ABC):
             ServerNotReady: it ended, or did not answer in time.
         """
         until = self._clock.now() + START_WITHIN
-        for last in [False] * (ports - 1) + [True]:
-            assert self._child is not None, "launch first"
-            try:
-                self._wait(self._child, until)
-            except PortTaken:
-                if last:
-                    raise self._not_ready(self._child) from None
+
+        def attempt(number: int) -> None:
+            if number:
                 self.launch()
-            else:
-                return
+            assert self._child is not None, "launch first"
+            self._wait(self._child, until)
+
+        with_free_port(attempt, tries=ports)
 
     def _wait(self, child: ManagedProcess, until: float) -> None:
         def outcome() -> str | None:
@@ -123,7 +117,7 @@ class ServerProcess(ABC):
 
         found = wait_until(outcome, within=until - self._clock.now(), every=POLL, clock=self._clock)
         if found == "ended" and "address already in use" in self.log_text(self._log_begin).lower():
-            raise PortTaken
+            raise PortTaken(self._not_ready(child))
         if found != "ready":
             raise self._not_ready(child)
 

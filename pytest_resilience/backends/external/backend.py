@@ -17,6 +17,7 @@ from ...errors import BackendDied, BackendUnavailable, SetupError
 from ...proxy_client.client import TOXIPROXY_UNSUPPORTED, ToxiproxyClient, ToxiproxyError
 from ..backend import Address
 from ..session.background import InBackground
+from ..session.ports import with_free_port
 from ..session.session_dir import files_of_our_own, sweep
 from ..session.supervised import SupervisedBackend
 from ..settings import Settings
@@ -38,7 +39,6 @@ CANNOT = {
     "redis.flush": SHARED,
 }
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-PORT_TRIES = 3  # another session may take a port of the range before us
 
 
 class ExternalBackend(SupervisedBackend):
@@ -119,15 +119,8 @@ class ExternalBackend(SupervisedBackend):
         """A second proxy, which no fault strikes: the only way that is sure to reach a server behind somebody's Toxiproxy."""
         assert self._control is not None, "start makes it"
         proxy = f"{self.prefix}{name}-direct"
-        door = None
-        for attempt in range(PORT_TRIES):
-            try:
-                door = self._control.create(proxy, self._listen(), str(upstream.address))
-                break
-            except SetupError:
-                if attempt == PORT_TRIES - 1:
-                    raise
-        assert door is not None, "the last try makes one or raises"
+        control = self._control
+        door = with_free_port(lambda _: control.create(proxy, self._listen(), str(upstream.address)), taken=SetupError)
         door.counters()  # tells ours from the real Toxiproxy
         self._direct[name] = door.listen
         address = self.client_address(door.listen)
