@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ...clock import SYSTEM, Clock, wait_until
 from ...errors import BackendDied, ServerNotReady
-from ...redaction import scrubbed
 from ..backend import Address
-from ..embedded.server_process import ANSWER_WITHIN, HOST, TAIL
+from ..managed_server import ANSWER_WITHIN, HOST, STOP_WITHIN, ManagedServer
 from ..session.ports import PortTaken, free_port, with_free_port
 
 if TYPE_CHECKING:
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 START_WITHIN = 60.0  # seconds; it takes about one, an image's first start on a slow disk many
-STOP_WITHIN = 5.0
 GONE_WITHIN = 10.0  # seconds for an engine to see that a killed container has ended
 POLL = 0.01  # seconds between two questions to a server that starts; more of them would slow it down
 
@@ -72,7 +69,7 @@ def client_settings(engine: Engine) -> dict[str, Any]:
     return {"environment": {**os.environ, "DOCKER_HOST": engine.url}}
 
 
-class Container(ABC):
+class Container(ManagedServer):
     """One container, waited for by asking what runs in it.
 
     Args:
@@ -82,15 +79,12 @@ class Container(ABC):
     """
 
     def __init__(self, name: str, image: str, place: ContainerContext) -> None:
-        self.name = name
+        super().__init__(name, place.clock)
         self.private_host = ""
         self._image = image
         self._place = place
-        self._clock = place.clock
         self._container: DockerContainer | None = None
         self._addresses: dict[int, Address] = {}
-        self._log_begin = 0
-        self._wanted = False
 
     # what the kinds say
 
@@ -119,7 +113,7 @@ class Container(ABC):
             ServerNotReady: the engine could not start it.
         """
         self._container = with_free_port(self._start_new)
-        self._wanted = True
+        self._expected_running = True
         self.read_ports()
 
     def _start_new(self, _: int) -> DockerContainer:
@@ -174,7 +168,7 @@ class Container(ABC):
 
     def _not_ready(self) -> ServerNotReady:
         state = self._state()
-        self._wanted = False
+        self._expected_running = False
         code = None if state.get("Running") else state.get("ExitCode")
         command = ["docker", "run", self._image, *self.command()]
         log = self.log_text(self._log_begin)
@@ -267,19 +261,19 @@ class Container(ABC):
                 self._ask(self._raw.start)
             except APIError as error:
                 raise self._refused(error) from None
-            self._wanted = True
+            self._expected_running = True
             self.read_ports()
             self.await_ready()
 
     def kill(self) -> None:
         """SIGKILL to all its processes; returns when they are gone."""
-        self._wanted = False
+        self._expected_running = False
         self._signal("SIGKILL")
         self._await_end(GONE_WITHIN)
 
     def stop(self) -> None:
         """Have it shut down in order; SIGKILL when that takes too long."""
-        self._wanted = False
+        self._expected_running = False
         self.resume()  # a frozen process hears nothing
         self._signal(self.stop_signal)
         if not self._await_end(STOP_WITHIN):
@@ -334,24 +328,9 @@ class Container(ABC):
         text: bytes = self._ask(self._raw.logs)
         return text
 
-    def check(self) -> None:
-        """See whether it is as it was left.
-
-        Raises:
-            BackendDied: it ended although nobody asked it to.
-        """
-        if not self._wanted:
-            return
+    def _how_it_ended(self) -> str | None:
         state = self._state()
-        if not state.get("Running"):
-            code = state.get("ExitCode", 0)
-            by_signal = 128 < code < 160
-            how = f"signal {signal.Signals(code - 128).name}" if by_signal else f"exit code {code}"
-            tail = scrubbed(self.log_text(self._log_begin))[-TAIL:].rstrip() or "(it wrote nothing)"
-            raise BackendDied(f"{self.name} ended with {how} although no test struck it; its log, last lines:\n{tail}")
-
-    def question(self, port: int, words: bytes) -> socket.socket:
-        """A fresh connection with the question on its way."""
-        connection = socket.create_connection(self.published(port), timeout=ANSWER_WITHIN)
-        connection.sendall(words)
-        return connection
+        if state.get("Running"):
+            return None
+        code = state.get("ExitCode", 0)
+        return f"signal {signal.Signals(code - 128).name}" if 128 < code < 160 else f"exit code {code}"

@@ -9,9 +9,9 @@ from ...clients.receive import receive
 from ...wire import postgres as postgres_wire
 from ...wire import redis as redis_wire
 from ..backend import Address, Server
-from ..embedded.postgres import DATABASE
-from ..embedded.template_builder import SETTINGS
+from ..managed_server import connect_and_send
 from ..postgres_url import postgres_url
+from ..server_settings import DATABASE, POSTGRES_SETTINGS
 from .container import Container, ContainerContext
 
 POSTGRES_PORT = 5432
@@ -61,7 +61,7 @@ class PostgresContainer(ContainerServer):
     stop_signal = "SIGINT"  # disconnect the clients, write everything down; SIGTERM would wait for them
 
     def command(self) -> list[str]:
-        settings = {name: value for name, value in SETTINGS.items() if name not in NOT_HERE}
+        settings = {name: value for name, value in POSTGRES_SETTINGS.items() if name not in NOT_HERE}
         return ["postgres", *(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))]
 
     def environment(self) -> Mapping[str, str]:
@@ -72,7 +72,7 @@ class PostgresContainer(ContainerServer):
 
     def ready(self) -> bool:
         """Whether it would let us in; while an image makes its data directory, nobody listens."""
-        with self.question(self.port, postgres_wire.startup("postgres", DATABASE)) as connection:
+        with connect_and_send(self.published(self.port), postgres_wire.startup("postgres", DATABASE)) as connection:
             message = receive(connection, postgres_wire.first_message)
         if message is None or postgres_wire.verdict(message) != "accepting":
             return False
@@ -105,7 +105,7 @@ class RedisContainer(ContainerServer):
     def ready(self) -> bool:
         """Whether it knows our password and tells about itself."""
         words = redis_wire.command("AUTH", self._password) + redis_wire.command("INFO", "server")
-        with self.question(self.port, words) as connection:
+        with connect_and_send(self.published(self.port), words) as connection:
             replies = receive(connection, redis_wire.first_two_replies)
         if replies is None or not replies[0].startswith(b"+OK"):
             return False

@@ -9,6 +9,7 @@ from ...clock import wait_until
 from ...proxy_client.client import ConnectionCounts, ProxiedClients
 from ...wire import http
 from ..backend import Address
+from ..managed_server import connect_and_send
 from .container import POLL, Container, ContainerContext
 
 API_PORT = 8474
@@ -51,7 +52,7 @@ class ToxiproxyContainer(Container):
             return False
 
     def _answers(self, path: str) -> bool:
-        with self.question(API_PORT, http.request("GET", path, "toxiproxy")) as connection:
+        with connect_and_send(self.published(API_PORT), http.request("GET", path, "toxiproxy")) as connection:
             return http.parse_status(connection.recv(64)) == 200
 
     @property
@@ -100,7 +101,7 @@ class ToxiproxyContainer(Container):
         mark = secrets.token_hex(8)
         request = http.request("GET", "/version", "toxiproxy", {"User-Agent": mark})
         try:
-            with self.question(API_PORT, request) as connection:
+            with connect_and_send(self.published(API_PORT), request) as connection:
                 connection.recv(64)
         except OSError:
             return None

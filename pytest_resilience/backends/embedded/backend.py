@@ -13,6 +13,7 @@ from ...clock import SYSTEM, Clock
 from ...redaction import new_password
 from ...supervisor import release_shared_memory
 from ..backend import Address
+from ..managed_server import HOST
 from ..session.background import InBackground
 from ..session.ports import free_port
 from ..session.session_dir import files_of_our_own, no_room, sweep
@@ -23,7 +24,6 @@ from .postgres_password import Place, put
 from .proxy import ProxyProcess
 from .redis import RedisProcess
 from .run_as import account_for_postgres, give
-from .server_process import HOST
 from .template_builder import TemplateBuilder
 from .template_file import DataDirTemplate, TemplateCorrupt
 

@@ -9,11 +9,12 @@ from ...clock import SYSTEM, Clock
 from ...processes import ManagedProcess, RunAs, SupervisorClient
 from ...wire import postgres as wire
 from ..backend import Address
+from ..managed_server import connect_and_send
 from ..postgres_url import postgres_url
+from ..server_settings import DATABASE
 from .server_process import LoopbackServer
 
 STATUS_LINE = 7  # of postmaster.pid
-DATABASE = "resilience"
 
 
 class PostgresProcess(LoopbackServer):
@@ -64,6 +65,6 @@ class PostgresProcess(LoopbackServer):
         lines = (self._data / "postmaster.pid").read_text().splitlines()
         if len(lines) <= STATUS_LINE or lines[0] != str(child.pid) or lines[STATUS_LINE].strip() != "ready":
             return False
-        with self.ask(wire.startup("postgres", DATABASE)) as connection:
+        with connect_and_send(self.address, wire.startup("postgres", DATABASE)) as connection:
             message = receive(connection, wire.first_message)
         return message is not None and wire.verdict(message) == "accepting"

@@ -11,8 +11,9 @@ from pathlib import Path
 from ...clock import SYSTEM, Clock
 from ...processes import ManagedProcess, SupervisorClient
 from ..backend import Address
+from ..managed_server import HOST
 from ..session.versions import ENVIRONMENT, for_python
-from .server_process import HOST, ServerProcess
+from .server_process import ServerProcess
 
 LISTENING = "Starting Toxiproxy HTTP server"
 # Without `site`, with two places to import from in place of all that is installed, and with an empty package in the place of ours,

@@ -17,8 +17,9 @@ from ...processes import ManagedProcess, SupervisorClient
 from ...redaction import new_password
 from ...wire import redis as wire
 from ..backend import Address
+from ..managed_server import HOST, connect_and_send
 from ..session.versions import guarded, version_of
-from .server_process import HOST, LoopbackServer
+from .server_process import LoopbackServer
 
 SAVED = "dump.rdb"  # Redis' default
 # DEBUG is allowed by its other name only.
@@ -90,7 +91,7 @@ class RedisProcess(LoopbackServer):
 
     def ready(self, child: ManagedProcess) -> bool:
         """Whether the one who answers is this very process."""
-        with self.ask(wire.command("INFO", "server")) as connection:
+        with connect_and_send(self.address, wire.command("INFO", "server")) as connection:
             reply = receive(connection, wire.first_reply)
         fields = wire.info_fields(reply or "")
         if fields.get("process_id") != str(child.pid):

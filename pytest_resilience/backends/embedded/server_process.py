@@ -5,29 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
 from ...clock import SYSTEM, Clock, wait_until
-from ...errors import BackendDied
 from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient
-from ...redaction import scrubbed
 from ..backend import Address, Server
+from ..managed_server import HOST, STOP_WITHIN, ManagedServer
 from ..session.ports import PortTaken, free_port, with_free_port
 from ..session.versions import ENVIRONMENT
 
-HOST = "127.0.0.1"
 START_WITHIN = 20.0  # seconds; it takes 0.04, so this is for machines that are nearly dead
-STOP_WITHIN = 5.0
 POLL = 0.003  # seconds
 PORTS = 5  # how many ports to try when others are quicker
-ANSWER_WITHIN = 1.0  # seconds for one answer while we wait
-TAIL = 4000  # characters of a log that an error shows
 
 
-class ServerProcess(ABC):
+class ServerProcess(ManagedServer):
     """A process of ours, waited for by asking it.
 
     Attributes:
@@ -41,15 +35,12 @@ class ServerProcess(ABC):
     def __init__(
         self, supervisor: SupervisorClient, name: str, *, log: Path, clock: Clock = SYSTEM, user: RunAs = PLAIN
     ) -> None:
-        self.name = name
+        super().__init__(name, clock)
         self.log = log
         self.address = Address(HOST, 0)
         self._supervisor = supervisor
-        self._clock = clock
         self._user = user
         self._child: ManagedProcess | None = None
-        self._log_begin = 0  # where in the log this start begins
-        self._wanted = False  # whether it should be running, as far as we know
 
     @abstractmethod
     def argv(self) -> list[str]:
@@ -85,7 +76,7 @@ class ServerProcess(ABC):
             user=self._user,
             stdin=self.stdin(),
         )
-        self._wanted = True
+        self._expected_running = True
 
     def await_ready(self, *, ports: int = PORTS) -> None:
         """Wait until it answers; when its port was taken meanwhile, it gets another.
@@ -124,7 +115,7 @@ class ServerProcess(ABC):
     def _not_ready(self, child: ManagedProcess) -> Exception:
         error = child.not_ready(START_WITHIN, self._log_begin)
         child.kill()
-        self._wanted = False
+        self._expected_running = False
         return error
 
     def alive(self) -> bool:
@@ -143,13 +134,13 @@ class ServerProcess(ABC):
 
     def kill(self) -> None:
         """SIGKILL to all its processes; returns when they are gone."""
-        self._wanted = False
+        self._expected_running = False
         if self._child is not None:
             self._child.kill()
 
     def stop(self) -> None:
         """Have it shut down in order."""
-        self._wanted = False
+        self._expected_running = False
         if self._child is not None:
             self._child.resume()  # a stopped process hears nothing
             self._child.terminate(STOP_WITHIN, how=self._stop_signal, clock=self._clock)
@@ -175,22 +166,10 @@ class ServerProcess(ABC):
         """Its log from byte `since` on."""
         return self._child.log_text(since) if self._child is not None else ""
 
-    def check(self) -> None:
-        """See whether it is as it was left.
-
-        Raises:
-            BackendDied: it ended although nobody asked it to.
-        """
-        if self._wanted and self._child is not None and (code := self._child.exit_code()) is not None:
-            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
-            tail = scrubbed(self.log_text(self._log_begin))[-TAIL:].rstrip() or "(it wrote nothing)"
-            raise BackendDied(f"{self.name} ended with {how} although no test struck it; its log, last lines:\n{tail}")
-
-    def ask(self, question: bytes) -> socket.socket:
-        """A fresh connection with the question on its way."""
-        connection = socket.create_connection(self.address, timeout=ANSWER_WITHIN)
-        connection.sendall(question)
-        return connection
+    def _how_it_ended(self) -> str | None:
+        if self._child is None or (code := self._child.exit_code()) is None:
+            return None
+        return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
 
 class LoopbackServer(ServerProcess, Server):

@@ -12,38 +12,18 @@ from pathlib import Path
 
 from ...errors import BackendUnavailable
 from ...processes import ManagedProcess, SupervisorClient
+from ..server_settings import DATABASE, POSTGRES_SETTINGS
 from ..session.session_dir import no_room
 from ..session.versions import ENVIRONMENT, NoVersion, known_version, remembered_in
 from . import cache_dir as caches
 from . import postgres_password
 from . import template_file as template
 from .binaries import Installation
-from .postgres import DATABASE
 from .run_as import PostgresAccount, give
 from .template_file import DataDirTemplate, TemplateCorrupt
 
 RECIPE = 4  # count it up when what comes out changes, the settings aside
 INITDB_WITHIN = 120.0  # seconds; it takes 0.5
-SETTINGS = {
-    "listen_addresses": "127.0.0.1",
-    "unix_socket_directories": "",
-    "max_connections": "150",
-    "shared_buffers": "32MB",
-    # Killed processes lose nothing that was acknowledged, power loss is not what we simulate: the kernel keeps the pages. Measured
-    # with kill -9: nothing lost of 120,000 commits like this, a quarter of them with synchronous_commit=off.
-    "fsync": "off",
-    "full_page_writes": "off",
-    "synchronous_commit": "on",
-    "max_wal_size": "1GB",
-    "autovacuum": "off",  # so that it never works in the middle of a measurement
-    "dynamic_shared_memory_type": "mmap",  # in the data directory, which is deleted; posix would leave files in /dev/shm
-    "wal_recycle": "on",
-    "logging_collector": "off",
-    "log_min_messages": "warning",
-    "log_line_prefix": "%m [%p] %q%a@%d ",
-    "log_timezone": "UTC",
-    "timezone": "UTC",
-}
 SINCE_16 = {"scram_iterations": "1"}  # for roles that tests make; see postgres_password
 ONLY_FOR_INITDB = {"wal_recycle": "off"}  # each segment that it keeps for later would be copied by every session
 SINCE_18 = {"io_method": "sync"}  # without the three processes of its own that reading ahead would have
@@ -85,7 +65,7 @@ class TemplateBuilder:
         major = int(self.version.split(".")[0])
         self._initdb_words = WITHOUT_CHECKSUMS if major >= 18 else ()
         self._initdb_settings = ONLY_FOR_INITDB if major >= 16 else {}  # older ones take none
-        self._settings = SETTINGS | (SINCE_16 if major >= 16 else {}) | (SINCE_18 if major >= 18 else {})
+        self._settings = POSTGRES_SETTINGS | (SINCE_16 if major >= 16 else {}) | (SINCE_18 if major >= 18 else {})
         self._supervisor = supervisor
         self._scratch = scratch
         self._work = scratch / "template"
