@@ -12,13 +12,23 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
 
 from . import logging_setup, memory
 from .errors import SettingsError
 from .http_connections import ACCEPT_BATCH, MAX_HEAD_BYTES, HttpConnections, connection_limit
 from .settings import ServiceSettings
 
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from .health import Lifecycle
+
+log = logging.getLogger("service")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 BACKLOG = 2048  # connections that the kernel may hold for us
 # Seconds until connections are accepted again after there was no descriptor for one; asyncio waits for 1.
 ACCEPT_RETRY_DELAY = 0.1
@@ -57,80 +67,18 @@ def _bind_socket(settings: ServiceSettings) -> socket.socket:
 
 
 async def _serve(settings: ServiceSettings, listener: socket.socket, max_connections: int) -> int:
-    import uvicorn
-
-    from .app import create_app
+    from .app import create_app  # drivers take long to import, and a wrong setting is reported before
 
     app = create_app(settings)
     connections = HttpConnections(header_timeout=settings.header_timeout, max_connections=max_connections)
-
-    class Server(uvicorn.Server):
-        """Leaves signals to us, and says when it is listening."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            yield
-
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            listener.listen(BACKLOG)
-            port = listener.getsockname()[1]
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            logging.getLogger("service").info("Server LISTENING on http://%s:%d", host, port)
-
-        async def on_tick(self, counter: int) -> bool:
-            """Ten times a second."""
-            connections.sweep()
-            return await super().on_tick(counter)
-
-    server = Server(
-        uvicorn.Config(
-            app,
-            http=connections.protocol(),
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-            backlog=ACCEPT_BATCH,  # asyncio accepts as many in one go; the listener's own backlog is set below
-            ws="none",
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # the peer's address decides who may clean up
-            server_header=False,
-            timeout_graceful_shutdown=max(1, int(settings.shutdown_grace)),
-        )
-    )
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(partial(_on_loop_exception, connections))
+    server = _Server(_uvicorn_config(app, settings, connections), settings.host, listener, connections)
+    asyncio.get_running_loop().set_exception_handler(partial(_on_loop_exception, connections))
     asyncio.constants.ACCEPT_RETRY_DELAY = ACCEPT_RETRY_DELAY  # type: ignore[attr-defined]
-    stop = asyncio.Event()
-
-    def on_signal() -> None:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
-        app.state.lifecycle.draining = True
-        stop.set()
-
-    for each in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(each, on_signal)
-
-    async def drain() -> None:
-        await stop.wait()
-        close_seconds = min(MAX_CLOSE_SECONDS, settings.shutdown_grace / 4)
-        deadline = time.monotonic() + settings.shutdown_grace - close_seconds
-        logging.getLogger("service").info("draining")
-        # Connections are accepted, and /readyz says "draining", for as long as requests are under way, and at least for so long
-        # that a balancer has asked: a client that is refused before would be one that the balancer has just sent.
-        await asyncio.gather(
-            app.state.lifecycle.wait_until_idle(within=0.9 * (settings.shutdown_grace - close_seconds)),
-            asyncio.sleep(min(DRAIN_NOTICE, settings.shutdown_grace / 4)),
-        )
-        remaining = max(0.05, deadline - time.monotonic())
-        server.config.timeout_graceful_shutdown = remaining  # type: ignore[assignment]  # uvicorn only waits for it
-        server.should_exit = True
+    shutdown = _Shutdown(server, app.state.lifecycle, settings.shutdown_grace)
+    shutdown.handle_signals()
 
     async with asyncio.TaskGroup() as tasks:
-        draining = tasks.create_task(drain())
+        draining = tasks.create_task(shutdown.drain())
         try:
             await server.serve(sockets=[listener])
         except OSError as error:  # bound, but somebody else began to listen there first
@@ -139,8 +87,100 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, max_connect
             return EXIT_START_FAILED
         finally:
             draining.cancel()
-    logging.getLogger("service").info("stopped")
+    log.info("stopped")
     return 0
+
+
+def _uvicorn_config(app: Starlette, settings: ServiceSettings, connections: HttpConnections) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=connections.protocol(),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        backlog=ACCEPT_BATCH,  # asyncio accepts as many in one go; the listener's own backlog is set below
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # the peer's address decides who may clean up
+        server_header=False,
+        timeout_graceful_shutdown=max(1, int(settings.shutdown_grace)),
+    )
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server on a bound socket. It leaves signals to `_Shutdown`."""
+
+    def __init__(
+        self, config: uvicorn.Config, host: str, listener: socket.socket, connections: HttpConnections
+    ) -> None:
+        super().__init__(config)
+        self._host = host
+        self._listener = listener
+        self._connections = connections
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then listen, and log that."""
+        await super().startup(sockets)
+        self._listener.listen(BACKLOG)
+        port = self._listener.getsockname()[1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        log.info("Server LISTENING on http://%s:%d", host, port)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Close connections that are past their deadline. uvicorn calls this ten times a second."""
+        self._connections.sweep()
+        return await super().on_tick(counter)
+
+
+class _Shutdown:
+    """The drain that SIGTERM or SIGINT begins. A second signal ends the process at once.
+
+    Args:
+        server: stopped at the end of the drain.
+        lifecycle: counts the requests under way, and reports the drain in /readyz.
+        grace: seconds from the signal to the end of the process.
+    """
+
+    def __init__(self, server: uvicorn.Server, lifecycle: Lifecycle, grace: float) -> None:
+        self._server = server
+        self._lifecycle = lifecycle
+        self._grace = grace
+        self._requested = asyncio.Event()
+
+    def handle_signals(self) -> None:
+        """Begin the drain at the next SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        for each in STOP_SIGNALS:
+            loop.add_signal_handler(each, self._on_signal)
+
+    def _on_signal(self) -> None:
+        loop = asyncio.get_running_loop()
+        for each in STOP_SIGNALS:
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
+        self._lifecycle.draining = True
+        self._requested.set()
+
+    async def drain(self) -> None:
+        """Wait for a signal, then for the requests under way, and stop the server."""
+        await self._requested.wait()
+        close_seconds = min(MAX_CLOSE_SECONDS, self._grace / 4)
+        deadline = time.monotonic() + self._grace - close_seconds
+        log.info("draining")
+        # Connections are accepted, and /readyz says "draining", for as long as requests are under way, and at least for so long
+        # that a balancer has asked: a client that is refused before would be one that the balancer has just sent.
+        await asyncio.gather(
+            self._lifecycle.wait_until_idle(within=0.9 * (self._grace - close_seconds)),
+            asyncio.sleep(min(DRAIN_NOTICE, self._grace / 4)),
+        )
+        remaining = max(0.05, deadline - time.monotonic())
+        self._server.config.timeout_graceful_shutdown = remaining  # type: ignore[assignment]  # uvicorn only waits for it
+        self._server.should_exit = True
 
 
 def _on_loop_exception(connections: HttpConnections, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

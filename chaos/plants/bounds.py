@@ -128,8 +128,8 @@ PLANTS = (
         "uvicorn has a setting for that.",
         (
             "__main__.py",
-            "            access_log=False,",
-            "            access_log=False,\n            limit_concurrency=100,",
+            "        access_log=False,",
+            "        access_log=False,\n        limit_concurrency=100,",
         ),
         tests=HEALTH,
         says="requests ha",

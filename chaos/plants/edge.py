@@ -22,7 +22,7 @@ PLANTS = (
     plant(
         "silent-clients-held",
         "Clients close when they are done.",
-        ("__main__.py", "            connections.sweep()\n", ""),
+        ("__main__.py", "        self._connections.sweep()\n", ""),
         tests=HELD,
         says="clients hold on with",
     ),
@@ -250,7 +250,7 @@ PLANTS = (
     plant(
         "json-without-the-server",
         "uvicorn has a format of its own.",
-        ("__main__.py", "            log_config=None,\n", ""),
+        ("__main__.py", "        log_config=None,\n", ""),
         tests=JSON,
         says="LOG_FORMAT is json, and a line is none",
     ),

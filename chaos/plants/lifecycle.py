@@ -30,7 +30,7 @@ PLANTS = (
         (
             "__main__.py",
             "        await asyncio.gather(\n",
-            "        await asyncio.sleep(0.3)\n        server.force_exit = server.should_exit = True\n        await asyncio.gather(\n",
+            "        await asyncio.sleep(0.3)\n        self._server.force_exit = self._server.should_exit = True\n        await asyncio.gather(\n",
         ),
         tests=STOP,
         says="stopped while requests were under way",
@@ -40,7 +40,7 @@ PLANTS = (
         "Nothing may interrupt us.",
         (
             "__main__.py",
-            "        loop.add_signal_handler(each, on_signal)",
+            "        loop.add_signal_handler(each, self._on_signal)",
             "        loop.add_signal_handler(each, lambda: None)",
         ),
         tests=STOP,
@@ -49,7 +49,7 @@ PLANTS = (
     plant(
         "stop-still-ready",
         "We still answer, so we are ready.",
-        ("__main__.py", "        app.state.lifecycle.draining = True\n", ""),
+        ("__main__.py", "        self._lifecycle.draining = True\n", ""),
         tests=STOP,
         says="it does not tell that it is no longer ready",
     ),
@@ -69,12 +69,12 @@ PLANTS = (
         "Every request is sacred.",
         (
             "__main__.py",
-            "        server.config.timeout_graceful_shutdown = remaining",
-            "        server.config.timeout_graceful_shutdown = None and remaining",
+            "        self._server.config.timeout_graceful_shutdown = remaining",
+            "        self._server.config.timeout_graceful_shutdown = None and remaining",
         ),
         (
             "__main__.py",
-            "wait_until_idle(within=0.9 * (settings.shutdown_grace - close_seconds))",
+            "wait_until_idle(within=0.9 * (self._grace - close_seconds))",
             "wait_until_idle(within=3600)",
         ),
         tests=STOP_TWICE,

@@ -11,7 +11,7 @@ PLANTS = (
     plant(
         "stop-refuses-at-once",
         "There is nothing to do, so be gone.",
-        ("__main__.py", "            asyncio.sleep(min(DRAIN_NOTICE, settings.shutdown_grace / 4)),\n", ""),
+        ("__main__.py", "            asyncio.sleep(min(DRAIN_NOTICE, self._grace / 4)),\n", ""),
         tests=IDLE,
         says="told to stop while idle, it refuses connections",
     ),
@@ -36,11 +36,11 @@ PLANTS = (
     plant(
         "stop-ready-until-the-end",
         "It still works.",
-        ("__main__.py", "        app.state.lifecycle.draining = True\n", ""),
+        ("__main__.py", "        self._lifecycle.draining = True\n", ""),
         (
             "__main__.py",
-            "        server.should_exit = True\n",
-            "        app.state.lifecycle.draining = server.should_exit = True\n",
+            "        self._server.should_exit = True\n",
+            "        self._lifecycle.draining = self._server.should_exit = True\n",
         ),
         tests=IDLE,
         says="it says ready until it refuses connections",
@@ -48,11 +48,11 @@ PLANTS = (
     plant(
         "stop-a-quarter-of-the-grace",
         "Whoever takes longer than that has gone.",
-        ("__main__.py", "settings.shutdown_grace - close_seconds\n", "settings.shutdown_grace / 4\n"),
+        ("__main__.py", "self._grace - close_seconds\n", "self._grace / 4\n"),
         (
             "__main__.py",
-            "wait_until_idle(within=0.9 * (settings.shutdown_grace - close_seconds))",
-            "wait_until_idle(within=settings.shutdown_grace / 4)",
+            "wait_until_idle(within=0.9 * (self._grace - close_seconds))",
+            "wait_until_idle(within=self._grace / 4)",
         ),
         tests=BUSY,
         says="s of grace",
@@ -62,8 +62,8 @@ PLANTS = (
         "They know by now.",
         (
             "__main__.py",
-            "wait_until_idle(within=0.9 * (settings.shutdown_grace - close_seconds))",
-            "wait_until_idle(within=0.3 * (settings.shutdown_grace - close_seconds))",
+            "wait_until_idle(within=0.9 * (self._grace - close_seconds))",
+            "wait_until_idle(within=0.3 * (self._grace - close_seconds))",
         ),
         tests=BUSY,
         says="it refuses connections after",
@@ -74,7 +74,7 @@ PLANTS = (
         (
             "__main__.py",
             "        close_seconds = min(",
-            "        loop.call_later(1.0, setattr, app.state.lifecycle, 'draining', False)\n        close_seconds = min(",
+            "        asyncio.get_running_loop().call_later(1.0, setattr, self._lifecycle, 'draining', False)\n        close_seconds = min(",
         ),
         tests=BUSY,
         says="/readyz is 200",
