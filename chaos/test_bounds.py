@@ -149,7 +149,7 @@ def test_the_pool_opens_exactly_db_pool_max_connections_and_one_monitor_beside_i
             count: int = sql(resilience, query, f"{name}:%", list(before))[0][0]
             return count
 
-        watches = own("service-watch") - 1  # the suite's own service has one
+        watches = own("service-monitor") - 1  # the suite's own service has one
         assert watches <= 1, f"{watches} connections beside the pool, which are counted nowhere"
         with (
             postgres_session(resilience, "somebody else", "begin", "lock table campaigns in share mode"),

@@ -72,7 +72,7 @@ def until_old(resilience: Resilience, *pids: int, seconds: float = LONGEST) -> N
 
 def boot_ids(resilience: Resilience) -> set[str]:
     """The boot ids of the instances that watch Postgres now."""
-    query = "select application_name from pg_stat_activity where application_name like 'service-watch:%'"
+    query = "select application_name from pg_stat_activity where application_name like 'service-monitor:%'"
     return {row[0].partition(":")[2] for row in sql(resilience, query)}
 
 

@@ -61,7 +61,7 @@ SELECT relation.oid IS NOT NULL AS has_table,
   FROM relation
 """
 
-MONITOR_NAME_PREFIX = "service-watch:"  # and the boot id: the application_name of this connection
+MONITOR_NAME_PREFIX = "service-monitor:"  # and the boot id: the application_name of this connection
 MONITOR_SILENCE = 10.0  # a watch asks every second; one that has not for so long is no sign of a living instance
 
 # Sessions of this service that no live process can need. $1: our name. $2: pids of our pool. $3: seconds that a statement may

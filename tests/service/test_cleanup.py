@@ -140,7 +140,7 @@ def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):
             "replica": "service:f00dcafe",
             "young": "service:f00dcafe",
             "living": "service:11v1ng",
-            "its watch": "service-watch:11v1ng",
+            "its monitor": "service-monitor:11v1ng",
         }
         sessions = {
             name: await connect(url, server_settings={"application_name": application})
@@ -160,7 +160,7 @@ def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):
         return reply, remaining
 
     reply, remaining = asyncio.run(scene())
-    assert remaining == {"stranger", "replica", "young", "living", "its watch"}
+    assert remaining == {"stranger", "replica", "young", "living", "its monitor"}
     assert reply.status_code == 200
     body = reply.json()
     assert (body["status"], body["message"]) == ("success", "Database pool cleanup triggered")
