@@ -16,7 +16,7 @@ from pytest_resilience import NeverHappened, Resilience, Service, Stack
 NEVER = {
     r"Traceback \(most recent call last\)": "an error escaped from where it belongs",
     r"was never retrieved|was never awaited|Task was destroyed": "a task failed and nobody was told",
-    r"swept [1-9]\d* leaked connections": "connections of the pool were out for longer than any request may take: one hangs, or"
+    r"Closed [1-9]\d* leaked connections": "connections of the pool were out for longer than any request may take: one hangs, or"
     " was left behind, and the sweep took its connection back",
     r"\[Memory\] High heap usage": "the memory guard cried although nobody took memory away",
 }

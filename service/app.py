@@ -105,5 +105,5 @@ async def _supervised(run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
         except Exception:
-            logging.getLogger("service").exception("a background loop failed; it starts again")
+            logging.getLogger("service").exception("Background task failed; restarting")
             await asyncio.sleep(1)

@@ -99,7 +99,7 @@ class Cleanup:
         except UNAVAILABLE_ERRORS:
             terminated = 0
         if leaked or terminated:
-            log.warning("swept %d leaked connections and %d sessions left on the server", len(leaked), terminated)
+            log.warning("Closed %d leaked connections, terminated %d orphaned server sessions", len(leaked), terminated)
 
     async def _run_once(self, result: asyncio.Future[CleanupResult]) -> None:
         try:

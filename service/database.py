@@ -226,7 +226,7 @@ class Database:
         try:
             await self._pool.release(checkout.connection, timeout=RELEASE_TIMEOUT)
         except UNAVAILABLE_ERRORS as error:  # the statement is over and its outcome stands
-            log.debug("release: %s: %s", type(error).__name__, error)
+            log.debug("Releasing a connection failed: %s: %s", type(error).__name__, error)
         finally:
             self._checkouts.discard(checkout)
             checkout.release_slot()

@@ -110,9 +110,7 @@ class HttpConnections:
         if len(self._open) > self._max_connections:
             if not self._full:
                 self._full = True
-                log.warning(
-                    "all %d connections are in use: the oldest that say nothing are closed", self._max_connections
-                )
+                log.warning("all %d connections are in use: the oldest idle ones are closed", self._max_connections)
             if not self._evict(1):
                 connection.only_essential = True
                 if len(self._open) > self._max_connections + ESSENTIAL_RESERVE:
@@ -137,7 +135,7 @@ class HttpConnections:
         """Make room: a connection could not be accepted, because there is no file descriptor left."""
         if not self._no_descriptors:
             self._no_descriptors = True
-            log.error("no file descriptor is left to accept a connection: those that say nothing are closed")
+            log.error("no file descriptor is left to accept a connection: idle connections are closed")
         self._exhausted_at = self._clock()
         if self._reserve is not None:
             os.close(self._reserve)

@@ -101,19 +101,21 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         with contextlib.suppress(Exception):
-            message = f"a log line of {record.name} could not be written ({sys.exc_info()[1].__class__.__name__})"
+            message = f"a log record of {record.name} could not be formatted ({sys.exc_info()[1].__class__.__name__})"
             self.stream.write(
                 self.format(logging.LogRecord("service.logging_setup", logging.ERROR, "", 0, message, (), None)) + "\n"
             )
 
 
 def _on_exception(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    logging.getLogger("service").critical("the process ends", exc_info=(kind, error, traceback))
+    logging.getLogger("service").critical("uncaught exception: the process ends", exc_info=(kind, error, traceback))
 
 
 def _on_thread_exception(arguments: threading.ExceptHookArgs) -> None:
     error = arguments.exc_value or arguments.exc_type()
-    logging.getLogger("service").error("a thread ended", exc_info=(type(error), error, arguments.exc_traceback))
+    logging.getLogger("service").error(
+        "uncaught exception in a thread", exc_info=(type(error), error, arguments.exc_traceback)
+    )
 
 
 def _on_unraisable(arguments: sys.UnraisableHookArgs) -> None:

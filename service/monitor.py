@@ -156,7 +156,7 @@ class Monitor:
         try:
             await self._cleanup.run(min_interval=0)
         except Unavailable as error:
-            pool_log.warning("cleanup: %s", error)
+            pool_log.warning("Scheduled cleanup failed: %s", error)
 
 
 async def run_every(seconds: float, check: Callable[[], Awaitable[None]], clock: Clock) -> None:
@@ -169,4 +169,4 @@ async def run_every(seconds: float, check: Callable[[], Awaitable[None]], clock:
         try:
             await check()
         except Exception:
-            logging.getLogger("service.monitor").exception("a check failed")
+            logging.getLogger("service.monitor").exception("Periodic check failed")

@@ -268,7 +268,7 @@ class PostgresMonitor:
                 while (remaining := await connection.fetchval(STILL_CONNECTED, pids)) and self._clock() < deadline:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 if remaining:
-                    log.warning("%d sessions of Postgres do not end although they were told to", remaining)
+                    log.warning("%d sessions of Postgres did not end after pg_terminate_backend", remaining)
                 return len(pids) - int(remaining)
         except UNAVAILABLE_ERRORS as error:
             self._disconnect()
