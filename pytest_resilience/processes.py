@@ -1,7 +1,7 @@
-"""Start, watch and reap processes: nothing outlives the session that started it.
+"""Start, observe and end processes, so that none outlives the session that started it.
 
-All of them are children of the supervisor (supervisor.py), a small process, and each signal goes through it: it alone
-reaps them, so a signal can't reach a stranger who was given the same process id.
+All of them are children of the supervisor (supervisor.py), and each signal goes through it. The supervisor alone reaps its children,
+so a signal can't reach another process that was given the same process id.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from .wording import listed
 if TYPE_CHECKING:
     import psutil
 
-POLL = 0.003  # seconds between two looks at a child that is to end
-GOODBYE = 5.0  # seconds for the supervisor to end everything; it takes about 50 ms
-SAID = 1 << 16  # bytes of what it says about its own end
-ANSWER_WITHIN = (
-    30.0  # seconds for the supervisor to answer one request; the slowest, a kill, takes three on a busy machine
+POLL_INTERVAL = 0.003  # seconds between two checks of a process that is to exit
+SHUTDOWN_TIMEOUT = 5.0  # seconds for the supervisor to shut down; it takes about 50 ms
+MAX_STDERR_BYTES = 1 << 16  # of the supervisor, in the error about its end
+RESPONSE_TIMEOUT = (
+    30.0  # seconds for the supervisor to handle a request; the slowest, a kill, takes 3 s on a busy machine
 )
-LOOK_EVERY = 1.0  # seconds between two looks whether a supervisor that does not answer is stopped
-COMMANDS = 25.0  # seconds more when it has commands to run at the end
+STOPPED_CHECK_INTERVAL = 1.0  # seconds between two checks for a stopped supervisor, while it does not respond
+EXIT_COMMANDS_TIMEOUT = 25.0  # additional seconds for a shutdown with exit commands
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import supervisor; supervisor.main(*sys.argv[2:])"  # imported: its bytecode is cached
 
 
 class RunAs(NamedTuple):
-    """As whom a process runs. "userns" and "setuid" need root: for programs that refuse to run as root."""
+    """The user of a process. The modes "userns" and "setuid" need root and serve programs that refuse to run as root."""
 
     mode: Literal["plain", "userns", "setuid"] = "plain"
     uid: int = 65534
@@ -55,7 +55,7 @@ PLAIN = RunAs()
 
 
 class CannotStart(ResilienceError):
-    """The program could not be executed at all."""
+    """The program could not be executed."""
 
     def __init__(self, name: str, argv: Sequence[str], reason: str) -> None:
         self.name = name
@@ -64,13 +64,13 @@ class CannotStart(ResilienceError):
 
 
 class ManagedProcess:
-    """One process that the supervisor started, and all that descends from it.
+    """A process that the supervisor started, with all its descendants.
 
     Attributes:
-        name: what it is, for messages.
-        argv: its command line.
-        pid: its process id; only valid while it runs.
-        log: the file that has its output.
+        name: the name in messages.
+        argv: the command line.
+        pid: the process id; valid while the process runs.
+        log: the file with the output.
     """
 
     def __init__(
@@ -88,93 +88,93 @@ class ManagedProcess:
         return f"<{self.name}, process {self.pid}>"
 
     def exit_code(self) -> int | None:
-        """Its exit code (minus the signal that ended it), or None while it runs."""
+        """Return the exit code (negative for a signal), or None while the process runs."""
         if self._exit_code is None:
-            self._exit_code = self._supervisor.ask("exit_code", self._number)
+            self._exit_code = self._supervisor.request("exit_code", self._number)
         return self._exit_code
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended; a paused process runs too."""
+        """True until the process has exited; a paused process counts as running."""
         return self.exit_code() is None
 
     @cached_property
     def process(self) -> psutil.Process:
-        """Psutil's view of it."""
-        import psutil  # paid for by those who look
+        """The process as a `psutil.Process`."""
+        import psutil  # takes 10 ms to import
 
         return psutil.Process(self.pid)
 
     def processes(self) -> list[int]:
-        """The ids of the processes of its tree, parents first."""
-        return list(self._supervisor.ask("tree", self._number))
+        """Return the process ids of the tree, parents first."""
+        return list(self._supervisor.request("tree", self._number))
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the process itself; False when it has ended."""
-        return bool(self._supervisor.ask("signal", self._number, int(number)))
+        """Send a signal to the process, not to its descendants. Return False if the process has exited."""
+        return bool(self._supervisor.request("signal", self._number, int(number)))
 
     def pause(self) -> None:
-        """Stop its whole tree; returns when every process in it has stopped.
+        """Stop the whole tree. Return when every process in it has stopped.
 
         Raises:
-            ResilienceError: one of them did not stop.
+            ResilienceError: a process did not stop.
         """
-        if unstopped := self._supervisor.ask("pause", self._number):
+        if unstopped := self._supervisor.request("pause", self._number):
             raise ResilienceError(f"{self.name}: {listed('processes', unstopped)} did not stop")
 
     def resume(self) -> None:
-        """Let its whole tree go on."""
-        self._supervisor.ask("resume", self._number)
+        """Continue the whole tree."""
+        self._supervisor.request("resume", self._number)
 
     def kill(self) -> None:
-        """SIGKILL its whole tree, also what outlived the process itself; returns when all are gone.
+        """Send SIGKILL to the whole tree, including descendants that outlived the process. Return when all have exited.
 
         Raises:
-            ResilienceError: one of them is still there.
+            ResilienceError: a process has not exited.
         """
-        if left := self._supervisor.ask("kill", self._number):
-            raise ResilienceError(f"{self.name}: not gone after SIGKILL: {listed('processes', left)}")
+        if left := self._supervisor.request("kill", self._number):
+            raise ResilienceError(f"{self.name}: still running after SIGKILL: {listed('processes', left)}")
 
     def terminate(self, within: float, *, how: int = signals.SIGTERM, clock: Clock = SYSTEM) -> int:
-        """SIGTERM, then SIGKILL when it takes too long, and to whatever it leaves behind.
+        """Send SIGTERM, then SIGKILL to a process that takes too long and to the remaining descendants.
 
         Args:
-            within: seconds that it has to end by itself.
-            how: the signal that asks it to.
-            clock: what to wait with.
+            within: seconds between the two signals.
+            how: the first signal.
+            clock: the clock for waiting.
 
         Returns:
-            Its exit code: -9 when it had to be killed.
+            The exit code; -9 after SIGKILL.
         """
         self.signal(how)
         self.wait(within, clock=clock)
         self.kill()
         code = self.exit_code()
-        assert code is not None, "kill() returns when it is gone"
+        assert code is not None, "kill() returns after the exit"
         return code
 
     def wait(self, within: float, *, clock: Clock = SYSTEM) -> int | None:
-        """Wait until it has ended.
+        """Wait until the process has exited.
 
         Args:
-            within: seconds to wait at most.
-            clock: what to wait with.
+            within: the maximum wait in seconds.
+            clock: the clock for waiting.
 
         Returns:
-            Its exit code, or None when it still runs.
+            The exit code, or None if the process still runs.
         """
-        wait_until(lambda: not self.running, within=within, every=POLL, clock=clock)
+        wait_until(lambda: not self.running, within=within, every=POLL_INTERVAL, clock=clock)
         return self.exit_code()
 
     def log_size(self) -> int:
-        """How many bytes it wrote so far."""
+        """Return the size of the log in bytes."""
         try:
             return self.log.stat().st_size
         except FileNotFoundError:
             return 0
 
     def log_text(self, since: int = 0) -> str:
-        """What it wrote, from byte `since` on."""
+        """Return the log from byte `since` on."""
         try:
             with self.log.open("rb") as file:
                 file.seek(since)
@@ -183,11 +183,11 @@ class ManagedProcess:
             return ""
 
     def not_ready(self, within: float, since: int = 0) -> ServerNotReady:
-        """The error that says that it did not come up, with its log from byte `since` on.
+        """Return the error for a process that did not become ready, with its log from byte `since` on.
 
         Args:
-            within: seconds that it had.
-            since: where in the log this start begins.
+            within: the seconds that it was given.
+            since: the position in the log at which this start begins.
         """
         return ServerNotReady(
             self.name,
@@ -199,15 +199,15 @@ class ManagedProcess:
 
 
 class SupervisorClient:
-    """The client of the supervisor process; safe to use from several threads, useless in a fork.
+    """The client of the supervisor process. Threads may share it; a fork must not use it.
 
-    A context manager; whoever starts one closes it. If nobody does, the process ends everything when this one ends.
+    A context manager: `close` shuts the supervisor down. Without `close`, the supervisor shuts down when this process exits.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked = 0
-        self._overdue = 0  # the number of a request whose answer did not come in time
+        self._requests = 0
+        self._overdue = 0  # the number of a request whose response did not arrive in time
         self._owned: list[Path] = []
         self._pid_files: list[Path] = []
         self._commands: list[Private] = []
@@ -227,21 +227,21 @@ class SupervisorClient:
 
     @property
     def pid(self) -> int:
-        """The supervisor's process id."""
+        """The process id of the supervisor."""
         assert self._process is not None, "not started"
         return self._process.pid
 
     def start(self, *, owning: Sequence[Path] = ()) -> None:
-        """Start the process; it takes its first request about 15 ms later, which nobody has to wait for.
+        """Start the process and return at once. It handles its first request about 15 ms later.
 
         Args:
-            owning: directories as for `own`, from the first moment on; they need not be there yet.
+            owning: directories as for `delete_at_exit`, registered from the start; they need not exist yet.
         """
         if self._process is not None:
             return
         self._owned.extend(owning)
         with contextlib.ExitStack() as on_error:
-            errors = tempfile.TemporaryFile()  # noqa: SIM115  # until close(); has no name, so nothing is left behind
+            errors = tempfile.TemporaryFile()  # noqa: SIM115  # open until close(); a file without a name
             on_error.callback(errors.close)
             ours, theirs = socket.socketpair()
             on_error.callback(ours.close)
@@ -278,16 +278,16 @@ class SupervisorClient:
         user: RunAs = PLAIN,
         stdin: Path | None = None,
     ) -> ManagedProcess:
-        """Start a process, in a session of its own.
+        """Start a process in a new session.
 
         Args:
-            name: what it is, for messages.
-            argv: program and arguments; a program without a slash is looked for in `env`'s PATH.
-            env: its whole environment. Never shown anywhere.
-            log: the file that its output is appended to.
-            cwd: where it runs; None for where this process was when the supervisor started.
-            user: as whom it runs.
-            stdin: the file that it reads; None for an empty one.
+            name: the name in messages.
+            argv: program and arguments; a program without a slash is searched in the PATH of `env`.
+            env: the whole environment. No message contains it.
+            log: the file to which the output is appended.
+            cwd: the working directory; None for that of this process at the start of the supervisor.
+            user: the user that the process runs as.
+            stdin: the file for standard input; None for no input.
 
         Raises:
             CannotStart: the program can't be executed.
@@ -301,40 +301,40 @@ class SupervisorClient:
             stdin=str(stdin) if stdin else None,
         )
         try:
-            number, pid = self.ask("spawn", request)
+            number, pid = self.request("spawn", request)
         except SupervisorError as refusal:
-            raise CannotStart(name, argv, _why_not(request, env, str(refusal))) from None
+            raise CannotStart(name, argv, _start_failure_reason(request, env, str(refusal))) from None
         return ManagedProcess(self, number, pid, name, argv, log)
 
     def user_namespaces(self) -> bool:
-        """Whether this machine lets us into a user namespace."""
-        return bool(self.ask("user_namespaces"))
+        """Return True if the supervisor may create a user namespace."""
+        return bool(self.request("user_namespaces"))
 
     def can_become(self, uid: int, gid: int) -> bool:
-        """Return whether a process that is started here may become that user."""
-        return bool(self.ask("can_become", uid, gid))
+        """Return True if a child of the supervisor may become that user."""
+        return bool(self.request("can_become", uid, gid))
 
-    def own(self, path: Path) -> None:
-        """Have a directory deleted at the end, whatever the end is."""
+    def delete_at_exit(self, path: Path) -> None:
+        """Register a directory that the supervisor deletes when the session ends, SIGKILL included."""
         self._owned.append(path)
-        self.ask("own", str(path))
+        self.request("delete_at_exit", str(path))
 
     def release_shared_memory(self, pid_file: Path) -> None:
-        """Have the shared memory of a Postgres released at the end, if it could not do it itself.
+        """Register the shared memory of a Postgres, which the supervisor removes at the end if Postgres was killed.
 
         Args:
-            pid_file: its postmaster.pid, which says what to release.
+            pid_file: the file postmaster.pid, which names the segment.
         """
         self._pid_files.append(pid_file)
-        self.ask("release_shared_memory", str(pid_file))
+        self.request("release_shared_memory", str(pid_file))
 
-    def at_end(self, argv: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
-        """Have a command run at the end, whatever the end is: when all processes are gone, before the directories go.
+    def run_at_exit(self, argv: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
+        """Register a command that the supervisor runs at the end, after the processes and before the directories are removed.
 
         Args:
             argv: program and arguments.
-            env: its whole environment. Never shown anywhere.
-            log: the file that its output is appended to.
+            env: the whole environment. No message contains it.
+            log: the file to which the output is appended.
         """
         request = Private(
             argv=[str(word) for word in argv],
@@ -345,20 +345,14 @@ class SupervisorClient:
             stdin=None,
         )
         self._commands.append(request)
-        self.ask("at_end", request)
+        self.request("run_at_exit", request)
 
-    def disown(self, path: Path) -> None:
-        """Leave a directory alone again."""
-        if path in self._owned:
-            self._owned.remove(path)
-        self.ask("disown", str(path))
-
-    def ask(self, request: str, *arguments: Any) -> Any:
-        """One request to the supervisor and its answer.
+    def request(self, name: str, *arguments: Any) -> Any:
+        """Send one request to the supervisor and return its response.
 
         Raises:
-            BackendDied: the supervisor is gone, and everything with it.
-            SupervisorError: it could not do that.
+            BackendDied: the supervisor has exited, and with it all servers.
+            SupervisorError: the request failed.
         """
         if os.getpid() != self._owner:
             raise ResilienceError(
@@ -368,37 +362,37 @@ class SupervisorClient:
             if self._channel is None:
                 raise BackendDied("the supervisor is not running: it was not started, or has been closed")
             try:
-                if self._overdue:  # send nothing to a process that does not read
-                    self._answer_to(self._overdue, LOOK_EVERY)
+                if self._overdue:  # a process that does not read gets no further request
+                    self._response_to(self._overdue, STOPPED_CHECK_INTERVAL)
                     self._overdue = 0
-                self._asked += 1
-                _send(self._channel, (self._asked, request, tuple(map(_plain, arguments))))
-                done, value = self._answer_to(self._asked, ANSWER_WITHIN)
+                self._requests += 1
+                _send(self._channel, (self._requests, name, tuple(map(_plain, arguments))))
+                done, value = self._response_to(self._requests, RESPONSE_TIMEOUT)
             except (OSError, EOFError):
                 raise self._supervisor_died() from None
         if not done:
             raise SupervisorError(value)
         return value
 
-    def _answer_to(self, number: int, within: float) -> tuple[bool, Any]:
-        """Wait for the answer to one request, and pass over answers to requests that Ctrl-C cut short.
+    def _response_to(self, number: int, within: float) -> tuple[bool, Any]:
+        """Wait for the response to one request. Skip responses to requests that Ctrl-C has interrupted.
 
         Raises:
-            BackendDied: there is no answer within `within` seconds, or the supervisor is stopped.
+            BackendDied: there is no response within `within` seconds, or the supervisor is stopped.
         """
-        assert self._channel is not None, "ask() has looked"
+        assert self._channel is not None, "request() has checked this"
         until = SYSTEM.now() + within
         while True:
             left = until - SYSTEM.now()
-            if not select.select([self._channel], [], [], max(0.0, min(left, LOOK_EVERY)))[0]:
+            if not select.select([self._channel], [], [], max(0.0, min(left, STOPPED_CHECK_INTERVAL)))[0]:
                 stopped = self._stopped
                 if stopped or left <= 0:
                     self._overdue = number
                     raise BackendDied(
-                        f"the supervisor (process {self.pid}) is stopped, so no server can be asked or struck; continue it: "
+                        f"the supervisor (process {self.pid}) is stopped, so no server can be reached or struck; continue it: "
                         f"kill -CONT {self.pid}"
                         if stopped
-                        else f"the supervisor (process {self.pid}) has not answered within {within:g} s"
+                        else f"the supervisor (process {self.pid}) has not responded within {within:g} s"
                     )
                 continue
             answered, done, value = _receive(self._channel)
@@ -417,14 +411,17 @@ class SupervisorClient:
         return status in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 
     def close(self) -> None:
-        """End everything that it started and delete everything that it owns; returns when that is done. May be called again."""
+        """Shut the supervisor down: end all processes, delete all registered directories. Return when that is done.
+
+        A second call does nothing.
+        """
         if os.getpid() != self._owner or self._channel is None or self._process is None:
             return
-        self._channel.close()  # the supervisor takes this for the end, as it would our death
+        self._channel.close()  # the supervisor shuts down when the channel is closed
         self._channel = None
         self._process.send_signal(signals.SIGCONT)  # a stopped supervisor could not clean up
         try:
-            self._process.wait(GOODBYE + (COMMANDS if self._commands else 0.0))
+            self._process.wait(SHUTDOWN_TIMEOUT + (EXIT_COMMANDS_TIMEOUT if self._commands else 0.0))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -436,24 +433,33 @@ class SupervisorClient:
     def _supervisor_died(self) -> BackendDied:
         assert self._process is not None, "start() made it"
         code = self._process.poll()
-        # Its place in the file is shared with the supervisor: read from the beginning without moving it.
-        said = os.pread(self._errors.fileno(), SAID, 0).decode(errors="replace").strip() if self._errors else ""
+        # The file position is shared with the supervisor, so read without moving it.
+        errors = (
+            os.pread(self._errors.fileno(), MAX_STDERR_BYTES, 0).decode(errors="replace").strip()
+            if self._errors
+            else ""
+        )
         return BackendDied(
-            f"the supervisor (process {self.pid}, exit code {code}) is gone, and with it all servers that it started; somebody "
-            f"must have killed it{', or it failed: ' + said if said else ''}"
+            f"the supervisor (process {self.pid}, exit code {code}) is gone, and with it all servers that it started: it was "
+            f"killed{', or it failed: ' + errors if errors else ''}"
         )
 
     def _clean_up_after_it(self) -> None:
-        """What a supervisor that was killed could not do; its children died with it."""
+        """Clean up in place of a supervisor that was killed. Its children died with it."""
         if not any(path.exists() for path in self._owned):
             return
-        from . import supervisor  # its own functions, for once on this side
+        from . import supervisor  # the same functions, in this process
 
         for command in self._commands:
             try:
-                with open(command["log"], "ab") as log:  # noqa: PTH123  # as the supervisor has it
+                with open(command["log"], "ab") as log:  # noqa: PTH123  # as in the supervisor
                     subprocess.run(
-                        command["argv"], env=command["env"], stdout=log, stderr=log, timeout=COMMANDS, check=False
+                        command["argv"],
+                        env=command["env"],
+                        stdout=log,
+                        stderr=log,
+                        timeout=EXIT_COMMANDS_TIMEOUT,
+                        check=False,
                     )
             except (OSError, subprocess.TimeoutExpired):
                 continue
@@ -464,11 +470,11 @@ class SupervisorClient:
 
 
 class SupervisorError(ResilienceError):
-    """The supervisor could not do what was asked."""
+    """A request to the supervisor failed."""
 
 
-def _why_not(request: Mapping[str, Any], env: Mapping[str, str], refusal: str) -> str:
-    """Return why a program could not be executed, as the files say it; else as the kernel said it."""
+def _start_failure_reason(request: Mapping[str, Any], env: Mapping[str, str], refusal: str) -> str:
+    """Return the reason for which a program could not be executed, from the file system or else from the kernel's error."""
     program, cwd = request["argv"][0], Path(request["cwd"] or ".")
     if not cwd.exists():
         return f"its working directory {str(cwd)!r} does not exist"
@@ -497,7 +503,7 @@ def _why_not(request: Mapping[str, Any], env: Mapping[str, str], refusal: str) -
 
 
 def _plain(argument: Any) -> Any:
-    """Return an argument as marshal takes it."""
+    """Return an argument in a form that marshal accepts."""
     return dict(argument) if isinstance(argument, Private) else argument
 
 
@@ -507,7 +513,7 @@ def _send(channel: socket.socket, message: Any) -> None:
 
 
 def _receive(channel: socket.socket) -> Any:
-    """One message, taken from the channel in one piece or not at all, so that Ctrl-C does not leave half of it there."""
+    """Return one message, read in one piece or not at all, so that Ctrl-C does not leave half of a message in the channel."""
     size = channel.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL)
     data = channel.recv(4 + int.from_bytes(size, "big"), socket.MSG_WAITALL)
     if len(data) < 4:

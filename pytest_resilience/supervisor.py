@@ -1,19 +1,20 @@
-"""The supervisor: a small process, parent of every server, that takes all of them along when the session ends, however it ends.
+"""The supervisor: the parent process of every server, which removes all of them when the session ends.
 
-`processes.SupervisorClient` runs its `main` in `python -I -S`, in a session of its own, so that Ctrl-C reaches neither it nor its
-children. It imports nothing of this package, and of the standard library only what loads in a millisecond.
+`processes.SupervisorClient` runs `main` with `python -I -S` in a session of its own, so that Ctrl-C reaches neither the supervisor
+nor its children. This file imports nothing of the package, and only those parts of the standard library that load in a millisecond.
 
 Rules:
-- It does what the channel asks, one request after the other, and reaps every child at once.
-- When the channel ends, when the process that started it is gone (also if a fork of that process still holds the channel), or on
-  SIGTERM, SIGINT and SIGHUP, it kills all its descendants, runs the commands that it was given for the end (what is not a process of
-  ours, such as a container, is removed by one), deletes the directories that it owns, and exits.
-- On Linux it is a subreaper: whoever loses its parent below becomes its child, so nobody gets away by forking twice. And children die
-  with it (PR_SET_PDEATHSIG), so that its own SIGKILL is covered too. Its only thread starts them: that signal is sent when the starting
-  thread ends, a trap for anyone who starts servers from a pool of threads.
-- It signals its own descendants only, between two reaps: a process id that it uses can't have been given to somebody else.
+- The supervisor handles requests from the channel one after the other, and reaps every child at once.
+- It shuts down when the channel ends, when the process that started it is gone (even if a fork of that process still holds the
+  channel), or on SIGTERM, SIGINT and SIGHUP. It then kills all its descendants, runs the exit commands (one removes containers, for
+  example), deletes the directories that were registered, and exits.
+- On Linux it is a child subreaper: orphaned descendants (double forks) are reparented to it and get killed too. Its children die with
+  it (PR_SET_PDEATHSIG), so a SIGKILL of the supervisor is covered. The kernel sends that signal when the starting *thread* ends, so
+  the supervisor starts its children from its only thread.
+- It signals only its own descendants, and only between two reaps, so a process id can't have been reused by another process.
 
-Messages are marshal dumps behind four bytes of length (json would double the start time; both ends are the same interpreter).
+Messages are marshal dumps after four bytes of length. The json module would double the start time, and both ends are the same
+interpreter.
 """
 
 # ruff: noqa: PTH110, PTH123, PTH208  # pathlib takes longer to load than all the rest
@@ -27,24 +28,24 @@ import select
 import sys
 import time
 
-TYPE_CHECKING = False  # typing, contextlib and enum would double what there is to load
+TYPE_CHECKING = False  # typing, contextlib and enum would double the load time
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Iterable
     from typing import Any
 else:
-    import _signal as signal  # what the public module is made of, less its enums
+    import _signal as signal  # the public module adds enums to this one
 
 LINUX = sys.platform == "linux"
-LISTS_CHILDREN = LINUX and os.path.exists("/proc/thread-self/children")  # most kernels are built to
+LISTS_CHILDREN = LINUX and os.path.exists("/proc/thread-self/children")  # most kernels are built with it
 MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names the supervisor and the child's number
-PATIENCE = 1.5  # seconds for processes to stop or to go after their signal; only one stuck in the kernel needs more than a few ms
-COMMAND_WITHIN = 20.0  # seconds that a command of the end may take
-PARENT_CHECK = 0.5  # seconds between two looks at the parent where the kernel can't wake us
-NOBODY = 65534
-OWNER = (
-    "owner"  # the file that says whose a directory is; deleted last, so that an interrupted deletion can be taken up
+KILL_TIMEOUT = (
+    1.5  # seconds for processes to stop or exit after a signal; only one stuck in the kernel needs more than a few ms
 )
+EXIT_COMMAND_TIMEOUT = 20.0  # seconds that an exit command may take
+PARENT_CHECK_INTERVAL = 0.5  # seconds between two checks of the parent where the kernel has no pidfd
+NOBODY = 65534
+OWNER = "owner"  # the file that names the owner of a directory; deleted last, so that an interrupted deletion can be resumed
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CLONE_NEWUSER = 0x10000000
@@ -55,23 +56,23 @@ Table = dict[int, tuple[int, str]]  # pid: (parent's pid, state)
 
 
 def process_table(root: int) -> Table:
-    """This process and at least all that descend from it, as the kernel shows them now."""
+    """Return a table of this process and at least all its descendants, as of now."""
     if not LINUX:
         return _table_from_ps()
     return _table_from_children(root) if LISTS_CHILDREN else _table_from_proc()
 
 
 def _table_from_children(root: int) -> Table:
-    """By walking down the tree: on a busy machine ten times faster than looking at everybody."""
+    """Walk down the tree. On a busy machine this is ten times faster than reading all of /proc."""
     table: Table = {}
     found = [(root, 0)]
-    for pid, parent in found:  # grows while we walk it
+    for pid, parent in found:  # grows during the loop
         try:
             table[pid] = parent, _stat(pid)[0]
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/children", "rb") as children:
                     found.extend((int(child), pid) for child in children.read().split())
-        except OSError:  # it has just gone, or one of its threads
+        except OSError:  # the process or one of its threads has just exited
             continue
     return table
 
@@ -82,14 +83,14 @@ def _table_from_proc() -> Table:
         if name.isdigit():
             try:
                 state, parent = _stat(int(name))
-            except OSError:  # it has just gone
+            except OSError:  # the process has just exited
                 continue
             table[int(name)] = int(parent), state
     return table
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """State and parent."""
+    """Return the state of a process and its parent's id."""
     with open(f"/proc/{pid}/stat", "rb") as stat:
         state, parent = stat.read().rpartition(b")")[2].split()[:2]
     return state.decode(), parent.decode()
@@ -101,19 +102,19 @@ def _table_from_ps() -> Table:
     return {int(pid): (int(parent), state[0]) for pid, parent, state in rows}
 
 
-def below(roots: Iterable[int], table: Table) -> list[int]:
-    """The roots and all that descend from them, parents first."""
+def descendants(roots: Iterable[int], table: Table) -> list[int]:
+    """Return the roots and all their descendants, parents first."""
     offspring: dict[int, list[int]] = {}
     for pid, (parent, _) in table.items():
         offspring.setdefault(parent, []).append(pid)
     found = [pid for pid in roots if pid in table]
-    for pid in found:  # grows while we walk it
+    for pid in found:  # grows during the loop
         found.extend(offspring.get(pid, ()))
     return found
 
 
 def send_signal(pid: int, number: int) -> None:
-    """Signal a process that may have gone meanwhile, or that runs a program which outranks us."""
+    """Signal a process, unless it has exited or runs with more privileges than this process."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -121,7 +122,7 @@ def send_signal(pid: int, number: int) -> None:
 
 
 def remove_tree(path: str) -> None:
-    """Delete a directory in which somebody may still be writing."""
+    """Delete a directory, also while another process still writes into it."""
     for _ in range(50):
         _remove_once(path)
         if not os.path.lexists(path):
@@ -130,7 +131,10 @@ def remove_tree(path: str) -> None:
 
 
 def _remove_once(name: str, parent: int | None = None) -> None:
-    """Delete what can be deleted. By descriptors: another user may own a part of it, and make a directory a link meanwhile."""
+    """Delete the entries of a directory that can be deleted, by descriptors.
+
+    Another user may own a subdirectory and replace it with a symbolic link during the deletion; descriptors do not follow it.
+    """
     try:
         directory = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
     except OSError:
@@ -151,38 +155,38 @@ def _remove_once(name: str, parent: int | None = None) -> None:
 
 
 def release_shared_memory(pid_file: str) -> None:
-    """Remove the System V segment of a Postgres that was killed before it could do so; its lock file names the segment.
+    """Remove the System V shared memory segment of a Postgres that was killed. Its lock file names the segment.
 
-    A segment that anybody still uses stays, and so does one that only has the same number, of which there may be one after a reboot.
+    A segment that a process still uses stays. So does a segment with the same number but another key, as after a reboot.
     """
     try:
         with open(pid_file) as lines:
             key, segment = map(int, lines.read().splitlines()[6].split())
     except (OSError, ValueError, IndexError):
         return
-    if not LINUX or _falls_idle(key, segment):
+    if not LINUX or _wait_until_detached(key, segment):
         libc.shmctl(segment, IPC_RMID, None)
 
 
-def _falls_idle(key: int, segment: int) -> bool:
-    """Whether the segment is there and nobody is attached to it; the kernel detaches a dead process a little after its death."""
+def _wait_until_detached(key: int, segment: int) -> bool:
+    """Return True once no process is attached to the segment. The kernel detaches a dead process shortly after its death."""
     for _ in range(100):
-        users = _users(key, segment)
+        users = _attach_count(key, segment)
         if not users:
             return users == 0
         time.sleep(0.005)
     return False
 
 
-def _users(key: int, segment: int) -> int | None:
-    """How many processes are attached to the segment of this key and number; None when there is none."""
+def _attach_count(key: int, segment: int) -> int | None:
+    """Return the number of processes attached to the segment of this key and number; None without such a segment."""
     with open("/proc/sysvipc/shm") as lines:
         rows = [line.split()[:7] for line in lines.read().splitlines()[1:]]
     return next((int(row[6]) for row in rows if [int(row[0]), int(row[1])] == [key, segment]), None)
 
 
 def enter_user_namespace(uid: int, gid: int) -> None:
-    """Become `uid` in a namespace of our own: programs that refuse root run, and files stay root's."""
+    """Become `uid` in a new user namespace. Programs that refuse root run there, and files still belong to root."""
     real_uid, real_gid = os.getuid(), os.getgid()
     if libc.unshare(CLONE_NEWUSER):
         raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWUSER) is not allowed here")
@@ -192,14 +196,14 @@ def enter_user_namespace(uid: int, gid: int) -> None:
 
 
 def become(uid: int, gid: int) -> None:
-    """Become another user for good."""
+    """Change the user and group of this process permanently."""
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
 
 
 def _works(attempt: Callable[[], None]) -> bool:
-    """True if an attempt succeeds in a child of its own."""
+    """Return True if a function succeeds in a forked child."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -211,18 +215,18 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 
 class Supervisor:
-    """What the requests do; each public method is one."""
+    """The state of the supervisor. Each public method is a request."""
 
     def __init__(self, owned: Iterable[str]) -> None:
         self.pid = os.getpid()
         self._last = 0
-        self._running: dict[int, int] = {}  # our spawned and unreaped children: pid -> number
+        self._running: dict[int, int] = {}  # spawned and not yet reaped: pid -> number
         self._codes: dict[int, int] = {}  # number -> exit code
-        self._adopted: dict[int, int] = {}  # orphans of a child that ended: pid -> that child's number
+        self._adopted: dict[int, int] = {}  # orphans of an exited child: pid -> that child's number
         self._owned = list(owned)
         self._pid_files: list[str] = []
         self._commands: list[dict[str, Any]] = []
-        self._umask = os.umask(0o077)  # logs are ours; what we start has the umask that we were started with
+        self._umask = os.umask(0o077)  # for log files; children get the umask that this process was started with
         if LINUX:
             libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -232,14 +236,14 @@ class Supervisor:
         return self.pid
 
     def spawn(self, request: dict[str, Any]) -> tuple[int, int]:
-        """Start a process: its number here, and its pid. An error means that it did not start."""
+        """Start a process. Return its number and its process id; raise OSError if it did not start."""
         self._last += 1
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                self._become(request, f"{self.pid}.{self._last}")
-            except BaseException as problem:  # noqa: BLE001  # whatever it is: this is the child, it must not return into the loop
+                self._exec(request, f"{self.pid}.{self._last}")
+            except BaseException as problem:  # noqa: BLE001  # the forked child must not return into the loop
                 os.write(write_end, f"{type(problem).__name__}: {problem}".encode())
             finally:
                 os._exit(127)
@@ -253,13 +257,13 @@ class Supervisor:
         return self._last, pid
 
     def user_namespaces(self) -> bool:
-        """Whether this machine lets us into a user namespace (Docker's default profile does not)."""
+        """Return True if this process may create a user namespace (Docker's default profile forbids it)."""
         if not LINUX:
             return False
         return _works(lambda: enter_user_namespace(NOBODY, NOBODY))
 
     def can_become(self, uid: int, gid: int) -> bool:
-        """True if a child may become that user: root in a user namespace, or without its capabilities, may not."""
+        """Return True if a child may become that user. Root in a user namespace, or without capabilities, may not."""
         return _works(lambda: become(uid, gid))
 
     def exit_code(self, number: int) -> int | None:
@@ -267,7 +271,7 @@ class Supervisor:
         return self._codes.get(number)
 
     def signal(self, number: int, signal_number: int) -> bool:
-        """Signal this one process; False when it has ended."""
+        """Signal this one process. Return False if it has exited."""
         self.reap()
         found = [pid for pid, known in self._running.items() if known == number]
         for pid in found:
@@ -275,13 +279,13 @@ class Supervisor:
         return bool(found)
 
     def tree(self, number: int) -> list[int]:
-        """The processes of one child that are there now, zombies aside, parents first."""
+        """Return the processes of one child's tree, parents first, without zombies."""
         table = process_table(self.pid)
         return [pid for pid in self._tree(number, table) if table[pid][1] not in "ZX"]
 
     def pause(self, number: int) -> list[int]:
-        """Stop the whole tree, parents first, until every process shows it; those that do not in time are returned."""
-        _, unstopped = self._freeze(number)
+        """Stop the whole tree, parents first. Return the processes that did not stop in time."""
+        _, unstopped = self._stop_tree(number)
         return unstopped
 
     def resume(self, number: int) -> None:
@@ -289,34 +293,31 @@ class Supervisor:
             send_signal(pid, signal.SIGCONT)
 
     def kill(self, number: int) -> list[int]:
-        """SIGKILL to the whole tree, at a moment when nobody in it can fork; those still there afterwards are returned."""
-        tree, _ = self._freeze(number)
+        """Send SIGKILL to the whole tree while it is stopped, so that none can fork. Return the processes that did not exit."""
+        tree, _ = self._stop_tree(number)
         for pid in tree:
             send_signal(pid, signal.SIGKILL)
         return self._wait_for(tree)
 
-    def own(self, path: str) -> None:
+    def delete_at_exit(self, path: str) -> None:
         self._owned.append(path)
-
-    def disown(self, path: str) -> None:
-        self._owned = [owned for owned in self._owned if owned != path]
 
     def release_shared_memory(self, pid_file: str) -> None:
         self._pid_files.append(pid_file)
 
-    def at_end(self, request: dict[str, Any]) -> None:
-        """Run a command, given as for `spawn`, when everybody has been killed."""
+    def run_at_exit(self, request: dict[str, Any]) -> None:
+        """Run a command, given as for `spawn`, after all processes have been killed."""
         self._commands.append(request)
 
-    # the end
+    # shutdown
 
     def end(self) -> None:
-        """Kill everybody, run the commands of the end, then delete what we own."""
-        until = time.monotonic() + PATIENCE
+        """Kill all descendants, run the exit commands, then delete the registered directories."""
+        until = time.monotonic() + KILL_TIMEOUT
         while self.reap() and time.monotonic() < until:
-            for pid in below([self.pid], process_table(self.pid))[1:]:
+            for pid in descendants([self.pid], process_table(self.pid))[1:]:
                 send_signal(pid, signal.SIGKILL)
-            self._nap()
+            self._sleep()
         self._run_commands()
         for pid_file in self._pid_files:
             release_shared_memory(pid_file)
@@ -324,20 +325,20 @@ class Supervisor:
             remove_tree(path)
 
     def _run_commands(self) -> None:
-        """Side by side, and not for ever: what they remove is not of this machine's kernel."""
+        """Run the exit commands at the same time, and kill those that exceed their time."""
         started: list[int] = []
         for request in self._commands:
             try:
                 started.append(self.spawn(request)[1])
-            except OSError as problem:  # the others may do better
-                os.write(2, f"the end's command failed: {problem}\n".encode())
-        for pid in self._wait_for(started, COMMAND_WITHIN):
+            except OSError as problem:  # the other commands may still succeed
+                os.write(2, f"an exit command failed: {problem}\n".encode())
+        for pid in self._wait_for(started, EXIT_COMMAND_TIMEOUT):
             send_signal(pid, signal.SIGKILL)
 
-    # inside
+    # internals
 
     def reap(self) -> bool:
-        """Take note of all who ended; False when no child is left."""
+        """Record the children that have exited. Return False if no child is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -352,20 +353,20 @@ class Supervisor:
                 self._adopt(number)
 
     def _adopt(self, number: int) -> None:
-        """Children of ours whom we did not start were, until now, below the one that just ended (or it was marked so)."""
+        """Adopt orphans: a child that was not spawned here descends from `number`, or its environment names another child."""
         if LINUX:
-            for pid in self._strangers(process_table(self.pid)):
-                self._adopted[pid] = self._marked(pid) or number
+            for pid in self._unknown_children(process_table(self.pid)):
+                self._adopted[pid] = self._child_from_environ(pid) or number
 
-    def _strangers(self, table: Table) -> list[int]:
+    def _unknown_children(self, table: Table) -> list[int]:
         return [
             pid
             for pid, (parent, _) in table.items()
             if parent == self.pid and pid not in self._running and pid not in self._adopted
         ]
 
-    def _marked(self, pid: int) -> int | None:
-        """The child that this process descends from, by its environment (Postgres writes its title there: None)."""
+    def _child_from_environ(self, pid: int) -> int | None:
+        """Return the child from which a process descends, by its environment; None for Postgres, which overwrites its environment."""
         try:
             with open(f"/proc/{pid}/environ", "rb") as environ:
                 lines = environ.read().split(b"\0")
@@ -381,18 +382,18 @@ class Supervisor:
     def _tree(self, number: int, table: Table) -> list[int]:
         roots = [pid for known in (self._running, self._adopted) for pid, owner in known.items() if owner == number]
         if LINUX:
-            roots += [pid for pid in self._strangers(table) if self._marked(pid) == number]
-        return below(roots, table)
+            roots += [pid for pid in self._unknown_children(table) if self._child_from_environ(pid) == number]
+        return descendants(roots, table)
 
-    def _freeze(self, number: int) -> tuple[list[int], list[int]]:
-        """SIGSTOP the tree until it has stopped growing: all its processes, and those of them that still run.
+    def _stop_tree(self, number: int) -> tuple[list[int], list[int]]:
+        """Send SIGSTOP until the tree has stopped growing. Return all its processes, and those that still run.
 
-        A table lists the processes and reads their states one after the other, so one that shows all of them stopped may lack a child that
-        was born in between. The next one can't.
+        A table reads the states of the processes one after the other, so a table in which all are stopped may lack a child that was
+        forked during the reading. The next table cannot, so two quiet tables in a row are required.
         """
         asked: set[int] = set()
         quiet = 0
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + KILL_TIMEOUT
         while True:
             self.reap()
             table = process_table(self.pid)
@@ -406,23 +407,23 @@ class Supervisor:
             if quiet == 2 or time.monotonic() > until:
                 return tree, running
             if running and not new:
-                self._nap()
+                self._sleep()
 
-    def _wait_for(self, pids: list[int], patience: float = PATIENCE) -> list[int]:
-        """Reap until these are gone; returns those that are not."""
-        until = time.monotonic() + patience
+    def _wait_for(self, pids: list[int], timeout: float = KILL_TIMEOUT) -> list[int]:
+        """Reap until these processes have exited. Return those that have not."""
+        until = time.monotonic() + timeout
         while True:
             self.reap()
             pids = [pid for pid in pids if _exists(pid)]
             if not pids or time.monotonic() > until:
                 return pids
-            self._nap()
+            self._sleep()
 
-    def _nap(self) -> None:
+    def _sleep(self) -> None:
         time.sleep(0.001)
 
-    def _become(self, request: dict[str, Any], mark: str) -> None:
-        """In the forked child: turn into the program that was asked for."""
+    def _exec(self, request: dict[str, Any], mark: str) -> None:
+        """Execute the requested program in the forked child."""
         os.setsid()
         log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         stdin = os.open(request["stdin"] or os.devnull, os.O_RDONLY)
@@ -436,7 +437,7 @@ class Supervisor:
             enter_user_namespace(uid, gid)
         elif mode == "setuid":
             become(uid, gid)
-        if LINUX:  # after the uid change, which clears it
+        if LINUX:  # after the change of uid, which clears this setting
             libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
             if os.getppid() != self.pid:
                 os._exit(127)
@@ -461,14 +462,14 @@ CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 class ChannelClosed(Exception):
-    """The other end of the channel is gone."""
+    """The other end of the channel has been closed."""
 
 
 def receive(channel: int) -> Any:
-    """The next message.
+    """Return the next message.
 
     Raises:
-        Ended: there will be none.
+        ChannelClosed: there will be no more.
     """
     return marshal.loads(_read(channel, int.from_bytes(_read(channel, 4), "big")))
 
@@ -491,21 +492,21 @@ def send(channel: int, message: Any) -> None:
         data = data[os.write(channel, data) :]
 
 
-def answer(supervisor: Supervisor, channel: int) -> None:
-    """Do one request."""
+def handle_request(supervisor: Supervisor, channel: int) -> None:
+    """Handle one request."""
     number, name, arguments = receive(channel)
     try:
         method: Callable[..., Any] = getattr(supervisor, name)
         reply = (number, True, method(*arguments))
     except OSError as problem:
         reply = (number, False, str(problem))
-    except Exception as problem:  # noqa: BLE001  # a request that we can't do must not end everything
+    except Exception as problem:  # noqa: BLE001  # a request that fails must not end the supervisor
         reply = (number, False, f"{name}: {type(problem).__name__}: {problem}")
     send(channel, reply)
 
 
-def watch(supervisor: Supervisor, channel: int, parent: int) -> None:
-    """Serve the channel until it, the parent or a signal says that it is over."""
+def serve(supervisor: Supervisor, channel: int, parent: int) -> None:
+    """Serve the channel until it is closed, the parent exits, or a signal arrives."""
     read_end, write_end = os.pipe()
     os.set_blocking(read_end, False)
     os.set_blocking(write_end, False)
@@ -513,19 +514,19 @@ def watch(supervisor: Supervisor, channel: int, parent: int) -> None:
     for number in CAUGHT:
         signal.signal(number, lambda *_: None)
     events = select.poll()
-    for descriptor in (channel, read_end, *_death_of(parent)):
+    for descriptor in (channel, read_end, *_pidfd(parent)):
         events.register(descriptor, select.POLLIN)
     while os.getppid() == parent:
-        ready = [descriptor for descriptor, _ in events.poll(PARENT_CHECK * 1000)]
+        ready = [descriptor for descriptor, _ in events.poll(PARENT_CHECK_INTERVAL * 1000)]
         if read_end in ready and set(os.read(read_end, 4096)) - {signal.SIGCHLD}:
             return
         supervisor.reap()
         if channel in ready:
-            answer(supervisor, channel)
+            handle_request(supervisor, channel)
 
 
-def _death_of(pid: int) -> list[int]:
-    """A descriptor that becomes readable when the process is gone, all its threads included, where the kernel has one."""
+def _pidfd(pid: int) -> list[int]:
+    """Return a descriptor that becomes readable when the process exits with all its threads, where the kernel has pidfds."""
     try:
         return [os.pidfd_open(pid)]
     except (AttributeError, OSError):
@@ -533,17 +534,17 @@ def _death_of(pid: int) -> list[int]:
 
 
 def main(channel: str, parent: str, *owned: str) -> None:
-    """Serve until it is over, then clean up.
+    """Serve requests until the session ends, then clean up.
 
     Args:
-        channel: number of the inherited descriptor that requests come from.
-        parent: process id of who started us.
+        channel: the number of the inherited descriptor from which requests come.
+        parent: the process id of the process that started this one.
         owned: directories to delete at the end.
     """
     os.set_inheritable(int(channel), False)
     supervisor = Supervisor(owned)
     try:
-        watch(supervisor, int(channel), int(parent))
+        serve(supervisor, int(channel), int(parent))
     except (ChannelClosed, OSError):
         pass
     finally:

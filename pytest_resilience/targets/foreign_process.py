@@ -40,10 +40,10 @@ class ForeignProcessControl:
 
     def terminate(self) -> None:
         """SIGTERM to the first process, as an orchestrator would; what is left of the tree when that has ended is killed."""
-        below = self._tree.members()
+        descendants = self._tree.members()
         _send(self._tree.root, signal.SIGTERM)
         _await_end([self._tree.root])
-        left = [process for process in {*below, *self._freeze()} if process.is_running()]
+        left = [process for process in {*descendants, *self._freeze()} if process.is_running()]
         for process in left:
             _send(process, signal.SIGKILL)
         _await_end(left)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ..clock import SYSTEM
-from ..supervisor import below, process_table
+from ..supervisor import descendants, process_table
 
 if TYPE_CHECKING:
     import psutil
@@ -102,7 +102,7 @@ class ForeignTree(Tree):
             if not process.is_running():
                 del self._seen[pid]
                 continue
-            found |= dict.fromkeys(below([pid], process_table(pid)))
+            found |= dict.fromkeys(descendants([pid], process_table(pid)))
         for pid in found:
             if pid not in self._seen:
                 try:

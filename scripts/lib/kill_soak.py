@@ -36,7 +36,7 @@ from pytest_resilience.backends.session.session_dir import OWNER, PREFIX, in_use
 from pytest_resilience.supervisor import (
     LINUX,
     PR_SET_CHILD_SUBREAPER,
-    below,
+    descendants,
     libc,
     process_table,
     remove_tree,
@@ -189,14 +189,14 @@ class Session:
         for pid, (parent, state) in table.items():
             if parent == me and state == "Z" and pid != self.pid:
                 os.waitpid(pid, os.WNOHANG)
-        found = {pid: table[pid] for pid in below([me], table) if pid != me and table[pid][1] != "Z"}
+        found = {pid: table[pid] for pid in descendants([me], table) if pid != me and table[pid][1] != "Z"}
         self.pids.update(found)
         return found
 
     def orphans(self) -> list[int]:
         """Processes of ours that nobody in the session is the parent of any more."""
         table = self.look()
-        kept = set(below([self.pid], table))
+        kept = set(descendants([self.pid], table))
         return [pid for pid in table if pid not in kept]
 
     def await_end(self) -> bool:

@@ -161,13 +161,13 @@ def test_when_session_and_supervisor_are_killed_the_next_session_sweeps():
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pytest_resilience.backends import scratch
+from pytest_resilience.backends.session import session_dir
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 def end(*_): os.kill(os.getpid(), signal.SIGKILL)
-make = scratch.SessionDirectory.make
-scratch.best_root = lambda: Path(sys.argv[1])
+make = session_dir.SessionDirectory.make
+session_dir.best_root = lambda: Path(sys.argv[1])
 if sys.argv[2] == "before its directory has its name": Path.rename = end
-if sys.argv[2] == "when there is nothing but a directory": scratch.SessionDirectory.make = lambda self: (make(self), end())
+if sys.argv[2] == "when there is nothing but a directory": session_dir.SessionDirectory.make = lambda self: (make(self), end())
 EmbeddedBackend().start()
 """
 

@@ -282,15 +282,15 @@ def test_what_does_not_obey_is_named(spawn, supervisor, monkeypatch):
     """Only a process that is stuck in the kernel does that, so it has to be played."""
     child = spawn("sleep", "600")
     with monkeypatch.context() as patch:
-        patch.setattr(supervisor, "ask", lambda *_: [17])
+        patch.setattr(supervisor, "request", lambda *_: [17])
         with pytest.raises(ResilienceError, match="process 17 did not stop"):
             child.pause()
-        with pytest.raises(ResilienceError, match="not gone after SIGKILL: process 17"):
+        with pytest.raises(ResilienceError, match="still running after SIGKILL: process 17"):
             child.kill()
 
 
 def test_a_supervisor_that_does_not_end_is_killed(monkeypatch, tmp_path):
-    monkeypatch.setattr(processes, "GOODBYE", 0.05)
+    monkeypatch.setattr(processes, "SHUTDOWN_TIMEOUT", 0.05)
     supervisor = SupervisorClient()
     supervisor.start()
     child = supervisor.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
@@ -306,17 +306,15 @@ def test_close_ends_everything_and_may_be_called_again(tmp_path):
     supervisor.start()
     supervisor.start()
     (tmp_path / "data").mkdir()
-    supervisor.own(tmp_path / "data")
-    (tmp_path / "kept").mkdir()
-    supervisor.own(tmp_path / "kept")
-    supervisor.disown(tmp_path / "kept")
+    supervisor.delete_at_exit(tmp_path / "data")
+    (tmp_path / "other").mkdir()
     child = supervisor.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
     pid = supervisor.pid
     supervisor.close()
     assert gone(child.pid)
     assert gone(pid)
     assert not (tmp_path / "data").exists()
-    assert (tmp_path / "kept").exists()
+    assert (tmp_path / "other").exists()
     supervisor.close()
     with pytest.raises(BackendDied, match="has been closed"):
         child.running  # noqa: B018  # asking is the point
@@ -330,10 +328,10 @@ def test_many_threads_may_ask_at_once(supervisor, spawn):
     children = [spawn("sh", "-c", f"exit {number}") for number in range(8)]
     codes = {}
 
-    def ask(number):
+    def request(number):
         codes[number] = [children[number].wait(10) for _ in range(50)]
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=request, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -356,26 +354,26 @@ def test_an_answer_that_ctrl_c_lost_confuses_nobody(supervisor, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(processes, "_receive", interrupted)
-        supervisor.ask("user_namespaces")
-    assert supervisor.ask("ping") == supervisor.pid
+        supervisor.request("user_namespaces")
+    assert supervisor.request("ping") == supervisor.pid
 
 
 def test_a_fork_can_neither_command_nor_end_it(supervisor, tmp_path):
     (tmp_path / "owned").mkdir()
-    supervisor.own(tmp_path / "owned")
+    supervisor.delete_at_exit(tmp_path / "owned")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pytest may have threads
         pid = os.fork()
     if pid == 0:
         try:
             supervisor.close()
-            supervisor.ask("ping")
+            supervisor.request("ping")
         except ResilienceError as error:
             os._exit(0 if "fork" in str(error) else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert (tmp_path / "owned").exists()
-    assert supervisor.ask("ping") == supervisor.pid
+    assert supervisor.request("ping") == supervisor.pid
 
 
 def test_a_supervisor_that_fails_says_how(tmp_path, monkeypatch):
@@ -385,7 +383,7 @@ def test_a_supervisor_that_fails_says_how(tmp_path, monkeypatch):
     supervisor = SupervisorClient()
     supervisor.start(owning=[owned])
     with pytest.raises(BackendDied, match="cannot load"):
-        supervisor.ask("ping")
+        supervisor.request("ping")
     supervisor.close()
     assert not owned.exists()
 
@@ -400,10 +398,10 @@ def test_the_script_of_the_supervisor_imports_little():
 
 @linux
 def test_a_stopped_supervisor_is_an_error_that_says_so_and_not_a_wait_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(processes, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(processes, "STOPPED_CHECK_INTERVAL", 0.05)
     with SupervisorClient() as supervisor:
         child = supervisor.spawn("child", ["sleep", "600"], env=ENV, log=tmp_path / "log")
-        supervisor.own(tmp_path / "owned")
+        supervisor.delete_at_exit(tmp_path / "owned")
         (tmp_path / "owned").mkdir()
         os.kill(supervisor.pid, signal.SIGSTOP)
         for _ in range(2):
@@ -425,9 +423,9 @@ def answers(child):
 
 
 def test_a_supervisor_that_does_not_answer_in_time_is_an_error(supervisor, monkeypatch):
-    monkeypatch.setattr(processes, "ANSWER_WITHIN", 0.0)
+    monkeypatch.setattr(processes, "RESPONSE_TIMEOUT", 0.0)
     monkeypatch.setattr(processes.select, "select", lambda *_: ([], [], []))
-    with pytest.raises(BackendDied, match="has not answered within 0 s"):
+    with pytest.raises(BackendDied, match="has not responded within 0 s"):
         supervisor.user_namespaces()
     monkeypatch.undo()
     assert isinstance(supervisor.user_namespaces(), bool)

@@ -130,7 +130,7 @@ def test_a_supervisor_that_is_killed_takes_its_children_along(tmp_path):
     with SupervisorClient() as kept:
         directory = tmp_path / "data"
         directory.mkdir()
-        kept.own(directory)
+        kept.delete_at_exit(directory)
         children = [kept.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log") for _ in range(3)]
         children[1].pause()
         os.kill(kept.pid, signal.SIGKILL)
@@ -156,8 +156,8 @@ def test_children_are_reaped_at_once(tmp_path):
 def test_a_request_it_does_not_know_ends_nothing(tmp_path):
     with SupervisorClient() as kept:
         with pytest.raises(Exception, match="no_such_request"):
-            kept.ask("no_such_request")
-        assert kept.ask("ping") == kept.pid
+            kept.request("no_such_request")
+        assert kept.request("ping") == kept.pid
 
 
 # its functions
@@ -165,8 +165,8 @@ def test_a_request_it_does_not_know_ends_nothing(tmp_path):
 
 def test_below_lists_parents_first():
     table = {1: (0, "S"), 2: (1, "S"), 3: (2, "S"), 4: (1, "S"), 5: (3, "R"), 9: (8, "S")}
-    assert supervisor.below([2, 77], table) == [2, 3, 5]
-    assert supervisor.below([1], table) == [1, 2, 4, 3, 5]
+    assert supervisor.descendants([2, 77], table) == [2, 3, 5]
+    assert supervisor.descendants([1], table) == [1, 2, 4, 3, 5]
 
 
 @pytest.mark.parametrize("read", ["children", "proc", "ps"])
@@ -179,7 +179,7 @@ def test_the_process_table_knows_who_descends_from_whom(read, monkeypatch):
         child.stdout.readline()
         table = supervisor.process_table(os.getpid())
         assert table[child.pid][0] == os.getpid()
-        (grandchild,) = supervisor.below([child.pid], table)[1:]
+        (grandchild,) = supervisor.descendants([child.pid], table)[1:]
         assert table[grandchild][0] == child.pid
         os.kill(grandchild, signal.SIGSTOP)
         until(lambda: supervisor.process_table(os.getpid())[grandchild][1] == "T")
@@ -226,7 +226,7 @@ def test_a_kill_waits_until_nobody_can_fork(played):
 
 
 def test_a_process_that_does_not_stop_is_named_in_time(played, monkeypatch):
-    monkeypatch.setattr(supervisor, "PATIENCE", 0.01)
+    monkeypatch.setattr(supervisor, "KILL_TIMEOUT", 0.01)
     played.plays({10: (1, "S"), 20: (10, "T"), 30: (20, "D")})
     assert played.pause(1) == [30]
 
@@ -314,7 +314,7 @@ def test_a_segment_goes_when_its_last_user_has(tmp_path, monkeypatch, users, rem
             calls.append(arguments)
 
     monkeypatch.setattr(supervisor, "libc", Libc())
-    monkeypatch.setattr(supervisor, "_users", lambda _key, _segment: users.pop(0))
+    monkeypatch.setattr(supervisor, "_attach_count", lambda _key, _segment: users.pop(0))
     monkeypatch.setattr(supervisor.time, "sleep", lambda _seconds: None)
     pid_file = tmp_path / "postmaster.pid"
     pid_file.write_text("1\n/data\n0\n5432\n\n127.0.0.1\n 7 8\nready\n")
@@ -330,9 +330,9 @@ def test_a_segment_of_the_same_number_and_another_key_stays(tmp_path):
         pid_file = tmp_path / "postmaster.pid"
         pid_file.write_text(f"1\n/data\n0\n5432\n\n127.0.0.1\n {0x7E57AB1E + 1} {made}\nready\n")
         supervisor.release_shared_memory(str(pid_file))
-        assert supervisor._users(0x7E57AB1E, made) == 0
+        assert supervisor._attach_count(0x7E57AB1E, made) == 0
         pid_file.write_text(f"1\n/data\n0\n5432\n\n127.0.0.1\n {0x7E57AB1E} {made}\nready\n")
         supervisor.release_shared_memory(str(pid_file))
-        assert supervisor._users(0x7E57AB1E, made) is None
+        assert supervisor._attach_count(0x7E57AB1E, made) is None
     finally:
         supervisor.libc.shmctl(made, supervisor.IPC_RMID, None)

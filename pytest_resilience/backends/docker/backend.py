@@ -98,7 +98,7 @@ class DockerBackend(SupervisedBackend):
         sweep()
         session = self.directory.name
         making = self.directory / "making"
-        self._at_end("backends.docker.engine", engine.url, session, str(making))
+        self._run_at_exit("backends.docker.engine", engine.url, session, str(making))
         remove_stale(engine)
         self._get_images(engine)
         labels = {

@@ -113,7 +113,7 @@ class ExternalBackend(SupervisedBackend):
 
     def _at_end_run(self) -> None:
         """Have the supervisor do it."""
-        self._at_end("backends.external.cleanup", str(self.directory / "end.json"))
+        self._run_at_exit("backends.external.cleanup", str(self.directory / "end.json"))
 
     def _way_around(self, name: str, upstream: ServerEndpoint) -> Address:
         """A second proxy, which no fault strikes: the only way that is sure to reach a server behind somebody's Toxiproxy."""

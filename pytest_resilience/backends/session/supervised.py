@@ -49,7 +49,7 @@ class SupervisedBackend(Backend):
         except OSError as problem:
             raise no_room(self._scratch.path if self._scratch else None, problem) from None
 
-    def _at_end(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def _run_at_exit(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Have the supervisor run the `main` of a module of this package, with the standard library alone.
 
         Args:
@@ -66,7 +66,7 @@ class SupervisedBackend(Backend):
             str(Path(__file__).parents[2]),
             *arguments,
         ]
-        self._supervisor.at_end(argv, env={**for_python(), **(env or {})}, log=self.directory / "end.log")
+        self._supervisor.run_at_exit(argv, env={**for_python(), **(env or {})}, log=self.directory / "end.log")
 
     def close(self) -> None:
         self._supervisor.close()
@@ -83,5 +83,5 @@ class SupervisedBackend(Backend):
             group = MemoryCgroup(pid, limit_bytes)
         except CgroupUnavailable as problem:
             raise CannotInject(f"memory_limit: {problem}") from None
-        self._at_end("backends.session.memory_cgroup", group.path)
+        self._run_at_exit("backends.session.memory_cgroup", group.path)
         return group
