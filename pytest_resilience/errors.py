@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .redaction import redacted_command, scrubbed
-from .wording import asked, near
+from .wording import close_matches, suggestion
 
 
 class ResilienceError(Exception):
@@ -113,10 +113,10 @@ def _near(name: str, known: list[str]) -> str:
         return f", which is a target: say which of its faults, such as '{target}.{faults[target][0]}'"
     elsewhere = [each for each in known if each.partition(".")[2] == (fault or target)]
     if elsewhere and (target in faults or not fault):
-        return asked(elsewhere)
-    targets = [target] if target in faults else near(target, faults)
-    meant = [f"{each}.{found}" for each in targets for found in near(fault, faults[each])]
-    return asked(meant or (near(name, known) if not fault else []))
+        return suggestion(elsewhere)
+    targets = [target] if target in faults else close_matches(target, faults)
+    meant = [f"{each}.{found}" for each in targets for found in close_matches(fault, faults[each])]
+    return suggestion(meant or (close_matches(name, known) if not fault else []))
 
 
 class CannotInject(SetupError):

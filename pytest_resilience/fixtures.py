@@ -38,7 +38,7 @@ def resilience_stack(pytestconfig: pytest.Config, resilience_schema: Init | None
 
     given = options.read(pytestconfig)
     stack = Stack(options.choice(pytestconfig).make(), given.seed)
-    FINDER.hold()
+    FINDER.save()
     try:
         if resilience_schema is not None:
             stack.prepare(resilience_schema)

@@ -35,7 +35,7 @@ USED = {
 }  # fmt: skip
 
 
-class KeepingLoader:
+class RecordingLoader:
     """The loader of a module that is imported for the first time: does what the real one does, and keeps the module.
 
     Args:
@@ -63,7 +63,7 @@ class KeepingLoader:
         self._kept[module.__name__] = module
 
 
-class ReturningLoader:
+class SavedModuleLoader:
     """The loader of a module that is kept: does not run it again."""
 
     def __init__(self, module: ModuleType) -> None:
@@ -93,7 +93,7 @@ class KeptModules:
         own: dict[str, ModuleType] = {}
         shared: dict[str, ModuleType] = vars(sys).setdefault(STORE, {})
         self._found = {PLUGIN: own} | dict.fromkeys(extensions, shared)
-        self._held: dict[str, ModuleType] = {}
+        self._saved: dict[str, ModuleType] = {}
         self._seen: tuple[int, str] = 0, ""  # how many modules there were at the last `hold`, and which came last
 
     def find_spec(
@@ -107,19 +107,21 @@ class KeptModules:
         if module is not None:
             spec = copy.copy(module.__spec__)
             if spec is not None:
-                spec.loader = ReturningLoader(module)  # type: ignore[assignment]  # a Loader by what it does
+                spec.loader = SavedModuleLoader(module)  # type: ignore[assignment]  # a Loader by what it does
             return spec
-        spec = next(filter(None, (_asked(finder, name, path) for finder in sys.meta_path if finder is not self)), None)
+        spec = next(
+            filter(None, (_spec_from(finder, name, path) for finder in sys.meta_path if finder is not self)), None
+        )
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = KeepingLoader(spec.loader, found)  # type: ignore[assignment]  # the same
+            spec.loader = RecordingLoader(spec.loader, found)  # type: ignore[assignment]  # the same
         return spec
 
     @property
-    def holds(self) -> bool:
+    def has_saved(self) -> bool:
         """True once the plugin has been used in this process."""
-        return bool(self._held)
+        return bool(self._saved)
 
-    def hold(self) -> None:
+    def save(self) -> None:
         """Keep all modules that the plugin may have imported and that are there now. Costs next to nothing when none is new."""
         seen = len(sys.modules), next(reversed(sys.modules))
         if seen == self._seen:
@@ -127,10 +129,10 @@ class KeptModules:
         ours = USED | sys.stdlib_module_names
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] in ours:
-                self._held.setdefault(name, module)
+                self._saved.setdefault(name, module)
         self._seen = seen
 
-    def _hold_once(self) -> None:
+    def _save_earlier(self) -> None:
         """Keep also what was imported before the finder was there."""
         for name, module in list(sys.modules.items()):
             found = self._found.get(name.partition(".")[0])
@@ -141,13 +143,13 @@ class KeptModules:
         """Put back what is held and is missing in `sys.modules`, and the finder itself where it is missing."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
-            self._hold_once()
-        if not self._held.keys() <= sys.modules.keys():
-            for name, module in self._held.items():
+            self._save_earlier()
+        if not self._saved.keys() <= sys.modules.keys():
+            for name, module in self._saved.items():
                 sys.modules.setdefault(name, module)
 
 
-def _asked(finder: Any, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+def _spec_from(finder: Any, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
     find = getattr(finder, "find_spec", None)
     spec: ModuleSpec | None = find(name, path, None) if find is not None else None
     return spec

@@ -217,9 +217,9 @@ def _warn_of_unknown_variables(config: pytest.Config) -> None:
     given = [name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)]
     for name in given:
         if name not in known:
-            from .wording import asked, near
+            from .wording import close_matches, suggestion
 
-            if hint := asked(f"{PREFIX}{each}" for each in near(name, known)):
+            if hint := suggestion(f"{PREFIX}{each}" for each in close_matches(name, known)):
                 _warn(config, f"the environment's {PREFIX}{name} is not read{hint}")
 
 

@@ -146,8 +146,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
                     experiment.listen()
             for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
                 experiment.strike(*marker.args, **marker.kwargs)
-    if FINDER.holds:
-        FINDER.hold()
+    if FINDER.has_saved:
+        FINDER.save()
 
 
 def _begin_attempt(item: pytest.Item) -> None:
@@ -203,7 +203,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     FINDER.restore()
     experiment = item.stash.get(RESILIENCE, None)
     if experiment is not None:
-        FINDER.hold()
+        FINDER.save()
         _settle(item, experiment)
 
 
@@ -320,7 +320,7 @@ def _redact(report: pytest.TestReport | pytest.CollectReport) -> None:
     if redaction := sys.modules.get(f"{__package__}.redaction"):  # else there are none
         for name in "longrepr", "sections", "user_properties":
             if hasattr(report, name):
-                setattr(report, name, redaction.redact(getattr(report, name)))
+                setattr(report, name, redaction.redact_report(getattr(report, name)))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -335,7 +335,7 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 def pytest_internalerror(excrepr: Any) -> None:
     """An error inside pytest shows no passwords either; this hook's others print it."""
     if redaction := sys.modules.get(f"{__package__}.redaction"):
-        redaction.redact(excrepr)
+        redaction.redact_report(excrepr)
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Any:

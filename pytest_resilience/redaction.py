@@ -17,9 +17,9 @@ from .wording import counted
 
 HIDDEN = "***"
 # Characters; a shorter password may be a word of its own ("postgres"), and is replaced where it must be a password.
-UNMISTAKABLE = 12
-CUT = "..."  # how pytest shortens a long value, in the middle of a password too
-PIECE = 4  # characters of a password that was cut by which it is known
+MIN_UNIQUE_LENGTH = 12
+ELLIPSIS = "..."  # how pytest shortens a long value, in the middle of a password too
+MIN_PIECE_LENGTH = 4  # characters of a password that was cut by which it is known
 
 # Part of a name whose value is a secret: DB_PASSWORD, --api-key, authToken; neither PWD nor "author".
 SECRET_NAME = (
@@ -33,9 +33,9 @@ _FLAG = re.compile(rf"(?i)^--?[\w-]*(?:{SECRET_NAME})[\w-]*$")
 _FLAG_INSIDE = re.compile(rf"(?i)((?<!\S)--?[\w-]*(?:{SECRET_NAME})[\w-]*\s+)([^\s-]\S*)")
 _SQL = re.compile(r"(?i)\b(password\s+)'[^']*'")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+[\w+/=.~-]{8,}")
-RANDOM = 20  # characters; a value of a query that long is taken for a secret whatever its name
-WORDLIKE = 6  # characters; a shorter value may be part of another word
-PATH = 120  # characters of a request's path that a message shows
+MIN_RANDOM_LENGTH = 20  # characters; a value of a query that long is taken for a secret whatever its name
+MIN_VALUE_LENGTH = 6  # characters; a shorter value may be part of another word
+MAX_PATH_LENGTH = 120  # characters of a request's path that a message shows
 
 _passwords: dict[str, re.Pattern[str]] = {}  # in every form in which it is written: what finds it
 
@@ -80,7 +80,7 @@ def _decoded(text: str | None) -> str | None:
 
 def _pattern(form: str) -> re.Pattern[str]:
     text = re.escape(form)
-    if len(form) >= UNMISTAKABLE:
+    if len(form) >= MIN_UNIQUE_LENGTH:
         return re.compile(text)
     # In quotes, in a URL, and as `password=...` of a connection string.
     return re.compile(rf"(?<=['\"]){text}(?=['\"])|(?<=:){text}(?=@)|(?<=password=){text}(?!\w)")
@@ -91,7 +91,7 @@ def redacted(text: str) -> str:
     for form, pattern in _passwords.items():
         if form in text:
             text = pattern.sub(HIDDEN, text)
-        if CUT in text and len(form) >= UNMISTAKABLE:
+        if ELLIPSIS in text and len(form) >= MIN_UNIQUE_LENGTH:
             text = _without_pieces(text, form)
     return text
 
@@ -128,7 +128,7 @@ def redacted_command(argv: Iterable[object], environment: Mapping[str, str] | No
     values = sorted(((environment or {}).items()), key=lambda item: -len(item[1]))
     for word in map(str, argv):
         for name, value in values:
-            if value == word or (len(value) >= WORDLIKE and value in word):
+            if value == word or (len(value) >= MIN_VALUE_LENGTH and value in word):
                 word = word.replace(value, f"${name}")
         secret = bool(shown) and _FLAG.match(shown[-1]) and not word.startswith(("-", "$"))
         shown.append(HIDDEN if secret else _FLAG_INSIDE.sub(rf"\1{HIDDEN}", scrubbed(word)))
@@ -140,37 +140,37 @@ def redacted_path(target: str) -> str:
     path, mark, query = target.partition("?")
     pairs = [each.partition("=") for each in query.split("&")] if mark else []
     shown = "&".join(
-        f"{name}{is_}{HIDDEN if value and (is_secret(name) or len(value) >= RANDOM or name == 'code') else value}"
+        f"{name}{is_}{HIDDEN if value and (is_secret(name) or len(value) >= MIN_RANDOM_LENGTH or name == 'code') else value}"
         for name, is_, value in pairs
     )
     text = redacted(f"{path}{mark}{shown}")
-    return text if len(text) <= PATH else f"{text[:PATH]}{CUT}"
+    return text if len(text) <= MAX_PATH_LENGTH else f"{text[:MAX_PATH_LENGTH]}{ELLIPSIS}"
 
 
 def _without_pieces(text: str, password: str) -> str:
-    first, *others = text.split(CUT)
+    first, *others = text.split(ELLIPSIS)
     pieces = [first]
     for piece in others:
         pieces[-1] = _without_end(pieces[-1], password)
         pieces.append(_without_begin(piece, password))
-    return CUT.join(pieces)
+    return ELLIPSIS.join(pieces)
 
 
 def _without_end(text: str, password: str) -> str:
-    for size in range(len(password) - 1, PIECE - 1, -1):
+    for size in range(len(password) - 1, MIN_PIECE_LENGTH - 1, -1):
         if text.endswith(password[:size]):
             return text[:-size] + HIDDEN
     return text
 
 
 def _without_begin(text: str, password: str) -> str:
-    for size in range(len(password) - 1, PIECE - 1, -1):
+    for size in range(len(password) - 1, MIN_PIECE_LENGTH - 1, -1):
         if text.startswith(password[-size:]):
             return HIDDEN + text[size:]
     return text
 
 
-def redact(value: Any) -> Any:
+def redact_report(value: Any) -> Any:
     """Return a report's value without passwords: strings are replaced, lists and pytest's own objects are changed in place."""
     if not _passwords:
         return value
@@ -178,10 +178,10 @@ def redact(value: Any) -> Any:
         case str():
             return redacted(value)
         case tuple():
-            return tuple(map(redact, value))
+            return tuple(map(redact_report, value))
         case list():
-            value[:] = map(redact, value)
+            value[:] = map(redact_report, value)
         case _ if hasattr(value, "toterminal"):  # what pytest makes of an exception, and the parts of that
             for name, part in vars(value).items():
-                object.__setattr__(value, name, redact(part))
+                object.__setattr__(value, name, redact_report(part))
     return value

@@ -24,7 +24,7 @@ def singular(plural: str) -> str:
     return plural
 
 
-def near(name: object, known: Iterable[str]) -> list[str]:
+def close_matches(name: object, known: Iterable[str]) -> list[str]:
     """Return up to three of the known names that are most like this one, the nearest first."""
     from difflib import SequenceMatcher, get_close_matches  # paid for by a wrong name
 
@@ -36,10 +36,10 @@ def near(name: object, known: Iterable[str]) -> list[str]:
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """Return "; did you mean 'refuse'?" with the nearest of the known names, or "" where none is near."""
-    return asked(near(name, known))
+    return suggestion(close_matches(name, known))
 
 
-def asked(names: Iterable[str]) -> str:
+def suggestion(names: Iterable[str]) -> str:
     """Return "; did you mean 'refuse'?" with these names, or "" where there are none."""
     quoted = [repr(each) for each in names]
     return f"; did you mean {' or '.join(quoted)}?" if quoted else ""

@@ -606,7 +606,7 @@ class PostgresAdmin:
             pid = victim.get_server_pid()
             self.server.kill_session(pid)
             victim.terminate()
-            await asyncio.wait_for(witness.until_ended(), ANSWER_WITHIN)
+            await asyncio.wait_for(witness.wait_closed(), ANSWER_WITHIN)
             await self._drop_session()
             give_up = SYSTEM.now() + ANSWER_WITHIN
             while True:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..backends.backend import Server
 from ..clients.redis import RedisClient
 from ..errors import SetupError
-from ..wire.redis import ErrorReply, Reply, info_fields
+from ..wire.redis import ErrorReply, Reply, parse_info
 
 ANSWER_WITHIN = 5.0  # seconds
 LOOK_WITHIN = 2.0  # seconds for the first answer between two tests; CLIENT PAUSE can be taken back by no client
@@ -135,7 +135,7 @@ class RedisAdmin:
         return RedisSettings.read(config, users)
 
     def _throw_code_away(self, info: Reply) -> None:
-        code = info_fields(info) if isinstance(info, str) else {}
+        code = parse_info(info) if isinstance(info, str) else {}
         if any(code.get(name) != "0" for name in CODE):
             # Each makes a new interpreter, which takes longer than all the rest: only where there is something to throw away.
             self.client.call_all([("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH")])

@@ -63,24 +63,24 @@ class _Stream(asyncio.Protocol):
     """The bytes of one connection."""
 
     def __init__(self) -> None:
-        self.messages = wire.Messages()
-        self.first = bytearray()  # what comes before the first message: the answer to a question for TLS
+        self.messages = wire.MessageReader()
+        self.tls_reply = bytearray()  # what comes before the first message: the answer to a question for TLS
         self.plain = True
         self.ended = False
-        self._news = asyncio.Event()
+        self._arrived = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
         if self.plain:
-            self.first += data
+            self.tls_reply += data
         else:
             self.messages.feed(data)
-        self._news.set()
+        self._arrived.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended = True
-        self._news.set()
+        self._arrived.set()
 
-    async def more(self) -> None:
+    async def wait_for_data(self) -> None:
         """Wait for the next bytes, or the end.
 
         Raises:
@@ -88,8 +88,8 @@ class _Stream(asyncio.Protocol):
         """
         if self.ended:
             raise SessionEnded("Postgres closed the connection")
-        self._news.clear()
-        await self._news.wait()
+        self._arrived.clear()
+        await self._arrived.wait()
 
 
 class Session:
@@ -100,11 +100,11 @@ class Session:
         self._stream = stream
         self._address = address
         self._within = within
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._unread = 0  # answers that are still to come, for somebody who does not wait any more
         self._process = 0
         self._secret = b""
-        self._last_words: PostgresError | None = None
+        self._final_error: PostgresError | None = None
 
     # -- to ask
 
@@ -116,7 +116,7 @@ class Session:
             SessionEnded: the session is over.
             TimeoutError: no answer came in time.
         """
-        return await self._ask(wire.query_with(sql, arguments))
+        return await self._send(wire.parameterized_query(sql, arguments))
 
     async def fetchrow(self, sql: str, *arguments: object) -> Row:
         """Run one statement and return its first row."""
@@ -128,7 +128,7 @@ class Session:
 
     async def execute(self, sql: str, *arguments: object) -> None:
         """Run statements; several only without arguments."""
-        await self._ask(wire.query_with(sql, arguments) if arguments else wire.query(sql))
+        await self._send(wire.parameterized_query(sql, arguments) if arguments else wire.query(sql))
 
     def get_server_pid(self) -> int:
         """Return the id of the session's process at the server."""
@@ -140,19 +140,19 @@ class Session:
         """True if the session is known to be over."""
         return self._stream.ended or self._transport.is_closing()
 
-    async def until_ended(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the server ends the session."""
         while not self._stream.ended:
             with contextlib.suppress(SessionEnded):
-                await self._stream.more()
+                await self._stream.wait_for_data()
 
     async def close(self, within: float | None = None) -> None:
         """End the session in good order: a statement that still runs is cancelled, and the server has let go when this returns."""
-        async with asyncio.timeout(self._within if within is None else within), self._turn:
+        async with asyncio.timeout(self._within if within is None else within), self._lock:
             if not self.is_closed():
-                await self._catch_up()
+                await self._discard_unread()
                 self._transport.write(wire.TERMINATE)
-                await self.until_ended()
+                await self.wait_closed()
         self._transport.abort()
 
     def terminate(self) -> None:
@@ -161,41 +161,41 @@ class Session:
 
     # -- inside
 
-    async def _ask(self, request: bytes) -> list[Row]:
+    async def _send(self, request: bytes) -> list[Row]:
         __tracebackhide__ = True
-        async with asyncio.timeout(self._within), self._turn:
-            await self._catch_up()
+        async with asyncio.timeout(self._within), self._lock:
+            await self._discard_unread()
             self._check()
             self._transport.write(request)
             self._unread += 1
-            return await self._answer()
+            return await self._read_result()
 
     def _check(self) -> None:
         if self.is_closed():
-            self._read_last_words()
-            raise SessionEnded(str(self._last_words or "the session is over")) from self._last_words
+            self._read_final_error()
+            raise SessionEnded(str(self._final_error or "the session is over")) from self._final_error
 
-    def _read_last_words(self) -> None:
-        while message := self._stream.messages.take():
+    def _read_final_error(self) -> None:
+        while message := self._stream.messages.next_message():
             if message.kind == b"E":
-                self._last_words = PostgresError(wire.error_fields(message.body))
+                self._final_error = PostgresError(wire.error_fields(message.body))
 
-    async def _next(self) -> wire.Message:
+    async def _next_message(self) -> wire.Message:
         """Return the next message that belongs to an answer."""
         while True:
-            while (message := self._stream.messages.take()) is None:
-                await self._stream.more()
+            while (message := self._stream.messages.next_message()) is None:
+                await self._stream.wait_for_data()
             if message.kind not in (b"N", b"S", b"A"):  # notices, settings and notifications come at any time
                 return message
 
-    async def _answer(self) -> list[Row]:
+    async def _read_result(self) -> list[Row]:
         rows: list[Row] = []
         described: list[wire.Column] = []
         names: tuple[str, ...] = ()
         error: PostgresError | None = None
         while True:
             try:
-                message = await self._next()
+                message = await self._next_message()
             except SessionEnded as ended:
                 raise SessionEnded(str(error or ended)) from error
             match message.kind:
@@ -204,7 +204,7 @@ class Session:
                     names = tuple(column.name for column in described)
                     rows = []
                 case b"D":
-                    rows.append(Row(wire.values(message.body, described), names))
+                    rows.append(Row(wire.row_values(message.body, described), names))
                 case b"E":
                     error = PostgresError(wire.error_fields(message.body))
                 case b"Z":
@@ -213,13 +213,13 @@ class Session:
                         raise error
                     return rows
 
-    async def _catch_up(self) -> None:
+    async def _discard_unread(self) -> None:
         """Read the answers that nobody waits for any more; the statement that is still running is cancelled."""
         if self._unread and not self.is_closed():
             await self._cancel()
         while self._unread and not self.is_closed():
             with contextlib.suppress(PostgresError):
-                await self._answer()
+                await self._read_result()
 
     async def _cancel(self) -> None:
         """Have the server cancel what the session runs."""
@@ -229,18 +229,18 @@ class Session:
             transport.write(wire.cancel_request(self._process, self._secret))
             with contextlib.suppress(SessionEnded):
                 while True:
-                    await stream.more()
+                    await stream.wait_for_data()
         finally:
             transport.abort()
 
-    async def begin(self, settings: dict[str, str], password: str) -> None:
+    async def log_in(self, settings: dict[str, str], password: str) -> None:
         """Say who we are, and wait until the server serves us."""
         __tracebackhide__ = True  # a traceback with locals would show the password
         self._stream.plain = False
-        self._transport.write(wire.startup_with(settings))
+        self._transport.write(wire.startup_message(settings))
         scram = wire.Scram(password, secrets.token_urlsafe(18))
         while True:
-            message = await self._next()
+            message = await self._next_message()
             kind, detail = int.from_bytes(message.body[:4], "big"), message.body[4:]
             match message.kind, kind:
                 case b"E", _:
@@ -248,15 +248,15 @@ class Session:
                 case b"R", 0:
                     pass
                 case b"R", 3:
-                    self._transport.write(wire.password(password))
+                    self._transport.write(wire.password_message(password))
                 case b"R", 5:
-                    self._transport.write(wire.password_md5(settings["user"], password, detail))
+                    self._transport.write(wire.md5_password_message(settings["user"], password, detail))
                 case b"R", 10 if wire.Scram.MECHANISM.encode() in detail.split(b"\0"):
-                    self._transport.write(scram.begin())
+                    self._transport.write(scram.initial_response())
                 case b"R", 11:
-                    self._transport.write(scram.answer(detail))
+                    self._transport.write(scram.proof(detail))
                 case b"R", 12:
-                    scram.check(detail)
+                    scram.verify(detail)
                 case b"R", _:
                     raise ConnectionError(
                         f"Postgres at {self._address[0]}:{self._address[1]} asks for a way to log in that the plugin does not know "
@@ -283,10 +283,10 @@ async def connect(url: str, *, database: str | None = None, application_name: st
         OSError: the server can't be reached, or did not answer in time.
     """
     __tracebackhide__ = True  # a traceback with locals would show the password
-    from .tls import query_of
+    from .tls import query_parameters
 
     parts = urlsplit(url)
-    asked = query_of(parts.query)
+    options = query_parameters(parts.query)
     address = (parts.hostname or "localhost", parts.port or 5432)
     user = unquote(parts.username or "postgres")
     settings = {
@@ -294,15 +294,15 @@ async def connect(url: str, *, database: str | None = None, application_name: st
         "database": database or unquote(parts.path.strip("/")) or user,
         "application_name": application_name,
         "client_encoding": "UTF8",
-        **({"options": asked["options"]} if "options" in asked else {}),
+        **({"options": options["options"]} if "options" in options else {}),
     }
     async with asyncio.timeout(within):
         transport, stream = await asyncio.get_running_loop().create_connection(_Stream, *address)
         try:
-            if asked.get("sslmode", "prefer") not in ("disable", "allow"):
-                transport = await _with_tls(transport, stream, asked, address)
+            if options.get("sslmode", "prefer") not in ("disable", "allow"):
+                transport = await _with_tls(transport, stream, options, address)
             session = Session(transport, stream, address, within)
-            await session.begin(settings, unquote(parts.password or ""))
+            await session.log_in(settings, unquote(parts.password or ""))
         except BaseException as error:
             transport.abort()
             if isinstance(error, ValueError) and not isinstance(error, OSError):  # a bad certificate is both
@@ -312,23 +312,23 @@ async def connect(url: str, *, database: str | None = None, application_name: st
 
 
 async def _with_tls(
-    transport: asyncio.Transport, stream: _Stream, asked: dict[str, str], address: tuple[str, int]
+    transport: asyncio.Transport, stream: _Stream, options: dict[str, str], address: tuple[str, int]
 ) -> asyncio.Transport:
     """Ask for TLS; without an offer go on without it, unless the URL demands it."""
     transport.write(wire.SSL_REQUEST)
-    while not stream.first:
-        await stream.more()
-    if stream.first == b"S":
+    while not stream.tls_reply:
+        await stream.wait_for_data()
+    if stream.tls_reply == b"S":
         from .tls import postgres_context
 
         stream.plain = False
         wrapped = await asyncio.get_running_loop().start_tls(
-            transport, stream, postgres_context(asked), server_hostname=address[0]
+            transport, stream, postgres_context(options), server_hostname=address[0]
         )
         assert wrapped is not None, "an open transport is wrapped"
         return wrapped
-    if asked.get("sslmode", "prefer") != "prefer":
+    if options.get("sslmode", "prefer") != "prefer":
         raise ConnectionError(
-            f"Postgres at {address[0]}:{address[1]} has no TLS, which sslmode={asked['sslmode']} demands"
+            f"Postgres at {address[0]}:{address[1]} has no TLS, which sslmode={options['sslmode']} demands"
         )
     return transport

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from ..wire.redis import ErrorReply, Replies, Reply, client_rows, command, info_fields
+from ..wire.redis import ErrorReply, Reply, ReplyReader, encode_command, parse_client_list, parse_info
 
 Command = Sequence[str]
 
@@ -38,7 +38,7 @@ class RedisClient:
         self.timeout = timeout
         self._lock = threading.RLock()
         self._socket: socket.socket | None = None
-        self._replies = Replies()
+        self._replies = ReplyReader()
 
     def __repr__(self) -> str:
         return f"<RedisClient {self._name!r} of {self._address[0]}:{self._address[1]}>"
@@ -49,7 +49,7 @@ class RedisClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def beside(self, *, timeout: float | None) -> RedisClient:
+    def duplicate(self, *, timeout: float | None) -> RedisClient:
         """Return a second client of this server, with a connection of its own."""
         return RedisClient(self._url, name=self._name, timeout=timeout)
 
@@ -68,24 +68,24 @@ class RedisClient:
     def call_all(self, commands: Sequence[Command]) -> list[Reply]:
         """Send commands together and return their replies, of which some may be an ErrorReply."""
         with self._lock:
-            kept = self._socket is not None and not self._has_ended()
+            reused = self._socket is not None and not self._was_closed()
             try:
                 return self._exchange(commands)
             except TimeoutError:
                 raise
             except OSError:
-                if not kept:
+                if not reused:
                     raise
             # The server closed a connection that was open for long: a restart, or CLIENT KILL by a test.
             return self._exchange(commands)
 
     def info(self, section: str) -> dict[str, str]:
         """Return a section of INFO."""
-        return info_fields(self.text("INFO", section))
+        return parse_info(self.text("INFO", section))
 
     def clients(self) -> list[dict[str, str]]:
         """Return CLIENT LIST: a dict for each client."""
-        return client_rows(self.text("CLIENT", "LIST"))
+        return parse_client_list(self.text("CLIENT", "LIST"))
 
     def text(self, *words: str) -> str:
         """Send a command whose reply is text."""
@@ -115,21 +115,21 @@ class RedisClient:
         if connection is not None:
             connection.close()
 
-    def _has_ended(self) -> bool:
+    def _was_closed(self) -> bool:
         """True if the server has closed the connection, or has said what nobody asked."""
         assert self._socket is not None, "there is a connection to look at"
         self._socket.settimeout(0)
         try:
             self._socket.recv(1)
         except BlockingIOError:
-            return self._stays()
+            return self._restore_timeout()
         except OSError as error:
             if type(error).__name__ == "SSLWantReadError":  # TLS has read no more than a ticket
-                return self._stays()
+                return self._restore_timeout()
         self.close()
         return True
 
-    def _stays(self) -> bool:
+    def _restore_timeout(self) -> bool:
         assert self._socket is not None, "there is a connection to go on with"
         self._socket.settimeout(self.timeout)
         return False
@@ -137,7 +137,7 @@ class RedisClient:
     def _exchange(self, commands: Sequence[Command]) -> list[Reply]:
         if self._socket is None:
             self._open()
-        return self._ask(commands)
+        return self._send(commands)
 
     def _open(self) -> None:
         __tracebackhide__ = True  # a traceback with locals would show the password
@@ -145,33 +145,33 @@ class RedisClient:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
-                from .tls import query_of, redis_context
+                from .tls import query_parameters, redis_context
 
-                context = redis_context(query_of(self._tls))
+                context = redis_context(query_parameters(self._tls))
                 connection = context.wrap_socket(connection, server_hostname=self._address[0])
         except BaseException:
             connection.close()
             raise
-        self._socket, self._replies = connection, Replies()
+        self._socket, self._replies = connection, ReplyReader()
         first: list[Command] = []
         if self._password is not None:
             first.append(["AUTH", *([self._user] if self._user else []), self._password])
         first.append(["CLIENT", "SETNAME", self._name])
         if self._database != "0":
             first.append(["SELECT", self._database])
-        for reply in self._ask(first):
+        for reply in self._send(first):
             if isinstance(reply, ErrorReply):
                 self.close()
                 raise reply
 
-    def _ask(self, commands: Sequence[Command]) -> list[Reply]:
+    def _send(self, commands: Sequence[Command]) -> list[Reply]:
         __tracebackhide__ = True  # the password is among the commands
         connection = self._socket
         assert connection is not None, "it was opened before"
         try:
             connection.settimeout(self.timeout)
-            connection.sendall(b"".join(command(*words) for words in commands))
-            return [self._next(connection) for _ in commands]
+            connection.sendall(b"".join(encode_command(*words) for words in commands))
+            return [self._read_reply(connection) for _ in commands]
         except ValueError as error:
             self.close()
             raise ConnectionError(
@@ -182,8 +182,8 @@ class RedisClient:
                 self.close()
             raise
 
-    def _next(self, connection: socket.socket) -> Reply:
-        while (reply := self._replies.take()) is None:
+    def _read_reply(self, connection: socket.socket) -> Reply:
+        while (reply := self._replies.next_reply()) is None:
             chunk = connection.recv(1 << 16)
             if not chunk:
                 raise ConnectionResetError(f"Redis at {self._address[0]}:{self._address[1]} closed the connection")

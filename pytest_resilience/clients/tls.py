@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 
-def query_of(url_query: str) -> dict[str, str]:
+def query_parameters(url_query: str) -> dict[str, str]:
     """Return the settings behind the `?` of a URL."""
     return dict(parse_qsl(url_query, keep_blank_values=True))
 
@@ -33,8 +33,8 @@ def redis_context(settings: Mapping[str, str]) -> ssl.SSLContext:
     )
     wanted = settings.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
     verified = wanted == "required"
-    asked = settings.get("ssl_check_hostname", "true").lower() not in ("false", "0", "no", "f", "n")
-    context.check_hostname = verified and asked
+    hostname_checked = settings.get("ssl_check_hostname", "true").lower() not in ("false", "0", "no", "f", "n")
+    context.check_hostname = verified and hostname_checked
     context.verify_mode = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL}.get(wanted, ssl.CERT_REQUIRED)
     if certificate := settings.get("ssl_certfile"):
         context.load_cert_chain(certificate, settings.get("ssl_keyfile"), settings.get("ssl_password"))

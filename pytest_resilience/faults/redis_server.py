@@ -12,7 +12,7 @@ from typing import ClassVar, Protocol
 from ..clients.redis import RedisClient
 from ..clock import wait_until
 from ..errors import CannotInject, SetupError
-from ..wire.redis import ErrorReply, info_parts
+from ..wire.redis import ErrorReply, parse_info_field
 from .fault import Fault, Receipt, Strike, Target, at_least
 
 PADDING = 3000  # keys that make the loading last; at 10 ms each 30 s
@@ -225,7 +225,7 @@ class Flush(Fault):
 
     def strike(self, target: RedisTarget) -> Strike:
         client = target.admin.client
-        keys = sum(int(info_parts(database)["keys"]) for database in client.info("keyspace").values())
+        keys = sum(int(parse_info_field(database)["keys"]) for database in client.info("keyspace").values())
         client.call("FLUSHALL")
         receipt = Receipt(keys, "keys", 0.0 if keys else None, 0.0 if keys else None)
         return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
@@ -235,7 +235,7 @@ class _BackgroundCommand:
     """A command that takes long, on a connection and in a thread of its own."""
 
     def __init__(self, client: RedisClient, *command: str, run: Callable[..., None] | None = None) -> None:
-        self._client = client.beside(timeout=None)
+        self._client = client.duplicate(timeout=None)
         self._command = command
         self._how = run or _plainly
         self._thread = threading.Thread(target=self._run, name="resilience-command", daemon=True)
@@ -300,4 +300,4 @@ def _configured(client: RedisClient, settings: dict[str, str]) -> Callable[[], N
 def _errors(client: RedisClient, code: str) -> int:
     """How many commands were answered with this error (INFO errorstats, Redis 6.2 and later)."""
     found = client.info("errorstats").get(f"errorstat_{code}", "count=0")
-    return int(info_parts(found)["count"])
+    return int(parse_info_field(found)["count"])

@@ -23,7 +23,7 @@ from ..faults.fault import Strike
 from ..faults.process import ProcessFault
 from ..stack import Stack
 from ..targets.server import PostgresTarget, RedisTarget
-from ..wire.redis import ErrorReply, client_rows
+from ..wire.redis import ErrorReply, parse_client_list
 from . import children, loops, postgres, process, redis
 from .compare import Leak, Resource, stayed
 from .owners import GONE, ConnectionOwners, Known, Owner
@@ -412,5 +412,7 @@ def _clients(system: RedisTarget) -> tuple[list[redis.Client], list[str]]:
             raise reply
     assert isinstance(listed, str), "CLIENT LIST answers with text"
     assert isinstance(channels, list), "PUBSUB CHANNELS answers with names"
-    clients = [redis.Client.read(row) for row in client_rows(listed) if not {"M", "S"} & set(row.get("flags", ""))]
+    clients = [
+        redis.Client.read(row) for row in parse_client_list(listed) if not {"M", "S"} & set(row.get("flags", ""))
+    ]
     return clients, [str(name) for name in channels]

@@ -25,7 +25,7 @@ class Message(NamedTuple):
 
 def startup(user: str, database: str) -> bytes:
     """The packet that opens a connection."""
-    return startup_with({"user": user, "database": database})
+    return startup_message({"user": user, "database": database})
 
 
 def first_message(data: bytes) -> Message | None:
@@ -42,7 +42,7 @@ def error_fields(body: bytes) -> dict[str, str]:
     return {field[0]: field[1:] for field in fields}
 
 
-def verdict(message: Message) -> str:
+def startup_status(message: Message) -> str:
     """What the first answer to a startup packet says.
 
     Returns:
@@ -71,8 +71,8 @@ _FLOATS = {700, 701, 1700, 1021, 1022, 1231}
 _ARRAYS = {1000, 1005, 1007, 1016, 1028, 1021, 1022, 1231, 1001, 1002, 1003, 1009, 1014, 1015, 2211}
 
 
-class Messages:
-    """Messages of the server, taken out of the bytes that have come so far."""
+class MessageReader:
+    """MessageReader of the server, taken out of the bytes that have come so far."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -81,7 +81,7 @@ class Messages:
         """Add bytes of the server."""
         self._data += data
 
-    def take(self) -> Message | None:
+    def next_message(self) -> Message | None:
         """Return the next message, or None while it is incomplete."""
         if len(self._data) < 5:
             return None
@@ -103,7 +103,7 @@ def _text(word: str) -> bytes:
     return word.encode() + b"\0"
 
 
-def startup_with(settings: Mapping[str, str]) -> bytes:
+def startup_message(settings: Mapping[str, str]) -> bytes:
     """Return the packet that opens a connection: `user`, `database` and whatever the session shall be set to."""
     body = _VERSION_3_0.to_bytes(4, "big") + b"".join(_text(word) for pair in settings.items() for word in pair) + b"\0"
     return (len(body) + 4).to_bytes(4, "big") + body
@@ -115,15 +115,15 @@ def cancel_request(process: int, secret: bytes) -> bytes:
     return (len(body) + 4).to_bytes(4, "big") + body
 
 
-def password(word: str) -> bytes:
+def password_message(word: str) -> bytes:
     """Return the answer to a question for a password in clear text."""
     return _message(b"p", _text(word))
 
 
-def password_md5(user: str, word: str, salt: bytes) -> bytes:
+def md5_password_message(user: str, word: str, salt: bytes) -> bytes:
     """Return the answer to a question for a password by MD5."""
     inner = hashlib.md5(word.encode() + user.encode(), usedforsecurity=False).hexdigest()
-    return password("md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest())
+    return password_message("md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest())
 
 
 class Scram:
@@ -143,12 +143,12 @@ class Scram:
         self._first = f"n={name},r={nonce}"
         self._expected = b""
 
-    def begin(self) -> bytes:
+    def initial_response(self) -> bytes:
         """Return the first message."""
         body = f"n,,{self._first}".encode()
         return _message(b"p", _text(self.MECHANISM) + len(body).to_bytes(4, "big") + body)
 
-    def answer(self, challenge: bytes) -> bytes:
+    def proof(self, challenge: bytes) -> bytes:
         """Return the proof that answers the server's first message.
 
         Raises:
@@ -166,7 +166,7 @@ class Scram:
         self._expected = hmac.digest(hmac.digest(salted, b"Server Key", "sha256"), signed, "sha256")
         return _message(b"p", f"{without_proof},p={base64.b64encode(proof).decode()}".encode())
 
-    def check(self, last: bytes) -> None:
+    def verify(self, last: bytes) -> None:
         """Check that the server knows the password too.
 
         Raises:
@@ -181,7 +181,7 @@ def query(sql: str) -> bytes:
     return _message(b"Q", _text(sql))
 
 
-def query_with(sql: str, arguments: Sequence[object]) -> bytes:
+def parameterized_query(sql: str, arguments: Sequence[object]) -> bytes:
     """Return one statement to run with arguments for $1, $2 ...: all results as text (extended protocol)."""
     values = b"".join(_argument(argument) for argument in arguments)
     bind = b"\0\0" + b"\0\0" + len(arguments).to_bytes(2, "big") + values + b"\0\0"
@@ -238,7 +238,7 @@ def columns(body: bytes) -> list[Column]:
     return found
 
 
-def values(body: bytes, described: Sequence[Column]) -> list[Any]:
+def row_values(body: bytes, described: Sequence[Column]) -> list[Any]:
     """Return a DataRow: bool, int, float, lists of them, or str for all other types; None for NULL."""
     row: list[Any] = []
     at = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 
-def command(*words: str | bytes) -> bytes:
+def encode_command(*words: str | bytes) -> bytes:
     """A command as the server reads it."""
     encoded = [word.encode() if isinstance(word, str) else word for word in words]
     return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
@@ -44,7 +44,7 @@ def first_two_replies(data: bytes) -> tuple[bytes, bytes] | None:
     return (line, second) if second is not None else None
 
 
-def info_fields(text: bytes | str) -> dict[str, str]:
+def parse_info(text: bytes | str) -> dict[str, str]:
     """The answer to INFO as a dict."""
     text = text if isinstance(text, str) else text.decode(errors="replace")
     lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
@@ -54,15 +54,15 @@ def info_fields(text: bytes | str) -> dict[str, str]:
 Reply: TypeAlias = "str | int | ErrorReply | list[Reply] | None"
 
 
-MANY = 50  # texts from which on the fast way is worth it
+FAST_ARRAY_SIZE = 50  # texts from which on the fast way is worth it
 
 
 class ErrorReply(Exception):
     """An error as the server words it, such as "READONLY You can't write against a read only replica."."""
 
 
-class Replies:
-    """Replies of the server, taken out of the bytes that have come so far."""
+class ReplyReader:
+    """ReplyReader of the server, taken out of the bytes that have come so far."""
 
     def __init__(self) -> None:
         self._data = bytearray()
@@ -71,7 +71,7 @@ class Replies:
         """Add bytes of the server."""
         self._data += data
 
-    def take(self) -> tuple[Reply] | None:
+    def next_reply(self) -> tuple[Reply] | None:
         """Return the next reply in a tuple of one, or None while it is incomplete. Text is decoded.
 
         Raises:
@@ -119,7 +119,7 @@ def _reply(data: bytearray, begin: int) -> tuple[Reply, int]:
 
 def _texts(data: bytearray, begin: int, count: int) -> tuple[Reply, int] | None:
     """Return an array of texts without line ends, five times faster than one by one; None if it is another, or incomplete."""
-    if count < MANY:
+    if count < FAST_ARRAY_SIZE:
         return None
     parts = data[begin:].split(b"\r\n", 2 * count)
     sizes, texts = parts[: 2 * count : 2], parts[1 : 2 * count : 2]
@@ -135,12 +135,12 @@ def _line(data: bytearray, begin: int) -> tuple[bytes, int]:
     return bytes(data[begin:end]), end + 2
 
 
-def client_rows(text: str) -> list[dict[str, str]]:
+def parse_client_list(text: str) -> list[dict[str, str]]:
     """Return the answer to CLIENT LIST: a dict for each client."""
     pairs = ([word.partition("=") for word in line.split(" ")] for line in text.splitlines())
     return [{name: value for name, equals, value in row if equals} for row in pairs]
 
 
-def info_parts(value: str) -> dict[str, str]:
+def parse_info_field(value: str) -> dict[str, str]:
     """Return the parts of a field of INFO that has several, such as "keys=3,expires=0"."""
     return {name: part for name, equals, part in (each.partition("=") for each in value.split(",")) if equals}

@@ -174,7 +174,7 @@ def test_a_session_that_was_ended_says_why(url):
         session = await postgres.connect(url, application_name=NAME, within=20)
         other = await postgres.connect(url, application_name=NAME, within=20)
         await other.execute(f"select pg_terminate_backend({session.get_server_pid()})")
-        await session.until_ended()
+        await session.wait_closed()
         with pytest.raises(postgres.SessionEnded, match="57P01"):
             await session.fetch("select 1")
         await session.close()
@@ -215,7 +215,7 @@ def test_settings_are_read_and_changed(client):
 
 
 def test_a_connection_that_was_closed_is_opened_again(client):
-    other = client.beside(timeout=10)
+    other = client.duplicate(timeout=10)
     for _ in range(3):
         client.call("PING")
         assert other.count("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes") == 1

@@ -112,11 +112,11 @@ def test_a_finder_that_was_made_anew_finds_the_extensions_of_the_last(finder: Ke
 
 def test_held_modules_are_put_back_and_no_others(finder: KeptModules, monkeypatch: pytest.MonkeyPatch) -> None:
     httpx = importlib.import_module("httpx")
-    finder.hold()
-    assert finder.holds
+    finder.save()
+    assert finder.has_saved
     mine = importlib.import_module("once.part")
-    finder.hold()
-    finder.hold()
+    finder.save()
+    finder.save()
     forget()
     del sys.modules["httpx"]
     finder.restore()

@@ -8,7 +8,7 @@ from pytest_resilience import redaction
 from pytest_resilience.redaction import (
     Private,
     new_password,
-    redact,
+    redact_report,
     redacted,
     redacted_command,
     redacted_path,
@@ -27,7 +27,7 @@ def nothing_known(monkeypatch):
 def test_a_text_stays_as_it_is_while_no_password_is_known():
     value = ["postgresql://a:b@c/d"]
     assert redacted(value[0]) == "postgresql://a:b@c/d"
-    assert redact(value) is value
+    assert redact_report(value) is value
 
 
 def test_no_password_is_remembered_where_there_is_none():
@@ -83,7 +83,7 @@ def test_a_report_is_changed_in_place_and_other_objects_are_left_alone():
     other = Other()
     other.text = password
     report = Entry([f"E   {password}", (password, 3), Entry([password]), other, None])
-    assert redact(report) is report
+    assert redact_report(report) is report
     assert report.lines[:2] == ["E   ***", ("***", 3)]
     assert report.lines[2].lines == ["***"]
     assert other.text == password

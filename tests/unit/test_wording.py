@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_resilience.wording import counted, did_you_mean, listed, near
+from pytest_resilience.wording import close_matches, counted, did_you_mean, listed
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_things_are_listed_with_the_right_noun() -> None:
 
 
 def test_the_nearest_names_are_suggested_and_far_ones_are_not() -> None:
-    assert near("refus", ["refuse", "reset", "flush"]) == ["refuse"]
-    assert near("REFUSE", ["refuse"]) == ["refuse"]
+    assert close_matches("refus", ["refuse", "reset", "flush"]) == ["refuse"]
+    assert close_matches("REFUSE", ["refuse"]) == ["refuse"]
     assert did_you_mean("dokcer", ["docker"]) == "; did you mean 'docker'?"
     assert did_you_mean("xyz", ["docker"]) == ""

@@ -74,7 +74,7 @@ class PostgresContainer(ContainerServer):
         """Whether it would let us in; while an image makes its data directory, nobody listens."""
         with connect_and_send(self.published(self.port), postgres_wire.startup("postgres", DATABASE)) as connection:
             message = receive(connection, postgres_wire.first_message)
-        if message is None or postgres_wire.verdict(message) != "accepting":
+        if message is None or postgres_wire.startup_status(message) != "accepting":
             return False
         if not self.version:
             found = re.search(r"starting PostgreSQL (\S+)", self.log_text())
@@ -104,12 +104,12 @@ class RedisContainer(ContainerServer):
 
     def ready(self) -> bool:
         """Whether it knows our password and tells about itself."""
-        words = redis_wire.command("AUTH", self._password) + redis_wire.command("INFO", "server")
+        words = redis_wire.encode_command("AUTH", self._password) + redis_wire.encode_command("INFO", "server")
         with connect_and_send(self.published(self.port), words) as connection:
             replies = receive(connection, redis_wire.first_two_replies)
         if replies is None or not replies[0].startswith(b"+OK"):
             return False
-        fields = redis_wire.info_fields(replies[1])
+        fields = redis_wire.parse_info(replies[1])
         valkey = fields.get("valkey_version")
         self.version = f"{valkey} (valkey)" if valkey else fields.get("redis_version", "")
         return bool(self.version)

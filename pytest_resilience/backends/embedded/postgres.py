@@ -67,4 +67,4 @@ class PostgresProcess(LoopbackServer):
             return False
         with connect_and_send(self.address, wire.startup("postgres", DATABASE)) as connection:
             message = receive(connection, wire.first_message)
-        return message is not None and wire.verdict(message) == "accepting"
+        return message is not None and wire.startup_status(message) == "accepting"

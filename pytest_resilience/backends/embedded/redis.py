@@ -91,9 +91,9 @@ class RedisProcess(LoopbackServer):
 
     def ready(self, child: ManagedProcess) -> bool:
         """Whether the one who answers is this very process."""
-        with connect_and_send(self.address, wire.command("INFO", "server")) as connection:
+        with connect_and_send(self.address, wire.encode_command("INFO", "server")) as connection:
             reply = receive(connection, wire.first_reply)
-        fields = wire.info_fields(reply or "")
+        fields = wire.parse_info(reply or "")
         if fields.get("process_id") != str(child.pid):
             return False
         valkey = fields.get("valkey_version")

@@ -48,43 +48,45 @@ def test_error_fields_go_by_their_letter():
     ],
 )
 def test_first_answer_says_whether_the_server_serves(kind, body, verdict):
-    assert postgres.verdict(postgres.Message(kind, body)) == verdict
+    assert postgres.startup_status(postgres.Message(kind, body)) == verdict
 
 
 # -- a client's side of a session
 
 
 def test_messages_come_one_by_one_however_the_bytes_are_cut():
-    messages = postgres.Messages()
+    messages = postgres.MessageReader()
     data = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\5I"
     taken = []
     for byte in data:
         messages.feed(bytes([byte]))
-        while message := messages.take():
+        while message := messages.next_message():
             taken.append(tuple(message))
     assert taken == [(b"R", b"\0\0\0\0"), (b"Z", b"I")]
 
 
 def test_scram_is_that_of_rfc_7677():
     scram = postgres.Scram("pencil", "rOprNGfwEbeRWgbNEkqO", name="user")
-    assert scram.begin()[5:] == b"SCRAM-SHA-256\0" + b"\0\0\0\x20" + b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
-    proof = scram.answer(b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
+    assert scram.initial_response()[5:] == b"SCRAM-SHA-256\0" + b"\0\0\0\x20" + b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
+    proof = scram.proof(b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
     assert proof[5:] == (
         b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="
     )
-    scram.check(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+    scram.verify(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
     with pytest.raises(ValueError, match="does not know the password"):
-        scram.check(b"v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
+        scram.verify(b"v=7rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=")
 
 
 @pytest.mark.parametrize("nonce", ["other", "mine"], ids=["of another handshake", "not made longer"])
 def test_scram_refuses_a_challenge_that_is_not_for_it(nonce):
     with pytest.raises(ValueError, match="another handshake"):
-        postgres.Scram("pencil", "mine").answer(f"r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096".encode())
+        postgres.Scram("pencil", "mine").proof(f"r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096".encode())
 
 
 def test_passwords_by_md5_are_salted_twice():
-    assert postgres.password_md5("ann", "secret", b"salt") == b"p\0\0\0\x28md5b8f5ba9f485dba302ec0963f7ee9ba8f\0"
+    assert (
+        postgres.md5_password_message("ann", "secret", b"salt") == b"p\0\0\0\x28md5b8f5ba9f485dba302ec0963f7ee9ba8f\0"
+    )
 
 
 def test_a_cancel_request_names_process_and_secret():
@@ -106,12 +108,12 @@ def test_a_cancel_request_names_process_and_secret():
     ],
 )
 def test_arguments_are_sent_as_text(argument, sent):
-    assert sent + b"\0\0D" in postgres.query_with("select $1", [argument])
+    assert sent + b"\0\0D" in postgres.parameterized_query("select $1", [argument])
 
 
 def test_an_argument_of_another_type_is_refused():
     with pytest.raises(TypeError, match=r"must be str, int.*got bytes"):
-        postgres.query_with("select $1", [b""])
+        postgres.parameterized_query("select $1", [b""])
 
 
 def test_a_nul_is_refused():
@@ -139,7 +141,7 @@ def test_a_nul_is_refused():
 def test_values_are_read_by_their_type(kind, text, value):
     row = b"\0\2" + b"\xff\xff\xff\xff" + len(text).to_bytes(4, "big") + text.encode()
     described = [postgres.Column("nothing", 25), postgres.Column("it", kind)]
-    assert postgres.values(row, described) == [None, value]
+    assert postgres.row_values(row, described) == [None, value]
 
 
 def test_a_row_description_gives_names_and_types():
