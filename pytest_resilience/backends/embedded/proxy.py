@@ -12,7 +12,7 @@ from ...clock import SYSTEM, Clock
 from ...processes import ManagedProcess, SupervisorClient
 from ..backend import Address
 from ..managed_server import HOST
-from ..session.versions import ENVIRONMENT, for_python
+from ..session.child_environ import SERVER_ENVIRON, python_environ
 from .server_process import ServerProcess
 
 LISTENING = "Starting Toxiproxy HTTP server"
@@ -47,7 +47,7 @@ class ProxyProcess(ServerProcess):
         return [sys.executable, "-I", "-S", "-c", run, "-host", HOST, "-port", "0", "-owner-only", "-loopback-only"]
 
     def environment(self) -> Mapping[str, str]:
-        return {**ENVIRONMENT, **for_python(), "LOG_LEVEL": "warn"}
+        return {**SERVER_ENVIRON, **python_environ(), "LOG_LEVEL": "warn"}
 
     def launch(self) -> None:
         self._spawn()

@@ -18,12 +18,13 @@ from ...redaction import new_password
 from ...wire import redis as wire
 from ..backend import Address
 from ..managed_server import HOST, connect_and_send
-from ..session.versions import guarded, version_of
+from .binaries import Installation
+from .program_version import protects_configs
 from .server_process import LoopbackServer
 
 SAVED = "dump.rdb"  # Redis' default
 # DEBUG is allowed by its other name only.
-GUARDED = {"enable-protected-configs": "no", "enable-module-command": "no", "enable-debug-command": "local"}
+PROTECTED_CONFIGS = {"enable-protected-configs": "no", "enable-module-command": "no", "enable-debug-command": "local"}
 
 
 class RedisProcess(LoopbackServer):
@@ -31,7 +32,7 @@ class RedisProcess(LoopbackServer):
 
     Args:
         supervisor: who starts it.
-        program: `redis-server` or `valkey-server`.
+        found: the installed Redis or Valkey.
         directory: where it runs.
         name: what it is called.
         log: the file for its output.
@@ -43,7 +44,7 @@ class RedisProcess(LoopbackServer):
     def __init__(
         self,
         supervisor: SupervisorClient,
-        program: Path,
+        found: Installation,
         directory: Path,
         *,
         name: str = "redis",
@@ -51,7 +52,8 @@ class RedisProcess(LoopbackServer):
         clock: Clock = SYSTEM,
     ) -> None:
         super().__init__(supervisor, name, log=log, clock=clock)
-        self._program = program
+        self._program = found.path
+        self._protected = protects_configs(found.version())
         self._directory = directory
         self._settings = directory / "settings.conf"
         self.debug_command = f"debug-{new_password()}"
@@ -65,7 +67,7 @@ class RedisProcess(LoopbackServer):
             "appendonly": "no",
             "dir": self._directory,
             "hz": 100,
-            **(GUARDED if self._can_be_guarded() else {}),
+            **(PROTECTED_CONFIGS if self._protected else {}),
         }
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         return [str(self._program), "-", *words]
@@ -73,15 +75,12 @@ class RedisProcess(LoopbackServer):
     def stdin(self) -> Path:
         """Return its other settings, written anew: it reads them at each start."""
         lines = [f"rename-command DEBUG {self.debug_command}"]
-        if not self._can_be_guarded():
+        if not self._protected:
             lines.append('rename-command MODULE ""')
         descriptor = os.open(self._settings, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.writelines(f"{line}\n" for line in lines)
         return self._settings
-
-    def _can_be_guarded(self) -> bool:
-        return guarded(version_of(self._program))
 
     def forget_saved(self) -> None:
         (self._directory / SAVED).unlink(missing_ok=True)

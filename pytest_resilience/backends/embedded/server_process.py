@@ -13,8 +13,8 @@ from ...clock import SYSTEM, Clock, wait_until
 from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient
 from ..backend import Address, Server
 from ..managed_server import HOST, STOP_WITHIN, ManagedServer
+from ..session.child_environ import SERVER_ENVIRON
 from ..session.ports import PortTaken, free_port, with_free_port
-from ..session.versions import ENVIRONMENT
 
 START_WITHIN = 20.0  # seconds; it takes 0.04, so this is for machines that are nearly dead
 POLL = 0.003  # seconds
@@ -52,7 +52,7 @@ class ServerProcess(ManagedServer):
 
     def environment(self) -> Mapping[str, str]:
         """Its whole environment."""
-        return ENVIRONMENT
+        return SERVER_ENVIRON
 
     def stdin(self) -> Path | None:
         """Return the file that it reads from its standard input; None for an empty one."""

@@ -13,12 +13,13 @@ from pathlib import Path
 from ...errors import BackendUnavailable
 from ...processes import ManagedProcess, SupervisorClient
 from ..server_settings import DATABASE, POSTGRES_SETTINGS
+from ..session.child_environ import SERVER_ENVIRON
 from ..session.session_dir import no_room
-from ..session.versions import ENVIRONMENT, NoVersion, known_version, remembered_in
 from . import cache_dir as caches
 from . import postgres_password
 from . import template_file as template
 from .binaries import Installation
+from .program_version import VersionUnknown
 from .run_as import PostgresAccount, give
 from .template_file import DataDirTemplate, TemplateCorrupt
 
@@ -57,10 +58,10 @@ class TemplateBuilder:
     ) -> None:
         self.account = account
         try:
-            self.version = known_version(found.path / "postgres")
-        except NoVersion as problem:
+            self.version = found.known_version()
+        except VersionUnknown as problem:
             raise BackendUnavailable(
-                f"{found.path / 'postgres'} ({found.source}) does not run here, or not now: {problem} ({remembered_in()})"
+                f"{found.program} ({found.source}) does not run here, or not now: {problem}"
             ) from None
         major = int(self.version.split(".")[0])
         self._initdb_words = WITHOUT_CHECKSUMS if major >= 18 else ()
@@ -69,7 +70,7 @@ class TemplateBuilder:
         self._supervisor = supervisor
         self._scratch = scratch
         self._work = scratch / "template"
-        size = (found.path / "postgres").stat().st_size
+        size = found.program.stat().st_size
         ingredients = (
             RECIPE,
             self._settings,
@@ -194,7 +195,7 @@ class TemplateBuilder:
     def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:
         log = self._scratch / "template.log"
         child: ManagedProcess = self._supervisor.spawn(
-            name, command, env=ENVIRONMENT, log=log, cwd=self._scratch, user=self.account().user, stdin=stdin
+            name, command, env=SERVER_ENVIRON, log=log, cwd=self._scratch, user=self.account().user, stdin=stdin
         )
         if child.wait(INITDB_WITHIN) != 0:
             child.kill()

@@ -9,9 +9,9 @@ from pathlib import Path
 from ...errors import CannotInject
 from ...processes import ManagedProcess, SupervisorClient
 from ..backend import Backend, Enclosure
+from .child_environ import python_environ
 from .memory_cgroup import CgroupUnavailable, MemoryCgroup
 from .session_dir import SessionDirectory, files_of_our_own, no_room
-from .versions import for_python
 
 # An empty package stands in for this one, whose public names a module does not need when the session ends: less to load.
 _RUN = """
@@ -66,7 +66,7 @@ class SupervisedBackend(Backend):
             str(Path(__file__).parents[2]),
             *arguments,
         ]
-        self._supervisor.run_at_exit(argv, env={**for_python(), **(env or {})}, log=self.directory / "end.log")
+        self._supervisor.run_at_exit(argv, env={**python_environ(), **(env or {})}, log=self.directory / "end.log")
 
     def close(self) -> None:
         self._supervisor.close()

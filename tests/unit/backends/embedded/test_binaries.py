@@ -47,13 +47,13 @@ def test_a_redis_before_7_is_passed_over_unless_it_is_named(wheels, tmp_path, mo
     """A stranger on loopback could have it write files, as the user who started it."""
     old = program(tmp_path / "bin" / "redis-server")
     environ = {"PATH": str(tmp_path / "bin")}
-    monkeypatch.setattr(binaries, "version_of", lambda _program: "6.0.16")
+    monkeypatch.setattr(binaries, "program_version", lambda _program: "6.0.16")
     with pytest.raises(
         BackendUnavailable, match=rf"{old} is version 6.0.16, and before 7 any user .*{binaries.REDIS_VARIABLE}={old}"
     ):
         binaries.find_redis(environ)
     assert binaries.find_redis({**environ, binaries.REDIS_VARIABLE: str(old)}).path == old
-    monkeypatch.setattr(binaries, "version_of", lambda _program: "7.0.15")
+    monkeypatch.setattr(binaries, "program_version", lambda _program: "7.0.15")
     assert binaries.find_redis(environ) == (old, "system")
 
 

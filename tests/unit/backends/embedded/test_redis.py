@@ -6,27 +6,33 @@ import stat
 
 import pytest
 
-from pytest_resilience.backends.embedded import redis as redis_process
-from pytest_resilience.backends.embedded.redis import GUARDED, RedisProcess
+from pytest_resilience.backends.embedded import binaries
+from pytest_resilience.backends.embedded.binaries import Installation
+from pytest_resilience.backends.embedded.redis import PROTECTED_CONFIGS, RedisProcess
+
+
+def redis_process(directory):
+    return RedisProcess(None, Installation(directory / "redis-server", "system"), directory, log=directory / "log")
 
 
 @pytest.fixture
 def process(tmp_path):
-    return RedisProcess(None, tmp_path / "redis-server", tmp_path, log=tmp_path / "log")
+    return redis_process(tmp_path)
 
 
-@pytest.mark.parametrize(("version", "guarded"), [("9.1.2", True), ("7.0.15", True), ("6.2.14", False), ("?", True)])
-def test_from_version_7_on_what_reaches_beyond_the_server_is_switched_off(process, monkeypatch, version, guarded):
-    monkeypatch.setattr(redis_process, "version_of", lambda _program: version)
+@pytest.mark.parametrize(("version", "protected"), [("9.1.2", True), ("7.0.15", True), ("6.2.14", False), ("?", True)])
+def test_from_version_7_on_what_reaches_beyond_the_server_is_switched_off(tmp_path, monkeypatch, version, protected):
+    monkeypatch.setattr(binaries, "program_version", lambda _program: version)
+    process = redis_process(tmp_path)
     words = process.argv()
     assert words[1] == "-"
     given = dict(zip(words[2::2], words[3::2], strict=True))
-    assert {f"--{name}" for name in GUARDED} <= given.keys() or not guarded
-    assert given.get("--enable-module-command") == ("no" if guarded else None)
+    assert {f"--{name}" for name in PROTECTED_CONFIGS} <= given.keys() or not protected
+    assert given.get("--enable-module-command") == ("no" if protected else None)
     lines = process.stdin().read_text().splitlines()
     assert lines == [
         f"rename-command DEBUG {process.debug_command}",
-        *([] if guarded else ['rename-command MODULE ""']),
+        *([] if protected else ['rename-command MODULE ""']),
     ]
     assert process.debug_command not in " ".join(words)
 
@@ -41,5 +47,5 @@ def test_only_the_user_may_read_the_settings_and_a_link_in_their_place_is_not_fo
 
 
 def test_each_server_has_a_name_of_its_own_for_debug(tmp_path):
-    names = {RedisProcess(None, tmp_path, tmp_path, log=tmp_path).debug_command for _ in range(3)}
+    names = {redis_process(tmp_path).debug_command for _ in range(3)}
     assert len(names) == 3
