@@ -14,7 +14,8 @@ from .backends.backend import Address, Backend, Server
 from .backends.session.ports import with_free_port
 from .errors import BackendDied, SetupError
 from .faults.fault import Strike
-from .proxy_client.client import ProxyHandle, ToxiproxyClient
+from .proxy_client.client import ToxiproxyClient
+from .proxy_client.handle import ProxyHandle, create_proxy, populate
 from .redaction import remember_url
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
@@ -88,7 +89,7 @@ class Stack:
 
         def create(_: int) -> ProxyHandle:
             listen, upstream = self._backend.door(name)
-            return control.create(f"{self._backend.prefix}{name}", listen, upstream)
+            return create_proxy(control, f"{self._backend.prefix}{name}", listen, upstream)
 
         return with_free_port(create, taken=SetupError)
 
@@ -353,7 +354,9 @@ class Stack:
             self._control = self._reach(self._backend)
             for name, door in self._doors.items():
                 upstream = str(self._backend.servers[name].upstream)
-                self._control.populate([(door.name, door.listen, upstream)])  # the same port: addresses were handed out
+                populate(
+                    self._control, [(door.name, door.listen, upstream)]
+                )  # the same port: addresses were handed out
                 door.control = self._control
                 door.forget()
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 
 from ..errors import CannotInject, SetupError
 from ..processes import ManagedProcess
-from ..proxy_client.client import ConnectionCounts, ProxiedClients
+from ..proxy_client.counters import ConnectionCounts, ProxiedClients
 
 
 class Address(NamedTuple):

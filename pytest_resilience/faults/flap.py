@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..errors import CannotInject, SetupError
-from ..proxy_client.client import ProxyHandle
+from ..proxy_client.handle import ProxyHandle
 from .fault import Receipt, Strike, at_least
 from .network import NetworkFault, NetworkTarget, refusals
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import SetupError
-from ..proxy_client.client import ProxyCounters, ProxyHandle, Tally
+from ..proxy_client.counters import ProxyCounters, Tally
+from ..proxy_client.handle import ProxyHandle
 from .fault import Fault, Receipt, Strike, Target, at_least
 
 STREAMS = {"up": ("upstream",), "down": ("downstream",), "both": ("upstream", "downstream")}

@@ -6,17 +6,16 @@ server's address in a global; its objects are made here for those who want to ty
 
 from __future__ import annotations
 
-import itertools
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from ..clock import SYSTEM, wait_until
+from ..clock import wait_until
 from ..errors import BackendDied, SetupError
+from .counters import ConnectionCounts, ProxiedClients, received_bytes
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection
@@ -24,28 +23,7 @@ if TYPE_CHECKING:
     import toxiproxy
 
 ANSWER_WITHIN = 10.0  # seconds; the proxy answers in about one millisecond, so this is a dead one
-QUIET = 0.002  # seconds without news of refused connections after which there is none; the kernel takes a tenth of that as a rule
 KNOWN_WITHIN = 0.5  # seconds from the end of a server until its parent knows of it
-TOLD_WITHIN = 0.04  # seconds for which such news may still come; seen: up to 8 ms on a busy machine
-LOGGED_WITHIN = 0.25  # seconds from the end of a connection until the real server's log tells of it, which it does after it has closed it
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What came by, counted: connections, bytes, and when (seconds of the monotonic clock)."""
-
-    connections: int = 0
-    bytes: int = 0
-    first: float | None = None
-    last: float | None = None
-
-    def since(self, before: Tally) -> Tally:
-        """What came by after `before` was counted."""
-        count = self.connections - before.connections
-        new_first = self.first if before.connections == 0 else None
-        return Tally(
-            count, self.bytes - before.bytes, (new_first or self.last) if count else None, self.last if count else None
-        )
 
 
 # What Toxiproxy 2.12 has not and ours has.
@@ -57,67 +35,6 @@ TOXIPROXY_UNSUPPORTED = {
         ("slow_accept", "Toxiproxy accepts at once"),
     )
 }
-
-
-class ConnectionCounts(NamedTuple):
-    """How many connections of a proxy have begun and ended so far, by what its backend can see."""
-
-    accepted: int
-    ended: int
-
-
-class ProxiedClients(NamedTuple):
-    """Whom a proxy serves now, by what its backend can see.
-
-    Args:
-        host: the address by which the servers know the proxy.
-        ports: its clients', in the order in which it dialled for them.
-    """
-
-    host: str
-    ports: Sequence[int]
-
-
-@dataclass(frozen=True)
-class ProxyCounters:
-    """What one proxy has counted.
-
-    `refused` is None where refusals can't be seen; `unattributed` counts clients that may have been refused here or elsewhere.
-
-    The real Toxiproxy counts next to nothing: `live`, `cut` and `toxics` are None then, `seen` is what its backend knows in their
-    place, and `closed_bytes` is what the connections that have ended had carried, where its metrics are switched on.
-    """
-
-    now: float
-    live: int | None
-    accepted: Tally
-    refused: Tally | None
-    cut: Tally | None
-    unattributed: int = 0
-    toxics: Mapping[str, Tally] | None = field(default_factory=dict)
-    seen: ConnectionCounts | None = None
-    closed_bytes: int = 0
-
-    def ended_since(self, before: ProxyCounters) -> int | None:
-        """How many connections have ended since, at least; None when that is not known."""
-        if self.seen is not None and before.seen is not None:
-            return self.seen.ended - before.seen.ended
-        return 1 if self.closed_bytes > before.closed_bytes else None
-
-    def may_yet_end(self, before: ProxyCounters) -> bool:
-        """Whether no connection is known to have ended since, although one could have."""
-        return self.seen is not None and self.seen.accepted > self.seen.ended and not self.ended_since(before)
-
-    def idle_since(self, before: ProxyCounters) -> bool:
-        """Whether it is certain that there was no connection then and has been none since."""
-        return before.seen is not None and before.seen == self.seen and before.seen.accepted == before.seen.ended
-
-
-def _counted(raw: Mapping[str, Any]) -> Tally | None:
-    count = raw.get("count", raw.get("connections"))
-    if count is None:
-        return None
-    return Tally(count, raw.get("bytes", 0), raw.get("first"), raw.get("last"))
 
 
 class ToxiproxyError(SetupError):
@@ -221,7 +138,7 @@ class ToxiproxyClient:
                 self._forget_connection()
                 return 0
         self._has_metrics = status == 200
-        return _received(answer.decode(), proxy) if self._has_metrics else 0
+        return received_bytes(answer.decode(), proxy) if self._has_metrics else 0
 
     def _exchange(self, method: str, path: str, data: bytes | None) -> tuple[int, bytes]:
         if self._connection is None:
@@ -236,20 +153,6 @@ class ToxiproxyClient:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-    def populate(self, doors: list[tuple[str, str, str]]) -> list[ProxyHandle]:
-        """Create proxies, each given as (name, listen, upstream); returns them in order."""
-        made = self.request("POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in doors])
-        return [ProxyHandle(self, proxy["name"], proxy["listen"]) for proxy in made["proxies"]]
-
-    def create(self, name: str, listen: str, upstream: str) -> ProxyHandle:
-        """Create one proxy, which must not be there yet.
-
-        Raises:
-            SetupError: the server refused it: the name is taken, or the port.
-        """
-        made = self.request("POST", "/proxies", {"name": name, "listen": listen, "upstream": upstream})
-        return ProxyHandle(self, made["name"], made["listen"])
 
     def reset(self) -> None:
         """Enable all proxies and remove all toxics."""
@@ -322,215 +225,6 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-class ProxyHandle:
-    """One proxy: what strikes it, and what it counted.
-
-    Args:
-        control: the server's API.
-        name: the proxy's name.
-        listen: where it listens, "host:port".
-
-    Attributes:
-        marks: what was counted each time that somebody shut it while it was open, so that no strike is credited with a later one's.
-    """
-
-    def __init__(self, control: ToxiproxyClient, name: str, listen: str) -> None:
-        self.control = control
-        self.name = name
-        self.listen = listen
-        self._path = f"/proxies/{quote(name, safe='')}"
-        self._shut = 0
-        self._opened_at = float("-inf")
-        self._names = itertools.count(1)
-        self.marks: list[ProxyCounters] = []
-
-    def shut(self) -> None:
-        """Refuse and cut; counts, so that two who shut it must both open it again."""
-        if self._shut == 0:
-            self.control.request("POST", self._path, {"enabled": False})
-        self._shut += 1
-
-    def open(self) -> None:
-        """Take one `shut` back; the last one lets connections in again."""
-        if self._shut == 1:
-            self.control.request("POST", self._path, {"enabled": True})
-            self._opened_at = self.now()
-        self._shut = max(0, self._shut - 1)
-
-    @property
-    def shut_by(self) -> int:
-        """How many have shut it and not opened it again."""
-        return self._shut
-
-    def mark(self) -> ProxyCounters:
-        """What was counted before it is shut."""
-        counters = self.settled()
-        if self._shut == 0:
-            self.marks.append(counters)
-        return counters
-
-    def cut(self) -> None:
-        """Close the connections that exist; new ones are refused for a millisecond, and let in then. Nothing when it is shut."""
-        if self._shut == 0:
-            self.control.request("POST", self._path, {"enabled": False})
-            self.control.request("POST", self._path, {"enabled": True})
-
-    def add_toxic(
-        self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str, clients: Sequence[str] = ()
-    ) -> str:
-        """Add a toxic at the end of a stream's chain; returns its name, which starts with `label`.
-
-        Args:
-            kind: Toxiproxy's type.
-            stream: "upstream" or "downstream".
-            attributes: Toxiproxy's, in its units.
-            label: what the name starts with.
-            clients: "host:port" of the only connections that it shall work on (our proxy's addition); empty for all.
-        """
-        name = f"{label}-{next(self._names)}-{stream}"
-        toxic: dict[str, object] = {"name": name, "type": kind, "stream": stream, "toxicity": 1.0}
-        toxic["attributes"] = dict(attributes)
-        if clients:
-            toxic["connections"] = list(clients)
-        self.control.request("POST", f"{self._path}/toxics", toxic)
-        return name
-
-    def clients(self) -> list[str]:
-        """The addresses of all who are connected now, "host:port" each (our proxy's addition)."""
-        return [connection["client"] for connection in self.control.request("GET", f"{self._path}/connections")]
-
-    def by_upstream_port(self, known: Sequence[tuple[str, int | None]] = ()) -> dict[int, int] | None:
-        """For each connection the port that the server knows it by, and its client's; None where neither proxy nor backend can tell.
-
-        Args:
-            known: the server's clients by address and port, in the order in which they came. The real Toxiproxy dials for one client
-                after the other, in the order in which it accepted them, and says no more: so they are paired one by one, or not at all
-                when there is one more on either side.
-        """
-        try:
-            connections = self.control.request("GET", f"{self._path}/connections")
-        except ToxiproxyError:
-            behind = self.control.behind(self.name) if self.control.behind is not None else None
-            if behind is None:
-                return None
-            ports = [port for host, port in known if host == behind.host and port is not None]
-            return dict(zip(ports, behind.ports, strict=True)) if len(ports) == len(behind.ports) else {}
-        pairs = [(connection.get("via"), connection["client"]) for connection in connections]
-        return {_port(via): _port(client) for via, client in pairs if via and client != "unix"}
-
-    def delay_accept(self, milliseconds: int) -> None:
-        """Wait so long between a client's connect and the dial (our proxy's addition)."""
-        self.control.request("POST", self._path, {"accept_delay": milliseconds})
-
-    def remove_toxic(self, name: str) -> None:
-        """Remove a toxic; what it held goes out, at once and in order."""
-        self.control.request("DELETE", f"{self._path}/toxics/{quote(name, safe='')}")
-
-    def now(self) -> float:
-        """The moment on the clock that counters use."""
-        return SYSTEM.now()
-
-    def counters(self) -> ProxyCounters:
-        """What the proxy has counted so far."""
-        if self.control.counts is False:
-            return self._seen()
-        try:
-            raw = self.control.request("GET", f"{self._path}/counters")
-        except ToxiproxyError as refusal:
-            if refusal.status != 404 or self.control.counts:
-                raise
-            self.control.counts = False
-            return self._seen()
-        self.control.counts = True
-        return ProxyCounters(
-            now=raw["now"],
-            live=raw["connections"],
-            accepted=_counted(raw["accepted"]) or Tally(),
-            refused=_counted(raw["refused"]),
-            cut=_counted(raw["cut"]) or Tally(),
-            unattributed=raw["refused"].get("unattributed", 0),
-            toxics={name: _counted(toxic) or Tally() for name, toxic in raw["toxics"].items()},
-        )
-
-    @property
-    def told_until(self) -> float:
-        """Until when the kernel may still tell of connections that were refused up to now."""
-        return (self.now() if self._shut else self._opened_at) + TOLD_WITHIN
-
-    def settled(self, before: ProxyCounters | None = None) -> ProxyCounters:
-        """What the proxy has counted, with the refused connections of which the kernel tells a moment after the client knows; and
-        with an end since `before`, if given.
-        """
-        until = self.told_until
-        counters = self.counters() if before is None else self.with_ends(before)
-        while counters.refused is not None and self.now() < until:
-            SYSTEM.sleep(QUIET)
-            before, counters = counters, self.counters()
-            if (before.refused, before.unattributed) == (counters.refused, counters.unattributed):
-                break
-        return counters
-
-    def with_ends(self, before: ProxyCounters) -> ProxyCounters:
-        """What the proxy has counted, with the end of a connection of which the real server's log tells a moment after the client knows.
-
-        Where none has ended since `before` although somebody is connected, that moment is waited for.
-        """
-        until = self.now() + LOGGED_WITHIN
-        counters = self.counters()
-        while counters.may_yet_end(before) and self.now() < until:
-            SYSTEM.sleep(QUIET)
-            counters = self.counters()
-        return counters
-
-    def _seen(self) -> ProxyCounters:
-        """What can be known of the real server."""
-        seen = self.control.seen(self.name) if self.control.seen is not None else None
-        return ProxyCounters(
-            now=self.now(),
-            live=None,
-            accepted=Tally(seen.accepted if seen is not None else 0),
-            refused=None,
-            cut=None,
-            toxics=None,
-            seen=seen,
-            closed_bytes=self.control.closed_bytes(self.name),
-        )
-
-    def reset(self) -> None:
-        """Enable this proxy and remove its toxics, as the server's reset does with all of them."""
-        shown = self.control.request("GET", self._path)
-        if not shown["enabled"]:
-            self.control.request("POST", self._path, {"enabled": True})
-        for toxic in shown["toxics"]:
-            self.remove_toxic(toxic["name"])
-        self.forget()
-
-    def forget(self) -> None:
-        """Forget who shut it: the server was reset."""
-        self._shut = 0
-
-    def library(self) -> toxiproxy.Proxy:
-        """toxiproxy-python's object for this proxy."""
-        proxy = self.control.library().get_proxy(self.name)
-        assert proxy is not None, f"the proxy {self.name} is gone from its server"
-        return proxy
-
-
-def _port(address: str) -> int:
-    return int(address.rpartition(":")[2])
-
-
-def _received(metrics: str, proxy: str) -> int:
-    """The bytes that a proxy's closed connections had carried, out of the server's metrics."""
-    label = f'proxy="{proxy}"'
-    lines = (
-        line
-        for line in metrics.splitlines()
-        if line.startswith("toxiproxy_proxy_received_bytes_total{") and label in line
-    )
-    return sum(int(float(line.rpartition(" ")[2])) for line in lines)
 
 
 def _reason(answer: bytes) -> str:

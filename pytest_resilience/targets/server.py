@@ -12,7 +12,7 @@ from ..faults.fault import Strike
 from ..faults.postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from ..faults.process import Body, Restart
 from ..faults.redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
-from ..proxy_client.client import ProxyHandle
+from ..proxy_client.handle import ProxyHandle
 from .target import NetworkFaults, ProcessFaults, StrikeRegistry
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from ..faults.network import (
 )
 from ..faults.process import Body, Kill, Pause, Restart
 from ..faults.resources import ExhaustDescriptors, StarveCpu
-from ..proxy_client.client import ProxyHandle
+from ..proxy_client.handle import ProxyHandle
 from ..wording import no_attribute
 from .means import Means
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ...clock import SYSTEM, Clock
 from ...errors import BackendDied, BackendUnavailable, ServerNotReady, SetupError
-from ...proxy_client.client import TOXIPROXY_UNSUPPORTED, ConnectionCounts, ProxiedClients
+from ...proxy_client.client import TOXIPROXY_UNSUPPORTED
+from ...proxy_client.counters import ConnectionCounts, ProxiedClients
 from ...redaction import new_password
 from ..backend import Address
 from ..session.background import InBackground

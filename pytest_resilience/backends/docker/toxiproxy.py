@@ -6,7 +6,7 @@ import json
 import secrets
 
 from ...clock import wait_until
-from ...proxy_client.client import ConnectionCounts, ProxiedClients
+from ...proxy_client.counters import ConnectionCounts, ProxiedClients
 from ...wire import http
 from ..backend import Address
 from ..managed_server import connect_and_send

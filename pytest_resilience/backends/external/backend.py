@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 from ...errors import BackendDied, BackendUnavailable, SetupError
 from ...proxy_client.client import TOXIPROXY_UNSUPPORTED, ToxiproxyClient, ToxiproxyError
+from ...proxy_client.handle import create_proxy
 from ..backend import Address
 from ..session.background import InBackground
 from ..session.ports import with_free_port
@@ -120,7 +121,9 @@ class ExternalBackend(SupervisedBackend):
         assert self._control is not None, "start makes it"
         proxy = f"{self.prefix}{name}-direct"
         control = self._control
-        door = with_free_port(lambda _: control.create(proxy, self._listen(), str(upstream.address)), taken=SetupError)
+        door = with_free_port(
+            lambda _: create_proxy(control, proxy, self._listen(), str(upstream.address)), taken=SetupError
+        )
         door.counters()  # tells ours from the real Toxiproxy
         self._direct[name] = door.listen
         address = self.client_address(door.listen)
@@ -170,7 +173,7 @@ class ExternalBackend(SupervisedBackend):
             try:
                 self._control.request("GET", f"/proxies/{self.prefix}{name}-direct")
             except ToxiproxyError:
-                self._control.create(f"{self.prefix}{name}-direct", listen, str(self.servers[name].upstream))
+                create_proxy(self._control, f"{self.prefix}{name}-direct", listen, str(self.servers[name].upstream))
 
     def check(self) -> None:
         assert self._control is not None, "start makes it"

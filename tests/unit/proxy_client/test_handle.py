@@ -6,13 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_resilience.proxy_client.client import (
-    ConnectionCounts,
-    ProxiedClients,
-    ProxyHandle,
-    ToxiproxyClient,
-    ToxiproxyError,
-)
+from pytest_resilience.proxy_client.client import ToxiproxyClient, ToxiproxyError
+from pytest_resilience.proxy_client.counters import ConnectionCounts, ProxiedClients
+from pytest_resilience.proxy_client.handle import ProxyHandle
 
 
 class Real(ToxiproxyClient):
