@@ -264,7 +264,6 @@ def fault_names() -> str:
         "process": "process",
         "postgres_server": "server",
         "redis_server": "server",
-        "memory": "resources",
         "resources": "resources",
     }
     families: dict[str, dict[str, list[str]]] = {}

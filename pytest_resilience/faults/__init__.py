@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from .fault import Fault, Receipt, Strike
-from .flap import Flap
-from .memory import MemoryLimit, MemoryPressure
-from .network import Bandwidth, Blackhole, HalfOpen, Latency, LimitData, Refuse, Reset, Slicer, SlowAccept, SlowClose
+from .network import (
+    Bandwidth,
+    Blackhole,
+    Flap,
+    HalfOpen,
+    Latency,
+    LimitData,
+    Refuse,
+    Reset,
+    Slicer,
+    SlowAccept,
+    SlowClose,
+)
 from .postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from .process import Kill, Pause, Restart, Terminate
 from .redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
-from .resources import ExhaustDescriptors, StarveCpu
+from .resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, StarveCpu
 
 FAULTS: dict[str, type[Fault]] = {
     "refuse": Refuse,

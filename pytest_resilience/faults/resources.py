@@ -1,4 +1,4 @@
-"""Faults of a process that runs short of something other than memory: descriptors, processor time."""
+"""Faults of a process that runs short of something: memory, descriptors, processor time."""
 
 from __future__ import annotations
 
@@ -8,22 +8,80 @@ from typing import ClassVar, Protocol
 from ..errors import CannotInject, SetupError
 from .fault import Fault, Hold, Strike, Target, at_least, held
 
+MIB = 2**20
 
-class Means(Protocol):
+
+class LimitControl(Protocol):
     """What processes may use, as far as it can be taken away from outside."""
+
+    def lower_data_limit(self, headroom_bytes: int) -> Hold | None:
+        """Set each process's limit to its present use plus a headroom; returns None where the platform has no such limit."""
+
+    def limit_memory(self, headroom_bytes: int) -> Hold:
+        """Have the kernel kill a process when all of them together take more than that."""
 
     def limit_descriptors(self, left: int) -> Hold | None:
         """Let each process open `left` descriptors more; returns None where the platform can't."""
 
-    def crowd(self, rivals: int) -> Hold | None:
-        """Bind the processes to one processor with that many busy rivals; returns None where the platform can't."""
+    def contend_cpu(self, hogs: int) -> Hold | None:
+        """Bind the processes to one processor with that many busy processes (hogs); returns None where the platform can't."""
 
 
-class NeedyTarget(Target, Protocol):
+class HasLimits(Target, Protocol):
     """A target that can be kept short."""
 
     @property
-    def means(self) -> Means: ...
+    def limits(self) -> LimitControl: ...
+
+
+@dataclass(frozen=True)
+class MemoryPressure(Fault):
+    """Lower the data limit (RLIMIT_DATA, Linux) of each of its processes to its present use plus a headroom.
+
+    A process gets memory up to its limit; beyond the limit allocations fail with MemoryError. A process that is born meanwhile inherits its
+    parent's limit. Nothing is taken from the host's free memory.
+
+    Args:
+        headroom_mb: MiB that each process may still grow by; at least 0.
+    """
+
+    name: ClassVar[str] = "memory_pressure"
+    targets: ClassVar[tuple[str, ...]] = ("service",)
+    headroom_mb: float
+
+    def __post_init__(self) -> None:
+        at_least("headroom_mb", self.headroom_mb, 0, "MiB")
+
+    def strike(self, target: HasLimits) -> Strike:
+        hold = target.limits.lower_data_limit(round(self.headroom_mb * MIB))
+        if hold is None:
+            raise CannotInject(
+                f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)"
+            )
+        return held(self, target, hold)
+
+
+@dataclass(frozen=True)
+class MemoryLimit(Fault):
+    """Put its processes into a control group that may take a little more memory; beyond that the kernel kills one (SIGKILL).
+
+    A container's limit works like this. Unlike `memory_pressure` no allocation fails, and no process gets to say goodbye. A process
+    that is born meanwhile is born in the group. The heal takes the processes out of the group and starts none again. Linux, where
+    this user may make control groups.
+
+    Args:
+        headroom_mb: MiB that all its processes together may still take; at least 1.
+    """
+
+    name: ClassVar[str] = "memory_limit"
+    targets: ClassVar[tuple[str, ...]] = ("service",)
+    headroom_mb: float
+
+    def __post_init__(self) -> None:
+        at_least("headroom_mb", self.headroom_mb, 1, "MiB")
+
+    def strike(self, target: HasLimits) -> Strike:
+        return held(self, target, target.limits.limit_memory(round(self.headroom_mb * MIB)))
 
 
 @dataclass(frozen=True)
@@ -43,8 +101,8 @@ class ExhaustDescriptors(Fault):
     def __post_init__(self) -> None:
         at_least("left", self.left, 0, "descriptors that are left")
 
-    def strike(self, target: NeedyTarget) -> Strike:
-        hold = target.means.limit_descriptors(self.left)
+    def strike(self, target: HasLimits) -> Strike:
+        hold = target.limits.limit_descriptors(self.left)
         return _struck(
             self, target, hold, "this platform has no limit of descriptors that can be set from outside (Linux has)"
         )
@@ -68,12 +126,12 @@ class StarveCpu(Fault):
         if not 0.02 <= self.share <= 0.5:
             raise SetupError(f"share must be 0.02 to 0.5 of a processor, got {self.share!r}")
 
-    def strike(self, target: NeedyTarget) -> Strike:
-        hold = target.means.crowd(max(1, round(1 / self.share) - 1))
+    def strike(self, target: HasLimits) -> Strike:
+        hold = target.limits.contend_cpu(max(1, round(1 / self.share) - 1))
         return _struck(self, target, hold, "this platform binds no process to a processor from outside (Linux does)")
 
 
-def _struck(fault: Fault, target: NeedyTarget, hold: Hold | None, otherwise: str) -> Strike:
+def _struck(fault: Fault, target: HasLimits, hold: Hold | None, otherwise: str) -> Strike:
     if hold is None:
         raise CannotInject(f"{fault.label(target)}: {otherwise}")
     return held(fault, target, hold)

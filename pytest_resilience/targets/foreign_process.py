@@ -12,7 +12,7 @@ from ..clock import wait_until
 from ..errors import SetupError
 from ..faults.fault import Strike
 from ..faults.process import Body, Kill, Pause, Terminate
-from .means import Means
+from .means import ProcessLimits
 from .target import ResourceFaults, StrikeRegistry
 from .tree import ForeignTree
 
@@ -140,8 +140,8 @@ class ForeignProcess(ResourceFaults):
         return ForeignProcessControl(self._process)
 
     @property
-    def means(self) -> Means:
-        return Means(ForeignTree(self._process), self._backend)
+    def limits(self) -> ProcessLimits:
+        return ProcessLimits(ForeignTree(self._process), self._backend)
 
     def kill(self) -> Strike:
         """SIGKILL to the process and all that descends from it; there is no heal for that: its owner has to start it again."""

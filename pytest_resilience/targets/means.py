@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import psutil
 
 
-class Means:
+class ProcessLimits:
     """The resources of a tree of processes.
 
     Args:
@@ -65,7 +65,7 @@ class Means:
         except (psutil.AccessDenied, PermissionError) as problem:
             raise CannotInject(f"a process of the tree belongs to another user: {problem}") from None
 
-    def enclose(self, headroom_bytes: int) -> Hold:
+    def limit_memory(self, headroom_bytes: int) -> Hold:
         """Let the kernel kill a process when all of them together take more than that.
 
         Raises:
@@ -82,13 +82,13 @@ class Means:
             raise
         return Enclosed(group)
 
-    def crowd(self, rivals: int) -> Hold | None:
-        """Bind all processes to one processor, with that many busy rivals; returns None off Linux."""
+    def contend_cpu(self, hogs: int) -> Hold | None:
+        """Bind all processes to one processor, with that many busy processes (hogs); returns None off Linux."""
         if sys.platform != "linux":
             return None
         self._demand_processes()
         try:
-            return CrowdedProcessor(self._tree, rivals, self._backend)
+            return CrowdedProcessor(self._tree, hogs, self._backend)
         except PermissionError as problem:
             raise CannotInject(f"a process of the tree belongs to another user: {problem}") from None
 

@@ -21,7 +21,7 @@ from ..processes import CannotStart, ManagedProcess
 from ..redaction import Private, remember_environment, scrubbed
 from ..wire import http
 from .diagnosis import observed
-from .means import Means
+from .means import ProcessLimits
 from .service_spec import Service
 from .target import ProcessFaults, ResourceFaults, StrikeRegistry
 from .tree import Tree
@@ -282,11 +282,11 @@ class RunningService:
             self._life_begins = self._child.log_size()
 
     @property
-    def means(self) -> Means:
+    def limits(self) -> ProcessLimits:
         """What its processes may use."""
         child = self.child
         begins = child.log_size()
-        return Means(Tree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
+        return ProcessLimits(Tree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
 
 
 class ServiceTarget(ProcessFaults, ResourceFaults):
@@ -329,9 +329,9 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
         return self._running
 
     @property
-    def means(self) -> Means:
+    def limits(self) -> ProcessLimits:
         """What its processes may use."""
-        return self._running.means
+        return self._running.limits
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Ask it; `options` are httpx's."""

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import HealFailed
 from ..faults.cancellation import Answer, Moment, cancel
 from ..faults.fault import Strike
-from ..faults.flap import Flap
-from ..faults.memory import MemoryLimit, MemoryPressure
 from ..faults.network import (
     Bandwidth,
     Blackhole,
+    Flap,
     HalfOpen,
     Latency,
     LimitData,
@@ -23,10 +22,10 @@ from ..faults.network import (
     SlowClose,
 )
 from ..faults.process import Body, Kill, Pause, Restart
-from ..faults.resources import ExhaustDescriptors, StarveCpu
+from ..faults.resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, StarveCpu
 from ..proxy_client.handle import ProxyHandle
 from ..wording import no_attribute
-from .means import Means
+from .means import ProcessLimits
 
 
 class StrikeRegistry:
@@ -189,7 +188,7 @@ class ResourceFaults(Target):
     """Faults of processes that run short of something; each strikes the whole tree, and what is born in it meanwhile."""
 
     @property
-    def means(self) -> Means:
+    def limits(self) -> ProcessLimits:
         """What the processes may use."""
         raise AssertionError(f"{type(self).__name__} has no process of its own")
 

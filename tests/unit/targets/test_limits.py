@@ -13,7 +13,7 @@ import pytest
 
 from pytest_resilience import CannotInject, SetupError
 from pytest_resilience.targets.limits import LoweredLimit
-from pytest_resilience.targets.means import Means
+from pytest_resilience.targets.means import ProcessLimits
 from pytest_resilience.targets.tree import ForeignTree, Tree
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux'")
@@ -66,12 +66,12 @@ def test_where_one_process_may_not_be_limited_none_is(child: psutil.Process) -> 
 
 
 def test_a_process_of_another_user_is_an_error_at_once(child: psutil.Process) -> None:
-    means = Means(ForeignTree(child), mock.Mock())
+    limits = ProcessLimits(ForeignTree(child), mock.Mock())
     with (
         mock.patch.object(psutil.Process, "rlimit", side_effect=psutil.AccessDenied(child.pid)),
         pytest.raises(CannotInject, match="another user"),
     ):
-        means.limit_descriptors(0)
+        limits.limit_descriptors(0)
 
 
 def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: psutil.Process) -> None:
@@ -94,11 +94,11 @@ def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: ps
 
 @pytest.mark.parametrize(
     "strike",
-    [lambda m: m.lower_data_limit(0), lambda m: m.limit_descriptors(0), lambda m: m.enclose(1), lambda m: m.crowd(1)],
+    [lambda m: m.lower_data_limit(0), lambda m: m.limit_descriptors(0), lambda m: m.limit_memory(1), lambda m: m.contend_cpu(1)],
 )
 def test_what_has_ended_has_nothing_to_strike(child: psutil.Process, strike: object) -> None:
     tree = ForeignTree(child)
     child.kill()
     child.wait()
     with pytest.raises(SetupError, match=r"nothing to strike: process \d+ is not running"):
-        strike(Means(tree, mock.Mock()))  # type: ignore[operator]
+        strike(ProcessLimits(tree, mock.Mock()))  # type: ignore[operator]
