@@ -33,7 +33,7 @@ BackendKind = Literal["postgres", "redis"]
 
 class _Parts(TypedDict):
     server: Server
-    door: ProxyHandle
+    proxy_handle: ProxyHandle
     address: Address
     cannot: dict[str, str]
 
@@ -81,7 +81,9 @@ class Stack:
 
     @staticmethod
     def _reach(backend: Backend) -> ToxiproxyClient:
-        return ToxiproxyClient(*backend.api, seen=backend.seen, behind=backend.behind, check=backend.check)
+        return ToxiproxyClient(
+            *backend.api, connection_counts=backend.seen, proxied_clients=backend.behind, check=backend.check
+        )
 
     def _door(self, name: str) -> ProxyHandle:
         control = self._control
@@ -97,7 +99,7 @@ class Stack:
     def toxiproxy(self) -> toxiproxy.Toxiproxy:
         """A toxiproxy-python client of this stack's server."""
         assert self._control is not None
-        return self._control.library()
+        return self._control.as_toxiproxy_python()
 
     @property
     def runner(self) -> Backend:
@@ -114,7 +116,7 @@ class Stack:
         door = self._doors[name]
         return {
             "server": self._backend.servers[name],
-            "door": door,
+            "proxy_handle": door,
             "address": self._backend.client_address(door.listen),
             "cannot": self._cannot(kind, name),
         }
@@ -315,7 +317,7 @@ class Stack:
                 return
             self._control.reset()
             for door in self._doors.values():
-                door.forget()
+                door.mark_enabled()
 
     def _running(self, service: Service) -> RunningService:
         """The process of a service; its first start belongs to the baseline, since it makes the tables."""
@@ -357,8 +359,8 @@ class Stack:
                 populate(
                     self._control, [(door.name, door.listen, upstream)]
                 )  # the same port: addresses were handed out
-                door.control = self._control
-                door.forget()
+                door.toxiproxy = self._control
+                door.mark_enabled()
 
     if not TYPE_CHECKING:  # type checkers see wrong names by themselves
 

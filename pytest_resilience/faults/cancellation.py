@@ -14,7 +14,7 @@ from ..coroutines import frames_of
 from ..errors import CannotInject, NeverHappened, SetupError
 from ..probes import eventually
 from .fault import Strike
-from .network import Blackhole, NetworkTarget
+from .network import Blackhole, HasProxy
 
 Answer = TypeVar("Answer")
 Moment = Literal["before", "during", "after"]
@@ -26,7 +26,7 @@ HANDSHAKE = (
 
 
 async def cancel(
-    target: NetworkTarget,
+    target: HasProxy,
     operation: Callable[[], Coroutine[Any, Any, object]],
     *,
     then: Callable[[], Awaitable[Answer]] | None,
@@ -41,13 +41,13 @@ async def cancel(
         raise SetupError(f"heal={heal!r} is seen from the next operation: say then=")
     if after_connect:
         await asyncio.wait_for(operation(), within)
-    connections = target.door.counters().accepted.connections
+    connections = target.proxy_handle.counters().accepted.connections
     strike = Blackhole("down").strike(target)
     task: asyncio.Task[object] = asyncio.ensure_future(operation())
     cancelled = False
     try:
         await _held(strike, task, within)
-        if target.door.counters().accepted.connections > connections:
+        if target.proxy_handle.counters().accepted.connections > connections:
             strike.note = HANDSHAKE
         cancelled = task.cancel()
         await asyncio.sleep(0)

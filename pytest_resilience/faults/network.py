@@ -12,16 +12,16 @@ from ..proxy_client.counters import ProxyCounters, Tally
 from ..proxy_client.handle import ProxyHandle
 from .fault import Fault, Receipt, Strike, Target, at_least
 
-UNITS = ("seconds", "connections")
-LOOK_EVERY = 0.005  # seconds between two looks at the counters
+FLAP_UNITS = ("seconds", "connections")
+POLL_INTERVAL = 0.005  # seconds between two looks at the counters
 STREAMS = {"up": ("upstream",), "down": ("downstream",), "both": ("upstream", "downstream")}
 
 
-class NetworkTarget(Target, Protocol):
+class HasProxy(Target, Protocol):
     """A target that is reached through a proxy of ours."""
 
     @property
-    def door(self) -> ProxyHandle: ...
+    def proxy_handle(self) -> ProxyHandle: ...
 
 
 class NetworkFault(Fault):
@@ -36,33 +36,33 @@ class Refuse(NetworkFault):
 
     name: ClassVar[str] = "refuse"
 
-    def strike(self, target: NetworkTarget) -> Strike:
-        refusing = _RefuseStrike(target.door)
+    def strike(self, target: HasProxy) -> Strike:
+        refusing = _RefuseStrike(target.proxy_handle)
         return target.struck(Strike(self.label(target), self, heal=refusing.end, look=refusing.look, late=True))
 
 
 class _RefuseStrike:
     """A door that is shut from now on, and what it refuses; the strike of a `Refuse`."""
 
-    def __init__(self, door: ProxyHandle) -> None:
-        self._door = door
-        self._before = door.mark()
-        self._mark = len(door.marks)
+    def __init__(self, proxy: ProxyHandle) -> None:
+        self._proxy = proxy
+        self._before = proxy.snapshot()
+        self._first_snapshot = len(proxy.snapshots)
         self._after: ProxyCounters | None = None
-        door.shut()
+        proxy.disable()
 
     def end(self) -> None:
-        """Open the door."""
-        if self._door.shut_by > 1:  # what it refuses from now on is another strike's
-            self._after = self._door.settled(self._before)
-        self._door.open()
+        """Open the proxy."""
+        if self._proxy.disabled_by > 1:  # what it refuses from now on is another strike's
+            self._after = self._proxy.stable_counters(self._before)
+        self._proxy.enable()
 
     def look(self) -> Receipt:
         """What was refused or cut."""
-        later = self._door.marks[self._mark :]
+        later = self._proxy.snapshots[self._first_snapshot :]
         if self._after is None and later:
             self._after = later[0]
-        return refusals(self._door, self._before, self._after)
+        return refusals(self._proxy, self._before, self._after)
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,11 @@ class Reset(NetworkFault):
 
     name: ClassVar[str] = "reset"
 
-    def strike(self, target: NetworkTarget) -> Strike:
+    def strike(self, target: HasProxy) -> Strike:
         strike = _strike_toxics(self, target, "reset_peer", ("downstream",), {"timeout": 0}, unit="connections")
-        if target.door.control.counts is False:
-            target.door.cut()  # the real Toxiproxy resets new connections only, and when they are answered; so these get a FIN
+        if target.proxy_handle.toxiproxy.has_counters is False:
+            # The real Toxiproxy resets new connections only, and when they are answered; so these get a FIN.
+            target.proxy_handle.drop_connections()
         return strike
 
 
@@ -94,7 +95,7 @@ class Blackhole(NetworkFault):
         if self.direction not in STREAMS:
             raise SetupError(f"direction must be one of {', '.join(STREAMS)}, got {self.direction!r}")
 
-    def strike(self, target: NetworkTarget) -> Strike:
+    def strike(self, target: HasProxy) -> Strike:
         # A bandwidth of 0 holds data and keeps the connection; a timeout toxic would lose it and close at the heal.
         return _strike_toxics(self, target, "bandwidth", STREAMS[self.direction], {"rate": 0})
 
@@ -118,7 +119,7 @@ class Latency(NetworkFault):
         )
         at_least("jitter", self.jitter, 0, "s")
 
-    def strike(self, target: NetworkTarget) -> Strike:
+    def strike(self, target: HasProxy) -> Strike:
         attributes = {"latency": round(self.seconds * 1000), "jitter": round(self.jitter * 1000)}
         return _strike_toxics(self, target, "latency", ("downstream",), attributes)
 
@@ -137,7 +138,7 @@ class Bandwidth(NetworkFault):
     def __post_init__(self) -> None:
         at_least("bytes_per_s", self.bytes_per_s, 1000, "bytes per second (use blackhole() to let nothing pass)")
 
-    def strike(self, target: NetworkTarget) -> Strike:
+    def strike(self, target: HasProxy) -> Strike:
         return _strike_toxics(self, target, "bandwidth", STREAMS["both"], {"rate": round(self.bytes_per_s / 1000)})
 
 
@@ -155,7 +156,7 @@ class SlowClose(NetworkFault):
     def __post_init__(self) -> None:
         at_least("seconds", self.seconds, 0.001, "s")
 
-    def strike(self, target: NetworkTarget) -> Strike:
+    def strike(self, target: HasProxy) -> Strike:
         attributes = {"delay": round(self.seconds * 1000)}
         return _strike_toxics(self, target, "slow_close", STREAMS["both"], attributes, unit="connections")
 
@@ -184,7 +185,7 @@ class Slicer(NetworkFault):
                 f"variation_bytes must be at most average_bytes, got {self.variation_bytes} of {self.average_bytes}"
             )
 
-    def strike(self, target: NetworkTarget) -> Strike:
+    def strike(self, target: HasProxy) -> Strike:
         attributes = {
             "average_size": round(self.average_bytes),
             "size_variation": round(self.variation_bytes),
@@ -207,7 +208,7 @@ class LimitData(NetworkFault):
     def __post_init__(self) -> None:
         at_least("bytes", self.bytes, 0, "bytes")
 
-    def strike(self, target: NetworkTarget) -> Strike:
+    def strike(self, target: HasProxy) -> Strike:
         attributes = {"bytes": round(self.bytes)}
         return _strike_toxics(self, target, "limit_data", ("downstream",), attributes, unit="connections")
 
@@ -228,37 +229,37 @@ class Flap(NetworkFault):
     unit: str = "seconds"
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise SetupError(f"unit must be one of {', '.join(UNITS)}, got {self.unit!r}")
+        if self.unit not in FLAP_UNITS:
+            raise SetupError(f"unit must be one of {', '.join(FLAP_UNITS)}, got {self.unit!r}")
         least = 0.01 if self.unit == "seconds" else 1
         at_least("down", self.down, least, self.unit)
         at_least("up", self.up, least, self.unit)
 
-    def strike(self, target: NetworkTarget) -> Strike:
-        if self.unit == "connections" and target.door.counters().toxics is None:
+    def strike(self, target: HasProxy) -> Strike:
+        if self.unit == "connections" and target.proxy_handle.counters().toxics is None:
             raise CannotInject(
                 f"{self.label(target)}: the real Toxiproxy does not count the connections that it refuses"
             )
-        flapping = _Flapper(target.door, self)
+        flapping = _Flapper(target.proxy_handle, self)
         return target.struck(Strike(self.label(target), self, heal=flapping.stop, look=flapping.look))
 
 
 class _Flapper:
     """A door that opens and shuts, in a thread of its own; the strike of a `Flap`."""
 
-    def __init__(self, door: ProxyHandle, fault: Flap) -> None:
-        self._door = door
+    def __init__(self, proxy: ProxyHandle, fault: Flap) -> None:
+        self._proxy = proxy
         self._fault = fault
-        self._before = door.counters()
+        self._before = proxy.counters()
         self._over = threading.Event()
         self._failure: Exception | None = None
-        door.shut()  # here, so that it is down when the call returns
+        proxy.disable()  # here, so that it is down when the call returns
         self._thread = threading.Thread(target=self._run, name="resilience-flap", daemon=True)
         self._thread.start()
 
     def look(self) -> Receipt:
         """What was refused or cut so far, over all its turns."""
-        return refusals(self._door, self._before)
+        return refusals(self._proxy, self._before)
 
     def stop(self) -> None:
         """End, with the door open."""
@@ -271,15 +272,15 @@ class _Flapper:
         try:
             while True:
                 is_over = self._wait(self._fault.down, lambda: self._counted(refused=True))
-                self._door.open()
+                self._proxy.enable()
                 if is_over or self._wait(self._fault.up, lambda: self._counted(refused=False)):
                     return
-                self._door.shut()
+                self._proxy.disable()
         except Exception as error:  # noqa: BLE001  # raised by stop(), in the thread that heals
             self._failure = error
 
     def _counted(self, *, refused: bool) -> int:
-        counters = self._door.counters()
+        counters = self._proxy.counters()
         if not refused:
             return counters.accepted.connections
         return counters.unattributed + (counters.refused.connections if counters.refused else 0)
@@ -290,7 +291,7 @@ class _Flapper:
             return self._over.wait(amount)
         enough = count() + amount
         while count() < enough:
-            if self._over.wait(LOOK_EVERY):
+            if self._over.wait(POLL_INTERVAL):
                 return True
         return False
 
@@ -304,8 +305,8 @@ class HalfOpen(NetworkFault):
 
     name: ClassVar[str] = "half_open"
 
-    def strike(self, target: NetworkTarget) -> Strike:
-        clients = target.door.clients()
+    def strike(self, target: HasProxy) -> Strike:
+        clients = target.proxy_handle.clients()
         if not clients:
             raise SetupError(f"{self.label(target)} has nothing to strike: nobody is connected through the proxy")
         return _strike_toxics(self, target, "timeout", STREAMS["both"], {"timeout": 0}, clients=clients)
@@ -325,21 +326,21 @@ class SlowAccept(NetworkFault):
     def __post_init__(self) -> None:
         at_least("seconds", self.seconds, 0.001, "s")
 
-    def strike(self, target: NetworkTarget) -> Strike:
-        door = target.door
-        before = door.counters()
-        door.delay_accept(round(self.seconds * 1000))
+    def strike(self, target: HasProxy) -> Strike:
+        proxy = target.proxy_handle
+        before = proxy.counters()
+        proxy.set_accept_delay(round(self.seconds * 1000))
 
         def look() -> Receipt:
-            accepted = door.counters().accepted.since(before.accepted)
+            accepted = proxy.counters().accepted.since(before.accepted)
             return _receipt(accepted.connections, "connections", [accepted], before.now)
 
-        return target.struck(Strike(self.label(target), self, heal=lambda: door.delay_accept(0), look=look))
+        return target.struck(Strike(self.label(target), self, heal=lambda: proxy.set_accept_delay(0), look=look))
 
 
 def _strike_toxics(
     fault: Fault,
-    target: NetworkTarget,
+    target: HasProxy,
     kind: str,
     streams: Iterable[str],
     attributes: Mapping[str, int],
@@ -348,27 +349,27 @@ def _strike_toxics(
     clients: Sequence[str] = (),
 ) -> Strike:
     """Add one toxic of `kind` per stream, under names of their own so that overlapping strikes heal independently."""
-    door = target.door
+    proxy = target.proxy_handle
     before = (
-        door.counters() if door.control.counts is not True else None
+        proxy.counters() if proxy.toxiproxy.has_counters is not True else None
     )  # one question less where toxics count themselves
-    struck_at = door.now()
+    struck_at = proxy.now()
     names: list[str] = []
 
     def heal() -> None:
         while names:
-            door.remove_toxic(names[-1])
+            proxy.remove_toxic(names[-1])
             names.pop()
 
     try:
         for stream in streams:
-            names.append(door.add_toxic(kind, stream=stream, attributes=attributes, label=fault.name, clients=clients))
+            names.append(proxy.add_toxic(kind, stream=stream, attributes=attributes, label=fault.name, clients=clients))
     except BaseException:
         heal()
         raise
 
     def look() -> Receipt:
-        counters = door.counters() if before is None or unit == "bytes" else door.with_ends(before)
+        counters = proxy.counters() if before is None or unit == "bytes" else proxy.counters_after_close(before)
         toxics = counters.toxics
         if toxics is None:
             return _deduced(before, counters, unit)
@@ -391,17 +392,17 @@ def _receipt(count: int, unit: str, touched: Iterable[Tally], struck_at: float) 
     )
 
 
-def refusals(door: ProxyHandle, before: ProxyCounters, after: ProxyCounters | None = None) -> Receipt:
+def refusals(proxy: ProxyHandle, before: ProxyCounters, after: ProxyCounters | None = None) -> Receipt:
     """What a door has refused or cut between `before` and `after`, or now.
 
     The kernel tells of a refused connection a moment after the client knows; nobody is called vacuous for that moment.
     """
     if after is not None:
         return _refusals(before, after)
-    until = door.told_until
-    receipt = _refusals(before, door.settled(before))
-    while receipt.touched == 0 and door.now() < until:
-        receipt = _refusals(before, door.settled(before))
+    until = proxy.late_reports_until
+    receipt = _refusals(before, proxy.stable_counters(before))
+    while receipt.touched == 0 and proxy.now() < until:
+        receipt = _refusals(before, proxy.stable_counters(before))
     return receipt
 
 
@@ -409,9 +410,9 @@ def _deduced(before: ProxyCounters | None, after: ProxyCounters, unit: str) -> R
     """What can be known of a toxic that does not count: nothing, unless there was no connection at all, or it ends those it touches."""
     if before is None:
         return Receipt(None, unit)
-    if after.idle_since(before):
+    if after.unused_since(before):
         return Receipt(0, unit)
-    return Receipt((after.ended_since(before) or None) if unit == "connections" else None, unit)
+    return Receipt((after.closed_since(before) or None) if unit == "connections" else None, unit)
 
 
 def _refusals(before: ProxyCounters, after: ProxyCounters) -> Receipt:
@@ -422,7 +423,7 @@ def _refusals(before: ProxyCounters, after: ProxyCounters) -> Receipt:
     """
     refused = after.refused.since(before.refused) if after.refused and before.refused else None
     if after.cut is None or before.cut is None:
-        return Receipt(after.ended_since(before) or None, "connections")
+        return Receipt(after.closed_since(before) or None, "connections")
     cut = after.cut.since(before.cut)
     if cut.connections < 0:  # another proxy by now: ours has died
         return Receipt(None, "connections")

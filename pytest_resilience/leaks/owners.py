@@ -94,7 +94,7 @@ class ConnectionOwners:
         """The client's port by the one that the server knows."""
         if server not in self._through_the_proxy:
             known = self._known.get(server, ())
-            pairs = self._servers[server].door.by_upstream_port(known) or {}
+            pairs = self._servers[server].proxy_handle.by_upstream_port(known) or {}
             # Who came or went between the server's answer and the proxy's would have moved all others by one.
             certain = self._stack.is_all_here or self._ask(server) == known
             self._through_the_proxy[server] = pairs if certain else {}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import toxiproxy
 
-ANSWER_WITHIN = 10.0  # seconds; the proxy answers in about one millisecond, so this is a dead one
-KNOWN_WITHIN = 0.5  # seconds from the end of a server until its parent knows of it
+RESPONSE_TIMEOUT = 10.0  # seconds; the proxy answers in about one millisecond, so this is a dead one
+EXIT_REPORTED_WITHIN = 0.5  # seconds from the end of a server until its parent knows of it
 
 
 # What Toxiproxy 2.12 has not and ours has.
@@ -63,12 +63,12 @@ class ToxiproxyClient:
     Args:
         host: where the API listens.
         port: its port.
-        seen: what a backend sees of a proxy's connections where the server does not count them.
-        behind: whom a backend sees behind a proxy where the server does not say.
+        connection_counts: what a backend sees of a proxy's connections where the server does not count them.
+        proxied_clients: whom a backend sees behind a proxy where the server does not say.
         check: raises BackendDied with the server's log when it is known to have ended.
 
     Attributes:
-        counts: whether the server counts as ours does; None when it has not been asked yet.
+        has_counters: whether the server counts as ours does; None when it has not been asked yet.
     """
 
     def __init__(
@@ -76,16 +76,16 @@ class ToxiproxyClient:
         host: str,
         port: int,
         *,
-        seen: Callable[[str], ConnectionCounts | None] | None = None,
-        behind: Callable[[str], ProxiedClients | None] | None = None,
+        connection_counts: Callable[[str], ConnectionCounts | None] | None = None,
+        proxied_clients: Callable[[str], ProxiedClients | None] | None = None,
         check: Callable[[], None] | None = None,
     ) -> None:
         self.host = host
         self.port = port
-        self.seen = seen
-        self.behind = behind
+        self.connection_counts = connection_counts
+        self.proxied_clients = proxied_clients
         self._check = check
-        self.counts: bool | None = None
+        self.has_counters: bool | None = None
         self._has_metrics = True
         self._lock = threading.Lock()
         self._connection: HTTPConnection | None = None
@@ -122,7 +122,7 @@ class ToxiproxyClient:
         """What to say when nobody answers: the log of a server that has ended, of which its parent may know a moment later."""
         died = None
         if self._check is not None:
-            died = wait_until(partial(_death, self._check), within=KNOWN_WITHIN, every=0.005)
+            died = wait_until(partial(_death, self._check), within=EXIT_REPORTED_WITHIN, every=0.005)
         return died or BackendDied(
             f"the proxy's API at {self.host}:{self.port} does not answer: {type(error).__name__}: {error}"
         )
@@ -144,7 +144,7 @@ class ToxiproxyClient:
         if self._connection is None:
             from http.client import HTTPConnection
 
-            self._connection = HTTPConnection(self.host, self.port, timeout=ANSWER_WITHIN)
+            self._connection = HTTPConnection(self.host, self.port, timeout=RESPONSE_TIMEOUT)
         self._connection.request(method, path, body=data)
         response = self._connection.getresponse()
         return response.status, response.read()
@@ -170,7 +170,7 @@ class ToxiproxyClient:
         with self._lock:
             self._forget_connection()
 
-    def library(self) -> toxiproxy.Toxiproxy:
+    def as_toxiproxy_python(self) -> toxiproxy.Toxiproxy:
         """A toxiproxy-python client of this server (its address is a global of that library: one server per process)."""
         import toxiproxy
 

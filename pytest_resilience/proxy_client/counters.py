@@ -29,7 +29,7 @@ class ConnectionCounts(NamedTuple):
     """How many connections of a proxy have begun and ended so far, by what its backend can see."""
 
     accepted: int
-    ended: int
+    closed: int
 
 
 class ProxiedClients(NamedTuple):
@@ -50,7 +50,7 @@ class ProxyCounters:
 
     `refused` is None where refusals can't be seen; `unattributed` counts clients that may have been refused here or elsewhere.
 
-    The real Toxiproxy counts next to nothing: `live`, `cut` and `toxics` are None then, `seen` is what its backend knows in their
+    The real Toxiproxy counts next to nothing: `live`, `cut` and `toxics` are None then, `backend_counts` is what its backend knows in their
     place, and `closed_bytes` is what the connections that have ended had carried, where its metrics are switched on.
     """
 
@@ -61,22 +61,24 @@ class ProxyCounters:
     cut: Tally | None
     unattributed: int = 0
     toxics: Mapping[str, Tally] | None = field(default_factory=dict)
-    seen: ConnectionCounts | None = None
+    backend_counts: ConnectionCounts | None = None
     closed_bytes: int = 0
 
-    def ended_since(self, before: ProxyCounters) -> int | None:
+    def closed_since(self, before: ProxyCounters) -> int | None:
         """How many connections have ended since, at least; None when that is not known."""
-        if self.seen is not None and before.seen is not None:
-            return self.seen.ended - before.seen.ended
+        if self.backend_counts is not None and before.backend_counts is not None:
+            return self.backend_counts.closed - before.backend_counts.closed
         return 1 if self.closed_bytes > before.closed_bytes else None
 
-    def may_yet_end(self, before: ProxyCounters) -> bool:
+    def close_may_be_pending(self, before: ProxyCounters) -> bool:
         """Whether no connection is known to have ended since, although one could have."""
-        return self.seen is not None and self.seen.accepted > self.seen.ended and not self.ended_since(before)
+        now = self.backend_counts
+        return now is not None and now.accepted > now.closed and not self.closed_since(before)
 
-    def idle_since(self, before: ProxyCounters) -> bool:
+    def unused_since(self, before: ProxyCounters) -> bool:
         """Whether it is certain that there was no connection then and has been none since."""
-        return before.seen is not None and before.seen == self.seen and before.seen.accepted == before.seen.ended
+        then = before.backend_counts
+        return then is not None and then == self.backend_counts and then.accepted == then.closed
 
 
 def read_tally(raw: Mapping[str, Any]) -> Tally | None:

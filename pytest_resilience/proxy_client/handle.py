@@ -14,63 +14,65 @@ from .counters import ProxyCounters, Tally, read_tally
 if TYPE_CHECKING:
     import toxiproxy
 
-QUIET = 0.002  # seconds without news of refused connections after which there is none; the kernel takes a tenth of that as a rule
-TOLD_WITHIN = 0.04  # seconds for which such news may still come; seen: up to 8 ms on a busy machine
-LOGGED_WITHIN = 0.25  # seconds from the end of a connection until the real server's log tells of it, which it does after it has closed it
+POLL_INTERVAL = 0.002  # seconds without news of refused connections after which there is none; the kernel takes a tenth of that as a rule
+REFUSALS_REPORTED_WITHIN = 0.04  # seconds for which such news may still come; seen: up to 8 ms on a busy machine
+CLOSE_LOGGED_WITHIN = (
+    0.25  # seconds from the end of a connection until the real server has logged it, after it has closed it
+)
 
 
 class ProxyHandle:
     """One proxy: what strikes it, and what it counted.
 
     Args:
-        control: the server's API.
+        toxiproxy: the server's API.
         name: the proxy's name.
         listen: where it listens, "host:port".
 
     Attributes:
-        marks: what was counted each time that somebody shut it while it was open, so that no strike is credited with a later one's.
+        snapshots: what was counted each time that somebody shut it while it was open, so that no strike is credited with a later one's.
     """
 
-    def __init__(self, control: ToxiproxyClient, name: str, listen: str) -> None:
-        self.control = control
+    def __init__(self, toxiproxy: ToxiproxyClient, name: str, listen: str) -> None:
+        self.toxiproxy = toxiproxy
         self.name = name
         self.listen = listen
         self._path = f"/proxies/{quote(name, safe='')}"
-        self._shut = 0
-        self._opened_at = float("-inf")
+        self._disabled_by = 0
+        self._enabled_at = float("-inf")
         self._names = itertools.count(1)
-        self.marks: list[ProxyCounters] = []
+        self.snapshots: list[ProxyCounters] = []
 
-    def shut(self) -> None:
+    def disable(self) -> None:
         """Refuse and cut; counts, so that two who shut it must both open it again."""
-        if self._shut == 0:
-            self.control.request("POST", self._path, {"enabled": False})
-        self._shut += 1
+        if self._disabled_by == 0:
+            self.toxiproxy.request("POST", self._path, {"enabled": False})
+        self._disabled_by += 1
 
-    def open(self) -> None:
+    def enable(self) -> None:
         """Take one `shut` back; the last one lets connections in again."""
-        if self._shut == 1:
-            self.control.request("POST", self._path, {"enabled": True})
-            self._opened_at = self.now()
-        self._shut = max(0, self._shut - 1)
+        if self._disabled_by == 1:
+            self.toxiproxy.request("POST", self._path, {"enabled": True})
+            self._enabled_at = self.now()
+        self._disabled_by = max(0, self._disabled_by - 1)
 
     @property
-    def shut_by(self) -> int:
+    def disabled_by(self) -> int:
         """How many have shut it and not opened it again."""
-        return self._shut
+        return self._disabled_by
 
-    def mark(self) -> ProxyCounters:
+    def snapshot(self) -> ProxyCounters:
         """What was counted before it is shut."""
-        counters = self.settled()
-        if self._shut == 0:
-            self.marks.append(counters)
+        counters = self.stable_counters()
+        if self._disabled_by == 0:
+            self.snapshots.append(counters)
         return counters
 
-    def cut(self) -> None:
+    def drop_connections(self) -> None:
         """Close the connections that exist; new ones are refused for a millisecond, and let in then. Nothing when it is shut."""
-        if self._shut == 0:
-            self.control.request("POST", self._path, {"enabled": False})
-            self.control.request("POST", self._path, {"enabled": True})
+        if self._disabled_by == 0:
+            self.toxiproxy.request("POST", self._path, {"enabled": False})
+            self.toxiproxy.request("POST", self._path, {"enabled": True})
 
     def add_toxic(
         self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str, clients: Sequence[str] = ()
@@ -89,12 +91,12 @@ class ProxyHandle:
         toxic["attributes"] = dict(attributes)
         if clients:
             toxic["connections"] = list(clients)
-        self.control.request("POST", f"{self._path}/toxics", toxic)
+        self.toxiproxy.request("POST", f"{self._path}/toxics", toxic)
         return name
 
     def clients(self) -> list[str]:
         """The addresses of all who are connected now, "host:port" each (our proxy's addition)."""
-        return [connection["client"] for connection in self.control.request("GET", f"{self._path}/connections")]
+        return [connection["client"] for connection in self.toxiproxy.request("GET", f"{self._path}/connections")]
 
     def by_upstream_port(self, known: Sequence[tuple[str, int | None]] = ()) -> dict[int, int] | None:
         """For each connection the port that the server knows it by, and its client's; None where neither proxy nor backend can tell.
@@ -105,9 +107,9 @@ class ProxyHandle:
                 when there is one more on either side.
         """
         try:
-            connections = self.control.request("GET", f"{self._path}/connections")
+            connections = self.toxiproxy.request("GET", f"{self._path}/connections")
         except ToxiproxyError:
-            behind = self.control.behind(self.name) if self.control.behind is not None else None
+            behind = self.toxiproxy.proxied_clients(self.name) if self.toxiproxy.proxied_clients is not None else None
             if behind is None:
                 return None
             ports = [port for host, port in known if host == behind.host and port is not None]
@@ -115,13 +117,13 @@ class ProxyHandle:
         pairs = [(connection.get("via"), connection["client"]) for connection in connections]
         return {_port(via): _port(client) for via, client in pairs if via and client != "unix"}
 
-    def delay_accept(self, milliseconds: int) -> None:
+    def set_accept_delay(self, milliseconds: int) -> None:
         """Wait so long between a client's connect and the dial (our proxy's addition)."""
-        self.control.request("POST", self._path, {"accept_delay": milliseconds})
+        self.toxiproxy.request("POST", self._path, {"accept_delay": milliseconds})
 
     def remove_toxic(self, name: str) -> None:
         """Remove a toxic; what it held goes out, at once and in order."""
-        self.control.request("DELETE", f"{self._path}/toxics/{quote(name, safe='')}")
+        self.toxiproxy.request("DELETE", f"{self._path}/toxics/{quote(name, safe='')}")
 
     def now(self) -> float:
         """The moment on the clock that counters use."""
@@ -129,16 +131,16 @@ class ProxyHandle:
 
     def counters(self) -> ProxyCounters:
         """What the proxy has counted so far."""
-        if self.control.counts is False:
-            return self._seen()
+        if self.toxiproxy.has_counters is False:
+            return self._backend_counters()
         try:
-            raw = self.control.request("GET", f"{self._path}/counters")
+            raw = self.toxiproxy.request("GET", f"{self._path}/counters")
         except ToxiproxyError as refusal:
-            if refusal.status != 404 or self.control.counts:
+            if refusal.status != 404 or self.toxiproxy.has_counters:
                 raise
-            self.control.counts = False
-            return self._seen()
-        self.control.counts = True
+            self.toxiproxy.has_counters = False
+            return self._backend_counters()
+        self.toxiproxy.has_counters = True
         return ProxyCounters(
             now=raw["now"],
             live=raw["connections"],
@@ -150,83 +152,83 @@ class ProxyHandle:
         )
 
     @property
-    def told_until(self) -> float:
+    def late_reports_until(self) -> float:
         """Until when the kernel may still tell of connections that were refused up to now."""
-        return (self.now() if self._shut else self._opened_at) + TOLD_WITHIN
+        return (self.now() if self._disabled_by else self._enabled_at) + REFUSALS_REPORTED_WITHIN
 
-    def settled(self, before: ProxyCounters | None = None) -> ProxyCounters:
+    def stable_counters(self, before: ProxyCounters | None = None) -> ProxyCounters:
         """What the proxy has counted, with the refused connections of which the kernel tells a moment after the client knows; and
         with an end since `before`, if given.
         """
-        until = self.told_until
-        counters = self.counters() if before is None else self.with_ends(before)
+        until = self.late_reports_until
+        counters = self.counters() if before is None else self.counters_after_close(before)
         while counters.refused is not None and self.now() < until:
-            SYSTEM.sleep(QUIET)
+            SYSTEM.sleep(POLL_INTERVAL)
             before, counters = counters, self.counters()
             if (before.refused, before.unattributed) == (counters.refused, counters.unattributed):
                 break
         return counters
 
-    def with_ends(self, before: ProxyCounters) -> ProxyCounters:
+    def counters_after_close(self, before: ProxyCounters) -> ProxyCounters:
         """What the proxy has counted, with the end of a connection of which the real server's log tells a moment after the client knows.
 
         Where none has ended since `before` although somebody is connected, that moment is waited for.
         """
-        until = self.now() + LOGGED_WITHIN
+        until = self.now() + CLOSE_LOGGED_WITHIN
         counters = self.counters()
-        while counters.may_yet_end(before) and self.now() < until:
-            SYSTEM.sleep(QUIET)
+        while counters.close_may_be_pending(before) and self.now() < until:
+            SYSTEM.sleep(POLL_INTERVAL)
             counters = self.counters()
         return counters
 
-    def _seen(self) -> ProxyCounters:
+    def _backend_counters(self) -> ProxyCounters:
         """What can be known of the real server."""
-        seen = self.control.seen(self.name) if self.control.seen is not None else None
+        counts = self.toxiproxy.connection_counts(self.name) if self.toxiproxy.connection_counts is not None else None
         return ProxyCounters(
             now=self.now(),
             live=None,
-            accepted=Tally(seen.accepted if seen is not None else 0),
+            accepted=Tally(counts.accepted if counts is not None else 0),
             refused=None,
             cut=None,
             toxics=None,
-            seen=seen,
-            closed_bytes=self.control.closed_bytes(self.name),
+            backend_counts=counts,
+            closed_bytes=self.toxiproxy.closed_bytes(self.name),
         )
 
     def reset(self) -> None:
         """Enable this proxy and remove its toxics, as the server's reset does with all of them."""
-        shown = self.control.request("GET", self._path)
+        shown = self.toxiproxy.request("GET", self._path)
         if not shown["enabled"]:
-            self.control.request("POST", self._path, {"enabled": True})
+            self.toxiproxy.request("POST", self._path, {"enabled": True})
         for toxic in shown["toxics"]:
             self.remove_toxic(toxic["name"])
-        self.forget()
+        self.mark_enabled()
 
-    def forget(self) -> None:
+    def mark_enabled(self) -> None:
         """Forget who shut it: the server was reset."""
-        self._shut = 0
+        self._disabled_by = 0
 
-    def library(self) -> toxiproxy.Proxy:
+    def as_toxiproxy_python(self) -> toxiproxy.Proxy:
         """toxiproxy-python's object for this proxy."""
-        proxy = self.control.library().get_proxy(self.name)
+        proxy = self.toxiproxy.as_toxiproxy_python().get_proxy(self.name)
         assert proxy is not None, f"the proxy {self.name} is gone from its server"
         return proxy
 
 
-def populate(control: ToxiproxyClient, doors: list[tuple[str, str, str]]) -> list[ProxyHandle]:
+def populate(toxiproxy: ToxiproxyClient, proxies: list[tuple[str, str, str]]) -> list[ProxyHandle]:
     """Create proxies, each given as (name, listen, upstream); returns them in order."""
-    made = control.request("POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in doors])
-    return [ProxyHandle(control, proxy["name"], proxy["listen"]) for proxy in made["proxies"]]
+    made = toxiproxy.request("POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in proxies])
+    return [ProxyHandle(toxiproxy, proxy["name"], proxy["listen"]) for proxy in made["proxies"]]
 
 
-def create_proxy(control: ToxiproxyClient, name: str, listen: str, upstream: str) -> ProxyHandle:
+def create_proxy(toxiproxy: ToxiproxyClient, name: str, listen: str, upstream: str) -> ProxyHandle:
     """Create one proxy, which must not be there yet.
 
     Raises:
         SetupError: the server refused it: the name is taken, or the port.
     """
-    made = control.request("POST", "/proxies", {"name": name, "listen": listen, "upstream": upstream})
-    return ProxyHandle(control, made["name"], made["listen"])
+    made = toxiproxy.request("POST", "/proxies", {"name": name, "listen": listen, "upstream": upstream})
+    return ProxyHandle(toxiproxy, made["name"], made["listen"])
 
 
 def _port(address: str) -> int:

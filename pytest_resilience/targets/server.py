@@ -75,14 +75,14 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
         ledger: StrikeRegistry,
         *,
         server: Server,
-        door: ProxyHandle,
+        proxy_handle: ProxyHandle,
         address: Address,
         admin: Admin,
         cannot: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, ledger, cannot=cannot)
         self._server = server
-        self._door = door
+        self._proxy_handle = proxy_handle
         self._address = address
         self._admin = admin
 
@@ -109,11 +109,11 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
     @property
     def proxy(self) -> toxiproxy.Proxy:
         """toxiproxy-python's object for this proxy; what it does is undone after the test."""
-        return self._door.library()
+        return self._proxy_handle.as_toxiproxy_python()
 
     @property
-    def door(self) -> ProxyHandle:
-        return self._door
+    def proxy_handle(self) -> ProxyHandle:
+        return self._proxy_handle
 
     @property
     def body(self) -> Body:

@@ -84,7 +84,7 @@ class NetworkFaults(Target):
     """Faults of the connections to a server; each strikes at once, and heals with its `with` block, `heal()` or the test."""
 
     @property
-    def door(self) -> ProxyHandle:
+    def proxy_handle(self) -> ProxyHandle:
         """The proxy in front of the server."""
         raise AssertionError(f"{type(self).__name__} has no proxy")
 

@@ -67,7 +67,7 @@ class ExternalBackend(SupervisedBackend):
 
     @property
     def cannot(self) -> Mapping[str, str]:  # type: ignore[override]  # known when its Toxiproxy has been asked
-        return CANNOT | (TOXIPROXY_UNSUPPORTED if self._control is None or not self._control.counts else {})
+        return CANNOT | (TOXIPROXY_UNSUPPORTED if self._control is None or not self._control.has_counters else {})
 
     def start(self) -> None:
         try:

@@ -18,35 +18,35 @@ class Real(ToxiproxyClient):
         raise ToxiproxyError(404, "page not found")
 
 
-def door(
+def proxy_handle(
     behind: Callable[[str], ProxiedClients | None] | None = None,
     seen: Callable[[str], ConnectionCounts | None] | None = None,
 ) -> ProxyHandle:
-    return ProxyHandle(Real("127.0.0.1", 1, seen=seen, behind=behind), "redis", "0.0.0.0:20001")
+    return ProxyHandle(Real("127.0.0.1", 1, connection_counts=seen, proxied_clients=behind), "redis", "0.0.0.0:20001")
 
 
 KNOWN = [("10.0.0.1", 7001), ("10.0.0.9", 500), ("10.0.0.9", 90)]  # somebody forwarded, and two through the proxy
 
 
 def test_clients_are_paired_in_the_order_in_which_they_came() -> None:
-    assert door(lambda _: ProxiedClients("10.0.0.9", [31, 32])).by_upstream_port(KNOWN) == {500: 31, 90: 32}
+    assert proxy_handle(lambda _: ProxiedClients("10.0.0.9", [31, 32])).by_upstream_port(KNOWN) == {500: 31, 90: 32}
 
 
 @pytest.mark.parametrize("ports", [[31], [31, 32, 33]], ids=["one has gone", "one has come"])
 def test_nobody_is_paired_when_there_is_one_more_on_either_side(ports: list[int]) -> None:
-    assert door(lambda _: ProxiedClients("10.0.0.9", ports)).by_upstream_port(KNOWN) == {}
+    assert proxy_handle(lambda _: ProxiedClients("10.0.0.9", ports)).by_upstream_port(KNOWN) == {}
 
 
 @pytest.mark.parametrize("behind", [None, lambda _: None], ids=["no backend", "no log"])
 def test_it_is_said_when_nobody_can_tell(behind: Callable[[str], ProxiedClients | None] | None) -> None:
-    assert door(behind).by_upstream_port(KNOWN) is None
+    assert proxy_handle(behind).by_upstream_port(KNOWN) is None
 
 
 def test_the_end_of_a_connection_that_the_log_tells_a_moment_late_is_waited_for() -> None:
     told = iter([ConnectionCounts(1, 0), ConnectionCounts(2, 0), ConnectionCounts(2, 0), ConnectionCounts(2, 1)])
-    proxy = door(seen=lambda _: next(told))
+    proxy = proxy_handle(connection_counts=lambda _: next(told))
     before = proxy.counters()
-    assert proxy.with_ends(before).ended_since(before) == 1
+    assert proxy.counters_after_close(before).closed_since(before) == 1
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_the_end_of_a_connection_that_the_log_tells_a_moment_late_is_waited_for(
 )
 def test_no_end_is_waited_for_when_none_can_come_or_one_has(seen: ConnectionCounts) -> None:
     told = iter([ConnectionCounts(2, 2), seen])
-    proxy = door(seen=lambda _: next(told))
+    proxy = proxy_handle(connection_counts=lambda _: next(told))
     before = proxy.counters()
-    assert proxy.with_ends(before).seen == seen
+    assert proxy.counters_after_close(before).backend_counts == seen
 
 
 def test_the_wait_for_an_end_has_an_end() -> None:
-    proxy = door(seen=lambda _: ConnectionCounts(1, 0))
+    proxy = proxy_handle(connection_counts=lambda _: ConnectionCounts(1, 0))
     before = proxy.counters()
-    assert proxy.with_ends(before).ended_since(before) == 0
+    assert proxy.counters_after_close(before).closed_since(before) == 0

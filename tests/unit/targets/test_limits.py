@@ -94,7 +94,12 @@ def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: ps
 
 @pytest.mark.parametrize(
     "strike",
-    [lambda m: m.lower_data_limit(0), lambda m: m.limit_descriptors(0), lambda m: m.limit_memory(1), lambda m: m.contend_cpu(1)],
+    [
+        lambda m: m.lower_data_limit(0),
+        lambda m: m.limit_descriptors(0),
+        lambda m: m.limit_memory(1),
+        lambda m: m.contend_cpu(1),
+    ],
 )
 def test_what_has_ended_has_nothing_to_strike(child: psutil.Process, strike: object) -> None:
     tree = ForeignTree(child)
