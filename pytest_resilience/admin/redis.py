@@ -160,7 +160,7 @@ class RedisAdmin:
         try:
             self.close()
             self._server.kill()
-            self._server.forget_saved()
+            self._server.discard_snapshot()
             self._server.start()
             self._put_back(self._look())
         except (ErrorReply, OSError) as error:

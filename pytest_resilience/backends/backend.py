@@ -99,7 +99,7 @@ class Server(ABC):
         """
         raise CannotInject(f"{self.kind}.crash: the server's processes can't be signalled from here")
 
-    def forget_saved(self) -> None:  # noqa: B027  # most have nothing to do
+    def discard_snapshot(self) -> None:  # noqa: B027  # most have nothing to do
         """Remove what a Redis has saved on disk, so that killed it comes back empty; nothing for a Postgres."""
 
     @abstractmethod

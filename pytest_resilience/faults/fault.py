@@ -68,17 +68,17 @@ class Strike:
         fault: Fault,
         *,
         heal: Callable[[], None],
-        look: Callable[[], Receipt],
-        late: bool = False,
+        read_receipt: Callable[[], Receipt],
+        settles_late: bool = False,
         clock: Clock = SYSTEM,
     ) -> None:
         self.label = label
         self.fault = fault
         self._heal = heal
-        self._look = look
-        self._late = late
+        self._read_receipt = read_receipt
+        self._settles_late = settles_late
         self._clock = clock
-        self._final: Receipt | None = None
+        self._last_receipt: Receipt | None = None
         self.note = ""
         self._event = FaultEvent(label, clock.now())
         current().faults.append(self._event)
@@ -91,14 +91,14 @@ class Strike:
     @property
     def receipt(self) -> Receipt:
         """What the fault has touched: up to now while it lasts, up to the heal afterwards."""
-        if self._final is None and not self.healed:
-            return self._with_note(self._look())
-        if self._final is None:
+        if self._last_receipt is None and not self.healed:
+            return self._with_note(self._read_receipt())
+        if self._last_receipt is None:
             try:
-                self._final = self._look()
+                self._last_receipt = self._read_receipt()
             except Exception:  # noqa: BLE001  # the backend died after the heal, which whoever asks for its state is told
-                self._final = Receipt(None, "connections")
-        return self._with_note(self._final)
+                self._last_receipt = Receipt(None, "connections")
+        return self._with_note(self._last_receipt)
 
     def _with_note(self, receipt: Receipt) -> Receipt:
         return replace(receipt, note=self.note) if self.note else receipt
@@ -117,11 +117,11 @@ class Strike:
         if self.healed:
             return
         lost: Exception | None = None
-        if not self._late:
+        if not self._settles_late:
             try:
-                self._final = self._look()  # first: removing a toxic removes its counters
+                self._last_receipt = self._read_receipt()  # first: removing a toxic removes its counters
             except Exception as error:  # noqa: BLE001  # a receipt that can't be had must not keep the fault from healing
-                self._final = Receipt(None, "connections")
+                self._last_receipt = Receipt(None, "connections")
                 lost = error
         try:
             self._heal()
@@ -156,17 +156,17 @@ class Strike:
         return f"<Strike {self.label}, {'healed' if self.healed else 'striking'}>"
 
 
-class Target(Protocol):
+class FaultTarget(Protocol):
     """What every fault needs of the thing that it strikes."""
 
     @property
     def name(self) -> str:
         """Such as "redis"; the first half of a label."""
 
-    def cannot(self, fault: str) -> str | None:
+    def unsupported(self, fault: str) -> str | None:
         """Why its backend can't inject that fault; None when it can."""
 
-    def struck(self, strike: Strike) -> Strike:
+    def register(self, strike: Strike) -> Strike:
         """Remember a strike, so that it is healed at the end at the latest; returns it."""
 
 
@@ -181,7 +181,7 @@ class Fault(ABC):
         """No kind of fault strikes where its target's backend can't: asked here, once for all of them."""
         super().__init_subclass__()
         if "strike" in vars(cls):
-            setattr(cls, "strike", _asking_first(vars(cls)["strike"]))  # noqa: B010  # no assignment to a method, says mypy
+            setattr(cls, "strike", _refuse_unsupported(vars(cls)["strike"]))  # noqa: B010  # no assignment to a method, says mypy
 
     @abstractmethod
     def strike(self, target: Any) -> Strike:
@@ -192,20 +192,20 @@ class Fault(ABC):
             SetupError: the settings make no sense.
         """
 
-    def label(self, target: Target) -> str:
-        """Target, name and the settings that differ from their defaults: "redis.refuse"."""
+    def label(self, target: FaultTarget) -> str:
+        """FaultTarget, name and the settings that differ from their defaults: "redis.refuse"."""
         said = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
         return f"{target.name}.{self.name}" + (f"({', '.join(said)})" if said else "")
 
 
-def _asking_first(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], Strike]:
+def _refuse_unsupported(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], Strike]:
     @functools.wraps(strike)
-    def asking(fault: Fault, target: Any) -> Strike:
-        if reason := target.cannot(fault.name):
+    def checked(fault: Fault, target: Any) -> Strike:
+        if reason := target.unsupported(fault.name):
             raise CannotInject(reason)
         return strike(fault, target)
 
-    return asking
+    return checked
 
 
 class Hold(Protocol):
@@ -218,9 +218,9 @@ class Hold(Protocol):
         """Return what came of it so far, in processes."""
 
 
-def held(fault: Fault, target: Target, hold: Hold) -> Strike:
+def strike_hold(fault: Fault, target: FaultTarget, hold: Hold) -> Strike:
     """Return the strike of a fault that holds something back from the target's processes."""
-    return target.struck(Strike(fault.label(target), fault, heal=hold.release, look=hold.receipt))
+    return target.register(Strike(fault.label(target), fault, heal=hold.release, read_receipt=hold.receipt))
 
 
 def at_least(name: str, value: Any, least: float, unit: str) -> None:

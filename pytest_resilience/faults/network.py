@@ -10,14 +10,14 @@ from typing import ClassVar, Protocol
 from ..errors import CannotInject, SetupError
 from ..proxy_client.counters import ProxyCounters, Tally
 from ..proxy_client.handle import ProxyHandle
-from .fault import Fault, Receipt, Strike, Target, at_least
+from .fault import Fault, FaultTarget, Receipt, Strike, at_least
 
 FLAP_UNITS = ("seconds", "connections")
 POLL_INTERVAL = 0.005  # seconds between two looks at the counters
 STREAMS = {"up": ("upstream",), "down": ("downstream",), "both": ("upstream", "downstream")}
 
 
-class HasProxy(Target, Protocol):
+class HasProxy(FaultTarget, Protocol):
     """A target that is reached through a proxy of ours."""
 
     @property
@@ -38,7 +38,9 @@ class Refuse(NetworkFault):
 
     def strike(self, target: HasProxy) -> Strike:
         refusing = _RefuseStrike(target.proxy_handle)
-        return target.struck(Strike(self.label(target), self, heal=refusing.end, look=refusing.look, late=True))
+        return target.register(
+            Strike(self.label(target), self, heal=refusing.end, read_receipt=refusing.read_receipt, settles_late=True)
+        )
 
 
 class _RefuseStrike:
@@ -57,7 +59,7 @@ class _RefuseStrike:
             self._after = self._proxy.stable_counters(self._before)
         self._proxy.enable()
 
-    def look(self) -> Receipt:
+    def read_receipt(self) -> Receipt:
         """What was refused or cut."""
         later = self._proxy.snapshots[self._first_snapshot :]
         if self._after is None and later:
@@ -241,7 +243,7 @@ class Flap(NetworkFault):
                 f"{self.label(target)}: the real Toxiproxy does not count the connections that it refuses"
             )
         flapping = _Flapper(target.proxy_handle, self)
-        return target.struck(Strike(self.label(target), self, heal=flapping.stop, look=flapping.look))
+        return target.register(Strike(self.label(target), self, heal=flapping.stop, read_receipt=flapping.read_receipt))
 
 
 class _Flapper:
@@ -257,7 +259,7 @@ class _Flapper:
         self._thread = threading.Thread(target=self._run, name="resilience-flap", daemon=True)
         self._thread.start()
 
-    def look(self) -> Receipt:
+    def read_receipt(self) -> Receipt:
         """What was refused or cut so far, over all its turns."""
         return refusals(self._proxy, self._before)
 
@@ -331,11 +333,13 @@ class SlowAccept(NetworkFault):
         before = proxy.counters()
         proxy.set_accept_delay(round(self.seconds * 1000))
 
-        def look() -> Receipt:
+        def read_receipt() -> Receipt:
             accepted = proxy.counters().accepted.since(before.accepted)
             return _receipt(accepted.connections, "connections", [accepted], before.now)
 
-        return target.struck(Strike(self.label(target), self, heal=lambda: proxy.set_accept_delay(0), look=look))
+        return target.register(
+            Strike(self.label(target), self, heal=lambda: proxy.set_accept_delay(0), read_receipt=read_receipt)
+        )
 
 
 def _strike_toxics(
@@ -368,7 +372,7 @@ def _strike_toxics(
         heal()
         raise
 
-    def look() -> Receipt:
+    def read_receipt() -> Receipt:
         counters = proxy.counters() if before is None or unit == "bytes" else proxy.counters_after_close(before)
         toxics = counters.toxics
         if toxics is None:
@@ -378,7 +382,7 @@ def _strike_toxics(
         count = sum(t.bytes for t in touched) if unit == "bytes" else max(t.connections for t in touched)
         return _receipt(count, unit, touched, struck_at)
 
-    return target.struck(Strike(fault.label(target), fault, heal=heal, look=look))
+    return target.register(Strike(fault.label(target), fault, heal=heal, read_receipt=read_receipt))
 
 
 def _receipt(count: int, unit: str, touched: Iterable[Tally], struck_at: float) -> Receipt:

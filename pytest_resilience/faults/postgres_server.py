@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import SetupError
-from .fault import Fault, Receipt, Strike, Target, at_least
+from .fault import Fault, FaultTarget, Receipt, Strike, at_least
 
 
 class Grip(Protocol):
@@ -20,7 +20,7 @@ class Grip(Protocol):
         """Let go; nothing when that is done already."""
 
 
-class Admin(Protocol):
+class PostgresControl(Protocol):
     """The superuser's door to the server, around the proxy."""
 
     def terminate_backends(self) -> int:
@@ -45,11 +45,11 @@ class Admin(Protocol):
         """Open connections until `left` are left for others."""
 
 
-class PostgresTarget(Target, Protocol):
+class HasPostgres(FaultTarget, Protocol):
     """A Postgres with a door for superusers."""
 
     @property
-    def admin(self) -> Admin: ...
+    def admin(self) -> PostgresControl: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Starve(Fault):
         if self.connections is not None:
             at_least("connections", self.connections, 0, "connections that are left")
 
-    def strike(self, target: PostgresTarget) -> Strike:
+    def strike(self, target: HasPostgres) -> Strike:
         if self.lock is not None:
             grip = target.admin.hold_locks([self.lock], f"starve(lock={self.lock!r})")
         else:
@@ -96,7 +96,7 @@ class TakeConnections(Fault):
     def __post_init__(self) -> None:
         at_least("left", self.left, 0, "connections that are left")
 
-    def strike(self, target: PostgresTarget) -> Strike:
+    def strike(self, target: HasPostgres) -> Strike:
         return _held(self, target, target.admin.take_connections(self.left))
 
 
@@ -112,7 +112,7 @@ class HoldLocks(Fault):
     targets: ClassVar[tuple[str, ...]] = ("postgres",)
     tables: str | Sequence[str] = ()
 
-    def strike(self, target: PostgresTarget) -> Strike:
+    def strike(self, target: HasPostgres) -> Strike:
         return _held(self, target, target.admin.hold_locks(_names(self.tables), self.label(target)))
 
 
@@ -135,7 +135,7 @@ class SlowQueries(Fault):
     def __post_init__(self) -> None:
         at_least("seconds", self.seconds, 0.01, "s")
 
-    def strike(self, target: PostgresTarget) -> Strike:
+    def strike(self, target: HasPostgres) -> Strike:
         grip = target.admin.slow_down(_names(self.tables), self.seconds, self.label(target))
         return _held(self, target, grip, unit="commands")
 
@@ -144,12 +144,12 @@ def _names(tables: str | Sequence[str]) -> list[str]:
     return [tables] if isinstance(tables, str) else list(tables)
 
 
-def _held(fault: Fault, target: PostgresTarget, grip: Grip, *, unit: str = "connections") -> Strike:
-    def look() -> Receipt:
+def _held(fault: Fault, target: HasPostgres, grip: Grip, *, unit: str = "connections") -> Strike:
+    def read_receipt() -> Receipt:
         count, first, last = grip.touched()
         return Receipt(count, unit, first, last)
 
-    return target.struck(Strike(fault.label(target), fault, heal=grip.release, look=look))
+    return target.register(Strike(fault.label(target), fault, heal=grip.release, read_receipt=read_receipt))
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,10 @@ class TerminateBackends(Fault):
     name: ClassVar[str] = "terminate_backends"
     targets: ClassVar[tuple[str, ...]] = ("postgres",)
 
-    def strike(self, target: PostgresTarget) -> Strike:
+    def strike(self, target: HasPostgres) -> Strike:
         ended = target.admin.terminate_backends()
         receipt = Receipt(ended, "connections", 0.0 if ended else None, 0.0 if ended else None)
-        return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
+        return target.register(Strike(self.label(target), self, heal=lambda: None, read_receipt=lambda: receipt))
 
 
 @dataclass(frozen=True)
@@ -175,11 +175,11 @@ class Crash(Fault):
     name: ClassVar[str] = "crash"
     targets: ClassVar[tuple[str, ...]] = ("postgres",)
 
-    def strike(self, target: PostgresTarget) -> Strike:
+    def strike(self, target: HasPostgres) -> Strike:
         lost = target.admin.count_sessions()
         target.admin.crash_backend()
         receipt = Receipt(lost, "connections", 0.0 if lost else None, 0.0 if lost else None)
-        return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
+        return target.register(Strike(self.label(target), self, heal=lambda: None, read_receipt=lambda: receipt))
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class ReadOnly(Fault):
     name: ClassVar[str] = "read_only"
     targets: ClassVar[tuple[str, ...]] = ("postgres",)
 
-    def strike(self, target: PostgresTarget) -> Strike:
+    def strike(self, target: HasPostgres) -> Strike:
         heal = target.admin.forbid_writes()
         unknown = Receipt(None, "commands")  # the server does not count what it refused
-        return target.struck(Strike(self.label(target), self, heal=heal, look=lambda: unknown))
+        return target.register(Strike(self.label(target), self, heal=heal, read_receipt=lambda: unknown))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ..errors import SetupError
-from .fault import Fault, Receipt, Strike, Target
+from .fault import Fault, FaultTarget, Receipt, Strike
 
 
-class Body(Protocol):
+class ProcessControl(Protocol):
     """The processes of a target, and what can be done to them."""
 
     def processes(self) -> list[int]:
@@ -33,21 +33,21 @@ class Body(Protocol):
 
 
 @runtime_checkable
-class SnapshotControl(Body, Protocol):
+class SnapshotControl(ProcessControl, Protocol):
     """One that can write its data down."""
 
     def save(self) -> None:
         """Write all data to disk, where the next start finds it."""
 
-    def forget_saved(self) -> None:
+    def discard_snapshot(self) -> None:
         """Remove what was written."""
 
 
-class ProcessTarget(Target, Protocol):
+class HasProcesses(FaultTarget, Protocol):
     """A target that is a process of ours."""
 
     @property
-    def body(self) -> Body: ...
+    def process_control(self) -> ProcessControl: ...
 
 
 class ProcessFault(Fault):
@@ -55,20 +55,20 @@ class ProcessFault(Fault):
 
     targets: ClassVar[tuple[str, ...]] = ("postgres", "redis", "service")
 
-    def strike(self, target: ProcessTarget) -> Strike:
-        pids = target.body.processes()
+    def strike(self, target: HasProcesses) -> Strike:
+        pids = target.process_control.processes()
         if not pids:
             raise SetupError(f"{self.label(target)} has nothing to strike: {target.name} is not running")
-        hurt, heal = self._acts(target.body)
+        inject, heal = self._inject_and_heal(target.process_control)
         receipt = Receipt(len(pids), "processes", first=0.0, last=0.0)
         try:
-            hurt()
+            inject()
         except BaseException:
             heal()
             raise
-        return target.struck(Strike(self.label(target), self, heal=heal, look=lambda: receipt))
+        return target.register(Strike(self.label(target), self, heal=heal, read_receipt=lambda: receipt))
 
-    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
+    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
         raise AssertionError(f"{type(self).__name__} says neither how it hurts nor how it heals")
 
 
@@ -78,8 +78,8 @@ class Kill(ProcessFault):
 
     name: ClassVar[str] = "kill"
 
-    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
-        return body.kill, body.start
+    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
+        return processes.kill, processes.start
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class Pause(ProcessFault):
 
     name: ClassVar[str] = "pause"
 
-    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
-        return body.pause, body.resume
+    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
+        return processes.pause, processes.resume
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Terminate(ProcessFault):
     name: ClassVar[str] = "terminate"
     targets: ClassVar[tuple[str, ...]] = ("service",)
 
-    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
-        return body.terminate, body.start
+    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
+        return processes.terminate, processes.start
 
 
 @dataclass(frozen=True)
@@ -119,23 +119,23 @@ class Restart(ProcessFault):
         if self.data not in (None, "kept", "lost"):
             raise SetupError(f"data must be 'kept' or 'lost', got {self.data!r}")
 
-    def strike(self, target: ProcessTarget) -> Strike:
-        if self.data is not None and not isinstance(target.body, SnapshotControl):
+    def strike(self, target: HasProcesses) -> Strike:
+        if self.data is not None and not isinstance(target.process_control, SnapshotControl):
             raise SetupError(f"{self.label(target)}: data= is for Redis")
         return super().strike(target)
 
-    def _acts(self, body: Body) -> tuple[Callable[[], None], Callable[[], None]]:
+    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
         def again() -> None:
             if self.data == "kept":
-                assert isinstance(body, SnapshotControl)
-                body.save()
-            body.terminate()
+                assert isinstance(processes, SnapshotControl)
+                processes.save()
+            processes.terminate()
             if self.data == "lost":
-                assert isinstance(body, SnapshotControl)
-                body.forget_saved()
-            body.start()
+                assert isinstance(processes, SnapshotControl)
+                processes.discard_snapshot()
+            processes.start()
             if self.data == "kept":
-                assert isinstance(body, SnapshotControl)
-                body.forget_saved()
+                assert isinstance(processes, SnapshotControl)
+                processes.discard_snapshot()
 
-        return again, body.start
+        return again, processes.start

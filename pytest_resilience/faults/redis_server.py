@@ -13,15 +13,15 @@ from ..clients.redis import RedisClient
 from ..clock import wait_until
 from ..errors import CannotInject, SetupError
 from ..wire.redis import ErrorReply, parse_info_field
-from .fault import Fault, Receipt, Strike, Target, at_least
+from .fault import Fault, FaultTarget, Receipt, Strike, at_least
 
-PADDING = 3000  # keys that make the loading last; at 10 ms each 30 s
-PREFIX = "pytest-resilience-loading"
-BEGINS_WITHIN = 5.0  # seconds
-ENDS_WITHIN = 10.0  # seconds
+PADDING_KEYS = 3000  # keys that make the loading last; at 10 ms each 30 s
+PADDING_PREFIX = "pytest-resilience-loading"
+BEGIN_TIMEOUT = 5.0  # seconds
+END_TIMEOUT = 10.0  # seconds
 
 
-class Admin(Protocol):
+class RedisControl(Protocol):
     """A direct connection to the server, around the proxy."""
 
     @property
@@ -33,38 +33,38 @@ class SnapshotStore(Protocol):
 
     debug_command: str
 
-    def forget_saved(self) -> None:
+    def discard_snapshot(self) -> None:
         """Remove what it has saved, so that killed it comes back empty."""
 
 
-class RedisTarget(Target, Protocol):
+class HasRedis(FaultTarget, Protocol):
     """A Redis that takes orders from us."""
 
     @property
-    def admin(self) -> Admin: ...
+    def admin(self) -> RedisControl: ...
 
     @property
     def server(self) -> SnapshotStore: ...
 
 
 class RedisFault(Fault):
-    """A fault that the server itself is told to have; it counts what it refused."""
+    """A fault that the server itself is receipts to have; it counts what it refused."""
 
     targets: ClassVar[tuple[str, ...]] = ("redis",)
     unit: ClassVar[str] = "commands"
 
-    def strike(self, target: RedisTarget) -> Strike:
+    def strike(self, target: HasRedis) -> Strike:
         client = target.admin.client
         before = self.count(client)
-        heal = self.hurt(target)
+        heal = self.inject(target)
 
-        def look() -> Receipt:
+        def read_receipt() -> Receipt:
             return Receipt(self.count(client) - before, self.unit)
 
-        return target.struck(Strike(self.label(target), self, heal=heal, look=look))
+        return target.register(Strike(self.label(target), self, heal=heal, read_receipt=read_receipt))
 
     @abstractmethod
-    def hurt(self, target: RedisTarget) -> Callable[[], None]:
+    def inject(self, target: HasRedis) -> Callable[[], None]:
         """Do it; returns what takes it back."""
 
     @abstractmethod
@@ -78,11 +78,11 @@ class Oom(RedisFault):
 
     name: ClassVar[str] = "oom"
 
-    def hurt(self, target: RedisTarget) -> Callable[[], None]:
-        return _configured(target.admin.client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
+    def inject(self, target: HasRedis) -> Callable[[], None]:
+        return _set_config(target.admin.client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
 
     def count(self, client: RedisClient) -> int:
-        return _errors(client, "OOM")
+        return _count_errors(client, "OOM")
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ class Readonly(RedisFault):
     name: ClassVar[str] = "readonly"
     stale: bool = True
 
-    def hurt(self, target: RedisTarget) -> Callable[[], None]:
+    def inject(self, target: HasRedis) -> Callable[[], None]:
         client = target.admin.client
         stale = "yes" if self.stale else "no"
-        restore = _configured(client, {"replica-read-only": "yes", "replica-serve-stale-data": stale})
+        restore = _set_config(client, {"replica-read-only": "yes", "replica-serve-stale-data": stale})
         client.call("REPLICAOF", "127.0.0.1", "1")  # nobody listens on port 1; the data stays as it is
 
         def heal() -> None:
@@ -109,7 +109,7 @@ class Readonly(RedisFault):
         return heal
 
     def count(self, client: RedisClient) -> int:
-        return _errors(client, "READONLY") + _errors(client, "MASTERDOWN")
+        return _count_errors(client, "READONLY") + _count_errors(client, "MASTERDOWN")
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Loading(RedisFault):
 
     name: ClassVar[str] = "loading"
 
-    def strike(self, target: RedisTarget) -> Strike:
+    def strike(self, target: HasRedis) -> Strike:
         try:
             return super().strike(target)
         except Exception as error:
@@ -131,29 +131,29 @@ class Loading(RedisFault):
                 f"{self.label(target)}: this server does not allow the DEBUG command ({error})"
             ) from None
 
-    def hurt(self, target: RedisTarget) -> Callable[[], None]:
+    def inject(self, target: HasRedis) -> Callable[[], None]:
         client, debug = target.admin.client, target.server.debug_command
-        _unlogged(client, debug, "POPULATE", str(PADDING), PREFIX, "1100")
+        _run_unlogged(client, debug, "POPULATE", str(PADDING_KEYS), PADDING_PREFIX, "1100")
         slow = {"rdbcompression": "no", "loading-process-events-interval-bytes": "1024", "key-load-delay": "10000"}
-        restore = _configured(client, slow)
-        reading = _BackgroundCommand(client, debug, "RELOAD", run=_unlogged)
+        restore = _set_config(client, slow)
+        reading = _BackgroundCommand(client, debug, "RELOAD", run=_run_unlogged)
 
         def heal() -> None:
             client.configure("key-load-delay", "0")
             reading.wait()
-            client.call("UNLINK", *(f"{PREFIX}:{number}" for number in range(PADDING)))
+            client.call("UNLINK", *(f"{PADDING_PREFIX}:{number}" for number in range(PADDING_KEYS)))
             restore()
-            target.server.forget_saved()
+            target.server.discard_snapshot()
 
         try:
-            _await(lambda: client.info("persistence")["loading"] == "1", "it does not begin to load")
+            _wait_for(lambda: client.info("persistence")["loading"] == "1", "it does not begin to load")
         except BaseException:
             heal()
             raise
         return heal
 
     def count(self, client: RedisClient) -> int:
-        return _errors(client, "LOADING")
+        return _count_errors(client, "LOADING")
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,12 @@ class BusyScript(Fault):
     name: ClassVar[str] = "busy_script"
     targets: ClassVar[tuple[str, ...]] = ("redis",)
 
-    def strike(self, target: RedisTarget) -> Strike:
+    def strike(self, target: HasRedis) -> Strike:
         client = target.admin.client
-        before = _errors(client, "BUSY")
-        restore = _configured(client, {"lua-time-limit": "1"})
+        before = _count_errors(client, "BUSY")
+        restore = _set_config(client, {"lua-time-limit": "1"})
         script = _BackgroundCommand(client, "EVAL", "while true do end", "0")
-        told = [Receipt(None, "commands")]  # a server that is busy does not tell even that
+        receipts = [Receipt(None, "commands")]  # a server that is busy does not tell even that
 
         def busy() -> bool:
             try:
@@ -182,14 +182,18 @@ class BusyScript(Fault):
                 client.call("SCRIPT", "KILL")
             script.wait()
             restore()
-            told[0] = Receipt(max(0, _errors(client, "BUSY") - before - 1), "commands")  # one of them was told to us
+            receipts[0] = Receipt(
+                max(0, _count_errors(client, "BUSY") - before - 1), "commands"
+            )  # one of them was receipts to us
 
         try:
-            _await(busy, "the script does not keep it busy")
+            _wait_for(busy, "the script does not keep it busy")
         except BaseException:
             heal()
             raise
-        return target.struck(Strike(self.label(target), self, heal=heal, look=lambda: told[0], late=True))
+        return target.register(
+            Strike(self.label(target), self, heal=heal, read_receipt=lambda: receipts[0], settles_late=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -207,10 +211,10 @@ class MaxClients(RedisFault):
     def __post_init__(self) -> None:
         at_least("left", self.left, 0, "connections that are left")
 
-    def hurt(self, target: RedisTarget) -> Callable[[], None]:
+    def inject(self, target: HasRedis) -> Callable[[], None]:
         client = target.admin.client
         connected = int(client.info("clients")["connected_clients"])
-        return _configured(client, {"maxclients": str(connected + self.left)})
+        return _set_config(client, {"maxclients": str(connected + self.left)})
 
     def count(self, client: RedisClient) -> int:
         return int(client.info("stats")["rejected_connections"])
@@ -223,12 +227,12 @@ class Flush(Fault):
     name: ClassVar[str] = "flush"
     targets: ClassVar[tuple[str, ...]] = ("redis",)
 
-    def strike(self, target: RedisTarget) -> Strike:
+    def strike(self, target: HasRedis) -> Strike:
         client = target.admin.client
         keys = sum(int(parse_info_field(database)["keys"]) for database in client.info("keyspace").values())
         client.call("FLUSHALL")
         receipt = Receipt(keys, "keys", 0.0 if keys else None, 0.0 if keys else None)
-        return target.struck(Strike(self.label(target), self, heal=lambda: None, look=lambda: receipt))
+        return target.register(Strike(self.label(target), self, heal=lambda: None, read_receipt=lambda: receipt))
 
 
 class _BackgroundCommand:
@@ -237,13 +241,13 @@ class _BackgroundCommand:
     def __init__(self, client: RedisClient, *command: str, run: Callable[..., None] | None = None) -> None:
         self._client = client.duplicate(timeout=None)
         self._command = command
-        self._how = run or _plainly
+        self._run_command = run or _call
         self._thread = threading.Thread(target=self._run, name="resilience-command", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         with contextlib.suppress(Exception):  # it is killed, or its server: then it is over
-            self._how(self._client, *self._command)
+            self._run_command(self._client, *self._command)
 
     @property
     def running(self) -> bool:
@@ -251,17 +255,17 @@ class _BackgroundCommand:
 
     def wait(self) -> None:
         """Until it is over."""
-        self._thread.join(ENDS_WITHIN)
+        self._thread.join(END_TIMEOUT)
         self._client.close()
         if self._thread.is_alive():
-            raise SetupError(f"{' '.join(self._command[:2])} has not ended within {ENDS_WITHIN:g} s")
+            raise SetupError(f"{' '.join(self._command[:2])} has not ended within {END_TIMEOUT:g} s")
 
 
-def _plainly(client: RedisClient, *command: str) -> None:
+def _call(client: RedisClient, *command: str) -> None:
     client.call(*command)
 
 
-def _unlogged(client: RedisClient, *command: str) -> None:
+def _run_unlogged(client: RedisClient, *command: str) -> None:
     """Run a command whose name is a secret, and empty the server's logs of commands before another client can read them.
 
     A server works off what it has read from a client before it turns to another one. MULTI would do the same, but in it DEBUG RELOAD, which
@@ -275,12 +279,12 @@ def _unlogged(client: RedisClient, *command: str) -> None:
             raise reply
 
 
-def _await(begun: Callable[[], bool], otherwise: str) -> None:
-    if not wait_until(begun, within=BEGINS_WITHIN, every=0.002):
-        raise SetupError(f"{otherwise}, {BEGINS_WITHIN:g} s after it was told to")
+def _wait_for(begun: Callable[[], bool], otherwise: str) -> None:
+    if not wait_until(begun, within=BEGIN_TIMEOUT, every=0.002):
+        raise SetupError(f"{otherwise}, {BEGIN_TIMEOUT:g} s after it was receipts to")
 
 
-def _configured(client: RedisClient, settings: dict[str, str]) -> Callable[[], None]:
+def _set_config(client: RedisClient, settings: dict[str, str]) -> Callable[[], None]:
     """Change settings while it runs; returns what restores them, in the opposite order."""
     before: dict[str, str] = {}
     for name, value in settings.items():
@@ -297,7 +301,7 @@ def _configured(client: RedisClient, settings: dict[str, str]) -> Callable[[], N
     return restore
 
 
-def _errors(client: RedisClient, code: str) -> int:
+def _count_errors(client: RedisClient, code: str) -> int:
     """How many commands were answered with this error (INFO errorstats, Redis 6.2 and later)."""
     found = client.info("errorstats").get(f"errorstat_{code}", "count=0")
     return int(parse_info_field(found)["count"])

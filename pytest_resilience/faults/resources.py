@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import CannotInject, SetupError
-from .fault import Fault, Hold, Strike, Target, at_least, held
+from .fault import Fault, FaultTarget, Hold, Strike, at_least, strike_hold
 
 MIB = 2**20
 
@@ -27,7 +27,7 @@ class LimitControl(Protocol):
         """Bind the processes to one processor with that many busy processes (hogs); returns None where the platform can't."""
 
 
-class HasLimits(Target, Protocol):
+class HasLimits(FaultTarget, Protocol):
     """A target that can be kept short."""
 
     @property
@@ -58,7 +58,7 @@ class MemoryPressure(Fault):
             raise CannotInject(
                 f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)"
             )
-        return held(self, target, hold)
+        return strike_hold(self, target, hold)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class MemoryLimit(Fault):
         at_least("headroom_mb", self.headroom_mb, 1, "MiB")
 
     def strike(self, target: HasLimits) -> Strike:
-        return held(self, target, target.limits.limit_memory(round(self.headroom_mb * MIB)))
+        return strike_hold(self, target, target.limits.limit_memory(round(self.headroom_mb * MIB)))
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class ExhaustDescriptors(Fault):
 
     def strike(self, target: HasLimits) -> Strike:
         hold = target.limits.limit_descriptors(self.left)
-        return _struck(
+        return _strike_hold(
             self, target, hold, "this platform has no limit of descriptors that can be set from outside (Linux has)"
         )
 
@@ -128,10 +128,12 @@ class StarveCpu(Fault):
 
     def strike(self, target: HasLimits) -> Strike:
         hold = target.limits.contend_cpu(max(1, round(1 / self.share) - 1))
-        return _struck(self, target, hold, "this platform binds no process to a processor from outside (Linux does)")
+        return _strike_hold(
+            self, target, hold, "this platform binds no process to a processor from outside (Linux does)"
+        )
 
 
-def _struck(fault: Fault, target: HasLimits, hold: Hold | None, otherwise: str) -> Strike:
+def _strike_hold(fault: Fault, target: HasLimits, hold: Hold | None, otherwise: str) -> Strike:
     if hold is None:
         raise CannotInject(f"{fault.label(target)}: {otherwise}")
-    return held(fault, target, hold)
+    return strike_hold(fault, target, hold)

@@ -11,7 +11,7 @@ from ..backends.backend import Backend
 from ..clock import wait_until
 from ..errors import SetupError
 from ..faults.fault import Strike
-from ..faults.process import Body, Kill, Pause, Terminate
+from ..faults.process import Kill, Pause, ProcessControl, Terminate
 from .means import ProcessLimits
 from .target import ResourceFaults, StrikeRegistry
 from .tree import ForeignTree
@@ -136,7 +136,7 @@ class ForeignProcess(ResourceFaults):
         return self._process
 
     @property
-    def body(self) -> Body:
+    def process_control(self) -> ProcessControl:
         return ForeignProcessControl(self._process)
 
     @property

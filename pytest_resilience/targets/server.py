@@ -10,7 +10,7 @@ from ..admin.redis import RedisAdmin
 from ..backends.backend import Address, Server
 from ..faults.fault import Strike
 from ..faults.postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
-from ..faults.process import Body, Restart
+from ..faults.process import ProcessControl, Restart
 from ..faults.redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
 from ..proxy_client.handle import ProxyHandle
 from .target import NetworkFaults, ProcessFaults, StrikeRegistry
@@ -56,8 +56,8 @@ class RedisProcesses(ServerProcesses):
     def save(self) -> None:
         self._admin.client.call("SAVE")
 
-    def forget_saved(self) -> None:
-        self._server.forget_saved()
+    def discard_snapshot(self) -> None:
+        self._server.discard_snapshot()
 
 
 class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
@@ -116,7 +116,7 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
         return self._proxy_handle
 
     @property
-    def body(self) -> Body:
+    def process_control(self) -> ProcessControl:
         return ServerProcesses(self._server)
 
     @property
@@ -169,7 +169,7 @@ class RedisTarget(ServerTarget[RedisAdmin]):
     """Redis behind its proxy."""
 
     @property
-    def body(self) -> Body:
+    def process_control(self) -> ProcessControl:
         return RedisProcesses(self._server, self._admin)
 
     def restart(self, data: str | None = None) -> Strike:

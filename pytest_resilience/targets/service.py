@@ -325,7 +325,7 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
         return self._running.log_text()
 
     @property
-    def body(self) -> RunningService:
+    def process_control(self) -> RunningService:
         return self._running
 
     @property

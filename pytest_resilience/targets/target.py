@@ -21,7 +21,7 @@ from ..faults.network import (
     SlowAccept,
     SlowClose,
 )
-from ..faults.process import Body, Kill, Pause, Restart
+from ..faults.process import Kill, Pause, ProcessControl, Restart
 from ..faults.resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, StarveCpu
 from ..proxy_client.handle import ProxyHandle
 from ..wording import no_attribute
@@ -64,11 +64,11 @@ class Target:
         self._ledger = ledger
         self._cannot = cannot or {}
 
-    def cannot(self, fault: str) -> str | None:
+    def unsupported(self, fault: str) -> str | None:
         """Why that fault can't be injected here; None when it can."""
         return self._cannot.get(fault)
 
-    def struck(self, strike: Strike) -> Strike:
+    def register(self, strike: Strike) -> Strike:
         """Remember a strike; returns it."""
         self._ledger.strikes.append(strike)
         return strike
@@ -167,7 +167,7 @@ class ProcessFaults(Target):
     """Faults of a system's processes."""
 
     @property
-    def body(self) -> Body:
+    def process_control(self) -> ProcessControl:
         """The processes."""
         raise AssertionError(f"{type(self).__name__} has no processes")
 

@@ -148,10 +148,10 @@ def test_a_server_that_dies_fails_its_test_with_its_log_and_not_the_next(shop: p
         from pytest_resilience import eventually
 
         def kill(resilience, server):
-            for pid in server.body.processes():
+            for pid in server.process_control.processes():
                 with contextlib.suppress(ProcessLookupError):  # backends follow their postmaster by themselves
                     os.kill(pid, signal.SIGKILL)
-            eventually(lambda: not server.body.processes(), within=5)
+            eventually(lambda: not server.process_control.processes(), within=5)
 
         def test_postgres_dies(resilience):
             kill(resilience, resilience.postgres)

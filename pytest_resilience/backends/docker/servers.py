@@ -93,7 +93,7 @@ class RedisContainer(ContainerServer):
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
         return ["sh", "-c", WITH_PASSWORD, "redis-server", *words]
 
-    def forget_saved(self) -> None:
+    def discard_snapshot(self) -> None:
         self._ask(lambda: self._raw.exec_run(["sh", "-c", "rm -f dump.rdb"]))  # in the image's working directory
 
     def environment(self) -> Mapping[str, str]:

@@ -82,7 +82,7 @@ class RedisProcess(LoopbackServer):
             file.writelines(f"{line}\n" for line in lines)
         return self._settings
 
-    def forget_saved(self) -> None:
+    def discard_snapshot(self) -> None:
         (self._directory / SAVED).unlink(missing_ok=True)
 
     def url(self, address: Address) -> str:

@@ -20,7 +20,7 @@ class Striking:
         self.failing = failing
         self.touched = touched
         self.strike = Strike(
-            "redis.refuse", Refuse(), heal=self.heal, look=lambda: Receipt(self.touched, "connections")
+            "redis.refuse", Refuse(), heal=self.heal, read_receipt=lambda: Receipt(self.touched, "connections")
         )
 
     def heal(self) -> None:
@@ -70,10 +70,10 @@ def test_a_heal_that_fails_does_not_hide_the_failure_of_the_block() -> None:
 def test_a_receipt_that_cannot_be_had_does_not_keep_it_from_healing() -> None:
     healed: list[int] = []
 
-    def look() -> Receipt:
+    def read_receipt() -> Receipt:
         raise ConnectionError("no counters")
 
-    strike = Strike("redis.refuse", Refuse(), heal=lambda: healed.append(1), look=look)
+    strike = Strike("redis.refuse", Refuse(), heal=lambda: healed.append(1), read_receipt=read_receipt)
     with pytest.raises(HealFailed, match="receipt is lost"):
         strike.heal()
     assert healed == [1]
@@ -111,7 +111,7 @@ def test_a_label_names_the_settings_that_were_given() -> None:
     class Target:
         name = "postgres"
 
-        def struck(self, strike: Strike) -> Strike:
+        def register(self, strike: Strike) -> Strike:
             return strike
 
     assert Refuse().label(Target()) == "postgres.refuse"

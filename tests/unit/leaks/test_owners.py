@@ -21,7 +21,7 @@ def holders(
     """Of a server in a container, as one who was paired so."""
     server = SimpleNamespace(direct=SimpleNamespace(port=5432))
     door = SimpleNamespace(by_upstream_port=lambda known: pairs if known == KNOWN else None)
-    target = SimpleNamespace(host=PROXY, port=20001, server=server, door=door)
+    target = SimpleNamespace(host=PROXY, port=20001, server=server, proxy_handle=door)
     stack: Any = SimpleNamespace(
         systems={"postgres": target}, services=list(services), knows_clients=True, is_all_here=False
     )

@@ -44,7 +44,7 @@ def test_it_is_said_when_nobody_can_tell(behind: Callable[[str], ProxiedClients 
 
 def test_the_end_of_a_connection_that_the_log_tells_a_moment_late_is_waited_for() -> None:
     told = iter([ConnectionCounts(1, 0), ConnectionCounts(2, 0), ConnectionCounts(2, 0), ConnectionCounts(2, 1)])
-    proxy = proxy_handle(connection_counts=lambda _: next(told))
+    proxy = proxy_handle(seen=lambda _: next(told))
     before = proxy.counters()
     assert proxy.counters_after_close(before).closed_since(before) == 1
 
@@ -54,12 +54,12 @@ def test_the_end_of_a_connection_that_the_log_tells_a_moment_late_is_waited_for(
 )
 def test_no_end_is_waited_for_when_none_can_come_or_one_has(seen: ConnectionCounts) -> None:
     told = iter([ConnectionCounts(2, 2), seen])
-    proxy = proxy_handle(connection_counts=lambda _: next(told))
+    proxy = proxy_handle(seen=lambda _: next(told))
     before = proxy.counters()
     assert proxy.counters_after_close(before).backend_counts == seen
 
 
 def test_the_wait_for_an_end_has_an_end() -> None:
-    proxy = proxy_handle(connection_counts=lambda _: ConnectionCounts(1, 0))
+    proxy = proxy_handle(seen=lambda _: ConnectionCounts(1, 0))
     before = proxy.counters()
     assert proxy.counters_after_close(before).closed_since(before) == 0
