@@ -1,4 +1,4 @@
-"""The link check that scripts/lint runs sees what it is for."""
+"""The link check of scripts/lint reports dead links and no good ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "lib" / "check_lin
 
 
 @pytest.fixture(scope="module")
-def links():
+def check_links():
     spec = importlib.util.spec_from_file_location("check_links", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -37,9 +37,9 @@ def page(tmp_path):
         "# Own\n[ok](#own)",
     ],
 )
-def test_a_good_link_passes(links, page, text):
+def test_a_good_link_passes(check_links, page, text):
     page.write_text(text)
-    assert list(links.problems(page, page.parent)) == []
+    assert list(check_links.problems(page, page.parent)) == []
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_a_good_link_passes(links, page, text):
         ("[dead](other.md#nowhere)", "no such heading"),
         ("![dead](picture.png)", "no such file"),
         ("[dead](../../etc/passwd)", "leaves the checkout"),
-        ("[dead][ref]", "defined nowhere"),
+        ("[dead][ref]", "not defined"),
         ("[ref]: nowhere.md", "no such file"),
         ("```\ncode\n```\n[dead](nowhere.md)", "no such file"),
         ("[dead](#nowhere)", "no such heading"),
     ],
 )
-def test_a_dead_link_is_seen(links, page, text, why):
+def test_a_dead_link_is_reported(check_links, page, text, why):
     page.write_text(text)
-    assert [why in said for _, said in links.problems(page, page.parent)] == [True]
+    assert [why in reason for _, reason in check_links.problems(page, page.parent)] == [True]

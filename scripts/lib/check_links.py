@@ -1,4 +1,4 @@
-"""Checks every link in the Markdown files that stays inside the checkout: the file is there, and so is the heading. Offline."""
+"""Check that every link between the Markdown files of the checkout leads to a file, and to a heading if it names one. Offline."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DEFINITION = re.compile(r"^ {0,3}\[([^\]]+)\]:\s*<?(\S+?)>?(?:\s+[\"'(].*)?$")
 REFERENCE = re.compile(r"\[[^\[\]]+\]\[([^\[\]]+)\]")
 HEADING = re.compile(r"^ {0,3}(#{1,6})\s+(.*?)(?:\s+#+)?\s*$")
 ANCHOR = re.compile(r"<a\s+(?:id|name)=[\"']([^\"']+)[\"']")
-ELSEWHERE = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+EXTERNAL = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 def main(root: Path = ROOT) -> int:
     pages = markdown_files(root)
     broken = [f"{page.relative_to(root)}:{line}: {why}" for page in pages for line, why in problems(page, root)]
-    print("\n".join(broken) or f"links: {len(pages)} pages, all links inside the checkout lead somewhere")
+    print("\n".join(broken) or f"links: {len(pages)} pages, no dead links inside the checkout")
     return 1 if broken else 0
 
 
@@ -39,15 +39,15 @@ def problems(page: Path, root: Path) -> Iterator[tuple[int, str]]:
         definition = DEFINITION.match(text)
         targets = [definition[2]] if definition else INLINE.findall(text)
         for target in targets:
-            if not ELSEWHERE.match(target) and (why := dead(target, page, root)):
+            if not EXTERNAL.match(target) and (why := why_dead(target, page, root)):
                 yield number, why
         for name in [] if definition else REFERENCE.findall(text):
             if name.casefold() not in defined:
-                yield number, f"[{name}] is defined nowhere on this page"
+                yield number, f"[{name}] is not defined on this page"
 
 
-def dead(target: str, page: Path, root: Path) -> str | None:
-    """Why a link leads nowhere, or None."""
+def why_dead(target: str, page: Path, root: Path) -> str | None:
+    """Return why a link is dead, or None if it is not."""
     name, _, fragment = target.partition("#")
     path = (page.parent / unquote(name)).resolve() if name else page
     if not path.is_relative_to(root):
@@ -60,7 +60,7 @@ def dead(target: str, page: Path, root: Path) -> str | None:
 
 
 def anchors(markdown: str) -> set[str]:
-    """Each heading's anchor as GitHub makes it, and explicit ones."""
+    """Return the anchors of a page: those that GitHub makes of the headings, and explicit ones."""
     found: dict[str, int] = {}
     explicit: set[str] = set()
     for _, text in prose(markdown, code_spans=True):
@@ -75,7 +75,7 @@ def anchors(markdown: str) -> set[str]:
 
 
 def prose(markdown: str, *, code_spans: bool = False) -> Iterator[tuple[int, str]]:
-    """Numbered lines outside fenced code; without the code spans unless asked for."""
+    """Yield the numbered lines outside fenced code, by default without their code spans."""
     fence = ""
     for number, line in enumerate(markdown.splitlines(), start=1):
         mark = FENCE.match(line)

@@ -24,29 +24,27 @@ NEIGHBOURS = (
     "psycopg[pool]",
     "tortoise-orm",
 )
-AT_ONCE = 4
+PARALLEL = 4
 
 
 class Unresolvable(Exception):
-    """pip finds no solution; the message is what pip says."""
+    """pip finds no solution. The message is the end of its output."""
 
 
 def main(python: Path, wheel: Path, *requirements: str) -> int:
     plugin = f"pytest-resilience[embedded] @ {wheel.as_uri()}"
     neighbours = requirements or NEIGHBOURS
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        told = list(threads.map(lambda neighbour: compare(python, neighbour, plugin), neighbours))
-    for neighbour, (version, problems) in zip(neighbours, told, strict=True):
-        print(
-            f"{neighbour} {version}: {'the same with the plugin' if not problems else 'NOT THE SAME with the plugin'}"
-        )
+    with ThreadPoolExecutor(PARALLEL) as threads:
+        results = list(threads.map(lambda neighbour: compare(python, neighbour, plugin), neighbours))
+    for neighbour, (version, problems) in zip(neighbours, results, strict=True):
+        print(f"{neighbour} {version}: {'unchanged by the plugin' if not problems else 'CHANGED by the plugin'}")
         for problem in problems:
             print(f"    {problem}")
-    return int(any(problems for _, problems in told))
+    return int(any(problems for _, problems in results))
 
 
 def compare(python: Path, neighbour: str, plugin: str) -> tuple[str, list[str]]:
-    """Return the neighbour's version, and what is different with the plugin."""
+    """Return the neighbour's version, and a line for each difference that the plugin makes."""
     try:
         alone = resolve(python, neighbour)
     except Unresolvable as error:
@@ -69,18 +67,18 @@ def differences(alone: dict[str, str], together: dict[str, str]) -> list[str]:
 
 
 def resolve(python: Path, *requirements: str) -> dict[str, str]:
-    """Return what pip would install in an empty environment: names and versions.
+    """Return the versions that pip would install in an empty environment, by package.
 
     Raises:
         Unresolvable: pip finds no solution.
     """
     command: list[str | Path] = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
     command += ["--disable-pip-version-check", "--no-input", "--report", "-", *requirements]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        lines = [line for line in answer.stderr.splitlines() if line.strip()]
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    if completed.returncode != 0:
+        lines = [line for line in completed.stderr.splitlines() if line.strip()]
         raise Unresolvable(" / ".join(lines[-6:]))
-    installed = json.loads(answer.stdout)["install"]
+    installed = json.loads(completed.stdout)["install"]
     return {each["metadata"]["name"].lower().replace("_", "-"): each["metadata"]["version"] for each in installed}
 
 

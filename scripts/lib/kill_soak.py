@@ -1,15 +1,15 @@
-"""Kills a part of small pytest sessions at random moments, and looks whether anything is left and whether the next run is well.
+"""Kill a part of small pytest sessions at random moments, and check that nothing is left and that the next session passes.
 
-One round: a session begins, in a project of its own with real faults; at a moment drawn from the seed, from before its servers are up until
-after its tests have begun, SIGKILL goes to one of
-  pytest   all of it must be gone,
-  worker   one of two of xdist's: what was that worker's must be gone, and the run goes on,
-  proxy    the test that it dies in fails with the proxy's log, and the ones after it pass,
-  supervisor   all its servers must be gone, and when the session has ended, the rest.
-Then the same session runs once more, undisturbed, and must pass.
+A round starts a session of the project in kill_soak_project.py. The seed decides the moment of the SIGKILL, from before the servers are up
+until after the first tests have begun. The target of the SIGKILL is one of
+  pytest      Everything must be gone.
+  worker      One of two xdist workers. Its servers and proxies must be gone, and the session continues.
+  proxy       The test that it dies in fails with the proxy's log, and the tests after it pass.
+  supervisor  All servers must be gone at once, and everything else when the session has ended.
+Then the same session runs once more without a kill, and must pass.
 
-All processes of a round descend from this one, which is a subreaper: nobody gets away by forking, so "nothing is left" is a fact of the
-kernel's. Other sessions on this machine don't disturb, and are not disturbed.
+This process is a subreaper, so every process of a round stays its descendant. The kernel's process table therefore shows what is left, and
+other sessions on this machine make no difference.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kill_soak_project import FILES, TEST_COUNT
+
 from pytest_resilience.backends.docker import engine as engines
 from pytest_resilience.backends.session.session_dir import OWNER, PREFIX, in_use
 from pytest_resilience.supervisor import (
@@ -43,211 +45,146 @@ from pytest_resilience.supervisor import (
     send_signal,
 )
 
-VICTIMS = ("pytest", "worker", "proxy", "supervisor")
-WITHIN = 2.0  # seconds: what we promise
-AT_MOST = {"embedded": WITHIN, "docker": 20.0}  # seconds after which a round has failed; an engine takes its time
-RUN_WITHIN = {"embedded": 60.0, "docker": 180.0}  # seconds for one session; it takes 2 or 10
-LOOK_EVERY = {
-    "embedded": 0.02,
-    "docker": 0.1,
-}  # seconds; each look costs a few milliseconds, an engine's more, which the session could use
-TRIES = 5  # a session may be quicker than the one that the moment was drawn for
-LATE = 0.1  # seconds before the end of a test's body in which a kill may be noticed only after it
-GOODBYE = 10.0  # seconds for our own tidying
+TARGETS = ("pytest", "worker", "proxy", "supervisor")
+PROMISED = 2.0  # seconds within which the plugin promises that everything is gone
+START_ATTEMPTS = 5  # a session may end before the moment that was drawn for it
+REPORT_DELAY = 0.1  # seconds before the end of a test's body in which the test may not notice the kill
+TIDY_TIMEOUT = 10.0  # seconds
 
-CONFTEST = """
-import os, sys, time
-import pytest
-from pytest_resilience import Service
 
-def note(*words):
-    with open(f"notes-{os.getpid()}", "a") as file:
-        print(*words, time.monotonic(), file=file)
+@dataclass(frozen=True)
+class Limits:
+    """Times of a backend, in seconds.
 
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_runtest_call(item):
-    note("begin", item.name)
-    try:
-        return (yield)
-    finally:
-        note("end", item.name)
+    Args:
+        cleanup: after the kill, until everything must be gone. A Docker engine is slow.
+        session: for one session, which takes 2 s on processes and 10 s in containers.
+        poll: between two looks at the processes. A look costs the session some milliseconds, more with an engine.
+    """
 
-def pytest_runtest_logreport(report):
-    if report.failed:
-        note("failed", report.nodeid.rpartition("::")[2])
+    cleanup: float
+    session: float
+    poll: float
 
-@pytest.fixture(scope="session")
-def resilience_service(resilience_stack):
-    return Service([sys.executable, "-I", "-S", "service.py"], port_variable="PORT")
 
-@pytest.fixture(autouse=True)
-def ports(resilience):
-    for server in resilience.postgres, resilience.redis:
-        for url in server.url, server.direct_url:
-            note("port", *url.rpartition("@")[2].rpartition("//")[2].partition("/")[0].split(":"))
-    note("port", "127.0.0.1", resilience.service.url.rpartition(":")[2])
-"""
-SERVICE = """
-import http.server, os
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200)
-        self.end_headers()
-http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
-"""
-TESTS = """
-import asyncio, time, urllib.request
-import asyncpg, pytest, redis
-
-def ask_redis(resilience):
-    with redis.Redis.from_url(resilience.redis.url, socket_timeout=0.2, socket_connect_timeout=1, retry=None) as client:
-        return client.ping()
-
-async def ask_postgres(resilience):
-    connection = await asyncpg.connect(resilience.postgres.url, timeout=5)
-    try:
-        return await connection.fetchval("select 1")
-    finally:
-        connection.terminate()
-
-def works(resilience):
-    until = time.monotonic() + 0.15
-    while time.monotonic() < until:
-        assert ask_redis(resilience)
-        assert asyncio.run(ask_postgres(resilience)) == 1
-    assert urllib.request.urlopen(resilience.service.url, timeout=5).status == 200
-
-def test_refused(resilience):
-    with resilience.redis.refuse(), pytest.raises(redis.ConnectionError):
-        ask_redis(resilience)
-    works(resilience)
-
-def test_slow(resilience):
-    with resilience.postgres.latency(seconds=0.02):
-        works(resilience)
-
-def test_silent(resilience):
-    with resilience.redis.blackhole(), pytest.raises(redis.TimeoutError):
-        ask_redis(resilience)
-    works(resilience)
-
-def test_killed(resilience):
-    with resilience.postgres.kill(), resilience.redis.pause():
-        with pytest.raises(Exception):
-            asyncio.run(ask_postgres(resilience))
-    works(resilience)
-"""
-INI = "[pytest]\nasyncio_default_fixture_loop_scope = function\n"  # or pytest-asyncio warns, where it is installed
-COUNT = 4  # tests
+LIMITS = {
+    "embedded": Limits(cleanup=PROMISED, session=60.0, poll=0.02),
+    "docker": Limits(cleanup=20.0, session=180.0, poll=0.1),
+}
 
 
 @dataclass
 class Note:
-    """What a session wrote down: a word, its subject, and when."""
+    """A line that a session wrote, with its first word, its subject and the monotonic time."""
 
-    what: str
+    event: str
     subject: str
     at: float
 
 
 class Session:
-    """One run of pytest in the project, and what is known of it.
+    """One run of pytest in the project.
 
     Args:
-        backend: which.
-        project: its directory.
-        workers: xdist's; 0 for none.
+        backend: of the plugin.
+        project: the directory.
+        workers: of xdist; 0 runs the tests without xdist.
     """
 
     def __init__(self, backend: str, project: Path, *, workers: int = 0) -> None:
         for old in project.glob("notes-*"):
             old.unlink()
         self._project = project
-        self._limit = RUN_WITHIN[backend]
-        self.output = project / "output"
+        self._limit = LIMITS[backend].session
+        self.log = project / "output"
         command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "-p", "no:cacheprovider", "--tb=short"]
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COVERAGE_"))}
-        with self.output.open("wb") as output:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, f"--resilience-backend={backend}"],
                 cwd=project,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=log,
+                stderr=log,
                 env=environ,
                 start_new_session=True,
             )
-        self.begun = time.monotonic()
+        self.started_at = time.monotonic()
         self.pid = self.process.pid
-        self.pids = {self.pid}  # all that were ever seen of it
+        self.pids = {self.pid}  # of every process that the session ever had
 
-    def look(self) -> dict[int, tuple[int, str]]:
-        """All processes that descend from us now, ourselves aside; reaps those that have ended."""
+    def living(self) -> dict[int, tuple[int, str]]:
+        """Return parent and state of each living descendant of this process, and reap those that have ended."""
         me = os.getpid()
         self.process.poll()
         table = process_table(me)
         for pid, (parent, state) in table.items():
             if parent == me and state == "Z" and pid != self.pid:
                 os.waitpid(pid, os.WNOHANG)
-        found = {pid: table[pid] for pid in descendants([me], table) if pid != me and table[pid][1] != "Z"}
-        self.pids.update(found)
-        return found
+        living = {pid: table[pid] for pid in descendants([me], table) if pid != me and table[pid][1] != "Z"}
+        self.pids.update(living)
+        return living
 
     def orphans(self) -> list[int]:
-        """Processes of ours that nobody in the session is the parent of any more."""
-        table = self.look()
-        kept = set(descendants([self.pid], table))
-        return [pid for pid in table if pid not in kept]
+        """Return the living processes that do not descend from pytest any more."""
+        table = self.living()
+        below_pytest = set(descendants([self.pid], table))
+        return [pid for pid in table if pid not in below_pytest]
 
-    def await_end(self) -> bool:
-        """Whether it ends by itself, in time."""
+    def wait(self) -> bool:
+        """Wait for the end of the session. Return False if the time limit passes first."""
         while self.process.poll() is None:
-            if time.monotonic() > self.begun + self._limit:
+            if time.monotonic() > self.started_at + self._limit:
                 return False
-            self.look()
+            self.living()
             time.sleep(0.05)
         return True
 
-    def notes(self) -> list[Note]:
-        """What it wrote down so far; the last line may be half written."""
+    def notes(self, event: str = "") -> list[Note]:
+        """Return the notes so far, or those with one word. The last line of a file may be incomplete and is left out."""
         lines = [line for path in self._project.glob("notes-*") for line in path.read_text().splitlines()]
         rows = [line.split() for line in lines]
-        return [Note(row[0], ":".join(row[1:-1]), float(row[-1])) for row in rows if len(row) >= 3 and "." in row[-1]]
+        notes = [Note(row[0], ":".join(row[1:-1]), float(row[-1])) for row in rows if len(row) >= 3 and "." in row[-1]]
+        return [note for note in notes if event in ("", note.event)]
 
     def failed(self) -> set[str]:
-        """The tests that failed."""
-        return {note.subject for note in self.notes() if note.what == "failed"}
+        """Return the names of the failed tests."""
+        return {note.subject for note in self.notes("failed")}
 
-    def text(self) -> str:
-        """What pytest printed."""
-        return self.output.read_text(errors="replace")
+    def output(self) -> str:
+        """Return what pytest printed."""
+        return self.log.read_text(errors="replace")
+
+    def last_lines(self) -> str:
+        """Return the end of what pytest printed."""
+        return "\n".join(self.output().splitlines()[-40:])
 
 
-# -- where to strike
+# -- the kill
 
-Blow = Callable[[], None]
+KillAction = Callable[[], None]
 
 
-def find_pytest(session: Session, _engine: engines.Engine | None) -> Blow | None:
+def find_pytest(session: Session, _engine: engines.Engine | None) -> KillAction | None:
     return lambda: kill(session, session.pid)
 
 
-def find_worker(session: Session, _engine: engines.Engine | None) -> Blow | None:
-    return _blow(session, lambda pid, parent: parent == session.pid and "sys.stdin.readline()" in command_of(pid))
+def find_worker(session: Session, _engine: engines.Engine | None) -> KillAction | None:
+    return _find(session, lambda pid, parent: parent == session.pid and "sys.stdin.readline()" in command_line(pid))
 
 
-def find_supervisor(session: Session, _engine: engines.Engine | None) -> Blow | None:
-    # A child of the supervisor's that is not yet its program looks like the supervisor itself.
-    return _blow(session, lambda pid, parent: "supervisor.main" in command_of(pid) and parent == session.pid)
+def find_supervisor(session: Session, _engine: engines.Engine | None) -> KillAction | None:
+    # The supervisor's own children have its command line until they run their program.
+    return _find(session, lambda pid, parent: parent == session.pid and "supervisor.main" in command_line(pid))
 
 
-def find_proxy(session: Session, engine: engines.Engine | None) -> Blow | None:
+def find_proxy(session: Session, engine: engines.Engine | None) -> KillAction | None:
     if engine is None:
-        return _blow(session, lambda pid, _: "pytest_resilience.proxy.__main__" in command_of(pid))
-    for each in engine.labelled("containers", engines.SESSION):
-        number, runs = each["Id"], each["State"] == "running"
-        ours = owner_of(Path(each["Labels"][engines.OWNER])) == session.pid
-        if ours and runs and each["Names"][0].endswith("-toxiproxy"):
+        return _find(session, lambda pid, _: "pytest_resilience.proxy.__main__" in command_line(pid))
+    for container in engine.labelled("containers", engines.SESSION):
+        number, running = container["Id"], container["State"] == "running"
+        of_session = read_owner(Path(container["Labels"][engines.OWNER])) == session.pid
+        if of_session and running and container["Names"][0].endswith("-toxiproxy"):
             return lambda: _kill_container(engine, number)
     return None
 
@@ -256,19 +193,19 @@ def _kill_container(engine: engines.Engine, number: str) -> None:
     engine.ask("POST", f"/containers/{number}/kill?signal=KILL", within=10.0)
 
 
-def _blow(session: Session, wanted: Callable[[int, int], bool]) -> Blow | None:
-    found = [pid for pid, (parent, _) in session.look().items() if wanted(pid, parent)]
-    return (lambda: kill(session, found[0])) if found else None
+def _find(session: Session, matches: Callable[[int, int], bool]) -> KillAction | None:
+    pids = [pid for pid, (parent, _) in session.living().items() if matches(pid, parent)]
+    return (lambda: kill(session, pids[0])) if pids else None
 
 
 def kill(session: Session, pid: int) -> None:
-    """SIGKILL; returns when it is dead, since only then its children show whom they have."""
+    """Send SIGKILL and wait until the process is gone. Only then its children have their new parent."""
     send_signal(pid, signal.SIGKILL)
-    while pid in session.look():
+    while pid in session.living():
         time.sleep(0.001)
 
 
-FIND: Mapping[str, Callable[[Session, engines.Engine | None], Blow | None]] = {
+FIND: Mapping[str, Callable[[Session, engines.Engine | None], KillAction | None]] = {
     "pytest": find_pytest,
     "worker": find_worker,
     "proxy": find_proxy,
@@ -276,286 +213,293 @@ FIND: Mapping[str, Callable[[Session, engines.Engine | None], Blow | None]] = {
 }
 
 
-def command_of(pid: int) -> str:
-    """A process's command line, or nothing."""
+def command_line(pid: int) -> str:
+    """Return the command line of a process, or an empty string if the process is gone."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
 
 
-def owner_of(file: Path) -> int | None:
-    """Whose process an owner's file names."""
+def read_owner(file: Path) -> int | None:
+    """Return the process id in the owner file of a session directory."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):
         return None
 
 
-# -- what is left
+# -- the remains
 
 
-def directories(session: Session) -> list[str]:
-    """Directories of this session's processes, or of nobody's, that nobody alive has locked."""
-    left = []
+def session_directories(session: Session) -> list[str]:
+    """Return the directories that no living process has locked and that belong to this session or have no owner."""
+    unlocked = []
     for root in {Path("/dev/shm"), Path(tempfile.gettempdir())}:
         for path in [*root.glob(f"{PREFIX}*"), *root.glob(f".{PREFIX}*")]:
-            owner = owner_of(path / OWNER)
+            owner = read_owner(path / OWNER)
             if (owner is None or owner in session.pids) and not in_use(path / OWNER) and path.exists():
-                left.append(str(path))
-    return left
+                unlocked.append(str(path))
+    return unlocked
 
 
-def contained(engine: engines.Engine | None) -> list[str]:
-    """Containers and networks of sessions that are over."""
+def engine_objects(engine: engines.Engine | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield kind and description of the containers and networks of sessions that have ended."""
     if engine is None:
-        return []
-    return [
-        f"{kind[:-1]} {(each.get('Names') or [each.get('Name')])[0]}"
-        for kind in ("containers", "networks")
-        for each in engine.labelled(kind, engines.SESSION)
-        if not in_use(Path(each["Labels"][engines.OWNER]))
-    ]
+        return
+    for kind in "containers", "networks":
+        for each in engine.labelled(kind, engines.SESSION):
+            if not in_use(Path(each["Labels"][engines.OWNER])):
+                yield kind.removesuffix("s"), each
 
 
-def processes(pids: list[int]) -> list[str]:
-    """How a message calls them."""
-    return [f"process {pid}: {command_of(pid)[:100]}" for pid in pids]
+def stale_files(session: Session, engine: engines.Engine | None) -> list[str]:
+    """Return the session directories, containers and networks that no living session uses."""
+    objects = [f"{kind} {(each.get('Names') or [each.get('Name')])[0]}" for kind, each in engine_objects(engine)]
+    return session_directories(session) + objects
 
 
-def remains(session: Session, engine: engines.Engine | None, before: set[str], *, over: bool) -> list[str]:
-    """What is left of a session that is over, or of a part of it that was killed."""
-    pids = list(session.look()) if over else session.orphans()
-    return processes(pids) or [each for each in directories(session) + contained(engine) if each not in before]
+def describe_processes(pids: list[int]) -> list[str]:
+    """Return a line for each process."""
+    return [f"process {pid}: {command_line(pid)[:100]}" for pid in pids]
 
 
-def ports(session: Session) -> list[str]:
-    """Ports of the session on which somebody listens; of loopback, since a container's own went with its network."""
-    answering = []
-    for address in {note.subject for note in session.notes() if note.what == "port"}:
-        if not address.startswith("127.0.0.1:"):
-            continue
+def listening_ports(session: Session) -> list[str]:
+    """Return the loopback ports of the session that still accept connections. A container's ports went with its network."""
+    listening = []
+    for address in {note.subject for note in session.notes("port")}:
         host, _, port = address.rpartition(":")
-        with socket.socket() as probe:
-            probe.settimeout(0.5)
-            if port.isdigit() and probe.connect_ex((host, int(port))) == 0:
-                answering.append(f"port {address} listens")
-    return answering
+        if host != "127.0.0.1" or not port.isdigit():
+            continue
+        with socket.socket() as client:
+            client.settimeout(0.5)
+            if client.connect_ex((host, int(port))) == 0:
+                listening.append(f"port {address} listens")
+    return listening
 
 
-# -- a round
+# -- the rounds
 
 
 @dataclass
-class Verdict:
-    """What came of one round."""
-
-    number: int
-    victim: str
-    at: float = 0.0
-    seconds: float | None = None
-    next_run: bool = False
-    wrong: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        never = self.seconds is None or self.seconds == math.inf
-        clean = "not clean" if never else f"clean after {self.seconds:.2f} s"
-        lines = [f"{self.number:5} {self.victim:7} killed after {self.at:5.2f} s, {clean}"]
-        return "\n".join([*lines, *(f"   !!! {each}" for each in self.wrong)])
-
-
-class Killer:
-    """Does rounds on one backend.
+class RoundResult:
+    """The result of one round.
 
     Args:
-        backend: which.
-        seed: all chance follows from it and the round's number.
-        project: a directory.
+        number: of the round.
+        target: of the kill.
+        killed_after: seconds from the start of the session to the kill.
+        clean_after: the longest time in seconds until everything was gone; None before the kill, infinite if something stayed.
+        next_passed: True if the next session passed.
+        problems: what went wrong.
+    """
+
+    number: int
+    target: str
+    killed_after: float = 0.0
+    clean_after: float | None = None
+    next_passed: bool = False
+    problems: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        unclean = self.clean_after is None or self.clean_after == math.inf
+        clean = "not clean" if unclean else f"clean after {self.clean_after:.2f} s"
+        lines = [f"{self.number:5} {self.target:10} killed after {self.killed_after:5.2f} s, {clean}"]
+        return "\n".join([*lines, *(f"   !!! {problem}" for problem in self.problems)])
+
+
+class KillSoak:
+    """The rounds on one backend.
+
+    Args:
+        backend: of the plugin.
+        seed: with the number of a round, the source of all its chance.
+        project: an empty directory.
     """
 
     def __init__(self, backend: str, seed: int, project: Path) -> None:
         self._backend = backend
+        self._limits = LIMITS[backend]
         self._seed = seed
         self._project = project
         self._engine = engines.find() if backend == "docker" else None
         self._spans: dict[int, float] = {}
         self._session: Session | None = None
-        for name, text in (
-            ("conftest.py", CONFTEST),
-            ("service.py", SERVICE),
-            ("test_it.py", TESTS),
-            ("pytest.ini", INI),
-        ):
+        for name, text in FILES.items():
             (project / name).write_text(text)
 
     def _start(self, workers: int) -> Session:
         self._session = Session(self._backend, self._project, workers=workers)
         return self._session
 
-    def span(self, workers: int) -> float:
-        """Seconds from a session's begin into its tests: where the moments are drawn from. Takes an undisturbed run."""
+    def _span(self, workers: int) -> float:
+        """Return the length in seconds of an undisturbed session up to its last test. Moments are drawn from it."""
         if workers not in self._spans:
             session = self._start(workers)
-            if not session.await_end() or session.process.returncode:
-                raise SystemExit(f"kills: a session that nobody disturbs fails:\n{session.text()}")
-            begins = [note.at - session.begun for note in session.notes() if note.what == "begin"]
-            ends = [note.at - session.begun for note in session.notes() if note.what == "end"]
+            if not session.wait() or session.process.returncode:
+                raise SystemExit(f"kills: an undisturbed session fails:\n{session.output()}")
+            begins = [note.at - session.started_at for note in session.notes("begin")]
+            ends = [note.at - session.started_at for note in session.notes("end")]
             self._spans[workers] = min(begins) + 0.8 * (max(ends) - min(begins))
         return self._spans[workers]
 
-    def round(self, number: int, victim: str) -> Verdict:
-        """Kill, look, and run once more."""
-        workers = 2 if victim == "worker" else 0
-        chance = random.Random(f"{self._seed} {number}")
-        moment = chance.random() * self.span(workers)
-        verdict = Verdict(number, victim)
+    def run(self, number: int, target: str) -> RoundResult:
+        """Run a session with a kill, check it, and run a session without a kill."""
+        result = RoundResult(number, target)
+        workers = 2 if target == "worker" else 0
+        moment = random.Random(f"{self._seed} {number}").random() * self._span(workers)
         session = self._start(workers)
-        before = {*directories(session), *contained(self._engine)}
-        tries = 1
-        while (killed_at := self._strike(session, victim, moment)) is None and tries < TRIES:
-            session, tries, moment = self._start(workers), tries + 1, moment * 0.8
+        stale_before = set(stale_files(session, self._engine))
+        attempts = 1
+        while (killed_at := self._kill(session, target, moment)) is None and attempts < START_ATTEMPTS:
+            session, attempts, moment = self._start(workers), attempts + 1, moment * 0.8
         if killed_at is None:
-            verdict.wrong.append(f"there is no {victim} to kill: {_last(session)}")
-            return verdict
-        verdict.at = killed_at - session.begun
+            result.problems.append(f"there is no {target} to kill: {session.last_lines()}")
+            return result
+        result.killed_after = killed_at - session.started_at
 
-        def everything() -> list[str]:
-            return remains(session, self._engine, before, over=True)
+        def remains(pids: Callable[[], list[int]]) -> list[str]:
+            new_files = (path for path in stale_files(session, self._engine) if path not in stale_before)
+            return describe_processes(pids()) or list(new_files)
 
-        if victim == "pytest":
-            self._see_it_go(verdict, killed_at, everything)
-        else:
-            if victim == "worker":
-                self._see_it_go(verdict, killed_at, lambda: remains(session, self._engine, before, over=False))
-            if victim == "supervisor":
-                self._see_it_go(verdict, killed_at, lambda: processes(session.orphans()))
-            if not session.await_end():
-                verdict.wrong.append(f"the run does not end: {_last(session)}")
-                return verdict
-            self._see_it_go(verdict, time.monotonic(), everything)
-            JUDGE[victim](session, killed_at, verdict)
-        verdict.wrong += ports(session)
-        verdict.wrong += [f"came later: {each}" for each in everything()]
-        self._once_more(verdict)
-        return verdict
+        if target == "worker":
+            self._wait_until_clean(result, killed_at, lambda: remains(session.orphans))
+        elif target == "supervisor":
+            self._wait_until_clean(result, killed_at, lambda: describe_processes(session.orphans()))
+        if not session.wait():
+            result.problems.append(f"the session does not end: {session.last_lines()}")
+            return result
+        over_at = killed_at if target == "pytest" else time.monotonic()
+        self._wait_until_clean(result, over_at, lambda: remains(lambda: list(session.living())))
+        if target in CHECK_OUTCOME:
+            result.problems += CHECK_OUTCOME[target](session, killed_at)
+        result.problems += listening_ports(session)
+        result.problems += [f"appeared later: {each}" for each in remains(lambda: list(session.living()))]
+        self._run_undisturbed(result)
+        return result
 
-    def _strike(self, session: Session, victim: str, moment: float) -> float | None:
-        """SIGKILL at the moment, or as soon after it as there is somebody to kill; when that was."""
+    def _kill(self, session: Session, target: str, moment: float) -> float | None:
+        """Send SIGKILL `moment` seconds after the start, or as soon as the target exists.
+
+        Returns:
+            The monotonic time of the kill. None if the session ended before it.
+        """
         while session.process.poll() is None:
-            if time.monotonic() - session.begun >= moment and (blow := FIND[victim](session, self._engine)) is not None:
+            late_enough = time.monotonic() - session.started_at >= moment
+            if late_enough and (action := FIND[target](session, self._engine)) is not None:
                 at = time.monotonic()
-                blow()
+                action()
                 return at
-            time.sleep(LOOK_EVERY[self._backend])
+            time.sleep(self._limits.poll)
         return None
 
-    def _see_it_go(self, verdict: Verdict, since: float, left: Callable[[], list[str]]) -> None:
-        """Wait until nothing is left."""
-        while found := left():
-            if time.monotonic() - since > AT_MOST[self._backend]:
-                verdict.wrong += [f"left after {time.monotonic() - since:.1f} s: {each}" for each in found]
-                verdict.seconds = math.inf
+    def _wait_until_clean(self, result: RoundResult, since: float, remains: Callable[[], list[str]]) -> None:
+        """Wait until nothing remains, and record the seconds since `since`."""
+        while found := remains():
+            if time.monotonic() - since > self._limits.cleanup:
+                result.problems += [f"left after {time.monotonic() - since:.1f} s: {each}" for each in found]
+                result.clean_after = math.inf
                 return
-            time.sleep(LOOK_EVERY[self._backend])
-        verdict.seconds = max(verdict.seconds or 0.0, time.monotonic() - since)
+            time.sleep(self._limits.poll)
+        result.clean_after = max(result.clean_after or 0.0, time.monotonic() - since)
 
-    def _once_more(self, verdict: Verdict) -> None:
+    def _run_undisturbed(self, result: RoundResult) -> None:
+        """Run a session without a kill, and record whether it passed and left nothing."""
         session = self._start(0)
-        ended = session.await_end()
-        text = session.text()
+        ended = session.wait()
+        output = session.output()
         if not ended:
-            verdict.wrong.append(f"the next run does not end: {_last(session)}")
-        elif session.process.returncode or f"{COUNT} passed" not in text:
-            verdict.wrong.append(f"the next run fails:\n{text}")
-        elif left := list(session.look()) + directories(session):
-            verdict.wrong.append(f"the next run leaves something: {left}")
+            result.problems.append(f"the next session does not end: {session.last_lines()}")
+        elif session.process.returncode or f"{TEST_COUNT} passed" not in output:
+            result.problems.append(f"the next session fails:\n{output}")
+        elif remains := describe_processes(list(session.living())) + session_directories(session):
+            result.problems.append(f"the next session leaves: {remains}")
         else:
-            verdict.next_run = True
+            result.next_passed = True
 
     def tidy(self) -> None:
-        """End whatever still runs of ours and remove what it left."""
+        """Kill what still runs of the last session, and remove what it left."""
         if self._session is None:
             return
-        until = time.monotonic() + GOODBYE
-        while (found := self._session.look()) and time.monotonic() < until:
-            for pid in found:
+        deadline = time.monotonic() + TIDY_TIMEOUT
+        while (pids := list(self._session.living())) and time.monotonic() < deadline:
+            for pid in pids:
                 send_signal(pid, signal.SIGKILL)
-            time.sleep(LOOK_EVERY[self._backend])
-        for path in directories(self._session):
+            time.sleep(self._limits.poll)
+        for path in session_directories(self._session):
             remove_tree(path)
         if self._engine is not None:
-            for each in self._engine.labelled("containers", engines.SESSION) + self._engine.labelled(
-                "networks", engines.SESSION
-            ):
-                if not in_use(Path(each["Labels"][engines.OWNER])):
-                    self._engine.remove(each["Labels"][engines.SESSION])
+            for _, each in engine_objects(self._engine):
+                self._engine.remove(each["Labels"][engines.SESSION])
 
 
-def _last(session: Session) -> str:
-    return "\n".join(session.text().splitlines()[-40:])
-
-
-def judge_worker(session: Session, _killed_at: float, verdict: Verdict) -> None:
-    """The test that it was at fails, and no other."""
-    text = session.text()
-    if not session.notes() and "gateway_bootstrap" in text:
-        return  # one that has not yet said hello takes xdist's controller along
-    failed = int(found[1]) if (found := re.search(r"(\d+) failed", text)) else 0
-    passed = int(found[1]) if (found := re.search(r"(\d+) passed", text)) else 0
+def check_worker(session: Session, _killed_at: float) -> list[str]:
+    """Check that at most the test fails that the worker was running."""
+    output = session.output()
+    if not session.notes() and "gateway_bootstrap" in output:
+        return []  # the end of a worker that has not yet connected ends xdist's controller
+    failed = int(found[1]) if (found := re.search(r"(\d+) failed", output)) else 0
+    passed = int(found[1]) if (found := re.search(r"(\d+) passed", output)) else 0
     # A worker that dies between a test's report and its end has that test in both counts: it passed, and xdist calls it crashed.
-    if failed > 1 or not COUNT <= passed + failed <= COUNT + failed or "error" in text.splitlines()[-1]:
-        verdict.wrong.append(f"a killed worker costs more than the test that it was at:\n{text}")
+    in_range = failed <= 1 and TEST_COUNT <= passed + failed <= TEST_COUNT + failed
+    if in_range and "error" not in output.splitlines()[-1]:
+        return []
+    return [f"a killed worker costs more than the test that it was running:\n{output}"]
 
 
-def judge_proxy(session: Session, killed_at: float, verdict: Verdict) -> None:
-    """The test in which it died fails, with its log; the others pass."""
-    notes, failed, text = session.notes(), session.failed(), session.text()
-    begun = {note.subject: note.at for note in notes if note.what == "begin"}
-    ended = {note.subject: note.at for note in notes if note.what == "end"}
-    if not begun or killed_at < min(begun.values()):  # while everything starts: all of it fails, or nobody notices
-        fine = len(failed) in (0, 1, COUNT)
+def check_proxy(session: Session, killed_at: float) -> list[str]:
+    """Check that the test in which the proxy died fails with the proxy's log, and that the rest pass."""
+    failed, output = session.failed(), session.output()
+    began = {note.subject: note.at for note in session.notes("begin")}
+    ended = {note.subject: note.at for note in session.notes("end")}
+    if not began or killed_at < min(
+        began.values()
+    ):  # at the start, either every test fails or none uses the dead proxy
+        expected = len(failed) in (0, 1, TEST_COUNT)
     else:
-        during = {name for name, at in begun.items() if at <= killed_at <= ended[name] - LATE}
-        fine = failed == during if during else len(failed) <= 1
-    if not fine:
-        verdict.wrong.append(f"the proxy's death fails {sorted(failed)}:\n{text}")
-    elif failed and "its log" not in text:
-        verdict.wrong.append(f"the proxy's death does not show its log:\n{text}")
+        during = {name for name, at in began.items() if at <= killed_at <= ended[name] - REPORT_DELAY}
+        expected = failed == during if during else len(failed) <= 1
+    if not expected:
+        return [f"the death of the proxy fails {sorted(failed)}:\n{output}"]
+    if failed and "its log" not in output:
+        return [f"the failure does not show the log of the dead proxy:\n{output}"]
+    return []
 
 
-def judge_supervisor(session: Session, _killed_at: float, verdict: Verdict) -> None:
-    """Without it there are no servers: tests fail, and say why."""
-    text = session.text()
-    if session.process.returncode and "the supervisor" not in text:
-        verdict.wrong.append(f"the failures don't say that the supervisor is gone:\n{text}")
+def check_supervisor(session: Session, _killed_at: float) -> list[str]:
+    """Check that failures name the missing supervisor."""
+    output = session.output()
+    if session.process.returncode and "the supervisor" not in output:
+        return [f"the failures do not name the missing supervisor:\n{output}"]
+    return []
 
 
-JUDGE: Mapping[str, Callable[[Session, float, Verdict], None]] = {
-    "worker": judge_worker,
-    "proxy": judge_proxy,
-    "supervisor": judge_supervisor,
+CHECK_OUTCOME: Mapping[str, Callable[[Session, float], list[str]]] = {
+    "worker": check_worker,
+    "proxy": check_proxy,
+    "supervisor": check_supervisor,
 }
 
 
-def table(backend: str, verdicts: list[Verdict]) -> str:
-    """Who was killed how often, and what came of it."""
+def summary_table(backend: str, results: list[RoundResult]) -> str:
+    """Return a row for each target."""
     rows = [
-        ("victim", "backend", "rounds", f"clean within {WITHIN:g} s", "slowest clean-up", "next run clean", "wrong")
+        ("target", "backend", "rounds", f"clean within {PROMISED:g} s", "slowest clean-up", "next run clean", "failed")
     ]
-    for victim in VICTIMS:
-        of_it = [verdict for verdict in verdicts if verdict.victim == victim]
-        if not of_it:
+    for target in TARGETS:
+        of_target = [result for result in results if result.target == target]
+        if not of_target:
             continue
-        took = [verdict.seconds for verdict in of_it if verdict.seconds is not None]
+        seconds = [result.clean_after for result in of_target if result.clean_after is not None]
         rows.append(
             (
-                victim,
+                target,
                 backend,
-                str(len(of_it)),
-                str(sum(seconds <= WITHIN for seconds in took)),
-                f"{max(took):.2f} s" if took else "",
-                str(sum(verdict.next_run for verdict in of_it)),
-                str(sum(bool(verdict.wrong) for verdict in of_it)),
+                str(len(of_target)),
+                str(sum(each <= PROMISED for each in seconds)),
+                f"{max(seconds):.2f} s" if seconds else "",
+                str(sum(result.next_passed for result in of_target)),
+                str(sum(bool(result.problems) for result in of_target)),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -565,60 +509,58 @@ def table(backend: str, verdicts: list[Verdict]) -> str:
 
 
 @contextmanager
-def killing(backend: str, seed: int) -> Iterator[Killer]:
-    """A killer in a directory of its own; leaves nothing, however it ends."""
+def kill_soak(backend: str, seed: int) -> Iterator[KillSoak]:
+    """Provide a KillSoak in a temporary directory, and leave nothing at the end."""
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="resilience-kills-") as project:
-        killer = Killer(backend, seed, Path(project))
+        soak = KillSoak(backend, seed, Path(project))
         try:
-            yield killer
+            yield soak
         finally:
-            killer.tidy()
+            soak.tidy()
 
 
 def main() -> int:
-    """Returns the exit status: 0 when every round was well."""
-    given = _arguments()
-    verdicts: list[Verdict] = []
+    """Return 0 if every round was clean, else 1."""
+    options = _parse_arguments()
+    results: list[RoundResult] = []
     begin = time.monotonic()
     try:
-        with killing(given.backend, given.seed) as killer:
-            for number in range(given.first, given.first + given.rounds):
-                verdict = killer.round(number, given.victims[number % len(given.victims)])
-                verdicts.append(verdict)
-                print(verdict, flush=True)
-                if verdict.wrong:
-                    killer.tidy()
-                    again = f"--seed {given.seed} --first {number} --rounds 1 --victims {','.join(given.victims)}"
-                    print(f"   again: scripts/kills --backend {given.backend} {again}", flush=True)
-    finally:  # also of what was done until somebody had enough
-        wrong = sum(bool(verdict.wrong) for verdict in verdicts)
+        with kill_soak(options.backend, options.seed) as soak:
+            for number in range(options.first, options.first + options.rounds):
+                result = soak.run(number, options.targets[number % len(options.targets)])
+                results.append(result)
+                print(result, flush=True)
+                if result.problems:
+                    soak.tidy()
+                    again = f"--seed {options.seed} --first {number} --rounds 1 --targets {','.join(options.targets)}"
+                    print(f"   again: scripts/kills --backend {options.backend} {again}", flush=True)
+    finally:  # an interrupted run has a summary too
+        failed = sum(bool(result.problems) for result in results)
         seconds = time.monotonic() - begin
-        print(f"\n{table(given.backend, verdicts)}\n")
-        print(f"kills: {wrong} of {len(verdicts)} rounds went wrong, in {seconds:.0f} s (seed {given.seed})")
-    return 1 if wrong else 0
+        print(f"\n{summary_table(options.backend, results)}\n")
+        print(f"kills: {failed} of {len(results)} rounds failed, in {seconds:.0f} s (seed {options.seed})")
+    return 1 if failed else 0
 
 
-def _arguments() -> Any:
+def _parse_arguments() -> Any:
     parser = argparse.ArgumentParser(
         prog="scripts/kills", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backend", choices=("embedded", "docker"), default="embedded")
-    parser.add_argument("--rounds", type=int, default=200, metavar="N", help="how many (default: 200)")
+    parser.add_argument("--backend", choices=tuple(LIMITS), default="embedded")
+    parser.add_argument("--rounds", type=int, default=200, metavar="N", help="number of rounds (default: 200)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first round, to repeat one")
-    parser.add_argument("--seed", type=int, default=None, help="all chance follows from it (default: drawn)")
-    parser.add_argument("--victims", type=lambda text: text.split(","), default=list(VICTIMS), help=", ".join(VICTIMS))
-    given = parser.parse_args()
-    if unknown := sorted(set(given.victims) - set(VICTIMS)):
-        parser.error(f"no victim called {', '.join(unknown)}; there are: {', '.join(VICTIMS)}")
+    parser.add_argument("--seed", type=int, default=None, help="the seed of all random choices (default: drawn)")
+    parser.add_argument("--targets", type=lambda text: text.split(","), default=list(TARGETS), help=", ".join(TARGETS))
+    options = parser.parse_args()
+    if unknown := sorted(set(options.targets) - set(TARGETS)):
+        parser.error(f"no target named {', '.join(unknown)}; the targets are: {', '.join(TARGETS)}")
     if not LINUX:
-        parser.error(
-            "only Linux lets a process adopt the orphans below it, so only there can we know that none is left"
-        )
-    if given.seed is None:
-        given.seed = random.SystemRandom().randrange(2**32)
-    return given
+        parser.error("needs Linux, where a process can adopt orphaned descendants and so see all that is left")
+    if options.seed is None:
+        options.seed = random.SystemRandom().randrange(2**32)
+    return options
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Print what `scripts/lowest` installs: each dependency at its lower bound, as lines that pip takes for requirements.
+"""Print the requirements of `scripts/lowest`, which have each dependency at its lower bound.
 
-`lowest_requirements.py` reads pyproject.toml, so that a bound and what is tested are one thing. A release that is older than the running
-Python may not install or run there. In its place comes the first one that says it supports that Python.
+The bounds are those of pyproject.toml. A release that is older than the running Python may not install or run on it. The first release
+that supports that Python takes its place.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = ("embedded", "sequences")  # the plugin's own; the others are for the service and for this repository
+EXTRAS = ("embedded", "sequences")  # those of the plugin; the rest are for the service and for this repository
 
-# Clients that tests of the plugin use as users do. Nothing demands them; these releases are the oldest that are tried.
+# Clients that tests of the plugin use as users do. The plugin does not depend on them; these are the oldest releases that are tested.
 CLIENTS = {"asyncpg": "0.29.0", "redis": "5.0.0"}
-# The first release that says it supports a Python, where the lower bound is older than that Python.
+# The first release with support for a Python, where the lower bound is older than that Python.
 SINCE = {
     "asyncpg": {(3, 13): "0.30.0", (3, 14): "0.31.0"},
     "anyio": {(3, 14): "4.11.0"},
     "pytest": {(3, 14): "8.4.2"},
 }
-TOOLS = ("pytest-asyncio", "pytest-xdist", "trustme", "PyYAML")  # whatever fits
+TOOLS = ("pytest-asyncio", "pytest-xdist", "trustme", "PyYAML")  # the newest release that fits
 
 
 def bounds(project: Path = ROOT / "pyproject.toml") -> dict[str, str]:
     """Return the lower bound of each dependency of the plugin and of its extras.
 
     Raises:
-        ValueError: a dependency has none.
+        ValueError: a dependency has no lower bound.
     """
     data = tomllib.loads(project.read_text())["project"]
     wanted = [*data["dependencies"], *(each for extra in EXTRAS for each in data["optional-dependencies"][extra])]
@@ -43,7 +43,7 @@ def bounds(project: Path = ROOT / "pyproject.toml") -> dict[str, str]:
 
 
 def lowest(python: tuple[int, int]) -> dict[str, str]:
-    """Return what to install on this Python: name and version."""
+    """Return the version of each package to install on this Python."""
     pinned = bounds() | CLIENTS
     for name, since in SINCE.items():
         newer = [version for first, version in sorted(since.items()) if python >= first]

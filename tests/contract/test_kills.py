@@ -1,4 +1,4 @@
-"""scripts/kills, as far as it goes in a few seconds: each victim once. `scripts/kills` does 200 rounds."""
+"""One round of scripts/kills for each target. `scripts/kills` runs 200."""
 
 import re
 import subprocess
