@@ -33,6 +33,14 @@ SERVICE = """
 1  campaigns postgres_monitor postgres_status database asyncpg_patch cache redis_store pending_writes memory_cache circuit_breaker jobs memory
 0  settings url_checks errors logging_setup
 """
+BACKENDS = """
+4  registry
+3  embedded docker external
+2  session
+1  managed_server
+0  __init__ backend settings server_settings postgres_url
+"""
+HOUSES = {"pytest_resilience": PACKAGE, "pytest_resilience.backends": BACKENDS, "service": SERVICE}
 PURE = {"wire", "checkers"}  # pure: no I/O, no clock, no randomness of their own
 IMPURE = {
     "asyncio",
@@ -58,7 +66,7 @@ def floors(table: str) -> dict[str, int]:
 
 def modules(package: str) -> dict[str, Path]:
     """Dotted name -> file; a package goes by its own name."""
-    files = sorted((ROOT / package).rglob("*.py"))
+    files = sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
     return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
 
 
@@ -90,21 +98,26 @@ def for_types_only(path: Path) -> set[int]:
     }
 
 
-def part(module: str) -> str:
-    """`pytest_resilience.proxy.link` belongs to `proxy`, and the package itself to `__init__`."""
-    return (*module.split("."), "__init__")[1]
+def part(module: str, package: str = "pytest_resilience") -> str:
+    """Return the part of a package that a module belongs to: `proxy` for `pytest_resilience.proxy.link`.
+
+    The package itself is its part `__init__`.
+    """
+    return (*module.split("."), "__init__")[package.count(".") + 1]
 
 
 def violations(package: str, table: str, known: dict[str, Path]) -> Iterator[str]:
     floor = floors(table)
     for name, path in known.items():
-        if part(name) not in floor:
-            yield f"{path.relative_to(ROOT)} has no floor: give {part(name)!r} one in tests/test_floors.py and ARCHITECTURE.md"
+        own = part(name, package)
+        if own not in floor:
+            yield f"{path.relative_to(ROOT)} has no floor: give {own!r} one in tests/test_floors.py and ARCHITECTURE.md"
             continue
         for line, module, taken in imports(name, path):
             target = f"{module}.{taken}" if f"{module}.{taken}" in known else module
-            if target.split(".")[0] == package and floor.get(part(target), -1) > floor[part(name)]:
-                yield f"{path.relative_to(ROOT)}:{line} (floor {floor[part(name)]}) imports {target} (floor {floor[part(target)]})"
+            inside = target == package or target.startswith(f"{package}.")
+            if inside and (above := floor.get(part(target, package), -1)) > floor[own]:
+                yield f"{path.relative_to(ROOT)}:{line} (floor {floor[own]}) imports {target} (floor {above})"
 
 
 def edges(known: dict[str, Path]) -> dict[str, set[str]]:
@@ -120,10 +133,21 @@ def edges(known: dict[str, Path]) -> dict[str, set[str]]:
     }
 
 
-@pytest.mark.parametrize(("package", "table"), [("pytest_resilience", PACKAGE), ("service", SERVICE)])
-def test_imports_go_down(package, table):
-    found = list(violations(package, table, modules(package)))
+@pytest.mark.parametrize("package", HOUSES)
+def test_imports_go_down(package):
+    found = list(violations(package, HOUSES[package], modules(package)))
     assert not found, "\n" + "\n".join(found)
+
+
+def test_the_built_in_backends_import_nothing_of_each_other():
+    package = "pytest_resilience.backends"
+    own = {"embedded", "docker", "external"}
+    assert not [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for name, path in modules(package).items()
+        for line, module, _ in imports(name, path)
+        if module.startswith(f"{package}.") and len({part(name, package), part(module, package)} & own) == 2
+    ]
 
 
 @pytest.mark.parametrize("package", ["pytest_resilience", "service"])
@@ -224,6 +248,7 @@ def test_a_module_without_a_floor_is_seen(tmp_path, monkeypatch):
         ("wire/redis.py", "from ..backends import embedded"),
         ("faults/network.py", "def late():\n    from pytest_resilience.targets import postgres"),
         ("history.py", "from . import proxy"),
+        ("backends/session/ports.py", "from ..embedded import postgres"),
     ],
 )
 def test_an_import_upwards_is_seen(tmp_path, monkeypatch, file, text):
@@ -234,4 +259,5 @@ def test_an_import_upwards_is_seen(tmp_path, monkeypatch, file, text):
     upper = tmp_path / "pytest_resilience" / "proxy"
     upper.mkdir(exist_ok=True)
     (upper / "__init__.py").write_text("")
-    assert len(list(violations("pytest_resilience", PACKAGE, modules("pytest_resilience")))) == 1
+    found = [each for package, table in HOUSES.items() for each in violations(package, table, modules(package))]
+    assert len(found) == 1
