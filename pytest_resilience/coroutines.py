@@ -1,4 +1,4 @@
-"""Where a suspended coroutine stands."""
+"""The frames of suspended coroutines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 def frames_of(coroutine: object) -> Iterator[FrameType]:
-    """Yield the frames of a coroutine and of what the coroutine awaits, the outermost first."""
+    """Yield the frames of a coroutine and of the coroutines that it awaits, the outermost first."""
     while coroutine is not None:
         frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
         if frame is None:

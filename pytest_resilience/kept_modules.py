@@ -1,14 +1,14 @@
-"""Modules that this process must not import a second time: kept, and found again when they are missing in sys.modules.
+"""Modules that a process must not import a second time. They are saved, and found again when they are missing in sys.modules.
 
-pytester, and fixtures of other projects, save `sys.modules` and restore it later. What was imported in between is imported again when
-it is next asked for. Objects of the first copy live on meanwhile: a connection of asyncpg whose C extension is initialised again
-crashes the process, an error of hiredis is caught by nobody, and `except` clauses miss the errors of another copy.
+pytester, and fixtures of other projects, save `sys.modules` and restore it later. Modules imported in between are imported again at
+the next import statement, while objects of the first copy are still alive. Then a connection of asyncpg crashes the process, because
+its C extension is initialised again, and `except` clauses miss the errors of the other copy (hiredis, the plugin).
 
-Two means. `FINDER` stands on `sys.meta_path` for the packages that must never be there twice, whoever imports them. `hold` and
-`restore` are called by the plugin's hooks for all that the plugin itself imports when it is first used: other people's imports of these
-are none of our business, and a test may well want a fresh copy of redis-py.
+There are two mechanisms. `FINDER` on `sys.meta_path` serves every import of the packages that must never have a second copy. `save`
+and `restore` are called by the plugin's hooks for all modules that the plugin imports when it is first used. They do not interfere
+with imports of tests, because a test may want a fresh copy of redis-py.
 
-The C extensions are kept in an attribute of `sys`, since an inner run of pytest may import this very module and drop it afterwards.
+The C extensions are saved in an attribute of `sys`, since an inner run of pytest may import this module and drop it afterwards.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Imported once in a process, whoever does it. asyncpg: segmentation fault. hiredis: its errors change under the living parsers.
+# Packages that a process imports once. A second copy of asyncpg is a segmentation fault; one of hiredis changes the errors of the
+# existing parsers.
 EXTENSIONS = frozenset({"asyncpg", "hiredis"})
-PLUGIN = "pytest_resilience"  # its state (the current history, its error classes) would be there twice
+PLUGIN = "pytest_resilience"  # a second copy would have another history and other error classes
 STORE = "_pytest_resilience_extensions"
 
-# What the plugin imports when it is used, and what that imports; the standard library beside it.
+# The modules that the plugin imports when it is used, and their imports. The standard library belongs to them, too.
 USED = {
     *EXTENSIONS, PLUGIN,
     "_cffi_backend", "_sitebuiltins", "anyio", "async_timeout", "certifi", "cffi", "charset_normalizer", "cryptography", "docker",
@@ -36,35 +37,35 @@ USED = {
 
 
 class RecordingLoader:
-    """The loader of a module that is imported for the first time: does what the real one does, and keeps the module.
+    """The loader of a module that is imported for the first time. It loads with the real loader and saves the module.
 
     Args:
-        loader: the real one.
-        kept: where the module is kept, by its name.
+        loader: the real loader.
+        saved: receives the module by its name.
     """
 
-    def __init__(self, loader: Any, kept: dict[str, ModuleType]) -> None:
+    def __init__(self, loader: Any, saved: dict[str, ModuleType]) -> None:
         self._loader = loader
-        self._kept = kept
+        self._modules = saved
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Return what the real loader makes."""
+        """Return the module that the real loader creates."""
         module: ModuleType | None = self._loader.create_module(spec)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run the module, which finds its real loader in its attributes."""
-        assert module.__spec__ is not None, "the import system has set it"
+        """Execute the module, with the real loader in its attributes."""
+        assert module.__spec__ is not None, "the import system has set the spec"
         module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
-        self._kept[module.__name__] = module
+        self._modules[module.__name__] = module
 
 
 class SavedModuleLoader:
-    """The loader of a module that is kept: does not run it again."""
+    """The loader of a saved module, which it does not execute again."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -74,11 +75,11 @@ class SavedModuleLoader:
         return getattr(self._module.__loader__, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the module that is kept."""
+        """Return the saved module."""
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Undo what the import system has done to its attributes."""
+        """Restore the attributes that the import system has changed."""
         module.__spec__ = self._spec
 
 
@@ -86,7 +87,7 @@ class KeptModules:
     """A finder of modules that were imported before.
 
     Args:
-        extensions: packages that must not be imported twice, beside the plugin itself.
+        extensions: packages that must not be imported twice. The plugin is added to them.
     """
 
     def __init__(self, extensions: frozenset[str] = EXTENSIONS) -> None:
@@ -94,12 +95,12 @@ class KeptModules:
         shared: dict[str, ModuleType] = vars(sys).setdefault(STORE, {})
         self._found = {PLUGIN: own} | dict.fromkeys(extensions, shared)
         self._saved: dict[str, ModuleType] = {}
-        self._seen: tuple[int, str] = 0, ""  # how many modules there were at the last `hold`, and which came last
+        self._seen: tuple[int, str] = 0, ""  # the number of modules at the last `save`, and the name of the last one
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return the spec of a module that is kept, or of one that will be; None for all others, and for a reload."""
+        """Return the spec of a module that is saved or will be saved. None for other modules, and for a reload."""
         found = self._found.get(name.partition(".")[0])
         if found is None or target is not None:
             return None
@@ -107,13 +108,13 @@ class KeptModules:
         if module is not None:
             spec = copy.copy(module.__spec__)
             if spec is not None:
-                spec.loader = SavedModuleLoader(module)  # type: ignore[assignment]  # a Loader by what it does
+                spec.loader = SavedModuleLoader(module)  # type: ignore[assignment]  # it has a Loader's methods
             return spec
         spec = next(
             filter(None, (_spec_from(finder, name, path) for finder in sys.meta_path if finder is not self)), None
         )
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            spec.loader = RecordingLoader(spec.loader, found)  # type: ignore[assignment]  # the same
+            spec.loader = RecordingLoader(spec.loader, found)  # type: ignore[assignment]  # it has a Loader's methods
         return spec
 
     @property
@@ -122,7 +123,7 @@ class KeptModules:
         return bool(self._saved)
 
     def save(self) -> None:
-        """Keep all modules that the plugin may have imported and that are there now. Costs next to nothing when none is new."""
+        """Save all present modules that the plugin may have imported. Nearly free if no module is new."""
         seen = len(sys.modules), next(reversed(sys.modules))
         if seen == self._seen:
             return
@@ -133,14 +134,14 @@ class KeptModules:
         self._seen = seen
 
     def _save_earlier(self) -> None:
-        """Keep also what was imported before the finder was there."""
+        """Save modules that were imported before the finder was installed."""
         for name, module in list(sys.modules.items()):
             found = self._found.get(name.partition(".")[0])
             if found is not None:
                 found.setdefault(name, module)
 
     def restore(self) -> None:
-        """Put back what is held and is missing in `sys.modules`, and the finder itself where it is missing."""
+        """Put saved modules that are missing in `sys.modules` back, and the finder if it is missing in `sys.meta_path`."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
             self._save_earlier()

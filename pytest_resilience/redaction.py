@@ -1,7 +1,7 @@
-"""The passwords that this process knows, and texts without them: what is printed of a failure shows none.
+"""Removal of passwords from reports, logs and messages.
 
-A library that connects takes a URL apart and holds the password as a plain string in a dozen of its frames. `pytest --showlocals` prints
-those frames. So each password is remembered where it is made or read, and the plugin replaces it in every report.
+A library that connects parses a URL and keeps the password as a plain string in a dozen of its frames. `pytest --showlocals` prints
+those frames. So each password is remembered where it is generated or read, and the plugin replaces it in every report.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from urllib.parse import quote, quote_plus, urlsplit
 from .wording import counted
 
 HIDDEN = "***"
-# Characters; a shorter password may be a word of its own ("postgres"), and is replaced where it must be a password.
+# Characters. A shorter password may be an ordinary word ("postgres"), and is replaced only where it must be a password.
 MIN_UNIQUE_LENGTH = 12
-ELLIPSIS = "..."  # how pytest shortens a long value, in the middle of a password too
-MIN_PIECE_LENGTH = 4  # characters of a password that was cut by which it is known
+ELLIPSIS = "..."  # pytest shortens long values with it, also in the middle of a password
+MIN_PIECE_LENGTH = 4  # characters by which a piece of a shortened password is recognized
 
-# Part of a name whose value is a secret: DB_PASSWORD, --api-key, authToken; neither PWD nor "author".
+# A part of the names of secrets such as DB_PASSWORD, --api-key and authToken. PWD and "author" do not match.
 SECRET_NAME = (
     r"pass(?:word|wd|phrase|code)|(?<![a-z])pass(?![a-z])|[_-]pwd|secret|token|credential|jwt|signature|(?<![a-z])sig(?![a-z])"
     r"|(?:api|access|private|auth|signing|encryption)[_-]?key|(?<![a-z])auth(?![a-z])|session[_-]?id"
 )
 _NAMED = re.compile(rf"(?i)({SECRET_NAME})")
-_URL = re.compile(r"(\w+://[^:/@\s'\"]*):[^\s'\"]*@")  # up to the last @: rather too much than half a password
+_URL = re.compile(r"(\w+://[^:/@\s'\"]*):[^\s'\"]*@")  # up to the last @, since a password may contain one
 _ASSIGNED = re.compile(rf"(?i)(\b|-)([\w.-]*(?:{SECRET_NAME})[\w.-]*[\"']?\s?[=:]\s?[\"']?)([^\s\"'&,;()\[\]{{}}<>]+)")
 _FLAG = re.compile(rf"(?i)^--?[\w-]*(?:{SECRET_NAME})[\w-]*$")
 _FLAG_INSIDE = re.compile(rf"(?i)((?<!\S)--?[\w-]*(?:{SECRET_NAME})[\w-]*\s+)([^\s-]\S*)")
 _SQL = re.compile(r"(?i)\b(password\s+)'[^']*'")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+[\w+/=.~-]{8,}")
-MIN_RANDOM_LENGTH = 20  # characters; a value of a query that long is taken for a secret whatever its name
+MIN_RANDOM_LENGTH = 20  # characters; a query value of this length is treated as a secret under any name
 MIN_VALUE_LENGTH = 6  # characters; a shorter value may be part of another word
-MAX_PATH_LENGTH = 120  # characters of a request's path that a message shows
+MAX_PATH_LENGTH = 120  # characters of a request's path in a message
 
-_passwords: dict[str, re.Pattern[str]] = {}  # in every form in which it is written: what finds it
+_passwords: dict[str, re.Pattern[str]] = {}  # a pattern for each written form of a password
 
 
 class Private(dict[str, Any]):
-    """A dictionary whose values no traceback shows."""
+    """A dictionary that hides its values in tracebacks."""
 
     def __repr__(self) -> str:
         return f"<{counted(len(self), 'values')}, not shown>"
 
 
 def new_password() -> str:
-    """Return a random password of 36 characters, remembered."""
+    """Return a random password of 36 characters, which is remembered."""
     password = os.urandom(18).hex()
     remember(password)
     return password
 
 
 def remember(password: str | None) -> None:
-    """Remember a password for the rest of this process; None and "" are none."""
+    """Remember a password for the rest of this process. None and "" are ignored."""
     if not password:
         return
     forms = {password, quote(password, safe=""), quote(password), quote_plus(password)}
@@ -65,7 +65,7 @@ def remember(password: str | None) -> None:
 
 
 def remember_url(url: str) -> None:
-    """Remember the password of a URL, if it has one; a text that is no URL has none."""
+    """Remember the password of a URL, if any. A text that is no URL is ignored."""
     try:
         remember(_decoded(urlsplit(url).password))
     except ValueError:
@@ -87,7 +87,7 @@ def _pattern(form: str) -> re.Pattern[str]:
 
 
 def redacted(text: str) -> str:
-    """Return the text without any password that is remembered, or the beginning or end of one that was cut."""
+    """Return the text without remembered passwords, and without the beginning or end of a shortened one."""
     for form, pattern in _passwords.items():
         if form in text:
             text = pattern.sub(HIDDEN, text)
@@ -97,12 +97,12 @@ def redacted(text: str) -> str:
 
 
 def is_secret(name: str) -> bool:
-    """True if a variable or option of that name holds a secret: DB_PASSWORD, --api-key."""
+    """True if a variable or option of that name holds a secret, such as DB_PASSWORD and --api-key."""
     return _NAMED.search(name) is not None
 
 
 def remember_environment(environment: Mapping[str, str]) -> None:
-    """Remember the secrets of an environment: the values of secret names, and the passwords of URLs."""
+    """Remember the values of variables with secret names, and the passwords of URLs in an environment."""
     for name, value in environment.items():
         if is_secret(name):
             remember(value)
@@ -111,18 +111,18 @@ def remember_environment(environment: Mapping[str, str]) -> None:
 
 
 def scrubbed(text: str) -> str:
-    """Return a text, such as a log, without remembered passwords and without what it calls a password, token or key itself."""
+    """Return a text such as a log without remembered passwords and without values that it names a password, token or key."""
     text = _URL.sub(rf"\1:{HIDDEN}@", redacted(text))
     text = _SQL.sub(rf"\1'{HIDDEN}'", text)
     return _SCHEME.sub(rf"\1 {HIDDEN}", _ASSIGNED.sub(rf"\1\2{HIDDEN}", text))
 
 
 def redacted_command(argv: Iterable[object], environment: Mapping[str, str] | None = None) -> list[str]:
-    """Return a command line as a message may show it.
+    """Return a command line for a message, without secrets.
 
     Args:
         argv: program and arguments.
-        environment: variables whose values may stand in it; each is shown by its name, "$TOKEN".
+        environment: variables. Their values are replaced by their names, such as "$TOKEN". None for no variables.
     """
     shown: list[str] = []
     values = sorted(((environment or {}).items()), key=lambda item: -len(item[1]))
@@ -136,7 +136,7 @@ def redacted_command(argv: Iterable[object], environment: Mapping[str, str] | No
 
 
 def redacted_path(target: str) -> str:
-    """Return the path and query of a request as a message may show it: without secrets, and not too long."""
+    """Return the path and query of a request for a message, without secrets and shortened to MAX_PATH_LENGTH."""
     path, mark, query = target.partition("?")
     pairs = [each.partition("=") for each in query.split("&")] if mark else []
     shown = "&".join(
@@ -171,7 +171,7 @@ def _without_begin(text: str, password: str) -> str:
 
 
 def redact_report(value: Any) -> Any:
-    """Return a report's value without passwords: strings are replaced, lists and pytest's own objects are changed in place."""
+    """Return a value of a report without passwords. Lists and pytest's objects are changed in place."""
     if not _passwords:
         return value
     match value:
@@ -181,7 +181,7 @@ def redact_report(value: Any) -> Any:
             return tuple(map(redact_report, value))
         case list():
             value[:] = map(redact_report, value)
-        case _ if hasattr(value, "toterminal"):  # what pytest makes of an exception, and the parts of that
+        case _ if hasattr(value, "toterminal"):  # pytest's representation of an exception, and its parts
             for name, part in vars(value).items():
                 object.__setattr__(value, name, redact_report(part))
     return value

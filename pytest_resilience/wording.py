@@ -1,4 +1,4 @@
-"""Numbers and names in messages: the right plural, and what a wrong name may have meant."""
+"""Plurals and suggestions in messages."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Iterable
 
 
 def counted(number: int, plural: str) -> str:
-    """Return the number with its noun: "1 process", "2 processes", "0 bytes"."""
+    """Return the number with its noun, such as "1 process", "2 processes" and "0 bytes"."""
     return f"{number} {singular(plural) if number == 1 else plural}"
 
 
 def listed(plural: str, things: Iterable[object]) -> str:
-    """Return the noun with the things it stands for: "process 12", "processes 12 and 13"."""
+    """Return the noun and the things, such as "process 12" and "processes 12 and 13"."""
     *others, last = map(str, things)
     return f"{plural} {', '.join(others)} and {last}" if others else f"{singular(plural)} {last}"
 
 
 def singular(plural: str) -> str:
-    """Return the singular of the last word: "process" of "processes", "good answer" of "good answers"."""
+    """Return the plural with its last word in the singular, such as "good answer" for "good answers"."""
     for ending, instead in ("sses", "ss"), ("ies", "y"), ("s", ""):
         if plural.endswith(ending):
             return plural.removesuffix(ending) + instead
@@ -25,8 +25,8 @@ def singular(plural: str) -> str:
 
 
 def close_matches(name: object, known: Iterable[str]) -> list[str]:
-    """Return up to three of the known names that are most like this one, the nearest first."""
-    from difflib import SequenceMatcher, get_close_matches  # paid for by a wrong name
+    """Return up to three of the known names that are most similar to `name`, the most similar first."""
+    from difflib import SequenceMatcher, get_close_matches  # slow to import, and needed for wrong names only
 
     wrong, lower = str(name).lower(), {each.lower(): each for each in known}
     found = get_close_matches(wrong, lower, n=3, cutoff=0.6)
@@ -35,23 +35,27 @@ def close_matches(name: object, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return "; did you mean 'refuse'?" with the nearest of the known names, or "" where none is near."""
+    """Return "; did you mean 'refuse'?" with the most similar known names, or "" if none is similar."""
     return suggestion(close_matches(name, known))
 
 
 def suggestion(names: Iterable[str]) -> str:
-    """Return "; did you mean 'refuse'?" with these names, or "" where there are none."""
+    """Return "; did you mean 'refuse'?" with these names, or "" without names."""
     quoted = [repr(each) for each in names]
     return f"; did you mean {' or '.join(quoted)}?" if quoted else ""
 
 
 def no_attribute(owner: object, name: str) -> AttributeError:
-    """Return the error of `owner.name` where there is none; what `owner` has of that name, but could not give, raises its own.
+    """Return the AttributeError for `owner.name`, with a suggestion.
 
-    From Python 3.12 on a traceback's last line suggests a name too: it looks at `obj`, which is therefore another object.
+    From Python 3.12 on, the last line of a traceback suggests a name out of the error's `obj`, which is None here: one suggestion
+    is enough.
+
+    Raises:
+        AttributeError: the error of a property of `owner` that has this name.
     """
     if hasattr(type(owner), name):
-        object.__getattribute__(owner, name)  # a property that raised AttributeError: its own message is the right one
+        object.__getattribute__(owner, name)  # a property that raised AttributeError raises again
     known = [each for each in dir(owner) if not each.startswith("_")]
     hint = did_you_mean(name, known) if not name.startswith("_") else ""
     return AttributeError(f"{type(owner).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=None)

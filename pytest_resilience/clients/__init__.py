@@ -1,1 +1,1 @@
-"""Clients of Postgres and Redis for the plugin's own errands: they need no library, so no library under test can break them."""
+"""The plugin's own clients of Postgres and Redis. They need no library, so a library under test cannot break them."""

@@ -1,6 +1,6 @@
-"""A client of Postgres for the plugin's own errands: one session on asyncio, one statement after the other.
+"""The plugin's own client of Postgres, on asyncio. A session runs one statement at a time.
 
-The session says all that it needs: nothing is read from the environment (PGSSLMODE and the like) or from ~/.pgpass.
+All settings are in the URL. Environment variables (such as PGSSLMODE) and ~/.pgpass are not read.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from urllib.parse import unquote, urlsplit
 
 from ..wire import postgres as wire
 
-TERMINATED = ("57P01", "57P02")  # by an administrator, or as another session crashed
+TERMINATED = ("57P01", "57P02")  # terminated by an administrator, or because another session crashed
 STARTING = wire.CANNOT_CONNECT_NOW
 LOCK_NOT_AVAILABLE = "55P03"
 
 
 class PostgresError(Exception):
-    """An error as the server words it.
+    """An error of the server.
 
     Attributes:
-        code: its SQLSTATE.
+        code: the SQLSTATE.
     """
 
     def __init__(self, fields: dict[str, str]) -> None:
@@ -33,7 +33,7 @@ class PostgresError(Exception):
 
 
 class SessionEnded(ConnectionError):
-    """The session is over: the server, or a test, has ended it."""
+    """The session is closed, by the server or by a test."""
 
 
 class Row(Sequence[Any]):
@@ -64,7 +64,7 @@ class _Stream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.messages = wire.MessageReader()
-        self.tls_reply = bytearray()  # what comes before the first message: the answer to a question for TLS
+        self.tls_reply = bytearray()  # the bytes before the first message, which answer the request for TLS
         self.plain = True
         self.ended = False
         self._arrived = asyncio.Event()
@@ -81,10 +81,10 @@ class _Stream(asyncio.Protocol):
         self._arrived.set()
 
     async def wait_for_data(self) -> None:
-        """Wait for the next bytes, or the end.
+        """Wait for the next bytes or for the end of the connection.
 
         Raises:
-            SessionEnded: it has ended.
+            SessionEnded: the connection had ended before.
         """
         if self.ended:
             raise SessionEnded("Postgres closed the connection")
@@ -93,7 +93,7 @@ class _Stream(asyncio.Protocol):
 
 
 class Session:
-    """A session of one Postgres; `connect` makes it."""
+    """A session of a Postgres server, opened by `connect`."""
 
     def __init__(self, transport: asyncio.Transport, stream: _Stream, address: tuple[str, int], within: float) -> None:
         self._transport = transport
@@ -101,20 +101,20 @@ class Session:
         self._address = address
         self._within = within
         self._lock = asyncio.Lock()
-        self._unread = 0  # answers that are still to come, for somebody who does not wait any more
+        self._unread = 0  # results that the server still owes, also to cancelled callers
         self._process = 0
         self._secret = b""
         self._final_error: PostgresError | None = None
 
-    # -- to ask
+    # -- statements
 
     async def fetch(self, sql: str, *arguments: object) -> list[Row]:
         """Run one statement, with arguments for $1, $2 ..., and return its rows.
 
         Raises:
-            PostgresError: the server answered with an error.
-            SessionEnded: the session is over.
-            TimeoutError: no answer came in time.
+            PostgresError: the server reported an error.
+            SessionEnded: the session is closed.
+            TimeoutError: the result did not come in time.
         """
         return await self._send(wire.parameterized_query(sql, arguments))
 
@@ -127,27 +127,31 @@ class Session:
         return (await self.fetchrow(sql, *arguments))[0]
 
     async def execute(self, sql: str, *arguments: object) -> None:
-        """Run statements; several only without arguments."""
+        """Run a statement, or several statements without arguments."""
         await self._send(wire.parameterized_query(sql, arguments) if arguments else wire.query(sql))
 
     def get_server_pid(self) -> int:
-        """Return the id of the session's process at the server."""
+        """Return the process id of the session at the server."""
         return self._process
 
-    # -- its end
+    # -- closing
 
     def is_closed(self) -> bool:
-        """True if the session is known to be over."""
+        """True if the end of the connection has been detected."""
         return self._stream.ended or self._transport.is_closing()
 
     async def wait_closed(self) -> None:
-        """Wait until the server ends the session."""
+        """Wait until the server closes the session."""
         while not self._stream.ended:
             with contextlib.suppress(SessionEnded):
                 await self._stream.wait_for_data()
 
     async def close(self, within: float | None = None) -> None:
-        """End the session in good order: a statement that still runs is cancelled, and the server has let go when this returns."""
+        """Close the session. A running statement is cancelled, and the server has released all locks on return.
+
+        Args:
+            within: seconds to wait at most; None for the time-out of the session.
+        """
         async with asyncio.timeout(self._within if within is None else within), self._lock:
             if not self.is_closed():
                 await self._discard_unread()
@@ -156,7 +160,7 @@ class Session:
         self._transport.abort()
 
     def terminate(self) -> None:
-        """Close the connection without a word."""
+        """Close the connection without a message to the server."""
         self._transport.abort()
 
     # -- inside
@@ -173,7 +177,7 @@ class Session:
     def _check(self) -> None:
         if self.is_closed():
             self._read_final_error()
-            raise SessionEnded(str(self._final_error or "the session is over")) from self._final_error
+            raise SessionEnded(str(self._final_error or "the session is closed")) from self._final_error
 
     def _read_final_error(self) -> None:
         while message := self._stream.messages.next_message():
@@ -181,11 +185,11 @@ class Session:
                 self._final_error = PostgresError(wire.error_fields(message.body))
 
     async def _next_message(self) -> wire.Message:
-        """Return the next message that belongs to an answer."""
+        """Return the next message that belongs to a result."""
         while True:
             while (message := self._stream.messages.next_message()) is None:
                 await self._stream.wait_for_data()
-            if message.kind not in (b"N", b"S", b"A"):  # notices, settings and notifications come at any time
+            if message.kind not in (b"N", b"S", b"A"):  # notices, settings and notifications may come at any time
                 return message
 
     async def _read_result(self) -> list[Row]:
@@ -214,7 +218,7 @@ class Session:
                     return rows
 
     async def _discard_unread(self) -> None:
-        """Read the answers that nobody waits for any more; the statement that is still running is cancelled."""
+        """Read the results of cancelled callers. A statement that is still running is cancelled at the server."""
         if self._unread and not self.is_closed():
             await self._cancel()
         while self._unread and not self.is_closed():
@@ -222,7 +226,7 @@ class Session:
                 await self._read_result()
 
     async def _cancel(self) -> None:
-        """Have the server cancel what the session runs."""
+        """Cancel the running statement of this session at the server."""
         loop = asyncio.get_running_loop()
         transport, stream = await loop.create_connection(_Stream, *self._address)
         try:
@@ -234,7 +238,7 @@ class Session:
             transport.abort()
 
     async def log_in(self, settings: dict[str, str], password: str) -> None:
-        """Say who we are, and wait until the server serves us."""
+        """Authenticate, and wait until the server is ready for statements."""
         __tracebackhide__ = True  # a traceback with locals would show the password
         self._stream.plain = False
         self._transport.write(wire.startup_message(settings))
@@ -259,8 +263,8 @@ class Session:
                     scram.verify(detail)
                 case b"R", _:
                     raise ConnectionError(
-                        f"Postgres at {self._address[0]}:{self._address[1]} asks for a way to log in that the plugin does not know "
-                        f"({kind}); it knows trust, password, md5 and scram-sha-256"
+                        f"Postgres at {self._address[0]}:{self._address[1]} requires an authentication method that the plugin "
+                        f"does not support ({kind}); it supports trust, password, md5 and scram-sha-256"
                     )
                 case b"K", _:
                     self._process, self._secret = kind, detail
@@ -272,15 +276,15 @@ async def connect(url: str, *, database: str | None = None, application_name: st
     """Open a session.
 
     Args:
-        url: postgresql://, as libpq reads it: user, password, host, port, database, and of a query `sslmode` (default `prefer`),
+        url: postgresql:// as for libpq, with user, password, host, port, database, and in the query `sslmode` (default `prefer`),
             `sslrootcert`, `sslcert`, `sslkey` and `options`.
-        database: in place of the one in the URL.
-        application_name: for pg_stat_activity.
-        within: seconds until the session is there, and for each statement later.
+        database: replaces the database in the URL; None keeps it.
+        application_name: the name in pg_stat_activity.
+        within: seconds to open the session, and for each statement later.
 
     Raises:
         PostgresError: the server refused the session.
-        OSError: the server can't be reached, or did not answer in time.
+        OSError: the server can't be reached, or did not respond in time.
     """
     __tracebackhide__ = True  # a traceback with locals would show the password
     from .tls import query_parameters
@@ -305,7 +309,7 @@ async def connect(url: str, *, database: str | None = None, application_name: st
             await session.log_in(settings, unquote(parts.password or ""))
         except BaseException as error:
             transport.abort()
-            if isinstance(error, ValueError) and not isinstance(error, OSError):  # a bad certificate is both
+            if isinstance(error, ValueError) and not isinstance(error, OSError):  # an error of a certificate is both
                 raise ConnectionError(f"{address[0]}:{address[1]}: {error}") from None
             raise
     return session
@@ -314,7 +318,7 @@ async def connect(url: str, *, database: str | None = None, application_name: st
 async def _with_tls(
     transport: asyncio.Transport, stream: _Stream, options: dict[str, str], address: tuple[str, int]
 ) -> asyncio.Transport:
-    """Ask for TLS; without an offer go on without it, unless the URL demands it."""
+    """Return the connection with TLS if the server offers it, and as it is if neither server nor URL require TLS."""
     transport.write(wire.SSL_REQUEST)
     while not stream.tls_reply:
         await stream.wait_for_data()

@@ -1,4 +1,4 @@
-"""A client of Redis for the plugin's own errands: one connection, one command after the other."""
+"""The plugin's own client of Redis. A connection runs one command at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Command = Sequence[str]
 
 
 class RedisClient:
-    """A connection to one Redis, opened by the first command and opened again when the server has closed it.
+    """A connection to a Redis server, opened by the first command and reopened after the server has closed it.
 
     Args:
-        url: redis:// or rediss://, as redis-py reads it: user, password, database, and the `ssl_` settings of a query.
-        name: for CLIENT LIST.
-        timeout: seconds for each answer; None for no limit.
+        url: redis:// or rediss:// as for redis-py, with user, password, database, and in the query the `ssl_` settings.
+        name: the name in CLIENT LIST.
+        timeout: seconds for each reply; None for no limit.
 
     Attributes:
-        timeout: as given; may be changed, and counts from the next command on.
+        timeout: as above. A change applies from the next command on.
     """
 
     def __init__(self, url: str, *, name: str, timeout: float | None) -> None:
@@ -50,15 +50,15 @@ class RedisClient:
         self.close()
 
     def duplicate(self, *, timeout: float | None) -> RedisClient:
-        """Return a second client of this server, with a connection of its own."""
+        """Return another client of this server, with a separate connection."""
         return RedisClient(self._url, name=self._name, timeout=timeout)
 
     def call(self, *words: str) -> Reply:
         """Send a command and return its reply.
 
         Raises:
-            ErrorReply: the server answered with an error.
-            OSError: the server can't be reached, or closed the connection, or did not answer in time.
+            ErrorReply: the reply is an error.
+            OSError: the server can't be reached, closed the connection, or did not reply in time.
         """
         (reply,) = self.call_all([words])
         if isinstance(reply, ErrorReply):
@@ -66,7 +66,7 @@ class RedisClient:
         return reply
 
     def call_all(self, commands: Sequence[Command]) -> list[Reply]:
-        """Send commands together and return their replies, of which some may be an ErrorReply."""
+        """Send commands together and return their replies. Replies that are errors are returned as ErrorReply."""
         with self._lock:
             reused = self._socket is not None and not self._was_closed()
             try:
@@ -76,7 +76,7 @@ class RedisClient:
             except OSError:
                 if not reused:
                     raise
-            # The server closed a connection that was open for long: a restart, or CLIENT KILL by a test.
+            # The server has closed a connection that was used before, by a restart or a test's CLIENT KILL.
             return self._exchange(commands)
 
     def info(self, section: str) -> dict[str, str]:
@@ -84,25 +84,25 @@ class RedisClient:
         return parse_info(self.text("INFO", section))
 
     def clients(self) -> list[dict[str, str]]:
-        """Return CLIENT LIST: a dict for each client."""
+        """Return the clients in CLIENT LIST, a dict for each."""
         return parse_client_list(self.text("CLIENT", "LIST"))
 
     def text(self, *words: str) -> str:
-        """Send a command whose reply is text."""
+        """Send a command and return its reply, which is a text."""
         reply = self.call(*words)
-        assert isinstance(reply, str), f"{words[0]} answers with text"
+        assert isinstance(reply, str), f"{words[0]} replies with a text"
         return reply
 
     def count(self, *words: str) -> int:
-        """Send a command whose reply is a number."""
+        """Send a command and return its reply, which is a number."""
         reply = self.call(*words)
-        assert isinstance(reply, int), f"{words[0]} answers with a number"
+        assert isinstance(reply, int), f"{words[0]} replies with a number"
         return reply
 
     def setting(self, name: str) -> str | None:
-        """Return a setting of the server (CONFIG GET); None when it has none of that name."""
+        """Return a setting of the server (CONFIG GET), or None if the server has no such setting."""
         reply = self.call("CONFIG", "GET", name)
-        assert isinstance(reply, list), "CONFIG GET answers with names and values"
+        assert isinstance(reply, list), "CONFIG GET replies with names and values"
         return str(reply[1]) if len(reply) > 1 else None
 
     def configure(self, name: str, value: str) -> None:
@@ -110,27 +110,27 @@ class RedisClient:
         self.call("CONFIG", "SET", name, value)
 
     def close(self) -> None:
-        """Close the connection; the next command opens a new one."""
+        """Close the connection. The next command opens another."""
         connection, self._socket = self._socket, None
         if connection is not None:
             connection.close()
 
     def _was_closed(self) -> bool:
-        """True if the server has closed the connection, or has said what nobody asked."""
-        assert self._socket is not None, "there is a connection to look at"
+        """True if the server has closed the connection or sent data without a request. The connection is closed then."""
+        assert self._socket is not None, "called with an open connection only"
         self._socket.settimeout(0)
         try:
             self._socket.recv(1)
         except BlockingIOError:
             return self._restore_timeout()
         except OSError as error:
-            if type(error).__name__ == "SSLWantReadError":  # TLS has read no more than a ticket
+            if type(error).__name__ == "SSLWantReadError":  # only a TLS session ticket was read
                 return self._restore_timeout()
         self.close()
         return True
 
     def _restore_timeout(self) -> bool:
-        assert self._socket is not None, "there is a connection to go on with"
+        assert self._socket is not None, "called with an open connection only"
         self._socket.settimeout(self.timeout)
         return False
 
@@ -167,7 +167,7 @@ class RedisClient:
     def _send(self, commands: Sequence[Command]) -> list[Reply]:
         __tracebackhide__ = True  # the password is among the commands
         connection = self._socket
-        assert connection is not None, "it was opened before"
+        assert connection is not None, "_open has made the connection"
         try:
             connection.settimeout(self.timeout)
             connection.sendall(b"".join(encode_command(*words) for words in commands))
@@ -175,9 +175,9 @@ class RedisClient:
         except ValueError as error:
             self.close()
             raise ConnectionError(
-                f"{self._address[0]}:{self._address[1]} does not speak as Redis does: {error}"
+                f"{self._address[0]}:{self._address[1]} does not speak the protocol of Redis: {error}"
             ) from None
-        except BaseException:  # an interrupt too: the answer may still come, and would be taken for the next one's
+        except BaseException:  # an interrupt too: a late reply would be taken for the reply to the next command
             with contextlib.suppress(OSError):
                 self.close()
             raise

@@ -1,4 +1,4 @@
-"""TLS as the URLs of libpq and redis-py ask for it."""
+"""TLS settings in the URLs of libpq and redis-py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from urllib.parse import parse_qsl
 
 
 def query_parameters(url_query: str) -> dict[str, str]:
-    """Return the settings behind the `?` of a URL."""
+    """Return the parameters in the query of a URL."""
     return dict(parse_qsl(url_query, keep_blank_values=True))
 
 
 def postgres_context(settings: Mapping[str, str]) -> ssl.SSLContext:
-    """Return a context for `sslmode`, `sslrootcert`, `sslcert` and `sslkey`, as libpq reads them."""
+    """Return a context for libpq's `sslmode`, `sslrootcert`, `sslcert` and `sslkey`."""
     mode = settings.get("sslmode", "prefer")
     authority = settings.get("sslrootcert") or None
     system = authority == "system"
@@ -27,7 +27,7 @@ def postgres_context(settings: Mapping[str, str]) -> ssl.SSLContext:
 
 
 def redis_context(settings: Mapping[str, str]) -> ssl.SSLContext:
-    """Return a context for `ssl_cert_reqs`, `ssl_ca_certs`, `ssl_check_hostname`, `ssl_certfile` and `ssl_keyfile` of redis-py."""
+    """Return a context for redis-py's `ssl_cert_reqs`, `ssl_ca_certs`, `ssl_check_hostname`, `ssl_certfile` and `ssl_keyfile`."""
     context = ssl.create_default_context(
         cafile=settings.get("ssl_ca_certs"), capath=settings.get("ssl_ca_path"), cadata=settings.get("ssl_ca_data")
     )

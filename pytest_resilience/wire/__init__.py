@@ -1,1 +1,1 @@
-"""Bytes to messages and back; no sockets."""
+"""The protocols of Postgres, Redis, HTTP and Toxiproxy, without sockets."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ApiError(Exception):
-    """A request that gets an error for an answer.
+    """An error that is the response to a request.
 
     Attributes:
         status: the HTTP status, 400 to 599.
@@ -18,5 +18,5 @@ class ApiError(Exception):
 
 
 def bad_body(reason: str) -> ApiError:
-    """The 400 for a body that can't be used, with Toxiproxy's opening words."""
+    """Return the 400 for a body that can't be used, with Toxiproxy's opening words."""
     return ApiError(400, f"bad request body: {reason}")

@@ -1,9 +1,13 @@
 """JSON read and written as Go's encoding/json does it, with Go's error messages.
 
-Pure: bytes and values in, values and bytes out. The facts come from toxiproxy-server 2.12: tests/contract compares its responses.
+The functions are pure. The facts come from toxiproxy-server 2.12. tests/contract compares the responses.
 
-Reading: keys match in any case, unknown keys are ignored, `null` keeps the default, of equal keys the last wins, whatever
-follows the first value is ignored, and integers must be written as integers (`5.0` and `1e3` are refused).
+Rules of reading:
+- Keys match in any case, and unknown keys are ignored.
+- `null` keeps the default.
+- The last of equal keys wins.
+- Anything behind the first value is ignored.
+- Integers must be written as integers (`5.0` and `1e3` are refused).
 """
 
 from __future__ import annotations
@@ -24,7 +28,11 @@ class JsonObject(list[tuple[str, Any]]):
 
 
 class JsonNumber(float):
-    """A JSON number that is not an integer literal, or too long for one; `text` is how it was written."""
+    """A JSON number that is no integer literal, or one of more than 20 characters.
+
+    Attributes:
+        text: the number as it was written.
+    """
 
     text: str
 
@@ -36,10 +44,9 @@ class JsonNumber(float):
 
 def _integer(text: str) -> int | JsonNumber:
     if text == "-0":
-        return JsonNumber(text)  # as a float it keeps its sign
-    return (
-        int(text) if len(text) <= 20 else JsonNumber(text)
-    )  # longer ones are out of range anyway, and int() has its limits
+        return JsonNumber(text)  # a float keeps its sign
+    # Longer literals are out of range anyway, and int() refuses very long ones.
+    return int(text) if len(text) <= 20 else JsonNumber(text)
 
 
 def _constant(text: str) -> float:
@@ -67,14 +74,16 @@ _GO_CONTEXTS = {
 
 
 def decode(body: bytes) -> Any:
-    """The first JSON value of `body`: None, bool, int, JsonNumber, str, list or JsonObject.
+    """Return the first JSON value of `body`.
+
+    Returns:
+        None, bool, int, JsonNumber, str, list or JsonObject.
 
     Raises:
-        ApiError: 400 `bad request body: `, then EOF for an empty body, unexpected EOF for one cut short, or what Go would say.
+        ApiError: 400 `bad request body: `, then EOF for an empty body, unexpected EOF for a truncated one, or Go's message.
     """
-    text = body.decode("utf-8", "surrogateescape").strip(
-        _SPACE
-    )  # one character for each byte that is no UTF-8, as in Go
+    # As in Go, each byte that is no UTF-8 becomes one character.
+    text = body.decode("utf-8", "surrogateescape").strip(_SPACE)
     if not text:
         raise bad_body("EOF")
     try:
@@ -87,15 +96,13 @@ def decode(body: bytes) -> Any:
 
 def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
     rest = text[error.pos :]
-    if error.msg.startswith(
-        "Illegal trailing comma"
-    ):  # Python 3.13 and later complain of the comma, Go of what comes behind it
+    if error.msg.startswith("Illegal trailing comma"):  # Python 3.13 and later point at the comma, Go behind it
         rest = rest[1:].lstrip(_SPACE)
     place = next((place for message, place in _GO_CONTEXTS.items() if error.msg.startswith(message)), "in the body")
     unicode_escape = error.msg.startswith("Invalid \\u")
     if error.msg.startswith("Unterminated string") or (unicode_escape and len(rest) < 5):
         return "unexpected EOF"
-    if error.msg.startswith("Invalid \\escape"):  # Python's place is the backslash
+    if error.msg.startswith("Invalid \\escape"):  # Python points at the backslash, Go behind it
         rest = rest[1:]
     elif error.msg.startswith("Expecting value"):
         rest, place = _bad_literal(rest) or (rest, place)
@@ -104,12 +111,12 @@ def _syntax_error(text: str, error: json.JSONDecodeError) -> str:
         rest, place = _bad_number(before, rest) or (rest, "after array element" if _is_inside_array(before) else place)
     if not rest:
         return "unexpected EOF"
-    character = chr(rest[0].encode("utf-8", "surrogateescape")[0])  # Go looks at bytes
+    character = chr(rest[0].encode("utf-8", "surrogateescape")[0])  # Go reports bytes
     return f"invalid character {_go_quoted(character)} {place}"
 
 
 def _bad_literal(rest: str) -> tuple[str, str] | None:
-    """Return what is left at the character that Go stumbles over, and its words, for a value that begins well and goes on badly."""
+    """Return the text from the first wrong character of `true`, `false`, `null` or a number on, and Go's context for the message."""
     if rest.startswith("-"):
         return rest[1:], "in numeric literal"
     for literal in ("true", "false", "null"):
@@ -120,7 +127,7 @@ def _bad_literal(rest: str) -> tuple[str, str] | None:
 
 
 def _bad_number(before: str, rest: str) -> tuple[str, str] | None:
-    """The same for `1.` and `1e`, which Python reads as the number 1 and something behind it."""
+    """Return the text behind `1.` or `1e`, and Go's context for the message. Python parses both as the number 1 with a rest."""
     if not before[-1:].isdigit():
         return None
     if rest.startswith("."):
@@ -131,7 +138,7 @@ def _bad_number(before: str, rest: str) -> tuple[str, str] | None:
 
 
 def _is_inside_array(before: str) -> bool:
-    """True if the innermost thing that is open at the end of `before` is an array."""
+    """True if the innermost array or object that is open at the end of `before` is an array."""
     opened: list[str] = []
     quoted = False
     characters = iter(before)
@@ -164,18 +171,21 @@ def _json_type(value: Any) -> str:
 
 
 class GoTarget(NamedTuple):
-    """Where a value goes, for the message when it doesn't fit."""
+    """The place in Go's data into which a value is read, as error messages name it.
+
+    Attributes:
+        struct: the Go type that has the field; "" for a struct without a name.
+        field: the name in JSON; "" if the value itself is the target.
+    """
 
     struct: str
     field: str = ""
 
     def type_error(self, value: Any, go_type: str) -> ApiError:
+        """Return the error for a value that does not fit into this target."""
         target = f"Go struct field {self.struct}.{self.field}" if self.field else "Go value"
-        kind = (
-            f"number {value.text}"
-            if isinstance(value, JsonNumber) and go_type in ("int64", "float32")
-            else _json_type(value)
-        )
+        shows_number = isinstance(value, JsonNumber) and go_type in ("int64", "float32")
+        kind = f"number {value.text}" if shows_number else _json_type(value)
         return bad_body(f"json: cannot unmarshal {kind} into {target} of type {go_type}")
 
 
@@ -196,7 +206,7 @@ def read_list(value: Any, into: GoTarget, go_type: str) -> list[Any]:
 
 
 def read_text(value: Any, into: GoTarget) -> str:
-    """Return a string with each lone surrogate replaced, as Go does it."""
+    """Return a string. Lone surrogates are replaced, as in Go."""
     if not isinstance(value, str):
         raise into.type_error(value, "string")
     if value.isascii():
@@ -217,7 +227,7 @@ def is_integer(value: Any) -> bool:
 
 
 def read_int64(value: Any, into: GoTarget) -> int:
-    """Return an integer that was written as one and fits into 64 bits."""
+    """Return an integer of at most 64 bits that was written as an integer."""
     if isinstance(value, JsonNumber) and value.text == "-0":
         return 0
     if not is_integer(value):
@@ -245,7 +255,7 @@ def read_float32(value: Any, into: GoTarget) -> float:
 
 
 def shortest_float32(value: float) -> str:
-    """A float32 in the fewest digits that read back as the same float32, in Go's notation."""
+    """Return a float32 in Go's notation, with the fewest digits that are read back as an equal float32."""
 
     def narrow(number: float) -> float:
         return float(struct.unpack("f", struct.pack("f", number))[0])
@@ -270,7 +280,7 @@ _ESCAPES: tuple[tuple[str, str], ...] = (
 
 
 class NumberLiteral(str):
-    """A number as it is to be written in JSON."""
+    """A number that `encode` writes as it is."""
 
     __slots__ = ()
 
@@ -279,9 +289,9 @@ _quote: Callable[[str], str] = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def encode(value: Any) -> bytes:
-    """A value as compact JSON with Go's escapes and no newline at the end."""
+    """Return a value as compact JSON with Go's escapes and without a newline at the end."""
     text = _encoded(value)
-    for character, escape in _ESCAPES:  # they occur inside strings only
+    for character, escape in _ESCAPES:  # these characters occur inside strings only
         if character in text:
             text = text.replace(character, escape)
     return text.encode("utf-8", "replace")
@@ -298,5 +308,5 @@ def _encoded(value: Any) -> str:
 
 
 def float32_literal(value: float) -> NumberLiteral:
-    """A toxicity as `encode` should write it: a float32 in Go's notation."""
+    """Return a toxicity for `encode`, which writes it as a float32 in Go's notation."""
     return NumberLiteral(shortest_float32(value))

@@ -14,7 +14,13 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?!\d)")
 
 
 class Response(NamedTuple):
-    """A response: its status, its headers by their lower-case names, and its body."""
+    """A response to a request.
+
+    Attributes:
+        status: 100 to 999.
+        headers: values by lower-case names.
+        body: all bytes behind the headers.
+    """
 
     status: int
     headers: dict[str, str]

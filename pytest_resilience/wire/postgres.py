@@ -1,4 +1,4 @@
-"""Postgres' protocol, version 3.0: bytes to messages. No sockets."""
+"""The protocol of Postgres, version 3.0, without sockets."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 TERMINATE = b"X\0\0\0\4"
-CANNOT_CONNECT_NOW = "57P03"  # starting up, shutting down or in recovery
+CANNOT_CONNECT_NOW = "57P03"  # the server starts up, shuts down or recovers
 
 _VERSION_3_0 = 196608
 
 
 class Message(NamedTuple):
-    """One message of the server: its type, one letter, and what it carries."""
+    """One message of the server.
+
+    Attributes:
+        kind: the type, one letter.
+        body: the bytes behind type and length.
+    """
 
     kind: bytes
     body: bytes
 
 
 def startup(user: str, database: str) -> bytes:
-    """The packet that opens a connection."""
+    """Return the packet that opens a session."""
     return startup_message({"user": user, "database": database})
 
 
 def first_message(data: bytes) -> Message | None:
-    """The first message in `data`, or None when it is not complete yet."""
+    """Return the first message in `data`, or None while it is incomplete."""
     if len(data) < 5:
         return None
     end = 1 + int.from_bytes(data[1:5], "big")
@@ -37,16 +42,16 @@ def first_message(data: bytes) -> Message | None:
 
 
 def error_fields(body: bytes) -> dict[str, str]:
-    """The fields of an ErrorResponse by their letter: "S" severity, "C" SQLSTATE, "M" message."""
+    """Return the fields of an ErrorResponse by their letters, such as "S" severity, "C" SQLSTATE and "M" message."""
     fields = (field.decode(errors="replace") for field in body.split(b"\0") if field)
     return {field[0]: field[1:] for field in fields}
 
 
 def startup_status(message: Message) -> str:
-    """What the first answer to a startup packet says.
+    """Return the state of a server by its first response to a startup packet.
 
     Returns:
-        "accepting" when the server goes on to ask who we are, "starting" when it asks to come back later, else its complaint.
+        "accepting" if the server goes on to authentication, "starting" if it can't serve yet, otherwise its error.
     """
     if message.kind == b"R":
         return "accepting"
@@ -58,7 +63,7 @@ def startup_status(message: Message) -> str:
     return f"{fields.get('S', '')}: {fields.get('M', '')} ({fields.get('C', '')})"
 
 
-# -- a client's side of a session
+# -- the client's side of a session
 
 SSL_REQUEST = b"\0\0\0\x08" + (80877103).to_bytes(4, "big")
 SYNC = b"S\0\0\0\4"
@@ -72,13 +77,13 @@ _ARRAYS = {1000, 1005, 1007, 1016, 1028, 1021, 1022, 1231, 1001, 1002, 1003, 100
 
 
 class MessageReader:
-    """MessageReader of the server, taken out of the bytes that have come so far."""
+    """A buffer of bytes of the server that returns them as messages."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Add bytes of the server."""
+        """Add bytes that the server sent."""
         self._data += data
 
     def next_message(self) -> Message | None:
@@ -104,24 +109,24 @@ def _text(word: str) -> bytes:
 
 
 def startup_message(settings: Mapping[str, str]) -> bytes:
-    """Return the packet that opens a connection: `user`, `database` and whatever the session shall be set to."""
+    """Return the packet that opens a session with `user`, `database` and further settings."""
     body = _VERSION_3_0.to_bytes(4, "big") + b"".join(_text(word) for pair in settings.items() for word in pair) + b"\0"
     return (len(body) + 4).to_bytes(4, "big") + body
 
 
 def cancel_request(process: int, secret: bytes) -> bytes:
-    """Return what to send, on a connection of its own, to cancel the statement of another session."""
+    """Return the packet that cancels the statement of a session, to be sent on another connection."""
     body = _CANCEL_REQUEST.to_bytes(4, "big") + process.to_bytes(4, "big") + secret
     return (len(body) + 4).to_bytes(4, "big") + body
 
 
 def password_message(word: str) -> bytes:
-    """Return the answer to a question for a password in clear text."""
+    """Return the response to a request for a password in clear text."""
     return _message(b"p", _text(word))
 
 
 def md5_password_message(user: str, word: str, salt: bytes) -> bytes:
-    """Return the answer to a question for a password by MD5."""
+    """Return the response to a request for a password hashed by MD5."""
     inner = hashlib.md5(word.encode() + user.encode(), usedforsecurity=False).hexdigest()
     return password_message("md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest())
 
@@ -131,8 +136,8 @@ class Scram:
 
     Args:
         word: the password.
-        nonce: printable, without a comma, never used twice.
-        name: of the user; Postgres takes the one of the startup packet.
+        nonce: a printable text without a comma that is never used twice.
+        name: the name of the user; default empty, since Postgres takes the name in the startup packet.
     """
 
     MECHANISM = "SCRAM-SHA-256"
@@ -144,19 +149,22 @@ class Scram:
         self._expected = b""
 
     def initial_response(self) -> bytes:
-        """Return the first message."""
+        """Return the message that begins the handshake."""
         body = f"n,,{self._first}".encode()
         return _message(b"p", _text(self.MECHANISM) + len(body).to_bytes(4, "big") + body)
 
     def proof(self, challenge: bytes) -> bytes:
-        """Return the proof that answers the server's first message.
+        """Return the message with the proof that this client has the password.
+
+        Args:
+            challenge: the server's first message.
 
         Raises:
-            ValueError: the server does not go on with this handshake.
+            ValueError: the challenge belongs to another handshake.
         """
         fields = dict(part.split("=", 1) for part in challenge.decode().split(","))
         if not fields["r"].startswith(self._nonce) or fields["r"] == self._nonce:
-            raise ValueError("the server answers another handshake")
+            raise ValueError("the server's challenge belongs to another handshake")
         salted = hashlib.pbkdf2_hmac("sha256", self._password, base64.b64decode(fields["s"]), int(fields["i"]))
         without_proof = f"c=biws,r={fields['r']}"
         signed = f"{self._first},{challenge.decode()},{without_proof}".encode()
@@ -167,22 +175,25 @@ class Scram:
         return _message(b"p", f"{without_proof},p={base64.b64encode(proof).decode()}".encode())
 
     def verify(self, last: bytes) -> None:
-        """Check that the server knows the password too.
+        """Check the proof that the server has the password.
+
+        Args:
+            last: the server's last message.
 
         Raises:
-            ValueError: the server does not know it.
+            ValueError: the proof is wrong.
         """
         if last != b"v=" + base64.b64encode(self._expected):
-            raise ValueError("the server does not know the password")
+            raise ValueError("the server does not have the password")
 
 
 def query(sql: str) -> bytes:
-    """Return statements to run, without arguments (simple protocol)."""
+    """Return a message that runs statements without arguments (simple protocol)."""
     return _message(b"Q", _text(sql))
 
 
 def parameterized_query(sql: str, arguments: Sequence[object]) -> bytes:
-    """Return one statement to run with arguments for $1, $2 ...: all results as text (extended protocol)."""
+    """Return messages that run one statement with arguments for $1, $2 ... (extended protocol). All results are text."""
     values = b"".join(_argument(argument) for argument in arguments)
     bind = b"\0\0" + b"\0\0" + len(arguments).to_bytes(2, "big") + values + b"\0\0"
     return (
@@ -221,14 +232,19 @@ def _element(value: object) -> str:
 
 
 class Column(NamedTuple):
-    """One column of a result: its name, and the number of its type."""
+    """One column of a result.
+
+    Attributes:
+        name: the name of the column.
+        type: the object id of its type.
+    """
 
     name: str
     type: int
 
 
 def columns(body: bytes) -> list[Column]:
-    """Return what a RowDescription says."""
+    """Return the columns of a RowDescription."""
     found: list[Column] = []
     at = 2
     for _ in range(int.from_bytes(body[:2], "big")):
@@ -239,7 +255,15 @@ def columns(body: bytes) -> list[Column]:
 
 
 def row_values(body: bytes, described: Sequence[Column]) -> list[Any]:
-    """Return a DataRow: bool, int, float, lists of them, or str for all other types; None for NULL."""
+    """Return the values of a DataRow.
+
+    Args:
+        body: the body of the message.
+        described: the columns of the result.
+
+    Returns:
+        bool, int, float, lists of these, and str for all other types; None for NULL.
+    """
     row: list[Any] = []
     at = 2
     for column in described:
@@ -273,7 +297,7 @@ _ARRAY_PART = re.compile(r'[{},]|"(?:[^"\\]|\\.)*"|[^{},"]+', re.DOTALL)
 
 
 def _array(text: str, kind: int) -> list[Any]:
-    """Return an array out of its text, such as {1,2}, {{1},{2}} or {"a b",NULL}."""
+    """Return an array by its text, such as {1,2}, {{1},{2}} or {"a b",NULL}."""
     levels: list[list[Any]] = [[]]
     for part in _ARRAY_PART.findall(text.partition("=")[2] if text.startswith("[") else text):
         match part[0]:

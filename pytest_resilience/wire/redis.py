@@ -1,4 +1,4 @@
-"""Redis' protocol, RESP2: bytes to replies. No sockets."""
+"""The protocol of Redis, RESP2, without sockets."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from typing import TypeAlias
 
 
 def encode_command(*words: str | bytes) -> bytes:
-    """A command as the server reads it."""
+    """Return a command as bytes for the server."""
     encoded = [word.encode() if isinstance(word, str) else word for word in words]
     return b"*%d\r\n" % len(encoded) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in encoded)
 
 
 def first_reply(data: bytes) -> bytes | None:
-    """The first reply in `data`: a simple string or error with its sign ("+PONG", "-LOADING ..."), or the content of a bulk string.
+    """Return the first reply in `data`, or None while it is incomplete.
 
     Returns:
-        None when it is not complete yet. A null bulk string is empty.
+        A simple string, error or integer with its sign ("+PONG", "-LOADING ..."), or the content of a bulk string. A null bulk
+        string is empty.
 
     Raises:
-        ValueError: this is no reply of one of these kinds.
+        ValueError: the data is no reply of these kinds.
     """
     line, end, rest = data.partition(b"\r\n")
     if not end:
@@ -34,10 +35,10 @@ def first_reply(data: bytes) -> bytes | None:
 
 
 def first_two_replies(data: bytes) -> tuple[bytes, bytes] | None:
-    """Return the first two replies in `data`, the first of them a line, or None while they are incomplete.
+    """Return the first two replies in `data`, or None while they are incomplete. The first reply is a line.
 
     Raises:
-        ValueError: the second is no reply that `first_reply` reads.
+        ValueError: the second reply is of a kind that `first_reply` does not read.
     """
     line, _, rest = data.partition(b"\r\n")
     second = first_reply(rest)
@@ -45,7 +46,7 @@ def first_two_replies(data: bytes) -> tuple[bytes, bytes] | None:
 
 
 def parse_info(text: bytes | str) -> dict[str, str]:
-    """The answer to INFO as a dict."""
+    """Return the fields of a reply to INFO."""
     text = text if isinstance(text, str) else text.decode(errors="replace")
     lines = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
     return {name: value for name, colon, value in lines if colon}
@@ -54,25 +55,25 @@ def parse_info(text: bytes | str) -> dict[str, str]:
 Reply: TypeAlias = "str | int | ErrorReply | list[Reply] | None"
 
 
-FAST_ARRAY_SIZE = 50  # texts from which on the fast way is worth it
+FAST_ARRAY_SIZE = 50  # number of texts from which on `_fast_texts` is faster than one by one
 
 
 class ErrorReply(Exception):
-    """An error as the server words it, such as "READONLY You can't write against a read only replica."."""
+    """An error of the server, such as "READONLY You can't write against a read only replica."."""
 
 
 class ReplyReader:
-    """ReplyReader of the server, taken out of the bytes that have come so far."""
+    """A buffer of bytes of the server that returns them as replies."""
 
     def __init__(self) -> None:
         self._data = bytearray()
 
     def feed(self, data: bytes) -> None:
-        """Add bytes of the server."""
+        """Add bytes that the server sent."""
         self._data += data
 
     def next_reply(self) -> tuple[Reply] | None:
-        """Return the next reply in a tuple of one, or None while it is incomplete. Text is decoded.
+        """Return the next reply in a tuple of one, or None while the reply is incomplete. Texts are decoded.
 
         Raises:
             ValueError: the bytes are no reply of RESP2.
@@ -107,18 +108,18 @@ def _reply(data: bytearray, begin: int) -> tuple[Reply, int]:
                 raise _Incomplete
             return data[end : end + size].decode(errors="replace"), end + size + 2
         case b"*":
-            if (texts := _texts(data, end, int(text))) is not None:
+            if (texts := _fast_texts(data, end, int(text))) is not None:
                 return texts
             items: list[Reply] = []
-            for _ in range(int(text)):  # -1 is a null array, which only blocking commands answer
+            for _ in range(int(text)):  # -1 is a null array, the reply of blocking commands only
                 item, end = _reply(data, end)
                 items.append(item)
             return items, end
     raise ValueError(f"not a Redis reply: {bytes(line[:40])!r}")
 
 
-def _texts(data: bytearray, begin: int, count: int) -> tuple[Reply, int] | None:
-    """Return an array of texts without line ends, five times faster than one by one; None if it is another, or incomplete."""
+def _fast_texts(data: bytearray, begin: int, count: int) -> tuple[Reply, int] | None:
+    """Return an array of texts without line ends, five times faster than one by one. None for other and incomplete arrays."""
     if count < FAST_ARRAY_SIZE:
         return None
     parts = data[begin:].split(b"\r\n", 2 * count)
@@ -136,11 +137,11 @@ def _line(data: bytearray, begin: int) -> tuple[bytes, int]:
 
 
 def parse_client_list(text: str) -> list[dict[str, str]]:
-    """Return the answer to CLIENT LIST: a dict for each client."""
+    """Return the clients in a reply to CLIENT LIST, a dict for each."""
     pairs = ([word.partition("=") for word in line.split(" ")] for line in text.splitlines())
     return [{name: value for name, equals, value in row if equals} for row in pairs]
 
 
 def parse_info_field(value: str) -> dict[str, str]:
-    """Return the parts of a field of INFO that has several, such as "keys=3,expires=0"."""
+    """Return the parts of a field of INFO such as "keys=3,expires=0"."""
     return {name: part for name, equals, part in (each.partition("=") for each in value.split(",")) if equals}

@@ -1,7 +1,8 @@
 """The bodies of Toxiproxy's HTTP API: toxics, proxies, TLS and errors.
 
-The only file that knows Toxiproxy's units (ms, microseconds, KB/s). Pure: bytes and values in, values and bytes out.
-The facts come from toxiproxy-server 2.12: tests/contract compares its responses.
+Toxiproxy's units (ms, microseconds, KB/s) occur in this file only. The functions are pure.
+The facts come from toxiproxy-server 2.12. tests/contract compares the responses. Keys that toxiproxy-server lacks are marked
+as extensions.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from .go_json import (
 VERSION = "2.12.0"
 STREAMS = ("upstream", "downstream")
 
-# What Go's time.Duration can hold. Above it the original overflows: it then panics, stalls or does nothing.
+# The range of Go's time.Duration. Above it toxiproxy-server overflows: it then panics, stalls or does nothing.
 MAX_MS = MAX_INT64 // 1_000_000
 MAX_US = MAX_INT64 // 1_000
 MAX_PORT = 65535
 MAX_NAME = 8192
-"""Bytes of a name. Percent-encoded, those of a proxy and its toxic fit into the longest request head that the API takes."""
+"""Bytes of a name. The percent-encoded names of a proxy and its toxic fit into the longest request head that the API accepts."""
 
 
 # --- toxics ----------------------------------------------------------------------------------------------------------
@@ -44,11 +45,11 @@ class Attribute(NamedTuple):
     """One attribute of a toxic type.
 
     Attributes:
-        name: as written in JSON.
-        setting: the argument of the toxic's class that it becomes.
-        scale: factor from the unit on the wire to ours (seconds, bytes, bytes per second); None keeps the integer.
+        name: its key in JSON.
+        setting: the argument of the toxic's class that receives the value.
+        scale: factor from the unit of the API to that of `setting` (seconds, bytes, bytes per second); None keeps the integer.
         low, high: allowed values, both included.
-        choices: for a text, the allowed words, the default first; shown only when it is another one. An addition of ours.
+        choices: the allowed words of a text, the default first. Responses leave out the default. An extension.
     """
 
     name: str
@@ -60,11 +61,11 @@ class Attribute(NamedTuple):
 
     @property
     def default(self) -> int | str:
-        """The value of an attribute that was not sent."""
+        """The value that the attribute has if a body does not contain it."""
         return self.choices[0] if self.choices else 0
 
     def read(self, value: Any, into: GoTarget) -> int | str:
-        """Return a decoded value as the attribute's.
+        """Return the value of the attribute out of a decoded JSON value.
 
         Raises:
             ApiError: 400 for a wrong type, and for a text that is none of the choices.
@@ -77,7 +78,7 @@ class Attribute(NamedTuple):
         return text
 
     def is_left_out(self, value: int | str) -> bool:
-        """True if the API does not show the value, since it is the default of a text."""
+        """True if responses leave out the value, because it is the default of a text."""
         return bool(self.choices) and value == self.default
 
 
@@ -102,24 +103,24 @@ ATTRIBUTES: dict[str, tuple[Attribute, ...]] = {
         Attribute("delay", "delay", _US, high=MAX_US),
     ),
     "limit_data": (Attribute("bytes", "limit_bytes"),),
-    # Additions of ours:
+    # Extensions:
     "limit_time": (Attribute("time", "seconds", _MS, high=MAX_MS),),
     "cut": (),
     "shared_bandwidth": (Attribute("rate", "rate_bytes_per_s", _KB, high=MAX_MS),),
     "corrupt": (Attribute("every", "every_bytes", low=1, high=MAX_INT64 // 4),),
 }
-"""The types of toxics and their attributes, in the order in which they are shown."""
+"""The types of toxics and their attributes, in the order of responses."""
 
 
 def check_attributes(kind: str, values: Mapping[str, Any]) -> None:
-    """Refuse values that crash or stall the original, and negative ones.
+    """Refuse negative values, and values that crash or stall toxiproxy-server.
 
     Raises:
         ApiError: 400 that names the attribute.
     """
     for attribute in ATTRIBUTES[kind]:
         if attribute.choices:
-            continue  # checked as it was read
+            continue  # `Attribute.read` has checked it
         value = values[attribute.name]
         if not attribute.low <= value <= attribute.high:
             raise bad_body(f"{attribute.name} must be from {attribute.low} to {attribute.high}, not {value}")
@@ -130,7 +131,7 @@ def check_attributes(kind: str, values: Mapping[str, Any]) -> None:
 
 
 def settings(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Attributes in our units (seconds, bytes, bytes per second), as keyword arguments of the toxic's class."""
+    """Return attributes as keyword arguments of the toxic's class, in seconds, bytes and bytes per second."""
     return {
         attribute.setting: values[attribute.name] * (1 if attribute.scale is None else attribute.scale)
         for attribute in ATTRIBUTES[kind]
@@ -139,7 +140,15 @@ def settings(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge_attributes(kind: str, value: Any, onto: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes `onto`, changed by those of a decoded JSON object; all of the type's, in its order.
+    """Return the attributes of a toxic after an update.
+
+    Args:
+        kind: the type of the toxic.
+        value: the decoded JSON object with the changes.
+        onto: the attributes before the update; empty for a new toxic.
+
+    Returns:
+        All attributes of the type in its order, without texts that have their default.
 
     Raises:
         ApiError: 400 for a value that is no object, a number that is no integer, or one out of range.
@@ -147,7 +156,7 @@ def merge_attributes(kind: str, value: Any, onto: Mapping[str, Any]) -> dict[str
     struct_name = "".join(word.capitalize() for word in kind.split("_")) + "Toxic"
     table = {attribute.name: attribute for attribute in ATTRIBUTES[kind]}
     merged = {name: onto.get(name, attribute.default) for name, attribute in table.items()}
-    # The original decodes a new toxic's attributes into whatever it has at hand, and an old one's into a struct without a name.
+    # In error messages of toxiproxy-server, a new toxic's attributes go into a NoopToxic, and an existing toxic's into no named struct.
     place = (GoTarget("", "attributes"), struct_name) if onto else (GoTarget("ToxicWrapper", "attributes"), "NoopToxic")
     for key, member in read_object(value, place[0], f"toxics.{place[1]}"):
         attribute = table.get(key.casefold())
@@ -158,17 +167,20 @@ def merge_attributes(kind: str, value: Any, onto: Mapping[str, Any]) -> dict[str
 
 
 UNITS: dict[str, tuple[str, ...]] = {"after": ("chunks", "bytes", "connections"), "count": ("chunks", "connections")}
-"""The units of a trigger's amounts."""
+"""The units of a trigger's amounts, by key."""
 
 
 class Trigger:
-    """When a toxic works, counted and not left to chance. An addition of ours.
+    """A deterministic condition for a toxic to be active, by counts and connections. An extension.
 
     Attributes:
-        after: leave so many alone first; the unit is one of UNITS["after"].
-        count: work on so many and then no more; chunks or connections.
-        connections: work on these only: the nth since the toxic was added (an int), or a client's "host" or "host:port".
-        as_json: what the API answers, with the keys that were sent.
+        after: how much passes untouched first.
+        after_unit: one of UNITS["after"].
+        count: how much the toxic affects after that; None for no limit.
+        count_unit: one of UNITS["count"].
+        connections: the connections that the toxic affects: the nth since the toxic was added (an int), or the connections of a
+            client (its "host" or "host:port"). Empty for all.
+        as_json: the keys and values for the API's response, as they were sent.
     """
 
     __slots__ = ("after", "after_unit", "as_json", "connections", "count", "count_unit")
@@ -231,7 +243,7 @@ class Field(NamedTuple):
 
 
 class ToxicBody:
-    """The body of a toxic's creation or update; None is what was not sent."""
+    """The body of a toxic's creation or update. None stands for a key that was not sent."""
 
     __slots__ = ("attributes", "kind", "name", "stream", "toxicity", "trigger")
 
@@ -240,7 +252,7 @@ class ToxicBody:
         self.kind: str | None = None
         self.stream: str | None = None
         self.toxicity: float | None = None
-        self.attributes: Any = None  # decoded but not yet read: that needs the type
+        self.attributes: Any = None  # decoded JSON, which only `merge_attributes` can read, since it has the type
         self.trigger: Trigger | None = None
 
 
@@ -254,11 +266,11 @@ TOXIC_UPDATE = 'struct { Attributes interface {} "json:\\"attributes\\""; Toxici
 
 
 def read_toxic(value: Any, *, update: bool = False) -> ToxicBody:
-    """A decoded JSON value as a toxic's body.
+    """Return a toxic's body out of a decoded JSON value.
 
     Args:
-        value: as `decode` returns it.
-        update: it is an update's body. Go's messages tell the two apart.
+        value: a value that `decode` returned.
+        update: True for the body of an update, for which Go's messages name another struct.
 
     Raises:
         ApiError: 400 for a value of the wrong type, or a toxicity outside 0 to 1.
@@ -294,18 +306,24 @@ def _check_toxicity(toxicity: float | None) -> None:
 
 
 class ProxyBody:
-    """The body of a proxy's creation or update; None is what was not sent."""
+    """The body of a proxy's creation or update. None stands for a key that was not sent.
+
+    Attributes:
+        admission: the options of ADMISSION_DEFAULTS that were sent.
+        tls: an extension.
+        unknown: the keys that the API ignores.
+    """
 
     __slots__ = ("admission", "enabled", "listen", "name", "tls", "toxics", "unknown", "upstream")
 
     def __init__(self) -> None:
-        self.admission: dict[str, Any] = {}  # the additions of ADMISSION_DEFAULTS that were sent
+        self.admission: dict[str, Any] = {}
         self.name: str | None = None
         self.listen: str | None = None
         self.upstream: str | None = None
         self.enabled: bool | None = None
         self.toxics: list[ToxicBody] | None = None
-        self.tls: TlsBody | None = None  # an addition of ours
+        self.tls: TlsBody | None = None
         self.unknown: list[str] = []
 
 
@@ -315,10 +333,10 @@ ADMISSION_DEFAULTS: dict[str, int | bool | None] = {
     "hang": False,
     "refuse_when_down": False,
 }
-"""What happens at the door of a proxy, before a connection is relayed; additions of ours, with their defaults.
+"""The options of a proxy's admission and their defaults. Extensions.
 
 accept_delay: ms between a client's connect and the dial. refuse_after: connections to accept from now on before all are refused.
-hang: connects get no answer (a full backlog). refuse_when_down: refuse while the upstream does.
+hang: leave connects unanswered (a full backlog). refuse_when_down: refuse while the upstream refuses.
 """
 
 
@@ -327,21 +345,25 @@ def _admission_value(name: str, value: Any) -> Any:
     if isinstance(default, bool):
         return read_bool(value, GoTarget("Proxy", name))
     number = read_int64(value, GoTarget("Proxy", name))
-    low = -1 if default is None else 0  # -1 takes refuse_after back
+    low = -1 if default is None else 0  # -1 resets refuse_after
     if not low <= number <= MAX_MS:
         raise bad_body(f"{name} must be from {low} to {MAX_MS}, not {number}")
     return None if number < 0 else number
 
 
 class TlsBody(NamedTuple):
-    """A proxy's TLS, as it was sent: options of TLS_KEYS by name; a side that is None talks plain. Both None take TLS back."""
+    """The TLS options of a proxy as they were sent.
+
+    Attributes:
+        client, upstream: the options of TLS_KEYS by name; None for a side without TLS. If both are None, the proxy stops using TLS.
+    """
 
     client: dict[str, Any] | None = None
     upstream: dict[str, Any] | None = None
 
     @property
     def as_json(self) -> dict[str, Any]:
-        """What the API answers."""
+        """The value for the API's response."""
         return {side: options for side, options in zip(self._fields, self, strict=True) if options is not None}
 
 
@@ -349,18 +371,18 @@ TLS_KEYS: dict[str, tuple[str, ...]] = {
     "client": ("cert", "key", "ca", "alpn"),
     "upstream": ("ca", "cert", "key", "server_name", "verify", "alpn"),
 }
-"""What may be said about TLS to the client (we are the server) and to the upstream (we are its client).
+"""The TLS options towards the client, whose server the proxy is, and towards the upstream, whose client the proxy is.
 
-cert, key, ca: paths of PEM files. ca: who signs the peer's certificate; on the client's side it makes one a must.
-server_name: whom the upstream's certificate is for. verify: look at it at all. alpn: application protocols to offer.
+cert, key, ca: paths of PEM files. ca: the authority that signs the peer's certificate; if given, clients must present a certificate.
+server_name: the name in the upstream's certificate. verify: check that certificate. alpn: application protocols to offer.
 """
 
 
 def read_tls(value: Any) -> TlsBody:
-    """A decoded JSON value as a proxy's TLS; null, and null for both sides, take it back.
+    """Return a proxy's TLS options out of a decoded JSON value.
 
     Raises:
-        ApiError: 400 that names the field, for a value of the wrong type, an unknown key, and a cert without key or the reverse.
+        ApiError: 400 that names the field, for a value of the wrong type, an unknown key, a cert without key or a key without cert.
     """
     sides: dict[str, dict[str, Any] | None] = dict.fromkeys(TLS_KEYS)
     for key, member in read_object(value, GoTarget("Proxy", "tls"), "toxiproxy.Tls"):
@@ -396,10 +418,10 @@ def _read_tls_side(side: str, value: Any) -> dict[str, Any]:
 
 
 def _read_address(value: Any, into: GoTarget) -> str:
-    """Return an address as it was sent, unless it holds what no address can hold.
+    """Return an address as it was sent.
 
     Raises:
-        ApiError: 400 that names the field.
+        ApiError: 400 that names the field, for control characters and a missing path.
     """
     field, text = into.field, read_text(value, into)
     for character in text:
@@ -411,7 +433,7 @@ def _read_address(value: Any, into: GoTarget) -> str:
 
 
 def _check_port(field: str, address: str) -> None:
-    """Refuse a port that is a number and no port. Otherwise an upstream is looked at when it is dialled, and not before.
+    """Refuse a number that is no port. Everything else in an upstream is checked when it is dialled.
 
     Raises:
         ApiError: 400 that names the field.
@@ -435,10 +457,10 @@ def _read_toxics(value: Any, into: GoTarget) -> list[ToxicBody]:
 
 
 def check_name(name: str) -> str:
-    """Return the name of a proxy or a toxic if a URL can address it.
+    """Return the name of a proxy or a toxic, which must fit into a URL.
 
     Raises:
-        ApiError: 400 that says why not.
+        ApiError: 400 with the reason why no URL can address the name.
     """
     if name in (".", ".."):
         raise bad_body(f"name must not be {name!r}, which no URL can address")
@@ -457,12 +479,12 @@ _PROXY_FIELDS: dict[str, Field] = {
 
 
 def read_proxy(value: Any, *, go_type: str = "toxiproxy.Proxy", struct: str = "Proxy") -> ProxyBody:
-    """A decoded JSON value as a proxy's body.
+    """Return a proxy's body out of a decoded JSON value.
 
     Args:
-        value: as `decode` returns it.
-        go_type: what Go's messages call the type that the value is read into.
-        struct: what they call the part with the fields; populate embeds it into a struct without a name.
+        value: a value that `decode` returned.
+        go_type: the type into which the value is read, as Go's messages name it.
+        struct: the struct with the fields, as Go's messages name it. populate embeds that struct into one without a name.
 
     Raises:
         ApiError: 400 for a value of the wrong type.
@@ -470,24 +492,24 @@ def read_proxy(value: Any, *, go_type: str = "toxiproxy.Proxy", struct: str = "P
     body = ProxyBody()
     for key, member in read_object(value, GoTarget(""), go_type):
         name = key.casefold()
-        if name == "tls":  # the one key whose null says something
+        if name == "tls":  # a null has a meaning for this key only
             body.tls = read_tls(member)
             continue
         if member is None:
             continue
         if field := _PROXY_FIELDS.get(name):
-            # populate's struct without a name has its own field for this key
+            # The nameless struct of populate has a field for this key.
             outer = name == "enabled" and struct != "Proxy"
             setattr(body, field.attribute, field.read(member, GoTarget("" if outer else struct, name)))
         elif name in ADMISSION_DEFAULTS:
             body.admission[name] = _admission_value(name, member)
-        elif name != "logger":  # leaks out of the original's answers, so it comes back in
+        elif name != "logger":  # part of toxiproxy-server's responses, which users send back
             body.unknown.append(key)
     return body
 
 
 def read_new_proxy(body: bytes) -> ProxyBody:
-    """The body of POST /proxies.
+    """Return the proxy in the body of POST /proxies.
 
     Raises:
         ApiError: 400 for bad JSON, wrong types, and a missing name or upstream, the name first.
@@ -504,10 +526,10 @@ POPULATE_ENTRY = 'struct { toxiproxy.Proxy; Enabled *bool "json:\\"enabled\\"" }
 
 
 def read_proxies(body: bytes) -> list[ProxyBody]:
-    """The body of POST /populate, and the content of a config file: all entries, each with name and upstream.
+    """Return the proxies in the body of POST /populate or in a config file, each with name and upstream.
 
     Raises:
-        ApiError: 400; a missing field says at which proxy, counting from 1.
+        ApiError: 400. The message about a missing field counts the proxies from 1.
     """
     value = decode(body)
     if value is None:
@@ -526,15 +548,15 @@ def read_proxies(body: bytes) -> list[ProxyBody]:
 
 
 def error_body(status: int, message: str) -> bytes:
-    """The body of every error but those of /populate; it ends in a newline."""
+    """Return the body of an error of every route except /populate. It ends in a newline."""
     return encode({"error": message, "status": status}) + b"\n"
 
 
 def populate_error_body(status: int, message: str) -> bytes:
-    """The body of an error of /populate. Ours is all or nothing, so no proxy is ever in it."""
+    """Return the body of an error of /populate. It never lists a proxy, because populate changes all proxies or none."""
     return encode({"error": message, "status": status, "proxies": None})
 
 
 def version_body(version: str = VERSION) -> bytes:
-    """The body of GET /version, with the original's space and newline."""
+    """Return the body of GET /version, with toxiproxy-server's space and newline."""
     return b'{"version": ' + encode(version) + b"}\n"

@@ -80,7 +80,7 @@ def test_a_server_that_is_no_redis_is_named():
     with (
         Fake(saying(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server,
         redis(server) as client,
-        pytest.raises(ConnectionError, match=rf"127.0.0.1:{server.port} does not speak as Redis does.*HTTP"),
+        pytest.raises(ConnectionError, match=rf"127.0.0.1:{server.port} does not speak the protocol of Redis.*HTTP"),
     ):
         client.call("PING")
 
@@ -191,8 +191,8 @@ def test_the_password_is_given_as_the_server_asks_for_it(question, answer):
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (b"R\0\0\0\x08\0\0\0\7", r"asks for a way to log in that the plugin does not know \(7\)"),
-        (b"R\0\0\0\x12\0\0\0\x0aOTHER-1\0\0\0", r"does not know \(10\)"),
+        (b"R\0\0\0\x08\0\0\0\7", r"an authentication method that the plugin does not support \(7\)"),
+        (b"R\0\0\0\x12\0\0\0\x0aOTHER-1\0\0\0", r"does not support \(10\)"),
         (b"R\0\0\0\x10\0\0\0\x0bnonsense", "127.0.0.1"),
         (b"", "closed the connection"),
     ],
