@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from ..backends.backend import Backend
 from ..clock import wait_until
 from ..errors import SetupError
-from ..faults.fault import Strike
 from ..faults.process import Kill, Pause, ProcessControl, Terminate
+from .fault_method import fault_method
 from .means import ProcessLimits
 from .target import ResourceFaults, StrikeRegistry
 from .tree import ForeignTree
@@ -143,17 +143,9 @@ class ForeignProcess(ResourceFaults):
     def limits(self) -> ProcessLimits:
         return ProcessLimits(ForeignTree(self._process), self._backend)
 
-    def kill(self) -> Strike:
-        """SIGKILL to the process and all that descends from it; there is no heal for that: its owner has to start it again."""
-        return Kill().strike(self)
-
-    def terminate(self) -> Strike:
-        """SIGTERM, and wait for the end; what then is left of its tree is killed. There is no heal for that either."""
-        return Terminate().strike(self)
-
-    def pause(self) -> Strike:
-        """SIGSTOP to the process and all that descends from it; the heal lets them run on."""
-        return Pause().strike(self)
+    kill = fault_method(Kill)
+    terminate = fault_method(Terminate)
+    pause = fault_method(Pause)
 
     def __repr__(self) -> str:
         return f"<NamedProcess {self._process.pid}>"

@@ -13,6 +13,7 @@ from ..faults.postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, St
 from ..faults.process import ProcessControl, Restart
 from ..faults.redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
 from ..proxy_client.handle import ProxyHandle
+from .fault_method import fault_method
 from .target import NetworkFaults, ProcessFaults, StrikeRegistry
 
 if TYPE_CHECKING:
@@ -136,13 +137,8 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
 class PostgresTarget(ServerTarget[PostgresAdmin]):
     """Postgres behind its proxy."""
 
-    def starve(self, connections: int | None = None, lock: str | None = None) -> Strike:
-        """Starve the pool: take server connections until `connections` are left, or hold a lock on the table `lock`."""
-        return Starve(connections, lock).strike(self)
-
-    def take_connections(self, left: int = 0) -> Strike:
-        """Take the server's connections until `left` are left: new ones are refused (53300)."""
-        return TakeConnections(left).strike(self)
+    starve = fault_method(Starve)
+    take_connections = fault_method(TakeConnections)
 
     def hold_locks(self, *tables: str) -> Strike:
         """Hold tables for oneself, as a migration does; none named: all of them."""
@@ -152,17 +148,9 @@ class PostgresTarget(ServerTarget[PostgresAdmin]):
         """Let each statement on tables (none named: all) take up to `seconds` longer, in the server itself."""
         return SlowQueries(seconds, tables).strike(self)
 
-    def terminate_backends(self) -> Strike:
-        """End every session at once, as a failover does."""
-        return TerminateBackends().strike(self)
-
-    def crash(self) -> Strike:
-        """Kill one session's process, so that Postgres throws all out and recovers; returns when it has."""
-        return Crash().strike(self)
-
-    def read_only(self) -> Strike:
-        """Let writes fail (25006) and reads go on."""
-        return ReadOnly().strike(self)
+    terminate_backends = fault_method(TerminateBackends)
+    crash = fault_method(Crash)
+    read_only = fault_method(ReadOnly)
 
 
 class RedisTarget(ServerTarget[RedisAdmin]):
@@ -176,26 +164,9 @@ class RedisTarget(ServerTarget[RedisAdmin]):
         """Stop it in good order and start it again, before the call returns; with its data "kept", or "lost" (as by default)."""
         return Restart(data).strike(self)
 
-    def oom(self) -> Strike:
-        """Let writes get an OOM error, as when maxmemory is reached."""
-        return Oom().strike(self)
-
-    def readonly(self, stale: bool = True) -> Strike:
-        """Let writes get a READONLY error, as on a replica; unless `stale`, reads get a MASTERDOWN error."""
-        return Readonly(stale).strike(self)
-
-    def loading(self) -> Strike:
-        """Let every command get a LOADING error, as while it reads its data after a start."""
-        return Loading().strike(self)
-
-    def busy_script(self) -> Strike:
-        """Run a script that does not end: every other command gets a BUSY error."""
-        return BusyScript().strike(self)
-
-    def max_clients(self, left: int = 0) -> Strike:
-        """Refuse new connections with an error when `left` more have come."""
-        return MaxClients(left).strike(self)
-
-    def flush(self) -> Strike:
-        """Lose all data at once."""
-        return Flush().strike(self)
+    oom = fault_method(Oom)
+    readonly = fault_method(Readonly)
+    loading = fault_method(Loading)
+    busy_script = fault_method(BusyScript)
+    max_clients = fault_method(MaxClients)
+    flush = fault_method(Flush)

@@ -14,13 +14,13 @@ from ..backends.backend import Backend
 from ..backends.session.ports import PortTaken, free_port, with_free_port
 from ..clock import SYSTEM, Clock, wait_until
 from ..errors import ResilienceError, ServerNotReady, SetupError, ending
-from ..faults.fault import Strike
 from ..faults.process import Terminate
 from ..history import Exchange, struck
 from ..processes import CannotStart, ManagedProcess
 from ..redaction import Private, remember_environment, scrubbed
 from ..wire import http
 from .diagnosis import observed
+from .fault_method import fault_method
 from .means import ProcessLimits
 from .service_spec import Service
 from .target import ProcessFaults, ResourceFaults, StrikeRegistry
@@ -358,9 +358,7 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
         __tracebackhide__ = True
         return self.request("DELETE", path, **options)
 
-    def terminate(self) -> Strike:
-        """SIGTERM and wait for the end: an orderly stop; the heal starts it again."""
-        return Terminate().strike(self)
+    terminate = fault_method(Terminate)
 
     def __repr__(self) -> str:
         return f"<ServiceTarget {self.url}, pid {self._running.child.pid}>"

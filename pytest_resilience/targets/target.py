@@ -25,6 +25,7 @@ from ..faults.process import Kill, Pause, ProcessControl, Restart
 from ..faults.resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, StarveCpu
 from ..proxy_client.handle import ProxyHandle
 from ..wording import no_attribute
+from .fault_method import fault_method
 from .means import ProcessLimits
 
 
@@ -88,49 +89,17 @@ class NetworkFaults(Target):
         """The proxy in front of the server."""
         raise AssertionError(f"{type(self).__name__} has no proxy")
 
-    def refuse(self) -> Strike:
-        """Refuse new connections (ECONNREFUSED) and cut those that exist."""
-        return Refuse().strike(self)
-
-    def reset(self) -> Strike:
-        """Reset (RST) every connection, idle ones too, and each new one as soon as it is there."""
-        return Reset().strike(self)
-
-    def blackhole(self, direction: str = "both") -> Strike:
-        """Swallow what is sent without closing anything; `direction` is "both", "up" (to the server) or "down"."""
-        return Blackhole(direction).strike(self)
-
-    def latency(self, seconds: float, jitter: float = 0.0) -> Strike:
-        """Delay the server's answers by `seconds`, give or take `jitter` seconds."""
-        return Latency(seconds, jitter).strike(self)
-
-    def bandwidth(self, bytes_per_s: float) -> Strike:
-        """Limit each connection and direction to `bytes_per_s` (at least 1000, in steps of 1000)."""
-        return Bandwidth(bytes_per_s).strike(self)
-
-    def slow_close(self, seconds: float) -> Strike:
-        """Hold back the end of a connection for `seconds`, in both directions."""
-        return SlowClose(seconds).strike(self)
-
-    def slicer(self, average_bytes: int = 1, variation_bytes: int = 0, delay: float = 0.0) -> Strike:
-        """Cut the server's answers into pieces of `average_bytes`, give or take, with `delay` seconds between them."""
-        return Slicer(average_bytes, variation_bytes, delay).strike(self)
-
-    def limit_data(self, bytes: int) -> Strike:  # noqa: A002  # the name is fixed, and Toxiproxy's
-        """Close each connection after `bytes` of the server's answers."""
-        return LimitData(bytes).strike(self)
-
-    def flap(self, down: float = 0.1, up: float = 0.1, unit: str = "seconds") -> Strike:
-        """Refuse and let in, in turn; `down` and `up` are seconds, or counted "connections"."""
-        return Flap(down, up, unit).strike(self)
-
-    def half_open(self) -> Strike:
-        """Connections that exist now go silent for ever, new ones work; the heal closes the silent ones."""
-        return HalfOpen().strike(self)
-
-    def slow_accept(self, seconds: float) -> Strike:
-        """Let new connections wait `seconds` before they reach the server."""
-        return SlowAccept(seconds).strike(self)
+    refuse = fault_method(Refuse)
+    reset = fault_method(Reset)
+    blackhole = fault_method(Blackhole)
+    latency = fault_method(Latency)
+    bandwidth = fault_method(Bandwidth)
+    slow_close = fault_method(SlowClose)
+    slicer = fault_method(Slicer)
+    limit_data = fault_method(LimitData)
+    flap = fault_method(Flap)
+    half_open = fault_method(HalfOpen)
+    slow_accept = fault_method(SlowAccept)
 
     async def cancel(
         self,
@@ -171,16 +140,11 @@ class ProcessFaults(Target):
         """The processes."""
         raise AssertionError(f"{type(self).__name__} has no processes")
 
-    def kill(self) -> Strike:
-        """SIGKILL to all of its processes; the heal starts it again on the same port."""
-        return Kill().strike(self)
-
-    def pause(self) -> Strike:
-        """SIGSTOP to all of its processes; the heal lets them run on."""
-        return Pause().strike(self)
+    kill = fault_method(Kill)
+    pause = fault_method(Pause)
 
     def restart(self) -> Strike:
-        """Stop it in good order and start it again, before the call returns."""
+        """Stop the processes in order and start them again, before the call returns."""
         return Restart().strike(self)
 
 
@@ -192,18 +156,7 @@ class ResourceFaults(Target):
         """What the processes may use."""
         raise AssertionError(f"{type(self).__name__} has no process of its own")
 
-    def memory_pressure(self, headroom_mb: float) -> Strike:
-        """Lower the data limit of each process to present use plus `headroom_mb` MiB (Linux)."""
-        return MemoryPressure(headroom_mb).strike(self)
-
-    def memory_limit(self, headroom_mb: float) -> Strike:
-        """Let the kernel kill a process when all together take over `headroom_mb` MiB more (Linux, where control groups can be made)."""
-        return MemoryLimit(headroom_mb).strike(self)
-
-    def exhaust_descriptors(self, left: int = 0) -> Strike:
-        """Let each process open `left` more files and connections, and no more (Linux)."""
-        return ExhaustDescriptors(left).strike(self)
-
-    def starve_cpu(self, share: float = 0.1) -> Strike:
-        """Bind all processes to one processor and leave a busy one about `share` of it (Linux)."""
-        return StarveCpu(share).strike(self)
+    memory_pressure = fault_method(MemoryPressure)
+    memory_limit = fault_method(MemoryLimit)
+    exhaust_descriptors = fault_method(ExhaustDescriptors)
+    starve_cpu = fault_method(StarveCpu)
