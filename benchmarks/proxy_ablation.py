@@ -26,7 +26,7 @@ RECEIVED = """
 def on_event(self, events):
     if events & (OUT | ERR | HUP) and self.mask & OUT:
         self.peer.flush()
-    {turn} events & (IN | ERR | HUP) and self.mask & IN and not self.connection.closed:
+    {turn} events & (IN | ERR | HUP) and self.mask & IN and not self.owner.closed:
         try:
             size = self.recv_into(BUFFER)
         except OSError as error:
@@ -112,7 +112,7 @@ def on_event(self, events):
             return
     except OSError:
         pass
-    self.connection.close()
+    self.owner.close()
 link.Link.on_event = on_event
 """,
 }

@@ -1,59 +1,98 @@
-"""What happens at a proxy's door before a connection is relayed: slow accepts, refusals, connects that hang. Additions of ours.
+"""Admission control: slow accepts, refused connections, and connects that hang. Toxiproxy has none of them.
 
-TCP's handshake is the kernel's, so these are the means that there are: not to dial for a while (`accept_delay`), not to listen
-(`refuse_after`, `refuse_when_down`: the kernel answers RST), and to let the backlog run full (`hang`: the kernel answers nothing,
-and a client tries again after 1, 3, 7 ... seconds, so one that waited is in up to a second after the end of it).
+The kernel performs the TCP handshake, so a proxy has three ways to disturb it:
+
+- `accept_delay`: dial the upstream later.
+- `refuse_after`, `refuse_when_down`: do not listen. The kernel answers with a RST.
+- `hang`: let the backlog run full. The kernel does not answer, and a client tries again after 1, 3, 7 ... seconds. So a client that
+  waits is accepted up to a second after the end of `hang`.
 """
 
 from __future__ import annotations
 
 import _socket as so
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..wire.toxiproxy import ADMISSION_DEFAULTS
 from .address import Address, AddressError, open_socket
-from .event_loop import OUT, Timer
+from .event_loop import OUT, EventLoop, Timer
 from .listener import Listener
-
-if TYPE_CHECKING:
-    from .connection import Connection
-    from .proxy import Proxy
+from .upstream import Upstream
 
 PROBE_INTERVAL = 0.05
-"""Seconds between two looks whether an upstream that refused is back."""
+"""Seconds between two attempts to connect to an upstream that refused."""
+
+
+class HasListener(Protocol):
+    """A proxy whose listener admission control switches."""
+
+    @property
+    def enabled(self) -> bool: ...
+    @property
+    def listener(self) -> Listener | None: ...
+    def start(self) -> None:
+        """Listen."""
+
+    def refuse(self) -> None:
+        """Stop listening, and keep the port."""
+
+    def resume_accepting(self) -> None:
+        """Accept the clients in the backlog."""
+
+    def pause_accepting(self) -> None:
+        """Leave clients in the backlog."""
+
+    def handle_accepted(self, fd: int, sockaddr: Any) -> None:
+        """Relay for an accepted client."""
+
+
+class Admittable(Protocol):
+    """An accepted connection that is not dialled yet."""
+
+    closed: bool
+
+    def open(self) -> None:
+        """Dial the upstream."""
 
 
 class AdmissionControl:
-    """Keeps one proxy's door. Only made for a proxy that has one of the options."""
+    """The admission control of one proxy. Only a proxy with one of the options has it.
 
-    def __init__(self, proxy: Proxy) -> None:
+    Args:
+        proxy: admits connections.
+        upstream: of that proxy; probed while it is down.
+    """
+
+    def __init__(self, proxy: HasListener, upstream: Upstream, loop: EventLoop) -> None:
         self._proxy = proxy
-        self._loop = proxy.runtime.loop
+        self._upstream = upstream
+        self._loop = loop
         self.options: dict[str, Any] = dict(ADMISSION_DEFAULTS)
-        self._admissions_left: int | None = None  # connections to let in before all are refused
+        self._admissions_left: int | None = None  # connections to admit before all are refused
         self._refusing = False
         self._fillers: list[so.socket] = []
+        self._filler_ports: dict[int, None] = {}  # of fillers that were not accepted yet
         self._probe: so.socket | None = None
         self._timer: Timer | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The options that are not at their default."""
+        """Return the options that are not at their default."""
         return {name: value for name, value in self.options.items() if value != ADMISSION_DEFAULTS[name]}
 
     def set(self, options: Mapping[str, Any]) -> None:
-        """Take some options; the others stay."""
+        """Change some options; the others stay."""
         self.options.update(options)
         if "refuse_after" in options:
             self._admissions_left = options["refuse_after"]
         self.apply()
 
     def clear(self) -> None:
-        """Take all back but refuse_when_down, which is no fault but a way to be."""
+        """Set all options to their defaults, except refuse_when_down, which is no fault."""
         self.set({name: value for name, value in ADMISSION_DEFAULTS.items() if name != "refuse_when_down"})
 
     def apply(self) -> None:
-        """Have the door as the options want it; after a change, and after the proxy was enabled."""
+        """Bring the listener into the state that the options ask for: after a change, and after the proxy was enabled."""
         if not self._proxy.enabled:
             self.stop()
             return
@@ -64,15 +103,15 @@ class AdmissionControl:
             self._set_refusing(on=self._admissions_left == 0)
 
     def stop(self) -> None:
-        """The proxy stops."""
+        """Release everything: the proxy stops."""
         self._refusing = False
         self._stop_probing()
         self._close_fillers()
 
     # --- called by the proxy -----------------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection) -> None:
-        """A connection was accepted."""
+    def admit(self, connection: Admittable) -> None:
+        """Let an accepted connection dial its upstream, after `accept_delay`."""
         if self._admissions_left is not None:
             self._admissions_left -= 1
             if self._admissions_left <= 0:
@@ -90,10 +129,17 @@ class AdmissionControl:
         self._loop.call_at(self._loop.now() + delay, open_late)
 
     def upstream_failed(self) -> None:
-        """The upstream could not be reached."""
+        """Start to refuse clients if the options ask for it: the upstream could not be reached."""
         if self.options["refuse_when_down"] and not self._probing and self._proxy.enabled:
             self._schedule_probe()
             self._set_refusing(on=True)
+
+    def take_filler(self, sockaddr: Any) -> bool:
+        """True, once, for an accepted connection that only fills the backlog."""
+        if not self._filler_ports or sockaddr[1] not in self._filler_ports:
+            return False
+        del self._filler_ports[sockaddr[1]]
+        return True
 
     # --- refusing ----------------------------------------------------------------------------------------------------
 
@@ -115,7 +161,7 @@ class AdmissionControl:
 
     def _probe_upstream(self) -> None:
         self._timer = None
-        self._proxy.upstream.resolve(self._connect_probe)
+        self._upstream.resolve(self._connect_probe)
 
     def _connect_probe(self, addresses: list[Address] | AddressError) -> None:
         if self._timer is not None or self._probe is not None:
@@ -152,12 +198,12 @@ class AdmissionControl:
             self._probe.close()
             self._probe = None
 
+    # --- hanging -----------------------------------------------------------------------------------------------------
+
     @property
     def hanging(self) -> bool:
         """True while connects get no answer."""
         return bool(self._fillers)
-
-    # --- hanging -----------------------------------------------------------------------------------------------------
 
     def _set_hanging(self, *, on: bool) -> None:
         listener = self._proxy.listener
@@ -169,18 +215,18 @@ class AdmissionControl:
             self._proxy.resume_accepting()
             return
         self._proxy.pause_accepting()
-        while True:  # those who wait already are let in, so that the backlog is ours to fill
+        while True:  # admit clients that wait already, so that only fillers are in the backlog
             try:
-                waiting, _ = listener.socket._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
+                fd, sockaddr = listener.socket._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
             except OSError:
                 break
-            self._proxy.handle_accepted(waiting, _)
+            self._proxy.handle_accepted(fd, sockaddr)
         listener.socket.listen(0)
         host = {"::": "::1", "0.0.0.0": "127.0.0.1"}.get(listener.address.host, listener.address.host)
-        for _ in range(3):  # a backlog of 0 holds one on Linux; where it holds more, three must do
+        for _ in range(3):  # a backlog of 0 holds one connection on Linux, and up to three elsewhere
             filler = open_socket(listener.family)
             filler.connect_ex((host, listener.address.port))
-            self._proxy.backlog_fillers[filler.getsockname()[1]] = None
+            self._filler_ports[filler.getsockname()[1]] = None
             self._fillers.append(filler)
 
     def _close_fillers(self) -> None:

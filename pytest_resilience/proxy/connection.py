@@ -1,25 +1,51 @@
-"""A client and its upstream: dial, pair, half-close, close, reset."""
+"""One client and its upstream: dial, pair, half-close, close, reset."""
 
 from __future__ import annotations
 
 import _socket as so
+from collections.abc import Callable
 from errno import EINPROGRESS, EINVAL
 from struct import pack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .address import Address, AddressError, join_host_port, open_socket
 from .descriptors import NO_RESOURCES
 from .event_loop import IN
+from .heap import HeldMemory
+from .installed_toxic import InstalledToxic
 from .link import Link
+from .runtime import ProxyRuntime
+from .upstream import Upstream
 
 if TYPE_CHECKING:
     from random import Random  # noqa: TID251  # only its type
 
-    from .proxy import Proxy
     from .self_connections import Endpoint
     from .tls import TlsStream
+    from .tls_config import TlsConfig
 
 _RST_ON_CLOSE = pack("ii", 1, 0)  # struct linger: on, zero seconds
+
+
+class ConnectionSetup(NamedTuple):
+    """The part of a proxy that its connections use.
+
+    Attributes:
+        name: of the proxy.
+        toxics: the proxy's own list, so that a connection that is dialled late gets the toxics of that time.
+        tls: None for plain text on both sides.
+        on_closed: called when the connection is closed.
+        on_upstream_failed: called when no address of the upstream can be reached. Returns True if the client gets a RST.
+    """
+
+    name: str
+    upstream: Upstream
+    toxics: list[InstalledToxic]
+    tls: TlsConfig | None
+    runtime: ProxyRuntime
+    held_memory: HeldMemory
+    on_closed: Callable[[Connection], None]
+    on_upstream_failed: Callable[[], bool]
 
 
 class Connection:
@@ -27,11 +53,11 @@ class Connection:
 
     Attributes:
         number: 1 for the first connection that the proxy accepted.
-        address: the client's, as accept told it.
-        since: when it was accepted, in seconds of the loop's clock.
+        client_sockaddr: the client's address, as accept() returned it.
+        accepted_at: seconds of the loop's clock.
         started: True once both directions are watched and the proxy's toxics are installed.
-        chain: proxies of this process that the connection has come through before.
-        dialled: what `SelfConnections` knows the upstream's socket by, where the upstream is a proxy of this process.
+        chain: upstreams of proxies of this process that the connection has come through before.
+        self_connection: the key of `SelfConnections` for the upstream's socket, if the upstream is a proxy of this process.
     """
 
     __slots__ = (
@@ -44,50 +70,60 @@ class Connection:
         "closed",
         "down",
         "number",
-        "proxy",
         "self_connection",
+        "setup",
         "started",
         "up",
         "upstream",
     )
 
     def __init__(
-        self, proxy: Proxy, number: int, client: so.socket, address: Any, since: float, chain: tuple[object, ...] = ()
+        self,
+        setup: ConnectionSetup,
+        number: int,
+        client: so.socket,
+        sockaddr: Any,
+        accepted_at: float,
+        chain: tuple[object, ...] = (),
     ) -> None:
-        self.proxy = proxy
+        self.setup = setup
         self.number = number
-        self.client_sockaddr = address
-        self.accepted_at = since
+        self.client_sockaddr = sockaddr
+        self.accepted_at = accepted_at
         self.chain = chain
         self.self_connection: Endpoint | None = None
         self.closed = False
         self.started = False
         self._connected = False
-        loop = proxy.runtime.loop
+        loop = setup.runtime.loop
         self.up = up = Link(self, loop, upward=True)
         self.down = down = Link(self, loop, upward=False)
         up.peer = down
         down.peer = up
         up.fd = client.fileno()
         self.client: so.socket | TlsStream = client
-        if proxy.tls is not None:
-            self.client = proxy.tls.to_client(client, up, loop)
+        if setup.tls is not None:
+            stream = setup.tls.client_stream(client, up, self, loop)
+            if stream is not None:
+                self.client = up.loop = stream
         up.recv_into = self.client.recv_into
         down.send = self.client.send
         self.upstream: so.socket | TlsStream | None = None
-        self._remaining: list[Address] | None = None
+        self._remaining: list[Address] | None = None  # addresses of the upstream that were not tried yet
+
+    # --- dialling ----------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Dial the upstream, and start both directions without waiting for it to answer."""
-        self.proxy.upstream.resolve(self._on_resolved)
+        """Dial the upstream, and start both directions without waiting for the upstream to answer."""
+        self.setup.upstream.resolve(self._on_resolved)
 
-    def _on_resolved(self, found: list[Address] | AddressError) -> None:
+    def _on_resolved(self, result: list[Address] | AddressError) -> None:
         if self.closed:
             return
-        if isinstance(found, AddressError):
-            self.dial_failed(found)
+        if isinstance(result, AddressError):
+            self.dial_failed(result)
         else:
-            self._start(found)
+            self._start(result)
 
     def _start(self, addresses: list[Address]) -> None:
         up = self.up
@@ -103,49 +139,51 @@ class Connection:
         up.loop.watch(up.fd, IN, 0)
         up.mask = IN
         self.started = True
-        if self.proxy.toxics:
-            for toxic in self.proxy.toxics:
+        if self.setup.toxics:
+            for toxic in self.setup.toxics:
                 (up if toxic.upward else self.down).add(toxic, max(self.accepted_at, toxic.added_at))
                 if self.closed:
                     return
 
-    def _dial(self, target: Address) -> Exception | None:
-        """Start to connect to `target`. Return the error if that failed at once."""
+    def _dial(self, address: Address) -> Exception | None:
+        """Start to connect to `address`. Return the error if that fails at once."""
         upstream = failure = None
+        runtime = self.setup.runtime
         try:
-            upstream = open_socket(target.family)
-            error = upstream.connect_ex(target.sockaddr)
+            upstream = open_socket(address.family)
+            error = upstream.connect_ex(address.sockaddr)
         except OSError as failed:
-            error = failed.errno or EINVAL  # a path that is too long has no number of its own
+            error = failed.errno or EINVAL  # the error for a path that is too long has no number
             failure = failed
             if error in NO_RESOURCES:
-                self.proxy.runtime.descriptors.measure()
+                runtime.descriptors.measure()
         if upstream is None or error not in (0, EINPROGRESS):
             if upstream is not None:
                 upstream.close()
                 failure = OSError(error, "connect")
             return failure
         down = self.down
-        proxy = self.proxy
-        self_connections = proxy.runtime.self_connections
-        if target.port in self_connections.ports:
-            self.self_connection = self_connections.add_connection(upstream.getsockname(), (*self.chain, proxy))
-        down.loop = proxy.runtime.loop
+        loop = runtime.loop
+        if address.port in runtime.self_connections.ports:
+            chain = (*self.chain, self.setup.upstream)
+            self.self_connection = runtime.self_connections.add_connection(upstream.getsockname(), chain)
+        down.loop = loop
         down.fd = fd = upstream.fileno()
         self.upstream = upstream
-        if proxy.tls is not None:
-            self.upstream = proxy.tls.to_upstream(upstream, down, proxy.runtime.loop, proxy.upstream.text)
+        if self.setup.tls is not None:
+            stream = self.setup.tls.upstream_stream(upstream, self.setup.upstream.text, down, self, loop)
+            if stream is not None:
+                self.upstream = down.loop = stream
         self.up.send = self.upstream.send
         down.recv_into = self.upstream.recv_into
-        loop = down.loop
-        loop.handlers[fd] = down.on_event
-        loop.watch(fd, IN, 0)  # an error is always told; that it can be written to, we find out by writing
+        down.loop.handlers[fd] = down.on_event
+        down.loop.watch(fd, IN, 0)  # errors are always reported; writing shows whether the socket is connected
         down.mask = IN
         return None
 
     @property
     def connected(self) -> bool:
-        """The upstream has answered at least once."""
+        """True if the upstream has answered at least once."""
         if not self._connected and self.upstream is not None:
             if self.down.bytes or self.down.ended:
                 self._connected = True
@@ -158,9 +196,9 @@ class Connection:
         return self._connected
 
     def dial_failed(self, error: Exception) -> None:
-        """The upstream can't be reached at this address: try the next one, or give the client up."""
+        """Try the next address of the upstream. Close the connection if there is none."""
         while self._remaining:
-            target = self._remaining.pop(0)
+            address = self._remaining.pop(0)
             down = self.down
             waiting = down.mask & ~IN
             if self.upstream is not None:
@@ -168,35 +206,37 @@ class Connection:
                 self.upstream.close()
                 self.upstream = None
                 down.mask = 0
-            if self._dial(target) is None:
+            if self._dial(address) is None:
                 down.watch(down.mask | waiting)
                 return
-        log = self.proxy.runtime.log
+        log = self.setup.runtime.log
         if log.errors:
             log.error(
                 "Unable to open connection to upstream",
-                name=self.proxy.name,
+                name=self.setup.name,
                 client=self.client_address,
                 err=str(error),
             )
-        admission = self.proxy.admission
-        if admission is not None:
-            admission.upstream_failed()
-            if admission.options["refuse_when_down"]:
-                self.close(reset=True)
-                return
-        self.close(reset=self.up.bytes > 0)  # as the kernel does it when unread data is thrown away
+        reset = self.setup.on_upstream_failed()
+        self.close(reset=reset or self.up.bytes > 0)  # the kernel too sends a RST when it discards unread data
 
-    def tls_failed(self, link: Link, why: str) -> None:
-        """TLS at the link's source did not come about, or broke: close, with a RST for a client that waits for an answer."""
-        self.proxy.runtime.log.warning(
+    # --- closing -----------------------------------------------------------------------------------------------------
+
+    def tls_failed(self, reason: str, *, upward: bool) -> None:
+        """Close after a failed handshake or a broken TLS stream; with a RST for a client that waits for an answer.
+
+        Args:
+            reason: for the log.
+            upward: True if TLS failed with the client, False if with the upstream.
+        """
+        self.setup.runtime.log.warning(
             "TLS failed",
-            name=self.proxy.name,
+            name=self.setup.name,
             client=self.client_address,
-            side="client" if link.upward else "upstream",
-            err=why,
+            side="client" if upward else "upstream",
+            err=reason,
         )
-        if not link.upward and self.up.bytes:
+        if not upward and self.up.bytes:
             try:
                 self.client.setsockopt(so.SOL_SOCKET, so.SO_LINGER, _RST_ON_CLOSE)
             except OSError:
@@ -204,7 +244,7 @@ class Connection:
         self.close()
 
     def half_closed(self, link: Link) -> None:
-        """One direction is at its end: tell its destination, or close if the other one is too."""
+        """Pass the end of one direction on to its destination, or close if the other direction has ended, too."""
         if link.peer.done:
             self.close()
             return
@@ -213,10 +253,10 @@ class Connection:
             if destination is not None:
                 destination.shutdown(so.SHUT_WR)
         except OSError:
-            pass  # it is gone, which its own link finds out
+            pass  # the destination is gone; reading from it will report that
 
     def close(self, *, reset: bool = False) -> None:
-        """Close both sockets; with RST if `reset`. What is held is lost."""
+        """Close both sockets, with a RST if `reset`. Data that is held is lost."""
         if self.closed:
             return
         self.closed = True
@@ -230,35 +270,39 @@ class Connection:
                     try:
                         sock.setsockopt(so.SOL_SOCKET, so.SO_LINGER, _RST_ON_CLOSE)
                     except OSError:
-                        pass  # macOS refuses on a socket that the peer has reset
+                        pass  # macOS refuses this on a socket that its peer has reset
                 sock.close()
-        self.proxy.on_connection_closed(self)
-        # No circles left behind, so that memory is freed at once and not by the garbage collector.
+        self.setup.on_closed(self)
+        # Break the reference cycles, so that memory is freed at once and not by the garbage collector.
         self.up = self.down = up.peer = down.peer = _CLOSED.up
         up.stages = down.stages = ()
+
+    # --- for the toxics ----------------------------------------------------------------------------------------------
 
     @property
     def queue_limit(self) -> int:
         """The bytes that one toxic may queue on one direction of this connection."""
-        return self.proxy.held_memory.queue_limit()
+        return self.setup.held_memory.queue_limit()
 
     def watch_held_memory(self) -> None:
-        """Take note that a toxic has queued so much that the memory has to be given back afterwards."""
-        self.proxy.held_memory.watch()
+        """Release memory later: a toxic has queued much."""
+        self.setup.held_memory.watch()
 
-    def random_for(self, toxic: str, upward: bool) -> Random:
-        """The generator for one toxic on one of our links: the same for the same seed, whatever else happened."""
-        from random import Random  # noqa: TID251  # seeded, from the seed that the controller hands in; and here, as it loads slowly
+    def random_for(self, toxic: str, *, upward: bool) -> Random:
+        """Return a new generator for one toxic on one link. Its numbers depend on the seed and the names only."""
+        from random import Random  # noqa: TID251  # seeded by the controller; imported here, as it is slow to import
 
         direction = "upstream" if upward else "downstream"
-        return Random(f"{self.proxy.runtime.seed}/{self.proxy.name}/{self.number}/{direction}/{toxic}")
+        return Random(f"{self.setup.runtime.seed}/{self.setup.name}/{self.number}/{direction}/{toxic}")
+
+    # --- for the API -------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
-        """The connection as GET /proxies/{p}/connections shows it; `since` is of the machine's monotonic clock."""
+        """Return the connection as GET /proxies/{p}/connections shows it. `since` is a time of the machine's monotonic clock."""
         return {
             "number": self.number,
             "client": self.client_address,
-            "upstream": self.proxy.upstream.text,
+            "upstream": self.setup.upstream.text,
             "via": self.local_address,
             "since": self.accepted_at,
             "connected": self.connected,
@@ -268,30 +312,28 @@ class Connection:
 
     @property
     def client_address(self) -> str:
-        return (
-            join_host_port(self.client_sockaddr[0], self.client_sockaddr[1])
-            if isinstance(self.client_sockaddr, tuple)
-            else "unix"
-        )
+        """The client's "host:port", or "unix"."""
+        sockaddr = self.client_sockaddr
+        return join_host_port(sockaddr[0], sockaddr[1]) if isinstance(sockaddr, tuple) else "unix"
 
     @property
     def local_address(self) -> str | None:
-        """Our own address towards the upstream, by which the upstream knows the client; None before there is one."""
+        """The address under which the upstream sees this connection; None before there is one."""
         try:
-            address = self.upstream.getsockname() if self.upstream is not None else None
+            sockaddr = self.upstream.getsockname() if self.upstream is not None else None
         except OSError:
             return None
-        return join_host_port(address[0], address[1]) if isinstance(address, tuple) else None
+        return join_host_port(sockaddr[0], sockaddr[1]) if isinstance(sockaddr, tuple) else None
 
 
 class _ClosedConnection(Connection):
-    """Whom a closed connection's links point to: closed too, so nothing happens to it."""
+    """The owner of a link that the links of closed connections have as their peer. Nothing happens to it."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
         self.closed = True
-        self.up = self.down = Link(self, None, upward=True)  # type: ignore[arg-type]  # never looked at
+        self.up = self.down = Link(self, None, upward=True)  # type: ignore[arg-type]  # its loop is never used
         self.up.peer = self.up
 
 

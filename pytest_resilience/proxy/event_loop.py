@@ -10,12 +10,16 @@ import heapq
 import select
 import time
 from collections.abc import Callable
+from errno import EAGAIN, EINPROGRESS, EINTR, ENOTCONN
 
 # The masks of epoll, which poll() and we share.
 IN = 1
 OUT = 4
 ERR = 8
 HUP = 16
+
+WOULD_BLOCK = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)
+"""Errors of a socket that has nothing to read or no room to write; macOS reports ENOTCONN while it connects."""
 
 Handler = Callable[[int], None]
 

@@ -25,22 +25,20 @@ class HeldMemory:
     Args:
         connections: the proxy's connections, which share the bound.
         toxics: the proxy's toxics, which share it as well.
-        count_queued: returns the bytes that wait in the queues of all toxics now.
+        queued_bytes: returns the bytes that wait in the queues of all toxics now.
     """
 
-    def __init__(
-        self, loop: EventLoop, connections: Sized, toxics: Callable[[], Sized], count_queued: Callable[[], int]
-    ) -> None:
+    def __init__(self, loop: EventLoop, connections: Sized, toxics: Sized, queued_bytes: Callable[[], int]) -> None:
         self._loop = loop
         self._connections = connections
         self._toxics = toxics
-        self._count_queued = count_queued
+        self._queued_bytes = queued_bytes
         self._timer: Timer | None = None
         self._peak = 0  # the most bytes that were held since memory was last released
 
     def queue_limit(self) -> int:
         """Return the bytes that one toxic may queue on one direction of one connection."""
-        shares = max(1, len(self._connections)) * max(1, len(self._toxics()))
+        shares = max(1, len(self._connections)) * max(1, len(self._toxics))
         return max(MIN_HELD_BYTES, MAX_HELD_BYTES // shares)
 
     def watch(self) -> None:
@@ -59,7 +57,7 @@ class HeldMemory:
 
     def _check(self) -> None:
         self._timer = None
-        queued = self._count_queued()
+        queued = self._queued_bytes()
         if queued < self._peak // 2:
             release_free_memory()
             self._peak = queued

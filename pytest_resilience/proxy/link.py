@@ -1,73 +1,114 @@
-"""One direction of one connection: the promises that every toxic relies on live here.
+"""One direction of one connection, and the promises that every toxic relies on.
 
-Without toxics a link receives into one big buffer that all links share and sends at once: the short path of `Link.on_event`.
-With toxics, data goes through a chain of stages, one per toxic in the order of their addition. A stage works on one chunk at
-a time:
+Without toxics a link receives into one large buffer that all links share, and sends at once: the short path of `Link.on_event`.
+With toxics, data goes through a chain of stages, one for each toxic in the order of their addition:
 
-- order is kept: a chunk never passes the one before it;
-- times are exact: a chunk enters the next stage at the time it was due, not when the loop got round to it, so chained
-  toxics add up under any load;
-- a full stage holds back the one before it, and the first one the socket. Nobody waits: the loop goes on with other links;
-- what reaches the end is written as far as the destination takes it; the rest waits, and holds back the stages;
-- an update releases the chunk that is being worked on; those behind it get the new settings, from their own arrival;
-- a removal lets go of everything that the stage holds, at once and in order.
+    source > Stage > Stage > ... > destination
+
+A stage works on one chunk at a time. The promises are:
+
+- Order: a chunk never passes the one before it.
+- Exact times: a chunk enters the next stage at the time at which it was due, not when the loop came round to it. So chained
+  toxics add up under any load.
+- Back-pressure: a full stage holds back the stage before it, and the first stage holds back the socket. The loop never blocks; it
+  serves other links.
+- The destination gets as much as it takes. The rest waits, and holds back the stages.
+- An update releases the chunk that is being worked on. The chunks behind it get the new settings, from their own arrival.
+- A removal releases everything that the stage holds, at once and in order.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
-from typing import TYPE_CHECKING
+from errno import ECONNRESET, EPIPE
+from typing import Protocol
 
-from .event_loop import ERR, HUP, IN, OUT, EventLoop, Timer
+from .event_loop import ERR, HUP, IN, OUT, WOULD_BLOCK, Handler, Timer
 from .heap import MIN_HELD_BYTES
 from .installed_toxic import InstalledToxic
-from .stage import Stage
+from .stage import Stage, StageOwner
 from .toxics.toxic import CLOSE, END, NEVER, RESET, Item, StreamEvent
-
-if TYPE_CHECKING:
-    from .connection import Connection
-    from .tls import TlsStream
 
 BUFFER = bytearray(262144)
 VIEW = memoryview(BUFFER)
 
 CHUNK = 32768
-"""Bytes that a toxic sees at once, at most: Toxiproxy's buffer, which shapes the steps of slicer and bandwidth."""
+"""Bytes that a toxic gets at once, at most. It is Toxiproxy's buffer size, which shapes the steps of slicer and bandwidth."""
 
 MAX_ITEMS_PER_TURN = 16
-"""Items that a link moves before others get their turn."""
+"""Items that a link moves before other links get their turn."""
 
-WOULD_BLOCK = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # ENOTCONN: what macOS says while it connects
 PEER_GONE = (ECONNRESET, EPIPE)
 
 
-class Link:
-    """One direction: from a source to a destination, through the stages.
+class LinkOwner(StageOwner, Protocol):
+    """The connection that a link is one direction of.
 
     Attributes:
-        upward: from the client to the upstream.
-        peer: the other direction; its source is our destination.
-        mask: what the loop watches at our source's descriptor.
+        closed: both sockets are closed.
+        connected: the upstream has answered at least once.
+    """
+
+    closed: bool
+
+    @property
+    def connected(self) -> bool: ...
+    def close(self, *, reset: bool = False) -> None:
+        """Close both sockets, with a RST if `reset`."""
+
+    def half_closed(self, link: Link) -> None:
+        """Pass the end of one direction on to its destination."""
+
+    def dial_failed(self, error: Exception) -> None:
+        """Try the next address of the upstream, or close."""
+
+    def watch_held_memory(self) -> None:
+        """Release memory later: a toxic has queued much."""
+
+
+class SourceLoop(Protocol):
+    """The event loop as a link uses it. With TLS at the link's source, the TLS stream takes its place."""
+
+    handlers: dict[int, Handler]
+    now: Callable[[], float]
+
+    def watch(self, fd: int, mask: int, before: int) -> None: ...
+    def unregister(self, fd: int, mask: int) -> None: ...
+    @property
+    def call_at(self) -> Callable[[float, Callable[[], None]], Timer]: ...
+
+
+class Link:
+    """One direction, from a source through the stages to a destination.
+
+    Attributes:
+        upward: True from the client to the upstream.
+        owner: the connection.
+        peer: the other direction. Its source is this link's destination.
+        loop: watches the source.
+        fd: the source's descriptor; -1 before there is one.
+        mask: what the loop watches at `fd`.
         bytes: received so far.
-        lost: of those, dropped by toxics or for want of a destination.
-        out: what the destination did not take yet; None most of the time.
-        ended: the source has nothing more to say.
-        done: the destination has been told so.
+        stages: one for each toxic that works on this link.
+        out: what the destination did not take yet; usually None.
+        ended: the source has sent its end of stream.
+        done: the end of stream was passed on to the destination.
+        reset_seen: writing to the source has met a reset, so its next end of stream is one.
+        drained_at: when the destination last took everything.
     """
 
     __slots__ = (
+        "_dropped",
         "bytes",
-        "connection",
         "done",
         "drained_at",
-        "dropped",
         "ended",
         "fd",
         "loop",
         "mask",
         "out",
+        "owner",
         "peer",
         "recv_into",
         "reset_seen",
@@ -79,33 +120,33 @@ class Link:
 
     peer: Link
 
-    def __init__(self, connection: Connection, loop: EventLoop, *, upward: bool) -> None:
-        self.connection = connection
-        self.loop: EventLoop | TlsStream = loop  # with TLS at the source, what stands between
+    def __init__(self, owner: LinkOwner, loop: SourceLoop, *, upward: bool) -> None:
+        self.owner = owner
+        self.loop = loop
         self.upward = upward
         self.bytes = 0
-        self.dropped = 0
+        self._dropped = 0  # without those that a present stage has dropped
         self.stages: tuple[Stage, ...] = ()
         self.out: deque[memoryview | bytes | StreamEvent] | None = None
         self.ended = False
         self.done = False
         self.reset_seen = False
-        self.drained_at = 0.0  # when the destination last took everything
+        self.drained_at = 0.0
         self.mask = 0
         self.fd = -1
         self.timer: Timer | None = None
         self.recv_into: Callable[..., int]
         self.send: Callable[[memoryview | bytes], int]
 
-    # --- the loop calls these ----------------------------------------------------------------------------------------
+    # --- callbacks of the event loop ---------------------------------------------------------------------------------
 
     def on_event(self, events: int) -> None:
-        """Something is ready at our source's descriptor: it can be read, or the other direction can write to it."""
+        """Handle events at the source's descriptor: it can be read, or the other direction can write to it."""
         if events == IN:
             if self.stages:
                 self._read_into_stages()
                 return
-            # The short path; nothing in it that is not needed.
+            # The short path. It does nothing that is not needed.
             try:
                 size = self.recv_into(BUFFER)
             except OSError as error:
@@ -124,7 +165,7 @@ class Link:
             return
         if events & (OUT | ERR | HUP) and self.mask & OUT:
             self.peer.flush()
-        if events & (IN | ERR | HUP) and self.mask & IN and not self.connection.closed:
+        if events & (IN | ERR | HUP) and self.mask & IN and not self.owner.closed:
             self.on_event(IN)
 
     def _read_into_stages(self) -> None:
@@ -147,7 +188,7 @@ class Link:
         while out:
             item = out[0]
             if isinstance(item, StreamEvent):
-                if item is END and not self.connection.connected:
+                if item is END and not self.owner.connected:
                     return
                 out.popleft()
                 if self._apply_event(item):
@@ -157,7 +198,7 @@ class Link:
                 sent = self.send(item)
             except OSError as error:
                 sent = self._send_failed(error, len(item))
-            if self.connection.closed:
+            if self.owner.closed:
                 return
             if sent < len(item):
                 out[0] = memoryview(item)[sent:]
@@ -172,23 +213,24 @@ class Link:
             self._update_interest()
 
     def on_timer(self) -> None:
+        """Move on what is due."""
         self.timer = None
         self.pump(self.loop.now())
 
-    # --- what the source says ----------------------------------------------------------------------------------------
+    # --- from the source ---------------------------------------------------------------------------------------------
 
     def _source_failed(self, error: OSError) -> None:
         if error.errno in WOULD_BLOCK:
-            return  # nothing there after all
-        if error.errno not in PEER_GONE and not self.upward and not self.connection.connected:
-            self.connection.dial_failed(error)
+            return  # a spurious event
+        if error.errno not in PEER_GONE and not self.upward and not self.owner.connected:
+            self.owner.dial_failed(error)
         else:
             self._on_source_end(RESET if error.errno in PEER_GONE else CLOSE)
 
     def _on_source_end(self, event: StreamEvent) -> None:
         self.ended = True
         if not self.stages and self.out is None and (self.peer.done or event is not END):
-            self._apply_event(event)  # the connection is over; no need to tell the loop first
+            self._apply_event(event)  # the connection is over; the loop need not be updated first
             return
         self.watch(self.mask & ~IN)
         if self.stages:
@@ -201,9 +243,31 @@ class Link:
     # --- through the stages ------------------------------------------------------------------------------------------
 
     def pump(self, now: float) -> None:
-        """Move on whatever is due and has room; then wait for the next due time, for room, or for data."""
-        stages = self.stages
-        for stage in stages:
+        """Move on every item that is due and has room, then wait for the next due time, for room, or for data."""
+        if self._fire_deadlines(now):
+            return
+        last = len(self.stages) - 1
+        budget = MAX_ITEMS_PER_TURN
+        moved_between_stages = True
+        while moved_between_stages:
+            moved_between_stages = False
+            for index in range(last, -1, -1):
+                left = self._advance(index, now, budget)
+                if left < 0:
+                    return
+                if not left:
+                    self._update_interest()
+                    self._reschedule(now)
+                    return
+                if index < last and left < budget:
+                    moved_between_stages = True
+                budget = left
+        self._update_interest()
+        self._arm_timer(now)
+
+    def _fire_deadlines(self, now: float) -> bool:
+        """Apply the deadlines of stages that are over. Return True if the connection is closed."""
+        for stage in self.stages:
             if stage.deadline is not None and stage.deadline[0] <= now:
                 stage.touch(now, 0)
                 event = stage.deadline[1]
@@ -212,49 +276,44 @@ class Link:
                     stage.cut(now)
                 elif isinstance(event, StreamEvent):
                     self._apply_event(event)
-                    return
-        last = len(stages) - 1
-        budget = MAX_ITEMS_PER_TURN
-        again = True
-        while again:
-            again = False
-            for index in range(last, -1, -1):
-                stage = stages[index]
-                while True:
-                    if not budget:
-                        self._update_interest()
-                        self._reschedule(now)
-                        return
-                    if not stage.outbox:
-                        if not stage.inbox:
-                            break
-                        stage.process_next()
-                        again = again or index > 0  # there may be room now for what the stage before holds
-                        continue
-                    at, item = stage.outbox[0]
-                    if at > now:
-                        break
-                    budget -= 1
-                    if index == last:
-                        if self.out is not None:
-                            break
-                        stage.outbox.popleft()
-                        stage.last_sent_at = max(at, self.drained_at)
-                        if self._write(item):
-                            return
-                    else:
-                        following = stages[index + 1]
-                        if following.full:
-                            break
-                        stage.outbox.popleft()
-                        stage.last_sent_at = max(at, following.unblocked_at)
-                        following.push(stage.last_sent_at, item)
-                        again = True
-        self._update_interest()
-        self._arm_timer(now)
+                    return True
+        return False
+
+    def _advance(self, index: int, now: float, budget: int) -> int:
+        """Move on what is due in one stage, to the next stage or to the destination.
+
+        Return what is left of `budget`, the number of items that may be moved; -1 if the connection is closed.
+        """
+        stages = self.stages
+        stage = stages[index]
+        following = stages[index + 1] if index + 1 < len(stages) else None
+        while budget:
+            if not stage.outbox:
+                if not stage.inbox:
+                    break
+                stage.process_next()
+                continue
+            at, item = stage.outbox[0]
+            if at > now:
+                break
+            if following is None:
+                if self.out is not None:
+                    break
+                stage.outbox.popleft()
+                stage.last_sent_at = max(at, self.drained_at)
+                if self._write(item):
+                    return -1
+            else:
+                if following.full:
+                    break
+                stage.outbox.popleft()
+                stage.last_sent_at = max(at, following.unblocked_at)
+                following.push(stage.last_sent_at, item)
+            budget -= 1
+        return budget
 
     def _reschedule(self, now: float) -> None:
-        """There is more to move, but others must have their turn first."""
+        """Continue after other links had their turn."""
         if self.timer is not None:
             self.timer.cancel()
         self.timer = self.loop.call_at(now, self.on_timer)
@@ -268,18 +327,18 @@ class Link:
                 soonest = stage.deadline[0]
         timer = self.timer
         if timer is not None and timer.when <= soonest:
-            return  # wakes us early at worst
+            return  # it fires early at worst
         if timer is not None:
             timer.cancel()
         self.timer = self.loop.call_at(soonest, self.on_timer) if soonest < NEVER else None
 
     def add(self, installed: InstalledToxic, now: float) -> None:
         """Put a new toxic between the last one and the destination."""
-        self.stages = (*self.stages, Stage(self, installed, now))
+        self.stages = (*self.stages, Stage(installed, now, self.owner))
         self.pump(now)
 
     def update(self, installed: InstalledToxic, now: float, *, restart: bool = False) -> None:
-        """Work on with a toxic's new settings; with `aim`, with a new trigger too."""
+        """Work with a toxic's new settings. With `restart`, restart the counts of its trigger too."""
         for stage in self.stages:
             if stage.installed is installed:
                 if restart:
@@ -289,12 +348,13 @@ class Link:
         self.pump(now)
 
     def remove(self, installed: InstalledToxic, now: float) -> None:
-        """Take a toxic out, and let go of what it holds."""
+        """Take a toxic out, and release what it holds."""
         index = next((place for place, each in enumerate(self.stages) if each.installed is installed), None)
         if index is None:
             return
         stage = self.stages[index]
         self.stages = self.stages[:index] + self.stages[index + 1 :]
+        self._dropped += stage.dropped
         if stage.toxic.closes_on_removal:
             stage.touch(now, 0)
             self._apply_event(CLOSE)
@@ -310,12 +370,12 @@ class Link:
     # --- to the destination ------------------------------------------------------------------------------------------
 
     def _write(self, item: Item) -> bool:
-        """Write to the destination, or line up behind what waits for it. True if the connection is over."""
+        """Write to the destination, or line up behind what waits for it. Return True if the connection is closed."""
         if self.out is not None:
             self.out.append(item)
             return False
         if isinstance(item, StreamEvent):
-            if item is END and not self.connection.connected:
+            if item is END and not self.owner.connected:
                 self._wait_for_destination(item)
                 return False
             return self._apply_event(item)
@@ -325,72 +385,84 @@ class Link:
             sent = self.send(item)
         except OSError as error:
             sent = self._send_failed(error, len(item))
-        if self.connection.closed:
+        if self.owner.closed:
             return True
         if sent < len(item):
             self._wait_for_destination(memoryview(item)[sent:])
         return False
 
     def _apply_event(self, event: StreamEvent) -> bool:
+        """End this direction or the connection. Return True if the connection is closed."""
         if event is not END:
-            self.connection.close(reset=event is RESET)
+            self.owner.close(reset=event is RESET)
             return True
         if not self.done:
             self.done = True
-            self.connection.half_closed(self)
-        return self.connection.closed
+            self.owner.half_closed(self)
+        return self.owner.closed
 
     def _wait_for_destination(self, item: memoryview | bytes | StreamEvent) -> None:
-        if self.connection.closed:
+        if self.owner.closed:
             return
         self.out = deque((item,))
         self.watch(self.mask & ~IN)
         self.peer.watch(self.peer.mask | OUT)
 
     def _send_failed(self, error: OSError, size: int) -> int:
-        """Bytes to count as sent after an error: none if the destination is only busy, all if it is gone."""
+        """Return the bytes to count as sent after an error: 0 if the destination is only busy, all if it is gone."""
         if error.errno in WOULD_BLOCK:
             return 0
-        if error.errno not in PEER_GONE and self.upward and not self.connection.connected:
-            self.connection.dial_failed(error)
+        if error.errno not in PEER_GONE and self.upward and not self.owner.connected:
+            self.owner.dial_failed(error)
             return 0
         self.send = self._drop
-        self.dropped += size
+        self._dropped += size
         peer = self.peer
-        peer.reset_seen = True  # the error is told once; the next read there says "end of stream"
+        peer.reset_seen = True  # the kernel reports the error once; the next read there returns an end of stream
         if peer.ended:
-            # It had half-closed, and then went away altogether: a RST, behind what it had said before.
+            # The destination had half-closed and is gone now: a RST, behind the data that it sent before.
             if peer.done:
-                self.connection.close(reset=True)
+                self.owner.close(reset=True)
             else:
                 peer._on_source_end(RESET)
         return size
 
     def _drop(self, data: memoryview | bytes) -> int:
-        """The `send` of a link whose destination is gone."""
-        self.dropped += len(data)
+        """Take the place of `send` when the destination is gone."""
+        self._dropped += len(data)
         return len(data)
 
-    # --- what the loop watches ---------------------------------------------------------------------------------------
+    # --- the loop's interest -----------------------------------------------------------------------------------------
 
     def watch(self, mask: int) -> None:
-        """Have the loop watch our source for IN (we read) and OUT (the peer writes)."""
-        if mask != self.mask and not self.connection.closed:
+        """Have the loop watch the source for IN (this link reads) and OUT (the peer writes)."""
+        if mask != self.mask and not self.owner.closed:
             self.loop.watch(self.fd, mask, self.mask)
             self.mask = mask
 
     def _update_interest(self) -> None:
-        """Read from the source only if there is room for what it says."""
+        """Read from the source only while there is room for its data."""
         if self.ended:
             return
         if self.out is not None or (self.stages and self.stages[0].full):
             self.watch(self.mask & ~IN)
             if self.stages and self.stages[0].waiting > MIN_HELD_BYTES:
-                self.connection.watch_held_memory()
+                self.owner.watch_held_memory()
         else:
             self.watch(self.mask | IN)
 
+    @property
+    def peer_done(self) -> bool:
+        """True if the other direction has passed on its end of stream."""
+        return self.peer.done
+
+    # --- figures -----------------------------------------------------------------------------------------------------
+
     def held_bytes(self) -> int:
-        """Bytes received and neither sent nor lost."""
+        """Return the bytes that were received and neither sent nor dropped."""
         waiting = sum(len(item) for item in self.out or () if not isinstance(item, StreamEvent))
         return waiting + sum(stage.held_bytes() for stage in self.stages)
+
+    def dropped_bytes(self) -> int:
+        """Return the bytes that were received and will not be sent: toxics dropped them, or the destination is gone."""
+        return self._dropped + sum(stage.dropped for stage in self.stages)

@@ -8,6 +8,7 @@ import stat
 from errno import EADDRINUSE, ECONNREFUSED
 
 from .address import Address, AddressError, open_socket
+from .event_loop import IN, EventLoop, Handler
 
 
 class Listener:
@@ -77,6 +78,20 @@ class Listener:
         except OSError as error:
             raise self._failed(self.address, error) from error
         self.listening = True
+
+    def watch(self, loop: EventLoop, on_client: Handler) -> None:
+        """Have the loop call `on_client` when a client waits in the backlog."""
+        fd = self.socket.fileno()
+        if fd not in loop.handlers:
+            loop.handlers[fd] = on_client
+            loop.watch(fd, IN, 0)
+
+    def unwatch(self, loop: EventLoop) -> None:
+        """Leave clients in the backlog."""
+        fd = self.socket.fileno()
+        if fd in loop.handlers:
+            loop.watch(fd, 0, IN)
+            loop.unregister(fd, 0)
 
     def refuse(self) -> None:
         """Stop listening and keep the port, or the path of a unix socket: the kernel refuses who connects to it."""

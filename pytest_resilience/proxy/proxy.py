@@ -1,4 +1,4 @@
-"""Doors: a listener, an upstream, toxics, and the connections that come through."""
+"""One proxy: a listener, an upstream, toxics, and the connections that come through."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .admission import AdmissionControl
-from .connection import Connection
+from .connection import Connection, ConnectionSetup
 from .descriptors import NO_RESOURCES, PER_CONNECTION, RETRY_DELAY
 from .event_counter import EventCounter
-from .event_loop import IN, Timer
+from .event_loop import Timer
 from .heap import HeldMemory
 from .installed_toxic import InstalledToxic
 from .link import Link
@@ -19,16 +19,18 @@ from .runtime import ProxyRuntime
 from .upstream import Upstream
 
 if TYPE_CHECKING:
-    from .tls import TlsConfig
+    from .tls_config import TlsConfig
 
 
 class Proxy:
-    """A door: a listener, an upstream, toxics, and the connections that came through.
+    """A listener, an upstream, toxics, and the connections that come through.
 
     Attributes:
         listen: the address as the API shows it: resolved once the port was bound, as sent before.
-        rules: toxics, all upstream ones in chain order, then all downstream ones.
+        toxics: all upstream ones in chain order, then all downstream ones.
+        client_ports: ports of clients that were accepted. The end of such a client is no refused connection.
         cut: connections closed by disabling or deleting.
+        unattributed: sockets that may have been refused here.
     """
 
     def __init__(self, runtime: ProxyRuntime, name: str, listen: str, upstream: str) -> None:
@@ -42,45 +44,55 @@ class Proxy:
         self.connections: dict[int, Connection] = {}
         self.accepted = EventCounter()
         self.refused = EventCounter()
-        self.unattributed = 0  # sockets that may have been refused here
+        self.unattributed = 0
         self.cut = EventCounter()
-        self.received = [0, 0]  # of connections that are over: downstream, upstream
-        self.sent = [0, 0]
-        self.client_ports: dict[int, None] = {}  # of clients that we had, so that their end is not taken for a refusal
+        self.client_ports: dict[int, None] = {}
         self.admission: AdmissionControl | None = None
-        self.tls: TlsConfig | None = None
-        self.backlog_fillers: dict[int, None] = {}  # ports of our own connections that fill the backlog
+        self._received = [0, 0]  # bytes of closed connections: downstream, upstream
+        self._sent = [0, 0]
         self._out_of_resources = False  # no descriptors or memory for another client
-        self._resume: Timer | None = None
-        self.held_memory = HeldMemory(runtime.loop, self.connections, lambda: self.toxics, self._count_queued)
+        self._retry: Timer | None = None
+        self._setup = ConnectionSetup(
+            name=name,
+            upstream=self.upstream,
+            toxics=self.toxics,
+            tls=None,
+            runtime=runtime,
+            held_memory=HeldMemory(runtime.loop, self.connections, self.toxics, self._queued_bytes),
+            on_closed=self._on_connection_closed,
+            on_upstream_failed=self._on_upstream_failed,
+        )
 
     # --- on and off --------------------------------------------------------------------------------------------------
 
     def start(self, listener: Listener | None = None) -> None:
-        """Listen, at `listener` or where we listened before. Nothing happens if we do already.
+        """Listen, unless this proxy listens already.
+
+        Args:
+            listener: where to listen; None for the listener that this proxy has.
 
         Raises:
-            AddressError: the address can't be bound; nothing has changed.
+            AddressError: the address can't be bound. Nothing has changed then.
         """
         listener = listener or self.listener
         if listener is None:
             raise AssertionError("a proxy starts at a listener")
         if not listener.listening:
             listener.listen()
-        self._take_listener(listener)
+        self._set_listener(listener)
         self.listen = str(listener.address)
         self.resume_accepting()
-        fresh = not self.enabled
-        if fresh:
+        was_enabled = self.enabled
+        if not was_enabled:
             self.enabled = True
             self.runtime.log.info("Started proxy", name=self.name, listen=self.listen, upstream=self.upstream.text)
         if self.runtime.refused_connections is not None:
             self.runtime.refused_connections.stop_counting(self)
-        if fresh and self.admission is not None:
+        if not was_enabled and self.admission is not None:
             self.admission.apply()
 
     def stop(self) -> None:
-        """Refuse from now on, and close all connections. The port stays ours."""
+        """Refuse clients from now on, and close all connections. The port stays bound."""
         if not self.enabled:
             return
         self.enabled = False
@@ -91,7 +103,7 @@ class Proxy:
         self.runtime.log.info("Terminated proxy", name=self.name, listen=self.listen, upstream=self.upstream.text)
 
     def refuse(self) -> None:
-        """Have the kernel refuse whoever comes; connections stay."""
+        """Have the kernel refuse new clients. Connections stay."""
         if self.listener is not None:
             self.pause_accepting()
             if self.runtime.refused_connections is not None:
@@ -99,17 +111,22 @@ class Proxy:
             self.listener.refuse()
 
     def set_admission(self, options: Mapping[str, Any]) -> None:
-        """Take options for what happens at the door."""
+        """Change options of the admission control."""
         if options:
             if self.admission is None:
-                self.admission = AdmissionControl(self)
+                self.admission = AdmissionControl(self, self.upstream, self.runtime.loop)
             self.admission.set(options)
 
+    @property
+    def tls(self) -> TlsConfig | None:
+        """The TLS options of new connections; None for plain text."""
+        return self._setup.tls
+
     def set_tls(self, tls: TlsConfig | None) -> None:
-        """Talk TLS on new connections, or plain if None; those that there are stay as they are."""
+        """Use other TLS options for new connections. Live connections stay as they are."""
         if tls is not None and self.tls is not None:
             tls.failures = self.tls.failures
-        self.tls = tls
+        self._setup = self._setup._replace(tls=tls)
 
     def close_connections(self) -> None:
         """Close all connections."""
@@ -119,17 +136,20 @@ class Proxy:
         if live:
             self.cut.add(self.runtime.loop.now(), len(live))
 
-    def close(self, *, keep: bool = False) -> None:
-        """Stop and give the port back, or leave it bound for whoever has the listener if `keep`."""
+    def close(self, *, keep_port: bool = False) -> None:
+        """Stop, and release the listener.
+
+        Args:
+            keep_port: leave the listener open: it is another proxy's now.
+        """
         self.stop()
         if self.runtime.refused_connections is not None:
             self.runtime.refused_connections.stop_counting(self)
-        if self.listener is not None and not keep:
+        if self.listener is not None and not keep_port:
             self.listener.close()
-        self._take_listener(None)
+        self._set_listener(None)
 
-    def _take_listener(self, listener: Listener | None) -> None:
-        """Make `listener` this proxy's, in place of the one before."""
+    def _set_listener(self, listener: Listener | None) -> None:
         own = self.runtime.self_connections
         if self.listener is not listener:
             if self.listener is not None and self.listener.family != so.AF_UNIX:
@@ -139,55 +159,47 @@ class Proxy:
         self.listener = listener
 
     def resume_accepting(self) -> None:
-        """Accept from now on."""
-        loop = self.runtime.loop
-        if self.listener is not None and self.listener.socket.fileno() not in loop.handlers:
-            fd = self.listener.socket.fileno()
-            loop.handlers[fd] = self.accept
-            loop.watch(fd, IN, 0)
+        """Accept clients from now on."""
+        if self.listener is not None:
+            self.listener.watch(self.runtime.loop, self._accept)
 
     def pause_accepting(self) -> None:
-        """Accept no more; who connects waits in the backlog."""
-        loop = self.runtime.loop
-        if self.listener is not None and self.listener.socket.fileno() in loop.handlers:
-            fd = self.listener.socket.fileno()
-            loop.watch(fd, 0, IN)
-            loop.unregister(fd, 0)
+        """Leave clients in the backlog from now on."""
+        if self.listener is not None:
+            self.listener.unwatch(self.runtime.loop)
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    def accept(self, events: int) -> None:
-        """A client waits at the listener."""
+    def _accept(self, events: int) -> None:
         listener = self.listener
         if listener is None or not self.enabled:
             return
         descriptors = self.runtime.descriptors
         if descriptors.in_use >= descriptors.limit:
-            self._back_off(listener, "the descriptors that clients may have are taken")
+            self._back_off("the descriptors that clients may have are taken")
             return
         try:
-            fd, address = listener.socket._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
+            fd, sockaddr = listener.socket._accept()  # type: ignore[attr-defined]  # the C half of socket.accept()
         except OSError as error:
             if error.errno in NO_RESOURCES:
                 descriptors.measure()
-                self._back_off(listener, error.strerror or str(error))
-            return  # gone again, otherwise
+                self._back_off(error.strerror or str(error))
+            return  # with any other error, the client is gone
         self._out_of_resources = False
-        self.handle_accepted(fd, address)
+        self.handle_accepted(fd, sockaddr)
 
-    def handle_accepted(self, fd: int, address: Any) -> None:
-        """Relay for a client that was accepted."""
+    def handle_accepted(self, fd: int, sockaddr: Any) -> None:
+        """Relay for an accepted client."""
         listener = self.listener
         if listener is None:
             return
         client = so.socket(listener.family, so.SOCK_STREAM, listener.socket.proto, fd)
         client.setblocking(False)
-        if self.backlog_fillers and address[1] in self.backlog_fillers:
-            del self.backlog_fillers[address[1]]
+        if self.admission is not None and self.admission.take_filler(sockaddr):
             client.close()
             return
-        chain = self.runtime.self_connections.chain_of(address)
-        if chain and self in chain:
+        chain = self.runtime.self_connections.chain_of(sockaddr)
+        if chain and self.upstream in chain:
             client.close()
             self.runtime.log.error("Proxy leads back to itself", name=self.name, upstream=self.upstream.text)
             return
@@ -198,9 +210,9 @@ class Proxy:
         accepted.last = now
         if number == 1:
             accepted.first = now
-        connection = self.connections[number] = Connection(self, number, client, address, now, chain)
+        connection = self.connections[number] = Connection(self._setup, number, client, sockaddr, now, chain)
         if listener.family != so.AF_UNIX:
-            self.client_ports[address[1]] = None
+            self.client_ports[sockaddr[1]] = None
         log = self.runtime.log
         if log.infos:
             log.info("Accepted client", name=self.name, client=connection.client_address, upstream=self.upstream.text)
@@ -209,37 +221,42 @@ class Proxy:
         else:
             self.admission.admit(connection)
 
-    def _back_off(self, listener: Listener, reason: str) -> None:
-        """Leave clients in the backlog for a while: there are no descriptors or no memory for another one."""
+    def _back_off(self, reason: str) -> None:
+        """Leave clients in the backlog for RETRY_DELAY: there are no descriptors or no memory for another one."""
         self.pause_accepting()
         if not self._out_of_resources:
-            self._out_of_resources = True  # one line until a client is accepted again
+            self._out_of_resources = True  # one log line until a client is accepted again
             self.runtime.log.warning("Clients have to wait", name=self.name, err=reason)
-        if self._resume is None:
-            self._resume = self.runtime.loop.call_at(
-                self.runtime.loop.now() + RETRY_DELAY, self._resume_accepting_later
-            )
+        if self._retry is None:
+            self._retry = self.runtime.loop.call_at(self.runtime.loop.now() + RETRY_DELAY, self._end_back_off)
 
-    def _resume_accepting_later(self) -> None:
-        self._resume = None
-        # The listener may have been told to refuse or to leave its backlog full in the meantime.
+    def _end_back_off(self) -> None:
+        self._retry = None
+        # The proxy may refuse clients, or keep its backlog full, by now.
         hanging = self.admission is not None and self.admission.hanging
         if self.enabled and self.listener is not None and self.listener.listening and not hanging:
             self.resume_accepting()
 
-    def on_connection_closed(self, connection: Connection) -> None:
-        """A connection is over: keep its figures."""
+    def _on_upstream_failed(self) -> bool:
+        """Return True if the client gets a RST."""
+        if self.admission is None:
+            return False
+        self.admission.upstream_failed()
+        return bool(self.admission.options["refuse_when_down"])
+
+    def _on_connection_closed(self, connection: Connection) -> None:
+        """Add the figures of a closed connection to the totals."""
         del self.connections[connection.number]
         self.runtime.descriptors.in_use -= PER_CONNECTION
         if connection.self_connection is not None:
             self.runtime.self_connections.remove_connection(connection.self_connection)
         for link in (connection.up, connection.down):
-            self.received[link.upward] += link.bytes
+            self._received[link.upward] += link.bytes
             held = link.held_bytes() if link.stages or link.out is not None else 0
-            self.sent[link.upward] += link.bytes - link.dropped - held
-            self.held_memory.add_freed(held)
+            self._sent[link.upward] += link.bytes - link.dropped_bytes() - held
+            self._setup.held_memory.add_freed(held)
 
-    def _count_queued(self) -> int:
+    def _queued_bytes(self) -> int:
         """Return the bytes that wait in the queues of all toxics."""
         return sum(
             stage.waiting
@@ -250,69 +267,71 @@ class Proxy:
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 
-    def links_of(self, toxic: InstalledToxic) -> list[Link]:
-        """Return the links that a toxic works on. A connection that is not dialled yet installs its toxics when it is."""
-        return [each.up if toxic.upward else each.down for each in self.connections.values() if each.started]
-
     def find_toxic(self, name: str) -> InstalledToxic | None:
+        """Return the toxic of that name; None if there is none."""
         return next((toxic for toxic in self.toxics if toxic.name == name), None)
 
     def add_toxic(self, toxic: InstalledToxic) -> None:
-        """Put a toxic at the end of its stream's chain, on all connections, live ones too."""
+        """Put a toxic at the end of its stream's chain, on live connections too."""
         upstream = [each for each in self.toxics if each.upward]
         downstream = [each for each in self.toxics if not each.upward]
         (upstream if toxic.upward else downstream).append(toxic)
-        self.toxics = upstream + downstream
+        self.toxics[:] = upstream + downstream
         toxic.added_at = self.runtime.loop.now()
         self._each_link(toxic, Link.add)
 
     def update_toxic(self, toxic: InstalledToxic, *, restart: bool = False) -> None:
-        """Have all links work on with the toxic's new settings; with `aim`, with a new trigger too."""
+        """Use the toxic's new settings on all links. With `restart`, restart the counts of its trigger too."""
         now = self.runtime.loop.now()
-        for link in self.links_of(toxic):
-            if not link.connection.closed:
+        for link in self._links_of(toxic):
+            if not link.owner.closed:
                 link.update(toxic, now, restart=restart)
 
     def remove_toxic(self, toxic: InstalledToxic) -> None:
-        """Take a toxic away, and let go of what it holds."""
-        self.toxics = [each for each in self.toxics if each is not toxic]
+        """Remove a toxic, and release what it holds."""
+        self.toxics[:] = [each for each in self.toxics if each is not toxic]
         self._each_link(toxic, Link.remove)
+
+    def _links_of(self, toxic: InstalledToxic) -> list[Link]:
+        """Return the links that a toxic works on. A connection that is not dialled yet installs its toxics when it is."""
+        return [each.up if toxic.upward else each.down for each in self.connections.values() if each.started]
 
     def _each_link(self, toxic: InstalledToxic, change: Callable[[Link, InstalledToxic, float], None]) -> None:
         now = self.runtime.loop.now()
-        for link in self.links_of(toxic):
-            if not link.connection.closed:
+        for link in self._links_of(toxic):
+            if not link.owner.closed:
                 change(link, toxic, now)
 
-    # --- what the API shows ------------------------------------------------------------------------------------------
+    # --- for the API -------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
+        """Return the proxy as the API shows it."""
         return {
             "name": self.name,
             "listen": self.listen,
             "upstream": self.upstream.text,
             "enabled": self.enabled,
-            "Logger": {},  # leaks out of the original; some client may have it in a struct
+            "Logger": {},  # toxiproxy-server exposes this field by mistake, and a client may decode it
             "toxics": [toxic.to_json() for toxic in self.toxics],
             **(self.admission.to_json() if self.admission is not None else {}),
             **({"tls": self.tls.as_json} if self.tls is not None else {}),
         }
 
     def total(self, *, upward: bool, sent: bool = False) -> int:
-        """Bytes received (or sent on) in one direction since the proxy was made, live connections included."""
-        past = self.sent if sent else self.received
+        """Return the bytes received (or sent on) in one direction by all connections so far."""
+        past = self._sent if sent else self._received
         total = past[upward]
         for connection in self.connections.values():
             link = connection.up if upward else connection.down
-            total += link.bytes - (link.dropped + link.held_bytes() if sent else 0)
+            total += link.bytes - (link.dropped_bytes() + link.held_bytes() if sent else 0)
         return total
 
     def counters_json(self) -> dict[str, Any]:
-        """The body of GET /proxies/{p}/counters; times are of the machine's monotonic clock."""
+        """Return the body of GET /proxies/{p}/counters. Times are of the machine's monotonic clock."""
         now = self.runtime.loop.now()
         refused = self.refused.to_json()
-        refusals = self.runtime.refused_connections
-        if refusals is None or not refusals.read():
+        monitor = self.runtime.refused_connections
+        if monitor is None or not monitor.read():
             refused["count"] = None
         refused["unattributed"] = self.unattributed
         return {

@@ -20,7 +20,7 @@ from .runtime import ProxyRuntime
 
 if TYPE_CHECKING:
     from .resolver import LookupResult
-    from .tls import TlsConfig
+    from .tls_config import TlsConfig
 
 
 class _PortTransaction:
@@ -228,7 +228,7 @@ class ProxyCollection:
             raise ApiError(500, str(error)) from None
         kept = [listener for _, listener in bound]
         for name, old in replaced.items():
-            old.close(keep=old.listener in kept)
+            old.close(keep_port=old.listener in kept)
             del self.by_name[name]
         for name, (proxy, _) in fresh.items():
             self.by_name[name] = proxy
@@ -384,6 +384,6 @@ def _parse_toxics(body: ProxyBody) -> list[InstalledToxic]:
 def _create_tls(body: ProxyBody) -> TlsConfig | None:
     if body.tls is None or not body.tls.as_json:
         return None
-    from .tls import TlsConfig  # ssl takes as long to import as the proxy to start
+    from .tls_config import TlsConfig  # ssl takes as long to import as the proxy to start
 
     return TlsConfig(body.tls)

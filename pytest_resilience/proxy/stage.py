@@ -1,37 +1,63 @@
-"""One toxic at work on one direction of one connection: what it holds there, and when it lets go of it.
+"""One toxic at work on one direction of one connection.
 
-What a link promises of its stages, and how they hand on to each other, stands in `link.py`.
+The promises of a link to its toxics, and the way from stage to stage, are described in `link.py`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import Protocol
 
 from .heap import MIN_HELD_BYTES
 from .installed_toxic import InstalledToxic
 from .toxics.noop import Noop
 from .toxics.toxic import CLOSE, END, Item, RandomSource, Scheduled, Toxic
 
-if TYPE_CHECKING:
-    from .link import Link
-
 _NOOP = Noop()
 
 
+class StageOwner(Protocol):
+    """The connection that a stage works on.
+
+    Attributes:
+        client_address: "host:port".
+        queue_limit: bytes that one stage may queue on this connection.
+    """
+
+    @property
+    def client_address(self) -> str: ...
+    @property
+    def queue_limit(self) -> int: ...
+    def random_for(self, toxic: str, *, upward: bool) -> RandomSource:
+        """Return a new generator for one toxic in one direction."""
+
+
 class Stage:
-    """One toxic's place on one link, with what it holds there."""
+    """The place of one toxic on one link, with the items that it holds there.
+
+    Attributes:
+        deadline: an event that is due at a fixed time, whatever else happens.
+        dropped: bytes that came in and never go on.
+        ended: nothing goes on any more.
+        last_sent_at: when the last item left.
+        number: 1 on the first link that the toxic came to, for triggers that count connections.
+        toxicity_draw: the random number that is compared with the toxicity. It is drawn once, so that no later change flips it.
+        unblocked_at: when the inbox last had room.
+        waiting: bytes in the inbox.
+    """
 
     __slots__ = (
+        "_owner",
         "_random",
         "chunks_remaining",
         "count",
         "deadline",
+        "dropped",
         "ended",
         "inbox",
         "installed",
         "last_sent_at",
-        "link",
         "number",
         "outbox",
         "skip_remaining",
@@ -42,47 +68,49 @@ class Stage:
         "waiting",
     )
 
-    def __init__(self, link: Link, installed: InstalledToxic, now: float) -> None:
-        self.link = link
+    def __init__(self, installed: InstalledToxic, now: float, owner: StageOwner) -> None:
+        self._owner = owner
         self.installed = installed
         self.inbox: deque[tuple[float, Item]] = deque()
         self.outbox: deque[Scheduled] = deque()
-        self.waiting = 0  # bytes in the inbox
-        self.last_sent_at = now  # when the last item left
-        self.unblocked_at = now  # when there was last room in the inbox
+        self.waiting = 0
+        self.dropped = 0
+        self.last_sent_at = now
+        self.unblocked_at = now
         self.count = 0
         self.touched = False
         self.ended = False
         self._random: RandomSource | None = None
-        self.toxicity_draw: float | None = None  # made once: no later change flips it
+        self.toxicity_draw: float | None = None
         self.deadline: Scheduled | None = None
         self.toxic: Toxic = _NOOP
         installed.seen += 1
         self.number = installed.seen
-        self.skip_remaining = 0  # chunks or bytes to leave alone, as the trigger's `after` says
-        self.chunks_remaining: int | None = None  # chunks to work on, as its `count` says
+        self.skip_remaining = 0  # chunks or bytes that the trigger's `after` still leaves alone
+        self.chunks_remaining: int | None = None  # chunks that the trigger's `count` still allows
         self.restart_trigger()
         self.apply_settings(now)
 
     @property
     def random(self) -> RandomSource:
+        """The generator of this stage. It is made at the first use."""
         if self._random is None:
-            self._random = self.link.connection.random_for(self.installed.name, self.link.upward)
+            self._random = self._owner.random_for(self.installed.name, upward=self.installed.upward)
         return self._random
 
     def restart_trigger(self) -> None:
-        """Start to count anew for the rule's trigger."""
+        """Restart the counts of the trigger."""
         trigger = self.installed.trigger
         self.skip_remaining = trigger.after if trigger and trigger.after_unit != "connections" else 0
         self.chunks_remaining = trigger.count if trigger and trigger.count_unit == "chunks" else None
 
     def apply_settings(self, now: float) -> None:
-        """Take the rule's present settings."""
+        """Work with the present settings of the toxic."""
         self.toxic = self.installed.toxic if self._applies() and self.chunks_remaining != 0 else _NOOP
         self.deadline = None if self.skip_remaining else self.toxic.on_start(now, self)
 
     def _applies(self) -> bool:
-        """Whether the toxic works on this link: the trigger counts first, toxicity draws then."""
+        """True if the toxic works on this link. The trigger selects first; the toxicity then draws among the selected links."""
         trigger = self.installed.trigger
         if trigger is not None:
             first = 1 + (trigger.after if trigger.after_unit == "connections" else 0)
@@ -103,15 +131,17 @@ class Stage:
             self.toxicity_draw = self.random.random()
         return self.toxicity_draw < toxicity
 
-    def _matches_client(self, places: tuple[int | str, ...]) -> bool:
-        client = self.link.connection.client_address
-        return any(place in (self.number, client, client.rpartition(":")[0].strip("[]")) for place in places)
+    def _matches_client(self, selectors: tuple[int | str, ...]) -> bool:
+        client = self._owner.client_address
+        host = client.rpartition(":")[0].strip("[]")
+        return any(selector in (self.number, client, host) for selector in selectors)
 
     @property
     def _trigger_active(self) -> bool:
         return self.skip_remaining > 0 or self.chunks_remaining is not None
 
     def touch(self, now: float, size: int) -> None:
+        """Count `size` bytes that the toxic affected."""
         installed = self.installed
         installed.bytes += size
         if self.touched:
@@ -121,7 +151,7 @@ class Stage:
             installed.hits.add(now)
 
     def push(self, arrived: float, item: Item) -> None:
-        """Take the next item. Those who call look at `full` first, removals aside."""
+        """Take the next item. Callers check `full` first, except when a toxic is removed."""
         if isinstance(item, bytes):
             self.waiting += len(item)
             if self.toxic.touches_all and not self._trigger_active:
@@ -130,77 +160,77 @@ class Stage:
 
     @property
     def full(self) -> bool:
-        """True if the source has to wait: the queue is as long as the toxic's may be, or as large as this connection's share."""
+        """True if the source has to wait: the toxic's queue is full, or holds this connection's share of the memory."""
         return len(self.inbox) >= self.toxic.capacity or (
-            self.waiting > MIN_HELD_BYTES and self.waiting > self.link.connection.queue_limit
+            self.waiting > MIN_HELD_BYTES and self.waiting > self._owner.queue_limit
         )
 
     def process_next(self) -> None:
-        """Turn the next item into what goes on, and when."""
+        """Replace the next item of the inbox by what the toxic makes of it."""
         if self.full:
             self.unblocked_at = max(self.last_sent_at, self.inbox[0][0])
         arrived, item = self.inbox.popleft()
         if isinstance(item, bytes):
             self.waiting -= len(item)
         if self.ended:
-            self.link.dropped += len(item) if isinstance(item, bytes) else 0
+            self.dropped += len(item) if isinstance(item, bytes) else 0
             return
         now = max(arrived, self.last_sent_at)
+        scheduled: Iterable[Scheduled]
         if isinstance(item, bytes):
-            dues = (
-                self._apply_trigger(item, arrived, now)
-                if self._trigger_active
-                else self.toxic.on_data(item, arrived, now, self)
-            )
-            self.link.dropped += len(item)
+            if self._trigger_active:
+                scheduled = self._apply_trigger(item, arrived, now)
+            else:
+                scheduled = self.toxic.on_data(item, arrived, now, self)
+            self.dropped += len(item)
         elif item is CLOSE:
-            dues = ((now, item),)
+            scheduled = ((now, item),)
         else:
-            dues = self.toxic.on_end(item, arrived, now, self)
-        for at, what in dues:
+            scheduled = self.toxic.on_end(item, arrived, now, self)
+        for at, each in scheduled:
             now = max(now, at)
-            self.outbox.append((now, what))
-            if isinstance(what, bytes):
-                self.link.dropped -= len(what)
-            elif what is not END:
+            self.outbox.append((now, each))
+            if isinstance(each, bytes):
+                self.dropped -= len(each)
+            elif each is not END:
                 self.ended = True
 
     def _apply_trigger(self, chunk: bytes, arrived: float, now: float) -> list[Scheduled]:
-        """A chunk under a trigger that counts chunks or bytes."""
-        dues: list[Scheduled] = []
+        """Return what becomes of a chunk under a trigger that counts chunks or bytes."""
+        scheduled: list[Scheduled] = []
         if self.skip_remaining:
             trigger = self.installed.trigger
             if trigger is not None and trigger.after_unit == "bytes":
-                before, chunk = chunk[: self.skip_remaining], chunk[self.skip_remaining :]
-                self.skip_remaining -= len(before)
+                skipped, chunk = chunk[: self.skip_remaining], chunk[self.skip_remaining :]
+                self.skip_remaining -= len(skipped)
             else:
-                before, chunk = chunk, b""
+                skipped, chunk = chunk, b""
                 self.skip_remaining -= 1
-            dues.append((now, before))
+            scheduled.append((now, skipped))
             if not self.skip_remaining:
                 self.deadline = self.toxic.on_start(now, self)
             if not chunk:
-                return dues
+                return scheduled
         if self.chunks_remaining is not None and self.toxic is not _NOOP:
             self.chunks_remaining -= 1
         if self.toxic.touches_all:
             self.touch(now, len(chunk))
-        dues += self.toxic.on_data(chunk, arrived, now, self)
+        scheduled += self.toxic.on_data(chunk, arrived, now, self)
         if self.chunks_remaining == 0:
             self.toxic = _NOOP
             self.deadline = None
-        return dues
+        return scheduled
 
     def cut(self, now: float) -> None:
-        """End here: what is held still goes, and nothing after it."""
+        """End the direction behind the items in the outbox, and drop all that comes later."""
         self.outbox.append((max(now, self.outbox[-1][0]) if self.outbox else now, END))
         self.ended = True
 
     def release(self, now: float) -> None:
-        """Let the chunk that is being worked on go at once."""
+        """Let the outbox go on at once."""
         self.outbox = deque((min(at, now), item) for at, item in self.outbox)
         self.last_sent_at = min(self.last_sent_at, now)
 
     def held_bytes(self) -> int:
-        """Bytes that wait in here."""
+        """Return the bytes in the outbox and the inbox."""
         return sum(len(item) for _, item in (*self.outbox, *self.inbox) if isinstance(item, bytes))

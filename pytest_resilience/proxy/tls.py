@@ -14,21 +14,12 @@ does not know of TLS, and a connection without TLS does not meet this file. The 
 from __future__ import annotations
 
 import _socket as so
-import os
 import ssl
-import stat
-from collections.abc import Callable
-from errno import EAGAIN, ECONNRESET, EINPROGRESS, EINTR, ENOTCONN, EPIPE
-from typing import TYPE_CHECKING, Any
+from errno import EAGAIN, ECONNRESET, EPIPE
+from typing import Any, Protocol
 
-from ..wire.api_error import ApiError, bad_body
-from ..wire.toxiproxy import TlsBody
-from .address import AddressError, split_host_port
 from .event_counter import EventCounter
-from .event_loop import ERR, HUP, IN, OUT, EventLoop, Timer
-
-if TYPE_CHECKING:
-    from .link import Link
+from .event_loop import ERR, HUP, IN, OUT, WOULD_BLOCK, EventLoop, Timer
 
 HANDSHAKE_TIMEOUT = 30.0
 """Seconds that a handshake may take; to the upstream with the connecting."""
@@ -36,123 +27,39 @@ HANDSHAKE_TIMEOUT = 30.0
 MAX_RECORD = 16384
 """Bytes of plain text in one TLS record, at most."""
 
-_BUSY = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)  # as for a link
 _EMPTY = memoryview(b"")
 
 
-class TlsConfig:
-    """What one proxy does about TLS.
+class TlsReader(Protocol):
+    """The link whose source is the TLS peer.
 
     Attributes:
-        as_json: as on the wire.
-        failures: handshakes that failed and TLS that broke, by side.
+        peer_done: the other direction has passed on its end of stream, so the TLS peer gets no more data.
     """
 
-    def __init__(self, body: TlsBody) -> None:
-        """Read the files; later changes of theirs are seen when the options are sent again.
-
-        Raises:
-            ApiError: 400 that names the field and says what is wrong, and nothing of what is in the file.
-        """
-        self.as_json = body.as_json
-        self.failures = {"client": EventCounter(), "upstream": EventCounter()}
-        self._client = None if body.client is None else _server_context(body.client)
-        self._upstream = None if body.upstream is None else _client_context(body.upstream)
-        self._server_name: str | None = (body.upstream or {}).get("server_name")
-        if self._upstream is not None and self._server_name is not None:
-            try:
-                self._upstream.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=self._server_name)
-            except ValueError as error:
-                raise bad_body(f"tls.upstream.server_name: {error}") from None
-
-    def counters_json(self) -> dict[str, Any]:
-        """For GET /proxies/{p}/counters."""
-        return {"failed": {side: counter.to_json() for side, counter in self.failures.items()}}
-
-    def to_client(self, sock: so.socket, up: Link, loop: EventLoop) -> so.socket | TlsStream:
-        """What the connection takes for its client's socket."""
-        if self._client is None:
-            return sock
-        return TlsStream(sock, self._client, None, up, loop, self.failures["client"])
-
-    def to_upstream(self, sock: so.socket, down: Link, loop: EventLoop, upstream: str) -> so.socket | TlsStream:
-        """What the connection takes for its upstream's socket."""
-        if self._upstream is None:
-            return sock
-        return TlsStream(
-            sock, self._upstream, self._server_name or _host(upstream), down, loop, self.failures["upstream"]
-        )
+    @property
+    def peer_done(self) -> bool: ...
+    def on_event(self, events: int) -> None:
+        """Handle events, as from the event loop."""
 
 
-def _host(upstream: str) -> str:
-    """Whom an upstream's certificate should be for, unless we are told."""
-    if upstream.startswith("unix:"):
-        return "localhost"
-    try:
-        return split_host_port(upstream)[0].strip(".") or "localhost"
-    except AddressError:  # it could not have been dialled
-        return "localhost"
+class TlsOwner(Protocol):
+    """The connection that the TLS peer is one end of.
 
+    Attributes:
+        connected: the upstream has answered at least once.
+    """
 
-# --- certificates ----------------------------------------------------------------------------------------------------
+    @property
+    def connected(self) -> bool: ...
+    def close(self, *, reset: bool = False) -> None:
+        """Close both sockets."""
 
+    def dial_failed(self, error: Exception) -> None:
+        """Try the next address of the upstream, or close."""
 
-def _server_context(options: dict[str, Any]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _configure(context, "tls.client", options)
-    if "ca" in options:
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
-
-
-def _client_context(options: dict[str, Any]) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _configure(context, "tls.upstream", options)
-    if not options.get("verify", True):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif "ca" not in options:
-        context.load_default_certs()
-    return context
-
-
-def _configure(context: ssl.SSLContext, where: str, options: dict[str, Any]) -> None:
-    context.options |= ssl.OP_NO_RENEGOTIATION  # so that writing never waits for reading
-    if "ca" in options:
-        _load(f"{where}.ca", options["ca"], context.load_verify_locations)
-    if "cert" in options:
-        certificate, key = options["cert"], options["key"]
-        # Looked at one by one, as OpenSSL does not say which of the two it means.
-        _load(f"{where}.cert", certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations)
-        # Without a password it would ask at the terminal, and all would wait.
-        _load(f"{where}.key", key, lambda path: context.load_cert_chain(certificate, path, lambda: ""))
-    if "alpn" in options:
-        try:
-            context.set_alpn_protocols(options["alpn"])
-        except (ssl.SSLError, ValueError):
-            raise bad_body(f"{where}.alpn: a protocol's name has 1 to 255 ASCII characters") from None
-
-
-def _load(field: str, path: str, load: Callable[[str], object]) -> None:
-    def refuse(why: str) -> ApiError:
-        return bad_body(f"{field}: {path}: {why}")
-
-    try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # and a pipe would keep all waiting
-            raise refuse("not a regular file")
-        load(path)
-    except ssl.SSLError as error:
-        reason = (error.reason or "").replace("_", " ").lower()
-        raise refuse("not PEM of the right kind, or encrypted" if reason in ("", "pem lib") else reason) from None
-    except OSError as error:
-        raise refuse(error.strerror or type(error).__name__) from None
-    except (
-        ValueError
-    ) as error:  # others that OpenSSL does not like; Python's own words for a NUL change from version to version
-        raise refuse("embedded null byte" if "\0" in path else str(error)) from None
-
-
-# --- one side of one connection --------------------------------------------------------------------------------------
+    def tls_failed(self, reason: str, *, upward: bool) -> None:
+        """Close: TLS failed with the client (`upward`) or with the upstream."""
 
 
 class TlsStream:
@@ -161,7 +68,8 @@ class TlsStream:
     Args:
         sock: non-blocking; ours from now on.
         server: the name that the peer's certificate is for, if it is the server; None if we are.
-        link: its source is the peer; the peer's destination is the link's `peer`.
+        reader: the link whose source is the peer.
+        owner: the connection.
         failures: counts.
     """
 
@@ -174,12 +82,13 @@ class TlsStream:
         "_error",
         "_failures",
         "_incoming",
-        "_link",
         "_link_mask",
         "_loop",
         "_mask",
         "_outgoing",
+        "_owner",
         "_read_ended",
+        "_reader",
         "_ready",
         "_received_any",
         "_session",
@@ -197,7 +106,8 @@ class TlsStream:
         sock: so.socket,
         context: ssl.SSLContext,
         server: str | None,
-        link: Link,
+        reader: TlsReader,
+        owner: TlsOwner,
         loop: EventLoop,
         failures: EventCounter,
     ) -> None:
@@ -205,7 +115,8 @@ class TlsStream:
         self._incoming = incoming = ssl.MemoryBIO()
         self._outgoing = outgoing = ssl.MemoryBIO()
         self._session = context.wrap_bio(incoming, outgoing, server is None, server)
-        self._link = link
+        self._reader = reader
+        self._owner = owner
         self._loop = loop
         self._failures = failures
         self._mask = 0  # what the loop watches
@@ -225,7 +136,6 @@ class TlsStream:
         self.handlers = loop.handlers
         self.now = loop.now
         self.call_at = loop.call_at
-        link.loop = self
 
     # --- as the link's loop ------------------------------------------------------------------------------------------
 
@@ -267,7 +177,7 @@ class TlsStream:
     def _on_wake(self) -> None:
         self._wake = None
         if self._link_mask & IN:
-            self._link.on_event(IN)
+            self._reader.on_event(IN)
 
     def _on_event(self, events: int) -> None:
         if not self._ready:
@@ -281,7 +191,7 @@ class TlsStream:
                 events |= ERR
         told = events & (self._link_mask | ERR | HUP)
         if told:
-            self._link.on_event(told)
+            self._reader.on_event(told)
         else:
             self._update_watch()
 
@@ -298,7 +208,7 @@ class TlsStream:
                 self._received_any = True
                 self._incoming.write(data)
         except OSError as error:
-            if error.errno not in _BUSY:
+            if error.errno not in WOULD_BLOCK:
                 self._handshake_failed(error)
                 return
         self._do_handshake()
@@ -336,18 +246,18 @@ class TlsStream:
 
     def _handshake_failed(self, error: OSError) -> None:
         """The connection failed before TLS came about."""
-        link = self._link
+        upward = self._session.server_side
         gone = error.errno in (ECONNRESET, EPIPE)
-        if link.upward and gone and not self._received_any:
-            link.connection.close()  # a client that came and went, as those do that look whether somebody listens
-        elif not link.upward and not gone and not link.connection.connected:
-            link.connection.dial_failed(error)
+        if upward and gone and not self._received_any:
+            self._owner.close()  # a client that came and went, as those do that look whether somebody listens
+        elif not upward and not gone and not self._owner.connected:
+            self._owner.dial_failed(error)
         else:
             self._fail(error.strerror or str(error))
 
     def _fail(self, why: str) -> None:
         self._failures.add(self.now())
-        self._link.connection.tls_failed(self._link, why)
+        self._owner.tls_failed(why, upward=self._session.server_side)
 
     # --- as the link's socket ----------------------------------------------------------------------------------------
 
@@ -370,7 +280,7 @@ class TlsStream:
             # Into the same buffer, as what comes out is shorter than what goes in.
             got = self._socket.recv_into(view, len(view) - MAX_RECORD)
         except OSError as error:
-            if error.errno in _BUSY and self._error is not None:
+            if error.errno in WOULD_BLOCK and self._error is not None:
                 raise self._error from None
             raise
         if not got:
@@ -448,7 +358,7 @@ class TlsStream:
             try:
                 sent = self._socket.send(self._backlog)
             except OSError as error:
-                if error.errno in _BUSY:
+                if error.errno in WOULD_BLOCK:
                     return False
                 self._backlog = _EMPTY
                 raise
@@ -487,13 +397,13 @@ class TlsStream:
         if self._closed:
             return
         self._closed = True
-        if self._ready and self._link.peer.done and not self._write_ended:
+        if self._ready and self._reader.peer_done and not self._write_ended:
             self.shutdown(so.SHUT_WR)
         for timer in (self._wake, self._deadline):
             if timer is not None:
                 timer.cancel()
         self._socket.close()
-        del self._link  # no circles left behind, as in Connection.close; nobody calls us any more
+        del self._reader, self._owner  # no circles left behind, as in Connection.close; nobody calls us any more
 
     def fileno(self) -> int:
         """The socket's."""

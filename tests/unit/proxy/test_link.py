@@ -93,7 +93,7 @@ class FakeConnection:
         self.sent.append((round(self.loop.time, 6), bytes(data[:size])))
         return size
 
-    def random_for(self, installed: str, upward: bool) -> Random:
+    def random_for(self, installed: str, *, upward: bool) -> Random:
         return Random(f"{installed}{upward}")
 
     def watch_held_memory(self) -> None:
@@ -315,7 +315,7 @@ def test_share_of_a_connection_never_stops_the_last_chunk(wired: FakeConnection)
 def test_removal_of_a_timeout_closes(wired: FakeConnection) -> None:
     installed = wired.add("timeout")
     wired.read(b"lost")
-    assert wired.link.dropped == 4
+    assert wired.link.dropped_bytes() == 4
     wired.remove(installed)
     assert (wired.sent, wired.how) == ([], "closed")
 
@@ -361,7 +361,7 @@ def test_cut_ends_this_direction_after_what_is_held(wired: FakeConnection) -> No
     wired.read(b"after")
     wired.loop.advance(1.0)
     assert wired.sent == []
-    assert wired.link.dropped == len(b"beforeafter")
+    assert wired.link.dropped_bytes() == len(b"beforeafter")
 
 
 def test_slicer_pauses_after_its_last_piece(wired: FakeConnection) -> None:
@@ -418,7 +418,7 @@ def test_destination_that_is_gone_takes_everything_and_is_remembered(wired: Fake
 
     wired.link.send = fail
     wired.read(b"abc", b"def")
-    assert (wired.link.dropped, wired.back.reset_seen, wired.reading) == (6, True, True)
+    assert (wired.link.dropped_bytes(), wired.back.reset_seen, wired.reading) == (6, True, True)
 
 
 def test_destination_that_had_half_closed_and_is_gone_resets(wired: FakeConnection) -> None:

@@ -16,7 +16,8 @@ import trustme
 
 from pytest_resilience.proxy.event_counter import EventCounter
 from pytest_resilience.proxy.event_loop import ERR, IN, OUT, Timer
-from pytest_resilience.proxy.tls import HANDSHAKE_TIMEOUT, MAX_RECORD, TlsConfig, TlsStream, _host
+from pytest_resilience.proxy.tls import HANDSHAKE_TIMEOUT, MAX_RECORD, TlsStream
+from pytest_resilience.proxy.tls_config import TlsConfig, _host
 from pytest_resilience.wire.api_error import ApiError
 from pytest_resilience.wire.toxiproxy import TlsBody
 
@@ -121,16 +122,13 @@ class Peer:
         self.connection = SimpleNamespace(
             connected=True,
             close=lambda: self.said.append("closed"),
-            tls_failed=lambda link, why: self.said.append(why),
+            tls_failed=lambda why, upward: self.said.append(why),
             dial_failed=self.said.append,
         )
-        self.link = SimpleNamespace(
-            upward=upward, connection=self.connection, peer=SimpleNamespace(done=False), on_event=self.events.append, loop=None
-        )  # fmt: skip
+        self.reader = SimpleNamespace(peer_done=False, on_event=self.events.append)
         self.failures = EventCounter()
         args: Any = (self.socket, serving if upward else asking, None if upward else "door.test")
-        self.side = TlsStream(*args, self.link, self.loop, self.failures)  # type: ignore[arg-type]
-        assert self.link.loop is self.side
+        self.side = TlsStream(*args, self.reader, self.connection, self.loop, self.failures)
 
     def begin(self, mask: int = IN) -> None:
         self.side.watch(7, IN, 0)
@@ -347,7 +345,7 @@ def test_end_before_the_handshake_is_said_after_it() -> None:
 
 @pytest.mark.parametrize(("done", "rest"), [(True, 0), (False, None)])
 def test_closing_says_the_end_only_if_the_end_was_reached(peer: Peer, done: bool, rest: int | None) -> None:
-    peer.link.peer.done = done
+    peer.reader.peer_done = done
     peer.side.close()
     assert peer.socket.closed
     assert peer.socket.shut is done
@@ -363,16 +361,16 @@ def test_closed_side_is_freed_without_the_collector() -> None:
     peer = Peer()
     peer.begin()
     peer.shake()
-    link, side = peer.link, peer.side
-    link.recv_into, link.send, link.connection = side.recv_into, side.send, None
-    del peer.link, peer.side
+    reader, owner, side = peer.reader, peer.connection, peer.side
+    reader.recv_into, reader.send, reader.loop, owner.client = side.recv_into, side.send, side, side
+    del peer.reader, peer.connection, peer.side
     session = weakref.ref(side._session)
     gc.disable()
     try:
         side.unregister(7, IN)
         side.close()
         side.close()
-        del link, side
+        del reader, owner, side
         assert session() is None
     finally:
         gc.enable()
@@ -428,10 +426,11 @@ def test_files_are_read_once(tmp_path: Path) -> None:
     tls = TlsConfig(TlsBody(client={"cert": str(path), "key": str(path)}))
     path.unlink()
     loop: Any = FakeLoop()
-    link: Any = SimpleNamespace(loop=loop)
+    link: Any = SimpleNamespace()
+    owner: Any = SimpleNamespace()
     sock: Any = FakeSocket()
-    assert isinstance(tls.to_client(sock, link, loop), TlsStream)
-    assert tls.to_upstream(sock, link, loop, "x:1") is sock
+    assert isinstance(tls.client_stream(sock, link, owner, loop), TlsStream)
+    assert tls.upstream_stream(sock, "x:1", link, owner, loop) is None
 
 
 # --- options -----------------------------------------------------------------------------------------------------------
@@ -455,13 +454,14 @@ def test_both_sides_of_a_proxy(folder: Path) -> None:
     none = {"count": 0, "first": None, "last": None}
     assert tls.counters_json() == {"failed": {"client": none, "upstream": none}}
     loop: Any = FakeLoop()
-    link: Any = SimpleNamespace(loop=loop)
+    link: Any = SimpleNamespace()
+    owner: Any = SimpleNamespace()
     sock: Any = FakeSocket()
-    assert isinstance(tls.to_upstream(sock, link, loop, "10.0.0.1:1"), TlsStream)
+    assert isinstance(tls.upstream_stream(sock, "10.0.0.1:1", link, owner, loop), TlsStream)
     for upstream in ({}, {"verify": False}):
         tls = TlsConfig(TlsBody(upstream=upstream))
-        assert tls.to_client(sock, link, loop) is sock
-        assert isinstance(tls.to_upstream(sock, link, loop, "10.0.0.1:1"), TlsStream)
+        assert tls.client_stream(sock, link, owner, loop) is None
+        assert isinstance(tls.upstream_stream(sock, "10.0.0.1:1", link, owner, loop), TlsStream)
 
 
 @pytest.mark.parametrize(
