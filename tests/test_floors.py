@@ -40,7 +40,24 @@ BACKENDS = """
 1  managed_server
 0  __init__ backend settings server_settings postgres_url
 """
-HOUSES = {"pytest_resilience": PACKAGE, "pytest_resilience.backends": BACKENDS, "service": SERVICE}
+PROXY = """
+9  __main__
+8  api metrics
+7  proxy_collection api_policy
+6  proxy
+5  connection
+4  link
+3  stage runtime
+2  installed_toxic tls_config admission refused_connections upstream peer_user
+1  heap listener resolver log tls
+0  __init__ event_loop address descriptors self_connections event_counter toxics
+"""
+HOUSES = {
+    "pytest_resilience": PACKAGE,
+    "pytest_resilience.backends": BACKENDS,
+    "pytest_resilience.proxy": PROXY,
+    "service": SERVICE,
+}
 PURE = {"wire", "checkers"}  # pure: no I/O, no clock, no randomness of their own
 IMPURE = {
     "asyncio",
@@ -120,13 +137,13 @@ def violations(package: str, table: str, known: dict[str, Path]) -> Iterator[str
                 yield f"{path.relative_to(ROOT)}:{line} (floor {floor[own]}) imports {target} (floor {above})"
 
 
-def edges(known: dict[str, Path]) -> dict[str, set[str]]:
-    """Who imports whom at run time, inside functions too; what type checkers read is none of it."""
+def edges(known: dict[str, Path], *, type_only: bool = False) -> dict[str, set[str]]:
+    """Return the modules that each module imports, inside functions too; with `type_only`, under TYPE_CHECKING as well."""
     return {
         name: {
             f"{m}.{taken}" if f"{m}.{taken}" in known else m
             for line, m, taken in imports(name, path)
-            if line not in for_types_only(path)
+            if type_only or line not in for_types_only(path)
         }
         & known.keys() - {name}
         for name, path in known.items()
@@ -156,6 +173,24 @@ def test_imports_run_in_no_circle(package):
         TopologicalSorter(edges(modules(package))).prepare()
     except CycleError as error:
         pytest.fail("circle: " + " -> ".join(reversed(error.args[1])))
+
+
+def test_the_proxy_has_no_circle_of_types_either():
+    """A part that names its owner's class for a type checker reaches into it, too: it takes a Protocol instead."""
+    try:
+        TopologicalSorter(edges(modules("pytest_resilience.proxy"), type_only=True)).prepare()
+    except CycleError as error:
+        pytest.fail("circle: " + " -> ".join(reversed(error.args[1])))
+
+
+def test_the_proxy_imports_nothing_of_the_package_but_wire_and_itself():
+    """The embedded backend runs it with an empty package in place of pytest_resilience, so that it starts fast."""
+    assert not [
+        f"{path.relative_to(ROOT)}:{line} imports {module}"
+        for name, path in modules("pytest_resilience.proxy").items()
+        for line, module, _ in imports(name, path)
+        if module.split(".")[0] == "pytest_resilience" and part(module) not in {"proxy", "wire"}
+    ]
 
 
 def test_the_package_and_the_service_do_not_know_each_other():
@@ -230,6 +265,19 @@ def test_a_circle_is_seen_and_one_for_types_only_is_none(tmp_path, monkeypatch):
     (tmp_path / "service" / "hen.py").write_text("from .egg import Egg")
     with pytest.raises(CycleError):
         TopologicalSorter(edges(modules("service"))).prepare()
+
+
+def test_a_circle_of_types_in_the_proxy_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    proxy = tmp_path / "pytest_resilience" / "proxy"
+    proxy.mkdir(parents=True)
+    (proxy / "connection.py").write_text("from .link import Link")
+    (proxy / "link.py").write_text("if TYPE_CHECKING:\n    from .connection import Connection")
+    known = modules("pytest_resilience.proxy")
+    TopologicalSorter(edges(known)).prepare()
+    with pytest.raises(CycleError):
+        TopologicalSorter(edges(known, type_only=True)).prepare()
+    assert ["link.py:2" in text for text in violations("pytest_resilience.proxy", PROXY, known)] == [True]
 
 
 def test_a_module_without_a_floor_is_seen(tmp_path, monkeypatch):
