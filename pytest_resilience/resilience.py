@@ -14,7 +14,7 @@ from .faults.fault import Strike
 from .history import History
 from .leaks.check import LeakCheck
 from .leaks.compare import Leak, check_names
-from .leaks.loops import is_running
+from .leaks.event_loops import is_running
 from .stack import Stack
 from .targets.foreign_process import ForeignProcess
 from .targets.server import PostgresTarget, RedisTarget

@@ -23,11 +23,11 @@ from ..faults.fault import Strike
 from ..faults.process import ProcessFault
 from ..stack import Stack
 from ..targets.server import PostgresTarget, RedisTarget
-from ..wire.redis import ErrorReply, parse_client_list
-from . import children, loops, postgres, process, redis
+from ..wire.redis import ErrorReply, client_rows
+from . import child_processes, event_loops, postgres, redis, tasks
 from .compare import Leak, Resource, stayed
+from .descriptors import Descriptor, descriptor_trace, kept_by_python, open_descriptors, opened_at
 from .owners import GONE, ConnectionOwners, Known, Owner
-from .process import Descriptor
 
 if TYPE_CHECKING:
     import asyncio
@@ -111,7 +111,7 @@ class LeakCheck:
         self._allowed = list(allowed)
         self._closed_with_loops: dict[Hashable, Leak] = {}
         self._told_sockets: set[str] = set()  # what /proc calls those
-        self._pids: set[int] = children.pids()
+        self._pids: set[int] = child_processes.pids()
         look = self._look()
         # Their names are enough, and nothing is kept alive.
         self._before = look._replace(traces=[trace._replace(thing=None) for trace in look.traces], descriptors=[])
@@ -119,7 +119,7 @@ class LeakCheck:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Look at each event loop that is closed within the block, and remember which connections were closed with it."""
-        with loops.listening(self._loop_closes):
+        with event_loops.listening(self._loop_closes):
             yield
 
     def leaks(self, allowed: Sequence[str] = ()) -> list[Leak]:
@@ -162,7 +162,7 @@ class LeakCheck:
 
     def _loop_closes(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         """Find the connections that nobody has closed; those that are closed with the loop are leaks."""
-        mine = loops.open_descriptors(loop)
+        mine = event_loops.open_descriptors(loop)
         if mine == set() or loop in self._own_loops():
             return lambda: None
         try:
@@ -172,7 +172,7 @@ class LeakCheck:
         findings = [f._replace(leak=self._and_origin(f.leak)) for f in self._allowing(findings)]
 
         def closed() -> None:
-            left = {} if mine is not None else {each.number: each.target for each in process.descriptors()}
+            left = {} if mine is not None else {each.number: each.target for each in open_descriptors()}
             for finding in findings:
                 held = finding.descriptor
                 if held is not None and left.get(held.number) != held.target:
@@ -203,7 +203,7 @@ class LeakCheck:
 
     def _and_origin(self, leak: Leak) -> Leak:
         """With where its descriptor was opened, which takes long to find out."""
-        origin = process.opened_at(leak.descriptor, self._root) if leak.descriptor is not None else ""
+        origin = opened_at(leak.descriptor, self._root) if leak.descriptor is not None else ""
         return leak._replace(more=", ".join(filter(None, (leak.more, origin)))) if origin else leak
 
     # -- looking
@@ -225,11 +225,11 @@ class LeakCheck:
             traces += answer.traces
             known[name] = answer.known
             channels += answer.channels
-        descriptors = process.descriptors()
-        traces += map(process.descriptor_trace, descriptors)
-        traces += process.threads()
-        traces += process.tasks(self._loops, ours=self._own_loops())
-        traces += children.children(self._pids)
+        descriptors = open_descriptors()
+        traces += map(descriptor_trace, descriptors)
+        traces += tasks.threads()
+        traces += tasks.tasks(self._loops, ours=self._own_loops())
+        traces += child_processes.children(self._pids)
         return Snapshot(traces, known, channels, descriptors, len(systems))
 
     def _known(self, name: str) -> Known:
@@ -261,9 +261,9 @@ class LeakCheck:
         ]
         if not too_many:
             return []
-        ours = self._stack.descriptors | process.kept_by_python()
-        machinery = loops.machinery() if only is None else set()
-        current = loops.current_task()
+        ours = self._stack.descriptors | kept_by_python()
+        machinery = event_loops.machinery() if only is None else set()
+        current = event_loops.current_task()
         holders = ConnectionOwners(self._stack, now.descriptors, now.known, self._known)
         found: list[Finding] = []
         subscribed: list[Finding] = []
@@ -276,10 +276,10 @@ class LeakCheck:
                     finding = Finding(self._of_server(trace, holder), key, held is not None, gone, held)
                     (subscribed if trace.kind == "subscription" else found).append(finding)
             elif trace.kind == "thread":
-                found.append(Finding(Leak(f"thread:{trace.name}", process.thread_stands(trace.thing, self._root)), key))
+                found.append(Finding(Leak(f"thread:{trace.name}", tasks.thread_stands(trace.thing, self._root)), key))
             elif trace.kind == "task":
                 if trace.thing is not current:
-                    found.append(Finding(Leak(f"task:{trace.name}", process.task_stands(trace.thing, self._root)), key))
+                    found.append(Finding(Leak(f"task:{trace.name}", tasks.task_stands(trace.thing, self._root)), key))
             elif trace.kind == "process":
                 found.append(Finding(Leak(f"process:{trace.name}", trace.thing.described(self._root)), key))
             elif trace.thing.number not in ours and not _is_of_loop(trace.thing, machinery):
@@ -307,7 +307,7 @@ class LeakCheck:
         if trace.kind == "pattern":
             return Leak(f"subscription:{redis.PATTERN}", f"of redis:{trace.name}")
         held = holder.descriptor
-        aliases = (f"socket:{process.descriptor_trace(held).name}",) if held is not None else ()
+        aliases = (f"socket:{descriptor_trace(held).name}",) if held is not None else ()
         where = f"in {trace.server}" if trace.server != trace.kind else ""  # one of several
         told = ", ".join(filter(None, (trace.thing.told(), where, holder.told)))
         return Leak(f"{trace.kind}:{trace.name}", told, aliases, held)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..stack import Stack
-from .process import Descriptor
+from .descriptors import Descriptor
 
 if TYPE_CHECKING:
     from ..targets.server import PostgresTarget, RedisTarget

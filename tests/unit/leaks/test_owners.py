@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.leaks.descriptors import Descriptor
 from pytest_resilience.leaks.owners import ConnectionOwners, Known, Owner
-from pytest_resilience.leaks.process import Descriptor
 
 PROXY = "10.0.0.9"
 KNOWN = [("10.0.0.1", 7), (PROXY, 500), (PROXY, 501)]  # a forwarded client, and two through the proxy

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ..redaction import redacted_command
 from .compare import Resource
+from .source_locations import shown_traceback
 
 PROC = "/proc"
 MARK = "PYTEST_RESILIENCE_CHILD"  # the supervisor's, in the environment of what it has started; a test compares them
@@ -155,8 +156,6 @@ class Child(NamedTuple):
         )
 
     def _origin(self, root: Path) -> str:
-        from .process import shown_traceback
-
         if not tracemalloc.is_tracing():
             return ""
         for candidate in gc.get_objects():

@@ -1,0 +1,63 @@
+"""The file descriptors of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_resilience.leaks import descriptors
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lists descriptors")
+
+
+def names() -> list[str]:
+    return [f"{trace.kind}:{trace.name}" for trace in map(descriptors.descriptor_trace, descriptors.open_descriptors())]
+
+
+@linux
+def test_files_pipes_and_loops_go_by_what_they_are(tmp_path: Path) -> None:
+    before = names()
+    with (tmp_path / "x").open("w"):
+        pipe = os.pipe()
+        assert f"fd:{tmp_path / 'x'}" in names()
+        assert names().count("fd:pipe") == before.count("fd:pipe") + 2
+        for end in pipe:
+            os.close(end)
+    loop = asyncio.new_event_loop()
+    assert names().count("fd:eventpoll") == before.count("fd:eventpoll") + 1
+    loop.close()
+    assert sorted(names()) == sorted(before)
+
+
+@linux
+def test_a_socket_goes_by_its_other_end_and_stays_open(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        host, port = server.getsockname()
+        assert names().count(f"socket:{host}:{port}") == 2, "the one that listens, and the one that leads there"
+        client.getpeername()
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "s"))
+        assert f"socket:unix:{tmp_path / 's'}" in names()
+
+
+def test_a_descriptor_that_closes_meanwhile_has_no_ends() -> None:
+    assert descriptors._ends(10_000_000) == (None, None)
+    with Path(__file__).open() as file:
+        assert descriptors._ends(file.fileno()) == (None, None), "no socket"
+
+
+def test_where_the_system_lists_nothing_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "DESCRIPTORS", "/nowhere")
+    assert descriptors.open_descriptors() == []
+
+
+def test_what_multiprocessing_keeps_is_none_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    from multiprocessing import resource_tracker
+
+    monkeypatch.setattr(resource_tracker._resource_tracker, "_fd", 4711)
+    assert 4711 in descriptors.kept_by_python()

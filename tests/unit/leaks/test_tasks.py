@@ -1,0 +1,55 @@
+"""The threads and tasks of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+from pytest_resilience.leaks import tasks
+
+ROOT = Path(__file__).parent
+
+
+def test_a_thread_is_there_and_stands_in_the_users_code() -> None:
+    over = threading.Event()
+
+    def work() -> None:
+        over.wait()
+
+    thread = threading.Thread(target=work, name="worker")
+    ours = threading.Thread(target=work, name="resilience-flap")
+    thread.start()
+    ours.start()
+    found = {trace.name: trace for trace in tasks.threads()}
+    assert "worker" in found
+    assert "resilience-flap" not in found
+    stands = tasks.thread_stands(found["worker"].thing, ROOT)
+    over.set()
+    thread.join()
+    ours.join()
+    assert stands.startswith("stands at test_tasks.py:")
+    assert stands.endswith("in work")
+    assert tasks.thread_stands(thread, ROOT) == "", "it has ended"
+
+
+def test_a_task_stands_at_the_innermost_line_of_the_users_code() -> None:
+    async def inner() -> None:
+        await asyncio.sleep(3600)
+
+    async def outer() -> None:
+        await inner()
+
+    async def main() -> None:
+        named, unnamed = asyncio.create_task(outer(), name="poller"), asyncio.create_task(outer())
+        await asyncio.sleep(0)
+        found = {trace.name: trace for trace in tasks.tasks()}
+        assert found["poller"].thing is named
+        assert any(name.endswith("outer") for name in found)
+        assert tasks.task_stands(named, ROOT).endswith("in inner")
+        assert not {trace.thing for trace in tasks.tasks(ours=[asyncio.get_running_loop()])} & {named, unnamed}
+        for task in named, unnamed:
+            task.cancel()
+
+    asyncio.run(main())
+    assert "poller" not in {trace.name for trace in tasks.tasks()}, "its loop is closed"
