@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 from concurrent.futures import wait
@@ -100,6 +99,12 @@ class Stack:
         """A toxiproxy-python client of this stack's server."""
         assert self._control is not None
         return self._control.as_toxiproxy_python()
+
+    @property
+    def control(self) -> ToxiproxyClient:
+        """The client of the proxy's API."""
+        assert self._control is not None
+        return self._control
 
     @property
     def runner(self) -> Backend:
@@ -211,31 +216,6 @@ class Stack:
     def strikes(self) -> list[Strike]:
         """What struck for the session, in order, healed or not."""
         return list(self._ledger.strikes)
-
-    @property
-    def descriptors(self) -> set[int]:
-        """What our machinery has open in this process, other than at the start, and the connections to the servers."""
-        control = self._control.descriptors if self._control is not None else set()
-        return control.union(*(running.descriptors for running in self.services))
-
-    @functools.cached_property
-    def knows_clients(self) -> bool:
-        """Whether it can be told whose each connection to the servers is: they are ours, and proxy or backend can tell."""
-        return self._is_ours and all(door.by_upstream_port() is not None for door in self._doors.values())
-
-    @functools.cached_property
-    def is_all_here(self) -> bool:
-        """Whether the servers know those who don't take the proxy by these clients' own ports: nobody forwards."""
-        return all(server.direct == server.upstream for server in self._backend.servers.values())
-
-    @property
-    def has_no_other_clients(self) -> bool:
-        """Whether whoever connects to the servers is the test: they are ours, and no service runs."""
-        return self._is_ours and not self.services
-
-    @property
-    def _is_ours(self) -> bool:
-        return all(server.whole for server in self._backend.servers.values())
 
     def begin(self, service: Service | None) -> RunningService | None:
         """Make everything as a test shall find it: servers up, no toxics, a clean database, an empty Redis, a fresh service.

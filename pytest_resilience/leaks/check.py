@@ -17,17 +17,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..admin.postgres import APPLICATION
 from ..clock import SYSTEM, Clock
 from ..faults.fault import Strike
-from ..faults.process import ProcessFault
 from ..stack import Stack
-from ..targets.server import PostgresTarget, RedisTarget
-from ..wire.redis import ErrorReply, client_rows
-from . import child_processes, event_loops, postgres, redis, tasks
+from . import event_loops, redis, tasks
+from .attribution import can_attribute, own_descriptors, sees_client_ports
 from .compare import Leak, Resource, stayed
 from .descriptors import Descriptor, descriptor_trace, kept_by_python, open_descriptors, opened_at
-from .owners import GONE, ConnectionOwners, Known, Owner
+from .owners import GONE, ConnectionOwners, Owner
+from .snapshot import Snapshot, Snapshots, own_loops
 
 if TYPE_CHECKING:
     import asyncio
@@ -38,29 +36,6 @@ PATIENCE_WITH_SERVERS = (
 )
 COLLECT_AFTER = 0.015  # seconds; before that it is mostly a server that has not noticed yet
 LOOK_EVERY = 0.003  # seconds between two looks
-ANSWER_WITHIN = 5.0  # seconds for a server to answer; it takes a millisecond
-
-
-class Snapshot(NamedTuple):
-    """What was seen at one moment.
-
-    Args:
-        traces: what is there, without what is ours.
-        known: by each server that has answered, whom it knows, ours too.
-        channels: what anybody subscribes to.
-        servers: how many there are.
-        descriptors: what this process has open.
-    """
-
-    traces: list[Resource]
-    known: dict[str, Known]
-    channels: list[str]
-    descriptors: list[Descriptor]
-    servers: int
-
-    def knows(self, server: str, port: int) -> bool:
-        """Whether a server has a client at that port."""
-        return any(port == known for _, known in self.known.get(server, ()))
 
 
 class Finding(NamedTuple):
@@ -104,15 +79,13 @@ class LeakCheck:
         clock: Clock = SYSTEM,
     ) -> None:
         self._stack = stack
-        self._strikes = strikes
         self._root = root
-        self._loops = list(loops)
+        self._snapshots = Snapshots(stack, strikes, loops)
         self._clock = clock
         self._allowed = list(allowed)
         self._closed_with_loops: dict[Hashable, Leak] = {}
         self._told_sockets: set[str] = set()  # what /proc calls those
-        self._pids: set[int] = child_processes.pids()
-        look = self._look()
+        look = self._snapshots.take()
         # Their names are enough, and nothing is kept alive.
         self._before = look._replace(traces=[trace._replace(thing=None) for trace in look.traces], descriptors=[])
 
@@ -139,7 +112,7 @@ class LeakCheck:
     def _after(self, patience: Callable[[list[Finding]], float], allowed: Sequence[str] = ()) -> list[Leak]:
         begin = self._clock.now()
         collected = False
-        while left := self._allowing(self._judge(self._look()), allowed):
+        while left := self._allowing(self._judge(self._snapshots.take()), allowed):
             passed = self._clock.now() - begin
             waiting = passed < patience(left)
             if not waiting and collected:
@@ -163,7 +136,7 @@ class LeakCheck:
     def _loop_closes(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
         """Find the connections that nobody has closed; those that are closed with the loop are leaks."""
         mine = event_loops.open_descriptors(loop)
-        if mine == set() or loop in self._own_loops():
+        if mine == set() or loop in own_loops(self._stack):
             return lambda: None
         try:
             findings = self._judged_with(mine)
@@ -189,7 +162,7 @@ class LeakCheck:
         """
         give_up = self._clock.now() + PATIENCE
         while True:
-            now = self._look()
+            now = self._snapshots.take()
             only = descriptors if descriptors is not None else {each.number for each in now.descriptors}
             findings = self._judge(now, only)
             ports = {target.port for target in self._stack.systems.values()}
@@ -198,53 +171,10 @@ class LeakCheck:
                 return findings
             self._clock.sleep(LOOK_EVERY)
 
-    def _own_loops(self) -> list[asyncio.AbstractEventLoop | None]:
-        return [system.admin.loop for system in self._stack.systems.values() if isinstance(system, PostgresTarget)]
-
     def _and_origin(self, leak: Leak) -> Leak:
         """With where its descriptor was opened, which takes long to find out."""
         origin = opened_at(leak.descriptor, self._root) if leak.descriptor is not None else ""
         return leak._replace(more=", ".join(filter(None, (leak.more, origin)))) if origin else leak
-
-    # -- looking
-
-    def _look(self) -> Snapshot:
-        systems = self._stack.systems
-        can_tell = self._stack.knows_clients or self._stack.has_no_other_clients
-        asked = {
-            name: _ask(name, system) for name, system in systems.items() if can_tell and self._answers(name)
-        }  # they answer while others are asked
-        traces: list[Resource] = []
-        known: dict[str, Known] = {}
-        channels: list[str] = []
-        for name, told in sorted(asked.items(), key=lambda each: isinstance(systems[each[0]], PostgresTarget)):
-            try:  # those that have to answer yet come last
-                answer = told()
-            except Exception:  # noqa: BLE001  # a server that does not answer is another's story: it is not compared
-                continue
-            traces += answer.traces
-            known[name] = answer.known
-            channels += answer.channels
-        descriptors = open_descriptors()
-        traces += map(descriptor_trace, descriptors)
-        traces += tasks.threads()
-        traces += tasks.tasks(self._loops, ours=self._own_loops())
-        traces += child_processes.children(self._pids)
-        return Snapshot(traces, known, channels, descriptors, len(systems))
-
-    def _known(self, name: str) -> Known:
-        """Whom a server knows now; nobody when it does not answer."""
-        try:
-            return _ask(name, self._stack.systems[name])().known
-        except Exception:  # noqa: BLE001  # another's story, as in a look: then nobody is paired
-            return []
-
-    def _answers(self, name: str) -> bool:
-        """Whether nothing has stopped that server."""
-        return not any(
-            isinstance(strike.fault, ProcessFault) and strike.label.startswith(f"{name}.") and not strike.healed
-            for strike in self._strikes()
-        )
 
     # -- judging
 
@@ -261,10 +191,10 @@ class LeakCheck:
         ]
         if not too_many:
             return []
-        ours = self._stack.descriptors | kept_by_python()
+        ours = own_descriptors(self._stack) | kept_by_python()
         machinery = event_loops.machinery() if only is None else set()
         current = event_loops.current_task()
-        holders = ConnectionOwners(self._stack, now.descriptors, now.known, self._known)
+        holders = ConnectionOwners(self._stack, now.descriptors, now.known, self._snapshots.known)
         found: list[Finding] = []
         subscribed: list[Finding] = []
         for trace in too_many:
@@ -317,15 +247,15 @@ class LeakCheck:
         if descriptor.is_unix or descriptor.target == "anon_inode:[eventpoll]":
             # A Docker engine's, for all we know, or the loop of a server that was added meanwhile.
             grown = now.servers > self._before.servers
-            return grown or (descriptor.is_unix and not self._stack.is_all_here)
+            return grown or (descriptor.is_unix and not sees_client_ports(self._stack))
         if not descriptor.is_socket or not descriptor.remote:
             return False
         local, remote = descriptor.local[1], descriptor.remote[1]
         for name, target in self._stack.systems.items():
             if remote == target.server.direct.port:
-                return not (self._stack.knows_clients and self._stack.is_all_here) or now.knows(name, local)
+                return not (can_attribute(self._stack) and sees_client_ports(self._stack)) or now.knows(name, local)
             if remote == target.port and name in now.known:
-                if not self._stack.knows_clients:
+                if not can_attribute(self._stack):
                     return True  # nobody else has sessions there, and those are told of
                 through = holders.through_the_proxy(name)
                 return any(client == local and now.knows(name, port) for port, client in through.items())
@@ -370,49 +300,3 @@ def _is_of_loop(descriptor: Descriptor | None, machinery: set[int] | None) -> bo
         nameless = descriptor.is_unix and not (descriptor.remote or descriptor.local)
         return nameless or descriptor.target.startswith(("pipe:", "anon_inode:", os.devnull))
     return descriptor.number in machinery
-
-
-class ServerSnapshot(NamedTuple):
-    """What one server says.
-
-    Args:
-        traces: what it has, without what is ours.
-        known: whom it knows, ours too.
-        channels: what anybody subscribes to.
-    """
-
-    traces: list[Resource]
-    known: Known
-    channels: list[str]
-
-
-def _ask(name: str, system: PostgresTarget | RedisTarget) -> Callable[[], ServerSnapshot]:
-    """Ask a server, and get its answer by a call; a Postgres works on it in the meantime."""
-    if isinstance(system, PostgresTarget):
-        rows = system.admin.fetch_soon(postgres.QUERY)
-        return lambda: _of_sessions(name, [postgres.Session.read(row.as_dict()) for row in rows.result(ANSWER_WITHIN)])
-    return lambda: _of_clients(name, *_clients(system))
-
-
-def _of_sessions(name: str, sessions: Sequence[postgres.Session]) -> ServerSnapshot:
-    others = [session for session in sessions if session.name != APPLICATION]
-    return ServerSnapshot(postgres.traces(others, name), postgres.ends(sessions), [])
-
-
-def _of_clients(name: str, clients: Sequence[redis.Client], channels: list[str]) -> ServerSnapshot:
-    others = [client for client in clients if client.name != APPLICATION]
-    return ServerSnapshot(redis.traces(others, name), redis.ends(clients), channels)
-
-
-def _clients(system: RedisTarget) -> tuple[list[redis.Client], list[str]]:
-    """The clients of a Redis, replication left out, and the channels that anybody subscribes to."""
-    listed, channels = system.admin.client.call_all([("CLIENT", "LIST"), ("PUBSUB", "CHANNELS")])
-    for reply in listed, channels:
-        if isinstance(reply, ErrorReply):
-            raise reply
-    assert isinstance(listed, str), "CLIENT LIST answers with text"
-    assert isinstance(channels, list), "PUBSUB CHANNELS answers with names"
-    clients = [
-        redis.Client.read(row) for row in parse_client_list(listed) if not {"M", "S"} & set(row.get("flags", ""))
-    ]
-    return clients, [str(name) for name in channels]

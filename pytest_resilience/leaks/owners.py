@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..stack import Stack
+from .attribution import can_attribute, sees_client_ports
 from .descriptors import Descriptor
 
 if TYPE_CHECKING:
@@ -67,10 +68,10 @@ class ConnectionOwners:
         Returns:
             None when it is the service's, or may be.
         """
-        if port is None or port < 0 or not self._stack.knows_clients:
+        if port is None or port < 0 or not can_attribute(self._stack):
             return Owner("")
         target, client = self._servers[server], self.through_the_proxy(server).get(port)
-        if client is None and not self._stack.is_all_here:
+        if client is None and not sees_client_ports(self._stack):
             # A forwarded one, or one that could not be paired: no socket here has that port.
             return self._of_somebody(target, through_the_proxy=host == target.host)
         ends = (client, target.port) if client is not None else (port, target.server.direct.port)
@@ -96,7 +97,7 @@ class ConnectionOwners:
             known = self._known.get(server, ())
             pairs = self._servers[server].proxy_handle.by_upstream_port(known) or {}
             # Who came or went between the server's answer and the proxy's would have moved all others by one.
-            certain = self._stack.is_all_here or self._ask(server) == known
+            certain = sees_client_ports(self._stack) or self._ask(server) == known
             self._through_the_proxy[server] = pairs if certain else {}
         return self._through_the_proxy[server]
 

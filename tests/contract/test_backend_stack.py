@@ -17,6 +17,7 @@ import redis
 from pytest_resilience.backends.backend import Address
 from pytest_resilience.errors import CannotInject, SetupError
 from pytest_resilience.faults import FAULTS
+from pytest_resilience.leaks.attribution import can_attribute, sees_client_ports
 from pytest_resilience.resilience import Resilience
 from pytest_resilience.stack import Stack
 from pytest_resilience.targets.service_spec import Service
@@ -268,7 +269,7 @@ def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stac
         pytest.skip("external servers may have other clients")
     if "redis.refuse" in stack._backend.cannot:
         pytest.skip("beyond a forwarded port, Toxiproxy knows forwarders only")
-    assert stack.knows_clients
+    assert can_attribute(stack)
     env = {"DATABASE_URL": stack.postgres.url, "REDIS_URL": stack.redis.url}
     spec = Service([sys.executable, "-c", HOARDER], env=env)
     running = stack.begin(spec)
@@ -298,7 +299,7 @@ def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stac
     named = sorted(leak.name for leak in leaks)
     assert named == ["lock:42", "postgres:around", "postgres:mine", "redis:mine"]
     held = [str(leak) for leak in leaks if leak.descriptor is not None]
-    assert len(held) == 2 + stack.is_all_here, [str(leak) for leak in leaks]
+    assert len(held) == 2 + sees_client_ports(stack), [str(leak) for leak in leaks]
     experiment.settle()
     running.stop()
 

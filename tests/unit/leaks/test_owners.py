@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,16 +16,23 @@ KNOWN = [("10.0.0.1", 7), (PROXY, 500), (PROXY, 501)]  # a forwarded client, and
 MINE = Descriptor(23, "socket:[1]", ("10.0.0.1", 31), (PROXY, 20001))
 
 
+@dataclass(eq=False)
+class Stack:
+    """The attributes of a stack that attribution needs."""
+
+    systems: dict[str, Any]
+    services: list[Any]
+    runner: Any
+
+
 def holders(
     pairs: dict[int, int] | None, *, services: tuple[Any, ...] = (), now: Known = KNOWN, mine: Descriptor = MINE
 ) -> ConnectionOwners:
     """Of a server in a container, as one who was paired so."""
-    server = SimpleNamespace(direct=SimpleNamespace(port=5432))
-    door = SimpleNamespace(by_upstream_port=lambda known: pairs if known == KNOWN else None)
-    target = SimpleNamespace(host=PROXY, port=20001, server=server, proxy_handle=door)
-    stack: Any = SimpleNamespace(
-        systems={"postgres": target}, services=list(services), knows_clients=True, is_all_here=False
-    )
+    server = SimpleNamespace(direct=SimpleNamespace(port=5432), upstream="another address", whole=True)
+    proxy = SimpleNamespace(by_upstream_port=lambda known=(): pairs if known == KNOWN else {} if known == () else None)
+    target = SimpleNamespace(host=PROXY, port=20001, server=server, door=proxy)
+    stack: Any = Stack({"postgres": target}, list(services), SimpleNamespace(servers={"postgres": server}))
     return ConnectionOwners(stack, [mine], {"postgres": KNOWN}, lambda _: now)
 
 
