@@ -19,35 +19,35 @@ UNNAMED = "unnamed"  # a session that did not say what it is
 
 
 class Resource(NamedTuple):
-    """One thing that is there.
+    """One value that is there.
 
     Args:
         kind: what it is, such as "thread".
         name: what people call it; several may have the same.
         key: what tells it from the others of its kind.
-        thing: itself, for whoever has to say more about it.
+        value: itself, for whoever has to say details about it.
         server: the server that told of it; "" for what this process has.
     """
 
     kind: str
     name: str
     key: Hashable
-    thing: Any = None
+    value: Any = None
     server: str = ""
 
 
 class Leak(NamedTuple):
-    """One thing that a test has left behind. `str` returns the line that the report has for it.
+    """One value that a test has left behind. `str` returns the line that the report has for it.
 
     Attributes:
         name: kind and name, as the marker has it: "thread:watcher-1".
-        more: what else is known: where it stands, which process holds it.
+        details: what else is known: where it stands, which process holds it.
         aliases: other names that a marker may give it.
         descriptor: what this process has open of it, if it has.
     """
 
     name: str
-    more: str = ""
+    details: str = ""
     aliases: tuple[str, ...] = ()
     descriptor: Any = None
 
@@ -57,7 +57,7 @@ class Leak(NamedTuple):
         return self.name.partition(":")[0]
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.more}" if self.more else self.name
+        return f"{self.name}, {self.details}" if self.details else self.name
 
     def __repr__(self) -> str:
         return f"<Leak {self}>"
@@ -68,16 +68,16 @@ class Leak(NamedTuple):
         return any(pattern == name or fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
-def stayed(before: Sequence[Resource], after: Sequence[Resource]) -> list[Resource]:
+def new_resources(before: Sequence[Resource], after: Sequence[Resource]) -> list[Resource]:
     """What is too much in `after`, the newest first to be blamed, in the order of `after`."""
-    too_many = Counter((trace.kind, trace.name) for trace in after)
-    too_many.subtract((trace.kind, trace.name) for trace in before)
-    known = {(trace.kind, trace.name, trace.key) for trace in before}
+    too_many = Counter((resource.kind, resource.name) for resource in after)
+    too_many.subtract((resource.kind, resource.name) for resource in before)
+    known = {(resource.kind, resource.name, resource.key) for resource in before}
     left = []
-    for trace in reversed(after):
-        if too_many[trace.kind, trace.name] > 0 and (trace.kind, trace.name, trace.key) not in known:
-            too_many[trace.kind, trace.name] -= 1
-            left.append(trace)
+    for resource in reversed(after):
+        if too_many[resource.kind, resource.name] > 0 and (resource.kind, resource.name, resource.key) not in known:
+            too_many[resource.kind, resource.name] -= 1
+            left.append(resource)
     return left[::-1]
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .compare import Resource
-from .source_locations import shown_traceback
+from .source_locations import user_line
 
 DESCRIPTORS = "/proc/self/fd"
-STANDARD = 2  # stdin, stdout and stderr are always there, and pytest changes what they are
+LAST_STANDARD_STREAM = 2  # stdin, stdout and stderr are always there, and pytest changes what they are
 
 
 class Descriptor(NamedTuple):
@@ -52,16 +52,16 @@ def open_descriptors() -> list[Descriptor]:
     found = []
     for number in numbers:
         try:
-            target = os.readlink(f"{DESCRIPTORS}/{number}") if number > STANDARD else ""  # noqa: PTH115  # the same
+            target = os.readlink(f"{DESCRIPTORS}/{number}") if number > LAST_STANDARD_STREAM else ""  # noqa: PTH115  # the same
         except OSError:  # the one that read the list
             continue
         if target:
-            ends = _ends(number) if target.startswith("socket:") else (None, None)
+            ends = _socket_addresses(number) if target.startswith("socket:") else (None, None)
             found.append(Descriptor(number, target, *ends))
     return found
 
 
-def _ends(number: int) -> tuple[Any, Any]:
+def _socket_addresses(number: int) -> tuple[Any, Any]:
     """A socket's local and remote address, asked through a copy, so that its owner's stays as it is."""
     try:
         copy = os.dup(number)
@@ -79,7 +79,7 @@ def _ends(number: int) -> tuple[Any, Any]:
             return sock.getsockname(), None
 
 
-def descriptor_trace(descriptor: Descriptor) -> Resource:
+def descriptor_resource(descriptor: Descriptor) -> Resource:
     """A descriptor, by the name that a marker can give it: socket:HOST:PORT of the other end, fd:/path, fd:pipe."""
     if not descriptor.is_socket:
         name = re.sub(r"^anon_inode:\[?([^]]*)]?$|^(\w+):\[\d+]$", r"\1\2", descriptor.target)
@@ -101,17 +101,17 @@ def opened_at(descriptor: Descriptor, root: Path) -> str:
     for candidate in gc.get_objects():
         try:
             if isinstance(candidate, kinds) and candidate.fileno() == descriptor.number:
-                trace = tracemalloc.get_object_traceback(candidate)
+                resource = tracemalloc.get_object_traceback(candidate)
                 break
         except (ValueError, ReferenceError):  # it is closed, or gone
             continue
     else:
         return ""
-    place = shown_traceback(trace, root)
+    place = user_line(resource, root)
     return f"opened at {place}" if place else ""
 
 
-def kept_by_python() -> set[int]:
+def python_internal_descriptors() -> set[int]:
     """Descriptors that multiprocessing opens once for the whole process and keeps."""
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     forkserver = sys.modules.get("multiprocessing.forkserver")

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-Closed: TypeAlias = "Callable[[], None]"
-Closing: TypeAlias = "Callable[[asyncio.AbstractEventLoop], Closed]"
+AfterClose: TypeAlias = "Callable[[], None]"
+BeforeClose: TypeAlias = "Callable[[asyncio.AbstractEventLoop], AfterClose]"
 
-_listeners: list[tuple[int, Closing]] = []  # process id of the one that listens
+_listeners: list[tuple[int, BeforeClose]] = []  # process id of the one that listens
 
 
 @contextmanager
-def listening(closing: Closing) -> Iterator[None]:
+def on_close(closing: BeforeClose) -> Iterator[None]:
     """Call `closing` with each event loop that is about to be closed, and what that returns when it is closed."""
     listener = os.getpid(), closing
     if not _listeners:
@@ -43,7 +43,7 @@ def _install() -> None:
         kinds.append(uvloop.Loop)
     for kind in kinds:
         _originals.append((kind, kind.__dict__.get("close")))
-        kind.close = _announcing(kind.close)
+        kind.close = _reporting_close(kind.close)
 
 
 def _uninstall() -> None:
@@ -55,8 +55,8 @@ def _uninstall() -> None:
             kind.close = original
 
 
-def _announcing(close: Callable[[Any], None]) -> Callable[[Any], None]:
-    def announced(self: asyncio.AbstractEventLoop) -> None:
+def _reporting_close(close: Callable[[Any], None]) -> Callable[[Any], None]:
+    def reporting_close(self: asyncio.AbstractEventLoop) -> None:
         if self.is_running() or self.is_closed():
             return close(self)
         pid = os.getpid()  # a process that was forked has no threads that would answer
@@ -67,10 +67,10 @@ def _announcing(close: Callable[[Any], None]) -> Callable[[Any], None]:
             for each in closed:
                 each()
 
-    return announced
+    return reporting_close
 
 
-def open_descriptors(loop: asyncio.AbstractEventLoop) -> set[int] | None:
+def open_connections(loop: asyncio.AbstractEventLoop) -> set[int] | None:
     """Return the descriptors of a loop's connections that nobody has closed; None where the loop does not say (uvloop)."""
     transports = getattr(loop, "_transports", None)
     if transports is None:
@@ -78,12 +78,12 @@ def open_descriptors(loop: asyncio.AbstractEventLoop) -> set[int] | None:
     return {number for number, transport in list(transports.items()) if not transport.is_closing()}
 
 
-def machinery() -> set[int] | None:
+def internal_descriptors() -> set[int] | None:
     """Return the descriptors that the running loop of this thread needs for itself, or that it is about to close.
 
     Empty without a running loop; None where the loop does not say (uvloop, trio).
     """
-    loop = running()
+    loop = running_loop()
     if loop is None:
         return None if _in_trio() else set()
     if getattr(loop, "_transports", None) is None:
@@ -96,7 +96,7 @@ def machinery() -> set[int] | None:
 
 def is_running() -> bool:
     """True if an event loop runs in this thread, so that nothing there would end while it waits."""
-    return running() is not None or _in_trio()
+    return running_loop() is not None or _in_trio()
 
 
 def _in_trio() -> bool:
@@ -104,7 +104,7 @@ def _in_trio() -> bool:
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
-def running() -> asyncio.AbstractEventLoop | None:
+def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the event loop that runs in this thread, if one does."""
     try:
         return asyncio.get_running_loop()
@@ -114,4 +114,4 @@ def running() -> asyncio.AbstractEventLoop | None:
 
 def current_task() -> asyncio.Task[Any] | None:
     """Return the task that asks, if there is one."""
-    return asyncio.current_task() if running() is not None else None
+    return asyncio.current_task() if running_loop() is not None else None

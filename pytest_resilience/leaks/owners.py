@@ -14,21 +14,23 @@ if TYPE_CHECKING:
     from ..targets.server import PostgresTarget, RedisTarget
 
 
-Known = Sequence[tuple[str, int | None]]  # a server's clients by address and port, in the order in which they came
+ClientEndpoints = Sequence[
+    tuple[str, int | None]
+]  # a server's clients by address and port, in the order in which they came
 
 
-GONE = "its client is gone"
+CLIENT_GONE = "its client is gone"
 
 
 class Owner(NamedTuple):
     """Who has the client's end.
 
     Args:
-        told: in a few words; "" where it is not known.
+        description: in a few words; "" where it is not clients.
         descriptor: in this process, if it is there.
     """
 
-    told: str
+    description: str
     descriptor: Descriptor | None = None
 
 
@@ -38,24 +40,24 @@ class ConnectionOwners:
     Args:
         stack: whose servers and services.
         descriptors: what this process has open.
-        known: whom each server knew.
-        ask: whom a server knows now.
+        clients: whom each server knew.
+        query_clients: whom a server knows now.
     """
 
     def __init__(
         self,
         stack: Stack,
         descriptors: Iterable[Descriptor],
-        known: Mapping[str, Known],
-        ask: Callable[[str], Known],
+        clients: Mapping[str, ClientEndpoints],
+        query_clients: Callable[[str], ClientEndpoints],
     ) -> None:
         self._stack = stack
-        self._known = known
-        self._ask = ask
+        self._clients = clients
+        self._query_clients = query_clients
         self._servers: Mapping[str, PostgresTarget | RedisTarget] = stack.systems
-        self._through_the_proxy: dict[str, dict[int, int]] = {}
+        self._proxied_ports: dict[str, dict[int, int]] = {}
         # By the ports of both ends: one port of ours may lead to several places at once.
-        self._mine = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}
+        self._own = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}
 
     def of(self, server: str, host: str, port: int | None) -> Owner | None:
         """Who holds a client's end.
@@ -70,43 +72,43 @@ class ConnectionOwners:
         """
         if port is None or port < 0 or not can_attribute(self._stack):
             return Owner("")
-        target, client = self._servers[server], self.through_the_proxy(server).get(port)
+        target, client = self._servers[server], self.client_ports(server).get(port)
         if client is None and not sees_client_ports(self._stack):
             # A forwarded one, or one that could not be paired: no socket here has that port.
-            return self._of_somebody(target, through_the_proxy=host == target.host)
+            return self._of_unmapped(target, proxied=host == target.host)
         ends = (client, target.port) if client is not None else (port, target.server.direct.port)
-        if ends in self._mine:
-            return Owner(f"held by this process (descriptor {self._mine[ends].number})", self._mine[ends])
-        if ends in self._of_services:
+        if ends in self._own:
+            return Owner(f"held by this process (descriptor {self._own[ends].number})", self._own[ends])
+        if ends in self._service_ports:
             return None
-        pid = self._elsewhere.get(ends)
+        pid = self._processes_by_ports.get(ends)
         if pid is not None:
-            return None if pid in self._service_processes else Owner(f"held by process {pid}{_called(pid)}")
+            return None if pid in self._service_processes else Owner(f"held by process {pid}{_process_name(pid)}")
         # Nobody's: the server has not noticed yet, since it works on. A service that was killed leaves such sessions too.
-        return None if self._stack.services else Owner(GONE)
+        return None if self._stack.services else Owner(CLIENT_GONE)
 
-    def _of_somebody(self, target: PostgresTarget | RedisTarget, *, through_the_proxy: bool) -> Owner | None:
-        """The same, where all that can be known is whether it may be a service's."""
+    def _of_unmapped(self, target: PostgresTarget | RedisTarget, *, proxied: bool) -> Owner | None:
+        """The same, where all that can be clients is whether it may be a service's."""
         direct = target.server.direct.port
-        takes_it = through_the_proxy or any(remote == direct for _, remote in self._of_services)
-        return None if takes_it and self._stack.services else Owner("")
+        may_be_service = proxied or any(remote == direct for _, remote in self._service_ports)
+        return None if may_be_service and self._stack.services else Owner("")
 
-    def through_the_proxy(self, server: str) -> dict[int, int]:
+    def client_ports(self, server: str) -> dict[int, int]:
         """The client's port by the one that the server knows."""
-        if server not in self._through_the_proxy:
-            known = self._known.get(server, ())
-            pairs = self._servers[server].proxy_handle.by_upstream_port(known) or {}
+        if server not in self._proxied_ports:
+            clients = self._clients.get(server, ())
+            pairs = self._servers[server].door.by_upstream_port(clients) or {}
             # Who came or went between the server's answer and the proxy's would have moved all others by one.
-            certain = sees_client_ports(self._stack) or self._ask(server) == known
-            self._through_the_proxy[server] = pairs if certain else {}
-        return self._through_the_proxy[server]
+            certain = sees_client_ports(self._stack) or self._query_clients(server) == clients
+            self._proxied_ports[server] = pairs if certain else {}
+        return self._proxied_ports[server]
 
     @cached_property
     def _service_processes(self) -> set[int]:
         return {pid for running in self._stack.services for pid in running.tree()}
 
     @cached_property
-    def _of_services(self) -> set[tuple[int, int]]:
+    def _service_ports(self) -> set[tuple[int, int]]:
         """The ports of both ends of the services' connections."""
         import psutil
 
@@ -119,7 +121,7 @@ class ConnectionOwners:
         return ports
 
     @cached_property
-    def _elsewhere(self) -> dict[tuple[int, int], int]:
+    def _processes_by_ports(self) -> dict[tuple[int, int], int]:
         """Process by local and remote port, of all connections of this machine that we may see."""
         import psutil
 
@@ -136,7 +138,7 @@ def _tcp(where: Any) -> list[Any]:
     return [connection for connection in look(kind="tcp") if connection.raddr]
 
 
-def _called(pid: int) -> str:
+def _process_name(pid: int) -> str:
     import psutil
 
     try:

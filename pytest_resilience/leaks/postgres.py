@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from .compare import UNNAMED, Resource
 
-SHOWN = 80  # characters of a query
-NEARLY_AT_ONCE = 1000  # processes that may have begun before one that seems to be the first
+MAX_QUERY_CHARS = 80  # characters of a query
+MAX_PIDS_OUT_OF_ORDER = 1000  # processes that may have begun before one that seems to be the first
 
 QUERY = """
 with held as (
@@ -35,7 +35,7 @@ _LITERAL = re.compile(
 )
 
 
-class Session(NamedTuple):
+class SessionRow(NamedTuple):
     """One row of pg_stat_activity."""
 
     pid: int
@@ -48,32 +48,32 @@ class Session(NamedTuple):
     locks: tuple[str, ...]
 
     @classmethod
-    def read(cls, row: Mapping[str, Any]) -> Session:
+    def from_row(cls, row: Mapping[str, Any]) -> SessionRow:
         """Out of a row of the query."""
         locks = tuple(lock_name(*lock) for lock in row["locks"] or ())
         name, state, query = row["name"] or UNNAMED, row["state"] or "", row["query"] or ""
         return cls(row["pid"], row["since"], name, row["host"] or "", row["port"], state, query, locks)
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """What it does, without what may be secret."""
         state = f"a session, {self.state}" if self.state else "a session"
         query = without_literals(self.query)
         return f"{state}, last query: {query}" if query else state
 
 
-def ends(sessions: Iterable[Session]) -> list[tuple[str, int | None]]:
+def client_endpoints(sessions: Iterable[SessionRow]) -> list[tuple[str, int | None]]:
     """The clients by address and port, in the order in which they came.
 
     Each session is a process, so the order is that of their ids, which begin again after the largest; the times of their begins are
     taken a moment later, and may have changed places.
     """
     in_time = sorted(sessions, key=lambda session: session.since)
-    first = in_time[0].pid - NEARLY_AT_ONCE if in_time else 0
+    first = in_time[0].pid - MAX_PIDS_OUT_OF_ORDER if in_time else 0
     in_order = sorted(in_time, key=lambda session: (session.pid < first, session.pid))
     return [(session.host, session.port) for session in in_order]
 
 
-def traces(sessions: Iterable[Session], server: str) -> list[Resource]:
+def resources(sessions: Iterable[SessionRow], server: str) -> list[Resource]:
     """The sessions of a server, and the locks that they hold."""
     found = []
     for session in sessions:
@@ -97,7 +97,7 @@ def _signed(number: int, bits: int) -> int:
 def without_literals(query: str) -> str:
     """The beginning of a query, in one line, with `?` for each number and string."""
     line = " ".join(_LITERAL.sub(_replaced, query).split())
-    return line if len(line) <= SHOWN else line[: SHOWN - 3] + "..."
+    return line if len(line) <= MAX_QUERY_CHARS else line[: MAX_QUERY_CHARS - 3] + "..."
 
 
 def _replaced(found: re.Match[str]) -> str:

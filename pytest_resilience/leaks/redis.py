@@ -10,7 +10,7 @@ from .compare import UNNAMED, Resource
 PATTERN = "(pattern)"  # Redis does not say which
 
 
-class Client(NamedTuple):
+class ClientRow(NamedTuple):
     """One row of CLIENT LIST."""
 
     number: str
@@ -21,7 +21,7 @@ class Client(NamedTuple):
     patterns: int
 
     @classmethod
-    def read(cls, row: Mapping[str, Any]) -> Client:
+    def from_row(cls, row: Mapping[str, Any]) -> ClientRow:
         """Out of a row as redis-py reads it."""
         counts = int(row.get("sub", 0)), int(row.get("psub", 0))
         return cls(str(row["id"]), row.get("name") or UNNAMED, row["addr"], row.get("cmd", ""), *counts)
@@ -37,17 +37,17 @@ class Client(NamedTuple):
         """Its end's address."""
         return self.address.rpartition(":")[0]
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """What it did last. Redis keeps no arguments."""
         return f"a client, last command: {self.command}" if self.command not in ("", "NULL") else "a client"
 
 
-def ends(clients: Iterable[Client]) -> list[tuple[str, int | None]]:
+def client_endpoints(clients: Iterable[ClientRow]) -> list[tuple[str, int | None]]:
     """The clients by address and port, in the order in which they came: Redis numbers them."""
     return [(client.host, client.port) for client in sorted(clients, key=lambda client: int(client.number))]
 
 
-def traces(clients: Iterable[Client], server: str) -> list[Resource]:
+def resources(clients: Iterable[ClientRow], server: str) -> list[Resource]:
     """The clients of a server and their subscriptions, each by its client's name: Redis does not say which channel is whose."""
     found = []
     for client in clients:

@@ -14,35 +14,35 @@ from ..wire.redis import ErrorReply, client_rows
 from . import child_processes, postgres, redis, tasks
 from .attribution import can_attribute, is_only_client
 from .compare import Resource
-from .descriptors import Descriptor, descriptor_trace, open_descriptors
-from .owners import Known
+from .descriptors import Descriptor, descriptor_resource, open_descriptors
+from .owners import ClientEndpoints
 
 if TYPE_CHECKING:
     import asyncio
 
-ANSWER_WITHIN = 5.0  # seconds for a server to answer; it takes a millisecond
+QUERY_TIMEOUT = 5.0  # seconds for a server to answer; it takes a millisecond
 
 
 class Snapshot(NamedTuple):
     """What was seen at one moment.
 
     Args:
-        traces: what is there, without what is ours.
-        known: by each server that has answered, whom it knows, ours too.
+        resources: what is there, without what is ours.
+        clients: by each server that has answered, whom it knows, ours too.
         channels: what anybody subscribes to.
         servers: how many there are.
         descriptors: what this process has open.
     """
 
-    traces: list[Resource]
-    known: dict[str, Known]
+    resources: list[Resource]
+    clients: dict[str, ClientEndpoints]
     channels: list[str]
     descriptors: list[Descriptor]
     servers: int
 
-    def knows(self, server: str, port: int) -> bool:
+    def has_client(self, server: str, port: int) -> bool:
         """Whether a server has a client at that port."""
-        return any(port == known for _, known in self.known.get(server, ()))
+        return any(port == known for _, known in self.clients.get(server, ()))
 
 
 class Snapshots:
@@ -54,36 +54,36 @@ class Snapshots:
         self._stack = stack
         self._strikes = strikes
         self._loops = list(loops)
-        self._pids = child_processes.pids()
+        self._pids = child_processes.process_ids()
 
     def take(self) -> Snapshot:
         systems = self._stack.systems
         can_tell = can_attribute(self._stack) or is_only_client(self._stack)
         asked = {
-            name: _ask(name, system) for name, system in systems.items() if can_tell and self._answers(name)
+            name: _query(name, system) for name, system in systems.items() if can_tell and self._answers(name)
         }  # they answer while others are asked
-        traces: list[Resource] = []
-        known: dict[str, Known] = {}
+        resources: list[Resource] = []
+        clients: dict[str, ClientEndpoints] = {}
         channels: list[str] = []
-        for name, told in sorted(asked.items(), key=lambda each: isinstance(systems[each[0]], PostgresTarget)):
+        for name, answer_of in sorted(asked.items(), key=lambda each: isinstance(systems[each[0]], PostgresTarget)):
             try:  # those that have to answer yet come last
-                answer = told()
+                answer = answer_of()
             except Exception:  # noqa: BLE001  # a server that does not answer is another's story: it is not compared
                 continue
-            traces += answer.traces
-            known[name] = answer.known
+            resources += answer.resources
+            clients[name] = answer.clients
             channels += answer.channels
         descriptors = open_descriptors()
-        traces += map(descriptor_trace, descriptors)
-        traces += tasks.threads()
-        traces += tasks.tasks(self._loops, ours=own_loops(self._stack))
-        traces += child_processes.children(self._pids)
-        return Snapshot(traces, known, channels, descriptors, len(systems))
+        resources += map(descriptor_resource, descriptors)
+        resources += tasks.threads()
+        resources += tasks.tasks(self._loops, ours=own_loops(self._stack))
+        resources += child_processes.new_children(self._pids)
+        return Snapshot(resources, clients, channels, descriptors, len(systems))
 
-    def known(self, name: str) -> Known:
+    def clients_of(self, name: str) -> ClientEndpoints:
         """Whom a server knows now; nobody when it does not answer."""
         try:
-            return _ask(name, self._stack.systems[name])().known
+            return _query(name, self._stack.systems[name])().clients
         except Exception:  # noqa: BLE001  # another's story, as in a look: then nobody is paired
             return []
 
@@ -99,35 +99,37 @@ class ServerSnapshot(NamedTuple):
     """What one server says.
 
     Args:
-        traces: what it has, without what is ours.
-        known: whom it knows, ours too.
+        resources: what it has, without what is ours.
+        clients: whom it knows, ours too.
         channels: what anybody subscribes to.
     """
 
-    traces: list[Resource]
-    known: Known
+    resources: list[Resource]
+    clients: ClientEndpoints
     channels: list[str]
 
 
-def _ask(name: str, system: PostgresTarget | RedisTarget) -> Callable[[], ServerSnapshot]:
+def _query(name: str, system: PostgresTarget | RedisTarget) -> Callable[[], ServerSnapshot]:
     """Ask a server, and get its answer by a call; a Postgres works on it in the meantime."""
     if isinstance(system, PostgresTarget):
         rows = system.admin.fetch_soon(postgres.QUERY)
-        return lambda: _of_sessions(name, [postgres.Session.read(row.as_dict()) for row in rows.result(ANSWER_WITHIN)])
+        return lambda: _of_sessions(
+            name, [postgres.SessionRow.from_row(row.as_dict()) for row in rows.result(QUERY_TIMEOUT)]
+        )
     return lambda: _of_clients(name, *_clients(system))
 
 
-def _of_sessions(name: str, sessions: Sequence[postgres.Session]) -> ServerSnapshot:
+def _of_sessions(name: str, sessions: Sequence[postgres.SessionRow]) -> ServerSnapshot:
     others = [session for session in sessions if session.name != APPLICATION]
-    return ServerSnapshot(postgres.traces(others, name), postgres.ends(sessions), [])
+    return ServerSnapshot(postgres.resources(others, name), postgres.client_endpoints(sessions), [])
 
 
-def _of_clients(name: str, clients: Sequence[redis.Client], channels: list[str]) -> ServerSnapshot:
+def _of_clients(name: str, clients: Sequence[redis.ClientRow], channels: list[str]) -> ServerSnapshot:
     others = [client for client in clients if client.name != APPLICATION]
-    return ServerSnapshot(redis.traces(others, name), redis.ends(clients), channels)
+    return ServerSnapshot(redis.resources(others, name), redis.client_endpoints(clients), channels)
 
 
-def _clients(system: RedisTarget) -> tuple[list[redis.Client], list[str]]:
+def _clients(system: RedisTarget) -> tuple[list[redis.ClientRow], list[str]]:
     """The clients of a Redis, replication left out, and the channels that anybody subscribes to."""
     listed, channels = system.admin.client.call_all([("CLIENT", "LIST"), ("PUBSUB", "CHANNELS")])
     for reply in listed, channels:
@@ -135,7 +137,9 @@ def _clients(system: RedisTarget) -> tuple[list[redis.Client], list[str]]:
             raise reply
     assert isinstance(listed, str), "CLIENT LIST answers with text"
     assert isinstance(channels, list), "PUBSUB CHANNELS answers with names"
-    clients = [redis.Client.read(row) for row in client_rows(listed) if not {"M", "S"} & set(row.get("flags", ""))]
+    clients = [
+        redis.ClientRow.from_row(row) for row in client_rows(listed) if not {"M", "S"} & set(row.get("flags", ""))
+    ]
     return clients, [str(name) for name in channels]
 
 

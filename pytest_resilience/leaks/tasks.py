@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..coroutines import frames_of
 from .compare import Resource
-from .source_locations import is_of_users, shown
+from .source_locations import is_user_code, relative_path
 
 if TYPE_CHECKING:
     import asyncio
 
 # Threads of ours, and those that an event loop keeps for as long as it lives.
-MACHINERY = re.compile(r"(pytest-)?resilience-|asyncio_\d+$|AnyIO worker thread|Trio thread \d+$")
-MACHINERY_TASK = re.compile(r"TestRunner\._")  # anyio's, which waits while a test runs
-BY_NUMBER = re.compile(r"Task-\d+$")
+OWN_THREADS = re.compile(r"(pytest-)?resilience-|asyncio_\d+$|AnyIO worker thread|Trio thread \d+$")
+RUNNER_TASKS = re.compile(r"TestRunner\._")  # anyio's, which waits while a test runs
+UNNAMED_TASK = re.compile(r"Task-\d+$")
 
 
 def threads() -> list[Resource]:
@@ -28,7 +28,7 @@ def threads() -> list[Resource]:
     return [
         Resource("thread", thread.name, thread.native_id, thread)
         for thread in threading.enumerate()
-        if not MACHINERY.match(thread.name) and type(thread).__name__ != "_DummyThread"  # somebody else's, seen once
+        if not OWN_THREADS.match(thread.name) and type(thread).__name__ != "_DummyThread"  # somebody else's, seen once
     ]
 
 
@@ -42,17 +42,17 @@ def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, ours: Container[ob
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return []
-    known = {*loops, *(task.get_loop() for task in _registered())}
+    known = {*loops, *(task.get_loop() for task in _pending_tasks())}
     return [
         Resource("task", task_name(task), id(task), task)
         for loop in known
         if loop not in ours and not loop.is_closed()
         for task in asyncio.all_tasks(loop)
-        if not MACHINERY_TASK.match(task_name(task))
+        if not RUNNER_TASKS.match(task_name(task))
     ]
 
 
-def _registered() -> list[Any]:
+def _pending_tasks() -> list[Any]:
     """The tasks that Python's own weak sets have: `_all_tasks` up to 3.11, then two."""
     module = sys.modules.get("asyncio.tasks")
     found: list[Any] = []
@@ -69,29 +69,29 @@ def _registered() -> list[Any]:
 def task_name(task: asyncio.Task[Any]) -> str:
     """Its name, or its coroutine's where nobody gave it one."""
     name = task.get_name()
-    return getattr(task.get_coro(), "__qualname__", name) if BY_NUMBER.match(name) else name
+    return getattr(task.get_coro(), "__qualname__", name) if UNNAMED_TASK.match(name) else name
 
 
-def thread_stands(thread: threading.Thread, root: Path) -> str:
+def thread_location(thread: threading.Thread, root: Path) -> str:
     """Where a thread is now."""
     frame = sys._current_frames().get(thread.ident or 0)
-    return _stands(_outwards(frame), root)
+    return _location(_outer_frames(frame), root)
 
 
-def task_stands(task: asyncio.Task[Any], root: Path) -> str:
+def task_location(task: asyncio.Task[Any], root: Path) -> str:
     """Where a task waits."""
-    return _stands(reversed(list(frames_of(task.get_coro()))), root)
+    return _location(reversed(list(frames_of(task.get_coro()))), root)
 
 
-def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
+def _outer_frames(frame: FrameType | None) -> Iterator[FrameType]:
     while frame is not None:
         yield frame
         frame = frame.f_back
 
 
-def _stands(innermost_first: Iterable[FrameType], root: Path) -> str:
+def _location(innermost_first: Iterable[FrameType], root: Path) -> str:
     frames = list(innermost_first)
     if not frames:
         return ""
-    frame = next((each for each in frames if is_of_users(each.f_code.co_filename)), frames[0])
-    return f"stands at {shown(frame.f_code.co_filename, root)}:{frame.f_lineno} in {frame.f_code.co_name}"
+    frame = next((each for each in frames if is_user_code(each.f_code.co_filename)), frames[0])
+    return f"stands at {relative_path(frame.f_code.co_filename, root)}:{frame.f_lineno} in {frame.f_code.co_name}"

@@ -177,11 +177,11 @@ def test_where_a_process_was_started_is_told_when_tracemalloc_knows(project: pyt
 
 
 def test_the_mark_is_the_supervisor_s() -> None:
-    assert child_processes.MARK == supervisor.MARK
+    assert child_processes.CHILD_VARIABLE == supervisor.MARK
 
 
 def test_a_command_is_told_without_its_secrets(tmp_path: Path) -> None:
     command = "shop", "--password", "hunter2", "--api-key=hunter3", "redis://me:hunter4@localhost"
-    assert child_processes.ManagedProcess(7, command, "").described(tmp_path) == (
+    assert child_processes.ChildProcess(7, command, "").describe(tmp_path) == (
         "pid 7, command: shop --password *** --api-key=*** redis://me:***@localhost"
     )

@@ -115,7 +115,7 @@ def what_is_left(resilience: Resilience) -> None:
         assert_type(leak, Leak)
         assert_type(leak.name, str)
         assert_type(leak.kind, str)
-        assert_type(leak.more, str)
+        assert_type(leak.details, str)
     with resilience.no_growth("thread:pool-*", "fd:/tmp/*"):
         pass
     resilience.no_growth(1)  # type: ignore[arg-type]

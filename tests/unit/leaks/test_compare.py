@@ -5,36 +5,38 @@ from __future__ import annotations
 import pytest
 
 from pytest_resilience.errors import SetupError
-from pytest_resilience.leaks.compare import Leak, Resource, check_patterns, stayed
+from pytest_resilience.leaks.compare import Leak, Resource, check_patterns, new_resources
 
 
-def trace(name: str, key: object = None, kind: str = "redis") -> Resource:
+def resource(name: str, key: object = None, kind: str = "redis") -> Resource:
     return Resource(kind, name, key or name)
 
 
 def test_what_is_new_has_stayed() -> None:
-    assert stayed([trace("a")], [trace("a"), trace("b")]) == [trace("b")]
+    assert new_resources([resource("a")], [resource("a"), resource("b")]) == [resource("b")]
 
 
 def test_what_has_gone_is_nobodys_business() -> None:
-    assert stayed([trace("a"), trace("b")], [trace("a")]) == []
+    assert new_resources([resource("a"), resource("b")], [resource("a")]) == []
 
 
 def test_one_that_took_the_place_of_another_is_none_too_many() -> None:
-    assert stayed([trace("pool", 1)], [trace("pool", 2)]) == []
+    assert new_resources([resource("pool", 1)], [resource("pool", 2)]) == []
 
 
 def test_of_several_with_one_name_the_newest_are_blamed() -> None:
-    after = [trace("pool", 1), trace("pool", 2), trace("pool", 3), trace("pool", 4)]
-    assert stayed([trace("pool", 1), trace("pool", 0)], after) == after[2:]
+    after = [resource("pool", 1), resource("pool", 2), resource("pool", 3), resource("pool", 4)]
+    assert new_resources([resource("pool", 1), resource("pool", 0)], after) == after[2:]
 
 
 def test_one_that_was_there_is_never_blamed() -> None:
-    assert stayed([trace("pool", 2)], [trace("pool", 1), trace("pool", 2)]) == [trace("pool", 1)]
+    assert new_resources([resource("pool", 2)], [resource("pool", 1), resource("pool", 2)]) == [resource("pool", 1)]
 
 
 def test_the_same_name_of_another_kind_is_something_else() -> None:
-    assert stayed([trace("x", kind="redis")], [trace("x", kind="thread")]) == [trace("x", kind="thread")]
+    assert new_resources([resource("x", kind="redis")], [resource("x", kind="thread")]) == [
+        resource("x", kind="thread")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Li
 
 
 def names() -> list[str]:
-    return [f"{trace.kind}:{trace.name}" for trace in map(descriptors.descriptor_trace, descriptors.open_descriptors())]
+    return [
+        f"{resource.kind}:{resource.name}"
+        for resource in map(descriptors.descriptor_resource, descriptors.open_descriptors())
+    ]
 
 
 @linux
@@ -46,9 +49,9 @@ def test_a_socket_goes_by_its_other_end_and_stays_open(tmp_path: Path) -> None:
 
 
 def test_a_descriptor_that_closes_meanwhile_has_no_ends() -> None:
-    assert descriptors._ends(10_000_000) == (None, None)
+    assert descriptors._socket_addresses(10_000_000) == (None, None)
     with Path(__file__).open() as file:
-        assert descriptors._ends(file.fileno()) == (None, None), "no socket"
+        assert descriptors._socket_addresses(file.fileno()) == (None, None), "no socket"
 
 
 def test_where_the_system_lists_nothing_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,4 +63,4 @@ def test_what_multiprocessing_keeps_is_none_of_the_tests(monkeypatch: pytest.Mon
     from multiprocessing import resource_tracker
 
     monkeypatch.setattr(resource_tracker._resource_tracker, "_fd", 4711)
-    assert 4711 in descriptors.kept_by_python()
+    assert 4711 in descriptors.python_internal_descriptors()

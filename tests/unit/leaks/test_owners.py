@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.leaks.descriptors import Descriptor
-from pytest_resilience.leaks.owners import ConnectionOwners, Known, Owner
+from pytest_resilience.leaks.owners import ClientEndpoints, ConnectionOwners, Owner
 
 PROXY = "10.0.0.9"
 KNOWN = [("10.0.0.1", 7), (PROXY, 500), (PROXY, 501)]  # a forwarded client, and two through the proxy
@@ -25,8 +25,12 @@ class Stack:
     runner: Any
 
 
-def holders(
-    pairs: dict[int, int] | None, *, services: tuple[Any, ...] = (), now: Known = KNOWN, mine: Descriptor = MINE
+def owners(
+    pairs: dict[int, int] | None,
+    *,
+    services: tuple[Any, ...] = (),
+    now: ClientEndpoints = KNOWN,
+    mine: Descriptor = MINE,
 ) -> ConnectionOwners:
     """Of a server in a container, as one who was paired so."""
     server = SimpleNamespace(direct=SimpleNamespace(port=5432), upstream="another address", whole=True)
@@ -40,23 +44,23 @@ SERVICE = SimpleNamespace(tree=list)
 
 
 def test_who_was_paired_with_a_socket_of_ours_is_ours() -> None:
-    holder = holders({500: 31, 501: 32}, services=(SERVICE,)).of("postgres", PROXY, 500)
-    assert holder == Owner("held by this process (descriptor 23)", MINE)
+    owner = owners({500: 31, 501: 32}, services=(SERVICE,)).of("postgres", PROXY, 500)
+    assert owner == Owner("held by this process (descriptor 23)", MINE)
 
 
 @pytest.mark.parametrize("pairs", [{}, None], ids=["not paired", "not known"])
 def test_who_was_not_paired_may_be_the_services(pairs: dict[int, int] | None) -> None:
-    assert holders(pairs, services=(SERVICE,)).of("postgres", PROXY, 500) is None
-    assert holders(pairs).of("postgres", PROXY, 500) == Owner("")
+    assert owners(pairs, services=(SERVICE,)).of("postgres", PROXY, 500) is None
+    assert owners(pairs).of("postgres", PROXY, 500) == Owner("")
 
 
 def test_nobody_is_paired_when_somebody_came_or_went_meanwhile() -> None:
-    changed = holders({500: 31, 501: 32}, services=(SERVICE,), now=[*KNOWN, (PROXY, 502)])
+    changed = owners({500: 31, 501: 32}, services=(SERVICE,), now=[*KNOWN, (PROXY, 502)])
     assert changed.of("postgres", PROXY, 500) is None
 
 
 def test_who_goes_around_the_proxy_is_no_service_of_ours_unless_one_does() -> None:
-    assert holders({}, services=(SERVICE,)).of("postgres", "10.0.0.1", 7) == Owner("")
-    around = holders({}, services=(SERVICE,))
-    around.__dict__["_of_services"] = {(9, 5432)}
+    assert owners({}, services=(SERVICE,)).of("postgres", "10.0.0.1", 7) == Owner("")
+    around = owners({}, services=(SERVICE,))
+    around.__dict__["_service_ports"] = {(9, 5432)}
     assert around.of("postgres", "10.0.0.1", 7) is None

@@ -5,11 +5,18 @@ from __future__ import annotations
 import pytest
 
 from pytest_resilience.leaks.compare import UNNAMED
-from pytest_resilience.leaks.postgres import SHOWN, Session, ends, lock_name, traces, without_literals
+from pytest_resilience.leaks.postgres import (
+    MAX_QUERY_CHARS,
+    SessionRow,
+    client_endpoints,
+    lock_name,
+    resources,
+    without_literals,
+)
 
 
 @pytest.mark.parametrize(
-    ("query", "shown"),
+    ("query", "relative_path"),
     [
         ("select 1", "select ?"),
         ("select t1.x2 from t1 where y = -4.5e3", "select t1.x2 from t1 where y = -?"),
@@ -36,15 +43,15 @@ from pytest_resilience.leaks.postgres import SHOWN, Session, ends, lock_name, tr
         ("", ""),
     ],
 )
-def test_literals_are_left_out(query: str, shown: str) -> None:
-    assert without_literals(query) == shown
+def test_literals_are_left_out(query: str, relative_path: str) -> None:
+    assert without_literals(query) == relative_path
     assert "hunter2" not in without_literals(query)
 
 
 def test_a_long_query_is_cut() -> None:
-    shown = without_literals("select " + ", ".join(f"column_{letter}" for letter in "abcdefghijklmnop"))
-    assert len(shown) == SHOWN
-    assert shown.endswith("...")
+    relative_path = without_literals("select " + ", ".join(f"column_{letter}" for letter in "abcdefghijklmnop"))
+    assert len(relative_path) == MAX_QUERY_CHARS
+    assert relative_path.endswith("...")
 
 
 @pytest.mark.parametrize(
@@ -68,15 +75,15 @@ ROW = {
 
 
 def test_a_session_and_its_locks_are_traces() -> None:
-    session = Session.read(ROW)
-    assert [(trace.kind, trace.name) for trace in traces([session], "postgres")] == [
+    session = SessionRow.from_row(ROW)
+    assert [(resource.kind, resource.name) for resource in resources([session], "postgres")] == [
         ("postgres", UNNAMED),
         ("lock", "42"),
     ]
-    assert session.told() == "a session, idle, last query: select ?"
-    empty = Session.read({**ROW, "state": None, "query": None, "locks": None})
-    assert empty.told() == "a session"
-    assert len(traces([empty], "postgres")) == 1
+    assert session.describe() == "a session, idle, last query: select ?"
+    empty = SessionRow.from_row({**ROW, "state": None, "query": None, "locks": None})
+    assert empty.describe() == "a session"
+    assert len(resources([empty], "postgres")) == 1
 
 
 def test_clients_are_in_the_order_of_their_processes_also_when_the_numbers_begin_again() -> None:
@@ -87,9 +94,9 @@ def test_clients_are_in_the_order_of_their_processes_also_when_the_numbers_begin
         ("21:00:08+00", 310, 4),
         ("21:00:08.5+00", 311, 5),
     ]
-    sessions = [Session.read({**ROW, "since": since, "pid": pid, "port": port}) for since, pid, port in came]
-    assert ends(reversed(sessions)) == [("127.0.0.1", number) for number in (1, 2, 3, 4, 5)]
+    sessions = [SessionRow.from_row({**ROW, "since": since, "pid": pid, "port": port}) for since, pid, port in came]
+    assert client_endpoints(reversed(sessions)) == [("127.0.0.1", number) for number in (1, 2, 3, 4, 5)]
 
 
 def test_a_session_that_came_by_no_port() -> None:
-    assert ends([Session.read({**ROW, "host": None, "port": -1})]) == [("", -1)]
+    assert client_endpoints([SessionRow.from_row({**ROW, "host": None, "port": -1})]) == [("", -1)]

@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_resilience.leaks.redis import Client, channel_names, ends, traces
+from pytest_resilience.leaks.redis import ClientRow, channel_names, client_endpoints, resources
 
 ROW = {"id": "7", "name": "", "addr": "127.0.0.1:5000", "cmd": "subscribe", "sub": "2", "psub": "1"}
 
 
 def test_a_client_and_its_subscriptions_are_traces() -> None:
-    client = Client.read(ROW)
+    client = ClientRow.from_row(ROW)
     assert client.port == 5000
-    assert client.told() == "a client, last command: subscribe"
-    kinds = [trace.kind for trace in traces([client], "redis")]
+    assert client.describe() == "a client, last command: subscribe"
+    kinds = [resource.kind for resource in resources([client], "redis")]
     assert kinds == ["redis", "subscription", "subscription", "pattern"]
-    assert {trace.name for trace in traces([client], "redis")} == {"unnamed"}
+    assert {resource.name for resource in resources([client], "redis")} == {"unnamed"}
 
 
 def test_a_client_that_never_said_a_word() -> None:
-    client = Client.read({"id": 1, "addr": "/run/redis.sock:x", "cmd": "NULL"})
-    assert client.told() == "a client"
+    client = ClientRow.from_row({"id": 1, "addr": "/run/redis.sock:x", "cmd": "NULL"})
+    assert client.describe() == "a client"
     assert client.port is None
 
 
 def test_clients_are_in_the_order_of_their_numbers() -> None:
-    clients = [Client.read({**ROW, "id": number, "addr": f"10.0.0.1:{port}"}) for number, port in (("10", 2), ("9", 1))]
-    assert ends(clients) == [("10.0.0.1", 1), ("10.0.0.1", 2)]
+    clients = [
+        ClientRow.from_row({**ROW, "id": number, "addr": f"10.0.0.1:{port}"}) for number, port in (("10", 2), ("9", 1))
+    ]
+    assert client_endpoints(clients) == [("10.0.0.1", 1), ("10.0.0.1", 2)]
 
 
 @pytest.mark.parametrize(

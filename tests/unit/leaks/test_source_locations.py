@@ -11,9 +11,9 @@ from pytest_resilience.leaks import source_locations
 
 
 def test_paths_are_shown_from_the_root() -> None:
-    assert source_locations.shown("/a/b/c.py", Path("/a")) == "b/c.py"
-    assert source_locations.shown("/ab/c.py", Path("/a")) == "/ab/c.py"
-    assert source_locations.is_of_users(__file__)
-    assert not source_locations.is_of_users(os.__file__)
-    assert not source_locations.is_of_users(pytest.__file__)
-    assert not source_locations.is_of_users("<frozen x>")
+    assert source_locations.relative_path("/a/b/c.py", Path("/a")) == "b/c.py"
+    assert source_locations.relative_path("/ab/c.py", Path("/a")) == "/ab/c.py"
+    assert source_locations.is_user_code(__file__)
+    assert not source_locations.is_user_code(os.__file__)
+    assert not source_locations.is_user_code(pytest.__file__)
+    assert not source_locations.is_user_code("<frozen x>")

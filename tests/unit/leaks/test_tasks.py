@@ -21,16 +21,16 @@ def test_a_thread_is_there_and_stands_in_the_users_code() -> None:
     ours = threading.Thread(target=work, name="resilience-flap")
     thread.start()
     ours.start()
-    found = {trace.name: trace for trace in tasks.threads()}
+    found = {resource.name: resource for resource in tasks.threads()}
     assert "worker" in found
     assert "resilience-flap" not in found
-    stands = tasks.thread_stands(found["worker"].thing, ROOT)
+    stands = tasks.thread_location(found["worker"].value, ROOT)
     over.set()
     thread.join()
     ours.join()
     assert stands.startswith("stands at test_tasks.py:")
     assert stands.endswith("in work")
-    assert tasks.thread_stands(thread, ROOT) == "", "it has ended"
+    assert tasks.thread_location(thread, ROOT) == "", "it has ended"
 
 
 def test_a_task_stands_at_the_innermost_line_of_the_users_code() -> None:
@@ -43,13 +43,13 @@ def test_a_task_stands_at_the_innermost_line_of_the_users_code() -> None:
     async def main() -> None:
         named, unnamed = asyncio.create_task(outer(), name="poller"), asyncio.create_task(outer())
         await asyncio.sleep(0)
-        found = {trace.name: trace for trace in tasks.tasks()}
-        assert found["poller"].thing is named
+        found = {resource.name: resource for resource in tasks.tasks()}
+        assert found["poller"].value is named
         assert any(name.endswith("outer") for name in found)
-        assert tasks.task_stands(named, ROOT).endswith("in inner")
-        assert not {trace.thing for trace in tasks.tasks(ours=[asyncio.get_running_loop()])} & {named, unnamed}
+        assert tasks.task_location(named, ROOT).endswith("in inner")
+        assert not {resource.value for resource in tasks.tasks(ours=[asyncio.get_running_loop()])} & {named, unnamed}
         for task in named, unnamed:
             task.cancel()
 
     asyncio.run(main())
-    assert "poller" not in {trace.name for trace in tasks.tasks()}, "its loop is closed"
+    assert "poller" not in {resource.name for resource in tasks.tasks()}, "its loop is closed"
