@@ -101,13 +101,13 @@ def opened_at(descriptor: Descriptor, root: Path) -> str:
     for candidate in gc.get_objects():
         try:
             if isinstance(candidate, kinds) and candidate.fileno() == descriptor.number:
-                resource = tracemalloc.get_object_traceback(candidate)
+                trace = tracemalloc.get_object_traceback(candidate)
                 break
         except (ValueError, ReferenceError):  # it is closed, or gone
             continue
     else:
         return ""
-    place = user_line(resource, root)
+    place = user_line(trace, root)
     return f"opened at {place}" if place else ""
 
 

@@ -13,7 +13,7 @@ def user_line(trace: tracemalloc.Traceback | None, root: Path) -> str:
     """Return the file and line of a traceback where a user's code was last; "" if there is none."""
     if not resource:
         return ""
-    newest_first = [(frame.filename, frame.lineno) for frame in reversed(resource)]
+    newest_first = [(frame.filename, frame.lineno) for frame in reversed(trace)]
     file, line = next((each for each in newest_first if is_user_code(each[0])), newest_first[0])
     return f"{relative_path(file, root)}:{line}"
 
