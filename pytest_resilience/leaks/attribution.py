@@ -15,7 +15,7 @@ def can_attribute(stack: Stack) -> bool:
     The session then owns the servers, and the proxy or the backend reports the ports of their clients.
     """
     if stack not in _attributable:
-        proxies = [target.door for target in stack.systems.values()]
+        proxies = [target.proxy_handle for target in stack.systems.values()]
         _attributable[stack] = owns_servers(stack) and all(proxy.by_upstream_port() is not None for proxy in proxies)
     return _attributable[stack]
 

@@ -97,7 +97,7 @@ class ConnectionOwners:
         """The client's port by the one that the server knows."""
         if server not in self._proxied_ports:
             clients = self._clients.get(server, ())
-            pairs = self._servers[server].door.by_upstream_port(clients) or {}
+            pairs = self._servers[server].proxy_handle.by_upstream_port(clients) or {}
             # Who came or went between the server's answer and the proxy's would have moved all others by one.
             certain = sees_client_ports(self._stack) or self._query_clients(server) == clients
             self._proxied_ports[server] = pairs if certain else {}

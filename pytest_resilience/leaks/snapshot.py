@@ -10,7 +10,7 @@ from ..faults.fault import Strike
 from ..faults.process import ProcessFault
 from ..stack import Stack
 from ..targets.server import PostgresTarget, RedisTarget
-from ..wire.redis import ErrorReply, client_rows
+from ..wire.redis import ErrorReply, parse_client_list
 from . import child_processes, postgres, redis, tasks
 from .attribution import can_attribute, is_only_client
 from .compare import Resource
@@ -138,7 +138,7 @@ def _clients(system: RedisTarget) -> tuple[list[redis.ClientRow], list[str]]:
     assert isinstance(listed, str), "CLIENT LIST answers with text"
     assert isinstance(channels, list), "PUBSUB CHANNELS answers with names"
     clients = [
-        redis.ClientRow.from_row(row) for row in client_rows(listed) if not {"M", "S"} & set(row.get("flags", ""))
+        redis.ClientRow.from_row(row) for row in parse_client_list(listed) if not {"M", "S"} & set(row.get("flags", ""))
     ]
     return clients, [str(name) for name in channels]
 

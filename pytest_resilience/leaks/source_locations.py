@@ -11,7 +11,7 @@ from pathlib import Path
 
 def user_line(trace: tracemalloc.Traceback | None, root: Path) -> str:
     """Return the file and line of a traceback where a user's code was last; "" if there is none."""
-    if not resource:
+    if not trace:
         return ""
     newest_first = [(frame.filename, frame.lineno) for frame in reversed(trace)]
     file, line = next((each for each in newest_first if is_user_code(each[0])), newest_first[0])
