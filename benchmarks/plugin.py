@@ -74,7 +74,7 @@ def clean_state(stack: Stack, rounds: int) -> list[float]:
     for _ in range(rounds):
         stack._postgres_admin.fetch("insert into campaigns default values")
         stack._redis_admin.client.call("SET", "key", "value")
-        times.append(milliseconds(lambda: stack.begin(None)))
+        times.append(milliseconds(lambda: stack.prepare_test(None)))
     return times
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     stack = Stack(EmbeddedBackend(), seed=1)
     try:
         stack._postgres_admin.fetch("create table campaigns (id bigserial primary key, name text)")
-        stack.begin(None)
+        stack.prepare_test(None)
         rows["clean state between two tests"] = clean_state(stack, given.rounds * 4)
         rows["strike"], rows["heal"] = strikes(stack, given.rounds * 4)
     finally:

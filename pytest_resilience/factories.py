@@ -31,7 +31,7 @@ def postgres(name: str, *, init: Init | None = None) -> Any:
 
     @pytest.fixture
     def one_more(resilience: Resilience) -> PostgresTarget:
-        return resilience.more_postgres(name, init)
+        return resilience.add_postgres(name, init)
 
     return one_more
 
@@ -45,7 +45,7 @@ def redis(name: str) -> Any:
 
     @pytest.fixture
     def one_more(resilience: Resilience) -> RedisTarget:
-        return resilience.more_redis(name)
+        return resilience.add_redis(name)
 
     return one_more
 

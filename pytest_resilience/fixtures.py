@@ -41,7 +41,7 @@ def resilience_stack(pytestconfig: pytest.Config, resilience_schema: Init | None
     FINDER.save()
     try:
         if resilience_schema is not None:
-            stack.prepare(resilience_schema)
+            stack.load_schema(resilience_schema)
         yield stack
     finally:
         FINDER.restore()  # other fixtures' ends come first, and may have put an older state of sys.modules back
@@ -77,12 +77,12 @@ def resilience(
         raise SetupError(
             f"the fixture resilience_service must return a pytest_resilience.Service or None, got a {kind}"
         )
-    running = resilience_stack.begin(resilience_service)
-    experiment = Resilience(resilience_stack, running)
-    request.node.stash[RESILIENCE] = experiment
-    with recording(experiment.history):
+    running = resilience_stack.prepare_test(resilience_service)
+    resilience = Resilience(resilience_stack, running)
+    request.node.stash[RESILIENCE] = resilience
+    with recording(resilience.history):
         try:
-            yield experiment
+            yield resilience
         finally:
             FINDER.restore()
-            experiment.settle()  # after a body that ran this is done already
+            resilience.finish()  # after a body that ran this is done already

@@ -13,8 +13,17 @@ import pytest
 from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
 from .kept_modules import FINDER
-from .report.attempts import ATTEMPT, CANNOT, FAILED_ATTEMPTS, LEAK, OF_AN_ATTEMPT, OUTCOME, STRIKE, Run
-from .stash import ATTEMPTS, DESCRIBED, FAILED, PASSED, RESILIENCE, WATCH, WORKERS
+from .report.attempts import (
+    ATTEMPT,
+    ATTEMPT_PROPERTIES,
+    FAILED_ATTEMPTS,
+    LEAK,
+    OUTCOME,
+    STRIKE,
+    UNSUPPORTED,
+    RunReports,
+)
+from .stash import ATTEMPTS, DESCRIBED, FAILED_ATTEMPT_NUMBERS, LEAK_CHECK, PASSED, RESILIENCE, WORKER_DESCRIPTION
 
 if TYPE_CHECKING:
     from .resilience import Resilience
@@ -78,19 +87,23 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """End the run before the first test when the backend that the configuration names is not here, and a test needs it."""
     given = options.read(session.config)
-    if not given.named_for_this_run and not hasattr(session.config, "workerinput") and _uses_us(session.items):
+    if (
+        not given.named_for_this_run
+        and not hasattr(session.config, "workerinput")
+        and _any_uses_fixtures(session.items)
+    ):
         given.refuse_missing()
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> str | list[str]:
     """Say what the run uses, if the header has not and a test uses it."""
-    if DESCRIBED in config.stash or config.get_verbosity() < 0 or not _uses_us(items):
+    if DESCRIBED in config.stash or config.get_verbosity() < 0 or not _any_uses_fixtures(items):
         return []
     config.stash[DESCRIBED] = True
     return options.describe(config)
 
 
-def _uses_us(items: Sequence[pytest.Item]) -> bool:
+def _any_uses_fixtures(items: Sequence[pytest.Item]) -> bool:
     return any(FIXTURES & set(getattr(item, "fixturenames", ())) for item in items)
 
 
@@ -106,7 +119,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: Any) -> None:
     """Keep what a worker of xdist has used, for the end of the run."""
     if said := getattr(node, "workeroutput", {}).get(DESCRIPTION):
-        node.config.stash[WORKERS] = said
+        node.config.stash[WORKER_DESCRIPTION] = said
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -130,22 +143,24 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
     _begin_attempt(item)
     if "resilience" in getattr(item, "fixturenames", ()):
         # pytest calls this after the item's own fixtures are gone, and before those of its module and session are.
-        setattr(item, "teardown", functools.partial(_tear_down, item))  # noqa: B010  # no assignment to a method, says mypy
-    with _settling_on_errors(item), _skipping(item):
+        setattr(item, "teardown", functools.partial(_teardown_then_check_leaks, item))  # noqa: B010  # no assignment to a method, says mypy
+    with _healing_on_errors(item), _skip_unsupported(item):
         yield
         for marker in item.iter_markers("leaks"):
             from .leaks.compare import check_patterns
 
             check_patterns(marker.args, marker.kwargs)
-        experiment = item.stash.get(RESILIENCE, None)
-        if experiment is not None:
+        fixture = item.stash.get(RESILIENCE, None)
+        if fixture is not None:
             if options.read(item.config).leaks != "off":  # before any strike: a marker may stop the servers
                 allowed = [pattern for marker in item.iter_markers("leaks") for pattern in marker.args]
-                item.stash[WATCH] = experiment.watch(item.config.rootpath, _loops(item), allowed)
+                item.stash[LEAK_CHECK] = fixture.start_leak_check(
+                    item.config.rootpath, _pytest_asyncio_loops(item), allowed
+                )
                 if "resilience" in getattr(item, "fixturenames", ()):  # else nothing tells when the fixtures are gone
-                    experiment.listen()
+                    fixture.watch_event_loops()
             for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
-                experiment.strike(*marker.args, **marker.kwargs)
+                fixture.strike(*marker.args, **marker.kwargs)
     if FINDER.has_saved:
         FINDER.save()
 
@@ -153,12 +168,12 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
 def _begin_attempt(item: pytest.Item) -> None:
     """Forget what an earlier attempt of the test has left: plugins that run a test again keep the item."""
     attempt = item.stash[ATTEMPTS] = item.stash.get(ATTEMPTS, 0) + 1
-    failed = item.stash.setdefault(FAILED, set())
-    old: tuple[pytest.StashKey[Any], ...] = (RESILIENCE, PASSED, WATCH)
+    failed = item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
+    old: tuple[pytest.StashKey[Any], ...] = (RESILIENCE, PASSED, LEAK_CHECK)
     for key in old:
         if key in item.stash:
             del item.stash[key]
-    item.user_properties[:] = [each for each in item.user_properties if each[0] not in OF_AN_ATTEMPT]
+    item.user_properties[:] = [each for each in item.user_properties if each[0] not in ATTEMPT_PROPERTIES]
     if attempt > 1 and "resilience" in getattr(item, "fixturenames", ()):
         item.user_properties.append((ATTEMPT, str(attempt)))
         if failed:
@@ -166,23 +181,23 @@ def _begin_attempt(item: pytest.Item) -> None:
 
 
 @contextmanager
-def _settling_on_errors(item: pytest.Item) -> Iterator[None]:
+def _healing_on_errors(item: pytest.Item) -> Iterator[None]:
     """Heal as soon as the test has failed, and keep its failure in front of one of the healing."""
     try:
         yield
     except BaseException as error:
         FINDER.restore()
-        experiment = item.stash.get(RESILIENCE, None)
-        if experiment is not None:
+        fixture = item.stash.get(RESILIENCE, None)
+        if fixture is not None:
             try:
-                _settle(item, experiment)
+                _heal_and_record(item, fixture)
             except Exception as second:  # noqa: BLE001  # whatever it is, it must not hide the first
                 error.add_note(f"and then: {second}")
         raise
 
 
 @contextmanager
-def _skipping(item: pytest.Item) -> Iterator[None]:
+def _skip_unsupported(item: pytest.Item) -> Iterator[None]:
     """A test that asks for a fault which this backend or platform can't inject is skipped, with the reason."""
     try:
         yield
@@ -191,30 +206,30 @@ def _skipping(item: pytest.Item) -> Iterator[None]:
 
         if not isinstance(error, CannotInject):
             raise
-        item.user_properties.append((CANNOT, str(error)))
+        item.user_properties.append((UNSUPPORTED, str(error)))
         raise pytest.skip.Exception(str(error)) from None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Heal as soon as the test's body has ended, so that its report knows what was hit."""
-    with _settling_on_errors(item), _skipping(item):
+    with _healing_on_errors(item), _skip_unsupported(item):
         yield
     FINDER.restore()
-    experiment = item.stash.get(RESILIENCE, None)
-    if experiment is not None:
+    fixture = item.stash.get(RESILIENCE, None)
+    if fixture is not None:
         FINDER.save()
-        _settle(item, experiment)
+        _heal_and_record(item, fixture)
 
 
-def _settle(item: pytest.Item, experiment: Resilience) -> None:
+def _heal_and_record(item: pytest.Item, fixture: Resilience) -> None:
     """Heal, and write down what struck, so that reports carry it (to xdist's controller and into JUnit too)."""
-    from .report.terminal import packed
+    from .report.terminal import serialize_strike
 
     try:
-        experiment.settle()
+        fixture.finish()
     finally:
-        item.user_properties += [(STRIKE, packed(strike)) for strike in experiment.strikes]
+        item.user_properties += [(STRIKE, serialize_strike(strike)) for strike in fixture.strikes]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -222,32 +237,32 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """Under --resilience-strict a vacuous test is an error."""
     yield
     FINDER.restore()
-    experiment = item.stash.get(RESILIENCE, None)
-    if experiment is not None and experiment.vacuous and options.read(item.config).strict and _passed(item):
+    fixture = item.stash.get(RESILIENCE, None)
+    if fixture is not None and fixture.vacuous and options.read(item.config).strict and _passed(item):
         from .errors import VacuousTest
 
-        raise VacuousTest([(strike.label, str(strike.receipt)) for strike in experiment.vacuous])
+        raise VacuousTest([(strike.label, str(strike.receipt)) for strike in fixture.vacuous])
 
 
-def _loops(item: pytest.Item) -> list[Any]:
+def _pytest_asyncio_loops(item: pytest.Item) -> list[Any]:
     """The event loops of pytest-asyncio's fixtures: from 3.14 on Python itself does not know them."""
     values: dict[str, Any] = getattr(item, "funcargs", {})
     return [value.get_loop() for name, value in values.items() if name.endswith("_scoped_runner")]
 
 
-def _tear_down(item: pytest.Item) -> None:
+def _teardown_then_check_leaks(item: pytest.Item) -> None:
     """The item's own, and then a look at what the test has left behind; under --resilience-leaks=error that is an error."""
     type(item).teardown(item)
     FINDER.restore()  # fixtures of this test may have put an older state of sys.modules back
-    if experiment := item.stash.get(RESILIENCE, None):
-        experiment.stop_listening()
-    watch = item.stash.get(WATCH, None)
-    if watch is None:
+    if fixture := item.stash.get(RESILIENCE, None):
+        fixture.stop_watching_event_loops()
+    check = item.stash.get(LEAK_CHECK, None)
+    if check is None:
         return
-    del item.stash[WATCH]
+    del item.stash[LEAK_CHECK]
     if not _passed(item):
         return  # its traceback keeps alive whatever its frames have, and the failure is the story
-    leaks = watch.leaks()
+    leaks = check.leaks()
     item.user_properties += [(LEAK, str(leak)) for leak in leaks]
     if leaks and options.read(item.config).leaks == "error":
         from .errors import LeakedResources
@@ -270,35 +285,35 @@ def pytest_runtest_makereport(
         if shorten(call.excinfo.value, str(item.path), (item.location[1] or 0) + 1, item.name):
             call.excinfo = pytest.ExceptionInfo.from_exception(call.excinfo.value)
     report = yield
-    if report.skipped and (told := [text for name, text in item.user_properties if name == CANNOT]):
+    if report.skipped and (told := [text for name, text in item.user_properties if name == UNSUPPORTED]):
         path, line, _ = item.location
         report.longrepr = (
             str(item.config.rootpath / path),
             (line or 0) + 1,
             f"Skipped: {told[-1]}",
         )  # the test, not this file
-    attempt, failed = item.stash.get(ATTEMPTS, 1), item.stash.setdefault(FAILED, set())
+    attempt, failed = item.stash.get(ATTEMPTS, 1), item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
     if report.failed:
         failed.add(attempt)
-    experiment = item.stash.get(RESILIENCE, None)
-    if experiment is not None and report.when == "call":
+    fixture = item.stash.get(RESILIENCE, None)
+    if fixture is not None and report.when == "call":
         # A failed subtest makes pytest call the test failed too, but later than here. A subtest has a report of its own before.
         passed = item.stash[PASSED] = report.passed and attempt not in failed
-        if passed and any(name == STRIKE for name, _ in item.user_properties) and experiment.vacuous:
+        if passed and any(name == STRIKE for name, _ in item.user_properties) and fixture.vacuous:
             item.user_properties.append(VACUOUS)
             report.user_properties.append(VACUOUS)
         if report.failed:
             from .redaction import scrubbed
-            from .report.files import keep_logs
+            from .report.files import save_logs
             from .report.terminal import strike_lines, tail
 
-            struck, logs = strike_lines(experiment.strikes), experiment.logs()
+            struck, logs = strike_lines(fixture.strikes), fixture.logs()
             report.sections.append(("resilience: what struck", "\n".join(struck)))
             if logs.get("service"):
                 report.sections.append(("resilience: the service's log", tail(scrubbed(logs["service"]), LOG_LINES)))
             try:
                 every = {"strikes": "\n".join(struck), **logs}
-                kept = str(keep_logs(item.config.rootpath, item.nodeid, every, attempt=attempt))
+                kept = str(save_logs(item.config.rootpath, item.nodeid, every, attempt=attempt))
             except OSError as error:
                 kept = f"could not be kept: {error}"
             report.sections.append(("resilience: all logs", kept))
@@ -348,17 +363,19 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say what struck in this run, which tests are vacuous or flaky, and what was left behind."""
     config = terminalreporter.config
-    run = Run(terminalreporter.stats)
-    strikes, cannot, leaks = run.strikes(), run.cannot(), run.leaks()
-    said = config.stash.get(WORKERS, None) or (options.describe(config) if options.CHOICE in config.stash else None)
+    run = RunReports(terminalreporter.stats)
+    strikes, unsupported, leaks = run.strikes(), run.unsupported(), run.leaks()
+    said = config.stash.get(WORKER_DESCRIPTION, None) or (
+        options.describe(config) if options.CHOICE in config.stash else None
+    )
     if DESCRIBED in config.stash:
         said = None
-    if strikes or cannot or leaks or said:
-        from .report.terminal import flaky_lines, leak_lines, summary, vacuous_lines, what_cannot
+    if strikes or unsupported or leaks or said:
+        from .report.terminal import fault_lines, flaky_lines, leak_lines, unsupported_lines, vacuous_lines
 
         terminalreporter.section("resilience")
         if said:
             terminalreporter.write_line(said)
         tests = (*vacuous_lines(run.vacuous()), *flaky_lines(run.flaky()))
-        for line in (*summary(strikes), *tests, *what_cannot(cannot), *leak_lines(leaks)):
+        for line in (*fault_lines(strikes), *tests, *unsupported_lines(unsupported), *leak_lines(leaks)):
             terminalreporter.write_line(line)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .admin.postgres import Init
 
-TEN_LINES = """\
+NO_SERVICE = """\
 resilience.service: no resilience_service fixture says how your service starts. Write one, in conftest.py:
 
     import sys
@@ -55,15 +55,15 @@ class Resilience:
 
     def __init__(self, stack: Stack, running: RunningService | None) -> None:
         self._stack = stack
-        self._ledger = StrikeRegistry()
+        self._registry = StrikeRegistry()
         self._running = running
-        self._service = ServiceTarget(self._ledger, running) if running is not None else None
-        self.postgres, self.redis = stack.targets(self._ledger)
+        self._service = ServiceTarget(self._registry, running) if running is not None else None
+        self.postgres, self.redis = stack.create_targets(self._registry)
         self.history = History()
-        self._settled = False
-        self._watch: LeakCheck | None = None
-        self._new_watch: Callable[[Sequence[str]], LeakCheck] | None = None
-        self._listening = ExitStack()
+        self._finished = False
+        self._leak_check: LeakCheck | None = None
+        self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
+        self._event_loop_watch = ExitStack()
 
     @property
     def service(self) -> ServiceTarget:
@@ -73,17 +73,17 @@ class Resilience:
             NoService: nobody said how to start it; shows the lines to write.
         """
         if self._service is None:
-            raise NoService(TEN_LINES)
-        self._stack.touched()
+            raise NoService(NO_SERVICE)
+        self._stack.mark_dirty()
         return self._service
 
-    def more_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
+    def add_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
         """One more Postgres, started when it is first asked for; what it strikes is healed with all else. See `factories.postgres`."""
-        return self._stack.add_postgres(name, init, ledger=self._ledger)
+        return self._stack.add_postgres(name, init, registry=self._registry)
 
-    def more_redis(self, name: str) -> RedisTarget:
-        """One more Redis; see `more_postgres`."""
-        return self._stack.add_redis(name, ledger=self._ledger)
+    def add_redis(self, name: str) -> RedisTarget:
+        """One more Redis; see `add_postgres`."""
+        return self._stack.add_redis(name, registry=self._registry)
 
     def process(self, pid: int) -> ForeignProcess:
         """Another process of yours, by its id: with kill, pause, terminate, and the faults of scarcity.
@@ -91,12 +91,12 @@ class Resilience:
         Raises:
             SetupError: there is no such process, or the test itself hangs on it.
         """
-        return ForeignProcess(self._ledger, pid, self._stack.runner)
+        return ForeignProcess(self._registry, pid, self._stack.backend_for_processes)
 
     @property
     def strikes(self) -> list[Strike]:
         """What struck in this test, in order, healed or not."""
-        return list(self._ledger.strikes)
+        return list(self._registry.strikes)
 
     def strike(self, name: object = None, *arguments: object, **settings: object) -> Strike:
         """Strike by name, as the marker does: `strike("redis.refuse")`, `strike("postgres.latency", seconds=0.2)`.
@@ -111,12 +111,12 @@ class Resilience:
                 f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
             )
         target_name, _, fault_name = name.partition(".")
-        kinds = self._stack.kinds | {"service": "service"}
+        kinds = self._stack.server_kinds | {"service": "service"}
         known = [f"{each}.{fault}" for fault, f in FAULTS.items() for each, kind in kinds.items() if kind in f.targets]
         if name not in known:
             raise UnknownFault(name, known)
         own = target_name in ("postgres", "redis", "service")
-        target: object = getattr(self, target_name) if own else self._stack.more(target_name, self._ledger)
+        target: object = getattr(self, target_name) if own else self._stack.extra_target(target_name, self._registry)
         takes = inspect.signature(FAULTS[fault_name])
         try:
             takes.bind(*arguments, **settings)  # names what is wrong without our class before it
@@ -140,7 +140,9 @@ class Resilience:
             __tracebackhide__ = True
             raise no_attribute(self, name)
 
-    def watch(self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()) -> LeakCheck:
+    def start_leak_check(
+        self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()
+    ) -> LeakCheck:
         """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.
 
         Args:
@@ -148,23 +150,23 @@ class Resilience:
             loops: event loops that outlive the test.
             allowed: patterns of what may stay.
         """
-        self._new_watch = lambda more: LeakCheck(
+        self._new_leak_check = lambda more: LeakCheck(
             self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *more]
         )
-        self._watch = self._new_watch(())
-        return self._watch
+        self._leak_check = self._new_leak_check(())
+        return self._leak_check
 
     def _all_strikes(self) -> list[Strike]:
         return [*self._stack.strikes, *self.strikes]
 
-    def listen(self) -> None:
+    def watch_event_loops(self) -> None:
         """Look also at each event loop that is closed, until `stop_listening`."""
-        assert self._watch is not None, "watch comes before listen"
-        self._listening.enter_context(self._watch.listening())
+        assert self._leak_check is not None, "check comes before listen"
+        self._event_loop_watch.enter_context(self._leak_check.watching_event_loops())
 
-    def stop_listening(self) -> None:
+    def stop_watching_event_loops(self) -> None:
         """Look at no more event loops that are closed."""
-        self._listening.close()
+        self._event_loop_watch.close()
 
     def leaks(self) -> list[Leak]:
         """Return what the test would leave behind if it ended now: what has come since its body began, fixtures included.
@@ -176,7 +178,7 @@ class Resilience:
             SetupError: nothing was taken down when the body began, since --resilience-leaks=off, or it has not begun yet.
         """
         __tracebackhide__ = True
-        return _seen_by(self._watched())
+        return _leaks_found_by(self._started_leak_check())
 
     @contextmanager
     def no_growth(self, *allowed: str) -> Iterator[None]:
@@ -194,49 +196,49 @@ class Resilience:
         """
         __tracebackhide__ = True
         check_names(allowed, 'no_growth takes names such as "thread:pool-*"')
-        self._watched()
-        assert self._new_watch is not None, "it comes with the watch"
-        watch = self._new_watch(allowed)
-        with watch.listening():
+        self._started_leak_check()
+        assert self._new_leak_check is not None, "it comes with the check"
+        check = self._new_leak_check(allowed)
+        with check.watching_event_loops():
             yield
-        if grown := _seen_by(watch):
+        if grown := _leaks_found_by(check):
             raise AssertionError("grown since the block began:\n" + "\n".join(f"  {leak}" for leak in grown))
 
-    def _watched(self) -> LeakCheck:
+    def _started_leak_check(self) -> LeakCheck:
         __tracebackhide__ = True
-        if self._watch is None:
+        if self._leak_check is None:
             raise SetupError(
                 "nothing was looked at when the test's body began, so there is nothing to compare with: "
                 "either --resilience-leaks=off, or this was asked before the body began (in a fixture)"
             )
-        return self._watch
+        return self._leak_check
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Heal everything and look whether the stack still stands; once.
 
         Raises:
             HealFailed: a fault could not be taken back.
             BackendDied: a server ended although nobody struck it.
         """
-        if self._settled:
+        if self._finished:
             return
-        self._settled = True
-        if self._ledger.strikes:
-            self._stack.touched()
+        self._finished = True
+        if self._registry.strikes:
+            self._stack.mark_dirty()
         try:
-            self._ledger.heal()
+            self._registry.heal()
         except HealFailed as failed:
             try:
-                self._stack.end()
+                self._stack.finish_test()
             except ResilienceError as second:
                 failed.add_note(f"and then: {second}")  # a server that died is why the heal failed, most of the time
             raise
-        self._stack.end()
+        self._stack.finish_test()
 
     @property
     def vacuous(self) -> list[Strike]:
         """Strikes that are over and touched nothing."""
-        return [strike for strike in self._ledger.strikes if strike.vacuous]
+        return [strike for strike in self._registry.strikes if strike.vacuous]
 
     def logs(self) -> dict[str, str]:
         """What the service and each server wrote, as far as this test is concerned."""
@@ -244,5 +246,5 @@ class Resilience:
         return service | self._stack.logs()
 
 
-def _seen_by(watch: LeakCheck) -> list[Leak]:
-    return watch.leaks_now() if is_running() else watch.leaks()
+def _leaks_found_by(check: LeakCheck) -> list[Leak]:
+    return check.leaks_now() if is_running() else check.leaks()

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from .admin.postgres import Init
 
-BackendKind = Literal["postgres", "redis"]
+ServerKind = Literal["postgres", "redis"]
 
 
-class _Parts(TypedDict):
+class _TargetArguments(TypedDict):
     server: Server
     proxy_handle: ProxyHandle
     address: Address
@@ -57,35 +57,35 @@ class Stack:
         self._backend = backend
         self.backend = backend.name
         self.seed = seed
-        self._ledger = StrikeRegistry()
+        self._registry = StrikeRegistry()
         self._services: dict[int, tuple[Service, RunningService]] = {}
         self._dirty = False
         self._has_baseline = False
-        self._more: dict[str, tuple[BackendKind, PostgresAdmin | RedisAdmin]] = {}
-        self._control: ToxiproxyClient | None = None
+        self._extra_admins: dict[str, tuple[ServerKind, PostgresAdmin | RedisAdmin]] = {}
+        self._proxy_client: ToxiproxyClient | None = None
         self._log_begins: dict[str, int] = {}
         self._test = ""  # that had the stack last
         try:
             backend.start()
             for server in backend.servers.values():
                 remember_url(server.url(server.direct))
-            self._control = self._reach(backend)
-            self._doors = {name: self._door(name) for name in ("postgres", "redis")}
+            self._proxy_client = self._connect_proxy(backend)
+            self._proxies = {name: self._create_proxy(name) for name in ("postgres", "redis")}
             self._postgres_admin = PostgresAdmin(backend.servers["postgres"], template=backend.template)
             self._redis_admin = RedisAdmin(backend.servers["redis"])
-            self.postgres, self.redis = self.targets(self._ledger)
+            self.postgres, self.redis = self.create_targets(self._registry)
         except BaseException:
             backend.close()
             raise
 
     @staticmethod
-    def _reach(backend: Backend) -> ToxiproxyClient:
+    def _connect_proxy(backend: Backend) -> ToxiproxyClient:
         return ToxiproxyClient(
             *backend.api, connection_counts=backend.seen, proxied_clients=backend.behind, check=backend.check
         )
 
-    def _door(self, name: str) -> ProxyHandle:
-        control = self._control
+    def _create_proxy(self, name: str) -> ProxyHandle:
+        control = self._proxy_client
         assert control is not None
 
         def create(_: int) -> ProxyHandle:
@@ -97,36 +97,40 @@ class Stack:
     @property
     def toxiproxy(self) -> toxiproxy.Toxiproxy:
         """A toxiproxy-python client of this stack's server."""
-        assert self._control is not None
-        return self._control.as_toxiproxy_python()
+        assert self._proxy_client is not None
+        return self._proxy_client.as_toxiproxy_python()
 
     @property
-    def control(self) -> ToxiproxyClient:
+    def proxy_client(self) -> ToxiproxyClient:
         """The client of the proxy's API."""
-        assert self._control is not None
-        return self._control
+        assert self._proxy_client is not None
+        return self._proxy_client
 
     @property
-    def runner(self) -> Backend:
+    def backend_for_processes(self) -> Backend:
         """What runs processes beside the servers."""
         return self._backend
 
-    def targets(self, ledger: StrikeRegistry) -> tuple[PostgresTarget, RedisTarget]:
-        """Postgres and Redis, with their strikes written to `ledger`."""
-        postgres = PostgresTarget("postgres", ledger, admin=self._postgres_admin, **self._parts("postgres", "postgres"))
-        return postgres, RedisTarget("redis", ledger, admin=self._redis_admin, **self._parts("redis", "redis"))
+    def create_targets(self, registry: StrikeRegistry) -> tuple[PostgresTarget, RedisTarget]:
+        """Postgres and Redis, with their strikes written to `registry`."""
+        postgres = PostgresTarget(
+            "postgres", registry, admin=self._postgres_admin, **self._target_arguments("postgres", "postgres")
+        )
+        return postgres, RedisTarget(
+            "redis", registry, admin=self._redis_admin, **self._target_arguments("redis", "redis")
+        )
 
-    def _parts(self, kind: BackendKind, name: str) -> _Parts:
+    def _target_arguments(self, kind: ServerKind, name: str) -> _TargetArguments:
         """What a target of either kind is made of."""
-        door = self._doors[name]
+        proxy = self._proxies[name]
         return {
             "server": self._backend.servers[name],
-            "proxy_handle": door,
-            "address": self._backend.client_address(door.listen),
-            "cannot": self._cannot(kind, name),
+            "proxy_handle": proxy,
+            "address": self._backend.client_address(proxy.listen),
+            "cannot": self._unsupported(kind, name),
         }
 
-    def _cannot(self, kind: str, name: str) -> dict[str, str]:
+    def _unsupported(self, kind: str, name: str) -> dict[str, str]:
         """The faults of a target that the backend can't inject, by their own names."""
         told = ((fault.partition("."), reason) for fault, reason in self._backend.cannot.items())
         return {
@@ -138,73 +142,75 @@ class Stack:
     # -- more than one of a kind
 
     def add_postgres(
-        self, name: str, init: Init | None = None, *, ledger: StrikeRegistry | None = None
+        self, name: str, init: Init | None = None, *, registry: StrikeRegistry | None = None
     ) -> PostgresTarget:
         """One more Postgres behind a proxy of its own; the same one for everybody who says the same name.
 
         Args:
             name: such as "replica"; the first half of its faults' labels.
             init: SQL, files with SQL, or functions that are given its URL: what makes its schema, once.
-            ledger: where its strikes are written; None for the session's.
+            registry: where its strikes are written; None for the session's.
 
         Raises:
             SetupError: the name is taken or no name, or this backend has no more servers.
         """
-        self._add("postgres", name, init)
-        target = self.more(name, ledger or self._ledger)
+        self._add_server("postgres", name, init)
+        target = self.extra_target(name, registry or self._registry)
         assert isinstance(target, PostgresTarget)
         return target
 
-    def add_redis(self, name: str, *, ledger: StrikeRegistry | None = None) -> RedisTarget:
+    def add_redis(self, name: str, *, registry: StrikeRegistry | None = None) -> RedisTarget:
         """One more Redis behind a proxy of its own; see `add_postgres`."""
-        self._add("redis", name, None)
-        target = self.more(name, ledger or self._ledger)
+        self._add_server("redis", name, None)
+        target = self.extra_target(name, registry or self._registry)
         assert isinstance(target, RedisTarget)
         return target
 
-    def _add(self, kind: BackendKind, name: str, init: Init | None) -> None:
-        if name in self._more and self._more[name][0] == kind:
+    def _add_server(self, kind: ServerKind, name: str, init: Init | None) -> None:
+        if name in self._extra_admins and self._extra_admins[name][0] == kind:
             return
-        taken = (*self._doors, "service", "process", "proxy")
+        taken = (*self._proxies, "service", "process", "proxy")
         if not re.fullmatch("[a-z][a-z0-9_]{0,30}", str(name)) or name in taken:
             raise SetupError(
                 f"{name!r} can't be the name of a server: lower case letters, digits and _, and not one that is taken"
             )
         self._backend.add(kind, name)
-        self._doors[name] = self._door(name)
+        self._proxies[name] = self._create_proxy(name)
         server = self._backend.servers[name]
         remember_url(server.url(server.direct))
         if kind == "redis":
             redis = RedisAdmin(server)
-            self._more[name] = kind, redis
+            self._extra_admins[name] = kind, redis
             redis.take_baseline()
             return
         admin = PostgresAdmin(server, template=self._backend.template)
-        self._more[name] = kind, admin
+        self._extra_admins[name] = kind, admin
         if init is not None:
             admin.prepare(init)
         admin.take_baseline()
 
-    def more(self, name: str, ledger: StrikeRegistry) -> PostgresTarget | RedisTarget:
-        """A server that was added, with its strikes written to `ledger`."""
-        _, admin = self._more[name]
+    def extra_target(self, name: str, registry: StrikeRegistry) -> PostgresTarget | RedisTarget:
+        """A server that was added, with its strikes written to `registry`."""
+        _, admin = self._extra_admins[name]
         if isinstance(admin, PostgresAdmin):
-            return PostgresTarget(name, ledger, admin=admin, **self._parts("postgres", name))
-        return RedisTarget(name, ledger, admin=admin, **self._parts("redis", name))
+            return PostgresTarget(name, registry, admin=admin, **self._target_arguments("postgres", name))
+        return RedisTarget(name, registry, admin=admin, **self._target_arguments("redis", name))
 
     @property
-    def kinds(self) -> dict[str, str]:
+    def server_kinds(self) -> dict[str, str]:
         """What each server is: "postgres" or "redis", by its name."""
-        return {"postgres": "postgres", "redis": "redis"} | {name: kind for name, (kind, _) in self._more.items()}
+        return {"postgres": "postgres", "redis": "redis"} | {
+            name: kind for name, (kind, _) in self._extra_admins.items()
+        }
 
-    def prepare(self, init: Init) -> None:
+    def load_schema(self, init: Init) -> None:
         """Make the schema of `postgres`, which every test begins with; before the first test."""
         self._postgres_admin.prepare(init)
 
     @property
-    def systems(self) -> dict[str, PostgresTarget | RedisTarget]:
+    def targets(self) -> dict[str, PostgresTarget | RedisTarget]:
         """All servers, by their names."""
-        more = {name: self.more(name, self._ledger) for name in self._more}
+        more = {name: self.extra_target(name, self._registry) for name in self._extra_admins}
         return {"postgres": self.postgres, "redis": self.redis, **more}
 
     @property
@@ -215,18 +221,18 @@ class Stack:
     @property
     def strikes(self) -> list[Strike]:
         """What struck for the session, in order, healed or not."""
-        return list(self._ledger.strikes)
+        return list(self._registry.strikes)
 
-    def begin(self, service: Service | None) -> RunningService | None:
+    def prepare_test(self, service: Service | None) -> RunningService | None:
         """Make everything as a test shall find it: servers up, no toxics, a clean database, an empty Redis, a fresh service.
 
         Returns:
             The service, ready; None when there is none.
         """
         if service is not None:
-            self._refuse_hopeless(service)
-        self._revive()
-        running = self._running(service) if service is not None else None
+            self._refuse_broken_service(service)
+        self._restart_dead()
+        running = self._service_process(service) if service is not None else None
         for _, other in self._services.values():
             if other is not running:
                 other.stop()  # another module's, which would go on working on the same servers
@@ -235,16 +241,16 @@ class Stack:
         self._dirty = False
         if not self._has_baseline:
             self._take_baseline()
-        struck = self._struck
+        struck = self._targets_struck
         cleaning = [
             target.admin.clean(settings=name not in struck)
-            for name, target in self.systems.items()
+            for name, target in self.targets.items()
             if isinstance(target, PostgresTarget)
         ]
         try:
-            self._heal_by_hand()
+            self._reset_foreign_toxics()
             self._log_begins = {name: server.log_size() for name, server in self._backend.servers.items()}
-            for name, target in self.systems.items():
+            for name, target in self.targets.items():
                 if isinstance(target, RedisTarget):
                     target.admin.clean(settings=name not in struck)
             for each in cleaning:
@@ -260,46 +266,46 @@ class Stack:
             running.begin()
         return running
 
-    def _refuse_hopeless(self, service: Service) -> None:
+    def _refuse_broken_service(self, service: Service) -> None:
         """Fail at once for a service that could not be started; another object that describes it starts it no better."""
         for spec, running in list(self._services.values()):
             if spec == service:
                 running.refuse_hopeless()
 
     def _admins(self, kind: type[Admin]) -> list[Admin]:
-        every = (self._postgres_admin, self._redis_admin, *(admin for _, admin in self._more.values()))
+        every = (self._postgres_admin, self._redis_admin, *(admin for _, admin in self._extra_admins.values()))
         return [admin for admin in every if isinstance(admin, kind)]
 
     def logs(self) -> dict[str, str]:
         """What each server wrote since the test began."""
         return {name: server.log_text(self._log_begins.get(name, 0)) for name, server in self._backend.servers.items()}
 
-    def touched(self) -> None:
+    def mark_dirty(self) -> None:
         """A test struck something or used the service: the next one gets a fresh process."""
         self._dirty = True
 
-    def end(self) -> None:
+    def finish_test(self) -> None:
         """After a test's faults are healed.
 
         Raises:
             BackendDied: a server or the proxy ended although nobody struck it; shows its log.
         """
         self._backend.check()
-        self._heal_by_hand()
+        self._reset_foreign_toxics()
 
-    def _heal_by_hand(self) -> None:
+    def _reset_foreign_toxics(self) -> None:
         """Undo toxics that were added without a fault of ours, through toxiproxy-python."""
-        assert self._control is not None
-        if not any(not strike.healed for strike in self._ledger.strikes):
+        assert self._proxy_client is not None
+        if not any(not strike.healed for strike in self._registry.strikes):
             if self._backend.shares_proxy:
-                for door in self._doors.values():
-                    door.reset()
+                for proxy in self._proxies.values():
+                    proxy.reset()
                 return
-            self._control.reset()
-            for door in self._doors.values():
-                door.mark_enabled()
+            self._proxy_client.reset()
+            for proxy in self._proxies.values():
+                proxy.mark_enabled()
 
-    def _running(self, service: Service) -> RunningService:
+    def _service_process(self, service: Service) -> RunningService:
         """The process of a service; its first start belongs to the baseline, since it makes the tables."""
         known = self._services.get(id(service))
         if known is not None:
@@ -316,31 +322,31 @@ class Stack:
 
     def _take_baseline(self) -> None:
         self._postgres_admin.take_baseline()
-        if "redis" not in self._struck:
+        if "redis" not in self._targets_struck:
             self._redis_admin.take_baseline()
         self._has_baseline = True
 
     @property
-    def _struck(self) -> set[str]:
+    def _targets_struck(self) -> set[str]:
         """The names of what faults of the session strike now."""
-        return {strike.label.partition(".")[0] for strike in self._ledger.strikes if not strike.healed}
+        return {strike.label.partition(".")[0] for strike in self._registry.strikes if not strike.healed}
 
-    def _revive(self) -> None:
+    def _restart_dead(self) -> None:
         """Bring back what died in an earlier test, which has failed for it."""
         try:
             self._backend.check()
         except BackendDied:
             self._backend.revive()
-            if self._control is not None:
-                self._control.close()
-            self._control = self._reach(self._backend)
-            for name, door in self._doors.items():
+            if self._proxy_client is not None:
+                self._proxy_client.close()
+            self._proxy_client = self._connect_proxy(self._backend)
+            for name, proxy in self._proxies.items():
                 upstream = str(self._backend.servers[name].upstream)
                 populate(
-                    self._control, [(door.name, door.listen, upstream)]
+                    self._proxy_client, [(proxy.name, proxy.listen, upstream)]
                 )  # the same port: addresses were handed out
-                door.toxiproxy = self._control
-                door.mark_enabled()
+                proxy.toxiproxy = self._proxy_client
+                proxy.mark_enabled()
 
     if not TYPE_CHECKING:  # type checkers see wrong names by themselves
 
@@ -353,9 +359,9 @@ class Stack:
         stops = [running.stop for _, running in self._services.values()]
         redis = [admin.close for admin in self._admins(RedisAdmin)]
         postgres = [admin.close for admin in self._admins(PostgresAdmin)]
-        control = [self._control.close] if self._control is not None else []
+        control = [self._proxy_client.close] if self._proxy_client is not None else []
         failures: list[Exception] = []
-        for step in (self._ledger.heal, *stops, *redis, *postgres, *control):
+        for step in (self._registry.heal, *stops, *redis, *postgres, *control):
             try:
                 step()
             except Exception as failure:  # noqa: BLE001  # whatever it is: the backend must be closed, it has the processes

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 RESILIENCE: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the experiment of its test
 PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with an experiment: whether its body passed
-WATCH: pytest.StashKey[LeakCheck] = pytest.StashKey()  # of an item whose body has begun: what there was then
+LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()  # of an item whose body has begun: what there was then
 ATTEMPTS: pytest.StashKey[int] = pytest.StashKey()  # of an item: how often its setup has begun
-FAILED: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: which of its attempts have failed
+FAILED_ATTEMPT_NUMBERS: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: which of its attempts have failed
 DESCRIBED: pytest.StashKey[bool] = pytest.StashKey()  # of a run: there if its terminal has said what it uses
-WORKERS: pytest.StashKey[str] = pytest.StashKey()  # of xdist's controller: what its workers have used
+WORKER_DESCRIPTION: pytest.StashKey[str] = pytest.StashKey()  # of xdist's controller: what its workers have used

@@ -15,14 +15,14 @@ def can_attribute(stack: Stack) -> bool:
     The session then owns the servers, and the proxy or the backend reports the ports of their clients.
     """
     if stack not in _attributable:
-        proxies = [target.proxy_handle for target in stack.systems.values()]
+        proxies = [target.proxy_handle for target in stack.targets.values()]
         _attributable[stack] = owns_servers(stack) and all(proxy.by_upstream_port() is not None for proxy in proxies)
     return _attributable[stack]
 
 
 def sees_client_ports(stack: Stack) -> bool:
     """True if the servers see direct clients under the ports of these clients, so that no forwarder is in between."""
-    return all(server.direct == server.upstream for server in stack.runner.servers.values())
+    return all(server.direct == server.upstream for server in stack.backend_for_processes.servers.values())
 
 
 def is_only_client(stack: Stack) -> bool:
@@ -32,9 +32,9 @@ def is_only_client(stack: Stack) -> bool:
 
 def owns_servers(stack: Stack) -> bool:
     """True if the session started the servers for its own use."""
-    return all(server.whole for server in stack.runner.servers.values())
+    return all(server.whole for server in stack.backend_for_processes.servers.values())
 
 
 def own_descriptors(stack: Stack) -> set[int]:
     """Return the descriptors of the plugin's own connections to the proxy's API and to the services."""
-    return stack.control.descriptors.union(*(service.descriptors for service in stack.services))
+    return stack.proxy_client.descriptors.union(*(service.descriptors for service in stack.services))

@@ -90,7 +90,7 @@ class LeakCheck:
         )
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def watching_event_loops(self) -> Iterator[None]:
         """Look at each event loop that is closed within the block, and remember which connections were closed with it."""
         with event_loops.on_close(self._before_close):
             yield
@@ -167,7 +167,7 @@ class LeakCheck:
             now = self._snapshots.take()
             only = descriptors if descriptors is not None else {each.number for each in now.descriptors}
             findings = self._find_leaks(now, only)
-            ports = {target.port for target in self._stack.systems.values()}
+            ports = {target.port for target in self._stack.targets.values()}
             unpaired = any(f.leak.kind == "socket" and f.descriptor and _port(f.descriptor) in ports for f in findings)
             if not unpaired or self._clock.now() > give_up:
                 return findings
@@ -259,7 +259,7 @@ class LeakCheck:
         if not descriptor.is_socket or not descriptor.remote:
             return False
         local, remote = descriptor.local[1], descriptor.remote[1]
-        for name, target in self._stack.systems.items():
+        for name, target in self._stack.targets.items():
             if remote == target.server.direct.port:
                 return not (can_attribute(self._stack) and sees_client_ports(self._stack)) or now.has_client(
                     name, local
@@ -283,7 +283,7 @@ class LeakCheck:
         if not descriptor.remote:
             return "a socket without a peer"
         port = descriptor.remote[1]
-        for name, target in self._stack.systems.items():
+        for name, target in self._stack.targets.items():
             if port == target.port:
                 return f"a connection to {name} (through the proxy)"
             if port == target.server.direct.port:

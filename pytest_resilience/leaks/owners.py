@@ -54,7 +54,7 @@ class ConnectionOwners:
         self._stack = stack
         self._clients = clients
         self._query_clients = query_clients
-        self._servers: Mapping[str, PostgresTarget | RedisTarget] = stack.systems
+        self._servers: Mapping[str, PostgresTarget | RedisTarget] = stack.targets
         self._proxied_ports: dict[str, dict[int, int]] = {}
         # By the ports of both ends: one port of ours may lead to several places at once.
         self._own = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}

@@ -57,7 +57,7 @@ class Snapshots:
         self._pids = child_processes.process_ids()
 
     def take(self) -> Snapshot:
-        systems = self._stack.systems
+        systems = self._stack.targets
         can_tell = can_attribute(self._stack) or is_only_client(self._stack)
         asked = {
             name: _query(name, system) for name, system in systems.items() if can_tell and self._answers(name)
@@ -83,7 +83,7 @@ class Snapshots:
     def clients_of(self, name: str) -> ClientEndpoints:
         """Whom a server knows now; nobody when it does not answer."""
         try:
-            return _query(name, self._stack.systems[name])().clients
+            return _query(name, self._stack.targets[name])().clients
         except Exception:  # noqa: BLE001  # another's story, as in a look: then nobody is paired
             return []
 
@@ -145,4 +145,4 @@ def _clients(system: RedisTarget) -> tuple[list[redis.ClientRow], list[str]]:
 
 def own_loops(stack: Stack) -> list[asyncio.AbstractEventLoop | None]:
     """Return the event loops of the plugin's own sessions."""
-    return [system.admin.loop for system in stack.systems.values() if isinstance(system, PostgresTarget)]
+    return [system.admin.loop for system in stack.targets.values() if isinstance(system, PostgresTarget)]

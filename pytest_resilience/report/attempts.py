@@ -12,14 +12,14 @@ from typing import Any
 
 OUTCOME = "resilience_outcome"
 STRIKE = "resilience_strike"
-CANNOT = "resilience_cannot"
+UNSUPPORTED = "resilience_cannot"
 LEAK = "resilience_leak"
 ATTEMPT = "resilience_attempt"  # from the second attempt on
 FAILED_ATTEMPTS = "resilience_failed_attempts"  # before this one
-OF_AN_ATTEMPT = (OUTCOME, STRIKE, CANNOT, LEAK, ATTEMPT, FAILED_ATTEMPTS)
+ATTEMPT_PROPERTIES = (OUTCOME, STRIKE, UNSUPPORTED, LEAK, ATTEMPT, FAILED_ATTEMPTS)
 
 
-class Run:
+class RunReports:
     """One run's reports, test by test.
 
     Args:
@@ -34,13 +34,13 @@ class Run:
             self._last[_test(report)] = max(self._last.get(_test(report), 0), _number(report))
 
     def strikes(self) -> list[str]:
-        """Return each strike of each attempt, as `packed` has made it."""
-        return [text for report in self._reports if report.when != "teardown" for text in _all(report, STRIKE)]
+        """Return each strike of each attempt, as `serialize_strike` has made it."""
+        return [text for report in self._reports if report.when != "teardown" for text in _values(report, STRIKE)]
 
     def vacuous(self) -> list[tuple[str, str]]:
-        """Return (node id, packed strike) of the tests whose last attempt is vacuous."""
+        """Return (node id, serialize_strike strike) of the tests whose last attempt is vacuous."""
         last = [report for report in self._vacuous if self._is_last(report)]
-        return [(report.nodeid, text) for report in last for text in _all(report, STRIKE)]
+        return [(report.nodeid, text) for report in last for text in _values(report, STRIKE)]
 
     def leaks(self) -> list[tuple[str, str]]:
         """Return (node id, leak) of each thing left behind; what several attempts of a test left is in the list once."""
@@ -48,13 +48,13 @@ class Run:
         for report in self._reports:
             if report.when == "teardown":
                 left |= Counter(
-                    (report.nodeid, text) for text in _all(report, LEAK)
+                    (report.nodeid, text) for text in _values(report, LEAK)
                 )  # one test may leave two of a name
         return list(left.elements())
 
-    def cannot(self) -> list[str]:
+    def unsupported(self) -> list[str]:
         """Return the reason of each test that was skipped because a fault can't be injected."""
-        return [text for report in self._reports if report.when != "teardown" for text in _all(report, CANNOT)]
+        return [text for report in self._reports if report.when != "teardown" for text in _values(report, UNSUPPORTED)]
 
     def flaky(self) -> list[tuple[str, int, int]]:
         """Return (node id, attempt, failed attempts before it) of the tests that passed after a failure."""
@@ -63,7 +63,7 @@ class Run:
         return [
             (report.nodeid, _number(report), int(before))
             for report in passed
-            for before in _all(report, FAILED_ATTEMPTS)
+            for before in _values(report, FAILED_ATTEMPTS)
             if (_test(report), _number(report)) not in failed
         ]
 
@@ -77,8 +77,8 @@ def _test(report: Any) -> tuple[str, str]:
 
 
 def _number(report: Any) -> int:
-    return int(next(iter(_all(report, ATTEMPT)), "1"))
+    return int(next(iter(_values(report, ATTEMPT)), "1"))
 
 
-def _all(report: Any, name: str) -> Iterable[str]:
+def _values(report: Any, name: str) -> Iterable[str]:
     return [value for found, value in getattr(report, "user_properties", ()) if found == name]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from ..redaction import scrubbed
 
-FOLDER = ".resilience"
-LONGEST = 100  # characters of a file's name that come from its test's
+DIRECTORY = ".resilience"
+MAX_NAME_CHARS = 100  # characters of a file's name that come from its test's
 
 
-def folder(root: Path) -> Path:
+def artifacts_dir(root: Path) -> Path:
     """The folder, made when needed."""
-    path = root / FOLDER
+    path = root / DIRECTORY
     path.mkdir(exist_ok=True)
     ignore = path / ".gitignore"
     if not ignore.exists():
@@ -23,7 +23,7 @@ def folder(root: Path) -> Path:
     return path
 
 
-def keep_logs(root: Path, test: str, logs: Mapping[str, str], *, attempt: int = 1) -> Path:
+def save_logs(root: Path, test: str, logs: Mapping[str, str], *, attempt: int = 1) -> Path:
     """Write the logs of a failed test to one file, in the place of an earlier run's.
 
     Args:
@@ -35,11 +35,11 @@ def keep_logs(root: Path, test: str, logs: Mapping[str, str], *, attempt: int = 
     Returns:
         The file.
     """
-    place = folder(root) / "logs"
+    place = artifacts_dir(root) / "logs"
     place.mkdir(exist_ok=True)
     name = re.sub(r"[^\w.=-]+", "-", test)
-    if len(name) > LONGEST:
-        name = f"{name[:LONGEST]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
+    if len(name) > MAX_NAME_CHARS:
+        name = f"{name[:MAX_NAME_CHARS]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
     file = place / (f"{name}.log" if attempt == 1 else f"{name}-attempt-{attempt}.log")
     text = "".join(f"===== {source} =====\n{text.rstrip()}\n" for source, text in logs.items())
     file.write_text(scrubbed(text))  # a service may write its DATABASE_URL

@@ -32,17 +32,17 @@ def shorten(error: BaseException, path: str, line: int, name: str) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return bool([each for each in error.exceptions if shorten(each, path, line, name)])
     frames = _frames(error)
-    if type(error).__module__.partition(".")[0] not in ROOTS or not any(map(_is_ours, frames)):
+    if type(error).__module__.partition(".")[0] not in ROOTS or not any(map(_is_package_frame, frames)):
         return False
-    _shorten(error, _at(path, line, name))
+    _shorten(error, _traceback_at(path, line, name))
     return True
 
 
 def _shorten(error: BaseException, otherwise: TracebackType) -> None:
-    kept = list(_users(_frames(error)))
-    error.__traceback__ = _chained(kept) if any(map(_is_users, kept)) else otherwise
+    kept = list(_without_package_frames(_frames(error)))
+    error.__traceback__ = _chain(kept) if any(map(_is_user_frame, kept)) else otherwise
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None and any(map(_is_users, _users(_frames(cause)))):
+    if cause is not None and any(map(_is_user_frame, _without_package_frames(_frames(cause)))):
         _shorten(cause, otherwise)
     else:
         error.__cause__ = None  # the message has what a user can do something about
@@ -58,34 +58,34 @@ def _frames(error: BaseException) -> list[TracebackType]:
     return found
 
 
-def _users(frames: Iterable[TracebackType]) -> Iterable[TracebackType]:
+def _without_package_frames(frames: Iterable[TracebackType]) -> Iterable[TracebackType]:
     """The frames outside of this package, without those of libraries that it called."""
     below = False
     for entry in frames:
-        if _is_ours(entry) or entry.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ROOTS:
+        if _is_package_frame(entry) or entry.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ROOTS:
             below = True
-        elif _is_users(entry) or not below:
+        elif _is_user_frame(entry) or not below:
             below = False
             yield entry
 
 
-def _is_ours(entry: TracebackType) -> bool:
+def _is_package_frame(entry: TracebackType) -> bool:
     return entry.tb_frame.f_code.co_filename.startswith(PACKAGE)
 
 
-def _is_users(entry: TracebackType) -> bool:
+def _is_user_frame(entry: TracebackType) -> bool:
     file = entry.tb_frame.f_code.co_filename
     return not file.startswith(("<", PACKAGE, *LIBRARIES))
 
 
-def _chained(frames: list[TracebackType]) -> TracebackType | None:
+def _chain(frames: list[TracebackType]) -> TracebackType | None:
     following: TracebackType | None = None
     for entry in reversed(frames):
         following = TracebackType(following, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return following
 
 
-def _at(path: str, line: int, name: str) -> TracebackType:
+def _traceback_at(path: str, line: int, name: str) -> TracebackType:
     """A traceback of one frame, at a line of a file."""
     tree = ast.parse("1 / 0")
     for node in ast.walk(tree):

@@ -12,7 +12,7 @@ from ..wording import counted
 
 
 @dataclass
-class Tally:
+class FaultSummary:
     """One kind of fault on one target, over a whole run."""
 
     strikes: int = 0
@@ -22,7 +22,7 @@ class Tally:
     unit: str = ""
 
 
-def packed(strike: Strike) -> str:
+def serialize_strike(strike: Strike) -> str:
     """A strike as one JSON string, which survives xdist and JUnit."""
     receipt = strike.receipt
     return json.dumps(
@@ -49,16 +49,16 @@ def tail(text: str, lines: int) -> str:
     return "\n".join(left_out + every[-lines:])
 
 
-def summary(strikes: Iterable[str]) -> list[str]:
+def fault_lines(strikes: Iterable[str]) -> list[str]:
     """Return a line for each kind of fault of a run.
 
     Args:
-        strikes: each strike, packed.
+        strikes: each strike, serialize_strike.
     """
-    tallies: dict[str, Tally] = {}
+    tallies: dict[str, FaultSummary] = {}
     for text in strikes:
         raw = json.loads(text)
-        tally = tallies.setdefault(raw["label"].split("(")[0], Tally(unit=raw["unit"]))
+        tally = tallies.setdefault(raw["label"].split("(")[0], FaultSummary(unit=raw["unit"]))
         tally.strikes += 1
         tally.hit += bool(raw["touched"])
         tally.unknown += raw["touched"] is None
@@ -70,7 +70,7 @@ def vacuous_lines(vacuous: Iterable[tuple[str, str]]) -> list[str]:
     """Return a line for each strike that touched nothing.
 
     Args:
-        vacuous: (node id, packed strike) of the tests that count as vacuous.
+        vacuous: (node id, serialize_strike strike) of the tests that count as vacuous.
     """
     read = ((nodeid, json.loads(text)) for nodeid, text in vacuous)
     return [
@@ -86,7 +86,7 @@ def flaky_lines(flaky: Iterable[tuple[str, int, int]]) -> list[str]:
     ]
 
 
-def what_cannot(told: Iterable[str]) -> list[str]:
+def unsupported_lines(told: Iterable[str]) -> list[str]:
     """One line for each fault that the backend could not inject: how many tests were skipped for it, and why."""
     return [f"{count} skipped: {reason}" for reason, count in sorted(Counter(told).items())]
 
@@ -96,7 +96,7 @@ def leak_lines(leaks: Iterable[tuple[str, str]]) -> list[str]:
     return [f"LEAK {nodeid}: {text}" for nodeid, text in leaks]
 
 
-def _line(label: str, tally: Tally) -> str:
+def _line(label: str, tally: FaultSummary) -> str:
     parts = [counted(tally.strikes, "strikes")]
     missed = tally.strikes - tally.hit - tally.unknown
     if tally.hit:

@@ -46,10 +46,10 @@ class Started:
 
 @pytest.fixture
 def resilience(stack):
-    stack.begin(None)
-    experiment = Resilience(stack, None)
-    yield experiment
-    experiment.settle()
+    stack.prepare_test(None)
+    resilience = Resilience(stack, None)
+    yield resilience
+    resilience.finish()
 
 
 @pytest.fixture
@@ -195,14 +195,14 @@ def test_what_a_backend_cannot_is_told_by_every_fault_of_that_name(stack, resili
 
 def test_every_test_begins_clean(stack):
     for _ in range(2):
-        stack.begin(None)
-        experiment = Resilience(stack, None)
-        assert sql(experiment.postgres.url, "select to_regclass('left_over')") is None
-        sql(experiment.postgres.url, "create table left_over (n int)")
-        with redis.Redis.from_url(experiment.redis.url) as client:
+        stack.prepare_test(None)
+        resilience = Resilience(stack, None)
+        assert sql(resilience.postgres.url, "select to_regclass('left_over')") is None
+        sql(resilience.postgres.url, "create table left_over (n int)")
+        with redis.Redis.from_url(resilience.redis.url) as client:
             assert client.keys() == []
             client.set("left_over", 1)
-        experiment.settle()
+        resilience.finish()
 
 
 async def named_session(url, name):
@@ -210,7 +210,7 @@ async def named_session(url, name):
 
 
 def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilience):
-    watch = resilience.watch(Path.cwd(), [])
+    check = resilience.start_leak_check(Path.cwd(), [])
     with (
         asyncio.Runner() as runner,
         redis.Redis.from_url(resilience.redis.url, client_name="left", single_connection_client=True) as client,
@@ -219,7 +219,7 @@ def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilienc
         session = runner.run(named_session(resilience.postgres.url, "left"))
         runner.run(session.execute("select pg_advisory_lock(42)"))
         named = {
-            leak.name.partition(":")[0]: leak.name for leak in watch.leaks(["eventpoll:*", "fd:*", "socket:unix*"])
+            leak.name.partition(":")[0]: leak.name for leak in check.leaks(["eventpoll:*", "fd:*", "socket:unix*"])
         }
         runner.run(session.close())
     if stack._backend.servers["postgres"].whole:
@@ -228,7 +228,7 @@ def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilienc
     else:  # anybody may have sessions there; the sockets are this process' own
         assert {"postgres", "redis", "lock"}.isdisjoint(named)
         assert "socket" in named
-    assert watch.leaks(["thread:*"]) == []
+    assert check.leaks(["thread:*"]) == []
 
 
 HOARDER = """
@@ -272,35 +272,35 @@ def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stac
     assert can_attribute(stack)
     env = {"DATABASE_URL": stack.postgres.url, "REDIS_URL": stack.redis.url}
     spec = Service([sys.executable, "-c", HOARDER], env=env)
-    running = stack.begin(spec)
-    experiment = Resilience(stack, running)
+    running = stack.prepare_test(spec)
+    resilience = Resilience(stack, running)
     ignored = ["eventpoll:*", "fd:*", "socket:unix*"]
 
     def hoard():
         with urllib.request.urlopen(f"{running.url}/hoard", timeout=5) as answer:
             assert answer.status == 200
 
-    watch = experiment.watch(Path.cwd(), [])
+    check = resilience.start_leak_check(Path.cwd(), [])
     hoard()
-    assert watch.leaks(ignored) == []
+    assert check.leaks(ignored) == []
     with (
         asyncio.Runner() as runner,
-        redis.Redis.from_url(experiment.redis.url, client_name="mine", single_connection_client=True) as client,
+        redis.Redis.from_url(resilience.redis.url, client_name="mine", single_connection_client=True) as client,
     ):
         assert client.ping()
-        session = runner.run(named_session(experiment.postgres.url, "mine"))
-        around = runner.run(named_session(experiment.postgres.direct_url, "around"))
+        session = runner.run(named_session(resilience.postgres.url, "mine"))
+        around = runner.run(named_session(resilience.postgres.direct_url, "around"))
         runner.run(session.execute("select pg_advisory_lock(42)"))
         hoard()  # so that ours are neither the last nor in the middle
         hoard()
-        leaks = watch.leaks(ignored)
+        leaks = check.leaks(ignored)
         for each in session, around:
             runner.run(each.close())
     named = sorted(leak.name for leak in leaks)
     assert named == ["lock:42", "postgres:around", "postgres:mine", "redis:mine"]
     held = [str(leak) for leak in leaks if leak.descriptor is not None]
     assert len(held) == 2 + sees_client_ports(stack), [str(leak) for leak in leaks]
-    experiment.settle()
+    resilience.finish()
     running.stop()
 
 
@@ -327,7 +327,7 @@ def test_a_stack_has_more_servers_of_a_kind_each_behind_a_proxy_of_its_own(stack
 def test_what_was_done_by_hand_is_undone(stack, resilience, cache):
     resilience.redis.proxy.add_toxic(type="latency", attributes={"latency": 2000})
     resilience.postgres.proxy.disable()
-    resilience.settle()
+    resilience.finish()
     begun = time.monotonic()
     assert cache.ping()
     assert time.monotonic() - begun < 2
@@ -367,12 +367,12 @@ def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
             stack = Stack(ExternalBackend(settings(below, url)), seed=1)
             try:
                 for _ in range(2):
-                    stack.begin(None)
+                    stack.prepare_test(None)
                     sql(postgres.url(postgres.direct), "create database theirs_too") if _ == 0 else None
-                    experiment = Resilience(stack, None)
-                    sql(experiment.postgres.url, "create table ours (n int)")
-                    experiment.redis.refuse()
-                    experiment.settle()
+                    resilience = Resilience(stack, None)
+                    sql(resilience.postgres.url, "create table ours (n int)")
+                    resilience.redis.refuse()
+                    resilience.finish()
                 assert api(address, "GET", "/proxies")["theirs"] == before["theirs"]
             finally:
                 stack.close()
@@ -425,12 +425,12 @@ def test_a_toxiproxy_that_lost_our_proxies_is_told_and_revived():
     with EmbeddedBackend() as below:
         stack = Stack(ExternalBackend(settings(below, f"http://{below.api}")), seed=1)
         try:
-            stack.begin(None)
+            stack.prepare_test(None)
             for name in api(below.api, "GET", "/proxies"):
                 api(below.api, "DELETE", f"/proxies/{name}")
             with pytest.raises(BackendDied, match="has lost our proxies"):
-                stack.end()
-            stack.begin(None)
+                stack.finish_test()
+            stack.prepare_test(None)
             assert sql(stack.postgres.url, "select 1") == 1
         finally:
             stack.close()

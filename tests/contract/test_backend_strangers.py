@@ -33,7 +33,7 @@ def stack():
 
 @pytest.fixture
 def server(stack):
-    found = stack.runner.servers["redis"]
+    found = stack.backend_for_processes.servers["redis"]
     found.start()
     return found
 
@@ -111,7 +111,7 @@ def test_a_stranger_cannot_learn_the_other_name_of_debug(stack, server, stranger
     assert [each for each in watched if secret.encode() in each.lower()] == []
     commands = [Path(f"/proc/{pid}/cmdline") for pid in server.processes()]
     assert [path for path in commands if path.exists() and secret in path.read_text()] == []
-    assert stat.S_IMODE((stack.runner.directory / "redis" / "settings.conf").stat().st_mode) == 0o600
+    assert stat.S_IMODE((stack.backend_for_processes.directory / "redis" / "settings.conf").stat().st_mode) == 0o600
 
 
 def watch(monitor, watched):
@@ -142,7 +142,7 @@ class Master(threading.Thread):
 
 
 def test_what_a_strangers_master_sends_stays_in_the_servers_own_directory(stack, server, stranger):
-    directory = stack.runner.directory / "redis"
+    directory = stack.backend_for_processes.directory / "redis"
     master = Master()
     master.start()
     stranger.execute_command("REPLICAOF", "127.0.0.1", str(master.port))
@@ -159,7 +159,7 @@ def test_what_a_strangers_master_sends_stays_in_the_servers_own_directory(stack,
 
 
 def test_postgres_trusts_nobody_and_has_no_socket_in_a_directory(stack):
-    rules = (stack.runner.directory / "postgres" / "pg_hba.conf").read_text().splitlines()
+    rules = (stack.backend_for_processes.directory / "postgres" / "pg_hba.conf").read_text().splitlines()
     methods = {rule.split()[-1] for rule in rules if rule and not rule.startswith("#")}
     assert methods == {"scram-sha-256"}
     settings = (
@@ -187,8 +187,10 @@ def test_postgres_lets_nobody_in_without_the_password(stack, user, tmp_path):
 
 
 def test_only_the_user_may_enter_the_directory_of_a_session_and_read_its_files(stack):
-    assert stat.S_IMODE(stack.runner.directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(stack.backend_for_processes.directory.stat().st_mode) == 0o700
     readable = [
-        path for path in stack.runner.directory.rglob("*") if not path.is_symlink() and path.lstat().st_mode & 0o007
+        path
+        for path in stack.backend_for_processes.directory.rglob("*")
+        if not path.is_symlink() and path.lstat().st_mode & 0o007
     ]
-    assert [path for path in readable if path.parent == stack.runner.directory] == []
+    assert [path for path in readable if path.parent == stack.backend_for_processes.directory] == []

@@ -109,7 +109,7 @@ def test_clean_since_it_is_the_server_s(server, resilience):
 
 def test_clean_since_it_is_the_plugin_s(resilience):
     resilience.redis.restart()
-    resilience.more_redis("other")
+    resilience.add_redis("other")
 """
 
 

@@ -203,7 +203,7 @@ def test_the_name_of_a_server_from_a_factory_is_suggested_too(project: pytest.Py
 
         @pytest.mark.parametrize("name", [5, None, "Replica"])
         def test_names(resilience, name):
-            resilience.more_redis(name)
+            resilience.add_redis(name)
         """
     )
     result = project.runpytest_subprocess()

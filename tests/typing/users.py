@@ -105,8 +105,8 @@ sessions = factories.redis("sessions")
 
 
 def more_of_a_kind(resilience: Resilience, stack: Stack) -> None:
-    assert_type(resilience.more_postgres("replica").url, str)
-    assert_type(resilience.more_redis("sessions").refuse(), Strike)
+    assert_type(resilience.add_postgres("replica").url, str)
+    assert_type(resilience.add_redis("sessions").refuse(), Strike)
     assert_type(stack.add_postgres("replica", init="create table t ()").url, str)
 
 

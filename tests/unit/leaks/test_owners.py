@@ -20,9 +20,9 @@ MINE = Descriptor(23, "socket:[1]", ("10.0.0.1", 31), (PROXY, 20001))
 class Stack:
     """The attributes of a stack that attribution needs."""
 
-    systems: dict[str, Any]
+    targets: dict[str, Any]
     services: list[Any]
-    runner: Any
+    backend_for_processes: Any
 
 
 def owners(

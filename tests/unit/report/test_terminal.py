@@ -1,10 +1,10 @@
-"""The summary of a run: what struck, what hit, what was vacuous."""
+"""The fault_lines of a run: what struck, what hit, what was vacuous."""
 
 from __future__ import annotations
 
 import json
 
-from pytest_resilience.report.terminal import summary, tail, vacuous_lines
+from pytest_resilience.report.terminal import fault_lines, tail, vacuous_lines
 
 
 def packed(label: str, touched: int | None, unit: str = "connections") -> str:
@@ -13,12 +13,12 @@ def packed(label: str, touched: int | None, unit: str = "connections") -> str:
 
 def test_strikes_of_one_kind_are_one_line_whatever_their_settings() -> None:
     struck = [packed("redis.latency(seconds=0.1)", 10, "bytes"), packed("redis.latency(seconds=0.2)", 5, "bytes")]
-    assert summary(struck) == ["redis.latency: 2 strikes, all hit (15 bytes)"]
+    assert fault_lines(struck) == ["redis.latency: 2 strikes, all hit (15 bytes)"]
 
 
 def test_hits_misses_and_unknowns_are_told_apart() -> None:
     struck = [packed("redis.refuse", touched) for touched in (3, 0, None, 2)]
-    assert summary(struck) == ["redis.refuse: 4 strikes, 2 hit (5 connections), 1 not known, 1 touched nothing"]
+    assert fault_lines(struck) == ["redis.refuse: 4 strikes, 2 hit (5 connections), 1 not known, 1 touched nothing"]
 
 
 def test_vacuous_tests_are_named_with_the_strike_that_missed() -> None:
