@@ -36,8 +36,8 @@ def resilience_stack(pytestconfig: pytest.Config, resilience_schema: Init | None
     """
     from .stack import Stack
 
-    given = options.read(pytestconfig)
-    stack = Stack(options.choice(pytestconfig).make(), given.seed)
+    given = options.options_of(pytestconfig)
+    stack = Stack(options.selected_backend(pytestconfig).make(), given.seed)
     FINDER.save()
     try:
         if resilience_schema is not None:

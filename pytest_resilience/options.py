@@ -47,27 +47,27 @@ class Options(NamedTuple):
 
     Args:
         backend: "auto", "embedded", "docker", "external" or the name of a third party's.
-        asked_by: where the backend was named, such as "--resilience-backend"; None where it was not.
+        backend_source: where the backend was named, such as "--resilience-backend"; None where it was not.
         named_for_this_run: whether that was the command line or the environment, and not the project's configuration.
         is_configured: whether any option was given, in any way.
         seed: the number that all random choices of the run follow from; drawn when nobody gave one.
         strict: whether a vacuous test is an error.
         leaks: what is done about what a test left behind: "report", "error" or "off".
         settings: what backends are told.
-        others: the backends of third parties.
+        plugin_backends: the backends of third parties.
     """
 
     backend: str
-    asked_by: str | None
+    backend_source: str | None
     named_for_this_run: bool
     is_configured: bool
     seed: int
     strict: bool
     leaks: str
     settings: Settings
-    others: Mapping[str, Factory]
+    plugin_backends: Mapping[str, Factory]
 
-    def choose(self) -> SelectedBackend:
+    def select_backend(self) -> SelectedBackend:
         """The backend of this run, and why it is this one.
 
         Raises:
@@ -75,27 +75,27 @@ class Options(NamedTuple):
         """
         from .backends.registry import choose
 
-        return choose(self.backend, self.settings, self.others)
+        return choose(self.backend, self.settings, self.plugin_backends)
 
-    def refuse_missing(self) -> None:
+    def require_backend(self) -> None:
         """See whether the backend that was named can be had here.
 
         Raises:
             pytest.UsageError: it can't; says why, and what to install or to say.
         """
-        if self.asked_by is None or self.backend == "auto":
+        if self.backend_source is None or self.backend == "auto":
             return
         from .backends.registry import missing
 
-        if why := missing(self.backend, self.settings, self.others):
-            raise pytest.UsageError(f"{self.asked_by}={self.backend}: {why}")
+        if why := missing(self.backend, self.settings, self.plugin_backends):
+            raise pytest.UsageError(f"{self.backend_source}={self.backend}: {why}")
 
 
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
-CHOICE: pytest.StashKey[SelectedBackend] = pytest.StashKey()
+SELECTED_BACKEND: pytest.StashKey[SelectedBackend] = pytest.StashKey()
 
 
-def add(parser: pytest.Parser) -> None:
+def register(parser: pytest.Parser) -> None:
     """Declare the options and their ini twins."""
     group = parser.getgroup("resilience", "resilience: real servers behind proxies, and faults that heal")
     group.addoption(
@@ -137,55 +137,55 @@ def add(parser: pytest.Parser) -> None:
     parser.addini("resilience_leaks", "default of --resilience-leaks", default=None)
 
 
-def keep(config: pytest.Config) -> Options:
+def load(config: pytest.Config) -> Options:
     """Read the options once, before the first test.
 
     Raises:
         pytest.UsageError: a value is not allowed; names where it came from and what is.
     """
-    others = _others(config)
+    plugin_backends = _plugin_backends(config)
     _warn_of_unknown_variables(config)
-    asked = _given(config, "backend", os.environ)
+    asked = _lookup(config, "backend", os.environ)
     config.stash[OPTIONS] = given = Options(
-        backend=_backend(config, others),
-        asked_by=asked[1] if asked is not None else None,
+        backend=_backend(config, plugin_backends),
+        backend_source=asked[1] if asked is not None else None,
         named_for_this_run=asked is not None and not asked[1].startswith(INI),
-        is_configured=any(_given(config, name, os.environ) is not None for name in (*TEXTS, *CHOICES)),
+        is_configured=any(_lookup(config, name, os.environ) is not None for name in (*TEXTS, *CHOICES)),
         seed=_seed(config),
         strict=_strict(config),
         leaks=_leaks(config),
         settings=_settings(config),
-        others=others,
+        plugin_backends=plugin_backends,
     )
     if given.backend != "auto" and not hasattr(config, "workerinput"):
         _warn_of_ignored(config, given.backend)
     return given
 
 
-def read(config: pytest.Config) -> Options:
+def options_of(config: pytest.Config) -> Options:
     """The options of this run."""
     return config.stash[OPTIONS]
 
 
-def choice(config: pytest.Config) -> SelectedBackend:
+def selected_backend(config: pytest.Config) -> SelectedBackend:
     """The backend of this run, chosen when it is first asked for: by the header, or by the first test that needs one."""
-    if CHOICE not in config.stash:
-        given = read(config)
-        config.stash[CHOICE] = chosen = given.choose()
+    if SELECTED_BACKEND not in config.stash:
+        given = options_of(config)
+        config.stash[SELECTED_BACKEND] = chosen = given.select_backend()
         if given.backend == "auto" and getattr(config, "workerinput", {}).get("workerid", "gw0") == "gw0":
             _warn_of_ignored(config, chosen.name)
-    return config.stash[CHOICE]
+    return config.stash[SELECTED_BACKEND]
 
 
 def describe(config: pytest.Config) -> str:
     """Return the line that says what a run uses: its backend and why, the versions, the seed."""
-    return f"resilience: {choice(config).describe()}, seed {read(config).seed}"
+    return f"resilience: {selected_backend(config).describe()}, seed {options_of(config).seed}"
 
 
 def _warn_of_ignored(config: pytest.Config, backend: str) -> None:
     """Warn of each option that was given and that the backend does not read."""
     for name, readers in READERS.items():
-        found = _given(config, name, os.environ)
+        found = _lookup(config, name, os.environ)
         if found is not None and backend in BUILT_IN and backend not in readers:
             _warn(config, f"{found[1]} is ignored: the backend is {backend}, and {' and '.join(readers)} reads it")
 
@@ -197,7 +197,7 @@ def _warn(config: pytest.Config, text: str) -> None:
         raise pytest.UsageError(str(warning)) from None
 
 
-def _given(config: pytest.Config, name: str, environ: Mapping[str, str]) -> tuple[Any, str] | None:
+def _lookup(config: pytest.Config, name: str, environ: Mapping[str, str]) -> tuple[Any, str] | None:
     """The value that somebody gave and where, the nearest first."""
     value = config.getoption(f"resilience_{name}")
     if value is not None:
@@ -223,7 +223,7 @@ def _warn_of_unknown_variables(config: pytest.Config) -> None:
                 _warn(config, f"the environment's {PREFIX}{name} is not read{hint}")
 
 
-def _others(config: pytest.Config) -> dict[str, Factory]:
+def _plugin_backends(config: pytest.Config) -> dict[str, Factory]:
     """What third parties add, by the hook."""
     found: dict[str, Factory] = {}
     for backends in config.hook.pytest_resilience_backends():
@@ -234,12 +234,12 @@ def _others(config: pytest.Config) -> dict[str, Factory]:
     return found
 
 
-def _backend(config: pytest.Config, others: Mapping[str, Factory]) -> str:
-    given = _given(config, "backend", os.environ)
+def _backend(config: pytest.Config, plugin_backends: Mapping[str, Factory]) -> str:
+    given = _lookup(config, "backend", os.environ)
     if given is None:
         return "auto"
     value, where = given
-    return _one_of(value, ("auto", *BUILT_IN, *others), where)
+    return _one_of(value, ("auto", *BUILT_IN, *plugin_backends), where)
 
 
 def _one_of(value: Any, known: tuple[str, ...], where: str) -> str:
@@ -251,7 +251,7 @@ def _one_of(value: Any, known: tuple[str, ...], where: str) -> str:
 
 
 def _settings(config: pytest.Config) -> Settings:
-    given = {name: _given(config, name, os.environ) for name in TEXTS}
+    given = {name: _lookup(config, name, os.environ) for name in TEXTS}
     return Settings(**{name: str(found[0]) for name, found in given.items() if found is not None})
 
 
@@ -259,7 +259,7 @@ def _seed(config: pytest.Config) -> int:
     worker = getattr(config, "workerinput", None)
     if worker is not None and "resilience_seed" in worker:
         return int(worker["resilience_seed"])  # one seed for all workers, drawn by the controller
-    given = _given(config, "seed", os.environ)
+    given = _lookup(config, "seed", os.environ)
     if given is None:
         return int.from_bytes(os.urandom(4))
     value, where = given
@@ -270,7 +270,7 @@ def _seed(config: pytest.Config) -> int:
 
 
 def _leaks(config: pytest.Config) -> str:
-    given = _given(config, "leaks", os.environ)
+    given = _lookup(config, "leaks", os.environ)
     if given is None:
         return LEAKS[0]
     value, where = given
@@ -278,7 +278,7 @@ def _leaks(config: pytest.Config) -> str:
 
 
 def _strict(config: pytest.Config) -> bool:
-    given = _given(config, "strict", os.environ)
+    given = _lookup(config, "strict", os.environ)
     if given is None:
         return False
     value, where = given

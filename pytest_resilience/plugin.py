@@ -36,7 +36,7 @@ LOG_LINES = 60  # of the service's log, below a failure
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the options."""
-    options.add(parser)
+    options.register(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,12 +49,12 @@ def pytest_configure(config: pytest.Config) -> None:
         'leaks(*names): what the test may leave behind; patterns such as leaks("thread:watcher-*", "postgres:shop")',
     )
     FINDER.restore()
-    given = options.keep(config)
+    given = options.load(config)
     if hasattr(config, "workerinput"):
         return  # the controller has looked, before it started the workers
     # What the configuration of a project names need not be here for tests that don't use it. (Which do is not known under xdist.)
     if given.named_for_this_run or given.backend == "external" or getattr(config.option, "numprocesses", None):
-        given.refuse_missing()
+        given.require_backend()
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -70,14 +70,14 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from .backends.registry import table
 
-    given = options.keep(config)
-    sys.stdout.write("\n".join(table(given.settings, given.others)) + "\n")
+    given = options.load(config)
+    sys.stdout.write("\n".join(table(given.settings, given.plugin_backends)) + "\n")
     return 0
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
     """Say what the run uses, if it was configured to use something; other people's runs have no line of ours."""
-    if not options.read(config).is_configured:
+    if not options.options_of(config).is_configured:
         return None
     config.stash[DESCRIBED] = True
     return options.describe(config)
@@ -86,13 +86,13 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
     """End the run before the first test when the backend that the configuration names is not here, and a test needs it."""
-    given = options.read(session.config)
+    given = options.options_of(session.config)
     if (
         not given.named_for_this_run
         and not hasattr(session.config, "workerinput")
         and _any_uses_fixtures(session.items)
     ):
-        given.refuse_missing()
+        given.require_backend()
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> str | list[str]:
@@ -111,7 +111,7 @@ def _any_uses_fixtures(items: Sequence[pytest.Item]) -> bool:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Tell xdist's controller what this worker has used."""
     output = getattr(session.config, "workeroutput", None)
-    if output is not None and options.CHOICE in session.config.stash:
+    if output is not None and options.SELECTED_BACKEND in session.config.stash:
         output[DESCRIPTION] = options.describe(session.config)
 
 
@@ -125,7 +125,7 @@ def pytest_testnodedown(node: Any) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """xdist: the controller's seed for every worker."""
-    node.workerinput["resilience_seed"] = options.read(node.config).seed
+    node.workerinput["resilience_seed"] = options.options_of(node.config).seed
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -152,7 +152,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
             check_patterns(marker.args, marker.kwargs)
         fixture = item.stash.get(RESILIENCE, None)
         if fixture is not None:
-            if options.read(item.config).leaks != "off":  # before any strike: a marker may stop the servers
+            if options.options_of(item.config).leaks != "off":  # before any strike: a marker may stop the servers
                 allowed = [pattern for marker in item.iter_markers("leaks") for pattern in marker.args]
                 item.stash[LEAK_CHECK] = fixture.start_leak_check(
                     item.config.rootpath, _pytest_asyncio_loops(item), allowed
@@ -238,7 +238,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     yield
     FINDER.restore()
     fixture = item.stash.get(RESILIENCE, None)
-    if fixture is not None and fixture.vacuous and options.read(item.config).strict and _passed(item):
+    if fixture is not None and fixture.vacuous and options.options_of(item.config).strict and _passed(item):
         from .errors import VacuousTest
 
         raise VacuousTest([(strike.label, str(strike.receipt)) for strike in fixture.vacuous])
@@ -264,7 +264,7 @@ def _teardown_then_check_leaks(item: pytest.Item) -> None:
         return  # its traceback keeps alive whatever its frames have, and the failure is the story
     leaks = check.leaks()
     item.user_properties += [(LEAK, str(leak)) for leak in leaks]
-    if leaks and options.read(item.config).leaks == "error":
+    if leaks and options.options_of(item.config).leaks == "error":
         from .errors import LeakedResources
 
         raise LeakedResources(map(str, leaks), leaks[0].name)
@@ -366,7 +366,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     run = RunReports(terminalreporter.stats)
     strikes, unsupported, leaks = run.strikes(), run.unsupported(), run.leaks()
     said = config.stash.get(WORKER_DESCRIPTION, None) or (
-        options.describe(config) if options.CHOICE in config.stash else None
+        options.describe(config) if options.SELECTED_BACKEND in config.stash else None
     )
     if DESCRIBED in config.stash:
         said = None
