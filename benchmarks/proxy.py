@@ -208,7 +208,7 @@ def measure_rates(rounds: int, only: str) -> dict[str, Any]:
     try:
         with running("ours") as ours, running("toxiproxy") as real, ExitStack() as stack:
             proxies = [each for each in (ours, real) if each is not None]
-            servers = {name: backend.servers[name].direct for name in ("redis", "postgres")}
+            servers = {name: backend.servers[name].direct_address for name in ("redis", "postgres")}
             direct = {name: (server.host, server.port) for name, server in servers.items()}
             bare = stack.enter_context(bare_relays(direct))
             ways = {

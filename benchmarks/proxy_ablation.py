@@ -148,7 +148,7 @@ def main() -> int:
     backend.start()
     try:
         with ExitStack() as stack:
-            redis = backend.servers["redis"].direct
+            redis = backend.servers["redis"].direct_address
             url = urllib.parse.urlparse(backend.servers["redis"].url(redis))
             fill_bulk((redis.host, redis.port), url)
             credentials = ["-a", url.password] if url.password else []

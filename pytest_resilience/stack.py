@@ -68,10 +68,10 @@ class Stack:
         try:
             backend.start()
             for server in backend.servers.values():
-                remember_url(server.url(server.direct))
+                remember_url(server.url(server.direct_address))
             self._proxy_client = self._connect_proxy(backend)
             self._proxies = {name: self._create_proxy(name) for name in ("postgres", "redis")}
-            self._postgres_admin = PostgresAdmin(backend.servers["postgres"], template=backend.template)
+            self._postgres_admin = PostgresAdmin(backend.servers["postgres"], template=backend.template_database)
             self._redis_admin = RedisAdmin(backend.servers["redis"])
             self.postgres, self.redis = self.create_targets(self._registry)
         except BaseException:
@@ -81,7 +81,10 @@ class Stack:
     @staticmethod
     def _connect_proxy(backend: Backend) -> ToxiproxyClient:
         return ToxiproxyClient(
-            *backend.api, connection_counts=backend.seen, proxied_clients=backend.behind, check=backend.check
+            *backend.api,
+            connection_counts=backend.connection_counts,
+            proxied_clients=backend.proxied_clients,
+            check=backend.check,
         )
 
     def _create_proxy(self, name: str) -> ProxyHandle:
@@ -89,8 +92,8 @@ class Stack:
         assert control is not None
 
         def create(_: int) -> ProxyHandle:
-            listen, upstream = self._backend.door(name)
-            return create_proxy(control, f"{self._backend.prefix}{name}", listen, upstream)
+            listen, upstream = self._backend.proxy_addresses(name)
+            return create_proxy(control, f"{self._backend.proxy_prefix}{name}", listen, upstream)
 
         return with_free_port(create, taken=SetupError)
 
@@ -132,7 +135,7 @@ class Stack:
 
     def _unsupported(self, kind: str, name: str) -> dict[str, str]:
         """The faults of a target that the backend can't inject, by their own names."""
-        told = ((fault.partition("."), reason) for fault, reason in self._backend.cannot.items())
+        told = ((fault.partition("."), reason) for fault, reason in self._backend.unsupported.items())
         return {
             fault: f"{self.backend} cannot {name}.{fault}: {reason}"
             for (owner, _, fault), reason in told
@@ -174,16 +177,16 @@ class Stack:
             raise SetupError(
                 f"{name!r} can't be the name of a server: lower case letters, digits and _, and not one that is taken"
             )
-        self._backend.add(kind, name)
+        self._backend.add_server(kind, name)
         self._proxies[name] = self._create_proxy(name)
         server = self._backend.servers[name]
-        remember_url(server.url(server.direct))
+        remember_url(server.url(server.direct_address))
         if kind == "redis":
             redis = RedisAdmin(server)
             self._extra_admins[name] = kind, redis
             redis.take_baseline()
             return
-        admin = PostgresAdmin(server, template=self._backend.template)
+        admin = PostgresAdmin(server, template=self._backend.template_database)
         self._extra_admins[name] = kind, admin
         if init is not None:
             admin.prepare(init)
@@ -297,7 +300,7 @@ class Stack:
         """Undo toxics that were added without a fault of ours, through toxiproxy-python."""
         assert self._proxy_client is not None
         if not any(not strike.healed for strike in self._registry.strikes):
-            if self._backend.shares_proxy:
+            if self._backend.shares_toxiproxy:
                 for proxy in self._proxies.values():
                     proxy.reset()
                 return
@@ -336,12 +339,12 @@ class Stack:
         try:
             self._backend.check()
         except BackendDied:
-            self._backend.revive()
+            self._backend.restart_dead()
             if self._proxy_client is not None:
                 self._proxy_client.close()
             self._proxy_client = self._connect_proxy(self._backend)
             for name, proxy in self._proxies.items():
-                upstream = str(self._backend.servers[name].upstream)
+                upstream = str(self._backend.servers[name].upstream_address)
                 populate(
                     self._proxy_client, [(proxy.name, proxy.listen, upstream)]
                 )  # the same port: addresses were handed out

@@ -139,7 +139,7 @@ class PostgresAdmin:
         self._background: BackgroundLoop | None = None
         self._connection: Session | None = None
         self._cleaner: Session | None = None  # the session that has the function
-        self._fingerprint_query = fingerprint(whole=server.whole)
+        self._fingerprint_query = fingerprint(whole=server.exclusive)
         self._fingerprint: str | None = None
         self._rows: dict[str, str] = {}
         self._sequences: dict[str, int] = {}
@@ -166,7 +166,9 @@ class PostgresAdmin:
 
     async def connect(self, database: str | None = None) -> Session:
         """A new connection of a superuser."""
-        url = self.server.url(self.server.direct)  # as it is now: a container that starts again may be elsewhere
+        url = self.server.url(
+            self.server.direct_address
+        )  # as it is now: a container that starts again may be elsewhere
         return await connect(url, database=database, application_name=APPLICATION, within=ANSWER_WITHIN)
 
     async def session(self) -> Session:
@@ -246,7 +248,7 @@ class PostgresAdmin:
         steps = [init] if isinstance(init, str | Path) or callable(init) else list(init)
         for step in steps:
             if callable(step):
-                step(self.server.url(self.server.direct))
+                step(self.server.url(self.server.direct_address))
             else:
                 self._script(step.read_text(encoding="utf-8") if isinstance(step, Path) else step, str(step))
 
@@ -285,7 +287,7 @@ class PostgresAdmin:
         self._database = await session.fetchval("select current_database()")
         self._databases = {row[0] for row in await session.fetch("select datname from pg_database")}
         self._own_settings = await session.fetch(OWN_SETTINGS)
-        if self.server.whole:
+        if self.server.exclusive:
             self._cluster = await Cluster.read(session)
             self._cluster_number = await session.fetchval(CLUSTER)
 
@@ -349,7 +351,9 @@ class PostgresAdmin:
     async def _ask_session_to_clean(self, session: Session, expected: str | None) -> State:
         if self._cleaner is not session:
             # No triggers and foreign keys, for the whole session: a change of this setting throws all plans away.
-            await session.execute(f"set session_replication_role = replica; {clean_function(whole=self.server.whole)}")
+            await session.execute(
+                f"set session_replication_role = replica; {clean_function(whole=self.server.exclusive)}"
+            )
             self._cleaner = session
         kept = [*self._rows, *self._sequences]
         return State(*await session.fetchrow("select * from pg_temp.resilience_clean($1, $2)", expected, kept))
@@ -389,7 +393,7 @@ class PostgresAdmin:
             statements.append(f"alter database {name} connection limit {first['connections']}")
         if first["comment"] is not None:
             statements.append(f"comment on database {name} is {literal(first['comment'])}")
-        if first["acl"] is not None and self.server.whole:
+        if first["acl"] is not None and self.server.exclusive:
             acl, own = literal(first["acl"]), literal(self._database)
             statements.append(f"update pg_database set datacl = {acl}::aclitem[] where datname = {own}")  # noqa: S608  # quoted
         for row in self._own_settings:
@@ -404,7 +408,7 @@ class PostgresAdmin:
             await end(side)
 
     async def _put_databases_back(self, databases: Sequence[str]) -> None:
-        if not self.server.whole or set(databases) == self._databases:
+        if not self.server.exclusive or set(databases) == self._databases:
             return
         side = await self._side()
         try:

@@ -198,7 +198,7 @@ class HeldConnections:
 
     async def take(self) -> None:
         """Take connections until only so many are left."""
-        if not self._admin.server.whole:
+        if not self._admin.server.exclusive:
             raise CannotInject(
                 "external cannot postgres.starve(connections=...): it would starve everybody who uses that server"
             )
@@ -216,7 +216,7 @@ class HeldConnections:
         while len(self._held) < wanted:
             group = [self._admin.connect() for _ in range(min(20, wanted - len(self._held)))]
             self._held += await asyncio.gather(*group)
-        if self._admin.server.has_log:
+        if self._admin.server.log_readable:
             self._log_begin = self._admin.server.log_size()
 
     def watch(self) -> None:
@@ -224,7 +224,7 @@ class HeldConnections:
 
     def touched(self) -> tuple[int | None, float | None, float | None]:
         """How many connections the server turned away since, by its log; not known where that can't be read."""
-        if not self._admin.server.has_log:
+        if not self._admin.server.log_readable:
             return None, None, None
         log = self._admin.server.log_text(self._log_begin)
         return sum(log.count(refusal) for refusal in REFUSALS), None, None

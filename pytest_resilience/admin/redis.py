@@ -80,7 +80,7 @@ class RedisAdmin:
     @property
     def client(self) -> RedisClient:
         """A client that asks the server directly, where it is now: a container that starts again may be elsewhere."""
-        url = self._server.url(self._server.direct)
+        url = self._server.url(self._server.direct_address)
         if self._client is None or url != self._url:
             self.close()
             self._url = url
@@ -89,7 +89,7 @@ class RedisAdmin:
 
     def take_baseline(self) -> None:
         """Say that the server's settings and users are now as every test shall find them."""
-        if self._server.whole:
+        if self._server.exclusive:
             config, users = self.client.call_all([("CONFIG", "GET", "*"), ("ACL", "LIST")])
             self._baseline = RedisSettings.read(config, users)
 
@@ -105,7 +105,7 @@ class RedisAdmin:
             SetupError: they can't be put back.
             ErrorReply, OSError: a server that is not all ours, or that a fault of the session has struck, can't be emptied.
         """
-        if not self._server.whole or not settings:
+        if not self._server.exclusive or not settings:
             self._empty()
             return
         try:
@@ -114,11 +114,11 @@ class RedisAdmin:
             self._start_again(error)
 
     def _empty(self) -> None:
-        commands = [words for words in EVERYTHING if words[0] != "REPLICAOF"] if self._server.whole else OURS
+        commands = [words for words in EVERYTHING if words[0] != "REPLICAOF"] if self._server.exclusive else OURS
         replies = self.client.call_all(commands)
         if isinstance(replies[0], ErrorReply):  # the others do not exist on every server and every managed Redis
             raise replies[0]
-        if self._server.whole:
+        if self._server.exclusive:
             self._throw_code_away(replies[1])
 
     def _look(self) -> RedisSettings:

@@ -35,20 +35,20 @@ class Server(ABC):
     Attributes:
         kind: which of the two.
         version: as people say it: "18.6", "9.1.2 (valkey)".
-        direct: as the test's process reaches it.
-        upstream: as the proxy reaches it.
-        whole: whether the server is all ours, to be emptied as a whole. If not, only the database that its URL names is.
-        has_log: whether its log can be read.
+        direct_address: as the test's process reaches it.
+        upstream_address: as the proxy reaches it.
+        exclusive: whether the server is all ours, to be emptied as a whole. If not, only the database that its URL names is.
+        log_readable: whether its log can be read.
         debug_command: what a Redis calls its command DEBUG.
     """
 
     kind: Literal["postgres", "redis"]
     version: str
-    whole: bool = True
-    has_log: bool = True
+    exclusive: bool = True
+    log_readable: bool = True
     debug_command: str = "DEBUG"
-    direct: Address
-    upstream: Address
+    direct_address: Address
+    upstream_address: Address
 
     @abstractmethod
     def url(self, address: Address) -> str:
@@ -119,16 +119,16 @@ class Server(ABC):
         """
 
 
-class Enclosure(Protocol):
+class MemoryLimit(Protocol):
     """A control group with a limit of memory."""
 
     def add(self, pid: int) -> bool:
         """Put a process in; False when it is in already, or has gone."""
 
-    def met(self) -> int | None:
+    def affected_processes(self) -> int | None:
         """Count the processes that met the limit; None where the kernel does not say."""
 
-    def leave(self) -> None:
+    def remove(self) -> None:
         """Take all processes out and remove the group."""
 
 
@@ -141,16 +141,16 @@ class Backend(ABC):
         servers: "postgres" and "redis", from `start` to `close`.
         api: where the Toxiproxy's HTTP API listens.
         directory: for logs and the like; gone after `close`.
-        cannot: the faults that it can't inject, such as "postgres.kill", each with the reason.
-        shares_proxy: whether others may have proxies on the same Toxiproxy, which then must not be reset as a whole.
-        prefix: what the names of its proxies begin with.
-        template: name of the database that a changed schema is restored from.
+        unsupported: the faults that it can't inject, such as "postgres.kill", each with the reason.
+        shares_toxiproxy: whether others may have proxies on the same Toxiproxy, which then must not be reset as a whole.
+        proxy_prefix: what the names of its proxies begin with.
+        template_database: name of the database that a changed schema is restored from.
     """
 
-    cannot: Mapping[str, str] = {}  # nobody writes to it
-    shares_proxy: bool = False
-    prefix: str = ""
-    template: str = "resilience_baseline"
+    unsupported: Mapping[str, str] = {}  # nobody writes to it
+    shares_toxiproxy: bool = False
+    proxy_prefix: str = ""
+    template_database: str = "resilience_baseline"
 
     name: str
     why: str
@@ -180,7 +180,7 @@ class Backend(ABC):
     def close(self) -> None:
         """End everything and leave nothing behind. May be called again."""
 
-    def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
+    def add_server(self, kind: Literal["postgres", "redis"], name: str) -> None:
         """Start one more server, known as `servers[name]` from then on, and wait until it answers.
 
         Raises:
@@ -190,18 +190,18 @@ class Backend(ABC):
         raise SetupError(f"{self.name} has one Postgres and one Redis, and can't start {name!r}")
 
     @abstractmethod
-    def door(self, name: str) -> tuple[str, str]:
+    def proxy_addresses(self, name: str) -> tuple[str, str]:
         """The `listen` and `upstream` of a new proxy in front of the server `name`; another port each time."""
 
     @abstractmethod
     def client_address(self, listen: str) -> Address:
         """Where a test reaches a proxy that listens at `listen`."""
 
-    def seen(self, proxy: str) -> ConnectionCounts | None:
+    def connection_counts(self, proxy: str) -> ConnectionCounts | None:
         """How many connections a proxy has had, where the Toxiproxy itself does not count and the backend can know."""
         return None
 
-    def behind(self, proxy: str) -> ProxiedClients | None:
+    def proxied_clients(self, proxy: str) -> ProxiedClients | None:
         """Who is connected through a proxy, where the Toxiproxy itself does not say and the backend can know."""
         return None
 
@@ -215,7 +215,7 @@ class Backend(ABC):
     ) -> ManagedProcess:
         """Run the service under test: a process that ends with the session at the latest; its log is `directory`/`name`.log."""
 
-    def enclose(self, pid: int, limit_bytes: int) -> Enclosure:
+    def limit_memory(self, pid: int, limit_bytes: int) -> MemoryLimit:
         """Make a control group beside a process, whose members may take that much more memory, beyond which the kernel kills one.
 
         Returns:
@@ -227,7 +227,7 @@ class Backend(ABC):
         raise CannotInject(f"{self.name}: nobody would remove a control group after a session that was killed")
 
     @abstractmethod
-    def revive(self) -> None:
+    def restart_dead(self) -> None:
         """Start again what has ended: servers on their ports with their data, the proxy without its proxies (`api` may change).
 
         Raises:

@@ -39,7 +39,7 @@ class BackendKind:
         """One of it, not yet started."""
         raise NotImplementedError
 
-    def cannot(self) -> Mapping[str, str]:
+    def unsupported(self) -> Mapping[str, str]:
         """The faults that it can't inject, such as "postgres.kill", each with the reason."""
         return {}
 
@@ -126,7 +126,7 @@ class Docker(BackendKind):
 
         return DockerBackend(settings, why=why, pull=why == ASKED_FOR)
 
-    def cannot(self) -> Mapping[str, str]:
+    def unsupported(self) -> Mapping[str, str]:
         from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
 
         return TOXIPROXY_UNSUPPORTED
@@ -163,7 +163,7 @@ class External(BackendKind):
 
         return ExternalBackend(settings, why=why)
 
-    def cannot(self) -> Mapping[str, str]:
+    def unsupported(self) -> Mapping[str, str]:
         from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
         from .external.backend import CANNOT
 
@@ -243,7 +243,7 @@ def table(settings: Settings, others: Mapping[str, Factory]) -> list[str]:
     for fault in faults:
         cells = []
         for name, kind in known.items():
-            reason = kind.cannot().get(fault)
+            reason = kind.unsupported().get(fault)
             note = f"{name}: {reason}"
             if reason and note not in notes:
                 notes.append(note)

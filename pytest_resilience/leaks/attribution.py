@@ -22,7 +22,9 @@ def can_attribute(stack: Stack) -> bool:
 
 def sees_client_ports(stack: Stack) -> bool:
     """True if the servers see direct clients under the ports of these clients, so that no forwarder is in between."""
-    return all(server.direct == server.upstream for server in stack.backend_for_processes.servers.values())
+    return all(
+        server.direct_address == server.upstream_address for server in stack.backend_for_processes.servers.values()
+    )
 
 
 def is_only_client(stack: Stack) -> bool:
@@ -32,7 +34,7 @@ def is_only_client(stack: Stack) -> bool:
 
 def owns_servers(stack: Stack) -> bool:
     """True if the session started the servers for its own use."""
-    return all(server.whole for server in stack.backend_for_processes.servers.values())
+    return all(server.exclusive for server in stack.backend_for_processes.servers.values())
 
 
 def own_descriptors(stack: Stack) -> set[int]:

@@ -260,7 +260,7 @@ class LeakCheck:
             return False
         local, remote = descriptor.local[1], descriptor.remote[1]
         for name, target in self._stack.targets.items():
-            if remote == target.server.direct.port:
+            if remote == target.server.direct_address.port:
                 return not (can_attribute(self._stack) and sees_client_ports(self._stack)) or now.has_client(
                     name, local
                 )
@@ -286,7 +286,7 @@ class LeakCheck:
         for name, target in self._stack.targets.items():
             if port == target.port:
                 return f"a connection to {name} (through the proxy)"
-            if port == target.server.direct.port:
+            if port == target.server.direct_address.port:
                 return f"a connection to {name} (around the proxy)"
         if any(running.url.endswith(f":{port}") for running in self._stack.services):
             return "a connection to the service"

@@ -76,7 +76,7 @@ class ConnectionOwners:
         if client is None and not sees_client_ports(self._stack):
             # A forwarded one, or one that could not be paired: no socket here has that port.
             return self._of_unmapped(target, proxied=host == target.host)
-        ends = (client, target.port) if client is not None else (port, target.server.direct.port)
+        ends = (client, target.port) if client is not None else (port, target.server.direct_address.port)
         if ends in self._own:
             return Owner(f"held by this process (descriptor {self._own[ends].number})", self._own[ends])
         if ends in self._service_ports:
@@ -89,7 +89,7 @@ class ConnectionOwners:
 
     def _of_unmapped(self, target: PostgresTarget | RedisTarget, *, proxied: bool) -> Owner | None:
         """The same, where all that can be clients is whether it may be a service's."""
-        direct = target.server.direct.port
+        direct = target.server.direct_address.port
         may_be_service = proxied or any(remote == direct for _, remote in self._service_ports)
         return None if may_be_service and self._stack.services else Owner("")
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..backends.backend import Backend, Enclosure
+from ..backends.backend import Backend, MemoryLimit
 from ..backends.session.memory_cgroup import CgroupUnavailable
 from ..errors import CannotInject, SetupError
 from ..faults.fault import Hold, Receipt
@@ -72,11 +72,11 @@ class ProcessLimits:
             CannotInject: this platform, user or backend can't.
         """
         self._demand_processes()
-        group = self._backend.enclose(self._tree.root.pid, headroom_bytes)
+        group = self._backend.limit_memory(self._tree.root.pid, headroom_bytes)
         try:
             self._tree.each(lambda process: group.add(process.pid))
         except BaseException as problem:
-            group.leave()
+            group.remove()
             if isinstance(problem, CgroupUnavailable):
                 raise CannotInject(f"memory_limit: {problem}") from None
             raise
@@ -100,13 +100,13 @@ class ProcessLimits:
 class Enclosed:
     """A tree in a control group."""
 
-    def __init__(self, group: Enclosure) -> None:
+    def __init__(self, group: MemoryLimit) -> None:
         self._group = group
 
     def release(self) -> None:
         """Take the processes out and remove the group."""
-        self._group.leave()
+        self._group.remove()
 
     def receipt(self) -> Receipt:
         """Return how many processes the kernel killed, or how many shared a limit that was met."""
-        return Receipt(self._group.met(), UNIT)
+        return Receipt(self._group.affected_processes(), UNIT)

@@ -105,7 +105,7 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
     @property
     def direct_url(self) -> str:
         """The server, around the proxy."""
-        return self._server.url(self._server.direct)
+        return self._server.url(self._server.direct_address)
 
     @property
     def proxy(self) -> toxiproxy.Proxy:
@@ -131,7 +131,7 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
         return self._server
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} at {self._address} (proxy of {self._server.direct})>"
+        return f"<{type(self).__name__} {self.name} at {self._address} (proxy of {self._server.direct_address})>"
 
 
 class PostgresTarget(ServerTarget[PostgresAdmin]):

@@ -52,7 +52,7 @@ def sql(server, *statements):
     """Run them on one connection; the value of the last."""
 
     async def run():
-        connection = await asyncpg.connect(server.url(server.direct), timeout=5)
+        connection = await asyncpg.connect(server.url(server.direct_address), timeout=5)
         try:
             for statement in statements[:-1]:
                 await connection.execute(statement)
@@ -66,7 +66,7 @@ def sql(server, *statements):
 def answers(server):
     if server.kind == "postgres":
         return sql(server, "SELECT 1") == 1
-    with redis.Redis.from_url(server.url(server.direct)) as client:
+    with redis.Redis.from_url(server.url(server.direct_address)) as client:
         return client.ping()
 
 
@@ -79,14 +79,14 @@ def test_both_servers_answer_by_their_urls(backend, server):
 
 def test_versions_are_those_that_the_servers_tell(backend, postgres, cache):
     assert sql(postgres, "SHOW server_version").split()[0] == postgres.version
-    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+    with redis.Redis.from_url(cache.url(cache.direct_address)) as client:
         info = client.info("server")
     assert cache.version in (info["redis_version"], f"{info.get('valkey_version')} (valkey)")
     assert backend.versions() == f"Postgres {postgres.version}, Redis {cache.version}"
 
 
 def test_the_password_is_asked_for(postgres):
-    host, port = postgres.direct
+    host, port = postgres.direct_address
     with pytest.raises(asyncpg.InvalidPasswordError):
         asyncio.run(asyncpg.connect(host=host, port=port, user="postgres", password="guess", database="resilience"))
 
@@ -94,7 +94,9 @@ def test_the_password_is_asked_for(postgres):
 def test_a_hundred_and_twenty_connections_at_once(postgres):
     async def run():
         begun = postgres.log_size()
-        connections = await asyncio.gather(*(asyncpg.connect(postgres.url(postgres.direct)) for _ in range(120)))
+        connections = await asyncio.gather(
+            *(asyncpg.connect(postgres.url(postgres.direct_address)) for _ in range(120))
+        )
         await asyncio.gather(*(connection.close() for connection in connections))
         return postgres.log_text(begun)
 
@@ -103,7 +105,7 @@ def test_a_hundred_and_twenty_connections_at_once(postgres):
 
 def test_the_log_says_when_connections_run_out(postgres):
     async def run():
-        attempts = (asyncpg.connect(postgres.url(postgres.direct)) for _ in range(151))
+        attempts = (asyncpg.connect(postgres.url(postgres.direct_address)) for _ in range(151))
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
         connections = [outcome for outcome in outcomes if isinstance(outcome, asyncpg.Connection)]
         await asyncio.gather(*(connection.close() for connection in connections))
@@ -116,16 +118,16 @@ def test_the_log_says_when_connections_run_out(postgres):
 
 @pytest.mark.parametrize("number", range(3))
 def test_killed_it_comes_back_on_its_port(server, number):
-    before, address = server.processes(), server.direct
+    before, address = server.processes(), server.direct_address
     assert before
     server.kill()
     assert not server.alive()
     assert server.processes() == []
     server.check()
     with pytest.raises(OSError, match=r"refused|Connect call failed"):
-        socket.create_connection(server.direct, timeout=1)
+        socket.create_connection(server.direct_address, timeout=1)
     server.start()
-    assert server.direct == address
+    assert server.direct_address == address
     assert set(server.processes()).isdisjoint(before)
     assert answers(server)
 
@@ -138,13 +140,13 @@ def test_start_does_nothing_when_it_runs(server):
 
 def test_postgres_keeps_its_data_redis_does_not(postgres, cache):
     sql(postgres, "DROP TABLE IF EXISTS kept", "CREATE TABLE kept AS SELECT 7 AS answer", "SELECT 1")
-    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+    with redis.Redis.from_url(cache.url(cache.direct_address)) as client:
         client.set("kept", "7")
     for server in postgres, cache:
         server.kill()
         server.start()
     assert sql(postgres, "SELECT answer FROM kept") == 7
-    with redis.Redis.from_url(cache.url(cache.direct)) as client:
+    with redis.Redis.from_url(cache.url(cache.direct_address)) as client:
         assert client.get("kept") is None
     postgres.restart()
     assert sql(postgres, "SELECT answer FROM kept") == 7
@@ -167,7 +169,7 @@ def test_the_service_runs_beside_the_servers(backend, tmp_path):
 
 def test_stop_disconnects_its_clients_and_keeps_the_data(postgres):
     async def run():
-        connection = await asyncpg.connect(postgres.url(postgres.direct))
+        connection = await asyncpg.connect(postgres.url(postgres.direct_address))
         await asyncio.to_thread(postgres.stop)
         with pytest.raises(ENDED):
             await connection.fetchval("SELECT 1")
@@ -218,25 +220,25 @@ def test_an_end_that_nobody_asked_for_is_told_with_its_log(backend, server):
         server.check()
     with pytest.raises(BackendDied):
         backend.check()
-    backend.revive()
+    backend.restart_dead()
     backend.check()
     assert answers(server)
 
 
 def test_a_dead_proxy_is_told_and_revived(backend):
-    address = backend.client_address(backend.door("redis")[0])
+    address = backend.client_address(backend.proxy_addresses("redis")[0])
     os.kill(backend._proxy.processes()[0], signal.SIGKILL)
     until(lambda: not backend._proxy.alive())
     with pytest.raises(BackendDied, match="proxy ended with signal SIGKILL"):
         backend.check()
-    backend.revive()
+    backend.restart_dead()
     backend.check()
-    assert backend.client_address(backend.door("redis")[0]).host == address.host, "addresses were handed out"
+    assert backend.client_address(backend.proxy_addresses("redis")[0]).host == address.host, "addresses were handed out"
 
 
 def test_one_session_of_postgres_can_be_killed_alone(postgres):
     async def run():
-        victim = await asyncpg.connect(postgres.url(postgres.direct))
+        victim = await asyncpg.connect(postgres.url(postgres.direct_address))
         await asyncio.to_thread(postgres.kill_session, victim.get_server_pid())
         with pytest.raises(ENDED):
             while True:
@@ -257,8 +259,8 @@ def _answers(server):
 
 
 def test_no_log_holds_the_password(backend, server):
-    password = server.url(server.direct).partition("@")[0].rpartition(":")[2]
-    if server.kind == "redis" and "@" not in server.url(server.direct):
+    password = server.url(server.direct_address).partition("@")[0].rpartition(":")[2]
+    if server.kind == "redis" and "@" not in server.url(server.direct_address):
         pytest.skip("it has none")
     assert len(password) >= 20
     assert password not in server.log_text()

@@ -31,7 +31,7 @@ TemplateBuilder._make = lambda self: (made.append(1), make(self))
 sys.stdin.readline()
 with EmbeddedBackend() as backend:
     postgres = backend.servers["postgres"]
-    print(json.dumps({"made": len(made), "url": postgres.url(postgres.direct)}), flush=True)
+    print(json.dumps({"made": len(made), "url": postgres.url(postgres.direct_address)}), flush=True)
     sys.stdin.readline()
 """
 
@@ -121,7 +121,7 @@ def test_without_a_cache_it_is_made_for_the_session(monkeypatch):
 def test_no_file_has_the_password_and_the_template_has_a_verifier_that_no_server_uses(own_cache):
     with EmbeddedBackend() as backend:
         postgres = backend.servers["postgres"]
-        password = urlsplit(postgres.url(postgres.direct)).password
+        password = urlsplit(postgres.url(postgres.direct_address)).password
         assert len(password) == 36
         files = [path for path in [own_cache, *backend.directory.rglob("*")] if path.is_file()]
         assert [path for path in files if password.encode() in path.read_bytes()] == []

@@ -32,7 +32,7 @@ postgres, redis = backend.servers["postgres"], backend.servers["redis"]
 daemon = backend.spawn("service", ["sh", "-c", "(setsid sleep 600 & echo $!); exec sleep 600"], env=dict(PATH=os.environ["PATH"]))
 wrote = threading.Event()
 async def write():
-    connection = await asyncpg.connect(postgres.url(postgres.direct))
+    connection = await asyncpg.connect(postgres.url(postgres.direct_address))
     await connection.execute("CREATE TABLE t (n int)")
     while True:
         await connection.execute("INSERT INTO t SELECT generate_series(1, 1000)")
@@ -44,7 +44,7 @@ redis.pause()
 while not daemon.log_text(): time.sleep(0.005)
 print(json.dumps({
     "supervisor": backend._supervisor.pid, "directory": str(backend.directory), "daemon": int(daemon.log_text()),
-    "addresses": [list(address) for address in (postgres.direct, redis.direct, backend.api)],
+    "addresses": [list(address) for address in (postgres.direct_address, redis.direct_address, backend.api)],
 }), flush=True)
 if sys.argv[1] == "end": sys.exit()
 if sys.argv[1] == "crash": os._exit(3)

@@ -54,7 +54,7 @@ async def make_table(url):
 
 @pytest.mark.parametrize("run", range(3))
 def test_no_acknowledged_commit_is_lost(postgres, run):
-    url = postgres.url(postgres.direct)
+    url = postgres.url(postgres.direct_address)
     asyncio.run(make_table(url))
     acknowledged = []
 

@@ -57,7 +57,7 @@ def sql(server, *statements):
     """Run them on one connection; the value of the last."""
 
     async def run():
-        connection = await asyncpg.connect(server.url(server.direct), timeout=5)
+        connection = await asyncpg.connect(server.url(server.direct_address), timeout=5)
         try:
             for statement in statements[:-1]:
                 await connection.execute(statement)
@@ -71,7 +71,7 @@ def sql(server, *statements):
 def answers(server):
     if server.kind == "postgres":
         return sql(server, "SELECT 1") == 1
-    with redis.Redis.from_url(server.url(server.direct)) as client:
+    with redis.Redis.from_url(server.url(server.direct_address)) as client:
         return client.ping()
 
 
@@ -100,7 +100,7 @@ def test_postgres_is_set_up_to_be_killed_a_lot(postgres):
 def test_the_other_databases_are_complete_too(postgres):
     for name, template in (("copy1", "template1"), ("copy0", "template0"), ("copy_postgres", "postgres")):
         sql(postgres, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy", "SELECT 1")
-        url = postgres.url(postgres.direct).replace("/resilience", f"/{name}")
+        url = postgres.url(postgres.direct_address).replace("/resilience", f"/{name}")
 
         async def count(url=url):
             connection = await asyncpg.connect(url)
@@ -117,7 +117,7 @@ def test_the_other_databases_are_complete_too(postgres):
 
 def test_stop_disconnects_its_clients_and_ends_in_order(postgres):
     async def run():
-        connection = await asyncpg.connect(postgres.url(postgres.direct))
+        connection = await asyncpg.connect(postgres.url(postgres.direct_address))
         begun = postgres.log_size()
         await asyncio.to_thread(postgres.stop)
         with pytest.raises(ENDED):
@@ -141,7 +141,7 @@ def test_a_test_may_end_all_sessions_and_ours_is_made_anew(postgres):
             os.kill(pid, signal.SIGSTOP)  # so that it ends only when it has been asked something
             os.kill(pid, signal.SIGTERM)
             asked = use()
-            until(lambda: has_unread(postgres.direct.port))
+            until(lambda: has_unread(postgres.direct_address.port))
             os.kill(pid, signal.SIGCONT)
             asked.result(10)
             assert admin.fetch("select pg_backend_pid()")[0][0] != pid
@@ -166,7 +166,7 @@ def test_pause_stops_every_process_and_resume_takes_it_back(server):
     assert {psutil.Process(pid).status() for pid in server.processes()} == {psutil.STATUS_STOPPED}
     assert server.alive()
     server.check()
-    with socket.create_connection(server.direct, timeout=1) as connection, pytest.raises(TimeoutError):
+    with socket.create_connection(server.direct_address, timeout=1) as connection, pytest.raises(TimeoutError):
         connection.settimeout(0.05)
         connection.sendall(b"*1\r\n$4\r\nPING\r\n")
         connection.recv(1)
@@ -178,7 +178,7 @@ def test_when_only_the_postmaster_is_killed_its_successor_waits_for_the_rest(pos
     """What is left of the old server still has the data directory; the new one must not meet it."""
 
     async def run():
-        connection = await asyncpg.connect(postgres.url(postgres.direct))
+        connection = await asyncpg.connect(postgres.url(postgres.direct_address))
         postmaster, *others = postgres.processes()
         for pid in others:
             os.kill(pid, signal.SIGSTOP)  # so that they can't notice, and stay
@@ -210,7 +210,7 @@ def test_a_dead_proxy_is_told_and_revived(backend):
     until(lambda: not backend._proxy.alive())
     with pytest.raises(BackendDied, match="proxy ended with signal SIGKILL"):
         backend.check()
-    backend.revive()
+    backend.restart_dead()
     backend.check()
     with urllib.request.urlopen(f"http://{backend.api}/version", timeout=5) as reply:
         assert reply.status == 200
@@ -248,7 +248,7 @@ def test_a_server_that_can_not_come_back_says_why(server):
     """Although somebody answers on its port as it would."""
     server.kill()
     with (
-        stranger_at(server.direct, ACCEPTS[server.kind]),
+        stranger_at(server.direct_address, ACCEPTS[server.kind]),
         pytest.raises(ServerNotReady, match=r"(?i)address already in use") as raised,
     ):
         server.start()
@@ -265,7 +265,7 @@ def test_a_server_whose_port_was_taken_gets_another(monkeypatch, server, strange
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
-        used = taken.getsockname()[1] if stranger == "silent" else server.direct.port
+        used = taken.getsockname()[1] if stranger == "silent" else server.direct_address.port
 
         def too_late():
             given.append(used if len(given) < 3 else free_port())
@@ -273,25 +273,25 @@ def test_a_server_whose_port_was_taken_gets_another(monkeypatch, server, strange
 
         monkeypatch.setattr(local, "free_port", too_late)
         with EmbeddedBackend() as other:
-            assert {found.direct.port for found in other.servers.values()}.isdisjoint({used})
+            assert {found.direct_address.port for found in other.servers.values()}.isdisjoint({used})
             assert answers(other.servers[server.kind])
     assert len(given) == 5
 
 
 def test_a_door_is_a_free_port_in_front_of_its_server(backend):
-    listen, upstream = backend.door("postgres")
-    assert upstream == str(backend.servers["postgres"].upstream)
+    listen, upstream = backend.proxy_addresses("postgres")
+    assert upstream == str(backend.servers["postgres"].upstream_address)
     address = backend.client_address(listen)
     with socket.socket() as door:
         door.bind(address)
-    assert backend.door("postgres")[0] != listen
+    assert backend.proxy_addresses("postgres")[0] != listen
 
 
 def test_close_leaves_nothing_behind():
     memory = SharedMemory()
     with EmbeddedBackend() as other:
         pids = [*other.servers["postgres"].processes(), *other.servers["redis"].processes(), *other._proxy.processes()]
-        addresses = [server.direct for server in other.servers.values()] + [other.api]
+        addresses = [server.direct_address for server in other.servers.values()] + [other.api]
         directory = other.directory
         other.servers["postgres"].kill()
         assert len(pids) >= 6
@@ -317,7 +317,7 @@ def test_a_backend_that_fails_to_start_leaves_nothing_behind(monkeypatch):
 
 def test_two_backends_get_on_with_each_other(backend, postgres):
     with EmbeddedBackend() as other:
-        assert other.servers["postgres"].direct != postgres.direct
+        assert other.servers["postgres"].direct_address != postgres.direct_address
         assert other.directory != backend.directory
         assert answers(other.servers["postgres"])
     assert answers(postgres)

@@ -152,7 +152,9 @@ def test_nothing_is_left_of_a_signalled_external_session(kind, number):
             process.wait(5)
             until(lambda: gone(facts["supervisor"]) and gone(facts["service"]), within=5)
             assert api(proxies, "GET", "/proxies") == {}
-        names = sql(postgres.url(postgres.direct), "select count(*) from pg_database where datname like 'resilience_%'")
+        names = sql(
+            postgres.url(postgres.direct_address), "select count(*) from pg_database where datname like 'resilience_%'"
+        )
         assert names == 0
-        with redis.Redis.from_url(f"redis://{cache.direct}/0") as client:
+        with redis.Redis.from_url(f"redis://{cache.direct_address}/0") as client:
             assert client.info("keyspace") == {}

@@ -65,7 +65,7 @@ def counts(stack):
 
 def needs(stack, name):
     """Skip where the backend can't inject that fault; `test_what_a_backend_cannot…` demands that it says so."""
-    if reason := stack._backend.cannot.get(name):
+    if reason := stack._backend.unsupported.get(name):
         pytest.skip(f"{stack.backend} cannot {name}: {reason}")
 
 
@@ -183,7 +183,7 @@ def test_process_faults_strike_and_heal_or_say_why_not(stack, resilience, name, 
 
 
 def test_what_a_backend_cannot_is_told_by_every_fault_of_that_name(stack, resilience):
-    for name, reason in stack._backend.cannot.items():
+    for name, reason in stack._backend.unsupported.items():
         target, _, fault = name.partition(".")
         assert fault in FAULTS
         settings = {"seconds": 1} if fault == "slow_accept" else {}
@@ -222,7 +222,7 @@ def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilienc
             leak.name.partition(":")[0]: leak.name for leak in check.leaks(["eventpoll:*", "fd:*", "socket:unix*"])
         }
         runner.run(session.close())
-    if stack._backend.servers["postgres"].whole:
+    if stack._backend.servers["postgres"].exclusive:
         wanted = {"postgres": "postgres:left", "redis": "redis:left", "lock": "lock:42"}
         assert {kind: named.get(kind) for kind in wanted} == wanted
     else:  # anybody may have sessions there; the sockets are this process' own
@@ -267,7 +267,7 @@ HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stack):
     if stack.backend == "external":
         pytest.skip("external servers may have other clients")
-    if "redis.refuse" in stack._backend.cannot:
+    if "redis.refuse" in stack._backend.unsupported:
         pytest.skip("beyond a forwarded port, Toxiproxy knows forwarders only")
     assert can_attribute(stack)
     env = {"DATABASE_URL": stack.postgres.url, "REDIS_URL": stack.redis.url}
@@ -357,18 +357,18 @@ def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
     with EmbeddedBackend() as below, toxiproxy(kind, below) as url:
         address = Address.parse(url.removeprefix("http://"))
         postgres, cache = below.servers["postgres"], below.servers["redis"]
-        theirs = {"name": "theirs", "listen": "127.0.0.1:0", "upstream": str(cache.direct), "enabled": True}
+        theirs = {"name": "theirs", "listen": "127.0.0.1:0", "upstream": str(cache.direct_address), "enabled": True}
         api(address, "POST", "/proxies", theirs)
         api(address, "POST", "/proxies/theirs/toxics", {"type": "latency", "attributes": {"latency": 5}})
         before = api(address, "GET", "/proxies")
-        sql(postgres.url(postgres.direct), "create table theirs as select 7 as answer")
-        with redis.Redis.from_url(f"redis://{cache.direct}/0") as client:
+        sql(postgres.url(postgres.direct_address), "create table theirs as select 7 as answer")
+        with redis.Redis.from_url(f"redis://{cache.direct_address}/0") as client:
             client.set("theirs", 7)
             stack = Stack(ExternalBackend(settings(below, url)), seed=1)
             try:
                 for _ in range(2):
                     stack.prepare_test(None)
-                    sql(postgres.url(postgres.direct), "create database theirs_too") if _ == 0 else None
+                    sql(postgres.url(postgres.direct_address), "create database theirs_too") if _ == 0 else None
                     resilience = Resilience(stack, None)
                     sql(resilience.postgres.url, "create table ours (n int)")
                     resilience.redis.refuse()
@@ -377,9 +377,10 @@ def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
             finally:
                 stack.close()
             assert api(address, "GET", "/proxies") == before
-            assert sql(postgres.url(postgres.direct), "select answer from theirs") == 7
+            assert sql(postgres.url(postgres.direct_address), "select answer from theirs") == 7
             names = sql(
-                postgres.url(postgres.direct), "select string_agg(datname, ' ' order by datname) from pg_database"
+                postgres.url(postgres.direct_address),
+                "select string_agg(datname, ' ' order by datname) from pg_database",
             )
             assert names == "postgres resilience template0 template1 theirs_too"
             assert client.get("theirs") == b"7"
@@ -391,10 +392,10 @@ def test_external_does_not_empty_a_redis_that_it_was_not_given_empty():
     from tests.support.backends import settings
 
     with EmbeddedBackend() as below:
-        with redis.Redis.from_url(f"redis://{below.servers['redis'].direct}/3") as client:
+        with redis.Redis.from_url(f"redis://{below.servers['redis'].direct_address}/3") as client:
             client.set("theirs", 7)
             named = settings(below, f"http://{below.api}")
-            named = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct}/3")
+            named = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct_address}/3")
             with pytest.raises(SetupError, match="database 3: it holds 1 key"):
                 ExternalBackend(named).start()
             assert client.get("theirs") == b"7"
@@ -411,7 +412,7 @@ def test_two_external_sessions_take_different_databases_of_redis():
         with ExternalBackend(named) as one, ExternalBackend(named) as two:
             assert one.servers["redis"].database != two.servers["redis"].database
             assert one.servers["postgres"].database != two.servers["postgres"].database
-        taken = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct}/5")
+        taken = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct_address}/5")
         with ExternalBackend(taken), pytest.raises(SetupError, match="database 5: another session uses it"):
             ExternalBackend(taken).start()
 

@@ -40,7 +40,7 @@ def server(stack):
 
 @pytest.fixture
 def stranger(server):
-    with redis.Redis(host=server.direct.host, port=server.direct.port, socket_timeout=5) as client:
+    with redis.Redis(host=server.direct_address.host, port=server.direct_address.port, socket_timeout=5) as client:
         client.response_callbacks.clear()  # raw answers
         yield client
 

@@ -23,13 +23,13 @@ def servers():
 
 @pytest.fixture
 def url(servers):
-    return servers["postgres"].url(servers["postgres"].direct)
+    return servers["postgres"].url(servers["postgres"].direct_address)
 
 
 @pytest.fixture
 def client(servers):
     server = servers["redis"]
-    with RedisClient(server.url(server.direct), name=NAME, timeout=10) as client:
+    with RedisClient(server.url(server.direct_address), name=NAME, timeout=10) as client:
         client.call("FLUSHALL")
         yield client
 
@@ -225,7 +225,7 @@ def test_a_connection_that_was_closed_is_opened_again(client):
 
 def test_the_database_and_the_login_of_the_url_are_used_on_each_connection(servers, client):
     client.call("ACL", "SETUSER", "ann", "on", ">s3cr:t", "~*", "+@all")
-    host, port = servers["redis"].direct
+    host, port = servers["redis"].direct_address
     try:
         with RedisClient(f"redis://ann:s3cr%3At@{host}:{port}/3", name=NAME, timeout=10) as third:
             third.call("SET", "here", "1")

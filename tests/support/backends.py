@@ -77,9 +77,11 @@ def started(kind: str) -> Iterator[Backend]:
 def settings(below: Backend, api: str) -> Settings:
     """What the user of an external backend would name, to reach another backend's servers."""
     postgres = below.servers["postgres"]
-    url = postgres.url(postgres.direct)
+    url = postgres.url(postgres.direct_address)
     return Settings(
-        toxiproxy=api, postgres_upstream=url.rpartition("/")[0], redis_upstream=str(below.servers["redis"].direct)
+        toxiproxy=api,
+        postgres_upstream=url.rpartition("/")[0],
+        redis_upstream=str(below.servers["redis"].direct_address),
     )
 
 

@@ -77,7 +77,7 @@ class DockerBackend(SupervisedBackend):
         self._place: ContainerContext | None = None
 
     @property
-    def cannot(self) -> Mapping[str, str]:  # type: ignore[override]  # known when the network is there
+    def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # known when the network is there
         if self._network is None or self._on_its_network:
             return TOXIPROXY_UNSUPPORTED
         names = (f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("refuse", "reset", "flap"))
@@ -127,7 +127,7 @@ class DockerBackend(SupervisedBackend):
         self.servers = {"postgres": postgres, "redis": redis}
         self.api = self._proxy.api
 
-    def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
+    def add_server(self, kind: Literal["postgres", "redis"], name: str) -> None:
         assert self._place is not None, "start comes first"
         server: PostgresContainer | RedisContainer
         password = new_password()
@@ -190,30 +190,30 @@ class DockerBackend(SupervisedBackend):
             self._network = None
         super().close()
 
-    def door(self, name: str) -> tuple[str, str]:
+    def proxy_addresses(self, name: str) -> tuple[str, str]:
         number = next(self._doors)
         if number >= PUBLISHED_DOORS and not self._on_its_network:
             raise SetupError(
                 f"{name!r} is one server too many: clients reach them by forwarded ports here, which are for {PUBLISHED_DOORS} servers"
             )
-        return f"0.0.0.0:{FIRST_DOOR + number}", str(self.servers[name].upstream)
+        return f"0.0.0.0:{FIRST_DOOR + number}", str(self.servers[name].upstream_address)
 
     def client_address(self, listen: str) -> Address:
         assert self._proxy is not None, "start comes first"
         port = int(listen.rpartition(":")[2])
         return Address(self._proxy.private_host, port) if self._on_its_network else self._proxy.published(port)
 
-    def seen(self, proxy: str) -> ConnectionCounts | None:
-        return self._proxy.seen(proxy) if self._proxy is not None else None
+    def connection_counts(self, proxy: str) -> ConnectionCounts | None:
+        return self._proxy.connection_counts(proxy) if self._proxy is not None else None
 
-    def behind(self, proxy: str) -> ProxiedClients | None:
+    def proxied_clients(self, proxy: str) -> ProxiedClients | None:
         # Beyond a forwarded port, it is the forwarder that Toxiproxy knows.
-        return self._proxy.behind(proxy) if self._proxy is not None and self._on_its_network else None
+        return self._proxy.proxied_clients(proxy) if self._proxy is not None and self._on_its_network else None
 
     def versions(self) -> str:
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
 
-    def revive(self) -> None:
+    def restart_dead(self) -> None:
         assert self._proxy is not None, "start comes first"
         before = self._proxy.private_host
         if self._proxy.alive() and not self._proxy.answers():

@@ -45,11 +45,11 @@ class ContainerServer(Container, Server):
         return [self.port]
 
     @property
-    def direct(self) -> Address:  # type: ignore[override]  # read-only here, as it should be
+    def direct_address(self) -> Address:  # type: ignore[override]  # read-only here, as it should be
         return self.published(self.port)
 
     @property
-    def upstream(self) -> Address:  # type: ignore[override]
+    def upstream_address(self) -> Address:  # type: ignore[override]
         return Address(self.name, self.port)
 
 

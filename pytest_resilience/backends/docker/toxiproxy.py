@@ -60,12 +60,12 @@ class ToxiproxyContainer(Container):
         """Where its API listens, for us."""
         return self.published(API_PORT)
 
-    def seen(self, proxy: str) -> ConnectionCounts | None:
+    def connection_counts(self, proxy: str) -> ConnectionCounts | None:
         """How many connections of a proxy have begun and ended so far; None when the log does not tell in time."""
         told = self._connections(proxy)
         return ConnectionCounts(len(told), sum(ended for _, ended in told)) if told is not None else None
 
-    def behind(self, proxy: str) -> ProxiedClients | None:
+    def proxied_clients(self, proxy: str) -> ProxiedClients | None:
         """Who is connected to a proxy; None when the log does not tell in time."""
         told = self._connections(proxy)
         if told is None:

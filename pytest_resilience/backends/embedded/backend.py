@@ -90,7 +90,7 @@ class EmbeddedBackend(SupervisedBackend):
         redis.launch()
         return redis
 
-    def add(self, kind: Literal["postgres", "redis"], name: str) -> None:
+    def add_server(self, kind: Literal["postgres", "redis"], name: str) -> None:
         server: PostgresProcess | RedisProcess
         with files_of_our_own():
             if kind == "postgres":
@@ -141,8 +141,8 @@ class EmbeddedBackend(SupervisedBackend):
                 raise
         return server
 
-    def door(self, name: str) -> tuple[str, str]:
-        return f"{HOST}:{free_port()}", str(self.servers[name].upstream)
+    def proxy_addresses(self, name: str) -> tuple[str, str]:
+        return f"{HOST}:{free_port()}", str(self.servers[name].upstream_address)
 
     def client_address(self, listen: str) -> Address:
         return Address.parse(listen)
@@ -150,7 +150,7 @@ class EmbeddedBackend(SupervisedBackend):
     def versions(self) -> str:
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
 
-    def revive(self) -> None:
+    def restart_dead(self) -> None:
         for server in self.servers.values():
             server.start()
         if self._proxy is not None:

@@ -176,7 +176,7 @@ class LoopbackServer(ServerProcess, Server):
     """A server of ours on loopback, which the test and the proxy reach at the same address."""
 
     @property
-    def direct(self) -> Address:  # type: ignore[override]  # read-only here, as it should be
+    def direct_address(self) -> Address:  # type: ignore[override]  # read-only here, as it should be
         return self.address
 
     def kill_session(self, pid: int) -> None:
@@ -185,5 +185,5 @@ class LoopbackServer(ServerProcess, Server):
         os.kill(pid, signal.SIGKILL)
 
     @property
-    def upstream(self) -> Address:  # type: ignore[override]
+    def upstream_address(self) -> Address:  # type: ignore[override]
         return self.address

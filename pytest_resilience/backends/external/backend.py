@@ -51,22 +51,22 @@ class ExternalBackend(SupervisedBackend):
     """
 
     name = "external"
-    shares_proxy = True
+    shares_toxiproxy = True
 
     def __init__(self, settings: Settings, *, why: str = "asked for") -> None:
         super().__init__()
         self.why = why
         self._named: ExternalEndpoints = read(settings)
         self._id = secrets.token_hex(8)
-        self.prefix = f"pytest-resilience-{self._id}-"
-        self.template = f"resilience_{self._id}_baseline"
+        self.proxy_prefix = f"pytest-resilience-{self._id}-"
+        self.template_database = f"resilience_{self._id}_baseline"
         self._control: ToxiproxyClient | None = None
         self._claim: RedisDatabaseLease | None = None
         self._used: set[int] = set()
         self._direct: dict[str, str] = {}  # the proxies that are never struck: name -> where they listen
 
     @property
-    def cannot(self) -> Mapping[str, str]:  # type: ignore[override]  # known when its Toxiproxy has been asked
+    def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # known when its Toxiproxy has been asked
         return CANNOT | (TOXIPROXY_UNSUPPORTED if self._control is None or not self._control.has_counters else {})
 
     def start(self) -> None:
@@ -90,18 +90,18 @@ class ExternalBackend(SupervisedBackend):
         postgres = ExternalServer("postgres", named.postgres, database, Address("", 0))
         redis = ExternalServer("redis", named.redis, named.redis.database, Address("", 0))
         first = named.postgres.database or "postgres"
-        facts: dict[str, object] = {"api": list(named.api), "prefix": self.prefix}
+        facts: dict[str, object] = {"api": list(named.api), "prefix": self.proxy_prefix}
         self._plan_the_end(facts)
         self._at_end_run()
-        postgres.direct = self._way_around("postgres", named.postgres)
-        redis.direct = self._way_around("redis", named.redis)
-        facts["postgres"] = postgres.url_of(first, postgres.direct)
-        facts["databases"] = [database, self.template]
+        postgres.direct_address = self._way_around("postgres", named.postgres)
+        redis.direct_address = self._way_around("redis", named.redis)
+        facts["postgres"] = postgres.url_of(first, postgres.direct_address)
+        facts["databases"] = [database, self.template_database]
         self._plan_the_end(facts)
         postgres.version = InBackground(lambda: asyncio.run(make_database(postgres, first))).result()
         self._claim = RedisDatabaseLease(redis, self._id)
         redis.version = self._claim.version
-        facts["redis"] = redis.url(redis.direct)
+        facts["redis"] = redis.url(redis.direct_address)
         self._plan_the_end(facts)
         self.servers = {"postgres": postgres, "redis": redis}
 
@@ -119,7 +119,7 @@ class ExternalBackend(SupervisedBackend):
     def _way_around(self, name: str, upstream: ServerEndpoint) -> Address:
         """A second proxy, which no fault strikes: the only way that is sure to reach a server behind somebody's Toxiproxy."""
         assert self._control is not None, "start makes it"
-        proxy = f"{self.prefix}{name}-direct"
+        proxy = f"{self.proxy_prefix}{name}-direct"
         control = self._control
         door = with_free_port(
             lambda _: create_proxy(control, proxy, self._listen(), str(upstream.address)), taken=SetupError
@@ -158,8 +158,8 @@ class ExternalBackend(SupervisedBackend):
             self._control = None
         super().close()
 
-    def door(self, name: str) -> tuple[str, str]:
-        return self._listen(), str(self.servers[name].upstream)
+    def proxy_addresses(self, name: str) -> tuple[str, str]:
+        return self._listen(), str(self.servers[name].upstream_address)
 
     def client_address(self, listen: str) -> Address:
         return Address(self.api.host, int(listen.rpartition(":")[2]))
@@ -167,19 +167,21 @@ class ExternalBackend(SupervisedBackend):
     def versions(self) -> str:
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
 
-    def revive(self) -> None:
+    def restart_dead(self) -> None:
         assert self._control is not None, "start makes it"
         for name, listen in self._direct.items():
             try:
-                self._control.request("GET", f"/proxies/{self.prefix}{name}-direct")
+                self._control.request("GET", f"/proxies/{self.proxy_prefix}{name}-direct")
             except ToxiproxyError:
-                create_proxy(self._control, f"{self.prefix}{name}-direct", listen, str(self.servers[name].upstream))
+                create_proxy(
+                    self._control, f"{self.proxy_prefix}{name}-direct", listen, str(self.servers[name].upstream_address)
+                )
 
     def check(self) -> None:
         assert self._control is not None, "start makes it"
         for name in self._direct:
             try:
-                self._control.request("GET", f"/proxies/{self.prefix}{name}-direct")
+                self._control.request("GET", f"/proxies/{self.proxy_prefix}{name}-direct")
             except ToxiproxyError:
                 raise BackendDied(
                     f"the Toxiproxy at {self.api} has lost our proxies; it was restarted, or reset by somebody"

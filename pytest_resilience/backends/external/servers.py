@@ -26,19 +26,19 @@ class ExternalServer(Server):
         kind: "postgres" or "redis".
         named: what the user said of it.
         database: ours in it.
-        direct: around the proxy that is struck: another proxy, which never is.
+        direct_address: around the proxy that is struck: another proxy, which never is.
     """
 
-    whole = False
-    has_log = False
+    exclusive = False
+    log_readable = False
 
     def __init__(
-        self, kind: Literal["postgres", "redis"], named: ServerEndpoint, database: str, direct: Address
+        self, kind: Literal["postgres", "redis"], named: ServerEndpoint, database: str, direct_address: Address
     ) -> None:
         self.kind = kind
         self.version = "?"
-        self.direct = direct
-        self.upstream = named.address
+        self.direct_address = direct_address
+        self.upstream_address = named.address
         self.database = database
         self._named = named
 
@@ -100,10 +100,10 @@ async def make_database(server: ExternalServer, first: str) -> str:
     """
 
     def told(what: str, error: Exception) -> SetupError:
-        return SetupError(f"the external Postgres at {server.upstream} {what}: {type(error).__name__}: {error}")
+        return SetupError(f"the external Postgres at {server.upstream_address} {what}: {type(error).__name__}: {error}")
 
     try:
-        url = server.url_of(first, server.direct)
+        url = server.url_of(first, server.direct_address)
         connection = await connect(url, application_name="pytest-resilience", within=ANSWER_WITHIN)
     except (OSError, PostgresError) as error:
         advice = "; give user and password in its URL" if isinstance(error, PostgresError) else ""
@@ -143,7 +143,7 @@ class RedisDatabaseLease:
             server.database = number
             # The name is our mark, and a connection that is opened again says it again.
             name = f"pytest-resilience-{number}-{session}"
-            client = RedisClient(server.url(server.direct), name=name, timeout=ANSWER_WITHIN)
+            client = RedisClient(server.url(server.direct_address), name=name, timeout=ANSWER_WITHIN)
             try:
                 problem = self._problem(client, name.removesuffix(session), session)
             except (ErrorReply, OSError) as error:
@@ -156,8 +156,8 @@ class RedisDatabaseLease:
             if "holds" not in problem and "session" not in problem:
                 break  # the others will say the same
         raise SetupError(
-            f"the external Redis at {server.upstream} has no database for us; we empty ours before each test, so it must be empty, and "
-            f"nobody else's. {'; '.join(problems)}"
+            f"the external Redis at {server.upstream_address} has no database for us; we empty ours before each test, so it must be "
+            f"empty, and nobody else's. {'; '.join(problems)}"
         )
 
     def _problem(self, client: RedisClient, ours: str, session: str) -> str | None:

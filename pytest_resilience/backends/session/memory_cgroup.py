@@ -63,7 +63,7 @@ class MemoryCgroup:
             raise CgroupUnavailable(f"process {pid} can't be moved to {self.path} ({error.strerror})") from None
         return True
 
-    def met(self) -> int | None:
+    def affected_processes(self) -> int | None:
         """Count the processes that the kernel killed or, when the group came within a tenth of its limit, those in it.
 
         Returns:
@@ -98,7 +98,7 @@ class MemoryCgroup:
     def _members(self) -> list[int]:
         return [int(pid) for pid in _read(f"{self.path}/cgroup.procs").split()]
 
-    def leave(self) -> None:
+    def remove(self) -> None:
         """Take all processes out of the group and remove it."""
         _evict(self.path)
         remove(self.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import CannotInject
 from ...processes import ManagedProcess, SupervisorClient
-from ..backend import Backend, Enclosure
+from ..backend import Backend, MemoryLimit
 from .child_environ import python_environ
 from .memory_cgroup import CgroupUnavailable, MemoryCgroup
 from .session_dir import SessionDirectory, files_of_our_own, no_room
@@ -78,7 +78,7 @@ class SupervisedBackend(Backend):
     ) -> ManagedProcess:
         return self._supervisor.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
 
-    def enclose(self, pid: int, limit_bytes: int) -> Enclosure:
+    def limit_memory(self, pid: int, limit_bytes: int) -> MemoryLimit:
         try:
             group = MemoryCgroup(pid, limit_bytes)
         except CgroupUnavailable as problem:

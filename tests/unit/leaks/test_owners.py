@@ -33,7 +33,7 @@ def owners(
     mine: Descriptor = MINE,
 ) -> ConnectionOwners:
     """Of a server in a container, as one who was paired so."""
-    server = SimpleNamespace(direct=SimpleNamespace(port=5432), upstream="another address", whole=True)
+    server = SimpleNamespace(direct_address=SimpleNamespace(port=5432), upstream="another address", whole=True)
     proxy = SimpleNamespace(by_upstream_port=lambda known=(): pairs if known == KNOWN else {} if known == () else None)
     target = SimpleNamespace(host=PROXY, port=20001, server=server, proxy_handle=proxy)
     stack: Any = Stack({"postgres": target}, list(services), SimpleNamespace(servers={"postgres": server}))
