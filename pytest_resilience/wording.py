@@ -24,19 +24,19 @@ def singular(plural: str) -> str:
     return plural
 
 
-def close_matches(name: object, known: Iterable[str]) -> list[str]:
-    """Return up to three of the known names that are most similar to `name`, the most similar first."""
+def close_matches(name: object, candidates: Iterable[str]) -> list[str]:
+    """Return up to three candidates that are most similar to `name`, the most similar first."""
     from difflib import SequenceMatcher, get_close_matches  # slow to import, and needed for wrong names only
 
-    wrong, lower = str(name).lower(), {each.lower(): each for each in known}
+    wrong, lower = str(name).lower(), {each.lower(): each for each in candidates}
     found = get_close_matches(wrong, lower, n=3, cutoff=0.6)
     alike = [SequenceMatcher(None, each, wrong).ratio() for each in found]
     return [lower[each] for each, ratio in zip(found, alike, strict=True) if ratio > alike[0] - 0.1]
 
 
-def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return "; did you mean 'refuse'?" with the most similar known names, or "" if none is similar."""
-    return suggestion(close_matches(name, known))
+def did_you_mean(name: object, candidates: Iterable[str]) -> str:
+    """Return "; did you mean 'refuse'?" with the most similar candidates, or "" if none is similar."""
+    return suggestion(close_matches(name, candidates))
 
 
 def suggestion(names: Iterable[str]) -> str:

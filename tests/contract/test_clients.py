@@ -1,4 +1,4 @@
-"""The plugin's own clients, asked of real servers."""
+"""The plugin's own clients, with real servers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def client(servers):
 
 
 def in_session(url, body, **settings):
-    """Run `body(session)`; the session is closed in good order."""
+    """Run `body(session)` and close the session."""
 
     async def work():
         session = await postgres.connect(url, **{"application_name": NAME, "within": 20} | settings)
@@ -63,7 +63,7 @@ def test_rows_are_read_by_position_and_by_name(url):
 
 
 @pytest.mark.parametrize("value", ['it\'s "quoted" \\ größe', "", None])
-def test_text_goes_there_and_back(url, value):
+def test_text_is_sent_and_returned_unchanged(url, value):
     async def body(session):
         assert await session.fetchval("select $1::text", value) == value
         assert await session.fetchval("select $1::text[]", [value, value]) == [value, value]
@@ -81,11 +81,11 @@ def test_several_statements_are_one_script(url):
     in_session(url, body)
 
 
-def test_an_error_has_its_code_and_the_session_goes_on(url):
+def test_an_error_has_its_code_and_the_session_stays_open(url):
     async def body(session):
-        for ask in (session.fetch, session.execute):
+        for run in (session.fetch, session.execute):
             with pytest.raises(postgres.PostgresError, match=r'relation "nowhere" does not exist \(42P01\)') as caught:
-                await ask("select * from nowhere")
+                await run("select * from nowhere")
             assert caught.value.code == "42P01"
         await session.execute("do $$ begin raise notice 'by the way'; end $$")
         assert await session.fetchval("select 1") == 1
@@ -93,7 +93,7 @@ def test_an_error_has_its_code_and_the_session_goes_on(url):
     in_session(url, body)
 
 
-def test_a_wrong_password_is_an_error_of_the_server(url):
+def test_a_wrong_password_is_an_error_that_does_not_contain_it(url):
     secret = url.split(":")[2].split("@")[0]
     wrong = url.replace(secret, "wrong")
     assert wrong != url
@@ -103,7 +103,7 @@ def test_a_wrong_password_is_an_error_of_the_server(url):
 
 
 @pytest.mark.parametrize("mode", ["prefer", "disable", "allow"])
-def test_a_server_without_tls_is_reached_unless_the_url_demands_it(url, mode):
+def test_a_server_without_tls_is_reached_unless_the_url_requires_tls(url, mode):
     assert in_session(f"{url}?sslmode={mode}", lambda session: session.fetchval("select 1")) == 1
     with pytest.raises(ConnectionError, match="has no TLS, which sslmode=require demands"):
         in_session(f"{url}?sslmode=require", lambda session: session.fetchval("select 1"))
@@ -125,11 +125,11 @@ def test_the_environment_changes_nothing(url, monkeypatch):
 
 
 def test_options_of_the_url_are_settings_of_the_session(url):
-    asked = f"{url}?options=-c%20statement_timeout%3D7s"
-    assert in_session(asked, lambda session: session.fetchval("show statement_timeout")) == "7s"
+    with_options = f"{url}?options=-c%20statement_timeout%3D7s"
+    assert in_session(with_options, lambda session: session.fetchval("show statement_timeout")) == "7s"
 
 
-def test_a_statement_that_nobody_waits_for_is_cancelled_before_the_next(url):
+def test_an_abandoned_statement_is_cancelled_before_the_next(url):
     async def body(session):
         for _ in range(3):
             with pytest.raises(TimeoutError):
@@ -139,8 +139,8 @@ def test_a_statement_that_nobody_waits_for_is_cancelled_before_the_next(url):
     in_session(url, body)
 
 
-def test_a_lock_is_free_when_close_returns(url):
-    """Also when the session still waits for something."""
+def test_locks_are_released_when_close_returns(url):
+    """A session that waits for another lock releases its locks, too."""
 
     async def work():
         holder = await postgres.connect(url, application_name=NAME, within=20)
@@ -169,7 +169,7 @@ def test_statements_of_two_tasks_take_turns(url):
     in_session(url, body)
 
 
-def test_a_session_that_was_ended_says_why(url):
+def test_the_error_of_a_terminated_session_has_its_reason(url):
     async def work():
         session = await postgres.connect(url, application_name=NAME, within=20)
         other = await postgres.connect(url, application_name=NAME, within=20)
@@ -198,7 +198,7 @@ def test_replies_are_text_numbers_and_lists(client):
     assert [each["name"] for each in client.clients()] == [NAME]
 
 
-def test_an_error_is_raised_and_among_many_handed_over(client):
+def test_an_error_of_one_command_is_raised_and_among_several_returned(client):
     with pytest.raises(ErrorReply, match="unknown command"):
         client.call("NONSENSE")
     replies = client.call_all([("PING",), ("NONSENSE",), ("PING",)])
@@ -214,7 +214,7 @@ def test_settings_are_read_and_changed(client):
     assert client.setting("no-such-setting") is None
 
 
-def test_a_connection_that_was_closed_is_opened_again(client):
+def test_a_closed_connection_is_opened_again(client):
     other = client.duplicate(timeout=10)
     for _ in range(3):
         client.call("PING")
@@ -245,13 +245,13 @@ def test_the_database_and_the_login_of_the_url_are_used_on_each_connection(serve
 def test_threads_take_turns(client):
     wrong = []
 
-    def ask(number):
+    def echo(number):
         for turn in range(50):
-            said = client.text("ECHO", f"{number}-{turn}")
-            if said != f"{number}-{turn}":
-                wrong.append(said)
+            reply = client.text("ECHO", f"{number}-{turn}")
+            if reply != f"{number}-{turn}":
+                wrong.append(reply)
 
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(target=echo, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

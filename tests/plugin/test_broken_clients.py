@@ -1,4 +1,4 @@
-"""What the plugin does for itself goes on whatever the client libraries under test are like."""
+"""The plugin works with broken client libraries under test, and without them."""
 
 from __future__ import annotations
 
@@ -65,9 +65,7 @@ def test_faults_strike_and_heal(resilience, turn):
 
 
 @pytest.mark.parametrize("conftest", [ABSENT, STUBS, PATCHED, HANGS], ids=["absent", "stubs", "patched", "hang"])
-def test_clean_state_faults_and_the_look_for_leaks_need_no_client_library(
-    pytester: pytest.Pytester, conftest: str
-) -> None:
+def test_clean_state_faults_and_leak_checks_need_no_client_library(pytester: pytest.Pytester, conftest: str) -> None:
     pytester.makeconftest(conftest)
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess("--resilience-backend=embedded", "--resilience-leaks=error")

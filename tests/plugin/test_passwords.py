@@ -1,4 +1,4 @@
-"""No password is shown by a failure: planted tests fail inside libraries that hold it, with --showlocals, and nothing tells it."""
+"""No failure shows a password. Planted tests fail with --showlocals, inside libraries that hold the password in a variable."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import asyncpg, pytest, redis
 
 @pytest.fixture
 def url(resilience):
-    told = resilience.postgres.url
-    pathlib.Path("told").write_text(told.split(":")[2].partition("@")[0])
-    return told
+    url = resilience.postgres.url
+    pathlib.Path("url").write_text(url.split(":")[2].partition("@")[0])
+    return url
 
 def test_the_database_is_missing(url):
     asyncio.run(asyncpg.connect(url.replace("/resilience", "/missing")))
@@ -63,27 +63,27 @@ def pieces(password: str, size: int = 6) -> set[str]:
     return {password[at : at + size] for at in range(len(password) - size + 1)}
 
 
-def told_in(text: str, password: str, size: int = 6) -> list[str]:
+def leaking_lines(text: str, password: str, size: int = 6) -> list[str]:
     return [line for line in text.splitlines() if any(piece in line for piece in pieces(password, size))]
 
 
-def told_in_file(path: Path, password: str) -> list[str]:
-    """Return the lines of a file that tell a part of the password. A template has digits enough to contain six of them by chance."""
-    return told_in(path.read_text(errors="replace"), password, 16 if path.suffix == ".template" else 6)
+def leaking_lines_of_file(path: Path, password: str) -> list[str]:
+    """Return the lines of a file that contain a part of the password. A template contains six of its digits by chance."""
+    return leaking_lines(path.read_text(errors="replace"), password, 16 if path.suffix == ".template" else 6)
 
 
 @pytest.mark.parametrize("how", OPTIONS)
-def test_a_failure_tells_no_password_whatever_the_traceback_shows(project: pytest.Pytester, how: str) -> None:
+def test_a_failure_shows_no_password_in_any_traceback_style(project: pytest.Pytester, how: str) -> None:
     project.makepyfile(PLANTED)
     result = project.runpytest_subprocess("--resilience-backend=embedded", *OPTIONS[how], "--junitxml=report.xml")
     result.assert_outcomes(failed=7, errors=1)
-    password = (project.path / "told").read_text()
+    password = (project.path / "url").read_text()
     assert len(password) == 36
-    assert told_in(result.stdout.str() + result.stderr.str(), password) == []
-    files = [path for path in project.path.rglob("*") if path.is_file() and path.name != "told"]
+    assert leaking_lines(result.stdout.str() + result.stderr.str(), password) == []
+    files = [path for path in project.path.rglob("*") if path.is_file() and path.name != "url"]
     assert any(path.parent.name == "logs" for path in files)
-    telling = [str(path) for path in files if told_in_file(path, password)]
-    assert telling == []
+    leaking = [str(path) for path in files if leaking_lines_of_file(path, password)]
+    assert leaking == []
     assert "postgresql://postgres:***@127.0.0.1" in result.stdout.str()
 
 
@@ -108,10 +108,8 @@ def test_a_service_that_cannot_start_does_not_show_its_environment(
     result.stdout.no_fnmatch_line("*planted-for-this-test*")
 
 
-def test_a_password_that_the_user_named_is_not_shown_either(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A word of its own, too: it is replaced where it must be the password, and not in "Hunter2 Street"."""
+def test_the_password_of_a_given_url_is_not_shown(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ordinary word is replaced where it must be the password, and not in "hunter2 street"."""
     monkeypatch.setenv("PYTEST_RESILIENCE_POSTGRES_UPSTREAM", "postgresql://joe:hunter2@127.0.0.1:1/shop")
     monkeypatch.setenv("PYTEST_RESILIENCE_REDIS_UPSTREAM", "redis://:correct%20horse%2Fbattery@127.0.0.1:1/0")
     project.makepyfile(

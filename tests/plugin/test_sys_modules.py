@@ -1,4 +1,4 @@
-"""Tests and fixtures that save sys.modules and restore it later: no crash, and no second copy of what the plugin needs."""
+"""Tests and fixtures that restore sys.modules cause no crash and no second copy of the plugin's modules."""
 
 from __future__ import annotations
 
@@ -150,8 +150,10 @@ def test_restoring_sys_modules_crashes_nothing(
     assert result.ret == 0
 
 
-def test_inner_runs_alone_may_use_it(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of them imports the plugin anew, since the outer run does not have it."""
+def test_inner_runs_may_use_the_plugin_without_the_outer_run(
+    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each inner run imports the plugin again, since the outer run does not use it."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     project.makeini("[pytest]\n")
     project.makeconftest("pytest_plugins = 'pytester'\n")
@@ -167,8 +169,8 @@ def test_it(pytester):
     project.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_errors_and_history_are_there_once(project: pytest.Pytester) -> None:
-    """A second copy of the plugin's modules would skip nothing, record elsewhere, and catch nothing."""
+def test_errors_and_history_have_one_copy(project: pytest.Pytester) -> None:
+    """A second copy of the plugin's modules would skip no test, record in another history, and catch no error."""
     project.makeconftest("pytest_plugins = 'pytester'\n")
     project.makepyfile(
         test_it="""

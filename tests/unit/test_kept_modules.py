@@ -1,4 +1,4 @@
-"""Modules that are imported once: found again after sys.modules has lost them, and otherwise like any other module."""
+"""Modules that are imported once. They are found again after sys.modules has lost them, and are otherwise like any module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_resilience.kept_modules import KeptModules
 
 @pytest.fixture
 def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KeptModules]:
-    """A finder that keeps a package `once`, which counts how often its modules run."""
+    """A finder that saves a package `once`, which counts how often its modules are executed."""
     package = tmp_path / "once"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -48,7 +48,7 @@ def runs() -> int:
     return builtins.once_runs  # type: ignore[attr-defined, no-any-return]
 
 
-def test_a_module_that_was_dropped_is_found_again_and_does_not_run_again(finder: KeptModules) -> None:
+def test_a_dropped_module_is_found_again_without_executing_it(finder: KeptModules) -> None:
     part = importlib.import_module("once.part")
     once, spec = sys.modules["once"], part.__spec__
     forget()
@@ -58,7 +58,7 @@ def test_a_module_that_was_dropped_is_found_again_and_does_not_run_again(finder:
     assert runs() == 1
 
 
-def test_its_loader_is_the_real_one(finder: KeptModules) -> None:
+def test_the_loader_of_a_saved_module_is_the_real_one(finder: KeptModules) -> None:
     once = importlib.import_module("once")
     assert once.__loader__ is once.__spec__.loader  # type: ignore[union-attr]
     assert type(once.__loader__).__module__ in ("_frozen_importlib_external", "_pytest.assertion.rewrite")
@@ -66,13 +66,13 @@ def test_its_loader_is_the_real_one(finder: KeptModules) -> None:
     assert importlib.import_module("once").__loader__ is once.__loader__
 
 
-def test_a_reload_runs_it_again(finder: KeptModules) -> None:
+def test_a_reload_executes_the_module(finder: KeptModules) -> None:
     importlib.reload(importlib.import_module("once"))
     assert runs() == 2
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_to_ask_whether_it_is_installed_imports_nothing(finder: KeptModules, kept: bool) -> None:
+def test_find_spec_imports_nothing(finder: KeptModules, kept: bool) -> None:
     if kept:
         importlib.import_module("once")
         forget()
@@ -86,7 +86,7 @@ def test_to_ask_whether_it_is_installed_imports_nothing(finder: KeptModules, kep
     assert runs() == int(kept)
 
 
-def test_what_does_not_exist_or_fails_to_import_is_not_kept(finder: KeptModules) -> None:
+def test_failed_imports_are_not_saved(finder: KeptModules) -> None:
     for _ in range(2):
         with pytest.raises(ImportError, match="as planned"):
             importlib.import_module("once.broken")
@@ -94,7 +94,7 @@ def test_what_does_not_exist_or_fails_to_import_is_not_kept(finder: KeptModules)
             importlib.import_module("once.nothing")
 
 
-def test_one_that_was_imported_before_the_finder_was_there_is_kept_too(finder: KeptModules) -> None:
+def test_a_module_imported_before_the_finder_is_saved(finder: KeptModules) -> None:
     sys.meta_path.remove(finder)
     once = importlib.import_module("once")
     finder.restore()
@@ -102,7 +102,7 @@ def test_one_that_was_imported_before_the_finder_was_there_is_kept_too(finder: K
     assert importlib.import_module("once") is once
 
 
-def test_a_finder_that_was_made_anew_finds_the_extensions_of_the_last(finder: KeptModules) -> None:
+def test_a_new_finder_finds_the_extensions_of_the_previous_one(finder: KeptModules) -> None:
     once = importlib.import_module("once")
     forget()
     sys.meta_path.remove(finder)
@@ -110,7 +110,7 @@ def test_a_finder_that_was_made_anew_finds_the_extensions_of_the_last(finder: Ke
     assert importlib.import_module("once") is once
 
 
-def test_held_modules_are_put_back_and_no_others(finder: KeptModules, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saved_modules_are_put_back_and_no_others(finder: KeptModules, monkeypatch: pytest.MonkeyPatch) -> None:
     httpx = importlib.import_module("httpx")
     finder.save()
     assert finder.has_saved

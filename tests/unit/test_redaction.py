@@ -1,4 +1,4 @@
-"""Passwords that are remembered, and texts without them."""
+"""Texts without remembered passwords."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from pytest_resilience.redaction import (
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch):
+def nothing_remembered(monkeypatch):
     monkeypatch.setattr(redaction, "_passwords", {})
 
 
-def test_a_text_stays_as_it_is_while_no_password_is_known():
+def test_a_text_is_unchanged_while_no_password_is_remembered():
     value = ["postgresql://a:b@c/d"]
     assert redacted(value[0]) == "postgresql://a:b@c/d"
     assert redact_report(value) is value
 
 
-def test_no_password_is_remembered_where_there_is_none():
+def test_texts_without_a_password_are_ignored():
     for text in ("postgresql://host/database", "host:5432", "", "http://[broken"):
         remember_url(text)
     remember(None)
     assert redaction._passwords == {}
 
 
-def test_a_new_password_is_long_random_and_known():
+def test_a_new_password_is_long_random_and_remembered():
     one, other = new_password(), new_password()
     assert one != other
     assert len(one) == 36
@@ -45,7 +45,7 @@ def test_a_new_password_is_long_random_and_known():
 
 
 @pytest.mark.parametrize("size", [4, 20, 35])
-def test_the_rest_of_a_password_that_was_cut_is_replaced_too(size):
+def test_the_rest_of_a_shortened_password_is_replaced(size):
     password = new_password()
     assert redacted(f"dsn = 'postgresql://postgres:{password[:size]}...b'") == "dsn = 'postgresql://postgres:***...b'"
     assert redacted(f"dsn = 'a...{password[-size:]}@b'") == "dsn = 'a...***@b'"
@@ -59,7 +59,7 @@ def test_a_short_password_is_replaced_where_it_must_be_one():
 
 
 @pytest.mark.parametrize("password", ["correct horse/battery", 'it\'s "quoted" \\ twice', "näher am Rand"])
-def test_every_form_of_a_password_is_known(password):
+def test_every_written_form_of_a_password_is_replaced(password):
     from json import dumps
     from urllib.parse import quote, quote_plus
 
@@ -74,7 +74,7 @@ def test_a_report_is_changed_in_place_and_other_objects_are_left_alone():
             self.lines = lines
 
         def toterminal(self):
-            """Mark this as one of pytest's."""
+            """Mark this as an object of pytest."""
 
     class Other:
         text = ""
@@ -123,7 +123,7 @@ def test_a_command_is_shown_without_its_secrets(argv: list[str], shown: str) -> 
         ("passed: 3, author=me, tokens left", "passed: 3, author=me, tokens left"),
     ],
 )
-def test_a_log_is_shown_without_what_it_calls_a_secret(text: str, shown: str) -> None:
+def test_a_log_is_shown_without_values_that_it_names_secrets(text: str, shown: str) -> None:
     assert scrubbed(text) == shown
 
 

@@ -8,7 +8,7 @@ from pytest_resilience.wording import close_matches, counted, did_you_mean, list
 
 
 @pytest.mark.parametrize(
-    ("number", "plural", "said"),
+    ("number", "plural", "text"),
     [
         (0, "processes", "0 processes"),
         (1, "processes", "1 process"),
@@ -20,16 +20,16 @@ from pytest_resilience.wording import close_matches, counted, did_you_mean, list
         (1, "data", "1 data"),
     ],
 )
-def test_one_is_singular(number: int, plural: str, said: str) -> None:
-    assert counted(number, plural) == said
+def test_one_is_singular(number: int, plural: str, text: str) -> None:
+    assert counted(number, plural) == text
 
 
-def test_things_are_listed_with_the_right_noun() -> None:
+def test_listed_things_have_the_right_noun() -> None:
     assert listed("processes", [12]) == "process 12"
     assert listed("processes", [1, 2, 3]) == "processes 1, 2 and 3"
 
 
-def test_the_nearest_names_are_suggested_and_far_ones_are_not() -> None:
+def test_similar_names_are_suggested_and_others_are_not() -> None:
     assert close_matches("refus", ["refuse", "reset", "flush"]) == ["refuse"]
     assert close_matches("REFUSE", ["refuse"]) == ["refuse"]
     assert did_you_mean("dokcer", ["docker"]) == "; did you mean 'docker'?"

@@ -42,7 +42,7 @@ def refused(body: bytes) -> str:
         (b"[" * 100_000, "exceeded max depth"),
     ],
 )
-def test_bad_json_says_what_go_says(body: bytes, message: str) -> None:
+def test_bad_json_is_refused_with_the_message_of_go(body: bytes, message: str) -> None:
     assert refused(body) == message
 
 
@@ -57,11 +57,11 @@ def test_bad_json_says_what_go_says(body: bytes, message: str) -> None:
         (b'["a",true,{}]', ["a", True, []]),
     ],
 )
-def test_good_json(body: bytes, value: Any) -> None:
+def test_the_first_value_of_a_body_is_decoded(body: bytes, value: Any) -> None:
     assert go_json.decode(body) == value
 
 
-def test_numbers_that_are_no_integer_literals_keep_their_text() -> None:
+def test_numbers_other_than_integers_keep_their_text() -> None:
     values = go_json.decode(b"[5.0, 1e3, 123456789012345678901]")
     assert [value.text for value in values] == ["5.0", "1e3", "123456789012345678901"]
 
@@ -81,11 +81,11 @@ def test_numbers_that_are_no_integer_literals_keep_their_text() -> None:
         (123456.0, "123456"),
     ],
 )
-def test_shortest_float32(value: float, text: str) -> None:
+def test_a_float32_is_written_with_the_fewest_digits(value: float, text: str) -> None:
     assert go_json.shortest_float32(value) == text
 
 
-def test_encode_escapes_as_go_does() -> None:
+def test_strings_are_escaped_as_in_go() -> None:
     assert (
         go_json.encode({"a": "<é>&\u2028\u2029\n\x01"})
         == '{"a":"\\u003cé\\u003e\\u0026\\u2028\\u2029\\n\\u0001"}'.encode()

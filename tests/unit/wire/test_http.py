@@ -15,7 +15,7 @@ from pytest_resilience.wire import http
         ("GET", {"User-Agent": "x"}, b"GET /a?b=c HTTP/1.0\r\nHost: docker\r\nUser-Agent: x\r\n\r\n"),
     ],
 )
-def test_requests(method: str, headers: dict[str, str] | None, expected: bytes) -> None:
+def test_a_request_of_http_1_0(method: str, headers: dict[str, str] | None, expected: bytes) -> None:
     assert http.request(method, "/a?b=c", "docker", headers) == expected
 
 
@@ -28,19 +28,19 @@ def test_requests(method: str, headers: dict[str, str] | None, expected: bytes) 
         (b"HTTP/1.0 500 x", 500, {}, b""),
     ],
 )  # fmt: skip
-def test_responses(data: bytes, status: int, headers: dict[str, str], body: bytes) -> None:
+def test_a_response_is_parsed(data: bytes, status: int, headers: dict[str, str], body: bytes) -> None:
     assert http.parse_response(data) == (status, headers, body)
 
 
 @pytest.mark.parametrize("data", [b"HTTP/1.0 200", b"HTTP/1.1 200 OK\r\nDate: ", b"HTTP/1.0 200\r\n"])
-def test_the_status_stands_in_the_first_bytes(data: bytes) -> None:
+def test_the_status_is_parsed_before_the_response_is_complete(data: bytes) -> None:
     assert http.parse_status(data) == 200
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"-ERR unknown command\r\n", b"HTTP/1.0 ", b"HTTP/1.0 2000 OK", b"HTTP/2.0 200 OK"]
 )
-def test_other_bytes_are_no_response(data: bytes) -> None:
+def test_other_data_is_no_response(data: bytes) -> None:
     assert http.parse_status(data) is None
     with pytest.raises(ValueError, match="not an HTTP response"):
         http.parse_response(data)

@@ -5,7 +5,7 @@ import pytest
 from pytest_resilience.wire import postgres
 
 
-def test_startup_packet_names_user_and_database():
+def test_a_startup_packet_contains_user_and_database():
     packet = postgres.startup("ann", "shop")
     assert packet == b"\0\0\0\x20\0\3\0\0user\0ann\0database\0shop\0\0"
     assert int.from_bytes(packet[:4], "big") == len(packet)
@@ -22,14 +22,14 @@ def test_startup_packet_names_user_and_database():
         (b"N\0\0\0\4", (b"N", b"")),
     ],
 )
-def test_first_message_waits_until_it_is_complete(data, message):
+def test_the_first_message_is_none_while_incomplete(data, message):
     assert postgres.first_message(data) == message
 
 
 ERROR = b"SFATAL\0VFATAL\0C57P03\0Mthe database system is starting up\0Fpostmaster.c\0\0"
 
 
-def test_error_fields_go_by_their_letter():
+def test_error_fields_are_read_by_letter():
     fields = postgres.error_fields(ERROR)
     assert (fields["S"], fields["C"], fields["M"]) == ("FATAL", "57P03", "the database system is starting up")
 
@@ -47,14 +47,14 @@ def test_error_fields_go_by_their_letter():
         (b"H", b"", "not a Postgres server: it answered with b'H'"),
     ],
 )
-def test_first_answer_says_whether_the_server_serves(kind, body, verdict):
+def test_the_first_response_shows_the_state_of_the_server(kind, body, verdict):
     assert postgres.startup_status(postgres.Message(kind, body)) == verdict
 
 
 # -- a client's side of a session
 
 
-def test_messages_come_one_by_one_however_the_bytes_are_cut():
+def test_messages_are_read_from_bytes_in_any_pieces():
     messages = postgres.MessageReader()
     data = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\5I"
     taken = []
@@ -65,7 +65,7 @@ def test_messages_come_one_by_one_however_the_bytes_are_cut():
     assert taken == [(b"R", b"\0\0\0\0"), (b"Z", b"I")]
 
 
-def test_scram_is_that_of_rfc_7677():
+def test_scram_computes_the_example_of_rfc_7677():
     scram = postgres.Scram("pencil", "rOprNGfwEbeRWgbNEkqO", name="user")
     assert scram.initial_response()[5:] == b"SCRAM-SHA-256\0" + b"\0\0\0\x20" + b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO"
     proof = scram.proof(b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096")
@@ -78,7 +78,7 @@ def test_scram_is_that_of_rfc_7677():
 
 
 @pytest.mark.parametrize("nonce", ["other", "mine"], ids=["of another handshake", "not made longer"])
-def test_scram_refuses_a_challenge_that_is_not_for_it(nonce):
+def test_scram_refuses_the_challenge_of_another_handshake(nonce):
     with pytest.raises(ValueError, match="another handshake"):
         postgres.Scram("pencil", "mine").proof(f"r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096".encode())
 
@@ -89,7 +89,7 @@ def test_passwords_by_md5_are_salted_twice():
     )
 
 
-def test_a_cancel_request_names_process_and_secret():
+def test_a_cancel_request_contains_process_and_secret():
     assert postgres.cancel_request(258, b"\1\2\3\4") == b"\0\0\0\x10\4\xd2\x16\x2e\0\0\1\2\1\2\3\4"
 
 
@@ -144,6 +144,6 @@ def test_values_are_read_by_their_type(kind, text, value):
     assert postgres.row_values(row, described) == [None, value]
 
 
-def test_a_row_description_gives_names_and_types():
+def test_a_row_description_has_names_and_types():
     body = b"\0\2a\0" + b"\0" * 6 + b"\0\0\0\x17" + b"\0" * 8 + b"bc\0" + b"\0" * 6 + b"\0\0\0\x19" + b"\0" * 8
     assert postgres.columns(body) == [("a", 23), ("bc", 25)]

@@ -15,7 +15,7 @@ def test_lone_surrogates_are_replaced() -> None:
     assert wire.read_proxy(decode(b'{"name":"a\\ud800b"}')).name == "a\ufffdb"
 
 
-def test_bodies_of_errors_and_version() -> None:
+def test_the_bodies_of_errors_and_of_the_version() -> None:
     assert wire.error_body(404, "proxy not found") == b'{"error":"proxy not found","status":404}\n'
     assert wire.populate_error_body(500, "x") == b'{"error":"x","status":500,"proxies":null}'
     assert wire.version_body("2.12.0") == b'{"version": "2.12.0"}\n'
@@ -37,13 +37,13 @@ def test_bodies_of_errors_and_version() -> None:
         ("latency", {"distribution": "x"}, "distribution must be one of uniform, normal, pareto, not x"),
     ],
 )
-def test_attributes_refused(kind: str, sent: dict[str, Any], message: str) -> None:
+def test_bad_attributes_are_refused(kind: str, sent: dict[str, Any], message: str) -> None:
     with pytest.raises(ApiError) as caught:
         wire.merge_attributes(kind, JsonObject(sent.items()), {})
     assert (caught.value.status, caught.value.message) == (400, f"bad request body: {message}")
 
 
-def test_attributes_merge_in_the_types_order() -> None:
+def test_merged_attributes_have_the_order_of_their_type() -> None:
     merged = wire.merge_attributes(
         "latency", JsonObject([("JITTER", 3), ("latency", None), ("zzz", 1)]), {"latency": 7}
     )
@@ -77,7 +77,7 @@ def test_every_type_can_be_built_from_its_smallest_values(kind: str) -> None:
     assert list(KINDS) == list(wire.ATTRIBUTES)
 
 
-def test_a_body_that_came_from_an_answer_is_taken_back() -> None:
+def test_a_body_copied_from_a_response_is_accepted() -> None:
     answer = b'{"name":"p","listen":"l","upstream":"u","enabled":true,"Logger":{},"toxics":[{"type":"noop","toxicity":1}],"x":1}'
     body = wire.read_new_proxy(answer)
     assert (body.name, body.listen, body.upstream, body.enabled, body.unknown) == ("p", "l", "u", True, ["x"])
@@ -103,7 +103,7 @@ def test_a_body_that_came_from_an_answer_is_taken_back() -> None:
         ),
     ],
 )
-def test_list_of_proxies_refused(body: bytes, message: str) -> None:
+def test_a_bad_list_of_proxies_is_refused(body: bytes, message: str) -> None:
     with pytest.raises(ApiError) as caught:
         wire.read_proxies(body)
     assert caught.value.message == message
@@ -131,17 +131,17 @@ def read_tls(text: str) -> wire.TlsBody | None:
         ),
     ],
 )
-def test_tls_of_a_proxy(text: str, tls: wire.TlsBody | None) -> None:
+def test_the_tls_options_of_a_proxy_are_read(text: str, tls: wire.TlsBody | None) -> None:
     assert read_tls(text) == tls
 
 
-def test_tls_is_shown_as_it_was_sent() -> None:
+def test_responses_contain_tls_options_as_they_were_sent() -> None:
     assert wire.TlsBody(upstream={"verify": False}).as_json == {"upstream": {"verify": False}}
     assert wire.TlsBody().as_json == {}
 
 
 @pytest.mark.parametrize(
-    ("tls", "said"),
+    ("tls", "message"),
     [
         ("1", "json: cannot unmarshal number into Go struct field Proxy.tls of type toxiproxy.Tls"),
         ('{"server":{}}', "tls.server: no such key; there are client, upstream"),
@@ -155,7 +155,7 @@ def test_tls_is_shown_as_it_was_sent() -> None:
         ('{"upstream":{"alpn":"h2"}}', "json: cannot unmarshal string into Go struct field Proxy.tls.upstream.alpn of type []string"),
     ],
 )  # fmt: skip
-def test_tls_that_makes_no_sense(tls: str, said: str) -> None:
+def test_bad_tls_options_are_refused(tls: str, message: str) -> None:
     with pytest.raises(ApiError) as refused:
         read_tls(f'{{"tls":{tls}}}')
-    assert (refused.value.status, refused.value.message) == (400, f"bad request body: {said}")
+    assert (refused.value.status, refused.value.message) == (400, f"bad request body: {message}")
