@@ -41,8 +41,8 @@ PLANTS = (
         "It fails each time; leave it.",
         (
             "monitor.py",
-            '        except Unavailable as error:\n            pool_log.warning("cleanup: %s", error)',
-            '        except Unavailable as error:\n            pool_log.warning("cleanup: %s", error)\n            self._failed = getattr(self, "_failed", 0) + 1\n            if self._failed > 1:\n                await asyncio.Event().wait()',
+            '        except Unavailable as error:\n            pool_log.warning("Scheduled cleanup failed: %s", error)',
+            '        except Unavailable as error:\n            pool_log.warning("Scheduled cleanup failed: %s", error)\n            self._failed = getattr(self, "_failed", 0) + 1\n            if self._failed > 1:\n                await asyncio.Event().wait()',
         ),
         tests=UNASKED,
         says="nobody cleans up",
