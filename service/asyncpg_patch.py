@@ -1,9 +1,9 @@
-"""Repairs of asyncpg that every connect of the service needs.
+"""A patch of asyncpg that every connect of the service needs.
 
-asyncpg asks the server for TLS through a protocol that keeps the answer in a future. A connect that reaches its time-out
-is cancelled, and when that happens before asyncpg awaits the future, or in the same step of the event loop as the end of
-the connection, the future keeps an exception that nothing retrieves. asyncio then logs "Future exception was never
-retrieved" at a moment that only the load of the machine decides.
+asyncpg requests TLS through a protocol that keeps the server's answer in a future. A connect that reaches its time-out is
+cancelled. If that happens before asyncpg awaits the future, or in the same step of the event loop as the end of the
+connection, the future keeps an exception that nothing retrieves. asyncio then logs "Future exception was never
+retrieved". Only the load of the machine decides when this happens.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from asyncpg import connect_utils
 
 
 def apply() -> None:
-    """Let asyncpg's TLS upgrade retrieve the exception of its own future. Calling twice is harmless."""
+    """Make asyncpg's TLS upgrade retrieve the exception of its own future. A second call has no effect."""
     if connect_utils.TLSUpgradeProto is not _TLSUpgrade:
         connect_utils.TLSUpgradeProto = _TLSUpgrade
 

@@ -1,8 +1,8 @@
-"""Reads through Redis, or memory while Redis is away, then the source; says which one answered.
+"""A read-through cache of Redis (memory while Redis is down) before Postgres. Each result names its source.
 
-Rules: what this instance has written is never answered older than that, whatever happens to Redis; while a write has
-not reached Redis (`pending`), its key is not read from there. A write ends the flight of readers that took off before it,
-so what they load is neither cached nor given to later readers. Errors are not cached.
+Rules: this instance never serves anything older than its own last write, whatever happens to Redis. While a write has
+not reached Redis (it is pending), its key is not read from Redis. A write detaches loads in flight for its key: their
+result is neither cached nor shared with later readers. Errors are not cached.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class CacheResult:
-    """What was read (`entry` None: there is no such row), and where it came from."""
+    """An entry (None if there is no such row) and its source."""
 
     entry: Entry | None
     state: Literal["hit", "miss", "stale"]
@@ -47,11 +47,11 @@ class CacheResult:
 
 
 class Cache:
-    """Redis, the in-memory fallback, and what the one owes the other.
+    """The Redis store, the memory cache, and the writes that Redis has missed.
 
     Args:
-        source_is_up: whether the source is thought to answer; while it is not, a stale copy is served without asking it.
-        tasks: owns the loads, which outlive the request that began them.
+        source_is_up: returns True if Postgres is expected to answer. Otherwise a stale copy is served without trying.
+        tasks: runs the loads, which outlive the request that began them.
     """
 
     def __init__(
@@ -82,10 +82,14 @@ class Cache:
         )
 
     async def read(self, key: int, load: Load) -> CacheResult:
-        """The newest that can be had for `key`. Many readers of one key share one flight.
+        """Return the newest available entry of `key`. Concurrent readers of one key share one load.
+
+        Args:
+            key: number of the row.
+            load: reads the row from Postgres.
 
         Raises:
-            Unavailable: the source is away, and there is no copy.
+            Unavailable: Postgres is down and there is no copy.
         """
         if not self._redis_is_current(key):
             entry = self.memory.get_fresh(key)
@@ -98,33 +102,33 @@ class Cache:
         return await asyncio.shield(flight)
 
     async def after_write(self, key: int, entry: Entry) -> None:
-        """A row was written: from now on nobody here reads an older one."""
+        """Record that a row was written. From now on this instance serves no older version."""
         self._flights.pop(key, None)
         self.memory.put(key, entry)
         await self._write_through(key, entry.stamp)
 
     async def after_delete(self, key: int, created: int) -> None:
-        """A row was deleted: it does not come back, not even from a reader that loaded it before."""
+        """Record that a row was deleted. A load that began before does not bring it back."""
         self._flights.pop(key, None)
         self.memory.drop(key)
         await self._write_through(key, (created, DELETED_VERSION))
 
     def mark_uncertain(self, key: int) -> None:
-        """A write may or may not have happened: the next reader asks the source."""
+        """Record that a write may or may not have happened. The next read goes to Postgres."""
         self._flights.pop(key, None)
         self.memory.mark_uncertain(key)
         self._pending.add(key, None)
 
     def evict_half(self) -> int:
-        """Give up half of the memory. Returns how many entries went."""
+        """Evict half of the memory cache. Return the number of entries evicted."""
         return self.memory.evict_half()
 
     def _redis_is_current(self, key: int) -> bool:
-        """Whether Redis is up and has got every write of ours to this key."""
+        """Return True if Redis is up and has every write of this instance to `key`."""
         return self.redis.up and key not in self._pending
 
     async def _run_flight(self, key: int, load: Load, flight: Flight) -> None:
-        """Answer one flight. Never raises: this task belongs to the group of the whole service."""
+        """Complete one flight. Never raise an Exception, which would end the task group of the whole service."""
         try:
             result = await self._lookup(key, load, flight)
         except asyncio.CancelledError:
@@ -132,7 +136,7 @@ class Cache:
             raise
         except BaseException as error:
             flight.set_exception(error)
-            flight.exception()  # now it counts as seen, even if every reader has gone
+            flight.exception()  # marks the exception as retrieved, even if no reader is left
             if not isinstance(error, Exception):
                 raise
         else:
@@ -145,7 +149,7 @@ class Cache:
         budget = TimeBudget(self._budget)
         found = await self._read_redis(key, budget)
         if self._flights.get(key) is not flight:
-            found = None  # written to meanwhile
+            found = None  # a write came between
         if found is not None:
             self.memory.put(key, found.entry, found.age)
             if found.age < self._fresh_for:
@@ -183,18 +187,18 @@ class Cache:
         return CacheResult(entry, "miss", "postgres")
 
     def _stale_copy(self, key: int, found: CachedValue | None) -> CacheResult | None:
-        """The copy to serve while the source is away: the newer of the two."""
+        """Return the newer of the two copies, to serve while Postgres is down."""
         entry = self.memory.get(key)
         if found is not None and (entry is None or found.entry.stamp >= entry.stamp):
             return CacheResult(found.entry, "stale", "redis")
         return None if entry is None else CacheResult(entry, "stale", "memory")
 
     async def _fill(self, key: int, entry: Entry | None, found: CachedValue | None, budget: TimeBudget) -> None:
-        """Cache what the source said, in memory and, if Redis is there, in Redis."""
+        """Cache the row that Postgres returned, in memory and, if Redis is up, in Redis."""
         if entry is None:
             self.memory.drop(key)
             if found is not None:
-                self._pending.add(key, None)  # gone from the source, still in Redis
+                self._pending.add(key, None)  # deleted in Postgres, still in Redis
             return
         self.memory.put(key, entry)
         if self._redis_is_current(key):
@@ -204,7 +208,7 @@ class Cache:
                 log.debug("not cached in Redis: %s", key)
 
     async def _write_through(self, key: int, stamp: Stamp) -> None:
-        """Owe Redis this write, and try to pay at once. What stays owed, the prober delivers."""
+        """Add a pending write and try to deliver it at once. If that fails, the prober delivers it later."""
         pending = self._pending.add(key, stamp)
         if not self.redis.up:
             return
@@ -216,11 +220,11 @@ class Cache:
         self._pending.acknowledge([(write.key, write.stamp)])
 
     def _next_writes(self) -> list[PendingWrite]:
-        """The next writes that Redis has missed."""
+        """Return the next batch of writes that Redis has missed."""
         return [self._pending_write(key, stamp) for key, stamp in self._pending.next_batch(BATCH_SIZE)]
 
     def _pending_write(self, key: int, stamp: Stamp | None) -> PendingWrite:
-        """What to tell Redis: the entry itself if memory still has just that, else only "nothing older"."""
+        """Return a write of the whole entry if memory still holds that version, else of its stamp only."""
         entry, age = self.memory.get(key), self.memory.age(key)
         if stamp is None or entry is None or age is None or entry.stamp != stamp:
             return PendingWrite(key, stamp, b"", self._lifetime)

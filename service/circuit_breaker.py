@@ -1,8 +1,8 @@
-"""The breaker in front of Redis: decides, keeps no clock, does no I/O.
+"""The circuit breaker in front of Redis. It decides only, without a clock or I/O.
 
-Rules: down until the first success; one line per outage and one per recovery; a failure that belongs to an earlier
-period of being up changes nothing; at most one prober, which asks here how long to wait and how long a freshly healed
-dependency has to stay healed before it is trusted again.
+Rules: the dependency is down until its first success. Each outage and each recovery is logged once. A failure of an
+earlier period (epoch) changes nothing. One prober at most uses the delays: the wait before the next probe, and the time
+for which a dependency that failed again soon must stay up before requests use it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from collections.abc import Callable
 
 MIN_DELAY = 0.1
 MAX_DELAY = 0.5
-FLAPPING_WINDOW = 10.0  # seconds up after which a failure counts as a new story, not as flapping
-TRIAL_SECONDS = 0.5  # seconds a flapping dependency has to hold before it is used again
+FLAPPING_WINDOW = 10.0  # seconds up after which a failure counts as a new outage, not as flapping
+TRIAL_SECONDS = 0.5  # seconds for which a flapping dependency must stay up before it is used again
 
 
 class CircuitBreaker:
-    """Up or down, since when, and what the prober does next.
+    """The state of one dependency and the delays of its prober.
 
     Args:
-        random: returns a number in [0, 1); spreads the probes of many instances.
+        random: returns a number in [0, 1), which spreads the probes of many instances.
     """
 
     def __init__(self, random: Callable[[], float]) -> None:
@@ -33,7 +33,7 @@ class CircuitBreaker:
         self.outages = 0
 
     def record_failure(self, reason: str, epoch: int) -> bool:
-        """Note a failure seen during `epoch`. True when this is the one to log."""
+        """Record a failure seen during `epoch`. Return True if this failure is the one to log."""
         if epoch != self.epoch:
             return False
         self._failures += 1
@@ -48,7 +48,7 @@ class CircuitBreaker:
         return is_first
 
     def record_recovery(self, now: float) -> None:
-        """Note that the prober found it well, and that all that was owed to it has been delivered."""
+        """Record that a probe succeeded and that all pending writes are delivered."""
         if self.outages:
             self._recovered_at = now
         self.up = True
@@ -58,11 +58,11 @@ class CircuitBreaker:
         self.epoch += 1
 
     def probe_delay(self) -> float:
-        """Seconds until the next probe while down: 0.1 doubling to 0.5, times 0.5 to 1."""
+        """Return the seconds until the next probe while down (0.1 doubling to 0.5, times 0.5 to 1)."""
         longest = min(MAX_DELAY, MIN_DELAY * 2.0 ** min(self._failures, 10))
         return longest * (0.5 + 0.5 * self._random())
 
     def trial_period(self, now: float) -> float:
-        """Seconds it has to hold before it is trusted: none, unless it came back only a moment ago and fell again."""
+        """Return the seconds for which probes must succeed before recovery, 0 unless the dependency is flapping."""
         flapping = self._recovered_at is not None and now - self._recovered_at < FLAPPING_WINDOW
         return TRIAL_SECONDS if flapping else 0.0

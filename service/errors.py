@@ -1,7 +1,7 @@
-"""What can go wrong in the service on purpose.
+"""The errors that the service raises on purpose.
 
 ServiceError
-├── SettingsError      the environment is incomplete or malformed: the start ends
+├── SettingsError      the environment is incomplete or malformed, so the start ends
 └── Unavailable        a dependency, or the service itself, cannot serve right now: 503 with Retry-After
 """
 
@@ -13,7 +13,7 @@ class ServiceError(Exception):
 
 
 class SettingsError(ServiceError):
-    """A setting is missing or malformed. Never carries the value: it may be a secret."""
+    """A setting is missing or malformed. The message never holds the value, which may be a secret."""
 
     def __init__(self, name: str, expected: str) -> None:
         self.name = name
@@ -22,7 +22,7 @@ class SettingsError(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """What was asked cannot be done now; trying again later may work."""
+    """A request cannot be served now. A later attempt may succeed."""
 
     def __init__(self, detail: str, retry_after: float = 1.0) -> None:
         self.detail = detail

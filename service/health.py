@@ -1,4 +1,4 @@
-"""Alive and ready, from what is known already: nothing here waits for anything."""
+"""Liveness and readiness, from state that is already known. Nothing here waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .postgres_status import PostgresStatus
 
 
 class Lifecycle:
-    """Starting, running, draining; and how many requests are being worked on."""
+    """The phase of the process (running or draining) and the requests under way."""
 
     def __init__(self) -> None:
         self.draining = False
@@ -22,7 +22,7 @@ class Lifecycle:
 
     @contextlib.contextmanager
     def track_request(self) -> Iterator[None]:
-        """Count one request as being worked on."""
+        """Count one request as under way."""
         done = asyncio.get_running_loop().create_future()
         self._in_flight.add(done)
         try:
@@ -32,13 +32,13 @@ class Lifecycle:
             done.set_result(None)
 
     async def wait_until_idle(self, *, within: float) -> None:
-        """Wait, not for ever, until the requests that are being worked on now have been answered."""
+        """Wait until the requests now under way are answered, for at most `within` seconds."""
         if self._in_flight:
             await asyncio.wait(set(self._in_flight), timeout=within)
 
 
 class Health:
-    """What the three health routes answer."""
+    """The bodies of the three health routes."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Health:
         self._was_ready = False
 
     def health_body(self) -> dict[str, object]:
-        """The process answers. Its form is fixed."""
+        """Return the body of /health, which has a fixed form."""
         return {
             "status": "healthy",
             "nextReady": not self._lifecycle.draining,
@@ -66,7 +66,10 @@ class Health:
         }
 
     def readiness(self) -> tuple[bool, dict[str, object]]:
-        """Whether to send requests here, and why not. Without Redis we serve from memory: degraded, but ready."""
+        """Return True if the service can serve requests, and the body of /readyz.
+
+        Without Redis the service reads from memory, which is "degraded" and still ready.
+        """
         postgres, redis, refusing = self._postgres_status.state, self._cache.redis.up, self._guard.refusing
         ready = postgres == "up" and not refusing and not self._lifecycle.draining
         if self._lifecycle.draining:
@@ -74,7 +77,7 @@ class Health:
         elif ready:
             status = "ready" if redis else "degraded"
         elif postgres == "down" and not refusing and not self._was_ready:
-            status = "starting"  # it waits for Postgres, and nothing else is wrong
+            status = "starting"  # the first connection to Postgres is all that is missing
         else:
             status = "unavailable"
         self._was_ready = self._was_ready or ready
@@ -87,5 +90,5 @@ class Health:
 
 
 def utc_timestamp() -> str:
-    """The time of day, as all answers write it."""
+    """Return the time of day in the form that all responses use."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

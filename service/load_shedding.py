@@ -1,4 +1,4 @@
-"""Load shedding: essential routes only while memory is short."""
+"""Load shedding. While memory is short, only the essential routes are served."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MEMORY_RETRY_AFTER = 2
 
 
 class LoadSheddingMiddleware:
-    """Refuses work while memory is short, counts what is being worked on, and turns an allocation that failed into 503."""
+    """Middleware that answers 503 while memory is short or after a failed allocation, and counts requests under way."""
 
     def __init__(self, app: ASGIApp, *, lifecycle: Lifecycle, guard: MemoryGuard, collector: GarbageCollector) -> None:
         self._app = app

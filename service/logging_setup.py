@@ -1,4 +1,4 @@
-"""Log lines: to stderr, for people or as JSON, and never with a secret in them."""
+"""Logging to stderr, as text or as JSON, without secrets."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _CREDENTIAL_PATTERNS = (
     (re.compile(r"(?i)(bearer\s+)[^\s'\",]+"), r"\1***"),
     (re.compile(r"(?i)((?:password|passwd|token|secret)['\"]?\s*[=:]\s*['\"]?)[^\s'\",&]+"), r"\1***"),
 )
-_MIN_SECRET_LENGTH = 4  # shorter ones are covered by the patterns; as plain text they would eat half the log
+_MIN_SECRET_LENGTH = 4  # as plain text a shorter secret would match half the log; the patterns cover it
 
 
 class Redactor:
-    """Takes the given secrets, and whatever looks like credentials, out of a text."""
+    """Replaces the given secrets, and anything that looks like credentials, by `***`."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = sorted({s for s in secrets if len(s) >= _MIN_SECRET_LENGTH}, key=len, reverse=True)
@@ -52,7 +52,7 @@ class ConsoleFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line: time, level, logger, message and, if there is one, the traceback."""
+    """One JSON object per line, with time, level, logger, message and any traceback."""
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self._redact(self.formatException(record.exc_info))
         if record.stack_info:
             line["stack"] = self._redact(record.stack_info)
-        return json.dumps(line)  # in ASCII: a reader may take U+2028 or U+0085 for the end of the line
+        return json.dumps(line)  # in ASCII, because a reader may take U+2028 or U+0085 for the end of the line
 
 
 def configure(log_format: str, secrets: Iterable[str]) -> None:
@@ -90,14 +90,14 @@ def configure(log_format: str, secrets: Iterable[str]) -> None:
 
 
 def format_start_error(log_format: str, message: str) -> str:
-    """Return the line that says why the start ended, in the format of the log that there is not yet."""
+    """Return the line that reports a failed start, in the format that the log would have had."""
     if log_format != "json":
         return f"service: {message}"
     return json.dumps({"time": _timestamp(time.time()), "level": "CRITICAL", "logger": "service", "message": message})
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes a line that says so in place of a record that cannot be formatted; logging itself prints a raw traceback."""
+    """A handler that logs one line for a record that cannot be formatted. `logging` prints a raw traceback instead."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
         with contextlib.suppress(Exception):
@@ -120,14 +120,14 @@ def _on_thread_exception(arguments: threading.ExceptHookArgs) -> None:
 
 def _on_unraisable(arguments: sys.UnraisableHookArgs) -> None:
     error = arguments.exc_value or arguments.exc_type()
-    what = arguments.err_msg or "Exception ignored in"
+    message = arguments.err_msg or "Exception ignored in"
     logging.getLogger("service").error(
-        "%s: %r", what, arguments.object, exc_info=(type(error), error, arguments.exc_traceback)
+        "%s: %r", message, arguments.object, exc_info=(type(error), error, arguments.exc_traceback)
     )
 
 
 def _stderr() -> TextIO:
-    """A stream of our own: memory.py may point descriptor 2 elsewhere for a moment while it reads the heap's figures."""
+    """Return a stream on a duplicate of descriptor 2, which memory.py redirects while it reads the heap's statistics."""
     try:
         return os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
     except OSError:

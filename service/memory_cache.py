@@ -1,4 +1,4 @@
-"""The in-memory cache that takes over while Redis is away: bounded in entries and in bytes, ordered by version."""
+"""The in-memory cache, which serves reads while Redis is down. Its entries and bytes are bounded."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-OVERHEAD = 400  # bytes that an entry costs beside its body: dict slot, key, objects (measured 192 to 532)
+OVERHEAD = 400  # bytes that an entry costs in addition to its body: dict slot, key, objects (measured 192 to 532)
 
 Stamp = tuple[int, int]
-"""(created, version): grows with every change of a row, also when a row is deleted and its number used again."""
+"""(created, version), which grows with every change of a row.
+
+A row that reuses the number of a deleted row is newer, because it was created later.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is cached of one row: the body of its answer, and its stamp."""
+    """The stamp of one row and the body of its response."""
 
     stamp: Stamp
     body: bytes
@@ -23,7 +26,7 @@ class Entry:
 
 @dataclass(slots=True)
 class CachedEntry:
-    """An entry in memory, and when it was true."""
+    """An entry in memory and the time at which Postgres returned it."""
 
     entry: Entry
     loaded_at: float
@@ -34,13 +37,13 @@ class CachedEntry:
 
 
 class MemoryCache:
-    """Least recently used goes first. Keeps entries for `lifetime` seconds, fresh or not.
+    """A least-recently-used cache that keeps entries for `lifetime` seconds, fresh or stale.
 
     Args:
-        max_entries: most entries held.
-        max_bytes: most bytes held, overhead included.
-        fresh_for: seconds for which an entry is as good as the source.
-        lifetime: seconds for which it is kept to be served as stale.
+        max_entries: largest number of entries.
+        max_bytes: largest total size in bytes, overhead included.
+        fresh_for: seconds for which an entry is served without a query to Postgres.
+        lifetime: seconds for which an entry is kept, to be served as stale.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class MemoryCache:
         return len(self._entries)
 
     def put(self, key: int, entry: Entry, age: float = 0.0) -> None:
-        """Hold `entry`, which was true `age` seconds ago. An older version never replaces a newer one."""
+        """Keep `entry`, which Postgres returned `age` seconds ago. An older version never replaces a newer one."""
         loaded_at = self._clock() - age
         old = self._entries.get(key)
         if old is not None:
@@ -81,7 +84,7 @@ class MemoryCache:
         self._shrink_to(self._max_entries, self._max_bytes)
 
     def get(self, key: int) -> Entry | None:
-        """The entry, fresh or stale, unless its lifetime is over."""
+        """Return the entry, fresh or stale. None if there is none or its lifetime is over."""
         cached = self._entries.get(key)
         if cached is None:
             return None
@@ -92,19 +95,19 @@ class MemoryCache:
         return cached.entry
 
     def get_fresh(self, key: int) -> Entry | None:
-        """The entry if it is as good as the source."""
+        """Return the entry if it is fresh, else None."""
         entry = self.get(key)
         if entry is None or self._clock() - self._entries[key].loaded_at >= self._fresh_for:
             return None
         return entry
 
     def age(self, key: int) -> float | None:
-        """Seconds since the entry was true."""
+        """Return the seconds since Postgres returned the entry. None if there is no entry."""
         cached = self._entries.get(key)
         return None if cached is None else self._clock() - cached.loaded_at
 
     def mark_uncertain(self, key: int) -> None:
-        """No longer fresh, but still good enough to be served as stale."""
+        """Make the entry stale, because a write to its row may have happened."""
         cached = self._entries.get(key)
         if cached is not None:
             cached.loaded_at = min(cached.loaded_at, self._clock() - self._fresh_for)
@@ -115,13 +118,13 @@ class MemoryCache:
             self.bytes -= cached.size
 
     def evict_half(self) -> int:
-        """Let go of the least recently used until half the bytes are left. Returns how many entries went."""
+        """Evict the least recently used entries until half the bytes are left. Return the number evicted."""
         before = len(self._entries)
         self._shrink_to(self._max_entries, self.bytes // 2)
         return before - len(self._entries)
 
     def remove_expired(self) -> None:
-        """Drop what has outlived its lifetime."""
+        """Drop every entry that has outlived its lifetime."""
         oldest = self._clock() - self._lifetime
         for key in [key for key, cached in self._entries.items() if cached.loaded_at <= oldest]:
             self.drop(key)

@@ -1,4 +1,8 @@
-"""What Redis has missed: the newest write to each key, until Redis has got it. Bounded: beyond that, all of Redis is in doubt."""
+"""The writes that Redis has missed.
+
+The newest write to each key is kept until Redis has it. The number of keys is bounded. Beyond the bound, nothing that
+Redis holds can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,13 @@ from .memory_cache import Stamp
 
 
 class PendingWrites:
-    """Keys with the stamp of their newest write; None is for a write that may or may not have happened.
+    """Keys with the stamp of their newest write, or None for a write that may or may not have happened.
 
     Args:
-        max_keys: keys that are remembered, at most.
+        max_keys: largest number of keys.
 
     Attributes:
-        overflowed: more was missed than can be remembered. All that Redis holds must go before it is read again.
+        overflowed: True if more keys were missed than `max_keys`. All copies in Redis must be deleted before the next read.
     """
 
     def __init__(self, max_keys: int) -> None:
@@ -30,7 +34,11 @@ class PendingWrites:
         return self.overflowed or bool(self._stamps)
 
     def add(self, key: int, stamp: Stamp | None) -> Stamp | None:
-        """Remember a write. Returns what is owed for the key now: the newest, and None once there was a doubt."""
+        """Remember a write.
+
+        Returns:
+            the newest stamp of the key, or None if one of its writes is uncertain.
+        """
         if key in self._stamps:
             earlier = self._stamps[key]
             stamp = None if earlier is None or stamp is None else max(earlier, stamp)
@@ -41,16 +49,16 @@ class PendingWrites:
         return stamp
 
     def next_batch(self, count: int) -> list[tuple[int, Stamp | None]]:
-        """The first so many."""
+        """Return the first `count` writes."""
         return list(islice(self._stamps.items(), count))
 
     def acknowledge(self, delivered: Iterable[tuple[int, Stamp | None]]) -> None:
-        """Redis has these now. What was written to the same keys since then stays owed."""
+        """Forget writes that Redis now has. A newer write to one of these keys stays pending."""
         for key, stamp in delivered:
             if key in self._stamps and self._stamps[key] == stamp:
                 del self._stamps[key]
 
     def reset(self) -> None:
-        """All that Redis holds is about to be deleted: only what is written from now on is owed."""
+        """Forget all writes, because all copies in Redis are about to be deleted."""
         self._stamps.clear()
         self.overflowed = False

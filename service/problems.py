@@ -16,7 +16,15 @@ from .errors import Unavailable
 
 
 class Problem(JSONResponse):
-    """RFC 9457."""
+    """A problem document (RFC 9457).
+
+    Args:
+        status: HTTP status.
+        detail: one sentence for the client.
+        headers: additional headers.
+        retry_after: seconds, rounded up to at least 1, for the header Retry-After. None leaves the header out.
+        extra: additional members of the document.
+    """
 
     media_type = "application/problem+json"
 
@@ -54,15 +62,15 @@ async def _unavailable(_: Request, error: Exception) -> Response:
 
 async def _validation_failed(_: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationFailed)
-    return Problem(422, "Some fields are not as they should be.", errors=error.problems)
+    return Problem(422, "Some fields are invalid.", errors=error.problems)
 
 
 async def _client_gone(_: Request, __: Exception) -> Response:
-    return Problem(400, "The client went away.")
+    return Problem(400, "The client disconnected.")
 
 
 async def _unexpected(_: Request, __: Exception) -> Response:
-    return Problem(500, "The service made a mistake; its log has more.")
+    return Problem(500, "Internal error; the log of the service has details.")
 
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]

@@ -1,8 +1,8 @@
-"""Redis as a store of cache entries that may vanish at any moment: every call is bounded, one prober brings it back.
+"""Redis as an optional store of cache entries. Every call has a time limit, and one prober restores the connection.
 
-Rules: a request spends at most its budget here, all calls together. The first real failure opens the breaker, and from
-then on no request touches Redis. One task, `run`, probes with a fresh connection, first delivers what was written
-meanwhile (`pending`), and only then lets requests in again. A version never replaces a newer one: Redis itself compares.
+Rules: all Redis calls of a request together take at most its budget. The first real failure opens the circuit breaker,
+and from then on no request uses Redis. One task, `run`, probes on a new connection, delivers the pending writes, and
+only then closes the breaker. An older version never replaces a newer one: a script in Redis compares them.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.redis")
 
 MAX_CONNECTIONS = 20
-# All made before requests come: a handshake over the internet takes more than a request's budget.
+# All are opened before requests use them: a TLS handshake over the internet takes longer than a request's budget.
 MAX_TLS_CONNECTIONS = 8
 PROBE_INTERVAL = 0.5  # while up
-# A probe waits as long as a request would, REDIS_BUDGET, and at least this long: too slow for requests is away, and nothing else is.
-PROBE_TIMEOUT = 0.25  # on a connection that stands
-CONNECT_TIMEOUT, TLS_CONNECT_TIMEOUT = 0.4, 1.0  # for a probe that has to connect first; no request waits for it
+# A probe waits for REDIS_BUDGET, and at least this long. Redis counts as down exactly when it is too slow for requests.
+PROBE_TIMEOUT = 0.25  # on an open connection
+CONNECT_TIMEOUT, TLS_CONNECT_TIMEOUT = 0.4, 1.0  # for a probe that must connect first, which no request waits for
 TRIAL_INTERVAL = 0.1
 BATCH_SIZE = 100
 BATCH_TIMEOUT = 1.0
-STALL_THRESHOLD = 0.1  # a timeout that fires this much late says that we were stopped, not Redis
-DELETED_VERSION = 2**53 - 1  # the version of a row that is gone; Lua's numbers are exact up to here
+STALL_THRESHOLD = 0.1  # seconds; a timeout that fires this late means that this process was stopped, not Redis
+DELETED_VERSION = 2**53 - 1  # of a tombstone; Lua's numbers are exact up to here
 KEY_PREFIX = "service:campaign:"
 
-# Sets KEYS[1] to "<created> <version> <body>" for ARGV[4] ms unless a newer stamp is there; an empty body says only
-# "nothing older than this".
+# Sets KEYS[1] to "<created> <version> <body>" for ARGV[4] ms unless Redis holds a newer stamp. An empty body only keeps
+# older versions out.
 COMPARE_AND_SET = """
 local held = redis.call('GET', KEYS[1])
 if held then
@@ -60,12 +60,12 @@ return 1
 
 
 class RedisUnavailable(Exception):
-    """Redis cannot be used for this; use something else."""
+    """Redis cannot serve this call, so the caller has to do without."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedValue:
-    """An entry in Redis, and how many seconds ago it was true."""
+    """An entry from Redis and the seconds since Postgres returned it."""
 
     entry: Entry
     age: float
@@ -73,7 +73,14 @@ class CachedValue:
 
 @dataclass(frozen=True, slots=True)
 class PendingWrite:
-    """What Redis is to hold for a key: an entry for `seconds`, or just its stamp; `stamp` None deletes the key."""
+    """A write that Redis should have.
+
+    Args:
+        key: number of the row.
+        stamp: of the version to store. None deletes the key.
+        body: of the entry. Empty stores the stamp only.
+        seconds: until the key expires.
+    """
 
     key: int
     stamp: Stamp | None
@@ -82,7 +89,7 @@ class PendingWrite:
 
 
 class TimeBudget:
-    """The time that one request may still spend on Redis."""
+    """The time in seconds that one request may still spend on Redis."""
 
     def __init__(self, seconds: float) -> None:
         self.total = seconds
@@ -90,12 +97,12 @@ class TimeBudget:
 
 
 class RedisStore:
-    """One Redis (Upstash, then REDIS_URL, then localhost; decided at the start), up or away.
+    """One Redis (Upstash if configured, else REDIS_URL, else localhost), up or down.
 
     Args:
         lifetime: seconds for which entries are kept in Redis.
-        pending: what Redis has missed.
-        next_writes: returns the next of it, as it is to be told to Redis.
+        pending: the writes that Redis has missed.
+        next_writes: returns the next batch of pending writes.
     """
 
     def __init__(
@@ -127,10 +134,10 @@ class RedisStore:
         return self._breaker.up
 
     async def get(self, key: int, budget: TimeBudget) -> CachedValue | None:
-        """The entry and its age. None when there is none.
+        """Return the entry and its age. None if Redis has none.
 
         Raises:
-            RedisUnavailable: Redis is away, too slow, or busy.
+            RedisUnavailable: Redis is down, too slow, or busy.
         """
         async with self._client_within(budget) as client:
             pipe = client.pipeline(transaction=False)
@@ -143,21 +150,21 @@ class RedisStore:
         return _decode(value, self._lifetime - ttl_ms / 1000) if value is not None and ttl_ms >= 0 else None
 
     async def write(self, write: PendingWrite, budget: TimeBudget) -> None:
-        """Bring one write to Redis.
+        """Send one write to Redis.
 
         Raises:
-            RedisUnavailable: it may or may not have arrived.
+            RedisUnavailable: Redis may or may not have the write.
         """
         async with self._client_within(budget) as client:
             await _send(client, write)
 
     async def run(self) -> None:
-        """Probe for ever: the only task that does. Closes the connections when it is cancelled."""
+        """Probe until cancelled, then close the connections. No other task probes."""
         task = asyncio.current_task()
         assert task is not None, "a coroutine runs in a task"
         try:
-            # Python 3.11's asyncio.wait_for, with which redis-py sends, returns an answer in place of a cancellation that comes
-            # at the same moment (python/cpython#86296). The task would never end then.
+            # redis-py sends in asyncio.wait_for, which on Python 3.11 returns an answer in place of a cancellation that
+            # comes at the same moment (python/cpython#86296). Without this condition the task would then never end.
             while not task.cancelling():
                 if self._breaker.up:
                     await self._probe_once()
@@ -167,7 +174,7 @@ class RedisStore:
             await self._close()
 
     async def _probe_once(self) -> None:
-        """One round while up: wait, probe, deliver what a request could not."""
+        """While up, wait, probe, and deliver the writes that requests could not."""
         await self._sleep(PROBE_INTERVAL)
         client, epoch = self._client, self._breaker.epoch
         if client is None or not self._breaker.up:
@@ -177,14 +184,14 @@ class RedisStore:
             async with asyncio.timeout(self._probe_timeout):
                 await _probe(client)
             if self._pending.overflowed:
-                raise RedisUnavailable("it has missed more writes than can be remembered")
+                raise RedisUnavailable("Redis has missed more writes than can be remembered")
             await self._flush_pending(client)
-        except Exception as error:  # noqa: BLE001  # Redis is optional: whatever went wrong, it is away
+        except Exception as error:  # noqa: BLE001  # Redis is optional, so every error means that it is down
             if not self._stalled(error, started, self._probe_timeout):
                 self._record_failure(error, epoch)
 
     async def _reconnect(self) -> bool:
-        """One attempt while down. True when Redis is in use again."""
+        """Try once to reconnect while down. Return True if Redis is in use again."""
         await self._close()
         epoch = self._breaker.epoch
         try:
@@ -201,16 +208,16 @@ class RedisStore:
             if self._pending.overflowed:
                 await self._delete_own_keys(client)
             await self._flush_pending(client)
-        except Exception as error:  # noqa: BLE001  # the same
+        except Exception as error:  # noqa: BLE001  # every error means that Redis is still down
             self._record_failure(error, epoch)
             return False
-        # No await between the last look at `pending` and this: nothing written in between can be missed.
+        # No await stands between the last check of `pending` and this line, so no write in between is missed.
         self._breaker.record_recovery(self._clock())
         log.info("Redis connected successfully")
         return True
 
     async def _flush_pending(self, client: Redis) -> None:
-        """Bring all that is owed to Redis, in batches, until nothing is."""
+        """Deliver all pending writes in batches."""
         while batch := self._next_writes():
             pipe = client.pipeline(transaction=False)
             for write in batch:
@@ -222,7 +229,7 @@ class RedisStore:
             self._pending.acknowledge((write.key, write.stamp) for write in batch)
 
     async def _delete_own_keys(self, client: Redis) -> None:
-        """Delete all of ours, because we can't tell what of it is old."""
+        """Delete every key of the service, because outdated entries cannot be recognized."""
         self._pending.reset()
         try:
             cursor = 0
@@ -239,7 +246,7 @@ class RedisStore:
 
     @contextlib.asynccontextmanager
     async def _client_within(self, budget: TimeBudget) -> AsyncIterator[Redis]:
-        """The client, for as long as the budget lasts. Whatever goes wrong becomes RedisUnavailable."""
+        """Lend the client for as long as the budget lasts. Turn every error into RedisUnavailable."""
         client, epoch = self._client, self._breaker.epoch
         if client is None or not self._breaker.up or budget.remaining <= 0:
             raise RedisUnavailable
@@ -250,7 +257,9 @@ class RedisStore:
                 available = limit - (self._clock() - started)
                 yield client
         except Exception as error:
-            had_enough_time = available >= 0.8 * budget.total  # a late start or a crowd is no proof that Redis is away
+            had_enough_time = (
+                available >= 0.8 * budget.total
+            )  # a late start or a busy pool does not prove that Redis is down
             timed_out = _is_timeout(error)
             if not _is_wrong_type(error) and not (
                 timed_out and (not had_enough_time or self._stalled(error, started, limit))
@@ -270,7 +279,7 @@ class RedisStore:
         return _is_timeout(error) and self._clock() - started > limit + STALL_THRESHOLD
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, or less: a request that finds Redis away wakes the prober."""
+        """Sleep until a request detects an outage, for at most `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
@@ -284,7 +293,10 @@ class RedisStore:
                     await client.connection_pool.disconnect(inuse_connections=True)
 
     async def _share_tls(self, client: Redis) -> None:
-        """Make one TLS context for all connections, in a thread: redis makes one for each, and each holds up the loop for 50 ms."""
+        """Create one TLS context for all connections, in a thread.
+
+        redis-py creates one per connection, and each blocks the event loop for 50 ms.
+        """
         from redis.asyncio import SSLConnection
 
         store = self
@@ -299,18 +311,21 @@ class RedisStore:
         await asyncio.to_thread(SharedContextConnection(**pool.connection_kwargs).ssl_context.get)
 
     def _connect(self) -> Redis:
-        """A client with no connection yet. Imported here: redis costs a third of the start, and is not needed for it."""
+        """Return a client that has no connection yet.
+
+        redis is imported here, because its import takes a third of the start and the start does not need it.
+        """
         from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
         settings = self._settings
         options: dict[str, Any] = {
-            # Every call is in an asyncio.timeout of this file. With a time-out of its own, redis-py sends in asyncio.wait_for, which on
-            # Python 3.11 swallows a cancellation that comes as it ends, and a request then waits for twice its budget and more.
+            # Every call runs in an asyncio.timeout of this file. With a socket_timeout, redis-py sends in asyncio.wait_for,
+            # which on Python 3.11 swallows a cancellation that comes as it ends. A request then takes over twice its budget.
             "socket_timeout": None,
             "socket_connect_timeout": self._connect_timeout,
-            "retry": Retry(NoBackoff(), 1),  # all that we send may be sent twice
+            "retry": Retry(NoBackoff(), 1),  # every command of the service may be sent twice
             "max_connections": MAX_CONNECTIONS + 2,
             "health_check_interval": 0,
             "protocol": 2,
@@ -344,12 +359,12 @@ def _send(client: Redis, write: PendingWrite) -> Awaitable[Any]:
 
 
 async def _probe(client: Redis) -> None:
-    """Ask for just what requests need: a write by our script. Read-only, full, loading or locked Redis fails it."""
+    """Write by the service's script, as requests do. A read-only, full, loading or locked Redis fails this."""
     await client.eval(COMPARE_AND_SET, 1, "service:probe", 0, 0, "", 5000)
 
 
 def _decode(value: bytes, age: float) -> CachedValue | None:
-    """An entry from "<created> <version> <body>". None for a bare stamp, and for what we did not write."""
+    """Parse "<created> <version> <body>". None for a stamp without a body, and for any other value."""
     created, _, rest = bytes(value).partition(b" ")
     version, _, body = rest.partition(b" ")
     if not (created.isdigit() and version.isdigit() and body):
@@ -358,16 +373,18 @@ def _decode(value: bytes, age: float) -> CachedValue | None:
 
 
 def _is_timeout(error: Exception) -> bool:
-    return isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"  # redis has one of its own
+    return (
+        isinstance(error, TimeoutError) or type(error).__name__ == "TimeoutError"
+    )  # redis-py has its own TimeoutError
 
 
 def _is_wrong_type(error: Exception) -> bool:
-    """Somebody else's value under our name: no reason to give up on Redis."""
+    """Return True if another program keeps a value of another type under the key, which is no outage."""
     return str(error).startswith("WRONGTYPE")
 
 
 def _reason(error: Exception) -> str:
-    """One line for the log."""
+    """Return one line for the log."""
     if _is_timeout(error):
         return "no answer in time"
     first = next(iter(str(error).splitlines()), "")

@@ -147,7 +147,7 @@ PLANTS = (
         "It will expire there, too.",
         (
             "cache.py",
-            "            if found is not None:\n                self._pending.add(key, None)  # gone from the source, still in Redis\n",
+            "            if found is not None:\n                self._pending.add(key, None)  # deleted in Postgres, still in Redis\n",
             "",
         ),
         tests=GONE,

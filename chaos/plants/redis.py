@@ -96,7 +96,7 @@ PLANTS = (
         "Only network errors can happen here.",
         (
             "redis_store.py",
-            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # the same",
+            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # every error means that Redis is still down",
             "            await self._flush_pending(client)\n        except (OSError, TimeoutError) as error:",
         ),
         tests=LONG,

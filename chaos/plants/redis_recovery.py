@@ -31,8 +31,8 @@ PLANTS = (
         "What could not be delivered is old by now.",
         (
             "redis_store.py",
-            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # the same\n",
-            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # the same\n            self._pending.reset()\n",
+            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # every error means that Redis is still down\n",
+            "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # every error means that Redis is still down\n            self._pending.reset()\n",
         ),
         tests=SECOND_OUTAGE,
         says="lost",
