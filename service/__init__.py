@@ -1,1 +1,1 @@
-"""A small campaign service that survives its dependencies: Postgres, Redis and its own memory."""
+"""A small campaign service that survives faults of Postgres, of Redis and of its own memory."""

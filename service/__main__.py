@@ -1,4 +1,4 @@
-"""python -m service: read the settings, listen, serve, drain, stop."""
+"""The program `python -m service`, from the settings to the exit status."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 log = logging.getLogger("service")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-BACKLOG = 2048  # connections that the kernel may hold for us
-# Seconds until connections are accepted again after there was no descriptor for one; asyncio waits for 1.
+BACKLOG = 2048  # connections that the kernel may queue
+# Seconds until connections are accepted again after an accept without a free descriptor. The default of asyncio is 1.
 ACCEPT_RETRY_DELAY = 0.1
-MAX_CLOSE_SECONDS = 2.0  # seconds of SHUTDOWN_GRACE, at most, for closing what is left when requests have had the rest
-DRAIN_NOTICE = 2.0  # seconds, at most, in which a service that is told to stop while idle is seen to be unready
+MAX_CLOSE_SECONDS = 2.0  # seconds of SHUTDOWN_GRACE, at most, to close connections after the drain
+DRAIN_NOTICE = 2.0  # seconds, at most, for which /readyz reports the drain of an idle service
 EXIT_START_FAILED = 3
 
 
 def main() -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit status: 0 after a drain in order."""
+    """Serve until SIGTERM or SIGINT. Return the exit status, 0 after a complete drain."""
     try:
         settings = ServiceSettings.from_environment()
         max_connections = connection_limit(settings)
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def _bind_socket(settings: ServiceSettings) -> socket.socket:
-    """The socket to listen on, bound before the slow part of the start, so that a taken port is told at once."""
+    """Return the socket to listen on. It is bound before the slow part of the start, to report a port in use at once."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -60,14 +60,14 @@ def _bind_socket(settings: ServiceSettings) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one, such as ".."
+    except (OSError, ValueError) as error:  # ValueError for an impossible name such as ".."
         where = f"an address that is free to listen on; {settings.host}:{settings.port} is not"
         raise SettingsError("HOST and PORT", f"{where} ({getattr(error, 'strerror', None) or 'not a name'})") from None
     return listener
 
 
 async def _serve(settings: ServiceSettings, listener: socket.socket, max_connections: int) -> int:
-    from .app import create_app  # drivers take long to import, and a wrong setting is reported before
+    from .app import create_app  # imported late, so that a wrong setting is reported at once
 
     app = create_app(settings)
     connections = HttpConnections(header_timeout=settings.header_timeout, max_connections=max_connections)
@@ -81,7 +81,7 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, max_connect
         draining = tasks.create_task(shutdown.drain())
         try:
             await server.serve(sockets=[listener])
-        except OSError as error:  # bound, but somebody else began to listen there first
+        except OSError as error:  # another process began to listen on the address first
             port_taken = SettingsError("HOST and PORT", f"an address that is free to listen on ({error.strerror})")
             sys.stderr.write(logging_setup.format_start_error(settings.log_format, str(port_taken)) + "\n")
             return EXIT_START_FAILED
@@ -96,20 +96,20 @@ def _uvicorn_config(app: Starlette, settings: ServiceSettings, connections: Http
         app,
         http=connections.protocol(),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
-        backlog=ACCEPT_BATCH,  # asyncio accepts as many in one go; the listener's own backlog is set below
+        backlog=ACCEPT_BATCH,  # asyncio accepts this many in one step; _Server sets the backlog of the listener
         ws="none",
         loop="asyncio",
         lifespan="on",
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # the peer's address decides who may clean up
+        proxy_headers=False,  # the address of the socket decides about the cleanup
         server_header=False,
         timeout_graceful_shutdown=max(1, int(settings.shutdown_grace)),
     )
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server on a bound socket. It leaves signals to `_Shutdown`."""
+    """A uvicorn server on a bound socket, which leaves signals to `_Shutdown`."""
 
     def __init__(
         self, config: uvicorn.Config, host: str, listener: socket.socket, connections: HttpConnections
@@ -124,7 +124,7 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then listen, and log that."""
+        """Start the application, listen, and log the address."""
         await super().startup(sockets)
         self._listener.listen(BACKLOG)
         port = self._listener.getsockname()[1]
@@ -172,14 +172,14 @@ class _Shutdown:
         close_seconds = min(MAX_CLOSE_SECONDS, self._grace / 4)
         deadline = time.monotonic() + self._grace - close_seconds
         log.info("draining")
-        # Connections are accepted, and /readyz says "draining", for as long as requests are under way, and at least for so long
-        # that a balancer has asked: a client that is refused before would be one that the balancer has just sent.
+        # Connections are accepted, and /readyz reports "draining", until the requests under way have ended, and at least until
+        # a load balancer has polled /readyz. Until then the balancer still sends clients.
         await asyncio.gather(
             self._lifecycle.wait_until_idle(within=0.9 * (self._grace - close_seconds)),
             asyncio.sleep(min(DRAIN_NOTICE, self._grace / 4)),
         )
         remaining = max(0.05, deadline - time.monotonic())
-        self._server.config.timeout_graceful_shutdown = remaining  # type: ignore[assignment]  # uvicorn only waits for it
+        self._server.config.timeout_graceful_shutdown = remaining  # type: ignore[assignment]  # uvicorn only passes it to a wait
         self._server.should_exit = True
 
 

@@ -1,4 +1,4 @@
-"""All the wiring: what the service is made of, started and stopped in order."""
+"""The application, with its parts created, started and stopped in order."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from .settings import ServiceSettings
 
 
 class _Stopped(Exception):
-    """Ends the task group, and with it all that it owns."""
+    """Ends the task group and all its tasks."""
 
 
 def create_app(settings: ServiceSettings) -> Starlette:
-    """The service as an ASGI application. It starts without Postgres and Redis, and finds them by itself."""
+    """Return the service as an ASGI application. It starts without Postgres and Redis, and connects when they are up."""
     boot_id = secrets.token_hex(4)
     tasks = asyncio.TaskGroup()  # owns every task of the service
     lifecycle = Lifecycle()
@@ -90,7 +90,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
 
 
 def _start_threads(count: int) -> ThreadPoolExecutor:
-    """Threads for looking up names. Started now, because a thread takes memory that may be short later."""
+    """Return running threads for name lookups. A thread takes memory, which may be short later."""
     executor = ThreadPoolExecutor(count, thread_name_prefix="resolver")
     all_started = threading.Barrier(count + 1)
     for _ in range(count):
@@ -100,7 +100,7 @@ def _start_threads(count: int) -> ThreadPoolExecutor:
 
 
 async def _supervised(run: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop for ever: should it fail, say so and start it again."""
+    """Run a loop until cancelled. If the loop fails, log the error and restart it."""
     while True:
         try:
             await run()

@@ -15,7 +15,7 @@ from asyncpg import connect_utils
 
 
 def apply() -> None:
-    """Make asyncpg's TLS upgrade retrieve the exception of its own future. A second call has no effect."""
+    """Make asyncpg's TLS upgrade retrieve the exception of its future. A second call has no effect."""
     if connect_utils.TLSUpgradeProto is not _TLSUpgrade:
         connect_utils.TLSUpgradeProto = _TLSUpgrade
 

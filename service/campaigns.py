@@ -1,4 +1,7 @@
-"""Campaigns: what one looks like, what a client may send, and the SQL. One statement each, so no transaction stays open."""
+"""The campaigns, with the checks of client input and the SQL.
+
+Each operation is one statement, so no transaction stays open.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,11 @@ REQUIRED_COLUMNS = (
 STATUSES = ("draft", "scheduled", "sending", "sent")
 MAX_LENGTH = {"name": 200, "message": 10_000}
 MAX_ID = 2**63 - 1
-MAX_PROBLEMS = 10  # unknown fields that an answer names
+MAX_PROBLEMS = 10  # unknown fields that a response names
 
 
 class ValidationFailed(ValueError):
-    """What a client sent does not fit; `problems` says which field and why."""
+    """A request has invalid fields. `problems` maps each field to the reason."""
 
     def __init__(self, problems: Mapping[str, str]) -> None:
         self.problems = dict(problems)
@@ -72,36 +75,36 @@ class Campaign:
         }
 
     def cache_entry(self) -> Entry:
-        """As the cache keeps it."""
+        """Return the campaign in the form that the cache keeps."""
         body = json.dumps(self.as_dict(), ensure_ascii=False, separators=(",", ":")).encode()
         return Entry((unix_microseconds(self.created_at), self.version), body)
 
 
 def format_timestamp(time: datetime) -> str:
-    """As answers write it."""
+    """Return the time in the form that responses use."""
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def unix_microseconds(time: datetime) -> int:
-    """Since 1970, exactly: the first half of a stamp."""
+    """Return the exact microseconds since 1970, the first half of a stamp."""
     since = time - datetime(1970, 1, 1, tzinfo=UTC)
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def validate_creation(body: object) -> dict[str, str]:
-    """What a new campaign is made of.
+    """Return the fields of a new campaign.
 
     Raises:
-        ValidationFailed: a field is missing, unknown, or not as it should be.
+        ValidationFailed: a field is missing, unknown or invalid.
     """
     return _validated(body, allowed=("name", "message"), required=("name", "message"))
 
 
 def validate_change(body: object) -> dict[str, str]:
-    """What is to be changed of a campaign: at least one of name, message, status.
+    """Return the fields to change (at least one of name, message, status).
 
     Raises:
-        ValidationFailed: none is given, one is unknown, or not as it should be.
+        ValidationFailed: no field is given, or one is unknown or invalid.
     """
     return _validated(body, allowed=("name", "message", "status"), required=())
 
@@ -123,12 +126,12 @@ def _validated(body: object, *, allowed: Sequence[str], required: Sequence[str])
 
 
 def _printable(name: str) -> str:
-    """Return a name that came from a client as an answer may repeat it: short, and in UTF-8."""
+    """Return a name from a client, shortened and in UTF-8, so that a response may repeat it."""
     return name[:50].encode("utf-8", "replace").decode()
 
 
 def _problem(name: str, value: object) -> str | None:
-    """What is wrong with one field."""
+    """Return the problem of one field, or None."""
     if name == "status":
         return None if value in STATUSES and isinstance(value, str) else f"must be one of {', '.join(STATUSES)}"
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_LENGTH[name]:
@@ -139,7 +142,7 @@ def _problem(name: str, value: object) -> str | None:
 
 
 class Campaigns:
-    """The table. Every method may raise Unavailable."""
+    """The table of campaigns. Every method may raise Unavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -166,7 +169,7 @@ class Campaigns:
     async def update(
         self, campaign_id: int, fields: Mapping[str, str], versions: Sequence[int] | None
     ) -> Campaign | None:
-        """Change the row, if it is there and has one of `versions` (None: any). None when nothing fits."""
+        """Change the row if it exists and has one of `versions` (None allows any). Return None if no row matches."""
         sql = """
             UPDATE campaigns
                SET name = coalesce($3, name), message = coalesce($4, message), status = coalesce($5, status),
@@ -179,9 +182,10 @@ class Campaigns:
         return None if row is None else _campaign(row)
 
     async def delete(self, campaign_id: int, versions: Sequence[int] | None) -> int | None:
-        """Delete the row, if it has one of `versions` (None: any).
+        """Delete the row if it has one of `versions` (None allows any).
 
-        Returns when it had been created (in microseconds), None when nothing fits.
+        Returns:
+            the time of its creation in microseconds since 1970, or None if no row matches.
         """
         sql = """
             DELETE FROM campaigns
@@ -195,7 +199,7 @@ def _campaign(row: Mapping[str, Any]) -> Campaign:
     """Return the row as a campaign.
 
     Raises:
-        Unavailable: a column has another type than SCHEMA gives it; the watch on Postgres says which one.
+        Unavailable: a column has another type than in SCHEMA. The monitor of Postgres logs which one.
     """
     values = {name: row[name] for name in Campaign.__slots__}
     times: list[Any] = [values["created_at"], values["updated_at"]]

@@ -1,9 +1,9 @@
-"""Ends zombie connections and collects garbage, in bounded time, without touching what is alive.
+"""The cleanup of zombie connections and garbage. It takes bounded time and leaves live connections alone.
 
 A zombie is
-    leaked      a connection of our pool that is out past the time that any request may take
-    dead        an idle connection of our pool that gives no sign of life
-    left        a server session of this service that no live process can need: see ZOMBIES in postgres_monitor.py
+    leaked      a connection of the pool that has been checked out for longer than any request may take
+    dead        an idle connection of the pool that does not answer
+    orphaned    a server session of this service that no live process can need (ZOMBIES in postgres_monitor.py)
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.cleanup")
 
 PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
-TERMINATE_SECONDS = 1.3  # for ending sessions of the server; all of a cleanup stays below 2 s
+TERMINATE_SECONDS = 1.3  # for terminating server sessions, so that a whole cleanup stays below 2 s
 
 
 @dataclass(frozen=True, slots=True)
 class CleanupResult:
-    """What a cleanup did."""
+    """The counts that a cleanup reports."""
 
     idle_closed: int
     leaked_closed: int
@@ -45,7 +45,11 @@ class CleanupResult:
 
 
 class CleanupRateLimited(Exception):
-    """The last cleanup was only a moment ago."""
+    """The last cleanup is too recent.
+
+    Args:
+        retry_after: seconds until the next one is allowed.
+    """
 
     def __init__(self, retry_after: float) -> None:
         self.retry_after = retry_after
@@ -53,7 +57,7 @@ class CleanupRateLimited(Exception):
 
 
 class Cleanup:
-    """One at a time: who asks while one is running gets that one's result."""
+    """Cleanups, one at a time. Callers during a cleanup share its result."""
 
     def __init__(
         self,
@@ -77,11 +81,11 @@ class Cleanup:
         """Clean up now.
 
         Args:
-            min_interval: seconds that must have passed since the last one.
+            min_interval: seconds that must have passed since the last cleanup.
 
         Raises:
-            CleanupRateLimited: they have not.
-            Unavailable: Postgres is away, and nothing could be done.
+            CleanupRateLimited: less time has passed.
+            Unavailable: Postgres is down, and nothing was cleaned up.
         """
         if self._running is None:
             wait = self._last_run + min_interval - self._clock()
@@ -92,7 +96,10 @@ class Cleanup:
         return await asyncio.shield(self._running)
 
     async def sweep(self) -> None:
-        """The part that runs with every check of the pool: it leaves idle connections alone, so they can expire."""
+        """Clean up leaked connections and orphaned sessions, with every check of the pool.
+
+        Idle connections are left alone, so that they can expire.
+        """
         leaked = self._database.sweep_leaked()
         try:
             terminated = await self._postgres_monitor.terminate_zombies(leaked, TERMINATE_SECONDS)
@@ -107,9 +114,9 @@ class Cleanup:
         except asyncio.CancelledError:
             result.cancel()
             raise
-        except Exception as error:  # noqa: BLE001  # whoever waits gets it, whatever it is
+        except Exception as error:  # noqa: BLE001  # every error goes to the waiting callers
             result.set_exception(error)
-            result.exception()  # now it counts as seen, even if nobody waits any longer
+            result.exception()  # marks the exception as retrieved, even if no caller is left
         else:
             self._last_run = self._clock()
             result.set_result(cleaned)
@@ -141,14 +148,16 @@ class Cleanup:
 def denial_status(
     settings: ServiceSettings, peer: str | None, authorization: str | None, untrusted: str | None = None
 ) -> int | None:
-    """Why this caller may not clean up: 401 without credentials, 403 with wrong ones, None when it may.
+    """Return the HTTP status that refuses a caller the cleanup (401 or 403), or None if the caller is allowed.
+
+    A caller from elsewhere without credentials gets 401, one with wrong credentials 403.
 
     Args:
-        settings: may hold a cleanup token.
-        peer: the address of the socket's other end, never what a header claims.
+        settings: hold the cleanup token, if there is one.
+        peer: the address of the socket's other end, never one from a header.
         authorization: the header of that name.
-        untrusted: why a caller on loopback speaks for another machine or another site, see `untrusted_reason`; then only the
-            token counts, and without one it is 403.
+        untrusted: the reason why a caller on loopback may act for another machine or site (see `untrusted_reason`). Such
+            a caller needs the token, and gets 403 without it. None trusts loopback.
     """
     is_local = peer is not None and is_loopback(peer)
     if is_local and untrusted is None:
@@ -162,10 +171,10 @@ def denial_status(
 
 
 def untrusted_reason(settings: ServiceSettings, headers: Headers) -> str | None:
-    """Return why a request from loopback may be somebody else's: a page of another site in a browser on this machine, or a proxy.
+    """Return the reason why a request from loopback may act for another machine or site, or None.
 
-    A browser sends Host, Origin and Sec-Fetch-Site as they are. A name of another site that leads to 127.0.0.1 (DNS rebinding)
-    shows in Host.
+    It may come from a proxy, or from a page of another site in a browser on this machine. A browser sends Host, Origin
+    and Sec-Fetch-Site truthfully. A foreign name that resolves to 127.0.0.1 (DNS rebinding) shows in Host.
     """
     if any(name in headers for name in PROXY_HEADERS):
         return "the request came through a proxy"
@@ -193,7 +202,7 @@ def _host_name(host: str) -> str:
 
 
 def is_loopback(peer: str) -> bool:
-    """Whether an address, also an IPv4 one in IPv6 clothes, is of this machine only."""
+    """Return True if an address, IPv4-mapped IPv6 included, is a loopback address."""
     try:
         address = ip_address(peer.partition("%")[0])
     except ValueError:

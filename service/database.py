@@ -1,8 +1,8 @@
-"""The Postgres pool: every wait has an end, every checkout is known, every fault is `Unavailable`.
+"""The Postgres pool. Every wait has a time limit, every checkout is recorded, and every fault becomes `Unavailable`.
 
-Rules: a slot of our own stands before each connection of asyncpg's pool, first come first served, so that use can be
-measured while connections are being made, too. One statement per checkout, nothing in a transaction block: a session
-of this service that is idle in a transaction is never a live one.
+Rules: a request takes a slot, first come first served, before it takes a connection of asyncpg's pool. So use is
+measured correctly while connections are being opened, too. A checkout runs one statement, outside a transaction block.
+A session of this service that is idle in a transaction is therefore never a live one.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.database")
 asyncpg_patch.apply()
 
-CONNECT_TIMEOUT = 2.0  # below the acquire timeout: an acquire that gives up kills its half-made connection
+CONNECT_TIMEOUT = 2.0  # below the acquire timeout, because an acquire that times out kills its half-open connection
 RELEASE_TIMEOUT = 1.0
 CLOSE_TIMEOUT = 1.0
 PROBE_TIMEOUT = 0.5
 
-# Whatever Postgres answers but rows is a reason for 503: the statements are fixed and their arguments are checked before, so an
-# error means that Postgres cannot do it now (read-only, full, starting) or is not as the service needs it (no rights, no column).
+# Every error of Postgres is a reason for 503. The statements are fixed and their arguments are checked before, so an error means
+# that Postgres cannot serve now (read-only, full, starting) or lacks what the service needs (rights, a column).
 UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
     OSError,  # also TimeoutError, ConnectionError, socket.gaierror, ssl.SSLError
     asyncpg.PostgresError,
@@ -42,7 +42,7 @@ UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
     asyncpg.InternalClientError,
 )
 
-# The connection went away under the statement; after these a read is worth a second try.
+# The connection was lost during the statement. A read is tried again after these.
 CONNECTION_LOST_ERRORS: tuple[type[BaseException], ...] = (
     ConnectionError,
     asyncpg.ConnectionDoesNotExistError,
@@ -55,7 +55,7 @@ CONNECTION_LOST_ERRORS: tuple[type[BaseException], ...] = (
 
 @dataclass(slots=True, eq=False)
 class Checkout:
-    """One connection in somebody's hands."""
+    """One connection that is checked out."""
 
     connection: Any
     pid: int
@@ -65,7 +65,7 @@ class Checkout:
 
 
 class PoolUsage:
-    """How much of the pool is in use, as an average over time."""
+    """The use of the pool, as an average over time."""
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
         self._size = size
@@ -79,14 +79,14 @@ class PoolUsage:
         self.in_use += by
 
     def percent(self) -> float:
-        """The average since the last call, weighted by time, in percent of the pool."""
-        now = self._update()  # one reading: what passes between two would count for the next period, beyond its length
+        """Return the time-weighted average since the last call, in percent of the pool."""
+        now = self._update()  # read once, because time between two readings would count twice
         seconds, busy = now - self._since, self._busy_seconds
         self._since, self._busy_seconds = now, 0.0
         return 100.0 * busy / (seconds * self._size) if seconds > 0 else 100.0 * self.in_use / self._size
 
     def _update(self) -> float:
-        """Count up to now. Return the time."""
+        """Add the use until now. Return the time."""
         now = self._clock()
         self._busy_seconds += self.in_use * (now - self._updated_at)
         self._updated_at = now
@@ -94,10 +94,10 @@ class PoolUsage:
 
 
 class Database:
-    """The pool. `start` does no I/O, so the service boots without Postgres.
+    """The pool of connections. `start` does no I/O, so the service starts without Postgres.
 
     Args:
-        boot_id: names the sessions of this process: `service:<boot id>`.
+        boot_id: the sessions of this process are named `service:<boot id>`.
         status: receives the error of each statement that failed, so that Postgres is checked at once.
     """
 
@@ -122,7 +122,7 @@ class Database:
     async def start(self) -> None:
         self._pool = await asyncpg.create_pool(
             self._settings.database_url,
-            min_size=0,  # asyncpg never lets idle connections below min_size go
+            min_size=0,  # asyncpg never closes idle connections below min_size
             max_size=self._settings.db_pool_max,
             max_inactive_connection_lifetime=self._settings.db_pool_idle_timeout,
             init=enable_keepalive,
@@ -130,7 +130,7 @@ class Database:
         )
 
     async def close(self) -> None:
-        """Close in order if that is quick, else at once."""
+        """Close gracefully within CLOSE_TIMEOUT, else at once."""
         if self._pool is not None:
             try:
                 async with asyncio.timeout(CLOSE_TIMEOUT):
@@ -139,7 +139,7 @@ class Database:
                 self._pool.terminate()
 
     async def read(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]:
-        """Rows. Tried a second time, on a new connection, when the first turned out to be dead."""
+        """Return rows. A read is tried again on a new connection if the first connection was dead."""
         try:
             rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)
         except ConnectionLost:
@@ -147,7 +147,7 @@ class Database:
         return rows
 
     async def write(self, sql: str, *args: object) -> Mapping[str, Any] | None:
-        """The row that a statement returns. After Unavailable it may or may not have happened."""
+        """Run a statement and return its row. After Unavailable the write may or may not have happened."""
         row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)
         return row
 
@@ -164,7 +164,7 @@ class Database:
 
     @contextlib.asynccontextmanager
     async def _checkout(self) -> AsyncIterator[Any]:
-        """A connection, back in the pool within bounded time whatever happens."""
+        """Check out a connection, and return it to the pool within bounded time."""
         deadline = self._clock() + self._settings.db_pool_acquire_timeout
         release_slot = await self._acquire_slot()
         try:
@@ -186,7 +186,7 @@ class Database:
         except TimeoutError:
             self._drop_idle(generation)
             with contextlib.suppress(asyncpg.InterfaceError):
-                connection.terminate()  # or release would wait for a cancellation that nobody answers
+                connection.terminate()  # otherwise release would wait for the server to confirm the cancellation
             raise
         except CONNECTION_LOST_ERRORS as error:
             self._drop_idle(generation)
@@ -195,10 +195,10 @@ class Database:
             await self._release(checkout)
 
     def _drop_idle(self, generation: int) -> None:
-        """One connection of this generation was dead, so the idle ones may be: whoever is next gets a new one.
+        """Close the idle connections, because one of their generation was dead. The next checkouts open new ones.
 
-        In one step of the loop nobody can take one meanwhile. asyncpg's expire_connections would close them one by one, each
-        in a task that waits for an answer.
+        All are closed in one step of the event loop, so none can be checked out in between. asyncpg's expire_connections
+        would close them one by one, each in a task that waits for an answer.
         """
         if generation == self._generation:
             self._generation += 1
@@ -207,7 +207,7 @@ class Database:
                     holder.terminate()
 
     async def _acquire_slot(self) -> Callable[[], None]:
-        """Wait for a slot; returns what gives it back, once however often it is called."""
+        """Wait for a slot. Return a function that releases it, and does nothing when called again."""
         async with asyncio.timeout(self._settings.db_pool_acquire_timeout):
             await self._slots.acquire()
         self.usage.add(+1)
@@ -225,14 +225,14 @@ class Database:
     async def _release(self, checkout: Checkout) -> None:
         try:
             await self._pool.release(checkout.connection, timeout=RELEASE_TIMEOUT)
-        except UNAVAILABLE_ERRORS as error:  # the statement is over and its outcome stands
+        except UNAVAILABLE_ERRORS as error:  # the statement has ended, and its outcome is final
             log.debug("Releasing a connection failed: %s: %s", type(error).__name__, error)
         finally:
             self._checkouts.discard(checkout)
             checkout.release_slot()
 
     def server_pids(self) -> list[int]:
-        """The server's process ids of all connections of the pool that are open."""
+        """Return the server process ids of all open connections of the pool."""
         if self._pool is None:
             return []
         holders = [holder._con for holder in self._pool._holders if holder.is_connected()]
@@ -242,7 +242,7 @@ class Database:
         return 0 if self._pool is None else int(self._pool.get_size())
 
     def sweep_leaked(self) -> list[int]:
-        """Take back every connection that is out past its deadline. Returns the server's process ids."""
+        """Close every connection that is checked out past its deadline. Return the server process ids."""
         closed_pids = []
         for checkout in [c for c in self._checkouts if c.deadline < self._clock()]:
             with contextlib.suppress(*UNAVAILABLE_ERRORS):
@@ -253,14 +253,14 @@ class Database:
         return closed_pids
 
     async def sweep_dead(self) -> int:
-        """Ask every idle connection for a sign of life, all at once, and end those that give none. Returns how many."""
+        """Probe all idle connections concurrently and close those that do not answer. Return the number closed."""
         if self._pool is None:
             return 0
         closed = await asyncio.gather(*(self._close_if_dead() for _ in range(self._pool.get_idle_size())))
         return sum(closed)
 
     async def _close_if_dead(self) -> bool:
-        """Check out one idle connection (never probe one that somebody may take) and see if it answers."""
+        """Check out one idle connection, so that no request takes it, and probe it. Return True if it was closed."""
         if self._slots.locked() or self._pool.get_idle_size() == 0:
             return False
         release_slot = await self._acquire_slot()
@@ -277,17 +277,17 @@ class Database:
                 with contextlib.suppress(*UNAVAILABLE_ERRORS):
                     await self._pool.release(connection, timeout=PROBE_TIMEOUT)
         except UNAVAILABLE_ERRORS:
-            return False  # no connection was had, so none was closed
+            return False  # no connection was checked out, so none was closed
         finally:
             release_slot()
 
 
 class ConnectionLost(Unavailable):
-    """The connection went away under the statement."""
+    """The connection was lost during the statement."""
 
 
 def describe_error(error: BaseException) -> str:
-    """Return one line that names an error: its type, its SQLSTATE if it has one, and the first line of its text."""
+    """Return the type of an error, its SQLSTATE if any, and the first line of its message."""
     state = getattr(error, "sqlstate", None)
     name = f"{type(error).__name__} {state}" if state else type(error).__name__
     first = next(iter(str(error).splitlines()), "")
@@ -295,7 +295,7 @@ def describe_error(error: BaseException) -> str:
 
 
 def connect_options(settings: ServiceSettings, application_name: str) -> dict[str, Any]:
-    """How every connection is made: with limits on both sides."""
+    """Return the options of asyncpg for each connection, with time limits on both sides."""
     milliseconds = settings.db_command_timeout * 1000
     return {
         "timeout": min(CONNECT_TIMEOUT, settings.db_pool_acquire_timeout),
@@ -311,7 +311,7 @@ def connect_options(settings: ServiceSettings, application_name: str) -> dict[st
 
 
 async def enable_keepalive(connection: Any) -> None:
-    """Let the kernel find out about peers that vanished; asyncpg sets none of these."""
+    """Make the kernel detect peers that vanished. asyncpg sets none of these socket options."""
     sock: socket.socket | None = connection._transport.get_extra_info("socket")
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return

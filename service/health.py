@@ -1,4 +1,4 @@
-"""Liveness and readiness, from state that is already known. Nothing here waits."""
+"""Liveness and readiness, from state in memory. Nothing here waits."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The connections of the HTTP server: each has a deadline, all together have a bound, and health is always answered.
+"""The deadlines and the limit of HTTP connections.
 
-Rules: a connection is silent while it waits for a request's head. A silent one is closed after HEADER_TIMEOUT in total,
-however slowly bytes come; so is one whose client does not take an answer. Above MAX_CONNECTIONS the oldest silent one makes
-room. When none is silent, a few more connections are let in, and only the essential routes are served on them. MAX_CONNECTIONS
-leaves file descriptors for the pool, for Redis and for files.
+Rules: a connection is idle while it waits for the head of a request. An idle connection is closed HEADER_TIMEOUT seconds
+after it became idle, however slowly bytes arrive. A connection is also closed if its client does not read a response for
+that long. Above MAX_CONNECTIONS the oldest idle connection is closed for a new one. If none is idle, a few more
+connections are accepted, on which only the essential routes are served. MAX_CONNECTIONS leaves file descriptors for the
+pool, for Redis and for files.
 """
 
 from __future__ import annotations
@@ -39,27 +40,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.http_connections")
 
 MAX_HEAD_BYTES = 64 << 10
-ACCEPT_BATCH = 16  # connections that asyncio accepts before one of them can be counted
-ESSENTIAL_RESERVE = 16  # connections above the bound, for the essential routes
-OTHER_DESCRIPTORS = (
-    48 + 4 * ACCEPT_BATCH
-)  # listener, log, epoll, memory statistics, and what is accepted and not counted yet
-DEFAULT_MAX = 10_000  # connections, where no limit of descriptors is lower
+ACCEPT_BATCH = 16  # connections that asyncio accepts before the first of them is counted
+ESSENTIAL_RESERVE = 16  # connections above the limit, for the essential routes
+# Listener, log, epoll, memory statistics, and connections that are accepted and not counted yet.
+OTHER_DESCRIPTORS = 48 + 4 * ACCEPT_BATCH
+DEFAULT_MAX = 10_000  # connections, unless the limit of descriptors is lower
 MIN_CONNECTIONS = 16
-EVICT_COUNT = 8  # silent connections to close when there is no descriptor left
-DESCRIPTOR_CALM = 5.0  # seconds in which every connection could be accepted: then a lack of descriptors is over
-LINGER = (
-    2.0  # seconds for a client that is refused to stop sending; closed earlier, the kernel would throw the answer away
-)
-FULL_ENDS_BELOW = 0.9  # of the bound: below it an episode is over
+EVICT_COUNT = 8  # idle connections to close when no descriptor is left
+DESCRIPTOR_CALM = 5.0  # seconds without a failed accept, after which a lack of descriptors is over
+# Seconds for a client with an error response to stop sending. On an earlier close the kernel would discard the response.
+LINGER = 2.0
+FULL_ENDS_BELOW = 0.9  # of the limit; with fewer connections an episode is over
 ABSOLUTE_TARGET = re.compile(rb"https?://([^/?#@]+)(/[^?#]*)?", re.IGNORECASE)
 
 
 def connection_limit(settings: ServiceSettings) -> int:
-    """Return MAX_CONNECTIONS, or as many as the limit of file descriptors has room for.
+    """Return MAX_CONNECTIONS, or the number that the limit of file descriptors allows.
 
     Raises:
-        SettingsError: MAX_CONNECTIONS is set, and there is no room for so many.
+        SettingsError: MAX_CONNECTIONS is above that number.
     """
     import resource
 
@@ -82,8 +81,8 @@ class HttpConnections:
     """All connections of one server.
 
     Args:
-        header_timeout: seconds that a client has for the head of a request, and for taking an answer.
-        max_connections: connections that may be open.
+        header_timeout: seconds that a client has to send the head of a request, and to read a response.
+        max_connections: largest number of open connections.
     """
 
     def __init__(
@@ -101,11 +100,11 @@ class HttpConnections:
         self._hold_reserve()
 
     def protocol(self) -> type[HttpConnection]:
-        """Return the class that uvicorn makes its connections of."""
+        """Return the class of the connections that uvicorn creates."""
         return type("TrackedHttpConnection", (HttpConnection,), {"tracker": self})
 
     def opened(self, connection: HttpConnection) -> None:
-        """Take a new connection in; the oldest silent one makes room for it."""
+        """Count a new connection. Above the limit, close the oldest idle one."""
         self._open.add(connection)
         if len(self._open) > self._max_connections:
             if not self._full:
@@ -118,13 +117,13 @@ class HttpConnections:
         self.mark_idle(connection)
 
     def mark_idle(self, connection: HttpConnection) -> None:
-        """Note that a connection waits for a head, from now on."""
+        """Record that a connection now waits for the head of a request."""
         if connection in self._open:
             self._idle.pop(connection, None)
             self._idle[connection] = None
 
     def mark_busy(self, connection: HttpConnection) -> None:
-        """Note that a connection has a request to work on."""
+        """Record that a connection now has a request to serve."""
         self._idle.pop(connection, None)
 
     def closed(self, connection: HttpConnection) -> None:
@@ -132,7 +131,7 @@ class HttpConnections:
         self._idle.pop(connection, None)
 
     def on_descriptors_exhausted(self) -> None:
-        """Make room: a connection could not be accepted, because there is no file descriptor left."""
+        """Close idle connections, because a connection could not be accepted without a free file descriptor."""
         if not self._no_descriptors:
             self._no_descriptors = True
             log.error("no file descriptor is left to accept a connection: idle connections are closed")
@@ -156,7 +155,11 @@ class HttpConnections:
             log.info("resolved: there are file descriptors again")
 
     def deadline(self, limit: float = math.inf) -> float:
-        """Return when a client that begins to be waited for now has had its time: HEADER_TIMEOUT, or `limit` seconds."""
+        """Return the time at which a wait for a client that begins now ends.
+
+        Args:
+            limit: seconds that the wait may take, if less than HEADER_TIMEOUT.
+        """
         return self._clock() + min(self.header_timeout, limit)
 
     def _evict(self, count: int) -> int:
@@ -166,7 +169,7 @@ class HttpConnections:
         return len(evicted)
 
     def _hold_reserve(self) -> bool:
-        """Hold a descriptor to let go of when there is no other. True if it is held."""
+        """Hold a descriptor to release when no other is left. Return True if it is held."""
         with contextlib.suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         return self._reserve is not None
@@ -222,9 +225,9 @@ class HttpConnection(H11Protocol):
         self._write_deadline = None
 
     def check(self, now: float) -> None:
-        """End the connection if its client had its time."""
+        """Close the connection if it is past a deadline."""
         if self._write_deadline is None and self.transport.is_closing():
-            self._write_deadline = self.tracker.deadline()  # what was answered is on its way, if the client takes it
+            self._write_deadline = self.tracker.deadline()  # for the client to read the response
         if self._write_deadline is not None and now > self._write_deadline:
             self.evict()
         elif self._read_deadline is not None and now > self._read_deadline and not self.transport.is_closing():
@@ -245,15 +248,15 @@ class HttpConnection(H11Protocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        self._send_error(getattr(sys.exception(), "error_status_hint", 400), "This is not a request of HTTP/1.1.")
+        self._send_error(getattr(sys.exception(), "error_status_hint", 400), "This is not an HTTP/1.1 request.")
 
     def _is_busy(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
     def _send_error(self, status: int, detail: str) -> None:
-        """Answer for the application, and close."""
-        if self._is_busy():  # the body is broken: nobody is to be answered by the application any more
+        """Send an error response in place of the application, and close."""
+        if self._is_busy():  # the body is malformed, so the response of the application is dropped
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
@@ -270,7 +273,7 @@ class HttpConnection(H11Protocol):
 
 
 class _ConnectionMiddleware:
-    """What is before the application: the forms of a request's target, the version of HTTP, and the bound."""
+    """Middleware that checks the HTTP version and the request target, and limits a connection to essential routes."""
 
     def __init__(self, app: Any, connection: HttpConnection) -> None:
         self._app: ASGIApp = app
@@ -286,11 +289,11 @@ class _ConnectionMiddleware:
 
 
 def _early_response(scope: Scope) -> Response | None:
-    """Return the answer to a request that the application must not see. Brings its target into the usual form."""
+    """Return the response to a request that must not reach the application, else None. Normalize the request target."""
     if not scope["http_version"].startswith("1."):
         return Problem(505, "This server speaks HTTP/1.1.", headers={"Connection": "close"})
     head = len(scope["raw_path"]) + len(scope["query_string"]) + sum(len(n) + len(v) + 4 for n, v in scope["headers"])
-    if head > MAX_HEAD_BYTES:  # h11 bounds what is incomplete, and this one came at once
+    if head > MAX_HEAD_BYTES:  # h11 limits only a head that arrives in parts
         return Problem(431, f"The head may have {MAX_HEAD_BYTES} bytes.", headers={"Connection": "close"})
     if scope["path"].startswith("/"):
         return None
@@ -300,7 +303,7 @@ def _early_response(scope: Scope) -> Response | None:
     if absolute is None:
         return Problem(400, "The target of the request is neither a path nor a URL.")
     host, path = absolute[1].lower(), absolute[2] or b"/"
-    # RFC 9112, 3.2.2: the target's host counts, and not the header's.
+    # RFC 9112, 3.2.2: the host of the target replaces that of the header.
     scope["headers"] = [(b"host", host), *((name, value) for name, value in scope["headers"] if name != b"host")]
     scope["raw_path"], scope["path"] = path, unquote(path.decode("ascii"))
     return None

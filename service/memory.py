@@ -1,10 +1,10 @@
-"""Memory: what is used of what limit, when to act on it, and how to give it back.
+"""Memory use and limits, the decision when to act, and the release of memory.
 
-Figures, all in bytes until they are printed (1 MB is 2^20 bytes):
+Statistics, in bytes until they are printed (1 MB is 2^20 bytes):
     heap        Python objects up to 512 bytes: bytes in use and bytes reserved (pymalloc's arenas)
-    external    everything else that malloc has handed out: larger objects, buffers, C libraries
-    RSS         what the kernel counts as resident
-Heap over its own arenas is near 100 % in any healthy process; the guard looks at use over a limit instead.
+    external    all other memory from malloc: larger objects, buffers, C libraries
+    RSS         memory that the kernel counts as resident
+The heap fills its arenas to nearly 100 % in any healthy process, so the guard compares use with a limit instead.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Literal
 log = logging.getLogger("service.memory")
 
 MIB = 1 << 20
-UNLIMITED = 1 << 60  # cgroup v1 says "no limit" with 9223372036854771712, RLIM_INFINITY is beyond it, too
+UNLIMITED = 1 << 60  # cgroup v1 reports "no limit" as 9223372036854771712, and RLIM_INFINITY is larger, too
 COLLECT_ABOVE, CALM_BELOW = 0.90, 0.80
 REFUSE_FROM, SERVE_BELOW = 0.95, 0.93
 CALM_SAMPLES = 3
@@ -37,16 +37,19 @@ COOLDOWN = 10.0
 RESERVE_BYTES = 8 * MIB
 
 
-# --- what is used of what limit ---
+# --- use and limits ---
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryUsage:
-    """Bytes claimed from the kernel against a limit.
+    """The bytes in use under one limit.
 
     Args:
-        reusable: bytes of `used` that malloc holds free. RLIMIT_DATA counts addresses: it goes on counting what was freed,
-            but the next allocation takes from there first.
+        used: bytes that count towards the limit.
+        limit: bytes.
+        resource: name of the limited resource.
+        reusable: bytes of `used` that malloc holds free. RLIMIT_DATA counts addresses, freed memory included, but the next
+            allocation uses that memory first.
     """
 
     used: int
@@ -60,25 +63,25 @@ class MemoryUsage:
 
     @property
     def needed_ratio(self) -> float:
-        """The share of the limit that is really in use."""
+        """The share of the limit that is in use, without reusable bytes."""
         return (self.used - self.reusable) / self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemory:
-    """What the kernel says about this process. `data` is what RLIMIT_DATA counts; 0 where unknown."""
+    """The kernel's counts for this process. `data` is the size under RLIMIT_DATA, 0 where it is not available."""
 
     rss: int
     data: int
 
 
 class MemoryReader:
-    """Reads use and limits afresh each time: a limit may be lowered while we run.
+    """Reads use and limits. Each call reads both, because a limit may be lowered at any time.
 
     Args:
         limit: the configured limit in bytes.
-        reserve_spent: bytes of our reserve that were let go of. They count as used, or the trouble that made us spend them would
-            seem to be over.
+        reserve_spent: returns the bytes of the emergency reserve that are released. They count as used, so that releasing
+            the reserve does not end an episode.
     """
 
     def __init__(self, limit: int, reserve_spent: Callable[[], int] = lambda: 0) -> None:
@@ -86,7 +89,7 @@ class MemoryReader:
         self._reserve_spent = reserve_spent
 
     def worst(self) -> MemoryUsage:
-        """The use that is closest to its limit."""
+        """Return the use that is closest to its limit."""
         return max(self._usages(), key=lambda usage: (usage.ratio, usage.needed_ratio))
 
     def _usages(self) -> Iterator[MemoryUsage]:
@@ -97,7 +100,7 @@ class MemoryReader:
             yield MemoryUsage(
                 process.data + self._reserve_spent(), data_limit, "RLIMIT_DATA", min(process.data, _free_in_malloc())
             )
-        for cgroup in _cgroups():  # afresh, too: a process can be moved
+        for cgroup in _cgroups():  # read each time, because a process can be moved
             usage = cgroup.read_usage()
             if usage is not None:
                 yield usage
@@ -105,7 +108,7 @@ class MemoryReader:
 
 @dataclass(frozen=True, slots=True)
 class Cgroup:
-    """One level of the control group tree. The page cache that can be given up does not count as use."""
+    """One level of the control group tree. Reclaimable page cache does not count as use."""
 
     limit: Path
     usage: Path
@@ -114,7 +117,7 @@ class Cgroup:
 
     def read_usage(self) -> MemoryUsage | None:
         try:
-            limit = int(self.limit.read_text())  # ValueError for v2's "max"
+            limit = int(self.limit.read_text())  # ValueError if it is "max" (version 2)
             if not 0 < limit < UNLIMITED:
                 return None
             used = int(self.usage.read_text())
@@ -127,7 +130,7 @@ class Cgroup:
 
 
 def _cgroups() -> Iterator[Cgroup]:
-    """The groups of this process from its own to the root, version 2 and version 1."""
+    """Yield the groups of this process up to the root, of versions 2 and 1."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
@@ -147,7 +150,7 @@ def _cgroups() -> Iterator[Cgroup]:
 
 
 def _ancestors(root: Path, path: str, file: str) -> Iterator[Path]:
-    """In a container the path may be the host's: then only the root is to be seen."""
+    """Yield the group and its parents. In a container only the root may be visible, if the path is the host's."""
     group = root / path.lstrip("/")
     for level in (group, *group.parents):
         if (level / file).exists():
@@ -157,7 +160,7 @@ def _ancestors(root: Path, path: str, file: str) -> Iterator[Path]:
 
 
 def process_memory() -> ProcessMemory:
-    """What this process uses now; without a file descriptor left to look, what it used when it last looked."""
+    """Return the memory of this process. If no file descriptor is free, return the last reading."""
     try:
         status = Path("/proc/self/status").read_bytes()
     except OSError as error:
@@ -193,15 +196,15 @@ def _total_memory() -> int:
         return UNLIMITED
 
 
-# --- when to act ---
+# --- decisions ---
 
 
 class MemoryGuard:
-    """Decides from samples of use over limit. Reads nothing, keeps no clock.
+    """Decides from samples of use over limit. It does no I/O and reads no clock.
 
-    An episode begins above 90 % and ends when in three samples in a row less than 80 % was really needed. Each episode is
-    announced once; a new one is acted on at once, and while more than 90 % is needed again after every cooldown, unless
-    the last collection was long and in vain. When 95 % is needed, work that is not essential is refused.
+    An episode begins above 90 % and ends when three consecutive samples need less than 80 %. Each episode is announced
+    once. A collection is forced at its begin, and again after every cooldown while more than 90 % is needed, unless the
+    last collection was long and freed nothing. At 95 % needed, work that is not essential is refused.
     """
 
     def __init__(self) -> None:
@@ -211,7 +214,11 @@ class MemoryGuard:
         self.refusing = False
 
     def sample(self, usage: MemoryUsage, now: float) -> Literal["announce", "again"] | None:
-        """What to do now: force a collection and announce it, force one again, or nothing."""
+        """Return the action for a new sample.
+
+        Returns:
+            "announce" to force a collection and log the episode, "again" to force another collection, None to do nothing.
+        """
         self.update(usage)
         if self.in_episode:
             self._calm_samples = self._calm_samples + 1 if usage.needed_ratio < CALM_BELOW else 0
@@ -229,21 +236,21 @@ class MemoryGuard:
         return "again"
 
     def update(self, usage: MemoryUsage) -> None:
-        """Decide whether to refuse work; once refused, until less than 93 % is needed."""
+        """Refuse work from 95 % needed, until less than 93 % is needed."""
         self.refusing = usage.needed_ratio >= REFUSE_FROM or (self.refusing and usage.needed_ratio >= SERVE_BELOW)
 
     def record_collection(self, now: float, *, seconds: float, freed_share: float) -> None:
-        """Note how the forced collection went. One that stopped us for long and brought nothing is not soon repeated."""
+        """Record a forced collection. One that blocked the process for long and freed nothing is not repeated soon."""
         if seconds > 0.25 and freed_share < 0.01:
             self._not_before = now + 30 * COOLDOWN
 
 
-# --- how to give it back ---
+# --- collection and release ---
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryStats:
-    """One reading of all figures. `heap_*` and `external` are None where this platform does not tell."""
+    """One reading of all statistics. `heap_*` and `external` are None on platforms that do not report them."""
 
     rss: int
     heap_used: int | None
@@ -251,7 +258,7 @@ class MemoryStats:
     external: int | None
 
     def log_line(self, usage: MemoryUsage) -> str:
-        """The line of statistics."""
+        """Return the log line of the statistics."""
         parts = [f"RSS: {format_mb(self.rss)}"]
         if self.heap_used is not None and self.heap_total:
             share = 100 * self.heap_used / self.heap_total
@@ -264,7 +271,7 @@ class MemoryStats:
 
 @dataclass(frozen=True, slots=True)
 class GcResult:
-    """What a collection gave back: before minus after, so negative when there is more than before."""
+    """The bytes that a collection freed, as before minus after. Negative if use has grown."""
 
     heap: int
     external: int
@@ -278,15 +285,15 @@ class GcResult:
 
 
 def format_mb(size: int) -> str:
-    """As the log writes it."""
+    """Return a size in bytes as text in MB for the log."""
     return f"{size / MIB:.2f}MB"
 
 
 class GarbageCollector:
-    """Collects garbage and hands free pages back to the kernel.
+    """Collects garbage and returns free pages to the kernel.
 
     Args:
-        clock: measures how long the loop stood still.
+        clock: measures how long a collection blocks the event loop, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -297,7 +304,7 @@ class GarbageCollector:
         self._not_before = 0.0
 
     def start(self) -> None:
-        """Get ready while there is memory: the thread, the reserve, and everything that will live for ever."""
+        """Start the thread, hold the reserve, and freeze all present objects, while there is enough memory."""
         self._executor.submit(_trim).result()
         self.hold_reserve()
         gc.collect()
@@ -309,26 +316,26 @@ class GarbageCollector:
         self.release_reserve()
 
     def hold_reserve(self) -> None:
-        """Address space to fall back on when an allocation fails. Untouched, so it costs no memory, only limit."""
+        """Reserve address space to release when an allocation fails. The pages stay untouched and cost no memory."""
         if self._reserve is None:
             with suppress(OSError, ValueError):
                 self._reserve = mmap.mmap(-1, RESERVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def release_reserve(self) -> None:
-        """Let go of it, so that those who must go on can."""
+        """Release the reserve, so that essential work can allocate."""
         reserve, self._reserve = self._reserve, None
         if reserve is not None:
             reserve.close()
 
     def reserve_spent(self) -> int:
-        """Bytes of the reserve that are not held."""
+        """Return the bytes of the reserve that are not held."""
         return 0 if self._reserve is not None else RESERVE_BYTES
 
     async def collect(self, evict: Callable[[], object] = lambda: None) -> GcResult:
-        """Collect all garbage and trim. The collection itself stops the loop; the trimming does not.
+        """Collect all garbage and trim the heap. Only the collection blocks the event loop, and the trim does not.
 
         Args:
-            evict: called first, lets go of what can be spared.
+            evict: called first, to release memory that can be spared.
         """
         before = read_memory_stats()
         evict()
@@ -347,16 +354,16 @@ class GarbageCollector:
         )
 
     def is_worthwhile(self) -> bool:
-        """Whether anything moved since the last collection, and collections do not take more than 1 % of the time."""
+        """Return True if memory has changed since the last collection and collections take at most 1 % of the time."""
         moved = gc.get_count()[2] > 0 or abs(process_memory().rss - self._last_rss) > MIB
         return moved and self._clock() >= self._not_before
 
 
 def tune_malloc() -> None:
-    """Settle how this process takes memory. Call before any thread starts.
+    """Configure malloc and the thread stacks of this process. Call before any thread starts.
 
-    Small stacks, because RLIMIT_DATA counts all of them; one arena, and a fixed size above which a block is a mapping of its
-    own, so that what is freed can be given back. asyncio reads into 256 KiB: those stay below, and on top of the heap.
+    Stacks are small, because RLIMIT_DATA counts all of each. One arena, and a fixed size above which a block is a separate
+    mapping, let freed memory return to the kernel. asyncio reads into blocks of 256 KiB, which stay below that size.
     """
     import threading
 
@@ -368,7 +375,7 @@ def tune_malloc() -> None:
 
 
 def read_memory_stats() -> MemoryStats:
-    """Read all of them."""
+    """Read all statistics."""
     used, total = _heap()
     return MemoryStats(process_memory().rss, used, total, _external())
 
@@ -384,7 +391,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def _load_libc() -> ctypes.CDLL | None:
-    """glibc, if it is what we run on: musl and macOS have neither mallinfo2 nor malloc_trim."""
+    """Return the C library. musl and macOS have neither mallinfo2 nor malloc_trim."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -420,7 +427,7 @@ _ARENAS = re.compile(rb"arenas \* \d+ bytes/arena\s*=\s*([\d,]+)")
 
 
 def _heap() -> tuple[int | None, int | None]:
-    """Bytes in pymalloc's blocks, and in its arenas."""
+    """Return the bytes in pymalloc's blocks and in its arenas."""
     text = _malloc_stats()
     used, total = _IN_USE.search(text), _ARENAS.search(text)
     if used is None or total is None:
@@ -429,7 +436,10 @@ def _heap() -> tuple[int | None, int | None]:
 
 
 def _malloc_stats() -> bytes:
-    """CPython prints these to descriptor 2 only, so it is a file in memory meanwhile. Our log has a descriptor of its own."""
+    """Return the output of sys._debugmallocstats.
+
+    CPython prints it to descriptor 2 only, which is redirected to a file in memory for that time. The log uses a duplicate.
+    """
     if not hasattr(sys, "_debugmallocstats") or not hasattr(os, "memfd_create"):
         return b""
     try:

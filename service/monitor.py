@@ -1,4 +1,4 @@
-"""Measure, compare, alert: the loops that run beside the requests."""
+"""The periodic checks that measure and alert beside the requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ Clock = Callable[[], float]
 
 
 class PoolAlert:
-    """Once per episode: raised above the threshold, resolved after two checks in a row below 75 %."""
+    """An alert that is raised once per episode.
+
+    An episode begins above the threshold and ends after two consecutive checks below 75 %.
+    """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
@@ -36,7 +39,7 @@ class PoolAlert:
         self._calm_checks = 0
 
     def check(self, percent: float) -> Literal["raised", "resolved"] | None:
-        """Return what to tell now, if anything."""
+        """Return the change that this check brings, if any."""
         if percent > self._threshold:
             is_first, self._raised, self._calm_checks = not self._raised, True, 0
             return "raised" if is_first else None
@@ -59,7 +62,7 @@ class PoolAlert:
 
 
 class Monitor:
-    """The checks, each of which one loop repeats."""
+    """The periodic checks."""
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class Monitor:
         self._refusal_logged = False
 
     def loops(self) -> list[Callable[[], Awaitable[None]]]:
-        """All of them, to be run for ever."""
+        """Return the loops, one per check. Each runs until cancelled."""
         settings, clock = self._settings, self._clock
         return [
             partial(run_every, settings.db_pool_check_interval, self.check_pool, clock),
@@ -97,7 +100,8 @@ class Monitor:
 
     async def check_pool(self) -> None:
         percent = self._database.usage.percent()
-        change = self._alert.check(round(percent, 2))  # as it is told: "90.00, Threshold: 90" is no alert
+        # Rounded as it is logged, because "90.00, Threshold: 90" is no alert.
+        change = self._alert.check(round(percent, 2))
         if change == "raised":
             for line in self._alert.alert_lines(percent):
                 pool_log.critical(line)
@@ -132,7 +136,7 @@ class Monitor:
         self._log_refusal(usage)
 
     def _log_refusal(self, usage: MemoryUsage) -> None:
-        """Say once that work is refused, and once that it is served again."""
+        """Log once that work is refused, and once that it is served again."""
         if self._guard.refusing == self._refusal_logged:
             return
         self._refusal_logged = self._guard.refusing
@@ -160,7 +164,7 @@ class Monitor:
 
 
 async def run_every(seconds: float, check: Callable[[], Awaitable[None]], clock: Clock) -> None:
-    """Run `check` every so many seconds, for ever. One that is late is not made up for; one that fails is logged."""
+    """Run `check` every `seconds` seconds until cancelled. Skip missed runs, and log a check that fails."""
     due = clock() + seconds
     while True:
         await asyncio.sleep(max(0.0, due - clock()))

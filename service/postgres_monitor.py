@@ -1,4 +1,7 @@
-"""The watch on Postgres: one connection beside the pool, which knows whether Postgres answers and can act when the pool is full."""
+"""The monitor of Postgres, which uses one connection beside the pool.
+
+So it can check Postgres and terminate sessions when the pool is full.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +25,13 @@ log = logging.getLogger("service.postgres_monitor")
 
 INTERVAL = 0.4
 INTERVAL_DOWN = 0.2
-TIMEOUT = 0.6  # with the interval at most a second: what readiness tells is never older
-ZOMBIE_SETTLE = 0.25  # a session that has not moved for so long, in a state that no live one stays in, is a zombie
+TIMEOUT = 0.6  # together with the interval at most a second, so readiness is never older
+# A session in a state that no live one stays in, and without activity for this many seconds, is a zombie.
+ZOMBIE_SETTLE = 0.25
 
-LOG_AGAIN_AFTER = 60.0  # seconds between two log lines about statements that fail for one cause
+LOG_AGAIN_AFTER = 60.0  # seconds between two log lines about failed statements with the same SQLSTATE
 
-# All that requests need, asked of the catalogs, so that a lock on the table holds nothing up. $1 to $4: columns, the
+# Checks all that requests need. It reads the catalogs only, so a lock on the table does not block it. $1 to $4: columns, the
 # categories of their types, and whether a creation and a change write them.
 REQUIREMENTS = """
 WITH needed AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bool[], $4::bool[]) AS n (name, kinds, created, changed)),
@@ -61,15 +65,16 @@ SELECT relation.oid IS NOT NULL AS has_table,
   FROM relation
 """
 
-MONITOR_NAME_PREFIX = "service-monitor:"  # and the boot id: the application_name of this connection
-MONITOR_SILENCE = 10.0  # a watch asks every second; one that has not for so long is no sign of a living instance
+MONITOR_NAME_PREFIX = "service-monitor:"  # with the boot id, the application_name of this connection
+# A monitor queries every second. One without a query for this many seconds does not prove that its instance lives.
+MONITOR_SILENCE = 10.0
 
-# Sessions of this service that no live process can need. $1: our name. $2: pids of our pool. $3: seconds that a statement may
-# take in the end. $4: seconds that a connection may idle. $5: the longest transaction, in seconds. $6, $7: WATCH_NAME, SILENT.
-# Other boots may be replicas that live. One whose watch is there lives, and keeps all its sessions. Of the others only what
-# a live one never shows counts, because a watch may be away for a moment: it opens no transaction blocks, so that nothing of
-# its own is in a transaction for longer than a statement; its statements end at the statement timeout, and its pool lets idle
-# connections go.
+# Selects sessions of this service that no live process can need. $1: the name of this pool. $2: the pids of this pool.
+# $3: longest statement, $4: longest idle time, $5: longest transaction, in seconds. $6, $7: MONITOR_NAME_PREFIX, MONITOR_SILENCE.
+# Other boots may be live replicas. A boot with an active monitor is alive and keeps all its sessions. A monitor may be
+# disconnected for a short time, so of the other boots only sessions in a state that a live one never shows are selected. A live
+# one opens no transaction blocks, so none of its sessions is in a transaction for longer than a statement. Its statements
+# end at the statement timeout, and its pool closes idle connections.
 ZOMBIES = """
 SELECT pid, backend_start, state_change
   FROM pg_stat_activity AS session
@@ -92,14 +97,16 @@ STILL_CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY($1)"
 
 
 class PostgresMonitor:
-    """Postgres as seen from outside the pool.
+    """Checks of Postgres and of server sessions, outside the pool.
 
     Args:
-        status: kept up to date.
-        schema: made whenever it is missing.
-        required_columns: what requests need of each column: its name, the categories of its type, and whether a creation and a change
-            write it.
-        pool_pids: the sessions that our pool holds now.
+        settings: of the service.
+        boot_id: the connection of this monitor is named `service-monitor:<boot id>`.
+        status: receives the result of each check.
+        schema: SQL that creates the table, run whenever the table is missing.
+        required_columns: for each column its name, the allowed categories of its type, and whether a creation and a
+            change write it.
+        pool_pids: returns the server process ids of the pool's connections.
     """
 
     def __init__(
@@ -128,21 +135,21 @@ class PostgresMonitor:
         self._last_report: tuple[str, str] | None = None
 
     async def run(self) -> None:
-        """Look for ever."""
+        """Check Postgres until cancelled."""
         try:
             while True:
                 await self._check()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(INTERVAL if self._status.up else INTERVAL_DOWN):
                         await self._status.wake.wait()
-                        await asyncio.sleep(0.02)  # many suspect at once; one look answers all
+                        await asyncio.sleep(0.02)  # requests for a check come in bursts, and one check serves them all
                 self._status.wake.clear()
         finally:
             self._disconnect()
 
     async def _check(self) -> None:
         if self._lock.locked():
-            return  # a cleanup has the connection; it says if Postgres is away
+            return  # a cleanup uses the connection, and reports an outage
         error: BaseException | None = None
         state, detail = "up", ""
         try:
@@ -156,11 +163,11 @@ class PostgresMonitor:
         self._set_state(error, state, detail)
 
     def _set_state(self, error: BaseException | None, state: str = "up", detail: str = "") -> None:
-        """Say what state Postgres is in, after an attempt to ask it: one line for each change."""
-        # A server that is full refuses us, while the pool's own connections work on.
+        """Set the status after a check, and log each change once."""
+        # A full server refuses the monitor, while the connections of the pool still work.
         if error is not None and not (isinstance(error, asyncpg.TooManyConnectionsError) and self._pool_pids()):
             state, detail = "down", describe_error(error)
-        report = (state, "" if state == "down" else detail)  # while down, its reasons may vary: refused, then starting
+        report = (state, "" if state == "down" else detail)  # an outage has one line, although its reason may change
         if report != self._last_report:
             self._last_report = report
             if state == "up":
@@ -175,7 +182,7 @@ class PostgresMonitor:
             self._log_cause(statement_error)
 
     def _log_cause(self, statement_error: BaseException) -> None:
-        """Name the cause of a statement that failed although Postgres seems well: once a minute for each cause."""
+        """Log why a statement failed although Postgres is up, once a minute for each SQLSTATE."""
         cause = statement_error.__cause__ if isinstance(statement_error, Unavailable) else statement_error
         state = getattr(cause, "sqlstate", None)
         if cause is None or state is None or isinstance(cause, CONNECTION_LOST_ERRORS):
@@ -186,7 +193,7 @@ class PostgresMonitor:
             log.warning("Postgres refuses a statement: %s", describe_error(cause))
 
     async def _connect(self) -> Any:
-        """The one connection. Call with the lock held."""
+        """Return the connection, opened if necessary. The caller holds the lock."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(
                 self._settings.database_url, **connect_options(self._settings, self._monitor_name)
@@ -196,7 +203,7 @@ class PostgresMonitor:
         return self._connection
 
     async def _requirements(self, connection: Any) -> tuple[str, str]:
-        """Return the state of a Postgres that answers, and for the log what is missing. Makes a table that is missing."""
+        """Return the state of a Postgres that answers, and the reason for the log. Create the table if it is missing."""
         found = await connection.fetchrow(REQUIREMENTS, *self._required_columns)
         if not found["has_table"] and not found["read_only"]:
             try:
@@ -204,10 +211,10 @@ class PostgresMonitor:
             except asyncpg.PostgresError as error:
                 if isinstance(error, (*CONNECTION_LOST_ERRORS, asyncpg.OperatorInterventionError)):
                     raise
-                return "no table", f"the table campaigns is missing and cannot be made: {describe_error(error)}"
+                return "no table", f"the table campaigns is missing and cannot be created: {describe_error(error)}"
             found = await connection.fetchrow(REQUIREMENTS, *self._required_columns)
         if not found["has_table"]:
-            return "no table", "the table campaigns is missing, and Postgres takes no writes"
+            return "no table", "the table campaigns is missing, and Postgres accepts no writes"
         if found["wrong"]:
             return "wrong columns", f"columns of campaigns that are missing or of another type: {found['wrong']}"
         if found["without_default"]:
@@ -215,13 +222,13 @@ class PostgresMonitor:
         if found["no_rights"]:
             return "no rights", f"the role of DATABASE_URL lacks rights on campaigns: {found['no_rights']}"
         if found["read_only"]:
-            return "read-only", "it takes no writes (transaction_read_only is on)"
+            return "read-only", "it accepts no writes (transaction_read_only is on)"
         if found["no_ids_left"]:
             return "no ids left", "the sequence of campaigns.id is at its end"
         return "up", ""
 
     async def _create_schema(self, connection: Any) -> None:
-        """Two starts at once may both find the table missing; then one of them loses, and that is fine."""
+        """Create the table. If two instances start at once, one creates it and the other ignores the error."""
         with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
             await connection.execute(self._schema)
 
@@ -245,18 +252,20 @@ class PostgresMonitor:
             )
 
     async def terminate_zombies(self, lost_pids: Sequence[int], seconds: float) -> int:
-        """End server sessions that no live process can need, and `lost_pids`. Returns how many are gone.
+        """Terminate server sessions that no live process can need. Return the number that have ended.
 
         Args:
-            lost_pids: sessions whose connection we have just given up.
-            seconds: how long all of it may take.
+            lost_pids: sessions to terminate as well, because their connection was just closed.
+            seconds: time limit of the whole call.
 
         Raises:
-            one of FAULTS: Postgres could not be asked.
+            UNAVAILABLE_ERRORS: one of these, if Postgres could not be queried.
         """
         try:
             async with asyncio.timeout(seconds), self._lock:
-                async with asyncio.timeout(TIMEOUT):  # nobody else looks meanwhile, so this must tell as soon
+                async with asyncio.timeout(
+                    TIMEOUT
+                ):  # no check runs at the same time, so an outage must be detected here as fast
                     connection = await self._connect()
                     await connection.execute("SELECT 1")
                 pids = [*await self._zombies(connection), *lost_pids]
@@ -264,7 +273,7 @@ class PostgresMonitor:
                     return 0
                 await connection.fetch(TERMINATE, pids)
                 deadline = self._clock() + seconds / 3
-                # Only the server knows when they are gone, so there is no event to wait for.
+                # The client gets no event when a session ends, so poll.
                 while (remaining := await connection.fetchval(STILL_CONNECTED, pids)) and self._clock() < deadline:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
                 if remaining:
@@ -277,7 +286,7 @@ class PostgresMonitor:
             raise
 
     async def _zombies(self, connection: Any) -> list[int]:
-        """Seen twice, without having moved in between."""
+        """Return the sessions that two queries select without activity in between."""
         settings = self._settings
         limits = (settings.db_command_timeout * 2, settings.db_pool_idle_timeout * 2, settings.db_command_timeout)
 

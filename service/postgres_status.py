@@ -6,7 +6,7 @@ import asyncio
 
 
 class PostgresStatus:
-    """The last known state of Postgres.
+    """The latest state of Postgres.
 
     Attributes:
         up: True if Postgres answers.

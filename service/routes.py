@@ -1,4 +1,4 @@
-"""HTTP in, HTTP out."""
+"""The HTTP routes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 class CampaignRoutes:
-    """The campaigns."""
+    """The routes of campaigns."""
 
     def __init__(self, campaigns: Campaigns, cache: Cache, *, body_timeout: float) -> None:
         self._body_timeout = body_timeout
@@ -112,14 +112,14 @@ class CampaignRoutes:
         return campaign
 
     async def _raise_not_updated(self, campaign_id: int) -> None:
-        """Raise what says why a change or a deletion found nothing to do."""
+        """Raise the error (404 or 412) of a change or deletion that matched no row."""
         if await self._campaigns.get(campaign_id) is None:
             raise HTTPException(404, "There is no such campaign.")
         raise HTTPException(412, "The campaign has another version by now.")
 
 
 class ServiceRoutes:
-    """Health and cleanup."""
+    """The routes of health and cleanup."""
 
     def __init__(self, settings: ServiceSettings, health: Health, cleanup: Cleanup) -> None:
         self._settings = settings
@@ -131,9 +131,8 @@ class ServiceRoutes:
             _route("/health", GET=self.health),
             _route("/livez", GET=self.live),
             _route("/readyz", GET=self.ready),
-            _route(
-                "/api/db-cleanup", head=False, GET=self.clean_up, POST=self.clean_up
-            ),  # HEAD would clean up, and not say so
+            # HEAD would clean up without a report.
+            _route("/api/db-cleanup", head=False, GET=self.clean_up, POST=self.clean_up),
         ]
 
     async def health(self, request: Request) -> Response:
@@ -160,7 +159,7 @@ class ServiceRoutes:
         try:
             result = await self._cleanup.run(min_interval=self._settings.cleanup_min_interval)
         except CleanupRateLimited as error:
-            return Problem(429, "The last cleanup was a moment ago.", headers=NO_STORE, retry_after=error.retry_after)
+            return Problem(429, "The last cleanup was too recent.", headers=NO_STORE, retry_after=error.retry_after)
         content: dict[str, object] = {
             "status": "success",
             "message": "Database pool cleanup triggered",
@@ -172,7 +171,16 @@ class ServiceRoutes:
 
 
 async def read_json(request: Request, seconds: float) -> object:
-    """The body, if it is JSON, not too large, and all of it comes within so many seconds."""
+    """Return the parsed body.
+
+    Args:
+        request: its body is read.
+        seconds: limit for the arrival of the whole body.
+
+    Raises:
+        HTTPException: the body is too large (413), late (408), of another type (415), or not JSON (400).
+        ValidationFailed: an object has a name twice.
+    """
     _check_content_type(request)
     too_large = HTTPException(413, f"The body may have {MAX_BODY_BYTES} bytes.")
     announced = request.headers.get("content-length", "")
@@ -197,7 +205,7 @@ async def read_json(request: Request, seconds: float) -> object:
 
 
 def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the object. A name that comes twice has two meanings: which one counts is left to each parser."""
+    """Return the object. Refuse a duplicate name, because parsers disagree on the value that counts."""
     names: dict[str, object] = dict(pairs)
     if len(names) < len(pairs):
         raise ValidationFailed({"body": "must not give a name twice"})
@@ -205,7 +213,7 @@ def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _check_content_type(request: Request) -> None:
-    """Refuse a body that says that it is something else than JSON: a page elsewhere can send such a body unasked."""
+    """Refuse a body of another declared type than JSON, because a page of another site can send one without permission."""
     content_types = request.headers.getlist("content-type")
     if not content_types:
         return
@@ -221,7 +229,7 @@ def _check_content_type(request: Request) -> None:
 
 
 def _route(path: str, *, head: bool = True, **endpoints: Endpoint) -> Route:
-    """One path with an endpoint for each method. OPTIONS, and 405 for all others, say which methods there are."""
+    """Return a route with an endpoint for each method. OPTIONS, and 405 for other methods, list the methods."""
     methods = [*(["HEAD"] if head and "GET" in endpoints else []), *endpoints, "OPTIONS"]
     allow = {"Allow": ", ".join(methods)}
 
@@ -230,14 +238,14 @@ def _route(path: str, *, head: bool = True, **endpoints: Endpoint) -> Route:
         if method == "OPTIONS":
             return Response(status_code=204, headers=allow)
         if method not in endpoints:
-            raise HTTPException(405, "This path has no such method.", allow)
+            raise HTTPException(405, "This path does not support the method.", allow)
         return await endpoints[method](request)
 
     return Route(path, _AnyMethodEndpoint(serve))
 
 
 class _AnyMethodEndpoint:
-    """An endpoint for all methods: Starlette gives each route methods of its own only when its endpoint is a function."""
+    """An endpoint for all methods. Starlette restricts the methods of a route only if its endpoint is a function."""
 
     def __init__(self, serve: Endpoint) -> None:
         self._serve = serve
@@ -272,16 +280,16 @@ def _integer_parameter(request: Request, name: str, *, default: int, lowest: int
 
 
 def _if_match(request: Request) -> str | None:
-    """Return the header If-Match, all lines of it."""
+    """Return all lines of the header If-Match, joined. None if there is none."""
     lines = request.headers.getlist("if-match")
     return ", ".join(lines) if lines else None
 
 
 def allowed_versions(if_match: str | None) -> list[int] | None:
-    """Return the versions that an If-Match header allows, None for all of them.
+    """Return the versions that an If-Match header allows, or None if it allows all.
 
-    Tags are compared exactly, as RFC 9110 demands of If-Match: weak ones, foreign ones and `"01"` match nothing. A header that
-    is no list of tags matches nothing either.
+    Tags are compared exactly, as RFC 9110 requires for If-Match. Weak tags, foreign tags and `"01"` match nothing. A header
+    that is not a list of tags matches nothing either.
     """
     if if_match is None or if_match.strip() == "*":
         return None

@@ -1,4 +1,4 @@
-"""The settings: frozen, read from the environment once, checked before anything starts."""
+"""The settings, read from the environment and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from .errors import SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings:
-    """Every field is an environment variable of the same name in upper case. Durations in seconds, sizes in MiB."""
+    """The settings. Each field is an environment variable of that name in upper case.
+
+    Durations are in seconds, sizes in MiB.
+    """
 
     database_url: str = field(repr=False)
     host: str = "0.0.0.0"
@@ -61,7 +64,7 @@ class ServiceSettings:
         """Read and check all settings. An empty variable counts as unset.
 
         Raises:
-            SettingsError: one is missing or malformed; names it and says what was expected.
+            SettingsError: a setting is missing or malformed. The error names it and the expected form.
         """
         values: dict[str, Any] = {}
         for each in fields(cls):
@@ -76,7 +79,7 @@ class ServiceSettings:
         return cls(**values)
 
     def secrets(self) -> Iterator[str]:
-        """Every text that must never be printed, as given and percent-decoded."""
+        """Yield every text that must never be printed, as given and percent-decoded."""
         for text in (self.upstash_redis_rest_token, self.cleanup_token):
             if text:
                 yield text
@@ -90,7 +93,7 @@ class ServiceSettings:
 
 _UPSTASH = ("upstash_redis_rest_url", "upstash_redis_rest_token")
 _POSTGRES_URL = "a URL such as postgresql://user@host:5432/database"
-# name: (schemes, what is expected, what says what is wrong)
+# name: (schemes, the expected form, a function that returns the problem of a URL)
 _URLS: dict[str, tuple[tuple[str, ...], str, Callable[[str], str | None]]] = {
     "database_url": (("postgres", "postgresql"), _POSTGRES_URL, url_checks.postgres_url_problem),
     "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0", url_checks.redis_url_problem),
@@ -136,7 +139,7 @@ _INTEGERS = {
 
 
 def _parse(name: str, text: str) -> str | int | float:
-    """The value of one setting, checked."""
+    """Return the checked value of one setting."""
     problem = url_checks.text_problem(text)
     if problem is not None:
         raise SettingsError(name.upper(), f"text; {problem}")
@@ -167,7 +170,7 @@ def _number(name: str, text: str) -> int | float:
     kind = "a whole number" if name in _INTEGERS else "a number"
     try:
         if not text.isascii() or "_" in text:
-            raise ValueError  # Python reads other digits and 1_000; nothing else does
+            raise ValueError  # Python accepts other digits and 1_000, other programs do not
         value = int(text) if name in _INTEGERS else float(text)
     except ValueError:
         value = math.nan
@@ -180,7 +183,7 @@ def _is_url(text: str, schemes: tuple[str, ...], *, host_required: bool) -> bool
     try:
         parts = urlsplit(text)
         if host_required:
-            _ = parts.port  # raises ValueError when it is no number; asyncpg knows lists of host:port
+            _ = parts.port  # raises ValueError if it is not a number; asyncpg accepts lists of host:port
     except ValueError:
         return False
     return parts.scheme in schemes and (bool(parts.hostname) or not host_required)

@@ -1,6 +1,6 @@
-"""Checks of hosts and URLs at the start: a setting that can never work is refused, and its value is not repeated.
+"""Checks of hosts, URLs and files at the start, so that a setting that can never work is refused.
 
-Each check returns what is wrong, in words that hold nothing of the value, or None.
+Each check returns the problem, in words that hold nothing of the value, or None.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from ipaddress import ip_address
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-# Parameters of libpq that asyncpg does not know: it would pass them on, and Postgres would refuse every session.
+# Parameters of libpq that asyncpg does not interpret. It would send them, and Postgres would refuse every session.
 _LIBPQ_ONLY = {
     *(
         "channel_binding",
@@ -40,7 +40,7 @@ _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def host_problem(host: str) -> str | None:
-    """Return what is wrong with the name or address of a host."""
+    """Return the problem of the name or address of a host."""
     try:
         ip_address(host.partition("%")[0])
         return None
@@ -57,7 +57,7 @@ def host_problem(host: str) -> str | None:
 
 
 def text_problem(text: str) -> str | None:
-    """Return what is wrong with the text of any setting."""
+    """Return the problem of the text of any setting."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -66,7 +66,7 @@ def text_problem(text: str) -> str | None:
 
 
 def url_problem(text: str) -> str | None:
-    """Return what is wrong with any URL: its percent signs, its port, parts that it cannot have."""
+    """Return the problem of a URL of any kind (spaces, percent-encoding, a fragment)."""
     if any(character.isspace() for character in text):
         return "it has a space; write %20"
     if _PERCENT.search(text):
@@ -83,14 +83,14 @@ def url_problem(text: str) -> str | None:
 
 
 def postgres_url_problem(text: str) -> str | None:
-    """Return what is wrong with a URL of Postgres. asyncpg parses it as each connect will."""
+    """Return the problem of a URL of Postgres. asyncpg parses the URL here as at each connect."""
     parts = urlsplit(text)
     problem = url_problem(text) or _query_problem(parts)
     if problem is not None:
         return problem
     unknown = next((name for name, _ in parse_qsl(parts.query) if name in _LIBPQ_ONLY), None)
     if unknown is not None:
-        return f"asyncpg does not know its parameter {unknown}"
+        return f"asyncpg does not support its parameter {unknown}"
     if "@" in parts.netloc.partition("@")[2]:
         return "its name or password has an @; write %40"
     ports = dict(parse_qsl(parts.query)).get("port", "1")
@@ -102,9 +102,17 @@ def postgres_url_problem(text: str) -> str | None:
         addresses, _ = connect_utils._parse_connect_dsn_and_args(dsn=text, **dict.fromkeys(_ARGUMENTS))
     except OSError:
         return "it names a file that cannot be read, or no user"
-    except Exception as error:  # noqa: BLE001  # whatever the parser raises, each connect would raise
-        known = ("sslmode", "target_session_attrs", "sslnegotiation", "gsslib", "root certificate", "port", "user name")
-        named = next((each for each in known if each in str(error)), None)
+    except Exception as error:  # noqa: BLE001  # each connect would raise this error, whatever it is
+        parameters = (
+            "sslmode",
+            "target_session_attrs",
+            "sslnegotiation",
+            "gsslib",
+            "root certificate",
+            "port",
+            "user name",
+        )
+        named = next((each for each in parameters if each in str(error)), None)
         return f"asyncpg cannot read its {named}" if named else f"asyncpg cannot read it ({type(error).__name__})"
     for address in addresses:
         if isinstance(address, tuple):
@@ -116,14 +124,16 @@ def postgres_url_problem(text: str) -> str | None:
 
 
 def redis_url_problem(text: str) -> str | None:
-    """Return what is wrong with a URL of Redis."""
+    """Return the problem of a URL of Redis."""
     parts = urlsplit(text)
     problem = url_problem(text) or _query_problem(parts) or _authority_problem(parts)
     if problem is not None:
         return problem
     if not re.fullmatch(r"(/\d*)?", parts.path, re.ASCII):
         return "its database is no number"
-    if parts.query or parts.scheme == "rediss":  # only then: redis is slow to import, and the start does not need it
+    if (
+        parts.query or parts.scheme == "rediss"
+    ):  # only then, because redis is slow to import and the start does not need it
         from redis.asyncio import Redis
 
         try:
@@ -132,18 +142,18 @@ def redis_url_problem(text: str) -> str | None:
             context = getattr(connection, "ssl_context", None)
             if context is not None:
                 context.get()
-        except Exception as error:  # noqa: BLE001  # the same
+        except Exception as error:  # noqa: BLE001  # each connect would raise this error, whatever it is
             return f"redis cannot read its parameters ({type(error).__name__})"
     return None
 
 
 def upstash_url_problem(text: str) -> str | None:
-    """Return what is wrong with the URL of Upstash."""
+    """Return the problem of the URL of Upstash."""
     return url_problem(text) or _authority_problem(urlsplit(text))
 
 
 def certificates_problem(path: str) -> str | None:
-    """Return what is wrong with a file of trusted certificates."""
+    """Return the problem of a file of trusted certificates."""
     import ssl
 
     try:

@@ -96,7 +96,7 @@ PLANTS = (
         "There is a balancer in front.",
         (
             "__main__.py",
-            "proxy_headers=False,  # the peer's address decides who may clean up",
+            "proxy_headers=False,  # the address of the socket decides about the cleanup",
             'proxy_headers=True, forwarded_allow_ips="*",',
         ),
         tests=HEADERS,
