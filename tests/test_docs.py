@@ -25,6 +25,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import test_floors
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     [
@@ -297,7 +299,12 @@ def promise_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-TABLES = {"faults": fault_table, "fault-names": fault_names, "promises": promise_table}
+TABLES = {
+    "faults": fault_table,
+    "fault-names": fault_names,
+    "floors": test_floors.drawing,
+    "promises": promise_table,
+}
 
 
 def regenerated(text: str) -> str:

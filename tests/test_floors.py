@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import textwrap
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -14,16 +15,21 @@ import pytest_resilience
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# One row a floor: its number, its parts, and a note for ARCHITECTURE.md behind a bar. A letter tells the floors of one number apart.
 PACKAGE = """
-8  __init__
-7  plugin options hooks fixtures factories stash
-6  runner strategies machine report targets stack resilience incidents leaks
-5  schedule admin backends
-4  faults probes
-3  proxy proxy_client clients
-2  wire checkers
-1  history
-0  errors clock coroutines processes supervisor redaction kept_modules wording
+8   __init__ | the public names
+7   plugin options hooks fixtures factories stash | pytest is imported here and nowhere below
+6d  incidents runner strategies machine replay report plants
+6c  resilience
+6b  leaks
+6a  stack
+5b  targets
+5a  admin schedule backends
+4   faults probes
+3   proxy_client proxy clients
+2   wire checkers | pure: no I/O, no clock, no randomness of their own
+1   history
+0   errors clock coroutines processes supervisor redaction kept_modules wording
 """
 SERVICE = """
 5  __init__
@@ -32,6 +38,13 @@ SERVICE = """
 2  routes monitor health cleanup problems load_shedding
 1  campaigns postgres_monitor postgres_status database asyncpg_patch cache redis_store pending_writes memory_cache circuit_breaker jobs memory
 0  settings url_checks errors logging_setup
+"""
+LEAKS = """
+4  check
+3  snapshot
+2  owners
+1  attribution descriptors tasks child_processes event_loops postgres redis
+0  __init__ compare source_locations
 """
 BACKENDS = """
 4  registry
@@ -54,6 +67,7 @@ PROXY = """
 """
 HOUSES = {
     "pytest_resilience": PACKAGE,
+    "pytest_resilience.leaks": LEAKS,
     "pytest_resilience.backends": BACKENDS,
     "pytest_resilience.proxy": PROXY,
     "service": SERVICE,
@@ -76,9 +90,28 @@ IMPURE = {
 HEAVY_DOORS = {"strategies", "machine"}  # with the package itself all there is to import
 
 
-def floors(table: str) -> dict[str, int]:
-    rows = (row.split() for row in table.strip().splitlines())
-    return {name: int(floor) for floor, *names in rows for name in names}
+def rows(table: str) -> Iterator[tuple[str, list[str], str]]:
+    """Yield the floor, the parts and the note of each row, the highest floor first."""
+    for row in table.strip().splitlines():
+        names, _, note = row.partition(" | ")
+        floor, *parts = names.split()
+        yield floor, parts, note
+
+
+def floors(table: str) -> dict[str, str]:
+    """Return the floor of each part. Floors are one digit and perhaps a letter, so they compare as text."""
+    return {part: floor for floor, parts, _ in rows(table) for part in parts}
+
+
+def drawing() -> str:
+    """Return the block of floors that ARCHITECTURE.md shows."""
+    lines: list[str] = []
+    for package, table in HOUSES.items():
+        lines += ["", package]
+        for floor, parts, note in rows(table):
+            text = textwrap.fill(" ".join(parts), 92, initial_indent=f"  {floor:<3} ", subsequent_indent=" " * 6)
+            lines.append(f"{text:<52}  {note}" if note else text)
+    return "\n".join(["```text", *lines[1:], "```"]) + "\n"
 
 
 def modules(package: str) -> dict[str, Path]:
@@ -133,7 +166,7 @@ def violations(package: str, table: str, known: dict[str, Path]) -> Iterator[str
         for line, module, taken in imports(name, path):
             target = f"{module}.{taken}" if f"{module}.{taken}" in known else module
             inside = target == package or target.startswith(f"{package}.")
-            if inside and (above := floor.get(part(target, package), -1)) > floor[own]:
+            if inside and (above := floor.get(part(target, package), "")) > floor[own]:
                 yield f"{path.relative_to(ROOT)}:{line} (floor {floor[own]}) imports {target} (floor {above})"
 
 
@@ -210,7 +243,7 @@ def test_pytest_is_imported_on_the_top_floor_only():
         f"{path.relative_to(ROOT)}:{line}"
         for name, path in modules("pytest_resilience").items()
         for line, module, _ in imports(name, path)
-        if module.split(".")[0] in {"pytest", "_pytest"} and floor.get(part(name), 7) < 7
+        if module.split(".")[0] in {"pytest", "_pytest"} and floor.get(part(name), "7") < "7"
     ]
 
 
@@ -296,6 +329,7 @@ def test_a_module_without_a_floor_is_seen(tmp_path, monkeypatch):
         ("wire/redis.py", "from ..backends import embedded"),
         ("faults/network.py", "def late():\n    from pytest_resilience.targets import postgres"),
         ("history.py", "from . import proxy"),
+        ("stack.py", "from .leaks import check"),
         ("backends/session/ports.py", "from ..embedded import postgres"),
     ],
 )
