@@ -1,17 +1,17 @@
-"""Everything that pytest-resilience raises.
+"""The exceptions of pytest-resilience.
 
 ResilienceError
-├── SetupError                the experiment itself is wrong: nothing was tested
-│   ├── BackendUnavailable    no way to bring up what was asked for, and what to install
-│   ├── ServerNotReady        a server or the service did not come up: command, time, log
-│   ├── UnknownFault          a marker or schedule names a fault that nobody defined
-│   ├── CannotInject          this backend or platform can't do that fault
+├── SetupError                the test is set up wrongly; nothing was tested
+│   ├── BackendUnavailable    the chosen backend can't start; the message names what to install
+│   ├── ServerNotReady        a server or the service did not become ready: command, time, log
+│   ├── UnknownFault          a marker or schedule names a fault that does not exist
+│   ├── CannotInject          this backend or platform does not support the fault
 │   └── NoService             resilience.service without a resilience_service fixture
-├── HealFailed                a fault could not be taken back
-├── BackendDied               a server or the proxy ended although no test struck it
-├── VacuousTest               a fault touched nothing, under --resilience-strict
-└── LeakedResources           a test left something behind, under --resilience-leaks=error
-NeverHappened                 (AssertionError) a probe's hope did not come true in time
+├── HealFailed                a fault could not be healed
+├── BackendDied               a server or the proxy exited although no test struck it
+├── VacuousTest               a fault affected nothing, under --resilience-strict
+└── LeakedResources           a test leaked a resource, under --resilience-leaks=error
+NeverHappened                 (AssertionError) a probe timed out
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from .wording import close_matches, suggestion
 
 
 class ResilienceError(Exception):
-    """Root of what this package raises, failed hopes (AssertionError) aside."""
+    """Base class of all errors of this package, except failed probes (AssertionError)."""
 
 
 class SetupError(ResilienceError):
-    """The experiment is wrong or can't be set up here; the system was not judged."""
+    """The test is set up wrongly, or can't be set up here. The system was not tested."""
 
 
 def ending(exit_code: int) -> str:
-    """Return how a process ended: "exit code 1", "exit code -9 (SIGKILL)", "exit code 137 (a shell's way to say SIGKILL)"."""
+    """Describe an exit code: "exit code 1", "exit code -9 (SIGKILL)", "exit code 137 (SIGKILL, from a shell)"."""
     import signal
 
     names = {number.value: number.name for number in signal.Signals}
     if -exit_code in names:
         return f"exit code {exit_code} ({names[-exit_code]})"
     if exit_code - 128 in names:
-        return f"exit code {exit_code} (a shell's way to say {names[exit_code - 128]})"
+        return f"exit code {exit_code} ({names[exit_code - 128]}, from a shell)"
     return f"exit code {exit_code}"
 
 
 class BackendUnavailable(SetupError):
-    """Nothing here can run what was asked for; the message says what to install."""
+    """The chosen backend can't start here. The message names what to install."""
 
 
 class ServerNotReady(SetupError):
-    """A process was started and did not answer in time.
+    """A process was started and did not become ready in time.
 
     Attributes:
-        name: what was started, such as "postgres".
-        command: the command line, secrets left out.
-        within: seconds that it had.
-        log: the end of what it wrote.
-        exit_code: its exit code, or None when it still runs.
+        name: the name of the process, such as "postgres".
+        command: the command line without secrets.
+        within: the seconds that it was given.
+        log: the end of its output, without secrets.
+        exit_code: its exit code, or None if it still runs.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class ServerNotReady(SetupError):
         after: float | None = None,
         seen: Iterable[str] = (),
     ) -> None:
-        """Tell it.
+        """Make the error and its message.
 
         Args:
-            name: what was started.
-            command: the command line; its secrets are not kept.
-            within: seconds that it had.
-            log: the end of what it wrote; its secrets are not kept.
-            exit_code: its exit code, or None when it still runs.
-            after: seconds from its start to its end, where they are known.
-            seen: what else was seen of it, a line each.
+            name: the name of the process.
+            command: the command line; secrets are replaced.
+            within: the seconds that the process was given.
+            log: the end of its output; secrets are replaced.
+            exit_code: its exit code, or None if it still runs.
+            after: seconds from its start to its exit; None if unknown.
+            seen: further observations, one line each.
         """
         self.name = name
         self.command = redacted_command(command)
@@ -95,7 +95,7 @@ class ServerNotReady(SetupError):
 
 
 class UnknownFault(SetupError):
-    """A fault was named that does not exist."""
+    """A name stands for no fault."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.name = name
@@ -104,13 +104,13 @@ class UnknownFault(SetupError):
 
 
 def _near(name: str, known: list[str]) -> str:
-    """Which of the known names was meant. The two halves are compared apart: whole names that share one are always alike."""
+    """Return a suggestion for a misspelt name, comparing target and fault separately."""
     target, _, fault = name.partition(".")
     faults: dict[str, list[str]] = {}
     for each in known:
         faults.setdefault(each.partition(".")[0], []).append(each.partition(".")[2])
     if target in faults and not fault:
-        return f", which is a target: say which of its faults, such as '{target}.{faults[target][0]}'"
+        return f", which is a target: add the name of a fault, such as '{target}.{faults[target][0]}'"
     elsewhere = [each for each in known if each.partition(".")[2] == (fault or target)]
     if elsewhere and (target in faults or not fault):
         return suggestion(elsewhere)
@@ -120,48 +120,48 @@ def _near(name: str, known: list[str]) -> str:
 
 
 class CannotInject(SetupError):
-    """This backend or platform can't do that fault."""
+    """This backend or platform does not support the fault."""
 
 
 class NoService(SetupError):
-    """`resilience.service` was used, and no `resilience_service` fixture says how to start one."""
+    """`resilience.service` was used without a `resilience_service` fixture that describes how to start it."""
 
 
 class HealFailed(ResilienceError):
-    """One fault or more could not be taken back."""
+    """One or more faults could not be healed."""
 
 
 class BackendDied(ResilienceError):
-    """A server or the proxy ended although no test struck it."""
+    """A server or the proxy exited although no test struck it."""
 
 
 class VacuousTest(ResilienceError):
-    """A test passed although its fault touched nothing: it has tested nothing."""
+    """A test passed although its fault affected nothing, so the test proves nothing."""
 
     def __init__(self, struck: Iterable[tuple[str, str]]) -> None:
         self.struck = list(struck)
         super().__init__(
             "VACUOUS: " + "; ".join(f"{label} {receipt}" for label, receipt in self.struck) + "\n"
-            "  The test passed, but nothing came by while the fault lasted, so it has tested nothing. Strike before the traffic\n"
-            "  that should feel it, and let that traffic go through `.url` (`.direct_url` goes around the proxy)."
+            "  The test passed, but no traffic met the fault, so the test proves nothing. Strike before the traffic that should meet\n"
+            "  the fault, and send that traffic through `.url` (`.direct_url` bypasses the proxy)."
         )
 
 
 class LeakedResources(ResilienceError):
-    """A test passed and left something behind: a connection, a thread, a lock.
+    """A test passed and leaked a resource, such as a connection, a thread or a lock.
 
     Attributes:
-        leaks: one line for each.
+        leaks: one line for each leaked resource.
     """
 
     def __init__(self, leaks: Iterable[str], example: str) -> None:
         self.leaks = list(leaks)
         super().__init__(
             "LEAK: " + "\n      ".join(self.leaks) + "\n"
-            "  The test passed, and this is still there when all of its fixtures are gone. Close or end it in the test; or say\n"
-            f"  that it is meant to stay: @pytest.mark.leaks({example!r})."
+            "  The test passed, and these resources remain after the teardown of all its fixtures. Close them in the test; or declare\n"
+            f"  that they are meant to stay: @pytest.mark.leaks({example!r})."
         )
 
 
 class NeverHappened(AssertionError):
-    """A probe's hope did not come true in time; the message shows the last answer."""
+    """A probe timed out. The message shows the last answer."""

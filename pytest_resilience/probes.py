@@ -1,7 +1,7 @@
-"""Questions to a system, asked until they are answered: `eventually` and `recovers`.
+"""Probes: `eventually` and `recovers` repeat a question until its answer is true or a deadline passes.
 
-Each takes a callable. A coroutine function, or a lambda that returns a coroutine, gives an awaitable, so that an async test's own
-loop never blocks. Any other callable is asked on the spot, and refused where an event loop runs.
+Each takes a callable. A coroutine function, or a lambda that returns a coroutine, makes the probe awaitable, so that the event loop of
+an async test never blocks. Any other callable is called at once, and is an error while an event loop runs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .wording import counted
 
 Answer = TypeVar("Answer")
 
-SHOWN = 500  # characters of an answer that a message shows
-TOGETHER = 0.5  # seconds within which faults count as healed together
-STEADY = 3  # answers in a row that count as recovered: "it answers again" may be luck
+MAX_SHOWN_CHARS = 500  # of an answer in a message
+HEALED_TOGETHER = 0.5  # seconds within which several heals count as one
+CONSECUTIVE = 3  # true answers in a row that count as recovered; one may be luck
 
 
 @overload
@@ -31,23 +31,23 @@ def eventually(
 @overload
 def eventually(question: Callable[[], Answer], *, within: float, every: float = ..., clock: Clock = ...) -> Answer: ...
 def eventually(question: Callable[[], Any], *, within: float, every: float = 0.02, clock: Clock = SYSTEM) -> Any:
-    """Ask until the answer is true, and return that answer.
+    """Repeat a question until its answer is true, and return that answer.
 
-    An answer counts as "not yet" when it is falsy (None too) or when asking raises an Exception.
+    A false answer, None included, and a raised Exception mean "not yet".
 
     Args:
         question: a callable without arguments. A coroutine function makes the result awaitable, and so does, while an event
             loop runs, a lambda that returns a coroutine.
-        within: seconds that it has; it is asked at least once.
-        every: seconds between two asks.
-        clock: reads and spends time; async questions always use the running loop's.
+        within: seconds until the deadline; the question is called at least once.
+        every: seconds between two calls.
+        clock: the clock for waiting; async questions use that of the running loop.
 
     Raises:
-        NeverHappened: it did not come true in time; shows the last answer, how often it asked and what struck meanwhile.
-        SetupError: the arguments make no sense; or the callable answers at once although an event loop runs in this thread; or
-            it returned an awaitable although none runs.
+        NeverHappened: the deadline passed. The message shows the last answer, the number of calls and the strikes in that time.
+        SetupError: an argument is invalid, or a question without a coroutine is used while an event loop runs in this thread, or
+            a question returned an awaitable while no event loop runs.
     """
-    return _ask(_Poll("eventually", question, within=within, every=every, steady=1, clock=clock))
+    return _run(_Poll("eventually", question, within=within, every=every, consecutive=1, clock=clock))
 
 
 @overload
@@ -57,84 +57,82 @@ def recovers(
 @overload
 def recovers(question: Callable[[], Answer], *, within: float, every: float = ..., clock: Clock = ...) -> Answer: ...
 def recovers(question: Callable[[], Any], *, within: float, every: float = 0.02, clock: Clock = SYSTEM) -> Any:
-    """Like `eventually`, but the answer must be true three times in a row: one good answer may be luck.
+    """Repeat a question until its answer is true three times in a row. One true answer may be luck.
 
     Args:
-        question: as for `eventually`; ask for what was true before the fault, not just for any answer.
-        within: seconds until the first of the three.
-        every: seconds between two asks.
+        question: as for `eventually`; it should check for the state before the fault, not for any answer.
+        within: seconds until the first of the three true answers.
+        every: seconds between two calls.
         clock: as for `eventually`.
 
     Raises:
         NeverHappened: as for `eventually`.
         SetupError: as for `eventually`.
     """
-    return _ask(_Poll("recovers", question, within=within, every=every, steady=STEADY, clock=clock))
+    return _run(_Poll("recovers", question, within=within, every=every, consecutive=CONSECUTIVE, clock=clock))
 
 
 class _Poll:
-    """One probe under way: what it asked, what came, and whether it may ask again."""
+    """The state of one probe: the calls so far, the last answer and the deadline."""
 
     def __init__(
-        self, verb: str, question: Callable[[], Any], *, within: float, every: float, steady: int, clock: Clock
+        self, verb: str, question: Callable[[], Any], *, within: float, every: float, consecutive: int, clock: Clock
     ) -> None:
         self.verb = verb
         self.question = question
         self.within = within
         self.every = every
-        self.steady = steady
+        self.consecutive = consecutive
         self.clock = clock
-        self.asked = self.in_a_row = self.best = 0
+        self.calls = self.streak = self.best = 0
         self.last: Any = None
         self.error: Exception | None = None
         if not callable(question):
-            raise SetupError(
-                f"{self.verb}() asks a callable, such as a lambda; got {self.question!r}, which is answered already"
-            )
+            raise SetupError(f"{self.verb}() takes a callable, such as a lambda; got the value {self.question!r}")
         if not self.within > 0 or not self.every > 0:
             raise SetupError(
                 f"{self.verb}(): within and every are seconds above 0, got {self.within!r} and {self.every!r}"
             )
         self.started = self.clock.now()
 
-    def heard(self, answer: Any) -> bool:
-        """Take an answer; True when the hope has come true."""
-        self.asked += 1
+    def record(self, answer: Any) -> bool:
+        """Record an answer. Return True if the probe has succeeded."""
+        self.calls += 1
         self.last, self.error = answer, None
-        self.in_a_row = self.in_a_row + 1 if answer else 0
-        self.best = max(self.best, self.in_a_row)
-        return self.in_a_row >= self.steady
+        self.streak = self.streak + 1 if answer else 0
+        self.best = max(self.best, self.streak)
+        return self.streak >= self.consecutive
 
-    def failed(self, error: Exception) -> None:
-        """Take an answer that was an exception."""
-        self.asked += 1
+    def record_error(self, error: Exception) -> None:
+        """Record an exception in place of an answer."""
+        self.calls += 1
         self.last, self.error = None, error
-        self.in_a_row = 0
+        self.streak = 0
 
-    def over(self) -> bool:
-        """Whether time is up; a run of good answers that has begun in time may be finished."""
-        return self.clock.now() - self.started >= self.within and not (self.steady > 1 and self.in_a_row)
+    def timed_out(self) -> bool:
+        """True after the deadline, unless a run of true answers that began before the deadline is still going on."""
+        return self.clock.now() - self.started >= self.within and not (self.consecutive > 1 and self.streak)
 
-    def left(self) -> float:
-        """Seconds until time is up."""
+    def remaining(self) -> float:
+        """Return the seconds until the deadline."""
         return max(0.0, self.within - (self.clock.now() - self.started))
 
-    def never(self) -> NeverHappened:
-        """The failure, told."""
+    def failure(self) -> NeverHappened:
+        """Return the error of a probe that timed out."""
         now = self.clock.now()
         lines = [
-            f"{_name(self.question)} was not {'true' if self.steady == 1 else 'steadily true'} within {self.within:g} s"
+            f"{_name(self.question)} was not {'true' if self.consecutive == 1 else 'steadily true'} within {self.within:g} s"
         ]
-        plural = "once" if self.asked == 1 else f"{self.asked} times"
+        plural = "once" if self.calls == 1 else f"{self.calls} times"
         lines.append(f"  asked {plural} in {now - self.started:.2f} s, every {self.every:g} s")
-        if self.steady > 1 and self.best:
-            lines.append(f"  at best {counted(self.best, 'good answers')} in a row; {self.steady} are needed")
+        if self.consecutive > 1 and self.best:
+            lines.append(f"  at best {counted(self.best, 'true answers')} in a row; {self.consecutive} are needed")
         if self.error is not None:
             lines.append(f"  last answer: raised {type(self.error).__name__}: {_short(scrubbed(str(self.error)))}")
-        elif self.asked:
+        elif self.calls:
             lines.append(f"  last answer: {_short(scrubbed(repr(self.last)))}")
         else:
-            lines.append("  no answer came at all")
+            lines.append("  no answer arrived")
         exchanges = current().exchanges(self.started)
         if exchanges:
             lines.append("  last exchanges of the service's client:")
@@ -145,29 +143,29 @@ class _Poll:
         return never
 
 
-def _ask(asking: _Poll) -> Any:
-    question = asking.question
+def _run(poll: _Poll) -> Any:
+    question = poll.question
     if _in_event_loop():
-        return _ask_async(asking) if _is_coroutine_function(question) else _ask_in_loop(asking)
+        return _run_async(poll) if _is_coroutine_function(question) else _run_in_loop(poll)
     if _is_coroutine_function(question):
-        return _ask_async(asking)
+        return _run_async(poll)
     while True:
         try:
             answer = question()
         except Exception as error:  # noqa: BLE001  # an exception is an answer: "not yet"
-            asking.failed(error)
+            poll.record_error(error)
         else:
             if inspect.isawaitable(answer):
                 if inspect.iscoroutine(answer):
                     answer.close()
                 raise SetupError(
-                    f"{asking.verb}(): {_name(question)} returned an awaitable; pass a coroutine function (async def)"
+                    f"{poll.verb}(): {_name(question)} returned an awaitable; pass a coroutine function (async def)"
                 )
-            if asking.heard(answer):
+            if poll.record(answer):
                 return answer
-        if asking.over():
-            raise asking.never()
-        asking.clock.sleep(min(asking.every, max(asking.left(), 0.001)) if asking.in_a_row == 0 else asking.every)
+        if poll.timed_out():
+            raise poll.failure()
+        poll.clock.sleep(min(poll.every, max(poll.remaining(), 0.001)) if poll.streak == 0 else poll.every)
 
 
 def _is_coroutine_function(question: Callable[[], Any]) -> bool:
@@ -175,7 +173,7 @@ def _is_coroutine_function(question: Callable[[], Any]) -> bool:
 
 
 def _in_event_loop() -> bool:
-    """True if an event loop runs in this thread; a library that is not loaded runs none."""
+    """True if an asyncio or trio event loop runs in this thread."""
     if (asyncio := sys.modules.get("asyncio")) is not None and asyncio._get_running_loop() is not None:
         return True
     if (trio := sys.modules.get("trio")) is not None:
@@ -187,55 +185,54 @@ def _in_event_loop() -> bool:
     return False
 
 
-def _ask_in_loop(asking: _Poll) -> Any:
-    """Ask a callable that is no coroutine function, such as a lambda, while an event loop runs in this thread.
+def _run_in_loop(poll: _Poll) -> Any:
+    """Run a callable that is no coroutine function, such as a lambda, while an event loop runs in this thread.
 
-    A lambda that returns a coroutine is asked by the loop. A callable that answers at once would be asked in a loop of its
-    own, with pauses that let no task of the event loop run, so it is refused.
+    A lambda that returns a coroutine runs in that loop. Any other callable is an error, because its pauses would block all tasks.
 
     Raises:
         SetupError: the callable does not return an awaitable.
     """
-    name = _name(asking.question)
+    name = _name(poll.question)
     refusal = (
-        f"{asking.verb}(): {name} is no async question, and an event loop runs in this thread, which the waiting would block. Write\n"
+        f"{poll.verb}(): {name} is not async, and the waiting would block the event loop of this thread. Write\n"
         f"    async def question():\n"
         f"        return ...\n"
-        f"    await {asking.verb}(question, within={asking.within:g})"
+        f"    await {poll.verb}(question, within={poll.within:g})"
     )
     try:
-        first = asking.question()
+        first = poll.question()
     except Exception as error:
         raise SetupError(refusal) from error
     if not inspect.isawaitable(first):
         raise SetupError(refusal)
-    return _ask_async(asking, first)
+    return _run_async(poll, first)
 
 
-async def _ask_async(asking: _Poll, first: Awaitable[Any] | None = None) -> Any:
-    """Ask until time is up. `first` is an answer that was begun already."""
+async def _run_async(poll: _Poll, first: Awaitable[Any] | None = None) -> Any:
+    """Repeat the question until the deadline. `first` is the awaitable of a first call."""
     import anyio
 
     while True:
-        # A question that hangs must not outlast the probe: it is cancelled when time is up.
-        with anyio.move_on_after(max(asking.left(), asking.every)) as scope:
+        # A question that hangs is cancelled at the deadline.
+        with anyio.move_on_after(max(poll.remaining(), poll.every)) as scope:
             try:
-                answer = await (asking.question() if first is None else first)
+                answer = await (poll.question() if first is None else first)
             except Exception as error:  # noqa: BLE001  # an exception is an answer: "not yet"
-                asking.failed(error)
+                poll.record_error(error)
             else:
-                if asking.heard(answer):
+                if poll.record(answer):
                     return answer
         first = None
         if scope.cancelled_caught:
-            asking.failed(TimeoutError("no answer came before time was up"))
-        if asking.over():
-            raise asking.never()
-        await anyio.sleep(min(asking.every, max(asking.left(), 0.001)) if asking.in_a_row == 0 else asking.every)
+            poll.record_error(TimeoutError("no answer arrived before the deadline"))
+        if poll.timed_out():
+            raise poll.failure()
+        await anyio.sleep(min(poll.every, max(poll.remaining(), 0.001)) if poll.streak == 0 else poll.every)
 
 
 def _name(question: Callable[[], Any]) -> str:
-    """The question as its author would call it: its name, or the source line of a lambda."""
+    """Return the name of a question, or the source line of a lambda."""
     name = getattr(question, "__name__", None) or repr(question)
     if name == "<lambda>":
         try:
@@ -247,25 +244,25 @@ def _name(question: Callable[[], Any]) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({counted(len(text), 'characters')})"
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}... ({counted(len(text), 'characters')})"
 
 
 def _strikes(start: float, end: float) -> list[str]:
-    """Return lines that say which faults lasted between `start` and `end`, and which one was healed last before."""
+    """Return lines with the strikes that were active between `start` and `end`, and with the last ones that healed before."""
     history = current()
     during = history.during(start, end)
-    lines = [f"struck meanwhile: {', '.join(_when(each, start) for each in during)}"] if during else []
+    lines = [f"active strikes: {', '.join(_when(each, start) for each in during)}"] if during else []
     healed = [each for each in history.faults if each.healed_at is not None and each.healed_at < start]
     if healed:
-        # The order of most tests: strike, heal, ask whether all is well again
+        # Most tests strike, heal, and then probe for the recovery.
         latest = max(each.healed_at or 0.0 for each in healed)
-        labels = [each.label for each in healed if start - (each.healed_at or 0.0) < start - latest + TOGETHER]
+        labels = [each.label for each in healed if start - (each.healed_at or 0.0) < start - latest + HEALED_TOGETHER]
         lines.append(f"healed {start - latest:.1f} s before: {', '.join(labels)}")
-    return lines or ["nothing has struck in this test"]
+    return lines or ["no fault has struck in this test"]
 
 
 def _when(event: Any, start: float) -> str:
     since = event.struck_at - start
-    begun = "before it began" if since < 0 else f"at {since:.2f} s"
+    begun = "before the probe" if since < 0 else f"at {since:.2f} s"
     ended = "" if event.healed_at is None else f", healed at {event.healed_at - start:.2f} s"
     return f"{event.label} ({begun}{ended})"

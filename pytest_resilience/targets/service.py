@@ -237,7 +237,7 @@ class RunningService:
             lines.append(f"the client's default time-out is {TIMEOUT:g} s; timeout= of a request sets another")
         elif given is not None:
             lines.append(f"its timeout= was {given:g} s")
-        lines.append(f"struck meanwhile: {struck(exchange.begun, exchange.ended)}")
+        lines.append(f"active strikes: {struck(exchange.begun, exchange.ended)}")
         code = self._child.exit_code() if self._child is not None else None
         if code is not None:
             tail = "\n    ".join(scrubbed(self.log_text()).rstrip().splitlines()[-15:])

@@ -102,7 +102,7 @@ WRONG_MARKERS = [
     ('"postgers.refuse"', "UnknownFault: *; did you mean 'postgres.refuse'*"),
     ('"Redis.Refuse"', "UnknownFault: *; did you mean 'redis.refuse'*"),
     ('"refuse"', "UnknownFault: *; did you mean 'postgres.refuse' or 'redis.refuse'*"),
-    ('"redis"', "UnknownFault: *'redis', which is a target: say which of its faults, such as 'redis.*"),
+    ('"redis"', "UnknownFault: *'redis', which is a target: add the name of a fault, such as 'redis.*"),
     (
         '"redis.latency"',
         "SetupError: fault('redis.latency'): missing a required argument: 'seconds'; it takes seconds, jitter=0.0",

@@ -69,7 +69,7 @@ def test_vacuous_is_an_error_under_strict(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess("--resilience-strict")
     assert result.ret == 1
     result.assert_outcomes(passed=1, errors=3)
-    result.stdout.fnmatch_lines(["*VACUOUS: redis.latency(seconds=0.01) touched no bytes*", "*goes around the proxy*"])
+    result.stdout.fnmatch_lines(["*VACUOUS: redis.latency(seconds=0.01) touched no bytes*", "*bypasses the proxy*"])
 
 
 def test_one_summary_and_one_seed_over_xdist(project: pytest.Pytester) -> None:
@@ -110,7 +110,7 @@ def test_a_failure_shows_what_struck_and_what_the_service_wrote(shop: pytest.Pyt
             "E *eventually(lambda: resilience.service.get*was not true within 0.3 s",
             "E *asked * in *",
             "E *last answer: False",
-            "E *struck meanwhile: redis.refuse (before it began)",
+            "E *active strikes: redis.refuse (before the probe)",
             "*- resilience: what struck -*",
             "redis.refuse touched * connections*",
             "*- resilience: the service's log -*",

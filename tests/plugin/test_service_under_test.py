@@ -319,7 +319,7 @@ NEVER_READY = {
     ),
     "killed_in_a_shell": (
         "['sh', '-c', 'exit 137']",
-        ["*the service ended with exit code 137 (a shell's way to say SIGKILL) after *"],
+        ["*the service ended with exit code 137 (SIGKILL, from a shell) after *"],
     ),
     "elsewhere": (
         "['sh', '-c', f'{sys.executable} -m http.server --bind 127.0.0.1 {FREE} & wait'], within=3",
@@ -483,13 +483,13 @@ def test_a_request_that_fails_says_what_struck_and_shows_no_frames_of_the_client
             "E *httpx.ReadTimeout: timed out",
             "E *GET /hang?token=[*][*][*]: ReadTimeout in 0.*s",
             "E *its timeout= was 0.3 s",
-            "E *struck meanwhile: redis.latency(seconds=0.1)",
+            "E *active strikes: redis.latency(seconds=0.1)",
             '>*resilience.service.client.get("/hang", timeout=0.3)',
             "E *httpx.ReadTimeout: timed out",
-            "E *struck meanwhile: nothing",
+            "E *active strikes: nothing",
             '>*resilience.service.get("/")',
             "E *httpx.ConnectError: *refused",
-            "E *struck meanwhile: service.kill",
+            "E *active strikes: service.kill",
             "E *the service's process has ended with exit code -9 (SIGKILL); its log ends:",
         ]
     )
@@ -512,7 +512,7 @@ def test_a_probe_that_fails_shows_the_last_exchanges_and_no_frames_of_ours(proje
             "E *last answer: False",
             "E *last exchanges of the service's client:",
             "E *GET /state?token=[*][*][*]&x=1: 503 in 0.* s*",
-            "E *nothing has struck in this test",
+            "E *no fault has struck in this test",
             "E *NeverHappened: answers() was not steadily true within 0.3 s",
             "E *last answer: raised ReadTimeout: *",
             "E *GET /: 200 in 0.* s",

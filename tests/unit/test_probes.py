@@ -46,18 +46,18 @@ def test_an_exception_counts_as_not_yet() -> None:
     assert eventually(answers(ConnectionError("refused"), AssertionError(), 3), within=1, clock=FakeClock()) == 3
 
 
-def test_it_asks_once_even_when_time_is_short() -> None:
+def test_the_question_is_called_once_even_when_the_deadline_is_short() -> None:
     assert eventually(answers("yes"), within=1e-9, clock=FakeClock()) == "yes"
 
 
-def test_it_stops_when_time_is_up() -> None:
+def test_a_probe_stops_at_the_deadline() -> None:
     clock = FakeClock()
     with pytest.raises(NeverHappened):
         eventually(lambda: False, within=2.0, every=0.5, clock=clock)
     assert clock.time == pytest.approx(102.0)
 
 
-def test_a_failure_shows_the_last_answer_how_often_it_asked_and_what_struck_meanwhile() -> None:
+def test_a_failure_shows_the_last_answer_the_number_of_calls_and_the_active_strikes() -> None:
     def service_is_back() -> str:
         return ""
 
@@ -77,7 +77,7 @@ def test_a_failure_shows_the_last_answer_how_often_it_asked_and_what_struck_mean
 @pytest.mark.parametrize(
     ("faults", "line"),
     [
-        ([], "nothing has struck in this test"),
+        ([], "no fault has struck in this test"),
         ([FaultEvent("redis.refuse", 99.0, 99.8)], "healed 0.2 s before: redis.refuse"),
         (
             [FaultEvent("a", 90.0, 95.0), FaultEvent("b", 99.0, 99.6), FaultEvent("c", 99.0, 99.8)],
@@ -85,7 +85,7 @@ def test_a_failure_shows_the_last_answer_how_often_it_asked_and_what_struck_mean
         ),
     ],
 )
-def test_a_failure_says_which_faults_were_healed_before_it_or_that_there_were_none(
+def test_a_failure_names_the_faults_that_healed_before_the_probe_or_that_there_were_none(
     faults: list[FaultEvent], line: str
 ) -> None:
     with recording(History(faults)), pytest.raises(NeverHappened) as failure:
@@ -110,7 +110,7 @@ def test_a_long_answer_is_cut() -> None:
     assert len(str(failure.value)) < 1500
 
 
-def test_recovery_is_three_good_answers_in_a_row() -> None:
+def test_recovery_takes_three_true_answers_in_a_row() -> None:
     asked: list[int] = []
     ask = answers(True, False, True, True, False, True, True, "third")
 
@@ -122,9 +122,9 @@ def test_recovery_is_three_good_answers_in_a_row() -> None:
     assert len(asked) == 8
 
 
-def test_a_service_that_answers_now_and_then_has_not_recovered() -> None:
+def test_a_service_with_intermittent_answers_has_not_recovered() -> None:
     flapping = answers(*[True, True, False] * 100)
-    with pytest.raises(NeverHappened, match="at best 2 good answers in a row; 3 are needed"):
+    with pytest.raises(NeverHappened, match="at best 2 true answers in a row; 3 are needed"):
         recovers(flapping, within=1, every=0.02, clock=FakeClock())
 
 
@@ -165,7 +165,7 @@ def test_a_question_that_would_block_the_running_loop_is_an_error_at_once(
         return turn()
 
     async def test() -> None:
-        with pytest.raises(SetupError, match=r"is_done\(\) is no async question") as error:
+        with pytest.raises(SetupError, match=r"is_done\(\) is not async") as error:
             ask(is_done, within=60)
         assert f"await {ask.__name__}(question, within=60)" in str(error.value)
 
@@ -173,7 +173,7 @@ def test_a_question_that_would_block_the_running_loop_is_an_error_at_once(
     assert len(asked) == 1
 
 
-def test_a_thread_beside_a_loop_may_ask_as_any_other() -> None:
+def test_a_thread_beside_an_event_loop_may_use_plain_callables() -> None:
     async def test() -> object:
         return await asyncio.to_thread(lambda: eventually(answers(False, "yes"), within=5, every=0.001))
 
@@ -186,21 +186,21 @@ def test_an_async_question_that_hangs_does_not_outlast_the_probe() -> None:
         return True
 
     async def test() -> None:
-        with pytest.raises(NeverHappened, match="no answer came before time was up"):
+        with pytest.raises(NeverHappened, match="no answer arrived before the deadline"):
             await eventually(hang, within=0.05)
 
     asyncio.run(asyncio.wait_for(test(), 5))
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
-        (lambda: eventually(True, within=1), "asks a callable"),  # type: ignore[call-overload]
+        (lambda: eventually(True, within=1), "takes a callable"),  # type: ignore[call-overload]
         (lambda: eventually(lambda: True, within=0), "seconds above 0"),
         (lambda: eventually(lambda: True, within=1, every=-1), "seconds above 0"),
         (lambda: eventually(lambda: asyncio.sleep(0), within=1), "pass a coroutine function"),
     ],
 )
-def test_a_wrong_question_is_told_at_once(wrong: Callable[[], object], told: str) -> None:
-    with pytest.raises(SetupError, match=told):
+def test_an_invalid_question_is_an_error_at_once(wrong: Callable[[], object], message: str) -> None:
+    with pytest.raises(SetupError, match=message):
         wrong()
