@@ -54,14 +54,15 @@ BACKENDS = """
 0  __init__ backend settings server_settings postgres_url
 """
 PROXY = """
-9  __main__
-8  api metrics
+10  __main__
+9  api
+8  api_routes metrics
 7  proxy_collection api_policy
 6  proxy
 5  connection
 4  link
-3  stage runtime
-2  installed_toxic tls_config admission refused_connections upstream peer_user
+3  stage runtime api_connection
+2  api_response installed_toxic tls_config admission refused_connections upstream peer_user
 1  heap listener resolver log tls
 0  __init__ event_loop address descriptors self_connections event_counter toxics
 """

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.proxy import api
+from pytest_resilience.proxy.api_connection import ApiConnection
+from pytest_resilience.proxy.api_response import Response, text_response
 from pytest_resilience.proxy.event_loop import Timer
 
 GET = b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -50,9 +51,9 @@ class FakeApi:
         self.closed: list[int] = []
 
     def answer(self, *_: object) -> Any:
-        return api._text_response(200, "yes", matched=False)
+        return text_response(200, "yes", matched=False)
 
-    def next_id(self) -> str:
+    def next_request_id(self) -> str:
         return "0" * 20
 
     def on_client_closed(self, fd: int) -> None:
@@ -68,7 +69,7 @@ class Talk:
         self.far.setblocking(False)
         near.setblocking(False)
         self.near = _socket.socket(fileno=near.detach())
-        self.client = api._ApiConnection(self.api, self.loop, self.near)  # type: ignore[arg-type]
+        self.client = ApiConnection(self.api, self.loop, self.near)  # type: ignore[arg-type]
 
     def say(self, text: bytes) -> None:
         self.far.sendall(text)
@@ -186,7 +187,7 @@ def test_a_handler_that_raises_is_a_500_and_the_connection_goes_on(talk: Talk) -
 
 
 def test_an_answer_that_cannot_be_written_closes_the_connection_and_is_told(talk: Talk) -> None:
-    talk.api.answer = lambda *_: api.Response(200, b"x", kind="bad\r\nheader")  # type: ignore[method-assign]
+    talk.api.answer = lambda *_: Response(200, b"x", content_type="bad\r\nheader")  # type: ignore[method-assign]
     with pytest.raises(Exception, match=r"[Ii]llegal header"):
         talk.say(GET)
     assert talk.over

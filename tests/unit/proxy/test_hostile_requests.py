@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from pytest_resilience.proxy.__main__ import _listen
-from pytest_resilience.proxy.api import MAX_BODY, MAX_HEAD, ApiServer
+from pytest_resilience.proxy.api import ApiServer
+from pytest_resilience.proxy.api_connection import MAX_BODY, MAX_HEAD
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.log import Log
 from pytest_resilience.proxy.metrics import Metrics

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_resilience.proxy.address import AddressError
-from pytest_resilience.proxy.api import REQUEST_TIMEOUT
+from pytest_resilience.proxy.api_connection import REQUEST_TIMEOUT
 
 from .test_hostile_requests import PATIENCE, Server, _body, _request
 
