@@ -54,9 +54,9 @@ BACKENDS = """
 0  __init__ backend settings server_settings postgres_url
 """
 PROXY = """
-10  __main__
-9  api
-8  api_routes metrics
+9  __main__
+8b api
+8a api_routes metrics
 7  proxy_collection api_policy
 6  proxy
 5  connection
