@@ -1,10 +1,13 @@
-"""The switches: command line, then environment, then ini; read once into a frozen `Options`."""
+"""The options: a table with one row each, and the values that a run gives them.
+
+A value comes from the command line, else from the environment, else from the ini file.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import pytest
 
@@ -14,81 +17,260 @@ from .backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE, Set
 if TYPE_CHECKING:
     from .backends.registry import Factory, SelectedBackend
 
-LEAKS = ("report", "error", "off")
-CHOICES = ("backend", "seed", "strict", "leaks")
 PREFIX = "PYTEST_RESILIENCE_"
-INI = "the ini option"
-READERS = {  # option: the backends that read it; "auto" looks for its images in Docker before it takes embedded
-    "postgres_image": ("docker",),
-    "redis_image": ("docker",),
-    "toxiproxy_image": ("docker",),
-    "toxiproxy": ("external",),
-    "toxiproxy_ports": ("external",),
-    "postgres_upstream": ("external",),
-    "redis_upstream": ("external",),
-}
-VARIABLES = ("postgres_bin", "redis_bin")  # of the environment only
-TEXTS = {  # option: what it is given as, and what it is for
-    "postgres_image": ("IMAGE", f"what the docker backend runs as Postgres (default: {POSTGRES_IMAGE})"),
-    "redis_image": ("IMAGE", f"what it runs as Redis (default: {REDIS_IMAGE})"),
-    "toxiproxy_image": ("IMAGE", f"what it runs as Toxiproxy (default: {TOXIPROXY_IMAGE})"),
-    "toxiproxy": ("URL", "the API of the external backend's Toxiproxy, such as http://127.0.0.1:8474"),
-    "toxiproxy_ports": ("FIRST-LAST", "the ports its proxies may listen on, where not all of them can be reached"),
-    "postgres_upstream": (
-        "ADDRESS",
-        "host:port of Postgres as that Toxiproxy reaches it, or a URL with user and password",
-    ),
-    "redis_upstream": ("ADDRESS", "host:port of Redis as that Toxiproxy reaches it, or a URL with user and password"),
-}
+VARIABLES = ("postgres_bin", "redis_bin")  # read from the environment only, by the embedded backend
+BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
-class Options(NamedTuple):
-    """What a run was asked for.
+class Option(
+    NamedTuple
+):  # no dataclass: every run of pytest imports this file, and those take half a millisecond to make
+    """One option. Command line, environment, ini, `Options`, messages and the README's table follow from it.
 
     Args:
-        backend: "auto", "embedded", "docker", "external" or the name of a third party's.
-        backend_source: where the backend was named, such as "--resilience-backend"; None where it was not.
-        named_for_this_run: whether that was the command line or the environment, and not the project's configuration.
-        is_configured: whether any option was given, in any way.
-        seed: the number that all random choices of the run follow from; drawn when nobody gave one.
-        strict: whether a vacuous test is an error.
-        leaks: what is done about what a test left behind: "report", "error" or "off".
-        settings: what backends are told.
-        plugin_backends: the backends of third parties.
+        name: its name in Python and in the ini file, without "resilience_".
+        kind: the type of its value. A "command" is a flag of the command line only.
+        help: what it is for, as a noun phrase or an imperative.
+        metavar: the placeholder of its value in the help.
+        choices: the allowed values of a "choice"; backends of plugins are allowed too.
+        default: the value without the option; None for none.
+        default_text: the default in words, where it is not a value.
+        backends: the backends that read it; empty if it concerns all.
+    """
+
+    name: str
+    kind: Literal["choice", "integer", "flag", "text", "command"]
+    help: str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    default: Any = None
+    default_text: str = ""
+    backends: tuple[str, ...] = ()
+
+    @property
+    def flag(self) -> str:
+        """The option of the command line."""
+        return f"--resilience-{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"{PREFIX}{self.name.upper()}"
+
+    @property
+    def ini(self) -> str:
+        """The option of the ini file."""
+        return f"resilience_{self.name}"
+
+    @property
+    def full_help(self) -> str:
+        """The help text with the allowed values and the default."""
+        default = self.default_text or (self.default if isinstance(self.default, str) else "")
+        values = f": {', '.join(self.choices)}" if self.choices else ""
+        return f"{self.help}{values}{f' (default: {default})' if default else ''}"
+
+    def parse(self, value: Any, source: str, more_choices: tuple[str, ...] = ()) -> Any:
+        """Return the value of an option from its text.
+
+        Args:
+            value: as the user gave it; a bool from the command line.
+            source: the origin of the value, for messages.
+            more_choices: allowed values beside those of the row.
+
+        Raises:
+            pytest.UsageError: the value is not allowed.
+        """
+        if self.kind == "choice":
+            choices = (*self.choices, *more_choices)
+            if value in choices:
+                return str(value)
+            from .wording import did_you_mean
+
+            hint = did_you_mean(value, choices)
+            raise pytest.UsageError(f"{source} must be one of {', '.join(choices)}, got {value!r}{hint}")
+        if self.kind == "integer":
+            try:
+                return int(str(value))
+            except ValueError:
+                raise pytest.UsageError(f"{source} must be an integer, got {value!r}") from None
+        if self.kind == "flag":
+            if str(value).lower() not in BOOLEANS:
+                raise pytest.UsageError(f"{source} must be true or false, got {value!r}")
+            return BOOLEANS[str(value).lower()]
+        return str(value)
+
+
+TABLE = (
+    Option(
+        "backend",
+        "choice",
+        "where Postgres, Redis and the proxy come from",
+        metavar="NAME",
+        choices=("auto", *BUILT_IN),
+        default="auto",
+    ),
+    Option(
+        "backends", "command", "print which backends are usable here and what each of them can inject, and run no test"
+    ),
+    Option(
+        "seed",
+        "integer",
+        "the seed of all random choices",
+        metavar="INTEGER",
+        default_text="drawn, and printed in the header",
+    ),
+    Option("strict", "flag", "treat a test whose fault affected nothing (VACUOUS) as an error", default=False),
+    Option(
+        "leaks",
+        "choice",
+        "how resources that a test leaked (LEAK) are treated",
+        metavar="HOW",
+        choices=("report", "error", "off"),
+        default="report",
+    ),
+    Option(
+        "postgres_image",
+        "text",
+        "the image that the docker backend runs as Postgres",
+        metavar="IMAGE",
+        default=POSTGRES_IMAGE,
+        backends=("docker",),
+    ),
+    Option(
+        "redis_image",
+        "text",
+        "the image that the docker backend runs as Redis",
+        metavar="IMAGE",
+        default=REDIS_IMAGE,
+        backends=("docker",),
+    ),
+    Option(
+        "toxiproxy_image",
+        "text",
+        "the image that the docker backend runs as Toxiproxy",
+        metavar="IMAGE",
+        default=TOXIPROXY_IMAGE,
+        backends=("docker",),
+    ),
+    Option(
+        "toxiproxy",
+        "text",
+        "the API of the external backend's Toxiproxy, such as http://127.0.0.1:8474",
+        metavar="URL",
+        backends=("external",),
+    ),
+    Option(
+        "toxiproxy_ports",
+        "text",
+        "the ports on which the external backend's proxies may listen",
+        metavar="FIRST-LAST",
+        default_text="any",
+        backends=("external",),
+    ),
+    Option(
+        "postgres_upstream",
+        "text",
+        "Postgres as the external Toxiproxy reaches it: host:port, or a URL with user and password",
+        metavar="ADDRESS",
+        backends=("external",),
+    ),
+    Option(
+        "redis_upstream",
+        "text",
+        "Redis as the external Toxiproxy reaches it: host:port, or a URL with user and password",
+        metavar="ADDRESS",
+        backends=("external",),
+    ),
+)
+VALUES = tuple(option for option in TABLE if option.kind != "command")
+
+
+class Given(NamedTuple):
+    """A value as the user gave it, and its origin.
+
+    Args:
+        value: the text; a bool from the command line.
+        source: the origin, for messages, such as "--resilience-seed".
+        from_project: True if the ini file gave it, which belongs to the project and not to this run.
+    """
+
+    value: Any
+    source: str
+    from_project: bool
+
+    def __repr__(self) -> str:
+        return f"<Given by {self.source}>"  # the value may have a password
+
+
+class Options:
+    """The options of one run.
+
+    Attributes:
+        backend: "auto", "embedded", "docker", "external" or the name of a plugin's backend.
+        seed: the number that all random choices of the run follow from.
+        strict: True if a vacuous test is an error.
+        leaks: how leaked resources are treated: "report", "error" or "off".
+        settings: the settings of the backends.
+        plugin_backends: the backends of plugins, by name.
     """
 
     backend: str
-    backend_source: str | None
-    named_for_this_run: bool
-    is_configured: bool
     seed: int
     strict: bool
     leaks: str
-    settings: Settings
-    plugin_backends: Mapping[str, Factory]
+
+    def __init__(self, given: Mapping[str, Given], plugin_backends: Mapping[str, Factory]) -> None:
+        self.plugin_backends = plugin_backends
+        self._given = given
+        backends = tuple(plugin_backends)
+        for option in VALUES:
+            found = given.get(option.name)
+            more = backends if option.name == "backend" else ()
+            value = option.parse(found.value, found.source, more) if found is not None else option.default
+            if option.name not in Settings._fields:
+                setattr(self, option.name, value)
+        self.settings = Settings(**{name: str(given[name].value) for name in Settings._fields if name in given})
+
+    @property
+    def is_configured(self) -> bool:
+        """True if the user gave any option, in any way."""
+        return bool(self._given)
+
+    @property
+    def backend_for_this_run(self) -> bool:
+        """True if the command line or the environment named the backend, and not the project's configuration."""
+        return "backend" in self._given and not self._given["backend"].from_project
 
     def select_backend(self) -> SelectedBackend:
-        """The backend of this run, and why it is this one.
+        """Return the backend of this run, with the reason for it.
 
         Raises:
-            BackendUnavailable: it can't be used as it was asked for.
+            BackendUnavailable: the backend can't be used with these settings.
         """
         from .backends.registry import choose
 
         return choose(self.backend, self.settings, self.plugin_backends)
 
     def require_backend(self) -> None:
-        """See whether the backend that was named can be had here.
+        """Check that the backend that the user named is available here.
 
         Raises:
-            pytest.UsageError: it can't; says why, and what to install or to say.
+            pytest.UsageError: it is not; the message has the reason and what to install or to set.
         """
-        if self.backend_source is None or self.backend == "auto":
+        if "backend" not in self._given or self.backend == "auto":
             return
         from .backends.registry import missing
 
         if why := missing(self.backend, self.settings, self.plugin_backends):
-            raise pytest.UsageError(f"{self.backend_source}={self.backend}: {why}")
+            raise pytest.UsageError(f"{self._given['backend'].source}={self.backend}: {why}")
+
+    def warn_of_ignored(self, config: pytest.Config, backend: str) -> None:
+        """Warn of each option that the user gave and that a built-in backend does not read."""
+        for option in VALUES:
+            found = self._given.get(option.name)
+            if found is not None and option.backends and backend in BUILT_IN and backend not in option.backends:
+                readers = " and ".join(option.backends)
+                _warn(config, f"{found.source} is ignored: the backend is {backend}, and {readers} reads it")
 
 
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
@@ -96,98 +278,67 @@ SELECTED_BACKEND: pytest.StashKey[SelectedBackend] = pytest.StashKey()
 
 
 def register(parser: pytest.Parser) -> None:
-    """Declare the options and their ini twins."""
+    """Declare the options of the command line and of the ini file."""
     group = parser.getgroup("resilience", "resilience: real servers behind proxies, and faults that heal")
-    group.addoption(
-        "--resilience-backend",
-        metavar="NAME",
-        default=None,
-        help=f"where Postgres, Redis and the proxy come from: auto, {', '.join(BUILT_IN)} (default: auto)",
-    )
-    group.addoption(
-        "--resilience-backends",
-        action="store_true",
-        default=False,
-        help="print which backends are usable here and what each can inject, and run nothing",
-    )
-    group.addoption(
-        "--resilience-seed",
-        metavar="INTEGER",
-        default=None,
-        help="the seed of all random choices (default: drawn, and printed in the header)",
-    )
-    group.addoption(
-        "--resilience-strict",
-        action="store_true",
-        default=None,
-        help="a test whose fault touched nothing (VACUOUS) is an error",
-    )
-    group.addoption(
-        "--resilience-leaks",
-        metavar="WHAT",
-        default=None,
-        help=f"what is done about what a test left behind (LEAK): {', '.join(LEAKS)} (default: {LEAKS[0]})",
-    )
-    for name, (metavar, text) in TEXTS.items():
-        group.addoption(f"--resilience-{name.replace('_', '-')}", metavar=metavar, default=None, help=text)
-        parser.addini(f"resilience_{name}", f"default of --resilience-{name.replace('_', '-')}", default=None)
-    parser.addini("resilience_backend", "default of --resilience-backend", default=None)
-    parser.addini("resilience_seed", "default of --resilience-seed", default=None)
-    parser.addini("resilience_strict", "default of --resilience-strict", default=None)
-    parser.addini("resilience_leaks", "default of --resilience-leaks", default=None)
+    for option in TABLE:
+        if option.kind in ("flag", "command"):
+            default = None if option.kind == "flag" else False
+            group.addoption(option.flag, action="store_true", default=default, help=option.full_help)
+        else:
+            group.addoption(option.flag, metavar=option.metavar, default=None, help=option.full_help)
+    for option in VALUES:
+        parser.addini(option.ini, f"default of {option.flag}", default=None)
 
 
 def load(config: pytest.Config) -> Options:
     """Read the options once, before the first test.
 
     Raises:
-        pytest.UsageError: a value is not allowed; names where it came from and what is.
+        pytest.UsageError: a value is not allowed; the message has its origin and the allowed values.
     """
     plugin_backends = _plugin_backends(config)
     _warn_of_unknown_variables(config)
-    asked = _lookup(config, "backend", os.environ)
-    config.stash[OPTIONS] = given = Options(
-        backend=_backend(config, plugin_backends),
-        backend_source=asked[1] if asked is not None else None,
-        named_for_this_run=asked is not None and not asked[1].startswith(INI),
-        is_configured=any(_lookup(config, name, os.environ) is not None for name in (*TEXTS, *CHOICES)),
-        seed=_seed(config),
-        strict=_strict(config),
-        leaks=_leaks(config),
-        settings=_settings(config),
-        plugin_backends=plugin_backends,
-    )
-    if given.backend != "auto" and not hasattr(config, "workerinput"):
-        _warn_of_ignored(config, given.backend)
-    return given
+    given = {option.name: found for option in VALUES if (found := _lookup(config, option)) is not None}
+    config.stash[OPTIONS] = options = Options(given, plugin_backends)
+    worker = getattr(config, "workerinput", None)
+    if worker is not None and "resilience_seed" in worker:
+        options.seed = int(worker["resilience_seed"])  # the controller has drawn one seed for all workers
+    elif "seed" not in given:
+        options.seed = int.from_bytes(os.urandom(4))
+    if options.backend != "auto" and worker is None:
+        options.warn_of_ignored(config, options.backend)
+    return options
 
 
 def options_of(config: pytest.Config) -> Options:
-    """The options of this run."""
+    """Return the options of this run."""
     return config.stash[OPTIONS]
 
 
 def selected_backend(config: pytest.Config) -> SelectedBackend:
-    """The backend of this run, chosen when it is first asked for: by the header, or by the first test that needs one."""
+    """Return the backend of this run. The first call selects it: the header's, or that of the first test that needs one."""
     if SELECTED_BACKEND not in config.stash:
-        given = options_of(config)
-        config.stash[SELECTED_BACKEND] = chosen = given.select_backend()
-        if given.backend == "auto" and getattr(config, "workerinput", {}).get("workerid", "gw0") == "gw0":
-            _warn_of_ignored(config, chosen.name)
+        options = options_of(config)
+        config.stash[SELECTED_BACKEND] = selected = options.select_backend()
+        if options.backend == "auto" and getattr(config, "workerinput", {}).get("workerid", "gw0") == "gw0":
+            options.warn_of_ignored(config, selected.name)
     return config.stash[SELECTED_BACKEND]
 
 
 def describe(config: pytest.Config) -> str:
-    """Return the line that says what a run uses: its backend and why, the versions, the seed."""
+    """Return the line that shows what a run uses: its backend and the reason for it, the versions, the seed."""
     return f"resilience: {selected_backend(config).describe()}, seed {options_of(config).seed}"
 
 
-def _warn_of_ignored(config: pytest.Config, backend: str) -> None:
-    """Warn of each option that was given and that the backend does not read."""
-    for name, readers in READERS.items():
-        found = _lookup(config, name, os.environ)
-        if found is not None and backend in BUILT_IN and backend not in readers:
-            _warn(config, f"{found[1]} is ignored: the backend is {backend}, and {' and '.join(readers)} reads it")
+def _lookup(config: pytest.Config, option: Option) -> Given | None:
+    """Return the value of an option from the command line, else the environment, else the ini file; None if none has it."""
+    value = config.getoption(option.ini)
+    if value is not None:
+        return Given(value, option.flag, from_project=False)
+    if os.environ.get(option.variable):
+        return Given(os.environ[option.variable], f"the environment's {option.variable}", from_project=False)
+    value = config.getini(option.ini)
+    return None if value in (None, "") else Given(value, f"the ini option {option.ini}", from_project=True)
 
 
 def _warn(config: pytest.Config, text: str) -> None:
@@ -197,34 +348,27 @@ def _warn(config: pytest.Config, text: str) -> None:
         raise pytest.UsageError(str(warning)) from None
 
 
-def _lookup(config: pytest.Config, name: str, environ: Mapping[str, str]) -> tuple[Any, str] | None:
-    """The value that somebody gave and where, the nearest first."""
-    value = config.getoption(f"resilience_{name}")
-    if value is not None:
-        return value, f"--resilience-{name.replace('_', '-')}"
-    variable = f"{PREFIX}{name.upper()}"
-    if environ.get(variable):
-        return environ[variable], f"the environment's {variable}"
-    value = config.getini(f"resilience_{name}")
-    return None if value in (None, "") else (value, f"{INI} resilience_{name}")
-
-
 def _warn_of_unknown_variables(config: pytest.Config) -> None:
-    """A variable that is one letter off would be ignored without a word."""
+    """Warn of a variable whose name is close to that of an option. Without the warning it would have no effect."""
     if hasattr(config, "workerinput"):
-        return  # the controller has said so
-    known = [name.upper() for name in (*TEXTS, *CHOICES, *VARIABLES)]
-    given = [name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX)]
-    for name in given:
-        if name not in known:
+        return  # the controller has warned
+    known = [*(option.variable for option in VALUES), *(f"{PREFIX}{name.upper()}" for name in VARIABLES)]
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
             from .wording import close_matches, suggestion
 
-            if hint := suggestion(f"{PREFIX}{each}" for each in close_matches(name, known)):
-                _warn(config, f"the environment's {PREFIX}{name} is not read{hint}")
+            rest = name.removeprefix(PREFIX)
+            near = close_matches(rest, [each.removeprefix(PREFIX) for each in known])
+            if hint := suggestion(f"{PREFIX}{each}" for each in near):
+                _warn(config, f"the environment's {name} is not read{hint}")
 
 
 def _plugin_backends(config: pytest.Config) -> dict[str, Factory]:
-    """What third parties add, by the hook."""
+    """Return the backends that plugins add by the hook, by name.
+
+    Raises:
+        pytest.UsageError: two have one name.
+    """
     found: dict[str, Factory] = {}
     for backends in config.hook.pytest_resilience_backends():
         for name, factory in backends.items():
@@ -232,59 +376,3 @@ def _plugin_backends(config: pytest.Config) -> dict[str, Factory]:
                 raise pytest.UsageError(f"pytest_resilience_backends: there is a backend {name!r} already")
             found[name] = factory
     return found
-
-
-def _backend(config: pytest.Config, plugin_backends: Mapping[str, Factory]) -> str:
-    given = _lookup(config, "backend", os.environ)
-    if given is None:
-        return "auto"
-    value, where = given
-    return _one_of(value, ("auto", *BUILT_IN, *plugin_backends), where)
-
-
-def _one_of(value: Any, known: tuple[str, ...], where: str) -> str:
-    if value not in known:
-        from .wording import did_you_mean
-
-        raise pytest.UsageError(f"{where} must be one of {', '.join(known)}, got {value!r}{did_you_mean(value, known)}")
-    return str(value)
-
-
-def _settings(config: pytest.Config) -> Settings:
-    given = {name: _lookup(config, name, os.environ) for name in TEXTS}
-    return Settings(**{name: str(found[0]) for name, found in given.items() if found is not None})
-
-
-def _seed(config: pytest.Config) -> int:
-    worker = getattr(config, "workerinput", None)
-    if worker is not None and "resilience_seed" in worker:
-        return int(worker["resilience_seed"])  # one seed for all workers, drawn by the controller
-    given = _lookup(config, "seed", os.environ)
-    if given is None:
-        return int.from_bytes(os.urandom(4))
-    value, where = given
-    try:
-        return int(str(value))
-    except ValueError:
-        raise pytest.UsageError(f"{where} must be an integer, got {value!r}") from None
-
-
-def _leaks(config: pytest.Config) -> str:
-    given = _lookup(config, "leaks", os.environ)
-    if given is None:
-        return LEAKS[0]
-    value, where = given
-    return _one_of(value, LEAKS, where)
-
-
-def _strict(config: pytest.Config) -> bool:
-    given = _lookup(config, "strict", os.environ)
-    if given is None:
-        return False
-    value, where = given
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if isinstance(value, bool):
-        return value
-    if str(value).lower() not in words:
-        raise pytest.UsageError(f"{where} must be true or false, got {value!r}")
-    return words[str(value).lower()]

@@ -53,7 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return  # the controller has looked, before it started the workers
     # What the configuration of a project names need not be here for tests that don't use it. (Which do is not known under xdist.)
-    if given.named_for_this_run or given.backend == "external" or getattr(config.option, "numprocesses", None):
+    if given.backend_for_this_run or given.backend == "external" or getattr(config.option, "numprocesses", None):
         given.require_backend()
 
 
@@ -88,7 +88,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """End the run before the first test when the backend that the configuration names is not here, and a test needs it."""
     given = options.options_of(session.config)
     if (
-        not given.named_for_this_run
+        not given.backend_for_this_run
         and not hasattr(session.config, "workerinput")
         and _any_uses_fixtures(session.items)
     ):

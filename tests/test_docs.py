@@ -258,6 +258,21 @@ def fault_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def option_table() -> str:
+    """Return one row for each option."""
+    from pytest_resilience.options import TABLE
+
+    rows = ["| option | environment, ini | values (default) | for |", "| --- | --- | --- | --- |"]
+    for option in TABLE:
+        others = f"`{option.variable}`, `{option.ini}`" if option.kind != "command" else ""
+        words = {"choice": ", ".join(option.choices), "text": option.metavar, "command": "flag"}
+        values = words.get(option.kind, option.kind)
+        if isinstance(option.default, str) or option.default_text:
+            values = f"{values} ({option.default_text or option.default})"
+        rows.append(f"| `{option.flag}` | {others} | {values} | {option.help} |")
+    return "\n".join(rows) + "\n"
+
+
 def fault_names() -> str:
     """One row per family, one column per kind of target: what the README shows."""
     from pytest_resilience.faults import FAULTS
@@ -303,6 +318,7 @@ TABLES = {
     "faults": fault_table,
     "fault-names": fault_names,
     "floors": test_floors.drawing,
+    "options": option_table,
     "promises": promise_table,
 }
 
