@@ -1,24 +1,26 @@
-"""Faults of the network between a client and a server: what a Toxiproxy can do to a connection."""
+"""Faults of the network between a client and a server, injected by the proxy between them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import CannotInject, SetupError
-from ..proxy_client.counters import ProxyCounters, Tally
+from ..proxy_client.counters import ProxyCounters
 from ..proxy_client.handle import ProxyHandle
+from . import receipts
 from .fault import Fault, FaultTarget, Receipt, Strike, at_least
 
-FLAP_UNITS = ("seconds", "connections")
-POLL_INTERVAL = 0.005  # seconds between two looks at the counters
 STREAMS = {"up": ("upstream",), "down": ("downstream",), "both": ("upstream", "downstream")}
+FLAP_UNITS = ("seconds", "connections")
+FLAP_POLL_INTERVAL = 0.005  # seconds between two readings of the counters
 
 
 class HasProxy(FaultTarget, Protocol):
-    """A target that is reached through a proxy of ours."""
+    """A target that clients reach through a proxy."""
 
     @property
     def proxy_handle(self) -> ProxyHandle: ...
@@ -32,59 +34,138 @@ class NetworkFault(Fault):
 
 @dataclass(frozen=True)
 class Refuse(NetworkFault):
-    """Refuse new connections (ECONNREFUSED) and cut those that exist."""
+    """Refuse new connections (ECONNREFUSED) and close those that exist."""
 
     name: ClassVar[str] = "refuse"
 
     def strike(self, target: HasProxy) -> Strike:
-        refusing = _RefuseStrike(target.proxy_handle)
+        strike = _RefuseStrike(target.proxy_handle)
         return target.register(
-            Strike(self.label(target), self, heal=refusing.end, read_receipt=refusing.read_receipt, settles_late=True)
+            Strike(self.label(target), self, heal=strike.heal, read_receipt=strike.read_receipt, settles_late=True)
         )
 
 
 class _RefuseStrike:
-    """A door that is shut from now on, and what it refuses; the strike of a `Refuse`."""
+    """A proxy that is disabled from now on."""
 
     def __init__(self, proxy: ProxyHandle) -> None:
         self._proxy = proxy
-        self._before = proxy.snapshot()
-        self._first_snapshot = len(proxy.snapshots)
+        self._before = receipts.stable_counters(proxy)
         self._after: ProxyCounters | None = None
+        proxy.record_snapshot(self._before)
+        self._next_snapshot = len(proxy.snapshots)
         proxy.disable()
 
-    def end(self) -> None:
-        """Open the proxy."""
-        if self._proxy.disabled_by > 1:  # what it refuses from now on is another strike's
-            self._after = self._proxy.stable_counters(self._before)
+    def heal(self) -> None:
+        """Enable the proxy, unless another strike has disabled it too."""
+        if self._proxy.disabled_by > 1:  # from now on, refusals belong to the other strike
+            self._after = receipts.stable_counters(self._proxy, self._before)
         self._proxy.enable()
 
     def read_receipt(self) -> Receipt:
-        """What was refused or cut."""
-        later = self._proxy.snapshots[self._first_snapshot :]
+        """Count the refused and closed connections, up to the next strike that disables the proxy."""
+        later = self._proxy.snapshots[self._next_snapshot :]
         if self._after is None and later:
             self._after = later[0]
-        return refusals(self._proxy, self._before, self._after)
+        return receipts.refusals(self._proxy, self._before, self._after)
 
 
 @dataclass(frozen=True)
-class Reset(NetworkFault):
-    """Reset (RST) every connection, idle ones too, and each new one as soon as it is there."""
+class ToxicSpec:
+    """Toxics of one kind to be added to a proxy, one per stream.
+
+    Args:
+        kind: Toxiproxy's type.
+        streams: "upstream", "downstream" or both.
+        attributes: Toxiproxy's attributes, in its units.
+        unit: the receipt counts "bytes" or "connections".
+        clients: "host:port" of the only connections that they work on; empty for all.
+    """
+
+    kind: str
+    streams: Sequence[str]
+    attributes: Mapping[str, int]
+    unit: str = "bytes"
+    clients: Sequence[str] = ()
+
+
+class ToxicFault(NetworkFault):
+    """A fault that consists of toxics."""
+
+    @abstractmethod
+    def toxics(self, target: HasProxy) -> ToxicSpec:
+        """Return the toxics to add to the target's proxy."""
+
+    def strike(self, target: HasProxy) -> Strike:
+        strike = _ToxicStrike(target.proxy_handle, self.toxics(target), label=self.name)
+        strike.install()
+        return target.register(Strike(self.label(target), self, heal=strike.heal, read_receipt=strike.read_receipt))
+
+
+class _ToxicStrike:
+    """Toxics on a proxy, under names of their own, so that overlapping strikes heal independently.
+
+    Args:
+        proxy: the proxy.
+        spec: the toxics.
+        label: what their names start with.
+    """
+
+    def __init__(self, proxy: ProxyHandle, spec: ToxicSpec, *, label: str) -> None:
+        self._proxy = proxy
+        self._spec = spec
+        self._label = label
+        # A proxy that counts the work of each toxic is not asked for its counters before.
+        self._before = proxy.counters() if proxy.toxiproxy.has_counters is not True else None
+        self._struck_at = proxy.now()
+        self._installed: list[str] = []
+        self._names: list[str] = []
+
+    def install(self) -> None:
+        """Add the toxics, all or none."""
+        spec = self._spec
+        try:
+            for stream in spec.streams:
+                name = self._proxy.add_toxic(
+                    spec.kind, stream=stream, attributes=spec.attributes, label=self._label, clients=spec.clients
+                )
+                self._installed.append(name)
+                self._names.append(name)
+        except BaseException:
+            self.heal()
+            raise
+
+    def heal(self) -> None:
+        """Remove the toxics. A second call continues where the first one failed."""
+        while self._installed:
+            self._proxy.remove_toxic(self._installed[-1])
+            self._installed.pop()
+
+    def read_receipt(self) -> Receipt:
+        """Count the bytes or connections on which the toxics have worked."""
+        return receipts.toxics(self._proxy, self._names, self._spec.unit, self._struck_at, self._before)
+
+
+@dataclass(frozen=True)
+class Reset(ToxicFault):
+    """Reset (RST) every connection, idle ones too, and each new one as soon as it is accepted."""
 
     name: ClassVar[str] = "reset"
 
+    def toxics(self, target: HasProxy) -> ToxicSpec:
+        return ToxicSpec("reset_peer", STREAMS["down"], {"timeout": 0}, unit="connections")
+
     def strike(self, target: HasProxy) -> Strike:
-        strike = _strike_toxics(self, target, "reset_peer", ("downstream",), {"timeout": 0}, unit="connections")
+        strike = super().strike(target)
         if target.proxy_handle.toxiproxy.has_counters is False:
-            # The real Toxiproxy resets new connections only, and when they are answered; so these get a FIN.
+            # A real Toxiproxy resets new connections only, when the server answers. So those that exist get a FIN.
             target.proxy_handle.drop_connections()
         return strike
 
 
 @dataclass(frozen=True)
-class Blackhole(NetworkFault):
-    """Swallow what is sent, without closing anything: a dead peer, a dropped route. What was held is delivered at the heal, as a
-    network would that retransmits.
+class Blackhole(ToxicFault):
+    """Hold back all data without closing anything, as a dead peer or a dropped route does. The heal delivers what was held.
 
     Args:
         direction: "both", "up" (towards the server) or "down" (its answers).
@@ -97,18 +178,18 @@ class Blackhole(NetworkFault):
         if self.direction not in STREAMS:
             raise SetupError(f"direction must be one of {', '.join(STREAMS)}, got {self.direction!r}")
 
-    def strike(self, target: HasProxy) -> Strike:
+    def toxics(self, target: HasProxy) -> ToxicSpec:
         # A bandwidth of 0 holds data and keeps the connection; a timeout toxic would lose it and close at the heal.
-        return _strike_toxics(self, target, "bandwidth", STREAMS[self.direction], {"rate": 0})
+        return ToxicSpec("bandwidth", STREAMS[self.direction], {"rate": 0})
 
 
 @dataclass(frozen=True)
-class Latency(NetworkFault):
+class Latency(ToxicFault):
     """Delay the server's answers.
 
     Args:
         seconds: added to every round trip; whole milliseconds.
-        jitter: give or take, in seconds.
+        jitter: the delay varies by up to this many seconds in both directions.
     """
 
     name: ClassVar[str] = "latency"
@@ -121,13 +202,13 @@ class Latency(NetworkFault):
         )
         at_least("jitter", self.jitter, 0, "s")
 
-    def strike(self, target: HasProxy) -> Strike:
+    def toxics(self, target: HasProxy) -> ToxicSpec:
         attributes = {"latency": round(self.seconds * 1000), "jitter": round(self.jitter * 1000)}
-        return _strike_toxics(self, target, "latency", ("downstream",), attributes)
+        return ToxicSpec("latency", STREAMS["down"], attributes)
 
 
 @dataclass(frozen=True)
-class Bandwidth(NetworkFault):
+class Bandwidth(ToxicFault):
     """Limit each connection's rate, in both directions.
 
     Args:
@@ -140,16 +221,16 @@ class Bandwidth(NetworkFault):
     def __post_init__(self) -> None:
         at_least("bytes_per_s", self.bytes_per_s, 1000, "bytes per second (use blackhole() to let nothing pass)")
 
-    def strike(self, target: HasProxy) -> Strike:
-        return _strike_toxics(self, target, "bandwidth", STREAMS["both"], {"rate": round(self.bytes_per_s / 1000)})
+    def toxics(self, target: HasProxy) -> ToxicSpec:
+        return ToxicSpec("bandwidth", STREAMS["both"], {"rate": round(self.bytes_per_s / 1000)})
 
 
 @dataclass(frozen=True)
-class SlowClose(NetworkFault):
-    """Hold back the end of a connection, in both directions.
+class SlowClose(ToxicFault):
+    """Delay the close of a connection, in both directions.
 
     Args:
-        seconds: from one side's close until the other side hears of it; whole milliseconds.
+        seconds: from one side's close until the other side receives it; whole milliseconds.
     """
 
     name: ClassVar[str] = "slow_close"
@@ -158,18 +239,18 @@ class SlowClose(NetworkFault):
     def __post_init__(self) -> None:
         at_least("seconds", self.seconds, 0.001, "s")
 
-    def strike(self, target: HasProxy) -> Strike:
+    def toxics(self, target: HasProxy) -> ToxicSpec:
         attributes = {"delay": round(self.seconds * 1000)}
-        return _strike_toxics(self, target, "slow_close", STREAMS["both"], attributes, unit="connections")
+        return ToxicSpec("slow_close", STREAMS["both"], attributes, unit="connections")
 
 
 @dataclass(frozen=True)
-class Slicer(NetworkFault):
-    """Cut the server's answers into small pieces, as a bad network does: whoever reads a message with one recv() is found out.
+class Slicer(ToxicFault):
+    """Cut the server's answers into small pieces, as a bad network does. A client that reads a message with one recv() fails.
 
     Args:
         average_bytes: size of a piece; at least 1.
-        variation_bytes: give or take; at most the average.
+        variation_bytes: the size varies by up to this many bytes in both directions; at most the average.
         delay: seconds between two pieces.
     """
 
@@ -187,21 +268,21 @@ class Slicer(NetworkFault):
                 f"variation_bytes must be at most average_bytes, got {self.variation_bytes} of {self.average_bytes}"
             )
 
-    def strike(self, target: HasProxy) -> Strike:
+    def toxics(self, target: HasProxy) -> ToxicSpec:
         attributes = {
             "average_size": round(self.average_bytes),
             "size_variation": round(self.variation_bytes),
             "delay": round(self.delay * 1_000_000),  # Toxiproxy counts this one in microseconds
         }
-        return _strike_toxics(self, target, "slicer", ("downstream",), attributes)
+        return ToxicSpec("slicer", STREAMS["down"], attributes)
 
 
 @dataclass(frozen=True)
-class LimitData(NetworkFault):
-    """Close each connection after so many bytes of the server's answers: an answer that is cut off in the middle.
+class LimitData(ToxicFault):
+    """Close each connection after a number of bytes of the server's answers, so that an answer is cut off in the middle.
 
     Args:
-        bytes: that pass, counted per connection from the strike on; 0 closes at the first.
+        bytes: the number that passes on each connection from the strike on; 0 closes at the first byte.
     """
 
     name: ClassVar[str] = "limit_data"
@@ -210,19 +291,62 @@ class LimitData(NetworkFault):
     def __post_init__(self) -> None:
         at_least("bytes", self.bytes, 0, "bytes")
 
+    def toxics(self, target: HasProxy) -> ToxicSpec:
+        return ToxicSpec("limit_data", STREAMS["down"], {"bytes": round(self.bytes)}, unit="connections")
+
+
+@dataclass(frozen=True)
+class HalfOpen(ToxicFault):
+    """Silence the connections that exist, while new ones work, as a NAT does that forgot them or a peer that lost power.
+
+    Nothing is closed while the fault lasts. The heal closes the silent connections, because what was lost on them can't be sent again.
+    """
+
+    name: ClassVar[str] = "half_open"
+
+    def toxics(self, target: HasProxy) -> ToxicSpec:
+        clients = target.proxy_handle.clients()
+        if not clients:
+            raise SetupError(f"{self.label(target)} has nothing to strike: nobody is connected through the proxy")
+        return ToxicSpec("timeout", STREAMS["both"], {"timeout": 0}, clients=clients)
+
+
+@dataclass(frozen=True)
+class SlowAccept(NetworkFault):
+    """Delay new connections before they reach the server. Connections that exist are not affected.
+
+    Args:
+        seconds: the delay of each connection; whole milliseconds.
+    """
+
+    name: ClassVar[str] = "slow_accept"
+    seconds: float
+
+    def __post_init__(self) -> None:
+        at_least("seconds", self.seconds, 0.001, "s")
+
     def strike(self, target: HasProxy) -> Strike:
-        attributes = {"bytes": round(self.bytes)}
-        return _strike_toxics(self, target, "limit_data", ("downstream",), attributes, unit="connections")
+        proxy = target.proxy_handle
+        before = proxy.counters()
+        proxy.set_accept_delay(round(self.seconds * 1000))
+        return target.register(
+            Strike(
+                self.label(target),
+                self,
+                heal=lambda: proxy.set_accept_delay(0),
+                read_receipt=lambda: receipts.accepted(proxy, before),
+            )
+        )
 
 
 @dataclass(frozen=True)
 class Flap(NetworkFault):
-    """Down and up in turn, beginning with down, until healed.
+    """Refuse and accept connections in turn, beginning with refuse, until the heal.
 
     Args:
-        down: how long connections are refused: seconds, or how many are refused.
-        up: how long they are let in: seconds, or how many are let in.
-        unit: "seconds" or "connections"; counts depend on nobody's speed, and so repeat.
+        down: how long connections are refused: seconds, or a number of refused connections.
+        up: how long they are accepted: seconds, or a number of accepted connections.
+        unit: "seconds" or "connections". Only counts of connections repeat exactly, because they don't depend on the clients' speed.
     """
 
     name: ClassVar[str] = "flap"
@@ -242,12 +366,12 @@ class Flap(NetworkFault):
             raise CannotInject(
                 f"{self.label(target)}: the real Toxiproxy does not count the connections that it refuses"
             )
-        flapping = _Flapper(target.proxy_handle, self)
-        return target.register(Strike(self.label(target), self, heal=flapping.stop, read_receipt=flapping.read_receipt))
+        flapper = _Flapper(target.proxy_handle, self)
+        return target.register(Strike(self.label(target), self, heal=flapper.stop, read_receipt=flapper.read_receipt))
 
 
 class _Flapper:
-    """A door that opens and shuts, in a thread of its own; the strike of a `Flap`."""
+    """A thread that disables and enables a proxy in turn; the strike of a `Flap`."""
 
     def __init__(self, proxy: ProxyHandle, fault: Flap) -> None:
         self._proxy = proxy
@@ -255,16 +379,16 @@ class _Flapper:
         self._before = proxy.counters()
         self._over = threading.Event()
         self._failure: Exception | None = None
-        proxy.disable()  # here, so that it is down when the call returns
+        proxy.disable()  # in the calling thread, so that the proxy refuses when the call returns
         self._thread = threading.Thread(target=self._run, name="resilience-flap", daemon=True)
         self._thread.start()
 
     def read_receipt(self) -> Receipt:
-        """What was refused or cut so far, over all its turns."""
-        return refusals(self._proxy, self._before)
+        """Count the connections that were refused or closed so far, in all turns."""
+        return receipts.refusals(self._proxy, self._before)
 
     def stop(self) -> None:
-        """End, with the door open."""
+        """End the thread and leave the proxy enabled."""
         self._over.set()
         self._thread.join()
         if self._failure is not None:
@@ -273,166 +397,27 @@ class _Flapper:
     def _run(self) -> None:
         try:
             while True:
-                is_over = self._wait(self._fault.down, lambda: self._counted(refused=True))
+                is_over = self._wait(self._fault.down, self._count_refused)
                 self._proxy.enable()
-                if is_over or self._wait(self._fault.up, lambda: self._counted(refused=False)):
+                if is_over or self._wait(self._fault.up, self._count_accepted):
                     return
                 self._proxy.disable()
         except Exception as error:  # noqa: BLE001  # raised by stop(), in the thread that heals
             self._failure = error
 
-    def _counted(self, *, refused: bool) -> int:
+    def _count_accepted(self) -> int:
+        return self._proxy.counters().accepted.connections
+
+    def _count_refused(self) -> int:
         counters = self._proxy.counters()
-        if not refused:
-            return counters.accepted.connections
         return counters.unattributed + (counters.refused.connections if counters.refused else 0)
 
     def _wait(self, amount: float, count: Callable[[], int]) -> bool:
-        """Until so many seconds have passed or connections were counted; True when it is over."""
+        """Wait for an amount of seconds or connections. Return True if `stop` was called."""
         if self._fault.unit == "seconds":
             return self._over.wait(amount)
         enough = count() + amount
         while count() < enough:
-            if self._over.wait(POLL_INTERVAL):
+            if self._over.wait(FLAP_POLL_INTERVAL):
                 return True
         return False
-
-
-@dataclass(frozen=True)
-class HalfOpen(NetworkFault):
-    """Connections that exist now go silent for ever, and new ones work: a NAT or firewall that forgot them, a peer that lost power.
-
-    Nothing is closed while it lasts; the heal closes them, since what was lost on them can't be made up for.
-    """
-
-    name: ClassVar[str] = "half_open"
-
-    def strike(self, target: HasProxy) -> Strike:
-        clients = target.proxy_handle.clients()
-        if not clients:
-            raise SetupError(f"{self.label(target)} has nothing to strike: nobody is connected through the proxy")
-        return _strike_toxics(self, target, "timeout", STREAMS["both"], {"timeout": 0}, clients=clients)
-
-
-@dataclass(frozen=True)
-class SlowAccept(NetworkFault):
-    """Let new connections wait before they reach the server; those that exist don't notice.
-
-    Args:
-        seconds: that each waits; whole milliseconds.
-    """
-
-    name: ClassVar[str] = "slow_accept"
-    seconds: float
-
-    def __post_init__(self) -> None:
-        at_least("seconds", self.seconds, 0.001, "s")
-
-    def strike(self, target: HasProxy) -> Strike:
-        proxy = target.proxy_handle
-        before = proxy.counters()
-        proxy.set_accept_delay(round(self.seconds * 1000))
-
-        def read_receipt() -> Receipt:
-            accepted = proxy.counters().accepted.since(before.accepted)
-            return _receipt(accepted.connections, "connections", [accepted], before.now)
-
-        return target.register(
-            Strike(self.label(target), self, heal=lambda: proxy.set_accept_delay(0), read_receipt=read_receipt)
-        )
-
-
-def _strike_toxics(
-    fault: Fault,
-    target: HasProxy,
-    kind: str,
-    streams: Iterable[str],
-    attributes: Mapping[str, int],
-    *,
-    unit: str = "bytes",
-    clients: Sequence[str] = (),
-) -> Strike:
-    """Add one toxic of `kind` per stream, under names of their own so that overlapping strikes heal independently."""
-    proxy = target.proxy_handle
-    before = (
-        proxy.counters() if proxy.toxiproxy.has_counters is not True else None
-    )  # one question less where toxics count themselves
-    struck_at = proxy.now()
-    names: list[str] = []
-
-    def heal() -> None:
-        while names:
-            proxy.remove_toxic(names[-1])
-            names.pop()
-
-    try:
-        for stream in streams:
-            names.append(proxy.add_toxic(kind, stream=stream, attributes=attributes, label=fault.name, clients=clients))
-    except BaseException:
-        heal()
-        raise
-
-    def read_receipt() -> Receipt:
-        counters = proxy.counters() if before is None or unit == "bytes" else proxy.counters_after_close(before)
-        toxics = counters.toxics
-        if toxics is None:
-            return _deduced(before, counters, unit)
-        touched = [toxics.get(name, Tally()) for name in names]
-        # One toxic per direction: bytes add up, but it is the same connections that both see.
-        count = sum(t.bytes for t in touched) if unit == "bytes" else max(t.connections for t in touched)
-        return _receipt(count, unit, touched, struck_at)
-
-    return target.register(Strike(fault.label(target), fault, heal=heal, read_receipt=read_receipt))
-
-
-def _receipt(count: int, unit: str, touched: Iterable[Tally], struck_at: float) -> Receipt:
-    firsts = [t.first for t in touched if t.first is not None]
-    lasts = [t.last for t in touched if t.last is not None]
-    return Receipt(
-        count,
-        unit,
-        first=max(0.0, min(firsts) - struck_at) if firsts else None,
-        last=max(0.0, max(lasts) - struck_at) if lasts else None,
-    )
-
-
-def refusals(proxy: ProxyHandle, before: ProxyCounters, after: ProxyCounters | None = None) -> Receipt:
-    """What a door has refused or cut between `before` and `after`, or now.
-
-    The kernel tells of a refused connection a moment after the client knows; nobody is called vacuous for that moment.
-    """
-    if after is not None:
-        return _refusals(before, after)
-    until = proxy.late_reports_until
-    receipt = _refusals(before, proxy.stable_counters(before))
-    while receipt.touched == 0 and proxy.now() < until:
-        receipt = _refusals(before, proxy.stable_counters(before))
-    return receipt
-
-
-def _deduced(before: ProxyCounters | None, after: ProxyCounters, unit: str) -> Receipt:
-    """What can be known of a toxic that does not count: nothing, unless there was no connection at all, or it ends those it touches."""
-    if before is None:
-        return Receipt(None, unit)
-    if after.unused_since(before):
-        return Receipt(0, unit)
-    return Receipt((after.closed_since(before) or None) if unit == "connections" else None, unit)
-
-
-def _refusals(before: ProxyCounters, after: ProxyCounters) -> Receipt:
-    """What a shut door refused or cut between two looks at its counters.
-
-    The kernel refuses, not the proxy, so a backend may not be able to count the refused, or not all of them; then one cut
-    connection is proof enough, and none leaves the question open.
-    """
-    refused = after.refused.since(before.refused) if after.refused and before.refused else None
-    if after.cut is None or before.cut is None:
-        return Receipt(after.closed_since(before) or None, "connections")
-    cut = after.cut.since(before.cut)
-    if cut.connections < 0:  # another proxy by now: ours has died
-        return Receipt(None, "connections")
-    perhaps = after.unattributed > before.unattributed
-    if cut.connections == 0 and (refused is None or (refused.connections == 0 and perhaps)):
-        return Receipt(None, "connections")
-    touched = [refused or Tally(), cut]
-    return _receipt(sum(t.connections for t in touched), "connections", touched, before.now)

@@ -64,22 +64,6 @@ class ProxyCounters:
     backend_counts: ConnectionCounts | None = None
     closed_bytes: int = 0
 
-    def closed_since(self, before: ProxyCounters) -> int | None:
-        """How many connections have ended since, at least; None when that is not known."""
-        if self.backend_counts is not None and before.backend_counts is not None:
-            return self.backend_counts.closed - before.backend_counts.closed
-        return 1 if self.closed_bytes > before.closed_bytes else None
-
-    def close_may_be_pending(self, before: ProxyCounters) -> bool:
-        """Whether no connection is known to have ended since, although one could have."""
-        now = self.backend_counts
-        return now is not None and now.accepted > now.closed and not self.closed_since(before)
-
-    def unused_since(self, before: ProxyCounters) -> bool:
-        """Whether it is certain that there was no connection then and has been none since."""
-        then = before.backend_counts
-        return then is not None and then == self.backend_counts and then.accepted == then.closed
-
 
 def read_tally(raw: Mapping[str, Any]) -> Tally | None:
     """Read one counter of the API; None where the proxy does not count."""

@@ -14,12 +14,6 @@ from .counters import ProxyCounters, Tally, read_tally
 if TYPE_CHECKING:
     import toxiproxy
 
-POLL_INTERVAL = 0.002  # seconds without news of refused connections after which there is none; the kernel takes a tenth of that as a rule
-REFUSALS_REPORTED_WITHIN = 0.04  # seconds for which such news may still come; seen: up to 8 ms on a busy machine
-CLOSE_LOGGED_WITHIN = (
-    0.25  # seconds from the end of a connection until the real server has logged it, after it has closed it
-)
-
 
 class ProxyHandle:
     """One proxy: what strikes it, and what it counted.
@@ -58,15 +52,18 @@ class ProxyHandle:
 
     @property
     def disabled_by(self) -> int:
-        """How many have shut it and not opened it again."""
+        """The number of `disable` calls that `enable` has not undone."""
         return self._disabled_by
 
-    def snapshot(self) -> ProxyCounters:
-        """What was counted before it is shut."""
-        counters = self.stable_counters()
+    @property
+    def enabled_at(self) -> float:
+        """The moment of the last `enable` that let connections in again; minus infinity before the first."""
+        return self._enabled_at
+
+    def record_snapshot(self, counters: ProxyCounters) -> None:
+        """Append counters to `snapshots`, if the proxy is enabled."""
         if self._disabled_by == 0:
             self.snapshots.append(counters)
-        return counters
 
     def drop_connections(self) -> None:
         """Close the connections that exist; new ones are refused for a millisecond, and let in then. Nothing when it is shut."""
@@ -150,36 +147,6 @@ class ProxyHandle:
             unattributed=raw["refused"].get("unattributed", 0),
             toxics={name: read_tally(toxic) or Tally() for name, toxic in raw["toxics"].items()},
         )
-
-    @property
-    def late_reports_until(self) -> float:
-        """Until when the kernel may still tell of connections that were refused up to now."""
-        return (self.now() if self._disabled_by else self._enabled_at) + REFUSALS_REPORTED_WITHIN
-
-    def stable_counters(self, before: ProxyCounters | None = None) -> ProxyCounters:
-        """What the proxy has counted, with the refused connections of which the kernel tells a moment after the client knows; and
-        with an end since `before`, if given.
-        """
-        until = self.late_reports_until
-        counters = self.counters() if before is None else self.counters_after_close(before)
-        while counters.refused is not None and self.now() < until:
-            SYSTEM.sleep(POLL_INTERVAL)
-            before, counters = counters, self.counters()
-            if (before.refused, before.unattributed) == (counters.refused, counters.unattributed):
-                break
-        return counters
-
-    def counters_after_close(self, before: ProxyCounters) -> ProxyCounters:
-        """What the proxy has counted, with the end of a connection of which the real server's log tells a moment after the client knows.
-
-        Where none has ended since `before` although somebody is connected, that moment is waited for.
-        """
-        until = self.now() + CLOSE_LOGGED_WITHIN
-        counters = self.counters()
-        while counters.close_may_be_pending(before) and self.now() < until:
-            SYSTEM.sleep(POLL_INTERVAL)
-            counters = self.counters()
-        return counters
 
     def _backend_counters(self) -> ProxyCounters:
         """What can be known of the real server."""
