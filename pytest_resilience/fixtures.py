@@ -37,7 +37,7 @@ def resilience_stack(pytestconfig: pytest.Config, resilience_schema: Init | None
     from .stack import Stack
 
     given = options.options_of(pytestconfig)
-    stack = Stack(options.selected_backend(pytestconfig).make(), given.seed)
+    stack = Stack(options.selected_backend(pytestconfig).create(), given.seed)
     FINDER.save()
     try:
         if resilience_schema is not None:

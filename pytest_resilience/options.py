@@ -15,7 +15,7 @@ from .backends import BUILT_IN
 from .backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE, Settings
 
 if TYPE_CHECKING:
-    from .backends.registry import Factory, SelectedBackend
+    from .backends.registry import BackendFactory, SelectedBackend
 
 PREFIX = "PYTEST_RESILIENCE_"
 VARIABLES = ("postgres_bin", "redis_bin")  # read from the environment only, by the embedded backend
@@ -219,7 +219,7 @@ class Options:
     strict: bool
     leaks: str
 
-    def __init__(self, given: Mapping[str, Given], plugin_backends: Mapping[str, Factory]) -> None:
+    def __init__(self, given: Mapping[str, Given], plugin_backends: Mapping[str, BackendFactory]) -> None:
         self.plugin_backends = plugin_backends
         self._given = given
         backends = tuple(plugin_backends)
@@ -247,9 +247,9 @@ class Options:
         Raises:
             BackendUnavailable: the backend can't be used with these settings.
         """
-        from .backends.registry import choose
+        from .backends.registry import select_backend
 
-        return choose(self.backend, self.settings, self.plugin_backends)
+        return select_backend(self.backend, self.settings, self.plugin_backends)
 
     def require_backend(self) -> None:
         """Check that the backend that the user named is available here.
@@ -259,10 +259,10 @@ class Options:
         """
         if "backend" not in self._given or self.backend == "auto":
             return
-        from .backends.registry import missing
+        from .backends.registry import unavailable_reason
 
-        if why := missing(self.backend, self.settings, self.plugin_backends):
-            raise pytest.UsageError(f"{self._given['backend'].source}={self.backend}: {why}")
+        if reason := unavailable_reason(self.backend, self.settings, self.plugin_backends):
+            raise pytest.UsageError(f"{self._given['backend'].source}={self.backend}: {reason}")
 
     def warn_of_ignored(self, config: pytest.Config, backend: str) -> None:
         """Warn of each option that the user gave and that a built-in backend does not read."""
@@ -363,13 +363,13 @@ def _warn_of_unknown_variables(config: pytest.Config) -> None:
                 _warn(config, f"the environment's {name} is not read{hint}")
 
 
-def _plugin_backends(config: pytest.Config) -> dict[str, Factory]:
+def _plugin_backends(config: pytest.Config) -> dict[str, BackendFactory]:
     """Return the backends that plugins add by the hook, by name.
 
     Raises:
         pytest.UsageError: two have one name.
     """
-    found: dict[str, Factory] = {}
+    found: dict[str, BackendFactory] = {}
     for backends in config.hook.pytest_resilience_backends():
         for name, factory in backends.items():
             if name == "auto" or name in BUILT_IN or name in found:

@@ -68,10 +68,10 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     """--resilience-backends: print the table, run nothing."""
     if not config.getoption("resilience_backends"):
         return None
-    from .backends.registry import table
+    from .backends.registry import capability_table
 
     given = options.load(config)
-    sys.stdout.write("\n".join(table(given.settings, given.plugin_backends)) + "\n")
+    sys.stdout.write("\n".join(capability_table(given.settings, given.plugin_backends)) + "\n")
     return 0
 
 

@@ -137,7 +137,7 @@ class Backend(ABC):
 
     Attributes:
         name: "embedded", "docker" or "external".
-        why: one phrase for pytest's header: why this backend.
+        reason: one phrase for pytest's header: why this backend.
         servers: "postgres" and "redis", from `start` to `close`.
         api: where the Toxiproxy's HTTP API listens.
         directory: for logs and the like; gone after `close`.
@@ -153,7 +153,7 @@ class Backend(ABC):
     template_database: str = "resilience_baseline"
 
     name: str
-    why: str
+    reason: str
     servers: dict[str, Server]
     api: Address
     directory: Path

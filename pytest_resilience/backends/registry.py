@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 PULL = "docker pull them, or take --resilience-backend=docker, which does"
 
-Factory = Callable[[Settings], "Backend"]
+BackendFactory = Callable[[Settings], "Backend"]
 
 
 # Plain classes, in this file and those that it imports: pytest's header asks it in every run, used or not, and a named tuple, a
@@ -23,19 +23,19 @@ Factory = Callable[[Settings], "Backend"]
 class BackendKind:
     """One kind of backend."""
 
-    def why_not(self, settings: Settings) -> str | None:
+    def unavailable_reason(self, settings: Settings) -> str | None:
         """Why it can't be had here, in a phrase; None when it can. Asked in every run: it may take milliseconds, no more."""
         return None
 
-    def why_not_asked_for(self, settings: Settings) -> str | None:
+    def unavailable_reason_when_named(self, settings: Settings) -> str | None:
         """Return why it can't be had where it is asked for by name; None when it can. It may then fetch what is missing."""
-        return self.why_not(settings)
+        return self.unavailable_reason(settings)
 
-    def phrase(self, settings: Settings) -> str:
+    def describe(self, settings: Settings) -> str:
         """What it would run, in a phrase."""
         raise NotImplementedError
 
-    def make(self, settings: Settings, why: str) -> Backend:
+    def create(self, settings: Settings, reason: str) -> Backend:
         """One of it, not yet started."""
         raise NotImplementedError
 
@@ -49,33 +49,33 @@ class SelectedBackend:
 
     Args:
         name: which kind.
-        why: one phrase for the header.
+        reason: one phrase for the header.
         settings: what it is told.
         kind: makes it.
     """
 
-    def __init__(self, name: str, why: str, settings: Settings, kind: BackendKind) -> None:
+    def __init__(self, name: str, reason: str, settings: Settings, kind: BackendKind) -> None:
         self.name = name
-        self.why = why
+        self.reason = reason
         self.settings = settings
         self.kind = kind
 
     def describe(self) -> str:
         """One phrase for pytest's header: the backend, why this one, and what it runs."""
         try:
-            return f"{self.name} ({self.why}), {self.kind.phrase(self.settings)}"
+            return f"{self.name} ({self.reason}), {self.kind.describe(self.settings)}"
         except BackendUnavailable as missing:
-            return f"{self.name} ({self.why}), but {missing}"
+            return f"{self.name} ({self.reason}), but {missing}"
 
-    def make(self) -> Backend:
+    def create(self) -> Backend:
         """The backend, not yet started."""
-        return self.kind.make(self.settings, self.why)
+        return self.kind.create(self.settings, self.reason)
 
 
 class Embedded(BackendKind):
     """Processes of ours."""
 
-    def why_not(self, settings: Settings) -> str | None:
+    def unavailable_reason(self, settings: Settings) -> str | None:
         from .embedded.binaries import find_postgres, find_redis
 
         try:
@@ -84,23 +84,23 @@ class Embedded(BackendKind):
             return str(missing)
         return None
 
-    def phrase(self, settings: Settings) -> str:
+    def describe(self, settings: Settings) -> str:
         from .embedded.binaries import find_postgres, find_redis
 
         redis = find_redis()
         redis_name = "Valkey" if "valkey" in redis.program.name else "Redis"
         return f"Postgres {find_postgres().version()}, {redis_name} {redis.version()}"
 
-    def make(self, settings: Settings, why: str) -> Backend:
+    def create(self, settings: Settings, reason: str) -> Backend:
         from .embedded.backend import EmbeddedBackend
 
-        return EmbeddedBackend(why=why)
+        return EmbeddedBackend(reason=reason)
 
 
 class Docker(BackendKind):
     """Containers."""
 
-    def why_not(self, settings: Settings) -> str | None:
+    def unavailable_reason(self, settings: Settings) -> str | None:
         from .docker.engine import NoEngine, find
 
         try:
@@ -109,7 +109,7 @@ class Docker(BackendKind):
             return str(problem)
         return f"Docker has no {', '.join(missing)}: {PULL}" if missing else None
 
-    def why_not_asked_for(self, settings: Settings) -> str | None:
+    def unavailable_reason_when_named(self, settings: Settings) -> str | None:
         from .docker.engine import NoEngine, find
 
         try:
@@ -118,13 +118,13 @@ class Docker(BackendKind):
             return f"no Docker engine: {problem}"
         return None
 
-    def phrase(self, settings: Settings) -> str:
+    def describe(self, settings: Settings) -> str:
         return f"{settings.postgres_image}, {settings.redis_image}, {settings.toxiproxy_image}"
 
-    def make(self, settings: Settings, why: str) -> Backend:
+    def create(self, settings: Settings, reason: str) -> Backend:
         from .docker.backend import DockerBackend
 
-        return DockerBackend(settings, why=why, pull=why == ASKED_FOR)
+        return DockerBackend(settings, reason=reason, pull=reason == NAMED)
 
     def unsupported(self) -> Mapping[str, str]:
         from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
@@ -135,7 +135,7 @@ class Docker(BackendKind):
 class External(BackendKind):
     """A Toxiproxy and servers that somebody else runs."""
 
-    def why_not(self, settings: Settings) -> str | None:
+    def unavailable_reason(self, settings: Settings) -> str | None:
         wanted = {
             "--resilience-toxiproxy=URL": settings.toxiproxy,
             "--resilience-postgres-upstream": settings.postgres_upstream,
@@ -152,16 +152,16 @@ class External(BackendKind):
             return str(wrong)
         return None
 
-    def phrase(self, settings: Settings) -> str:
+    def describe(self, settings: Settings) -> str:
         from .external.endpoints import read
 
         named = read(settings)
         return f"Toxiproxy at {named.api}, Postgres at {named.postgres.address}, Redis at {named.redis.address}"
 
-    def make(self, settings: Settings, why: str) -> Backend:
+    def create(self, settings: Settings, reason: str) -> Backend:
         from .external.backend import ExternalBackend
 
-        return ExternalBackend(settings, why=why)
+        return ExternalBackend(settings, reason=reason)
 
     def unsupported(self) -> Mapping[str, str]:
         from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
@@ -178,64 +178,64 @@ class PluginBackend(BackendKind):
         factory: makes it.
     """
 
-    def __init__(self, name: str, factory: Factory) -> None:
+    def __init__(self, name: str, factory: BackendFactory) -> None:
         self._name = name
         self._factory = factory
 
-    def phrase(self, settings: Settings) -> str:
+    def describe(self, settings: Settings) -> str:
         return "a plugin's"
 
-    def make(self, settings: Settings, why: str) -> Backend:
+    def create(self, settings: Settings, reason: str) -> Backend:
         backend = self._factory(settings)
-        backend.why = why
+        backend.reason = reason
         return backend
 
 
-ASKED_FOR = "asked for"
+NAMED = "asked for"
 
 
-def kinds(others: Mapping[str, Factory]) -> dict[str, BackendKind]:
+def backend_kinds(plugin_backends: Mapping[str, BackendFactory]) -> dict[str, BackendKind]:
     """All kinds by their names.
 
     Args:
-        others: those of third parties.
+        plugin_backends: those of third parties.
     """
     ours: dict[str, BackendKind] = {"embedded": Embedded(), "docker": Docker(), "external": External()}
-    return ours | {name: PluginBackend(name, factory) for name, factory in others.items()}
+    return ours | {name: PluginBackend(name, factory) for name, factory in plugin_backends.items()}
 
 
-def missing(name: str, settings: Settings, others: Mapping[str, Factory]) -> str | None:
+def unavailable_reason(name: str, settings: Settings, plugin_backends: Mapping[str, BackendFactory]) -> str | None:
     """Return why the backend of that name can't be had here; None when it can."""
-    return kinds(others)[name].why_not_asked_for(settings)
+    return backend_kinds(plugin_backends)[name].unavailable_reason_when_named(settings)
 
 
-def choose(name: str, settings: Settings, others: Mapping[str, Factory]) -> SelectedBackend:
+def select_backend(name: str, settings: Settings, plugin_backends: Mapping[str, BackendFactory]) -> SelectedBackend:
     """What a name stands for here; "auto" is docker where it can be had, else embedded.
 
     Raises:
         BackendUnavailable: it was named, and some of what it must be told is missing or wrong.
     """
-    known = kinds(others)
+    known = backend_kinds(plugin_backends)
     if name != "auto":
-        if name == "external" and (why_not := known[name].why_not(settings)):
-            raise BackendUnavailable(why_not)
-        return SelectedBackend(name, ASKED_FOR, settings, known[name])
-    why_not = known["docker"].why_not(settings)
-    if why_not is None:
+        if name == "external" and (reason := known[name].unavailable_reason(settings)):
+            raise BackendUnavailable(reason)
+        return SelectedBackend(name, NAMED, settings, known[name])
+    reason = known["docker"].unavailable_reason(settings)
+    if reason is None:
         return SelectedBackend("docker", "auto: an engine answers and has the images", settings, known["docker"])
-    return SelectedBackend("embedded", f"auto: no docker, {why_not}", settings, known["embedded"])
+    return SelectedBackend("embedded", f"auto: no docker, {reason}", settings, known["embedded"])
 
 
-def table(settings: Settings, others: Mapping[str, Factory]) -> list[str]:
+def capability_table(settings: Settings, plugin_backends: Mapping[str, BackendFactory]) -> list[str]:
     """What is usable here and why not, and which faults each can inject, as lines."""
     from ..faults import FAULTS
 
-    known = kinds(others)
+    known = backend_kinds(plugin_backends)
     width = max(map(len, known)) + 2
     lines = [f"{'backend':{width}}usable here"]
     for name, kind in known.items():
-        why_not = kind.why_not(settings)
-        lines.append(f"{name:{width}}" + (f"no: {why_not}" if why_not else f"yes: {kind.phrase(settings)}"))
+        reason = kind.unavailable_reason(settings)
+        lines.append(f"{name:{width}}" + (f"no: {reason}" if reason else f"yes: {kind.describe(settings)}"))
     faults = [f"{target}.{fault}" for fault, kind_of in FAULTS.items() for target in kind_of.targets]
     first = max(map(len, faults)) + 2
     lines += ["", f"{'fault':{first}}" + "".join(f"{name:{width}}" for name in known)]

@@ -264,4 +264,4 @@ def test_no_log_holds_the_password(backend, server):
         pytest.skip("it has none")
     assert len(password) >= 20
     assert password not in server.log_text()
-    assert password not in repr(vars(backend).get("why"))
+    assert password not in repr(vars(backend).get("reason"))

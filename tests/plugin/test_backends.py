@@ -18,7 +18,7 @@ from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 
 class Limited(EmbeddedBackend):
     name = "limited"
-    cannot = {"postgres.kill": "it is Tuesday", "redis.latency": "no clock"}
+    unsupported = {"postgres.kill": "it is Tuesday", "redis.latency": "no clock"}
 
 def pytest_resilience_backends():
     return {"limited": lambda settings: Limited()}

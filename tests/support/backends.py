@@ -20,7 +20,7 @@ from pytest_resilience.backends.backend import Backend
 from pytest_resilience.backends.docker.backend import DockerBackend
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.external.backend import ExternalBackend
-from pytest_resilience.backends.registry import choose
+from pytest_resilience.backends.registry import select_backend
 from pytest_resilience.backends.session.ports import free_port
 from pytest_resilience.backends.settings import Settings
 from tests.support.waiting import until
@@ -43,8 +43,8 @@ def why_not(kind: str) -> str | None:
     if named is not None:
         return None if kind in named.split(",") else f"{VARIABLE}={named}"
     if kind.startswith("docker"):
-        chosen = choose("auto", Settings(), {})
-        return None if chosen.name == "docker" else chosen.why
+        chosen = select_backend("auto", Settings(), {})
+        return None if chosen.name == "docker" else chosen.reason
     if kind == "external-real" and real_toxiproxy() is None:
         return "no real toxiproxy-server here"
     return None

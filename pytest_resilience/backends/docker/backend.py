@@ -46,7 +46,7 @@ class DockerBackend(SupervisedBackend):
 
     Args:
         settings: the images.
-        why: one phrase for the header.
+        reason: one phrase for the header.
         environ: where to look for the engine.
         pull: whether images that are not there may be pulled.
         clock: what to wait with.
@@ -58,13 +58,13 @@ class DockerBackend(SupervisedBackend):
         self,
         settings: Settings | None = None,
         *,
-        why: str = "asked for",
+        reason: str = "asked for",
         environ: Mapping[str, str] = os.environ,
         pull: bool = True,
         clock: Clock = SYSTEM,
     ) -> None:
         super().__init__()
-        self.why = why
+        self.reason = reason
         self._settings = settings or Settings()
         self._environ = environ
         self._pull = pull

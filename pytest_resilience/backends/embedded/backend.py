@@ -34,7 +34,7 @@ class EmbeddedBackend(SupervisedBackend):
     Everything starts side by side: proxy and Redis while the data directory is copied, the rest of the copy while Postgres starts.
 
     Args:
-        why: one phrase for the header.
+        reason: one phrase for the header.
         environ: where to look for binaries and the cache.
         clock: what to wait with.
     """
@@ -42,10 +42,10 @@ class EmbeddedBackend(SupervisedBackend):
     name = "embedded"
 
     def __init__(
-        self, *, why: str = "asked for", environ: Mapping[str, str] = os.environ, clock: Clock = SYSTEM
+        self, *, reason: str = "asked for", environ: Mapping[str, str] = os.environ, clock: Clock = SYSTEM
     ) -> None:
         super().__init__()
-        self.why = why
+        self.reason = reason
         self._environ = environ
         self._clock = clock
         self._proxy: ProxyProcess | None = None

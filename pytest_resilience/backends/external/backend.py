@@ -47,15 +47,15 @@ class ExternalBackend(SupervisedBackend):
 
     Args:
         settings: what the user named.
-        why: one phrase for the header.
+        reason: one phrase for the header.
     """
 
     name = "external"
     shares_toxiproxy = True
 
-    def __init__(self, settings: Settings, *, why: str = "asked for") -> None:
+    def __init__(self, settings: Settings, *, reason: str = "asked for") -> None:
         super().__init__()
-        self.why = why
+        self.reason = reason
         self._named: ExternalEndpoints = read(settings)
         self._id = secrets.token_hex(8)
         self.proxy_prefix = f"pytest-resilience-{self._id}-"
