@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3})(?!\d)")
 
 
-class Response(NamedTuple):
+class HttpResponse(NamedTuple):
     """A response to a request.
 
     Attributes:
@@ -58,7 +58,7 @@ def parse_status(data: bytes) -> int | None:
     return int(found[1]) if found is not None else None
 
 
-def parse_response(data: bytes) -> Response:
+def parse_response(data: bytes) -> HttpResponse:
     """Return a response out of all the bytes that the server sent until it closed the connection.
 
     Raises:
@@ -69,4 +69,4 @@ def parse_response(data: bytes) -> Response:
         raise ValueError(f"not an HTTP response: {data[:40]!r}")
     head, _, body = data.partition(b"\r\n\r\n")
     fields = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
-    return Response(status, {name.lower(): value.strip() for name, _, value in fields}, body)
+    return HttpResponse(status, {name.lower(): value.strip() for name, _, value in fields}, body)

@@ -55,7 +55,7 @@ class Engine:
         else:
             raise NoEngine(f"the engine at {url} is not on this machine, so its loopback is not ours")
 
-    def ask(self, method: str, path: str, *, within: float = ANSWER_WITHIN) -> http.Response:
+    def ask(self, method: str, path: str, *, within: float = ANSWER_WITHIN) -> http.HttpResponse:
         """One question.
 
         Raises:

@@ -40,7 +40,7 @@ def delete_proxies(host: str, port: int, prefix: str) -> None:
             _http(host, port, "DELETE", f"/proxies/{quote(name, safe='')}")
 
 
-def _http(host: str, port: int, method: str, path: str) -> http.Response:
+def _http(host: str, port: int, method: str, path: str) -> http.HttpResponse:
     with socket.create_connection((host, port), timeout=WITHIN) as connection:
         connection.sendall(http.request(method, path, f"{host}:{port}"))
         return http.parse_response(receive_all(connection))

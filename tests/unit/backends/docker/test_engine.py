@@ -14,7 +14,7 @@ import pytest
 from pytest_resilience.backends.docker import engine
 from pytest_resilience.backends.docker.engine import Engine, NoEngine
 from pytest_resilience.backends.session.supervised import _RUN
-from pytest_resilience.wire.http import Response
+from pytest_resilience.wire.http import HttpResponse
 
 
 class Scripted(Engine):
@@ -36,16 +36,16 @@ class Scripted(Engine):
             return self.listed(self.network)
         if path.startswith("/containers"):
             self.container = "gone"
-            return Response(204, {}, b"")
+            return HttpResponse(204, {}, b"")
         if self.busy or self.container == "there":
             self.busy -= 1
-            return Response(403, {}, b"has active endpoints")
+            return HttpResponse(403, {}, b"has active endpoints")
         self.network = "gone"
-        return Response(204, {}, b"")
+        return HttpResponse(204, {}, b"")
 
     @staticmethod
     def listed(state):
-        return Response(
+        return HttpResponse(
             200, {}, json.dumps([{"Id": "1", "Names": ["/one"], "Name": "net"}] if state == "there" else []).encode()
         )
 
