@@ -14,22 +14,24 @@ SHUTDOWN_GRACE = 4.0  # seconds for requests under way when it is told to stop; 
 # What it promises.
 REDIS_BUDGET = 0.25  # seconds: all the time that one request may spend on Redis
 REDIS_BACK_WITHIN = 2.0  # seconds from the heal until Redis is used again
-FALLBACK_READ = (
+FALLBACK_READ_MEDIAN = (
     0.050  # seconds for the median read once Redis is known to be away: it costs a look into memory, no wait
 )
-CONNECTS_PER_SECOND = 25  # attempts to reach Redis while it is away; one prober makes about 8, a herd makes hundreds
-CONNECTS_WHEN_BACK = 25  # connections made in the moment when Redis is back: a pool of 20, and the prober's
-READY_IS_TRUE_WITHIN = 1.0  # seconds that what /readyz tells may be old
+MAX_CONNECTS_PER_SECOND = (
+    25  # attempts to reach Redis while it is away; one prober makes about 8, a herd makes hundreds
+)
+MAX_CONNECTS_ON_RECOVERY = 25  # connections made in the moment when Redis is back: a pool of 20, and the prober's
+READINESS_MAX_AGE = 1.0  # seconds that what /readyz tells may be old
 HEALTH_P99 = 0.050  # seconds: GET /health, under every fault
 GUARD_WITHIN = 2.0  # seconds from crossing 90 % of the memory limit to the forced collection
-GUARD_STALL = 1.0  # seconds that the guard may keep everybody waiting
+GUARD_MAX_STALL = 1.0  # seconds that the guard may keep everybody waiting
 MEMORY_LIMIT_MB = 4096  # MiB; production's, or what the machine has when that is less
 CLEANUP_WITHIN = 2.0  # seconds that a cleanup may take
-RETRY_AFTER = 10  # seconds: the most that a 503 may tell a client to wait; the service itself is back sooner
-GIVES_UP_AT_MOST = 0.75  # of the cache, under the guard: it lets go of half
+MAX_RETRY_AFTER = 10  # seconds: the most that a 503 may tell a client to wait; the service itself is back sooner
+MAX_CACHE_SHARE_FREED = 0.75  # of the cache, under the guard: it lets go of half
 FULL_CAPACITY_WITHIN = 5.0  # seconds from the heal until the whole pool can be used at once
 POSTGRES_BACK_WITHIN = 5.0  # seconds from Postgres being up until requests succeed
-LISTENS_WITHIN = 2.0  # seconds from the start of the process to the first answer of /health, with nothing else there
+LISTENING_WITHIN = 2.0  # seconds from the start of the process to the first answer of /health, with nothing else there
 SLACK = 0.5  # seconds on top of a deadline that the service keeps by itself: the client and a busy machine
 
 # What production gets where nobody sets anything: the figures after the incident.

@@ -107,7 +107,7 @@ def becomes_ready(client: httpx.Client, lack: str) -> None:
 
 def refuses(client: httpx.Client, told: str, lack: str) -> None:
     """/readyz tells the state, and no request is answered 500."""
-    within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
+    within = healthy.READINESS_MAX_AGE + healthy.SLACK
     message = f"Postgres lacks {lack}, and /readyz does not say {told!r}"
     eventually_or_fail(
         lambda: client.get("/readyz").json()["checks"]["postgres"] == told, within=within, message=message
@@ -130,7 +130,7 @@ def names_its_cause(log: Callable[[], str], named: str, lack: str) -> None:
     def lines() -> list[str]:
         return [line for line in log().splitlines() if AS_NEEDED in line]
 
-    within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
+    within = healthy.READINESS_MAX_AGE + healthy.SLACK
     eventually_or_fail(lines, within=within, message=f"Postgres lacks {lack}, and no line of the log names it")
     assert len(lines()) == 1, f"Postgres lacks {lack}: one line names it, not {len(lines())}:\n{log()}"
     assert named in lines()[0], f"Postgres lacks {lack}: the line does not name {named!r}: {lines()[0]}"
@@ -141,7 +141,7 @@ def test_after_a_failover_to_a_read_only_server_reads_succeed_and_writes_are_503
     path = f"/api/campaigns/{create(resilience)['id']}"
     with resilience.postgres.read_only():
         message = "Postgres takes no writes, and /readyz does not say so"
-        within = healthy.READY_IS_TRUE_WITHIN + healthy.SLACK
+        within = healthy.READINESS_MAX_AGE + healthy.SLACK
 
         def says() -> bool:
             reply = resilience.service.get("/readyz")

@@ -212,7 +212,7 @@ def test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back(
     lines = r"Postgres connection failed|Postgres connected successfully"
     for number, (kind, outage) in enumerate(outages.items(), 1):
         with outage():
-            within = healthy.READY_IS_TRUE_WITHIN + 2 * healthy.SLACK
+            within = healthy.READINESS_MAX_AGE + 2 * healthy.SLACK
             message = f"Postgres {kind} (outage {number}), and /readyz still says ready"
             eventually_or_fail(
                 lambda: resilience.service.get("/readyz").status_code == 503, within=within, message=message
