@@ -130,7 +130,7 @@ PLANTS = (
         "Postgres has a statement_timeout.",
         ("database.py", '        "command_timeout": settings.db_command_timeout,\n', ""),
         tests=NO_ANSWER,
-        says="the sweep had to take them back",
+        says="the sweep took its connection back",
     ),
     plant(
         "alert-never",
