@@ -1,4 +1,4 @@
-"""Boots the bundled service behind proxies: everything a chaos test needs is the `resilience` fixture."""
+"""Start the bundled service behind proxies. A chaos test needs nothing but the `resilience` fixture."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 import healthy
 from pytest_resilience import NeverHappened, Resilience, Service, Stack
 
-# What no fault excuses, with what it means. Each is looked for in the service's log after every test.
-NEVER = {
-    r"Traceback \(most recent call last\)": "an error escaped from where it belongs",
-    r"was never retrieved|was never awaited|Task was destroyed": "a task failed and nobody was told",
-    r"Closed [1-9]\d* leaked connections": "connections of the pool were out for longer than any request may take: one hangs, or"
-    " was left behind, and the sweep took its connection back",
-    r"\[Memory\] High heap usage": "the memory guard cried although nobody took memory away",
+# Log lines that no fault excuses, with their meaning. The service's log is searched for them after every test.
+UNEXPECTED = {
+    r"Traceback \(most recent call last\)": "an unhandled error reached the log",
+    r"was never retrieved|was never awaited|Task was destroyed": "a task failed unnoticed",
+    r"swept [1-9]\d* leaked connections": "connections were checked out for longer than any request may take: a request"
+    " hangs or lost its connection, and the sweep took its connection back",
+    r"\[Memory\] High heap usage": "the memory guard acted although no memory was taken away",
 }
 
 
@@ -36,21 +36,21 @@ def resilience_service(resilience_stack: Stack) -> Service:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Name the promise where a test waits in vain for something that it needs first: a bare NeverHappened names a lambda."""
+    """Name the promise when a precondition of a test never comes true. A bare NeverHappened shows only a lambda."""
     try:
         return (yield)
     except NeverHappened as never:
         promise = pyfuncitem.originalname.removeprefix("test_").replace("_", " ")
-        pytest.fail(f"the promise that {promise} could not be tried, because what it needs first did not come: {never}")
+        pytest.fail(f"the promise {promise!r} could not be tested, because a precondition did not come true: {never}")
 
 
 @pytest.fixture(autouse=True)
 def no_unexpected_log_lines(resilience: Resilience) -> Iterator[None]:
-    """After each test the service's log has no error that escaped, and no cry of alarm without a reason."""
+    """Fail a test whose service logged an unhandled error or an alarm without a cause."""
     yield
     if any(strike.label.startswith("service.memory_pressure") for strike in resilience.strikes):
-        return  # where allocations fail, anything may; such a test says itself what it wants
+        return  # any allocation may fail there, so such a test states its own expectations
     log = resilience.service.log
-    for pattern, meaning in NEVER.items():
+    for pattern, meaning in UNEXPECTED.items():
         found = re.search(pattern, log)
-        assert not found, f"{meaning}; the service's log says:\n{log[found.start() :][:2000]}"
+        assert not found, f"{meaning}; the service's log:\n{log[found.start() :][:2000]}"

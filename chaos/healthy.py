@@ -1,66 +1,64 @@
-"""Steady state in numbers: what the service promises, each with its unit and where the promise comes from."""
+"""The steady state in numbers: each bound that the service promises, with its unit and its reason."""
 
-# How the suite runs the service: shorter periods than in production, so that a promise about "the next check" takes a second here.
+# Settings of the service in this suite. Shorter periods than in production, so that "the next check" comes within a second.
 POOL_MAX = 20  # connections; as on the night of the incident, and quick to fill
 POOL_CHECK_INTERVAL = 0.5  # seconds; 30 in production
-POOL_IDLE_TIMEOUT = 1.0  # seconds that a connection may idle; 30 in production
+POOL_IDLE_TIMEOUT = 1.0  # seconds until an idle connection is closed; 30 in production
 ACQUIRE_TIMEOUT = 1.0  # seconds that a request waits for a connection; 3 in production
-COMMAND_TIMEOUT = 3.0  # seconds that a statement may take; 5 in production
-GC_INTERVAL = 30  # seconds; production's
+COMMAND_TIMEOUT = 3.0  # seconds for a statement; 5 in production
+GC_INTERVAL = 30  # seconds; as in production
 MEMORY_STATS_INTERVAL = 0.5  # seconds between two lines of statistics; 60 in production
+MEMORY_LIMIT_MB = 4096  # MiB, or the machine's memory if that is less; as in production
 CLEANUP_MIN_INTERVAL = 1.0  # seconds between two cleanups; 10 in production
-SHUTDOWN_GRACE = 4.0  # seconds for requests under way when it is told to stop; 10 in production
+SHUTDOWN_GRACE = 4.0  # seconds for requests in flight after SIGTERM; 10 in production
+CLEANUP_TOKEN = "a-token-of-the-chaos-suite"
 
-# What it promises.
-REDIS_BUDGET = 0.25  # seconds: all the time that one request may spend on Redis
+# Promises.
+REDIS_BUDGET = 0.25  # seconds that one request may spend on Redis
 REDIS_BACK_WITHIN = 2.0  # seconds from the heal until Redis is used again
-FALLBACK_READ_MEDIAN = (
-    0.050  # seconds for the median read once Redis is known to be away: it costs a look into memory, no wait
-)
+FALLBACK_READ_MEDIAN = 0.050  # seconds for a read once Redis is known to be down: a look-up in memory without a wait
 MAX_CONNECTS_PER_SECOND = (
-    25  # attempts to reach Redis while it is away; one prober makes about 8, a herd makes hundreds
+    25  # connection attempts to Redis during an outage: one prober makes 8, a thundering herd hundreds
 )
-MAX_CONNECTS_ON_RECOVERY = 25  # connections made in the moment when Redis is back: a pool of 20, and the prober's
-READINESS_MAX_AGE = 1.0  # seconds that what /readyz tells may be old
-HEALTH_P99 = 0.050  # seconds: GET /health, under every fault
-GUARD_WITHIN = 2.0  # seconds from crossing 90 % of the memory limit to the forced collection
-GUARD_MAX_STALL = 1.0  # seconds that the guard may keep everybody waiting
-MEMORY_LIMIT_MB = 4096  # MiB; production's, or what the machine has when that is less
-CLEANUP_WITHIN = 2.0  # seconds that a cleanup may take
-MAX_RETRY_AFTER = 10  # seconds: the most that a 503 may tell a client to wait; the service itself is back sooner
-MAX_CACHE_SHARE_FREED = 0.75  # of the cache, under the guard: it lets go of half
-FULL_CAPACITY_WITHIN = 5.0  # seconds from the heal until the whole pool can be used at once
+MAX_CONNECTS_ON_RECOVERY = 25  # connections when Redis is back: a pool of 20, and the prober's
+UNREADY_WITHIN = 2.0  # seconds from an outage of Postgres until /readyz is 503
+READINESS_MAX_AGE = 1.0  # seconds that the state in /readyz may be old
+HEALTH_P99 = 0.050  # seconds for GET /health under every fault
+GUARD_WITHIN = 2.0  # seconds from 90 % of the memory limit to the forced collection
+GUARD_MAX_STALL = 1.0  # seconds that the guard may delay all requests
+CLEANUP_WITHIN = 2.0  # seconds for a cleanup
+MAX_RETRY_AFTER = 10  # seconds in a 503's Retry-After; the service recovers sooner
+MAX_CACHE_SHARE_FREED = 0.75  # of the memory cache, by the guard, which frees half
+FULL_CAPACITY_WITHIN = 5.0  # seconds from the heal until the whole pool is usable at once
 POSTGRES_BACK_WITHIN = 5.0  # seconds from Postgres being up until requests succeed
-LISTENING_WITHIN = 2.0  # seconds from the start of the process to the first answer of /health, with nothing else there
-SLACK = 0.5  # seconds on top of a deadline that the service keeps by itself: the client and a busy machine
+LISTENING_WITHIN = 2.0  # seconds from the start of the process to the first response of /health, without dependencies
+SLACK = 0.5  # seconds on top of a deadline of the service, for the client and a busy machine
 
-# What production gets where nobody sets anything: the figures after the incident.
+# Settings of production without configuration: the figures after the incident, with unit and reason.
 DEFAULTS: dict[str, tuple[float, str]] = {
-    "DB_POOL_MAX": (100, "connections; 20 were 94 % in use"),
-    "DB_POOL_IDLE_TIMEOUT": (30, "seconds; what idles for longer is somebody else's connection"),
-    "DB_POOL_ACQUIRE_TIMEOUT": (3, "seconds; who waits for longer has gone away"),
-    "DB_POOL_CHECK_INTERVAL": (30, "seconds; an alert that comes later comes too late"),
+    "DB_POOL_MAX": (100, "connections; a pool of 20 was 94 % used in the incident"),
+    "DB_POOL_IDLE_TIMEOUT": (30, "seconds; an idle connection is missing to other clients of the server"),
+    "DB_POOL_ACQUIRE_TIMEOUT": (3, "seconds; by then the client has given up"),
+    "DB_POOL_CHECK_INTERVAL": (30, "seconds; a later alert is too late"),
     "DB_POOL_ALERT_PERCENT": (90, "percent; above it there is hardly time to act"),
-    "DB_COMMAND_TIMEOUT": (5, "seconds; a statement that takes longer holds a connection that others need"),
-    "REDIS_BUDGET": (0.25, "seconds; a cache that takes longer is none"),
-    "MEMORY_LIMIT_MB": (4096, "MiB; what the process is given"),
+    "DB_COMMAND_TIMEOUT": (5, "seconds; a longer statement blocks a connection that others need"),
+    "REDIS_BUDGET": (0.25, "seconds; a slower cache is no help"),
+    "MEMORY_LIMIT_MB": (4096, "MiB; the memory of the production container"),
     "MEMORY_CHECK_INTERVAL": (1, "second; the guard has to act within two"),
     "MEMORY_STATS_INTERVAL": (60, "seconds; a line each minute"),
     "GC_INTERVAL": (30, "seconds"),
-    "CACHE_TTL": (60, "seconds for which a copy is as good as the row"),
-    "CACHE_STALE_TTL": (600, "seconds for which a copy is better than nothing"),
-    "CACHE_MAX_ENTRIES": (10_000, "entries; a cache without bounds is a leak"),
-    "CACHE_MAX_MB": (64, "MiB; a cache without bounds is a leak"),
+    "CACHE_TTL": (60, "seconds for which a copy is fresh"),
+    "CACHE_STALE_TTL": (600, "seconds for which a copy is better than an error"),
+    "CACHE_MAX_ENTRIES": (10_000, "entries; an unbounded cache is a leak"),
+    "CACHE_MAX_MB": (64, "MiB; an unbounded cache is a leak"),
     "CLEANUP_INTERVAL": (21_600, "seconds; the backstop, every six hours"),
-    "CLEANUP_MIN_INTERVAL": (10, "seconds between two cleanups, whoever asks"),
-    "SHUTDOWN_GRACE": (10, "seconds for requests under way"),
+    "CLEANUP_MIN_INTERVAL": (10, "seconds between two cleanups by request"),
+    "SHUTDOWN_GRACE": (10, "seconds for requests in flight"),
 }
-
-CLEANUP_TOKEN = "a-token-of-the-chaos-suite"
 
 
 def settings(database_url: str, redis_url: str) -> dict[str, str]:
-    """The environment that the suite runs the service in."""
+    """Return the environment that the suite runs the service with."""
     return {
         "HOST": "127.0.0.1",
         "DATABASE_URL": database_url,
@@ -77,5 +75,5 @@ def settings(database_url: str, redis_url: str) -> dict[str, str]:
         "CLEANUP_MIN_INTERVAL": str(CLEANUP_MIN_INTERVAL),
         "CLEANUP_TOKEN": CLEANUP_TOKEN,
         "SHUTDOWN_GRACE": str(SHUTDOWN_GRACE),
-        "TZ": "Asia/Kolkata",  # half past somewhere else: a timestamp in local time that calls itself UTC shows
+        "TZ": "Asia/Kolkata",  # a zone with half an hour, so that a local timestamp labelled as UTC is noticed
     }

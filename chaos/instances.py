@@ -1,4 +1,4 @@
-"""More instances of the service, with settings of their own: a replica, one that starts in bad weather, one that is told to stop."""
+"""More instances of the service with their own settings: a replica, one that starts during an outage, one that shuts down."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from pytest_resilience import NeverHappened, Resilience, eventually
 
 ROOT = Path(__file__).parent.parent
 LISTENING = re.compile(r"Server LISTENING on http://[\d.]+:(\d+)")
-NO_POOL_CHECKS = "3600"  # seconds: with this DB_POOL_CHECK_INTERVAL no check of the pool comes in the way; in production they are far apart
-ENDS_WITHIN = 5.0  # seconds that a killed process has to be gone
-# `python -m service`, which dies with the test run, however that ends (Linux: PR_SET_PDEATHSIG, SIGKILL).
-DIES_WITH_US = "import ctypes; ctypes.CDLL(None).prctl(1, 9); " if sys.platform.startswith("linux") else ""
-RUN = DIES_WITH_US + "import runpy; runpy.run_module('service', run_name='__main__')"
+NO_POOL_CHECKS = "3600"  # seconds: a DB_POOL_CHECK_INTERVAL that no test lives to see; production has 30
+EXIT_WITHIN = 5.0  # seconds from SIGKILL to the end of the process
+# Linux only, PR_SET_PDEATHSIG with SIGKILL: the process dies with the test run, however the run ends.
+DIE_WITH_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9); " if sys.platform.startswith("linux") else ""
+RUN_SERVICE = DIE_WITH_PARENT + "import runpy; runpy.run_module('service', run_name='__main__')"  # `python -m service`
 
 
 @dataclass
 class Instance:
-    """One more process of the service.
+    """An additional process of the service.
 
     Attributes:
         process: the process.
-        client: asks it.
+        log_file: the file with its output.
+        client: an HTTP client of this instance.
     """
 
     process: subprocess.Popen[bytes]
@@ -42,18 +43,19 @@ class Instance:
 
     @property
     def log(self) -> str:
-        """What it wrote so far."""
+        """The output so far."""
         return self.log_file.read_text(errors="replace")
 
     def has_exited(self) -> bool:
+        """True if the process has ended."""
         return self.process.poll() is not None
 
     def wait_until_listening(self) -> None:
-        """Wait until it says that it listens, and ask it there from now on."""
+        """Wait for the log line with the port, and point the client at that port."""
 
         def port() -> str | None:
             if self.has_exited():
-                pytest.fail(f"the service ended with {self.process.returncode} at its start; its log:\n{self.log}")
+                pytest.fail(f"the service exited with {self.process.returncode} while starting; its log:\n{self.log}")
             found = LISTENING.search(self.log)
             return found[1] if found else None
 
@@ -61,47 +63,54 @@ class Instance:
             found = eventually(port, within=10.0)
         except NeverHappened as never:
             pytest.fail(
-                f"the service runs and does not say `Server LISTENING on http://host:port`; its log:\n{self.log}\n{never}"
+                f"the service runs and does not log `Server LISTENING on http://host:port`; its log:\n{self.log}\n{never}"
             )
         self.client.base_url = f"http://127.0.0.1:{found}"
 
     def wait_until_ready(self) -> None:
-        """Wait until it is ready."""
+        """Wait until /readyz is 200."""
         try:
             eventually(lambda: self.client.get("/readyz").status_code == 200, within=10.0)
         except NeverHappened as never:
-            pytest.fail(f"nothing is wrong, and a new instance does not become ready; its log:\n{self.log}\n{never}")
+            pytest.fail(
+                f"a new instance does not become ready although nothing is wrong; its log:\n{self.log}\n{never}"
+            )
 
 
 def start_process(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """The service as a process, with nothing in its environment that is not meant for it."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    kept |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
-    with log.open("ab") as stderr:
+    """Start the service with only the given settings and a minimal environment.
+
+    Args:
+        environment: the settings.
+        log: the file that its output is appended to.
+    """
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    inherited |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
+    with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", RUN],
+            [sys.executable, "-c", RUN_SERVICE],
             cwd=ROOT,
-            env={**kept, "PORT": "0", **environment},
+            env={**inherited, "PORT": "0", **environment},
             stdin=subprocess.DEVNULL,
-            stdout=stderr,
-            stderr=stderr,
+            stdout=output,
+            stderr=output,
         )
 
 
 @contextmanager
 def another_instance(resilience: Resilience, *, ready: bool = True, **changes: str) -> Iterator[Instance]:
-    """One more instance behind the same proxies, with some settings changed; killed when the block ends.
+    """Run one more instance behind the same proxies. It is killed when the block ends.
 
     Args:
-        resilience: whose Postgres and Redis it uses.
-        ready: wait until it is ready; else only until it listens.
+        resilience: provides Postgres and Redis.
+        ready: wait until the instance is ready; if False, only until it listens.
         changes: settings that differ from the suite's.
     """
     environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | changes
-    with tempfile.TemporaryDirectory() as scratch:
-        process = start_process(environment, Path(scratch, "log"))
+    with tempfile.TemporaryDirectory() as directory:
+        process = start_process(environment, Path(directory, "log"))
         with httpx.Client(timeout=10.0, trust_env=False, limits=httpx.Limits(keepalive_expiry=1.0)) as client:
-            instance = Instance(process, Path(scratch, "log"), client)
+            instance = Instance(process, Path(directory, "log"), client)
             try:
                 instance.wait_until_listening()
                 if ready:
@@ -109,4 +118,4 @@ def another_instance(resilience: Resilience, *, ready: bool = True, **changes: s
                 yield instance
             finally:
                 process.kill()
-                process.wait(ENDS_WITHIN)
+                process.wait(EXIT_WITHIN)

@@ -1,10 +1,10 @@
-"""Each bound is where it says: what just fits is taken, one more is not, and nothing is bounded that is not said to be."""
+"""Every bound is exact: what just fits is accepted, one more is refused, and nothing else is bounded."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import psutil
@@ -16,6 +16,7 @@ from pytest_resilience import Resilience
 from verbs import uncached_campaigns
 from workload import (
     NAME,
+    TimedReply,
     concurrently,
     create,
     eventually_or_fail,
@@ -24,56 +25,61 @@ from workload import (
     service_sessions,
     sql,
     timed,
+    wait_until_unready,
 )
 
 MIB = 2**20
 LONGEST = {"name": 200, "message": 10_000}  # characters
-CHARACTERS = {"one byte": "x", "two bytes": "é", "four bytes": "😀"}  # in UTF-8
-COUNTED = 400  # bytes that an entry of the cache counts for on top of its body
-MANY = 150  # requests under way at once: more than connections, threads or slots of any kind
+CHARACTERS = {"one byte": "x", "two bytes": "é", "four bytes": "😀"}  # by their length in UTF-8
+OVERHEAD = 400  # bytes that a cache entry counts for in addition to its body
+MANY = 150  # concurrent requests; more than any number of connections, threads or slots
 JSON = {"Content-Type": "application/json"}
-REDIS_CONNECTIONS = 22  # that an instance makes at most
+REDIS_CONNECTIONS = 22  # maximum of an instance
+LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
 
 
-def in_pieces(content: bytes) -> Iterator[bytes]:
-    """A body that does not say how long it is."""
+def chunks(content: bytes) -> Iterator[bytes]:
+    """Yield a body in pieces, which httpx sends without Content-Length."""
     for begin in range(0, len(content), MIB // 8):
         yield content[begin : begin + MIB // 8]
 
 
-SENT: dict[str, Callable[[bytes], bytes | Iterator[bytes]]] = {
-    "announced": lambda content: content,
-    "in pieces": in_pieces,
+ENCODINGS: dict[str, Callable[[bytes], bytes | Iterator[bytes]]] = {
+    "with Content-Length": lambda content: content,
+    "in chunks": chunks,
 }
 
 
-@pytest.mark.parametrize("how", SENT)
-def test_a_body_of_1_mib_is_accepted_and_one_more_byte_is_refused(resilience: Resilience, how: str) -> None:
-    fits = json.dumps({"name": NAME, "message": "m"}).encode().ljust(MIB)
-    status = resilience.service.post("/api/campaigns", content=SENT[how](fits), headers=JSON).status_code
-    assert status == 201, f"a body of just 1 MiB, {how}, is answered {status}"
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_body_of_1_mib_is_accepted_and_one_more_byte_is_refused(resilience: Resilience, encoding: str) -> None:
+    encode = ENCODINGS[encoding]
+    body = json.dumps({"name": NAME, "message": "m"}).encode().ljust(MIB)
+    status = resilience.service.post("/api/campaigns", content=encode(body), headers=JSON).status_code
+    assert status == 201, f"a body of exactly 1 MiB, {encoding}, gets {status}, not 201"
     try:
-        status = resilience.service.post("/api/campaigns", content=SENT[how](fits + b" "), headers=JSON).status_code
+        status = resilience.service.post("/api/campaigns", content=encode(body + b" "), headers=JSON).status_code
     except httpx.WriteError:
-        return  # it had heard enough, and closed
-    assert status == 413, f"a body of 1 MiB and a byte, {how}, is answered {status}"
+        return  # the service closed the connection before it had the whole body
+    assert status == 413, f"a body of 1 MiB and a byte, {encoding}, gets {status}, not 413"
 
 
 @pytest.mark.parametrize("field", LONGEST)
 def test_text_lengths_are_limited_in_characters_and_not_in_bytes(resilience: Resilience, field: str) -> None:
     path, longest = f"/api/campaigns/{create(resilience)['id']}", LONGEST[field]
+    requests: tuple[tuple[str, Callable[..., httpx.Response], str, dict[str, str]], ...] = (
+        ("POST", resilience.service.post, "/api/campaigns", {"name": NAME, "message": "m"}),
+        ("PUT", resilience.service.put, path, {}),
+    )
     for kind, character in CHARACTERS.items():
-        for verb, send in (("POST", resilience.service.post), ("PUT", resilience.service.put)):
-            where = "/api/campaigns" if verb == "POST" else path
-            body = {"name": NAME, "message": "m"} if verb == "POST" else {}
-            reply = send(where, json={**body, field: character * longest})
+        for verb, send, url, body in requests:
+            reply = send(url, json={**body, field: character * longest})
             assert reply.status_code in (200, 201), (
-                f"{verb}: a {field} of {longest} characters of {kind} is answered {reply.status_code}: {reply.text[:200]}"
+                f"{verb}: a {field} of {longest} characters of {kind} gets {reply.status_code}: {reply.text[:200]}"
             )
             assert reply.json()[field] == character * longest, f"{verb}: a {field} of {longest} characters was cut"
-            for many in (longest + 1, 0):
-                status = send(where, json={**body, field: character * many}).status_code
-                assert status == 422, f"{verb}: a {field} of {many} characters of {kind} is answered {status}, not 422"
+            for length in (longest + 1, 0):
+                status = send(url, json={**body, field: character * length}).status_code
+                assert status == 422, f"{verb}: a {field} of {length} characters of {kind} gets {status}, not 422"
 
 
 def test_page_limits_are_exact_and_the_pages_cover_every_campaign_once(resilience: Resilience) -> None:
@@ -84,41 +90,37 @@ def test_page_limits_are_exact_and_the_pages_cover_every_campaign_once(resilienc
 
     for limit in (1, 2, 200):
         items = page(f"limit={limit}").json()["items"]
-        assert len(items) == limit, f"limit={limit}, and there are {len(items)} on the page, of {len(ids)}"
-    usual = len(page("").json()["items"])
-    assert usual == 50, f"a page has 50 where nothing is asked for, not {usual}"
+        assert len(items) == limit, f"limit={limit}, and there are {len(items)} of {len(ids)} campaigns on the page"
+    default = len(page("").json()["items"])
+    assert default == 50, f"without a limit a page has {default} campaigns, not 50"
     for limit in (0, 201):
         status = page(f"limit={limit}").status_code
-        assert status == 422, f"limit={limit} is answered {status}: a page has 1 to 200"
-    seen: list[int] = []
+        assert status == 422, f"limit={limit} gets {status}, not 422: a page has 1 to 200 campaigns"
+    listed: list[int] = []
     after: int | None = 0
     while after is not None:
-        told = page(f"limit=200&after={after}").json()
-        seen += [item["id"] for item in told["items"]]
-        after = told["next"]
-        assert len(seen) <= 2 * len(ids), "the pages do not end"
-    assert seen == ids, f"the pages together tell {len(seen)} campaigns, not each of {len(ids)} once and in order"
-    exact = page(f"limit=200&after={ids[201]}").json()["next"]
-    assert exact is None, f"the last page is full, and says that more comes after {exact}"
+        body = page(f"limit=200&after={after}").json()
+        listed += [item["id"] for item in body["items"]]
+        after = body["next"]
+        assert len(listed) <= 2 * len(ids), "the pages do not end"
+    assert listed == ids, f"the pages together list {len(listed)} campaigns, not each of {len(ids)} once and in order"
+    following = page(f"limit=200&after={ids[201]}").json()["next"]
+    assert following is None, f"the last page is full, and its next is {following}, not null"
 
 
-def held_in_memory(resilience: Resilience, instance: Instance, ids: list[int]) -> list[int]:
-    """Read all of them, with Redis away; return those that are still answered when Postgres is away, too."""
+def ids_in_memory(resilience: Resilience, instance: Instance, ids: list[int]) -> list[int]:
+    """Read all campaigns while Redis is down, and return those that are still served when Postgres is down too."""
     for i in ids:
-        assert instance.client.get(f"/api/campaigns/{i}").status_code == 200, "a read fails while only Redis is away"
+        assert instance.client.get(f"/api/campaigns/{i}").status_code == 200, "a read fails while only Redis is down"
     with resilience.postgres.refuse():
-        eventually_or_fail(
-            lambda: instance.client.get("/readyz").status_code == 503,
-            within=5.0,
-            message="Postgres is away, and the service does not see it",
-        )
+        wait_until_unready(instance.client, within=5.0)
         return [i for i in ids if instance.client.get(f"/api/campaigns/{i}").status_code == 200]
 
 
 def test_the_memory_cache_holds_exactly_the_entries_and_bytes_that_are_configured(resilience: Resilience) -> None:
-    """The newest that fit. An entry counts for its body and 400 bytes: what it really costs, or small ones would be free."""
+    """The newest entries that fit are kept. An entry counts for its body and 400 bytes, its true cost: small ones are not free."""
     ids = uncached_campaigns(resilience, 40)
-    size = len(resilience.service.get(f"/api/campaigns/{ids[0]}").content) + COUNTED
+    size = len(resilience.service.get(f"/api/campaigns/{ids[0]}").content) + OVERHEAD
     entries, fit = 7, 25
     settings = {"DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS, "GC_INTERVAL": "3600"}
     megabytes = f"{(fit * size + size // 2) / MIB:.6f}"
@@ -127,12 +129,12 @@ def test_the_memory_cache_holds_exactly_the_entries_and_bytes_that_are_configure
         another_instance(resilience, CACHE_MAX_ENTRIES=str(entries), **settings) as few,
         another_instance(resilience, CACHE_MAX_MB=megabytes, **settings) as small,
     ):
-        held = held_in_memory(resilience, few, ids)
+        held = ids_in_memory(resilience, few, ids)
         assert held == ids[-entries:], (
             f"CACHE_MAX_ENTRIES={entries}, and {len(held)} entries are held, not the newest {entries}"
         )
-        held = held_in_memory(resilience, small, ids)
-        assert len(held) in (fit - 1, fit), (  # numbers and times may be a character longer
+        held = ids_in_memory(resilience, small, ids)
+        assert len(held) in (fit - 1, fit), (  # ids and times may be a character longer
             f"CACHE_MAX_MB={megabytes} has room for {fit} entries of {size} bytes, and {len(held)} are held"
         )
 
@@ -142,39 +144,58 @@ def test_the_pool_opens_exactly_db_pool_max_connections_and_one_monitor_beside_i
     create(resilience)
     before = service_sessions(resilience)
     with another_instance(resilience, DB_POOL_MAX=str(most), DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS) as instance:
-        write = {"name": NAME, "message": "m"}
 
-        def own(name: str) -> int:
+        def sessions(name: str) -> int:
             query = "select count(*) from pg_stat_activity where application_name like $1 and pid <> all($2)"
             count: int = sql(resilience, query, f"{name}:%", list(before))[0][0]
             return count
 
-        watches = own("service-monitor") - 1  # the suite's own service has one
-        assert watches <= 1, f"{watches} connections beside the pool, which are counted nowhere"
-        with (
-            postgres_session(resilience, "somebody else", "begin", "lock table campaigns in share mode"),
-            ThreadPoolExecutor(1) as threads,
-        ):
-            asked = threads.submit(
-                concurrently, [lambda: instance.client.post("/api/campaigns", json=write)] * 3 * most
-            )
+        monitors = sessions("service-watch") - 1  # the suite's own service has one
+        assert monitors <= 1, f"{monitors} connections beside the pool, which no limit counts, and there should be one"
+        with postgres_session(resilience, "another application", *LOCKED), ThreadPoolExecutor(1) as threads:
+            post = [lambda: instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"})]
+            posting = threads.submit(concurrently, post * 3 * most)
             counts: list[int] = []
-            while not asked.done() and len(counts) < 200:
-                counts.append(own("service"))
+            while not posting.done() and len(counts) < 200:
+                counts.append(sessions("service"))
                 if max(counts) >= most and sum(each >= most for each in counts) > 20:
                     break
-        asked.result()
+        posting.result()
     assert max(counts) == most, (
-        f"DB_POOL_MAX is {most}, {3 * most} requests are there, and {max(counts)} connections are made"
+        f"DB_POOL_MAX is {most}, {3 * most} requests need a connection, and {max(counts)} connections are opened"
     )
 
 
+def established_connections(process: psutil.Process) -> int:
+    """Return how many TCP connections a process has."""
+    return sum(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp"))
+
+
+def probe_health_routes(
+    instance: Instance, waiting: list[Future[TimedReply]]
+) -> tuple[list[tuple[str, TimedReply]], int]:
+    """Request each health route five times once all waiting requests have a connection; return the replies and how many wait."""
+    process = psutil.Process(instance.process.pid)
+    eventually_or_fail(
+        # A request that does not wait is judged by the test.
+        lambda: any(each.done() for each in waiting) or established_connections(process) >= MANY,
+        within=30.0,
+        message=f"{MANY} concurrent requests, and not all of them get a connection",
+    )
+    replies = [
+        (route, timed(lambda route=route: instance.client.get(route)))
+        for _ in range(5)
+        for route in ("/health", "/livez", "/readyz")
+    ]
+    return replies, sum(not each.done() for each in waiting)
+
+
 def test_health_routes_answer_and_no_request_is_rejected_while_150_requests_wait(resilience: Resilience) -> None:
-    """When everybody hangs, whoever watches must be answered all the same."""
+    """Monitoring must get its answer when all other requests hang."""
     path = f"/api/campaigns/{create(resilience)['id']}"
-    patient = {"DB_POOL_ACQUIRE_TIMEOUT": "60", "DB_COMMAND_TIMEOUT": "120"}
+    long = {"DB_POOL_ACQUIRE_TIMEOUT": "60", "DB_COMMAND_TIMEOUT": "120"}
     with (
-        another_instance(resilience, DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS, **patient) as instance,
+        another_instance(resilience, DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS, **long) as instance,
         httpx.Client(
             base_url=instance.client.base_url,
             limits=httpx.Limits(max_connections=MANY),
@@ -183,72 +204,54 @@ def test_health_routes_answer_and_no_request_is_rejected_while_150_requests_wait
         ) as client,
         ThreadPoolExecutor(MANY) as threads,
     ):
-        process = psutil.Process(instance.process.pid)
-        with postgres_session(resilience, "somebody else", "begin", "lock table campaigns in share mode"):
-            asked = [threads.submit(timed, lambda: client.put(path, json={"message": "m"})) for _ in range(MANY)]
-            eventually_or_fail(
-                lambda: (
-                    any(each.done() for each in asked)  # a request that does not wait is judged below
-                    or sum(each.status == psutil.CONN_ESTABLISHED for each in process.net_connections("tcp")) >= MANY
-                ),
-                within=30.0,
-                message=f"{MANY} requests at once, and not all of them get a connection",
-            )
-            answers = [
-                (which, timed(lambda which=which: instance.client.get(which)))
-                for _ in range(5)
-                for which in ("/health", "/livez", "/readyz")
-            ]
-            under_way = sum(not each.done() for each in asked)
-        statuses = {each.result().status for each in asked}
-    for which, answer in answers:
-        assert answer.status == 200, f"{under_way} requests hang, and {which} is {answer.status}: {answer.error!r}"
-    assert statuses == {200}, f"{MANY} requests had to wait for connections of the pool, and are answered {statuses}"
+        with postgres_session(resilience, "another application", *LOCKED):
+            waiting = [threads.submit(timed, lambda: client.put(path, json={"message": "m"})) for _ in range(MANY)]
+            replies, still_waiting = probe_health_routes(instance, waiting)
+        statuses = {each.result().status for each in waiting}
+    for route, reply in replies:
+        assert reply.status == 200, f"{still_waiting} requests hang, and {route} gets {reply.status}: {reply.error!r}"
+    assert statuses == {200}, f"{MANY} requests had to wait for connections of the pool, and got {statuses}"
 
 
 def test_connections_to_redis_stay_within_their_limit(resilience: Resilience) -> None:
     ids = uncached_campaigns(resilience, 3 * REDIS_CONNECTIONS)
-    with redis_commands(resilience) as ask:
-        before = ask("INFO", "clients")["connected_clients"]
-        # No request spends this budget: Redis counts a connection that was given up until its end has arrived.
-        with another_instance(resilience, REDIS_BUDGET="10") as instance:
-            clients = []
-            with resilience.redis.latency(seconds=0.05), ThreadPoolExecutor(1) as threads:
-                asked = threads.submit(
-                    concurrently, [lambda i=i: instance.client.get(f"/api/campaigns/{i}") for i in ids]
-                )
-                while not asked.done():
-                    clients.append(ask("INFO", "clients")["connected_clients"] - before)
-            statuses = {each.status for each in asked.result()}
-    assert statuses == {200}, f"a slow Redis, and reads are answered {statuses}"
-    assert clients, "no count of connections was read while requests ran"
-    assert max(clients) <= REDIS_CONNECTIONS, f"{max(clients)} connections to Redis for {len(ids)} readers at once"
+    with redis_commands(resilience) as command:
+        clients = []
+        with resilience.redis.latency(seconds=0.05), ThreadPoolExecutor(1) as threads:
+            gets = [lambda i=i: resilience.service.get(f"/api/campaigns/{i}") for i in ids]
+            reads = threads.submit(concurrently, gets)
+            while not reads.done():
+                clients.append(command("INFO", "clients")["connected_clients"] - 1)
+        statuses = {each.status for each in reads.result()}
+    assert statuses == {200}, f"Redis is slow, and reads get {statuses}"
+    assert clients, "the reads ended before the connections were counted"
+    assert max(clients) <= REDIS_CONNECTIONS, f"{max(clients)} connections to Redis for {len(ids)} concurrent reads"
 
 
 def test_redis_gets_exactly_the_time_of_redis_budget(resilience: Resilience) -> None:
-    """Both ways: a Redis that takes less is used, and one that takes more is not waited for."""
+    """A Redis that is faster than the budget is used, and a slower one is not waited for."""
     i = uncached_campaigns(resilience, 1)[0]
-    path, slow = f"/api/campaigns/{i}", 0.6  # seconds; more than twice the default, and than a probe's
+    path, slow = f"/api/campaigns/{i}", 0.6  # seconds; more than twice the default, and more than a probe's time-out
     with (
-        another_instance(resilience, REDIS_BUDGET="3") as patient,
-        another_instance(resilience, REDIS_BUDGET="0.3") as hasty,
+        another_instance(resilience, REDIS_BUDGET="3") as long,
+        another_instance(resilience, REDIS_BUDGET="0.3") as short,
     ):
 
         def source(instance: Instance) -> str:
-            answer: str = instance.client.get(path).headers["X-Cache-Source"]
-            return answer
+            name: str = instance.client.get(path).headers["X-Cache-Source"]
+            return name
 
-        for instance in (patient, hasty):
+        for instance in (long, short):
             eventually_or_fail(
-                lambda each=instance: source(each) == "redis", within=5.0, message="Redis is there, and is not used"
+                lambda each=instance: source(each) == "redis", within=5.0, message="Redis is up, and is not used"
             )
         with resilience.redis.latency(seconds=slow):
-            sources = [source(patient) for _ in range(4)]
-            assert sources == ["redis"] * 4, f"Redis takes {slow} s, REDIS_BUDGET is 3, and {sources} serve"
-            reads = [timed(lambda: hasty.client.get(path)) for _ in range(2)]
+            sources = [source(long) for _ in range(4)]
+            assert sources == ["redis"] * 4, f"Redis takes {slow} s, REDIS_BUDGET is 3, and reads come from {sources}"
+            reads = [timed(lambda: short.client.get(path)) for _ in range(2)]
             assert [read.status for read in reads] == [200] * 2, f"Redis takes longer than its budget: {reads}"
             eventually_or_fail(
-                lambda: source(hasty) != "redis",
+                lambda: source(short) != "redis",
                 within=healthy.REDIS_BACK_WITHIN,
                 message=f"Redis takes {slow} s, REDIS_BUDGET is 0.3, and requests wait for it",
             )

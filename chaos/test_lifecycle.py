@@ -1,4 +1,4 @@
-"""It starts in bad weather, becomes ready by itself, and stops without losing a request."""
+"""The service starts during an outage, becomes ready without a restart, and shuts down without losing a request."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from instances import another_instance
 from pytest_resilience import Resilience, eventually
 from workload import TimedReply, eventually_or_fail, postgres_session, sessions_waiting_for_lock, sql, timed
 
-HOLDS_WRITES = ("begin", "lock table campaigns in share mode")
+LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
+NEW_CONNECTION = {"Connection": "close"}  # kept connections are closed during a shutdown
 
 
 def test_it_starts_without_postgres_and_redis_and_becomes_ready_when_they_come_up(resilience: Resilience) -> None:
     begin = time.monotonic()
     with another_instance(resilience, ready=False):
-        usual = time.monotonic() - begin  # on a machine that is busy with something else every start is slow
+        normal = time.monotonic() - begin  # every start is slow on a busy machine
     begin = time.monotonic()
     with (
         resilience.postgres.refuse() as no_postgres,
@@ -25,33 +26,33 @@ def test_it_starts_without_postgres_and_redis_and_becomes_ready_when_they_come_u
         another_instance(resilience, ready=False) as instance,
     ):
         took = time.monotonic() - begin
-        assert took < max(healthy.LISTENING_WITHIN, 2 * usual), (
-            f"without its dependencies it listens only after {took:.1f} s; with them after {usual:.1f} s"
+        assert took < max(healthy.LISTENING_WITHIN, 2 * normal), (
+            f"without its dependencies it listens only after {took:.1f} s; with them after {normal:.1f} s"
         )
         assert instance.client.get("/health").status_code == 200
         assert instance.client.get("/livez").status_code == 200
         ready = instance.client.get("/readyz")
-        assert ready.status_code == 503, f"it claims to be ready without a database: {ready.text}"
+        assert ready.status_code == 503, f"without a database /readyz claims to be ready: {ready.text}"
         assert ready.json()["checks"] == {"postgres": "down", "redis": "down", "memory": "ok"}, ready.text
         assert "Retry-After" in ready.headers
         assert instance.client.get("/api/campaigns/1").status_code == 503, "a dependency fault is 503"
 
         no_postgres.heal()
-        message = "Postgres is there by now, and the service that started without it does not become ready"
+        message = "Postgres is up, and the service that started without it does not become ready"
         within = healthy.POSTGRES_BACK_WITHIN
         eventually_or_fail(lambda: instance.client.get("/readyz").status_code == 200, within=within, message=message)
         reply = instance.client.post("/api/campaigns", json={"name": "n", "message": "m"})
-        assert reply.status_code == 201, f"with Postgres there it can work: {reply.text}"
+        assert reply.status_code == 201, f"Postgres is up, and a POST gets {reply.status_code}: {reply.text}"
         path = reply.headers["Location"]
-        assert instance.client.get(path).headers["X-Cache-Source"] == "memory", (
-            "it started without Redis: memory serves"
-        )
+        source = instance.client.get(path).headers["X-Cache-Source"]
+        assert source == "memory", f"the service started without Redis, and a read comes from {source}, not memory"
 
         no_redis.heal()
-        message = "Redis is there by now, and the service that started without it does not use it"
-        within = healthy.REDIS_BACK_WITHIN
+        message = "Redis is up, and the service that started without it does not use it"
         eventually_or_fail(
-            lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis", within=within, message=message
+            lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis",
+            within=healthy.REDIS_BACK_WITHIN,
+            message=message,
         )
 
 
@@ -61,63 +62,60 @@ def test_sigterm_lets_requests_in_flight_finish(resilience: Resilience) -> None:
         def write(number: int) -> TimedReply:
             return timed(lambda: instance.client.post("/api/campaigns", json={"name": "late", "message": str(number)}))
 
+        def draining() -> bool:
+            ready = timed(lambda: instance.client.get("/readyz", headers=NEW_CONNECTION))
+            return ready.status == 503 and ready.reply is not None and ready.reply.json()["status"] == "draining"
+
         with ThreadPoolExecutor(5) as threads:
-            with postgres_session(resilience, "somebody else", *HOLDS_WRITES):
-                under_way = [threads.submit(write, number) for number in range(5)]
+            with postgres_session(resilience, "another application", *LOCKED):
+                in_flight = [threads.submit(write, number) for number in range(5)]
                 eventually(lambda: sessions_waiting_for_lock(resilience) == 5, within=5.0)
                 instance.process.send_signal(signal.SIGTERM)
-                told = time.monotonic()
-
-                def draining() -> bool:
-                    # A client of its own each time: connections that are open already are being shut.
-                    reply = timed(lambda: instance.client.get("/readyz", headers={"Connection": "close"}))
-                    return (
-                        reply.status == 503 and reply.reply is not None and reply.reply.json()["status"] == "draining"
-                    )
-
-                message = "told to stop, it does not tell that it is no longer ready: requests keep coming"
+                sigterm = time.monotonic()
+                message = "after SIGTERM /readyz does not report draining, so new requests keep coming"
                 eventually_or_fail(draining, within=1.0, message=message)
-                alive = timed(lambda: instance.client.get("/livez", headers={"Connection": "close"}))
+                alive = timed(lambda: instance.client.get("/livez", headers=NEW_CONNECTION))
                 assert alive.status == 200, (
-                    f"/livez is {alive.status} while it drains: an orchestrator would kill it now"
+                    f"/livez is {alive.status} while draining: an orchestrator would kill the process now"
                 )
-                time.sleep(1.0)  # the requests take their time
-                assert not instance.has_exited(), "it stopped while requests were under way"
-            answers = [each.result() for each in under_way]
-        statuses = [answer.status for answer in answers]
-        assert statuses == [201] * 5, f"requests that were under way were lost when it was told to stop: {statuses}"
+                time.sleep(1.0)  # the requests in flight take longer
+                assert not instance.has_exited(), "the service exited while requests were in flight"
+            replies = [each.result() for each in in_flight]
+        statuses = [reply.status for reply in replies]
+        assert statuses == [201] * 5, f"requests in flight were lost at SIGTERM: {statuses}"
         rows = len(sql(resilience, "select 1 from campaigns where name = 'late'"))
         assert rows == 5, f"{rows} rows for 5 acknowledged writes"
         within = healthy.SHUTDOWN_GRACE + healthy.SLACK
-        eventually_or_fail(
-            instance.has_exited, within=within, message=f"told to stop, it still runs after {within:g} s"
-        )
-        took = time.monotonic() - told
-        assert took < healthy.SHUTDOWN_GRACE + healthy.SLACK, f"it ended {took:.1f} s after SIGTERM"
-        assert instance.process.returncode in (0, -signal.SIGTERM), f"it ended with {instance.process.returncode}"
+        message = f"the service has not exited {within:g} s after the last request in flight"
+        eventually_or_fail(instance.has_exited, within=within, message=message)
+        took = time.monotonic() - sigterm
+        assert took < healthy.SHUTDOWN_GRACE + healthy.SLACK, f"the service exited {took:.1f} s after SIGTERM"
+        code = instance.process.returncode
+        assert code in (0, -signal.SIGTERM), f"the service exited with {code} after SIGTERM"
 
 
 def test_shutdown_grace_bounds_the_shutdown_and_a_second_sigterm_ends_it_at_once(resilience: Resilience) -> None:
     with (
-        another_instance(resilience, SHUTDOWN_GRACE="1", DB_COMMAND_TIMEOUT="30") as patient,
-        another_instance(resilience, DB_COMMAND_TIMEOUT="30") as hasty,
+        another_instance(resilience, SHUTDOWN_GRACE="1", DB_COMMAND_TIMEOUT="30") as bounded,
+        another_instance(resilience, DB_COMMAND_TIMEOUT="30") as interrupted,
         ThreadPoolExecutor(2) as threads,
-        postgres_session(resilience, "somebody else", *HOLDS_WRITES),
+        postgres_session(resilience, "another application", *LOCKED),
     ):
-        for instance in (patient, hasty):
+        for instance in (bounded, interrupted):
             client = instance.client
             threads.submit(
                 timed, lambda client=client: client.post("/api/campaigns", json={"name": "n", "message": "m"})
             )
         eventually(lambda: sessions_waiting_for_lock(resilience) == 2, within=5.0)
-        hasty.process.send_signal(signal.SIGTERM)
-        patient.process.send_signal(signal.SIGTERM)
+        interrupted.process.send_signal(signal.SIGTERM)
+        bounded.process.send_signal(signal.SIGTERM)
         eventually_or_fail(
-            lambda: hasty.client.get("/readyz", headers={"Connection": "close"}).json()["status"] == "draining",
+            lambda: interrupted.client.get("/readyz", headers=NEW_CONNECTION).json()["status"] == "draining",
             within=1.0,
-            message="told to stop with a request under way, it does not say draining",
+            message="after SIGTERM, with a request in flight, /readyz does not report draining",
         )
-        hasty.process.send_signal(signal.SIGTERM)
-        eventually_or_fail(hasty.has_exited, within=1.0, message="told to stop twice, it still does not end at once")
-        message = "told to stop, it waits for a request that hangs for longer than its SHUTDOWN_GRACE"
-        eventually_or_fail(patient.has_exited, within=1 + 2 * healthy.SLACK, message=message)
+        interrupted.process.send_signal(signal.SIGTERM)
+        message = "after a second SIGTERM the service still does not exit at once"
+        eventually_or_fail(interrupted.has_exited, within=1.0, message=message)
+        message = "after SIGTERM the service waits for a hanging request for longer than its SHUTDOWN_GRACE"
+        eventually_or_fail(bounded.has_exited, within=1 + 2 * healthy.SLACK, message=message)

@@ -1,4 +1,4 @@
-"""Postgres is killed and comes back: what was acknowledged is there, what was refused is not, and the service is back by itself."""
+"""Postgres goes down and comes back: acknowledged writes are there, refused ones are not, and the service recovers unaided."""
 
 from __future__ import annotations
 
@@ -19,61 +19,63 @@ from workload import (
     sql,
     sql_connection,
     timed,
+    wait_until_ready,
     writing,
 )
 
 
 def test_no_acknowledged_write_is_lost_when_postgres_is_killed_twice(resilience: Resilience) -> None:
-    with writing(resilience, writers=4) as crew:
+    with writing(resilience, writers=4) as writers:
         for _ in range(2):
-            crew.until(lambda writer: len(writer.acknowledged), every_one=True, grow_by=5, within=10.0)
+            writers.wait_for_acknowledgements(5, within=10.0)
             with resilience.postgres.kill():
-                crew.until(lambda writer: writer.unknown + len(writer.refused), every_one=False, grow_by=1, within=10.0)
-            crew.until(
-                lambda writer: len(writer.acknowledged), every_one=True, grow_by=1, within=healthy.POSTGRES_BACK_WITHIN
-            )
+                writers.wait_for_failure(within=10.0)
+            writers.wait_for_acknowledgements(1, within=healthy.POSTGRES_BACK_WITHIN)
     assert_full_capacity(resilience)
 
-    rows = {
-        row["id"]: row["message"]
-        for row in sql(resilience, "select id, message from campaigns where name like 'writer %'")
-    }
-    acknowledged = {i: message for writer in crew.writers for i, message in writer.acknowledged.items()}
-    lost = {i: m for i, m in acknowledged.items() if rows.get(i) != m}
+    query = "select id, message from campaigns where name like 'writer %'"
+    rows = {row["id"]: row["message"] for row in sql(resilience, query)}
+    acknowledged = writers.acknowledged
+    lost = {i: message for i, message in acknowledged.items() if rows.get(i) != message}
     assert not lost, (
         f"{len(lost)} of {len(acknowledged)} acknowledged campaigns are not in Postgres: {sorted(lost.items())[:5]}"
     )
-    refused_codes = {code for writer in crew.writers for code in writer.refused}
-    assert refused_codes <= {503}, f"a dependency fault is 503: {refused_codes}"
-    # Twice the same row would be a write that was retried although it had happened.
-    assert len(set(rows.values())) == len(rows), "a write happened twice"
-    unexplained = len(rows) - len(acknowledged)
-    doubtful = sum(writer.unknown + len(writer.refused) for writer in crew.writers)
-    assert unexplained <= doubtful, f"{unexplained} rows that nobody was told of, and only {doubtful} writes in doubt"
+    statuses = set(writers.refused)
+    assert statuses <= {503}, f"a dependency fault is 503, never {statuses - {503}}"
+    # A message that is there twice is a write that was retried although it had happened.
+    assert len(set(rows.values())) == len(rows), f"{len(rows) - len(set(rows.values()))} writes happened twice"
+    unacknowledged = len(rows) - len(acknowledged)
+    assert unacknowledged <= writers.failed, (
+        f"{unacknowledged} rows were not acknowledged, and only {writers.failed} writes failed"
+    )
 
 
 def test_cached_reads_continue_and_writes_get_503_while_postgres_is_down(resilience: Resilience) -> None:
     cached, other = create(resilience), create(resilience)
-    path = f"/api/campaigns/{cached['id']}"
+    path, other_path = f"/api/campaigns/{cached['id']}", f"/api/campaigns/{other['id']}"
     eventually(lambda: resilience.service.get(path).headers["X-Cache"] == "hit", within=2.0)
     with resilience.postgres.refuse():
         assert resilience.service.get(path).json()["id"] == cached["id"]
-        refused = timed(lambda: resilience.service.put(f"/api/campaigns/{other['id']}", json={"message": "lost?"}))
+        refused = timed(lambda: resilience.service.put(other_path, json={"message": "lost?"}))
         assert refused.status == 503
         assert refused.reply is not None
         assert int(refused.reply.headers["Retry-After"]) >= 1
-        assert refused.seconds < healthy.ACQUIRE_TIMEOUT + healthy.SLACK, "refused connections must fail at once"
-        message = "Postgres is away, and /readyz still says ready"
-        eventually_or_fail(lambda: resilience.service.get("/readyz").status_code == 503, within=2.0, message=message)
-    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+        assert refused.seconds < healthy.ACQUIRE_TIMEOUT + healthy.SLACK, (
+            f"Postgres refuses connections, and a write fails only after {refused.seconds:.2f} s"
+        )
+        message = "Postgres is down, and /readyz still reports ready"
+        eventually_or_fail(
+            lambda: resilience.service.get("/readyz").status_code == 503, within=healthy.UNREADY_WITHIN, message=message
+        )
+    wait_until_ready(resilience.service)
     recovers(
-        lambda: resilience.service.put(f"/api/campaigns/{other['id']}", json={"message": "kept"}).status_code == 200,
+        lambda: resilience.service.put(other_path, json={"message": "kept"}).status_code == 200,
         within=healthy.POSTGRES_BACK_WITHIN,
     )
 
 
 def test_readyz_is_at_most_one_second_old_even_without_traffic(resilience: Resilience) -> None:
-    """A balancer looks at nothing else; a server that hangs gives no error, and on a quiet night no request finds it out."""
+    """A load balancer relies on /readyz alone. A hanging server causes no error, and on a quiet night no request meets it."""
     within = healthy.READINESS_MAX_AGE + 2 * healthy.SLACK
     with another_instance(resilience, DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS) as instance:
 
@@ -81,130 +83,135 @@ def test_readyz_is_at_most_one_second_old_even_without_traffic(resilience: Resil
             return instance.client.get("/readyz").status_code == 200
 
         with resilience.postgres.blackhole():
-            message = f"Postgres hangs, and after {healthy.READINESS_MAX_AGE:g} s /readyz still says ready"
+            message = f"Postgres hangs, and after {healthy.READINESS_MAX_AGE:g} s /readyz still reports ready"
             eventually_or_fail(lambda: not ready(), within=within, message=message)
-            told = instance.client.get("/readyz").json()["checks"]["postgres"]
-            assert told == "down", f"/readyz does not tell that it is Postgres: {told}"
-        eventually_or_fail(ready, within=within, message="Postgres is back, and /readyz does not say so")
+            state = instance.client.get("/readyz").json()["checks"]["postgres"]
+            assert state == "down", f"Postgres hangs, and /readyz reports it as {state}, not down"
+        eventually_or_fail(ready, within=within, message="Postgres is back, and /readyz does not report ready")
 
 
 def test_connections_closed_while_idle_fail_no_request(resilience: Resilience) -> None:
-    """A failover closes every idle connection; the pool must notice before a request is sent into one."""
+    """A failover closes all idle connections. The pool must notice that before it sends a request."""
     campaigns = [create(resilience) for _ in range(5)]
     concurrently([lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})] * 10)
     with resilience.postgres.refuse():
         pass
     for campaign in campaigns:
         reply = resilience.service.put(f"/api/campaigns/{campaign['id']}", json={"message": "after the failover"})
-        assert reply.status_code == 200, reply.text
+        assert reply.status_code == 200, (
+            f"idle connections were closed, and a write gets {reply.status_code}: {reply.text}"
+        )
 
 
 def test_a_read_is_retried_when_its_session_is_terminated(resilience: Resilience) -> None:
-    """A failover ends the sessions of statements that run; a read can be asked again, so nobody has to hear of it."""
+    """A failover terminates the sessions of running statements. A read can be repeated, so its client needs no error."""
     create(resilience)
     read = [lambda: resilience.service.get("/api/campaigns?limit=1")] * 3
     with resilience.postgres.starve(lock="campaigns") as locked, ThreadPoolExecutor(1) as thread:
-        reading = thread.submit(concurrently, read)
+        reads = thread.submit(concurrently, read)
         eventually(lambda: sessions_waiting_for_lock(resilience) == len(read), within=healthy.ACQUIRE_TIMEOUT)
         resilience.postgres.terminate_backends()
         locked.heal()
-        told = [reply.status for reply in reading.result()]
-    assert told == [200] * len(read), f"a read is given up when its session is ended, and not asked again: {told}"
+        statuses = [reply.status for reply in reads.result()]
+    assert statuses == [200] * len(read), f"a read fails when its session is terminated, and is not retried: {statuses}"
 
 
 def test_a_pool_of_silent_connections_costs_one_statement_timeout_in_all(
     resilience: Resilience, resilience_stack: Stack
 ) -> None:
-    """A NAT forgets what idles: nothing is closed, nothing answers. The pool is full of such connections, and new ones would work."""
-    skip_unless_embedded(resilience_stack, "the real Toxiproxy's toxics strike new connections too")
-    limits = {"DB_COMMAND_TIMEOUT": "1", "DB_POOL_ACQUIRE_TIMEOUT": "1"}
-    rest = {
-        "DB_POOL_IDLE_TIMEOUT": "60",
+    """A NAT drops idle connections silently. The pool is full of such connections, while new ones would work."""
+    skip_unless_embedded(resilience_stack, "the toxics of toxiproxy-server strike new connections too")
+    settings = {
+        "DB_COMMAND_TIMEOUT": "1",
+        "DB_POOL_ACQUIRE_TIMEOUT": "1",
+        "DB_POOL_IDLE_TIMEOUT": "60",  # longer than the NAT's, as in production
         "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,
-    }  # as long as a NAT's memory, in production
-    with another_instance(resilience, **limits, **rest) as instance:
-        path = instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).headers["Location"]
+    }
+    with another_instance(resilience, **settings) as instance:
+        post = [lambda: instance.client.post("/api/campaigns", json={"name": "n", "message": "m"})]
+        path = post[0]().headers["Location"]
         before = service_sessions(resilience)
-        with resilience.postgres.latency(seconds=0.05):  # long enough for many of them to be needed at once
-            concurrently([lambda: instance.client.post("/api/campaigns", json={"name": "n", "message": "m"})] * 8)
+        with resilience.postgres.latency(seconds=0.05):  # long enough for many connections to be needed at once
+            concurrently(post * 8)
         silent = len(service_sessions(resilience) - before)
-        assert silent > 3, f"only {silent} connections idle in the pool"
+        assert silent > 3, f"only {silent} idle connections are in the pool"
         with resilience.postgres.half_open():
-            asked = [timed(lambda: instance.client.put(path, json={"message": "into the void"})) for _ in range(4)]
-    told = [f"{each.status} after {each.seconds:.1f} s" for each in asked]
-    assert asked[0].status == 503, f"nobody can have answered that: {told}"
-    assert asked[0].seconds < 1 + 1 + healthy.SLACK, f"a request took {asked[0].seconds:.1f} s; its limits are 1 s each"
-    assert all(each.status == 200 for each in asked[1:]), (
-        f"one connection was found silent, and its {silent} neighbours were trusted all the same: {told}"
+            first, *others = [
+                timed(lambda: instance.client.put(path, json={"message": "into the void"})) for _ in range(4)
+            ]
+    assert first.status == 503, f"the first write uses a silent connection, and gets {first}, not 503"
+    assert first.seconds < 1 + 1 + healthy.SLACK, f"a write took {first.seconds:.1f} s; its limits are 1 s each"
+    assert all(each.status == 200 for each in others), (
+        f"one connection was found silent, and its {silent} neighbours were trusted nevertheless: {others}"
     )
 
 
 def test_no_old_value_is_served_after_a_write_with_unknown_outcome(resilience: Resilience) -> None:
-    """The change happened, its answer was lost: what the caches hold may be old, so they must not be asked."""
+    """The write happens and its reply is lost, so copies in the caches may be old and must not be trusted."""
     with another_instance(resilience, DB_COMMAND_TIMEOUT="0.5", DB_POOL_ACQUIRE_TIMEOUT="0.5") as instance:
         path = instance.client.post("/api/campaigns", json={"name": "n", "message": "new"}).headers["Location"]
         assert instance.client.put(path, json={"message": "before"}).status_code == 200  # prepares the statement
         eventually(lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis", within=5.0)
         with resilience.postgres.blackhole(direction="down"):
-            answer = instance.client.put(path, json={"message": "after"})
-            assert answer.status_code == 503, f"nobody can know whether it happened; the answer is {answer.status_code}"
+            status = instance.client.put(path, json={"message": "after"}).status_code
+            assert status == 503, f"the outcome of the write is unknown, and it gets {status}, not 503"
             query = "select 1 from campaigns where message = 'after'"
             eventually(lambda: sql(resilience, query), within=healthy.POSTGRES_BACK_WITHIN)
-        recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+        wait_until_ready(instance.client)
         reply = instance.client.get(path)
         source = reply.headers["X-Cache-Source"]
-        assert reply.json()["message"] == "after", f"the change happened, and {source} still serves what was before"
+        assert reply.json()["message"] == "after", f"the write happened, and {source} still serves the old value"
 
 
 def test_an_insert_whose_reply_was_lost_is_not_retried(resilience: Resilience, resilience_stack: Stack) -> None:
-    """The statement arrived and ran, then the connection broke: whoever tries again writes the row a second time."""
+    """The statement ran, then the connection broke: a retry would insert the row a second time."""
     skip_unless_embedded(
-        resilience_stack, "the real Toxiproxy hands over what it holds when it closes a connection: no answer is lost"
+        resilience_stack, "toxiproxy-server sends what it holds when it closes a connection, so no reply is lost"
     )
     create(resilience)
-    asked = {"name": "once", "message": "this may be in the table once, and not twice"}
+    campaign = {"name": "once", "message": "this may be in the table once, and not twice"}
+    query = "select 1 from campaigns where name = 'once'"
     with ThreadPoolExecutor(1) as thread:
         with resilience.postgres.blackhole(direction="down"):
-            write = thread.submit(timed, lambda: resilience.service.post("/api/campaigns", json=asked))
-            eventually(lambda: sql(resilience, "select 1 from campaigns where name = 'once'"), within=5.0)
-            stopped = (
+            write = thread.submit(timed, lambda: resilience.service.post("/api/campaigns", json=campaign))
+            eventually(lambda: sql(resilience, query), within=5.0)
+            paused = (
                 resilience.service.pause()
-            )  # so that the network is well again when it finds its connection broken
+            )  # so that the network is healed when the service sees the broken connection
             with resilience.postgres.reset():
                 pass
-        stopped.heal()
+        paused.heal()
         outcome = write.result()
-    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
-    rows = len(sql(resilience, "select 1 from campaigns where name = 'once'"))
-    assert rows == 1, f"the write was done {rows} times: an INSERT was tried again although it had happened"
-    assert outcome.status == 503, f"nobody can know whether it happened; the answer is 503, not {outcome.status}"
+    wait_until_ready(resilience.service)
+    rows = len(sql(resilience, query))
+    assert rows == 1, f"the write happened {rows} times: an INSERT was retried although it had happened"
+    assert outcome.status == 503, f"the outcome of the write is unknown, and it gets {outcome}, not 503"
 
 
 def test_writes_are_acknowledged_only_after_they_are_durable(resilience: Resilience) -> None:
-    """While Postgres can't have done it, nobody is told that it is done; and when they are told, it is in the log of Postgres."""
+    """No write is acknowledged while Postgres is locked, and an acknowledged write is in Postgres' WAL."""
     changed, deleted = (f"/api/campaigns/{create(resilience)['id']}" for _ in range(2))
-    with postgres_session(
-        resilience, "somebody else", "begin", "lock table campaigns in share mode"
-    ):  # reads go on, writes wait
-        early = concurrently(
+    lock = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
+    with postgres_session(resilience, "another application", *lock):
+        replies = concurrently(
             [
                 lambda: resilience.service.put(changed, json={"message": "not yet"}),
                 lambda: resilience.service.delete(deleted),
                 lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "not yet"}),
             ]
         )
-    told = [reply.status for reply in early]
-    assert told == [503] * 3, f"acknowledged before it happened: Postgres was locked, and the answers were {told}"
-    recovers(lambda: resilience.service.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+    statuses = [reply.status for reply in replies]
+    assert statuses == [503] * 3, f"acknowledged before it happened: Postgres was locked, and writes get {statuses}"
+    wait_until_ready(resilience.service)
 
-    safe = "select pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
-    with sql_connection(resilience) as ask:
-        behind = 0
+    flushed = "select pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
+    with sql_connection(resilience) as fetch_value:
+        unflushed = 0
         for number in range(10):
             assert resilience.service.put(changed, json={"message": f"text {number}"}).status_code == 200
-            behind += not ask(safe)
-            row = ask(f"select message from campaigns where id = {changed.rpartition('/')[2]}")
-            assert row == f"text {number}", f"acknowledged, and Postgres still has {row!r}"
-    assert behind < 5, (
-        f"{behind} of 10 acknowledged writes were not in Postgres' log yet: a crash loses them (synchronous_commit)"
+            unflushed += not fetch_value(flushed)
+            message = fetch_value(f"select message from campaigns where id = {changed.rpartition('/')[2]}")
+            assert message == f"text {number}", f"'text {number}' was acknowledged, and Postgres still has {message!r}"
+    assert unflushed < 5, (
+        f"{unflushed} of 10 acknowledged writes were not yet in Postgres' WAL: a crash loses them (synchronous_commit)"
     )

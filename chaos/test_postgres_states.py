@@ -1,4 +1,4 @@
-"""Postgres answers but cannot serve: no rights, no column, no ids, read-only, starting. Each is a 503 that names its cause, never a 500."""
+"""Postgres runs but cannot serve: privileges, columns or ids are missing, or it is read-only or recovering. Each state is a 503."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ import pytest
 import healthy
 from instances import another_instance
 from pytest_resilience import Resilience
-from workload import TimedReply, assert_unavailable, concurrently, create, eventually_or_fail, sql, timed, writing
+from workload import (
+    TimedReply,
+    assert_unavailable,
+    concurrently,
+    create,
+    eventually_or_fail,
+    sql,
+    timed,
+    writing,
+)
 
-# What Postgres lacks: (how it comes to lack it, what /readyz says, what the log names).
+# What the table lacks: (the statement that causes it, the state in /readyz, what the log line names).
 LACKS = {
     "a column": ("alter table campaigns drop column message", "wrong columns", "message"),
     "a type": (
@@ -25,9 +34,13 @@ LACKS = {
     "a default": ("alter table campaigns add column owner text not null", "wrong columns", "owner"),
     "ids": ("alter table campaigns alter column id restart with 9223372036854775807", "no ids left", "campaigns.id"),
 }
-# What the service's role may do: (what it is granted, what /readyz says, what the log names).
+# What the service's role lacks: (the statement that leads there, the state in /readyz, what the log line names).
 GRANTS = {
-    "the table and the right to make it": ("alter role clerk set search_path = nowhere", "no table", "cannot be made"),
+    "the table and the right to create it": (
+        "alter role clerk set search_path = nowhere",
+        "no table",
+        "cannot be made",
+    ),
     "rights": ("alter role clerk reset search_path", "no rights", "DELETE, INSERT, SELECT, UPDATE"),
     "a right on one column": (
         "grant select, insert, delete, update (name, message, version, updated_at) on campaigns to clerk",
@@ -35,24 +48,29 @@ GRANTS = {
         "UPDATE",
     ),
 }
-AS_NEEDED = "Postgres is not as the service needs it:"
+UNUSABLE = "Postgres is not as the service needs it:"  # begins the log line
 
 
 @contextmanager
-def clerk(resilience: Resilience) -> Iterator[str]:
-    """A role that may do nothing yet; gives the URL of the database for it."""
+def role_without_privileges(resilience: Resilience) -> Iterator[str]:
+    """Create the role clerk, which may do nothing yet; yield the database URL for it."""
     sql(resilience, "create role clerk login password 'clerks-word'")
     try:
         parts = urlsplit(resilience.postgres.url)
         yield urlunsplit(parts._replace(netloc=f"clerk:clerks-word@{parts.netloc.rpartition('@')[2]}"))
     finally:
-        sql(resilience, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'clerk'")
+        terminate_sessions_of_clerk(resilience)
         sql(resilience, "drop owned by clerk")
         sql(resilience, "drop role clerk")
 
 
-def asks(client: httpx.Client) -> list[TimedReply]:
-    """Each kind of request that needs Postgres, once."""
+def terminate_sessions_of_clerk(resilience: Resilience) -> None:
+    """Terminate the sessions of the role clerk. Settings of a role apply to its next session."""
+    sql(resilience, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'clerk'")
+
+
+def send_one_of_each(client: httpx.Client) -> list[TimedReply]:
+    """Send each kind of request that needs Postgres once."""
     return [
         timed(lambda: client.get("/api/campaigns")),
         timed(lambda: client.get("/api/campaigns/987654321")),
@@ -64,139 +82,131 @@ def asks(client: httpx.Client) -> list[TimedReply]:
 
 @pytest.mark.parametrize("lack", LACKS)
 def test_an_unusable_table_is_a_503_whose_cause_is_logged_once(resilience: Resilience, lack: str) -> None:
-    statement, told, named = LACKS[lack]
+    statement, state, cause = LACKS[lack]
     service = resilience.service
-    asks(service.client)  # so that its statements are prepared
+    send_one_of_each(service.client)  # prepares the statements
     sql(resilience, "truncate campaigns")
     try:
         sql(resilience, statement)
         if lack == "ids":
-            create(resilience)  # the last one
-        refuses(service.client, told, lack)
-        names_its_cause(lambda: service.log, named, lack)
+            create(resilience)  # takes the last id
+        assert_refuses(service.client, state, lack)
+        assert_cause_logged_once(lambda: service.log, cause, lack)
     finally:
         sql(resilience, "drop table campaigns")
-    becomes_ready(service.client, lack)
+    assert_recovers(service.client, lack)
 
 
 def test_missing_privileges_are_a_503_whose_cause_is_logged_once(resilience: Resilience) -> None:
     create(resilience)
-    with clerk(resilience) as url:
+    with role_without_privileges(resilience) as url:
         first = next(iter(GRANTS.values()))[0]
         sql(resilience, first)
-        with another_instance(resilience, ready=False, DATABASE_URL=url) as poor:
-            for lack, (grant, told, named) in GRANTS.items():
-                begin = 0 if grant == first else len(poor.log)
+        with another_instance(resilience, ready=False, DATABASE_URL=url) as instance:
+            for lack, (grant, state, cause) in GRANTS.items():
+                begin = 0 if grant == first else len(instance.log)
                 sql(resilience, grant)
-                if lack == "rights":  # what is set for a role is read by its next session
-                    sql(resilience, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'clerk'")
-                refuses(poor.client, told, lack)
-                names_its_cause(lambda begin=begin: poor.log[begin:], named, lack)
+                if lack == "rights":
+                    terminate_sessions_of_clerk(resilience)
+                assert_refuses(instance.client, state, lack)
+                assert_cause_logged_once(lambda begin=begin: instance.log[begin:], cause, lack)
             sql(resilience, "grant update on campaigns to clerk")
-            becomes_ready(poor.client, "rights")
+            assert_recovers(instance.client, "rights")
 
 
-def becomes_ready(client: httpx.Client, lack: str) -> None:
-    """What was missing is there again: it serves, without a restart."""
+def assert_recovers(client: httpx.Client, lack: str) -> None:
+    """Assert that the service serves again without a restart once Postgres has what it lacked."""
     message = f"Postgres lacked {lack}, has it again, and the service does not become ready"
     within = healthy.POSTGRES_BACK_WITHIN
     eventually_or_fail(lambda: client.get("/readyz").status_code == 200, within=within, message=message)
     reply = client.post("/api/campaigns", json={"name": "n", "message": "m"})
-    assert reply.status_code == 201, f"ready, and a campaign cannot be created: {reply.status_code} {reply.text}"
+    assert reply.status_code == 201, f"/readyz reports ready, and a POST gets {reply.status_code}: {reply.text}"
 
 
-def refuses(client: httpx.Client, told: str, lack: str) -> None:
-    """/readyz tells the state, and no request is answered 500."""
+def assert_refuses(client: httpx.Client, state: str, lack: str) -> None:
+    """Assert that /readyz reports the state, and that requests fail with a 503 and never with a 500."""
     within = healthy.READINESS_MAX_AGE + healthy.SLACK
-    message = f"Postgres lacks {lack}, and /readyz does not say {told!r}"
+    message = f"Postgres lacks {lack}, and /readyz does not report {state!r}"
     eventually_or_fail(
-        lambda: client.get("/readyz").json()["checks"]["postgres"] == told, within=within, message=message
+        lambda: client.get("/readyz").json()["checks"]["postgres"] == state, within=within, message=message
     )
     ready = client.get("/readyz")
-    assert ready.status_code == 503, f"Postgres lacks {lack}, and /readyz says ready: {ready.text}"
-    assert ready.json()["status"] == "unavailable", f"Postgres lacks {lack}, and /readyz says {ready.text}"
-    replies = asks(client)
+    assert ready.status_code == 503, f"Postgres lacks {lack}, and /readyz reports ready: {ready.text}"
+    assert ready.json()["status"] == "unavailable", f"Postgres lacks {lack}, and /readyz reports {ready.text}"
+    replies = send_one_of_each(client)
     statuses = [reply.status for reply in replies]
-    wrong = [status for status in statuses if status not in (200, 201, 404, 503)]
-    assert not wrong, f"Postgres lacks {lack}: a dependency fault is 503, never {wrong}"
+    unexpected = [status for status in statuses if status not in (200, 201, 404, 503)]
+    assert not unexpected, f"Postgres lacks {lack}: a dependency fault is 503, never {unexpected}"
     failed = [reply for reply in replies if reply.status == 503]
-    assert failed, f"Postgres lacks {lack}, and nothing fails: {statuses}"
+    assert failed, f"Postgres lacks {lack}, and no request fails: {statuses}"
     assert_unavailable(failed)
 
 
-def names_its_cause(log: Callable[[], str], named: str, lack: str) -> None:
-    """The log has one line for the state, with its cause."""
+def assert_cause_logged_once(log: Callable[[], str], cause: str, lack: str) -> None:
+    """Assert that the log has one line for the state, that it names the cause, and that no error escaped."""
 
     def lines() -> list[str]:
-        return [line for line in log().splitlines() if AS_NEEDED in line]
+        return [line for line in log().splitlines() if UNUSABLE in line]
 
     within = healthy.READINESS_MAX_AGE + healthy.SLACK
-    eventually_or_fail(lines, within=within, message=f"Postgres lacks {lack}, and no line of the log names it")
-    assert len(lines()) == 1, f"Postgres lacks {lack}: one line names it, not {len(lines())}:\n{log()}"
-    assert named in lines()[0], f"Postgres lacks {lack}: the line does not name {named!r}: {lines()[0]}"
-    assert "Traceback" not in log(), f"Postgres lacks {lack}, and an error escaped:\n{log()}"
+    eventually_or_fail(lines, within=within, message=f"Postgres lacks {lack}, and no line of the log reports it")
+    assert len(lines()) == 1, f"Postgres lacks {lack}: one line reports it, not {len(lines())}:\n{log()}"
+    assert cause in lines()[0], f"Postgres lacks {lack}: the line does not name {cause!r}: {lines()[0]}"
+    assert "Traceback" not in log(), f"Postgres lacks {lack}, and an unhandled error is in the log:\n{log()}"
 
 
 def test_after_a_failover_to_a_read_only_server_reads_succeed_and_writes_are_503(resilience: Resilience) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"
     with resilience.postgres.read_only():
-        message = "Postgres takes no writes, and /readyz does not say so"
-        within = healthy.READINESS_MAX_AGE + healthy.SLACK
 
-        def says() -> bool:
-            reply = resilience.service.get("/readyz")
-            return reply.status_code == 503 and reply.json()["checks"]["postgres"] == "read-only"
+        def reported() -> bool:
+            ready = resilience.service.get("/readyz")
+            return ready.status_code == 503 and ready.json()["checks"]["postgres"] == "read-only"
 
-        eventually_or_fail(says, within=within, message=message)
-        assert_unavailable(concurrently([lambda: resilience.service.put(path, json={"message": "lost"})] * 3))
-        assert_unavailable(concurrently([lambda: resilience.service.delete(path)] * 3))
-        assert_unavailable(
-            concurrently([lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})] * 3)
-        )
-        listed = resilience.service.get("/api/campaigns?limit=1").status_code
-        assert listed == 200, f"Postgres takes no writes, and a read is answered {listed}"
-        assert resilience.service.get(path).headers["X-Cache"] != "stale", (
-            "Postgres can be read, and a copy is called stale"
-        )
-    message = "Postgres takes writes again, and the service does not become ready"
-    eventually_or_fail(
-        lambda: resilience.service.get("/readyz").status_code == 200,
-        within=healthy.POSTGRES_BACK_WITHIN,
-        message=message,
-    )
+        message = "Postgres is read-only, and /readyz does not report that"
+        eventually_or_fail(reported, within=healthy.READINESS_MAX_AGE + healthy.SLACK, message=message)
+        for write in (
+            lambda: resilience.service.put(path, json={"message": "lost"}),
+            lambda: resilience.service.delete(path),
+            lambda: resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"}),
+        ):
+            assert_unavailable(concurrently([write] * 3))
+        status = resilience.service.get("/api/campaigns?limit=1").status_code
+        assert status == 200, f"Postgres is read-only, and a read gets {status}, not 200"
+        state = resilience.service.get(path).headers["X-Cache"]
+        assert state != "stale", "Postgres can be read, and a copy is served as stale"
+    message = "Postgres accepts writes again, and the service does not become ready"
+    within = healthy.POSTGRES_BACK_WITHIN
+    eventually_or_fail(lambda: resilience.service.get("/readyz").status_code == 200, within=within, message=message)
     assert resilience.service.put(path, json={"message": "kept"}).status_code == 200
-    told = [line for line in resilience.service.log.splitlines() if AS_NEEDED in line]
-    assert len(told) == 1, f"one line for one outage, not {len(told)}: {told}"
-    assert "read-only" in told[0], f"the line does not name the cause: {told[0]}"
+    lines = [line for line in resilience.service.log.splitlines() if UNUSABLE in line]
+    assert len(lines) == 1, f"one line for one outage, not {len(lines)}: {lines}"
+    assert "read-only" in lines[0], f"the line does not name the cause: {lines[0]}"
 
 
 def test_a_server_in_crash_recovery_is_a_503_and_logged_as_one_outage(resilience: Resilience) -> None:
-    """After a crash Postgres recovers first, and says so to all who connect (57P03)."""
+    """After a crash Postgres recovers first and refuses every client with 57P03."""
     sql(resilience, "create table if not exists ballast as select repeat('x', 500) as x from generate_series(1, 1000)")
     try:
-        sql(
-            resilience, "insert into ballast select x from ballast, generate_series(1, 100)"
-        )  # so that recovery takes a while
-        with writing(resilience, writers=6) as crew:
-            crew.until(lambda writer: len(writer.acknowledged), every_one=True, grow_by=2, within=10.0)
+        # This much WAL makes the recovery last a while.
+        sql(resilience, "insert into ballast select x from ballast, generate_series(1, 100)")
+        with writing(resilience, writers=6) as writers:
+            writers.wait_for_acknowledgements(2, within=10.0)
             resilience.postgres.crash()
-            crew.until(
-                lambda writer: len(writer.acknowledged), every_one=True, grow_by=1, within=healthy.POSTGRES_BACK_WITHIN
-            )
-        refused = {code for writer in crew.writers for code in writer.refused}
-        assert refused <= {503}, f"a server that is starting is 503, never {sorted(refused - {503})}"
-        assert refused, "Postgres threw all sessions out, and no write failed: nothing was tested"
-        ready = healthy.POSTGRES_BACK_WITHIN
+            writers.wait_for_acknowledgements(1, within=healthy.POSTGRES_BACK_WITHIN)
+        statuses = set(writers.refused)
+        assert statuses <= {503}, f"a server in recovery is 503, never {sorted(statuses - {503})}"
+        assert statuses, "Postgres terminated all sessions, and no write failed: nothing was tested"
         eventually_or_fail(
             lambda: resilience.service.get("/readyz").status_code == 200,
-            within=ready,
-            message="it does not become ready",
+            within=healthy.POSTGRES_BACK_WITHIN,
+            message="Postgres has recovered, and the service does not become ready",
         )
         log = resilience.service.log
-        outages, recoveries = (log.count(f"Postgres connect{how}") for how in ("ion failed:", "ed successfully"))
+        outages, recoveries = (log.count(f"Postgres connect{end}") for end in ("ion failed:", "ed successfully"))
         assert outages <= 2, (
             f"{outages} lines for one outage: one for each change of state, not one for each reason\n{log}"
         )
-        assert recoveries == outages + 1, f"{recoveries} lines that Postgres is back for {outages} outages\n{log}"
+        assert recoveries == outages + 1, f"{recoveries} lines that Postgres is back, for {outages} outages\n{log}"
     finally:
         sql(resilience, "drop table if exists ballast")

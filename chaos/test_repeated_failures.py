@@ -1,4 +1,4 @@
-"""What worked once works again: a second failure of each kind finds the service as the first one did."""
+"""The second failure of each kind is handled like the first: whatever worked once works again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import ssl
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,11 +18,10 @@ import trustme
 
 import healthy
 from instances import NO_POOL_CHECKS, Instance, another_instance
-from pytest_resilience import Resilience, Stack, eventually, recovers
-from tls_relay import tls_in_front_of
+from pytest_resilience import Resilience, Stack, Strike, eventually, recovers
+from tls_terminator import tls_terminator
 from verbs import send_every_verb, uncached_campaigns
 from workload import (
-    CONNECTED,
     FELL_BACK,
     NAME,
     assert_unavailable,
@@ -34,27 +33,36 @@ from workload import (
     session_exists,
     skip_unless_embedded,
     timed,
+    wait_until_ready,
+    wait_until_redis_is,
+    wait_until_unready,
 )
 
 FORCED_GC = "forcing GC"
 STATS = "[Memory Stats]"
 OLDER_BOOT = "service:00000000-0000-0000-0000-000000000000"
-OPEN = ("begin", "lock table campaigns in row exclusive mode")
-LONGEST = 0.5  # seconds that a transaction of an instance takes at most: its DB_COMMAND_TIMEOUT
-HANDSHAKES = 4.0  # seconds for eight handshakes of TLS: the relay is slow, and so is a busy machine
+OPEN_TRANSACTION = ("begin", "lock table campaigns in row exclusive mode")
+LONGEST = 0.5  # seconds of the longest transaction of an instance: its DB_COMMAND_TIMEOUT
+HANDSHAKES = 4.0  # seconds for eight TLS handshakes through the slow terminator on a busy machine
 MIB = 2**20
-RESERVE = 8 * MIB  # that the service holds back for the moment in which an allocation fails
-NEVER = r"Traceback|was never retrieved|was never awaited|Task was destroyed"
+RESERVE = 8 * MIB  # the memory that the service holds back for a failing allocation
+UNHANDLED = r"Traceback|was never retrieved|was never awaited|Task was destroyed"
 
 
-def lasts(seconds: float) -> None:
-    """Let a fault last, so that what is done every so often meets it more than once."""
-    begin = time.monotonic()
-    eventually(lambda: time.monotonic() - begin > seconds, within=10 * seconds)
+def assert_no_unhandled_error(log: str, *, during: str) -> None:
+    """Assert that a log has no traceback and no warning about a lost task."""
+    found = re.search(UNHANDLED, log)
+    assert not found, f"{during}: an unhandled error reached the log: {log[found.start() :][:2000] if found else ''}"
+
+
+def wait_for_statistics(instance: Instance, count: int, *, within: float = 5.0) -> None:
+    """Wait for a number of new lines of memory statistics. The guard checks memory as often."""
+    before = instance.log.count(STATS)
+    eventually(lambda: instance.log.count(STATS) >= before + count, within=within)
 
 
 def test_a_cleanup_works_after_two_that_failed(resilience: Resilience) -> None:
-    """One that could do nothing is no reason to refuse the next, as one that worked is."""
+    """Only a cleanup that worked may rate-limit the next one."""
     create(resilience)
     path = "/api/db-cleanup?verbose"
     settings = {
@@ -62,80 +70,82 @@ def test_a_cleanup_works_after_two_that_failed(resilience: Resilience) -> None:
         "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,
         "DB_COMMAND_TIMEOUT": str(LONGEST),
     }
-    with another_instance(resilience, **settings) as instance:
-        ask = [lambda: instance.client.post(path)] * 3
-        with resilience.service.pause(), postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie:
-            for number in (1, 2):
-                with resilience.postgres.refuse():
-                    eventually(lambda: instance.client.get("/readyz").status_code == 503, within=2.0)
-                    for _ in range(2):
-                        replies = concurrently(ask)
-                        statuses = {reply.status for reply in replies}
-                        assert statuses == {503}, (
-                            f"Postgres is away (outage {number}), and the cleanup answers {statuses}"
-                        )
-                        assert_unavailable(replies)
-                recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
-                assert session_exists(resilience, zombie), "the cleanup says 503, and has ended a zombie"
-            lasts(LONGEST)
-            reply = timed(lambda: instance.client.post(path))
-            assert reply.reply is not None, f"after failed cleanups the next one hangs: {reply.error!r}"
-            assert reply.status == 200, f"failed cleanups, Postgres is back, and the next one answers {reply.status}"
-            assert not session_exists(resilience, zombie), (
-                f"the cleanup says success, and the zombie is there: {reply.reply.text}"
-            )
-            status = instance.client.post(path).status_code
-            assert status == 429, f"a cleanup right after one that worked is refused, not {status}"
+    with (
+        another_instance(resilience, **settings) as instance,
+        resilience.service.pause(),
+        postgres_session(resilience, OLDER_BOOT, *OPEN_TRANSACTION) as zombie,
+    ):
+        for number in (1, 2):
+            with resilience.postgres.refuse():
+                wait_until_unready(instance.client)
+                for _ in range(2):
+                    replies = concurrently([lambda: instance.client.post(path)] * 3)
+                    statuses = {reply.status for reply in replies}
+                    assert statuses == {503}, (
+                        f"Postgres is down (outage {number}), and cleanups get {statuses}, not 503"
+                    )
+                    assert_unavailable(replies)
+            wait_until_ready(instance.client)
+            assert session_exists(resilience, zombie), "the cleanup replied 503, and has terminated a zombie"
+        time.sleep(LONGEST)  # so that the zombie's transaction is old enough
+        reply = timed(lambda: instance.client.post(path))
+        assert reply.reply is not None, f"after failed cleanups the next one hangs: {reply.error!r}"
+        assert reply.status == 200, f"cleanups failed, Postgres is back, and the next one gets {reply.status}, not 200"
+        assert not session_exists(resilience, zombie), (
+            f"the cleanup reports success, and the zombie is still there: {reply.reply.text}"
+        )
+        status = instance.client.post(path).status_code
+        assert status == 429, f"a cleanup right after one that worked gets {status}, not 429"
 
 
 def test_the_periodic_cleanup_continues_after_failed_runs(resilience: Resilience) -> None:
     create(resilience)
     interval = 0.3  # seconds
-    settings = {"DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS, "DB_COMMAND_TIMEOUT": str(LONGEST)}
-    settings["CLEANUP_INTERVAL"] = str(interval)
-    with (
-        another_instance(resilience, **settings) as instance,
-        resilience.service.pause(),
-    ):
+    settings = {
+        "CLEANUP_INTERVAL": str(interval),
+        "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS,
+        "DB_COMMAND_TIMEOUT": str(LONGEST),
+    }
+    with another_instance(resilience, **settings) as instance, resilience.service.pause():
         assert instance.client.get("/api/campaigns").status_code == 200
         with resilience.postgres.refuse():
-            lasts(4 * interval)
+            time.sleep(4 * interval)  # several runs fail
         for number in (1, 2):
-            with postgres_session(resilience, OLDER_BOOT, *OPEN) as zombie:
+            with postgres_session(resilience, OLDER_BOOT, *OPEN_TRANSACTION) as zombie:
                 eventually_or_fail(
                     lambda zombie=zombie: not session_exists(resilience, zombie),
                     within=LONGEST + interval + healthy.POSTGRES_BACK_WITHIN,
-                    message=f"a cleanup failed twice, Postgres is back, and zombie {number} is there: nobody cleans up",
+                    message=f"cleanups failed, Postgres is back, and zombie {number} is still there: no periodic cleanup"
+                    " runs",
                 )
-        found = re.search(NEVER, instance.log)
-        assert not found, f"an error escaped from the cleanup: {instance.log[found.start() :][:1000] if found else ''}"
+        assert_no_unhandled_error(instance.log, during="periodic cleanups failed")
 
 
 def test_memory_checks_resume_after_they_could_not_measure(resilience: Resilience) -> None:
-    """Without descriptors memory cannot be measured. When they are back, the statistics and the guard must be, too."""
-    every = 0.1  # seconds
-    quick = {"MEMORY_CHECK_INTERVAL": str(every), "MEMORY_STATS_INTERVAL": str(every)}
-    with another_instance(resilience, **quick) as instance:
+    """Without file descriptors memory cannot be measured. Statistics and guard must resume once descriptors are free."""
+    interval = 0.1  # seconds
+    settings = {"MEMORY_CHECK_INTERVAL": str(interval), "MEMORY_STATS_INTERVAL": str(interval)}
+    with another_instance(resilience, **settings) as instance:
         process = resilience.process(instance.process.pid)
         eventually(lambda: STATS in instance.log, within=5.0)
         with process.exhaust_descriptors():
-            lasts(10 * every)
-        told = instance.log.count(STATS)
+            time.sleep(10 * interval)  # several checks fail
+        before = instance.log.count(STATS)
         eventually_or_fail(
-            lambda: instance.log.count(STATS) >= told + 2,
+            lambda: instance.log.count(STATS) >= before + 2,
             within=2.0,
-            message="the statistics failed, what they lacked is back, and they are not",
+            message="descriptors are free again, and the statistics that failed without them do not resume",
         )
         with process.memory_pressure(headroom_mb=0.5):
             eventually_or_fail(
                 lambda: FORCED_GC in instance.log,
                 within=healthy.GUARD_WITHIN,
-                message="the guard failed, what it lacked is back, and it does not see that memory is short",
+                message="descriptors are free again, and the guard that failed without them does not act",
             )
 
 
-def data_of(instance: Instance) -> int:
-    """Bytes that count against the data limit of the process."""
+def data_bytes(instance: Instance) -> int:
+    """Return how many bytes count against the data limit of the process."""
     found = re.search(r"VmData:\s+(\d+) kB", Path(f"/proc/{instance.process.pid}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
@@ -144,45 +154,44 @@ def data_of(instance: Instance) -> int:
 def test_a_second_memory_shortage_is_logged_sheds_load_and_restores_the_reserve_like_the_first(
     resilience: Resilience,
 ) -> None:
-    every = 0.1  # seconds
-    quick = {"MEMORY_CHECK_INTERVAL": str(every), "MEMORY_STATS_INTERVAL": str(every)}
+    settings = {"MEMORY_CHECK_INTERVAL": "0.1", "MEMORY_STATS_INTERVAL": "0.1"}
     create(resilience)
-    with another_instance(resilience, **quick) as instance:
-        process = resilience.process(instance.process.pid)
+    with another_instance(resilience, **settings) as instance:
         for number in (1, 2):
-            ids = uncached_campaigns(resilience, 5)
-            with process.memory_pressure(headroom_mb=0.5):
-                eventually_or_fail(
-                    lambda: instance.client.get("/readyz").json()["checks"]["memory"] == "refusing",
-                    within=healthy.GUARD_WITHIN,
-                    message=f"memory is short for the {number}. time, and work is not refused",
-                )
-                for verb, answer in send_every_verb(instance.client, ids):
-                    assert answer.status == 503, (
-                        f"memory is short for the {number}. time, and {verb} gets {answer.status}"
-                    )
-                    assert_unavailable([answer])
-                told = instance.log.count(STATS)
-                eventually(lambda told=told: instance.log.count(STATS) >= told + 5, within=5.0)
-                lowest = data_of(instance)
+            lowest = assert_sheds_load(resilience, instance, number)
             episodes = instance.log.count(FORCED_GC)
-            assert episodes == number, f"{episodes} lines of the guard for {number} episodes: one for each"
-            # Nobody asks for anything now, so what the process takes is the reserve.
+            assert episodes == number, f"the guard logged {episodes} lines for {number} episodes, not one for each"
+            # No request comes now, so the memory that the process takes is the reserve.
             eventually_or_fail(
-                lambda lowest=lowest: data_of(instance) > lowest + RESERVE // 2,
+                lambda lowest=lowest: data_bytes(instance) > lowest + RESERVE // 2,
                 within=5.0,
                 message=f"memory is no longer short, and after episode {number} the reserve is not held again",
             )
-            told = instance.log.count(STATS)
-            eventually(lambda told=told: instance.log.count(STATS) >= told + 5, within=5.0)  # the episode is over
+            wait_for_statistics(instance, 5)  # ends the episode
             recovers(lambda: instance.client.get("/readyz").status_code == 200, within=5.0)
+
+
+def assert_sheds_load(resilience: Resilience, instance: Instance, number: int) -> int:
+    """Take memory away, assert that every verb gets a 503, and return the data bytes of the process without its reserve."""
+    ids = uncached_campaigns(resilience, 5)
+    with resilience.process(instance.process.pid).memory_pressure(headroom_mb=0.5):
+        eventually_or_fail(
+            lambda: instance.client.get("/readyz").json()["checks"]["memory"] == "refusing",
+            within=healthy.GUARD_WITHIN,
+            message=f"memory is short (episode {number}), and load is not shed",
+        )
+        for verb, reply in send_every_verb(instance.client, ids):
+            assert reply.status == 503, f"memory is short (episode {number}), and {verb} gets {reply.status}, not 503"
+            assert_unavailable([reply])
+        wait_for_statistics(instance, 5)
+        return data_bytes(instance)
 
 
 def test_silent_connections_cost_one_statement_timeout_each_time_they_occur(
     resilience: Resilience, resilience_stack: Stack
 ) -> None:
-    """Distrust of the pool's connections must be as good the second time."""
-    skip_unless_embedded(resilience_stack, "the real Toxiproxy's toxics strike new connections too")
+    """The pool must distrust the neighbours of a silent connection the second time too."""
+    skip_unless_embedded(resilience_stack, "the toxics of toxiproxy-server strike new connections too")
     limits = {"DB_COMMAND_TIMEOUT": "0.6", "DB_POOL_ACQUIRE_TIMEOUT": "0.6", "DB_POOL_IDLE_TIMEOUT": "60"}
     with another_instance(resilience, DB_POOL_CHECK_INTERVAL=NO_POOL_CHECKS, **limits) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
@@ -190,136 +199,128 @@ def test_silent_connections_cost_one_statement_timeout_each_time_they_occur(
             with resilience.postgres.latency(seconds=0.05):  # long enough for many connections to be needed at once
                 concurrently([lambda: instance.client.get("/api/campaigns?limit=1")] * 6)
             with resilience.postgres.half_open():
-                asked = [timed(lambda: instance.client.put(path, json={"message": "into the void"})) for _ in range(3)]
-            told = [f"{each.status} after {each.seconds:.1f} s" for each in asked]
-            assert all(each.status == 200 for each in asked[1:]), (
-                f"connections went silent for the {number}. time, one was found out, and its neighbours were trusted: {told}"
+                writes = [timed(lambda: instance.client.put(path, json={"message": "into the void"})) for _ in range(3)]
+            assert all(each.status == 200 for each in writes[1:]), (
+                f"connections went silent (time {number}), one was detected, and its neighbours were trusted: {writes}"
             )
-            recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+            wait_until_ready(instance.client)
 
 
-def test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back(
-    resilience: Resilience,
-) -> None:
-    """Each outage of another kind: readiness goes and comes, the pool with it, and the log has two lines for each."""
+def test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back(resilience: Resilience) -> None:
+    """Each outage is of another kind: readiness and pool follow it, and the log has two lines for it."""
     path = f"/api/campaigns/{create(resilience)['id']}"
-    outages = {
+    outages: dict[str, Callable[[], Strike]] = {
         "refuses": resilience.postgres.refuse,
         "hangs": resilience.postgres.blackhole,
         "resets": resilience.postgres.reset,
         "hangs again": resilience.postgres.blackhole,
     }
-    lines = r"Postgres connection failed|Postgres connected successfully"
     for number, (kind, outage) in enumerate(outages.items(), 1):
         with outage():
-            within = healthy.READINESS_MAX_AGE + 2 * healthy.SLACK
-            message = f"Postgres {kind} (outage {number}), and /readyz still says ready"
             eventually_or_fail(
-                lambda: resilience.service.get("/readyz").status_code == 503, within=within, message=message
+                lambda: resilience.service.get("/readyz").status_code == 503,
+                within=healthy.READINESS_MAX_AGE + 2 * healthy.SLACK,
+                message=f"Postgres {kind} (outage {number}), and /readyz still reports ready",
             )
-        message = f"Postgres is back after it {kind} (outage {number}), and the service is not ready"
-        within = healthy.POSTGRES_BACK_WITHIN
-        eventually_or_fail(lambda: resilience.service.get("/readyz").status_code == 200, within=within, message=message)
-        reply = timed(lambda kind=kind: resilience.service.put(path, json={"message": kind}))
-        assert reply.status == 200, f"ready again after outage {number} ({kind}), and a write gets {reply.status}"
-        told = re.findall(lines, resilience.service.log)
-        failed = sum("failed" in line for line in told)
-        assert failed >= number, f"{number} outages of Postgres, and the log tells {failed}"
-        in_turn = all(one != other for one, other in itertools.pairwise(told))
-        assert in_turn, f"one line for each change of state, in turn, not {told}"
+        eventually_or_fail(
+            lambda: resilience.service.get("/readyz").status_code == 200,
+            within=healthy.POSTGRES_BACK_WITHIN,
+            message=f"Postgres is back after outage {number} ({kind}), and the service is not ready",
+        )
+        write = timed(lambda kind=kind: resilience.service.put(path, json={"message": kind}))
+        assert write.status == 200, f"ready again after outage {number} ({kind}), and a write gets {write}, not 200"
+        lines = re.findall(r"Postgres connection failed|Postgres connected successfully", resilience.service.log)
+        failures = sum("failed" in line for line in lines)
+        assert failures >= number, f"{number} outages of Postgres, and the log has {failures}"
+        alternating = all(one != other for one, other in itertools.pairwise(lines))
+        assert alternating, f"one line for each change of state, alternating, not {lines}"
 
 
 @contextmanager
 def upstash(resilience: Resilience) -> Iterator[dict[str, str]]:
-    """Redis as Upstash offers it: by TLS, with a token. Gives the settings for it."""
+    """Offer Redis as Upstash does, over TLS and with a token; yield the settings for it."""
     token = "upstash-s3cret"
     ca = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("127.0.0.1").configure_cert(server)
     parts = urlsplit(resilience.redis.url)
     with (
-        tempfile.TemporaryDirectory() as scratch,
-        redis_commands(resilience) as ask,
-        tls_in_front_of((parts.hostname or "", parts.port or 0), server) as port,
+        tempfile.TemporaryDirectory() as directory,
+        redis_commands(resilience) as command,
+        tls_terminator((parts.hostname or "", parts.port or 0), server) as port,
     ):
-        ca.cert_pem.write_to_path(str(Path(scratch, "ca.pem")))
+        ca.cert_pem.write_to_path(str(Path(directory, "ca.pem")))
         before = urlsplit(resilience.redis.direct_url).password or ""
-        ask("CONFIG", "SET", "requirepass", token)
+        command("CONFIG", "SET", "requirepass", token)
         try:
             yield {
                 "UPSTASH_REDIS_REST_URL": "https://127.0.0.1",
                 "UPSTASH_REDIS_REST_TOKEN": token,
                 "UPSTASH_REDIS_PORT": str(port),
-                "UPSTASH_REDIS_CA_FILE": str(Path(scratch, "ca.pem")),
+                "UPSTASH_REDIS_CA_FILE": str(Path(directory, "ca.pem")),
             }
         finally:
-            ask("CONFIG", "SET", "requirepass", before)
+            command("CONFIG", "SET", "requirepass", before)
 
 
 def test_upstash_is_used_again_after_each_outage_and_never_replaced(resilience: Resilience) -> None:
+    """REDIS_URL names a Redis that would work, and using it in place of Upstash would make two sources of truth."""
     with ExitStack() as stack:
         settings = stack.enter_context(upstash(resilience))
-        stack.enter_context(resilience.service.pause())  # it has no token
-        elsewhere = urlsplit(resilience.redis.direct_url)
-        token = settings["UPSTASH_REDIS_REST_TOKEN"]
-        settings["REDIS_URL"] = (
-            f"redis://default:{token}@{elsewhere.hostname}:{elsewhere.port}"  # would work, and must not be used
-        )
-        settings["REDIS_BUDGET"] = str(HANDSHAKES)  # a probe connects for as long
+        stack.enter_context(resilience.service.pause())  # the suite's own service does not have the token
+        other = urlsplit(resilience.redis.direct_url)
+        settings["REDIS_URL"] = f"redis://default:{settings['UPSTASH_REDIS_REST_TOKEN']}@{other.hostname}:{other.port}"
+        settings["REDIS_BUDGET"] = str(HANDSHAKES)  # it also limits the time that a probe has to connect
         instance = stack.enter_context(another_instance(resilience, **settings))
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
 
         def source() -> str | None:
             return instance.client.get(path).headers.get("X-Cache-Source")
 
-        for number in (0, 1, 2):
-            if number:
-                with resilience.redis.refuse():
-                    eventually(lambda: instance.client.get("/readyz").json()["checks"]["redis"] == "down", within=2.0)
-                    assert instance.client.put(path, json={"message": f"outage {number}"}).status_code == 200
-                    if number == 2:
-                        lasts(1.5)  # long enough for another Redis to be found, tried and trusted
-                    sources = {source() for _ in range(10)}
-                    assert sources == {"memory"}, (
-                        f"Upstash is away for the {number}. time, and {sources} serve in its place"
-                    )
+        def wait_until_upstash_serves(outages: int) -> None:
             eventually_or_fail(
                 lambda: source() == "redis",
                 within=healthy.REDIS_BACK_WITHIN + 2 * HANDSHAKES,
-                message=f"Upstash is there after {number} outages, and is not used",
+                message=f"Upstash is up after {outages} outages, and is not used",
             )
-            if number:
-                assert instance.client.get(path).json()["message"] == f"outage {number}"
-        told = [instance.log.count(FELL_BACK), instance.log.count(CONNECTED)]
-        assert told[0] >= 2, f"two outages of Upstash, and the log tells {told[0]}"
+
+        wait_until_upstash_serves(0)
+        for number in (1, 2):
+            with resilience.redis.refuse():
+                wait_until_redis_is(instance.client, "down")
+                assert instance.client.put(path, json={"message": f"outage {number}"}).status_code == 200
+                if number == 2:
+                    time.sleep(1.5)  # long enough for another Redis to be probed and trusted
+                sources = {source() for _ in range(10)}
+                assert sources == {"memory"}, f"Upstash is down (outage {number}), and {sources} serve in its place"
+            wait_until_upstash_serves(number)
+            assert instance.client.get(path).json()["message"] == f"outage {number}"
+        lines = instance.log.count(FELL_BACK)
+        assert lines >= 2, f"two outages of Upstash, and the log has {lines}"
 
 
 @pytest.mark.parametrize("when", ["after outages", "during outages"])
 def test_sigterm_ends_it_cleanly_during_and_after_outages(resilience: Resilience, when: str) -> None:
-    # Idle connections stay, so that the pool has some to close.
+    # Idle connections stay open, so that the shutdown has some to close.
     with another_instance(resilience, DB_POOL_IDLE_TIMEOUT="60") as instance, ExitStack() as outages:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
         for _ in range(2):
             with resilience.redis.refuse(), resilience.postgres.reset():
-                eventually(lambda: instance.client.get("/readyz").status_code == 503, within=3.0)
+                wait_until_unready(instance.client, within=3.0)
                 instance.client.get(path)
-            recovers(lambda: instance.client.get("/readyz").status_code == 200, within=healthy.POSTGRES_BACK_WITHIN)
+            wait_until_ready(instance.client)
         concurrently([lambda: instance.client.get("/api/campaigns")] * 5)
         if when == "during outages":
             outages.enter_context(resilience.redis.blackhole())
             outages.enter_context(resilience.postgres.blackhole())
-            eventually(lambda: instance.client.get("/readyz").status_code == 503, within=3.0)
+            wait_until_unready(instance.client, within=3.0)
             concurrently([lambda: instance.client.get(path)] * 3)
         instance.process.send_signal(signal.SIGTERM)
         within = healthy.SHUTDOWN_GRACE + healthy.SLACK
-        eventually_or_fail(
-            instance.has_exited, within=within, message=f"told to stop {when}, it still runs after {within:g} s"
-        )
+        message = f"SIGTERM {when}: the service still runs after {within:g} s"
+        eventually_or_fail(instance.has_exited, within=within, message=message)
         code = instance.process.returncode
         assert code in (0, -signal.SIGTERM), (
-            f"told to stop {when}, it ended with {code}; its log:\n{instance.log[-2000:]}"
+            f"SIGTERM {when}: the service exited with {code}; its log:\n{instance.log[-2000:]}"
         )
-        found = re.search(NEVER, instance.log)
-        assert not found, (
-            f"told to stop {when}, an error escaped: {instance.log[found.start() :][:2000] if found else ''}"
-        )
+        assert_no_unhandled_error(instance.log, during=f"SIGTERM {when}")

@@ -1,4 +1,4 @@
-"""It stops so that nobody is sent to it in vain: seen to be unready first, and all of its grace for what is under way."""
+"""A shutdown sends no request to a closed port: it is announced first, and requests in flight get the whole grace period."""
 
 from __future__ import annotations
 
@@ -14,101 +14,102 @@ from instances import Instance, another_instance
 from pytest_resilience import Resilience, eventually
 from workload import NAME, TimedReply, eventually_or_fail, postgres_session, sessions_waiting_for_lock, timed
 
-GRACE = 4.0  # SHUTDOWN_GRACE here, in seconds
-SEEN = GRACE / 4  # that a service which is idle is seen to be unready
-SERVES = GRACE * 3 / 4  # that requests under way have
-HOLDS_WRITES = ("begin", "lock table campaigns in share mode")
-WRITE = {"name": NAME, "message": "takes its time"}
-ONE_REQUEST = {"Connection": "close"}  # as a balancer's probe: a connection of its own each time
+GRACE = 4.0  # seconds: SHUTDOWN_GRACE here
+ANNOUNCED = GRACE / 4  # seconds that an idle service reports draining before it closes
+IN_FLIGHT = GRACE * 3 / 4  # seconds that requests in flight have
+LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
+CAMPAIGN = {"name": NAME, "message": "slow"}
+NEW_CONNECTION = {"Connection": "close"}  # as from a load balancer's probe: one connection for each request
 
 
 def probe(instance: Instance, path: str = "/readyz") -> TimedReply:
-    return timed(lambda: instance.client.get(path, headers=ONE_REQUEST))
+    """Send a request on a new connection."""
+    return timed(lambda: instance.client.get(path, headers=NEW_CONNECTION))
 
 
-def refused(answer: TimedReply) -> bool:
-    """True if no connection was to be had."""
-    return isinstance(answer.error, httpx.ConnectError)
+def is_refused(reply: TimedReply) -> bool:
+    """True if the connection was refused."""
+    return isinstance(reply.error, httpx.ConnectError)
 
 
-def says_draining(answer: TimedReply) -> bool:
-    return answer.reply is not None and answer.status == 503 and answer.reply.json()["status"] == "draining"
+def is_draining(ready: TimedReply) -> bool:
+    """True if a reply of /readyz reports draining."""
+    return ready.reply is not None and ready.status == 503 and ready.reply.json()["status"] == "draining"
 
 
 def test_an_idle_service_reports_draining_before_it_refuses_connections(resilience: Resilience) -> None:
-    """Whoever asks every second which instances are ready sends requests until then, and they must be served."""
+    """A load balancer that probes every second sends requests until it sees draining, and they must be served."""
     with another_instance(resilience, SHUTDOWN_GRACE=str(GRACE)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
-        told = time.monotonic()
+        sigterm = time.monotonic()
         instance.process.send_signal(signal.SIGTERM)
-        served: list[TimedReply] = []
+        read: TimedReply | None = None
         number = 0
-        while not refused(answer := probe(instance)):
-            assert time.monotonic() - told < GRACE + healthy.SLACK, (
-                "told to stop while idle, it goes on accepting connections"
+        while not is_refused(ready := probe(instance)):
+            assert time.monotonic() - sigterm < GRACE + healthy.SLACK, (
+                "after SIGTERM an idle service keeps accepting connections"
             )
             number += 1
-            # The signal may be seen after the first answers; a connection that was accepted in the last moment may get none.
-            assert number <= 3 or answer.reply is None or says_draining(answer), (
-                f"told to stop while idle, it says ready until it refuses connections: {answer.reply and answer.reply.text}"
+            # The signal may arrive after the first replies, and a connection accepted at the very end may get no reply.
+            assert number <= 3 or ready.reply is None or is_draining(ready), (
+                f"after SIGTERM an idle service reports ready until it refuses connections: {ready.reply and ready.reply.text}"
             )
-            if says_draining(answer) and not served:
-                served.append(probe(instance, path))
-        accepted = time.monotonic() - told
-        assert accepted > 0.9 * SEEN, (
-            f"told to stop while idle, it refuses connections after {accepted:.2f} s; a balancer has {SEEN:g} s to see it drain"
+            if is_draining(ready) and read is None:
+                read = probe(instance, path)
+        accepted = time.monotonic() - sigterm
+        assert accepted > 0.9 * ANNOUNCED, (
+            f"an idle service refuses connections {accepted:.2f} s after SIGTERM; a load balancer has {ANNOUNCED:g} s to see"
+            " it drain"
         )
-        assert served, "told to stop while idle, /readyz never says draining"
-        assert served[0].status == 200, (
-            f"it drains, and answers a request that was sent before anybody saw that with {served[0].status}: {served[0].error!r}"
-        )
-        eventually_or_fail(
-            instance.has_exited, within=GRACE + healthy.SLACK, message="told to stop while idle, it does not end"
-        )
+        assert read is not None, "after SIGTERM /readyz of an idle service never reports draining"
+        assert read.status == 200, f"a request that is sent while the service drains gets {read}, not 200"
+        message = "after SIGTERM an idle service does not exit"
+        eventually_or_fail(instance.has_exited, within=GRACE + healthy.SLACK, message=message)
+
+
+def drain_with_requests_in_flight(
+    resilience: Resilience,
+) -> tuple[list[tuple[TimedReply, TimedReply, float]], list[TimedReply], float]:
+    """Send SIGTERM while three writes wait for a lock, probe the service, and release the lock before the grace ends.
+
+    Returns:
+        Probes of /readyz and /livez with the seconds since SIGTERM, the replies to the writes, and the seconds in all.
+    """
+    with (
+        another_instance(resilience, SHUTDOWN_GRACE=str(GRACE), DB_COMMAND_TIMEOUT="60") as instance,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        with postgres_session(resilience, "another application", *LOCKED):
+            writes = [
+                threads.submit(timed, lambda: instance.client.post("/api/campaigns", json=CAMPAIGN)) for _ in range(3)
+            ]
+            eventually(lambda: sessions_waiting_for_lock(resilience) == 3, within=5.0)
+            sigterm = time.monotonic()
+            instance.process.send_signal(signal.SIGTERM)
+            message = "after SIGTERM /readyz does not report draining"
+            eventually_or_fail(lambda: is_draining(probe(instance)), within=1.0, message=message)
+            probes = []
+            while time.monotonic() - sigterm < 0.8 * IN_FLIGHT:
+                probes.append((probe(instance), probe(instance, "/livez"), time.monotonic() - sigterm))
+        replies = [each.result() for each in writes]
+    return probes, replies, time.monotonic() - sigterm
 
 
 def test_requests_in_flight_get_the_shutdown_grace_while_readyz_reports_draining(resilience: Resilience) -> None:
-    for _ in range(3):  # on a machine that is busy with something else the test itself may be late
-        with (
-            another_instance(resilience, SHUTDOWN_GRACE=str(GRACE), DB_COMMAND_TIMEOUT="60") as instance,
-            ThreadPoolExecutor(3) as threads,
-        ):
-            with postgres_session(resilience, "somebody else", *HOLDS_WRITES):
-                under_way = [
-                    threads.submit(timed, lambda: instance.client.post("/api/campaigns", json=WRITE)) for _ in range(3)
-                ]
-                eventually(lambda: sessions_waiting_for_lock(resilience) == 3, within=5.0)
-                told = time.monotonic()
-                instance.process.send_signal(signal.SIGTERM)
-                eventually_or_fail(
-                    lambda: says_draining(probe(instance)),
-                    within=1.0,
-                    message="told to stop, it does not say draining",
-                )
-                probes = []
-                while time.monotonic() - told < 0.8 * SERVES:
-                    probes.append((probe(instance), probe(instance, "/livez"), time.monotonic() - told))
-            answers = [each.result() for each in under_way]
-        if time.monotonic() - told < SERVES:
+    for _ in range(3):  # on a busy machine the test itself may be late
+        probes, replies, took = drain_with_requests_in_flight(resilience)
+        if took < IN_FLIGHT:
             break
     else:
-        pytest.skip("this machine is too busy to hold a request for just so long")
-    for ready, alive, at in probes:
-        # A connection that waits in the backlog as the listener closes is reset in place of refused.
-        assert ready.status is not None, (
-            f"with requests under way and {GRACE:g} s of grace, it refuses connections after {at:.1f} s"
-        )
-        assert alive.status is not None, (
-            f"with requests under way and {GRACE:g} s of grace, it refuses connections after {at:.1f} s"
-        )
-        assert says_draining(ready), (
-            f"{at:.1f} s after it was told to stop, with requests under way and {GRACE:g} s of grace, /readyz is"
-            f" {ready.status}: {ready.error!r}"
-        )
-        assert alive.status == 200, (
-            f"/livez is {alive.status} after {at:.1f} s of draining: an orchestrator would kill it now"
-        )
-    statuses = [answer.status for answer in answers]
+        pytest.skip("this machine is too busy to hold a request for an exact time")
+    for ready, alive, seconds in probes:
+        when = f"{seconds:.1f} s after SIGTERM, with requests in flight and {GRACE:g} s of grace"
+        # A connection in the backlog of a listener that closes is reset and not refused, so the status counts.
+        assert ready.status is not None, f"{when}, the service refuses connections: {ready}"
+        assert alive.status is not None, f"{when}, the service refuses connections: {alive}"
+        assert is_draining(ready), f"{when}, /readyz is {ready.status} and does not report draining: {ready.error!r}"
+        assert alive.status == 200, f"{when}, /livez is {alive.status}: an orchestrator would kill the process now"
+    statuses = [reply.status for reply in replies]
     assert statuses == [201] * 3, (
-        f"requests that took {0.8 * SERVES:.1f} s were given up, with {GRACE:g} s of grace: {statuses}"
+        f"requests that took {0.8 * IN_FLIGHT:.1f} s were given up, with {GRACE:g} s of grace: {statuses}"
     )

@@ -1,4 +1,4 @@
-"""Each limit acts where it says: just below nothing happens, just above it does, and around it nothing flutters."""
+"""Every threshold is exact and has hysteresis: the pool's alert and the memory guard act just above it, and do not flap around it."""
 
 from __future__ import annotations
 
@@ -12,57 +12,51 @@ import psutil
 import pytest
 
 from instances import Instance, another_instance
-from pytest_resilience import Resilience, eventually
+from pytest_resilience import Resilience
 from verbs import uncached_campaigns
-from workload import eventually_or_fail, postgres_session, timed
+from workload import eventually_or_fail, postgres_session, timed, wait_until_unready
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 RESOLVED = "RESOLVED: database_pool_exhausted"
 STATS = re.compile(r"\[Memory Stats\].*\| Limit: \d+\.\d\d/\d+\.\d\dMB \((\d+\.\d\d)%\)")
-CRIED = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
-REFUSES = re.compile(r"\[Memory\] refusing work that is not essential: (\d+\.\d\d)%")
-SERVES = re.compile(r"\[Memory\] RESOLVED: work is served again: (\d+\.\d\d)%")
-CALM = re.compile(r"\[Memory\] RESOLVED: usage is back to normal: (\d+\.\d\d)%")
+FORCED_GC = re.compile(r"\[Memory\] High heap usage: (\d+\.\d\d)%, forcing GC")
+SHEDDING = re.compile(r"\[Memory\] refusing work that is not essential: (\d+\.\d\d)%")
+SERVING = re.compile(r"\[Memory\] RESOLVED: work is served again: (\d+\.\d\d)%")
+NORMAL = re.compile(r"\[Memory\] RESOLVED: usage is back to normal: (\d+\.\d\d)%")
 POOL = 10  # connections: one is 10 %
-CHECKED = (
-    0.2  # seconds between two checks of the pool, and between two lines of statistics, which tell that one was made
-)
-LOOKED = 0.05  # seconds between two looks at memory, and between two lines of statistics
+POOL_CHECKED = 0.2  # seconds between two pool checks, and between two lines of statistics, which show that one was made
+MEMORY_CHECKED = 0.05  # seconds between two memory checks, and between two lines of statistics
 STEP = 0.7  # percent of the limit
 
 
-def checks(instance: Instance, count: int) -> None:
-    """Wait until so many checks have been made: as many lines of statistics, which come as often, and one more."""
-    told = len(STATS.findall(instance.log))
+def wait_for_checks(instance: Instance, count: int) -> None:
+    """Wait for a number of checks: for as many lines of statistics, which are logged as often, and one more."""
+    before = len(STATS.findall(instance.log))
     eventually_or_fail(
-        lambda: len(STATS.findall(instance.log)) > told + count,
+        lambda: len(STATS.findall(instance.log)) > before + count,
         within=20.0,
-        message=f"{count} periods pass, and the statistics do not come",
+        message=f"{count} periods have passed, and no statistics are logged",
     )
 
 
-class Load:
-    """Requests that hold connections of instances: each waits for a row that a session of somebody else has locked."""
+class PoolLoad:
+    """Requests that each hold a connection of every instance, because a foreign session has locked the row they change."""
 
     def __init__(self, resilience: Resilience, threads: ThreadPoolExecutor, instances: list[Instance]) -> None:
         self._resilience = resilience
         self._threads = threads
         self._instances = instances
-        self._held: list[ExitStack] = []
+        self._locks: list[ExitStack] = []
 
     def hold(self, count: int) -> None:
-        """Hold so many connections of each instance, no more and no less."""
-        while len(self._held) > count:
-            self._held.pop().close()
-        ids = uncached_campaigns(self._resilience, max(0, count - len(self._held)))
-        for i in ids:
-            held = ExitStack()
-            held.enter_context(
-                postgres_session(
-                    self._resilience, "somebody else", "begin", f"select 1 from campaigns where id = {i} for update"
-                )
-            )
-            self._held.append(held)
+        """Hold exactly this many connections of each instance."""
+        while len(self._locks) > count:
+            self._locks.pop().close()
+        for i in uncached_campaigns(self._resilience, max(0, count - len(self._locks))):
+            lock = ExitStack()
+            statement = f"select 1 from campaigns where id = {i} for update"
+            lock.enter_context(postgres_session(self._resilience, "another application", "begin", statement))
+            self._locks.append(lock)
             for instance in self._instances:
                 self._threads.submit(
                     timed, lambda i=i, client=instance.client: client.put(f"/api/campaigns/{i}", json={"message": "m"})
@@ -70,164 +64,179 @@ class Load:
 
 
 @contextmanager
-def load(resilience: Resilience, *instances: Instance) -> Iterator[Load]:
+def pool_load(resilience: Resilience, *instances: Instance) -> Iterator[PoolLoad]:
+    """Yield a load for the instances, and release it when the block ends."""
     with ThreadPoolExecutor(2 * POOL * len(instances)) as threads:
-        made = Load(resilience, threads, list(instances))
+        load = PoolLoad(resilience, threads, list(instances))
         try:
-            yield made
+            yield load
         finally:
-            made.hold(0)
+            load.hold(0)
 
 
 def test_the_pool_alert_has_an_exact_threshold_and_hysteresis(resilience: Resilience) -> None:
     settings = {
         "DB_POOL_MAX": str(POOL),
-        "DB_POOL_CHECK_INTERVAL": str(CHECKED),
-        "MEMORY_STATS_INTERVAL": str(CHECKED),
+        "DB_POOL_CHECK_INTERVAL": str(POOL_CHECKED),
+        "MEMORY_STATS_INTERVAL": str(POOL_CHECKED),
         "DB_COMMAND_TIMEOUT": "120",
     }
     with (
         another_instance(resilience, DB_POOL_ALERT_PERCENT="90", **settings) as at,
         another_instance(resilience, DB_POOL_ALERT_PERCENT="89.9", **settings) as above,
-        load(resilience, at, above) as pool,
+        pool_load(resilience, at, above) as load,
     ):
-        pool.hold(8)
-        checks(above, 4)
+        load.hold(8)
+        wait_for_checks(above, 4)
         assert ALERT not in above.log, (
             "80 % of the pool are in use, DB_POOL_ALERT_PERCENT is 89.9, and the alert is raised"
         )
-        pool.hold(9)
+        load.hold(9)
         message = "90 % of the pool are in use, DB_POOL_ALERT_PERCENT is 89.9, and no alert is raised"
         eventually_or_fail(lambda: ALERT in above.log, within=5.0, message=message)
-        checks(at, 8)
-        assert ALERT not in at.log, "just 90 % of the pool are in use, not more, and the alert of 90 % is raised"
+        wait_for_checks(at, 8)
+        assert ALERT not in at.log, "exactly 90 % of the pool are in use, not more, and the alert of 90 % is raised"
 
-        pool.hold(8)
-        checks(above, 4)
+        load.hold(8)
+        wait_for_checks(above, 4)
         assert RESOLVED not in above.log, (
-            "80 % of the pool are in use, and an alert of 89.9 % is over; it is below 75 %"
+            "80 % of the pool are in use, and an alert of 89.9 % is resolved, which needs less than 75 %"
         )
-        pool.hold(9)
-        checks(above, 4)
+        load.hold(9)
+        wait_for_checks(above, 4)
         alerts = above.log.count(ALERT)
         assert alerts == 1, (
-            f"use went from 90 to 80 % and back, and there are {alerts} alerts: it is one episode above 75 %"
+            f"use went from 90 to 80 % and back, and there are {alerts} alerts: above 75 % it is one episode"
         )
-        pool.hold(7)
-        message = "70 % of the pool are in use, and the episode is not over"
+        load.hold(7)
+        message = "70 % of the pool are in use, and the alert is not resolved"
         eventually_or_fail(lambda: RESOLVED in above.log, within=5.0, message=message)
-        pool.hold(9)
-        message = "the pool is at 90 % again after an episode was over, and no second alert is raised"
+        load.hold(9)
+        message = "90 % of the pool are in use again after an alert was resolved, and no second one is raised"
         eventually_or_fail(lambda: above.log.count(ALERT) == 2, within=5.0, message=message)
-        assert ALERT not in at.log, "it was never above 90 %, and the alert of 90 % is raised"
+        assert ALERT not in at.log, "use was never above 90 %, and the alert of 90 % is raised"
 
 
-class Squeeze:
-    """Sets the data limit of a process so that a share of it is in use."""
+class MemoryPressure:
+    """Lowers and raises the data limit of a process, so that a given share of the limit is in use.
 
-    def __init__(self, instance: Instance) -> None:
+    Attributes:
+        percent: the share that is in use now.
+    """
+
+    def __init__(self, instance: Instance, percent: float) -> None:
+        self.percent = percent
         self._instance = instance
         self._process = psutil.Process(instance.process.pid)
         self._before = self._process.rlimit(psutil.RLIMIT_DATA)
-        self.share = 0.0
+        self._in_use = 0
 
-    def to(self, percent: float, looks: int) -> None:
-        """Let so much of the limit be in use for so many looks."""
-        if self.share == 0.0:
-            self._in_use = self._data()
-        self.share = percent
+    def apply(self, percent: float, checks: int) -> None:
+        """Let this share of the limit be in use for a number of memory checks."""
+        if not self._in_use:
+            self._in_use = self._data_bytes()
         self._process.rlimit(psutil.RLIMIT_DATA, (int(self._in_use / percent * 100), self._before[1]))
-        checks(self._instance, looks)
+        wait_for_checks(self._instance, checks)
+
+    def step_until(self, line: re.Pattern[str], *, step: float, until: float, message: str, checks: int = 2) -> None:
+        """Change the share step by step until a line is logged, and fail with `message` at the share `until`."""
+        while not line.search(self._instance.log):
+            assert self.percent < until if step > 0 else self.percent > until, f"{message} ({self.percent:.1f} %)"
+            self.apply(self.percent, checks)
+            self.percent += step
 
     def heal(self) -> None:
+        """Restore the limit."""
         self._process.rlimit(psutil.RLIMIT_DATA, self._before)
 
-    def _data(self) -> int:
+    def _data_bytes(self) -> int:
         found = re.search(r"VmData:\s+(\d+) kB", Path(f"/proc/{self._instance.process.pid}/status").read_text())
         assert found is not None
         return int(found[1]) * 1024
 
 
 @contextmanager
-def squeezed(instance: Instance) -> Iterator[Squeeze]:
-    squeeze = Squeeze(instance)
+def memory_pressure(instance: Instance, percent: float) -> Iterator[MemoryPressure]:
+    """Yield the pressure on an instance, beginning at a share of the limit, and heal it when the block ends."""
+    pressure = MemoryPressure(instance, percent)
     try:
-        yield squeeze
+        yield pressure
     finally:
-        squeeze.heal()
+        pressure.heal()
 
 
 @pytest.fixture
-def looking() -> dict[str, str]:
-    """Settings with which memory is looked at often."""
+def frequent_checks() -> dict[str, str]:
+    """Settings with which memory is checked often and nothing else frees memory."""
     return {
-        "MEMORY_CHECK_INTERVAL": str(LOOKED),
-        "MEMORY_STATS_INTERVAL": str(LOOKED),
+        "MEMORY_CHECK_INTERVAL": str(MEMORY_CHECKED),
+        "MEMORY_STATS_INTERVAL": str(MEMORY_CHECKED),
         "GC_INTERVAL": "3600",
         "DB_POOL_CHECK_INTERVAL": "3600",
     }
 
 
-def once(pattern: re.Pattern[str], instance: Instance, what: str) -> float:
-    """The percentage that a line tells which must be in the log once."""
-    told = pattern.findall(instance.log)
-    assert len(told) == 1, (
-        f"memory runs short and comes back once, slowly, and {len(told)} lines say that {what}: {told}"
+def logged_percent(line: re.Pattern[str], instance: Instance, event: str) -> float:
+    """Return the percentage in a log line, and assert that the line is there once."""
+    values = line.findall(instance.log)
+    assert len(values) == 1, (
+        f"memory runs short and recovers once, slowly, and {len(values)} lines report that {event}: {values}"
     )
-    return float(told[0])
+    return float(values[0])
 
 
-def test_the_memory_guard_has_exact_thresholds_and_hysteresis(resilience: Resilience, looking: dict[str, str]) -> None:
-    """Memory runs short slowly, and comes back slowly: each line tells at how much, and comes once."""
-    with another_instance(resilience, **looking) as instance, squeezed(instance) as squeeze:
-        percent = 85.0
-        while percent < 89.0:
-            squeeze.to(percent, 2)
-            percent += STEP
-        assert not CRIED.search(instance.log), f"less than 90 % is in use ({percent - STEP:.1f}), and the guard acts"
-        while not REFUSES.search(instance.log):
-            assert percent < 110, f"{percent:.1f} % of the limit at the start is in use, and work is not refused"
-            squeeze.to(percent, 2)
-            percent += STEP
-        while not SERVES.search(instance.log):
-            assert percent > 70, "memory is there again, and work is not served"
-            squeeze.to(percent, 2)
-            percent -= STEP
-        again = percent + 2 * STEP
-        for each in (again, again - STEP, again, again - STEP):  # around the limit below which it serves
-            squeeze.to(each, 2)
-        while not CALM.search(instance.log):
-            assert percent > 60, "memory is there again, and the episode is not over"
-            squeeze.to(percent, 5)
-            percent -= STEP
-        cried, refuses = once(CRIED, instance, "memory is short"), once(REFUSES, instance, "work is refused")
-        serves, calm = once(SERVES, instance, "work is served again"), once(CALM, instance, "memory is back to normal")
+def test_the_memory_guard_has_exact_thresholds_and_hysteresis(
+    resilience: Resilience, frequent_checks: dict[str, str]
+) -> None:
+    """Memory runs short slowly and recovers slowly, so each line is logged once, just beyond its threshold."""
+    with (
+        another_instance(resilience, **frequent_checks) as instance,
+        memory_pressure(instance, 85.0) as pressure,
+    ):
+        while pressure.percent < 89.0:
+            pressure.apply(pressure.percent, 2)
+            pressure.percent += STEP
+        assert not FORCED_GC.search(instance.log), (
+            f"less than 90 % is in use ({pressure.percent - STEP:.1f}), and the guard acts"
+        )
+        pressure.step_until(SHEDDING, step=STEP, until=110, message="the limit is exceeded, and load is not shed")
+        pressure.step_until(SERVING, step=-STEP, until=70, message="memory is free again, and load is still shed")
+        again = pressure.percent + 2 * STEP
+        for each in (again, again - STEP, again, again - STEP):  # around the threshold below which work is served
+            pressure.apply(each, 2)
+        message = "memory is free again, and the episode is not over"
+        pressure.step_until(NORMAL, step=-STEP, until=60, message=message, checks=5)
+        forced, shedding = (
+            logged_percent(FORCED_GC, instance, "memory is short"),
+            logged_percent(SHEDDING, instance, "work is refused"),
+        )
+        serving, normal = (
+            logged_percent(SERVING, instance, "work is served again"),
+            logged_percent(NORMAL, instance, "memory is back to normal"),
+        )
     width = 2 * STEP
-    assert 90 < cried < 90 + width, f"the guard acts above 90 %, and it acted at {cried} %"
-    assert 95 <= refuses < 95 + width, f"work is refused from 95 % on, and it was refused at {refuses} %"
-    assert 93 - width < serves < 93, f"work is served again below 93 %, and it was served at {serves} %"
-    assert 80 - width < calm < 80, f"the episode is over below 80 %, and it was over at {calm} %"
+    assert 90 < forced < 90 + width, f"the guard acts above 90 %, and it acted at {forced} %"
+    assert 95 <= shedding < 95 + width, f"load is shed from 95 % on, and it was shed at {shedding} %"
+    assert 93 - width < serving < 93, f"work is served again below 93 %, and it was served at {serving} %"
+    assert 80 - width < normal < 80, f"the episode is over below 80 %, and it was over at {normal} %"
 
 
 def test_a_lasting_memory_shortage_halves_the_cache_at_most_every_10_seconds(
-    resilience: Resilience, looking: dict[str, str]
+    resilience: Resilience, frequent_checks: dict[str, str]
 ) -> None:
-    """Each forced collection costs half of the cache: while Redis is away, the cache is all there is."""
+    """Each forced collection evicts half of the cache, and while Redis is down the cache is all there is."""
     campaigns = 40
     ids = uncached_campaigns(resilience, campaigns)
-    with another_instance(resilience, **looking) as instance, resilience.redis.refuse():
+    with another_instance(resilience, **frequent_checks) as instance, resilience.redis.refuse():
         for i in ids:
             assert instance.client.get(f"/api/campaigns/{i}").status_code == 200
-        with squeezed(instance) as squeeze:
-            percent = 91.0
-            while not CRIED.search(instance.log):
-                squeeze.to(percent, 2)
-                percent += 0.3
-            squeeze.to(percent + 1.2, 20)  # more than 90 % is really needed, all the time
-            assert not REFUSES.search(instance.log)
+        with memory_pressure(instance, 91.0) as pressure:
+            pressure.step_until(FORCED_GC, step=0.3, until=110, message="memory is short, and no collection is forced")
+            pressure.apply(pressure.percent + 1.2, 20)  # more than 90 % is in use all the time
+            assert not SHEDDING.search(instance.log)
             with resilience.postgres.refuse():
-                eventually(lambda: instance.client.get("/readyz").status_code == 503, within=5.0)
+                wait_until_unready(instance.client, within=5.0)
                 left = [instance.client.get(f"/api/campaigns/{i}").status_code for i in ids].count(200)
     assert left >= campaigns // 4, (
-        f"memory was short for 20 looks, and {left} of {campaigns} cached campaigns are left: half goes once in 10 s, no more"
+        f"memory was short for 20 checks, and {left} of {campaigns} cached campaigns are left: half goes once in 10 s, no more"
     )

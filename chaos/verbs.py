@@ -1,4 +1,4 @@
-"""The five things that a client can ask for, so that a promise is tried with each of them and not with the first that comes to mind."""
+"""The five kinds of request to the campaign API, so that a promise is tested with each of them and not only with one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Verb:
     """One kind of request.
 
     Attributes:
-        status: of its answer when nothing is wrong.
-        send: sends it to a client for one campaign.
+        status: the status of its response when nothing is wrong.
+        send: sends the request for one campaign through a client.
     """
 
     status: int
@@ -38,28 +38,35 @@ READS = ("GET one", "GET list")
 
 
 def uncached_campaigns(resilience: Resilience, count: int, message: str = MESSAGE) -> list[int]:
-    """Insert campaigns around the service, so that no cache has them. Return their ids."""
+    """Insert campaigns directly into Postgres, so that no cache has them, and return their ids."""
     query = "insert into campaigns (name, message) select $1, $2 from generate_series(1, $3) returning id"
     return [row["id"] for row in sql(resilience, query, NAME, message, count)]
 
 
 def send_every_verb(client: Any, ids: Iterable[int], *, names: Iterable[str] = VERBS) -> list[tuple[str, TimedReply]]:
-    """Send one request of each verb for each of the given campaigns, all at once. Return what came of each, with its verb."""
-    asked = [(name, partial(VERBS[name].send, client, i)) for name, i in zip(names, ids, strict=True)]
-    return list(zip((name for name, _ in asked), concurrently([ask for _, ask in asked]), strict=True))
+    """Send one request of each verb, all at the same time, and return each outcome with its verb.
+
+    Args:
+        client: an `httpx.Client` of an instance, or `resilience.service`.
+        ids: the campaign for each verb.
+        names: the verbs.
+    """
+    requests = [(name, partial(VERBS[name].send, client, i)) for name, i in zip(names, ids, strict=True)]
+    replies = concurrently([send for _, send in requests])
+    return list(zip((name for name, _ in requests), replies, strict=True))
 
 
-def assert_all_succeed(answers: list[tuple[str, TimedReply]], *, during: str, within: float) -> None:
-    """Assert that each answer is the one of fine weather, and that none came later than `within` seconds."""
-    for verb, answer in answers:
-        wanted = VERBS[verb].status
-        assert answer.status == wanted, f"{during}: {verb} is answered {answer.status}, not {wanted}: {answer.error!r}"
-        assert answer.seconds < within, f"{during}: {verb} takes {answer.seconds:.2f} s"
+def assert_all_succeed(replies: list[tuple[str, TimedReply]], *, during: str, within: float) -> None:
+    """Assert that each request got its normal status within a number of seconds."""
+    for verb, reply in replies:
+        expected = VERBS[verb].status
+        assert reply.status == expected, f"{during}: {verb} gets {reply.status}, not {expected}: {reply.error!r}"
+        assert reply.seconds < within, f"{during}: {verb} takes {reply.seconds:.2f} s, more than {within:.2f} s"
 
 
-def assert_all_unavailable(answers: list[tuple[str, TimedReply]], *, during: str, within: float) -> None:
-    """Assert that each answer is a 503 with Retry-After, and that none came later than `within` seconds."""
-    for verb, answer in answers:
-        assert answer.status == 503, f"{during}: {verb} is answered {answer.status}, not 503: {answer.error!r}"
-        assert_unavailable([answer])
-        assert answer.seconds < within, f"{during}: {verb} hears of it only after {answer.seconds:.2f} s"
+def assert_all_unavailable(replies: list[tuple[str, TimedReply]], *, during: str, within: float) -> None:
+    """Assert that each request got a 503 with Retry-After within a number of seconds."""
+    for verb, reply in replies:
+        assert reply.status == 503, f"{during}: {verb} gets {reply.status}, not 503: {reply.error!r}"
+        assert_unavailable([reply])
+        assert reply.seconds < within, f"{during}: {verb} gets its 503 after {reply.seconds:.2f} s, not {within:.2f} s"

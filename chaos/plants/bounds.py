@@ -23,7 +23,7 @@ PLANTS = (
             "                if len(body) >= MAX_BODY_BYTES:",
         ),
         tests=BODY,
-        says="a body of just 1 MiB",
+        says="a body of exactly 1 MiB",
     ),
     plant(
         "body-bound-by-what-it-says",
@@ -34,7 +34,7 @@ PLANTS = (
             "                if len(body) > 2 * MAX_BODY_BYTES:",
         ),
         tests=BODY,
-        says="a body of 1 MiB and a byte, in pieces",
+        says="a body of 1 MiB and a byte, in chunks",
     ),
     plant(
         "texts-in-bytes",
@@ -56,7 +56,7 @@ PLANTS = (
         ("routes.py", "default=50, lowest=1, highest=200)", "default=50, lowest=1, highest=201)"),
         ("routes.py", "        page = items[:limit]", "        page = items[: min(limit, 100)]"),
         tests=PAGES,
-        says="there are 100 on the page",
+        says="there are 100 of 402 campaigns on the page",
     ),
     plant(
         "pages-of-any-size",
@@ -70,7 +70,7 @@ PLANTS = (
         "The next page begins after the last row that was read.",
         ("routes.py", "page[-1].id if has_more", "items[-1].id if has_more"),
         tests=PAGES,
-        says="the pages together tell",
+        says="the pages together list",
     ),
     plant(
         "last-page-says-more",

@@ -24,7 +24,7 @@ PLANTS = (
         "Redis' replacement may go by its name.",
         ("cache.py", 'return CacheResult(entry, "hit", "memory")', 'return CacheResult(entry, "hit", "redis")'),
         tests=f"{TWICE}[refusing]",
-        says="the fallback cache does not serve while Redis is away",
+        says="while Redis is down, reads come from redis",
     ),
     plant(
         "cache-mixes-keys",
@@ -41,7 +41,7 @@ PLANTS = (
             "            if self._flights.get(key % 8) is flight:\n                del self._flights[key % 8]",
         ),
         tests=SLOW_REDIS,
-        says="readers got somebody else's campaign",
+        says="readers got another campaign than they requested",
     ),
     plant(
         "cache-each-reader-loads",
@@ -85,7 +85,7 @@ PLANTS = (
             '            if stale is None:\n                return CacheResult(None, "miss", "postgres")\n',
         ),
         tests=ABSENT,
-        says="nobody can know that there is no such campaign",
+        says="without Postgres it is unknown whether a campaign exists",
     ),
     plant(
         "cache-absence-for-ever",
@@ -106,7 +106,7 @@ PLANTS = (
             '        if key in self._absent:\n            return CacheResult(None, "hit", "memory")\n        flight = self._flights.get(key)\n',
         ),
         tests=ABSENT,
-        says="its absence is remembered",
+        says="the 404 is cached",
     ),
     plant(
         "cache-ttl-ignored",
@@ -144,7 +144,7 @@ PLANTS = (
             "            if found",
         ),
         tests="test_cache.py::test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory",
-        says="it came from Redis a moment ago, and memory has no copy",
+        says="just served from Redis, and memory has no copy",
     ),
     plant(
         "cache-memory-cold-after-postgres",
@@ -155,7 +155,7 @@ PLANTS = (
             "        if not self.redis.up:\n            self.memory.put(key, entry)\n        if self._redis_is_current(key):",
         ),
         tests="test_cache.py::test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory",
-        says="it came from Postgres a moment ago, and memory has no copy",
+        says="just served from Postgres, and memory has no copy",
     ),
     plant(
         "cache-stale-for-ever",

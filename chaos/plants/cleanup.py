@@ -47,7 +47,7 @@ PLANTS = (
             "        return CleanupResult(idle_closed, len(leaked), terminated + 1,",
         ),
         tests=ZOMBIE,
-        says="the cleanup claims",
+        says="the cleanup reports",
     ),
     plant(
         "cleanup-leaves-statements",
@@ -58,7 +58,7 @@ PLANTS = (
             "",
         ),
         tests=ORPHAN,
-        says="Postgres still works for a process that is gone",
+        says="Postgres still works for a dead process",
     ),
     plant(
         "cleanup-ends-idle-replicas",
@@ -99,14 +99,14 @@ PLANTS = (
         ),
         ("postgres_monitor.py", "WHERE pid = ANY($1) AND application_name LIKE 'service:%'", "WHERE pid = ANY($1)"),
         tests=(ZOMBIE, SWEPT),
-        says="none of the service's",
+        says="is not the service's",
     ),
     plant(
         "cleanup-for-everybody",
         "It is an internal address.",
         ("routes.py", "        status = denial_status(", "        status = None and denial_status("),
         tests=RIGHTS,
-        says="a caller from elsewhere without the token may clean up",
+        says="a remote caller without the token may clean up",
     ),
     plant(
         "cleanup-believes-headers",
@@ -117,21 +117,21 @@ PLANTS = (
             '        peer = request.headers.get("x-forwarded-for") or (request.client.host if request.client else None)',
         ),
         tests=RIGHTS,
-        says="a header decides who asks",
+        says="a header decides who the caller is",
     ),
     plant(
         "cleanup-any-token",
         "A token was sent.",
         ("cleanup.py", "    return None if is_valid else 403", "    return None if is_valid or token else 403"),
         tests=RIGHTS,
-        says="a caller from elsewhere without the token may clean up",
+        says="a remote caller without the token may clean up",
     ),
     plant(
         "cleanup-without-a-token-for-everybody",
         "Who sets no token needs no lock.",
         ("cleanup.py", "is_valid = expected is not None and", "is_valid = expected is None or"),
         tests="test_cleanup.py::test_without_a_configured_token_remote_callers_cannot_clean_up",
-        says="CLEANUP_TOKEN is not set, and a caller from elsewhere may clean up",
+        says="CLEANUP_TOKEN is not set, and a remote caller may clean up",
     ),
     plant(
         "cleanup-first-then-asks",
@@ -149,14 +149,14 @@ PLANTS = (
         "It does no harm.",
         ("cleanup.py", "                raise CleanupRateLimited(wait)", "                pass"),
         tests=ONE_CLEANUP,
-        says="a cleanup right after the last one is refused",
+        says="a cleanup right after another one gets",
     ),
     plant(
         "cleanup-always-success",
         "It was triggered, wasn't it?",
         ("cleanup.py", "            if not leaked and not idle_closed:\n", "            if False:\n"),
         tests=NOTHING,
-        says="it claims success",
+        says="the cleanup claims success",
     ),
     plant(
         "cleanup-takes-its-time",
@@ -188,7 +188,7 @@ PLANTS = (
             "            pass\n        if True:\n            wait = self._last_run",
         ),
         tests=ONE_CLEANUP,
-        says="cleanups ran side by side",
+        says="cleanups side by side, not 1",
     ),
     plant(
         "cleanup-leaves-the-dead",
@@ -206,21 +206,21 @@ PLANTS = (
             "",
         ),
         tests="test_cleanup.py::test_cleanup_runs_every_cleanup_interval_without_a_request",
-        says="nobody cleans up unasked",
+        says="no periodic cleanup runs",
     ),
     plant(
         "cleanup-again-in-a-second",
         "A client will find out when it may.",
         ("routes.py", "retry_after=error.retry_after)\n        content", "retry_after=1)\n        content"),
         tests="test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited",
-        says="it says to come again after 1 s",
+        says="Retry-After is 1 s",
     ),
     plant(
         "cleanup-invents-what-it-freed",
         "About twelve, as in the log of that night.",
         ("cleanup.py", "round((freed.heap + freed.external) / MIB, 2)", "12.22"),
         tests="test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited",
-        says="it claims to have freed 12.22 MB",
+        says="the reply reports 12.22 MB freed",
     ),
     plant(
         "cleanup-one-name-for-all",
@@ -228,7 +228,7 @@ PLANTS = (
         ("database.py", 'f"service:{boot_id}"', '"service:main"'),
         ("postgres_monitor.py", 'f"service:{boot_id}"', '"service:main"'),
         tests="test_cleanup.py::test_each_process_gives_its_sessions_a_unique_name",
-        says="a cleanup takes one's for the other's",
+        says="a cleanup cannot tell them apart",
     ),
     plant(
         "cleanup-every-six-hours-only",
@@ -250,7 +250,7 @@ PLANTS = (
             "state LIKE 'idle in transaction%' AND $5 > 0",
         ),
         tests=LIVING,
-        says="younger than those of a living instance can be",
+        says="younger than those of a live instance can be",
     ),
     plant(
         "cleanup-asks-nobody-who-lives",
@@ -262,7 +262,7 @@ PLANTS = (
         ),
         ("postgres_monitor.py", "make_interval(secs => $7))\n", "make_interval(secs => $7)))\n"),
         tests=LIVING,
-        says="a transaction of an instance that lives",
+        says="a transaction of a live instance",
     ),
     plant(
         "cleanup-leaves-its-own-lost-sessions",
@@ -273,7 +273,7 @@ PLANTS = (
             "     OR (application_name = $1 AND false AND NOT pid = ANY($2)\n",
         ),
         tests=LOST,
-        says="a session of its own that its pool does not know is left",
+        says="a session under the instance's name that its pool does not know is left",
     ),
     plant(
         "cleanup-counts-what-it-told",
@@ -284,7 +284,7 @@ PLANTS = (
             "                return len(pids)\n",
         ),
         tests=STUCK,
-        says="and the cleanup claims to have ended 1",
+        says="and the cleanup reports 1 terminated",
     ),
     plant(
         "cleanup-waits-for-the-stuck",
@@ -303,6 +303,6 @@ PLANTS = (
         "Nothing can be done about it.",
         ("postgres_monitor.py", "                if remaining:\n", "                if False:\n"),
         tests=STUCK,
-        says="nothing in the log says so",
+        says="the log does not report it",
     ),
 )

@@ -24,7 +24,7 @@ PLANTS = (
         "Clients close when they are done.",
         ("__main__.py", "        self._connections.sweep()\n", ""),
         tests=HELD,
-        says="clients hold on with",
+        says="clients stay connected with",
     ),
     plant(
         "head-time-for-each-byte",
@@ -35,14 +35,14 @@ PLANTS = (
             "        if not self._is_busy():",
         ),
         tests=HELD,
-        says="clients hold on with half a head",
+        says="clients stay connected with half a head",
     ),
     plant(
         "slow-bodies-held",
         "A mobile network is slow.",
         ("routes.py", "        async with asyncio.timeout(seconds):", "        async with asyncio.timeout(None):"),
         tests=HELD,
-        says="clients hold on with a slow body",
+        says="clients stay connected with a slow body",
     ),
     plant(
         "half-a-head-hears-nothing",
@@ -53,7 +53,7 @@ PLANTS = (
             "            if False:",
         ),
         tests=HELD,
-        says="is told 408 in the end",
+        says="it ends with a 408",
     ),
     plant(
         "connections-without-a-bound",
@@ -71,7 +71,7 @@ PLANTS = (
         "First come, first served.",
         ("http_connections.py", "            if not self._evict(1):", "            if True:"),
         tests=ROOM,
-        says="and others are answered",
+        says="and other requests get",
     ),
     plant(
         "no-connection-for-health",
@@ -82,7 +82,7 @@ PLANTS = (
             "                connection.evict()\n",
         ),
         tests=ROOM,
-        says="work is not refused",
+        says="requests are not refused",
     ),
     plant(
         "descriptors-all-for-clients",
@@ -100,7 +100,7 @@ PLANTS = (
             'proxy_headers=True, forwarded_allow_ips="*",',
         ),
         tests=HEADERS,
-        says="X-Forwarded-For decides who asks",
+        says="X-Forwarded-For decides who the caller is",
     ),
     plant(
         "proxy-on-this-machine-is-local",
@@ -143,7 +143,7 @@ PLANTS = (
             "expected.startswith(token.strip())",
         ),
         tests=TOKEN,
-        says="is answered 200",
+        says="gets 200, not 403",
     ),
     plant(
         "token-in-any-case",
@@ -154,7 +154,7 @@ PLANTS = (
             "token.strip().lower() == expected.lower()",
         ),
         tests=TOKEN,
-        says="is answered 200",
+        says="gets 200, not 403",
     ),
     plant(
         "token-in-ascii-only",
@@ -165,7 +165,7 @@ PLANTS = (
             "hmac.compare_digest(token.strip(), expected)",
         ),
         tests=TOKEN,
-        says="is answered 500",
+        says="gets 500, not 403",
     ),
     plant(
         "certificate-not-verified",
@@ -175,7 +175,7 @@ PLANTS = (
             "                ssl=True,\n",
             '                ssl=True,\n                ssl_cert_reqs="none",\n',
         ),
-        tests=f"{CERTIFICATE}[its authority is unknown]",
+        tests=f"{CERTIFICATE}[unknown authority]",
         says="and the service sent",
     ),
     plant(
@@ -186,7 +186,7 @@ PLANTS = (
             "                ssl=True,\n",
             "                ssl=True,\n                ssl_check_hostname=False,\n",
         ),
-        tests=f"{CERTIFICATE}[it is for another name]",
+        tests=f"{CERTIFICATE}[wrong host name]",
         says="and the service sent",
     ),
     plant(
@@ -198,7 +198,7 @@ PLANTS = (
             "        try:\n            listener.bind(address)\n        except OSError:\n            listener.bind((address[0], 0))\n",
         ),
         tests=PORT,
-        says="its port is taken, and the service starts nevertheless",
+        says="the port is in use, and the service starts nevertheless",
     ),
     plant(
         "taken-port-is-a-traceback",
@@ -209,7 +209,7 @@ PLANTS = (
             "    except ValueError as error:  # ValueError",
         ),
         tests=PORT,
-        says="a taken port is told in one line",
+        says="a port in use is reported in one line",
     ),
     plant(
         "start-error-in-clear",
@@ -220,21 +220,21 @@ PLANTS = (
             '    if True:\n        return f"service',
         ),
         tests=PORT,
-        says="LOG_FORMAT is json, and the line that ends the start is none",
+        says="LOG_FORMAT is json, and the line that ends the start is not JSON",
     ),
     plant(
         "settings-nan",
         "float() knows what a number is.",
         ("settings.py", "    if not lowest <= value <= highest:", "    if value < lowest or value > highest:"),
         tests=RANGE,
-        says="is taken for one",
+        says="malformed or out-of-range values are accepted",
     ),
     plant(
         "settings-without-bounds",
         "Operators know what they do.",
         ("settings.py", "    if not lowest <= value <= highest:", "    if math.isnan(value):"),
         tests=RANGE,
-        says="is taken for one",
+        says="malformed or out-of-range values are accepted",
     ),
     plant(
         "json-in-name-only",
@@ -245,14 +245,14 @@ PLANTS = (
             "        return json.dumps(line, ensure_ascii=False, indent=0)  #",
         ),
         tests=JSON,
-        says="LOG_FORMAT is json, and a line is none",
+        says="LOG_FORMAT is json, and a line is not JSON",
     ),
     plant(
         "json-without-the-server",
         "uvicorn has a format of its own.",
         ("__main__.py", "        log_config=None,\n", ""),
         tests=JSON,
-        says="LOG_FORMAT is json, and a line is none",
+        says="LOG_FORMAT is json, and a line is not JSON",
     ),
     plant(
         "body-names-repeated",
@@ -263,14 +263,14 @@ PLANTS = (
             "for name in unknown}",
         ),
         tests=BODY,
-        says="bytes",
+        says="gets a response of",
     ),
     plant(
         "half-a-pair-is-500",
         "JSON is UTF-8.",
         ("campaigns.py", '    return name[:50].encode("utf-8", "replace").decode()', "    return name[:50]"),
         tests=BODY,
-        says="a body with half a pair is 422, not",
+        says="a body with half a surrogate pair gets 500",
     ),
     plant(
         "deletion-whatever-the-version",
@@ -295,7 +295,7 @@ PLANTS = (
         "Who sends more?",
         ("routes.py", "ENTITY_TAG.findall(if_match) if", "ENTITY_TAG.findall(if_match)[:10] if"),
         tests=DELETION,
-        says="in the last place of 50",
+        says="the right tag is the last of 50",
     ),
     plant(
         "absolute-targets-unknown",
@@ -306,6 +306,6 @@ PLANTS = (
             "    absolute = None and ABSOLUTE_TARGET.fullmatch(",
         ),
         tests=ABSOLUTE,
-        says="GET http://host/health is answered",
+        says="GET http://host/health gets",
     ),
 )

@@ -61,7 +61,7 @@ PLANTS = (
             '            "status": "healthy",\n            "version": "1.0",\n',
         ),
         tests=f"{HEALTH}[redis refuses]",
-        says="/health answers in another form",
+        says="/health has another form than documented",
     ),
     plant(
         "health-ready-as-text",
@@ -72,7 +72,7 @@ PLANTS = (
             '"nextReady": str(not self._lifecycle.draining).lower()',
         ),
         tests=f"{HEALTH}[redis refuses]",
-        says="/health answers in another form",
+        says="/health has another form than documented",
     ),
     plant(
         "health-uptime-in-milliseconds",
@@ -94,7 +94,7 @@ PLANTS = (
             '    return datetime.now().isoformat(timespec="milliseconds") + "Z"',
         ),
         tests=TIME,
-        says="not the present time in UTC",
+        says="not the current time in UTC",
     ),
     plant(
         "health-remembered",
@@ -110,7 +110,7 @@ PLANTS = (
             '            "uptime": round(self._clock() - self._started_at, 9),\n        }\n        return self._kept\n',
         ),
         tests=TIME,
-        says="/health answers with an old answer",
+        says="/health returns an old response",
     ),
     plant(
         "health-may-be-stored",

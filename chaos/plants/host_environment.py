@@ -16,14 +16,14 @@ PLANTS = (
         "/proc/self/cgroup says which group it is.",
         ("memory.py", "    for level in (group, *group.parents):", "    for level in (group,):"),
         tests=OUTER,
-        says="the group around its own",
+        says="the parent cgroup",
     ),
     plant(
         "guard-counts-files",
         "memory.current is what is used.",
         ("memory.py", '                    used -= int(line.rpartition(" ")[2])', "                    pass"),
         tests=FILES,
-        says="which can be given up",
+        says="which can be freed",
     ),
     plant(
         "uptime-by-the-time-of-day",
@@ -49,14 +49,14 @@ PLANTS = (
         "Store when it was.",
         ("cleanup.py", "clock: Callable[[], float] = time.monotonic", "clock: Callable[[], float] = time.time"),
         tests=CLOCK,
-        says="a cleanup just after another one",
+        says="a cleanup right after another one",
     ),
     plant(
         "checks-by-the-time-of-day",
         "Every full minute.",
         ("monitor.py", "        clock: Clock = time.monotonic,", "        clock: Clock = time.time,"),
         tests=CLOCK,
-        says="what is done every so often is not done any more",
+        says="periodic work stops",
     ),
     plant(
         "crowd-is-called-an-outage",
@@ -67,7 +67,7 @@ PLANTS = (
             "                available = limit\n",
         ),
         tests=CROWD,
-        says="it is called away",
+        says="it counts as down",
     ),
     plant(
         "standstill-is-called-an-outage",
@@ -78,6 +78,6 @@ PLANTS = (
             "        return False",
         ),
         tests=FROZEN,
-        says="Redis was not",
+        says="Redis counts as down",
     ),
 )

@@ -34,7 +34,7 @@ PLANTS = (
             "        await self._slots.acquire()\n",
         ),
         tests=STARVED,
-        says="who finds the pool exhausted hears it after",
+        says="a request that finds the pool exhausted gets its 503 after",
     ),
     plant(
         "pool-unbounded",
@@ -105,14 +105,14 @@ PLANTS = (
         "JSON is JSON.",
         ("problems.py", 'media_type = "application/problem+json"', 'media_type = "application/json"'),
         tests=BOOKS,
-        says="errors are application/problem+json",
+        says="an error is application/problem+json, not",
     ),
     plant(
         "postgres-retry-after-an-hour",
         "Let them come back when it is quiet.",
         ("errors.py", "retry_after: float = 1.0", "retry_after: float = 3600.0"),
         tests="test_pool.py::test_failed_requests_leak_no_pool_connection",
-        says="a 503 sends its client away for 3600 s",
+        says="Retry-After is 3600 s",
     ),
     plant(
         "postgres-no-retry-after",
@@ -123,7 +123,7 @@ PLANTS = (
             "    return Problem(503, error.detail)",
         ),
         tests=f"{BOOKS}[refusing]",
-        says="a 503 says when to try again",
+        says="a 503 has no Retry-After header",
     ),
     plant(
         "postgres-no-command-timeout",
@@ -228,7 +228,7 @@ PLANTS = (
             "        except ZeroDivisionError:\n            rows =",
         ),
         tests=READ_AGAIN,
-        says="a read is given up when its session is ended",
+        says="a read fails when its session is terminated",
     ),
     plant(
         "pool-trusts-the-neighbours",
@@ -239,7 +239,7 @@ PLANTS = (
             "            pass",
         ),
         tests=SILENT,
-        says="neighbours were trusted all the same",
+        says="neighbours were trusted nevertheless",
     ),
     plant(
         "statements-go-on",
@@ -261,7 +261,7 @@ PLANTS = (
             "        return\n",
         ),
         tests=IN_DOUBT,
-        says="still serves what was before",
+        says="still serves the old value",
     ),
     plant(
         "write-tried-again",
@@ -272,7 +272,7 @@ PLANTS = (
             '        try:\n            row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n        except ConnectionLost:\n            row = await self._run("fetchrow", sql, args)\n',
         ),
         tests=ONCE,
-        says="an INSERT was tried again",
+        says="an INSERT was retried",
     ),
     plant(
         "write-acknowledged-early",
@@ -312,21 +312,21 @@ PLANTS = (
         "A few warm connections.",
         ("database.py", "            min_size=0,", "            min_size=2,"),
         tests=BOOT,
-        says="the service ended",
+        says="the service exited",
     ),
     plant(
         "ready-finds-out-late",
         "It may just be slow for a moment.",
         ("postgres_monitor.py", "TIMEOUT = 0.6", "TIMEOUT = 10.0"),
         tests=READY,
-        says="still says ready",
+        says="/readyz still reports ready",
     ),
     plant(
         "ready-whatever-happens",
         "The balancer should not take us out.",
         ("health.py", '        return ready, {"status": status', '        return True, {"status": status'),
         tests=AWAY,
-        says="/readyz still says ready",
+        says="/readyz still reports ready",
     ),
     plant(
         "lost-update",
@@ -378,28 +378,28 @@ PLANTS = (
         "It answers, so it is up.",
         ("postgres_monitor.py", '        if found["no_rights"]:', '        if found["no_rights"] is False:'),
         tests=FORBIDDEN,
-        says="/readyz does not say 'no rights'",
+        says="/readyz does not report 'no rights'",
     ),
     plant(
         "ready-without-a-column",
         "Migrations are somebody else's business.",
         ("postgres_monitor.py", '        if found["wrong"]:', "        if False:"),
         tests=f"{LACKING}[a column]",
-        says="/readyz does not say 'wrong columns'",
+        says="/readyz does not report 'wrong columns'",
     ),
     plant(
         "ready-without-ids",
         "Nine quintillion will do.",
         ("postgres_monitor.py", '        if found["no_ids_left"]:', "        if False:"),
         tests=f"{LACKING}[ids]",
-        says="/readyz does not say 'no ids left'",
+        says="/readyz does not report 'no ids left'",
     ),
     plant(
         "ready-although-read-only",
         "Reads still work.",
         ("postgres_monitor.py", '        if found["read_only"]:', "        if False:"),
         tests=READ_ONLY,
-        says="Postgres takes no writes, and /readyz does not say so",
+        says="Postgres is read-only, and /readyz does not report that",
     ),
     plant(
         "read-only-is-500",
@@ -429,7 +429,7 @@ PLANTS = (
         "One can never log too much.",
         ("postgres_monitor.py", "        if report != self._last_report:", "        if True:"),
         tests=(f"{LACKING}[a column]", FORBIDDEN),
-        says="one line names it, not",
+        says="one line reports it, not",
     ),
     plant(
         "cause-not-named",
@@ -447,7 +447,7 @@ PLANTS = (
             "        except asyncpg.CannotConnectNowError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
         ),
         tests=STARTING,
-        says="a server that is starting is 503, never",
+        says="a server in recovery is 503, never",
     ),
     plant(
         "outage-line-per-reason",
@@ -467,7 +467,7 @@ PLANTS = (
         ("monitor.py", '        elif change == "resolved":\n', "        elif not change:\n"),
         ("monitor.py", "            pool_log.info(self._alert.resolved_line(percent))\n", "            pass\n"),
         tests=THRESHOLD,
-        says="the log does not say that the alert is resolved",
+        says="the log does not report the alert as resolved",
     ),
     plant(
         "alert-over-each-check",
@@ -489,6 +489,6 @@ PLANTS = (
             'pool_log.info("RESOLVED: database_pool_exhausted")',
         ),
         tests=THRESHOLD,
-        says="tells the value",
+        says="the line that ends an episode has no value",
     ),
 )

@@ -22,7 +22,7 @@ PLANTS = (
             "        except RedisUnavailable as error:\n            raise Unavailable('The cache is down.') from error\n",
         ),
         tests=f"{TWICE}[refusing]",
-        says="reads failed while Redis was away",
+        says="reads failed while Redis was down",
     ),
     plant(
         "redis-no-breaker",
@@ -38,7 +38,7 @@ PLANTS = (
             "if client is None or budget.remaining <= 0:",
         ),
         tests=f"{TWICE}[hanging]",
-        says="reads still wait for Redis long after it went away",
+        says="reads still wait for Redis long after it went down",
     ),
     plant(
         "redis-no-budget",
@@ -89,7 +89,7 @@ PLANTS = (
         "It answers, so it is back.",
         ("circuit_breaker.py", "return TRIAL_SECONDS if flapping else 0.0", "return 0.0"),
         tests=COMES_AND_GOES,
-        says="the service flaps along with it",
+        says="the service flaps with it",
     ),
     plant(
         "redis-prober-dies-of-another-error",
@@ -100,7 +100,7 @@ PLANTS = (
             "            await self._flush_pending(client)\n        except (OSError, TimeoutError) as error:",
         ),
         tests=LONG,
-        says="an error escaped",
+        says="an unhandled error reached the log",
     ),
     plant(
         "redis-every-request-connects",
@@ -121,7 +121,7 @@ PLANTS = (
             "        if key in self._pending:\n            return None\n",
         ),
         tests=LONG,
-        says="requests retry for themselves",
+        says="requests retry themselves",
     ),
     plant(
         "redis-line-per-probe",
@@ -206,7 +206,7 @@ PLANTS = (
             "    await client.ping()",
         ),
         tests=(f"{REDIS_ERRORS}[READONLY]", f"{REDIS_ERRORS}[OOM]"),
-        says="takes it for healthy",
+        says="the service treats it as healthy",
     ),
     plant(
         "redis-error-replies-crash",
@@ -217,7 +217,7 @@ PLANTS = (
             "        except (OSError, TimeoutError) as error:\n            had_enough_time",
         ),
         tests=f"{REDIS_ERRORS}[OOM]",
-        says="a write fails because Redis says OOM",
+        says="a write fails because Redis replies OOM",
     ),
     plant(
         "redis-connections-left-behind",
@@ -233,7 +233,7 @@ PLANTS = (
             "_KEPT: list[Any] = []\n\n\nclass RedisUnavailable(Exception):",
         ),
         tests=KINDS,
-        says="connections are left behind",
+        says="connections are left open",
     ),
     plant(
         "redis-loss-is-not-ready",
@@ -244,7 +244,7 @@ PLANTS = (
             '        ready = postgres == "up" and redis and not refusing',
         ),
         tests=f"{TWICE}[refusing]",
-        says="says that it is not ready",
+        says="the service can serve without Redis, and /readyz denies that",
     ),
     plant(
         "redis-needed-to-start",
@@ -255,7 +255,7 @@ PLANTS = (
             "        await database.start()\n        from redis.asyncio import Redis\n\n        async with Redis.from_url(settings.redis_url or '') as client:\n            await client.ping()\n",
         ),
         tests=BOOT,
-        says="the service ended",
+        says="the service exited",
     ),
     plant(
         "redis-upstash-second",
@@ -278,6 +278,6 @@ PLANTS = (
         ),
         ("redis_store.py", "            if self._tls:\n", "            if False:\n"),
         tests=UPSTASH,
-        says="Upstash is to be asked by TLS",
+        says="Upstash must be reached over TLS",
     ),
 )

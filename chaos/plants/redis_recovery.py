@@ -24,7 +24,7 @@ PLANTS = (
             "            self._pending.acknowledge((write.key, write.stamp) for write in batch)\n            pipe = client.pipeline(transaction=False)\n            for write in batch:\n",
         ),
         tests=SECOND_OUTAGE,
-        says="it was lost",
+        says="the write was lost",
     ),
     plant(
         "delivered-once-and-no-more",
@@ -35,7 +35,7 @@ PLANTS = (
             "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # every error means that Redis is still down\n            self._pending.reset()\n",
         ),
         tests=SECOND_OUTAGE,
-        says="lost",
+        says="the write was lost",
     ),
     plant(
         "settled-whatever-it-was",
@@ -57,14 +57,14 @@ PLANTS = (
             "return PendingWrite(key, stamp, entry.body, self._lifetime)",
         ),
         tests=TIME_LEFT,
-        says="as good as new again",
+        says="it counts as new again",
     ),
     plant(
         "redis-keeps-for-ever",
         "Redis has an eviction policy.",
         ("redis_store.py", "ARGV[3], 'PX', ARGV[4])", "ARGV[3])"),
         tests=TIME_LEFT,
-        says="for ever",
+        says="without expiry",
     ),
     plant(
         "deleted-mark-for-a-second",
@@ -75,7 +75,7 @@ PLANTS = (
             '            return PendingWrite(key, stamp, b"", 1.0)',
         ),
         tests=TIME_LEFT,
-        says="mark of a deleted",
+        says="the tombstone of a deleted campaign",
     ),
     plant(
         "deleted-without-a-mark",
@@ -104,7 +104,7 @@ PLANTS = (
             "        pending = self._pending.next_batch(BATCH_SIZE)\n        self._pending.acknowledge([(key, stamp) for key, stamp in pending if stamp and self.memory.get(key) is None])\n        return [self._pending_write(key, stamp) for key, stamp in self._pending.next_batch(BATCH_SIZE)]",
         ),
         tests=LET_GO,
-        says="never told to Redis",
+        says="never invalidated its copy in Redis",
     ),
     plant(
         "delivered-one-batch",
@@ -115,14 +115,14 @@ PLANTS = (
             "            self._pending.reset()\n",
         ),
         tests=LET_GO,
-        says="never told to Redis",
+        says="never invalidated its copy in Redis",
     ),
     plant(
         "redis-idle-cut-is-an-outage",
         "Nothing is to be sent twice.",
         ("redis_store.py", '"retry": Retry(NoBackoff(), 1),', '"retry": Retry(NoBackoff(), 0),'),
         tests=IDLE,
-        says="takes it for an outage",
+        says="treats that as an outage",
     ),
     plant(
         "nothing-owed-at-the-start",
@@ -133,7 +133,7 @@ PLANTS = (
             "        if not self.redis.up and self.redis._breaker.outages == 1 and self.redis._breaker.epoch == 1:\n            return\n        pending = self._pending.add(key, stamp)\n        if not self.redis.up:",
         ),
         tests=ENDED,
-        says="not told to it",
+        says="was not delivered to it",
     ),
     plant(
         "overflow-forgets-the-newest",
@@ -166,7 +166,7 @@ PLANTS = (
             "        self._pending.reset()\n        await client.flushdb()\n        try:\n            cursor = 0\n",
         ),
         tests=OVERFLOW,
-        says="keys of others",
+        says="keys of other applications",
     ),
     plant(
         "overflow-distrusts-only-once",

@@ -23,7 +23,7 @@ PLANTS = (
             "            self._last_run = self._clock()\n            result.set_result(cleaned)\n            self._running = None",
         ),
         tests=CLEANUP,
-        says="the next one answers 503",
+        says="the next one gets 503",
     ),
     plant(
         "cleanup-that-failed-counts",
@@ -45,7 +45,7 @@ PLANTS = (
             '        except Unavailable as error:\n            pool_log.warning("Scheduled cleanup failed: %s", error)\n            self._failed = getattr(self, "_failed", 0) + 1\n            if self._failed > 1:\n                await asyncio.Event().wait()',
         ),
         tests=UNASKED,
-        says="nobody cleans up",
+        says="no periodic cleanup runs",
     ),
     plant(
         "check-ends-without-descriptors",
@@ -61,7 +61,7 @@ PLANTS = (
             "        try:\n            await check()\n        except SystemError:\n            await asyncio.Event().wait()\n        except Exception:",
         ),
         tests=CHECKS,
-        says="and they are not",
+        says="do not resume",
     ),
     plant(
         "guard-once-in-a-life",
@@ -94,7 +94,7 @@ PLANTS = (
             '        was = self.refusing\n        self.refusing = not getattr(self, "_done", False) and (usage.needed_ratio >= REFUSE_FROM or (self.refusing and usage.needed_ratio >= SERVE_BELOW))\n        self._done = getattr(self, "_done", False) or (was and not self.refusing)',
         ),
         tests=MEMORY,
-        says="work is not refused",
+        says="load is not shed",
     ),
     plant(
         "guard-refuses-writes-only",
@@ -127,7 +127,7 @@ PLANTS = (
             '            if state == "up" and not getattr(self, "_well", False):\n                self._well = True\n                log.info("Postgres connected',
         ),
         tests=POSTGRES,
-        says="in turn",
+        says="one line for each change of state, alternating",
     ),
     plant(
         "postgres-watched-less-and-less",
@@ -186,6 +186,6 @@ PLANTS = (
             "            await client.ping()\n            await client.connection_pool.disconnect(inuse_connections=True)",
         ),
         tests=STOP,
-        says="told to stop during outages",
+        says="SIGTERM during outages",
     ),
 )

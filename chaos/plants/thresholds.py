@@ -14,7 +14,7 @@ PLANTS = (
         "90 is 90.",
         ("monitor.py", "        if percent > self._threshold:", "        if percent >= self._threshold:"),
         tests=POOL,
-        says="just 90 % of the pool",
+        says="exactly 90 % of the pool are in use",
     ),
     plant(
         "alert-a-little-early",
@@ -35,14 +35,14 @@ PLANTS = (
         "Below the limit it is over.",
         ("monitor.py", "CALM_PERCENT = 75.0", "CALM_PERCENT = 100.0"),
         tests=POOL,
-        says="80 % of the pool are in use, and an alert of 89.9 % is over",
+        says="80 % of the pool are in use, and an alert of 89.9 % is resolved",
     ),
     plant(
         "alert-never-over",
         "Somebody should look at it.",
         ("monitor.py", "CALM_PERCENT = 75.0", "CALM_PERCENT = 50.0"),
         tests=POOL,
-        says="70 % of the pool are in use, and the episode is not over",
+        says="70 % of the pool are in use, and the alert is not resolved",
     ),
     plant(
         "alert-in-whole-percents",
@@ -71,14 +71,14 @@ PLANTS = (
         "Use what there is.",
         ("memory.py", "REFUSE_FROM, SERVE_BELOW = 0.95, 0.93", "REFUSE_FROM, SERVE_BELOW = 0.98, 0.93"),
         tests=GUARD,
-        says="work is refused from 95 % on",
+        says="load is shed from 95 % on",
     ),
     plant(
         "guard-serves-as-it-refuses",
         "One limit is easier to explain.",
         ("memory.py", "REFUSE_FROM, SERVE_BELOW = 0.95, 0.93", "REFUSE_FROM, SERVE_BELOW = 0.95, 0.95"),
         tests=GUARD,
-        says="lines say that work is",
+        says="lines report that work is",
     ),
     plant(
         "guard-serves-late",

@@ -25,7 +25,7 @@ PLANTS = (
             "            raise\n        assert created",
         ),
         tests=DOUBT,
-        says="still serves what was before",
+        says="still serves the old value",
     ),
     plant(
         "doubt-not-in-memory",
@@ -36,7 +36,7 @@ PLANTS = (
             "        self._pending.add(key, None)",
         ),
         tests=DOUBT,
-        says="still serves what was before",
+        says="still serves the old value",
     ),
     plant(
         "doubt-not-in-redis",
@@ -47,7 +47,7 @@ PLANTS = (
             "        self.memory.mark_uncertain(key)",
         ),
         tests=DOUBT,
-        says="still serves what was before",
+        says="still serves the old value",
     ),
     plant(
         "doubt-drops-the-copy",
@@ -58,7 +58,7 @@ PLANTS = (
             "        self.memory.drop(key)\n        self._pending.add(key, None)",
         ),
         tests=DOUBTFUL_COPY,
-        says="with it the copy was lost",
+        says="the copy was lost with it",
     ),
     plant(
         "doubt-only-without-redis",
@@ -69,7 +69,7 @@ PLANTS = (
             "        if not self.redis.up:\n            self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
         ),
         tests=DOUBTFUL_COPY,
-        says="is called a hit",
+        says="is served as a hit",
     ),
     plant(
         "delete-tried-again",
@@ -80,7 +80,7 @@ PLANTS = (
             "        rows = await self._database.read(sql, campaign_id, versions)\n        row = rows[0] if rows else None\n",
         ),
         tests=ONCE,
-        says="it was tried again",
+        says="it was retried",
     ),
     plant(
         "change-tried-again",
@@ -91,7 +91,7 @@ PLANTS = (
             '        rows = await self._database.read(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        row = rows[0] if rows else None\n',
         ),
         tests=ONCE,
-        says="was made twice",
+        says="happened twice",
     ),
     plant(
         "get-one-given-up",
@@ -124,7 +124,7 @@ PLANTS = (
             "        from .errors import Unavailable\n\n        try:\n            self._last = [_campaign(row) for row in await self._database.read(sql, after, limit)]\n        except Unavailable:\n            pass\n        return self._last",
         ),
         tests=LIST,
-        says="nobody knows which",
+        says="without Postgres the list is unknown",
     ),
     plant(
         "list-kept-for-a-second",
@@ -146,7 +146,7 @@ PLANTS = (
             "        from .errors import Unavailable\n\n        try:\n            rows = await self._database.read(sql, after, limit)\n        except Unavailable:\n            rows = []\n        return [_campaign(row) for row in rows]",
         ),
         tests=NO_POSTGRES,
-        says="GET list is answered 200",
+        says="GET list gets 200",
     ),
     plant(
         "reads-wait-longer",
@@ -190,7 +190,7 @@ PLANTS = (
             '        await self._database.read("SELECT 1")\n        leaked = self._database.sweep_leaked()\n        idle_closed, terminated',
         ),
         tests=EXHAUSTED,
-        says="and so the cleanup is answered",
+        says="all connections are in use, and a cleanup gets",
     ),
     plant(
         "delete-waits-for-redis",
@@ -223,7 +223,7 @@ PLANTS = (
             '            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable as error:\n            raise Unavailable("The cache cannot be told.") from error\n',
         ),
         tests=NO_REDIS,
-        says="is answered 503",
+        says="gets 503",
     ),
     plant(
         "writes-ask-redis-first",

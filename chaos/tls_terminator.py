@@ -1,4 +1,4 @@
-"""TLS in front of a server that speaks none, as a provider of Redis has it."""
+"""A TLS terminator in front of a plain-text server, like that of a hosted Redis."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ CHUNK = 1 << 16
 
 
 @contextmanager
-def tls_in_front_of(target: tuple[str, int], context: ssl.SSLContext) -> Iterator[int]:
-    """Relay connections that come by TLS to `target`, in clear. Gives the port to connect to."""
+def tls_terminator(target: tuple[str, int], context: ssl.SSLContext) -> Iterator[int]:
+    """Accept TLS connections and relay their plain text to `target`; yield the port to connect to.
+
+    Args:
+        target: host and port of the plain-text server.
+        context: the server's TLS context, with its certificate.
+    """
     ready: list[int] = []
     started = threading.Event()
     stop: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -30,7 +35,7 @@ def tls_in_front_of(target: tuple[str, int], context: ssl.SSLContext) -> Iterato
         await end.wait()
         server.close()
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="tls-relay")
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="tls-terminator")
     thread.start()
     started.wait()
     try:
@@ -42,24 +47,28 @@ def tls_in_front_of(target: tuple[str, int], context: ssl.SSLContext) -> Iterato
 
 
 async def _relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: tuple[str, int]) -> None:
-    """One connection: both directions, until either ends."""
+    """Copy both directions of one connection until either ends."""
     with contextlib.suppress(OSError, asyncio.CancelledError):
         try:
-            far_reader, far_writer = await asyncio.open_connection(*target)
+            upstream_reader, upstream_writer = await asyncio.open_connection(*target)
         except OSError:
             writer.transport.abort()
             return
-        ways = [asyncio.ensure_future(_pump(reader, far_writer)), asyncio.ensure_future(_pump(far_reader, writer))]
+        copies = [
+            asyncio.ensure_future(_copy(reader, upstream_writer)),
+            asyncio.ensure_future(_copy(upstream_reader, writer)),
+        ]
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for way in ways:
-                way.cancel()
+            for each in copies:
+                each.cancel()
             writer.transport.abort()
-            far_writer.transport.abort()
+            upstream_writer.transport.abort()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy one direction until it ends."""
     with contextlib.suppress(OSError):
         while chunk := await reader.read(CHUNK):
             writer.write(chunk)
