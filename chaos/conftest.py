@@ -16,7 +16,7 @@ from pytest_resilience import NeverHappened, Resilience, Service, Stack
 UNEXPECTED = {
     r"Traceback \(most recent call last\)": "an unhandled error reached the log",
     r"was never retrieved|was never awaited|Task was destroyed": "a task failed unnoticed",
-    r"swept [1-9]\d* leaked connections": "connections were checked out for longer than any request may take: a request"
+    r"Closed [1-9]\d* leaked connections": "connections were checked out for longer than any request may take: a request"
     " hangs or lost its connection, and the sweep took its connection back",
     r"\[Memory\] High heap usage": "the memory guard acted although no memory was taken away",
 }
@@ -46,7 +46,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 @pytest.fixture(autouse=True)
 def no_unexpected_log_lines(resilience: Resilience) -> Iterator[None]:
-    """Fail a test whose service logged an unhandled error or an alarm without a cause."""
+    """Fail a test if the service logged an unhandled error or an alarm without a cause."""
     yield
     if any(strike.label.startswith("service.memory_pressure") for strike in resilience.strikes):
         return  # any allocation may fail there, so such a test states its own expectations

@@ -1,4 +1,4 @@
-"""The steady state in numbers: each bound that the service promises, with its unit and its reason."""
+"""The bounds of the steady state, each with its unit and its reason."""
 
 # Settings of the service in this suite. Shorter periods than in production, so that "the next check" comes within a second.
 POOL_MAX = 20  # connections; as on the night of the incident, and quick to fill

@@ -1,4 +1,4 @@
-"""More instances of the service with their own settings: a replica, one that starts during an outage, one that shuts down."""
+"""Additional instances of the service with their own settings, such as a replica or one that starts during an outage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cache is truthful: its headers name the layer and mark stale copies, and it never exceeds its limits."""
+"""The cache is truthful. Its headers name the layer and mark stale copies, and it never exceeds its limits."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_the_memory_cache_stays_within_its_limits(resilience: Resilience) -> Non
 
 
 def test_pending_writes_do_not_overwrite_a_newer_version_in_redis(resilience: Resilience) -> None:
-    """This instance is cut off from Redis and changes a campaign; another one changes it later and updates Redis."""
+    """This instance is cut off from Redis and changes a campaign. Another one changes it later and updates Redis."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     wait_until_redis_serves(resilience, path)
     with another_instance(resilience, REDIS_URL=resilience.redis.direct_url) as replica:
@@ -184,7 +184,7 @@ def mixed_up(ids: list[int], reads: list[TimedReply]) -> list[tuple[int, int]]:
 
 
 def test_a_slow_redis_costs_a_read_at_most_one_budget_and_never_mixes_up_replies(resilience: Resilience) -> None:
-    """A read that misses uses Redis twice, to look up and to fill: both must fit in one budget."""
+    """A read that misses uses Redis twice, to look up and to fill. Both must fit in one budget."""
     ids = uncached_campaigns(resilience, 40, "slowly")
 
     def read_all() -> list[TimedReply]:

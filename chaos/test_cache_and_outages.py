@@ -1,4 +1,4 @@
-"""The cache keeps its promises while Redis or Postgres is down: one load for many readers, no old values, no early eviction."""
+"""The cache keeps its promises while Redis or Postgres is down. It loads once for many readers and serves no old value."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_replaced_and_deleted_entries_free_their_room_and_the_least_recently_rea
 
 
 def test_a_campaign_created_after_a_404_is_served_by_the_next_read(resilience: Resilience) -> None:
-    """A 404 holds for no later request: the id may be new, or be used again after a delete."""
+    """A 404 holds for no later request. The id may be new, or be used again after a delete."""
     for redis_is_up in (True, False):
         create_delete_and_reuse_an_id(resilience, redis_is_up)
 

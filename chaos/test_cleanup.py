@@ -67,7 +67,7 @@ def wait_until_transactions_are_old(resilience: Resilience, *pids: int, seconds:
 
 def boot_ids(resilience: Resilience) -> set[str]:
     """Return the boot ids of the live instances, which each have a monitoring session."""
-    query = "select application_name from pg_stat_activity where application_name like 'service-watch:%'"
+    query = "select application_name from pg_stat_activity where application_name like 'service-monitor:%'"
     return {row[0].partition(":")[2] for row in sql(resilience, query)}
 
 
@@ -110,7 +110,7 @@ def test_cleanup_terminates_zombie_sessions_of_an_earlier_boot_and_no_others(res
 
 
 def test_cleanup_spares_young_transactions_and_those_of_live_instances(resilience: Resilience) -> None:
-    """A young transaction may belong to a replica that is just reconnecting its monitor; an old one with a monitor is not dead."""
+    """A young transaction may belong to a replica that is just reconnecting its monitor. An old one with a monitor is not dead."""
     before = boot_ids(resilience)
     with another_instance(resilience) as replica:
         (live_boot,) = boot_ids(resilience) - before
@@ -155,7 +155,7 @@ def test_cleanup_terminates_own_sessions_that_the_pool_has_lost(resilience: Resi
 def test_cleanup_does_not_count_a_session_that_survives_its_termination(
     resilience: Resilience, resilience_stack: Stack
 ) -> None:
-    """A server process that hangs in the kernel ends late or never; here it is suspended."""
+    """A server process that hangs in the kernel ends late or never. Here it is suspended."""
     skip_unless_embedded(resilience_stack, "the processes of Postgres are not on this machine")
     with (
         only_instance(resilience) as instance,
@@ -166,7 +166,7 @@ def test_cleanup_does_not_count_a_session_that_survives_its_termination(
         try:
             count = clean_up(instance).json()["server_terminated"]
             assert count == 0, f"the session is still there, and the cleanup reports {count} terminated"
-            assert "1 sessions of Postgres do not end although they were told to" in instance.log, (
+            assert "1 sessions of Postgres did not end after pg_terminate_backend" in instance.log, (
                 "a session survives its termination, and the log does not report it"
             )
         finally:

@@ -1,4 +1,4 @@
-"""Many clients change one campaign while Redis comes and goes: no change is lost, and no reader sees versions go backwards."""
+"""Many clients change one campaign while Redis comes and goes. No change is lost, and no reader sees versions go backwards."""
 
 from __future__ import annotations
 

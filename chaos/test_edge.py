@@ -1,4 +1,4 @@
-"""The edge of the process: connections, callers, settings and the log are handled strictly, and errors are short and clear."""
+"""The edge of the process handles connections, callers, settings and the log strictly, and its errors are short."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SlowClient:
         connection.sendall(sent)
 
     def poll(self) -> None:
-        """Receive for 50 ms; if nothing comes, send a byte. The time-out is for the whole request, not for each byte."""
+        """Receive for 50 ms. If nothing comes, send a byte. The time-out is for the whole request, not for each byte."""
         try:
             more = self._connection.recv(65_536)
             self.received += more
@@ -128,7 +128,7 @@ def test_at_max_connections_idle_clients_are_evicted_and_health_still_answers(re
                 client.sendall(HALF)
 
         def get(path: str) -> TimedReply:
-            """Use a connection for each request: a kept one is idle too, and may be evicted."""
+            """Use a connection for each request. A kept one is idle too, and may be evicted."""
             url = instance.client.base_url.copy_with(raw_path=path.encode())
             return timed(lambda: httpx.get(url, trust_env=False, timeout=10.0))
 
@@ -248,7 +248,7 @@ def test_only_the_exact_token_is_accepted(resilience: Resilience) -> None:
 
 
 def make_certificate(subject: str, directory: Path) -> tuple[Path, Path]:
-    """Create a self-signed certificate with openssl, or skip; return the paths of the key and the certificate."""
+    """Create a self-signed certificate with openssl, or skip, and return the paths of the key and the certificate."""
     key, certificate = directory / "key.pem", directory / "certificate.pem"
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     names = ["-subj", f"/CN={subject}", "-addext", f"subjectAltName=DNS:{subject}"]
@@ -262,7 +262,7 @@ def make_certificate(subject: str, directory: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def tls_server(subject: str) -> Iterator[tuple[int, Path, list[bytes]]]:
-    """Run a TLS server; yield its port, its certificate, and the list of data received after each handshake."""
+    """Run a TLS server, and yield its port, its certificate, and the list of data received after each handshake."""
     received: list[bytes] = []
     with tempfile.TemporaryDirectory() as directory, socket.create_server(("127.0.0.1", 0)) as listener:
         key, certificate = make_certificate(subject, Path(directory))

@@ -1,4 +1,4 @@
-"""Every promise holds for every verb: for POST, PUT, DELETE, GET of one campaign and GET of a list."""
+"""Every promise holds for each verb, that is for POST, PUT, DELETE, GET of one campaign and GET of a list."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_without_postgres_every_verb_gets_a_timely_503_and_returns_its_connectio
 
 
 def test_an_exhausted_pool_gives_every_verb_a_timely_503(resilience: Resilience) -> None:
-    """Requests with a connection wait for a lock, later ones wait for a connection: both wait for a bounded time."""
+    """Requests with a connection wait for a lock, later ones wait for a connection. Both wait for a bounded time."""
     acquire, command = 0.8, 4.0  # seconds: connections are held for longer than other requests may wait for them
     limits = {"DB_POOL_ACQUIRE_TIMEOUT": str(acquire), "DB_COMMAND_TIMEOUT": str(command)}
     with another_instance(resilience, **QUICK | limits) as instance:
@@ -143,7 +143,7 @@ def test_a_slow_redis_costs_every_write_at_most_one_budget(resilience: Resilienc
 
 
 def test_no_cache_is_trusted_after_a_put_or_delete_with_unknown_outcome(resilience: Resilience) -> None:
-    """The write happens and its reply is lost: once with Redis and once without it, so that no cached copy is trusted."""
+    """The write happens and its reply is lost, once with Redis and once without it. No cached copy may be trusted then."""
     with another_instance(resilience, **SHORT_TIMEOUTS) as instance:
         for verb in ("PUT", "DELETE"):
             write_with_unknown_outcome(resilience, instance.client, verb)
@@ -191,7 +191,7 @@ def write_with_unknown_outcome(resilience: Resilience, client: httpx.Client, ver
 
 
 def test_a_put_or_delete_whose_reply_was_lost_is_not_retried(resilience: Resilience, resilience_stack: Stack) -> None:
-    """The statement ran, then the connection broke: a retry would change the row twice, or find it deleted."""
+    """The statement ran, then the connection broke. A retry would change the row twice, or find it deleted."""
     skip_unless_embedded(
         resilience_stack, "toxiproxy-server sends what it holds when it closes a connection, so no reply is lost"
     )

@@ -1,4 +1,4 @@
-"""GET /health waits for nothing: 99 % of its responses arrive within 50 ms under every fault."""
+"""GET /health waits for nothing. 99 % of its responses arrive within 50 ms under every fault."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ server.serve_forever()
 
 @pytest.fixture(scope="module")
 def control_url() -> Iterator[str]:
-    """Run a trivial HTTP server that no fault affects, as the control: its delays are those of a busy machine."""
+    """Run a trivial HTTP server that no fault affects, as the control. Its delays are those of a busy machine."""
     with subprocess.Popen(
         [sys.executable, "-c", CONTROL_SERVER], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
     ) as process:

@@ -1,4 +1,4 @@
-"""The service interprets its host correctly: nested cgroups, the page cache, the wall clock, a crowd of clients and suspension."""
+"""The service interprets its host correctly, from nested cgroups and the page cache to clock jumps, crowds and suspension."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def removed(directory: Path) -> bool:
 
 @contextmanager
 def memory_cgroup(pid: int, limit: int | None) -> Iterator[Path]:
-    """Move a process into a new cgroup below its own; skip the test where that is not permitted.
+    """Move a process into a new cgroup below its own, and skip the test where that is not permitted.
 
     Args:
         pid: the process.
@@ -139,7 +139,7 @@ sys.stdin.read()
 
 @contextmanager
 def page_cache_filled(cgroup: Path, limit: int) -> Iterator[float]:
-    """Read a file of twice the limit inside a cgroup; yield the share of the limit that is in use, or skip if that is low."""
+    """Read a file of twice the limit inside a cgroup, and yield the share of the limit that is in use, or skip if that is low."""
     with tempfile.NamedTemporaryFile(dir=instances.ROOT) as file:
         for _ in range(2 * limit // MIB):
             file.write(os.urandom(MIB))
@@ -276,7 +276,7 @@ def test_a_crowd_of_readers_does_not_make_a_healthy_redis_count_as_down(resilien
 
 
 def test_a_service_that_was_suspended_does_not_treat_redis_as_down(resilience: Resilience) -> None:
-    """When a laptop or a container resumes, all time-outs have expired, and none of them is the fault of Redis."""
+    """All time-outs have expired when a laptop or a container resumes, and none of them is the fault of Redis."""
     ids, budget = uncached_campaigns(resilience, 10), 1.0
     with (
         another_instance(resilience, REDIS_BUDGET=str(budget)) as instance,

@@ -1,4 +1,4 @@
-"""When memory runs short, the guard acts within 2 s, frees memory, and logs true figures; requests get a 503 at worst."""
+"""The memory guard acts within 2 s of a shortage, frees memory, and logs true figures. Requests get a 503 at worst."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def fill_memory_cache(resilience: Resilience, campaigns: int) -> None:
 
 
 def next_statistics(resilience: Resilience) -> tuple[dict[str, float], float]:
-    """Wait for the next line of statistics; return its figures, and the RSS in MB that the kernel reports at that time."""
+    """Wait for the next line of statistics, and return its figures, and the RSS in MB that the kernel reports at that time."""
     before = len(STATS.findall(resilience.service.log))
 
     def line() -> dict[str, float] | None:
@@ -189,7 +189,7 @@ def test_near_its_memory_limit_it_sheds_load_logs_that_once_and_serves_essential
 
 
 def test_readyz_names_memory_when_load_is_shed_from_the_start(resilience: Resilience) -> None:
-    """The status "starting" would tell operators to wait, although waiting does not help."""
+    """The status "starting" would make operators wait, although waiting does not help."""
     with another_instance(resilience, ready=False, MEMORY_LIMIT_MB="10", MEMORY_CHECK_INTERVAL="0.05") as instance:
 
         def readiness() -> dict[str, Any]:
@@ -231,7 +231,7 @@ def test_failed_allocations_are_503_and_the_process_survives(resilience: Resilie
 
 
 def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) -> None:
-    """As in a container: no allocation fails at the limit, because the kernel kills the process."""
+    """No allocation fails at a container's limit, because the kernel kills the process there."""
     campaigns, limit = 1500, 12
     ids = [row["id"] for row in sql(resilience, INSERT, NAME, LARGEST, campaigns)]
     with another_instance(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:

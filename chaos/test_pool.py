@@ -1,4 +1,4 @@
-"""The pool is accurate: alerts report average use once per episode, idle connections are closed, and no fault leaks a connection."""
+"""The pool is accurate. Alerts report average use once per episode, idle connections are closed, and no fault leaks a connection."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def let_episode_end(resilience: Resilience) -> None:
 
 
 def alerts_at_low_use(resilience: Resilience) -> int:
-    """Open the whole pool, use little of it, and return the number of alerts: 0, unless the machine was busy."""
+    """Open the whole pool, use little of it, and return the number of alerts. It is 0 unless the machine was busy."""
     begin = time.monotonic()
     assert_full_capacity(resilience)
     was_full_briefly = time.monotonic() - begin < 0.8 * healthy.POOL_CHECK_INTERVAL

@@ -1,4 +1,4 @@
-"""Postgres goes down and comes back: acknowledged writes are there, refused ones are not, and the service recovers unaided."""
+"""Postgres goes down and comes back. Acknowledged writes are there, refused ones are not, and the service recovers unaided."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_no_old_value_is_served_after_a_write_with_unknown_outcome(resilience: R
 
 
 def test_an_insert_whose_reply_was_lost_is_not_retried(resilience: Resilience, resilience_stack: Stack) -> None:
-    """The statement ran, then the connection broke: a retry would insert the row a second time."""
+    """The statement ran, then the connection broke. A retry would insert the row a second time."""
     skip_unless_embedded(
         resilience_stack, "toxiproxy-server sends what it holds when it closes a connection, so no reply is lost"
     )

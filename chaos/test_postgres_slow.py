@@ -98,7 +98,7 @@ def test_reads_and_writes_succeed_on_a_slow_postgres(resilience: Resilience) -> 
 
 
 def test_a_reply_of_postgres_that_never_arrives_is_a_timely_503(resilience: Resilience) -> None:
-    """Only one direction is lost: the statement arrives and runs, and its result does not come back."""
+    """Only one direction is lost. The statement arrives and runs, and its result does not come back."""
     create(resilience)
     with resilience.postgres.blackhole(direction="down"):
         replies = post_campaigns(resilience, 5)

@@ -1,4 +1,4 @@
-"""Postgres runs but cannot serve: privileges, columns or ids are missing, or it is read-only or recovering. Each state is a 503."""
+"""Postgres runs but cannot serve. Privileges, columns or ids are missing, or it is read-only or recovering. Each state is a 503."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ UNUSABLE = "Postgres is not as the service needs it:"  # begins the log line
 
 @contextmanager
 def role_without_privileges(resilience: Resilience) -> Iterator[str]:
-    """Create the role clerk, which may do nothing yet; yield the database URL for it."""
+    """Create the role clerk, which may do nothing yet, and yield the database URL for it."""
     sql(resilience, "create role clerk login password 'clerks-word'")
     try:
         parts = urlsplit(resilience.postgres.url)

@@ -24,7 +24,7 @@ from workload import (
 
 @contextmanager
 def password_changed(resilience: Resilience) -> Iterator[None]:
-    """Change the password of Redis and close existing connections; restore the password afterwards."""
+    """Change the password of Redis and close existing connections, and restore the password afterwards."""
     before = urlsplit(resilience.redis.direct_url).password or ""
     with redis_commands(resilience) as command:
         command("CONFIG", "SET", "requirepass", "changed")

@@ -1,4 +1,4 @@
-"""Redis goes down and comes back: no request fails or waits, no old value is served, and Redis is used again."""
+"""Redis goes down and comes back. No request fails or waits, no old value is served, and Redis is used again."""
 
 from __future__ import annotations
 

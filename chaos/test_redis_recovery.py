@@ -1,4 +1,4 @@
-"""Redis recovers: it gets the pending writes once, in order and with their remaining lifetime, whatever happens in between."""
+"""Redis recovers. It gets the pending writes once, in order and with their remaining lifetime, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_pending_writes_of_one_instance_do_not_undo_deletes_of_another(resilienc
 
 
 def test_overflowing_pending_writes_invalidate_every_copy_in_redis(resilience: Resilience) -> None:
-    """When the list of pending writes overflows, every copy in Redis is doubtful and must be deleted.
+    """Every copy in Redis is doubtful and must be deleted once the list of pending writes overflows.
 
     The deletion is retried if it fails at first, and finds the copies among the keys of other applications.
     """
@@ -251,7 +251,7 @@ FOREIGN_VALUES: dict[str, Callable[[Any, bytes], object]] = {
 
 
 def test_a_foreign_value_under_a_campaign_key_disables_caching_of_that_campaign_only(resilience: Resilience) -> None:
-    """Neither a read nor a delivery may give up Redis for one bad key: the service would never use Redis again."""
+    """Neither a read nor a delivery may give up Redis for one bad key. Otherwise the service would never use Redis again."""
     *paths, intact = campaigns_in_redis(resilience, len(FOREIGN_VALUES) + 1)
     before = resilience.service.log.count(FELL_BACK)
     with redis_commands(resilience) as command:

@@ -1,4 +1,4 @@
-"""The second failure of each kind is handled like the first: whatever worked once works again."""
+"""The second failure of each kind is handled like the first. Whatever worked once works again."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_silent_connections_cost_one_statement_timeout_each_time_they_occur(
 
 
 def test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back(resilience: Resilience) -> None:
-    """Each outage is of another kind: readiness and pool follow it, and the log has two lines for it."""
+    """Each outage is of another kind. Readiness and pool follow it, and the log has two lines for it."""
     path = f"/api/campaigns/{create(resilience)['id']}"
     outages: dict[str, Callable[[], Strike]] = {
         "refuses": resilience.postgres.refuse,
@@ -238,7 +238,7 @@ def test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back(
 
 @contextmanager
 def upstash(resilience: Resilience) -> Iterator[dict[str, str]]:
-    """Offer Redis as Upstash does, over TLS and with a token; yield the settings for it."""
+    """Offer Redis as Upstash does, over TLS and with a token, and yield the settings for it."""
     token = "upstash-s3cret"
     ca = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,4 +1,4 @@
-"""No failure reveals a secret: not in the log, not in a response, and not in an error at the start."""
+"""No failure reveals a secret in the log, in a response, or in an error at the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shutdown sends no request to a closed port: it is announced first, and requests in flight get the whole grace period."""
+"""A shutdown sends no request to a closed port. It is announced first, and requests in flight get the whole grace period."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every threshold is exact and has hysteresis: the pool's alert and the memory guard act just above it, and do not flap around it."""
+"""Every threshold is exact and has hysteresis. The pool's alert and the memory guard act just above it, and do not flap around it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STEP = 0.7  # percent of the limit
 
 
 def wait_for_checks(instance: Instance, count: int) -> None:
-    """Wait for a number of checks: for as many lines of statistics, which are logged as often, and one more."""
+    """Wait for a number of checks. Statistics are logged as often, and one more line shows that all checks were made."""
     before = len(STATS.findall(instance.log))
     eventually_or_fail(
         lambda: len(STATS.findall(instance.log)) > before + count,

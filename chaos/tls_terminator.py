@@ -14,7 +14,7 @@ CHUNK = 1 << 16
 
 @contextmanager
 def tls_terminator(target: tuple[str, int], context: ssl.SSLContext) -> Iterator[int]:
-    """Accept TLS connections and relay their plain text to `target`; yield the port to connect to.
+    """Accept TLS connections, relay their plain text to `target`, and yield the port to connect to.
 
     Args:
         target: host and port of the plain-text server.

@@ -1,4 +1,4 @@
-"""Clients of the service for the chaos tests: concurrent requests, writers, readers, and direct access to Postgres and Redis."""
+"""Clients of the service for the chaos tests, and direct access to its Postgres and Redis."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def concurrently(sends: Sequence[Callable[[], httpx.Response]]) -> list[TimedRep
 
 
 def served_by(resilience: Resilience, path: str) -> str:
-    """Return the layer that serves a read now: redis, memory or postgres."""
+    """Return the layer (redis, memory or postgres) that serves a read now."""
     reply = resilience.service.get(path)
     assert reply.status_code == 200, f"a read failed: {reply.status_code} {reply.text}"
     source: str = reply.headers["X-Cache-Source"]
@@ -185,7 +185,7 @@ def writing(resilience: Resilience, writers: int) -> Iterator[Writers]:
 
 @contextmanager
 def reading(resilience: Resilience, path: str, threads: int = 1) -> Iterator[list[TimedReply]]:
-    """Read one path repeatedly for the duration of the block; yield the list that the outcomes are appended to."""
+    """Read one path repeatedly for the duration of the block, and yield the list that the outcomes are appended to."""
     stop = threading.Event()
     outcomes: list[TimedReply] = []
 
@@ -255,7 +255,7 @@ def wait_until_unready(client: Any, *, within: float = healthy.UNREADY_WITHIN) -
 
 
 def redis_state(client: Any) -> str:
-    """Return the state of Redis that /readyz reports: up or down."""
+    """Return the state of Redis (up or down) that /readyz reports."""
     state: str = client.get("/readyz").json()["checks"]["redis"]
     return state
 
@@ -365,7 +365,7 @@ def sql(resilience: Resilience, query: str, *arguments: object) -> list[asyncpg.
 
 @contextmanager
 def sql_connection(resilience: Resilience) -> Iterator[Callable[[str], Any]]:
-    """Open a direct connection; yield a function that runs a query on it and returns the first value without delay."""
+    """Open a direct connection, and yield a function that runs a query on it and returns the first value without delay."""
     with asyncio.Runner() as runner:
         connection = runner.run(asyncpg.connect(resilience.postgres.direct_url))
         try:
@@ -376,7 +376,7 @@ def sql_connection(resilience: Resilience) -> Iterator[Callable[[str], Any]]:
 
 @contextmanager
 def postgres_session(resilience: Resilience, application_name: str, *statements: str) -> Iterator[int]:
-    """Open a direct session under any application name and run statements; yield its process id in the server.
+    """Open a direct session under any application name and run statements, and yield its process id in the server.
 
     The session keeps the state that the statements leave, such as an open transaction, until the block ends.
     """
@@ -414,7 +414,7 @@ def sessions_waiting_for_lock(resilience: Resilience) -> int:
 
 @contextmanager
 def redis_commands(resilience: Resilience) -> Iterator[Callable[..., Any]]:
-    """Open a direct connection before a fault strikes; yield a function that executes commands on it."""
+    """Open a direct connection before a fault strikes, and yield a function that executes commands on it."""
     with Redis.from_url(resilience.redis.direct_url, single_connection_client=True, protocol=2) as client:
         client.ping()
         yield client.execute_command
