@@ -33,14 +33,14 @@ def test_a_write_is_read_from_redis(service, campaign):
     assert reply.json() == campaign
 
 
-def test_a_miss_says_so_and_fills_redis(resilience, service, campaign):
+def test_a_miss_is_reported_and_fills_redis(resilience, service, campaign):
     redis_of(resilience).flushall()
     assert source(service.get(path(campaign))) == (200, "miss", "postgres")
     assert source(service.get(path(campaign))) == (200, "hit", "redis")
 
 
 @pytest.mark.parametrize("fault", ["refuse", "reset", "blackhole", "pause"])
-def test_requests_never_fail_for_redis_and_go_back_to_it(resilience, service, log, campaign, fault):
+def test_requests_survive_each_outage_of_redis_and_use_it_again_afterwards(resilience, service, log, campaign, fault):
     for outage in (1, 2):
         strike = getattr(resilience.redis, fault)()
         started = time.monotonic()
@@ -61,7 +61,7 @@ def test_requests_never_fail_for_redis_and_go_back_to_it(resilience, service, lo
         assert log().count(DOWN) == outage
 
 
-def test_what_changed_in_an_outage_is_new_in_redis_before_redis_is_read_again(resilience, service, log):
+def test_changes_during_an_outage_reach_redis_before_it_is_read_again(resilience, service, log):
     rows = [service.post("/api/campaigns", json={"name": "old", "message": "m"}).json() for _ in range(20)]
     with resilience.redis.refuse():
         assert source(service.get(path(rows[0]))) == (200, "hit", "memory")
@@ -100,7 +100,7 @@ def test_an_older_version_does_not_replace_a_newer_one_in_redis(resilience, serv
     assert service.get(path(campaign)).content == newer
 
 
-def test_flapping_does_not_make_the_service_flap_nor_lose_writes(resilience, service, log, campaign):
+def test_a_flapping_redis_causes_few_recoveries_and_no_lost_write(resilience, service, log, campaign):
     with ThreadPoolExecutor(1) as pool:
         stop = time.monotonic() + 1.6
         names = []
@@ -124,7 +124,7 @@ def test_flapping_does_not_make_the_service_flap_nor_lose_writes(resilience, ser
     assert service.get(path(campaign)).json()["name"] == names[-1]
 
 
-def test_one_loader_answers_all_who_miss_at_once(resilience, service, campaign):
+def test_concurrent_misses_of_one_campaign_cost_one_load(resilience, service, campaign):
     redis_of(resilience).flushall()
     sql(resilience, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'service:%'")
     with resilience.postgres.latency(0.1), ThreadPoolExecutor(10) as pool:
@@ -133,7 +133,7 @@ def test_one_loader_answers_all_who_miss_at_once(resilience, service, campaign):
     assert backends(resilience) == 1
 
 
-def test_a_reader_that_took_off_before_a_write_neither_caches_nor_shares_what_it_loaded():
+def test_a_load_that_began_before_a_write_is_neither_cached_nor_shared():
     settings = ServiceSettings(database_url="postgresql://nowhere", cache_max_entries=1)
     old, new, other = (Entry((1, version), b"%d" % version) for version in (1, 2, 3))
 
@@ -190,7 +190,7 @@ def test_errors_are_not_cached(resilience, service, campaign):
     ],
     ids=["full", "read only", "locked"],
 )
-def test_a_redis_that_cannot_be_written_is_not_healthy(resilience, service, log, campaign, command, heal):
+def test_a_redis_that_refuses_writes_counts_as_down(resilience, service, log, campaign, command, heal):
     direct = redis_of(resilience)
     direct.execute_command(*command)
     try:

@@ -27,7 +27,7 @@ GOOD = {"name": "n", "message": "m"}
         ({**GOOD, "status": "sent"}, {"status"}),
     ],
 )
-def test_a_wrong_new_campaign_says_which_fields(body, wrong):
+def test_an_invalid_new_campaign_names_the_fields(body, wrong):
     with pytest.raises(ValidationFailed) as caught:
         validate_creation(body)
     assert set(caught.value.problems) == wrong
@@ -36,7 +36,7 @@ def test_a_wrong_new_campaign_says_which_fields(body, wrong):
 @pytest.mark.parametrize(
     "body", [GOOD, {"name": "n" * 200, "message": "m" * 10_000}, {"name": "😀" * 200, "message": "ä"}]
 )
-def test_a_right_new_campaign_passes(body):
+def test_a_valid_new_campaign_passes(body):
     assert validate_creation(body) == body
 
 
@@ -44,7 +44,7 @@ def test_a_right_new_campaign_passes(body):
     ("body", "wrong"),
     [({}, {"body"}), ({"status": "gone"}, {"status"}), ({"status": ["sent"]}, {"status"}), ({"id": 1}, {"id"})],
 )
-def test_a_wrong_change_says_which_fields(body, wrong):
+def test_an_invalid_change_names_the_fields(body, wrong):
     with pytest.raises(ValidationFailed) as caught:
         validate_change(body)
     assert set(caught.value.problems) == wrong
@@ -55,7 +55,7 @@ def test_any_field_may_be_changed_alone():
         assert validate_change(body) == body
 
 
-def test_a_campaign_is_written_in_utc_and_stamped_with_its_creation():
+def test_a_cache_entry_has_times_in_utc_and_a_stamp_from_its_creation():
     created = datetime(2025, 11, 24, 9, 9, 45, 634000, timezone(timedelta(hours=1)))
     entry = Campaign(1, "n", "ä", "draft", 3, created, created.astimezone(UTC)).cache_entry()
     assert json.loads(entry.body) == {

@@ -9,7 +9,7 @@ def up(now=0.0):
     return breaker
 
 
-def test_an_outage_is_told_once():
+def test_an_outage_is_reported_once():
     breaker = up()
     epoch = breaker.epoch
     assert breaker.record_failure("refused", epoch)
@@ -19,7 +19,7 @@ def test_an_outage_is_told_once():
     assert breaker.reason == "still refused"
 
 
-def test_an_outage_at_the_start_is_told_once():
+def test_an_outage_at_the_start_is_reported_once():
     breaker = CircuitBreaker(lambda: 0.0)
     assert [breaker.record_failure("refused", breaker.epoch) for _ in range(3)] == [True, False, False]
 
@@ -44,7 +44,7 @@ def test_the_delay_doubles_up_to_a_limit():
     assert CircuitBreaker(lambda: 0.0).probe_delay() == 0.05
 
 
-def test_only_what_fell_again_soon_is_put_on_trial():
+def test_only_a_dependency_that_failed_again_soon_gets_a_trial_period():
     breaker = up(now=0.0)
     breaker.record_failure("refused", breaker.epoch)
     assert breaker.trial_period(1.0) == 0.0

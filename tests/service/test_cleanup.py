@@ -39,7 +39,7 @@ SETTINGS = ServiceSettings(database_url="postgresql://db/x", cleanup_token="righ
         ("10.0.0.7", "bearer right", None),
     ],
 )
-def test_who_may_clean_up(peer, authorization, expected):
+def test_a_caller_needs_loopback_or_the_token(peer, authorization, expected):
     assert denial_status(SETTINGS, peer, authorization) == expected
 
 
@@ -73,7 +73,7 @@ LOCAL = {"host": "localhost:8080"}
         ({**LOCAL, "via": "1.1 proxy"}, True),
     ],
 )
-def test_a_page_or_a_proxy_on_this_machine_is_not_a_caller_on_this_machine(headers, untrusted):
+def test_a_foreign_page_or_a_proxy_on_this_machine_needs_the_token(headers, untrusted):
     settings = ServiceSettings(database_url="postgresql://db/x", host="svc.internal", cleanup_token="right")
     reason = untrusted_reason(settings, Headers(headers))
     assert (reason is not None) == untrusted
@@ -93,19 +93,19 @@ def test_a_page_or_a_proxy_on_this_machine_is_not_a_caller_on_this_machine(heade
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_browser_on_this_machine_cannot_be_made_to_clean_up(service, log, method, headers):
+def test_a_foreign_page_in_a_local_browser_cannot_trigger_a_cleanup(service, log, method, headers):
     reply = service.request(method, "/api/db-cleanup", headers=headers)
     assert reply.status_code == 403
     assert reply.headers["Content-Type"] == "application/problem+json"
     assert "[GC] Freed" not in log()
 
 
-def test_without_a_token_in_the_settings_no_token_is_right():
+def test_without_a_token_in_the_settings_every_token_is_refused():
     assert denial_status(ServiceSettings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer None") == 403
     assert denial_status(ServiceSettings(database_url="postgresql://db/x"), "10.0.0.7", "Bearer ") == 403
 
 
-def test_what_is_no_address_is_no_loopback():
+def test_text_that_is_no_address_is_not_loopback():
     assert not is_loopback("localhost")
     assert is_loopback("::1%lo")
 
@@ -130,7 +130,7 @@ async def until_old(session, *pids):
     await eventually(old, within=5)
 
 
-def test_a_zombie_is_gone_and_the_living_are_not(resilience, service):
+def test_a_zombie_session_is_terminated_and_live_sessions_are_not(resilience, service):
     async def scene():
         connect = asyncpg.connect
         url = resilience.postgres.direct_url
@@ -186,7 +186,7 @@ def test_dead_idle_connections_are_closed(resilience, service):
     assert service.get("/api/campaigns").status_code == 200
 
 
-def test_live_requests_do_not_suffer(resilience, service, campaign):
+def test_a_cleanup_does_not_disturb_live_requests(resilience, service, campaign):
     url = f"/api/campaigns/{campaign['id']}"
     with ThreadPoolExecutor(4) as pool, resilience.postgres.latency(0.05):  # so that some are always under way
         working = [pool.submit(service.put, url, json={"name": f"{i}"}) for i in range(16)]
@@ -197,7 +197,7 @@ def test_live_requests_do_not_suffer(resilience, service, campaign):
     assert reply.json()["leaked_closed"] == reply.json()["idle_closed"] == reply.json()["server_terminated"] == 0
 
 
-def test_success_is_not_claimed_when_nothing_could_be_done(resilience, service):
+def test_a_cleanup_that_could_do_nothing_is_503(resilience, service):
     resilience.postgres.refuse()
     reply = service.post("/api/db-cleanup")
     assert reply.status_code == 503
@@ -205,7 +205,7 @@ def test_success_is_not_claimed_when_nothing_could_be_done(resilience, service):
     assert int(reply.headers["Retry-After"]) >= 1
 
 
-def test_a_second_one_comes_too_soon_and_one_at_the_same_time_shares_the_result(resilience, service):
+def test_concurrent_cleanups_share_a_result_and_a_later_one_is_rate_limited(resilience, service):
     async def scene():
         zombie = await asyncpg.connect(
             resilience.postgres.direct_url, server_settings={"application_name": "service:0ldb00t"}
@@ -227,7 +227,7 @@ def test_a_second_one_comes_too_soon_and_one_at_the_same_time_shares_the_result(
     assert 25 <= int(late.headers["Retry-After"]) <= 30
 
 
-def test_without_rights_nothing_happens(resilience, service):
+def test_a_refused_caller_triggers_no_cleanup(resilience, service):
     addresses = [a.address for each in psutil.net_if_addrs().values() for a in each if a.family is socket.AF_INET]
     outside = [address for address in addresses if not is_loopback(address)]
     if not outside:

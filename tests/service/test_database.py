@@ -35,7 +35,7 @@ def test_use_is_an_average_over_time():
     assert usage.percent() == pytest.approx(40.0)
 
 
-def test_use_is_never_above_what_was_in_use_however_late_the_clock_is_read():
+def test_average_use_never_exceeds_the_use_however_late_the_clock_is_read():
     times = iter([0.0, 1.0, 2.0, 10.0, 11.0, 20.0, 21.0, 30.0])  # a process that has to wait between some readings
     usage = PoolUsage(10, lambda: next(times))
     usage.add(+9)
@@ -43,7 +43,7 @@ def test_use_is_never_above_what_was_in_use_however_late_the_clock_is_read():
     assert [usage.percent() for _ in range(2)] == [90.0] * 2
 
 
-def test_a_window_without_duration_tells_the_present():
+def test_a_window_without_duration_returns_the_present_use():
     usage = PoolUsage(4, FakeClock())
     usage.add(+1)
     assert usage.percent() == 25.0
@@ -96,13 +96,13 @@ def test_a_read_survives_the_loss_of_idle_connections(resilience, service):
     assert service.get("/api/campaigns").status_code == 200
 
 
-def test_idle_connections_are_let_go(resilience, service):
+def test_idle_connections_are_closed(resilience, service):
     assert service.get("/api/campaigns").status_code == 200
     assert backends(resilience) == 1
     eventually(lambda: backends(resilience) == 0, within=6)
 
 
-def test_a_lost_table_is_made_again(resilience, service):
+def test_a_dropped_table_is_created_again(resilience, service):
     sql(resilience, "DROP TABLE campaigns")
     assert service.get("/api/campaigns").status_code == 503
     eventually(lambda: service.get("/api/campaigns").status_code == 200, within=3)
@@ -118,7 +118,7 @@ async def with_database(resilience, body, **settings):
         await database.close()
 
 
-def test_a_leaked_connection_is_taken_back_and_its_place_is_free_again(resilience):
+def test_a_leaked_connection_is_closed_and_its_slot_is_free_again(resilience):
     async def scene(database):
         leaks = [database._checkout() for _ in range(2)]
         connections = [await leak.__aenter__() for leak in leaks]
@@ -154,7 +154,7 @@ def test_cancelled_requests_leave_no_connection_behind(resilience):
     asyncio.run(with_database(resilience, scene, db_pool_acquire_timeout=5))
 
 
-def test_when_one_connection_is_dead_the_idle_ones_are_not_trusted(resilience):
+def test_a_dead_connection_closes_the_idle_ones(resilience):
     async def scene(database):
         await asyncio.gather(*(database.read("SELECT pg_sleep(0.05)") for _ in range(3)))
         assert database.size() == 3

@@ -19,7 +19,7 @@ FAULTS = [
 ]
 
 
-def test_health_has_exactly_its_form(service):
+def test_health_has_exactly_the_documented_form(service):
     reply = service.get("/health")
     assert reply.status_code == 200
     assert reply.headers["Content-Type"] == "application/json"
@@ -32,7 +32,7 @@ def test_health_has_exactly_its_form(service):
     assert body["uptime"] < service.get("/health").json()["uptime"]
 
 
-def test_alive_and_ready_when_all_is_well(service):
+def test_livez_and_readyz_are_200_without_faults(service):
     assert service.get("/livez").status_code == 200
     reply = service.get("/readyz")
     assert reply.status_code == 200
@@ -40,7 +40,7 @@ def test_alive_and_ready_when_all_is_well(service):
     assert reply.headers["Cache-Control"] == service.get("/livez").headers["Cache-Control"] == "no-store"
 
 
-def test_without_redis_ready_but_degraded(resilience, service):
+def test_without_redis_the_service_is_ready_but_degraded(resilience, service):
     with resilience.redis.refuse():
         eventually(lambda: service.get("/readyz").json()["checks"]["redis"] == "down", within=2)
         reply = service.get("/readyz")
@@ -79,7 +79,7 @@ def test_head_is_answered_too(service, path):
     assert service.request("HEAD", path).status_code == 200
 
 
-def test_readiness_tells_soon_that_postgres_hangs_also_while_a_cleanup_hangs_on_it(resilience, service):
+def test_readiness_reports_a_hanging_postgres_soon_even_during_a_cleanup(resilience, service):
     with ThreadPoolExecutor(1) as pool, resilience.postgres.blackhole():
         cleaning = pool.submit(service.post, "/api/db-cleanup")
         eventually(lambda: service.get("/readyz").status_code == 503, within=1 + 1)  # a second is the promise

@@ -75,7 +75,7 @@ def status(answer):
 ASK = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-def test_a_client_that_says_nothing_is_closed(connect):
+def test_a_silent_client_is_disconnected(connect):
     answer, seconds = rest(connect())
     assert answer == b""
     assert TIMEOUT * 0.7 < seconds < TIMEOUT + LATE
@@ -91,7 +91,7 @@ def test_half_a_head_is_408(connect):
 
 
 @pytest.mark.parametrize("before", [b"", ASK], ids=["first request", "kept alive"])
-def test_a_head_has_its_time_in_total_and_not_for_each_byte(connect, before):
+def test_the_head_timeout_counts_for_the_whole_head_and_not_for_each_byte(connect, before):
     client = connect()
     if before:
         client.sendall(before)
@@ -100,7 +100,7 @@ def test_a_head_has_its_time_in_total_and_not_for_each_byte(connect, before):
     assert drip(client, b"x", TIMEOUT + LATE + 1) < TIMEOUT + LATE
 
 
-def test_a_kept_connection_that_says_nothing_is_closed(connect):
+def test_an_idle_kept_alive_connection_is_closed(connect):
     client = connect()
     client.sendall(ASK)
     assert status(first(client)) == 200
@@ -116,7 +116,7 @@ def test_a_slow_body_is_408(connect):
     assert seconds < TIMEOUT + LATE
 
 
-def test_a_body_that_nobody_reads_has_its_time_too(connect):
+def test_the_timeout_also_applies_to_a_body_that_no_route_reads(connect):
     """The answer is there already; the client goes on with the body of its request, byte by byte."""
     client = connect()
     client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
@@ -124,7 +124,7 @@ def test_a_body_that_nobody_reads_has_its_time_too(connect):
     assert drip(client, b"x", TIMEOUT + LATE + 1) < TIMEOUT + LATE
 
 
-def test_an_answer_that_is_not_taken_has_its_time_too(connect, service):
+def test_the_timeout_also_applies_to_a_response_that_the_client_does_not_read(connect, service):
     for _ in range(120):
         service.post("/api/campaigns", json={"name": "n", "message": "m" * 10_000})
     client = connect()
@@ -141,7 +141,7 @@ def test_an_answer_that_is_not_taken_has_its_time_too(connect, service):
     eventually(lambda: not held(), within=TIMEOUT + LATE + 3)
 
 
-def test_what_is_busy_is_not_closed(resilience, service, connect):
+def test_a_busy_connection_is_not_closed(resilience, service, connect):
     client = connect()
     with resilience.postgres.starve(lock="campaigns") as locked:
         client.sendall(b"GET /api/campaigns HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -151,7 +151,7 @@ def test_what_is_busy_is_not_closed(resilience, service, connect):
     assert status(first(client)) == 200
 
 
-def test_the_oldest_silent_connection_makes_room(connect, service, log):
+def test_the_oldest_idle_connection_is_closed_for_a_new_one(connect, service, log):
     clients = [connect() for _ in range(25)]
     fresh = connect()  # one that was kept says nothing either, and may make room while a request is on its way
     fresh.sendall(ASK)
@@ -165,7 +165,7 @@ def test_the_oldest_silent_connection_makes_room(connect, service, log):
     assert log().count("resolved: ") == 1
 
 
-def test_where_all_are_busy_only_the_essential_is_served(connect, service):
+def test_with_all_connections_busy_only_essential_routes_are_served(connect, service):
     def one_more():
         connect().sendall(b"POST /api/campaigns HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n")
 
@@ -207,7 +207,7 @@ def test_where_all_are_busy_only_the_essential_is_served(connect, service):
         (b"nonsense", b"", 400),
     ],
 )
-def test_every_form_of_request_gets_its_answer(connect, log, request_line, headers, wanted):
+def test_every_form_of_request_gets_the_right_status(connect, log, request_line, headers, wanted):
     client = connect()
     client.sendall(request_line + b"\r\n" + headers + b"\r\nConnection: close\r\n\r\n")
     answer, _ = rest(client)
@@ -219,7 +219,7 @@ def test_every_form_of_request_gets_its_answer(connect, log, request_line, heade
 
 
 @pytest.mark.parametrize("path", [b"/api/campaigns", b"/health"], ids=["body wanted", "body not wanted"])
-def test_a_broken_body_is_no_error_of_the_service(connect, service, log, path):
+def test_a_malformed_body_causes_no_error_in_the_service(connect, service, log, path):
     client = connect()
     client.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
     assert status(rest(client)[0]) in (400, 405)
@@ -227,7 +227,7 @@ def test_a_broken_body_is_no_error_of_the_service(connect, service, log, path):
     assert "Traceback" not in log()
 
 
-def test_the_bound_leaves_descriptors_for_the_rest(monkeypatch):
+def test_the_connection_limit_leaves_descriptors_for_the_pool_and_redis(monkeypatch):
     import resource
 
     def limit_with(limit, **settings):
@@ -243,7 +243,7 @@ def test_the_bound_leaves_descriptors_for_the_rest(monkeypatch):
         limit_with(1024, max_connections=1000)
 
 
-def test_when_descriptors_run_out_silent_connections_make_room_and_it_is_told_once(resilience, service, connect, log):
+def test_without_descriptors_idle_connections_are_closed_and_one_line_reports_it(resilience, service, connect, log):
     silent = [connect() for _ in range(10)]
     with resilience.service.exhaust_descriptors():
         waiting = [connect() for _ in range(3)]

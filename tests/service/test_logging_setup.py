@@ -16,7 +16,7 @@ def record(message, *args, error=None):
 
 
 @pytest.mark.parametrize("formatter", [ConsoleFormatter, JsonFormatter])
-def test_known_secrets_and_whatever_looks_like_credentials_are_taken_out(formatter):
+def test_known_secrets_and_text_that_looks_like_credentials_are_redacted(formatter):
     line = formatter(Redactor(["s3cret-token"])).format(
         record(
             "to %s with %s, Authorization: Bearer %s, password=%s",
@@ -32,19 +32,19 @@ def test_known_secrets_and_whatever_looks_like_credentials_are_taken_out(formatt
     assert "host:6379" in line
 
 
-def test_json_lines_hold_the_message_as_it_is():
+def test_json_lines_hold_the_message_unchanged():
     line = json.loads(JsonFormatter(Redactor([])).format(record('[Memory] "High": %.2f%%\nä', 90.214)))
     assert line["message"] == '[Memory] "High": 90.21%\nä'
     assert (line["level"], line["logger"]) == ("WARNING", "service.x")
     assert line["time"].endswith("Z")
 
 
-def test_console_lines_hold_time_level_and_message():
+def test_console_lines_hold_time_level_logger_and_message():
     line = ConsoleFormatter(Redactor([])).format(record("Redis connected successfully"))
     assert line.split(" ", 1)[1] == "WARNING service.x Redis connected successfully"
 
 
-def test_very_short_secrets_do_not_eat_the_log():
+def test_very_short_secrets_are_not_redacted_as_plain_text():
     assert Redactor(["a"])("a banana") == "a banana"
 
 
@@ -80,7 +80,7 @@ raise SystemError("s3cret at the end")
 """
 
 
-def test_each_line_of_a_json_log_parses_whatever_wrote_it():
+def test_each_line_of_a_json_log_parses_whatever_its_origin():
     run = subprocess.run([sys.executable, "-c", BROKEN], capture_output=True, text=True, encoding="utf-8")
     assert run.returncode != 0
     lines = [json.loads(line) for line in run.stderr.splitlines()]

@@ -81,7 +81,7 @@ class Run:
         self.process.stderr.close()
 
 
-def test_without_postgres_and_redis_it_starts_and_says_that_it_is_not_ready(start):
+def test_without_postgres_and_redis_the_service_starts_and_is_not_ready(start):
     begun = time.monotonic()
     run = start(database_url=NOWHERE, redis_url="redis://127.0.0.1:1", cleanup_token="hunter2-token", log_format="json")
     assert run.get("/health").status_code == 200
@@ -99,7 +99,7 @@ def test_without_postgres_and_redis_it_starts_and_says_that_it_is_not_ready(star
     assert run.log.count("Redis connection failed, falling back to in-memory cache: ") == 1
 
 
-def test_it_becomes_ready_by_itself_also_when_two_make_the_table(start, resilience):
+def test_two_instances_become_ready_when_both_create_the_table(start, resilience):
     resilience.postgres.refuse()
     urls = {"database_url": resilience.postgres.url, "redis_url": resilience.redis.url}
     runs = [start(**urls), start(**urls)]
@@ -110,7 +110,7 @@ def test_it_becomes_ready_by_itself_also_when_two_make_the_table(start, resilien
         assert "Traceback" not in run.log
 
 
-def test_it_is_ready_at_once_when_its_dependencies_are_there(start, resilience):
+def test_the_service_is_ready_within_a_second_when_its_dependencies_are_up(start, resilience):
     run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url)
     eventually(lambda: run.get("/readyz").json()["status"] == "ready", within=1)
     assert run.log.count("Redis connected successfully") == 1
@@ -129,7 +129,7 @@ def test_it_is_ready_at_once_when_its_dependencies_are_there(start, resilience):
     ],
 )
 @pytest.mark.parametrize("log_format", ["console", "json"])
-def test_a_wrong_setting_ends_the_start_with_one_line(start, settings, name, log_format):
+def test_an_invalid_setting_ends_the_start_with_one_line(start, settings, name, log_format):
     run = start(wait=False, log_format=log_format, **settings)
     assert run.exit_code(within=10) != 0
     assert "hunter2" not in run.log
@@ -140,7 +140,7 @@ def test_a_wrong_setting_ends_the_start_with_one_line(start, settings, name, log
         assert run.log.startswith(f"service: {name}: expected ")
 
 
-def test_a_postgres_that_refuses_is_one_line_per_outage_and_one_per_recovery(start, resilience):
+def test_each_outage_of_postgres_and_each_recovery_is_one_log_line(start, resilience):
     """Also when the service starts into the outage."""
     failed, connected = "Postgres connection failed: ", "Postgres connected successfully"
     with resilience.postgres.refuse():
@@ -157,7 +157,7 @@ def test_a_postgres_that_refuses_is_one_line_per_outage_and_one_per_recovery(sta
                 eventually(lambda: run.get("/readyz").status_code == 503, within=3)
 
 
-def test_a_taken_port_ends_the_start_with_one_line(start):
+def test_a_port_in_use_ends_the_start_with_one_line(start):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         run = start(wait=False, database_url=NOWHERE, port=taken.getsockname()[1])
         assert run.exit_code() != 0
@@ -190,7 +190,7 @@ def run(start, resilience):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_requests_that_are_under_way_are_finished(run, resilience, number):
+def test_a_signal_lets_requests_under_way_finish(run, resilience, number):
     with waiting_request(run, resilience) as (lock, replies):
         run.signal(number)
         eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=3)
@@ -202,7 +202,7 @@ def test_requests_that_are_under_way_are_finished(run, resilience, number):
     assert "Traceback" not in run.log
 
 
-def test_a_second_signal_ends_it_at_once(run, resilience):
+def test_a_second_signal_ends_the_process_at_once(run, resilience):
     with waiting_request(run, resilience) as (_, replies):
         run.signal()
         eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=3)
@@ -213,7 +213,7 @@ def test_a_second_signal_ends_it_at_once(run, resilience):
     assert replies == []
 
 
-def test_the_grace_is_kept_also_when_requests_hang(start, resilience):
+def test_shutdown_grace_is_kept_even_if_requests_hang(start, resilience):
     run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url, shutdown_grace=1)
     eventually(lambda: run.get("/readyz").status_code == 200, within=4)
     with waiting_request(run, resilience):
@@ -223,7 +223,7 @@ def test_the_grace_is_kept_also_when_requests_hang(start, resilience):
         assert time.monotonic() - begun < 1 + 1.5
 
 
-def test_a_pool_that_the_server_cannot_hold_is_told_once(start, resilience):
+def test_a_pool_larger_than_the_server_allows_is_logged_once(start, resilience):
     run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url, db_pool_max=5000)
     eventually(lambda: "DB_POOL_MAX is 5000, but Postgres has room for " in run.log, within=4)
     with resilience.postgres.refuse():

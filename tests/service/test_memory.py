@@ -48,13 +48,13 @@ def test_exactly_90_percent_is_not_above():
     assert decisions(MemoryGuard(), (0, 90)) == [None]
 
 
-def test_what_malloc_holds_free_ends_an_episode_although_the_kernel_counts_it():
+def test_memory_that_malloc_holds_free_does_not_prolong_an_episode():
     guard = MemoryGuard()
     assert decisions(guard, (0, 96, 2), (20, 96, 17), (21, 96, 17), (22, 96, 17)) == ["announce", None, None, None]
     assert decisions(guard, (23, 96, 17), (24, 97, 3)) == [None, "announce"]
 
 
-def test_a_long_collection_in_vain_is_not_soon_repeated():
+def test_a_long_collection_that_freed_nothing_is_not_repeated_soon():
     guard = MemoryGuard()
     guard.sample(usage(91), 0)
     guard.record_collection(1, seconds=0.3, freed_share=0.0)
@@ -76,7 +76,7 @@ def test_the_lines_have_their_form():
     )
 
 
-def test_a_platform_that_does_not_tell_is_not_made_up_for():
+def test_statistics_that_a_platform_lacks_are_left_out():
     assert (
         MemoryStats(129 * MIB, None, None, None)
         .log_line(MemoryUsage(1, 4, "RSS"))
@@ -88,7 +88,7 @@ def test_a_platform_that_does_not_tell_is_not_made_up_for():
     ("limit", "expected"),
     [("1000\n", MemoryUsage(500, 1000, "cgroup")), ("max\n", None), ("9223372036854771712\n", None), (None, None)],
 )
-def test_a_control_group_counts_without_the_cache_that_can_go(tmp_path, limit, expected):
+def test_reclaimable_page_cache_of_a_control_group_does_not_count(tmp_path, limit, expected):
     if limit is not None:
         (tmp_path / "limit").write_text(limit)
     (tmp_path / "usage").write_text("800\n")
@@ -98,7 +98,7 @@ def test_a_control_group_counts_without_the_cache_that_can_go(tmp_path, limit, e
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pymalloc's figures are read through a file in memory")
-def test_the_figures_follow_what_is_allocated():
+def test_the_statistics_follow_allocations():
     before = memory.read_memory_stats()
     small, large = [object() for _ in range(100_000)], [os.urandom(4096) for _ in range(5000)]
     after = memory.read_memory_stats()
@@ -108,7 +108,7 @@ def test_the_figures_follow_what_is_allocated():
     assert after.rss == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
 
 
-def test_a_collection_frees_cycles_and_gives_their_pages_back():
+def test_a_collection_frees_cycles_and_returns_their_pages():
     collector = GarbageCollector()
     try:
         cycles = []
@@ -124,7 +124,7 @@ def test_a_collection_frees_cycles_and_gives_their_pages_back():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a data limit that can be lowered from outside")
-def test_the_guard_acts_when_the_limit_comes_close(resilience, service):
+def test_the_guard_acts_close_to_the_limit(resilience, service):
     rows = [
         service.post("/api/campaigns", json={"name": "n", "message": "m" * 10_000}).json()["id"] for _ in range(150)
     ]
@@ -138,7 +138,7 @@ def test_the_guard_acts_when_the_limit_comes_close(resilience, service):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a data limit that can be lowered from outside")
-def test_with_no_memory_left_the_process_lives_and_answers(resilience, service):
+def test_without_free_memory_the_process_survives_and_answers(resilience, service):
     large = b'{"name":"n","message":"' + b"m" * 900_000 + b'"}'
     with resilience.service.memory_pressure(headroom_mb=0):
         eventually(lambda: FREED.search(service.log), within=4)

@@ -20,7 +20,7 @@ def entry(version=1, size=10, created=5):
     return Entry((created, version), b"x" * size)
 
 
-def test_the_least_recently_used_goes_first():
+def test_the_least_recently_used_entry_is_evicted_first():
     memory = cache(max_entries=2)
     memory.put(1, entry())
     memory.put(2, entry())
@@ -52,7 +52,7 @@ def test_an_older_version_never_replaces_a_newer_one():
     assert memory.get(1).stamp == (6, 1), "a new row under an old number is newer"
 
 
-def test_fresh_then_stale_then_gone():
+def test_an_entry_is_fresh_then_stale_then_gone():
     clock = FakeClock()
     memory = cache(clock)
     memory.put(1, entry())
@@ -64,7 +64,7 @@ def test_fresh_then_stale_then_gone():
     assert (memory.get(1), len(memory)) == (None, 0)
 
 
-def test_an_entry_that_came_with_an_age_is_not_younger_than_it_is():
+def test_an_entry_keeps_the_age_that_it_had_in_redis():
     clock = FakeClock()
     memory = cache(clock)
     memory.put(1, entry(), age=50)
@@ -76,14 +76,14 @@ def test_an_entry_that_came_with_an_age_is_not_younger_than_it_is():
     assert memory.get_fresh(1), "hearing the same again from an older source takes nothing away"
 
 
-def test_a_doubted_entry_is_stale_at_once_but_kept():
+def test_an_uncertain_entry_is_stale_at_once_but_kept():
     memory = cache()
     memory.put(1, entry())
     memory.mark_uncertain(1)
     assert (memory.get_fresh(1), memory.get(1) is not None) == (None, True)
 
 
-def test_halving_lets_go_of_half_the_bytes():
+def test_evict_half_evicts_half_the_bytes():
     memory = cache()
     for key in range(10):
         memory.put(key, entry(size=100))
@@ -91,7 +91,7 @@ def test_halving_lets_go_of_half_the_bytes():
     assert [memory.get(k) is not None for k in range(10)] == [False] * 5 + [True] * 5
 
 
-def test_purging_drops_what_outlived_its_lifetime():
+def test_remove_expired_drops_entries_past_their_lifetime():
     clock = FakeClock()
     memory = cache(clock)
     memory.put(1, entry())

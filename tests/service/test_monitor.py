@@ -19,7 +19,7 @@ def resilience_service(service_spec):
     return service_spec(restart_between_tests=True, db_pool_check_interval=0.5)
 
 
-def test_an_episode_is_alerted_once():
+def test_an_episode_raises_the_alert_once():
     alert = PoolAlert(90)
     assert [alert.check(p) for p in (89, 91, 95, 80, 92)] == [None, "raised", None, None, None]
 
@@ -42,7 +42,7 @@ def test_the_lines_have_their_form():
     )
 
 
-def test_checks_keep_their_time_and_late_ones_are_not_made_up_for(monkeypatch):
+def test_checks_run_on_schedule_and_missed_ones_are_skipped(monkeypatch):
     now, ran = 0.0, []
 
     async def sleep(seconds):

@@ -3,7 +3,7 @@
 from service.pending_writes import PendingWrites
 
 
-def test_the_newest_write_to_a_key_is_owed():
+def test_the_newest_write_to_a_key_is_pending():
     pending = PendingWrites(max_keys=50)
     pending.add(1, (5, 2))
     assert pending.add(1, (5, 1)) == (5, 2)
@@ -11,7 +11,7 @@ def test_the_newest_write_to_a_key_is_owed():
     assert pending.next_batch(10) == [(1, (5, 3))]
 
 
-def test_a_doubt_stays_until_it_is_settled():
+def test_an_uncertain_write_stays_until_it_is_acknowledged():
     pending = PendingWrites(max_keys=50)
     pending.add(1, (5, 2))
     assert pending.add(1, None) is None
@@ -21,7 +21,7 @@ def test_a_doubt_stays_until_it_is_settled():
     assert pending.add(1, (5, 3)) == (5, 3)
 
 
-def test_what_was_written_since_stays_owed():
+def test_a_write_after_the_delivery_stays_pending():
     pending = PendingWrites(max_keys=50)
     pending.add(1, (5, 1))
     batch = pending.next_batch(1)
@@ -32,7 +32,7 @@ def test_what_was_written_since_stays_owed():
     assert 1 not in pending
 
 
-def test_beyond_its_bounds_everything_is_in_doubt_until_it_begins_anew():
+def test_beyond_its_bound_every_key_is_pending_until_the_reset():
     pending = PendingWrites(max_keys=2)
     for key in (1, 2, 1, 3):
         pending.add(key, (5, 1))

@@ -96,7 +96,7 @@ async def until(condition, within=5.0):
     ],
     ids=lambda answer: answer.split()[0].decode() if answer else "silence",
 )
-def test_a_redis_that_answers_like_this_is_away_until_it_answers_well(answer, caplog):
+def test_a_redis_with_this_answer_is_down_until_it_answers_correctly(answer, caplog):
     server = TinyRedis(answer)
 
     async def body(store, _):
@@ -130,7 +130,7 @@ def test_the_budget_bounds_all_calls_of_a_request_together():
     with_store(server, body, redis_budget=0.5)
 
 
-def test_a_cancellation_that_a_client_library_swallows_ends_the_store_all_the_same(monkeypatch):
+def test_a_cancellation_that_redis_py_swallows_still_ends_the_store(monkeypatch):
     server = TinyRedis()
 
     async def body(store, _):
@@ -150,7 +150,7 @@ def test_a_cancellation_that_a_client_library_swallows_ends_the_store_all_the_sa
     with_store(server, body)
 
 
-def test_a_stall_of_our_own_is_not_taken_for_an_outage():
+def test_a_stall_of_this_process_is_not_an_outage():
     server = TinyRedis()
 
     async def body(store, _):
@@ -166,7 +166,7 @@ def test_a_stall_of_our_own_is_not_taken_for_an_outage():
     with_store(server, body)
 
 
-def test_an_outage_does_not_let_every_caller_knock():
+def test_callers_open_no_connections_during_an_outage():
     server = TinyRedis()
 
     async def body(store, _):
@@ -183,7 +183,7 @@ def test_an_outage_does_not_let_every_caller_knock():
     with_store(server, body)
 
 
-def test_what_is_owed_is_delivered_before_anyone_reads():
+def test_pending_writes_are_delivered_before_reads():
     server = TinyRedis(b"-LOADING\r\n")
 
     async def body(store, pending):
@@ -200,7 +200,7 @@ def test_what_is_owed_is_delivered_before_anyone_reads():
     with_store(server, body)
 
 
-def test_when_too_much_was_missed_all_is_deleted_first():
+def test_after_too_many_missed_writes_all_keys_are_deleted_first():
     server = TinyRedis(b"-LOADING\r\n")
 
     async def body(store, pending):
@@ -214,7 +214,7 @@ def test_when_too_much_was_missed_all_is_deleted_first():
     with_store(server, body)
 
 
-def test_what_others_put_under_our_names_is_a_miss():
+def test_a_foreign_value_under_a_key_of_the_service_is_a_miss():
     server = TinyRedis()
 
     async def body(store, _):
@@ -254,7 +254,7 @@ def test_upstash_is_preferred_to_redis_url_and_redis_url_to_localhost():
     assert chosen_host() == "localhost"
 
 
-def test_upstash_is_spoken_to_over_tls_with_the_token_as_password(tmp_path):
+def test_upstash_is_reached_over_tls_with_the_token_as_password(tmp_path):
     key, certificate = tmp_path / "key.pem", tmp_path / "ca.pem"
     try:
         subprocess.run(

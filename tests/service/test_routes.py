@@ -69,7 +69,7 @@ def test_lists_come_in_pages(service):
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=201", "limit=x", "limit=", "after=-1", "after=9223372036854775808"]
 )
-def test_a_wrong_page_is_422(service, query):
+def test_an_invalid_page_is_422(service, query):
     assert is_problem(service.get(f"/api/campaigns?{query}"), 422)
 
 
@@ -93,13 +93,13 @@ def test_a_wrong_page_is_422(service, query):
     ],
 )
 @pytest.mark.parametrize("chunked", [False, True], ids=["length told", "in chunks"])
-def test_a_wrong_body_is_refused(service, body, status, chunked):
+def test_an_invalid_body_is_refused(service, body, status, chunked):
     content = iter([body[:100], body[100:]]) if chunked else body
     assert is_problem(service.post("/api/campaigns", content=content), status)
 
 
 @pytest.mark.parametrize("number", ["0", "x", "-1", "1.5", "9" * 19, "9" * 5000, "%00", "١"])
-def test_no_such_campaign_is_404(service, number):
+def test_a_campaign_that_does_not_exist_is_404(service, number):
     assert is_problem(service.get(f"/api/campaigns/{number}"), 404)
 
 
@@ -110,7 +110,7 @@ def test_unknown_paths_and_methods_are_problems(service):
     assert set(reply.headers["Allow"].replace(" ", "").split(",")) >= {"GET"}
 
 
-def test_every_path_says_which_methods_it_has(service):
+def test_every_path_lists_its_methods(service):
     for path, methods in [
         ("/api/campaigns", "HEAD, GET, POST, OPTIONS"),
         ("/api/campaigns/1", "HEAD, GET, PUT, DELETE, OPTIONS"),
@@ -151,7 +151,7 @@ def test_head_is_get_without_the_body(service, campaign):
         (b'{"name":"n","message":"\\ud83d\\ude00"}', 201),
     ],
 )
-def test_odd_json_is_never_an_error_of_the_service(service, log, body, status):
+def test_odd_json_never_causes_an_error_in_the_service(service, log, body, status):
     reply = service.post("/api/campaigns", content=body)
     assert reply.status_code == status
     assert status < 400 or is_problem(reply, status)
@@ -159,7 +159,7 @@ def test_odd_json_is_never_an_error_of_the_service(service, log, body, status):
 
 
 @pytest.mark.parametrize("size", [40, 15])
-def test_an_answer_to_unknown_fields_is_bounded(service, size):
+def test_a_response_to_unknown_fields_is_bounded(service, size):
     body = b"{" + b",".join(b'"%0*d":1' % (size, i) for i in range((1 << 20) // (size + 5))) + b"}"
     reply = service.post("/api/campaigns", content=body)
     assert is_problem(reply, 422)
@@ -182,7 +182,7 @@ def test_an_answer_to_unknown_fields_is_bounded(service, size):
         ("", 415),
     ],
 )
-def test_a_body_that_says_that_it_is_something_else_is_415(service, content_type, status):
+def test_a_body_of_another_declared_type_is_415(service, content_type, status):
     content = b'{"name":"n","message":"m"}'
     assert service.post("/api/campaigns", content=content, headers={"Content-Type": content_type}).status_code == status
 
@@ -218,11 +218,11 @@ def test_if_match_guards_a_deletion(service):
         ("", []),
     ],
 )
-def test_entity_tags_are_compared_exactly_and_all_of_them(header, allowed):
+def test_all_entity_tags_are_compared_exactly(header, allowed):
     assert allowed_versions(header) == allowed
 
 
-def test_a_right_tag_counts_in_any_place_and_in_any_line(service):
+def test_a_matching_tag_counts_in_any_position_and_header_line(service):
     url = service.post("/api/campaigns", json={"name": "n", "message": "m"}).headers["Location"]
     many = ", ".join(f'"{n}"' for n in range(100, 1000))
     assert service.put(url, json={"name": "x"}, headers={"If-Match": f'{many}, "1"'}).json()["version"] == 2

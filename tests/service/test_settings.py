@@ -20,7 +20,7 @@ def test_the_defaults_are_the_documented_ones():
     assert (settings.redis_url, settings.cleanup_token, settings.log_format) == (None, None, "console")
 
 
-def test_values_are_read_and_empty_ones_count_as_unset():
+def test_values_are_read_and_empty_values_count_as_unset():
     settings = ServiceSettings.from_environment(
         {**URL, "PORT": " 0 ", "REDIS_BUDGET": "0.5", "REDIS_URL": "", "HOST": "::1"}
     )
@@ -59,7 +59,7 @@ def test_values_are_read_and_empty_ones_count_as_unset():
         ("UPSTASH_REDIS_CA_FILE", "/etc/passwd"),
     ],
 )
-def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
+def test_an_invalid_setting_is_named_without_its_value(name, value):
     environment = {**URL, name: value} if value is not None else {}
     with pytest.raises(SettingsError) as caught:
         ServiceSettings.from_environment(environment)
@@ -104,7 +104,7 @@ def test_a_wrong_setting_is_named_and_its_value_is_not(name, value):
         ("UPSTASH_REDIS_REST_URL", "https://hunter2.io:0", "port"),
     ],
 )
-def test_a_url_that_can_never_work_ends_the_start_and_says_why(name, url, problem):
+def test_a_url_that_can_never_work_is_refused_with_the_reason(name, url, problem):
     with pytest.raises(SettingsError) as caught:
         ServiceSettings.from_environment({**URL, "UPSTASH_REDIS_REST_TOKEN": "t", name: url})
     assert caught.value.name == name
@@ -126,7 +126,7 @@ def test_a_url_that_can_never_work_ends_the_start_and_says_why(name, url, proble
         ("REDIS_URL", "redis://cache?db=2"),
     ],
 )
-def test_a_url_that_can_work_is_taken(name, url):
+def test_a_url_that_can_work_is_accepted(name, url):
     assert getattr(ServiceSettings.from_environment({**URL, name: url}), name.lower()) == url
 
 

@@ -11,7 +11,7 @@ import service.database  # noqa: F401  (looks after asyncpg's futures)
 
 @pytest.mark.parametrize("answer", [None, b"S", b"N", b"E"], ids=["closes", "says S", "says N", "says E"])
 @pytest.mark.parametrize("sslmode", ["prefer", "require", "disable"])
-def test_a_connect_given_up_at_any_moment_leaves_no_error_unretrieved(answer, sslmode):
+def test_a_connect_cancelled_at_any_step_leaves_no_error_unretrieved(answer, sslmode):
     """asyncpg's own time-out gives a connect up by cancelling it, at a moment that load decides."""
     reported = []
 
