@@ -1,7 +1,7 @@
-"""The service as a process of its own, with short intervals, behind the proxies of the stack.
+"""The service as a separate process, with short intervals, behind the proxies of the stack.
 
-Most tests share one process: a start is half of what such a test costs, and a service that keeps its promises is as good as new
-once it is ready again. A module whose tests need a fresh one overrides `resilience_service`.
+Most tests share one process, because a start takes half the time of such a test. A service that keeps its promises is in its
+initial state once it is ready again. A module overrides `resilience_service` if its tests need a new process.
 """
 
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 from pytest_resilience import Service, eventually
 
-# Limits are far enough from each other, and from what a busy machine takes to get round to things, to tell which one was kept.
+# The limits differ by more than the delays of a busy machine, so that a test can distinguish them.
 SETTINGS = {
     "HOST": "127.0.0.1",
     "REDIS_BUDGET": "1",
@@ -27,7 +27,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def service_spec(resilience_stack):
-    """Makes a Service: settings in lower case are the process's environment, on top of SETTINGS."""
+    """Return a function that makes a Service. Its keyword arguments extend the environment of SETTINGS."""
 
     def make(*, restart_between_tests=False, **settings):
         servers = {"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url}
@@ -51,21 +51,21 @@ def resilience_service(service_spec):
 
 @pytest.fixture
 def service(resilience):
-    """The service, as ready as can be."""
+    """Return the service once all its dependencies are up."""
     eventually(lambda: resilience.service.get("/readyz").json()["status"] == "ready", within=5)
     return resilience.service
 
 
 @pytest.fixture
 def log(service):
-    """What the service has logged since the test began."""
+    """Return a function that returns the log since the test began."""
     begin = len(service.log)
     return lambda: service.log[begin:]
 
 
 @pytest.fixture
 def campaign(service):
-    """A campaign that is in the database, in Redis and in the service's memory."""
+    """Create a campaign, which is then in Postgres, in Redis and in memory."""
     reply = service.post("/api/campaigns", json={"name": "Spring", "message": "Hello"})
     assert reply.status_code == 201, reply.text
     return reply.json()

@@ -1,4 +1,4 @@
-"""Connects that are given up: nothing of them is left in the log."""
+"""Cancelled connects, which must leave nothing in the log."""
 
 import asyncio
 import gc
@@ -9,10 +9,10 @@ import pytest
 import service.database  # noqa: F401  (looks after asyncpg's futures)
 
 
-@pytest.mark.parametrize("answer", [None, b"S", b"N", b"E"], ids=["closes", "says S", "says N", "says E"])
+@pytest.mark.parametrize("answer", [None, b"S", b"N", b"E"], ids=["closes", "sends S", "sends N", "sends E"])
 @pytest.mark.parametrize("sslmode", ["prefer", "require", "disable"])
 def test_a_connect_cancelled_at_any_step_leaves_no_error_unretrieved(answer, sslmode):
-    """asyncpg's own time-out gives a connect up by cancelling it, at a moment that load decides."""
+    """The time-out of asyncpg cancels a connect at a step that depends on the load."""
     reported = []
 
     async def serve(reader, writer):

@@ -1,4 +1,4 @@
-"""Reads and writes while Redis comes and goes: the real service, a real Redis, and the proxy between them."""
+"""Reads and writes during outages of Redis, with the real service, a real Redis and the proxy between them."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from .support import backends, sql
 
 DOWN = "Redis connection failed, falling back to in-memory cache: "
 UP = "Redis connected successfully"
-SLACK = 1.0  # seconds: a busy machine
+SLACK = 1.0  # seconds for a busy machine
 BACK = 2 + SLACK  # seconds from the heal until Redis is used again
 
 
@@ -139,7 +139,7 @@ def test_a_load_that_began_before_a_write_is_neither_cached_nor_shared():
 
     async def scene():
         async with asyncio.TaskGroup() as tasks:
-            cache = Cache(settings, source_is_up=lambda: True, tasks=tasks)  # its prober never runs: Redis is away
+            cache = Cache(settings, source_is_up=lambda: True, tasks=tasks)  # its prober never runs, so Redis is down
             loading = asyncio.Event()
 
             async def slow():
@@ -152,7 +152,7 @@ def test_a_load_that_began_before_a_write_is_neither_cached_nor_shared():
             early = tasks.create_task(cache.read(1, slow))
             await asyncio.sleep(0)
             await cache.after_write(1, new)
-            await cache.after_write(2, other)  # memory has room for one: what was written to 1 is not there any more
+            await cache.after_write(2, other)  # memory has room for one entry, so 1 is evicted
             async with asyncio.timeout(1):
                 late = await cache.read(1, quick)
             loading.set()

@@ -1,4 +1,4 @@
-"""What a client may send, and what a campaign looks like."""
+"""The checks of client input and the cached form of a campaign."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone

@@ -1,4 +1,4 @@
-"""The breaker: literals in, decisions out."""
+"""The decisions of the circuit breaker, with literals."""
 
 from service.circuit_breaker import MAX_DELAY, TRIAL_SECONDS, CircuitBreaker
 

@@ -1,4 +1,4 @@
-"""Zombies really go, the living stay, and who may ask."""
+"""Cleanups of zombie sessions, and the callers that may trigger them."""
 
 import asyncio
 import re
@@ -117,11 +117,11 @@ def resilience_service(service_spec):
     )
 
 
-LONGEST = 1.0  # seconds that a transaction of the service takes at most: its DB_COMMAND_TIMEOUT
+LONGEST = 1.0  # DB_COMMAND_TIMEOUT in seconds, the longest transaction of the service
 
 
 async def until_old(session, *pids):
-    """Wait until the transactions of these sessions are older than any of the service's."""
+    """Wait until the transactions of these sessions are older than any of the service can be."""
     query = "SELECT bool_and(clock_timestamp() - xact_start > $2) FROM pg_stat_activity WHERE pid = ANY($1)"
 
     async def old():
@@ -188,7 +188,7 @@ def test_dead_idle_connections_are_closed(resilience, service):
 
 def test_a_cleanup_does_not_disturb_live_requests(resilience, service, campaign):
     url = f"/api/campaigns/{campaign['id']}"
-    with ThreadPoolExecutor(4) as pool, resilience.postgres.latency(0.05):  # so that some are always under way
+    with ThreadPoolExecutor(4) as pool, resilience.postgres.latency(0.05):  # so that some requests are always under way
         working = [pool.submit(service.put, url, json={"name": f"{i}"}) for i in range(16)]
         working[3].result()
         reply = service.post("/api/db-cleanup?verbose")

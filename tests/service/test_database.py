@@ -1,4 +1,4 @@
-"""The pool: measured with a fake clock, starved and cut off for real."""
+"""The pool, measured with a fake clock and struck by real faults."""
 
 import asyncio
 import time
@@ -36,7 +36,7 @@ def test_use_is_an_average_over_time():
 
 
 def test_average_use_never_exceeds_the_use_however_late_the_clock_is_read():
-    times = iter([0.0, 1.0, 2.0, 10.0, 11.0, 20.0, 21.0, 30.0])  # a process that has to wait between some readings
+    times = iter([0.0, 1.0, 2.0, 10.0, 11.0, 20.0, 21.0, 30.0])  # a process that is delayed between some readings
     usage = PoolUsage(10, lambda: next(times))
     usage.add(+9)
     usage.percent()
@@ -56,9 +56,7 @@ def test_a_full_pool_answers_503_in_time_and_recovers_to_full_capacity(resilienc
         eventually(lambda: backends(resilience, waiting=True) == 5, within=2)
         started = time.monotonic()
         late = service.get("/api/campaigns")
-        assert (
-            time.monotonic() - started < 0.5 + 1
-        )  # the acquire timeout, and a busy machine; the locked ones wait for 3
+        assert time.monotonic() - started < 0.5 + 1  # acquire timeout, slack; locked requests take up to 3
         assert late.status_code == 503
         assert int(late.headers["Retry-After"]) >= 1
         assert {reply.result().status_code for reply in held} == {503}  # lock timeout
@@ -76,10 +74,10 @@ def test_every_fault_of_postgres_is_a_503_within_bounds_and_heals(resilience, se
     strike = getattr(resilience.postgres, fault)()
     started = time.monotonic()
     replies = [service.get("/api/campaigns"), service.put(url, json={"name": "lost"})]
-    assert time.monotonic() - started < 2 * (0.5 + 3 + 1)  # to acquire, to run; a busy machine
+    assert time.monotonic() - started < 2 * (0.5 + 3 + 1)  # acquire timeout, command timeout, slack
     assert {r.status_code for r in replies} == {503}, [r.text for r in replies]
     assert all(int(r.headers["Retry-After"]) >= 1 for r in replies)
-    eventually(lambda: service.get("/readyz").status_code == 503, within=1 + 1)  # a second is the promise
+    eventually(lambda: service.get("/readyz").status_code == 503, within=1 + 1)  # 1 s is the promise, 1 s is slack
     assert service.get("/readyz").json()["checks"]["postgres"] == "down"
     strike.heal()
     eventually(lambda: service.get("/readyz").status_code == 200, within=3)
@@ -122,7 +120,7 @@ def test_a_leaked_connection_is_closed_and_its_slot_is_free_again(resilience):
     async def scene(database):
         leaks = [database._checkout() for _ in range(2)]
         connections = [await leak.__aenter__() for leak in leaks]
-        assert database.sweep_leaked() == [], "these might still be at work"
+        assert database.sweep_leaked() == [], "these may still be in use"
         with pytest.raises(Unavailable):
             await database.read("SELECT 1")
         for checkout in database._checkouts:
@@ -133,7 +131,7 @@ def test_a_leaked_connection_is_closed_and_its_slot_is_free_again(resilience):
         rows = await asyncio.gather(*(database.read("SELECT 1") for _ in range(10)))
         assert len(rows) == 10
         for leak in leaks:
-            await leak.__aexit__(None, None, None)  # who leaked it returns it after all
+            await leak.__aexit__(None, None, None)  # the leaking task returns the connection after all
         assert database.usage.in_use == 0
         assert len(await asyncio.gather(*(database.read("SELECT 1") for _ in range(10)))) == 10
 

@@ -1,4 +1,4 @@
-"""Health never waits; readiness tells the truth of a moment ago."""
+"""Health, which never waits, and readiness, which is at most a second old."""
 
 import re
 import time
@@ -49,9 +49,11 @@ def test_without_redis_the_service_is_ready_but_degraded(resilience, service):
 
 
 def test_health_answers_within_50_ms_in_every_fault(resilience, service, campaign):
-    """All faults in one test, as each is one more chance for the 99th percentile to break its word."""
+    """Measure all faults in one test, because each separate percentile could fail by chance."""
     url = f"/api/campaigns/{campaign['id']}"
-    slowness = percentile([timed_health(service) for _ in range(100)]) / 0.01  # of this machine: 10 ms is plenty
+    slowness = (
+        percentile([timed_health(service) for _ in range(100)]) / 0.01
+    )  # of this machine, relative to a generous 10 ms
     times = []
     for name in FAULTS:
         with ThreadPoolExecutor(4) as pool, resilience.strike(name):
@@ -82,5 +84,5 @@ def test_head_is_answered_too(service, path):
 def test_readiness_reports_a_hanging_postgres_soon_even_during_a_cleanup(resilience, service):
     with ThreadPoolExecutor(1) as pool, resilience.postgres.blackhole():
         cleaning = pool.submit(service.post, "/api/db-cleanup")
-        eventually(lambda: service.get("/readyz").status_code == 503, within=1 + 1)  # a second is the promise
+        eventually(lambda: service.get("/readyz").status_code == 503, within=1 + 1)  # 1 s is the promise, 1 s is slack
         assert cleaning.result().status_code in (200, 503)

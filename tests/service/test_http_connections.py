@@ -1,4 +1,4 @@
-"""Clients that say nothing, half of something, or nonsense; the bound of connections; the forms of a request's target."""
+"""Silent, slow and malformed clients, the limit of connections, and the forms of a request target."""
 
 import contextlib
 import re
@@ -14,7 +14,7 @@ from service.http_connections import connection_limit
 from service.settings import ServiceSettings
 
 TIMEOUT = 1.0  # HEADER_TIMEOUT and BODY_TIMEOUT
-LATE = 2.5  # seconds on top, for a busy machine
+LATE = 2.5  # seconds of slack for a busy machine
 
 
 @pytest.fixture(scope="session")
@@ -24,14 +24,14 @@ def resilience_service(service_spec):
 
 @pytest.fixture
 def connect(service):
-    """Opens a connection to the service."""
+    """Return a function that opens a connection to the service."""
     parts = urlsplit(service.url)
     with contextlib.ExitStack() as sockets:
         yield lambda: sockets.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
 
 
 def rest(client):
-    """All that comes until the connection is closed, and how many seconds that took."""
+    """Return the bytes until the connection is closed, and the seconds until then."""
     begun, answer = time.monotonic(), b""
     with contextlib.suppress(ConnectionResetError):
         while more := client.recv(65536):
@@ -40,7 +40,7 @@ def rest(client):
 
 
 def first(client):
-    """The first answer, all of it."""
+    """Read the first response and return its head."""
     answer = b""
     while b"\r\n\r\n" not in answer:
         answer += client.recv(65536)
@@ -52,7 +52,7 @@ def first(client):
 
 
 def drip(client, line, seconds):
-    """Send one byte after the other until the connection is closed. Returns how many seconds that took."""
+    """Send `line` every 50 ms until the connection is closed. Return the seconds until then."""
     begun = time.monotonic()
     client.settimeout(0.05)
     while time.monotonic() - begun < seconds:
@@ -62,7 +62,7 @@ def drip(client, line, seconds):
         except TimeoutError:
             pass
         except ConnectionResetError:
-            break  # closed with a byte on its way
+            break  # closed while a byte was in transit
         with contextlib.suppress(OSError):
             client.sendall(line)
     return time.monotonic() - begun
@@ -117,7 +117,7 @@ def test_a_slow_body_is_408(connect):
 
 
 def test_the_timeout_also_applies_to_a_body_that_no_route_reads(connect):
-    """The answer is there already; the client goes on with the body of its request, byte by byte."""
+    """The client continues to send the body after the response, byte by byte."""
     client = connect()
     client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n")
     assert status(first(client)) == 200
@@ -130,15 +130,15 @@ def test_the_timeout_also_applies_to_a_response_that_the_client_does_not_read(co
     client = connect()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     with contextlib.suppress(ConnectionError):
-        for _ in range(20):  # more than the kernel takes for us
+        for _ in range(20):  # more than the kernel buffers
             client.sendall(b"GET /api/campaigns?limit=200 HTTP/1.1\r\nHost: localhost\r\n\r\n")
     port = client.getsockname()[1]
 
-    def held():
+    def open_connections():
         return [c for c in service.process.net_connections() if c.raddr and c.raddr.port == port]
 
-    eventually(held, within=5)
-    eventually(lambda: not held(), within=TIMEOUT + LATE + 3)
+    eventually(open_connections, within=5)
+    eventually(lambda: not open_connections(), within=TIMEOUT + LATE + 3)
 
 
 def test_a_busy_connection_is_not_closed(resilience, service, connect):
@@ -153,11 +153,11 @@ def test_a_busy_connection_is_not_closed(resilience, service, connect):
 
 def test_the_oldest_idle_connection_is_closed_for_a_new_one(connect, service, log):
     clients = [connect() for _ in range(25)]
-    fresh = connect()  # one that was kept says nothing either, and may make room while a request is on its way
+    fresh = connect()  # a kept-alive connection is idle, too, and may be closed first
     fresh.sendall(ASK)
     assert status(first(fresh)) == 200
     clients[0].settimeout(TIMEOUT * 0.9)
-    assert clients[0].recv(1) == b"", "the oldest of 25 is still open, and 20 may be"
+    assert clients[0].recv(1) == b"", "the oldest of 25 connections is still open, and the limit is 20"
     assert log().count("all 20 connections are in use") == 1
     for client in clients:
         client.close()
@@ -173,7 +173,7 @@ def test_with_all_connections_busy_only_essential_routes_are_served(connect, ser
         one_more()
 
     def busy():
-        one_more()  # the head of one may come late, and then it was silent and made room
+        one_more()  # a connection whose head arrives late counts as idle and may be closed
         reply = service.get("/api/campaigns", headers={"Connection": "close"})
         return reply.status_code == 503 and reply
 

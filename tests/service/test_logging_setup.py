@@ -1,4 +1,4 @@
-"""Log lines for people and for machines, without secrets."""
+"""Log lines in both formats, without secrets."""
 
 import json
 import logging

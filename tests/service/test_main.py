@@ -1,4 +1,4 @@
-"""From the first line to the exit status."""
+"""The program, from its first log line to its exit status."""
 
 import contextlib
 import json
@@ -23,7 +23,10 @@ NOWHERE = "postgresql://app:hunter2@127.0.0.1:1/shop"
 
 @pytest.fixture
 def start():
-    """Starts `python -m service` with settings in lower case, on a port of its own choice; ends it with the test."""
+    """Return a function that starts `python -m service` on a free port. Each process ends with the test.
+
+    Keyword arguments are settings in lower case.
+    """
     started = []
 
     def start(*, wait=True, **settings):
@@ -41,7 +44,7 @@ def start():
 
 
 class Run:
-    """A service's process with its log."""
+    """The process of a service and its log."""
 
     def __init__(self, command, env):
         self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -68,7 +71,7 @@ class Run:
     def signal(self, number=signal.SIGTERM):
         self.process.send_signal(number)
 
-    def exit_code(self, within=10):  # two seconds of it to be seen as not ready
+    def exit_code(self, within=10):  # two seconds of which the drain stays visible
         code = self.process.wait(within)
         self._reader.join(1)
         return code
@@ -141,7 +144,7 @@ def test_an_invalid_setting_ends_the_start_with_one_line(start, settings, name, 
 
 
 def test_each_outage_of_postgres_and_each_recovery_is_one_log_line(start, resilience):
-    """Also when the service starts into the outage."""
+    """The first outage is present when the service starts."""
     failed, connected = "Postgres connection failed: ", "Postgres connected successfully"
     with resilience.postgres.refuse():
         run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url)
@@ -167,19 +170,19 @@ def test_a_port_in_use_ends_the_start_with_one_line(start):
 
 @contextlib.contextmanager
 def waiting_request(run, resilience, path="/api/campaigns"):
-    """A request that has come as far as a locked table. Yields the lock and the list that its reply will be in."""
+    """Send a request that waits for a locked table. Yield the lock and the list that receives the reply."""
     replies = []
 
-    def ask():
+    def send():
         with contextlib.suppress(httpx.HTTPError):
             replies.append(run.get(path))
 
     with resilience.postgres.starve(lock="campaigns") as lock:
-        asking = threading.Thread(target=ask)
-        asking.start()
+        sender = threading.Thread(target=send)
+        sender.start()
         eventually(lambda: backends(resilience, waiting=True) == 1, within=4)
         yield lock, replies
-        asking.join()
+        sender.join()
 
 
 @pytest.fixture
@@ -236,7 +239,7 @@ def test_above_the_hard_limit_only_essential_routes_are_served(start, resilience
     run = start(
         database_url=resilience.postgres.url,
         redis_url=resilience.redis.url,
-        memory_limit_mb=10,  # less than it needs to exist
+        memory_limit_mb=10,  # less than the idle process uses
         memory_check_interval=0.1,
     )
     eventually(lambda: run.get("/api/campaigns").status_code == 503, within=4)
@@ -246,6 +249,6 @@ def test_above_the_hard_limit_only_essential_routes_are_served(start, resilience
     assert (run.get("/health").status_code, run.get("/livez").status_code) == (200, 200)
     assert run.get("/readyz").status_code == 503
     assert run.get("/readyz").json()["checks"]["memory"] == "refusing"
-    assert run.get("/readyz").json()["status"] == "unavailable", "it is not starting: it lacks memory"
+    assert run.get("/readyz").json()["status"] == "unavailable", "the service is not starting, it is short of memory"
     assert run.get("/api/db-cleanup").status_code == 200
     assert run.log.count("[Memory] High heap usage: ") == 1

@@ -1,4 +1,4 @@
-"""The guard's decisions, with literals; and the real thing, squeezed."""
+"""The decisions of the memory guard with literals, and the service under a real limit."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ def usage(percent, reusable=0):
 
 
 def decisions(guard, *samples):
-    """What the guard does at each (second, percent) or (second, percent, percent that malloc holds free)."""
+    """Return the action for each (second, percent) or (second, percent, percent that malloc holds free)."""
     return [guard.sample(usage(*rest), now) for now, *rest in samples]
 
 
@@ -97,14 +97,14 @@ def test_reclaimable_page_cache_of_a_control_group_does_not_count(tmp_path, limi
     assert group.read_usage() == expected
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="pymalloc's figures are read through a file in memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="the statistics of pymalloc are read through a file in memory")
 def test_the_statistics_follow_allocations():
     before = memory.read_memory_stats()
     small, large = [object() for _ in range(100_000)], [os.urandom(4096) for _ in range(5000)]
     after = memory.read_memory_stats()
     assert after.heap_used - before.heap_used == pytest.approx(sys.getsizeof(object()) * len(small), rel=0.1)
     assert after.external - before.external == pytest.approx(4096 * len(large) + sys.getsizeof(small), rel=0.1)
-    # What malloc held free is used first, so RSS need not grow by as much; it has to be what the kernel says.
+    # malloc uses its free memory first, so RSS may grow by less. It must equal the value from the kernel.
     assert after.rss == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
 
 

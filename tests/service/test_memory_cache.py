@@ -1,4 +1,4 @@
-"""The in-memory cache: bounded, ordered by version, fresh or stale by the clock."""
+"""The in-memory cache, with its bounds, versions and ages."""
 
 from service.memory_cache import OVERHEAD, Entry, MemoryCache
 
@@ -49,7 +49,7 @@ def test_an_older_version_never_replaces_a_newer_one():
     memory.put(1, entry(version=2))
     assert memory.get(1).stamp == (5, 3)
     memory.put(1, entry(version=1, created=6))
-    assert memory.get(1).stamp == (6, 1), "a new row under an old number is newer"
+    assert memory.get(1).stamp == (6, 1), "a new row under a reused number is newer"
 
 
 def test_an_entry_is_fresh_then_stale_then_gone():
@@ -73,7 +73,7 @@ def test_an_entry_keeps_the_age_that_it_had_in_redis():
     memory.put(1, entry(), age=30)
     assert memory.get_fresh(1)
     memory.put(1, entry(), age=100)
-    assert memory.get_fresh(1), "hearing the same again from an older source takes nothing away"
+    assert memory.get_fresh(1), "an older copy of the same version does not make the entry older"
 
 
 def test_an_uncertain_entry_is_stale_at_once_but_kept():

@@ -1,4 +1,4 @@
-"""Alerts once per episode, checks on time, and the real alert under real starvation."""
+"""The alert of the pool, the schedule of checks, and the alert under real starvation."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""What Redis has missed: newest wins, doubts stay, and there is an end to it."""
+"""The writes that Redis has missed, and their bound."""
 
 from service.pending_writes import PendingWrites
 

@@ -1,4 +1,4 @@
-"""Answers that a real Redis gives only on bad days, from a server of twenty lines; and Upstash's TLS."""
+"""Rare answers of Redis, from a fake server of twenty lines, and the TLS of Upstash."""
 
 import asyncio
 import ssl
@@ -15,7 +15,7 @@ URL = "postgresql://127.0.0.1:1/x"
 
 
 class TinyRedis:
-    """Answers every command with `answer`, bytes as on the wire; None answers nothing."""
+    """A server that answers every command with `answer`, bytes as on the wire. None sends no answer."""
 
     def __init__(self, answer=b":1\r\n"):
         self.answer = answer
@@ -68,7 +68,7 @@ def with_store(server, body, *, tls=None, **settings):
             finally:
                 running.cancel()
                 done, _ = await asyncio.wait([running], timeout=10)
-                assert done, "the store goes on although its task was cancelled"
+                assert done, "the store still runs although its task was cancelled"
                 listener.close()
                 await server.stop()
 
@@ -77,7 +77,7 @@ def with_store(server, body, *, tls=None, **settings):
 
 async def until(condition, within=5.0):
     async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110  # a question to a store that has no event for it
+        while not condition():  # noqa: ASYNC110  # the store has no event for this condition
             await asyncio.sleep(0.005)
 
 
@@ -124,8 +124,8 @@ def test_the_budget_bounds_all_calls_of_a_request_together():
         for _ in range(10):
             with pytest.raises(RedisUnavailable):
                 await store.write(write, budget)
-        assert loop.time() - started < 0.5 + 1.5  # all of them would take 3.3
-        assert store.up, "a request that came late is no proof that Redis is away"
+        assert loop.time() - started < 0.5 + 1.5  # without a shared budget they would take 3.3
+        assert store.up, "a request that began late does not prove that Redis is down"
 
     with_store(server, body, redis_budget=0.5)
 
@@ -142,7 +142,7 @@ def test_a_cancellation_that_redis_py_swallows_still_ends_the_store(monkeypatch)
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                return  # as wait_for of Python 3.11 does when the answer is there
+                return  # as wait_for of Python 3.11 does if the answer has arrived
 
         monkeypatch.setattr("service.redis_store._probe", swallow)
         await asyncio.wait_for(probing.wait(), 5)
@@ -156,11 +156,11 @@ def test_a_stall_of_this_process_is_not_an_outage():
     async def body(store, _):
         await until(lambda: store.up)
         server.delay = 0.1
-        asking = asyncio.ensure_future(store.write(PendingWrite(1, (5, 2), b"{}", 60), TimeBudget(0.25)))
+        writing = asyncio.ensure_future(store.write(PendingWrite(1, (5, 2), b"{}", 60), TimeBudget(0.25)))
         await until(lambda: len(server.commands) > 1)
         time.sleep(0.5)  # noqa: ASYNC251  # this is the stall
         with pytest.raises(RedisUnavailable):
-            await asking
+            await writing
         assert store.up
 
     with_store(server, body)
@@ -206,7 +206,7 @@ def test_after_too_many_missed_writes_all_keys_are_deleted_first():
     async def body(store, pending):
         await until(lambda: store._breaker.outages)
         pending.overflowed = True
-        server.answer = b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\nk\r\n"  # also passes for SCAN's reply
+        server.answer = b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\nk\r\n"  # also valid as the reply to SCAN
         await until(lambda: store.up)
         assert [words[0] for words in server.commands if words[0] in (b"SCAN", b"UNLINK")][:2] == [b"SCAN", b"UNLINK"]
         assert not pending.overflowed
@@ -224,13 +224,13 @@ def test_a_foreign_value_under_a_key_of_the_service_is_a_miss():
             assert await store.get(1, TimeBudget(0.25)) is None
             assert store.up
 
-    # two commands are answered at once here: the second answer of each pair belongs to the first command's pipeline
-    server_answers_pairs(server)
+    # The server sends both answers of a pipeline at its first command.
+    answer_in_pairs(server)
     with_store(server, body)
 
 
-def server_answers_pairs(server):
-    """Answer GET with the pair of answers, and PTTL with nothing: it has its answer already."""
+def answer_in_pairs(server):
+    """Answer GET with both answers of the pipeline, and PTTL with nothing."""
     plain = server.serve
 
     async def serve(reader, writer):
@@ -263,7 +263,7 @@ def test_upstash_is_reached_over_tls_with_the_token_as_password(tmp_path):
             check=True, capture_output=True,
         )  # fmt: skip
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no certificate can be made here: {error}")
+        pytest.skip(f"openssl cannot create a certificate: {error}")
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
     server = TinyRedis()

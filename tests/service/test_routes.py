@@ -1,4 +1,4 @@
-"""What goes in and out over HTTP."""
+"""The HTTP routes, through the real service."""
 
 import json
 
@@ -92,7 +92,7 @@ def test_an_invalid_page_is_422(service, query):
         (b" " * ((1 << 20) + 1), 413),
     ],
 )
-@pytest.mark.parametrize("chunked", [False, True], ids=["length told", "in chunks"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["with a length", "in chunks"])
 def test_an_invalid_body_is_refused(service, body, status, chunked):
     content = iter([body[:100], body[100:]]) if chunked else body
     assert is_problem(service.post("/api/campaigns", content=content), status)

@@ -1,4 +1,4 @@
-"""Settings from the environment: what is read, what is refused, what is never shown."""
+"""Settings from the environment, with their checks and without secrets in messages."""
 
 import pytest
 
