@@ -17,14 +17,14 @@ PLANTS = (
         "It goes into Redis anyway, so say Redis.",
         ("cache.py", 'return CacheResult(entry, "miss", "postgres")', 'return CacheResult(entry, "hit", "redis")'),
         tests=SOURCE,
-        says="Redis is empty, so only Postgres can have answered",
+        message="Redis is empty, so only Postgres can have answered",
     ),
     plant(
         "cache-source-lies-in-memory",
         "Redis' replacement may go by its name.",
         ("cache.py", 'return CacheResult(entry, "hit", "memory")', 'return CacheResult(entry, "hit", "redis")'),
         tests=f"{TWICE}[refusing]",
-        says="while Redis is down, reads come from redis",
+        message="while Redis is down, reads come from redis",
     ),
     plant(
         "cache-mixes-keys",
@@ -41,7 +41,7 @@ PLANTS = (
             "            if self._flights.get(key % 8) is flight:\n                del self._flights[key % 8]",
         ),
         tests=SLOW_REDIS,
-        says="readers got another campaign than they requested",
+        message="readers got another campaign than they requested",
     ),
     plant(
         "cache-each-reader-loads",
@@ -52,7 +52,7 @@ PLANTS = (
             "        flight = None\n        if flight is None:",
         ),
         tests=ONE_LOAD,
-        says="each reader loads it for itself",
+        message="each reader loads it for itself",
     ),
     plant(
         "cache-unbounded-entries",
@@ -63,7 +63,7 @@ PLANTS = (
             "        self._shrink_to(1 << 40, self._max_bytes)",
         ),
         tests=BOUNDS,
-        says="CACHE_MAX_ENTRIES allows",
+        message="CACHE_MAX_ENTRIES allows",
     ),
     plant(
         "cache-unbounded-bytes",
@@ -74,7 +74,7 @@ PLANTS = (
             "        self._shrink_to(self._max_entries, 1 << 40)",
         ),
         tests=BOUNDS,
-        says="over CACHE_MAX_MB",
+        message="over CACHE_MAX_MB",
     ),
     plant(
         "cache-errors-cached",
@@ -85,7 +85,7 @@ PLANTS = (
             '            if stale is None:\n                return CacheResult(None, "miss", "postgres")\n',
         ),
         tests=ABSENT,
-        says="without Postgres it is unknown whether a campaign exists",
+        message="without Postgres it is unknown whether a campaign exists",
     ),
     plant(
         "cache-absence-for-ever",
@@ -106,7 +106,7 @@ PLANTS = (
             '        if key in self._absent:\n            return CacheResult(None, "hit", "memory")\n        flight = self._flights.get(key)\n',
         ),
         tests=ABSENT,
-        says="the 404 is cached",
+        message="the 404 is cached",
     ),
     plant(
         "cache-ttl-ignored",
@@ -114,7 +114,7 @@ PLANTS = (
         ("cache.py", "        self._fresh_for = settings.cache_ttl\n", "        self._fresh_for = lifetime\n"),
         ("cache.py", "            fresh_for=settings.cache_ttl,\n", "            fresh_for=lifetime,\n"),
         tests=STALE,
-        says="is served as fresh for longer than CACHE_TTL",
+        message="is served as fresh for longer than CACHE_TTL",
     ),
     plant(
         "cache-stale-unmarked",
@@ -122,7 +122,7 @@ PLANTS = (
         ("cache.py", 'CacheResult(entry, "stale", "memory")', 'CacheResult(entry, "hit", "memory")'),
         ("cache.py", 'CacheResult(found.entry, "stale", "redis")', 'CacheResult(found.entry, "hit", "redis")'),
         tests=STALE,
-        says="not marked as stale",
+        message="not marked as stale",
     ),
     plant(
         "cache-stale-after-the-wait",
@@ -133,7 +133,7 @@ PLANTS = (
             "",
         ),
         tests=STALE_AT_ONCE,
-        says="a stale copy is served only after",
+        message="a stale copy is served only after",
     ),
     plant(
         "cache-memory-cold-after-redis",
@@ -144,7 +144,7 @@ PLANTS = (
             "            if found",
         ),
         tests="test_cache.py::test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory",
-        says="just served from Redis, and memory has no copy",
+        message="just served from Redis, and memory has no copy",
     ),
     plant(
         "cache-memory-cold-after-postgres",
@@ -155,7 +155,7 @@ PLANTS = (
             "        if not self.redis.up:\n            self.memory.put(key, entry)\n        if self._redis_is_current(key):",
         ),
         tests="test_cache.py::test_campaigns_read_before_an_outage_of_redis_and_postgres_are_served_from_memory",
-        says="just served from Postgres, and memory has no copy",
+        message="just served from Postgres, and memory has no copy",
     ),
     plant(
         "cache-stale-for-ever",
@@ -166,6 +166,6 @@ PLANTS = (
             "if self._clock() - cached.loaded_at >= 1000 * self._lifetime:",
         ),
         tests=STALE,
-        says="for longer than CACHE_STALE_TTL",
+        message="for longer than CACHE_STALE_TTL",
     ),
 )

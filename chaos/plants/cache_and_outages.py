@@ -45,7 +45,7 @@ PLANTS = (
             "        flight = self._flights.get(key) if self.redis.up else None\n        if flight is None:",
         ),
         tests=ONE_LOAD,
-        says="each reader loads it",
+        message="each reader loads it",
     ),
     plant(
         "failed-load-stays",
@@ -56,7 +56,7 @@ PLANTS = (
             "            if self._flights.get(key) is flight and not flight.exception():\n                del self._flights[key]",
         ),
         tests=FAILED_LOAD,
-        says="never retried",
+        message="never retried",
     ),
     plant(
         "purge-takes-what-is-stale",
@@ -67,14 +67,14 @@ PLANTS = (
             "        oldest = self._clock() - self._fresh_for\n",
         ),
         tests=COLLECTED,
-        says="it was collected too early",
+        message="it was collected too early",
     ),
     plant(
         "purge-takes-half",
         "Tidy up while nobody looks.",
         ("monitor.py", "        self._cache.memory.remove_expired()\n", "        self._cache.memory.evict_half()\n"),
         tests=COLLECTED,
-        says="it was collected too early",
+        message="it was collected too early",
     ),
     plant(
         "replaced-entries-count",
@@ -85,7 +85,7 @@ PLANTS = (
             "                loaded_at = max(loaded_at, old.loaded_at)\n            del self._entries[key]\n",
         ),
         tests=ROOM,
-        says="replaced entries still count",
+        message="replaced entries still count",
     ),
     plant(
         "deleted-entries-count",
@@ -96,21 +96,21 @@ PLANTS = (
             "        self._flights.pop(key, None)\n        self.memory._entries.pop(key, None)\n        await",
         ),
         tests=ROOM,
-        says="deleted entries still count",
+        message="deleted entries still count",
     ),
     plant(
         "memory-first-in-first-out",
         "First in, first out is simpler.",
         ("memory_cache.py", "        self._entries.move_to_end(key)\n", ""),
         tests=ROOM,
-        says="were evicted for others",
+        message="were evicted for others",
     ),
     plant(
         "absence-for-a-second",
         "A second of 404 hurts nobody.",
         *REMEMBERED_ABSENCE,
         tests=ABSENT,
-        says="and the next read gets 404",
+        message="and the next read gets 404",
     ),
     plant(
         "absence-until-we-write",
@@ -122,7 +122,7 @@ PLANTS = (
             "        self._absent.pop(key, None)\n        self.memory.put(key, entry)\n        await self._write_through",
         ),
         tests=ABSENT,
-        says="and the next read gets 404",
+        message="and the next read gets 404",
     ),
     plant(
         "deleted-for-ever",
@@ -133,14 +133,14 @@ PLANTS = (
             "        await self._write_through(key, (1 << 60, DELETED_VERSION))",
         ),
         tests=ABSENT,
-        says="never cached",
+        message="never cached",
     ),
     plant(
         "gone-stays-in-memory",
         "It will expire.",
         ("cache.py", "        if entry is None:\n            self.memory.drop(key)\n", "        if entry is None:\n"),
         tests=GONE,
-        says="its copy in memory is served",
+        message="its copy in memory is served",
     ),
     plant(
         "gone-stays-in-redis",
@@ -151,14 +151,14 @@ PLANTS = (
             "",
         ),
         tests=GONE,
-        says="Redis",
+        message="Redis",
     ),
     plant(
         "age-lost-on-the-way",
         "It has just come.",
         ("cache.py", "self.memory.put(key, found.entry, found.age)", "self.memory.put(key, found.entry)"),
         tests=AGE,
-        says="is fresh in memory",
+        message="is fresh in memory",
     ),
     plant(
         "old-copy-is-a-hit",
@@ -169,7 +169,7 @@ PLANTS = (
             '            if found.age < self._fresh_for or not self._source_is_up():\n                return CacheResult(found.entry, "hit", "redis")',
         ),
         tests=AGE,
-        says="is served as hit",
+        message="is served as hit",
     ),
     plant(
         "change-leaves-a-load-behind",
@@ -180,7 +180,7 @@ PLANTS = (
             "        self.memory.put(key, entry)",
         ),
         tests=PAST,
-        says="joined a load",
+        message="joined a load",
     ),
     plant(
         "delete-leaves-a-load-behind",
@@ -191,7 +191,7 @@ PLANTS = (
             "        self.memory.drop(key)",
         ),
         tests=PAST,
-        says="joined a load",
+        message="joined a load",
     ),
     plant(
         "late-load-is-cached",
@@ -202,7 +202,7 @@ PLANTS = (
             "        if True:\n            await self._fill",
         ),
         tests=PAST,
-        says="its result was cached",
+        message="its result was cached",
     ),
     plant(
         "etag-weak-when-stale",
@@ -213,7 +213,7 @@ PLANTS = (
             'headers = {**(headers or {}), "ETag": f\'"{entry.stamp[1]}"\'}\n    if headers.get("X-Cache") == "stale":\n        headers["ETag"] = "W/" + headers["ETag"]',
         ),
         tests=SAME,
-        says="returns",
+        message="returns",
     ),
     plant(
         "first-read-finds-out",
@@ -224,6 +224,6 @@ PLANTS = (
             "",
         ),
         tests=SAME,
-        says="should serve, not",
+        message="should serve, not",
     ),
 )

@@ -17,7 +17,7 @@ PLANTS = (
             '        await self._cleanup._database.read("SELECT 1")\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)',
         ),
         tests=f"{HEALTH}[postgres hangs]",
-        says="/health",
+        message="/health",
     ),
     plant(
         "health-takes-a-connection",
@@ -28,7 +28,7 @@ PLANTS = (
             "        slot = await self._cleanup._database._acquire_slot()\n        slot()\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
         tests=STARVED,
-        says="a health route waits for the pool",
+        message="a health route waits for the pool",
     ),
     plant(
         "health-asks-redis",
@@ -39,7 +39,7 @@ PLANTS = (
             "        from contextlib import suppress\n\n        from redis.asyncio import Redis\n\n        with suppress(Exception):\n            async with Redis.from_url(self._settings.redis_url or '', socket_timeout=1) as client:\n                await client.ping()\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
         tests=f"{HEALTH}[redis hangs]",
-        says="/health waits",
+        message="/health waits",
     ),
     plant(
         "health-waits-for-a-lock",
@@ -50,7 +50,7 @@ PLANTS = (
             "        async with self._cleanup._postgres_monitor._lock:\n            return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
         tests=f"{HEALTH}[postgres hangs]",
-        says="/health waits",
+        message="/health waits",
     ),
     plant(
         "health-says-more",
@@ -61,7 +61,7 @@ PLANTS = (
             '            "status": "healthy",\n            "version": "1.0",\n',
         ),
         tests=f"{HEALTH}[redis refuses]",
-        says="/health has another form than documented",
+        message="/health has another form than documented",
     ),
     plant(
         "health-ready-as-text",
@@ -72,7 +72,7 @@ PLANTS = (
             '"nextReady": str(not self._lifecycle.draining).lower()',
         ),
         tests=f"{HEALTH}[redis refuses]",
-        says="/health has another form than documented",
+        message="/health has another form than documented",
     ),
     plant(
         "health-uptime-in-milliseconds",
@@ -83,7 +83,7 @@ PLANTS = (
             "round(1000 * (self._clock() - self._started_at), 9)",
         ),
         tests=TIME,
-        says="uptime is in seconds",
+        message="uptime is in seconds",
     ),
     plant(
         "health-local-time",
@@ -94,7 +94,7 @@ PLANTS = (
             '    return datetime.now().isoformat(timespec="milliseconds") + "Z"',
         ),
         tests=TIME,
-        says="not the current time in UTC",
+        message="not the current time in UTC",
     ),
     plant(
         "health-remembered",
@@ -110,14 +110,14 @@ PLANTS = (
             '            "uptime": round(self._clock() - self._started_at, 9),\n        }\n        return self._kept\n',
         ),
         tests=TIME,
-        says="/health returns an old response",
+        message="/health returns an old response",
     ),
     plant(
         "health-may-be-stored",
         "Headers cost bytes.",
         ("routes.py", 'NO_STORE = {"Cache-Control": "no-store"}', "NO_STORE: dict[str, str] = {}"),
         tests=TIME,
-        says="may be stored",
+        message="may be stored",
     ),
     plant(
         "alive-needs-postgres",
@@ -128,6 +128,6 @@ PLANTS = (
             '        return JSONResponse({"status": "alive"}, 200 if self._health.readiness()[0] else 503, headers=NO_STORE)',
         ),
         tests=f"{HEALTH}[postgres killed]",
-        says="/livez depends on something that is broken",
+        message="/livez depends on something that is broken",
     ),
 )

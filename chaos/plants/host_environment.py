@@ -16,14 +16,14 @@ PLANTS = (
         "/proc/self/cgroup says which group it is.",
         ("memory.py", "    for level in (group, *group.parents):", "    for level in (group,):"),
         tests=OUTER,
-        says="the parent cgroup",
+        message="the parent cgroup",
     ),
     plant(
         "guard-counts-files",
         "memory.current is what is used.",
         ("memory.py", '                    used -= int(line.rpartition(" ")[2])', "                    pass"),
         tests=FILES,
-        says="which can be freed",
+        message="which can be freed",
     ),
     plant(
         "uptime-by-the-time-of-day",
@@ -34,7 +34,7 @@ PLANTS = (
             "        clock: Callable[[], float] = time.time,\n    ) -> None:\n        self._lifecycle",
         ),
         tests=CLOCK,
-        says="uptime grows by",
+        message="uptime grows by",
     ),
     plant(
         "cache-by-the-time-of-day",
@@ -42,21 +42,21 @@ PLANTS = (
         ("memory_cache.py", "clock: Callable[[], float] = time.monotonic", "clock: Callable[[], float] = time.time"),
         ("cache.py", "            lifetime=lifetime,\n            clock=clock,\n", "            lifetime=lifetime,\n"),
         tests=CLOCK,
-        says="a copy in memory",
+        message="a copy in memory",
     ),
     plant(
         "cleanup-by-the-time-of-day",
         "Store when it was.",
         ("cleanup.py", "clock: Callable[[], float] = time.monotonic", "clock: Callable[[], float] = time.time"),
         tests=CLOCK,
-        says="a cleanup right after another one",
+        message="a cleanup right after another one",
     ),
     plant(
         "checks-by-the-time-of-day",
         "Every full minute.",
         ("monitor.py", "        clock: Clock = time.monotonic,", "        clock: Clock = time.time,"),
         tests=CLOCK,
-        says="periodic work stops",
+        message="periodic work stops",
     ),
     plant(
         "crowd-is-called-an-outage",
@@ -67,7 +67,7 @@ PLANTS = (
             "                available = limit\n",
         ),
         tests=CROWD,
-        says="it counts as down",
+        message="it counts as down",
     ),
     plant(
         "standstill-is-called-an-outage",
@@ -78,6 +78,6 @@ PLANTS = (
             "        return False",
         ),
         tests=FROZEN,
-        says="Redis counts as down",
+        message="Redis counts as down",
     ),
 )

@@ -22,7 +22,7 @@ PLANTS = (
             "        os._exit(0)\n        await asyncio.gather(\n",
         ),
         tests=STOP,
-        says="after SIGTERM",
+        message="after SIGTERM",
     ),
     plant(
         "stop-drops-requests",
@@ -33,7 +33,7 @@ PLANTS = (
             "        await asyncio.sleep(0.3)\n        self._server.force_exit = self._server.should_exit = True\n        await asyncio.gather(\n",
         ),
         tests=STOP,
-        says="exited while requests were in flight",
+        message="exited while requests were in flight",
     ),
     plant(
         "stop-ignored",
@@ -44,14 +44,14 @@ PLANTS = (
             "        loop.add_signal_handler(each, lambda: None)",
         ),
         tests=STOP,
-        says="after SIGTERM",
+        message="after SIGTERM",
     ),
     plant(
         "stop-still-ready",
         "We still answer, so we are ready.",
         ("__main__.py", "        self._lifecycle.draining = True\n", ""),
         tests=STOP,
-        says="after SIGTERM /readyz does not report draining",
+        message="after SIGTERM /readyz does not report draining",
     ),
     plant(
         "stop-not-alive",
@@ -62,7 +62,7 @@ PLANTS = (
             'return JSONResponse({"status": "alive"}, 503 if self._health._lifecycle.draining else 200, headers=NO_STORE)',
         ),
         tests=STOP,
-        says="an orchestrator would kill the process now",
+        message="an orchestrator would kill the process now",
     ),
     plant(
         "stop-waits-for-ever",
@@ -78,7 +78,7 @@ PLANTS = (
             "wait_until_idle(within=3600)",
         ),
         tests=STOP_TWICE,
-        says="for longer than its SHUTDOWN_GRACE",
+        message="for longer than its SHUTDOWN_GRACE",
     ),
     plant(
         "stop-twice-ignored",
@@ -89,21 +89,21 @@ PLANTS = (
             "            loop.add_signal_handler(each, lambda: None)\n",
         ),
         tests=STOP_TWICE,
-        says="after a second SIGTERM the service still does not exit",
+        message="after a second SIGTERM the service still does not exit",
     ),
     plant(
         "defaults-of-the-night",
         "20 connections were always enough.",
         ("settings.py", "db_pool_max: int = 100", "db_pool_max: int = 20"),
         tests=DEFAULTS,
-        says="DB_POOL_MAX defaults to 20",
+        message="DB_POOL_MAX defaults to 20",
     ),
     plant(
         "bodies-without-bound",
         "Marketing has long texts.",
         ("routes.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 30"),
         tests=TOO_LARGE,
-        says="bodies are unbounded",
+        message="bodies are unbounded",
     ),
     plant(
         "bodies-few-at-a-time",
@@ -111,7 +111,7 @@ PLANTS = (
         ("routes.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 20\nFEW = asyncio.Semaphore(10)"),
         ("routes.py", "async with asyncio.timeout(seconds)", "async with FEW, asyncio.timeout(seconds)"),
         tests=SLOW_CLIENTS,
-        says="clients stall, and",
+        message="clients stall, and",
     ),
     plant(
         "secret-printed",
@@ -122,14 +122,14 @@ PLANTS = (
             '    sys.stderr.write(f"connecting to {settings.database_url}\\n")\n    memory.tune_malloc()\n',
         ),
         tests=TOLD,
-        says="reveals a secret",
+        message="reveals a secret",
     ),
     plant(
         "secret-in-an-answer",
         "So that support can see it.",
         ("database.py", '("The database cannot answer now.")', '(f"{self._settings.database_url} cannot answer now.")'),
         tests=TOLD,
-        says="reveals a secret",
+        message="reveals a secret",
     ),
     plant(
         "secret-in-a-start-error",
@@ -140,7 +140,7 @@ PLANTS = (
             '            raise SettingsError(name.upper(), f"{expected}, got {text}")',
         ),
         tests=WRONG_SETTING,
-        says="reveals a secret",
+        message="reveals a secret",
     ),
     plant(
         "secret-in-json-logs",
@@ -152,7 +152,7 @@ PLANTS = (
             'in-memory cache: %s (%s)", reason, self._settings.redis_url)',
         ),
         tests=TOLD,
-        says="the log (json) reveals a secret",
+        message="the log (json) reveals a secret",
     ),
     plant(
         "background-loop-fails-silently",
@@ -163,6 +163,6 @@ PLANTS = (
             '        percent = self._database.usage.percent("pool")  # type: ignore[call-arg]',
         ),
         tests=STARVED,
-        says="no alert was raised",
+        message="no alert was raised",
     ),
 )

@@ -1,4 +1,4 @@
-"""A plant: a regression that the chaos suite must detect. Mutation testing calls a plant a mutant."""
+"""The type of a plant, that is of a regression that the chaos suite must detect. Mutation testing calls it a mutant."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from dataclasses import dataclass
 class Plant:
     """One regression.
 
-    Args:
-        name: what it is called.
-        story: what the developer would have said.
-        edits: (file, old text, new text); every occurrence of the old text is replaced.
-        tests: those that must go red; a parametrised one when any of its cases does.
-        says: a part of the failure's message: it names the cause.
+    Attributes:
+        name: a unique name.
+        rationale: the reason that a tired developer would give for the change.
+        edits: (file, old text, new text). Every occurrence of the old text is replaced.
+        tests: the tests that must fail. For a parametrized test, one failing case is enough.
+        message: a part of the failure's message, which names the cause.
     """
 
     name: str
-    story: str
+    rationale: str
     edits: tuple[tuple[str, str, str], ...]
     tests: tuple[str, ...]
-    says: str
+    message: str
 
     @property
     def file(self) -> str:
-        """The file that the plant is mostly in."""
+        """The file of the first edit."""
         return self.edits[0][0]
 
 
-def plant(name: str, story: str, *edits: tuple[str, str, str], tests: str | tuple[str, ...], says: str) -> Plant:
-    """One plant; files are named without their folder."""
+def plant(name: str, rationale: str, *edits: tuple[str, str, str], tests: str | tuple[str, ...], message: str) -> Plant:
+    """Build a plant. Files are named relative to service/."""
     full = tuple((f"service/{file}", old, new) for file, old, new in edits)
-    return Plant(name, story, full, (tests,) if isinstance(tests, str) else tests, says)
+    return Plant(name, rationale, full, (tests,) if isinstance(tests, str) else tests, message)
 
 
 # Tests that plants of several files name.

@@ -22,7 +22,7 @@ PLANTS = (
             "        except RedisUnavailable as error:\n            raise Unavailable('The cache is down.') from error\n",
         ),
         tests=f"{TWICE}[refusing]",
-        says="reads failed while Redis was down",
+        message="reads failed while Redis was down",
     ),
     plant(
         "redis-no-breaker",
@@ -38,7 +38,7 @@ PLANTS = (
             "if client is None or budget.remaining <= 0:",
         ),
         tests=f"{TWICE}[hanging]",
-        says="reads still wait for Redis long after it went down",
+        message="reads still wait for Redis long after it went down",
     ),
     plant(
         "redis-no-budget",
@@ -46,14 +46,14 @@ PLANTS = (
         ("redis_store.py", "async with asyncio.timeout(limit), self._slots:", "async with self._slots:"),
         ("redis_store.py", '"socket_timeout": None,', '"socket_timeout": 1.0,'),
         tests=f"{TWICE}[hanging]",
-        says="a read took",
+        message="a read took",
     ),
     plant(
         "redis-budget-per-command",
         "Each command has its time.",
         ("redis_store.py", "            budget.remaining -= self._clock() - started", "            pass"),
         tests=SLOW_REDIS,
-        says="more than its budget",
+        message="more than its budget",
     ),
     plant(
         "redis-never-back",
@@ -64,7 +64,7 @@ PLANTS = (
             "        await self._close()\n        if self._breaker.outages:\n            return False\n        epoch",
         ),
         tests=f"{TWICE}[refusing]",
-        says="the service still does not use it",
+        message="the service still does not use it",
     ),
     plant(
         "redis-back-only-once",
@@ -75,21 +75,21 @@ PLANTS = (
             "        await self._close()\n        if self._breaker.outages > 1:\n            return False\n        epoch",
         ),
         tests=f"{TWICE}[refusing]",
-        says="the service still does not use it",
+        message="the service still does not use it",
     ),
     plant(
         "redis-back-after-ten-seconds",
         "No need to hammer it.",
         ("circuit_breaker.py", "MIN_DELAY = 0.1\nMAX_DELAY = 0.5", "MIN_DELAY = 10.0\nMAX_DELAY = 10.0"),
         tests=f"{TWICE}[refusing]",
-        says="the service still does not use it",
+        message="the service still does not use it",
     ),
     plant(
         "redis-trusted-each-time",
         "It answers, so it is back.",
         ("circuit_breaker.py", "return TRIAL_SECONDS if flapping else 0.0", "return 0.0"),
         tests=COMES_AND_GOES,
-        says="the service flaps with it",
+        message="the service flaps with it",
     ),
     plant(
         "redis-prober-dies-of-another-error",
@@ -100,7 +100,7 @@ PLANTS = (
             "            await self._flush_pending(client)\n        except (OSError, TimeoutError) as error:",
         ),
         tests=LONG,
-        says="an unhandled error reached the log",
+        message="an unhandled error reached the log",
     ),
     plant(
         "redis-every-request-connects",
@@ -121,7 +121,7 @@ PLANTS = (
             "        if key in self._pending:\n            return None\n",
         ),
         tests=LONG,
-        says="requests retry themselves",
+        message="requests retry themselves",
     ),
     plant(
         "redis-line-per-probe",
@@ -132,7 +132,7 @@ PLANTS = (
             '            await self._flush_pending(client)\n            log.info("Redis connected successfully")\n        except Exception as error:  # noqa: BLE001  # Redis is optional',
         ),
         tests=LONG,
-        says="one line for each change of state",
+        message="one line for each change of state",
     ),
     plant(
         "redis-line-per-error",
@@ -148,14 +148,14 @@ PLANTS = (
             'in-memory cache: %s", reason)\n        if opened:\n            self._wake.set()',
         ),
         tests=LONG,
-        says="not one for each error",
+        message="not one for each error",
     ),
     plant(
         "redis-no-line-on-recovery",
         "Good news needs no line.",
         ("redis_store.py", '        log.info("Redis connected successfully")\n', ""),
         tests=f"{TWICE}[refusing]",
-        says="one line at the start and one for each recovery",
+        message="one line at the start and one for each recovery",
     ),
     plant(
         "redis-outage-writes-forgotten",
@@ -166,7 +166,7 @@ PLANTS = (
             "        if not self.redis.up:\n            return\n        pending = self._pending.add(key, stamp)\n",
         ),
         tests=UNDONE,
-        says="came back out of Redis",
+        message="came back out of Redis",
     ),
     plant(
         "redis-deleted-comes-back",
@@ -177,7 +177,7 @@ PLANTS = (
             "        if self.redis.up:\n            await self._write_through(key, (created, DELETED_VERSION))",
         ),
         tests=UNDONE,
-        says="a deleted campaign came back out of Redis",
+        message="a deleted campaign came back out of Redis",
     ),
     plant(
         "redis-own-write-not-read",
@@ -188,14 +188,14 @@ PLANTS = (
             "        await self._write_through(key, entry.stamp)",
         ),
         tests=UNDONE,
-        says="a read missed the write before it",
+        message="a read missed the write before it",
     ),
     plant(
         "redis-older-overwrites-newer",
         "A plain SET is easier to read.",
         ("redis_store.py", "    return 0\n", ""),
         tests=NEWER,
-        says="has overwritten the newer one of another instance",
+        message="has overwritten the newer one of another instance",
     ),
     plant(
         "redis-ping-is-healthy",
@@ -206,7 +206,7 @@ PLANTS = (
             "    await client.ping()",
         ),
         tests=(f"{REDIS_ERRORS}[READONLY]", f"{REDIS_ERRORS}[OOM]"),
-        says="the service treats it as healthy",
+        message="the service treats it as healthy",
     ),
     plant(
         "redis-error-replies-crash",
@@ -217,7 +217,7 @@ PLANTS = (
             "        except (OSError, TimeoutError) as error:\n            had_enough_time",
         ),
         tests=f"{REDIS_ERRORS}[OOM]",
-        says="a write fails because Redis replies OOM",
+        message="a write fails because Redis replies OOM",
     ),
     plant(
         "redis-connections-left-behind",
@@ -233,7 +233,7 @@ PLANTS = (
             "_KEPT: list[Any] = []\n\n\nclass RedisUnavailable(Exception):",
         ),
         tests=KINDS,
-        says="connections are left open",
+        message="connections are left open",
     ),
     plant(
         "redis-loss-is-not-ready",
@@ -244,7 +244,7 @@ PLANTS = (
             '        ready = postgres == "up" and redis and not refusing',
         ),
         tests=f"{TWICE}[refusing]",
-        says="the service can serve without Redis, and /readyz denies that",
+        message="the service can serve without Redis, and /readyz denies that",
     ),
     plant(
         "redis-needed-to-start",
@@ -255,7 +255,7 @@ PLANTS = (
             "        await database.start()\n        from redis.asyncio import Redis\n\n        async with Redis.from_url(settings.redis_url or '') as client:\n            await client.ping()\n",
         ),
         tests=BOOT,
-        says="the service exited",
+        message="the service exited",
     ),
     plant(
         "redis-upstash-second",
@@ -266,7 +266,7 @@ PLANTS = (
             "        if not settings.redis_url and settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
         ),
         tests=UPSTASH,
-        says="timed out",
+        message="timed out",
     ),
     plant(
         "redis-upstash-in-clear",
@@ -278,6 +278,6 @@ PLANTS = (
         ),
         ("redis_store.py", "            if self._tls:\n", "            if False:\n"),
         tests=UPSTASH,
-        says="Upstash must be reached over TLS",
+        message="Upstash must be reached over TLS",
     ),
 )

@@ -23,7 +23,7 @@ PLANTS = (
             "            self._last_run = self._clock()\n            result.set_result(cleaned)\n            self._running = None",
         ),
         tests=CLEANUP,
-        says="the next one gets 503",
+        message="the next one gets 503",
     ),
     plant(
         "cleanup-that-failed-counts",
@@ -34,7 +34,7 @@ PLANTS = (
             "        finally:\n            self._last_run = self._clock()\n            self._running = None",
         ),
         tests=CLEANUP,
-        says="429",
+        message="429",
     ),
     plant(
         "cleanup-gives-up-unasked",
@@ -45,7 +45,7 @@ PLANTS = (
             '        except Unavailable as error:\n            pool_log.warning("Scheduled cleanup failed: %s", error)\n            self._failed = getattr(self, "_failed", 0) + 1\n            if self._failed > 1:\n                await asyncio.Event().wait()',
         ),
         tests=UNASKED,
-        says="no periodic cleanup runs",
+        message="no periodic cleanup runs",
     ),
     plant(
         "check-ends-without-descriptors",
@@ -61,7 +61,7 @@ PLANTS = (
             "        try:\n            await check()\n        except SystemError:\n            await asyncio.Event().wait()\n        except Exception:",
         ),
         tests=CHECKS,
-        says="do not resume",
+        message="do not resume",
     ),
     plant(
         "guard-once-in-a-life",
@@ -72,7 +72,7 @@ PLANTS = (
             "                pass\n        if usage.ratio",
         ),
         tests=MEMORY,
-        says="episodes",
+        message="episodes",
     ),
     plant(
         "reserve-once-in-a-life",
@@ -83,7 +83,7 @@ PLANTS = (
             "",
         ),
         tests=MEMORY,
-        says="the reserve is not held again",
+        message="the reserve is not held again",
     ),
     plant(
         "guard-refuses-once",
@@ -94,7 +94,7 @@ PLANTS = (
             '        was = self.refusing\n        self.refusing = not getattr(self, "_done", False) and (usage.needed_ratio >= REFUSE_FROM or (self.refusing and usage.needed_ratio >= SERVE_BELOW))\n        self._done = getattr(self, "_done", False) or (was and not self.refusing)',
         ),
         tests=MEMORY,
-        says="load is not shed",
+        message="load is not shed",
     ),
     plant(
         "guard-refuses-writes-only",
@@ -105,7 +105,7 @@ PLANTS = (
             '        if self._guard.refusing and scope["method"] != "GET" and scope["path"] not in ESSENTIAL_PATHS:',
         ),
         tests=MEMORY,
-        says="GET one gets 200",
+        message="GET one gets 200",
     ),
     plant(
         "pool-distrusts-once",
@@ -116,7 +116,7 @@ PLANTS = (
             "        if generation == self._generation == 0:\n",
         ),
         tests=SILENT,
-        says="its neighbours were trusted",
+        message="its neighbours were trusted",
     ),
     plant(
         "postgres-back-is-told-once",
@@ -127,7 +127,7 @@ PLANTS = (
             '            if state == "up" and not getattr(self, "_well", False):\n                self._well = True\n                log.info("Postgres connected',
         ),
         tests=POSTGRES,
-        says="one line for each change of state, alternating",
+        message="one line for each change of state, alternating",
     ),
     plant(
         "postgres-watched-less-and-less",
@@ -148,7 +148,7 @@ PLANTS = (
             "                        await (self._status.wake.wait() if self._status.up else asyncio.Event().wait())\n",
         ),
         tests=POSTGRES,
-        says="the service is not ready",
+        message="the service is not ready",
     ),
     plant(
         "upstash-replaced-after-the-second-outage",
@@ -164,7 +164,7 @@ PLANTS = (
             "            if self._tls and self._breaker.outages < 2:\n                await self._share_tls(client)",
         ),
         tests=UPSTASH,
-        says="in its place",
+        message="in its place",
     ),
     plant(
         "upstash-back-only-once",
@@ -175,7 +175,7 @@ PLANTS = (
             '            if self._tls:\n                if self._breaker.outages > 1:\n                    raise ConnectionError("once is enough")\n                await self._share_tls(client)',
         ),
         tests=UPSTASH,
-        says="is not used",
+        message="is not used",
     ),
     plant(
         "stop-says-goodbye-to-redis",
@@ -186,6 +186,6 @@ PLANTS = (
             "            await client.ping()\n            await client.connection_pool.disconnect(inuse_connections=True)",
         ),
         tests=STOP,
-        says="SIGTERM during outages",
+        message="SIGTERM during outages",
     ),
 )

@@ -13,14 +13,14 @@ PLANTS = (
         "There is nothing to do, so be gone.",
         ("__main__.py", "            asyncio.sleep(min(DRAIN_NOTICE, self._grace / 4)),\n", ""),
         tests=IDLE,
-        says="an idle service refuses connections",
+        message="an idle service refuses connections",
     ),
     plant(
         "stop-seen-for-a-moment",
         "Kubernetes is told by the API anyway.",
         ("__main__.py", "DRAIN_NOTICE = 2.0", "DRAIN_NOTICE = 0.3"),
         tests=IDLE,
-        says="a load balancer has",
+        message="a load balancer has",
     ),
     plant(
         "stop-serves-nobody-new",
@@ -31,7 +31,7 @@ PLANTS = (
             '        if (self._guard.refusing or self._lifecycle.draining) and scope["path"] not in ESSENTIAL_PATHS:',
         ),
         tests=IDLE,
-        says="a request that is sent while the service drains gets 503",
+        message="a request that is sent while the service drains gets 503",
     ),
     plant(
         "stop-ready-until-the-end",
@@ -43,7 +43,7 @@ PLANTS = (
             "        self._lifecycle.draining = self._server.should_exit = True\n",
         ),
         tests=IDLE,
-        says="an idle service reports ready until it refuses connections",
+        message="an idle service reports ready until it refuses connections",
     ),
     plant(
         "stop-a-quarter-of-the-grace",
@@ -55,7 +55,7 @@ PLANTS = (
             "wait_until_idle(within=self._grace / 4)",
         ),
         tests=BUSY,
-        says="s of grace",
+        message="s of grace",
     ),
     plant(
         "stop-unseen-after-a-moment",
@@ -66,7 +66,7 @@ PLANTS = (
             "wait_until_idle(within=0.3 * (self._grace - close_seconds))",
         ),
         tests=BUSY,
-        says="the service refuses connections",
+        message="the service refuses connections",
     ),
     plant(
         "stop-ready-again",
@@ -77,6 +77,6 @@ PLANTS = (
             "        asyncio.get_running_loop().call_later(1.0, setattr, self._lifecycle, 'draining', False)\n        close_seconds = min(",
         ),
         tests=BUSY,
-        says="/readyz is 200",
+        message="/readyz is 200",
     ),
 )

@@ -25,7 +25,7 @@ PLANTS = (
             "            raise\n        assert created",
         ),
         tests=DOUBT,
-        says="still serves the old value",
+        message="still serves the old value",
     ),
     plant(
         "doubt-not-in-memory",
@@ -36,7 +36,7 @@ PLANTS = (
             "        self._pending.add(key, None)",
         ),
         tests=DOUBT,
-        says="still serves the old value",
+        message="still serves the old value",
     ),
     plant(
         "doubt-not-in-redis",
@@ -47,7 +47,7 @@ PLANTS = (
             "        self.memory.mark_uncertain(key)",
         ),
         tests=DOUBT,
-        says="still serves the old value",
+        message="still serves the old value",
     ),
     plant(
         "doubt-drops-the-copy",
@@ -58,7 +58,7 @@ PLANTS = (
             "        self.memory.drop(key)\n        self._pending.add(key, None)",
         ),
         tests=DOUBTFUL_COPY,
-        says="the copy was lost with it",
+        message="the copy was lost with it",
     ),
     plant(
         "doubt-only-without-redis",
@@ -69,7 +69,7 @@ PLANTS = (
             "        if not self.redis.up:\n            self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
         ),
         tests=DOUBTFUL_COPY,
-        says="is served as a hit",
+        message="is served as a hit",
     ),
     plant(
         "delete-tried-again",
@@ -80,7 +80,7 @@ PLANTS = (
             "        rows = await self._database.read(sql, campaign_id, versions)\n        row = rows[0] if rows else None\n",
         ),
         tests=ONCE,
-        says="it was retried",
+        message="it was retried",
     ),
     plant(
         "change-tried-again",
@@ -91,7 +91,7 @@ PLANTS = (
             '        rows = await self._database.read(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        row = rows[0] if rows else None\n',
         ),
         tests=ONCE,
-        says="happened twice",
+        message="happened twice",
     ),
     plant(
         "get-one-given-up",
@@ -102,7 +102,7 @@ PLANTS = (
             "        row = await self._database.write(sql, campaign_id)\n        return None if row is None else _campaign(row)",
         ),
         tests=READ_AGAIN,
-        says="GET one",
+        message="GET one",
     ),
     plant(
         "delete-not-flushed",
@@ -113,7 +113,7 @@ PLANTS = (
             "            WITH quick AS (SELECT set_config('synchronous_commit', 'off', true)) DELETE FROM campaigns\n             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))\n         RETURNING created_at, (SELECT * FROM quick)",
         ),
         tests=SAFE,
-        says="acknowledged DELETEs",
+        message="acknowledged DELETEs",
     ),
     plant(
         "list-remembered",
@@ -124,7 +124,7 @@ PLANTS = (
             "        from .errors import Unavailable\n\n        try:\n            self._last = [_campaign(row) for row in await self._database.read(sql, after, limit)]\n        except Unavailable:\n            pass\n        return self._last",
         ),
         tests=LIST,
-        says="without Postgres the list is unknown",
+        message="without Postgres the list is unknown",
     ),
     plant(
         "list-kept-for-a-second",
@@ -135,7 +135,7 @@ PLANTS = (
             '        import time\n\n        if time.monotonic() > getattr(self, "_until", 0.0):\n            self._page = [_campaign(row) for row in await self._database.read(sql, after, limit)]\n            self._until = time.monotonic() + 1\n        return self._page',
         ),
         tests=LIST,
-        says="the list",
+        message="the list",
     ),
     plant(
         "list-empty-without-postgres",
@@ -146,7 +146,7 @@ PLANTS = (
             "        from .errors import Unavailable\n\n        try:\n            rows = await self._database.read(sql, after, limit)\n        except Unavailable:\n            rows = []\n        return [_campaign(row) for row in rows]",
         ),
         tests=NO_POSTGRES,
-        says="GET list gets 200",
+        message="GET list gets 200",
     ),
     plant(
         "reads-wait-longer",
@@ -157,7 +157,7 @@ PLANTS = (
             'await getattr(connection, method)(sql, *args, timeout=30 if method == "fetch" else None)',
         ),
         tests=NO_POSTGRES,
-        says="GET",
+        message="GET",
     ),
     plant(
         "reads-wait-for-their-turn",
@@ -168,7 +168,7 @@ PLANTS = (
             '            while self._slots.locked():\n                await asyncio.sleep(0.05)\n            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)\n        except ConnectionLost:',
         ),
         tests=EXHAUSTED,
-        says="GET",
+        message="GET",
     ),
     plant(
         "reads-lose-their-connection",
@@ -179,7 +179,7 @@ PLANTS = (
             '        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)\n            if method == "fetch" and isinstance(error, TimeoutError):\n                await self._acquire_slot()\n',
         ),
         tests=NO_POSTGRES,
-        says="connections of the pool are lost",
+        message="connections of the pool are lost",
     ),
     plant(
         "cleanup-waits-for-the-pool",
@@ -190,7 +190,7 @@ PLANTS = (
             '        await self._database.read("SELECT 1")\n        leaked = self._database.sweep_leaked()\n        idle_closed, terminated',
         ),
         tests=EXHAUSTED,
-        says="all connections are in use, and a cleanup gets",
+        message="all connections are in use, and a cleanup gets",
     ),
     plant(
         "delete-waits-for-redis",
@@ -201,7 +201,7 @@ PLANTS = (
             "            await self.redis.write(write, TimeBudget(10 if stamp[1] == DELETED_VERSION else self._budget))\n        except RedisUnavailable:\n            return\n",
         ),
         tests=NO_REDIS,
-        says="DELETE takes",
+        message="DELETE takes",
     ),
     plant(
         "writes-wait-for-redis",
@@ -212,7 +212,7 @@ PLANTS = (
             "            await self.redis.write(write, TimeBudget(10 * self._budget))\n        except RedisUnavailable:\n            return\n",
         ),
         tests=NO_REDIS,
-        says="takes",
+        message="takes",
     ),
     plant(
         "writes-need-redis",
@@ -223,7 +223,7 @@ PLANTS = (
             '            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable as error:\n            raise Unavailable("The cache cannot be told.") from error\n',
         ),
         tests=NO_REDIS,
-        says="gets 503",
+        message="gets 503",
     ),
     plant(
         "writes-ask-redis-first",
@@ -234,6 +234,6 @@ PLANTS = (
             "            await self.redis.get(key, TimeBudget(self._budget))\n            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
         ),
         tests=SLOW_REDIS,
-        says="its budget",
+        message="its budget",
     ),
 )

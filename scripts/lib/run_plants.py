@@ -75,9 +75,9 @@ def markdown_table(plants: list[Any]) -> str:
     """Return the plants as the Markdown table of docs/plants.md."""
     lines = ["| plant | why it looked right | file | failing test | message |", "| --- | --- | --- | --- | --- |"]
     for plant in plants:
-        story, message = (text.replace("|", "\\|") for text in (plant.story, plant.says))
+        rationale, message = (text.replace("|", "\\|") for text in (plant.rationale, plant.message))
         tests = "<br>".join(f"`{test}`" for test in plant.tests)
-        lines.append(f"| `{plant.name}` | {story} | `{plant.file}` | {tests} | {message} |")
+        lines.append(f"| `{plant.name}` | {rationale} | `{plant.file}` | {tests} | {message} |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,7 +118,7 @@ def run_plant(plant: Any, scratch: Path, *, whole: bool) -> PlantResult:
     tests = ["chaos"] if whole else [f"chaos/{test}" for test in plant.tests]
     messages, output = run_tests(checkout, tests, TIMEOUT_WHOLE if whole else TIMEOUT)
     result.seconds = time.monotonic() - begin
-    result.failures = {test: _relevant_line(message, plant.says) for test, message in messages.items()}
+    result.failures = {test: _relevant_line(message, plant.message) for test, message in messages.items()}
     result.problems += find_problems(plant, messages, output)
     shutil.rmtree(checkout, ignore_errors=True)
     return result
@@ -131,8 +131,8 @@ def find_problems(plant: Any, messages: dict[str, str], output: list[str]) -> li
         of_test = [message for name, message in messages.items() if name == test or name.startswith(f"{test}[")]
         if not of_test:
             problems.append(f"{test} passes, or did not run: {output[-1] if output else 'no output'}")
-        elif not any(plant.says in message for message in of_test):
-            problems.append(f"the message of {test} does not contain {plant.says!r}")
+        elif not any(plant.message in message for message in of_test):
+            problems.append(f"the message of {test} does not contain {plant.message!r}")
     return problems
 
 
