@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..errors import CannotInject, HealFailed, SetupError
-from ..history import FaultEvent, current
+from ..history import current
 from ..wording import counted, no_attribute
 
 
@@ -80,13 +80,14 @@ class Strike:
         self._clock = clock
         self._last_receipt: Receipt | None = None
         self.note = ""
-        self._event = FaultEvent(label, clock.now())
-        current().faults.append(self._event)
+        self._healed = False
+        self._history = current()
+        self._mark = self._history.add_strike(label, clock.now())
 
     @property
     def healed(self) -> bool:
         """Whether the fault has been taken back."""
-        return self._event.healed_at is not None
+        return self._healed
 
     @property
     def receipt(self) -> Receipt:
@@ -127,7 +128,10 @@ class Strike:
             self._heal()
         except Exception as error:
             raise HealFailed(f"{self.label} could not be healed: {type(error).__name__}: {error}") from error
-        self._event.healed_at = self._clock.now()
+        self._healed = True
+        receipt = self._last_receipt
+        touched, unit = (receipt.touched, receipt.unit) if receipt is not None else (None, "")
+        self._history.add_heal(self._mark, self._clock.now(), touched=touched, unit=unit)
         if lost is not None:
             raise HealFailed(
                 f"{self.label} was healed, but its receipt is lost: {type(lost).__name__}: {lost}"

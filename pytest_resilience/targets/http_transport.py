@@ -54,8 +54,8 @@ class Client(httpx.Client):
             response = super().send(request, **options)
         except Exception as error:
             exchange = Exchange(request.method, path, type(error).__name__, begun, SYSTEM.now())
-            current().exchanged(exchange)
+            current().add_exchange(exchange)
             error.add_note(self._explain(exchange, request.extensions.get("timeout", {})))
             raise
-        current().exchanged(Exchange(request.method, path, str(response.status_code), begun, SYSTEM.now()))
+        current().add_exchange(Exchange(request.method, path, str(response.status_code), begun, SYSTEM.now()))
         return response

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pytest_resilience import NeverHappened, SetupError, eventually, recovers
-from pytest_resilience.history import FaultEvent, History, recording
+from pytest_resilience.history import FaultPeriod, History, recording
 
 
 class FakeClock:
@@ -22,6 +22,15 @@ class FakeClock:
 
     def sleep(self, seconds: float) -> None:
         self.time += seconds
+
+
+def history_of(faults: list[FaultPeriod]) -> History:
+    history = History()
+    for label, struck_at, healed_at in faults:
+        strike = history.add_strike(label, struck_at)
+        if healed_at is not None:
+            history.add_heal(strike, healed_at)
+    return history
 
 
 def answers(*values: object) -> Callable[[], object]:
@@ -61,8 +70,8 @@ def test_a_failure_shows_the_last_answer_the_number_of_calls_and_the_active_stri
     def service_is_back() -> str:
         return ""
 
-    history = History(
-        [FaultEvent("redis.refuse", struck_at=101.0, healed_at=101.5), FaultEvent("postgres.kill", 90.0, 95.0)]
+    history = history_of(
+        [FaultPeriod("redis.refuse", struck_at=101.0, healed_at=101.5), FaultPeriod("postgres.kill", 90.0, 95.0)]
     )
     with recording(history), pytest.raises(NeverHappened) as failure:
         eventually(service_is_back, within=2.0, every=0.5, clock=FakeClock())
@@ -78,17 +87,17 @@ def test_a_failure_shows_the_last_answer_the_number_of_calls_and_the_active_stri
     ("faults", "line"),
     [
         ([], "no fault has struck in this test"),
-        ([FaultEvent("redis.refuse", 99.0, 99.8)], "healed 0.2 s before: redis.refuse"),
+        ([FaultPeriod("redis.refuse", 99.0, 99.8)], "healed 0.2 s before: redis.refuse"),
         (
-            [FaultEvent("a", 90.0, 95.0), FaultEvent("b", 99.0, 99.6), FaultEvent("c", 99.0, 99.8)],
+            [FaultPeriod("a", 90.0, 95.0), FaultPeriod("b", 99.0, 99.6), FaultPeriod("c", 99.0, 99.8)],
             "healed 0.2 s before: b, c",
         ),
     ],
 )
 def test_a_failure_names_the_faults_that_healed_before_the_probe_or_that_there_were_none(
-    faults: list[FaultEvent], line: str
+    faults: list[FaultPeriod], line: str
 ) -> None:
-    with recording(History(faults)), pytest.raises(NeverHappened) as failure:
+    with recording(history_of(faults)), pytest.raises(NeverHappened) as failure:
         eventually(lambda: False, within=2.0, every=0.5, clock=FakeClock())
     assert str(failure.value).splitlines()[-1] == f"  {line}"
 
