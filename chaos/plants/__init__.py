@@ -1,7 +1,6 @@
-"""Regressions to plant in the service, each as a tired developer would write it, with the test that must fail and what it must say.
+"""Regressions to plant in the service, with the test that must fail and the message that must name the cause.
 
-`scripts/plants` applies the plants to a copy of the service, one at a time. A promise without a plant is a promise that nobody
-has seen tested.
+`scripts/plants` applies the plants to a copy of the service, one at a time. A promise without a plant has never been seen to fail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plants that move a bound by a little, or bound what must have none."""
+"""Plants that shift a bound slightly, or bound something that must be unbounded."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ PLANTS = (
         message="a body of exactly 1 MiB",
     ),
     plant(
-        "body-bound-by-what-it-says",
-        "Content-Length says how long it is.",
+        "body-bound-by-content-length",
+        "Content-Length is the length.",
         (
             "routes.py",
             "                if len(body) > MAX_BODY_BYTES:",
@@ -60,7 +60,7 @@ PLANTS = (
     ),
     plant(
         "pages-of-any-size",
-        "They know what they ask for.",
+        "Clients know how many they need.",
         ("routes.py", "default=50, lowest=1, highest=200)", "default=50, lowest=1, highest=1000)"),
         tests=PAGES,
         message="limit=201",
@@ -73,7 +73,7 @@ PLANTS = (
         message="the pages together list",
     ),
     plant(
-        "last-page-says-more",
+        "last-page-has-a-next",
         "A full page has a next one.",
         ("routes.py", "        has_more = len(items) > limit", "        has_more = len(items) >= limit"),
         tests=PAGES,
@@ -135,7 +135,7 @@ PLANTS = (
         message="requests ha",
     ),
     plant(
-        "redis-as-many-as-it-takes",
+        "redis-connections-unbounded",
         "Connections are cheap.",
         ("redis_store.py", "MAX_CONNECTIONS = 20\n", "MAX_CONNECTIONS = 20\nMANY = 500\n"),
         ("redis_store.py", "else MAX_CONNECTIONS)", "else MANY)"),
@@ -156,7 +156,7 @@ PLANTS = (
     ),
     plant(
         "budget-never-less-than-a-second",
-        "Give it a chance.",
+        "Redis needs some time.",
         (
             "cache.py",
             "        self._budget = settings.redis_budget",

@@ -14,14 +14,14 @@ BOUNDS = "test_cache.py::test_the_memory_cache_stays_within_its_limits"
 PLANTS = (
     plant(
         "cache-source-lies",
-        "It goes into Redis anyway, so say Redis.",
+        "It goes into Redis anyway, so name Redis.",
         ("cache.py", 'return CacheResult(entry, "miss", "postgres")', 'return CacheResult(entry, "hit", "redis")'),
         tests=SOURCE,
         message="Redis is empty, so only Postgres can have answered",
     ),
     plant(
         "cache-source-lies-in-memory",
-        "Redis' replacement may go by its name.",
+        "The cache in memory replaces Redis, so it can use its name.",
         ("cache.py", 'return CacheResult(entry, "hit", "memory")', 'return CacheResult(entry, "hit", "redis")'),
         tests=f"{TWICE}[refusing]",
         message="while Redis is down, reads come from redis",
@@ -89,7 +89,7 @@ PLANTS = (
     ),
     plant(
         "cache-absence-for-ever",
-        "Spare Postgres those who ask for what is not there.",
+        "Spare Postgres the requests for missing campaigns.",
         (
             "cache.py",
             "        if entry is None:\n            self.memory.drop(key)\n",
@@ -126,7 +126,7 @@ PLANTS = (
     ),
     plant(
         "cache-stale-after-the-wait",
-        "Give Postgres a chance first.",
+        "Try Postgres first.",
         (
             "cache.py",
             "        if not self._source_is_up():\n            stale = self._stale_copy(key, found)\n            if stale is not None:\n                return stale\n",

@@ -1,4 +1,4 @@
-"""Plants in the cache that show only while Redis or Postgres is away."""
+"""Plants in the cache that show only during an outage of Redis or Postgres."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ PLANTS = (
     ),
     plant(
         "failed-load-stays",
-        "Who fails once fails again.",
+        "A load that failed once fails again.",
         (
             "cache.py",
             "            if self._flights.get(key) is flight:\n                del self._flights[key]",
@@ -71,7 +71,7 @@ PLANTS = (
     ),
     plant(
         "purge-takes-half",
-        "Tidy up while nobody looks.",
+        "Free some memory while it is quiet.",
         ("monitor.py", "        self._cache.memory.remove_expired()\n", "        self._cache.memory.evict_half()\n"),
         tests=COLLECTED,
         message="it was collected too early",
@@ -107,14 +107,14 @@ PLANTS = (
     ),
     plant(
         "absence-for-a-second",
-        "A second of 404 hurts nobody.",
+        "A 404 for a second does no harm.",
         *REMEMBERED_ABSENCE,
         tests=ABSENT,
         message="and the next read gets 404",
     ),
     plant(
         "absence-until-we-write",
-        "We know when it changes: we write it.",
+        "The service knows of changes: it makes them.",
         *REMEMBERED_ABSENCE,
         (
             "cache.py",
@@ -126,7 +126,7 @@ PLANTS = (
     ),
     plant(
         "deleted-for-ever",
-        "A number is never used again.",
+        "An id is never used again.",
         (
             "cache.py",
             "        await self._write_through(key, (created, DELETED_VERSION))",
@@ -216,7 +216,7 @@ PLANTS = (
         message="returns",
     ),
     plant(
-        "first-read-finds-out",
+        "first-read-in-an-outage-fails",
         "The next read will be quicker.",
         (
             "cache.py",

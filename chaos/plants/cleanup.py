@@ -28,7 +28,7 @@ PLANTS = (
         message="zombie",
     ),
     plant(
-        "cleanup-claims",
+        "cleanup-reports-work-not-done",
         "It will have done something.",
         (
             "cleanup.py",
@@ -73,7 +73,7 @@ PLANTS = (
     ),
     plant(
         "cleanup-ends-its-own",
-        "Nobody uses those at the moment.",
+        "Those connections are not in use at the moment.",
         (
             "postgres_monitor.py",
             "(application_name = $1 AND NOT pid = ANY($2)\n         AND clock_timestamp() - backend_start > make_interval(secs => $3))",
@@ -83,14 +83,14 @@ PLANTS = (
         message="healthy connections of its own pool",
     ),
     plant(
-        "cleanup-ends-namesakes",
-        "All of ours begin with service.",
+        "cleanup-ends-similar-names",
+        "All names of the service begin with service.",
         ("postgres_monitor.py", "application_name LIKE 'service:%'", "application_name LIKE 'service%'"),
         tests=ZOMBIE,
         message="a session of service-desk",
     ),
     plant(
-        "cleanup-ends-strangers",
+        "cleanup-ends-foreign-sessions",
         "Idle in transaction is always wrong.",
         (
             "postgres_monitor.py",
@@ -102,7 +102,7 @@ PLANTS = (
         message="is not the service's",
     ),
     plant(
-        "cleanup-for-everybody",
+        "cleanup-without-authorization",
         "It is an internal address.",
         ("routes.py", "        status = denial_status(", "        status = None and denial_status("),
         tests=RIGHTS,
@@ -127,14 +127,14 @@ PLANTS = (
         message="a remote caller without the token may clean up",
     ),
     plant(
-        "cleanup-without-a-token-for-everybody",
-        "Who sets no token needs no lock.",
+        "cleanup-open-without-a-token",
+        "A service without a token needs no lock.",
         ("cleanup.py", "is_valid = expected is not None and", "is_valid = expected is None or"),
         tests="test_cleanup.py::test_without_a_configured_token_remote_callers_cannot_clean_up",
         message="CLEANUP_TOKEN is not set, and a remote caller may clean up",
     ),
     plant(
-        "cleanup-first-then-asks",
+        "cleanup-before-authorization",
         "The check can wait.",
         (
             "routes.py",
@@ -145,7 +145,7 @@ PLANTS = (
         message="was refused, and the cleanup ran nevertheless",
     ),
     plant(
-        "cleanup-as-often-as-you-like",
+        "cleanup-without-a-rate-limit",
         "It does no harm.",
         ("cleanup.py", "                raise CleanupRateLimited(wait)", "                pass"),
         tests=ONE_CLEANUP,
@@ -168,7 +168,7 @@ PLANTS = (
     ),
     plant(
         "cleanup-collects-nothing",
-        "Python does that by itself.",
+        "Python collects garbage on its own.",
         ("cleanup.py", "        freed = await self._collector.collect()\n", "        freed = GcResult(0, 0, 0, 0.0)\n"),
         (
             "cleanup.py",
@@ -191,14 +191,14 @@ PLANTS = (
         message="cleanups side by side, not 1",
     ),
     plant(
-        "cleanup-leaves-the-dead",
+        "cleanup-leaves-dead-connections",
         "They will be closed when they are used.",
         ("cleanup.py", "            self._database.sweep_dead(),\n", "            asyncio.sleep(0, 0),\n"),
         tests=DEAD,
         message="503",
     ),
     plant(
-        "cleanup-only-when-asked",
+        "no-periodic-cleanup",
         "There is an endpoint for that, and a check.",
         (
             "monitor.py",
@@ -210,14 +210,14 @@ PLANTS = (
     ),
     plant(
         "cleanup-again-in-a-second",
-        "A client will find out when it may.",
+        "A client can try again and see.",
         ("routes.py", "retry_after=error.retry_after)\n        content", "retry_after=1)\n        content"),
         tests="test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited",
         message="Retry-After is 1 s",
     ),
     plant(
         "cleanup-invents-what-it-freed",
-        "About twelve, as in the log of that night.",
+        "About twelve, as in the log of the incident.",
         ("cleanup.py", "round((freed.heap + freed.external) / MIB, 2)", "12.22"),
         tests="test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited",
         message="the reply reports 12.22 MB freed",
@@ -242,7 +242,7 @@ PLANTS = (
         message="a zombie outlives the checks of the pool",
     ),
     plant(
-        "cleanup-ends-the-young",
+        "cleanup-ends-young-transactions",
         "Idle in transaction is always wrong.",
         (
             "postgres_monitor.py",
@@ -253,7 +253,7 @@ PLANTS = (
         message="younger than those of a live instance can be",
     ),
     plant(
-        "cleanup-asks-nobody-who-lives",
+        "cleanup-ignores-live-monitors",
         "Old is old.",
         (
             "postgres_monitor.py",
@@ -266,7 +266,7 @@ PLANTS = (
     ),
     plant(
         "cleanup-leaves-its-own-lost-sessions",
-        "What is called like us is ours.",
+        "A session with the instance's name belongs to it.",
         (
             "postgres_monitor.py",
             "     OR (application_name = $1 AND NOT pid = ANY($2)\n",
@@ -276,8 +276,8 @@ PLANTS = (
         message="a session under the instance's name that its pool does not know is left",
     ),
     plant(
-        "cleanup-counts-what-it-told",
-        "Told is done.",
+        "cleanup-counts-sessions-that-remain",
+        "A session that gets the signal is gone.",
         (
             "postgres_monitor.py",
             "                return len(pids) - int(remaining)\n",
@@ -287,8 +287,8 @@ PLANTS = (
         message="and the cleanup reports 1 terminated",
     ),
     plant(
-        "cleanup-waits-for-the-stuck",
-        "It will end in the end.",
+        "cleanup-waits-for-stuck-sessions",
+        "It will end at some point.",
         (
             "postgres_monitor.py",
             "                deadline = self._clock() + seconds / 3\n",
@@ -299,7 +299,7 @@ PLANTS = (
         message="the cleanup took",
     ),
     plant(
-        "cleanup-silent-about-the-stuck",
+        "cleanup-hides-stuck-sessions",
         "Nothing can be done about it.",
         ("postgres_monitor.py", "                if remaining:\n", "                if False:\n"),
         tests=STUCK,

@@ -1,4 +1,4 @@
-"""Plants at the edge of the process: connections, callers, settings, the format of the log."""
+"""Plants at the edge of the process, in its connections, callers, settings and log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PLANTS = (
     ),
     plant(
         "head-time-for-each-byte",
-        "Whoever sends is alive.",
+        "A client that sends is alive.",
         (
             "http_connections.py",
             "        if not self._is_busy() and not self._reading_head and self.conn.their_state is h11.IDLE:",
@@ -45,8 +45,8 @@ PLANTS = (
         message="clients stay connected with a slow body",
     ),
     plant(
-        "half-a-head-hears-nothing",
-        "Nobody listens.",
+        "half-a-head-gets-no-408",
+        "Such a client does not read.",
         (
             "http_connections.py",
             "            if self._reading_head and self.conn.trailing_data[0]:",
@@ -110,8 +110,8 @@ PLANTS = (
         message="that came through a proxy needs the token",
     ),
     plant(
-        "any-host-name-is-ours",
-        "It reached us, so it meant us.",
+        "any-host-name-is-local",
+        "The request arrived here, so it was meant for this service.",
         (
             "cleanup.py",
             'name == "localhost" or name.endswith(".localhost") or is_loopback(name) or name == named',
@@ -121,15 +121,15 @@ PLANTS = (
         message="a page of another site may clean up: GET {'Host'",
     ),
     plant(
-        "any-origin-is-ours",
+        "any-origin-is-allowed",
         "CORS is the browser's business.",
         ("cleanup.py", '    for origin in headers.getlist("origin"):', "    for origin in ():"),
         tests=PAGES,
         message="a page of another site may clean up: GET {'Origin'",
     ),
     plant(
-        "any-site-is-ours",
-        "A picture cannot do harm.",
+        "any-site-is-allowed",
+        "A picture can do no harm.",
         ("cleanup.py", 'not in ("same-origin", "none")', '== "never"'),
         tests=PAGES,
         message="a page of another site may clean up: GET {'Sec-Fetch-Site'",
@@ -158,7 +158,7 @@ PLANTS = (
     ),
     plant(
         "token-in-ascii-only",
-        "Who sends anything else?",
+        "Tokens are ASCII.",
         (
             "cleanup.py",
             "hmac.compare_digest(token.strip().encode(), expected.encode())",
@@ -180,7 +180,7 @@ PLANTS = (
     ),
     plant(
         "certificate-of-any-name",
-        "The authority is ours.",
+        "Only the authority matters.",
         (
             "redis_store.py",
             "                ssl=True,\n",
@@ -202,7 +202,7 @@ PLANTS = (
     ),
     plant(
         "taken-port-is-a-traceback",
-        "The traceback says it all.",
+        "The traceback has all details.",
         (
             "__main__.py",
             "    except (OSError, ValueError) as error:  # ValueError",
@@ -213,7 +213,7 @@ PLANTS = (
     ),
     plant(
         "start-error-in-clear",
-        "Nobody parses that one.",
+        "That line is not parsed by programs.",
         (
             "logging_setup.py",
             '    if log_format != "json":\n        return f"service',
@@ -231,7 +231,7 @@ PLANTS = (
     ),
     plant(
         "settings-without-bounds",
-        "Operators know what they do.",
+        "Operators know their settings.",
         ("settings.py", "    if not lowest <= value <= highest:", "    if math.isnan(value):"),
         tests=RANGE,
         message="malformed or out-of-range values are accepted",
@@ -249,14 +249,14 @@ PLANTS = (
     ),
     plant(
         "json-without-the-server",
-        "uvicorn has a format of its own.",
+        "uvicorn has its own format.",
         ("__main__.py", "        log_config=None,\n", ""),
         tests=JSON,
         message="LOG_FORMAT is json, and a line is not JSON",
     ),
     plant(
         "body-names-repeated",
-        "They should see what was wrong.",
+        "Clients should see their mistake.",
         (
             "campaigns.py",
             "for name in unknown[:MAX_PROBLEMS]}",
@@ -292,7 +292,7 @@ PLANTS = (
     ),
     plant(
         "ten-tags-are-enough",
-        "Who sends more?",
+        "No client sends more.",
         ("routes.py", "ENTITY_TAG.findall(if_match) if", "ENTITY_TAG.findall(if_match)[:10] if"),
         tests=DELETION,
         message="the right tag is the last of 50",

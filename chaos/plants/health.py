@@ -9,8 +9,8 @@ TIME = "test_health.py::test_health_reports_the_current_time_and_is_not_cached"
 
 PLANTS = (
     plant(
-        "health-asks-postgres",
-        "Healthy means that the database answers.",
+        "health-queries-postgres",
+        "Healthy means that the database replies.",
         (
             "routes.py",
             "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
@@ -31,7 +31,7 @@ PLANTS = (
         message="a health route waits for the pool",
     ),
     plant(
-        "health-asks-redis",
+        "health-pings-redis",
         "Just a quick ping.",
         (
             "routes.py",
@@ -43,7 +43,7 @@ PLANTS = (
     ),
     plant(
         "health-waits-for-a-lock",
-        "See that nobody is just looking.",
+        "Wait until the monitor has finished its query.",
         (
             "routes.py",
             "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
@@ -53,7 +53,7 @@ PLANTS = (
         message="/health waits",
     ),
     plant(
-        "health-says-more",
+        "health-with-an-extra-field",
         "One more field does no harm.",
         (
             "health.py",
@@ -65,7 +65,7 @@ PLANTS = (
     ),
     plant(
         "health-ready-as-text",
-        'true or "true", who cares?',
+        'true or "true" makes no difference.',
         (
             "health.py",
             '"nextReady": not self._lifecycle.draining',
@@ -98,7 +98,7 @@ PLANTS = (
     ),
     plant(
         "health-remembered",
-        "It is asked every second, so keep the answer.",
+        "It is requested every second, so keep the response.",
         (
             "health.py",
             '        return {\n            "status": "healthy",',

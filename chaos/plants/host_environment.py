@@ -1,4 +1,4 @@
-"""Plants that show only where the service runs in other surroundings."""
+"""Plants that show only in another host environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FROZEN = "test_host_environment.py::test_a_service_that_was_suspended_does_not_t
 PLANTS = (
     plant(
         "guard-sees-its-own-group-only",
-        "/proc/self/cgroup says which group it is.",
+        "/proc/self/cgroup names the cgroup.",
         ("memory.py", "    for level in (group, *group.parents):", "    for level in (group,):"),
         tests=OUTER,
         message="the parent cgroup",

@@ -1,4 +1,4 @@
-"""Plants in the start, the stop, secrets and limits of requests."""
+"""Plants in startup, shutdown, secrets and limits of requests."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ PLANTS = (
         message="after a second SIGTERM the service still does not exit",
     ),
     plant(
-        "defaults-of-the-night",
+        "defaults-of-the-incident",
         "20 connections were always enough.",
         ("settings.py", "db_pool_max: int = 100", "db_pool_max: int = 20"),
         tests=DEFAULTS,
@@ -115,7 +115,7 @@ PLANTS = (
     ),
     plant(
         "secret-printed",
-        "Just to see where it connects to.",
+        "Just to see the server it connects to.",
         (
             "__main__.py",
             "    memory.tune_malloc()\n",
@@ -133,7 +133,7 @@ PLANTS = (
     ),
     plant(
         "secret-in-a-start-error",
-        "Say what was wrong with it.",
+        "The error should show the wrong value.",
         (
             "settings.py",
             "            raise SettingsError(name.upper(), expected)",

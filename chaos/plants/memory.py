@@ -80,7 +80,7 @@ PLANTS = (
         message="(2^20 bytes)",
     ),
     plant(
-        "guard-spams",
+        "guard-logs-every-sample",
         "Every sample that is too high is worth a line.",
         ("memory.py", "        if not self.in_episode:\n", "        if usage:\n"),
         tests=REFUSES,
@@ -106,7 +106,7 @@ PLANTS = (
     ),
     plant(
         "guard-never-refuses",
-        "We never turn a customer away.",
+        "Customers are never turned away.",
         (
             "memory.py",
             "        self.refusing = usage.needed_ratio >= REFUSE_FROM or",
@@ -153,21 +153,21 @@ PLANTS = (
     ),
     plant(
         "garbage-never-collected",
-        "Python does that by itself.",
+        "Python collects garbage on its own.",
         ("monitor.py", "        if self._collector.is_worthwhile():\n", "        if False:\n"),
         tests=GARBAGE,
         message="no garbage is collected",
     ),
     plant(
-        "memory-never-told-to-be-over",
-        "The statistics say so.",
+        "memory-recovery-not-logged",
+        "The statistics show that.",
         ("monitor.py", "        if was_in_episode and not self._guard.in_episode:", "        if False:"),
         tests=REFUSES,
         message="no line of the log reports that usage is back to normal",
     ),
     plant(
-        "refusing-never-told-to-be-over",
-        "They will notice.",
+        "end-of-load-shedding-not-logged",
+        "Operators will notice.",
         (
             "monitor.py",
             "        else:\n            memory_log.info(",
@@ -177,7 +177,7 @@ PLANTS = (
         message="no line of the log reports that work is served again",
     ),
     plant(
-        "refusing-called-starting",
+        "load-shedding-reported-as-starting",
         "It has never been ready.",
         ("health.py", 'elif postgres == "down" and not refusing and not self._was_ready:', "elif not self._was_ready:"),
         tests="test_memory_pressure.py::test_readyz_names_memory_when_load_is_shed_from_the_start",

@@ -27,7 +27,7 @@ EVERY_CHANGE = "test_contention.py::test_concurrent_updates_all_count_and_reads_
 PLANTS = (
     plant(
         "pool-no-acquire-timeout",
-        "They will get their turn.",
+        "All requests will get their turn.",
         (
             "database.py",
             "        async with asyncio.timeout(self._settings.db_pool_acquire_timeout):\n            await self._slots.acquire()\n",
@@ -38,7 +38,7 @@ PLANTS = (
     ),
     plant(
         "pool-unbounded",
-        "Postgres will say when it is full.",
+        "Postgres will report an error when it is full.",
         ("database.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(1000)"),
         ("database.py", "            max_size=self._settings.db_pool_max,", "            max_size=1000,"),
         tests=STARVED,
@@ -46,7 +46,7 @@ PLANTS = (
     ),
     plant(
         "pool-one-too-many",
-        "Off by one, who counts?",
+        "One more does not matter.",
         ("database.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(settings.db_pool_max + 1)"),
         (
             "database.py",
@@ -101,7 +101,7 @@ PLANTS = (
         message="500",
     ),
     plant(
-        "errors-in-a-form-of-our-own",
+        "errors-as-plain-json",
         "JSON is JSON.",
         ("problems.py", 'media_type = "application/problem+json"', 'media_type = "application/json"'),
         tests=BOOKS,
@@ -109,14 +109,14 @@ PLANTS = (
     ),
     plant(
         "postgres-retry-after-an-hour",
-        "Let them come back when it is quiet.",
+        "Clients should come back when it is quiet.",
         ("errors.py", "retry_after: float = 1.0", "retry_after: float = 3600.0"),
         tests="test_pool.py::test_failed_requests_leak_no_pool_connection",
         message="Retry-After is 3600 s",
     ),
     plant(
         "postgres-no-retry-after",
-        "Nobody reads that header.",
+        "Clients ignore that header.",
         (
             "problems.py",
             "    return Problem(503, error.detail, retry_after=error.retry_after)",
@@ -134,14 +134,14 @@ PLANTS = (
     ),
     plant(
         "alert-never",
-        "A fraction is what everybody uses.",
+        "A fraction is the usual unit.",
         ("monitor.py", "self._alert.check(round(percent, 2))", "self._alert.check(percent / 100)"),
         tests=STARVED,
         message="no alert was raised",
     ),
     plant(
         "alert-every-check",
-        "They should not forget it.",
+        "Operators should not forget it.",
         ("monitor.py", 'return "raised" if is_first else None', 'return "raised"'),
         tests=EPISODES,
         message="alerts for",
@@ -159,7 +159,7 @@ PLANTS = (
     ),
     plant(
         "alert-at-ninety-whatever-is-set",
-        "Nobody will want another threshold.",
+        "No other threshold will be needed.",
         ("monitor.py", "if percent > self._threshold:", "if percent > 90.0:"),
         tests="test_pool.py::test_the_pool_alert_uses_the_configured_percentage",
         message="DB_POOL_ALERT_PERCENT is 50, and no alert was raised",
@@ -232,7 +232,7 @@ PLANTS = (
     ),
     plant(
         "pool-trusts-the-neighbours",
-        "One dead connection says nothing about the others.",
+        "One dead connection does not affect the others.",
         (
             "database.py",
             "            for holder in self._pool._holders:\n                if holder.is_idle() and holder.is_connected():\n                    holder.terminate()",
@@ -315,15 +315,15 @@ PLANTS = (
         message="the service exited",
     ),
     plant(
-        "ready-finds-out-late",
-        "It may just be slow for a moment.",
+        "readiness-late",
+        "Postgres may just be slow for a while.",
         ("postgres_monitor.py", "TIMEOUT = 0.6", "TIMEOUT = 10.0"),
         tests=READY,
         message="/readyz still reports ready",
     ),
     plant(
-        "ready-whatever-happens",
-        "The balancer should not take us out.",
+        "readiness-unconditional",
+        "The load balancer should not remove the instance.",
         ("health.py", '        return ready, {"status": status', '        return True, {"status": status'),
         tests=AWAY,
         message="/readyz still reports ready",
@@ -357,14 +357,14 @@ PLANTS = (
     ),
     plant(
         "version-stands-still",
-        "updated_at tells the same.",
+        "updated_at has the same information.",
         ("campaigns.py", "version = version + 1, updated_at", "version = version, updated_at"),
         tests=EVERY_CHANGE,
         message="changes were lost",
     ),
     plant(
         "postgres-forbidden-is-500",
-        "A role without rights is a mistake of the operators.",
+        "Missing privileges are a mistake of the operators.",
         (
             "database.py",
             "    asyncpg.PostgresError,\n",
@@ -382,7 +382,7 @@ PLANTS = (
     ),
     plant(
         "ready-without-a-column",
-        "Migrations are somebody else's business.",
+        "Migrations are the business of operators.",
         ("postgres_monitor.py", '        if found["wrong"]:', "        if False:"),
         tests=f"{LACKING}[a column]",
         message="/readyz does not report 'wrong columns'",
@@ -403,7 +403,7 @@ PLANTS = (
     ),
     plant(
         "read-only-is-500",
-        "Nobody writes to a standby.",
+        "Writes do not go to a standby.",
         (
             "database.py",
             "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
@@ -426,7 +426,7 @@ PLANTS = (
     ),
     plant(
         "cause-in-every-line",
-        "One can never log too much.",
+        "There is never too much in a log.",
         ("postgres_monitor.py", "        if report != self._last_report:", "        if True:"),
         tests=(f"{LACKING}[a column]", FORBIDDEN),
         message="one line reports it, not",
@@ -471,7 +471,7 @@ PLANTS = (
     ),
     plant(
         "alert-over-each-check",
-        "It is good to hear it again.",
+        "Good news can be repeated.",
         (
             "monitor.py",
             "        if self._calm_checks >= CALM_CHECKS and self._raised:",

@@ -1,4 +1,4 @@
-"""Plants in what the service does while Redis is away."""
+"""Plants in the service's behaviour while Redis is down."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PLANTS = (
     ),
     plant(
         "redis-no-breaker",
-        "Every request may see for itself whether Redis is there.",
+        "Every request may try Redis on its own.",
         (
             "redis_store.py",
             "        return self._breaker.up\n",
@@ -42,7 +42,7 @@ PLANTS = (
     ),
     plant(
         "redis-no-budget",
-        "The client has timeouts of its own.",
+        "The client has its own time-outs.",
         ("redis_store.py", "async with asyncio.timeout(limit), self._slots:", "async with self._slots:"),
         ("redis_store.py", '"socket_timeout": None,', '"socket_timeout": 1.0,'),
         tests=f"{TWICE}[hanging]",
@@ -50,14 +50,14 @@ PLANTS = (
     ),
     plant(
         "redis-budget-per-command",
-        "Each command has its time.",
+        "Each command gets its own time.",
         ("redis_store.py", "            budget.remaining -= self._clock() - started", "            pass"),
         tests=SLOW_REDIS,
         message="more than its budget",
     ),
     plant(
         "redis-never-back",
-        "Once it was away, an operator should look.",
+        "After an outage an operator should look at it.",
         (
             "redis_store.py",
             "        await self._close()\n        epoch",
@@ -104,7 +104,7 @@ PLANTS = (
     ),
     plant(
         "redis-every-request-connects",
-        "Whoever needs Redis brings it back.",
+        "A request that needs Redis can reconnect.",
         (
             "redis_store.py",
             "        async with self._client_within(budget) as client:\n            pipe",
@@ -125,7 +125,7 @@ PLANTS = (
     ),
     plant(
         "redis-line-per-probe",
-        "So that everybody sees that it is well.",
+        "Then the log shows that Redis is well.",
         (
             "redis_store.py",
             "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # Redis is optional",
@@ -136,7 +136,7 @@ PLANTS = (
     ),
     plant(
         "redis-line-per-error",
-        "One can never log too much.",
+        "There is never too much in a log.",
         (
             "redis_store.py",
             "        if self._breaker.record_failure(reason, epoch):\n            log",
@@ -159,7 +159,7 @@ PLANTS = (
     ),
     plant(
         "redis-outage-writes-forgotten",
-        "Redis is away, so there is nothing to tell it.",
+        "Redis is down, so there is nothing to write to it.",
         (
             "cache.py",
             "        pending = self._pending.add(key, stamp)\n        if not self.redis.up:\n            return\n",
@@ -170,7 +170,7 @@ PLANTS = (
     ),
     plant(
         "redis-deleted-comes-back",
-        "A deleted row will expire from Redis by itself.",
+        "A deleted row will expire from Redis.",
         (
             "cache.py",
             "        await self._write_through(key, (created, DELETED_VERSION))",
@@ -199,7 +199,7 @@ PLANTS = (
     ),
     plant(
         "redis-ping-is-healthy",
-        "A PING is what everybody uses for a health check.",
+        "PING is the usual health check.",
         (
             "redis_store.py",
             '    await client.eval(COMPARE_AND_SET, 1, "service:probe", 0, 0, "", 5000)',

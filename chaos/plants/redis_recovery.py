@@ -1,4 +1,4 @@
-"""Plants on the way back: what Redis missed, and how it is told."""
+"""Plants in the recovery of Redis and in the delivery of pending writes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PLANTS = (
         message="the write was lost",
     ),
     plant(
-        "settled-whatever-it-was",
+        "newer-pending-write-dropped",
         "The key was delivered.",
         (
             "pending_writes.py",
@@ -79,7 +79,7 @@ PLANTS = (
     ),
     plant(
         "deleted-without-a-mark",
-        "DEL is what one does with a deleted key.",
+        "DEL deletes a key.",
         (
             "redis_store.py",
             "    if write.stamp is None:\n        return client.delete(name)",
@@ -97,7 +97,7 @@ PLANTS = (
     ),
     plant(
         "delivered-from-memory-only",
-        "Without a body there is nothing to tell.",
+        "Without a body there is nothing to deliver.",
         (
             "cache.py",
             "        return [self._pending_write(key, stamp) for key, stamp in self._pending.next_batch(BATCH_SIZE)]",
@@ -125,7 +125,7 @@ PLANTS = (
         message="treats that as an outage",
     ),
     plant(
-        "nothing-owed-at-the-start",
+        "no-pending-writes-at-the-start",
         "Redis was never there, so it has nothing old.",
         (
             "cache.py",
@@ -187,14 +187,14 @@ PLANTS = (
         message="came back",
     ),
     plant(
-        "wrong-type-is-an-outage",
+        "foreign-value-is-an-outage",
         "An error is an error.",
         ("redis_store.py", '    return str(error).startswith("WRONGTYPE")', "    return False"),
         tests=FOREIGN,
         message="outage",
     ),
     plant(
-        "wrong-type-stops-the-delivery",
+        "foreign-value-stops-the-delivery",
         "All of it must arrive.",
         (
             "redis_store.py",
@@ -205,8 +205,8 @@ PLANTS = (
         message="still does not use it",
     ),
     plant(
-        "redis-values-are-ours",
-        "Nobody else writes under our names.",
+        "redis-values-not-validated",
+        "No other program uses these keys.",
         ("redis_store.py", "    if not (created.isdigit() and version.isdigit() and body):\n        return None\n", ""),
         tests=FOREIGN,
         message="a read gets",

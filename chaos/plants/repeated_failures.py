@@ -1,4 +1,4 @@
-"""Plants that show only when something has failed before."""
+"""Plants that show only after an earlier failure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PLANTS = (
         message="429",
     ),
     plant(
-        "cleanup-gives-up-unasked",
+        "periodic-cleanup-gives-up",
         "It fails each time; leave it.",
         (
             "monitor.py",
@@ -65,7 +65,7 @@ PLANTS = (
     ),
     plant(
         "guard-once-in-a-life",
-        "They know by now.",
+        "Operators know by now.",
         (
             "memory.py",
             "                self.in_episode = False\n        if usage.ratio",
@@ -119,8 +119,8 @@ PLANTS = (
         message="its neighbours were trusted",
     ),
     plant(
-        "postgres-back-is-told-once",
-        "Good news is told once.",
+        "postgres-recovery-logged-once",
+        "Good news is logged once.",
         (
             "postgres_monitor.py",
             '            if state == "up":\n                log.info("Postgres connected',
@@ -130,7 +130,7 @@ PLANTS = (
         message="one line for each change of state, alternating",
     ),
     plant(
-        "postgres-watched-less-and-less",
+        "postgres-probed-less-and-less",
         "Do not hammer it.",
         (
             "postgres_monitor.py",
@@ -152,7 +152,7 @@ PLANTS = (
     ),
     plant(
         "upstash-replaced-after-the-second-outage",
-        "REDIS_URL is there for that.",
+        "REDIS_URL is set for that case.",
         (
             "redis_store.py",
             "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
@@ -178,7 +178,7 @@ PLANTS = (
         message="is not used",
     ),
     plant(
-        "stop-says-goodbye-to-redis",
+        "stop-waits-for-redis",
         "Close in order.",
         (
             "redis_store.py",

@@ -1,4 +1,4 @@
-"""Plants in what is seen of a service that is told to stop."""
+"""Plants in the way a shutdown is announced."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ BUSY = "test_shutdown.py::test_requests_in_flight_get_the_shutdown_grace_while_r
 PLANTS = (
     plant(
         "stop-refuses-at-once",
-        "There is nothing to do, so be gone.",
+        "There is nothing left to do.",
         ("__main__.py", "            asyncio.sleep(min(DRAIN_NOTICE, self._grace / 4)),\n", ""),
         tests=IDLE,
         message="an idle service refuses connections",
     ),
     plant(
-        "stop-seen-for-a-moment",
-        "Kubernetes is told by the API anyway.",
+        "stop-announced-too-briefly",
+        "Kubernetes knows of it from its API.",
         ("__main__.py", "DRAIN_NOTICE = 2.0", "DRAIN_NOTICE = 0.3"),
         tests=IDLE,
         message="a load balancer has",
     ),
     plant(
-        "stop-serves-nobody-new",
+        "stop-refuses-new-requests",
         "We are on our way out.",
         (
             "load_shedding.py",
@@ -47,7 +47,7 @@ PLANTS = (
     ),
     plant(
         "stop-a-quarter-of-the-grace",
-        "Whoever takes longer than that has gone.",
+        "A client that waits longer has gone.",
         ("__main__.py", "self._grace - close_seconds\n", "self._grace / 4\n"),
         (
             "__main__.py",
@@ -58,8 +58,8 @@ PLANTS = (
         message="s of grace",
     ),
     plant(
-        "stop-unseen-after-a-moment",
-        "They know by now.",
+        "stop-closes-while-requests-run",
+        "Load balancers know by now.",
         (
             "__main__.py",
             "wait_until_idle(within=0.9 * (self._grace - close_seconds))",

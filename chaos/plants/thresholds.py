@@ -1,4 +1,4 @@
-"""Plants at the limits of the pool's alert and of the memory guard."""
+"""Plants at the thresholds of the pool's alert and of the memory guard."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ PLANTS = (
     ),
     plant(
         "alert-never-over",
-        "Somebody should look at it.",
+        "An operator should look at it.",
         ("monitor.py", "CALM_PERCENT = 75.0", "CALM_PERCENT = 50.0"),
         tests=POOL,
         message="70 % of the pool are in use, and the alert is not resolved",
     ),
     plant(
         "alert-in-whole-percents",
-        "Who needs decimals?",
+        "Decimals are not needed.",
         ("monitor.py", "self._alert.check(round(percent, 2))", "self._alert.check(int(percent))"),
         ("monitor.py", "self._threshold = threshold", "self._threshold = round(threshold)"),
         tests=POOL,

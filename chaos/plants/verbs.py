@@ -1,4 +1,4 @@
-"""Plants that spoil one verb and leave the others as they are."""
+"""Plants that break one verb and leave the other verbs intact."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLANTS = (
     ),
     plant(
         "doubt-not-in-memory",
-        "Redis is told; memory will hear of it.",
+        "Redis is updated, and memory follows.",
         (
             "cache.py",
             "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
@@ -62,7 +62,7 @@ PLANTS = (
     ),
     plant(
         "doubt-only-without-redis",
-        "With Redis there, memory is not asked.",
+        "While Redis is up, memory is not used.",
         (
             "cache.py",
             "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
@@ -73,7 +73,7 @@ PLANTS = (
     ),
     plant(
         "delete-tried-again",
-        "A DELETE may be sent twice, says the RFC.",
+        "A DELETE may be repeated according to the RFC.",
         (
             "campaigns.py",
             "        row = await self._database.write(sql, campaign_id, versions)\n",
@@ -106,7 +106,7 @@ PLANTS = (
     ),
     plant(
         "delete-not-flushed",
-        "Deleting need not be safe; somebody can delete it again.",
+        "A lost delete can be repeated.",
         (
             "campaigns.py",
             "            DELETE FROM campaigns\n             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))\n         RETURNING created_at",
@@ -128,7 +128,7 @@ PLANTS = (
     ),
     plant(
         "list-kept-for-a-second",
-        "Nobody notices a second.",
+        "A second is not noticed.",
         (
             "campaigns.py",
             "        return [_campaign(row) for row in await self._database.read(sql, after, limit)]",
@@ -226,7 +226,7 @@ PLANTS = (
         message="gets 503",
     ),
     plant(
-        "writes-ask-redis-first",
+        "writes-read-redis-first",
         "See what is there before it is replaced.",
         (
             "cache.py",
