@@ -1,7 +1,8 @@
-"""A toxic on a proxy: its name, stream, settings, and what it has done so far."""
+"""A toxic as it is installed on a proxy: its name, stream and settings, and the figures of its effect."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ..wire import toxiproxy as wire
@@ -17,15 +18,16 @@ class InstalledToxic:
 
     Attributes:
         name: unique in the proxy.
-        kind: Toxiproxy's name of its type.
-        stream: as the client wrote it; `upward` is what it means.
+        kind: the type, by Toxiproxy's name.
+        stream: as the client wrote it; `upward` is its meaning.
         toxicity: 0 to 1, the share of links that it works on.
         attributes: as on the wire, all of the type's, in order.
         toxic: the settings at work; replaced, never changed, by an update.
-        trigger: counts when it works; None: always.
+        trigger: selects chunks and connections by counts; None for all.
         added_at: the time of its addition to the proxy, in seconds of the loop's clock.
         seen: links that it came to, for triggers that count connections.
-        hits: connections that it really affected, each once; `bytes` is how many bytes it touched.
+        hits: connections that it affected, each counted once.
+        bytes: bytes that it affected.
     """
 
     __slots__ = (
@@ -67,13 +69,13 @@ class InstalledToxic:
         self.bytes = 0
 
     def update(self, *, toxicity: float, attributes: dict[str, Any]) -> None:
-        """Take new settings; the links have to be told."""
+        """Take new settings. The links have to be updated, too."""
         self.toxicity = toxicity
         self.attributes = attributes
         self.toxic = build(self.kind, wire.settings(self.kind, attributes))
 
     def to_json(self) -> dict[str, Any]:
-        """The toxic as the API answers it."""
+        """Return the toxic as the API shows it."""
         return {
             "attributes": self.attributes,
             "name": self.name,
@@ -84,34 +86,34 @@ class InstalledToxic:
         }
 
     def counters_json(self) -> dict[str, Any]:
-        """What it has done, for GET /proxies/{p}/counters."""
+        """Return the figures for GET /proxies/{p}/counters."""
         return {"connections": self.hits.count, "bytes": self.bytes, "first": self.hits.first, "last": self.hits.last}
 
 
-def parse_toxic(body: wire.ToxicBody) -> InstalledToxic:
-    """A new toxic out of the body of its creation.
+def parse_toxic(body: wire.ToxicBody, is_taken: Callable[[str], bool] | None = None) -> InstalledToxic:
+    """Return a new toxic from the body of its creation.
+
+    Args:
+        body: of the request.
+        is_taken: True for a name that the proxy has already; None takes any name.
 
     Raises:
-        ApiError: 400, for the stream, then the type, then the attributes.
-    """
-    stream, kind = parse_stream_and_type(body)
-    name = wire.check_name(body.name or f"{kind}_{stream}")
-    toxicity = 1.0 if body.toxicity is None else body.toxicity
-    attributes = wire.merge_attributes(kind, body.attributes, {})
-    return InstalledToxic(
-        name=name, kind=kind, stream=stream, toxicity=toxicity, attributes=attributes, trigger=body.trigger
-    )
-
-
-def parse_stream_and_type(body: wire.ToxicBody) -> tuple[str, str]:
-    """The stream and the type of a new toxic, checked in this order.
-
-    Raises:
-        ApiError: 400.
+        ApiError: 400 for the stream, then for the type; 409 for a name taken; 400 for the name, then for the attributes.
     """
     stream = "downstream" if body.stream is None else body.stream
     if stream.lower() not in wire.STREAMS:
         raise ApiError(400, "stream was invalid, can be either upstream or downstream")
-    if body.kind not in wire.ATTRIBUTES:
+    kind = body.kind
+    if kind not in wire.ATTRIBUTES:
         raise ApiError(400, "invalid toxic type")
-    return stream, body.kind
+    name = body.name or f"{kind}_{stream}"
+    if is_taken is not None and is_taken(name):
+        raise ApiError(409, "toxic already exists")
+    return InstalledToxic(
+        name=wire.check_name(name),
+        kind=kind,
+        stream=stream,
+        toxicity=1.0 if body.toxicity is None else body.toxicity,
+        attributes=wire.merge_attributes(kind, body.attributes, {}),
+        trigger=body.trigger,
+    )

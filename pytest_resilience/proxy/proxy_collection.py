@@ -1,19 +1,22 @@
-"""The set of proxies: create, update, populate, reset. The first three are all or nothing: what fails changes nothing.
+"""All proxies of the process: create, update, populate, reset.
 
-So new ports are bound before anything old is let go. The one thing that stands in the way is a port that the same step frees;
-`_PortTransaction` has its holder step aside, and back again if the step fails. Reset goes as far as it can.
+The first three change everything or nothing. Each has three phases: plan (parse and resolve, which may fail), bind (which may fail
+and is rolled back), and commit (which cannot fail). New ports are bound before old ones are released. The only port that is not
+free then is one that the same request releases: `_PortTransaction` has its holder yield it, and reclaim it if the request fails.
+
+A reset goes as far as it can.
 """
 
 from __future__ import annotations
 
 from _socket import AF_UNIX
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import ProxyBody, ToxicBody, merge_attributes
 from .address import Address, AddressError, is_loopback, lookup_host, resolve_listen_address
-from .installed_toxic import InstalledToxic, parse_stream_and_type, parse_toxic
+from .installed_toxic import InstalledToxic, parse_toxic
 from .listener import Listener
 from .proxy import Proxy
 from .runtime import ProxyRuntime
@@ -24,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class _PortTransaction:
-    """Binds listeners for one step, next to those that the step lets go.
+    """The ports that one request binds, next to those that it releases.
 
     Args:
-        leaving: listeners that the step will not need where they are.
+        leaving: listeners that the request does not need where they are.
     """
 
     def __init__(self, leaving: Iterable[Listener] = ()) -> None:
@@ -36,7 +39,7 @@ class _PortTransaction:
         self._yielded: list[tuple[Listener, bool]] = []
 
     def bind(self, address: Address) -> Listener:
-        """A bound listener that does not listen yet; one of those that leave, if it is at that address."""
+        """Return a bound listener that does not listen yet, or the leaving one that has this address."""
         for listener in self._leaving:
             if (address.port or address.family == AF_UNIX) and listener.address == address:
                 self._leaving.remove(listener)
@@ -53,12 +56,55 @@ class _PortTransaction:
         self._bound.append(listener)
         return listener
 
-    def undo(self) -> None:
-        """Let go of what was bound, and put those back that stepped aside."""
+    def rollback(self) -> None:
+        """Release what was bound, and let the yielding listeners reclaim their ports."""
         for listener in self._bound:
             listener.close()
         for listener, listening in self._yielded:
             listener.reclaim_port(listening)
+
+
+class _Update(NamedTuple):
+    """The plan of an update.
+
+    Attributes:
+        toxics: None leaves the proxy's own.
+        moves: the proxy gets another listener.
+        address: where it will listen; None if it will be disabled.
+    """
+
+    toxics: list[InstalledToxic] | None
+    tls: TlsConfig | None
+    enabled: bool
+    moves: bool
+    address: Address | None
+
+
+class _Creation(NamedTuple):
+    """A proxy that populate creates, and the entry that asks for it."""
+
+    proxy: Proxy
+    body: ProxyBody
+
+    @property
+    def enabled(self) -> bool:
+        return self.body.enabled is not False
+
+
+class _Population(NamedTuple):
+    """The plan of a populate.
+
+    Attributes:
+        entries: each with its toxics and TLS options.
+        created: by name.
+        replaced: proxies that a created one takes the name of.
+        result: one proxy for each entry.
+    """
+
+    entries: list[tuple[ProxyBody, list[InstalledToxic], TlsConfig | None]]
+    created: dict[str, _Creation]
+    replaced: dict[str, Proxy]
+    result: list[Proxy]
 
 
 class ProxyCollection:
@@ -68,8 +114,8 @@ class ProxyCollection:
         loopback_only: refuse addresses that other machines could reach.
 
     Attributes:
-        find: looks up the name of a host to listen on. It may raise `NameNotResolved` through all methods: nothing has changed then
-            that the same call does not do again.
+        lookup_host: looks up the name of a host to listen on. It may raise `NameNotResolved` through all methods. Nothing has
+            changed then that a second call of the method does not repeat.
     """
 
     def __init__(self, runtime: ProxyRuntime, *, loopback_only: bool = False) -> None:
@@ -79,7 +125,8 @@ class ProxyCollection:
         self.by_name: dict[str, Proxy] = {}
 
     def get(self, name: str) -> Proxy:
-        """
+        """Return the proxy of that name.
+
         Raises:
             ApiError: 404.
         """
@@ -88,8 +135,10 @@ class ProxyCollection:
             raise ApiError(404, "proxy not found")
         return proxy
 
+    # --- create ------------------------------------------------------------------------------------------------------
+
     def create(self, body: ProxyBody) -> Proxy:
-        """A new proxy with its toxics, listening unless `enabled` is false.
+        """Create a proxy with its toxics. It listens unless `enabled` is false.
 
         Raises:
             ApiError: 409 for a name taken, 400 for a toxic or TLS, 500 if the address can't be bound.
@@ -112,142 +161,166 @@ class ProxyCollection:
             try:
                 self._resolve(body.listen or "")
             except AddressError:
-                pass  # it is looked at again when the proxy is enabled
+                pass  # it is resolved again when the proxy is enabled
         proxy = Proxy(self._runtime, body.name or "", body.listen or "", body.upstream or "")
         for toxic in _parse_toxics(body):
             proxy.add_toxic(toxic)
         proxy.set_tls(_create_tls(body))
         return proxy
 
+    # --- update ------------------------------------------------------------------------------------------------------
+
     def update(self, proxy: Proxy, body: ProxyBody) -> None:
-        """Change a proxy; what the body leaves out stays. A new address or upstream closes its connections.
+        """Change a proxy. What the body leaves out stays. A new address or upstream closes its connections.
 
         Raises:
             ApiError: 500 if the new address can't be read or bound, 400 for a toxic or TLS.
         """
+        try:
+            plan = self._plan_update(proxy, body)
+            listener = self._bind_update(proxy, plan)
+        except AddressError as error:
+            raise ApiError(500, str(error)) from None
+        self._commit_update(proxy, body, plan, listener)
+
+    def _plan_update(self, proxy: Proxy, body: ProxyBody) -> _Update:
         toxics = None if body.toxics is None else _parse_toxics(body)
         tls = _create_tls(body)
         enabled = proxy.enabled if body.enabled is None else body.enabled
-        try:
-            moves = body.listen is not None and self._differs(proxy, body.listen)
-            wanted = (
-                self._resolve(body.listen if moves and body.listen is not None else proxy.listen) if enabled else None
-            )
-        except AddressError as error:
-            raise ApiError(500, str(error)) from None
-        fresh: Listener | None = None
-        if wanted is not None and (moves or proxy.listener is None):
-            binder = _PortTransaction([proxy.listener] if proxy.listener else [])
+        moves = body.listen is not None and self._differs(proxy, body.listen)
+        listen = body.listen if moves and body.listen is not None else proxy.listen
+        return _Update(toxics, tls, enabled, moves, self._resolve(listen) if enabled else None)
+
+    def _bind_update(self, proxy: Proxy, plan: _Update) -> Listener | None:
+        """Bind and listen where the proxy has to. Return the listener if it is a new one."""
+        if plan.address is not None and (plan.moves or proxy.listener is None):
+            ports = _PortTransaction([proxy.listener] if proxy.listener else [])
             try:
-                fresh = binder.bind(wanted)
-                fresh.listen()
-            except AddressError as error:
-                binder.undo()
-                raise ApiError(500, str(error)) from None
-        elif enabled and not proxy.enabled and proxy.listener is not None:
-            try:
-                proxy.listener.listen()
-            except AddressError as error:
-                raise ApiError(500, str(error)) from None
-        # Nothing can fail from here on.
+                listener = ports.bind(plan.address)
+                listener.listen()
+            except AddressError:
+                ports.rollback()
+                raise
+            return listener
+        if plan.enabled and not proxy.enabled and proxy.listener is not None:
+            proxy.listener.listen()
+        return None
+
+    def _commit_update(self, proxy: Proxy, body: ProxyBody, plan: _Update, listener: Listener | None) -> None:
         rerouted = body.upstream is not None and body.upstream != proxy.upstream.text
         if rerouted:
             proxy.upstream.change(body.upstream or "")
-        if moves:
+        if plan.moves:
             proxy.close()
             proxy.listen = body.listen or ""
         elif rerouted:
             proxy.close_connections()
-        if enabled:
-            proxy.start(fresh)
+        if plan.enabled:
+            proxy.start(listener)
         else:
             proxy.stop()
         proxy.set_admission(body.admission)
         if body.tls is not None:
-            proxy.set_tls(tls)
-        if toxics is not None:
-            self._replace_toxics(proxy, toxics)
-
-    def _replace_toxics(self, proxy: Proxy, toxics: list[InstalledToxic]) -> None:
-        if [toxic.to_json() for toxic in proxy.toxics] == [toxic.to_json() for toxic in toxics]:
-            return
-        for toxic in list(proxy.toxics):
-            proxy.remove_toxic(toxic)
-        for toxic in toxics:
-            proxy.add_toxic(toxic)
+            proxy.set_tls(plan.tls)
+        if plan.toxics is not None:
+            _replace_toxics(proxy, plan.toxics)
 
     def delete(self, proxy: Proxy) -> None:
         """Stop a proxy and forget it."""
         proxy.close()
         del self.by_name[proxy.name]
 
+    # --- populate ----------------------------------------------------------------------------------------------------
+
     def populate(self, bodies: list[ProxyBody]) -> list[Proxy]:
         """Create what is missing, replace what differs in address or upstream, and leave the rest alone.
 
-        An entry that lists toxics gives its proxy exactly those; one that lists none leaves an equal proxy's toxics alone. The
-        same goes for TLS.
+        An entry that lists toxics gives its proxy exactly those. An entry that lists none leaves the toxics of an equal proxy
+        alone. TLS options are treated in the same way.
 
         Raises:
-            ApiError: 400 for a toxic or TLS, 500 if an address can't be bound; nothing has changed then.
+            ApiError: 400 for a toxic or TLS, 500 if an address can't be bound. Nothing has changed then.
         """
-        result: list[Proxy] = []
-        fresh: dict[str, tuple[Proxy, ProxyBody]] = {}
-        toxics = [_parse_toxics(body) for body in bodies]
-        tls = [_create_tls(body) for body in bodies]
-        replaced: dict[str, Proxy] = {}
         try:
-            for body in bodies:
-                name = body.name or ""
-                planned = fresh.get(name)
-                old = planned[0] if planned else self.by_name.get(name)
-                if old is not None and old.upstream.text == body.upstream and not self._differs(old, body.listen or ""):
-                    result.append(old)
-                    continue
-                if planned is None and old is not None:
-                    replaced[name] = old
-                elif planned is not None and planned[1].enabled is not False:
-                    self._show_once_bound(planned[0])
-                proxy = self._build(body)
-                if body.enabled is not False:
-                    proxy.listen = str(self._resolve_to_listen(proxy.listen))
-                fresh[name] = (proxy, body)
-                result.append(proxy)  # with the one that a later entry of the same name replaced: disabled, as in Go
+            plan = self._plan_population(bodies)
+            bound = self._bind_population(plan)
         except AddressError as error:
             raise ApiError(500, str(error)) from None
-        binder = _PortTransaction([old.listener for old in replaced.values() if old.listener is not None])
-        bound: list[tuple[Proxy, Listener]] = []
+        self._commit_population(plan, bound)
+        return plan.result
+
+    def _plan_population(self, bodies: list[ProxyBody]) -> _Population:
+        toxics = [_parse_toxics(body) for body in bodies]
+        tls = [_create_tls(body) for body in bodies]
+        plan = _Population(list(zip(bodies, toxics, tls, strict=True)), {}, {}, [])
+        for body in bodies:
+            plan.result.append(self._plan_entry(plan, body))
+        return plan
+
+    def _plan_entry(self, plan: _Population, body: ProxyBody) -> Proxy:
+        """Return the proxy for one entry: the present one if it is equal, or a new one."""
+        name = body.name or ""
+        earlier = plan.created.get(name)
+        present = earlier.proxy if earlier is not None else self.by_name.get(name)
+        if (
+            present is not None
+            and present.upstream.text == body.upstream
+            and not self._differs(present, body.listen or "")
+        ):
+            return present
+        if earlier is not None:  # its proxy stays in the result, disabled, as in Go
+            if earlier.enabled:
+                self._show_once_bound(earlier.proxy)
+        elif present is not None:
+            plan.replaced[name] = present
+        creation = plan.created[name] = _Creation(self._build(body), body)
+        if creation.enabled:
+            creation.proxy.listen = str(self._resolve_to_listen(creation.proxy.listen))
+        return creation.proxy
+
+    def _bind_population(self, plan: _Population) -> list[tuple[Proxy, Listener]]:
+        ports = _PortTransaction(old.listener for old in plan.replaced.values() if old.listener is not None)
         try:
-            for proxy, body in fresh.values():
-                if body.enabled is not False:
-                    bound.append((proxy, binder.bind(resolve_listen_address(proxy.listen))))
+            bound = [
+                (creation.proxy, ports.bind(resolve_listen_address(creation.proxy.listen)))
+                for creation in plan.created.values()
+                if creation.enabled
+            ]
             for _, listener in bound:
                 if not listener.listening:
                     listener.listen()
-        except AddressError as error:
-            binder.undo()
-            raise ApiError(500, str(error)) from None
+        except AddressError:
+            ports.rollback()
+            raise
+        return bound
+
+    def _commit_population(self, plan: _Population, bound: list[tuple[Proxy, Listener]]) -> None:
         kept = [listener for _, listener in bound]
-        for name, old in replaced.items():
+        for name, old in plan.replaced.items():
             old.close(keep_port=old.listener in kept)
             del self.by_name[name]
-        for name, (proxy, _) in fresh.items():
-            self.by_name[name] = proxy
+        for name, creation in plan.created.items():
+            self.by_name[name] = creation.proxy
         for proxy, listener in bound:
             proxy.start(listener)
-        for proxy, body in fresh.values():
-            proxy.set_admission(body.admission)
-        for body, wanted, secured in zip(bodies, toxics, tls, strict=True):
-            if wanted and body.name not in fresh:
-                self._replace_toxics(self.by_name[body.name or ""], wanted)
-            if body.tls is not None and body.name not in fresh:
-                self.by_name[body.name or ""].set_tls(secured)
-        return result
+        for creation in plan.created.values():
+            creation.proxy.set_admission(creation.body.admission)
+        for body, toxics, tls in plan.entries:
+            if body.name in plan.created:
+                continue
+            proxy = self.by_name[body.name or ""]
+            if toxics:
+                _replace_toxics(proxy, toxics)
+            if body.tls is not None:
+                proxy.set_tls(tls)
+
+    # --- reset -------------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Enable every proxy and take all toxics away. A proxy that can't be enabled keeps no other from being reset.
+        """Enable every proxy and remove all toxics. A proxy that can't be enabled does not keep the others from being reset.
 
         Raises:
-            ApiError: 500 that names the proxies that can't be enabled; their toxics are gone, too.
+            ApiError: 500 that names the proxies that can't be enabled. Their toxics are removed, too.
         """
         failed: list[str] = []
         for proxy in self.by_name.values():
@@ -269,7 +342,7 @@ class ProxyCollection:
         """Start a proxy that is disabled.
 
         Raises:
-            AddressError: its address can't be bound; it stays disabled.
+            AddressError: its address can't be bound. The proxy stays disabled.
             ApiError: 400, as for `_resolve`.
         """
         if proxy.listener is not None:
@@ -283,23 +356,23 @@ class ProxyCollection:
             raise
 
     def remove_unix_sockets(self) -> None:
-        """Unlink the paths that proxies listen on: the only thing of ours that would outlive the process."""
+        """Unlink the paths that proxies listen on, which would outlive the process."""
         for proxy in self.by_name.values():
             if proxy.listener is not None and proxy.listen.startswith("unix:"):
                 proxy.listener.close()
 
-    def look_up_later(self, host: str, then: Callable[[LookupResult], None]) -> None:
-        """Look a name up without keeping the loop waiting, and call `then` with the answer."""
-        self._runtime.resolver.resolve(host, then)
-
     # --- addresses ---------------------------------------------------------------------------------------------------
 
+    def look_up_later(self, host: str, then: Callable[[LookupResult], None]) -> None:
+        """Look up a name without blocking the loop, and call `then` with the result."""
+        self._runtime.resolver.resolve(host, then)
+
     def _resolve(self, listen: str) -> Address:
-        """Return where a proxy listens.
+        """Return the address that a proxy listens on.
 
         Raises:
-            AddressError: the address can't be read or resolved.
-            ApiError: 400, other machines could reach it, which this process refuses.
+            AddressError: the text can't be read or resolved.
+            ApiError: 400, other machines could reach the address, which this process refuses.
         """
         address = resolve_listen_address(listen, self.lookup_host)
         if self._loopback_only and address.family != AF_UNIX and not is_loopback(address.host):
@@ -309,29 +382,31 @@ class ProxyCollection:
             )
         return address
 
+    def _resolve_to_listen(self, listen: str) -> Address:
+        """Return the address to listen on. An error has Go's prefix."""
+        try:
+            return self._resolve(listen)
+        except AddressError as error:
+            raise AddressError(f"listen tcp: {error}") from None
+
     def _show_once_bound(self, proxy: Proxy) -> None:
-        """Have a proxy that will never listen show the address that it would have got."""
+        """Give a proxy that will never listen the address that it would have got."""
         address = resolve_listen_address(proxy.listen)
         if not address.port and address.family != AF_UNIX:
             listener = Listener(address)
             proxy.listen = str(listener.address)
             listener.close()
 
-    def _resolve_to_listen(self, listen: str) -> Address:
-        try:
-            return self._resolve(listen)
-        except AddressError as error:
-            raise AddressError(f"listen tcp: {error}") from None
-
     def _differs(self, proxy: Proxy, listen: str) -> bool:
         """True if `listen` is another address than the proxy's. Port 0 always is."""
-        wanted = self._resolve(listen)
-        return str(wanted) != proxy.listen or (wanted.port == 0 and wanted.family != AF_UNIX)
+        address = self._resolve(listen)
+        return str(address) != proxy.listen or (address.port == 0 and address.family != AF_UNIX)
 
     # --- toxics ------------------------------------------------------------------------------------------------------
 
     def get_toxic(self, proxy: Proxy, name: str) -> InstalledToxic:
-        """
+        """Return the toxic of that name.
+
         Raises:
             ApiError: 404.
         """
@@ -341,23 +416,20 @@ class ProxyCollection:
         return toxic
 
     def add_toxic(self, proxy: Proxy, body: ToxicBody) -> InstalledToxic:
-        """A new toxic at the end of its stream's chain.
+        """Put a new toxic at the end of its stream's chain.
 
         Raises:
             ApiError: 400 for the stream or the type, 409 for a name taken, 400 for the attributes; in this order.
         """
-        stream, kind = parse_stream_and_type(body)
-        if proxy.find_toxic(body.name or f"{kind}_{stream}") is not None:
-            raise ApiError(409, "toxic already exists")
-        toxic = parse_toxic(body)
+        toxic = parse_toxic(body, lambda name: proxy.find_toxic(name) is not None)
         proxy.add_toxic(toxic)
         return toxic
 
     def update_toxic(self, proxy: Proxy, toxic: InstalledToxic, body: ToxicBody) -> None:
-        """New attributes (those left out stay) and toxicity. Name, type and stream may be repeated and not changed.
+        """Change attributes and toxicity. What the body leaves out stays. Name, type and stream may be repeated only.
 
         Raises:
-            ApiError: 400; nothing has changed then.
+            ApiError: 400. Nothing has changed then.
         """
         for field, sent, own in (("name", body.name, toxic.name), ("type", body.kind, toxic.kind)):
             if sent is not None and sent != own:
@@ -379,6 +451,15 @@ def _parse_toxics(body: ProxyBody) -> list[InstalledToxic]:
             raise ApiError(409, "toxic already exists")
         toxics[toxic.name] = toxic
     return list(toxics.values())
+
+
+def _replace_toxics(proxy: Proxy, toxics: list[InstalledToxic]) -> None:
+    if [toxic.to_json() for toxic in proxy.toxics] == [toxic.to_json() for toxic in toxics]:
+        return
+    for toxic in list(proxy.toxics):
+        proxy.remove_toxic(toxic)
+    for toxic in toxics:
+        proxy.add_toxic(toxic)
 
 
 def _create_tls(body: ProxyBody) -> TlsConfig | None:
