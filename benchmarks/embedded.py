@@ -36,12 +36,12 @@ PHASES: list[tuple[Any, str, str]] = [
     (embedded, "find_redis", "find Redis"),
     (scratch.SessionDirectory, "__init__", "session directory"),
     (SupervisorClient, "start", "supervisor: exec"),
-    (embedded, "account_for_postgres", "supervisor: first answer (as root)"),
+    (embedded, "postgres_account", "supervisor: first answer (as root)"),
     (template.DataDirTemplate, "__init__", "template: open"),
-    (template.DataDirTemplate, "copy_first", "template: copy, first part"),
-    (template.DataDirTemplate, "copy_rest", "template: copy, rest"),
-    (embedded, "sweep", "sweep"),
-    (local.ServerProcess, "await_ready", "await"),
+    (template.DataDirTemplate, "copy_essential", "template: copy, first part"),
+    (template.DataDirTemplate, "copy_remaining", "template: copy, rest"),
+    (embedded, "remove_stale", "remove stale sessions"),
+    (local.ServerProcess, "wait_until_ready", "await"),
 ]
 
 

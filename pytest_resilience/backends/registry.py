@@ -101,20 +101,22 @@ class Docker(BackendKind):
     """Containers."""
 
     def unavailable_reason(self, settings: Settings) -> str | None:
-        from .docker.engine import NoEngine, find
+        from .docker.engine import EngineUnavailable, find_engine
 
         try:
-            missing = find().missing([settings.postgres_image, settings.redis_image, settings.toxiproxy_image])
-        except NoEngine as problem:
+            missing = find_engine().missing_images(
+                [settings.postgres_image, settings.redis_image, settings.toxiproxy_image]
+            )
+        except EngineUnavailable as problem:
             return str(problem)
         return f"Docker has no {', '.join(missing)}: {PULL}" if missing else None
 
     def unavailable_reason_when_named(self, settings: Settings) -> str | None:
-        from .docker.engine import NoEngine, find
+        from .docker.engine import EngineUnavailable, find_engine
 
         try:
-            find()
-        except NoEngine as problem:
+            find_engine()
+        except EngineUnavailable as problem:
             return f"no Docker engine: {problem}"
         return None
 
@@ -144,19 +146,19 @@ class External(BackendKind):
         missing = [option for option, value in wanted.items() if not value]
         if missing:
             return f"needs {', '.join(missing)}"
-        from .external.endpoints import read
+        from .external.endpoints import read_endpoints
 
         try:
-            read(settings)
+            read_endpoints(settings)
         except ResilienceError as wrong:
             return str(wrong)
         return None
 
     def describe(self, settings: Settings) -> str:
-        from .external.endpoints import read
+        from .external.endpoints import read_endpoints
 
-        named = read(settings)
-        return f"Toxiproxy at {named.api}, Postgres at {named.postgres.address}, Redis at {named.redis.address}"
+        endpoints = read_endpoints(settings)
+        return f"Toxiproxy at {endpoints.api}, Postgres at {endpoints.postgres.address}, Redis at {endpoints.redis.address}"
 
     def create(self, settings: Settings, reason: str) -> Backend:
         from .external.backend import ExternalBackend
@@ -165,9 +167,9 @@ class External(BackendKind):
 
     def unsupported(self) -> Mapping[str, str]:
         from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
-        from .external.backend import CANNOT
+        from .external.backend import UNSUPPORTED
 
-        return CANNOT | TOXIPROXY_UNSUPPORTED
+        return UNSUPPORTED | TOXIPROXY_UNSUPPORTED
 
 
 class PluginBackend(BackendKind):

@@ -34,7 +34,7 @@ from typing import Any
 from kill_soak_project import FILES, TEST_COUNT
 
 from pytest_resilience.backends.docker import engine as engines
-from pytest_resilience.backends.session.session_dir import OWNER, PREFIX, in_use
+from pytest_resilience.backends.session.session_dir import OWNER, PREFIX, is_locked
 from pytest_resilience.supervisor import (
     LINUX,
     PR_SET_CHILD_SUBREAPER,
@@ -181,7 +181,7 @@ def find_supervisor(session: Session, _engine: engines.Engine | None) -> KillAct
 def find_proxy(session: Session, engine: engines.Engine | None) -> KillAction | None:
     if engine is None:
         return _find(session, lambda pid, _: "pytest_resilience.proxy.__main__" in command_line(pid))
-    for container in engine.labelled("containers", engines.SESSION):
+    for container in engine.find_labelled("containers", engines.SESSION):
         number, running = container["Id"], container["State"] == "running"
         of_session = read_owner(Path(container["Labels"][engines.OWNER])) == session.pid
         if of_session and running and container["Names"][0].endswith("-toxiproxy"):
@@ -190,7 +190,7 @@ def find_proxy(session: Session, engine: engines.Engine | None) -> KillAction | 
 
 
 def _kill_container(engine: engines.Engine, number: str) -> None:
-    engine.ask("POST", f"/containers/{number}/kill?signal=KILL", within=10.0)
+    engine.request("POST", f"/containers/{number}/kill?signal=KILL", within=10.0)
 
 
 def _find(session: Session, matches: Callable[[int, int], bool]) -> KillAction | None:
@@ -238,7 +238,7 @@ def session_directories(session: Session) -> list[str]:
     for root in {Path("/dev/shm"), Path(tempfile.gettempdir())}:
         for path in [*root.glob(f"{PREFIX}*"), *root.glob(f".{PREFIX}*")]:
             owner = read_owner(path / OWNER)
-            if (owner is None or owner in session.pids) and not in_use(path / OWNER) and path.exists():
+            if (owner is None or owner in session.pids) and not is_locked(path / OWNER) and path.exists():
                 unlocked.append(str(path))
     return unlocked
 
@@ -248,8 +248,8 @@ def engine_objects(engine: engines.Engine | None) -> Iterator[tuple[str, dict[st
     if engine is None:
         return
     for kind in "containers", "networks":
-        for each in engine.labelled(kind, engines.SESSION):
-            if not in_use(Path(each["Labels"][engines.OWNER])):
+        for each in engine.find_labelled(kind, engines.SESSION):
+            if not is_locked(Path(each["Labels"][engines.OWNER])):
                 yield kind.removesuffix("s"), each
 
 
@@ -322,7 +322,7 @@ class KillSoak:
         self._limits = LIMITS[backend]
         self._seed = seed
         self._project = project
-        self._engine = engines.find() if backend == "docker" else None
+        self._engine = engines.find_engine() if backend == "docker" else None
         self._spans: dict[int, float] = {}
         self._session: Session | None = None
         for name, text in FILES.items():

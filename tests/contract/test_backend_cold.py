@@ -26,8 +26,8 @@ import json, sys
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.embedded.template_builder import TemplateBuilder
 made = []
-make = TemplateBuilder._make
-TemplateBuilder._make = lambda self: (made.append(1), make(self))
+make = TemplateBuilder._create
+TemplateBuilder._create = lambda self: (made.append(1), make(self))
 sys.stdin.readline()
 with EmbeddedBackend() as backend:
     postgres = backend.servers["postgres"]
@@ -99,13 +99,13 @@ def test_a_damaged_template_is_made_anew(own_cache, spawned):
     """Damage at the end is found while Postgres starts already."""
     memory = SharedMemory()
     with DataDirTemplate(own_cache) as opened:
-        verifier = opened.facts["verifier"]
+        verifier = opened.metadata["verifier"]
     whole = own_cache.read_bytes()
     own_cache.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].alive()
     with DataDirTemplate(own_cache) as renewed:
-        assert renewed.facts["verifier"] != verifier
+        assert renewed.metadata["verifier"] != verifier
     assert list(own_cache.parent.glob(".*")) == []
     assert memory.made_by(spawned) == []
 
@@ -126,7 +126,7 @@ def test_no_file_has_the_password_and_the_template_has_a_verifier_that_no_server
         files = [path for path in [own_cache, *backend.directory.rglob("*")] if path.is_file()]
         assert [path for path in files if password.encode() in path.read_bytes()] == []
         with DataDirTemplate(own_cache) as opened:
-            verifier = opened.facts["verifier"].encode()
+            verifier = opened.metadata["verifier"].encode()
         in_use = [
             path for path in (backend.directory / "postgres" / "global").iterdir() if verifier in path.read_bytes()
         ]
@@ -236,7 +236,7 @@ def test_a_cache_with_something_else_in_the_place_of_its_files_is_passed_over(
 
 
 def test_a_place_for_sessions_that_is_full_is_named(small, temporary, monkeypatch):
-    monkeypatch.setattr(scratch, "best_root", lambda: small)
+    monkeypatch.setattr(scratch, "default_root", lambda: small)
     failed = EmbeddedBackend()
     with pytest.raises(BackendUnavailable, match=rf"{small}/pytest-resilience-.*No space left on device.*TMPDIR"):
         failed.start()
@@ -245,7 +245,7 @@ def test_a_place_for_sessions_that_is_full_is_named(small, temporary, monkeypatc
 
 def test_initdb_in_a_place_that_is_full_says_so(small, temporary, monkeypatch):
     """Nothing is cached, so the data directory is made in the session's."""
-    monkeypatch.setattr(scratch, "best_root", lambda: small)
+    monkeypatch.setattr(scratch, "default_root", lambda: small)
     monkeypatch.setattr(caches, "cache_directories", lambda *_: iter(()))
     with pytest.raises(BackendUnavailable, match=r"No space left on device"):
         EmbeddedBackend().start()
@@ -256,7 +256,7 @@ def test_without_any_directory_for_temporary_files_the_places_are_named(monkeypa
         raise FileNotFoundError("No usable temporary directory found in ['/tmp', '/var/tmp']")
 
     monkeypatch.setattr(tempfile, "gettempdir", none)
-    monkeypatch.setattr(scratch, "ROOM", 1 << 62)
+    monkeypatch.setattr(scratch, "MIN_FREE_BYTES", 1 << 62)
     with pytest.raises(BackendUnavailable, match=r"there is no place for sessions: .*'/tmp', '/var/tmp'.* TMPDIR"):
         EmbeddedBackend().start()
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
-from pytest_resilience.backends.session.session_dir import sweep
+from pytest_resilience.backends.session.session_dir import remove_stale
 from pytest_resilience.errors import BackendDied
 from tests.support.shared_memory import SharedMemory
 from tests.support.waiting import gone, until
@@ -152,7 +152,7 @@ def test_when_session_and_supervisor_are_killed_the_next_session_sweeps():
         until(lambda: all(gone(pid) for pid in struck.pids if pid != struck.daemon), within=2)
         os.kill(struck.daemon, signal.SIGKILL)  # forked twice and without a supervisor, nobody can know whose it is
         assert struck.directory.exists()
-        assert struck.directory in sweep()
+        assert struck.directory in remove_stale()
         assert not struck.directory.exists()
         assert struck.memory.made_by(struck.pids) == []
 
@@ -165,7 +165,7 @@ from pytest_resilience.backends.session import session_dir
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 def end(*_): os.kill(os.getpid(), signal.SIGKILL)
 make = session_dir.SessionDirectory.make
-session_dir.best_root = lambda: Path(sys.argv[1])
+session_dir.default_root = lambda: Path(sys.argv[1])
 if sys.argv[2] == "before its directory has its name": Path.rename = end
 if sys.argv[2] == "when there is nothing but a directory": session_dir.SessionDirectory.make = lambda self: (make(self), end())
 EmbeddedBackend().start()

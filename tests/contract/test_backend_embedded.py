@@ -308,7 +308,7 @@ def test_a_backend_that_fails_to_start_leaves_nothing_behind(monkeypatch):
     def refuses(_self, _child):
         raise ServerNotReady("redis", command=["redis"], within=1.0, log="", exit_code=None)
 
-    monkeypatch.setattr("pytest_resilience.backends.embedded.redis.RedisProcess.ready", refuses)
+    monkeypatch.setattr("pytest_resilience.backends.embedded.redis.RedisProcess.is_ready", refuses)
     failed = EmbeddedBackend()
     with pytest.raises(ServerNotReady):
         failed.start()

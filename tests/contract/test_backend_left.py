@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from pytest_resilience.backends.docker import engine
-from pytest_resilience.backends.docker.backend import DockerBackend, remove_stale
+from pytest_resilience.backends.docker.backend import DockerBackend, remove_stale_sessions
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.settings import Settings
 from tests.contract.test_backend_stack import EXTERNAL, api, sql
@@ -71,7 +71,7 @@ def session(kind, how, **named):
 
 def there(session):
     """The containers and networks of a session."""
-    found, label = engine.find(), f"{engine.SESSION}={session}"
+    found, label = engine.find_engine(), f"{engine.SESSION}={session}"
     return found.labelled("containers", label) + found.labelled("networks", label)
 
 
@@ -126,7 +126,7 @@ def test_nothing_is_left_of_a_docker_session_killed_while_it_starts(docker, afte
 
 def test_when_session_and_supervisor_are_killed_the_next_session_removes_it(docker):
     with session("docker", "wait") as (process, facts):
-        assert facts["session"] not in remove_stale(engine.find()), "it is alive"
+        assert facts["session"] not in remove_stale_sessions(engine.find_engine()), "it is alive"
         os.kill(facts["supervisor"], signal.SIGSTOP)  # it must not get a chance
         process.kill()
         process.wait(5)

@@ -179,7 +179,7 @@ open("/proc/sys/user/max_user_namespaces", "w").write("0")
 IN_TEMPORARY_FILES = """
 import pathlib, tempfile
 from pytest_resilience.backends.session import session_dir
-session_dir.best_root = lambda: pathlib.Path(tempfile.gettempdir())
+session_dir.default_root = lambda: pathlib.Path(tempfile.gettempdir())
 """
 
 

@@ -61,7 +61,7 @@ def started(kind: str) -> Iterator[Backend]:
             yield backend
     elif kind == "docker-forwarded":
         with (
-            mock.patch("pytest_resilience.backends.docker.backend.is_ours", return_value=False),
+            mock.patch("pytest_resilience.backends.docker.backend.is_local_address", return_value=False),
             DockerBackend() as backend,
         ):
             yield backend

@@ -17,13 +17,13 @@ from ...proxy_client.counters import ConnectionCounts, ProxiedClients
 from ...redaction import new_password
 from ..backend import Address
 from ..session.background import InBackground
-from ..session.session_dir import OWNER, files_of_our_own, in_use, sweep
+from ..session.session_dir import OWNER, is_locked, private_umask, remove_stale
 from ..session.supervised import SupervisedBackend
 from ..settings import Settings
 from . import engine as engines
-from .container import ContainerContext, client_settings, under_way
+from .container import ContainerContext, docker_client_options, mark_pending
 from .servers import PostgresContainer, RedisContainer
-from .toxiproxy import FIRST_DOOR, PUBLISHED_DOORS, ToxiproxyContainer
+from .toxiproxy import FIRST_PROXY_PORT, PUBLISHED_PROXY_PORTS, ToxiproxyContainer
 
 if TYPE_CHECKING:
     from testcontainers.core.network import Network
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PULL_WITHIN = 300.0  # seconds for one image, and only when somebody asked for this very backend
 # What stands between a client and a published port accepts and then hangs up, whatever happens behind it.
-FORWARDED = (
+FORWARDED_REASON = (
     "clients reach it by a forwarded port here, which accepts where it should refuse, and closes where it should reset"
 )
 RYUK = "TESTCONTAINERS_RYUK_DISABLED"
@@ -71,22 +71,22 @@ class DockerBackend(SupervisedBackend):
         self._clock = clock
         self._network: Network | None = None
         self._proxy: ToxiproxyContainer | None = None
-        self._everything: list[Container] = []
-        self._on_its_network = False
-        self._doors = itertools.count()
-        self._place: ContainerContext | None = None
+        self._containers: list[Container] = []
+        self._network_reachable = False
+        self._proxy_numbers = itertools.count()
+        self._context: ContainerContext | None = None
 
     @property
     def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # known when the network is there
-        if self._network is None or self._on_its_network:
+        if self._network is None or self._network_reachable:
             return TOXIPROXY_UNSUPPORTED
         names = (f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("refuse", "reset", "flap"))
-        return TOXIPROXY_UNSUPPORTED | dict.fromkeys(names, FORWARDED)
+        return TOXIPROXY_UNSUPPORTED | dict.fromkeys(names, FORWARDED_REASON)
 
     def start(self) -> None:
         try:
-            engine = engines.find(self._environ)
-        except engines.NoEngine as problem:
+            engine = engines.find_engine(self._environ)
+        except engines.EngineUnavailable as problem:
             raise BackendUnavailable(f"no Docker engine: {problem}") from None
         try:
             self._start(engine)
@@ -96,59 +96,65 @@ class DockerBackend(SupervisedBackend):
 
     def _start(self, engine: engines.Engine) -> None:
         self._open()
-        sweep()
+        remove_stale()
         session = self.directory.name
-        making = self.directory / "making"
-        self._run_at_exit("backends.docker.engine", engine.url, session, str(making))
-        remove_stale(engine)
-        self._get_images(engine)
+        pending_dir = self.directory / "pending"
+        self._run_at_exit("backends.docker.engine", engine.url, session, str(pending_dir))
+        remove_stale_sessions(engine)
+        self._pull_missing_images(engine)
         labels = {
             engines.SESSION: session,
             engines.OWNER: str(self.directory / OWNER),
-            engines.MACHINE: machine(),
+            engines.MACHINE: machine_id(),
         }
-        with files_of_our_own():
-            making.mkdir()
-        with without_ryuk(self._environ):
-            self._network = self._make_network(engine, session, labels, making)
-            place = self._place = ContainerContext(client_settings(engine), self._network, labels, making, self._clock)
-            postgres = PostgresContainer(self._settings.postgres_image, place, password=new_password())
-            redis = RedisContainer(self._settings.redis_image, place, password=new_password())
-            doors = 0 if self._on_its_network else PUBLISHED_DOORS
-            self._proxy = ToxiproxyContainer("toxiproxy", self._settings.toxiproxy_image, place, doors=doors)
-            self._everything = [postgres, redis, self._proxy]
-            launches = [InBackground(container.launch) for container in self._everything]
+        with private_umask():
+            pending_dir.mkdir()
+        with ryuk_disabled(self._environ):
+            self._network = self._create_network(engine, session, labels, pending_dir)
+            context = self._context = ContainerContext(
+                docker_client_options(engine), self._network, labels, pending_dir, self._clock
+            )
+            postgres = PostgresContainer(self._settings.postgres_image, context, password=new_password())
+            redis = RedisContainer(self._settings.redis_image, context, password=new_password())
+            proxy_ports = 0 if self._network_reachable else PUBLISHED_PROXY_PORTS
+            self._proxy = ToxiproxyContainer(
+                "toxiproxy", self._settings.toxiproxy_image, context, proxy_ports=proxy_ports
+            )
+            self._containers = [postgres, redis, self._proxy]
+            launches = [InBackground(container.launch) for container in self._containers]
             for launch in launches:
                 launch.wait()
             for launch in launches:
                 launch.result()
-        for container in self._everything:
-            container.await_ready()
+        for container in self._containers:
+            container.wait_until_ready()
         self.servers = {"postgres": postgres, "redis": redis}
         self.api = self._proxy.api
 
     def add_server(self, kind: Literal["postgres", "redis"], name: str) -> None:
-        assert self._place is not None, "start comes first"
+        assert self._context is not None, "start comes first"
         server: PostgresContainer | RedisContainer
         password = new_password()
         if kind == "postgres":
-            server = PostgresContainer(self._settings.postgres_image, self._place, password=password, name=name)
+            server = PostgresContainer(self._settings.postgres_image, self._context, password=password, name=name)
         else:
-            server = RedisContainer(self._settings.redis_image, self._place, password=password, name=name)
-        self._everything.append(server)
-        with without_ryuk(self._environ):
+            server = RedisContainer(self._settings.redis_image, self._context, password=password, name=name)
+        self._containers.append(server)
+        with ryuk_disabled(self._environ):
             server.launch()
-        server.await_ready()
+        server.wait_until_ready()
         self.servers[name] = server
 
-    def _make_network(self, engine: engines.Engine, session: str, labels: Mapping[str, str], making: Path) -> Network:
+    def _create_network(
+        self, engine: engines.Engine, session: str, labels: Mapping[str, str], pending_dir: Path
+    ) -> Network:
         from docker.errors import APIError
         from testcontainers.core.network import Network
 
-        network = Network(client_settings(engine), {"labels": dict(labels), "driver": "bridge"})
+        network = Network(docker_client_options(engine), {"labels": dict(labels), "driver": "bridge"})
         network.name = session
         try:
-            with under_way(making, session):
+            with mark_pending(pending_dir, session):
                 network.create()
         except APIError as error:
             raise BackendUnavailable(f"Docker could not make a network: {error.explanation or error}") from None
@@ -156,12 +162,12 @@ class DockerBackend(SupervisedBackend):
         if not gateway:
             network._unwrap_network.reload()
             gateway = network._unwrap_network.attrs["IPAM"]["Config"] or []
-        self._on_its_network = any(is_ours(each.get("Gateway", "")) for each in gateway)
+        self._network_reachable = any(is_local_address(each.get("Gateway", "")) for each in gateway)
         return network
 
-    def _get_images(self, engine: engines.Engine) -> None:
+    def _pull_missing_images(self, engine: engines.Engine) -> None:
         images = [self._settings.postgres_image, self._settings.redis_image, self._settings.toxiproxy_image]
-        missing = engine.missing(images)
+        missing = engine.missing_images(images)
         if missing and not self._pull:
             raise BackendUnavailable(f"Docker has no image {', '.join(missing)}")
         if missing:
@@ -182,33 +188,36 @@ class DockerBackend(SupervisedBackend):
                 client.close()
 
     def close(self) -> None:
-        for container in self._everything:
-            container.forget()
-        self._everything = []
+        for container in self._containers:
+            container.disconnect()
+        self._containers = []
         if self._network is not None:
             self._network._docker.client.close()
             self._network = None
         super().close()
 
     def proxy_addresses(self, name: str) -> tuple[str, str]:
-        number = next(self._doors)
-        if number >= PUBLISHED_DOORS and not self._on_its_network:
+        number = next(self._proxy_numbers)
+        if number >= PUBLISHED_PROXY_PORTS and not self._network_reachable:
             raise SetupError(
-                f"{name!r} is one server too many: clients reach them by forwarded ports here, which are for {PUBLISHED_DOORS} servers"
+                f"{name!r} is one server too many: clients reach them by forwarded ports here, which are for "
+                f"{PUBLISHED_PROXY_PORTS} servers"
             )
-        return f"0.0.0.0:{FIRST_DOOR + number}", str(self.servers[name].upstream_address)
+        return f"0.0.0.0:{FIRST_PROXY_PORT + number}", str(self.servers[name].upstream_address)
 
     def client_address(self, listen: str) -> Address:
         assert self._proxy is not None, "start comes first"
         port = int(listen.rpartition(":")[2])
-        return Address(self._proxy.private_host, port) if self._on_its_network else self._proxy.published(port)
+        return (
+            Address(self._proxy.private_host, port) if self._network_reachable else self._proxy.published_address(port)
+        )
 
     def connection_counts(self, proxy: str) -> ConnectionCounts | None:
         return self._proxy.connection_counts(proxy) if self._proxy is not None else None
 
     def proxied_clients(self, proxy: str) -> ProxiedClients | None:
         # Beyond a forwarded port, it is the forwarder that Toxiproxy knows.
-        return self._proxy.proxied_clients(proxy) if self._proxy is not None and self._on_its_network else None
+        return self._proxy.proxied_clients(proxy) if self._proxy is not None and self._network_reachable else None
 
     def versions(self) -> str:
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
@@ -216,11 +225,11 @@ class DockerBackend(SupervisedBackend):
     def restart_dead(self) -> None:
         assert self._proxy is not None, "start comes first"
         before = self._proxy.private_host
-        if self._proxy.alive() and not self._proxy.answers():
+        if self._proxy.alive() and not self._proxy.api_responds():
             self._proxy.kill()
         self._proxy.start()
         self.api = self._proxy.api
-        if self._on_its_network and self._proxy.private_host != before:
+        if self._network_reachable and self._proxy.private_host != before:
             raise ServerNotReady(
                 "toxiproxy",
                 command=["docker", "start"],
@@ -232,15 +241,15 @@ class DockerBackend(SupervisedBackend):
             server.start()
 
     def check(self) -> None:
-        for container in self._everything:
+        for container in self._containers:
             container.check()
-        if self._proxy is not None and not self._proxy.answers():
+        if self._proxy is not None and not self._proxy.api_responds():
             raise BackendDied(
                 f"toxiproxy's API does not answer any more; its log, last lines:\n{self._proxy.log_text()[-2000:]}"
             )
 
 
-def is_ours(address: str) -> bool:
+def is_local_address(address: str) -> bool:
     """Whether an address is one of this machine's own: then what is on its network is on this machine."""
     if not address or sys.platform != "linux":
         return False
@@ -252,31 +261,31 @@ def is_ours(address: str) -> bool:
     return True
 
 
-def machine() -> str:
+def machine_id() -> str:
     """This machine, or container, since its last start."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()}:{boot.read_text().strip() if boot.exists() else ''}"
 
 
-def remove_stale(engine: engines.Engine) -> list[str]:
+def remove_stale_sessions(engine: engines.Engine) -> list[str]:
     """Remove what sessions of this machine left that were killed together with their supervisor.
 
     Returns:
         The sessions.
     """
-    here = f"{engines.MACHINE}={machine()}"
+    here = f"{engines.MACHINE}={machine_id()}"
     found: dict[str, str] = {}
     for kind in "containers", "networks":
-        for each in engine.labelled(kind, here):
+        for each in engine.find_labelled(kind, here):
             labels = each["Labels"]
             found[labels.get(engines.SESSION, "")] = labels.get(engines.OWNER, "")
-    stale = [session for session, owner in found.items() if session and owner and not in_use(Path(owner))]
+    stale = [session for session, owner in found.items() if session and owner and not is_locked(Path(owner))]
     for session in stale:
         engine.remove(session)
     return stale
 
 
-class without_ryuk:  # noqa: N801  # reads as the statement that it is
+class ryuk_disabled:  # noqa: N801  # reads as the statement that it is
     """Keep testcontainers from starting Ryuk, unless it was asked for: the supervisor does its work, in a tenth of its time."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:

@@ -35,26 +35,26 @@ class ContainerContext(NamedTuple):
     """Where containers of a session live.
 
     Args:
-        client: testcontainers' settings for a client of the engine.
+        client_options: testcontainers' settings for a client of the engine.
         network: the private network.
         labels: by which they are found again.
-        making: a directory that says what the engine is at work on, for whoever removes all of it.
+        pending_dir: a directory that says what the engine is at work on, for whoever removes all of it.
         clock: what to wait with.
     """
 
-    client: dict[str, Any]
+    client_options: dict[str, Any]
     network: Network
     labels: Mapping[str, str]
-    making: Path
+    pending_dir: Path
     clock: Clock = SYSTEM
 
 
 @contextmanager
-def under_way(making: Path, name: str) -> Iterator[None]:
+def mark_pending(pending_dir: Path, name: str) -> Iterator[None]:
     """While the engine makes something of that name: it goes on if we are killed meanwhile."""
     from docker.errors import APIError
 
-    mark = making / name
+    mark = pending_dir / name
     mark.touch()
     try:
         yield
@@ -64,7 +64,7 @@ def under_way(making: Path, name: str) -> Iterator[None]:
     mark.unlink()
 
 
-def client_settings(engine: Engine) -> dict[str, Any]:
+def docker_client_options(engine: Engine) -> dict[str, Any]:
     """Testcontainers' settings for a client of that engine, whatever the environment says meanwhile."""
     return {"environment": {**os.environ, "DOCKER_HOST": engine.url}}
 
@@ -78,11 +78,11 @@ class Container(ManagedServer):
         place: where.
     """
 
-    def __init__(self, name: str, image: str, place: ContainerContext) -> None:
-        super().__init__(name, place.clock)
+    def __init__(self, name: str, image: str, context: ContainerContext) -> None:
+        super().__init__(name, context.clock)
         self.private_host = ""
         self._image = image
-        self._place = place
+        self._context = context
         self._container: DockerContainer | None = None
         self._addresses: dict[int, Address] = {}
 
@@ -101,53 +101,53 @@ class Container(ManagedServer):
         return {}
 
     @abstractmethod
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Ask once whether it serves. An OSError counts as no."""
 
     # its life
 
     def launch(self) -> None:
-        """Create and start it; `await_ready` tells whether it serves.
+        """Create and start it; `wait_until_ready` tells whether it serves.
 
         Raises:
             ServerNotReady: the engine could not start it.
         """
-        self._container = with_free_port(self._start_new)
+        self._container = with_free_port(self._create_and_start)
         self._expected_running = True
-        self.read_ports()
+        self.update_addresses()
 
-    def _start_new(self, _: int) -> DockerContainer:
+    def _create_and_start(self, _: int) -> DockerContainer:
         from docker.errors import APIError, DockerException
         from testcontainers.core.container import DockerContainer
 
-        network = self._place.network
+        network = self._context.network
         name = f"{network.name}-{self.name}"
-        container = DockerContainer(self._image, self._place.client, name=name)
+        container = DockerContainer(self._image, self._context.client_options, name=name)
         container.with_network(network).with_network_aliases(self.name)
         container.with_command(self.command()).with_envs(**self.environment())
-        container.with_kwargs(labels=dict(self._place.labels))
+        container.with_kwargs(labels=dict(self._context.labels))
         for port in self.ports():
             # Ports of our own choice stay when the container starts again; those that the engine draws do not.
             container.ports[str(port)] = (HOST, free_port())  # type: ignore[assignment]  # it takes docker-py's forms too
         try:
-            with under_way(self._place.making, name):
+            with mark_pending(self._context.pending_dir, name):
                 container.start()
         except APIError as error:
             container.stop()
             if "address already in use" in str(error) or "port is already allocated" in str(error):
-                raise PortTaken(self._refused(error)) from None
-            raise self._refused(error) from None
+                raise PortTaken(self._start_failed(error)) from None
+            raise self._start_failed(error) from None
         except DockerException as error:
-            raise self._refused(error) from None
+            raise self._start_failed(error) from None
         return container
 
-    def _refused(self, error: Exception) -> ServerNotReady:
+    def _start_failed(self, error: Exception) -> ServerNotReady:
         said = str(getattr(error, "explanation", None) or error)
         return ServerNotReady(
             self.name, command=["docker", "run", self._image], within=START_WITHIN, log=said, exit_code=None
         )
 
-    def await_ready(self) -> None:
+    def wait_until_ready(self) -> None:
         """Wait until it answers.
 
         Raises:
@@ -159,7 +159,7 @@ class Container(ManagedServer):
             nonlocal polls
             polls += 1
             with contextlib.suppress(OSError):
-                if self.ready():
+                if self.is_ready():
                     return "ready"
             return "ended" if polls % 10 == 0 and not self.alive() else None
 
@@ -174,18 +174,18 @@ class Container(ManagedServer):
         log = self.log_text(self._log_begin)
         return ServerNotReady(self.name, command=command, within=START_WITHIN, log=log, exit_code=code)
 
-    def forget(self) -> None:
+    def disconnect(self) -> None:
         """Close our connection to the engine; the supervisor has the container removed."""
         if self._container is not None:
             self._container.get_docker_client().client.close()
             self._container = None
 
     @property
-    def _raw(self) -> Raw:
+    def _docker_container(self) -> Raw:
         assert self._container is not None, "launch first"
         return self._container.get_wrapped_container()
 
-    def _ask(self, question: Callable[[], Result]) -> Result:
+    def _call_engine(self, question: Callable[[], Result]) -> Result:
         """Ask the engine something.
 
         Raises:
@@ -204,17 +204,17 @@ class Container(ManagedServer):
             raise BackendDied(f"the Docker engine does not answer: {type(error).__name__}") from None
 
     def _state(self) -> dict[str, Any]:
-        self._ask(self._raw.reload)
-        state: dict[str, Any] = self._raw.attrs["State"]
+        self._call_engine(self._docker_container.reload)
+        state: dict[str, Any] = self._docker_container.attrs["State"]
         return state
 
-    def read_ports(self) -> None:
+    def update_addresses(self) -> None:
         """Learn where it can be reached now: an engine that starts it again may have bound other ports."""
         wait_until(self._are_ports_bound, within=ANSWER_WITHIN, every=POLL, clock=self._clock)
         self._addresses = {
             port: Address(HOST, int(bound[0]["HostPort"])) for port, bound in self._bound_ports().items()
         }
-        networks = self._raw.attrs["NetworkSettings"]["Networks"].values()
+        networks = self._docker_container.attrs["NetworkSettings"]["Networks"].values()
         self.private_host = next((str(network["IPAddress"]) for network in networks), "")
 
     def _are_ports_bound(self) -> bool:
@@ -222,10 +222,10 @@ class Container(ManagedServer):
         return self._bound_ports().keys() >= set(self.ports())
 
     def _bound_ports(self) -> dict[int, Any]:
-        ports = self._raw.attrs["NetworkSettings"]["Ports"]
+        ports = self._docker_container.attrs["NetworkSettings"]["Ports"]
         return {int(port.split("/")[0]): bound for port, bound in ports.items() if bound}
 
-    def published(self, port: int) -> Address:
+    def published_address(self, port: int) -> Address:
         """Where this machine reaches one of its ports."""
         return self._addresses[port]
 
@@ -240,7 +240,7 @@ class Container(ManagedServer):
         from docker.errors import APIError
 
         try:
-            top = self._ask(lambda: self._raw.top(ps_args="-eo pid"))
+            top = self._call_engine(lambda: self._docker_container.top(ps_args="-eo pid"))
         except APIError:  # it does not run
             return []
         main = self._state().get("Pid")
@@ -258,25 +258,25 @@ class Container(ManagedServer):
         if not self.alive():
             self._log_begin = self.log_size()
             try:
-                self._ask(self._raw.start)
+                self._call_engine(self._docker_container.start)
             except APIError as error:
-                raise self._refused(error) from None
+                raise self._start_failed(error) from None
             self._expected_running = True
-            self.read_ports()
-            self.await_ready()
+            self.update_addresses()
+            self.wait_until_ready()
 
     def kill(self) -> None:
         """SIGKILL to all its processes; returns when they are gone."""
         self._expected_running = False
         self._signal("SIGKILL")
-        self._await_end(GONE_WITHIN)
+        self._wait_until_ended(GONE_WITHIN)
 
     def stop(self) -> None:
         """Have it shut down in order; SIGKILL when that takes too long."""
         self._expected_running = False
         self.resume()  # a frozen process hears nothing
         self._signal(self.stop_signal)
-        if not self._await_end(STOP_WITHIN):
+        if not self._wait_until_ended(STOP_WITHIN):
             self.kill()
 
     stop_signal = "SIGTERM"
@@ -285,12 +285,12 @@ class Container(ManagedServer):
         from docker.errors import APIError
 
         try:
-            self._ask(lambda: self._raw.kill(signal=name))
+            self._call_engine(lambda: self._docker_container.kill(signal=name))
         except APIError:
             if self.alive():
                 raise
 
-    def _await_end(self, within: float) -> bool:
+    def _wait_until_ended(self, within: float) -> bool:
         return wait_until(lambda: not self.alive(), within=within, every=POLL, clock=self._clock)
 
     def pause(self) -> None:
@@ -298,7 +298,7 @@ class Container(ManagedServer):
         from docker.errors import APIError
 
         try:
-            self._ask(self._raw.pause)
+            self._call_engine(self._docker_container.pause)
         except APIError:
             if not self._state().get("Paused"):
                 raise
@@ -309,7 +309,7 @@ class Container(ManagedServer):
 
         if self._state().get("Paused"):
             try:
-                self._ask(self._raw.unpause)
+                self._call_engine(self._docker_container.unpause)
             except APIError:
                 if self._state().get("Paused"):
                     raise
@@ -325,7 +325,7 @@ class Container(ManagedServer):
     def _log(self) -> bytes:
         if self._container is None:
             return b""
-        text: bytes = self._ask(self._raw.logs)
+        text: bytes = self._call_engine(self._docker_container.logs)
         return text
 
     def _how_it_ended(self) -> str | None:

@@ -19,18 +19,18 @@ from ...wire import http
 
 ANSWER_WITHIN = 1.0  # seconds for a question
 REMOVE_WITHIN = 15.0  # seconds for the removal of one container; it takes 0.2 to 0.5
-LOOK_EVERY = 0.05  # seconds between two looks for what is left
-LOOKS = 300  # how often we look at most
-# An engine goes on making what a client has asked for that was killed meanwhile, and shows it when it is there; the client may also have
-# been killed just before it asked. So many looks without it mean that it won't come.
-QUIET_WHILE_MAKING = 16
+POLL_INTERVAL = 0.05  # seconds between two looks for what is left
+MAX_POLLS = 300  # how often we look at most
+# The engine finishes requests of a killed client, and lists the container only when it is ready. If a pending name has not appeared after
+# this many polls, the request was never sent.
+POLLS_FOR_PENDING = 16
 
 SESSION = "pytest-resilience.session"  # a label: which session it belongs to
 OWNER = "pytest-resilience.owner"  # a label: the file that this session's process keeps locked
 MACHINE = "pytest-resilience.machine"  # a label: where that file is
 
 
-class NoEngine(Exception):
+class EngineUnavailable(Exception):
     """None answers; the message says why, in a few words."""
 
 
@@ -41,7 +41,7 @@ class Engine:
         url: "unix:///var/run/docker.sock" or "tcp://127.0.0.1:2375".
 
     Raises:
-        NoEngine: that is no engine of this machine.
+        EngineUnavailable: that is no engine of this machine.
     """
 
     def __init__(self, url: str) -> None:
@@ -53,30 +53,30 @@ class Engine:
             self._path = None
             self._address = parts.hostname, parts.port
         else:
-            raise NoEngine(f"the engine at {url} is not on this machine, so its loopback is not ours")
+            raise EngineUnavailable(f"the engine at {url} is not on this machine, so its loopback is not ours")
 
-    def ask(self, method: str, path: str, *, within: float = ANSWER_WITHIN) -> http.HttpResponse:
+    def request(self, method: str, path: str, *, within: float = ANSWER_WITHIN) -> http.HttpResponse:
         """One question.
 
         Raises:
-            NoEngine: nobody answers in time.
+            EngineUnavailable: nobody answers in time.
         """
         try:
             with self._connect(within) as connection:
                 connection.sendall(http.request(method, path, "docker"))
                 data = receive_all(connection)
         except PermissionError:
-            raise NoEngine(f"this user may not use {self.url}") from None
+            raise EngineUnavailable(f"this user may not use {self.url}") from None
         except FileNotFoundError:
-            raise NoEngine(f"there is no {self._path}") from None
+            raise EngineUnavailable(f"there is no {self._path}") from None
         except ConnectionRefusedError:
-            raise NoEngine(f"nobody listens at {self.url}") from None
+            raise EngineUnavailable(f"nobody listens at {self.url}") from None
         except OSError as error:
-            raise NoEngine(f"{self.url} does not answer ({type(error).__name__})") from None
+            raise EngineUnavailable(f"{self.url} does not answer ({type(error).__name__})") from None
         try:
             return http.parse_response(data)
         except ValueError:
-            raise NoEngine(f"{self.url} answers, but not as an engine does") from None
+            raise EngineUnavailable(f"{self.url} answers, but not as an engine does") from None
 
     def _connect(self, within: float) -> socket.socket:
         if self._path is None:
@@ -90,61 +90,63 @@ class Engine:
             raise
         return connection
 
-    def missing(self, images: list[str]) -> list[str]:
+    def missing_images(self, images: list[str]) -> list[str]:
         """Those images that it does not have."""
-        return [image for image in images if self.ask("GET", f"/images/{quote(image, safe='/:@')}/json").status != 200]
+        return [
+            image for image in images if self.request("GET", f"/images/{quote(image, safe='/:@')}/json").status != 200
+        ]
 
-    def labelled(self, kind: str, label: str) -> list[dict[str, Any]]:
+    def find_labelled(self, kind: str, label: str) -> list[dict[str, Any]]:
         """Its containers or networks ("containers", "networks") with that label, "name" or "name=value"."""
         filters = quote(json.dumps({"label": [label]}))
         path = f"/containers/json?all=1&filters={filters}" if kind == "containers" else f"/networks?filters={filters}"
-        found: list[dict[str, Any]] = self.ask("GET", path, within=5.0).json
+        found: list[dict[str, Any]] = self.request("GET", path, within=5.0).json
         return found
 
-    def remove(self, session: str, awaited: Iterable[str] = ()) -> None:
+    def remove(self, session: str, pending_names: Iterable[str] = ()) -> None:
         """Remove all that carries the session's label; returns when nothing does.
 
         Args:
             session: its name.
-            awaited: names of containers and networks that the engine may be making for it still.
+            pending_names: names of containers and networks that the engine may be making for it still.
         """
         import threading
 
         label = f"{SESSION}={session}"
-        awaited = set(awaited)
-        under_way: dict[str, threading.Thread] = {}
+        pending_names = set(pending_names)
+        deletions: dict[str, threading.Thread] = {}
         quiet = 0
-        for _ in range(LOOKS):
-            containers = self.labelled("containers", label)
-            networks = self.labelled("networks", label)
-            awaited -= {name.lstrip("/") for each in containers for name in each["Names"]}
-            awaited -= {each["Name"] for each in networks}
+        for _ in range(MAX_POLLS):
+            containers = self.find_labelled("containers", label)
+            networks = self.find_labelled("networks", label)
+            pending_names -= {name.lstrip("/") for each in containers for name in each["Names"]}
+            pending_names -= {each["Name"] for each in networks}
             found = [f"/containers/{each['Id']}?force=1&v=1" for each in containers]
             found = found or [f"/networks/{each['Id']}" for each in networks]
             for path in found:
                 # Side by side, since each takes its time; and again when one comes back and the thing is still there.
-                if path not in under_way or not under_way[path].is_alive():
-                    under_way[path] = threading.Thread(target=self._delete, args=(path,), daemon=True)
-                    under_way[path].start()
+                if path not in deletions or not deletions[path].is_alive():
+                    deletions[path] = threading.Thread(target=self._delete, args=(path,), daemon=True)
+                    deletions[path].start()
             quiet = 0 if found else quiet + 1
-            if quiet > (QUIET_WHILE_MAKING if awaited else 0):
+            if quiet > (POLLS_FOR_PENDING if pending_names else 0):
                 return
-            _nap(LOOK_EVERY)
+            _pause(POLL_INTERVAL)
 
     def _delete(self, path: str) -> None:
         try:
-            self.ask("DELETE", path, within=REMOVE_WITHIN)
-        except NoEngine as problem:
+            self.request("DELETE", path, within=REMOVE_WITHIN)
+        except EngineUnavailable as problem:
             sys.stderr.write(f"{path}: {problem}\n")
 
 
-def _nap(seconds: float) -> None:
+def _pause(seconds: float) -> None:
     import select  # `time` is for clock.py, which can't be had here
 
     select.select([], [], [], seconds)
 
 
-def places(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
+def candidate_urls(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     """Where an engine of this machine may listen: the one that was named, or those that are usual."""
     if named := environ.get("DOCKER_HOST"):
         yield named
@@ -155,30 +157,30 @@ def places(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
     yield from (f"unix://{path}" for path in found or candidates[:1])
 
 
-def find(environ: Mapping[str, str] = os.environ) -> Engine:
+def find_engine(environ: Mapping[str, str] = os.environ) -> Engine:
     """The engine of this machine, which has just answered.
 
     Raises:
-        NoEngine: there is none; says why.
+        EngineUnavailable: there is none; says why.
     """
-    problem = NoEngine("no place to look")
-    for url in places(environ):
+    problem = EngineUnavailable("no place to look")
+    for url in candidate_urls(environ):
         try:
             engine = Engine(url)
-            if engine.ask("GET", "/_ping").status == 200:
+            if engine.request("GET", "/_ping").status == 200:
                 return engine
-            problem = NoEngine(f"{url} answers, but not as an engine does")
-        except NoEngine as error:
+            problem = EngineUnavailable(f"{url} answers, but not as an engine does")
+        except EngineUnavailable as error:
             problem = error
     raise problem
 
 
-def main(url: str, session: str, making: str) -> None:
+def main(url: str, session: str, pending_dir: str) -> None:
     """Remove what a session left.
 
     Args:
         url: the engine.
         session: its name.
-        making: a directory with a file for each thing that the engine may be making still, of that thing's name.
+        pending_dir: a directory with a file for each thing that the engine may be making still, of that thing's name.
     """
-    Engine(url).remove(session, os.listdir(making) if os.path.isdir(making) else ())  # noqa: PTH112, PTH208  # no pathlib here
+    Engine(url).remove(session, os.listdir(pending_dir) if os.path.isdir(pending_dir) else ())  # noqa: PTH112, PTH208  # no pathlib here

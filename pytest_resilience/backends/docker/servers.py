@@ -16,11 +16,14 @@ from .container import Container, ContainerContext
 
 POSTGRES_PORT = 5432
 REDIS_PORT = 6379
-INITDB = "--no-sync -E UTF8 --no-locale"
-NOT_HERE = ("listen_addresses", "unix_socket_directories")  # what a container is reached by is its image's business
+INITDB_ARGS = "--no-sync -E UTF8 --no-locale"
+IMAGE_SETTINGS = (
+    "listen_addresses",
+    "unix_socket_directories",
+)  # what a container is reached by is its image's business
 # A password on the command line would be for everybody to see; a here-document makes it the server's standard input.
 # DEBUG, for the fault `loading`, has to be switched on from version 7 on; the switch is unknown before.
-WITH_PASSWORD = """case $(redis-server --version) in *v=[1-6].*) ;; *) set -- "$@" --enable-debug-command yes ;; esac
+REDIS_SCRIPT = """case $(redis-server --version) in *v=[1-6].*) ;; *) set -- "$@" --enable-debug-command yes ;; esac
 exec redis-server - "$@" <<EOF
 requirepass $RESILIENCE_PASSWORD
 EOF"""
@@ -31,13 +34,15 @@ class ContainerServer(Container, Server):
 
     port: int
 
-    def __init__(self, image: str, place: ContainerContext, *, password: str, name: str = "") -> None:
-        super().__init__(name or self.kind, image, place)
+    def __init__(self, image: str, context: ContainerContext, *, password: str, name: str = "") -> None:
+        super().__init__(name or self.kind, image, context)
         self._password = password
         self.version = ""
 
     def kill_session(self, pid: int) -> None:
-        done = self._ask(lambda: self._raw.exec_run(["sh", "-c", f"kill -KILL {int(pid)}"], user="root"))
+        done = self._call_engine(
+            lambda: self._docker_container.exec_run(["sh", "-c", f"kill -KILL {int(pid)}"], user="root")
+        )
         if done.exit_code:
             super().kill_session(pid)
 
@@ -46,7 +51,7 @@ class ContainerServer(Container, Server):
 
     @property
     def direct_address(self) -> Address:  # type: ignore[override]  # read-only here, as it should be
-        return self.published(self.port)
+        return self.published_address(self.port)
 
     @property
     def upstream_address(self) -> Address:  # type: ignore[override]
@@ -61,18 +66,20 @@ class PostgresContainer(ContainerServer):
     stop_signal = "SIGINT"  # disconnect the clients, write everything down; SIGTERM would wait for them
 
     def command(self) -> list[str]:
-        settings = {name: value for name, value in POSTGRES_SETTINGS.items() if name not in NOT_HERE}
+        settings = {name: value for name, value in POSTGRES_SETTINGS.items() if name not in IMAGE_SETTINGS}
         return ["postgres", *(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))]
 
     def environment(self) -> Mapping[str, str]:
-        return {"POSTGRES_PASSWORD": self._password, "POSTGRES_DB": DATABASE, "POSTGRES_INITDB_ARGS": INITDB}
+        return {"POSTGRES_PASSWORD": self._password, "POSTGRES_DB": DATABASE, "POSTGRES_INITDB_ARGS": INITDB_ARGS}
 
     def url(self, address: Address) -> str:
         return postgres_url("postgres", self._password, address, DATABASE)
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it would let us in; while an image makes its data directory, nobody listens."""
-        with connect_and_send(self.published(self.port), postgres_wire.startup("postgres", DATABASE)) as connection:
+        with connect_and_send(
+            self.published_address(self.port), postgres_wire.startup("postgres", DATABASE)
+        ) as connection:
             message = receive(connection, postgres_wire.first_message)
         if message is None or postgres_wire.startup_status(message) != "accepting":
             return False
@@ -91,10 +98,12 @@ class RedisContainer(ContainerServer):
     def command(self) -> list[str]:
         settings = {"port": self.port, "save": "", "appendonly": "no", "hz": 100, "protected-mode": "no"}
         words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-        return ["sh", "-c", WITH_PASSWORD, "redis-server", *words]
+        return ["sh", "-c", REDIS_SCRIPT, "redis-server", *words]
 
     def discard_snapshot(self) -> None:
-        self._ask(lambda: self._raw.exec_run(["sh", "-c", "rm -f dump.rdb"]))  # in the image's working directory
+        self._call_engine(
+            lambda: self._docker_container.exec_run(["sh", "-c", "rm -f dump.rdb"])
+        )  # in the image's working directory
 
     def environment(self) -> Mapping[str, str]:
         return {"RESILIENCE_PASSWORD": self._password}
@@ -102,10 +111,10 @@ class RedisContainer(ContainerServer):
     def url(self, address: Address) -> str:
         return f"redis://:{self._password}@{address}/0"
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it knows our password and tells about itself."""
         words = redis_wire.encode_command("AUTH", self._password) + redis_wire.encode_command("INFO", "server")
-        with connect_and_send(self.published(self.port), words) as connection:
+        with connect_and_send(self.published_address(self.port), words) as connection:
             replies = receive(connection, redis_wire.first_two_replies)
         if replies is None or not replies[0].startswith(b"+OK"):
             return False

@@ -13,26 +13,27 @@ from ..managed_server import connect_and_send
 from .container import POLL, Container, ContainerContext
 
 API_PORT = 8474
-FIRST_DOOR = 20001
+FIRST_PROXY_PORT = 20001
 ACCEPTED, CLOSED, FAILED = b"Accepted client", b"RemoveConnection ", b"Unable to open connection to upstream"
 LOG_WITHIN = 1.0  # seconds for the engine to write down what has just happened; it takes a few ms
-PUBLISHED_DOORS = 8  # servers that can be reached where we don't reach the container itself; each costs the engine a forwarding process
+# Where clients cannot reach the container itself, each server needs a published port, and each port costs a forwarding process.
+PUBLISHED_PROXY_PORTS = 8
 
 
 class ToxiproxyContainer(Container):
     """Toxiproxy, with a log that has a line for each end of a connection.
 
     Args:
-        name, image, place: as for any container.
-        doors: how many ports for proxies to publish.
+        name, image, context: as for any container.
+        proxy_ports: how many ports for proxies to publish.
     """
 
-    def __init__(self, name: str, image: str, place: ContainerContext, *, doors: int) -> None:
-        super().__init__(name, image, place)
-        self._doors = doors
+    def __init__(self, name: str, image: str, context: ContainerContext, *, proxy_ports: int) -> None:
+        super().__init__(name, image, context)
+        self._proxy_ports = proxy_ports
 
     def ports(self) -> list[int]:
-        return [API_PORT, *range(FIRST_DOOR, FIRST_DOOR + self._doors)]
+        return [API_PORT, *range(FIRST_PROXY_PORT, FIRST_PROXY_PORT + self._proxy_ports)]
 
     def command(self) -> list[str]:
         return ["-host=0.0.0.0", "-proxy-metrics"]
@@ -40,25 +41,25 @@ class ToxiproxyContainer(Container):
     def environment(self) -> dict[str, str]:
         return {"LOG_LEVEL": "trace"}
 
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether its API answers."""
-        return self._answers("/version")
+        return self._responds("/version")
 
-    def answers(self) -> bool:
+    def api_responds(self) -> bool:
         """Whether its API still does its work: one stalled client and a toxic are enough to wedge it, all but /version."""
         try:
-            return self._answers("/proxies")
+            return self._responds("/proxies")
         except OSError:
             return False
 
-    def _answers(self, path: str) -> bool:
-        with connect_and_send(self.published(API_PORT), http.request("GET", path, "toxiproxy")) as connection:
+    def _responds(self, path: str) -> bool:
+        with connect_and_send(self.published_address(API_PORT), http.request("GET", path, "toxiproxy")) as connection:
             return http.parse_status(connection.recv(64)) == 200
 
     @property
     def api(self) -> Address:
         """Where its API listens, for us."""
-        return self.published(API_PORT)
+        return self.published_address(API_PORT)
 
     def connection_counts(self, proxy: str) -> ConnectionCounts | None:
         """How many connections of a proxy have begun and ended so far; None when the log does not tell in time."""
@@ -74,7 +75,7 @@ class ToxiproxyContainer(Container):
 
     def _connections(self, proxy: str) -> list[tuple[str, bool]] | None:
         """All clients that a proxy has accepted so far, in order, and whether their connections have ended, by either side."""
-        log = self._log_up_to_now()
+        log = self._current_log()
         if log is None:
             return None
         clients: list[str] = []
@@ -96,12 +97,12 @@ class ToxiproxyContainer(Container):
                 ended.add(latest[entry["link"].removesuffix("upstream").removesuffix("downstream")])
         return [(client, number in ended) for number, client in enumerate(clients)]
 
-    def _log_up_to_now(self) -> bytes | None:
+    def _current_log(self) -> bytes | None:
         """The log, with all that happened before this call: a request of ours is in it, and the order is kept."""
         mark = secrets.token_hex(8)
         request = http.request("GET", "/version", "toxiproxy", {"User-Agent": mark})
         try:
-            with connect_and_send(self.published(API_PORT), request) as connection:
+            with connect_and_send(self.published_address(API_PORT), request) as connection:
                 connection.recv(64)
         except OSError:
             return None

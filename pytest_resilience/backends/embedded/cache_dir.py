@@ -29,14 +29,14 @@ def cache_directories(environ: Mapping[str, str] = os.environ) -> Iterator[Path]
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             status = path.lstat()
-            safe = _is_ours(status) and all(map(_is_safe, path.parents))
+            safe = _is_owned(status) and all(map(_is_safe, path.parents))
         except (OSError, RuntimeError):
             continue
         if safe and os.access(path, os.W_OK | os.X_OK):
             yield path
 
 
-def _is_ours(status: os.stat_result) -> bool:
+def _is_owned(status: os.stat_result) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 

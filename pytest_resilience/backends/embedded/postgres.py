@@ -60,7 +60,7 @@ class PostgresProcess(LoopbackServer):
     def url(self, address: Address) -> str:
         return postgres_url("postgres", self._password, address, DATABASE)
 
-    def ready(self, child: ManagedProcess) -> bool:
+    def is_ready(self, child: ManagedProcess) -> bool:
         """Whether it says so in its lock file, which also says that it is this very process, and lets us in."""
         lines = (self._data / "postmaster.pid").read_text().splitlines()
         if len(lines) <= STATUS_LINE or lines[0] != str(child.pid) or lines[STATUS_LINE].strip() != "ready":

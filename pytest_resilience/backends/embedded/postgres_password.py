@@ -21,13 +21,13 @@ from .template_file import TemplateCorrupt
 
 # The password is random and the server on loopback; 4096 iterations, the least that RFC 7677 wants, would cost 100 connections 0.5 s.
 ITERATIONS = 1
-BY_THE_BOOK = 4096
-STRICT = "scramp"  # pg8000's library: it refuses fewer
+RFC_ITERATIONS = 4096
+STRICT_LIBRARY = "scramp"  # pg8000's library: it refuses fewer
 
 VERIFIER = re.compile(rb"SCRAM-SHA-256\$\d{4}:[A-Za-z0-9+/=]{24}\$[A-Za-z0-9+/=]{44}:[A-Za-z0-9+/=]{44}")
 
 
-class Place(NamedTuple):
+class VerifierLocation(NamedTuple):
     """Where a cluster keeps the verifier of its only role.
 
     Args:
@@ -39,7 +39,7 @@ class Place(NamedTuple):
     verifier: str
 
 
-def find(data: Path) -> Place:
+def find_verifier(data: Path) -> VerifierLocation:
     """Return where the verifier is in a data directory whose server is shut down.
 
     Raises:
@@ -50,10 +50,10 @@ def find(data: Path) -> Place:
     if len(found) != 1:
         raise TemplateCorrupt(f"{data} has {counted(len(found), 'verifiers')} where one was expected")
     path, verifier = found[0]
-    return Place(str(path.relative_to(data)), verifier.decode())
+    return VerifierLocation(str(path.relative_to(data)), verifier.decode())
 
 
-def put(data: Path, place: Place, password: str) -> None:
+def set_password(data: Path, place: VerifierLocation, password: str) -> None:
     """Let the role's password be this one, in a data directory whose server does not run and whose pages have no checksums.
 
     Raises:
@@ -61,7 +61,7 @@ def put(data: Path, place: Place, password: str) -> None:
     """
     file = data / place.file
     content = file.read_bytes()
-    new = verifier_for(password, BY_THE_BOOK if importlib.util.find_spec(STRICT) else ITERATIONS)
+    new = verifier_for(password, RFC_ITERATIONS if importlib.util.find_spec(STRICT_LIBRARY) else ITERATIONS)
     if content.count(place.verifier.encode()) != 1 or len(new) != len(place.verifier):
         raise TemplateCorrupt(f"{place.file} has not the verifier that was written down")
     with file.open("r+b") as target:

@@ -52,7 +52,7 @@ class ProxyProcess(ServerProcess):
     def launch(self) -> None:
         self._spawn()
 
-    def ready(self, child: ManagedProcess) -> bool:
+    def is_ready(self, child: ManagedProcess) -> bool:
         """Whether it has written where it listens."""
         for line in self.log_text(self._log_begin).splitlines():
             if LISTENING in line:

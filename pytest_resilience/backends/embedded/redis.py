@@ -88,7 +88,7 @@ class RedisProcess(LoopbackServer):
     def url(self, address: Address) -> str:
         return f"redis://{address}/0"
 
-    def ready(self, child: ManagedProcess) -> bool:
+    def is_ready(self, child: ManagedProcess) -> bool:
         """Whether the one who answers is this very process."""
         with connect_and_send(self.address, wire.encode_command("INFO", "server")) as connection:
             reply = receive(connection, wire.first_reply)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ...errors import BackendUnavailable
 from ...processes import PLAIN, RunAs, SupervisorClient
 
-NOBODY = 65534  # initdb looks its user up, so it must be one that every system knows
+NOBODY_UID = 65534  # initdb looks its user up, so it must be one that every system knows
 
 
 class PostgresAccount(NamedTuple):
@@ -22,7 +22,7 @@ class PostgresAccount(NamedTuple):
     programs: Path
 
 
-def account_for_postgres(supervisor: SupervisorClient, programs: Path, scratch: Path) -> PostgresAccount:
+def postgres_account(supervisor: SupervisorClient, programs: Path, scratch: Path) -> PostgresAccount:
     """Who runs Postgres here. As root, or without a name, it takes an answer of the supervisor.
 
     Args:
@@ -30,14 +30,14 @@ def account_for_postgres(supervisor: SupervisorClient, programs: Path, scratch: 
         programs: the directory with its programs.
         scratch: the session's directory.
     """
-    user = user_for_postgres(supervisor)
+    user = postgres_user(supervisor)
     if user.mode == "setuid":
         scratch.chmod(0o711)  # the other user may walk through, and not look
         programs = readable_copy(programs, scratch)
     return PostgresAccount(user, programs)
 
 
-def user_for_postgres(supervisor: SupervisorClient) -> RunAs:
+def postgres_user(supervisor: SupervisorClient) -> RunAs:
     """Return this user, unless Postgres refuses it: root, and a user without a line in /etc/passwd (initdb asks for its name).
 
     Those become nobody, in a user namespace where the kernel allows that, which needs no change of owners.
@@ -48,7 +48,7 @@ def user_for_postgres(supervisor: SupervisorClient) -> RunAs:
     uid = os.geteuid()
     if uid != 0 and _has_name(uid):
         return PLAIN
-    nobody = RunAs("userns", *_nobody())
+    nobody = RunAs("userns", *_ordinary_user())
     if supervisor.user_namespaces():
         return nobody
     if uid != 0:
@@ -72,14 +72,14 @@ def _has_name(uid: int) -> bool:
     return True
 
 
-def _nobody() -> tuple[int, int]:
+def _ordinary_user() -> tuple[int, int]:
     """Return the ids of an ordinary user with a name: nobody, where there is one."""
-    if _has_name(NOBODY):
-        return NOBODY, NOBODY
-    return next(((each.pw_uid, each.pw_gid) for each in pwd.getpwall() if each.pw_uid != 0), (NOBODY, NOBODY))
+    if _has_name(NOBODY_UID):
+        return NOBODY_UID, NOBODY_UID
+    return next(((each.pw_uid, each.pw_gid) for each in pwd.getpwall() if each.pw_uid != 0), (NOBODY_UID, NOBODY_UID))
 
 
-def give(path: Path, user: RunAs) -> None:
+def chown_tree(path: Path, user: RunAs) -> None:
     """Make a file, or a directory with everything in it, belong to that user, where it does not anyway."""
     if user.mode != "setuid":
         return

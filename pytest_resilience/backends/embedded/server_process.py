@@ -18,7 +18,7 @@ from ..session.ports import PortTaken, free_port, with_free_port
 
 START_WITHIN = 20.0  # seconds; it takes 0.04, so this is for machines that are nearly dead
 POLL = 0.003  # seconds
-PORTS = 5  # how many ports to try when others are quicker
+MAX_PORTS = 5  # how many ports to try when others are quicker
 
 
 class ServerProcess(ManagedServer):
@@ -47,7 +47,7 @@ class ServerProcess(ManagedServer):
         """The command, with the port as it is now."""
 
     @abstractmethod
-    def ready(self, child: ManagedProcess) -> bool:
+    def is_ready(self, child: ManagedProcess) -> bool:
         """Ask once whether it serves. An OSError counts as no."""
 
     def environment(self) -> Mapping[str, str]:
@@ -59,7 +59,7 @@ class ServerProcess(ManagedServer):
         return None
 
     def launch(self) -> None:
-        """Start it on a port that is free; `await_ready` tells whether it worked."""
+        """Start it on a port that is free; `wait_until_ready` tells whether it worked."""
         self.address = Address(HOST, free_port())
         self._spawn()
 
@@ -78,7 +78,7 @@ class ServerProcess(ManagedServer):
         )
         self._expected_running = True
 
-    def await_ready(self, *, ports: int = PORTS) -> None:
+    def wait_until_ready(self, *, ports: int = MAX_PORTS) -> None:
         """Wait until it answers; when its port was taken meanwhile, it gets another.
 
         Args:
@@ -102,7 +102,7 @@ class ServerProcess(ManagedServer):
             if child.exit_code() is not None:
                 return "ended"
             with contextlib.suppress(OSError):
-                if self.ready(child):
+                if self.is_ready(child):
                     return "ready"
             return None
 
@@ -130,7 +130,7 @@ class ServerProcess(ManagedServer):
         """Start it again on its port, and wait until it answers. Nothing to do when it runs."""
         if not self.alive():
             self._spawn()
-            self.await_ready(ports=1)
+            self.wait_until_ready(ports=1)
 
     def kill(self) -> None:
         """SIGKILL to all its processes; returns when they are gone."""

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 MAGIC = b"pytest-resilience template 1\n"
 SKIPPED = {"postmaster.pid", "postmaster.opts", "pg_internal.init"}  # the server makes them, the last one per start
-OLD = 30 * 86400  # seconds; templates that nobody used for so long are removed when another one is made
+MAX_AGE = 30 * 86400  # seconds; templates that nobody used for so long are removed when another one is made
 
 
 class TemplateCorrupt(Exception):
@@ -54,7 +54,7 @@ class DataDirTemplate:
             FileNotFoundError: there is none.
         """
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            _refuse_strangers(file)
+            _check_owner(file)
             size = os.fstat(file.fileno()).st_size
             if size < len(MAGIC) + 8:
                 raise TemplateCorrupt("cut short")
@@ -65,10 +65,10 @@ class DataDirTemplate:
         except BaseException:
             self.close()
             raise
-        self.facts: dict[str, str] = header["facts"]
+        self.metadata: dict[str, str] = header["facts"]
         self._directories: list[str] = header["directories"]
         self._files = [TemplateEntry(*entry) for entry in header["files"]]
-        self._first: int = header["first"]
+        self._essential_count: int = header["first"]
 
     def __enter__(self) -> DataDirTemplate:
         return self
@@ -84,7 +84,7 @@ class DataDirTemplate:
         ):  # an error on its way up still holds a piece; the rest goes when that is gone
             self._map.close()
 
-    def copy_first(self, to: Path) -> None:
+    def copy_essential(self, to: Path) -> None:
         """Make the directory `to`, with what a server needs to start.
 
         Raises:
@@ -93,15 +93,15 @@ class DataDirTemplate:
         to.mkdir(mode=0o700)
         for name in self._directories:
             (to / name).mkdir(mode=0o700)
-        self._copy(self._files[: self._first], f"{to}/")
+        self._copy(self._files[: self._essential_count], f"{to}/")
 
-    def copy_rest(self, to: Path) -> None:
-        """Add the rest to a directory that `copy_first` made.
+    def copy_remaining(self, to: Path) -> None:
+        """Add the rest to a directory that `copy_essential` made.
 
         Raises:
             TemplateCorrupt: the template is damaged.
         """
-        self._copy(self._files[self._first :], f"{to}/")
+        self._copy(self._files[self._essential_count :], f"{to}/")
 
     def _copy(self, files: list[TemplateEntry], to: str) -> None:
         for name, offset, size, checksum in files:
@@ -116,7 +116,7 @@ class DataDirTemplate:
                 os.close(target)
 
 
-def _refuse_strangers(file: BinaryIO) -> None:
+def _check_owner(file: BinaryIO) -> None:
     """The template is code that runs as us, so nobody else may have written it."""
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
@@ -185,14 +185,14 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 
 
 @contextlib.contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
+def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock of this name; the kernel takes it back from those who are killed."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def remove_old(directory: Path, now: float) -> None:
+def remove_unused(directory: Path, now: float) -> None:
     """Remove templates that nobody used for a month.
 
     Args:
@@ -201,5 +201,5 @@ def remove_old(directory: Path, now: float) -> None:
     """
     for path in directory.glob("*.template"):
         with contextlib.suppress(OSError):
-            if now - path.stat().st_mtime > OLD:
+            if now - path.stat().st_mtime > MAX_AGE:
                 path.unlink()

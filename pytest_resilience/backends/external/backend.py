@@ -19,16 +19,16 @@ from ...proxy_client.handle import create_proxy
 from ..backend import Address
 from ..session.background import InBackground
 from ..session.ports import with_free_port
-from ..session.session_dir import files_of_our_own, sweep
+from ..session.session_dir import private_umask, remove_stale
 from ..session.supervised import SupervisedBackend
 from ..settings import Settings
-from .endpoints import ExternalEndpoints, ServerEndpoint, read
-from .servers import ANSWER_WITHIN, NOT_OURS, SHARED, ExternalServer, RedisDatabaseLease, make_database
+from .endpoints import ExternalEndpoints, ServerEndpoint, read_endpoints
+from .servers import ANSWER_WITHIN, NOT_OWNED, SHARED, ExternalServer, RedisDatabaseLease, create_database
 
-CANNOT = {
-    f"{server}.{fault}": NOT_OURS for server in ("postgres", "redis") for fault in ("kill", "pause", "restart")
+UNSUPPORTED = {
+    f"{server}.{fault}": NOT_OWNED for server in ("postgres", "redis") for fault in ("kill", "pause", "restart")
 } | {
-    "postgres.crash": NOT_OURS,
+    "postgres.crash": NOT_OWNED,
     "postgres.terminate_backends": SHARED,
     "postgres.read_only": SHARED,
     "postgres.take_connections": SHARED,
@@ -56,18 +56,18 @@ class ExternalBackend(SupervisedBackend):
     def __init__(self, settings: Settings, *, reason: str = "asked for") -> None:
         super().__init__()
         self.reason = reason
-        self._named: ExternalEndpoints = read(settings)
+        self._endpoints: ExternalEndpoints = read_endpoints(settings)
         self._id = secrets.token_hex(8)
         self.proxy_prefix = f"pytest-resilience-{self._id}-"
         self.template_database = f"resilience_{self._id}_baseline"
-        self._control: ToxiproxyClient | None = None
-        self._claim: RedisDatabaseLease | None = None
-        self._used: set[int] = set()
-        self._direct: dict[str, str] = {}  # the proxies that are never struck: name -> where they listen
+        self._client: ToxiproxyClient | None = None
+        self._lease: RedisDatabaseLease | None = None
+        self._used_ports: set[int] = set()
+        self._direct_proxies: dict[str, str] = {}  # the proxies that are never struck: name -> where they listen
 
     @property
     def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # known when its Toxiproxy has been asked
-        return CANNOT | (TOXIPROXY_UNSUPPORTED if self._control is None or not self._control.has_counters else {})
+        return UNSUPPORTED | (TOXIPROXY_UNSUPPORTED if self._client is None or not self._client.has_counters else {})
 
     def start(self) -> None:
         try:
@@ -77,55 +77,55 @@ class ExternalBackend(SupervisedBackend):
             raise
 
     def _start(self) -> None:
-        named = self._named
-        self.api = named.api
-        self._control = ToxiproxyClient(*named.api)
+        endpoints = self._endpoints
+        self.api = endpoints.api
+        self._client = ToxiproxyClient(*endpoints.api)
         try:
-            self._control.request("GET", "/version")
+            self._client.request("GET", "/version")
         except (BackendDied, SetupError, ValueError) as error:
-            raise BackendUnavailable(f"no Toxiproxy at {named.api}: {error}") from None
+            raise BackendUnavailable(f"no Toxiproxy at {endpoints.api}: {error}") from None
         self._open()
-        sweep()
+        remove_stale()
         database = f"resilience_{self._id}"
-        postgres = ExternalServer("postgres", named.postgres, database, Address("", 0))
-        redis = ExternalServer("redis", named.redis, named.redis.database, Address("", 0))
-        first = named.postgres.database or "postgres"
-        facts: dict[str, object] = {"api": list(named.api), "prefix": self.proxy_prefix}
-        self._plan_the_end(facts)
-        self._at_end_run()
-        postgres.direct_address = self._way_around("postgres", named.postgres)
-        redis.direct_address = self._way_around("redis", named.redis)
-        facts["postgres"] = postgres.url_of(first, postgres.direct_address)
-        facts["databases"] = [database, self.template_database]
-        self._plan_the_end(facts)
-        postgres.version = InBackground(lambda: asyncio.run(make_database(postgres, first))).result()
-        self._claim = RedisDatabaseLease(redis, self._id)
-        redis.version = self._claim.version
-        facts["redis"] = redis.url(redis.direct_address)
-        self._plan_the_end(facts)
+        postgres = ExternalServer("postgres", endpoints.postgres, database, Address("", 0))
+        redis = ExternalServer("redis", endpoints.redis, endpoints.redis.database, Address("", 0))
+        first = endpoints.postgres.database or "postgres"
+        plan: dict[str, object] = {"api": list(endpoints.api), "prefix": self.proxy_prefix}
+        self._write_cleanup_plan(plan)
+        self._register_cleanup()
+        postgres.direct_address = self._create_direct_proxy("postgres", endpoints.postgres)
+        redis.direct_address = self._create_direct_proxy("redis", endpoints.redis)
+        plan["postgres"] = postgres.url_of(first, postgres.direct_address)
+        plan["databases"] = [database, self.template_database]
+        self._write_cleanup_plan(plan)
+        postgres.version = InBackground(lambda: asyncio.run(create_database(postgres, first))).result()
+        self._lease = RedisDatabaseLease(redis, self._id)
+        redis.version = self._lease.version
+        plan["redis"] = redis.url(redis.direct_address)
+        self._write_cleanup_plan(plan)
         self.servers = {"postgres": postgres, "redis": redis}
 
-    def _plan_the_end(self, facts: Mapping[str, object]) -> None:
+    def _write_cleanup_plan(self, plan: Mapping[str, object]) -> None:
         """Write down what is to be removed at the end. Passwords are among it: the file is ours alone, and goes with its directory."""
-        planned = self.directory / "end.json.new"
-        with files_of_our_own(), os.fdopen(os.open(planned, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(facts, file)
-        planned.replace(self.directory / "end.json")
+        planned = self.directory / "cleanup.json.new"
+        with private_umask(), os.fdopen(os.open(planned, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            json.dump(plan, file)
+        planned.replace(self.directory / "cleanup.json")
 
-    def _at_end_run(self) -> None:
+    def _register_cleanup(self) -> None:
         """Have the supervisor do it."""
-        self._run_at_exit("backends.external.cleanup", str(self.directory / "end.json"))
+        self._run_at_exit("backends.external.cleanup", str(self.directory / "cleanup.json"))
 
-    def _way_around(self, name: str, upstream: ServerEndpoint) -> Address:
+    def _create_direct_proxy(self, name: str, upstream: ServerEndpoint) -> Address:
         """A second proxy, which no fault strikes: the only way that is sure to reach a server behind somebody's Toxiproxy."""
-        assert self._control is not None, "start makes it"
+        assert self._client is not None, "start makes it"
         proxy = f"{self.proxy_prefix}{name}-direct"
-        control = self._control
+        control = self._client
         door = with_free_port(
-            lambda _: create_proxy(control, proxy, self._listen(), str(upstream.address)), taken=SetupError
+            lambda _: create_proxy(control, proxy, self._listen_address(), str(upstream.address)), taken=SetupError
         )
         door.counters()  # tells ours from the real Toxiproxy
-        self._direct[name] = door.listen
+        self._direct_proxies[name] = door.listen
         address = self.client_address(door.listen)
         try:
             socket.create_connection(address, timeout=ANSWER_WITHIN).close()
@@ -136,30 +136,32 @@ class ExternalBackend(SupervisedBackend):
             ) from None
         return address
 
-    def _listen(self) -> str:
+    def _listen_address(self) -> str:
         """Where a new proxy may listen."""
-        if not self._named.ports:
+        if not self._endpoints.ports:
             return "127.0.0.1:0" if self.api.host in LOOPBACK else "0.0.0.0:0"
-        assert self._control is not None, "start makes it"
-        shown = self._control.request("GET", "/proxies").values()
-        taken = {int(proxy["listen"].rpartition(":")[2] or 0) for proxy in shown} | self._used
-        free = [port for port in self._named.ports if port not in taken]
+        assert self._client is not None, "start makes it"
+        shown = self._client.request("GET", "/proxies").values()
+        taken = {int(proxy["listen"].rpartition(":")[2] or 0) for proxy in shown} | self._used_ports
+        free = [port for port in self._endpoints.ports if port not in taken]
         if not free:
-            raise SetupError(f"others use all of the ports from {self._named.ports[0]} to {self._named.ports[-1]}")
-        self._used.add(free[0])
+            raise SetupError(
+                f"others use all of the ports from {self._endpoints.ports[0]} to {self._endpoints.ports[-1]}"
+            )
+        self._used_ports.add(free[0])
         return f"0.0.0.0:{free[0]}"
 
     def close(self) -> None:
-        if self._claim is not None:
-            self._claim.close()
-            self._claim = None
-        if self._control is not None:
-            self._control.close()
-            self._control = None
+        if self._lease is not None:
+            self._lease.close()
+            self._lease = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
         super().close()
 
     def proxy_addresses(self, name: str) -> tuple[str, str]:
-        return self._listen(), str(self.servers[name].upstream_address)
+        return self._listen_address(), str(self.servers[name].upstream_address)
 
     def client_address(self, listen: str) -> Address:
         return Address(self.api.host, int(listen.rpartition(":")[2]))
@@ -168,20 +170,20 @@ class ExternalBackend(SupervisedBackend):
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
 
     def restart_dead(self) -> None:
-        assert self._control is not None, "start makes it"
-        for name, listen in self._direct.items():
+        assert self._client is not None, "start makes it"
+        for name, listen in self._direct_proxies.items():
             try:
-                self._control.request("GET", f"/proxies/{self.proxy_prefix}{name}-direct")
+                self._client.request("GET", f"/proxies/{self.proxy_prefix}{name}-direct")
             except ToxiproxyError:
                 create_proxy(
-                    self._control, f"{self.proxy_prefix}{name}-direct", listen, str(self.servers[name].upstream_address)
+                    self._client, f"{self.proxy_prefix}{name}-direct", listen, str(self.servers[name].upstream_address)
                 )
 
     def check(self) -> None:
-        assert self._control is not None, "start makes it"
-        for name in self._direct:
+        assert self._client is not None, "start makes it"
+        for name in self._direct_proxies:
             try:
-                self._control.request("GET", f"/proxies/{self.proxy_prefix}{name}-direct")
+                self._client.request("GET", f"/proxies/{self.proxy_prefix}{name}-direct")
             except ToxiproxyError:
                 raise BackendDied(
                     f"the Toxiproxy at {self.api} has lost our proxies; it was restarted, or reset by somebody"

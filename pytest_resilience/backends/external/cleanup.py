@@ -18,14 +18,14 @@ from urllib.parse import quote
 from ...clients.receive import receive_all
 from ...wire import http
 
-WITHIN = 5.0  # seconds for one step
+STEP_TIMEOUT = 5.0  # seconds for one step
 
 
-async def drop(url: str, databases: Iterable[str]) -> None:
+async def drop_databases(url: str, databases: Iterable[str]) -> None:
     """Drop our databases, whoever is connected to them."""
     from ...clients.postgres import connect
 
-    session = await connect(url, application_name="pytest-resilience", within=WITHIN)
+    session = await connect(url, application_name="pytest-resilience", within=STEP_TIMEOUT)
     try:
         for database in databases:
             await session.execute(f'drop database if exists "{database}" with (force)')
@@ -41,32 +41,34 @@ def delete_proxies(host: str, port: int, prefix: str) -> None:
 
 
 def _http(host: str, port: int, method: str, path: str) -> http.HttpResponse:
-    with socket.create_connection((host, port), timeout=WITHIN) as connection:
+    with socket.create_connection((host, port), timeout=STEP_TIMEOUT) as connection:
         connection.sendall(http.request(method, path, f"{host}:{port}"))
         return http.parse_response(receive_all(connection))
 
 
-def flush(url: str) -> None:
+def flush_redis(url: str) -> None:
     """Empty our logical database of Redis."""
     from ...clients.redis import RedisClient
 
-    with RedisClient(url, name="pytest-resilience", timeout=WITHIN) as client:
+    with RedisClient(url, name="pytest-resilience", timeout=STEP_TIMEOUT) as client:
         client.call("FLUSHDB")
 
 
-def main(plan: str) -> None:
+def main(path: str) -> None:
     """Do what the plan says: the proxies last, since the way to the servers is among them.
 
     Args:
-        plan: the file that says it.
+        path: the file that says it.
     """
-    facts: dict[str, Any] = json.loads(Path(plan).read_text())
+    plan: dict[str, Any] = json.loads(Path(path).read_text())
     steps: dict[str, Callable[[], None]] = {}
-    if "postgres" in facts:
-        steps[f"the databases {facts['databases']}"] = lambda: asyncio.run(drop(facts["postgres"], facts["databases"]))
-    if "redis" in facts:
-        steps["keys in Redis"] = lambda: flush(facts["redis"])
-    steps[f"the proxies {facts['prefix']}*"] = lambda: delete_proxies(facts["api"][0], facts["api"][1], facts["prefix"])
+    if "postgres" in plan:
+        steps[f"the databases {plan['databases']}"] = lambda: asyncio.run(
+            drop_databases(plan["postgres"], plan["databases"])
+        )
+    if "redis" in plan:
+        steps["keys in Redis"] = lambda: flush_redis(plan["redis"])
+    steps[f"the proxies {plan['prefix']}*"] = lambda: delete_proxies(plan["api"][0], plan["api"][1], plan["prefix"])
     for what, step in steps.items():
         try:
             step()

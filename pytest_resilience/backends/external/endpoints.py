@@ -51,7 +51,7 @@ class ExternalEndpoints(NamedTuple):
     redis: ServerEndpoint
 
 
-def read(settings: Settings) -> ExternalEndpoints:
+def read_endpoints(settings: Settings) -> ExternalEndpoints:
     """Read the options of the external backend.
 
     Raises:

@@ -15,7 +15,7 @@ from .endpoints import ServerEndpoint
 
 ANSWER_WITHIN = 10.0  # seconds
 DATABASES = 16  # of a Redis, unless it was set up otherwise
-NOT_OURS = "its processes belong to whoever runs it"
+NOT_OWNED = "its processes belong to whoever runs it"
 SHARED = "it would hit everybody who uses that server"
 
 
@@ -40,19 +40,19 @@ class ExternalServer(Server):
         self.direct_address = direct_address
         self.upstream_address = named.address
         self.database = database
-        self._named = named
+        self._endpoints = named
 
     def url(self, address: Address) -> str:
         return self.url_of(self.database, address)
 
     def url_of(self, database: str, address: Address) -> str:
         """The URL of another database."""
-        user, password = self._named.user or "", self._named.password
+        user, password = self._endpoints.user or "", self._endpoints.password
         if self.kind == "postgres":
             user = user or "postgres"
         login = quote(user, safe="") + (f":{quote(password, safe='')}" if password is not None else "")
-        query = f"?{self._named.query}" if self._named.query else ""
-        return f"{self._named.scheme}://{login}{'@' if login else ''}{address}/{quote(database)}{query}"
+        query = f"?{self._endpoints.query}" if self._endpoints.query else ""
+        return f"{self._endpoints.scheme}://{login}{'@' if login else ''}{address}/{quote(database)}{query}"
 
     def processes(self) -> list[int]:
         return []
@@ -64,7 +64,7 @@ class ExternalServer(Server):
         """Nothing: whoever runs it does that."""
 
     def _not_ours(self, verb: str) -> NoReturn:
-        raise CannotInject(f"external cannot {self.kind}.{verb}: {NOT_OURS}")
+        raise CannotInject(f"external cannot {self.kind}.{verb}: {NOT_OWNED}")
 
     def stop(self) -> None:
         self._not_ours("stop")
@@ -88,7 +88,7 @@ class ExternalServer(Server):
         """Nothing: its end would be told by whoever asks it next."""
 
 
-async def make_database(server: ExternalServer, first: str) -> str:
+async def create_database(server: ExternalServer, first: str) -> str:
     """Make our database; returns the server's version.
 
     Args:

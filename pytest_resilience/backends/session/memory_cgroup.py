@@ -12,10 +12,10 @@ import select
 import sys
 
 PREFIX = "pytest-resilience-"
-LEAST = 1 << 20  # bytes; below that the kernel kills the process for a system call
-NEAR = 0.9  # of the limit: whoever came so near has met it, as a service does that watches the limit and gives memory back in time
-LIMIT = {1: "memory.limit_in_bytes", 2: "memory.max"}  # by the version of control groups
-TRIES = 200  # to remove a group, 10 ms apart: its process may be on its way out
+MIN_LIMIT_BYTES = 1 << 20  # bytes; below that the kernel kills the process for a system call
+NEAR_LIMIT = 0.9  # of the limit: whoever came so near has met it, as a service does that watches the limit and gives memory back in time
+LIMIT_FILES = {1: "memory.limit_in_bytes", 2: "memory.max"}  # by the version of control groups
+REMOVE_ATTEMPTS = 200  # to remove a group, 10 ms apart: its process may be on its way out
 
 
 class CgroupUnavailable(Exception):
@@ -34,17 +34,17 @@ class MemoryCgroup:
     """
 
     def __init__(self, pid: int, limit: int) -> None:
-        parent, self._version = _find(pid)
-        self._limit = max(limit, LEAST)
+        parent, self._version = _find_parent(pid)
+        self._limit = max(limit, MIN_LIMIT_BYTES)
         self.path = os.path.join(parent, f"{PREFIX}{os.getpid()}-{pid}")  # noqa: PTH118  # no pathlib here
         try:
             os.mkdir(self.path)  # noqa: PTH102  # the same
         except OSError as error:
             raise CgroupUnavailable(f"no control group can be made at {parent} ({error.strerror})") from None
         try:
-            _write(f"{self.path}/{LIMIT[self._version]}", self._limit)
+            _write(f"{self.path}/{LIMIT_FILES[self._version]}", self._limit)
         except OSError as error:
-            remove(self.path)
+            remove_group(self.path)
             raise CgroupUnavailable(f"{self.path} takes no limit of memory ({error.strerror})") from None
 
     def add(self, pid: int) -> bool:
@@ -75,20 +75,20 @@ class MemoryCgroup:
             return None
         if killed:
             return killed
-        if hits or (peak is not None and peak >= NEAR * self._limit):
+        if hits or (peak is not None and peak >= NEAR_LIMIT * self._limit):
             return max(1, len(self._members()))
         return 0 if peak is not None else None
 
     def _events(self) -> tuple[int, int, int | None]:
         """How many processes were killed, how often the limit was hit, and the most that was ever taken."""
         if self._version == 1:
-            killed = int(_table(f"{self.path}/memory.oom_control")["oom_kill"])
+            killed = int(_read_table(f"{self.path}/memory.oom_control")["oom_kill"])
             return (
                 killed,
                 int(_read(f"{self.path}/memory.failcnt")),
                 int(_read(f"{self.path}/memory.max_usage_in_bytes")),
             )
-        events = _table(f"{self.path}/memory.events")
+        events = _read_table(f"{self.path}/memory.events")
         try:
             peak = int(_read(f"{self.path}/memory.peak"))
         except FileNotFoundError:  # before Linux 5.19
@@ -100,11 +100,11 @@ class MemoryCgroup:
 
     def remove(self) -> None:
         """Take all processes out of the group and remove it."""
-        _evict(self.path)
-        remove(self.path)
+        _move_processes_to_parent(self.path)
+        remove_group(self.path)
 
 
-def _find(pid: int) -> tuple[str, int]:
+def _find_parent(pid: int) -> tuple[str, int]:
     """The group that a process is in, as a directory, and the version of control groups that it belongs to."""
     if not sys.platform.startswith("linux"):
         raise CgroupUnavailable("only Linux has control groups")
@@ -126,23 +126,23 @@ def _find(pid: int) -> tuple[str, int]:
     raise CgroupUnavailable("no control group here hands on the limit of memory")
 
 
-def remove(path: str) -> None:
+def remove_group(path: str) -> None:
     """Remove a group and the groups that a process has made in it. Processes that are still there go back to where the group was made."""
-    for _ in range(TRIES):
-        for inner in _inner(path):
-            remove(inner)
+    for _ in range(REMOVE_ATTEMPTS):
+        for inner in _child_groups(path):
+            remove_group(inner)
         try:
             os.rmdir(path)  # noqa: PTH106  # no pathlib here
         except FileNotFoundError:
             return
         except OSError:
-            _evict(path)
+            _move_processes_to_parent(path)
             select.select([], [], [], 0.01)  # `time` is for clock.py, which can't be had here
         else:
             return
 
 
-def _inner(path: str) -> list[str]:
+def _child_groups(path: str) -> list[str]:
     """The groups directly in a group."""
     try:
         with os.scandir(path) as entries:
@@ -151,7 +151,7 @@ def _inner(path: str) -> list[str]:
         return []  # it is gone
 
 
-def _evict(path: str) -> None:
+def _move_processes_to_parent(path: str) -> None:
     try:
         with open(f"{path}/cgroup.procs") as file:  # noqa: PTH123  # no pathlib here
             for pid in file.read().split():
@@ -165,7 +165,7 @@ def _read(path: str) -> str:
         return file.read()
 
 
-def _table(path: str) -> dict[str, str]:
+def _read_table(path: str) -> dict[str, str]:
     """A file of lines such as "oom_kill 0"."""
     return dict(line.split() for line in _read(path).splitlines())
 
@@ -177,4 +177,4 @@ def _write(path: str, value: int) -> None:
 
 def main(path: str) -> None:
     """Remove what a session left."""
-    remove(path)
+    remove_group(path)

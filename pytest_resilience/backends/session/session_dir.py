@@ -21,7 +21,7 @@ OWNER = (
     supervisor.OWNER
 )  # locked by the process that the directory belongs to for as long as that lives; works across pid namespaces
 SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-ROOM = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
+MIN_FREE_BYTES = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
 
 
 class SessionDirectory:
@@ -34,24 +34,24 @@ class SessionDirectory:
 
     Attributes:
         path: the directory.
-        places: where it may be found while it is made, and then.
+        paths: where it may be found while it is made, and then.
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        root = root or best_root()
+        root = root or default_root()
         self.path = root / f"{PREFIX}{secrets.token_hex(6)}"
-        self._hidden = root / f".{self.path.name}"
-        self.places = self._hidden, self.path
+        self._unpublished = root / f".{self.path.name}"
+        self.paths = self._unpublished, self.path
         self._owner: TextIO | None = None
 
-    def make(self) -> None:
+    def create(self) -> None:
         """Make it."""
-        self._hidden.mkdir(mode=0o700)
-        self._owner = os.fdopen(os.open(self._hidden / OWNER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
+        self._unpublished.mkdir(mode=0o700)
+        self._owner = os.fdopen(os.open(self._unpublished / OWNER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
         self._owner.write(f"{os.getpid()}\n")
         self._owner.flush()
-        self._hidden.rename(self.path)  # a sweep sees it only now that it is locked
+        self._unpublished.rename(self.path)  # a sweep sees it only now that it is locked
 
     def release(self) -> None:
         """Say that we don't need it any more; the supervisor deletes it."""
@@ -59,19 +59,19 @@ class SessionDirectory:
             self._owner.close()
 
 
-def best_root() -> Path:
+def default_root() -> Path:
     """Memory where there is room for a few data directories, else the directory for temporary files."""
     memory = Path("/dev/shm")
     try:
         room = os.statvfs(memory)
-        if os.access(memory, os.W_OK | os.X_OK) and room.f_bavail * room.f_frsize >= ROOM:
+        if os.access(memory, os.W_OK | os.X_OK) and room.f_bavail * room.f_frsize >= MIN_FREE_BYTES:
             return memory
     except OSError:
         pass
     return Path(tempfile.gettempdir())
 
 
-def no_room(directory: Path | None, problem: OSError) -> BackendUnavailable:
+def unusable_directory(directory: Path | None, problem: OSError) -> BackendUnavailable:
     """Return the error that says that a session's directory can't be used, and what to do; or that the machine is short of other things.
 
     Args:
@@ -91,7 +91,7 @@ def no_room(directory: Path | None, problem: OSError) -> BackendUnavailable:
 
 
 @contextlib.contextmanager
-def files_of_our_own() -> Iterator[None]:
+def private_umask() -> Iterator[None]:
     """Make files that this user can use, also where the umask would take that away."""
     before = os.umask(0o077)
     if not before & 0o700:
@@ -102,7 +102,7 @@ def files_of_our_own() -> Iterator[None]:
         os.umask(before)
 
 
-def sweep(roots: list[Path] | None = None) -> list[Path]:
+def remove_stale(roots: list[Path] | None = None) -> list[Path]:
     """Delete what killed sessions of this user left behind.
 
     Returns:
@@ -116,7 +116,7 @@ def sweep(roots: list[Path] | None = None) -> list[Path]:
     return swept
 
 
-def in_use(owner: Path) -> bool:
+def is_locked(owner: Path) -> bool:
     """Whether the session that a file called `OWNER` stands for is alive."""
     try:
         with owner.open("r+") as file:

@@ -11,7 +11,7 @@ from ...processes import ManagedProcess, SupervisorClient
 from ..backend import Backend, MemoryLimit
 from .child_environ import python_environ
 from .memory_cgroup import CgroupUnavailable, MemoryCgroup
-from .session_dir import SessionDirectory, files_of_our_own, no_room
+from .session_dir import SessionDirectory, private_umask, unusable_directory
 
 # An empty package stands in for this one, whose public names a module does not need when the session ends: less to load.
 _RUN = """
@@ -30,7 +30,7 @@ class SupervisedBackend(Backend):
     def __init__(self) -> None:
         self.servers = {}
         self._supervisor = SupervisorClient()
-        self._scratch: SessionDirectory | None = None
+        self._session_directory: SessionDirectory | None = None
 
     def _open(self) -> None:
         """Start the supervisor and make the directory; the first step of `start`.
@@ -39,15 +39,17 @@ class SupervisedBackend(Backend):
             BackendUnavailable: there is no directory in which that can be done.
         """
         try:
-            self._scratch = SessionDirectory()
-            self.directory = self._scratch.path
+            self._session_directory = SessionDirectory()
+            self.directory = self._session_directory.path
             self._supervisor.start(
-                owning=self._scratch.places
+                owning=self._session_directory.paths
             )  # first: from here on, somebody deletes it who outlives us
-            with files_of_our_own():
-                self._scratch.make()
+            with private_umask():
+                self._session_directory.create()
         except OSError as problem:
-            raise no_room(self._scratch.path if self._scratch else None, problem) from None
+            raise unusable_directory(
+                self._session_directory.path if self._session_directory else None, problem
+            ) from None
 
     def _run_at_exit(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Have the supervisor run the `main` of a module of this package, with the standard library alone.
@@ -70,8 +72,8 @@ class SupervisedBackend(Backend):
 
     def close(self) -> None:
         self._supervisor.close()
-        if self._scratch is not None:
-            self._scratch.release()
+        if self._session_directory is not None:
+            self._session_directory.release()
 
     def spawn(
         self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None

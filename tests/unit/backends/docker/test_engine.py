@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_resilience.backends.docker import engine
-from pytest_resilience.backends.docker.engine import Engine, NoEngine
+from pytest_resilience.backends.docker.engine import Engine, EngineUnavailable
 from pytest_resilience.backends.session.supervised import _RUN
 from pytest_resilience.wire.http import HttpResponse
 
@@ -26,7 +26,7 @@ class Scripted(Engine):
         self.looks = looks
         self.busy = busy  # how often a deletion of the network is refused
 
-    def ask(self, method, path, *, within=1.0):
+    def request(self, method, path, *, within=1.0):
         if method == "GET" and path.startswith("/containers"):
             self.looks -= 1
             if self.container == "to come" and self.looks < 0:
@@ -51,17 +51,17 @@ class Scripted(Engine):
 
 
 @pytest.fixture(autouse=True)
-def naps(monkeypatch):
+def pauses(monkeypatch):
     taken = []
-    monkeypatch.setattr(engine, "_nap", taken.append)
+    monkeypatch.setattr(engine, "_pause", taken.append)
     return taken
 
 
-def test_what_is_there_goes_and_one_look_says_so(naps):
+def test_what_is_there_goes_and_one_look_says_so(pauses):
     scripted = Scripted(looks=0)
     scripted.remove("session")
     assert (scripted.container, scripted.network) == ("gone", "gone")
-    assert len(naps) == 2, "one after each deletion"
+    assert len(pauses) == 2, "one after each deletion"
 
 
 def test_a_container_that_appears_a_while_after_a_killed_start_goes_too():
@@ -70,24 +70,24 @@ def test_a_container_that_appears_a_while_after_a_killed_start_goes_too():
     assert (scripted.container, scripted.network) == ("gone", "gone")
 
 
-def test_what_was_awaited_and_came_is_not_waited_for(naps):
+def test_what_was_awaited_and_came_is_not_waited_for(pauses):
     scripted = Scripted(looks=10)
     scripted.remove("session", ["one"])
     assert (scripted.container, scripted.network) == ("gone", "gone")
-    assert len(naps) < 15
+    assert len(pauses) < 15
 
 
-def test_what_never_comes_is_waited_for_most_of_a_second(naps):
+def test_what_never_comes_is_waited_for_most_of_a_second(pauses):
     scripted = Scripted(looks=0)
     scripted.remove("session", ["another"])
-    assert 0.5 < sum(naps) < 2
+    assert 0.5 < sum(pauses) < 2
 
 
-def test_a_network_in_use_is_tried_again_until_it_is_free(naps):
+def test_a_network_in_use_is_tried_again_until_it_is_free(pauses):
     scripted = Scripted(looks=0, busy=30)
     scripted.remove("session")
     assert scripted.network == "gone"
-    assert sum(naps) > 1, "not again and again without a pause"
+    assert sum(pauses) > 1, "not again and again without a pause"
 
 
 @contextlib.contextmanager
@@ -116,7 +116,7 @@ def test_a_question_is_a_request_of_http_1_0():
         return b"HTTP/1.0 200 OK\r\nA: b\r\n\r\n[1]"
 
     with answering(answer) as url:
-        reply = Engine(url).ask("GET", "/_ping")
+        reply = Engine(url).request("GET", "/_ping")
     assert (reply.status, reply.json) == (200, [1])
     assert requests == [b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"]
 
@@ -124,9 +124,9 @@ def test_a_question_is_a_request_of_http_1_0():
 def test_other_servers_are_no_engines():
     with (
         answering(lambda _: b"-ERR unknown command\r\n") as url,
-        pytest.raises(NoEngine, match="not as an engine does"),
+        pytest.raises(EngineUnavailable, match="not as an engine does"),
     ):
-        Engine(url).ask("GET", "/_ping")
+        Engine(url).request("GET", "/_ping")
 
 
 def test_the_supervisor_can_run_the_removal_without_installed_packages(tmp_path):

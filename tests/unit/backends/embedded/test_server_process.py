@@ -71,7 +71,7 @@ class It(ServerProcess):
     def argv(self):
         return ["it", str(self.address.port)]
 
-    def ready(self, child):
+    def is_ready(self, child):
         self.asked += 1
         if self.asked < self.needs:
             raise ConnectionRefusedError
@@ -91,7 +91,7 @@ def make(tmp_path):
 def test_it_is_asked_until_it_answers(make):
     it = make(("", None))
     it.launch()
-    it.await_ready()
+    it.wait_until_ready()
     assert it.asked == 3
     assert it._clock.now() == pytest.approx(2 * local.POLL)
     assert (it.alive(), it.processes()) == (True, [4711])
@@ -101,7 +101,7 @@ def test_one_that_never_answers_is_given_up_and_killed(make):
     it = make(("thinking\n", None), needs=10**9)
     it.launch()
     with pytest.raises(ServerNotReady, match=r"did not answer within 20 s; it is still running(?s:.*)thinking"):
-        it.await_ready()
+        it.wait_until_ready()
     assert it._clock.now() >= local.START_WITHIN
     assert it._supervisor.children[0].killed
     it.check()
@@ -110,7 +110,7 @@ def test_one_that_never_answers_is_given_up_and_killed(make):
 def test_one_that_ends_is_given_up_at_once_with_this_starts_log(make):
     it = make(("first\n", None), ("second: no room\n", 1))
     it.launch()
-    it.await_ready()
+    it.wait_until_ready()
     it._supervisor.children[0].code = 0
     with pytest.raises(ServerNotReady, match="exit code 1") as raised:
         it.start()
@@ -125,15 +125,15 @@ def test_a_port_that_was_taken_is_given_up_for_another(make):
     it = make(TAKEN, TAKEN, ("", None))
     it.launch()
     first = it.address
-    it.await_ready()
+    it.wait_until_ready()
     assert it.address != first
 
 
 def test_ports_are_not_tried_for_ever(make):
-    it = make(*[TAKEN] * local.PORTS)
+    it = make(*[TAKEN] * local.MAX_PORTS)
     it.launch()
     with pytest.raises(ServerNotReady, match="Address already in use"):
-        it.await_ready()
+        it.wait_until_ready()
     assert it._supervisor.starts == []
 
 

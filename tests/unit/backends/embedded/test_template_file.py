@@ -40,9 +40,9 @@ def contents(root):
 
 def test_a_copy_has_everything_but_what_a_start_makes(data, packed, tmp_path):
     with DataDirTemplate(packed) as opened:
-        assert opened.facts == FACTS
-        opened.copy_first(tmp_path / "copy")
-        opened.copy_rest(tmp_path / "copy")
+        assert opened.metadata == FACTS
+        opened.copy_essential(tmp_path / "copy")
+        opened.copy_remaining(tmp_path / "copy")
     expected = contents(data)
     del expected["base/7/pg_internal.init"], expected["postmaster.opts"]
     assert contents(tmp_path / "copy") == expected
@@ -50,7 +50,7 @@ def test_a_copy_has_everything_but_what_a_start_makes(data, packed, tmp_path):
 
 def test_the_first_part_has_what_a_server_needs_and_all_directories(packed, tmp_path):
     with DataDirTemplate(packed) as opened:
-        opened.copy_first(tmp_path / "copy")
+        opened.copy_essential(tmp_path / "copy")
     names = set(contents(tmp_path / "copy"))
     assert {"base/7/100", "global/pg_control", "base/1", "pg_wal/empty"} <= names
     assert not {"base/1/100", "base/1/101"} & names
@@ -62,7 +62,7 @@ def test_equal_files_are_kept_once(packed):
 
 def test_only_we_may_read_the_file_and_its_copies(packed, tmp_path):
     with DataDirTemplate(packed) as opened:
-        opened.copy_first(tmp_path / "copy")
+        opened.copy_essential(tmp_path / "copy")
     assert stat.S_IMODE(packed.stat().st_mode) == 0o600
     modes = {stat.S_IMODE(path.stat().st_mode) for path in [tmp_path / "copy", *(tmp_path / "copy").rglob("*")]}
     assert modes == {0o700, 0o600}
@@ -75,8 +75,8 @@ def test_a_template_that_is_not_there_is_not_broken(tmp_path):
 
 def use(path, to):
     with DataDirTemplate(path) as opened:
-        opened.copy_first(to)
-        opened.copy_rest(to)
+        opened.copy_essential(to)
+        opened.copy_remaining(to)
 
 
 def test_no_flipped_byte_and_no_cut_goes_unnoticed(packed, tmp_path):
@@ -131,13 +131,13 @@ def test_templates_that_nobody_used_for_a_month_are_removed(tmp_path):
     for name, age in {"new.template": 86400, "old.template": 40 * 86400, "old.json": 40 * 86400}.items():
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (now - age, now - age))
-    template.remove_old(tmp_path, now=now)
+    template.remove_unused(tmp_path, now=now)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.template", "old.json"]
 
 
 def test_one_at_a_time(tmp_path):
     lock = tmp_path / "lock"
-    with template.one_at_a_time(lock), lock.open() as other, pytest.raises(BlockingIOError):
+    with template.exclusive_lock(lock), lock.open() as other, pytest.raises(BlockingIOError):
         template.fcntl.flock(other, template.fcntl.LOCK_EX | template.fcntl.LOCK_NB)
     with lock.open() as other:
         template.fcntl.flock(other, template.fcntl.LOCK_EX | template.fcntl.LOCK_NB)

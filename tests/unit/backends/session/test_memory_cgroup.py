@@ -51,18 +51,21 @@ def test_a_group_says_how_many_met_its_limit(
     tmp_path: Path, version: int, changed: dict[str, str], met: int | None
 ) -> None:
     files = (VERSION_1 if version == 1 else VERSION_2) | changed
-    assert group(tmp_path, version, files).met() == met
+    assert group(tmp_path, version, files).affected_processes() == met
 
 
 @pytest.mark.parametrize(
     ("events", "met"), [("max 0\noom_kill 0\n", None), ("max 1\noom_kill 0\n", 2), ("max 1\noom_kill 1\n", 1)]
 )
 def test_without_a_peak_a_group_that_was_never_full_is_unknown(tmp_path: Path, events: str, met: int | None) -> None:
-    assert group(tmp_path, 2, {"cgroup.procs": "7\n8\n", "memory.events": events}).met() == met
+    assert group(tmp_path, 2, {"cgroup.procs": "7\n8\n", "memory.events": events}).affected_processes() == met
 
 
 def test_a_group_that_is_gone_says_nothing(tmp_path: Path) -> None:
-    assert group(tmp_path / "gone" if (tmp_path / "gone").mkdir() is None else tmp_path, 2, {}).met() is None
+    assert (
+        group(tmp_path / "gone" if (tmp_path / "gone").mkdir() is None else tmp_path, 2, {}).affected_processes()
+        is None
+    )
 
 
 def test_a_process_enters_once(tmp_path: Path) -> None:
