@@ -112,7 +112,7 @@ def test_a_failure_shows_what_struck_and_what_the_service_wrote(shop: pytest.Pyt
             "E *last answer: False",
             "E *active strikes: redis.refuse (before the probe)",
             "*- resilience: what struck -*",
-            "redis.refuse touched * connections*",
+            "redis.refuse touched * connection*",
             "*- resilience: the service's log -*",
             "shop: open",
             "shop: failed with ConnectionError",
