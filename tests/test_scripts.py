@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -46,19 +47,6 @@ def build_wheel(directory, config_settings=None, metadata_directory=None):
 
 build_editable = build_wheel
 """
-# A Python that fetches nothing: its pip "installs" the uv of this checkout.
-FAKE_PYTHON = f"""\
-#!/bin/sh
-case "$*" in
-    "-I -m venv "*) mkdir -p "$4/bin" && cp "$0" "$4/bin/python" ;;
-    *"-m pip install "*)
-        echo "$@" >>"$FAKE_PIP_LOG"
-        [ -z "${{FAKE_PIP_FAILS:-}}" ] || exit 1
-        cp "{UV}" "${{0%/*}}/uv"
-        ;;
-    *) exec "{sys.executable}" "$@" ;;
-esac
-"""
 
 
 def write_project(folder: Path, name: str, **extras: list[str]) -> Path:
@@ -92,7 +80,6 @@ class Checkout:
             "HOME": str(root),
             "UV_OFFLINE": "1",
             "UV_CACHE_DIR": str(cache),
-            "FAKE_PIP_LOG": str(root / "pip.log"),
         }
 
     def require(self, *names: str, exist: bool = True) -> None:
@@ -216,31 +203,45 @@ def test_an_old_python_is_refused_in_one_line(checkout, tmp_path):
     assert err == f"test: PYTHON={old} is no Python 3.11 or later with venv and ensurepip\n"
 
 
+def test_a_wrapper_of_python_makes_the_environment_once(checkout, tmp_path):
+    wrapper = tmp_path / "shim"
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    wrapper.chmod(0o755)
+    for _ in range(2):
+        code, _, err = checkout.run("test", PYTHON=str(wrapper))
+        assert code == 0, err
+        (checkout.venv / "mark").touch()
+    checkout.run("test", PYTHON=str(wrapper))
+    assert (checkout.venv / "mark").exists()
+
+
 @pytest.fixture
 def without_uv(checkout, tmp_path):
-    """The checkout has no uv yet, and PYTHON is one whose pip fetches nothing."""
+    """The checkout has no uv yet, and pip finds the pinned version in a folder."""
     shutil.rmtree(checkout.root / ".venv-uv")
-    python = tmp_path / "fake-python"
-    python.write_text(FAKE_PYTHON)
-    python.chmod(0o755)
-    checkout.environment["PYTHON"] = str(python)
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / f"uv-{UV_VERSION}-py3-none-any.whl", "w") as wheel:
+        program = zipfile.ZipInfo(f"uv-{UV_VERSION}.data/scripts/uv")
+        program.external_attr = 0o100755 << 16
+        wheel.writestr(program, f'#!/bin/sh\nexec "{UV}" "$@"\n')
+        wheel.writestr(
+            f"uv-{UV_VERSION}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: uv\nVersion: {UV_VERSION}\n"
+        )
+        wheel.writestr(
+            f"uv-{UV_VERSION}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"uv-{UV_VERSION}.dist-info/RECORD", "")
+    checkout.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels")}
     return checkout
 
 
-def test_the_pinned_uv_is_installed_once(without_uv, tmp_path):
-    for _ in range(2):
-        code, _, err = without_uv.run("test")
-        assert code == 0, err
-    (line,) = (tmp_path / "pip.log").read_text().splitlines()
-    assert line.endswith(f"uv=={UV_VERSION}")
-    assert [path.name for path in (without_uv.root / ".venv-uv").iterdir()] == [UV_VERSION]
-
-
-def test_a_uv_of_this_machine_is_not_used(without_uv, tmp_path):
+def test_the_pinned_uv_is_installed_once_and_a_uv_of_this_machine_is_not_used(without_uv, tmp_path):
     (tmp_path / "uv").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "uv").chmod(0o755)
-    code, _, err = without_uv.run("test", PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert code == 0, err
+    outputs = [without_uv.run("test", PATH=f"{tmp_path}:{os.environ['PATH']}") for _ in range(2)]
+    assert [code for code, _, _ in outputs] == [0, 0], outputs
+    assert [err.count(f"uv=={UV_VERSION}") for _, _, err in outputs] == [1, 0]
+    assert [path.name for path in (without_uv.root / ".venv-uv").iterdir()] == [UV_VERSION]
 
 
 def test_two_at_once_install_uv_without_harm(without_uv):
@@ -249,12 +250,11 @@ def test_two_at_once_install_uv_without_harm(without_uv):
     assert [process.returncode for process in both] == [0, 0], outputs
 
 
-def test_a_failed_install_of_uv_is_reported_and_tried_again(without_uv):
-    code, out, err = without_uv.run("test", FAKE_PIP_FAILS="1")
+def test_a_failed_install_of_uv_is_reported_and_leaves_nothing(without_uv):
+    code, out, err = without_uv.run("test", PIP_FIND_LINKS="")
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == "test: uv could not be installed from PyPI; see above"
-    code, _, err = without_uv.run("test")
-    assert code == 0, err
+    assert not list((without_uv.root / ".venv-uv").glob("*/*"))
 
 
 @pytest.fixture

@@ -32,19 +32,30 @@ fail() {
     exit 2
 }
 
-usable() {
-    "$1" -I -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+# Print the path of an interpreter, if it is new enough and can make environments. The path is that of the program itself: with the path
+# of a wrapper, such as a shim of pyenv, uv would make the environment again in each run.
+resolve_python() {
+    "$1" -I -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 11); print(sys.executable)' 2>/dev/null
 }
 
-# Print an interpreter to make the environment with.
+# Print the path of an interpreter to make the environment with.
 find_python() {
-    for candidate in ${PYTHON:+"$PYTHON"} "$python" python3 python3.14 python3.13 python3.12 python3.11; do
-        if usable "$candidate"; then
-            printf '%s\n' "$candidate"
-            return
-        fi
+    for candidate in "$python" python3 python3.14 python3.13 python3.12 python3.11; do
+        resolve_python "$candidate" && return
     done
     fail "needs Python 3.11 or later with the venv module (Debian: apt install python3-venv); set PYTHON to one"
+}
+
+# True if one of the arguments is a path in a folder of the checkout: has_path FOLDER [arguments]
+has_path() {
+    folder=$1
+    shift
+    for argument in "$@"; do
+        case $argument in
+            "$folder" | "$folder"/* | "./$folder" | "./$folder"/* | "$PWD/$folder" | "$PWD/$folder"/*) return 0 ;;
+        esac
+    done
+    return 1
 }
 
 # Install uv from PyPI. The program is one file that is moved into place, so two scripts may do this at once.
@@ -81,11 +92,12 @@ cd "$root" || exit 2
 python=$venv/bin/python
 uv=$root/.venv-uv/$uv_version/uv
 
-[ -z "${PYTHON:-}" ] || usable "$PYTHON" || fail "PYTHON=$PYTHON is no Python 3.11 or later with venv and ensurepip"
-base=${PYTHON:-}
 compile= # a new environment, since tests measure how long programs take to start
 [ -x "$python" ] || compile=--compile-bytecode
-if [ ! -x "$uv" ] || [ -n "$compile" ]; then
+base=
+if [ -n "${PYTHON:-}" ]; then
+    base=$(resolve_python "$PYTHON") || fail "PYTHON=$PYTHON is no Python 3.11 or later with venv and ensurepip"
+elif [ ! -x "$uv" ] || [ ! -x "$python" ]; then
     base=$(find_python) || exit 2
 fi
 [ -x "$uv" ] || install_uv "$base" || fail "uv could not be installed from PyPI; see above"
