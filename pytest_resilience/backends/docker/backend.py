@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,7 +17,7 @@ from ...proxy_client.client import TOXIPROXY_UNSUPPORTED
 from ...proxy_client.counters import ConnectionCounts, ProxiedClients
 from ...redaction import new_password
 from ..backend import Address
-from ..session.background import InBackground
+from ..session.background import in_background
 from ..session.session_dir import OWNER, is_locked, private_umask, remove_stale
 from ..session.supervised import SupervisedBackend
 from ..settings import Settings
@@ -121,9 +122,8 @@ class DockerBackend(SupervisedBackend):
                 "toxiproxy", self._settings.toxiproxy_image, context, proxy_ports=proxy_ports
             )
             self._containers = [postgres, redis, self._proxy]
-            launches = [InBackground(container.launch) for container in self._containers]
-            for launch in launches:
-                launch.wait()
+            launches = [in_background(container.launch) for container in self._containers]
+            wait(launches)
             for launch in launches:
                 launch.result()
         for container in self._containers:

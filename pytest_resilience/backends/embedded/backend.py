@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,7 @@ from ...redaction import new_password
 from ...supervisor import release_shared_memory
 from ..backend import Address
 from ..managed_server import HOST
-from ..session.background import InBackground
+from ..session.background import in_background
 from ..session.ports import free_port
 from ..session.session_dir import private_umask, remove_stale, unusable_directory
 from ..session.supervised import SupervisedBackend
@@ -64,11 +65,11 @@ class EmbeddedBackend(SupervisedBackend):
             raise
 
     def _start(self, postgres: Installation, redis: Installation) -> None:
-        others = InBackground(lambda: self._launch_redis_and_proxy(redis))
+        others = in_background(lambda: self._launch_redis_and_proxy(redis))
         try:
             postgres_server = self._launch_postgres(postgres)
         except BaseException:
-            others.wait()
+            wait([others])
             raise
         redis_server, self._proxy = others.result()
         remove_stale()

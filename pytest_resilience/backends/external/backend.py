@@ -17,7 +17,7 @@ from ...errors import BackendDied, BackendUnavailable, SetupError
 from ...proxy_client.client import TOXIPROXY_UNSUPPORTED, ToxiproxyClient, ToxiproxyError
 from ...proxy_client.handle import create_proxy
 from ..backend import Address
-from ..session.background import InBackground
+from ..session.background import in_background
 from ..session.ports import with_free_port
 from ..session.session_dir import private_umask, remove_stale
 from ..session.supervised import SupervisedBackend
@@ -98,7 +98,7 @@ class ExternalBackend(SupervisedBackend):
         plan["postgres"] = postgres.url_of(first, postgres.direct_address)
         plan["databases"] = [database, self.template_database]
         self._write_cleanup_plan(plan)
-        postgres.version = InBackground(lambda: asyncio.run(create_database(postgres, first))).result()
+        postgres.version = in_background(lambda: asyncio.run(create_database(postgres, first))).result()
         self._lease = RedisDatabaseLease(redis, self._id)
         redis.version = self._lease.version
         plan["redis"] = redis.url(redis.direct_address)

@@ -1,4 +1,4 @@
-"""Work that goes on beside ours, in a thread."""
+"""Work in threads of its own: a function call, and an event loop for coroutines."""
 
 from __future__ import annotations
 
@@ -6,36 +6,26 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 Result = TypeVar("Result")
 
 
-class InBackground(Generic[Result]):
-    """Work that goes on beside ours."""
+def in_background(work: Callable[[], Result]) -> Future[Result]:
+    """Call `work` in a daemon thread and return the future of its result.
 
-    def __init__(self, work: Callable[[], Result]) -> None:
-        self._work = work
-        self._outcome: Result | BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="resilience-start", daemon=True)
-        self._thread.start()
+    The threads of an executor would keep an interrupted session from exiting until `work` is done.
+    """
+    future: Future[Result] = Future()
 
-    def _run(self) -> None:
+    def run() -> None:
         try:
-            self._outcome = self._work()
-        except BaseException as problem:  # noqa: BLE001  # handed on by result()
-            self._outcome = problem
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # result() raises it
+            future.set_exception(error)
 
-    def wait(self) -> None:
-        """Wait until it is done, well or not."""
-        self._thread.join()
-
-    def result(self) -> Result:
-        """What came of it, or its error."""
-        self.wait()
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        return self._outcome  # type: ignore[return-value]  # not None once it ran
+    threading.Thread(target=run, name="resilience-backend-start", daemon=True).start()
+    return future
 
 
 class BackgroundLoop:

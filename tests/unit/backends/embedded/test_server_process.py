@@ -3,7 +3,6 @@
 import pytest
 
 from pytest_resilience.backends.embedded import server_process as local
-from pytest_resilience.backends.embedded.backend import InBackground
 from pytest_resilience.backends.embedded.server_process import ServerProcess
 from pytest_resilience.errors import BackendDied, ServerNotReady
 
@@ -163,14 +162,3 @@ def test_one_that_was_never_started_bears_everything(make):
     it.resume()
     it.check()
     assert (it.alive(), it.processes(), it.log_text(), it.log_size()) == (False, [], "", 0)
-
-
-def test_an_error_in_the_background_comes_to_the_front():
-    def fails():
-        raise OSError("no room")
-
-    work = InBackground(fails)
-    work.wait()
-    with pytest.raises(OSError, match="no room"):
-        work.result()
-    assert InBackground(lambda: 7).result() == 7
