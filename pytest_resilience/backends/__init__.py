@@ -1,3 +1,3 @@
-"""Where Postgres, Redis and the proxy come from."""
+"""The sources of Postgres, Redis and their proxy."""
 
 BUILT_IN = ("embedded", "docker", "external")

@@ -1,4 +1,4 @@
-"""What every backend offers: servers, the Toxiproxy in front of them, and a place to run the service under test."""
+"""The interface of a backend: servers, the Toxiproxy in front of them, and processes for the service under test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..proxy_client.counters import ConnectionCounts, ProxiedClients
 
 
 class Address(NamedTuple):
-    """Where something listens."""
+    """A host and a port."""
 
     host: str
     port: int
@@ -30,16 +30,16 @@ class Address(NamedTuple):
 
 
 class Server(ABC):
-    """A Postgres or a Redis that the tests may strike.
+    """A Postgres or a Redis that tests may strike.
 
     Attributes:
-        kind: which of the two.
-        version: as people say it: "18.6", "9.1.2 (valkey)".
-        direct_address: as the test's process reaches it.
-        upstream_address: as the proxy reaches it.
-        exclusive: whether the server is all ours, to be emptied as a whole. If not, only the database that its URL names is.
-        log_readable: whether its log can be read.
-        debug_command: what a Redis calls its command DEBUG.
+        kind: "postgres" or "redis".
+        version: the version as its vendor writes it: "18.6", "9.1.2 (valkey)".
+        direct_address: the address for the test process.
+        upstream_address: the address for the proxy.
+        exclusive: True if only this session uses the server, so that all of it may be emptied. Otherwise only the database of its URL is.
+        log_readable: True if `log_text` returns its log.
+        debug_command: the name of the command DEBUG on this Redis.
     """
 
     kind: Literal["postgres", "redis"]
@@ -52,102 +52,105 @@ class Server(ABC):
 
     @abstractmethod
     def url(self, address: Address) -> str:
-        """The URL, credentials included, for reaching it by way of `address`."""
+        """Return the URL, credentials included, that reaches the server by `address`."""
 
     @abstractmethod
     def processes(self) -> list[int]:
-        """The ids of its processes, the main one first; empty when it is down."""
+        """Return the ids of its processes, the main process first. The list is empty when the server is down."""
 
     @abstractmethod
     def alive(self) -> bool:
-        """Whether its main process exists; a paused one does."""
+        """True if its main process exists, paused or not."""
 
     @abstractmethod
     def start(self) -> None:
-        """Start it on the same port with the data that it had, and wait until it answers. Nothing to do when it runs.
+        """Start the server on its port with its data, and wait until it answers. Do nothing if it runs.
 
         Raises:
-            ServerNotReady: it does not answer, with the reason from its log.
+            ServerNotReady: the server does not answer. The error has the log.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """Have it shut down in order; its clients lose their connections."""
+        """Shut the server down in an orderly way. Its clients lose their connections."""
 
     @abstractmethod
     def kill(self) -> None:
-        """SIGKILL to all its processes; returns when they are gone."""
+        """Send SIGKILL to all its processes, and return when they have exited."""
 
     def restart(self) -> None:
-        """Stop and start it."""
+        """Stop and start the server."""
         self.stop()
         self.start()
 
     @abstractmethod
     def pause(self) -> None:
-        """SIGSTOP to all its processes; returns when none of them runs."""
+        """Send SIGSTOP to all its processes, and return when all have stopped."""
 
     @abstractmethod
     def resume(self) -> None:
-        """Take a pause back."""
+        """Continue all its processes after `pause`."""
 
     def kill_session(self, pid: int) -> None:
-        """SIGKILL to one of its processes alone, by the id that the server itself knows it by.
+        """Send SIGKILL to one of its processes.
+
+        Args:
+            pid: the process id as the server reports it.
 
         Raises:
-            CannotInject: there is no way to it from here.
+            CannotInject: this backend can't signal that process.
         """
         raise CannotInject(f"{self.kind}.crash: the server's processes can't be signalled from here")
 
     def discard_snapshot(self) -> None:  # noqa: B027  # most have nothing to do
-        """Remove what a Redis has saved on disk, so that killed it comes back empty; nothing for a Postgres."""
+        """Delete the data that a Redis has saved on disk, so that it starts empty after a kill. Do nothing for a Postgres."""
 
     @abstractmethod
     def log_size(self) -> int:
-        """How many bytes its log has; hand it to `log_text` to read what comes after."""
+        """Return the size of its log in bytes, as an argument for `log_text`."""
 
     @abstractmethod
     def log_text(self, since: int = 0) -> str:
-        """Its log from byte `since` on."""
+        """Return its log from byte `since` on."""
 
     @abstractmethod
     def check(self) -> None:
-        """See whether it is as it was left.
+        """Check that the server still runs if it should.
 
         Raises:
-            BackendDied: it ended although nobody asked it to.
+            BackendDied: the server ended and no test had struck it.
         """
 
 
 class MemoryLimit(Protocol):
-    """A control group with a limit of memory."""
+    """A control group with a memory limit."""
 
     def add(self, pid: int) -> bool:
-        """Put a process in; False when it is in already, or has gone."""
+        """Move a process into the group. Return False if it is a member already, or has exited."""
 
     def affected_processes(self) -> int | None:
-        """Count the processes that met the limit; None where the kernel does not say."""
+        """Return the number of processes that met the limit, or None where the kernel does not report it."""
 
     def remove(self) -> None:
-        """Take all processes out and remove the group."""
+        """Move all processes out and remove the group."""
 
 
 class Backend(ABC):
-    """Where servers and their proxy come from. A context manager.
+    """A source of servers and their proxy. A context manager.
 
     Attributes:
-        name: "embedded", "docker" or "external".
-        reason: one phrase for pytest's header: why this backend.
+        name: "embedded", "docker", "external", or the name of a plugin's.
+        reason: why this backend was selected, one phrase for pytest's header.
         servers: "postgres" and "redis", from `start` to `close`.
-        api: where the Toxiproxy's HTTP API listens.
-        directory: for logs and the like; gone after `close`.
-        unsupported: the faults that it can't inject, such as "postgres.kill", each with the reason.
-        shares_toxiproxy: whether others may have proxies on the same Toxiproxy, which then must not be reset as a whole.
-        proxy_prefix: what the names of its proxies begin with.
-        template_database: name of the database that a changed schema is restored from.
+        api: the address of the Toxiproxy's HTTP API.
+        directory: for logs and other files of the session. `close` deletes it.
+        unsupported: the faults that it cannot inject, such as "postgres.kill", with reasons.
+        shares_toxiproxy: True if that Toxiproxy may have proxies of other users. Then it must not be reset as a whole.
+        proxy_prefix: a prefix for the names of its proxies.
+        template_database: the name of the database from which a changed schema is restored.
     """
 
-    unsupported: Mapping[str, str] = {}  # nobody writes to it
+    unsupported: Mapping[str, str] = {}  # never modified
     shares_toxiproxy: bool = False
     proxy_prefix: str = ""
     template_database: str = "resilience_baseline"
@@ -169,75 +172,88 @@ class Backend(ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Bring everything up; returns when everything answers. On an error nothing is left running.
+        """Start everything, and return when all of it answers. After an error nothing is left running.
 
         Raises:
-            BackendUnavailable: it can't be had on this machine.
-            ServerNotReady: a server or the proxy did not come up.
+            BackendUnavailable: this machine can't run the backend.
+            ServerNotReady: a server or the proxy did not answer in time.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """End everything and leave nothing behind. May be called again."""
+        """End everything and leave nothing behind. A second call does nothing."""
 
     def add_server(self, kind: Literal["postgres", "redis"], name: str) -> None:
-        """Start one more server, known as `servers[name]` from then on, and wait until it answers.
+        """Start another server, add it as `servers[name]`, and wait until it answers.
 
         Raises:
-            SetupError: this backend has no more than it was given.
-            ServerNotReady: it does not come up.
+            SetupError: this backend can't start servers.
+            ServerNotReady: the server did not answer in time.
         """
         raise SetupError(f"{self.name} has one Postgres and one Redis, and can't start {name!r}")
 
     @abstractmethod
     def proxy_addresses(self, name: str) -> tuple[str, str]:
-        """The `listen` and `upstream` of a new proxy in front of the server `name`; another port each time."""
+        """Return the `listen` and `upstream` of a new proxy in front of the server `name`. Each call returns another port."""
 
     @abstractmethod
     def client_address(self, listen: str) -> Address:
-        """Where a test reaches a proxy that listens at `listen`."""
+        """Return the address at which a test reaches a proxy that listens at `listen`."""
 
     def connection_counts(self, proxy: str) -> ConnectionCounts | None:
-        """How many connections a proxy has had, where the Toxiproxy itself does not count and the backend can know."""
+        """Return the number of connections that a proxy has had, if the Toxiproxy does not count them and the backend can."""
         return None
 
     def proxied_clients(self, proxy: str) -> ProxiedClients | None:
-        """Who is connected through a proxy, where the Toxiproxy itself does not say and the backend can know."""
+        """Return the clients connected through a proxy, if the Toxiproxy does not list them and the backend can."""
         return None
 
     @abstractmethod
     def versions(self) -> str:
-        """The versions of its servers in one phrase, for pytest's header."""
+        """Return the versions of its servers, one phrase for pytest's header."""
 
     @abstractmethod
     def spawn(
         self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
     ) -> ManagedProcess:
-        """Run the service under test: a process that ends with the session at the latest; its log is `directory`/`name`.log."""
+        """Start the service under test as a process that ends with the session at the latest.
+
+        Args:
+            name: the name in messages. The log is `directory`/`name`.log.
+            argv: program and arguments.
+            env: its whole environment.
+            cwd: its working directory; None for that of this process.
+        """
 
     def limit_memory(self, pid: int, limit_bytes: int) -> MemoryLimit:
-        """Make a control group beside a process, whose members may take that much more memory, beyond which the kernel kills one.
+        """Create a control group that limits the memory of its members. Beyond the limit the kernel kills one of them.
+
+        Args:
+            pid: a process. The new group is created in its control group.
+            limit_bytes: memory that all members together may still allocate.
 
         Returns:
-            The group, empty; removed at the end of the session at the latest.
+            The group, without members. It is removed at the end of the session at the latest.
 
         Raises:
             CannotInject: this platform, user or backend can't.
         """
-        raise CannotInject(f"{self.name}: nobody would remove a control group after a session that was killed")
+        raise CannotInject(f"{self.name}: nothing would remove a control group after a killed session")
 
     @abstractmethod
     def restart_dead(self) -> None:
-        """Start again what has ended: servers on their ports with their data, the proxy without its proxies (`api` may change).
+        """Restart the servers and the proxy that have ended.
+
+        Servers keep their ports and their data. The proxy starts without proxies, and `api` may change.
 
         Raises:
-            ServerNotReady: it does not come up again.
+            ServerNotReady: a server or the proxy did not answer in time.
         """
 
     @abstractmethod
     def check(self) -> None:
-        """See whether servers and proxy are as they were left.
+        """Check that servers and proxy still run if they should.
 
         Raises:
-            BackendDied: one of them ended although nobody asked it to.
+            BackendDied: one of them ended and no test had struck it.
         """

@@ -1,8 +1,8 @@
-"""The kinds of backend, the choice among them, and the table of what each can do here."""
+"""The kinds of backend, the selection of one, and the table of their capabilities."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import BackendUnavailable, ResilienceError
@@ -12,35 +12,39 @@ if TYPE_CHECKING:
     from .backend import Backend
 
 PULL = "docker pull them, or take --resilience-backend=docker, which does"
+NAMED = "asked for"  # the reason of a backend that was selected by name
 
 BackendFactory = Callable[[Settings], "Backend"]
 
 
-# Plain classes, in this file and those that it imports: pytest's header asks it in every run, used or not, and a named tuple, a
-# protocol or a dataclass takes half a millisecond to make.
+# This file and its imports have plain classes, because pytest's header runs them in every run. A named tuple, a protocol or a dataclass
+# takes half a millisecond to create.
 
 
 class BackendKind:
     """One kind of backend."""
 
     def unavailable_reason(self, settings: Settings) -> str | None:
-        """Why it can't be had here, in a phrase; None when it can. Asked in every run: it may take milliseconds, no more."""
+        """Return why this machine can't run the backend, in a phrase, or None if it can.
+
+        Every run of pytest calls it, so it takes milliseconds at most.
+        """
         return None
 
     def unavailable_reason_when_named(self, settings: Settings) -> str | None:
-        """Return why it can't be had where it is asked for by name; None when it can. It may then fetch what is missing."""
+        """Return why this machine can't run the backend that the user named, or None if it can. Missing images can still be pulled."""
         return self.unavailable_reason(settings)
 
     def describe(self, settings: Settings) -> str:
-        """What it would run, in a phrase."""
+        """Return the servers that the backend would run, in a phrase."""
         raise NotImplementedError
 
     def create(self, settings: Settings, reason: str) -> Backend:
-        """One of it, not yet started."""
+        """Return a new backend, not yet started."""
         raise NotImplementedError
 
     def unsupported(self) -> Mapping[str, str]:
-        """The faults that it can't inject, such as "postgres.kill", each with the reason."""
+        """Return the faults that the backend can't inject, such as "postgres.kill", with reasons."""
         return {}
 
 
@@ -48,10 +52,10 @@ class SelectedBackend:
     """The backend of a run.
 
     Args:
-        name: which kind.
-        reason: one phrase for the header.
-        settings: what it is told.
-        kind: makes it.
+        name: the name of its kind.
+        reason: why it was selected, one phrase for pytest's header.
+        settings: the settings of the run.
+        kind: the kind that creates it.
     """
 
     def __init__(self, name: str, reason: str, settings: Settings, kind: BackendKind) -> None:
@@ -61,19 +65,19 @@ class SelectedBackend:
         self.kind = kind
 
     def describe(self) -> str:
-        """One phrase for pytest's header: the backend, why this one, and what it runs."""
+        """Return the backend, the reason for it and its servers, one phrase for pytest's header."""
         try:
             return f"{self.name} ({self.reason}), {self.kind.describe(self.settings)}"
         except BackendUnavailable as missing:
             return f"{self.name} ({self.reason}), but {missing}"
 
     def create(self) -> Backend:
-        """The backend, not yet started."""
+        """Return the backend, not yet started."""
         return self.kind.create(self.settings, self.reason)
 
 
 class Embedded(BackendKind):
-    """Processes of ours."""
+    """Processes on loopback."""
 
     def unavailable_reason(self, settings: Settings) -> str | None:
         from .embedded.binaries import find_postgres, find_redis
@@ -103,10 +107,9 @@ class Docker(BackendKind):
     def unavailable_reason(self, settings: Settings) -> str | None:
         from .docker.engine import EngineUnavailable, find_engine
 
+        images = [settings.postgres_image, settings.redis_image, settings.toxiproxy_image]
         try:
-            missing = find_engine().missing_images(
-                [settings.postgres_image, settings.redis_image, settings.toxiproxy_image]
-            )
+            missing = find_engine().missing_images(images)
         except EngineUnavailable as problem:
             return str(problem)
         return f"Docker has no {', '.join(missing)}: {PULL}" if missing else None
@@ -135,15 +138,15 @@ class Docker(BackendKind):
 
 
 class External(BackendKind):
-    """A Toxiproxy and servers that somebody else runs."""
+    """A Toxiproxy and servers that the user runs."""
 
     def unavailable_reason(self, settings: Settings) -> str | None:
-        wanted = {
+        required = {
             "--resilience-toxiproxy=URL": settings.toxiproxy,
             "--resilience-postgres-upstream": settings.postgres_upstream,
             "--resilience-redis-upstream": settings.redis_upstream,
         }
-        missing = [option for option, value in wanted.items() if not value]
+        missing = [option for option, value in required.items() if not value]
         if missing:
             return f"needs {', '.join(missing)}"
         from .external.endpoints import read_endpoints
@@ -157,8 +160,8 @@ class External(BackendKind):
     def describe(self, settings: Settings) -> str:
         from .external.endpoints import read_endpoints
 
-        endpoints = read_endpoints(settings)
-        return f"Toxiproxy at {endpoints.api}, Postgres at {endpoints.postgres.address}, Redis at {endpoints.redis.address}"
+        named = read_endpoints(settings)
+        return f"Toxiproxy at {named.api}, Postgres at {named.postgres.address}, Redis at {named.redis.address}"
 
     def create(self, settings: Settings, reason: str) -> Backend:
         from .external.backend import ExternalBackend
@@ -173,11 +176,11 @@ class External(BackendKind):
 
 
 class PluginBackend(BackendKind):
-    """What a hook has handed in.
+    """A backend that a plugin has registered by the hook.
 
     Args:
-        name: what it goes by.
-        factory: makes it.
+        name: the name of the backend.
+        factory: creates it.
     """
 
     def __init__(self, name: str, factory: BackendFactory) -> None:
@@ -193,29 +196,26 @@ class PluginBackend(BackendKind):
         return backend
 
 
-NAMED = "asked for"
-
-
 def backend_kinds(plugin_backends: Mapping[str, BackendFactory]) -> dict[str, BackendKind]:
-    """All kinds by their names.
+    """Return all kinds of backend by name.
 
     Args:
-        plugin_backends: those of third parties.
+        plugin_backends: the backends of plugins, by name.
     """
-    ours: dict[str, BackendKind] = {"embedded": Embedded(), "docker": Docker(), "external": External()}
-    return ours | {name: PluginBackend(name, factory) for name, factory in plugin_backends.items()}
+    built_in: dict[str, BackendKind] = {"embedded": Embedded(), "docker": Docker(), "external": External()}
+    return built_in | {name: PluginBackend(name, factory) for name, factory in plugin_backends.items()}
 
 
 def unavailable_reason(name: str, settings: Settings, plugin_backends: Mapping[str, BackendFactory]) -> str | None:
-    """Return why the backend of that name can't be had here; None when it can."""
+    """Return why this machine can't run the backend that the user named, or None if it can."""
     return backend_kinds(plugin_backends)[name].unavailable_reason_when_named(settings)
 
 
 def select_backend(name: str, settings: Settings, plugin_backends: Mapping[str, BackendFactory]) -> SelectedBackend:
-    """What a name stands for here; "auto" is docker where it can be had, else embedded.
+    """Return the backend of a name. "auto" is docker if this machine can run it, else embedded.
 
     Raises:
-        BackendUnavailable: it was named, and some of what it must be told is missing or wrong.
+        BackendUnavailable: the name is "external", and a required option is missing or wrong.
     """
     known = backend_kinds(plugin_backends)
     if name != "auto":
@@ -229,27 +229,52 @@ def select_backend(name: str, settings: Settings, plugin_backends: Mapping[str, 
 
 
 def capability_table(settings: Settings, plugin_backends: Mapping[str, BackendFactory]) -> list[str]:
-    """What is usable here and why not, and which faults each can inject, as lines."""
+    """Return the backends that are usable here and the faults that each can inject, as the lines of --resilience-backends."""
     from ..faults import FAULTS
 
     known = backend_kinds(plugin_backends)
+    names = [f"{target}.{fault}" for fault, kind_of in FAULTS.items() for target in kind_of.targets]
+    unsupported = {name: kind.unsupported() for name, kind in known.items()}
+    notes = _notes(names, unsupported)
     width = max(map(len, known)) + 2
-    lines = [f"{'backend':{width}}usable here"]
+    return [
+        *_aligned([("backend", "usable here"), *_availability(known, settings)], [width]),
+        "",
+        *_aligned([("fault", *known), *_support(names, unsupported, notes)], [max(map(len, names)) + 2, width]),
+        "",
+        *(f"({number}) {note}" for number, note in enumerate(notes, 1)),
+    ]
+
+
+def _availability(known: Mapping[str, BackendKind], settings: Settings) -> Iterable[tuple[str, ...]]:
+    """Return a row for each backend, with its servers or the reason why it is not usable here."""
     for name, kind in known.items():
         reason = kind.unavailable_reason(settings)
-        lines.append(f"{name:{width}}" + (f"no: {reason}" if reason else f"yes: {kind.describe(settings)}"))
-    faults = [f"{target}.{fault}" for fault, kind_of in FAULTS.items() for target in kind_of.targets]
-    first = max(map(len, faults)) + 2
-    lines += ["", f"{'fault':{first}}" + "".join(f"{name:{width}}" for name in known)]
-    notes: list[str] = []
+        yield name, f"no: {reason}" if reason else f"yes: {kind.describe(settings)}"
+
+
+def _notes(faults: Iterable[str], unsupported: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the reasons of all unsupported faults, each once, with the name of the backend."""
+    reasons = (
+        f"{name}: {reasons[fault]}" for fault in faults for name, reasons in unsupported.items() if fault in reasons
+    )
+    return list(dict.fromkeys(reasons))
+
+
+def _support(
+    faults: Iterable[str], unsupported: Mapping[str, Mapping[str, str]], notes: list[str]
+) -> Iterable[tuple[str, ...]]:
+    """Return a row for each fault, with "yes" or the number of a note for each backend."""
     for fault in faults:
-        cells = []
-        for name, kind in known.items():
-            reason = kind.unsupported().get(fault)
-            note = f"{name}: {reason}"
-            if reason and note not in notes:
-                notes.append(note)
-            cells.append(f"no ({notes.index(note) + 1})" if reason else "yes")
-        lines.append(f"{fault:{first}}" + "".join(f"{cell:{width}}" for cell in cells))
-    lines += ["", *(f"({number}) {note}" for number, note in enumerate(notes, 1))]
-    return [line.rstrip() for line in lines]
+        cells = (
+            f"no ({notes.index(f'{name}: {reasons[fault]}') + 1})" if fault in reasons else "yes"
+            for name, reasons in unsupported.items()
+        )
+        yield fault, *cells
+
+
+def _aligned(rows: Iterable[tuple[str, ...]], widths: list[int]) -> Iterable[str]:
+    """Return rows as lines. The last of `widths` is also that of all further columns."""
+    for row in rows:
+        padded = (f"{cell:{widths[min(number, len(widths) - 1)]}}" for number, cell in enumerate(row))
+        yield "".join(padded).rstrip()

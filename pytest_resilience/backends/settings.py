@@ -1,4 +1,4 @@
-"""What a backend may be told, as plain values."""
+"""The settings of backends, as plain values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ TOXIPROXY_IMAGE = "ghcr.io/shopify/toxiproxy:2.12.0"
 
 
 class Settings(NamedTuple):  # no dataclass: every run of pytest imports this file, and those take a millisecond to make
-    """What the options say about backends.
+    """The options for backends.
 
     Args:
-        postgres_image, redis_image, toxiproxy_image: what the docker backend runs.
+        postgres_image, redis_image, toxiproxy_image: the images of the docker backend.
         toxiproxy: URL of the API of the external backend's Toxiproxy.
-        toxiproxy_ports: "FIRST-LAST", the ports that its proxies may listen on; None for any.
+        toxiproxy_ports: "FIRST-LAST", the ports on which its proxies may listen; None for any.
         postgres_upstream, redis_upstream: "host:port" as that Toxiproxy reaches them, or a URL with user, password and database.
     """
 
@@ -28,5 +28,5 @@ class Settings(NamedTuple):  # no dataclass: every run of pytest imports this fi
     redis_upstream: str | None = None
 
     def __repr__(self) -> str:
-        known = ("postgres_image", "redis_image", "toxiproxy_image", "toxiproxy", "toxiproxy_ports")
-        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in known)})"
+        shown = ("postgres_image", "redis_image", "toxiproxy_image", "toxiproxy", "toxiproxy_ports")
+        return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"

@@ -1,4 +1,4 @@
-"""What a URL says, by what the environment would say otherwise."""
+"""URLs of a Postgres without TLS, by the variables of the environment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pytest_resilience.backends import postgres_url as urls
-from pytest_resilience.backends.postgres_url import needed, postgres_url
+from pytest_resilience.backends.postgres_url import postgres_url, required_query
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from pytest_resilience.backends.postgres_url import needed, postgres_url
         {"PGHOST": "elsewhere", "PGPORT": "1", "PGUSER": "joe", "PGDATABASE": "shop", "PGPASSWORD": "guess"},
     ],
 )
-def test_a_url_has_no_query_where_none_is_needed(environ):
-    assert needed(environ) == {}
+def test_a_url_has_no_query_where_none_is_required_query(environ):
+    assert required_query(environ) == {}
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,11 @@ def test_a_url_has_no_query_where_none_is_needed(environ):
         ({"PGTARGETSESSIONATTRS": "standby"}, {"target_session_attrs": "any"}),
     ],
 )
-def test_a_url_says_what_the_environment_would_say_otherwise(environ, query):
-    assert needed(environ) == query
+def test_a_url_overrides_the_environment(environ, query):
+    assert required_query(environ) == query
 
 
-def test_a_url_is_written_as_the_environment_is_when_it_is_asked_for(monkeypatch):
+def test_a_url_is_written_for_the_environment_at_the_time_of_the_call(monkeypatch):
     for name in (*urls.TLS_VARIABLES, "PGSSLMODE", "PGSSLNEGOTIATION", "PGTARGETSESSIONATTRS"):
         monkeypatch.delenv(name, raising=False)
     assert postgres_url("joe", "a/b", "host:1", "shop") == "postgresql://joe:a%2Fb@host:1/shop"
