@@ -1,7 +1,7 @@
-"""A library for the stock of a shop: pieces in Postgres (asyncpg), counted through Redis.
+"""A library for the stock of a shop, kept in Postgres (asyncpg) and counted through Redis.
 
-Its promises: every call ends in time, with an answer or with `Unavailable`; and a caller who is cancelled takes nothing along,
-no connection, no answer of somebody else, no piece of the stock.
+Its promises: every call ends in time, with an answer or with `Unavailable`. A cancelled caller loses nothing: no connection,
+no answer for another caller, no piece of the stock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POSTGRES_AWAY = (
     OSError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,  # shut down, starting up, a query that was ended
+    asyncpg.OperatorInterventionError,  # shut down, starting up, a query that was cancelled
     asyncpg.InsufficientResourcesError,  # no connection left
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
@@ -35,16 +35,16 @@ POSTGRES_AWAY = (
 
 
 class Unavailable(Exception):
-    """Postgres is away or does not answer in time."""
+    """Postgres is down or does not answer in time."""
 
 
 class Inventory:
-    """Counts and reserves pieces; made by `opened`.
+    """The stock, which counts and reserves pieces. `opened` creates it.
 
     Args:
         pool: connections to Postgres.
         cache: Redis.
-        within: seconds for each step: a place in the pool, a statement, giving the place back, a command to Redis.
+        within: seconds for each step: acquire a connection, run a statement, release the connection, send a command to Redis.
     """
 
     def __init__(self, pool: asyncpg.Pool, cache: redis.Redis, within: float) -> None:
@@ -53,7 +53,7 @@ class Inventory:
         self._within = within
 
     async def put(self, sku: str, pieces: int) -> None:
-        """Say how many pieces there are."""
+        """Set the number of pieces."""
         async with self._connection() as connection:
             await connection.execute(
                 "insert into stock values ($1, $2) on conflict (sku) do update set pieces = excluded.pieces",
@@ -63,25 +63,25 @@ class Inventory:
         await self._forget(sku)
 
     async def count(self, sku: str) -> int:
-        """How many pieces are free, as Redis knows it, or Postgres when Redis does not; 0 for what nobody has heard of."""
+        """Return the number of free pieces from Redis, or from Postgres if Redis has none. 0 for an unknown SKU."""
         try:
-            known = await self._cache.get(f"stock:{sku}")
+            cached = await self._cache.get(f"stock:{sku}")
         except REDIS_AWAY:
-            return await self._count_in_postgres(sku)  # and no second wait for Redis
-        if known is not None:
-            return int(known)
+            return await self._count_in_postgres(sku)  # without a second wait for Redis
+        if cached is not None:
+            return int(cached)
         pieces = await self._count_in_postgres(sku)
         with suppress(*REDIS_AWAY):
             await self._cache.set(f"stock:{sku}", pieces, ex=TTL)
         return pieces
 
     async def total(self) -> int:
-        """All pieces that are free, as Postgres knows it."""
+        """Return the number of all free pieces from Postgres."""
         async with self._connection() as connection:
             return await connection.fetchval("select coalesce(sum(pieces), 0) from stock")
 
     async def reserve(self, sku: str, pieces: int, customer: str) -> bool:
-        """Take pieces out of the stock for a customer: all of it or nothing; False when there are not so many."""
+        """Reserve pieces for a customer, all or none. Return False if there are not enough."""
         async with self._connection() as connection, connection.transaction():
             taken = "update stock set pieces = pieces - $2 where sku = $1 and pieces >= $2"
             if await connection.execute(taken, sku, pieces) == "UPDATE 0":
@@ -111,13 +111,13 @@ class Inventory:
 async def opened(
     database_url: str, redis_url: str, *, connections: int = 10, within: float = 1.0
 ) -> AsyncIterator[Inventory]:
-    """An inventory; nothing connects before it is asked.
+    """Open an inventory. It connects at its first call.
 
     Args:
         database_url: postgresql://...
         redis_url: redis://...
-        connections: to Postgres, at most.
-        within: seconds for each step; see `Inventory`.
+        connections: largest number of connections to Postgres.
+        within: seconds for each step, see `Inventory`.
     """
     cache = redis.Redis.from_url(
         redis_url, socket_timeout=within, socket_connect_timeout=within, retry=Retry(NoBackoff(), 0)

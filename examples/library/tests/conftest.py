@@ -1,4 +1,4 @@
-"""No service: the inventory lives in the test's own process, and reaches its servers through the proxies."""
+"""Fixtures for an inventory in the test process, which reaches its servers through the proxies."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pytest_resilience import Resilience
 
 @pytest.fixture
 def connections() -> int:
-    """To Postgres, of each inventory."""
+    """Return the number of connections of each inventory."""
     return 2
 
 
 @pytest.fixture
 def step() -> float:
-    """Seconds for each step of an inventory that gives up soon."""
+    """Return the seconds for each step of the hasty inventory."""
     return 0.5
 
 
 @pytest.fixture(scope="session")
 def resilience_schema() -> str:
-    """The tables that each test finds, empty."""
+    """Return the tables that each test finds empty."""
     return inventory.TABLES
 
 
 @pytest.fixture
 async def patient(resilience: Resilience, connections: int) -> AsyncIterator[inventory.Inventory]:
-    """It would wait for long: whatever ends a call is the test. Three lamps and seven chairs are in stock."""
+    """Open an inventory with long timeouts, so that only the test ends a call. Stock: three lamps, seven chairs."""
     async with inventory.opened(
         resilience.postgres.url, resilience.redis.url, connections=connections, within=10.0
     ) as stock:
@@ -41,7 +41,7 @@ async def patient(resilience: Resilience, connections: int) -> AsyncIterator[inv
 
 @pytest.fixture
 async def hasty(resilience: Resilience, connections: int, step: float) -> AsyncIterator[inventory.Inventory]:
-    """It gives up soon. Three lamps are in stock."""
+    """Open an inventory with short timeouts. Stock: three lamps."""
     async with inventory.opened(
         resilience.postgres.url, resilience.redis.url, connections=connections, within=step
     ) as stock:

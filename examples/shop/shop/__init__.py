@@ -1,1 +1,1 @@
-"""A small shop: products in Postgres (SQLAlchemy, asyncpg), read through Redis, served by FastAPI."""
+"""A small shop with FastAPI. Its products are in Postgres (SQLAlchemy, asyncpg) and are read through Redis."""

@@ -1,4 +1,4 @@
-"""The HTTP side: what is asked, where the answer came from, and 503 when Postgres is away."""
+"""The HTTP routes, with the source of each product, and 503 while Postgres is down."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from shop.database import Database, DatabaseAway
 
 
 class Label(BaseModel):
-    """What a product is called."""
+    """The name of a product."""
 
     name: str
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Pools for as long as the process lives."""
+    """Open the pools for the lifetime of the process."""
     app.state.database, app.state.cache = Database(os.environ["DATABASE_URL"]), Cache(os.environ["REDIS_URL"])
     await app.state.database.create_tables()
     yield
@@ -35,13 +35,13 @@ app = FastAPI(lifespan=lifespan)
 
 @app.exception_handler(DatabaseAway)
 async def database_away(request: Request, error: DatabaseAway) -> JSONResponse:
-    """Not the caller's fault, and worth another try."""
-    return JSONResponse({"detail": "the database is away"}, 503, headers={"Retry-After": "1"})
+    """Answer 503 with Retry-After, because a later attempt may succeed."""
+    return JSONResponse({"detail": "the database is unavailable"}, 503, headers={"Retry-After": "1"})
 
 
 @app.get("/products/{number}")
 async def read(number: int, request: Request, response: Response) -> Label:
-    """A product out of Redis, or out of Postgres when Redis has none or is away; X-Source says which."""
+    """Return a product from Redis, or from Postgres if Redis has none or is down. X-Source names the source."""
     cache: Cache = request.app.state.cache
     name = await cache.get(number)
     response.headers["X-Source"] = "redis" if name is not None else "postgres"
@@ -55,7 +55,7 @@ async def read(number: int, request: Request, response: Response) -> Label:
 
 @app.put("/products/{number}", status_code=201)
 async def store(number: int, label: Label, request: Request) -> Label:
-    """Store a product; what Redis knows of it is forgotten."""
+    """Store a product and delete its copy in Redis."""
     await request.app.state.database.store(number, label.name)
     await request.app.state.cache.forget(number)
     return label
@@ -63,12 +63,12 @@ async def store(number: int, label: Label, request: Request) -> Label:
 
 @app.get("/health")
 async def health() -> dict[str, str]:
-    """Whether the process lives; asks nobody else, so that no outage makes an orchestrator kill it."""
+    """Report that the process is alive. No server is queried, so an orchestrator does not kill it in an outage."""
     return {"status": "alive"}
 
 
 @app.get("/readyz")
 async def ready(request: Request) -> dict[str, str]:
-    """Whether it can serve, which it can without Redis."""
+    """Report that the shop can serve, for which it does not need Redis."""
     await request.app.state.database.ping()
     return {"status": "ready"}

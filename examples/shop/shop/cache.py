@@ -1,4 +1,4 @@
-"""Redis, which may be away: then a read finds nothing and a write is dropped, at a price of BUDGET seconds at most."""
+"""Redis as an optional cache. While it is down, a read returns None and a write is dropped, within BUDGET seconds."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 BUDGET = 0.25  # seconds that one command may take
-TTL = 30  # seconds; after an outage of Redis a name may be that old
+TTL = 30  # seconds, the largest age of a name after an outage of Redis
 
 # AttributeError: Python 3.12 and 3.13 up to 3.13.5 raise it for a write to a connection that was just reset (python/cpython#136234).
 AWAY = (redis.RedisError, OSError, AttributeError)
 
 
 class Cache:
-    """Names of products, by number."""
+    """The names of products by number."""
 
     def __init__(self, url: str) -> None:
-        # One command, one try: the library's own ten retries would cost seconds in each request.
+        # Each command is tried once. The ten retries of redis-py would cost seconds in each request.
         self._redis = redis.Redis.from_url(
             url,
             socket_timeout=BUDGET,
@@ -27,14 +27,14 @@ class Cache:
         )
 
     async def get(self, number: int) -> str | None:
-        """The name, or None when Redis does not know it or is away."""
+        """Return the name, or None if Redis does not have it or is down."""
         try:
             return await self._redis.get(f"product:{number}")
         except AWAY:
             return None
 
     async def put(self, number: int, name: str) -> None:
-        """Remember a name."""
+        """Store a name."""
         try:
             await self._redis.set(f"product:{number}", name, ex=TTL)
         except AWAY:
@@ -48,5 +48,5 @@ class Cache:
             return
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         await self._redis.aclose()

@@ -1,4 +1,4 @@
-"""Postgres through SQLAlchemy: the table, the pool, and the one place that says how long a request may wait for it."""
+"""Postgres through SQLAlchemy, with a deadline for each request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sqlalchemy import BigInteger, exc, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-DEADLINE = 1.0  # seconds that one request may spend on Postgres, a place in the pool included
+DEADLINE = 1.0  # seconds that one request may spend on Postgres, the wait for a connection included
 POOL = 5  # connections
 
-# SQLAlchemy wraps what a statement raises, and not what connecting raises: those are asyncpg's and the system's own.
+# SQLAlchemy wraps errors of statements, but not errors of connecting, which come from asyncpg and the system.
 AWAY = (
     exc.DBAPIError,
     exc.TimeoutError,
@@ -25,22 +25,26 @@ AWAY = (
     OSError,
     TimeoutError,
 )
-MISTAKES = (exc.DataError, exc.IntegrityError, exc.ProgrammingError)  # ours: waiting does not mend them
+MISTAKES = (
+    exc.DataError,
+    exc.IntegrityError,
+    exc.ProgrammingError,
+)  # errors of the shop, which a later attempt does not change
 
 Result = TypeVar("Result")
 log = logging.getLogger("shop")
 
 
 class DatabaseAway(Exception):
-    """Postgres is gone, full, or slower than the deadline; the request may come back later."""
+    """Postgres is down, full, or slower than the deadline. The client may try again later."""
 
 
 class Base(DeclarativeBase):
-    """Of all tables."""
+    """The base class of all tables."""
 
 
 class Product(Base):
-    """What there is to sell."""
+    """A product."""
 
     __tablename__ = "products"
 
@@ -49,14 +53,14 @@ class Product(Base):
 
 
 class Database:
-    """The pool, and requests on it that never outlast the deadline.
+    """The pool. Its requests never take longer than the deadline.
 
     Args:
         url: postgresql+asyncpg://...
     """
 
     def __init__(self, url: str) -> None:
-        # pool_pre_ping: a connection that died while nobody used it is replaced before a request meets it.
+        # pool_pre_ping replaces a connection that died while idle before a request uses it.
         self._engine = create_async_engine(
             url, pool_size=POOL, max_overflow=0, pool_pre_ping=True, connect_args={"timeout": 2 * DEADLINE}
         )
@@ -64,15 +68,15 @@ class Database:
         self._tasks: set[asyncio.Task[object]] = set()
 
     async def create_tables(self) -> None:
-        """What a migration would do elsewhere."""
+        """Create the tables, in place of a migration."""
         async with self._engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
 
     async def ping(self) -> None:
-        """Ask Postgres for an answer.
+        """Run a query that needs no table.
 
         Raises:
-            DatabaseAway: there is none.
+            DatabaseAway: no answer before the deadline.
         """
 
         async def work() -> None:
@@ -82,7 +86,7 @@ class Database:
         await self._in_time(work)
 
     async def name_of(self, number: int) -> str | None:
-        """A product's name; None when there is no such product.
+        """Return the name of a product, or None if there is no such product.
 
         Raises:
             DatabaseAway: no answer before the deadline.
@@ -96,10 +100,10 @@ class Database:
         return await self._in_time(work)
 
     async def store(self, number: int, name: str) -> None:
-        """Add a product or give it another name.
+        """Add a product or rename it.
 
         Raises:
-            DatabaseAway: no answer before the deadline; it may have been stored or not.
+            DatabaseAway: no answer before the deadline. The product may have been stored.
         """
 
         async def work() -> None:
@@ -109,7 +113,7 @@ class Database:
         await self._in_time(work)
 
     async def close(self) -> None:
-        """End what is under way, and the pool."""
+        """Cancel the requests under way and close the pool."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -117,10 +121,10 @@ class Database:
         await self._engine.dispose()
 
     async def _in_time(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Its result before the deadline.
+        """Return the result of `work`, or raise DatabaseAway at the deadline.
 
-        asyncio.timeout() would not do: on its way out a cancelled query waits for its connection's orderly end, seconds after
-        the deadline. So the request leaves, and the query cleans up behind it, in a task of ours.
+        asyncio.timeout() is not enough, because a cancelled query waits for the proper end of its connection, for seconds
+        after the deadline. So the query runs in a separate task, which cleans up after the request has returned.
         """
 
         async def run() -> Result:

@@ -1,4 +1,4 @@
-"""Says how the shop starts; every other fixture comes with pytest-resilience."""
+"""The start of the shop. All other fixtures come with pytest-resilience."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pytest_resilience import Service, Stack
 
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack: Stack) -> Service:
-    database = resilience_stack.postgres.url.replace("postgresql://", "postgresql+asyncpg://", 1)  # SQLAlchemy's form
+    database = resilience_stack.postgres.url.replace(
+        "postgresql://", "postgresql+asyncpg://", 1
+    )  # the form that SQLAlchemy needs
     return Service(
         [sys.executable, "-m", "shop"],
         port_variable="PORT",
