@@ -273,7 +273,7 @@ class Stack:
         """Fail at once for a service that could not be started; another object that describes it starts it no better."""
         for spec, running in list(self._services.values()):
             if spec == service:
-                running.refuse_hopeless()
+                running.raise_start_error()
 
     def _admins(self, kind: type[Admin]) -> list[Admin]:
         every = (self._postgres_admin, self._redis_admin, *(admin for _, admin in self._extra_admins.values()))

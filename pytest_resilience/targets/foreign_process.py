@@ -12,53 +12,53 @@ from ..clock import wait_until
 from ..errors import SetupError
 from ..faults.process import Kill, Pause, ProcessControl, Terminate
 from .fault_method import fault_method
-from .means import ProcessLimits
+from .process_limits import ProcessLimits
+from .process_tree import ForeignProcessTree
 from .target import ResourceFaults, StrikeRegistry
-from .tree import ForeignTree
 
 if TYPE_CHECKING:
     import psutil
 
-GONE_WITHIN = 10.0  # seconds from a signal to the end of the process
+EXIT_TIMEOUT = 10.0  # seconds from a signal to the end of the process
 
 
 class ForeignProcessControl:
     """A process that we did not start, so that we can't start it again, and all that descends from it."""
 
     def __init__(self, process: psutil.Process) -> None:
-        self._tree = ForeignTree(process)
+        self._tree = ForeignProcessTree(process)
         self._paused: list[psutil.Process] = []
 
     def processes(self) -> list[int]:
         return [process.pid for process in self._tree.members()]
 
     def kill(self) -> None:
-        frozen = self._freeze()
+        frozen = self._stop_tree()
         for process in frozen:
-            _send(process, signal.SIGKILL)
-        _await_end(frozen)
+            _signal(process, signal.SIGKILL)
+        _wait_until_gone(frozen)
 
     def terminate(self) -> None:
         """SIGTERM to the first process, as an orchestrator would; what is left of the tree when that has ended is killed."""
         descendants = self._tree.members()
-        _send(self._tree.root, signal.SIGTERM)
-        _await_end([self._tree.root])
-        left = [process for process in {*descendants, *self._freeze()} if process.is_running()]
+        _signal(self._tree.root, signal.SIGTERM)
+        _wait_until_gone([self._tree.root])
+        left = [process for process in {*descendants, *self._stop_tree()} if process.is_running()]
         for process in left:
-            _send(process, signal.SIGKILL)
-        _await_end(left)
+            _signal(process, signal.SIGKILL)
+        _wait_until_gone(left)
 
     def pause(self) -> None:
-        self._paused = self._freeze()
+        self._paused = self._stop_tree()
 
     def resume(self) -> None:
         for process in reversed(self._paused):
-            _send(process, signal.SIGCONT)
+            _signal(process, signal.SIGCONT)
 
     def start(self) -> None:
         """Nothing: whoever started it knows how."""
 
-    def _freeze(self) -> list[psutil.Process]:
+    def _stop_tree(self) -> list[psutil.Process]:
         """Stop the tree until it has stopped growing."""
         import psutil
 
@@ -67,7 +67,7 @@ class ForeignProcessControl:
         def stop(process: psutil.Process) -> bool:
             if process in stopped:
                 return process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
-            _send(process, signal.SIGSTOP)
+            _signal(process, signal.SIGSTOP)
             stopped.append(process)
             return True
 
@@ -75,7 +75,7 @@ class ForeignProcessControl:
         return stopped
 
 
-def _send(process: psutil.Process, number: signal.Signals) -> None:
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
     import psutil
 
     try:
@@ -85,7 +85,7 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
         return
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     import psutil
 
     try:
@@ -94,16 +94,16 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _await_end(processes: Iterable[psutil.Process]) -> None:
+def _wait_until_gone(processes: Iterable[psutil.Process]) -> None:
     """Wait for the end, and leave it to their parents to ask for the exit codes."""
     left = list(processes)
 
     def all_gone() -> bool:
-        left[:] = filter(_lives, left)
+        left[:] = filter(_is_alive, left)
         return not left
 
-    if not wait_until(all_gone, within=GONE_WITHIN, every=0.002):
-        raise SetupError(f"process {left[0].pid} is still there {GONE_WITHIN:g} s after the signal")
+    if not wait_until(all_gone, within=EXIT_TIMEOUT, every=0.002):
+        raise SetupError(f"process {left[0].pid} is still there {EXIT_TIMEOUT:g} s after the signal")
 
 
 class ForeignProcess(ResourceFaults):
@@ -141,7 +141,7 @@ class ForeignProcess(ResourceFaults):
 
     @property
     def limits(self) -> ProcessLimits:
-        return ProcessLimits(ForeignTree(self._process), self._backend)
+        return ProcessLimits(ForeignProcessTree(self._process), self._backend)
 
     kill = fault_method(Kill)
     terminate = fault_method(Terminate)

@@ -19,21 +19,21 @@ from ..history import Exchange, struck
 from ..processes import CannotStart, ManagedProcess
 from ..redaction import Private, remember_environment, scrubbed
 from ..wire import http
-from .diagnosis import observed
 from .fault_method import fault_method
-from .means import ProcessLimits
+from .not_ready import describe_state
+from .process_limits import ProcessLimits
+from .process_tree import ProcessTree
 from .service_spec import Service
 from .target import ProcessFaults, ResourceFaults, StrikeRegistry
-from .tree import Tree
 
 if TYPE_CHECKING:
     import httpx
     import psutil
 
-ASK_EVERY = 0.005  # seconds between two looks at a service that starts
+READY_INTERVAL = 0.005  # seconds between two looks at a service that starts
 KEEP_ALIVE = 1.0  # seconds that an idle connection to the service is kept
 TIMEOUT = 10.0  # seconds of the client, unless a call says otherwise
-STOP_WITHIN = 5.0  # seconds for an orderly stop before it is killed
+STOP_TIMEOUT = 5.0  # seconds for an orderly stop before it is killed
 
 
 Explain = Callable[[Exchange, dict[str, float | None]], str]
@@ -103,11 +103,11 @@ class RunningService:
         self._clock = clock
         self._child: ManagedProcess | None = None
         self._port = 0
-        self._life_begins = 0
+        self._log_start = 0
         self._clients = ThreadLocalClients(self._explain)
         self._was_ready = False
         self._failures = 0
-        self._hopeless: ResilienceError | None = None
+        self._start_error: ResilienceError | None = None
         remember_environment(spec.env)
 
     @property
@@ -133,27 +133,27 @@ class RunningService:
         Raises:
             ServerNotReady, CannotStart: as `start`; the later ones are short and repeat the first.
         """
-        self.refuse_hopeless()
+        self.raise_start_error()
         try:
             self.start()
         except (ServerNotReady, CannotStart) as error:
             self._failures += 1
             if not self._was_ready or self._failures > 1:
-                self._hopeless = error
+                self._start_error = error
             raise
         self._was_ready, self._failures = True, 0
 
-    def refuse_hopeless(self) -> None:
+    def raise_start_error(self) -> None:
         """See whether there is any hope of starting it.
 
         Raises:
             ServerNotReady, CannotStart: an earlier test has shown that there is none.
         """
-        if self._hopeless is not None:
-            first = str(self._hopeless).partition("\n")[0]
-            kind = type(self._hopeless)
+        if self._start_error is not None:
+            first = str(self._start_error).partition("\n")[0]
+            kind = type(self._start_error)
             again = kind.__new__(kind, f"not started again, as an earlier test has failed with: {first}")
-            vars(again).update(vars(self._hopeless))
+            vars(again).update(vars(self._start_error))
             raise again
 
     def start(self) -> None:
@@ -176,7 +176,7 @@ class RunningService:
         try:
             self._child = self._backend.spawn("service", list(self.spec.command), env=self._environment(), cwd=cwd)
         except CannotStart as error:
-            raise CannotStart("the service", self.spec.shown_command, error.reason) from None
+            raise CannotStart("the service", self.spec.redacted_command_line, error.reason) from None
         self._wait_until_ready(self._child, begins)
 
     def _environment(self) -> Mapping[str, str]:
@@ -186,7 +186,7 @@ class RunningService:
 
     def log_text(self) -> str:
         """What it wrote since `stop` was called last, or since the beginning; over kills and restarts."""
-        return self.child.log_text(self._life_begins)
+        return self.child.log_text(self._log_start)
 
     def _wait_until_ready(self, child: ManagedProcess, begins: int) -> None:
         """Wait until the service answers.
@@ -208,16 +208,16 @@ class RunningService:
                 status = type(error).__name__
             return "ready" if isinstance(status, int) and 200 <= status < 400 and child.running else None
 
-        found = wait_until(outcome, within=self.spec.within, every=ASK_EVERY, clock=self._clock)
+        found = wait_until(outcome, within=self.spec.within, every=READY_INTERVAL, clock=self._clock)
         if found == "ready":
             return
         after = self._clock.now() - begun
-        seen = [] if child.exit_code() is not None else observed(self.spec, self._port, status, child.processes())
+        seen = [] if child.exit_code() is not None else describe_state(self.spec, self._port, status, child.processes())
         code = child.exit_code()
         child.kill()
         error = ServerNotReady(
             "the service",
-            command=self.spec.shown_command,
+            command=self.spec.redacted_command_line,
             within=self.spec.within,
             log=child.log_text(begins),
             exit_code=code,
@@ -263,7 +263,7 @@ class RunningService:
 
     def terminate(self) -> None:
         """SIGTERM, and SIGKILL when that takes too long."""
-        self.child.terminate(STOP_WITHIN)
+        self.child.terminate(STOP_TIMEOUT)
 
     def pause(self) -> None:
         """SIGSTOP."""
@@ -279,14 +279,14 @@ class RunningService:
         self._clients.close()
         if self._child is not None:
             self._child.kill()
-            self._life_begins = self._child.log_size()
+            self._log_start = self._child.log_size()
 
     @property
     def limits(self) -> ProcessLimits:
         """What its processes may use."""
         child = self.child
         begins = child.log_size()
-        return ProcessLimits(Tree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
+        return ProcessLimits(ProcessTree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
 
 
 class ServiceTarget(ProcessFaults, ResourceFaults):

@@ -52,16 +52,16 @@ class Service:
             raise SetupError(f"Service(env=...) takes strings; these are not: {', '.join(wrong)}")
 
     @property
-    def shown_command(self) -> list[str]:
+    def redacted_command_line(self) -> list[str]:
         """The command as a message may show it: values of `env`, and secrets of this process's environment, by their names."""
         secrets = {name: value for name, value in os.environ.items() if is_secret(name)}
-        given = {name: value for name, value in self.env.items() if is_secret(name) or _is_telling(value)}
+        given = {name: value for name, value in self.env.items() if is_secret(name) or _may_be_secret(value)}
         return redacted_command(self.command, secrets | given)
 
     def __repr__(self) -> str:
-        return f"Service({self.shown_command!r}, ready={self.ready!r}, within={self.within:g})"
+        return f"Service({self.redacted_command_line!r}, ready={self.ready!r}, within={self.within:g})"
 
 
-def _is_telling(value: str) -> bool:
+def _may_be_secret(value: str) -> bool:
     """True if a value may be a secret whatever its name: neither a short word, nor a number, a path or a URL without a password."""
     return len(value) >= 8 and not value.isdigit() and not value.startswith(("/", ".")) and "://" not in value

@@ -26,7 +26,7 @@ from ..faults.resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, 
 from ..proxy_client.handle import ProxyHandle
 from ..wording import no_attribute
 from .fault_method import fault_method
-from .means import ProcessLimits
+from .process_limits import ProcessLimits
 
 
 class StrikeRegistry:

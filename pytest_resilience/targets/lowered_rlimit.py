@@ -6,17 +6,17 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .tree import Tree
+from .process_tree import ProcessTree
 
 if TYPE_CHECKING:
     import psutil
 
 # Those in force, the oldest first: a later one may stand on top of an earlier one.
-_LOWERED: list[LoweredLimit] = []
+_ACTIVE: list[LoweredRlimit] = []
 _LOCK = threading.Lock()
 
 
-class LoweredLimit:
+class LoweredRlimit:
     """The soft limit of each process of a tree, lowered. A process that is born under it inherits its parent's.
 
     Args:
@@ -25,7 +25,7 @@ class LoweredLimit:
         limit_of: the new soft limit of a process. A lower one that the process has already stays.
     """
 
-    def __init__(self, tree: Tree, which: int, limit_of: Callable[[psutil.Process], int]) -> None:
+    def __init__(self, tree: ProcessTree, which: int, limit_of: Callable[[psutil.Process], int]) -> None:
         self._tree = tree
         self._which = which
         self._limit_of = limit_of
@@ -45,7 +45,7 @@ class LoweredLimit:
             except BaseException:
                 self._restore_all()
                 raise
-            _LOWERED.append(self)
+            _ACTIVE.append(self)
 
     def restore(self) -> None:
         """Put it back: also for processes that were born meanwhile, and not for one that has set its own limit meanwhile.
@@ -54,9 +54,9 @@ class LoweredLimit:
             psutil.AccessDenied: a process has become another user's; those of all others are put back.
         """
         with _LOCK:
-            if self in _LOWERED:
-                _LOWERED.remove(self)
-            self._hand_over()
+            if self in _ACTIVE:
+                _ACTIVE.remove(self)
+            self._transfer_previous()
             if denied := self._restore_all():
                 raise denied[0]
             self._tree.each_stray(self._restore_one)
@@ -110,9 +110,9 @@ class LoweredLimit:
         process.rlimit(self._which, before)
         return True
 
-    def _hand_over(self) -> None:
+    def _transfer_previous(self) -> None:
         """Where another strike was put on top of this one, it shall restore what was there before both."""
-        for other in _LOWERED:
+        for other in _ACTIVE:
             if other._which != self._which or not self._own.keys() & other._own.keys():  # of its own kind
                 continue
             for process, (limit, before) in other._own.items():  # the same

@@ -10,11 +10,11 @@ from ..backends.backend import Backend, MemoryLimit
 from ..backends.session.memory_cgroup import CgroupUnavailable
 from ..errors import CannotInject, SetupError
 from ..faults.fault import Hold, Receipt
-from . import kernel
-from .effects import UNIT, DataGauge, DescriptorGauge, Gauge, LimitHold, Log
-from .limits import LoweredLimit
-from .processor import CrowdedProcessor
-from .tree import Tree
+from . import procfs
+from .cpu_contention import CpuContention
+from .limit_effects import UNIT, DataLimitDetector, DescriptorLimitDetector, LimitDetector, LimitHold, Log
+from .lowered_rlimit import LoweredRlimit
+from .process_tree import ProcessTree
 
 if TYPE_CHECKING:
     import psutil
@@ -29,7 +29,7 @@ class ProcessLimits:
         log: returns what the processes write from now on; None where it can't be read.
     """
 
-    def __init__(self, tree: Tree, backend: Backend, log: Log | None = None) -> None:
+    def __init__(self, tree: ProcessTree, backend: Backend, log: Log | None = None) -> None:
         self._tree = tree
         self._backend = backend
         self._log = log
@@ -41,9 +41,9 @@ class ProcessLimits:
         import psutil
 
         def limit_of(process: psutil.Process) -> int:
-            return kernel.memory(process.pid).data + headroom_bytes
+            return procfs.memory(process.pid).data + headroom_bytes
 
-        return self._lowered(psutil.RLIMIT_DATA, limit_of, DataGauge(headroom_bytes))
+        return self._lower(psutil.RLIMIT_DATA, limit_of, DataLimitDetector(headroom_bytes))
 
     def limit_descriptors(self, left: int) -> Hold | None:
         """Set each process's RLIMIT_NOFILE so that it can open `left` more; returns None off Linux."""
@@ -52,16 +52,16 @@ class ProcessLimits:
         import psutil
 
         def limit_of(process: psutil.Process) -> int:
-            return kernel.first_beyond(kernel.open_descriptors(process.pid), left)
+            return procfs.rlimit_for(procfs.open_descriptors(process.pid), left)
 
-        return self._lowered(psutil.RLIMIT_NOFILE, limit_of, DescriptorGauge())
+        return self._lower(psutil.RLIMIT_NOFILE, limit_of, DescriptorLimitDetector())
 
-    def _lowered(self, which: int, limit_of: Callable[[psutil.Process], int], gauge: Gauge) -> Hold:
+    def _lower(self, which: int, limit_of: Callable[[psutil.Process], int], detector: LimitDetector) -> Hold:
         import psutil
 
-        self._demand_processes()
+        self._require_processes()
         try:
-            return LimitHold(self._tree, LoweredLimit(self._tree, which, limit_of), gauge, self._log)
+            return LimitHold(self._tree, LoweredRlimit(self._tree, which, limit_of), detector, self._log)
         except (psutil.AccessDenied, PermissionError) as problem:
             raise CannotInject(f"a process of the tree belongs to another user: {problem}") from None
 
@@ -71,7 +71,7 @@ class ProcessLimits:
         Raises:
             CannotInject: this platform, user or backend can't.
         """
-        self._demand_processes()
+        self._require_processes()
         group = self._backend.limit_memory(self._tree.root.pid, headroom_bytes)
         try:
             self._tree.each(lambda process: group.add(process.pid))
@@ -80,24 +80,24 @@ class ProcessLimits:
             if isinstance(problem, CgroupUnavailable):
                 raise CannotInject(f"memory_limit: {problem}") from None
             raise
-        return Enclosed(group)
+        return CgroupHold(group)
 
     def contend_cpu(self, hogs: int) -> Hold | None:
         """Bind all processes to one processor, with that many busy processes (hogs); returns None off Linux."""
         if sys.platform != "linux":
             return None
-        self._demand_processes()
+        self._require_processes()
         try:
-            return CrowdedProcessor(self._tree, hogs, self._backend)
+            return CpuContention(self._tree, hogs, self._backend)
         except PermissionError as problem:
             raise CannotInject(f"a process of the tree belongs to another user: {problem}") from None
 
-    def _demand_processes(self) -> None:
+    def _require_processes(self) -> None:
         if not self._tree.members():
             raise SetupError(f"there is nothing to strike: process {self._tree.root.pid} is not running")
 
 
-class Enclosed:
+class CgroupHold:
     """A tree in a control group."""
 
     def __init__(self, group: MemoryLimit) -> None:

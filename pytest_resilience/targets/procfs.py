@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 
-class Memory(NamedTuple):
+class AddressSpace(NamedTuple):
     """Bytes of a process's address space.
 
     Args:
@@ -22,7 +22,7 @@ class Memory(NamedTuple):
     peak: int
 
 
-class Waiting(NamedTuple):
+class SchedulerTimes(NamedTuple):
     """Seconds of one thread, as the scheduler counts them.
 
     Args:
@@ -34,10 +34,10 @@ class Waiting(NamedTuple):
     waited: float
 
 
-def memory(pid: int) -> Memory:
+def memory(pid: int) -> AddressSpace:
     """Return what the address space holds."""
     status = _status(pid)
-    return Memory(int(status["VmData"].split()[0]) * 1024, int(status["VmPeak"].split()[0]) * 1024)
+    return AddressSpace(int(status["VmData"].split()[0]) * 1024, int(status["VmPeak"].split()[0]) * 1024)
 
 
 def table_size(pid: int) -> int:
@@ -51,7 +51,7 @@ def open_descriptors(pid: int) -> set[int]:
         return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
-def first_beyond(taken: set[int], left: int) -> int:
+def rlimit_for(taken: set[int], left: int) -> int:
     """Return the smallest limit of descriptors under which `left` more can be opened: each gets the lowest number that is free."""
     limit = 0
     while True:
@@ -68,7 +68,7 @@ def threads(pid: int) -> list[int]:
         return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
 
 
-def waiting(pid: int) -> dict[int, Waiting] | None:
+def waiting(pid: int) -> dict[int, SchedulerTimes] | None:
     """Return the scheduler's seconds of each thread, by its id; None where the kernel does not count them."""
     found = {}
     for thread in threads(pid):
@@ -78,11 +78,11 @@ def waiting(pid: int) -> dict[int, Waiting] | None:
             if Path(f"/proc/{pid}/task/{thread}").exists():
                 return None
             continue
-        found[thread] = Waiting(int(ran) / 1e9, int(waited) / 1e9)
+        found[thread] = SchedulerTimes(int(ran) / 1e9, int(waited) / 1e9)
     return found
 
 
-def turned_away(pid: int) -> bool:
+def has_unaccepted(pid: int) -> bool:
     """True if a connection waits at one of the process's TCP listeners to be accepted."""
     inodes = sockets(pid)
     with _gone(pid):

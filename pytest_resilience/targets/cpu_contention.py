@@ -12,9 +12,9 @@ from ..backends.backend import Backend
 from ..clock import SYSTEM, Clock, wait_until
 from ..errors import ResilienceError
 from ..faults.fault import Receipt
-from . import kernel
-from .effects import UNIT, WAITED, Sampler
-from .tree import Tree
+from . import procfs
+from .limit_effects import MIN_WAIT, UNIT, Sampler
+from .process_tree import ProcessTree
 
 if TYPE_CHECKING:
     import psutil
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 READY_WITHIN = 10.0  # seconds for the rivals to be there; it takes 20 ms
 # Bound to one processor and busy, for a minute at most: nobody suffers for long from a session that was killed with its supervisor.
 # Each in a session of its own, because Linux may share out its time by sessions.
-RIVALS = """
+CPU_HOG = """
 import os, sys, time
 os.sched_setaffinity(0, {int(sys.argv[1])})
 for _ in range(int(sys.argv[2]) - 1):
@@ -35,7 +35,7 @@ while time.monotonic() < end:
 """
 
 
-class CrowdedProcessor:
+class CpuContention:
     """A tree bound to one processor with rivals, and how long it had to wait.
 
     Args:
@@ -45,58 +45,58 @@ class CrowdedProcessor:
         clock: waits for the rivals, and tells when a process had to wait.
     """
 
-    def __init__(self, tree: Tree, rivals: int, backend: Backend, clock: Clock = SYSTEM) -> None:
+    def __init__(self, tree: ProcessTree, hogs: int, backend: Backend, clock: Clock = SYSTEM) -> None:
         self._tree = tree
         self._clock = clock
         self._before: dict[tuple[psutil.Process, int], set[int]] = {}
         self._lock = threading.Lock()
         self._processors = os.sched_getaffinity(tree.root.pid)
         self._processor = min(self._processors)
-        self._rivals = backend.spawn(
-            "rival", [sys.executable, "-I", "-S", "-c", RIVALS, str(self._processor), str(rivals)], env={}
+        self._hogs = backend.spawn(
+            "rival", [sys.executable, "-I", "-S", "-c", CPU_HOG, str(self._processor), str(hogs)], env={}
         )
         try:
-            self._wait_for_rivals(rivals)
-            tree.each(self._bind)
+            self._wait_for_hogs(hogs)
+            tree.each(self._set_affinity)
         except BaseException:
-            self._unbind()
+            self._restore_affinity()
             raise
-        self._began = clock.now()
+        self._started = clock.now()
         self._waits: dict[tuple[psutil.Process, int], tuple[float, float]] = {}  # of a thread: at first, and by now
         self._waited: dict[psutil.Process, float] = {}  # when each process had waited for long enough
         self._last = 0.0
         self._counts = True
         self._watched = False
-        self._look()
-        self._sampler = Sampler(self._look)
+        self._sample()
+        self._sampler = Sampler(self._sample)
 
-    def _wait_for_rivals(self, count: int) -> None:
+    def _wait_for_hogs(self, count: int) -> None:
         def started() -> bool:
-            return len(self._rivals.processes()) >= count
+            return len(self._hogs.processes()) >= count
 
-        wait_until(lambda: started() or not self._rivals.running, within=READY_WITHIN, every=0.001, clock=self._clock)
+        wait_until(lambda: started() or not self._hogs.running, within=READY_WITHIN, every=0.001, clock=self._clock)
         if not started():
-            raise ResilienceError(f"the {count} rivals did not start: {self._rivals.log_text().strip()}")
+            raise ResilienceError(f"the {count} rivals did not start: {self._hogs.log_text().strip()}")
 
     def release(self) -> None:
         """End the rivals and let every thread run where it ran before."""
         self._sampler.stop()
-        self._unbind()
+        self._restore_affinity()
 
     def receipt(self) -> Receipt:
         """Return how many processes had to wait for the processor."""
-        self._look()
+        self._sample()
         if self._waited:
             return Receipt(len(self._waited), UNIT, min(self._waited.values()), self._last)
         return Receipt(0 if self._counts else None, UNIT)
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         import psutil
 
         with self._lock:
             for process in self._tree.members():
                 try:
-                    threads = kernel.waiting(process.pid)
+                    threads = procfs.waiting(process.pid)
                 except psutil.NoSuchProcess:
                     continue
                 if threads is None:
@@ -107,33 +107,33 @@ class CrowdedProcessor:
                     first = self._waits.get((process, thread), (born, born))[0]
                     self._waits[process, thread] = first, seconds.waited
                 total = sum(now - first for (known, _), (first, now) in self._waits.items() if known == process)
-                if total >= WAITED:
-                    self._last = self._clock.now() - self._began
+                if total >= MIN_WAIT:
+                    self._last = self._clock.now() - self._started
                     self._waited.setdefault(process, self._last)
             self._watched = True
 
-    def _bind(self, process: psutil.Process) -> bool:
+    def _set_affinity(self, process: psutil.Process) -> bool:
         busy = False
-        for thread in kernel.threads(process.pid):
+        for thread in procfs.threads(process.pid):
             processors = affinity(thread)
             if processors is None or processors == {self._processor}:
                 continue
             self._before[process, thread] = processors
-            bind(thread, {self._processor})
+            set_affinity(thread, {self._processor})
             busy = True
         return busy
 
-    def _unbind(self) -> None:
-        self._rivals.kill()
-        self._tree.each(self._unbind_one)
-        self._tree.each_stray(self._unbind_one)
+    def _restore_affinity(self) -> None:
+        self._hogs.kill()
+        self._tree.each(self._restore_affinity_of)
+        self._tree.each_stray(self._restore_affinity_of)
 
-    def _unbind_one(self, process: psutil.Process) -> bool:
+    def _restore_affinity_of(self, process: psutil.Process) -> bool:
         busy = False
-        for thread in kernel.threads(process.pid):
+        for thread in procfs.threads(process.pid):
             before = self._before.get((process, thread), self._processors)  # born meanwhile, by a thread that was bound
             if affinity(thread) == {self._processor} != before:
-                bind(thread, before)
+                set_affinity(thread, before)
                 busy = True
         return busy
 
@@ -146,7 +146,7 @@ def affinity(thread: int) -> set[int] | None:
         return None
 
 
-def bind(thread: int, processors: Iterable[int]) -> None:
+def set_affinity(thread: int, processors: Iterable[int]) -> None:
     """Bind a thread, if it is still there."""
     try:
         os.sched_setaffinity(thread, processors)

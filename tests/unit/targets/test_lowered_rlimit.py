@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from pytest_resilience import CannotInject, SetupError
-from pytest_resilience.targets.limits import LoweredLimit
-from pytest_resilience.targets.means import ProcessLimits
-from pytest_resilience.targets.tree import ForeignTree, Tree
+from pytest_resilience.targets.lowered_rlimit import LoweredRlimit
+from pytest_resilience.targets.process_limits import ProcessLimits
+from pytest_resilience.targets.process_tree import ForeignProcessTree, ProcessTree
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux'")
 
@@ -33,13 +33,13 @@ def files(process: psutil.Process) -> tuple[int, int]:
 def test_a_process_that_has_the_id_of_one_that_ended_is_another_one(child: psutil.Process) -> None:
     ended = psutil.Process(child.pid)
     ended._ident, ended._create_time = (child.pid, -1.0), -1.0  # psutil tells processes apart by their start
-    tree = Tree(ended, lambda: [child.pid])
+    tree = ProcessTree(ended, lambda: [child.pid])
     assert tree.members() == [child]
     assert ended not in tree.members()
 
 
 def test_a_limit_that_the_process_sets_meanwhile_stays(child: psutil.Process) -> None:
-    limit = LoweredLimit(ForeignTree(child), psutil.RLIMIT_NOFILE, lambda _: 100)
+    limit = LoweredRlimit(ForeignProcessTree(child), psutil.RLIMIT_NOFILE, lambda _: 100)
     hard = files(child)[1]
     limit.lower()
     assert limit.on(child) == 100
@@ -52,7 +52,7 @@ def test_a_limit_that_the_process_sets_meanwhile_stays(child: psutil.Process) ->
 def test_where_one_process_may_not_be_limited_none_is(child: psutil.Process) -> None:
     before = files(child)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        tree = Tree(child, lambda: [child.pid, other.pid])
+        tree = ProcessTree(child, lambda: [child.pid, other.pid])
 
         def limit_of(process: psutil.Process) -> int:
             if process.pid == other.pid:
@@ -60,13 +60,13 @@ def test_where_one_process_may_not_be_limited_none_is(child: psutil.Process) -> 
             return 100
 
         with pytest.raises(psutil.AccessDenied):
-            LoweredLimit(tree, psutil.RLIMIT_NOFILE, limit_of).lower()
+            LoweredRlimit(tree, psutil.RLIMIT_NOFILE, limit_of).lower()
         assert files(child) == before
         other.kill()
 
 
 def test_a_process_of_another_user_is_an_error_at_once(child: psutil.Process) -> None:
-    limits = ProcessLimits(ForeignTree(child), mock.Mock())
+    limits = ProcessLimits(ForeignProcessTree(child), mock.Mock())
     with (
         mock.patch.object(psutil.Process, "rlimit", side_effect=psutil.AccessDenied(child.pid)),
         pytest.raises(CannotInject, match="another user"),
@@ -77,7 +77,7 @@ def test_a_process_of_another_user_is_an_error_at_once(child: psutil.Process) ->
 def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: psutil.Process) -> None:
     before = files(child)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        limit = LoweredLimit(Tree(child, lambda: [other.pid, child.pid]), psutil.RLIMIT_NOFILE, lambda _: 100)
+        limit = LoweredRlimit(ProcessTree(child, lambda: [other.pid, child.pid]), psutil.RLIMIT_NOFILE, lambda _: 100)
         limit.lower()
         real = psutil.Process.rlimit
 
@@ -102,7 +102,7 @@ def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: ps
     ],
 )
 def test_what_has_ended_has_nothing_to_strike(child: psutil.Process, strike: object) -> None:
-    tree = ForeignTree(child)
+    tree = ForeignProcessTree(child)
     child.kill()
     child.wait()
     with pytest.raises(SetupError, match=r"nothing to strike: process \d+ is not running"):

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from pytest_resilience.targets.diagnosis import listening, observed
+from pytest_resilience.targets.not_ready import describe_state, listening
 from pytest_resilience.targets.service_spec import Service
 
 SPEC = Service(["shop"], ready="/readyz")
@@ -22,7 +22,7 @@ def test_the_ports_that_processes_listen_on_are_listed_and_dead_processes_are_no
 def test_a_service_that_listens_on_another_address_of_its_port_is_told_apart() -> None:
     with socket.create_server(("127.0.0.2", 0)) as server:
         port = server.getsockname()[1]
-        asked, seen = observed(SPEC, port, "ConnectionRefusedError", [os.getpid()])
+        asked, seen = describe_state(SPEC, port, "ConnectionRefusedError", [os.getpid()])
         assert asked == f"GET /readyz on port {port}: ConnectionRefusedError"
         assert f"127.0.0.2:{port}" in seen
         assert seen.endswith(f"and was asked at 127.0.0.1:{port}")
@@ -37,11 +37,11 @@ def test_a_service_that_listens_on_another_address_of_its_port_is_told_apart() -
     ],
 )
 def test_what_it_answers_is_said(status: int, said: str) -> None:
-    assert observed(SPEC, 1, status, []) == [f"GET /readyz on port 1 {said}"]
+    assert describe_state(SPEC, 1, status, []) == [f"GET /readyz on port 1 {said}"]
 
 
 def test_a_service_that_listens_on_nothing_is_said_to() -> None:
-    assert observed(SPEC, 1, "ConnectionRefusedError", []) == [
+    assert describe_state(SPEC, 1, "ConnectionRefusedError", []) == [
         "GET /readyz on port 1: ConnectionRefusedError",
         "it listens on no port",
     ]

@@ -13,8 +13,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..clock import SYSTEM
-from . import kernel
-from .tree import Tree
+from . import procfs
+from .process_tree import ProcessTree
 
 if TYPE_CHECKING:
     import psutil
@@ -35,12 +35,12 @@ _RECEIVED = Struct("=Q")
 _RECEIVED_AT = 128  # of tcpi_bytes_received in struct tcp_info
 _FIN_WAIT2, _TIME_WAIT, _LISTEN = 5, 6, 10
 _LONG = 1 << 32  # milliseconds; longer than a socket fades
-LATE = 0.1  # seconds that the news of a destroyed socket may take on a busy machine
-SETTLED_WITHIN = 0.02  # seconds to wait for the news of earlier connections
-OLD_NEWS = 0.005  # seconds without any after which those of earlier connections have come, as a rule
+EVENT_DELAY = 0.1  # seconds that the news of a destroyed socket may take on a busy machine
+SKIP_TIMEOUT = 0.02  # seconds to wait for the news of earlier connections
+EVENT_GAP = 0.005  # seconds without any after which those of earlier connections have come, as a rule
 
 
-class Unknown(Exception):
+class TrafficUnknown(Exception):
     """The kernel does not say."""
 
 
@@ -77,72 +77,72 @@ class TcpSocket(NamedTuple):
         return self.state == _TIME_WAIT or (self.state == _FIN_WAIT2 and self.received < 0)
 
 
-class Traffic:
+class TcpTraffic:
     """What reaches a tree of processes from now on. The processes must listen on a port."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: ProcessTree) -> None:
         self._tree = tree
-        self._news: socket.socket | None = None
-        self._said = False  # once something has come it has come
+        self._events: socket.socket | None = None
+        self._seen = False  # once something has come it has come
         try:
-            self._news = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
-            self._news.bind((0, _GROUPS))
-            self._news.setblocking(False)
-            self._let_old_news_pass()
+            self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+            self._events.bind((0, _GROUPS))
+            self._events.setblocking(False)
+            self._skip_old_events()
             inodes = self._inodes = _inodes(tree.members())
             sockets = list(_listed())
-        except (OSError, Unknown):
-            self._said = True
+        except (OSError, TrafficUnknown):
+            self._seen = True
             return
         self._ports = {each.port for each in sockets if each.state == _LISTEN and each.inode in inodes}
         self._before = {each.cookie: each.received for each in sockets}
         self._pairs = {each.pair for each in sockets}
         self._fading = _fading(sockets, at_first=True)
-        self._ours = {each.cookie for each in sockets if each.inode in inodes}
+        self._tree_cookies = {each.cookie for each in sockets if each.inode in inodes}
         self._gone: list[TcpSocket] = []
-        self._said = not self._ports
+        self._seen = not self._ports
 
-    def _let_old_news_pass(self) -> None:
+    def _skip_old_events(self) -> None:
         """Read the news of connections that have just ended: they would look like traffic."""
-        assert self._news is not None, "opened by the caller"
-        give_up = SYSTEM.now() + SETTLED_WITHIN
-        while SYSTEM.now() < give_up and select.select([self._news], [], [], OLD_NEWS)[0]:
-            self._news.recv(1 << 16)
+        assert self._events is not None, "opened by the caller"
+        give_up = SYSTEM.now() + SKIP_TIMEOUT
+        while SYSTEM.now() < give_up and select.select([self._events], [], [], EVENT_GAP)[0]:
+            self._events.recv(1 << 16)
 
     def none(self) -> bool:
         """True if it is certain that nothing has reached the tree; takes 0.1 s then."""
-        if not self._heard():
-            SYSTEM.sleep(LATE)
-        return not self._heard()
+        if not self._has_arrived():
+            SYSTEM.sleep(EVENT_DELAY)
+        return not self._has_arrived()
 
     def close(self) -> None:
         """Listen no more."""
-        if self._news is not None:
-            self._news.close()
+        if self._events is not None:
+            self._events.close()
 
-    def _heard(self) -> bool:
-        if not self._said:
+    def _has_arrived(self) -> bool:
+        if not self._seen:
             try:
                 inodes = _inodes(self._tree.members())
                 self._gone += self._destroyed()
                 sockets = list(_listed())
-            except (OSError, Unknown):
-                self._said = True
+            except (OSError, TrafficUnknown):
+                self._seen = True
                 return True
             fading = _fading(sockets)
-            self._said = (
+            self._seen = (
                 bool(inodes - self._inodes)
                 or any(self._is_new(each, fading) for each in self._gone)
-                or any(self._tells(each, inodes) for each in sockets)
+                or any(self._shows_traffic(each, inodes) for each in sockets)
             )
-        return self._said
+        return self._seen
 
-    def _tells(self, each: TcpSocket, inodes: set[int]) -> bool:
+    def _shows_traffic(self, each: TcpSocket, inodes: set[int]) -> bool:
         """True if a socket that is listed shows that something has come."""
         if each.state == _LISTEN:
             return each.inode in inodes and each.queue > 0
         if each.fades_away:  # has no counters any more
-            if not self._is_ours(each):
+            if not self._belongs_to_tree(each):
                 return False
             known = self._fading.get(each.pair)
             return each.pair not in self._pairs if known is None else each.fades > known
@@ -150,7 +150,7 @@ class Traffic:
 
     def _is_new(self, each: TcpSocket, fading: dict[tuple[int, int], int]) -> bool:
         """True if a socket that was destroyed meanwhile shows that something had come."""
-        if not self._is_ours(each):
+        if not self._belongs_to_tree(each):
             return False
         if each.cookie in self._before:
             return self._is_server(each) and self._grew(each)
@@ -160,20 +160,20 @@ class Traffic:
                 return False
         return True
 
-    def _is_ours(self, each: TcpSocket) -> bool:
-        return each.cookie in self._ours or bool({each.port, each.peer} & self._ports)
+    def _belongs_to_tree(self, each: TcpSocket) -> bool:
+        return each.cookie in self._tree_cookies or bool({each.port, each.peer} & self._ports)
 
     def _is_server(self, each: TcpSocket) -> bool:
-        return each.cookie in self._ours or each.port in self._ports
+        return each.cookie in self._tree_cookies or each.port in self._ports
 
     def _grew(self, each: TcpSocket) -> bool:
         return each.received > max(0, self._before.get(each.cookie, 0)) + 1
 
     def _destroyed(self) -> Iterator[TcpSocket]:
-        assert self._news is not None, "otherwise there is nothing to ask"
+        assert self._events is not None, "otherwise there is nothing to ask"
         while True:
             try:
-                data = self._news.recv(1 << 16)
+                data = self._events.recv(1 << 16)
             except BlockingIOError:
                 return
             yield from _sockets(data)
@@ -196,7 +196,7 @@ def _inodes(processes: Iterable[psutil.Process]) -> set[int]:
     found = set()
     for process in processes:
         try:
-            found |= kernel.sockets(process.pid)
+            found |= procfs.sockets(process.pid)
         except psutil.NoSuchProcess:
             continue
     return found
@@ -215,7 +215,7 @@ def _listed() -> Iterator[TcpSocket]:
                 if _kinds(data) & {_DONE, _ERROR}:
                     break
             if _ERROR in _kinds(data) and family == socket.AF_INET:  # without IPv6 there are no such sockets
-                raise Unknown
+                raise TrafficUnknown
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from pytest_resilience.targets.traffic import Traffic
-from pytest_resilience.targets.tree import ForeignTree
+from pytest_resilience.targets.process_tree import ForeignProcessTree
+from pytest_resilience.targets.tcp_traffic import TcpTraffic
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sock_diag is Linux'")
@@ -32,10 +32,10 @@ RESET = b"\1\0\0\0\0\0\0\0"
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[ForeignTree, int]]:
+def server() -> Iterator[tuple[ForeignProcessTree, int]]:
     with subprocess.Popen([sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield ForeignTree(psutil.Process(process.pid)), int(process.stdout.readline())
+        yield ForeignProcessTree(psutil.Process(process.pid)), int(process.stdout.readline())
         process.kill()
 
 
@@ -51,15 +51,15 @@ def visit(port: int, *, reset: bool = False) -> None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
-def is_quiet(tree: ForeignTree) -> bool:
-    traffic = Traffic(tree)
+def is_quiet(tree: ForeignProcessTree) -> bool:
+    traffic = TcpTraffic(tree)
     try:
         return traffic.none()
     finally:
         traffic.close()
 
 
-def test_where_nothing_comes_that_is_certain_in_the_end(server: tuple[ForeignTree, int]) -> None:
+def test_where_nothing_comes_that_is_certain_in_the_end(server: tuple[ForeignProcessTree, int]) -> None:
     tree, port = server
     for _ in range(5):
         visit(port)  # the kernel may tell late of its end: then nothing is certain
@@ -67,32 +67,34 @@ def test_where_nothing_comes_that_is_certain_in_the_end(server: tuple[ForeignTre
 
 
 @pytest.mark.parametrize("come", [visit, lambda port: visit(port, reset=True)], ids=["closed", "reset"])
-def test_a_connection_that_came_and_went_is_heard(server: tuple[ForeignTree, int], come: Callable[[int], None]) -> None:
+def test_a_connection_that_came_and_went_is_heard(
+    server: tuple[ForeignProcessTree, int], come: Callable[[int], None]
+) -> None:
     tree, port = server
     for _ in range(20):
-        traffic = Traffic(tree)
+        traffic = TcpTraffic(tree)
         come(port)
         assert not traffic.none()
         assert not traffic.none(), "once is enough"
         traffic.close()
 
 
-def test_a_word_on_a_connection_that_was_there_is_heard(server: tuple[ForeignTree, int]) -> None:
+def test_a_word_on_a_connection_that_was_there_is_heard(server: tuple[ForeignProcessTree, int]) -> None:
     tree, port = server
     with socket.create_connection(("127.0.0.1", port)) as connection:
         echo(connection)
-        traffic = Traffic(tree)
+        traffic = TcpTraffic(tree)
         assert traffic.none()
         echo(connection)
         assert not traffic.none()
         traffic.close()
 
 
-def test_a_connection_that_is_not_accepted_is_heard(server: tuple[ForeignTree, int]) -> None:
+def test_a_connection_that_is_not_accepted_is_heard(server: tuple[ForeignProcessTree, int]) -> None:
     tree, port = server
     with socket.create_connection(("127.0.0.1", port)) as first:
         echo(first)
-        traffic = Traffic(tree)
+        traffic = TcpTraffic(tree)
         with socket.create_connection(("127.0.0.1", port)):  # the server is busy with the first one
             assert not traffic.none()
         traffic.close()
@@ -100,7 +102,7 @@ def test_a_connection_that_is_not_accepted_is_heard(server: tuple[ForeignTree, i
 
 def test_of_a_process_that_does_not_listen_nothing_is_known() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        traffic = Traffic(ForeignTree(psutil.Process(process.pid)))
+        traffic = TcpTraffic(ForeignProcessTree(psutil.Process(process.pid)))
         assert not traffic.none()
         traffic.close()
         process.kill()

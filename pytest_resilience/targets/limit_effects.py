@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..faults.fault import Receipt
-from . import kernel
-from .limits import LoweredLimit
-from .traffic import Traffic
-from .tree import Tree
+from . import procfs
+from .lowered_rlimit import LoweredRlimit
+from .process_tree import ProcessTree
+from .tcp_traffic import TcpTraffic
 
 if TYPE_CHECKING:
     import psutil
 
-EVERY = 0.01  # seconds between two looks
-NEAR = 0.1  # of the headroom: a process that has no more than that left counts as one that met its limit
+SAMPLE_INTERVAL = 0.01  # seconds between two looks
+NEAR_SHARE = 0.1  # of the headroom: a process that has no more than that left counts as one that met its limit
 FAR_BYTES = (
     1 << 30
 )  # with so much left at its peak a process can't have met its limit, unless it asked for more than that in one piece
-SLIGHT = 0.02  # seconds on a processor, and of each second thereafter, that an idle service may take for its timers
-SLIGHT_SHARE = 0.02
-WAITED = 0.01  # seconds that a process has to wait for a processor before it counts
+IDLE_CPU = 0.02  # seconds on a processor, and of each second thereafter, that an idle service may take for its timers
+IDLE_CPU_SHARE = 0.02
+MIN_WAIT = 0.01  # seconds that a process has to wait for a processor before it counts
 UNIT = "processes"
 
 Log = Callable[[], str]  # what the processes have written since the strike
@@ -43,15 +43,15 @@ class Sampler:
     """
 
     def __init__(self, look: Callable[[], None]) -> None:
-        self._look = look
+        self._sample = look
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="resilience-sampler", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._over.wait(EVERY):
+        while not self._over.wait(SAMPLE_INTERVAL):
             try:
-                self._look()
+                self._sample()
             except Exception:  # noqa: BLE001  # whatever keeps it from looking is reported by the look before the heal
                 return
 
@@ -61,10 +61,10 @@ class Sampler:
         self._thread.join()
 
 
-class Gauge(Protocol):
+class LimitDetector(Protocol):
     """How near a process is to a limit."""
 
-    says: re.Pattern[str]
+    log_pattern: re.Pattern[str]
 
     def begin(self, process: psutil.Process) -> None:
         """Remember a process as it was when it was first seen under the limit."""
@@ -87,13 +87,15 @@ class LimitHold:
         clock: tells when they met it.
     """
 
-    def __init__(self, tree: Tree, lowered: LoweredLimit, gauge: Gauge, log: Log | None, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self, tree: ProcessTree, lowered: LoweredRlimit, detector: LimitDetector, log: Log | None, clock: Clock = SYSTEM
+    ) -> None:
         self._tree = tree
         self._lowered = lowered
-        self._gauge = gauge
+        self._detector = detector
         self._log = log
         self._clock = clock
-        self._began = clock.now()
+        self._started = clock.now()
         self._met: dict[psutil.Process, float] = {}  # when each was first seen at its limit
         self._last = 0.0
         self._begun: set[psutil.Process] = set()
@@ -102,10 +104,10 @@ class LimitHold:
         lowered.lower()
         for process in lowered.processes:
             self._begin(process)
-        self._activity = Activity(lowered.processes, clock)
+        self._activity = CpuActivity(lowered.processes, clock)
         # A service is asked over TCP. Another process may be asked over a pipe or have work of its own.
-        self._traffic = Traffic(tree) if log is not None else None
-        self._sampler = Sampler(self._look)
+        self._traffic = TcpTraffic(tree) if log is not None else None
+        self._sampler = Sampler(self._sample)
 
     def release(self) -> None:
         """Put the limit back for every process that has it."""
@@ -116,8 +118,8 @@ class LimitHold:
 
     def receipt(self) -> Receipt:
         """Return how many processes met the limit."""
-        self._look()
-        said = self._log is not None and self._gauge.says.search(self._log()) is not None
+        self._sample()
+        said = self._log is not None and self._detector.log_pattern.search(self._log()) is not None
         if self._met:
             return Receipt(len(self._met), UNIT, min(self._met.values()), self._last)
         if said:
@@ -130,11 +132,11 @@ class LimitHold:
         """True if the processes have not run, or ran hardly and nothing asked them to."""
         if self._activity.is_none():
             return True
-        if self._traffic is None or not self._activity.is_slight(self._tree.members()):
+        if self._traffic is None or not self._activity.is_idle(self._tree.members()):
             return False
         return self._traffic.none()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         import psutil
 
         with self._lock:
@@ -144,10 +146,10 @@ class LimitHold:
                     if limit is None:
                         continue
                     self._begin(process)
-                    if self._gauge.met(process, limit):
-                        self._last = self._clock.now() - self._began
+                    if self._detector.met(process, limit):
+                        self._last = self._clock.now() - self._started
                         self._met.setdefault(process, self._last)
-                    elif not self._gauge.is_far(process, limit):
+                    elif not self._detector.is_far(process, limit):
                         self._may_have_met = True
                 except psutil.NoSuchProcess:
                     self._may_have_met = True
@@ -160,12 +162,12 @@ class LimitHold:
         if process not in self._begun:
             self._begun.add(process)
             try:
-                self._gauge.begin(process)
+                self._detector.begin(process)
             except (psutil.NoSuchProcess, PermissionError):
                 self._may_have_met = True
 
 
-class Activity:
+class CpuActivity:
     """How much the processes of a tree have run since.
 
     Args:
@@ -175,14 +177,14 @@ class Activity:
 
     def __init__(self, processes: list[psutil.Process], clock: Clock = SYSTEM) -> None:
         self._clock = clock
-        self._began = clock.now()
+        self._started = clock.now()
         self._ran = {process: _seconds(process) for process in processes}
 
     def is_none(self) -> bool:
         """True if each process is still there, and none of its threads has been on a processor."""
         return all(ran is not None and _seconds(process) == ran for process, ran in self._ran.items())
 
-    def is_slight(self, processes: list[psutil.Process]) -> bool:
+    def is_idle(self, processes: list[psutil.Process]) -> bool:
         """True if the tree has the processes that it had, and they ran no more than idle ones that look around now and then."""
         if set(processes) != self._ran.keys():
             return False
@@ -192,7 +194,7 @@ class Activity:
             if before is None or now is None:
                 return False
             total += sum(seconds - before.get(thread, 0.0) for thread, seconds in now.items())
-        return total <= SLIGHT + SLIGHT_SHARE * (self._clock.now() - self._began)
+        return total <= IDLE_CPU + IDLE_CPU_SHARE * (self._clock.now() - self._started)
 
 
 def _seconds(process: psutil.Process) -> dict[int, float] | None:
@@ -200,20 +202,20 @@ def _seconds(process: psutil.Process) -> dict[int, float] | None:
     import psutil
 
     try:
-        waiting = kernel.waiting(process.pid) if process.is_running() else None
+        waiting = procfs.waiting(process.pid) if process.is_running() else None
     except psutil.NoSuchProcess:
         return None
     return None if waiting is None else {thread: seconds.ran for thread, seconds in waiting.items()}
 
 
-class DataGauge:
+class DataLimitDetector:
     """How near a process's data segment is to RLIMIT_DATA.
 
     Args:
         headroom: bytes that a process was left to grow by.
     """
 
-    says = re.compile(
+    log_pattern = re.compile(
         r"(?<![A-Za-z])MemoryError|java\.lang\.OutOfMemoryError|cannot allocate memory|std::bad_alloc|failed to allocate memory"
         r"|out of memory|memory allocation of \d+ bytes failed|\bENOMEM\b",
         re.IGNORECASE,
@@ -227,35 +229,35 @@ class DataGauge:
 
     def met(self, process: psutil.Process, limit: int) -> bool:
         # Without a headroom every process is at its limit from the first, whether it asks for memory or not.
-        return self._headroom > 0 and kernel.memory(process.pid).data >= limit - NEAR * self._headroom
+        return self._headroom > 0 and procfs.memory(process.pid).data >= limit - NEAR_SHARE * self._headroom
 
     def is_far(self, process: psutil.Process, limit: int) -> bool:
-        return kernel.memory(process.pid).peak <= limit - FAR_BYTES
+        return procfs.memory(process.pid).peak <= limit - FAR_BYTES
 
 
-class DescriptorGauge:
+class DescriptorLimitDetector:
     """How near a process is to its last descriptor (RLIMIT_NOFILE)."""
 
-    says = re.compile(r"too many open files|\bEMFILE\b|\bErrno 24\b", re.IGNORECASE)
+    log_pattern = re.compile(r"too many open files|\bEMFILE\b|\bErrno 24\b", re.IGNORECASE)
 
     def __init__(self) -> None:
         self._first: dict[psutil.Process, set[int]] = {}
         self._waiting: set[psutil.Process] = set()
 
     def begin(self, process: psutil.Process) -> None:
-        self._first[process] = kernel.open_descriptors(process.pid)
+        self._first[process] = procfs.open_descriptors(process.pid)
 
     def met(self, process: psutil.Process, limit: int) -> bool:
         import psutil
 
-        taken = kernel.open_descriptors(process.pid)
-        if kernel.first_beyond(taken, 0) < limit:
+        taken = procfs.open_descriptors(process.pid)
+        if procfs.rlimit_for(taken, 0) < limit:
             self._waiting.discard(process)
             return False
         if taken != self._first.get(process):  # full, and by what it opened under the fault
             return True
         # It may have been full from the first: then only a connection that it does not take shows that it was refused a descriptor.
-        if process.status() == psutil.STATUS_STOPPED or not kernel.turned_away(process.pid):
+        if process.status() == psutil.STATUS_STOPPED or not procfs.has_unaccepted(process.pid):
             self._waiting.discard(process)
             return False
         waited = process in self._waiting
@@ -263,4 +265,4 @@ class DescriptorGauge:
         return waited
 
     def is_far(self, process: psutil.Process, limit: int) -> bool:
-        return kernel.table_size(process.pid) < limit
+        return procfs.table_size(process.pid) < limit

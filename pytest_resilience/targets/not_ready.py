@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .service_spec import Service
 
 
-def observed(spec: Service, port: int, status: int | str, pids: Iterable[int]) -> list[str]:
+def describe_state(spec: Service, port: int, status: int | str, pids: Iterable[int]) -> list[str]:
     """Return what was seen of a service that runs and is not ready, a line each.
 
     Args:

@@ -12,10 +12,10 @@ from ..supervisor import descendants, process_table
 if TYPE_CHECKING:
     import psutil
 
-PATIENCE = 1.5  # seconds to reach every process of a tree; only one stuck in the kernel needs more than a few ms
+REACH_TIMEOUT = 1.5  # seconds to reach every process of a tree; only one stuck in the kernel needs more than a few ms
 
 
-class Tree:
+class ProcessTree:
     """A tree of processes, listed anew at each look.
 
     Args:
@@ -56,7 +56,7 @@ class Tree:
         """
         import psutil
 
-        quiet, give_up = 0, SYSTEM.now() + PATIENCE
+        quiet, give_up = 0, SYSTEM.now() + REACH_TIMEOUT
         while quiet < 2 and SYSTEM.now() < give_up:
             busy = False
             for process in self.members():
@@ -75,7 +75,7 @@ class Tree:
         """
 
 
-class ForeignTree(Tree):
+class ForeignProcessTree(ProcessTree):
     """The tree of a process that the supervisor did not start.
 
     A process that detaches from the tree (its parent ends) stays in it once it was seen.
