@@ -13,7 +13,7 @@ import pytest
 from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
 from .kept_modules import FINDER
-from .report.attempts import (
+from .report.run_reports import (
     ATTEMPT,
     ATTEMPT_PROPERTIES,
     FAILED_ATTEMPTS,
@@ -304,7 +304,7 @@ def pytest_runtest_makereport(
             report.user_properties.append(VACUOUS)
         if report.failed:
             from .redaction import scrubbed
-            from .report.files import save_logs
+            from .report.artifacts import save_logs
             from .report.terminal import strike_lines, tail
 
             struck, logs = strike_lines(fixture.strikes), fixture.logs()

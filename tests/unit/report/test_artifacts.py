@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_resilience.redaction import new_password
-from pytest_resilience.report.files import save_logs
+from pytest_resilience.report.artifacts import save_logs
 
 
 def test_logs_are_kept_without_passwords(tmp_path):
