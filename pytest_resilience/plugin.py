@@ -1,4 +1,4 @@
-"""pytest's hooks, a few lines each; imports nothing heavy."""
+"""The hooks of pytest, a few lines each. Every run of pytest imports this file, so it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -13,16 +13,8 @@ import pytest
 from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
 from .kept_modules import FINDER
-from .report.run_reports import (
-    ATTEMPT,
-    ATTEMPT_PROPERTIES,
-    FAILED_ATTEMPTS,
-    LEAK,
-    OUTCOME,
-    STRIKE,
-    UNSUPPORTED,
-    RunReports,
-)
+from .report.run_reports import ATTEMPT, ATTEMPT_PROPERTIES, FAILED_ATTEMPTS, LEAK, OUTCOME, STRIKE, UNSUPPORTED
+from .report.terminal import Summary
 from .stash import ATTEMPTS, DESCRIBED, FAILED_ATTEMPT_NUMBERS, LEAK_CHECK, PASSED, RESILIENCE, WORKER_DESCRIPTION
 
 if TYPE_CHECKING:
@@ -30,7 +22,7 @@ if TYPE_CHECKING:
 
 VACUOUS = (OUTCOME, "vacuous")
 FIXTURES = {"resilience", "resilience_stack"}
-DESCRIPTION = "resilience"  # in a worker's output
+DESCRIPTION = "resilience"  # the key in a worker's output
 LOG_LINES = 60  # of the service's log, below a failure
 
 
@@ -40,32 +32,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers and read the options, so that a wrong one ends the run before it begins."""
+    """Declare the markers and read the options. A wrong option ends the run before it begins."""
     config.addinivalue_line(
         "markers", 'fault(name, **settings): strike before the test, heal after it; such as fault("redis.refuse")'
     )
     config.addinivalue_line(
         "markers",
-        'leaks(*names): what the test may leave behind; patterns such as leaks("thread:watcher-*", "postgres:shop")',
+        'leaks(*names): resources that the test may leak; patterns such as leaks("thread:watcher-*", "postgres:shop")',
     )
     FINDER.restore()
     given = options.load(config)
     if hasattr(config, "workerinput"):
-        return  # the controller has looked, before it started the workers
-    # What the configuration of a project names need not be here for tests that don't use it. (Which do is not known under xdist.)
+        return  # the controller has checked the backend, before it started the workers
+    config.pluginmanager.register(Summary(functools.partial(_run_line, config)), "resilience-summary")
+    # A backend that the project's configuration names is checked later, if a test uses it. Under xdist that is not known.
     if given.backend_for_this_run or given.backend == "external" or getattr(config.option, "numprocesses", None):
         given.require_backend()
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    """Declare the hooks that others may implement."""
+    """Declare the hooks that other plugins may implement."""
     from . import hooks
 
     pluginmanager.add_hookspecs(hooks)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    """--resilience-backends: print the table, run nothing."""
+    """Print the table of backends and run no test, under --resilience-backends."""
     if not config.getoption("resilience_backends"):
         return None
     from .backends.registry import capability_table
@@ -76,7 +69,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
-    """Say what the run uses, if it was configured to use something; other people's runs have no line of ours."""
+    """Show the backend and the seed, if the run configures the plugin. Other runs have no line of this plugin."""
     if not options.options_of(config).is_configured:
         return None
     config.stash[DESCRIBED] = True
@@ -85,18 +78,15 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """End the run before the first test when the backend that the configuration names is not here, and a test needs it."""
+    """End the run before the first test, if a test needs the backend that the configuration names and it is not available."""
     given = options.options_of(session.config)
-    if (
-        not given.backend_for_this_run
-        and not hasattr(session.config, "workerinput")
-        and _any_uses_fixtures(session.items)
-    ):
+    is_worker = hasattr(session.config, "workerinput")
+    if not given.backend_for_this_run and not is_worker and _any_uses_fixtures(session.items):
         given.require_backend()
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> str | list[str]:
-    """Say what the run uses, if the header has not and a test uses it."""
+    """Show the backend and the seed, if a test uses the plugin and the header has not shown them."""
     if DESCRIBED in config.stash or config.get_verbosity() < 0 or not _any_uses_fixtures(items):
         return []
     config.stash[DESCRIBED] = True
@@ -109,7 +99,7 @@ def _any_uses_fixtures(items: Sequence[pytest.Item]) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Tell xdist's controller what this worker has used."""
+    """Send the backend and the seed of this worker to xdist's controller."""
     output = getattr(session.config, "workeroutput", None)
     if output is not None and options.SELECTED_BACKEND in session.config.stash:
         output[DESCRIPTION] = options.describe(session.config)
@@ -117,19 +107,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Keep what a worker of xdist has used, for the end of the run."""
-    if said := getattr(node, "workeroutput", {}).get(DESCRIPTION):
-        node.config.stash[WORKER_DESCRIPTION] = said
+    """Keep the backend and the seed of a worker of xdist for the end of the run."""
+    if description := getattr(node, "workeroutput", {}).get(DESCRIPTION):
+        node.config.stash[WORKER_DESCRIPTION] = description
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """xdist: the controller's seed for every worker."""
+    """Send the controller's seed to each worker of xdist."""
     node.workerinput["resilience_seed"] = options.options_of(node.config).seed
 
 
+def _run_line(config: pytest.Config) -> str | None:
+    """Return the line with the backend and the seed for the end of the run; None if it was shown, or nothing used them."""
+    if DESCRIBED in config.stash:
+        return None
+    own = options.describe(config) if options.SELECTED_BACKEND in config.stash else None
+    return config.stash.get(WORKER_DESCRIPTION, own)
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test with a fault marker has the fixture too, typed or not."""
+    """Give a test with a fault marker the fixture `resilience`, if it does not name it."""
     names = getattr(item, "fixturenames", None)
     if names is not None and "resilience" not in names and item.get_closest_marker("fault") is not None:
         names.append("resilience")
@@ -137,13 +135,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
-    """Look around, and strike what markers name, after all fixtures are there."""
+    """Begin the check for leaks and strike the faults of markers, after all fixtures are set up."""
     __tracebackhide__ = True
     FINDER.restore()  # a fixture of the last test, or of this one's class or module, may have put an older state back
     _begin_attempt(item)
-    if "resilience" in getattr(item, "fixturenames", ()):
-        # pytest calls this after the item's own fixtures are gone, and before those of its module and session are.
-        setattr(item, "teardown", functools.partial(_teardown_then_check_leaks, item))  # noqa: B010  # no assignment to a method, says mypy
+    uses_fixture = "resilience" in getattr(item, "fixturenames", ())
+    if uses_fixture:
+        _replace_teardown(item)
     with _healing_on_errors(item), _skip_unsupported(item):
         yield
         for marker in item.iter_markers("leaks"):
@@ -154,19 +152,18 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         if fixture is not None:
             if options.options_of(item.config).leaks != "off":  # before any strike: a marker may stop the servers
                 allowed = [pattern for marker in item.iter_markers("leaks") for pattern in marker.args]
-                item.stash[LEAK_CHECK] = fixture.start_leak_check(
-                    item.config.rootpath, _pytest_asyncio_loops(item), allowed
-                )
-                if "resilience" in getattr(item, "fixturenames", ()):  # else nothing tells when the fixtures are gone
+                loops = _pytest_asyncio_loops(item)
+                item.stash[LEAK_CHECK] = fixture.start_leak_check(item.config.rootpath, loops, allowed)
+                if uses_fixture:  # only its teardown stops the watch
                     fixture.watch_event_loops()
-            for marker in reversed(list(item.iter_markers("fault"))):  # the class's and module's before the function's
+            for marker in reversed(list(item.iter_markers("fault"))):  # class and module before function
                 fixture.strike(*marker.args, **marker.kwargs)
     if FINDER.has_saved:
         FINDER.save()
 
 
 def _begin_attempt(item: pytest.Item) -> None:
-    """Forget what an earlier attempt of the test has left: plugins that run a test again keep the item."""
+    """Remove the results of an earlier attempt. A plugin that runs a test again keeps the item."""
     attempt = item.stash[ATTEMPTS] = item.stash.get(ATTEMPTS, 0) + 1
     failed = item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
     old: tuple[pytest.StashKey[Any], ...] = (RESILIENCE, PASSED, LEAK_CHECK)
@@ -180,9 +177,18 @@ def _begin_attempt(item: pytest.Item) -> None:
             item.user_properties.append((FAILED_ATTEMPTS, str(len(failed))))
 
 
+def _replace_teardown(item: pytest.Item) -> None:
+    """Check for leaks between the teardown of the item's fixtures and that of its class, module and session.
+
+    pytest has no hook there: pytest_runtest_teardown returns when all of them are torn down, and a fixture of the plugin ends
+    before those that were set up earlier. `SetupState.teardown_exact` calls `item.teardown()` right there.
+    """
+    setattr(item, "teardown", functools.partial(_teardown_then_check_leaks, item))  # noqa: B010  # mypy forbids the assignment
+
+
 @contextmanager
 def _healing_on_errors(item: pytest.Item) -> Iterator[None]:
-    """Heal as soon as the test has failed, and keep its failure in front of one of the healing."""
+    """Heal as soon as the test has failed. An error of the healing becomes a note of the test's failure."""
     try:
         yield
     except BaseException as error:
@@ -191,14 +197,14 @@ def _healing_on_errors(item: pytest.Item) -> Iterator[None]:
         if fixture is not None:
             try:
                 _heal_and_record(item, fixture)
-            except Exception as second:  # noqa: BLE001  # whatever it is, it must not hide the first
+            except Exception as second:  # noqa: BLE001  # no error must hide the first one
                 error.add_note(f"and then: {second}")
         raise
 
 
 @contextmanager
 def _skip_unsupported(item: pytest.Item) -> Iterator[None]:
-    """A test that asks for a fault which this backend or platform can't inject is skipped, with the reason."""
+    """Skip a test that asks for a fault which this backend or platform can't inject, with the reason."""
     try:
         yield
     except Exception as error:
@@ -212,7 +218,7 @@ def _skip_unsupported(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Heal as soon as the test's body has ended, so that its report knows what was hit."""
+    """Heal as soon as the test's body has ended, so that its report has the receipts."""
     with _healing_on_errors(item), _skip_unsupported(item):
         yield
     FINDER.restore()
@@ -223,7 +229,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 
 def _heal_and_record(item: pytest.Item, fixture: Resilience) -> None:
-    """Heal, and write down what struck, so that reports carry it (to xdist's controller and into JUnit too)."""
+    """Heal, and add the strikes to the properties of the test, which reach xdist's controller and JUnit."""
     from .report.terminal import serialize_strike
 
     try:
@@ -234,7 +240,7 @@ def _heal_and_record(item: pytest.Item, fixture: Resilience) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
-    """Under --resilience-strict a vacuous test is an error."""
+    """Fail a vacuous test under --resilience-strict."""
     yield
     FINDER.restore()
     fixture = item.stash.get(RESILIENCE, None)
@@ -245,13 +251,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 
 def _pytest_asyncio_loops(item: pytest.Item) -> list[Any]:
-    """The event loops of pytest-asyncio's fixtures: from 3.14 on Python itself does not know them."""
+    """Return the event loops of pytest-asyncio's fixtures, which Python does not list from 3.14 on."""
     values: dict[str, Any] = getattr(item, "funcargs", {})
     return [value.get_loop() for name, value in values.items() if name.endswith("_scoped_runner")]
 
 
 def _teardown_then_check_leaks(item: pytest.Item) -> None:
-    """The item's own, and then a look at what the test has left behind; under --resilience-leaks=error that is an error."""
+    """Tear the item down, then check a test that passed for leaks, which are an error under --resilience-leaks=error."""
     type(item).teardown(item)
     FINDER.restore()  # fixtures of this test may have put an older state of sys.modules back
     if fixture := item.stash.get(RESILIENCE, None):
@@ -261,7 +267,7 @@ def _teardown_then_check_leaks(item: pytest.Item) -> None:
         return
     del item.stash[LEAK_CHECK]
     if not _passed(item):
-        return  # its traceback keeps alive whatever its frames have, and the failure is the story
+        return  # the traceback keeps alive what its frames refer to, and the failure matters more
     leaks = check.leaks()
     item.user_properties += [(LEAK, str(leak)) for leak in leaks]
     if leaks and options.options_of(item.config).leaks == "error":
@@ -278,49 +284,58 @@ def _passed(item: pytest.Item) -> bool:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show below a failure what struck and what the service wrote."""
+    """Add the strikes and the logs to the report of a failure, and mark a vacuous test."""
     if call.excinfo is not None and not item.config.getoption("fulltrace"):
         from .report.frames import shorten
 
         if shorten(call.excinfo.value, str(item.path), (item.location[1] or 0) + 1, item.name):
             call.excinfo = pytest.ExceptionInfo.from_exception(call.excinfo.value)
     report = yield
-    if report.skipped and (told := [text for name, text in item.user_properties if name == UNSUPPORTED]):
+    reasons = [text for name, text in item.user_properties if name == UNSUPPORTED]
+    if report.skipped and reasons:  # skipped at the test, not in this file
         path, line, _ = item.location
-        report.longrepr = (
-            str(item.config.rootpath / path),
-            (line or 0) + 1,
-            f"Skipped: {told[-1]}",
-        )  # the test, not this file
-    attempt, failed = item.stash.get(ATTEMPTS, 1), item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
+        report.longrepr = (str(item.config.rootpath / path), (line or 0) + 1, f"Skipped: {reasons[-1]}")
     if report.failed:
-        failed.add(attempt)
+        item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set()).add(item.stash.get(ATTEMPTS, 1))
     fixture = item.stash.get(RESILIENCE, None)
     if fixture is not None and report.when == "call":
-        # A failed subtest makes pytest call the test failed too, but later than here. A subtest has a report of its own before.
-        passed = item.stash[PASSED] = report.passed and attempt not in failed
-        if passed and any(name == STRIKE for name, _ in item.user_properties) and fixture.vacuous:
-            item.user_properties.append(VACUOUS)
-            report.user_properties.append(VACUOUS)
+        _mark_outcome(item, report, fixture)
         if report.failed:
-            from .redaction import scrubbed
-            from .report.artifacts import save_logs
-            from .report.terminal import strike_lines, tail
-
-            struck, logs = strike_lines(fixture.strikes), fixture.logs()
-            report.sections.append(("resilience: what struck", "\n".join(struck)))
-            if logs.get("service"):
-                report.sections.append(("resilience: the service's log", tail(scrubbed(logs["service"]), LOG_LINES)))
-            try:
-                every = {"strikes": "\n".join(struck), **logs}
-                kept = str(save_logs(item.config.rootpath, item.nodeid, every, attempt=attempt))
-            except OSError as error:
-                kept = f"could not be kept: {error}"
-            report.sections.append(("resilience: all logs", kept))
+            _add_logs(item, report, fixture)
     if report.when == "teardown" and report.failed and not _is_vacuous(call) and VACUOUS in report.user_properties:
         report.user_properties.remove(VACUOUS)  # JUnit calls it an error
     _redact(report)
     return report
+
+
+def _mark_outcome(item: pytest.Item, report: pytest.TestReport, fixture: Resilience) -> None:
+    """Record that the body of a test has passed, and that it was vacuous if it was.
+
+    A failed subtest makes pytest fail the test too, but only after this hook. The subtest's own report comes before.
+    """
+    failed = item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
+    passed = item.stash[PASSED] = report.passed and item.stash.get(ATTEMPTS, 1) not in failed
+    if passed and any(name == STRIKE for name, _ in item.user_properties) and fixture.vacuous:
+        item.user_properties.append(VACUOUS)
+        report.user_properties.append(VACUOUS)
+
+
+def _add_logs(item: pytest.Item, report: pytest.TestReport, fixture: Resilience) -> None:
+    """Add the injected faults, the service's log and the file with all logs to the report of a failed test."""
+    from .redaction import scrubbed
+    from .report.artifacts import save_logs
+    from .report.terminal import strike_lines, tail
+
+    strikes, logs = "\n".join(strike_lines(fixture.strikes)), fixture.logs()
+    report.sections.append(("resilience: injected faults", strikes))
+    if logs.get("service"):
+        report.sections.append(("resilience: service log", tail(scrubbed(logs["service"]), LOG_LINES)))
+    attempt = item.stash.get(ATTEMPTS, 1)
+    try:
+        place = str(save_logs(item.config.rootpath, item.nodeid, {"strikes": strikes, **logs}, attempt=attempt))
+    except OSError as error:
+        place = f"could not be saved: {error}"
+    report.sections.append(("resilience: all logs", place))
 
 
 def _is_vacuous(call: pytest.CallInfo[None]) -> bool:
@@ -331,7 +346,7 @@ def _is_vacuous(call: pytest.CallInfo[None]) -> bool:
 
 
 def _redact(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Take the passwords of this session out of a report: --showlocals prints what libraries hold in their frames."""
+    """Remove the passwords of this session from a report: --showlocals prints the values in the frames of libraries."""
     if redaction := sys.modules.get(f"{__package__}.redaction"):  # else there are none
         for name in "longrepr", "sections", "user_properties":
             if hasattr(report, name):
@@ -340,7 +355,7 @@ def _redact(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """A report of a collection shows no passwords either: a module may connect while it is imported."""
+    """Remove passwords from the report of a collection: a module may connect while it is imported."""
     report = yield
     _redact(report)
     return report
@@ -348,34 +363,13 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_internalerror(excrepr: Any) -> None:
-    """An error inside pytest shows no passwords either; this hook's others print it."""
+    """Remove passwords from an error inside pytest, before the other implementations of this hook print it."""
     if redaction := sys.modules.get(f"{__package__}.redaction"):
         redaction.redact_report(excrepr)
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Any:
-    """VACUOUS is an outcome of its own."""
+    """Make VACUOUS an outcome of its own."""
     if report.when == "call" and report.passed and VACUOUS in getattr(report, "user_properties", ()):
         return "vacuous", "V", ("VACUOUS", {"yellow": True})
     return None
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what struck in this run, which tests are vacuous or flaky, and what was left behind."""
-    config = terminalreporter.config
-    run = RunReports(terminalreporter.stats)
-    strikes, unsupported, leaks = run.strikes(), run.unsupported(), run.leaks()
-    said = config.stash.get(WORKER_DESCRIPTION, None) or (
-        options.describe(config) if options.SELECTED_BACKEND in config.stash else None
-    )
-    if DESCRIBED in config.stash:
-        said = None
-    if strikes or unsupported or leaks or said:
-        from .report.terminal import fault_lines, flaky_lines, leak_lines, unsupported_lines, vacuous_lines
-
-        terminalreporter.section("resilience")
-        if said:
-            terminalreporter.write_line(said)
-        tests = (*vacuous_lines(run.vacuous()), *flaky_lines(run.flaky()))
-        for line in (*fault_lines(strikes), *tests, *unsupported_lines(unsupported), *leak_lines(leaks)):
-            terminalreporter.write_line(line)

@@ -1,1 +1,1 @@
-"""A history and its verdicts, drawn."""
+"""The results of a run: the terminal's summary, JUnit properties, and files."""

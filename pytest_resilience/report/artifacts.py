@@ -1,20 +1,25 @@
-"""The files that a run leaves on purpose: `.resilience/` in the rootdir, which keeps itself out of git."""
+"""The files that a run leaves for its users, in `.resilience/` of the rootdir. Git ignores the directory."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..redaction import scrubbed
 
+if TYPE_CHECKING:
+    from ..history import History
+
 DIRECTORY = ".resilience"
-MAX_NAME_CHARS = 100  # characters of a file's name that come from its test's
+MAX_NAME_CHARS = 100  # of a node id in the name of a file
 
 
 def artifacts_dir(root: Path) -> Path:
-    """The folder, made when needed."""
+    """Return the directory, which is made if it is missing."""
     path = root / DIRECTORY
     path.mkdir(exist_ok=True)
     ignore = path / ".gitignore"
@@ -24,23 +29,54 @@ def artifacts_dir(root: Path) -> Path:
 
 
 def save_logs(root: Path, test: str, logs: Mapping[str, str], *, attempt: int = 1) -> Path:
-    """Write the logs of a failed test to one file, in the place of an earlier run's.
+    """Write the logs of a failed test to one file, which replaces that of an earlier run.
 
     Args:
         root: the rootdir.
-        test: the test's node id; its words make the file's name.
+        test: the test's node id, which becomes the name of the file.
         logs: text by source, such as "service".
-        attempt: which attempt of the test failed; each has a file of its own.
+        attempt: the number of the attempt that failed, from 1 on. Each attempt has its own file.
 
     Returns:
         The file.
     """
-    place = artifacts_dir(root) / "logs"
-    place.mkdir(exist_ok=True)
-    name = re.sub(r"[^\w.=-]+", "-", test)
-    if len(name) > MAX_NAME_CHARS:
-        name = f"{name[:MAX_NAME_CHARS]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
-    file = place / (f"{name}.log" if attempt == 1 else f"{name}-attempt-{attempt}.log")
+    directory = artifacts_dir(root) / "logs"
+    directory.mkdir(exist_ok=True)
+    name = _file_name(test)
+    file = directory / (f"{name}.log" if attempt == 1 else f"{name}-attempt-{attempt}.log")
     text = "".join(f"===== {source} =====\n{text.rstrip()}\n" for source, text in logs.items())
     file.write_text(scrubbed(text))  # a service may write its DATABASE_URL
     return file
+
+
+def save_history(root: Path, worker: str, test: str, history: History, *, start: float) -> Path:
+    """Write the history of a test to one file, with a JSON object a line.
+
+    Workers of pytest-xdist write to directories of their own, so that none waits for another.
+
+    Args:
+        root: the rootdir.
+        worker: the id of the xdist worker; "main" without xdist.
+        test: the test's node id, which becomes the name of the file.
+        history: the history.
+        start: the time of the history's clock from which the times in the file count.
+
+    Returns:
+        The file.
+    """
+    directory = artifacts_dir(root) / "history" / worker
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"{_file_name(test)}.jsonl"
+    file.write_text("".join(_lines(mark.to_json(start) for mark in history.marks)))
+    return file
+
+
+def _lines(records: Iterable[Mapping[str, object]]) -> Iterable[str]:
+    return (f"{json.dumps(record, separators=(',', ':'))}\n" for record in records)
+
+
+def _file_name(test: str) -> str:
+    name = re.sub(r"[^\w.=-]+", "-", test)
+    if len(name) > MAX_NAME_CHARS:
+        name = f"{name[:MAX_NAME_CHARS]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
+    return name

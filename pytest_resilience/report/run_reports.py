@@ -1,14 +1,14 @@
-"""The attempts of a run's tests, read from pytest's reports: a plugin may run a test again after a failure.
+"""The results of a run's tests, read from pytest's reports. A plugin may run a test again after a failure.
 
-The properties below travel with the reports, to the controller of pytest-xdist and into JUnit. Light: every run of pytest imports
-this file.
+The properties below are in the reports, so that they reach the controller of pytest-xdist and JUnit. Every run of pytest
+imports this file, so it imports nothing heavy.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 OUTCOME = "resilience_outcome"
 STRIKE = "resilience_strike"
@@ -20,10 +20,10 @@ ATTEMPT_PROPERTIES = (OUTCOME, STRIKE, UNSUPPORTED, LEAK, ATTEMPT, FAILED_ATTEMP
 
 
 class RunReports:
-    """One run's reports, test by test.
+    """The reports of one run, by test and attempt.
 
     Args:
-        stats: the terminal reporter's: reports by category.
+        stats: the terminal reporter's reports by category.
     """
 
     def __init__(self, stats: dict[str, list[Any]]) -> None:
@@ -34,23 +34,23 @@ class RunReports:
             self._last[_test(report)] = max(self._last.get(_test(report), 0), _number(report))
 
     def strikes(self) -> list[str]:
-        """Return each strike of each attempt, as `serialize_strike` has made it."""
+        """Return each strike of each attempt, serialized."""
         return [text for report in self._reports if report.when != "teardown" for text in _values(report, STRIKE)]
 
     def vacuous(self) -> list[tuple[str, str]]:
-        """Return (node id, serialize_strike strike) of the tests whose last attempt is vacuous."""
+        """Return (node id, serialized strike) of the tests whose last attempt is vacuous."""
         last = [report for report in self._vacuous if self._is_last(report)]
         return [(report.nodeid, text) for report in last for text in _values(report, STRIKE)]
 
     def leaks(self) -> list[tuple[str, str]]:
-        """Return (node id, leak) of each thing left behind; what several attempts of a test left is in the list once."""
-        left: Counter[tuple[str, str]] = Counter()
+        """Return (node id, leak) of each leaked resource. A leak of several attempts of one test is in the list once."""
+        leaks: Counter[tuple[str, str]] = Counter()
         for report in self._reports:
             if report.when == "teardown":
-                left |= Counter(
+                leaks |= Counter(
                     (report.nodeid, text) for text in _values(report, LEAK)
-                )  # one test may leave two of a name
-        return list(left.elements())
+                )  # one test may leak two of a name
+        return list(leaks.elements())
 
     def unsupported(self) -> list[str]:
         """Return the reason of each test that was skipped because a fault can't be injected."""
@@ -71,8 +71,29 @@ class RunReports:
         return _number(report) == self._last[_test(report)]
 
 
+class RunSummary(NamedTuple):
+    """The results of a run that its summary shows; see `RunReports` for each."""
+
+    strikes: list[str]
+    vacuous: list[tuple[str, str]]
+    flaky: list[tuple[str, int, int]]
+    unsupported: list[str]
+    leaks: list[tuple[str, str]]
+
+    @classmethod
+    def from_stats(cls, stats: dict[str, list[Any]]) -> RunSummary:
+        """Return the summary of the terminal reporter's reports by category."""
+        reports = RunReports(stats)
+        return cls(reports.strikes(), reports.vacuous(), reports.flaky(), reports.unsupported(), reports.leaks())
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no test used the plugin in a way that the summary shows."""
+        return not (self.strikes or self.unsupported or self.leaks)
+
+
 def _test(report: Any) -> tuple[str, str]:
-    """Node id and worker: with xdist's --dist=each every worker runs every test."""
+    """Return node id and worker. With xdist's --dist=each, every worker runs every test."""
     return report.nodeid, getattr(report, "worker_id", "")
 
 

@@ -1,29 +1,70 @@
-"""What struck and whether it hit, as lines for a terminal."""
+"""The section "resilience" of the terminal's summary, and the lines of a failed test."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..faults.fault import Receipt, Strike
 from ..wording import counted
+from .run_reports import RunSummary
+
+if TYPE_CHECKING:
+    from ..faults.fault import Strike
 
 
-@dataclass
+class Summary:
+    """A plugin that writes the section "resilience" at the end of a run.
+
+    Args:
+        run_line: returns the line that shows which backend and seed the run used, or None if the run has shown it.
+    """
+
+    def __init__(self, run_line: Callable[[], str | None]) -> None:
+        self._run_line = run_line
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Write the injected faults, the vacuous and flaky tests, and the leaks, if there are any."""
+        summary, line = RunSummary.from_stats(terminalreporter.stats), self._run_line()
+        if line or not summary.is_empty:
+            terminalreporter.section("resilience")
+            for each in [*([line] if line else []), *summary_lines(summary)]:
+                terminalreporter.write_line(each)
+
+
 class FaultSummary:
-    """One kind of fault on one target, over a whole run."""
+    """The strikes of one kind of fault on one target, over a whole run."""
 
-    strikes: int = 0
-    hit: int = 0
-    unknown: int = 0
-    touched: int = 0
-    unit: str = ""
+    def __init__(self, unit: str) -> None:
+        self.strikes = 0
+        self.hit = 0
+        self.unknown = 0
+        self.touched = 0
+        self.unit = unit
+
+    def add(self, touched: int | None) -> None:
+        """Count one strike and its receipt."""
+        self.strikes += 1
+        self.hit += bool(touched)
+        self.unknown += touched is None
+        self.touched += touched or 0
+
+    def __str__(self) -> str:
+        parts = [counted(self.strikes, "strikes")]
+        missed = self.strikes - self.hit - self.unknown
+        if self.hit:
+            hit = self.hit if self.hit < self.strikes else "all"
+            parts.append(f"{hit} hit ({counted(self.touched, self.unit)})")
+        if self.unknown:
+            parts.append(f"{self.unknown} unknown")
+        if missed:
+            parts.append(f"{missed} affected nothing")
+        return ", ".join(parts)
 
 
 def serialize_strike(strike: Strike) -> str:
-    """A strike as one JSON string, which survives xdist and JUnit."""
+    """Return a strike as one JSON string, which can be in a report of xdist and in JUnit."""
     receipt = strike.receipt
     return json.dumps(
         {
@@ -37,41 +78,50 @@ def serialize_strike(strike: Strike) -> str:
 
 
 def strike_lines(strikes: Sequence[Strike]) -> list[str]:
-    """One line for each strike of a test."""
+    """Return one line for each strike of a test."""
     lines = [f"{s.label} {s.receipt}{'' if s.healed else '; it could not be healed'}" for s in strikes]
     return lines or ["nothing"]
 
 
 def tail(text: str, lines: int) -> str:
-    """The last lines of a log."""
+    """Return the last lines of a log, and the number of lines before them."""
     every = text.rstrip().splitlines()
     left_out = [f"({counted(len(every) - lines, 'lines')} before)"] if len(every) > lines else []
     return "\n".join(left_out + every[-lines:])
+
+
+def summary_lines(summary: RunSummary) -> list[str]:
+    """Return the lines of a run's summary."""
+    return [
+        *fault_lines(summary.strikes),
+        *vacuous_lines(summary.vacuous),
+        *flaky_lines(summary.flaky),
+        *unsupported_lines(summary.unsupported),
+        *leak_lines(summary.leaks),
+    ]
 
 
 def fault_lines(strikes: Iterable[str]) -> list[str]:
     """Return a line for each kind of fault of a run.
 
     Args:
-        strikes: each strike, serialize_strike.
+        strikes: all strikes, serialized.
     """
-    tallies: dict[str, FaultSummary] = {}
+    faults: dict[str, FaultSummary] = {}
     for text in strikes:
         raw = json.loads(text)
-        tally = tallies.setdefault(raw["label"].split("(")[0], FaultSummary(unit=raw["unit"]))
-        tally.strikes += 1
-        tally.hit += bool(raw["touched"])
-        tally.unknown += raw["touched"] is None
-        tally.touched += raw["touched"] or 0
-    return [_line(label, tally) for label, tally in sorted(tallies.items())]
+        faults.setdefault(raw["label"].split("(")[0], FaultSummary(raw["unit"])).add(raw["touched"])
+    return [f"{label}: {fault}" for label, fault in sorted(faults.items())]
 
 
 def vacuous_lines(vacuous: Iterable[tuple[str, str]]) -> list[str]:
-    """Return a line for each strike that touched nothing.
+    """Return a line for each strike that affected nothing.
 
     Args:
-        vacuous: (node id, serialize_strike strike) of the tests that count as vacuous.
+        vacuous: (node id, serialized strike) of the vacuous tests.
     """
+    from ..faults.fault import Receipt  # heavy, and every run of pytest imports this file
+
     read = ((nodeid, json.loads(text)) for nodeid, text in vacuous)
     return [
         f"VACUOUS {nodeid}: {raw['label']} {Receipt(0, raw['unit'])}" for nodeid, raw in read if raw["touched"] == 0
@@ -86,23 +136,11 @@ def flaky_lines(flaky: Iterable[tuple[str, int, int]]) -> list[str]:
     ]
 
 
-def unsupported_lines(told: Iterable[str]) -> list[str]:
-    """One line for each fault that the backend could not inject: how many tests were skipped for it, and why."""
-    return [f"{count} skipped: {reason}" for reason, count in sorted(Counter(told).items())]
+def unsupported_lines(reasons: Iterable[str]) -> list[str]:
+    """Return a line for each reason for which tests were skipped, with the number of these tests."""
+    return [f"{count} skipped: {reason}" for reason, count in sorted(Counter(reasons).items())]
 
 
 def leak_lines(leaks: Iterable[tuple[str, str]]) -> list[str]:
-    """One line for each thing that a test left behind, given with the test's node id."""
+    """Return a line for each leak, given with the node id of its test."""
     return [f"LEAK {nodeid}: {text}" for nodeid, text in leaks]
-
-
-def _line(label: str, tally: FaultSummary) -> str:
-    parts = [counted(tally.strikes, "strikes")]
-    missed = tally.strikes - tally.hit - tally.unknown
-    if tally.hit:
-        parts.append(f"{tally.hit if tally.hit < tally.strikes else 'all'} hit ({counted(tally.touched, tally.unit)})")
-    if tally.unknown:
-        parts.append(f"{tally.unknown} not known")
-    if missed:
-        parts.append(f"{missed} touched nothing")
-    return f"{label}: {', '.join(parts)}"

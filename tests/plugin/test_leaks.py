@@ -349,7 +349,7 @@ def test_the_marker_allows_what_it_names_and_the_rest_is_an_error_when_asked_for
         [
             "*ERROR at teardown of test_another*",
             "E *LeakedResources: LEAK: thread:stranger, stands at *",
-            "E *that it is meant to stay: @pytest.mark.leaks('thread:stranger').",
+            "E *that they are meant to stay: @pytest.mark.leaks('thread:stranger').",
             "*ERROR at teardown of test_unmarked*",
             "E *LeakedResources: LEAK: thread:watcher-3, stands at *",
             "LEAK test_it.py::test_another: thread:stranger, *",

@@ -39,7 +39,7 @@ def test_each_attempt_counts_once_and_a_pass_after_failures_says_so(
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "redis.latency: 3 strikes, 3 touched nothing",
+            "redis.latency: 3 strikes, 3 affected nothing",
             "VACUOUS *::test_flaky: redis.latency(seconds=0.01) touched no bytes",
             "FLAKY *::test_flaky: passed at attempt 3, after 2 attempts that failed",
             "*2 rerun, 1 vacuous*",
@@ -58,7 +58,7 @@ def test_a_vacuous_test_that_strict_runs_again_is_named_once(project: pytest.Pyt
     project.makepyfile(VACUOUS_AT_LAST.format(failures=0))
     result = project.runpytest_subprocess("-p", "no:flaky", "--reruns=2", "--resilience-strict")
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["redis.latency: 3 strikes, 3 touched nothing", "*1 error*"])
+    result.stdout.fnmatch_lines(["redis.latency: 3 strikes, 3 affected nothing", "*1 error*"])
     assert result.stdout.str().count("VACUOUS test_") == 1
     result.stdout.no_fnmatch_line("FLAKY*")
 
@@ -85,7 +85,7 @@ def test_a_fault_that_hits_at_the_second_attempt_is_not_called_vacuous(project: 
     result = project.runpytest_subprocess("-p", "no:flaky", "--reruns=2", "--resilience-strict")
     result.stdout.fnmatch_lines(
         [
-            "redis.blackhole: 2 strikes, 1 hit *1 touched nothing",
+            "redis.blackhole: 2 strikes, 1 hit *1 affected nothing",
             "FLAKY *passed at attempt 2, after 1 attempt that failed",
         ]
     )
@@ -112,7 +112,7 @@ def test_nothing_of_an_attempt_reaches_one_whose_setup_fails(project: pytest.Pyt
         """
     )
     result = project.runpytest_subprocess("-p", "no:flaky", "--reruns=2", "--junitxml=junit.xml", "--resilience-strict")
-    result.stdout.fnmatch_lines(["redis.latency: 2 strikes, 2 touched nothing"])
+    result.stdout.fnmatch_lines(["redis.latency: 2 strikes, 2 affected nothing"])
     assert [len(case.get("resilience_strike", [])) for case in junit(project)] == [1, 0, 1]
 
 
@@ -140,7 +140,7 @@ def test_the_flaky_plugin_reports_the_last_attempt_alone_and_so_do_we(project: p
     result = project.runpytest_subprocess("-p", "no:rerunfailures", "--force-flaky", "--max-runs=3")
     result.stdout.fnmatch_lines(
         [
-            "redis.latency: 1 strike, 1 touched nothing",
+            "redis.latency: 1 strike, 1 affected nothing",
             "FLAKY *passed at attempt 2, after 1 attempt that failed",
         ]
     )
@@ -150,7 +150,7 @@ def test_repeated_tests_are_tests_of_their_own(project: pytest.Pytester) -> None
     pytest.importorskip("pytest_repeat")
     project.makepyfile("def test_it(resilience): resilience.redis.latency(0.01)")
     result = project.runpytest_subprocess("--count=2")
-    result.stdout.fnmatch_lines(["redis.latency: 2 strikes, 2 touched nothing", "*2 vacuous*"])
+    result.stdout.fnmatch_lines(["redis.latency: 2 strikes, 2 affected nothing", "*2 vacuous*"])
     assert result.stdout.str().count("VACUOUS test_") == 2
 
 
@@ -158,7 +158,7 @@ def test_the_last_failed_run_counts_its_own_strikes(project: pytest.Pytester) ->
     project.makepyfile("def test_it(resilience):\n    resilience.redis.latency(0.01)\n    assert False")
     for arguments in ([], ["--lf"]):
         result = project.runpytest_subprocess(*arguments)
-        result.stdout.fnmatch_lines(["redis.latency: 1 strike, 1 touched nothing"])
+        result.stdout.fnmatch_lines(["redis.latency: 1 strike, 1 affected nothing"])
 
 
 NOT_PASSED = """
@@ -233,6 +233,6 @@ def test_strikes_of_a_setup_that_failed_are_counted(project: pytest.Pytester) ->
         """
     )
     result = project.runpytest_subprocess("--junitxml=junit.xml")
-    result.stdout.fnmatch_lines(["redis.latency: 1 strike, 1 touched nothing"])
+    result.stdout.fnmatch_lines(["redis.latency: 1 strike, 1 affected nothing"])
     (case,) = junit(project)
     assert json.loads(case["resilience_strike"][0])["label"] == "redis.latency(seconds=0.01)"

@@ -1,4 +1,4 @@
-"""The fault_lines of a run: what struck, what hit, what was vacuous."""
+"""The summary of a run: its strikes, hits and vacuous tests."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ import json
 from pytest_resilience.report.terminal import fault_lines, tail, vacuous_lines
 
 
-def packed(label: str, touched: int | None, unit: str = "connections") -> str:
+def serialized(label: str, touched: int | None, unit: str = "connections") -> str:
     return json.dumps({"label": label, "touched": touched, "unit": unit, "first": None, "last": None})
 
 
 def test_strikes_of_one_kind_are_one_line_whatever_their_settings() -> None:
-    struck = [packed("redis.latency(seconds=0.1)", 10, "bytes"), packed("redis.latency(seconds=0.2)", 5, "bytes")]
+    struck = [
+        serialized("redis.latency(seconds=0.1)", 10, "bytes"),
+        serialized("redis.latency(seconds=0.2)", 5, "bytes"),
+    ]
     assert fault_lines(struck) == ["redis.latency: 2 strikes, all hit (15 bytes)"]
 
 
-def test_hits_misses_and_unknowns_are_told_apart() -> None:
-    struck = [packed("redis.refuse", touched) for touched in (3, 0, None, 2)]
-    assert fault_lines(struck) == ["redis.refuse: 4 strikes, 2 hit (5 connections), 1 not known, 1 touched nothing"]
+def test_hits_misses_and_unknown_results_are_counted_apart() -> None:
+    struck = [serialized("redis.refuse", touched) for touched in (3, 0, None, 2)]
+    assert fault_lines(struck) == ["redis.refuse: 4 strikes, 2 hit (5 connections), 1 unknown, 1 affected nothing"]
 
 
 def test_vacuous_tests_are_named_with_the_strike_that_missed() -> None:
     struck = [
-        ("chaos/a.py::t", packed("redis.refuse", 0)),
-        ("chaos/a.py::t", packed("redis.kill", 1, "processes")),
+        ("chaos/a.py::t", serialized("redis.refuse", 0)),
+        ("chaos/a.py::t", serialized("redis.kill", 1, "processes")),
     ]
     assert vacuous_lines(struck) == ["VACUOUS chaos/a.py::t: redis.refuse touched no connections"]
 
