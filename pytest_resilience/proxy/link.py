@@ -15,6 +15,7 @@ A stage works on one chunk at a time. The promises are:
 - The destination gets as much as it takes. The rest waits, and holds back the stages.
 - An update releases the chunk that is being worked on. The chunks behind it get the new settings, from their own arrival.
 - A removal releases everything that the stage holds, at once and in order.
+- An answer of a toxic enters the other direction at its due time, in order, and waits for room there.
 """
 
 from __future__ import annotations
@@ -96,10 +97,12 @@ class Link:
         done: the end of stream was passed on to the destination.
         reset_seen: writing to the source has met a reset, so its next end of stream is one.
         drained_at: when the destination last took everything.
+        answers_waiting: a stage of the peer has answers for this link, and waits for room.
     """
 
     __slots__ = (
         "_dropped",
+        "answers_waiting",
         "bytes",
         "done",
         "drained_at",
@@ -125,7 +128,8 @@ class Link:
         self.loop = loop
         self.upward = upward
         self.bytes = 0
-        self._dropped = 0  # without those that a present stage has dropped
+        self._dropped = 0  # without those that present stages have dropped, and less the bytes of answers
+        self.answers_waiting = False
         self.stages: tuple[Stage, ...] = ()
         self.out: deque[memoryview | bytes | StreamEvent] | None = None
         self.ended = False
@@ -288,8 +292,10 @@ class Link:
         stage = stages[index]
         following = stages[index + 1] if index + 1 < len(stages) else None
         while budget:
+            if stage.answers and self._hand_back(stage, now):
+                return -1
             if not stage.outbox:
-                if not stage.inbox:
+                if not stage.inbox or stage.answers:
                     break
                 stage.process_next()
                 continue
@@ -312,6 +318,37 @@ class Link:
             budget -= 1
         return budget
 
+    def _hand_back(self, stage: Stage, now: float) -> bool:
+        """Move the answers that are due to the other direction, as far as it has room. Return True if the connection is closed."""
+        answers = stage.answers
+        while answers and answers[0][0] <= now:
+            if self.peer.blocked:
+                self.peer.answers_waiting = True
+                break
+            at, item = answers.popleft()
+            if self.peer.push_answer(item, at):
+                return True
+        return False
+
+    def push_answer(self, item: Item, at: float) -> bool:
+        """Take an item of a toxic of the other direction, as if the source had sent it. Return True if the connection is closed.
+
+        It is dropped if the source has ended.
+        """
+        if isinstance(item, StreamEvent):
+            if item is not END:
+                return self._apply_event(item)
+            if not self.ended:
+                self._on_source_end(END)
+        elif not self.ended and item:
+            self._dropped -= len(item)
+            if self.stages:
+                self.stages[0].push(at, item)
+                self._reschedule(at)  # not pump(): a stage of this link may be what the other direction answers to
+            else:
+                self._write(item)
+        return self.owner.closed
+
     def _reschedule(self, now: float) -> None:
         """Continue after other links had their turn."""
         if self.timer is not None:
@@ -323,6 +360,8 @@ class Link:
         for stage in self.stages:
             if stage.outbox and now < stage.outbox[0][0] < soonest:
                 soonest = stage.outbox[0][0]
+            if stage.answers and now < stage.answers[0][0] < soonest:
+                soonest = stage.answers[0][0]
             if stage.deadline is not None and stage.deadline[0] < soonest:
                 soonest = stage.deadline[0]
         timer = self.timer
@@ -364,6 +403,9 @@ class Link:
             if index < len(self.stages):
                 self.stages[index].push(now, item)
             elif self._write(item):
+                return
+        for _, item in stage.answers or ():
+            if self.peer.push_answer(item, now):
                 return
         self.pump(now)
 
@@ -442,14 +484,22 @@ class Link:
 
     def _update_interest(self) -> None:
         """Read from the source only while there is room for its data."""
+        if self.answers_waiting and not self.blocked:
+            self.answers_waiting = False
+            self.peer._reschedule(self.loop.now())
         if self.ended:
             return
-        if self.out is not None or (self.stages and self.stages[0].full):
+        if self.blocked:
             self.watch(self.mask & ~IN)
             if self.stages and self.stages[0].waiting > MIN_HELD_BYTES:
                 self.owner.watch_held_memory()
         else:
             self.watch(self.mask | IN)
+
+    @property
+    def blocked(self) -> bool:
+        """True if the destination, or the first stage, takes no more data now."""
+        return self.out is not None or bool(self.stages and self.stages[0].full)
 
     @property
     def peer_done(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Protocol
 from .heap import MIN_HELD_BYTES
 from .installed_toxic import InstalledToxic
 from .toxics.noop import Noop
-from .toxics.toxic import CLOSE, END, Item, RandomSource, Scheduled, Toxic
+from .toxics.toxic import BACK, CLOSE, END, Item, RandomSource, Scheduled, Toxic
 
 _NOOP = Noop()
 
@@ -37,6 +37,7 @@ class Stage:
     """The place of one toxic on one link, with the items that it holds there.
 
     Attributes:
+        answers: items for the other direction; None until there is one.
         deadline: an event that is due at a fixed time, whatever else happens.
         dropped: bytes that came in and never go on.
         ended: nothing goes on any more.
@@ -50,8 +51,8 @@ class Stage:
     __slots__ = (
         "_owner",
         "_random",
+        "answers",
         "chunks_remaining",
-        "count",
         "deadline",
         "dropped",
         "ended",
@@ -61,6 +62,7 @@ class Stage:
         "number",
         "outbox",
         "skip_remaining",
+        "state",
         "touched",
         "toxic",
         "toxicity_draw",
@@ -72,12 +74,13 @@ class Stage:
         self._owner = owner
         self.installed = installed
         self.inbox: deque[tuple[float, Item]] = deque()
-        self.outbox: deque[Scheduled] = deque()
+        self.outbox: deque[tuple[float, Item]] = deque()
+        self.answers: deque[tuple[float, Item]] | None = None
+        self.state = installed.toxic.new_state()
         self.waiting = 0
         self.dropped = 0
         self.last_sent_at = now
         self.unblocked_at = now
-        self.count = 0
         self.touched = False
         self.ended = False
         self._random: RandomSource | None = None
@@ -184,16 +187,24 @@ class Stage:
                 scheduled = self.toxic.on_data(item, arrived, now, self)
             self.dropped += len(item)
         elif item is CLOSE:
-            scheduled = ((now, item),)
+            scheduled = (Scheduled(now, item),)
         else:
             scheduled = self.toxic.on_end(item, arrived, now, self)
-        for at, each in scheduled:
+        for at, each, direction in scheduled:
+            if direction is BACK:
+                self._add_answer(max(arrived, at), each)
+                continue
             now = max(now, at)
             self.outbox.append((now, each))
             if isinstance(each, bytes):
                 self.dropped -= len(each)
             elif each is not END:
                 self.ended = True
+
+    def _add_answer(self, at: float, item: Item) -> None:
+        if self.answers is None:
+            self.answers = deque()
+        self.answers.append((max(at, self.answers[-1][0]) if self.answers else at, item))
 
     def _apply_trigger(self, chunk: bytes, arrived: float, now: float) -> list[Scheduled]:
         """Return what becomes of a chunk under a trigger that counts chunks or bytes."""
@@ -206,7 +217,7 @@ class Stage:
             else:
                 skipped, chunk = chunk, b""
                 self.skip_remaining -= 1
-            scheduled.append((now, skipped))
+            scheduled.append(Scheduled(now, skipped))
             if not self.skip_remaining:
                 self.deadline = self.toxic.on_start(now, self)
             if not chunk:
@@ -227,8 +238,10 @@ class Stage:
         self.ended = True
 
     def release(self, now: float) -> None:
-        """Let the outbox go on at once."""
+        """Let the outbox and the answers go on at once."""
         self.outbox = deque((min(at, now), item) for at, item in self.outbox)
+        if self.answers:
+            self.answers = deque((min(at, now), item) for at, item in self.answers)
         self.last_sent_at = min(self.last_sent_at, now)
 
     def held_bytes(self) -> int:

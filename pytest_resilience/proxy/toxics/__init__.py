@@ -1,4 +1,4 @@
-"""The kinds of toxics, by the name that the API knows them under."""
+"""The types of toxics, by the names that the API has for them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .slow_close import SlowClose
 from .timeout import Timeout
 from .toxic import Toxic
 
-KINDS: dict[str, type[Any]] = {  # each a Toxic; its keyword arguments are the settings of wire.toxiproxy.ATTRIBUTES
+KINDS: dict[str, type[Any]] = {  # each is a Toxic; its keyword arguments are the settings of wire.toxiproxy.ATTRIBUTES
     "noop": Noop,
     "latency": Latency,
     "bandwidth": Bandwidth,
@@ -35,6 +35,6 @@ KINDS: dict[str, type[Any]] = {  # each a Toxic; its keyword arguments are the s
 
 
 def build(kind: str, settings: dict[str, Any]) -> Toxic:
-    """The toxic of that kind with those settings."""
+    """Return a toxic of one type with its settings."""
     toxic: Toxic = KINDS[kind](**settings)
     return toxic

@@ -1,20 +1,20 @@
-"""bandwidth: so many bytes per second and no more."""
+"""bandwidth: limit the bytes per second."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import NEVER, Scheduled, Toxic, ToxicState
+from .toxic import NEVER, Scheduled, Toxic, ToxicContext
 
 STEP = 0.1
-"""Seconds: a chunk that takes longer goes in pieces of this length, as Toxiproxy cuts it."""
+"""Seconds. A chunk that takes longer goes on in pieces of this length, as Toxiproxy cuts it."""
 
 
 class Bandwidth(Toxic):
-    """Let `rate_bytes_per_s` pass, per connection and direction. Keeps the order, loses nothing.
+    """Pass `rate_bytes_per_s`, per connection and direction. Keep the order, and lose nothing.
 
     Args:
-        rate_bytes_per_s: 0, the default as in Toxiproxy, lets nothing pass and keeps everything until the toxic goes.
+        rate_bytes_per_s: 0, the default as in Toxiproxy, passes nothing and holds everything until the toxic is removed.
     """
 
     __slots__ = ("rate",)
@@ -24,11 +24,11 @@ class Bandwidth(Toxic):
     def __init__(self, *, rate_bytes_per_s: float = 0.0) -> None:
         self.rate = rate_bytes_per_s
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
         if not self.rate:
-            return ((NEVER, chunk),)
+            return (Scheduled(NEVER, chunk),)
         step = max(1, int(self.rate * STEP))
         return [
-            (now + min(start + step, len(chunk)) / self.rate, chunk[start : start + step])
+            Scheduled(now + min(start + step, len(chunk)) / self.rate, chunk[start : start + step])
             for start in range(0, len(chunk), step)
         ]

@@ -1,14 +1,16 @@
-"""corrupt: flip bits. An addition of ours."""
+"""corrupt: flip bits. Toxiproxy has no such toxic."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import Scheduled, Toxic, ToxicState
+from .toxic import Scheduled, Toxic, ToxicContext
 
 
 class Corrupt(Toxic):
     """Flip one bit in about one of `every_bytes` bytes, at places that the seed decides.
+
+    The state is the distance in bytes to the next flip; 0 before the first one.
 
     Args:
         every_bytes: mean distance between flipped bits, at least 1.
@@ -19,21 +21,22 @@ class Corrupt(Toxic):
     def __init__(self, *, every_bytes: int) -> None:
         self.every = every_bytes
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
-        if not memory.count:
-            memory.count = self._gap(memory)
-        if memory.count > len(chunk):
-            memory.count -= len(chunk)
-            return ((now, chunk),)
-        data = bytearray(chunk)
-        place = memory.count
-        while place <= len(data):
-            data[place - 1] ^= 1 << memory.random.randrange(0, 8)
-            memory.touch(now, 1)
-            place += self._gap(memory)
-        memory.count = place - len(data)
-        return ((now, bytes(data)),)
+    def new_state(self) -> int:
+        return 0
 
-    def _gap(self, memory: ToxicState) -> int:
-        """Bytes to the next flip, itself included: 1 to 2 * every - 1, so `every` on average."""
-        return memory.random.randrange(1, 2 * self.every)
+    def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
+        place: int = context.state or self._gap(context)
+        if place > len(chunk):
+            context.state = place - len(chunk)
+            return (Scheduled(now, chunk),)
+        data = bytearray(chunk)
+        while place <= len(data):
+            data[place - 1] ^= 1 << context.random.randrange(0, 8)
+            context.touch(now, 1)
+            place += self._gap(context)
+        context.state = place - len(data)
+        return (Scheduled(now, bytes(data)),)
+
+    def _gap(self, context: ToxicContext) -> int:
+        """Return the distance from one flip to the next: 1 to 2 * every - 1, so `every` on average."""
+        return context.random.randrange(1, 2 * self.every)

@@ -1,16 +1,16 @@
-"""cut: end one direction, and leave the other one alone. An addition of ours."""
+"""cut: end one direction, and leave the other one alone. Toxiproxy has no such toxic."""
 
 from __future__ import annotations
 
-from .toxic import END, Scheduled, Toxic, ToxicState
+from .toxic import END, Scheduled, Toxic, ToxicContext
 
 
 class Cut(Toxic):
-    """End this direction at once: its destination gets an end of stream, and what its source sends is dropped."""
+    """End this direction at once. Its destination gets an end of stream, and what its source sends is dropped."""
 
     __slots__ = ()
 
     touches_all = True
 
-    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
-        return (now, END)
+    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
+        return Scheduled(now, END)

@@ -1,14 +1,16 @@
-"""limit_data: so many bytes, then close."""
+"""limit_data: pass a number of bytes, then close."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import CLOSE, Scheduled, Toxic, ToxicState
+from .toxic import CLOSE, Scheduled, Toxic, ToxicContext
 
 
 class LimitData(Toxic):
-    """Let exactly `limit_bytes` pass per connection, counted since the toxic came to it, then close the connection.
+    """Pass exactly `limit_bytes` per connection, then close the connection.
+
+    The state is the number of bytes that have passed since the toxic came to the connection.
 
     Args:
         limit_bytes: bytes; 0, the default, closes at the first chunk and passes none of it.
@@ -19,11 +21,15 @@ class LimitData(Toxic):
     def __init__(self, *, limit_bytes: int = 0) -> None:
         self.limit = limit_bytes
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
-        left = max(0, self.limit - memory.count)
+    def new_state(self) -> int:
+        return 0
+
+    def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
+        left = max(0, self.limit - context.state)
         passed = chunk[:left]
-        memory.count += len(passed)
+        context.state += len(passed)
         if len(chunk) < left:
-            return ((now, chunk),)
-        memory.touch(now, len(chunk) - len(passed))
-        return ((now, passed), (now, CLOSE)) if passed else ((now, CLOSE),)
+            return (Scheduled(now, chunk),)
+        context.touch(now, len(chunk) - len(passed))
+        close = Scheduled(now, CLOSE)
+        return (Scheduled(now, passed), close) if passed else (close,)

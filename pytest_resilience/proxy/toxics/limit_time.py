@@ -1,12 +1,12 @@
-"""limit_time: close after a time, although data flows. An addition of ours."""
+"""limit_time: close after a time, although data flows. Toxiproxy has no such toxic."""
 
 from __future__ import annotations
 
-from .toxic import CLOSE, Scheduled, Toxic, ToxicState
+from .toxic import CLOSE, Scheduled, Toxic, ToxicContext
 
 
 class LimitTime(Toxic):
-    """Let everything pass, and close the connection `seconds` after the toxic came to it.
+    """Pass everything, and close the connection `seconds` after the toxic came to it.
 
     Args:
         seconds: 0 closes at once.
@@ -17,5 +17,5 @@ class LimitTime(Toxic):
     def __init__(self, *, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
-    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
-        return (now + self.seconds, CLOSE)
+    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
+        return Scheduled(now + self.seconds, CLOSE)

@@ -1,4 +1,4 @@
-"""noop: pass everything through."""
+"""noop: pass everything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from .toxic import Toxic
 
 
 class Noop(Toxic):
-    """Does nothing, as Toxiproxy's toxic of that name."""
+    """Do nothing, as Toxiproxy's toxic of that name."""
 
     __slots__ = ()

@@ -1,16 +1,16 @@
-"""reset_peer: a RST to both sides."""
+"""reset_peer: send a RST to both sides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import NEVER, RESET, Scheduled, Toxic, ToxicState
+from .toxic import NEVER, RESET, Scheduled, Toxic, ToxicContext
 
 
 class ResetPeer(Toxic):
-    """Reset the connection `timeout` seconds after the toxic came to it, idle or not; until then let nothing pass.
+    """Reset the connection `timeout` seconds after the toxic came to it, idle or not. Until then pass nothing.
 
-    What is held meanwhile is delivered when the toxic is removed in time.
+    Data that is held in that time is delivered if the toxic is removed before the reset.
 
     Args:
         timeout: seconds; 0, the default, resets at once.
@@ -23,8 +23,8 @@ class ResetPeer(Toxic):
     def __init__(self, *, timeout: float = 0.0) -> None:
         self.timeout = timeout
 
-    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
-        return (now + self.timeout, RESET)
+    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
+        return Scheduled(now + self.timeout, RESET)
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
-        return ((NEVER, chunk),)
+    def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
+        return (Scheduled(NEVER, chunk),)

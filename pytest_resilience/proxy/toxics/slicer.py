@@ -1,14 +1,14 @@
-"""slicer: small pieces with pauses between them."""
+"""slicer: cut data into small pieces with pauses between them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .toxic import Scheduled, Toxic, ToxicState
+from .toxic import Scheduled, Toxic, ToxicContext
 
 
 class Slicer(Toxic):
-    """Cut each chunk into pieces of about `average_size` bytes and pause after each. Keeps the order, loses nothing.
+    """Cut each chunk into pieces of about `average_size` bytes, and pause after each. Keep the order, and lose nothing.
 
     A piece of more than `average_size + size_variation` bytes is cut near its middle, give or take `size_variation`.
 
@@ -25,16 +25,16 @@ class Slicer(Toxic):
         self.variation = size_variation
         self.delay = delay
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
-        pieces = list(self._pieces(chunk, memory))
+    def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
+        pieces = list(self._pieces(chunk, context))
         if len(pieces) > 1 or self.delay:
-            memory.touch(now, len(chunk))
-        dues: list[Scheduled] = [(now + number * self.delay, piece) for number, piece in enumerate(pieces)]
+            context.touch(now, len(chunk))
+        scheduled = [Scheduled(now + number * self.delay, piece) for number, piece in enumerate(pieces)]
         if self.delay:
-            dues.append((now + len(pieces) * self.delay, b""))  # nothing more until then
-        return dues
+            scheduled.append(Scheduled(now + len(pieces) * self.delay, b""))  # the pause after the last piece
+        return scheduled
 
-    def _pieces(self, chunk: bytes, memory: ToxicState) -> Iterator[bytes]:
+    def _pieces(self, chunk: bytes, context: ToxicContext) -> Iterator[bytes]:
         waiting = [chunk]
         while waiting:
             piece = waiting.pop()
@@ -43,5 +43,5 @@ class Slicer(Toxic):
                 continue
             middle = len(piece) // 2
             if self.variation:
-                middle = max(1, middle + memory.random.randrange(-self.variation, self.variation))
+                middle = max(1, middle + context.random.randrange(-self.variation, self.variation))
             waiting += (piece[middle:], piece[:middle])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import Scheduled, StreamEvent, Toxic, ToxicState
+from .toxic import Scheduled, StreamEvent, Toxic, ToxicContext
 
 
 class SlowClose(Toxic):
-    """Let data pass, and the end of the stream (or its RST) `delay` seconds late.
+    """Pass data at once, and the end of the stream (or its RST) `delay` seconds late.
 
     Args:
         delay: seconds, at least 0.
@@ -19,7 +19,7 @@ class SlowClose(Toxic):
     def __init__(self, *, delay: float = 0.0) -> None:
         self.delay = delay
 
-    def on_end(self, end: StreamEvent, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
+    def on_end(self, end: StreamEvent, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
         if self.delay:
-            memory.touch(now, 0)
-        return ((now + self.delay, end),)
+            context.touch(now, 0)
+        return (Scheduled(now + self.delay, end),)

@@ -1,16 +1,16 @@
-"""timeout: let nothing pass, then close."""
+"""timeout: pass nothing, then close."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import CLOSE, Scheduled, StreamEvent, Toxic, ToxicState
+from .toxic import CLOSE, Scheduled, StreamEvent, Toxic, ToxicContext
 
 
 class Timeout(Toxic):
     """Drop all data of this direction, and close the connection `timeout` seconds after the toxic came to it.
 
-    The time is absolute: data does not restart it, as it does in Toxiproxy. Removing the toxic closes the connection.
+    The time is absolute. In Toxiproxy, data restarts it. Removing the toxic closes the connection.
 
     Args:
         timeout: seconds; 0 never closes.
@@ -24,11 +24,11 @@ class Timeout(Toxic):
     def __init__(self, *, timeout: float = 0.0) -> None:
         self.timeout = timeout
 
-    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
-        return (now + self.timeout, CLOSE) if self.timeout else None
+    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
+        return Scheduled(now + self.timeout, CLOSE) if self.timeout else None
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
+    def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
         return ()
 
-    def on_end(self, end: StreamEvent, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
+    def on_end(self, end: StreamEvent, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
         return ()

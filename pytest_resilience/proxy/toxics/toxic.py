@@ -1,18 +1,35 @@
-"""What a toxic is: events and their times go in, events and their due times come out.
+r"""The interface of a toxic: events and their times go in, items and the times at which they are due come out.
 
-A toxic does no I/O and reads no clock. One object holds the settings, in seconds and bytes, and is shared by all connections;
-what a toxic has to remember about one direction of one connection, it keeps in the `ToxicState` that it is handed. `link.py` keeps
-the promises that all toxics rely on: order, back-pressure, ends of stream, removal and updates.
+A toxic does no I/O and reads no clock. One object holds the settings, in seconds and bytes, and all connections share it. What a
+toxic remembers about one direction of one connection is its state there: `new_state()` makes it, and each call gets it as
+`context.state`. `link.py` keeps the promises that all toxics rely on: order, back-pressure, ends of stream, removal and updates.
+
+A toxic can answer back, as a server would. An item with the direction BACK enters the other direction of the connection at its due
+time, as if that direction's source had sent it, and passes through the toxics there. For example, an upstream toxic that refuses each
+request yields the error with BACK, and nothing else:
+
+    class Refuse(Toxic):
+        def new_state(self) -> RequestParser:
+            return RequestParser()
+
+        def on_data(self, chunk, arrived, now, context):
+            for request in context.state.feed(chunk):
+                yield Scheduled(now, b"-ERR refused\r\n", BACK)
+
+Items of each direction keep their order. A stage takes the next chunk when all items of the one before have gone on, those with BACK
+included. So a client that does not read what is answered is not read from, either. An answer is dropped if the other direction has
+ended. BACK with CLOSE or RESET is the same as without it: both end the connection.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
 
 
 class StreamEvent:
-    """Something other than data that travels along a link."""
+    """An event that travels along a link in place of data."""
 
     __slots__ = ("name",)
 
@@ -24,7 +41,7 @@ class StreamEvent:
 
 
 END = StreamEvent("END")
-"""End of stream: the other side of this direction gets a FIN; the other direction lives on."""
+"""End of stream: the destination of this direction gets a FIN. The other direction lives on."""
 CLOSE = StreamEvent("CLOSE")
 """Close both sockets."""
 RESET = StreamEvent("RESET")
@@ -33,12 +50,37 @@ RESET = StreamEvent("RESET")
 NEVER = float("inf")
 
 Item = bytes | StreamEvent
-Scheduled = tuple[float, Item]
-"""When something goes on, in seconds of the loop's clock, and what. NEVER: when the toxic is updated or removed."""
+
+
+class Direction(Enum):
+    """The direction in which an item goes on."""
+
+    SAME = "same"
+    BACK = "back"
+
+
+SAME = Direction.SAME
+"""To the next stage, or to the destination."""
+BACK = Direction.BACK
+"""Into the other direction of the connection."""
+
+
+class Scheduled(NamedTuple):
+    """An item and the time at which it goes on.
+
+    Attributes:
+        at: seconds of the loop's clock. NEVER holds the item until the toxic is updated or removed.
+        item: data or an event.
+        direction: SAME or BACK.
+    """
+
+    at: float
+    item: Item
+    direction: Direction = SAME
 
 
 class RandomSource(Protocol):
-    """What a toxic needs of random.Random."""
+    """The methods of random.Random that toxics use."""
 
     def random(self) -> float: ...
     def uniform(self, a: float, b: float) -> float: ...
@@ -47,26 +89,26 @@ class RandomSource(Protocol):
     def paretovariate(self, alpha: float) -> float: ...
 
 
-class ToxicState(Protocol):
+class ToxicContext(Protocol):
     """One toxic's place on one link."""
 
-    count: int
-    """A number to keep for as long as the toxic is on the link, updates included; starts at 0."""
+    state: Any
+    """The object that `new_state` returned when the toxic came to the link. It is kept for as long, updates included."""
 
     @property
     def random(self) -> RandomSource:
-        """This place's own generator: the same numbers for the same seed, connection, direction and toxic."""
+        """The generator of this place: the same numbers for the same seed, connection, direction and toxic."""
 
     def touch(self, now: float, size: int) -> None:
-        """Say that the toxic really did something at `now`, to `size` bytes (0: to the connection)."""
+        """Count an effect of the toxic at `now`, on `size` bytes (0: on the connection)."""
 
 
 class Toxic:
     """The interface, with the defaults of a toxic that does nothing.
 
     Attributes:
-        capacity: how many chunks may wait for the one that is being worked on, before the sender is held back.
-        touches_all: every chunk that arrives counts as touched; if False, the toxic calls `touch` itself.
+        capacity: chunks that may wait for the one that is being worked on, before the sender is held back.
+        touches_all: every chunk that arrives counts as touched. If False, the toxic calls `touch` itself.
         closes_on_removal: removing the toxic closes the connections that it works on.
     """
 
@@ -76,21 +118,28 @@ class Toxic:
     touches_all = False
     closes_on_removal = False
 
-    def on_start(self, now: float, memory: ToxicState) -> Scheduled | None:
-        """The toxic comes to a link, new or old, or has new settings. Returns what to do at what time, whatever else happens."""
+    def new_state(self) -> Any:
+        """Return the state of the toxic on a link that it has just come to. None, the default, is for a toxic without state."""
         return None
 
-    def on_data(self, chunk: bytes, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
-        """A chunk is next.
+    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
+        """Return an event that is due at a fixed time, whatever else happens.
+
+        Called when the toxic comes to a link, new or old, and when it has new settings.
+        """
+        return None
+
+    def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
+        """Return what becomes of the next chunk.
 
         Args:
             chunk: 1 to 32768 bytes.
             arrived: when it came in.
-            now: when the one before it had gone on, if that was later.
-            memory: what there is to remember about this link.
+            now: when the chunk before it had gone on, if that was later.
+            context: the toxic's place on this link.
         """
-        return ((now, chunk),)
+        return (Scheduled(now, chunk),)
 
-    def on_end(self, end: StreamEvent, arrived: float, now: float, memory: ToxicState) -> Iterable[Scheduled]:
-        """The sender's end of stream (END) or RST (RESET) is next."""
-        return ((now, end),)
+    def on_end(self, end: StreamEvent, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
+        """Return what becomes of the sender's end of stream (END) or RST (RESET)."""
+        return (Scheduled(now, end),)

@@ -5,7 +5,7 @@ A link between two fakes on a clock that only the test moves; no sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from errno import EAGAIN, ECONNRESET
 from random import Random
 from typing import Any
@@ -15,6 +15,8 @@ import pytest
 from pytest_resilience.proxy.event_loop import IN, OUT, Timer
 from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.link import MAX_ITEMS_PER_TURN, Link
+from pytest_resilience.proxy.toxics import build
+from pytest_resilience.proxy.toxics.toxic import BACK, CLOSE, END, RESET, Scheduled, StreamEvent, Toxic, ToxicContext
 from pytest_resilience.wire import toxiproxy as wire
 from pytest_resilience.wire.go_json import JsonObject
 
@@ -63,12 +65,15 @@ class FakeConnection:
         self.held_much = 0
         self.incoming: list[bytes | OSError] = []
         self.sent: list[tuple[float, bytes]] = []
+        self.answered: list[tuple[float, bytes]] = []  # what the source got back
+        self.back_room: int | None = None  # bytes that the source takes; None: all
         self.room: int | None = None  # bytes that the destination takes; None: all
         self.link = self._make(upward=True)
         self.back = self._make(upward=False)
         self.link.peer, self.back.peer = self.back, self.link
         self.link.recv_into = self._recv_into
         self.link.send = self._send
+        self.back.send = self._send_back
         self.link.mask = self.back.mask = IN
 
     def _make(self, *, upward: bool) -> Link:
@@ -91,6 +96,15 @@ class FakeConnection:
         if not size:
             raise BlockingIOError(EAGAIN, "")
         self.sent.append((round(self.loop.time, 6), bytes(data[:size])))
+        return size
+
+    def _send_back(self, data: Any) -> int:
+        size = len(data) if self.back_room is None else min(len(data), self.back_room)
+        if self.back_room is not None:
+            self.back_room -= size
+        if not size:
+            raise BlockingIOError(EAGAIN, "")
+        self.answered.append((round(self.loop.time, 6), bytes(data[:size])))
         return size
 
     def random_for(self, installed: str, *, upward: bool) -> Random:
@@ -126,6 +140,19 @@ class FakeConnection:
         """The destination takes so many bytes more."""
         self.room = room
         self.back.on_event(OUT)
+
+    def take_back(self, room: int | None) -> None:
+        """The source takes so many bytes more of what is answered."""
+        self.back_room = room
+        self.link.on_event(OUT)
+
+    def install(self, toxic: Toxic, *, upward: bool = True) -> InstalledToxic:
+        """Put a toxic of a test on the link, or on the other direction."""
+        stream = "upstream" if upward else "downstream"
+        installed = InstalledToxic(name=f"toy-{stream}", kind="noop", stream=stream, toxicity=1.0, attributes={})
+        installed.toxic = toxic
+        (self.link if upward else self.back).add(installed, self.loop.time)
+        return installed
 
     def add(
         self, kind: str, toxicity: float = 1.0, trigger: dict[str, Any] | None = None, **attributes: int
@@ -437,3 +464,117 @@ def test_much_that_is_due_goes_in_turns(wired: FakeConnection) -> None:
     assert len(wired.sent) == MAX_ITEMS_PER_TURN
     wired.loop.advance(0.0)
     assert len(wired.sent) == 100
+
+
+# --- toxics with state that answer back ------------------------------------------------------------------------------
+
+
+class Answer(Toxic):
+    """Answer each chunk with its number and the chunk, and pass nothing on; or pass it on as well."""
+
+    def __init__(self, *, delay: float = 0.0, passes: bool = False, event: StreamEvent | None = None) -> None:
+        self.delay = delay
+        self.passes = passes
+        self.event = event
+
+    def new_state(self) -> list[bytes]:
+        return []
+
+    def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterator[Scheduled]:
+        context.state.append(chunk)
+        yield Scheduled(now + self.delay, b"%d:%s;" % (len(context.state), chunk), BACK)
+        if self.event is not None:
+            yield Scheduled(now + self.delay, self.event, BACK)
+        if self.passes:
+            yield Scheduled(now, chunk)
+
+
+def test_toxic_counts_and_answers_in_order(wired: FakeConnection) -> None:
+    wired.install(Answer())
+    wired.read(b"a", b"b", b"c")
+    assert (wired.answered, wired.sent) == ([(0.0, b"1:a;"), (0.0, b"2:b;"), (0.0, b"3:c;")], [])
+    assert wired.link.stages[0].state == [b"a", b"b", b"c"]
+    assert (wired.link.dropped_bytes(), wired.back.dropped_bytes()) == (3, -12)
+
+
+def test_each_link_has_a_state_that_updates_keep(wired: FakeConnection) -> None:
+    toxic, other = Answer(), FakeConnection()
+    installed = wired.install(toxic)
+    other.install(toxic)
+    wired.read(b"a")
+    other.read(b"x")
+    wired.link.update(installed, 0.0)
+    wired.read(b"b")
+    assert (wired.answered, other.answered) == ([(0.0, b"1:a;"), (0.0, b"2:b;")], [(0.0, b"1:x;")])
+
+
+def test_delayed_answer_waits_while_the_chunk_goes_on(wired: FakeConnection) -> None:
+    wired.install(Answer(delay=0.5, passes=True))
+    wired.read(b"a")
+    assert (wired.sent, wired.answered) == ([(0.0, b"a")], [])
+    wired.read(b"b")
+    wired.loop.advance(2.0)
+    assert wired.sent == [(0.0, b"a"), (0.5, b"b")], "a chunk is worked on when the answer to the one before has gone"
+    assert [data for _, data in wired.answered] == [b"1:a;", b"2:b;"]
+    assert wired.answered[0][0] == 0.5
+
+
+def test_answer_passes_through_the_toxics_of_its_direction(wired: FakeConnection) -> None:
+    latency = wired.install(build("latency", {"delay": 0.2}), upward=False)
+    wired.install(Answer())
+    wired.read(b"a")
+    assert wired.answered == []
+    wired.loop.advance(1.0)
+    assert wired.answered == [(0.2, b"1:a;")]
+    assert latency.bytes == 4
+
+
+def test_toxics_that_answer_each_other_take_turns(wired: FakeConnection) -> None:
+    wired.install(Answer(delay=0.25), upward=False)
+    wired.install(Answer(delay=0.25))
+    wired.read(b"a")
+    wired.loop.advance(1.1)
+    assert wired.link.stages[0].state == [b"a", b"1:1:a;;", b"2:2:1:1:a;;;;"]
+    assert (wired.sent, wired.answered) == ([], [])
+
+
+def test_client_that_reads_no_answers_is_not_read_from(wired: FakeConnection) -> None:
+    wired.back_room = 2
+    wired.install(Answer())
+    wired.read(b"a", b"b", b"c", b"d")
+    assert wired.answered == [(0.0, b"1:")]
+    assert not wired.reading
+    assert wired.link.stages[0].state == [b"a", b"b"], "no chunk is worked on while an answer waits"
+    wired.take_back(None)
+    wired.loop.advance(0.1)
+    while wired.reading and wired.incoming:
+        wired.link.on_event(IN)
+    assert b"".join(data for _, data in wired.answered) == b"1:a;2:b;3:c;4:d;"[: len(wired.answered) * 4]
+    assert wired.reading
+
+
+@pytest.mark.parametrize(("event", "how"), [(CLOSE, "closed"), (RESET, "reset"), (END, "half-closed")])
+def test_event_that_is_answered_follows_the_answer(wired: FakeConnection, event: StreamEvent, how: str) -> None:
+    wired.install(Answer(event=event))
+    wired.read(b"a")
+    assert (wired.answered, wired.how) == ([(0.0, b"1:a;")], how)
+    if event is END:
+        assert (wired.back.ended, wired.back.done, wired.link.ended) == (True, True, False)
+        wired.read(b"b")
+        assert len(wired.answered) == 1, "an answer is dropped after the end of its direction"
+
+
+def test_removal_lets_answers_go_at_once(wired: FakeConnection) -> None:
+    installed = wired.install(Answer(delay=5.0))
+    wired.read(b"a", b"b")
+    wired.remove(installed)
+    assert wired.answered == [(0.0, b"1:a;")]
+    assert wired.sent == [(0.0, b"b")], "a chunk that no toxic has seen is passed on"
+
+
+def test_update_lets_an_answer_go_at_once(wired: FakeConnection) -> None:
+    installed = wired.install(Answer(delay=5.0))
+    wired.read(b"a")
+    wired.loop.advance(1.0)
+    wired.link.update(installed, wired.loop.time)
+    assert wired.answered == [(1.0, b"1:a;")]

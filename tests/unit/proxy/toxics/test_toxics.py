@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from pytest_resilience.proxy.toxics import build
-from pytest_resilience.proxy.toxics.toxic import CLOSE, END, NEVER, RESET, Toxic
+from pytest_resilience.proxy.toxics.toxic import CLOSE, END, NEVER, RESET, SAME, Scheduled, Toxic
 
 T = 100.0  # "now", all over
 
 
-class ToxicState:
-    """What a toxic may remember, and what it says that it touched."""
+class Context:
+    """A toxic's place on a link, with the sizes that it touched."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, toxic: Toxic) -> None:
+        self.state = toxic.new_state()
         self.random = Random(1)
         self.touched: list[int] = []
 
@@ -25,8 +25,8 @@ class ToxicState:
         self.touched.append(size)
 
 
-def data(toxic: Toxic, chunk: bytes, *, arrived: float = T, now: float = T, memory: ToxicState | None = None) -> Any:
-    return list(toxic.on_data(chunk, arrived, now, memory or ToxicState()))
+def data(toxic: Toxic, chunk: bytes, *, arrived: float = T, now: float = T, context: Context | None = None) -> Any:
+    return list(toxic.on_data(chunk, arrived, now, context or Context(toxic)))
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def data(toxic: Toxic, chunk: bytes, *, arrived: float = T, now: float = T, memo
 )
 def test_data(kind: str, settings: dict[str, Any], arrived: float, now: float, dues: list[Any]) -> None:
     got = data(build(kind, settings), b"abcdef", arrived=arrived, now=now)
-    assert [what for _, what in got] == [what for _, what in dues]
-    assert [at for at, _ in got] == pytest.approx([at for at, _ in dues])
+    assert [(what, direction) for _, what, direction in got] == [(what, SAME) for _, what in dues]
+    assert [at for at, _, _ in got] == pytest.approx([at for at, _ in dues])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,8 @@ def test_data(kind: str, settings: dict[str, Any], arrived: float, now: float, d
     ],
 )
 def test_start(kind: str, settings: dict[str, Any], due: Any) -> None:
-    assert build(kind, settings).on_start(T, ToxicState()) == due
+    toxic = build(kind, settings)
+    assert toxic.on_start(T, Context(toxic)) == (due and Scheduled(*due))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,8 @@ def test_start(kind: str, settings: dict[str, Any], due: Any) -> None:
     ],
 )
 def test_end(kind: str, settings: dict[str, Any], dues: Any) -> None:
-    assert list(build(kind, settings).on_end(END, T, T, ToxicState())) == dues
+    toxic = build(kind, settings)
+    assert list(toxic.on_end(END, T, T, Context(toxic))) == [Scheduled(*due) for due in dues]
 
 
 @pytest.mark.parametrize(
@@ -115,9 +117,10 @@ def test_end(kind: str, settings: dict[str, Any], dues: Any) -> None:
 def test_touches_what_it_really_affects(
     kind: str, settings: dict[str, Any], all_touched: bool, touched: list[int]
 ) -> None:
-    toxic, memory = build(kind, settings), ToxicState()
-    data(toxic, b"abcdef", memory=memory)
-    assert (toxic.touches_all, memory.touched) == (all_touched, touched)
+    toxic = build(kind, settings)
+    context = Context(toxic)
+    data(toxic, b"abcdef", context=context)
+    assert (toxic.touches_all, context.touched) == (all_touched, touched)
 
 
 def test_only_a_timeout_closes_when_it_goes() -> None:
@@ -131,51 +134,55 @@ def test_only_a_timeout_closes_when_it_goes() -> None:
     [("uniform", 0.5, 1.5, 1.0), ("normal", 0.0, 4.0, 1.0), ("pareto", 1.0, 50.0, 1.25)],
 )
 def test_jitter(distribution: str, low: float, high: float, mean: float) -> None:
-    toxic, memory = build("latency", {"delay": 1.0, "jitter": 0.5, "distribution": distribution}), ToxicState()
-    delays = [data(toxic, b"x", memory=memory)[0][0] - T for _ in range(2000)]
+    toxic = build("latency", {"delay": 1.0, "jitter": 0.5, "distribution": distribution})
+    context = Context(toxic)
+    delays = [data(toxic, b"x", context=context)[0][0] - T for _ in range(2000)]
     assert low <= min(delays)
     assert max(delays) <= high
     assert sum(delays) / len(delays) == pytest.approx(mean, abs=0.05)
 
 
 def test_jitter_never_releases_before_the_arrival() -> None:
-    toxic, memory = build("latency", {"delay": 0.0, "jitter": 1.0}), ToxicState()
-    delays = [data(toxic, b"x", memory=memory)[0][0] - T for _ in range(200)]
+    toxic = build("latency", {"delay": 0.0, "jitter": 1.0})
+    context = Context(toxic)
+    delays = [data(toxic, b"x", context=context)[0][0] - T for _ in range(200)]
     assert min(delays) == 0.0
 
 
 @pytest.mark.parametrize("variation", [0, 1, 7, 10])
 def test_slices_are_small_and_make_up_the_chunk(variation: int) -> None:
     toxic, chunk = build("slicer", {"average_size": 10, "size_variation": variation}), bytes(range(256)) * 8
-    pieces = [piece for _, piece in data(toxic, chunk)]
+    pieces = [piece for _, piece, _ in data(toxic, chunk)]
     assert b"".join(pieces) == chunk
     assert all(0 < len(piece) <= 10 + variation for piece in pieces)
 
 
 def test_limit_counts_over_chunks() -> None:
-    toxic, memory = build("limit_data", {"limit_bytes": 8}), ToxicState()
-    assert data(toxic, b"12345", memory=memory) == [(T, b"12345")]
-    assert data(toxic, b"67890", memory=memory) == [(T, b"678"), (T, CLOSE)]
+    toxic = build("limit_data", {"limit_bytes": 8})
+    context = Context(toxic)
+    assert data(toxic, b"12345", context=context) == [Scheduled(T, b"12345")]
+    assert data(toxic, b"67890", context=context) == [Scheduled(T, b"678"), Scheduled(T, CLOSE)]
 
 
 def test_shared_bandwidth_serves_one_after_the_other() -> None:
     toxic = build("shared_bandwidth", {"rate_bytes_per_s": 100.0})
-    assert data(toxic, b"12345", memory=ToxicState()) == [(T + 0.05, b"12345")]
-    assert data(toxic, b"67890", memory=ToxicState()) == [(T + 0.1, b"67890")]
-    assert data(toxic, b"later", now=T + 9, memory=ToxicState()) == [(T + 9.05, b"later")]
+    assert data(toxic, b"12345", context=Context(toxic)) == [Scheduled(T + 0.05, b"12345")]
+    assert data(toxic, b"67890", context=Context(toxic)) == [Scheduled(T + 0.1, b"67890")]
+    assert data(toxic, b"later", now=T + 9, context=Context(toxic)) == [Scheduled(T + 9.05, b"later")]
 
 
 def test_shared_bandwidth_zero_holds() -> None:
-    assert data(build("shared_bandwidth", {}), b"x") == [(NEVER, b"x")]
+    assert data(build("shared_bandwidth", {}), b"x") == [Scheduled(NEVER, b"x")]
 
 
 def test_corrupt_flips_one_bit_about_so_often_and_says_so() -> None:
-    toxic, memory = build("corrupt", {"every_bytes": 100}), ToxicState()
-    got = b"".join(data(toxic, bytes(1000), memory=memory)[0][1] for _ in range(10))
+    toxic = build("corrupt", {"every_bytes": 100})
+    context = Context(toxic)
+    got = b"".join(data(toxic, bytes(1000), context=context)[0][1] for _ in range(10))
     flipped = [byte for byte in got if byte]
     assert len(got) == 10_000
     assert 70 <= len(flipped) <= 140
-    assert len(flipped) == sum(memory.touched)
+    assert len(flipped) == sum(context.touched)
     assert all(byte.bit_count() == 1 for byte in flipped)
 
 
