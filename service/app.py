@@ -29,7 +29,7 @@ from .settings import ServiceSettings
 
 
 class _Stopped(Exception):
-    """Ends the task group and all its tasks."""
+    """An exception that ends the task group and all its tasks."""
 
 
 def create_app(settings: ServiceSettings) -> Starlette:

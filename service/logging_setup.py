@@ -24,7 +24,7 @@ _MIN_SECRET_LENGTH = 4  # as plain text a shorter secret would match half the lo
 
 
 class Redactor:
-    """Replaces the given secrets, and anything that looks like credentials, by `***`."""
+    """A function that replaces secrets, and anything that looks like credentials, by `***`."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = sorted({s for s in secrets if len(s) >= _MIN_SECRET_LENGTH}, key=len, reverse=True)

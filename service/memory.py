@@ -63,7 +63,7 @@ class MemoryUsage:
 
     @property
     def needed_ratio(self) -> float:
-        """The share of the limit that is in use, without reusable bytes."""
+        """Return the share of the limit that is in use, without reusable bytes."""
         return (self.used - self.reusable) / self.limit
 
 
@@ -76,7 +76,7 @@ class ProcessMemory:
 
 
 class MemoryReader:
-    """Reads use and limits. Each call reads both, because a limit may be lowered at any time.
+    """A reader of use and limits. Each call reads both, because a limit may be lowered at any time.
 
     Args:
         limit: the configured limit in bytes.
@@ -200,7 +200,7 @@ def _total_memory() -> int:
 
 
 class MemoryGuard:
-    """Decides from samples of use over limit. It does no I/O and reads no clock.
+    """The decisions about memory, from samples of use over limit. It does no I/O and reads no clock.
 
     An episode begins above 90 % and ends when three consecutive samples need less than 80 %. Each episode is announced
     once. A collection is forced at its begin, and again after every cooldown while more than 90 % is needed, unless the
@@ -290,7 +290,7 @@ def format_mb(size: int) -> str:
 
 
 class GarbageCollector:
-    """Collects garbage and returns free pages to the kernel.
+    """A garbage collector that returns free pages to the kernel.
 
     Args:
         clock: measures how long a collection blocks the event loop, in seconds.
