@@ -1,275 +1,412 @@
-"""What of a Postgres is compared between two tests, beside rows: the schema and settings of one database, and what all databases share.
+"""The baseline of a Postgres database: the state that each test begins with, and how it is restored.
 
-Each is one number, so that the usual question takes a millisecond. A row of a catalog has the number of the transaction that wrote it
-(xmin), which a copy of the database keeps: so most catalogs are compared by their rows' ids and xmin, whatever columns a version has.
-pg_class is the exception, since TRUNCATE and CREATE INDEX write there too.
+The usual restore is one round trip: a function in the session's temporary schema compares the schema with the baseline and deletes rows.
+Everything else costs more and is done only for what a test has changed: a changed schema costs a new copy of the template, a changed
+setting may cost a restart of the server.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
 
-_USER_SCHEMAS = "(select oid from pg_namespace where nspname not like 'pg\\_%')"
+from ..clients.postgres import PostgresError, Row, Session
+from ..clock import wait_until_async
+from ..errors import SetupError
+from .postgres_catalog import CLUSTER, HAS_OBJECTS, Cluster, assignment, fingerprint, literal, quoted, settings_of
+from .postgres_session import NO_CONNECTIONS, NO_SUCH_DATABASE, STATEMENT_TIMEOUT, AdminSession, close_quietly
 
-# Catalogs with a column oid, and which of their rows.
-_BY_OID = {
-    "pg_proc": f"oid >= 16384 and pronamespace in {_USER_SCHEMAS}",
-    "pg_type": f"oid >= 16384 and typtype <> 'c' and typnamespace in {_USER_SCHEMAS}",
-    "pg_trigger": "not tgisinternal",
-    "pg_namespace": "nspname not like 'pg\\_%'",
-    **dict.fromkeys(
-        ("pg_attrdef", "pg_constraint", "pg_rewrite", "pg_collation", "pg_operator", "pg_cast", "pg_am", "pg_ts_config", "pg_ts_dict",
-         "pg_conversion", "pg_opclass", "pg_opfamily"),
-        "oid >= 16384",
-    ),
-    **dict.fromkeys(
-        ("pg_enum", "pg_extension", "pg_policy", "pg_event_trigger", "pg_default_acl", "pg_publication", "pg_publication_rel",
-         "pg_foreign_data_wrapper", "pg_foreign_server", "pg_user_mapping", "pg_statistic_ext", "pg_largeobject_metadata", "pg_language",
-         "pg_transform"),
-        "true",
-    ),
-}  # fmt: skip
-# Others: what tells their rows apart, and which of these.
-_COLUMNS_OF = f"""attrelid >= 16384 and attnum > 0 and attrelid in
-    (select oid from pg_class where relkind in ('r', 'p', 'v', 'm', 'f', 'c') and relnamespace in {_USER_SCHEMAS})"""  # noqa: S608  # our constants
-_BY_KEY = {
-    "pg_attribute": ("attrelid, attnum", _COLUMNS_OF),
-    "pg_index": ("indexrelid", "indrelid >= 16384"),
-    "pg_inherits": ("inhrelid, inhparent", "true"),
-    "pg_largeobject": ("loid, pageno", "true"),
-    "pg_description": (
-        "objoid, classoid, objsubid",
-        "objoid >= 16384 or (objoid = 2200 and classoid = 'pg_namespace'::regclass)",
-    ),
-}
-_CLASSES = f"""
-(select string_agg(concat_ws(',', oid, relname, relnamespace, relkind, relhastriggers, relrowsecurity, relforcerowsecurity, relowner,
-    relacl, reloptions, relreplident, relispartition, reltablespace, relpersistence), ';' order by oid)
-   from pg_class where oid >= 16384 and relnamespace in {_USER_SCHEMAS})"""  # noqa: S608  # the same
-# Of the database itself, which DROP DATABASE takes along: by names, since a copy has another id.
-_DATABASE = """
-(select concat_ws(',', pg_get_userbyid(datdba), datacl, datconnlimit, datallowconn, shobj_description(oid, 'pg_database'))
-   from pg_database where datname = current_database()),
-(select string_agg(concat_ws(',', case setrole when 0 then '' else pg_get_userbyid(setrole)::text end, setconfig), ';' order by setrole)
-   from pg_db_role_setting where setdatabase = (select oid from pg_database where datname = current_database()))"""
+ROLE_IN_USE = "2BP01"
+LOCKED_OUT = ("28000", "28P01")  # a role without LOGIN, a changed password
+
+# A query that returns each table with rows, and a hash of them. A baseline is small (migrations, look-up tables), or its restore is slow.
+ROWS = """
+select coalesce(string_agg(format(
+  'select %L::text as name, (select case when count(*) = 0 then null when count(*) > 10000 then ''many''
+     else md5(string_agg(r::text, '','' order by r::text)) end from only %s r) as hash', c.oid::text, c.oid::regclass), ' union all '), '')
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind = 'r' and c.oid >= 16384 and n.nspname not like 'pg\\_%' and n.nspname <> 'information_schema'
+"""
+
+SEQUENCES = "select seqrelid::text, pg_sequence_last_value(seqrelid) from pg_sequence where seqrelid >= 16384"
+DATABASES = "select datname from pg_database"
+
+# Sessions that would disturb the next test: those inside a transaction and those that hold advisory locks.
+BLOCKERS = """
+select pg_terminate_backend(pid) from pg_stat_activity a
+where backend_type = 'client backend' and pid <> pg_backend_pid() and datname = current_database()
+  and (xact_start is not null or exists (select from pg_locks l where l.pid = a.pid and l.locktype = 'advisory'))
+"""
 
 
-def _sum(catalog: str, key: str, rows: str) -> str:
-    return f"(select sum(hashtextextended(concat_ws(',', xmin, {key}), 0)) from {catalog} where {rows})"  # noqa: S608  # our constants
+def clean_function(*, exclusive: bool) -> str:
+    """Return the statement that creates the function which cleans the database in one round trip, with plans that are made once.
 
-
-_PRIVATE = ("pg_largeobject", "pg_user_mapping")  # for superusers only
-
-
-def fingerprint(*, whole: bool) -> str:
-    """Return the query for what a schema consists of, as one number.
-
-    It changes with every object made, altered or dropped, not with rows, TRUNCATE or ANALYZE.
+    The function terminates blocking sessions. It returns one value for each of them, the names of the databases, the fingerprint of this
+    one and (of an exclusive server) of what the databases share. If there was no such session and the fingerprint is the expected one,
+    it empties each table with rows whose oid is not in the list `kept`, and restarts sequences. Large tables are truncated, because dead
+    rows would make each later scan slower while autovacuum is off. Other sessions can't see a function of a temporary schema.
 
     Args:
-        whole: whether the session is a superuser's; a server of others may give less.
+        exclusive: True if no other session uses the server.
     """
-    keys = {catalog: ("oid", rows) for catalog, rows in _BY_OID.items()} | _BY_KEY
-    sums = [_sum(catalog, key, rows) for catalog, (key, rows) in keys.items() if whole or catalog not in _PRIVATE]
-    return f"select md5(concat_ws('|', {_CLASSES}, {_DATABASE}, {', '.join(sums)}))"
+    cluster = f"cluster := ({CLUSTER});" if exclusive else ""
+    return f"""
+create or replace function pg_temp.resilience_clean(expected text, kept text[],
+  out ended boolean[], out databases text[], out fingerprint text, out cluster text)
+language plpgsql set lock_timeout = '5s' as $$
+declare item record; dirty boolean;
+begin
+  ended := array({BLOCKERS});
+  databases := array({DATABASES});
+  fingerprint := ({fingerprint(exclusive=exclusive)});
+  {cluster}
+  if cardinality(ended) > 0 or fingerprint is distinct from expected then
+    return;
+  end if;
+  for item in
+    select c.oid, c.oid::regclass as name from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind = 'r' and c.oid >= 16384 and n.nspname not like 'pg\\_%' and not (c.oid::text = any (kept))
+  loop
+    if pg_relation_size(item.oid) > 1048576 then
+      execute format('truncate only %s cascade', item.name);
+    elsif pg_relation_size(item.oid) > 0 then
+      execute format('select exists (select from only %s)', item.name) into dirty;
+      if dirty then execute format('delete from only %s', item.name); end if;
+    end if;
+  end loop;
+  for item in select s.seqrelid, s.seqstart from pg_sequence s where s.seqrelid >= 16384
+    and not (s.seqrelid::text = any (kept)) and pg_sequence_last_value(s.seqrelid) is not null
+  loop
+    perform setval(item.seqrelid, item.seqstart, false);
+  end loop;
+end $$
+"""  # noqa: S608  # built from constants
 
 
-# What is in a database that a new one does not have, so that it has to be copied to be restored.
-HAS_OBJECTS = f"""
-select exists (select from pg_class where oid >= 16384)
-    or exists (select from pg_proc where oid >= 16384 and pronamespace in {_USER_SCHEMAS})
-    or exists (select from pg_type where oid >= 16384) or exists (select from pg_extension where oid >= 16384)
-    or exists (select from pg_namespace where oid >= 16384) or exists (select from pg_event_trigger)
-    or exists (select from pg_default_acl) or exists (select from pg_publication) or exists (select from pg_largeobject_metadata)
-    or exists (select from pg_foreign_data_wrapper) or exists (select from pg_cast where oid >= 16384)
-    or not exists (select from pg_namespace where nspname = 'public' and nspowner = 'pg_database_owner'::regrole
-                     and nspacl::text = '{{pg_database_owner=UC/pg_database_owner,=U/pg_database_owner}}')
-"""  # noqa: S608  # the same
-
-_SETTINGS = """
-select coalesce(datname, '') as database, case setrole when 0 then '' else pg_get_userbyid(setrole)::text end as role, setconfig as settings
-  from pg_db_role_setting left join pg_database d on d.oid = setdatabase
+# Properties of the database itself, one row for each role that has settings in it.
+DATABASE_PROPERTIES = """
+select pg_get_userbyid(datdba)::text as owner, datconnlimit as connections, datacl::text as acl,
+       shobj_description(d.oid, 'pg_database') as comment, case setrole when 0 then '' else pg_get_userbyid(setrole)::text end as role,
+       setconfig as settings
+  from pg_database d left join pg_db_role_setting on setdatabase = d.oid where datname = current_database()
 """
-_ROLES = """
-select rolname as name, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, rolconnlimit,
-       rolpassword, rolvaliduntil::text, shobj_description(oid, 'pg_authid') as comment
-  from pg_authid where rolname not like 'pg\\_%'
-"""
-_MEMBERS = """
-select pg_get_userbyid(roleid)::text as role, pg_get_userbyid(member)::text as member, bool_or(admin_option) as admin
-  from pg_auth_members where roleid >= 16384 or member >= 16384 group by 1, 2
-"""
-_OBJECTS = """
-select 'slot' as kind, slot_name::text as name, coalesce(database::text, '') as database from pg_replication_slots where not temporary
-union all select 'prepared', gid, database::text from pg_prepared_xacts
-union all select 'subscription', subname::text, datname::text from pg_subscription join pg_database d on d.oid = subdbid
-union all select 'tablespace', spcname::text, '' from pg_tablespace
-"""
-_FILE = "pg_read_file('postgresql.auto.conf', 0, 1000000, true)"
-FILE = f"select name, setting from pg_file_settings where sourcefile like '%postgresql.auto.conf' and {_FILE} <> ''"  # noqa: S608
-
-# All that databases share, as one number. What belongs to the database itself is in FINGERPRINT.
-CLUSTER = f"""
-select md5(concat_ws('|',
-  (select string_agg(r::text, ';' order by name) from ({_ROLES}) r),
-  (select string_agg(m::text, ';' order by role, member) from ({_MEMBERS}) m),
-  (select string_agg(s::text, ';' order by database, role) from ({_SETTINGS}) s where database <> current_database()),
-  (select string_agg(o::text, ';' order by kind, name) from ({_OBJECTS}) o),
-  {_FILE}))
-"""  # noqa: S608  # the same
-
-# Of the settings that count from the next start on, those that a file may change.
-AT_START = (
-    "select name, setting from pg_settings where context = 'postmaster' and source in ('configuration file', 'default')"
-)
-
-LISTS = (
-    "search_path",
-    "temp_tablespaces",
-    "session_preload_libraries",
-    "shared_preload_libraries",
-    "local_preload_libraries",
-)
-_FLAGS = ("super", "inherit", "createrole", "createdb", "canlogin", "replication", "bypassrls")
-
-Name = tuple[str, str]
 
 
-class Cluster(NamedTuple):
-    """What the databases of a server share.
+class CleanResult(NamedTuple):
+    """The result of the function that cleans.
 
     Args:
-        roles: by name, their columns.
-        members: role and member, and whether the member may grant it.
-        settings: by database and role ("" for all), NAME=VALUE.
-        objects: (kind, name, database) of slots, prepared transactions, subscriptions and tablespaces.
-        file: what ALTER SYSTEM has set.
-        at_start: settings that count from the next start on.
+        ended: one value for each session that was terminated.
+        databases: the names of the databases.
+        fingerprint: of the schema and settings of the database; None if the database is gone.
+        cluster: of what the databases share; None for a server that is not exclusive.
     """
 
-    roles: Mapping[str, Mapping[str, Any]]
-    members: Mapping[Name, bool]
-    settings: Mapping[Name, list[str]]
-    objects: frozenset[tuple[str, str, str]]
-    file: Mapping[str, str]
-    at_start: Mapping[str, str]
+    ended: list[bool]
+    databases: list[str]
+    fingerprint: str | None
+    cluster: str | None
 
-    @classmethod
-    async def read(cls, session: Any) -> Cluster:
-        """Ask a superuser's session."""
-        return cls(
-            {row["name"]: row.as_dict() for row in await session.fetch(_ROLES)},
-            {(row["role"], row["member"]): row["admin"] for row in await session.fetch(_MEMBERS)},
-            {(row["database"], row["role"]): list(row["settings"]) for row in await session.fetch(_SETTINGS)},
-            frozenset((row["kind"], row["name"], row["database"]) for row in await session.fetch(_OBJECTS)),
-            {row["name"]: row["setting"] for row in await session.fetch(FILE)},
-            {row["name"]: row["setting"] for row in await session.fetch(AT_START)},
-        )
 
-    def role_back_to(self, baseline: Cluster, name: str) -> Iterator[str]:
-        """Yield the statements that make one role that of the baseline."""
-        if name in self.roles and name in baseline.roles and self.roles[name] != baseline.roles[name]:
-            yield from _role(baseline.roles[name], exists=True)
+class PostgresBaseline:
+    """The baseline of one database, and of an exclusive server also what its databases share.
 
-    def differs_in(self, baseline: Cluster) -> str:
-        """Return the names of the parts that are another than the baseline's, with what is other in each."""
-        told = []
-        for part in ("roles", "members", "settings", "file"):
-            now, then = getattr(self, part), getattr(baseline, part)
-            names = sorted(str(key) for key in now.keys() | then.keys() if now.get(key) != then.get(key))
-            told += [f"{part} of {', '.join(names)}"] if names else []
-        told += [f"{kind} {name}" for kind, name, _ in sorted(self.objects ^ baseline.objects)]
-        return "; ".join(told)
+    Args:
+        session: a superuser's session in the database.
+        template: name for the copy from which a changed schema is restored.
+    """
 
-    def extra(self, baseline: Cluster, kind: str) -> list[tuple[str, str]]:
-        """Return (name, database) of the objects of a kind that the baseline does not have."""
-        return sorted((name, database) for each, name, database in self.objects - baseline.objects if each == kind)
+    def __init__(self, session: AdminSession, template: str) -> None:
+        self._admin = session
+        self._exclusive = session.server.exclusive
+        self._template = template
+        self._prepared: Session | None = None  # the session that has the function
+        self._fingerprint_query = fingerprint(exclusive=self._exclusive)
+        self._fingerprint: str | None = None
+        self._rows: dict[str, str] = {}
+        self._sequences: dict[str, int] = {}
+        self._source = "template0"  # accepts no connections, so it can always be copied
+        self._databases: set[str] = set()
+        self._cluster: Cluster | None = None  # None for a server that is not exclusive
+        self._cluster_fingerprint: str | None = None
+        self._database = ""
+        self._properties: list[Row] = []
 
-    def extra_roles(self, baseline: Cluster) -> list[str]:
-        """Return the roles that the baseline does not have."""
-        return sorted(self.roles.keys() - baseline.roles.keys())
+    async def take(self) -> None:
+        """Take the present state as the baseline. No client may be connected to the database."""
+        session = await self._admin.session()
+        self._fingerprint = await session.fetchval(self._fingerprint_query)
+        self._rows = await _row_hashes(session)
+        self._sequences = await _used_sequences(session)
+        if await session.fetchval(HAS_OBJECTS):
+            database = await session.fetchval("select current_database()")
+            await self._admin.close_session()  # a database that is copied must have no sessions
+            maintenance = await self._admin.maintenance_session()
+            try:
+                await maintenance.execute(f"drop database if exists {quoted(self._template)} with (force)")
+                await _clone(maintenance, self._template, database)
+            finally:
+                await close_quietly(maintenance)
+            self._source = self._template
+        session = await self._admin.session()
+        self._database = await session.fetchval("select current_database()")
+        self._databases = {row[0] for row in await session.fetch(DATABASES)}
+        self._properties = await session.fetch(DATABASE_PROPERTIES)
+        if self._exclusive:
+            self._cluster = await Cluster.read(session)
+            self._cluster_fingerprint = await session.fetchval(CLUSTER)
 
-    def back_to(self, baseline: Cluster, databases: set[str]) -> Iterator[str]:
-        """Yield the statements that make roles and settings those of the baseline, once extra roles are dropped.
+    async def restore(self, *, settings: bool) -> None:
+        """Restore schema, rows, sequences and settings. Terminate sessions with open transactions or advisory locks.
+
+        Rows are deleted if that is enough. A changed schema or changed rows of the baseline cost a new copy of the template. On an
+        exclusive server, roles, other databases and ALTER SYSTEM are undone too, which may cost a restart.
 
         Args:
-            baseline: what they shall be.
-            databases: those that there are, restored ones without settings.
+            settings: False to keep what all databases share, because a fault of the session has changed it.
+
+        Raises:
+            SetupError: something can't be restored; names it.
         """
-        for name, columns in baseline.roles.items():
-            if self.roles.get(name) != columns:
-                yield from _role(columns, exists=name in self.roles)
-        extra = set(self.extra_roles(baseline))
-        kept = {pair: admin for pair, admin in self.members.items() if not extra & set(pair)}
-        for role, member in kept.keys() - baseline.members.keys():
-            yield f"revoke {quoted(role)} from {quoted(member)} cascade"
-        for (role, member), admin in baseline.members.items():
-            if kept.get((role, member)) != admin:
-                yield f"revoke {quoted(role)} from {quoted(member)} cascade"
-                yield f"grant {quoted(role)} to {quoted(member)}{' with admin option' if admin else ''}"
-        for database, role in sorted(self.settings.keys() | baseline.settings.keys()):
-            gone = (database and database not in databases) or (role and role not in baseline.roles)
-            wanted = baseline.settings.get((database, role), [])
-            if not gone and self.settings.get((database, role), []) != wanted:
-                yield f"{_owner(database, role)} reset all"
-                yield from settings_of(database, role, wanted)
+        assert self._fingerprint is not None, "take comes before restore"
+        has_rows = bool(self._rows or self._sequences)  # compare those of the baseline before other rows are deleted
+        result = await self._inspect(None if has_rows else self._fingerprint)
+        if result.ended:
+            await _wait_until_gone(await self._admin.session())
+        is_cluster_changed = settings and self._cluster is not None and result.cluster != self._cluster_fingerprint
+        if is_cluster_changed:
+            if result.fingerprint is not None:  # without the database there is no session
+                await self._restore_own_role()
+            await self._drop_obstacles()
+        await self._restore_other_databases(result.databases)
+        if result.fingerprint != self._fingerprint or (
+            has_rows and not await self._baseline_rows_unchanged(await self._admin.session())
+        ):
+            await self._restore_database()
+        elif result.ended or has_rows:
+            await self._run_clean(self._fingerprint)
+        if is_cluster_changed:
+            await self._restore_cluster()
+
+    async def _inspect(self, expected: str | None) -> CleanResult:
+        """Run the function that cleans, or return an empty result if the database is gone."""
+        try:
+            return await self._run_clean(expected)
+        except PostgresError as error:
+            if error.code in LOCKED_OUT:
+                raise SetupError(
+                    f"an earlier test has locked the plugin out of Postgres, and ended its session: {error}"
+                ) from error
+            if error.code not in (NO_SUCH_DATABASE, NO_CONNECTIONS):
+                raise
+        return CleanResult([], await self._list_databases(), None, None)
+
+    async def _run_clean(self, expected: str | None) -> CleanResult:
+        return await self._admin.on_session(lambda session: self._run_clean_on(session, expected))
+
+    async def _run_clean_on(self, session: Session, expected: str | None) -> CleanResult:
+        if self._prepared is not session:
+            # Disable triggers and foreign keys for the whole session: a change of this setting discards all plans.
+            await session.execute(
+                f"set session_replication_role = replica; {clean_function(exclusive=self._exclusive)}"
+            )
+            self._prepared = session
+        kept = [*self._rows, *self._sequences]
+        return CleanResult(*await session.fetchrow("select * from pg_temp.resilience_clean($1, $2)", expected, kept))
+
+    async def _baseline_rows_unchanged(self, session: Session) -> bool:
+        if self._sequences:
+            used = await _used_sequences(session)
+            if any(used.get(name) != last for name, last in self._sequences.items()):
+                return False
+        if not self._rows:
+            return True
+        now = await _row_hashes(session)
+        return all(hash_ != "many" and now.get(name) == hash_ for name, hash_ in self._rows.items())
+
+    async def _restore_database(self) -> None:
+        await self._admin.close_session()
+        maintenance = await self._admin.maintenance_session()
+        try:
+            await maintenance.execute(f"drop database if exists {quoted(self._database)} with (force)")
+            await _clone(maintenance, self._database, self._source)
+            for statement in self._property_statements():
+                await maintenance.execute(statement)
+        finally:
+            await close_quietly(maintenance)
+        # A copy has the object ids of its template, so it has the fingerprint too.
+        if await (await self._admin.session()).fetchval(self._fingerprint_query) != self._fingerprint:
+            raise SetupError(
+                f"the database {self._database!r} was restored and still differs from its baseline; an earlier test has changed what its "
+                f"copy depends on, such as {self._source!r} or a role"
+            )
+
+    def _property_statements(self) -> list[str]:
+        """Return the statements that restore the properties of the database, which a copy does not have."""
+        name, first = quoted(self._database), self._properties[0]
+        statements = [f"alter database {name} owner to {quoted(first['owner'])}"]
+        if first["connections"] != -1:
+            statements.append(f"alter database {name} connection limit {first['connections']}")
+        if first["comment"] is not None:
+            statements.append(f"comment on database {name} is {literal(first['comment'])}")
+        if first["acl"] is not None and self._exclusive:
+            acl, own = literal(first["acl"]), literal(self._database)
+            statements.append(f"update pg_database set datacl = {acl}::aclitem[] where datname = {own}")  # noqa: S608  # quoted
+        for row in self._properties:
+            statements += settings_of(self._database, row["role"] or "", row["settings"] or [])
+        return statements
+
+    async def _list_databases(self) -> list[str]:
+        maintenance = await self._admin.maintenance_session()
+        try:
+            return [row[0] for row in await maintenance.fetch(DATABASES)]
+        finally:
+            await close_quietly(maintenance)
+
+    async def _restore_other_databases(self, databases: Sequence[str]) -> None:
+        if not self._exclusive or set(databases) == self._databases:
+            return
+        maintenance = await self._admin.maintenance_session()
+        try:
+            for extra in sorted(set(databases) - self._databases):
+                await maintenance.execute(f"alter database {quoted(extra)} is_template false")
+                await maintenance.execute(f"drop database if exists {quoted(extra)} with (force)")
+            for missing in sorted(self._databases - set(databases) - {self._database, self._template}):
+                await maintenance.execute(f"create database {quoted(missing)} template template0")
+        finally:
+            await close_quietly(maintenance)
+
+    async def _restore_own_role(self) -> None:
+        """Restore the role of the session, which can do that although a new session may be refused."""
+        assert self._cluster is not None, "called for exclusive servers only"
+        session = await self._admin.session()
+        now = await Cluster.read(session)
+        own = await session.fetchval("select session_user::text")
+        for statement in now.role_back_to(self._cluster, own):
+            await session.execute(statement)
+
+    async def _drop_obstacles(self) -> None:
+        """Remove what keeps a database from being dropped: replication slots, subscriptions and prepared transactions."""
+        assert self._cluster is not None, "called for exclusive servers only"
+        maintenance = await self._admin.maintenance_session()
+        try:
+            now = await Cluster.read(maintenance)
+            for name, _ in now.extra(self._cluster, "slot"):
+                await maintenance.fetch(
+                    "select pg_terminate_backend(active_pid, 5000) from pg_replication_slots where slot_name = $1", name
+                )
+                await maintenance.fetch("select pg_drop_replication_slot($1::text::name)", name)
+            for name, database in now.extra(self._cluster, "prepared"):
+                await self._admin.execute_in(database, f"rollback prepared {literal(name)}")
+            for name, database in now.extra(self._cluster, "subscription"):
+                subscription = quoted(name)
+                await self._admin.execute_in(
+                    database,
+                    f"alter subscription {subscription} disable",
+                    f"alter subscription {subscription} set (slot_name = none)",
+                    f"drop subscription {subscription}",
+                )
+        finally:
+            await close_quietly(maintenance)
+
+    async def _restore_cluster(self) -> None:
+        """Restore roles, settings and tablespaces.
+
+        Raises:
+            SetupError: something can't be restored; names it.
+        """
+        assert self._cluster is not None, "called for exclusive servers only"
+        try:
+            session = await self._admin.session()
+            now = await Cluster.read(session)
+            for name, _ in now.extra(self._cluster, "tablespace"):
+                await session.execute(f"drop tablespace {quoted(name)}")
+            for role in now.extra_roles(self._cluster):
+                await self._drop_role(session, role)
+            for statement in now.back_to(self._cluster, self._databases):
+                await session.execute(statement)
+            if now.file != self._cluster.file:
+                await self._restore_config_file(session)
+            session = await self._admin.session()
+            if await session.fetchval(CLUSTER) == self._cluster_fingerprint:
+                return
+            problem: object = (await Cluster.read(session)).differences(self._cluster)
+        except PostgresError as error:
+            problem = error
+        raise SetupError(
+            f"what an earlier test has changed in Postgres can't be put back (roles, settings of the server): {problem}"
+        )
+
+    async def _drop_role(self, session: Session, role: str) -> None:
+        try:
+            await session.execute(f"drop role {quoted(role)}")
+        except PostgresError as error:
+            if error.code != ROLE_IN_USE:
+                raise
+            for database in sorted(self._databases - {"template0", self._template}):
+                await self._admin.execute_in(database, f"drop owned by {quoted(role)} cascade")
+            await session.execute(f"drop role {quoted(role)}")
+
+    async def _restore_config_file(self, session: Session) -> None:
+        """Undo ALTER SYSTEM. Restart the server if it was started with a changed setting that only a start applies."""
+        assert self._cluster is not None, "called for exclusive servers only"
+        await session.execute("alter system reset all")
+        for name, value in self._cluster.file.items():
+            await session.execute(f"alter system set {assignment(name, value)}")
+        before = await session.fetchval("select pg_conf_load_time()::text")
+        await session.execute("select pg_reload_conf()")
+        now = await self._read_after_reload(before)
+        if now.at_start != self._cluster.at_start:
+            await self._admin.close_session()
+            await asyncio.to_thread(self._admin.server.restart)
+
+    async def _read_after_reload(self, before: str) -> Cluster:
+        """Wait until the server has loaded its settings after `before`, the time of the last load, and return them."""
+
+        async def read() -> Cluster | None:
+            probe = (
+                await self._admin.connect()
+            )  # an existing session applies a reload at its next statement, a new one at once
+            try:
+                if await probe.fetchval("select pg_conf_load_time()::text") == before:
+                    return None
+                return await Cluster.read(probe)
+            finally:
+                await close_quietly(probe)
+
+        cluster = await wait_until_async(read, within=STATEMENT_TIMEOUT, every=0.002)
+        if cluster is None:
+            raise SetupError(f"the server has not reloaded its settings within {STATEMENT_TIMEOUT:g} s")
+        return cluster
 
 
-def settings_of(database: str, role: str, settings: list[str]) -> Iterator[str]:
-    """Yield the statements that make settings of a database, a role, or a role in a database."""
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        yield f"{_owner(database, role)} set {assignment(name, value)}"
+async def _used_sequences(session: Session) -> dict[str, int]:
+    return {row[0]: row[1] for row in await session.fetch(SEQUENCES) if row[1] is not None}
 
 
-def assignment(name: str, value: str) -> str:
-    """Return `NAME = VALUE` as a statement has it; some settings are lists, each element in quotes of its own."""
-    elements = _elements(value) if name in LISTS else [value]
-    identifier = ".".join(quoted(part) for part in name.split("."))
-    return f"{identifier} = {', '.join(map(literal, elements)) or literal('')}"
+async def _row_hashes(session: Session) -> dict[str, str]:
+    query = await session.fetchval(ROWS)
+    rows = await session.fetch(query) if query else []
+    return {row["name"]: row["hash"] for row in rows if row["hash"] is not None}
 
 
-def _owner(database: str, role: str) -> str:
-    if not role:
-        return f"alter database {quoted(database)}" if database else "alter role all"
-    return f"alter role {quoted(role)}{f' in database {quoted(database)}' if database else ''}"
+async def _clone(maintenance: Session, new: str, old: str) -> None:
+    await maintenance.execute(
+        "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 and pid <> pg_backend_pid()", old
+    )
+    await maintenance.execute(f"create database {quoted(new)} template {quoted(old)} strategy file_copy")
 
 
-def _role(role: Mapping[str, Any], *, exists: bool) -> Iterator[str]:
-    name = quoted(role["name"])
-    words = {"canlogin": "login", "super": "superuser"}
-    if not exists:
-        yield f"create role {name}"
-    flags = " ".join(f"{'' if role[f'rol{flag}'] else 'no'}{words.get(flag, flag)}" for flag in _FLAGS)
-    password = literal(role["rolpassword"]) if role["rolpassword"] is not None else "null"
-    until = literal(role["rolvaliduntil"] or "infinity")
-    yield f"alter role {name} with {flags} connection limit {role['rolconnlimit']} password {password} valid until {until}"
-    if role["rolvaliduntil"] is None:  # no statement makes that: "infinity" means no end, too, but is another value
-        yield f"update pg_authid set rolvaliduntil = null where rolname = {literal(role['name'])}"  # noqa: S608  # quoted
-    comment = literal(role["comment"]) if role["comment"] is not None else "null"
-    yield f"comment on role {name} is {comment}"
+async def _wait_until_gone(session: Session) -> None:
+    """Wait until terminated sessions have ended. They keep their locks until then."""
+    query = BLOCKERS.replace("pg_terminate_backend(pid)", "pid")
 
+    async def is_gone() -> bool:
+        return not await session.fetch(query)
 
-def _elements(value: str) -> list[str]:
-    """Return the elements of a list as Postgres stores it: separated by commas, some in double quotes."""
-    elements, text, inside = [], "", False
-    for character in value:
-        if character == '"':
-            inside = not inside
-        elif character == "," and not inside:
-            elements.append(text.strip())
-            text = ""
-        else:
-            text += character
-    return [each for each in (*elements, text.strip()) if each]
-
-
-def quoted(name: str) -> str:
-    """Return a name as a statement has it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """Return a text as a statement has it."""
-    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+    if not await wait_until_async(is_gone, within=STATEMENT_TIMEOUT, every=0.002):
+        raise SetupError(
+            f"sessions of an earlier test have not ended {STATEMENT_TIMEOUT:g} s after they were terminated; they keep their locks"
+        )

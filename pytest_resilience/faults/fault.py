@@ -213,17 +213,17 @@ def _refuse_unsupported(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, 
 
 
 class Hold(Protocol):
-    """Something taken from a tree of processes."""
+    """A limit, a lock or a set of connections that a fault keeps until it heals."""
 
     def release(self) -> None:
-        """Give it back to every process that lives."""
+        """Give it back. A second call does nothing."""
 
     def receipt(self) -> Receipt:
-        """Return what came of it so far, in processes."""
+        """Return the receipt so far."""
 
 
 def strike_hold(fault: Fault, target: FaultTarget, hold: Hold) -> Strike:
-    """Return the strike of a fault that holds something back from the target's processes."""
+    """Return the registered strike of a fault that keeps a hold until it heals."""
     return target.register(Strike(fault.label(target), fault, heal=hold.release, read_receipt=hold.receipt))
 
 

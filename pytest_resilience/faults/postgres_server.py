@@ -7,17 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import SetupError
-from .fault import Fault, FaultTarget, Receipt, Strike, at_least
-
-
-class Grip(Protocol):
-    """Something held in the server until released, and what it was in the way of."""
-
-    def touched(self) -> tuple[int | None, float | None, float | None]:
-        """How many sessions it stopped so far, and the first and last time, in seconds since it was taken."""
-
-    def release(self) -> None:
-        """Let go; nothing when that is done already."""
+from .fault import Fault, FaultTarget, Hold, Receipt, Strike, at_least, strike_hold
 
 
 class PostgresControl(Protocol):
@@ -35,13 +25,13 @@ class PostgresControl(Protocol):
     def count_sessions(self) -> int:
         """How many sessions of others there are."""
 
-    def hold_locks(self, tables: Sequence[str], fault: str) -> Grip:
+    def hold_locks(self, tables: Sequence[str], fault: str) -> Hold:
         """Hold an ACCESS EXCLUSIVE lock on tables, all of them when none is named."""
 
-    def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> Grip:
+    def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> Hold:
         """Let statements on tables, all of them when none is named, wait for up to so many seconds."""
 
-    def take_connections(self, left: int) -> Grip:
+    def take_connections(self, left: int) -> Hold:
         """Open connections until `left` are left for others."""
 
 
@@ -74,11 +64,11 @@ class Starve(Fault):
 
     def strike(self, target: HasPostgres) -> Strike:
         if self.lock is not None:
-            grip = target.admin.hold_locks([self.lock], f"starve(lock={self.lock!r})")
+            hold = target.admin.hold_locks([self.lock], f"starve(lock={self.lock!r})")
         else:
             assert self.connections is not None
-            grip = target.admin.take_connections(self.connections)
-        return _held(self, target, grip)
+            hold = target.admin.take_connections(self.connections)
+        return strike_hold(self, target, hold)
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ class TakeConnections(Fault):
         at_least("left", self.left, 0, "connections that are left")
 
     def strike(self, target: HasPostgres) -> Strike:
-        return _held(self, target, target.admin.take_connections(self.left))
+        return strike_hold(self, target, target.admin.take_connections(self.left))
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ class HoldLocks(Fault):
     tables: str | Sequence[str] = ()
 
     def strike(self, target: HasPostgres) -> Strike:
-        return _held(self, target, target.admin.hold_locks(_names(self.tables), self.label(target)))
+        return strike_hold(self, target, target.admin.hold_locks(_names(self.tables), self.label(target)))
 
 
 @dataclass(frozen=True)
@@ -136,20 +126,12 @@ class SlowQueries(Fault):
         at_least("seconds", self.seconds, 0.01, "s")
 
     def strike(self, target: HasPostgres) -> Strike:
-        grip = target.admin.slow_down(_names(self.tables), self.seconds, self.label(target))
-        return _held(self, target, grip, unit="commands")
+        hold = target.admin.slow_down(_names(self.tables), self.seconds, self.label(target))
+        return strike_hold(self, target, hold)
 
 
 def _names(tables: str | Sequence[str]) -> list[str]:
     return [tables] if isinstance(tables, str) else list(tables)
-
-
-def _held(fault: Fault, target: HasPostgres, grip: Grip, *, unit: str = "connections") -> Strike:
-    def read_receipt() -> Receipt:
-        count, first, last = grip.touched()
-        return Receipt(count, unit, first, last)
-
-    return target.register(Strike(fault.label(target), fault, heal=grip.release, read_receipt=read_receipt))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..admin.postgres import APPLICATION
+from ..admin.postgres_session import APPLICATION
 from ..faults.fault import Strike
 from ..faults.process import ProcessFault
 from ..stack import Stack

@@ -106,5 +106,5 @@ def test_a_schema_that_is_wrong_is_told_at_once(project: pytest.Pytester) -> Non
     result = project.runpytest_subprocess()
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines(
-        ["*SetupError: the schema could not be made: 'create tabel plans ()': syntax error at*"]
+        ["*SetupError: the schema could not be created: 'create tabel plans ()': syntax error at*"]
     )

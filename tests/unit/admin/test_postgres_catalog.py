@@ -1,4 +1,4 @@
-"""Statements that take roles and settings back to a baseline, as literals."""
+"""Statements that restore roles and settings, as literals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.admin.postgres_baseline import Cluster, assignment, fingerprint, literal, quoted, settings_of
+from pytest_resilience.admin.postgres_catalog import Cluster, assignment, fingerprint, literal, quoted, settings_of
 
 EMPTY = Cluster({}, {}, {}, frozenset(), {}, {})
 
@@ -38,7 +38,7 @@ def test_names_and_texts_are_quoted() -> None:
     assert literal("a\\b'c") == "E'a\\\\b''c'"
 
 
-def test_settings_have_an_owner() -> None:
+def test_settings_are_set_on_a_database_a_role_or_both() -> None:
     (of_all,) = settings_of("", "", ["a=1"])
     (of_a_database,) = settings_of("shop", "", ["a=1"])
     (of_a_role,) = settings_of("", "me", ["a=1"])
@@ -49,14 +49,14 @@ def test_settings_have_an_owner() -> None:
     assert of_both == 'alter role "me" in database "shop" set "a" = E\'1\''
 
 
-def test_nothing_is_done_when_nothing_has_changed() -> None:
+def test_no_statement_is_needed_when_nothing_has_changed() -> None:
     same = Cluster({"me": role("me")}, {("a", "me"): True}, {("shop", ""): ["a=1"]}, frozenset(), {}, {})
     assert list(same.back_to(same, {"shop"})) == []
     assert list(same.role_back_to(same, "me")) == []
-    assert same.differs_in(same) == ""
+    assert same.differences(same) == ""
 
 
-def test_roles_are_made_and_changed() -> None:
+def test_roles_are_created_and_altered() -> None:
     baseline = EMPTY._replace(
         roles={"me": role("me", rolsuper=True, rolpassword="secret"), "you": role("you", rolvaliduntil="2030-01-01")}
     )
@@ -76,10 +76,10 @@ def test_roles_are_made_and_changed() -> None:
         'comment on role "you" is null',
     ]
     assert len(list(now.role_back_to(baseline, "me"))) == 3
-    assert list(now.role_back_to(baseline, "you")) == [], "it does not exist"
+    assert list(now.role_back_to(baseline, "you")) == [], "the role does not exist"
 
 
-def test_members_and_settings_are_taken_back() -> None:
+def test_members_and_settings_are_restored() -> None:
     roles = {name: role(name) for name in ("me", "you")}
     baseline = EMPTY._replace(
         roles=roles, members={("me", "you"): True}, settings={("shop", ""): ["a=1"], ("", "me"): ["b=2"]}
@@ -101,12 +101,12 @@ def test_members_and_settings_are_taken_back() -> None:
     assert now.extra_roles(baseline) == ["extra"]
 
 
-def test_what_is_other_is_named() -> None:
+def test_differences_are_named() -> None:
     now = EMPTY._replace(roles={"me": role("me")}, objects=frozenset({("slot", "s", ""), ("tablespace", "t", "")}))
-    assert now.differs_in(EMPTY) == "roles of me; slot s; tablespace t"
+    assert now.differences(EMPTY) == "roles of me; slot s; tablespace t"
     assert now.extra(EMPTY, "slot") == [("s", "")]
 
 
-def test_a_server_of_others_is_not_asked_for_what_superusers_see() -> None:
-    assert "pg_largeobject " in fingerprint(whole=True)
-    assert "pg_largeobject " not in fingerprint(whole=False)
+def test_a_shared_server_is_not_queried_for_what_only_superusers_can_read() -> None:
+    assert "pg_largeobject " in fingerprint(exclusive=True)
+    assert "pg_largeobject " not in fingerprint(exclusive=False)
