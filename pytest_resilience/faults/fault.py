@@ -43,10 +43,10 @@ class Receipt:
 
     def _numbers(self) -> str:
         if self.touched is None:
-            return f"touched an unknown number of {self.unit}"
+            return f"affected an unknown number of {self.unit}"
         if self.touched == 0:
-            return f"touched no {self.unit}"
-        text = f"touched {counted(self.touched, self.unit)}"
+            return f"affected no {self.unit}"
+        text = f"affected {counted(self.touched, self.unit)}"
         if self.first is not None and self.last is not None:
             text += f", first after {self.first:.3f} s, last after {self.last:.3f} s"
         return text

@@ -307,7 +307,7 @@ class HalfOpen(ToxicFault):
     def toxics(self, target: HasProxy) -> ToxicSpec:
         clients = target.proxy_handle.clients()
         if not clients:
-            raise SetupError(f"{self.label(target)} has nothing to strike: nobody is connected through the proxy")
+            raise SetupError(f"{self.label(target)} cannot strike: no client is connected through the proxy")
         return ToxicSpec("timeout", STREAMS["both"], {"timeout": 0}, clients=clients)
 
 

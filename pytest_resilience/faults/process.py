@@ -58,7 +58,7 @@ class ProcessFault(Fault):
     def strike(self, target: HasProcesses) -> Strike:
         pids = target.process_control.processes()
         if not pids:
-            raise SetupError(f"{self.label(target)} has nothing to strike: {target.name} is not running")
+            raise SetupError(f"{self.label(target)} cannot strike: {target.name} is not running")
         inject, heal = self._inject_and_heal(target.process_control)
         receipt = Receipt(len(pids), "processes", first=0.0, last=0.0)
         try:

@@ -94,7 +94,7 @@ class ProcessLimits:
 
     def _require_processes(self) -> None:
         if not self._tree.members():
-            raise SetupError(f"there is nothing to strike: process {self._tree.root.pid} is not running")
+            raise SetupError(f"cannot strike: process {self._tree.root.pid} is not running")
 
 
 class CgroupHold:

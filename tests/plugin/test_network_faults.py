@@ -23,7 +23,7 @@ def test_they_are_felt_and_heal(project: pytest.Pytester) -> None:
                 return ping(s) == b"+PONG\\r\\n"
 
         def test_half_open(resilience):
-            with pytest.raises(SetupError, match="nobody is connected"):
+            with pytest.raises(SetupError, match="no client is connected"):
                 resilience.redis.half_open()
             with connect(resilience, 1.0) as old:
                 assert ping(old) == b"+PONG\\r\\n"

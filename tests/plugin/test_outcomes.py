@@ -54,7 +54,7 @@ def test_a_test_whose_fault_touched_nothing_is_vacuous(project: pytest.Pytester)
             "redis.latency: 1 strike, 1 affected nothing",
             "redis.refuse: 1 strike, all hit (1 connection)",
             "redis.reset: 1 strike, 1 affected nothing",
-            "VACUOUS *::test_missed: redis.latency(seconds=0.01) touched no bytes",
+            "VACUOUS *::test_missed: redis.latency(seconds=0.01) affected no bytes",
             "*1 passed, 3 vacuous*",
         ]
     )
@@ -69,7 +69,7 @@ def test_vacuous_is_an_error_under_strict(project: pytest.Pytester) -> None:
     result = project.runpytest_subprocess("--resilience-strict")
     assert result.ret == 1
     result.assert_outcomes(passed=1, errors=3)
-    result.stdout.fnmatch_lines(["*VACUOUS: redis.latency(seconds=0.01) touched no bytes*", "*bypasses the proxy*"])
+    result.stdout.fnmatch_lines(["*VACUOUS: redis.latency(seconds=0.01) affected no bytes*", "*bypasses the proxy*"])
 
 
 def test_one_summary_and_one_seed_over_xdist(project: pytest.Pytester) -> None:

@@ -185,7 +185,7 @@ def test_a_fault_never_gives_more_than_there_was(prefork: pytest.Pytester) -> No
         """
     )
     result = prefork.runpytest_subprocess()
-    result.stdout.fnmatch_lines(["VACUOUS *exhaust_descriptors(left=2000000) touched no processes"])
+    result.stdout.fnmatch_lines(["VACUOUS *exhaust_descriptors(left=2000000) affected no processes"])
 
 
 def test_a_service_that_was_started_anew_is_not_struck(prefork: pytest.Pytester) -> None:

@@ -40,7 +40,7 @@ def test_each_attempt_counts_once_and_a_pass_after_failures_says_so(
     result.stdout.fnmatch_lines(
         [
             "redis.latency: 3 strikes, 3 affected nothing",
-            "VACUOUS *::test_flaky: redis.latency(seconds=0.01) touched no bytes",
+            "VACUOUS *::test_flaky: redis.latency(seconds=0.01) affected no bytes",
             "FLAKY *::test_flaky: passed at attempt 3, after 2 attempts that failed",
             "*2 rerun, 1 vacuous*",
         ]

@@ -200,4 +200,4 @@ def test_errors_and_history_have_one_copy(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\naddopts = -p pytest_resilience\n")
     result = project.runpytest_subprocess("-p", "no:asyncio")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["VACUOUS test_it.py::test_1: redis.refuse touched no connections"])
+    result.stdout.fnmatch_lines(["VACUOUS test_it.py::test_1: redis.refuse affected no connections"])

@@ -128,10 +128,10 @@ def test_a_latency_that_makes_no_sense_is_told_at_once(wrong: Any) -> None:
 @pytest.mark.parametrize(
     ("receipt", "text"),
     [
-        (Receipt(0, "bytes"), "touched no bytes"),
-        (Receipt(None, "connections"), "touched an unknown number of connections"),
-        (Receipt(1, "processes", 0.0, 0.0), "touched 1 process, first after 0.000 s, last after 0.000 s"),
-        (Receipt(3, "connections", 0.5, 1.25), "touched 3 connections, first after 0.500 s, last after 1.250 s"),
+        (Receipt(0, "bytes"), "affected no bytes"),
+        (Receipt(None, "connections"), "affected an unknown number of connections"),
+        (Receipt(1, "processes", 0.0, 0.0), "affected 1 process, first after 0.000 s, last after 0.000 s"),
+        (Receipt(3, "connections", 0.5, 1.25), "affected 3 connections, first after 0.500 s, last after 1.250 s"),
     ],
 )
 def test_a_receipt_reads_as_a_sentence(receipt: Receipt, text: str) -> None:

@@ -29,7 +29,7 @@ def test_vacuous_tests_are_named_with_the_strike_that_missed() -> None:
         ("chaos/a.py::t", serialized("redis.refuse", 0)),
         ("chaos/a.py::t", serialized("redis.kill", 1, "processes")),
     ]
-    assert vacuous_lines(struck) == ["VACUOUS chaos/a.py::t: redis.refuse touched no connections"]
+    assert vacuous_lines(struck) == ["VACUOUS chaos/a.py::t: redis.refuse affected no connections"]
 
 
 def test_a_long_log_is_cut_at_its_beginning() -> None:

@@ -105,5 +105,5 @@ def test_what_has_ended_has_nothing_to_strike(child: psutil.Process, strike: obj
     tree = ForeignProcessTree(child)
     child.kill()
     child.wait()
-    with pytest.raises(SetupError, match=r"nothing to strike: process \d+ is not running"):
+    with pytest.raises(SetupError, match=r"cannot strike: process \d+ is not running"):
         strike(ProcessLimits(tree, mock.Mock()))  # type: ignore[operator]
