@@ -186,7 +186,7 @@ def test_errors_and_history_have_one_copy(project: pytest.Pytester) -> None:
                 COPIES.setdefault(name, set()).add(id(sys.modules[name]))
 
         def test_1(pytester, request):
-            request.getfixturevalue("resilience").redis.refuse().heal()
+            request.getfixturevalue("resilience").redis.latency(0.1).heal()
             copies()
 
         def test_2(pytester, resilience):
@@ -200,4 +200,4 @@ def test_errors_and_history_have_one_copy(project: pytest.Pytester) -> None:
     project.makeini("[pytest]\naddopts = -p pytest_resilience\n")
     result = project.runpytest_subprocess("-p", "no:asyncio")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["VACUOUS test_it.py::test_1: redis.refuse affected no connections"])
+    result.stdout.fnmatch_lines(["VACUOUS test_it.py::test_1: redis.latency(seconds=0.1) affected no bytes"])
