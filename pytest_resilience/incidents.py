@@ -1,7 +1,7 @@
-"""Incidents that have names, as plain functions over the vocabulary of faults.
+"""Named incidents, which combine faults as they occur in production.
 
-Each is a generator of phases: the body of your loop runs while a phase lasts, and the next turn heals it. The last phase is always
-"back", with everything healed. Leave the loop early and all is healed too.
+Each is a generator of phases. The body of your loop runs while a phase lasts, and the next turn heals it. The last phase is always
+"back", with everything healed. Leaving the loop early heals everything too.
 
     for phase in redis_failover(resilience):
         assert resilience.service.get("/api/campaigns/1").status_code == 200, phase
@@ -19,11 +19,11 @@ BACK = "back"
 
 
 def redis_failover(resilience: Resilience) -> Iterator[str]:
-    """The primary dies and another takes over.
+    """Fail over from a dead primary to a replica.
 
-    In production: connections break, the name leads nowhere for seconds ("gone"); then clients reach a server that is still a replica,
-    by a name that was cached or a promotion that is not through: it answers reads with old data and writes with READONLY ("stale").
-    A client that takes READONLY for an answer like any other goes on writing to the wrong server for as long as its pool lives.
+    In production, connections break, and for seconds no server answers ("gone"). Then clients reach a server that is still a replica,
+    because a name is cached or the promotion is not complete. It answers reads with old data and writes with READONLY ("stale"). A
+    client that does not treat READONLY as a lost connection writes to the wrong server for as long as its pool lives.
     """
     with resilience.redis.refuse():
         yield "gone"
@@ -33,10 +33,10 @@ def redis_failover(resilience: Resilience) -> Iterator[str]:
 
 
 def postgres_restart(resilience: Resilience) -> Iterator[str]:
-    """The server is restarted: a new minor version, a changed setting, a failover.
+    """Restart the server, as for a new minor version, a changed setting or a failover.
 
-    In production: all sessions end at once (57P01), connections are refused for seconds ("down"); then everybody connects at the same
-    time, and each pool is full of connections that are dead and don't know it ("back").
+    In production, all sessions end at once (57P01), and connections are refused for seconds ("down"). Then all clients connect at the
+    same time, and each pool is full of dead connections that it takes for live ones ("back").
     """
     resilience.postgres.terminate_backends()
     with resilience.postgres.kill():
@@ -45,10 +45,10 @@ def postgres_restart(resilience: Resilience) -> Iterator[str]:
 
 
 def silent_nat_drop(resilience: Resilience, target: Literal["postgres", "redis"] = "postgres") -> Iterator[str]:
-    """A NAT, firewall or load balancer forgets connections that were idle for long, and tells nobody.
+    """Drop idle connections silently, as a NAT, firewall or load balancer does.
 
-    In production: whoever sends on one of them waits until the kernel gives up, 15 minutes as a rule; new connections work, so that
-    health checks are green ("dropped"). Without a timeout, each idle connection of a pool costs one request that hangs.
+    In production, a client that sends on such a connection waits until the kernel gives up, usually 15 minutes. New connections work,
+    so health checks succeed ("dropped"). Without a timeout, each idle connection of a pool costs one request that hangs.
     """
     with getattr(resilience, target).half_open():
         yield "dropped"
@@ -56,16 +56,16 @@ def silent_nat_drop(resilience: Resilience, target: Literal["postgres", "redis"]
 
 
 def pool_leak(resilience: Resilience, left: Sequence[int] = (6, 3, 0)) -> Iterator[str]:
-    """Somebody takes connections and doesn't give them back.
+    """Take connections and never return them, as a leaking pool does.
 
-    In production: it takes hours; first new instances can't start, then pools can't grow ("6 left", "3 left"; Postgres keeps the last 3 for
-    superusers), then nobody gets a connection who hasn't one (53300, "0 left"). Restarting the victims makes it worse.
+    In production, this takes hours. First, new instances can't start. Then pools can't grow ("6 left", "3 left"; Postgres reserves the
+    last 3 for superusers). Then no new connection succeeds (53300, "0 left"). Restarting the affected clients makes it worse.
 
     Args:
-        resilience: whom it happens to.
-        left: how many connections of the server are left in each phase.
+        resilience: the test's fixture.
+        left: the number of connections left in each phase.
     """
-    with ExitStack() as taken:  # all are held to the end, so that a refusal at last is the work of each
+    with ExitStack() as taken:  # all are held to the end, so that each has its part in the last refusal
         for number in left:
             taken.enter_context(resilience.postgres.take_connections(number))
             yield f"{number} left"
@@ -73,14 +73,15 @@ def pool_leak(resilience: Resilience, left: Sequence[int] = (6, 3, 0)) -> Iterat
 
 
 def oom_kill(resilience: Resilience, headroom_mb: float = 4.0) -> Iterator[str]:
-    """The service runs out of memory and the kernel kills it.
+    """Let the service run short of memory, and then kill it as the kernel would.
 
-    In production: it gets slow and collects garbage all the time ("short"), then it is gone between two instructions: nothing is flushed,
-    nobody is told ("killed"); then it starts with cold caches while its clients have queued up ("back").
+    In production, the service becomes slow and collects garbage all the time ("short"). Then the kernel kills it between two
+    instructions: nothing is flushed and no client is notified ("killed"). Then it starts with cold caches while requests have queued up
+    ("back").
 
     Args:
-        resilience: whom it happens to.
-        headroom_mb: MiB that it may still grow by while it is short.
+        resilience: the test's fixture.
+        headroom_mb: MiB that the service may still allocate in the phase "short".
     """
     with resilience.service.memory_pressure(headroom_mb):
         yield "short"

@@ -1,4 +1,4 @@
-"""A direct connection to Redis, around the proxy: an empty server with the settings of the baseline for every test."""
+"""The administration of one Redis, around the proxy: before each test, the server is empty and has its baseline settings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..clients.redis import RedisClient
 from ..errors import SetupError
 from ..wire.redis import ErrorReply, Reply, parse_info
 
-ANSWER_WITHIN = 5.0  # seconds
-LOOK_WITHIN = 2.0  # seconds for the first answer between two tests; CLIENT PAUSE can be taken back by no client
-OURS = (("FLUSHDB",),)
-# A replica refuses to be emptied. What remembers is emptied too; the last three don't exist everywhere.
-EVERYTHING = (
+RESPONSE_TIMEOUT = 5.0  # seconds
+RESET_TIMEOUT = 2.0  # seconds for the first response between two tests; no client can undo a CLIENT PAUSE
+SHARED_RESET = (("FLUSHDB",),)
+# REPLICAOF comes first, because a replica refuses FLUSHALL. Some servers lack the last three.
+FULL_RESET = (
     ("REPLICAOF", "NO", "ONE"),
     ("FLUSHALL",),
     ("INFO", "memory"),
@@ -25,15 +25,15 @@ EVERYTHING = (
     ("LATENCY", "RESET"),
     ("ACL", "LOG", "RESET"),
 )
-CODE = ("number_of_cached_scripts", "number_of_functions")  # in what INFO says
+SCRIPT_COUNTS = ("number_of_cached_scripts", "number_of_functions")  # fields of INFO
 
 
 class RedisSettings(NamedTuple):
-    """What of a Redis outlives FLUSHALL.
+    """The settings of a Redis that survive FLUSHALL.
 
     Args:
-        config: what CONFIG GET answers.
-        users: by name, what ACL LIST says of each; empty for a Redis without ACL.
+        config: the reply to CONFIG GET.
+        users: the line of ACL LIST for each user; empty for a Redis without ACL.
     """
 
     config: Mapping[str, str]
@@ -41,19 +41,19 @@ class RedisSettings(NamedTuple):
 
     @classmethod
     def read(cls, config: Reply, users: Reply) -> RedisSettings:
-        """Read the answers to CONFIG GET and ACL LIST.
+        """Parse the replies to CONFIG GET and ACL LIST.
 
         Raises:
-            ErrorReply: the server refuses to tell of its settings.
+            ErrorReply: the server refuses CONFIG GET.
         """
         if not isinstance(config, list):
-            raise config if isinstance(config, ErrorReply) else ErrorReply("CONFIG GET answers with no list")
+            raise config if isinstance(config, ErrorReply) else ErrorReply("the reply to CONFIG GET is no list")
         pairs = dict(zip(map(str, config[::2]), map(str, config[1::2]), strict=True))
         lines = map(str, users) if isinstance(users, list) else iter(())
         return cls(pairs, {line.split(" ")[1]: line for line in lines})
 
     def back_to(self, baseline: RedisSettings) -> list[Sequence[str]]:
-        """Return the commands that make these settings those of the baseline; none when they are."""
+        """Return the commands that restore the baseline; none if the settings are those of the baseline."""
         commands: list[Sequence[str]] = [
             ("CONFIG", "SET", name, value) for name, value in baseline.config.items() if self.config.get(name) != value
         ]
@@ -65,7 +65,7 @@ class RedisSettings(NamedTuple):
 
 
 class RedisAdmin:
-    """Keeps one connection to the server.
+    """One connection to the server, opened again when the server's address has changed.
 
     Args:
         server: the server.
@@ -79,93 +79,95 @@ class RedisAdmin:
 
     @property
     def client(self) -> RedisClient:
-        """A client that asks the server directly, where it is now: a container that starts again may be elsewhere."""
+        """A client of the server's present address, which may change when a container starts again."""
         url = self._server.url(self._server.direct_address)
         if self._client is None or url != self._url:
             self.close()
             self._url = url
-            self._client = RedisClient(url, name="pytest-resilience", timeout=ANSWER_WITHIN)
+            self._client = RedisClient(url, name="pytest-resilience", timeout=RESPONSE_TIMEOUT)
         return self._client
 
     def take_baseline(self) -> None:
-        """Say that the server's settings and users are now as every test shall find them."""
+        """Take the present settings and users as the baseline."""
         if self._server.exclusive:
             config, users = self.client.call_all([("CONFIG", "GET", "*"), ("ACL", "LIST")])
             self._baseline = RedisSettings.read(config, users)
 
     def clean(self, *, settings: bool = True) -> None:
-        """Make it empty, with the settings and users of the baseline; of a server that is not all ours, empty our database.
+        """Empty the server and restore settings and users. Of a shared server, empty this session's database only.
 
-        A server whose settings can't be put back by commands (CLIENT PAUSE, a busy script, a user without rights) is started again.
+        A server whose settings no command can restore (CLIENT PAUSE, a busy script, a user without rights) is restarted.
 
         Args:
-            settings: False leaves settings as they are: a fault of the session has changed them.
+            settings: False to keep the settings, because a fault of the session has changed them.
 
         Raises:
-            SetupError: they can't be put back.
-            ErrorReply, OSError: a server that is not all ours, or that a fault of the session has struck, can't be emptied.
+            SetupError: the settings can't be restored.
+            ErrorReply, OSError: the server is shared, or a fault of the session strikes it, and it can't be emptied.
         """
         if not self._server.exclusive or not settings:
             self._empty()
             return
         try:
-            self._put_back(self._look())
+            self._restore(self._reset())
         except (ErrorReply, OSError) as error:
-            self._start_again(error)
+            self._restart(error)
 
     def _empty(self) -> None:
-        commands = [words for words in EVERYTHING if words[0] != "REPLICAOF"] if self._server.exclusive else OURS
+        commands = (
+            [words for words in FULL_RESET if words[0] != "REPLICAOF"] if self._server.exclusive else SHARED_RESET
+        )
         replies = self.client.call_all(commands)
-        if isinstance(replies[0], ErrorReply):  # the others do not exist on every server and every managed Redis
+        if isinstance(replies[0], ErrorReply):  # some servers and managed services lack the other commands
             raise replies[0]
         if self._server.exclusive:
-            self._throw_code_away(replies[1])
+            self._delete_scripts(replies[1])
 
-    def _look(self) -> RedisSettings:
-        """Empty the server, and return its settings."""
+    def _reset(self) -> RedisSettings:
+        """Empty the server and return its settings."""
         client = self.client
-        client.timeout = LOOK_WITHIN
+        client.timeout = RESET_TIMEOUT
         try:
-            _, flushed, info, config, users, *_ = client.call_all(EVERYTHING)
+            _, flushed, info, config, users, *_ = client.call_all(FULL_RESET)
         finally:
-            client.timeout = ANSWER_WITHIN
+            client.timeout = RESPONSE_TIMEOUT
         if isinstance(flushed, ErrorReply):
             raise flushed
-        self._throw_code_away(info)
+        self._delete_scripts(info)
         return RedisSettings.read(config, users)
 
-    def _throw_code_away(self, info: Reply) -> None:
+    def _delete_scripts(self, info: Reply) -> None:
         code = parse_info(info) if isinstance(info, str) else {}
-        if any(code.get(name) != "0" for name in CODE):
-            # Each makes a new interpreter, which takes longer than all the rest: only where there is something to throw away.
+        if any(code.get(name) != "0" for name in SCRIPT_COUNTS):
+            # Each command creates a new interpreter, which takes longer than all others together.
             self.client.call_all([("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH")])
 
-    def _put_back(self, now: RedisSettings) -> None:
-        """Take settings and users back to the baseline.
+    def _restore(self, now: RedisSettings) -> None:
+        """Restore the settings and users of the baseline.
 
         Raises:
-            ErrorReply: the server refuses.
+            ErrorReply: the server refuses a command, or a command has no effect.
         """
-        if self._baseline is None:  # a fault of the session had changed them until now
+        if self._baseline is None:  # no baseline yet, because a fault of the session had changed the settings
             self._baseline = now
         if commands := now.back_to(self._baseline):
             for reply in self.client.call_all(commands):
                 if isinstance(reply, ErrorReply):
                     raise reply
-            if left := self._look().back_to(self._baseline):
+            if left := self._reset().back_to(self._baseline):
                 raise ErrorReply(f"{', '.join(' '.join(words[:3]) for words in left)} had no effect")
 
-    def _start_again(self, why: Exception) -> None:
-        """End the server and start it again, empty, with the settings that it is given at its start."""
+    def _restart(self, reason: Exception) -> None:
+        """Restart the server without data, with the settings of its start."""
         try:
             self.close()
             self._server.kill()
             self._server.discard_snapshot()
             self._server.start()
-            self._put_back(self._look())
+            self._restore(self._reset())
         except (ErrorReply, OSError) as error:
             raise SetupError(
-                f"Redis can't be taken back to its settings before the last test ({why}), and not by a new start either ({error})"
+                f"the settings that Redis had before the last test can't be restored ({reason}), not even by a restart ({error})"
             ) from error
 
     def close(self) -> None:

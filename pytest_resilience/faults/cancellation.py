@@ -1,7 +1,6 @@
-"""A fault of the caller's own: its operation is cancelled after it was sent, while the answer is held back.
+"""The cancellation of an operation after it was sent, while the proxy holds its answer back.
 
-What is found out so: connections that go back into a pool with somebody else's answer still to come, connections that never go back,
-locks that stay taken.
+It detects connections that return to their pool with an unread answer, connections that never return, and locks that are not released.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ async def cancel(
     within: float,
     after_connect: bool,
 ) -> Answer | None:
-    """Cancel `operation` while its answer is held back in the proxy, and see what `then` gets; see `NetworkFaults.cancel`."""
+    """Cancel `operation` while the proxy holds its answer back, and return what `then` returns; see `NetworkFaults.cancel`."""
     if heal not in MOMENTS:
         raise SetupError(f"heal must be one of {', '.join(MOMENTS)}, got {heal!r}")
     if then is None and heal != "before":
-        raise SetupError(f"heal={heal!r} is seen from the next operation: say then=")
+        raise SetupError(f"heal={heal!r} needs then=, the operation during or after which the network heals")
     if after_connect:
         await asyncio.wait_for(operation(), within)
     connections = target.proxy_handle.counters().accepted.connections
@@ -46,7 +45,7 @@ async def cancel(
     task: asyncio.Task[object] = asyncio.ensure_future(operation())
     cancelled = False
     try:
-        await _held(strike, task, within)
+        await _wait_for_answer(strike, task, within)
         if target.proxy_handle.counters().accepted.connections > connections:
             strike.note = HANDSHAKE
         cancelled = task.cancel()
@@ -55,8 +54,8 @@ async def cancel(
             strike.heal()
             answer = await then() if then is not None else None
         else:
-            assert then is not None, "looked at above"
-            answer = await _next(strike, then, heal, within)
+            assert then is not None, "checked above"
+            answer = await _run_next(strike, then, heal, within)
     finally:
         strike.heal()
         if not cancelled:
@@ -65,23 +64,23 @@ async def cancel(
         task.cancel()
     if not done:
         raise NeverHappened(
-            f"{strike.label}: the operation is still there {within:g} s after it was cancelled and the network healed"
+            f"{strike.label}: the operation still runs {within:g} s after it was cancelled and the network healed"
         )
     if not task.cancelled():
         raise NeverHappened(
-            f"{strike.label}: the operation was not cancelled: {_outcome(task)}; a caller that cancels has to see CancelledError"
+            f"{strike.label}: the operation was not cancelled: {_outcome(task)}; a cancelled operation has to raise CancelledError"
         ) from task.exception()
     return answer
 
 
-async def _next(strike: Strike, then: Callable[[], Awaitable[Answer]], heal: Moment, within: float) -> Answer:
-    """Run the next operation, whose answer is held back too, until the answer is there ("during") or it ends ("after")."""
-    held = _touched(strike)
+async def _run_next(strike: Strike, then: Callable[[], Awaitable[Answer]], heal: Moment, within: float) -> Answer:
+    """Run the next operation, whose answer is held back too, and heal when the answer is held ("during") or not at all ("after")."""
+    held_bytes = _touched(strike)
     following: asyncio.Future[Answer] = asyncio.ensure_future(then())
     try:
         if heal == "during":
-            await _until_held(strike, following, held, within)
-            if following.done() and not _touched(strike) > held:
+            await _wait_until_held(strike, following, held_bytes, within)
+            if following.done() and not _touched(strike) > held_bytes:
                 answer = following.result()  # an exception of `then` is for the test
                 raise SetupError(f"{strike.label}: then= returned {answer!r} before an answer to it was held back")
             strike.heal()
@@ -90,19 +89,20 @@ async def _next(strike: Strike, then: Callable[[], Awaitable[Answer]], heal: Mom
         following.cancel()
 
 
-async def _held(strike: Strike, task: asyncio.Task[Any], within: float) -> None:
+async def _wait_for_answer(strike: Strike, task: asyncio.Task[Any], within: float) -> None:
     """Wait until an answer to the operation is held back.
 
     Raises:
-        SetupError: the operation ended before, or got no answer that could be held back.
+        CannotInject: the proxy does not count the bytes that it holds.
+        SetupError: the operation ended before that, or no answer came that could be held back.
     """
     if strike.receipt.touched is None:
-        raise CannotInject(f"{strike.label}: the real Toxiproxy does not tell when an answer is held back")
+        raise CannotInject(f"{strike.label}: the real Toxiproxy does not report that it holds an answer back")
     try:
-        await _until_held(strike, task, 0, within)
+        await _wait_until_held(strike, task, 0, within)
     except NeverHappened:
         raise SetupError(
-            f"{strike.label}: the operation has sent nothing in {within:g} s that the server answered, it stands at {_where(task)}"
+            f"{strike.label}: the operation has sent nothing in {within:g} s that the server answered, it waits at {_innermost_frame(task)}"
         ) from None
     if task.done() and not _touched(strike):
         raise SetupError(
@@ -110,13 +110,13 @@ async def _held(strike: Strike, task: asyncio.Task[Any], within: float) -> None:
         ) from (None if task.cancelled() else task.exception())
 
 
-async def _until_held(strike: Strike, operation: asyncio.Future[Any], before: int, within: float) -> None:
-    """Wait until more of the server's answers is held back than before, or the operation is over."""
+async def _wait_until_held(strike: Strike, operation: asyncio.Future[Any], before: int, within: float) -> None:
+    """Wait until the proxy holds more bytes of answers back than `before`, or the operation has ended."""
 
-    async def held() -> bool:
+    async def is_held() -> bool:
         return operation.done() or _touched(strike) > before
 
-    await eventually(held, within=within, every=0.002)
+    await eventually(is_held, within=within, every=0.002)
 
 
 def _touched(strike: Strike) -> int:
@@ -124,15 +124,15 @@ def _touched(strike: Strike) -> int:
 
 
 def _outcome(task: asyncio.Future[Any]) -> str:
-    """Say how an operation has ended."""
+    """Return how an operation has ended, as part of a sentence."""
     if task.cancelled():
         return "was cancelled"
     error = task.exception()
     return f"it returned {task.result()!r}" if error is None else f"it raised {error!r}"
 
 
-def _where(task: asyncio.Task[Any]) -> str:
-    """Return file, line and function of the innermost frame that a task waits in."""
+def _innermost_frame(task: asyncio.Task[Any]) -> str:
+    """Return file, line and function of the innermost frame in which a task waits."""
     place = "no frame"
     for frame in frames_of(task.get_coro()):
         place = f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

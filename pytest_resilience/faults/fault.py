@@ -1,7 +1,7 @@
-"""The interface of a fault: what it is called, how it strikes, how it heals, and the receipt that it hit.
+"""The interface of a fault, its strike, and the receipt of the strike.
 
-A fault is a frozen dataclass: its fields are its settings, so a schedule of faults is plain data. `strike(target)` does it
-and returns a `Strike`, which is a context manager and knows how to heal.
+A fault is a frozen dataclass. Its fields are its settings, so that a schedule of faults is plain data. `strike(target)` injects the
+fault and returns a `Strike`, a context manager that heals it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ..wording import counted, no_attribute
 
 @dataclass(frozen=True)
 class Receipt:
-    """Proof that a fault hit, or that it did not.
+    """Proof that a fault affected something, or that it affected nothing.
 
     Args:
-        touched: how many connections were refused or cut, bytes held, delayed or dropped, or processes that were signalled or met
-            a limit; 0 when the fault struck and nothing came by; None where the backend can't know.
-        unit: what `touched` counts: "connections", "bytes" or "processes".
+        touched: the number of affected connections (refused or closed), bytes (held, delayed or dropped), commands, keys, or processes
+            (signalled, or at a limit). 0 if the fault affected nothing, None if the backend can't count.
+        unit: of `touched`: "connections", "bytes", "commands", "keys" or "processes".
         first: seconds from the strike to the first of them, or None.
         last: seconds from the strike to the last of them, or None.
-        note: what else has to be known to judge the numbers; "" for nothing.
+        note: a remark that is needed to judge the numbers; "" for none.
     """
 
     touched: int | None
@@ -53,15 +53,15 @@ class Receipt:
 
 
 class Strike:
-    """A fault that has struck: heals at the end of its `with` block, by `heal()`, or at the end of the test at the latest.
+    """An injected fault. It heals at the end of its `with` block, by `heal()`, or at the end of the test.
 
     Attributes:
         label: target and fault with its settings, such as "postgres.latency(seconds=0.2)".
-        fault: the fault that struck.
-        note: the note that its receipts carry.
+        fault: the injected fault.
+        note: the note of its receipts.
     """
 
-    # `late`: whether `look` can be asked after the heal too, and knows all only a moment later; the heal doesn't wait for that moment.
+    # settles_late: the receipt can be read after the heal too, and is complete only a moment later. heal() does not wait for it.
     def __init__(
         self,
         label: str,
@@ -86,18 +86,18 @@ class Strike:
 
     @property
     def healed(self) -> bool:
-        """Whether the fault has been taken back."""
+        """True if the fault has been healed."""
         return self._healed
 
     @property
     def receipt(self) -> Receipt:
-        """What the fault has touched: up to now while it lasts, up to the heal afterwards."""
+        """The receipt up to now, or up to the heal if the fault is healed."""
         if self._last_receipt is None and not self.healed:
             return self._with_note(self._read_receipt())
         if self._last_receipt is None:
             try:
                 self._last_receipt = self._read_receipt()
-            except Exception:  # noqa: BLE001  # the backend died after the heal, which whoever asks for its state is told
+            except Exception:  # noqa: BLE001  # the backend died after the heal, which the check of the backend reports
                 self._last_receipt = Receipt(None, "connections")
         return self._with_note(self._last_receipt)
 
@@ -106,24 +106,26 @@ class Strike:
 
     @property
     def vacuous(self) -> bool:
-        """Whether the fault is over and is known to have touched nothing."""
+        """True if the fault is healed and is known to have affected nothing."""
         return self.healed and self.receipt.touched == 0
 
     def heal(self) -> None:
-        """Take the fault back; does nothing when that is done already.
+        """Undo the fault. Do nothing if it is healed already.
 
         Raises:
-            HealFailed: it could not be taken back; calling again tries again.
+            HealFailed: the fault could not be undone. Another call tries again.
         """
         if self.healed:
             return
-        lost: Exception | None = None
+        receipt_error: Exception | None = None
         if not self._settles_late:
             try:
-                self._last_receipt = self._read_receipt()  # first: removing a toxic removes its counters
-            except Exception as error:  # noqa: BLE001  # a receipt that can't be had must not keep the fault from healing
+                self._last_receipt = (
+                    self._read_receipt()
+                )  # before the heal, because removing a toxic removes its counters
+            except Exception as error:  # noqa: BLE001  # the fault must heal without its receipt, too
                 self._last_receipt = Receipt(None, "connections")
-                lost = error
+                receipt_error = error
         try:
             self._heal()
         except Exception as error:
@@ -132,12 +134,12 @@ class Strike:
         receipt = self._last_receipt
         touched, unit = (receipt.touched, receipt.unit) if receipt is not None else (None, "")
         self._history.add_heal(self._mark, self._clock.now(), touched=touched, unit=unit)
-        if lost is not None:
+        if receipt_error is not None:
             raise HealFailed(
-                f"{self.label} was healed, but its receipt is lost: {type(lost).__name__}: {lost}"
-            ) from lost
+                f"{self.label} was healed, but its receipt is lost: {type(receipt_error).__name__}: {receipt_error}"
+            ) from receipt_error
 
-    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+    if not TYPE_CHECKING:  # type checkers find wrong names without it
 
         def __getattr__(self, name: str) -> Any:
             __tracebackhide__ = True
@@ -154,52 +156,61 @@ class Strike:
         except HealFailed as failed:
             if error is None:
                 raise
-            error.add_note(f"and then: {failed}")  # the first failure is the story, the second its footnote
+            error.add_note(f"and then: {failed}")  # the first failure matters more
 
     def __repr__(self) -> str:
         return f"<Strike {self.label}, {'healed' if self.healed else 'striking'}>"
 
 
 class FaultTarget(Protocol):
-    """What every fault needs of the thing that it strikes."""
+    """A target, as far as every fault needs it."""
 
     @property
     def name(self) -> str:
-        """Such as "redis"; the first half of a label."""
+        """The first half of a label, such as "redis"."""
 
     def unsupported(self, fault: str) -> str | None:
-        """Why its backend can't inject that fault; None when it can."""
+        """Return the reason why the backend can't inject a fault; None if it can."""
 
     def register(self, strike: Strike) -> Strike:
-        """Remember a strike, so that it is healed at the end at the latest; returns it."""
+        """Register a strike, so that it is healed at the end of the test. Return it."""
 
 
 @dataclass(frozen=True)
 class Fault(ABC):
-    """One kind of damage; subclasses are frozen dataclasses whose fields are the settings."""
+    """One kind of damage. Subclasses are frozen dataclasses whose fields are the settings.
+
+    Attributes:
+        name: the second half of a label, such as "latency".
+        targets: the kinds of targets that the fault can strike: "postgres", "redis", "service".
+    """
 
     name: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(cls) -> None:
-        """No kind of fault strikes where its target's backend can't: asked here, once for all of them."""
+        """Make each `strike` raise CannotInject if the backend of the target does not support the fault."""
         super().__init_subclass__()
         if "strike" in vars(cls):
-            setattr(cls, "strike", _refuse_unsupported(vars(cls)["strike"]))  # noqa: B010  # no assignment to a method, says mypy
+            setattr(cls, "strike", _refuse_unsupported(vars(cls)["strike"]))  # noqa: B010  # mypy allows no assignment to a method
 
     @abstractmethod
     def strike(self, target: Any) -> Strike:
-        """Do it now; returns the strike, which heals it.
+        """Inject the fault now. Return the strike, which heals it.
 
         Raises:
-            CannotInject: this backend or platform can't.
-            SetupError: the settings make no sense.
+            CannotInject: this backend or platform can't inject the fault.
+            SetupError: the fault has nothing to strike, or a setting does not fit the target.
         """
 
     def label(self, target: FaultTarget) -> str:
-        """FaultTarget, name and the settings that differ from their defaults: "redis.refuse"."""
-        said = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if getattr(self, f.name) != f.default]
-        return f"{target.name}.{self.name}" + (f"({', '.join(said)})" if said else "")
+        """Return target, name and the settings that differ from their defaults, such as "redis.latency(seconds=0.2)"."""
+        settings = [f"{name}={value!r}" for name, value in self._settings().items()]
+        return f"{target.name}.{self.name}" + (f"({', '.join(settings)})" if settings else "")
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that differ from their defaults."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 def _refuse_unsupported(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], Strike]:
@@ -213,17 +224,17 @@ def _refuse_unsupported(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, 
 
 
 class Hold(Protocol):
-    """A limit, a lock or a set of connections that a fault keeps until it heals."""
+    """Something taken from a tree of processes."""
 
     def release(self) -> None:
-        """Give it back. A second call does nothing."""
+        """Give it back to every process that lives."""
 
     def receipt(self) -> Receipt:
-        """Return the receipt so far."""
+        """Return what came of it so far, in processes."""
 
 
 def strike_hold(fault: Fault, target: FaultTarget, hold: Hold) -> Strike:
-    """Return the registered strike of a fault that keeps a hold until it heals."""
+    """Return the strike of a fault that holds something back from the target's processes."""
     return target.register(Strike(fault.label(target), fault, heal=hold.release, read_receipt=hold.receipt))
 
 

@@ -1,4 +1,4 @@
-"""Faults inside Postgres: connections and locks that others hold, sessions that end, writes that are refused."""
+"""Faults inside Postgres: held connections and locks, terminated sessions, refused writes."""
 
 from __future__ import annotations
 
@@ -11,48 +11,53 @@ from .fault import Fault, FaultTarget, Hold, Receipt, Strike, at_least, strike_h
 
 
 class PostgresControl(Protocol):
-    """The superuser's door to the server, around the proxy."""
+    """A superuser's session in the server, around the proxy. "Other sessions" are those that don't belong to this package."""
 
     def terminate_backends(self) -> int:
-        """End all sessions of others; returns how many."""
+        """Terminate all other sessions. Return their number."""
 
     def crash_backend(self) -> None:
-        """Kill one session's process; returns when the server has recovered from that."""
+        """Kill the process of one session. Return when the server has recovered."""
 
     def forbid_writes(self) -> Callable[[], None]:
-        """Make transactions read-only by default; returns what allows writes again."""
+        """Make transactions read-only by default. Return the function that undoes it."""
 
     def count_sessions(self) -> int:
-        """How many sessions of others there are."""
+        """Return the number of other sessions."""
 
     def hold_locks(self, tables: Sequence[str], fault: str) -> Hold:
-        """Hold an ACCESS EXCLUSIVE lock on tables, all of them when none is named."""
+        """Hold an ACCESS EXCLUSIVE lock on tables; empty for all tables."""
 
     def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> Hold:
-        """Let statements on tables, all of them when none is named, wait for up to so many seconds."""
+        """Make statements on tables (empty for all tables) wait for up to `seconds`."""
 
     def take_connections(self, left: int) -> Hold:
-        """Open connections until `left` are left for others."""
+        """Open connections until `left` are left."""
 
 
 class HasPostgres(FaultTarget, Protocol):
-    """A Postgres with a door for superusers."""
+    """A Postgres in which a superuser has a session."""
 
     @property
     def admin(self) -> PostgresControl: ...
 
 
+class PostgresFault(Fault):
+    """A fault inside a Postgres."""
+
+    targets: ClassVar[tuple[str, ...]] = ("postgres",)
+
+
 @dataclass(frozen=True)
-class Starve(Fault):
-    """Starve the pool of connections; say one of the two.
+class Starve(PostgresFault):
+    """Starve the connection pool, by exactly one of two ways.
 
     Args:
         connections: take the server's connections until this many are left, so that new ones are refused with 53300.
-        lock: hold a lock on this table, so that the service's own connections pile up behind it.
+        lock: hold a lock on this table, so that the service's own connections wait for it.
     """
 
     name: ClassVar[str] = "starve"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
     connections: int | None = None
     lock: str | None = None
 
@@ -72,15 +77,14 @@ class Starve(Fault):
 
 
 @dataclass(frozen=True)
-class TakeConnections(Fault):
-    """Take the server's connections until few are left, so that new ones are refused (53300); those that exist don't notice.
+class TakeConnections(PostgresFault):
+    """Take the server's connections until few are left, so that new ones are refused (53300). Existing ones are not affected.
 
     Args:
-        left: how many are left; Postgres keeps some of them (3, as a rule) for superusers.
+        left: how many are left. Postgres reserves some of them (3 by default) for superusers.
     """
 
     name: ClassVar[str] = "take_connections"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
     left: int = 0
 
     def __post_init__(self) -> None:
@@ -91,15 +95,14 @@ class TakeConnections(Fault):
 
 
 @dataclass(frozen=True)
-class HoldLocks(Fault):
-    """Hold tables for oneself (ACCESS EXCLUSIVE), as a migration does: whoever reads or writes them waits.
+class HoldLocks(PostgresFault):
+    """Lock tables (ACCESS EXCLUSIVE), as a migration does, so that each statement that reads or writes them waits.
 
     Args:
-        tables: one name or several; none for all tables.
+        tables: one name or several; empty for all tables.
     """
 
     name: ClassVar[str] = "hold_locks"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
     tables: str | Sequence[str] = ()
 
     def strike(self, target: HasPostgres) -> Strike:
@@ -107,18 +110,17 @@ class HoldLocks(Fault):
 
 
 @dataclass(frozen=True)
-class SlowQueries(Fault):
-    """Let each statement on tables take up to so much longer, in the server itself: its connection is busy meanwhile.
+class SlowQueries(PostgresFault):
+    """Make each statement on tables take up to `seconds` longer, in the server itself, so that its connection is busy.
 
-    Unlike a latency of the network this holds up other statements on the same connection, and a cancel gets through.
+    Unlike a latency of the network, this delays other statements on the same connection too, and a cancellation gets through.
 
     Args:
-        seconds: that a statement waits at most, half of it on average.
-        tables: one name or several; none for all tables.
+        seconds: that a statement waits at most, half of it on average; at least 0.01.
+        tables: one name or several; empty for all tables.
     """
 
     name: ClassVar[str] = "slow_queries"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
     seconds: float
     tables: str | Sequence[str] = ()
 
@@ -135,43 +137,43 @@ def _names(tables: str | Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class TerminateBackends(Fault):
-    """End every session at once (57P01), as a failover or an administrator does; the server stays up, so there is nothing to heal."""
+class TerminateBackends(PostgresFault):
+    """Terminate every session at once (57P01), as a failover or an administrator does. The server stays up: nothing to heal."""
 
     name: ClassVar[str] = "terminate_backends"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
 
     def strike(self, target: HasPostgres) -> Strike:
-        ended = target.admin.terminate_backends()
-        receipt = Receipt(ended, "connections", 0.0 if ended else None, 0.0 if ended else None)
-        return target.register(Strike(self.label(target), self, heal=lambda: None, read_receipt=lambda: receipt))
+        return _strike_sessions(self, target, target.admin.terminate_backends())
 
 
 @dataclass(frozen=True)
-class Crash(Fault):
-    """One session's process dies (SIGKILL), so Postgres throws all of them out and recovers (57P02, then 57P03 for a moment).
+class Crash(PostgresFault):
+    """Kill the process of one session (SIGKILL), so that Postgres ends all sessions and recovers (57P02, then 57P03).
 
-    The call returns when the server takes connections again; there is nothing to heal.
+    The call returns when the server accepts connections again. There is nothing to heal.
     """
 
     name: ClassVar[str] = "crash"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
 
     def strike(self, target: HasPostgres) -> Strike:
-        lost = target.admin.count_sessions()
+        number = target.admin.count_sessions()
         target.admin.crash_backend()
-        receipt = Receipt(lost, "connections", 0.0 if lost else None, 0.0 if lost else None)
-        return target.register(Strike(self.label(target), self, heal=lambda: None, read_receipt=lambda: receipt))
+        return _strike_sessions(self, target, number)
+
+
+def _strike_sessions(fault: Fault, target: HasPostgres, number: int) -> Strike:
+    """Return the registered strike of a fault that has ended sessions."""
+    receipt = Receipt(number, "connections", 0.0 if number else None, 0.0 if number else None)
+    return target.register(Strike(fault.label(target), fault, heal=lambda: None, read_receipt=lambda: receipt))
 
 
 @dataclass(frozen=True)
-class ReadOnly(Fault):
-    """Writes fail (25006) and reads go on, as on a standby that was not promoted; a session that sets the mode itself escapes."""
+class ReadOnly(PostgresFault):
+    """Refuse writes (25006), as a standby does that was not promoted. Reads work. A session that sets the mode itself can write."""
 
     name: ClassVar[str] = "read_only"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
 
     def strike(self, target: HasPostgres) -> Strike:
         heal = target.admin.forbid_writes()
-        unknown = Receipt(None, "commands")  # the server does not count what it refused
+        unknown = Receipt(None, "commands")  # the server does not count refused writes
         return target.register(Strike(self.label(target), self, heal=heal, read_receipt=lambda: unknown))

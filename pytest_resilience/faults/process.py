@@ -1,4 +1,4 @@
-"""Faults of a process: killed, frozen, ended, started anew."""
+"""Faults of a process: killed, stopped, terminated, restarted."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from .fault import Fault, FaultTarget, Receipt, Strike
 
 
 class ProcessControl(Protocol):
-    """The processes of a target, and what can be done to them."""
+    """Control of the processes of a target."""
 
     def processes(self) -> list[int]:
-        """Process ids that live now."""
+        """Return the ids of the live processes."""
 
     def kill(self) -> None:
-        """SIGKILL to all of them; returns when they are gone."""
+        """Send SIGKILL to all of them. Return when they are gone."""
 
     def terminate(self) -> None:
-        """SIGTERM, as an orchestrator would; returns when they are gone."""
+        """Send SIGTERM, as an orchestrator does. Return when they are gone."""
 
     def pause(self) -> None:
-        """SIGSTOP to all of them; returns when they stand still."""
+        """Send SIGSTOP to all of them. Return when they are stopped."""
 
     def resume(self) -> None:
-        """SIGCONT to all of them."""
+        """Send SIGCONT to all of them."""
 
     def start(self) -> None:
-        """Start again on the same port with the same data, and wait until it answers; nothing when it runs."""
+        """Start the target on the same port with the same data, and wait until it is ready. Do nothing if it runs."""
 
 
 @runtime_checkable
 class SnapshotControl(ProcessControl, Protocol):
-    """One that can write its data down."""
+    """Control of the processes of a target that can save its data."""
 
     def save(self) -> None:
-        """Write all data to disk, where the next start finds it."""
+        """Save all data to disk. The next start loads it."""
 
     def discard_snapshot(self) -> None:
-        """Remove what was written."""
+        """Delete the saved data."""
 
 
 class HasProcesses(FaultTarget, Protocol):
-    """A target that is a process of ours."""
+    """A target whose processes can be controlled."""
 
     @property
     def process_control(self) -> ProcessControl: ...
@@ -69,12 +69,13 @@ class ProcessFault(Fault):
         return target.register(Strike(self.label(target), self, heal=heal, read_receipt=lambda: receipt))
 
     def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
-        raise AssertionError(f"{type(self).__name__} says neither how it hurts nor how it heals")
+        """Return the function that injects the fault and the one that heals it."""
+        raise AssertionError(f"{type(self).__name__} does not override _inject_and_heal")
 
 
 @dataclass(frozen=True)
 class Kill(ProcessFault):
-    """SIGKILL: gone at once, connections with it; the heal starts it again on the same port with the data that survived."""
+    """Kill all processes at once (SIGKILL). The heal starts the target again on the same port with the data that survived."""
 
     name: ClassVar[str] = "kill"
 
@@ -84,7 +85,7 @@ class Kill(ProcessFault):
 
 @dataclass(frozen=True)
 class Pause(ProcessFault):
-    """SIGSTOP: connections stay open and nothing answers; the heal lets it run on."""
+    """Stop all processes (SIGSTOP), so that connections stay open and get no answer. The heal continues the processes."""
 
     name: ClassVar[str] = "pause"
 
@@ -94,7 +95,7 @@ class Pause(ProcessFault):
 
 @dataclass(frozen=True)
 class Terminate(ProcessFault):
-    """SIGTERM and wait for the end: an orderly stop; the heal starts it again."""
+    """Shut down in order (SIGTERM) and wait for the end. The heal starts the target again."""
 
     name: ClassVar[str] = "terminate"
     targets: ClassVar[tuple[str, ...]] = ("service",)
@@ -105,11 +106,11 @@ class Terminate(ProcessFault):
 
 @dataclass(frozen=True)
 class Restart(ProcessFault):
-    """End it in good order and start it again on the same port, before the call returns.
+    """Shut down in order and start again on the same port, before the call returns.
 
     Args:
-        data: of a Redis: "kept" (it saves before and loads after) or "lost"; None for what the server does by itself: Postgres keeps
-            what was committed, our Redis loses all.
+        data: for Redis, "kept" (save before, load after) or "lost". None for the server's default: Postgres keeps committed data, the
+            plugin's Redis loses all.
     """
 
     name: ClassVar[str] = "restart"
@@ -125,7 +126,7 @@ class Restart(ProcessFault):
         return super().strike(target)
 
     def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
-        def again() -> None:
+        def restart() -> None:
             if self.data == "kept":
                 assert isinstance(processes, SnapshotControl)
                 processes.save()
@@ -138,4 +139,4 @@ class Restart(ProcessFault):
                 assert isinstance(processes, SnapshotControl)
                 processes.discard_snapshot()
 
-        return again, processes.start
+        return restart, processes.start

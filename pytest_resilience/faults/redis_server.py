@@ -1,4 +1,4 @@
-"""Faults inside Redis: it answers, and what it answers is an error."""
+"""Faults inside Redis: the server answers with errors, or has lost its data."""
 
 from __future__ import annotations
 
@@ -15,30 +15,34 @@ from ..errors import CannotInject, SetupError
 from ..wire.redis import ErrorReply, parse_info_field
 from .fault import Fault, FaultTarget, Receipt, Strike, at_least
 
-PADDING_KEYS = 3000  # keys that make the loading last; at 10 ms each 30 s
+PADDING_KEYS = 3000  # keys that prolong the loading to 30 s, at 10 ms each
 PADDING_PREFIX = "pytest-resilience-loading"
 BEGIN_TIMEOUT = 5.0  # seconds
 END_TIMEOUT = 10.0  # seconds
 
 
 class RedisControl(Protocol):
-    """A direct connection to the server, around the proxy."""
+    """A session in the server, around the proxy."""
 
     @property
     def client(self) -> RedisClient: ...
 
 
 class SnapshotStore(Protocol):
-    """The server, and what it has on disk."""
+    """A server whose data on disk can be deleted.
+
+    Attributes:
+        debug_command: the name of its command DEBUG.
+    """
 
     debug_command: str
 
     def discard_snapshot(self) -> None:
-        """Remove what it has saved, so that killed it comes back empty."""
+        """Delete the saved data, so that the server is empty after a kill."""
 
 
 class HasRedis(FaultTarget, Protocol):
-    """A Redis that takes orders from us."""
+    """A Redis in which this package has a session."""
 
     @property
     def admin(self) -> RedisControl: ...
@@ -48,7 +52,7 @@ class HasRedis(FaultTarget, Protocol):
 
 
 class RedisFault(Fault):
-    """A fault that the server itself is receipts to have; it counts what it refused."""
+    """A fault that commands inject into the server. The server counts the commands that it refuses."""
 
     targets: ClassVar[tuple[str, ...]] = ("redis",)
     unit: ClassVar[str] = "commands"
@@ -65,16 +69,16 @@ class RedisFault(Fault):
 
     @abstractmethod
     def inject(self, target: HasRedis) -> Callable[[], None]:
-        """Do it; returns what takes it back."""
+        """Inject the fault. Return the function that heals it."""
 
     @abstractmethod
     def count(self, client: RedisClient) -> int:
-        """How often the server has refused for this reason since it started."""
+        """Return how often the server has refused a command for this reason since its start."""
 
 
 @dataclass(frozen=True)
 class Oom(RedisFault):
-    """Out of memory: writes get an OOM error, reads go on."""
+    """Fill the memory, so that writes get an OOM error. Reads work."""
 
     name: ClassVar[str] = "oom"
 
@@ -87,10 +91,10 @@ class Oom(RedisFault):
 
 @dataclass(frozen=True)
 class Readonly(RedisFault):
-    """A replica of nobody, as after a failover that the client has missed: writes get a READONLY error, reads the old data.
+    """Turn the server into a replica without a primary, as after a failover. Writes get a READONLY error, reads get old data.
 
     Args:
-        stale: whether reads get the old data; if not, they get a MASTERDOWN error, and so do writes.
+        stale: False for a MASTERDOWN error on reads and writes.
     """
 
     name: ClassVar[str] = "readonly"
@@ -100,7 +104,7 @@ class Readonly(RedisFault):
         client = target.admin.client
         stale = "yes" if self.stale else "no"
         restore = _set_config(client, {"replica-read-only": "yes", "replica-serve-stale-data": stale})
-        client.call("REPLICAOF", "127.0.0.1", "1")  # nobody listens on port 1; the data stays as it is
+        client.call("REPLICAOF", "127.0.0.1", "1")  # no server listens on port 1; the data stays as it is
 
         def heal() -> None:
             client.call("REPLICAOF", "NO", "ONE")
@@ -114,9 +118,9 @@ class Readonly(RedisFault):
 
 @dataclass(frozen=True)
 class Loading(RedisFault):
-    """It has started and still reads its data: every command gets a LOADING error, for 30 s or until the heal. The data stays.
+    """Answer every command with a LOADING error, as a server does that loads its data, for 30 s or until the heal. The data stays.
 
-    Needs DEBUG, which our backends' servers have.
+    The server must allow the command DEBUG, as the servers of the backends do.
     """
 
     name: ClassVar[str] = "loading"
@@ -146,7 +150,7 @@ class Loading(RedisFault):
             target.server.discard_snapshot()
 
         try:
-            _wait_for(lambda: client.info("persistence")["loading"] == "1", "it does not begin to load")
+            _wait_for(lambda: client.info("persistence")["loading"] == "1", "the server does not begin to load")
         except BaseException:
             heal()
             raise
@@ -158,7 +162,7 @@ class Loading(RedisFault):
 
 @dataclass(frozen=True)
 class BusyScript(Fault):
-    """A script that does not end: every other command gets a BUSY error, until the heal kills the script."""
+    """Run a script that does not end, so that every other command gets a BUSY error. The heal kills the script."""
 
     name: ClassVar[str] = "busy_script"
     targets: ClassVar[tuple[str, ...]] = ("redis",)
@@ -168,9 +172,9 @@ class BusyScript(Fault):
         before = _count_errors(client, "BUSY")
         restore = _set_config(client, {"lua-time-limit": "1"})
         script = _BackgroundCommand(client, "EVAL", "while true do end", "0")
-        receipts = [Receipt(None, "commands")]  # a server that is busy does not tell even that
+        receipts = [Receipt(None, "commands")]  # a busy server does not answer INFO either
 
-        def busy() -> bool:
+        def is_busy() -> bool:
             try:
                 client.call("PING")
             except ErrorReply as error:
@@ -184,10 +188,10 @@ class BusyScript(Fault):
             restore()
             receipts[0] = Receipt(
                 max(0, _count_errors(client, "BUSY") - before - 1), "commands"
-            )  # one of them was receipts to us
+            )  # one was an answer to `is_busy`
 
         try:
-            _wait_for(busy, "the script does not keep it busy")
+            _wait_for(is_busy, "the script does not keep the server busy")
         except BaseException:
             heal()
             raise
@@ -198,10 +202,10 @@ class BusyScript(Fault):
 
 @dataclass(frozen=True)
 class MaxClients(RedisFault):
-    """No connections left: new ones get an error and are closed, existing ones go on.
+    """Leave no connections, so that new ones get an error and are closed. Existing ones work.
 
     Args:
-        left: how many more may still connect.
+        left: how many more clients may still connect; at least 0.
     """
 
     name: ClassVar[str] = "max_clients"
@@ -222,7 +226,7 @@ class MaxClients(RedisFault):
 
 @dataclass(frozen=True)
 class Flush(Fault):
-    """All data gone at once, as by a mistaken FLUSHALL or a restart without persistence; there is no heal for that."""
+    """Delete all data at once, as a mistaken FLUSHALL or a restart without persistence does. There is no heal."""
 
     name: ClassVar[str] = "flush"
     targets: ClassVar[tuple[str, ...]] = ("redis",)
@@ -236,7 +240,7 @@ class Flush(Fault):
 
 
 class _BackgroundCommand:
-    """A command that takes long, on a connection and in a thread of its own."""
+    """A long command, on a separate connection and in a separate thread."""
 
     def __init__(self, client: RedisClient, *command: str, run: Callable[..., None] | None = None) -> None:
         self._client = client.duplicate(timeout=None)
@@ -246,7 +250,7 @@ class _BackgroundCommand:
         self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(Exception):  # it is killed, or its server: then it is over
+        with contextlib.suppress(Exception):  # an error ends the command, as when it is killed
             self._run_command(self._client, *self._command)
 
     @property
@@ -254,7 +258,7 @@ class _BackgroundCommand:
         return self._thread.is_alive()
 
     def wait(self) -> None:
-        """Until it is over."""
+        """Wait until the command has ended."""
         self._thread.join(END_TIMEOUT)
         self._client.close()
         if self._thread.is_alive():
@@ -266,10 +270,10 @@ def _call(client: RedisClient, *command: str) -> None:
 
 
 def _run_unlogged(client: RedisClient, *command: str) -> None:
-    """Run a command whose name is a secret, and empty the server's logs of commands before another client can read them.
+    """Run a command whose name is a secret, and clear the server's logs of commands before another client can read them.
 
-    A server works off what it has read from a client before it turns to another one. MULTI would do the same, but in it DEBUG RELOAD, which
-    serves other clients while it runs, ends Valkey 9.1 by a failed assertion.
+    A server executes all commands that it has read from one client before it serves another one. MULTI is no alternative: DEBUG RELOAD
+    serves other clients while it runs, and inside MULTI that ends Valkey 9.1 by a failed assertion.
     """
     commands: list[tuple[str, ...]] = [command, ("SLOWLOG", "RESET")]
     if client.setting("commandlog-*") is not None:  # Valkey from 8.1 on
@@ -279,13 +283,13 @@ def _run_unlogged(client: RedisClient, *command: str) -> None:
             raise reply
 
 
-def _wait_for(begun: Callable[[], bool], otherwise: str) -> None:
+def _wait_for(begun: Callable[[], bool], problem: str) -> None:
     if not wait_until(begun, within=BEGIN_TIMEOUT, every=0.002):
-        raise SetupError(f"{otherwise}, {BEGIN_TIMEOUT:g} s after it was receipts to")
+        raise SetupError(f"{problem}, {BEGIN_TIMEOUT:g} s after the command")
 
 
 def _set_config(client: RedisClient, settings: dict[str, str]) -> Callable[[], None]:
-    """Change settings while it runs; returns what restores them, in the opposite order."""
+    """Change settings of the running server. Return the function that restores them, in reverse order."""
     before: dict[str, str] = {}
     for name, value in settings.items():
         present = client.setting(name)
@@ -302,6 +306,6 @@ def _set_config(client: RedisClient, settings: dict[str, str]) -> Callable[[], N
 
 
 def _count_errors(client: RedisClient, code: str) -> int:
-    """How many commands were answered with this error (INFO errorstats, Redis 6.2 and later)."""
+    """Return how many commands were answered with an error (INFO errorstats, Redis 6.2 and later)."""
     found = client.info("errorstats").get(f"errorstat_{code}", "count=0")
     return int(parse_info_field(found)["count"])

@@ -1,4 +1,4 @@
-"""Faults of a process that runs short of something: memory, descriptors, processor time."""
+"""Faults of a process that runs short of a resource: memory, descriptors, processor time."""
 
 from __future__ import annotations
 
@@ -12,41 +12,51 @@ MIB = 2**20
 
 
 class LimitControl(Protocol):
-    """What processes may use, as far as it can be taken away from outside."""
+    """Control of the resources that processes may use, from outside of these processes."""
 
     def lower_data_limit(self, headroom_bytes: int) -> Hold | None:
-        """Set each process's limit to its present use plus a headroom; returns None where the platform has no such limit."""
+        """Lower each process's data limit to its present use plus a headroom. Return None if the platform has no such limit."""
 
     def limit_memory(self, headroom_bytes: int) -> Hold:
-        """Have the kernel kill a process when all of them together take more than that."""
+        """Make the kernel kill a process when all of them together use more than the present use plus a headroom."""
 
     def limit_descriptors(self, left: int) -> Hold | None:
-        """Let each process open `left` descriptors more; returns None where the platform can't."""
+        """Allow each process `left` more descriptors. Return None if the platform has no such limit."""
 
     def contend_cpu(self, hogs: int) -> Hold | None:
-        """Bind the processes to one processor with that many busy processes (hogs); returns None where the platform can't."""
+        """Bind the processes to one processor with a number of busy processes. Return None if the platform can't."""
 
 
 class HasLimits(FaultTarget, Protocol):
-    """A target that can be kept short."""
+    """A target whose resources can be limited."""
 
     @property
     def limits(self) -> LimitControl: ...
 
 
-@dataclass(frozen=True)
-class MemoryPressure(Fault):
-    """Lower the data limit (RLIMIT_DATA, Linux) of each of its processes to its present use plus a headroom.
+class ResourceFault(Fault):
+    """A fault that limits the resources of a process."""
 
-    A process gets memory up to its limit; beyond the limit allocations fail with MemoryError. A process that is born meanwhile inherits its
-    parent's limit. Nothing is taken from the host's free memory.
+    targets: ClassVar[tuple[str, ...]] = ("service",)
+
+    def _strike_hold(self, target: HasLimits, hold: Hold | None, unsupported: str) -> Strike:
+        if hold is None:
+            raise CannotInject(f"{self.label(target)}: {unsupported}")
+        return strike_hold(self, target, hold)
+
+
+@dataclass(frozen=True)
+class MemoryPressure(ResourceFault):
+    """Lower the data limit (RLIMIT_DATA, Linux) of each process to its present use plus a headroom.
+
+    Beyond the limit, allocations fail with MemoryError. A process that is created under the fault inherits the limit of its parent. The
+    free memory of the host does not change.
 
     Args:
-        headroom_mb: MiB that each process may still grow by; at least 0.
+        headroom_mb: MiB that each process may still allocate; at least 0.
     """
 
     name: ClassVar[str] = "memory_pressure"
-    targets: ClassVar[tuple[str, ...]] = ("service",)
     headroom_mb: float
 
     def __post_init__(self) -> None:
@@ -54,27 +64,24 @@ class MemoryPressure(Fault):
 
     def strike(self, target: HasLimits) -> Strike:
         hold = target.limits.lower_data_limit(round(self.headroom_mb * MIB))
-        if hold is None:
-            raise CannotInject(
-                f"{self.label(target)}: this platform has no data limit that can be set from outside (Linux has)"
-            )
-        return strike_hold(self, target, hold)
+        return self._strike_hold(
+            target, hold, "this platform has no data limit that can be set from outside (Linux has)"
+        )
 
 
 @dataclass(frozen=True)
-class MemoryLimit(Fault):
-    """Put its processes into a control group that may take a little more memory; beyond that the kernel kills one (SIGKILL).
+class MemoryLimit(ResourceFault):
+    """Put the processes into a control group with a memory limit. Beyond the limit, the kernel kills a process (SIGKILL).
 
-    A container's limit works like this. Unlike `memory_pressure` no allocation fails, and no process gets to say goodbye. A process
-    that is born meanwhile is born in the group. The heal takes the processes out of the group and starts none again. Linux, where
-    this user may make control groups.
+    A container's limit works like this. Unlike under `memory_pressure`, no allocation fails, and a process is killed without a chance
+    to react. A process that is created under the fault is in the group, too. The heal takes the processes out of the group and starts
+    none again. Linux, where this user may create control groups.
 
     Args:
-        headroom_mb: MiB that all its processes together may still take; at least 1.
+        headroom_mb: MiB that all processes together may still use; at least 1.
     """
 
     name: ClassVar[str] = "memory_limit"
-    targets: ClassVar[tuple[str, ...]] = ("service",)
     headroom_mb: float
 
     def __post_init__(self) -> None:
@@ -85,17 +92,16 @@ class MemoryLimit(Fault):
 
 
 @dataclass(frozen=True)
-class ExhaustDescriptors(Fault):
-    """No file descriptors left (EMFILE): whatever opens a file, a connection or accepts one fails; what is open goes on. Linux.
+class ExhaustDescriptors(ResourceFault):
+    """Leave no file descriptors (EMFILE, Linux), so that opening a file or a connection fails, and accepting one too.
 
-    A process that is born meanwhile inherits its parent's limit.
+    What is open stays open. A process that is created under the fault inherits the limit of its parent.
 
     Args:
-        left: how many descriptors each process may still open.
+        left: how many descriptors each process may still open; at least 0.
     """
 
     name: ClassVar[str] = "exhaust_descriptors"
-    targets: ClassVar[tuple[str, ...]] = ("service",)
     left: int = 0
 
     def __post_init__(self) -> None:
@@ -103,23 +109,22 @@ class ExhaustDescriptors(Fault):
 
     def strike(self, target: HasLimits) -> Strike:
         hold = target.limits.limit_descriptors(self.left)
-        return _strike_hold(
-            self, target, hold, "this platform has no limit of descriptors that can be set from outside (Linux has)"
+        return self._strike_hold(
+            target, hold, "this platform has no limit of descriptors that can be set from outside (Linux has)"
         )
 
 
 @dataclass(frozen=True)
-class StarveCpu(Fault):
-    """Little processor time: its processes are bound to one processor and share it with busy rivals, which end after 60 s.
+class StarveCpu(ResourceFault):
+    """Bind all processes to one processor that they share with busy processes, which end after 60 s (Linux).
 
-    A process that is born meanwhile is bound too. The other processors are left alone.
+    A process that is created under the fault is bound too. The other processors are not affected.
 
     Args:
-        share: of that one processor's time that a busy process gets, about, while no other of the tree is busy; 0.02 to 0.5.
+        share: of that processor's time that one busy process of the target gets, roughly; 0.02 to 0.5.
     """
 
     name: ClassVar[str] = "starve_cpu"
-    targets: ClassVar[tuple[str, ...]] = ("service",)
     share: float = 0.1
 
     def __post_init__(self) -> None:
@@ -128,12 +133,6 @@ class StarveCpu(Fault):
 
     def strike(self, target: HasLimits) -> Strike:
         hold = target.limits.contend_cpu(max(1, round(1 / self.share) - 1))
-        return _strike_hold(
-            self, target, hold, "this platform binds no process to a processor from outside (Linux does)"
+        return self._strike_hold(
+            target, hold, "this platform binds no process to a processor from outside (Linux does)"
         )
-
-
-def _strike_hold(fault: Fault, target: HasLimits, hold: Hold | None, otherwise: str) -> Strike:
-    if hold is None:
-        raise CannotInject(f"{fault.label(target)}: {otherwise}")
-    return strike_hold(fault, target, hold)

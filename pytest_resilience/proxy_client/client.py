@@ -1,7 +1,7 @@
-"""Drives a Toxiproxy over HTTP, ours or the real one; the only file that knows toxiproxy-python.
+"""A client of Toxiproxy's HTTP API, for our proxy and the real one. No other file uses toxiproxy-python.
 
-Strikes go over one kept-alive connection of our own, because toxiproxy-python opens a new one for each call and keeps the
-server's address in a global; its objects are made here for those who want to type `proxy.add_toxic(...)` themselves.
+Strikes use one kept-alive connection, because toxiproxy-python opens a new one for each call and keeps the server's address in a global
+variable. Its objects are created here for tests that call `proxy.add_toxic(...)` themselves.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
     import toxiproxy
 
-RESPONSE_TIMEOUT = 10.0  # seconds; the proxy answers in about one millisecond, so this is a dead one
-EXIT_REPORTED_WITHIN = 0.5  # seconds from the end of a server until its parent knows of it
+RESPONSE_TIMEOUT = 10.0  # seconds; a live proxy responds in about one millisecond
+EXIT_REPORTED_WITHIN = 0.5  # seconds from the exit of a server until its parent process has noticed
 
 
-# What Toxiproxy 2.12 has not and ours has.
+# The faults that our proxy can inject and Toxiproxy 2.12 can't, each with the reason.
 TOXIPROXY_UNSUPPORTED = {
     f"{server}.{fault}": reason
     for server in ("postgres", "redis")
     for fault, reason in (
-        ("half_open", "Toxiproxy's toxics strike all connections, new ones too"),
+        ("half_open", "Toxiproxy's toxics affect all connections, new ones too"),
         ("slow_accept", "Toxiproxy accepts at once"),
     )
 }
 
 
 class ToxiproxyError(SetupError):
-    """The server answered with an error.
+    """An error response of the server.
 
     Attributes:
         status: the HTTP status.
@@ -58,17 +58,16 @@ def _death(check: Callable[[], None]) -> BackendDied | None:
 
 
 class ToxiproxyClient:
-    """One Toxiproxy server's HTTP API. Threads may share it.
+    """A client of one Toxiproxy server. Threads may share it.
 
     Args:
-        host: where the API listens.
-        port: its port.
-        connection_counts: what a backend sees of a proxy's connections where the server does not count them.
-        proxied_clients: whom a backend sees behind a proxy where the server does not say.
-        check: raises BackendDied with the server's log when it is known to have ended.
+        host, port: the address of the API.
+        connection_counts: returns the connections of a proxy that the backend has counted; for a server that does not count.
+        proxied_clients: returns the clients of a proxy that the backend knows; for a server that does not report them.
+        check: raises BackendDied, with the server's log, if the server is known to have exited.
 
     Attributes:
-        has_counters: whether the server counts as ours does; None when it has not been asked yet.
+        has_counters: True if the server counts as our proxy does; None before the first request for counters.
     """
 
     def __init__(
@@ -91,35 +90,35 @@ class ToxiproxyClient:
         self._connection: HTTPConnection | None = None
 
     def request(self, method: str, path: str, body: object = None) -> Any:
-        """One call; returns the decoded JSON answer, or None for an empty one.
+        """Send a request. Return the decoded JSON body of the response, or None for an empty one.
 
         Raises:
-            SetupError: the server refused it (4xx, 5xx); the message is the server's.
-            BackendDied: nobody answers.
+            ToxiproxyError: the server refused the request (4xx, 5xx); has the server's message.
+            BackendDied: the server does not respond.
         """
         from http.client import HTTPException
 
         data = None if body is None else json.dumps(body).encode()
         with self._lock:
-            kept = self._connection is not None
+            was_kept_alive = self._connection is not None
             try:
                 status, answer = self._exchange(method, path, data)
             except (OSError, HTTPException) as error:
-                self._forget_connection()
+                self._close_connection()
                 try:
-                    # A kept-alive connection may have been closed meanwhile: that is worth one more try, a fresh one is not.
-                    if not kept:
+                    # The server may have closed a kept-alive connection. A new connection that fails is not worth another try.
+                    if not was_kept_alive:
                         raise
                     status, answer = self._exchange(method, path, data)
                 except (OSError, HTTPException):
-                    self._forget_connection()
+                    self._close_connection()
                     raise self._died(error) from error
         if status >= 400:
             raise ToxiproxyError(status, f"the proxy refused {method} {path}: {status} {_reason(answer)}")
         return json.loads(answer) if answer else None
 
     def _died(self, error: Exception) -> BackendDied:
-        """What to say when nobody answers: the log of a server that has ended, of which its parent may know a moment later."""
+        """Build the error for an API that does not respond. It has the log of a server that exited up to 0.5 s ago."""
         died = None
         if self._check is not None:
             died = wait_until(partial(_death, self._check), within=EXIT_REPORTED_WITHIN, every=0.005)
@@ -128,14 +127,14 @@ class ToxiproxyClient:
         )
 
     def closed_bytes(self, proxy: str) -> int:
-        """What the connections of a proxy that have ended had carried, by the server's metrics; 0 where they are switched off."""
+        """Return the bytes that closed connections of a proxy had received, by the server's metrics; 0 if the metrics are off."""
         if not self._has_metrics:
             return 0
         with self._lock:
             try:
                 status, answer = self._exchange("GET", "/metrics", None)
             except OSError:
-                self._forget_connection()
+                self._close_connection()
                 return 0
         self._has_metrics = status == 200
         return received_bytes(answer.decode(), proxy) if self._has_metrics else 0
@@ -149,7 +148,7 @@ class ToxiproxyClient:
         response = self._connection.getresponse()
         return response.status, response.read()
 
-    def _forget_connection(self) -> None:
+    def _close_connection(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -160,7 +159,7 @@ class ToxiproxyClient:
 
     @property
     def descriptors(self) -> set[int]:
-        """What the connection to the API has open in this process."""
+        """The descriptors that the connection to the API has open in this process."""
         with self._lock:
             sock = self._connection.sock if self._connection is not None else None
             return {sock.fileno()} if sock is not None else set()
@@ -168,10 +167,10 @@ class ToxiproxyClient:
     def close(self) -> None:
         """Close the connection to the API."""
         with self._lock:
-            self._forget_connection()
+            self._close_connection()
 
     def as_toxiproxy_python(self) -> toxiproxy.Toxiproxy:
-        """A toxiproxy-python client of this server (its address is a global of that library: one server per process)."""
+        """Return a toxiproxy-python client of this server. The library keeps one address per process, in a global variable."""
         import toxiproxy
 
         _DirectToLoopback.install()
@@ -181,9 +180,9 @@ class ToxiproxyClient:
 
 
 class _DirectToLoopback:
-    """The `requests` of toxiproxy-python, which asks no HTTP proxy of the environment for an address of this machine.
+    """A replacement for the `requests` of toxiproxy-python that uses no HTTP proxy for addresses of this machine.
 
-    HTTP_PROXY names a proxy for everything, and requests obeys unless NO_PROXY lists the host. Other hosts are reached as before.
+    requests uses the proxy that HTTP_PROXY names for every host that NO_PROXY does not list. Other hosts are reached as before.
     """
 
     def __init__(self, requests: Any) -> None:
@@ -191,7 +190,7 @@ class _DirectToLoopback:
 
     @classmethod
     def install(cls) -> None:
-        """Have toxiproxy-python use an instance of this class. A second call changes nothing."""
+        """Make toxiproxy-python use an instance of this class. A second call changes nothing."""
         from toxiproxy import api
 
         if not isinstance(api.requests, cls):

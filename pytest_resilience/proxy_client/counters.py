@@ -1,4 +1,4 @@
-"""What a proxy has counted, and what its backend knows where the proxy does not count."""
+"""The counters of a proxy, and the counts of its backend for a proxy that does not count."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 @dataclass(frozen=True)
 class Tally:
-    """What came by, counted: connections, bytes, and when (seconds of the monotonic clock)."""
+    """A count of connections and bytes, with the first and last moment in seconds of the monotonic clock."""
 
     connections: int = 0
     bytes: int = 0
@@ -17,7 +17,7 @@ class Tally:
     last: float | None = None
 
     def since(self, before: Tally) -> Tally:
-        """What came by after `before` was counted."""
+        """Return the count since `before`."""
         count = self.connections - before.connections
         new_first = self.first if before.connections == 0 else None
         return Tally(
@@ -26,18 +26,18 @@ class Tally:
 
 
 class ConnectionCounts(NamedTuple):
-    """How many connections of a proxy have begun and ended so far, by what its backend can see."""
+    """The numbers of accepted and closed connections of a proxy, as seen by the backend."""
 
     accepted: int
     closed: int
 
 
 class ProxiedClients(NamedTuple):
-    """Whom a proxy serves now, by what its backend can see.
+    """The clients connected through a proxy, as seen by the backend.
 
     Args:
-        host: the address by which the servers know the proxy.
-        ports: its clients', in the order in which it dialled for them.
+        host: the proxy's address, as the servers see it.
+        ports: the clients' ports, in the order in which the proxy dialled for them.
     """
 
     host: str
@@ -46,12 +46,20 @@ class ProxiedClients(NamedTuple):
 
 @dataclass(frozen=True)
 class ProxyCounters:
-    """What one proxy has counted.
+    """The counters of one proxy.
 
-    `refused` is None where refusals can't be seen; `unattributed` counts clients that may have been refused here or elsewhere.
+    The real Toxiproxy has few of them: `live`, `cut`, `refused` and `toxics` are None then, and the last two replace them.
 
-    The real Toxiproxy counts next to nothing: `live`, `cut` and `toxics` are None then, `backend_counts` is what its backend knows in their
-    place, and `closed_bytes` is what the connections that have ended had carried, where its metrics are switched on.
+    Args:
+        now: the moment of the reading, in seconds of the machine's monotonic clock.
+        live: open connections.
+        accepted: accepted connections.
+        refused: connections that the kernel refused while the proxy was disabled; None where the kernel does not report them.
+        cut: connections that were closed because the proxy was disabled.
+        unattributed: refused connections that may have been refused here or by another port.
+        toxics: for each toxic the connections and bytes on which it has worked, by its name.
+        backend_counts: the connections that the backend has counted; None if it does not count.
+        closed_bytes: bytes that closed connections had received; 0 if the metrics are off.
     """
 
     now: float
@@ -66,7 +74,7 @@ class ProxyCounters:
 
 
 def read_tally(raw: Mapping[str, Any]) -> Tally | None:
-    """Read one counter of the API; None where the proxy does not count."""
+    """Read one counter of the API. Return None if the proxy does not count."""
     count = raw.get("count", raw.get("connections"))
     if count is None:
         return None
@@ -74,7 +82,7 @@ def read_tally(raw: Mapping[str, Any]) -> Tally | None:
 
 
 def received_bytes(metrics: str, proxy: str) -> int:
-    """The bytes that a proxy's closed connections had carried, out of the server's metrics."""
+    """Return the bytes that closed connections of a proxy had received, from the text of the server's metrics."""
     label = f'proxy="{proxy}"'
     lines = (
         line

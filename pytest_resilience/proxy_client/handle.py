@@ -1,4 +1,4 @@
-"""One proxy of a Toxiproxy server: what strikes it, and what it counted."""
+"""One proxy of a Toxiproxy server: its toxics, its listener and its counters."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class ProxyHandle:
-    """One proxy: what strikes it, and what it counted.
+    """One proxy.
 
     Args:
-        toxiproxy: the server's API.
-        name: the proxy's name.
-        listen: where it listens, "host:port".
+        toxiproxy: the client of its server.
+        name: its name.
+        listen: its listener, "host:port".
 
     Attributes:
-        snapshots: what was counted each time that somebody shut it while it was open, so that no strike is credited with a later one's.
+        snapshots: the counters before each strike that disabled it, so that the receipt of one strike excludes the refusals of the next.
     """
 
     def __init__(self, toxiproxy: ToxiproxyClient, name: str, listen: str) -> None:
@@ -38,13 +38,13 @@ class ProxyHandle:
         self.snapshots: list[ProxyCounters] = []
 
     def disable(self) -> None:
-        """Refuse and cut; counts, so that two who shut it must both open it again."""
+        """Refuse new connections and close those that exist. Two calls need two calls of `enable`."""
         if self._disabled_by == 0:
             self.toxiproxy.request("POST", self._path, {"enabled": False})
         self._disabled_by += 1
 
     def enable(self) -> None:
-        """Take one `shut` back; the last one lets connections in again."""
+        """Undo one `disable`. The last one lets connections in again."""
         if self._disabled_by == 1:
             self.toxiproxy.request("POST", self._path, {"enabled": True})
             self._enabled_at = self.now()
@@ -66,7 +66,7 @@ class ProxyHandle:
             self.snapshots.append(counters)
 
     def drop_connections(self) -> None:
-        """Close the connections that exist; new ones are refused for a millisecond, and let in then. Nothing when it is shut."""
+        """Close the connections that exist. New ones are refused for a millisecond. Do nothing if the proxy is disabled."""
         if self._disabled_by == 0:
             self.toxiproxy.request("POST", self._path, {"enabled": False})
             self.toxiproxy.request("POST", self._path, {"enabled": True})
@@ -74,14 +74,14 @@ class ProxyHandle:
     def add_toxic(
         self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str, clients: Sequence[str] = ()
     ) -> str:
-        """Add a toxic at the end of a stream's chain; returns its name, which starts with `label`.
+        """Add a toxic at the end of a stream's chain. Return its name.
 
         Args:
             kind: Toxiproxy's type.
             stream: "upstream" or "downstream".
-            attributes: Toxiproxy's, in its units.
-            label: what the name starts with.
-            clients: "host:port" of the only connections that it shall work on (our proxy's addition); empty for all.
+            attributes: Toxiproxy's attributes, in its units.
+            label: the beginning of the name.
+            clients: "host:port" of the only connections that it works on (an addition of our proxy); empty for all.
         """
         name = f"{label}-{next(self._names)}-{stream}"
         toxic: dict[str, object] = {"name": name, "type": kind, "stream": stream, "toxicity": 1.0}
@@ -92,42 +92,45 @@ class ProxyHandle:
         return name
 
     def clients(self) -> list[str]:
-        """The addresses of all who are connected now, "host:port" each (our proxy's addition)."""
+        """Return the addresses of the connected clients, "host:port" each (an addition of our proxy)."""
         return [connection["client"] for connection in self.toxiproxy.request("GET", f"{self._path}/connections")]
 
     def by_upstream_port(self, known: Sequence[tuple[str, int | None]] = ()) -> dict[int, int] | None:
-        """For each connection the port that the server knows it by, and its client's; None where neither proxy nor backend can tell.
+        """Map the proxy's port of each connection to the server to the port of its client.
 
         Args:
-            known: the server's clients by address and port, in the order in which they came. The real Toxiproxy dials for one client
-                after the other, in the order in which it accepted them, and says no more: so they are paired one by one, or not at all
-                when there is one more on either side.
+            known: the server's clients by address and port, in the order in which they connected. A real Toxiproxy dials for its clients
+                in the order in which it accepted them, and reports no more than that. So the two lists are paired in order, and
+                nothing is paired if one of them is longer.
+
+        Returns:
+            None if neither the proxy nor the backend reports the clients.
         """
         try:
             connections = self.toxiproxy.request("GET", f"{self._path}/connections")
         except ToxiproxyError:
-            behind = self.toxiproxy.proxied_clients(self.name) if self.toxiproxy.proxied_clients is not None else None
-            if behind is None:
+            proxied = self.toxiproxy.proxied_clients(self.name) if self.toxiproxy.proxied_clients is not None else None
+            if proxied is None:
                 return None
-            ports = [port for host, port in known if host == behind.host and port is not None]
-            return dict(zip(ports, behind.ports, strict=True)) if len(ports) == len(behind.ports) else {}
+            ports = [port for host, port in known if host == proxied.host and port is not None]
+            return dict(zip(ports, proxied.ports, strict=True)) if len(ports) == len(proxied.ports) else {}
         pairs = [(connection.get("via"), connection["client"]) for connection in connections]
         return {_port(via): _port(client) for via, client in pairs if via and client != "unix"}
 
     def set_accept_delay(self, milliseconds: int) -> None:
-        """Wait so long between a client's connect and the dial (our proxy's addition)."""
+        """Delay the dial after a client has connected (an addition of our proxy)."""
         self.toxiproxy.request("POST", self._path, {"accept_delay": milliseconds})
 
     def remove_toxic(self, name: str) -> None:
-        """Remove a toxic; what it held goes out, at once and in order."""
+        """Remove a toxic. The proxy sends what it held, at once and in order."""
         self.toxiproxy.request("DELETE", f"{self._path}/toxics/{quote(name, safe='')}")
 
     def now(self) -> float:
-        """The moment on the clock that counters use."""
+        """Return the present moment of the clock that counters use."""
         return SYSTEM.now()
 
     def counters(self) -> ProxyCounters:
-        """What the proxy has counted so far."""
+        """Read the counters."""
         if self.toxiproxy.has_counters is False:
             return self._backend_counters()
         try:
@@ -149,7 +152,7 @@ class ProxyHandle:
         )
 
     def _backend_counters(self) -> ProxyCounters:
-        """What can be known of the real server."""
+        """Return the counters of a real Toxiproxy, with the counts of the backend."""
         counts = self.toxiproxy.connection_counts(self.name) if self.toxiproxy.connection_counts is not None else None
         return ProxyCounters(
             now=self.now(),
@@ -163,39 +166,41 @@ class ProxyHandle:
         )
 
     def reset(self) -> None:
-        """Enable this proxy and remove its toxics, as the server's reset does with all of them."""
-        shown = self.toxiproxy.request("GET", self._path)
-        if not shown["enabled"]:
+        """Enable this proxy and remove its toxics, as the server's reset does with all proxies."""
+        state = self.toxiproxy.request("GET", self._path)
+        if not state["enabled"]:
             self.toxiproxy.request("POST", self._path, {"enabled": True})
-        for toxic in shown["toxics"]:
+        for toxic in state["toxics"]:
             self.remove_toxic(toxic["name"])
         self.mark_enabled()
 
     def mark_enabled(self) -> None:
-        """Forget who shut it: the server was reset."""
+        """Forget all calls of `disable`, because the server has enabled the proxy."""
         self._disabled_by = 0
 
     def as_toxiproxy_python(self) -> toxiproxy.Proxy:
-        """toxiproxy-python's object for this proxy."""
+        """Return toxiproxy-python's object for this proxy."""
         proxy = self.toxiproxy.as_toxiproxy_python().get_proxy(self.name)
-        assert proxy is not None, f"the proxy {self.name} is gone from its server"
+        assert proxy is not None, f"the server has no proxy {self.name}"
         return proxy
 
 
 def populate(toxiproxy: ToxiproxyClient, proxies: list[tuple[str, str, str]]) -> list[ProxyHandle]:
-    """Create proxies, each given as (name, listen, upstream); returns them in order."""
-    made = toxiproxy.request("POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in proxies])
-    return [ProxyHandle(toxiproxy, proxy["name"], proxy["listen"]) for proxy in made["proxies"]]
+    """Create proxies from tuples of name, listen address and upstream. Return them in order."""
+    created = toxiproxy.request(
+        "POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in proxies]
+    )
+    return [ProxyHandle(toxiproxy, proxy["name"], proxy["listen"]) for proxy in created["proxies"]]
 
 
 def create_proxy(toxiproxy: ToxiproxyClient, name: str, listen: str, upstream: str) -> ProxyHandle:
-    """Create one proxy, which must not be there yet.
+    """Create a proxy.
 
     Raises:
-        SetupError: the server refused it: the name is taken, or the port.
+        ToxiproxyError: the server refused it, because the name or the port is taken.
     """
-    made = toxiproxy.request("POST", "/proxies", {"name": name, "listen": listen, "upstream": upstream})
-    return ProxyHandle(toxiproxy, made["name"], made["listen"])
+    created = toxiproxy.request("POST", "/proxies", {"name": name, "listen": listen, "upstream": upstream})
+    return ProxyHandle(toxiproxy, created["name"], created["listen"])
 
 
 def _port(address: str) -> int:
