@@ -1,7 +1,12 @@
-"""What can break: every kind of fault by its name. A new kind is one class in one file and one line here."""
+"""The registry of faults by name. A new kind is one class in one file and one line here."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import SetupError
+from ..wording import did_you_mean
 from .fault import Fault, Receipt, Strike
 from .network import (
     Bandwidth,
@@ -56,4 +61,23 @@ FAULTS: dict[str, type[Fault]] = {
     "starve_cpu": StarveCpu,
 }
 
-__all__ = ["FAULTS", "Fault", "Receipt", "Strike"]
+
+def from_json(data: Mapping[str, Any]) -> Fault:
+    """Create the fault that `Fault.to_json` has described.
+
+    Args:
+        data: {"fault": name, "settings": {...}}; without settings, each has its default.
+
+    Raises:
+        SetupError: no fault has that name, or the settings don't fit it.
+    """
+    name, settings = data["fault"], data.get("settings", {})
+    if name not in FAULTS:
+        raise SetupError(f"no fault named {name!r}{did_you_mean(name, FAULTS)}")
+    try:
+        return FAULTS[name](**settings)
+    except TypeError as error:
+        raise SetupError(f"fault {name!r}: {error}") from None
+
+
+__all__ = ["FAULTS", "Fault", "Receipt", "Strike", "from_json"]

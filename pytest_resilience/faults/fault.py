@@ -183,10 +183,12 @@ class Fault(ABC):
     Attributes:
         name: the second half of a label, such as "latency".
         targets: the kinds of targets that the fault can strike: "postgres", "redis", "service".
+        heals: False for damage that `Strike.heal` can't undo, such as deleted data.
     """
 
     name: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
+    heals: ClassVar[bool] = True
 
     def __init_subclass__(cls) -> None:
         """Make each `strike` raise CannotInject if the backend of the target does not support the fault."""
@@ -203,10 +205,25 @@ class Fault(ABC):
             SetupError: the fault has nothing to strike, or a setting does not fit the target.
         """
 
+    def heals_on(self, target: Any) -> bool:
+        """True if `Strike.heal` undoes the fault on this target. A killed process of the user's, for example, stays dead."""
+        return self.heals
+
     def label(self, target: FaultTarget) -> str:
         """Return target, name and the settings that differ from their defaults, such as "redis.latency(seconds=0.2)"."""
         settings = [f"{name}={value!r}" for name, value in self._settings().items()]
         return f"{target.name}.{self.name}" + (f"({', '.join(settings)})" if settings else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fault as plain data, from which `faults.from_json` creates it again.
+
+        Returns:
+            {"fault": name, "settings": the settings that differ from their defaults}.
+        """
+        settings = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in self._settings().items()
+        }
+        return {"fault": self.name, "settings": settings}
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that differ from their defaults."""

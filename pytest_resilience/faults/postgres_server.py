@@ -105,6 +105,9 @@ class HoldLocks(PostgresFault):
     name: ClassVar[str] = "hold_locks"
     tables: str | Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        _freeze_tables(self)
+
     def strike(self, target: HasPostgres) -> Strike:
         return strike_hold(self, target, target.admin.hold_locks(_names(self.tables), self.label(target)))
 
@@ -126,6 +129,7 @@ class SlowQueries(PostgresFault):
 
     def __post_init__(self) -> None:
         at_least("seconds", self.seconds, 0.01, "s")
+        _freeze_tables(self)
 
     def strike(self, target: HasPostgres) -> Strike:
         hold = target.admin.slow_down(_names(self.tables), self.seconds, self.label(target))
@@ -136,11 +140,18 @@ def _names(tables: str | Sequence[str]) -> list[str]:
     return [tables] if isinstance(tables, str) else list(tables)
 
 
+def _freeze_tables(fault: HoldLocks | SlowQueries) -> None:
+    """Make the tables a tuple, so that faults from JSON, which has lists, are equal."""
+    if not isinstance(fault.tables, str):
+        object.__setattr__(fault, "tables", tuple(fault.tables))
+
+
 @dataclass(frozen=True)
 class TerminateBackends(PostgresFault):
     """Terminate every session at once (57P01), as a failover or an administrator does. The server stays up: nothing to heal."""
 
     name: ClassVar[str] = "terminate_backends"
+    heals: ClassVar[bool] = False
 
     def strike(self, target: HasPostgres) -> Strike:
         return _strike_sessions(self, target, target.admin.terminate_backends())
@@ -154,6 +165,7 @@ class Crash(PostgresFault):
     """
 
     name: ClassVar[str] = "crash"
+    heals: ClassVar[bool] = False
 
     def strike(self, target: HasPostgres) -> Strike:
         number = target.admin.count_sessions()

@@ -11,7 +11,13 @@ from .fault import Fault, FaultTarget, Receipt, Strike
 
 
 class ProcessControl(Protocol):
-    """Control of the processes of a target."""
+    """Control of the processes of a target.
+
+    Attributes:
+        can_start: True if `start` can start the processes again.
+    """
+
+    can_start: bool
 
     def processes(self) -> list[int]:
         """Return the ids of the live processes."""
@@ -73,8 +79,15 @@ class ProcessFault(Fault):
         raise AssertionError(f"{type(self).__name__} does not override _inject_and_heal")
 
 
+class _EndingFault(ProcessFault):
+    """A process fault whose heal starts the target again."""
+
+    def heals_on(self, target: HasProcesses) -> bool:
+        return target.process_control.can_start
+
+
 @dataclass(frozen=True)
-class Kill(ProcessFault):
+class Kill(_EndingFault):
     """Kill all processes at once (SIGKILL). The heal starts the target again on the same port with the data that survived."""
 
     name: ClassVar[str] = "kill"
@@ -94,7 +107,7 @@ class Pause(ProcessFault):
 
 
 @dataclass(frozen=True)
-class Terminate(ProcessFault):
+class Terminate(_EndingFault):
     """Shut down in order (SIGTERM) and wait for the end. The heal starts the target again."""
 
     name: ClassVar[str] = "terminate"
@@ -105,7 +118,7 @@ class Terminate(ProcessFault):
 
 
 @dataclass(frozen=True)
-class Restart(ProcessFault):
+class Restart(_EndingFault):
     """Shut down in order and start again on the same port, before the call returns.
 
     Args:

@@ -229,6 +229,7 @@ class Flush(Fault):
     """Delete all data at once, as a mistaken FLUSHALL or a restart without persistence does. There is no heal."""
 
     name: ClassVar[str] = "flush"
+    heals: ClassVar[bool] = False
     targets: ClassVar[tuple[str, ...]] = ("redis",)
 
     def strike(self, target: HasRedis) -> Strike:

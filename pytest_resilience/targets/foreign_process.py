@@ -25,6 +25,8 @@ EXIT_TIMEOUT = 10.0  # seconds from a signal to the end of the process
 class ForeignProcessControl:
     """A process that we did not start, so that we can't start it again, and all that descends from it."""
 
+    can_start = False
+
     def __init__(self, process: psutil.Process) -> None:
         self._tree = ForeignProcessTree(process)
         self._paused: list[psutil.Process] = []

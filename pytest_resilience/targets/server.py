@@ -25,6 +25,8 @@ Admin = TypeVar("Admin", bound=PostgresAdmin | RedisAdmin)
 class ServerProcesses:
     """A backend's server, with the verbs that process faults use."""
 
+    can_start = True
+
     def __init__(self, server: Server) -> None:
         self._server = server
 

@@ -97,6 +97,8 @@ class RunningService:
         clock: reads and spends time.
     """
 
+    can_start = True
+
     def __init__(self, spec: Service, backend: Backend, clock: Clock = SYSTEM) -> None:
         self.spec = spec
         self._backend = backend

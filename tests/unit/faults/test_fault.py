@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pytest_resilience import HealFailed, SetupError
-from pytest_resilience.faults import FAULTS, Receipt, Strike
+from pytest_resilience.faults import FAULTS, Fault, Receipt, Strike, from_json
 from pytest_resilience.faults.network import Blackhole, Latency, Refuse
+from pytest_resilience.faults.process import Kill, Pause, ProcessFault, Restart, Terminate
 from pytest_resilience.targets.target import StrikeRegistry
 
 
@@ -141,3 +144,68 @@ def test_a_receipt_reads_as_a_sentence(receipt: Receipt, text: str) -> None:
 def test_every_fault_goes_by_its_own_name_and_has_targets() -> None:
     assert {name: kind.name for name, kind in FAULTS.items()} == {name: name for name in FAULTS}
     assert all(set(kind.targets) <= {"postgres", "redis", "service"} and kind.targets for kind in FAULTS.values())
+
+
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "blackhole": [{}, {"direction": "up"}],
+    "latency": [{"seconds": 0.2}, {"seconds": 1, "jitter": 0.5}],
+    "bandwidth": [{"bytes_per_s": 1000}],
+    "slow_close": [{"seconds": 0.1}],
+    "slicer": [{}, {"average_bytes": 3, "variation_bytes": 1, "delay": 0.01}],
+    "limit_data": [{"bytes": 10}],
+    "flap": [{}, {"down": 2, "up": 3, "unit": "connections"}],
+    "slow_accept": [{"seconds": 0.1}],
+    "restart": [{}, {"data": "kept"}],
+    "starve": [{"connections": 3}, {"lock": "orders"}],
+    "take_connections": [{}, {"left": 2}],
+    "hold_locks": [{}, {"tables": "orders"}, {"tables": ("orders", "plans")}, {"tables": ["orders"]}],
+    "slow_queries": [{"seconds": 0.1}, {"seconds": 0.1, "tables": ["orders", "plans"]}],
+    "readonly": [{}, {"stale": False}],
+    "max_clients": [{}, {"left": 2}],
+    "memory_pressure": [{"headroom_mb": 8}],
+    "memory_limit": [{"headroom_mb": 8.5}],
+    "exhaust_descriptors": [{}, {"left": 3}],
+    "starve_cpu": [{}, {"share": 0.2}],
+}
+EACH = [FAULTS[name](**settings) for name in FAULTS for settings in SETTINGS.get(name, [{}])]
+
+
+@pytest.mark.parametrize("fault", EACH, ids=repr)
+def test_a_fault_is_equal_after_a_round_trip_through_json(fault: Fault) -> None:
+    text = json.dumps(fault.to_json())
+    assert from_json(json.loads(text)) == fault
+    assert hash(from_json(json.loads(text))) == hash(fault)
+
+
+def test_json_has_the_settings_that_differ_from_their_defaults() -> None:
+    assert Refuse().to_json() == {"fault": "refuse", "settings": {}}
+    assert Latency(0.2).to_json() == {"fault": "latency", "settings": {"seconds": 0.2}}
+    assert from_json({"fault": "refuse"}) == Refuse()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"fault": "latancy"}, "no fault named 'latancy'; did you mean 'latency'?"),
+        ({"fault": "latency"}, "fault 'latency': .*missing .*'seconds'"),
+        ({"fault": "latency", "settings": {"ms": 2}}, "fault 'latency': .*unexpected .*'ms'"),
+        ({"fault": "latency", "settings": {"seconds": 0}}, "seconds must be at least"),
+    ],
+)
+def test_json_that_describes_no_fault_is_refused(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(SetupError, match=message):
+        from_json(data)
+
+
+def test_faults_that_no_heal_undoes_are_known() -> None:
+    assert {name for name, kind in FAULTS.items() if not kind.heals} == {"terminate_backends", "crash", "flush"}
+
+
+@pytest.mark.parametrize(("kind", "heals"), [(Kill, False), (Terminate, False), (Restart, False), (Pause, True)])
+def test_a_process_that_only_the_user_can_start_is_not_healed_from_its_end(
+    kind: type[ProcessFault], heals: bool
+) -> None:
+    foreign = SimpleNamespace(process_control=SimpleNamespace(can_start=False))
+    own = SimpleNamespace(process_control=SimpleNamespace(can_start=True))
+    assert kind().heals_on(foreign) is heals
+    assert kind().heals_on(own)
