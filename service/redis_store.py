@@ -174,7 +174,7 @@ class RedisStore:
             await self._close()
 
     async def _probe_once(self) -> None:
-        """While up, wait, probe, and deliver the writes that requests could not."""
+        """Wait, probe, and deliver the writes that requests could not, while Redis is up."""
         await self._sleep(PROBE_INTERVAL)
         client, epoch = self._client, self._breaker.epoch
         if client is None or not self._breaker.up:
