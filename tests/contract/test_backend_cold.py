@@ -148,7 +148,7 @@ def test_a_postgres_that_cannot_be_made_shows_why(tmp_path, monkeypatch):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv(binaries.POSTGRES_VARIABLE, str(tmp_path))
     failed = EmbeddedBackend()
-    with pytest.raises(BackendUnavailable, match=r"initdb failed with exit code 3; it said:\nno room"):
+    with pytest.raises(BackendUnavailable, match=r"initdb failed with exit code 3; its output:\nno room"):
         failed.start()
     assert not failed.directory.exists()
 

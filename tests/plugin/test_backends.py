@@ -283,7 +283,7 @@ def test_a_run_on_auto_without_any_backend_fails_the_tests_that_need_one_in_a_li
     project.makepyfile("def test_it(resilience): pass", test_other="def test_other(): pass")
     result = project.runpytest_subprocess()
     result.assert_outcomes(errors=1, passed=1)
-    result.stdout.fnmatch_lines(["E *BackendUnavailable: PYTEST_RESILIENCE_POSTGRES_BIN says '/nonexistent'*"])
+    result.stdout.fnmatch_lines(["E *BackendUnavailable: PYTEST_RESILIENCE_POSTGRES_BIN is '/nonexistent'*"])
     result.stdout.no_fnmatch_line("*pytest_resilience/*")
 
 

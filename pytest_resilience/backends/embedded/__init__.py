@@ -1,1 +1,1 @@
-"""Servers from wheels, as child processes of the supervisor."""
+"""Postgres, Redis and the proxy as processes on loopback."""

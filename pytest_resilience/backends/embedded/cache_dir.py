@@ -1,4 +1,4 @@
-"""Where on this machine we keep what makes the next start faster."""
+"""Directories for templates, which make the next start faster."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ from pathlib import Path
 
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
-    """Return where templates are kept: the user's cache, or a directory for temporary files that only this user can enter.
-
-    Returns:
-        None when there is no such place.
-    """
+    """Return the first directory for templates, or None if there is none."""
     return next(cache_directories(environ), None)
 
 
 def cache_directories(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
-    """Return the places where templates may be kept, the best first. Each is made when it is reached.
+    """Return the directories for templates, the best first: the user's cache, then one among the temporary files.
 
-    A template is code that runs as this user. So each place is a directory of this user's that nobody else may write to, no link, and below
-    directories that nobody else can exchange.
+    Each is created when the iterator reaches it. A template is code that runs as this user, so each directory belongs to this user, only
+    this user can write to it, it is not a link, and no other user can replace one of its parents.
     """
     for path in _candidates(environ):
         try:
@@ -41,7 +37,7 @@ def _is_owned(status: os.stat_result) -> bool:
 
 
 def _is_safe(parent: Path) -> bool:
-    """True if no other user can rename what this directory has; a group may (many users have one of their own)."""
+    """True if no other user can rename entries of this directory. Its group may, because many users have a private group."""
     status = parent.stat()
     if status.st_mode & stat.S_ISVTX:
         return True
@@ -49,12 +45,12 @@ def _is_safe(parent: Path) -> bool:
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
-    asked = environ.get("XDG_CACHE_HOME", "")
-    if asked.startswith("/"):
-        yield Path(asked) / "pytest-resilience"
+    configured = environ.get("XDG_CACHE_HOME", "")
+    if configured.startswith("/"):
+        yield Path(configured) / "pytest-resilience"
     elif home := environ.get("HOME"):
         yield Path(home) / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "pytest-resilience"
     try:
         yield Path(tempfile.gettempdir()) / f"pytest-resilience-cache-{os.geteuid()}"
-    except FileNotFoundError:  # no directory for temporary files can be written
+    except FileNotFoundError:  # no directory for temporary files is writable
         return

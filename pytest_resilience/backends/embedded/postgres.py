@@ -1,56 +1,42 @@
-"""A Postgres of ours: made from a template, started, asked whether it serves."""
+"""An embedded Postgres on a data directory that was copied from a template."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ...clients.receive import receive
-from ...clock import SYSTEM, Clock
-from ...processes import ManagedProcess, RunAs, SupervisorClient
+from ...processes import ManagedProcess, RunAs
 from ...wire import postgres as wire
 from ..backend import Address
 from ..managed_server import connect_and_send
 from ..postgres_url import postgres_url
 from ..server_settings import DATABASE
-from .server_process import LoopbackServer
+from .server_process import LoopbackServer, ProcessContext
 
 STATUS_LINE = 7  # of postmaster.pid
 
 
 class PostgresProcess(LoopbackServer):
-    """A Postgres server on loopback.
+    """A Postgres server on loopback. Its data directory has its name.
 
     Args:
-        supervisor: who starts it.
+        context: the session.
+        name: the name in messages, of its log and of its data directory.
         program: the `postgres` binary.
-        data: its data directory.
-        name: what it is called.
-        log: the file for its output.
-        version: what it is.
-        password: of the user postgres.
-        user: as whom it runs; Postgres refuses to run as root.
-        clock: what to wait with.
+        version: the version of that binary.
+        password: the password of the user postgres.
+        user: the user that it runs as. Postgres refuses to run as root.
     """
 
     kind = "postgres"
-    _stop_signal = 2  # SIGINT: disconnect the clients, write everything down; SIGTERM would wait for them
+    _stop_signal = 2  # SIGINT: disconnect the clients and write everything to disk; SIGTERM would wait for the clients
 
     def __init__(
-        self,
-        supervisor: SupervisorClient,
-        program: Path,
-        data: Path,
-        *,
-        name: str = "postgres",
-        log: Path,
-        version: str,
-        password: str,
-        user: RunAs,
-        clock: Clock = SYSTEM,
+        self, context: ProcessContext, name: str, program: Path, *, version: str, password: str, user: RunAs
     ) -> None:
-        super().__init__(supervisor, name, log=log, clock=clock, user=user)
+        super().__init__(context, name, user=user)
         self._program = program
-        self._data = data
+        self._data = context.directory / name
         self._password = password
         self.version = version
 
@@ -61,7 +47,7 @@ class PostgresProcess(LoopbackServer):
         return postgres_url("postgres", self._password, address, DATABASE)
 
     def is_ready(self, child: ManagedProcess) -> bool:
-        """Whether it says so in its lock file, which also says that it is this very process, and lets us in."""
+        """True if its lock file has the status "ready" and the id of this process, and it accepts a session."""
         lines = (self._data / "postmaster.pid").read_text().splitlines()
         if len(lines) <= STATUS_LINE or lines[0] != str(child.pid) or lines[STATUS_LINE].strip() != "ready":
             return False

@@ -1,8 +1,8 @@
-"""A password for each session, although all sessions copy the same data directory.
+"""A password for each session, although all sessions copy one data directory.
 
-A cluster is made with a password that is thrown away. What the server keeps of it, the verifier, is a text of fixed length in a page of
-the table of roles. Each session writes another verifier in its place before its server starts. So no file has a password, the template
-has the verifier of a password that nobody knows, and no statement has to run before the server is ready.
+A cluster is created with a random password that is not stored. Its verifier is a text of fixed length in a page of the table of roles.
+Each session overwrites it with the verifier of a new password before its server starts. So no file has a password, the password of the
+template is lost, and no statement has to run before the server is ready.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import NamedTuple
 from ...wording import counted
 from .template_file import TemplateCorrupt
 
-# The password is random and the server on loopback; 4096 iterations, the least that RFC 7677 wants, would cost 100 connections 0.5 s.
+# The password is random and the server on loopback. 4096 iterations, the minimum of RFC 7677, would cost 100 connections 0.5 s.
 ITERATIONS = 1
 RFC_ITERATIONS = 4096
-STRICT_LIBRARY = "scramp"  # pg8000's library: it refuses fewer
+STRICT_LIBRARY = "scramp"  # of pg8000, refuses fewer
 
 VERIFIER = re.compile(rb"SCRAM-SHA-256\$\d{4}:[A-Za-z0-9+/=]{24}\$[A-Za-z0-9+/=]{44}:[A-Za-z0-9+/=]{44}")
 
 
 class VerifierLocation(NamedTuple):
-    """Where a cluster keeps the verifier of its only role.
+    """The verifier of the only role of a cluster.
 
     Args:
-        file: below the data directory.
-        verifier: what is there.
+        file: its file, relative to the data directory.
+        verifier: its text.
     """
 
     file: str
@@ -40,10 +40,10 @@ class VerifierLocation(NamedTuple):
 
 
 def find_verifier(data: Path) -> VerifierLocation:
-    """Return where the verifier is in a data directory whose server is shut down.
+    """Return the verifier in the data directory of a server that is shut down.
 
     Raises:
-        TemplateCorrupt: it is not in exactly one place.
+        TemplateCorrupt: the directory has none, or several.
     """
     files = sorted(path for path in (data / "global").iterdir() if path.is_file())
     found = [(path, verifier) for path in files for verifier in VERIFIER.findall(path.read_bytes())]
@@ -53,23 +53,23 @@ def find_verifier(data: Path) -> VerifierLocation:
     return VerifierLocation(str(path.relative_to(data)), verifier.decode())
 
 
-def set_password(data: Path, place: VerifierLocation, password: str) -> None:
-    """Let the role's password be this one, in a data directory whose server does not run and whose pages have no checksums.
+def set_password(data: Path, location: VerifierLocation, password: str) -> None:
+    """Replace the password of the role in a data directory. Its server must not run, and its pages must have no checksums.
 
     Raises:
-        TemplateCorrupt: the verifier is not where it was.
+        TemplateCorrupt: the file does not have the verifier.
     """
-    file = data / place.file
+    file = data / location.file
     content = file.read_bytes()
     new = verifier_for(password, RFC_ITERATIONS if importlib.util.find_spec(STRICT_LIBRARY) else ITERATIONS)
-    if content.count(place.verifier.encode()) != 1 or len(new) != len(place.verifier):
-        raise TemplateCorrupt(f"{place.file} has not the verifier that was written down")
+    if content.count(location.verifier.encode()) != 1 or len(new) != len(location.verifier):
+        raise TemplateCorrupt(f"{location.file} does not have the recorded verifier")
     with file.open("r+b") as target:
-        target.write(content.replace(place.verifier.encode(), new.encode()))
+        target.write(content.replace(location.verifier.encode(), new.encode()))
 
 
 def verifier_for(password: str, iterations: int) -> str:
-    """Return what Postgres keeps of a password (RFC 5803), in a length that is always the same."""
+    """Return the SCRAM verifier of a password (RFC 5803), always of one length."""
     salt = os.urandom(16)
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
     stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()

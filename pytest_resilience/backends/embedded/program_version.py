@@ -66,6 +66,9 @@ def program_version(program: Path) -> str:
 
 
 def protects_configs(version: str) -> bool:
-    """True if a Redis of that version can refuse to load modules and to rename its files, as from 7 on; also if it is unknown."""
+    """True if a Redis of that version can refuse to load modules and to rename its files, as it can from 7 on.
+
+    An unknown version counts as newer.
+    """
     major = version.partition(".")[0]
     return not major.isdigit() or int(major) >= 7

@@ -1,4 +1,4 @@
-"""The embedded Toxiproxy: our proxy in a process of its own."""
+"""The embedded Toxiproxy: the proxy of this package in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...clock import SYSTEM, Clock
-from ...processes import ManagedProcess, SupervisorClient
+from ...processes import ManagedProcess
 from ..backend import Address
 from ..managed_server import HOST
 from ..session.child_environ import SERVER_ENVIRON, python_environ
-from .server_process import ServerProcess
+from .server_process import ProcessContext, ServerProcess
 
 LISTENING = "Starting Toxiproxy HTTP server"
-# Without `site`, with two places to import from in place of all that is installed, and with an empty package in the place of ours,
-# whose public names the proxy does not need: a third of the start time.
+# The proxy starts in a third of the time without `site`, with two import paths instead of all of site-packages, and with an empty package
+# in place of pytest_resilience, because it needs none of the public names.
 _RUN = """
 import sys
 package = type(sys)("pytest_resilience")
@@ -30,20 +29,18 @@ sys.exit(main(sys.argv[1:]))
 
 
 class ProxyProcess(ServerProcess):
-    """The proxy. It chooses its port itself and writes it to its log.
+    """The proxy. It binds a free port and writes the address to its log.
 
     Args:
-        supervisor: who starts it.
-        log: the file for its output.
-        clock: what to wait with.
+        context: the session.
     """
 
-    def __init__(self, supervisor: SupervisorClient, *, log: Path, clock: Clock = SYSTEM) -> None:
-        super().__init__(supervisor, "proxy", log=log, clock=clock)
+    def __init__(self, context: ProcessContext) -> None:
+        super().__init__(context, "proxy")
 
     def argv(self) -> list[str]:
         run = _RUN.format(package=str(Path(__file__).parents[2]), h11=_directory_of("h11"))
-        # Other users of the machine gain nothing while a session runs; SECURITY.md promises it.
+        # Other users of the machine can't use the proxy, as SECURITY.md promises.
         return [sys.executable, "-I", "-S", "-c", run, "-host", HOST, "-port", "0", "-owner-only", "-loopback-only"]
 
     def environment(self) -> Mapping[str, str]:
@@ -53,7 +50,7 @@ class ProxyProcess(ServerProcess):
         self._spawn()
 
     def is_ready(self, child: ManagedProcess) -> bool:
-        """Whether it has written where it listens."""
+        """True if the log has the address at which the proxy listens."""
         for line in self.log_text(self._log_begin).splitlines():
             if LISTENING in line:
                 self.address = Address.parse(json.loads(line)["address"])
@@ -63,6 +60,6 @@ class ProxyProcess(ServerProcess):
 
 def _directory_of(module: str) -> str:
     spec = importlib.util.find_spec(module)
-    assert spec is not None, f"{module} is one of our dependencies"
+    assert spec is not None, f"{module} is a dependency of this package"
     assert spec.origin is not None, f"{module} is a package of files"
     return str(Path(spec.origin).parents[1])

@@ -1,9 +1,9 @@
-"""A Redis, or Valkey, of ours: started, asked whether it serves.
+"""An embedded Redis or Valkey.
 
-It has no password, since its host and port are what users are given. So it runs with what keeps any other user of the machine from using
-it to become the user who started it: no changes of the names of its files, no modules, and no DEBUG (which sets hooks of the memory
-allocator). The fault `loading` needs DEBUG: it has another name in each session, which the server reads from its standard input, because a
-command line is for everybody to see.
+It has no password, because users get its host and port. So it runs with settings that keep other users of the machine from becoming its
+user by it: no changes of its file names, no modules, and no DEBUG (which sets hooks of the memory allocator). The fault `loading` needs
+DEBUG, so the command has another name in each session. The server reads that name from its standard input, because all users of the
+machine can read a command line.
 """
 
 from __future__ import annotations
@@ -12,50 +12,37 @@ import os
 from pathlib import Path
 
 from ...clients.receive import receive
-from ...clock import SYSTEM, Clock
-from ...processes import ManagedProcess, SupervisorClient
+from ...processes import ManagedProcess
 from ...redaction import new_password
 from ...wire import redis as wire
 from ..backend import Address
 from ..managed_server import HOST, connect_and_send
 from .binaries import Installation
 from .program_version import protects_configs
-from .server_process import LoopbackServer
+from .server_process import LoopbackServer, ProcessContext
 
-SAVED = "dump.rdb"  # Redis' default
-# DEBUG is allowed by its other name only.
+SNAPSHOT = "dump.rdb"  # Redis' default
+# DEBUG is enabled under its other name only.
 PROTECTED_CONFIGS = {"enable-protected-configs": "no", "enable-module-command": "no", "enable-debug-command": "local"}
 
 
 class RedisProcess(LoopbackServer):
-    """A Redis server on loopback. It keeps nothing on disk: killed, it comes back empty, as a cache does.
+    """A Redis server on loopback. It saves nothing on disk, so it starts empty after a kill, as a cache does.
 
     Args:
-        supervisor: who starts it.
-        found: the installed Redis or Valkey.
-        directory: where it runs.
-        name: what it is called.
-        log: the file for its output.
-        clock: what to wait with.
+        context: the session.
+        name: the name in messages, of its log and of its directory, which must exist.
+        installation: the installed Redis or Valkey.
     """
 
     kind = "redis"
 
-    def __init__(
-        self,
-        supervisor: SupervisorClient,
-        found: Installation,
-        directory: Path,
-        *,
-        name: str = "redis",
-        log: Path,
-        clock: Clock = SYSTEM,
-    ) -> None:
-        super().__init__(supervisor, name, log=log, clock=clock)
-        self._program = found.path
-        self._protected = protects_configs(found.version())
-        self._directory = directory
-        self._settings = directory / "settings.conf"
+    def __init__(self, context: ProcessContext, name: str, installation: Installation) -> None:
+        super().__init__(context, name)
+        self._program = installation.path
+        self._protected = protects_configs(installation.version())
+        self._directory = context.directory / name
+        self._settings = self._directory / "settings.conf"
         self.debug_command = f"debug-{new_password()}"
         self.version = ""
 
@@ -73,7 +60,7 @@ class RedisProcess(LoopbackServer):
         return [str(self._program), "-", *words]
 
     def stdin(self) -> Path:
-        """Return its other settings, written anew: it reads them at each start."""
+        """Write the settings that no command line may have, and return their file."""
         lines = [f"rename-command DEBUG {self.debug_command}"]
         if not self._protected:
             lines.append('rename-command MODULE ""')
@@ -83,13 +70,13 @@ class RedisProcess(LoopbackServer):
         return self._settings
 
     def discard_snapshot(self) -> None:
-        (self._directory / SAVED).unlink(missing_ok=True)
+        (self._directory / SNAPSHOT).unlink(missing_ok=True)
 
     def url(self, address: Address) -> str:
         return f"redis://{address}/0"
 
     def is_ready(self, child: ManagedProcess) -> bool:
-        """Whether the one who answers is this very process."""
+        """True if the server that answers is this process."""
         with connect_and_send(self.address, wire.encode_command("INFO", "server")) as connection:
             reply = receive(connection, wire.first_reply)
         fields = wire.parse_info(reply or "")

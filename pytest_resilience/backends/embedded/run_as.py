@@ -1,4 +1,4 @@
-"""As whom Postgres runs: it refuses to run as root, and root is what containers run as."""
+"""The user that Postgres runs as. It refuses root, and root is the user of most containers."""
 
 from __future__ import annotations
 
@@ -12,38 +12,39 @@ from typing import NamedTuple
 from ...errors import BackendUnavailable
 from ...processes import PLAIN, RunAs, SupervisorClient
 
-NOBODY_UID = 65534  # initdb looks its user up, so it must be one that every system knows
+NOBODY_UID = 65534  # initdb looks its user up, so it must exist on all systems
 
 
 class PostgresAccount(NamedTuple):
-    """As whom Postgres runs, and where that user finds its programs."""
+    """The user that Postgres runs as, and the directory of programs that this user can read."""
 
     user: RunAs
     programs: Path
 
 
-def postgres_account(supervisor: SupervisorClient, programs: Path, scratch: Path) -> PostgresAccount:
-    """Who runs Postgres here. As root, or without a name, it takes an answer of the supervisor.
+def postgres_account(supervisor: SupervisorClient, programs: Path, directory: Path) -> PostgresAccount:
+    """Return the account that Postgres runs under. For root, and for a user without a name, this queries the supervisor.
 
     Args:
-        supervisor: who will start it.
-        programs: the directory with its programs.
-        scratch: the session's directory.
+        supervisor: starts Postgres.
+        programs: the directory of its programs.
+        directory: the directory of the session.
     """
     user = postgres_user(supervisor)
     if user.mode == "setuid":
-        scratch.chmod(0o711)  # the other user may walk through, and not look
-        programs = readable_copy(programs, scratch)
+        directory.chmod(0o711)  # the other user may enter, and not list
+        programs = readable_copy(programs, directory)
     return PostgresAccount(user, programs)
 
 
 def postgres_user(supervisor: SupervisorClient) -> RunAs:
-    """Return this user, unless Postgres refuses it: root, and a user without a line in /etc/passwd (initdb asks for its name).
+    """Return the current user. For root, and for a user without a line in /etc/passwd, return `nobody`.
 
-    Those become nobody, in a user namespace where the kernel allows that, which needs no change of owners.
+    Postgres refuses root, and initdb refuses a user without a name. `nobody` runs in a user namespace if the kernel allows it, which needs
+    no change of owners. Otherwise only root can become `nobody`, by setuid.
 
     Raises:
-        BackendUnavailable: there is no user here as whom Postgres would run; says what to do.
+        BackendUnavailable: Postgres runs as no user that is possible here. The message has a remedy.
     """
     uid = os.geteuid()
     if uid != 0 and _has_name(uid):
@@ -73,43 +74,41 @@ def _has_name(uid: int) -> bool:
 
 
 def _ordinary_user() -> tuple[int, int]:
-    """Return the ids of an ordinary user with a name: nobody, where there is one."""
+    """Return the user id and group id of `nobody`, or of another ordinary user if `nobody` has no name."""
     if _has_name(NOBODY_UID):
         return NOBODY_UID, NOBODY_UID
     return next(((each.pw_uid, each.pw_gid) for each in pwd.getpwall() if each.pw_uid != 0), (NOBODY_UID, NOBODY_UID))
 
 
 def chown_tree(path: Path, user: RunAs) -> None:
-    """Make a file, or a directory with everything in it, belong to that user, where it does not anyway."""
+    """Change the owner of a file, or of a directory and everything in it, if that user runs by setuid."""
     if user.mode != "setuid":
         return
     os.chown(path, user.uid, user.gid, follow_symlinks=False)
     if path.is_symlink() or not path.is_dir():
         return
-    # That user may be at work in it already, so a name may have become a link to a file of root's: no link is followed.
-    for _, directories, files, place in os.fwalk(path):
+    # The other user may already write there and replace a name by a link to a file of root, so no link is followed.
+    for _, directories, files, descriptor in os.fwalk(path):
         for name in (*directories, *files):
             with contextlib.suppress(FileNotFoundError):
-                os.chown(name, user.uid, user.gid, dir_fd=place, follow_symlinks=False)
+                os.chown(name, user.uid, user.gid, dir_fd=descriptor, follow_symlinks=False)
 
 
-def readable_copy(binaries: Path, scratch: Path) -> Path:
-    """The directory with the programs as any user can reach it: as it is, or a copy of the installation, if it lies in root's home.
+def readable_copy(binaries: Path, directory: Path) -> Path:
+    """Return a directory of the programs that all users can read. It is a copy of the installation if that is in root's home.
 
     Args:
-        binaries: the directory.
-        scratch: where a copy may go.
+        binaries: the directory of the programs.
+        directory: the parent of a copy.
     """
-    if all(place.stat().st_mode & 0o001 for place in binaries.resolve().parents):
+    if all(parent.stat().st_mode & 0o001 for parent in binaries.resolve().parents):
         return binaries
     installation = binaries.parent
     package = installation.parent
-    copy = scratch / "binaries"
+    copy = directory / "binaries"
     ignored = shutil.ignore_patterns("include", "doc", "*.a", "pgxs", "pkgconfig")
     shutil.copytree(installation, copy / package.name / installation.name, symlinks=True, ignore=ignored)
-    libraries = package.with_name(
-        f"{package.name}.libs"
-    )  # where a wheel keeps the libraries that its programs name by $ORIGIN
+    libraries = package.with_name(f"{package.name}.libs")  # in a wheel; its programs find them by $ORIGIN
     if libraries.is_dir():
         shutil.copytree(libraries, copy / libraries.name)
     return copy / package.name / installation.name / binaries.name

@@ -1,4 +1,4 @@
-"""What the embedded backend's parts have in common: a process of ours on a loopback port that is ready when it says so."""
+"""Base classes of the embedded servers and the proxy. Each is a process on a loopback port, polled until it is ready."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from ...clock import SYSTEM, Clock, wait_until
 from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient
@@ -18,54 +19,74 @@ from ..session.ports import PortTaken, free_port, with_free_port
 
 START_WITHIN = 20.0  # seconds; it takes 0.04, so this is for machines that are nearly dead
 POLL = 0.003  # seconds
-MAX_PORTS = 5  # how many ports to try when others are quicker
+MAX_PORTS = 5  # that a server tries, if other processes bind them first
+
+
+class ProcessContext(NamedTuple):
+    """The environment that the processes of a session share.
+
+    Args:
+        supervisor: starts the processes.
+        directory: has their data and logs.
+        clock: the clock to wait with.
+    """
+
+    supervisor: SupervisorClient
+    directory: Path
+    clock: Clock = SYSTEM
 
 
 class ServerProcess(ManagedServer):
-    """A process of ours, waited for by asking it.
+    """A process that listens on loopback.
+
+    Args:
+        context: the session.
+        name: the name in messages and of its log file.
+        user: the user that it runs as.
 
     Attributes:
-        name: what it is.
-        log: the file with its output, of all its starts.
-        address: where it listens.
+        log: the file with the output of all its starts.
+        address: the address at which it listens.
     """
 
     _stop_signal: int = signal.SIGTERM
 
-    def __init__(
-        self, supervisor: SupervisorClient, name: str, *, log: Path, clock: Clock = SYSTEM, user: RunAs = PLAIN
-    ) -> None:
-        super().__init__(name, clock)
-        self.log = log
+    def __init__(self, context: ProcessContext, name: str, *, user: RunAs = PLAIN) -> None:
+        super().__init__(name, context.clock)
+        self.log = context.directory / f"{name}.log"
         self.address = Address(HOST, 0)
-        self._supervisor = supervisor
+        self._supervisor = context.supervisor
         self._user = user
         self._child: ManagedProcess | None = None
 
     @abstractmethod
     def argv(self) -> list[str]:
-        """The command, with the port as it is now."""
+        """Return the command line for the present port."""
 
     @abstractmethod
     def is_ready(self, child: ManagedProcess) -> bool:
-        """Ask once whether it serves. An OSError counts as no."""
+        """True if the server answers. Each call tries once.
+
+        Raises:
+            OSError: the server does not answer yet.
+        """
 
     def environment(self) -> Mapping[str, str]:
-        """Its whole environment."""
+        """Return the whole environment of the process."""
         return SERVER_ENVIRON
 
     def stdin(self) -> Path | None:
-        """Return the file that it reads from its standard input; None for an empty one."""
+        """Return the file for its standard input; None for an empty one."""
         return None
 
     def launch(self) -> None:
-        """Start it on a port that is free; `wait_until_ready` tells whether it worked."""
+        """Start the process on a free port, without waiting for it (`wait_until_ready`)."""
         self.address = Address(HOST, free_port())
         self._spawn()
 
     def _spawn(self) -> None:
         if self._child is not None:
-            self._child.kill()  # its main process has ended; what is left of it must not meet the next one
+            self._child.kill()  # descendants that outlived the main process must not disturb the next start
         self._log_begin = self.log_size()
         self._child = self._supervisor.spawn(
             self.name,
@@ -79,13 +100,13 @@ class ServerProcess(ManagedServer):
         self._expected_running = True
 
     def wait_until_ready(self, *, ports: int = MAX_PORTS) -> None:
-        """Wait until it answers; when its port was taken meanwhile, it gets another.
+        """Wait until the server answers. If another process has bound its port first, start it on another one.
 
         Args:
-            ports: how many ports to try in all.
+            ports: the number of ports to try.
 
         Raises:
-            ServerNotReady: it ended, or did not answer in time.
+            ServerNotReady: the process ended, or did not answer in time.
         """
         until = self._clock.now() + START_WITHIN
 
@@ -119,51 +140,51 @@ class ServerProcess(ManagedServer):
         return error
 
     def alive(self) -> bool:
-        """Whether its main process exists; a paused one does."""
+        """True if the main process exists, paused or not."""
         return self._child is not None and self._child.running
 
     def processes(self) -> list[int]:
-        """The ids of its processes, the main one first; empty when it is down."""
+        """Return the ids of its processes, the main process first. The list is empty when it is down."""
         return self._child.processes() if self._child is not None and self._child.running else []
 
     def start(self) -> None:
-        """Start it again on its port, and wait until it answers. Nothing to do when it runs."""
+        """Start the process on its port, and wait until it answers. Do nothing if it runs."""
         if not self.alive():
             self._spawn()
             self.wait_until_ready(ports=1)
 
     def kill(self) -> None:
-        """SIGKILL to all its processes; returns when they are gone."""
+        """Send SIGKILL to all its processes, and return when they have exited."""
         self._expected_running = False
         if self._child is not None:
             self._child.kill()
 
     def stop(self) -> None:
-        """Have it shut down in order."""
+        """Shut it down in an orderly way."""
         self._expected_running = False
         if self._child is not None:
-            self._child.resume()  # a stopped process hears nothing
+            self._child.resume()  # a stopped process does not handle signals
             self._child.terminate(STOP_WITHIN, how=self._stop_signal, clock=self._clock)
 
     def pause(self) -> None:
-        """SIGSTOP to all its processes; returns when none of them runs."""
+        """Send SIGSTOP to all its processes, and return when all have stopped."""
         if self._child is not None:
             self._child.pause()
 
     def resume(self) -> None:
-        """Take a pause back."""
+        """Continue all its processes after `pause`."""
         if self._child is not None:
             self._child.resume()
 
     def log_size(self) -> int:
-        """How many bytes its log has."""
+        """Return the size of its log in bytes."""
         try:
             return self.log.stat().st_size
         except FileNotFoundError:
             return 0
 
     def log_text(self, since: int = 0) -> str:
-        """Its log from byte `since` on."""
+        """Return its log from byte `since` on."""
         return self._child.log_text(since) if self._child is not None else ""
 
     def _how_it_ended(self) -> str | None:
@@ -173,7 +194,7 @@ class ServerProcess(ManagedServer):
 
 
 class LoopbackServer(ServerProcess, Server):
-    """A server of ours on loopback, which the test and the proxy reach at the same address."""
+    """A server process that the test and the proxy reach at one address."""
 
     @property
     def direct_address(self) -> Address:  # type: ignore[override]  # read-only here, as it should be

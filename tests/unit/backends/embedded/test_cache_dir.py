@@ -1,4 +1,4 @@
-"""Where on this machine things are kept for the next start."""
+"""The directories for templates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pytest_resilience.backends.embedded import cache_dir as caches
 
 
-def test_the_cache_is_where_the_user_says(tmp_path):
+def test_xdg_cache_home_names_the_cache(tmp_path):
     assert caches.cache_directory({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "pytest-resilience"
     assert stat.S_IMODE((tmp_path / "pytest-resilience").stat().st_mode) == 0o700
 
@@ -30,7 +30,7 @@ def test_without_a_home_the_cache_is_among_temporary_files(tmp_path, monkeypatch
     assert caches.cache_directory(environ) == tmp_path / f"pytest-resilience-cache-{os.geteuid()}"
 
 
-def test_a_cache_that_others_may_write_is_not_used(tmp_path, monkeypatch):
+def test_a_cache_that_other_users_may_write_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(caches.tempfile, "gettempdir", lambda: "/proc/nowhere")
     (tmp_path / "pytest-resilience").mkdir(mode=0o700)
     (tmp_path / "pytest-resilience").chmod(0o777)
@@ -41,7 +41,7 @@ def test_a_cache_that_others_may_write_is_not_used(tmp_path, monkeypatch):
     assert caches.cache_directory({"XDG_CACHE_HOME": str(tmp_path)}) is None
 
 
-def test_a_cache_below_a_directory_whose_entries_anybody_can_exchange_is_not_used(tmp_path, monkeypatch):
+def test_a_cache_whose_parent_any_user_can_replace_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(caches.tempfile, "gettempdir", lambda: "/proc/nowhere")
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o777)
@@ -51,14 +51,14 @@ def test_a_cache_below_a_directory_whose_entries_anybody_can_exchange_is_not_use
     assert caches.cache_directory(environ) == tmp_path / "open" / "mine" / "pytest-resilience"
 
 
-def test_a_file_in_the_place_of_the_cache_is_passed_over(tmp_path, monkeypatch):
+def test_a_file_in_place_of_the_cache_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(caches.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
     (tmp_path / "pytest-resilience").write_text("")
     found = caches.cache_directory({"XDG_CACHE_HOME": str(tmp_path)})
     assert found == tmp_path / "temporary" / f"pytest-resilience-cache-{os.geteuid()}"
 
 
-def test_without_any_directory_for_temporary_files_there_may_be_no_cache(monkeypatch):
+def test_there_is_no_cache_without_a_home_and_a_directory_for_temporary_files(monkeypatch):
     def none():
         raise FileNotFoundError("No usable temporary directory found")
 
@@ -66,8 +66,8 @@ def test_without_any_directory_for_temporary_files_there_may_be_no_cache(monkeyp
     assert caches.cache_directory({}) is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a directory away")
-def test_a_cache_that_another_user_has_made_is_passed_over(tmp_path, monkeypatch):
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change an owner")
+def test_a_cache_of_another_user_is_skipped(tmp_path, monkeypatch):
     monkeypatch.setattr(caches.tempfile, "gettempdir", lambda: str(tmp_path))
     place = tmp_path / f"pytest-resilience-cache-{os.geteuid()}"
     place.mkdir(mode=0o700)

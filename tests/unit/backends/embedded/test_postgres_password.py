@@ -1,4 +1,4 @@
-"""The verifier of a password, and its place in a data directory."""
+"""The verifier of a password in a data directory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_resilience.backends.embedded.postgres_password import (
 )
 from pytest_resilience.backends.embedded.template_file import TemplateCorrupt
 
-# What Postgres 18 made of the password "secretpassword".
+# Verifiers that Postgres 18 computed from the password "secretpassword".
 MADE_BY_POSTGRES = (
     "SCRAM-SHA-256$4096:NAu+0UMHChhLDi9OpMkb5A==$+hxkhEg8NdOqnoeGFNieU7D9yDpfu7fZCzG+lwrucnI="
     ":gg6yk6L+AhknE7ir6uMRkL/m8C2UCNZ0pao/MemGySE="
@@ -35,7 +35,7 @@ def data(tmp_path):
 
 
 @pytest.mark.parametrize(("iterations", "verifier"), [(4096, MADE_BY_POSTGRES), (1, WITH_ONE_ITERATION)])
-def test_a_verifier_is_what_postgres_makes_of_the_password(monkeypatch, iterations, verifier):
+def test_a_verifier_equals_the_one_that_postgres_computes(monkeypatch, iterations, verifier):
     salt = base64.b64decode(verifier.split(":")[1].split("$")[0])
     monkeypatch.setattr(postgres_password.os, "urandom", lambda _size: salt)
     made = verifier_for("secretpassword", iterations)
@@ -43,7 +43,7 @@ def test_a_verifier_is_what_postgres_makes_of_the_password(monkeypatch, iteratio
     assert len(made) == len(MADE_BY_POSTGRES)
 
 
-def test_clients_that_refuse_few_iterations_get_as_many_as_the_standard_wants(data, monkeypatch):
+def test_clients_that_refuse_few_iterations_get_the_number_of_the_standard(data, monkeypatch):
     set_password(data, find_verifier(data), "few")
     assert find_verifier(data).verifier.startswith("SCRAM-SHA-256$0001:")
     monkeypatch.setattr(postgres_password.importlib.util, "find_spec", {"scramp": "here"}.get)
@@ -51,14 +51,14 @@ def test_clients_that_refuse_few_iterations_get_as_many_as_the_standard_wants(da
     assert find_verifier(data).verifier.startswith("SCRAM-SHA-256$4096:")
 
 
-def test_a_verifier_is_found_and_another_put_in_its_place(data):
-    place = find_verifier(data)
-    assert place == VerifierLocation("global/1260", MADE_BY_POSTGRES)
-    set_password(data, place, "another")
+def test_a_verifier_is_found_and_replaced(data):
+    location = find_verifier(data)
+    assert location == VerifierLocation("global/1260", MADE_BY_POSTGRES)
+    set_password(data, location, "another")
     assert (data / "global/1260").stat().st_size == 200 + len(MADE_BY_POSTGRES)
     assert find_verifier(data).verifier != MADE_BY_POSTGRES
-    with pytest.raises(TemplateCorrupt, match="global/1260 has not the verifier"):
-        set_password(data, place, "another")
+    with pytest.raises(TemplateCorrupt, match="global/1260 does not have the recorded verifier"):
+        set_password(data, location, "another")
 
 
 def test_two_verifiers_or_none_are_refused(data):

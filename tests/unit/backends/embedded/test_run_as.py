@@ -1,11 +1,11 @@
-"""As whom Postgres runs."""
+"""The user that Postgres runs as."""
 
 import os
 from types import SimpleNamespace
 
 import pytest
 
-from pytest_resilience.backends.embedded import run_as as accounts
+from pytest_resilience.backends.embedded import run_as
 from pytest_resilience.errors import BackendUnavailable
 from pytest_resilience.processes import PLAIN, RunAs
 
@@ -24,74 +24,74 @@ class FakeSupervisor:
 
 @pytest.fixture
 def as_user(monkeypatch):
-    """Says who runs this, and who has a line in /etc/passwd."""
+    """Set the current user, and the users with a line in /etc/passwd."""
 
-    def become(uid, *known):
-        def look_up(asked):
-            if asked not in known:
-                raise KeyError(asked)
+    def become(uid, *named):
+        def look_up(number):
+            if number not in named:
+                raise KeyError(number)
 
         monkeypatch.setattr(os, "geteuid", lambda: uid)
-        monkeypatch.setattr(accounts.pwd, "getpwuid", look_up)
-        entries = [SimpleNamespace(pw_uid=each, pw_gid=each + 1) for each in known]
-        monkeypatch.setattr(accounts.pwd, "getpwall", lambda: entries)
+        monkeypatch.setattr(run_as.pwd, "getpwuid", look_up)
+        entries = [SimpleNamespace(pw_uid=each, pw_gid=each + 1) for each in named]
+        monkeypatch.setattr(run_as.pwd, "getpwall", lambda: entries)
 
     return become
 
 
-def test_a_user_with_a_name_runs_postgres_as_it_is(as_user):
+def test_an_ordinary_user_with_a_name_runs_postgres(as_user):
     as_user(1000, 0, 1000)
-    assert accounts.postgres_user(FakeSupervisor(namespaces=True)) == PLAIN
+    assert run_as.postgres_user(FakeSupervisor(namespaces=True)) == PLAIN
 
 
 @pytest.mark.parametrize(("namespaces", "mode"), [(True, "userns"), (False, "setuid")])
-def test_root_becomes_nobody_in_the_gentlest_way_that_works(as_user, namespaces, mode):
+def test_root_becomes_nobody_in_a_user_namespace_or_by_setuid(as_user, namespaces, mode):
     as_user(0, 0, 65534)
-    assert accounts.postgres_user(FakeSupervisor(namespaces=namespaces, becomes=True)) == RunAs(mode, 65534, 65534)
+    assert run_as.postgres_user(FakeSupervisor(namespaces=namespaces, becomes=True)) == RunAs(mode, 65534, 65534)
 
 
-def test_a_user_without_a_name_becomes_one_with_a_name(as_user):
+def test_a_user_without_a_name_becomes_a_user_with_a_name(as_user):
     as_user(12345, 0, 65534)
-    assert accounts.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 65534, 65534)
+    assert run_as.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 65534, 65534)
 
 
-def test_where_nobody_has_no_name_another_user_does(as_user):
+def test_another_user_stands_in_for_nobody_without_a_name(as_user):
     as_user(0, 0, 405)
-    assert accounts.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 405, 406)
+    assert run_as.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 405, 406)
     as_user(0, 0)
-    assert accounts.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 65534, 65534)
+    assert run_as.postgres_user(FakeSupervisor(namespaces=True)) == RunAs("userns", 65534, 65534)
 
 
-def test_where_postgres_would_not_run_one_line_says_what_to_do(as_user):
+def test_the_error_has_a_remedy_when_postgres_can_run_as_no_user(as_user):
     as_user(12345, 0, 65534)
     with pytest.raises(
         BackendUnavailable, match=r"^Postgres does not start for user 12345, .*/etc/passwd.*docker run -u nobody\)$"
     ):
-        accounts.postgres_user(FakeSupervisor())
+        run_as.postgres_user(FakeSupervisor())
     as_user(0, 0, 65534)
     with pytest.raises(
         BackendUnavailable, match=r"^Postgres does not start for root, .* run the tests as an ordinary user$"
     ):
-        accounts.postgres_user(FakeSupervisor())
+        run_as.postgres_user(FakeSupervisor())
 
 
-def test_nothing_is_given_away_unless_the_user_changes(tmp_path, monkeypatch):
+def test_no_owner_changes_unless_the_user_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "chown", None)
-    accounts.chown_tree(tmp_path, PLAIN)
-    accounts.chown_tree(tmp_path, RunAs("userns"))
+    run_as.chown_tree(tmp_path, PLAIN)
+    run_as.chown_tree(tmp_path, RunAs("userns"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
-def test_everything_is_given_to_the_user(tmp_path):
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change owners")
+def test_the_owner_of_everything_changes_to_the_user(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "file").write_text("")
-    accounts.chown_tree(tmp_path, RunAs("setuid", 1234, 1235))
+    run_as.chown_tree(tmp_path, RunAs("setuid", 1234, 1235))
     assert {(p.stat().st_uid, p.stat().st_gid) for p in [tmp_path, *tmp_path.rglob("*")]} == {(1234, 1235)}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
-def test_what_a_link_points_at_is_not_given_away(tmp_path):
-    """The user who is given a directory may put links into it while the rest is given."""
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change owners")
+def test_the_target_of_a_link_keeps_its_owner(tmp_path):
+    """The new owner of a directory may create links in it before the other owners are changed."""
     (tmp_path / "of root").write_text("")
     (tmp_path / "also of root").mkdir()
     (tmp_path / "data").mkdir()
@@ -99,7 +99,7 @@ def test_what_a_link_points_at_is_not_given_away(tmp_path):
     (tmp_path / "data" / "directory").symlink_to(tmp_path / "also of root")
     (tmp_path / "data-link").symlink_to(tmp_path / "also of root")
     for path in tmp_path / "data", tmp_path / "data-link":
-        accounts.chown_tree(path, RunAs("setuid", 1234, 1235))
+        run_as.chown_tree(path, RunAs("setuid", 1234, 1235))
     assert {(tmp_path / name).stat().st_uid for name in ("of root", "also of root")} == {0}
     assert (tmp_path / "data" / "file").lstat().st_uid == 1234
 
@@ -116,16 +116,16 @@ def installation(root):
     return root / "pkg" / "pginstall" / "bin"
 
 
-def test_programs_that_everybody_reaches_stay_where_they_are():
-    assert accounts.readable_copy(accounts.Path("/usr/bin"), accounts.Path("/nowhere")).as_posix() == "/usr/bin"
+def test_programs_that_all_users_can_read_are_not_copied():
+    assert run_as.readable_copy(run_as.Path("/usr/bin"), run_as.Path("/nowhere")).as_posix() == "/usr/bin"
 
 
 def test_programs_in_a_closed_home_are_copied_with_their_libraries(tmp_path):
     home = tmp_path / "home"
     binaries = installation(home)
     home.chmod(0o700)
-    (tmp_path / "scratch").mkdir()
-    copy = accounts.readable_copy(binaries, tmp_path / "scratch")
+    (tmp_path / "session").mkdir()
+    copy = run_as.readable_copy(binaries, tmp_path / "session")
     assert (copy / "postgres").read_text() == "pkg/pginstall/bin/postgres"
     assert (copy / "../../../pkg.libs/libpq.so").read_text() == "pkg.libs/libpq.so", "where $ORIGIN leads"
     assert not (copy.parent / "include").exists()

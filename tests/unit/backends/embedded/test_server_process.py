@@ -1,14 +1,14 @@
-"""Waiting for a process of ours, with time and process played."""
+"""Waiting for a server process, with a fake clock and fake processes."""
 
 import pytest
 
-from pytest_resilience.backends.embedded import server_process as local
-from pytest_resilience.backends.embedded.server_process import ServerProcess
+from pytest_resilience.backends.embedded import server_process as module
+from pytest_resilience.backends.embedded.server_process import ProcessContext, ServerProcess
 from pytest_resilience.errors import BackendDied, ServerNotReady
 
 
 class FrozenClock:
-    """Time passes by sleeping only."""
+    """A clock that advances only when it sleeps."""
 
     def __init__(self):
         self.seconds = 0.0
@@ -20,8 +20,8 @@ class FrozenClock:
         self.seconds += seconds
 
 
-class PlayedChild:
-    """A process that ends with `code` at once, or runs for ever (None)."""
+class FakeChild:
+    """A process that has ended with `code`, or that runs until it is killed (None)."""
 
     pid = 4711
 
@@ -51,28 +51,28 @@ class PlayedChild:
 
 
 class FakeSupervisor:
-    """Starts what the test has laid out: (what it writes, its exit code) for each start."""
+    """A supervisor with the output and exit code of each start as the test gives them."""
 
     def __init__(self, *starts):
         self.starts, self.children = list(starts), []
 
     def spawn(self, _name, _argv, *, log, **_):
-        self.children.append(PlayedChild(log, *self.starts.pop(0)))
+        self.children.append(FakeChild(log, *self.starts.pop(0)))
         return self.children[-1]
 
 
-class It(ServerProcess):
-    """Answers when asked often enough."""
+class FakeServer(ServerProcess):
+    """A server that answers the `needs`th attempt."""
 
-    asked = 0
+    attempts = 0
     needs = 3
 
     def argv(self):
         return ["it", str(self.address.port)]
 
     def is_ready(self, child):
-        self.asked += 1
-        if self.asked < self.needs:
+        self.attempts += 1
+        if self.attempts < self.needs:
             raise ConnectionRefusedError
         return True
 
@@ -80,85 +80,85 @@ class It(ServerProcess):
 @pytest.fixture
 def make(tmp_path):
     def made(*starts, needs=3):
-        it = It(FakeSupervisor(*starts), "it", log=tmp_path / "it.log", clock=FrozenClock())
-        it.needs = needs
-        return it
+        server = FakeServer(ProcessContext(FakeSupervisor(*starts), tmp_path, FrozenClock()), "it")
+        server.needs = needs
+        return server
 
     return made
 
 
-def test_it_is_asked_until_it_answers(make):
-    it = make(("", None))
-    it.launch()
-    it.wait_until_ready()
-    assert it.asked == 3
-    assert it._clock.now() == pytest.approx(2 * local.POLL)
-    assert (it.alive(), it.processes()) == (True, [4711])
+def test_a_server_is_polled_until_it_answers(make):
+    server = make(("", None))
+    server.launch()
+    server.wait_until_ready()
+    assert server.attempts == 3
+    assert server._clock.now() == pytest.approx(2 * module.POLL)
+    assert (server.alive(), server.processes()) == (True, [4711])
 
 
-def test_one_that_never_answers_is_given_up_and_killed(make):
-    it = make(("thinking\n", None), needs=10**9)
-    it.launch()
+def test_a_server_that_never_answers_is_killed(make):
+    server = make(("thinking\n", None), needs=10**9)
+    server.launch()
     with pytest.raises(ServerNotReady, match=r"did not answer within 20 s; it is still running(?s:.*)thinking"):
-        it.wait_until_ready()
-    assert it._clock.now() >= local.START_WITHIN
-    assert it._supervisor.children[0].killed
-    it.check()
+        server.wait_until_ready()
+    assert server._clock.now() >= module.START_WITHIN
+    assert server._supervisor.children[0].killed
+    server.check()
 
 
-def test_one_that_ends_is_given_up_at_once_with_this_starts_log(make):
-    it = make(("first\n", None), ("second: no room\n", 1))
-    it.launch()
-    it.wait_until_ready()
-    it._supervisor.children[0].code = 0
+def test_a_server_that_ends_is_an_error_at_once_with_the_log_of_this_start(make):
+    server = make(("first\n", None), ("second: no room\n", 1))
+    server.launch()
+    server.wait_until_ready()
+    server._supervisor.children[0].code = 0
     with pytest.raises(ServerNotReady, match="exit code 1") as raised:
-        it.start()
+        server.start()
     assert raised.value.log == "second: no room\n"
-    assert it._clock.now() < 1
+    assert server._clock.now() < 1
 
 
 TAKEN = ("bind: Address already in use\n", 1)
 
 
-def test_a_port_that_was_taken_is_given_up_for_another(make):
-    it = make(TAKEN, TAKEN, ("", None))
-    it.launch()
-    first = it.address
-    it.wait_until_ready()
-    assert it.address != first
+def test_another_port_is_tried_when_one_was_taken(make):
+    server = make(TAKEN, TAKEN, ("", None))
+    server.launch()
+    first = server.address
+    server.wait_until_ready()
+    assert server.address != first
 
 
-def test_ports_are_not_tried_for_ever(make):
-    it = make(*[TAKEN] * local.MAX_PORTS)
-    it.launch()
+def test_the_number_of_ports_is_limited(make):
+    server = make(*[TAKEN] * module.MAX_PORTS)
+    server.launch()
     with pytest.raises(ServerNotReady, match="Address already in use"):
-        it.wait_until_ready()
-    assert it._supervisor.starts == []
+        server.wait_until_ready()
+    assert server._supervisor.starts == []
 
 
-def test_what_is_left_of_the_last_start_is_killed_before_the_next(make):
-    it = make(("", None), ("", None))
-    it.launch()
-    it._supervisor.children[0].code = 0
-    it.start()
-    assert it._supervisor.children[0].killed
+def test_the_rest_of_the_last_start_is_killed_before_the_next(make):
+    server = make(("", None), ("", None))
+    server.launch()
+    server._supervisor.children[0].code = 0
+    server.start()
+    assert server._supervisor.children[0].killed
 
 
 @pytest.mark.parametrize(("code", "how"), [(3, "exit code 3"), (-11, "signal SIGSEGV")])
-def test_an_end_that_nobody_asked_for_is_told(make, code, how):
-    it = make(("", None))
-    it.launch()
-    it.check()
-    it._supervisor.children[0].code = code
+def test_an_unexpected_end_is_an_error_with_the_log(make, code, how):
+    server = make(("", None))
+    server.launch()
+    server.check()
+    server._supervisor.children[0].code = code
     with pytest.raises(BackendDied, match=rf"it ended with {how} although no test struck it.*\n\(it wrote nothing\)"):
-        it.check()
+        server.check()
 
 
-def test_one_that_was_never_started_bears_everything(make):
-    it = make()
-    it.kill()
-    it.stop()
-    it.pause()
-    it.resume()
-    it.check()
-    assert (it.alive(), it.processes(), it.log_text(), it.log_size()) == (False, [], "", 0)
+def test_a_server_that_was_never_started_accepts_all_commands(make):
+    server = make()
+    server.kill()
+    server.stop()
+    server.pause()
+    server.resume()
+    server.check()
+    assert (server.alive(), server.processes(), server.log_text(), server.log_size()) == (False, [], "", 0)
