@@ -6,7 +6,7 @@ from plants.plant import STARVED, plant
 
 STOP = "test_lifecycle.py::test_sigterm_lets_requests_in_flight_finish"
 STOP_TWICE = "test_lifecycle.py::test_shutdown_grace_bounds_the_shutdown_and_a_second_sigterm_ends_it_at_once"
-TOLD = "test_secrets.py::test_no_secret_appears_in_logs_responses_or_the_process_list"
+REVEALED = "test_secrets.py::test_no_secret_appears_in_logs_responses_or_the_process_list"
 DEFAULTS = "test_defaults.py::test_defaults_are_the_figures_learned_from_the_incident"
 TOO_LARGE = "test_bad_clients.py::test_an_oversized_body_is_refused_with_or_without_content_length"
 SLOW_CLIENTS = "test_bad_clients.py::test_stalled_uploads_do_not_delay_other_clients"
@@ -121,14 +121,14 @@ PLANTS = (
             "    memory.tune_malloc()\n",
             '    sys.stderr.write(f"connecting to {settings.database_url}\\n")\n    memory.tune_malloc()\n',
         ),
-        tests=TOLD,
+        tests=REVEALED,
         message="reveals a secret",
     ),
     plant(
         "secret-in-an-answer",
         "So that support can see it.",
         ("database.py", '("The database cannot answer now.")', '(f"{self._settings.database_url} cannot answer now.")'),
-        tests=TOLD,
+        tests=REVEALED,
         message="reveals a secret",
     ),
     plant(
@@ -151,7 +151,7 @@ PLANTS = (
             'in-memory cache: %s", reason)',
             'in-memory cache: %s (%s)", reason, self._settings.redis_url)',
         ),
-        tests=TOLD,
+        tests=REVEALED,
         message="the log (json) reveals a secret",
     ),
     plant(
