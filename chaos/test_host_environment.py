@@ -26,7 +26,7 @@ from workload import FELL_BACK, NAME, concurrently, eventually_or_fail, redis_co
 MIB = 2**20
 FORCED_GC = "forcing GC"
 STATS = "[Memory Stats]"
-LARGEST = 10_000  # characters of the longest valid message
+LARGEST = "😀" * 10_000  # the largest valid message: four bytes for each character
 JUMP = 7200.0  # seconds
 # Runs in the service's process before the service is imported. The wall clock jumps by the number in a file, if that exists.
 JUMPING_CLOCK = """
@@ -107,8 +107,8 @@ def wait_for_statistics(instance: Instance, count: int) -> None:
 
 def test_the_guard_obeys_the_memory_limit_of_a_parent_cgroup(resilience: Resilience) -> None:
     """A container in a pod may have no limit in its own cgroup, while the pod's limit applies."""
-    campaigns, limit = 1500, 12
-    ids = uncached_campaigns(resilience, campaigns, message="x" * LARGEST)
+    campaigns, limit = 375, 12
+    ids = uncached_campaigns(resilience, campaigns, message=LARGEST)
     with another_instance(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
         pid = instance.process.pid
         with memory_cgroup(pid, limit * MIB), memory_cgroup(pid, None), resilience.redis.refuse():
@@ -118,10 +118,10 @@ def test_the_guard_obeys_the_memory_limit_of_a_parent_cgroup(resilience: Resilie
                 )
                 status = timed(lambda i=i: instance.client.get(f"/api/campaigns/{i}")).status
                 assert status in (200, 503, None), f"memory is short, and a read gets {status}, not 200 or 503"
-                if i % 20 == 0 and FORCED_GC in instance.log:
+                if i % 5 == 0 and FORCED_GC in instance.log:
                     break
             assert FORCED_GC in instance.log, (
-                f"{campaigns * LARGEST // MIB} MB were read, the limit of the parent cgroup is {limit} MB, and the guard"
+                f"{campaigns * len(LARGEST.encode()) // MIB} MB were read, the limit of the parent cgroup is {limit} MB, and the guard"
                 " has not acted"
             )
 

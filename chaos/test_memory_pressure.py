@@ -28,17 +28,19 @@ STATS = re.compile(
     r" \| External: (?P<external>\d+\.\d\d)MB( \| Limit: (?P<of>\d+\.\d\d)/(?P<limit>\d+\.\d\d)MB \((?P<percent>\d+\.\d\d)%\))?"
 )
 MIB = 2**20
-LARGEST = 10_000  # characters of the longest valid message
-INSERT = "insert into campaigns (name, message) select $1, repeat(chr(64 + i % 26), $2) from generate_series(1, $3) i returning id"
+LONGEST = 10_000  # characters of a valid message
+LARGEST = 4 * LONGEST  # bytes of the largest valid message, so that few campaigns fill the memory
+# Emoji take four bytes each. Every message differs from its neighbours.
+INSERT = "insert into campaigns (name, message) select $1, repeat(chr(128512 + i % 26), $2) from generate_series(1, $3) i returning id"
 TOO_EARLY = "the guard acted before memory was short"
 
 
 def fill_memory_cache(resilience: Resilience, campaigns: int) -> None:
     """Read campaigns while Redis is down, so that the service keeps them in memory."""
-    ids = [row["id"] for row in sql(resilience, INSERT, NAME, LARGEST, campaigns)]
+    ids = [row["id"] for row in sql(resilience, INSERT, NAME, LONGEST, campaigns)]
     with resilience.redis.refuse():
-        for begin in range(0, len(ids), 100):
-            batch = ids[begin : begin + 100]
+        for begin in range(0, len(ids), 25):
+            batch = ids[begin : begin + 25]
             replies = concurrently(
                 [lambda batch=batch: [resilience.service.get(f"/api/campaigns/{i}") for i in batch][-1]]
             )
@@ -108,7 +110,7 @@ def wait_for_forced_gc(resilience: Resilience) -> re.Match[str]:
 
 
 def test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures(resilience: Resilience) -> None:
-    campaigns = 1000
+    campaigns = 250
     empty, rss = next_statistics(resilience)
     assert not FORCED_GC.search(resilience.service.log), TOO_EARLY
     assert_rss_is_true(empty, rss)
@@ -210,7 +212,7 @@ def test_failed_allocations_are_503_and_the_process_survives(resilience: Resilie
     """With little or no headroom an allocation may fail anywhere. Such a request is a 503."""
     pid = resilience.service.process.pid
     huge = b'{"name": "huge", "message": "' + b"x" * 900_000 + b'"}'
-    big = {"name": "big", "message": "x" * LARGEST}
+    big = {"name": "big", "message": "x" * LONGEST}
     for headroom in (3, 2, 0):
         with resilience.service.memory_pressure(headroom_mb=headroom):
             # All at once, before the guard's next check; then one by one, while the guard acts.
@@ -232,8 +234,8 @@ def test_failed_allocations_are_503_and_the_process_survives(resilience: Resilie
 
 def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) -> None:
     """No allocation fails at a container's limit, because the kernel kills the process there."""
-    campaigns, limit = 1500, 12
-    ids = [row["id"] for row in sql(resilience, INSERT, NAME, LARGEST, campaigns)]
+    campaigns, limit = 375, 12
+    ids = [row["id"] for row in sql(resilience, INSERT, NAME, LONGEST, campaigns)]
     with another_instance(resilience, MEMORY_CHECK_INTERVAL="0.05", CACHE_MAX_MB="256") as instance:
         try:
             pressure = resilience.process(instance.process.pid).memory_limit(headroom_mb=limit)
@@ -253,7 +255,7 @@ def test_the_guard_obeys_the_memory_limit_of_its_cgroup(resilience: Resilience) 
 
 
 def test_garbage_is_collected_every_gc_interval(resilience: Resilience) -> None:
-    campaign = {"name": "n", "message": "m" * LARGEST}
+    campaign = {"name": "n", "message": "m" * LONGEST}
     with another_instance(resilience, GC_INTERVAL="0.5") as instance:
         for _ in range(100):
             assert instance.client.post("/api/campaigns", json=campaign).status_code == 201
