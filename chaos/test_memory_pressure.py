@@ -139,6 +139,9 @@ def test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures(r
         assert abs(external - evicted) < 2, (
             f"the log reports {external} MB external freed, and there are {evicted:.1f} MB less"
         )
+        assert evicted > healthy.MIN_CACHE_SHARE_FREED * cached, (
+            f"memory is not freed: the guard evicts only {evicted:.1f} of {cached:.1f} MB in the cache"
+        )
         assert evicted < healthy.MAX_CACHE_SHARE_FREED * cached, (
             f"the guard evicts {evicted:.1f} of {cached:.1f} MB in the cache, which is all there is while Redis is down"
         )
