@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import pytest
 import trustme
 
 import healthy
@@ -299,28 +298,35 @@ def test_upstash_is_used_again_after_each_outage_and_never_replaced(resilience: 
         assert lines >= 2, f"two outages of Upstash, and the log has {lines}"
 
 
-@pytest.mark.parametrize("when", ["after outages", "during outages"])
-def test_sigterm_ends_it_cleanly_during_and_after_outages(resilience: Resilience, when: str) -> None:
+def assert_sigterm_ends(instance: Instance, *, when: str, within: float) -> None:
+    """Assert that an instance exits after SIGTERM, in time and without an unhandled error."""
+    instance.process.send_signal(signal.SIGTERM)
+    message = f"SIGTERM {when}: the service still runs after {within:g} s"
+    eventually_or_fail(instance.has_exited, within=within, message=message)
+    code = instance.process.returncode
+    assert code in (0, -signal.SIGTERM), (
+        f"SIGTERM {when}: the service exited with {code}; its log:\n{instance.log[-2000:]}"
+    )
+    assert_no_unhandled_error(instance.log, during=f"SIGTERM {when}")
+
+
+def test_sigterm_ends_it_cleanly_during_and_after_outages(resilience: Resilience) -> None:
+    grace = 2.0  # seconds
     # Idle connections stay open, so that the shutdown has some to close.
-    with another_instance(resilience, DB_POOL_IDLE_TIMEOUT="60") as instance, ExitStack() as outages:
-        path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
+    settings = {"DB_POOL_IDLE_TIMEOUT": "60", "SHUTDOWN_GRACE": str(grace)}
+    with another_instance(resilience, **settings) as first, another_instance(resilience, **settings) as second:
+        path = first.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
         for _ in range(2):
             with resilience.redis.refuse(), resilience.postgres.reset():
-                wait_until_unready(instance.client, within=3.0)
-                instance.client.get(path)
-            wait_until_ready(instance.client)
-        concurrently([lambda: instance.client.get("/api/campaigns")] * 5)
-        if when == "during outages":
-            outages.enter_context(resilience.redis.blackhole())
-            outages.enter_context(resilience.postgres.blackhole())
-            wait_until_unready(instance.client, within=3.0)
-            concurrently([lambda: instance.client.get(path)] * 3)
-        instance.process.send_signal(signal.SIGTERM)
-        within = healthy.SHUTDOWN_GRACE + healthy.SLACK
-        message = f"SIGTERM {when}: the service still runs after {within:g} s"
-        eventually_or_fail(instance.has_exited, within=within, message=message)
-        code = instance.process.returncode
-        assert code in (0, -signal.SIGTERM), (
-            f"SIGTERM {when}: the service exited with {code}; its log:\n{instance.log[-2000:]}"
-        )
-        assert_no_unhandled_error(instance.log, during=f"SIGTERM {when}")
+                for each in (first, second):
+                    wait_until_unready(each.client, within=3.0)
+                    each.client.get(path)
+            for each in (first, second):
+                wait_until_ready(each.client)
+        for each in (first, second):
+            concurrently([lambda each=each: each.client.get("/api/campaigns")] * 5)
+        assert_sigterm_ends(first, when="after outages", within=grace + healthy.SLACK)
+        with resilience.redis.blackhole(), resilience.postgres.blackhole():
+            wait_until_unready(second.client, within=3.0)
+            concurrently([lambda: second.client.get(path)] * 3)
+            assert_sigterm_ends(second, when="during outages", within=grace + healthy.SLACK)
