@@ -40,7 +40,8 @@ SERVICE = """
 0  settings url_checks errors logging_setup
 """
 LEAKS = """
-4  check
+5  check
+4  findings
 3  snapshot
 2  owners
 1  attribution descriptors tasks child_processes event_loops postgres redis

@@ -1,1 +1,1 @@
-"""What a test leaves behind: looked at when its body begins and when all its fixtures are gone, and compared."""
+"""The resources that are there when a test has ended and were not when its body began."""

@@ -1,4 +1,4 @@
-"""Which connections to the servers of a stack can be attributed to a process."""
+"""The attribution of connections to processes, as far as servers, proxies and backends allow it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 from ..stack import Stack
 
-_attributable: WeakKeyDictionary[Stack, bool] = WeakKeyDictionary()  # asking the proxies takes a request each
+_attributable: WeakKeyDictionary[Stack, bool] = WeakKeyDictionary()  # takes a request to each proxy
 
 
 def can_attribute(stack: Stack) -> bool:

@@ -1,10 +1,10 @@
-"""Processes that this process has started: children, what these have started, and what has got away from them (Linux).
+"""The descendants of this process (Linux), daemons included.
 
-A process belongs to a test when it has come since the test started and
-- its parents, up to this process, have come since then too. The children of what was there before belong to that: to the service, to a
-  server that a session's fixture has started; or
-- it was daemonised, so that its parent is gone, but it still has the environment variable that pytest sets for the test, or is a fork
-  of this process.
+A process belongs to a test if it was started after the begin of the test and
+- all its ancestors up to this process were started after that too. Children of an older process belong to that one, such as
+  the service or a server that a fixture of the session has started; or
+- it is a daemon, so its parent has ended, and it has the environment variable that pytest sets for the test, or is a fork of
+  this process.
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ from .compare import Resource
 from .source_locations import user_line
 
 PROC = "/proc"
-CHILD_VARIABLE = (
-    "PYTEST_RESILIENCE_CHILD"  # the supervisor's, in the environment of what it has started; a test compares them
-)
-MAX_COMMAND_CHARS = 80  # characters of a command
+CHILD_VARIABLE = "PYTEST_RESILIENCE_CHILD"  # set by the supervisor in its children; a test compares the names
+MAX_COMMAND_CHARS = 80  # of a command in a report
 TEST_VARIABLE = "PYTEST_CURRENT_TEST"
 
 
 class ProcessStat(NamedTuple):
-    """A process as the kernel shows it.
+    """A process, as /proc shows it.
 
     Args:
-        pid: its id.
-        parent: its parent's id.
-        state: such as "S"; "Z" when it has ended.
-        started: when it started, in ticks since the machine has.
-        origin: what a fork shares with the process that it is a fork of; "" where it may not be seen.
+        pid: the process id.
+        parent: the id of the parent.
+        state: the state, such as "S"; "Z" after its end.
+        started: ticks from the start of the machine to that of the process.
+        origin: the addresses that a fork shares with its original; "" where they are hidden.
     """
 
     pid: int
@@ -49,7 +47,7 @@ class ProcessStat(NamedTuple):
 
 
 def process_ids() -> set[int]:
-    """Return the ids of all processes; empty off Linux."""
+    """Return the ids of all processes. Off Linux, there are none."""
     try:
         return {int(name) for name in os.listdir(PROC) if name.isdigit()}  # noqa: PTH208  # twice in every test: pathlib takes longer
     except OSError:
@@ -57,35 +55,35 @@ def process_ids() -> set[int]:
 
 
 def new_children(before: set[int]) -> list[Resource]:
-    """Return the processes of this process that were not there before.
+    """Return the new descendants of this process.
 
     Args:
-        before: the processes that were, as `process_ids` has returned them.
+        before: the ids of the old processes, from `process_ids`.
     """
     every = process_ids()
     new = {pid: found for pid in sorted(every - before) if (found := _process(pid)) is not None}
     if not new:
         return []
-    mine = {os.getpid(), *_forkservers()}
+    own = {os.getpid(), *_forkservers()}
     me = _process(os.getpid())
     kept = _multiprocessing_helpers()
     resources: list[Resource] = []
     for process in new.values():
         if process.state in "ZX" or process.pid in kept:
             continue
-        if _first_old_ancestor(process, new) in mine:
+        if _first_old_ancestor(process, new) in own:
             resources.append(_resource(process, ""))
-        elif not _descends_from_us(process.pid) and (daemonised := _daemonised(process, me)):
-            resources.append(_resource(process, daemonised))
+        elif not _has_old_parent(process.pid) and (daemon := _as_daemon(process, me)):
+            resources.append(_resource(process, daemon))
     return resources
 
 
 def _process(pid: int) -> ProcessStat | None:
     try:
         text = _read(pid, "stat")
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended
         return None
-    fields = text.rpartition(")")[2].split()  # its name may have blanks and brackets
+    fields = text.rpartition(")")[2].split()  # the name before it may have blanks and brackets
     started, stack = fields[19], fields[25]
     code = fields[45:49] if len(fields) > 48 else []
     origin = " ".join([stack, *code])
@@ -98,14 +96,14 @@ def _read(pid: int, name: str) -> str:
 
 
 def _first_old_ancestor(process: ProcessStat, new: dict[int, ProcessStat]) -> int:
-    """Return the first of its ancestors that is not new."""
+    """Return the id of the nearest ancestor that is not new."""
     while process.parent in new:
         process = new[process.parent]
     return process.parent
 
 
-def _descends_from_us(pid: int) -> bool:
-    """True if one of its ancestors is this process: then it belongs to a child that was there before."""
+def _has_old_parent(pid: int) -> bool:
+    """True if an ancestor is this process. For a process without new ancestors, that makes its parent an old child."""
     while pid > 1:
         process = _process(pid)
         if process is None:
@@ -116,11 +114,11 @@ def _descends_from_us(pid: int) -> bool:
     return False
 
 
-def _daemonised(process: ProcessStat, me: ProcessStat | None) -> str:
-    """Return how a process that has lost its parent is known to be this test's; "" if it is not."""
+def _as_daemon(process: ProcessStat, me: ProcessStat | None) -> str:
+    """Return a description of a process without a parent, if it belongs to this test, else ""."""
     try:
         environment = _read(process.pid, "environ").split("\0")
-    except OSError:  # another user's
+    except OSError:  # of another user
         return ""
     if any(entry.startswith(f"{CHILD_VARIABLE}=") for entry in environment):
         return ""
@@ -130,33 +128,33 @@ def _daemonised(process: ProcessStat, me: ProcessStat | None) -> str:
     return "a daemonised fork of this process" if me is not None and process.origin == me.origin != "" else ""
 
 
-def _resource(process: ProcessStat, how: str) -> Resource:
+def _resource(process: ProcessStat, daemon: str) -> Resource:
     command = _command(process.pid)
-    name = _multiprocessing_name(process.pid) or (os.path.basename(command[0]) if command else "")  # noqa: PTH119  # no path of ours
+    name = _multiprocessing_name(process.pid) or (os.path.basename(command[0]) if command else "")  # noqa: PTH119  # not a path of this machine's file system
     return Resource(
-        "process", name or "unnamed", (process.pid, process.started), ChildProcess(process.pid, tuple(command), how)
+        "process", name or "unnamed", (process.pid, process.started), ChildProcess(process.pid, tuple(command), daemon)
     )
 
 
 class ChildProcess(NamedTuple):
-    """A process that was left behind.
+    """A process that a test has leaked.
 
     Args:
-        pid: its id.
-        command: its command line.
-        how: how it got away, if it did.
+        pid: the process id.
+        command: the command line.
+        daemon: a description of a daemon; "" for another process.
     """
 
     pid: int
     command: tuple[str, ...]
-    how: str
+    daemon: str
 
     def describe(self, root: Path) -> str:
-        """Return its id, its command without secrets, and where it was started if tracemalloc has seen that."""
+        """Return the id, the command without secrets, and the line that started it if tracemalloc has traced it."""
         line = " ".join(" ".join(redacted_command(self.command)).split())
         command = line if len(line) <= MAX_COMMAND_CHARS else line[: MAX_COMMAND_CHARS - 3] + "..."
         return ", ".join(
-            filter(None, (f"pid {self.pid}", command and f"command: {command}", self.how, self._origin(root)))
+            filter(None, (f"pid {self.pid}", command and f"command: {command}", self.daemon, self._origin(root)))
         )
 
     def _origin(self, root: Path) -> str:
@@ -164,7 +162,7 @@ class ChildProcess(NamedTuple):
             return ""
         for candidate in gc.get_objects():
             if isinstance(candidate, subprocess.Popen) and candidate.pid == self.pid:
-                # An attribute that it makes first: of objects with a dictionary, Python 3.11 looks at the wrong address.
+                # The first attribute of Popen: Python 3.11 looks up objects with a dictionary by a wrong address.
                 first = getattr(candidate, "_waitpid_lock", candidate)
                 place = user_line(tracemalloc.get_object_traceback(first), root)
                 return f"started at {place}" if place else ""
@@ -174,7 +172,7 @@ class ChildProcess(NamedTuple):
 def _command(pid: int) -> list[str]:
     try:
         return _read(pid, "cmdline").split("\0")[:-1]
-    except OSError:  # it has ended meanwhile
+    except OSError:  # the process has ended
         return []
 
 

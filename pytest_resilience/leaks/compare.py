@@ -1,7 +1,7 @@
-"""What is there now, compared with what was there, and with what a test may leave: pure.
+"""The comparison of resources with those of an earlier moment, and with the patterns of a marker. Pure.
 
-Numbers count and not identities: a connection that took the place of another of its kind and name is none too many, since a pool
-of the session may have reconnected.
+Resources are compared by count, not by identity: a pool may reconnect, so a new connection that replaces one of its kind and
+name is no leak.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ..errors import SetupError
 from ..wording import did_you_mean
 
 KINDS = ("postgres", "lock", "redis", "subscription", "socket", "fd", "thread", "task", "process")
-UNNAMED = "unnamed"  # a session that did not say what it is
+UNNAMED = "unnamed"  # a session without an application name
 
 
 class Resource(NamedTuple):
-    """One value that is there.
+    """One resource at one moment.
 
     Args:
-        kind: what it is, such as "thread".
-        name: what people call it; several may have the same.
-        key: what tells it from the others of its kind.
-        value: itself, for whoever has to say details about it.
-        server: the server that told of it; "" for what this process has.
+        kind: the kind, such as "thread".
+        name: the name that a marker gives it. Several resources may have one name.
+        key: distinguishes it from other resources of its kind and name.
+        value: the object itself, from which details are read.
+        server: the server that reported it; "" for a resource of this process.
     """
 
     kind: str
@@ -35,15 +35,20 @@ class Resource(NamedTuple):
     value: Any = None
     server: str = ""
 
+    @property
+    def id(self) -> Hashable:
+        """The kind, the name and the key."""
+        return self.kind, self.name, self.key
+
 
 class Leak(NamedTuple):
-    """One value that a test has left behind. `str` returns the line that the report has for it.
+    """One resource that a test has leaked. `str` returns its line in the report.
 
     Attributes:
-        name: kind and name, as the marker has it: "thread:watcher-1".
-        details: what else is known: where it stands, which process holds it.
+        name: kind and name, as a marker has them: "thread:watcher-1".
+        details: further facts, such as the line that it executes or the process that holds it.
         aliases: other names that a marker may give it.
-        descriptor: what this process has open of it, if it has.
+        descriptor: the descriptor of this process, if it has one.
     """
 
     name: str
@@ -53,7 +58,7 @@ class Leak(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """What it is, such as "thread"."""
+        """The kind, such as "thread"."""
         return self.name.partition(":")[0]
 
     def __str__(self) -> str:
@@ -63,50 +68,50 @@ class Leak(NamedTuple):
         return f"<Leak {self}>"
 
     def allowed_by(self, patterns: Iterable[str]) -> bool:
-        """Whether one of the patterns names it: literally, or as fnmatch has it."""
+        """True if a pattern matches its name, literally or by the rules of fnmatch."""
         names = (self.name, *self.aliases)
         return any(pattern == name or fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def new_resources(before: Sequence[Resource], after: Sequence[Resource]) -> list[Resource]:
-    """What is too much in `after`, the newest first to be blamed, in the order of `after`."""
-    too_many = Counter((resource.kind, resource.name) for resource in after)
-    too_many.subtract((resource.kind, resource.name) for resource in before)
-    known = {(resource.kind, resource.name, resource.key) for resource in before}
-    left = []
+    """Return the surplus resources of `after`, in its order. Of several with one name, the newest are the surplus."""
+    surplus = Counter((resource.kind, resource.name) for resource in after)
+    surplus.subtract((resource.kind, resource.name) for resource in before)
+    known = {resource.id for resource in before}
+    new = []
     for resource in reversed(after):
-        if too_many[resource.kind, resource.name] > 0 and (resource.kind, resource.name, resource.key) not in known:
-            too_many[resource.kind, resource.name] -= 1
-            left.append(resource)
-    return left[::-1]
+        if surplus[resource.kind, resource.name] > 0 and resource.id not in known:
+            surplus[resource.kind, resource.name] -= 1
+            new.append(resource)
+    return new[::-1]
 
 
 def check_patterns(arguments: Sequence[object], settings: Iterable[str] = ()) -> None:
-    """See whether a marker says what its test may leave.
+    """Check the arguments of a marker `leaks`.
 
     Raises:
-        SetupError: it names nothing, or something that can't be left.
+        SetupError: the marker names nothing, or something that can't be leaked.
     """
     example = '@pytest.mark.leaks("thread:watcher-*")'
     if any(True for _ in settings):
         raise SetupError(f"the marker leaks takes names only, such as {example}; got {', '.join(settings)}=")
     if not arguments:
-        raise SetupError(f"the marker leaks needs the name of what the test may leave behind, such as {example}")
+        raise SetupError(f"the marker leaks needs the name of a resource that the test may leak, such as {example}")
     check_names(arguments, f"the marker leaks takes names such as {example}")
 
 
-def check_names(names: Iterable[object], takes: str) -> None:
-    """See whether all names are names of what can be left.
+def check_names(names: Iterable[object], rule: str) -> None:
+    """Check that each name is the name of a resource that can be leaked.
 
     Args:
-        names: such as "thread:watcher-*".
-        takes: the begin of the message.
+        names: the names, such as "thread:watcher-*".
+        rule: the begin of the message.
 
     Raises:
-        SetupError: one is not.
+        SetupError: a name is not.
     """
     for name in names:
         kind, _, rest = name.partition(":") if isinstance(name, str) else ("", "", "")
         if kind not in KINDS or not rest:
             hint = did_you_mean(kind, KINDS) if kind not in KINDS else ""
-            raise SetupError(f"{takes}, of these kinds: {', '.join(KINDS)}; got {name!r}{hint}")
+            raise SetupError(f"{rule}, of these kinds: {', '.join(KINDS)}; got {name!r}{hint}")

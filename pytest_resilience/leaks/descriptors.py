@@ -16,7 +16,7 @@ from .compare import Resource
 from .source_locations import user_line
 
 DESCRIPTORS = "/proc/self/fd"
-LAST_STANDARD_STREAM = 2  # stdin, stdout and stderr are always there, and pytest changes what they are
+LAST_STANDARD_STREAM = 2  # stdin, stdout and stderr are always open, and pytest redirects them
 
 
 class Descriptor(NamedTuple):
@@ -24,9 +24,9 @@ class Descriptor(NamedTuple):
 
     Args:
         number: the descriptor.
-        target: what /proc says that it is: a path, "socket:[INODE]", "pipe:[INODE]".
-        local: a socket's own address.
-        remote: the other end's; None where it has none.
+        target: the link in /proc: a path, "socket:[INODE]", "pipe:[INODE]".
+        local: the address of a socket.
+        remote: the address of its peer; None without a peer.
     """
 
     number: int
@@ -42,9 +42,14 @@ class Descriptor(NamedTuple):
     def is_unix(self) -> bool:
         return self.is_socket and not isinstance(self.local, tuple)
 
+    @property
+    def port(self) -> int | None:
+        """The port of a socket's peer, or None."""
+        return self.remote[1] if self.remote and not self.is_unix else None
+
 
 def open_descriptors() -> list[Descriptor]:
-    """What is open now; empty where the system does not say (off Linux)."""
+    """Return the open descriptors. Off Linux, the system does not list them."""
     try:
         numbers = [int(name) for name in os.listdir(DESCRIPTORS)]  # noqa: PTH208  # twice in every test: pathlib takes longer
     except OSError:
@@ -52,8 +57,8 @@ def open_descriptors() -> list[Descriptor]:
     found = []
     for number in numbers:
         try:
-            target = os.readlink(f"{DESCRIPTORS}/{number}") if number > LAST_STANDARD_STREAM else ""  # noqa: PTH115  # the same
-        except OSError:  # the one that read the list
+            target = os.readlink(f"{DESCRIPTORS}/{number}") if number > LAST_STANDARD_STREAM else ""  # noqa: PTH115  # as above
+        except OSError:  # the descriptor with which the list was read
             continue
         if target:
             ends = _socket_addresses(number) if target.startswith("socket:") else (None, None)
@@ -62,7 +67,7 @@ def open_descriptors() -> list[Descriptor]:
 
 
 def _socket_addresses(number: int) -> tuple[Any, Any]:
-    """A socket's local and remote address, asked through a copy, so that its owner's stays as it is."""
+    """Return the local and remote address of a socket, read from a duplicate of its descriptor."""
     try:
         copy = os.dup(number)
     except OSError:
@@ -80,7 +85,7 @@ def _socket_addresses(number: int) -> tuple[Any, Any]:
 
 
 def descriptor_resource(descriptor: Descriptor) -> Resource:
-    """A descriptor, by the name that a marker can give it: socket:HOST:PORT of the other end, fd:/path, fd:pipe."""
+    """Return the resource of a descriptor. Its name is HOST:PORT of a socket's peer, a path, or a word such as "pipe"."""
     if not descriptor.is_socket:
         name = re.sub(r"^anon_inode:\[?([^]]*)]?$|^(\w+):\[\d+]$", r"\1\2", descriptor.target)
         return Resource("fd", name, (descriptor.number, descriptor.target), descriptor)
@@ -94,7 +99,7 @@ def descriptor_resource(descriptor: Descriptor) -> Resource:
 
 
 def opened_at(descriptor: Descriptor, root: Path) -> str:
-    """Where it was opened, if tracemalloc has seen it."""
+    """Return the line that opened a descriptor, if tracemalloc has traced it, else ""."""
     if not tracemalloc.is_tracing():
         return ""
     kinds = socket.socket, io.FileIO
@@ -103,7 +108,7 @@ def opened_at(descriptor: Descriptor, root: Path) -> str:
             if isinstance(candidate, kinds) and candidate.fileno() == descriptor.number:
                 trace = tracemalloc.get_object_traceback(candidate)
                 break
-        except (ValueError, ReferenceError):  # it is closed, or gone
+        except (ValueError, ReferenceError):  # closed, or deleted
             continue
     else:
         return ""
@@ -112,7 +117,7 @@ def opened_at(descriptor: Descriptor, root: Path) -> str:
 
 
 def python_internal_descriptors() -> set[int]:
-    """Descriptors that multiprocessing opens once for the whole process and keeps."""
+    """Return the descriptors that multiprocessing opens once for the whole process and keeps."""
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     forkserver = sys.modules.get("multiprocessing.forkserver")
     kept = [getattr(getattr(tracker, "_resource_tracker", None), "_fd", None)]

@@ -1,7 +1,7 @@
-"""The ends of event loops: what only a loop knew is gone with it, so it is looked at just before the loop is closed.
+"""Calls before and after an event loop is closed.
 
-A connection that a test has not closed is kept by its event loop alone. `asyncio.run`, `asyncio.Runner`, pytest-asyncio, anyio and
-IsolatedAsyncioTestCase close the loop, the collector then closes the socket, and a look at the end of the test finds nothing.
+Only the event loop refers to a connection that a test has not closed. `asyncio.run`, `asyncio.Runner`, pytest-asyncio, anyio and
+IsolatedAsyncioTestCase close the loop, and the collector then closes the socket, so the end of the test is too late.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import Any, TypeAlias
 AfterClose: TypeAlias = "Callable[[], None]"
 BeforeClose: TypeAlias = "Callable[[asyncio.AbstractEventLoop], AfterClose]"
 
-_listeners: list[tuple[int, BeforeClose]] = []  # process id of the one that listens
+_listeners: list[tuple[int, BeforeClose]] = []  # with the process id of the listener
 
 
 @contextmanager
-def on_close(closing: BeforeClose) -> Iterator[None]:
-    """Call `closing` with each event loop that is about to be closed, and what that returns when it is closed."""
-    listener = os.getpid(), closing
+def on_close(before_close: BeforeClose) -> Iterator[None]:
+    """Call `before_close` with each event loop that is about to be closed within the block.
+
+    It returns a function, which is called after the loop has been closed.
+    """
+    listener = os.getpid(), before_close
     if not _listeners:
         _install()
     _listeners.append(listener)
@@ -59,19 +62,19 @@ def _reporting_close(close: Callable[[Any], None]) -> Callable[[Any], None]:
     def reporting_close(self: asyncio.AbstractEventLoop) -> None:
         if self.is_running() or self.is_closed():
             return close(self)
-        pid = os.getpid()  # a process that was forked has no threads that would answer
-        closed = [closing(self) for owner, closing in list(_listeners) if owner == pid]
+        pid = os.getpid()  # a forked process has none of the threads that answer the listener's queries
+        after_close = [before_close(self) for owner, before_close in list(_listeners) if owner == pid]
         try:
             return close(self)
         finally:
-            for each in closed:
+            for each in after_close:
                 each()
 
     return reporting_close
 
 
 def open_connections(loop: asyncio.AbstractEventLoop) -> set[int] | None:
-    """Return the descriptors of a loop's connections that nobody has closed; None where the loop does not say (uvloop)."""
+    """Return the descriptors of a loop's open connections, or None where the loop does not list them (uvloop)."""
     transports = getattr(loop, "_transports", None)
     if transports is None:
         return None
@@ -81,7 +84,7 @@ def open_connections(loop: asyncio.AbstractEventLoop) -> set[int] | None:
 def internal_descriptors() -> set[int] | None:
     """Return the descriptors that the running loop of this thread needs for itself, or that it is about to close.
 
-    Empty without a running loop; None where the loop does not say (uvloop, trio).
+    The result is empty without a running loop, and None where the loop does not list them (uvloop, trio).
     """
     loop = running_loop()
     if loop is None:
@@ -90,12 +93,12 @@ def internal_descriptors() -> set[int] | None:
         return None
     parts = (getattr(loop, name, None) for name in ("_selector", "_ssock", "_csock"))
     own = {part.fileno() for part in parts if part is not None}
-    transports: Any = loop._transports  # type: ignore[attr-defined]  # there, see above
+    transports: Any = loop._transports  # type: ignore[attr-defined]  # present, as checked above
     return own | {number for number, transport in list(transports.items()) if transport.is_closing()}
 
 
 def is_running() -> bool:
-    """True if an event loop runs in this thread, so that nothing there would end while it waits."""
+    """True if an event loop runs in this thread, so that a wait would block all of its tasks."""
     return running_loop() is not None or _in_trio()
 
 
@@ -113,5 +116,5 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def current_task() -> asyncio.Task[Any] | None:
-    """Return the task that asks, if there is one."""
+    """Return the task that calls this function, if there is one."""
     return asyncio.current_task() if running_loop() is not None else None

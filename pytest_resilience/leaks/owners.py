@@ -1,4 +1,7 @@
-"""Who holds the other end of a connection that a server knows: the test, the service, or somebody else."""
+"""The owner of the client's end of a connection that a server reports.
+
+The owner is this process, a service, or another process.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,17 @@ from .descriptors import Descriptor
 if TYPE_CHECKING:
     from ..targets.server import PostgresTarget, RedisTarget
 
-
-ClientEndpoints = Sequence[
-    tuple[str, int | None]
-]  # a server's clients by address and port, in the order in which they came
-
+ClientEndpoints = Sequence[tuple[str, int | None]]  # address and port of a server's clients, in the order of connecting
 
 CLIENT_GONE = "its client is gone"
 
 
 class Owner(NamedTuple):
-    """Who has the client's end.
+    """The owner of the client's end of a connection.
 
     Args:
-        description: in a few words; "" where it is not clients.
-        descriptor: in this process, if it is there.
+        description: the owner in a few words; "" if that is unknown.
+        descriptor: the descriptor of the connection in this process, if it has one.
     """
 
     description: str
@@ -35,13 +34,13 @@ class Owner(NamedTuple):
 
 
 class ConnectionOwners:
-    """Asked when there is a question, each source once.
+    """Finds the owners of connections at one moment. Each source is read when it is first needed, and once.
 
     Args:
-        stack: whose servers and services.
-        descriptors: what this process has open.
-        clients: whom each server knew.
-        query_clients: whom a server knows now.
+        stack: the servers and services.
+        descriptors: the open descriptors of this process.
+        clients: the clients that each server had.
+        query_clients: returns the clients that a server has now.
     """
 
     def __init__(
@@ -56,49 +55,53 @@ class ConnectionOwners:
         self._query_clients = query_clients
         self._servers: Mapping[str, PostgresTarget | RedisTarget] = stack.targets
         self._proxied_ports: dict[str, dict[int, int]] = {}
-        # By the ports of both ends: one port of ours may lead to several places at once.
+        # By the ports of both ends, because one local port may be connected to several servers at once.
         self._own = {(d.local[1], d.remote[1]): d for d in descriptors if d.remote and not d.is_unix}
 
     def of(self, server: str, host: str, port: int | None) -> Owner | None:
-        """Who holds a client's end.
+        """Return the owner of a client's end.
 
         Args:
-            server: its name.
-            host: the client's address, as the server knows it.
-            port: its port there; None where it has none.
+            server: the name of the server.
+            host: the client's address, as the server sees it.
+            port: the client's port, as the server sees it; None where it has none.
 
         Returns:
-            None when it is the service's, or may be.
+            None if a service owns the connection, or may own it.
         """
         if port is None or port < 0 or not can_attribute(self._stack):
             return Owner("")
         target, client = self._servers[server], self.client_ports(server).get(port)
         if client is None and not sees_client_ports(self._stack):
-            # A forwarded one, or one that could not be paired: no socket here has that port.
             return self._of_unmapped(target, proxied=host == target.host)
         ends = (client, target.port) if client is not None else (port, target.server.direct_address.port)
         if ends in self._own:
             return Owner(f"held by this process (descriptor {self._own[ends].number})", self._own[ends])
-        if ends in self._service_ports:
-            return None
+        return None if ends in self._service_ports else self._of_other(ends)
+
+    def _of_other(self, ends: tuple[int, int]) -> Owner | None:
+        """Return the owner among all processes of this machine.
+
+        Without an owner, the server has not detected the end of its client, as it works on. A killed service leaves such
+        sessions too.
+        """
         pid = self._processes_by_ports.get(ends)
-        if pid is not None:
-            return None if pid in self._service_processes else Owner(f"held by process {pid}{_process_name(pid)}")
-        # Nobody's: the server has not noticed yet, since it works on. A service that was killed leaves such sessions too.
-        return None if self._stack.services else Owner(CLIENT_GONE)
+        if pid is None:
+            return None if self._stack.services else Owner(CLIENT_GONE)
+        return None if pid in self._service_processes else Owner(f"held by process {pid}{_process_name(pid)}")
 
     def _of_unmapped(self, target: PostgresTarget | RedisTarget, *, proxied: bool) -> Owner | None:
-        """The same, where all that can be clients is whether it may be a service's."""
+        """Return the owner of a connection with a port that no socket of this machine has, None if a service may own it."""
         direct = target.server.direct_address.port
         may_be_service = proxied or any(remote == direct for _, remote in self._service_ports)
         return None if may_be_service and self._stack.services else Owner("")
 
     def client_ports(self, server: str) -> dict[int, int]:
-        """The client's port by the one that the server knows."""
+        """Return the client's port by the port of the proxy's connection to the server."""
         if server not in self._proxied_ports:
             clients = self._clients.get(server, ())
             pairs = self._servers[server].proxy_handle.by_upstream_port(clients) or {}
-            # Who came or went between the server's answer and the proxy's would have moved all others by one.
+            # A client that connected or left between the two queries would shift each pair by one.
             certain = sees_client_ports(self._stack) or self._query_clients(server) == clients
             self._proxied_ports[server] = pairs if certain else {}
         return self._proxied_ports[server]
@@ -116,13 +119,13 @@ class ConnectionOwners:
         for pid in self._service_processes:
             try:
                 ports.update((c.laddr.port, c.raddr.port) for c in _tcp(psutil.Process(pid)))
-            except psutil.Error:  # it has ended meanwhile, or is not ours to look at
+            except psutil.Error:  # it has ended, or belongs to another user
                 continue
         return ports
 
     @cached_property
     def _processes_by_ports(self) -> dict[tuple[int, int], int]:
-        """Process by local and remote port, of all connections of this machine that we may see."""
+        """The process of each connection of this machine that this user may see, by local and remote port."""
         import psutil
 
         try:
@@ -132,10 +135,10 @@ class ConnectionOwners:
         return {(c.laddr.port, c.raddr.port): c.pid for c in every if c.pid}
 
 
-def _tcp(where: Any) -> list[Any]:
-    # psutil before 6.0 has another name for those of a process.
-    look = getattr(where, "net_connections", None) or where.connections
-    return [connection for connection in look(kind="tcp") if connection.raddr]
+def _tcp(source: Any) -> list[Any]:
+    # psutil before 6.0 has another name for the connections of a process.
+    connections = getattr(source, "net_connections", None) or source.connections
+    return [connection for connection in connections(kind="tcp") if connection.raddr]
 
 
 def _process_name(pid: int) -> str:

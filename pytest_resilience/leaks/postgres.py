@@ -1,4 +1,4 @@
-"""The sessions of a Postgres and the advisory locks that they hold: what to ask, and what to say of the answer."""
+"""The sessions of a Postgres and the advisory locks that they hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from .compare import UNNAMED, Resource
 
 MAX_QUERY_CHARS = 80  # characters of a query
-MAX_PIDS_OUT_OF_ORDER = 1000  # processes that may have begun before one that seems to be the first
+MAX_PIDS_OUT_OF_ORDER = 1000  # by which the process of the oldest session may not have the lowest id
 
 QUERY = """
 with held as (
@@ -20,7 +20,7 @@ select pid, backend_start::text as since, application_name as name, host(client_
   from pg_stat_activity left join held using (pid) where backend_type = 'client backend'
 """
 
-# What may be secret in a query. Also where the server cut it off in the middle.
+# The parts of a query that may be secret, also where the server has cut the query off.
 _LITERAL = re.compile(
     r"""
       --[^\n]*                                            # comments
@@ -49,23 +49,23 @@ class SessionRow(NamedTuple):
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> SessionRow:
-        """Out of a row of the query."""
+        """Return the session of a row of the query."""
         locks = tuple(lock_name(*lock) for lock in row["locks"] or ())
         name, state, query = row["name"] or UNNAMED, row["state"] or "", row["query"] or ""
         return cls(row["pid"], row["since"], name, row["host"] or "", row["port"], state, query, locks)
 
     def describe(self) -> str:
-        """What it does, without what may be secret."""
+        """Return the state and the last query, without its literals."""
         state = f"a session, {self.state}" if self.state else "a session"
         query = without_literals(self.query)
         return f"{state}, last query: {query}" if query else state
 
 
 def client_endpoints(sessions: Iterable[SessionRow]) -> list[tuple[str, int | None]]:
-    """The clients by address and port, in the order in which they came.
+    """Return address and port of the clients, in the order of connecting.
 
-    Each session is a process, so the order is that of their ids, which begin again after the largest; the times of their begins are
-    taken a moment later, and may have changed places.
+    Each session is a process, so this is the order of the process ids, which begin again after the largest. The start times are
+    taken a little later, and may be in another order.
     """
     in_time = sorted(sessions, key=lambda session: session.since)
     first = in_time[0].pid - MAX_PIDS_OUT_OF_ORDER if in_time else 0
@@ -74,7 +74,7 @@ def client_endpoints(sessions: Iterable[SessionRow]) -> list[tuple[str, int | No
 
 
 def resources(sessions: Iterable[SessionRow], server: str) -> list[Resource]:
-    """The sessions of a server, and the locks that they hold."""
+    """Return the sessions of a server, and the locks that they hold."""
     found = []
     for session in sessions:
         key = server, session.pid, session.since
@@ -84,7 +84,7 @@ def resources(sessions: Iterable[SessionRow], server: str) -> list[Resource]:
 
 
 def lock_name(high: int, low: int, kind: int) -> str:
-    """An advisory lock as somebody asked for it: one number of 64 bits, or two of 32 (kind 2)."""
+    """Return the arguments with which an advisory lock was taken, which are one number of 64 bits, or two of 32 (kind 2)."""
     if kind == 1:
         return str(_signed(high << 32 | low, 64))
     return f"{_signed(high, 32)},{_signed(low, 32)}"
@@ -95,7 +95,7 @@ def _signed(number: int, bits: int) -> int:
 
 
 def without_literals(query: str) -> str:
-    """The beginning of a query, in one line, with `?` for each number and string."""
+    """Return the beginning of a query in one line, with `?` for each number and string."""
     line = " ".join(_LITERAL.sub(_replaced, query).split())
     return line if len(line) <= MAX_QUERY_CHARS else line[: MAX_QUERY_CHARS - 3] + "..."
 

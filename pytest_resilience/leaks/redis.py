@@ -1,4 +1,4 @@
-"""The clients of a Redis and what they subscribe to: what to say of CLIENT LIST and PUBSUB CHANNELS."""
+"""The clients of a Redis and their subscriptions, from CLIENT LIST and PUBSUB CHANNELS."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .compare import UNNAMED, Resource
 
-PATTERN = "(pattern)"  # Redis does not say which
+PATTERN = "(pattern)"  # Redis does not report the pattern itself
 
 
 class ClientRow(NamedTuple):
@@ -22,33 +22,36 @@ class ClientRow(NamedTuple):
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> ClientRow:
-        """Out of a row as redis-py reads it."""
+        """Return the client of a row of CLIENT LIST."""
         counts = int(row.get("sub", 0)), int(row.get("psub", 0))
         return cls(str(row["id"]), row.get("name") or UNNAMED, row["addr"], row.get("cmd", ""), *counts)
 
     @property
     def port(self) -> int | None:
-        """Its end's port; None where it has none (a unix socket)."""
+        """The client's port, or None for a unix socket."""
         port = self.address.rpartition(":")[2]
         return int(port) if port.isdigit() else None
 
     @property
     def host(self) -> str:
-        """Its end's address."""
+        """The client's address."""
         return self.address.rpartition(":")[0]
 
     def describe(self) -> str:
-        """What it did last. Redis keeps no arguments."""
+        """Return the last command, of which Redis keeps no arguments."""
         return f"a client, last command: {self.command}" if self.command not in ("", "NULL") else "a client"
 
 
 def client_endpoints(clients: Iterable[ClientRow]) -> list[tuple[str, int | None]]:
-    """The clients by address and port, in the order in which they came: Redis numbers them."""
+    """Return address and port of the clients in the order of connecting, which is that of their numbers."""
     return [(client.host, client.port) for client in sorted(clients, key=lambda client: int(client.number))]
 
 
 def resources(clients: Iterable[ClientRow], server: str) -> list[Resource]:
-    """The clients of a server and their subscriptions, each by its client's name: Redis does not say which channel is whose."""
+    """Return the clients of a server and their subscriptions.
+
+    A subscription has the name of its client, because Redis does not report the channels of a client.
+    """
     found = []
     for client in clients:
         key = server, client.number, client.address
@@ -59,6 +62,6 @@ def resources(clients: Iterable[ClientRow], server: str) -> list[Resource]:
 
 
 def channel_names(count: int, before: Sequence[str], after: Sequence[str]) -> list[str]:
-    """What so many new subscriptions are called: the new channels, or all that they may be."""
+    """Return the names of `count` new subscriptions, the new channels or else all channels that they may have."""
     new = sorted(set(after) - set(before)) or sorted(after)
     return new if len(new) == count else [" or ".join(new) or UNNAMED] * count

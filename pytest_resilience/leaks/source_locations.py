@@ -1,4 +1,4 @@
-"""Files and lines of a user's code, as the lines of leaks show them."""
+"""Files and lines of user code, as the lines of leaks show them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def user_line(trace: tracemalloc.Traceback | None, root: Path) -> str:
-    """Return the file and line of a traceback where a user's code was last; "" if there is none."""
+    """Return file and line of the newest frame of user code in a traceback, "" if there is none."""
     if not trace:
         return ""
     newest_first = [(frame.filename, frame.lineno) for frame in reversed(trace)]
@@ -26,11 +26,11 @@ def _not_user_code() -> tuple[str, ...]:
 
 
 def is_user_code(file: str) -> bool:
-    """Whether code is neither Python's nor an installed package's nor ours."""
+    """True if a file belongs neither to Python nor to an installed package nor to the plugin."""
     return not file.startswith(_not_user_code())
 
 
 def relative_path(file: str, root: Path) -> str:
-    """A path as messages show it: from the root of the tests, if it is below."""
+    """Return a path as messages show it, relative to the root of the tests if it is below."""
     prefix = str(root) + os.sep
     return file.removeprefix(prefix)

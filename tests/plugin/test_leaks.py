@@ -97,7 +97,7 @@ LEAKS = {
             threading.Event().wait()
         threading.Thread(target=watch, name="watcher-1", daemon=True).start()
         """,
-        ["thread:watcher-1, stands at test_it.py:* in watch"],
+        ["thread:watcher-1, at test_it.py:* in watch"],
     ),
     "a session of a child": (
         """
@@ -185,8 +185,8 @@ def test_a_task_left_on_a_loop_that_lives_on(project: pytest.Pytester) -> None:
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines_random(
         [
-            "LEAK test_it.py::test_leaks: task:poller, stands at test_it.py:4 in rest",
-            "LEAK test_it.py::test_leaks: task:poll, stands at test_it.py:4 in rest",
+            "LEAK test_it.py::test_leaks: task:poller, at test_it.py:4 in rest",
+            "LEAK test_it.py::test_leaks: task:poll, at test_it.py:4 in rest",
         ]
     )
     assert result.stdout.str().count("LEAK ") == 2
@@ -348,10 +348,10 @@ def test_the_marker_allows_what_it_names_and_the_rest_is_an_error_when_asked_for
     result.stdout.fnmatch_lines(
         [
             "*ERROR at teardown of test_another*",
-            "E *LeakedResources: LEAK: thread:stranger, stands at *",
+            "E *LeakedResources: LEAK: thread:stranger, at *",
             "E *that they are meant to stay: @pytest.mark.leaks('thread:stranger').",
             "*ERROR at teardown of test_unmarked*",
-            "E *LeakedResources: LEAK: thread:watcher-3, stands at *",
+            "E *LeakedResources: LEAK: thread:watcher-3, at *",
             "LEAK test_it.py::test_another: thread:stranger, *",
             "LEAK test_it.py::test_unmarked: thread:watcher-3, *",
         ]

@@ -1,4 +1,4 @@
-"""What is too much, and what a marker allows."""
+"""Surplus resources, and the resources that a marker allows."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ def resource(name: str, key: object = None, kind: str = "redis") -> Resource:
     return Resource(kind, name, key or name)
 
 
-def test_what_is_new_has_stayed() -> None:
+def test_a_new_resource_is_found() -> None:
     assert new_resources([resource("a")], [resource("a"), resource("b")]) == [resource("b")]
 
 
-def test_what_has_gone_is_nobodys_business() -> None:
+def test_a_resource_that_is_gone_is_not_found() -> None:
     assert new_resources([resource("a"), resource("b")], [resource("a")]) == []
 
 
-def test_one_that_took_the_place_of_another_is_none_too_many() -> None:
+def test_a_replacement_is_no_surplus() -> None:
     assert new_resources([resource("pool", 1)], [resource("pool", 2)]) == []
 
 
-def test_of_several_with_one_name_the_newest_are_blamed() -> None:
+def test_of_several_with_one_name_the_newest_are_found() -> None:
     after = [resource("pool", 1), resource("pool", 2), resource("pool", 3), resource("pool", 4)]
     assert new_resources([resource("pool", 1), resource("pool", 0)], after) == after[2:]
 
 
-def test_one_that_was_there_is_never_blamed() -> None:
+def test_an_old_resource_is_never_found() -> None:
     assert new_resources([resource("pool", 2)], [resource("pool", 1), resource("pool", 2)]) == [resource("pool", 1)]
 
 
-def test_the_same_name_of_another_kind_is_something_else() -> None:
+def test_one_name_of_two_kinds_is_two_resources() -> None:
     assert new_resources([resource("x", kind="redis")], [resource("x", kind="thread")]) == [
         resource("x", kind="thread")
     ]
@@ -51,20 +51,20 @@ def test_the_same_name_of_another_kind_is_something_else() -> None:
     ],
 )
 def test_a_pattern_allows_what_it_names(pattern: str, allowed: bool) -> None:
-    assert Leak("thread:watcher-1", "stands at x", ("socket:127.0.0.1:80",)).allowed_by([pattern]) is allowed
+    assert Leak("thread:watcher-1", "at x", ("socket:127.0.0.1:80",)).allowed_by([pattern]) is allowed
 
 
-def test_a_name_with_brackets_can_be_given_literally() -> None:
+def test_a_pattern_may_be_a_literal_name_with_brackets() -> None:
     assert Leak("fd:/tmp/x[1]").allowed_by(["fd:/tmp/x[1]"])
 
 
-def test_a_leak_reads_as_name_and_what_is_known() -> None:
+def test_a_leak_is_shown_by_name_and_details() -> None:
     assert str(Leak("fd:pipe")) == "fd:pipe"
-    assert str(Leak("thread:a", "stands at b.py:1 in c")) == "thread:a, stands at b.py:1 in c"
+    assert str(Leak("thread:a", "at b.py:1 in c")) == "thread:a, at b.py:1 in c"
 
 
 @pytest.mark.parametrize("arguments", [(), ("",), ("thread",), ("thread:",), ("thred:x",), (3,), ("thread:a", None)])
-def test_a_marker_that_names_nothing_is_refused(arguments: tuple[object, ...]) -> None:
+def test_a_marker_without_a_valid_name_is_refused(arguments: tuple[object, ...]) -> None:
     with pytest.raises(SetupError, match="the marker leaks"):
         check_patterns(arguments)
 
@@ -74,5 +74,5 @@ def test_a_marker_takes_no_settings() -> None:
         check_patterns(("thread:a",), ["thread"])
 
 
-def test_a_good_marker_is_taken() -> None:
+def test_a_valid_marker_is_accepted() -> None:
     check_patterns(("thread:a-*", "lock:42", "fd:/tmp/*"))

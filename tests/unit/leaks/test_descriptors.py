@@ -23,7 +23,7 @@ def names() -> list[str]:
 
 
 @linux
-def test_files_pipes_and_loops_go_by_what_they_are(tmp_path: Path) -> None:
+def test_files_pipes_and_loops_have_the_names_of_their_kinds(tmp_path: Path) -> None:
     before = names()
     with (tmp_path / "x").open("w"):
         pipe = os.pipe()
@@ -38,28 +38,28 @@ def test_files_pipes_and_loops_go_by_what_they_are(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_socket_goes_by_its_other_end_and_stays_open(tmp_path: Path) -> None:
+def test_a_socket_has_the_name_of_its_peer_and_stays_open(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         host, port = server.getsockname()
-        assert names().count(f"socket:{host}:{port}") == 2, "the one that listens, and the one that leads there"
+        assert names().count(f"socket:{host}:{port}") == 2, "the listener, and the client"
         client.getpeername()
     with socket.socket(socket.AF_UNIX) as unix:
         unix.bind(str(tmp_path / "s"))
         assert f"socket:unix:{tmp_path / 's'}" in names()
 
 
-def test_a_descriptor_that_closes_meanwhile_has_no_ends() -> None:
+def test_a_closed_descriptor_has_no_addresses() -> None:
     assert descriptors._socket_addresses(10_000_000) == (None, None)
     with Path(__file__).open() as file:
         assert descriptors._socket_addresses(file.fileno()) == (None, None), "no socket"
 
 
-def test_where_the_system_lists_nothing_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_list_of_the_system_no_descriptor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "DESCRIPTORS", "/nowhere")
     assert descriptors.open_descriptors() == []
 
 
-def test_what_multiprocessing_keeps_is_none_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_descriptors_of_multiprocessing_are_internal(monkeypatch: pytest.MonkeyPatch) -> None:
     from multiprocessing import resource_tracker
 
     monkeypatch.setattr(resource_tracker._resource_tracker, "_fd", 4711)

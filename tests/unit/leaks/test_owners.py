@@ -1,4 +1,4 @@
-"""Who is accused where a server knows its clients by ports that no socket here has: nobody who may be a service."""
+"""The owners of connections with client ports that no socket of this machine has."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pytest_resilience.leaks.descriptors import Descriptor
 from pytest_resilience.leaks.owners import ClientEndpoints, ConnectionOwners, Owner
 
 PROXY = "10.0.0.9"
-KNOWN = [("10.0.0.1", 7), (PROXY, 500), (PROXY, 501)]  # a forwarded client, and two through the proxy
-MINE = Descriptor(23, "socket:[1]", ("10.0.0.1", 31), (PROXY, 20001))
+KNOWN = [("10.0.0.1", 7), (PROXY, 500), (PROXY, 501)]  # a forwarded client, and two clients through the proxy
+OWN = Descriptor(23, "socket:[1]", ("10.0.0.1", 31), (PROXY, 20001))
 
 
 @dataclass(eq=False)
@@ -30,36 +30,38 @@ def owners(
     *,
     services: tuple[Any, ...] = (),
     now: ClientEndpoints = KNOWN,
-    mine: Descriptor = MINE,
+    own: Descriptor = OWN,
 ) -> ConnectionOwners:
-    """Of a server in a container, as one who was paired so."""
-    server = SimpleNamespace(direct_address=SimpleNamespace(port=5432), upstream="another address", whole=True)
+    """Return the owners for a server in a container, with these pairs of upstream port and client port."""
+    server = SimpleNamespace(
+        direct_address=SimpleNamespace(port=5432), upstream_address="another address", exclusive=True
+    )
     proxy = SimpleNamespace(by_upstream_port=lambda known=(): pairs if known == KNOWN else {} if known == () else None)
     target = SimpleNamespace(host=PROXY, port=20001, server=server, proxy_handle=proxy)
     stack: Any = Stack({"postgres": target}, list(services), SimpleNamespace(servers={"postgres": server}))
-    return ConnectionOwners(stack, [mine], {"postgres": KNOWN}, lambda _: now)
+    return ConnectionOwners(stack, [own], {"postgres": KNOWN}, lambda _: now)
 
 
 SERVICE = SimpleNamespace(tree=list)
 
 
-def test_who_was_paired_with_a_socket_of_ours_is_ours() -> None:
+def test_a_client_that_is_paired_with_a_socket_of_this_process_belongs_to_it() -> None:
     owner = owners({500: 31, 501: 32}, services=(SERVICE,)).of("postgres", PROXY, 500)
-    assert owner == Owner("held by this process (descriptor 23)", MINE)
+    assert owner == Owner("held by this process (descriptor 23)", OWN)
 
 
-@pytest.mark.parametrize("pairs", [{}, None], ids=["not paired", "not known"])
-def test_who_was_not_paired_may_be_the_services(pairs: dict[int, int] | None) -> None:
+@pytest.mark.parametrize("pairs", [{}, None], ids=["not paired", "unknown"])
+def test_a_client_that_is_not_paired_may_be_the_service(pairs: dict[int, int] | None) -> None:
     assert owners(pairs, services=(SERVICE,)).of("postgres", PROXY, 500) is None
     assert owners(pairs).of("postgres", PROXY, 500) == Owner("")
 
 
-def test_nobody_is_paired_when_somebody_came_or_went_meanwhile() -> None:
+def test_no_client_is_paired_when_another_connects_between_the_queries() -> None:
     changed = owners({500: 31, 501: 32}, services=(SERVICE,), now=[*KNOWN, (PROXY, 502)])
     assert changed.of("postgres", PROXY, 500) is None
 
 
-def test_who_goes_around_the_proxy_is_no_service_of_ours_unless_one_does() -> None:
+def test_a_direct_client_is_no_service_unless_a_service_connects_directly() -> None:
     assert owners({}, services=(SERVICE,)).of("postgres", "10.0.0.1", 7) == Owner("")
     around = owners({}, services=(SERVICE,))
     around.__dict__["_service_ports"] = {(9, 5432)}

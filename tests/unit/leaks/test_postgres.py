@@ -1,4 +1,4 @@
-"""What is said of a session: nothing that may be secret."""
+"""The description of a session has no secrets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from pytest_resilience.leaks.postgres import (
         ("", ""),
     ],
 )
-def test_literals_are_left_out(query: str, relative_path: str) -> None:
+def test_literals_are_replaced(query: str, relative_path: str) -> None:
     assert without_literals(query) == relative_path
     assert "hunter2" not in without_literals(query)
 
@@ -58,7 +58,7 @@ def test_a_long_query_is_cut() -> None:
     ("row", "name"),
     [((0, 42, 1), "42"), ((1, 0, 1), str(1 << 32)), ((0xFFFFFFFF, 0xFFFFFFF9, 1), "-7"), ((3, 0xFFFFFFFC, 2), "3,-4")],
 )
-def test_a_lock_is_called_as_it_was_asked_for(row: tuple[int, int, int], name: str) -> None:
+def test_a_lock_is_named_by_its_arguments(row: tuple[int, int, int], name: str) -> None:
     assert lock_name(*row) == name
 
 
@@ -74,7 +74,7 @@ ROW = {
 }
 
 
-def test_a_session_and_its_locks_are_traces() -> None:
+def test_a_session_and_its_locks_are_resources() -> None:
     session = SessionRow.from_row(ROW)
     assert [(resource.kind, resource.name) for resource in resources([session], "postgres")] == [
         ("postgres", UNNAMED),
@@ -86,10 +86,10 @@ def test_a_session_and_its_locks_are_traces() -> None:
     assert len(resources([empty], "postgres")) == 1
 
 
-def test_clients_are_in_the_order_of_their_processes_also_when_the_numbers_begin_again() -> None:
+def test_clients_are_in_the_order_of_their_processes_when_the_ids_begin_again() -> None:
     came = [
         ("21:00:00.2+00", 32001, 1),
-        ("21:00:00.1+00", 32002, 2),  # its clock was read before that of the one before it
+        ("21:00:00.1+00", 32002, 2),  # its start time was read before that of the session above
         ("21:00:07+00", 32700, 3),
         ("21:00:08+00", 310, 4),
         ("21:00:08.5+00", 311, 5),
@@ -98,5 +98,5 @@ def test_clients_are_in_the_order_of_their_processes_also_when_the_numbers_begin
     assert client_endpoints(reversed(sessions)) == [("127.0.0.1", number) for number in (1, 2, 3, 4, 5)]
 
 
-def test_a_session_that_came_by_no_port() -> None:
+def test_a_session_over_a_unix_socket_has_no_port() -> None:
     assert client_endpoints([SessionRow.from_row({**ROW, "host": None, "port": -1})]) == [("", -1)]

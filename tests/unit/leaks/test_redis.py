@@ -1,4 +1,4 @@
-"""What is said of a client of Redis, and which channel is whose as far as that can be known."""
+"""The description of a client of Redis, and the channels of new subscriptions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_resilience.leaks.redis import ClientRow, channel_names, client_endpo
 ROW = {"id": "7", "name": "", "addr": "127.0.0.1:5000", "cmd": "subscribe", "sub": "2", "psub": "1"}
 
 
-def test_a_client_and_its_subscriptions_are_traces() -> None:
+def test_a_client_and_its_subscriptions_are_resources() -> None:
     client = ClientRow.from_row(ROW)
     assert client.port == 5000
     assert client.describe() == "a client, last command: subscribe"
@@ -18,7 +18,7 @@ def test_a_client_and_its_subscriptions_are_traces() -> None:
     assert {resource.name for resource in resources([client], "redis")} == {"unnamed"}
 
 
-def test_a_client_that_never_said_a_word() -> None:
+def test_a_client_that_has_sent_no_command() -> None:
     client = ClientRow.from_row({"id": 1, "addr": "/run/redis.sock:x", "cmd": "NULL"})
     assert client.describe() == "a client"
     assert client.port is None
@@ -41,7 +41,7 @@ def test_clients_are_in_the_order_of_their_numbers() -> None:
         (1, [], [], ["unnamed"]),
     ],
 )
-def test_new_subscriptions_go_by_the_new_channels(
+def test_new_subscriptions_have_the_names_of_new_channels(
     count: int, before: list[str], after: list[str], names: list[str]
 ) -> None:
     assert channel_names(count, before, after) == names

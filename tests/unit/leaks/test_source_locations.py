@@ -1,4 +1,4 @@
-"""Files and lines of a user's code."""
+"""Files and lines of user code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from pytest_resilience.leaks import source_locations
 
 
-def test_paths_are_shown_from_the_root() -> None:
+def test_paths_are_relative_to_the_root() -> None:
     assert source_locations.relative_path("/a/b/c.py", Path("/a")) == "b/c.py"
     assert source_locations.relative_path("/ab/c.py", Path("/a")) == "/ab/c.py"
     assert source_locations.is_user_code(__file__)

@@ -11,29 +11,29 @@ from pytest_resilience.leaks import tasks
 ROOT = Path(__file__).parent
 
 
-def test_a_thread_is_there_and_stands_in_the_users_code() -> None:
+def test_a_thread_is_shown_at_its_line_of_user_code() -> None:
     over = threading.Event()
 
     def work() -> None:
         over.wait()
 
     thread = threading.Thread(target=work, name="worker")
-    ours = threading.Thread(target=work, name="resilience-flap")
+    own = threading.Thread(target=work, name="resilience-flap")
     thread.start()
-    ours.start()
+    own.start()
     found = {resource.name: resource for resource in tasks.threads()}
     assert "worker" in found
     assert "resilience-flap" not in found
-    stands = tasks.thread_location(found["worker"].value, ROOT)
+    location = tasks.thread_location(found["worker"].value, ROOT)
     over.set()
     thread.join()
-    ours.join()
-    assert stands.startswith("stands at test_tasks.py:")
-    assert stands.endswith("in work")
+    own.join()
+    assert location.startswith("at test_tasks.py:")
+    assert location.endswith("in work")
     assert tasks.thread_location(thread, ROOT) == "", "it has ended"
 
 
-def test_a_task_stands_at_the_innermost_line_of_the_users_code() -> None:
+def test_a_task_is_shown_at_its_innermost_line_of_user_code() -> None:
     async def inner() -> None:
         await asyncio.sleep(3600)
 
@@ -47,7 +47,10 @@ def test_a_task_stands_at_the_innermost_line_of_the_users_code() -> None:
         assert found["poller"].value is named
         assert any(name.endswith("outer") for name in found)
         assert tasks.task_location(named, ROOT).endswith("in inner")
-        assert not {resource.value for resource in tasks.tasks(ours=[asyncio.get_running_loop()])} & {named, unnamed}
+        assert not {resource.value for resource in tasks.tasks(excluded=[asyncio.get_running_loop()])} & {
+            named,
+            unnamed,
+        }
         for task in named, unnamed:
             task.cancel()
 
