@@ -1,4 +1,4 @@
-"""One stack per session (and per xdist worker): a backend's servers behind proxies, and the clean state that every test begins with."""
+"""The servers of one backend behind proxies, for one session or one xdist worker, and the state in which each test begins."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Stack:
     """Postgres and Redis behind a Toxiproxy.
 
     Args:
-        backend: where they come from.
-        seed: the run's seed.
+        backend: runs the servers and the proxies.
+        seed: the seed of the run.
 
     Attributes:
-        backend: the backend's name, such as "embedded".
-        seed: the run's seed.
-        postgres, redis: the servers, with faults that are healed at the end of the session at the latest.
+        backend: the name of the backend, such as "embedded".
+        seed: the seed of the run.
+        postgres, redis: the servers. Their faults heal at the end of the session at the latest.
     """
 
     def __init__(self, backend: Backend, seed: int) -> None:
@@ -64,7 +64,7 @@ class Stack:
         self._extra_admins: dict[str, tuple[ServerKind, PostgresAdmin | RedisAdmin]] = {}
         self._proxy_client: ToxiproxyClient | None = None
         self._log_begins: dict[str, int] = {}
-        self._test = ""  # that had the stack last
+        self._test = ""  # the test for which the stack was prepared last
         try:
             backend.start()
             for server in backend.servers.values():
@@ -88,20 +88,16 @@ class Stack:
         )
 
     def _create_proxy(self, name: str) -> ProxyHandle:
-        control = self._proxy_client
-        assert control is not None
-
         def create(_: int) -> ProxyHandle:
             listen, upstream = self._backend.proxy_addresses(name)
-            return create_proxy(control, f"{self._backend.proxy_prefix}{name}", listen, upstream)
+            return create_proxy(self.proxy_client, f"{self._backend.proxy_prefix}{name}", listen, upstream)
 
         return with_free_port(create, taken=SetupError)
 
     @property
     def toxiproxy(self) -> toxiproxy.Toxiproxy:
-        """A toxiproxy-python client of this stack's server."""
-        assert self._proxy_client is not None
-        return self._proxy_client.as_toxiproxy_python()
+        """A toxiproxy-python client of this stack's proxy."""
+        return self.proxy_client.as_toxiproxy_python()
 
     @property
     def proxy_client(self) -> ToxiproxyClient:
@@ -111,11 +107,11 @@ class Stack:
 
     @property
     def backend_for_processes(self) -> Backend:
-        """What runs processes beside the servers."""
+        """The backend, which also runs processes other than servers."""
         return self._backend
 
     def create_targets(self, registry: StrikeRegistry) -> tuple[PostgresTarget, RedisTarget]:
-        """Postgres and Redis, with their strikes written to `registry`."""
+        """Return Postgres and Redis with their strikes recorded in `registry`."""
         postgres = PostgresTarget(
             "postgres", registry, admin=self._postgres_admin, **self._target_arguments("postgres", "postgres")
         )
@@ -124,7 +120,7 @@ class Stack:
         )
 
     def _target_arguments(self, kind: ServerKind, name: str) -> _TargetArguments:
-        """What a target of either kind is made of."""
+        """Return the arguments that both kinds of target take."""
         proxy = self._proxies[name]
         return {
             "server": self._backend.servers[name],
@@ -134,28 +130,26 @@ class Stack:
         }
 
     def _unsupported(self, kind: str, name: str) -> dict[str, str]:
-        """The faults of a target that the backend can't inject, by their own names."""
-        told = ((fault.partition("."), reason) for fault, reason in self._backend.unsupported.items())
+        """Return the faults of a target that the backend can't inject, each with the reason."""
+        faults = ((fault.partition("."), reason) for fault, reason in self._backend.unsupported.items())
         return {
             fault: f"{self.backend} cannot {name}.{fault}: {reason}"
-            for (owner, _, fault), reason in told
+            for (owner, _, fault), reason in faults
             if owner == kind
         }
-
-    # -- more than one of a kind
 
     def add_postgres(
         self, name: str, init: Init | None = None, *, registry: StrikeRegistry | None = None
     ) -> PostgresTarget:
-        """One more Postgres behind a proxy of its own; the same one for everybody who says the same name.
+        """Return another Postgres behind its own proxy. The first call with a name starts it.
 
         Args:
-            name: such as "replica"; the first half of its faults' labels.
-            init: SQL, files with SQL, or functions that are given its URL: what makes its schema, once.
-            registry: where its strikes are written; None for the session's.
+            name: the name, such as "replica", with which the labels of its faults begin.
+            init: SQL, files with SQL, or functions that take its URL, which make its schema once; None for none.
+            registry: the registry that records its strikes; None for that of the session.
 
         Raises:
-            SetupError: the name is taken or no name, or this backend has no more servers.
+            SetupError: the name is taken or malformed, or the backend can't run another server.
         """
         self._add_server("postgres", name, init)
         target = self.extra_target(name, registry or self._registry)
@@ -163,7 +157,7 @@ class Stack:
         return target
 
     def add_redis(self, name: str, *, registry: StrikeRegistry | None = None) -> RedisTarget:
-        """One more Redis behind a proxy of its own; see `add_postgres`."""
+        """Return another Redis behind its own proxy, as `add_postgres` does."""
         self._add_server("redis", name, None)
         target = self.extra_target(name, registry or self._registry)
         assert isinstance(target, RedisTarget)
@@ -193,7 +187,7 @@ class Stack:
         admin.take_baseline()
 
     def extra_target(self, name: str, registry: StrikeRegistry) -> PostgresTarget | RedisTarget:
-        """A server that was added, with its strikes written to `registry`."""
+        """Return a server that was added, with its strikes recorded in `registry`."""
         _, admin = self._extra_admins[name]
         if isinstance(admin, PostgresAdmin):
             return PostgresTarget(name, registry, admin=admin, **self._target_arguments("postgres", name))
@@ -201,49 +195,70 @@ class Stack:
 
     @property
     def server_kinds(self) -> dict[str, str]:
-        """What each server is: "postgres" or "redis", by its name."""
+        """The kind of each server ("postgres" or "redis") by its name."""
         return {"postgres": "postgres", "redis": "redis"} | {
             name: kind for name, (kind, _) in self._extra_admins.items()
         }
 
     def load_schema(self, init: Init) -> None:
-        """Make the schema of `postgres`, which every test begins with; before the first test."""
+        """Make the schema of `postgres`, with which each test begins. Call it before the first test."""
         self._postgres_admin.prepare(init)
 
     @property
     def targets(self) -> dict[str, PostgresTarget | RedisTarget]:
-        """All servers, by their names."""
+        """All servers by name."""
         more = {name: self.extra_target(name, self._registry) for name in self._extra_admins}
         return {"postgres": self.postgres, "redis": self.redis, **more}
 
     @property
     def services(self) -> list[RunningService]:
-        """The services that have been started in this session, whether they run now or not."""
+        """All services of this session, running or not."""
         return [running for _, running in self._services.values()]
 
     @property
     def strikes(self) -> list[Strike]:
-        """What struck for the session, in order, healed or not."""
+        """The strikes of the session in order, healed or not."""
         return list(self._registry.strikes)
 
     def prepare_test(self, service: Service | None) -> RunningService | None:
-        """Make everything as a test shall find it: servers up, no toxics, a clean database, an empty Redis, a fresh service.
+        """Bring the stack into the state in which each test begins.
+
+        The servers run without toxics, the databases are in their baseline, and the service is restarted if it was used.
 
         Returns:
-            The service, ready; None when there is none.
+            The service, ready; None without a service.
         """
         if service is not None:
             self._refuse_broken_service(service)
         self._restart_dead()
+        running = self._prepare_service(service)
+        if not self._has_baseline:
+            self._take_baseline()
+        try:
+            self._clean_servers()
+        except Exception as error:
+            if self._test:
+                error.add_note(f"the last test before this one was {self._test}")
+            raise
+        finally:
+            self._test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+        if running is not None:
+            running.begin()
+        return running
+
+    def _prepare_service(self, service: Service | None) -> RunningService | None:
+        """Return the service, without the processes that must not serve the next test."""
         running = self._service_process(service) if service is not None else None
         for _, other in self._services.values():
             if other is not running:
-                other.stop()  # another module's, which would go on working on the same servers
+                other.stop()  # the service of another module, which would use these servers too
         if running is not None and self._dirty and running.spec.restart_between_tests:
             running.stop()
         self._dirty = False
-        if not self._has_baseline:
-            self._take_baseline()
+        return running
+
+    def _clean_servers(self) -> None:
+        """Remove toxics and restore the baselines. Each Postgres works on that while the Redis servers are cleaned."""
         struck = self._targets_struck
         cleaning = [
             target.admin.clean(settings=name not in struck)
@@ -258,19 +273,11 @@ class Stack:
                     target.admin.clean(settings=name not in struck)
             for each in cleaning:
                 each.result()
-        except Exception as error:
-            if self._test:
-                error.add_note(f"the last test before this one was {self._test}")
-            raise
         finally:
-            self._test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
             wait(cleaning)
-        if running is not None:
-            running.begin()
-        return running
 
     def _refuse_broken_service(self, service: Service) -> None:
-        """Fail at once for a service that could not be started; another object that describes it starts it no better."""
+        """Fail at once if the start of a service has failed before, also if an equal object describes it now."""
         for spec, running in list(self._services.values()):
             if spec == service:
                 running.raise_start_error()
@@ -280,36 +287,35 @@ class Stack:
         return [admin for admin in every if isinstance(admin, kind)]
 
     def logs(self) -> dict[str, str]:
-        """What each server wrote since the test began."""
+        """Return the log of each server since the test began."""
         return {name: server.log_text(self._log_begins.get(name, 0)) for name, server in self._backend.servers.items()}
 
     def mark_dirty(self) -> None:
-        """A test struck something or used the service: the next one gets a fresh process."""
+        """Restart the service before the next test, because this one struck a fault or used the service."""
         self._dirty = True
 
     def finish_test(self) -> None:
-        """After a test's faults are healed.
+        """Check the backend and remove toxics, after the faults of a test have healed.
 
         Raises:
-            BackendDied: a server or the proxy ended although nobody struck it; shows its log.
+            BackendDied: a server or the proxy has ended without a strike; the message has its log.
         """
         self._backend.check()
         self._reset_foreign_toxics()
 
     def _reset_foreign_toxics(self) -> None:
-        """Undo toxics that were added without a fault of ours, through toxiproxy-python."""
-        assert self._proxy_client is not None
+        """Remove the toxics that a test added by toxiproxy-python, unless a fault of the session is struck."""
         if not any(not strike.healed for strike in self._registry.strikes):
             if self._backend.shares_toxiproxy:
                 for proxy in self._proxies.values():
                     proxy.reset()
                 return
-            self._proxy_client.reset()
+            self.proxy_client.reset()
             for proxy in self._proxies.values():
                 proxy.mark_enabled()
 
     def _service_process(self, service: Service) -> RunningService:
-        """The process of a service; its first start belongs to the baseline, since it makes the tables."""
+        """Return the process of a service. Its first start belongs to the baseline, because it makes the tables."""
         known = self._services.get(id(service))
         if known is not None:
             return known[1]
@@ -331,11 +337,11 @@ class Stack:
 
     @property
     def _targets_struck(self) -> set[str]:
-        """The names of what faults of the session strike now."""
+        """The names of the targets that faults of the session strike now."""
         return {strike.label.partition(".")[0] for strike in self._registry.strikes if not strike.healed}
 
     def _restart_dead(self) -> None:
-        """Bring back what died in an earlier test, which has failed for it."""
+        """Restart servers and proxy if one has ended in an earlier test, which has failed with that error."""
         try:
             self._backend.check()
         except BackendDied:
@@ -345,20 +351,23 @@ class Stack:
             self._proxy_client = self._connect_proxy(self._backend)
             for name, proxy in self._proxies.items():
                 upstream = str(self._backend.servers[name].upstream_address)
-                populate(
-                    self._proxy_client, [(proxy.name, proxy.listen, upstream)]
-                )  # the same port: addresses were handed out
+                # On the same port, because clients have the address.
+                populate(self._proxy_client, [(proxy.name, proxy.listen, upstream)])
                 proxy.toxiproxy = self._proxy_client
                 proxy.mark_enabled()
 
-    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+    if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
         def __getattr__(self, name: str) -> Any:
             __tracebackhide__ = True
             raise no_attribute(self, name)
 
     def close(self) -> None:
-        """End everything, whatever fails meanwhile; reports the first failure, such as a session strike that could not be healed."""
+        """Heal the strikes of the session, and end all processes even if a step fails.
+
+        Raises:
+            Exception: the first failure, such as that of a strike which could not be healed.
+        """
         stops = [running.stop for _, running in self._services.values()]
         redis = [admin.close for admin in self._admins(RedisAdmin)]
         postgres = [admin.close for admin in self._admins(PostgresAdmin)]
@@ -367,7 +376,7 @@ class Stack:
         for step in (self._registry.heal, *stops, *redis, *postgres, *control):
             try:
                 step()
-            except Exception as failure:  # noqa: BLE001  # whatever it is: the backend must be closed, it has the processes
+            except Exception as failure:  # noqa: BLE001  # the backend must be closed in any case, because it has the processes
                 failures.append(failure)
         self._backend.close()
         if failures:
