@@ -1,4 +1,4 @@
-"""Resilience tests for Python services: what there is to call."""
+"""Resilience tests for Python services."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +49,11 @@ __all__ = [
     "recovers",
 ]
 
-# `-p pytest_resilience` in a checkout that is not installed loads this package; the entry point names the plugin itself, as each
-# `pytest_plugins` makes pytest look through the metadata of all that is installed.
+# `-p pytest_resilience` loads this package, in a checkout that is not installed. The entry point names the plugin itself, because
+# `pytest_plugins` makes pytest search the metadata of all installed packages.
 pytest_plugins = ("pytest_resilience.plugin",)
 
-# pytest imports this package in every run, used or not: so a name is loaded when somebody asks for it. All others are errors.
+# The modules of names that are imported at their first use, because every run of pytest imports this package. All other names are errors.
 _HOMES = {
     "Leak": "leaks.compare",
     "Receipt": "faults.fault",

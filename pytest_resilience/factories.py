@@ -1,12 +1,12 @@
-"""Fixtures for more than one Postgres or Redis, made to measure and given a name in your conftest.py.
+"""Factories of fixtures for further Postgres and Redis servers, called in your conftest.py.
 
     from pytest_resilience import factories
 
     replica = factories.postgres("replica", init=Path("schema.sql"))
     sessions = factories.redis("sessions")
 
-Each has a proxy of its own, begins every test clean, and what a test strikes on it is healed with all else. Where a service needs its
-URL at the start of the session, `resilience_stack.add_postgres("replica").url` has it.
+Each server has its own proxy, is in its baseline at the begin of each test, and its faults heal at the end of the test. For a
+service that needs the URL at the start of the session, use `resilience_stack.add_postgres("replica").url`.
 """
 
 from __future__ import annotations
@@ -22,35 +22,36 @@ if TYPE_CHECKING:
 
 
 def postgres(name: str, *, init: Init | None = None) -> Any:
-    """A fixture with one more Postgres, started when a test first asks for it.
+    """Return a fixture with another Postgres, which starts when a test first uses it.
 
     Args:
-        name: such as "replica"; the first half of its faults' labels, and good for `@pytest.mark.fault("replica.refuse")` too.
-        init: SQL, `Path`s of files with SQL, or functions that are given its URL: what makes its schema, once.
+        name: the name, such as "replica", with which the labels of its faults begin, as in
+            `@pytest.mark.fault("replica.refuse")`.
+        init: SQL, `Path`s of files with SQL, or functions that take its URL, which make its schema once; None for none.
     """
 
     @pytest.fixture
-    def one_more(resilience: Resilience) -> PostgresTarget:
+    def extra_server(resilience: Resilience) -> PostgresTarget:
         return resilience.add_postgres(name, init)
 
-    return one_more
+    return extra_server
 
 
 def redis(name: str) -> Any:
-    """A fixture with one more Redis, started when a test first asks for it.
+    """Return a fixture with another Redis, which starts when a test first uses it.
 
     Args:
-        name: such as "sessions"; the first half of its faults' labels.
+        name: the name, such as "sessions", with which the labels of its faults begin.
     """
 
     @pytest.fixture
-    def one_more(resilience: Resilience) -> RedisTarget:
+    def extra_server(resilience: Resilience) -> RedisTarget:
         return resilience.add_redis(name)
 
-    return one_more
+    return extra_server
 
 
-if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
     def __getattr__(name: str) -> Any:
         __tracebackhide__ = True

@@ -1,4 +1,4 @@
-"""The fixtures that people type. Whatever is heavy is imported when one of them is first used."""
+"""The fixtures. Heavy modules are imported when a test first uses one of them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def resilience_schema() -> Init | None:
-    """Override this to say how your schema is made: SQL, `Path`s of files with SQL, or functions that are given the database's URL.
+    """Override this to make your schema.
 
-    Made once; every test begins with it and with the rows that it brought, as with a clone.
+    Return SQL, `Path`s of files with SQL, or functions that take the database's URL.
+    The schema is made once. Each test begins with it and with its rows, as with a clone.
     """
     return None
 
@@ -44,15 +45,15 @@ def resilience_stack(pytestconfig: pytest.Config, resilience_schema: Init | None
             stack.load_schema(resilience_schema)
         yield stack
     finally:
-        FINDER.restore()  # other fixtures' ends come first, and may have put an older state of sys.modules back
+        FINDER.restore()  # fixtures that ended before may have restored an older state of sys.modules
         stack.close()
 
 
 @pytest.fixture(scope="session")
 def resilience_service() -> Service | None:
-    """Override this to say how your service starts: return a `pytest_resilience.Service`.
+    """Override this to describe how your service starts.
 
-    The default is None: tests then have no `resilience.service`, which says so with the lines to write.
+    Return a `pytest_resilience.Service`. The default is None. `resilience.service` then raises an error that shows the lines to write.
     """
     return None
 
@@ -61,9 +62,9 @@ def resilience_service() -> Service | None:
 def resilience(
     request: pytest.FixtureRequest, resilience_stack: Stack, resilience_service: Service | None
 ) -> Iterator[Resilience]:
-    """Systems to strike: `.postgres`, `.redis`, `.service`, and `.strikes`, what struck so far.
+    """Targets for faults: `.postgres`, `.redis` and `.service`. `.strikes` has the strikes so far.
 
-    Every test begins with a clean database, an empty Redis and no toxics; everything it struck is healed when it ends.
+    Each test begins with a clean database, an empty Redis and no toxics. All its strikes heal at its end.
     """
     from .history import recording
     from .resilience import Resilience
@@ -85,4 +86,4 @@ def resilience(
             yield resilience
         finally:
             FINDER.restore()
-            resilience.finish()  # after a body that ran this is done already
+            resilience.finish()  # does nothing if the body has run

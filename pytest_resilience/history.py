@@ -1,4 +1,6 @@
-"""The history of a test: strikes and heals in order, appended and never changed, and the last exchanges of the service's client.
+"""The history of a test, to which marks are appended and in which none changes.
+
+It has strikes and heals in order, and the last exchanges of the service's client.
 
 The history that a test records is current in the test's context and in that of the tasks that it starts, so that free
 functions such as `eventually` can show the strikes of their own test. Threads begin without a context. They and event loops
@@ -27,7 +29,7 @@ class FaultMark(NamedTuple):
         label: target and fault, such as "redis.refuse".
         time: when it happened.
         strike: the number of the strike in its history, from 0 on; a heal has that of its strike.
-        touched: what the fault had affected when it was healed; None for a strike, and where the number is not known.
+        touched: what the fault had affected when it was healed; None for a strike, and where the backend does not count.
         unit: what `touched` counts; "" for a strike.
     """
 
@@ -46,7 +48,7 @@ class FaultMark(NamedTuple):
 
 
 class FaultPeriod(NamedTuple):
-    """The time from a strike to its heal; `healed_at` is None while the fault lasts."""
+    """The time from a strike to its heal, with `healed_at` None while the fault lasts."""
 
     label: str
     struck_at: float
@@ -130,7 +132,7 @@ _own: ContextVar[History | None] = ContextVar("pytest_resilience_history", defau
 
 
 def current() -> History:
-    """Return the history that strikes are written to now; outside of tests that is the session's."""
+    """Return the history that records strikes now. Outside of tests, that is the session's."""
     own = _own.get()
     return own if own is not None and any(own is each for each in _recording) else _recording[-1]
 

@@ -1,4 +1,4 @@
-"""The hooks that others may implement, in a conftest.py or a plugin of theirs."""
+"""The hooks that your conftest.py or plugin may implement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 @pytest.hookspec
 def pytest_resilience_backends() -> dict[str, BackendFactory]:  # type: ignore[empty-body]  # a specification has none
-    """Add backends: by name, a function that takes `backends.settings.Settings` and returns a `backends.backend.Backend`.
+    """Return backends by the names that --resilience-backend then accepts.
 
-    The name can then be given to --resilience-backend. Only plugins and the conftest.py files that pytest reads at its start are asked.
+    Each is a function that takes `backends.settings.Settings` and returns a `backends.backend.Backend`. The hook is called for
+    plugins and for the conftest.py files that pytest reads at its start.
     """

@@ -1,4 +1,4 @@
-"""The options: a table with one row each, and the values that a run gives them.
+"""The table of options, with a row for each, and the values that a run gives them.
 
 A value comes from the command line, else from the environment, else from the ini file.
 """
@@ -326,12 +326,12 @@ def selected_backend(config: pytest.Config) -> SelectedBackend:
 
 
 def describe(config: pytest.Config) -> str:
-    """Return the line that shows what a run uses: its backend and the reason for it, the versions, the seed."""
+    """Return the line with the backend of a run and the reason for it, the versions and the seed."""
     return f"resilience: {selected_backend(config).describe()}, seed {options_of(config).seed}"
 
 
 def _lookup(config: pytest.Config, option: Option) -> Given | None:
-    """Return the value of an option from the command line, else the environment, else the ini file; None if none has it."""
+    """Return the value of an option from the command line, else the environment, else the ini file, or None."""
     value = config.getoption(option.ini)
     if value is not None:
         return Given(value, option.flag, from_project=False)
@@ -349,7 +349,7 @@ def _warn(config: pytest.Config, text: str) -> None:
 
 
 def _warn_of_unknown_variables(config: pytest.Config) -> None:
-    """Warn of a variable whose name is close to that of an option. Without the warning it would have no effect."""
+    """Warn of a variable with a name close to that of an option, which would have no effect without a message."""
     if hasattr(config, "workerinput"):
         return  # the controller has warned
     known = [*(option.variable for option in VALUES), *(f"{PREFIX}{name.upper()}" for name in VARIABLES)]

@@ -45,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return  # the controller has checked the backend, before it started the workers
     config.pluginmanager.register(Summary(functools.partial(_run_line, config)), "resilience-summary")
-    # A backend that the project's configuration names is checked later, if a test uses it. Under xdist that is not known.
+    # A backend that the project's configuration names is checked later, if a test uses it. xdist's controller collects no tests.
     if given.backend_for_this_run or given.backend == "external" or getattr(config.option, "numprocesses", None):
         given.require_backend()
 
@@ -119,7 +119,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def _run_line(config: pytest.Config) -> str | None:
-    """Return the line with the backend and the seed for the end of the run; None if it was shown, or nothing used them."""
+    """Return the line with the backend and the seed for the end of the run, or None if it was shown or nothing used them."""
     if DESCRIBED in config.stash:
         return None
     own = options.describe(config) if options.SELECTED_BACKEND in config.stash else None
@@ -204,7 +204,7 @@ def _healing_on_errors(item: pytest.Item) -> Iterator[None]:
 
 @contextmanager
 def _skip_unsupported(item: pytest.Item) -> Iterator[None]:
-    """Skip a test that asks for a fault which this backend or platform can't inject, with the reason."""
+    """Skip a test if this backend or platform can't inject its fault, with the reason."""
     try:
         yield
     except Exception as error:
@@ -346,7 +346,10 @@ def _is_vacuous(call: pytest.CallInfo[None]) -> bool:
 
 
 def _redact(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Remove the passwords of this session from a report: --showlocals prints the values in the frames of libraries."""
+    """Remove the passwords of this session from a report.
+
+    --showlocals prints the values in the frames of libraries.
+    """
     if redaction := sys.modules.get(f"{__package__}.redaction"):  # else there are none
         for name in "longrepr", "sections", "user_properties":
             if hasattr(report, name):
@@ -355,7 +358,7 @@ def _redact(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Remove passwords from the report of a collection: a module may connect while it is imported."""
+    """Remove passwords from the report of a collection, because a module may connect while it is imported."""
     report = yield
     _redact(report)
     return report
@@ -369,7 +372,7 @@ def pytest_internalerror(excrepr: Any) -> None:
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> Any:
-    """Make VACUOUS an outcome of its own."""
+    """Make VACUOUS an outcome beside those of pytest."""
     if report.when == "call" and report.passed and VACUOUS in getattr(report, "user_properties", ()):
         return "vacuous", "V", ("VACUOUS", {"yellow": True})
     return None

@@ -1,4 +1,4 @@
-"""One test's experiment: the targets it strikes, and the settling of accounts when its body has ended."""
+"""The value of the `resilience` fixture, with the targets, the strikes and the check for leaks of one test."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import HealFailed, NoService, ResilienceError, SetupError, UnknownFault
 from .faults import FAULTS
-from .faults.fault import Strike
+from .faults.fault import Fault, Strike
 from .history import History
 from .leaks.check import LeakCheck
 from .leaks.compare import Leak, check_names
@@ -42,12 +42,13 @@ resilience.service: no resilience_service fixture says how your service starts. 
 
 
 class Resilience:
-    """What the `resilience` fixture hands out.
+    """The value of the `resilience` fixture.
 
     Attributes:
         postgres, redis: the servers behind their proxies, with a method for each fault.
-        service: the service under test, when a `resilience_service` fixture says how to start it.
-        strikes: what struck in this test, in order.
+        service: the service under test, if a `resilience_service` fixture describes it.
+        strikes: the strikes of this test, in order.
+        history: the history of this test.
     """
 
     postgres: PostgresTarget
@@ -70,7 +71,7 @@ class Resilience:
         """The service under test.
 
         Raises:
-            NoService: nobody said how to start it; shows the lines to write.
+            NoService: no fixture describes it; the message has the lines to write.
         """
         if self._service is None:
             raise NoService(NO_SERVICE)
@@ -78,34 +79,34 @@ class Resilience:
         return self._service
 
     def add_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
-        """One more Postgres, started when it is first asked for; what it strikes is healed with all else. See `factories.postgres`."""
+        """Return another Postgres. The first call with a name starts it. See `factories.postgres`."""
         return self._stack.add_postgres(name, init, registry=self._registry)
 
     def add_redis(self, name: str) -> RedisTarget:
-        """One more Redis; see `add_postgres`."""
+        """Return another Redis. The first call with a name starts it."""
         return self._stack.add_redis(name, registry=self._registry)
 
     def process(self, pid: int) -> ForeignProcess:
-        """Another process of yours, by its id: with kill, pause, terminate, and the faults of scarcity.
+        """Return a process of yours as a target with kill, pause, terminate and the faults of resources.
 
         Raises:
-            SetupError: there is no such process, or the test itself hangs on it.
+            SetupError: there is no such process, or it is an ancestor of this one.
         """
         return ForeignProcess(self._registry, pid, self._stack.backend_for_processes)
 
     @property
     def strikes(self) -> list[Strike]:
-        """What struck in this test, in order, healed or not."""
+        """The strikes of this test in order, healed or not."""
         return list(self._registry.strikes)
 
     def strike(self, name: object = None, *arguments: object, **settings: object) -> Strike:
-        """Strike by name, as the marker does: `strike("redis.refuse")`, `strike("postgres.latency", seconds=0.2)`.
+        """Strike a fault by its name, as the marker does, such as `strike("postgres.latency", seconds=0.2)`.
 
         Raises:
-            UnknownFault: no such target or fault.
-            SetupError: the settings don't fit it.
+            UnknownFault: there is no such target or fault.
+            SetupError: the settings don't fit the fault.
         """
-        __tracebackhide__ = True  # a wrong marker is told by its message, not by our code
+        __tracebackhide__ = True  # the message explains a wrong marker
         if not isinstance(name, str):
             raise SetupError(
                 f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
@@ -115,26 +116,11 @@ class Resilience:
         known = [f"{each}.{fault}" for fault, f in FAULTS.items() for each, kind in kinds.items() if kind in f.targets]
         if name not in known:
             raise UnknownFault(name, known)
-        own = target_name in ("postgres", "redis", "service")
-        target: object = getattr(self, target_name) if own else self._stack.extra_target(target_name, self._registry)
-        takes = inspect.signature(FAULTS[fault_name])
-        try:
-            takes.bind(*arguments, **settings)  # names what is wrong without our class before it
-            fault = FAULTS[fault_name](*arguments, **settings)
-        except TypeError as error:
-            named = [str(each.replace(annotation=each.empty)) for each in takes.parameters.values()]
-            near = [did_you_mean(each, takes.parameters) for each in settings if each not in takes.parameters]
-            raise SetupError(
-                f"fault({name!r}): {error}{''.join(near)}; it takes {', '.join(named) or 'no settings'}"
-            ) from None
-        except SetupError as error:
-            said = ", ".join(
-                [repr(name), *map(repr, arguments), *(f"{key}={value!r}" for key, value in settings.items())]
-            )
-            raise SetupError(f"{error}; in fault({said})") from None
-        return fault.strike(target)
+        built_in = target_name in ("postgres", "redis", "service")
+        target = getattr(self, target_name) if built_in else self._stack.extra_target(target_name, self._registry)
+        return _make_fault(name, fault_name, arguments, settings).strike(target)
 
-    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+    if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
         def __getattr__(self, name: str) -> Any:
             __tracebackhide__ = True
@@ -143,12 +129,12 @@ class Resilience:
     def start_leak_check(
         self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()
     ) -> LeakCheck:
-        """Take down what is there as the test's body begins; asked again at its end, it says what has stayed.
+        """Take the snapshot with which the end of the test is compared, and return the check.
 
         Args:
-            root: what paths are shown from.
+            root: the directory from which paths are shown.
             loops: event loops that outlive the test.
-            allowed: patterns of what may stay.
+            allowed: patterns of resources that may stay.
         """
         self._new_leak_check = lambda more: LeakCheck(
             self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *more]
@@ -160,65 +146,65 @@ class Resilience:
         return [*self._stack.strikes, *self.strikes]
 
     def watch_event_loops(self) -> None:
-        """Look also at each event loop that is closed, until `stop_listening`."""
-        assert self._leak_check is not None, "check comes before listen"
+        """Report the open connections of each event loop that is closed, until `stop_watching_event_loops`."""
+        assert self._leak_check is not None, "start_leak_check comes first"
         self._event_loop_watch.enter_context(self._leak_check.watching_event_loops())
 
     def stop_watching_event_loops(self) -> None:
-        """Look at no more event loops that are closed."""
+        """Ignore event loops that are closed from now on."""
         self._event_loop_watch.close()
 
     def leaks(self) -> list[Leak]:
-        """Return what the test would leave behind if it ended now: what has come since its body began, fixtures included.
+        """Return the resources that the test would leak if it ended now, those of its fixtures included.
 
-        In a sync test, this waits up to half a second for what is about to end. In a running event loop it doesn't: nothing would end
-        there meanwhile. What the marker `leaks` allows is left out.
+        A sync test waits up to half a second for resources that are about to be released. A running event loop does not wait,
+        because that would block its tasks. Resources that the marker `leaks` allows are left out.
 
         Raises:
-            SetupError: nothing was taken down when the body began, since --resilience-leaks=off, or it has not begun yet.
+            SetupError: there is no snapshot, under --resilience-leaks=off or before the body has begun.
         """
         __tracebackhide__ = True
         return _leaks_found_by(self._started_leak_check())
 
     @contextmanager
     def no_growth(self, *allowed: str) -> Iterator[None]:
-        """Demand that nothing stays that comes within the block: connections, locks, subscriptions, files, threads, tasks, processes.
+        """Assert that no resource that is new in the block stays after it.
 
-        Numbers are compared by name, as at the end of a test. What the service under test has is its own. The other kinds and the names
-        are those of the marker `leaks`.
+        Resources are connections, locks, subscriptions, files, threads, tasks and processes. They are compared by count and
+        name, as at the end of a test. Those of the service under test are left out.
 
         Args:
-            allowed: patterns of what may stay, such as "thread:pool-*".
+            allowed: patterns of resources that may stay, with the names of the marker `leaks`, such as "thread:pool-*".
 
         Raises:
-            AssertionError: at the end of the block; names what has grown.
-            SetupError: a pattern is not one; or see `leaks`.
+            AssertionError: resources have stayed; the message has their names.
+            SetupError: a pattern is malformed, or there is no snapshot; see `leaks`.
         """
         __tracebackhide__ = True
         check_names(allowed, 'no_growth takes names such as "thread:pool-*"')
         self._started_leak_check()
-        assert self._new_leak_check is not None, "it comes with the check"
+        assert self._new_leak_check is not None, "both are set by start_leak_check"
         check = self._new_leak_check(allowed)
         with check.watching_event_loops():
             yield
         if grown := _leaks_found_by(check):
-            raise AssertionError("grown since the block began:\n" + "\n".join(f"  {leak}" for leak in grown))
+            raise AssertionError("new since the block began:\n" + "\n".join(f"  {leak}" for leak in grown))
 
     def _started_leak_check(self) -> LeakCheck:
         __tracebackhide__ = True
         if self._leak_check is None:
             raise SetupError(
-                "nothing was looked at when the test's body began, so there is nothing to compare with: "
-                "either --resilience-leaks=off, or this was asked before the body began (in a fixture)"
+                "there is no snapshot from the begin of the test's body to compare with: "
+                "either --resilience-leaks=off is set, or the body has not begun yet (in a fixture)"
             )
         return self._leak_check
 
     def finish(self) -> None:
-        """Heal everything and look whether the stack still stands; once.
+        """Heal all strikes and check the backend. Further calls do nothing.
 
         Raises:
-            HealFailed: a fault could not be taken back.
-            BackendDied: a server ended although nobody struck it.
+            HealFailed: a fault could not be healed.
+            BackendDied: a server has ended without a strike.
         """
         if self._finished:
             return
@@ -231,19 +217,41 @@ class Resilience:
             try:
                 self._stack.finish_test()
             except ResilienceError as second:
-                failed.add_note(f"and then: {second}")  # a server that died is why the heal failed, most of the time
+                failed.add_note(f"and then: {second}")  # a dead server is the usual reason for a failed heal
             raise
         self._stack.finish_test()
 
     @property
     def vacuous(self) -> list[Strike]:
-        """Strikes that are over and touched nothing."""
+        """The healed strikes that affected nothing."""
         return [strike for strike in self._registry.strikes if strike.vacuous]
 
     def logs(self) -> dict[str, str]:
-        """What the service and each server wrote, as far as this test is concerned."""
+        """Return the logs of the service and of each server since the test began."""
         service = {"service": self._service.log} if self._service is not None else {}
         return service | self._stack.logs()
+
+
+def _make_fault(name: str, fault_name: str, arguments: tuple[object, ...], settings: dict[str, object]) -> Fault:
+    """Return the fault of a marker.
+
+    Raises:
+        SetupError: the settings don't fit the fault; the message has the marker and the settings that it takes.
+    """
+    __tracebackhide__ = True
+    signature = inspect.signature(FAULTS[fault_name])
+    try:
+        signature.bind(*arguments, **settings)  # its error has no name of a class
+        return FAULTS[fault_name](*arguments, **settings)
+    except TypeError as error:
+        parameters = [str(each.replace(annotation=each.empty)) for each in signature.parameters.values()]
+        hints = [did_you_mean(each, signature.parameters) for each in settings if each not in signature.parameters]
+        raise SetupError(
+            f"fault({name!r}): {error}{''.join(hints)}; it takes {', '.join(parameters) or 'no settings'}"
+        ) from None
+    except SetupError as error:
+        given = [repr(name), *map(repr, arguments), *(f"{key}={value!r}" for key, value in settings.items())]
+        raise SetupError(f"{error}; in fault({', '.join(given)})") from None
 
 
 def _leaks_found_by(check: LeakCheck) -> list[Leak]:

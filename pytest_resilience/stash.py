@@ -1,4 +1,4 @@
-"""What hooks and fixtures hand each other by way of pytest's stashes."""
+"""The keys of pytest's stashes, by which hooks and fixtures share their state."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from .leaks.check import LeakCheck
     from .resilience import Resilience
 
-RESILIENCE: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the experiment of its test
-PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with an experiment: whether its body passed
-LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()  # of an item whose body has begun: what there was then
-ATTEMPTS: pytest.StashKey[int] = pytest.StashKey()  # of an item: how often its setup has begun
-FAILED_ATTEMPT_NUMBERS: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: which of its attempts have failed
-DESCRIBED: pytest.StashKey[bool] = pytest.StashKey()  # of a run: there if its terminal has said what it uses
-WORKER_DESCRIPTION: pytest.StashKey[str] = pytest.StashKey()  # of xdist's controller: what its workers have used
+RESILIENCE: pytest.StashKey[Resilience] = pytest.StashKey()  # of an item: the value of its fixture
+PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with the fixture: True if its body passed
+LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()  # of an item with a body that has begun: its check for leaks
+ATTEMPTS: pytest.StashKey[int] = pytest.StashKey()  # of an item: the number of its attempts so far
+FAILED_ATTEMPT_NUMBERS: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: the numbers of its failed attempts
+DESCRIBED: pytest.StashKey[bool] = pytest.StashKey()  # of a run: present if the terminal has shown backend and seed
+WORKER_DESCRIPTION: pytest.StashKey[str] = (
+    pytest.StashKey()
+)  # of xdist's controller: the backend and seed of its workers

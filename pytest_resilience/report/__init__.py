@@ -1,1 +1,1 @@
-"""The results of a run: the terminal's summary, JUnit properties, and files."""
+"""The results of a run in the terminal, in JUnit properties and in files."""

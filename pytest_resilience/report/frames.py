@@ -1,7 +1,7 @@
-"""Tracebacks of the errors that are explained by their message and the user's own lines: without the frames of this package.
+"""Tracebacks without the frames of this package, for errors that the message and the user's lines explain.
 
-Frames of libraries go too where this package called them (httpx alone has thirty). An error without any frame of the user's, as in
-the set-up of a test, points at the test. `pytest --full-trace` shows everything.
+Frames of libraries that this package called are removed too (httpx alone has thirty). An error without any user frame, as in the
+set-up of a test, points at the test. `pytest --full-trace` shows all frames.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from types import TracebackType
 
 PACKAGE = str(Path(__file__).resolve().parent.parent)
 LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-ROOTS = ("pytest_resilience", "httpx")  # packages whose errors are meant
+ROOTS = ("pytest_resilience", "httpx")  # the packages of these errors
 
 
 def shorten(error: BaseException, path: str, line: int, name: str) -> bool:
-    """Take the frames of this package, and of what it called, out of an error's traceback and its causes'.
+    """Remove the frames of this package, and of the libraries that it called, from the tracebacks of an error and its causes.
 
     Args:
-        error: changed in place.
+        error: the error, which is changed in place.
         path: the file of the test.
-        line: where the test begins in it, from 1 on.
-        name: what the test is called.
+        line: the first line of the test, from 1 on.
+        name: the name of the test.
 
     Returns:
-        True if the error is one of those that are explained without these frames.
+        True if the error is one that its message explains without these frames.
     """
     if isinstance(error, BaseExceptionGroup):
         return bool([each for each in error.exceptions if shorten(each, path, line, name)])
@@ -45,7 +45,7 @@ def _shorten(error: BaseException, otherwise: TracebackType) -> None:
     if cause is not None and any(map(_is_user_frame, _without_package_frames(_frames(cause)))):
         _shorten(cause, otherwise)
     else:
-        error.__cause__ = None  # the message has what a user can do something about
+        error.__cause__ = None  # the message has all facts on which a user can act
         error.__suppress_context__ = True
 
 
@@ -59,7 +59,7 @@ def _frames(error: BaseException) -> list[TracebackType]:
 
 
 def _without_package_frames(frames: Iterable[TracebackType]) -> Iterable[TracebackType]:
-    """The frames outside of this package, without those of libraries that it called."""
+    """Return the frames outside of this package, without those of libraries that it called."""
     below = False
     for entry in frames:
         if _is_package_frame(entry) or entry.tb_frame.f_globals.get("__name__", "").partition(".")[0] in ROOTS:
@@ -86,14 +86,14 @@ def _chain(frames: list[TracebackType]) -> TracebackType | None:
 
 
 def _traceback_at(path: str, line: int, name: str) -> TracebackType:
-    """A traceback of one frame, at a line of a file."""
+    """Return a traceback of one frame, at a line of a file."""
     tree = ast.parse("1 / 0")
     for node in ast.walk(tree):
         if isinstance(node, ast.stmt | ast.expr):
-            node.col_offset = node.end_col_offset = -1  # none: pytest marks what it knows the columns of
-    code = compile(tree, path, "exec").replace(co_firstlineno=line, co_name=name)  # which its only line follows
+            node.col_offset = node.end_col_offset = -1  # none, since pytest marks code that has columns
+    code = compile(tree, path, "exec").replace(co_firstlineno=line, co_name=name)  # the only line has this number too
     try:
-        exec(code, {})  # noqa: S102  # the two numbers above; only a frame that runs has a traceback
+        exec(code, {})  # noqa: S102  # the two numbers above: only a frame that runs has a traceback
     except ZeroDivisionError as error:
         entry = error.__traceback__.tb_next if error.__traceback__ is not None else None
         assert entry is not None, "this function's frame, then the code's"

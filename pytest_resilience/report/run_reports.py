@@ -38,7 +38,7 @@ class RunReports:
         return [text for report in self._reports if report.when != "teardown" for text in _values(report, STRIKE)]
 
     def vacuous(self) -> list[tuple[str, str]]:
-        """Return (node id, serialized strike) of the tests whose last attempt is vacuous."""
+        """Return (node id, serialized strike) of the tests with a vacuous last attempt."""
         last = [report for report in self._vacuous if self._is_last(report)]
         return [(report.nodeid, text) for report in last for text in _values(report, STRIKE)]
 
@@ -72,7 +72,7 @@ class RunReports:
 
 
 class RunSummary(NamedTuple):
-    """The results of a run that its summary shows; see `RunReports` for each."""
+    """The results of a run for its summary, each from the method of `RunReports` with its name."""
 
     strikes: list[str]
     vacuous: list[tuple[str, str]]

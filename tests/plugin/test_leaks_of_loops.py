@@ -236,7 +236,7 @@ async def test_async(resilience):
     with resilience.no_growth():
         connection = await asyncpg.connect(resilience.postgres.url)
         await connection.close()
-    with pytest.raises(AssertionError, match="grown since the block began:\\n  postgres:mine, a session, idle"):
+    with pytest.raises(AssertionError, match="new since the block began:\\n  postgres:mine, a session, idle"):
         with resilience.no_growth():
             connection = await asyncpg.connect(resilience.postgres.url, server_settings={"application_name": "mine"})
     with resilience.no_growth():

@@ -39,9 +39,9 @@ def test_fixtures_read_as_documentation(project: pytest.Pytester) -> None:
             "resilience_stack [[]session scope[]] -- *",
             "    Postgres and Redis behind a Toxiproxy*",
             "resilience_service [[]session scope[]] -- *",
-            "    Override this to say how your service starts*",
+            "    Override this to describe how your service starts*",
             "resilience -- *",
-            "    Systems to strike*",
+            "    Targets for faults*",
         ]
     )
 
