@@ -1,4 +1,4 @@
-"""An operation is cancelled while its answer is held back; the next one must get its own."""
+"""An operation is cancelled while its answer is held back. The next operation must get its own answer."""
 
 from __future__ import annotations
 
@@ -46,30 +46,30 @@ async def test_it_heals_after_an_operation_that_has_a_timeout(resilience, key):
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=5)
 
 
-def test_what_goes_wrong_is_told(project: pytest.Pytester) -> None:
+def test_a_wrong_use_and_a_wrong_end_are_reported(project: pytest.Pytester) -> None:
     project.makepyfile(
         CLIENTS
         + """
-async def nothing():
+async def returns_7():
     return 7
 
 async def test_around_the_proxy(resilience):
     with pytest.raises(SetupError, match="it returned 7 before any answer was held back: does its client go through the proxy"):
-        await resilience.redis.cancel(nothing)
+        await resilience.redis.cancel(returns_7)
     assert all(strike.healed for strike in resilience.strikes)
 
-async def test_deaf(resilience, key):
+async def test_ignores_its_cancellation(resilience, key):
     async with redis.asyncio.Redis.from_url(resilience.redis.url) as client:
         over = asyncio.Event()
-        async def deaf():
+        async def ignores_cancellation():
             while not over.is_set():
                 try:
                     await client.get("one")
                     await over.wait()
                 except asyncio.CancelledError:
                     continue
-        with pytest.raises(NeverHappened, match="still there 0.3 s after it was cancelled"):
-            await resilience.redis.cancel(deaf, within=0.3)
+        with pytest.raises(NeverHappened, match="still runs 0.3 s after it was cancelled"):
+            await resilience.redis.cancel(ignores_cancellation, within=0.3)
         over.set()
 
 async def test_then_raises(resilience, key):
@@ -86,19 +86,19 @@ async def test_then_raises(resilience, key):
         with pytest.raises(SetupError, match="then= returned 'local' before an answer to it was held back"):
             await resilience.redis.cancel(lambda: client.get("one"), then=local, heal="during")
 
-@pytest.mark.parametrize("how, told", [("return 'swallowed'", "it returned 'swallowed'"), ("raise OSError('other')", "it raised OSError")])
-async def test_swallowed(resilience, key, how, told):
+@pytest.mark.parametrize("end, outcome", [("return 'swallowed'", "it returned 'swallowed'"), ("raise OSError('other')", "it raised OSError")])
+async def test_swallowed(resilience, key, end, outcome):
     async with redis.asyncio.Redis.from_url(resilience.redis.url, single_connection_client=True) as client:
         await client.ping()
         scope = {"client": client, "asyncio": asyncio}
-        exec("async def swallows():\\n try:\\n  await client.get('one')\\n except asyncio.CancelledError:\\n  await asyncio.sleep(0.01)\\n  " + how, scope)
-        with pytest.raises(NeverHappened, match=f"the operation was not cancelled: {told}"):
+        exec("async def swallows():\\n try:\\n  await client.get('one')\\n except asyncio.CancelledError:\\n  await asyncio.sleep(0.01)\\n  " + end, scope)
+        with pytest.raises(NeverHappened, match=f"the operation was not cancelled: {outcome}"):
             await resilience.redis.cancel(scope["swallows"])
 
 async def test_sends_nothing(resilience):
     async def sends_nothing():
         await asyncio.Event().wait()
-    with pytest.raises(SetupError, match="sent nothing in 0.2 s .* it stands at .*locks.py:[0-9]+ in wait"):
+    with pytest.raises(SetupError, match="sent nothing in 0.2 s .* it waits at .*locks.py:[0-9]+ in wait"):
         await resilience.redis.cancel(sends_nothing, within=0.2)
 
 async def test_handshake(resilience, key):
@@ -111,8 +111,8 @@ async def test_handshake(resilience, key):
 
 async def test_settings(resilience):
     with pytest.raises(SetupError, match="one of before, during, after"):
-        await resilience.redis.cancel(nothing, heal="never")
+        await resilience.redis.cancel(returns_7, heal="never")
 """
     )
     result = project.runpytest_subprocess()
-    result.stdout.fnmatch_lines(["*6 passed, 2 vacuous*"])  # around the proxy there was nothing to hold back
+    result.stdout.fnmatch_lines(["*6 passed, 2 vacuous*"])  # two tests bypass the proxy, so that no answer is held back

@@ -1,11 +1,11 @@
-"""What a fault does to a client, and that it is over when the test is."""
+"""The effect of each fault on a client, and its end with the test."""
 
 from __future__ import annotations
 
 import pytest
 
 
-def test_every_network_and_process_fault_is_felt_and_heals(project: pytest.Pytester) -> None:
+def test_every_network_and_process_fault_has_its_effect_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest, redis, socket, time
@@ -35,14 +35,14 @@ def test_every_network_and_process_fault_is_felt_and_heals(project: pytest.Pytes
             assert eventually(ping, within=2) == b"+PONG\\r\\n"
             assert struck.receipt.touched > 0, struck.receipt
             assert struck.label.startswith("redis.")
-            struck.heal()   # again: nothing happens
+            struck.heal()   # a second call does nothing
 
         def test_bare_call(resilience):
             resilience.redis.refuse()
             with pytest.raises(redis.ConnectionError):
                 client(resilience).ping()
 
-        def test_healed_after_it(resilience):
+        def test_healed_after_a_bare_call(resilience):
             assert client(resilience).ping()
 
         def test_failed_test_heals_too(resilience):
@@ -89,7 +89,7 @@ def test_every_network_and_process_fault_is_felt_and_heals(project: pytest.Pytes
             lambda r: r.redis.bandwidth(0), lambda r: r.postgres.starve(), lambda r: r.postgres.starve(1, "x"),
             lambda r: r.postgres.starve(lock="nowhere"), lambda r: r.redis.latency(seconds="1"),
         ])
-        def test_wrong_settings_are_told_at_once(resilience, wrong):
+        def test_wrong_settings_are_refused_at_once(resilience, wrong):
             with pytest.raises(SetupError):
                 wrong(resilience)
             assert resilience.strikes == []
@@ -165,7 +165,7 @@ def test_starvation_by_lock_and_by_connections(project: pytest.Pytester) -> None
 
 
 def test_a_refusal_that_cannot_be_attributed_is_unknown_and_not_vacuous(project: pytest.Pytester) -> None:
-    """A client that blocks in connect() without a timeout leaves no trace of where it went."""
+    """The kernel reports a refused client that blocks in connect() without a port, so it may have been refused elsewhere."""
     project.makepyfile(
         """
         import socket, pytest
@@ -174,7 +174,7 @@ def test_a_refusal_that_cannot_be_attributed_is_unknown_and_not_vacuous(project:
             with resilience.postgres.refuse() as strike:
                 with pytest.raises(ConnectionRefusedError):
                     socket.create_connection((resilience.postgres.host, resilience.postgres.port))
-            assert strike.receipt.touched in (None, 1), "the kernel may tell, but 0 would be a lie"
+            assert strike.receipt.touched in (None, 1), "a receipt of 0 would be wrong"
         """
     )
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=1)

@@ -1,4 +1,4 @@
-"""Incidents that have names: phases that last as long as a turn of the loop, and are healed whatever happens in it."""
+"""Named incidents. A phase lasts as long as a turn of the loop and is healed at its end."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ def test_phases_strike_and_heal(shop: pytest.Pytester) -> None:
     )
     outcomes = shop.runpytest_subprocess().parseoutcomes()
     assert outcomes.pop("passed") + outcomes.pop("vacuous", 0) == 6, (
-        "nothing was asked of the one that runs out of memory"
+        "the test of oom_kill sends no request to the service under memory pressure"
     )
     assert not outcomes

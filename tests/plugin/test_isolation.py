@@ -1,4 +1,4 @@
-"""Two tests after each other see nothing of each other."""
+"""A test sees nothing of the data and sessions of earlier tests."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_it(resilience, turn):
     project.runpytest_subprocess().assert_outcomes(passed=3)
 
 
-def test_what_session_fixtures_made_is_the_clean_state(project: pytest.Pytester) -> None:
+def test_the_baseline_has_what_session_fixtures_created(project: pytest.Pytester) -> None:
     project.makepyfile(
         ASK
         + """
@@ -63,7 +63,7 @@ def test_it(resilience, spoil):
     assert ask(url, fetch="select count(*) from child") == 0
     ask(url, spoil)
 
-def test_the_next_ids_are_as_in_a_fresh_database(resilience):
+def test_sequences_continue_from_the_baseline(resilience):
     url = resilience.postgres.url
     assert ask(url, fetch="insert into empty default values returning id") == 1
     assert ask(url, fetch="insert into parent (name) values ('x') returning id") == 2
@@ -73,7 +73,7 @@ def test_the_next_ids_are_as_in_a_fresh_database(resilience):
     project.runpytest_subprocess().assert_outcomes(passed=13)
 
 
-def test_a_transaction_or_lock_that_a_test_left_open_does_not_reach_the_next(project: pytest.Pytester) -> None:
+def test_a_transaction_or_lock_ends_with_its_test(project: pytest.Pytester) -> None:
     project.makepyfile(
         ASK
         + """
@@ -96,17 +96,17 @@ def test_finds_nothing(resilience):
     project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
-def test_a_service_that_was_used_or_struck_is_a_fresh_process_for_the_next_test(shop: pytest.Pytester) -> None:
+def test_a_service_that_was_used_or_struck_is_restarted_for_the_next_test(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         """
         PIDS = []
 
         def test_uses(resilience):
-            assert resilience.service.get("/memory").text == "2", "it was asked whether it is ready, and now"
+            assert resilience.service.get("/memory").text == "2", "one request for its readiness, and this one"
             assert resilience.service.get("/orders").text == "1"
             PIDS.append(resilience.service.process.pid)
 
-        def test_finds_a_fresh_one(resilience):
+        def test_finds_a_new_process(resilience):
             assert resilience.service.get("/memory").text == "2"
             assert resilience.service.get("/orders").text == "1"
             assert resilience.service.process.pid != PIDS[0]

@@ -1,4 +1,4 @@
-"""What a test changes in a server beside its data does not reach the next test."""
+"""Changes of a server's settings, roles and schema are undone after the test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPOILS = {
     "replica": [("REPLICAOF", "127.0.0.1", "1")],
     "pause writes": [("CLIENT", "PAUSE", "100000", "WRITE")],
     "pause all": [("CLIENT", "PAUSE", "100000", "ALL")],
-    "kill everybody": [("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")],
+    "kill all clients": [("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")],
     "swap": [("SELECT", "3"), ("SET", "x", "1"), ("SWAPDB", "0", "3")],
     "script": [("SCRIPT", "LOAD", "return 1")],
     "function": [("FUNCTION", "LOAD", "#!lua name=mine\\nredis.register_function('f', function() return 1 end)")],
@@ -35,12 +35,12 @@ SPOILS = {
 KEPT = []
 
 @pytest.fixture(scope="session", autouse=True)
-def made_by_the_session(resilience_stack):
+def session_settings(resilience_stack):
     with redis.Redis.from_url(resilience_stack.redis.url) as client:
         client.config_set("notify-keyspace-events", "KEA")
         client.execute_command("ACL", "SETUSER", "kept", "on", ">word", "+@read", "~a*")
 
-def look(resilience):
+def check(resilience):
     with redis.Redis.from_url(resilience.redis.url, socket_timeout=5) as client:
         assert client.dbsize() == 0
         assert client.set("x", "1")
@@ -58,7 +58,7 @@ BEFORE = {}
 
 @pytest.mark.parametrize("name", SPOILS)
 def test_it(resilience, name):
-    look(resilience)
+    check(resilience)
     client = redis.Redis.from_url(resilience.redis.url, single_connection_client=True, socket_timeout=5)
     KEPT.append(client)
     if SPOILS[name] == "busy":
@@ -70,19 +70,19 @@ def test_it(resilience, name):
         client.execute_command(*command)
 
 def test_last(resilience):
-    look(resilience)
+    check(resilience)
     for client in KEPT:
         client.connection.disconnect()
 """
 
 
-def test_settings_of_redis_are_put_back(project: pytest.Pytester) -> None:
+def test_settings_of_redis_are_restored(project: pytest.Pytester) -> None:
     project.makepyfile(REDIS)
     result = project.runpytest_subprocess("--resilience-leaks=off", "-W", "ignore", "--durations=5")
     result.assert_outcomes(passed=REDIS.count('": [') + REDIS.count('": "busy"') + 1)
 
 
-def test_a_fault_of_the_session_stays(project: pytest.Pytester) -> None:
+def test_a_fault_of_the_session_is_kept(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest, redis
@@ -197,7 +197,7 @@ LOOK = """select md5(concat_ws('|', (select string_agg(relname, ',' order by rel
   (select string_agg(concat_ws(',', relacl, reloptions), '') from pg_class where relname = 'kept'), (select count(*) from pg_constraint)))"""
 FIRST = {}
 
-def look(resilience):
+def check(resilience):
     now = ask(resilience.postgres.url, "create table probe ()", "drop table probe", fetch=LOOK)
     assert FIRST.setdefault("it", now) == now
     ask(resilience.postgres.url, user="kept", password="word", fetch="select 1")
@@ -205,7 +205,7 @@ def look(resilience):
 
 @pytest.mark.parametrize("name", SPOILS)
 def test_it(resilience, name):
-    look(resilience)
+    check(resilience)
     *queries, last = SPOILS[name]
     ask(resilience.postgres.url, *queries, *([] if last == "RESTART" else [last]))
     if last == "RESTART":
@@ -213,17 +213,17 @@ def test_it(resilience, name):
 
 @pytest.mark.parametrize("name", ["dropped", "renamed"])
 def test_the_database_itself(resilience, name):
-    look(resilience)
+    check(resilience)
     other = resilience.postgres.url.replace("/resilience", "/postgres")
     end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'resilience'"
     ask(other, *([end, "alter database resilience rename to mine"] if name == "renamed" else ["drop database resilience with (force)"]))
 
 def test_last(resilience):
-    look(resilience)
+    check(resilience)
 '''
 
 
-def test_settings_of_postgres_are_put_back(project: pytest.Pytester) -> None:
+def test_settings_of_postgres_are_restored(project: pytest.Pytester) -> None:
     project.makepyfile(POSTGRES)
     result = project.runpytest_subprocess("--resilience-leaks=off", "-W", "ignore", "--resilience-backend=embedded")
     outcomes = result.parseoutcomes()

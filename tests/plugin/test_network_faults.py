@@ -1,11 +1,11 @@
-"""The finer faults of the network: half-open, flapping, cut off in the middle, in pieces, slow at both ends."""
+"""Network faults that affect single connections or parts of them: half-open, flapping, cut off, sliced, slow."""
 
 from __future__ import annotations
 
 import pytest
 
 
-def test_they_are_felt_and_heal(project: pytest.Pytester) -> None:
+def test_each_fault_has_its_effect_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import socket, time, pytest
@@ -31,7 +31,7 @@ def test_they_are_felt_and_heal(project: pytest.Pytester) -> None:
                     with pytest.raises(TimeoutError):
                         ping(old)
                     assert works(resilience), "a new connection must work"
-                assert old.recv(1) == b"", "the heal closes what was lost"
+                assert old.recv(1) == b"", "the heal closes the silent connection"
             assert strike.receipt.touched == 6
 
         def test_flap_by_connections(resilience):
@@ -41,7 +41,7 @@ def test_they_are_felt_and_heal(project: pytest.Pytester) -> None:
                 except ConnectionRefusedError:
                     return False
             with resilience.redis.flap(down=2, up=1, unit="connections") as strike:
-                assert not outcome(), "it begins with down"
+                assert not outcome(), "a flap begins with down"
                 for _ in range(4):
                     eventually(outcome, within=2)
                     eventually(lambda: not outcome(), within=2)
@@ -112,7 +112,7 @@ def test_they_are_felt_and_heal(project: pytest.Pytester) -> None:
             lambda r: r.redis.slicer(5, 6), lambda r: r.redis.limit_data(-1), lambda r: r.redis.slow_close(0),
             lambda r: r.redis.slow_accept(-1),
         ])
-        def test_wrong_settings_are_told_at_once(resilience, wrong):
+        def test_wrong_settings_are_refused_at_once(resilience, wrong):
             with pytest.raises(SetupError):
                 wrong(resilience)
             assert works(resilience) and resilience.strikes == []
@@ -121,7 +121,7 @@ def test_they_are_felt_and_heal(project: pytest.Pytester) -> None:
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=14)
 
 
-def test_toxiproxy_python_asks_no_http_proxy_of_the_environment_for_loopback(
+def test_toxiproxy_python_uses_no_http_proxy_for_loopback(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):

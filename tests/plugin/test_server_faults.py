@@ -1,4 +1,4 @@
-"""Faults inside the servers: they answer, and the answer is an error; afterwards they are as before."""
+"""Faults inside the servers, which answer with errors until the heal."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
         """
         import asyncio, asyncpg, pytest
 
-        # asyncpg.InternalClientError: it has read the server's last words, and not yet the end of the stream
+        # asyncpg.InternalClientError: it has read the server's last message, and not yet the end of the stream
         ENDED = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
         @pytest.fixture
@@ -105,7 +105,7 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
             with pytest.raises(ENDED):
                 runner.run(connection.fetchval("select 1"))
             assert strike.receipt.touched == 1
-            assert ask(resilience, runner, "select x from t") == 7, "what was acknowledged survives"
+            assert ask(resilience, runner, "select x from t") == 7, "an acknowledged row survives"
 
         def test_read_only(resilience, runner, connection):
             with resilience.postgres.read_only() as strike:
@@ -119,7 +119,7 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=3)
 
 
-def test_redis_loads_is_busy_has_lost_its_master_and_heals(project: pytest.Pytester) -> None:
+def test_redis_loads_is_busy_has_no_primary_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest, redis
@@ -136,7 +136,7 @@ def test_redis_loads_is_busy_has_lost_its_master_and_heals(project: pytest.Pytes
                     with pytest.raises(redis.exceptions.BusyLoadingError):
                         client.get("key")
             assert (strike.receipt.touched, strike.receipt.unit) == (3, "commands")
-            assert client.keys() == [b"key"], "the data stays, and ours goes"
+            assert client.keys() == [b"key"], "the data stays, and the padding is gone"
             assert client.config_get("key-load-delay") == {"key-load-delay": "0"}
 
         def test_busy_script(resilience, client):
@@ -148,7 +148,7 @@ def test_redis_loads_is_busy_has_lost_its_master_and_heals(project: pytest.Pytes
             assert (strike.receipt.touched, strike.receipt.unit) == (3, "commands")
             assert client.get("key") == b"value"
 
-        def test_readonly_without_its_master(resilience, client):
+        def test_readonly_without_a_primary(resilience, client):
             with resilience.redis.readonly(stale=False) as strike:
                 with pytest.raises(redis.ResponseError, match="MASTER is down"):
                     client.get("key")
@@ -168,7 +168,7 @@ def test_redis_loads_is_busy_has_lost_its_master_and_heals(project: pytest.Pytes
             resilience.redis.restart("kept")
             with resilience.redis.kill():
                 pass
-            assert ask("GET", "key") is None, "what was saved for one restart comes back at another"
+            assert ask("GET", "key") is None, "data saved for one restart was loaded by another start"
 
         def test_restart_of_postgres_takes_no_such_setting(resilience):
             from pytest_resilience import SetupError
@@ -181,7 +181,7 @@ def test_redis_loads_is_busy_has_lost_its_master_and_heals(project: pytest.Pytes
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=5)
 
 
-def test_postgres_has_no_connections_locks_held_and_slow_queries(project: pytest.Pytester) -> None:
+def test_postgres_has_no_connections_held_locks_and_slow_queries(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import asyncio, asyncpg, pytest
@@ -218,7 +218,7 @@ def test_postgres_has_no_connections_locks_held_and_slow_queries(project: pytest
             assert (strike.receipt.touched, strike.receipt.unit) == (1, "connections")
             assert runner.run(connection.fetchval("select count(*) from t", timeout=2)) == 0
 
-        def test_who_connects_while_others_wait_is_counted_too(resilience, runner, connection):
+        def test_a_session_that_connects_while_another_waits_is_counted_too(resilience, runner, connection):
             async def body():
                 async def waiting():
                     return strike.receipt.touched == len(queries)
@@ -241,19 +241,19 @@ def test_postgres_has_no_connections_locks_held_and_slow_queries(project: pytest
                 return asyncio.get_running_loop().time() - begin
             with resilience.postgres.slow_queries(0.3, "t") as strike:
                 took = [runner.run(ask()) for _ in range(3)]
-                assert min(took[1:]) > 0.2, "each meets a lock that has just been taken"
+                assert min(took[1:]) > 0.2, "each statement waits for a lock that has just been acquired"
                 assert runner.run(connection.fetchval("select count(*) from u", timeout=2)) == 0
-            # Three, or four: the driver has a statement parsed the first time, and both that and its execution may meet a lock.
+            # Three, or four: the driver first sends the statement to be parsed, and both parse and execution may wait for a lock.
             assert strike.receipt.touched in (3, 4)
             assert strike.receipt.unit == "commands"
 
-        def test_a_table_that_is_not_there(resilience, connection):
+        def test_an_unknown_table_is_named(resilience, connection):
             with pytest.raises(SetupError, match=r"hold_locks.*no such table: nowhere; this database has: t, u"):
                 resilience.postgres.hold_locks("nowhere")
 
         @pytest.mark.fault("postgres.slow_queries", seconds=0.05)
-        def test_nothing_to_slow_down(resilience):
-            raise AssertionError("never gets here")
+        def test_a_database_without_tables_is_an_error(resilience):
+            raise AssertionError("the strike fails before the test")
         """
     )
     result = project.runpytest_subprocess("--resilience-strict")

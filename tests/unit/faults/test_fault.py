@@ -1,4 +1,4 @@
-"""A strike heals once, whatever happens, and keeps its receipt."""
+"""Faults as plain data, and strikes that heal once and keep their receipt."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pytest_resilience.faults.process import Kill, Pause, ProcessFault, Restart,
 from pytest_resilience.targets.target import StrikeRegistry
 
 
-class Striking:
-    """A strike over a list: what was healed, and what the receipt says."""
+class FakeStrike:
+    """A strike with a count of its heals and a receipt that the test sets."""
 
     def __init__(self, *, failing: bool = False, touched: int | None = 1) -> None:
         self.healed = 0
@@ -33,44 +33,44 @@ class Striking:
 
 
 def test_the_end_of_the_block_heals() -> None:
-    it = Striking()
-    with it.strike as strike:
-        assert strike is it.strike
-        assert it.healed == 0
-    assert it.healed == 1
+    fake = FakeStrike()
+    with fake.strike as strike:
+        assert strike is fake.strike
+        assert fake.healed == 0
+    assert fake.healed == 1
 
 
 def test_healing_twice_heals_once() -> None:
-    it = Striking()
-    it.strike.heal()
-    it.strike.heal()
-    assert it.healed == 1
+    fake = FakeStrike()
+    fake.strike.heal()
+    fake.strike.heal()
+    assert fake.healed == 1
 
 
-def test_an_exception_in_the_block_heals_and_goes_on() -> None:
-    it = Striking()
-    with pytest.raises(KeyError), it.strike:
+def test_an_exception_in_the_block_heals_and_propagates() -> None:
+    fake = FakeStrike()
+    with pytest.raises(KeyError), fake.strike:
         raise KeyError
-    assert it.healed == 1
+    assert fake.healed == 1
 
 
-def test_a_heal_that_fails_is_reported_and_can_be_tried_again() -> None:
-    it = Striking(failing=True)
+def test_a_failed_heal_is_reported_and_can_be_repeated() -> None:
+    fake = FakeStrike(failing=True)
     with pytest.raises(HealFailed, match=r"redis.refuse could not be healed: ConnectionError: the proxy is gone"):
-        it.strike.heal()
-    it.failing = False
-    it.strike.heal()
-    assert it.healed == 1
+        fake.strike.heal()
+    fake.failing = False
+    fake.strike.heal()
+    assert fake.healed == 1
 
 
-def test_a_heal_that_fails_does_not_hide_the_failure_of_the_block() -> None:
-    it = Striking(failing=True)
-    with pytest.raises(AssertionError, match="the story") as failure, it.strike:
-        raise AssertionError("the story")
+def test_a_failed_heal_does_not_hide_the_failure_of_the_block() -> None:
+    fake = FakeStrike(failing=True)
+    with pytest.raises(AssertionError, match="first failure") as failure, fake.strike:
+        raise AssertionError("first failure")
     assert any("could not be healed" in note for note in failure.value.__notes__)
 
 
-def test_a_receipt_that_cannot_be_had_does_not_keep_it_from_healing() -> None:
+def test_a_strike_heals_although_its_receipt_cannot_be_read() -> None:
     healed: list[int] = []
 
     def read_receipt() -> Receipt:
@@ -83,26 +83,26 @@ def test_a_receipt_that_cannot_be_had_does_not_keep_it_from_healing() -> None:
     assert strike.healed
 
 
-def test_the_receipt_lives_until_the_heal_and_stays_then() -> None:
-    it = Striking(touched=1)
-    assert it.strike.receipt.touched == 1
-    it.touched = 5
-    assert it.strike.receipt.touched == 5
-    it.strike.heal()
-    it.touched = 0
-    assert it.strike.receipt.touched == 5
+def test_the_receipt_changes_until_the_heal_and_not_after_it() -> None:
+    fake = FakeStrike(touched=1)
+    assert fake.strike.receipt.touched == 1
+    fake.touched = 5
+    assert fake.strike.receipt.touched == 5
+    fake.strike.heal()
+    fake.touched = 0
+    assert fake.strike.receipt.touched == 5
 
 
 @pytest.mark.parametrize(("touched", "vacuous"), [(0, True), (1, False), (None, False)])
-def test_only_a_strike_that_is_known_to_have_missed_is_vacuous(touched: int | None, vacuous: bool) -> None:
-    it = Striking(touched=touched)
-    assert not it.strike.vacuous, "it is not over yet"
-    it.strike.heal()
-    assert it.strike.vacuous is vacuous
+def test_only_a_healed_strike_with_a_receipt_of_0_is_vacuous(touched: int | None, vacuous: bool) -> None:
+    fake = FakeStrike(touched=touched)
+    assert not fake.strike.vacuous, "the strike is not healed yet"
+    fake.strike.heal()
+    assert fake.strike.vacuous is vacuous
 
 
-def test_one_heal_that_fails_does_not_keep_the_others_from_healing() -> None:
-    first, second, third = Striking(), Striking(failing=True), Striking()
+def test_a_failed_heal_does_not_prevent_other_heals() -> None:
+    first, second, third = FakeStrike(), FakeStrike(failing=True), FakeStrike()
     ledger = StrikeRegistry()
     ledger.strikes += [first.strike, second.strike, third.strike]
     with pytest.raises(HealFailed, match="the proxy is gone"):
@@ -123,7 +123,7 @@ def test_a_label_names_the_settings_that_were_given() -> None:
 
 
 @pytest.mark.parametrize("wrong", [-1, 0, 0.0001, "1", None, True, float("nan"), float("inf")])
-def test_a_latency_that_makes_no_sense_is_told_at_once(wrong: Any) -> None:
+def test_a_wrong_latency_is_refused_at_once(wrong: Any) -> None:
     with pytest.raises(SetupError, match=r"seconds must be at least 0\.001"):
         Latency(wrong)
 
@@ -141,7 +141,7 @@ def test_a_receipt_reads_as_a_sentence(receipt: Receipt, text: str) -> None:
     assert str(receipt) == text
 
 
-def test_every_fault_goes_by_its_own_name_and_has_targets() -> None:
+def test_every_fault_has_its_own_name_and_targets() -> None:
     assert {name: kind.name for name, kind in FAULTS.items()} == {name: name for name in FAULTS}
     assert all(set(kind.targets) <= {"postgres", "redis", "service"} and kind.targets for kind in FAULTS.values())
 
