@@ -44,7 +44,10 @@ class BackendKind:
         raise NotImplementedError
 
     def unsupported(self) -> Mapping[str, str]:
-        """Return the faults that the backend can't inject, such as "postgres.kill", with reasons."""
+        """Return the faults that the backend can't inject, such as "postgres.kill", with reasons.
+
+        A backend that has started supports at least the other faults. An external one may support more, if its Toxiproxy is ours.
+        """
         return {}
 
 
@@ -132,9 +135,13 @@ class Docker(BackendKind):
         return DockerBackend(settings, reason=reason, pull=reason == NAMED)
 
     def unsupported(self) -> Mapping[str, str]:
-        from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
+        from .docker.backend import forwards_ports, unsupported_faults
+        from .docker.engine import EngineUnavailable, find_engine
 
-        return TOXIPROXY_UNSUPPORTED
+        try:
+            return unsupported_faults(forwarded=forwards_ports(find_engine()))
+        except EngineUnavailable:
+            return unsupported_faults(forwarded=False)
 
 
 class External(BackendKind):

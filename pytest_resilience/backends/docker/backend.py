@@ -79,10 +79,7 @@ class DockerBackend(SupervisedBackend):
 
     @property
     def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # known when the network is there
-        if self._network is None or self._network_reachable:
-            return TOXIPROXY_UNSUPPORTED
-        names = (f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("refuse", "reset", "flap"))
-        return TOXIPROXY_UNSUPPORTED | dict.fromkeys(names, FORWARDED_REASON)
+        return unsupported_faults(forwarded=self._network is not None and not self._network_reachable)
 
     def start(self) -> None:
         try:
@@ -247,6 +244,27 @@ class DockerBackend(SupervisedBackend):
             raise BackendDied(
                 f"toxiproxy's API does not answer any more; its log, last lines:\n{self._proxy.log_text()[-2000:]}"
             )
+
+
+def unsupported_faults(*, forwarded: bool) -> Mapping[str, str]:
+    """Return the faults that the backend can't inject, such as "redis.half_open", with reasons.
+
+    Args:
+        forwarded: True if clients reach Toxiproxy by forwarded ports.
+    """
+    if not forwarded:
+        return TOXIPROXY_UNSUPPORTED
+    names = (f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("refuse", "reset", "flap"))
+    return TOXIPROXY_UNSUPPORTED | dict.fromkeys(names, FORWARDED_REASON)
+
+
+def forwards_ports(engine: engines.Engine) -> bool:
+    """True if clients would reach containers of the engine by forwarded ports, because its networks are not on this machine.
+
+    Its default network is evidence for the network of a session, which does not exist yet.
+    """
+    gateways = engine.bridge_gateways()
+    return bool(gateways) and not any(map(is_local_address, gateways))
 
 
 def is_local_address(address: str) -> bool:

@@ -96,6 +96,13 @@ class Engine:
             image for image in images if self.request("GET", f"/images/{quote(image, safe='/:@')}/json").status != 200
         ]
 
+    def bridge_gateways(self) -> list[str]:
+        """Return the gateways of the engine's default network, which exists before a session creates its own."""
+        response = self.request("GET", "/networks/bridge")
+        if response.status != 200:
+            return []
+        return [each["Gateway"] for each in response.json["IPAM"]["Config"] or [] if each.get("Gateway")]
+
     def find_labelled(self, kind: str, label: str) -> list[dict[str, Any]]:
         """Its containers or networks ("containers", "networks") with that label, "name" or "name=value"."""
         filters = quote(json.dumps({"label": [label]}))
