@@ -45,8 +45,9 @@ def clean_function(*, exclusive: bool) -> str:
 
     The function terminates blocking sessions. It returns one value for each of them, the names of the databases, the fingerprint of this
     one and (of an exclusive server) of what the databases share. If there was no such session and the fingerprint is the expected one,
-    it empties each table with rows whose oid is not in the list `kept`, and restarts sequences. Large tables are truncated, because dead
-    rows would make each later scan slower while autovacuum is off. Other sessions can't see a function of a temporary schema.
+    it empties each table with rows, except those with an oid in the list `kept`, and restarts sequences. Large tables are truncated,
+    because dead rows would make each later scan slower while autovacuum is off. Other sessions can't see a function of a temporary
+    schema.
 
     Args:
         exclusive: True if no other session uses the server.

@@ -53,7 +53,7 @@ class RedisSettings(NamedTuple):
         return cls(pairs, {line.split(" ")[1]: line for line in lines})
 
     def back_to(self, baseline: RedisSettings) -> list[Sequence[str]]:
-        """Return the commands that restore the baseline; none if the settings are those of the baseline."""
+        """Return the commands that restore the baseline. The list is empty if nothing differs."""
         commands: list[Sequence[str]] = [
             ("CONFIG", "SET", name, value) for name, value in baseline.config.items() if self.config.get(name) != value
         ]
@@ -96,7 +96,7 @@ class RedisAdmin:
     def clean(self, *, settings: bool = True) -> None:
         """Empty the server and restore settings and users. Of a shared server, empty this session's database only.
 
-        A server whose settings no command can restore (CLIENT PAUSE, a busy script, a user without rights) is restarted.
+        The server is restarted if no command can restore its settings (CLIENT PAUSE, a busy script, a user without rights).
 
         Args:
             settings: False to keep the settings, because a fault of the session has changed them.
@@ -139,7 +139,7 @@ class RedisAdmin:
     def _delete_scripts(self, info: Reply) -> None:
         code = parse_info(info) if isinstance(info, str) else {}
         if any(code.get(name) != "0" for name in SCRIPT_COUNTS):
-            # Each command creates a new interpreter, which takes longer than all others together.
+            # Each command creates a new interpreter, which takes longer than all other commands together.
             self.client.call_all([("SCRIPT", "FLUSH"), ("FUNCTION", "FLUSH")])
 
     def _restore(self, now: RedisSettings) -> None:

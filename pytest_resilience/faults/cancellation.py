@@ -33,7 +33,7 @@ async def cancel(
     within: float,
     after_connect: bool,
 ) -> Answer | None:
-    """Cancel `operation` while the proxy holds its answer back, and return what `then` returns; see `NetworkFaults.cancel`."""
+    """Cancel `operation` while the proxy holds its answer back, and return what `then` returns (see `NetworkFaults.cancel`)."""
     if heal not in MOMENTS:
         raise SetupError(f"heal must be one of {', '.join(MOMENTS)}, got {heal!r}")
     if then is None and heal != "before":
@@ -74,7 +74,7 @@ async def cancel(
 
 
 async def _run_next(strike: Strike, then: Callable[[], Awaitable[Answer]], heal: Moment, within: float) -> Answer:
-    """Run the next operation, whose answer is held back too, and heal when the answer is held ("during") or not at all ("after")."""
+    """Run the next operation. Heal when its answer is held back too ("during"), or not before it has ended ("after")."""
     held_bytes = _touched(strike)
     following: asyncio.Future[Answer] = asyncio.ensure_future(then())
     try:

@@ -61,7 +61,7 @@ class Strike:
         note: the note of its receipts.
     """
 
-    # settles_late: the receipt can be read after the heal too, and is complete only a moment later. heal() does not wait for it.
+    # settles_late: the receipt can be read after the heal too, and is complete a few milliseconds later. heal() does not wait for it.
     def __init__(
         self,
         label: str,
@@ -170,7 +170,7 @@ class FaultTarget(Protocol):
         """The first half of a label, such as "redis"."""
 
     def unsupported(self, fault: str) -> str | None:
-        """Return the reason why the backend can't inject a fault; None if it can."""
+        """Return the reason why the backend can't inject a fault, or None if it can."""
 
     def register(self, strike: Strike) -> Strike:
         """Register a strike, so that it is healed at the end of the test. Return it."""
@@ -178,7 +178,7 @@ class FaultTarget(Protocol):
 
 @dataclass(frozen=True)
 class Fault(ABC):
-    """One kind of damage. Subclasses are frozen dataclasses whose fields are the settings.
+    """One kind of damage. Subclasses are frozen dataclasses with the settings as fields.
 
     Attributes:
         name: the second half of a label, such as "latency".

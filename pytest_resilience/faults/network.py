@@ -115,7 +115,7 @@ class _ToxicStrike:
         self._proxy = proxy
         self._spec = spec
         self._label = label
-        # A proxy that counts the work of each toxic is not asked for its counters before.
+        # The counters before are not needed if the proxy counts the work of each toxic.
         self._before = proxy.counters() if proxy.toxiproxy.has_counters is not True else None
         self._struck_at = proxy.now()
         self._installed: list[str] = []
@@ -371,7 +371,7 @@ class Flap(NetworkFault):
 
 
 class _Flapper:
-    """A thread that disables and enables a proxy in turn; the strike of a `Flap`."""
+    """A thread that disables and enables a proxy in turn, as the strike of a `Flap`."""
 
     def __init__(self, proxy: ProxyHandle, fault: Flap) -> None:
         self._proxy = proxy

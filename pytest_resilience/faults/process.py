@@ -50,7 +50,7 @@ class SnapshotControl(ProcessControl, Protocol):
 
 
 class HasProcesses(FaultTarget, Protocol):
-    """A target whose processes can be controlled."""
+    """A target with processes that can be controlled."""
 
     @property
     def process_control(self) -> ProcessControl: ...
@@ -80,7 +80,7 @@ class ProcessFault(Fault):
 
 
 class _EndingFault(ProcessFault):
-    """A process fault whose heal starts the target again."""
+    """A process fault that the start of the target heals."""
 
     def heals_on(self, target: HasProcesses) -> bool:
         return target.process_control.can_start

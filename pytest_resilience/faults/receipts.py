@@ -167,7 +167,7 @@ def counters_after_close(proxy: ProxyHandle, before: ProxyCounters) -> ProxyCoun
 
 
 def closed_since(before: ProxyCounters, after: ProxyCounters) -> int | None:
-    """Return the least number of connections that closed between two readings; None where it is unknown."""
+    """Return the least number of connections that closed between two readings, or None if it is unknown."""
     if after.backend_counts is not None and before.backend_counts is not None:
         return after.backend_counts.closed - before.backend_counts.closed
     return 1 if after.closed_bytes > before.closed_bytes else None

@@ -29,7 +29,7 @@ class RedisControl(Protocol):
 
 
 class SnapshotStore(Protocol):
-    """A server whose data on disk can be deleted.
+    """A server with data on disk that can be deleted.
 
     Attributes:
         debug_command: the name of its command DEBUG.
@@ -271,7 +271,7 @@ def _call(client: RedisClient, *command: str) -> None:
 
 
 def _run_unlogged(client: RedisClient, *command: str) -> None:
-    """Run a command whose name is a secret, and clear the server's logs of commands before another client can read them.
+    """Run a command with a secret name, and clear the server's logs of commands before another client can read them.
 
     A server executes all commands that it has read from one client before it serves another one. MULTI is no alternative: DEBUG RELOAD
     serves other clients while it runs, and inside MULTI that ends Valkey 9.1 by a failed assertion.

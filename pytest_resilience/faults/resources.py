@@ -28,7 +28,7 @@ class LimitControl(Protocol):
 
 
 class HasLimits(FaultTarget, Protocol):
-    """A target whose resources can be limited."""
+    """A target with resources that can be limited."""
 
     @property
     def limits(self) -> LimitControl: ...

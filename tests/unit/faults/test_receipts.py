@@ -20,7 +20,7 @@ def ours(*, cut: int = 0, refused: int | None = 0, unattributed: int = 0, **rest
 
 
 def real(accepted: int | None = None, closed: int = 0, closed_bytes: int = 0) -> ProxyCounters:
-    """Return the counters of a real Toxiproxy; without arguments of one that shows nothing."""
+    """Return the counters of a real Toxiproxy, or without arguments of one that shows nothing."""
     counts = ConnectionCounts(accepted, closed) if accepted is not None else None
     return ProxyCounters(10.0, None, Tally(), None, None, 0, None, counts, closed_bytes)
 
@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
 
 
 class Proxy:
-    """A proxy whose readings are given. The last one repeats."""
+    """A proxy with given readings. The last one repeats."""
 
     def __init__(self, readings: Iterable[ProxyCounters], *, enabled_at: float = float("-inf")) -> None:
         self._readings = list(readings)
