@@ -1,9 +1,9 @@
-"""How long the embedded backend takes: up and down, cold, per phase, struck and back.
+"""Measure how long the embedded backend takes to start and stop, cold and in phases, and to restart after faults.
 
     python benchmarks/embedded.py [--rounds 15] [--json FILE]
 
-DESIGN.md's bar: Postgres, Redis and proxy up in 150 ms with the template cached. Judge by medians of a quiet machine; the table says how
-busy it was.
+The goal is 150 ms until Postgres, Redis and the proxy run, with the template cached. Compare medians of a quiet machine. The output has the
+load of the machine.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.session import session_dir as scratch
 from pytest_resilience.processes import SupervisorClient
 
-BAR_MS = 150.0
-# What is timed inside a start: owner, method, label. Phases overlap: Redis and proxy start while the data directory is copied.
+GOAL_MS = 150.0
+# The phases of a start: owner, method, label. They overlap, since Redis and the proxy start while the data directory is copied.
 PHASES: list[tuple[Any, str, str]] = [
     (embedded, "find_postgres", "find Postgres"),
     (embedded, "find_redis", "find Redis"),
@@ -53,14 +53,14 @@ class Stopwatch:
 
     @contextmanager
     def time(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        begin = time.perf_counter()
         try:
             yield
         finally:
-            self.samples.setdefault(name, []).append((time.perf_counter() - begun) * 1000)
+            self.samples.setdefault(name, []).append((time.perf_counter() - begin) * 1000)
 
     def wrap(self, owner: Any, method: str, label: str) -> None:
-        """Time every call of this function from now on."""
+        """Replace a function by one that times each call."""
         original: Callable[..., Any] = getattr(owner, method)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -71,7 +71,7 @@ class Stopwatch:
         setattr(owner, method, timed)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Name, count, median, best and worst."""
+        """Return a row for each name, with count, median, best and worst."""
         return [
             {
                 "what": name,
@@ -84,7 +84,7 @@ class Stopwatch:
         ]
 
 
-def warm(watch: Stopwatch, rounds: int) -> None:
+def measure_warm(watch: Stopwatch, rounds: int) -> None:
     for _ in range(rounds):
         backend = EmbeddedBackend()
         with watch.time("up: Postgres + Redis + proxy, template cached"):
@@ -93,7 +93,7 @@ def warm(watch: Stopwatch, rounds: int) -> None:
             backend.close()
 
 
-def cold(watch: Stopwatch, rounds: int) -> None:
+def measure_cold(watch: Stopwatch, rounds: int) -> None:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as cache:
             backend = EmbeddedBackend(environ={**os.environ, "XDG_CACHE_HOME": cache})
@@ -104,7 +104,7 @@ def cold(watch: Stopwatch, rounds: int) -> None:
             del os.environ["XDG_CACHE_HOME"]
 
 
-def struck(watch: Stopwatch, rounds: int) -> None:
+def measure_faults(watch: Stopwatch, rounds: int) -> None:
     with EmbeddedBackend() as backend:
         for name, server in backend.servers.items():
             for _ in range(rounds):
@@ -123,18 +123,18 @@ def struck(watch: Stopwatch, rounds: int) -> None:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=15, help="rounds of each measurement; cold ones a third of them")
+    options.add_argument("--rounds", type=int, default=15, help="rounds of each measurement, of cold ones a third")
     options.add_argument("--json", type=Path, help="also write the figures to this file")
-    chosen = options.parse_args()
-    warm(Stopwatch(), 2)  # bytecode and page cache
+    arguments = options.parse_args()
+    measure_warm(Stopwatch(), 2)  # bytecode and page cache
     watch, phases = Stopwatch(), Stopwatch()
     load_before = os.getloadavg()[0]
-    warm(watch, chosen.rounds)
-    cold(watch, max(3, chosen.rounds // 3))
-    struck(watch, chosen.rounds)
+    measure_warm(watch, arguments.rounds)
+    measure_cold(watch, max(3, arguments.rounds // 3))
+    measure_faults(watch, arguments.rounds)
     for phase in PHASES:
         phases.wrap(*phase)
-    warm(phases, chosen.rounds)
+    measure_warm(phases, arguments.rounds)
     rows = watch.rows() + [row for row in phases.rows() if row["what"].startswith(" ")]
     facts = {
         "cores": os.cpu_count(),
@@ -145,11 +145,13 @@ def main() -> None:
     for row in rows:
         print(f"{row['what']:<50}{row['median_ms']:>9}{row['best_ms']:>9}{row['worst_ms']:>9}")
     up = rows[0]["median_ms"]
-    print(f"\n{facts}\nbar: {BAR_MS:g} ms up, template cached: {'held' if up <= BAR_MS else 'MISSED'} with {up} ms")
-    report = json.dumps({"facts": facts, "bar_ms": BAR_MS, "rows": rows})
+    print(
+        f"\n{facts}\ngoal: {GOAL_MS:g} ms up, template cached: {'reached' if up <= GOAL_MS else 'MISSED'} with {up} ms"
+    )
+    report = json.dumps({"facts": facts, "goal_ms": GOAL_MS, "rows": rows})
     print(report)
-    if chosen.json:
-        chosen.json.write_text(report + "\n")
+    if arguments.json:
+        arguments.json.write_text(report + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What the plugin costs by itself (start.py measures whole processes): loaded and unused, clean state, strike, heal. Interleaved rounds, medians.
+"""Measure the times of the plugin itself, for loading, the clean state of a test, a strike and a heal.
+
+start.py measures whole processes.
 
 python benchmarks/plugin.py [--rounds 15] [--json FILE]
 """
@@ -20,12 +22,12 @@ from pathlib import Path
 from pytest_resilience import Stack
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 
-BARS = {
+GOALS = {
     "plugin loaded but unused": 10.0,
     "clean state between two tests": 5.0,
     "strike": 3.0,
     "heal": 3.0,
-}  # ms, DESIGN.md
+}  # ms
 
 
 UNUSED = """
@@ -51,25 +53,25 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def unused(rounds: int) -> list[float]:
-    """All that a run which does not use the plugin does for it: load it, declare and read its options, make the header line.
+    """Measure the loading of the plugin, its options and its header line, in a run that does not use it.
 
-    Each in a process of its own. The difference of two whole runs of pytest, a third of a second each, is lost in their noise.
+    Each round is a process. The difference of two whole runs of pytest, a third of a second each, is smaller than their noise.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     command = [sys.executable, "-c", UNUSED]
 
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as directory:
 
         def once() -> float:
-            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, cwd=place, text=True)
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, cwd=directory, text=True)
             return float(run.stdout)
 
-        once()  # bytecode is cached, as it is after anybody's first run
+        once()  # caches the bytecode, as a first run does
         return [once() for _ in range(rounds)]
 
 
 def clean_state(stack: Stack, rounds: int) -> list[float]:
-    """`begin` of a test after one that wrote a row and a key."""
+    """Measure how long the clean state of a test takes, after a test that wrote a row and a key."""
     times = []
     for _ in range(rounds):
         stack._postgres_admin.fetch("insert into campaigns default values")
@@ -79,14 +81,14 @@ def clean_state(stack: Stack, rounds: int) -> list[float]:
 
 
 def strikes(stack: Stack, rounds: int) -> tuple[list[float], list[float]]:
-    """From the call to its effect: the next connection is refused, and is let in again.
+    """Measure from the call until the next connection is refused, and until it is accepted again.
 
-    A pause after each round: a strike that comes within 40 ms of the same proxy's heal waits for what was refused before.
+    A strike within 40 ms of the same proxy's heal waits for the connections that were refused before, so a pause ends each round.
     """
 
     def refused() -> bool:
         with socket.socket() as client:
-            client.settimeout(1.0)  # as all clients that care; the kernel does not tell where the others went
+            client.settimeout(1.0)  # the kernel does not report connections that another client lost
             return client.connect_ex((stack.redis.host, stack.redis.port)) != 0
 
     struck, healed = [], []
@@ -108,21 +110,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    rows: dict[str, list[float]] = {"plugin loaded but unused": unused(given.rounds)}
+    options = parser.parse_args()
+    rows: dict[str, list[float]] = {"plugin loaded but unused": unused(options.rounds)}
     stack = Stack(EmbeddedBackend(), seed=1)
     try:
         stack._postgres_admin.fetch("create table campaigns (id bigserial primary key, name text)")
         stack.prepare_test(None)
-        rows["clean state between two tests"] = clean_state(stack, given.rounds * 4)
-        rows["strike"], rows["heal"] = strikes(stack, given.rounds * 4)
+        rows["clean state between two tests"] = clean_state(stack, options.rounds * 4)
+        rows["strike"], rows["heal"] = strikes(stack, options.rounds * 4)
     finally:
         stack.close()
-    print(f"{'what':32} {'median ms':>10} {'best':>8} {'bar':>6}")
+    print(f"{'measurement':32} {'median ms':>10} {'best':>8} {'goal':>6}")
     for name, values in rows.items():
-        print(f"{name:32} {statistics.median(values):10.2f} {min(values):8.2f} {BARS[name]:6.1f}")
-    if given.json:
-        given.json.write_text(
+        print(f"{name:32} {statistics.median(values):10.2f} {min(values):8.2f} {GOALS[name]:6.1f}")
+    if options.json:
+        options.json.write_text(
             json.dumps({name: {"median_ms": statistics.median(v), "rounds": v} for name, v in rows.items()})
         )
 

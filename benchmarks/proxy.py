@@ -1,17 +1,20 @@
-"""Our proxy and a real toxiproxy-server, side by side: requests, CPU, memory, start-up, accuracy, API calls.
+"""Compare the embedded proxy ("ours" in the table) with a real toxiproxy-server.
 
-All ways (direct, ours, Toxiproxy, and a bare relay in C) take turns in each round, and ratios are taken inside a round, because a
-shared machine is never twice the same. Medians over the rounds; the quartiles of the ratio stand beside it. What the bare relay
-has of Toxiproxy's rate is the limit of any hop in user space on this machine, in this run: no proxy can be asked for more.
+The figures are request rates, CPU, memory, start-up, accuracy and API calls.
 
-Needs redis-benchmark (Debian: redis-tools), and pgbench for two more rows; both are found on PATH, or named by $REDIS_BENCHMARK
-and $PGBENCH. The real server is $TOXIPROXY_SERVER, or on PATH, or in ~/go/bin; without it ours is compared with direct only. The relay
-is relay.c beside this file; without a C compiler (cc) its column is left out.
+Four routes take turns in each round: direct, the embedded proxy, Toxiproxy, and a bare relay in C. Ratios are taken inside a round,
+because the speed of a shared machine changes. The table has medians over the rounds, and the quartiles of the ratio to Toxiproxy. The
+ratio of the bare relay to Toxiproxy is the limit of any proxy in user space on this machine.
+
+Needs redis-benchmark (Debian: redis-tools), and pgbench for two more rows. Both are found on PATH, or named by $REDIS_BENCHMARK and
+$PGBENCH. The real server is $TOXIPROXY_SERVER, or on PATH, or in ~/go/bin. Without it, the comparison is with direct only. The relay is
+relay.c in this directory. Without a C compiler (cc) its column is empty.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import shutil
@@ -35,10 +38,10 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pytest_resilience.backends.embedded.backend import EmbeddedBackend  # noqa: E402  # a checkout need not be installed
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend  # noqa: E402  # the checkout may not be installed
 
-# DESIGN.md's bars: requests per second against the real server.
-BARS = {
+# Goals: requests per second relative to the real server.
+GOALS = {
     "GET, 1 connection": 1.25,
     "GET, 50 connections": 1.25,
     "GET, 50 connections, -P 16": 1.25,
@@ -56,11 +59,11 @@ PGBENCH_ROWS = {"pgbench -S, 1 connection": ["-c", "1"], "pgbench -S, 20 connect
 
 
 class Proxy:
-    """A proxy process, ours or the real one."""
+    """A process of the embedded proxy (name "ours") or of toxiproxy-server."""
 
     def __init__(self, name: str, command: list[str], level: str = "error") -> None:
         self.name = name
-        began = time.perf_counter()
+        begin = time.perf_counter()
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -73,13 +76,13 @@ class Proxy:
             self.api = json.loads(self.process.stdout.readline())["address"]
         else:
             self.api = "127.0.0.1:" + command[command.index("-port") + 1]
-        self._answer()
-        self.start_seconds = time.perf_counter() - began
+        self._await_api()
+        self.start_seconds = time.perf_counter() - begin
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
         self.info = psutil.Process(self.process.pid)
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def _answer(self) -> None:
+    def _await_api(self) -> None:
         host, port = self.api.rsplit(":", 1)
         with connect((host, int(port))) as client:
             client.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -88,11 +91,11 @@ class Proxy:
     def call(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://{self.api}{path}", data, method=method)
-        with self._opener.open(request, timeout=30) as answer:
-            text = answer.read()
+        with self._opener.open(request, timeout=30) as response:
+            text = response.read()
         return json.loads(text) if text else None
 
-    def door(self, name: str, upstream: str) -> tuple[str, int]:
+    def create_proxy(self, name: str, upstream: str) -> tuple[str, int]:
         listen = self.call("POST", "/proxies", {"name": name, "listen": "127.0.0.1:0", "upstream": upstream})["listen"]
         return "127.0.0.1", int(listen.rsplit(":", 1)[1])
 
@@ -110,7 +113,7 @@ class Proxy:
         self.process.wait()
 
 
-def our_command() -> list[str]:
+def embedded_command() -> list[str]:
     h11_home = str(Path(h11.__file__).parents[1])
     code = (
         f"import sys; sys.path[:0] = {[str(ROOT), h11_home]!r}; "
@@ -119,7 +122,7 @@ def our_command() -> list[str]:
     return [sys.executable, "-I", "-S", "-c", code, "-host", "127.0.0.1", "-port", "0"]
 
 
-def real_command() -> list[str] | None:
+def toxiproxy_command() -> list[str] | None:
     candidates = [
         os.environ.get("TOXIPROXY_SERVER"),
         shutil.which("toxiproxy-server"),
@@ -133,23 +136,23 @@ def real_command() -> list[str] | None:
 
 @contextmanager
 def bare_relays(upstreams: dict[str, tuple[str, int]]) -> Iterator[dict[str, tuple[str, int]]]:
-    """The relay of relay.c in front of each upstream: where it listens; nothing without a compiler."""
+    """Run a relay of relay.c for each upstream, and yield their addresses. Without a compiler there are none."""
     compiler = shutil.which("cc")
     if compiler is None:
-        print("no C compiler (cc): no column of the bare relay")
+        print("no C compiler (cc): the column of the bare relay is empty")
         yield {}
         return
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         program = Path(scratch) / "relay"
         subprocess.run([compiler, "-O2", "-o", program, Path(__file__).with_name("relay.c")], check=True)
-        doors = {}
+        addresses = {}
         for name, (_, port) in upstreams.items():
-            doors[name] = "127.0.0.1", free_port()
-            process = subprocess.Popen([program, str(doors[name][1]), str(port)])
+            addresses[name] = "127.0.0.1", free_port()
+            process = subprocess.Popen([program, str(addresses[name][1]), str(port)])
             stack.callback(process.wait)
             stack.callback(process.kill)
-            connect(doors[name]).close()
-        yield doors
+            connect(addresses[name]).close()
+        yield addresses
 
 
 def connect(address: tuple[str, int]) -> socket.socket:
@@ -168,7 +171,7 @@ def free_port() -> int:
 
 @contextmanager
 def running(name: str) -> Iterator[Proxy | None]:
-    command = our_command() if name == "ours" else real_command()
+    command = embedded_command() if name == "ours" else toxiproxy_command()
     proxy = None if command is None else Proxy(name, command)
     try:
         yield proxy
@@ -182,8 +185,8 @@ def running(name: str) -> Iterator[Proxy | None]:
 
 def redis_rate(tool: str, address: tuple[str, int], requests: int, arguments: list[str]) -> float:
     where = ["-h", address[0], "-p", str(address[1]), "-n", str(requests), "--csv"]
-    ran = subprocess.run([tool, *where, *arguments], capture_output=True, text=True, timeout=60, check=True)
-    return float(ran.stdout.splitlines()[-1].rsplit('","')[1].split('"')[0])
+    completed = subprocess.run([tool, *where, *arguments], capture_output=True, text=True, timeout=60, check=True)
+    return float(completed.stdout.splitlines()[-1].rsplit('","')[1].split('"')[0])
 
 
 def pgbench_rate(
@@ -211,54 +214,64 @@ def measure_rates(rounds: int, only: str) -> dict[str, Any]:
             servers = {name: backend.servers[name].direct_address for name in ("redis", "postgres")}
             direct = {name: (server.host, server.port) for name, server in servers.items()}
             bare = stack.enter_context(bare_relays(direct))
-            ways = {
+            routes = {
                 name: {
                     "direct": direct[name],
-                    **{each.name: each.door(name, str(server)) for each in proxies},
+                    **{each.name: each.create_proxy(name, str(server)) for each in proxies},
                     **({"relay": bare[name]} if bare else {}),
                 }
                 for name, server in servers.items()
             }
             redis, postgres = servers["redis"], servers["postgres"]
-            redis_ways, pg_ways = ways["redis"], ways["postgres"]
+            redis_routes, postgres_routes = routes["redis"], routes["postgres"]
             url = urllib.parse.urlparse(backend.servers["postgres"].url(postgres))
 
-            def once(row: str, way: str, call: Callable[[], tuple[float, int]]) -> None:
-                proxy = next((each for each in proxies if each.name == way), None)
+            def once(row: str, route: str, call: Callable[[], tuple[float, int]]) -> None:
+                proxy = next((each for each in proxies if each.name == route), None)
                 before = proxy.cpu_seconds if proxy else 0.0
                 rate, requests = call()
-                samples.setdefault(row, {}).setdefault(way, []).append(rate)
+                samples.setdefault(row, {}).setdefault(route, []).append(rate)
                 if proxy:
-                    cpu.setdefault(row, {}).setdefault(way, []).append((proxy.cpu_seconds - before) / requests * 1e6)
+                    cpu.setdefault(row, {}).setdefault(route, []).append((proxy.cpu_seconds - before) / requests * 1e6)
 
             if redis_tool:
                 redis_url = urllib.parse.urlparse(backend.servers["redis"].url(redis))
                 credentials = ["-a", redis_url.password] if redis_url.password else []
                 if redis_url.username:
                     credentials = ["--user", redis_url.username, *credentials]
-                fill_bulk(redis_ways["direct"], redis_url)
+                fill_bulk(redis_routes["direct"], redis_url)
                 for number in range(rounds):
                     for row, (requests, arguments) in ROWS.items():
                         if only in row:
-                            for way in turn(list(redis_ways), number):
+                            for route in rotate(list(redis_routes), number):
                                 full = [*credentials, *arguments]
                                 once(
                                     row,
-                                    way,
-                                    lambda w=way, r=requests, a=full: (redis_rate(redis_tool, redis_ways[w], r, a), r),
+                                    route,
+                                    lambda w=route, r=requests, a=full: (
+                                        redis_rate(redis_tool, redis_routes[w], r, a),
+                                        r,
+                                    ),
                                 )
             else:
-                print("no redis-benchmark: its rows are left out (Debian: redis-tools)")
+                print("no redis-benchmark (Debian: redis-tools): its rows are left out")
             if pg_tool and "pgbench".startswith(only[:7]):
-                fill_postgres(pg_tool, url, pg_ways["direct"])
+                fill_postgres(pg_tool, url, postgres_routes["direct"])
                 for number in range(max(3, rounds // 3)):
                     for row, arguments in PGBENCH_ROWS.items():
-                        for way in turn(list(pg_ways), number):
-                            once(row, way, lambda w=way, a=arguments: pgbench_rate(pg_tool, url, pg_ways[w], a))
+                        for route in rotate(list(postgres_routes), number):
+                            once(
+                                row,
+                                route,
+                                lambda w=route, a=arguments: pgbench_rate(pg_tool, url, postgres_routes[w], a),
+                            )
             loaded = {each.name: each.rss for each in proxies}
     finally:
         backend.close()
-    return {"rates": {row: summary(ways, cpu.get(row, {})) for row, ways in samples.items()}, "rss_after_load": loaded}
+    return {
+        "rates": {row: summary(routes, cpu.get(row, {})) for row, routes in samples.items()},
+        "rss_after_load": loaded,
+    }
 
 
 def fill_postgres(tool: str, url: urllib.parse.ParseResult, address: tuple[str, int]) -> None:
@@ -267,9 +280,9 @@ def fill_postgres(tool: str, url: urllib.parse.ParseResult, address: tuple[str, 
     subprocess.run([tool, "-i", "-q", *where], check=True, capture_output=True, env=environment)
 
 
-def turn(ways: list[str], number: int) -> list[str]:
-    """Another one goes first in each round."""
-    return ways[number % len(ways) :] + ways[: number % len(ways)]
+def rotate(routes: list[str], number: int) -> list[str]:
+    """Return the routes in the order of a round. Each round begins with another route."""
+    return routes[number % len(routes) :] + routes[: number % len(routes)]
 
 
 def fill_bulk(address: tuple[str, int], url: urllib.parse.ParseResult) -> None:
@@ -279,8 +292,8 @@ def fill_bulk(address: tuple[str, int], url: urllib.parse.ParseResult) -> None:
         client.set("bulk", b"x" * 1048576)
 
 
-def summary(ways: dict[str, list[float]], cpu: dict[str, list[float]]) -> dict[str, Any]:
-    result: dict[str, Any] = {way: statistics.median(rates) for way, rates in ways.items()}
+def summary(routes: dict[str, list[float]], cpu: dict[str, list[float]]) -> dict[str, Any]:
+    result: dict[str, Any] = {route: statistics.median(rates) for route, rates in routes.items()}
     ratios = {
         "ours/direct": ("ours", "direct"),
         "ours/toxiproxy": ("ours", "toxiproxy"),
@@ -289,10 +302,10 @@ def summary(ways: dict[str, list[float]], cpu: dict[str, list[float]]) -> dict[s
         "ours/relay": ("ours", "relay"),
     }
     for name, (upper, lower) in ratios.items():
-        if upper in ways and lower in ways:
-            each = [a / b for a, b in zip(ways[upper], ways[lower], strict=True)]
+        if upper in routes and lower in routes:
+            each = [a / b for a, b in zip(routes[upper], routes[lower], strict=True)]
             result[name] = quartiles(each)
-    result["cpu_us_per_request"] = {way: statistics.median(each) for way, each in cpu.items()}
+    result["cpu_us_per_request"] = {route: statistics.median(each) for route, each in cpu.items()}
     if "toxiproxy" in cpu:
         result["cpu ours/toxiproxy"] = quartiles(
             [a / b for a, b in zip(cpu["ours"], cpu["toxiproxy"], strict=True) if b]
@@ -301,7 +314,7 @@ def summary(ways: dict[str, list[float]], cpu: dict[str, list[float]]) -> dict[s
 
 
 def quartiles(values: list[float]) -> list[float]:
-    """Median, lower and upper quartile."""
+    """Return the median, the lower and the upper quartile."""
     if len(values) < 2:
         return [*values, *values, *values][:3]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -313,7 +326,7 @@ def quartiles(values: list[float]) -> list[float]:
 
 @contextmanager
 def echo_server() -> Iterator[int]:
-    """A process that sends everything back; its port."""
+    """Run a process that sends everything back, and yield its port."""
     code = (
         "import selectors,socket\n"
         "s=socket.create_server(('127.0.0.1',0),backlog=2048);print(s.getsockname()[1],flush=True)\n"
@@ -338,26 +351,28 @@ def echo_server() -> Iterator[int]:
 
 
 def ping(client: socket.socket, count: int, pause: float) -> list[float]:
-    """Round trips in milliseconds."""
+    """Return the times of round trips, in milliseconds."""
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     times = []
     for _ in range(count):
-        began = time.perf_counter()
+        begin = time.perf_counter()
         client.sendall(b"x")
         client.recv(1)
-        times.append((time.perf_counter() - began) * 1000)
+        times.append((time.perf_counter() - begin) * 1000)
         time.sleep(pause)
     return times
 
 
 def measure_accuracy(latency_ms: int, count: int) -> dict[str, Any]:
-    """What a latency toxic adds beyond its latency, over a round trip through the same proxy with the same pauses and no toxic."""
+    """Measure the time that a latency toxic adds beyond its latency, relative to the same round trips without a toxic."""
     result: dict[str, Any] = {}
     with echo_server() as port, running("ours") as ours, running("toxiproxy") as real:
         added: dict[str, list[float]] = {}
         base: dict[str, list[float]] = {}
         proxies = [each for each in (ours, real) if each is not None]
-        clients = {each.name: socket.create_connection(each.door("echo", f"127.0.0.1:{port}")) for each in proxies}
+        clients = {
+            each.name: socket.create_connection(each.create_proxy("echo", f"127.0.0.1:{port}")) for each in proxies
+        }
         for _ in range(5):
             for each in proxies:
                 base.setdefault(each.name, []).extend(ping(clients[each.name], count // 5, latency_ms / 1000))
@@ -378,7 +393,7 @@ def measure_accuracy(latency_ms: int, count: int) -> dict[str, Any]:
 
 
 def measure_start(rounds: int) -> dict[str, float]:
-    """Milliseconds from exec to the first answer of the API."""
+    """Measure the milliseconds from exec to the first response of the API."""
     times: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name in ("ours", "toxiproxy"):
@@ -389,14 +404,14 @@ def measure_start(rounds: int) -> dict[str, float]:
 
 
 def measure_idle(count: int) -> dict[str, Any]:
-    """RSS fresh, and per idle connection; and API calls without and with 200 connections."""
+    """Measure the RSS at the start and of an idle connection, and API calls without and with 200 connections."""
     result: dict[str, Any] = {}
     with echo_server() as port:
         for name in ("ours", "toxiproxy"):
             with running(name) as proxy:
                 if proxy is None:
                     continue
-                address = proxy.door("echo", f"127.0.0.1:{port}")
+                address = proxy.create_proxy("echo", f"127.0.0.1:{port}")
                 fresh = proxy.rss
                 calls = {0: api_times(proxy)}
                 clients = [socket.create_connection(address) for _ in range(200)]
@@ -420,18 +435,16 @@ def measure_idle(count: int) -> dict[str, Any]:
 
 
 def api_times(proxy: Proxy) -> dict[str, float]:
-    """Medians of one kept-alive connection, in milliseconds."""
-    import http.client
-
+    """Return the median times of API calls on one connection, in milliseconds."""
     connection = http.client.HTTPConnection(proxy.api)
     connection.connect()
     connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def timed(method: str, path: str, body: str | None = None) -> float:
-        began = time.perf_counter()
+        begin = time.perf_counter()
         connection.request(method, path, body)
         connection.getresponse().read()
-        return (time.perf_counter() - began) * 1000
+        return (time.perf_counter() - begin) * 1000
 
     toxic = '{"type":"latency","attributes":{"latency":0}}'
     times: dict[str, list[float]] = {}
@@ -447,22 +460,22 @@ def api_times(proxy: Proxy) -> dict[str, float]:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def show(result: dict[str, Any]) -> None:
+def print_table(result: dict[str, Any]) -> None:
     rows = result.get("rates", {})
     if rows:
         print(
             f"\n{'':32}{'direct/s':>10}{'ours/s':>10}{'toxi/s':>10}{'ours/direct':>12}"
-            f"{'ours/toxi':>22}{'bar':>6}{'relay/toxi':>12}{'ours/relay':>12}{'CPU us':>14}{'CPU ratio':>10}"
+            f"{'ours/toxi':>22}{'goal':>6}{'relay/toxi':>12}{'ours/relay':>12}{'CPU us':>14}{'CPU ratio':>10}"
         )
     for row, values in rows.items():
         ratio = values.get("ours/toxiproxy")
-        bar = BARS.get(row)
+        goal = GOALS.get(row)
         cpu = values["cpu_us_per_request"]
         print(
             f"{row:32}{values['direct']:10.0f}{values['ours']:10.0f}{values.get('toxiproxy', 0):10.0f}"
             f"{values['ours/direct'][0]:12.2f}"
             + (f"{ratio[0]:8.2f} [{ratio[1]:.2f} - {ratio[2]:.2f}]" if ratio else " " * 22)
-            + (f"{bar:6.2f}" if bar else " " * 6)
+            + (f"{goal:6.2f}" if goal else " " * 6)
             + "".join(
                 f"{values[name][0]:12.2f}" if name in values else " " * 12 for name in ("relay/toxiproxy", "ours/relay")
             )
@@ -477,8 +490,8 @@ def show(result: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds of the rate rows (9)")
-    parser.add_argument("--only", default="", help="rate rows that contain this text, and nothing else")
-    parser.add_argument("--json", type=Path, help="also write everything to this file")
+    parser.add_argument("--only", default="", help="measure only the rate rows that contain this text")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     result: dict[str, Any] = {}
     if options.only != "none":
@@ -488,7 +501,7 @@ def main() -> int:
         result["latency 5 ms, added"] = measure_accuracy(5, 300)
         result["start to first answer, ms"] = measure_start(options.rounds)
         result["idle"] = measure_idle(1000)
-    show(result)
+    print_table(result)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))
     return 0

@@ -1,8 +1,8 @@
-"""What each step towards speed gives our proxy: the proxy as it is, and once without each step, in turns.
+"""Measure the effect of each optimization of the embedded proxy, by an ablation study.
 
-A row is a variant: the same proxy, with one step taken back (or one more tried that the proxy does not take). Its figures are
-the rate of the proxy as it is over the rate of the variant, in the same round; above 1 the step pays. Medians and quartiles over
-the rounds. Needs redis-benchmark, as benchmarks/proxy.py does.
+A row is a variant: the proxy without one optimization, or with one that it does not use. The figures are the rate of the proxy as it
+is, divided by the rate of the variant in the same round, as medians and quartiles over the rounds. Above 1, the optimization helps.
+Needs redis-benchmark, as benchmarks/proxy.py does.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from proxy import ROWS, Proxy, fill_bulk, our_command, quartiles, redis_rate, turn  # beside this file
+from proxy import ROWS, Proxy, embedded_command, fill_bulk, quartiles, redis_rate, rotate
 
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 
-# Link.on_event up to where data was received, without the short path; a variant says what happens to it then.
+# Link.on_event without its short path, up to the received data. A variant adds what happens to the data.
 RECEIVED = """
 def on_event(self, events):
     if events & (OUT | ERR | HUP) and self.mask & OUT:
@@ -40,7 +40,7 @@ def on_event(self, events):
 link.Link.on_event = on_event
 """
 
-# Run in the proxy's process before it starts. The names are internals: a variant that no longer applies fails at its start.
+# Code that runs in the proxy's process before the proxy. It uses internal names: a variant that no longer fits fails at its start.
 VARIANTS = {
     "a buffer of 32 KiB, not 256": "link.BUFFER = bytearray(32768); link.VIEW = memoryview(link.BUFFER)",
     "one event at a time, not 64": "event_loop.MAX_EVENTS = 1",
@@ -55,7 +55,7 @@ VARIANTS = {
 EDGE = 1 << 31
 watch = event_loop.EventLoop.watch
 def watch_edges(self, fd, mask, before):
-    edge = EDGE if mask and self.handlers[fd].__name__ == "on_event" else 0  # not of listeners, nor of the API
+    edge = EDGE if mask and self.handlers[fd].__name__ == "on_event" else 0  # links only, not listeners or the API
     watch(self, fd, mask | edge, before)
 event_loop.EventLoop.watch = watch_edges
 """
@@ -123,13 +123,13 @@ from pytest_resilience.proxy.link import BUFFER, END, ERR, HUP, IN, OUT, RESET, 
 
 
 def command_of(variant: str) -> list[str]:
-    """Our proxy's command, with a variant's code before its start."""
-    command = our_command()
-    place = command.index("-c") + 1
-    path, _, start = command[place].partition("; from ")
+    """Return the command of the embedded proxy with the code of a variant."""
+    command = embedded_command()
+    index = command.index("-c") + 1
+    path, _, start = command[index].partition("; from ")
     code = VARIANTS.get(variant)
     if code is not None:
-        command[place] = f"{path}\n{PATCH}{code}\nfrom {start}"
+        command[index] = f"{path}\n{PATCH}{code}\nfrom {start}"
     return command
 
 
@@ -142,8 +142,8 @@ def main() -> int:
     if tool is None:
         print("no redis-benchmark (Debian: redis-tools)")
         return 1
-    ways = ["as it is", *(name for name in VARIANTS if options.only in name)]
-    rates: dict[str, dict[str, list[float]]] = {row: {way: [] for way in ways} for row in ROWS}
+    variants = ["as it is", *(name for name in VARIANTS if options.only in name)]
+    rates: dict[str, dict[str, list[float]]] = {row: {variant: [] for variant in variants} for row in ROWS}
     backend = EmbeddedBackend()
     backend.start()
     try:
@@ -152,25 +152,27 @@ def main() -> int:
             url = urllib.parse.urlparse(backend.servers["redis"].url(redis))
             fill_bulk((redis.host, redis.port), url)
             credentials = ["-a", url.password] if url.password else []
-            doors = {}
-            for way in ways:
-                proxy = Proxy("ours", command_of(way))
+            addresses = {}
+            for variant in variants:
+                proxy = Proxy("ours", command_of(variant))
                 stack.callback(proxy.stop)
-                doors[way] = proxy.door("redis", str(redis))
+                addresses[variant] = proxy.create_proxy("redis", str(redis))
             for number in range(options.rounds):
                 for row, (requests, arguments) in ROWS.items():
-                    for way in turn(ways, number):
-                        rates[row][way].append(redis_rate(tool, doors[way], requests, [*credentials, *arguments]))
+                    for variant in rotate(variants, number):
+                        rates[row][variant].append(
+                            redis_rate(tool, addresses[variant], requests, [*credentials, *arguments])
+                        )
     finally:
         backend.close()
     print(f"\n{'the proxy as it is, over':44}" + "".join(f"{row[:24]:>28}" for row in ROWS))
-    for way in ways[1:]:
-        shown = []
+    for variant in variants[1:]:
+        cells = []
         for row in ROWS:
-            pairs = zip(rates[row]["as it is"], rates[row][way], strict=True)
-            middle, low, high = quartiles([ours / variant for ours, variant in pairs])
-            shown.append(f"{middle:.2f} [{low:.2f} - {high:.2f}]")
-        print(f"{way:44}" + "".join(f"{each:>28}" for each in shown))
+            pairs = zip(rates[row]["as it is"], rates[row][variant], strict=True)
+            middle, low, high = quartiles([whole / ablated for whole, ablated in pairs])
+            cells.append(f"{middle:.2f} [{low:.2f} - {high:.2f}]")
+        print(f"{variant:44}" + "".join(f"{each:>28}" for each in cells))
     return 0
 
 

@@ -1,6 +1,6 @@
 /*
- * The limit of a hop in user space, for benchmarks/proxy.py: accepts, connects, and copies between the two, with epoll and nothing else.
- * No API, no toxics, no counters, no half-close; whoever sends more than the other one takes is waited for.
+ * A minimal TCP relay for benchmarks/proxy.py, which shows the limit of a proxy in user space. It accepts, connects and copies, with epoll.
+ * It has no API, toxics, counters or half-close, and it waits for a receiver that is slower than its sender.
  *
  *     cc -O2 -o relay relay.c && ./relay PORT UPSTREAM_PORT        (both on 127.0.0.1)
  */

@@ -1,10 +1,10 @@
-"""What the plugin costs a run of pytest that does not use it: the user time of the whole process, beside bare pytest's.
+"""Measure the user time of a pytest run that does not use the plugin, relative to bare pytest.
 
 python benchmarks/start.py [--rounds 30] [--json FILE]
 
-Makes an environment for each row (kept beside the one that this runs in, and made again when pyproject.toml changes): bare pytest,
-each dependency of the plugin alone, the plugin, the plugin with `[embedded]`. The rows take turns, so that a busy machine slows all of
-them. On a quiet machine the two ratios, of medians and of the best runs, agree; on a busy one the second is nearer to the truth.
+Each row has an environment: bare pytest, each dependency of the plugin alone, the plugin, the plugin with `[embedded]`. The environments
+are made again when pyproject.toml changes. The rows take turns, so that a busy machine slows all of them. On a quiet machine the ratio of
+the medians and that of the best runs agree. On a busy machine the ratio of the best runs is more accurate.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = Path(f"{sys.prefix}-start")
-AIM = 1.5  # DESIGN: the plugin with [embedded], of bare pytest
+ENVIRONMENTS = Path(f"{sys.prefix}-start")
+GOAL = 1.5  # the plugin with [embedded], relative to bare pytest
 BARE = "bare pytest"
 WHOLE = "pytest-resilience[embedded]"
-# What to leave out of the whole, to see what it costs there.
+# Plugins to disable in the row of the whole, which shows their cost there.
 WITHOUT = ("valkey", "anyio", "platformdirs", "pytest_resilience", "valkey anyio")
 
 
@@ -35,21 +35,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     pythons = environments()
     rows: dict[str, tuple[Path, list[str]]] = {name: (python, []) for name, python in pythons.items()}
     for names in WITHOUT:
         options = [word for name in names.split() for word in ("-p", f"no:{name}")]
         rows[f"{WHOLE} {' '.join(options)}"] = pythons[WHOLE], options
-    times = measure(rows, given.rounds)
+    times = measure(rows, arguments.rounds)
     bare, best = statistics.median(times[BARE]), min(times[BARE])
     print(f"{'one empty test, user time':64} {'median ms':>10} {'ratio':>6} {'best ms':>10} {'ratio':>6}")
     for name, values in times.items():
         middle, least = statistics.median(values), min(values)
         print(f"{name:64} {middle * 1000:10.0f} {middle / bare:6.2f} {least * 1000:10.0f} {least / best:6.2f}")
-    print(f"aim for {WHOLE}: {AIM}")
-    if given.json:
-        given.json.write_text(json.dumps(times))
+    print(f"goal for {WHOLE}: {GOAL}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(times))
 
 
 def environments() -> dict[str, Path]:
@@ -57,35 +57,38 @@ def environments() -> dict[str, Path]:
     project = (ROOT / "pyproject.toml").read_bytes()
     wheel = build()
     data = tomllib.loads(project.decode())["project"]
-    wanted = {BARE: ["pytest"]}
+    requirements = {BARE: ["pytest"]}
     extras = data["optional-dependencies"]
     for requirement in [*data["dependencies"], *extras["embedded"], *extras["sequences"]]:
         name = re.split(r"[^A-Za-z0-9._-]", requirement)[0]
         if name != "pytest":
-            wanted[name] = ["pytest", requirement]
-    wanted["pytest-resilience"] = [str(wheel)]
-    wanted[WHOLE] = [f"{WHOLE} @ {wheel.as_uri()}"]
-    return {name: environment(name, what, hashlib.sha256(project).hexdigest()) for name, what in wanted.items()}
+            requirements[name] = ["pytest", requirement]
+    requirements["pytest-resilience"] = [str(wheel)]
+    requirements[WHOLE] = [f"{WHOLE} @ {wheel.as_uri()}"]
+    return {
+        name: environment(name, packages, hashlib.sha256(project).hexdigest())
+        for name, packages in requirements.items()
+    }
 
 
 def build() -> Path:
-    shutil.rmtree(HOME / "dist", ignore_errors=True)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", HOME / "dist", ROOT]
+    shutil.rmtree(ENVIRONMENTS / "dist", ignore_errors=True)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", ENVIRONMENTS / "dist", ROOT]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    (wheel,) = (HOME / "dist").glob("*.whl")
+    (wheel,) = (ENVIRONMENTS / "dist").glob("*.whl")
     return wheel
 
 
-def environment(name: str, what: list[str], stamp: str) -> Path:
-    place = HOME / re.sub(r"[^a-z-]", "-", name)
-    python, stamped = place / "bin" / "python", place / "stamp"
+def environment(name: str, packages: list[str], stamp: str) -> Path:
+    directory = ENVIRONMENTS / re.sub(r"[^a-z-]", "-", name)
+    python, stamped = directory / "bin" / "python", directory / "stamp"
     if not stamped.exists() or stamped.read_text() != stamp:
         print(f"installing {name}", file=sys.stderr)
-        shutil.rmtree(place, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*install, *what], check=True)
-        # setuptools, which Python 3.11 puts into each environment, imports itself at each start.
+        subprocess.run([*install, *packages], check=True)
+        # Python 3.11 puts setuptools into each environment, and setuptools imports itself at each start.
         remove = [python, "-m", "pip", "uninstall", "--quiet", "--yes", "--disable-pip-version-check", "setuptools"]
         subprocess.run(remove, check=True)
         stamped.write_text(stamp)
@@ -100,26 +103,26 @@ def environment(name: str, what: list[str], stamp: str) -> Path:
             "--force-reinstall",
             "--no-deps",
         ]
-        subprocess.run([*install, what[0].rpartition(" ")[2]], check=True)
+        subprocess.run([*install, packages[0].rpartition(" ")[2]], check=True)
     return python
 
 
 def measure(rows: dict[str, tuple[Path, list[str]]], rounds: int) -> dict[str, list[float]]:
     keep = {name: value for name, value in os.environ.items() if not name.startswith(("PY", "COV", "VIRTUAL"))}
-    with tempfile.TemporaryDirectory() as place:
-        test = Path(place) / "test_one.py"
+    with tempfile.TemporaryDirectory() as directory:
+        test = Path(directory) / "test_one.py"
         test.write_text("def test_one():\n    pass\n")
 
         def once(python: Path, options: list[str]) -> float:
             command = [python, "-m", "pytest", "-q", *options, test]
-            process = subprocess.Popen(command, env=keep, cwd=place, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(command, env=keep, cwd=directory, stdout=subprocess.DEVNULL)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             assert process.returncode == 0, command
             return usage.ru_utime
 
         for row in rows.values():
-            once(*row)  # bytecode is cached, as it is after anybody's first run
+            once(*row)  # caches the bytecode, as a first run does
         times: dict[str, list[float]] = {name: [] for name in rows}
         for _ in range(rounds):
             for name, row in rows.items():

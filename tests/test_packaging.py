@@ -1,4 +1,4 @@
-"""What we ship: the wheel's contents, and that the plugin loads from it, once."""
+"""The contents of the wheel, and a plugin that loads from it once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import pytest_resilience
 
 ROOT = Path(__file__).resolve().parent.parent
-ASKS_WHAT_IS_LOADED = """
+CHECKS_THE_LOADED_PLUGIN = """
     import pytest_resilience
 
     def test_loaded_once(request):
@@ -53,15 +53,15 @@ def metadata(wheel, names):
 
 
 def make_python(home: Path) -> tuple[Path, Path]:
-    """A fresh environment's interpreter and site-packages: what we depend on is borrowed from this one, we ourselves are not in it."""
+    """Make an environment without the plugin, and return its interpreter and site-packages. Dependencies are links to this environment's."""
     venv.create(home, symlinks=True)
-    borrowed = home / "borrowed"
-    borrowed.mkdir()
+    linked = home / "linked"
+    linked.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if "pytest_resilience" not in entry.name and entry.suffix != ".pth":
-            (borrowed / entry.name).symlink_to(entry)
+            (linked / entry.name).symlink_to(entry)
     (site,) = (home / "lib").glob("python*/site-packages")
-    (site / "borrowed.pth").write_text(f"{borrowed}\n")
+    (site / "linked.pth").write_text(f"{linked}\n")
     return home / "bin" / "python", site
 
 
@@ -76,17 +76,17 @@ def installed(wheel, tmp_path_factory):
     """A Python with the wheel installed."""
     python, site = make_python(tmp_path_factory.mktemp("installed"))
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)  # a pure wheel without scripts: this is what installing does
+        archive.extractall(site)  # equals an installation, since the wheel is pure and has no scripts
     return python
 
 
 def run_pytest(python: Path, cwd: Path, *arguments: str, **environment: str) -> str:
-    keep = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "COV"))}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "COV"))}
     command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *arguments]
-    answer = subprocess.run(
-        command, cwd=cwd, env={**keep, **environment}, capture_output=True, text=True, check=False, timeout=120
+    completed = subprocess.run(
+        command, cwd=cwd, env={**environ, **environment}, capture_output=True, text=True, check=False, timeout=120
     )
-    return answer.stdout + answer.stderr
+    return completed.stdout + completed.stderr
 
 
 def test_only_the_package_is_in_the_wheel(names):
@@ -116,32 +116,32 @@ def test_the_extras_are_embedded_sequences_service_and_dev(metadata):
 
 @pytest.mark.parametrize("arguments", [(), ("-p", "pytest_resilience")], ids=["entry point", "and -p"])
 def test_the_installed_plugin_loads_once(installed, pytester, arguments):
-    pytester.makepyfile(ASKS_WHAT_IS_LOADED)
-    said = run_pytest(installed, pytester.path, *arguments, "--resilience-seed=7")  # with an option there is a header
-    assert "1 passed" in said, said
-    assert f"LOADED FROM {installed.parent.parent}" in said
-    assert said.count("\nresilience: ") == 1, said
+    pytester.makepyfile(CHECKS_THE_LOADED_PLUGIN)
+    output = run_pytest(installed, pytester.path, *arguments, "--resilience-seed=7")  # with an option there is a header
+    assert "1 passed" in output, output
+    assert f"LOADED FROM {installed.parent.parent}" in output
+    assert output.count("\nresilience: ") == 1, output
 
 
 def test_dash_p_no_disables_it_cleanly(installed, pytester):
     pytester.makepyfile(
         "def test_without(request):\n    assert not request.config.pluginmanager.has_plugin('pytest_resilience.plugin')"
     )
-    said = run_pytest(installed, pytester.path, "-p", "no:pytest_resilience")
-    assert "1 passed" in said, said
-    assert "resilience:" not in said
+    output = run_pytest(installed, pytester.path, "-p", "no:pytest_resilience")
+    assert "1 passed" in output, output
+    assert "resilience:" not in output
 
 
-def test_it_works_from_a_checkout_that_is_not_installed(bare, pytester):
-    """Without the entry point: -p alone, with the checkout on the path."""
-    pytester.makepyfile(ASKS_WHAT_IS_LOADED)
-    said = run_pytest(bare, pytester.path, "-p", "pytest_resilience", PYTHONPATH=str(ROOT))
-    assert "1 passed" in said, said
-    assert f"LOADED FROM {ROOT}" in said
+def test_the_plugin_works_from_a_checkout_that_is_not_installed(bare, pytester):
+    """There is no entry point: -p names the plugin, and the checkout is on the path."""
+    pytester.makepyfile(CHECKS_THE_LOADED_PLUGIN)
+    output = run_pytest(bare, pytester.path, "-p", "pytest_resilience", PYTHONPATH=str(ROOT))
+    assert "1 passed" in output, output
+    assert f"LOADED FROM {ROOT}" in output
 
 
-def test_the_readme_of_the_wheel_links_to_nothing_that_is_not_in_it(metadata):
-    """A package index shows the README alone, so that each of its links must lead somewhere from there."""
+def test_the_readme_of_the_wheel_has_absolute_links_to_existing_files(metadata):
+    """A package index shows the README without the files of the repository, so its links must be absolute."""
     text = metadata.get_payload()
     links = re.findall(r"\]\(([^)\s]+)\)", text)
     assert links, text
