@@ -142,7 +142,7 @@ def test_the_table_of_backends_runs_nothing(project: pytest.Pytester, engine: Ca
             r"fault +embedded +docker +external +limited",
             r"postgres.refuse +yes +yes +yes +yes",
             r"postgres.kill +yes +yes +no \(\d\) +.*",
-            r"\(\d\) external: its processes belong to whoever runs it",
+            r"\(\d\) external: its processes belong to its operator",
         ]
     )
     result.stdout.no_fnmatch_line("*test session starts*")

@@ -1,1 +1,1 @@
-"""Servers that the user runs."""
+"""Postgres, Redis and a Toxiproxy that the user runs."""

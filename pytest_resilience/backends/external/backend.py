@@ -1,7 +1,7 @@
-"""The external backend: a Toxiproxy and servers that somebody else runs, named by the user.
+"""The external backend: a Toxiproxy and servers that the user runs and names by options.
 
-Rules: we make proxies under a prefix of our own and touch no other; we make a Postgres database of our own and drop it; we take a logical
-database of Redis that is empty. All of that is removed when the session ends, by the supervisor, however it ends.
+A session creates proxies with its own prefix and changes no others, creates and drops one Postgres database, and leases one empty logical
+Redis database. The supervisor removes all of that when the session ends, also if it is killed.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class ExternalBackend(SupervisedBackend):
-    """Somebody else's Toxiproxy and servers.
+    """A Toxiproxy and servers that the user runs.
 
     Args:
-        settings: what the user named.
-        reason: one phrase for the header.
+        settings: the options of the run.
+        reason: why this backend was selected, one phrase for pytest's header.
     """
 
     name = "external"
@@ -63,10 +63,10 @@ class ExternalBackend(SupervisedBackend):
         self._client: ToxiproxyClient | None = None
         self._lease: RedisDatabaseLease | None = None
         self._used_ports: set[int] = set()
-        self._direct_proxies: dict[str, str] = {}  # the proxies that are never struck: name -> where they listen
+        self._direct_proxies: dict[str, str] = {}  # the proxies that are never struck: server -> listen address
 
     @property
-    def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # known when its Toxiproxy has been asked
+    def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # depends on the Toxiproxy that answers
         return UNSUPPORTED | (TOXIPROXY_UNSUPPORTED if self._client is None or not self._client.has_counters else {})
 
     def start(self) -> None:
@@ -89,65 +89,69 @@ class ExternalBackend(SupervisedBackend):
         database = f"resilience_{self._id}"
         postgres = ExternalServer("postgres", endpoints.postgres, database, Address("", 0))
         redis = ExternalServer("redis", endpoints.redis, endpoints.redis.database, Address("", 0))
-        first = endpoints.postgres.database or "postgres"
+        existing = endpoints.postgres.database or "postgres"
         plan: dict[str, object] = {"api": list(endpoints.api), "prefix": self.proxy_prefix}
         self._write_cleanup_plan(plan)
         self._register_cleanup()
         postgres.direct_address = self._create_direct_proxy("postgres", endpoints.postgres)
         redis.direct_address = self._create_direct_proxy("redis", endpoints.redis)
-        plan["postgres"] = postgres.url_of(first, postgres.direct_address)
+        plan["postgres"] = postgres.url_of(existing, postgres.direct_address)
         plan["databases"] = [database, self.template_database]
         self._write_cleanup_plan(plan)
-        postgres.version = in_background(lambda: asyncio.run(create_database(postgres, first))).result()
-        self._lease = RedisDatabaseLease(redis, self._id)
+        postgres.version = in_background(lambda: asyncio.run(create_database(postgres, existing))).result()
+        self._lease = RedisDatabaseLease.acquire(redis, self._id)
         redis.version = self._lease.version
         plan["redis"] = redis.url(redis.direct_address)
         self._write_cleanup_plan(plan)
         self.servers = {"postgres": postgres, "redis": redis}
 
     def _write_cleanup_plan(self, plan: Mapping[str, object]) -> None:
-        """Write down what is to be removed at the end. Passwords are among it: the file is ours alone, and goes with its directory."""
-        planned = self.directory / "cleanup.json.new"
-        with private_umask(), os.fdopen(os.open(planned, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        """Write the file for the cleanup. It has passwords, so only this user can read it, and it is deleted with its directory."""
+        unpublished = self.directory / "cleanup.json.new"
+        with (
+            private_umask(),
+            os.fdopen(os.open(unpublished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file,
+        ):
             json.dump(plan, file)
-        planned.replace(self.directory / "cleanup.json")
+        unpublished.replace(self.directory / "cleanup.json")
 
     def _register_cleanup(self) -> None:
-        """Have the supervisor do it."""
+        """Let the supervisor run the cleanup when the session ends."""
         self._run_at_exit("backends.external.cleanup", str(self.directory / "cleanup.json"))
 
     def _create_direct_proxy(self, name: str, upstream: ServerEndpoint) -> Address:
-        """A second proxy, which no fault strikes: the only way that is sure to reach a server behind somebody's Toxiproxy."""
-        assert self._client is not None, "start makes it"
+        """Create a second proxy that is never struck, and return its address.
+
+        The server may only be reachable through the user's Toxiproxy, so this is the direct route.
+        """
+        assert self._client is not None, "start creates it"
         proxy = f"{self.proxy_prefix}{name}-direct"
-        control = self._client
-        door = with_free_port(
-            lambda _: create_proxy(control, proxy, self._listen_address(), str(upstream.address)), taken=SetupError
+        client = self._client
+        handle = with_free_port(
+            lambda _: create_proxy(client, proxy, self._listen_address(), str(upstream.address)), taken=SetupError
         )
-        door.counters()  # tells ours from the real Toxiproxy
-        self._direct_proxies[name] = door.listen
-        address = self.client_address(door.listen)
+        handle.counters()  # detects whether this Toxiproxy has counters
+        self._direct_proxies[name] = handle.listen
+        address = self.client_address(handle.listen)
         try:
             socket.create_connection(address, timeout=ANSWER_WITHIN).close()
         except OSError as error:
             raise SetupError(
-                f"the Toxiproxy at {self.api} listens for us on port {address.port}, but {address} can't be reached from here "
-                f"({type(error).__name__}); --resilience-toxiproxy-ports=FIRST-LAST says which ports can"
+                f"the Toxiproxy at {self.api} listens on port {address.port}, but {address} can't be reached from here "
+                f"({type(error).__name__}); name the ports that can by --resilience-toxiproxy-ports=FIRST-LAST"
             ) from None
         return address
 
     def _listen_address(self) -> str:
-        """Where a new proxy may listen."""
+        """Return the address at which a new proxy may listen."""
         if not self._endpoints.ports:
             return "127.0.0.1:0" if self.api.host in LOOPBACK else "0.0.0.0:0"
-        assert self._client is not None, "start makes it"
-        shown = self._client.request("GET", "/proxies").values()
-        taken = {int(proxy["listen"].rpartition(":")[2] or 0) for proxy in shown} | self._used_ports
+        assert self._client is not None, "start creates it"
+        proxies = self._client.request("GET", "/proxies").values()
+        taken = {int(proxy["listen"].rpartition(":")[2] or 0) for proxy in proxies} | self._used_ports
         free = [port for port in self._endpoints.ports if port not in taken]
         if not free:
-            raise SetupError(
-                f"others use all of the ports from {self._endpoints.ports[0]} to {self._endpoints.ports[-1]}"
-            )
+            raise SetupError(f"all ports from {self._endpoints.ports[0]} to {self._endpoints.ports[-1]} are in use")
         self._used_ports.add(free[0])
         return f"0.0.0.0:{free[0]}"
 
@@ -170,7 +174,7 @@ class ExternalBackend(SupervisedBackend):
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
 
     def restart_dead(self) -> None:
-        assert self._client is not None, "start makes it"
+        assert self._client is not None, "start creates it"
         for name, listen in self._direct_proxies.items():
             try:
                 self._client.request("GET", f"/proxies/{self.proxy_prefix}{name}-direct")
@@ -180,11 +184,11 @@ class ExternalBackend(SupervisedBackend):
                 )
 
     def check(self) -> None:
-        assert self._client is not None, "start makes it"
+        assert self._client is not None, "start creates it"
         for name in self._direct_proxies:
             try:
                 self._client.request("GET", f"/proxies/{self.proxy_prefix}{name}-direct")
             except ToxiproxyError:
                 raise BackendDied(
-                    f"the Toxiproxy at {self.api} has lost our proxies; it was restarted, or reset by somebody"
+                    f"the Toxiproxy at {self.api} has lost the proxies of this session; it was restarted or reset"
                 ) from None

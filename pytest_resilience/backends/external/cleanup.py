@@ -1,7 +1,7 @@
-"""What the supervisor runs when a session with the external backend ends, however it ends: our databases and our proxies go.
+"""The cleanup after a session with the external backend. It removes the databases and proxies of the session.
 
-Nearly all of its time is what it loads, and many seconds of that on a busy machine. So it runs by `python -I -S` and takes only the
-plugin's own clients out of the package.
+The supervisor runs it, also after a killed session. Imports take nearly all of its time, many seconds on a busy machine, so it runs by
+`python -I -S` and imports only the clients of the package.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STEP_TIMEOUT = 5.0  # seconds for one step
 
 
 async def drop_databases(url: str, databases: Iterable[str]) -> None:
-    """Drop our databases, whoever is connected to them."""
+    """Drop the databases of the session, and end all connections to them."""
     from ...clients.postgres import connect
 
     session = await connect(url, application_name="pytest-resilience", within=STEP_TIMEOUT)
@@ -34,7 +34,7 @@ async def drop_databases(url: str, databases: Iterable[str]) -> None:
 
 
 def delete_proxies(host: str, port: int, prefix: str) -> None:
-    """Delete the proxies whose names begin with our prefix."""
+    """Delete the proxies of the session, which have a common prefix."""
     for name in _http(host, port, "GET", "/proxies").json:
         if name.startswith(prefix):
             _http(host, port, "DELETE", f"/proxies/{quote(name, safe='')}")
@@ -47,7 +47,7 @@ def _http(host: str, port: int, method: str, path: str) -> http.HttpResponse:
 
 
 def flush_redis(url: str) -> None:
-    """Empty our logical database of Redis."""
+    """Empty the logical Redis database of the session."""
     from ...clients.redis import RedisClient
 
     with RedisClient(url, name="pytest-resilience", timeout=STEP_TIMEOUT) as client:
@@ -55,10 +55,10 @@ def flush_redis(url: str) -> None:
 
 
 def main(path: str) -> None:
-    """Do what the plan says: the proxies last, since the way to the servers is among them.
+    """Carry out a plan. The proxies are deleted last, because the servers are reached through one of them.
 
     Args:
-        path: the file that says it.
+        path: the file with the plan.
     """
     plan: dict[str, Any] = json.loads(Path(path).read_text())
     steps: dict[str, Callable[[], None]] = {}
@@ -69,8 +69,8 @@ def main(path: str) -> None:
     if "redis" in plan:
         steps["keys in Redis"] = lambda: flush_redis(plan["redis"])
     steps[f"the proxies {plan['prefix']}*"] = lambda: delete_proxies(plan["api"][0], plan["api"][1], plan["prefix"])
-    for what, step in steps.items():
+    for objects, step in steps.items():
         try:
             step()
-        except Exception as problem:  # noqa: BLE001  # the others may do better; its text may hold a URL, so it is not shown
-            sys.stderr.write(f"{what} may be left: {type(problem).__name__}\n")
+        except Exception as problem:  # noqa: BLE001  # the other steps may succeed; the text of the error may have a URL, so it is not printed
+            sys.stderr.write(f"{objects} may be left: {type(problem).__name__}\n")

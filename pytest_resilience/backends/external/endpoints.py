@@ -1,4 +1,4 @@
-"""What the user named for the external backend, read and checked. Nothing else is ever talked to."""
+"""The endpoints of the external backend, read from options. The backend connects to nothing else."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class ServerEndpoint(NamedTuple):
     """A server behind the external Toxiproxy.
 
     Args:
-        scheme: of its URL.
-        address: as the Toxiproxy reaches it.
-        user, password: who we are there; None where nobody asks.
-        database: the one to connect to first (Postgres) or to use (Redis); empty when none was named.
-        query: what followed the `?` of its URL, to be handed on.
+        scheme: the scheme of its URL.
+        address: its address for the Toxiproxy.
+        user, password: the login; None if its URL has none.
+        database: the first database to connect to (Postgres) or the database to use (Redis); empty if its URL has none.
+        query: the query of its URL, part of all URLs of this server.
     """
 
     scheme: str
@@ -37,11 +37,11 @@ class ServerEndpoint(NamedTuple):
 
 
 class ExternalEndpoints(NamedTuple):
-    """All that was named.
+    """All endpoints of the external backend.
 
     Args:
-        api: of the Toxiproxy.
-        ports: on which its proxies may listen; empty for any.
+        api: the address of the Toxiproxy's API.
+        ports: the ports on which its proxies may listen; empty for any.
         postgres, redis: the servers behind it.
     """
 
@@ -55,7 +55,7 @@ def read_endpoints(settings: Settings) -> ExternalEndpoints:
     """Read the options of the external backend.
 
     Raises:
-        SetupError: one of them makes no sense; says what was expected, and never a password.
+        SetupError: an option can't be read. The message has the expected form, and never a password.
     """
     return ExternalEndpoints(
         _api(settings.toxiproxy or ""),
@@ -88,15 +88,15 @@ def _ports(text: str | None) -> range:
 
 
 def _upstream(option: str, text: str, schemes: tuple[str, ...], port: int) -> ServerEndpoint:
-    wanted = f"{option} must be host:port, or a URL such as {schemes[0]}://user:password@host:{port}"
+    expected = f"{option} must be host:port, or a URL such as {schemes[0]}://user:password@host:{port}"
     remember_url(text if "://" in text else f"{schemes[0]}://{text}")
     try:
         parts = urlsplit(text if "://" in text else f"{schemes[0]}://{text}")
         address = Address(parts.hostname or "", parts.port or port)
     except ValueError:
-        raise SetupError(wanted) from None
+        raise SetupError(expected) from None
     if parts.scheme not in schemes or not address.host:
-        raise SetupError(wanted)
+        raise SetupError(expected)
     user = unquote(parts.username) if parts.username else None
     password = unquote(parts.password) if parts.password else None
     query = dict(parse_qsl(parts.query))

@@ -1,1 +1,1 @@
-"""Resources that all backends of this package share: supervisor, session directory, control groups, ports."""
+"""Resources that the built-in backends share."""

@@ -1,4 +1,4 @@
-"""Work in threads of its own: a function call, and an event loop for coroutines."""
+"""Function calls in a daemon thread, and coroutines on an event loop in a thread."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def in_background(work: Callable[[], Result]) -> Future[Result]:
 
 
 class BackgroundLoop:
-    """An event loop in a thread of its own, for coroutines of a synchronous caller.
+    """An event loop in its own thread, for coroutines of a synchronous caller.
 
-    The loop is asyncio's own, whatever loop the tests install.
+    It is a loop of asyncio, even if the tests install another policy.
 
     Args:
-        name: of the thread.
+        name: the name of the thread.
 
     Attributes:
         loop: the event loop.
@@ -53,7 +53,7 @@ class BackgroundLoop:
             self.loop.close()
 
     def run(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """Run a coroutine function and return its result; an interrupt cancels it."""
+        """Run a coroutine function and return its result. An interrupt cancels it."""
         future = self.spawn(work)
         try:
             return future.result()
@@ -62,7 +62,7 @@ class BackgroundLoop:
             raise
 
     def spawn(self, work: Callable[[], Awaitable[Result]]) -> Future[Result]:
-        """Start a coroutine function; the future cancels it."""
+        """Start a coroutine function, and return a future that can cancel it."""
 
         async def awaited() -> Result:
             return await work()
@@ -70,7 +70,7 @@ class BackgroundLoop:
         return asyncio.run_coroutine_threadsafe(awaited(), self.loop)
 
     def close(self) -> None:
-        """Cancel what still runs, and end the loop and its thread."""
+        """Cancel all tasks, and end the loop and its thread."""
         self.run(_cancel_others)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()

@@ -9,5 +9,5 @@ SERVER_ENVIRON = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
 def python_environ() -> dict[str, str]:
-    """Return the variables that this Python needs to start again: the directories of its own shared library, if set."""
+    """Return the variables with the directories of the shared library of this Python, which it needs to start again."""
     return {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}

@@ -12,25 +12,26 @@ import select
 import sys
 
 PREFIX = "pytest-resilience-"
-MIN_LIMIT_BYTES = 1 << 20  # bytes; below that the kernel kills the process for a system call
-NEAR_LIMIT = 0.9  # of the limit: whoever came so near has met it, as a service does that watches the limit and gives memory back in time
+MIN_LIMIT_BYTES = 1 << 20  # below that, the kernel kills a process for a system call
+# A process that used this part of the limit has met it. A service may watch the limit and free memory in time.
+NEAR_LIMIT = 0.9
 LIMIT_FILES = {1: "memory.limit_in_bytes", 2: "memory.max"}  # by the version of control groups
-REMOVE_ATTEMPTS = 200  # to remove a group, 10 ms apart: its process may be on its way out
+REMOVE_ATTEMPTS = 200  # to remove a group, 10 ms apart, because its last process may still be exiting
 
 
 class CgroupUnavailable(Exception):
-    """There is no such thing here; the message says why, in a few words."""
+    """No memory cgroup can be used here. The message has the reason in a few words."""
 
 
 class MemoryCgroup:
-    """A group for a tree of processes, made beside them: in the group that the first one is in.
+    """A memory cgroup for a tree of processes, created in the cgroup of the first one.
 
     Args:
         pid: the first process.
-        limit: bytes that all of them may still take.
+        limit: memory that all of them together may still allocate, in bytes.
 
     Raises:
-        CgroupUnavailable: this platform or user can't.
+        CgroupUnavailable: this platform or user can't create one.
     """
 
     def __init__(self, pid: int, limit: int) -> None:
@@ -38,20 +39,20 @@ class MemoryCgroup:
         self._limit = max(limit, MIN_LIMIT_BYTES)
         self.path = os.path.join(parent, f"{PREFIX}{os.getpid()}-{pid}")  # noqa: PTH118  # no pathlib here
         try:
-            os.mkdir(self.path)  # noqa: PTH102  # the same
+            os.mkdir(self.path)  # noqa: PTH102  # no pathlib here
         except OSError as error:
-            raise CgroupUnavailable(f"no control group can be made at {parent} ({error.strerror})") from None
+            raise CgroupUnavailable(f"no cgroup can be created in {parent} ({error.strerror})") from None
         try:
             _write(f"{self.path}/{LIMIT_FILES[self._version]}", self._limit)
         except OSError as error:
             remove_group(self.path)
-            raise CgroupUnavailable(f"{self.path} takes no limit of memory ({error.strerror})") from None
+            raise CgroupUnavailable(f"{self.path} accepts no memory limit ({error.strerror})") from None
 
     def add(self, pid: int) -> bool:
-        """Put a process into the group; its children will be born there. False when it is there already, or has gone.
+        """Move a process into the group, in which its new children start. Return False if it is a member already, or has exited.
 
         Raises:
-            CgroupUnavailable: it can't be moved.
+            CgroupUnavailable: the process can't be moved.
         """
         if pid in self._members():
             return False
@@ -64,10 +65,10 @@ class MemoryCgroup:
         return True
 
     def affected_processes(self) -> int | None:
-        """Count the processes that the kernel killed or, when the group came within a tenth of its limit, those in it.
+        """Return the number of processes that the kernel killed, or of all members if the group used nine tenths of its limit.
 
         Returns:
-            0 when neither happened; None where the kernel does not say.
+            0 if neither happened, and None where the kernel does not report it.
         """
         try:
             killed, hits, peak = self._events()
@@ -80,7 +81,7 @@ class MemoryCgroup:
         return 0 if peak is not None else None
 
     def _events(self) -> tuple[int, int, int | None]:
-        """How many processes were killed, how often the limit was hit, and the most that was ever taken."""
+        """Return the number of killed processes, the number of hits of the limit, and the peak of memory in bytes."""
         if self._version == 1:
             killed = int(_read_table(f"{self.path}/memory.oom_control")["oom_kill"])
             return (
@@ -99,35 +100,35 @@ class MemoryCgroup:
         return [int(pid) for pid in _read(f"{self.path}/cgroup.procs").split()]
 
     def remove(self) -> None:
-        """Take all processes out of the group and remove it."""
+        """Move all processes out of the group and remove it."""
         _move_processes_to_parent(self.path)
         remove_group(self.path)
 
 
 def _find_parent(pid: int) -> tuple[str, int]:
-    """The group that a process is in, as a directory, and the version of control groups that it belongs to."""
+    """Return the directory of the memory cgroup of a process, and its cgroup version."""
     if not sys.platform.startswith("linux"):
-        raise CgroupUnavailable("only Linux has control groups")
+        raise CgroupUnavailable("only Linux has cgroups")
     with open("/proc/self/mounts") as file:  # noqa: PTH123  # no pathlib here
         mounts = [line.split() for line in file]
-    with open(f"/proc/{pid}/cgroup") as file:  # noqa: PTH123  # the same
+    with open(f"/proc/{pid}/cgroup") as file:  # noqa: PTH123  # no pathlib here
         groups = {line.split(":")[1]: line.rstrip("\n").split(":", 2)[2] for line in file}
-    for _, place, kind, options, *_ in mounts:
+    for _, mount_point, kind, options, *_ in mounts:
         if kind == "cgroup" and "memory" in options.split(","):
-            return place + groups.get("memory", "/").rstrip("/"), 1
+            return mount_point + groups.get("memory", "/").rstrip("/"), 1
         if kind == "cgroup2" and "" in groups:
-            directory = place + groups[""].rstrip("/")
+            directory = mount_point + groups[""].rstrip("/")
             try:
-                with open(f"{directory}/cgroup.subtree_control") as file:  # noqa: PTH123  # the same
+                with open(f"{directory}/cgroup.subtree_control") as file:  # noqa: PTH123  # no pathlib here
                     if "memory" in file.read().split():
                         return directory, 2
             except OSError:
                 continue
-    raise CgroupUnavailable("no control group here hands on the limit of memory")
+    raise CgroupUnavailable("no cgroup with a memory controller is delegated to this user")
 
 
 def remove_group(path: str) -> None:
-    """Remove a group and the groups that a process has made in it. Processes that are still there go back to where the group was made."""
+    """Remove a group and the groups inside it. Processes that are still members move to the parent group."""
     for _ in range(REMOVE_ATTEMPTS):
         for inner in _child_groups(path):
             remove_group(inner)
@@ -137,27 +138,27 @@ def remove_group(path: str) -> None:
             return
         except OSError:
             _move_processes_to_parent(path)
-            select.select([], [], [], 0.01)  # `time` is for clock.py, which can't be had here
+            select.select([], [], [], 0.01)  # `time` is for clock.py, which this file can't import
         else:
             return
 
 
 def _child_groups(path: str) -> list[str]:
-    """The groups directly in a group."""
+    """Return the groups directly inside a group."""
     try:
         with os.scandir(path) as entries:
             return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
-        return []  # it is gone
+        return []  # the group has been removed
 
 
 def _move_processes_to_parent(path: str) -> None:
     try:
         with open(f"{path}/cgroup.procs") as file:  # noqa: PTH123  # no pathlib here
             for pid in file.read().split():
-                _write(f"{os.path.dirname(path)}/cgroup.procs", int(pid))  # noqa: PTH120  # the same
+                _write(f"{os.path.dirname(path)}/cgroup.procs", int(pid))  # noqa: PTH120  # no pathlib here
     except OSError:
-        pass  # it has ended meanwhile, as has the group perhaps
+        pass  # the process has exited, and perhaps the group has been removed
 
 
 def _read(path: str) -> str:
@@ -166,7 +167,7 @@ def _read(path: str) -> str:
 
 
 def _read_table(path: str) -> dict[str, str]:
-    """A file of lines such as "oom_kill 0"."""
+    """Return the values of a file with lines such as "oom_kill 0"."""
     return dict(line.split() for line in _read(path).splitlines())
 
 
@@ -176,5 +177,5 @@ def _write(path: str, value: int) -> None:
 
 
 def main(path: str) -> None:
-    """Remove what a session left."""
+    """Remove the group of a session that has ended."""
     remove_group(path)

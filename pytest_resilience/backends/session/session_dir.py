@@ -1,4 +1,4 @@
-"""Directories for one session, and the removal of those whose session was killed together with its supervisor."""
+"""The directory of a session, and the removal of the directories of sessions that were killed together with their supervisor."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from ... import supervisor
 from ...errors import BackendUnavailable
 
 PREFIX = "pytest-resilience-"
-OWNER = (
-    supervisor.OWNER
-)  # locked by the process that the directory belongs to for as long as that lives; works across pid namespaces
+# The process of a session holds the lock on this file until it exits. Unlike a process id, that works across pid namespaces.
+OWNER = supervisor.OWNER
 SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 MIN_FREE_BYTES = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
 
 
 class SessionDirectory:
-    """A directory that only we can enter, marked as in use.
+    """A directory that only this user can enter, with a lock that marks it as in use.
 
-    Its names are known before it is made, so that somebody can be told to delete it who outlives us.
+    The paths are chosen before the directory exists, so that the supervisor can be instructed first to delete them.
 
     Args:
-        root: where; None for memory where there is room, else the directory for temporary files.
+        root: the parent directory; None for `default_root`.
 
     Attributes:
         path: the directory.
-        paths: where it may be found while it is made, and then.
+        paths: its path during `create`, and its final path.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -45,22 +44,22 @@ class SessionDirectory:
         self._owner: TextIO | None = None
 
     def create(self) -> None:
-        """Make it."""
+        """Create the directory."""
         self._unpublished.mkdir(mode=0o700)
         self._owner = os.fdopen(os.open(self._unpublished / OWNER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
         self._owner.write(f"{os.getpid()}\n")
         self._owner.flush()
-        self._unpublished.rename(self.path)  # a sweep sees it only now that it is locked
+        self._unpublished.rename(self.path)  # `remove_stale` sees the directory only after it is locked
 
     def release(self) -> None:
-        """Say that we don't need it any more; the supervisor deletes it."""
+        """Release the lock. The supervisor deletes the directory."""
         if self._owner is not None:
             self._owner.close()
 
 
 def default_root() -> Path:
-    """Memory where there is room for a few data directories, else the directory for temporary files."""
+    """Return /dev/shm if it has room for a few data directories, else the directory for temporary files."""
     memory = Path("/dev/shm")
     try:
         room = os.statvfs(memory)
@@ -72,27 +71,27 @@ def default_root() -> Path:
 
 
 def unusable_directory(directory: Path | None, problem: OSError) -> BackendUnavailable:
-    """Return the error that says that a session's directory can't be used, and what to do; or that the machine is short of other things.
+    """Return the error for an unusable session directory, or for a machine without free processes, memory or descriptors.
 
     Args:
-        directory: None when there was no place to make one in.
-        problem: what happened.
+        directory: the directory; None if there was no directory to create it in.
+        problem: the error of the system call.
     """
     if problem.errno in SHORTAGES:
         return BackendUnavailable(
             f"this machine is short of processes, memory or descriptors: {type(problem).__name__}: {problem}"
         )
-    which = (
+    place = (
         f"the directory of this session, {directory}, can't be used" if directory else "there is no place for sessions"
     )
     return BackendUnavailable(
-        f"{which}: {type(problem).__name__}: {problem}; make room there, or let TMPDIR name a directory with 512 MB"
+        f"{place}: {type(problem).__name__}: {problem}; make room there, or let TMPDIR name a directory with 512 MB"
     )
 
 
 @contextlib.contextmanager
 def private_umask() -> Iterator[None]:
-    """Make files that this user can use, also where the umask would take that away."""
+    """Create files for this user only, with all permissions even if the umask would remove them."""
     before = os.umask(0o077)
     if not before & 0o700:
         os.umask(before)
@@ -103,27 +102,27 @@ def private_umask() -> Iterator[None]:
 
 
 def remove_stale(roots: list[Path] | None = None) -> list[Path]:
-    """Delete what killed sessions of this user left behind.
+    """Delete the directories of killed sessions of this user.
 
     Returns:
-        The directories that are gone now.
+        The deleted directories.
     """
-    swept = []
+    removed = []
     for root in roots or [Path("/dev/shm"), Path(tempfile.gettempdir())]:
         for path in root.glob(f"{PREFIX}*"):
             if _remove_if_stale(path):
-                swept.append(path)
-    return swept
+                removed.append(path)
+    return removed
 
 
 def is_locked(owner: Path) -> bool:
-    """Whether the session that a file called `OWNER` stands for is alive."""
+    """True if a living session holds the lock on `owner`, the file `OWNER` of its directory."""
     try:
         with owner.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False
-    except OSError:  # locked, or not ours to look at
+    except OSError:  # locked, or not readable for this user
         return True
     return False
 
@@ -139,5 +138,5 @@ def _remove_if_stale(path: Path) -> bool:
                 supervisor.release_shared_memory(str(pid_file))
             supervisor.remove_tree(str(path))
             return True
-    except OSError:  # in use, being deleted, or not one of ours
+    except OSError:  # in use, being deleted, or not the directory of a session
         return False

@@ -1,4 +1,4 @@
-"""What our backends have in common: a supervisor, a directory, and the service under test as a child of the supervisor's."""
+"""The base class of the built-in backends, with a supervisor and a directory for the session."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .child_environ import python_environ
 from .memory_cgroup import CgroupUnavailable, MemoryCgroup
 from .session_dir import SessionDirectory, private_umask, unusable_directory
 
-# An empty package stands in for this one, whose public names a module does not need when the session ends: less to load.
+# An empty package replaces pytest_resilience, because the module needs none of its public names. So there is less to load.
 _RUN = """
 import sys
 package = type(sys)("pytest_resilience")
@@ -25,7 +25,7 @@ main(*sys.argv[2:])
 
 
 class SupervisedBackend(Backend):
-    """A backend whose supervisor takes everything along when the session ends."""
+    """A backend with a supervisor that ends and deletes everything when the session ends."""
 
     def __init__(self) -> None:
         self.servers = {}
@@ -33,17 +33,16 @@ class SupervisedBackend(Backend):
         self._session_directory: SessionDirectory | None = None
 
     def _open(self) -> None:
-        """Start the supervisor and make the directory; the first step of `start`.
+        """Start the supervisor and create the directory, as the first step of `start`.
 
         Raises:
-            BackendUnavailable: there is no directory in which that can be done.
+            BackendUnavailable: no directory can be created.
         """
         try:
             self._session_directory = SessionDirectory()
             self.directory = self._session_directory.path
-            self._supervisor.start(
-                owning=self._session_directory.paths
-            )  # first: from here on, somebody deletes it who outlives us
+            # The supervisor starts first, because it deletes the directory even if this process is killed.
+            self._supervisor.start(owning=self._session_directory.paths)
             with private_umask():
                 self._session_directory.create()
         except OSError as problem:
@@ -52,12 +51,12 @@ class SupervisedBackend(Backend):
             ) from None
 
     def _run_at_exit(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        """Have the supervisor run the `main` of a module of this package, with the standard library alone.
+        """Let the supervisor run `main` of a module of this package when the session ends. The module may import only the standard library.
 
         Args:
-            module: its name inside the package, such as "backends.docker.engine".
-            arguments: for its `main`; anybody can see them.
-            env: its environment, where secrets go.
+            module: its name in the package, such as "backends.docker.engine".
+            arguments: for its `main`. All users of the machine can read them.
+            env: its environment, which may have secrets.
         """
         argv = [
             sys.executable,

@@ -13,7 +13,7 @@ def test_ports_are_below_those_of_outgoing_connections():
     assert len(found) > 40, "sessions that start at once must not all try the same"
 
 
-def test_a_port_in_use_is_passed_over(monkeypatch):
+def test_a_port_in_use_is_skipped(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,11 +1,11 @@
-"""Directories of a session, and of sessions that were killed."""
+"""The directories of living and of killed sessions."""
 
 import os
 import stat
 
 import pytest
 
-from pytest_resilience.backends.session import session_dir as scratch
+from pytest_resilience.backends.session import session_dir
 from pytest_resilience.backends.session.session_dir import OWNER, PREFIX, SessionDirectory, remove_stale
 
 
@@ -17,7 +17,7 @@ def stale(root, name="killed"):
     return path
 
 
-def test_only_we_may_enter(tmp_path):
+def test_only_the_user_may_enter(tmp_path):
     made = SessionDirectory(tmp_path)
     made.create()
     assert stat.S_IMODE(made.path.stat().st_mode) == 0o700
@@ -25,7 +25,7 @@ def test_only_we_may_enter(tmp_path):
     made.release()
 
 
-def test_what_is_in_use_is_not_swept(tmp_path):
+def test_a_directory_in_use_is_not_removed(tmp_path):
     made = SessionDirectory(tmp_path)
     made.create()
     assert remove_stale([tmp_path]) == []
@@ -35,14 +35,14 @@ def test_what_is_in_use_is_not_swept(tmp_path):
     assert not made.path.exists()
 
 
-def test_what_a_killed_session_left_is_swept(tmp_path):
+def test_the_directory_of_a_killed_session_is_removed(tmp_path):
     path = stale(tmp_path)
     assert remove_stale([tmp_path]) == [path]
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("without", [OWNER, PREFIX])
-def test_what_may_not_be_ours_stays(tmp_path, without):
+def test_a_directory_that_may_not_be_a_sessions_stays(tmp_path, without):
     path = stale(tmp_path)
     if without == OWNER:
         (path / OWNER).unlink()
@@ -52,8 +52,8 @@ def test_what_may_not_be_ours_stays(tmp_path, without):
     assert (path / "postgres" / "file").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a directory away")
-def test_what_belongs_to_somebody_else_stays(tmp_path):
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change an owner")
+def test_a_directory_of_another_user_stays(tmp_path):
     path = stale(tmp_path)
     os.chown(path, 65534, 65534)
     assert remove_stale([tmp_path]) == []
@@ -68,16 +68,16 @@ def test_a_link_is_not_followed(tmp_path):
     assert path.exists()
 
 
-def test_small_memory_is_left_alone(monkeypatch, tmp_path):
-    monkeypatch.setattr(scratch, "MIN_FREE_BYTES", 2**60)
-    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert scratch.default_root() == tmp_path
+def test_a_small_dev_shm_is_not_used(monkeypatch, tmp_path):
+    monkeypatch.setattr(session_dir, "MIN_FREE_BYTES", 2**60)
+    monkeypatch.setattr(session_dir.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert session_dir.default_root() == tmp_path
 
 
-def test_without_memory_temporary_files_will_do(monkeypatch, tmp_path):
+def test_without_dev_shm_temporary_files_are_used(monkeypatch, tmp_path):
     def missing(_path):
         raise FileNotFoundError
 
-    monkeypatch.setattr(scratch.os, "statvfs", missing)
-    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert scratch.default_root() == tmp_path
+    monkeypatch.setattr(session_dir.os, "statvfs", missing)
+    monkeypatch.setattr(session_dir.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert session_dir.default_root() == tmp_path
