@@ -59,8 +59,8 @@ def cache(resilience):
 
 
 def counts(stack):
-    """Whether this stack's proxy counts what toxics touch; the real Toxiproxy does not."""
-    return stack._control.counts
+    """True if the proxy of this stack counts what toxics affect. The real Toxiproxy does not."""
+    return stack.proxy_client.has_counters
 
 
 def needs(stack, name):
@@ -429,7 +429,7 @@ def test_a_toxiproxy_that_lost_our_proxies_is_told_and_revived():
             stack.prepare_test(None)
             for name in api(below.api, "GET", "/proxies"):
                 api(below.api, "DELETE", f"/proxies/{name}")
-            with pytest.raises(BackendDied, match="has lost our proxies"):
+            with pytest.raises(BackendDied, match="has lost the proxies of this session"):
                 stack.finish_test()
             stack.prepare_test(None)
             assert sql(stack.postgres.url, "select 1") == 1
