@@ -1,11 +1,11 @@
-"""What the plugin's tests share: a project of a stranger, with a tiny service of its own."""
+"""An empty project, and one with a small service, for the tests of the plugin."""
 
 from __future__ import annotations
 
 import pytest
 
 SHOP = '''
-"""A shop of forty lines: one counter in Redis, one table in Postgres, whatever is asked over HTTP."""
+"""A shop of forty lines with one counter in Redis and one table in Postgres, over HTTP."""
 import os, socketserver, http.server, asyncio, signal, sys
 import asyncpg, redis
 
@@ -68,7 +68,7 @@ def resilience_service(resilience_stack):
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """An empty project whose pytest has the plugin."""
+    """An empty project with the plugin."""
     pytester.makeini(
         "[pytest]\naddopts = -p pytest_resilience --strict-markers\nasyncio_default_fixture_loop_scope = function\n"
     )
@@ -77,7 +77,7 @@ def project(pytester: pytest.Pytester) -> pytest.Pytester:
 
 @pytest.fixture
 def shop(project: pytest.Pytester) -> pytest.Pytester:
-    """A project with a service of its own."""
+    """A project with a service."""
     project.makepyfile(shop=SHOP)
     project.makeconftest(CONFTEST)
     return project

@@ -1,4 +1,4 @@
-"""Sync and async tests alike, whichever async plugin there is."""
+"""Sync and async tests, with each of the async plugins."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_async(resilience):
         writer.close()
         return True
 
-    before, heal = ticks, strike.heal  # healed by the test's own loop, which must not be blocked meanwhile
+    before, heal = ticks, strike.heal  # healed in a thread, because the loop of the test must not be blocked
     assert await eventually(redis_is_back, within=20)
     assert await eventually(select, within=5) == 1
     ticking.cancel()

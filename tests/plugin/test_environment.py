@@ -1,4 +1,4 @@
-"""The environment of the test run is about other servers and other programs: nothing in it reaches the servers or the plugin."""
+"""Variables for other servers and programs in the environment of the run affect neither the servers nor the plugin."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_it_works(resilience, turn):
     redis.Redis.from_url(resilience.redis.url).set("key", "value")
     assert resilience.postgres.admin.fetch("select 1")[0][0] == 1
 
-def test_the_server_has_settings_of_its_own(resilience):
+def test_the_server_has_its_own_settings(resilience):
     for setting in "TimeZone", "lc_messages", "lc_numeric", "DateStyle", "client_encoding":
         print(setting, asyncio.run(ask(resilience.postgres.direct_url, f"show {setting}")))
 """
@@ -86,7 +86,7 @@ ENVIRONMENTS = {
 
 
 @pytest.mark.parametrize("what", ENVIRONMENTS)
-def test_nothing_in_the_environment_reaches_the_servers_or_the_plugin(
+def test_the_environment_affects_neither_servers_nor_plugin(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     project.makepyfile(TEST)
@@ -99,8 +99,8 @@ def test_nothing_in_the_environment_reaches_the_servers_or_the_plugin(
     )
 
 
-def test_files_in_the_home_of_the_user_are_not_read(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither passwords nor certificates nor services; each of these would break the plugin's own connections."""
+def test_files_in_the_home_directory_are_not_read(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files with passwords, certificates or services would break the connections of the plugin."""
     home = project.mkdir("home")
     (home / ".postgresql").mkdir()
     for name in ("root.crt", "root.crl", "postgresql.crt", "postgresql.key"):

@@ -1,4 +1,4 @@
-"""More than one Postgres or Redis, and a schema that every test begins with."""
+"""Further Postgres and Redis servers, and a schema with which each test begins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ask(url, *queries):
 """
 
 
-def test_more_servers_are_struck_apart_and_begin_clean(project: pytest.Pytester) -> None:
+def test_further_servers_are_struck_separately_and_begin_clean(project: pytest.Pytester) -> None:
     project.makepyfile(
         ASK
         + """
@@ -28,7 +28,7 @@ sessions = factories.redis("sessions")
 
 @pytest.mark.parametrize("turn", [1, 2])
 def test_apart(resilience, replica, sessions, turn):
-    assert ask(replica.url, "select count(*) from t") == 2, "its schema and rows, in every test"
+    assert ask(replica.url, "select count(*) from t") == 2, "schema and rows in each test"
     ask(replica.url, "insert into t values (3)", "create table u ()")
     assert ask(resilience.postgres.url, "select to_regclass('t') is null")
     with redis.Redis.from_url(sessions.url) as client, redis.Redis.from_url(resilience.redis.url) as other:
@@ -66,7 +66,7 @@ def test_names(resilience_stack, sessions, name):
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=11)
 
 
-def test_every_test_begins_with_the_users_schema(project: pytest.Pytester) -> None:
+def test_each_test_begins_with_the_schema_of_the_user(project: pytest.Pytester) -> None:
     project.makefile(".sql", schema="create table plans (name text); insert into plans values ('free'), ('paid');")
     project.makepyfile(
         ASK
@@ -90,7 +90,7 @@ def test_it(resilience, turn):
     project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
-def test_a_schema_that_is_wrong_is_told_at_once(project: pytest.Pytester) -> None:
+def test_a_wrong_schema_is_an_error_at_once(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest

@@ -1,4 +1,4 @@
-"""What a test leaves behind is named: in the summary, in JUnit, and as an error when that was asked for; and nobody is accused of anything else."""
+"""Leaks of a test are in the summary, in JUnit and, if configured, an error. No other resource is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BEGIN = """
 import asyncio, os, socket, subprocess, sys, threading
 import asyncpg, pytest, redis
 
-KEPT = []  # what the tests leave behind
+KEPT = []  # the resources that the tests leak
 
 CHILD = '''
 import asyncio, asyncpg, sys
@@ -36,7 +36,7 @@ LEAKS = {
         """,
         [
             "postgres:billing, a session, idle, last query: select ?, ?, held by this process (descriptor *)",
-            "fd:eventpoll, an event loop or selector that nobody closed",
+            "fd:eventpoll, an event loop or selector that is not closed",
         ],
     ),
     "a session around the proxy": (
@@ -85,7 +85,7 @@ LEAKS = {
         "KEPT.append(socket.create_server(('127.0.0.1', 0)))",
         ["socket:127.0.0.1:*, a socket without a peer"],
     ),
-    "a connection that says nothing": (
+    "an idle connection": (
         """
         KEPT.append(socket.create_connection((resilience.postgres.host, resilience.postgres.port)))
         """,
@@ -129,7 +129,7 @@ def indented(body: str) -> str:
 
 
 def write(project: pytest.Pytester, body: str, *, before: str = "") -> None:
-    """One test that leaves something, and one after it that does not."""
+    """Write a test that leaks something, and one after it that does not."""
     project.makepyfile(
         test_it=f"{BEGIN}\n{END}\n{before}\ndef test_leaks(resilience):\n{indented(body)}\n\n"
         "def test_is_not_blamed_for_it(resilience):\n    pass\n"
@@ -137,7 +137,7 @@ def write(project: pytest.Pytester, body: str, *, before: str = "") -> None:
 
 
 @pytest.mark.parametrize("kind", LEAKS)
-def test_a_leak_is_named_with_what_it_is(project: pytest.Pytester, kind: str) -> None:
+def test_a_leak_is_reported_with_its_details(project: pytest.Pytester, kind: str) -> None:
     body, expected = LEAKS[kind]
     write(project, body)
     result = project.runpytest_subprocess("--junitxml=junit.xml", "-W", "ignore")
@@ -149,12 +149,12 @@ def test_a_leak_is_named_with_what_it_is(project: pytest.Pytester, kind: str) ->
     (case,) = (
         case for case in ET.parse(project.path / "junit.xml").iter("testcase") if case.get("name") == "test_leaks"
     )
-    told = [p.get("value") for p in case.iter("property") if p.get("name") == "resilience_leak"]
-    assert len(told) == result.stdout.str().count("LEAK ")
+    leaks = [p.get("value") for p in case.iter("property") if p.get("name") == "resilience_leak"]
+    assert len(leaks) == result.stdout.str().count("LEAK ")
     assert "hunter2" not in (project.path / "junit.xml").read_text()
 
 
-def test_a_task_left_on_a_loop_that_lives_on(project: pytest.Pytester) -> None:
+def test_a_task_on_a_loop_that_outlives_the_test_is_a_leak(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_it="""
         import asyncio, pytest
@@ -240,13 +240,13 @@ def test_tidies_up(resilience, tmp_path, capfd):
     with redis.Redis.from_url(resilience.redis.url) as client, client.pubsub() as listener:
         listener.subscribe("news")
 
-def test_lets_go(resilience):
+def test_drops_references(resilience):
     '''Not closed, but nobody has it any more: a collection ends it.'''
     client = redis.Redis.from_url(resilience.redis.url)
     client.ping()
     client.itself = client
 
-def test_ends_a_moment_later(resilience):
+def test_ends_a_little_later(resilience):
     threading.Timer(0.1, int).start()
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def connection(resilience):
     runner.run(connection.close())
     runner.close()
 
-def test_what_a_fixture_closes(connection):
+def test_with_a_fixture_that_closes_it(connection):
     pass
 
 @pytest.fixture(scope="module")
@@ -267,13 +267,13 @@ def pool(resilience_stack):
     yield client
     client.close()
 
-def test_a_client_of_the_module_connects_anew(pool, resilience):
+def test_a_client_of_the_module_reconnects(pool, resilience):
     pool.ping()
     resilience.redis.reset().heal()
     resilience.redis.restart()
     assert eventually(pool.ping, within=5)
 
-def test_fails_and_its_traceback_keeps_things(resilience):
+def test_fails_with_resources_in_its_traceback(resilience):
     client = redis.Redis.from_url(resilience.redis.url)
     client.ping()
     assert False
@@ -281,7 +281,7 @@ def test_fails_and_its_traceback_keeps_things(resilience):
 
 
 @pytest.mark.parametrize("arguments", [[], ["-n2"]], ids=["alone", "xdist"])
-def test_nobody_else_is_accused(shop: pytest.Pytester, arguments: list[str]) -> None:
+def test_other_resources_are_not_reported(shop: pytest.Pytester, arguments: list[str]) -> None:
     shop.makepyfile(test_it=CLEAN)
     result = shop.runpytest_subprocess("-W", "ignore", *arguments)
     result.stdout.no_fnmatch_line("*LEAK*")
@@ -290,7 +290,7 @@ def test_nobody_else_is_accused(shop: pytest.Pytester, arguments: list[str]) -> 
     assert "errors" not in outcomes, outcomes
 
 
-def test_a_leak_is_found_beside_the_service_and_the_session_of_another_is_not(shop: pytest.Pytester) -> None:
+def test_a_leak_is_found_beside_the_service_without_sessions_of_other_processes(shop: pytest.Pytester) -> None:
     body = """
     for _ in range(3):
         resilience.service.get("/redis")
@@ -301,8 +301,8 @@ def test_a_leak_is_found_beside_the_service_and_the_session_of_another_is_not(sh
     shop.makepyfile(test_it=f"{BEGIN}\n{END}\ndef test_leaks(resilience):\n{indented(body)}\n")
     result = shop.runpytest_subprocess("-W", "ignore", "-n1")
     result.assert_outcomes(passed=1)
-    told = sorted(line.split(": ", 1)[1].split(",")[0] for line in result.outlines if line.startswith("LEAK "))
-    assert told == ["fd:eventpoll", "postgres:mine", "redis:mine", "socket:unix", "socket:unix"]
+    names = sorted(line.split(": ", 1)[1].split(",")[0] for line in result.outlines if line.startswith("LEAK "))
+    assert names == ["fd:eventpoll", "postgres:mine", "redis:mine", "socket:unix", "socket:unix"]
 
 
 THREADS = """
@@ -328,7 +328,7 @@ def test_that_does_not_use_it():
 """
 
 
-def test_what_is_left_behind_is_reported_or_not_looked_at(project: pytest.Pytester) -> None:
+def test_leaks_are_reported_by_default_and_ignored_when_off(project: pytest.Pytester) -> None:
     project.makepyfile(test_it=THREADS)
     result = project.runpytest_subprocess("--resilience-strict")
     result.assert_outcomes(passed=4)
@@ -340,7 +340,7 @@ def test_what_is_left_behind_is_reported_or_not_looked_at(project: pytest.Pytest
     result.stderr.fnmatch_lines(["*--resilience-leaks must be one of report, error, off, got 'perhaps'*"])
 
 
-def test_the_marker_allows_what_it_names_and_the_rest_is_an_error_when_asked_for(project: pytest.Pytester) -> None:
+def test_leaks_that_the_marker_does_not_allow_are_errors_if_configured(project: pytest.Pytester) -> None:
     project.makepyfile(test_it=THREADS)
     result = project.runpytest_subprocess("--resilience-leaks=error", "-v")
     result.assert_outcomes(passed=4, errors=2)
@@ -360,15 +360,15 @@ def test_the_marker_allows_what_it_names_and_the_rest_is_an_error_when_asked_for
 
 
 WRONG_MARKERS = [
-    ("leaks()", "needs the name of what the test may leave behind, such as @pytest.mark.leaks"),
-    ("leaks", "needs the name of what the test may leave behind"),
+    ("leaks()", "needs the name of a resource that the test may leak, such as @pytest.mark.leaks"),
+    ("leaks", "needs the name of a resource that the test may leak"),
     ("leaks('watcher')", "of these kinds: postgres, lock, redis, *; got 'watcher'"),
     ("leaks(7)", "got 7"),
     ("leaks(thread='x')", "takes names only, such as *; got thread="),
 ]
 
 
-def test_a_marker_that_says_nothing_is_an_error_of_its_test(project: pytest.Pytester) -> None:
+def test_a_marker_without_names_is_an_error_of_its_test(project: pytest.Pytester) -> None:
     tests = [
         f"@pytest.mark.{marker}\ndef test_{number}(resilience): assert False, 'it must not run'"
         for number, (marker, _) in enumerate(WRONG_MARKERS)
@@ -385,7 +385,7 @@ def test_the_marker_is_registered(project: pytest.Pytester) -> None:
     )
 
 
-def test_where_it_was_opened_is_told_when_tracemalloc_knows(project: pytest.Pytester) -> None:
+def test_with_tracemalloc_the_line_that_opened_a_descriptor_is_shown(project: pytest.Pytester) -> None:
     body = """
     tracemalloc.start(20)
     KEPT.append(open("ledger.txt", "w"))

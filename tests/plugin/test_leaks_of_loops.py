@@ -1,4 +1,4 @@
-"""What only an event loop kept is named, whichever way the loop was closed; and a test may ask what it has left so far."""
+"""A connection that only a closed event loop referred to is a leak. A test can query its leaks at any time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def leave(resilience, name):
     stream = reader, writer = await asyncio.open_connection(resilience.redis.host, resilience.redis.port)
     writer.write(b"PING\\r\\n")
     await reader.readline()
-    asyncio.get_running_loop().call_later(3600, [connection, client, stream].clear)  # nobody else has them
+    asyncio.get_running_loop().call_later(3600, [connection, client, stream].clear)  # no other reference
 
 async def leave_nothing(resilience):
     connection = await asyncpg.connect(resilience.postgres.url)
@@ -88,7 +88,7 @@ def test_clean_since_marked(resilience):
     asyncio.run(leave(resilience, "marked"))
 test_clean_since_marked = pytest.mark.leaks("postgres:marked", "redis:marked", "lock:1", "socket:*")(test_clean_since_marked)
 
-def test_clean_since_a_failure_is_the_story(resilience):
+def test_clean_since_it_fails(resilience):
     asyncio.run(leave(resilience, "mine"))
     assert False
 
@@ -111,7 +111,7 @@ def test_clean_in_a_fork(resilience):
 LEAKY = ["pytest_asyncio", "asyncio_run", "a_runner", "a_loop_by_hand", "another_thread", "anyio", "unittest"]
 
 
-def test_a_connection_that_only_its_loop_kept_is_named(project: pytest.Pytester) -> None:
+def test_a_connection_of_a_closed_loop_is_reported(project: pytest.Pytester) -> None:
     project.makeconftest("import pytest\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n")
     project.makepyfile(
         test_it=BEGIN + WAYS.replace("@pytest.fixture\nasync", "import pytest_asyncio\n@pytest_asyncio.fixture\nasync")
@@ -122,15 +122,15 @@ def test_a_connection_that_only_its_loop_kept_is_named(project: pytest.Pytester)
     assert "errors" not in outcomes
     lines = [line for line in result.outlines if line.startswith("LEAK ")]
     for name in LEAKY:
-        told = sorted(line.split(": ", 1)[1] for line in lines if f"test_{name}:" in line)
-        names = [line.split(",")[0] for line in told]
-        assert names == ["lock:1", "postgres:mine", "redis:mine", "redis:unnamed"], (name, told)
-        assert "idle in transaction, last query: begin; select pg_advisory_lock(?), held by this process" in told[1]
-        assert all(line.endswith("open when its event loop was closed") for line in told)
+        leaks = sorted(line.split(": ", 1)[1] for line in lines if f"test_{name}:" in line)
+        names = [line.split(",")[0] for line in leaks]
+        assert names == ["lock:1", "postgres:mine", "redis:mine", "redis:unnamed"], (name, leaks)
+        assert "idle in transaction, last query: begin; select pg_advisory_lock(?), held by this process" in leaks[1]
+        assert all(line.endswith("open when its event loop was closed") for line in leaks)
     assert not [line for line in lines if "test_clean" in line]
 
 
-def test_a_loop_that_lives_on_and_one_that_was_closed_are_told_of_alike_once(project: pytest.Pytester) -> None:
+def test_leaks_of_open_and_closed_loops_are_reported_once(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_it=BEGIN
         + """
@@ -147,8 +147,8 @@ def test_kept_although_the_loop_is_closed(resilience):
 """
     )
     result = project.runpytest_subprocess("-W", "ignore")
-    told = sorted(line.split(": ", 1)[1].split(",")[0] for line in result.outlines if line.startswith("LEAK "))
-    assert [name for name in told if name.partition(":")[0] in ("postgres", "redis")] == [
+    names = sorted(line.split(": ", 1)[1].split(",")[0] for line in result.outlines if line.startswith("LEAK "))
+    assert [name for name in names if name.partition(":")[0] in ("postgres", "redis")] == [
         "postgres:kept",
         "postgres:mine",
         "redis:mine",
@@ -156,7 +156,7 @@ def test_kept_although_the_loop_is_closed(resilience):
     ]
 
 
-ASKED = """
+QUERIES = """
 @pytest.mark.asyncio
 async def test_in_an_async_test(resilience):
     assert resilience.leaks() == []
@@ -183,7 +183,7 @@ def test_within_asyncio_run(resilience):
         await connection.close()
         reader, writer = await asyncio.open_connection(resilience.redis.host, resilience.redis.port)
         writer.close()
-        assert resilience.leaks() == [], "it is about to be closed"
+        assert resilience.leaks() == [], "the loop is about to be closed"
     asyncio.run(body())
     assert resilience.leaks() == []
 
@@ -204,25 +204,25 @@ def test_in_a_sync_test(resilience):
     assert sorted(leak.name for leak in resilience.leaks())[:3] == ["lock:1", "postgres:looped", "redis:looped"]
 
 @pytest.mark.leaks("redis:*")
-def test_what_is_allowed_is_no_leak(resilience):
+def test_allowed_resources_are_no_leaks(resilience):
     client = redis.Redis.from_url(resilience.redis.url, client_name="mine")
     client.ping()
     assert resilience.leaks() == []
     client.close()
 
 @pytest.fixture
-def asks(resilience):
+def early(resilience):
     with pytest.raises(SetupError, match="before the body began"):
         resilience.leaks()
 
-def test_before_the_body(asks):
+def test_before_the_body(early):
     pass
 """
 
 
-def test_leaks_may_be_asked_for_at_any_moment(project: pytest.Pytester) -> None:
+def test_leaks_can_be_queried_at_any_time(project: pytest.Pytester) -> None:
     project.makeconftest("import pytest\n@pytest.fixture\ndef anyio_backend(): return 'asyncio'\n")
-    project.makepyfile(test_it=BEGIN + "from pytest_resilience import SetupError\n" + ASKED)
+    project.makepyfile(test_it=BEGIN + "from pytest_resilience import SetupError\n" + QUERIES)
     result = project.runpytest_subprocess("-W", "ignore")
     result.assert_outcomes(passed=6)
     assert {line.split(": ")[0] for line in result.outlines if line.startswith("LEAK ")} == {
@@ -282,8 +282,8 @@ def test_sync(resilience, tmp_path):
 """
 
 
-def test_a_socket_that_outlives_its_loop_and_its_session_has_one_line(project: pytest.Pytester) -> None:
-    """As with SQLAlchemy, whose connections refer to each other: the server has let go, the collector has not."""
+def test_a_socket_that_outlives_its_loop_and_its_session_is_reported_once(project: pytest.Pytester) -> None:
+    """Connections of SQLAlchemy refer to each other, so the collector closes them after the server."""
     project.makepyfile(
         test_it=BEGIN
         + """
@@ -310,12 +310,12 @@ def test_leaks(resilience):
     assert "postgres:mine" in lines[0]
 
 
-def test_growth_within_a_block_is_named(project: pytest.Pytester) -> None:
+def test_growth_within_a_block_is_reported(project: pytest.Pytester) -> None:
     project.makepyfile(test_it=BEGIN + "from pytest_resilience import SetupError\n" + GROWTH)
     project.runpytest_subprocess("-W", "ignore").assert_outcomes(passed=2)
 
 
-def test_with_leaks_off_neither_can_be_asked_for(project: pytest.Pytester) -> None:
+def test_with_leaks_off_both_raise_an_error(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest

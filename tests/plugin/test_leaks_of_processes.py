@@ -1,4 +1,4 @@
-"""Processes that a test leaves behind are named, also those that got away; nobody is accused of another's."""
+"""Processes that a test leaks are reported, daemons included. Other processes are not."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def test_clean_since_it_ends(resilience):
     child = subprocess.Popen(SLEEP)
     child.kill()
     child.wait()
-    subprocess.Popen([sys.executable, "-c", ""])  # ends in a moment
+    subprocess.Popen([sys.executable, "-c", ""])  # ends soon
 
-def test_clean_since_killed_and_not_waited_for(resilience):
+def test_clean_since_it_is_a_zombie(resilience):
     child = subprocess.Popen(SLEEP)
     child.kill()
     KEPT.append(child.pid)
@@ -102,18 +102,18 @@ def server():
     child.stdin.close()
     child.stdout.close()
 
-def test_clean_since_it_is_the_server_s(server, resilience):
+def test_clean_since_it_belongs_to_the_server(server, resilience):
     server.stdin.write("go\\n")
     server.stdin.flush()
     KEPT.append(int(server.stdout.readline()))
 
-def test_clean_since_it_is_the_plugin_s(resilience):
+def test_clean_since_it_belongs_to_the_plugin(resilience):
     resilience.redis.restart()
     resilience.add_redis("other")
 """
 
 
-def test_processes_left_behind_are_named(project: pytest.Pytester) -> None:
+def test_leaked_processes_are_reported(project: pytest.Pytester) -> None:
     project.makepyfile(test_it=TESTS)
     result = project.runpytest_subprocess("-W", "ignore", "--resilience-backend=embedded")
     outcomes = result.parseoutcomes()
@@ -136,7 +136,7 @@ def test_processes_left_behind_are_named(project: pytest.Pytester) -> None:
     assert not [line for line in lines if line.startswith("clean")]
 
 
-def test_a_child_of_the_service_is_the_service_s(shop: pytest.Pytester) -> None:
+def test_a_child_of_the_service_is_no_leak(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         shop=(shop.path / "shop.py")
         .read_text()
@@ -158,7 +158,7 @@ def test_a_child_of_the_service_is_the_service_s(shop: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("LEAK *")
 
 
-def test_where_a_process_was_started_is_told_when_tracemalloc_knows(project: pytest.Pytester) -> None:
+def test_with_tracemalloc_the_line_that_started_a_process_is_shown(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import subprocess, tracemalloc
@@ -176,11 +176,11 @@ def test_where_a_process_was_started_is_told_when_tracemalloc_knows(project: pyt
     project.runpytest_subprocess().assert_outcomes(passed=1)
 
 
-def test_the_mark_is_the_supervisor_s() -> None:
+def test_the_variable_is_that_of_the_supervisor() -> None:
     assert child_processes.CHILD_VARIABLE == supervisor.MARK
 
 
-def test_a_command_is_told_without_its_secrets(tmp_path: Path) -> None:
+def test_a_command_is_shown_without_its_secrets(tmp_path: Path) -> None:
     command = "shop", "--password", "hunter2", "--api-key=hunter3", "redis://me:hunter4@localhost"
     assert child_processes.ChildProcess(7, command, "").describe(tmp_path) == (
         "pid 7, command: shop --password *** --api-key=*** redis://me:***@localhost"

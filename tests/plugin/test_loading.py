@@ -1,4 +1,4 @@
-"""One plugin, loaded once however it is named, and gone when told so."""
+"""The plugin is loaded once, however it is named, and can be switched off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_it_is_loaded_once(pytester: pytest.Pytester, monkeypatch: pytest.Monkey
     arguments = [] if how == "entry point" else ["-p", "pytest_resilience"]
     if how == "conftest too":
         pytester.makeconftest("pytest_plugins = ['pytest_resilience']")
-    if how == "option":  # a checkout that is not installed: no entry points at all
+    if how == "option":  # a checkout that is not installed has no entry points
         monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=1)
 

@@ -1,4 +1,4 @@
-"""Nothing outlives the session, however it ends: no process, no port, no directory; and what dies in a test fails that test alone."""
+"""No process, port or directory outlives the session, however it ends. A server that dies in a test fails that test only."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ import pytest
 
 from tests.support.waiting import until
 
-TELL = """
+REPORT = """
 import json, os, psutil, pytest, signal, sys
 from urllib.parse import urlsplit
 
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs us under nohup has it ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
 
-def tell(resilience, stack):
-    '''Write down what is there now: every descendant, every port, the directory.'''
+def report(resilience, stack):
+    '''Write all descendants, all ports and the directory to a file.'''
     me = psutil.Process()
     urls = [resilience.postgres.url, resilience.postgres.direct_url, resilience.redis.url, resilience.redis.direct_url]
     ports = [urlsplit(url).port for url in urls] + [urlsplit(resilience.service.url).port]
     supervisor = me.children()[0]
-    told = {"pid": os.getpid(), "processes": [p.pid for p in me.children(recursive=True)], "ports": ports,
+    report = {"pid": os.getpid(), "processes": [p.pid for p in me.children(recursive=True)], "ports": ports,
             "directory": str(stack._backend.directory)}
-    with open("told.tmp", "w") as file:
-        json.dump(told, file)
-    os.rename("told.tmp", "told.json")
+    with open("report.tmp", "w") as file:
+        json.dump(report, file)
+    os.rename("report.tmp", "report.json")
 """
 
 
-def gone(told: dict[str, object]) -> bool:
-    """Whether nothing of it is left."""
-    processes = [pid for pid in told["processes"] if _lives(pid)]  # type: ignore[attr-defined]
-    ports = [port for port in told["ports"] if _answers(port)]  # type: ignore[attr-defined]
-    return not processes and not ports and not Path(str(told["directory"])).exists()
+def gone(report: dict[str, object]) -> bool:
+    """True if no resource of the report is left."""
+    processes = [pid for pid in report["processes"] if _lives(pid)]  # type: ignore[attr-defined]
+    ports = [port for port in report["ports"] if _answers(port)]  # type: ignore[attr-defined]
+    return not processes and not ports and not Path(str(report["directory"])).exists()
 
 
 def _lives(pid: int) -> bool:
@@ -51,18 +51,16 @@ def _lives(pid: int) -> bool:
 
 def _answers(port: int) -> bool:
     with socket.socket() as probe:
-        probe.settimeout(
-            1
-        )  # a blocking connect() that is refused leaves a trace that receipts elsewhere can't attribute
+        probe.settimeout(1)  # the refusal of a blocking connect() would be counted in receipts of other tests
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def run_until_told(project: pytest.Pytester, body: str) -> tuple[subprocess.Popen[bytes], dict[str, object]]:
-    """Run a test that tells what is there and then does `body`; returns pytest's process and what was told."""
+def run_until_reported(project: pytest.Pytester, body: str) -> tuple[subprocess.Popen[bytes], dict[str, object]]:
+    """Run a test that writes the report and then executes `body`. Return pytest's process and the report."""
     import json
 
     project.makepyfile(
-        test_it=TELL
+        test_it=REPORT
         + textwrap.dedent("def test_it(resilience, resilience_stack):\n")
         + textwrap.indent(textwrap.dedent(body), "    ")
     )
@@ -71,60 +69,60 @@ def run_until_told(project: pytest.Pytester, body: str) -> tuple[subprocess.Pope
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    told = project.path / "told.json"
-    until(lambda: told.exists() or process.poll() is not None, within=30)
-    if not told.exists():
+    report = project.path / "report.json"
+    until(lambda: report.exists() or process.poll() is not None, within=30)
+    if not report.exists():
         assert process.stdout is not None
         raise AssertionError(process.stdout.read().decode())
-    return process, json.loads(told.read_text())
+    return process, json.loads(report.read_text())
 
 
-HANG = "tell(resilience, resilience_stack)\nsignal.pause()\n"
+HANG = "report(resilience, resilience_stack)\nsignal.pause()\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda n: n.name)
 def test_nothing_is_left_within_2_s_of_a_signal_to_pytest(shop: pytest.Pytester, number: signal.Signals) -> None:
-    process, told = run_until_told(shop, HANG)
+    process, report = run_until_reported(shop, HANG)
     with process:
         try:
-            assert not gone(told)
+            assert not gone(report)
             os.kill(process.pid, number)
-            until(lambda: gone(told), within=2 if number != signal.SIGINT else 10)
+            until(lambda: gone(report), within=2 if number != signal.SIGINT else 10)
         finally:
-            process.kill()  # or we would wait for ever for one that did not hear
+            process.kill()  # otherwise the test would wait for a process that ignored the signal
 
 
 def test_nothing_is_left_of_a_run_killed_while_faults_strike(shop: pytest.Pytester) -> None:
-    """Stopped processes hear no signal but SIGKILL; an exhausted server takes no orders."""
+    """Stopped processes react to SIGKILL only, and an exhausted server accepts no commands."""
     body = "resilience.redis.pause()\nresilience.service.pause()\nresilience.postgres.starve(connections=2)\n" + HANG
-    process, told = run_until_told(shop, body)
+    process, report = run_until_reported(shop, body)
     with process:
         process.kill()
-        until(lambda: gone(told), within=2)
+        until(lambda: gone(report), within=2)
 
 
 @pytest.mark.parametrize(
-    "body", ["tell(resilience, resilience_stack)\n", "tell(resilience, resilience_stack)\nassert False\n"]
+    "body", ["report(resilience, resilience_stack)\n", "report(resilience, resilience_stack)\nassert False\n"]
 )
-def test_nothing_is_left_of_a_run_that_ends_by_itself(shop: pytest.Pytester, body: str) -> None:
-    process, told = run_until_told(shop, body)
+def test_nothing_is_left_of_a_run_that_ends_without_a_signal(shop: pytest.Pytester, body: str) -> None:
+    process, report = run_until_reported(shop, body)
     with process:
         process.communicate(timeout=30)
-        assert gone(told), "it is all gone before pytest has ended"
+        assert gone(report), "all is gone before pytest has ended"
 
 
 def test_nothing_is_left_of_a_session_whose_supervisor_is_killed(shop: pytest.Pytester) -> None:
-    """Its servers die with it, and the service can't be stopped any more; the directory is removed all the same."""
-    body = "tell(resilience, resilience_stack)\nos.kill(resilience_stack._backend._supervisor.pid, signal.SIGKILL)\n"
-    process, told = run_until_told(shop, body)
+    """The servers die with the supervisor, and the service can no longer be stopped. The directory is removed."""
+    body = "report(resilience, resilience_stack)\nos.kill(resilience_stack._backend._supervisor.pid, signal.SIGKILL)\n"
+    process, report = run_until_reported(shop, body)
     with process:
         process.communicate(timeout=30)
-        assert gone(told)
+        assert gone(report)
 
 
 def test_nothing_is_left_when_a_session_fixture_fails(shop: pytest.Pytester) -> None:
     shop.makepyfile(
-        test_it=TELL
+        test_it=REPORT
         + textwrap.dedent(
             """
             @pytest.fixture(scope="session", autouse=True)
@@ -149,7 +147,7 @@ def test_a_server_that_dies_fails_its_test_with_its_log_and_not_the_next(shop: p
 
         def kill(resilience, server):
             for pid in server.process_control.processes():
-                with contextlib.suppress(ProcessLookupError):  # backends follow their postmaster by themselves
+                with contextlib.suppress(ProcessLookupError):  # backends end with their postmaster
                     os.kill(pid, signal.SIGKILL)
             eventually(lambda: not server.process_control.processes(), within=5)
 
@@ -216,9 +214,9 @@ def test_a_server_that_dies_fails_its_test_with_its_log_and_not_the_next(shop: p
     result.stdout.fnmatch_lines(["E *BackendDied: postgres ended with signal SIGKILL although no test struck it*"])
     result.stdout.fnmatch_lines(["E *BackendDied: redis ended with signal SIGKILL although no test struck it*"])
     result.stdout.fnmatch_lines(["E *BackendDied: proxy ended with signal SIGKILL although no test struck it*"])
-    told = "BackendDied: proxy ended with signal SIGKILL although no test struck it; its log, last lines:"
-    result.stdout.fnmatch_lines([f"E *HealFailed: redis.latency(seconds=0.01) *{told}"])
-    result.stdout.fnmatch_lines(["*_ test_a_strike_finds_the_proxy_dead _*", f"E *{told}"])
+    report = "BackendDied: proxy ended with signal SIGKILL although no test struck it; its log, last lines:"
+    result.stdout.fnmatch_lines([f"E *HealFailed: redis.latency(seconds=0.01) *{report}"])
+    result.stdout.fnmatch_lines(["*_ test_a_strike_finds_the_proxy_dead _*", f"E *{report}"])
 
 
 def test_no_control_group_is_left_of_a_run_that_was_killed(project: pytest.Pytester) -> None:

@@ -1,4 +1,4 @@
-"""Switches: command line, then environment, then ini; a wrong value ends the run before it begins."""
+"""The origin of a value is the command line, else the environment, else ini. A wrong value ends the run before it begins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_the_command_line_wins_over_the_environment_and_that_over_ini(
     project.runpytest_subprocess("--resilience-seed", "3").stdout.fnmatch_lines(["resilience: *, seed 3"])
 
 
-def test_a_seed_is_drawn_and_printed_when_nobody_gives_one(project: pytest.Pytester) -> None:
+def test_a_seed_that_is_not_given_is_drawn_and_printed(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(): pass")
     first, second = (project.runpytest_subprocess().stdout.str().split(", seed ")[1].split()[0] for _ in range(2))
     assert first != second
@@ -35,7 +35,7 @@ def test_the_header_names_backend_reason_versions_and_seed(project: pytest.Pytes
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--resilience-backend=dokcer"],
@@ -49,17 +49,15 @@ def test_the_header_names_backend_reason_versions_and_seed(project: pytest.Pytes
     ],
 )
 def test_a_wrong_value_is_a_usage_error_that_names_the_allowed_ones(
-    project: pytest.Pytester, arguments: list[str], told: str
+    project: pytest.Pytester, arguments: list[str], message: str
 ) -> None:
     project.makepyfile("def test_it(): pass")
     result = project.runpytest_subprocess(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: " + told.replace("[", "[[]").replace("?", "[?]") + "*"])
+    result.stderr.fnmatch_lines(["ERROR: " + message.replace("[", "[[]").replace("?", "[?]") + "*"])
 
 
-def test_a_wrong_value_of_the_environment_or_ini_says_where_it_came_from(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_of_a_wrong_value_names_its_origin(project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     project.makepyfile("def test_it(): pass")
     monkeypatch.setenv("PYTEST_RESILIENCE_STRICT", "perhaps")
     result = project.runpytest_subprocess()
@@ -75,7 +73,7 @@ def test_a_wrong_value_of_the_environment_or_ini_says_where_it_came_from(
     result.stderr.fnmatch_lines(["ERROR: the ini option resilience_backend must be one of*"])
 
 
-def test_without_binaries_the_error_says_what_to_install_in_one_line(
+def test_without_binaries_an_error_of_one_line_names_the_packages_to_install(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTEST_RESILIENCE_POSTGRES_BIN", "/nonexistent")
@@ -136,15 +134,15 @@ def test_a_wrong_marker_is_an_error_of_its_test_alone(project: pytest.Pytester) 
     project.makepyfile("\n".join(["import pytest", *tests, "def test_other(): pass"]))
     result = project.runpytest_subprocess()
     result.assert_outcomes(errors=len(WRONG_MARKERS), passed=1)
-    for marker, told in WRONG_MARKERS:
-        result.stdout.fnmatch_lines([f">   @pytest.mark.fault({marker})".replace("[", "[[]"), f"E *{told}*"])
+    for marker, message in WRONG_MARKERS:
+        result.stdout.fnmatch_lines([f">   @pytest.mark.fault({marker})".replace("[", "[[]"), f"E *{message}*"])
     result.stdout.no_fnmatch_line("*pytest_resilience/*")
 
 
 def test_a_wrong_marker_ends_neither_the_session_nor_the_collection(project: pytest.Pytester) -> None:
     markers = [
-        ("leaks()", "SetupError: the marker leaks needs the name of what the test may leave behind, such as *"),
-        ("leaks", "SetupError: the marker leaks needs the name of what the test may leave behind, such as *"),
+        ("leaks()", "SetupError: the marker leaks needs the name of a resource that the test may leak, such as *"),
+        ("leaks", "SetupError: the marker leaks needs the name of a resource that the test may leak, such as *"),
         ('leaks("thraed:x")', "SetupError: the marker leaks takes names *; got 'thraed:x'; did you mean 'thread'?"),
         ("fault", "SetupError: fault(*) needs the name of a fault*"),
     ]
@@ -160,11 +158,11 @@ def test_a_wrong_marker_ends_neither_the_session_nor_the_collection(project: pyt
             project.makepyfile(**{f"test_{each}{which}": f"import pytest\n{text.format(marker)}"})
     result = project.runpytest_subprocess()
     result.assert_outcomes(errors=len(markers) * len(texts), passed=1)
-    result.stdout.fnmatch_lines([f"E *{told}*" for _, told in markers for _ in texts])
+    result.stdout.fnmatch_lines([f"E *{message}*" for _, message in markers for _ in texts])
     result.stdout.no_fnmatch_line("*pytest_resilience/*")
 
 
-def test_a_wrong_marker_of_a_test_that_is_skipped_anyway_is_no_error(project: pytest.Pytester) -> None:
+def test_a_wrong_marker_of_a_skipped_test_is_no_error(project: pytest.Pytester) -> None:
     project.makepyfile("import pytest\n@pytest.mark.skip\n@pytest.mark.leaks()\ndef test_it(): pass")
     project.runpytest_subprocess().assert_outcomes(skipped=1)
 
@@ -213,7 +211,7 @@ def test_the_name_of_a_server_from_a_factory_is_suggested_too(project: pytest.Py
     )
 
 
-def test_a_variable_that_is_one_letter_off_is_warned_of(
+def test_a_variable_with_a_misspelt_name_gives_a_warning(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project.makepyfile("def test_it(): pass")

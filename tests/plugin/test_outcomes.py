@@ -1,4 +1,4 @@
-"""Proof that a fault hit: receipts in the summary, VACUOUS as an outcome, strict as an error, all of it in JUnit and over xdist."""
+"""Receipts in the summary, and VACUOUS as an outcome or, under strict, an error. Both are in JUnit and work over xdist."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_around_the_proxy(resilience):
 """
 
 
-def test_a_test_whose_fault_touched_nothing_is_vacuous(project: pytest.Pytester) -> None:
+def test_a_test_with_a_fault_that_affected_nothing_is_vacuous(project: pytest.Pytester) -> None:
     project.makepyfile(TESTS)
     result = project.runpytest_subprocess("-v", "--junitxml=junit.xml")
     assert result.ret == 0
@@ -59,9 +59,9 @@ def test_a_test_whose_fault_touched_nothing_is_vacuous(project: pytest.Pytester)
         ]
     )
     cases = {case.get("name"): case for case in ET.parse(project.path / "junit.xml").iter("testcase")}
-    told = [(p.get("name"), p.get("value")) for p in cases["test_missed"].iter("property")]
-    assert ("resilience_outcome", "vacuous") in told
-    assert any(name == "resilience_strike" and '"touched": 0' in str(value) for name, value in told)
+    properties = [(p.get("name"), p.get("value")) for p in cases["test_missed"].iter("property")]
+    assert ("resilience_outcome", "vacuous") in properties
+    assert any(name == "resilience_strike" and '"touched": 0' in str(value) for name, value in properties)
 
 
 def test_vacuous_is_an_error_under_strict(project: pytest.Pytester) -> None:
@@ -90,10 +90,10 @@ def test_seed_again(resilience_stack, record_property, worker_id):
     workers = {str(s).split()[0]: str(s).split()[1:] for s in seen}
     assert set(workers) == {"gw0", "gw1"}
     assert {seed for seed, _ in workers.values()} == {"42"}
-    assert len({port for _, port in workers.values()}) == 2, "each worker has a stack of its own"
+    assert len({port for _, port in workers.values()}) == 2, "each worker has its own stack"
 
 
-def test_a_failure_shows_what_struck_and_what_the_service_wrote(shop: pytest.Pytester) -> None:
+def test_a_failure_shows_the_injected_faults_and_the_log_of_the_service(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         """
         from pytest_resilience import eventually
@@ -125,7 +125,7 @@ def test_a_failure_shows_what_struck_and_what_the_service_wrote(shop: pytest.Pyt
     assert (shop.path / ".resilience" / ".gitignore").read_text().endswith("*\n")
 
 
-def test_nothing_is_said_of_runs_without_strikes(project: pytest.Pytester) -> None:
+def test_a_run_without_strikes_has_no_summary(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(): pass")
     result = project.runpytest_subprocess()
     result.stdout.no_fnmatch_line("*= resilience =*")

@@ -1,21 +1,27 @@
-"""Tests that are run more than once: each attempt counts once, and a pass after a failure says so."""
+"""Tests that run more than once. Each attempt counts once, and a pass after a failure is reported."""
 
 from __future__ import annotations
 
 import json
+import textwrap
 import xml.etree.ElementTree as ET
 
 import pytest
 
 VACUOUS_AT_LAST = """
-    attempts = []
+def test_flaky(resilience):
+    attempts.append(1)
+    with resilience.redis.latency(0.01):
+        pass
+    assert len(attempts) > {failures}
+"""
 
-    def test_flaky(resilience):
-        attempts.append(1)
-        with resilience.redis.latency(0.01):
-            pass
-        assert len(attempts) > {failures}
-    """
+
+def rerun(project: pytest.Pytester, test: str, *arguments: str) -> pytest.RunResult:
+    """Run a test with pytest-rerunfailures. It counts its attempts in the list `attempts`."""
+    pytest.importorskip("pytest_rerunfailures")
+    project.makepyfile(f"attempts = []\n{textwrap.dedent(test)}")
+    return project.runpytest_subprocess("-p", "no:flaky", *arguments)
 
 
 def properties(case: ET.Element) -> dict[str, list[str]]:
@@ -30,12 +36,10 @@ def junit(project: pytest.Pytester) -> list[dict[str, list[str]]]:
 
 
 @pytest.mark.parametrize("workers", [[], ["-n2"]], ids=["one process", "xdist"])
-def test_each_attempt_counts_once_and_a_pass_after_failures_says_so(
+def test_each_attempt_counts_once_and_a_pass_after_failures_is_reported(
     project: pytest.Pytester, workers: list[str]
 ) -> None:
-    pytest.importorskip("pytest_rerunfailures")
-    project.makepyfile(VACUOUS_AT_LAST.format(failures=2))
-    result = project.runpytest_subprocess("-p", "no:flaky", "--reruns=3", "--junitxml=junit.xml", *workers)
+    result = rerun(project, VACUOUS_AT_LAST.format(failures=2), "--reruns=3", "--junitxml=junit.xml", *workers)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
@@ -53,10 +57,8 @@ def test_each_attempt_counts_once_and_a_pass_after_failures_says_so(
     assert [case.get("resilience_failed_attempts") for case in cases] == [None, ["1"], ["2"]]
 
 
-def test_a_vacuous_test_that_strict_runs_again_is_named_once(project: pytest.Pytester) -> None:
-    pytest.importorskip("pytest_rerunfailures")
-    project.makepyfile(VACUOUS_AT_LAST.format(failures=0))
-    result = project.runpytest_subprocess("-p", "no:flaky", "--reruns=2", "--resilience-strict")
+def test_a_vacuous_test_that_strict_runs_again_is_reported_once(project: pytest.Pytester) -> None:
+    result = rerun(project, VACUOUS_AT_LAST.format(failures=0), "--reruns=2", "--resilience-strict")
     assert result.ret == 1
     result.stdout.fnmatch_lines(["redis.latency: 3 strikes, 3 affected nothing", "*1 error*"])
     assert result.stdout.str().count("VACUOUS test_") == 1
@@ -64,12 +66,10 @@ def test_a_vacuous_test_that_strict_runs_again_is_named_once(project: pytest.Pyt
 
 
 def test_a_fault_that_hits_at_the_second_attempt_is_not_called_vacuous(project: pytest.Pytester) -> None:
-    pytest.importorskip("pytest_rerunfailures")
-    project.makepyfile(
+    result = rerun(
+        project,
         """
         import socket
-
-        attempts = []
 
         def test_flaky(resilience):
             attempts.append(1)
@@ -80,9 +80,10 @@ def test_a_fault_that_hits_at_the_second_attempt_is_not_called_vacuous(project: 
                         for _ in range(1000):
                             if resilience.strikes[-1].receipt.touched:
                                 break
-        """
+        """,
+        "--reruns=2",
+        "--resilience-strict",
     )
-    result = project.runpytest_subprocess("-p", "no:flaky", "--reruns=2", "--resilience-strict")
     result.stdout.fnmatch_lines(
         [
             "redis.blackhole: 2 strikes, 1 hit *1 affected nothing",
@@ -92,14 +93,12 @@ def test_a_fault_that_hits_at_the_second_attempt_is_not_called_vacuous(project: 
     result.stdout.no_fnmatch_line("VACUOUS test_*")
 
 
-def test_nothing_of_an_attempt_reaches_one_whose_setup_fails(project: pytest.Pytester) -> None:
-    """The second attempt strikes nothing: a strike or a failure that it reports would be the first one's."""
-    pytest.importorskip("pytest_rerunfailures")
-    project.makepyfile(
+def test_an_attempt_with_a_failed_setup_has_no_results_of_the_one_before(project: pytest.Pytester) -> None:
+    """The second attempt strikes nothing, so a strike or failure in its report would be that of the first."""
+    result = rerun(
+        project,
         """
         import pytest
-
-        attempts = []
 
         @pytest.fixture
         def before():
@@ -109,34 +108,34 @@ def test_nothing_of_an_attempt_reaches_one_whose_setup_fails(project: pytest.Pyt
         def test_it(before, resilience):
             resilience.redis.latency(0.01)
             assert len(attempts) == 3
-        """
+        """,
+        "--reruns=2",
+        "--junitxml=junit.xml",
+        "--resilience-strict",
     )
-    result = project.runpytest_subprocess("-p", "no:flaky", "--reruns=2", "--junitxml=junit.xml", "--resilience-strict")
     result.stdout.fnmatch_lines(["redis.latency: 2 strikes, 2 affected nothing"])
     assert [len(case.get("resilience_strike", [])) for case in junit(project)] == [1, 0, 1]
 
 
 def test_each_failed_attempt_keeps_its_own_logs(project: pytest.Pytester) -> None:
-    pytest.importorskip("pytest_rerunfailures")
-    project.makepyfile(
+    rerun(
+        project,
         """
-        attempts = []
-
         def test_it(resilience):
             attempts.append(1)
             resilience.redis.latency(seconds=len(attempts))
             assert False
-        """
+        """,
+        "--reruns=1",
     )
-    project.runpytest_subprocess("-p", "no:flaky", "--reruns=1")
     logs = sorted((project.path / ".resilience" / "logs").iterdir())
     assert [file.name.split("::")[0].rsplit("test_it", 1)[1] for file in logs] == ["-attempt-2.log", ".log"]
     assert ["seconds=2" in file.read_text() for file in logs] == [True, False]
 
 
-def test_the_flaky_plugin_reports_the_last_attempt_alone_and_so_do_we(project: pytest.Pytester) -> None:
+def test_with_the_flaky_plugin_only_the_last_attempt_is_reported(project: pytest.Pytester) -> None:
     pytest.importorskip("flaky")
-    project.makepyfile(VACUOUS_AT_LAST.format(failures=1))
+    project.makepyfile(f"attempts = []\n{VACUOUS_AT_LAST.format(failures=1)}")
     result = project.runpytest_subprocess("-p", "no:rerunfailures", "--force-flaky", "--max-runs=3")
     result.stdout.fnmatch_lines(
         [
@@ -146,7 +145,7 @@ def test_the_flaky_plugin_reports_the_last_attempt_alone_and_so_do_we(project: p
     )
 
 
-def test_repeated_tests_are_tests_of_their_own(project: pytest.Pytester) -> None:
+def test_repeated_tests_are_separate_tests(project: pytest.Pytester) -> None:
     pytest.importorskip("pytest_repeat")
     project.makepyfile("def test_it(resilience): resilience.redis.latency(0.01)")
     result = project.runpytest_subprocess("--count=2")

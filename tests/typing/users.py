@@ -1,6 +1,6 @@
-"""The public API as users write it: type-checked by scripts/lint, never run.
+"""The public API as users write it, type-checked by scripts/lint and never run.
 
-An ignore that is not needed is an error under mypy's strict, so each one here says that a mistake is seen.
+An unneeded ignore is an error under mypy strict, so each ignore here proves that mypy reports a mistake.
 """
 
 from __future__ import annotations
@@ -104,13 +104,13 @@ replica = factories.postgres("replica", init=[Path("schema.sql"), "analyze", pri
 sessions = factories.redis("sessions")
 
 
-def more_of_a_kind(resilience: Resilience, stack: Stack) -> None:
+def further_servers(resilience: Resilience, stack: Stack) -> None:
     assert_type(resilience.add_postgres("replica").url, str)
     assert_type(resilience.add_redis("sessions").refuse(), Strike)
     assert_type(stack.add_postgres("replica", init="create table t ()").url, str)
 
 
-def what_is_left(resilience: Resilience) -> None:
+def leaks(resilience: Resilience) -> None:
     for leak in resilience.leaks():
         assert_type(leak, Leak)
         assert_type(leak.name, str)
@@ -126,7 +126,7 @@ def incidents_by_name(resilience: Resilience) -> None:
         assert_type(phase, str)
 
 
-async def cancelled(resilience: Resilience) -> None:
+async def cancellation(resilience: Resilience) -> None:
     async def work() -> int:
         return 42
 
@@ -134,7 +134,7 @@ async def cancelled(resilience: Resilience) -> None:
     await resilience.redis.cancel(work, heal="never")  # type: ignore[arg-type]
 
 
-def what_a_system_has(resilience: Resilience) -> None:
+def attributes_of_targets(resilience: Resilience) -> None:
     assert_type(resilience.postgres.url, str)
     assert_type(resilience.postgres.direct_url, str)
     assert_type(resilience.redis.host, str)

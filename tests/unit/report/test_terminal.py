@@ -1,4 +1,4 @@
-"""The summary of a run: its strikes, hits and vacuous tests."""
+"""The summary of a run with its strikes, hits and vacuous tests."""
 
 from __future__ import annotations
 
