@@ -29,6 +29,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ ROWS: dict[str, tuple[int, list[str]]] = {  # requests, redis-benchmark's argume
     "bulk 1 MiB": (300, ["-c", "1", "GET", "bulk"]),
     "new connections": (2_000, ["-c", "20", "-k", "0", "-t", "get"]),
 }
+Routes = dict[str, tuple[str, int]]  # the address by name of the route
 PGBENCH_ROWS = {"pgbench -S, 1 connection": ["-c", "1"], "pgbench -S, 20 connections": ["-c", "20"]}
 
 
@@ -201,77 +203,70 @@ def pgbench_rate(
     return tps, int(done)
 
 
+class RateMeasurement:
+    """Request rates of each row by each route, and the CPU time of a request in the proxies."""
+
+    def __init__(self, proxies: list[Proxy]) -> None:
+        self._proxies = {proxy.name: proxy for proxy in proxies}
+        self._rates: dict[str, dict[str, list[float]]] = {}
+        self._cpu: dict[str, dict[str, list[float]]] = {}
+
+    def record(self, row: str, route: str, measure: Callable[[], tuple[float, int]]) -> None:
+        """Call `measure`, which returns a rate and a number of requests."""
+        proxy = self._proxies.get(route)
+        before = proxy.cpu_seconds if proxy else 0.0
+        rate, requests = measure()
+        self._rates.setdefault(row, {}).setdefault(route, []).append(rate)
+        if proxy:
+            microseconds = (proxy.cpu_seconds - before) / requests * 1e6
+            self._cpu.setdefault(row, {}).setdefault(route, []).append(microseconds)
+
+    def measure_redis(self, tool: str, url: urllib.parse.ParseResult, routes: Routes, rounds: int, only: str) -> None:
+        credentials = ["-a", url.password] if url.password else []
+        if url.username:
+            credentials = ["--user", url.username, *credentials]
+        fill_bulk(routes["direct"], url)
+        for number in range(rounds):
+            for row, (requests, arguments) in ROWS.items():
+                for route in rotate(list(routes), number) if only in row else ():
+                    rate = partial(redis_rate, tool, routes[route], requests, [*credentials, *arguments])
+                    self.record(row, route, lambda rate=rate, requests=requests: (rate(), requests))
+
+    def measure_postgres(self, tool: str, url: urllib.parse.ParseResult, routes: Routes, rounds: int) -> None:
+        fill_postgres(tool, url, routes["direct"])
+        for number in range(rounds):
+            for row, arguments in PGBENCH_ROWS.items():
+                for route in rotate(list(routes), number):
+                    self.record(row, route, partial(pgbench_rate, tool, url, routes[route], arguments))
+
+    def summaries(self) -> dict[str, Any]:
+        """Return the summary of each row."""
+        return {row: summary(rates, self._cpu.get(row, {})) for row, rates in self._rates.items()}
+
+
 def measure_rates(rounds: int, only: str) -> dict[str, Any]:
     redis_tool = os.environ.get("REDIS_BENCHMARK") or shutil.which("redis-benchmark")
-    pg_tool = os.environ.get("PGBENCH") or shutil.which("pgbench")
-    backend = EmbeddedBackend()
-    backend.start()
-    samples: dict[str, dict[str, list[float]]] = {}
-    cpu: dict[str, dict[str, list[float]]] = {}
-    try:
-        with running("ours") as ours, running("toxiproxy") as real, ExitStack() as stack:
-            proxies = [each for each in (ours, real) if each is not None]
-            servers = {name: backend.servers[name].direct_address for name in ("redis", "postgres")}
-            direct = {name: (server.host, server.port) for name, server in servers.items()}
-            bare = stack.enter_context(bare_relays(direct))
-            routes = {
-                name: {
-                    "direct": direct[name],
-                    **{each.name: each.create_proxy(name, str(server)) for each in proxies},
-                    **({"relay": bare[name]} if bare else {}),
-                }
-                for name, server in servers.items()
-            }
-            redis, postgres = servers["redis"], servers["postgres"]
-            redis_routes, postgres_routes = routes["redis"], routes["postgres"]
-            url = urllib.parse.urlparse(backend.servers["postgres"].url(postgres))
-
-            def once(row: str, route: str, call: Callable[[], tuple[float, int]]) -> None:
-                proxy = next((each for each in proxies if each.name == route), None)
-                before = proxy.cpu_seconds if proxy else 0.0
-                rate, requests = call()
-                samples.setdefault(row, {}).setdefault(route, []).append(rate)
-                if proxy:
-                    cpu.setdefault(row, {}).setdefault(route, []).append((proxy.cpu_seconds - before) / requests * 1e6)
-
-            if redis_tool:
-                redis_url = urllib.parse.urlparse(backend.servers["redis"].url(redis))
-                credentials = ["-a", redis_url.password] if redis_url.password else []
-                if redis_url.username:
-                    credentials = ["--user", redis_url.username, *credentials]
-                fill_bulk(redis_routes["direct"], redis_url)
-                for number in range(rounds):
-                    for row, (requests, arguments) in ROWS.items():
-                        if only in row:
-                            for route in rotate(list(redis_routes), number):
-                                full = [*credentials, *arguments]
-                                once(
-                                    row,
-                                    route,
-                                    lambda w=route, r=requests, a=full: (
-                                        redis_rate(redis_tool, redis_routes[w], r, a),
-                                        r,
-                                    ),
-                                )
-            else:
-                print("no redis-benchmark (Debian: redis-tools): its rows are left out")
-            if pg_tool and "pgbench".startswith(only[:7]):
-                fill_postgres(pg_tool, url, postgres_routes["direct"])
-                for number in range(max(3, rounds // 3)):
-                    for row, arguments in PGBENCH_ROWS.items():
-                        for route in rotate(list(postgres_routes), number):
-                            once(
-                                row,
-                                route,
-                                lambda w=route, a=arguments: pgbench_rate(pg_tool, url, postgres_routes[w], a),
-                            )
-            loaded = {each.name: each.rss for each in proxies}
-    finally:
-        backend.close()
-    return {
-        "rates": {row: summary(routes, cpu.get(row, {})) for row, routes in samples.items()},
-        "rss_after_load": loaded,
-    }
+    postgres_tool = os.environ.get("PGBENCH") or shutil.which("pgbench")
+    with EmbeddedBackend() as backend, running("ours") as ours, running("toxiproxy") as real, ExitStack() as stack:
+        proxies = [each for each in (ours, real) if each is not None]
+        addresses = {name: backend.servers[name].direct_address for name in ("redis", "postgres")}
+        urls = {name: urllib.parse.urlparse(backend.servers[name].url(addresses[name])) for name in addresses}
+        direct = {name: (address.host, address.port) for name, address in addresses.items()}
+        bare = stack.enter_context(bare_relays(direct))
+        routes: dict[str, Routes] = {}
+        for name, address in addresses.items():
+            routes[name] = {"direct": direct[name]}
+            routes[name] |= {proxy.name: proxy.create_proxy(name, str(address)) for proxy in proxies}
+            routes[name] |= {"relay": bare[name]} if bare else {}
+        measurement = RateMeasurement(proxies)
+        if redis_tool:
+            measurement.measure_redis(redis_tool, urls["redis"], routes["redis"], rounds, only)
+        else:
+            print("no redis-benchmark (Debian: redis-tools): its rows are left out")
+        if postgres_tool and "pgbench".startswith(only[:7]):
+            measurement.measure_postgres(postgres_tool, urls["postgres"], routes["postgres"], max(3, rounds // 3))
+        loaded = {proxy.name: proxy.rss for proxy in proxies}
+    return {"rates": measurement.summaries(), "rss_after_load": loaded}
 
 
 def fill_postgres(tool: str, url: urllib.parse.ParseResult, address: tuple[str, int]) -> None:
