@@ -1,4 +1,4 @@
-"""Processor time of a tree of processes, taken by busy rivals on the one processor that all of them are bound to."""
+"""CPU contention: bind a process tree to one CPU, together with busy processes."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .process_tree import ProcessTree
 if TYPE_CHECKING:
     import psutil
 
-READY_WITHIN = 10.0  # seconds for the rivals to be there; it takes 20 ms
-# Bound to one processor and busy, for a minute at most: nobody suffers for long from a session that was killed with its supervisor.
-# Each in a session of its own, because Linux may share out its time by sessions.
+READY_WITHIN = 10.0  # seconds for the hogs to start; it takes 20 ms
+# A process that keeps one CPU busy for at most a minute, in case that the session is killed together with its supervisor.
+# Each hog has its own session, because Linux may distribute CPU time by sessions (autogroup).
 CPU_HOG = """
 import os, sys, time
 os.sched_setaffinity(0, {int(sys.argv[1])})
@@ -36,13 +36,13 @@ while time.monotonic() < end:
 
 
 class CpuContention:
-    """A tree bound to one processor with rivals, and how long it had to wait.
+    """A process tree that shares one CPU with busy processes, and the time for which it had to wait.
 
     Args:
         tree: the processes.
-        rivals: how many busy processes they share the processor with.
-        backend: runs the rivals.
-        clock: waits for the rivals, and tells when a process had to wait.
+        hogs: the number of busy processes.
+        backend: starts the hogs.
+        clock: the clock for waiting and for the times of the receipt.
     """
 
     def __init__(self, tree: ProcessTree, hogs: int, backend: Backend, clock: Clock = SYSTEM) -> None:
@@ -53,7 +53,7 @@ class CpuContention:
         self._processors = os.sched_getaffinity(tree.root.pid)
         self._processor = min(self._processors)
         self._hogs = backend.spawn(
-            "rival", [sys.executable, "-I", "-S", "-c", CPU_HOG, str(self._processor), str(hogs)], env={}
+            "cpu-hog", [sys.executable, "-I", "-S", "-c", CPU_HOG, str(self._processor), str(hogs)], env={}
         )
         try:
             self._wait_for_hogs(hogs)
@@ -62,8 +62,10 @@ class CpuContention:
             self._restore_affinity()
             raise
         self._started = clock.now()
-        self._waits: dict[tuple[psutil.Process, int], tuple[float, float]] = {}  # of a thread: at first, and by now
-        self._waited: dict[psutil.Process, float] = {}  # when each process had waited for long enough
+        self._waits: dict[
+            tuple[psutil.Process, int], tuple[float, float]
+        ] = {}  # for each thread: seconds waited at first, and now
+        self._waited: dict[psutil.Process, float] = {}  # the time at which each process had waited long enough
         self._last = 0.0
         self._counts = True
         self._watched = False
@@ -76,15 +78,15 @@ class CpuContention:
 
         wait_until(lambda: started() or not self._hogs.running, within=READY_WITHIN, every=0.001, clock=self._clock)
         if not started():
-            raise ResilienceError(f"the {count} rivals did not start: {self._hogs.log_text().strip()}")
+            raise ResilienceError(f"the {count} CPU hogs did not start: {self._hogs.log_text().strip()}")
 
     def release(self) -> None:
-        """End the rivals and let every thread run where it ran before."""
+        """End the hogs and restore the affinity of every thread."""
         self._sampler.stop()
         self._restore_affinity()
 
     def receipt(self) -> Receipt:
-        """Return how many processes had to wait for the processor."""
+        """Return the number of processes that had to wait for the CPU."""
         self._sample()
         if self._waited:
             return Receipt(len(self._waited), UNIT, min(self._waited.values()), self._last)
@@ -103,7 +105,9 @@ class CpuContention:
                     self._counts = False
                     continue
                 for thread, seconds in threads.items():
-                    born = 0.0 if self._watched else seconds.waited  # born under the fault: all its waiting counts
+                    born = (
+                        0.0 if self._watched else seconds.waited
+                    )  # a thread that started during the fault counts from 0
                     first = self._waits.get((process, thread), (born, born))[0]
                     self._waits[process, thread] = first, seconds.waited
                 total = sum(now - first for (known, _), (first, now) in self._waits.items() if known == process)
@@ -131,7 +135,9 @@ class CpuContention:
     def _restore_affinity_of(self, process: psutil.Process) -> bool:
         busy = False
         for thread in procfs.threads(process.pid):
-            before = self._before.get((process, thread), self._processors)  # born meanwhile, by a thread that was bound
+            before = self._before.get(
+                (process, thread), self._processors
+            )  # a new thread inherits the affinity of its parent
             if affinity(thread) == {self._processor} != before:
                 set_affinity(thread, before)
                 busy = True
@@ -139,7 +145,7 @@ class CpuContention:
 
 
 def affinity(thread: int) -> set[int] | None:
-    """Return the processors that a thread may run on; None when it has gone."""
+    """Return the CPUs on which a thread may run; None after its exit."""
     try:
         return set(os.sched_getaffinity(thread))
     except ProcessLookupError:
@@ -147,7 +153,7 @@ def affinity(thread: int) -> set[int] | None:
 
 
 def set_affinity(thread: int, processors: Iterable[int]) -> None:
-    """Bind a thread, if it is still there."""
+    """Set the CPUs of a thread, if it still exists."""
     try:
         os.sched_setaffinity(thread, processors)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""Any process of the user's own that he names by its id: a worker, a sidecar, something that a test has started."""
+"""A target for any process that a test names by its id, such as a worker or a sidecar."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXIT_TIMEOUT = 10.0  # seconds from a signal to the end of the process
 
 
 class ForeignProcessControl:
-    """A process that we did not start, so that we can't start it again, and all that descends from it."""
+    """Process control of a process tree that this session did not start and so can't restart."""
 
     can_start = False
 
@@ -41,7 +41,7 @@ class ForeignProcessControl:
         _wait_until_gone(frozen)
 
     def terminate(self) -> None:
-        """SIGTERM to the first process, as an orchestrator would; what is left of the tree when that has ended is killed."""
+        """Send SIGTERM to the root process, as an orchestrator does. After its exit, kill the rest of the tree."""
         descendants = self._tree.members()
         _signal(self._tree.root, signal.SIGTERM)
         _wait_until_gone([self._tree.root])
@@ -58,10 +58,10 @@ class ForeignProcessControl:
             _signal(process, signal.SIGCONT)
 
     def start(self) -> None:
-        """Nothing: whoever started it knows how."""
+        """Do nothing: only the owner of the process can start it again."""
 
     def _stop_tree(self) -> list[psutil.Process]:
-        """Stop the tree until it has stopped growing."""
+        """Send SIGSTOP until the tree has stopped growing."""
         import psutil
 
         stopped: list[psutil.Process] = []
@@ -81,7 +81,7 @@ def _signal(process: psutil.Process, number: signal.Signals) -> None:
     import psutil
 
     try:
-        # psutil knows a process by its start too: a stranger with the same id is left alone.
+        # psutil compares the start time too, so another process with a reused id gets no signal.
         process.send_signal(number)
     except psutil.NoSuchProcess:
         return
@@ -92,12 +92,12 @@ def _is_alive(process: psutil.Process) -> bool:
 
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # between the two questions
+    except psutil.NoSuchProcess:  # it exited between the two calls
         return False
 
 
 def _wait_until_gone(processes: Iterable[psutil.Process]) -> None:
-    """Wait for the end, and leave it to their parents to ask for the exit codes."""
+    """Wait until processes have exited. Their parents reap them."""
     left = list(processes)
 
     def all_gone() -> bool:
@@ -105,19 +105,19 @@ def _wait_until_gone(processes: Iterable[psutil.Process]) -> None:
         return not left
 
     if not wait_until(all_gone, within=EXIT_TIMEOUT, every=0.002):
-        raise SetupError(f"process {left[0].pid} is still there {EXIT_TIMEOUT:g} s after the signal")
+        raise SetupError(f"process {left[0].pid} still runs {EXIT_TIMEOUT:g} s after the signal")
 
 
 class ForeignProcess(ResourceFaults):
-    """A process that the user names by its id, and all that descends from it.
+    """A process that a test names by its id, with all its descendants.
 
     Args:
-        ledger: where its strikes are written.
-        pid: its id.
-        backend: runs what has to run beside it.
+        ledger: the registry of strikes.
+        pid: the process id.
+        backend: runs CPU hogs and creates cgroups.
 
     Raises:
-        SetupError: there is no such process, or it is this one or one that this one hangs on.
+        SetupError: there is no such process, or it is the test process, one of its ancestors, or init.
     """
 
     def __init__(self, ledger: StrikeRegistry, pid: int, backend: Backend) -> None:
@@ -128,13 +128,13 @@ class ForeignProcess(ResourceFaults):
             raise SetupError(f"process({pid!r}): there is no such process")
         above = {parent.pid for parent in psutil.Process().parents()}
         if pid in above | {os.getpid(), 0, 1}:
-            raise SetupError(f"process({pid}): the test itself hangs on that process")
+            raise SetupError(f"cannot strike process {pid}: it is the test process, one of its ancestors, or init")
         self._process = psutil.Process(pid)
         self._backend = backend
 
     @property
     def process(self) -> psutil.Process:
-        """The process."""
+        """The process as a `psutil.Process`."""
         return self._process
 
     @property
@@ -150,4 +150,4 @@ class ForeignProcess(ResourceFaults):
     pause = fault_method(Pause)
 
     def __repr__(self) -> str:
-        return f"<NamedProcess {self._process.pid}>"
+        return f"<ForeignProcess {self._process.pid}>"

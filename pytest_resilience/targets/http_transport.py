@@ -1,4 +1,4 @@
-"""The client of `resilience.service`, which keeps its connections from test to test; imports httpx, so it is imported late."""
+"""The HTTP client of `resilience.service`. It imports httpx, so it is imported on first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..redaction import redacted_path
 
 
 class TrackingTransport(httpx.HTTPTransport):
-    """httpx's, and knows its sockets, so that nobody takes them for a test's."""
+    """A transport that tracks its sockets, so that the leak check can ignore them."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -30,16 +30,16 @@ class TrackingTransport(httpx.HTTPTransport):
         return response
 
     def descriptors(self) -> set[int]:
-        """Those that are open."""
+        """Return the descriptors of the open sockets."""
         return {number for sock in list(self._sockets) if (number := sock.fileno()) >= 0}
 
 
 class Client(httpx.Client):
-    """An httpx.Client that writes its exchanges into the current history.
+    """An httpx.Client that records its exchanges in the current history.
 
     Args:
-        explain: given a failed exchange and its time-outs, says more about the failure; that becomes a note of the error.
-        settings: httpx's.
+        explain: returns a description of a failed exchange, given its time-outs. The description becomes a note of the error.
+        settings: those of httpx.
     """
 
     def __init__(self, explain: Callable[[Exchange, dict[str, float | None]], str], **settings: Any) -> None:

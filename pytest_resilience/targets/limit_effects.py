@@ -1,8 +1,9 @@
-"""What a lack of resources has done to a tree of processes, as far as the kernel or the processes themselves say.
+"""The effect of a resource limit on a process tree.
 
-The kernel does not count refused allocations or refused descriptors. So a receipt of such a fault says one of three things: a process was
-seen at its limit, or said in its log that it was refused something (hit); no process can have met its limit, or none had anything to do
-(0); or neither (None).
+The kernel does not count refused allocations or refused descriptors. So the receipt of such a fault has one of three values:
+- hit: a process was seen at its limit, or its log reports a refused allocation or descriptor;
+- 0: no process can have reached its limit, or all were idle;
+- None: neither is certain.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from .tcp_traffic import TcpTraffic
 if TYPE_CHECKING:
     import psutil
 
-SAMPLE_INTERVAL = 0.01  # seconds between two looks
-NEAR_SHARE = 0.1  # of the headroom: a process that has no more than that left counts as one that met its limit
+SAMPLE_INTERVAL = 0.01  # seconds
+NEAR_SHARE = 0.1  # of the headroom; a process with less left counts as one that reached its limit
 FAR_BYTES = (
     1 << 30
-)  # with so much left at its peak a process can't have met its limit, unless it asked for more than that in one piece
-IDLE_CPU = 0.02  # seconds on a processor, and of each second thereafter, that an idle service may take for its timers
-IDLE_CPU_SHARE = 0.02
-MIN_WAIT = 0.01  # seconds that a process has to wait for a processor before it counts
+)  # a process with so much left at its peak has not reached its limit, except by one larger allocation
+IDLE_CPU = 0.02  # seconds of CPU time that an idle service may use for its timers
+IDLE_CPU_SHARE = 0.02  # the same for each further second
+MIN_WAIT = 0.01  # seconds of waiting for a CPU from which a process counts as affected
 UNIT = "processes"
 
-Log = Callable[[], str]  # what the processes have written since the strike
+Log = Callable[[], str]  # returns the output of the processes since the strike
 
 
 class Sampler:
-    """A thread that looks every 10 ms, until it is stopped.
+    """A thread that takes a sample every 10 ms, until it is stopped.
 
     Args:
-        look: takes one look.
+        look: takes one sample.
     """
 
     def __init__(self, look: Callable[[], None]) -> None:
@@ -52,39 +53,39 @@ class Sampler:
         while not self._over.wait(SAMPLE_INTERVAL):
             try:
                 self._sample()
-            except Exception:  # noqa: BLE001  # whatever keeps it from looking is reported by the look before the heal
+            except Exception:  # noqa: BLE001  # the sample before the heal raises the same error
                 return
 
     def stop(self) -> None:
-        """End it; returns when no look is under way."""
+        """Stop the thread. Return when no sample is in progress."""
         self._over.set()
         self._thread.join()
 
 
 class LimitDetector(Protocol):
-    """How near a process is to a limit."""
+    """Detects that a process has reached a limit."""
 
     log_pattern: re.Pattern[str]
 
     def begin(self, process: psutil.Process) -> None:
-        """Remember a process as it was when it was first seen under the limit."""
+        """Record the state of a process when it was first seen under the limit."""
 
     def met(self, process: psutil.Process, limit: int) -> bool:
-        """True if the process meets its limit now."""
+        """True if the process is at its limit now."""
 
     def is_far(self, process: psutil.Process, limit: int) -> bool:
-        """True if the process can't have met its limit so far."""
+        """True if the process can't have reached its limit so far."""
 
 
 class LimitHold:
-    """A limit lowered for a tree, and what came of it.
+    """A lowered limit of a process tree, with its effect.
 
     Args:
         tree: the processes.
-        lowered: their limit, in force from now on.
-        gauge: measures how near they are to it.
-        log: returns what they have written since the strike; None where nobody can read it.
-        clock: tells when they met it.
+        lowered: the limit, in force from now on.
+        detector: detects processes at the limit.
+        log: returns the output of the processes since the strike; None if it can't be read.
+        clock: the clock for the times of the receipt.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class LimitHold:
         self._log = log
         self._clock = clock
         self._started = clock.now()
-        self._met: dict[psutil.Process, float] = {}  # when each was first seen at its limit
+        self._met: dict[psutil.Process, float] = {}  # the time at which each was first seen at its limit
         self._last = 0.0
         self._begun: set[psutil.Process] = set()
         self._may_have_met = False
@@ -105,31 +106,31 @@ class LimitHold:
         for process in lowered.processes:
             self._begin(process)
         self._activity = CpuActivity(lowered.processes, clock)
-        # A service is asked over TCP. Another process may be asked over a pipe or have work of its own.
+        # A service gets its work over TCP. Other processes may get work over a pipe, or create it.
         self._traffic = TcpTraffic(tree) if log is not None else None
         self._sampler = Sampler(self._sample)
 
     def release(self) -> None:
-        """Put the limit back for every process that has it."""
+        """Restore the limit of every process that has it."""
         self._sampler.stop()
         if self._traffic is not None:
             self._traffic.close()
         self._lowered.restore()
 
     def receipt(self) -> Receipt:
-        """Return how many processes met the limit."""
+        """Return the number of processes that reached the limit."""
         self._sample()
-        said = self._log is not None and self._detector.log_pattern.search(self._log()) is not None
+        logged = self._log is not None and self._detector.log_pattern.search(self._log()) is not None
         if self._met:
             return Receipt(len(self._met), UNIT, min(self._met.values()), self._last)
-        if said:
-            return Receipt(1, UNIT)  # one at least
+        if logged:
+            return Receipt(1, UNIT)  # at least one
         gone = any(not process.is_running() for process in self._lowered.processes)
         is_far = not (self._may_have_met or gone)
         return Receipt(0 if is_far or self._was_idle() else None, UNIT)
 
     def _was_idle(self) -> bool:
-        """True if the processes have not run, or ran hardly and nothing asked them to."""
+        """True if the processes have used no CPU time, or little of it and no request has arrived."""
         if self._activity.is_none():
             return True
         if self._traffic is None or not self._activity.is_idle(self._tree.members()):
@@ -153,7 +154,7 @@ class LimitHold:
                         self._may_have_met = True
                 except psutil.NoSuchProcess:
                     self._may_have_met = True
-                except PermissionError:  # it has become another user's
+                except PermissionError:  # the process has changed its user
                     self._may_have_met = True
 
     def _begin(self, process: psutil.Process) -> None:
@@ -168,11 +169,11 @@ class LimitHold:
 
 
 class CpuActivity:
-    """How much the processes of a tree have run since.
+    """The CPU time that the processes of a tree have used since now.
 
     Args:
-        processes: the tree as it is now.
-        clock: tells how long ago that was.
+        processes: the present processes of the tree.
+        clock: the clock for the elapsed time.
     """
 
     def __init__(self, processes: list[psutil.Process], clock: Clock = SYSTEM) -> None:
@@ -181,11 +182,11 @@ class CpuActivity:
         self._ran = {process: _seconds(process) for process in processes}
 
     def is_none(self) -> bool:
-        """True if each process is still there, and none of its threads has been on a processor."""
+        """True if each process still exists and none of its threads has run."""
         return all(ran is not None and _seconds(process) == ran for process, ran in self._ran.items())
 
     def is_idle(self, processes: list[psutil.Process]) -> bool:
-        """True if the tree has the processes that it had, and they ran no more than idle ones that look around now and then."""
+        """True if the tree has the same processes, and they used no more CPU time than idle processes do."""
         if set(processes) != self._ran.keys():
             return False
         total = 0.0
@@ -198,7 +199,7 @@ class CpuActivity:
 
 
 def _seconds(process: psutil.Process) -> dict[int, float] | None:
-    """Seconds on a processor of each thread; None when the process has gone or the kernel does not count them."""
+    """Return the CPU seconds of each thread; None if the process has exited or the kernel does not count them."""
     import psutil
 
     try:
@@ -209,10 +210,10 @@ def _seconds(process: psutil.Process) -> dict[int, float] | None:
 
 
 class DataLimitDetector:
-    """How near a process's data segment is to RLIMIT_DATA.
+    """Detects that the data segment of a process has reached RLIMIT_DATA.
 
     Args:
-        headroom: bytes that a process was left to grow by.
+        headroom: the bytes by which a process may grow.
     """
 
     log_pattern = re.compile(
@@ -225,10 +226,10 @@ class DataLimitDetector:
         self._headroom = headroom
 
     def begin(self, process: psutil.Process) -> None:
-        """Nothing to remember: the limit says it all."""
+        """Record nothing: the limit alone is enough."""
 
     def met(self, process: psutil.Process, limit: int) -> bool:
-        # Without a headroom every process is at its limit from the first, whether it asks for memory or not.
+        # Without a headroom every process is at its limit from the start, even if it allocates nothing.
         return self._headroom > 0 and procfs.memory(process.pid).data >= limit - NEAR_SHARE * self._headroom
 
     def is_far(self, process: psutil.Process, limit: int) -> bool:
@@ -236,7 +237,7 @@ class DataLimitDetector:
 
 
 class DescriptorLimitDetector:
-    """How near a process is to its last descriptor (RLIMIT_NOFILE)."""
+    """Detects that a process has no free descriptor left (RLIMIT_NOFILE)."""
 
     log_pattern = re.compile(r"too many open files|\bEMFILE\b|\bErrno 24\b", re.IGNORECASE)
 
@@ -254,9 +255,9 @@ class DescriptorLimitDetector:
         if procfs.rlimit_for(taken, 0) < limit:
             self._waiting.discard(process)
             return False
-        if taken != self._first.get(process):  # full, and by what it opened under the fault
+        if taken != self._first.get(process):  # the table is full, because of descriptors opened during the fault
             return True
-        # It may have been full from the first: then only a connection that it does not take shows that it was refused a descriptor.
+        # The table may have been full from the start. Then only a connection that is not accepted proves a refused descriptor.
         if process.status() == psutil.STATUS_STOPPED or not procfs.has_unaccepted(process.pid):
             self._waiting.discard(process)
             return False

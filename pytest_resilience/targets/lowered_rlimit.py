@@ -1,4 +1,4 @@
-"""A resource limit (setrlimit(2)) lowered for a whole tree of processes, and put back for every process that has it by then."""
+"""Lower a resource limit (setrlimit(2)) for a whole process tree, and restore it for every process that has it by then."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from .process_tree import ProcessTree
 if TYPE_CHECKING:
     import psutil
 
-# Those in force, the oldest first: a later one may stand on top of an earlier one.
+# The limits in force, the oldest first. A later one may lower an earlier one further.
 _ACTIVE: list[LoweredRlimit] = []
 _LOCK = threading.Lock()
 
 
 class LoweredRlimit:
-    """The soft limit of each process of a tree, lowered. A process that is born under it inherits its parent's.
+    """A lowered soft limit for each process of a tree. A child process inherits the limit of its parent.
 
     Args:
         tree: the processes.
         which: the resource, such as psutil.RLIMIT_NOFILE.
-        limit_of: the new soft limit of a process. A lower one that the process has already stays.
+        limit_of: returns the new soft limit of a process. A process keeps a limit that is already lower.
     """
 
     def __init__(self, tree: ProcessTree, which: int, limit_of: Callable[[psutil.Process], int]) -> None:
         self._tree = tree
         self._which = which
         self._limit_of = limit_of
-        # By the soft limit that was set: the soft and hard limit as they were. By the process: both.
+        # Previous soft and hard limits, by the soft limit that was set. For each process: that soft limit and its previous limits.
         self._before: dict[int, tuple[int, int]] = {}
         self._own: dict[psutil.Process, tuple[int, tuple[int, int]]] = {}
 
     def lower(self) -> None:
-        """Lower it for every process of the tree.
+        """Lower the limit for every process of the tree.
 
         Raises:
-            psutil.AccessDenied: a process belongs to another user; all limits are as before.
+            psutil.AccessDenied: a process belongs to another user. No limit has changed then.
         """
         with _LOCK:
             try:
@@ -48,10 +48,10 @@ class LoweredRlimit:
             _ACTIVE.append(self)
 
     def restore(self) -> None:
-        """Put it back: also for processes that were born meanwhile, and not for one that has set its own limit meanwhile.
+        """Restore the limit, also for processes that started since. A process that has set another limit since keeps it.
 
         Raises:
-            psutil.AccessDenied: a process has become another user's; those of all others are put back.
+            psutil.AccessDenied: a process has changed its user. The limits of all other processes are restored.
         """
         with _LOCK:
             if self in _ACTIVE:
@@ -62,13 +62,13 @@ class LoweredRlimit:
             self._tree.each_stray(self._restore_one)
 
     def on(self, process: psutil.Process) -> int | None:
-        """Return the limit that a process is held to, its own or inherited; None for one that escaped."""
+        """Return the limit in force for a process; None if the process has set another one."""
         soft = process.rlimit(self._which)[0]
         return soft if soft in self._before else None
 
     @property
     def processes(self) -> list[psutil.Process]:
-        """The processes that were there when it was lowered."""
+        """The processes that existed when the limit was lowered."""
         return list(self._own)
 
     def _lower_one(self, process: psutil.Process) -> bool:
@@ -105,18 +105,20 @@ class LoweredRlimit:
         limit, before = self._own.get(process, (None, None))
         if before is None or limit != soft:
             before = self._before[soft]
-        if before[0] == soft:  # it had no more than that before
+        if before[0] == soft:  # the limit was no higher before
             return False
         process.rlimit(self._which, before)
         return True
 
     def _transfer_previous(self) -> None:
-        """Where another strike was put on top of this one, it shall restore what was there before both."""
+        """Hand the previous limits to a later strike on the same processes, which then restores the state before both."""
         for other in _ACTIVE:
-            if other._which != self._which or not self._own.keys() & other._own.keys():  # of its own kind
+            if (
+                other._which != self._which or not self._own.keys() & other._own.keys()
+            ):  # both are instances of this class
                 continue
-            for process, (limit, before) in other._own.items():  # the same
+            for process, (limit, before) in other._own.items():  # private, as above
                 if process in self._own and before[0] == self._own[process][0]:
-                    other._own[process] = limit, self._own[process][1]  # the same
-                    other._before[limit] = self._own[process][1]  # the same
-                    self._before.pop(limit, None)  # what the other one has set is the other one's to restore
+                    other._own[process] = limit, self._own[process][1]  # private, as above
+                    other._before[limit] = self._own[process][1]  # private, as above
+                    self._before.pop(limit, None)  # the later strike restores the limit that it has set

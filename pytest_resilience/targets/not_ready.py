@@ -1,4 +1,4 @@
-"""Why a service that was started is not ready: what its processes listen on, and what it answers."""
+"""Describe a service that is not ready: its open ports and its response."""
 
 from __future__ import annotations
 
@@ -11,27 +11,34 @@ if TYPE_CHECKING:
 
 
 def describe_state(spec: Service, port: int, status: int | str, pids: Iterable[int]) -> list[str]:
-    """Return what was seen of a service that runs and is not ready, a line each.
+    """Return lines that describe a service that runs and is not ready.
 
     Args:
-        spec: how it was started.
+        spec: the description of its start.
         port: the port that it was given.
-        status: what it answered last, or the error of asking.
+        status: the last response status, or the name of the connection error.
         pids: its processes.
     """
     asked = f"GET {spec.ready} on port {port}"
     if isinstance(status, int):
         phrase = next((f" {each.phrase}" for each in HTTPStatus if each == status), "")
-        hint = "is Service(ready=...) a path of it?" if status == HTTPStatus.NOT_FOUND else "2xx and 3xx mean ready"
+        hint = (
+            "does the service have the path of Service(ready=...)?"
+            if status == HTTPStatus.NOT_FOUND
+            else "2xx and 3xx mean ready"
+        )
         return [f"{asked} answered {status}{phrase}; {hint}"]
     places = listening(pids)
     if any(place.endswith(f":{port}") for place in places):
         elsewhere = [f"{spec.host}:{port}", f"0.0.0.0:{port}", f"[::]:{port}"]
         if not set(places) & set(elsewhere):
-            return [f"{asked}: {status}", f"it listens on {' and '.join(places)}, and was asked at {spec.host}:{port}"]
-        return [f"{asked}: {status}, although it listens there"]
+            return [
+                f"{asked}: {status}",
+                f"it listens on {' and '.join(places)}; the request went to {spec.host}:{port}",
+            ]
+        return [f"{asked}: {status}, although it listens on that port"]
     if places:
-        hint = f"it listens on {' and '.join(places)}, and not on {port}, which {spec.port_variable} says"
+        hint = f"it listens on {' and '.join(places)}, not on {port}, the value of {spec.port_variable}"
         return [f"{asked}: {status}", f"{hint}; Service(port_variable=...) names the variable that it reads"]
     return [f"{asked}: {status}", "it listens on no port"]
 
@@ -44,10 +51,10 @@ def listening(pids: Iterable[int]) -> list[str]:
     for pid in pids:
         try:
             process = psutil.Process(pid)
-            # psutil 6 has renamed it.
+            # psutil 6 has renamed this method.
             connections = getattr(process, "net_connections", None) or process.connections
             sockets = connections(kind="tcp")
-        except psutil.Error:  # it has just ended, or it is another user's
+        except psutil.Error:  # the process has just exited, or belongs to another user
             continue
         for each in sockets:
             if each.status == psutil.CONN_LISTEN:

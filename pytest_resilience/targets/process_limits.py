@@ -1,4 +1,4 @@
-"""What a tree of processes may use, taken away from outside and given back: memory, descriptors, processor time."""
+"""Limit the memory, descriptors and CPU time of a process tree from outside, and restore them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class ProcessLimits:
-    """The resources of a tree of processes.
+    """The resource limits of a process tree.
 
     Args:
         tree: the processes.
-        backend: makes the control groups and runs the rivals.
-        log: returns what the processes write from now on; None where it can't be read.
+        backend: creates cgroups and runs CPU hogs.
+        log: returns the output of the processes from now on; None if it can't be read.
     """
 
     def __init__(self, tree: ProcessTree, backend: Backend, log: Log | None = None) -> None:
@@ -35,7 +35,7 @@ class ProcessLimits:
         self._log = log
 
     def lower_data_limit(self, headroom_bytes: int) -> Hold | None:
-        """Set each process's RLIMIT_DATA to its present use plus a headroom; returns None off Linux."""
+        """Set RLIMIT_DATA of each process to its present use plus a headroom. Return None on other systems than Linux."""
         if sys.platform != "linux":
             return None
         import psutil
@@ -46,7 +46,7 @@ class ProcessLimits:
         return self._lower(psutil.RLIMIT_DATA, limit_of, DataLimitDetector(headroom_bytes))
 
     def limit_descriptors(self, left: int) -> Hold | None:
-        """Set each process's RLIMIT_NOFILE so that it can open `left` more; returns None off Linux."""
+        """Set RLIMIT_NOFILE of each process so that it can open `left` more descriptors. Return None on other systems than Linux."""
         if sys.platform != "linux":
             return None
         import psutil
@@ -66,10 +66,10 @@ class ProcessLimits:
             raise CannotInject(f"a process of the tree belongs to another user: {problem}") from None
 
     def limit_memory(self, headroom_bytes: int) -> Hold:
-        """Let the kernel kill a process when all of them together take more than that.
+        """Make the kernel kill a process when the tree allocates more than `headroom_bytes` in total.
 
         Raises:
-            CannotInject: this platform, user or backend can't.
+            CannotInject: the platform, user or backend does not support a memory cgroup.
         """
         self._require_processes()
         group = self._backend.limit_memory(self._tree.root.pid, headroom_bytes)
@@ -83,7 +83,7 @@ class ProcessLimits:
         return CgroupHold(group)
 
     def contend_cpu(self, hogs: int) -> Hold | None:
-        """Bind all processes to one processor, with that many busy processes (hogs); returns None off Linux."""
+        """Bind all processes to one CPU, together with `hogs` busy processes. Return None on other systems than Linux."""
         if sys.platform != "linux":
             return None
         self._require_processes()
@@ -98,15 +98,15 @@ class ProcessLimits:
 
 
 class CgroupHold:
-    """A tree in a control group."""
+    """A process tree in a memory cgroup."""
 
     def __init__(self, group: MemoryLimit) -> None:
         self._group = group
 
     def release(self) -> None:
-        """Take the processes out and remove the group."""
+        """Move the processes back and remove the cgroup."""
         self._group.remove()
 
     def receipt(self) -> Receipt:
-        """Return how many processes the kernel killed, or how many shared a limit that was met."""
+        """Return the number of processes that the kernel killed, or that shared a limit when it was reached."""
         return Receipt(self._group.affected_processes(), UNIT)

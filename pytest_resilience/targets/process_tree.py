@@ -1,4 +1,4 @@
-"""The processes of a target: its first one and all that descend from it, those that are born meanwhile included."""
+"""The process tree of a target: the root and all its descendants, including later ones."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from ..supervisor import descendants, process_table
 if TYPE_CHECKING:
     import psutil
 
-REACH_TIMEOUT = 1.5  # seconds to reach every process of a tree; only one stuck in the kernel needs more than a few ms
+REACH_TIMEOUT = (
+    1.5  # seconds to reach every process of a tree; only a process stuck in the kernel needs more than a few ms
+)
 
 
 class ProcessTree:
-    """A tree of processes, listed anew at each look.
+    """A tree of processes, read again for each call.
 
     Args:
-        root: its first process.
-        pids: lists the ids of the processes that are there now.
+        root: the root process.
+        pids: returns the process ids of the tree now.
     """
 
     def __init__(self, root: psutil.Process, pids: Callable[[], Iterable[int]]) -> None:
@@ -29,14 +31,14 @@ class ProcessTree:
         self._known: dict[int, psutil.Process] = {root.pid: root}
 
     def members(self) -> list[psutil.Process]:
-        """Return the processes that are there now, zombies aside; the same object for the same process each time."""
+        """Return the present processes without zombies. The same process is always the same object."""
         import psutil
 
         found = []
         for pid in self._pids():
             try:
                 process = self._known.get(pid)
-                # A process is known by its start, too, because ids are used again.
+                # psutil compares the start time too, because ids are reused.
                 if process is None or not process.is_running():
                     process = self._known[pid] = psutil.Process(pid)
                 if process.status() != psutil.STATUS_ZOMBIE:
@@ -46,13 +48,13 @@ class ProcessTree:
         return found
 
     def each(self, act: Callable[[psutil.Process], bool]) -> None:
-        """Call `act` for every process, until two looks in a row have found nothing to do.
+        """Call `act` for every process, until two passes in a row have changed nothing.
 
-        A process that was not reached yet may have a child between two reads of one look. The next look finds that child, and the child of
-        a process that was reached has inherited what was done to its parent.
+        A process that was not reached yet may fork during a pass. The next pass finds that child. A child of a process that was
+        reached has inherited the change.
 
         Args:
-            act: returns True when there was something to do.
+            act: changes a process; returns True if there was something to change.
         """
         import psutil
 
@@ -69,16 +71,16 @@ class ProcessTree:
                 SYSTEM.sleep(0.001)
 
     def each_stray(self, act: Callable[[psutil.Process], bool]) -> None:
-        """Call `act` for every process that may descend from the tree and is not listed by it.
+        """Call `act` for every process that may descend from the tree but is not listed by it.
 
-        The supervisor lists all that descend from its children.
+        There is none here: the supervisor lists all descendants of its children.
         """
 
 
 class ForeignProcessTree(ProcessTree):
     """The tree of a process that the supervisor did not start.
 
-    A process that detaches from the tree (its parent ends) stays in it once it was seen.
+    A process that was seen once stays in the tree, even if its parent exits.
     """
 
     def __init__(self, root: psutil.Process) -> None:
@@ -88,7 +90,7 @@ class ForeignProcessTree(ProcessTree):
         self._before = set(psutil.pids())
         try:
             self._above = {parent.pid for parent in root.parents()} | {1}
-        except psutil.NoSuchProcess:  # it has ended: an empty tree
+        except psutil.NoSuchProcess:  # it has exited: an empty tree
             self._above = set()
         self._seen: dict[int, psutil.Process] = {root.pid: root}
 
@@ -112,7 +114,7 @@ class ForeignProcessTree(ProcessTree):
         return list(found)
 
     def each_stray(self, act: Callable[[psutil.Process], bool]) -> None:
-        """Call `act` for the processes that started since and whose parent is one that inherits orphans of this tree."""
+        """Call `act` for processes that started since and whose parent adopts orphans of this tree."""
         import psutil
 
         heirs = self._above - {os.getpid()}

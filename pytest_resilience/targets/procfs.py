@@ -1,4 +1,4 @@
-"""Numbers that Linux keeps of a process, read from /proc; each raises psutil.NoSuchProcess where the process has gone."""
+"""Read figures of a process from /proc. Each function raises psutil.NoSuchProcess after the exit of the process."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class AddressSpace(NamedTuple):
     """Bytes of a process's address space.
 
     Args:
-        data: what counts against RLIMIT_DATA now (VmData).
-        peak: the largest address space that it ever had (VmPeak), data and all else.
+        data: the bytes that count against RLIMIT_DATA now (VmData).
+        peak: the largest total address space so far (VmPeak).
     """
 
     data: int
@@ -23,11 +23,11 @@ class AddressSpace(NamedTuple):
 
 
 class SchedulerTimes(NamedTuple):
-    """Seconds of one thread, as the scheduler counts them.
+    """Seconds of one thread, as counted by the scheduler.
 
     Args:
-        ran: it has been on a processor.
-        waited: it was ready to run, and no processor was free for it.
+        ran: running on a CPU.
+        waited: runnable, and waiting for a CPU.
     """
 
     ran: float
@@ -35,24 +35,24 @@ class SchedulerTimes(NamedTuple):
 
 
 def memory(pid: int) -> AddressSpace:
-    """Return what the address space holds."""
+    """Return the size of the address space."""
     status = _status(pid)
     return AddressSpace(int(status["VmData"].split()[0]) * 1024, int(status["VmPeak"].split()[0]) * 1024)
 
 
 def table_size(pid: int) -> int:
-    """Return the size of the table of descriptors: it grows and never shrinks, so no number beyond it was ever given."""
+    """Return the size of the descriptor table. It never shrinks, so no descriptor beyond it was ever open."""
     return int(_status(pid)["FDSize"])
 
 
 def open_descriptors(pid: int) -> set[int]:
-    """Return the numbers of the descriptors that are open."""
+    """Return the numbers of the open descriptors."""
     with _gone(pid):
         return {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 def rlimit_for(taken: set[int], left: int) -> int:
-    """Return the smallest limit of descriptors under which `left` more can be opened: each gets the lowest number that is free."""
+    """Return the smallest RLIMIT_NOFILE with which `left` more descriptors can be opened; each gets the lowest free number."""
     limit = 0
     while True:
         if limit not in taken:
@@ -69,7 +69,7 @@ def threads(pid: int) -> list[int]:
 
 
 def waiting(pid: int) -> dict[int, SchedulerTimes] | None:
-    """Return the scheduler's seconds of each thread, by its id; None where the kernel does not count them."""
+    """Return the scheduler times of each thread, by its id; None if the kernel does not count them."""
     found = {}
     for thread in threads(pid):
         try:
@@ -83,7 +83,7 @@ def waiting(pid: int) -> dict[int, SchedulerTimes] | None:
 
 
 def has_unaccepted(pid: int) -> bool:
-    """True if a connection waits at one of the process's TCP listeners to be accepted."""
+    """True if a connection waits in the backlog of one of the TCP listeners of the process."""
     inodes = sockets(pid)
     with _gone(pid):
         for name in "tcp", "tcp6":
@@ -94,14 +94,14 @@ def has_unaccepted(pid: int) -> bool:
 
 
 def sockets(pid: int) -> set[int]:
-    """Return the inodes of the sockets that are open."""
+    """Return the inodes of the open sockets."""
     return {int(found[1]) for link in _links(pid) if (found := re.fullmatch(r"socket:\[(\d+)\]", link))}
 
 
 def _links(pid: int) -> Iterator[str]:
     for number in open_descriptors(pid):
         try:
-            yield os.readlink(f"/proc/{pid}/fd/{number}")  # noqa: PTH115  # every 10 ms: pathlib takes longer
+            yield os.readlink(f"/proc/{pid}/fd/{number}")  # noqa: PTH115  # runs every 10 ms; pathlib is slower
         except FileNotFoundError:
             continue
 

@@ -1,4 +1,4 @@
-"""Postgres and Redis as a test sees them: through the proxy, around it, and struck."""
+"""The targets Postgres and Redis: their addresses with and without the proxy, and their faults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Admin = TypeVar("Admin", bound=PostgresAdmin | RedisAdmin)
 
 
 class ServerProcesses:
-    """A backend's server, with the verbs that process faults use."""
+    """Process control of a backend's server, for process faults."""
 
     can_start = True
 
@@ -50,7 +50,7 @@ class ServerProcesses:
 
 
 class RedisProcesses(ServerProcesses):
-    """A Redis can write its data down."""
+    """Process control of Redis, which can save its data before a restart."""
 
     def __init__(self, server: Server, admin: RedisAdmin) -> None:
         super().__init__(server)
@@ -67,9 +67,9 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
     """A server behind a proxy.
 
     Attributes:
-        host, port: the proxy's, where the system under test connects.
-        url: the same with credentials and database.
-        direct_url: around the proxy, for a test's own questions.
+        host, port: the address of the proxy, to which the system under test connects.
+        url: the URL of the server through the proxy, with credentials and database.
+        direct_url: the URL of the server without the proxy, for queries of the test.
     """
 
     def __init__(
@@ -91,27 +91,27 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
 
     @property
     def host(self) -> str:
-        """Where the proxy listens."""
+        """The host on which the proxy listens."""
         return self._address.host
 
     @property
     def port(self) -> int:
-        """The port that the proxy listens on."""
+        """The port on which the proxy listens."""
         return self._address.port
 
     @property
     def url(self) -> str:
-        """The server, through the proxy."""
+        """The URL of the server through the proxy."""
         return self._server.url(self._address)
 
     @property
     def direct_url(self) -> str:
-        """The server, around the proxy."""
+        """The URL of the server without the proxy."""
         return self._server.url(self._server.direct_address)
 
     @property
     def proxy(self) -> toxiproxy.Proxy:
-        """toxiproxy-python's object for this proxy; what it does is undone after the test."""
+        """The `toxiproxy.Proxy` of this server. Its changes are undone after the test."""
         return self._proxy_handle.as_toxiproxy_python()
 
     @property
@@ -124,12 +124,12 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
 
     @property
     def admin(self) -> Admin:
-        """Our own door to the server, around the proxy."""
+        """The admin client of the server, which bypasses the proxy."""
         return self._admin
 
     @property
     def server(self) -> Server:
-        """The backend's server."""
+        """The server of the backend."""
         return self._server
 
     def __repr__(self) -> str:
@@ -143,11 +143,11 @@ class PostgresTarget(ServerTarget[PostgresAdmin]):
     take_connections = fault_method(TakeConnections)
 
     def hold_locks(self, *tables: str) -> Strike:
-        """Hold tables for oneself, as a migration does; none named: all of them."""
+        """Lock tables exclusively, as a migration does. Without names, lock all tables."""
         return HoldLocks(tables).strike(self)
 
     def slow_queries(self, seconds: float, *tables: str) -> Strike:
-        """Let each statement on tables (none named: all) take up to `seconds` longer, in the server itself."""
+        """Make each statement on the named tables (default: all) take up to `seconds` longer in the server."""
         return SlowQueries(seconds, tables).strike(self)
 
     terminate_backends = fault_method(TerminateBackends)
@@ -163,7 +163,11 @@ class RedisTarget(ServerTarget[RedisAdmin]):
         return RedisProcesses(self._server, self._admin)
 
     def restart(self, data: str | None = None) -> Strike:
-        """Stop it in good order and start it again, before the call returns; with its data "kept", or "lost" (as by default)."""
+        """Stop Redis in order and start it again, before the call returns.
+
+        Args:
+            data: "kept" or "lost"; None for the default of the server, which is "lost" for the embedded Redis.
+        """
         return Restart(data).strike(self)
 
     oom = fault_method(Oom)

@@ -1,4 +1,4 @@
-"""The service under test: how it starts, and what a test asks and does to it."""
+"""The service under test: its process, its HTTP client, and the target of the tests."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ if TYPE_CHECKING:
     import httpx
     import psutil
 
-READY_INTERVAL = 0.005  # seconds between two looks at a service that starts
-KEEP_ALIVE = 1.0  # seconds that an idle connection to the service is kept
-TIMEOUT = 10.0  # seconds of the client, unless a call says otherwise
-STOP_TIMEOUT = 5.0  # seconds for an orderly stop before it is killed
+READY_INTERVAL = 0.005  # seconds between two checks of a service that starts
+KEEP_ALIVE = 1.0  # seconds for which an idle connection to the service is kept
+TIMEOUT = 10.0  # default time-out of the client, in seconds
+STOP_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 Explain = Callable[[Exchange, dict[str, float | None]], str]
 
 
 class ThreadLocalClients:
-    """An HTTP client for each thread that asks. In a pool that threads share, httpcore 1.0 may close a connection as idle while
-    another thread sends its request on it: that request would fail, and nobody but us would be to blame.
+    """An HTTP client for each thread.
+
+    In a pool that threads share, httpcore 1.0 may close a connection as idle while another thread sends a request on it. That
+    request would fail without any fault of the service.
     """
 
     def __init__(self, explain: Explain) -> None:
@@ -50,7 +52,7 @@ class ThreadLocalClients:
         self._explain = explain
 
     def of_this_thread(self, url: str) -> httpx.Client:
-        """This thread's client; closed when the thread ends."""
+        """Return the client of this thread, which is closed when the thread ends."""
         owned: _ThreadClient | None = getattr(self._local, "owned", None)
         if owned is None or owned.client.is_closed:
             owned = self._local.owned = _ThreadClient(url, self._explain)
@@ -58,17 +60,17 @@ class ThreadLocalClients:
         return owned.client
 
     def close(self) -> None:
-        """Close them all; whoever asks again gets a new one."""
+        """Close all clients. A later request gets a new client."""
         for owned in list(self._all):
             owned.client.close()
 
     def descriptors(self) -> set[int]:
-        """What they have open in this process."""
+        """Return the descriptors of all clients in this process."""
         return {number for owned in list(self._all) for number in owned.transport.descriptors()}
 
 
 class _ThreadClient:
-    """A client that is closed when its thread is gone."""
+    """A client that is closed when its thread has ended."""
 
     def __init__(self, url: str, explain: Explain) -> None:
         import ssl
@@ -77,9 +79,9 @@ class _ThreadClient:
 
         from .http_transport import Client, TrackingTransport
 
-        # Servers close idle connections, uvicorn after 5 s: ours go before that, or a request would run into the close.
+        # Servers close idle connections, uvicorn after 5 s. The client closes them earlier, or a request could meet the close.
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
-        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it talks HTTP; reading all certificates takes 30 ms
+        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used for HTTP; loading all certificates would take 30 ms
         self.transport = TrackingTransport(trust_env=False, limits=limits, verify=plain)
         self.client = Client(explain, base_url=url, timeout=TIMEOUT, trust_env=False, transport=self.transport)
 
@@ -89,12 +91,12 @@ class _ThreadClient:
 
 
 class RunningService:
-    """A service's process: started, asked, signalled; the same port for as long as it lives.
+    """The process of a service, which keeps its port over restarts.
 
     Args:
-        spec: how to start it.
-        backend: whose supervisor owns the process.
-        clock: reads and spends time.
+        spec: the description of the start.
+        backend: the backend whose supervisor starts the process.
+        clock: the clock for waiting.
     """
 
     can_start = True
@@ -114,26 +116,26 @@ class RunningService:
 
     @property
     def child(self) -> ManagedProcess:
-        """Its process."""
+        """The process of the service."""
         if self._child is None:
             raise SetupError("the service has not been started")
         return self._child
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The base URL of the service."""
         return f"http://{self.spec.host}:{self._port}"
 
     @property
     def client(self) -> httpx.Client:
-        """The calling thread's client: it keeps connections, and asks no proxy of the environment."""
+        """The client of the calling thread. It keeps connections and ignores proxy variables of the environment."""
         return self._clients.of_this_thread(self.url)
 
     def begin(self) -> None:
-        """Start it for a test, as `start` does. A service that was never ready, or failed twice in a row, is not started again.
+        """Start the service for a test. After a failed first start, or two failures in a row, it is not started again.
 
         Raises:
-            ServerNotReady, CannotStart: as `start`; the later ones are short and repeat the first.
+            ServerNotReady, CannotStart: as for `start`. Later errors are short and quote the first one.
         """
         self.raise_start_error()
         try:
@@ -146,24 +148,24 @@ class RunningService:
         self._was_ready, self._failures = True, 0
 
     def raise_start_error(self) -> None:
-        """See whether there is any hope of starting it.
+        """Raise the error of an earlier start that excludes another attempt.
 
         Raises:
-            ServerNotReady, CannotStart: an earlier test has shown that there is none.
+            ServerNotReady, CannotStart: the service could not be started for an earlier test.
         """
         if self._start_error is not None:
             first = str(self._start_error).partition("\n")[0]
             kind = type(self._start_error)
-            again = kind.__new__(kind, f"not started again, as an earlier test has failed with: {first}")
+            again = kind.__new__(kind, f"not started again, because an earlier start failed: {first}")
             vars(again).update(vars(self._start_error))
             raise again
 
     def start(self) -> None:
-        """Start it and wait until it is ready; nothing when it runs.
+        """Start the service unless it runs, and wait until it is ready.
 
         Raises:
-            ServerNotReady: it ended or did not get ready in time; shows command, time, log, and what it listens on.
-            CannotStart: its program can't be executed.
+            ServerNotReady: the process exited or did not become ready in time. The message has command, time, log and open ports.
+            CannotStart: the program can't be executed.
         """
         if self._child is not None and self._child.running:
             return
@@ -182,23 +184,23 @@ class RunningService:
         self._wait_until_ready(self._child, begins)
 
     def _environment(self) -> Mapping[str, str]:
-        """Secrets are in here: no traceback with locals shows them."""
+        """Return the environment of the process, in a mapping whose values no traceback shows."""
         port = {self.spec.port_variable: str(self._port)}
         return Private({**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env, **port})
 
     def log_text(self) -> str:
-        """What it wrote since `stop` was called last, or since the beginning; over kills and restarts."""
+        """Return the output since the last `stop`, or since the beginning. It includes kills and restarts."""
         return self.child.log_text(self._log_start)
 
     def _wait_until_ready(self, child: ManagedProcess, begins: int) -> None:
-        """Wait until the service answers.
+        """Wait until the service is ready.
 
         Raises:
-            ServerNotReady: it ended or did not answer in time.
-            PortTaken: it ended since another process has bound its port.
+            ServerNotReady: the process exited or did not become ready in time.
+            PortTaken: the process exited because another process has bound the port.
         """
         begun = self._clock.now()
-        status: int | str = "no answer yet"
+        status: int | str = "no response yet"
 
         def outcome() -> str | None:
             nonlocal status
@@ -231,7 +233,7 @@ class RunningService:
         raise error
 
     def _explain(self, exchange: Exchange, timeouts: dict[str, float | None]) -> str:
-        """Say more about a request that failed: which time-out it was, what struck meanwhile, whether the process has ended."""
+        """Describe a failed request: its time-out, the active strikes, and the exit of the process."""
         kinds = {"ConnectTimeout": "connect", "ReadTimeout": "read", "WriteTimeout": "write", "PoolTimeout": "pool"}
         given = timeouts.get(kinds.get(exchange.outcome, ""))
         lines = [str(exchange)]
@@ -243,41 +245,41 @@ class RunningService:
         code = self._child.exit_code() if self._child is not None else None
         if code is not None:
             tail = "\n    ".join(scrubbed(self.log_text()).rstrip().splitlines()[-15:])
-            lines.append(f"the service's process has ended with {ending(code)}; its log ends:\n    {tail}")
+            lines.append(f"the process of the service has exited with {ending(code)}; the end of its log:\n    {tail}")
         return "\n".join(lines)
 
     def processes(self) -> list[int]:
-        """The ids of its processes while the first one runs; that one comes first."""
+        """Return the process ids of the tree, the root first; none after the root has exited."""
         return self.child.processes() if self._child is not None and self._child.running else []
 
     def tree(self) -> list[int]:
-        """Its process and all that descends from it."""
+        """Return the process ids of the tree, also after the root has exited."""
         return self.child.processes() if self._child is not None else []
 
     @property
     def descriptors(self) -> set[int]:
-        """What our client has open in this process."""
+        """The descriptors of the client in this process."""
         return self._clients.descriptors()
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL to the tree."""
         self.child.kill()
 
     def terminate(self) -> None:
-        """SIGTERM, and SIGKILL when that takes too long."""
+        """Send SIGTERM, and SIGKILL after a time-out."""
         self.child.terminate(STOP_TIMEOUT)
 
     def pause(self) -> None:
-        """SIGSTOP."""
+        """Send SIGSTOP to the tree."""
         self.child.pause()
 
     def resume(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT to the tree."""
         if self.child.running:
             self.child.resume()
 
     def stop(self) -> None:
-        """End it, at once: its state is thrown away."""
+        """Kill the process at once, and discard its state."""
         self._clients.close()
         if self._child is not None:
             self._child.kill()
@@ -285,21 +287,20 @@ class RunningService:
 
     @property
     def limits(self) -> ProcessLimits:
-        """What its processes may use."""
+        """The resource limits of the processes."""
         child = self.child
         begins = child.log_size()
         return ProcessLimits(ProcessTree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
 
 
 class ServiceTarget(ProcessFaults, ResourceFaults):
-    """The service under test, in a test.
+    """The service under test, as a target.
 
     Attributes:
         url: "http://127.0.0.1:PORT".
-        client: an httpx.Client with that base URL; a request that takes longer than 10 s fails, unless it says timeout=. Each thread
-            has its own.
-        process: its psutil.Process.
-        log: what it has written so far.
+        client: an httpx.Client with that base URL and a time-out of 10 s, one for each thread.
+        process: the process as a psutil.Process.
+        log: the output so far.
     """
 
     def __init__(self, ledger: StrikeRegistry, running: RunningService) -> None:
@@ -308,22 +309,22 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The base URL of the service."""
         return self._running.url
 
     @property
     def client(self) -> httpx.Client:
-        """An httpx.Client with the service's base URL."""
+        """The httpx.Client of this thread, with the base URL of the service."""
         return self._running.client
 
     @property
     def process(self) -> psutil.Process:
-        """Its process."""
+        """The process of the service."""
         return self._running.child.process
 
     @property
     def log(self) -> str:
-        """What it wrote so far, stdout and stderr; a fresh process for a test begins a fresh log."""
+        """The output so far, stdout and stderr. A fresh process for a test starts a fresh log."""
         return self._running.log_text()
 
     @property
@@ -332,31 +333,31 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
 
     @property
     def limits(self) -> ProcessLimits:
-        """What its processes may use."""
+        """The resource limits of the processes."""
         return self._running.limits
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Ask it; `options` are httpx's."""
+        """Send a request; `options` are those of httpx."""
         __tracebackhide__ = True
         return self.client.request(method, path, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        """GET; `options` are httpx's."""
+        """Send GET; `options` are those of httpx."""
         __tracebackhide__ = True
         return self.request("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        """POST; `options` are httpx's, such as json={...}."""
+        """Send POST; `options` are those of httpx, such as json={...}."""
         __tracebackhide__ = True
         return self.request("POST", path, **options)
 
     def put(self, path: str, **options: Any) -> httpx.Response:
-        """PUT; `options` are httpx's."""
+        """Send PUT; `options` are those of httpx."""
         __tracebackhide__ = True
         return self.request("PUT", path, **options)
 
     def delete(self, path: str, **options: Any) -> httpx.Response:
-        """DELETE; `options` are httpx's."""
+        """Send DELETE; `options` are those of httpx."""
         __tracebackhide__ = True
         return self.request("DELETE", path, **options)
 
@@ -367,10 +368,10 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
 
 
 def _status(host: str, port: int, path: str) -> int:
-    """The status of one GET, without a client's weight: it is asked while the service starts on the same cores."""
+    """Return the status of one GET. A full client would take CPU time from the service that starts."""
     with socket.create_connection((host, port), timeout=1.0) as sock:
         sock.sendall(http.request("GET", path, f"{host}:{port}"))
         status = http.parse_status(sock.recv(64))
     if status is None:
-        raise ConnectionError("no HTTP answer")
+        raise ConnectionError("no HTTP response")
     return status

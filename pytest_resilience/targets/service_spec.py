@@ -1,4 +1,4 @@
-"""How the service under test is started, as its owners say it."""
+"""The description of the start of the service under test."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 from ..errors import SetupError
 from ..redaction import is_secret, redacted_command
 
-__tracebackhide__ = True  # an error of a description is its author's
+__tracebackhide__ = True  # errors of a description point to its author's line
 
 
 @dataclass(frozen=True, repr=False)
 class Service:
-    """How to start the service under test.
+    """The description of how to start the service under test.
 
     Args:
         command: program and arguments, such as [sys.executable, "-m", "shop"].
-        port_variable: environment variable that tells it its port.
-        ready: path that answers 2xx or 3xx once it can serve.
-        within: seconds that it has to get there.
-        env: variables added to this process's environment.
-        cwd: its working directory; None for the test run's.
-        host: where it can be reached.
-        restart_between_tests: start a fresh process when the last test used the service or struck anything. A service keeps
-            caches, breakers and pools in its memory; False saves the start and lets them leak from test to test.
+        port_variable: the environment variable for its port.
+        ready: a path that answers 2xx or 3xx once the service is ready.
+        within: seconds until the service must be ready.
+        env: variables added to the environment of this process.
+        cwd: the working directory; None for that of the test run.
+        host: the host name or address of the service.
+        restart_between_tests: start a fresh process if the last test used the service or struck anything. A service keeps
+            caches, circuit breakers and pools in its memory. False saves the start, and that state leaks between tests.
     """
 
     command: Sequence[str]
@@ -40,8 +40,8 @@ class Service:
 
     def __post_init__(self) -> None:
         if isinstance(self.command, str) or not self.command:
-            said = redacted_command([self.command])[0] if isinstance(self.command, str) else self.command
-            raise SetupError(f"Service(command=...) is a list such as [sys.executable, '-m', 'shop'], got {said!r}")
+            shown = redacted_command([self.command])[0] if isinstance(self.command, str) else self.command
+            raise SetupError(f"Service(command=...) is a list such as [sys.executable, '-m', 'shop'], got {shown!r}")
         if not self.ready.startswith("/"):
             raise SetupError(f"Service(ready=...) is a path such as '/readyz', got {self.ready!r}")
         if not self.within > 0:
@@ -53,7 +53,7 @@ class Service:
 
     @property
     def redacted_command_line(self) -> list[str]:
-        """The command as a message may show it: values of `env`, and secrets of this process's environment, by their names."""
+        """The command for messages. Values of `env` and secrets of this process's environment are replaced by their names."""
         secrets = {name: value for name, value in os.environ.items() if is_secret(name)}
         given = {name: value for name, value in self.env.items() if is_secret(name) or _may_be_secret(value)}
         return redacted_command(self.command, secrets | given)
@@ -63,5 +63,5 @@ class Service:
 
 
 def _may_be_secret(value: str) -> bool:
-    """True if a value may be a secret whatever its name: neither a short word, nor a number, a path or a URL without a password."""
+    """True if a value may be a secret: it is no short word, number, path or URL without a password."""
     return len(value) >= 8 and not value.isdigit() and not value.startswith(("/", ".")) and "://" not in value

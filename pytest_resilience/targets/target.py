@@ -1,4 +1,4 @@
-"""What the `resilience` fixture hands out: systems, with a method for each fault that strikes them."""
+"""Base classes of targets: the objects of the `resilience` fixture, with a method for each fault."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from .process_limits import ProcessLimits
 
 
 class StrikeRegistry:
-    """The strikes of one test, or of a session, in order; heals them in the opposite one."""
+    """The strikes of one test or session, in order. They heal in reverse order."""
 
     def __init__(self) -> None:
         self.strikes: list[Strike] = []
 
     def heal(self) -> None:
-        """Heal all that is not healed, the latest first; one that fails does not keep the others from healing.
+        """Heal all active strikes, the latest first. A failed heal does not prevent the others.
 
         Raises:
-            HealFailed: one or more could not be healed; names each.
+            HealFailed: one or more strikes could not be healed; the message names each.
         """
         failures: list[HealFailed] = []
         for strike in reversed(self.strikes):
@@ -55,9 +55,9 @@ class Target:
     """A system that faults strike.
 
     Args:
-        name: first half of a fault's label, such as "redis".
-        ledger: where its strikes are written, so that they are healed at the end at the latest.
-        cannot: the faults that can't be injected, by their names, each with the reason.
+        name: the first half of a fault's label, such as "redis".
+        ledger: the registry of strikes, which heals them at the end of the test at the latest.
+        cannot: the reason for each fault that can't be injected, by its name.
     """
 
     def __init__(self, name: str, ledger: StrikeRegistry, *, cannot: Mapping[str, str] | None = None) -> None:
@@ -66,15 +66,15 @@ class Target:
         self._cannot = cannot or {}
 
     def unsupported(self, fault: str) -> str | None:
-        """Why that fault can't be injected here; None when it can."""
+        """Return the reason for which a fault can't be injected here; None if it can."""
         return self._cannot.get(fault)
 
     def register(self, strike: Strike) -> Strike:
-        """Remember a strike; returns it."""
+        """Register a strike, and return it."""
         self._ledger.strikes.append(strike)
         return strike
 
-    if not TYPE_CHECKING:  # type checkers see wrong names by themselves
+    if not TYPE_CHECKING:  # type checkers detect unknown names without this
 
         def __getattr__(self, name: str) -> Any:
             __tracebackhide__ = True
@@ -82,7 +82,7 @@ class Target:
 
 
 class NetworkFaults(Target):
-    """Faults of the connections to a server; each strikes at once, and heals with its `with` block, `heal()` or the test."""
+    """Network faults: each strikes at once, and heals with its `with` block, `heal()` or the end of the test."""
 
     @property
     def proxy_handle(self) -> ProxyHandle:
@@ -110,30 +110,30 @@ class NetworkFaults(Target):
         within: float = 5.0,
         after_connect: bool = False,
     ) -> Answer | None:
-        """Cancel an operation of this process's own client after it was sent, while its answer is held back in the proxy.
+        """Cancel an operation of a client in this process after its request was sent, while the proxy holds the response.
 
         Args:
-            operation: a coroutine function that asks the server through the proxy.
-            then: the next operation, as a rule on the same client or pool.
-            heal: whether the network heals "before" the next operation, "during" it (when its answer is held back too), or "after" it
-                (which then needs a timeout of its own).
-            within: seconds that each step may take.
+            operation: a coroutine function that sends a request to the server through the proxy.
+            then: the next operation, usually on the same client or pool.
+            heal: "before" the next operation, "during" it (its response is held too), or "after" it (the operation then needs a
+                timeout).
+            within: the maximum seconds for each step.
             after_connect: run the operation once before the fault strikes, for a client that connects at its first operation.
-                Otherwise the answer held back is one of its handshake, and the receipt says so.
+                Otherwise the held response belongs to the handshake, and the receipt notes that.
 
         Returns:
-            What `then` returned; it may raise what it likes.
+            The result of `then`. An exception of `then` is passed on.
 
         Raises:
-            SetupError: the operation ended before an answer was held back, or got no answer at all.
-            NeverHappened: the operation does not end although it was cancelled and the network has healed; or it swallowed its
-                cancellation and returned or raised something else.
+            SetupError: the operation ended before a response was held, or no response came.
+            NeverHappened: the operation did not end after its cancellation and the heal, or it swallowed the cancellation and
+                returned or raised something else.
         """
         return await cancel(self, operation, then=then, heal=heal, within=within, after_connect=after_connect)
 
 
 class ProcessFaults(Target):
-    """Faults of a system's processes."""
+    """Faults of the processes of a system."""
 
     @property
     def process_control(self) -> ProcessControl:
@@ -149,11 +149,11 @@ class ProcessFaults(Target):
 
 
 class ResourceFaults(Target):
-    """Faults of processes that run short of something; each strikes the whole tree, and what is born in it meanwhile."""
+    """Resource faults: each strikes the whole process tree, including processes that start during the fault."""
 
     @property
     def limits(self) -> ProcessLimits:
-        """What the processes may use."""
+        """The resource limits of the processes."""
         raise AssertionError(f"{type(self).__name__} has no process of its own")
 
     memory_pressure = fault_method(MemoryPressure)

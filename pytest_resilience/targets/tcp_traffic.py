@@ -1,7 +1,7 @@
-"""Tell whether anything has reached a tree of processes over TCP. Linux only.
+"""Detect whether data has reached a process tree over TCP (Linux only).
 
-The kernel lists TCP sockets with the bytes that each has received, and tells subscribers without privileges about each socket that is
-destroyed (sock_diag(7)). So a connection that came and went between two looks is seen too.
+The kernel lists TCP sockets with the bytes that each has received, and reports each destroyed socket to subscribers without privileges
+(sock_diag(7)). So a connection that opened and closed between two samples is detected too.
 """
 
 from __future__ import annotations
@@ -34,35 +34,35 @@ _ATTRIBUTE = Struct("=HH")
 _RECEIVED = Struct("=Q")
 _RECEIVED_AT = 128  # of tcpi_bytes_received in struct tcp_info
 _FIN_WAIT2, _TIME_WAIT, _LISTEN = 5, 6, 10
-_LONG = 1 << 32  # milliseconds; longer than a socket fades
-EVENT_DELAY = 0.1  # seconds that the news of a destroyed socket may take on a busy machine
-SKIP_TIMEOUT = 0.02  # seconds to wait for the news of earlier connections
-EVENT_GAP = 0.005  # seconds without any after which those of earlier connections have come, as a rule
+_LONG = 1 << 32  # milliseconds; longer than any timer of a closing socket
+EVENT_DELAY = 0.1  # seconds by which the event of a destroyed socket may be late on a busy machine
+SKIP_TIMEOUT = 0.02  # seconds to wait for events of earlier connections
+EVENT_GAP = 0.005  # seconds without an event after which those of earlier connections have usually arrived
 
 
 class TrafficUnknown(Exception):
-    """The kernel does not say."""
+    """The kernel does not report TCP sockets."""
 
 
 class TcpSocket(NamedTuple):
     """One TCP socket.
 
     Args:
-        state: the kernel's number of its state.
-        port: its own port.
-        peer: the other end's port.
-        cookie: its identity.
-        queue: of a listener, how many connections wait to be accepted.
-        inode: by which a process's descriptors name it.
-        fades: of one that fades away, the milliseconds until it is forgotten.
-        received: bytes, and one for the end of the stream; -1 where they are not counted.
+        state: the kernel's number of the state.
+        port: the local port.
+        peer: the remote port.
+        cookie: the identity of the socket.
+        queue: for a listener, the number of connections in its backlog.
+        inode: the inode, which the descriptors of a process refer to.
+        expires_ms: for a closing socket, the milliseconds until it is removed.
+        received: bytes received, plus one for the end of the stream; -1 if not counted.
     """
 
     state: int
     port: int
     peer: int
     cookie: int
-    fades: int
+    expires_ms: int
     queue: int
     inode: int
     received: int
@@ -72,18 +72,18 @@ class TcpSocket(NamedTuple):
         return self.port, self.peer
 
     @property
-    def fades_away(self) -> bool:
-        """True if no more than the ports are left of it: in TIME_WAIT, or in FIN_WAIT2 and closed."""
+    def is_closing(self) -> bool:
+        """True if only its ports are left: in TIME_WAIT, or in FIN_WAIT2 and closed."""
         return self.state == _TIME_WAIT or (self.state == _FIN_WAIT2 and self.received < 0)
 
 
 class TcpTraffic:
-    """What reaches a tree of processes from now on. The processes must listen on a port."""
+    """Data that reaches a process tree from now on. The processes must listen on a port."""
 
     def __init__(self, tree: ProcessTree) -> None:
         self._tree = tree
         self._events: socket.socket | None = None
-        self._seen = False  # once something has come it has come
+        self._seen = False  # stays True
         try:
             self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
             self._events.bind((0, _GROUPS))
@@ -97,26 +97,26 @@ class TcpTraffic:
         self._ports = {each.port for each in sockets if each.state == _LISTEN and each.inode in inodes}
         self._before = {each.cookie: each.received for each in sockets}
         self._pairs = {each.pair for each in sockets}
-        self._fading = _fading(sockets, at_first=True)
+        self._closing = _closing(sockets, initial=True)
         self._tree_cookies = {each.cookie for each in sockets if each.inode in inodes}
         self._gone: list[TcpSocket] = []
         self._seen = not self._ports
 
     def _skip_old_events(self) -> None:
-        """Read the news of connections that have just ended: they would look like traffic."""
+        """Discard the events of connections that have just closed. They would look like traffic."""
         assert self._events is not None, "opened by the caller"
         give_up = SYSTEM.now() + SKIP_TIMEOUT
         while SYSTEM.now() < give_up and select.select([self._events], [], [], EVENT_GAP)[0]:
             self._events.recv(1 << 16)
 
     def none(self) -> bool:
-        """True if it is certain that nothing has reached the tree; takes 0.1 s then."""
+        """True if certainly no data has reached the tree. This takes 0.1 s."""
         if not self._has_arrived():
             SYSTEM.sleep(EVENT_DELAY)
         return not self._has_arrived()
 
     def close(self) -> None:
-        """Listen no more."""
+        """Unsubscribe from the events."""
         if self._events is not None:
             self._events.close()
 
@@ -129,34 +129,34 @@ class TcpTraffic:
             except (OSError, TrafficUnknown):
                 self._seen = True
                 return True
-            fading = _fading(sockets)
+            closing = _closing(sockets)
             self._seen = (
                 bool(inodes - self._inodes)
-                or any(self._is_new(each, fading) for each in self._gone)
+                or any(self._is_new(each, closing) for each in self._gone)
                 or any(self._shows_traffic(each, inodes) for each in sockets)
             )
         return self._seen
 
     def _shows_traffic(self, each: TcpSocket, inodes: set[int]) -> bool:
-        """True if a socket that is listed shows that something has come."""
+        """True if a listed socket proves that data has arrived."""
         if each.state == _LISTEN:
             return each.inode in inodes and each.queue > 0
-        if each.fades_away:  # has no counters any more
+        if each.is_closing:  # has no counters
             if not self._belongs_to_tree(each):
                 return False
-            known = self._fading.get(each.pair)
-            return each.pair not in self._pairs if known is None else each.fades > known
+            known = self._closing.get(each.pair)
+            return each.pair not in self._pairs if known is None else each.expires_ms > known
         return (each.inode in inodes or self._is_server(each)) and self._grew(each)
 
-    def _is_new(self, each: TcpSocket, fading: dict[tuple[int, int], int]) -> bool:
-        """True if a socket that was destroyed meanwhile shows that something had come."""
+    def _is_new(self, each: TcpSocket, closing: dict[tuple[int, int], int]) -> bool:
+        """True if a destroyed socket proves that data had arrived."""
         if not self._belongs_to_tree(each):
             return False
         if each.cookie in self._before:
             return self._is_server(each) and self._grew(each)
-        # The news of one that was over before comes late, while it fades. If its ports were used again it fades anew, or not at all.
+        # The event of an earlier connection arrives late, while its socket is still closing. Reused ports restart or end its timer.
         for pair in (each.pair, each.pair[::-1]):
-            if pair in self._fading and fading.get(pair, self._fading[pair] + 1) <= self._fading[pair]:
+            if pair in self._closing and closing.get(pair, self._closing[pair] + 1) <= self._closing[pair]:
                 return False
         return True
 
@@ -170,7 +170,7 @@ class TcpTraffic:
         return each.received > max(0, self._before.get(each.cookie, 0)) + 1
 
     def _destroyed(self) -> Iterator[TcpSocket]:
-        assert self._events is not None, "otherwise there is nothing to ask"
+        assert self._events is not None, "opened by the constructor"
         while True:
             try:
                 data = self._events.recv(1 << 16)
@@ -179,15 +179,15 @@ class TcpTraffic:
             yield from _sockets(data)
 
 
-def _fading(sockets: Iterable[TcpSocket], *, at_first: bool = False) -> dict[tuple[int, int], int]:
-    """Return how long each pair of ports still fades.
+def _closing(sockets: Iterable[TcpSocket], *, initial: bool = False) -> dict[tuple[int, int], int]:
+    """Return the remaining time of each closing socket, by its pair of ports.
 
     Args:
-        sockets: all that are listed.
-        at_first: whether those in FIN_WAIT2 may begin anew, as they do when the other end is closed.
+        sockets: all listed sockets.
+        initial: allow those in FIN_WAIT2 to restart their timer, as they do when the other end closes.
     """
-    fading = [each for each in sockets if each.fades_away]
-    return {each.pair: _LONG if at_first and each.state == _FIN_WAIT2 else each.fades for each in fading}
+    closing = [each for each in sockets if each.is_closing]
+    return {each.pair: _LONG if initial and each.state == _FIN_WAIT2 else each.expires_ms for each in closing}
 
 
 def _inodes(processes: Iterable[psutil.Process]) -> set[int]:
@@ -203,7 +203,7 @@ def _inodes(processes: Iterable[psutil.Process]) -> set[int]:
 
 
 def _listed() -> Iterator[TcpSocket]:
-    """All TCP sockets of this network namespace."""
+    """Yield all TCP sockets of this network namespace."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as sock:
         sock.settimeout(1.0)
         for family in socket.AF_INET, socket.AF_INET6:
@@ -214,7 +214,9 @@ def _listed() -> Iterator[TcpSocket]:
                 yield from _sockets(data)
                 if _kinds(data) & {_DONE, _ERROR}:
                     break
-            if _ERROR in _kinds(data) and family == socket.AF_INET:  # without IPv6 there are no such sockets
+            if (
+                _ERROR in _kinds(data) and family == socket.AF_INET
+            ):  # an error for IPv6 means that the kernel has no IPv6
                 raise TrafficUnknown
 
 
@@ -232,13 +234,13 @@ def _kinds(data: bytes) -> set[int]:
 def _sockets(data: bytes) -> Iterator[TcpSocket]:
     for kind, body in _messages(data):
         if kind == _SOCK_DIAG_BY_FAMILY:
-            _, state, _, _, port, peer, _, cookie, fades, queue, _, _, inode = _MESSAGE.unpack_from(body)
+            _, state, _, _, port, peer, _, cookie, expires_ms, queue, _, _, inode = _MESSAGE.unpack_from(body)
             yield TcpSocket(
                 state,
                 int.from_bytes(port, "big"),
                 int.from_bytes(peer, "big"),
                 cookie,
-                fades,
+                expires_ms,
                 queue,
                 inode,
                 _received(body[_MESSAGE.size :]),

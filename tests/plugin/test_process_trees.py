@@ -1,4 +1,4 @@
-"""A fault of resources strikes every process of a service, those that are born meanwhile too, and gives back what it took."""
+"""A resource fault strikes every process of a service, including later ones, and its heal restores the limits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tests.support.trees import COMMANDS, CONFTEST, SERVE
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are Linux'")
 
 
-@pytest.fixture(params=[name for name in COMMANDS if name != "ticking"])  # that one says nothing of what it was refused
+@pytest.fixture(params=[name for name in COMMANDS if name != "ticking"])  # it logs no refusals
 def service(request: pytest.FixtureRequest, project: pytest.Pytester) -> pytest.Pytester:
-    """A project whose service is a tree of processes, of each kind."""
+    """A project with a service that is a process tree, one of each kind."""
     project.makepyfile(serve=SERVE)
     project.makeconftest(CONFTEST.format(command=COMMANDS[request.param]))
     return project
@@ -21,13 +21,13 @@ def service(request: pytest.FixtureRequest, project: pytest.Pytester) -> pytest.
 
 @pytest.fixture
 def prefork(project: pytest.Pytester) -> pytest.Pytester:
-    """A project whose service has two workers, and starts a new one for each that ends."""
+    """A project with a service that has two workers and replaces a worker that exits."""
     project.makepyfile(serve=SERVE)
     project.makeconftest(CONFTEST.format(command=COMMANDS["prefork"]))
     return project
 
 
-def test_every_process_that_answers_is_struck_and_healed(service: pytest.Pytester) -> None:
+def test_every_process_of_the_service_is_struck_and_healed(service: pytest.Pytester) -> None:
     service.makepyfile(
         """
         import httpx, psutil
@@ -73,7 +73,7 @@ def test_every_process_that_answers_is_struck_and_healed(service: pytest.Pyteste
     result.assert_outcomes(passed=4)
 
 
-def test_the_kernel_kills_a_worker_of_a_tree_that_takes_too_much(service: pytest.Pytester) -> None:
+def test_the_kernel_kills_a_worker_when_the_tree_exceeds_its_limit(service: pytest.Pytester) -> None:
     service.makepyfile(
         """
         import httpx, os, pathlib, pytest
@@ -106,7 +106,7 @@ def test_the_kernel_kills_a_worker_of_a_tree_that_takes_too_much(service: pytest
     assert outcomes == {"passed": 2}
 
 
-def test_a_worker_that_is_born_under_the_fault_is_struck_and_healed(prefork: pytest.Pytester) -> None:
+def test_a_worker_that_starts_during_the_fault_is_struck_and_healed(prefork: pytest.Pytester) -> None:
     prefork.makepyfile(
         """
         import os, psutil, pytest, signal
@@ -147,7 +147,7 @@ def test_a_worker_that_is_born_under_the_fault_is_struck_and_healed(prefork: pyt
     prefork.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=3)
 
 
-def test_faults_that_overlap_give_back_what_was_there_before_both(prefork: pytest.Pytester) -> None:
+def test_overlapping_faults_restore_the_limits_from_before_both(prefork: pytest.Pytester) -> None:
     prefork.makepyfile(
         """
         import psutil, pytest
@@ -171,7 +171,7 @@ def test_faults_that_overlap_give_back_what_was_there_before_both(prefork: pytes
     assert not outcomes.keys() & {"failed", "errors", "skipped"}, "passed or vacuous: nothing has met a limit"
 
 
-def test_a_fault_never_gives_more_than_there_was(prefork: pytest.Pytester) -> None:
+def test_a_fault_never_raises_a_limit(prefork: pytest.Pytester) -> None:
     prefork.makepyfile(
         """
         import psutil
@@ -188,7 +188,7 @@ def test_a_fault_never_gives_more_than_there_was(prefork: pytest.Pytester) -> No
     result.stdout.fnmatch_lines(["VACUOUS *exhaust_descriptors(left=2000000) affected no processes"])
 
 
-def test_a_service_that_was_started_anew_is_not_struck(prefork: pytest.Pytester) -> None:
+def test_a_restarted_service_is_not_struck(prefork: pytest.Pytester) -> None:
     prefork.makepyfile(
         """
         import psutil, pytest

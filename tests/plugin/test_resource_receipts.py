@@ -1,4 +1,4 @@
-"""The receipt of a fault of resources says whether a process met the limit, and never more than is known."""
+"""The receipt of a resource fault reports whether a process reached the limit, or that this is unknown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of anoth
 
 @pytest.fixture(params=["prefork", "ticking"])
 def service(request: pytest.FixtureRequest, project: pytest.Pytester) -> pytest.Pytester:
-    """A project whose service blocks while it has nothing to do, or looks around now and then."""
+    """A project with a service that blocks while idle, or runs a timer."""
     project.makepyfile(serve=SERVE)
     project.makeconftest(CONFTEST.format(command=COMMANDS[request.param]))
     return project
@@ -21,13 +21,13 @@ def service(request: pytest.FixtureRequest, project: pytest.Pytester) -> pytest.
 
 @pytest.fixture
 def ticking(project: pytest.Pytester) -> pytest.Pytester:
-    """A project whose service writes nothing into its log."""
+    """A project with a service without log output."""
     project.makepyfile(serve=SERVE)
     project.makeconftest(CONFTEST.format(command=COMMANDS["ticking"]))
     return project
 
 
-def test_without_a_request_every_fault_of_resources_is_vacuous(service: pytest.Pytester) -> None:
+def test_every_resource_fault_is_vacuous_without_a_request(service: pytest.Pytester) -> None:
     service.makepyfile(
         """
         import pytest, time
@@ -56,7 +56,7 @@ def test_without_a_request_every_fault_of_resources_is_vacuous(service: pytest.P
     assert not outcomes
 
 
-def test_far_from_the_limit_it_is_vacuous_whatever_is_asked(service: pytest.Pytester) -> None:
+def test_a_fault_far_from_its_limit_is_vacuous(service: pytest.Pytester) -> None:
     service.makepyfile(
         """
         import pytest
@@ -80,7 +80,7 @@ def test_far_from_the_limit_it_is_vacuous_whatever_is_asked(service: pytest.Pyte
     assert not outcomes
 
 
-def test_what_was_refused_in_silence_is_unknown_and_not_vacuous(ticking: pytest.Pytester) -> None:
+def test_a_refusal_without_a_log_line_is_unknown_and_not_vacuous(ticking: pytest.Pytester) -> None:
     ticking.makepyfile(
         """
         from conftest import ask
@@ -99,7 +99,7 @@ def test_what_was_refused_in_silence_is_unknown_and_not_vacuous(ticking: pytest.
     ticking.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=2)
 
 
-def test_what_is_held_at_the_limit_is_seen_without_a_word_in_the_log(ticking: pytest.Pytester) -> None:
+def test_a_process_at_its_limit_is_detected_without_a_log_line(ticking: pytest.Pytester) -> None:
     ticking.makepyfile(
         """
         import httpx, pytest, socket
@@ -128,7 +128,7 @@ def test_what_is_held_at_the_limit_is_seen_without_a_word_in_the_log(ticking: py
     ticking.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=3)
 
 
-def test_a_shared_processor_is_felt_only_by_what_needs_it(service: pytest.Pytester) -> None:
+def test_cpu_contention_affects_only_processes_that_need_the_cpu(service: pytest.Pytester) -> None:
     service.makepyfile(
         """
         from conftest import ask
@@ -173,7 +173,7 @@ for line in sys.stdin:
 """
 
 
-def test_the_processes_of_a_named_tree_are_struck_and_healed(project: pytest.Pytester) -> None:
+def test_a_foreign_process_tree_is_struck_and_healed(project: pytest.Pytester) -> None:
     project.makepyfile(
         hungry=HUNGRY,
         test_it="""

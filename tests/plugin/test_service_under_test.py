@@ -1,4 +1,4 @@
-"""The service under test is a process of its own: started, asked, struck, and its troubles told."""
+"""The service under test is a separate process. Errors of its start and its requests are described."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_process_faults_strike_the_service_and_heal(shop: pytest.Pytester) -> No
             with service.kill() as strike:
                 with pytest.raises(httpx.ConnectError) as failure:
                     service.get("/memory")
-                assert "ended with exit code -9" in failure.value.__notes__[0]
+                assert "exited with exit code -9" in failure.value.__notes__[0]
             assert service.url == port and service.process.pid != pid
             assert service.get("/memory").status_code == 200
             assert strike.receipt.touched == 1 and strike.receipt.unit == "processes"
@@ -61,7 +61,7 @@ def test_process_faults_strike_the_service_and_heal(shop: pytest.Pytester) -> No
     assert not outcomes
 
 
-def test_a_service_that_ends_at_once_shows_command_and_log(shop: pytest.Pytester) -> None:
+def test_the_error_of_a_service_that_exits_at_once_shows_command_and_log(shop: pytest.Pytester) -> None:
     shop.makepyfile(shop="import sys; sys.exit('shop: no such shop')", test_it="def test_it(resilience): pass")
     result = shop.runpytest_subprocess()
     result.assert_outcomes(errors=1)
@@ -76,7 +76,7 @@ def test_a_service_that_ends_at_once_shows_command_and_log(shop: pytest.Pytester
     result.stdout.no_fnmatch_line("*pytest_resilience/*")
 
 
-def test_a_service_that_never_gets_ready_shows_how_long_it_had_and_its_log(shop: pytest.Pytester) -> None:
+def test_the_error_of_a_service_that_is_never_ready_shows_its_time_and_log(shop: pytest.Pytester) -> None:
     shop.makeconftest((shop.path / "conftest.py").read_text().replace("within=10.0", "within=0.5"))
     shop.makepyfile(
         shop="import time; print('shop: thinking', flush=True); time.sleep(60)", test_it="def test_it(resilience): pass"
@@ -102,7 +102,7 @@ def test_without_a_service_fixture_the_error_shows_the_lines_to_write(project: p
     )
 
 
-def test_a_service_fixture_that_returns_something_else_says_what_it_must_return(project: pytest.Pytester) -> None:
+def test_a_service_fixture_with_a_wrong_value_is_an_error_that_names_the_right_type(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import pytest
@@ -130,7 +130,7 @@ def test_an_environment_is_not_shown(shop: pytest.Pytester) -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "message"),
     [
         ('Service("python -m shop")', "is a list such as"),
         ("Service([])", "is a list such as"),
@@ -139,14 +139,14 @@ def test_an_environment_is_not_shown(shop: pytest.Pytester) -> None:
         ('Service(["x"], env={"PORT": 1})', "takes strings; these are not: PORT"),
     ],
 )
-def test_a_wrong_description_is_told_at_once(call: str, told: str) -> None:
+def test_an_invalid_service_is_an_error_at_once(call: str, message: str) -> None:
     from pytest_resilience import Service, SetupError
 
-    with pytest.raises(SetupError, match=told):
+    with pytest.raises(SetupError, match=message):
         eval(call, {"Service": Service})  # the table above
 
 
-def test_a_module_with_another_service_does_not_meet_the_first_ones(shop: pytest.Pytester) -> None:
+def test_a_module_with_another_service_gets_its_own_process(shop: pytest.Pytester) -> None:
     theirs = """
         import psutil, pytest
         from pytest_resilience import Service
@@ -174,7 +174,7 @@ def test_a_module_with_another_service_does_not_meet_the_first_ones(shop: pytest
     shop.runpytest_subprocess().assert_outcomes(passed=2)
 
 
-def test_the_service_runs_short_of_descriptors_and_processor_time(shop: pytest.Pytester) -> None:
+def test_descriptors_and_cpu_time_of_the_service_can_be_exhausted(shop: pytest.Pytester) -> None:
     shop.makepyfile(
         """
         import os, httpx, psutil, pytest, sys, time
@@ -215,7 +215,7 @@ def test_the_service_runs_short_of_descriptors_and_processor_time(shop: pytest.P
     assert not outcomes
 
 
-def test_a_process_that_the_user_names(project: pytest.Pytester) -> None:
+def test_a_process_named_by_its_id_can_be_struck(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import os, psutil, pytest, subprocess, sys
@@ -252,7 +252,7 @@ def test_a_process_that_the_user_names(project: pytest.Pytester) -> None:
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=8)
 
 
-def test_the_kernel_kills_who_takes_more_than_the_limit_and_no_group_is_left(project: pytest.Pytester) -> None:
+def test_the_kernel_kills_a_process_over_the_memory_limit_and_no_cgroup_is_left(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import os, pathlib, pytest, subprocess, sys
@@ -311,7 +311,7 @@ def test_the_kernel_kills_who_takes_more_than_the_limit_and_no_group_is_left(pro
     assert outcomes == {"passed": 3, "vacuous": 1}
 
 
-# name: command and options of a service that does not get ready, and what is said of it
+# name: command and options of a service that does not become ready, and its error
 NEVER_READY = {
     "killed": (
         "[sys.executable, '-c', 'import os; os.kill(os.getpid(), 9)']",
@@ -326,16 +326,16 @@ NEVER_READY = {
         [
             "*the service did not answer within 3 s; it is still running",
             "*GET / on port *: ConnectionRefusedError",
-            "*it listens on 127.0.0.1:*, and not on *, which PORT says; Service(port_variable=...) names the variable*",
+            "*it listens on 127.0.0.1:*, not on *, the value of PORT; Service(port_variable=...) names the variable*",
         ],
     ),
     "another_path": (
         "['sh', '-c', f'exec {sys.executable} -m http.server --bind 127.0.0.1 $PORT'], ready='/readyz', within=3",
-        ["*GET /readyz on port * answered 404 *; is Service(ready=...) a path of it[?]"],
+        ["*GET /readyz on port * answered 404 *; does the service have the path of Service(ready=...)[?]"],
     ),
     "silent": (
         "[sys.executable, '-c', SILENT], within=3",
-        ["*GET / on port *: TimeoutError, although it listens there"],
+        ["*GET / on port *: TimeoutError, although it listens on that port"],
     ),
     "not_on_path": ("['no-such-shop']", ["*the service could not be started: 'no-such-shop' is not on PATH (*"]),
     "no_file": (
@@ -374,19 +374,19 @@ def test_second(resilience): pass
 """
 
 
-def test_a_service_that_never_gets_ready_says_why_and_fails_at_once_from_then_on(project: pytest.Pytester) -> None:
+def test_a_service_that_is_never_ready_is_described_once_and_then_fails_at_once(project: pytest.Pytester) -> None:
     modules = {f"test_{name}": SERVICES.replace("{service}", service) for name, (service, _) in NEVER_READY.items()}
     project.makepyfile(**modules)
     result = project.runpytest_subprocess(*(f"{name}.py" for name in modules))
     result.assert_outcomes(errors=2 * len(NEVER_READY))
     sections = result.stdout.str().partition("short test summary")[0].split("ERROR at setup of test_first")[1:]
-    for section, (_, told) in zip(sections, NEVER_READY.values(), strict=True):
+    for section, (_, message) in zip(sections, NEVER_READY.values(), strict=True):
         first, second = section.split("ERROR at setup of test_second")
         pytest.LineMatcher(first.splitlines()).fnmatch_lines(
-            [">*def test_first(resilience): pass", *(f"E {each}" for each in told)]
+            [">*def test_first(resilience): pass", *(f"E {each}" for each in message)]
         )
         (again,) = [line for line in second.splitlines() if line.startswith("E ")]
-        assert ": not started again, as an earlier test has failed with: the service " in again
+        assert ": not started again, because an earlier start failed: the service " in again
     result.stdout.no_fnmatch_line("*pytest_resilience/*")
     result.stdout.no_fnmatch_line("*hunter2*")
 
@@ -473,7 +473,7 @@ def test_without(resilience):
 """
 
 
-def test_a_request_that_fails_says_what_struck_and_shows_no_frames_of_the_client(project: pytest.Pytester) -> None:
+def test_a_failed_request_shows_the_active_strikes_and_no_frames_of_the_client(project: pytest.Pytester) -> None:
     project.makepyfile(slow=SLOW, test_it=ASKING)
     result = project.runpytest_subprocess("-k", "hanging or client or gone")
     result.assert_outcomes(failed=3)
@@ -490,7 +490,7 @@ def test_a_request_that_fails_says_what_struck_and_shows_no_frames_of_the_client
             '>*resilience.service.get("/")',
             "E *httpx.ConnectError: *refused",
             "E *active strikes: service.kill",
-            "E *the service's process has ended with exit code -9 (SIGKILL); its log ends:",
+            "E *the process of the service has exited with exit code -9 (SIGKILL); the end of its log:",
         ]
     )
     frames = ("httpcore", "site-packages", "pytest_resilience/")
@@ -502,7 +502,7 @@ def test_a_request_that_fails_says_what_struck_and_shows_no_frames_of_the_client
     assert "httpcore" in full.stdout.str()
 
 
-def test_a_probe_that_fails_shows_the_last_exchanges_and_no_frames_of_ours(project: pytest.Pytester) -> None:
+def test_a_failed_probe_shows_the_last_exchanges_and_no_frames_of_the_plugin(project: pytest.Pytester) -> None:
     project.makepyfile(slow=SLOW, test_it=ASKING)
     result = project.runpytest_subprocess("-k", "eventually or recovers or without")
     result.assert_outcomes(failed=3)
@@ -522,11 +522,11 @@ def test_a_probe_that_fails_shows_the_last_exchanges_and_no_frames_of_ours(proje
     )
     frames = ("httpcore", "site-packages", "pytest_resilience/")
     assert [line for line in result.outlines if any(frame in line for frame in frames)] == []
-    told = [line for line in result.outlines if line.startswith("E ") and "last exchanges of" in line]
-    assert len(told) == 2, "of the probe's own time only"
+    message = [line for line in result.outlines if line.startswith("E ") and "last exchanges of" in line]
+    assert len(message) == 2, "of the probe's own time only"
 
 
-def test_a_command_is_shown_without_secrets_wherever_it_is_shown(project: pytest.Pytester) -> None:
+def test_a_command_is_always_shown_without_secrets(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
         import sys, pytest

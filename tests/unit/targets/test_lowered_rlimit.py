@@ -1,4 +1,4 @@
-"""A limit lowered for a tree of processes: a stranger is left alone, and what can't be limited leaves nothing behind."""
+"""Lowering a limit leaves other processes alone, and a failure changes no limit."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def files(process: psutil.Process) -> tuple[int, int]:
     return process.rlimit(psutil.RLIMIT_NOFILE)
 
 
-def test_a_process_that_has_the_id_of_one_that_ended_is_another_one(child: psutil.Process) -> None:
+def test_a_process_with_a_reused_id_is_left_alone(child: psutil.Process) -> None:
     ended = psutil.Process(child.pid)
-    ended._ident, ended._create_time = (child.pid, -1.0), -1.0  # psutil tells processes apart by their start
+    ended._ident, ended._create_time = (child.pid, -1.0), -1.0  # psutil compares processes by their start
     tree = ProcessTree(ended, lambda: [child.pid])
     assert tree.members() == [child]
     assert ended not in tree.members()
 
 
-def test_a_limit_that_the_process_sets_meanwhile_stays(child: psutil.Process) -> None:
+def test_a_limit_that_the_process_sets_during_the_fault_stays(child: psutil.Process) -> None:
     limit = LoweredRlimit(ForeignProcessTree(child), psutil.RLIMIT_NOFILE, lambda _: 100)
     hard = files(child)[1]
     limit.lower()
@@ -49,7 +49,7 @@ def test_a_limit_that_the_process_sets_meanwhile_stays(child: psutil.Process) ->
     assert files(child) == (77, hard)
 
 
-def test_where_one_process_may_not_be_limited_none_is(child: psutil.Process) -> None:
+def test_no_process_is_limited_if_one_of_them_cannot_be(child: psutil.Process) -> None:
     before = files(child)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         tree = ProcessTree(child, lambda: [child.pid, other.pid])
@@ -74,7 +74,7 @@ def test_a_process_of_another_user_is_an_error_at_once(child: psutil.Process) ->
         limits.limit_descriptors(0)
 
 
-def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: psutil.Process) -> None:
+def test_all_other_limits_are_restored_if_one_cannot_be(child: psutil.Process) -> None:
     before = files(child)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         limit = LoweredRlimit(ProcessTree(child, lambda: [other.pid, child.pid]), psutil.RLIMIT_NOFILE, lambda _: 100)
@@ -101,7 +101,7 @@ def test_one_that_may_not_be_restored_does_not_keep_the_others_limited(child: ps
         lambda m: m.contend_cpu(1),
     ],
 )
-def test_what_has_ended_has_nothing_to_strike(child: psutil.Process, strike: object) -> None:
+def test_a_strike_on_an_exited_process_is_an_error(child: psutil.Process, strike: object) -> None:
     tree = ForeignProcessTree(child)
     child.kill()
     child.wait()

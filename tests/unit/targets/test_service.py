@@ -1,4 +1,4 @@
-"""The clients that ask the service under test: one for each thread, and none that is left."""
+"""Each thread has one client for the service under test, and no client is left open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether anything has reached a service over TCP is known for certain, or not at all."""
+"""TCP traffic to a service is certainly present, certainly absent, or unknown."""
 
 from __future__ import annotations
 
@@ -59,15 +59,15 @@ def is_quiet(tree: ForeignProcessTree) -> bool:
         traffic.close()
 
 
-def test_where_nothing_comes_that_is_certain_in_the_end(server: tuple[ForeignProcessTree, int]) -> None:
+def test_without_traffic_the_absence_is_certain(server: tuple[ForeignProcessTree, int]) -> None:
     tree, port = server
     for _ in range(5):
-        visit(port)  # the kernel may tell late of its end: then nothing is certain
+        visit(port)  # the kernel may report its end late; then nothing is certain
         assert until(lambda: is_quiet(tree), within=20)
 
 
 @pytest.mark.parametrize("come", [visit, lambda port: visit(port, reset=True)], ids=["closed", "reset"])
-def test_a_connection_that_came_and_went_is_heard(
+def test_a_connection_between_two_samples_is_detected(
     server: tuple[ForeignProcessTree, int], come: Callable[[int], None]
 ) -> None:
     tree, port = server
@@ -79,7 +79,7 @@ def test_a_connection_that_came_and_went_is_heard(
         traffic.close()
 
 
-def test_a_word_on_a_connection_that_was_there_is_heard(server: tuple[ForeignProcessTree, int]) -> None:
+def test_data_on_an_existing_connection_is_detected(server: tuple[ForeignProcessTree, int]) -> None:
     tree, port = server
     with socket.create_connection(("127.0.0.1", port)) as connection:
         echo(connection)
@@ -90,7 +90,7 @@ def test_a_word_on_a_connection_that_was_there_is_heard(server: tuple[ForeignPro
         traffic.close()
 
 
-def test_a_connection_that_is_not_accepted_is_heard(server: tuple[ForeignProcessTree, int]) -> None:
+def test_a_connection_that_is_not_accepted_is_detected(server: tuple[ForeignProcessTree, int]) -> None:
     tree, port = server
     with socket.create_connection(("127.0.0.1", port)) as first:
         echo(first)
@@ -100,7 +100,7 @@ def test_a_connection_that_is_not_accepted_is_heard(server: tuple[ForeignProcess
         traffic.close()
 
 
-def test_of_a_process_that_does_not_listen_nothing_is_known() -> None:
+def test_without_a_listening_port_the_absence_of_traffic_is_unknown() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         traffic = TcpTraffic(ForeignProcessTree(psutil.Process(process.pid)))
         assert not traffic.none()
