@@ -39,7 +39,7 @@ GRANTS = {
     "the table and the right to create it": (
         "alter role clerk set search_path = nowhere",
         "no table",
-        "cannot be made",
+        "cannot be created",
     ),
     "rights": ("alter role clerk reset search_path", "no rights", "DELETE, INSERT, SELECT, UPDATE"),
     "a right on one column": (
