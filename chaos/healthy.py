@@ -2,7 +2,7 @@
 
 # Settings of the service in this suite. Shorter periods than in production, so that "the next check" comes within a second.
 POOL_MAX = 20  # connections; as on the night of the incident, and quick to fill
-POOL_CHECK_INTERVAL = 0.25  # seconds; 30 in production
+POOL_CHECK_INTERVAL = 0.5  # seconds; 30 in production
 POOL_IDLE_TIMEOUT = 1.0  # seconds until an idle connection is closed; 30 in production
 ACQUIRE_TIMEOUT = 1.0  # seconds that a request waits for a connection; 3 in production
 COMMAND_TIMEOUT = 3.0  # seconds for a statement; 5 in production
