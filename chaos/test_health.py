@@ -108,7 +108,7 @@ def sample(resilience: Resilience, control: httpx.Client) -> tuple[list[TimedRep
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-def test_health_answers_within_50_ms_under(
+def test_health_answers_within_50_ms_under_every_fault(
     resilience: Resilience, control_url: str, fault: Callable[[Resilience], Strike]
 ) -> None:
     path = f"/api/campaigns/{create(resilience)['id']}"

@@ -15,7 +15,9 @@ LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets 
 NEW_CONNECTION = {"Connection": "close"}  # kept connections are closed during a shutdown
 
 
-def test_it_starts_without_postgres_and_redis_and_becomes_ready_when_they_come_up(resilience: Resilience) -> None:
+def test_the_service_starts_without_postgres_and_redis_and_becomes_ready_when_they_come_up(
+    resilience: Resilience,
+) -> None:
     begin = time.monotonic()
     with another_instance(resilience, ready=False):
         normal = time.monotonic() - begin  # every start is slow on a busy machine

@@ -160,7 +160,9 @@ def test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures(r
     recovers(lambda: resilience.service.get("/api/campaigns?limit=1").status_code == 200, within=5.0)
 
 
-def test_near_its_memory_limit_it_sheds_load_logs_that_once_and_serves_essential_routes(resilience: Resilience) -> None:
+def test_load_is_shed_near_the_memory_limit_and_logged_once_and_essential_routes_are_served(
+    resilience: Resilience,
+) -> None:
     def refused() -> bool:
         reply = resilience.service.post("/api/campaigns", json={"name": "n", "message": "m"})
         return reply.status_code == 503 and "Retry-After" in reply.headers

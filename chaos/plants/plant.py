@@ -39,4 +39,4 @@ def plant(name: str, rationale: str, *edits: tuple[str, str, str], tests: str | 
 TWICE = "test_redis_gone.py::test_reads_survive_two_outages_of_redis_in_a_row"
 SLOW_REDIS = "test_cache.py::test_a_slow_redis_costs_a_read_at_most_one_budget_and_never_mixes_up_replies"
 STARVED = "test_postgres_slow.py::test_a_starved_pool_gives_timely_503s_and_one_alert_and_recovers_to_full_capacity"
-BOOT = "test_lifecycle.py::test_it_starts_without_postgres_and_redis_and_becomes_ready_when_they_come_up"
+BOOT = "test_lifecycle.py::test_the_service_starts_without_postgres_and_redis_and_becomes_ready_when_they_come_up"

@@ -11,7 +11,7 @@ MEMORY = "test_repeated_failures.py::test_a_second_memory_shortage_is_logged_she
 SILENT = "test_repeated_failures.py::test_silent_connections_cost_one_statement_timeout_each_time_they_occur"
 POSTGRES = "test_repeated_failures.py::test_every_outage_of_postgres_is_logged_once_and_ends_when_postgres_is_back"
 UPSTASH = "test_repeated_failures.py::test_upstash_is_used_again_after_each_outage_and_never_replaced"
-STOP = "test_repeated_failures.py::test_sigterm_ends_it_cleanly_during_and_after_outages"
+STOP = "test_repeated_failures.py::test_sigterm_ends_the_service_cleanly_during_and_after_outages"
 
 PLANTS = (
     plant(
