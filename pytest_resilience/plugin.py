@@ -285,16 +285,10 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the strikes and the logs to the report of a failure, and mark a vacuous test."""
-    if call.excinfo is not None and not item.config.getoption("fulltrace"):
-        from .report.frames import shorten
-
-        if shorten(call.excinfo.value, str(item.path), (item.location[1] or 0) + 1, item.name):
-            call.excinfo = pytest.ExceptionInfo.from_exception(call.excinfo.value)
+    _shorten_traceback(item, call)
     report = yield
-    reasons = [text for name, text in item.user_properties if name == UNSUPPORTED]
-    if report.skipped and reasons:  # skipped at the test, not in this file
-        path, line, _ = item.location
-        report.longrepr = (str(item.config.rootpath / path), (line or 0) + 1, f"Skipped: {reasons[-1]}")
+    if report.skipped:
+        _move_skip_to_test(item, report)
     if report.failed:
         item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set()).add(item.stash.get(ATTEMPTS, 1))
     fixture = item.stash.get(RESILIENCE, None)
@@ -306,6 +300,24 @@ def pytest_runtest_makereport(
         report.user_properties.remove(VACUOUS)  # JUnit calls it an error
     _redact(report)
     return report
+
+
+def _shorten_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """Remove the frames of the plugin from an error that its message explains, unless --full-trace is set."""
+    if call.excinfo is None or item.config.getoption("fulltrace"):
+        return
+    from .report.frames import shorten
+
+    if shorten(call.excinfo.value, str(item.path), (item.location[1] or 0) + 1, item.name):
+        call.excinfo = pytest.ExceptionInfo.from_exception(call.excinfo.value)
+
+
+def _move_skip_to_test(item: pytest.Item, report: pytest.TestReport) -> None:
+    """Give a skip for an unsupported fault the line of the test instead of a line of this file."""
+    reasons = [text for name, text in item.user_properties if name == UNSUPPORTED]
+    if reasons:
+        path, line, _ = item.location
+        report.longrepr = (str(item.config.rootpath / path), (line or 0) + 1, f"Skipped: {reasons[-1]}")
 
 
 def _mark_outcome(item: pytest.Item, report: pytest.TestReport, fixture: Resilience) -> None:

@@ -102,6 +102,9 @@ class LeakCheck:
                 collected = True
             else:
                 self._clock.sleep(POLL_INTERVAL)
+        return self._report(findings)
+
+    def _report(self, findings: Iterable[Finding]) -> list[Leak]:
         # A socket of a closed loop may stay open for a while after its server has closed it. It is reported with its loop.
         findings = [f for f in findings if f.descriptor is None or f.descriptor.target not in self._reported_sockets]
         keys = {finding.key for finding in findings}

@@ -89,21 +89,28 @@ class _Finder:
         }
 
     def findings(self, new: list[Resource]) -> list[Finding]:
-        found: list[Finding] = []
-        subscriptions: list[Finding] = []
-        for resource in new:
-            describe = self._server_resource if resource.server else self._by_kind[resource.kind]
-            if (finding := describe(resource)) is not None:
-                (subscriptions if resource.kind == "subscription" else found).append(finding)
-        channels = redis.channel_names(len(subscriptions), self._before.channels, self._now.channels)
-        names = zip(subscriptions, channels, strict=False)
-        found += [finding._replace(leak=Leak(f"subscription:{name}")) for finding, name in names]
+        """Return a finding for each new resource that is a leak, subscriptions last."""
+        subscriptions = [resource for resource in new if resource.kind == "subscription"]
+        others = [resource for resource in new if resource.kind != "subscription"]
+        found = [*self._describe(others), *self._with_channels(self._describe(subscriptions))]
         if self._only is not None:
             found = [f for f in found if f.descriptor is not None and f.descriptor.number in self._only]
-        reported = {
-            f.descriptor.number for f in found if f.descriptor is not None and f.leak.kind not in ("socket", "fd")
-        }
+        connections = [f.descriptor for f in found if f.descriptor is not None and f.leak.kind not in ("socket", "fd")]
+        reported = {descriptor.number for descriptor in connections}
         return [finding for finding in found if not self._is_duplicate(finding, reported)]
+
+    def _describe(self, resources: list[Resource]) -> list[Finding]:
+        described = [
+            (self._server_resource if resource.server else self._by_kind[resource.kind])(resource)
+            for resource in resources
+        ]
+        return [finding for finding in described if finding is not None]
+
+    def _with_channels(self, subscriptions: list[Finding]) -> list[Finding]:
+        """Give subscriptions the names of the new channels."""
+        channels = redis.channel_names(len(subscriptions), self._before.channels, self._now.channels)
+        named = zip(subscriptions, channels, strict=False)
+        return [finding._replace(leak=Leak(f"subscription:{channel}")) for finding, channel in named]
 
     def _finding(self, resource: Resource, details: str, descriptor: Descriptor | None = None) -> Finding:
         return Finding(
