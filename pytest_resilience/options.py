@@ -225,8 +225,8 @@ class Options:
         backends = tuple(plugin_backends)
         for option in VALUES:
             found = given.get(option.name)
-            more = backends if option.name == "backend" else ()
-            value = option.parse(found.value, found.source, more) if found is not None else option.default
+            more_choices = backends if option.name == "backend" else ()
+            value = option.parse(found.value, found.source, more_choices) if found is not None else option.default
             if option.name not in Settings._fields:
                 setattr(self, option.name, value)
         self.settings = Settings(**{name: str(given[name].value) for name in Settings._fields if name in given})

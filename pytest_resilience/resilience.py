@@ -136,8 +136,8 @@ class Resilience:
             loops: event loops that outlive the test.
             allowed: patterns of resources that may stay.
         """
-        self._new_leak_check = lambda more: LeakCheck(
-            self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *more]
+        self._new_leak_check = lambda also_allowed: LeakCheck(
+            self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *also_allowed]
         )
         self._leak_check = self._new_leak_check(())
         return self._leak_check

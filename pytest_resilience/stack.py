@@ -207,8 +207,8 @@ class Stack:
     @property
     def targets(self) -> dict[str, PostgresTarget | RedisTarget]:
         """All servers by name."""
-        more = {name: self.extra_target(name, self._registry) for name in self._extra_admins}
-        return {"postgres": self.postgres, "redis": self.redis, **more}
+        extra = {name: self.extra_target(name, self._registry) for name in self._extra_admins}
+        return {"postgres": self.postgres, "redis": self.redis, **extra}
 
     @property
     def services(self) -> list[RunningService]:
@@ -283,8 +283,8 @@ class Stack:
                 running.raise_start_error()
 
     def _admins(self, kind: type[Admin]) -> list[Admin]:
-        every = (self._postgres_admin, self._redis_admin, *(admin for _, admin in self._extra_admins.values()))
-        return [admin for admin in every if isinstance(admin, kind)]
+        admins = (self._postgres_admin, self._redis_admin, *(admin for _, admin in self._extra_admins.values()))
+        return [admin for admin in admins if isinstance(admin, kind)]
 
     def logs(self) -> dict[str, str]:
         """Return the log of each server since the test began."""

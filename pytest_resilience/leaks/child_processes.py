@@ -60,16 +60,15 @@ def new_children(before: set[int]) -> list[Resource]:
     Args:
         before: the ids of the old processes, from `process_ids`.
     """
-    every = process_ids()
-    new = {pid: found for pid in sorted(every - before) if (found := _process(pid)) is not None}
+    new = {pid: found for pid in sorted(process_ids() - before) if (found := _process(pid)) is not None}
     if not new:
         return []
     own = {os.getpid(), *_forkservers()}
     me = _process(os.getpid())
-    kept = _multiprocessing_helpers()
+    helpers = _multiprocessing_helpers()
     resources: list[Resource] = []
     for process in new.values():
-        if process.state in "ZX" or process.pid in kept:
+        if process.state in "ZX" or process.pid in helpers:
             continue
         if _first_old_ancestor(process, new) in own:
             resources.append(_resource(process, ""))
@@ -179,8 +178,8 @@ def _command(pid: int) -> list[str]:
 def _multiprocessing_name(pid: int) -> str:
     """Return the name of a child that multiprocessing has started."""
     module = sys.modules.get("multiprocessing.process")
-    every: Iterable[Any] = list(getattr(module, "_children", ()))
-    return next((str(child.name) for child in every if child.pid == pid), "")
+    children: Iterable[Any] = list(getattr(module, "_children", ()))
+    return next((str(child.name) for child in children if child.pid == pid), "")
 
 
 def _forkservers() -> set[int]:

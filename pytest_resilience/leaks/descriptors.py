@@ -120,9 +120,6 @@ def python_internal_descriptors() -> set[int]:
     """Return the descriptors that multiprocessing opens once for the whole process and keeps."""
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     forkserver = sys.modules.get("multiprocessing.forkserver")
-    kept = [getattr(getattr(tracker, "_resource_tracker", None), "_fd", None)]
-    kept += [getattr(getattr(forkserver, "_forkserver", None), name, None) for name in ("_forkserver_alive_fd",)]
-    return {number for number in kept if isinstance(number, int)}
-
-
-# -- threads and tasks
+    numbers = [getattr(getattr(tracker, "_resource_tracker", None), "_fd", None)]
+    numbers.append(getattr(getattr(forkserver, "_forkserver", None), "_forkserver_alive_fd", None))
+    return {number for number in numbers if isinstance(number, int)}

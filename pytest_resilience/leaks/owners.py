@@ -129,10 +129,10 @@ class ConnectionOwners:
         import psutil
 
         try:
-            every = _tcp(psutil)
+            connections = _tcp(psutil)
         except psutil.Error:
             return {}
-        return {(c.laddr.port, c.raddr.port): c.pid for c in every if c.pid}
+        return {(c.laddr.port, c.raddr.port): c.pid for c in connections if c.pid}
 
 
 def _tcp(source: Any) -> list[Any]:

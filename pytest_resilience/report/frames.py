@@ -39,8 +39,8 @@ def shorten(error: BaseException, path: str, line: int, name: str) -> bool:
 
 
 def _shorten(error: BaseException, otherwise: TracebackType) -> None:
-    kept = list(_without_package_frames(_frames(error)))
-    error.__traceback__ = _chain(kept) if any(map(_is_user_frame, kept)) else otherwise
+    frames = list(_without_package_frames(_frames(error)))
+    error.__traceback__ = _chain(frames) if any(map(_is_user_frame, frames)) else otherwise
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if cause is not None and any(map(_is_user_frame, _without_package_frames(_frames(cause)))):
         _shorten(cause, otherwise)

@@ -85,9 +85,9 @@ def strike_lines(strikes: Sequence[Strike]) -> list[str]:
 
 def tail(text: str, lines: int) -> str:
     """Return the last lines of a log, and the number of lines before them."""
-    every = text.rstrip().splitlines()
-    left_out = [f"({counted(len(every) - lines, 'lines')} before)"] if len(every) > lines else []
-    return "\n".join(left_out + every[-lines:])
+    all_lines = text.rstrip().splitlines()
+    left_out = [f"({counted(len(all_lines) - lines, 'lines')} before)"] if len(all_lines) > lines else []
+    return "\n".join(left_out + all_lines[-lines:])
 
 
 def summary_lines(summary: RunSummary) -> list[str]:
