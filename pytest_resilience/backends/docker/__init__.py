@@ -1,1 +1,1 @@
-"""Servers and Toxiproxy in containers."""
+"""Postgres, Redis and Toxiproxy in containers."""

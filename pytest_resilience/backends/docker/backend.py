@@ -1,12 +1,13 @@
-"""The docker backend: Postgres, Redis and the real Toxiproxy in containers on one private network, run by testcontainers."""
+"""The docker backend: Postgres, Redis and the real Toxiproxy in containers on a private network, run by testcontainers."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -27,12 +28,13 @@ from .servers import PostgresContainer, RedisContainer
 from .toxiproxy import FIRST_PROXY_PORT, PUBLISHED_PROXY_PORTS, ToxiproxyContainer
 
 if TYPE_CHECKING:
-    from testcontainers.core.network import Network
+    from docker import DockerClient
+    from docker.models.networks import Network
 
     from .container import Container
 
-PULL_WITHIN = 300.0  # seconds for one image, and only when somebody asked for this very backend
-# What stands between a client and a published port accepts and then hangs up, whatever happens behind it.
+PULL_WITHIN = 300.0  # seconds for one image, only when the user names this backend
+# Docker's port forwarder accepts every connection and closes it later, whatever the container does.
 FORWARDED_REASON = (
     "clients reach it by a forwarded port here, which accepts where it should refuse, and closes where it should reset"
 )
@@ -42,15 +44,15 @@ RYUK = "TESTCONTAINERS_RYUK_DISABLED"
 class DockerBackend(SupervisedBackend):
     """Real servers in containers.
 
-    Clients reach Toxiproxy at its own address on the private network where that is one of this machine's (Docker on Linux), because
-    a port that the engine forwards can neither refuse nor reset. Elsewhere they take forwarded ports of 127.0.0.1.
+    Clients reach Toxiproxy at its address on the private network if that network is on this machine (Docker on Linux), because a forwarded
+    port can neither refuse nor reset. Otherwise clients use forwarded ports on 127.0.0.1.
 
     Args:
         settings: the images.
-        reason: one phrase for the header.
-        environ: where to look for the engine.
-        pull: whether images that are not there may be pulled.
-        clock: what to wait with.
+        reason: why this backend was selected, one phrase for pytest's header.
+        environ: has the variables that name the engine.
+        pull: True if missing images may be pulled.
+        clock: the clock to wait with.
     """
 
     name = "docker"
@@ -70,6 +72,7 @@ class DockerBackend(SupervisedBackend):
         self._environ = environ
         self._pull = pull
         self._clock = clock
+        self._docker: DockerClient | None = None
         self._network: Network | None = None
         self._proxy: ToxiproxyContainer | None = None
         self._containers: list[Container] = []
@@ -78,7 +81,7 @@ class DockerBackend(SupervisedBackend):
         self._context: ContainerContext | None = None
 
     @property
-    def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # known when the network is there
+    def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # depends on the network
         return unsupported_faults(forwarded=self._network is not None and not self._network_reachable)
 
     def start(self) -> None:
@@ -129,7 +132,7 @@ class DockerBackend(SupervisedBackend):
         self.api = self._proxy.api
 
     def add_server(self, kind: Literal["postgres", "redis"], name: str) -> None:
-        assert self._context is not None, "start comes first"
+        assert self._context is not None, "start first"
         server: PostgresContainer | RedisContainer
         password = new_password()
         if kind == "postgres":
@@ -145,21 +148,20 @@ class DockerBackend(SupervisedBackend):
     def _create_network(
         self, engine: engines.Engine, session: str, labels: Mapping[str, str], pending_dir: Path
     ) -> Network:
+        import docker
         from docker.errors import APIError
-        from testcontainers.core.network import Network
 
-        network = Network(docker_client_options(engine), {"labels": dict(labels), "driver": "bridge"})
-        network.name = session
+        client = self._docker = docker.DockerClient(base_url=engine.url)
         try:
             with mark_pending(pending_dir, session):
-                network.create()
+                network = client.networks.create(session, driver="bridge", labels=dict(labels))
         except APIError as error:
             raise BackendUnavailable(f"Docker could not make a network: {error.explanation or error}") from None
-        gateway = (network._unwrap_network.attrs.get("IPAM") or {}).get("Config") or []
-        if not gateway:
-            network._unwrap_network.reload()
-            gateway = network._unwrap_network.attrs["IPAM"]["Config"] or []
-        self._network_reachable = any(is_local_address(each.get("Gateway", "")) for each in gateway)
+        gateways = (network.attrs.get("IPAM") or {}).get("Config") or []
+        if not gateways:
+            network.reload()
+            gateways = network.attrs["IPAM"]["Config"] or []
+        self._network_reachable = any(is_local_address(each.get("Gateway", "")) for each in gateways)
         return network
 
     def _pull_missing_images(self, engine: engines.Engine) -> None:
@@ -176,9 +178,9 @@ class DockerBackend(SupervisedBackend):
                 for image in missing:
                     client.images.pull(image)
             except (DockerException, OSError) as error:
-                said = getattr(error, "explanation", None) or error
+                reason = getattr(error, "explanation", None) or error
                 raise BackendUnavailable(
-                    f"Docker has no image {', '.join(missing)} and can't pull it ({said}); scripts/images in our repository "
+                    f"Docker has no image {', '.join(missing)} and can't pull it ({reason}); scripts/images in the repository "
                     "builds stand-ins, --resilience-*-image names others"
                 ) from None
             finally:
@@ -188,22 +190,22 @@ class DockerBackend(SupervisedBackend):
         for container in self._containers:
             container.disconnect()
         self._containers = []
-        if self._network is not None:
-            self._network._docker.client.close()
-            self._network = None
+        if self._docker is not None:
+            self._docker.close()
+            self._docker = self._network = None
         super().close()
 
     def proxy_addresses(self, name: str) -> tuple[str, str]:
         number = next(self._proxy_numbers)
         if number >= PUBLISHED_PROXY_PORTS and not self._network_reachable:
             raise SetupError(
-                f"{name!r} is one server too many: clients reach them by forwarded ports here, which are for "
-                f"{PUBLISHED_PROXY_PORTS} servers"
+                f"{name!r} is one server too many: clients reach servers by forwarded ports here, of which there are "
+                f"{PUBLISHED_PROXY_PORTS}"
             )
         return f"0.0.0.0:{FIRST_PROXY_PORT + number}", str(self.servers[name].upstream_address)
 
     def client_address(self, listen: str) -> Address:
-        assert self._proxy is not None, "start comes first"
+        assert self._proxy is not None, "start first"
         port = int(listen.rpartition(":")[2])
         return (
             Address(self._proxy.private_host, port) if self._network_reachable else self._proxy.published_address(port)
@@ -213,14 +215,14 @@ class DockerBackend(SupervisedBackend):
         return self._proxy.connection_counts(proxy) if self._proxy is not None else None
 
     def proxied_clients(self, proxy: str) -> ProxiedClients | None:
-        # Beyond a forwarded port, it is the forwarder that Toxiproxy knows.
+        # With forwarded ports, the client of Toxiproxy is the forwarder.
         return self._proxy.proxied_clients(proxy) if self._proxy is not None and self._network_reachable else None
 
     def versions(self) -> str:
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
 
     def restart_dead(self) -> None:
-        assert self._proxy is not None, "start comes first"
+        assert self._proxy is not None, "start first"
         before = self._proxy.private_host
         if self._proxy.alive() and not self._proxy.api_responds():
             self._proxy.kill()
@@ -231,7 +233,7 @@ class DockerBackend(SupervisedBackend):
                 "toxiproxy",
                 command=["docker", "start"],
                 within=0.0,
-                log=f"it came back at {self._proxy.private_host}, and clients were told {before}",
+                log=f"it restarted at {self._proxy.private_host}, but clients have the address {before}",
                 exit_code=None,
             )
         for server in self.servers.values():
@@ -268,7 +270,7 @@ def forwards_ports(engine: engines.Engine) -> bool:
 
 
 def is_local_address(address: str) -> bool:
-    """Whether an address is one of this machine's own: then what is on its network is on this machine."""
+    """True if an address belongs to this machine. Then its network is on this machine too."""
     if not address or sys.platform != "linux":
         return False
     with socket.socket() as probe:
@@ -280,16 +282,16 @@ def is_local_address(address: str) -> bool:
 
 
 def machine_id() -> str:
-    """This machine, or container, since its last start."""
+    """Return an id of this machine or container, which changes with each start."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()}:{boot.read_text().strip() if boot.exists() else ''}"
 
 
 def remove_stale_sessions(engine: engines.Engine) -> list[str]:
-    """Remove what sessions of this machine left that were killed together with their supervisor.
+    """Remove the containers and networks of sessions of this machine that were killed together with their supervisor.
 
     Returns:
-        The sessions.
+        The names of the sessions.
     """
     here = f"{engines.MACHINE}={machine_id()}"
     found: dict[str, str] = {}
@@ -303,20 +305,18 @@ def remove_stale_sessions(engine: engines.Engine) -> list[str]:
     return stale
 
 
-class ryuk_disabled:  # noqa: N801  # reads as the statement that it is
-    """Keep testcontainers from starting Ryuk, unless it was asked for: the supervisor does its work, in a tenth of its time."""
+@contextlib.contextmanager
+def ryuk_disabled(environ: Mapping[str, str]) -> Iterator[None]:
+    """Keep testcontainers from starting Ryuk, unless TESTCONTAINERS_RYUK_DISABLED=false demands it.
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._asked_for = environ.get(RYUK, "").lower() in ("false", "0", "no")
+    The supervisor does the work of Ryuk in a tenth of its time.
+    """
+    from testcontainers.core.config import testcontainers_config
 
-    def __enter__(self) -> None:
-        from testcontainers.core.config import testcontainers_config
-
-        self._before = testcontainers_config.ryuk_disabled
-        if not self._asked_for:
-            testcontainers_config.ryuk_disabled = True
-
-    def __exit__(self, *_: object) -> None:
-        from testcontainers.core.config import testcontainers_config
-
-        testcontainers_config.ryuk_disabled = self._before
+    before = testcontainers_config.ryuk_disabled
+    if environ.get(RYUK, "").lower() not in ("false", "0", "no"):
+        testcontainers_config.ryuk_disabled = True
+    try:
+        yield
+    finally:
+        testcontainers_config.ryuk_disabled = before

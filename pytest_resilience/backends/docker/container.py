@@ -1,4 +1,4 @@
-"""A container of ours: started, asked whether it serves, killed, frozen, read."""
+"""The base class of the containers of a session."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from ..managed_server import ANSWER_WITHIN, HOST, STOP_WITHIN, ManagedServer
 from ..session.ports import PortTaken, free_port, with_free_port
 
 if TYPE_CHECKING:
-    from docker.models.containers import Container as Raw
+    from docker.models.containers import Container as DockerPyContainer
+    from docker.models.networks import Network
     from testcontainers.core.container import DockerContainer
-    from testcontainers.core.network import Network
 
     from .engine import Engine
 
 Result = TypeVar("Result")
 
-START_WITHIN = 60.0  # seconds; it takes about one, an image's first start on a slow disk many
-GONE_WITHIN = 10.0  # seconds for an engine to see that a killed container has ended
-POLL = 0.01  # seconds between two questions to a server that starts; more of them would slow it down
+START_WITHIN = 60.0  # seconds; it takes one, but many for the first start of an image on a slow disk
+GONE_WITHIN = 10.0  # seconds for an engine to notice the end of a killed container
+POLL = 0.01  # seconds between two attempts to reach a server that starts; more attempts would slow it down
 
 
 class ContainerContext(NamedTuple):
-    """Where containers of a session live.
+    """The environment that the containers of a session share.
 
     Args:
-        client_options: testcontainers' settings for a client of the engine.
+        client_options: options of testcontainers for a client of the engine.
         network: the private network.
-        labels: by which they are found again.
-        pending_dir: a directory that says what the engine is at work on, for whoever removes all of it.
-        clock: what to wait with.
+        labels: labels that identify the containers of the session.
+        pending_dir: a directory with a file for each request that the engine may not have finished, for the cleanup.
+        clock: the clock to wait with.
     """
 
     client_options: dict[str, Any]
@@ -51,31 +51,36 @@ class ContainerContext(NamedTuple):
 
 @contextmanager
 def mark_pending(pending_dir: Path, name: str) -> Iterator[None]:
-    """While the engine makes something of that name: it goes on if we are killed meanwhile."""
+    """Mark a name as pending during a request, because the engine finishes the requests of a killed client."""
     from docker.errors import APIError
 
     mark = pending_dir / name
     mark.touch()
     try:
         yield
-    except APIError:  # an answer; without one nobody knows, and the mark stays
+    except (
+        APIError
+    ):  # the engine has refused the request; without a response, the outcome is unknown and the mark stays
         mark.unlink()
         raise
     mark.unlink()
 
 
 def docker_client_options(engine: Engine) -> dict[str, Any]:
-    """Testcontainers' settings for a client of that engine, whatever the environment says meanwhile."""
+    """Return options of testcontainers for a client of this engine, even if DOCKER_HOST changes."""
     return {"environment": {**os.environ, "DOCKER_HOST": engine.url}}
 
 
 class Container(ManagedServer):
-    """One container, waited for by asking what runs in it.
+    """A container, polled until the server in it answers.
 
     Args:
-        name: its name on the private network, and in messages.
-        image: what to run.
-        place: where.
+        name: its name on the private network and in messages.
+        image: the image to run.
+        context: the session.
+
+    Attributes:
+        private_host: its IP address on the private network; empty before the start.
     """
 
     def __init__(self, name: str, image: str, context: ContainerContext) -> None:
@@ -86,31 +91,31 @@ class Container(ManagedServer):
         self._container: DockerContainer | None = None
         self._addresses: dict[int, Address] = {}
 
-    # what the kinds say
-
     @abstractmethod
     def ports(self) -> list[int]:
-        """The ports that this machine shall reach, the main one first."""
+        """Return the ports to publish on loopback, the main port first."""
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What the image's entry point is given."""
+        """Return the arguments for the entry point of the image."""
 
     def environment(self) -> Mapping[str, str]:
-        """Variables for it; secrets go here, since a command line is for everybody to see."""
+        """Return environment variables. Secrets are passed by them, because all users can read a command line."""
         return {}
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Ask once whether it serves. An OSError counts as no."""
-
-    # its life
-
-    def launch(self) -> None:
-        """Create and start it; `wait_until_ready` tells whether it serves.
+        """True if the server answers. Each call tries once.
 
         Raises:
-            ServerNotReady: the engine could not start it.
+            OSError: the server does not answer yet.
+        """
+
+    def launch(self) -> None:
+        """Create and start the container, without waiting for the server (`wait_until_ready`).
+
+        Raises:
+            ServerNotReady: the engine could not start the container.
         """
         self._container = with_free_port(self._create_and_start)
         self._expected_running = True
@@ -127,8 +132,8 @@ class Container(ManagedServer):
         container.with_command(self.command()).with_envs(**self.environment())
         container.with_kwargs(labels=dict(self._context.labels))
         for port in self.ports():
-            # Ports of our own choice stay when the container starts again; those that the engine draws do not.
-            container.ports[str(port)] = (HOST, free_port())  # type: ignore[assignment]  # it takes docker-py's forms too
+            # Ports that the engine chooses would change when the container starts again.
+            container.ports[str(port)] = (HOST, free_port())  # type: ignore[assignment]  # it accepts docker-py's forms too
         try:
             with mark_pending(self._context.pending_dir, name):
                 container.start()
@@ -142,16 +147,16 @@ class Container(ManagedServer):
         return container
 
     def _start_failed(self, error: Exception) -> ServerNotReady:
-        said = str(getattr(error, "explanation", None) or error)
+        reason = str(getattr(error, "explanation", None) or error)
         return ServerNotReady(
-            self.name, command=["docker", "run", self._image], within=START_WITHIN, log=said, exit_code=None
+            self.name, command=["docker", "run", self._image], within=START_WITHIN, log=reason, exit_code=None
         )
 
     def wait_until_ready(self) -> None:
-        """Wait until it answers.
+        """Wait until the server answers.
 
         Raises:
-            ServerNotReady: it ended, or did not answer in time.
+            ServerNotReady: the container ended, or the server did not answer in time.
         """
         polls = 0
 
@@ -175,30 +180,32 @@ class Container(ManagedServer):
         return ServerNotReady(self.name, command=command, within=START_WITHIN, log=log, exit_code=code)
 
     def disconnect(self) -> None:
-        """Close our connection to the engine; the supervisor has the container removed."""
+        """Close the connection to the engine. The supervisor removes the container."""
         if self._container is not None:
             self._container.get_docker_client().client.close()
             self._container = None
 
     @property
-    def _docker_container(self) -> Raw:
+    def _docker_container(self) -> DockerPyContainer:
         assert self._container is not None, "launch first"
         return self._container.get_wrapped_container()
 
-    def _call_engine(self, question: Callable[[], Result]) -> Result:
-        """Ask the engine something.
+    def _call_engine(self, call: Callable[[], Result]) -> Result:
+        """Call a function of docker-py.
 
         Raises:
-            BackendDied: it is gone, or has no such container any more.
+            BackendDied: the engine does not answer, or no longer has the container.
         """
         import requests
         from docker.errors import APIError, NotFound
 
         try:
-            return question()
+            return call()
         except NotFound:
-            raise BackendDied(f"the container of {self.name} is gone; somebody must have removed it") from None
-        except APIError:  # one of requests' own too
+            raise BackendDied(
+                f"the container of {self.name} does not exist any more; it must have been removed"
+            ) from None
+        except APIError:  # a RequestException too
             raise
         except requests.exceptions.RequestException as error:
             raise BackendDied(f"the Docker engine does not answer: {type(error).__name__}") from None
@@ -209,7 +216,7 @@ class Container(ManagedServer):
         return state
 
     def update_addresses(self) -> None:
-        """Learn where it can be reached now: an engine that starts it again may have bound other ports."""
+        """Read the published ports and the private address, which may change when the container starts again."""
         wait_until(self._are_ports_bound, within=ANSWER_WITHIN, every=POLL, clock=self._clock)
         self._addresses = {
             port: Address(HOST, int(bound[0]["HostPort"])) for port, bound in self._bound_ports().items()
@@ -226,32 +233,30 @@ class Container(ManagedServer):
         return {int(port.split("/")[0]): bound for port, bound in ports.items() if bound}
 
     def published_address(self, port: int) -> Address:
-        """Where this machine reaches one of its ports."""
+        """Return the loopback address of a published port."""
         return self._addresses[port]
 
-    # Server's verbs
-
     def alive(self) -> bool:
-        """Whether its main process exists; a paused one does."""
+        """True if the main process exists, paused or not."""
         return self._container is not None and bool(self._state().get("Running"))
 
     def processes(self) -> list[int]:
-        """The ids of its processes, as the engine's machine counts them, the main one first; empty when it is down."""
+        """Return the process ids on the machine of the engine, the main process first. The list is empty when it is down."""
         from docker.errors import APIError
 
         try:
             top = self._call_engine(lambda: self._docker_container.top(ps_args="-eo pid"))
-        except APIError:  # it does not run
+        except APIError:  # the container does not run
             return []
         main = self._state().get("Pid")
         pids = [int(row[0]) for row in top["Processes"] or []]
         return sorted(pids, key=lambda pid: pid != main)
 
     def start(self) -> None:
-        """Start it again, and wait until it answers. Nothing to do when it runs.
+        """Start the container again, and wait until the server answers. Do nothing if it runs.
 
         Raises:
-            ServerNotReady: it does not come up.
+            ServerNotReady: the server does not answer in time.
         """
         from docker.errors import APIError
 
@@ -266,15 +271,15 @@ class Container(ManagedServer):
             self.wait_until_ready()
 
     def kill(self) -> None:
-        """SIGKILL to all its processes; returns when they are gone."""
+        """Send SIGKILL to all its processes, and return when they have exited."""
         self._expected_running = False
         self._signal("SIGKILL")
         self._wait_until_ended(GONE_WITHIN)
 
     def stop(self) -> None:
-        """Have it shut down in order; SIGKILL when that takes too long."""
+        """Shut it down in an orderly way, or by SIGKILL if that takes too long."""
         self._expected_running = False
-        self.resume()  # a frozen process hears nothing
+        self.resume()  # a frozen process does not handle signals
         self._signal(self.stop_signal)
         if not self._wait_until_ended(STOP_WITHIN):
             self.kill()
@@ -294,7 +299,7 @@ class Container(ManagedServer):
         return wait_until(lambda: not self.alive(), within=within, every=POLL, clock=self._clock)
 
     def pause(self) -> None:
-        """Freeze all its processes; returns when none of them runs."""
+        """Freeze all its processes, and return when none of them runs."""
         from docker.errors import APIError
 
         try:
@@ -304,7 +309,7 @@ class Container(ManagedServer):
                 raise
 
     def resume(self) -> None:
-        """Take a pause back."""
+        """Continue all its processes after `pause`."""
         from docker.errors import APIError
 
         if self._state().get("Paused"):
@@ -315,11 +320,11 @@ class Container(ManagedServer):
                     raise
 
     def log_size(self) -> int:
-        """How many bytes its log has."""
+        """Return the size of its log in bytes."""
         return len(self._log())
 
     def log_text(self, since: int = 0) -> str:
-        """Its log from byte `since` on."""
+        """Return its log from byte `since` on."""
         return self._log()[since:].decode(errors="replace")
 
     def _log(self) -> bytes:

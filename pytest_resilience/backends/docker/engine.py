@@ -1,7 +1,7 @@
-"""A Docker engine asked by hand: whether one answers, which images it has, and the removal of what a session left in it.
+"""A small client of a Docker engine. It finds the engine and its images, and removes what a session left in it.
 
-pytest's header needs the first two in every run, so nothing heavy may be loaded for them. The supervisor runs the removal when a session
-ends, however it ends, by `python -I -S`: so little of the package is imported either.
+pytest's header looks for engine and images in every run, so this file imports little (docker-py takes 435 ms). The supervisor runs the
+removal by `python -I -S` when a session ends, also if it is killed, so this file imports little of the package either.
 """
 
 from __future__ import annotations
@@ -11,37 +11,41 @@ import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from ...clients.receive import receive_all
 from ...wire import http
 
-ANSWER_WITHIN = 1.0  # seconds for a question
+if TYPE_CHECKING:
+    import threading
+
+ANSWER_WITHIN = 1.0  # seconds for a response
 REMOVE_WITHIN = 15.0  # seconds for the removal of one container; it takes 0.2 to 0.5
-POLL_INTERVAL = 0.05  # seconds between two looks for what is left
-MAX_POLLS = 300  # how often we look at most
+POLL_INTERVAL = 0.05  # seconds between two lists of containers and networks
+MAX_POLLS = 300
 # The engine finishes requests of a killed client, and lists the container only when it is ready. If a pending name has not appeared after
 # this many polls, the request was never sent.
 POLLS_FOR_PENDING = 16
 
-SESSION = "pytest-resilience.session"  # a label: which session it belongs to
-OWNER = "pytest-resilience.owner"  # a label: the file that this session's process keeps locked
-MACHINE = "pytest-resilience.machine"  # a label: where that file is
+# Labels of containers and networks.
+SESSION = "pytest-resilience.session"  # the name of the session
+OWNER = "pytest-resilience.owner"  # the file that the process of the session keeps locked
+MACHINE = "pytest-resilience.machine"  # the machine of that file
 
 
 class EngineUnavailable(Exception):
-    """None answers; the message says why, in a few words."""
+    """No engine answers. The message has the reason in a few words."""
 
 
 class Engine:
-    """A Docker engine of this machine. Each question takes a connection of its own.
+    """A Docker engine of this machine. Each request opens a connection.
 
     Args:
         url: "unix:///var/run/docker.sock" or "tcp://127.0.0.1:2375".
 
     Raises:
-        EngineUnavailable: that is no engine of this machine.
+        EngineUnavailable: the URL is not one of this machine.
     """
 
     def __init__(self, url: str) -> None:
@@ -53,13 +57,20 @@ class Engine:
             self._path = None
             self._address = parts.hostname, parts.port
         else:
-            raise EngineUnavailable(f"the engine at {url} is not on this machine, so its loopback is not ours")
+            raise EngineUnavailable(
+                f"the engine at {url} is not on this machine, so its ports are not on this loopback"
+            )
 
     def request(self, method: str, path: str, *, within: float = ANSWER_WITHIN) -> http.HttpResponse:
-        """One question.
+        """Send a request and return the response.
+
+        Args:
+            method: the HTTP method.
+            path: the path, with query.
+            within: seconds for each system call.
 
         Raises:
-            EngineUnavailable: nobody answers in time.
+            EngineUnavailable: no engine answers in time.
         """
         try:
             with self._connect(within) as connection:
@@ -70,7 +81,7 @@ class Engine:
         except FileNotFoundError:
             raise EngineUnavailable(f"there is no {self._path}") from None
         except ConnectionRefusedError:
-            raise EngineUnavailable(f"nobody listens at {self.url}") from None
+            raise EngineUnavailable(f"nothing listens at {self.url}") from None
         except OSError as error:
             raise EngineUnavailable(f"{self.url} does not answer ({type(error).__name__})") from None
         try:
@@ -91,7 +102,7 @@ class Engine:
         return connection
 
     def missing_images(self, images: list[str]) -> list[str]:
-        """Those images that it does not have."""
+        """Return the images that the engine does not have."""
         return [
             image for image in images if self.request("GET", f"/images/{quote(image, safe='/:@')}/json").status != 200
         ]
@@ -104,41 +115,58 @@ class Engine:
         return [each["Gateway"] for each in response.json["IPAM"]["Config"] or [] if each.get("Gateway")]
 
     def find_labelled(self, kind: str, label: str) -> list[dict[str, Any]]:
-        """Its containers or networks ("containers", "networks") with that label, "name" or "name=value"."""
+        """Return the containers or networks with a label.
+
+        Args:
+            kind: "containers" or "networks".
+            label: "name" or "name=value".
+        """
         filters = quote(json.dumps({"label": [label]}))
         path = f"/containers/json?all=1&filters={filters}" if kind == "containers" else f"/networks?filters={filters}"
         found: list[dict[str, Any]] = self.request("GET", path, within=5.0).json
         return found
 
     def remove(self, session: str, pending_names: Iterable[str] = ()) -> None:
-        """Remove all that carries the session's label; returns when nothing does.
+        """Remove all containers and networks of a session, and return when none is left.
 
         Args:
-            session: its name.
-            pending_names: names of containers and networks that the engine may be making for it still.
+            session: the name of the session.
+            pending_names: names of containers and networks that the engine may still be creating for this session.
+        """
+        pending = set(pending_names)
+        deletions: dict[str, threading.Thread] = {}
+        empty_polls = 0
+        for _ in range(MAX_POLLS):
+            paths, names = self._list_session(session)
+            pending -= names
+            self._delete_parallel(paths, deletions)
+            empty_polls = 0 if paths else empty_polls + 1
+            if empty_polls > (POLLS_FOR_PENDING if pending else 0):
+                return
+            _pause(POLL_INTERVAL)
+
+    def _list_session(self, session: str) -> tuple[list[str], set[str]]:
+        """Return the paths to delete first, containers before networks, and the names of all containers and networks."""
+        label = f"{SESSION}={session}"
+        containers, networks = (self.find_labelled(kind, label) for kind in ("containers", "networks"))
+        names = {name.lstrip("/") for each in containers for name in each["Names"]}
+        paths = [f"/containers/{each['Id']}?force=1&v=1" for each in containers]
+        paths = paths or [f"/networks/{each['Id']}" for each in networks]
+        return paths, names | {each["Name"] for each in networks}
+
+    def _delete_parallel(self, paths: list[str], deletions: dict[str, threading.Thread]) -> None:
+        """Start a thread for each path that has none, or that is still listed after its thread has ended.
+
+        Args:
+            paths: the paths to delete.
+            deletions: the threads by path, to be updated.
         """
         import threading
 
-        label = f"{SESSION}={session}"
-        pending_names = set(pending_names)
-        deletions: dict[str, threading.Thread] = {}
-        quiet = 0
-        for _ in range(MAX_POLLS):
-            containers = self.find_labelled("containers", label)
-            networks = self.find_labelled("networks", label)
-            pending_names -= {name.lstrip("/") for each in containers for name in each["Names"]}
-            pending_names -= {each["Name"] for each in networks}
-            found = [f"/containers/{each['Id']}?force=1&v=1" for each in containers]
-            found = found or [f"/networks/{each['Id']}" for each in networks]
-            for path in found:
-                # Side by side, since each takes its time; and again when one comes back and the thing is still there.
-                if path not in deletions or not deletions[path].is_alive():
-                    deletions[path] = threading.Thread(target=self._delete, args=(path,), daemon=True)
-                    deletions[path].start()
-            quiet = 0 if found else quiet + 1
-            if quiet > (POLLS_FOR_PENDING if pending_names else 0):
-                return
-            _pause(POLL_INTERVAL)
+        for path in paths:
+            if path not in deletions or not deletions[path].is_alive():
+                deletions[path] = threading.Thread(target=self._delete, args=(path,), daemon=True)
+                deletions[path].start()
 
     def _delete(self, path: str) -> None:
         try:
@@ -148,13 +176,13 @@ class Engine:
 
 
 def _pause(seconds: float) -> None:
-    import select  # `time` is for clock.py, which can't be had here
+    import select  # `time` is for clock.py, which this file can't import
 
     select.select([], [], [], seconds)
 
 
 def candidate_urls(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
-    """Where an engine of this machine may listen: the one that was named, or those that are usual."""
+    """Return the URL in DOCKER_HOST, or otherwise the usual URLs of an engine on this machine."""
     if named := environ.get("DOCKER_HOST"):
         yield named
         return
@@ -165,12 +193,12 @@ def candidate_urls(environ: Mapping[str, str] = os.environ) -> Iterator[str]:
 
 
 def find_engine(environ: Mapping[str, str] = os.environ) -> Engine:
-    """The engine of this machine, which has just answered.
+    """Return an engine of this machine that answers.
 
     Raises:
-        EngineUnavailable: there is none; says why.
+        EngineUnavailable: no engine answers. The message has the reason.
     """
-    problem = EngineUnavailable("no place to look")
+    problem = EngineUnavailable("no usual URL")
     for url in candidate_urls(environ):
         try:
             engine = Engine(url)
@@ -183,11 +211,11 @@ def find_engine(environ: Mapping[str, str] = os.environ) -> Engine:
 
 
 def main(url: str, session: str, pending_dir: str) -> None:
-    """Remove what a session left.
+    """Remove all containers and networks of a session that has ended.
 
     Args:
-        url: the engine.
-        session: its name.
-        pending_dir: a directory with a file for each thing that the engine may be making still, of that thing's name.
+        url: the URL of the engine.
+        session: the name of the session.
+        pending_dir: a directory with a file for each container or network that the engine may still be creating, with its name.
     """
     Engine(url).remove(session, os.listdir(pending_dir) if os.path.isdir(pending_dir) else ())  # noqa: PTH112, PTH208  # no pathlib here

@@ -17,12 +17,9 @@ from .container import Container, ContainerContext
 POSTGRES_PORT = 5432
 REDIS_PORT = 6379
 INITDB_ARGS = "--no-sync -E UTF8 --no-locale"
-IMAGE_SETTINGS = (
-    "listen_addresses",
-    "unix_socket_directories",
-)  # what a container is reached by is its image's business
-# A password on the command line would be for everybody to see; a here-document makes it the server's standard input.
-# DEBUG, for the fault `loading`, has to be switched on from version 7 on; the switch is unknown before.
+IMAGE_SETTINGS = ("listen_addresses", "unix_socket_directories")  # the image decides how its server is reached
+# All users can read a command line, so the server reads the password from its standard input, a here-document.
+# The fault `loading` needs DEBUG, which must be enabled from version 7 on. Before, there is no such option.
 REDIS_SCRIPT = """case $(redis-server --version) in *v=[1-6].*) ;; *) set -- "$@" --enable-debug-command yes ;; esac
 exec redis-server - "$@" <<EOF
 requirepass $RESILIENCE_PASSWORD
@@ -30,7 +27,7 @@ EOF"""
 
 
 class ContainerServer(Container, Server):
-    """A server in a container, reached by a port of loopback that the engine forwards."""
+    """A server in a container, with a port that the engine publishes on loopback."""
 
     port: int
 
@@ -59,11 +56,11 @@ class ContainerServer(Container, Server):
 
 
 class PostgresContainer(ContainerServer):
-    """A Postgres server, as its image makes it, set up to be killed a lot."""
+    """A Postgres server of an image, with settings for frequent kills."""
 
     kind = "postgres"
     port = POSTGRES_PORT
-    stop_signal = "SIGINT"  # disconnect the clients, write everything down; SIGTERM would wait for them
+    stop_signal = "SIGINT"  # disconnect the clients and write everything to disk; SIGTERM would wait for the clients
 
     def command(self) -> list[str]:
         settings = {name: value for name, value in POSTGRES_SETTINGS.items() if name not in IMAGE_SETTINGS}
@@ -76,7 +73,7 @@ class PostgresContainer(ContainerServer):
         return postgres_url("postgres", self._password, address, DATABASE)
 
     def is_ready(self) -> bool:
-        """Whether it would let us in; while an image makes its data directory, nobody listens."""
+        """True if the server accepts a session. It does not listen while the image creates its data directory."""
         with connect_and_send(
             self.published_address(self.port), postgres_wire.startup("postgres", DATABASE)
         ) as connection:
@@ -90,7 +87,7 @@ class PostgresContainer(ContainerServer):
 
 
 class RedisContainer(ContainerServer):
-    """A Redis server. It keeps nothing on disk: killed, it comes back empty, as a cache does."""
+    """A Redis server. It saves nothing on disk, so it starts empty after a kill, as a cache does."""
 
     kind = "redis"
     port = REDIS_PORT
@@ -112,7 +109,7 @@ class RedisContainer(ContainerServer):
         return f"redis://:{self._password}@{address}/0"
 
     def is_ready(self) -> bool:
-        """Whether it knows our password and tells about itself."""
+        """True if the server accepts the password and reports its version."""
         words = redis_wire.encode_command("AUTH", self._password) + redis_wire.encode_command("INFO", "server")
         with connect_and_send(self.published_address(self.port), words) as connection:
             replies = receive(connection, redis_wire.first_two_replies)

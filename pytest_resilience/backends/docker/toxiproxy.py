@@ -1,4 +1,7 @@
-"""The real Toxiproxy in a container, and what its log tells about connections: it has no counters that live."""
+"""The real Toxiproxy in a container. Its log has the connections.
+
+toxiproxy-server has no live counters, because its metrics count a connection when it has closed.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +18,17 @@ from .container import POLL, Container, ContainerContext
 API_PORT = 8474
 FIRST_PROXY_PORT = 20001
 ACCEPTED, CLOSED, FAILED = b"Accepted client", b"RemoveConnection ", b"Unable to open connection to upstream"
-LOG_WITHIN = 1.0  # seconds for the engine to write down what has just happened; it takes a few ms
+LOG_WITHIN = 1.0  # seconds until the engine's log has a line that was just written; it takes a few ms
 # Where clients cannot reach the container itself, each server needs a published port, and each port costs a forwarding process.
 PUBLISHED_PROXY_PORTS = 8
 
 
 class ToxiproxyContainer(Container):
-    """Toxiproxy, with a log that has a line for each end of a connection.
+    """Toxiproxy, with a line in its log for the start and the end of each connection.
 
     Args:
         name, image, context: as for any container.
-        proxy_ports: how many ports for proxies to publish.
+        proxy_ports: the number of ports for proxies to publish.
     """
 
     def __init__(self, name: str, image: str, context: ContainerContext, *, proxy_ports: int) -> None:
@@ -42,11 +45,11 @@ class ToxiproxyContainer(Container):
         return {"LOG_LEVEL": "trace"}
 
     def is_ready(self) -> bool:
-        """Whether its API answers."""
+        """True if its API answers."""
         return self._responds("/version")
 
     def api_responds(self) -> bool:
-        """Whether its API still does its work: one stalled client and a toxic are enough to wedge it, all but /version."""
+        """True if its API lists proxies. One stalled client and a toxic are enough to block all routes but /version."""
         try:
             return self._responds("/proxies")
         except OSError:
@@ -58,29 +61,33 @@ class ToxiproxyContainer(Container):
 
     @property
     def api(self) -> Address:
-        """Where its API listens, for us."""
+        """Return the loopback address of its API."""
         return self.published_address(API_PORT)
 
     def connection_counts(self, proxy: str) -> ConnectionCounts | None:
-        """How many connections of a proxy have begun and ended so far; None when the log does not tell in time."""
-        told = self._connections(proxy)
-        return ConnectionCounts(len(told), sum(ended for _, ended in told)) if told is not None else None
+        """Return the numbers of connections that a proxy has accepted and closed, or None if the log is late."""
+        connections = self._connections(proxy)
+        if connections is None:
+            return None
+        return ConnectionCounts(len(connections), sum(ended for _, ended in connections))
 
     def proxied_clients(self, proxy: str) -> ProxiedClients | None:
-        """Who is connected to a proxy; None when the log does not tell in time."""
-        told = self._connections(proxy)
-        if told is None:
+        """Return the clients connected to a proxy, or None if the log is late."""
+        connections = self._connections(proxy)
+        if connections is None:
             return None
-        return ProxiedClients(self.private_host, [Address.parse(client).port for client, ended in told if not ended])
+        return ProxiedClients(
+            self.private_host, [Address.parse(client).port for client, ended in connections if not ended]
+        )
 
     def _connections(self, proxy: str) -> list[tuple[str, bool]] | None:
-        """All clients that a proxy has accepted so far, in order, and whether their connections have ended, by either side."""
+        """Return the clients that a proxy has accepted, in order, each with True if either side has closed its connection."""
         log = self._current_log()
         if log is None:
             return None
         clients: list[str] = []
         ended = set[int]()
-        latest: dict[str, int] = {}  # a client's port may come again
+        latest: dict[str, int] = {}  # client address -> number of its last connection, because a port may be used again
         for line in log.splitlines():
             if not any(word in line for word in (ACCEPTED, CLOSED, FAILED)):
                 continue
@@ -98,7 +105,7 @@ class ToxiproxyContainer(Container):
         return [(client, number in ended) for number, client in enumerate(clients)]
 
     def _current_log(self) -> bytes | None:
-        """The log, with all that happened before this call: a request of ours is in it, and the order is kept."""
+        """Return the log with all lines before this call, or None if it is late. A request with a random mark is the last line."""
         mark = secrets.token_hex(8)
         request = http.request("GET", "/version", "toxiproxy", {"User-Agent": mark})
         try:

@@ -1,4 +1,4 @@
-"""What is left of a session is removed, also what an engine makes after the session's death."""
+"""The client of a Docker engine: requests, and the removal of all containers and networks of a session."""
 
 import contextlib
 import json
@@ -18,35 +18,40 @@ from pytest_resilience.wire.http import HttpResponse
 
 
 class Scripted(Engine):
-    """An engine with one network, and one container that is there after so many looks; a network in use can't be deleted."""
+    """An engine with one network, and one container that appears after some polls. A network in use can't be deleted.
 
-    def __init__(self, looks: int, busy: int = 0):
-        self.container = "to come"
-        self.network = "there"
-        self.looks = looks
-        self.busy = busy  # how often a deletion of the network is refused
+    Args:
+        polls: the number of polls without the container.
+        busy: how often a deletion of the network is refused.
+    """
+
+    def __init__(self, polls: int, busy: int = 0):
+        self.container = "pending"
+        self.network = "listed"
+        self.polls = polls
+        self.busy = busy
 
     def request(self, method, path, *, within=1.0):
         if method == "GET" and path.startswith("/containers"):
-            self.looks -= 1
-            if self.container == "to come" and self.looks < 0:
-                self.container = "there"
-            return self.listed(self.container)
+            self.polls -= 1
+            if self.container == "pending" and self.polls < 0:
+                self.container = "listed"
+            return self.response(self.container)
         if method == "GET":
-            return self.listed(self.network)
+            return self.response(self.network)
         if path.startswith("/containers"):
-            self.container = "gone"
+            self.container = "removed"
             return HttpResponse(204, {}, b"")
-        if self.busy or self.container == "there":
+        if self.busy or self.container == "listed":
             self.busy -= 1
             return HttpResponse(403, {}, b"has active endpoints")
-        self.network = "gone"
+        self.network = "removed"
         return HttpResponse(204, {}, b"")
 
     @staticmethod
-    def listed(state):
+    def response(state):
         return HttpResponse(
-            200, {}, json.dumps([{"Id": "1", "Names": ["/one"], "Name": "net"}] if state == "there" else []).encode()
+            200, {}, json.dumps([{"Id": "1", "Names": ["/one"], "Name": "net"}] if state == "listed" else []).encode()
         )
 
 
@@ -57,42 +62,42 @@ def pauses(monkeypatch):
     return taken
 
 
-def test_what_is_there_goes_and_one_look_says_so(pauses):
-    scripted = Scripted(looks=0)
+def test_everything_listed_is_removed_and_confirmed_by_one_poll(pauses):
+    scripted = Scripted(polls=0)
     scripted.remove("session")
-    assert (scripted.container, scripted.network) == ("gone", "gone")
+    assert (scripted.container, scripted.network) == ("removed", "removed")
     assert len(pauses) == 2, "one after each deletion"
 
 
-def test_a_container_that_appears_a_while_after_a_killed_start_goes_too():
-    scripted = Scripted(looks=12)
+def test_a_container_that_appears_late_is_removed_too():
+    scripted = Scripted(polls=12)
     scripted.remove("session", ["net", "one"])
-    assert (scripted.container, scripted.network) == ("gone", "gone")
+    assert (scripted.container, scripted.network) == ("removed", "removed")
 
 
-def test_what_was_awaited_and_came_is_not_waited_for(pauses):
-    scripted = Scripted(looks=10)
+def test_a_pending_name_that_appeared_is_not_waited_for(pauses):
+    scripted = Scripted(polls=10)
     scripted.remove("session", ["one"])
-    assert (scripted.container, scripted.network) == ("gone", "gone")
+    assert (scripted.container, scripted.network) == ("removed", "removed")
     assert len(pauses) < 15
 
 
-def test_what_never_comes_is_waited_for_most_of_a_second(pauses):
-    scripted = Scripted(looks=0)
+def test_a_pending_name_that_never_appears_is_waited_for_almost_a_second(pauses):
+    scripted = Scripted(polls=0)
     scripted.remove("session", ["another"])
     assert 0.5 < sum(pauses) < 2
 
 
-def test_a_network_in_use_is_tried_again_until_it_is_free(pauses):
-    scripted = Scripted(looks=0, busy=30)
+def test_the_deletion_of_a_network_in_use_is_repeated(pauses):
+    scripted = Scripted(polls=0, busy=30)
     scripted.remove("session")
-    assert scripted.network == "gone"
-    assert sum(pauses) > 1, "not again and again without a pause"
+    assert scripted.network == "removed"
+    assert sum(pauses) > 1, "with pauses between the attempts"
 
 
 @contextlib.contextmanager
 def answering(answer):
-    """Answer requests by `answer(request)`, each on a connection of its own; yields the URL."""
+    """Serve the responses `answer(request)`, one for each connection. Yield the URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve():
@@ -108,7 +113,7 @@ def answering(answer):
         thread.join(5)
 
 
-def test_a_question_is_a_request_of_http_1_0():
+def test_a_request_is_one_of_http_1_0():
     requests = []
 
     def answer(request):
@@ -121,7 +126,7 @@ def test_a_question_is_a_request_of_http_1_0():
     assert requests == [b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n"]
 
 
-def test_other_servers_are_no_engines():
+def test_another_server_is_not_an_engine():
     with (
         answering(lambda _: b"-ERR unknown command\r\n") as url,
         pytest.raises(EngineUnavailable, match="not as an engine does"),

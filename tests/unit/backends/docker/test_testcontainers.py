@@ -1,8 +1,12 @@
-"""What the docker backend takes of testcontainers is there, also in the lowest version. Without an engine nothing more can be tried."""
+"""The parts of testcontainers that the docker backend uses exist, in the lowest version too.
+
+Without an engine no container can be started.
+"""
 
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -21,22 +25,27 @@ import pytest
         "get_wrapped_container",
     ],
 )
-def test_a_container_can_be_set_up(name: str) -> None:
+def test_a_container_has_the_methods_that_configure_it(name: str) -> None:
     from testcontainers.core.container import DockerContainer
 
     assert callable(getattr(DockerContainer, name))
 
 
-def test_containers_and_networks_take_an_engine_and_what_goes_with_it() -> None:
+def test_a_container_accepts_client_options_and_a_name() -> None:
     from testcontainers.core.container import DockerContainer
-    from testcontainers.core.network import Network
 
     inspect.signature(DockerContainer).bind("image", {}, name="it")
-    inspect.signature(Network).bind({}, {"labels": {}})
-    assert "_unwrap_network" in vars(Network), "its gateway tells whether clients are on its network"
 
 
-def test_ryuk_can_be_switched_off() -> None:
+def test_a_container_uses_only_the_name_of_its_network() -> None:
+    """So that it accepts a network of docker-py."""
+    from testcontainers.core.container import DockerContainer
+
+    used = re.findall(r"self\._network\.(\w+)", inspect.getsource(DockerContainer.start))
+    assert set(used) == {"name"}
+
+
+def test_ryuk_can_be_disabled() -> None:
     from testcontainers.core.config import testcontainers_config
 
     assert isinstance(testcontainers_config.ryuk_disabled, bool)
