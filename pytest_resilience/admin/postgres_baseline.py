@@ -172,8 +172,8 @@ class PostgresBaseline:
             SetupError: something can't be restored; names it.
         """
         assert self._fingerprint is not None, "take comes before restore"
-        has_rows = bool(self._rows or self._sequences)  # compare those of the baseline before other rows are deleted
-        result = await self._inspect(None if has_rows else self._fingerprint)
+        # Rows of the baseline are compared before other rows are deleted.
+        result = await self._inspect(None if self._has_rows() else self._fingerprint)
         if result.ended:
             await _wait_until_gone(await self._admin.session())
         is_cluster_changed = settings and self._cluster is not None and result.cluster != self._cluster_fingerprint
@@ -182,14 +182,22 @@ class PostgresBaseline:
                 await self._restore_own_role()
             await self._drop_obstacles()
         await self._restore_other_databases(result.databases)
-        if result.fingerprint != self._fingerprint or (
-            has_rows and not await self._baseline_rows_unchanged(await self._admin.session())
-        ):
-            await self._restore_database()
-        elif result.ended or has_rows:
-            await self._run_clean(self._fingerprint)
+        await self._restore_schema_and_rows(result)
         if is_cluster_changed:
             await self._restore_cluster()
+
+    def _has_rows(self) -> bool:
+        """True if the baseline has rows or used sequences."""
+        return bool(self._rows or self._sequences)
+
+    async def _restore_schema_and_rows(self, result: CleanResult) -> None:
+        is_intact = result.fingerprint == self._fingerprint
+        if is_intact and self._has_rows():
+            is_intact = await self._baseline_rows_unchanged(await self._admin.session())
+        if not is_intact:
+            await self._restore_database()
+        elif self._has_rows() or result.ended:
+            await self._run_clean(self._fingerprint)
 
     async def _inspect(self, expected: str | None) -> CleanResult:
         """Run the function that cleans, or return an empty result if the database is gone."""

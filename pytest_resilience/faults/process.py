@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ..errors import SetupError
@@ -140,16 +141,23 @@ class Restart(_EndingFault):
 
     def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
         def restart() -> None:
-            if self.data == "kept":
-                assert isinstance(processes, SnapshotControl)
-                processes.save()
             processes.terminate()
-            if self.data == "lost":
-                assert isinstance(processes, SnapshotControl)
-                processes.discard_snapshot()
             processes.start()
-            if self.data == "kept":
-                assert isinstance(processes, SnapshotControl)
-                processes.discard_snapshot()
 
+        if self.data is not None:
+            assert isinstance(processes, SnapshotControl), "checked by strike"
+            return partial(_restart_keeping if self.data == "kept" else _restart_losing, processes), processes.start
         return restart, processes.start
+
+
+def _restart_keeping(processes: SnapshotControl) -> None:
+    processes.save()
+    processes.terminate()
+    processes.start()
+    processes.discard_snapshot()
+
+
+def _restart_losing(processes: SnapshotControl) -> None:
+    processes.terminate()
+    processes.discard_snapshot()
+    processes.start()

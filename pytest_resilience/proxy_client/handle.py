@@ -109,13 +109,18 @@ class ProxyHandle:
         try:
             connections = self.toxiproxy.request("GET", f"{self._path}/connections")
         except ToxiproxyError:
-            proxied = self.toxiproxy.proxied_clients(self.name) if self.toxiproxy.proxied_clients is not None else None
-            if proxied is None:
-                return None
-            ports = [port for host, port in known if host == proxied.host and port is not None]
-            return dict(zip(ports, proxied.ports, strict=True)) if len(ports) == len(proxied.ports) else {}
+            return self._pair_in_order(known)
         pairs = [(connection.get("via"), connection["client"]) for connection in connections]
         return {_port(via): _port(client) for via, client in pairs if via and client != "unix"}
+
+    def _pair_in_order(self, known: Sequence[tuple[str, int | None]]) -> dict[int, int] | None:
+        if self.toxiproxy.proxied_clients is None:
+            return None
+        proxied = self.toxiproxy.proxied_clients(self.name)
+        if proxied is None:
+            return None
+        ports = [port for host, port in known if host == proxied.host and port is not None]
+        return dict(zip(ports, proxied.ports, strict=True)) if len(ports) == len(proxied.ports) else {}
 
     def set_accept_delay(self, milliseconds: int) -> None:
         """Delay the dial after a client has connected (an addition of our proxy)."""
