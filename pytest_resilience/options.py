@@ -185,7 +185,7 @@ TABLE = (
 VALUES = tuple(option for option in TABLE if option.kind != "command")
 
 
-class Given(NamedTuple):
+class Given:
     """A value as the user gave it, and its origin.
 
     Args:
@@ -194,9 +194,10 @@ class Given(NamedTuple):
         from_project: True if the ini file gave it, which belongs to the project and not to this run.
     """
 
-    value: Any
-    source: str
-    from_project: bool
+    def __init__(self, value: Any, source: str, *, from_project: bool) -> None:
+        self.value = value
+        self.source = source
+        self.from_project = from_project
 
     def __repr__(self) -> str:
         return f"<Given by {self.source}>"  # the value may have a password

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 OUTCOME = "resilience_outcome"
 STRIKE = "resilience_strike"
@@ -71,20 +71,20 @@ class RunReports:
         return _number(report) == self._last[_test(report)]
 
 
-class RunSummary(NamedTuple):
+class RunSummary:
     """The results of a run for its summary, each from the method of `RunReports` with its name."""
 
-    strikes: list[str]
-    vacuous: list[tuple[str, str]]
-    flaky: list[tuple[str, int, int]]
-    unsupported: list[str]
-    leaks: list[tuple[str, str]]
+    def __init__(self, reports: RunReports) -> None:
+        self.strikes = reports.strikes()
+        self.vacuous = reports.vacuous()
+        self.flaky = reports.flaky()
+        self.unsupported = reports.unsupported()
+        self.leaks = reports.leaks()
 
     @classmethod
     def from_stats(cls, stats: dict[str, list[Any]]) -> RunSummary:
         """Return the summary of the terminal reporter's reports by category."""
-        reports = RunReports(stats)
-        return cls(reports.strikes(), reports.vacuous(), reports.flaky(), reports.unsupported(), reports.leaks())
+        return cls(RunReports(stats))
 
     @property
     def is_empty(self) -> bool:

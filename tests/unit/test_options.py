@@ -46,4 +46,6 @@ def test_an_error_names_the_origin_and_the_allowed_values(kind: str, message: st
 
 
 def test_a_given_value_is_not_shown() -> None:
-    assert "hunter2" not in repr(Given("postgresql://joe:hunter2@host", "--resilience-postgres-upstream", False))
+    assert "hunter2" not in repr(
+        Given("postgresql://joe:hunter2@host", "--resilience-postgres-upstream", from_project=False)
+    )
