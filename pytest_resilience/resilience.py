@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .admin.postgres import Init
 
 NO_SERVICE = """\
-resilience.service: no resilience_service fixture says how your service starts. Write one, in conftest.py:
+resilience.service: no resilience_service fixture describes how your service starts. Write one in conftest.py:
 
     import sys
     import pytest
