@@ -20,6 +20,9 @@ from urllib.parse import quote
 
 import pytest
 
+from pytest_resilience.backends.backend import Backend
+from pytest_resilience.backends.backend import Server as BackendServer
+
 FAILURES = (AssertionError, KeyError, OSError, http.client.HTTPException, json.JSONDecodeError, pytest.fail.Exception)
 PATIENCE = 5.0  # seconds that anything in here may take before it counts as hanging
 INSTALL = "go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
@@ -338,3 +341,27 @@ def door(server: Server, make_door: Callable[..., ProxyHandle]) -> ProxyHandle:
 def own_door(own_server: Server, make_door: Callable[..., ProxyHandle]) -> ProxyHandle:
     """A door on a server that this test may wedge or kill."""
     return make_door(own_server)
+
+
+def _running(server: BackendServer) -> BackendServer:
+    server.resume()
+    server.start()
+    return server
+
+
+@pytest.fixture
+def postgres(backend: Backend) -> BackendServer:
+    """The Postgres of the module's `backend`, running whatever the last test did."""
+    return _running(backend.servers["postgres"])
+
+
+@pytest.fixture
+def cache(backend: Backend) -> BackendServer:
+    """The Redis of the module's `backend`, running whatever the last test did."""
+    return _running(backend.servers["redis"])
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def any_server(request: pytest.FixtureRequest, backend: Backend) -> BackendServer:
+    """Each server of the module's `backend`, running whatever the last test did."""
+    return _running(backend.servers[request.param])

@@ -6,13 +6,14 @@ import signal
 import socket
 import sys
 import threading
+import urllib.request
 
 import asyncpg
 import pytest
 import redis
 
 from pytest_resilience.errors import BackendDied
-from tests.support.backends import ENDED, started, why_not
+from tests.support.backends import ENDED, answers, sql, started, why_not
 from tests.support.waiting import until
 
 
@@ -24,57 +25,11 @@ def backend(request):
         yield found
 
 
-@pytest.fixture
-def postgres(backend):
-    server = backend.servers["postgres"]
-    server.resume()
-    server.start()
-    return server
-
-
-@pytest.fixture
-def cache(backend):
-    server = backend.servers["redis"]
-    server.resume()
-    server.start()
-    return server
-
-
-@pytest.fixture(params=["postgres", "redis"])
-def server(request, backend):
-    found = backend.servers[request.param]
-    found.resume()
-    found.start()
-    return found
-
-
-def sql(server, *statements):
-    """Run them on one connection; the value of the last."""
-
-    async def run():
-        connection = await asyncpg.connect(server.url(server.direct_address), timeout=5)
-        try:
-            for statement in statements[:-1]:
-                await connection.execute(statement)
-            return await connection.fetchval(statements[-1])
-        finally:
-            await connection.close(timeout=1)
-
-    return asyncio.run(run())
-
-
-def answers(server):
-    if server.kind == "postgres":
-        return sql(server, "SELECT 1") == 1
-    with redis.Redis.from_url(server.url(server.direct_address)) as client:
-        return client.ping()
-
-
-def test_both_servers_answer_by_their_urls(backend, server):
-    assert answers(server)
-    assert server.alive()
-    server.check()
-    assert backend.servers[server.kind] is server
+def test_both_servers_answer_by_their_urls(backend, any_server):
+    assert answers(any_server)
+    assert any_server.alive()
+    any_server.check()
+    assert backend.servers[any_server.kind] is any_server
 
 
 def test_versions_are_those_that_the_servers_tell(backend, postgres, cache):
@@ -117,25 +72,25 @@ def test_the_log_says_when_connections_run_out(postgres):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_killed_it_comes_back_on_its_port(server, number):
-    before, address = server.processes(), server.direct_address
+def test_killed_it_comes_back_on_its_port(any_server, number):
+    before, address = any_server.processes(), any_server.direct_address
     assert before
-    server.kill()
-    assert not server.alive()
-    assert server.processes() == []
-    server.check()
+    any_server.kill()
+    assert not any_server.alive()
+    assert any_server.processes() == []
+    any_server.check()
     with pytest.raises(OSError, match=r"refused|Connect call failed"):
-        socket.create_connection(server.direct_address, timeout=1)
-    server.start()
-    assert server.direct_address == address
-    assert set(server.processes()).isdisjoint(before)
-    assert answers(server)
+        socket.create_connection(any_server.direct_address, timeout=1)
+    any_server.start()
+    assert any_server.direct_address == address
+    assert set(any_server.processes()).isdisjoint(before)
+    assert answers(any_server)
 
 
-def test_start_does_nothing_when_it_runs(server):
-    before = server.processes()[0]
-    server.start()
-    assert server.processes()[0] == before
+def test_start_does_nothing_when_it_runs(any_server):
+    before = any_server.processes()[0]
+    any_server.start()
+    assert any_server.processes()[0] == before
 
 
 def test_postgres_keeps_its_data_redis_does_not(postgres, cache):
@@ -153,11 +108,11 @@ def test_postgres_keeps_its_data_redis_does_not(postgres, cache):
     assert "interrupted" not in postgres.log_text().splitlines()[-1]
 
 
-def test_a_paused_server_can_be_killed_and_started(server):
-    server.pause()
-    server.kill()
-    server.start()
-    assert answers(server)
+def test_a_paused_server_can_be_killed_and_started(any_server):
+    any_server.pause()
+    any_server.kill()
+    any_server.start()
+    assert answers(any_server)
 
 
 def test_the_service_runs_beside_the_servers(backend, tmp_path):
@@ -183,46 +138,49 @@ def test_stop_disconnects_its_clients_and_keeps_the_data(postgres):
     assert answers(postgres)
 
 
-def test_a_paused_server_can_be_stopped(server):
-    server.pause()
-    server.stop()
-    assert not server.alive()
-    server.start()
-    assert answers(server)
+def test_a_paused_server_can_be_stopped(any_server):
+    begun = any_server.log_size()
+    any_server.pause()
+    any_server.stop()
+    assert not any_server.alive()
+    last = {"postgres": "database system is shut down", "redis": "ready to exit"}[any_server.kind]
+    assert last in any_server.log_text(begun), "in order, not by force"
+    any_server.start()
+    assert answers(any_server)
 
 
-def test_a_paused_server_is_silent_and_alive(server):
-    server.pause()
-    assert server.alive()
-    server.check()
+def test_a_paused_server_is_silent_and_alive(any_server):
+    any_server.pause()
+    assert any_server.alive()
+    any_server.check()
     answered = []
-    question = threading.Thread(target=lambda: answered.append(answers(server)))
+    question = threading.Thread(target=lambda: answered.append(answers(any_server)))
     question.start()
     question.join(0.1)
     assert not answered
-    server.resume()
+    any_server.resume()
     question.join(10)
     assert answered == [True]
 
 
-def test_pausing_twice_and_resuming_twice_is_once(server):
-    for verb in (server.pause, server.pause, server.resume, server.resume):
+def test_pausing_twice_and_resuming_twice_is_once(any_server):
+    for verb in (any_server.pause, any_server.pause, any_server.resume, any_server.resume):
         verb()
-    assert answers(server)
+    assert answers(any_server)
 
 
-def test_an_end_that_nobody_asked_for_is_told_with_its_log(backend, server):
-    os.kill(server.processes()[0], signal.SIGKILL)
-    until(lambda: not server.alive())
+def test_an_end_that_nobody_asked_for_is_told_with_its_log(backend, any_server):
+    os.kill(any_server.processes()[0], signal.SIGKILL)
+    until(lambda: not any_server.alive())
     with pytest.raises(
-        BackendDied, match=rf"(?s){server.kind} ended with signal SIGKILL although .* its log, last lines:\n.+"
+        BackendDied, match=rf"(?s){any_server.kind} ended with signal SIGKILL although .* its log, last lines:\n.+"
     ):
-        server.check()
+        any_server.check()
     with pytest.raises(BackendDied):
         backend.check()
     backend.restart_dead()
     backend.check()
-    assert answers(server)
+    assert answers(any_server)
 
 
 def test_a_dead_proxy_is_told_and_revived(backend):
@@ -233,6 +191,8 @@ def test_a_dead_proxy_is_told_and_revived(backend):
         backend.check()
     backend.restart_dead()
     backend.check()
+    with urllib.request.urlopen(f"http://{backend.api}/version", timeout=5) as reply:
+        assert reply.status == 200
     assert backend.client_address(backend.proxy_addresses("redis")[0]).host == address.host, "addresses were handed out"
 
 
@@ -258,10 +218,10 @@ def _answers(server):
         return False
 
 
-def test_no_log_holds_the_password(backend, server):
-    password = server.url(server.direct_address).partition("@")[0].rpartition(":")[2]
-    if server.kind == "redis" and "@" not in server.url(server.direct_address):
+def test_no_log_holds_the_password(backend, any_server):
+    password = any_server.url(any_server.direct_address).partition("@")[0].rpartition(":")[2]
+    if any_server.kind == "redis" and "@" not in any_server.url(any_server.direct_address):
         pytest.skip("it has none")
     assert len(password) >= 20
-    assert password not in server.log_text()
+    assert password not in any_server.log_text()
     assert password not in repr(vars(backend).get("reason"))

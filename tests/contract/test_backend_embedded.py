@@ -5,20 +5,18 @@ import os
 import signal
 import socket
 import threading
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
 import psutil
 import pytest
-import redis
 
 from pytest_resilience.admin.postgres import PostgresAdmin
 from pytest_resilience.backends.embedded import server_process as local
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
-from pytest_resilience.errors import BackendDied, ServerNotReady
-from tests.support.backends import ENDED
+from pytest_resilience.errors import ServerNotReady
+from tests.support.backends import answers, sql
 from tests.support.shared_memory import SharedMemory
 from tests.support.waiting import gone, until
 
@@ -27,52 +25,6 @@ from tests.support.waiting import gone, until
 def backend():
     with EmbeddedBackend() as started:
         yield started
-
-
-@pytest.fixture
-def postgres(backend):
-    server = backend.servers["postgres"]
-    server.resume()
-    server.start()
-    return server
-
-
-@pytest.fixture
-def cache(backend):
-    server = backend.servers["redis"]
-    server.resume()
-    server.start()
-    return server
-
-
-@pytest.fixture(params=["postgres", "redis"])
-def server(request, backend):
-    found = backend.servers[request.param]
-    found.resume()
-    found.start()
-    return found
-
-
-def sql(server, *statements):
-    """Run them on one connection; the value of the last."""
-
-    async def run():
-        connection = await asyncpg.connect(server.url(server.direct_address), timeout=5)
-        try:
-            for statement in statements[:-1]:
-                await connection.execute(statement)
-            return await connection.fetchval(statements[-1])
-        finally:
-            await connection.close(timeout=1)
-
-    return asyncio.run(run())
-
-
-def answers(server):
-    if server.kind == "postgres":
-        return sql(server, "SELECT 1") == 1
-    with redis.Redis.from_url(server.url(server.direct_address)) as client:
-        return client.ping()
 
 
 def test_the_url_may_lead_through_another_door(postgres, cache):
@@ -115,22 +67,6 @@ def test_the_other_databases_are_complete_too(postgres):
         sql(postgres, f"DROP DATABASE {name}", "SELECT 1")
 
 
-def test_stop_disconnects_its_clients_and_ends_in_order(postgres):
-    async def run():
-        connection = await asyncpg.connect(postgres.url(postgres.direct_address))
-        begun = postgres.log_size()
-        await asyncio.to_thread(postgres.stop)
-        with pytest.raises(ENDED):
-            await connection.fetchval("SELECT 1")
-        return postgres.log_text(begun)
-
-    asyncio.run(run())
-    assert postgres._child.exit_code() == 0
-    assert not postgres.alive()
-    postgres.start()
-    assert answers(postgres)
-
-
 def test_a_test_may_end_all_sessions_and_ours_is_made_anew(postgres):
     admin = PostgresAdmin(postgres, template="all_sessions_ended")
     try:
@@ -155,23 +91,17 @@ def has_unread(port):
     return any(row[1].endswith(f":{port:04X}") and not row[4].endswith(":00000000") for row in rows)
 
 
-def test_a_paused_server_can_be_stopped(server):
-    server.pause()
-    server.stop()
-    assert server._child.exit_code() == 0, "in order, not by force"
-
-
-def test_pause_stops_every_process_and_resume_takes_it_back(server):
-    server.pause()
-    assert {psutil.Process(pid).status() for pid in server.processes()} == {psutil.STATUS_STOPPED}
-    assert server.alive()
-    server.check()
-    with socket.create_connection(server.direct_address, timeout=1) as connection, pytest.raises(TimeoutError):
+def test_pause_stops_every_process_and_resume_takes_it_back(any_server):
+    any_server.pause()
+    assert {psutil.Process(pid).status() for pid in any_server.processes()} == {psutil.STATUS_STOPPED}
+    assert any_server.alive()
+    any_server.check()
+    with socket.create_connection(any_server.direct_address, timeout=1) as connection, pytest.raises(TimeoutError):
         connection.settimeout(0.05)
         connection.sendall(b"*1\r\n$4\r\nPING\r\n")
         connection.recv(1)
-    server.resume()
-    assert answers(server)
+    any_server.resume()
+    assert answers(any_server)
 
 
 def test_when_only_the_postmaster_is_killed_its_successor_waits_for_the_rest(postgres):
@@ -190,30 +120,6 @@ def test_when_only_the_postmaster_is_killed_its_successor_waits_for_the_rest(pos
 
     asyncio.run(run())
     assert answers(postgres)
-
-
-def test_an_end_that_nobody_asked_for_is_told_with_its_log(backend, server):
-    os.kill(server.processes()[0], signal.SIGKILL)
-    until(lambda: not server.alive())
-    with pytest.raises(
-        BackendDied, match=rf"(?s){server.kind} ended with signal SIGKILL although .* its log, last lines:\n.+"
-    ):
-        server.check()
-    with pytest.raises(BackendDied):
-        backend.check()
-    server.start()
-    server.check()
-
-
-def test_a_dead_proxy_is_told_and_revived(backend):
-    os.kill(backend._proxy.processes()[0], signal.SIGKILL)
-    until(lambda: not backend._proxy.alive())
-    with pytest.raises(BackendDied, match="proxy ended with signal SIGKILL"):
-        backend.check()
-    backend.restart_dead()
-    backend.check()
-    with urllib.request.urlopen(f"http://{backend.api}/version", timeout=5) as reply:
-        assert reply.status == 200
 
 
 ACCEPTS = {
@@ -244,28 +150,28 @@ def stranger_at(address, answer):
         thread.join()
 
 
-def test_a_server_that_can_not_come_back_says_why(server):
+def test_a_server_that_can_not_come_back_says_why(any_server):
     """Although somebody answers on its port as it would."""
-    server.kill()
+    any_server.kill()
     with (
-        stranger_at(server.direct_address, ACCEPTS[server.kind]),
+        stranger_at(any_server.direct_address, ACCEPTS[any_server.kind]),
         pytest.raises(ServerNotReady, match=r"(?i)address already in use") as raised,
     ):
-        server.start()
+        any_server.start()
     assert raised.value.exit_code == 1
-    server.check()
-    server.start()
-    assert answers(server)
+    any_server.check()
+    any_server.start()
+    assert answers(any_server)
 
 
 @pytest.mark.parametrize("stranger", ["silent", "of the same kind"])
-def test_a_server_whose_port_was_taken_gets_another(monkeypatch, server, stranger):
+def test_a_server_whose_port_was_taken_gets_another(monkeypatch, any_server, stranger):
     """And it is never taken for the one that answers in its place."""
     free_port, given = local.free_port, []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
-        used = taken.getsockname()[1] if stranger == "silent" else server.direct_address.port
+        used = taken.getsockname()[1] if stranger == "silent" else any_server.direct_address.port
 
         def too_late():
             given.append(used if len(given) < 3 else free_port())
@@ -274,7 +180,7 @@ def test_a_server_whose_port_was_taken_gets_another(monkeypatch, server, strange
         monkeypatch.setattr(local, "free_port", too_late)
         with EmbeddedBackend() as other:
             assert {found.direct_address.port for found in other.servers.values()}.isdisjoint({used})
-            assert answers(other.servers[server.kind])
+            assert answers(other.servers[any_server.kind])
     assert len(given) == 5
 
 

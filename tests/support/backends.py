@@ -6,17 +6,20 @@ toxiproxy-server, for which no Docker is needed. "docker-forwarded" is Docker as
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 from urllib.parse import urlsplit
 
 import asyncpg
+import redis
 
-from pytest_resilience.backends.backend import Backend
+from pytest_resilience.backends.backend import Backend, Server
 from pytest_resilience.backends.docker.backend import DockerBackend
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.external.backend import ExternalBackend
@@ -109,3 +112,26 @@ def listening(port: int) -> bool:
 def login(url: str) -> tuple[str | None, str | None]:
     parts = urlsplit(url)
     return parts.username, parts.password
+
+
+def sql(server: Server, *statements: str) -> Any:
+    """Run statements on a new connection to a Postgres, and return the value of the last."""
+
+    async def run() -> Any:
+        connection = await asyncpg.connect(server.url(server.direct_address), timeout=5)
+        try:
+            for statement in statements[:-1]:
+                await connection.execute(statement)
+            return await connection.fetchval(statements[-1])
+        finally:
+            await connection.close(timeout=1)
+
+    return asyncio.run(run())
+
+
+def answers(server: Server) -> bool:
+    """True if a new client of the server gets an answer."""
+    if server.kind == "postgres":
+        return bool(sql(server, "SELECT 1") == 1)
+    with redis.Redis.from_url(server.url(server.direct_address)) as client:
+        return bool(client.ping())
