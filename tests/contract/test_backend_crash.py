@@ -164,10 +164,10 @@ from pathlib import Path
 from pytest_resilience.backends.session import session_dir
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 def end(*_): os.kill(os.getpid(), signal.SIGKILL)
-make = session_dir.SessionDirectory.make
+create = session_dir.SessionDirectory.create
 session_dir.default_root = lambda: Path(sys.argv[1])
 if sys.argv[2] == "before its directory has its name": Path.rename = end
-if sys.argv[2] == "when there is nothing but a directory": session_dir.SessionDirectory.make = lambda self: (make(self), end())
+if sys.argv[2] == "when there is nothing but a directory": session_dir.SessionDirectory.create = lambda self: (create(self), end())
 EmbeddedBackend().start()
 """
 

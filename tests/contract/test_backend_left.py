@@ -72,7 +72,7 @@ def session(kind, how, **named):
 def there(session):
     """The containers and networks of a session."""
     found, label = engine.find_engine(), f"{engine.SESSION}={session}"
-    return found.labelled("containers", label) + found.labelled("networks", label)
+    return found.find_labelled("containers", label) + found.find_labelled("networks", label)
 
 
 @pytest.fixture

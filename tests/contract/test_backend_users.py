@@ -229,7 +229,7 @@ with EmbeddedBackend() as backend:
 
 
 def system_postgres():
-    found = binaries._newest(Path("/usr/lib/postgresql"), "*/bin")
+    found = binaries._newest_first(Path("/usr/lib/postgresql"), "*/bin")
     return next((path for path in found if (path / "initdb").exists()), None)
 
 
