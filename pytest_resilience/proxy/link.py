@@ -248,15 +248,21 @@ class Link:
 
     def pump(self, now: float) -> None:
         """Move on every item that is due and has room, then wait for the next due time, for room, or for data."""
-        if self._fire_deadlines(now):
-            return
-        last = len(self.stages) - 1
+        stages = self.stages
+        for stage in stages:
+            deadline = stage.deadline
+            if deadline is not None and deadline[0] <= now and self._fire_deadline(stage, deadline[1], now):
+                return
+        last = len(stages) - 1
         budget = MAX_ITEMS_PER_TURN
         moved_between_stages = True
         while moved_between_stages:
             moved_between_stages = False
             for index in range(last, -1, -1):
-                left = self._advance(index, now, budget)
+                stage = stages[index]
+                if not (stage.inbox or stage.outbox or stage.answers):
+                    continue
+                left = self._advance(stage, stages[index + 1] if index < last else None, now, budget)
                 if left < 0:
                     return
                 if not left:
@@ -269,28 +275,21 @@ class Link:
         self._update_interest()
         self._arm_timer(now)
 
-    def _fire_deadlines(self, now: float) -> bool:
-        """Apply the deadlines of stages that are over. Return True if the connection is closed."""
-        for stage in self.stages:
-            if stage.deadline is not None and stage.deadline[0] <= now:
-                stage.touch(now, 0)
-                event = stage.deadline[1]
-                stage.deadline = None
-                if event is END:
-                    stage.cut(now)
-                elif isinstance(event, StreamEvent):
-                    self._apply_event(event)
-                    return True
-        return False
+    def _fire_deadline(self, stage: Stage, event: StreamEvent, now: float) -> bool:
+        """Apply the deadline of a stage, which is over. Return True if the connection is closed."""
+        stage.deadline = None
+        stage.touch(now, 0)
+        if event is END:
+            stage.cut(now)
+            return False
+        self._apply_event(event)
+        return True
 
-    def _advance(self, index: int, now: float, budget: int) -> int:
-        """Move on what is due in one stage, to the next stage or to the destination.
+    def _advance(self, stage: Stage, following: Stage | None, now: float, budget: int) -> int:
+        """Move on what is due in one stage, to the following stage or to the destination.
 
         Return what is left of `budget`, the number of items that may be moved; -1 if the connection is closed.
         """
-        stages = self.stages
-        stage = stages[index]
-        following = stages[index + 1] if index + 1 < len(stages) else None
         while budget:
             if stage.answers and self._hand_back(stage, now):
                 return -1
@@ -489,7 +488,7 @@ class Link:
             self.peer._reschedule(self.loop.now())
         if self.ended:
             return
-        if self.blocked:
+        if self.out is not None or (self.stages and self.stages[0].full):
             self.watch(self.mask & ~IN)
             if self.stages and self.stages[0].waiting > MIN_HELD_BYTES:
                 self.owner.watch_held_memory()

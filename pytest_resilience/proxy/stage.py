@@ -12,7 +12,7 @@ from typing import Protocol
 from .heap import MIN_HELD_BYTES
 from .installed_toxic import InstalledToxic
 from .toxics.noop import Noop
-from .toxics.toxic import BACK, CLOSE, END, Item, RandomSource, Scheduled, Toxic
+from .toxics.toxic import BACK, CLOSE, END, SAME, Deadline, Item, RandomSource, Scheduled, Toxic
 
 _NOOP = Noop()
 
@@ -85,7 +85,7 @@ class Stage:
         self.ended = False
         self._random: RandomSource | None = None
         self.toxicity_draw: float | None = None
-        self.deadline: Scheduled | None = None
+        self.deadline: Deadline | None = None
         self.toxic: Toxic = _NOOP
         installed.seen += 1
         self.number = installed.seen
@@ -187,7 +187,7 @@ class Stage:
                 scheduled = self.toxic.on_data(item, arrived, now, self)
             self.dropped += len(item)
         elif item is CLOSE:
-            scheduled = (Scheduled(now, item),)
+            scheduled = ((now, item, SAME),)
         else:
             scheduled = self.toxic.on_end(item, arrived, now, self)
         for at, each, direction in scheduled:
@@ -217,7 +217,7 @@ class Stage:
             else:
                 skipped, chunk = chunk, b""
                 self.skip_remaining -= 1
-            scheduled.append(Scheduled(now, skipped))
+            scheduled.append((now, skipped, SAME))
             if not self.skip_remaining:
                 self.deadline = self.toxic.on_start(now, self)
             if not chunk:

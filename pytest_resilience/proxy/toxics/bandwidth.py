@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import NEVER, Scheduled, Toxic, ToxicContext
+from .toxic import NEVER, SAME, Scheduled, Toxic, ToxicContext
 
 STEP = 0.1
 """Seconds. A chunk that takes longer goes on in pieces of this length, as Toxiproxy cuts it."""
@@ -26,9 +26,9 @@ class Bandwidth(Toxic):
 
     def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
         if not self.rate:
-            return (Scheduled(NEVER, chunk),)
+            return ((NEVER, chunk, SAME),)
         step = max(1, int(self.rate * STEP))
         return [
-            Scheduled(now + min(start + step, len(chunk)) / self.rate, chunk[start : start + step])
+            (now + min(start + step, len(chunk)) / self.rate, chunk[start : start + step], SAME)
             for start in range(0, len(chunk), step)
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import Scheduled, Toxic, ToxicContext
+from .toxic import SAME, Scheduled, Toxic, ToxicContext
 
 
 class Corrupt(Toxic):
@@ -28,14 +28,14 @@ class Corrupt(Toxic):
         place: int = context.state or self._gap(context)
         if place > len(chunk):
             context.state = place - len(chunk)
-            return (Scheduled(now, chunk),)
+            return ((now, chunk, SAME),)
         data = bytearray(chunk)
         while place <= len(data):
             data[place - 1] ^= 1 << context.random.randrange(0, 8)
             context.touch(now, 1)
             place += self._gap(context)
         context.state = place - len(data)
-        return (Scheduled(now, bytes(data)),)
+        return ((now, bytes(data), SAME),)
 
     def _gap(self, context: ToxicContext) -> int:
         """Return the distance from one flip to the next: 1 to 2 * every - 1, so `every` on average."""

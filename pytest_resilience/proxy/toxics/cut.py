@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .toxic import END, Scheduled, Toxic, ToxicContext
+from .toxic import END, Deadline, Toxic, ToxicContext
 
 
 class Cut(Toxic):
@@ -12,5 +12,5 @@ class Cut(Toxic):
 
     touches_all = True
 
-    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
-        return Scheduled(now, END)
+    def on_start(self, now: float, context: ToxicContext) -> Deadline | None:
+        return (now, END)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import Scheduled, Toxic, ToxicContext
+from .toxic import SAME, Scheduled, Toxic, ToxicContext
 
 
 class Latency(Toxic):
@@ -33,7 +33,7 @@ class Latency(Toxic):
         delay = self.delay
         if self.jitter:
             delay = max(0.0, delay + self._draw(context))
-        return (Scheduled(arrived + delay, chunk),)
+        return ((arrived + delay, chunk, SAME),)
 
     def _draw(self, context: ToxicContext) -> float:
         if self.distribution == "normal":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import CLOSE, Scheduled, Toxic, ToxicContext
+from .toxic import CLOSE, SAME, Scheduled, Toxic, ToxicContext
 
 
 class LimitData(Toxic):
@@ -29,7 +29,7 @@ class LimitData(Toxic):
         passed = chunk[:left]
         context.state += len(passed)
         if len(chunk) < left:
-            return (Scheduled(now, chunk),)
+            return ((now, chunk, SAME),)
         context.touch(now, len(chunk) - len(passed))
-        close = Scheduled(now, CLOSE)
-        return (Scheduled(now, passed), close) if passed else (close,)
+        close = (now, CLOSE, SAME)
+        return ((now, passed, SAME), close) if passed else (close,)

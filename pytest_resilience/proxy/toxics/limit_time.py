@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .toxic import CLOSE, Scheduled, Toxic, ToxicContext
+from .toxic import CLOSE, Deadline, Toxic, ToxicContext
 
 
 class LimitTime(Toxic):
@@ -17,5 +17,5 @@ class LimitTime(Toxic):
     def __init__(self, *, seconds: float = 0.0) -> None:
         self.seconds = seconds
 
-    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
-        return Scheduled(now + self.seconds, CLOSE)
+    def on_start(self, now: float, context: ToxicContext) -> Deadline | None:
+        return (now + self.seconds, CLOSE)

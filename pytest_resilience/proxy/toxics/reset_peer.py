@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import NEVER, RESET, Scheduled, Toxic, ToxicContext
+from .toxic import NEVER, RESET, SAME, Deadline, Scheduled, Toxic, ToxicContext
 
 
 class ResetPeer(Toxic):
@@ -23,8 +23,8 @@ class ResetPeer(Toxic):
     def __init__(self, *, timeout: float = 0.0) -> None:
         self.timeout = timeout
 
-    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
-        return Scheduled(now + self.timeout, RESET)
+    def on_start(self, now: float, context: ToxicContext) -> Deadline | None:
+        return (now + self.timeout, RESET)
 
     def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
-        return (Scheduled(NEVER, chunk),)
+        return ((NEVER, chunk, SAME),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from .toxic import Scheduled, Toxic, ToxicContext
+from .toxic import SAME, Scheduled, Toxic, ToxicContext
 
 
 class Slicer(Toxic):
@@ -29,9 +29,9 @@ class Slicer(Toxic):
         pieces = list(self._pieces(chunk, context))
         if len(pieces) > 1 or self.delay:
             context.touch(now, len(chunk))
-        scheduled = [Scheduled(now + number * self.delay, piece) for number, piece in enumerate(pieces)]
+        scheduled = [(now + number * self.delay, piece, SAME) for number, piece in enumerate(pieces)]
         if self.delay:
-            scheduled.append(Scheduled(now + len(pieces) * self.delay, b""))  # the pause after the last piece
+            scheduled.append((now + len(pieces) * self.delay, b"", SAME))  # the pause after the last piece
         return scheduled
 
     def _pieces(self, chunk: bytes, context: ToxicContext) -> Iterator[bytes]:

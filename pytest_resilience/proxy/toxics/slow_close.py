@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import Scheduled, StreamEvent, Toxic, ToxicContext
+from .toxic import SAME, Scheduled, StreamEvent, Toxic, ToxicContext
 
 
 class SlowClose(Toxic):
@@ -22,4 +22,4 @@ class SlowClose(Toxic):
     def on_end(self, end: StreamEvent, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
         if self.delay:
             context.touch(now, 0)
-        return (Scheduled(now + self.delay, end),)
+        return ((now + self.delay, end, SAME),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .toxic import CLOSE, Scheduled, StreamEvent, Toxic, ToxicContext
+from .toxic import CLOSE, Deadline, Scheduled, StreamEvent, Toxic, ToxicContext
 
 
 class Timeout(Toxic):
@@ -24,8 +24,8 @@ class Timeout(Toxic):
     def __init__(self, *, timeout: float = 0.0) -> None:
         self.timeout = timeout
 
-    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
-        return Scheduled(now + self.timeout, CLOSE) if self.timeout else None
+    def on_start(self, now: float, context: ToxicContext) -> Deadline | None:
+        return (now + self.timeout, CLOSE) if self.timeout else None
 
     def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
         return ()

@@ -14,7 +14,7 @@ request yields the error with BACK, and nothing else:
 
         def on_data(self, chunk, arrived, now, context):
             for request in context.state.feed(chunk):
-                yield Scheduled(now, b"-ERR refused\r\n", BACK)
+                yield now, b"-ERR refused\r\n", BACK
 
 Items of each direction keep their order. A stage takes the next chunk when all items of the one before have gone on, those with BACK
 included. So a client that does not read what is answered is not read from, either. An answer is dropped if the other direction has
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 
 class StreamEvent:
@@ -65,18 +65,14 @@ BACK = Direction.BACK
 """Into the other direction of the connection."""
 
 
-class Scheduled(NamedTuple):
-    """An item and the time at which it goes on.
+Scheduled = tuple[float, Item, Direction]
+"""The time at which an item goes on, the item, and SAME or BACK. A plain tuple, as toxics make one for each chunk.
 
-    Attributes:
-        at: seconds of the loop's clock. NEVER holds the item until the toxic is updated or removed.
-        item: data or an event.
-        direction: SAME or BACK.
-    """
+The time is in seconds of the loop's clock. NEVER holds the item until the toxic is updated or removed.
+"""
 
-    at: float
-    item: Item
-    direction: Direction = SAME
+Deadline = tuple[float, StreamEvent]
+"""A time and the event that is due then, whatever else happens."""
 
 
 class RandomSource(Protocol):
@@ -122,8 +118,8 @@ class Toxic:
         """Return the state of the toxic on a link that it has just come to. None, the default, is for a toxic without state."""
         return None
 
-    def on_start(self, now: float, context: ToxicContext) -> Scheduled | None:
-        """Return an event that is due at a fixed time, whatever else happens.
+    def on_start(self, now: float, context: ToxicContext) -> Deadline | None:
+        """Return an event that is due at a fixed time.
 
         Called when the toxic comes to a link, new or old, and when it has new settings.
         """
@@ -138,8 +134,8 @@ class Toxic:
             now: when the chunk before it had gone on, if that was later.
             context: the toxic's place on this link.
         """
-        return (Scheduled(now, chunk),)
+        return ((now, chunk, SAME),)
 
     def on_end(self, end: StreamEvent, arrived: float, now: float, context: ToxicContext) -> Iterable[Scheduled]:
         """Return what becomes of the sender's end of stream (END) or RST (RESET)."""
-        return (Scheduled(now, end),)
+        return ((now, end, SAME),)

@@ -16,7 +16,17 @@ from pytest_resilience.proxy.event_loop import IN, OUT, Timer
 from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.link import MAX_ITEMS_PER_TURN, Link
 from pytest_resilience.proxy.toxics import build
-from pytest_resilience.proxy.toxics.toxic import BACK, CLOSE, END, RESET, Scheduled, StreamEvent, Toxic, ToxicContext
+from pytest_resilience.proxy.toxics.toxic import (
+    BACK,
+    CLOSE,
+    END,
+    RESET,
+    SAME,
+    Scheduled,
+    StreamEvent,
+    Toxic,
+    ToxicContext,
+)
 from pytest_resilience.wire import toxiproxy as wire
 from pytest_resilience.wire.go_json import JsonObject
 
@@ -482,11 +492,11 @@ class Answer(Toxic):
 
     def on_data(self, chunk: bytes, arrived: float, now: float, context: ToxicContext) -> Iterator[Scheduled]:
         context.state.append(chunk)
-        yield Scheduled(now + self.delay, b"%d:%s;" % (len(context.state), chunk), BACK)
+        yield (now + self.delay, b"%d:%s;" % (len(context.state), chunk), BACK)
         if self.event is not None:
-            yield Scheduled(now + self.delay, self.event, BACK)
+            yield (now + self.delay, self.event, BACK)
         if self.passes:
-            yield Scheduled(now, chunk)
+            yield (now, chunk, SAME)
 
 
 def test_toxic_counts_and_answers_in_order(wired: FakeConnection) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.proxy.toxics import build
-from pytest_resilience.proxy.toxics.toxic import CLOSE, END, NEVER, RESET, SAME, Scheduled, Toxic
+from pytest_resilience.proxy.toxics.toxic import CLOSE, END, NEVER, RESET, SAME, Toxic
 
 T = 100.0  # "now", all over
 
@@ -78,7 +78,7 @@ def test_data(kind: str, settings: dict[str, Any], arrived: float, now: float, d
 )
 def test_start(kind: str, settings: dict[str, Any], due: Any) -> None:
     toxic = build(kind, settings)
-    assert toxic.on_start(T, Context(toxic)) == (due and Scheduled(*due))
+    assert toxic.on_start(T, Context(toxic)) == due
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_start(kind: str, settings: dict[str, Any], due: Any) -> None:
 )
 def test_end(kind: str, settings: dict[str, Any], dues: Any) -> None:
     toxic = build(kind, settings)
-    assert list(toxic.on_end(END, T, T, Context(toxic))) == [Scheduled(*due) for due in dues]
+    assert list(toxic.on_end(END, T, T, Context(toxic))) == [(*due, SAME) for due in dues]
 
 
 @pytest.mark.parametrize(
@@ -160,19 +160,19 @@ def test_slices_are_small_and_make_up_the_chunk(variation: int) -> None:
 def test_limit_counts_over_chunks() -> None:
     toxic = build("limit_data", {"limit_bytes": 8})
     context = Context(toxic)
-    assert data(toxic, b"12345", context=context) == [Scheduled(T, b"12345")]
-    assert data(toxic, b"67890", context=context) == [Scheduled(T, b"678"), Scheduled(T, CLOSE)]
+    assert data(toxic, b"12345", context=context) == [(T, b"12345", SAME)]
+    assert data(toxic, b"67890", context=context) == [(T, b"678", SAME), (T, CLOSE, SAME)]
 
 
 def test_shared_bandwidth_serves_one_after_the_other() -> None:
     toxic = build("shared_bandwidth", {"rate_bytes_per_s": 100.0})
-    assert data(toxic, b"12345", context=Context(toxic)) == [Scheduled(T + 0.05, b"12345")]
-    assert data(toxic, b"67890", context=Context(toxic)) == [Scheduled(T + 0.1, b"67890")]
-    assert data(toxic, b"later", now=T + 9, context=Context(toxic)) == [Scheduled(T + 9.05, b"later")]
+    assert data(toxic, b"12345", context=Context(toxic)) == [(T + 0.05, b"12345", SAME)]
+    assert data(toxic, b"67890", context=Context(toxic)) == [(T + 0.1, b"67890", SAME)]
+    assert data(toxic, b"later", now=T + 9, context=Context(toxic)) == [(T + 9.05, b"later", SAME)]
 
 
 def test_shared_bandwidth_zero_holds() -> None:
-    assert data(build("shared_bandwidth", {}), b"x") == [Scheduled(NEVER, b"x")]
+    assert data(build("shared_bandwidth", {}), b"x") == [(NEVER, b"x", SAME)]
 
 
 def test_corrupt_flips_one_bit_about_so_often_and_says_so() -> None:
