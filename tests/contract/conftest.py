@@ -312,35 +312,35 @@ def own_server(start: Callable[..., Server]) -> Server:
     return start()
 
 
-def _make_doors() -> tuple[list[ProxyHandle], Callable[..., ProxyHandle]]:
-    doors: list[ProxyHandle] = []
+def _make_proxies() -> tuple[list[ProxyHandle], Callable[..., ProxyHandle]]:
+    proxies: list[ProxyHandle] = []
 
-    def make(server: Server, name: str = "door", **fields: Any) -> ProxyHandle:
-        doors.append(ProxyHandle(server, name, **fields))
-        return doors[-1]
+    def make(server: Server, name: str = "proxy", **fields: Any) -> ProxyHandle:
+        proxies.append(ProxyHandle(server, name, **fields))
+        return proxies[-1]
 
-    return doors, make
+    return proxies, make
 
 
 @pytest.fixture
-def make_door() -> Iterator[Callable[..., ProxyHandle]]:
-    """Makes doors on a server: `make_door(server, name, **fields of the proxy)`."""
-    doors, make = _make_doors()
+def make_proxy() -> Iterator[Callable[..., ProxyHandle]]:
+    """Makes proxies on a server: `make_proxy(server, name, **fields of the proxy)`."""
+    proxies, make = _make_proxies()
     yield make
-    for each in doors:
+    for each in proxies:
         each.close()
 
 
 @pytest.fixture
-def door(server: Server, make_door: Callable[..., ProxyHandle]) -> ProxyHandle:
-    """A door on the shared server."""
-    return make_door(server)
+def proxy(server: Server, make_proxy: Callable[..., ProxyHandle]) -> ProxyHandle:
+    """A proxy on the shared server."""
+    return make_proxy(server)
 
 
 @pytest.fixture
-def own_door(own_server: Server, make_door: Callable[..., ProxyHandle]) -> ProxyHandle:
-    """A door on a server that this test may wedge or kill."""
-    return make_door(own_server)
+def own_proxy(own_server: Server, make_proxy: Callable[..., ProxyHandle]) -> ProxyHandle:
+    """A proxy on a server that this test may wedge or kill."""
+    return make_proxy(own_server)
 
 
 def _running(server: BackendServer) -> BackendServer:

@@ -1,4 +1,4 @@
-"""What our proxy has and Toxiproxy does not: counters, triggers, faults at the door, more toxics, unix sockets."""
+"""What our proxy has and Toxiproxy does not: counters, triggers, faults at the proxy, more toxics, unix sockets."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def until(question: Callable[[], Any]) -> Any:
     raise AssertionError("never")
 
 
-def add(door: ProxyHandle, **body: Any) -> Any:
-    reply = door.call("POST", "/toxics", body)
+def add(proxy: ProxyHandle, **body: Any) -> Any:
+    reply = proxy.call("POST", "/toxics", body)
     assert reply.status == 200, reply
     return reply.json
 
@@ -37,9 +37,9 @@ def add(door: ProxyHandle, **body: Any) -> Any:
 # --- counters and the list of connections ----------------------------------------------------------------------------
 
 
-def test_counters_of_a_quiet_proxy(door: ProxyHandle) -> None:
+def test_counters_of_a_quiet_proxy(proxy: ProxyHandle) -> None:
     none = {"count": 0, "first": None, "last": None}
-    counters = door.counters()
+    counters = proxy.counters()
     assert abs(counters.pop("now") - time.monotonic()) < PATIENCE
     assert counters == {
         "connections": 0,
@@ -51,14 +51,14 @@ def test_counters_of_a_quiet_proxy(door: ProxyHandle) -> None:
     }
 
 
-def test_counters_count_connections_and_bytes_while_they_live(door: ProxyHandle) -> None:
+def test_counters_count_connections_and_bytes_while_they_live(proxy: ProxyHandle) -> None:
     before = time.monotonic()
-    client, served = door.connect()
+    client, served = proxy.connect()
     client.sendall(b"12345")
     assert take(served, 5) == b"12345"
     served.sendall(b"123")
     assert take(client, 3) == b"123"
-    counters = door.counters()
+    counters = proxy.counters()
     assert counters["connections"] == 1
     assert counters["accepted"]["count"] == 1
     assert before <= counters["accepted"]["first"] == counters["accepted"]["last"] <= counters["now"]
@@ -66,78 +66,78 @@ def test_counters_count_connections_and_bytes_while_they_live(door: ProxyHandle)
     client.close()
     assert served.recv(1) == b""
     served.close()
-    until(lambda: door.counters()["connections"] == 0)
-    assert door.counters()["bytes"] == {"upstream": 5, "downstream": 3}
+    until(lambda: proxy.counters()["connections"] == 0)
+    assert proxy.counters()["bytes"] == {"upstream": 5, "downstream": 3}
 
 
-def test_held_bytes_count_at_once(door: ProxyHandle) -> None:
-    first, second = door.connect(), door.connect()
-    door.connect()
-    door.add("bandwidth", rate=0)
+def test_held_bytes_count_at_once(proxy: ProxyHandle) -> None:
+    first, second = proxy.connect(), proxy.connect()
+    proxy.connect()
+    proxy.add("bandwidth", rate=0)
     for _, served in (first, second, second):
         served.sendall(b"1234")
-    counted = until(lambda: (c := door.counters()["toxics"]["bandwidth_downstream"])["bytes"] == 12 and c)
+    counted = until(lambda: (c := proxy.counters()["toxics"]["bandwidth_downstream"])["bytes"] == 12 and c)
     assert counted["connections"] == 2
     assert counted["first"] <= counted["last"]
 
 
-def test_attached_toxic_that_touched_nothing_counts_nothing(door: ProxyHandle) -> None:
-    client, served = door.connect()
+def test_attached_toxic_that_touched_nothing_counts_nothing(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
     for kind in ("latency", "noop", "slicer", "limit_data", "slow_close"):
-        door.add(
+        proxy.add(
             kind,
             **{"slicer": {"average_size": 100}, "limit_data": {"bytes": 100}, "slow_close": {"delay": 1}}.get(kind, {}),
         )
     served.sendall(b"x")
     assert client.recv(1) == b"x"
-    for counted in door.counters()["toxics"].values():
+    for counted in proxy.counters()["toxics"].values():
         assert counted == {"connections": 0, "bytes": 0, "first": None, "last": None}
 
 
-def test_cut_connections_count(door: ProxyHandle) -> None:
-    door.connect()
-    door.connect()
-    door.call("POST", "", {"enabled": False})
-    assert door.counters()["cut"]["count"] == 2
+def test_cut_connections_count(proxy: ProxyHandle) -> None:
+    proxy.connect()
+    proxy.connect()
+    proxy.call("POST", "", {"enabled": False})
+    assert proxy.counters()["cut"]["count"] == 2
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_refused_attempts_count_and_our_own_clients_do_not(
-    server: Server, make_door: Callable[..., ProxyHandle], host: str
+    server: Server, make_proxy: Callable[..., ProxyHandle], host: str
 ) -> None:
-    door = make_door(server, "counted", listen=f"[{host}]:0" if ":" in host else f"{host}:0")
-    client = socket.create_connection((host, door.port), PATIENCE)
+    proxy = make_proxy(server, "counted", listen=f"[{host}]:0" if ":" in host else f"{host}:0")
+    client = socket.create_connection((host, proxy.port), PATIENCE)
     with client:
-        door.accept().close()
-        door.call("POST", "", {"enabled": False})
+        proxy.accept().close()
+        proxy.call("POST", "", {"enabled": False})
         assert gone(client) == "end"
     for _ in range(3):
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, door.port), PATIENCE)
-    refused = door.counters()["refused"]
+            socket.create_connection((host, proxy.port), PATIENCE)
+    refused = proxy.counters()["refused"]
     if refused["count"] is None:
         pytest.skip("this kernel does not tell about refused connections")
-    until(lambda: door.counters()["refused"]["count"] == 3)
-    door.call("POST", "", {"enabled": True})
-    door.call("POST", "", {"enabled": False})
+    until(lambda: proxy.counters()["refused"]["count"] == 3)
+    proxy.call("POST", "", {"enabled": True})
+    proxy.call("POST", "", {"enabled": False})
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((host, door.port), PATIENCE)
-    until(lambda: door.counters()["refused"]["count"] == 4)
+        socket.create_connection((host, proxy.port), PATIENCE)
+    until(lambda: proxy.counters()["refused"]["count"] == 4)
 
 
-def test_connections_are_listed(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    door.add("bandwidth", rate=0)
+def test_connections_are_listed(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    proxy.add("bandwidth", rate=0)
     client.sendall(b"ab")
     assert take(served, 2) == b"ab"
     served.sendall(b"held")
-    (shown,) = until(lambda: (c := door.call("GET", "/connections").json)[0]["held"]["downstream"] and c)
+    (shown,) = until(lambda: (c := proxy.call("GET", "/connections").json)[0]["held"]["downstream"] and c)
     assert shown.pop("since") <= time.monotonic()
     host, port = client.getsockname()
     assert shown == {
         "number": 1,
         "client": f"{host}:{port}",
-        "upstream": f"127.0.0.1:{door.upstream.getsockname()[1]}",
+        "upstream": f"127.0.0.1:{proxy.upstream.getsockname()[1]}",
         "via": "{}:{}".format(*served.getpeername()),
         "connected": True,
         "bytes": {"upstream": 2, "downstream": 4},
@@ -148,8 +148,8 @@ def test_connections_are_listed(door: ProxyHandle) -> None:
 # --- triggers --------------------------------------------------------------------------------------------------------
 
 
-def test_trigger_is_echoed_only_if_it_was_sent(door: ProxyHandle) -> None:
-    shown = add(door, type="latency", after={"bytes": 5}, count=2, connections=[1, "127.0.0.1"])
+def test_trigger_is_echoed_only_if_it_was_sent(proxy: ProxyHandle) -> None:
+    shown = add(proxy, type="latency", after={"bytes": 5}, count=2, connections=[1, "127.0.0.1"])
     assert {**shown, "attributes": {}} == {
         "attributes": {}, "name": "latency_downstream", "type": "latency", "stream": "downstream", "toxicity": 1,
         "after": {"bytes": 5}, "count": 2, "connections": [1, "127.0.0.1"],
@@ -169,35 +169,35 @@ def test_trigger_is_echoed_only_if_it_was_sent(door: ProxyHandle) -> None:
         {"connections": [True]},
     ],
 )
-def test_bad_trigger_is_a_400(door: ProxyHandle, trigger: Any) -> None:
-    reply = door.call("POST", "/toxics", {"type": "noop", **trigger})
+def test_bad_trigger_is_a_400(proxy: ProxyHandle, trigger: Any) -> None:
+    reply = proxy.call("POST", "/toxics", {"type": "noop", **trigger})
     assert (reply.status, next(iter(trigger)) in reply.error) == (400, True)
 
 
-def test_after_chunks_the_toxic_strikes(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    add(door, type="reset_peer", after=2)
+def test_after_chunks_the_toxic_strikes(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    add(proxy, type="reset_peer", after=2)
     for number in range(2):
-        assert door.counters()["toxics"]["reset_peer_downstream"]["connections"] == 0
+        assert proxy.counters()["toxics"]["reset_peer_downstream"]["connections"] == 0
         served.sendall(bytes([number]))
         assert client.recv(1) == bytes([number])
     assert gone(client) == "reset"
-    assert door.counters()["toxics"]["reset_peer_downstream"]["connections"] == 1
+    assert proxy.counters()["toxics"]["reset_peer_downstream"]["connections"] == 1
 
 
-def test_after_bytes_cuts_inside_a_chunk(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    add(door, type="bandwidth", after={"bytes": 3})
+def test_after_bytes_cuts_inside_a_chunk(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    add(proxy, type="bandwidth", after={"bytes": 3})
     served.sendall(b"12345")
     assert take(client, 3) == b"123"
     assert silent(client, 0.05)
-    door.remove("bandwidth_downstream")
+    proxy.remove("bandwidth_downstream")
     assert take(client, 2) == b"45"
 
 
-def test_count_ends_the_toxics_work(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    add(door, type="latency", count=1, attributes={"latency": 1500})
+def test_count_ends_the_toxics_work(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    add(proxy, type="latency", count=1, attributes={"latency": 1500})
     watch = Watch()
     served.sendall(b"a")
     assert client.recv(1) == b"a"
@@ -208,7 +208,7 @@ def test_count_ends_the_toxics_work(door: ProxyHandle) -> None:
     assert watch.seconds < 1.5
 
 
-def held(door: ProxyHandle, pair: tuple[socket.socket, socket.socket]) -> bool:
+def held(proxy: ProxyHandle, pair: tuple[socket.socket, socket.socket]) -> bool:
     pair[1].sendall(b"x")
     return silent(pair[0], 0.03)
 
@@ -224,18 +224,18 @@ def held(door: ProxyHandle, pair: tuple[socket.socket, socket.socket]) -> bool:
         ({"connections": ["127.0.0.9"]}, [False, False, False]),
     ],
 )
-def test_trigger_names_connections(door: ProxyHandle, trigger: Any, expected: list[bool]) -> None:
-    add(door, type="bandwidth", **trigger)
-    assert [held(door, door.connect()) for _ in range(3)] == expected
+def test_trigger_names_connections(proxy: ProxyHandle, trigger: Any, expected: list[bool]) -> None:
+    add(proxy, type="bandwidth", **trigger)
+    assert [held(proxy, proxy.connect()) for _ in range(3)] == expected
 
 
 # --- toxics ----------------------------------------------------------------------------------------------------------
 
 
-def test_limit_time_closes_although_data_flows(door: ProxyHandle) -> None:
-    client, served = door.connect()
+def test_limit_time_closes_although_data_flows(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
     watch = Watch()
-    door.add("limit_time", time=150)
+    proxy.add("limit_time", time=150)
     with pytest.raises((ConnectionError, AssertionError)):
         while watch.seconds < PATIENCE:
             served.sendall(b"x")
@@ -243,9 +243,9 @@ def test_limit_time_closes_although_data_flows(door: ProxyHandle) -> None:
     assert 0.15 <= watch.seconds < PATIENCE
 
 
-def test_cut_ends_one_direction_only(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    door.add("cut", "upstream")
+def test_cut_ends_one_direction_only(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    proxy.add("cut", "upstream")
     assert served.recv(1) == b""
     served.sendall(b"still here")
     assert take(client, 10) == b"still here"
@@ -253,9 +253,9 @@ def test_cut_ends_one_direction_only(door: ProxyHandle) -> None:
     assert client.recv(1) == b""
 
 
-def test_shared_bandwidth_is_shared(door: ProxyHandle) -> None:
-    pairs = [door.connect() for _ in range(2)]
-    door.add("shared_bandwidth", rate=100)
+def test_shared_bandwidth_is_shared(proxy: ProxyHandle) -> None:
+    pairs = [proxy.connect() for _ in range(2)]
+    proxy.add("shared_bandwidth", rate=100)
     watch = Watch()
     for _, served in pairs:
         served.sendall(b"x" * 10_000)
@@ -264,11 +264,11 @@ def test_shared_bandwidth_is_shared(door: ProxyHandle) -> None:
     assert watch.seconds >= 0.199
 
 
-def test_corrupt_flips_bits_by_the_seed(start: Callable[..., Server], make_door: Callable[..., ProxyHandle]) -> None:
+def test_corrupt_flips_bits_by_the_seed(start: Callable[..., Server], make_proxy: Callable[..., ProxyHandle]) -> None:
     def flipped() -> bytes:
-        door = make_door(start("-seed", "7"))
-        door.add("corrupt", every=50)
-        client, served = door.connect()
+        proxy = make_proxy(start("-seed", "7"))
+        proxy.add("corrupt", every=50)
+        client, served = proxy.connect()
         served.sendall(bytes(1000))
         return take(client, 1000)
 
@@ -279,72 +279,72 @@ def test_corrupt_flips_bits_by_the_seed(start: Callable[..., Server], make_door:
 
 
 @pytest.mark.parametrize("distribution", ["normal", "pareto"])
-def test_latency_with_another_distribution(door: ProxyHandle, distribution: str) -> None:
+def test_latency_with_another_distribution(proxy: ProxyHandle, distribution: str) -> None:
     attributes = {"latency": 20, "jitter": 1, "distribution": distribution}
-    assert add(door, type="latency", attributes=attributes)["attributes"] == attributes
-    client, served = door.connect()
+    assert add(proxy, type="latency", attributes=attributes)["attributes"] == attributes
+    client, served = proxy.connect()
     watch = Watch()
     served.sendall(b"x")
     assert client.recv(1) == b"x"
     assert watch.seconds >= 0.01
 
 
-def test_unknown_distribution_is_a_400(door: ProxyHandle) -> None:
-    reply = door.call("POST", "/toxics", {"type": "latency", "attributes": {"distribution": "cauchy"}})
+def test_unknown_distribution_is_a_400(proxy: ProxyHandle) -> None:
+    reply = proxy.call("POST", "/toxics", {"type": "latency", "attributes": {"distribution": "cauchy"}})
     assert (reply.status, "distribution" in reply.error) == (400, True)
 
 
-# --- at the door -----------------------------------------------------------------------------------------------------
+# --- at the proxy -----------------------------------------------------------------------------------------------------
 
 
-def test_accept_delay_keeps_the_client_waiting(door: ProxyHandle) -> None:
-    assert door.call("PATCH", "", {"accept_delay": 100}).json["accept_delay"] == 100
+def test_accept_delay_keeps_the_client_waiting(proxy: ProxyHandle) -> None:
+    assert proxy.call("PATCH", "", {"accept_delay": 100}).json["accept_delay"] == 100
     watch = Watch()
-    client, served = door.connect()
+    client, served = proxy.connect()
     assert watch.seconds >= 0.1
     client.sendall(b"x")
     assert served.recv(1) == b"x"
 
 
-def test_refuse_after_counts_connections_and_leaves_them_alone(door: ProxyHandle) -> None:
-    door.call("PATCH", "", {"refuse_after": 2})
-    pairs = [door.connect() for _ in range(2)]
+def test_refuse_after_counts_connections_and_leaves_them_alone(proxy: ProxyHandle) -> None:
+    proxy.call("PATCH", "", {"refuse_after": 2})
+    pairs = [proxy.connect() for _ in range(2)]
     with pytest.raises(ConnectionRefusedError):
-        until(door.dial)
+        until(proxy.dial)
     for client, served in pairs:
         client.sendall(b"x")
         assert served.recv(1) == b"x"
-    until(lambda: door.counters()["refused"]["count"] in (1, None))
-    assert "refuse_after" not in door.call("PATCH", "", {"refuse_after": -1}).json
-    door.connect()
+    until(lambda: proxy.counters()["refused"]["count"] in (1, None))
+    assert "refuse_after" not in proxy.call("PATCH", "", {"refuse_after": -1}).json
+    proxy.connect()
 
 
-def test_hang_answers_no_connect(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    door.call("PATCH", "", {"hang": True})
+def test_hang_answers_no_connect(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    proxy.call("PATCH", "", {"hang": True})
     late = socket.socket()
     with late:
         late.settimeout(0.2)
-        assert late.connect_ex(("127.0.0.1", door.port)) in (errno.EAGAIN, errno.ETIMEDOUT)
+        assert late.connect_ex(("127.0.0.1", proxy.port)) in (errno.EAGAIN, errno.ETIMEDOUT)
     client.sendall(b"x")
     assert served.recv(1) == b"x"
-    assert door.server.call("POST", "/reset").status == 204
-    door.connect()
-    assert door.counters()["accepted"]["count"] == 2
+    assert proxy.server.call("POST", "/reset").status == 204
+    proxy.connect()
+    assert proxy.counters()["accepted"]["count"] == 2
 
 
-def test_refuse_when_down_refuses_until_the_upstream_is_back(door: ProxyHandle) -> None:
-    door.call("PATCH", "", {"refuse_when_down": True})
-    address = door.upstream.getsockname()
-    door.upstream.close()
+def test_refuse_when_down_refuses_until_the_upstream_is_back(proxy: ProxyHandle) -> None:
+    proxy.call("PATCH", "", {"refuse_when_down": True})
+    address = proxy.upstream.getsockname()
+    proxy.upstream.close()
     try:
-        assert gone(door.dial()) == "reset"
+        assert gone(proxy.dial()) == "reset"
     except ConnectionResetError:
         pass  # that quick
 
     def refused() -> bool:
         try:
-            door.dial()
+            proxy.dial()
         except ConnectionRefusedError:
             return True
         except ConnectionResetError:
@@ -352,19 +352,21 @@ def test_refuse_when_down_refuses_until_the_upstream_is_back(door: ProxyHandle) 
         return False
 
     until(refused)
-    door.upstream = socket.create_server(address)
-    door.upstream.settimeout(PATIENCE)
-    door.sockets.append(door.upstream)
+    proxy.upstream = socket.create_server(address)
+    proxy.upstream.settimeout(PATIENCE)
+    proxy.sockets.append(proxy.upstream)
     until(lambda: not refused())
-    served = door.accept()
+    served = proxy.accept()
     served.close()
 
 
-def test_door_options_come_with_create_and_go_with_reset(server: Server, make_door: Callable[..., ProxyHandle]) -> None:
-    door = make_door(server, accept_delay=5, refuse_when_down=True)
-    assert door.call("GET").json["accept_delay"] == 5
+def test_door_options_come_with_create_and_go_with_reset(
+    server: Server, make_proxy: Callable[..., ProxyHandle]
+) -> None:
+    proxy = make_proxy(server, accept_delay=5, refuse_when_down=True)
+    assert proxy.call("GET").json["accept_delay"] == 5
     server.call("POST", "/reset")
-    shown = door.call("GET").json
+    shown = proxy.call("GET").json
     assert ("accept_delay" in shown, shown["refuse_when_down"]) == (False, True)
 
 
@@ -401,31 +403,31 @@ def test_unix_sockets_on_both_sides(server: Server, tmp_path: Path) -> None:
 
 
 def test_name_that_cannot_be_resolved_gives_the_client_up_and_blocks_nobody(
-    server: Server, make_door: Callable[..., ProxyHandle]
+    server: Server, make_proxy: Callable[..., ProxyHandle]
 ) -> None:
-    door = make_door(server)
-    door.call("PATCH", "", {"upstream": "no.such.host.invalid:80"})
-    assert gone(door.dial()) == "end"
+    proxy = make_proxy(server)
+    proxy.call("PATCH", "", {"upstream": "no.such.host.invalid:80"})
+    assert gone(proxy.dial()) == "end"
 
 
 @pytest.mark.parametrize("name", ["localhost", "LocalHost"])  # the second one is looked up as any name is
-def test_upstream_by_name(server: Server, make_door: Callable[..., ProxyHandle], name: str) -> None:
-    door = make_door(server)
-    door.call("PATCH", "", {"upstream": f"{name}:{door.upstream.getsockname()[1]}"})
-    client = door.dial()
+def test_upstream_by_name(server: Server, make_proxy: Callable[..., ProxyHandle], name: str) -> None:
+    proxy = make_proxy(server)
+    proxy.call("PATCH", "", {"upstream": f"{name}:{proxy.upstream.getsockname()[1]}"})
+    client = proxy.dial()
     client.sendall(b"x")
-    served = door.accept()
+    served = proxy.accept()
     assert served.recv(1) == b"x"
 
 
-def test_the_next_address_of_a_name_is_tried(server: Server, make_door: Callable[..., ProxyHandle]) -> None:
+def test_the_next_address_of_a_name_is_tried(server: Server, make_proxy: Callable[..., ProxyHandle]) -> None:
     if not any(family is socket.AF_INET6 for family, *_ in socket.getaddrinfo("localhost", 0)):
         pytest.skip("localhost has no IPv6 address here")
-    door = make_door(server)
+    proxy = make_proxy(server)
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as upstream:
         upstream.settimeout(PATIENCE)
-        door.call("PATCH", "", {"upstream": f"localhost:{upstream.getsockname()[1]}"})
-        client = door.dial()
+        proxy.call("PATCH", "", {"upstream": f"localhost:{upstream.getsockname()[1]}"})
+        client = proxy.dial()
         client.sendall(b"said before anybody listened")
         served, _ = upstream.accept()
         with served:

@@ -295,15 +295,15 @@ def test_unknown_proxy_is_a_404(server: Server, method: str, path: str, body: st
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_update_changes_what_it_names(door: ProxyHandle, method: str) -> None:
-    before = door.call("GET").json
-    assert door.call(method, "", {"enabled": False, "name": "ignored"}).json == {**before, "enabled": False}
-    assert door.call(method, "", "{}").json == {**before, "enabled": False}
-    assert door.call(method, "", {"enabled": True}).json == before
+def test_update_changes_what_it_names(proxy: ProxyHandle, method: str) -> None:
+    before = proxy.call("GET").json
+    assert proxy.call(method, "", {"enabled": False, "name": "ignored"}).json == {**before, "enabled": False}
+    assert proxy.call(method, "", "{}").json == {**before, "enabled": False}
+    assert proxy.call(method, "", {"enabled": True}).json == before
 
 
-def test_update_without_a_body_is_a_400(door: ProxyHandle) -> None:
-    reply = door.call("POST", "", "")
+def test_update_without_a_body_is_a_400(proxy: ProxyHandle) -> None:
+    reply = proxy.call("POST", "", "")
     assert (reply.status, reply.error) == (400, "bad request body: EOF")
 
 
@@ -316,55 +316,55 @@ def test_update_without_a_body_is_a_400(door: ProxyHandle) -> None:
     ],
 )
 def test_update_with_an_address_that_cannot_be_read_changes_nothing(
-    door: ProxyHandle, listen: str, message: str
+    proxy: ProxyHandle, listen: str, message: str
 ) -> None:
-    before = door.call("GET").json
-    reply = door.call("PATCH", "", {"listen": listen})
+    before = proxy.call("GET").json
+    reply = proxy.call("PATCH", "", {"listen": listen})
     assert (reply.status, reply.error) == (500, message)
-    assert door.call("GET").json == before
+    assert proxy.call("GET").json == before
 
 
-def test_update_of_the_address_moves_the_proxy(door: ProxyHandle) -> None:
-    moved = door.call("PATCH", "", {"listen": "127.0.0.1:0"}).json["listen"]
-    assert moved != door.listen
+def test_update_of_the_address_moves_the_proxy(proxy: ProxyHandle) -> None:
+    moved = proxy.call("PATCH", "", {"listen": "127.0.0.1:0"}).json["listen"]
+    assert moved != proxy.listen
     with pytest.raises(ConnectionRefusedError):
-        door.dial()
-    door.port = int(moved.rsplit(":", 1)[1])
-    client, served = door.connect()
+        proxy.dial()
+    proxy.port = int(moved.rsplit(":", 1)[1])
+    client, served = proxy.connect()
     client.sendall(b"x")
     assert served.recv(1) == b"x"
 
 
-def test_same_address_in_another_spelling_is_no_change(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    assert door.call("PATCH", "", {"listen": f"localhost:{door.port}"}).status == 200
+def test_same_address_in_another_spelling_is_no_change(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    assert proxy.call("PATCH", "", {"listen": f"localhost:{proxy.port}"}).status == 200
     client.sendall(b"x")
     assert served.recv(1) == b"x"
 
 
-def test_new_upstream_cuts_connections_and_keeps_toxics(door: ProxyHandle) -> None:
-    client, _ = door.connect()
-    door.add("latency", latency=0)
+def test_new_upstream_cuts_connections_and_keeps_toxics(proxy: ProxyHandle) -> None:
+    client, _ = proxy.connect()
+    proxy.add("latency", latency=0)
     with socket.create_server(("127.0.0.1", 0)) as other:
-        reply = door.call("PATCH", "", {"upstream": f"127.0.0.1:{other.getsockname()[1]}"})
+        reply = proxy.call("PATCH", "", {"upstream": f"127.0.0.1:{other.getsockname()[1]}"})
         assert [each["name"] for each in reply.json["toxics"]] == ["latency_downstream"]
         assert client.recv(1) == b""
-        door.dial().sendall(b"x")
+        proxy.dial().sendall(b"x")
         served, _ = other.accept()
         with served:
             assert served.recv(1) == b"x"
 
 
-def test_upstream_is_not_validated(door: ProxyHandle) -> None:
-    assert door.call("PATCH", "", {"upstream": ""}).json["upstream"] == ""
+def test_upstream_is_not_validated(proxy: ProxyHandle) -> None:
+    assert proxy.call("PATCH", "", {"upstream": ""}).json["upstream"] == ""
 
 
-def test_delete_answers_204_and_frees_name_and_port(door: ProxyHandle) -> None:
-    reply = door.call("DELETE")
+def test_delete_answers_204_and_frees_name_and_port(proxy: ProxyHandle) -> None:
+    reply = proxy.call("DELETE")
     assert (reply.status, reply.text) == (204, "")
     assert "content-type" not in reply.headers
-    assert door.call("GET").status == 404
-    socket.create_server(("127.0.0.1", door.port)).close()
+    assert proxy.call("GET").status == 404
+    socket.create_server(("127.0.0.1", proxy.port)).close()
 
 
 # --- toxics ----------------------------------------------------------------------------------------------------------
@@ -384,40 +384,40 @@ def test_delete_answers_204_and_frees_name_and_port(door: ProxyHandle) -> None:
     ],
 )
 def test_toxic_is_echoed_with_all_attributes_in_order(
-    door: ProxyHandle, kind_of_toxic: str, attributes: Any, shown: str
+    proxy: ProxyHandle, kind_of_toxic: str, attributes: Any, shown: str
 ) -> None:
-    reply = door.call("POST", "/toxics", {"type": kind_of_toxic, "attributes": attributes})
+    reply = proxy.call("POST", "/toxics", {"type": kind_of_toxic, "attributes": attributes})
     assert reply.status == 200
     name = f"{kind_of_toxic}_downstream"
     wanted = f'{{"attributes":{shown},"name":"{name}","type":"{kind_of_toxic}","stream":"downstream","toxicity":1}}'
     assert reply.text == wanted
-    assert door.call("GET", f"/toxics/{name}").text == wanted
-    assert door.call("GET", "/toxics").text == f"[{wanted}]"
-    assert f'"toxics":[{wanted}]' in door.call("GET").text
+    assert proxy.call("GET", f"/toxics/{name}").text == wanted
+    assert proxy.call("GET", "/toxics").text == f"[{wanted}]"
+    assert f'"toxics":[{wanted}]' in proxy.call("GET").text
 
 
 @pytest.mark.parametrize(
     "toxicity",
     ["0", "-0", "1", "0.1", "0.9", "0.3333333", "0.25", "0.00001", "0.000001", "1e-7", "1.5e-9", "1e-10", "1e-45"],
 )
-def test_toxicity_is_echoed_as_float32(door: ProxyHandle, toxicity: str) -> None:
-    reply = door.call("POST", "/toxics", f'{{"type":"noop","toxicity":{toxicity}}}')
+def test_toxicity_is_echoed_as_float32(proxy: ProxyHandle, toxicity: str) -> None:
+    reply = proxy.call("POST", "/toxics", f'{{"type":"noop","toxicity":{toxicity}}}')
     assert reply.text.endswith(f'"toxicity":{toxicity}}}')
 
 
 @pytest.mark.parametrize("toxicity", ["1e300", "1e999", "-1e999", "1e39", "9" * 400])
 @pytest.mark.parametrize("place", ["create", "update", "populate"])
-def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(door: ProxyHandle, toxicity: str, place: str) -> None:
+def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(proxy: ProxyHandle, toxicity: str, place: str) -> None:
     if place == "populate":
-        if door.server.kind == "real":
+        if proxy.server.kind == "real":
             pytest.skip("D12: toxics in populate are ignored")
         toxic = f'{{"type":"noop","toxicity":{toxicity}}}'
-        reply = door.server.call("POST", "/populate", f'[{{"name":"x","upstream":"u:1","toxics":[{toxic}]}}]')
+        reply = proxy.server.call("POST", "/populate", f'[{{"name":"x","upstream":"u:1","toxics":[{toxic}]}}]')
     elif place == "create":
-        reply = door.call("POST", "/toxics", f'{{"type":"noop","toxicity":{toxicity}}}')
+        reply = proxy.call("POST", "/toxics", f'{{"type":"noop","toxicity":{toxicity}}}')
     else:
-        door.add("noop")
-        reply = door.call("PATCH", "/toxics/noop_downstream", f'{{"toxicity":{toxicity}}}')
+        proxy.add("noop")
+        reply = proxy.call("PATCH", "/toxics/noop_downstream", f'{{"toxicity":{toxicity}}}')
     field = f"Go struct field {'' if place == 'update' else 'ToxicWrapper'}.toxicity of type float32"
     assert (reply.status, reply.error) == (
         400,
@@ -464,8 +464,8 @@ def test_bad_json_is_refused_in_gos_words(server: Server, body: str | bytes, mes
     assert server.call("POST", "/proxies", body).error == f"bad request body: {message}"
 
 
-def test_bad_bodies_of_toxics_are_refused_in_gos_words(door: ProxyHandle) -> None:
-    door.add("latency")
+def test_bad_bodies_of_toxics_are_refused_in_gos_words(proxy: ProxyHandle) -> None:
+    proxy.add("latency")
     toxic = "/toxics/latency_downstream"
     for method, path, body, message in (
         ("POST", "/toxics", "[]", "array into Go value of type toxics.ToxicWrapper"),
@@ -474,7 +474,7 @@ def test_bad_bodies_of_toxics_are_refused_in_gos_words(door: ProxyHandle) -> Non
         ("PATCH", toxic, '{"toxicity":"x"}', "string into Go struct field .toxicity of type float32"),
         ("PATCH", toxic, "5", f"number into Go value of type {TOXIC_UPDATE}"),
     ):  # fmt: skip
-        reply = door.call(method, path, body)
+        reply = proxy.call(method, path, body)
         assert (reply.status, reply.error) == (400, f"bad request body: json: cannot unmarshal {message}")
 
 
@@ -490,15 +490,15 @@ def test_bad_entries_of_populate_are_refused_in_gos_words(server: Server, body: 
     assert server.call("POST", "/populate", body).json["error"] == f"bad request body: {message}"
 
 
-def test_stream_is_matched_in_any_case_and_echoed_verbatim(door: ProxyHandle) -> None:
-    reply = door.call("POST", "/toxics", {"type": "noop", "stream": "UpStream"})
+def test_stream_is_matched_in_any_case_and_echoed_verbatim(proxy: ProxyHandle) -> None:
+    reply = proxy.call("POST", "/toxics", {"type": "noop", "stream": "UpStream"})
     assert (reply.json["stream"], reply.json["name"]) == ("UpStream", "noop_UpStream")
 
 
-def test_toxics_are_listed_upstream_first_each_in_order_of_addition(door: ProxyHandle) -> None:
+def test_toxics_are_listed_upstream_first_each_in_order_of_addition(proxy: ProxyHandle) -> None:
     for name, stream in (("d1", "downstream"), ("u1", "upstream"), ("d2", "downstream"), ("u2", "upstream")):
-        door.add("noop", stream, name=name)
-    assert [each["name"] for each in door.call("GET", "/toxics").json] == ["u1", "u2", "d1", "d2"]
+        proxy.add("noop", stream, name=name)
+    assert [each["name"] for each in proxy.call("GET", "/toxics").json] == ["u1", "u2", "d1", "d2"]
 
 
 @pytest.mark.parametrize(
@@ -514,23 +514,23 @@ def test_toxics_are_listed_upstream_first_each_in_order_of_addition(door: ProxyH
         ('{"type":"latency","name":"taken","attributes":{"latency":"x"}}', 409, "toxic already exists"),
     ],
 )
-def test_toxic_refused(door: ProxyHandle, body: str, status: int, message: str) -> None:
-    door.add("noop", name="taken")
-    reply = door.call("POST", "/toxics", body)
+def test_toxic_refused(proxy: ProxyHandle, body: str, status: int, message: str) -> None:
+    proxy.add("noop", name="taken")
+    reply = proxy.call("POST", "/toxics", body)
     assert (reply.status, reply.text, reply.headers["content-type"]) == (status, error(status, message), TEXT)
 
 
 @pytest.mark.parametrize("value", ["5.0", "5.5", "1e3", '"5"', "true", "[]", "9223372036854775808"])
-def test_integers_must_be_written_as_integers(door: ProxyHandle, value: str) -> None:
-    reply = door.call("POST", "/toxics", f'{{"type":"latency","attributes":{{"latency":{value}}}}}')
+def test_integers_must_be_written_as_integers(proxy: ProxyHandle, value: str) -> None:
+    reply = proxy.call("POST", "/toxics", f'{{"type":"latency","attributes":{{"latency":{value}}}}}')
     assert reply.status == 400
     assert reply.error.startswith("bad request body: json: cannot unmarshal ")
-    assert door.call("GET", "/toxics").text == "[]"
+    assert proxy.call("GET", "/toxics").text == "[]"
 
 
 @pytest.mark.parametrize("attributes", ["[]", "5", '"x"'])
-def test_attributes_must_be_an_object(door: ProxyHandle, attributes: str) -> None:
-    assert door.call("POST", "/toxics", f'{{"type":"latency","attributes":{attributes}}}').status == 400
+def test_attributes_must_be_an_object(proxy: ProxyHandle, attributes: str) -> None:
+    assert proxy.call("POST", "/toxics", f'{{"type":"latency","attributes":{attributes}}}').status == 400
 
 
 @pytest.mark.parametrize(
@@ -541,38 +541,38 @@ def test_attributes_must_be_an_object(door: ProxyHandle, attributes: str) -> Non
         '{"type":"latency","attributes":{"LATENCY":0,"x":1}}',
     ],
 )
-def test_attributes_may_be_absent(door: ProxyHandle, body: str) -> None:
-    assert door.call("POST", "/toxics", body).json["attributes"] == {"latency": 0, "jitter": 0}
+def test_attributes_may_be_absent(proxy: ProxyHandle, body: str) -> None:
+    assert proxy.call("POST", "/toxics", body).json["attributes"] == {"latency": 0, "jitter": 0}
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_toxic_update_merges_attributes(door: ProxyHandle, method: str) -> None:
-    door.add("latency", latency=5, jitter=3)
-    reply = door.call(method, "/toxics/latency_downstream", {"attributes": {"latency": 9}, "toxicity": 0.5})
+def test_toxic_update_merges_attributes(proxy: ProxyHandle, method: str) -> None:
+    proxy.add("latency", latency=5, jitter=3)
+    reply = proxy.call(method, "/toxics/latency_downstream", {"attributes": {"latency": 9}, "toxicity": 0.5})
     assert reply.status == 200
     assert reply.json["attributes"] == {"latency": 9, "jitter": 3}
     assert reply.json["toxicity"] == 0.5
-    assert door.call(method, "/toxics/latency_downstream", {}).json == reply.json
+    assert proxy.call(method, "/toxics/latency_downstream", {}).json == reply.json
 
 
-def test_toxic_update_may_repeat_what_cannot_change(door: ProxyHandle) -> None:
-    door.add("latency", latency=5)
-    whole = door.call("GET", "/toxics/latency_downstream").json
-    assert door.call("POST", "/toxics/latency_downstream", whole).json == whole
+def test_toxic_update_may_repeat_what_cannot_change(proxy: ProxyHandle) -> None:
+    proxy.add("latency", latency=5)
+    whole = proxy.call("GET", "/toxics/latency_downstream").json
+    assert proxy.call("POST", "/toxics/latency_downstream", whole).json == whole
 
 
 @pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", "{}"), ("PATCH", "{}"), ("DELETE", None)])
-def test_unknown_toxic_is_a_404(door: ProxyHandle, method: str, body: str | None) -> None:
-    reply = door.call(method, "/toxics/none", body)
+def test_unknown_toxic_is_a_404(proxy: ProxyHandle, method: str, body: str | None) -> None:
+    reply = proxy.call(method, "/toxics/none", body)
     assert (reply.status, reply.text) == (404, error(404, "toxic not found"))
 
 
-def test_removed_toxic_is_gone(door: ProxyHandle) -> None:
-    door.add("latency")
-    reply = door.call("DELETE", "/toxics/latency_downstream")
+def test_removed_toxic_is_gone(proxy: ProxyHandle) -> None:
+    proxy.add("latency")
+    reply = proxy.call("DELETE", "/toxics/latency_downstream")
     assert (reply.status, reply.text) == (204, "")
     assert "content-type" not in reply.headers
-    assert door.call("GET", "/toxics").text == "[]"
+    assert proxy.call("GET", "/toxics").text == "[]"
 
 
 # --- populate and reset ----------------------------------------------------------------------------------------------
@@ -633,29 +633,29 @@ def test_populate_with_an_equal_entry_twice_gives_the_same_proxy_twice(server: S
     assert (one, one["enabled"]) == (two, True)
 
 
-def test_populate_leaves_an_equal_proxy_alone(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    door.add("latency")
-    before = door.call("GET").json
-    body = [{"name": "door", "listen": f"localhost:{door.port}", "upstream": before["upstream"], "enabled": False}]
-    assert door.server.call("POST", "/populate", body).json["proxies"] == [before]
+def test_populate_leaves_an_equal_proxy_alone(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    proxy.add("latency")
+    before = proxy.call("GET").json
+    body = [{"name": "proxy", "listen": f"localhost:{proxy.port}", "upstream": before["upstream"], "enabled": False}]
+    assert proxy.server.call("POST", "/populate", body).json["proxies"] == [before]
     client.sendall(b"x")
     assert served.recv(1) == b"x"
 
 
-def test_populate_replaces_a_proxy_that_differs(door: ProxyHandle) -> None:
-    door.add("latency")
-    client, _ = door.connect()
-    body = [{"name": "door", "listen": door.listen, "upstream": "127.0.0.1:1"}]
-    reply = door.server.call("POST", "/populate", body)
+def test_populate_replaces_a_proxy_that_differs(proxy: ProxyHandle) -> None:
+    proxy.add("latency")
+    client, _ = proxy.connect()
+    body = [{"name": "proxy", "listen": proxy.listen, "upstream": "127.0.0.1:1"}]
+    reply = proxy.server.call("POST", "/populate", body)
     assert reply.json["proxies"] == [
-        {**door.call("GET").json, "toxics": [], "upstream": "127.0.0.1:1", "listen": door.listen}
+        {**proxy.call("GET").json, "toxics": [], "upstream": "127.0.0.1:1", "listen": proxy.listen}
     ]
     assert client.recv(1) == b""
 
 
-def test_reset_enables_proxies_and_removes_toxics(server: Server, make_door: Callable[..., ProxyHandle]) -> None:
-    first, second = make_door(server, "first"), make_door(server, "second")
+def test_reset_enables_proxies_and_removes_toxics(server: Server, make_proxy: Callable[..., ProxyHandle]) -> None:
+    first, second = make_proxy(server, "first"), make_proxy(server, "second")
     first.add("latency", latency=1)
     second.add("latency", "upstream")
     second.call("PATCH", "", {"enabled": False})

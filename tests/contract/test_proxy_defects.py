@@ -24,8 +24,8 @@ differs = pytest.mark.differs
 
 
 @differs("D1: a client that does not read wedges the whole API")
-def test_d1_peer_that_stops_reading_never_blocks_the_api(own_door: ProxyHandle) -> None:
-    client, served = own_door.connect()
+def test_d1_peer_that_stops_reading_never_blocks_the_api(own_proxy: ProxyHandle) -> None:
+    client, served = own_proxy.connect()
     served.setblocking(False)
     sent = 0
     idle = 0
@@ -37,7 +37,7 @@ def test_d1_peer_that_stops_reading_never_blocks_the_api(own_door: ProxyHandle) 
             idle += 1
             time.sleep(0.005)
     watch = Watch()
-    connection = own_door.server
+    connection = own_proxy.server
     connection.patience = PATIENCE
     for method, path, body in (
         ("POST", "/toxics", {"type": "latency", "attributes": {"latency": 1}}),
@@ -47,7 +47,7 @@ def test_d1_peer_that_stops_reading_never_blocks_the_api(own_door: ProxyHandle) 
         ("POST", "", {"enabled": False}),
     ):
         try:
-            reply = connection.call(method, own_door.path + path, body)
+            reply = connection.call(method, own_proxy.path + path, body)
         except TimeoutError:
             pytest.fail(f"{method} {path} hangs")
         assert reply.status < 300
@@ -76,49 +76,49 @@ ABSURD = [
 @differs("D2: such values are taken, and crash or stall the server at the first byte")
 @pytest.mark.parametrize(("toxic", "attributes"), ABSURD)
 def test_d2_absurd_attributes_are_a_400_that_names_the_field(
-    door: ProxyHandle, toxic: str, attributes: dict[str, int]
+    proxy: ProxyHandle, toxic: str, attributes: dict[str, int]
 ) -> None:
-    reply = door.call("POST", "/toxics", {"type": toxic, "attributes": attributes})
+    reply = proxy.call("POST", "/toxics", {"type": toxic, "attributes": attributes})
     assert reply.status == 400
     assert any(name in reply.error for name in attributes or ["average_size"])
-    assert door.call("GET", "/toxics").text == "[]"
+    assert proxy.call("GET", "/toxics").text == "[]"
 
 
 @differs("D2: toxicities outside 0 to 1 are taken")
 @pytest.mark.parametrize("toxicity", [-1, 2, 1.5])
-def test_d2_absurd_toxicity_is_a_400(door: ProxyHandle, toxicity: float) -> None:
-    reply = door.call("POST", "/toxics", {"type": "noop", "toxicity": toxicity})
+def test_d2_absurd_toxicity_is_a_400(proxy: ProxyHandle, toxicity: float) -> None:
+    reply = proxy.call("POST", "/toxics", {"type": "noop", "toxicity": toxicity})
     assert (reply.status, "toxicity" in reply.text) == (400, True)
 
 
-def test_d2_variation_as_large_as_the_average_is_legal(door: ProxyHandle) -> None:
-    client, served = door.connect()
-    door.add("slicer", average_size=1000, size_variation=1000)
+def test_d2_variation_as_large_as_the_average_is_legal(proxy: ProxyHandle) -> None:
+    client, served = proxy.connect()
+    proxy.add("slicer", average_size=1000, size_variation=1000)
     served.sendall(b"x" * 30_000)
     assert len(take(client, 30_000)) == 30_000
 
 
 @differs("D3: connections that exist are not reset while they are idle")
 @pytest.mark.parametrize("stream", ["upstream", "downstream"])
-def test_d3_reset_peer_resets_idle_connections_that_exist(own_door: ProxyHandle, stream: str) -> None:
-    client, _ = own_door.connect()
-    own_door.add("reset_peer", stream, timeout=0)
+def test_d3_reset_peer_resets_idle_connections_that_exist(own_proxy: ProxyHandle, stream: str) -> None:
+    client, _ = own_proxy.connect()
+    own_proxy.add("reset_peer", stream, timeout=0)
     with pytest.raises(ConnectionResetError):
         client.recv(1)
 
 
 @differs("D3: new connections are not reset before they send")
-def test_d3_reset_peer_resets_new_connections_as_they_connect(own_door: ProxyHandle) -> None:
-    own_door.add("reset_peer", timeout=0)
+def test_d3_reset_peer_resets_new_connections_as_they_connect(own_proxy: ProxyHandle) -> None:
+    own_proxy.add("reset_peer", timeout=0)
     with pytest.raises(ConnectionResetError):
-        client = own_door.dial()  # it is so quick that the connect itself may see it
+        client = own_proxy.dial()  # it is so quick that the connect itself may see it
         client.recv(1)
 
 
 @differs("D3: connections older than the toxic get a FIN")
-def test_d3_reset_peer_sends_a_true_rst_on_an_old_connection_with_data(own_door: ProxyHandle) -> None:
-    client, served = own_door.connect()
-    own_door.add("reset_peer", timeout=0)
+def test_d3_reset_peer_sends_a_true_rst_on_an_old_connection_with_data(own_proxy: ProxyHandle) -> None:
+    client, served = own_proxy.connect()
+    own_proxy.add("reset_peer", timeout=0)
     try:
         served.sendall(b"x")
     except ConnectionError:
@@ -127,9 +127,9 @@ def test_d3_reset_peer_sends_a_true_rst_on_an_old_connection_with_data(own_door:
 
 
 @differs("D3: toxicity 0 turns normal closes into RST")
-def test_d3_reset_peer_with_toxicity_zero_leaves_closes_alone(own_door: ProxyHandle) -> None:
-    own_door.add("reset_peer", toxicity=0.0)
-    client, served = own_door.connect()
+def test_d3_reset_peer_with_toxicity_zero_leaves_closes_alone(own_proxy: ProxyHandle) -> None:
+    own_proxy.add("reset_peer", toxicity=0.0)
+    client, served = own_proxy.connect()
     client.sendall(b"unread")
     assert take(served, 6) == b"unread"
     served.sendall(b"x")
@@ -139,21 +139,21 @@ def test_d3_reset_peer_with_toxicity_zero_leaves_closes_alone(own_door: ProxyHan
 
 
 @differs("D3: removal waits until the timeout has passed")
-def test_d3_removing_reset_peer_does_not_wait_and_delivers(own_door: ProxyHandle) -> None:
-    client, served = own_door.connect()
-    toxic = own_door.add("reset_peer", timeout=3000)
+def test_d3_removing_reset_peer_does_not_wait_and_delivers(own_proxy: ProxyHandle) -> None:
+    client, served = own_proxy.connect()
+    toxic = own_proxy.add("reset_peer", timeout=3000)
     served.sendall(b"x")
     assert silent(client, 0.05)
     watch = Watch()
-    own_door.remove(toxic)
+    own_proxy.remove(toxic)
     assert watch.seconds < 2.0
     assert client.recv(1) == b"x"
 
 
 @differs("D4: every chunk restarts the clock", by_chance=True)
-def test_d4_timeout_is_absolute(own_door: ProxyHandle) -> None:
-    client, served = own_door.connect()
-    own_door.add("timeout", timeout=200)
+def test_d4_timeout_is_absolute(own_proxy: ProxyHandle) -> None:
+    client, served = own_proxy.connect()
+    own_proxy.add("timeout", timeout=200)
     client.settimeout(0.04)
     watch = Watch()
     while watch.seconds < 3.0:
@@ -169,10 +169,10 @@ def test_d4_timeout_is_absolute(own_door: ProxyHandle) -> None:
 
 
 @differs("D5: chunks that wait in the second queue are stamped wrongly")
-def test_d5_chained_latencies_add_up_under_a_burst(own_door: ProxyHandle) -> None:
-    own_door.add("latency", name="one", latency=100)
-    own_door.add("latency", name="two", latency=100)
-    client, served = own_door.connect()
+def test_d5_chained_latencies_add_up_under_a_burst(own_proxy: ProxyHandle) -> None:
+    own_proxy.add("latency", name="one", latency=100)
+    own_proxy.add("latency", name="two", latency=100)
+    client, served = own_proxy.connect()
     delays = []
     sent = []
     for number in range(30):
@@ -187,21 +187,21 @@ def test_d5_chained_latencies_add_up_under_a_burst(own_door: ProxyHandle) -> Non
 
 
 @differs("D5: latency after bandwidth is swallowed in part", by_chance=True)
-def test_d5_bandwidth_then_latency_add_up(own_door: ProxyHandle) -> None:
-    own_door.add("bandwidth", rate=200)
-    own_door.add("latency", latency=200)
-    client, served = own_door.connect()
+def test_d5_bandwidth_then_latency_add_up(own_proxy: ProxyHandle) -> None:
+    own_proxy.add("bandwidth", rate=200)
+    own_proxy.add("latency", latency=200)
+    client, served = own_proxy.connect()
     watch = Watch()
     served.sendall(b"x" * 100_000)
     assert len(take(client, 100_000)) == 100_000
     assert 0.69 <= watch.seconds < 2.5
 
 
-def _delayed(start: Callable[..., Server], make_door: Callable[..., ProxyHandle], *flags: str) -> list[bool]:
+def _delayed(start: Callable[..., Server], make_proxy: Callable[..., ProxyHandle], *flags: str) -> list[bool]:
     """Of 24 connections through a toxic of toxicity 0.5, which are held up."""
-    door = make_door(start(*flags))
-    door.add("bandwidth", rate=0, toxicity=0.5)
-    return _held([door.connect() for _ in range(24)])
+    proxy = make_proxy(start(*flags))
+    proxy.add("bandwidth", rate=0, toxicity=0.5)
+    return _held([proxy.connect() for _ in range(24)])
 
 
 def _held(pairs: list[tuple[socket.socket, socket.socket]]) -> list[bool]:
@@ -217,22 +217,22 @@ def _held(pairs: list[tuple[socket.socket, socket.socket]]) -> list[bool]:
 
 
 @differs("D6: -seed does nothing")
-def test_d6_same_seed_same_draws(start: Callable[..., Server], make_door: Callable[..., ProxyHandle]) -> None:
-    first = _delayed(start, make_door, "-seed", "42")
+def test_d6_same_seed_same_draws(start: Callable[..., Server], make_proxy: Callable[..., ProxyHandle]) -> None:
+    first = _delayed(start, make_proxy, "-seed", "42")
     assert any(first)
     assert not all(first)
-    assert _delayed(start, make_door, "-seed", "42") == first
-    assert _delayed(start, make_door, "-seed", "43") != first
+    assert _delayed(start, make_proxy, "-seed", "42") == first
+    assert _delayed(start, make_proxy, "-seed", "43") != first
 
 
 @differs("D7: adding a toxic draws again for the one before it")
-def test_d7_unrelated_changes_never_draw_again(own_door: ProxyHandle) -> None:
-    pairs = [own_door.connect() for _ in range(24)]
-    own_door.add("bandwidth", rate=0, toxicity=0.5)
+def test_d7_unrelated_changes_never_draw_again(own_proxy: ProxyHandle) -> None:
+    pairs = [own_proxy.connect() for _ in range(24)]
+    own_proxy.add("bandwidth", rate=0, toxicity=0.5)
     before = _held(pairs)
-    own_door.add("noop")
-    own_door.remove("noop_downstream")
-    own_door.set("bandwidth_downstream", rate=0)
+    own_proxy.add("noop")
+    own_proxy.remove("noop_downstream")
+    own_proxy.set("bandwidth_downstream", rate=0)
     for (client, _), was_held in zip(pairs, before, strict=True):
         if was_held:
             assert client.recv(10) == b"x"  # the update has released it
@@ -240,8 +240,8 @@ def test_d7_unrelated_changes_never_draw_again(own_door: ProxyHandle) -> None:
 
 
 @differs("D8: an end of stream in one direction closes both")
-def test_d8_half_close_passes_through(own_door: ProxyHandle) -> None:
-    client, served = own_door.connect()
+def test_d8_half_close_passes_through(own_proxy: ProxyHandle) -> None:
+    client, served = own_proxy.connect()
     client.sendall(b"question")
     client.shutdown(socket.SHUT_WR)
     assert take(served, 100) == b"question"
@@ -251,8 +251,8 @@ def test_d8_half_close_passes_through(own_door: ProxyHandle) -> None:
 
 
 @differs("D9: an upstream that does not answer blocks accepting, disabling and deleting")
-def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_door: Callable[..., ProxyHandle]) -> None:
-    door = make_door(own_server)
+def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_proxy: Callable[..., ProxyHandle]) -> None:
+    proxy = make_proxy(own_server)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         fillers = [socket.socket() for _ in range(3)]
@@ -260,13 +260,13 @@ def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_door: Calla
             for filler in fillers:
                 filler.setblocking(False)
                 filler.connect_ex(address)
-            door.call("POST", "", {"upstream": f"127.0.0.1:{address[1]}"})
-            waiting = [door.dial() for _ in range(3)]
+            proxy.call("POST", "", {"upstream": f"127.0.0.1:{address[1]}"})
+            waiting = [proxy.dial() for _ in range(3)]
             time.sleep(0.05)
             own_server.patience = 4.0
             watch = Watch()
             try:
-                reply = door.call("POST", "", {"enabled": False})
+                reply = proxy.call("POST", "", {"enabled": False})
             except TimeoutError:
                 pytest.fail("disabling hangs")
             assert reply.status == 200
@@ -280,8 +280,8 @@ def test_d9_dialling_never_blocks_the_proxy(own_server: Server, make_door: Calla
 
 @differs("D10: a RST arrives as FIN")
 @pytest.mark.parametrize("by", ["client", "upstream"])
-def test_d10_rst_stays_rst(own_door: ProxyHandle, by: str) -> None:
-    client, served = own_door.connect()
+def test_d10_rst_stays_rst(own_proxy: ProxyHandle, by: str) -> None:
+    client, served = own_proxy.connect()
     client.sendall(b"x")
     assert served.recv(1) == b"x"
     sender, receiver = (client, served) if by == "client" else (served, client)
@@ -291,71 +291,71 @@ def test_d10_rst_stays_rst(own_door: ProxyHandle, by: str) -> None:
 
 
 @differs("D11: a failed move leaves the proxy disabled, at the new address")
-def test_d11_update_that_cannot_bind_changes_nothing(own_door: ProxyHandle) -> None:
-    client, served = own_door.connect()
-    before = own_door.call("GET").json
+def test_d11_update_that_cannot_bind_changes_nothing(own_proxy: ProxyHandle) -> None:
+    client, served = own_proxy.connect()
+    before = own_proxy.call("GET").json
     with socket.create_server(("127.0.0.1", 0)) as taken:
         body = {"listen": f"127.0.0.1:{taken.getsockname()[1]}", "upstream": "127.0.0.1:9"}
-        assert own_door.call("PATCH", "", body).status == 500
-    assert own_door.call("GET").json == before
+        assert own_proxy.call("PATCH", "", body).status == 500
+    assert own_proxy.call("GET").json == before
     client.sendall(b"x")
     assert served.recv(1) == b"x"
 
 
 @differs("D11: keys before the bad one are applied")
-def test_d11_failed_toxic_update_changes_nothing(own_door: ProxyHandle) -> None:
-    own_door.add("latency", latency=5)
+def test_d11_failed_toxic_update_changes_nothing(own_proxy: ProxyHandle) -> None:
+    own_proxy.add("latency", latency=5)
     assert (
-        own_door.call("PATCH", "/toxics/latency_downstream", '{"attributes":{"latency":9,"jitter":"x"}}').status == 400
+        own_proxy.call("PATCH", "/toxics/latency_downstream", '{"attributes":{"latency":9,"jitter":"x"}}').status == 400
     )
-    assert own_door.call("GET", "/toxics/latency_downstream").json["attributes"] == {"latency": 5, "jitter": 0}
+    assert own_proxy.call("GET", "/toxics/latency_downstream").json["attributes"] == {"latency": 5, "jitter": 0}
 
 
 @differs("D11: populate stops half-way")
-def test_d11_populate_is_all_or_nothing(own_door: ProxyHandle) -> None:
-    client, served = own_door.connect()
+def test_d11_populate_is_all_or_nothing(own_proxy: ProxyHandle) -> None:
+    client, served = own_proxy.connect()
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        reply = own_door.server.call(
+        reply = own_proxy.server.call(
             "POST",
             "/populate",
             [
                 {"name": "new", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"},
-                {"name": "door", "listen": own_door.listen, "upstream": "127.0.0.1:1"},
+                {"name": "proxy", "listen": own_proxy.listen, "upstream": "127.0.0.1:1"},
                 {"name": "bad", "listen": f"127.0.0.1:{taken.getsockname()[1]}", "upstream": "127.0.0.1:1"},
             ],
         )
     assert (reply.status, reply.json["status"], reply.json["proxies"]) == (500, 500, None)
-    assert list(own_door.server.call("GET", "/proxies").json) == ["door"]
+    assert list(own_proxy.server.call("GET", "/proxies").json) == ["proxy"]
     client.sendall(b"x")
     assert served.recv(1) == b"x"
 
 
 @differs("D11: the ports of what it had done so far stay taken")
-def test_d11_failed_populate_gives_ports_back_and_listens_where_it_did(own_door: ProxyHandle) -> None:
+def test_d11_failed_populate_gives_ports_back_and_listens_where_it_did(own_proxy: ProxyHandle) -> None:
     port = free_port()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         bodies = [
             {"name": "new", "listen": f"127.0.0.1:{port}", "upstream": "127.0.0.1:1"},
             {
-                "name": "door",
-                "listen": f"0.0.0.0:{own_door.port}",
+                "name": "proxy",
+                "listen": f"0.0.0.0:{own_proxy.port}",
                 "upstream": "127.0.0.1:1",
             },  # has to step aside for itself
             {"name": "bad", "listen": f"127.0.0.1:{taken.getsockname()[1]}", "upstream": "127.0.0.1:1"},
         ]
-        assert own_door.server.call("POST", "/populate", bodies).status == 500
+        assert own_proxy.server.call("POST", "/populate", bodies).status == 500
     socket.create_server(("127.0.0.1", port)).close()
-    client, served = own_door.connect()
+    client, served = own_proxy.connect()
     client.sendall(b"x")
     assert served.recv(1) == b"x"
 
 
 @pytest.mark.differs("D11: the first proxy that can't be enabled keeps the others from being reset", by_chance=True)
 def test_d11_reset_resets_all_that_can_be_and_names_the_rest(
-    server: Server, make_door: Callable[..., ProxyHandle]
+    server: Server, make_proxy: Callable[..., ProxyHandle]
 ) -> None:
-    doors = [make_door(server, f"door{number}") for number in range(8)]
-    for each in doors:
+    proxies = [make_proxy(server, f"proxy{number}") for number in range(8)]
+    for each in proxies:
         each.add("latency", latency=1)
         each.call("PATCH", "", {"enabled": False})
     taken = socket.create_server(("127.0.0.1", 0))
@@ -371,7 +371,7 @@ def test_d11_reset_resets_all_that_can_be_and_names_the_rest(
             assert f"{name}: listen tcp 127.0.0.1:{port}: bind: address already in use" in reply.error
             shown = server.call("GET", f"/proxies/{name}").json
             assert (shown["enabled"], shown["toxics"]) == (False, [])
-        for each in doors:
+        for each in proxies:
             shown = each.call("GET").json
             assert (shown["enabled"], shown["toxics"]) == (True, [])
     assert server.call("POST", "/reset").status == 204
@@ -401,25 +401,25 @@ def test_d12_bad_toxic_in_create_creates_nothing(server: Server) -> None:
 
 @differs("D12: silently ignored")
 @pytest.mark.parametrize("change", [{"stream": "upstream"}, {"type": "timeout"}, {"name": "other"}])
-def test_d12_change_of_what_cannot_change_is_refused(door: ProxyHandle, change: dict[str, str]) -> None:
-    door.add("latency", latency=5)
-    reply = door.call("PATCH", "/toxics/latency_downstream", {"attributes": {"latency": 6}, **change})
+def test_d12_change_of_what_cannot_change_is_refused(proxy: ProxyHandle, change: dict[str, str]) -> None:
+    proxy.add("latency", latency=5)
+    reply = proxy.call("PATCH", "/toxics/latency_downstream", {"attributes": {"latency": 6}, **change})
     assert (reply.status, next(iter(change)) in reply.error) == (400, True)
-    assert door.call("GET", "/toxics/latency_downstream").json["attributes"]["latency"] == 5
+    assert proxy.call("GET", "/toxics/latency_downstream").json["attributes"]["latency"] == 5
 
 
 @differs("D13: bytes are counted when a connection ends")
-def test_d13_metrics_are_live(start: Callable[..., Server], make_door: Callable[..., ProxyHandle]) -> None:
+def test_d13_metrics_are_live(start: Callable[..., Server], make_proxy: Callable[..., ProxyHandle]) -> None:
     server = start("-proxy-metrics")
-    door = make_door(server)
-    client, served = door.connect()
+    proxy = make_proxy(server)
+    client, served = proxy.connect()
     client.sendall(b"12345")
     assert take(served, 5) == b"12345"
     text = server.call("GET", "/metrics").text
     for word in ("received", "sent"):
         assert (
-            f'toxiproxy_proxy_{word}_bytes_total{{direction="upstream",listener="{door.listen}",proxy="door",'
-            f'upstream="127.0.0.1:{door.upstream.getsockname()[1]}"}} 5'
+            f'toxiproxy_proxy_{word}_bytes_total{{direction="upstream",listener="{proxy.listen}",proxy="proxy",'
+            f'upstream="127.0.0.1:{proxy.upstream.getsockname()[1]}"}} 5'
         ) in text
 
 
@@ -451,26 +451,26 @@ def test_d14_bad_config_ends_the_start(kind: str, tmp_path: Path, content: str |
 
 
 @differs("D15: the port of a disabled proxy is anybody's")
-def test_d15_disabled_proxy_keeps_its_port(own_door: ProxyHandle) -> None:
-    own_door.call("POST", "", {"enabled": False})
+def test_d15_disabled_proxy_keeps_its_port(own_proxy: ProxyHandle) -> None:
+    own_proxy.call("POST", "", {"enabled": False})
     with pytest.raises(OSError, match="in use"):
-        socket.create_server(("127.0.0.1", own_door.port)).close()
+        socket.create_server(("127.0.0.1", own_proxy.port)).close()
     with pytest.raises(ConnectionRefusedError):
-        own_door.dial()
-    assert own_door.call("POST", "", {"enabled": True}).status == 200
-    own_door.connect()
+        own_proxy.dial()
+    assert own_proxy.call("POST", "", {"enabled": True}).status == 200
+    own_proxy.connect()
 
 
 @differs("D16: 45 to 61 kB per idle connection")
-def test_d16_an_idle_connection_costs_less_than_two_kilobytes(own_door: ProxyHandle) -> None:
+def test_d16_an_idle_connection_costs_less_than_two_kilobytes(own_proxy: ProxyHandle) -> None:
     import psutil
 
-    process = psutil.Process(own_door.server.process.pid)
+    process = psutil.Process(own_proxy.server.process.pid)
     for _ in range(100):
-        own_door.connect()
+        own_proxy.connect()
     before = process.memory_info().rss
     for _ in range(1000):
-        own_door.connect()
+        own_proxy.connect()
     assert (process.memory_info().rss - before) / 1000 < 2000
 
 
@@ -484,23 +484,23 @@ def test_d17_name_with_a_slash_can_be_addressed_and_deleted(own_server: Server) 
 
 
 @differs("D18: panics within seconds when connections and toxics come and go", by_chance=True)
-def test_d18_connections_and_toxics_that_come_and_go_at_once_do_no_harm(own_door: ProxyHandle) -> None:
-    server = own_door.server
+def test_d18_connections_and_toxics_that_come_and_go_at_once_do_no_harm(own_proxy: ProxyHandle) -> None:
+    server = own_proxy.server
     over = threading.Event()
 
     def come_and_go() -> None:
         while not over.is_set():
             try:
-                with socket.create_connection(("127.0.0.1", own_door.port), PATIENCE) as client:
+                with socket.create_connection(("127.0.0.1", own_proxy.port), PATIENCE) as client:
                     client.sendall(b"x" * 1000)
             except OSError:
                 continue
 
     def take_in() -> None:
-        own_door.upstream.settimeout(0.2)
+        own_proxy.upstream.settimeout(0.2)
         while not over.is_set():
             try:
-                served, _ = own_door.upstream.accept()
+                served, _ = own_proxy.upstream.accept()
             except TimeoutError:
                 continue
             served.close()
@@ -513,10 +513,10 @@ def test_d18_connections_and_toxics_that_come_and_go_at_once_do_no_harm(own_door
         while watch.seconds < (1.5 if server.kind == "ours" else 10.0):
             for stream in ("upstream", "downstream"):
                 for name in ("one", "two"):
-                    own_door.add("latency", stream, name=f"{name}_{stream}", latency=1)
+                    own_proxy.add("latency", stream, name=f"{name}_{stream}", latency=1)
             for stream in ("upstream", "downstream"):
                 for name in ("one", "two"):
-                    own_door.remove(f"{name}_{stream}")
+                    own_proxy.remove(f"{name}_{stream}")
     finally:
         over.set()
         for thread in threads:

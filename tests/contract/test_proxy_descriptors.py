@@ -21,11 +21,11 @@ LIMIT = 200
 
 
 @pytest.fixture
-def small(own_server: Server, make_door: Callable[..., ProxyHandle]) -> ProxyHandle:
+def small(own_server: Server, make_proxy: Callable[..., ProxyHandle]) -> ProxyHandle:
     """A proxy in a process whose limit of descriptors was lowered after the start."""
-    door = make_door(own_server)
+    proxy = make_proxy(own_server)
     resource.prlimit(own_server.process.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
-    return door
+    return proxy
 
 
 @pytest.fixture

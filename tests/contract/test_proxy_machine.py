@@ -81,14 +81,14 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.server.clear()
-        self.door = ProxyHandle(self.server, "door")
+        self.proxy = ProxyHandle(self.server, "proxy")
         self.flows: list[Flow] = []
         self.toxics: list[str] = []
         self.lossy = False
         self.enabled = True
 
     def teardown(self) -> None:
-        if not hasattr(self, "door"):
+        if not hasattr(self, "proxy"):
             return
         try:
             assert self.server.call("POST", "/reset").status == 204
@@ -102,7 +102,7 @@ class Machine(RuleBasedStateMachine):
                 assert flow.sent.startswith(flow.got)
                 assert self.lossy or flow.over or flow.got == flow.sent, "bytes are missing"
         finally:
-            self.door.close()
+            self.proxy.close()
 
     def drain(self) -> None:
         for flow in self.flows:
@@ -112,10 +112,10 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def connect(self) -> None:
         try:
-            client = self.door.dial()
+            client = self.proxy.dial()
         except ConnectionResetError:
             return
-        served = self.door.accept()
+        served = self.proxy.accept()
         for each in (client, served):
             each.setblocking(False)
         self.flows += [Flow(client, served), Flow(served, client)]
@@ -128,7 +128,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(toxic=KEEPS, stream=STREAMS, name=st.sampled_from("abc"), toxicity=st.sampled_from([1, 0.5]))
     def add(self, toxic: tuple[str, dict[str, int]], stream: str, name: str, toxicity: float) -> None:
-        reply = self.door.call(
+        reply = self.proxy.call(
             "POST",
             "/toxics",
             {"name": name, "type": toxic[0], "stream": stream, "attributes": toxic[1], "toxicity": toxicity},
@@ -140,7 +140,7 @@ class Machine(RuleBasedStateMachine):
     @rule(toxic=LOSES, stream=STREAMS)
     def add_one_that_loses(self, toxic: tuple[str, dict[str, int]], stream: str) -> None:
         self.lossy = True
-        reply = self.door.call(
+        reply = self.proxy.call(
             "POST", "/toxics", {"name": "lossy", "type": toxic[0], "stream": stream, "attributes": toxic[1]}
         )
         assert reply.status == (409 if "lossy" in self.toxics else 200)
@@ -150,30 +150,30 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 3), toxicity=st.sampled_from([0, 0.5, 1]))
     def update(self, which: int, toxicity: float) -> None:
         name = self.toxics[which % len(self.toxics)]
-        assert self.door.call("PATCH", f"/toxics/{name}", {"toxicity": toxicity}).status == 200
+        assert self.proxy.call("PATCH", f"/toxics/{name}", {"toxicity": toxicity}).status == 200
 
     @precondition(lambda self: self.toxics)
     @rule(which=st.integers(0, 3))
     def remove(self, which: int) -> None:
-        self.door.remove(self.toxics.pop(which % len(self.toxics)))
+        self.proxy.remove(self.toxics.pop(which % len(self.toxics)))
 
     @rule()
     def disable(self) -> None:
         self.enabled = False
-        assert self.door.call("POST", "", {"enabled": False}).json["enabled"] is False
+        assert self.proxy.call("POST", "", {"enabled": False}).json["enabled"] is False
         self.forget_connections()
 
     @rule()
     def enable(self) -> None:
         self.enabled = True
-        assert self.door.call("POST", "", {"enabled": True}).json["enabled"] is True
+        assert self.proxy.call("POST", "", {"enabled": True}).json["enabled"] is True
 
     @rule()
     def delete_and_create(self) -> None:
-        assert self.door.call("DELETE").status == 204
+        assert self.proxy.call("DELETE").status == 204
         self.forget_connections()
-        port = self.door.upstream.getsockname()[1]
-        body = {"name": "door", "listen": self.door.listen, "upstream": f"127.0.0.1:{port}"}
+        port = self.proxy.upstream.getsockname()[1]
+        body = {"name": "proxy", "listen": self.proxy.listen, "upstream": f"127.0.0.1:{port}"}
         assert self.server.call("POST", "/populate", [body]).status == 201
         self.toxics = []
         self.enabled = True
@@ -200,8 +200,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_api_knows_what_we_know(self) -> None:
-        if hasattr(self, "door"):
-            shown = self.door.call("GET").json
+        if hasattr(self, "proxy"):
+            shown = self.proxy.call("GET").json
             assert (shown["enabled"], sorted(each["name"] for each in shown["toxics"])) == (
                 self.enabled,
                 sorted(self.toxics),
@@ -225,10 +225,10 @@ def test_random_changes_and_traffic_agree_with_the_model() -> None:
     )
 
 
-def test_a_big_stream_arrives_intact_while_toxics_flap(door: ProxyHandle) -> None:
+def test_a_big_stream_arrives_intact_while_toxics_flap(proxy: ProxyHandle) -> None:
     """32 MiB; $PROXY_SOAK_MIB=1024 for the gibibyte that we promise."""
     size = int(os.environ.get("PROXY_SOAK_MIB", "32")) * 1048576
-    client, served = door.connect()
+    client, served = proxy.connect()
     block = random.Random(1).randbytes(1048576)
     digests: list[str] = []
 
@@ -258,8 +258,8 @@ def test_a_big_stream_arrives_intact_while_toxics_flap(door: ProxyHandle) -> Non
             ("bandwidth", {"rate": 0}),
             ("slicer", {"average_size": 9000}),
         ):
-            door.add(kind, name=f"t{flaps}", **attributes)
-            door.remove(f"t{flaps}")
+            proxy.add(kind, name=f"t{flaps}", **attributes)
+            proxy.remove(f"t{flaps}")
             flaps += 1
         threads[1].join(0.005)
     for thread in threads:
@@ -269,13 +269,13 @@ def test_a_big_stream_arrives_intact_while_toxics_flap(door: ProxyHandle) -> Non
 
 
 def test_bad_peers_of_every_kind_at_once_leave_the_api_quick(
-    server: Server, make_door: Callable[..., ProxyHandle]
+    server: Server, make_proxy: Callable[..., ProxyHandle]
 ) -> None:
-    door = make_door(server)
-    dead = make_door(server, "dead")
+    proxy = make_proxy(server)
+    dead = make_proxy(server, "dead")
     dead.upstream.close()
-    door.add("latency", latency=5)
-    door.add("slicer", "upstream", average_size=1000, delay=1000)
+    proxy.add("latency", latency=5)
+    proxy.add("slicer", "upstream", average_size=1000, delay=1000)
     over = threading.Event()
 
     def stall(sock: socket.socket) -> None:
@@ -286,7 +286,7 @@ def test_bad_peers_of_every_kind_at_once_leave_the_api_quick(
         except BlockingIOError:
             pass
 
-    pairs = [door.connect() for _ in range(24)]
+    pairs = [proxy.connect() for _ in range(24)]
     for number, (client, served) in enumerate(pairs):
         what = number % 6
         if what == 0:
@@ -303,7 +303,7 @@ def test_bad_peers_of_every_kind_at_once_leave_the_api_quick(
 
     def come_and_go() -> None:
         while not over.is_set():
-            for port in (dead.port, door.port):
+            for port in (dead.port, proxy.port):
                 try:
                     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client:
                         client.sendall(b"x" * 100)
@@ -321,7 +321,7 @@ def test_bad_peers_of_every_kind_at_once_leave_the_api_quick(
                 ("DELETE", f"/toxics/t{number}", None),
             ):
                 watch = Watch()
-                reply: Any = door.call(method, path, body)
+                reply: Any = proxy.call(method, path, body)
                 times.append(watch.seconds)
                 assert reply.status in (200, 204)
     finally:

@@ -35,17 +35,17 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-def test_memory_of_readers_that_stall_behind_a_latency_is_bounded_and_comes_back(own_door: ProxyHandle) -> None:
-    process = psutil.Process(own_door.server.process.pid)
-    own_door.add("latency", latency=60_000)
+def test_memory_of_readers_that_stall_behind_a_latency_is_bounded_and_comes_back(own_proxy: ProxyHandle) -> None:
+    process = psutil.Process(own_proxy.server.process.pid)
+    own_proxy.add("latency", latency=60_000)
     before = process.memory_info().rss
-    pairs = [own_door.connect() for _ in range(READERS)]
+    pairs = [own_proxy.connect() for _ in range(READERS)]
     threads = [threading.Thread(target=fill, args=[served]) for _, served in pairs]
     for thread in threads:
         thread.start()
 
     def held() -> int:
-        return sum(each["held"]["downstream"] for each in own_door.call("GET", "/connections").json)
+        return sum(each["held"]["downstream"] for each in own_proxy.call("GET", "/connections").json)
 
     assert eventually(lambda: held() > 60 * MIB, within=30)
     seen = [0]

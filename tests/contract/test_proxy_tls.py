@@ -39,7 +39,7 @@ class Papers(NamedTuple):
     stranger: str
 
     @property
-    def door(self) -> dict[str, str]:
+    def proxy(self) -> dict[str, str]:
         return {"cert": self.cert, "key": self.key}
 
     def trusting(self, *, known: bool = False) -> ssl.SSLContext:
@@ -63,7 +63,7 @@ class Papers(NamedTuple):
 def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
     folder = tmp_path_factory.mktemp("papers")
     ca, stranger = trustme.CA(), trustme.CA()
-    server, client = ca.issue_cert("127.0.0.1", "localhost", "door.test"), ca.issue_cert("client.test")
+    server, client = ca.issue_cert("127.0.0.1", "localhost", "proxy.test"), ca.issue_cert("client.test")
     files: dict[str, Any] = {
         "ca": ca.cert_pem,
         "cert": server.cert_chain_pems[0],
@@ -78,22 +78,22 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
 
 
 class Ends:
-    """Makes doors with TLS and both ends of connections through them, and closes what it made."""
+    """Makes proxies with TLS and both ends of connections through them, and closes what it made."""
 
     def __init__(self, server: Server, make: Callable[..., ProxyHandle], papers: Papers) -> None:
         self._server, self._make, self._papers = server, make, papers
         self._open: list[socket.socket] = []
 
-    def door(self, name: str = "door", **tls: Any) -> ProxyHandle:
+    def proxy(self, name: str = "proxy", **tls: Any) -> ProxyHandle:
         return self._make(self._server, name, tls=tls)
 
-    def client(self, door: ProxyHandle, *, known: bool = False, name: str = "127.0.0.1") -> ssl.SSLSocket:
-        client = self._papers.trusting(known=known).wrap_socket(door.dial(), server_hostname=name)
+    def client(self, proxy: ProxyHandle, *, known: bool = False, name: str = "127.0.0.1") -> ssl.SSLSocket:
+        client = self._papers.trusting(known=known).wrap_socket(proxy.dial(), server_hostname=name)
         self._open.append(client)
         return client
 
-    def served(self, door: ProxyHandle, *, ask: bool = False) -> ssl.SSLSocket:
-        served = self._papers.serving(ask=ask).wrap_socket(door.accept(), server_side=True)
+    def served(self, proxy: ProxyHandle, *, ask: bool = False) -> ssl.SSLSocket:
+        served = self._papers.serving(ask=ask).wrap_socket(proxy.accept(), server_side=True)
         self._open.append(served)
         return served
 
@@ -103,14 +103,14 @@ class Ends:
 
 
 @pytest.fixture
-def ends(server: Server, make_door: Callable[..., ProxyHandle], papers: Papers) -> Iterator[Ends]:
-    made = Ends(server, make_door, papers)
+def ends(server: Server, make_proxy: Callable[..., ProxyHandle], papers: Papers) -> Iterator[Ends]:
+    made = Ends(server, make_proxy, papers)
     yield made
     made.close()
 
 
-def failed(door: ProxyHandle, side: str) -> int:
-    return int(door.counters()["tls"]["failed"][side]["count"])
+def failed(proxy: ProxyHandle, side: str) -> int:
+    return int(proxy.counters()["tls"]["failed"][side]["count"])
 
 
 def talk(client: socket.socket, served: socket.socket) -> None:
@@ -162,61 +162,63 @@ def echo(served: socket.socket) -> threading.Thread:
 
 
 def test_tls_to_the_client(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client=papers.door)
-    client, served = ends.client(door), door.accept()
+    proxy = ends.proxy(client=papers.proxy)
+    client, served = ends.client(proxy), proxy.accept()
     talk(client, served)
     assert client.version() == "TLSv1.3"
-    assert door.counters()["bytes"] == {"upstream": 8, "downstream": 6}, "counted as plain text"
+    assert proxy.counters()["bytes"] == {"upstream": 8, "downstream": 6}, "counted as plain text"
 
 
 def test_tls_to_the_upstream(ends: Ends, papers: Papers) -> None:
-    door = ends.door(upstream={"ca": papers.ca})
-    talk(door.dial(), ends.served(door))
+    proxy = ends.proxy(upstream={"ca": papers.ca})
+    talk(proxy.dial(), ends.served(proxy))
 
 
 def test_tls_on_both_sides(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client=papers.door, upstream={"ca": papers.ca, "server_name": "door.test"})
-    talk(ends.client(door), ends.served(door))
+    proxy = ends.proxy(client=papers.proxy, upstream={"ca": papers.ca, "server_name": "proxy.test"})
+    talk(ends.client(proxy), ends.served(proxy))
 
 
 def test_older_tls(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client=papers.door)
+    proxy = ends.proxy(client=papers.proxy)
     context = papers.trusting()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with context.wrap_socket(door.dial(), server_hostname="localhost") as client:
-        talk(client, door.accept())
+    with context.wrap_socket(proxy.dial(), server_hostname="localhost") as client:
+        talk(client, proxy.accept())
         assert client.version() == "TLSv1.2"
 
 
 def test_client_speaks_before_the_upstream_has_shaken_hands(ends: Ends, papers: Papers) -> None:
-    door = ends.door(upstream={"ca": papers.ca})
-    client = door.dial()
+    proxy = ends.proxy(upstream={"ca": papers.ca})
+    client = proxy.dial()
     client.sendall(b"early")
     client.shutdown(socket.SHUT_WR)
-    served = ends.served(door)
+    served = ends.served(proxy)
     assert take(served, 6) == b"early"
     served.sendall(b"late")
     assert take(client, 4) == b"late"
 
 
 def test_application_protocol_is_agreed_on(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client={**papers.door, "alpn": ["postgresql"]}, upstream={"ca": papers.ca, "alpn": ["postgresql"]})
+    proxy = ends.proxy(
+        client={**papers.proxy, "alpn": ["postgresql"]}, upstream={"ca": papers.ca, "alpn": ["postgresql"]}
+    )
     asking, serving = papers.trusting(), papers.serving()
     for context in (asking, serving):
         context.set_alpn_protocols(["postgresql"])
     with (
-        asking.wrap_socket(door.dial(), server_hostname="localhost") as client,
-        serving.wrap_socket(door.accept(), server_side=True) as served,
+        asking.wrap_socket(proxy.dial(), server_hostname="localhost") as client,
+        serving.wrap_socket(proxy.accept(), server_side=True) as served,
     ):
         assert client.selected_alpn_protocol() == served.selected_alpn_protocol() == "postgresql"
 
 
 @pytest.mark.parametrize("sides", ["client", "upstream", "client upstream"])
 def test_a_mebibyte_arrives_intact_both_ways_and_ends_arrive_behind_it(ends: Ends, papers: Papers, sides: str) -> None:
-    options: dict[str, Any] = {"client": papers.door, "upstream": {"ca": papers.ca}}
-    door = ends.door(**{side: options[side] for side in sides.split()})
-    client = ends.client(door) if "client" in sides else door.dial()
-    served = ends.served(door) if "upstream" in sides else door.accept()
+    options: dict[str, Any] = {"client": papers.proxy, "upstream": {"ca": papers.ca}}
+    proxy = ends.proxy(**{side: options[side] for side in sides.split()})
+    client = ends.client(proxy) if "client" in sides else proxy.dial()
+    served = ends.served(proxy) if "upstream" in sides else proxy.accept()
     thread = echo(served)
     assert exchange(client, MIB) == MIB
     if isinstance(client, ssl.SSLSocket):
@@ -226,15 +228,15 @@ def test_a_mebibyte_arrives_intact_both_ways_and_ends_arrive_behind_it(ends: End
         assert client.recv(1) == b""
     thread.join(PATIENCE)
     assert not thread.is_alive()
-    until(lambda: door.counters()["connections"] == 0)
-    assert failed(door, "client") == failed(door, "upstream") == 0
+    until(lambda: proxy.counters()["connections"] == 0)
+    assert failed(proxy, "client") == failed(proxy, "upstream") == 0
 
 
 def test_the_answer_to_a_half_closed_request_arrives(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client=papers.door)
+    proxy = ends.proxy(client=papers.proxy)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     session = papers.trusting().wrap_bio(incoming, outgoing, server_hostname="localhost")
-    client = door.dial()
+    client = proxy.dial()
 
     def step(call: Callable[[], Any]) -> Any:
         while True:
@@ -249,7 +251,7 @@ def test_the_answer_to_a_half_closed_request_arrives(ends: Ends, papers: Papers)
     with pytest.raises(ssl.SSLWantReadError):
         session.unwrap()
     client.sendall(outgoing.read())  # data and close_notify at once, and no FIN
-    served = door.accept()
+    served = proxy.accept()
     assert take(served, 20) == b"all of the question"
     served.sendall(b"answer")
     assert step(lambda: session.read(10)) == b"answer"
@@ -259,14 +261,14 @@ def test_the_answer_to_a_half_closed_request_arrives(ends: Ends, papers: Papers)
 
 
 def test_a_client_that_does_not_read_holds_back_the_upstream(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client=papers.door)
-    client, served = ends.client(door), door.accept()
+    proxy = ends.proxy(client=papers.proxy)
+    client, served = ends.client(proxy), proxy.accept()
     served.setblocking(False)
     said = 0
     with pytest.raises(BlockingIOError):
         while said < 64 << 20:
             said += served.send(MIB)
-    (shown,) = door.call("GET", "/connections").json
+    (shown,) = proxy.call("GET", "/connections").json
     assert shown["held"]["downstream"] <= 1 << 20
     served.setblocking(True)
     assert len(take(client, said)) == said
@@ -277,14 +279,14 @@ def test_a_client_that_does_not_read_holds_back_the_upstream(ends: Ends, papers:
 
 @pytest.fixture
 def both(ends: Ends, papers: Papers) -> tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]:
-    door = ends.door(client=papers.door, upstream={"ca": papers.ca})
-    client = ends.client(door)
-    return door, client, ends.served(door)
+    proxy = ends.proxy(client=papers.proxy, upstream={"ca": papers.ca})
+    client = ends.client(proxy)
+    return proxy, client, ends.served(proxy)
 
 
 def test_latency_with_tls(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
-    door, client, served = both
-    door.add("latency", latency=120)
+    proxy, client, served = both
+    proxy.add("latency", latency=120)
     watch = Watch()
     served.sendall(b"x")
     assert take(client, 1) == b"x"
@@ -292,25 +294,25 @@ def test_latency_with_tls(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]
 
 
 def test_limit_data_counts_plain_text_with_tls(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
-    door, client, served = both
-    door.add("limit_data", bytes=7)
+    proxy, client, served = both
+    proxy.add("limit_data", bytes=7)
     served.sendall(b"1234567890")
     assert take(client, 10) == b"1234567"
 
 
 def test_blackhole_with_tls_is_silent_and_heals(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
-    door, client, served = both
-    toxic = door.add("bandwidth", rate=0)
+    proxy, client, served = both
+    toxic = proxy.add("bandwidth", rate=0)
     served.sendall(b"held")
-    until(lambda: door.call("GET", "/connections").json[0]["held"]["downstream"] == 4)
+    until(lambda: proxy.call("GET", "/connections").json[0]["held"]["downstream"] == 4)
     assert silent(client, 0.05)
-    door.remove(toxic)
+    proxy.remove(toxic)
     assert take(client, 4) == b"held"
 
 
 def test_timeout_closes_a_tls_connection(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
-    door, client, served = both
-    door.add("timeout", timeout=20)
+    proxy, client, served = both
+    proxy.add("timeout", timeout=20)
     served.sendall(b"lost")
     with pytest.raises(ssl.SSLEOFError):
         client.suppress_ragged_eofs = False
@@ -318,15 +320,15 @@ def test_timeout_closes_a_tls_connection(both: tuple[ProxyHandle, ssl.SSLSocket,
 
 
 def test_reset_peer_with_tls(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
-    door, client, _ = both
-    door.add("reset_peer", timeout=0)
+    proxy, client, _ = both
+    proxy.add("reset_peer", timeout=0)
     with socket.socket(fileno=client.detach()) as bare:  # Python's ssl takes a reset for an end
         assert gone(bare) == "reset"
 
 
 def test_slicer_slices_plain_text(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SSLSocket]) -> None:
-    door, client, served = both
-    door.add("slicer", average_size=2, delay=1000)
+    proxy, client, served = both
+    proxy.add("slicer", average_size=2, delay=1000)
     served.sendall(b"abcdef")
     assert len(client.recv(10)) < 6
     assert take(client, 6 - 1)
@@ -336,90 +338,90 @@ def test_slicer_slices_plain_text(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SS
 
 
 def test_client_without_a_certificate_is_refused_if_one_is_asked_for(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client={**papers.door, "ca": papers.ca})
+    proxy = ends.proxy(client={**papers.proxy, "ca": papers.ca})
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
-        ends.client(door).recv(1)  # in TLS 1.3 the client is told after its handshake
-    assert until(lambda: failed(door, "client")) == 1
-    until(lambda: door.counters()["connections"] == 0)
-    served = door.accept()
+        ends.client(proxy).recv(1)  # in TLS 1.3 the client is told after its handshake
+    assert until(lambda: failed(proxy, "client")) == 1
+    until(lambda: proxy.counters()["connections"] == 0)
+    served = proxy.accept()
     assert gone(served) == "end"
-    client = ends.client(door, known=True)
-    talk(client, door.accept())
+    client = ends.client(proxy, known=True)
+    talk(client, proxy.accept())
 
 
 def test_upstream_that_asks_for_a_certificate(ends: Ends, papers: Papers) -> None:
     ours = {"cert": papers.client_cert, "key": papers.client_key}
-    door = ends.door(upstream={"ca": papers.ca, **ours})
-    client = door.dial()
-    served = ends.served(door, ask=True)
+    proxy = ends.proxy(upstream={"ca": papers.ca, **ours})
+    client = proxy.dial()
+    served = ends.served(proxy, ask=True)
     talk(client, served)
     assert dict(served.getpeercert() or {})["subjectAltName"] == (("DNS", "client.test"),)
-    door.call("PATCH", "", {"tls": {"upstream": {"ca": papers.ca}}})
-    client = door.dial()
+    proxy.call("PATCH", "", {"tls": {"upstream": {"ca": papers.ca}}})
+    client = proxy.dial()
     with pytest.raises(ssl.SSLError):
-        ends.served(door, ask=True)
-    assert until(lambda: failed(door, "upstream")) == 1
+        ends.served(proxy, ask=True)
+    assert until(lambda: failed(proxy, "upstream")) == 1
     assert gone(client) == "end"
 
 
 @pytest.mark.parametrize("options", [{"ca": "stranger"}, {"ca": "ca", "server_name": "else.test"}, {}])
 def test_upstream_that_cannot_be_trusted(ends: Ends, papers: Papers, options: dict[str, str]) -> None:
-    door = ends.door(upstream={**options, **({"ca": getattr(papers, options["ca"])} if options else {})})
-    client = door.dial()
+    proxy = ends.proxy(upstream={**options, **({"ca": getattr(papers, options["ca"])} if options else {})})
+    client = proxy.dial()
     client.sendall(b"secret")
-    until(lambda: door.counters()["bytes"]["upstream"] == 6)
+    until(lambda: proxy.counters()["bytes"]["upstream"] == 6)
     with pytest.raises(ssl.SSLError, match=r"(?i)alert|unknown"):
-        ends.served(door)
-    assert until(lambda: failed(door, "upstream")) == 1
+        ends.served(proxy)
+    assert until(lambda: failed(proxy, "upstream")) == 1
     assert gone(client) == "reset", "it waits for an answer"
-    assert door.call("PATCH", "", {"tls": {"upstream": {"verify": False}}}).status == 200
-    assert failed(door, "upstream") == 1, "an update does not count anew"
-    talk(door.dial(), ends.served(door))
+    assert proxy.call("PATCH", "", {"tls": {"upstream": {"verify": False}}}).status == 200
+    assert failed(proxy, "upstream") == 1, "an update does not count anew"
+    talk(proxy.dial(), ends.served(proxy))
 
 
-def test_plain_client_at_a_tls_door(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client=papers.door)
-    client = door.dial()
+def test_a_plain_client_of_a_tls_proxy(ends: Ends, papers: Papers) -> None:
+    proxy = ends.proxy(client=papers.proxy)
+    client = proxy.dial()
     client.sendall(b"PING\r\n")
     assert gone(client) == "end"
-    assert failed(door, "client") == 1
+    assert failed(proxy, "client") == 1
 
 
 def test_client_that_only_looks_whether_somebody_listens_is_no_failure(ends: Ends, papers: Papers) -> None:
-    door = ends.door(client=papers.door)
-    door.dial().close()
-    assert gone(door.accept()) == "end"
-    until(lambda: door.counters()["connections"] == 0)
-    assert failed(door, "client") == 0
+    proxy = ends.proxy(client=papers.proxy)
+    proxy.dial().close()
+    assert gone(proxy.accept()) == "end"
+    until(lambda: proxy.counters()["connections"] == 0)
+    assert failed(proxy, "client") == 0
 
 
 def test_upstream_that_is_down_or_hangs_up(ends: Ends, papers: Papers) -> None:
-    door = ends.door(upstream={"ca": papers.ca})
-    client = door.dial()
-    door.accept().close()
+    proxy = ends.proxy(upstream={"ca": papers.ca})
+    client = proxy.dial()
+    proxy.accept().close()
     assert gone(client) == "end"
-    assert until(lambda: failed(door, "upstream")) == 1
-    door.upstream.close()
-    assert gone(door.dial()) == "end"
-    assert failed(door, "upstream") == 1, "no handshake that could fail"
+    assert until(lambda: failed(proxy, "upstream")) == 1
+    proxy.upstream.close()
+    assert gone(proxy.dial()) == "end"
+    assert failed(proxy, "upstream") == 1, "no handshake that could fail"
 
 
 @pytest.mark.parametrize("side", ["client", "upstream"])
 def test_disabling_in_the_middle_of_a_handshake(ends: Ends, papers: Papers, side: str) -> None:
-    door = ends.door(**({"client": papers.door} if side == "client" else {"upstream": {"ca": papers.ca}}))
-    client, served = door.connect()
+    proxy = ends.proxy(**({"client": papers.proxy} if side == "client" else {"upstream": {"ca": papers.ca}}))
+    client, served = proxy.connect()
     if side == "client":
         client.sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a hello
     else:
         assert take(served, 1) == b"\x16"
-    until(lambda: door.counters()["connections"] == 1)
-    assert door.call("POST", "", {"enabled": False}).status == 200
+    until(lambda: proxy.counters()["connections"] == 1)
+    assert proxy.call("POST", "", {"enabled": False}).status == 200
     assert gone(client) in ("end", "reset")
-    assert door.call("POST", "", {"enabled": True}).status == 200
-    assert failed(door, side) == 0
+    assert proxy.call("POST", "", {"enabled": True}).status == 200
+    assert failed(proxy, side) == 0
 
 
-def test_failures_are_logged_without_secrets(papers: Papers, make_door: Callable[..., ProxyHandle]) -> None:
+def test_failures_are_logged_without_secrets(papers: Papers, make_proxy: Callable[..., ProxyHandle]) -> None:
     """With a server of its own, whose log is read here."""
     lines: list[str] = []
 
@@ -438,10 +440,10 @@ def test_failures_are_logged_without_secrets(papers: Papers, make_door: Callable
         patch.setattr(threading.Thread, "__init__", collecting)
         server.__init__()  # type: ignore[misc]
     try:
-        door = make_door(server, "logged", tls={"client": papers.door})
-        client = door.dial()
+        proxy = make_proxy(server, "logged", tls={"client": papers.proxy})
+        client = proxy.dial()
         client.sendall(b"hunter2 in plain text\r\n")
-        until(lambda: failed(door, "client"))
+        until(lambda: failed(proxy, "client"))
     finally:
         server.stop()
     (line,) = [line for line in lines[0].splitlines() if "TLS failed" in line]
@@ -452,40 +454,40 @@ def test_failures_are_logged_without_secrets(papers: Papers, make_door: Callable
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is seen in /proc")
 def test_ssl_is_loaded_when_it_is_used(
-    own_server: Server, make_door: Callable[..., ProxyHandle], papers: Papers
+    own_server: Server, make_proxy: Callable[..., ProxyHandle], papers: Papers
 ) -> None:
     loaded = Path(f"/proc/{own_server.process.pid}/maps")
-    make_door(own_server)
+    make_proxy(own_server)
     assert "libssl" not in loaded.read_text()
-    make_door(own_server, "secured", tls={"client": papers.door})
+    make_proxy(own_server, "secured", tls={"client": papers.proxy})
     assert "libssl" in loaded.read_text()
 
 
 # --- the API ---------------------------------------------------------------------------------------------------------------
 
 
-def test_tls_is_shown_only_when_set(ends: Ends, papers: Papers, door: ProxyHandle) -> None:
-    assert "tls" not in door.call("GET", "").json
-    assert "tls" not in door.counters()
-    tls = {"client": {**papers.door, "ca": papers.ca}, "upstream": {"verify": False}}
-    reply = door.call("PATCH", "", {"tls": tls})
+def test_tls_is_shown_only_when_set(ends: Ends, papers: Papers, proxy: ProxyHandle) -> None:
+    assert "tls" not in proxy.call("GET", "").json
+    assert "tls" not in proxy.counters()
+    tls = {"client": {**papers.proxy, "ca": papers.ca}, "upstream": {"verify": False}}
+    reply = proxy.call("PATCH", "", {"tls": tls})
     assert (reply.status, reply.json["tls"]) == (200, tls)
-    assert door.call("PATCH", "", {"enabled": True}).json["tls"] == tls, "what is left out stays"
+    assert proxy.call("PATCH", "", {"enabled": True}).json["tls"] == tls, "what is left out stays"
 
 
-def test_update_and_removal_leave_live_connections_as_they_are(ends: Ends, papers: Papers, door: ProxyHandle) -> None:
-    plain, plainly_served = door.connect()
-    assert door.call("PATCH", "", {"tls": {"client": papers.door}}).status == 200
-    secured, served = ends.client(door), door.accept()
+def test_update_and_removal_leave_live_connections_as_they_are(ends: Ends, papers: Papers, proxy: ProxyHandle) -> None:
+    plain, plainly_served = proxy.connect()
+    assert proxy.call("PATCH", "", {"tls": {"client": papers.proxy}}).status == 200
+    secured, served = ends.client(proxy), proxy.accept()
     talk(plain, plainly_served)
-    reply = door.call("POST", "", {"tls": None})
+    reply = proxy.call("POST", "", {"tls": None})
     assert "tls" not in reply.json
     talk(secured, served)
-    talk(*door.connect())
+    talk(*proxy.connect())
 
 
 def test_a_proxy_with_a_bad_certificate_is_not_created(server: Server, papers: Papers) -> None:
-    body = {"name": "bad", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1", "tls": {"client": {**papers.door, "key": papers.client_key}}}  # fmt: skip
+    body = {"name": "bad", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1", "tls": {"client": {**papers.proxy, "key": papers.client_key}}}  # fmt: skip
     reply = server.call("POST", "/proxies", body)
     assert (reply.status, reply.error) == (
         400,
@@ -508,15 +510,15 @@ def test_a_proxy_with_a_bad_certificate_is_not_created(server: Server, papers: P
         ({"upstream": {"alpn": ["\u00e9"]}}, "tls.upstream.alpn: a protocol's name has 1 to 255 ASCII characters"),
     ],
 )  # fmt: skip
-def test_a_refused_update_changes_nothing(door: ProxyHandle, tls: Any, said: str) -> None:
-    before = door.call("GET", "").json
-    reply = door.call("PATCH", "", {"upstream": "127.0.0.1:1", "tls": tls})
+def test_a_refused_update_changes_nothing(proxy: ProxyHandle, tls: Any, said: str) -> None:
+    before = proxy.call("GET", "").json
+    reply = proxy.call("PATCH", "", {"upstream": "127.0.0.1:1", "tls": tls})
     assert (reply.status, reply.error) == (400, f"bad request body: {said}")
-    assert door.call("GET", "").json == before
+    assert proxy.call("GET", "").json == before
 
 
 def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(
-    server: Server, door: ProxyHandle, papers: Papers, tmp_path: Path
+    server: Server, proxy: ProxyHandle, papers: Papers, tmp_path: Path
 ) -> None:
     from cryptography.hazmat.primitives import serialization
 
@@ -529,7 +531,7 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(
             serialization.BestAvailableEncryption(b"hunter2"),
         )
     )
-    reply = door.call("PATCH", "", {"tls": {"client": {"cert": papers.cert, "key": str(locked)}}})
+    reply = proxy.call("PATCH", "", {"tls": {"client": {"cert": papers.cert, "key": str(locked)}}})
     assert reply.status == 400
     assert reply.error.startswith(f"bad request body: tls.client.key: {locked}: ")
     assert "hunter2" not in reply.error
@@ -542,7 +544,7 @@ def test_populate_sets_tls_takes_it_back_and_leaves_it_alone(server: Server, end
     def populate(**more: Any) -> Any:
         return server.call("POST", "/populate", [{**body, **more}]).json["proxies"][0].get("tls")
 
-    tls = {"client": papers.door}
+    tls = {"client": papers.proxy}
     assert populate() is None
     assert populate(tls=tls) == tls
     assert populate() == tls
@@ -553,7 +555,7 @@ def test_tls_in_a_config_file(start: Callable[..., Server], papers: Papers, tmp_
     import json
 
     config = tmp_path / "proxies.json"
-    tls = {"client": papers.door}
+    tls = {"client": papers.proxy}
     config.write_text(json.dumps([{"name": "c", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1", "tls": tls}]))
     assert start("-config", str(config)).call("GET", "/proxies/c").json["tls"] == tls
 
@@ -570,7 +572,7 @@ def test_rediss_to_a_plain_redis(server: Server, papers: Papers, tmp_path: Path)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             until(path.exists)
-            body = {"name": "r", "listen": "127.0.0.1:0", "upstream": f"unix:{path}", "tls": {"client": papers.door}}
+            body = {"name": "r", "listen": "127.0.0.1:0", "upstream": f"unix:{path}", "tls": {"client": papers.proxy}}
             listen = server.call("POST", "/proxies", body).json["listen"]
             with redis.Redis.from_url(
                 f"rediss://{listen}/0", ssl_ca_certs=papers.ca, socket_timeout=PATIENCE
