@@ -1,4 +1,4 @@
-"""Processes as their starter sees them, all of them real."""
+"""The supervisor's client and its child processes, all of them real."""
 
 import gc
 import os
@@ -19,8 +19,8 @@ from tests.support.waiting import gone, until
 
 ENV = {"PATH": os.environ["PATH"]}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: subreaper")
-# Forks children as fast as it can, each of which forks one more; all of them live for ever
-BREEDER = """
+# Forks children as fast as it can. Each forks one more, and none of them ends.
+FORKER = """
 import os, time
 print("ready", flush=True)
 for _ in range(100):
@@ -32,7 +32,7 @@ time.sleep(600)
 
 
 class FrozenClock:
-    """Time passes by sleeping only."""
+    """A clock that advances only by sleep()."""
 
     def __init__(self):
         self.seconds = 0.0
@@ -65,8 +65,8 @@ def spawn(supervisor, tmp_path):
 
 
 @pytest.fixture
-def breeder(spawn):
-    child = spawn(sys.executable, "-c", BREEDER)
+def forker(spawn):
+    child = spawn(sys.executable, "-c", FORKER)
     until(lambda: len(child.processes()) > 12)
     return child
 
@@ -75,7 +75,7 @@ def states(pids):
     return {psutil.Process(pid).status() for pid in pids}
 
 
-def test_a_child_knows_its_end(spawn):
+def test_the_exit_code_of_a_child_can_be_read_after_its_end(spawn):
     child = spawn("sh", "-c", "exit 7")
     assert child.wait(5) == 7
     assert not child.running
@@ -87,7 +87,7 @@ def test_the_exit_code_of_a_killed_child_is_the_signal(spawn):
     assert child.exit_code() is None
     assert child.signal(signal.SIGKILL)
     assert child.wait(5) == -signal.SIGKILL
-    assert not child.signal(signal.SIGTERM), "there is nobody to signal any more"
+    assert not child.signal(signal.SIGTERM), "there is no process to signal any more"
 
 
 def test_output_goes_to_the_log(spawn):
@@ -98,14 +98,14 @@ def test_output_goes_to_the_log(spawn):
     assert child.log_size() == len(child.log_text())
 
 
-def test_a_log_that_is_not_there_is_empty(spawn):
+def test_a_missing_log_reads_as_empty(spawn):
     child = spawn("true")
     child.wait(5)
     child.log.unlink()
     assert (child.log_text(), child.log_size()) == ("", 0)
 
 
-def test_a_child_has_the_environment_and_directory_that_it_was_given(supervisor, tmp_path):
+def test_a_child_has_exactly_the_environment_directory_and_input_it_was_given(supervisor, tmp_path):
     (tmp_path / "place").mkdir()
     (tmp_path / "input").write_text("hello")
     child = supervisor.spawn(
@@ -120,16 +120,16 @@ def test_a_child_has_the_environment_and_directory_that_it_was_given(supervisor,
     assert child.log_text() == f"{tmp_path / 'place'}\ngröße\nhello0\n"
 
 
-def test_signals_are_as_a_shell_leaves_them(spawn):
-    """Python ignores SIGPIPE, and the supervisor catches more; a child must not inherit that."""
+def test_a_child_ignores_and_blocks_no_signal(spawn):
+    """Python ignores SIGPIPE, and the supervisor handles more signals. A child must not inherit that."""
     child = spawn("sh", "-c", "grep -E 'Sig(Blk|Ign)' /proc/self/status || echo no /proc")
     child.wait(5)
     values = {int(line.split()[1], 16) for line in child.log_text().splitlines() if line.startswith("Sig")}
-    # Less 32 and 33, which glibc keeps for its threads: a Python 3.13 under xdist hands on that it ignores one of them.
+    # Except 32 and 33, which glibc reserves for threads: Python 3.13 under xdist ignores one of them, and children inherit that.
     assert {value & ~(0b11 << 31) for value in values} <= {0}
 
 
-def test_descriptors_of_the_session_stay_here(spawn):
+def test_a_child_inherits_no_descriptors(spawn):
     child = spawn("sh", "-c", "ls /proc/self/fd /dev/fd 2>/dev/null | sort -u")
     child.wait(5)
     assert {int(word) for word in child.log_text().split() if word.isdigit()} <= {0, 1, 2, 3}
@@ -144,12 +144,12 @@ def test_descriptors_of_the_session_stay_here(spawn):
         (["/etc"], "could not be started: '/etc' is a directory"),
     ],
 )
-def test_what_can_not_be_executed_says_why(spawn, argv, reason):
+def test_the_error_of_a_program_that_cannot_be_executed_has_the_reason(spawn, argv, reason):
     with pytest.raises(CannotStart, match=reason):
         spawn(*argv, "postgresql://ann:secret@127.0.0.1/shop")
 
 
-def test_a_script_that_cannot_run_says_what_is_wrong_with_it(supervisor, tmp_path):
+def test_the_error_of_a_script_that_cannot_run_has_the_reason(supervisor, tmp_path):
     def refused(text, name="run"):
         file = tmp_path / name
         file.write_bytes(text)
@@ -168,7 +168,7 @@ def test_a_script_that_cannot_run_says_what_is_wrong_with_it(supervisor, tmp_pat
         supervisor.spawn("child", ["sh"], env=ENV, log=tmp_path / "log", cwd=tmp_path / "run")
 
 
-def test_passwords_are_not_shown():
+def test_passwords_in_a_command_are_redacted():
     assert redacted_command(["psql", "postgresql://ann:s3:c/r@t@host/shop", "redis://:pw@h", "http://h:80/a"]) == [
         "psql",
         "postgresql://ann:***@host/shop",
@@ -177,7 +177,7 @@ def test_passwords_are_not_shown():
     ]
 
 
-def test_an_environment_is_never_shown(supervisor, tmp_path):
+def test_no_error_or_repr_shows_the_environment(supervisor, tmp_path):
     with pytest.raises(CannotStart) as raised:
         supervisor.spawn("child", ["/no/such", "amqp://a:secret@h"], env={"TOKEN": "secret"}, log=tmp_path / "log")
     child = supervisor.spawn(
@@ -190,7 +190,7 @@ def test_an_environment_is_never_shown(supervisor, tmp_path):
     child.kill()
 
 
-def test_not_ready_shows_command_time_and_this_starts_log(spawn):
+def test_not_ready_has_the_timeout_the_exit_code_and_the_log_since_the_start(spawn):
     child = spawn("sh", "-c", "echo early; echo late; exit 3")
     child.wait(5)
     error = child.not_ready(2.5, since=len("early\n"))
@@ -198,16 +198,16 @@ def test_not_ready_shows_command_time_and_this_starts_log(spawn):
     assert (error.within, error.exit_code, error.log) == (2.5, 3, "late\n")
 
 
-def test_kill_takes_the_whole_tree(breeder):
-    tree = breeder.processes()
-    breeder.kill()
+def test_kill_ends_the_whole_process_tree(forker):
+    tree = forker.processes()
+    forker.kill()
     assert all(gone(pid) for pid in tree)
-    assert breeder.processes() == []
-    assert breeder.exit_code() == -signal.SIGKILL
+    assert forker.processes() == []
+    assert forker.exit_code() == -signal.SIGKILL
 
 
 @linux
-def test_kill_takes_what_outlived_its_parent(spawn):
+def test_kill_ends_processes_whose_parent_has_exited(spawn):
     child = spawn("sh", "-c", "setsid sleep 600 & sleep 600 & echo ready; exit 0")
     assert child.wait(5) == 0
     orphans = until(lambda: len(child.processes()) == 2 and child.processes())
@@ -216,7 +216,7 @@ def test_kill_takes_what_outlived_its_parent(spawn):
 
 
 @linux
-def test_kill_takes_a_daemon_along_while_its_child_still_runs(spawn):
+def test_kill_ends_a_daemon_while_the_child_that_started_it_runs(spawn):
     child = spawn("sh", "-c", "(setsid sleep 600 & echo $!); exec sleep 600")
     other = spawn("sh", "-c", "exec sleep 600")
     daemon = int(until(child.log_text))
@@ -226,30 +226,30 @@ def test_kill_takes_a_daemon_along_while_its_child_still_runs(spawn):
     assert other.running
 
 
-def test_pause_stops_every_process_of_a_tree_that_grows(breeder):
-    breeder.pause()
-    tree = breeder.processes()
+def test_pause_stops_every_process_of_a_growing_tree(forker):
+    forker.pause()
+    tree = forker.processes()
     assert states(tree) == {psutil.STATUS_STOPPED}
-    assert breeder.processes() == tree, "nobody was born meanwhile"
-    assert breeder.running
-    breeder.resume()
-    assert psutil.STATUS_STOPPED not in states(breeder.processes())
+    assert forker.processes() == tree, "no process was forked after the pause"
+    assert forker.running
+    forker.resume()
+    assert psutil.STATUS_STOPPED not in states(forker.processes())
 
 
-def test_a_paused_tree_can_be_killed(breeder):
-    breeder.pause()
-    breeder.kill()
-    assert not breeder.running
+def test_a_paused_tree_can_be_killed(forker):
+    forker.pause()
+    forker.kill()
+    assert not forker.running
 
 
-def test_terminate_gives_it_time_to_end_by_itself(spawn):
+def test_terminate_waits_for_a_child_that_handles_sigterm(spawn):
     child = spawn("sh", "-c", "trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.01; done")
     until(child.log_text)
     assert child.terminate(within=5) == 4
     assert "bye" in child.log_text()
 
 
-def test_terminate_kills_what_does_not_end(spawn):
+def test_terminate_kills_a_child_that_ignores_sigterm(spawn):
     child = spawn("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.01; done")
     until(child.log_text)
     clock = FrozenClock()
@@ -257,13 +257,13 @@ def test_terminate_kills_what_does_not_end(spawn):
     assert 30 <= clock.now() < 31
 
 
-def test_wait_gives_up_in_time(spawn):
+def test_wait_returns_none_after_its_timeout(spawn):
     child, clock = spawn("sleep", "600"), FrozenClock()
     assert child.wait(3, clock=clock) is None
     assert 3 <= clock.now() < 3.1
 
 
-def test_everything_about_an_ended_child_is_harmless(spawn):
+def test_methods_of_an_ended_child_do_nothing(spawn):
     child = spawn("true")
     child.wait(5)
     child.pause()
@@ -272,14 +272,14 @@ def test_everything_about_an_ended_child_is_harmless(spawn):
     assert child.terminate(within=1) == 0
 
 
-def test_psutil_sees_the_process(spawn):
+def test_a_child_has_its_psutil_process(spawn):
     child = spawn("sleep", "600")
     assert child.process.pid == child.pid
     assert until(lambda: child.process.name() == "sleep")
 
 
-def test_what_does_not_obey_is_named(spawn, supervisor, monkeypatch):
-    """Only a process that is stuck in the kernel does that, so it has to be played."""
+def test_a_process_that_does_not_stop_or_die_is_named_in_the_error(spawn, supervisor, monkeypatch):
+    """Only a process stuck in the kernel ignores these signals, so the response is a fake."""
     child = spawn("sleep", "600")
     with monkeypatch.context() as patch:
         patch.setattr(supervisor, "request", lambda *_: [17])
@@ -289,7 +289,7 @@ def test_what_does_not_obey_is_named(spawn, supervisor, monkeypatch):
             child.kill()
 
 
-def test_a_supervisor_that_does_not_end_is_killed(monkeypatch, tmp_path):
+def test_close_kills_a_supervisor_that_does_not_end(monkeypatch, tmp_path):
     monkeypatch.setattr(processes, "SHUTDOWN_TIMEOUT", 0.05)
     supervisor = SupervisorClient()
     supervisor.start()
@@ -301,7 +301,7 @@ def test_a_supervisor_that_does_not_end_is_killed(monkeypatch, tmp_path):
         until(lambda: gone(child.pid), 2)
 
 
-def test_close_ends_everything_and_may_be_called_again(tmp_path):
+def test_close_ends_everything_and_can_be_called_twice(tmp_path):
     supervisor = SupervisorClient()
     supervisor.start()
     supervisor.start()
@@ -317,14 +317,14 @@ def test_close_ends_everything_and_may_be_called_again(tmp_path):
     assert (tmp_path / "other").exists()
     supervisor.close()
     with pytest.raises(BackendDied, match="has been closed"):
-        child.running  # noqa: B018  # asking is the point
+        child.running  # noqa: B018  # the property sends a request
 
 
-def test_a_supervisor_that_never_started_closes():
+def test_close_without_start_does_nothing():
     SupervisorClient().close()
 
 
-def test_many_threads_may_ask_at_once(supervisor, spawn):
+def test_many_threads_may_send_requests_at_once(supervisor, spawn):
     children = [spawn("sh", "-c", f"exit {number}") for number in range(8)]
     codes = {}
 
@@ -340,7 +340,7 @@ def test_many_threads_may_ask_at_once(supervisor, spawn):
 
 
 def test_servers_outlive_the_thread_that_started_them(supervisor, spawn):
-    """PR_SET_PDEATHSIG is sent when the starting thread ends; the one that starts is the supervisor's, though."""
+    """PR_SET_PDEATHSIG is sent when the starting thread ends. That thread is the supervisor's, not the session's."""
     children = []
     thread = threading.Thread(target=lambda: children.append(spawn("sleep", "600")))
     thread.start()
@@ -348,7 +348,7 @@ def test_servers_outlive_the_thread_that_started_them(supervisor, spawn):
     assert children[0].wait(0.05) is None
 
 
-def test_an_answer_that_ctrl_c_lost_confuses_nobody(supervisor, monkeypatch):
+def test_a_response_lost_to_ctrl_c_is_not_taken_for_the_next(supervisor, monkeypatch):
     def interrupted(_channel):
         raise KeyboardInterrupt
 
@@ -358,7 +358,7 @@ def test_an_answer_that_ctrl_c_lost_confuses_nobody(supervisor, monkeypatch):
     assert supervisor.request("ping") == supervisor.pid
 
 
-def test_a_fork_can_neither_command_nor_end_it(supervisor, tmp_path):
+def test_a_fork_can_neither_use_nor_end_the_supervisor(supervisor, tmp_path):
     (tmp_path / "owned").mkdir()
     supervisor.delete_at_exit(tmp_path / "owned")
     with warnings.catch_warnings():
@@ -376,7 +376,7 @@ def test_a_fork_can_neither_command_nor_end_it(supervisor, tmp_path):
     assert supervisor.request("ping") == supervisor.pid
 
 
-def test_a_supervisor_that_fails_says_how(tmp_path, monkeypatch):
+def test_the_error_of_a_supervisor_that_failed_has_its_output(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "_RUN", "raise SystemExit('cannot load')")
     owned = tmp_path / "owned"
     owned.mkdir()
@@ -388,8 +388,8 @@ def test_a_supervisor_that_fails_says_how(tmp_path, monkeypatch):
     assert not owned.exists()
 
 
-def test_the_script_of_the_supervisor_imports_little():
-    """What it imports is time that every session waits."""
+def test_the_supervisor_imports_no_slow_modules():
+    """Every session waits for its imports."""
     source = Path(sys.modules["pytest_resilience.processes"].__file__).with_name("supervisor.py").read_text()
     assert "from __future__ import annotations" in source
     for slow in ("json", "typing", "subprocess", "pathlib", "socket", "shutil"):
@@ -397,7 +397,7 @@ def test_the_script_of_the_supervisor_imports_little():
 
 
 @linux
-def test_a_stopped_supervisor_is_an_error_that_says_so_and_not_a_wait_for_ever(tmp_path, monkeypatch):
+def test_a_request_to_a_stopped_supervisor_is_an_error_and_not_a_hang(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "STOPPED_CHECK_INTERVAL", 0.05)
     with SupervisorClient() as supervisor:
         child = supervisor.spawn("child", ["sleep", "600"], env=ENV, log=tmp_path / "log")
@@ -408,21 +408,21 @@ def test_a_stopped_supervisor_is_an_error_that_says_so_and_not_a_wait_for_ever(t
             with pytest.raises(BackendDied, match=rf"is stopped.*kill -CONT {supervisor.pid}"):
                 child.pause()
         os.kill(supervisor.pid, signal.SIGCONT)
-        until(lambda: answers(child))
+        until(lambda: responds(child))
         assert child.running
         os.kill(supervisor.pid, signal.SIGSTOP)
     assert gone(child.pid)
-    assert not (tmp_path / "owned").exists(), "a stopped supervisor cleans up all the same"
+    assert not (tmp_path / "owned").exists(), "a stopped supervisor cleans up too"
 
 
-def answers(child):
+def responds(child):
     try:
         return child.processes()
     except BackendDied:
         return False
 
 
-def test_a_supervisor_that_does_not_answer_in_time_is_an_error(supervisor, monkeypatch):
+def test_a_response_after_the_timeout_is_an_error(supervisor, monkeypatch):
     monkeypatch.setattr(processes, "RESPONSE_TIMEOUT", 0.0)
     monkeypatch.setattr(processes.select, "select", lambda *_: ([], [], []))
     with pytest.raises(BackendDied, match="has not responded within 0 s"):
@@ -431,8 +431,7 @@ def test_a_supervisor_that_does_not_answer_in_time_is_an_error(supervisor, monke
     assert isinstance(supervisor.user_namespaces(), bool)
 
 
-def test_a_supervisor_that_cannot_be_started_leaves_nothing_open(monkeypatch):
-    """For want of processes, say."""
+def test_a_failed_start_of_the_supervisor_leaves_no_descriptors(monkeypatch):
     before = set(Path("/proc/self/fd").iterdir()) if Path("/proc/self/fd").exists() else set()
 
     def no_processes(*_arguments, **_settings):
@@ -449,7 +448,7 @@ def test_a_supervisor_that_cannot_be_started_leaves_nothing_open(monkeypatch):
 
 
 def test_no_frame_of_a_start_that_fails_shows_the_environment(tmp_path):
-    """As `pytest --showlocals` would."""
+    """`pytest --showlocals` prints the local variables of these frames."""
     supervisor = processes.SupervisorClient()  # it is not running
     with pytest.raises(BackendDied) as failed:
         supervisor.spawn("service", ["true"], env=Private(PAYMENTS_KEY="planted-for-this-test"), log=tmp_path / "log")

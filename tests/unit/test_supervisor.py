@@ -1,4 +1,4 @@
-"""The supervisor process: what it takes along, and when."""
+"""The supervisor process ends everything that a session started, however the session ends."""
 
 import json
 import os
@@ -19,12 +19,12 @@ ROOT = str(Path(__file__).parents[2])
 ENV = {"PATH": os.environ["PATH"]}
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: subreaper, pdeathsig, /proc")
 
-# A session that starts a few processes, says which, and then does what its standard input says: nothing, until it is killed.
+# A session that starts a few processes and prints their ids. Then it ends as its second argument says, or waits to be killed.
 SESSION = """
 import json, os, subprocess, sys, time
 from pathlib import Path
 from pytest_resilience.processes import SupervisorClient
-scratch, how = Path(sys.argv[1]), sys.argv[2]
+scratch, ending = Path(sys.argv[1]), sys.argv[2]
 (scratch / "data").mkdir()
 supervisor = SupervisorClient()
 supervisor.start(owning=[scratch / "data"])
@@ -39,22 +39,22 @@ writer = spawn("writer", "sh", "-c",
     "cd '" + str(scratch / "data") + "'; echo ready; i=0; while :; do i=$((i+1)); mkdir -p d$((i%7)); echo x > d$((i%7))/$i; done")
 children = [plain, stopped, deaf, family, writer]
 while not (all(child.log_text() for child in (deaf, daemon, writer)) and len(family.processes()) == 3): time.sleep(0.005)
-if how == "fork":
+if ending == "fork":
     fork = os.fork()
     if fork == 0: time.sleep(600); os._exit(0)
 else: fork = None
 pids = [child.pid for child in children] + family.processes()[1:] + [int(daemon.log_text())]
 print(json.dumps({"supervisor": supervisor.pid, "pids": pids, "leaders": [child.pid for child in children], "fork": fork}), flush=True)
-if how == "end": sys.exit()
-if how == "crash": os._exit(3)
+if ending == "end": sys.exit()
+if ending == "crash": os._exit(3)
 time.sleep(600)
 """
 
 
 @contextmanager
-def session(scratch, how="wait"):
+def session(scratch, ending="wait"):
     with subprocess.Popen(
-        [sys.executable, "-c", SESSION, str(scratch), how],
+        [sys.executable, "-c", SESSION, str(scratch), ending],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": ROOT},
@@ -74,7 +74,7 @@ def session(scratch, how="wait"):
 
 @contextmanager
 def started(*argv):
-    """A process that has nothing to do with a supervisor."""
+    """Run a process that no supervisor owns."""
     with subprocess.Popen(argv, stdout=subprocess.PIPE, start_new_session=True) as process:
         try:
             yield process
@@ -88,7 +88,7 @@ def nothing_is_left(facts, scratch, within=2.0):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGINT])
-def test_a_session_that_a_signal_ends_leaves_nothing(tmp_path, number):
+def test_a_session_ended_by_a_signal_leaves_nothing(tmp_path, number):
     with session(tmp_path) as (process, facts):
         assert not any(gone(pid) for pid in facts["pids"])
         process.send_signal(number)
@@ -96,18 +96,18 @@ def test_a_session_that_a_signal_ends_leaves_nothing(tmp_path, number):
         nothing_is_left(facts, tmp_path)
 
 
-@pytest.mark.parametrize("how", ["end", "crash"])
-def test_a_session_that_ends_without_closing_leaves_nothing(tmp_path, how):
-    with session(tmp_path, how) as (process, facts):
+@pytest.mark.parametrize("ending", ["end", "crash"])
+def test_a_session_that_ends_without_close_leaves_nothing(tmp_path, ending):
+    with session(tmp_path, ending) as (process, facts):
         process.wait(5)
         nothing_is_left(facts, tmp_path)
 
 
-def test_a_fork_that_lives_on_with_the_channel_keeps_nothing_alive(tmp_path):
+def test_a_fork_that_inherits_the_channel_does_not_delay_the_cleanup(tmp_path):
     with session(tmp_path, "fork") as (process, facts):
         process.kill()
         nothing_is_left(facts, tmp_path)
-        assert not gone(facts["fork"]), "it is not ours to end"
+        assert not gone(facts["fork"]), "the supervisor must not end a fork of the session"
 
 
 def test_ctrl_c_does_not_reach_the_supervisor_or_its_children(tmp_path):
@@ -115,62 +115,62 @@ def test_ctrl_c_does_not_reach_the_supervisor_or_its_children(tmp_path):
         assert os.getsid(process.pid) == process.pid
         sessions = {os.getsid(pid) for pid in [facts["supervisor"], *facts["pids"]]}
         assert process.pid not in sessions
-        assert {facts["supervisor"], *facts["leaders"]} <= sessions, "each child has its own"
+        assert {facts["supervisor"], *facts["leaders"]} <= sessions, "each child has a session of its own"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_supervisor_that_is_asked_to_end_takes_all_along(tmp_path, number):
+def test_a_supervisor_ended_by_a_signal_ends_all_its_children(tmp_path, number):
     with session(tmp_path) as (_process, facts):
         os.kill(facts["supervisor"], number)
         nothing_is_left(facts, tmp_path)
 
 
 @linux
-def test_a_supervisor_that_is_killed_takes_its_children_along(tmp_path):
-    with SupervisorClient() as kept:
+def test_the_children_of_a_killed_supervisor_die(tmp_path):
+    with SupervisorClient() as client:
         directory = tmp_path / "data"
         directory.mkdir()
-        kept.delete_at_exit(directory)
-        children = [kept.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log") for _ in range(3)]
+        client.delete_at_exit(directory)
+        children = [client.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log") for _ in range(3)]
         children[1].pause()
-        os.kill(kept.pid, signal.SIGKILL)
+        os.kill(client.pid, signal.SIGKILL)
         until(lambda: all(gone(child.pid) for child in children), 2)
-        with pytest.raises(BackendDied, match=rf"the supervisor \(process {kept.pid}, exit code .*\) is gone"):
+        with pytest.raises(BackendDied, match=rf"the supervisor \(process {client.pid}, exit code .*\) is gone"):
             children[0].exit_code()
-    assert not directory.exists(), "close() deletes what the supervisor could not"
+    assert not directory.exists(), "close() deletes the directory in place of the supervisor"
 
 
-def test_nobody_outside_is_touched(tmp_path):
+def test_a_process_of_another_program_is_not_touched(tmp_path):
     with started("sleep", "600") as bystander:
-        with SupervisorClient() as kept:
-            kept.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
+        with SupervisorClient() as client:
+            client.spawn("sleep", ["sleep", "600"], env=ENV, log=tmp_path / "log")
         assert bystander.poll() is None
 
 
 def test_children_are_reaped_at_once(tmp_path):
-    with SupervisorClient() as kept:
-        child = kept.spawn("true", ["true"], env=ENV, log=tmp_path / "log")
+    with SupervisorClient() as client:
+        child = client.spawn("true", ["true"], env=ENV, log=tmp_path / "log")
         until(lambda: not Path(f"/proc/{child.pid}").exists() if sys.platform == "linux" else child.exit_code() == 0)
 
 
-def test_a_request_it_does_not_know_ends_nothing(tmp_path):
-    with SupervisorClient() as kept:
+def test_an_unknown_request_is_an_error_and_ends_nothing(tmp_path):
+    with SupervisorClient() as client:
         with pytest.raises(Exception, match="no_such_request"):
-            kept.request("no_such_request")
-        assert kept.request("ping") == kept.pid
+            client.request("no_such_request")
+        assert client.request("ping") == client.pid
 
 
-# its functions
+# Functions of the supervisor
 
 
-def test_below_lists_parents_first():
+def test_descendants_lists_parents_before_children():
     table = {1: (0, "S"), 2: (1, "S"), 3: (2, "S"), 4: (1, "S"), 5: (3, "R"), 9: (8, "S")}
     assert supervisor.descendants([2, 77], table) == [2, 3, 5]
     assert supervisor.descendants([1], table) == [1, 2, 4, 3, 5]
 
 
 @pytest.mark.parametrize("read", ["children", "proc", "ps"])
-def test_the_process_table_knows_who_descends_from_whom(read, monkeypatch):
+def test_the_process_table_has_the_parent_and_state_of_each_process(read, monkeypatch):
     monkeypatch.setattr(supervisor, "LISTS_CHILDREN", read == "children")
     monkeypatch.setattr(supervisor, "LINUX", read != "ps")
     if read != "ps" and sys.platform != "linux":
@@ -187,96 +187,96 @@ def test_the_process_table_knows_who_descends_from_whom(read, monkeypatch):
 
 
 @pytest.fixture
-def played(monkeypatch):
-    """The supervisor's inside, with tables of processes and signals played: child 1 is process 20."""
-    inside = supervisor.Supervisor.__new__(supervisor.Supervisor)
-    inside.pid, inside._running, inside._adopted, inside._codes = 10, {20: 1}, {}, {}
-    inside.sent = []
-    monkeypatch.setattr(inside, "reap", lambda: True)
-    monkeypatch.setattr(inside, "_wait_for", lambda _pids: [])
-    monkeypatch.setattr(supervisor, "send_signal", lambda pid, number: inside.sent.append((pid, number)))
+def fake(monkeypatch):
+    """A Supervisor whose process tables and signals are fakes. Its child 1 is process 20."""
+    fake = supervisor.Supervisor.__new__(supervisor.Supervisor)
+    fake.pid, fake._running, fake._adopted, fake._codes = 10, {20: 1}, {}, {}
+    fake.sent = []
+    monkeypatch.setattr(fake, "reap", lambda: True)
+    monkeypatch.setattr(fake, "_wait_for", lambda _pids: [])
+    monkeypatch.setattr(supervisor, "send_signal", lambda pid, number: fake.sent.append((pid, number)))
 
-    def plays(*tables):
+    def set_tables(*tables):
         tables = list(tables)
         monkeypatch.setattr(supervisor, "process_table", lambda _root: tables.pop(0) if len(tables) > 1 else tables[0])
 
-    inside.plays = plays
-    return inside
+    fake.set_tables = set_tables
+    return fake
 
 
-BIRTH = [
-    {10: (1, "S"), 20: (10, "R")},  # asked to stop while it forks
-    {10: (1, "S"), 20: (10, "T")},  # the table was begun before the child was there
+FORK_DURING_STOP = [
+    {10: (1, "S"), 20: (10, "R")},  # SIGSTOP is sent while the process forks
+    {10: (1, "S"), 20: (10, "T")},  # the table was read before the child existed
     {10: (1, "S"), 20: (10, "T"), 30: (20, "R")},
     {10: (1, "S"), 20: (10, "T"), 30: (20, "T")},
 ]
 
 
-def test_a_pause_is_not_over_while_somebody_is_being_born(played):
-    played.plays(*BIRTH)
-    assert played.pause(1) == []
-    assert played.sent == [(20, signal.SIGSTOP), (30, signal.SIGSTOP)]
+def test_a_pause_also_stops_a_child_forked_during_it(fake):
+    fake.set_tables(*FORK_DURING_STOP)
+    assert fake.pause(1) == []
+    assert fake.sent == [(20, signal.SIGSTOP), (30, signal.SIGSTOP)]
 
 
-def test_a_kill_waits_until_nobody_can_fork(played):
-    played.plays(*BIRTH)
-    assert played.kill(1) == []
-    assert played.sent[:2] == [(20, signal.SIGSTOP), (30, signal.SIGSTOP)]
-    assert played.sent[2:] == [(20, signal.SIGKILL), (30, signal.SIGKILL)]
+def test_a_kill_stops_all_processes_before_it_kills_the_first(fake):
+    fake.set_tables(*FORK_DURING_STOP)
+    assert fake.kill(1) == []
+    assert fake.sent[:2] == [(20, signal.SIGSTOP), (30, signal.SIGSTOP)]
+    assert fake.sent[2:] == [(20, signal.SIGKILL), (30, signal.SIGKILL)]
 
 
-def test_a_process_that_does_not_stop_is_named_in_time(played, monkeypatch):
+def test_a_process_that_does_not_stop_is_returned_after_the_timeout(fake, monkeypatch):
     monkeypatch.setattr(supervisor, "KILL_TIMEOUT", 0.01)
-    played.plays({10: (1, "S"), 20: (10, "T"), 30: (20, "D")})
-    assert played.pause(1) == [30]
+    fake.set_tables({10: (1, "S"), 20: (10, "T"), 30: (20, "D")})
+    assert fake.pause(1) == [30]
 
 
 def test_remove_tree_follows_no_links(tmp_path):
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "file").write_text("")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("")
     doomed = tmp_path / "doomed"
     (doomed / "deep").mkdir(parents=True)
-    (doomed / "deep" / "link").symlink_to(kept)
+    (doomed / "deep" / "link").symlink_to(outside)
     (doomed / supervisor.OWNER).write_text("")
     supervisor.remove_tree(str(doomed))
     assert not doomed.exists()
-    assert (kept / "file").exists()
+    assert (outside / "file").exists()
 
 
-def test_remove_tree_follows_no_link_that_takes_the_place_of_a_directory(tmp_path, monkeypatch):
-    """Another user may own the directory, and exchange it between the look and the deletion."""
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    (kept / "file").write_text("")
+def test_remove_tree_follows_no_link_that_replaces_a_directory(tmp_path, monkeypatch):
+    """Another user may own the directory, and replace it between the check and the deletion."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("")
     doomed = tmp_path / "doomed"
     (doomed / "deep").mkdir(parents=True)
     really_open = os.open
 
-    def exchanged_meanwhile(name, flags, *, dir_fd=None):
+    def replace_then_open(name, flags, *, dir_fd=None):
         if name == "deep" and not (doomed / "deep").is_symlink():
             (doomed / "deep").rmdir()
-            (doomed / "deep").symlink_to(kept)
+            (doomed / "deep").symlink_to(outside)
         return really_open(name, flags, dir_fd=dir_fd)
 
-    monkeypatch.setattr(supervisor.os, "open", exchanged_meanwhile)
+    monkeypatch.setattr(supervisor.os, "open", replace_then_open)
     supervisor.remove_tree(str(doomed))
-    assert (kept / "file").exists()
+    assert (outside / "file").exists()
     assert not doomed.exists()
 
 
-def test_remove_tree_tries_again_while_somebody_writes(tmp_path, monkeypatch):
+def test_remove_tree_tries_again_while_files_are_added(tmp_path, monkeypatch):
     doomed = tmp_path / "doomed"
     doomed.mkdir()
-    remove, asked = os.rmdir, []
+    remove, calls = os.rmdir, []
 
-    def written_meanwhile(path, *, dir_fd):
-        asked.append(path)
-        if len(asked) < 3:
+    def fail_twice(path, *, dir_fd):
+        calls.append(path)
+        if len(calls) < 3:
             raise OSError("directory not empty")
         remove(path, dir_fd=dir_fd)
 
-    monkeypatch.setattr(supervisor.os, "rmdir", written_meanwhile)
+    monkeypatch.setattr(supervisor.os, "rmdir", fail_twice)
     supervisor.remove_tree(str(doomed))
     assert not doomed.exists()
 
@@ -286,11 +286,11 @@ def test_the_owner_file_is_deleted_last(tmp_path, monkeypatch):
         (tmp_path / name).write_text("")
     order = []
 
-    def noting(path, *, dir_fd):
+    def record(path, *, dir_fd):
         assert dir_fd > 2
         order.append(path)
 
-    monkeypatch.setattr(supervisor.os, "unlink", noting)
+    monkeypatch.setattr(supervisor.os, "unlink", record)
     supervisor._remove_once(str(tmp_path))
     assert order[-1] == supervisor.OWNER
 
@@ -305,7 +305,7 @@ def test_a_lock_file_without_a_segment_releases_nothing(tmp_path, monkeypatch, t
 
 @linux
 @pytest.mark.parametrize(("users", "removed"), [([2, 1, 0], True), ([1] * 200, False), ([None], False)])
-def test_a_segment_goes_when_its_last_user_has(tmp_path, monkeypatch, users, removed):
+def test_a_segment_is_removed_after_its_last_user_detached(tmp_path, monkeypatch, users, removed):
     """The kernel detaches a dead process a little after its death."""
     calls = []
 
@@ -323,7 +323,7 @@ def test_a_segment_goes_when_its_last_user_has(tmp_path, monkeypatch, users, rem
 
 
 @linux
-def test_a_segment_of_the_same_number_and_another_key_stays(tmp_path):
+def test_a_segment_with_an_equal_number_and_another_key_is_not_removed(tmp_path):
     made = supervisor.libc.shmget(0x7E57AB1E, 64, 0o1600)  # IPC_CREAT
     assert made >= 0
     try:
