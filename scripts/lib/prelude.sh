@@ -103,6 +103,9 @@ fi
 [ -x "$uv" ] || install_uv "$base" || fail "uv could not be installed from PyPI; see above"
 unset VIRTUAL_ENV # of an activated environment; uv would warn that it is another one
 export UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT="$venv"
+# As pip: trust the certificates of the system, and use the mirror of pip's environment.
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}"
+[ -n "${UV_DEFAULT_INDEX:-}" ] || [ -z "${PIP_INDEX_URL:-}" ] || export UV_DEFAULT_INDEX="$PIP_INDEX_URL"
 run "$uv" sync --quiet --inexact --extra dev $compile ${base:+--python "$base"} >&2 ||
     fail "the environment in $venv could not be made; see above (RESILIENCE_VENV names another directory)"
 unset UV_PROJECT_ENVIRONMENT base compile
