@@ -1,1 +1,1 @@
-"""A TCP door that we can make worse: our own Toxiproxy, and the client for any."""
+"""A TCP proxy with Toxiproxy's HTTP API, which disturbs the connections that it relays."""

@@ -1,7 +1,7 @@
-"""python -m pytest_resilience.proxy: the proxy server, with the flags and the environment of toxiproxy-server 2.12.
+"""The proxy server, `python -m pytest_resilience.proxy`, with the flags and the environment of toxiproxy-server 2.12.
 
-Whoever starts us waits for the line that says where the API is, so it is written first, and what is heavy (json, h11) is
-imported afterwards: the kernel keeps the first client waiting meanwhile.
+The parent process waits for the log line with the API's address. So this line is written first, and heavy modules (json, h11) are
+imported afterwards. The kernel holds the first client in the backlog until then.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ USAGE = """Usage of toxiproxy-server:
   -loopback-only
         refuse proxies that other machines could reach (default "false")
   -owner-only
-        serve the API to the user who started this process and to root only, where the kernel tells who asks
+        serve the API to the user who started this process and to root only, where the kernel reports users
         (Linux) (default "false")
   -port string
         Port for toxiproxy's API to listen on (default "8474")
@@ -49,11 +49,11 @@ _SWITCHES = ("allow-paths", "loopback-only", "owner-only", "proxy-metrics", "run
 
 
 class _UsageError(Exception):
-    """Flags that can't be read, or -h (no text); exit code 2 or 0."""
+    """Flags that can't be read (exit code 2), or -h (no text, exit code 0)."""
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
-    """Flags in Go's syntax: `-x v`, `-x=v`, `--x`; switches take a value after `=` only.
+    """Return the flags, which have Go's syntax: `-x v`, `-x=v`, `--x`. A switch takes a value after `=` only.
 
     Raises:
         _Usage: with the text for the user.
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(f"toxiproxy-server version {VERSION}\n")
         return 0
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _end)
+        signal.signal(number, _exit_now)
     from .log import Log
 
     log = Log(os.environ.get("LOG_LEVEL", ""), _write)
@@ -152,17 +152,17 @@ def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
     api.serve(listener)
     if flags["config"]:
         _announce(log, listener)
-    # Connections free themselves when they close, so the collector has little to find; let it not look at every turn.
+    # Connections are freed by their reference counts when they close, so the garbage collector has little to find. It runs seldom.
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-    _last_words.append(proxies.remove_unix_sockets)
+    _at_exit.append(proxies.remove_unix_sockets)
     loop.run()
     return 0
 
 
 def _listen(host: str, port: str) -> so.socket:
-    """The API's socket, listening.
+    """Return the API's socket, which listens.
 
     Raises:
         OSError: the address can't be used.
@@ -194,7 +194,7 @@ def _announce(log: Log, listener: so.socket) -> None:
 
 
 def _load(path: str, proxies: ProxyCollection, log: Log) -> str:
-    """Create the proxies of a config file; what is wrong with it, or ""."""
+    """Create the proxies of a config file. Return its error, or ""."""
     from ..wire.api_error import ApiError
     from ..wire.toxiproxy import read_proxies
 
@@ -214,15 +214,18 @@ def _load(path: str, proxies: ProxyCollection, log: Log) -> str:
 
 
 def _allow_many_descriptors() -> None:
-    """A connection takes two; the usual soft limit of 1024 is there for select(), which we use for one low one."""
+    """Raise the limit of descriptors, as each connection takes two.
+
+    The usual soft limit of 1024 protects select(), which this process uses for one low descriptor only.
+    """
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    for limit in (max(hard, 65536), hard):  # the first one needs rights, or nothing where the hard limit is high
+    for limit in (max(hard, 65536), hard):  # the first one may need privileges
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         except (OSError, ValueError):
-            continue  # macOS has its own upper bound, too
+            continue  # macOS has an upper bound, too
         return
 
 
@@ -230,20 +233,20 @@ def _write(line: str) -> None:
     from .event_loop import is_writable
 
     data = line.encode("utf-8", "replace")
-    # A pipe that nobody empties must not stop all proxies, so its reader loses lines instead.
+    # A full pipe must not block all proxies, so a slow reader loses lines.
     if len(data) <= 4096 and is_writable(1):
         try:
             os.write(1, data)
         except OSError:
-            pass  # nobody reads our log any more
+            pass  # the reader of the log is gone
 
 
-_last_words: list[Callable[[], None]] = []
+_at_exit: list[Callable[[], None]] = []
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    # At once: no destructors of ten thousand connections, the kernel closes them.
-    for call in _last_words:
+def _exit_now(_number: int, _frame: FrameType | None) -> None:
+    # Exit without the destructors of ten thousand connections: the kernel closes them.
+    for call in _at_exit:
         call()
     os._exit(0)
 

@@ -15,7 +15,7 @@ _STREAM = so.SOCK_STREAM | getattr(so, "SOCK_NONBLOCK", 0)  # saves a system cal
 
 
 class AddressError(Exception):
-    """An address that can't be read, resolved or bound; the text is Go's."""
+    """An address that can't be read, resolved or bound. Its text is Go's."""
 
 
 class Address(NamedTuple):
@@ -42,12 +42,12 @@ class Address(NamedTuple):
 
 
 def join_host_port(host: str, port: int) -> str:
-    """host:port, with brackets where they belong."""
+    """Return "host:port", with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def split_host_port(text: str) -> tuple[str, str]:
-    """Host and port, unresolved.
+    """Return the host and the port of an address as text.
 
     Raises:
         AddressError: `address X: missing port in address` and its kin.
@@ -86,7 +86,7 @@ def _port(text: str) -> int:
 
 
 def numeric_family(host: str) -> int | None:
-    """The family of a numeric address; None if it is a name."""
+    """Return the family of a numeric address, or None for a name."""
     for family in (so.AF_INET, so.AF_INET6):
         try:
             so.inet_pton(family, host)
@@ -97,7 +97,7 @@ def numeric_family(host: str) -> int | None:
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine reaches a numeric address. An IPv4 address inside IPv6 counts as what it is."""
+    """True if only this machine reaches a numeric address. An IPv4 address inside IPv6 counts as IPv4."""
     if ":" not in host:
         return host.startswith("127.")
     data = so.inet_pton(so.AF_INET6, host)
@@ -119,14 +119,14 @@ def _has_ipv6() -> bool:
 
 
 def resolve_listen_address(text: str, find: Callable[[str], list[tuple[int, str]]] | None = None) -> Address:
-    """Where a proxy that is told to listen at `text` really listens.
+    """Return the address to listen on.
 
     Args:
         text: the address.
         find: looks a name up; None: `look_up`, which may block.
 
     Raises:
-        AddressError: it can't be read or resolved.
+        AddressError: the address can't be read or resolved.
     """
     if text.startswith("unix:"):
         return Address(so.AF_UNIX, text[5:], 0)
@@ -141,7 +141,7 @@ def resolve_listen_address(text: str, find: Callable[[str], list[tuple[int, str]
 
 
 def lookup_host(host: str) -> list[tuple[int, str]]:
-    """Family and numeric address of a name, IPv4 first. May block for as long as the system's resolver does.
+    """Return the families and numeric addresses of a name, IPv4 first. It blocks for as long as the system's resolver does.
 
     Raises:
         AddressError: `lookup X: no such host`.
@@ -155,11 +155,11 @@ def lookup_host(host: str) -> list[tuple[int, str]]:
 
 
 def open_socket(family: int) -> so.socket:
-    """A non-blocking stream socket that sends small messages at once."""
+    """Return a non-blocking stream socket that sends small messages at once."""
     if family == so.AF_UNIX:
         sock = so.socket(so.AF_UNIX, so.SOCK_STREAM, 0)
     else:
-        # IPPROTO_TCP and not 0: asyncio, for one, sets NODELAY only on sockets that say they are TCP.
+        # IPPROTO_TCP and not 0, because asyncio for one sets NODELAY only on sockets with this protocol.
         sock = so.socket(family, _STREAM, so.IPPROTO_TCP)
         sock.setsockopt(so.IPPROTO_TCP, so.TCP_NODELAY, 1)
         if _STREAM != so.SOCK_STREAM:

@@ -1,4 +1,4 @@
-"""Admission control: slow accepts, refused connections, and connects that hang. Toxiproxy has none of them.
+"""Admission control, which Toxiproxy does not have. It makes accepts slow, refuses connections, and lets connects hang.
 
 The kernel performs the TCP handshake, so a proxy has three ways to disturb it:
 
@@ -25,7 +25,7 @@ PROBE_INTERVAL = 0.05
 
 
 class HasListener(Protocol):
-    """A proxy whose listener admission control switches."""
+    """A proxy with a listener that admission control switches."""
 
     @property
     def enabled(self) -> bool: ...
@@ -81,7 +81,7 @@ class AdmissionControl:
         return {name: value for name, value in self.options.items() if value != ADMISSION_DEFAULTS[name]}
 
     def set(self, options: Mapping[str, Any]) -> None:
-        """Change some options; the others stay."""
+        """Change some options, and leave the others."""
         self.options.update(options)
         if "refuse_after" in options:
             self._admissions_left = options["refuse_after"]
@@ -92,7 +92,7 @@ class AdmissionControl:
         self.set({name: value for name, value in ADMISSION_DEFAULTS.items() if name != "refuse_when_down"})
 
     def apply(self) -> None:
-        """Bring the listener into the state that the options ask for: after a change, and after the proxy was enabled."""
+        """Bring the listener into the state that the options describe, after a change of them or of `enabled`."""
         if not self._proxy.enabled:
             self.stop()
             return
@@ -103,7 +103,7 @@ class AdmissionControl:
             self._set_refusing(on=self._admissions_left == 0)
 
     def stop(self) -> None:
-        """Release everything: the proxy stops."""
+        """Release everything when the proxy stops."""
         self._refusing = False
         self._stop_probing()
         self._close_fillers()
@@ -129,7 +129,7 @@ class AdmissionControl:
         self._loop.call_at(self._loop.now() + delay, open_late)
 
     def upstream_failed(self) -> None:
-        """Start to refuse clients if the options ask for it: the upstream could not be reached."""
+        """Refuse clients from now on if `refuse_when_down` is set, because the upstream could not be reached."""
         if self.options["refuse_when_down"] and not self._probing and self._proxy.enabled:
             self._schedule_probe()
             self._set_refusing(on=True)

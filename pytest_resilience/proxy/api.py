@@ -24,13 +24,13 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 
 
 class ApiServer:
-    """The routes, over a set of proxies.
+    """The API over a set of proxies.
 
     Args:
-        metrics: makes the text of GET /metrics; None: there is no such route.
-        host: what the API was asked to listen on; a request's Host may be this name.
-        allow_paths: take unix sockets and TLS files from requests.
-        owner: serve this uid and root only; None: serve all.
+        metrics: returns the text of GET /metrics; None for no such route.
+        host: the name that the API listens on. A request's Host may be this name.
+        allow_paths: accept unix sockets and TLS files in requests.
+        owner: serve this uid and root only; None serves all users.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ApiServer:
         self._id = int.from_bytes(os.urandom(12), "big")
 
     def serve(self, listener: so.socket) -> None:
-        """Answer at a socket that listens already."""
+        """Serve clients of a socket that listens already."""
         listener.setblocking(False)
         self._listener = listener
         self._cross_origin = CrossOriginProtection(self._host, listener)
@@ -91,7 +91,7 @@ class ApiServer:
         sock = so.socket(listener.family, so.SOCK_STREAM, listener.proto, fd)
         sock.setblocking(False)
         if self._owner_only is not None and not self._owner_only.admits(sock):
-            # At once, before a byte is read: other users of the machine hold nothing of this process.
+            # Before a byte is read, so that other users of the machine hold no resources of this process.
             try:
                 sock.send(raw_error_response(403, "this API serves the user who started it"))
             except OSError:
@@ -118,7 +118,7 @@ class ApiServer:
                 return int(fd)
 
     def _free_descriptor(self) -> bool:
-        """Free a descriptor: of the client that has been idle for the longest time, or a spare one."""
+        """Free the descriptor of the client that has been idle for the longest time, or a spare one."""
         idle = [client for client in self._clients.values() if client.idle]
         if idle:
             min(idle, key=lambda client: client.deadline).close()
@@ -126,7 +126,7 @@ class ApiServer:
         return self._spare_descriptors.release_one()
 
     def _accept_later(self, listener: so.socket) -> None:
-        """Leave clients in the backlog for a moment."""
+        """Leave clients in the backlog for RETRY_DELAY."""
         if self._retry is None:
             self._log.warning("No descriptor for another client of the API")
             self._loop.watch(listener.fileno(), 0, IN)
@@ -166,7 +166,7 @@ class ApiServer:
         self._proxies.look_up_later(host, then)
 
     def next_request_id(self) -> str:
-        """The next request's id: 20 characters of 0-9 and a-v."""
+        """Return the id of the next request, 20 characters of 0-9 and a-v."""
         self._id += 1
         number = self._id
         return "".join(_DIGITS[number >> shift & 31] for shift in range(0, 100, 5))

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from .resolver import LookupResult
 
 MAX_BODY = 1 << 20
-"""Bytes of a request's body; more is a 413."""
+"""Bytes of a request's body. A longer one is a 413."""
 MAX_HEAD = 1 << 16
-"""Bytes of a request's line and headers; more is a 431."""
+"""Bytes of a request's line and headers. A longer head is a 431."""
 IDLE_TIMEOUT = 60.0
 """Seconds without a byte after which a client's connection is closed."""
 REQUEST_TIMEOUT = 15.0
-"""Seconds that a client has for one request in all, from its first byte to the last one of its answer."""
+"""Seconds for one request as a whole, from its first byte to the last byte of its response."""
 LINGER_TIMEOUT = 0.5
-"""Seconds for which a client that was refused is still read from, so that the kernel does not throw the answer away."""
+"""Seconds for which the server reads on from a refused client, so that the kernel does not discard the response."""
 
 
 _HEX = "0123456789abcdefABCDEF"
@@ -83,11 +83,11 @@ class ApiConnection:
         self._socket = sock
         self._fd = sock.fileno()
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
-        self._request_started = False  # a request has begun to come, and is not answered yet
-        self._closing = False  # nothing is answered any more
+        self._request_started = False  # a request has begun to arrive, and is not answered yet
+        self._closing = False  # no further request is answered
         self._request: h11.Request | None = None
         self._body = bytearray()
-        self._names: dict[str, LookupResult] = {}  # those that the request needs
+        self._names: dict[str, LookupResult] = {}  # hosts that were looked up for the request
         self._out = bytearray()
         self._mask = IN
         self._deadline = loop.now() + IDLE_TIMEOUT
@@ -102,7 +102,7 @@ class ApiConnection:
 
     @property
     def deadline(self) -> float:
-        """The time at which the connection is closed for want of a byte."""
+        """The time at which the connection is closed if no byte comes."""
         return self._deadline
 
     def close(self) -> None:
@@ -137,10 +137,10 @@ class ApiConnection:
         self._read(data)
 
     def _read(self, data: bytes | None) -> None:
-        """Answer what is complete.
+        """Answer the requests that are complete.
 
         Args:
-            data: what has come, b"" at the end; None: nothing new.
+            data: received bytes, b"" at the end of the stream; None for nothing new.
         """
         try:
             if data is not None:
@@ -150,7 +150,7 @@ class ApiConnection:
             nameless = str(error).startswith("Missing mandatory Host")
             self._refuse(error.error_status_hint, "missing required Host header" if nameless else "")
         except Exception as error:
-            self.close()  # the loop logs it; the client must not wait for an answer that can't come
+            self.close()  # the loop logs the error; no response can come
             raise error
 
     def _read_events(self) -> None:
@@ -192,7 +192,7 @@ class ApiConnection:
                 self.close()
 
     def _start_request(self) -> None:
-        """Start the time that a request has in all, unless it runs already."""
+        """Start the deadline of a request, unless it runs already."""
         if not self._request_started:
             self._request_started = True
             self._set_deadline(REQUEST_TIMEOUT)
@@ -214,21 +214,21 @@ class ApiConnection:
         except NameNotResolved as unknown:
             self._look_up(unknown.host)
             return
-        except Exception as error:  # noqa: BLE001  # ours to repair, and no reason to leave the client without an answer
+        except Exception as error:  # noqa: BLE001  # a bug here; the client gets a response all the same
             answer = error_response(ApiError(500, f"internal error: {type(error).__name__}: {error}"))
         self._write(answer, request.method)
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
-            self._request = None  # from now on it is idle, and not slow with a request
+            self._request = None  # the client is idle from now on, and not slow with a request
             self._request_started = False
             self._names = {}
 
     def _look_up(self, host: str) -> None:
-        """Answer when a name is known. Until then the client is not read from; the request's time runs on."""
+        """Answer when a name is looked up. Until then nothing is read from the client. The deadline stays."""
 
         def found(answer: LookupResult) -> None:
             if self._timer is None:
-                return  # the time was over
+                return  # the deadline has passed
             self._names[host] = answer
             self._loop.watch(self._fd, IN, 0)
             self._mask = IN
@@ -248,7 +248,7 @@ class ApiConnection:
         if answer.matched:
             headers.append(("X-Toxiproxy-Request-Id", self._api.next_request_id()))
         headers.append(("Date", format_utc("%a, %d %b %Y %H:%M:%S GMT")))
-        tunnel = method == b"CONNECT" and 200 <= answer.status < 300  # such an answer has no body, and no length
+        tunnel = method == b"CONNECT" and 200 <= answer.status < 300  # such a response has no body and no length
         if answer.body is not None and not tunnel:
             headers.append(("Content-Length", str(len(answer.body))))
         reason = REASONS.get(answer.status, "").encode()
@@ -263,11 +263,11 @@ class ApiConnection:
         if self._http.our_state is h11.MUST_CLOSE and not self._out:
             self.close()
 
-    def _refuse(self, status: int, why: str = "") -> None:
-        """Answer something that is no request, and close."""
+    def _refuse(self, status: int, reason: str = "") -> None:
+        """Respond to bytes that are no request, and close."""
         self._closing = True
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            refusal = raw_error_response(status, why)
+            refusal = raw_error_response(status, reason)
             has_body = self._request is None or self._request.method != b"HEAD"
             self._out += refusal if has_body else refusal[: refusal.index(b"\r\n\r\n") + 4]
             self._set_deadline(LINGER_TIMEOUT)
@@ -299,11 +299,11 @@ class ApiConnection:
                 if self._http.our_state is h11.MUST_CLOSE:
                     self.close()
                     return
-                self._read(None)  # requests that came meanwhile
+                self._read(None)  # requests that arrived in the same data
 
 
 def is_request_target(target: str) -> bool:
-    """True for what Go takes for a request's target: a path, a whole URL or an asterisk, with good percent-encoding in the path."""
+    """True if Go accepts a request's target. It is a path, a whole URL or an asterisk, with valid percent-encoding in the path."""
     path = target.partition("?")[0]
     if not path.startswith("/") and "://" not in path and path != "*":
         return False

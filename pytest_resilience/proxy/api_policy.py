@@ -1,9 +1,8 @@
-"""What the API refuses by rule: requests that a web page may have made, and paths of files on the proxy's machine.
+"""The requests that the API refuses by policy: those of web pages, and those with paths of files on the proxy's machine.
 
-The API has no password, and any process that reaches it has the rights of the user who started the proxy. So a path in a request
-would read, create or remove files with these rights: paths are taken from the operator (the config file) and not from requests,
-unless the operator says so with -allow-paths. Pages are kept out by what browsers cannot leave out or forge: Host, Origin and
-Sec-Fetch-Site, besides Toxiproxy's own look at User-Agent.
+The API has no password, and any process that reaches it has the rights of the proxy's user. A path in a request would read, create
+or remove files with these rights. So the API accepts paths in the config file only, unless it runs with -allow-paths. Web pages are
+recognised by the headers that browsers cannot omit or forge: Host, Origin and Sec-Fetch-Site, besides User-Agent as in Toxiproxy.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _HOW = "start the proxy with -allow-paths, or write it into the -config file"
 
 
 def refuse_paths(body: ProxyBody, existing: Proxy | None) -> None:
-    """Refuse unix sockets and TLS files in a request's body; to repeat what the proxy has is fine.
+    """Refuse unix sockets and TLS files in a request's body, unless they repeat those of the proxy.
 
     Args:
         body: of a creation or an update, or one entry of populate.
@@ -62,12 +61,12 @@ def _files(tls: TlsBody) -> Iterable[str]:
 
 
 class CrossOriginProtection:
-    """Refuses requests that a web page may have made.
+    """A check for requests that a web page may have made.
 
     Args:
-        host: what the API was asked to listen on (-host). For all interfaces any Host is served: the operator opened the API, and
-            the names by which others reach it are not known.
-        listener: where the API listens.
+        host: the value of -host. For all interfaces any Host is served: the operator has opened the API, and the names of the
+            machine are unknown to it.
+        listener: the socket of the API.
     """
 
     def __init__(self, host: str, listener: so.socket) -> None:
@@ -77,11 +76,11 @@ class CrossOriginProtection:
         self._any_host = host in _EVERYWHERE or address in _EVERYWHERE
 
     def refusal(self, headers: Iterable[tuple[bytes, bytes]], target: str) -> str:
-        """Return why a request is refused, "" if it is not.
+        """Return the reason to refuse a request; "" to accept it.
 
         Args:
             headers: names in lower case, and values.
-            target: the request's target; in its absolute form it has a host, too.
+            target: the request's target. Its absolute form has a host, too.
         """
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if not target.startswith("/") and "://" in target:
@@ -109,7 +108,7 @@ class CrossOriginProtection:
 
 
 def _split(host: str) -> tuple[str, int]:
-    """Return the name and the port of a Host header; an empty name for what is neither."""
+    """Return the name and the port of a Host header. The name is empty if the header is invalid."""
     name, colon, port = host.rpartition(":") if not host.endswith("]") else (host, "", "")
     if not colon:
         return _bare(host), 80

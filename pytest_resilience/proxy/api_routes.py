@@ -1,7 +1,7 @@
 """The routes of Toxiproxy's HTTP API: paths, bodies, status codes.
 
 A route that exists answers with `X-Toxiproxy-Request-Id`. A path that is not clean is a 301 to the clean one, an unknown path a
-404, a known path with another method a 405, and a browser a 403. Additions: GET /proxies/{p}/counters and /connections.
+404, a path with a wrong method a 405, and a browser a 403. Additions: GET /proxies/{p}/counters and /connections.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class ApiRoutes:
         route = self._route(method, path)
         if route is None:
             return text_response(404, "404 page not found\n", matched=False)
-        handler, in_path = route
+        handler, names_in_path = route
         if handler is None:
             return Response(405, b"", "", False)
         if any(name == b"user-agent" and value.startswith(b"Mozilla/") for name, value in headers):
             return text_response(403, "User agent not allowed\n", matched=True)
         try:
-            return handler(body, *in_path)
+            return handler(body, *names_in_path)
         except ApiError as error:
             return error_response(error)
 
@@ -77,7 +77,7 @@ class ApiRoutes:
             AddressError: there is no such host.
             NameUnknown: it has to be looked up first.
         """
-        if host == "localhost":  # in a file, as a rule
+        if host == "localhost":  # usually from a file, so that it does not block
             return lookup_host(host)
         if host not in self._names:
             raise NameNotResolved(host)
@@ -87,7 +87,7 @@ class ApiRoutes:
         return found
 
     def _route(self, method: str, path: str) -> tuple[Callable[..., Response] | None, tuple[str, ...]] | None:
-        """The handler and the names in the path; no handler for a wrong method; None for an unknown path."""
+        """Return the handler and the names in the path. The handler is None for a wrong method, the result for an unknown path."""
         match [unquote(part) for part in path.split("/")[1:]]:
             case ["metrics"] if self._metrics is not None:
                 return self._get_metrics, ()
@@ -201,9 +201,9 @@ class ApiRoutes:
 
 
 def unquote(text: str) -> str:
-    """`text` without its percent-encoding. urllib's takes as long to import as the proxy to start.
+    """Return `text` without its percent-encoding. The import of urllib's function would take as long as the start of the proxy.
 
-    Bytes that are no UTF-8 become lone surrogates, which no name contains: as in Go, they address nothing.
+    Bytes that are not UTF-8 become lone surrogates, which no name contains. As in Go, they address nothing.
     """
     if "%" not in text:
         return text
@@ -216,7 +216,7 @@ def unquote(text: str) -> str:
 
 
 def clean_path(path: str) -> str:
-    """A path without empty, `.` and `..` segments, encoded or not; a slash at the end stays."""
+    """Return a path without empty, `.` and `..` segments, encoded or not. A slash at the end stays."""
     if "//" not in path and "/." not in path and "/%2" not in path and path.startswith("/"):
         return path
     kept: list[str] = []

@@ -1,7 +1,7 @@
 """The share of the process's file descriptors that relayed connections may take.
 
 A process without a free descriptor can neither accept a client of the API nor dial an upstream. So relayed connections leave a
-reserve, and a client for whom there is no room waits in the listener's backlog.
+reserve, and a client that finds no room waits in the listener's backlog.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PER_CONNECTION = 2
 
 
 class DescriptorBudget:
-    """Count the descriptors of relayed connections against the process's limit.
+    """A count of the descriptors of relayed connections, and its limit.
 
     Args:
         limit: the process's limit; None for its present RLIMIT_NOFILE.
 
     Attributes:
-        taken: descriptors of relayed connections now.
-        room: the number that `taken` has to stay below for another client to be accepted.
+        in_use: descriptors of relayed connections now.
+        limit: the number that `in_use` has to stay below for another client to be accepted.
     """
 
     __slots__ = ("in_use", "limit")
@@ -42,7 +42,7 @@ class DescriptorBudget:
         self.measure(limit)
 
     def measure(self, limit: int | None = None) -> None:
-        """Compute the room anew. Called when a descriptor was refused, as the limit may have been lowered from outside."""
+        """Compute the limit again. Called when the kernel refused a descriptor, as another process may have lowered the limit."""
         if limit is None:
             limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
             if limit == resource.RLIM_INFINITY:
@@ -51,7 +51,7 @@ class DescriptorBudget:
 
 
 class SpareDescriptors:
-    """Hold a few descriptors, to be given up when the process has no other left for a client of the API."""
+    """A few descriptors that are held in reserve for clients of the API."""
 
     COUNT = 4
 
@@ -60,21 +60,21 @@ class SpareDescriptors:
         self.refill()
 
     def refill(self) -> None:
-        """Take as many descriptors as are missing and to be had."""
+        """Open the descriptors that are missing, as far as the limit allows."""
         try:
             while len(self._held) < self.COUNT:
                 self._held.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
-            return  # there are none now; the next client that leaves makes room
+            return  # the next client that disconnects frees one
 
     def release_one(self) -> bool:
-        """Give one descriptor up. Return False if none is held."""
+        """Close one descriptor. Return False if none is held."""
         if not self._held:
             return False
         os.close(self._held.pop())
         return True
 
     def close(self) -> None:
-        """Give all up."""
+        """Close all."""
         while self.release_one():
             pass

@@ -1,7 +1,8 @@
-"""The readiness loop and its timer heap: the only file of the proxy that polls, and the only one that reads a clock.
+"""The readiness loop and its timer heap. No other file of the proxy polls or reads a clock.
 
-One thread. A file descriptor has one handler, called with the events that are ready; level-triggered, so a handler does one
-thing and returns. Timers are exact to some ten microseconds, which epoll's milliseconds are not: see `_wait`.
+The loop has one thread. A file descriptor has one handler, which is called with the events that are ready. Events are
+level-triggered, so a handler does one thing and returns. Timers are exact to some ten microseconds, although epoll counts
+milliseconds (see `_wait`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from errno import EAGAIN, EINPROGRESS, EINTR, ENOTCONN
 
-# The masks of epoll, which poll() and we share.
+# The masks of epoll, which poll() shares.
 IN = 1
 OUT = 4
 ERR = 8
@@ -23,23 +24,23 @@ WOULD_BLOCK = (EAGAIN, EINTR, ENOTCONN, EINPROGRESS)
 
 Handler = Callable[[int], None]
 
-# Events taken at once. Python allocates room for them each time, for 1023 of them unless told.
+# Events taken at once. Python allocates room for them at each poll, for 1023 of them by default.
 MAX_EVENTS = 64
 
 # Timers called before descriptors get their turn again.
 MAX_TIMERS_PER_TURN = 32
 
-# A sleep overshoots by the time that a core takes to wake up, so the last of it is spent polling.
+# Seconds of polling at the end of a sleep. A sleep alone overshoots by the time that a core takes to wake up.
 BUSY_WAIT = 0.00012
 
 
 def format_utc(form: str = "%Y-%m-%dT%H:%M:%SZ") -> str:
-    """The date and time in UTC, for logs and headers."""
+    """Return the date and time in UTC, for logs and headers."""
     return time.strftime(form, time.gmtime())
 
 
 def is_writable(fd: int) -> bool:
-    """Whether a line (up to 4096 bytes, PIPE_BUF) can be written to `fd` without waiting for whoever reads it."""
+    """True if a line of up to 4096 bytes (PIPE_BUF) can be written to `fd` without blocking."""
     try:
         return bool(select.select((), (fd,), (), 0)[1])
     except (OSError, ValueError):
@@ -47,7 +48,7 @@ def is_writable(fd: int) -> bool:
 
 
 class Timer:
-    """A call in the future; `cancel` takes it back."""
+    """A call in the future, which `cancel` prevents."""
 
     __slots__ = ("call", "when")
 
@@ -63,7 +64,7 @@ class Timer:
 
 
 class SelectorPoller:
-    """What we need of epoll's interface, from the `selectors` module: kqueue on macOS and the BSDs."""
+    """The needed part of epoll's interface over the `selectors` module, which has kqueue on macOS and the BSDs."""
 
     def __init__(self) -> None:
         import selectors
@@ -95,10 +96,10 @@ class SelectorPoller:
 
 
 class EventLoop:
-    """Calls handlers when descriptors are ready and timers when they are due.
+    """A loop that calls handlers when descriptors are ready, and timers when they are due.
 
     Args:
-        broken: called with an exception that a handler or a timer let out; the loop goes on.
+        broken: called with an exception that a handler or a timer raised. The loop continues.
         portable: use `selectors` even where there is epoll.
     """
 
@@ -113,7 +114,7 @@ class EventLoop:
         self.now: Callable[[], float] = time.monotonic
 
     def watch(self, fd: int, mask: int, before: int) -> None:
-        """Change what is watched at `fd` from `before` to `mask`; 0 is nothing, not even a hang-up."""
+        """Change the events that are watched at `fd` from `before` to `mask`. 0 watches nothing, not even a hang-up."""
         if not before:
             self._poller.register(fd, mask)
         elif mask:
@@ -122,9 +123,9 @@ class EventLoop:
             self._poller.unregister(fd)
 
     def unregister(self, fd: int, mask: int) -> None:
-        """Stop calling anybody for `fd`, which is about to be closed; `mask` is what was watched."""
+        """Remove the handler of `fd`, which is about to be closed. `mask` is what was watched."""
         self.handlers.pop(fd, None)
-        if self._epoll is None and mask:  # epoll forgets a descriptor by itself when it is closed
+        if self._epoll is None and mask:  # epoll removes a descriptor when it is closed
             self._poller.unregister(fd)
 
     def call_at(self, when: float, call: Callable[[], None]) -> Timer:
@@ -152,15 +153,15 @@ class EventLoop:
                             handler(events)
                     if timers:
                         self._run_due_timers()
-            except Exception as error:  # noqa: BLE001  # a bug must not end everybody's proxies
+            except Exception as error:  # noqa: BLE001  # a bug must not end all proxies
                 self._on_error(error)
 
     def close(self) -> None:
-        """Let go of the poller."""
+        """Close the poller."""
         self._poller.close()
 
     def _run_due_timers(self) -> None:
-        """Call what is due; some of it only, if there is much, so that descriptors get their turn too."""
+        """Call the timers that are due, up to a number of them, so that descriptors get their turn."""
         timers = self._timers
         for _ in range(MAX_TIMERS_PER_TURN):
             if not timers or (timers[0].call is not None and timers[0].when > self.now()):
@@ -170,10 +171,10 @@ class EventLoop:
                 call()
 
     def _wait(self) -> list[tuple[int, int]]:
-        """What is ready, waiting for the next timer at most.
+        """Return the events that are ready. Wait until the next timer at most.
 
-        epoll counts in milliseconds, rounded up, so it takes us to within two of the timer. select on epoll's own descriptor
-        counts in microseconds, but wakes up late, so it takes us to shortly before. The rest is spent asking epoll over and over.
+        epoll counts milliseconds, rounded up, so it is used until 2 ms before the timer. select on epoll's own descriptor
+        counts microseconds but wakes up late, so it is used until BUSY_WAIT before the timer. The rest is spent polling.
         """
         timers = self._timers
         while timers and timers[0].call is None:

@@ -55,7 +55,7 @@ class Listener:
             sock.bind(address.sockaddr)
             if address.port:
                 return sock
-            # Linux keeps the port of a socket that stops listening only if it was asked for by number.
+            # When a socket stops listening, Linux keeps its port only if it was bound by number.
             try:
                 return self._bind(Address(address.family, address.host, sock.getsockname()[1]))
             finally:
@@ -68,12 +68,12 @@ class Listener:
         """Accept from now on.
 
         Raises:
-            AddressError: somebody else listens there, although we hold the port.
+            AddressError: another process listens there, although this socket is bound to the port.
         """
         try:
             if self.socket.fileno() < 0:
                 self.socket = self._bind(self.address)
-            self._reuse(1)  # connections of the last time may still be closing on this port
+            self._reuse(1)  # earlier connections may still be closing on this port
             self.socket.listen(self.BACKLOG)
         except OSError as error:
             raise self._failed(self.address, error) from error
@@ -94,33 +94,33 @@ class Listener:
             loop.unregister(fd, 0)
 
     def refuse(self) -> None:
-        """Stop listening and keep the port, or the path of a unix socket: the kernel refuses who connects to it."""
+        """Stop listening, and keep the port or the path of a unix socket, so that the kernel refuses clients."""
         self.listening = False
         if self.family == so.AF_UNIX:
-            self.socket.close()  # one that was shut down could never listen again
+            self.socket.close()  # a unix socket that was shut down can never listen again
             return
         try:
             self.socket.shutdown(so.SHUT_RDWR)
-        except OSError:  # only Linux can do this; elsewhere somebody may slip in between these two lines
+        except OSError:  # only Linux can do this; elsewhere another process may bind the port between these two lines
             self.socket.close()
             self.socket = self._bind(self.address)
         self._reuse(0)
 
     def yield_port(self) -> None:
-        """Let somebody else bind the port, for as long as neither listens."""
+        """Let another socket bind the port, for as long as neither listens."""
         if self.listening:
             self.refuse()
         self._reuse(1)
 
     def reclaim_port(self, listening: bool) -> None:
-        """Take the port for ourselves again."""
+        """Take the port back, so that no other socket can bind it."""
         if listening:
             self.listen()
         else:
             self._reuse(0)
 
     def close(self) -> None:
-        """Give the port back, or remove the path of a unix socket if what is there is still the socket that was bound."""
+        """Release the port, or remove the path of a unix socket if the socket that was bound is still there."""
         # Before the socket is closed: until then no other file can get its inode's number.
         if self._inode is not None and _inode_of_socket(self.address.host) == self._inode:
             os.unlink(self.address.host)  # noqa: PTH108  # pathlib costs more to import than all else here
@@ -132,7 +132,7 @@ class Listener:
 
 
 def _inode_of_socket(path: str) -> tuple[int, int] | None:
-    """Return device and inode of the unix socket at a path; None for anything else, a symbolic link to a socket included."""
+    """Return device and inode of the unix socket at a path, or None for anything else, such as a symbolic link to a socket."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -144,7 +144,7 @@ def _remove_stale(path: str) -> None:
     """Remove a unix socket on which no process listens. Nothing but a socket is ever removed.
 
     Raises:
-        OSError: EADDRINUSE, there is something else, or a process listens.
+        OSError: EADDRINUSE, another kind of file is there, or a process listens.
     """
     in_use = OSError(EADDRINUSE, os.strerror(EADDRINUSE))
     try:
@@ -154,7 +154,7 @@ def _remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise in_use
     probe = so.socket(so.AF_UNIX, so.SOCK_STREAM, 0)
-    probe.setblocking(False)  # a full backlog would keep all waiting
+    probe.setblocking(False)  # a full backlog would block the loop
     try:
         if probe.connect_ex(path) != ECONNREFUSED:
             raise in_use

@@ -1,4 +1,4 @@
-"""Log lines as Toxiproxy writes them: one JSON object per line on stdout."""
+"""Log lines in Toxiproxy's form, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def _quoted(text: str) -> str:
 
 
 class Log:
-    """Writes the lines whose level is high enough.
+    """A log that writes the lines of a high enough level.
 
     Args:
-        level: one of LEVELS; "" writes everything. Another word is said once, as an error, and then ignored.
+        level: one of LEVELS; "" writes everything. Any other word is reported once, as an error, and then ignored.
         write: takes one line with its newline.
 
     Attributes:
-        infos, errors: whether such lines are written; ask before you build one on a hot path.
+        infos, errors: True if such lines are written. Check this before you build a line on a hot path.
     """
 
     __slots__ = ("_lowest", "_write", "errors", "infos")
@@ -49,7 +49,7 @@ class Log:
         self._line("error", message, fields)
 
     def announce(self, message: str, **fields: str) -> None:
-        """An info line that is written at any level: somebody waits for it."""
+        """Write an info line at any level, because a parent process waits for it."""
         self._line("info", message, fields, always=True)
 
     def _line(self, level: str, message: str, fields: dict[str, str], *, always: bool = False) -> None:

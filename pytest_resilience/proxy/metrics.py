@@ -1,4 +1,4 @@
-"""GET /metrics: Prometheus' text format, live: connections count while they are open."""
+"""The text of GET /metrics in Prometheus' format. It counts connections while they are open."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def _label(text: str) -> str:
 
 
 class Metrics:
-    """Draws the metrics of all proxies.
+    """The metrics of all proxies.
 
     Args:
-        proxy: bytes per proxy and direction, and what we count beyond the original.
-        runtime: about this process.
+        proxy: bytes per proxy and direction, connections and toxics.
+        runtime: figures of this process.
     """
 
     def __init__(self, proxies: ProxyCollection, *, proxy: bool, runtime: bool) -> None:

@@ -1,4 +1,4 @@
-"""Find out which user is at the other end of a loopback TCP connection: Linux tells it without privileges.
+"""The user at the other end of a loopback TCP connection, which Linux reports without privileges.
 
 One exact query of sock_diag(7) for the client's socket, about 20 microseconds. The kernel answers with the uid that made the
 socket, as this process' user namespace sees it. Two traps are avoided:
@@ -34,14 +34,14 @@ _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class PeerUserLookup:
-    """Asks the kernel who made the client's end of a connection.
+    """A look-up of the user that owns the client's end of a connection.
 
     Attributes:
-        possible: False where the kernel does not tell (macOS, or Linux without sock_diag).
+        available: False where the kernel does not report users (macOS, or Linux without sock_diag).
     """
 
     def __init__(self, listener: so.socket) -> None:
-        """Ask once for the listener itself, so that `possible` is known.
+        """Query the listener itself once, to set `available`.
 
         Args:
             listener: a TCP socket that listens.
@@ -54,20 +54,20 @@ class PeerUserLookup:
                 self._socket = so.socket(so.AF_NETLINK, so.SOCK_RAW, _NETLINK_SOCK_DIAG)
                 self._socket.setblocking(False)
                 own = listener.getsockname()
-                nobody = "::" if ":" in own[0] else "0.0.0.0"
-                self.available = self._query(own, (nobody, 0)) is not None
+                unset = "::" if ":" in own[0] else "0.0.0.0"
+                self.available = self._query(own, (unset, 0)) is not None
             except OSError:
                 self.available = False
 
     def uid_of(self, connection: so.socket) -> int | None:
-        """Return the uid of the process that made the client's socket; None if no local process holds such a socket."""
+        """Return the uid of the process that made the client's socket, or None if no local process holds such a socket."""
         try:
             return self._query(connection.getpeername(), connection.getsockname())
         except OSError:
             return None
 
     def close(self) -> None:
-        """Let go of the netlink socket."""
+        """Close the netlink socket."""
         if self._socket is not None:
             self._socket.close()
 
@@ -82,8 +82,8 @@ class PeerUserLookup:
         query = _QUERY.pack(family, so.IPPROTO_TCP, 0, 0, _ALL_STATES) + wanted + _ANY_COOKIE
         length = _HEADER.size + len(query)
         self._socket.send(_HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _REQUEST, sequence, 0) + query)
-        while True:  # answers to earlier questions that went wrong are passed over
-            answer = self._socket.recv(8192)  # the kernel has answered when send returns
+        while True:  # skip replies to earlier queries that failed
+            answer = self._socket.recv(8192)  # the reply is there when send returns
             if _HEADER.unpack_from(answer)[3] == sequence:
                 break
         if len(answer) < _OWNER_AT + _OWNER.size:  # an error: there is no such socket
@@ -96,7 +96,7 @@ class PeerUserLookup:
 
 
 def _packed(host: str) -> tuple[int, bytes]:
-    """Return the family to ask for, and 16 bytes of address. An IPv4 address inside IPv6 is asked for as IPv4."""
+    """Return the family to query, and 16 bytes of address. An IPv4 address inside IPv6 is queried as IPv4."""
     if ":" not in host:
         return so.AF_INET, so.inet_pton(so.AF_INET, host) + bytes(12)
     data = so.inet_pton(so.AF_INET6, host.partition("%")[0])
@@ -106,12 +106,12 @@ def _packed(host: str) -> tuple[int, bytes]:
 
 
 class OwnerOnlyAccess:
-    """Lets clients of this process' own user and of root in, and nobody else.
+    """Access control that admits clients of this process' own user and of root only.
 
     Args:
-        listener: where the clients come from.
+        listener: the socket that accepts the clients.
         owner: this process' effective uid.
-        log: is told once about each other user, and once where the kernel does not tell who asks.
+        log: gets one line for each other user, and one line where the kernel does not report users.
     """
 
     MAX_LOGGED_UIDS = 20
@@ -122,7 +122,7 @@ class OwnerOnlyAccess:
         self._log = log
         self._logged: set[int | None] = set()
         if not self._users.available:
-            log.warning("the kernel does not tell who asks: all users of this machine are served")
+            log.warning("the kernel does not report users: all users of this machine are served")
 
     def admits(self, connection: so.socket) -> bool:
         """True if the client may use the API."""
@@ -137,5 +137,5 @@ class OwnerOnlyAccess:
         return False
 
     def close(self) -> None:
-        """Let go of the netlink socket."""
+        """Close the netlink socket."""
         self._users.close()

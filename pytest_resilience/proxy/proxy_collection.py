@@ -81,7 +81,7 @@ class _Update(NamedTuple):
 
 
 class _Creation(NamedTuple):
-    """A proxy that populate creates, and the entry that asks for it."""
+    """A proxy that populate creates, and its entry in the request."""
 
     proxy: Proxy
     body: ProxyBody

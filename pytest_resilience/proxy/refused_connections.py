@@ -32,7 +32,7 @@ _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
 class CountsRefusals(Protocol):
-    """A proxy whose refused connections are counted.
+    """A proxy with a count of its refused connections.
 
     Attributes:
         client_ports: ports of clients that were accepted. Their sockets are destroyed too, and are no refusals.

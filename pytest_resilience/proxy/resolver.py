@@ -1,4 +1,4 @@
-"""Looking up the upstream's name without keeping the loop waiting: the system's resolver blocks, so it does that in a thread."""
+"""Name resolution that does not block the loop. The system's resolver blocks, so it runs in a thread."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class NameNotResolved(Exception):
 
 
 class Resolver:
-    """Answers look-ups on the loop; the same name asked for at the same time is looked up once."""
+    """A resolver that delivers its results on the loop. Concurrent requests for one name share one look-up."""
 
     def __init__(self, loop: EventLoop, lookup_host: Callable[[str], list[tuple[int, str]]] = lookup_host) -> None:
         self._loop = loop
@@ -48,12 +48,12 @@ class Resolver:
         self._waiting[host] = [then]
         try:
             _thread.start_new_thread(self._resolve_in_thread, (host, self._wake_fd))
-        except RuntimeError:  # no more threads; nobody may be left waiting
+        except RuntimeError:  # there are no more threads, and the callback must run all the same
             del self._waiting[host]
             then(AddressError(f"lookup {host}: cannot start a thread"))
 
     def close(self) -> None:
-        """Let go of the pipe; nobody may be waiting any more."""
+        """Close the pipe. No look-up may be running."""
         for fd in self._pipe:
             os.close(fd)
 
@@ -63,7 +63,7 @@ class Resolver:
             found = self._lookup_host(host)
         except AddressError as error:
             found = error
-        except Exception as error:  # noqa: BLE001  # whatever it is, those who wait must hear of it
+        except Exception as error:  # noqa: BLE001  # the callbacks must get any error
             found = AddressError(f"lookup {host}: {type(error).__name__}: {error}")
         self._results.append((host, found))
         os.write(wake, b".")

@@ -1,4 +1,4 @@
-"""Connections that this process dialled to one of its own proxies, so that a proxy which leads back to itself is found out.
+"""The connections that this process dialled to its own proxies. They show when a proxy leads back to itself.
 
 A chain of proxies in one process is legal. A circle is not: one client would make the process dial itself until it has no
 descriptor left.
@@ -12,7 +12,7 @@ Endpoint = tuple[str, int]
 
 
 class SelfConnections:
-    """Know through which proxies of this process an accepted connection has already come.
+    """A registry of the proxies of this process that each accepted connection has come through.
 
     Attributes:
         ports: how many listeners of this process there are at each TCP port.
@@ -29,7 +29,7 @@ class SelfConnections:
         self.ports[port] = self.ports.get(port, 0) + 1
 
     def remove_listener(self, port: int) -> None:
-        """Forget a listener at `port`."""
+        """Remove a listener at `port`."""
         left = self.ports.get(port, 0) - 1
         if left > 0:
             self.ports[port] = left
@@ -37,22 +37,22 @@ class SelfConnections:
             self.ports.pop(port, None)
 
     def add_connection(self, local: Any, chain: tuple[object, ...]) -> Endpoint:
-        """Remember that the connection from `local` has come through the proxies in `chain`. Return the key for `forget`."""
+        """Register the connection from `local` with the proxies that it has come through. Return the key for `remove_connection`."""
         key = _endpoint(local)
         self._chains[key] = chain
         return key
 
     def remove_connection(self, key: Endpoint) -> None:
-        """Forget a connection that is over."""
+        """Remove a closed connection."""
         self._chains.pop(key, None)
 
     def chain_of(self, client: Any) -> tuple[object, ...]:
-        """Return the proxies of this process that a client's connection has come through; empty for any other client."""
+        """Return the proxies of this process that a client's connection has come through. Other clients have none."""
         if not self._chains or not isinstance(client, tuple):
             return ()
         return self._chains.get(_endpoint(client), ())
 
 
 def _endpoint(address: Any) -> Endpoint:
-    """Return host and port; a listener for IPv4 and IPv6 shows an IPv4 client as `::ffff:127.0.0.1`."""
+    """Return host and port. A listener for IPv4 and IPv6 shows an IPv4 client as `::ffff:127.0.0.1`."""
     return address[0].removeprefix("::ffff:"), address[1]

@@ -1,14 +1,14 @@
-"""TLS to the client or to the upstream, between a socket and its link, so that toxics see plain text. Imported if it is used.
+"""TLS between a socket and its link, so that toxics see plain text. Imported only if TLS is used, as ssl is slow to import.
 
-To its link a `TlsStream` is two things: the socket (`recv_into`, `send`, `shutdown`, `close`), and the loop that watches it. So a link
-does not know of TLS, and a connection without TLS does not meet this file. The rules:
+A `TlsStream` takes two places of its link: the socket's (`recv_into`, `send`, `shutdown`, `close`), and that of the loop that watches
+the socket. So a link has no code for TLS, and a connection without TLS does not import this file. The rules:
 
-- nothing waits: OpenSSL works on memory, and the bytes go in and out when the loop says that they can;
-- the handshake is the side's own affair; until it is done the link is told that its destination is busy;
-- `send` says that plain text was sent when all of its cipher text was, as SSL_write does, so that the link's accounts, its
-  back-pressure, and its closing behind all that was said hold with TLS too;
-- `recv_into` leaves no plain text inside OpenSSL, for which no descriptor would ever be ready: it takes so little cipher
-  text that what comes out of it has room, with the part of a record that came before.
+- Nothing blocks. OpenSSL works on memory, and the bytes go in and out when the loop reports that they can.
+- The stream does the handshake alone. Until it is done, the link's destination seems to be busy.
+- `send` counts plain text as sent when all of its cipher text was sent, as SSL_write does. So the link's counts, its back-pressure,
+  and its close after the last byte work with TLS, too.
+- `recv_into` leaves no plain text inside OpenSSL, as no descriptor would ever be ready for it. It reads so little cipher text that
+  the buffer has room for all plain text, including the start of a record that came before.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _EMPTY = memoryview(b"")
 
 
 class TlsReader(Protocol):
-    """The link whose source is the TLS peer.
+    """The link that reads from the TLS peer.
 
     Attributes:
         peer_done: the other direction has passed on its end of stream, so the TLS peer gets no more data.
@@ -59,18 +59,18 @@ class TlsOwner(Protocol):
         """Try the next address of the upstream, or close."""
 
     def tls_failed(self, reason: str, *, upward: bool) -> None:
-        """Close: TLS failed with the client (`upward`) or with the upstream."""
+        """Close the connection, because TLS failed with the client (`upward`) or with the upstream."""
 
 
 class TlsStream:
-    """TLS with one peer: the socket and the loop of the link whose source that peer is.
+    """TLS with one peer, in place of the socket and the loop of the link that reads from this peer.
 
     Args:
-        sock: non-blocking; ours from now on.
-        server: the name that the peer's certificate is for, if it is the server; None if we are.
-        reader: the link whose source is the peer.
+        sock: non-blocking. The stream owns it from now on.
+        server: the name in the certificate of a peer that is the server; None if the peer is the client.
+        reader: the link that reads from the peer.
         owner: the connection.
-        failures: counts.
+        failures: counts failed handshakes and broken streams.
     """
 
     __slots__ = (
@@ -120,17 +120,17 @@ class TlsStream:
         self._loop = loop
         self._failures = failures
         self._mask = 0  # what the loop watches
-        self._link_mask = 0  # what the link believes that it watches
+        self._link_mask = 0  # what the link wants to be watched
         self._received_any = False
         self._ready = False  # the handshake is done
-        self._read_ended = False  # the peer has said that it has nothing more to say
-        self._write_ended = False  # we have to say so
-        self._close_notify_sent = False  # and have done it
+        self._read_ended = False  # the peer has sent its end of stream
+        self._write_ended = False  # the end of stream has to be sent
+        self._close_notify_sent = False  # and was sent
         self._closed = False
         self._backlog = _EMPTY  # cipher text that the socket did not take yet
         self._unacknowledged = 0  # plain text of the link that is in the backlog, and not yet counted as sent
         self._early_plaintext = b""  # plain text that came with the end of the handshake
-        self._error: OSError | None = None  # that sending met while there was nobody to tell
+        self._error: OSError | None = None  # of an earlier send, for the next caller
         self._wake: Timer | None = None
         self._deadline: Timer | None = None
         self.handlers = loop.handlers
@@ -140,7 +140,7 @@ class TlsStream:
     # --- as the link's loop ------------------------------------------------------------------------------------------
 
     def watch(self, fd: int, mask: int, before: int) -> None:
-        """Have the link told what `mask` says; the first time, begin the handshake."""
+        """Report the events in `mask` to the link. The first call begins the handshake."""
         self._link_mask = mask
         if self._deadline is None:
             self.handlers[fd] = self._on_event
@@ -148,17 +148,17 @@ class TlsStream:
             if self._session.server_side:
                 self._update_watch()
             else:
-                self._do_handshake()  # says hello; what fails is heard from the socket
+                self._do_handshake()  # sends the ClientHello; an error shows at the socket
             return
         self._update_watch()
         self._wake_link()
 
     def unregister(self, fd: int, mask: int) -> None:
-        """Stop calling anybody."""
+        """Stop all callbacks."""
         self._loop.unregister(fd, self._mask)
 
     def _update_watch(self) -> None:
-        """Have the loop watch what the link and we need."""
+        """Have the loop watch what the link and the stream need."""
         if self._closed:
             return
         if self._ready:
@@ -170,7 +170,7 @@ class TlsStream:
             self._mask = mask
 
     def _wake_link(self) -> None:
-        """Come back to a link that would read, if there is something to read that the descriptor does not know of."""
+        """Call the link later if it wants to read, and there is data or an end that the descriptor does not show."""
         if self._wake is None and self._link_mask & IN and (self._read_ended or self._early_plaintext):
             self._wake = self.call_at(self.now(), self._on_wake)
 
@@ -189,9 +189,9 @@ class TlsStream:
             except OSError as error:
                 self._error = error
                 events |= ERR
-        told = events & (self._link_mask | ERR | HUP)
-        if told:
-            self._reader.on_event(told)
+        link_events = events & (self._link_mask | ERR | HUP)
+        if link_events:
+            self._reader.on_event(link_events)
         else:
             self._update_watch()
 
@@ -245,27 +245,27 @@ class TlsStream:
         self._handshake_failed(TimeoutError(None, f"no handshake within {HANDSHAKE_TIMEOUT:g} s"))
 
     def _handshake_failed(self, error: OSError) -> None:
-        """The connection failed before TLS came about."""
+        """End a connection that failed before the handshake was done."""
         upward = self._session.server_side
         gone = error.errno in (ECONNRESET, EPIPE)
         if upward and gone and not self._received_any:
-            self._owner.close()  # a client that came and went, as those do that look whether somebody listens
+            self._owner.close()  # a client that only probed the port
         elif not upward and not gone and not self._owner.connected:
             self._owner.dial_failed(error)
         else:
             self._fail(error.strerror or str(error))
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, reason: str) -> None:
         self._failures.add(self.now())
-        self._owner.tls_failed(why, upward=self._session.server_side)
+        self._owner.tls_failed(reason, upward=self._session.server_side)
 
     # --- as the link's socket ----------------------------------------------------------------------------------------
 
     def recv_into(self, buffer: bytearray, size: int = 0) -> int:
-        """Plain text; 0 at the end.
+        """Read plain text into `buffer`. Return its length, 0 at the end of the stream.
 
         Raises:
-            OSError: EAGAIN if there is none yet, or what the socket says.
+            OSError: EAGAIN if there is none yet, or the error of the socket.
         """
         view = memoryview(buffer)[: size or None]
         spare = self._early_plaintext
@@ -277,7 +277,7 @@ class TlsStream:
         if self._read_ended:
             return 0
         try:
-            # Into the same buffer, as what comes out is shorter than what goes in.
+            # The cipher text shares the buffer with the plain text, which is shorter.
             got = self._socket.recv_into(view, len(view) - MAX_RECORD)
         except OSError as error:
             if error.errno in WOULD_BLOCK and self._error is not None:
@@ -319,15 +319,15 @@ class TlsStream:
                 count += got
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:  # close_notify, after ours
+        except ssl.SSLZeroReturnError:  # close_notify, after this side sent one
             self._read_ended = True
         return count
 
     def send(self, data: memoryview | bytes) -> int:
-        """Encrypt and write; how much of `data` has wholly left. What has not comes again at the next call.
+        """Encrypt and write. Return how many bytes of `data` were sent completely. The rest has to be passed again.
 
         Raises:
-            OSError: what the socket says.
+            OSError: the error of the socket.
         """
         if self._error is not None:
             raise self._error
@@ -347,7 +347,7 @@ class TlsStream:
         return sent
 
     def _flush(self) -> bool:
-        """Write what waits; whether nothing waits any more."""
+        """Write the cipher text that waits. Return True if none is left."""
         while True:
             if not self._backlog:
                 if not self._outgoing.pending:
@@ -365,14 +365,14 @@ class TlsStream:
             self._backlog = self._backlog[sent:]
 
     def _try_flush(self) -> None:
-        """Write, and keep an error for whoever asks next."""
+        """Write the cipher text that waits, and keep an error for the next caller."""
         try:
             self._flush()
         except OSError as error:
             self._error = error
 
     def shutdown(self, how: int) -> None:
-        """Say that we have nothing more to say: close_notify, and FIN behind it."""
+        """Send the end of the stream, which is a close_notify with a FIN behind it."""
         self._write_ended = True
         if self._ready:
             self._send_close_notify()
@@ -382,7 +382,7 @@ class TlsStream:
         try:
             self._session.unwrap()
         except ssl.SSLError:
-            pass  # that the peer has not said so too is no error
+            pass  # the peer need not have sent its own close_notify
         self._close_notify_sent = True
         self._try_flush()
 
@@ -390,10 +390,10 @@ class TlsStream:
         try:
             self._socket.shutdown(so.SHUT_WR)
         except OSError:
-            pass  # it is gone, which reading finds out
+            pass  # the peer is gone, which reading will report
 
     def close(self) -> None:
-        """Close the socket; behind a close_notify, if the end of what we had to say was reached just now."""
+        """Close the socket. If the end of the stream was reached just now, send a close_notify first."""
         if self._closed:
             return
         self._closed = True
@@ -403,27 +403,27 @@ class TlsStream:
             if timer is not None:
                 timer.cancel()
         self._socket.close()
-        del self._reader, self._owner  # no circles left behind, as in Connection.close; nobody calls us any more
+        del self._reader, self._owner  # break the reference cycles, as in Connection.close
 
     def fileno(self) -> int:
-        """The socket's."""
+        """Return the socket's descriptor."""
         return self._socket.fileno()
 
     def getpeername(self) -> Any:
-        """The socket's."""
+        """Return the socket's remote address."""
         return self._socket.getpeername()
 
     def getsockname(self) -> Any:
-        """The socket's."""
+        """Return the socket's local address."""
         return self._socket.getsockname()
 
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
-        """The socket's."""
+        """Set an option of the socket."""
         self._socket.setsockopt(level, option, value)
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """What went wrong, in OpenSSL's words, without its line numbers."""
+    """Return OpenSSL's reason for an error, without its line numbers."""
     text = (error.reason or str(error)).replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{text}: {error.verify_message}"

@@ -18,7 +18,7 @@ from .tls import TlsOwner, TlsReader, TlsStream
 
 
 class TlsConfig:
-    """What one proxy does about TLS.
+    """The TLS options of one proxy.
 
     Attributes:
         as_json: as on the wire.
@@ -26,10 +26,10 @@ class TlsConfig:
     """
 
     def __init__(self, body: TlsBody) -> None:
-        """Read the files; later changes of theirs are seen when the options are sent again.
+        """Read the files. Later changes of the files take effect when the options are sent again.
 
         Raises:
-            ApiError: 400 that names the field and says what is wrong, and nothing of what is in the file.
+            ApiError: 400 with the field and the reason, and without any content of the file.
         """
         self.as_json = body.as_json
         self.failures = {"client": EventCounter(), "upstream": EventCounter()}
@@ -43,7 +43,7 @@ class TlsConfig:
                 raise bad_body(f"tls.upstream.server_name: {error}") from None
 
     def counters_json(self) -> dict[str, Any]:
-        """For GET /proxies/{p}/counters."""
+        """Return the counters for GET /proxies/{p}/counters."""
         return {"failed": {side: counter.to_json() for side, counter in self.failures.items()}}
 
     def client_stream(self, sock: so.socket, reader: TlsReader, owner: TlsOwner, loop: EventLoop) -> TlsStream | None:
@@ -66,12 +66,12 @@ class TlsConfig:
 
 
 def _host(upstream: str) -> str:
-    """Whom an upstream's certificate should be for, unless we are told."""
+    """Return the default name for an upstream's certificate."""
     if upstream.startswith("unix:"):
         return "localhost"
     try:
         return split_host_port(upstream)[0].strip(".") or "localhost"
-    except AddressError:  # it could not have been dialled
+    except AddressError:  # such an upstream cannot be dialled
         return "localhost"
 
 
@@ -103,9 +103,9 @@ def _configure(context: ssl.SSLContext, where: str, options: dict[str, Any]) -> 
         _load(f"{where}.ca", options["ca"], context.load_verify_locations)
     if "cert" in options:
         certificate, key = options["cert"], options["key"]
-        # Looked at one by one, as OpenSSL does not say which of the two it means.
+        # Each file is loaded alone first, as OpenSSL does not name the one that is wrong.
         _load(f"{where}.cert", certificate, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations)
-        # Without a password it would ask at the terminal, and all would wait.
+        # Without this password OpenSSL would prompt at the terminal and block.
         _load(f"{where}.key", key, lambda path: context.load_cert_chain(certificate, path, lambda: ""))
     if "alpn" in options:
         try:
@@ -115,11 +115,11 @@ def _configure(context: ssl.SSLContext, where: str, options: dict[str, Any]) -> 
 
 
 def _load(field: str, path: str, load: Callable[[str], object]) -> None:
-    def refuse(why: str) -> ApiError:
-        return bad_body(f"{field}: {path}: {why}")
+    def refuse(reason: str) -> ApiError:
+        return bad_body(f"{field}: {path}: {reason}")
 
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # and a pipe would keep all waiting
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  # a pipe would block the loop
             raise refuse("not a regular file")
         load(path)
     except ssl.SSLError as error:
@@ -127,7 +127,5 @@ def _load(field: str, path: str, load: Callable[[str], object]) -> None:
         raise refuse("not PEM of the right kind, or encrypted" if reason in ("", "pem lib") else reason) from None
     except OSError as error:
         raise refuse(error.strerror or type(error).__name__) from None
-    except (
-        ValueError
-    ) as error:  # others that OpenSSL does not like; Python's own words for a NUL change from version to version
+    except ValueError as error:  # OpenSSL's other errors; Python's words for a NUL differ between versions
         raise refuse("embedded null byte" if "\0" in path else str(error)) from None
