@@ -292,17 +292,21 @@ def _wait_for(begun: Callable[[], bool], problem: str) -> None:
 def _set_config(client: RedisClient, settings: dict[str, str]) -> Callable[[], None]:
     """Change settings of the running server. Return the function that restores them, in reverse order."""
     before: dict[str, str] = {}
-    for name, value in settings.items():
-        present = client.setting(name)
-        if present is None:
-            raise CannotInject(f"this server has no setting {name!r}")
-        before[name] = present
-        client.configure(name, value)
 
     def restore() -> None:
         for name, value in reversed(before.items()):
             client.configure(name, value)
 
+    try:
+        for name, value in settings.items():
+            present = client.setting(name)
+            if present is None:
+                raise CannotInject(f"this server has no setting {name!r}")
+            client.configure(name, value)
+            before[name] = present
+    except BaseException:
+        restore()
+        raise
     return restore
 
 
