@@ -345,7 +345,7 @@ class PostgresBaseline:
         except PostgresError as error:
             problem = error
         raise SetupError(
-            f"what an earlier test has changed in Postgres can't be put back (roles, settings of the server): {problem}"
+            f"changes of an earlier test to Postgres (roles, settings of the server) can't be restored: {problem}"
         )
 
     async def _drop_role(self, session: Session, role: str) -> None:

@@ -151,9 +151,9 @@ class RotatingLock(TableLock):
     async def _monitor(self) -> None:
         while True:
             until = SYSTEM.now() + self._seconds
-            while (left := until - SYSTEM.now()) > 0:
+            while (remaining := until - SYSTEM.now()) > 0:
                 await self._record_waiters()
-                await asyncio.sleep(min(POLL_INTERVAL, left))
+                await asyncio.sleep(min(POLL_INTERVAL, remaining))
             await self._hand_over()
 
     async def _hand_over(self) -> None:
@@ -215,7 +215,7 @@ class HeldConnections:
         number = free - self._left
         if number < 0:
             raise SetupError(
-                f"starve(connections={self._left}): {counted(free, 'connections')} free, and the experiment needs more of them"
+                f"starve(connections={self._left}): the server has only {counted(free, 'free connections')}"
             )
         while len(self._sessions) < number:
             group = [self._admin.connect() for _ in range(min(CONNECT_AT_ONCE, number - len(self._sessions)))]

@@ -154,8 +154,8 @@ class RedisAdmin:
             for reply in self.client.call_all(commands):
                 if isinstance(reply, ErrorReply):
                     raise reply
-            if left := self._reset().back_to(self._baseline):
-                raise ErrorReply(f"{', '.join(' '.join(words[:3]) for words in left)} had no effect")
+            if remaining := self._reset().back_to(self._baseline):
+                raise ErrorReply(f"{', '.join(' '.join(words[:3]) for words in remaining)} had no effect")
 
     def _restart(self, reason: Exception) -> None:
         """Restart the server without data, with the settings of its start."""

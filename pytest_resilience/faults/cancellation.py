@@ -15,7 +15,7 @@ from ..probes import eventually
 from .fault import Strike
 from .network import Blackhole, HasProxy
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Moment = Literal["before", "during", "after"]
 MOMENTS = ("before", "during", "after")
 HANDSHAKE = (
@@ -28,11 +28,11 @@ async def cancel(
     target: HasProxy,
     operation: Callable[[], Coroutine[Any, Any, object]],
     *,
-    then: Callable[[], Awaitable[Answer]] | None,
+    then: Callable[[], Awaitable[Result]] | None,
     heal: Moment,
     within: float,
     after_connect: bool,
-) -> Answer | None:
+) -> Result | None:
     """Cancel `operation` while the proxy holds its answer back, and return what `then` returns (see `NetworkFaults.cancel`)."""
     if heal not in MOMENTS:
         raise SetupError(f"heal must be one of {', '.join(MOMENTS)}, got {heal!r}")
@@ -52,10 +52,10 @@ async def cancel(
         await asyncio.sleep(0)
         if heal == "before":
             strike.heal()
-            answer = await then() if then is not None else None
+            result = await then() if then is not None else None
         else:
             assert then is not None, "checked above"
-            answer = await _run_next(strike, then, heal, within)
+            result = await _run_next(strike, then, heal, within)
     finally:
         strike.heal()
         if not cancelled:
@@ -70,19 +70,19 @@ async def cancel(
         raise NeverHappened(
             f"{strike.label}: the operation was not cancelled: {_outcome(task)}; a cancelled operation has to raise CancelledError"
         ) from task.exception()
-    return answer
+    return result
 
 
-async def _run_next(strike: Strike, then: Callable[[], Awaitable[Answer]], heal: Moment, within: float) -> Answer:
+async def _run_next(strike: Strike, then: Callable[[], Awaitable[Result]], heal: Moment, within: float) -> Result:
     """Run the next operation. Heal when its answer is held back too ("during"), or not before it has ended ("after")."""
     held_bytes = _touched(strike)
-    following: asyncio.Future[Answer] = asyncio.ensure_future(then())
+    following: asyncio.Future[Result] = asyncio.ensure_future(then())
     try:
         if heal == "during":
             await _wait_until_held(strike, following, held_bytes, within)
             if following.done() and not _touched(strike) > held_bytes:
-                answer = following.result()  # an exception of `then` is for the test
-                raise SetupError(f"{strike.label}: then= returned {answer!r} before an answer to it was held back")
+                result = following.result()  # an exception of `then` is for the test
+                raise SetupError(f"{strike.label}: then= returned {result!r} before its answer was held back")
             strike.heal()
         return await asyncio.wait_for(following, within)
     finally:

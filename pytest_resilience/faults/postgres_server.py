@@ -63,7 +63,7 @@ class Starve(PostgresFault):
 
     def __post_init__(self) -> None:
         if (self.connections is None) == (self.lock is None):
-            raise SetupError("starve() needs either connections=N (so many are left) or lock='table', and not both")
+            raise SetupError("starve() needs either connections=N (the number left) or lock='table', and not both")
         if self.connections is not None:
             at_least("connections", self.connections, 0, "connections that are left")
 

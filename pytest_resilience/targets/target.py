@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HealFailed
-from ..faults.cancellation import Answer, Moment, cancel
+from ..faults.cancellation import Moment, Result, cancel
 from ..faults.fault import Strike
 from ..faults.network import (
     Bandwidth,
@@ -105,11 +105,11 @@ class NetworkFaults(Target):
         self,
         operation: Callable[[], Coroutine[Any, Any, object]],
         *,
-        then: Callable[[], Awaitable[Answer]] | None = None,
+        then: Callable[[], Awaitable[Result]] | None = None,
         heal: Moment = "before",
         within: float = 5.0,
         after_connect: bool = False,
-    ) -> Answer | None:
+    ) -> Result | None:
         """Cancel an operation of a client in this process after its request was sent, while the proxy holds the response.
 
         Args:

@@ -83,7 +83,7 @@ async def test_then_raises(resilience, key):
             await client.get("two")
         async def local():
             return "local"
-        with pytest.raises(SetupError, match="then= returned 'local' before an answer to it was held back"):
+        with pytest.raises(SetupError, match="then= returned 'local' before its answer was held back"):
             await resilience.redis.cancel(lambda: client.get("one"), then=local, heal="during")
 
 @pytest.mark.parametrize("end, outcome", [("return 'swallowed'", "it returned 'swallowed'"), ("raise OSError('other')", "it raised OSError")])
