@@ -328,12 +328,13 @@ class SlowAccept(NetworkFault):
     def strike(self, target: HasProxy) -> Strike:
         proxy = target.proxy_handle
         before = proxy.counters()
-        proxy.set_accept_delay(round(self.seconds * 1000))
+        milliseconds = round(self.seconds * 1000)
+        proxy.add_accept_delay(milliseconds)
         return target.register(
             Strike(
                 self.label(target),
                 self,
-                heal=lambda: proxy.set_accept_delay(0),
+                heal=lambda: proxy.remove_accept_delay(milliseconds),
                 read_receipt=lambda: receipts.accepted(proxy, before),
             )
         )

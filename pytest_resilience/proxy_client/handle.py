@@ -34,6 +34,7 @@ class ProxyHandle:
         self._path = f"/proxies/{quote(name, safe='')}"
         self._disabled_by = 0
         self._enabled_at = float("-inf")
+        self._accept_delays: list[int] = []
         self._names = itertools.count(1)
         self.snapshots: list[ProxyCounters] = []
 
@@ -122,9 +123,20 @@ class ProxyHandle:
         ports = [port for host, port in known if host == proxied.host and port is not None]
         return dict(zip(ports, proxied.ports, strict=True)) if len(ports) == len(proxied.ports) else {}
 
-    def set_accept_delay(self, milliseconds: int) -> None:
-        """Delay the dial after a client has connected (an addition of our proxy)."""
-        self.toxiproxy.request("POST", self._path, {"accept_delay": milliseconds})
+    def add_accept_delay(self, milliseconds: int) -> None:
+        """Delay the dial after a client has connected (an addition of our proxy). Several delays add up."""
+        self._set_accept_delays([*self._accept_delays, milliseconds])
+
+    def remove_accept_delay(self, milliseconds: int) -> None:
+        """Remove one delay of this length. Other delays stay."""
+        delays = list(self._accept_delays)
+        if milliseconds in delays:
+            delays.remove(milliseconds)
+        self._set_accept_delays(delays)
+
+    def _set_accept_delays(self, delays: list[int]) -> None:
+        self.toxiproxy.request("POST", self._path, {"accept_delay": sum(delays)})
+        self._accept_delays = delays
 
     def remove_toxic(self, name: str) -> None:
         """Remove a toxic. The proxy sends what it held, at once and in order."""
@@ -180,8 +192,9 @@ class ProxyHandle:
         self.mark_enabled()
 
     def mark_enabled(self) -> None:
-        """Forget all calls of `disable`, because the server has enabled the proxy."""
+        """Forget all calls of `disable` and all delays, because the server has reset or created the proxy."""
         self._disabled_by = 0
+        self._accept_delays = []
 
     def as_toxiproxy_python(self) -> toxiproxy.Proxy:
         """Return toxiproxy-python's object for this proxy."""

@@ -107,6 +107,14 @@ def test_each_fault_has_its_effect_and_heals(project: pytest.Pytester) -> None:
             assert works(resilience)
             assert time.monotonic() - begin < 1.45
 
+        def test_slow_accepts_overlap(resilience):
+            with resilience.redis.slow_accept(seconds=0.4):
+                with resilience.redis.slow_accept(seconds=0.01):
+                    assert works(resilience)
+                begin = time.monotonic()
+                assert works(resilience)
+                assert time.monotonic() - begin >= 0.39, "the heal of one strike ended the other"
+
         @pytest.mark.parametrize("wrong", [
             lambda r: r.redis.flap(unit="minutes"), lambda r: r.redis.flap(down=0), lambda r: r.redis.slicer(0),
             lambda r: r.redis.slicer(5, 6), lambda r: r.redis.limit_data(-1), lambda r: r.redis.slow_close(0),
@@ -118,7 +126,7 @@ def test_each_fault_has_its_effect_and_heals(project: pytest.Pytester) -> None:
             assert works(resilience) and resilience.strikes == []
         """
     )
-    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=14)
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=15)
 
 
 def test_toxiproxy_python_uses_no_http_proxy_for_loopback(

@@ -39,3 +39,34 @@ def test_no_client_is_paired_when_one_side_has_one_more(ports: list[int]) -> Non
 @pytest.mark.parametrize("behind", [None, lambda _: None], ids=["no backend", "no log"])
 def test_unknown_clients_are_reported_as_unknown(behind: Callable[[str], ProxiedClients | None] | None) -> None:
     assert proxy_handle(behind).by_upstream_port(KNOWN) is None
+
+
+class RecordingToxiproxy(ToxiproxyClient):
+    """A server that records the bodies of requests."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1", 1)
+        self.bodies: list[object] = []
+
+    def request(self, method: str, path: str, body: object = None) -> object:
+        self.bodies.append(body)
+        return None
+
+
+def test_overlapping_delays_add_up_and_end_independently() -> None:
+    server = RecordingToxiproxy()
+    handle = ProxyHandle(server, "redis", "0.0.0.0:20001")
+    handle.add_accept_delay(1000)
+    handle.add_accept_delay(50)
+    handle.remove_accept_delay(1000)
+    handle.remove_accept_delay(50)
+    assert server.bodies == [{"accept_delay": delay} for delay in (1000, 1050, 50, 0)]
+
+
+def test_a_delay_can_be_removed_again_after_a_failure() -> None:
+    server = RecordingToxiproxy()
+    handle = ProxyHandle(server, "redis", "0.0.0.0:20001")
+    handle.add_accept_delay(1000)
+    handle.remove_accept_delay(1000)
+    handle.remove_accept_delay(1000)
+    assert server.bodies[-1] == {"accept_delay": 0}
