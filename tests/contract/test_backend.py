@@ -1,4 +1,4 @@
-"""What every backend promises of its servers: struck, they come back. Runs on embedded and docker; external has no servers of its own."""
+"""The contract of the servers of a backend: they come back after strikes. External has none, so it runs on embedded and docker."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ def test_both_servers_answer_by_their_urls(backend, any_server):
     assert backend.servers[any_server.kind] is any_server
 
 
-def test_versions_are_those_that_the_servers_tell(backend, postgres, cache):
+def test_versions_are_those_that_the_servers_report(backend, postgres, cache):
     assert sql(postgres, "SHOW server_version").split()[0] == postgres.version
     with redis.Redis.from_url(cache.url(cache.direct_address)) as client:
         info = client.info("server")
@@ -40,13 +40,13 @@ def test_versions_are_those_that_the_servers_tell(backend, postgres, cache):
     assert backend.versions() == f"Postgres {postgres.version}, Redis {cache.version}"
 
 
-def test_the_password_is_asked_for(postgres):
+def test_postgres_demands_the_password(postgres):
     host, port = postgres.direct_address
     with pytest.raises(asyncpg.InvalidPasswordError):
         asyncio.run(asyncpg.connect(host=host, port=port, user="postgres", password="guess", database="resilience"))
 
 
-def test_a_hundred_and_twenty_connections_at_once(postgres):
+def test_postgres_accepts_120_connections_at_once(postgres):
     async def run():
         begun = postgres.log_size()
         connections = await asyncio.gather(
@@ -58,7 +58,7 @@ def test_a_hundred_and_twenty_connections_at_once(postgres):
     assert "too many clients" not in asyncio.run(run())
 
 
-def test_the_log_says_when_connections_run_out(postgres):
+def test_the_log_shows_that_connections_ran_out(postgres):
     async def run():
         attempts = (asyncpg.connect(postgres.url(postgres.direct_address)) for _ in range(151))
         outcomes = await asyncio.gather(*attempts, return_exceptions=True)
@@ -72,7 +72,7 @@ def test_the_log_says_when_connections_run_out(postgres):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_killed_it_comes_back_on_its_port(any_server, number):
+def test_a_killed_server_comes_back_on_its_port(any_server, number):
     before, address = any_server.processes(), any_server.direct_address
     assert before
     any_server.kill()
@@ -87,13 +87,13 @@ def test_killed_it_comes_back_on_its_port(any_server, number):
     assert answers(any_server)
 
 
-def test_start_does_nothing_when_it_runs(any_server):
+def test_start_does_nothing_on_a_running_server(any_server):
     before = any_server.processes()[0]
     any_server.start()
     assert any_server.processes()[0] == before
 
 
-def test_postgres_keeps_its_data_redis_does_not(postgres, cache):
+def test_postgres_keeps_its_data_and_redis_does_not(postgres, cache):
     sql(postgres, "DROP TABLE IF EXISTS kept", "CREATE TABLE kept AS SELECT 7 AS answer", "SELECT 1")
     with redis.Redis.from_url(cache.url(cache.direct_address)) as client:
         client.set("kept", "7")
@@ -154,22 +154,22 @@ def test_a_paused_server_is_silent_and_alive(any_server):
     assert any_server.alive()
     any_server.check()
     answered = []
-    question = threading.Thread(target=lambda: answered.append(answers(any_server)))
-    question.start()
-    question.join(0.1)
+    client = threading.Thread(target=lambda: answered.append(answers(any_server)))
+    client.start()
+    client.join(0.1)
     assert not answered
     any_server.resume()
-    question.join(10)
+    client.join(10)
     assert answered == [True]
 
 
-def test_pausing_twice_and_resuming_twice_is_once(any_server):
+def test_a_second_pause_or_resume_does_nothing(any_server):
     for verb in (any_server.pause, any_server.pause, any_server.resume, any_server.resume):
         verb()
     assert answers(any_server)
 
 
-def test_an_end_that_nobody_asked_for_is_told_with_its_log(backend, any_server):
+def test_an_unexpected_end_is_an_error_with_the_log(backend, any_server):
     os.kill(any_server.processes()[0], signal.SIGKILL)
     until(lambda: not any_server.alive())
     with pytest.raises(
@@ -183,7 +183,7 @@ def test_an_end_that_nobody_asked_for_is_told_with_its_log(backend, any_server):
     assert answers(any_server)
 
 
-def test_a_dead_proxy_is_told_and_revived(backend):
+def test_a_dead_proxy_is_an_error_and_restarted(backend):
     address = backend.client_address(backend.proxy_addresses("redis")[0])
     os.kill(backend._proxy.processes()[0], signal.SIGKILL)
     until(lambda: not backend._proxy.alive())
@@ -193,16 +193,16 @@ def test_a_dead_proxy_is_told_and_revived(backend):
     backend.check()
     with urllib.request.urlopen(f"http://{backend.api}/version", timeout=5) as reply:
         assert reply.status == 200
-    assert backend.client_address(backend.proxy_addresses("redis")[0]).host == address.host, "addresses were handed out"
+    assert backend.client_address(backend.proxy_addresses("redis")[0]).host == address.host, "clients have the address"
 
 
 def test_one_session_of_postgres_can_be_killed_alone(postgres):
     async def run():
-        victim = await asyncpg.connect(postgres.url(postgres.direct_address))
-        await asyncio.to_thread(postgres.kill_session, victim.get_server_pid())
+        session = await asyncpg.connect(postgres.url(postgres.direct_address))
+        await asyncio.to_thread(postgres.kill_session, session.get_server_pid())
         with pytest.raises(ENDED):
             while True:
-                await victim.fetchval("SELECT 1")
+                await session.fetchval("SELECT 1")
 
     begun = postgres.log_size()
     asyncio.run(run())
@@ -214,14 +214,14 @@ def test_one_session_of_postgres_can_be_killed_alone(postgres):
 def _answers(server):
     try:
         return answers(server)
-    except (OSError, asyncpg.PostgresError):  # it recovers
+    except (OSError, asyncpg.PostgresError):  # during recovery
         return False
 
 
 def test_no_log_holds_the_password(backend, any_server):
     password = any_server.url(any_server.direct_address).partition("@")[0].rpartition(":")[2]
     if any_server.kind == "redis" and "@" not in any_server.url(any_server.direct_address):
-        pytest.skip("it has none")
+        pytest.skip("this Redis has no password")
     assert len(password) >= 20
     assert password not in any_server.log_text()
     assert password not in repr(vars(backend).get("reason"))

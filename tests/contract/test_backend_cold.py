@@ -1,4 +1,4 @@
-"""The first start on a machine: the template is made once, whoever starts, and made anew when it is damaged."""
+"""The first start on a machine. The template is built once for all sessions, and again when it is damaged."""
 
 import json
 import os
@@ -25,18 +25,18 @@ SESSION = """
 import json, sys
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.embedded.template_builder import TemplateBuilder
-made = []
-make = TemplateBuilder._create
-TemplateBuilder._create = lambda self: (made.append(1), make(self))
+built = []
+create = TemplateBuilder._create
+TemplateBuilder._create = lambda self: (built.append(1), create(self))
 sys.stdin.readline()
 with EmbeddedBackend() as backend:
     postgres = backend.servers["postgres"]
-    print(json.dumps({"made": len(made), "url": postgres.url(postgres.direct_address)}), flush=True)
+    print(json.dumps({"built": len(built), "url": postgres.url(postgres.direct_address)}), flush=True)
     sys.stdin.readline()
 """
 
 
-def test_four_sessions_at_once_make_one_template(tmp_path):
+def test_four_sessions_at_once_build_one_template(tmp_path):
     environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ROOT}
     sessions = [
         subprocess.Popen(
@@ -56,7 +56,7 @@ def test_four_sessions_at_once_make_one_template(tmp_path):
         for session in sessions:
             session.kill()
             session.communicate()
-    assert sum(fact["made"] for fact in facts) == 1
+    assert sum(fact["built"] for fact in facts) == 1
     assert len({fact["url"].split("@")[0] for fact in facts}) == 4, "one template, and a password for each session"
     assert len({fact["url"] for fact in facts}) == 4
     assert [path.suffix for path in (tmp_path / "pytest-resilience").glob("postgres*.template")] == [".template"]
@@ -86,17 +86,17 @@ def spawned(monkeypatch):
     """The ids of all processes that are started."""
     pids, spawn = [], SupervisorClient.spawn
 
-    def noting(*args, **kwargs):
+    def recording(*args, **kwargs):
         child = spawn(*args, **kwargs)
         pids.append(child.pid)
         return child
 
-    monkeypatch.setattr(SupervisorClient, "spawn", noting)
+    monkeypatch.setattr(SupervisorClient, "spawn", recording)
     return pids
 
 
-def test_a_damaged_template_is_made_anew(own_cache, spawned):
-    """Damage at the end is found while Postgres starts already."""
+def test_a_damaged_template_is_built_again(own_cache, spawned):
+    """Damage at the end of the file is detected while Postgres already starts."""
     memory = SharedMemory()
     with DataDirTemplate(own_cache) as opened:
         verifier = opened.metadata["verifier"]
@@ -110,7 +110,7 @@ def test_a_damaged_template_is_made_anew(own_cache, spawned):
     assert memory.made_by(spawned) == []
 
 
-def test_without_a_cache_it_is_made_for_the_session(monkeypatch):
+def test_without_a_cache_the_template_is_built_for_the_session(monkeypatch):
     monkeypatch.setattr(caches, "cache_directories", lambda *_: iter(()))
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].alive()
@@ -132,13 +132,13 @@ def test_no_file_has_the_password_and_the_template_has_a_verifier_that_no_server
         ]
         assert in_use == []
         for process in psutil.Process(backend._supervisor.pid).children(recursive=True):
-            told = [*process.cmdline(), *process.environ().values()]
-            assert [word for word in told if password in word] == [], "any user can read command lines"
-        open_to_others = [path for path in files if path.stat().st_mode & 0o077]
-        assert open_to_others == []
+            words = [*process.cmdline(), *process.environ().values()]
+            assert [word for word in words if password in word] == [], "any user can read command lines"
+        readable_by_others = [path for path in files if path.stat().st_mode & 0o077]
+        assert readable_by_others == []
 
 
-def test_a_postgres_that_cannot_be_made_shows_why(tmp_path, monkeypatch):
+def test_the_output_of_a_failed_initdb_is_in_the_error(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     real = binaries.find_postgres().path
     for name in ("postgres", "initdb"):
@@ -153,7 +153,7 @@ def test_a_postgres_that_cannot_be_made_shows_why(tmp_path, monkeypatch):
     assert not failed.directory.exists()
 
 
-def test_a_program_that_does_not_run_is_told(tmp_path, monkeypatch):
+def test_a_program_that_does_not_run_is_an_error(tmp_path, monkeypatch):
     for name in ("postgres", "initdb"):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
@@ -171,22 +171,22 @@ def small(tmp_path):
         ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", place], capture_output=True, check=False
     )
     if mounted.returncode != 0:
-        pytest.skip(f"can't mount a file system of its own: {mounted.stderr.decode().strip()}")
+        pytest.skip(f"can't mount a file system: {mounted.stderr.decode().strip()}")
     yield place
     subprocess.run(["umount", place], check=True)
 
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """The directory for temporary files is this test's own."""
+    """A directory for temporary files that only this test uses."""
     place = tmp_path / "temporary"
     place.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(place))
     return place
 
 
-def test_a_cache_that_is_full_is_passed_over(small, temporary, monkeypatch):
-    """The directory can be made and written to; the template is too large for it."""
+def test_a_full_cache_is_skipped(small, temporary, monkeypatch):
+    """The directory is writable, but the template is too large for it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(small))
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].alive()
@@ -195,7 +195,7 @@ def test_a_cache_that_is_full_is_passed_over(small, temporary, monkeypatch):
     assert list(small.rglob("*.template*")) == []
 
 
-def test_a_place_for_the_cache_is_not_made_while_a_better_one_will_do(tmp_path, temporary, monkeypatch):
+def test_the_second_cache_directory_is_not_created_if_the_first_is_usable(tmp_path, temporary, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].alive()
@@ -221,9 +221,7 @@ def blocked_by_a_pipe(cache, name):
 
 
 @pytest.mark.parametrize("block", [blocked_by_a_directory, blocked_by_a_lock, blocked_by_a_link, blocked_by_a_pipe])
-def test_a_cache_with_something_else_in_the_place_of_its_files_is_passed_over(
-    cached, tmp_path, temporary, monkeypatch, block
-):
+def test_a_cache_with_other_files_in_place_of_its_own_is_skipped(cached, tmp_path, temporary, monkeypatch, block):
     (tmp_path / "precious").write_text("precious")
     cache = tmp_path / "pytest-resilience"
     cache.mkdir(mode=0o700)
@@ -235,7 +233,7 @@ def test_a_cache_with_something_else_in_the_place_of_its_files_is_passed_over(
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_a_place_for_sessions_that_is_full_is_named(small, temporary, monkeypatch):
+def test_a_full_session_directory_is_named_in_the_error(small, temporary, monkeypatch):
     monkeypatch.setattr(scratch, "default_root", lambda: small)
     failed = EmbeddedBackend()
     with pytest.raises(BackendUnavailable, match=rf"{small}/pytest-resilience-.*No space left on device.*TMPDIR"):
@@ -243,15 +241,15 @@ def test_a_place_for_sessions_that_is_full_is_named(small, temporary, monkeypatc
     assert list(small.iterdir()) == []
 
 
-def test_initdb_in_a_place_that_is_full_says_so(small, temporary, monkeypatch):
-    """Nothing is cached, so the data directory is made in the session's."""
+def test_initdb_in_a_full_directory_is_an_error(small, temporary, monkeypatch):
+    """Nothing is cached, so initdb runs in the session directory."""
     monkeypatch.setattr(scratch, "default_root", lambda: small)
     monkeypatch.setattr(caches, "cache_directories", lambda *_: iter(()))
     with pytest.raises(BackendUnavailable, match=r"No space left on device"):
         EmbeddedBackend().start()
 
 
-def test_without_any_directory_for_temporary_files_the_places_are_named(monkeypatch):
+def test_without_any_directory_for_temporary_files_the_candidates_are_named(monkeypatch):
     def none():
         raise FileNotFoundError("No usable temporary directory found in ['/tmp', '/var/tmp']")
 
@@ -261,7 +259,7 @@ def test_without_any_directory_for_temporary_files_the_places_are_named(monkeypa
         EmbeddedBackend().start()
 
 
-def test_a_directory_for_the_supervisors_files_that_is_full_is_told(temporary, monkeypatch):
+def test_a_full_directory_for_the_supervisors_files_is_an_error(temporary, monkeypatch):
     def full():
         raise OSError(28, "No space left on device")
 
@@ -272,7 +270,7 @@ def test_a_directory_for_the_supervisors_files_that_is_full_is_told(temporary, m
         EmbeddedBackend().start()
 
 
-def test_a_machine_without_processes_to_spare_is_told_apart_from_one_without_room(temporary, monkeypatch):
+def test_a_machine_without_free_processes_has_another_error_than_one_without_space(temporary, monkeypatch):
     def no_processes(*_arguments, **_settings):
         raise BlockingIOError(11, "Resource temporarily unavailable")
 

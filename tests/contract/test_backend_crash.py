@@ -1,4 +1,4 @@
-"""Nothing outlives the session: whatever ends it, no process, port, directory or shared memory is left within two seconds."""
+"""Nothing outlives a session. Two seconds after any end, no process, port, directory or shared memory is left."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.support.waiting import gone, until
 ROOT = str(Path(__file__).parents[2])
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: PR_SET_PDEATHSIG, /proc/sysvipc")
 
-# A session in mid-work: clients write, a service forks a daemon, one of Redis' processes is stopped.
+# A session at work: clients write, a service has forked a daemon, and Redis is paused.
 SESSION = """
 import asyncio, json, os, sys, threading, time
 import asyncpg
@@ -53,7 +53,7 @@ time.sleep(600)
 
 
 class Session:
-    """A session in a process of its own, and what it started."""
+    """A session in another process, with the processes and addresses that it started."""
 
     def __init__(self, process, memory):
         self.process, self.memory = process, memory
@@ -99,7 +99,7 @@ def session(how="wait"):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_signal_in_mid_work(number):
+def test_nothing_is_left_after_a_signal(number):
     with session() as struck:
         assert len(struck.pids) >= 9
         assert struck.memory.made_by(struck.pids) or sys.platform != "linux"
@@ -117,14 +117,14 @@ def test_ctrl_c_reaches_the_session_alone():
 
 
 @pytest.mark.parametrize("how", ["end", "crash"])
-def test_an_end_without_close(how):
+def test_nothing_is_left_after_an_end_without_close(how):
     with session(how) as struck:
         struck.process.wait(5)
         struck.nothing_is_left()
 
 
 @linux
-def test_a_killed_supervisor_takes_all_along_and_close_deletes_the_rest():
+def test_all_processes_die_with_a_killed_supervisor_and_close_deletes_the_rest():
     memory = SharedMemory()
     backend = EmbeddedBackend()
     with backend:
@@ -143,21 +143,21 @@ def test_a_killed_supervisor_takes_all_along_and_close_deletes_the_rest():
 
 
 @linux
-def test_when_session_and_supervisor_are_killed_the_next_session_sweeps():
+def test_the_next_session_cleans_up_after_a_killed_session_and_supervisor():
     with session() as struck:
-        os.kill(struck.supervisor, signal.SIGSTOP)  # it must not get a chance
+        os.kill(struck.supervisor, signal.SIGSTOP)  # so that it can't clean up
         struck.process.kill()
         struck.process.wait(5)
         os.kill(struck.supervisor, signal.SIGKILL)
         until(lambda: all(gone(pid) for pid in struck.pids if pid != struck.daemon), within=2)
-        os.kill(struck.daemon, signal.SIGKILL)  # forked twice and without a supervisor, nobody can know whose it is
+        os.kill(struck.daemon, signal.SIGKILL)  # nothing links a daemon without a supervisor to its session
         assert struck.directory.exists()
         assert struck.directory in remove_stale()
         assert not struck.directory.exists()
         assert struck.memory.made_by(struck.pids) == []
 
 
-# Killed by itself at one point of its start.
+# A session that kills itself at one point of its start.
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -173,7 +173,7 @@ EmbeddedBackend().start()
 
 
 @pytest.mark.parametrize("point", ["before its directory has its name", "when there is nothing but a directory"])
-def test_a_session_killed_while_it_begins_leaves_no_directory(tmp_path, point):
+def test_a_session_killed_during_its_start_leaves_no_directory(tmp_path, point):
     root = tmp_path / "root"
     root.mkdir()
     command = [sys.executable, "-c", KILLED, str(root), point]

@@ -1,4 +1,4 @@
-"""Acknowledged commits survive kill -9 of Postgres. (Of processes: power loss is not simulated, fsync is off.)"""
+"""Acknowledged commits survive kill -9 of Postgres. Power loss is not simulated, because fsync is off."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ def postgres(request):
 
 
 async def commit_until_struck(url, writer, run, acknowledged):
-    """Insert one row after the other; the strike ends it, maybe before it is connected."""
-    # InternalClientError: asyncpg sometimes trips over a connection that ends between two messages; nothing was acknowledged
+    """Insert one row after the other until the strike, which may come before the connection."""
+    # asyncpg may raise InternalClientError for a connection that ends between two messages. Nothing was acknowledged then.
     with contextlib.suppress(asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresError, OSError):
         connection = await asyncpg.connect(url)
         try:

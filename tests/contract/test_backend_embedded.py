@@ -1,4 +1,4 @@
-"""The embedded backend: servers that are struck and come back."""
+"""The servers of the embedded backend come back after strikes."""
 
 import asyncio
 import os
@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from pytest_resilience.admin.postgres import PostgresAdmin
-from pytest_resilience.backends.embedded import server_process as local
+from pytest_resilience.backends.backend import Address
+from pytest_resilience.backends.embedded import server_process
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.errors import ServerNotReady
 from tests.support.backends import answers, sql
@@ -27,14 +28,14 @@ def backend():
         yield started
 
 
-def test_the_url_may_lead_through_another_door(postgres, cache):
-    elsewhere = local.Address("10.0.0.7", 5)
+def test_a_url_can_have_another_address(postgres, cache):
+    elsewhere = Address("10.0.0.7", 5)
     assert postgres.url(elsewhere).startswith("postgresql://postgres:")
     assert postgres.url(elsewhere).endswith("@10.0.0.7:5/resilience")
     assert cache.url(elsewhere) == "redis://10.0.0.7:5/0"
 
 
-def test_postgres_is_set_up_to_be_killed_a_lot(postgres):
+def test_postgres_has_settings_for_frequent_kills(postgres):
     settings = {
         "max_connections": "150",
         "fsync": "off",
@@ -49,7 +50,7 @@ def test_postgres_is_set_up_to_be_killed_a_lot(postgres):
     assert sql(postgres, "SELECT current_database()") == "resilience"
 
 
-def test_the_other_databases_are_complete_too(postgres):
+def test_the_other_databases_are_complete(postgres):
     for name, template in (("copy1", "template1"), ("copy0", "template0"), ("copy_postgres", "postgres")):
         sql(postgres, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy", "SELECT 1")
         url = postgres.url(postgres.direct_address).replace("/resilience", f"/{name}")
@@ -67,31 +68,31 @@ def test_the_other_databases_are_complete_too(postgres):
         sql(postgres, f"DROP DATABASE {name}", "SELECT 1")
 
 
-def test_a_test_may_end_all_sessions_and_ours_is_made_anew(postgres):
+def test_the_admin_session_is_reopened_after_a_test_terminated_it(postgres):
     admin = PostgresAdmin(postgres, template="all_sessions_ended")
     try:
         admin.take_baseline()
         for use in (lambda: admin.fetch_soon("select 1"), admin.clean):
             use().result(10)
             (pid,) = admin.fetch("select pg_backend_pid()")[0]
-            os.kill(pid, signal.SIGSTOP)  # so that it ends only when it has been asked something
+            os.kill(pid, signal.SIGSTOP)  # so that it ends only after the next statement was sent
             os.kill(pid, signal.SIGTERM)
-            asked = use()
+            pending = use()
             until(lambda: has_unread(postgres.direct_address.port))
             os.kill(pid, signal.SIGCONT)
-            asked.result(10)
+            pending.result(10)
             assert admin.fetch("select pg_backend_pid()")[0][0] != pid
     finally:
         admin.close()
 
 
 def has_unread(port):
-    """Whether somebody has sent to that port what has not been read."""
+    """True if a socket on that port has unread data."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return any(row[1].endswith(f":{port:04X}") and not row[4].endswith(":00000000") for row in rows)
 
 
-def test_pause_stops_every_process_and_resume_takes_it_back(any_server):
+def test_pause_stops_all_processes_and_resume_continues_them(any_server):
     any_server.pause()
     assert {psutil.Process(pid).status() for pid in any_server.processes()} == {psutil.STATUS_STOPPED}
     assert any_server.alive()
@@ -104,14 +105,14 @@ def test_pause_stops_every_process_and_resume_takes_it_back(any_server):
     assert answers(any_server)
 
 
-def test_when_only_the_postmaster_is_killed_its_successor_waits_for_the_rest(postgres):
-    """What is left of the old server still has the data directory; the new one must not meet it."""
+def test_a_new_postmaster_starts_only_after_all_processes_of_the_old_one_ended(postgres):
+    """The processes of the old server still use the data directory."""
 
     async def run():
         connection = await asyncpg.connect(postgres.url(postgres.direct_address))
         postmaster, *others = postgres.processes()
         for pid in others:
-            os.kill(pid, signal.SIGSTOP)  # so that they can't notice, and stay
+            os.kill(pid, signal.SIGSTOP)  # so that they do not notice the end
         os.kill(postmaster, signal.SIGKILL)
         until(lambda: not postgres.alive())
         await asyncio.to_thread(postgres.start)
@@ -129,8 +130,8 @@ ACCEPTS = {
 
 
 @contextmanager
-def stranger_at(address, answer):
-    """Somebody who listens there and gives this answer to whatever is asked."""
+def impostor_at(address, answer):
+    """Listen at an address, and send `answer` to every client."""
     with socket.create_server(address) as listening:
 
         def serve():
@@ -150,11 +151,11 @@ def stranger_at(address, answer):
         thread.join()
 
 
-def test_a_server_that_can_not_come_back_says_why(any_server):
-    """Although somebody answers on its port as it would."""
+def test_a_server_that_cannot_come_back_is_an_error_with_the_reason(any_server):
+    """Another process answers on its port in its place."""
     any_server.kill()
     with (
-        stranger_at(any_server.direct_address, ACCEPTS[any_server.kind]),
+        impostor_at(any_server.direct_address, ACCEPTS[any_server.kind]),
         pytest.raises(ServerNotReady, match=r"(?i)address already in use") as raised,
     ):
         any_server.start()
@@ -164,32 +165,32 @@ def test_a_server_that_can_not_come_back_says_why(any_server):
     assert answers(any_server)
 
 
-@pytest.mark.parametrize("stranger", ["silent", "of the same kind"])
-def test_a_server_whose_port_was_taken_gets_another(monkeypatch, any_server, stranger):
-    """And it is never taken for the one that answers in its place."""
-    free_port, given = local.free_port, []
+@pytest.mark.parametrize("impostor", ["silent", "of the same kind"])
+def test_a_server_gets_another_port_if_its_port_was_taken(monkeypatch, any_server, impostor):
+    """The process that answers on the taken port is never mistaken for the server."""
+    free_port, given = server_process.free_port, []
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", free_port()))
         taken.listen()
-        used = taken.getsockname()[1] if stranger == "silent" else any_server.direct_address.port
+        used = taken.getsockname()[1] if impostor == "silent" else any_server.direct_address.port
 
         def too_late():
             given.append(used if len(given) < 3 else free_port())
             return given[-1]
 
-        monkeypatch.setattr(local, "free_port", too_late)
+        monkeypatch.setattr(server_process, "free_port", too_late)
         with EmbeddedBackend() as other:
             assert {found.direct_address.port for found in other.servers.values()}.isdisjoint({used})
             assert answers(other.servers[any_server.kind])
     assert len(given) == 5
 
 
-def test_a_door_is_a_free_port_in_front_of_its_server(backend):
+def test_a_new_proxy_gets_a_free_port_in_front_of_its_server(backend):
     listen, upstream = backend.proxy_addresses("postgres")
     assert upstream == str(backend.servers["postgres"].upstream_address)
     address = backend.client_address(listen)
-    with socket.socket() as door:
-        door.bind(address)
+    with socket.socket() as listener:
+        listener.bind(address)
     assert backend.proxy_addresses("postgres")[0] != listen
 
 
@@ -221,7 +222,7 @@ def test_a_backend_that_fails_to_start_leaves_nothing_behind(monkeypatch):
     assert not failed.directory.exists()
 
 
-def test_two_backends_get_on_with_each_other(backend, postgres):
+def test_two_backends_run_at_once(backend, postgres):
     with EmbeddedBackend() as other:
         assert other.servers["postgres"].direct_address != postgres.direct_address
         assert other.directory != backend.directory

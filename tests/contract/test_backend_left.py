@@ -1,4 +1,4 @@
-"""Nothing is left of a session that was killed: no container, network, proxy, database or process, two seconds later."""
+"""No container, network, proxy, database or process of a killed session is left two seconds later."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ from tests.support.waiting import gone, until
 ROOT = str(Path(__file__).parents[2])
 SESSION = """
 import json, os, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background has it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background jobs
 from pytest_resilience.backends.settings import Settings
 from pytest_resilience.backends.{kind}.backend import {name} as Backend
 from pytest_resilience.stack import Stack
@@ -66,11 +66,11 @@ def session(kind, how, **named):
             process.kill()
             process.wait(5)
             if kind == "docker" and facts is not None:
-                until(lambda: there(facts["session"]) == [], within=20)
+                until(lambda: objects_of(facts["session"]) == [], within=20)
 
 
-def there(session):
-    """The containers and networks of a session."""
+def objects_of(session):
+    """Return the containers and networks of a session."""
     found, label = engine.find_engine(), f"{engine.SESSION}={session}"
     return found.find_labelled("containers", label) + found.find_labelled("networks", label)
 
@@ -84,56 +84,54 @@ def docker():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_of_a_signalled_docker_session(docker, number):
     with session("docker", "wait") as (process, facts):
-        mine = facts["session"]
-        assert len(there(mine)) == 4, "three containers and a network"
+        name = facts["session"]
+        assert len(objects_of(name)) == 4, "three containers and a network"
         process.send_signal(number)
         process.wait(5)
         begun = time.monotonic()
-        until(lambda: there(mine) == [], within=20)
+        until(lambda: objects_of(name) == [], within=20)
         took = time.monotonic() - begun
         until(lambda: gone(facts["supervisor"]) and gone(facts["service"]))
         assert not Path(facts["directory"]).exists()
-        assert took < 2 + psutil.getloadavg()[0] / 4, (
-            f"{took:.1f} s"
-        )  # two seconds on a machine with nothing else to do
+        assert took < 2 + psutil.getloadavg()[0] / 4, f"{took:.1f} s"  # two seconds on an idle machine
 
 
 def test_nothing_is_left_of_a_docker_session_that_ends_by_ctrl_c(docker):
     with session("docker", "interrupt") as (process, facts):
         process.send_signal(signal.SIGINT)
         process.wait(20)
-        assert there(facts["session"]) == []
+        assert objects_of(facts["session"]) == []
         assert gone(facts["supervisor"])
 
 
 def test_nothing_is_left_of_a_docker_session_that_ends_without_close(docker):
     with session("docker", "end") as (process, facts):
         process.wait(10)
-        until(lambda: there(facts["session"]) == [] and gone(facts["supervisor"]), within=10)
+        until(lambda: objects_of(facts["session"]) == [] and gone(facts["supervisor"]), within=10)
 
 
 @pytest.mark.parametrize("after", [0.4, 1.0, 1.6])
-def test_nothing_is_left_of_a_docker_session_killed_while_it_starts(docker, after):
+def test_nothing_is_left_of_a_docker_session_killed_during_its_start(docker, after):
     with session("docker", "early") as (process, _):
         supervisor = until(lambda: psutil.Process(process.pid).children())[0]
-        mine = until(lambda: Path(supervisor.cmdline()[-1]).name)
+        name = until(lambda: Path(supervisor.cmdline()[-1]).name)
         time.sleep(after)
         process.kill()
         process.wait(5)
         until(lambda: gone(supervisor.pid), within=20)
-        assert there(mine) == []
+        assert objects_of(name) == []
 
 
-def test_when_session_and_supervisor_are_killed_the_next_session_removes_it(docker):
+def test_the_next_session_cleans_up_after_a_killed_session_and_supervisor(docker):
     with session("docker", "wait") as (process, facts):
-        assert facts["session"] not in remove_stale_sessions(engine.find_engine()), "it is alive"
-        os.kill(facts["supervisor"], signal.SIGSTOP)  # it must not get a chance
+        assert facts["session"] not in remove_stale_sessions(engine.find_engine()), "the session is alive"
+        os.kill(facts["supervisor"], signal.SIGSTOP)  # so that it can't clean up
         process.kill()
         process.wait(5)
         os.kill(facts["supervisor"], signal.SIGKILL)
-        assert len(there(facts["session"])) == 4
+        assert len(objects_of(facts["session"])) == 4
         with DockerBackend(Settings()):
-            assert there(facts["session"]) == []
+            assert objects_of(facts["session"]) == []
             assert not Path(facts["directory"]).exists()
 
 

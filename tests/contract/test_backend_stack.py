@@ -1,4 +1,4 @@
-"""What a test sees through a stack is the same on every backend: what faults do, what their receipts say, and the clean state."""
+"""The contract of stacks on all backends: the effects of faults, their receipts, and the clean state."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ def stack(request):
 
 
 class Started:
-    """A backend that is started already, for a stack that would start it."""
+    """A started backend for a stack that would start and close it."""
 
     def __init__(self, backend):
         self._backend = backend
@@ -64,7 +64,7 @@ def counts(stack):
 
 
 def needs(stack, name):
-    """Skip where the backend can't inject that fault; `test_what_a_backend_cannot…` demands that it says so."""
+    """Skip the test if the backend can't inject that fault (see `test_unsupported_faults_raise_an_error_with_the_reason`)."""
     if reason := stack._backend.unsupported.get(name):
         pytest.skip(f"{stack.backend} cannot {name}: {reason}")
 
@@ -90,7 +90,7 @@ def test_servers_answer_through_their_proxies_and_around_them(resilience, cache)
     assert resilience.redis.url != resilience.redis.direct_url
 
 
-def test_refuse_refuses_and_cuts(resilience, cache, stack):
+def test_refuse_refuses_clients_and_drops_connections(resilience, cache, stack):
     needs(stack, "redis.refuse")
     cache.ping()
     strike = resilience.redis.refuse()
@@ -105,7 +105,7 @@ def test_refuse_refuses_and_cuts(resilience, cache, stack):
         assert strike.receipt.touched
 
 
-def test_reset_resets(resilience, cache, stack):
+def test_reset_resets_connections(resilience, cache, stack):
     needs(stack, "redis.reset")
     strike = resilience.redis.reset()
     with pytest.raises(redis.ConnectionError, match="reset"):
@@ -116,7 +116,7 @@ def test_reset_resets(resilience, cache, stack):
         assert strike.receipt.touched
 
 
-def test_reset_ends_idle_connections_too(resilience, stack):
+def test_reset_closes_idle_connections_too(resilience, stack):
     needs(stack, "redis.reset")
     with socket.create_connection((resilience.redis.host, resilience.redis.port), timeout=5) as idle:
         idle.sendall(b"PING\r\n")
@@ -130,7 +130,7 @@ def test_reset_ends_idle_connections_too(resilience, stack):
 
 
 @pytest.mark.parametrize("direction", ["up", "down", "both"])
-def test_a_blackhole_holds(resilience, cache, stack, direction):
+def test_a_blackhole_holds_all_data(resilience, cache, stack, direction):
     cache.ping()
     with resilience.redis.blackhole(direction) as strike, pytest.raises(redis.TimeoutError):
         cache.ping()
@@ -138,7 +138,7 @@ def test_a_blackhole_holds(resilience, cache, stack, direction):
     assert cache.ping()
 
 
-def test_latency_delays(resilience, cache, stack):
+def test_latency_delays_replies(resilience, cache, stack):
     cache.ping()
     with resilience.redis.latency(0.1) as strike:
         begun = time.monotonic()
@@ -147,7 +147,7 @@ def test_latency_delays(resilience, cache, stack):
     assert strike.receipt.touched if counts(stack) else strike.receipt.touched is None
 
 
-def test_a_strike_that_met_no_connection_is_vacuous_where_that_can_be_known(stack, resilience):
+def test_a_strike_without_connections_is_vacuous_if_the_backend_counts_them(stack, resilience):
     strike = resilience.redis.latency(0.1)
     strike.heal()
     if stack.backend == "docker" or counts(stack):
@@ -168,7 +168,7 @@ def test_overlapping_strikes_heal_independently(resilience, cache, stack):
 
 @pytest.mark.parametrize("verb", ["kill", "pause", "restart"])
 @pytest.mark.parametrize("name", ["postgres", "redis"])
-def test_process_faults_strike_and_heal_or_say_why_not(stack, resilience, name, verb):
+def test_process_faults_strike_and_heal_or_are_unsupported(stack, resilience, name, verb):
     target = getattr(resilience, name)
     if stack.backend == "external":
         with pytest.raises(CannotInject, match=rf"external cannot {name}.{verb}: its processes belong"):
@@ -182,14 +182,14 @@ def test_process_faults_strike_and_heal_or_say_why_not(stack, resilience, name, 
         assert client.ping()
 
 
-def test_what_a_backend_cannot_is_told_by_every_fault_of_that_name(stack, resilience):
+def test_unsupported_faults_raise_an_error_with_the_reason(stack, resilience):
     for name, reason in stack._backend.unsupported.items():
         target, _, fault = name.partition(".")
         assert fault in FAULTS
         settings = {"seconds": 1} if fault == "slow_accept" else {}
-        with pytest.raises(CannotInject, match=f"{stack.backend} cannot {name}") as told:
+        with pytest.raises(CannotInject, match=f"{stack.backend} cannot {name}") as raised:
             FAULTS[fault](**settings).strike(getattr(resilience, target))
-        assert reason in str(told.value)
+        assert reason in str(raised.value)
     assert resilience.strikes == []
 
 
@@ -209,7 +209,7 @@ async def named_session(url, name):
     return await asyncpg.connect(url, server_settings={"application_name": name})
 
 
-def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilience):
+def test_connections_left_on_a_server_are_named_if_the_server_is_exclusive(stack, resilience):
     check = resilience.start_leak_check(Path.cwd(), [])
     with (
         asyncio.Runner() as runner,
@@ -223,9 +223,9 @@ def test_what_is_left_on_a_server_is_named_where_it_can_be_told(stack, resilienc
         }
         runner.run(session.close())
     if stack._backend.servers["postgres"].exclusive:
-        wanted = {"postgres": "postgres:left", "redis": "redis:left", "lock": "lock:42"}
-        assert {kind: named.get(kind) for kind in wanted} == wanted
-    else:  # anybody may have sessions there; the sockets are this process' own
+        expected = {"postgres": "postgres:left", "redis": "redis:left", "lock": "lock:42"}
+        assert {kind: named.get(kind) for kind in expected} == expected
+    else:  # other users may have sessions there; the sockets belong to this process
         assert {"postgres", "redis", "lock"}.isdisjoint(named)
         assert "socket" in named
     assert check.leaks(["thread:*"]) == []
@@ -264,11 +264,11 @@ HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 """
 
 
-def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stack):
+def test_connections_of_a_service_are_not_counted_as_leaks_of_the_test(stack):
     if stack.backend == "external":
         pytest.skip("external servers may have other clients")
     if "redis.refuse" in stack._backend.unsupported:
-        pytest.skip("beyond a forwarded port, Toxiproxy knows forwarders only")
+        pytest.skip("with forwarded ports, all clients of Toxiproxy are forwarders")
     assert can_attribute(stack)
     env = {"DATABASE_URL": stack.postgres.url, "REDIS_URL": stack.redis.url}
     spec = Service([sys.executable, "-c", HOARDER], env=env)
@@ -291,7 +291,7 @@ def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stac
         session = runner.run(named_session(resilience.postgres.url, "mine"))
         around = runner.run(named_session(resilience.postgres.direct_url, "around"))
         runner.run(session.execute("select pg_advisory_lock(42)"))
-        hoard()  # so that ours are neither the last nor in the middle
+        hoard()  # so that the connections of the test are neither the last nor in the middle
         hoard()
         leaks = check.leaks(ignored)
         for each in session, around:
@@ -304,7 +304,7 @@ def test_what_is_left_beside_a_service_is_named_and_the_services_own_is_not(stac
     running.stop()
 
 
-def test_a_stack_has_more_servers_of_a_kind_each_behind_a_proxy_of_its_own(stack):
+def test_a_stack_can_have_more_servers_of_a_kind_each_behind_a_proxy(stack):
     if stack.backend == "external":
         with pytest.raises(SetupError, match="external has one Postgres and one Redis, and can't start 'second'"):
             stack.add_redis("second")
@@ -324,7 +324,7 @@ def test_a_stack_has_more_servers_of_a_kind_each_behind_a_proxy_of_its_own(stack
             assert clients[2].ping()
 
 
-def test_what_was_done_by_hand_is_undone(stack, resilience, cache):
+def test_manual_changes_of_proxies_are_undone(stack, resilience, cache):
     resilience.redis.proxy.add_toxic(type="latency", attributes={"latency": 2000})
     resilience.postgres.proxy.disable()
     resilience.finish()
@@ -347,7 +347,7 @@ EXTERNAL = [kind for kind in KINDS if kind.startswith("external")]
 
 
 @pytest.mark.parametrize("kind", EXTERNAL)
-def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
+def test_external_changes_no_foreign_data_and_leaves_nothing(kind):
     if reason := why_not(kind):
         pytest.skip(reason)
     from pytest_resilience.backends.embedded.backend import EmbeddedBackend
@@ -357,52 +357,52 @@ def test_external_touches_nothing_of_others_and_leaves_nothing(kind):
     with EmbeddedBackend() as below, toxiproxy(kind, below) as url:
         address = Address.parse(url.removeprefix("http://"))
         postgres, cache = below.servers["postgres"], below.servers["redis"]
-        theirs = {"name": "theirs", "listen": "127.0.0.1:0", "upstream": str(cache.direct_address), "enabled": True}
-        api(address, "POST", "/proxies", theirs)
-        api(address, "POST", "/proxies/theirs/toxics", {"type": "latency", "attributes": {"latency": 5}})
+        foreign = {"name": "foreign", "listen": "127.0.0.1:0", "upstream": str(cache.direct_address), "enabled": True}
+        api(address, "POST", "/proxies", foreign)
+        api(address, "POST", "/proxies/foreign/toxics", {"type": "latency", "attributes": {"latency": 5}})
         before = api(address, "GET", "/proxies")
-        sql(postgres.url(postgres.direct_address), "create table theirs as select 7 as answer")
+        sql(postgres.url(postgres.direct_address), "create table foreign as select 7 as answer")
         with redis.Redis.from_url(f"redis://{cache.direct_address}/0") as client:
-            client.set("theirs", 7)
+            client.set("foreign", 7)
             stack = Stack(ExternalBackend(settings(below, url)), seed=1)
             try:
                 for _ in range(2):
                     stack.prepare_test(None)
-                    sql(postgres.url(postgres.direct_address), "create database theirs_too") if _ == 0 else None
+                    sql(postgres.url(postgres.direct_address), "create database foreign_too") if _ == 0 else None
                     resilience = Resilience(stack, None)
                     sql(resilience.postgres.url, "create table ours (n int)")
                     resilience.redis.refuse()
                     resilience.finish()
-                assert api(address, "GET", "/proxies")["theirs"] == before["theirs"]
+                assert api(address, "GET", "/proxies")["foreign"] == before["foreign"]
             finally:
                 stack.close()
             assert api(address, "GET", "/proxies") == before
-            assert sql(postgres.url(postgres.direct_address), "select answer from theirs") == 7
+            assert sql(postgres.url(postgres.direct_address), "select answer from foreign") == 7
             names = sql(
                 postgres.url(postgres.direct_address),
                 "select string_agg(datname, ' ' order by datname) from pg_database",
             )
-            assert names == "postgres resilience template0 template1 theirs_too"
-            assert client.get("theirs") == b"7"
+            assert names == "postgres resilience template0 template1 foreign_too"
+            assert client.get("foreign") == b"7"
 
 
-def test_external_does_not_empty_a_redis_that_it_was_not_given_empty():
+def test_external_refuses_a_redis_database_with_keys():
     from pytest_resilience.backends.embedded.backend import EmbeddedBackend
     from pytest_resilience.backends.external.backend import ExternalBackend
     from tests.support.backends import settings
 
     with EmbeddedBackend() as below:
         with redis.Redis.from_url(f"redis://{below.servers['redis'].direct_address}/3") as client:
-            client.set("theirs", 7)
+            client.set("foreign", 7)
             named = settings(below, f"http://{below.api}")
             named = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct_address}/3")
             with pytest.raises(SetupError, match="database 3: it holds 1 key"):
                 ExternalBackend(named).start()
-            assert client.get("theirs") == b"7"
+            assert client.get("foreign") == b"7"
         assert api(below.api, "GET", "/proxies") == {}
 
 
-def test_two_external_sessions_take_different_databases_of_redis():
+def test_two_external_sessions_lease_different_redis_databases():
     from pytest_resilience.backends.embedded.backend import EmbeddedBackend
     from pytest_resilience.backends.external.backend import ExternalBackend
     from tests.support.backends import settings
@@ -417,7 +417,7 @@ def test_two_external_sessions_take_different_databases_of_redis():
             ExternalBackend(taken).start()
 
 
-def test_a_toxiproxy_that_lost_our_proxies_is_told_and_revived():
+def test_lost_proxies_are_an_error_and_restored():
     from pytest_resilience.backends.embedded.backend import EmbeddedBackend
     from pytest_resilience.backends.external.backend import ExternalBackend
     from pytest_resilience.errors import BackendDied

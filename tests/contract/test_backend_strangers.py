@@ -1,6 +1,6 @@
-"""What another user of this machine can do with the embedded servers: they are on loopback, and Redis asks for no password.
+"""The limits of another user of this machine on the embedded servers, which listen on loopback (Redis has no password).
 
-All of it is asked of the real server, as such a user would ask it.
+Each test sends the commands of such a user to the real server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pytest_resilience.faults.redis_server import Loading
 from pytest_resilience.stack import Stack
 from tests.support.waiting import until
 
-PAYLOAD = b"#!/bin/sh\necho a stranger was here\n"
+PAYLOAD = b"#!/bin/sh\necho a visitor was here\n"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def server(stack):
 
 
 @pytest.fixture
-def stranger(server):
+def visitor(server):
     with redis.Redis(host=server.direct_address.host, port=server.direct_address.port, socket_timeout=5) as client:
         client.response_callbacks.clear()  # raw answers
         yield client
@@ -70,25 +70,25 @@ def stranger(server):
         "DEBUG SET-ACTIVE-EXPIRE 1",
     ],
 )
-def test_redis_refuses_a_stranger_what_would_reach_beyond_it(stranger, command):
+def test_redis_refuses_commands_that_reach_beyond_it(visitor, command):
     with pytest.raises(redis.ResponseError):
-        stranger.execute_command(*command.split())
+        visitor.execute_command(*command.split())
 
 
-def test_a_stranger_cannot_learn_the_other_name_of_debug(stack, server, stranger):
-    """It is used, by a fault; everything that the server tells of commands is looked through, with its logs set to log all."""
+def test_another_user_cannot_read_the_other_name_of_debug(stack, server, visitor):
+    """A fault uses the name. The test searches all reports of the server about commands, with its logs set to log all."""
     for name in ("slowlog-log-slower-than", "commandlog-request-larger-than", "commandlog-reply-larger-than"):
-        if stranger.execute_command("CONFIG", "GET", name):
-            stranger.execute_command("CONFIG", "SET", name, "0")
+        if visitor.execute_command("CONFIG", "GET", name):
+            visitor.execute_command("CONFIG", "SET", name, "0")
     watched: list[bytes] = []
-    with stranger.monitor() as monitor:
+    with visitor.monitor() as monitor:
         watching = threading.Thread(target=lambda: watch(monitor, watched), daemon=True)
         watching.start()
-        until(lambda: stranger.ping() and watched)
+        until(lambda: visitor.ping() and watched)
         Loading().strike(stack.redis).heal()
-        stranger.execute_command("ECHO", "over")
+        visitor.execute_command("ECHO", "over")
         watching.join(5)
-    told = [
+    reports = [
         ("CONFIG", "GET", "*"),
         ("COMMAND",),
         ("COMMAND", "LIST"),
@@ -101,9 +101,9 @@ def test_a_stranger_cannot_learn_the_other_name_of_debug(stack, server, stranger
         ("ACL", "CAT", "dangerous"),
         ("ACL", "LIST"),
     ]
-    if stranger.execute_command("CONFIG", "GET", "commandlog-*"):
-        told += [("COMMANDLOG", "GET", "-1", kind) for kind in ("slow", "large-request", "large-reply")]
-    answers = {words: repr(stranger.execute_command(*words)) for words in told}
+    if visitor.execute_command("CONFIG", "GET", "commandlog-*"):
+        reports += [("COMMANDLOG", "GET", "-1", kind) for kind in ("slow", "large-request", "large-reply")]
+    answers = {words: repr(visitor.execute_command(*words)) for words in reports}
     secret = server.debug_command
     assert len(secret) > 36
     assert [words for words, answer in answers.items() if secret in answer.lower()] == []
@@ -120,7 +120,7 @@ def watch(monitor, watched):
 
 
 class Master(threading.Thread):
-    """A stranger's server: whoever becomes its replica is sent a file of its choice."""
+    """A server of another user, which sends a file of its choice to its replicas."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -141,16 +141,16 @@ class Master(threading.Thread):
                     connection.sendall(b"+OK\r\n")
 
 
-def test_what_a_strangers_master_sends_stays_in_the_servers_own_directory(stack, server, stranger):
+def test_a_file_of_another_users_master_stays_in_the_servers_directory(stack, server, visitor):
     directory = stack.backend_for_processes.directory / "redis"
     master = Master()
     master.start()
-    stranger.execute_command("REPLICAOF", "127.0.0.1", str(master.port))
+    visitor.execute_command("REPLICAOF", "127.0.0.1", str(master.port))
     try:
         assert master.sent.wait(10)
         until(lambda: PAYLOAD in b"".join(path.read_bytes() for path in directory.iterdir() if path.is_file()))
     finally:
-        stranger.execute_command("REPLICAOF", "NO", "ONE")
+        visitor.execute_command("REPLICAOF", "NO", "ONE")
     assert server.alive()
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert Path(f"/proc/{server.processes()[0]}/cwd").resolve() == directory, "where its files go"
@@ -158,7 +158,7 @@ def test_what_a_strangers_master_sends_stays_in_the_servers_own_directory(stack,
         path.unlink()
 
 
-def test_postgres_trusts_nobody_and_has_no_socket_in_a_directory(stack):
+def test_postgres_demands_a_password_of_all_users_and_has_no_unix_socket(stack):
     rules = (stack.backend_for_processes.directory / "postgres" / "pg_hba.conf").read_text().splitlines()
     methods = {rule.split()[-1] for rule in rules if rule and not rule.startswith("#")}
     assert methods == {"scram-sha-256"}
@@ -170,7 +170,7 @@ def test_postgres_trusts_nobody_and_has_no_socket_in_a_directory(stack):
 
 
 @pytest.mark.parametrize("user", ["postgres", "nobody", "resilience"])
-def test_postgres_lets_nobody_in_without_the_password(stack, user, tmp_path):
+def test_postgres_accepts_no_user_without_the_password(stack, user, tmp_path):
     parts = urlsplit(stack.postgres.direct_url)
     for password in ("", "postgres", None):
         with pytest.raises((asyncpg.InvalidPasswordError, asyncpg.InterfaceError)):

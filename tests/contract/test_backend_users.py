@@ -1,4 +1,4 @@
-"""Root, an ordinary user, and a root without user namespaces; the system's Postgres, too."""
+"""Sessions of root, of ordinary users and of root without user namespaces, and the Postgres of the system."""
 
 import json
 import os
@@ -29,7 +29,7 @@ with EmbeddedBackend() as backend:
 """
 
 
-def struck_and_back(backend):
+def strike_and_restart(backend):
     for server in backend.servers.values():
         server.kill()
         server.start()
@@ -40,7 +40,7 @@ def struck_and_back(backend):
 
 def test_postgres_never_runs_as_root():
     with EmbeddedBackend() as backend:
-        for pid in struck_and_back(backend):
+        for pid in strike_and_restart(backend):
             namespace = Path(f"/proc/{pid}/uid_map")
             if os.geteuid() == 0 and namespace.exists():
                 inside, outside, count = namespace.read_text().split()
@@ -51,18 +51,18 @@ def test_postgres_never_runs_as_root():
 
 @root
 def test_without_user_namespaces_postgres_runs_as_nobody(monkeypatch):
-    """As in Docker's default profile."""
+    """Docker's default profile allows no user namespaces."""
     monkeypatch.setattr(SupervisorClient, "user_namespaces", lambda _self: False)
     with EmbeddedBackend() as backend:
-        pids = struck_and_back(backend)
+        pids = strike_and_restart(backend)
         assert {psutil.Process(pid).uids().effective for pid in pids} == {65534}
     assert all(gone(pid) for pid in pids)
     assert not backend.directory.exists()
 
 
 @root
-def test_programs_that_only_root_reaches_are_copied_for_nobody(monkeypatch, tmp_path):
-    """The cache is empty, so initdb runs as nobody too."""
+def test_programs_that_only_root_can_read_are_copied(monkeypatch, tmp_path):
+    """The cache is empty, so initdb runs as the other user too."""
     installed = binaries.find_postgres().path.parent
     package = installed.parent
     home = tmp_path / "home"
@@ -74,28 +74,28 @@ def test_programs_that_only_root_reaches_are_copied_for_nobody(monkeypatch, tmp_
     monkeypatch.setattr(SupervisorClient, "user_namespaces", lambda _self: False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with EmbeddedBackend() as backend:
-        assert {psutil.Process(pid).uids().effective for pid in struck_and_back(backend)} == {65534}
+        assert {psutil.Process(pid).uids().effective for pid in strike_and_restart(backend)} == {65534}
 
 
 def python_for(uid):
-    """A Python that this user can run, and where the packages are that it needs."""
+    """Return a Python that this user can run, and the path of the packages that it needs."""
     path = os.pathsep.join([str(ROOT), *(str(Path(p).resolve()) for p in sys.path if p.endswith("site-packages"))])
     for python in (sys.executable, "/usr/bin/python3"):
         try:
-            asked = subprocess.run(
+            ran = subprocess.run(
                 [python, "-c", "import pytest_resilience, sys; print(*sys.version_info[:2])"],
                 user=uid, group=uid, extra_groups=[], env={"PYTHONPATH": path}, capture_output=True, text=True, check=False,
                 cwd="/",
             )  # fmt: skip
         except OSError:
             continue
-        if asked.returncode == 0 and tuple(map(int, asked.stdout.split())) >= (3, 11):
+        if ran.returncode == 0 and tuple(map(int, ran.stdout.split())) >= (3, 11):
             return python, path
     pytest.skip("no Python >= 3.11 here that an ordinary user can run together with this checkout")
 
 
 @root
-def test_an_ordinary_user_needs_no_rights():
+def test_an_ordinary_user_needs_no_privileges():
     uid = 65534
     python, path = python_for(uid)
     home = Path(tempfile.mkdtemp(prefix="home-"))
@@ -127,7 +127,7 @@ def session_of(uid, *, before="", **environ):
 
 @pytest.fixture
 def nameless():
-    """The id of a user whom no line of /etc/passwd names, as `docker run -u 1234` makes one."""
+    """The id of a user without a line in /etc/passwd, as with `docker run -u 1234`."""
     uid = 1_234_567
     yield uid
     shutil.rmtree(f"{tempfile.gettempdir()}/pytest-resilience-cache-{uid}", ignore_errors=True)
@@ -140,7 +140,7 @@ SupervisorClient.user_namespaces = lambda self: False
 
 
 @root
-def test_a_user_without_a_name_needs_none(nameless):
+def test_a_user_without_a_name_can_run_a_session(nameless):
     ran = session_of(nameless)
     if "user namespaces are not allowed here" in ran.stderr:
         pytest.skip("no user namespaces here")
@@ -149,7 +149,7 @@ def test_a_user_without_a_name_needs_none(nameless):
 
 
 @root
-def test_a_user_without_a_name_and_without_user_namespaces_is_told_what_to_do(nameless):
+def test_the_error_for_a_user_without_a_name_and_user_namespaces_has_a_remedy(nameless):
     ran = session_of(nameless, before=NO_NAMESPACES)
     assert ran.returncode == 1
     last = ran.stderr.splitlines()[-1]
@@ -159,8 +159,8 @@ def test_a_user_without_a_name_and_without_user_namespaces_is_told_what_to_do(na
 
 @root
 @pytest.mark.skipif(sys.platform != "linux", reason="needs user namespaces")
-def test_root_without_other_users_is_told_what_to_do():
-    """In a user namespace that has only root, and in which no other can be made."""
+def test_root_without_other_users_is_an_error():
+    """The session runs in a user namespace that has only root and allows no other namespace."""
     inside = f"""
 import ctypes, os
 libc, uid, gid = ctypes.CDLL(None, use_errno=True), os.getuid(), os.getgid()
@@ -221,9 +221,9 @@ with EmbeddedBackend() as backend:
             env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "TMPDIR": str(place), "PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
-        of_the_service, open_to_others = json.loads(ran.stdout.splitlines()[-1])
-        assert int(of_the_service, 8) == int(umask, 0), "what it is for the tests"
-        assert open_to_others == []
+        of_the_service, readable_by_others = json.loads(ran.stdout.splitlines()[-1])
+        assert int(of_the_service, 8) == int(umask, 0), "the umask of the tests"
+        assert readable_by_others == []
     finally:
         shutil.rmtree(place)
 
@@ -234,9 +234,9 @@ def system_postgres():
 
 
 @pytest.mark.skipif(system_postgres() is None, reason="no Postgres of the system in /usr/lib/postgresql")
-def test_the_systems_postgres_will_do(monkeypatch, tmp_path):
+def test_the_postgres_of_the_system_is_usable(monkeypatch, tmp_path):
     monkeypatch.setenv(binaries.POSTGRES_VARIABLE, str(system_postgres()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with EmbeddedBackend() as backend:
         assert backend.servers["postgres"].version.split(".")[0] == system_postgres().parent.name
-        assert struck_and_back(backend)
+        assert strike_and_restart(backend)

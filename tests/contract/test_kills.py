@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: a subreaper, /proc")
-def test_nothing_is_left_of_a_killed_pytest_worker_proxy_or_supervisor():
+def test_nothing_is_left_after_pytest_a_worker_the_proxy_or_the_supervisor_was_killed():
     command = [sys.executable, "scripts/lib/kill_soak.py", "--backend=embedded", "--rounds=4", "--seed=1"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stdout + ran.stderr

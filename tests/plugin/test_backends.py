@@ -1,4 +1,4 @@
-"""Which backend a run takes, what it says of it, and what becomes of tests that ask for more than it can do."""
+"""The selection of a backend, its description, and the tests that need unsupported faults."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def pytest_resilience_backends():
 
 
 class FakeEngine(socketserver.ThreadingUnixStreamServer):
-    """Answers as a Docker engine that has some images."""
+    """A Docker engine that has some images."""
 
     daemon_threads = True
 
     def __init__(self, path: Path, images: tuple[str, ...], *, silent: bool = False) -> None:
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                outer.asked.append(self.path)
+                outer.requests.append(self.path)
                 if silent:
                     threading.Event().wait(5)
-                known = self.path == "/_ping" or any(self.path == f"/images/{image}/json" for image in images)
-                self.send_response(200 if known else 404)
+                found = self.path == "/_ping" or any(self.path == f"/images/{image}/json" for image in images)
+                self.send_response(200 if found else 404)
                 self.end_headers()
                 self.wfile.write(b"{}")
 
@@ -56,7 +56,7 @@ class FakeEngine(socketserver.ThreadingUnixStreamServer):
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeEngine]]:
-    """Starts fake engines at the place where DOCKER_HOST points; the run chooses by itself."""
+    """Start fake engines at the socket of DOCKER_HOST. The run selects its backend by `auto`."""
     made: list[FakeEngine] = []
     path = Path(os.path.relpath(tmp_path / "d.sock")) if len(str(tmp_path)) > 90 else tmp_path / "d.sock"
     monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
@@ -97,7 +97,9 @@ def test_auto_takes_embedded_where_an_image_is_missing(
     )
 
 
-def test_auto_takes_embedded_where_nobody_answers(project: pytest.Pytester, engine: Callable[..., FakeEngine]) -> None:
+def test_auto_takes_embedded_where_no_engine_answers(
+    project: pytest.Pytester, engine: Callable[..., FakeEngine]
+) -> None:
     assert "resilience: embedded (auto: no docker, there is no " in header(project)
 
 
@@ -121,15 +123,15 @@ def test_images_are_options(project: pytest.Pytester, engine: Callable[..., Fake
     assert "Docker has no pg:2" in header(project, "--resilience-postgres-image=pg:2")
 
 
-def test_an_engine_is_asked_for_nothing_heavy(project: pytest.Pytester, engine: Callable[..., FakeEngine]) -> None:
-    asked = engine().asked
+def test_an_engine_gets_few_requests(project: pytest.Pytester, engine: Callable[..., FakeEngine]) -> None:
+    requests = engine().requests
     header(project)
-    assert asked == ["/_ping", *(f"/images/{image}/json" for image in IMAGES)]
+    assert requests == ["/_ping", *(f"/images/{image}/json" for image in IMAGES)]
 
 
 def test_the_table_of_backends_runs_nothing(project: pytest.Pytester, engine: Callable[..., FakeEngine]) -> None:
     project.makeconftest(LIMITED)
-    project.makepyfile("assert False, 'it must not be collected'")
+    project.makepyfile("assert False, 'this file must not be collected'")
     result = project.runpytest_subprocess("--resilience-backends")
     assert result.ret == 0
     result.stdout.re_match_lines(
@@ -148,7 +150,7 @@ def test_the_table_of_backends_runs_nothing(project: pytest.Pytester, engine: Ca
     result.stdout.no_fnmatch_line("*test session starts*")
 
 
-def test_a_third_party_backend_is_used_by_its_name_and_what_it_cannot_is_skipped(project: pytest.Pytester) -> None:
+def test_a_plugins_backend_is_used_by_its_name_and_unsupported_faults_are_skipped(project: pytest.Pytester) -> None:
     project.makeconftest(LIMITED)
     project.makepyfile(
         """
@@ -156,22 +158,22 @@ def test_a_third_party_backend_is_used_by_its_name_and_what_it_cannot_is_skipped
 
         @pytest.mark.fault("postgres.kill")
         def test_by_marker():
-            assert False, "it must not run"
+            assert False, "the test must not run"
 
         def test_by_call(resilience, resilience_stack):
             assert resilience_stack.backend == "limited"
             resilience.postgres.kill()
-            assert False, "it must not go on"
+            assert False, "the fault must end the test"
 
         @pytest.mark.xfail(strict=True)
         def test_expected_to_fail(resilience):
             resilience.redis.latency(0.1)
 
-        def test_one_that_it_can(resilience):
+        def test_a_supported_fault(resilience):
             with resilience.redis.refuse(), pytest.raises(redis.ConnectionError):
                 redis.Redis.from_url(resilience.redis.url, retry=None).ping()
 
-        def test_one_that_wants_to_know(resilience):
+        def test_that_catches_the_error(resilience):
             from pytest_resilience import CannotInject
             with pytest.raises(CannotInject):
                 resilience.postgres.kill()
@@ -182,7 +184,7 @@ def test_a_third_party_backend_is_used_by_its_name_and_what_it_cannot_is_skipped
     text = result.stdout.str()
     assert "1 skipped: limited cannot redis.latency: no clock" in text
     assert "2 skipped: limited cannot postgres.kill: it is Tuesday" in text
-    assert "SKIPPED [1] test_a_third_party_backend_is_used_by_its_name_and_what_it_cannot_is_skipped.py:" in text
+    assert "SKIPPED [1] test_a_plugins_backend_is_used_by_its_name_and_unsupported_faults_are_skipped.py:" in text
     assert "limited cannot postgres.kill" in Path("out.xml").read_text()
 
 
@@ -195,7 +197,7 @@ def test_skips_are_counted_under_xdist_too(project: pytest.Pytester) -> None:
     assert "2 skipped: limited cannot postgres.kill: it is Tuesday" in result.stdout.str()
 
 
-def test_a_third_party_cannot_take_a_name_that_is_taken(project: pytest.Pytester) -> None:
+def test_a_plugin_cannot_take_the_name_of_another_backend(project: pytest.Pytester) -> None:
     project.makeconftest("def pytest_resilience_backends(): return {'docker': None}")
     result = project.runpytest_subprocess()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -203,7 +205,7 @@ def test_a_third_party_cannot_take_a_name_that_is_taken(project: pytest.Pytester
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ([], "needs --resilience-toxiproxy=URL, --resilience-postgres-upstream, --resilience-redis-upstream"),
         (
@@ -218,8 +220,8 @@ def test_a_third_party_cannot_take_a_name_that_is_taken(project: pytest.Pytester
         (["--resilience-toxiproxy-ports=5"], "--resilience-toxiproxy-ports must be four ports at least*, got '5'"),
     ],
 )
-def test_what_external_must_be_told_is_said_before_the_first_test(
-    project: pytest.Pytester, arguments: list[str], told: str
+def test_missing_options_of_external_are_an_error_before_the_first_test(
+    project: pytest.Pytester, arguments: list[str], message: str
 ) -> None:
     project.makepyfile("def test_it(): pass")
     complete = [
@@ -229,11 +231,11 @@ def test_what_external_must_be_told_is_said_before_the_first_test(
     ]
     result = project.runpytest_subprocess("--resilience-backend=external", *(complete + arguments if arguments else []))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: --resilience-backend=external: {told}"])
+    result.stderr.fnmatch_lines([f"ERROR: --resilience-backend=external: {message}"])
     assert "s3cret" not in result.stderr.str() + result.stdout.str()
 
 
-def test_a_toxiproxy_that_is_not_there_is_told(project: pytest.Pytester) -> None:
+def test_a_toxiproxy_that_does_not_answer_is_an_error(project: pytest.Pytester) -> None:
     project.makepyfile("def test_it(resilience): pass")
     result = project.runpytest_subprocess(
         "--resilience-backend=external",
@@ -247,7 +249,7 @@ def test_a_toxiproxy_that_is_not_there_is_told(project: pytest.Pytester) -> None
     assert "s3cret" not in result.stdout.str()
 
 
-def test_docker_that_was_asked_for_and_is_not_there_is_told(
+def test_docker_by_name_without_an_engine_is_a_usage_error(
     project: pytest.Pytester, engine: Callable[..., FakeEngine]
 ) -> None:
     project.makepyfile("def test_it(resilience): pass", test_other="def test_other(): pass")
@@ -278,7 +280,7 @@ def test_a_configured_backend_that_is_missing_is_one_usage_error_where_a_test_ne
 def test_a_run_on_auto_without_any_backend_fails_the_tests_that_need_one_in_a_line(
     project: pytest.Pytester, engine: Callable[..., FakeEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A contributor who has neither Docker nor the extra can still run everything else."""
+    """A contributor without Docker and without the extra can still run all other tests."""
     monkeypatch.setenv("PYTEST_RESILIENCE_POSTGRES_BIN", "/nonexistent")
     project.makepyfile("def test_it(resilience): pass", test_other="def test_other(): pass")
     result = project.runpytest_subprocess()
@@ -288,7 +290,7 @@ def test_a_run_on_auto_without_any_backend_fails_the_tests_that_need_one_in_a_li
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (
             ["--resilience-backend=embedded", "--resilience-postgres-image=pg:1", "--resilience-redis-image=r:1"],
@@ -303,13 +305,13 @@ def test_a_run_on_auto_without_any_backend_fails_the_tests_that_need_one_in_a_li
         ),
     ],
 )
-def test_an_option_that_the_backend_ignores_is_warned_of_once(
-    project: pytest.Pytester, engine: Callable[..., FakeEngine], arguments: list[str], told: list[str]
+def test_an_option_that_the_backend_ignores_causes_one_warning(
+    project: pytest.Pytester, engine: Callable[..., FakeEngine], arguments: list[str], message: list[str]
 ) -> None:
     project.makepyfile("def test_it(resilience): pass\ndef test_again(resilience): pass")
     result = project.runpytest_subprocess(*arguments)
-    result.assert_outcomes(passed=2, warnings=len(told))
-    result.stdout.fnmatch_lines(told)
+    result.assert_outcomes(passed=2, warnings=len(message))
+    result.stdout.fnmatch_lines(message)
 
 
 def test_an_option_that_the_backend_ignores_is_a_usage_error_where_warnings_are_errors(

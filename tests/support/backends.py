@@ -1,7 +1,7 @@
-"""The backends that the contract suite runs on, one after the other: RESILIENCE_CONTRACT_BACKENDS names them, else all that can be had here.
+"""The backends that the contract suite runs on. RESILIENCE_CONTRACT_BACKENDS names them; otherwise all that this machine can run.
 
-"external" stands on servers and a Toxiproxy of our own embedded backend; "external-real" on the same servers behind a real
-toxiproxy-server, for which no Docker is needed. "docker-forwarded" is Docker as it is where the containers' network is not this machine's.
+"external" uses the servers and the proxy of an embedded backend, "external-real" these servers behind a real toxiproxy-server, which needs
+no Docker. "docker-forwarded" is Docker as on a machine that can't reach the network of the containers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.waiting import until
 
 KINDS = ("embedded", "docker", "docker-forwarded", "external", "external-real")
 VARIABLE = "RESILIENCE_CONTRACT_BACKENDS"
-# What asyncpg raises on a connection that its server has ended; the third between the server's last words and the end of the stream.
+# The errors of asyncpg for a connection that its server has closed. The third comes between the last message and the end of the stream.
 ENDED = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
@@ -41,7 +41,7 @@ def real_toxiproxy() -> str | None:
 
 
 def why_not(kind: str) -> str | None:
-    """Why the contract is not run on that backend here; None when it is."""
+    """Return why the contract does not run on that backend here; None if it does."""
     named = os.environ.get(VARIABLE)
     if named is not None:
         return None if kind in named.split(",") else f"{VARIABLE}={named}"
@@ -55,7 +55,7 @@ def why_not(kind: str) -> str | None:
 
 @contextlib.contextmanager
 def started(kind: str) -> Iterator[Backend]:
-    """A backend of that kind, with all that it needs."""
+    """Start a backend of that kind with everything that it needs."""
     if kind == "embedded":
         with EmbeddedBackend() as backend:
             yield backend
@@ -78,7 +78,7 @@ def started(kind: str) -> Iterator[Backend]:
 
 
 def settings(below: Backend, api: str) -> Settings:
-    """What the user of an external backend would name, to reach another backend's servers."""
+    """Return the settings of an external backend that uses the servers of another backend."""
     postgres = below.servers["postgres"]
     url = postgres.url(postgres.direct_address)
     return Settings(
@@ -90,7 +90,7 @@ def settings(below: Backend, api: str) -> Settings:
 
 @contextlib.contextmanager
 def toxiproxy(kind: str, below: Backend) -> Iterator[str]:
-    """The URL of a Toxiproxy: the embedded backend's, or a real one."""
+    """Yield the URL of the Toxiproxy of an embedded backend, or of a real one."""
     if kind == "external":
         yield f"http://{below.api}"
         return

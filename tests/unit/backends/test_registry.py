@@ -1,4 +1,4 @@
-"""The faults that a kind of backend does not support, as known before a stack is up."""
+"""The faults that a kind of backend does not support, before a stack is up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ALWAYS = {f"{server}.{fault}" for server in ("postgres", "redis") for fault in (
 
 
 class FakeEngine(Engine):
-    """An engine whose default network has the given gateways; None if there is no such network."""
+    """An engine with the given gateways of its default network; None for no such network."""
 
     def __init__(self, gateways: list[str] | None) -> None:
         super().__init__("unix:///nowhere")

@@ -1,4 +1,4 @@
-"""Work in threads of its own."""
+"""Function calls in a background thread."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_the_last_port_that_was_taken_raises_its_error():
         ports.with_free_port(attempt, tries=1)
 
 
-def test_the_error_that_means_a_taken_port_can_be_chosen():
+def test_another_error_can_stand_for_a_taken_port():
     def attempt(number):
         raise KeyError(number)
 
