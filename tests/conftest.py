@@ -1,4 +1,4 @@
-"""Our own tests say which backend they are about; what doesn't say, and what pytest they start, is about the embedded one."""
+"""Tests of this repository use the embedded backend unless they name another, and so does every pytest that they start."""
 
 import os
 

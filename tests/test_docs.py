@@ -1,8 +1,8 @@
-"""The pages can't lie: every code block is run or checked, every table of ours is compared with the code.
+"""Every code block of the pages is run or checked, and every generated table is compared with the code.
 
-Python blocks: one that begins with a comment naming a file (`# conftest.py`) becomes that file, one with a test becomes a
-file of its own; all of a page's blocks stand in one folder, beside docs/examples/, and are run by pytest in strict mode.
-`python -m tests.test_docs` writes the generated tables again.
+A Python block that begins with the comment of a file name (`# conftest.py`) becomes that file. A Python block with a test becomes a
+file of its own. All blocks of a page are written to one directory beside docs/examples/, where pytest runs them in strict mode.
+`python -m tests.test_docs` rewrites the generated tables.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 PYTHON_PAGES = sorted({block.page for block in BLOCKS if block.language == "python"})
 
 
-def named(*languages: str) -> pytest.MarkDecorator:
+def blocks_in(*languages: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in languages], ids=str)
 
 
@@ -83,13 +83,13 @@ def named(*languages: str) -> pytest.MarkDecorator:
 
 
 def files_of(page: Path) -> dict[str, str]:
-    """File name -> text: what the page's Python blocks become."""
+    """Return the files that the Python blocks of a page become, text by name."""
     files: dict[str, str] = {}
     for block in (b for b in BLOCKS if b.page == page and b.language == "python"):
         ast.parse(block.code, filename=str(block))
         name = FILE_COMMENT.match(block.code.partition("\n")[0])
         assert name or "def test_" in block.code, (
-            f"{block}: name its file in a first comment, or show a test: nothing runs it"
+            f"{block}: nothing runs this block: name its file in a first comment, or add a test"
         )
         file = name["name"] if name else f"test_line_{block.line}.py"
         assert file not in files, f"{block}: there are two blocks named {file} on this page"
@@ -109,7 +109,7 @@ def test_the_tests_on_a_page_pass(page, tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -p no:cacheprovider\npythonpath = .\n")
     tests = sum(text.count("def test_") for text in files.values())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "pytest_resilience", "--resilience-strict", "-p", "anyio", "-rA"],
         cwd=tmp_path,
         env={**environment, "PYTHONPATH": str(ROOT), "PYTEST_RESILIENCE_BACKEND": "embedded"},
@@ -118,8 +118,8 @@ def test_the_tests_on_a_page_pass(page, tmp_path):
         check=False,
         timeout=120,
     )
-    assert answer.returncode == 0, answer.stdout + answer.stderr
-    assert int(re.search(r"(\d+) passed", answer.stdout)[1]) >= tests, answer.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(re.search(r"(\d+) passed", result.stdout)[1]) >= tests, result.stdout
 
 
 # Commands
@@ -146,8 +146,8 @@ def commands_of(block: Block) -> list[list[str]]:
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def wrong(words: list[str], help_text: str, extras: set[str]) -> str | None:
-    """Why a command that we tell people to type can't be right, or None."""
+def command_problem(words: list[str], help_text: str, extras: set[str]) -> str | None:
+    """Return the reason why a command of the pages cannot work, or None."""
     while words and re.match(r"\w+=", words[0]):  # NAME=value command
         words = words[1:]
     if not words:
@@ -158,12 +158,12 @@ def wrong(words: list[str], help_text: str, extras: set[str]) -> str | None:
         return f"there is no option {', '.join(unknown)}"
     match words:
         case [script, *_] if script.startswith(("scripts/", ".ci/")):
-            return None if os.access(ROOT / script, os.X_OK) else f"{script} is no script of ours"
+            return None if os.access(ROOT / script, os.X_OK) else f"{script} is not an executable script"
         case ["pip", "install", *arguments]:
-            ours = [a for a in arguments if not a.startswith("-")]
+            packages = [a for a in arguments if not a.startswith("-")]
             bad = [
                 a
-                for a in ours
+                for a in packages
                 if not (m := re.fullmatch(r"(pytest-resilience|\.)(\[([\w,]+)\])?", a))
                 or not set((m[3] or "").split(",")) <= extras | {""}
             ]
@@ -172,18 +172,18 @@ def wrong(words: list[str], help_text: str, extras: set[str]) -> str | None:
             return None if importlib.util.find_spec(module) else f"no module {module}"
         case ["pytest", *_] | ["cd", _] | ["git", "clone" | "add" | "commit", *_]:
             return None
-    return f"{words[0]}: teach tests/test_docs.py to check this command"
+    return f"{words[0]}: tests/test_docs.py has no check for this command yet"
 
 
-@named("sh", "console")
-def test_a_command_is_one_that_can_be_typed(block, pytest_help):
-    # an example has a project of its own
+@blocks_in("sh", "console")
+def test_every_command_on_a_page_exists(block, pytest_help):
+    # an example has its own pyproject.toml
     nearest = next(folder for folder in block.page.parents if (folder / "pyproject.toml").exists())
     extras: set[str] = set()
     for project in (ROOT, nearest):
         with (project / "pyproject.toml").open("rb") as file:
             extras |= set(tomllib.load(file)["project"]["optional-dependencies"])
-    found = [why for words in commands_of(block) if (why := wrong(words, pytest_help, extras))]
+    found = [problem for words in commands_of(block) if (problem := command_problem(words, pytest_help, extras))]
     assert not found, f"{block}: {found}"
 
 
@@ -194,32 +194,32 @@ def unknown_keys(settings: dict[str, object], help_text: str) -> list[str]:
     return [key for key in settings if key.startswith("resilience") and f"\n  {key} " not in help_text]
 
 
-@named("toml")
+@blocks_in("toml")
 def test_toml_parses_and_its_options_exist(block, pytest_help):
     data = tomllib.loads(block.code)
     assert not unknown_keys(data.get("tool", {}).get("pytest", {}).get("ini_options", {}), pytest_help), block
 
 
-@named("ini")
+@blocks_in("ini")
 def test_ini_parses_and_its_options_exist(block, pytest_help):
     parser = configparser.ConfigParser()
     parser.read_string(block.code)
     assert not [key for section in parser.sections() for key in unknown_keys(dict(parser[section]), pytest_help)], block
 
 
-@named("yaml")
+@blocks_in("yaml")
 def test_yaml_parses(block):
     assert yaml.safe_load(block.code) is not None, block
 
 
 def uploads(workflow: dict) -> list[dict]:
-    """What each upload of a workflow is told."""
+    """Return the inputs of each upload step of a workflow."""
     steps = [step for job in workflow.get("jobs", {}).values() for step in job.get("steps", ())]
     return [step["with"] for step in steps if step.get("uses", "").startswith("actions/upload-artifact@")]
 
 
-def test_an_upload_of_what_a_run_leaves_has_all_of_it():
-    """Logs of failed tests and replays are in `.resilience/`, which the action takes for hidden."""
+def test_an_upload_of_the_files_of_a_run_includes_hidden_ones():
+    """Logs of failed tests and replays are in `.resilience/`, which the action skips as hidden by default."""
     texts = {str(block): block.code for block in BLOCKS if block.language == "yaml"}
     texts |= {path.name: path.read_text(encoding="utf-8") for path in (ROOT / ".github" / "workflows").glob("*.yml")}
     found = {
@@ -234,8 +234,8 @@ def test_an_upload_of_what_a_run_leaves_has_all_of_it():
     assert [name for name, each in found.items() if each.get("include-hidden-files") is not True] == []
 
 
-def test_no_block_is_ignored():
-    """`text` is for what programs print and for drawings: there is nothing in it to run."""
+def test_every_block_has_a_language_that_is_checked():
+    """`text` is for output and drawings, which cannot be run."""
     known = {"python", "sh", "console", "toml", "ini", "yaml", "text"}
     assert not [f"{block}: {block.language or 'no language'}" for block in BLOCKS if block.language not in known]
 
@@ -253,8 +253,8 @@ def fault_table() -> str:
     for name, kind in FAULTS.items():
         signature = inspect.signature(getattr(targets[kind.targets[0]], name))
         arguments = ", ".join(str(p.replace(annotation=p.empty)) for p in list(signature.parameters.values())[1:])
-        said = " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split()).replace("|", "\\|")
-        rows.append(f"| `{name}({arguments})` | {', '.join(kind.targets)} | {said} |")
+        summary = " ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split()).replace("|", "\\|")
+        rows.append(f"| `{name}({arguments})` | {', '.join(kind.targets)} | {summary} |")
     return "\n".join(rows) + "\n"
 
 
@@ -274,7 +274,7 @@ def option_table() -> str:
 
 
 def fault_names() -> str:
-    """One row per family, one column per kind of target: what the README shows."""
+    """Return the README's table: one row for each family of faults, one column for each kind of target."""
     from pytest_resilience.faults import FAULTS
 
     files = {
@@ -300,7 +300,7 @@ def fault_names() -> str:
 
 
 def promise_table() -> str:
-    """One row per file of chaos/: its hope, and its tests, whose names are sentences."""
+    """Return one row for each file of chaos/: its promise and the names of its tests."""
     rows = ["| promise | held by the tests |", "| --- | --- |"]
     for path in sorted((ROOT / "chaos").glob("test_*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -309,15 +309,15 @@ def promise_table() -> str:
             for node in tree.body
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
         ]
-        hope = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split()).replace("|", "\\|")
-        rows.append(f"| {hope} ([{path.name}](../chaos/{path.name})) | {'; '.join(names)} |")
+        promise = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split()).replace("|", "\\|")
+        rows.append(f"| {promise} ([{path.name}](../chaos/{path.name})) | {'; '.join(names)} |")
     return "\n".join(rows) + "\n"
 
 
 TABLES = {
     "faults": fault_table,
     "fault-names": fault_names,
-    "floors": test_floors.drawing,
+    "floors": test_floors.floors_block,
     "options": option_table,
     "promises": promise_table,
 }
@@ -328,7 +328,7 @@ def regenerated(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if GENERATED.search(p.read_text())], ids=lambda p: p.name)
-def test_a_generated_table_says_what_the_code_says(page):
+def test_a_generated_table_matches_the_code(page):
     text = page.read_text(encoding="utf-8")
     assert text == regenerated(text), "run python -m tests.test_docs"
 
@@ -343,18 +343,20 @@ def test_every_fault_has_a_method_on_each_of_its_targets():
 
 
 def test_the_readme_names_every_option_and_no_other(pytest_help):
-    there = set(re.findall(r"^  (--resilience-[\w-]+)", pytest_help, re.MULTILINE))
-    told = set(re.findall(r"--resilience-[\w-]+", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert told == there
+    expected = set(re.findall(r"^  (--resilience-[\w-]+)", pytest_help, re.MULTILINE))
+    documented = set(re.findall(r"--resilience-[\w-]+", (ROOT / "README.md").read_text(encoding="utf-8")))
+    assert documented == expected
 
 
 def test_the_fixtures_page_names_every_fixture(pytester):
     pytester.makepyfile("def test_nothing():\n    pass")
-    said = pytester.runpytest_subprocess("--fixtures", "-p", "pytest_resilience").stdout.str()
-    there = set(re.findall(r"^(resilience\w*)", said, re.MULTILINE))
-    told = set(re.findall(r"^## `(\w+)`", (ROOT / "docs" / "fixtures.md").read_text(encoding="utf-8"), re.MULTILINE))
-    assert there, said
-    assert told == there
+    output = pytester.runpytest_subprocess("--fixtures", "-p", "pytest_resilience").stdout.str()
+    expected = set(re.findall(r"^(resilience\w*)", output, re.MULTILINE))
+    documented = set(
+        re.findall(r"^## `(\w+)`", (ROOT / "docs" / "fixtures.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    assert expected, output
+    assert documented == expected
 
 
 SERVICE_PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
@@ -363,7 +365,7 @@ SERVICE_PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 def test_the_service_page_names_every_setting_with_its_default():
     from service.settings import ServiceSettings
 
-    there = {
+    expected = {
         f.name.upper(): "required"
         if f.default is dataclasses.MISSING
         else f"{f.default:g}"
@@ -371,15 +373,15 @@ def test_the_service_page_names_every_setting_with_its_default():
         else f.default
         for f in dataclasses.fields(ServiceSettings)
     }
-    told = dict(re.findall(r"^\| ([A-Z][A-Z_]+) \| (\S*) ?\|", SERVICE_PAGE, re.MULTILINE))
-    assert told == {name: "" if default is None else str(default) for name, default in there.items()}
+    documented = dict(re.findall(r"^\| ([A-Z][A-Z_]+) \| (\S*) ?\|", SERVICE_PAGE, re.MULTILINE))
+    assert documented == {name: "" if default is None else str(default) for name, default in expected.items()}
 
 
 def test_the_service_page_names_every_route():
     source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").glob("*.py"))
-    there = {re.sub(r":\w+}", "}", path) for path in re.findall(r"""[Rr]oute\(\s*["'](/[^"']*)["']""", source)}
-    told = set(re.findall(r"^\| (?:GET|POST|PUT|DELETE)[A-Z or]* (/\S*) \|", SERVICE_PAGE, re.MULTILINE))
-    assert told == there
+    expected = {re.sub(r":\w+}", "}", path) for path in re.findall(r"""[Rr]oute\(\s*["'](/[^"']*)["']""", source)}
+    documented = set(re.findall(r"^\| (?:GET|POST|PUT|DELETE)[A-Z or]* (/\S*) \|", SERVICE_PAGE, re.MULTILINE))
+    assert documented == expected
 
 
 if __name__ == "__main__":

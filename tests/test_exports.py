@@ -1,4 +1,4 @@
-"""What there is to import is said once, sorted, and costs nothing heavy."""
+"""The public names are listed once and sorted, and importing them loads no heavy modules."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest_resilience
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("hypothesis", "testcontainers", "asyncpg", "redis", "httpx", "psutil", "toxiproxy", "requests", "docker")
-# Other plugins of this environment load some of these themselves; without entry points only ours is left.
+# Other plugins in this environment load some of these modules. Without autoload only this plugin remains.
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def loaded_after(code: str, cwd: Path) -> set[str]:
-    """The heavy modules that a fresh interpreter has loaded after running `code`."""
+    """Return the heavy modules that a new interpreter has loaded after running `code`."""
     program = f"import sys\n{code}\nprint('LOADED', *[name for name in {HEAVY!r} if name in sys.modules])"
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **ALONE}
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=cwd,
         env=environment,
@@ -30,12 +30,12 @@ def loaded_after(code: str, cwd: Path) -> set[str]:
         check=True,
         timeout=60,
     )
-    last = answer.stdout.splitlines()[-1].split()
-    assert last[0] == "LOADED", answer.stdout
+    last = result.stdout.splitlines()[-1].split()
+    assert last[0] == "LOADED", result.stdout
     return set(last[1:])
 
 
-def test_all_is_sorted_and_has_no_doubles():
+def test_all_is_sorted_and_has_no_duplicates():
     assert list(pytest_resilience.__all__) == sorted(set(pytest_resilience.__all__))
 
 
@@ -43,8 +43,8 @@ def test_all_names_exist():
     assert [name for name in pytest_resilience.__all__ if getattr(pytest_resilience, name, None) is None] == []
 
 
-def test_all_is_what_the_file_imports_from_its_siblings():
-    """A name without an underscore is public, and public means in __all__; names for type checkers only count too."""
+def test_all_lists_every_name_without_an_underscore():
+    """Names that only type checkers import count too."""
     tree = ast.parse(Path(pytest_resilience.__file__).read_text(encoding="utf-8"))
     imported = {
         alias.asname or alias.name
@@ -62,7 +62,7 @@ def test_importing_the_package_loads_nothing_heavy(tmp_path):
     assert loaded_after("import pytest_resilience", tmp_path) == set()
 
 
-def test_the_plugin_loaded_but_unused_loads_nothing_heavy(tmp_path):
+def test_a_run_without_its_fixtures_loads_nothing_heavy(tmp_path):
     (tmp_path / "test_nothing.py").write_text("def test_nothing():\n    pass\n")
     run = "import pytest\nassert pytest.main(['-q', '-p', 'pytest_resilience', '-p', 'no:cacheprovider', 'test_nothing.py']) == 0"
     assert loaded_after(run, tmp_path) == set()
@@ -75,5 +75,5 @@ def test_collecting_tests_that_use_the_fixtures_loads_nothing_heavy(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["Service", "eventually", "recovers", "SetupError"])
-def test_the_names_users_rely_on_are_there(name):
+def test_names_that_users_rely_on_are_public(name):
     assert name in pytest_resilience.__all__

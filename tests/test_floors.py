@@ -1,4 +1,4 @@
-"""Imports go down, never up, never in a circle (ARCHITECTURE.md). Imports inside functions count too."""
+"""Imports go down the floors of ARCHITECTURE.md, never up and never in a circle. Imports inside functions count too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest_resilience
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# One row a floor: its number, its parts, and a note for ARCHITECTURE.md behind a bar. A letter tells the floors of one number apart.
+# One row for each floor: its number, its parts and, behind a bar, a note for ARCHITECTURE.md. Floors with one number have letters.
 PACKAGE = """
 8   __init__ | the public names
 7   plugin options hooks fixtures factories stash | pytest is imported here and nowhere below
@@ -67,7 +67,7 @@ PROXY = """
 1  heap listener resolver log tls
 0  __init__ event_loop address descriptors self_connections event_counter toxics
 """
-HOUSES = {
+PACKAGES = {
     "pytest_resilience": PACKAGE,
     "pytest_resilience.leaks": LEAKS,
     "pytest_resilience.backends": BACKENDS,
@@ -89,7 +89,7 @@ IMPURE = {
     "anyio",
     "httpx",
 }
-HEAVY_DOORS = {"strategies", "machine"}  # with the package itself all there is to import
+HEAVY_MODULES = {"strategies", "machine"}  # public, but not imported by the package itself
 
 
 def rows(table: str) -> Iterator[tuple[str, list[str], str]]:
@@ -105,10 +105,10 @@ def floors(table: str) -> dict[str, str]:
     return {part: floor for floor, parts, _ in rows(table) for part in parts}
 
 
-def drawing() -> str:
+def floors_block() -> str:
     """Return the block of floors that ARCHITECTURE.md shows."""
     lines: list[str] = []
-    for package, table in HOUSES.items():
+    for package, table in PACKAGES.items():
         lines += ["", package]
         for floor, parts, note in rows(table):
             text = textwrap.fill(" ".join(parts), 92, initial_indent=f"  {floor:<3} ", subsequent_indent=" " * 6)
@@ -117,7 +117,7 @@ def drawing() -> str:
 
 
 def modules(package: str) -> dict[str, Path]:
-    """Dotted name -> file; a package goes by its own name."""
+    """Return the file of each module of a package, by dotted name. The file of a package itself has the name of the package."""
     files = sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
     return {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in files}
 
@@ -128,7 +128,7 @@ def parsed(text: str) -> ast.Module:
 
 
 def imports(name: str, path: Path) -> Iterator[tuple[int, str, str | None]]:
-    """Line, module and the name taken out of it (None for `import module`)."""
+    """Yield line, module and imported name of each import. The name is None for `import module`."""
     for node in ast.walk(parsed(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name, None) for alias in node.names)
@@ -140,7 +140,7 @@ def imports(name: str, path: Path) -> Iterator[tuple[int, str, str | None]]:
 
 
 def for_types_only(path: Path) -> set[int]:
-    """The lines inside `if TYPE_CHECKING:`."""
+    """Return the numbers of the lines inside `if TYPE_CHECKING:`."""
     blocks = (node for node in ast.walk(parsed(path.read_text(encoding="utf-8"))) if isinstance(node, ast.If))
     return {
         line
@@ -185,9 +185,9 @@ def edges(known: dict[str, Path], *, type_only: bool = False) -> dict[str, set[s
     }
 
 
-@pytest.mark.parametrize("package", HOUSES)
+@pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_down(package):
-    found = list(violations(package, HOUSES[package], modules(package)))
+    found = list(violations(package, PACKAGES[package], modules(package)))
     assert not found, "\n" + "\n".join(found)
 
 
@@ -210,8 +210,8 @@ def test_imports_run_in_no_circle(package):
         pytest.fail("circle: " + " -> ".join(reversed(error.args[1])))
 
 
-def test_the_proxy_has_no_circle_of_types_either():
-    """A part that names its owner's class for a type checker reaches into it, too: it takes a Protocol instead."""
+def test_the_proxy_has_no_circle_of_type_only_imports_either():
+    """A type-only import of the owner's class couples a part to its owner too, so parts use a Protocol instead."""
     try:
         TopologicalSorter(edges(modules("pytest_resilience.proxy"), type_only=True)).prepare()
     except CycleError as error:
@@ -228,14 +228,14 @@ def test_the_proxy_imports_nothing_of_the_package_but_wire_and_itself():
     ]
 
 
-def test_the_package_and_the_service_do_not_know_each_other():
-    strangers = {"pytest_resilience": {"service", "chaos", "tests"}, "service": {"pytest_resilience", "chaos", "tests"}}
+def test_the_package_and_the_service_import_nothing_of_each_other():
+    forbidden = {"pytest_resilience": {"service", "chaos", "tests"}, "service": {"pytest_resilience", "chaos", "tests"}}
     assert not [
         f"{path.relative_to(ROOT)}:{line} imports {module}"
-        for package, barred in strangers.items()
+        for package, banned in forbidden.items()
         for name, path in modules(package).items()
         for line, module, _ in imports(name, path)
-        if module.split(".")[0] in barred
+        if module.split(".")[0] in banned
     ]
 
 
@@ -258,7 +258,7 @@ def test_wire_and_checkers_are_pure():
     ]
 
 
-def test_only_the_proxy_client_knows_toxiproxy_python():
+def test_only_the_proxy_client_imports_toxiproxy_python():
     importers = {
         name
         for name, path in modules("pytest_resilience").items()
@@ -268,8 +268,8 @@ def test_only_the_proxy_client_knows_toxiproxy_python():
     assert importers <= {"pytest_resilience.proxy_client.client"}
 
 
-def test_the_supervisor_stands_alone():
-    """It outlives pytest: what it imports must be there and light, so the standard library only."""
+def test_the_supervisor_imports_nothing_of_the_package():
+    """It is a process of its own that starts with every session, so it imports the standard library only."""
     path = ROOT / "pytest_resilience" / "supervisor.py"
     assert not [
         module
@@ -279,19 +279,19 @@ def test_the_supervisor_stands_alone():
 
 
 def test_chaos_uses_public_names_only():
-    public = {*pytest_resilience.__all__, *HEAVY_DOORS}
+    public = {*pytest_resilience.__all__, *HEAVY_MODULES}
     found = [
         f"{path.relative_to(ROOT)}:{line} takes {taken or 'all'} from {module}"
         for name, path in modules("chaos").items()
         for line, module, taken in imports(name, path)
         if module.split(".")[0] == "pytest_resilience"
         and not (module == "pytest_resilience" and (taken is None or taken in public))
-        and module.removeprefix("pytest_resilience.") not in HEAVY_DOORS
+        and module.removeprefix("pytest_resilience.") not in HEAVY_MODULES
     ]
     assert not found, "\n" + "\n".join(found)
 
 
-def test_a_circle_is_seen_and_one_for_types_only_is_none(tmp_path, monkeypatch):
+def test_a_circle_is_found_and_one_of_type_only_imports_is_allowed(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "service").mkdir()
     (tmp_path / "service" / "egg.py").write_text("def lay():\n    from . import hen")
@@ -302,7 +302,7 @@ def test_a_circle_is_seen_and_one_for_types_only_is_none(tmp_path, monkeypatch):
         TopologicalSorter(edges(modules("service"))).prepare()
 
 
-def test_a_circle_of_types_in_the_proxy_is_seen(tmp_path, monkeypatch):
+def test_a_circle_of_type_only_imports_in_the_proxy_is_found(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     proxy = tmp_path / "pytest_resilience" / "proxy"
     proxy.mkdir(parents=True)
@@ -315,13 +315,13 @@ def test_a_circle_of_types_in_the_proxy_is_seen(tmp_path, monkeypatch):
     assert ["link.py:2" in text for text in violations("pytest_resilience.proxy", PROXY, known)] == [True]
 
 
-def test_a_module_without_a_floor_is_seen(tmp_path, monkeypatch):
+def test_a_module_without_a_floor_is_found(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "pytest_resilience").mkdir()
     (tmp_path / "pytest_resilience" / "attic.py").write_text("")
     assert [
-        "attic.py has no floor" in said
-        for said in violations("pytest_resilience", PACKAGE, modules("pytest_resilience"))
+        "attic.py has no floor" in violation
+        for violation in violations("pytest_resilience", PACKAGE, modules("pytest_resilience"))
     ] == [True]
 
 
@@ -335,7 +335,7 @@ def test_a_module_without_a_floor_is_seen(tmp_path, monkeypatch):
         ("backends/session/ports.py", "from ..embedded import postgres"),
     ],
 )
-def test_an_import_upwards_is_seen(tmp_path, monkeypatch, file, text):
+def test_an_import_upwards_is_found(tmp_path, monkeypatch, file, text):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     path = tmp_path / "pytest_resilience" / file
     path.parent.mkdir(parents=True)
@@ -343,5 +343,5 @@ def test_an_import_upwards_is_seen(tmp_path, monkeypatch, file, text):
     upper = tmp_path / "pytest_resilience" / "proxy"
     upper.mkdir(exist_ok=True)
     (upper / "__init__.py").write_text("")
-    found = [each for package, table in HOUSES.items() for each in violations(package, table, modules(package))]
+    found = [each for package, table in PACKAGES.items() for each in violations(package, table, modules(package))]
     assert len(found) == 1

@@ -1,6 +1,6 @@
-"""Servers for the contract suite: our proxy and a real toxiproxy-server, each in a process of its own, the same bodies on both.
+"""Servers for the contract suite. Each test runs on our proxy and on a real toxiproxy-server, each in a process of its own.
 
-The real one is found by $TOXIPROXY_SERVER, on PATH, or where `go install` puts it; without it its half is skipped, and says so.
+The real server is $TOXIPROXY_SERVER, or on PATH, or where `go install` puts it. Without one, its half of the suite is skipped.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from pytest_resilience.backends.backend import Backend
 from pytest_resilience.backends.backend import Server as BackendServer
 
 FAILURES = (AssertionError, KeyError, OSError, http.client.HTTPException, json.JSONDecodeError, pytest.fail.Exception)
-PATIENCE = 5.0  # seconds that anything in here may take before it counts as hanging
+PATIENCE = 5.0  # seconds after which a call or a transfer counts as hanging
 INSTALL = "go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "differs(why, by_chance=False): ours does this, and Toxiproxy 2.12 is known to fail it"
+        "markers",
+        "differs(why, by_chance=False): our proxy passes this test, and Toxiproxy 2.12 is expected to fail it",
     )
-    config.addinivalue_line("markers", "addition: an addition of ours, which Toxiproxy 2.12 does not have")
+    config.addinivalue_line("markers", "addition: a feature of our proxy that Toxiproxy 2.12 does not have")
 
 
-def find_real() -> str | None:
-    """The path of a real toxiproxy-server, or None."""
-    named = os.environ.get("TOXIPROXY_SERVER")
-    if named:
-        return named
+def find_toxiproxy_server() -> str | None:
+    """Return the path of a real toxiproxy-server, or None."""
+    configured = os.environ.get("TOXIPROXY_SERVER")
+    if configured:
+        return configured
     gobin = Path(os.environ.get("GOBIN") or Path(os.environ.get("GOPATH") or Path.home() / "go") / "bin")
     found = shutil.which("toxiproxy-server")
     if found:
@@ -69,12 +70,12 @@ class Reply(NamedTuple):
 
 
 def command_of(kind: str) -> list[str]:
-    """How to start "ours" or "real"."""
-    return [sys.executable, "-m", "pytest_resilience.proxy"] if kind == "ours" else [find_real() or ""]
+    """Return the command that starts "ours" or "real"."""
+    return [sys.executable, "-m", "pytest_resilience.proxy"] if kind == "ours" else [find_toxiproxy_server() or ""]
 
 
 class Server:
-    """A running proxy server, ours or the real one."""
+    """A running proxy server, ours or a real toxiproxy-server."""
 
     def __init__(self, kind: str, *flags: str, env: dict[str, str] | None = None) -> None:
         self.kind = kind
@@ -101,13 +102,13 @@ class Server:
                 self.address = self.entry["address"]
                 break
         if self.address and kind == "real":
-            self._wait_until_it_answers()
+            self._wait_until_it_accepts()
         self._connection: http.client.HTTPConnection | None = None
-        # A server whose log nobody reads blocks, the real one at least.
+        # The real server blocks when its log is not read.
         self._reader = threading.Thread(target=self.process.stdout.read, daemon=True)
         self._reader.start()
 
-    def _wait_until_it_answers(self) -> None:
+    def _wait_until_it_accepts(self) -> None:
         host, port = self.address.rsplit(":", 1)
         for _ in range(10_000):
             try:
@@ -117,7 +118,7 @@ class Server:
             return
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
-        """One request on a kept-alive connection; a str or bytes body is sent as it is."""
+        """Send a request on a kept-alive connection and return the reply. A str or bytes body is sent unchanged."""
         if self._connection is None:
             self._connection = http.client.HTTPConnection(self.address)
         self._connection.timeout = self.patience
@@ -151,13 +152,13 @@ class Server:
 
 
 def free_port() -> int:
-    """A port below the ephemeral range would be better, but a real server can't be asked to take any."""
+    """Return a port for the real server, which cannot choose a free one."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 class ProxyHandle:
-    """A proxy with an upstream that the test plays itself."""
+    """A proxy whose upstream is the test itself."""
 
     def __init__(self, server: Server, name: str, **fields: Any) -> None:
         self.server = server
@@ -178,14 +179,14 @@ class ProxyHandle:
         self.path = f"/proxies/{name}"
 
     def dial(self) -> socket.socket:
-        """A client, connected to the proxy."""
+        """Connect a client to the proxy and return its socket."""
         client = socket.create_connection(("127.0.0.1", self.port), PATIENCE)
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sockets.append(client)
         return client
 
     def accept(self) -> socket.socket:
-        """The upstream's end of the next connection."""
+        """Return the upstream's end of the next connection."""
         served, _ = self.upstream.accept()
         served.settimeout(PATIENCE)
         served.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -193,7 +194,7 @@ class ProxyHandle:
         return served
 
     def connect(self) -> tuple[socket.socket, socket.socket]:
-        """Both ends of a new connection through the proxy, known to work."""
+        """Return both ends of a new connection through the proxy, accepted by the upstream."""
         client = self.dial()
         return client, self.accept()
 
@@ -209,7 +210,7 @@ class ProxyHandle:
         toxicity: float = 1.0,
         **attributes: Any,
     ) -> str:
-        """Add a toxic; its name."""
+        """Add a toxic and return its name."""
         body = {"type": kind, "stream": stream, "toxicity": toxicity, "attributes": attributes}
         reply = self.call("POST", "/toxics", {**body, **({"name": name} if name else {})})
         assert reply.status == 200, reply
@@ -232,7 +233,7 @@ class ProxyHandle:
 
 
 def take(sock: socket.socket, size: int) -> bytes:
-    """Exactly `size` bytes, or fewer if the stream ends before."""
+    """Receive exactly `size` bytes, or fewer if the stream ends before."""
     data = bytearray()
     while len(data) < size:
         part = sock.recv(size - len(data))
@@ -243,7 +244,7 @@ def take(sock: socket.socket, size: int) -> bytes:
 
 
 def silent(sock: socket.socket, seconds: float = 0.15) -> bool:
-    """Nothing comes, not even an end, for a while."""
+    """True if a socket receives neither data nor the end of the stream for some seconds."""
     sock.settimeout(seconds)
     try:
         got = sock.recv(1)
@@ -257,9 +258,9 @@ def silent(sock: socket.socket, seconds: float = 0.15) -> bool:
 
 @pytest.fixture(scope="session", params=["ours", "real"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Which server: "ours" or "real"."""
+    """The kind of the server: "ours" or "real"."""
     kind: str = request.param
-    if kind == "real" and find_real() is None:
+    if kind == "real" and find_toxiproxy_server() is None:
         pytest.skip(f"no real toxiproxy-server here; set TOXIPROXY_SERVER, or: {INSTALL}")
     return kind
 
@@ -269,7 +270,7 @@ def _known_differences(request: pytest.FixtureRequest) -> None:
     if "kind" not in request.fixturenames or request.getfixturevalue("kind") == "ours":
         return
     if request.node.get_closest_marker("addition"):
-        pytest.skip("an addition of ours")
+        pytest.skip("Toxiproxy does not have this feature")
     differs = request.node.get_closest_marker("differs")
     if differs:
         strict = not differs.kwargs.get("by_chance", False)
@@ -287,14 +288,14 @@ def _shared(kind: str) -> Iterator[Server]:
 
 @pytest.fixture
 def server(_shared: Server) -> Iterator[Server]:
-    """A server that tests share, without proxies at the start of each. Don't wedge it: take `own_server` for that."""
+    """A server that tests share, without proxies at the start of each. A test that may block it uses `own_server`."""
     yield _shared
     _shared.clear()
 
 
 @pytest.fixture
 def start(kind: str) -> Iterator[Callable[..., Server]]:
-    """Starts servers of this test's own: `start(*flags)`."""
+    """Start servers for this test only: `start(*flags)`."""
     servers: list[Server] = []
 
     def start(*flags: str, env: dict[str, str] | None = None) -> Server:
@@ -308,7 +309,7 @@ def start(kind: str) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def own_server(start: Callable[..., Server]) -> Server:
-    """A server that this test may wedge or kill."""
+    """A server that this test may block or kill."""
     return start()
 
 
@@ -324,7 +325,7 @@ def _make_proxies() -> tuple[list[ProxyHandle], Callable[..., ProxyHandle]]:
 
 @pytest.fixture
 def make_proxy() -> Iterator[Callable[..., ProxyHandle]]:
-    """Makes proxies on a server: `make_proxy(server, name, **fields of the proxy)`."""
+    """Create proxies on a server: `make_proxy(server, name, **fields of the proxy)`."""
     proxies, make = _make_proxies()
     yield make
     for each in proxies:
@@ -339,7 +340,7 @@ def proxy(server: Server, make_proxy: Callable[..., ProxyHandle]) -> ProxyHandle
 
 @pytest.fixture
 def own_proxy(own_server: Server, make_proxy: Callable[..., ProxyHandle]) -> ProxyHandle:
-    """A proxy on a server that this test may wedge or kill."""
+    """A proxy on a server that this test may block or kill."""
     return make_proxy(own_server)
 
 

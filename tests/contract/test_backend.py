@@ -13,13 +13,13 @@ import pytest
 import redis
 
 from pytest_resilience.errors import BackendDied
-from tests.support.backends import ENDED, answers, sql, started, why_not
+from tests.support.backends import ENDED, answers, sql, started, unavailable_reason
 from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module", params=["embedded", "docker"])
 def backend(request):
-    if reason := why_not(request.param):
+    if reason := unavailable_reason(request.param):
         pytest.skip(reason)
     with started(request.param) as found:
         yield found

@@ -107,7 +107,7 @@ def test_a_damaged_template_is_built_again(own_cache, spawned):
     with DataDirTemplate(own_cache) as renewed:
         assert renewed.metadata["verifier"] != verifier
     assert list(own_cache.parent.glob(".*")) == []
-    assert memory.made_by(spawned) == []
+    assert memory.created_by(spawned) == []
 
 
 def test_without_a_cache_the_template_is_built_for_the_session(monkeypatch):

@@ -79,7 +79,7 @@ class Session:
         for address in self.addresses:
             with pytest.raises(OSError, match="refused"):
                 socket.create_connection(address, timeout=1)
-        assert self.memory.made_by(self.pids) == []
+        assert self.memory.created_by(self.pids) == []
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def session(how="wait"):
 def test_nothing_is_left_after_a_signal(number):
     with session() as struck:
         assert len(struck.pids) >= 9
-        assert struck.memory.made_by(struck.pids) or sys.platform != "linux"
+        assert struck.memory.created_by(struck.pids) or sys.platform != "linux"
         struck.process.send_signal(number)
         struck.process.wait(5)
         struck.nothing_is_left()
@@ -139,7 +139,7 @@ def test_all_processes_die_with_a_killed_supervisor_and_close_deletes_the_rest()
             postgres.kill()
         assert backend.directory.exists()
     assert not backend.directory.exists()
-    assert memory.made_by(process.pid for process in everything) == []
+    assert memory.created_by(process.pid for process in everything) == []
 
 
 @linux
@@ -154,7 +154,7 @@ def test_the_next_session_cleans_up_after_a_killed_session_and_supervisor():
         assert struck.directory.exists()
         assert struck.directory in remove_stale()
         assert not struck.directory.exists()
-        assert struck.memory.made_by(struck.pids) == []
+        assert struck.memory.created_by(struck.pids) == []
 
 
 # A session that kills itself at one point of its start.

@@ -8,7 +8,7 @@ import threading
 import asyncpg
 import pytest
 
-from tests.support.backends import started, why_not
+from tests.support.backends import started, unavailable_reason
 from tests.support.waiting import until
 
 WRITERS = 4
@@ -17,7 +17,7 @@ ENOUGH = 200  # acknowledged commits before the strike
 
 @pytest.fixture(scope="module", params=["embedded", "docker"])
 def postgres(request):
-    if reason := why_not(request.param):
+    if reason := unavailable_reason(request.param):
         pytest.skip(reason)
     with started(request.param) as backend:
         yield backend.servers["postgres"]

@@ -204,7 +204,7 @@ def test_close_leaves_nothing_behind():
         assert len(pids) >= 6
     assert all(gone(pid) for pid in pids)
     assert not directory.exists()
-    assert memory.made_by(pids) == []
+    assert memory.created_by(pids) == []
     for address in addresses:
         with pytest.raises(OSError, match="refused"):
             socket.create_connection(address, timeout=1)

@@ -18,7 +18,7 @@ from pytest_resilience.backends.docker.backend import DockerBackend, remove_stal
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.backends.settings import Settings
 from tests.contract.test_backend_stack import EXTERNAL, api, sql
-from tests.support.backends import settings, toxiproxy, why_not
+from tests.support.backends import settings, toxiproxy, unavailable_reason
 from tests.support.waiting import gone, until
 
 ROOT = str(Path(__file__).parents[2])
@@ -77,7 +77,7 @@ def objects_of(session):
 
 @pytest.fixture
 def docker():
-    if reason := why_not("docker"):
+    if reason := unavailable_reason("docker"):
         pytest.skip(reason)
 
 
@@ -138,7 +138,7 @@ def test_the_next_session_cleans_up_after_a_killed_session_and_supervisor(docker
 @pytest.mark.parametrize("kind", EXTERNAL)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_of_a_signalled_external_session(kind, number):
-    if reason := why_not(kind):
+    if reason := unavailable_reason(kind):
         pytest.skip(reason)
     with EmbeddedBackend() as below, toxiproxy(kind, below) as url:
         named = settings(below, url)

@@ -21,12 +21,12 @@ from pytest_resilience.leaks.attribution import can_attribute, sees_client_ports
 from pytest_resilience.resilience import Resilience
 from pytest_resilience.stack import Stack
 from pytest_resilience.targets.service_spec import Service
-from tests.support.backends import KINDS, started, why_not
+from tests.support.backends import KINDS, started, unavailable_reason
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def stack(request):
-    if reason := why_not(request.param):
+    if reason := unavailable_reason(request.param):
         pytest.skip(reason)
     with started(request.param) as backend:
         made = Stack(Started(backend), seed=1)
@@ -348,7 +348,7 @@ EXTERNAL = [kind for kind in KINDS if kind.startswith("external")]
 
 @pytest.mark.parametrize("kind", EXTERNAL)
 def test_external_changes_no_foreign_data_and_leaves_nothing(kind):
-    if reason := why_not(kind):
+    if reason := unavailable_reason(kind):
         pytest.skip(reason)
     from pytest_resilience.backends.embedded.backend import EmbeddedBackend
     from pytest_resilience.backends.external.backend import ExternalBackend

@@ -34,13 +34,13 @@ VARIABLE = "RESILIENCE_CONTRACT_BACKENDS"
 ENDED = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
-def real_toxiproxy() -> str | None:
-    from tests.contract.conftest import find_real
+def toxiproxy_server() -> str | None:
+    from tests.contract.conftest import find_toxiproxy_server
 
-    return find_real()
+    return find_toxiproxy_server()
 
 
-def why_not(kind: str) -> str | None:
+def unavailable_reason(kind: str) -> str | None:
     """Return why the contract does not run on that backend here; None if it does."""
     named = os.environ.get(VARIABLE)
     if named is not None:
@@ -48,7 +48,7 @@ def why_not(kind: str) -> str | None:
     if kind.startswith("docker"):
         chosen = select_backend("auto", Settings(), {})
         return None if chosen.name == "docker" else chosen.reason
-    if kind == "external-real" and real_toxiproxy() is None:
+    if kind == "external-real" and toxiproxy_server() is None:
         return "no real toxiproxy-server here"
     return None
 
@@ -95,7 +95,7 @@ def toxiproxy(kind: str, below: Backend) -> Iterator[str]:
         yield f"http://{below.api}"
         return
     port = free_port()
-    command = [real_toxiproxy(), "-host", "127.0.0.1", "-port", str(port), "-proxy-metrics"]
+    command = [toxiproxy_server(), "-host", "127.0.0.1", "-port", str(port), "-proxy-metrics"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             until(lambda: listening(port))

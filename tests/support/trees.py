@@ -1,12 +1,12 @@
-"""Services of several processes, for a stranger's project: each answers GET at PORT from a process that is not its first one."""
+"""Services of several processes for test projects. Each serves HTTP at PORT from a process that is not its first one."""
 
 from __future__ import annotations
 
-# GET /pid, /allocate/MIB, /open/NUMBER, /keep/NUMBER and /spin/SECONDS; the answer begins with the id of the process that gave it.
+# Routes: GET /pid, /allocate/MIB, /hold/MIB, /open/NUMBER, /keep/NUMBER and /spin/SECONDS. A response begins with the id of its process.
 SERVE = '''
 import http.server, os, signal, socketserver, sys, time
 
-KEPT = []
+HELD = []
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -16,13 +16,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if what == "allocate":
                 bytearray(int(float(number) * 2**20))
             elif what == "hold":
-                KEPT.append(bytearray(int(float(number) * 2**20)))
+                HELD.append(bytearray(int(float(number) * 2**20)))
             elif what == "open":
                 held = [open(os.devnull) for _ in range(int(number))]
                 for file in held:
                     file.close()
             elif what == "keep":
-                KEPT.extend([open(os.devnull) for _ in range(int(number))])
+                HELD.extend([open(os.devnull) for _ in range(int(number))])
             elif what == "spin":
                 end = time.monotonic() + float(number)
                 while time.monotonic() < end:
@@ -47,7 +47,7 @@ class Server(http.server.HTTPServer):
     request_queue_size = 50
 
 def work(server):
-    """Answer, blocked in accept() meanwhile: an idle process does not run at all."""
+    """Serve requests, blocked in accept() between them, so an idle process uses no CPU at all."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     while True:
         try:
@@ -56,7 +56,7 @@ def work(server):
             continue
 
 def prefork():
-    """Two workers; a new one for each that ends."""
+    """Run two workers, and replace each that ends."""
     server = Server(ADDRESS, Handler)
     workers = set()
     while True:
@@ -73,7 +73,7 @@ def fork_per_request():
     work(Forking(ADDRESS, Handler))
 
 def daemon():
-    """One that has detached itself by forking twice, in a session of its own and without the environment of its parent."""
+    """Serve from a daemon, which has forked twice and has a session of its own."""
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -83,7 +83,7 @@ def daemon():
     signal.pause()
 
 def ticking():
-    """One that is never still: it looks around ten times a second."""
+    """Serve from a process that polls ten times a second, so it is never idle."""
     Server(ADDRESS, Handler).serve_forever(0.1)
 
 def single():
@@ -110,7 +110,7 @@ def resilience_service():
     return Service({command}, ready="/pid")
 
 def ask(resilience, path, tries=1):
-    "The answers to the same question, by the process that gave them."
+    "Return the status and the text of the last response of each process."
     found = {{}}
     for _ in range(tries):
         reply = resilience.service.get(path, headers={{"Connection": "close"}})

@@ -1,4 +1,4 @@
-"""Wait for a fact, not for a time."""
+"""Wait for a condition, not for a time."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import TypeVar
 
 import psutil
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def until(question: Callable[[], Answer], within: float = 5.0) -> Answer:
-    """Ask until the answer is true in Python's sense, and return it.
+def until(condition: Callable[[], Result], within: float = 5.0) -> Result:
+    """Call a condition until its result is truthy, and return that result.
 
     Args:
-        question: asked every 5 ms.
-        within: seconds; the test fails after them, and shows the last answer.
+        condition: called every 5 ms.
+        within: seconds, after which the test fails and shows the last result.
     """
-    give_up = time.monotonic() + within
+    deadline = time.monotonic() + within
     while True:
-        answer = question()
-        if answer:
-            return answer
-        if time.monotonic() > give_up:
-            raise AssertionError(f"not true within {within:g} s: {question}; last answer: {answer!r}")
+        result = condition()
+        if result:
+            return result
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not true within {within:g} s: {condition}; last result: {result!r}")
         time.sleep(0.005)
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended. Its parent may not have noticed yet: a zombie has ended too."""
+    """True if a process has ended. A zombie, which its parent has not reaped yet, has ended too."""
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
