@@ -1,4 +1,4 @@
-"""The administration of one Postgres: its schema, its baseline, and what faults need."""
+"""The administration of one Postgres, with its schema, its baseline, and the operations that faults need."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class PostgresAdmin(AdminSession):
         self.run(self._baseline.take)
 
     def clean(self, *, settings: bool = True) -> Future[None]:
-        """Start to restore the baseline; see `PostgresBaseline.restore`."""
+        """Start to restore the baseline, as `PostgresBaseline.restore` describes."""
         return self.spawn(lambda: self._baseline.restore(settings=settings))
 
     # -- what faults need
@@ -98,7 +98,7 @@ class PostgresAdmin(AdminSession):
         return self._acquire(TableLock(self, tables, fault))
 
     def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> RotatingLock:
-        """Make statements on tables wait for up to `seconds`, again and again; see `hold_locks`.
+        """Make statements on tables wait for up to `seconds`, again and again. See `hold_locks`.
 
         Raises:
             SetupError: there is no such table.

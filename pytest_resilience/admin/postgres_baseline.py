@@ -1,4 +1,4 @@
-"""The baseline of a Postgres database: the state that each test begins with, and how it is restored.
+"""The baseline of a Postgres database, which is the state that each test begins with.
 
 The usual restore is one round trip: a function in the session's temporary schema compares the schema with the baseline and deletes rows.
 Everything else costs more and is done only for what a test has changed: a changed schema costs a new copy of the template, a changed
@@ -297,7 +297,7 @@ class PostgresBaseline:
             await session.execute(statement)
 
     async def _drop_obstacles(self) -> None:
-        """Remove what keeps a database from being dropped: replication slots, subscriptions and prepared transactions."""
+        """Remove the replication slots, subscriptions and prepared transactions that keep a database from being dropped."""
         assert self._cluster is not None, "called for exclusive servers only"
         maintenance = await self._admin.maintenance_session()
         try:

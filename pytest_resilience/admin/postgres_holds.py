@@ -224,10 +224,10 @@ class HeldConnections:
             self._log_begin = self._admin.server.log_size()
 
     def start_monitoring(self) -> None:
-        """Do nothing: the server's log shows the refused clients."""
+        """Do nothing, because the server's log shows the refused clients."""
 
     def receipt(self) -> Receipt:
-        """Return the number of connections that the server's log shows as refused; unknown if the log can't be read."""
+        """Return the number of connections that the server's log shows as refused. It is unknown if the log can't be read."""
         if not self._admin.server.log_readable:
             return Receipt(None, "connections")
         log = self._admin.server.log_text(self._log_begin)

@@ -54,7 +54,7 @@ class AdminSession:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The background loop; None before the first `run`."""
+        """The background loop, or None before the first `run`."""
         return self._background.loop if self._background is not None else None
 
     async def connect(self, database: str | None = None) -> Session:

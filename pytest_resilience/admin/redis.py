@@ -1,4 +1,4 @@
-"""The administration of one Redis, around the proxy: before each test, the server is empty and has its baseline settings."""
+"""The administration of one Redis, around the proxy. Before each test, the server is empty and has its baseline settings."""
 
 from __future__ import annotations
 

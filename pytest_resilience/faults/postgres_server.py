@@ -1,4 +1,4 @@
-"""Faults inside Postgres: held connections and locks, terminated sessions, refused writes."""
+"""Faults inside Postgres, such as held locks, terminated sessions and refused writes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PostgresControl(Protocol):
         """Return the number of other sessions."""
 
     def hold_locks(self, tables: Sequence[str], fault: str) -> Hold:
-        """Hold an ACCESS EXCLUSIVE lock on tables; empty for all tables."""
+        """Hold an ACCESS EXCLUSIVE lock on tables, or on all tables if none is named."""
 
     def slow_down(self, tables: Sequence[str], seconds: float, fault: str) -> Hold:
         """Make statements on tables (empty for all tables) wait for up to `seconds`."""

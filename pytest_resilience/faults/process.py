@@ -1,4 +1,4 @@
-"""Faults of a process: killed, stopped, terminated, restarted."""
+"""Faults that kill, stop, terminate or restart a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults inside Redis: the server answers with errors, or has lost its data."""
+"""Faults inside Redis, which answers with errors or loses its data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults of a process that runs short of a resource: memory, descriptors, processor time."""
+"""Faults of a process that runs short of memory, descriptors or processor time."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class ToxiproxyClient:
         )
 
     def closed_bytes(self, proxy: str) -> int:
-        """Return the bytes that closed connections of a proxy had received, by the server's metrics; 0 if the metrics are off."""
+        """Return the bytes that closed connections of a proxy had received, by the server's metrics, or 0 if the metrics are off."""
         if not self._has_metrics:
             return 0
         with self._lock:

@@ -1,4 +1,4 @@
-"""One proxy of a Toxiproxy server: its toxics, its listener and its counters."""
+"""One proxy of a Toxiproxy server, with its toxics, its listener and its counters."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ProxyHandle:
 
     @property
     def enabled_at(self) -> float:
-        """The moment of the last `enable` that let connections in again; minus infinity before the first."""
+        """The moment of the last `enable` that let connections in again, or minus infinity before the first."""
         return self._enabled_at
 
     def record_snapshot(self, counters: ProxyCounters) -> None:

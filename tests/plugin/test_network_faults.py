@@ -1,4 +1,4 @@
-"""Network faults that affect single connections or parts of them: half-open, flapping, cut off, sliced, slow."""
+"""Network faults that affect single connections, such as half-open, flapping, cut off, sliced or slow ones."""
 
 from __future__ import annotations
 
