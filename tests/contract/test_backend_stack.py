@@ -347,7 +347,7 @@ EXTERNAL = [kind for kind in KINDS if kind.startswith("external")]
 
 
 @pytest.mark.parametrize("kind", EXTERNAL)
-def test_external_changes_no_foreign_data_and_leaves_nothing(kind):
+def test_external_changes_no_existing_data_and_leaves_nothing(kind):
     if reason := unavailable_reason(kind):
         pytest.skip(reason)
     from pytest_resilience.backends.embedded.backend import EmbeddedBackend
@@ -357,33 +357,33 @@ def test_external_changes_no_foreign_data_and_leaves_nothing(kind):
     with EmbeddedBackend() as below, toxiproxy(kind, below) as url:
         address = Address.parse(url.removeprefix("http://"))
         postgres, cache = below.servers["postgres"], below.servers["redis"]
-        foreign = {"name": "foreign", "listen": "127.0.0.1:0", "upstream": str(cache.direct_address), "enabled": True}
-        api(address, "POST", "/proxies", foreign)
-        api(address, "POST", "/proxies/foreign/toxics", {"type": "latency", "attributes": {"latency": 5}})
+        existing = {"name": "existing", "listen": "127.0.0.1:0", "upstream": str(cache.direct_address), "enabled": True}
+        api(address, "POST", "/proxies", existing)
+        api(address, "POST", "/proxies/existing/toxics", {"type": "latency", "attributes": {"latency": 5}})
         before = api(address, "GET", "/proxies")
-        sql(postgres.url(postgres.direct_address), "create table foreign as select 7 as answer")
+        sql(postgres.url(postgres.direct_address), "create table existing as select 7 as answer")
         with redis.Redis.from_url(f"redis://{cache.direct_address}/0") as client:
-            client.set("foreign", 7)
+            client.set("existing", 7)
             stack = Stack(ExternalBackend(settings(below, url)), seed=1)
             try:
                 for _ in range(2):
                     stack.prepare_test(None)
-                    sql(postgres.url(postgres.direct_address), "create database foreign_too") if _ == 0 else None
+                    sql(postgres.url(postgres.direct_address), "create database existing_too") if _ == 0 else None
                     resilience = Resilience(stack, None)
                     sql(resilience.postgres.url, "create table ours (n int)")
                     resilience.redis.refuse()
                     resilience.finish()
-                assert api(address, "GET", "/proxies")["foreign"] == before["foreign"]
+                assert api(address, "GET", "/proxies")["existing"] == before["existing"]
             finally:
                 stack.close()
             assert api(address, "GET", "/proxies") == before
-            assert sql(postgres.url(postgres.direct_address), "select answer from foreign") == 7
+            assert sql(postgres.url(postgres.direct_address), "select answer from existing") == 7
             names = sql(
                 postgres.url(postgres.direct_address),
                 "select string_agg(datname, ' ' order by datname) from pg_database",
             )
-            assert names == "postgres resilience template0 template1 foreign_too"
-            assert client.get("foreign") == b"7"
+            assert names == "postgres resilience template0 template1 existing_too"
+            assert client.get("existing") == b"7"
 
 
 def test_external_refuses_a_redis_database_with_keys():
@@ -393,12 +393,12 @@ def test_external_refuses_a_redis_database_with_keys():
 
     with EmbeddedBackend() as below:
         with redis.Redis.from_url(f"redis://{below.servers['redis'].direct_address}/3") as client:
-            client.set("foreign", 7)
+            client.set("existing", 7)
             named = settings(below, f"http://{below.api}")
             named = named._replace(redis_upstream=f"redis://{below.servers['redis'].direct_address}/3")
             with pytest.raises(SetupError, match="database 3: it holds 1 key"):
                 ExternalBackend(named).start()
-            assert client.get("foreign") == b"7"
+            assert client.get("existing") == b"7"
         assert api(below.api, "GET", "/proxies") == {}
 
 
