@@ -382,7 +382,7 @@ def test_external_changes_no_existing_data_and_leaves_nothing(kind):
                 postgres.url(postgres.direct_address),
                 "select string_agg(datname, ' ' order by datname) from pg_database",
             )
-            assert names == "postgres resilience template0 template1 existing_too"
+            assert names == "existing_too postgres resilience template0 template1"
             assert client.get("existing") == b"7"
 
 
