@@ -381,7 +381,7 @@ def test_a_marker_without_names_is_an_error_of_its_test(project: pytest.Pytester
 
 def test_the_marker_is_registered(project: pytest.Pytester) -> None:
     project.runpytest_subprocess("--markers").stdout.fnmatch_lines(
-        ["@pytest.mark.leaks(?names): what the test may leave*"]
+        ["@pytest.mark.leaks(?names): resources that the test may leak*"]
     )
 
 

@@ -212,7 +212,7 @@ def test_allowed_resources_are_no_leaks(resilience):
 
 @pytest.fixture
 def early(resilience):
-    with pytest.raises(SetupError, match="before the body began"):
+    with pytest.raises(SetupError, match="the body has not begun yet"):
         resilience.leaks()
 
 def test_before_the_body(early):

@@ -167,7 +167,7 @@ def test_with_tracemalloc_the_line_that_started_a_process_is_shown(project: pyte
             tracemalloc.start(20)
             child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             (leak,) = resilience.leaks()
-            assert f"pid {child.pid}, command: sleep 60, started at test_where" in str(leak)
+            assert f"pid {child.pid}, command: sleep 60, started at test_with" in str(leak)
             child.kill()
             child.wait()
             assert resilience.leaks() == []
