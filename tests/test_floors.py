@@ -173,7 +173,7 @@ def violations(package: str, table: str, known: dict[str, Path]) -> Iterator[str
 
 
 def edges(known: dict[str, Path], *, type_only: bool = False) -> dict[str, set[str]]:
-    """Return the modules that each module imports, inside functions too; with `type_only`, under TYPE_CHECKING as well."""
+    """Return the modules that each module imports, with those under TYPE_CHECKING if `type_only`."""
     return {
         name: {
             f"{m}.{taken}" if f"{m}.{taken}" in known else m
