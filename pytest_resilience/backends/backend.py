@@ -1,4 +1,4 @@
-"""The interface of a backend: servers, the Toxiproxy in front of them, and processes for the service under test."""
+"""The interface of a backend, which has servers, the Toxiproxy in front of them, and the process of the service under test."""
 
 from __future__ import annotations
 

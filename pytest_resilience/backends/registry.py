@@ -46,7 +46,8 @@ class BackendKind:
     def unsupported(self) -> Mapping[str, str]:
         """Return the faults that the backend can't inject, such as "postgres.kill", with reasons.
 
-        A backend that has started supports at least the other faults. An external one may support more, if its Toxiproxy is ours.
+        A backend that has started supports at least the other faults. An external one may support more, if its Toxiproxy is the proxy of
+        this package.
         """
         return {}
 

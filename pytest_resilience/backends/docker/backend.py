@@ -1,4 +1,4 @@
-"""The docker backend: Postgres, Redis and the real Toxiproxy in containers on a private network, run by testcontainers."""
+"""The docker backend runs Postgres, Redis and the real Toxiproxy in containers on a private network, by testcontainers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PULL_WITHIN = 300.0  # seconds for one image, only when the user names this back
 FORWARDED_REASON = (
     "clients reach it by a forwarded port here, which accepts where it should refuse, and closes where it should reset"
 )
-RYUK = "TESTCONTAINERS_RYUK_DISABLED"
+RYUK_VARIABLE = "TESTCONTAINERS_RYUK_DISABLED"
 
 
 class DockerBackend(SupervisedBackend):
@@ -314,7 +314,7 @@ def ryuk_disabled(environ: Mapping[str, str]) -> Iterator[None]:
     from testcontainers.core.config import testcontainers_config
 
     before = testcontainers_config.ryuk_disabled
-    if environ.get(RYUK, "").lower() not in ("false", "0", "no"):
+    if environ.get(RYUK_VARIABLE, "").lower() not in ("false", "0", "no"):
         testcontainers_config.ryuk_disabled = True
     try:
         yield

@@ -1,4 +1,4 @@
-"""The embedded backend: Postgres, Redis and the proxy as processes on loopback. It needs neither Docker nor privileges."""
+"""The embedded backend runs Postgres, Redis and the proxy as processes on loopback. It needs neither Docker nor privileges."""
 
 from __future__ import annotations
 

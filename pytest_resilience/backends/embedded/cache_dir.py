@@ -16,7 +16,7 @@ def cache_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
 
 
 def cache_directories(environ: Mapping[str, str] = os.environ) -> Iterator[Path]:
-    """Return the directories for templates, the best first: the user's cache, then one among the temporary files.
+    """Return the directories for templates, the user's cache first, then one among the temporary files.
 
     Each is created when the iterator reaches it. A template is code that runs as this user, so each directory belongs to this user, only
     this user can write to it, it is not a link, and no other user can replace one of its parents.

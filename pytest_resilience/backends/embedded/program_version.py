@@ -18,7 +18,7 @@ PRINTED_VERSION = re.compile(r"(?:v=|\) |\s)(\d+(?:\.\d+)+)")
 
 
 class VersionUnknown(Exception):
-    """A program printed no version; the message has its exit code and output."""
+    """A program printed no version. The message has its exit code and output."""
 
 
 def wheel_version(module: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The embedded Toxiproxy: the proxy of this package in a process of its own."""
+"""The embedded Toxiproxy, which is the proxy of this package in a separate process."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class ServerProcess(ManagedServer):
         return SERVER_ENVIRON
 
     def stdin(self) -> Path | None:
-        """Return the file for its standard input; None for an empty one."""
+        """Return the file for its standard input, or None for an empty one."""
         return None
 
     def launch(self) -> None:

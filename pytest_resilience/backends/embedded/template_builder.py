@@ -1,4 +1,4 @@
-"""The builder of templates: initdb, the settings of the plugin, and the database for tests."""
+"""The builder of templates, by initdb, with the settings of the plugin and the database for tests."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ class TemplateBuilder:
         password_file.touch(mode=0o600)
         password_file.write_text(
             os.urandom(18).hex()
-        )  # never used, because each session writes the verifier of its own password
+        )  # never used, because each session writes the verifier of a new password
         chown_tree(password_file, self.account().user)
         command = [str(self.account().programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "scram-sha-256"]
         command += ["--pwfile", str(password_file), "-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]

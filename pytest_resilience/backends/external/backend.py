@@ -1,7 +1,7 @@
-"""The external backend: a Toxiproxy and servers that the user runs and names by options.
+"""The external backend uses a Toxiproxy and servers that the user runs and names by options.
 
-A session creates proxies with its own prefix and changes no others, creates and drops one Postgres database, and leases one empty logical
-Redis database. The supervisor removes all of that when the session ends, also if it is killed.
+A session creates proxies with its own prefix and changes no other proxies. It creates and drops one Postgres database, and leases one
+empty logical Redis database. The supervisor removes all of that when the session ends, also if it is killed.
 """
 
 from __future__ import annotations
