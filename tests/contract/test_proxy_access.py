@@ -1,4 +1,4 @@
-"""What the proxy's API gives to others on the machine: other users, web pages, requests with paths in them."""
+"""Access to the proxy's API by other users, by web pages, and by requests with paths."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.addition
 UP = {"name": "p", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"}
 NOBODY = 65534
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to play another user of the machine")
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who is at the other end of a connection")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the user at the other end of a connection")
 
 
 @pytest.fixture
 def ours(kind: str) -> Iterator[Callable[..., Server]]:
-    """Starts servers with the flags of a real one: `ours(*flags)`."""
+    """A factory of servers with the given flags."""
     servers: list[Server] = []
 
     def start(*flags: str) -> Server:
@@ -238,7 +238,7 @@ FAR = ["0.0.0.0:0", "", ":0", "[::]:0", "0:0", "[::ffff:0.0.0.0]:0", "[0:0:0:0:0
 
 
 @pytest.mark.parametrize("listen", FAR)
-def test_loopback_only_refuses_what_other_machines_reach(ours: Callable[..., Server], listen: str) -> None:
+def test_loopback_only_refuses_addresses_that_other_machines_reach(ours: Callable[..., Server], listen: str) -> None:
     server = ours("-loopback-only")
     assert server.call("POST", "/proxies", {**UP, "name": "old"}).status == 201
     before = server.call("GET", "/proxies").json
@@ -374,7 +374,7 @@ RESET = "POST /reset HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnect
 
 
 def as_user(uid: int, server_address: str, request: str, how: str = "wait") -> str:
-    """What another user's process gets to read."""
+    """Send a request as another user. Return what that process reads."""
     host, port = server_address.rsplit(":", 1)
     python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
     done = subprocess.run(
@@ -391,7 +391,7 @@ def as_user(uid: int, server_address: str, request: str, how: str = "wait") -> s
 @linux
 @pytest.mark.parametrize("how", ["wait", "half", "close"])
 def test_owner_only_refuses_other_users(ours: Callable[..., Server], how: str) -> None:
-    """`close` is the trap: the kernel says of a socket that its process has closed that it belongs to root."""
+    """With `close`, the client closes its socket first: the kernel then reports root as its owner."""
     server = ours("-owner-only")
     server.call("POST", "/proxies", {**UP, "enabled": False})
     for _ in range(5):
@@ -402,7 +402,7 @@ def test_owner_only_refuses_other_users(ours: Callable[..., Server], how: str) -
 
 @root
 @linux
-def test_owner_only_serves_the_user_who_started_it_and_root(kind: str) -> None:
+def test_owner_only_serves_its_own_user_and_root(kind: str) -> None:
     python = [sys.executable, "-c", AS_NOBODY]
     process = subprocess.Popen(
         [*python, "-host", "127.0.0.1", "-port", "0", "-owner-only"], stdout=subprocess.PIPE, text=True

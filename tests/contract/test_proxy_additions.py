@@ -1,4 +1,4 @@
-"""What our proxy has and Toxiproxy does not: counters, triggers, faults at the proxy, more toxics, unix sockets."""
+"""The additions to Toxiproxy: counters, triggers, admission control, more toxics, unix sockets."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ def test_refuse_when_down_refuses_until_the_upstream_is_back(proxy: ProxyHandle)
     served.close()
 
 
-def test_door_options_come_with_create_and_go_with_reset(
+def test_admission_options_come_with_create_and_go_with_reset(
     server: Server, make_proxy: Callable[..., ProxyHandle]
 ) -> None:
     proxy = make_proxy(server, accept_delay=5, refuse_when_down=True)
@@ -402,7 +402,7 @@ def test_unix_sockets_on_both_sides(server: Server, tmp_path: Path) -> None:
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def test_name_that_cannot_be_resolved_gives_the_client_up_and_blocks_nobody(
+def test_name_that_cannot_be_resolved_closes_the_client_and_blocks_no_other(
     server: Server, make_proxy: Callable[..., ProxyHandle]
 ) -> None:
     proxy = make_proxy(server)

@@ -115,7 +115,7 @@ def test_percent_encoding(server: Server, path: str, status: int) -> None:
 @pytest.mark.parametrize("path", ["/nope", "/version", "/proxies", "/proxies/none"])
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "TRACE", "CONNECT", "FOO"])
 def test_odd_methods_are_answered_without_a_body_that_is_in_the_way(server: Server, method: str, path: str) -> None:
-    """At the second request it shows whether the first one's answer was as long as it said."""
+    """A second request shows that the first response was as long as its length."""
     for _ in range(2):
         reply = server.call(method, path)
         assert reply.status == (404 if path == "/nope" else 405)
@@ -139,7 +139,7 @@ def test_query_is_ignored(server: Server) -> None:
 def test_version(server: Server) -> None:
     reply = server.call("GET", "/version")
     assert reply.status == 200
-    assert re.fullmatch(r'\{"version": "(2\.12\.0|git)"\}\n', reply.text)  # git: what a `go install` build says
+    assert re.fullmatch(r'\{"version": "(2\.12\.0|git)"\}\n', reply.text)  # git: the version of a `go install` build
     assert reply.headers["content-type"] == "application/json;charset=utf-8"
     assert re.fullmatch("[0-9a-v]{20}", reply.headers["x-toxiproxy-request-id"])
 
@@ -295,7 +295,7 @@ def test_unknown_proxy_is_a_404(server: Server, method: str, path: str, body: st
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
-def test_update_changes_what_it_names(proxy: ProxyHandle, method: str) -> None:
+def test_update_changes_the_fields_that_it_names(proxy: ProxyHandle, method: str) -> None:
     before = proxy.call("GET").json
     assert proxy.call(method, "", {"enabled": False, "name": "ignored"}).json == {**before, "enabled": False}
     assert proxy.call(method, "", "{}").json == {**before, "enabled": False}
@@ -437,7 +437,7 @@ def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(proxy: ProxyHandle
         (b"\xc3\xa9", "é"),
     ],
 )
-def test_what_is_no_utf8_is_replaced_byte_by_byte(server: Server, name: bytes, shown: str) -> None:
+def test_invalid_utf8_is_replaced_byte_by_byte(server: Server, name: bytes, shown: str) -> None:
     body = b'{"name":"' + name + b'","upstream":"u:1","enabled":false}'
     reply = server.call("POST", "/proxies", body)
     assert (reply.status, reply.json["name"]) == (201, shown)
@@ -555,7 +555,7 @@ def test_toxic_update_merges_attributes(proxy: ProxyHandle, method: str) -> None
     assert proxy.call(method, "/toxics/latency_downstream", {}).json == reply.json
 
 
-def test_toxic_update_may_repeat_what_cannot_change(proxy: ProxyHandle) -> None:
+def test_toxic_update_may_repeat_fields_that_cannot_change(proxy: ProxyHandle) -> None:
     proxy.add("latency", latency=5)
     whole = proxy.call("GET", "/toxics/latency_downstream").json
     assert proxy.call("POST", "/toxics/latency_downstream", whole).json == whole

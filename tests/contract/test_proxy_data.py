@@ -1,4 +1,4 @@
-"""What the data plane does, with and without toxics, on our proxy and on the real one."""
+"""The data plane, with and without toxics, of this proxy and of the real one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SOON = 4.0
 
 
 def gone(sock: socket.socket) -> str:
-    """How a connection ended: "end" or "reset"; what comes before is thrown away."""
+    """Discard data until the connection ends. Return "end" or "reset"."""
     try:
         while sock.recv(65536):
             pass
@@ -113,7 +113,7 @@ def test_latency_works_on_its_own_stream_only(proxy: ProxyHandle) -> None:
     assert silent(served)
 
 
-def test_removing_latency_releases_what_it_holds_in_order(proxy: ProxyHandle) -> None:
+def test_removing_latency_releases_held_data_in_order(proxy: ProxyHandle) -> None:
     client, served = proxy.connect()
     toxic = proxy.add("latency", latency=60_000)
     for number in range(10):
@@ -201,7 +201,7 @@ def test_reset_peer_resets_a_new_connection_at_its_first_data(proxy: ProxyHandle
         client = proxy.dial()
         client.sendall(b"x")
     except ConnectionResetError:
-        return  # ours is that quick: the connect itself may see it
+        return  # this proxy may reset before connect() returns
     assert gone(client) == "reset"
 
 

@@ -1,7 +1,7 @@
-"""Where Toxiproxy 2.12 is wrong and we are right: its defects D1 to D18, each with the test that shows the difference.
+"""The defects D1 to D18 of Toxiproxy 2.12, each with a test that this proxy passes.
 
-A test marked `differs` runs on the real server too and must fail there, so the day that it is repaired, we hear of it;
-`by_chance`: a busy machine can make the original do right.
+A test marked `differs` runs on the real server, too, and must fail there, so that a repair shows. With `by_chance` it may pass there,
+as a busy machine can hide the defect.
 The numbers are those of the table in docs/proxy.md.
 """
 
@@ -205,7 +205,7 @@ def _delayed(start: Callable[..., Server], make_proxy: Callable[..., ProxyHandle
 
 
 def _held(pairs: list[tuple[socket.socket, socket.socket]]) -> list[bool]:
-    """Which of the clients hear nothing of what is sent to them."""
+    """Return the clients that receive nothing of what is sent to them."""
     for _, served in pairs:
         served.sendall(b"x")
     heard: set[socket.socket] = set()
@@ -401,7 +401,7 @@ def test_d12_bad_toxic_in_create_creates_nothing(server: Server) -> None:
 
 @differs("D12: silently ignored")
 @pytest.mark.parametrize("change", [{"stream": "upstream"}, {"type": "timeout"}, {"name": "other"}])
-def test_d12_change_of_what_cannot_change_is_refused(proxy: ProxyHandle, change: dict[str, str]) -> None:
+def test_d12_change_of_a_fixed_field_is_refused(proxy: ProxyHandle, change: dict[str, str]) -> None:
     proxy.add("latency", latency=5)
     reply = proxy.call("PATCH", "/toxics/latency_downstream", {"attributes": {"latency": 6}, **change})
     assert (reply.status, next(iter(change)) in reply.error) == (400, True)

@@ -1,4 +1,4 @@
-"""Descriptors run out: the API answers, nothing spins, and clients that there is no room for wait."""
+"""The API answers when descriptors run out, nothing spins, and clients without room wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LIMIT = 200
 
 @pytest.fixture
 def small(own_server: Server, make_proxy: Callable[..., ProxyHandle]) -> ProxyHandle:
-    """A proxy in a process whose limit of descriptors was lowered after the start."""
+    """A proxy in a process with a limit of descriptors that was lowered after the start."""
     proxy = make_proxy(own_server)
     resource.prlimit(own_server.process.pid, resource.RLIMIT_NOFILE, (LIMIT, LIMIT))
     return proxy
@@ -30,7 +30,7 @@ def small(own_server: Server, make_proxy: Callable[..., ProxyHandle]) -> ProxyHa
 
 @pytest.fixture
 def crowd(small: ProxyHandle) -> list[socket.socket]:
-    """More clients than the proxy has descriptors for; each stays."""
+    """Connect more clients than the proxy has descriptors for, and keep them."""
     clients = [small.dial() for _ in range(LIMIT)]
     process = psutil.Process(small.server.process.pid)
     assert eventually(lambda: process.num_fds() >= LIMIT - 2, within=PATIENCE)

@@ -1,5 +1,7 @@
-"""Random proxies, toxics, changes and traffic against a model: no crash, no hang, and no byte lost or out of order unless a toxic
-says so. And peers of every bad kind at once, with the API in good health throughout."""
+"""Random proxies, toxics, changes and traffic against a model, and misbehaving peers of all kinds at once.
+
+There is no crash and no hang, no byte is lost or out of order unless a toxic does that, and the API answers throughout.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What toxics hold is bounded for each proxy, and the memory comes back."""
+"""The data that toxics hold is bounded for each proxy, and its memory is released."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fill(served: socket.socket) -> None:
 
 
 def reset(client: socket.socket) -> None:
-    """Close with a RST, so that the proxy has nobody left to deliver to."""
+    """Close with a RST, so that the proxy has no destination left."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     client.close()
 

@@ -1,4 +1,4 @@
-"""The server as a process: flags, environment, config file, signals, and what strangers may send to the API."""
+"""The server as a process, with its flags, environment, config file and signals, and with hostile requests to its API."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def test_metrics_answer_any_method(start: Callable[..., Server], method: str) ->
 
 
 def raw(server: Server, data: bytes, *, end: bool = False) -> bytes:
-    """What the API answers to these bytes, until it closes or 64 KiB have come.
+    """Return the API's answer to these bytes, until it closes or 64 KiB have come.
 
     Args:
-        end: say that no more will come. The original gives up a request whose client is half gone, if it sees that in time.
+        end: half-close behind the bytes. Toxiproxy drops the request of a half-closed client if it notices in time.
     """
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), PATIENCE) as client:
@@ -158,14 +158,14 @@ def test_chunked_body_and_http_1_0(server: Server) -> None:
         (b"POST /populate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n" + b" " * 1_100_000, b" 413 "),
     ],
 )
-def test_bad_requests_are_told_so_and_closed(server: Server, request_bytes: bytes, status: bytes) -> None:
+def test_bad_requests_get_an_error_and_are_closed(server: Server, request_bytes: bytes, status: bytes) -> None:
     host, port = server.address.split(":")
     with socket.create_connection((host, int(port)), PATIENCE) as client:
         try:
             client.sendall(request_bytes)
             assert status in client.recv(200)
         except ConnectionError:
-            pass  # closed while we were still talking, which says as much
+            pass  # closed before the whole request was sent
         assert gone(client) in ("end", "reset")
     assert server.call("GET", "/version").status == 200
 
@@ -233,7 +233,7 @@ def test_no_process_stays_and_no_unix_socket(start: Callable[..., Server], tmp_p
 
 
 @pytest.mark.addition
-def test_log_that_nobody_reads_stops_nothing(kind: str) -> None:
+def test_log_without_a_reader_blocks_nothing(kind: str) -> None:
     process = subprocess.Popen(
         [*command_of(kind), "-host", "127.0.0.1", "-port", "0"],
         stdout=subprocess.PIPE,

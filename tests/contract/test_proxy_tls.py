@@ -1,4 +1,4 @@
-"""TLS to the client and to the upstream, by certificates that are made here; an addition of ours."""
+"""TLS to the client and to the upstream, an addition to Toxiproxy, with certificates made here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MIB = os.urandom(1 << 20)
 
 
 class Papers(NamedTuple):
-    """Paths of PEM files: the CA that we trust and what it signed, and another CA that signed nothing."""
+    """Paths of PEM files of a trusted CA with its certificates, and of another CA."""
 
     ca: str
     cert: str
@@ -43,14 +43,14 @@ class Papers(NamedTuple):
         return {"cert": self.cert, "key": self.key}
 
     def trusting(self, *, known: bool = False) -> ssl.SSLContext:
-        """What a client uses; with a certificate of its own if `known`."""
+        """Return the context of a client, with a certificate if `known`."""
         context = ssl.create_default_context(cafile=self.ca)
         if known:
             context.load_cert_chain(self.client_cert, self.client_key)
         return context
 
     def serving(self, *, ask: bool = False) -> ssl.SSLContext:
-        """What an upstream uses; `ask` for the client's certificate."""
+        """Return the context of an upstream, which requires a client certificate with `ask`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.cert, self.key)
         if ask:
@@ -122,7 +122,7 @@ def talk(client: socket.socket, served: socket.socket) -> None:
 
 
 def exchange(sock: socket.socket, data: bytes) -> bytes:
-    """Send `data` and take as much, both at once and in one thread: two on one SSL object crash the interpreter."""
+    """Send `data` and take as much in one thread, as two threads on one SSL object crash the interpreter."""
     not_yet = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
     sent, got = 0, bytearray()
     sock.setblocking(False)
@@ -222,7 +222,7 @@ def test_a_mebibyte_arrives_intact_both_ways_and_ends_arrive_behind_it(ends: End
     thread = echo(served)
     assert exchange(client, MIB) == MIB
     if isinstance(client, ssl.SSLSocket):
-        client.unwrap()  # says close_notify, and waits for the other's
+        client.unwrap()  # sends close_notify, and waits for the peer's
     else:
         client.shutdown(socket.SHUT_WR)
         assert client.recv(1) == b""
@@ -334,13 +334,13 @@ def test_slicer_slices_plain_text(both: tuple[ProxyHandle, ssl.SSLSocket, ssl.SS
     assert take(client, 6 - 1)
 
 
-# --- who is refused ------------------------------------------------------------------------------------------------------
+# --- refused peers -------------------------------------------------------------------------------------------------------
 
 
 def test_client_without_a_certificate_is_refused_if_one_is_asked_for(ends: Ends, papers: Papers) -> None:
     proxy = ends.proxy(client={**papers.proxy, "ca": papers.ca})
     with pytest.raises((ssl.SSLError, ConnectionResetError)):
-        ends.client(proxy).recv(1)  # in TLS 1.3 the client is told after its handshake
+        ends.client(proxy).recv(1)  # in TLS 1.3 the client learns this after its handshake
     assert until(lambda: failed(proxy, "client")) == 1
     until(lambda: proxy.counters()["connections"] == 0)
     served = proxy.accept()
@@ -349,7 +349,7 @@ def test_client_without_a_certificate_is_refused_if_one_is_asked_for(ends: Ends,
     talk(client, proxy.accept())
 
 
-def test_upstream_that_asks_for_a_certificate(ends: Ends, papers: Papers) -> None:
+def test_upstream_that_requires_a_certificate(ends: Ends, papers: Papers) -> None:
     ours = {"cert": papers.client_cert, "key": papers.client_key}
     proxy = ends.proxy(upstream={"ca": papers.ca, **ours})
     client = proxy.dial()
@@ -387,7 +387,7 @@ def test_a_plain_client_of_a_tls_proxy(ends: Ends, papers: Papers) -> None:
     assert failed(proxy, "client") == 1
 
 
-def test_client_that_only_looks_whether_somebody_listens_is_no_failure(ends: Ends, papers: Papers) -> None:
+def test_client_that_only_probes_the_port_is_no_failure(ends: Ends, papers: Papers) -> None:
     proxy = ends.proxy(client=papers.proxy)
     proxy.dial().close()
     assert gone(proxy.accept()) == "end"
@@ -422,7 +422,7 @@ def test_disabling_in_the_middle_of_a_handshake(ends: Ends, papers: Papers, side
 
 
 def test_failures_are_logged_without_secrets(papers: Papers, make_proxy: Callable[..., ProxyHandle]) -> None:
-    """With a server of its own, whose log is read here."""
+    """Run a server with a log that the test reads."""
     lines: list[str] = []
 
     class Listening(Server):
@@ -517,7 +517,7 @@ def test_a_refused_update_changes_nothing(proxy: ProxyHandle, tls: Any, said: st
     assert proxy.call("GET", "").json == before
 
 
-def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password(
+def test_an_encrypted_key_is_refused_without_a_password_prompt(
     server: Server, proxy: ProxyHandle, papers: Papers, tmp_path: Path
 ) -> None:
     from cryptography.hazmat.primitives import serialization

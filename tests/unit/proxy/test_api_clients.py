@@ -17,7 +17,7 @@ GET = b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class FakeLoop:
-    """A loop whose time is set by hand."""
+    """A loop with a time that the test sets."""
 
     def __init__(self) -> None:
         self.time = 1000.0
@@ -45,7 +45,7 @@ class FakeLoop:
 
 
 class FakeApi:
-    """Answers everything; knows who has gone."""
+    """A handler that answers every request and records the clients that were closed."""
 
     def __init__(self) -> None:
         self.closed: list[int] = []
@@ -89,14 +89,14 @@ def talk() -> Iterator[Talk]:
     talk.far.close()
 
 
-def test_who_says_nothing_is_let_go_after_a_minute(talk: Talk) -> None:
+def test_silent_client_is_closed_after_a_minute(talk: Talk) -> None:
     talk.loop.pass_to(1059)
     assert not talk.over
     talk.loop.pass_to(1061)
     assert talk.over
 
 
-def test_who_was_answered_may_be_idle_for_a_minute(talk: Talk) -> None:
+def test_answered_client_may_be_idle_for_a_minute(talk: Talk) -> None:
     talk.loop.pass_to(1010)
     talk.say(GET)
     assert b"yes" in talk.far.recv(65536)
@@ -111,7 +111,7 @@ def test_who_was_answered_may_be_idle_for_a_minute(talk: Talk) -> None:
     assert talk.over
 
 
-def test_who_is_slow_with_a_request_is_let_go_after_fifteen_seconds(talk: Talk) -> None:
+def test_slow_request_is_closed_after_fifteen_seconds(talk: Talk) -> None:
     talk.say(GET)
     talk.far.recv(65536)
     talk.loop.pass_to(1020)
@@ -186,7 +186,7 @@ def test_a_handler_that_raises_is_a_500_and_the_connection_goes_on(talk: Talk) -
         assert b'{"error":"internal error: ValueError: broken","status":500}' in talk.far.recv(65536)
 
 
-def test_an_answer_that_cannot_be_written_closes_the_connection_and_is_told(talk: Talk) -> None:
+def test_an_answer_that_cannot_be_written_closes_the_connection_and_is_reported(talk: Talk) -> None:
     talk.api.answer = lambda *_: Response(200, b"x", content_type="bad\r\nheader")  # type: ignore[method-assign]
     with pytest.raises(Exception, match=r"[Ii]llegal header"):
         talk.say(GET)

@@ -1,4 +1,4 @@
-"""Which requests a web page may have made, and which bodies name a path."""
+"""Requests that a web page may have made are refused, and so are bodies that name a path."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ EXISTING = SimpleNamespace(  # what a proxy of the config file shows
         "{}",
     ],
 )
-def test_what_a_proxy_has_may_be_repeated_or_taken_back(body: str) -> None:
+def test_a_proxys_own_paths_may_be_repeated_or_removed(body: str) -> None:
     refuse_paths(read_proxy(decode(body.encode())), EXISTING)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The readiness loop: timers in order and on time, both pollers, a broken handler."""
+"""The readiness loop keeps timers in order and on time with both pollers, and survives a handler that raises."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_timers_fire_in_order_and_never_early(loop: EventLoop) -> None:
     assert min(late for _, late in fired) >= 0
 
 
-def test_handlers_are_called_for_what_is_watched(loop: EventLoop, pipe: tuple[int, int]) -> None:
+def test_handlers_are_called_for_watched_events(loop: EventLoop, pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     seen: list[int] = []
 
@@ -104,5 +104,5 @@ def test_log_level(level: str, messages: str) -> None:
     assert all(entry["time"].endswith("Z") for entry in entries)
 
 
-def test_unknown_log_level_is_said_and_ignored() -> None:
+def test_unknown_log_level_is_reported_and_ignored() -> None:
     assert len(lines_of("loud")) == 5

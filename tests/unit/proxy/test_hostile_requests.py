@@ -171,13 +171,13 @@ class Server:
         assert self.status("POST", "/proxies", body.encode()) == 201
 
     def send(self, request: bytes) -> bytes:
-        """What comes back until the API closes."""
+        """Return what the API sends until it closes."""
         with socket.create_connection(self.address, PATIENCE) as client:
             try:
                 client.sendall(request)
                 client.shutdown(socket.SHUT_WR)
             except ConnectionError:
-                pass  # refused before all was said
+                pass  # refused before the whole request was sent
             answer = bytearray()
             try:
                 while part := client.recv(65536):
@@ -214,7 +214,7 @@ class Server:
 
         self.loop.call_at(0, stop)
         try:
-            socket.create_connection(self.address, PATIENCE).close()  # it may be waiting for ever
+            socket.create_connection(self.address, PATIENCE).close()  # it may never end
         except ConnectionError:
             pass  # it was not
         self.thread.join(PATIENCE)
@@ -234,7 +234,7 @@ def _body(answer: bytes) -> bytes:
 
 
 def check(answer: bytes, method: str = "GET") -> None:
-    """An answer is well formed, and no error of the server's own; only addresses that can't be bound are a 500, as in Toxiproxy."""
+    """Check that a response is well formed, and that only an address that can't be bound is a 500, as in Toxiproxy."""
     head, end, body = answer.partition(b"\r\n\r\n")
     assert end, answer[:200]
     first, *headers = head.split(b"\r\n")
@@ -271,7 +271,7 @@ def test_every_method_at_every_route_is_answered(server: Server, method: str) ->
 
 
 def bodies(place: str) -> Iterable[str]:
-    """Each field with each value, alone and twice; values where an object or a list of a field's belongs."""
+    """Yield each field with each value, alone and twice, and with values in place of objects and lists."""
     for field, value in itertools.product(FIELDS[place], VALUES):
         fields = {**BASE[place], field: value}
         yield "{" + ",".join(f'"{key}":{each}' for key, each in fields.items()) + "}"
@@ -333,7 +333,9 @@ def test_a_head_that_is_none_is_answered_or_closed(server: Server, number: int) 
         ),
     ],
 )
-def test_what_is_too_long_is_refused_however_it_arrives(server: Server, request_bytes: bytes, status: int) -> None:
+def test_a_request_that_is_too_long_is_refused_however_it_arrives(
+    server: Server, request_bytes: bytes, status: int
+) -> None:
     for size in (len(request_bytes), 65536, 5000):
         with socket.create_connection(server.address, PATIENCE) as client:
             try:

@@ -1,4 +1,4 @@
-"""The promises that every toxic relies on: order, exact times, back-pressure, updates, removals, triggers.
+"""The promises of a link: order, exact times, back-pressure, updates, removals, triggers, answers.
 
 A link between two fakes on a clock that only the test moves; no sockets.
 """
@@ -62,7 +62,7 @@ class FakeLoop:
 
 
 class FakeConnection:
-    """Both ends of one link: what comes in is `incoming`, what went out, with its time, is `sent`."""
+    """Both ends of one link. `incoming` is what the source sends, and `sent` is what the destination got, with times."""
 
     connected = True
     client_address = "127.0.0.1:5000"
@@ -133,7 +133,7 @@ class FakeConnection:
     def dial_failed(self, error: Exception) -> None:
         self.how = "dial failed"
 
-    # --- what tests say ----------------------------------------------------------------------------------------------
+    # --- for the tests ------------------------------------------------------------------------------------------------
 
     def read(self, *chunks: bytes | OSError) -> None:
         """Let these chunks arrive, one event each, as far as the link still listens."""
@@ -147,12 +147,12 @@ class FakeConnection:
         return bool(self.link.mask & IN)
 
     def take(self, room: int | None) -> None:
-        """The destination takes so many bytes more."""
+        """Let the destination take `room` more bytes."""
         self.room = room
         self.back.on_event(OUT)
 
     def take_back(self, room: int | None) -> None:
-        """The source takes so many bytes more of what is answered."""
+        """Let the source take `room` more bytes of the answers."""
         self.back_room = room
         self.link.on_event(OUT)
 
@@ -227,7 +227,7 @@ def test_how_the_source_ends_is_passed_on(wired: FakeConnection, last: Any, how:
 
 
 @pytest.mark.parametrize(("last", "how"), [(b"", "half-closed"), (OSError(ECONNRESET, ""), "reset")])
-def test_the_end_follows_what_is_held(wired: FakeConnection, last: Any, how: str) -> None:
+def test_the_end_follows_held_data(wired: FakeConnection, last: Any, how: str) -> None:
     wired.add("latency", latency=1000)
     wired.read(b"abc", last)
     wired.loop.advance(0.9)
@@ -389,7 +389,7 @@ def test_limit_data_closes_behind_a_latency_that_comes_later(wired: FakeConnecti
     assert (wired.sent, wired.how) == ([(0.1, b"abc")], "closed")
 
 
-def test_cut_ends_this_direction_after_what_is_held(wired: FakeConnection) -> None:
+def test_cut_ends_this_direction_behind_held_data(wired: FakeConnection) -> None:
     wired.add("latency", latency=100)
     wired.read(b"before")
     wired.add("cut")
@@ -436,7 +436,7 @@ def test_count_ends_the_work(wired: FakeConnection) -> None:
     installed = wired.add("latency", latency=100, trigger={"after": 1, "count": 1})
     wired.read(b"a", b"b", b"c")
     wired.loop.advance(1.0)
-    assert wired.sent == [(0.0, b"a"), (0.1, b"b"), (0.1, b"c")]  # c waits for b, and is not delayed of its own
+    assert wired.sent == [(0.0, b"a"), (0.1, b"b"), (0.1, b"c")]  # c waits for b and gets no delay
     assert (installed.hits.count, installed.bytes) == (1, 1)
 
 
@@ -480,7 +480,7 @@ def test_much_that_is_due_goes_in_turns(wired: FakeConnection) -> None:
 
 
 class Answer(Toxic):
-    """Answer each chunk with its number and the chunk, and pass nothing on; or pass it on as well."""
+    """Answer each chunk with its number and its bytes. Pass the chunk on only with `passes`."""
 
     def __init__(self, *, delay: float = 0.0, passes: bool = False, event: StreamEvent | None = None) -> None:
         self.delay = delay

@@ -16,7 +16,7 @@ from .test_hostile_requests import PATIENCE, Server, _body, _request
 
 
 class SlowNames:
-    """A resolver that answers when the test says so."""
+    """A resolver that waits until the test lets it answer."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -48,7 +48,7 @@ def server(names: SlowNames) -> Iterator[Server]:
 
 
 def ask_slowly(server: Server, names: SlowNames, method: str, route: str, body: object) -> bytes:
-    """The answer to a request whose name is looked up while the API answers others."""
+    """Return the response to a request that needs a look-up, while the API answers other requests."""
     with socket.create_connection(server.address, PATIENCE) as client:
         client.sendall(_request(method, route, json.dumps(body).encode()))
         assert names.begun.wait(PATIENCE)
@@ -107,7 +107,7 @@ def test_requests_behind_it_on_the_connection_are_answered_in_order(server: Serv
     assert answer.count(b"HTTP/1.1 200 OK") == 1
 
 
-def test_a_client_whose_time_is_over_is_closed_and_the_answer_thrown_away(server: Server, names: SlowNames) -> None:
+def test_client_past_its_deadline_is_closed_and_the_result_discarded(server: Server, names: SlowNames) -> None:
     body = json.dumps({"name": "n", "listen": "slow.example:0", "upstream": "u:1"}).encode()
     with socket.create_connection(server.address, PATIENCE) as client:
         client.sendall(_request("POST", "/proxies", body))

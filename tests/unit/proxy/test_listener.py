@@ -40,7 +40,7 @@ def test_listener_that_steps_aside_lets_another_one_bind(listener: Listener) -> 
     socket.create_connection(listener.address.sockaddr, 1).close()
 
 
-def test_port_in_use_says_so_in_gos_words(listener: Listener) -> None:
+def test_port_in_use_is_an_error_in_gos_words(listener: Listener) -> None:
     listener.listen()
     with pytest.raises(AddressError) as caught:
         Listener(listener.address)

@@ -1,4 +1,4 @@
-"""Who is at the other end of a loopback connection."""
+"""The user at the other end of a loopback connection is found."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def dial(listener: socket.socket) -> tuple[socket.socket, socket.socket]:
 
 
 @linux
-def test_the_uid_of_who_is_connected_is_told(listener: socket.socket) -> None:
+def test_the_uid_of_a_connected_client_is_found(listener: socket.socket) -> None:
     users = PeerUserLookup(listener)
     client, served = dial(listener)
     with client, served:
@@ -50,8 +50,8 @@ def test_the_uid_of_who_is_connected_is_told(listener: socket.socket) -> None:
 
 @linux
 @pytest.mark.parametrize("end", ["closed", "reset"])
-def test_a_socket_that_nobody_holds_any_more_has_no_user(listener: socket.socket, end: str) -> None:
-    """The kernel says 0 of it, which is root."""
+def test_a_socket_without_a_process_has_no_user(listener: socket.socket, end: str) -> None:
+    """The kernel reports uid 0 for such a socket, which is root's."""
     users = PeerUserLookup(listener)
     client, served = dial(listener)
     with served:
@@ -96,17 +96,17 @@ def test_answers_to_earlier_questions_are_passed_over(listener: socket.socket) -
     users.close()
 
 
-class Told:
+class LogLines:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.log = Log("", self.lines.append)
 
 
 @linux
-def test_others_are_refused_and_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told()
+def test_each_other_user_is_refused_and_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LogLines()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        owner_only = OwnerOnlyAccess(listener, 1234, told.log)
+        owner_only = OwnerOnlyAccess(listener, 1234, log.log)
         client, served = dial(listener)
         with client, served:
             for uid, admitted in ((1234, True), (0, True), (4321, False), (4321, False), (None, False), (None, False)):
@@ -116,16 +116,16 @@ def test_others_are_refused_and_told_of_once(monkeypatch: pytest.MonkeyPatch) ->
                 monkeypatch.setattr(owner_only._users, "uid_of", lambda _sock, uid=uid: uid)
                 assert not owner_only.admits(served)
         owner_only.close()
-    assert [line for line in told.lines if '"uid":"4321"' in line] == told.lines[:1]
-    assert '"uid":"unknown"' in told.lines[1]
-    assert len(told.lines) == OwnerOnlyAccess.MAX_LOGGED_UIDS
+    assert [line for line in log.lines if '"uid":"4321"' in line] == log.lines[:1]
+    assert '"uid":"unknown"' in log.lines[1]
+    assert len(log.lines) == OwnerOnlyAccess.MAX_LOGGED_UIDS
 
 
 @pytest.mark.parametrize("why", ["no netlink", "no socket", "no answer"])
-def test_where_the_kernel_does_not_tell_all_are_served_and_a_line_says_so(
+def test_all_are_served_with_a_log_line_where_the_kernel_reports_no_users(
     monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    told = Told()
+    log = LogLines()
     if why == "no netlink":
         monkeypatch.delattr(_socket, "AF_NETLINK", raising=False)
     elif why == "no socket":
@@ -133,11 +133,11 @@ def test_where_the_kernel_does_not_tell_all_are_served_and_a_line_says_so(
     else:
         monkeypatch.setattr(PeerUserLookup, "_query", lambda *_: None)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        owner_only = OwnerOnlyAccess(listener, 1234, told.log)
+        owner_only = OwnerOnlyAccess(listener, 1234, log.log)
         client, served = dial(listener)
         with client, served:
             assert owner_only.admits(served)
             assert why == "no answer" or owner_only._users.uid_of(served) is None
         owner_only.close()
-    assert len(told.lines) == 1
-    assert "all users of this machine are served" in told.lines[0]
+    assert len(log.lines) == 1
+    assert "all users of this machine are served" in log.lines[0]

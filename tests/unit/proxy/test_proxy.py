@@ -1,4 +1,4 @@
-"""Dialling: the next address of an upstream is tried, and what the client said meanwhile is not lost."""
+"""A failed dial tries the next address of the upstream, and loses no data of the client."""
 
 from __future__ import annotations
 

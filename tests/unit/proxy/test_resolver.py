@@ -10,7 +10,7 @@ from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.resolver import LookupResult, Resolver
 
 
-def test_loop_goes_on_while_a_name_is_looked_up_once_for_all_who_ask() -> None:
+def test_concurrent_requests_share_a_look_up_that_does_not_block_the_loop() -> None:
     loop = EventLoop(on_error=print)
     go_on = threading.Event()
     asked: list[str] = []

@@ -1,4 +1,4 @@
-"""TLS between a socket and its link: what no peer of ours can be made to do on time, on fakes."""
+"""TLS between a socket and its link, with fakes in place of what no real peer can be made to do in time."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class FakeLoop:
 
 
 class FakeSocket:
-    """`incoming` is what is there to read, `sent` what was written; `room` how much more fits."""
+    """A socket with `incoming` to read, `sent` as written, and `room` for more."""
 
     def __init__(self) -> None:
         self.incoming = bytearray()
@@ -104,16 +104,16 @@ class FakeSocket:
 
 
 class Peer:
-    """A side that is told apart from its peer by fakes only, and the peer's own session."""
+    """A TLS stream among fakes, and the session of its peer."""
 
     def __init__(self, *, upward: bool = True, limit: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
         serving, asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        CA.issue_cert("door.test").configure_cert(serving)
+        CA.issue_cert("proxy.test").configure_cert(serving)
         CA.configure_trust(asking)
         serving.maximum_version = limit
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.session = (asking if upward else serving).wrap_bio(
-            self.incoming, self.outgoing, not upward, "door.test" if upward else None
+            self.incoming, self.outgoing, not upward, "proxy.test" if upward else None
         )
         self.loop = FakeLoop()
         self.socket = FakeSocket()
@@ -127,7 +127,7 @@ class Peer:
         )
         self.reader = SimpleNamespace(peer_done=False, on_event=self.events.append)
         self.failures = EventCounter()
-        args: Any = (self.socket, serving if upward else asking, None if upward else "door.test")
+        args: Any = (self.socket, serving if upward else asking, None if upward else "proxy.test")
         self.side = TlsStream(*args, self.reader, self.connection, self.loop, self.failures)
 
     def begin(self, mask: int = IN) -> None:
@@ -139,7 +139,7 @@ class Peer:
         self.loop.handlers[7](events)
 
     def carry(self) -> None:
-        """What the side wrote, to the peer's session; what that wrote, to the side's socket."""
+        """Carry cipher text from the stream to the peer's session, and back."""
         self.incoming.write(bytes(self.socket.sent))
         self.socket.sent.clear()
         self.socket.incoming += self.outgoing.read()
@@ -184,7 +184,7 @@ def test_handshake_reads_even_while_its_link_would_not() -> None:
     assert peer.events == []
 
 
-def test_link_hears_of_writing_only_after_the_handshake() -> None:
+def test_link_gets_writable_events_only_after_the_handshake() -> None:
     peer = Peer()
     peer.begin(IN | OUT)
     assert peer.loop.mask == IN, "or it would be called all the time"
@@ -247,7 +247,7 @@ def test_end_in_mid_handshake_is_a_failure() -> None:
     assert peer.said == ["closed in the middle of the handshake"]
 
 
-def test_what_comes_with_the_end_of_the_handshake_waits_until_the_link_reads() -> None:
+def test_data_behind_the_handshake_waits_until_the_link_reads() -> None:
     peer = Peer()
     peer.begin(0)
     for _ in range(2):
@@ -291,7 +291,7 @@ def test_no_plain_text_stays_behind(size: int, limit: ssl.TLSVersion) -> None:
     assert got == said + said
 
 
-def test_sent_is_what_has_left_and_the_rest_comes_again(peer: Peer) -> None:
+def test_only_bytes_that_have_left_count_as_sent(peer: Peer) -> None:
     said = bytes(range(256)) * 1024
     peer.socket.room = 20_000
     sent, got = 0, b""
@@ -309,7 +309,7 @@ def test_sent_is_what_has_left_and_the_rest_comes_again(peer: Peer) -> None:
     assert not peer.loop.mask & OUT
 
 
-def test_close_notify_behind_data_is_told_though_nothing_more_comes(peer: Peer) -> None:
+def test_close_notify_behind_data_is_reported_although_nothing_follows(peer: Peer) -> None:
     peer.session.write(b"last")
     with pytest.raises(ssl.SSLWantReadError):
         peer.session.unwrap()
@@ -334,7 +334,7 @@ def test_end_goes_out_when_there_is_room_for_it(peer: Peer) -> None:
     assert peer.session.read(1, bytearray(1)) == 0, "close_notify"
 
 
-def test_end_before_the_handshake_is_said_after_it() -> None:
+def test_end_before_the_handshake_is_sent_after_it() -> None:
     peer = Peer(upward=False)
     peer.begin()
     peer.side.shutdown(1)
@@ -344,7 +344,7 @@ def test_end_before_the_handshake_is_said_after_it() -> None:
 
 
 @pytest.mark.parametrize(("done", "rest"), [(True, 0), (False, None)])
-def test_closing_says_the_end_only_if_the_end_was_reached(peer: Peer, done: bool, rest: int | None) -> None:
+def test_closing_sends_the_end_only_if_the_end_was_reached(peer: Peer, done: bool, rest: int | None) -> None:
     peer.reader.peer_done = done
     peer.side.close()
     assert peer.socket.closed
@@ -383,7 +383,7 @@ def test_garbage_after_the_handshake_is_a_failure(peer: Peer) -> None:
     assert len(peer.said) == peer.failures.count == 1
 
 
-def test_an_error_that_nobody_heard_is_told_to_whoever_asks_next(peer: Peer) -> None:
+def test_an_error_of_a_background_write_is_raised_by_the_next_call(peer: Peer) -> None:
     peer.events.clear()
     peer.socket.incoming.clear()  # tickets
     peer.socket.room = 0
@@ -422,7 +422,7 @@ def test_name_of_an_upstream(upstream: str, name: str) -> None:
 
 def test_files_are_read_once(tmp_path: Path) -> None:
     path = tmp_path / "both.pem"
-    CA.issue_cert("door.test").private_key_and_cert_chain_pem.write_to_path(path)
+    CA.issue_cert("proxy.test").private_key_and_cert_chain_pem.write_to_path(path)
     tls = TlsConfig(TlsBody(client={"cert": str(path), "key": str(path)}))
     path.unlink()
     loop: Any = FakeLoop()
@@ -439,7 +439,7 @@ def test_files_are_read_once(tmp_path: Path) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """ca.pem, cert.pem and key.pem that belong together, and other.pem, a key of something else."""
-    cert = CA.issue_cert("door.test")
+    cert = CA.issue_cert("proxy.test")
     CA.cert_pem.write_to_path(tmp_path / "ca.pem")
     cert.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     cert.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -450,7 +450,7 @@ def folder(tmp_path: Path) -> Path:
 def test_both_sides_of_a_proxy(folder: Path) -> None:
     own = {"cert": str(folder / "cert.pem"), "key": str(folder / "key.pem")}
     trusted = {**own, "ca": str(folder / "ca.pem"), "alpn": ["h2"]}
-    tls = TlsConfig(TlsBody(client=trusted, upstream={**trusted, "server_name": "door.test"}))
+    tls = TlsConfig(TlsBody(client=trusted, upstream={**trusted, "server_name": "proxy.test"}))
     none = {"count": 0, "first": None, "last": None}
     assert tls.counters_json() == {"failed": {"client": none, "upstream": none}}
     loop: Any = FakeLoop()
@@ -490,7 +490,7 @@ def test_names_that_are_no_use(options: dict[str, Any]) -> None:
 def test_alert_and_reason_of_a_handshake_that_failed() -> None:
     peer = Peer(upward=False)
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    trustme.CA().issue_cert("door.test").configure_cert(serving)
+    trustme.CA().issue_cert("proxy.test").configure_cert(serving)
     peer.session = serving.wrap_bio(peer.incoming, peer.outgoing, server_side=True)
     peer.begin()
     with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):

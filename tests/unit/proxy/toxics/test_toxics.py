@@ -1,4 +1,4 @@
-"""Each toxic as a table: what goes in and when, what comes out and when. No sockets and no clock."""
+"""Each toxic as a table of inputs and outputs with their times."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_start(kind: str, settings: dict[str, Any], due: Any) -> None:
     ("kind", "settings", "dues"),
     [
         ("noop", {}, [(T, END)]),
-        ("latency", {"delay": 9.0}, [(T, END)]),  # it follows the last chunk, and is not delayed of its own
+        ("latency", {"delay": 9.0}, [(T, END)]),  # it follows the last chunk and gets no delay
         ("bandwidth", {}, [(T, END)]),
         ("slow_close", {"delay": 3.0}, [(T + 3, END)]),
         ("timeout", {}, []),
@@ -114,7 +114,7 @@ def test_end(kind: str, settings: dict[str, Any], dues: Any) -> None:
         ("limit_data", {"limit_bytes": 4}, False, [2]),
     ],
 )
-def test_touches_what_it_really_affects(
+def test_touches_affected_bytes_only(
     kind: str, settings: dict[str, Any], all_touched: bool, touched: list[int]
 ) -> None:
     toxic = build(kind, settings)
@@ -175,7 +175,7 @@ def test_shared_bandwidth_zero_holds() -> None:
     assert data(build("shared_bandwidth", {}), b"x") == [(NEVER, b"x", SAME)]
 
 
-def test_corrupt_flips_one_bit_about_so_often_and_says_so() -> None:
+def test_corrupt_flips_one_bit_at_the_mean_distance_and_counts_it() -> None:
     toxic = build("corrupt", {"every_bytes": 100})
     context = Context(toxic)
     got = b"".join(data(toxic, bytes(1000), context=context)[0][1] for _ in range(10))
