@@ -25,7 +25,9 @@ pytestmark = pytest.mark.addition
 UP = {"name": "p", "listen": "127.0.0.1:0", "upstream": "127.0.0.1:1"}
 NOBODY = 65534
 root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to play another user of the machine")
-linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports the user at the other end of a connection")
+linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux reports the user at the other end of a connection"
+)
 
 
 @pytest.fixture
