@@ -174,7 +174,7 @@ def established_connections(process: psutil.Process) -> int:
 def probe_health_routes(
     instance: Instance, waiting: list[Future[TimedReply]]
 ) -> tuple[list[tuple[str, TimedReply]], int]:
-    """Request each health route five times once all requests wait; return the replies and the number that still wait."""
+    """Request each health route five times once all requests wait. Return the replies and the number that still wait."""
     process = psutil.Process(instance.process.pid)
     eventually_or_fail(
         # A request that does not wait is judged by the test.

@@ -95,7 +95,7 @@ class ManagedProcess:
 
     @property
     def running(self) -> bool:
-        """True until the process has exited; a paused process counts as running."""
+        """True until the process has exited. A paused process counts as running."""
         return self.exit_code() is None
 
     @cached_property

@@ -179,7 +179,7 @@ def _wait_until_detached(key: int, segment: int) -> bool:
 
 
 def _attach_count(key: int, segment: int) -> int | None:
-    """Return the number of processes attached to the segment of this key and number; None without such a segment."""
+    """Return the number of processes attached to the segment of this key and number, or None without such a segment."""
     with open("/proc/sysvipc/shm") as lines:
         rows = [line.split()[:7] for line in lines.read().splitlines()[1:]]
     return next((int(row[6]) for row in rows if [int(row[0]), int(row[1])] == [key, segment]), None)
@@ -366,7 +366,7 @@ class Supervisor:
         ]
 
     def _child_from_environ(self, pid: int) -> int | None:
-        """Return the child from which a process descends, by its environment; None for Postgres, which overwrites its environment."""
+        """Return the child from which a process descends, by its environment. None for Postgres, which overwrites its environment."""
         try:
             with open(f"/proc/{pid}/environ", "rb") as environ:
                 lines = environ.read().split(b"\0")

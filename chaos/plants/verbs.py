@@ -220,7 +220,7 @@ PLANTS = (
         (
             "cache.py",
             "            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
-            '            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable as error:\n            raise Unavailable("The cache cannot be told.") from error\n',
+            '            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable as error:\n            raise Unavailable("The cache cannot be updated.") from error\n',
         ),
         tests=NO_REDIS,
         message="gets 503",

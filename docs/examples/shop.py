@@ -55,7 +55,7 @@ async def read(request: Request) -> JSONResponse:
 
 
 async def write(request: Request) -> JSONResponse:
-    """Store a product; what Redis knows of it is forgotten."""
+    """Store a product, and delete its copy in Redis."""
     number = request.path_params["number"]
     try:
         await request.app.state.pool.execute(
@@ -71,7 +71,7 @@ async def write(request: Request) -> JSONResponse:
 
 
 async def ready(request: Request) -> JSONResponse:
-    """Whether it can serve, which it can without Redis."""
+    """Return 200 if the shop can serve requests, which it can without Redis."""
     try:
         await request.app.state.pool.fetchval("SELECT 1")
     except POSTGRES_AWAY:

@@ -36,7 +36,7 @@ class ManagedServer(ABC):
 
     @abstractmethod
     def _how_it_ended(self) -> str | None:
-        """Return how the main process ended, such as "exit code 1"; None while it runs."""
+        """Return how the main process ended, such as "exit code 1", or None while it runs."""
 
     def check(self) -> None:
         """Check that it still runs if it should.

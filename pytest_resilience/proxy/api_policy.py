@@ -76,7 +76,7 @@ class CrossOriginProtection:
         self._any_host = host in _EVERYWHERE or address in _EVERYWHERE
 
     def refusal(self, headers: Iterable[tuple[bytes, bytes]], target: str) -> str:
-        """Return the reason to refuse a request; "" to accept it.
+        """Return the reason to refuse a request, or "" to accept it.
 
         Args:
             headers: names in lower case, and values.

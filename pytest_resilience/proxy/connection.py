@@ -223,7 +223,7 @@ class Connection:
     # --- closing -----------------------------------------------------------------------------------------------------
 
     def tls_failed(self, reason: str, *, upward: bool) -> None:
-        """Close after a failed handshake or a broken TLS stream; with a RST for a client that waits for an answer.
+        """Close after a failed handshake or a broken TLS stream. A client that waits for an answer gets a RST.
 
         Args:
             reason: for the log.
@@ -318,7 +318,7 @@ class Connection:
 
     @property
     def local_address(self) -> str | None:
-        """The address under which the upstream sees this connection; None before there is one."""
+        """The address under which the upstream sees this connection, or None before there is one."""
         try:
             sockaddr = self.upstream.getsockname() if self.upstream is not None else None
         except OSError:

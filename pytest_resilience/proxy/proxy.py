@@ -119,7 +119,7 @@ class Proxy:
 
     @property
     def tls(self) -> TlsConfig | None:
-        """The TLS options of new connections; None for plain text."""
+        """The TLS options of new connections, or None for plain text."""
         return self._setup.tls
 
     def set_tls(self, tls: TlsConfig | None) -> None:
@@ -268,7 +268,7 @@ class Proxy:
     # --- toxics ------------------------------------------------------------------------------------------------------
 
     def find_toxic(self, name: str) -> InstalledToxic | None:
-        """Return the toxic of that name; None if there is none."""
+        """Return the toxic of that name, or None if there is none."""
         return next((toxic for toxic in self.toxics if toxic.name == name), None)
 
     def add_toxic(self, toxic: InstalledToxic) -> None:

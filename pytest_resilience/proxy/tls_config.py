@@ -47,7 +47,7 @@ class TlsConfig:
         return {"failed": {side: counter.to_json() for side, counter in self.failures.items()}}
 
     def client_stream(self, sock: so.socket, reader: TlsReader, owner: TlsOwner, loop: EventLoop) -> TlsStream | None:
-        """Return the TLS stream over a client's socket; None if there is no TLS to clients."""
+        """Return the TLS stream over a client's socket, or None if there is no TLS to clients."""
         if self._client is None:
             return None
         return TlsStream(sock, self._client, None, reader, owner, loop, self.failures["client"])
@@ -55,7 +55,7 @@ class TlsConfig:
     def upstream_stream(
         self, sock: so.socket, upstream: str, reader: TlsReader, owner: TlsOwner, loop: EventLoop
     ) -> TlsStream | None:
-        """Return the TLS stream over a socket to the upstream; None if there is no TLS to the upstream.
+        """Return the TLS stream over a socket to the upstream, or None if there is no TLS to the upstream.
 
         The certificate has to be for the host in `upstream`, unless the options name another one.
         """

@@ -145,7 +145,7 @@ class CpuContention:
 
 
 def affinity(thread: int) -> set[int] | None:
-    """Return the CPUs on which a thread may run; None after its exit."""
+    """Return the CPUs on which a thread may run, or None after its exit."""
     try:
         return set(os.sched_getaffinity(thread))
     except ProcessLookupError:

@@ -199,7 +199,7 @@ class CpuActivity:
 
 
 def _seconds(process: psutil.Process) -> dict[int, float] | None:
-    """Return the CPU seconds of each thread; None if the process has exited or the kernel does not count them."""
+    """Return the CPU seconds of each thread, or None if the process has exited or the kernel does not count them."""
     import psutil
 
     try:

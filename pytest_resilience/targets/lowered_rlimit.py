@@ -62,7 +62,7 @@ class LoweredRlimit:
             self._tree.each_stray(self._restore_one)
 
     def on(self, process: psutil.Process) -> int | None:
-        """Return the limit in force for a process; None if the process has set another one."""
+        """Return the limit in force for a process, or None if the process has set another one."""
         soft = process.rlimit(self._which)[0]
         return soft if soft in self._before else None
 

@@ -52,7 +52,7 @@ def open_descriptors(pid: int) -> set[int]:
 
 
 def rlimit_for(taken: set[int], left: int) -> int:
-    """Return the smallest RLIMIT_NOFILE with which `left` more descriptors can be opened; each gets the lowest free number."""
+    """Return the smallest RLIMIT_NOFILE with which `left` more descriptors can be opened. Each gets the lowest free number."""
     limit = 0
     while True:
         if limit not in taken:
@@ -69,7 +69,7 @@ def threads(pid: int) -> list[int]:
 
 
 def waiting(pid: int) -> dict[int, SchedulerTimes] | None:
-    """Return the scheduler times of each thread, by its id; None if the kernel does not count them."""
+    """Return the scheduler times of each thread, by its id, or None if the kernel does not count them."""
     found = {}
     for thread in threads(pid):
         try:

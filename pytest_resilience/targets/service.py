@@ -249,7 +249,7 @@ class RunningService:
         return "\n".join(lines)
 
     def processes(self) -> list[int]:
-        """Return the process ids of the tree, the root first; none after the root has exited."""
+        """Return the process ids of the tree, the root first, or none after the root has exited."""
         return self.child.processes() if self._child is not None and self._child.running else []
 
     def tree(self) -> list[int]:
@@ -337,27 +337,27 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
         return self._running.limits
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send a request; `options` are those of httpx."""
+        """Send a request. The options are those of httpx."""
         __tracebackhide__ = True
         return self.client.request(method, path, **options)
 
     def get(self, path: str, **options: Any) -> httpx.Response:
-        """Send GET; `options` are those of httpx."""
+        """Send GET. The options are those of httpx."""
         __tracebackhide__ = True
         return self.request("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
-        """Send POST; `options` are those of httpx, such as json={...}."""
+        """Send POST. The options are those of httpx, such as json={...}."""
         __tracebackhide__ = True
         return self.request("POST", path, **options)
 
     def put(self, path: str, **options: Any) -> httpx.Response:
-        """Send PUT; `options` are those of httpx."""
+        """Send PUT. The options are those of httpx."""
         __tracebackhide__ = True
         return self.request("PUT", path, **options)
 
     def delete(self, path: str, **options: Any) -> httpx.Response:
-        """Send DELETE; `options` are those of httpx."""
+        """Send DELETE. The options are those of httpx."""
         __tracebackhide__ = True
         return self.request("DELETE", path, **options)
 

@@ -66,7 +66,7 @@ class Target:
         self._cannot = cannot or {}
 
     def unsupported(self, fault: str) -> str | None:
-        """Return the reason for which a fault can't be injected here; None if it can."""
+        """Return the reason for which a fault can't be injected here, or None if it can."""
         return self._cannot.get(fault)
 
     def register(self, strike: Strike) -> Strike:

@@ -57,12 +57,12 @@ def test_forked_daemon(resilience):
         os.write(writer, b"%d " % second)
         os._exit(0)
     os.waitpid(first, 0)
-    told = b""
-    while not told.endswith(b"up") or b" " not in told:
-        told += os.read(reader, 100)
-        if told.startswith(b"up") and told.endswith(b" "):
+    output = b""
+    while not output.endswith(b"up") or b" " not in output:
+        output += os.read(reader, 100)
+        if output.startswith(b"up") and output.endswith(b" "):
             break
-    KEPT.append(int(told.replace(b"up", b"")))
+    KEPT.append(int(output.replace(b"up", b"")))
     os.close(reader)
     os.close(writer)
 

@@ -41,7 +41,7 @@ def toxiproxy_server() -> str | None:
 
 
 def unavailable_reason(kind: str) -> str | None:
-    """Return why the contract does not run on that backend here; None if it does."""
+    """Return the reason why the contract does not run on a backend here, or None if it runs."""
     named = os.environ.get(VARIABLE)
     if named is not None:
         return None if kind in named.split(",") else f"{VARIABLE}={named}"

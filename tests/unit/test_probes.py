@@ -1,4 +1,4 @@
-"""Probes: they ask until it is true, and a failure tells the story."""
+"""Probes repeat a question until it is true, and their errors show the answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def history_of(faults: list[FaultPeriod]) -> History:
 
 
 def answers(*values: object) -> Callable[[], object]:
-    """A question that is answered with each value in turn, then with the last; exceptions are raised."""
+    """Return a question that returns or raises each value in turn, and then the last one again."""
     left: Iterator[object] = iter(values)
     last = values[-1]
 

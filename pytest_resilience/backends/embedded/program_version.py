@@ -22,7 +22,7 @@ class VersionUnknown(Exception):
 
 
 def wheel_version(module: str) -> str | None:
-    """Return the version of the program in an installed wheel, such as "18.6"; None if its metadata does not have it.
+    """Return the version of the program in an installed wheel, such as "18.6", or None if its metadata does not have it.
 
     Args:
         module: the top-level module of the wheel.

@@ -18,7 +18,7 @@ ALWAYS = {f"{server}.{fault}" for server in ("postgres", "redis") for fault in (
 
 
 class FakeEngine(Engine):
-    """An engine with the given gateways of its default network; None for no such network."""
+    """An engine with the given gateways of its default network, or without that network for None."""
 
     def __init__(self, gateways: list[str] | None) -> None:
         super().__init__("unix:///nowhere")
