@@ -20,14 +20,10 @@ from typing import Any, Protocol
 
 from .event_counter import EventCounter
 from .event_loop import ERR, HUP, IN, OUT, WOULD_BLOCK, EventLoop, Timer
+from .tls_records import MAX_RECORD, TlsRecords, tls_error_text
 
 HANDSHAKE_TIMEOUT = 30.0
-"""Seconds that a handshake may take; to the upstream with the connecting."""
-
-MAX_RECORD = 16384
-"""Bytes of plain text in one TLS record, at most."""
-
-_EMPTY = memoryview(b"")
+"""Seconds for a handshake. With an upstream they include the time to connect."""
 
 
 class TlsReader(Protocol):
@@ -74,24 +70,18 @@ class TlsStream:
     """
 
     __slots__ = (
-        "_backlog",
-        "_close_notify_sent",
         "_closed",
         "_deadline",
         "_early_plaintext",
-        "_error",
         "_failures",
-        "_incoming",
         "_link_mask",
         "_loop",
         "_mask",
-        "_outgoing",
         "_owner",
-        "_read_ended",
         "_reader",
         "_ready",
         "_received_any",
-        "_session",
+        "_records",
         "_socket",
         "_unacknowledged",
         "_wake",
@@ -112,9 +102,7 @@ class TlsStream:
         failures: EventCounter,
     ) -> None:
         self._socket = sock
-        self._incoming = incoming = ssl.MemoryBIO()
-        self._outgoing = outgoing = ssl.MemoryBIO()
-        self._session = context.wrap_bio(incoming, outgoing, server is None, server)
+        self._records = TlsRecords(sock, context, server)
         self._reader = reader
         self._owner = owner
         self._loop = loop
@@ -123,14 +111,10 @@ class TlsStream:
         self._link_mask = 0  # what the link wants to be watched
         self._received_any = False
         self._ready = False  # the handshake is done
-        self._read_ended = False  # the peer has sent its end of stream
         self._write_ended = False  # the end of stream has to be sent
-        self._close_notify_sent = False  # and was sent
         self._closed = False
-        self._backlog = _EMPTY  # cipher text that the socket did not take yet
         self._unacknowledged = 0  # plain text of the link that is in the backlog, and not yet counted as sent
         self._early_plaintext = b""  # plain text that came with the end of the handshake
-        self._error: OSError | None = None  # of an earlier send, for the next caller
         self._wake: Timer | None = None
         self._deadline: Timer | None = None
         self.handlers = loop.handlers
@@ -145,7 +129,7 @@ class TlsStream:
         if self._deadline is None:
             self.handlers[fd] = self._on_event
             self._deadline = self.call_at(self.now() + HANDSHAKE_TIMEOUT, self._on_handshake_timeout)
-            if self._session.server_side:
+            if self._records.server_side:
                 self._update_watch()
             else:
                 self._do_handshake()  # sends the ClientHello; an error shows at the socket
@@ -162,16 +146,16 @@ class TlsStream:
         if self._closed:
             return
         if self._ready:
-            mask = self._link_mask if not self._backlog else self._link_mask | OUT
+            mask = self._link_mask if not self._records.backlog else self._link_mask | OUT
         else:
-            mask = IN | OUT if self._backlog else IN
+            mask = IN | OUT if self._records.backlog else IN
         if mask != self._mask:
             self._loop.watch(self._socket.fileno(), mask, self._mask)
             self._mask = mask
 
     def _wake_link(self) -> None:
         """Call the link later if it wants to read, and there is data or an end that the descriptor does not show."""
-        if self._wake is None and self._link_mask & IN and (self._read_ended or self._early_plaintext):
+        if self._wake is None and self._link_mask & IN and (self._records.ended or self._early_plaintext):
             self._wake = self.call_at(self.now(), self._on_wake)
 
     def _on_wake(self) -> None:
@@ -183,11 +167,11 @@ class TlsStream:
         if not self._ready:
             self._continue_handshake(events)
             return
-        if self._backlog and not self._unacknowledged and events & OUT:
+        if self._records.backlog and not self._unacknowledged and events & OUT:
             try:
-                self._flush()
+                self._records.flush()
             except OSError as error:
-                self._error = error
+                self._records.error = error
                 events |= ERR
         link_events = events & (self._link_mask | ERR | HUP)
         if link_events:
@@ -199,14 +183,16 @@ class TlsStream:
 
     def _continue_handshake(self, events: int) -> None:
         try:
-            if self._backlog and events & OUT:
-                self._flush()
+            if self._records.backlog and events & OUT:
+                self._records.flush()
             if events & ~OUT:
                 data = self._socket.recv(MAX_RECORD)
                 if not data:
-                    raise self._error or ConnectionResetError(ECONNRESET, "closed in the middle of the handshake")
+                    raise self._records.error or ConnectionResetError(
+                        ECONNRESET, "closed in the middle of the handshake"
+                    )
                 self._received_any = True
-                self._incoming.write(data)
+                self._records.receive(data)
         except OSError as error:
             if error.errno not in WOULD_BLOCK:
                 self._handshake_failed(error)
@@ -215,29 +201,26 @@ class TlsStream:
 
     def _do_handshake(self) -> None:
         try:
-            self._session.do_handshake()
-            self._ready = True
-        except ssl.SSLWantReadError:
-            pass
+            self._ready = self._records.do_handshake()
         except ssl.SSLError as error:
-            self._try_flush()  # the alert
-            self._fail(_reason(error))
+            self._records.try_flush()  # the alert
+            self._fail(tls_error_text(error))
             return
-        self._try_flush()
+        self._records.try_flush()
         if not self._ready:
             self._update_watch()
             return
         if self._deadline is not None:
             self._deadline.cancel()
-        if self._incoming.pending:
+        if self._records.unread:
             try:
                 buffer = bytearray(2 * MAX_RECORD)
-                self._early_plaintext = bytes(buffer[: self._decrypt(memoryview(buffer))])
+                self._early_plaintext = bytes(buffer[: self._records.decrypt(memoryview(buffer))])
             except ssl.SSLError as error:
-                self._fail(_reason(error))
+                self._fail(tls_error_text(error))
                 return
         if self._write_ended:
-            self._send_close_notify()
+            self._records.send_close_notify()
         self._update_watch()
         self._wake_link()
 
@@ -246,7 +229,7 @@ class TlsStream:
 
     def _handshake_failed(self, error: OSError) -> None:
         """End a connection that failed before the handshake was done."""
-        upward = self._session.server_side
+        upward = self._records.server_side
         gone = error.errno in (ECONNRESET, EPIPE)
         if upward and gone and not self._received_any:
             self._owner.close()  # a client that only probed the port
@@ -257,7 +240,7 @@ class TlsStream:
 
     def _fail(self, reason: str) -> None:
         self._failures.add(self.now())
-        self._owner.tls_failed(reason, upward=self._session.server_side)
+        self._owner.tls_failed(reason, upward=self._records.server_side)
 
     # --- as the link's socket ----------------------------------------------------------------------------------------
 
@@ -274,53 +257,37 @@ class TlsStream:
             self._early_plaintext = b""
             self._wake_link()
             return len(spare)
-        if self._read_ended:
+        if self._records.ended:
             return 0
         try:
             # The cipher text shares the buffer with the plain text, which is shorter.
             got = self._socket.recv_into(view, len(view) - MAX_RECORD)
         except OSError as error:
-            if error.errno in WOULD_BLOCK and self._error is not None:
-                raise self._error from None
+            if error.errno in WOULD_BLOCK and self._records.error is not None:
+                raise self._records.error from None
             raise
         if not got:
-            self._read_ended = True
-            if self._error is not None:
-                raise self._error
+            self._records.ended = True
+            if self._records.error is not None:
+                raise self._records.error
             return 0
-        self._incoming.write(view[:got])
+        self._records.receive(view[:got])
         try:
-            count = self._decrypt(view)
+            count = self._records.decrypt(view)
         except ssl.SSLError as error:
-            self._try_flush()
-            self._fail(_reason(error))
+            self._records.try_flush()
+            self._fail(tls_error_text(error))
             raise BlockingIOError(EAGAIN, "closed") from None
-        if self._outgoing.pending:
-            self._try_flush()
+        if self._records.unsent:
+            self._records.try_flush()
             self._update_watch()
         return self._return_count(count)
 
     def _return_count(self, count: int) -> int:
         if count:
             self._wake_link()
-        elif not self._read_ended:
+        elif not self._records.ended:
             raise BlockingIOError(EAGAIN, "no whole record yet")
-        return count
-
-    def _decrypt(self, view: memoryview) -> int:
-        count = 0
-        read = self._session.read
-        try:
-            while count < len(view):  # always: see `recv_into`
-                got: Any = read(len(view) - count, view[count:])
-                if not got:  # close_notify
-                    self._read_ended = True
-                    return count
-                count += got
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:  # close_notify, after this side sent one
-            self._read_ended = True
         return count
 
     def send(self, data: memoryview | bytes) -> int:
@@ -329,68 +296,29 @@ class TlsStream:
         Raises:
             OSError: the error of the socket.
         """
-        if self._error is not None:
-            raise self._error
-        if not self._ready or not self._flush():
+        if self._records.error is not None:
+            raise self._records.error
+        if not self._ready or not self._records.flush():
             return 0
         view = memoryview(data)
         sent, self._unacknowledged = self._unacknowledged, 0
         while sent < len(view):
             end = sent
             while end < len(view) and end - sent < 8 * MAX_RECORD:
-                end += self._session.write(view[end : end + MAX_RECORD])
-            if not self._flush():
+                end += self._records.encrypt(view[end:])
+            if not self._records.flush():
                 self._unacknowledged = end - sent
                 break
             sent = end
         self._update_watch()
         return sent
 
-    def _flush(self) -> bool:
-        """Write the cipher text that waits. Return True if none is left."""
-        while True:
-            if not self._backlog:
-                if not self._outgoing.pending:
-                    if self._close_notify_sent:
-                        self._shutdown_write()
-                    return True
-                self._backlog = memoryview(self._outgoing.read())
-            try:
-                sent = self._socket.send(self._backlog)
-            except OSError as error:
-                if error.errno in WOULD_BLOCK:
-                    return False
-                self._backlog = _EMPTY
-                raise
-            self._backlog = self._backlog[sent:]
-
-    def _try_flush(self) -> None:
-        """Write the cipher text that waits, and keep an error for the next caller."""
-        try:
-            self._flush()
-        except OSError as error:
-            self._error = error
-
     def shutdown(self, how: int) -> None:
         """Send the end of the stream, which is a close_notify with a FIN behind it."""
         self._write_ended = True
         if self._ready:
-            self._send_close_notify()
+            self._records.send_close_notify()
             self._update_watch()
-
-    def _send_close_notify(self) -> None:
-        try:
-            self._session.unwrap()
-        except ssl.SSLError:
-            pass  # the peer need not have sent its own close_notify
-        self._close_notify_sent = True
-        self._try_flush()
-
-    def _shutdown_write(self) -> None:
-        try:
-            self._socket.shutdown(so.SHUT_WR)
-        except OSError:
-            pass  # the peer is gone, which reading will report
 
     def close(self) -> None:
         """Close the socket. If the end of the stream was reached just now, send a close_notify first."""
@@ -420,11 +348,3 @@ class TlsStream:
     def setsockopt(self, level: int, option: int, value: bytes) -> None:
         """Set an option of the socket."""
         self._socket.setsockopt(level, option, value)
-
-
-def _reason(error: ssl.SSLError) -> str:
-    """Return OpenSSL's reason for an error, without its line numbers."""
-    text = (error.reason or str(error)).replace("_", " ").lower()
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"{text}: {error.verify_message}"
-    return text

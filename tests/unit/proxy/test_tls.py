@@ -16,8 +16,9 @@ import trustme
 
 from pytest_resilience.proxy.event_counter import EventCounter
 from pytest_resilience.proxy.event_loop import ERR, IN, OUT, Timer
-from pytest_resilience.proxy.tls import HANDSHAKE_TIMEOUT, MAX_RECORD, TlsStream
+from pytest_resilience.proxy.tls import HANDSHAKE_TIMEOUT, TlsStream
 from pytest_resilience.proxy.tls_config import TlsConfig, _host
+from pytest_resilience.proxy.tls_records import MAX_RECORD
 from pytest_resilience.wire.api_error import ApiError
 from pytest_resilience.wire.toxiproxy import TlsBody
 
@@ -287,7 +288,7 @@ def test_no_plain_text_stays_behind(size: int, limit: ssl.TLSVersion) -> None:
         except BlockingIOError:
             continue  # not a whole record yet
         got += BUFFER[:count]
-        assert peer.side._session.pending() == 0
+        assert peer.side._records._session.pending() == 0
     assert got == said + said
 
 
@@ -364,7 +365,7 @@ def test_closed_side_is_freed_without_the_collector() -> None:
     reader, owner, side = peer.reader, peer.connection, peer.side
     reader.recv_into, reader.send, reader.loop, owner.client = side.recv_into, side.send, side, side
     del peer.reader, peer.connection, peer.side
-    session = weakref.ref(side._session)
+    session = weakref.ref(side._records._session)
     gc.disable()
     try:
         side.unregister(7, IN)
