@@ -82,7 +82,7 @@ def test_without_binaries_an_error_of_one_line_names_the_packages_to_install(
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(
         [
-            "ERROR: the environment's PYTEST_RESILIENCE_BACKEND=embedded: PYTEST_RESILIENCE_POSTGRES_BIN says '/nonexistent'*"
+            "ERROR: the environment's PYTEST_RESILIENCE_BACKEND=embedded: PYTEST_RESILIENCE_POSTGRES_BIN is '/nonexistent'*"
         ]
     )
     assert len(result.errlines) < 4
