@@ -1,4 +1,4 @@
-"""Probes: `eventually` and `recovers` repeat a question until its answer is true or a deadline passes.
+"""Wait for a condition. `eventually` and `recovers` repeat a question until its answer is true or a deadline passes.
 
 Each takes a callable. A coroutine function, or a lambda that returns a coroutine, makes the probe awaitable, so that the event loop of
 an async test never blocks. Any other callable is called at once, and is an error while an event loop runs.

@@ -353,7 +353,7 @@ class Supervisor:
                 self._adopt(number)
 
     def _adopt(self, number: int) -> None:
-        """Adopt orphans: a child that was not spawned here descends from `number`, or its environment names another child."""
+        """Adopt orphans. A child that was not spawned here descends from `number`, or its environment names another child."""
         if LINUX:
             for pid in self._unknown_children(process_table(self.pid)):
                 self._adopted[pid] = self._child_from_environ(pid) or number

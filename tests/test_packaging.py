@@ -133,7 +133,7 @@ def test_dash_p_no_disables_it_cleanly(installed, pytester):
 
 
 def test_the_plugin_works_from_a_checkout_that_is_not_installed(bare, pytester):
-    """There is no entry point: -p names the plugin, and the checkout is on the path."""
+    """Without an entry point, -p names the plugin, and the checkout is on the path."""
     pytester.makepyfile(CHECKS_THE_LOADED_PLUGIN)
     output = run_pytest(bare, pytester.path, "-p", "pytest_resilience", PYTHONPATH=str(ROOT))
     assert "1 passed" in output, output

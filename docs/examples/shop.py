@@ -25,7 +25,7 @@ POSTGRES_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.Interface
 
 @contextlib.asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Pools that outlive their servers: nothing connects until it is asked, everything has a time limit."""
+    """Open pools that outlive their servers. They connect when they are used, and every call has a time limit."""
     app.state.cache = redis.Redis.from_url(
         os.environ["REDIS_URL"], socket_timeout=0.25, socket_connect_timeout=0.25, retry=Retry(NoBackoff(), 0)
     )

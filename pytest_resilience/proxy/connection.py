@@ -285,7 +285,7 @@ class Connection:
         return self.setup.held_memory.queue_limit()
 
     def watch_held_memory(self) -> None:
-        """Release memory later: a toxic has queued much."""
+        """Release memory later, because a toxic has queued much."""
         self.setup.held_memory.watch()
 
     def random_for(self, toxic: str, *, upward: bool) -> Random:

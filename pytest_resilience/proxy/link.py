@@ -65,7 +65,7 @@ class LinkOwner(StageOwner, Protocol):
         """Try the next address of the upstream, or close."""
 
     def watch_held_memory(self) -> None:
-        """Release memory later: a toxic has queued much."""
+        """Release memory later, because a toxic has queued much."""
 
 
 class SourceLoop(Protocol):
@@ -145,7 +145,7 @@ class Link:
     # --- callbacks of the event loop ---------------------------------------------------------------------------------
 
     def on_event(self, events: int) -> None:
-        """Handle events at the source's descriptor: it can be read, or the other direction can write to it."""
+        """Handle events at the source's descriptor, which can be read, or to which the other direction can write."""
         if events == IN:
             if self.stages:
                 self._read_into_stages()
@@ -450,7 +450,7 @@ class Link:
         self.peer.watch(self.peer.mask | OUT)
 
     def _send_failed(self, error: OSError, size: int) -> int:
-        """Return the bytes to count as sent after an error: 0 if the destination is only busy, all if it is gone."""
+        """Return the bytes to count as sent after an error, which are none if the destination is only busy, and all if it is gone."""
         if error.errno in WOULD_BLOCK:
             return 0
         if error.errno not in PEER_GONE and self.upward and not self.owner.connected:
@@ -513,5 +513,5 @@ class Link:
         return waiting + sum(stage.held_bytes() for stage in self.stages)
 
     def dropped_bytes(self) -> int:
-        """Return the bytes that were received and will not be sent: toxics dropped them, or the destination is gone."""
+        """Return the bytes that were received and will not be sent, because toxics dropped them or the destination is gone."""
         return self._dropped + sum(stage.dropped for stage in self.stages)

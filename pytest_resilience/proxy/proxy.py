@@ -222,7 +222,7 @@ class Proxy:
             self.admission.admit(connection)
 
     def _back_off(self, reason: str) -> None:
-        """Leave clients in the backlog for RETRY_DELAY: there are no descriptors or no memory for another one."""
+        """Leave clients in the backlog for RETRY_DELAY, because descriptors or memory for another one are missing."""
         self.pause_accepting()
         if not self._out_of_resources:
             self._out_of_resources = True  # one log line until a client is accepted again

@@ -258,7 +258,7 @@ class ProxyCollection:
         return plan
 
     def _plan_entry(self, plan: _Population, body: ProxyBody) -> Proxy:
-        """Return the proxy for one entry: the present one if it is equal, or a new one."""
+        """Return the proxy for one entry, which is the present one if it is equal, or a new one."""
         name = body.name or ""
         earlier = plan.created.get(name)
         present = earlier.proxy if earlier is not None else self.by_name.get(name)

@@ -74,7 +74,7 @@ class RefusedConnectionMonitor:
         self._proxies[port] = proxy
 
     def stop_counting(self, proxy: CountsRefusals) -> None:
-        """Stop counting for a proxy when GRACE_PERIOD is over: notices of earlier refusals may still come."""
+        """Stop counting for a proxy when GRACE_PERIOD is over, because notices of earlier refusals may still come."""
         if proxy.listener is None:
             return
         port = proxy.listener.address.port

@@ -163,7 +163,7 @@ class Stage:
 
     @property
     def full(self) -> bool:
-        """True if the source has to wait: the toxic's queue is full, or holds this connection's share of the memory."""
+        """True if the source has to wait, because the toxic's queue is full or holds this connection's share of the memory."""
         return len(self.inbox) >= self.toxic.capacity or (
             self.waiting > MIN_HELD_BYTES and self.waiting > self._owner.queue_limit
         )

@@ -10,7 +10,7 @@ from .resolver import Resolver
 
 
 class Upstream:
-    """A proxy's upstream: parsed once, and looked up for each connection if it is a name.
+    """A proxy's upstream, parsed once, and looked up for each connection if it is a name.
 
     Args:
         text: "host:port", "[v6]:port" or "unix:/path".

@@ -58,7 +58,7 @@ class ForeignProcessControl:
             _signal(process, signal.SIGCONT)
 
     def start(self) -> None:
-        """Do nothing: only the owner of the process can start it again."""
+        """Do nothing, because only the owner of the process can start it again."""
 
     def _stop_tree(self) -> list[psutil.Process]:
         """Send SIGSTOP until the tree has stopped growing."""

@@ -226,7 +226,7 @@ class DataLimitDetector:
         self._headroom = headroom
 
     def begin(self, process: psutil.Process) -> None:
-        """Record nothing: the limit alone is enough."""
+        """Record nothing, because the limit alone is enough."""
 
     def met(self, process: psutil.Process, limit: int) -> bool:
         # Without a headroom every process is at its limit from the start, even if it allocates nothing.

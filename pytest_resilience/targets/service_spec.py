@@ -63,5 +63,5 @@ class Service:
 
 
 def _may_be_secret(value: str) -> bool:
-    """True if a value may be a secret: it is no short word, number, path or URL without a password."""
+    """True if a value may be a secret, that is, if it is no short word, number, path or URL without a password."""
     return len(value) >= 8 and not value.isdigit() and not value.startswith(("/", ".")) and "://" not in value

@@ -1,4 +1,4 @@
-"""The contract of the servers of a backend: they come back after strikes. External has none, so it runs on embedded and docker."""
+"""The contract of the servers of a backend, which come back after strikes. External has none, so it runs on embedded and docker."""
 
 import asyncio
 import os

@@ -272,7 +272,7 @@ def test_loopback_only_takes_all_of_loopback(ours: Callable[..., Server], listen
 
 
 def ask(server: Server, target: str = "/proxies", **headers: str) -> Reply:
-    """One GET; the headers that are given replace those of the client."""
+    """Send a GET, in which the given headers replace those of the client."""
     return server.call(
         "GET", target, None, **{name: value.format(port=_port(server)) for name, value in headers.items()}
     )

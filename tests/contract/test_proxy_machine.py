@@ -228,7 +228,7 @@ def test_random_changes_and_traffic_agree_with_the_model() -> None:
 
 
 def test_a_big_stream_arrives_intact_while_toxics_flap(proxy: ProxyHandle) -> None:
-    """32 MiB; $PROXY_SOAK_MIB=1024 for the gibibyte that we promise."""
+    """The stream has 32 MiB, or $PROXY_SOAK_MIB."""
     size = int(os.environ.get("PROXY_SOAK_MIB", "32")) * 1048576
     client, served = proxy.connect()
     block = random.Random(1).randbytes(1048576)

@@ -1,4 +1,4 @@
-r"""The interface of a toxic: events and their times go in, items and the times at which they are due come out.
+r"""The interface of a toxic, which takes events with their times and returns items with the times at which they are due.
 
 A toxic does no I/O and reads no clock. One object holds the settings, in seconds and bytes, and all connections share it. What a
 toxic remembers about one direction of one connection is its state there: `new_state()` makes it, and each call gets it as

@@ -301,7 +301,7 @@ def test_only_bytes_that_have_left_count_as_sent(peer: Peer) -> None:
         peer.socket.room += 7000
         sent += more
         got += peer.read()
-        assert sent <= len(got), "not told before it left"
+        assert sent <= len(got), "no bytes count as sent before they left"
         if sent == len(said):
             break
         assert peer.loop.mask & OUT
