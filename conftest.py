@@ -1,4 +1,4 @@
-"""What all suites share: the plugin, also where this checkout is not installed, and pytest's own fixture for testing plugins.
+"""The plugin and pytest's fixture for testing plugins, for all suites, also in a checkout that is not installed.
 
 pytest loads a plugin once, whether the entry point, `-p`, this line or all of them name it. `-p no:pytest_resilience` wins over this line.
 """

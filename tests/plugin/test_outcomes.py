@@ -112,7 +112,7 @@ def test_a_failure_shows_the_injected_faults_and_the_log_of_the_service(shop: py
             "E *last answer: False",
             "E *active strikes: redis.refuse (before the probe)",
             "*- resilience: injected faults -*",
-            "redis.refuse touched * connection*",
+            "redis.refuse affected * connection*",
             "*- resilience: service log -*",
             "shop: open",
             "shop: failed with ConnectionError",
