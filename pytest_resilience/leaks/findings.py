@@ -33,6 +33,11 @@ class Finding(NamedTuple):
     client_gone: bool = False
     descriptor: Descriptor | None = None
 
+    @property
+    def number(self) -> int | None:
+        """The number of the descriptor in this process, if it has one."""
+        return self.descriptor.number if self.descriptor is not None else None
+
 
 def find_leaks(
     stack: Stack,
@@ -92,11 +97,10 @@ class _Finder:
         """Return a finding for each new resource that is a leak, subscriptions last."""
         subscriptions = [resource for resource in new if resource.kind == "subscription"]
         others = [resource for resource in new if resource.kind != "subscription"]
-        found = [*self._describe(others), *self._with_channels(self._describe(subscriptions))]
+        found = self._describe(others) + self._with_channels(self._describe(subscriptions))
         if self._only is not None:
-            found = [f for f in found if f.descriptor is not None and f.descriptor.number in self._only]
-        connections = [f.descriptor for f in found if f.descriptor is not None and f.leak.kind not in ("socket", "fd")]
-        reported = {descriptor.number for descriptor in connections}
+            found = [finding for finding in found if finding.number in self._only]
+        reported = {finding.number for finding in found if finding.leak.kind not in ("socket", "fd")}
         return [finding for finding in found if not self._is_duplicate(finding, reported)]
 
     def _describe(self, resources: list[Resource]) -> list[Finding]:
@@ -156,12 +160,12 @@ class _Finder:
             return nameless or descriptor.target.startswith(("pipe:", "anon_inode:", os.devnull))
         return descriptor.number in self._loop_internal
 
-    def _is_duplicate(self, finding: Finding, reported: Collection[int]) -> bool:
+    def _is_duplicate(self, finding: Finding, reported: Collection[int | None]) -> bool:
         """True if a descriptor is reported with the server's resource, or would be if that was a leak."""
         if finding.descriptor is None or finding.leak.kind not in ("socket", "fd"):
             return False
         if self._only is not None:  # these are connections of a loop, so they belong to this test
-            return finding.descriptor.number in reported
+            return finding.number in reported
         return self._is_reported_elsewhere(finding.descriptor)
 
     def _is_reported_elsewhere(self, descriptor: Descriptor) -> bool:
