@@ -22,9 +22,8 @@ VARIABLES = ("postgres_bin", "redis_bin")  # read from the environment only, by 
 BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
-class Option(
-    NamedTuple
-):  # no dataclass: every run of pytest imports this file, and those take half a millisecond to make
+# No dataclass: every run of pytest imports this file, and a dataclass takes half a millisecond to make.
+class Option(NamedTuple):
     """One option. Command line, environment, ini, `Options`, messages and the README's table follow from it.
 
     Args:

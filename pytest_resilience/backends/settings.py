@@ -9,7 +9,8 @@ REDIS_IMAGE = "redis:7"
 TOXIPROXY_IMAGE = "ghcr.io/shopify/toxiproxy:2.12.0"
 
 
-class Settings(NamedTuple):  # no dataclass: every run of pytest imports this file, and those take a millisecond to make
+# No dataclass: every run of pytest imports this file, and a dataclass takes a millisecond to make.
+class Settings(NamedTuple):
     """The options for backends.
 
     Args:
