@@ -88,10 +88,15 @@ def assert_statistics_are_consistent(figures: dict[str, float]) -> None:
     assert figures["limit"] <= healthy.MEMORY_LIMIT_MB, f"the limit is at most {healthy.MEMORY_LIMIT_MB} MB: {figures}"
 
 
-def wait_for_forced_gc(resilience: Resilience) -> re.Match[str]:
-    """Wait until the guard forces a collection, and assert that it logs the true share of the limit."""
+def wait_for_forced_gc(resilience: Resilience, data: int) -> re.Match[str]:
+    """Wait until the guard forces a collection, and assert that it logs the true share of the limit.
+
+    Args:
+        resilience: the fixture of the test.
+        data: the bytes in use just before the limit was lowered; the guard may act before the first sample here.
+    """
     process = resilience.service.process
-    data, limit = data_and_limit(process)
+    limit = data_and_limit(process)[1]
     samples = [data]
 
     def forced() -> re.Match[str] | None:
@@ -125,9 +130,9 @@ def test_the_guard_forces_a_collection_that_frees_memory_and_logs_true_figures(r
     assert not FORCED_GC.search(resilience.service.log), TOO_EARLY
 
     process = resilience.service.process
-    before = process.memory_info().rss / MIB
+    before, data = process.memory_info().rss / MIB, data_and_limit(process)[0]
     with reading(resilience, "/health") as replies, resilience.service.memory_pressure(headroom_mb=4):
-        found = wait_for_forced_gc(resilience)
+        found = wait_for_forced_gc(resilience, data)
         freed = eventually(lambda: FREED.search(resilience.service.log, found.end()), within=healthy.GUARD_WITHIN)
         figures, _ = next_statistics(resilience)
         after = process.memory_info().rss / MIB
