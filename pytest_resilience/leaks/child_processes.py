@@ -64,15 +64,17 @@ def new_children(before: set[int]) -> list[Resource]:
     if not new:
         return []
     own = {os.getpid(), *_forkservers()}
+    reapers = _reapers()
     me = _process(os.getpid())
     helpers = _multiprocessing_helpers()
     resources: list[Resource] = []
     for process in new.values():
         if process.state in "ZX" or process.pid in helpers:
             continue
-        if _first_old_ancestor(process, new) in own:
+        ancestor = _first_old_ancestor(process, new)
+        if ancestor in own:
             resources.append(_resource(process, ""))
-        elif not _has_old_parent(process.pid) and (daemon := _as_daemon(process, me)):
+        elif ancestor in reapers and (daemon := _as_daemon(process, me)):
             resources.append(_resource(process, daemon))
     return resources
 
@@ -101,16 +103,13 @@ def _first_old_ancestor(process: ProcessStat, new: dict[int, ProcessStat]) -> in
     return process.parent
 
 
-def _has_old_parent(pid: int) -> bool:
-    """True if an ancestor is this process. For a process without new ancestors, that makes its parent an old child."""
-    while pid > 1:
-        process = _process(pid)
-        if process is None:
-            return False
+def _reapers() -> set[int]:
+    """Return the processes that may become the parent of an orphan of this process: init, and the ancestors."""
+    reapers, pid = {1}, os.getpid()
+    while (process := _process(pid)) is not None and process.parent > 0:
         pid = process.parent
-        if pid == os.getpid():
-            return True
-    return False
+        reapers.add(pid)
+    return reapers
 
 
 def _as_daemon(process: ProcessStat, me: ProcessStat | None) -> str:
