@@ -104,7 +104,7 @@ def _first_old_ancestor(process: ProcessStat, new: dict[int, ProcessStat]) -> in
 
 
 def _reapers() -> set[int]:
-    """Return the processes that may become the parent of an orphan of this process: init, and the ancestors."""
+    """Return init and the ancestors of this process, which may become parents of its orphans."""
     reapers, pid = {1}, os.getpid()
     while (process := _process(pid)) is not None and process.parent > 0:
         pid = process.parent
