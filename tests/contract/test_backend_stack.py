@@ -238,22 +238,22 @@ import asyncpg, redis
 
 loop = asyncio.new_event_loop()
 threading.Thread(target=loop.run_forever, daemon=True).start()
-kept = []
+opened = []
 
 async def hoard():
     connection = await asyncpg.connect(os.environ["DATABASE_URL"])
-    await connection.execute(f"select pg_advisory_lock({len(kept)})")
-    kept.append(connection)
+    await connection.execute(f"select pg_advisory_lock({len(opened)})")
+    opened.append(connection)
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/hoard":
             asyncio.run_coroutine_threadsafe(hoard(), loop).result()
-            kept.append(redis.Redis.from_url(os.environ["REDIS_URL"]))
-            listener = kept[-1].pubsub()
+            opened.append(redis.Redis.from_url(os.environ["REDIS_URL"]))
+            listener = opened[-1].pubsub()
             listener.subscribe("news")
             listener.get_message(timeout=5)
-            kept.append(listener)
+            opened.append(listener)
         self.send_response(200)
         self.end_headers()
 
@@ -315,8 +315,8 @@ def test_a_stack_can_have_more_servers_of_a_kind_each_behind_a_proxy(stack):
     with contextlib.ExitStack() as closing:
         for client in clients:
             closing.enter_context(client)
-            client.set("whose", client.connection_pool.connection_kwargs["port"])
-        assert len({client.get("whose") for client in clients}) == 3
+            client.set("port", client.connection_pool.connection_kwargs["port"])
+        assert len({client.get("port") for client in clients}) == 3
         with caches[0].blackhole():
             with pytest.raises(redis.TimeoutError):
                 clients[1].ping()

@@ -207,7 +207,7 @@ def test_the_umask_makes_no_difference(umask):
     place = Path(tempfile.mkdtemp(prefix="masked-"))
     try:
         place.chmod(0o777)
-        look = """
+        script = """
 with EmbeddedBackend() as backend:
     import pathlib
     child = backend.spawn("service", ["sh", "-c", "umask"], env={"PATH": "/usr/bin:/bin"})
@@ -216,7 +216,7 @@ with EmbeddedBackend() as backend:
 """
         python, path = python_for(uid)
         ran = subprocess.run(
-            [python, "-c", f"import os; os.umask({umask}){IN_TEMPORARY_FILES}{SESSION}{look}"],
+            [python, "-c", f"import os; os.umask({umask}){IN_TEMPORARY_FILES}{SESSION}{script}"],
             user=uid, group=0, extra_groups=[], capture_output=True, text=True, check=False, cwd="/",
             env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin", "TMPDIR": str(place), "PYTHONDONTWRITEBYTECODE": "1"},
         )  # fmt: skip

@@ -271,7 +271,7 @@ def test_loopback_only_takes_all_of_loopback(ours: Callable[..., Server], listen
 # --- web pages -------------------------------------------------------------------------------------------------------
 
 
-def ask(server: Server, target: str = "/proxies", **headers: str) -> Reply:
+def get(server: Server, target: str = "/proxies", **headers: str) -> Reply:
     """Send a GET, in which the given headers replace those of the client."""
     return server.call(
         "GET", target, None, **{name: value.format(port=_port(server)) for name, value in headers.items()}
@@ -332,20 +332,20 @@ def test_a_web_page_gets_a_403(ours: Callable[..., Server], headers: dict[str, s
     ],
 )
 def test_a_client_of_this_machine_is_served(ours: Callable[..., Server], headers: dict[str, str]) -> None:
-    assert ask(ours(), **headers).status == 200
+    assert get(ours(), **headers).status == 200
 
 
 def test_the_host_of_a_whole_url_counts_too(ours: Callable[..., Server]) -> None:
     server = ours()
-    assert ask(server, "http://evil.example/proxies").status == 403
-    assert ask(server, "http://localhost/proxies").status == 200
+    assert get(server, "http://evil.example/proxies").status == 403
+    assert get(server, "http://localhost/proxies").status == 200
 
 
 def test_a_server_for_all_interfaces_takes_any_name_and_no_foreign_page(kind: str) -> None:
     server = Server(kind, "-host", "0.0.0.0")
     try:
-        assert ask(server, Host="toxiproxy:{port}").status == 200
-        assert ask(server, Host="toxiproxy:{port}", Origin="http://evil.example").status == 403
+        assert get(server, Host="toxiproxy:{port}").status == 200
+        assert get(server, Host="toxiproxy:{port}", Origin="http://evil.example").status == 403
     finally:
         server.stop()
 

@@ -131,10 +131,10 @@ def test_connections_are_listed(proxy: ProxyHandle) -> None:
     client.sendall(b"ab")
     assert take(served, 2) == b"ab"
     served.sendall(b"held")
-    (shown,) = until(lambda: (c := proxy.call("GET", "/connections").json)[0]["held"]["downstream"] and c)
-    assert shown.pop("since") <= time.monotonic()
+    (connection,) = until(lambda: (c := proxy.call("GET", "/connections").json)[0]["held"]["downstream"] and c)
+    assert connection.pop("since") <= time.monotonic()
     host, port = client.getsockname()
-    assert shown == {
+    assert connection == {
         "number": 1,
         "client": f"{host}:{port}",
         "upstream": f"127.0.0.1:{proxy.upstream.getsockname()[1]}",
@@ -149,8 +149,8 @@ def test_connections_are_listed(proxy: ProxyHandle) -> None:
 
 
 def test_trigger_is_echoed_only_if_it_was_sent(proxy: ProxyHandle) -> None:
-    shown = add(proxy, type="latency", after={"bytes": 5}, count=2, connections=[1, "127.0.0.1"])
-    assert {**shown, "attributes": {}} == {
+    toxic = add(proxy, type="latency", after={"bytes": 5}, count=2, connections=[1, "127.0.0.1"])
+    assert {**toxic, "attributes": {}} == {
         "attributes": {}, "name": "latency_downstream", "type": "latency", "stream": "downstream", "toxicity": 1,
         "after": {"bytes": 5}, "count": 2, "connections": [1, "127.0.0.1"],
     }  # fmt: skip
@@ -366,8 +366,8 @@ def test_admission_options_come_with_create_and_go_with_reset(
     proxy = make_proxy(server, accept_delay=5, refuse_when_down=True)
     assert proxy.call("GET").json["accept_delay"] == 5
     server.call("POST", "/reset")
-    shown = proxy.call("GET").json
-    assert ("accept_delay" in shown, shown["refuse_when_down"]) == (False, True)
+    state = proxy.call("GET").json
+    assert ("accept_delay" in state, state["refuse_when_down"]) == (False, True)
 
 
 # --- unix sockets ----------------------------------------------------------------------------------------------------
@@ -428,8 +428,8 @@ def test_the_next_address_of_a_name_is_tried(server: Server, make_proxy: Callabl
         upstream.settimeout(PATIENCE)
         proxy.call("PATCH", "", {"upstream": f"localhost:{upstream.getsockname()[1]}"})
         client = proxy.dial()
-        client.sendall(b"said before anybody listened")
+        client.sendall(b"sent before the upstream listens")
         served, _ = upstream.accept()
         with served:
             served.settimeout(PATIENCE)
-            assert take(served, 28) == b"said before anybody listened"
+            assert take(served, 32) == b"sent before the upstream listens"

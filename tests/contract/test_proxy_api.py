@@ -178,7 +178,7 @@ def test_created_proxy_is_echoed_with_its_real_address(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "shown"),
+    ("listen", "expected"),
     [
         ("localhost:0", r"127\.0\.0\.1:\d+"),
         ("", r"\[::\]:\d+"),
@@ -187,8 +187,8 @@ def test_created_proxy_is_echoed_with_its_real_address(server: Server) -> None:
         ("[::1]:0", r"\[::1\]:\d+"),
     ],
 )
-def test_listen_is_echoed_resolved(server: Server, listen: str, shown: str) -> None:
-    assert re.fullmatch(shown, server.call("POST", "/proxies", {**UP, "listen": listen}).json["listen"])
+def test_listen_is_echoed_resolved(server: Server, listen: str, expected: str) -> None:
+    assert re.fullmatch(expected, server.call("POST", "/proxies", {**UP, "listen": listen}).json["listen"])
 
 
 def test_proxy_created_disabled_keeps_its_address_as_written(server: Server) -> None:
@@ -371,7 +371,7 @@ def test_delete_answers_204_and_frees_name_and_port(proxy: ProxyHandle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind_of_toxic", "attributes", "shown"),
+    ("kind_of_toxic", "attributes", "echoed"),
     [
         ("latency", {"jitter": 5}, '{"latency":0,"jitter":5}'),
         ("bandwidth", {"rate": 100}, '{"rate":100}'),
@@ -384,16 +384,16 @@ def test_delete_answers_204_and_frees_name_and_port(proxy: ProxyHandle) -> None:
     ],
 )
 def test_toxic_is_echoed_with_all_attributes_in_order(
-    proxy: ProxyHandle, kind_of_toxic: str, attributes: Any, shown: str
+    proxy: ProxyHandle, kind_of_toxic: str, attributes: Any, echoed: str
 ) -> None:
     reply = proxy.call("POST", "/toxics", {"type": kind_of_toxic, "attributes": attributes})
     assert reply.status == 200
     name = f"{kind_of_toxic}_downstream"
-    wanted = f'{{"attributes":{shown},"name":"{name}","type":"{kind_of_toxic}","stream":"downstream","toxicity":1}}'
-    assert reply.text == wanted
-    assert proxy.call("GET", f"/toxics/{name}").text == wanted
-    assert proxy.call("GET", "/toxics").text == f"[{wanted}]"
-    assert f'"toxics":[{wanted}]' in proxy.call("GET").text
+    expected = f'{{"attributes":{echoed},"name":"{name}","type":"{kind_of_toxic}","stream":"downstream","toxicity":1}}'
+    assert reply.text == expected
+    assert proxy.call("GET", f"/toxics/{name}").text == expected
+    assert proxy.call("GET", "/toxics").text == f"[{expected}]"
+    assert f'"toxics":[{expected}]' in proxy.call("GET").text
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(proxy: ProxyHandle
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
+    ("name", "expected"),
     [
         (b"a\xffb", "a\ufffdb"),
         (b"\xe2\x82", "\ufffd\ufffd"),
@@ -437,10 +437,10 @@ def test_a_toxicity_that_is_no_float32_is_a_400_that_names_it(proxy: ProxyHandle
         (b"\xc3\xa9", "é"),
     ],
 )
-def test_invalid_utf8_is_replaced_byte_by_byte(server: Server, name: bytes, shown: str) -> None:
+def test_invalid_utf8_is_replaced_byte_by_byte(server: Server, name: bytes, expected: str) -> None:
     body = b'{"name":"' + name + b'","upstream":"u:1","enabled":false}'
     reply = server.call("POST", "/proxies", body)
-    assert (reply.status, reply.json["name"]) == (201, shown)
+    assert (reply.status, reply.json["name"]) == (201, expected)
 
 
 @pytest.mark.parametrize(

@@ -369,11 +369,11 @@ def test_d11_reset_resets_all_that_can_be_and_names_the_rest(
         assert reply.status == 500
         for name, port in blocked.items():
             assert f"{name}: listen tcp 127.0.0.1:{port}: bind: address already in use" in reply.error
-            shown = server.call("GET", f"/proxies/{name}").json
-            assert (shown["enabled"], shown["toxics"]) == (False, [])
+            state = server.call("GET", f"/proxies/{name}").json
+            assert (state["enabled"], state["toxics"]) == (False, [])
         for each in proxies:
-            shown = each.call("GET").json
-            assert (shown["enabled"], shown["toxics"]) == (True, [])
+            state = each.call("GET").json
+            assert (state["enabled"], state["toxics"]) == (True, [])
     assert server.call("POST", "/reset").status == 204
     assert server.call("GET", f"/proxies/{name}").json["enabled"] is True
 

@@ -41,20 +41,20 @@ def test_api_answers_while_clients_have_taken_all_descriptors(small: ProxyHandle
     for _ in range(3):
         # A new connection each, as most clients of the API make it; 30 that stay, as pools do
         others = [socket.create_connection(small.server.address.rsplit(":", 1), PATIENCE) for _ in range(30)]
-        with socket.create_connection(small.server.address.rsplit(":", 1), PATIENCE) as asking:
-            asking.sendall(b"GET /proxies HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert asking.recv(12) == b"HTTP/1.1 200"
+        with socket.create_connection(small.server.address.rsplit(":", 1), PATIENCE) as client:
+            client.sendall(b"GET /proxies HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
         for each in others:
             each.close()
 
 
 def test_process_without_descriptors_does_not_spin(small: ProxyHandle, crowd: list[socket.socket]) -> None:
     process = psutil.Process(small.server.process.pid)
-    with socket.create_connection(small.server.address.rsplit(":", 1), PATIENCE) as asking:
+    with socket.create_connection(small.server.address.rsplit(":", 1), PATIENCE) as client:
         before, begun = sum(process.cpu_times()[:2]), time.monotonic()
-        asking.settimeout(1.0)
+        client.settimeout(1.0)
         with pytest.raises(TimeoutError):
-            asking.recv(1)
+            client.recv(1)
         share = (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - begun)
     assert share < 0.3, f"the process used {share:.0%} of a core while nothing could be done"
 

@@ -203,8 +203,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_api_knows_what_we_know(self) -> None:
         if hasattr(self, "proxy"):
-            shown = self.proxy.call("GET").json
-            assert (shown["enabled"], sorted(each["name"] for each in shown["toxics"])) == (
+            state = self.proxy.call("GET").json
+            assert (state["enabled"], sorted(each["name"] for each in state["toxics"])) == (
                 self.enabled,
                 sorted(self.toxics),
             )

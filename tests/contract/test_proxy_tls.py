@@ -49,11 +49,11 @@ class Papers(NamedTuple):
             context.load_cert_chain(self.client_cert, self.client_key)
         return context
 
-    def serving(self, *, ask: bool = False) -> ssl.SSLContext:
-        """Return the context of an upstream, which requires a client certificate with `ask`."""
+    def serving(self, *, certificate: bool = False) -> ssl.SSLContext:
+        """Return the context of an upstream, which requires a client certificate with `certificate`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.cert, self.key)
-        if ask:
+        if certificate:
             context.load_verify_locations(self.ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return context
@@ -92,8 +92,8 @@ class Ends:
         self._open.append(client)
         return client
 
-    def served(self, proxy: ProxyHandle, *, ask: bool = False) -> ssl.SSLSocket:
-        served = self._papers.serving(ask=ask).wrap_socket(proxy.accept(), server_side=True)
+    def served(self, proxy: ProxyHandle, *, certificate: bool = False) -> ssl.SSLSocket:
+        served = self._papers.serving(certificate=certificate).wrap_socket(proxy.accept(), server_side=True)
         self._open.append(served)
         return served
 
@@ -203,11 +203,11 @@ def test_application_protocol_is_agreed_on(ends: Ends, papers: Papers) -> None:
     proxy = ends.proxy(
         client={**papers.proxy, "alpn": ["postgresql"]}, upstream={"ca": papers.ca, "alpn": ["postgresql"]}
     )
-    asking, serving = papers.trusting(), papers.serving()
-    for context in (asking, serving):
+    trusting, serving = papers.trusting(), papers.serving()
+    for context in (trusting, serving):
         context.set_alpn_protocols(["postgresql"])
     with (
-        asking.wrap_socket(proxy.dial(), server_hostname="localhost") as client,
+        trusting.wrap_socket(proxy.dial(), server_hostname="localhost") as client,
         serving.wrap_socket(proxy.accept(), server_side=True) as served,
     ):
         assert client.selected_alpn_protocol() == served.selected_alpn_protocol() == "postgresql"
@@ -264,14 +264,14 @@ def test_a_client_that_does_not_read_holds_back_the_upstream(ends: Ends, papers:
     proxy = ends.proxy(client=papers.proxy)
     client, served = ends.client(proxy), proxy.accept()
     served.setblocking(False)
-    said = 0
+    sent = 0
     with pytest.raises(BlockingIOError):
-        while said < 64 << 20:
-            said += served.send(MIB)
-    (shown,) = proxy.call("GET", "/connections").json
-    assert shown["held"]["downstream"] <= 1 << 20
+        while sent < 64 << 20:
+            sent += served.send(MIB)
+    (connection,) = proxy.call("GET", "/connections").json
+    assert connection["held"]["downstream"] <= 1 << 20
     served.setblocking(True)
-    assert len(take(client, said)) == said
+    assert len(take(client, sent)) == sent
 
 
 # --- toxics see plain text -----------------------------------------------------------------------------------------------
@@ -353,13 +353,13 @@ def test_upstream_that_requires_a_certificate(ends: Ends, papers: Papers) -> Non
     ours = {"cert": papers.client_cert, "key": papers.client_key}
     proxy = ends.proxy(upstream={"ca": papers.ca, **ours})
     client = proxy.dial()
-    served = ends.served(proxy, ask=True)
+    served = ends.served(proxy, certificate=True)
     talk(client, served)
     assert dict(served.getpeercert() or {})["subjectAltName"] == (("DNS", "client.test"),)
     proxy.call("PATCH", "", {"tls": {"upstream": {"ca": papers.ca}}})
     client = proxy.dial()
     with pytest.raises(ssl.SSLError):
-        ends.served(proxy, ask=True)
+        ends.served(proxy, certificate=True)
     assert until(lambda: failed(proxy, "upstream")) == 1
     assert gone(client) == "end"
 
@@ -375,7 +375,7 @@ def test_upstream_that_cannot_be_trusted(ends: Ends, papers: Papers, options: di
     assert until(lambda: failed(proxy, "upstream")) == 1
     assert gone(client) == "reset", "it waits for an answer"
     assert proxy.call("PATCH", "", {"tls": {"upstream": {"verify": False}}}).status == 200
-    assert failed(proxy, "upstream") == 1, "an update does not count anew"
+    assert failed(proxy, "upstream") == 1, "an update does not count again"
     talk(proxy.dial(), ends.served(proxy))
 
 
@@ -499,7 +499,7 @@ def test_a_proxy_with_a_bad_certificate_is_not_created(server: Server, papers: P
 
 
 @pytest.mark.parametrize(
-    ("tls", "said"),
+    ("tls", "message"),
     [
         ({"client": {"cert": "/nowhere", "key": "/nowhere"}}, "tls.client.cert: /nowhere: No such file or directory"),
         ({"client": {"cert": "/dev/zero", "key": "/nowhere"}}, "tls.client.cert: /dev/zero: not a regular file"),
@@ -510,10 +510,10 @@ def test_a_proxy_with_a_bad_certificate_is_not_created(server: Server, papers: P
         ({"upstream": {"alpn": ["\u00e9"]}}, "tls.upstream.alpn: a protocol's name has 1 to 255 ASCII characters"),
     ],
 )  # fmt: skip
-def test_a_refused_update_changes_nothing(proxy: ProxyHandle, tls: Any, said: str) -> None:
+def test_a_refused_update_changes_nothing(proxy: ProxyHandle, tls: Any, message: str) -> None:
     before = proxy.call("GET", "").json
     reply = proxy.call("PATCH", "", {"upstream": "127.0.0.1:1", "tls": tls})
-    assert (reply.status, reply.error) == (400, f"bad request body: {said}")
+    assert (reply.status, reply.error) == (400, f"bad request body: {message}")
     assert proxy.call("GET", "").json == before
 
 

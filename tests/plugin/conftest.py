@@ -11,7 +11,7 @@ import asyncpg, redis
 
 CACHE = redis.Redis.from_url(os.environ["REDIS_URL"], socket_timeout=0.5, socket_connect_timeout=0.5, retry=None)
 
-async def ask(query, *arguments):
+async def fetch(query, *arguments):
     connection = await asyncpg.connect(os.environ["DATABASE_URL"], timeout=2, command_timeout=2)
     try:
         return await connection.fetch(query, *arguments)
@@ -33,7 +33,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.path == "/redis":
                 self.answer(200, str(CACHE.incr("visits")))
             elif self.path == "/orders":
-                rows = asyncio.run(ask("insert into orders default values returning id"))
+                rows = asyncio.run(fetch("insert into orders default values returning id"))
                 self.answer(200, str(rows[0][0]))
             elif self.path == "/memory":
                 self.answer(200, str(self.visits))
@@ -48,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
 
-asyncio.run(ask("create table if not exists orders (id serial primary key)"))
+asyncio.run(fetch("create table if not exists orders (id serial primary key)"))
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 print("shop: open", flush=True)
 Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()

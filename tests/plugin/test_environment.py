@@ -12,7 +12,7 @@ import asyncpg, pytest, redis
 def resilience_schema():
     return "create table orders (id serial primary key)"
 
-async def ask(url, query):
+async def execute(url, query):
     connection = await asyncpg.connect(url)
     try:
         return await connection.fetchval(query)
@@ -22,14 +22,14 @@ async def ask(url, query):
 @pytest.mark.parametrize("turn", [1, 2])
 def test_it_works(resilience, turn):
     for url in resilience.postgres.url, resilience.postgres.direct_url:
-        assert asyncio.run(ask(url, "select count(*) from orders")) == 0
-    asyncio.run(ask(resilience.postgres.url, "insert into orders default values returning id"))
+        assert asyncio.run(execute(url, "select count(*) from orders")) == 0
+    asyncio.run(execute(resilience.postgres.url, "insert into orders default values returning id"))
     redis.Redis.from_url(resilience.redis.url).set("key", "value")
     assert resilience.postgres.admin.fetch("select 1")[0][0] == 1
 
 def test_the_server_has_its_own_settings(resilience):
     for setting in "TimeZone", "lc_messages", "lc_numeric", "DateStyle", "client_encoding":
-        print(setting, asyncio.run(ask(resilience.postgres.direct_url, f"show {setting}")))
+        print(setting, asyncio.run(execute(resilience.postgres.direct_url, f"show {setting}")))
 """
 TLS = {
     "PGSSLMODE": "verify-full",

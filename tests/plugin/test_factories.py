@@ -8,7 +8,7 @@ ASK = """
 import asyncio, asyncpg, pytest, redis
 from pytest_resilience import SetupError, factories
 
-def ask(url, *queries):
+def execute(url, *queries):
     async def work():
         connection = await asyncpg.connect(url, timeout=2)
         try:
@@ -28,17 +28,17 @@ sessions = factories.redis("sessions")
 
 @pytest.mark.parametrize("turn", [1, 2])
 def test_apart(resilience, replica, sessions, turn):
-    assert ask(replica.url, "select count(*) from t") == 2, "schema and rows in each test"
-    ask(replica.url, "insert into t values (3)", "create table u ()")
-    assert ask(resilience.postgres.url, "select to_regclass('t') is null")
+    assert execute(replica.url, "select count(*) from t") == 2, "schema and rows in each test"
+    execute(replica.url, "insert into t values (3)", "create table u ()")
+    assert execute(resilience.postgres.url, "select to_regclass('t') is null")
     with redis.Redis.from_url(sessions.url) as client, redis.Redis.from_url(resilience.redis.url) as other:
         assert client.dbsize() == 0
         client.set("key", "value")
         assert other.get("key") is None
     with replica.refuse() as strike:
         with pytest.raises(OSError):
-            ask(replica.url, "select 1")
-        assert ask(resilience.postgres.url, "select 1") == 1
+            execute(replica.url, "select 1")
+        assert execute(resilience.postgres.url, "select 1") == 1
     assert strike.label == "replica.refuse" and strike.receipt.touched
     sessions.kill()
     with pytest.raises(redis.ConnectionError):
@@ -50,7 +50,7 @@ def test_healed(sessions):
 
 @pytest.mark.fault("replica.latency", seconds=0.05)
 def test_marker(resilience, replica):
-    ask(replica.url, "select 1")
+    execute(replica.url, "select 1")
     assert [s.label for s in resilience.strikes] == ["replica.latency(seconds=0.05)"]
 
 def test_session(resilience_stack, replica):
@@ -74,7 +74,7 @@ def test_each_test_begins_with_the_schema_of_the_user(project: pytest.Pytester) 
 from pathlib import Path
 
 def migrate(url):
-    ask(url, "create table migrated (x int)")
+    execute(url, "create table migrated (x int)")
 
 @pytest.fixture(scope="session")
 def resilience_schema():
@@ -82,9 +82,9 @@ def resilience_schema():
 
 @pytest.mark.parametrize("turn", [1, 2])
 def test_it(resilience, turn):
-    assert ask(resilience.postgres.url, "select count(*) from plans") == 2
-    assert ask(resilience.postgres.url, "select count(*) from migrated") == 0
-    ask(resilience.postgres.url, "delete from plans", "drop table migrated")
+    assert execute(resilience.postgres.url, "select count(*) from plans") == 2
+    assert execute(resilience.postgres.url, "select count(*) from migrated") == 0
+    execute(resilience.postgres.url, "delete from plans", "drop table migrated")
 """
     )
     project.runpytest_subprocess().assert_outcomes(passed=2)

@@ -128,7 +128,7 @@ def test_starvation_by_lock_and_by_connections(project: pytest.Pytester) -> None
         """
         import asyncio, asyncpg, pytest
 
-        async def ask(url, *queries):
+        async def execute(url, *queries):
             connection = await asyncpg.connect(url, command_timeout=0.3)
             try:
                 for query in queries:
@@ -137,12 +137,12 @@ def test_starvation_by_lock_and_by_connections(project: pytest.Pytester) -> None
                 await connection.close()
 
         def test_lock(resilience):
-            asyncio.run(ask(resilience.postgres.url, "create table t (x int)"))
+            asyncio.run(execute(resilience.postgres.url, "create table t (x int)"))
             with resilience.postgres.starve(lock="t") as strike:
                 with pytest.raises(TimeoutError):
-                    asyncio.run(ask(resilience.postgres.url, "select * from t"))
+                    asyncio.run(execute(resilience.postgres.url, "select * from t"))
             assert strike.receipt.touched == 1
-            asyncio.run(ask(resilience.postgres.url, "select * from t"))
+            asyncio.run(execute(resilience.postgres.url, "select * from t"))
 
         def test_connections(resilience):
             async def three():

@@ -7,7 +7,7 @@ import pytest
 ASK = """
 import asyncio, asyncpg, pytest, redis
 
-def ask(url, *queries, fetch=None):
+def execute(url, *queries, fetch=None):
     async def work():
         connection = await asyncpg.connect(url)
         try:
@@ -29,10 +29,10 @@ def test_it(resilience, turn):
     url = resilience.postgres.url
     client = redis.Redis.from_url(resilience.redis.url)
     assert client.dbsize() == 0 and not client.script_exists("a" * 40)[0]
-    ask(url, "create table t (id serial primary key, x int)", "create type mood as enum ('good', 'bad')",
+    execute(url, "create table t (id serial primary key, x int)", "create type mood as enum ('good', 'bad')",
         "create schema side", "create table side.s (id int generated always as identity)", "insert into t (x) values (1)",
         "create function f() returns int language sql as 'select 1'", "create database another")
-    assert ask(url, fetch="select id from t") == 1
+    assert execute(url, fetch="select id from t") == 1
     client.set("key", "value")
     redis.Redis.from_url(resilience.redis.url, db=3).set("key", "value")
     client.close()
@@ -47,7 +47,7 @@ def test_the_baseline_has_what_session_fixtures_created(project: pytest.Pytester
         + """
 @pytest.fixture(scope="session", autouse=True)
 def schema(resilience_stack):
-    ask(resilience_stack.postgres.url, "create table parent (id serial primary key, name text)",
+    execute(resilience_stack.postgres.url, "create table parent (id serial primary key, name text)",
         "create table child (parent int references parent)", "insert into parent (name) values ('root')",
         "create table empty (id serial)")
 
@@ -59,15 +59,15 @@ def schema(resilience_stack):
 ])
 def test_it(resilience, spoil):
     url = resilience.postgres.url
-    assert ask(url, fetch="select string_agg(name, ',') from parent") == "root"
-    assert ask(url, fetch="select count(*) from child") == 0
-    ask(url, spoil)
+    assert execute(url, fetch="select string_agg(name, ',') from parent") == "root"
+    assert execute(url, fetch="select count(*) from child") == 0
+    execute(url, spoil)
 
 def test_sequences_continue_from_the_baseline(resilience):
     url = resilience.postgres.url
-    assert ask(url, fetch="insert into empty default values returning id") == 1
-    assert ask(url, fetch="insert into parent (name) values ('x') returning id") == 2
-    assert ask(url, fetch="select count(*) from information_schema.columns where table_name = 'empty'") == 1
+    assert execute(url, fetch="insert into empty default values returning id") == 1
+    assert execute(url, fetch="insert into parent (name) values ('x') returning id") == 2
+    assert execute(url, fetch="select count(*) from information_schema.columns where table_name = 'empty'") == 1
 """
     )
     project.runpytest_subprocess().assert_outcomes(passed=13)
@@ -80,14 +80,14 @@ def test_a_transaction_or_lock_ends_with_its_test(project: pytest.Pytester) -> N
 LEFT = []
 
 def test_leaves(resilience):
-    ask(resilience.postgres.url, "create table t (x int)")
+    execute(resilience.postgres.url, "create table t (x int)")
     runner = asyncio.Runner()
     connection = runner.run(asyncpg.connect(resilience.postgres.url))
     runner.run(connection.execute("begin; lock table t; select pg_advisory_lock(7)"))
     LEFT.append((runner, connection))
 
 def test_finds_nothing(resilience):
-    assert ask(resilience.postgres.url, fetch="select pg_try_advisory_lock(7)") is True
+    assert execute(resilience.postgres.url, fetch="select pg_try_advisory_lock(7)") is True
     runner, connection = LEFT[0]
     connection.terminate()
     runner.close()

@@ -109,7 +109,7 @@ def test_a_fault_of_the_session_is_kept(project: pytest.Pytester) -> None:
 POSTGRES = '''
 import asyncio, asyncpg, os, pytest
 
-def ask(url, *queries, fetch=None, **settings):
+def execute(url, *queries, fetch=None, **settings):
     async def work():
         connection = await asyncpg.connect(url, **settings)
         try:
@@ -198,16 +198,16 @@ LOOK = """select md5(concat_ws('|', (select string_agg(relname, ',' order by rel
 FIRST = {}
 
 def check(resilience):
-    now = ask(resilience.postgres.url, "create table probe ()", "drop table probe", fetch=LOOK)
+    now = execute(resilience.postgres.url, "create table probe ()", "drop table probe", fetch=LOOK)
     assert FIRST.setdefault("it", now) == now
-    ask(resilience.postgres.url, user="kept", password="word", fetch="select 1")
-    ask(resilience.postgres.url.replace("/resilience", "/postgres"), fetch="select 1")
+    execute(resilience.postgres.url, user="kept", password="word", fetch="select 1")
+    execute(resilience.postgres.url.replace("/resilience", "/postgres"), fetch="select 1")
 
 @pytest.mark.parametrize("name", SPOILS)
 def test_it(resilience, name):
     check(resilience)
     *queries, last = SPOILS[name]
-    ask(resilience.postgres.url, *queries, *([] if last == "RESTART" else [last]))
+    execute(resilience.postgres.url, *queries, *([] if last == "RESTART" else [last]))
     if last == "RESTART":
         resilience.postgres.restart()
 
@@ -216,7 +216,7 @@ def test_the_database_itself(resilience, name):
     check(resilience)
     other = resilience.postgres.url.replace("/resilience", "/postgres")
     end = "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'resilience'"
-    ask(other, *([end, "alter database resilience rename to mine"] if name == "renamed" else ["drop database resilience with (force)"]))
+    execute(other, *([end, "alter database resilience rename to mine"] if name == "renamed" else ["drop database resilience with (force)"]))
 
 def test_last(resilience):
     check(resilience)

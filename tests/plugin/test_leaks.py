@@ -241,7 +241,7 @@ def test_tidies_up(resilience, tmp_path, capfd):
         listener.subscribe("news")
 
 def test_drops_references(resilience):
-    '''Not closed, but nobody has it any more: a collection ends it.'''
+    '''The connection is not closed, but no object refers to it, so a collection closes it.'''
     client = redis.Redis.from_url(resilience.redis.url)
     client.ping()
     client.itself = client

@@ -75,10 +75,10 @@ class TestCase(unittest.IsolatedAsyncioTestCase):
 
 def test_clean_run(resilience):
     asyncio.run(leave_nothing(resilience))
-    kept = redis.Redis.from_url(resilience.redis.url)
-    kept.ping()
+    client = redis.Redis.from_url(resilience.redis.url)
+    client.ping()
     asyncio.run(leave_nothing(resilience))
-    kept.close()
+    client.close()
 
 @pytest.mark.asyncio
 async def test_clean_async(resilience):

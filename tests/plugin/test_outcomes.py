@@ -9,7 +9,7 @@ import pytest
 TESTS = """
 import socket, pytest
 
-def ask(server):
+def ping(server):
     with socket.create_connection((server.host, server.port), timeout=1) as s:
         s.sendall(b"PING\\r\\n")
         return s.recv(10)
@@ -17,7 +17,7 @@ def ask(server):
 def test_hit(resilience):
     with resilience.redis.refuse():
         with pytest.raises(ConnectionRefusedError):
-            ask(resilience.redis)
+            ping(resilience.redis)
 
 def test_missed(resilience):
     with resilience.redis.latency(seconds=0.01):
@@ -120,8 +120,8 @@ def test_a_failure_shows_the_injected_faults_and_the_log_of_the_service(shop: py
             "*.resilience*logs*test_it.log",
         ]
     )
-    kept = next((shop.path / ".resilience" / "logs").iterdir()).read_text()
-    assert all(f"===== {source} =====" in kept for source in ("strikes", "service", "postgres", "redis"))
+    log = next((shop.path / ".resilience" / "logs").iterdir()).read_text()
+    assert all(f"===== {source} =====" in log for source in ("strikes", "service", "postgres", "redis"))
     assert (shop.path / ".resilience" / ".gitignore").read_text().endswith("*\n")
 
 

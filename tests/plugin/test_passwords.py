@@ -124,7 +124,7 @@ def test_the_password_of_a_given_url_is_not_shown(project: pytest.Pytester, monk
         "--resilience-backend=external", "--resilience-toxiproxy=http://127.0.0.1:1", "-l"
     )
     result.assert_outcomes(failed=1)
-    shown = [line for line in result.stdout.lines if " = " in line]
-    assert "street     = 'hunter2 street'" in shown
-    assert [line for line in shown if "hunter2" in line and "street" not in line] == [], Path.cwd()
-    assert [line for line in shown if "battery" in line] == []
+    lines = [line for line in result.stdout.lines if " = " in line]
+    assert "street     = 'hunter2 street'" in lines
+    assert [line for line in lines if "hunter2" in line and "street" not in line] == [], Path.cwd()
+    assert [line for line in lines if "battery" in line] == []

@@ -31,7 +31,7 @@ def test_every_process_of_the_service_is_struck_and_healed(service: pytest.Pytes
     service.makepyfile(
         """
         import httpx, psutil
-        from conftest import ask, tree
+        from conftest import get, tree
 
         def limits(resilience, which):
             return {process.rlimit(which) for process in tree(resilience)}
@@ -39,24 +39,24 @@ def test_every_process_of_the_service_is_struck_and_healed(service: pytest.Pytes
         def test_memory_pressure(resilience):
             before = limits(resilience, psutil.RLIMIT_DATA)
             with resilience.service.memory_pressure(headroom_mb=8) as strike:
-                assert set(ask(resilience, "/allocate/64", 6).values()) == {(503, "MemoryError")}
+                assert set(get(resilience, "/allocate/64", 6).values()) == {(503, "MemoryError")}
             assert strike.receipt.touched >= 1
             assert strike.receipt.unit == "processes"
-            assert set(ask(resilience, "/allocate/64", 6).values()) == {(200, "")}
+            assert set(get(resilience, "/allocate/64", 6).values()) == {(200, "")}
             assert limits(resilience, psutil.RLIMIT_DATA) == before
 
         def test_descriptors(resilience):
             before = limits(resilience, psutil.RLIMIT_NOFILE)
             with resilience.service.exhaust_descriptors(left=4) as strike:
-                assert set(ask(resilience, "/open/8", 6).values()) == {(503, "OSError")}
+                assert set(get(resilience, "/open/8", 6).values()) == {(503, "OSError")}
             assert strike.receipt.touched >= 1
-            assert set(ask(resilience, "/open/8", 6).values()) == {(200, "")}
+            assert set(get(resilience, "/open/8", 6).values()) == {(200, "")}
             assert limits(resilience, psutil.RLIMIT_NOFILE) == before
 
         def test_processor(resilience):
             before = {tuple(process.cpu_affinity()) for process in tree(resilience)}
             with resilience.service.starve_cpu(share=0.1) as strike:
-                ask(resilience, "/spin/0.3", 2)
+                get(resilience, "/spin/0.3", 2)
                 assert {len(process.cpu_affinity()) for process in tree(resilience)} == {1}
             assert strike.receipt.touched >= 1
             assert {tuple(process.cpu_affinity()) for process in tree(resilience)} == before
@@ -66,7 +66,7 @@ def test_every_process_of_the_service_is_struck_and_healed(service: pytest.Pytes
             with resilience.service.pause() as strike:
                 assert {process.status() for process in tree(resilience)} == {psutil.STATUS_STOPPED}
             assert strike.receipt.touched == len(there)
-            assert set(ask(resilience, "/pid").values()) == {(200, "")}
+            assert set(get(resilience, "/pid").values()) == {(200, "")}
         """
     )
     result = service.runpytest_subprocess("--resilience-strict")
@@ -78,7 +78,7 @@ def test_the_kernel_kills_a_worker_when_the_tree_exceeds_its_limit(service: pyte
         """
         import httpx, os, pathlib, pytest
         from pytest_resilience import eventually
-        from conftest import ask, tree
+        from conftest import get, tree
 
         def groups():
             own = f"pytest-resilience-{os.getpid()}-*"
@@ -88,14 +88,14 @@ def test_the_kernel_kills_a_worker_when_the_tree_exceeds_its_limit(service: pyte
             with resilience.service.memory_limit(headroom_mb=32) as strike:
                 assert groups()
                 with pytest.raises(httpx.TransportError):
-                    ask(resilience, "/allocate/128")
+                    get(resilience, "/allocate/128")
             assert strike.receipt.touched == 1
             assert not groups()
 
         def test_healed(resilience):
             with resilience.service.memory_limit(headroom_mb=32) as strike:
-                assert set(ask(resilience, "/allocate/29.5").values()) == {(200, "")}
-            assert set(ask(resilience, "/allocate/128", 4).values()) == {(200, "")}
+                assert set(get(resilience, "/allocate/29.5").values()) == {(200, "")}
+            assert set(get(resilience, "/allocate/128", 4).values()) == {(200, "")}
             assert strike.receipt.touched >= 1, "so much came near the limit"
         """
     )
@@ -111,7 +111,7 @@ def test_a_worker_that_starts_during_the_fault_is_struck_and_healed(prefork: pyt
         """
         import os, psutil, pytest, signal
         from pytest_resilience import eventually
-        from conftest import ask, tree
+        from conftest import get, tree
 
         def exchange_the_workers(resilience):
             old = [process for process in tree(resilience)[1:]]
@@ -131,16 +131,16 @@ def test_a_worker_that_starts_during_the_fault_is_struck_and_healed(prefork: pyt
             before = resilience.service.process.rlimit(which)
             with strike(resilience.service):
                 born = exchange_the_workers(resilience)
-                assert {status for status, _ in ask(resilience, path, 6).values()} == {503}
+                assert {status for status, _ in get(resilience, path, 6).values()} == {503}
             assert {process.rlimit(which) for process in born} == {before}
-            assert {status for status, _ in ask(resilience, path, 6).values()} == {200}
+            assert {status for status, _ in get(resilience, path, 6).values()} == {200}
 
         def test_processor(resilience):
             before = resilience.service.process.cpu_affinity()
             with resilience.service.starve_cpu():
                 born = exchange_the_workers(resilience)
                 assert {len(process.cpu_affinity()) for process in born} == {1}
-                ask(resilience, "/spin/0.3")
+                get(resilience, "/spin/0.3")
             assert all(process.cpu_affinity() == before for process in born)
         """
     )
@@ -192,7 +192,7 @@ def test_a_restarted_service_is_not_struck(prefork: pytest.Pytester) -> None:
     prefork.makepyfile(
         """
         import psutil, pytest
-        from conftest import ask, tree
+        from conftest import get, tree
 
         @pytest.mark.parametrize("again", ["restart", "kill"])
         def test_it(resilience, again):
@@ -200,7 +200,7 @@ def test_a_restarted_service_is_not_struck(prefork: pytest.Pytester) -> None:
             strike = resilience.service.exhaust_descriptors(left=2)
             getattr(resilience.service, again)().heal()
             assert {process.rlimit(psutil.RLIMIT_NOFILE) for process in tree(resilience)} == before
-            assert {status for status, _ in ask(resilience, "/open/8", 4).values()} == {200}
+            assert {status for status, _ in get(resilience, "/open/8", 4).values()} == {200}
             strike.heal()
             assert {process.rlimit(psutil.RLIMIT_NOFILE) for process in tree(resilience)} == before
             assert strike.receipt.touched is None, "what it did before it ended is not known"

@@ -44,7 +44,7 @@ def test_every_resource_fault_is_vacuous_without_a_request(service: pytest.Pytes
                 except CannotInject:
                     assert name == "memory_limit"
                     pytest.skip("no control groups here")
-                # The kernel may tell late of the connection that asked whether the service is ready.
+                # The kernel may report the connection of the readiness check late.
                 assert strike.receipt.touched in (0, None), strike.receipt
                 return strike.receipt.touched == 0
 
@@ -61,7 +61,7 @@ def test_a_fault_far_from_its_limit_is_vacuous(service: pytest.Pytester) -> None
         """
         import pytest
         from pytest_resilience import CannotInject
-        from conftest import ask
+        from conftest import get
 
         @pytest.mark.parametrize("name, setting", [("memory_pressure", 4000), ("memory_limit", 4000), ("exhaust_descriptors", 500)])
         def test_far(resilience, name, setting):
@@ -71,7 +71,7 @@ def test_a_fault_far_from_its_limit_is_vacuous(service: pytest.Pytester) -> None
                 assert name == "memory_limit"
                 pytest.skip("no control groups here")
             with strike:
-                assert ask(resilience, "/allocate/8", 4) and ask(resilience, "/open/3", 4)
+                assert get(resilience, "/allocate/8", 4) and get(resilience, "/open/3", 4)
             assert strike.receipt.touched == 0, strike.receipt
         """
     )
@@ -83,16 +83,16 @@ def test_a_fault_far_from_its_limit_is_vacuous(service: pytest.Pytester) -> None
 def test_a_refusal_without_a_log_line_is_unknown_and_not_vacuous(ticking: pytest.Pytester) -> None:
     ticking.makepyfile(
         """
-        from conftest import ask
+        from conftest import get
 
         def test_memory(resilience):
             with resilience.service.memory_pressure(headroom_mb=8) as strike:
-                assert {status for status, _ in ask(resilience, "/allocate/64").values()} == {503}
+                assert {status for status, _ in get(resilience, "/allocate/64").values()} == {503}
             assert strike.receipt.touched in (None, 1), "0 would be a lie"
 
         def test_descriptors(resilience):
             with resilience.service.exhaust_descriptors(left=3) as strike:
-                assert {status for status, _ in ask(resilience, "/open/8").values()} == {503}
+                assert {status for status, _ in get(resilience, "/open/8").values()} == {503}
             assert strike.receipt.touched in (None, 1), "0 would be a lie"
         """
     )
@@ -104,17 +104,17 @@ def test_a_process_at_its_limit_is_detected_without_a_log_line(ticking: pytest.P
         """
         import httpx, pytest, socket
         from pytest_resilience import eventually
-        from conftest import ask
+        from conftest import get
 
         def test_memory(resilience):
             with resilience.service.memory_pressure(headroom_mb=32) as strike:
-                assert {status for status, _ in ask(resilience, "/hold/30").values()} == {200}
+                assert {status for status, _ in get(resilience, "/hold/30").values()} == {200}
                 assert strike.receipt.touched == 1
             assert 0 <= strike.receipt.first <= strike.receipt.last
 
         def test_descriptors(resilience):
             with resilience.service.exhaust_descriptors(left=4) as strike:
-                assert {status for status, _ in ask(resilience, "/keep/3").values()} == {200}
+                assert {status for status, _ in get(resilience, "/keep/3").values()} == {200}
                 with socket.create_connection(resilience.service.url.removeprefix("http://").split(":")):
                     eventually(lambda: strike.receipt.touched == 1, within=5)
 
@@ -131,11 +131,11 @@ def test_a_process_at_its_limit_is_detected_without_a_log_line(ticking: pytest.P
 def test_cpu_contention_affects_only_processes_that_need_the_cpu(service: pytest.Pytester) -> None:
     service.makepyfile(
         """
-        from conftest import ask
+        from conftest import get
 
         def test_busy(resilience):
             with resilience.service.starve_cpu(share=0.1) as strike:
-                ask(resilience, "/spin/0.3")
+                get(resilience, "/spin/0.3")
             assert strike.receipt.touched >= 1
             assert strike.receipt.unit == "processes"
 

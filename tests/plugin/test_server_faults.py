@@ -83,7 +83,7 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
             yield connection
             connection.terminate()
 
-        def ask(resilience, runner, query):
+        def query_row(resilience, runner, query):
             async def work():
                 connection = await asyncpg.connect(resilience.postgres.url)
                 try:
@@ -97,7 +97,7 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
             with pytest.raises(ENDED):
                 runner.run(connection.fetchval("select 1"))
             assert strike.receipt.touched == 1
-            assert ask(resilience, runner, "select count(*) from t") == 0
+            assert query_row(resilience, runner, "select count(*) from t") == 0
 
         def test_crash(resilience, runner, connection):
             runner.run(connection.execute("insert into t values (7)"))
@@ -105,15 +105,15 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
             with pytest.raises(ENDED):
                 runner.run(connection.fetchval("select 1"))
             assert strike.receipt.touched == 1
-            assert ask(resilience, runner, "select x from t") == 7, "an acknowledged row survives"
+            assert query_row(resilience, runner, "select x from t") == 7, "an acknowledged row survives"
 
         def test_read_only(resilience, runner, connection):
             with resilience.postgres.read_only() as strike:
-                assert ask(resilience, runner, "select count(*) from t") == 0
+                assert query_row(resilience, runner, "select count(*) from t") == 0
                 with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
-                    ask(resilience, runner, "insert into t values (1) returning x")
+                    query_row(resilience, runner, "insert into t values (1) returning x")
             assert strike.receipt.touched is None
-            assert ask(resilience, runner, "insert into t values (1) returning x") == 1
+            assert query_row(resilience, runner, "insert into t values (1) returning x") == 1
         """
     )
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=3)
@@ -156,19 +156,19 @@ def test_redis_loads_is_busy_has_no_primary_and_heals(project: pytest.Pytester) 
             assert client.get("key") == b"value"
 
         def test_restart_with_data_kept_then_killed(resilience):
-            def ask(command, *words):
+            def call(command, *words):
                 with redis.Redis.from_url(resilience.redis.url, retry=None) as client:
                     return client.execute_command(command, *words)
-            ask("SET", "key", "value")
+            call("SET", "key", "value")
             resilience.redis.restart("kept")
-            assert ask("GET", "key") == b"value"
+            assert call("GET", "key") == b"value"
             resilience.redis.restart("lost")
-            assert ask("GET", "key") is None
-            ask("SET", "key", "value")
+            assert call("GET", "key") is None
+            call("SET", "key", "value")
             resilience.redis.restart("kept")
             with resilience.redis.kill():
                 pass
-            assert ask("GET", "key") is None, "data saved for one restart was loaded by another start"
+            assert call("GET", "key") is None, "data saved for one restart was loaded by another start"
 
         def test_restart_of_postgres_takes_no_such_setting(resilience):
             from pytest_resilience import SetupError
@@ -235,13 +235,13 @@ def test_postgres_has_no_connections_held_locks_and_slow_queries(project: pytest
             runner.run(body())
 
         def test_slow_queries(resilience, runner, connection):
-            async def ask():
+            async def timed_query():
                 begin = asyncio.get_running_loop().time()
                 assert await connection.fetchval("select count(*) from t") == 0
                 return asyncio.get_running_loop().time() - begin
             with resilience.postgres.slow_queries(0.3, "t") as strike:
-                took = [runner.run(ask()) for _ in range(3)]
-                assert min(took[1:]) > 0.2, "each statement waits for a lock that has just been acquired"
+                times = [runner.run(timed_query()) for _ in range(3)]
+                assert min(times[1:]) > 0.2, "each statement waits for a lock that has just been acquired"
                 assert runner.run(connection.fetchval("select count(*) from u", timeout=2)) == 0
             # Three, or four: the driver first sends the statement to be parsed, and both parse and execution may wait for a lock.
             assert strike.receipt.touched in (3, 4)

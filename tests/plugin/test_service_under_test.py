@@ -495,9 +495,9 @@ def test_a_failed_request_shows_the_active_strikes_and_no_frames_of_the_client(p
     )
     frames = ("httpcore", "site-packages", "pytest_resilience/")
     assert [line for line in result.outlines if any(frame in line for frame in frames)] == []
-    kept = "".join(file.read_text() for file in (project.path / ".resilience" / "logs").iterdir())
-    assert "token=***" in kept
-    assert "hunter2" not in kept + result.stdout.str()
+    logs = "".join(file.read_text() for file in (project.path / ".resilience" / "logs").iterdir())
+    assert "token=***" in logs
+    assert "hunter2" not in logs + result.stdout.str()
     full = project.runpytest_subprocess("-k", "client", "--full-trace")
     assert "httpcore" in full.stdout.str()
 
@@ -555,5 +555,5 @@ def test_a_command_is_always_shown_without_secrets(project: pytest.Pytester) -> 
             "E *postgresql://ann:[*][*][*]@h/db api_key: [*][*][*]",
         ]
     )
-    said = result.stdout.str() + result.stderr.str() + (project.path / "junit.xml").read_text()
-    assert "hunter2" not in said
+    output = result.stdout.str() + result.stderr.str() + (project.path / "junit.xml").read_text()
+    assert "hunter2" not in output

@@ -12,13 +12,13 @@ INNER = '''
 import asyncio, asyncpg, redis
 
 def test_inner(resilience):
-    async def ask():
+    async def work():
         connection = await asyncpg.connect(resilience.postgres.url)
         try:
             return await connection.fetchval("select 1")
         finally:
             await connection.close()
-    assert asyncio.run(ask()) == 1
+    assert asyncio.run(work()) == 1
     with redis.Redis.from_url(resilience.redis.url) as client:
         assert client.ping()
 '''
@@ -30,9 +30,9 @@ def test_inner():
     assert asyncpg.Record and hiredis.Reader()
 '''
 
-def ask(resilience):
+def use_clients(resilience):
     import asyncio, asyncpg, redis
-    async def ask():
+    async def work():
         connection = await asyncpg.connect(resilience.postgres.url)
         try:
             await connection.execute("create table if not exists waits ()")
@@ -47,7 +47,7 @@ def ask(resilience):
             await connection.fetch("select * from waits", timeout=0.1)
         finally:
             await connection.close()
-    assert asyncio.run(ask()) == [(1, "x")]
+    assert asyncio.run(work()) == [(1, "x")]
     with redis.Redis.from_url(resilience.redis.url) as client:
         with pytest.raises(redis.ResponseError):
             client.execute_command("NONSENSE")
@@ -79,60 +79,60 @@ def late(request):
 """
 
 ORDERS = {
-    "pytester first": "def test_1(pytester, resilience): ask(resilience)\ndef test_2(resilience): ask(resilience)",
-    "resilience first": "def test_1(resilience, pytester): ask(resilience)\ndef test_2(resilience): ask(resilience)",
+    "pytester first": "def test_1(pytester, resilience): use_clients(resilience)\ndef test_2(resilience): use_clients(resilience)",
+    "resilience first": "def test_1(resilience, pytester): use_clients(resilience)\ndef test_2(resilience): use_clients(resilience)",
     "the stack is made within": """
-def test_1(pytester, request): ask(request.getfixturevalue("resilience"))
-def test_2(pytester, resilience): ask(resilience)
-def test_3(resilience): ask(resilience)
+def test_1(pytester, request): use_clients(request.getfixturevalue("resilience"))
+def test_2(pytester, resilience): use_clients(resilience)
+def test_3(resilience): use_clients(resilience)
 """,
     "another fixture restores": """
-def test_1(restored, late): ask(late)
-def test_2(late, restored): ask(late)
-def test_3(resilience): ask(resilience)
+def test_1(restored, late): use_clients(late)
+def test_2(late, restored): use_clients(late)
+def test_3(resilience): use_clients(resilience)
 """,
-    "a module restores": "def test_1(restored_by_a_module, late): ask(late)\ndef test_2(late): ask(late)",
+    "a module restores": "def test_1(restored_by_a_module, late): use_clients(late)\ndef test_2(late): use_clients(late)",
     "nothing but set-up within": "def test_1(pytester, resilience): pass\ndef test_2(resilience): pass",
     "the test restores": """
 def test_1(resilience):
     saved = dict(sys.modules)
-    ask(resilience)
+    use_clients(resilience)
     sys.modules.clear()
     sys.modules.update(saved)
     gc.collect()
-    ask(resilience)
-def test_2(resilience): ask(resilience)
+    use_clients(resilience)
+def test_2(resilience): use_clients(resilience)
 """,
     "inner runs in this process": """
 def test_1(pytester):
     for _ in range(2):
         pytester.makepyfile(INNER)
         pytester.runpytest_inprocess("-p", "pytest_resilience").assert_outcomes(passed=1)
-def test_2(resilience): ask(resilience)
+def test_2(resilience): use_clients(resilience)
 def test_3(pytester, resilience):
     for text in INNER, BARE, INNER:
         pytester.makepyfile(text)
         pytester.runpytest_inprocess("-p", "pytest_resilience").assert_outcomes(passed=1)
-        ask(resilience)
+        use_clients(resilience)
 """,
     "inner runs that do not use it": """
 def test_1(pytester, request):
     for _ in range(2):
         pytester.makepyfile(BARE)
         pytester.runpytest_inprocess().assert_outcomes(passed=1)
-    ask(request.getfixturevalue("resilience"))
+    use_clients(request.getfixturevalue("resilience"))
 def test_2(pytester, resilience):
     for _ in range(2):
         pytester.makepyfile(BARE)
         pytester.runpytest_inprocess("-p", "no:pytest_resilience").assert_outcomes(passed=1)
-        ask(resilience)
+        use_clients(resilience)
 """,
     "inner runs in processes of their own": """
 def test_1(pytester, request):
     pytester.makepyfile(INNER)
     pytester.runpytest_subprocess("-p", "pytest_resilience").assert_outcomes(passed=1)
-    ask(request.getfixturevalue("resilience"))
-def test_2(resilience): ask(resilience)
+    use_clients(request.getfixturevalue("resilience"))
+def test_2(resilience): use_clients(resilience)
 """,
 }
 
@@ -179,9 +179,9 @@ def test_errors_and_history_have_one_copy(project: pytest.Pytester) -> None:
         COPIES = {}
 
         def copies():
-            wanted = "asyncio", "asyncpg", "asyncpg.protocol.protocol", "redis", "hiredis", "pytest_resilience.errors", \
+            names = "asyncio", "asyncpg", "asyncpg.protocol.protocol", "redis", "hiredis", "pytest_resilience.errors", \
                 "pytest_resilience.history", "pytest_resilience.stack", "httpx", "psutil"
-            for name in wanted:
+            for name in names:
                 __import__(name)
                 COPIES.setdefault(name, set()).add(id(sys.modules[name]))
 

@@ -72,7 +72,7 @@ def status(answer):
     return int(answer.split(b" ", 2)[1])
 
 
-ASK = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+REQUEST = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 def test_a_silent_client_is_disconnected(connect):
@@ -83,14 +83,14 @@ def test_a_silent_client_is_disconnected(connect):
 
 def test_half_a_head_is_408(connect):
     client = connect()
-    client.sendall(ASK[:-2])
+    client.sendall(REQUEST[:-2])
     answer, seconds = rest(client)
     assert status(answer) == 408
     assert b"application/problem+json" in answer
     assert seconds < TIMEOUT + LATE
 
 
-@pytest.mark.parametrize("before", [b"", ASK], ids=["first request", "kept alive"])
+@pytest.mark.parametrize("before", [b"", REQUEST], ids=["first request", "kept alive"])
 def test_the_head_timeout_counts_for_the_whole_head_and_not_for_each_byte(connect, before):
     client = connect()
     if before:
@@ -102,7 +102,7 @@ def test_the_head_timeout_counts_for_the_whole_head_and_not_for_each_byte(connec
 
 def test_an_idle_kept_alive_connection_is_closed(connect):
     client = connect()
-    client.sendall(ASK)
+    client.sendall(REQUEST)
     assert status(first(client)) == 200
     answer, seconds = rest(client)
     assert (answer, seconds < TIMEOUT + LATE) == (b"", True)
@@ -154,7 +154,7 @@ def test_a_busy_connection_is_not_closed(resilience, service, connect):
 def test_the_oldest_idle_connection_is_closed_for_a_new_one(connect, service, log):
     clients = [connect() for _ in range(25)]
     fresh = connect()  # a kept-alive connection is idle, too, and may be closed first
-    fresh.sendall(ASK)
+    fresh.sendall(REQUEST)
     assert status(first(fresh)) == 200
     clients[0].settimeout(TIMEOUT * 0.9)
     assert clients[0].recv(1) == b"", "the oldest of 25 connections is still open, and the limit is 20"
@@ -186,7 +186,7 @@ def test_with_all_connections_busy_only_essential_routes_are_served(connect, ser
 
 
 @pytest.mark.parametrize(
-    ("request_line", "headers", "wanted"),
+    ("request_line", "headers", "expected"),
     [
         (b"GET http://localhost/health HTTP/1.1", b"Host: other", 200),
         (b"GET HTTP://LOCALHOST:8080/api/campaigns?limit=1 HTTP/1.1", b"Host: x", 200),
@@ -207,18 +207,18 @@ def test_with_all_connections_busy_only_essential_routes_are_served(connect, ser
         (b"nonsense", b"", 400),
     ],
 )
-def test_every_form_of_request_gets_the_right_status(connect, log, request_line, headers, wanted):
+def test_every_form_of_request_gets_the_right_status(connect, log, request_line, headers, expected):
     client = connect()
     client.sendall(request_line + b"\r\n" + headers + b"\r\nConnection: close\r\n\r\n")
     answer, _ = rest(client)
-    assert status(answer) == wanted, answer
-    if wanted >= 400:
+    assert status(answer) == expected, answer
+    if expected >= 400:
         assert b"application/problem+json" in answer
         assert len(answer) < 1000
     assert "Traceback" not in log()
 
 
-@pytest.mark.parametrize("path", [b"/api/campaigns", b"/health"], ids=["body wanted", "body not wanted"])
+@pytest.mark.parametrize("path", [b"/api/campaigns", b"/health"], ids=["body expected", "body not expected"])
 def test_a_malformed_body_causes_no_error_in_the_service(connect, service, log, path):
     client = connect()
     client.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
@@ -248,7 +248,7 @@ def test_without_descriptors_idle_connections_are_closed_and_one_line_reports_it
     with resilience.service.exhaust_descriptors():
         waiting = [connect() for _ in range(3)]
         for client in waiting:
-            client.sendall(ASK)
+            client.sendall(REQUEST)
         assert [status(first(client)) for client in waiting] == [200] * 3
     assert log().count("no file descriptor is left") == 1
     assert "Traceback" not in log()

@@ -109,7 +109,7 @@ from pytest_resilience import Service, eventually
 def resilience_service():
     return Service({command}, ready="/pid")
 
-def ask(resilience, path, tries=1):
+def get(resilience, path, tries=1):
     "Return the status and the text of the last response of each process."
     found = {{}}
     for _ in range(tries):

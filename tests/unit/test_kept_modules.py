@@ -71,9 +71,9 @@ def test_a_reload_executes_the_module(finder: KeptModules) -> None:
     assert runs() == 2
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_find_spec_imports_nothing(finder: KeptModules, kept: bool) -> None:
-    if kept:
+@pytest.mark.parametrize("saved", [False, True])
+def test_find_spec_imports_nothing(finder: KeptModules, saved: bool) -> None:
+    if saved:
         importlib.import_module("once")
         forget()
     spec = importlib.util.find_spec("once")
@@ -83,7 +83,7 @@ def test_find_spec_imports_nothing(finder: KeptModules, kept: bool) -> None:
     assert spec.loader is not None
     assert spec.loader.is_package("once")  # type: ignore[attr-defined]
     assert "once" not in sys.modules
-    assert runs() == int(kept)
+    assert runs() == int(saved)
 
 
 def test_failed_imports_are_not_saved(finder: KeptModules) -> None:

@@ -38,13 +38,13 @@ def answers(*values: object) -> Callable[[], object]:
     left: Iterator[object] = iter(values)
     last = values[-1]
 
-    def ask() -> object:
+    def question() -> object:
         value = next(left, last)
         if isinstance(value, Exception):
             raise value
         return value
 
-    return ask
+    return question
 
 
 def test_the_first_true_answer_is_returned() -> None:
@@ -120,15 +120,15 @@ def test_a_long_answer_is_cut() -> None:
 
 
 def test_recovery_takes_three_true_answers_in_a_row() -> None:
-    asked: list[int] = []
-    ask = answers(True, False, True, True, False, True, True, "third")
+    calls: list[int] = []
+    next_answer = answers(True, False, True, True, False, True, True, "third")
 
     def question() -> object:
-        asked.append(1)
-        return ask()
+        calls.append(1)
+        return next_answer()
 
     assert recovers(question, within=1, clock=FakeClock()) == "third"
-    assert len(asked) == 8
+    assert len(calls) == 8
 
 
 def test_a_service_with_intermittent_answers_has_not_recovered() -> None:
@@ -162,24 +162,24 @@ def test_a_lambda_that_returns_a_coroutine_is_awaited_while_a_loop_runs() -> Non
 
 
 @pytest.mark.parametrize("answer", [False, True, ConnectionError("refused")])
-@pytest.mark.parametrize("ask", [eventually, recovers])
+@pytest.mark.parametrize("probe", [eventually, recovers])
 def test_a_question_that_would_block_the_running_loop_is_an_error_at_once(
-    ask: Callable[..., object], answer: object
+    probe: Callable[..., object], answer: object
 ) -> None:
-    asked: list[object] = []
+    calls: list[object] = []
     turn = answers(answer)
 
     def is_done() -> object:
-        asked.append(1)
+        calls.append(1)
         return turn()
 
     async def test() -> None:
         with pytest.raises(SetupError, match=r"is_done\(\) is not async") as error:
-            ask(is_done, within=60)
-        assert f"await {ask.__name__}(question, within=60)" in str(error.value)
+            probe(is_done, within=60)
+        assert f"await {probe.__name__}(question, within=60)" in str(error.value)
 
     asyncio.run(asyncio.wait_for(test(), 5))
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 def test_a_thread_beside_an_event_loop_may_use_plain_callables() -> None:

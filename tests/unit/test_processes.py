@@ -453,6 +453,6 @@ def test_no_frame_of_a_start_that_fails_shows_the_environment(tmp_path):
     with pytest.raises(BackendDied) as failed:
         supervisor.spawn("service", ["true"], env=Private(PAYMENTS_KEY="planted-for-this-test"), log=tmp_path / "log")
     frames = [entry.frame for entry in failed.traceback if Path(entry.path) == Path(processes.__file__)]
-    shown = [repr(value) for frame in frames for value in frame.f_locals.values()]
-    assert "<1 value, not shown>" in shown
-    assert [each for each in shown if "planted" in each] == []
+    values = [repr(value) for frame in frames for value in frame.f_locals.values()]
+    assert "<1 value, not shown>" in values
+    assert [each for each in values if "planted" in each] == []

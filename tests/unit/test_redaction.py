@@ -94,7 +94,7 @@ def test_a_private_dictionary_shows_how_many_values_it_has_and_none_of_them():
 
 
 @pytest.mark.parametrize(
-    ("argv", "shown"),
+    ("argv", "expected"),
     [
         (["serve", "--password", "abc"], "serve --password ***"),
         (["serve", "--password=abc", "--port=80"], "serve --password=*** --port=80"),
@@ -108,13 +108,13 @@ def test_a_private_dictionary_shows_how_many_values_it_has_and_none_of_them():
         (["serve", "some"], "serve some"),
     ],
 )
-def test_a_command_is_shown_without_its_secrets(argv: list[str], shown: str) -> None:
+def test_a_command_is_shown_without_its_secrets(argv: list[str], expected: str) -> None:
     environment = {"STRIPE": "sk_live_1", "USER_TOKEN": "me"}
-    assert " ".join(redacted_command(argv, environment)) == shown
+    assert " ".join(redacted_command(argv, environment)) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("postgresql://ann:s3:c/r@t@host/shop is down", "postgresql://ann:***@host/shop is down"),
         ('{"api_key": "abc", "id": 3}', '{"api_key": "***", "id": 3}'),
@@ -123,8 +123,8 @@ def test_a_command_is_shown_without_its_secrets(argv: list[str], shown: str) -> 
         ("passed: 3, author=me, tokens left", "passed: 3, author=me, tokens left"),
     ],
 )
-def test_a_log_is_shown_without_values_that_it_names_secrets(text: str, shown: str) -> None:
-    assert scrubbed(text) == shown
+def test_a_log_is_shown_without_values_that_it_names_secrets(text: str, expected: str) -> None:
+    assert scrubbed(text) == expected
 
 
 def test_a_path_is_shown_without_secrets_and_not_too_long() -> None:

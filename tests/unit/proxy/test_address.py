@@ -36,7 +36,7 @@ def test_refused(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("localhost:80", "127.0.0.1:80"),
         ("127.0.0.1:", "127.0.0.1:0"),
@@ -46,8 +46,8 @@ def test_refused(text: str, message: str) -> None:
         ("unix:/a/b", "unix:/a/b"),
     ],
 )
-def test_resolved(text: str, shown: str) -> None:
-    assert str(resolve_listen_address(text)) == shown
+def test_resolved(text: str, expected: str) -> None:
+    assert str(resolve_listen_address(text)) == expected
 
 
 def test_show() -> None:

@@ -19,12 +19,12 @@ class SlowNames:
     """A resolver that waits until the test lets it answer."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
         self.begun = threading.Event()
         self.go_on = threading.Event()
 
     def find(self, host: str) -> list[tuple[int, str]]:
-        self.asked.append(host)
+        self.lookups.append(host)
         self.begun.set()
         assert self.go_on.wait(PATIENCE)
         if host.startswith("no"):
@@ -71,13 +71,13 @@ def test_nothing_waits_for_the_name_of_a_listener(
     answer = ask_slowly(server, names, method, route, [body] if route == "/populate" else body)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert b'"listen":"127.0.0.1:' in _body(answer)
-    assert names.asked == ["slow.example"]
+    assert names.lookups == ["slow.example"]
 
 
 def test_two_names_are_looked_up_one_after_the_other(server: Server, names: SlowNames) -> None:
     bodies = [{"name": name, "listen": f"{name}.example:0", "upstream": "u:1"} for name in ("a", "b", "a")]
     assert ask_slowly(server, names, "POST", "/populate", bodies).startswith(b"HTTP/1.1 201 ")
-    assert names.asked == ["a.example", "b.example"]
+    assert names.lookups == ["a.example", "b.example"]
 
 
 def test_a_name_that_is_none_is_gos_500_and_changes_nothing(server: Server, names: SlowNames) -> None:

@@ -33,13 +33,13 @@ def run_until(loop: EventLoop, question: Callable[[], object], within: float = 5
     """Let the loop run until the answer is true."""
     end = loop.now() + within
 
-    def ask() -> None:
+    def poll() -> None:
         if question() or loop.now() > end:
             loop.stop()
         else:
-            loop.call_at(loop.now() + 0.001, ask)
+            loop.call_at(loop.now() + 0.001, poll)
 
-    ask()
+    poll()
     loop.run()
     assert question()
 

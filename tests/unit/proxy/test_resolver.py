@@ -13,10 +13,10 @@ from pytest_resilience.proxy.resolver import LookupResult, Resolver
 def test_concurrent_requests_share_a_look_up_that_does_not_block_the_loop() -> None:
     loop = EventLoop(on_error=print)
     go_on = threading.Event()
-    asked: list[str] = []
+    lookups: list[str] = []
 
     def find(host: str) -> list[tuple[int, str]]:
-        asked.append(host)
+        lookups.append(host)
         go_on.wait(5)
         if host == "bad":
             raise AddressError("lookup bad: no such host")
@@ -36,6 +36,6 @@ def test_concurrent_requests_share_a_look_up_that_does_not_block_the_loop() -> N
     loop.run()
     loop.close()
     resolver.close()
-    assert sorted(asked) == ["bad", "good"]
+    assert sorted(lookups) == ["bad", "good"]
     assert answers.count([(socket.AF_INET, "127.0.0.1")]) == 2
     assert [str(each) for each in answers if isinstance(each, AddressError)] == ["lookup bad: no such host"]

@@ -108,27 +108,27 @@ class Peer:
     """A TLS stream among fakes, and the session of its peer."""
 
     def __init__(self, *, upward: bool = True, limit: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
-        serving, asking = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        serving, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         CA.issue_cert("proxy.test").configure_cert(serving)
-        CA.configure_trust(asking)
+        CA.configure_trust(trusting)
         serving.maximum_version = limit
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.session = (asking if upward else serving).wrap_bio(
+        self.session = (trusting if upward else serving).wrap_bio(
             self.incoming, self.outgoing, not upward, "proxy.test" if upward else None
         )
         self.loop = FakeLoop()
         self.socket = FakeSocket()
         self.events: list[int] = []
-        self.said: list[Any] = []
+        self.calls: list[Any] = []
         self.connection = SimpleNamespace(
             connected=True,
-            close=lambda: self.said.append("closed"),
-            tls_failed=lambda why, upward: self.said.append(why),
-            dial_failed=self.said.append,
+            close=lambda: self.calls.append("closed"),
+            tls_failed=lambda why, upward: self.calls.append(why),
+            dial_failed=self.calls.append,
         )
         self.reader = SimpleNamespace(peer_done=False, on_event=self.events.append)
         self.failures = EventCounter()
-        args: Any = (self.socket, serving if upward else asking, None if upward else "proxy.test")
+        args: Any = (self.socket, serving if upward else trusting, None if upward else "proxy.test")
         self.side = TlsStream(*args, self.reader, self.connection, self.loop, self.failures)
 
     def begin(self, mask: int = IN) -> None:
@@ -201,10 +201,10 @@ def test_silent_client_is_closed_after_the_deadline_and_counted() -> None:
     peer.begin()
     peer.loop.time = HANDSHAKE_TIMEOUT - 0.01
     peer.loop.fire()
-    assert peer.said == []
+    assert peer.calls == []
     peer.loop.time = HANDSHAKE_TIMEOUT
     peer.loop.fire()
-    assert peer.said == ["no handshake within 30 s"]
+    assert peer.calls == ["no handshake within 30 s"]
     assert peer.failures.count == 1
 
 
@@ -214,7 +214,7 @@ def test_deadline_of_an_upstream_that_never_connected_is_a_failed_dial() -> None
     peer.begin()
     peer.loop.time = HANDSHAKE_TIMEOUT
     peer.loop.fire()
-    assert [type(each) for each in peer.said] == [TimeoutError]
+    assert [type(each) for each in peer.calls] == [TimeoutError]
     assert peer.failures.count == 0
 
 
@@ -226,16 +226,16 @@ def test_hello_waits_for_the_connect_and_a_refusal_is_a_failed_dial() -> None:
     assert peer.loop.mask == IN | OUT
     peer.socket.error = refused = ConnectionRefusedError(ECONNREFUSED, "refused")
     peer.event(OUT | ERR)
-    assert peer.said == [refused]
+    assert peer.calls == [refused]
 
 
-@pytest.mark.parametrize(("upward", "said"), [(True, ["closed"]), (False, ["closed in the middle of the handshake"])])
-def test_end_before_the_first_byte(upward: bool, said: list[str]) -> None:
+@pytest.mark.parametrize(("upward", "calls"), [(True, ["closed"]), (False, ["closed in the middle of the handshake"])])
+def test_end_before_the_first_byte(upward: bool, calls: list[str]) -> None:
     peer = Peer(upward=upward)
     peer.begin()
     peer.socket.ended = True
     peer.event()
-    assert peer.said == said
+    assert peer.calls == calls
 
 
 def test_end_in_mid_handshake_is_a_failure() -> None:
@@ -245,7 +245,7 @@ def test_end_in_mid_handshake_is_a_failure() -> None:
     peer.event()
     peer.socket.ended = True
     peer.event()
-    assert peer.said == ["closed in the middle of the handshake"]
+    assert peer.calls == ["closed in the middle of the handshake"]
 
 
 def test_data_behind_the_handshake_waits_until_the_link_reads() -> None:
@@ -275,11 +275,11 @@ def test_no_plain_text_stays_behind(size: int, limit: ssl.TLSVersion) -> None:
     peer = Peer(limit=limit)
     peer.begin()
     peer.shake()
-    said = bytes(range(256)) * 1024
-    for start in range(0, len(said), 5000):
-        peer.session.write(said[start : start + 5000])
-    for start in range(0, len(said), MAX_RECORD):
-        peer.session.write(said[start : start + MAX_RECORD])
+    data = bytes(range(256)) * 1024
+    for start in range(0, len(data), 5000):
+        peer.session.write(data[start : start + 5000])
+    for start in range(0, len(data), MAX_RECORD):
+        peer.session.write(data[start : start + MAX_RECORD])
     peer.carry()
     got = b""
     while peer.socket.incoming:
@@ -289,23 +289,23 @@ def test_no_plain_text_stays_behind(size: int, limit: ssl.TLSVersion) -> None:
             continue  # not a whole record yet
         got += BUFFER[:count]
         assert peer.side._records._session.pending() == 0
-    assert got == said + said
+    assert got == data + data
 
 
 def test_only_bytes_that_have_left_count_as_sent(peer: Peer) -> None:
-    said = bytes(range(256)) * 1024
+    data = bytes(range(256)) * 1024
     peer.socket.room = 20_000
     sent, got = 0, b""
     for _ in range(1000):
-        more = peer.side.send(said[sent:])
+        more = peer.side.send(data[sent:])
         peer.socket.room += 7000
         sent += more
         got += peer.read()
         assert sent <= len(got), "no bytes count as sent before they left"
-        if sent == len(said):
+        if sent == len(data):
             break
         assert peer.loop.mask & OUT
-    assert got == said
+    assert got == data
     assert peer.side.send(b"") == 0
     assert not peer.loop.mask & OUT
 
@@ -381,7 +381,7 @@ def test_garbage_after_the_handshake_is_a_failure(peer: Peer) -> None:
     peer.socket.incoming += b"\x17\x03\x03\x00\x20" + b"x" * 32
     with pytest.raises(BlockingIOError):
         peer.side.recv_into(BUFFER)
-    assert len(peer.said) == peer.failures.count == 1
+    assert len(peer.calls) == peer.failures.count == 1
 
 
 def test_an_error_of_a_background_write_is_raised_by_the_next_call(peer: Peer) -> None:
@@ -466,7 +466,7 @@ def test_both_sides_of_a_proxy(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cert", "key", "said"),
+    ("cert", "key", "message"),
     [
         ("gone.pem", "key.pem", "cert: {}/gone.pem: No such file or directory"),
         ("", "key.pem", "cert: {}/: not a regular file"),
@@ -476,10 +476,10 @@ def test_both_sides_of_a_proxy(folder: Path) -> None:
         ("cert.pem", "a\0b", "key: {}/a\0b: embedded null byte"),
     ],
 )
-def test_files_that_are_no_use(folder: Path, cert: str, key: str, said: str) -> None:
+def test_files_that_are_no_use(folder: Path, cert: str, key: str, message: str) -> None:
     with pytest.raises(ApiError) as refused:
         TlsConfig(TlsBody(client={"cert": f"{folder}/{cert}", "key": f"{folder}/{key}"}))
-    assert refused.value.message == f"bad request body: tls.client.{said}".format(folder)
+    assert refused.value.message == f"bad request body: tls.client.{message}".format(folder)
 
 
 @pytest.mark.parametrize("options", [{"server_name": ""}, {"alpn": [""]}, {"alpn": ["\u00e9"]}])
@@ -496,7 +496,7 @@ def test_alert_and_reason_of_a_handshake_that_failed() -> None:
     peer.begin()
     with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
         peer.shake()
-    assert peer.said == ["certificate verify failed: unable to get local issuer certificate"]
+    assert peer.calls == ["certificate verify failed: unable to get local issuer certificate"]
 
 
 def test_reset_of_a_client_in_mid_handshake_is_a_failure() -> None:
@@ -505,7 +505,7 @@ def test_reset_of_a_client_in_mid_handshake_is_a_failure() -> None:
     peer.socket.incoming += b"\x16"
     peer.event()
     peer.event()  # nothing there after all
-    assert peer.said == []
+    assert peer.calls == []
     peer.socket.failed = ConnectionResetError(ECONNRESET, "reset")
     peer.event()
-    assert peer.said == ["reset"]
+    assert peer.calls == ["reset"]

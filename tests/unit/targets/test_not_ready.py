@@ -22,22 +22,22 @@ def test_the_ports_that_processes_listen_on_are_listed_and_dead_processes_are_no
 def test_a_service_on_another_address_of_its_port_is_recognised() -> None:
     with socket.create_server(("127.0.0.2", 0)) as server:
         port = server.getsockname()[1]
-        asked, seen = describe_state(SPEC, port, "ConnectionRefusedError", [os.getpid()])
-        assert asked == f"GET /readyz on port {port}: ConnectionRefusedError"
+        request, seen = describe_state(SPEC, port, "ConnectionRefusedError", [os.getpid()])
+        assert request == f"GET /readyz on port {port}: ConnectionRefusedError"
         assert f"127.0.0.2:{port}" in seen
         assert seen.endswith(f"the request went to 127.0.0.1:{port}")
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "expected"),
     [
         (404, "answered 404 Not Found; does the service have the path of Service(ready=...)?"),
         (500, "answered 500 Internal Server Error; 2xx and 3xx mean ready"),
         (799, "answered 799; 2xx and 3xx mean ready"),
     ],
 )
-def test_the_response_of_the_service_is_described(status: int, said: str) -> None:
-    assert describe_state(SPEC, 1, status, []) == [f"GET /readyz on port 1 {said}"]
+def test_the_response_of_the_service_is_described(status: int, expected: str) -> None:
+    assert describe_state(SPEC, 1, status, []) == [f"GET /readyz on port 1 {expected}"]
 
 
 def test_a_service_without_a_listening_port_is_described() -> None:

@@ -51,18 +51,18 @@ def test_connections_of_threads_that_have_ended_are_closed(url: str) -> None:
     def to_the_server() -> int:
         port = int(url.rpartition(":")[2])
         process = psutil.Process()
-        look = getattr(process, "net_connections", None) or process.connections  # before psutil 6.0
-        return sum(c.raddr != () and c.raddr.port == port for c in look("tcp"))
+        connections = getattr(process, "net_connections", None) or process.connections  # before psutil 6.0
+        return sum(c.raddr != () and c.raddr.port == port for c in connections("tcp"))
 
     for _ in range(3):
         together = threading.Barrier(4)
 
-        def ask(together: threading.Barrier = together) -> int:
+        def request(together: threading.Barrier = together) -> int:
             together.wait()
             return clients.of_this_thread(url).get("/").status_code
 
         with ThreadPoolExecutor(4) as threads:
-            assert list(threads.map(lambda _: ask(), range(4))) == [200] * 4
+            assert list(threads.map(lambda _: request(), range(4))) == [200] * 4
     eventually(lambda: to_the_server() == 0, within=2.0)
 
 

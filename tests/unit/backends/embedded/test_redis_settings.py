@@ -10,7 +10,7 @@ from pytest_resilience.wire.redis import ErrorReply
 DEFAULT = "user default on nopass ~* &* +@all"
 
 
-def test_answers_are_read() -> None:
+def test_replies_are_parsed() -> None:
     read = RedisSettings.read(["maxmemory", "0", "save", ""], [DEFAULT])
     assert read == RedisSettings({"maxmemory": "0", "save": ""}, {"default": DEFAULT})
 
@@ -20,7 +20,7 @@ def test_a_redis_without_acl_has_no_users() -> None:
 
 
 @pytest.mark.parametrize("answer", [ErrorReply("NOPERM no permissions"), "OK"])
-def test_one_that_does_not_tell_its_settings_is_an_error(answer: object) -> None:
+def test_a_redis_that_does_not_show_its_settings_is_an_error(answer: object) -> None:
     with pytest.raises(ErrorReply):
         RedisSettings.read(answer, [])  # type: ignore[arg-type]
 
