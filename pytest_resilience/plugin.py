@@ -14,7 +14,7 @@ from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
 from .kept_modules import FINDER
 from .report.run_reports import ATTEMPT, ATTEMPT_PROPERTIES, FAILED_ATTEMPTS, LEAK, OUTCOME, STRIKE, UNSUPPORTED
-from .report.terminal import Summary
+from .report.summary import Summary
 from .stash import ATTEMPTS, DESCRIBED, FAILED_ATTEMPT_NUMBERS, LEAK_CHECK, PASSED, RESILIENCE, WORKER_DESCRIPTION
 
 if TYPE_CHECKING:

@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from ..wording import counted
 from .run_reports import RunSummary
 
 if TYPE_CHECKING:
     from ..faults.fault import Strike
-
-
-class Summary:
-    """A plugin that writes the section "resilience" at the end of a run.
-
-    Args:
-        run_line: returns the line that shows which backend and seed the run used, or None if the run has shown it.
-    """
-
-    def __init__(self, run_line: Callable[[], str | None]) -> None:
-        self._run_line = run_line
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Write the injected faults, the vacuous and flaky tests, and the leaks, if there are any."""
-        summary, line = RunSummary.from_stats(terminalreporter.stats), self._run_line()
-        if line or not summary.is_empty:
-            terminalreporter.section("resilience")
-            for each in [*([line] if line else []), *summary_lines(summary)]:
-                terminalreporter.write_line(each)
 
 
 class FaultSummary:
