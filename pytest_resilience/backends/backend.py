@@ -122,7 +122,7 @@ class Server(ABC):
         """
 
 
-class MemoryLimit(Protocol):
+class CgroupLimit(Protocol):
     """A control group with a memory limit."""
 
     def add(self, pid: int) -> bool:
@@ -225,7 +225,7 @@ class Backend(ABC):
             cwd: its working directory; None for that of this process.
         """
 
-    def limit_memory(self, pid: int, limit_bytes: int) -> MemoryLimit:
+    def limit_memory(self, pid: int, limit_bytes: int) -> CgroupLimit:
         """Create a control group that limits the memory of its members. Beyond the limit the kernel kills one of them.
 
         Args:

@@ -18,7 +18,7 @@ class AddressError(Exception):
     """An address that can't be read, resolved or bound. Its text is Go's."""
 
 
-class Address(NamedTuple):
+class SocketAddress(NamedTuple):
     """A resolved address.
 
     Attributes:
@@ -118,7 +118,7 @@ def _has_ipv6() -> bool:
     return True
 
 
-def resolve_listen_address(text: str, find: Callable[[str], list[tuple[int, str]]] | None = None) -> Address:
+def resolve_listen_address(text: str, find: Callable[[str], list[tuple[int, str]]] | None = None) -> SocketAddress:
     """Return the address to listen on.
 
     Args:
@@ -129,15 +129,15 @@ def resolve_listen_address(text: str, find: Callable[[str], list[tuple[int, str]
         AddressError: the address can't be read or resolved.
     """
     if text.startswith("unix:"):
-        return Address(so.AF_UNIX, text[5:], 0)
+        return SocketAddress(so.AF_UNIX, text[5:], 0)
     host, port_text = split_host_port(text)
     port = _port(port_text)
     if host in ("", "0.0.0.0", "::"):
-        return Address(so.AF_INET6, "::", port) if _has_ipv6() else Address(so.AF_INET, "0.0.0.0", port)
+        return SocketAddress(so.AF_INET6, "::", port) if _has_ipv6() else SocketAddress(so.AF_INET, "0.0.0.0", port)
     family = numeric_family(host)
     if family is None:
         family, host = (find or lookup_host)(host)[0]
-    return Address(family, host, port)
+    return SocketAddress(family, host, port)
 
 
 def lookup_host(host: str) -> list[tuple[int, str]]:

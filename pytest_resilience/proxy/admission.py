@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from ..wire.toxiproxy import ADMISSION_DEFAULTS
-from .address import Address, AddressError, open_socket
+from .address import AddressError, SocketAddress, open_socket
 from .event_loop import OUT, EventLoop, Timer
 from .listener import Listener
 from .upstream import Upstream
@@ -163,7 +163,7 @@ class AdmissionControl:
         self._timer = None
         self._upstream.resolve(self._connect_probe)
 
-    def _connect_probe(self, addresses: list[Address] | AddressError) -> None:
+    def _connect_probe(self, addresses: list[SocketAddress] | AddressError) -> None:
         if self._timer is not None or self._probe is not None:
             return
         try:

@@ -8,7 +8,7 @@ from errno import EINPROGRESS, EINVAL
 from struct import pack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .address import Address, AddressError, join_host_port, open_socket
+from .address import AddressError, SocketAddress, join_host_port, open_socket
 from .descriptors import NO_RESOURCES
 from .event_loop import IN
 from .heap import HeldMemory
@@ -109,7 +109,7 @@ class Connection:
         up.recv_into = self.client.recv_into
         down.send = self.client.send
         self.upstream: so.socket | TlsStream | None = None
-        self._remaining: list[Address] | None = None  # addresses of the upstream that were not tried yet
+        self._remaining: list[SocketAddress] | None = None  # addresses of the upstream that were not tried yet
 
     # --- dialling ----------------------------------------------------------------------------------------------------
 
@@ -117,7 +117,7 @@ class Connection:
         """Dial the upstream, and start both directions without waiting for the upstream to answer."""
         self.setup.upstream.resolve(self._on_resolved)
 
-    def _on_resolved(self, result: list[Address] | AddressError) -> None:
+    def _on_resolved(self, result: list[SocketAddress] | AddressError) -> None:
         if self.closed:
             return
         if isinstance(result, AddressError):
@@ -125,7 +125,7 @@ class Connection:
         else:
             self._start(result)
 
-    def _start(self, addresses: list[Address]) -> None:
+    def _start(self, addresses: list[SocketAddress]) -> None:
         up = self.up
         error = self._dial(addresses[0])
         if error is not None:
@@ -145,7 +145,7 @@ class Connection:
                 if self.closed:
                     return
 
-    def _dial(self, address: Address) -> Exception | None:
+    def _dial(self, address: SocketAddress) -> Exception | None:
         """Start to connect to `address`. Return the error if that fails at once."""
         upstream = failure = None
         runtime = self.setup.runtime

@@ -7,7 +7,7 @@ import os
 import stat
 from errno import EADDRINUSE, ECONNREFUSED
 
-from .address import Address, AddressError, open_socket
+from .address import AddressError, SocketAddress, open_socket
 from .event_loop import IN, EventLoop, Handler
 
 
@@ -20,7 +20,7 @@ class Listener:
 
     BACKLOG = 4096
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: SocketAddress) -> None:
         """Bind.
 
         Raises:
@@ -34,14 +34,14 @@ class Listener:
         except OSError as error:
             raise self._failed(address, error) from error
         name = self.socket.getsockname()
-        self.address = address if self.family == so.AF_UNIX else Address(self.family, name[0], name[1])
+        self.address = address if self.family == so.AF_UNIX else SocketAddress(self.family, name[0], name[1])
 
     @staticmethod
-    def _failed(address: Address, error: OSError) -> AddressError:
+    def _failed(address: SocketAddress, error: OSError) -> AddressError:
         where = f"unix {address.host}" if address.family == so.AF_UNIX else f"tcp {address}"
         return AddressError(f"listen {where}: bind: {_reason(error)}")
 
-    def _bind(self, address: Address) -> so.socket:
+    def _bind(self, address: SocketAddress) -> so.socket:
         sock = open_socket(address.family)
         try:
             if address.family == so.AF_UNIX:
@@ -57,7 +57,7 @@ class Listener:
                 return sock
             # When a socket stops listening, Linux keeps its port only if it was bound by number.
             try:
-                return self._bind(Address(address.family, address.host, sock.getsockname()[1]))
+                return self._bind(SocketAddress(address.family, address.host, sock.getsockname()[1]))
             finally:
                 sock.close()
         except BaseException:

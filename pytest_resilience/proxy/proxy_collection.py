@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..wire.api_error import ApiError, bad_body
 from ..wire.toxiproxy import ProxyBody, ToxicBody, merge_attributes
-from .address import Address, AddressError, is_loopback, lookup_host, resolve_listen_address
+from .address import AddressError, SocketAddress, is_loopback, lookup_host, resolve_listen_address
 from .installed_toxic import InstalledToxic, parse_toxic
 from .listener import Listener
 from .proxy import Proxy
@@ -38,7 +38,7 @@ class _PortTransaction:
         self._bound: list[Listener] = []
         self._yielded: list[tuple[Listener, bool]] = []
 
-    def bind(self, address: Address) -> Listener:
+    def bind(self, address: SocketAddress) -> Listener:
         """Return a bound listener that does not listen yet, or the leaving one that has this address."""
         for listener in self._leaving:
             if (address.port or address.family == AF_UNIX) and listener.address == address:
@@ -77,7 +77,7 @@ class _Update(NamedTuple):
     tls: TlsConfig | None
     enabled: bool
     moves: bool
-    address: Address | None
+    address: SocketAddress | None
 
 
 class _Creation(NamedTuple):
@@ -367,7 +367,7 @@ class ProxyCollection:
         """Look up a name without blocking the loop, and call `then` with the result."""
         self._runtime.resolver.resolve(host, then)
 
-    def _resolve(self, listen: str) -> Address:
+    def _resolve(self, listen: str) -> SocketAddress:
         """Return the address that a proxy listens on.
 
         Raises:
@@ -382,7 +382,7 @@ class ProxyCollection:
             )
         return address
 
-    def _resolve_to_listen(self, listen: str) -> Address:
+    def _resolve_to_listen(self, listen: str) -> SocketAddress:
         """Return the address to listen on. An error has Go's prefix."""
         try:
             return self._resolve(listen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _socket as so
 from collections.abc import Callable
 
-from .address import Address, AddressError, lookup_host, numeric_family, split_host_port
+from .address import AddressError, SocketAddress, lookup_host, numeric_family, split_host_port
 from .resolver import Resolver
 
 
@@ -25,14 +25,14 @@ class Upstream:
     def __init__(self, text: str, resolver: Resolver) -> None:
         self.text = text
         self._resolver = resolver
-        self._addresses: list[Address] | None = None
+        self._addresses: list[SocketAddress] | None = None
 
     def change(self, text: str) -> None:
         """Dial another address from now on."""
         self.text = text
         self._addresses = None
 
-    def resolve(self, then: Callable[[list[Address] | AddressError], None]) -> None:
+    def resolve(self, then: Callable[[list[SocketAddress] | AddressError], None]) -> None:
         """Call `then` with the addresses to dial, in order, or with the error.
 
         The call happens before `resolve` returns unless the upstream is a name.
@@ -48,19 +48,19 @@ class Upstream:
         else:
             then(self._addresses)
 
-    def _look_up(self, then: Callable[[list[Address] | AddressError], None]) -> None:
+    def _look_up(self, then: Callable[[list[SocketAddress] | AddressError], None]) -> None:
         host, port = split_host_port(self.text)
 
         def on_result(result: list[tuple[int, str]] | AddressError) -> None:
             if isinstance(result, AddressError):
                 then(result)
             else:
-                then([Address(family, numeric, int(port)) for family, numeric in result])
+                then([SocketAddress(family, numeric, int(port)) for family, numeric in result])
 
         self._resolver.resolve(host, on_result)
 
 
-def parse_upstream(text: str) -> list[Address] | None:
+def parse_upstream(text: str) -> list[SocketAddress] | None:
     """Return the addresses of an upstream, or None for a name that has to be looked up.
 
     `localhost` is looked up here, as its addresses never change.
@@ -69,7 +69,7 @@ def parse_upstream(text: str) -> list[Address] | None:
         AddressError: the text is no address.
     """
     if text.startswith("unix:"):
-        return [Address(so.AF_UNIX, text[5:], 0)]
+        return [SocketAddress(so.AF_UNIX, text[5:], 0)]
     host, port_text = split_host_port(text)
     digits = port_text.lstrip("0")
     if not port_text.isascii() or not port_text.isdigit() or len(digits) > 5 or int(digits or "0") > 65535:
@@ -77,7 +77,7 @@ def parse_upstream(text: str) -> list[Address] | None:
     port = int(digits or "0")
     family = numeric_family(host or "127.0.0.1")
     if family is not None:
-        return [Address(family, host or "127.0.0.1", port)]
+        return [SocketAddress(family, host or "127.0.0.1", port)]
     if host == "localhost":
-        return [Address(family, numeric, port) for family, numeric in lookup_host(host)]
+        return [SocketAddress(family, numeric, port) for family, numeric in lookup_host(host)]
     return None

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..backends.backend import Backend, MemoryLimit
+from ..backends.backend import Backend, CgroupLimit
 from ..backends.session.memory_cgroup import CgroupUnavailable
 from ..errors import CannotInject, SetupError
 from ..faults.fault import Hold, Receipt
@@ -100,7 +100,7 @@ class ProcessLimits:
 class CgroupHold:
     """A process tree in a memory cgroup."""
 
-    def __init__(self, group: MemoryLimit) -> None:
+    def __init__(self, group: CgroupLimit) -> None:
         self._group = group
 
     def release(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...errors import CannotInject
 from ...processes import ManagedProcess, SupervisorClient
-from ..backend import Backend, MemoryLimit
+from ..backend import Backend, CgroupLimit
 from .child_environ import python_environ
 from .memory_cgroup import CgroupUnavailable, MemoryCgroup
 from .session_dir import SessionDirectory, private_umask, unusable_directory
@@ -79,7 +79,7 @@ class SupervisedBackend(Backend):
     ) -> ManagedProcess:
         return self._supervisor.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
 
-    def limit_memory(self, pid: int, limit_bytes: int) -> MemoryLimit:
+    def limit_memory(self, pid: int, limit_bytes: int) -> CgroupLimit:
         try:
             group = MemoryCgroup(pid, limit_bytes)
         except CgroupUnavailable as problem:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_resilience.proxy.address import Address, AddressError
+from pytest_resilience.proxy.address import AddressError, SocketAddress
 from pytest_resilience.proxy.listener import Listener
 
 
 @pytest.fixture
 def listener() -> Iterator[Listener]:
-    listener = Listener(Address(socket.AF_INET, "127.0.0.1", 0))
+    listener = Listener(SocketAddress(socket.AF_INET, "127.0.0.1", 0))
     yield listener
     listener.close()
 
@@ -35,7 +35,7 @@ def test_listener_refuses_keeps_its_port_and_listens_again(listener: Listener) -
 def test_listener_that_steps_aside_lets_another_one_bind(listener: Listener) -> None:
     listener.listen()
     listener.yield_port()
-    Listener(Address(socket.AF_INET6, "::", listener.address.port)).close()
+    Listener(SocketAddress(socket.AF_INET6, "::", listener.address.port)).close()
     listener.reclaim_port(listening=True)
     socket.create_connection(listener.address.sockaddr, 1).close()
 

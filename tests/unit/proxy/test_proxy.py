@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_resilience.proxy.address import Address, resolve_listen_address
+from pytest_resilience.proxy.address import SocketAddress, resolve_listen_address
 from pytest_resilience.proxy.event_loop import EventLoop
 from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.listener import Listener
@@ -58,7 +58,7 @@ def test_next_address_is_tried_and_nothing_is_lost(proxy: Proxy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as upstream:
         upstream.setblocking(False)
         places = [("127.0.0.1", dead_port()), ("127.0.0.1", dead_port()), upstream.getsockname()]
-        proxy.upstream._addresses = [Address(socket.AF_INET, *place) for place in places]
+        proxy.upstream._addresses = [SocketAddress(socket.AF_INET, *place) for place in places]
         served: list[socket.socket] = []
 
         def accepted() -> bool:
@@ -82,7 +82,7 @@ def test_next_address_is_tried_and_nothing_is_lost(proxy: Proxy) -> None:
 
 
 def test_client_is_given_up_when_no_address_answers(proxy: Proxy) -> None:
-    proxy.upstream._addresses = [Address(socket.AF_INET, "127.0.0.1", dead_port()) for _ in range(2)]
+    proxy.upstream._addresses = [SocketAddress(socket.AF_INET, "127.0.0.1", dead_port()) for _ in range(2)]
     with dial(proxy) as client:
         run_until(proxy.runtime.loop, lambda: proxy.accepted.count == 1 and not proxy.connections)
         assert client.recv(1) == b""
@@ -91,7 +91,7 @@ def test_client_is_given_up_when_no_address_answers(proxy: Proxy) -> None:
 def test_toxic_added_before_the_upstream_is_dialled_is_installed_once(proxy: Proxy) -> None:
     """A connection that `accept_delay` holds back gets each toxic once, in the order of their addition."""
     upstream = socket.create_server(("127.0.0.1", 0))
-    proxy.upstream._addresses = [Address(socket.AF_INET, *upstream.getsockname())]
+    proxy.upstream._addresses = [SocketAddress(socket.AF_INET, *upstream.getsockname())]
     proxy.set_admission({"accept_delay": 50})
     first, second = (installed_latency(name) for name in ("first", "second"))
     proxy.add_toxic(first)
