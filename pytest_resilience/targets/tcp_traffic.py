@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import psutil
 
 _NETLINK_SOCK_DIAG = 4
+_SO_RCVBUFFORCE = 33
 _GROUPS = (1 << 0) | (1 << 2)  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DESTROY
 _SOCK_DIAG_BY_FAMILY = 20
 _REQUEST_DUMP = 0x301
@@ -37,6 +38,7 @@ _FIN_WAIT2, _TIME_WAIT, _LISTEN = 5, 6, 10
 _LONG = 1 << 32  # milliseconds; longer than any timer of a closing socket
 EVENT_DELAY = 0.1  # seconds by which the event of a destroyed socket may be late on a busy machine
 SKIP_TIMEOUT = 0.02  # seconds to wait for events of earlier connections
+EVENT_BUFFER = 8 << 20  # bytes; connections of other programs fill the default of 200 KiB with 300 events
 EVENT_GAP = 0.005  # seconds without an event after which those of earlier connections have usually arrived
 
 
@@ -86,6 +88,7 @@ class TcpTraffic:
         self._seen = False  # stays True
         try:
             self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG)
+            _enlarge_buffer(self._events)
             self._events.bind((0, _GROUPS))
             self._events.setblocking(False)
             self._skip_old_events()
@@ -177,6 +180,14 @@ class TcpTraffic:
             except BlockingIOError:
                 return
             yield from _sockets(data)
+
+
+def _enlarge_buffer(events: socket.socket) -> None:
+    """Enlarge the receive buffer of a socket, beyond the limit of the system where this user may."""
+    try:
+        events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, EVENT_BUFFER)
+    except PermissionError:
+        events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, EVENT_BUFFER)
 
 
 def _closing(sockets: Iterable[TcpSocket], *, initial: bool = False) -> dict[tuple[int, int], int]:
