@@ -198,7 +198,7 @@ PLANTS = (
         (
             "cache.py",
             "            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
-            "            await self.redis.write(write, TimeBudget(10 if stamp[1] == DELETED_VERSION else self._budget))\n        except RedisUnavailable:\n            return\n",
+            "            await self.redis.write(write, TimeBudget(2 if stamp[1] == DELETED_VERSION else self._budget))\n        except RedisUnavailable:\n            return\n",
         ),
         tests=NO_REDIS,
         message="DELETE takes",
