@@ -61,7 +61,10 @@ def is_quiet(tree: ForeignProcessTree) -> bool:
 
 
 def quiet(tree: ForeignProcessTree) -> TcpTraffic:
-    """Return the traffic from a moment on at which its absence is certain; other programs may flood the kernel's events before."""
+    """Return the traffic from a moment on at which its absence is certain.
+
+    Other programs may overflow the kernel's events before.
+    """
 
     def attempt() -> TcpTraffic | None:
         traffic = TcpTraffic(tree)
