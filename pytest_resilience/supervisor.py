@@ -442,7 +442,12 @@ class Supervisor:
             if os.getppid() != self.pid:
                 os._exit(127)
         signal.set_wakeup_fd(-1)
-        for number in (*CAUGHT, signal.SIGPIPE, signal.SIGXFSZ):
+        for number in (
+            *CAUGHT,
+            signal.SIGQUIT,
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ):  # a shell ignores SIGQUIT for background jobs
             signal.signal(number, signal.SIG_DFL)
         argv = request["argv"]
         os.execvpe(argv[0], argv, {**request["env"], MARK: mark})

@@ -19,6 +19,7 @@ from ...clients.receive import receive_all
 from ...wire import http
 
 STEP_TIMEOUT = 5.0  # seconds for one step
+ATTEMPTS = 2  # each step can be repeated
 
 
 async def drop_databases(url: str, databases: Iterable[str]) -> None:
@@ -70,7 +71,15 @@ def main(path: str) -> None:
         steps["keys in Redis"] = lambda: flush_redis(plan["redis"])
     steps[f"the proxies {plan['prefix']}*"] = lambda: delete_proxies(plan["api"][0], plan["api"][1], plan["prefix"])
     for objects, step in steps.items():
-        try:
-            step()
-        except Exception as problem:  # noqa: BLE001  # the other steps may succeed; the text of the error may have a URL, so it is not printed
-            sys.stderr.write(f"{objects} may be left: {type(problem).__name__}\n")
+        if not any(_succeeds(step, objects) for _ in range(ATTEMPTS)):
+            sys.stderr.write(f"{objects} may be left\n")
+
+
+def _succeeds(step: Callable[[], None], objects: str) -> bool:
+    """Try one step, and log the kind of its error. The text of the error may have a URL, so it is not printed."""
+    try:
+        step()
+    except Exception as problem:  # noqa: BLE001  # the other steps may succeed
+        sys.stderr.write(f"{objects}: {type(problem).__name__}\n")
+        return False
+    return True
