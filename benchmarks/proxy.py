@@ -119,7 +119,7 @@ def embedded_command() -> list[str]:
     h11_home = str(Path(h11.__file__).parents[1])
     code = (
         f"import sys; sys.path[:0] = {[str(ROOT), h11_home]!r}; "
-        "from pytest_resilience.proxy.__main__ import main; sys.exit(main(sys.argv[1:]))"
+        "from pytest_resilience.proxy.__main__ import main; sys.exit(main(*sys.argv[1:]))"
     )
     return [sys.executable, "-I", "-S", "-c", code, "-host", "127.0.0.1", "-port", "0"]
 

@@ -85,7 +85,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     return values
 
 
-def main(argv: Sequence[str]) -> int:
+def main(*argv: str) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Args:
@@ -252,4 +252,4 @@ def _exit_now(_number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,18 +9,9 @@ from ...errors import CannotInject
 from ...processes import ManagedProcess, SupervisorClient
 from ..backend import Backend, CgroupLimit
 from .child_environ import python_environ
+from .isolated_python import isolated_command
 from .memory_cgroup import CgroupUnavailable, MemoryCgroup
 from .session_dir import SessionDirectory, private_umask, unusable_directory
-
-# An empty package replaces pytest_resilience, because the module needs none of its public names. So there is less to load.
-_RUN = """
-import sys
-package = type(sys)("pytest_resilience")
-package.__path__ = [sys.argv[1]]
-sys.modules["pytest_resilience"] = package
-from pytest_resilience.{module} import main
-main(*sys.argv[2:])
-"""
 
 
 class SupervisedBackend(Backend):
@@ -51,22 +41,14 @@ class SupervisedBackend(Backend):
             ) from None
 
     def _run_at_exit(self, module: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
-        """Let the supervisor run `main` of a module of this package when the session ends. The module may import only the standard library.
+        """Let the supervisor run `main` of a module of this package when the session ends.
 
         Args:
-            module: its name in the package, such as "backends.docker.engine".
-            arguments: for its `main`. All users of the machine can read them.
+            module: as for `isolated_command`.
+            arguments: as for `isolated_command`.
             env: its environment, which may have secrets.
         """
-        argv = [
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            _RUN.format(module=module),
-            str(Path(__file__).parents[2]),
-            *arguments,
-        ]
+        argv = isolated_command(module, *arguments)
         self._supervisor.run_at_exit(argv, env={**python_environ(), **(env or {})}, log=self.directory / "end.log")
 
     def close(self) -> None:

@@ -5,15 +5,13 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import pytest
 
 from pytest_resilience.backends.docker import engine
 from pytest_resilience.backends.docker.engine import Engine, EngineUnavailable
-from pytest_resilience.backends.session.supervised import _RUN
+from pytest_resilience.backends.session.isolated_python import isolated_command
 from pytest_resilience.wire.http import HttpResponse
 
 
@@ -145,8 +143,6 @@ def test_the_supervisor_can_run_the_removal_without_installed_packages(tmp_path)
         return b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(listed).encode()
 
     with answering(answer) as url:
-        package = Path(engine.__file__).parents[2]
-        program = _RUN.format(module="backends.docker.engine")
-        argv = [sys.executable, "-I", "-S", "-c", program, str(package), url, "s1", os.fspath(tmp_path)]
+        argv = isolated_command("backends.docker.engine", url, "s1", os.fspath(tmp_path))
         subprocess.run(argv, check=True, timeout=30)
     assert not containers
