@@ -7,21 +7,7 @@ import asyncio
 import pytest
 
 from pytest_resilience.clock import SYSTEM, wait_until, wait_until_async
-
-
-class FakeClock:
-    """A clock on which only `sleep` lets time pass."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-        self.sleeps: list[float] = []
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.time += seconds
+from tests.support.clocks import FakeClock
 
 
 def test_a_condition_that_is_true_at_once_costs_no_time() -> None:

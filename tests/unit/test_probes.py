@@ -9,19 +9,7 @@ import pytest
 
 from pytest_resilience import NeverHappened, SetupError, eventually, recovers
 from pytest_resilience.history import FaultPeriod, History, recording
-
-
-class FakeClock:
-    """Time passes only by sleeping."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
+from tests.support.clocks import FakeClock
 
 
 def history_of(faults: list[FaultPeriod]) -> History:

@@ -15,6 +15,7 @@ from pytest_resilience import processes
 from pytest_resilience.errors import BackendDied, ResilienceError, ServerNotReady
 from pytest_resilience.processes import CannotStart, SupervisorClient
 from pytest_resilience.redaction import Private, redacted_command
+from tests.support.clocks import FakeClock
 from tests.support.waiting import gone, until
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -29,19 +30,6 @@ for _ in range(100):
         time.sleep(600)
 time.sleep(600)
 """
-
-
-class FrozenClock:
-    """A clock that advances only by sleep()."""
-
-    def __init__(self):
-        self.seconds = 0.0
-
-    def now(self):
-        return self.seconds
-
-    def sleep(self, seconds):
-        self.seconds += seconds
 
 
 @pytest.fixture(scope="module")
@@ -252,13 +240,13 @@ def test_terminate_waits_for_a_child_that_handles_sigterm(spawn):
 def test_terminate_kills_a_child_that_ignores_sigterm(spawn):
     child = spawn("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.01; done")
     until(child.log_text)
-    clock = FrozenClock()
+    clock = FakeClock(0.0)
     assert child.terminate(within=30, clock=clock) == -signal.SIGKILL
     assert 30 <= clock.now() < 31
 
 
 def test_wait_returns_none_after_its_timeout(spawn):
-    child, clock = spawn("sleep", "600"), FrozenClock()
+    child, clock = spawn("sleep", "600"), FakeClock(0.0)
     assert child.wait(3, clock=clock) is None
     assert 3 <= clock.now() < 3.1
 

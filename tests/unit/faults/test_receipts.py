@@ -10,6 +10,7 @@ import pytest
 from pytest_resilience.faults import receipts
 from pytest_resilience.proxy_client.counters import ConnectionCounts, ProxyCounters, Tally
 from pytest_resilience.proxy_client.handle import ProxyHandle
+from tests.support.clocks import FakeClock
 
 
 def ours(*, cut: int = 0, refused: int | None = 0, unattributed: int = 0, **rest: Any) -> ProxyCounters:
@@ -23,19 +24,6 @@ def real(accepted: int | None = None, closed: int = 0, closed_bytes: int = 0) ->
     """Return the counters of a real Toxiproxy, or without arguments of one that shows nothing."""
     counts = ConnectionCounts(accepted, closed) if accepted is not None else None
     return ProxyCounters(10.0, None, Tally(), None, None, 0, None, counts, closed_bytes)
-
-
-class FakeClock:
-    """A clock that only sleep() moves."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
 
 
 @pytest.fixture(autouse=True)

@@ -5,19 +5,7 @@ import pytest
 from pytest_resilience.backends.embedded import server_process as module
 from pytest_resilience.backends.embedded.server_process import ProcessContext, ServerProcess
 from pytest_resilience.errors import BackendDied, ServerNotReady
-
-
-class FrozenClock:
-    """A clock that advances only when it sleeps."""
-
-    def __init__(self):
-        self.seconds = 0.0
-
-    def now(self):
-        return self.seconds
-
-    def sleep(self, seconds):
-        self.seconds += seconds
+from tests.support.clocks import FakeClock
 
 
 class FakeChild:
@@ -80,7 +68,7 @@ class FakeServer(ServerProcess):
 @pytest.fixture
 def make(tmp_path):
     def made(*starts, needs=3):
-        server = FakeServer(ProcessContext(FakeSupervisor(*starts), tmp_path, FrozenClock()), "it")
+        server = FakeServer(ProcessContext(FakeSupervisor(*starts), tmp_path, FakeClock(0.0)), "it")
         server.needs = needs
         return server
 
