@@ -168,10 +168,7 @@ class ManagedProcess:
 
     def log_size(self) -> int:
         """Return the size of the log in bytes."""
-        try:
-            return self.log.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return file_size(self.log)
 
     def log_text(self, since: int = 0) -> str:
         """Return the log from byte `since` on."""
@@ -471,6 +468,14 @@ class SupervisorClient:
 
 class SupervisorError(ResilienceError):
     """A request to the supervisor failed."""
+
+
+def file_size(file: Path) -> int:
+    """Return the size of a file in bytes, and 0 for a file that does not exist."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _start_failure_reason(request: Mapping[str, Any], env: Mapping[str, str], refusal: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...clock import SYSTEM, Clock, wait_until
-from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient
+from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient, file_size
 from ..backend import Address, Server
 from ..managed_server import HOST, STOP_WITHIN, ManagedServer
 from ..session.child_environ import SERVER_ENVIRON
@@ -178,10 +178,7 @@ class ServerProcess(ManagedServer):
 
     def log_size(self) -> int:
         """Return the size of its log in bytes."""
-        try:
-            return self.log.stat().st_size
-        except FileNotFoundError:
-            return 0
+        return file_size(self.log)
 
     def log_text(self, since: int = 0) -> str:
         """Return its log from byte `since` on."""
