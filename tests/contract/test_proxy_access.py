@@ -370,7 +370,7 @@ import encodings.idna, resource
 from pytest_resilience.proxy import __main__, api, metrics, peer_user, proxy, proxy_collection, refused_connections, resolver
 os.setgid(65534)
 os.setuid(65534)
-sys.exit(__main__.main(sys.argv[1:]))
+sys.exit(__main__.main(*sys.argv[1:]))
 """
 RESET = "POST /reset HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
