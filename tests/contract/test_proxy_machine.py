@@ -115,7 +115,8 @@ class Machine(RuleBasedStateMachine):
     def connect(self) -> None:
         try:
             client = self.proxy.dial()
-        except ConnectionResetError:
+        except ConnectionResetError:  # by reset_peer, after the proxy has connected to the upstream
+            self.proxy.accept().close()  # or the next client would be paired with this connection
             return
         served = self.proxy.accept()
         for each in (client, served):
