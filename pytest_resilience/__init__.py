@@ -11,16 +11,21 @@ if TYPE_CHECKING:
         LeakedResources,
         NeverHappened,
         NoService,
+        PromiseBroken,
         ResilienceError,
+        ScheduleError,
         ServerNotReady,
         SetupError,
         UnknownFault,
         VacuousTest,
     )
     from .faults.fault import Receipt, Strike
+    from .history import History
     from .leaks.compare import Leak
+    from .operation import Operation, Verdict
     from .probes import eventually, recovers
     from .resilience import Resilience
+    from .schedule import Episode, Schedule, Step
     from .stack import Stack
     from .targets.service_spec import Service
 
@@ -30,21 +35,29 @@ __all__ = [
     "BackendDied",
     "BackendUnavailable",
     "CannotInject",
+    "Episode",
     "HealFailed",
+    "History",
     "Leak",
     "LeakedResources",
     "NeverHappened",
     "NoService",
+    "Operation",
+    "PromiseBroken",
     "Receipt",
     "Resilience",
     "ResilienceError",
+    "Schedule",
+    "ScheduleError",
     "ServerNotReady",
     "Service",
     "SetupError",
     "Stack",
+    "Step",
     "Strike",
     "UnknownFault",
     "VacuousTest",
+    "Verdict",
     "eventually",
     "recovers",
 ]
@@ -55,12 +68,18 @@ pytest_plugins = ("pytest_resilience.plugin",)
 
 # The modules of names that are imported at their first use, because every run of pytest imports this package. All other names are errors.
 _HOMES = {
+    "Episode": "schedule",
+    "History": "history",
     "Leak": "leaks.compare",
+    "Operation": "operation",
     "Receipt": "faults.fault",
     "Resilience": "resilience",
+    "Schedule": "schedule",
     "Service": "targets.service_spec",
     "Stack": "stack",
+    "Step": "schedule",
     "Strike": "faults.fault",
+    "Verdict": "operation",
     "eventually": "probes",
     "recovers": "probes",
 }

@@ -5,6 +5,7 @@ ResilienceError
 │   ├── BackendUnavailable    the chosen backend can't start; the message names what to install
 │   ├── ServerNotReady        a server or the service did not become ready: command, time, log
 │   ├── UnknownFault          a marker or schedule names a fault that does not exist
+│   ├── ScheduleError         a schedule is malformed or impossible; the message has the path to the field
 │   ├── CannotInject          this backend or platform does not support the fault
 │   └── NoService             resilience.service without a resilience_service fixture
 ├── HealFailed                a fault could not be healed
@@ -12,14 +13,19 @@ ResilienceError
 ├── VacuousTest               a fault affected nothing, under --resilience-strict
 └── LeakedResources           a test leaked a resource, under --resilience-leaks=error
 NeverHappened                 (AssertionError) a probe timed out
+PromiseBroken                 (AssertionError) a checker found a violation in a history
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .redaction import redacted_command, scrubbed
 from .wording import close_matches, suggestion
+
+if TYPE_CHECKING:
+    from .operation import Verdict
 
 
 class ResilienceError(Exception):
@@ -119,6 +125,10 @@ def _near(name: str, known: list[str]) -> str:
     return suggestion(meant or (close_matches(name, known) if not fault else []))
 
 
+class ScheduleError(SetupError):
+    """A schedule is malformed or names an impossible fault. The message begins with the path to the field."""
+
+
 class CannotInject(SetupError):
     """This backend or platform does not support the fault."""
 
@@ -165,3 +175,17 @@ class LeakedResources(ResilienceError):
 
 class NeverHappened(AssertionError):
     """A probe timed out. The message shows the last answer."""
+
+
+class PromiseBroken(AssertionError):
+    """A history breaks what was promised.
+
+    Attributes:
+        verdicts: the violated verdicts.
+        history: the `History`.
+    """
+
+    def __init__(self, verdicts: Sequence[Verdict], history: Any) -> None:
+        self.verdicts = list(verdicts)
+        self.history = history
+        super().__init__("\n".join(f"{each.checker}: {each.why}" for each in verdicts))

@@ -250,6 +250,7 @@ def _short(text: str) -> str:
 def _strikes(start: float, end: float) -> list[str]:
     """Return lines with the strikes that were active between `start` and `end`, and with the last ones that healed before."""
     history = current()
+    start, end = history.seconds_at(start), history.seconds_at(end)
     during = history.during(start, end)
     lines = [f"active strikes: {', '.join(_when(each, start) for each in during)}"] if during else []
     healed = [each for each in history.faults if each.healed_at is not None and each.healed_at < start]

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .clock import SYSTEM
 from .errors import HealFailed, NoService, ResilienceError, SetupError, UnknownFault
 from .faults import FAULTS
 from .faults.fault import Fault, Strike
@@ -60,7 +61,7 @@ class Resilience:
         self._running = running
         self._service = ServiceTarget(self._registry, running) if running is not None else None
         self.postgres, self.redis = stack.create_targets(self._registry)
-        self.history = History()
+        self.history = History(start=SYSTEM.now())
         self._finished = False
         self._leak_check: LeakCheck | None = None
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None

@@ -19,17 +19,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = """
 8   __init__ | the public names
 7   plugin options hooks fixtures factories stash | pytest is imported here and nowhere below
-6d  incidents runner strategies machine replay report plants
+6d  incidents strategies machine generated replay report plants
 6c  resilience
-6b  leaks
+6b  leaks runner workloads
 6a  stack
 5b  targets
 5a  admin schedule backends
 4   faults probes
 3   proxy_client proxy clients
 2   wire checkers | pure: no I/O, no clock, no randomness of their own
-1   history
-0   errors clock coroutines processes supervisor redaction kept_modules wording
+1   history exports
+0   errors clock operation coroutines processes supervisor redaction kept_modules wording
 """
 SERVICE = """
 5  __init__

@@ -49,7 +49,7 @@ def save_logs(root: Path, test: str, logs: Mapping[str, str], *, attempt: int = 
     return file
 
 
-def save_history(root: Path, worker: str, test: str, history: History, *, start: float) -> Path:
+def save_history(root: Path, worker: str, test: str, history: History) -> Path:
     """Write the history of a test to one file, with a JSON object a line.
 
     Workers of pytest-xdist write to directories of their own, so that none waits for another.
@@ -59,7 +59,6 @@ def save_history(root: Path, worker: str, test: str, history: History, *, start:
         worker: the id of the xdist worker; "main" without xdist.
         test: the test's node id, which becomes the name of the file.
         history: the history.
-        start: the time of the history's clock from which the times in the file count.
 
     Returns:
         The file.
@@ -67,7 +66,7 @@ def save_history(root: Path, worker: str, test: str, history: History, *, start:
     directory = artifacts_dir(root) / "history" / worker
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"{_file_name(test)}.jsonl"
-    file.write_text("".join(_lines(mark.to_json(start) for mark in history.marks)))
+    file.write_text("".join(_lines(record.to_json() for record in history.records)))
     return file
 
 

@@ -24,12 +24,20 @@ def test_a_strike_and_its_heal_are_two_marks() -> None:
 
 
 def test_a_mark_becomes_a_line_of_a_file() -> None:
-    history = History()
+    history = History(start=100.0)
     strike = history.add_strike("redis.reset", 100.004)
     history.add_heal(strike, 100.029, touched=4, unit="connections")
-    assert [mark.to_json(100.0) for mark in history.marks] == [
-        {"mark": "strike", "label": "redis.reset", "time": 0.004, "strike": 0},
-        {"mark": "heal", "label": "redis.reset", "time": 0.029, "strike": 0, "touched": 4, "unit": "connections"},
+    assert [mark.to_json() for mark in history.marks] == [
+        {"mark": "strike", "label": "redis.reset", "time": 0.004, "strike": 0, "episode": 1},
+        {
+            "mark": "heal",
+            "label": "redis.reset",
+            "time": 0.029,
+            "strike": 0,
+            "episode": 1,
+            "touched": 4,
+            "unit": "connections",
+        },
     ]
 
 

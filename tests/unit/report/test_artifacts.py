@@ -21,8 +21,8 @@ def test_logs_are_saved_without_passwords(tmp_path: Path) -> None:
 
 def test_a_history_has_a_file_of_its_worker_and_test(tmp_path: Path) -> None:
     history = History()
-    history.add_heal(history.add_strike("redis.reset", 100.0), 100.5, touched=4, unit="connections")
-    file = save_history(tmp_path, "gw0", "tests/test_it.py::test_it[a/b]", history, start=100.0)
+    history.add_heal(history.add_strike("redis.reset", 0.0), 0.5, touched=4, unit="connections")
+    file = save_history(tmp_path, "gw0", "tests/test_it.py::test_it[a/b]", history)
     assert file == tmp_path / ".resilience" / "history" / "gw0" / "tests-test_it.py-test_it-a-b-.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(line["mark"], line["time"]) for line in lines] == [("strike", 0.0), ("heal", 0.5)]

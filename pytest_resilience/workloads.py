@@ -1,0 +1,38 @@
+"""The workloads of clients, which run while faults strike a system."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, Protocol
+
+from .history import Client
+
+
+class Workload(Protocol):
+    """The operations of clients.
+
+    Attributes:
+        kinds: the kinds of operation, such as ("create", "read", "update"). The liveness phase demands each of them.
+    """
+
+    kinds: tuple[str, ...]
+
+    def begin(self, resilience: Any) -> Awaitable[None] | None:
+        """Prepare for a play, on a clean system and a freshly started service. Forget what earlier plays have made."""
+
+    def kind(self, n: int) -> str:
+        """Return the kind of operation `n` of an episode. Equal for equal `n`, so that a schedule replays."""
+
+    def perform(self, client: Client, kind: str, n: int) -> Awaitable[None] | None:
+        """Perform and record one operation: `client.invoke(...)`, then `ok`, `fail` or `info` of what it returned.
+
+        A coroutine function makes the workload asynchronous: the clients are tasks instead of threads.
+
+        Args:
+            client: the client that records the operation.
+            kind: the kind of the operation.
+            n: its number in the episode, from 0 on, from which its key and its value follow.
+        """
+
+    def end(self) -> Awaitable[None] | None:
+        """Release what `begin` has taken."""
