@@ -152,7 +152,7 @@ class Client:
 
 
 class History:
-    """What clients did to a system, what came of it, and what was done to the system, in order.
+    """The operations of clients, and the strikes, heals, probes and phases around them, in order.
 
     Args:
         start: the moment of `clock` from which all times of the history count.
