@@ -6,13 +6,13 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .clock import SYSTEM
 from .errors import HealFailed, NoService, ResilienceError, SetupError, UnknownFault
 from .faults import FAULTS
 from .faults.fault import Fault, Strike
-from .history import History
+from .history import History, recording
 from .leaks.check import LeakCheck
 from .leaks.compare import Leak, check_names
 from .leaks.event_loops import is_running
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     import asyncio
 
     from .admin.postgres import Init
+    from .runner.liveness import Baseline
+    from .runner.system import System
+    from .schedule import Schedule
+    from .workloads.workload import Workload
 
 NO_SERVICE = """\
 resilience.service: no resilience_service fixture describes how your service starts. Write one in conftest.py:
@@ -42,6 +46,24 @@ resilience.service: no resilience_service fixture describes how your service sta
 """
 
 
+class StrikeCount(NamedTuple):
+    """The strikes of one fault in a generated test.
+
+    Args:
+        struck: how many there were.
+        hit: how many of them affected something.
+        unknown: of how many the backend cannot count what they affected.
+    """
+
+    struck: int = 0
+    hit: int = 0
+    unknown: int = 0
+
+    def plus(self, touched: int | None) -> StrikeCount:
+        """Return the counts with one more strike, of which the receipt has `touched`."""
+        return StrikeCount(self.struck + 1, self.hit + bool(touched), self.unknown + (touched is None))
+
+
 class Resilience:
     """The value of the `resilience` fixture.
 
@@ -49,8 +71,12 @@ class Resilience:
         postgres, redis: the servers behind their proxies, with a method for each fault.
         service: the service under test, if a `resilience_service` fixture describes it.
         strikes: the strikes of this test, in order.
-        history: the history of this test.
+        history: the history of this test; that of the last play after a second `play`.
+        tally: for each fault without its settings, the number of its strikes in the examples of a generated test.
+        default_clients: the number of clients of a play that names none.
     """
+
+    default_clients = 3
 
     postgres: PostgresTarget
     redis: RedisTarget
@@ -62,7 +88,11 @@ class Resilience:
         self._service = ServiceTarget(self._registry, running) if running is not None else None
         self.postgres, self.redis = stack.create_targets(self._registry)
         self.history = History(start=SYSTEM.now())
+        self.tally: dict[str, StrikeCount] = {}
         self._finished = False
+        self._has_played = False
+        self._recording = ExitStack()
+        self._baselines: list[tuple[Workload, Baseline]] = []
         self._leak_check: LeakCheck | None = None
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
         self._event_loop_watch = ExitStack()
@@ -117,9 +147,7 @@ class Resilience:
         known = [f"{each}.{fault}" for fault, f in FAULTS.items() for each, kind in kinds.items() if kind in f.targets]
         if name not in known:
             raise UnknownFault(name, known)
-        built_in = target_name in ("postgres", "redis", "service")
-        target = getattr(self, target_name) if built_in else self._stack.extra_target(target_name, self._registry)
-        return _make_fault(name, fault_name, arguments, settings).strike(target)
+        return _make_fault(name, fault_name, arguments, settings).strike(self._target_named(target_name))
 
     if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
@@ -200,6 +228,116 @@ class Resilience:
             )
         return self._leak_check
 
+    def play(
+        self, schedule: Schedule, workload: Workload, clients: int | None = None, *, recovery: float = 5.0
+    ) -> History:
+        """Play a schedule while clients work, and return the history of it.
+
+        A second play in a test begins from a clean state again, with a fresh service and a history of its own. In an async test
+        the call blocks, and an asynchronous workload runs in another event loop; see `play_async`.
+
+        Args:
+            schedule: the faults.
+            workload: the operations of the clients.
+            clients: how many work at once; None for the profile's number, 3 without one.
+            recovery: seconds for the system to return to its baseline after each episode.
+
+        Raises:
+            ScheduleError: a step names a target that this test does not have.
+            NoService: a step strikes the service, or the workload uses it, and no fixture describes it.
+            SetupError: an argument is invalid.
+            HealFailed: a fault could not be healed.
+        """
+        __tracebackhide__ = True
+        from .runner.player import play
+
+        system = self._begin_play(schedule, workload, clients, recovery)
+        known = self._baseline_of(workload)
+        count = clients or self.default_clients
+        measured = play(system, schedule, workload, clients=count, recovery=recovery, baseline=known)
+        self._remember_baseline(workload, measured)
+        return self.history
+
+    async def play_async(
+        self, schedule: Schedule, workload: Workload, clients: int | None = None, *, recovery: float = 5.0
+    ) -> History:
+        """Play a schedule with an asynchronous workload that runs in the event loop of the test. See `play`."""
+        from .runner.clients import is_asynchronous
+        from .runner.player import play_in_loop
+
+        if not is_asynchronous(workload):
+            raise SetupError(
+                f"play_async takes a workload with `async def perform`, and that of {type(workload).__name__} is not; use play"
+            )
+        system = self._begin_play(schedule, workload, clients, recovery)
+        known = self._baseline_of(workload)
+        count = clients or self.default_clients
+        measured = await play_in_loop(system, schedule, workload, clients=count, recovery=recovery, baseline=known)
+        self._remember_baseline(workload, measured)
+        return self.history
+
+    def _begin_play(self, schedule: Schedule, workload: Workload, clients: object, recovery: object) -> System:
+        """Check the arguments of a play, and bring a system that has been played on back to its clean state."""
+        __tracebackhide__ = True
+        from .runner.arguments import check_arguments
+        from .runner.stack_system import StackSystem, check_targets
+
+        check_arguments(schedule, workload, clients, recovery)
+        if self._service is None and any(step.target == "service" for step in schedule.steps):
+            raise NoService(NO_SERVICE)
+        service = {"service": "service"} if self._service is not None else {}
+        check_targets(schedule, self._stack.server_kinds | service)
+        if self._has_played:
+            self._heal_and_check()
+            self._begin_clean()
+        self._has_played = True
+        self._stack.mark_dirty()
+        return StackSystem(
+            self, stack=self._stack, running=self._running, history=self.history, target=self._target_named
+        )
+
+    def _target_named(self, name: str) -> Any:
+        built_in = name in ("postgres", "redis", "service")
+        return getattr(self, name) if built_in else self._stack.extra_target(name, self._registry)
+
+    def _baseline_of(self, workload: Workload) -> Baseline | None:
+        return next((baseline for known, baseline in self._baselines if known is workload), None)
+
+    def _remember_baseline(self, workload: Workload, baseline: Baseline | None) -> None:
+        if baseline is not None and self._baseline_of(workload) is None:
+            self._baselines.append((workload, baseline))
+
+    def begin_example(self) -> None:
+        """Begin an example of a generated test: with clean servers, a fresh service, an empty history and no strikes.
+
+        Raises:
+            ServerNotReady: the service did not become ready.
+        """
+        self._begin_clean()
+        self._registry.strikes.clear()
+
+    def _begin_clean(self) -> None:
+        self._stack.prepare_test(self._running.spec if self._running is not None else None)
+        self._has_played = False
+        self._recording.close()
+        self.history = History(start=SYSTEM.now())
+        self._recording.enter_context(recording(self.history))
+
+    def end_example(self) -> None:
+        """End an example: heal all strikes, check the backend, and add the strikes to `tally`.
+
+        Raises:
+            HealFailed: a fault could not be healed.
+            BackendDied: a server has ended without a strike.
+        """
+        try:
+            self._heal_and_check()
+        finally:
+            for strike in self._registry.strikes:
+                label = strike.label.partition("(")[0]
+                self.tally[label] = self.tally.get(label, StrikeCount()).plus(strike.receipt.touched)
+            self._registry.strikes.clear()
+
     def finish(self) -> None:
         """Heal all strikes and check the backend. Further calls do nothing.
 
@@ -210,6 +348,10 @@ class Resilience:
         if self._finished:
             return
         self._finished = True
+        self._recording.close()
+        self._heal_and_check()
+
+    def _heal_and_check(self) -> None:
         if self._registry.strikes:
             self._stack.mark_dirty()
         try:

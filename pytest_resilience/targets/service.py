@@ -207,7 +207,7 @@ class RunningService:
             if child.exit_code() is not None:
                 return "ended"
             try:
-                status = _status(self.spec.host, self._port, self.spec.ready)
+                status = self.ready_status()
             except OSError as error:
                 status = type(error).__name__
             return "ready" if isinstance(status, int) and 200 <= status < 400 and child.running else None
@@ -231,6 +231,17 @@ class RunningService:
         if found == "ended" and "address already in use" in child.log_text(begins).lower():
             raise PortTaken(error)
         raise error
+
+    def ready_status(self, within: float = 1.0) -> int:
+        """Request the readiness path once and return the status.
+
+        Args:
+            within: seconds to wait for the connection, and again for the answer.
+
+        Raises:
+            OSError: there is no answer.
+        """
+        return _status(self.spec.host, self._port, self.spec.ready, within)
 
     def _explain(self, exchange: Exchange, timeouts: dict[str, float | None]) -> str:
         """Describe a failed request: its time-out, the active strikes, and the exit of the process."""
@@ -367,9 +378,9 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
         return f"<ServiceTarget {self.url}, pid {self._running.child.pid}>"
 
 
-def _status(host: str, port: int, path: str) -> int:
+def _status(host: str, port: int, path: str, within: float) -> int:
     """Return the status of one GET. A full client would take CPU time from the service that starts."""
-    with socket.create_connection((host, port), timeout=1.0) as sock:
+    with socket.create_connection((host, port), timeout=within) as sock:
         sock.sendall(http.request("GET", path, f"{host}:{port}"))
         status = http.parse_status(sock.recv(64))
     if status is None:

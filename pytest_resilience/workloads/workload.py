@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-from .history import Client
+from ..history import Client
 
 
 class Workload(Protocol):
@@ -26,12 +26,19 @@ class Workload(Protocol):
     def perform(self, client: Client, kind: str, n: int) -> Awaitable[None] | None:
         """Perform and record one operation: `client.invoke(...)`, then `ok`, `fail` or `info` of what it returned.
 
-        A coroutine function makes the workload asynchronous: the clients are tasks instead of threads.
+        A coroutine function makes the workload asynchronous: the clients are tasks instead of threads. The operation has to end
+        within a few seconds whatever happens, so it needs a timeout. Several clients call this concurrently.
 
         Args:
             client: the client that records the operation.
             kind: the kind of the operation.
             n: its number in the episode, from 0 on, from which its key and its value follow.
+        """
+
+    def read_all(self, client: Client) -> Awaitable[None] | None:
+        """Read everything that operations have written, and record the reads, so that checkers see what was lost.
+
+        The runner calls this at the end of an episode whose system has recovered, while no other client works.
         """
 
     def end(self) -> Awaitable[None] | None:

@@ -1,0 +1,266 @@
+"""The clients of a play: threads for a synchronous workload, tasks of an event loop for an asynchronous one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ..errors import SetupError
+from ..history import Client
+from ..workloads.workload import Workload
+from .gate import Gate
+
+END_WITHIN = 30.0  # seconds in which each operation has to end after everything has healed
+CANCEL_DELAY = 0.001  # seconds from the begin of an operation to its cancellation, if none was in flight at the strike
+SYNCHRONOUS = "the workload is synchronous, and only operations of an event loop can be cancelled"
+Record = Callable[[int], None]
+
+
+def is_asynchronous(workload: Workload) -> bool:
+    """True if the clients of a workload are tasks."""
+    return inspect.iscoroutinefunction(workload.perform)
+
+
+class Clients(ABC):
+    """The clients of a play.
+
+    Args:
+        workload: the workload, which they share.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._failures: list[BaseException] = []
+        self._over = threading.Event()
+        self._over.set()
+        self._left = 0
+        self._counting = threading.Lock()
+
+    @abstractmethod
+    def begin(self, resilience: Any) -> None:
+        """Prepare the workload."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Release what the workload has taken."""
+
+    @abstractmethod
+    def perform(self, client: Client, kind: str, n: int) -> None:
+        """Perform one operation and return after it. For the phases in which no client works."""
+
+    @abstractmethod
+    def read_all(self, client: Client) -> None:
+        """Read everything that was written, while no client works."""
+
+    @abstractmethod
+    def cancel(self, record: Record) -> str | None:
+        """Cancel the operations in flight. See `Striker`."""
+
+    @abstractmethod
+    def _start(self, gate: Gate, clients: Sequence[Client]) -> None:
+        """Start one thread or task for each client."""
+
+    @abstractmethod
+    def _join(self) -> None:
+        """Wait for the ends of all threads or tasks."""
+
+    def start(self, gate: Gate, clients: Sequence[Client]) -> None:
+        """Let the clients work until the gate is closed or has no number left."""
+        self._over.clear()
+        self._left = len(clients)
+        self._start(gate, clients)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until no client works, but not longer than some seconds. Return True if none works."""
+        return self._over.wait(seconds)
+
+    def join(self) -> None:
+        """Wait until no client works. The gate is closed, and everything has healed.
+
+        Raises:
+            SetupError: an operation has not ended within 30 s.
+        """
+        if not self._over.wait(END_WITHIN):
+            raise SetupError(
+                f"an operation of the workload still runs {END_WITHIN:g} s after all faults have healed; give it a timeout"
+            )
+        self._join()
+
+    def raise_failure(self) -> None:
+        """Raise the first exception that an operation has raised instead of recording it."""
+        if self._failures:
+            raise self._failures[0]
+
+    def _ended(self, failure: BaseException | None, gate: Gate) -> None:
+        """Count the end of one client."""
+        if failure is not None:
+            self._failures.append(failure)
+            gate.close()
+        with self._counting:
+            self._left -= 1
+            if self._left == 0:
+                self._over.set()
+
+
+class ThreadClients(Clients):
+    """Clients of a synchronous workload. Each is a thread while it works."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        self._threads: list[threading.Thread] = []
+
+    def begin(self, resilience: Any) -> None:
+        self._workload.begin(resilience)
+
+    def end(self) -> None:
+        self._workload.end()
+
+    def perform(self, client: Client, kind: str, n: int) -> None:
+        self._workload.perform(client, kind, n)
+
+    def read_all(self, client: Client) -> None:
+        self._workload.read_all(client)
+
+    def cancel(self, record: Record) -> str | None:
+        return SYNCHRONOUS
+
+    def _start(self, gate: Gate, clients: Sequence[Client]) -> None:
+        self._threads = [
+            threading.Thread(
+                target=contextvars.copy_context().run,
+                args=(self._work, client, gate),
+                name=f"resilience-client-{client.number}",
+                daemon=True,
+            )
+            for client in clients
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def _work(self, client: Client, gate: Gate) -> None:
+        failure: BaseException | None = None
+        try:
+            while (number := gate.take()) is not None:
+                self._workload.perform(client, self._workload.kind(number), number)
+        except BaseException as error:  # noqa: BLE001  # raised by `raise_failure` in the thread that plays
+            failure = error
+        self._ended(failure, gate)
+
+
+class TaskClients(Clients):
+    """Clients of an asynchronous workload. Each is a task of one event loop while it works.
+
+    Args:
+        workload: the workload.
+        loop: the loop, which runs in another thread than the one that calls the methods.
+    """
+
+    def __init__(self, workload: Workload, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(workload)
+        self._loop = loop
+        self._takers = ThreadPoolExecutor(1, thread_name_prefix="resilience-gate")  # the gate blocks
+        self._working: list[asyncio.Task[None]] = []
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._cancel_next: list[Record] = []
+
+    def begin(self, resilience: Any) -> None:
+        self._run(self._await(lambda: self._workload.begin(resilience)))
+
+    def end(self) -> None:
+        try:
+            self._run(self._await(self._workload.end))
+        finally:
+            self._takers.shutdown()
+
+    def perform(self, client: Client, kind: str, n: int) -> None:
+        self._run(self._await(lambda: self._workload.perform(client, kind, n)))
+
+    def read_all(self, client: Client) -> None:
+        self._run(self._await(lambda: self._workload.read_all(client)))
+
+    def cancel(self, record: Record) -> str | None:
+        self._run(self._cancel(record))
+        return None
+
+    async def _await(self, call: Callable[[], Any]) -> None:
+        result = call()
+        if inspect.isawaitable(result):
+            await result
+
+    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the loop and return after it. If the waiting is interrupted, the coroutine is cancelled."""
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _start(self, gate: Gate, clients: Sequence[Client]) -> None:
+        context = contextvars.copy_context()
+
+        async def start() -> None:
+            self._working = [
+                self._loop.create_task(self._work(client, gate), context=context.copy()) for client in clients
+            ]
+
+        self._run(start())
+
+    def _join(self) -> None:
+        async def join() -> None:
+            if self._working:
+                await asyncio.wait(self._working)
+            self._working.clear()
+            self._cancel_next.clear()
+
+        self._run(join())
+
+    async def _work(self, client: Client, gate: Gate) -> None:
+        failure: BaseException | None = None
+        try:
+            while (number := await self._loop.run_in_executor(self._takers, gate.take)) is not None:
+                await self._perform(client, number)
+        except BaseException as error:  # noqa: BLE001  # raised by `raise_failure` in the thread that plays
+            failure = error
+        self._ended(failure, gate)
+
+    async def _perform(self, client: Client, number: int) -> None:
+        """Perform an operation in a task of its own, which can be cancelled without its client."""
+        perform: Any = self._workload.perform(client, self._workload.kind(number), number)
+        task = self._loop.create_task(perform)
+        self._in_flight.add(task)
+        timer = self._loop.call_later(CANCEL_DELAY, self._cancel_late, task) if self._cancel_next else None
+        try:
+            await asyncio.wait({task})
+        finally:
+            self._in_flight.discard(task)
+            if timer is not None:
+                timer.cancel()
+        if not task.cancelled():
+            task.result()
+
+    async def _cancel(self, record: Record) -> None:
+        """Cancel the operations in flight, or else the next one that is in flight for long enough."""
+        running = [task for task in self._in_flight if not task.done()]
+        if not running:
+            self._cancel_next.append(record)
+            return
+        record(len(running))
+        for task in running:
+            task.cancel()
+
+    def _cancel_late(self, task: asyncio.Task[None]) -> None:
+        if self._cancel_next and not task.done():
+            self._cancel_next.pop(0)(1)
+            task.cancel()

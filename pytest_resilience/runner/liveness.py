@@ -1,0 +1,161 @@
+"""The baseline before the first strike, and the liveness phase at the end of each episode, which compares with it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..clock import Clock
+from ..history import Client, History, Invocation
+from ..operation import Operation, Outcome
+from ..workloads.workload import Workload
+from .clients import Clients
+from .system import System
+
+BASELINE_ROUNDS = 20  # operations of each kind in the baseline
+CONSECUTIVE = 2  # good rounds in a row that count as recovered; one may be luck
+ROUND_INTERVAL = 0.02  # seconds between a bad round and the next
+SLOWER_RATIO = 3.0  # an operation may take this many times the p95 of the baseline
+SLOWER_BY = 0.05  # or this many seconds more, whichever is longer: a busy machine is no fault
+READY_TIMEOUT = 0.5  # seconds for one answer of the readiness path
+NO_ANSWER = ("429",)  # statuses below 500 that count as errors, because the request was not dealt with
+
+Baseline = Mapping[str, Mapping[str, Any]]
+
+
+class _Invocation(Invocation):
+    """An operation that its client keeps."""
+
+    __slots__ = ()
+
+    def _end(self, outcome: Outcome, seen: dict[str, Any]) -> Operation:
+        operation = super()._end(outcome, seen)
+        assert isinstance(self._client, ProbingClient)
+        self._client.ended.append(operation)
+        return operation
+
+
+class ProbingClient(Client):
+    """A client that keeps the operations that have ended.
+
+    Attributes:
+        ended: these operations.
+    """
+
+    def __init__(self, history: History, number: int) -> None:
+        super().__init__(history, number)
+        self.ended: list[Operation] = []
+
+    def invoke(self, f: str, *, key: str | None = None, value: Any = None, expected: int | None = None) -> Invocation:
+        return _Invocation(self, f, key, value, expected)
+
+
+class Liveness:
+    """One client that performs each kind of operation in turn, while no other client works.
+
+    Args:
+        system: the system.
+        workload: the workload.
+        clients: performs its operations.
+        clock: the clock of the history.
+    """
+
+    def __init__(self, system: System, workload: Workload, clients: Clients, clock: Clock) -> None:
+        self._system = system
+        self._history = system.history
+        self._kinds = workload.kinds
+        self._clients = clients
+        self._clock = clock
+        self._client = ProbingClient(system.history, system.history.client().number)
+        self._rounds = itertools.count()
+
+    def measure_baseline(self, known: Baseline | None) -> Baseline:
+        """Perform at least 20 operations of each kind, or one if the baseline is known. Record and return the baseline."""
+        baseline = known
+        if baseline is None:
+            rounds = [self._perform_round() for _ in range(BASELINE_ROUNDS)]
+            baseline = {
+                kind: _steady_state([each for r in rounds for each in r if each.f == kind]) for kind in self._kinds
+            }
+        else:
+            self._perform_round()
+        self._history.add_probe("baseline", baseline)
+        return baseline
+
+    def recover(self, baseline: Baseline, within: float) -> None:
+        """Perform rounds of operations until the system is back at its baseline, or the time is over. Record the answer.
+
+        Args:
+            baseline: the steady state.
+            within: seconds.
+        """
+        healed = max((each.healed_at or 0.0 for each in self._history.faults), default=0.0)
+        deadline = self._clock.now() + within
+        good = 0
+        missing = set(self._kinds)
+        while True:
+            operations = self._perform_round()
+            missing -= {each.f for each in operations if each.type == "ok"}
+            why = _not_back(operations, baseline) or self._not_ready()
+            good = 0 if why else good + 1
+            if good >= CONSECUTIVE and not missing:
+                break
+            if self._clock.now() >= deadline:
+                why = why or f"no {' and no '.join(sorted(missing)) or 'second'} operation has succeeded"
+                break
+            if why:
+                self._clock.sleep(ROUND_INTERVAL)
+        recovered = good >= CONSECUTIVE and not missing
+        after = self._history.now() - healed
+        self._history.add_probe(
+            "recovery", {"recovered": recovered, "after": round(after, 6), "why": "" if recovered else why}
+        )
+        if recovered:
+            self._clients.read_all(self._client)
+
+    def _perform_round(self) -> list[Operation]:
+        """Perform one operation of each kind."""
+        n = next(self._rounds)
+        self._client.ended.clear()
+        for kind in self._kinds:
+            self._clients.perform(self._client, kind, n)
+        return list(self._client.ended)
+
+    def _not_ready(self) -> str:
+        if not self._system.has_service:
+            return ""
+        answer = self._system.ready(READY_TIMEOUT)
+        if answer.status is not None and answer.status < 400:
+            return ""
+        return f"the readiness path answers {answer.status or answer.error}"
+
+
+def is_answer(operation: Operation) -> bool:
+    """True if an operation has succeeded, or was rejected for a reason of its own, such as a version that is out of date."""
+    error = operation.error or ""
+    return operation.type == "ok" or (error[:1] == "4" and error[:3].isdigit() and error[:3] not in NO_ANSWER)
+
+
+def _steady_state(operations: Sequence[Operation]) -> dict[str, Any]:
+    seconds = sorted(each.end - each.time for each in operations if is_answer(each))
+    errors = sum(not is_answer(each) for each in operations)
+    return {
+        "p95": round(seconds[int(0.95 * (len(seconds) - 1))], 6) if seconds else None,
+        "error_rate": errors / len(operations) if operations else 0.0,
+        "sources": sorted({each.source for each in operations if each.source is not None}),
+    }
+
+
+def _not_back(operations: Sequence[Operation], baseline: Baseline) -> str:
+    """Return the first difference of a round from the baseline, or "" if there is none."""
+    for each in operations:
+        steady = baseline.get(each.f, {})
+        took, p95, sources = each.end - each.time, steady.get("p95"), steady.get("sources")
+        if not is_answer(each) and not steady.get("error_rate"):
+            return f"{each.f} fails with {each.error}"
+        if p95 is not None and took > max(SLOWER_RATIO * p95, p95 + SLOWER_BY):
+            return f"{each.f} takes {took:.3f} s, and its p95 was {p95:.3f} s"
+        if each.source is not None and sources and each.source not in sources:
+            return f"{each.f} is answered by {each.source}, and was by {' or '.join(sources)}"
+    return ""

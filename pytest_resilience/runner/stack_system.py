@@ -1,0 +1,120 @@
+"""The system of a play with the servers of a stack and a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ..errors import ScheduleError
+from ..faults import FAULTS
+from ..faults.fault import Strike
+from ..history import History
+from ..schedule import CANCEL, Schedule, Step
+from ..stack import Stack
+from ..targets.server import RedisTarget
+from ..targets.service import RunningService
+from ..wording import did_you_mean
+from .system import ReadyAnswer
+
+
+class StackSystem:
+    """The targets of one test.
+
+    Args:
+        resilience: the object that workloads get.
+        stack: the servers.
+        running: the service; None without one.
+        history: the history that records the play.
+        target: returns a target by its name.
+    """
+
+    def __init__(
+        self,
+        resilience: Any,
+        *,
+        stack: Stack,
+        running: RunningService | None,
+        history: History,
+        target: Callable[[str], Any],
+    ) -> None:
+        self.history = history
+        self._resilience = resilience
+        self._stack = stack
+        self._running = running
+        self._target = target
+
+    @property
+    def resilience(self) -> Any:
+        """The object that workloads get."""
+        return self._resilience
+
+    @property
+    def has_service(self) -> bool:
+        """True if there is a service with a readiness path."""
+        return self._running is not None
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of the servers."""
+        return list(self._stack.targets)
+
+    def strike(self, step: Step) -> Strike:
+        """Inject the fault of a step now."""
+        return step.to_fault().strike(self._target(step.target))
+
+    def connections(self, target: str) -> int | None:
+        """Return the number of connections that a server's proxy has accepted and refused. It is None for a target without a proxy."""
+        server = self._stack.targets.get(target)
+        if server is None:
+            return None
+        counters = server.proxy_handle.counters()
+        refused = counters.refused.connections if counters.refused is not None else 0
+        return counters.accepted.connections + refused
+
+    def commands(self, target: str) -> int | None:
+        """Return the number of commands that a Redis has executed. It is None for a Postgres, whose counters are late."""
+        server = self._stack.targets.get(target)
+        if not isinstance(server, RedisTarget):
+            return None
+        try:
+            return int(server.admin.client.info("stats")["total_commands_processed"])
+        except Exception:  # noqa: BLE001  # the server does not answer, or hides its counters
+            return None
+
+    def ready(self, within: float) -> ReadyAnswer:
+        """Request the readiness path of the service once."""
+        assert self._running is not None
+        try:
+            return ReadyAnswer(self._running.ready_status(within))
+        except OSError as error:
+            return ReadyAnswer(None, type(error).__name__)
+
+
+def check_targets(schedule: Schedule, kinds: dict[str, str]) -> None:
+    """Check that every step names a target of this test, and a fault that strikes its kind.
+
+    Args:
+        schedule: the schedule.
+        kinds: "postgres", "redis" or "service" by the names of the targets.
+
+    Raises:
+        ScheduleError: a step does not; the message has the path to its field.
+    """
+    for path, step in _steps(schedule):
+        if step.fault == CANCEL:
+            continue
+        kind = kinds.get(step.target)
+        if kind is None:
+            hint = did_you_mean(step.target, kinds)
+            raise ScheduleError(f"{path}.fault: no target named {step.target!r}{hint}; there are: {', '.join(kinds)}")
+        name = step.fault.partition(".")[2]
+        if kind not in FAULTS[name].targets:
+            raise ScheduleError(
+                f"{path}.fault: {step.target} is a {kind}, and {name} strikes {', '.join(FAULTS[name].targets)}"
+            )
+
+
+def _steps(schedule: Schedule) -> Iterator[tuple[str, Step]]:
+    for i, episode in enumerate(schedule.episodes):
+        for j, step in enumerate(episode.steps):
+            yield f"episodes[{i}].steps[{j}]", step

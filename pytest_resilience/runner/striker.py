@@ -1,0 +1,147 @@
+"""The strikes and heals of one episode, each at its moment. Threads may share a striker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+
+from ..clock import Clock
+from ..errors import HealFailed
+from ..history import describe_error
+from ..schedule import CANCEL, Episode, Step
+from .system import System
+from .triggers import Active, Moment, is_due, is_over, needs_polling
+
+HEAL_LIMIT = 15.0  # seconds for which heals that fail are repeated at the end of an episode's work
+HEAL_INTERVAL = 0.05  # seconds between two attempts
+
+
+class Striker:
+    """The steps of one episode.
+
+    Args:
+        system: the system that the steps strike.
+        episode: the steps.
+        cancel: cancels the operations in flight, or the next one, and then calls its argument with their number. Returns the reason
+            why none can be cancelled, or None.
+        clock: the clock of seconds.
+    """
+
+    def __init__(
+        self, system: System, episode: Episode, cancel: Callable[[Callable[[int], None]], str | None], clock: Clock
+    ) -> None:
+        self._system = system
+        self._history = system.history
+        self._cancel = cancel
+        self._clock = clock
+        self._acting = threading.RLock()
+        self._pending = list(episode.steps)
+        self._active: list[Active] = []
+        self._begun = clock.now()
+        self._operations = 0
+        self._last_heal: Moment | None = None
+        counted = {step.target for step in episode.steps if step.at.kind == "connections"}
+        self._connections = {target: system.connections(target) for target in counted}
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the episode began."""
+        return self._clock.now() - self._begun
+
+    @property
+    def active(self) -> list[Active]:
+        """The strikes that have not healed, in order."""
+        return list(self._active)
+
+    @property
+    def is_waiting_for_time(self) -> bool:
+        """True if a strike heals after a time that is not over."""
+        return any(each.step.until.kind == "seconds" and not each.reason for each in self.active)
+
+    def advance(self, number: int) -> None:
+        """Heal and strike everything that is due before operation `number` begins."""
+        with self._acting:
+            self._operations = number
+            self._act(self._pending, self._active)
+            self._operations = number + 1
+
+    def poll(self) -> None:
+        """Heal and strike everything that has become due between the beginnings of two operations."""
+        with self._acting:
+            strikes = [step for step in self._pending if needs_polling(step.at)]
+            self._act(strikes, [each for each in self._active if needs_polling(each.step.until)])
+
+    def _act(self, strikes: Iterable[Step], heals: Iterable[Active]) -> None:
+        for active in list(heals):
+            if not active.reason and is_over(active, self._now(), lambda each=active: each.strike.receipt):  # type: ignore[misc]
+                self._heal(active)
+        for step in list(strikes):
+            if self._is_due(step):
+                self._pending.remove(step)
+                self._strike(step)
+
+    def _now(self) -> Moment:
+        return Moment(self._operations, self.seconds)
+
+    def _is_due(self, step: Step) -> bool:
+        def connections() -> int | None:
+            begun, now = self._connections.get(step.target), self._system.connections(step.target)
+            return None if begun is None or now is None else now - begun
+
+        return is_due(step.at, self._now(), last_heal=self._last_heal, connections=connections)
+
+    def _strike(self, step: Step) -> None:
+        if step.fault == CANCEL:
+            self._strike_clients()
+            return
+        try:
+            strike = self._system.strike(step)
+        except Exception as error:  # noqa: BLE001  # a step that is not possible now is a fact of the history
+            self._history.add_skip("strike", step.fault, describe_error(error))
+        else:
+            self._active.append(Active(step, strike, self._now()))
+
+    def _strike_clients(self) -> None:
+        if reason := self._cancel(self._record_cancelled):
+            self._history.add_skip("strike", CANCEL, reason)
+
+    def _record_cancelled(self, count: int) -> None:
+        mark = self._history.add_strike(CANCEL, self._clock.now())
+        self._history.add_heal(mark, self._clock.now(), touched=count, unit="operations")
+
+    def _heal(self, active: Active) -> bool:
+        """Heal a strike. If that fails, record the first reason, and return False."""
+        try:
+            active.strike.heal()
+        except Exception as error:  # noqa: BLE001  # repeated, and raised by `finish` at last
+            if not active.reason:
+                self._history.add_skip("heal", active.step.fault, describe_error(error))
+            active.reason = str(error)
+            if not active.strike.healed:
+                return False
+        self._active.remove(active)
+        self._last_heal = self._now()
+        for other in [each for each in reversed(self._active) if each.reason]:
+            self._heal(other)  # it may have failed because of the strike that is over now
+        return True
+
+    def finish(self) -> None:
+        """Heal everything, the latest strike first. Steps that have not struck are recorded with the reason.
+
+        Raises:
+            HealFailed: a fault could not be healed for 15 s; the message has every reason.
+        """
+        with self._acting:
+            for step in self._pending:
+                self._history.add_skip("strike", step.fault, f"the work ended before {step.at!r}")
+            self._pending.clear()
+            deadline = self._clock.now() + HEAL_LIMIT
+            while True:
+                for active in reversed(self.active):
+                    if active in self._active:  # not healed with another one
+                        self._heal(active)
+                if not self._active or self._clock.now() >= deadline:
+                    break
+                self._clock.sleep(HEAL_INTERVAL)
+            if self._active:
+                raise HealFailed("; ".join(each.reason for each in self._active))

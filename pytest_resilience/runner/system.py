@@ -1,0 +1,59 @@
+"""The system under test, as far as the runner needs it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from ..faults.fault import Strike
+from ..history import History
+from ..schedule import Step
+
+
+class ReadyAnswer(NamedTuple):
+    """One answer of the readiness path.
+
+    Args:
+        status: the status; None without an answer.
+        error: why there is no answer; None with one.
+    """
+
+    status: int | None
+    error: str | None = None
+
+
+class System(Protocol):
+    """The targets of one test and its history.
+
+    Attributes:
+        history: the history that records the play.
+        has_service: True if there is a service with a readiness path.
+    """
+
+    history: History
+
+    @property
+    def has_service(self) -> bool: ...
+
+    @property
+    def resilience(self) -> Any:
+        """The object that workloads get."""
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of the servers."""
+
+    def strike(self, step: Step) -> Strike:
+        """Inject the fault of a step now."""
+
+    def connections(self, target: str) -> int | None:
+        """Return the number of connections that a server's proxy has accepted and refused. It is None for a target without a proxy."""
+
+    def commands(self, target: str) -> int | None:
+        """Return the number of commands or transactions that a server has executed. It is None if that is unknown or not cheap."""
+
+    def ready(self, within: float) -> ReadyAnswer:
+        """Request the readiness path of the service once.
+
+        Args:
+            within: seconds to wait for the answer.
+        """

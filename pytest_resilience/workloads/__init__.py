@@ -1,0 +1,6 @@
+"""The workloads of clients: the protocol, and one each for HTTP services, Postgres clients and Redis clients."""
+
+from .http_resource import HttpResource
+from .workload import Workload
+
+__all__ = ["HttpResource", "Workload"]
