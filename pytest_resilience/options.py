@@ -120,6 +120,14 @@ TABLE = (
     ),
     Option("strict", "flag", "treat a test whose fault affected nothing (VACUOUS) as an error", default=False),
     Option(
+        "profile",
+        "choice",
+        "for how long generated tests search and shrink",
+        metavar="NAME",
+        choices=("dev", "ci", "soak"),
+        default_text="dev; ci where CI is set",
+    ),
+    Option(
         "leaks",
         "choice",
         "how resources that a test leaked (LEAK) are treated",
@@ -209,6 +217,7 @@ class Options:
         backend: "auto", "embedded", "docker", "external" or the name of a plugin's backend.
         seed: the number that all random choices of the run follow from.
         strict: True if a vacuous test is an error.
+        profile: the profile of generated tests: "dev", "ci", "soak", or None for the default.
         leaks: how leaked resources are treated: "report", "error" or "off".
         settings: the settings of the backends.
         plugin_backends: the backends of plugins, by name.
@@ -217,6 +226,7 @@ class Options:
     backend: str
     seed: int
     strict: bool
+    profile: str | None
     leaks: str
 
     def __init__(self, given: Mapping[str, Given], plugin_backends: Mapping[str, BackendFactory]) -> None:

@@ -131,6 +131,28 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     names = getattr(item, "fixturenames", None)
     if names is not None and "resilience" not in names and item.get_closest_marker("fault") is not None:
         names.append("resilience")
+    if _is_generated(item):
+        from .generated.hypothesis_test import suppress_health_checks
+
+        suppress_health_checks(item.obj)  # type: ignore[attr-defined]  # a function has one
+
+
+def _is_generated(item: pytest.Item) -> bool:
+    """True for a test with `@given` and the fixture `resilience`."""
+    is_drawn = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    return is_drawn and "resilience" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a generated test. It comes after the plugins for async tests, which have replaced the function that Hypothesis runs."""
+    if RESILIENCE not in pyfuncitem.stash or not _is_generated(pyfuncitem):
+        return None
+    from .generated_items import run
+
+    __tracebackhide__ = True
+    run(pyfuncitem)
+    return True
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -1,0 +1,267 @@
+"""The connection of a generated test with Hypothesis: its settings, its seed and the function that it runs.
+
+Hypothesis documents the attribute `hypothesis.inner_test` of a test for runners that have to do something before and after each
+example. It is the function that the user wrote, or what a plugin for async tests has put in its place.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import unittest
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.control import current_build_context
+from hypothesis.database import ExampleDatabase
+from hypothesis.errors import Flaky
+
+from ..history import History
+from .arguments import drawn_names, key_of
+from .candidate import Candidate
+from .failures import HISTORY, Ended, Falsified
+from .search import TRIES, Finding, Search
+
+MANY = 1_000_000  # examples; the budget of seconds ends the search
+SETTINGS = "_hypothesis_internal_use_settings"  # of a test, as Hypothesis' own plugin for pytest sets it
+SEED = "_hypothesis_internal_use_seed"
+SUPPRESSED = (
+    HealthCheck.function_scoped_fixture,  # each example begins clean
+    HealthCheck.too_slow,
+    HealthCheck.filter_too_much,
+    HealthCheck.data_too_large,
+    HealthCheck.differing_executors,  # the fixtures of parametrized items differ
+)
+KNOWN_PHASES = (Phase.explicit, Phase.reuse)
+NEW_PHASES = (Phase.generate, Phase.target)
+
+
+class Examples(Protocol):
+    """The part of the fixture `resilience` that a generated test needs."""
+
+    history: History
+
+    def begin_example(self) -> None:
+        """Begin with a clean state, an empty history and no strikes."""
+
+    def end_example(self) -> None:
+        """Heal all strikes and count their receipts."""
+
+
+def suppress_health_checks(test: Any) -> None:
+    """Suppress the health checks that do not apply to a generated test, before Hypothesis' plugin looks at them."""
+    function = getattr(test, "__func__", test)
+    before = getattr(function, SETTINGS)
+    if not set(SUPPRESSED) <= set(before.suppress_health_check):
+        suppressed = {*before.suppress_health_check, *SUPPRESSED}
+        setattr(function, SETTINGS, settings(before, suppress_health_check=suppressed))
+
+
+def seed_of(test: str, run_seed: int | None) -> int:
+    """Return the seed of one test, so that two tests of a run draw different examples.
+
+    Args:
+        test: the node id.
+        run_seed: the seed of the run; None for a test that draws equal examples in all runs.
+    """
+    return int.from_bytes(hashlib.sha256(f"{run_seed}:{test}".encode()).digest()[:8])
+
+
+class GeneratedTest:
+    """One run of a generated test.
+
+    Args:
+        test: the function with `@given` that pytest calls.
+        nodeid: the node id of the item.
+        run_seed: the seed of the run; None if the user has chosen another seed.
+        resilience: the value of the fixture.
+        search: the search.
+    """
+
+    def __init__(self, test: Any, nodeid: str, run_seed: int | None, resilience: Examples, search: Search) -> None:
+        self._test = test
+        self._function = getattr(test, "__func__", test)
+        self._nodeid = nodeid
+        self._run_seed = run_seed
+        self._resilience = resilience
+        self._search = search
+
+    def run(self, fixtures: Mapping[str, Any]) -> Finding | None:
+        """Search and return what was found, or None.
+
+        Args:
+            fixtures: the arguments that pytest passes to the test.
+        """
+        given: settings = getattr(self._function, SETTINGS)
+        with self._wrapped(), _restored(self._function, SETTINGS), _restored(self._function, SEED):
+            self._round(given, KNOWN_PHASES, fixtures, tries=TRIES)
+            seeds = self._seeds(given)
+            while self._search.finding is None and Phase.generate in given.phases and not self._search.is_over:
+                if self._is_seeded:
+                    seed(next(seeds))(self._function)
+                suspects = len(self._search.suspects)
+                self._round(given, NEW_PHASES, fixtures, tries=1)
+                if len(self._search.suspects) == suspects:
+                    break
+        best = max(self._search.suspects, key=lambda each: each.reproduced, default=None)
+        return self._search.finding or best
+
+    @property
+    def _is_seeded(self) -> bool:
+        return self._run_seed is not None and getattr(self._function, SEED, None) is None
+
+    def _seeds(self, given: settings) -> Iterator[int]:
+        """Yield the seed of each run of Hypothesis."""
+        frozen = given.derandomize and not is_frozen_by_ci(given)
+        first = seed_of(self._nodeid, None if frozen else self._run_seed)
+        number = 0
+        while True:
+            yield first + number
+            number += 1
+
+    def _round(self, given: settings, phases: tuple[Phase, ...], fixtures: Mapping[str, Any], *, tries: int) -> None:
+        """Run Hypothesis once, with some of its phases."""
+        wanted = [*(phase for phase in phases if phase in given.phases)]
+        if not wanted:
+            return
+        self._search.begin_round(tries=tries)
+        shrink = [Phase.shrink] if Phase.shrink in given.phases else []
+        setattr(self._function, SETTINGS, budgeted(given, [*wanted, *shrink], self._search))
+        played, ended = self._search.plays, None
+        try:
+            self._test(**fixtures)
+        except Falsified:
+            pass
+        except Ended as error:
+            ended = error.error
+        except Flaky:
+            if not self._search.recover():
+                raise
+        except unittest.SkipTest:
+            if self._search.plays > played:
+                raise  # else there was no example to reuse
+        except Exception as error:
+            if self._search.finding is None or error is not self._search.finding.error:
+                raise  # else an explicit example has failed
+        if ended is not None:
+            raise ended
+
+    @contextmanager
+    def _wrapped(self) -> Iterator[None]:
+        """Replace the function that Hypothesis runs. Parametrized items share it, so it is restored."""
+        handle = self._test.hypothesis
+        inner = handle.inner_test
+
+        @functools.wraps(inner)  # the key of the example database follows from the source of the wrapped function
+        def example(*arguments: Any, **named: Any) -> None:
+            context = current_build_context()
+            drawn = drawn_names(self._test, named)
+            key = key_of(drawn, getattr(context.data, "choices", None))
+            candidate = Candidate(key, drawn, functools.partial(self._play, inner, *arguments, **named))
+            judge(self._search, candidate, is_final=context.is_final)
+
+        handle.inner_test = example
+        try:
+            yield
+        finally:
+            handle.inner_test = inner
+
+    def _play(self, inner: Callable[..., None], *arguments: Any, **named: Any) -> None:
+        if not hasattr(self._resilience, "begin_example"):
+            return inner(*arguments, **named)
+        self._resilience.begin_example()
+        try:
+            inner(*arguments, **named)
+        except BaseException as error:
+            setattr(error, HISTORY, self._resilience.history)
+            raise
+        finally:
+            self._resilience.end_example()
+
+
+def judge(search: Search, candidate: Candidate, *, is_final: bool) -> None:
+    """Return if drawn arguments pass, within a test of Hypothesis.
+
+    Args:
+        search: the search.
+        candidate: the drawn arguments.
+        is_final: True in the last run of Hypothesis, which makes its report, and for explicit examples.
+
+    Raises:
+        Falsified: they fail. For an explicit example, the failure itself is raised.
+        Ended: the test has to end.
+    """
+    if is_final and search.shrinking:
+        search.final()
+    if is_final:
+        if error := search.explicit(candidate):
+            raise error
+    else:
+        search.example(candidate)
+
+
+def is_frozen_by_ci(given: settings) -> bool:
+    """True if Hypothesis' own profile for CI has fixed the examples, and not the user."""
+    return given.derandomize and _profile_name() == "ci"
+
+
+def _profile_name() -> str:
+    """Return the name of Hypothesis' profile. Releases before 6.139 do not show it."""
+    return str(getattr(settings, "get_current_profile_name", lambda: "default")())
+
+
+def budgeted(given: settings, phases: list[Phase], search: Search) -> settings:
+    """Return the settings of one run of Hypothesis.
+
+    Args:
+        given: the settings of the test. Its number of examples is a limit if it differs from that of the profile.
+        phases: the phases to run.
+        search: the search. Hypothesis ends the generation when its budget is spent.
+    """
+
+    class Budgeted(settings):
+        @property
+        def max_examples(self) -> int:
+            return 1 if search.is_over and not search.shrinking else super().max_examples
+
+    chosen = given.max_examples != settings.get_profile(_profile_name()).max_examples
+    return Budgeted(
+        given,
+        max_examples=given.max_examples if chosen else MANY,
+        derandomize=False,
+        database=_database(given),
+        phases=phases,
+        report_multiple_bugs=False,
+        deadline=None,
+        print_blob=False,
+    )
+
+
+def _database(given: settings) -> ExampleDatabase | None:
+    """Return the example database: the user's, and the default one if Hypothesis' profile for CI has removed it."""
+    database: ExampleDatabase | None = given.database
+    if database is None and is_frozen_by_ci(given) and not _chose_database(given):
+        return settings.get_profile("default").database
+    return database
+
+
+def _chose_database(given: settings) -> bool:
+    """True if a layer of settings above that of the profile has a database."""
+    profile = settings.get_profile("ci")
+    layer: settings | None = given
+    while layer is not None and layer is not profile:
+        if getattr(layer, "_database", None) is None:
+            return True
+        layer = getattr(layer, "_fallback", None)
+    return False
+
+
+@contextmanager
+def _restored(function: Any, name: str) -> Iterator[None]:
+    before = getattr(function, name, None)
+    try:
+        yield
+    finally:
+        setattr(function, name, before)

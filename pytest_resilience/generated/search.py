@@ -1,0 +1,332 @@
+"""The search of one generated test: from the first failure to the shortest arguments that still fail.
+
+A real system does not fail every time, so one play decides nothing. The rules, with the measurements in docs/sequences.md:
+
+- While searching, each drawn value is played once. After a failure it is played up to 8 times. Three failures in a row, or
+  else two of eight, begin the shrinking. A single one is remembered as a suspect, and the search goes on.
+- While shrinking, a candidate counts as failing by the same rule that the first one met. All accepted ones form the trail.
+- At the end, the last of the trail is played 10 times. As long as too few of these fail, the one before it is played.
+- A verdict is remembered, so that equal arguments have equal verdicts for the rest of the search.
+- What comes after a budget is spent passes without a play.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import NoReturn, Protocol
+
+from ..clock import SYSTEM, Clock
+from ..profiles import Profile
+from .candidate import CONFIRMATIONS, RARE, THREE_IN_A_ROW, TWO_OF_EIGHT, Candidate, Mode
+from .failures import Ended, Falsified, Signature, ends_test, is_failure, is_rejection
+
+TRIES = TWO_OF_EIGHT.plays  # of arguments that have failed in an earlier run, before they pass
+
+
+class Listener(Protocol):
+    """An observer of a search."""
+
+    def played(self, search: Search) -> None:
+        """Note that a play has ended."""
+
+
+class Finding:
+    """Arguments that break a promise, as they are reported.
+
+    Args:
+        candidate: the arguments.
+        mode: the rule by which they count as failing.
+        reproduced: the number of plays that failed, of the last ones of these arguments.
+        plays: the number of these plays.
+        error: the failure of the last play that failed.
+        accepted: the number of arguments that were accepted while shrinking.
+        is_shortest: False if the budget was spent before no shorter arguments were left to try.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        mode: Mode,
+        *,
+        reproduced: int,
+        plays: int,
+        error: BaseException,
+        accepted: int = 0,
+        is_shortest: bool = True,
+    ) -> None:
+        self.candidate = candidate
+        self.mode = mode
+        self.reproduced = reproduced
+        self.plays = plays
+        self.error = error
+        self.accepted = accepted
+        self.is_shortest = is_shortest
+
+    def __str__(self) -> str:
+        return f"reproduced {self.reproduced} of {self.plays}"
+
+
+class Search:
+    """The search of one generated test.
+
+    Args:
+        profile: the budgets.
+        clock: the clock of the budgets.
+        known: the keys of arguments that have failed in an earlier run.
+        listener: is called after each play; None for none.
+
+    Attributes:
+        examples: the number of different arguments that were played.
+        plays: the number of plays.
+        suspects: the findings that failed too seldom for shrinking.
+        finding: the finding to report, or None.
+    """
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        clock: Clock = SYSTEM,
+        known: Collection[str] = (),
+        listener: Listener | None = None,
+    ) -> None:
+        self.profile = profile
+        self.examples = 0
+        self.plays = 0
+        self.suspects: list[Finding] = []
+        self.finding: Finding | None = None
+        self._clock = clock
+        self._known = known
+        self._listener = listener
+        self._verdicts: dict[str, BaseException | None] = {}
+        self._tries = 1
+        self._mode: Mode | None = None
+        self._signature: Signature | None = None
+        self._trail: list[Candidate] = []
+        self._cut_short = False
+        self._deadline = clock.now() + profile.search
+
+    @property
+    def shrinking(self) -> bool:
+        """True if a failure was found and shorter arguments are tried."""
+        return self._mode is not None
+
+    @property
+    def seconds_left(self) -> float:
+        """The seconds that are left of the present budget, of searching or of shrinking."""
+        return max(0.0, self._deadline - self._clock.now())
+
+    @property
+    def is_over(self) -> bool:
+        """True if the budget is spent."""
+        return self.seconds_left == 0.0
+
+    def begin_round(self, *, tries: int = 1) -> None:
+        """Begin another run of Hypothesis, for which the suspects so far pass.
+
+        Args:
+            tries: plays of each of the drawn arguments before they pass.
+        """
+        self._tries = tries
+        if self._mode is RARE:
+            self._verdicts[self._trail[0].key] = None
+            self._mode, self._signature, self._trail = None, None, []
+
+    def example(self, candidate: Candidate) -> None:
+        """Return if the arguments pass, with a play of them if their verdict is not known yet.
+
+        Raises:
+            Falsified: they break a promise.
+            Ended: the test has to end.
+        """
+        if candidate.key in self._verdicts:
+            verdict = self._verdicts[candidate.key]
+        else:
+            verdict = self._judge(candidate)
+        if verdict is not None:
+            _raise_again(verdict)
+
+    def explicit(self, candidate: Candidate) -> BaseException | None:
+        """Return the failure of arguments that the user has written down, or None, and confirm it.
+
+        Raises:
+            Ended: the test has to end.
+        """
+        try:
+            mode = self._weigh(candidate, TRIES if candidate.key in self._known else 1)
+        except Rejected as rejected:
+            return rejected.error
+        if mode is None:
+            return None
+        self.finding = self._confirmed(candidate, mode)
+        return self.finding.error
+
+    def final(self) -> NoReturn:
+        """Confirm the shortest arguments, and report them to Hypothesis.
+
+        Raises:
+            Falsified: always.
+            Ended: the test has to end.
+        """
+        if self._mode is not RARE:
+            self.finding = self._confirm_trail()
+        _raise_again(FALSIFIED)
+
+    def recover(self) -> bool:
+        """Make the finding of a search that Hypothesis has given up. False if nothing was found."""
+        if self.finding is None and self._mode not in (None, RARE):
+            self.finding = self._confirm_trail()
+        return self._mode is not None
+
+    def _judge(self, candidate: Candidate) -> BaseException | None:
+        if self._mode is not None:
+            return self._judge_shorter(candidate, self._mode)
+        if self.is_over:
+            return None  # unknown, and not remembered
+        try:
+            mode = self._weigh(candidate, TRIES if candidate.key in self._known else self._tries)
+        except Rejected as rejected:
+            return self._remember(candidate, rejected.error)
+        if mode is not None:
+            self._begin_shrinking(candidate, mode)
+        return self._remember(candidate, FALSIFIED if mode is not None else None)
+
+    def _remember(self, candidate: Candidate, verdict: BaseException | None) -> BaseException | None:
+        self._verdicts[candidate.key] = verdict
+        return verdict
+
+    def _begin_shrinking(self, candidate: Candidate, mode: Mode) -> None:
+        self._mode, self._trail, self._signature = mode, [candidate], candidate.signature
+        if mode is RARE:
+            self.suspects.append(_finding(candidate, mode))
+        else:
+            self._deadline = self._clock.now() + self.profile.shrink
+            self._cut_short = False
+
+    def _judge_shorter(self, candidate: Candidate, mode: Mode) -> BaseException | None:
+        if mode is RARE or self.is_over:
+            self._cut_short = True
+            return None
+        try:
+            fails = self._fails(candidate, mode)
+        except Rejected as rejected:
+            return self._remember(candidate, rejected.error)
+        if fails:
+            self._trail.append(candidate)
+        return self._remember(candidate, FALSIFIED if fails else None)
+
+    def _weigh(self, candidate: Candidate, tries: int) -> Mode | None:
+        """Play until a rule for the candidate is found. None if `tries` plays pass."""
+        self.examples += 1
+        while not candidate.failures and candidate.plays < tries:
+            self._play(candidate)
+        if not candidate.failures:
+            return None
+        while candidate.count() == candidate.plays < THREE_IN_A_ROW.plays:
+            self._play(candidate)
+        if candidate.count() == candidate.plays:
+            return THREE_IN_A_ROW
+        while candidate.count() < TWO_OF_EIGHT.failures and candidate.plays < TWO_OF_EIGHT.plays:
+            self._play(candidate)
+        return TWO_OF_EIGHT if candidate.count() >= TWO_OF_EIGHT.failures else RARE
+
+    def _fails(self, candidate: Candidate, mode: Mode) -> bool:
+        self.examples += 1
+        while candidate.count(self._signature) < mode.failures:
+            passed = candidate.plays - candidate.count(self._signature)
+            if passed > mode.plays - mode.failures or self.is_over:
+                return False
+            self._play(candidate)
+        return True
+
+    def _confirm_trail(self) -> Finding:
+        """Return the shortest arguments that fail often enough, or else those that fail most often."""
+        assert self._mode is not None, "a final run follows a failure"
+        deadline = self._clock.now() + self.profile.confirm
+        best: Finding | None = None
+        for candidate in reversed(self._trail):
+            found = self._confirmed(candidate, self._mode, at_least=best.reproduced + 1 if best is not None else 0)
+            best = found if best is None or found.reproduced > best.reproduced else best
+            if best.reproduced >= self._mode.goal or self._clock.now() >= deadline:
+                break
+        assert best is not None, "the trail begins with the first failure"
+        return best
+
+    def _confirmed(self, candidate: Candidate, mode: Mode, at_least: int = 0) -> Finding:
+        """Play 10 times, or until fewer than `at_least` failures are certain."""
+        signature = self._signature or candidate.signature
+        again = Candidate(candidate.key, candidate.arguments, candidate.play)
+        while again.plays < CONFIRMATIONS:
+            if again.count(signature) + CONFIRMATIONS - again.plays < at_least:
+                break
+            self._play(again)
+        failing = again if again.count(signature) else candidate
+        return Finding(
+            candidate,
+            mode,
+            reproduced=again.count(signature),
+            plays=again.plays,
+            error=failing.error(signature),
+            accepted=max(0, len(self._trail) - 1),
+            is_shortest=not self._cut_short,
+        )
+
+    def _play(self, candidate: Candidate) -> None:
+        try:
+            error = outcome_of(candidate.play, is_first=not candidate.plays)
+        finally:
+            self.plays += 1
+        candidate.add(error)
+        if self._listener is not None:
+            self._listener.played(self)
+
+
+class Rejected(Exception):
+    """The first play of the arguments has rejected them.
+
+    Attributes:
+        error: the error of Hypothesis.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+FALSIFIED = Falsified("a promise is broken")
+
+
+def outcome_of(play: Callable[[], None], *, is_first: bool = False) -> BaseException | None:
+    """Play once and return the failure, or None. A rejection after the first play is none.
+
+    Raises:
+        Rejected: the first play has rejected the arguments.
+        Ended: an error that is no failure has to end the test.
+    """
+    try:
+        play()
+    except BaseException as error:  # Hypothesis, too, takes some of them for failures
+        if is_failure(error):
+            return error
+        if is_rejection(error):
+            if is_first:
+                raise Rejected(error) from None
+            return None
+        if ends_test(error):
+            raise Ended(error) from None
+        raise
+    return None
+
+
+def _finding(candidate: Candidate, mode: Mode) -> Finding:
+    count = candidate.count()
+    return Finding(candidate, mode, reproduced=count, plays=candidate.plays, error=candidate.error(), is_shortest=False)
+
+
+def _raise_again(verdict: BaseException) -> NoReturn:
+    """Raise a remembered verdict. Hypothesis identifies a bug by class, file, line and context, so this is the only line."""
+    error = Falsified(*verdict.args) if isinstance(verdict, Falsified) else verdict
+    try:
+        raise error
+    finally:
+        error.__context__ = None
