@@ -138,7 +138,22 @@ class NoService(SetupError):
 
 
 class HealFailed(ResilienceError):
-    """One or more faults could not be healed."""
+    """One or more faults could not be healed.
+
+    Attributes:
+        blocked_by: the labels of the active strikes that may be the reason, such as "redis.pause". Another heal works when they are
+            over. Empty if no other strike is the reason.
+    """
+
+    def __init__(self, message: str, *, blocked_by: Iterable[str] = ()) -> None:
+        """Make the error.
+
+        Args:
+            message: the message.
+            blocked_by: the labels of the strikes that may be the reason.
+        """
+        self.blocked_by = tuple(blocked_by)
+        super().__init__(message)
 
 
 class BackendDied(ResilienceError):

@@ -83,7 +83,7 @@ class Resilience:
 
     def __init__(self, stack: Stack, running: RunningService | None) -> None:
         self._stack = stack
-        self._registry = StrikeRegistry()
+        self._registry = StrikeRegistry(stack.registry)
         self._running = running
         self._service = ServiceTarget(self._registry, running) if running is not None else None
         self.postgres, self.redis = stack.create_targets(self._registry)

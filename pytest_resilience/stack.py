@@ -106,6 +106,11 @@ class Stack:
         return self._proxy_client
 
     @property
+    def registry(self) -> StrikeRegistry:
+        """The registry of the strikes of the session."""
+        return self._registry
+
+    @property
     def backend_for_processes(self) -> Backend:
         """The backend, which also runs processes other than servers."""
         return self._backend

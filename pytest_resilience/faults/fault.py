@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..clock import SYSTEM, Clock
-from ..errors import CannotInject, HealFailed, SetupError
+from ..errors import CannotInject, HealFailed, ResilienceError, SetupError
 from ..history import current
 from ..wording import counted, no_attribute
 
@@ -52,6 +52,23 @@ class Receipt:
         return text
 
 
+class Undo:
+    """The steps that undo a fault, the latest first. A second call continues with the step that failed in the first one."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def add(self, step: Callable[[], object]) -> None:
+        """Add a step. It comes before those that were added earlier."""
+        self._steps.append(step)
+
+    def __call__(self) -> None:
+        """Run the steps that have not succeeded yet."""
+        while self._steps:
+            self._steps[-1]()
+            self._steps.pop()
+
+
 class Strike:
     """An injected fault. It heals at the end of its `with` block, by `heal()`, or at the end of the test.
 
@@ -70,12 +87,15 @@ class Strike:
         heal: Callable[[], None],
         read_receipt: Callable[[], Receipt],
         settles_late: bool = False,
+        in_force: Callable[[], bool] = lambda: True,
         clock: Clock = SYSTEM,
     ) -> None:
         self.label = label
         self.fault = fault
         self._heal = heal
         self._read_receipt = read_receipt
+        self._is_in_force = in_force
+        self._overlaps: Callable[[], list[Strike]] = list
         self._settles_late = settles_late
         self._clock = clock
         self._last_receipt: Receipt | None = None
@@ -90,16 +110,41 @@ class Strike:
         return self._healed
 
     @property
+    def in_force(self) -> bool:
+        """True if the fault still has its effect. A restart of the target ends a pause, for example, before its heal."""
+        return not self.healed and self._is_in_force()
+
+    def overlap_with(self, overlaps: Callable[[], list[Strike]]) -> None:
+        """Set the function that returns all strikes that are active on the same target. It may include this one."""
+        self._overlaps = overlaps
+
+    @property
     def receipt(self) -> Receipt:
-        """The receipt up to now, or up to the heal if the fault is healed."""
+        """The receipt up to now, or up to the heal if the fault is healed. It is unknown while the target can't be read."""
         if self._last_receipt is None and not self.healed:
-            return self._with_note(self._read_receipt())
+            return self._with_note(self._present_receipt())
         if self._last_receipt is None:
-            try:
-                self._last_receipt = self._read_receipt()
-            except Exception:  # noqa: BLE001  # the backend died after the heal, which the check of the backend reports
-                self._last_receipt = Receipt(None, "connections")
+            self._last_receipt = self._present_receipt()
         return self._with_note(self._last_receipt)
+
+    def _present_receipt(self) -> Receipt:
+        """Read the receipt. Return an unknown one while another strike prevents that, or if the backend has died."""
+        if self._obstacle() is not None:
+            return self._unknown_receipt()
+        try:
+            return self._read_receipt()
+        except Exception:  # noqa: BLE001  # the check of the backend reports a backend that died
+            return self._unknown_receipt()
+
+    def _unknown_receipt(self) -> Receipt:
+        return Receipt(None, getattr(self.fault, "unit", "connections"))
+
+    def _obstacle(self) -> Obstacle | None:
+        """Return the reason for which another active strike prevents the heal."""
+        return find_obstacle(self.fault.heal_needs(), self._others())
+
+    def _others(self) -> list[Strike]:
+        return [strike for strike in self._overlaps() if strike is not self]
 
     def _with_note(self, receipt: Receipt) -> Receipt:
         return replace(receipt, note=self.note) if self.note else receipt
@@ -117,6 +162,11 @@ class Strike:
         """
         if self.healed:
             return
+        if (obstacle := self._obstacle()) is not None:
+            raise HealFailed(
+                f"{self.label} cannot heal while {obstacle.label} lasts: {obstacle.reason}; heal {obstacle.label} first",
+                blocked_by=[obstacle.label],
+            )
         receipt_error: Exception | None = None
         if not self._settles_late:
             try:
@@ -124,12 +174,12 @@ class Strike:
                     self._read_receipt()
                 )  # before the heal, because removing a toxic removes its counters
             except Exception as error:  # noqa: BLE001  # the fault must heal without its receipt, too
-                self._last_receipt = Receipt(None, "connections")
+                self._last_receipt = self._unknown_receipt()
                 receipt_error = error
         try:
             self._heal()
         except Exception as error:
-            raise HealFailed(f"{self.label} could not be healed: {type(error).__name__}: {error}") from error
+            raise self._heal_failed(error) from error
         self._healed = True
         receipt = self._last_receipt
         touched, unit = (receipt.touched, receipt.unit) if receipt is not None else (None, "")
@@ -138,6 +188,16 @@ class Strike:
             raise HealFailed(
                 f"{self.label} was healed, but its receipt is lost: {type(receipt_error).__name__}: {receipt_error}"
             ) from receipt_error
+
+    def _heal_failed(self, error: Exception) -> HealFailed:
+        blocked_by = labels_of_obstacles(self._others())
+        problem = f"{type(error).__name__}: {error}"
+        if not blocked_by:
+            return HealFailed(f"{self.label} could not be healed: {problem}")
+        return HealFailed(
+            f"{self.label} could not be healed while {' and '.join(blocked_by)} lasts: {_first_line(problem)}",
+            blocked_by=blocked_by,
+        )
 
     if not TYPE_CHECKING:  # type checkers find wrong names without it
 
@@ -162,6 +222,40 @@ class Strike:
         return f"<Strike {self.label}, {'healed' if self.healed else 'striking'}>"
 
 
+SERVER_NEEDS = frozenset({"process", "answers", "session"})  # see Need
+
+
+class Obstacle(NamedTuple):
+    """An active strike that prevents another strike or heal.
+
+    Args:
+        label: the label of the strike.
+        reason: what the target lacks because of it, as a sentence without a period.
+    """
+
+    label: str
+    reason: str
+
+
+def find_obstacle(needs: Iterable[Need], strikes: Iterable[Strike]) -> Obstacle | None:
+    """Return the first of some active strikes that takes one of the needs from the target, or None."""
+    for strike in strikes:
+        takes = strike.fault.takes()
+        reasons = [takes[need] for need in needs if need in takes]
+        if reasons and strike.in_force:
+            return Obstacle(strike.label, reasons[0].format(target=strike.label.partition(".")[0]))
+    return None
+
+
+def labels_of_obstacles(strikes: Iterable[Strike]) -> list[str]:
+    """Return the labels of the strikes that take something from the target which other faults may need."""
+    return [strike.label for strike in strikes if not SERVER_NEEDS.isdisjoint(strike.fault.takes()) and strike.in_force]
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
 class FaultTarget(Protocol):
     """A target, as far as every fault needs it."""
 
@@ -172,8 +266,22 @@ class FaultTarget(Protocol):
     def unsupported(self, fault: str) -> str | None:
         """Return the reason why the backend can't inject a fault, or None if it can."""
 
+    def active_strikes(self) -> list[Strike]:
+        """Return the strikes on this target that are not healed, those of the session included."""
+
     def register(self, strike: Strike) -> Strike:
         """Register a strike, so that it is healed at the end of the test. Return it."""
+
+
+Need = Literal["process", "answers", "session", "clients", "tables"]
+"""What a fault may need of its target to strike or to heal.
+
+- "process": its processes exist;
+- "answers": it answers commands of this package;
+- "session": it accepts another connection of this package;
+- "clients": clients are connected through the proxy;
+- "tables": its tables can be locked.
+"""
 
 
 @dataclass(frozen=True)
@@ -190,11 +298,29 @@ class Fault(ABC):
     targets: ClassVar[tuple[str, ...]]
     heals: ClassVar[bool] = True
 
+    def strike_needs(self) -> tuple[Need, ...]:
+        """Return what the target must have for the fault to strike."""
+        return ()
+
+    def heal_needs(self) -> tuple[Need, ...]:
+        """Return what the target must have for the fault to heal, and for its receipt."""
+        return ()
+
+    def takes(self) -> Mapping[Need, str]:
+        """Return what the target lacks while the fault lasts, each with a sentence about {target}."""
+        return {}
+
+    def cannot_strike(self, target: FaultTarget, need: Need, reason: str) -> SetupError:
+        """Return the error of a strike that found something missing. The message names the active strike that took it."""
+        taken_by = [each.label for each in target.active_strikes() if need in each.fault.takes() and each.in_force]
+        because = f" while {' and '.join(taken_by)} lasts" if taken_by else ""
+        return SetupError(f"{self.label(target)} cannot strike{because}: {reason}")
+
     def __init_subclass__(cls) -> None:
-        """Make each `strike` raise CannotInject if the backend of the target does not support the fault."""
+        """Make each `strike` check first that the fault can strike the target now, and raise no errors but ours."""
         super().__init_subclass__()
         if "strike" in vars(cls):
-            setattr(cls, "strike", _refuse_unsupported(vars(cls)["strike"]))  # noqa: B010  # mypy allows no assignment to a method
+            setattr(cls, "strike", _check_first(vars(cls)["strike"]))  # noqa: B010  # mypy allows no assignment to a method
 
     @abstractmethod
     def strike(self, target: Any) -> Strike:
@@ -230,14 +356,32 @@ class Fault(ABC):
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
-def _refuse_unsupported(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], Strike]:
+def _check_first(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], Strike]:
     @functools.wraps(strike)
     def checked(fault: Fault, target: Any) -> Strike:
         if reason := target.unsupported(fault.name):
             raise CannotInject(reason)
-        return strike(fault, target)
+        if obstacle := find_obstacle(fault.strike_needs(), target.active_strikes()):
+            raise SetupError(
+                f"{fault.label(target)} cannot strike while {obstacle.label} lasts: {obstacle.reason}; heal {obstacle.label} first"
+            )
+        try:
+            return strike(fault, target)
+        except ResilienceError:
+            raise
+        except Exception as error:
+            raise _cannot_strike(fault, target, error) from error
 
     return checked
+
+
+def _cannot_strike(fault: Fault, target: FaultTarget, error: Exception) -> SetupError:
+    """Return the error of a strike that another library's error has ended."""
+    others = labels_of_obstacles(target.active_strikes())
+    because = f" while {' and '.join(others)} lasts" if others else ""
+    return SetupError(
+        f"{fault.label(target)} cannot strike{because}: {_first_line(f'{type(error).__name__}: {error}')}"
+    )
 
 
 class Hold(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +13,10 @@ from ..errors import CannotInject, SetupError
 from ..proxy_client.counters import ProxyCounters
 from ..proxy_client.handle import ProxyHandle
 from . import receipts
-from .fault import Fault, FaultTarget, Receipt, Strike, at_least
+from .fault import Fault, FaultTarget, Need, Receipt, Strike, at_least
 
 STREAMS = {"up": ("upstream",), "down": ("downstream",), "both": ("upstream", "downstream")}
+CLOSED = "the connections through the proxy of {target} are closed"
 FLAP_UNITS = ("seconds", "connections")
 FLAP_POLL_INTERVAL = 0.005  # seconds between two readings of the counters
 
@@ -37,6 +39,9 @@ class Refuse(NetworkFault):
     """Refuse new connections (ECONNREFUSED) and close those that exist."""
 
     name: ClassVar[str] = "refuse"
+
+    def takes(self) -> Mapping[Need, str]:
+        return {"clients": CLOSED}
 
     def strike(self, target: HasProxy) -> Strike:
         strike = _RefuseStrike(target.proxy_handle)
@@ -151,6 +156,9 @@ class Reset(ToxicFault):
     """Reset (RST) every connection, idle ones too, and each new one as soon as it is accepted."""
 
     name: ClassVar[str] = "reset"
+
+    def takes(self) -> Mapping[Need, str]:
+        return {"clients": CLOSED}
 
     def toxics(self, target: HasProxy) -> ToxicSpec:
         return ToxicSpec("reset_peer", STREAMS["down"], {"timeout": 0}, unit="connections")
@@ -291,6 +299,9 @@ class LimitData(ToxicFault):
     def __post_init__(self) -> None:
         at_least("bytes", self.bytes, 0, "bytes")
 
+    def takes(self) -> Mapping[Need, str]:
+        return {"clients": CLOSED}
+
     def toxics(self, target: HasProxy) -> ToxicSpec:
         return ToxicSpec("limit_data", STREAMS["down"], {"bytes": round(self.bytes)}, unit="connections")
 
@@ -307,7 +318,9 @@ class HalfOpen(ToxicFault):
     def toxics(self, target: HasProxy) -> ToxicSpec:
         clients = target.proxy_handle.clients()
         if not clients:
-            raise SetupError(f"{self.label(target)} cannot strike: no client is connected through the proxy")
+            raise self.cannot_strike(
+                target, "clients", "no client is connected through the proxy; connect one before the strike"
+            )
         return ToxicSpec("timeout", STREAMS["both"], {"timeout": 0}, clients=clients)
 
 
@@ -362,6 +375,9 @@ class Flap(NetworkFault):
         at_least("down", self.down, least, self.unit)
         at_least("up", self.up, least, self.unit)
 
+    def takes(self) -> Mapping[Need, str]:
+        return {"clients": CLOSED}
+
     def strike(self, target: HasProxy) -> Strike:
         if self.unit == "connections" and target.proxy_handle.counters().toxics is None:
             raise CannotInject(
@@ -379,7 +395,7 @@ class _Flapper:
         self._fault = fault
         self._before = proxy.counters()
         self._over = threading.Event()
-        self._failure: Exception | None = None
+        self._is_down = True
         proxy.disable()  # in the calling thread, so that the proxy refuses when the call returns
         self._thread = threading.Thread(target=self._run, name="resilience-flap", daemon=True)
         self._thread.start()
@@ -389,22 +405,25 @@ class _Flapper:
         return receipts.refusals(self._proxy, self._before)
 
     def stop(self) -> None:
-        """End the thread and leave the proxy enabled."""
+        """End the thread and leave the proxy enabled. A second call continues where the first one failed."""
         self._over.set()
         self._thread.join()
-        if self._failure is not None:
-            raise self._failure
+        if self._is_down:
+            self._enable()
 
     def _run(self) -> None:
-        try:
+        with contextlib.suppress(Exception):  # stop() raises the error again if the proxy is still disabled
             while True:
                 is_over = self._wait(self._fault.down, self._count_refused)
-                self._proxy.enable()
+                self._enable()
                 if is_over or self._wait(self._fault.up, self._count_accepted):
                     return
                 self._proxy.disable()
-        except Exception as error:  # noqa: BLE001  # raised by stop(), in the thread that heals
-            self._failure = error
+                self._is_down = True
+
+    def _enable(self) -> None:
+        self._proxy.enable()
+        self._is_down = False
 
     def _count_accepted(self) -> int:
         return self._proxy.counters().accepted.connections

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 from ..errors import SetupError
-from .fault import Fault, FaultTarget, Receipt, Strike
+from .fault import Fault, FaultTarget, Need, Receipt, Strike
+
+NOT_RUNNING = "{target} is not running"
 
 
 class ProcessControl(Protocol):
@@ -61,23 +63,46 @@ class ProcessFault(Fault):
     """A fault that strikes all processes of a target at once."""
 
     targets: ClassVar[tuple[str, ...]] = ("postgres", "redis", "service")
+    unit: ClassVar[str] = "processes"
+
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process",)
 
     def strike(self, target: HasProcesses) -> Strike:
-        pids = target.process_control.processes()
+        processes = target.process_control
+        pids = processes.processes()
         if not pids:
-            raise SetupError(f"{self.label(target)} cannot strike: {target.name} is not running")
-        inject, heal = self._inject_and_heal(target.process_control)
-        receipt = Receipt(len(pids), "processes", first=0.0, last=0.0)
+            raise self.cannot_strike(target, "process", f"{target.name} is not running")
+        receipt = Receipt(len(pids), self.unit, first=0.0, last=0.0)
         try:
-            inject()
+            self._inject(processes)
         except BaseException:
-            heal()
+            self._undo(processes)
             raise
-        return target.register(Strike(self.label(target), self, heal=heal, read_receipt=lambda: receipt))
+        return target.register(
+            Strike(
+                self.label(target),
+                self,
+                heal=lambda: self._heal(target, processes),
+                read_receipt=lambda: receipt,
+                in_force=lambda: self._is_in_force(processes, pids),
+            )
+        )
 
-    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
-        """Return the function that injects the fault and the one that heals it."""
-        raise AssertionError(f"{type(self).__name__} does not override _inject_and_heal")
+    @abstractmethod
+    def _inject(self, processes: ProcessControl) -> None:
+        """Inject the fault."""
+
+    @abstractmethod
+    def _undo(self, processes: ProcessControl) -> None:
+        """Undo the fault, or the half of it that was injected."""
+
+    @abstractmethod
+    def _is_in_force(self, processes: ProcessControl, struck: Sequence[int]) -> bool:
+        """True if the fault still has its effect on the processes that it struck."""
+
+    def _heal(self, target: HasProcesses, processes: ProcessControl) -> None:
+        self._undo(processes)
 
 
 class _EndingFault(ProcessFault):
@@ -86,6 +111,15 @@ class _EndingFault(ProcessFault):
     def heals_on(self, target: HasProcesses) -> bool:
         return target.process_control.can_start
 
+    def takes(self) -> Mapping[Need, str]:
+        return {"process": NOT_RUNNING, "clients": NOT_RUNNING}
+
+    def _undo(self, processes: ProcessControl) -> None:
+        processes.start()
+
+    def _is_in_force(self, processes: ProcessControl, struck: Sequence[int]) -> bool:
+        return not processes.processes()
+
 
 @dataclass(frozen=True)
 class Kill(_EndingFault):
@@ -93,8 +127,8 @@ class Kill(_EndingFault):
 
     name: ClassVar[str] = "kill"
 
-    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
-        return processes.kill, processes.start
+    def _inject(self, processes: ProcessControl) -> None:
+        processes.kill()
 
 
 @dataclass(frozen=True)
@@ -103,8 +137,22 @@ class Pause(ProcessFault):
 
     name: ClassVar[str] = "pause"
 
-    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
-        return processes.pause, processes.resume
+    def takes(self) -> Mapping[Need, str]:
+        return {"answers": "the processes of {target} are stopped", "session": "the processes of {target} are stopped"}
+
+    def _inject(self, processes: ProcessControl) -> None:
+        processes.pause()
+
+    def _undo(self, processes: ProcessControl) -> None:
+        processes.resume()
+
+    def _is_in_force(self, processes: ProcessControl, struck: Sequence[int]) -> bool:
+        return not set(struck).isdisjoint(processes.processes())
+
+    def _heal(self, target: HasProcesses, processes: ProcessControl) -> None:
+        pauses = [each for each in target.active_strikes() if isinstance(each.fault, Pause) and each.in_force]
+        if len(pauses) <= 1:  # another pause goes on
+            processes.resume()
 
 
 @dataclass(frozen=True)
@@ -114,8 +162,8 @@ class Terminate(_EndingFault):
     name: ClassVar[str] = "terminate"
     targets: ClassVar[tuple[str, ...]] = ("service",)
 
-    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
-        return processes.terminate, processes.start
+    def _inject(self, processes: ProcessControl) -> None:
+        processes.terminate()
 
 
 @dataclass(frozen=True)
@@ -139,15 +187,25 @@ class Restart(_EndingFault):
             raise SetupError(f"{self.label(target)}: data= is for Redis")
         return super().strike(target)
 
-    def _inject_and_heal(self, processes: ProcessControl) -> tuple[Callable[[], None], Callable[[], None]]:
-        def restart() -> None:
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers") if self.data == "kept" else ("process",)
+
+    def takes(self) -> Mapping[Need, str]:
+        return {}
+
+    def _inject(self, processes: ProcessControl) -> None:
+        if self.data is None:
             processes.terminate()
             processes.start()
+            return
+        assert isinstance(processes, SnapshotControl), "checked by strike"
+        if self.data == "kept":
+            _restart_keeping(processes)
+        else:
+            _restart_losing(processes)
 
-        if self.data is not None:
-            assert isinstance(processes, SnapshotControl), "checked by strike"
-            return partial(_restart_keeping if self.data == "kept" else _restart_losing, processes), processes.start
-        return restart, processes.start
+    def _heal(self, target: HasProcesses, processes: ProcessControl) -> None:
+        """Do nothing, because the target runs again since the strike. A later strike may have killed it."""
 
 
 def _restart_keeping(processes: SnapshotControl) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import CannotInject, SetupError
-from .fault import Fault, FaultTarget, Hold, Strike, at_least, strike_hold
+from .fault import Fault, FaultTarget, Hold, Need, Strike, at_least, strike_hold
 
 MIB = 2**20
 
@@ -38,6 +38,10 @@ class ResourceFault(Fault):
     """A fault that limits the resources of a process."""
 
     targets: ClassVar[tuple[str, ...]] = ("service",)
+    unit: ClassVar[str] = "processes"
+
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process",)
 
     def _strike_hold(self, target: HasLimits, hold: Hold | None, unsupported: str) -> Strike:
         if hold is None:

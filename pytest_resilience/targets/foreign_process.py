@@ -138,6 +138,10 @@ class ForeignProcess(ResourceFaults):
         return self._process
 
     @property
+    def system(self) -> object:
+        return self._process  # psutil compares the start time too
+
+    @property
     def process_control(self) -> ProcessControl:
         return ForeignProcessControl(self._process)
 

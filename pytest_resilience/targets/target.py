@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HealFailed
@@ -30,25 +30,58 @@ from .process_limits import ProcessLimits
 
 
 class StrikeRegistry:
-    """The strikes of one test or session, in order. They heal in reverse order."""
+    """The strikes of one test or session, in order. They heal in reverse order.
 
-    def __init__(self) -> None:
+    Args:
+        session: the registry of the session, for that of a test; None for the registry of a session.
+    """
+
+    def __init__(self, session: StrikeRegistry | None = None) -> None:
         self.strikes: list[Strike] = []
+        # The active strikes of the session and all its tests, each with the system that it strikes.
+        self._active: list[tuple[object, Strike]] = session._active if session is not None else []
+
+    def add(self, system: object, strike: Strike) -> None:
+        """Append a strike on a system. Equal systems are one."""
+        self.strikes.append(strike)
+        self._active[:] = [(each, other) for each, other in self._active if not other.healed]
+        self._active.append((system, strike))
+
+    def active_on(self, system: object) -> list[Strike]:
+        """Return the strikes on a system that are not healed, in order, those of the session included."""
+        return [strike for each, strike in self._active if each == system and not strike.healed]
 
     def heal(self) -> None:
         """Heal all active strikes, the latest first. A failed heal does not prevent the others.
+
+        A heal that another strike prevented is tried once more after the others.
 
         Raises:
             HealFailed: one or more strikes could not be healed; the message names each.
         """
         failures: list[HealFailed] = []
-        for strike in reversed(self.strikes):
+        for strike in [*self._heal_each(reversed(self.strikes), failures)]:
             try:
                 strike.heal()
             except HealFailed as failure:
                 failures.append(failure)
         if failures:
-            raise HealFailed("; ".join(str(failure) for failure in failures)) from failures[0]
+            blocked_by = [label for failure in failures for label in failure.blocked_by]
+            raise HealFailed("; ".join(str(failure) for failure in failures), blocked_by=blocked_by) from failures[0]
+
+    @staticmethod
+    def _heal_each(strikes: Iterable[Strike], failures: list[HealFailed]) -> list[Strike]:
+        """Heal strikes and append the failures. Return the strikes whose heal another strike prevented."""
+        prevented: list[Strike] = []
+        for strike in strikes:
+            try:
+                strike.heal()
+            except HealFailed as failure:
+                if failure.blocked_by:
+                    prevented.append(strike)
+                else:
+                    failures.append(failure)
+        return prevented
 
 
 class Target:
@@ -71,8 +104,18 @@ class Target:
 
     def register(self, strike: Strike) -> Strike:
         """Register a strike, and return it."""
-        self._ledger.strikes.append(strike)
+        self._ledger.add(self.system, strike)
+        strike.overlap_with(self.active_strikes)
         return strike
+
+    @property
+    def system(self) -> object:
+        """The struck system. Targets of one system have equal ones."""
+        return self.name
+
+    def active_strikes(self) -> list[Strike]:
+        """Return the strikes on this target that are not healed, those of the session included."""
+        return self._ledger.active_on(self.system)
 
     if not TYPE_CHECKING:  # type checkers detect unknown names without this
 

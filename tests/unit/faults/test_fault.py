@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from pytest_resilience import HealFailed, SetupError
 from pytest_resilience.faults import FAULTS, Fault, Receipt, Strike, from_json
+from pytest_resilience.faults.fault import Need, Undo
 from pytest_resilience.faults.network import Blackhole, Latency, Refuse
 from pytest_resilience.faults.process import Kill, Pause, ProcessFault, Restart, Terminate
-from pytest_resilience.targets.target import StrikeRegistry
+from pytest_resilience.targets.target import StrikeRegistry, Target
 
 
 class FakeStrike:
@@ -111,15 +113,10 @@ def test_a_failed_heal_does_not_prevent_other_heals() -> None:
 
 
 def test_a_label_names_the_settings_that_were_given() -> None:
-    class Target:
-        name = "postgres"
-
-        def register(self, strike: Strike) -> Strike:
-            return strike
-
-    assert Refuse().label(Target()) == "postgres.refuse"
-    assert Latency(0.2).label(Target()) == "postgres.latency(seconds=0.2)"
-    assert Blackhole("down").label(Target()) == "postgres.blackhole(direction='down')"
+    target = Target("postgres", StrikeRegistry())
+    assert Refuse().label(target) == "postgres.refuse"
+    assert Latency(0.2).label(target) == "postgres.latency(seconds=0.2)"
+    assert Blackhole("down").label(target) == "postgres.blackhole(direction='down')"
 
 
 @pytest.mark.parametrize("wrong", [-1, 0, 0.0001, "1", None, True, float("nan"), float("inf")])
@@ -209,3 +206,178 @@ def test_a_process_that_only_the_user_can_start_is_not_healed_from_its_end(
     own = SimpleNamespace(process_control=SimpleNamespace(can_start=True))
     assert kind().heals_on(foreign) is heals
     assert kind().heals_on(own)
+
+
+class FakeProcesses:
+    """A process that can be killed and paused."""
+
+    can_start = True
+
+    def __init__(self) -> None:
+        self.pid = 1
+        self.runs = True
+        self.paused = False
+        self.failing = False
+
+    def processes(self) -> list[int]:
+        return [self.pid] if self.runs else []
+
+    def kill(self) -> None:
+        self.runs = False
+        if self.failing:
+            raise ConnectionError("no supervisor")
+
+    def terminate(self) -> None:
+        self.runs = False
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def start(self) -> None:
+        if not self.runs:
+            self.runs, self.paused, self.pid = True, False, self.pid + 1
+
+
+class FakeTarget(Target):
+    """A target with one process and a fault that needs it to answer."""
+
+    def __init__(self, registry: StrikeRegistry | None = None) -> None:
+        super().__init__("redis", registry or StrikeRegistry())
+        self.process_control = FakeProcesses()
+
+
+@dataclass(frozen=True)
+class Configure(Fault):
+    """A fault that needs a target which answers."""
+
+    name: ClassVar[str] = "configure"
+    targets: ClassVar[tuple[str, ...]] = ()
+    unit: ClassVar[str] = "commands"
+    error: Exception | None = None
+
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers")
+
+    def heal_needs(self) -> tuple[Need, ...]:
+        return ("answers",)
+
+    def strike(self, target: FakeTarget) -> Strike:
+        if self.error is not None:
+            raise self.error
+        return target.register(
+            Strike(self.label(target), self, heal=lambda: None, read_receipt=lambda: Receipt(3, "commands"))
+        )
+
+
+def test_a_strike_that_another_one_prevents_names_it() -> None:
+    target = FakeTarget()
+    with Pause().strike(target), pytest.raises(SetupError) as raised:
+        Configure().strike(target)
+    assert str(raised.value) == (
+        "redis.configure cannot strike while redis.pause lasts: the processes of redis are stopped; heal redis.pause first"
+    )
+    with Kill().strike(target), pytest.raises(SetupError, match=r"while redis\.kill lasts: redis is not running"):
+        Pause().strike(target)
+    assert Configure().strike(target).in_force
+
+
+def test_a_heal_that_another_strike_prevents_names_it_and_works_after_it() -> None:
+    target = FakeTarget()
+    configured, pause = Configure().strike(target), Pause().strike(target)
+    assert configured.receipt == Receipt(None, "commands")
+    with pytest.raises(
+        HealFailed, match=r"redis\.configure cannot heal while redis\.pause lasts: .* are stopped"
+    ) as raised:
+        configured.heal()
+    assert raised.value.blocked_by == ("redis.pause",)
+    assert not configured.healed
+    pause.heal()
+    configured.heal()
+    assert configured.receipt.touched == 3
+
+
+def test_a_foreign_error_of_a_strike_is_a_setup_error_of_one_line() -> None:
+    with pytest.raises(SetupError) as raised:
+        Configure(ConnectionRefusedError("refused\nby the kernel")).strike(FakeTarget())
+    assert str(raised.value).endswith(" cannot strike: ConnectionRefusedError: refused")
+
+
+def test_strikes_of_the_session_overlap_with_those_of_a_test() -> None:
+    session = StrikeRegistry()
+    pause = Pause().strike(FakeTarget(session))
+    target = FakeTarget(StrikeRegistry(session))
+    with pytest.raises(SetupError, match=r"while redis\.pause lasts"):
+        Configure().strike(target)
+    pause.heal()
+    Configure().strike(target)
+
+
+def test_the_first_heal_of_two_pauses_does_not_end_the_second() -> None:
+    target = FakeTarget()
+    first, second = Pause().strike(target), Pause().strike(target)
+    first.heal()
+    assert target.process_control.paused
+    second.heal()
+    assert not target.process_control.paused
+
+
+def test_a_pause_of_processes_that_are_gone_prevents_nothing() -> None:
+    target = FakeTarget()
+    paused = Pause().strike(target)
+    Kill().strike(target).heal()
+    assert not paused.in_force
+    Configure().strike(target)
+    again = Pause().strike(target)
+    again.heal()
+    assert not target.process_control.paused
+
+
+def test_the_heal_of_a_restart_does_not_undo_a_later_kill() -> None:
+    target = FakeTarget()
+    restart, kill = Restart().strike(target), Kill().strike(target)
+    restart.heal()
+    assert not target.process_control.runs
+    kill.heal()
+    assert target.process_control.runs
+
+
+def test_a_strike_that_fails_half_way_undoes_its_half() -> None:
+    target = FakeTarget()
+    target.process_control.failing = True
+    with pytest.raises(SetupError, match=r"redis\.kill cannot strike: ConnectionError: no supervisor"):
+        Kill().strike(target)
+    assert target.process_control.runs
+    assert target.active_strikes() == []
+
+
+def test_a_registry_heals_once_more_what_another_strike_prevented() -> None:
+    registry = StrikeRegistry()
+    target = FakeTarget(registry)
+    Pause().strike(target)
+    target.process_control.runs = False  # as if a test had killed the process itself and started another one
+    configured = Configure().strike(target)
+    target.process_control.runs = True
+    registry.heal()
+    assert configured.healed
+
+
+def test_an_undo_continues_with_the_step_that_failed() -> None:
+    ran: list[str] = []
+    undo = Undo()
+
+    def second() -> None:
+        ran.append("second")
+        if ran.count("second") == 1:
+            raise ConnectionError
+
+    undo.add(lambda: ran.append("first"))
+    undo.add(second)
+    undo.add(lambda: ran.append("third"))
+    with pytest.raises(ConnectionError):
+        undo()
+    undo()
+    undo()
+    assert ran == ["third", "second", "second", "first"]
