@@ -8,9 +8,10 @@ from typing import NamedTuple
 from ..backends.backend import Server
 from ..clients.redis import RedisClient
 from ..errors import SetupError
+from ..faults.setting_layers import SettingLayers
 from ..wire.redis import ErrorReply, Reply, parse_info
 
-RESPONSE_TIMEOUT = 5.0  # seconds
+RESPONSE_TIMEOUT = 2.0  # seconds; a heal waits for that long on a server that does not answer
 RESET_TIMEOUT = 2.0  # seconds for the first response between two tests; no client can undo a CLIENT PAUSE
 SHARED_RESET = (("FLUSHDB",),)
 # REPLICAOF comes first, because a replica refuses FLUSHALL. Some servers lack the last three.
@@ -69,6 +70,9 @@ class RedisAdmin:
 
     Args:
         server: the server.
+
+    Attributes:
+        layers: the settings that strikes have changed.
     """
 
     def __init__(self, server: Server) -> None:
@@ -76,6 +80,7 @@ class RedisAdmin:
         self._url = ""
         self._client: RedisClient | None = None
         self._baseline: RedisSettings | None = None
+        self.layers = SettingLayers()
 
     @property
     def client(self) -> RedisClient:
@@ -148,6 +153,7 @@ class RedisAdmin:
         Raises:
             ErrorReply: the server refuses a command, or a command has no effect.
         """
+        self.layers.clear()
         if self._baseline is None:  # no baseline yet, because a fault of the session had changed the settings
             self._baseline = now
         if commands := now.back_to(self._baseline):

@@ -5,20 +5,23 @@ from __future__ import annotations
 import contextlib
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Protocol
 
 from ..clients.redis import RedisClient
 from ..clock import wait_until
 from ..errors import CannotInject, SetupError
 from ..wire.redis import ErrorReply, parse_info_field
-from .fault import Fault, FaultTarget, Receipt, Strike, at_least
+from .fault import Fault, FaultTarget, Need, Receipt, Strike, Undo, at_least
+from .setting_layers import PRIMARY, SettingLayers
 
 PADDING_KEYS = 3000  # keys that prolong the loading to 30 s, at 10 ms each
 PADDING_PREFIX = "pytest-resilience-loading"
 BEGIN_TIMEOUT = 5.0  # seconds
 END_TIMEOUT = 10.0  # seconds
+RESTARTED = "the server has started again since, and counts from 0"
 
 
 class RedisControl(Protocol):
@@ -26,6 +29,9 @@ class RedisControl(Protocol):
 
     @property
     def client(self) -> RedisClient: ...
+
+    @property
+    def layers(self) -> SettingLayers: ...
 
 
 class SnapshotStore(Protocol):
@@ -36,6 +42,12 @@ class SnapshotStore(Protocol):
     """
 
     debug_command: str
+
+    def alive(self) -> bool:
+        """True if its main process exists, paused or not."""
+
+    def processes(self) -> list[int]:
+        """Return the ids of its processes, the main process first."""
 
     def discard_snapshot(self) -> None:
         """Delete the saved data, so that the server is empty after a kill."""
@@ -57,15 +69,30 @@ class RedisFault(Fault):
     targets: ClassVar[tuple[str, ...]] = ("redis",)
     unit: ClassVar[str] = "commands"
 
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers")
+
+    def heal_needs(self) -> tuple[Need, ...]:
+        return ("answers",)
+
     def strike(self, target: HasRedis) -> Strike:
-        client = target.admin.client
-        before = self.count(client)
-        heal = self.inject(target)
+        run_id, before = _run_id(target), self.count(target.admin.client)
+        undo = self.inject(target)
 
         def read_receipt() -> Receipt:
-            return Receipt(self.count(client) - before, self.unit)
+            if _run_id(target) != run_id:
+                return Receipt(None, self.unit, note=RESTARTED)
+            return Receipt(self.count(target.admin.client) - before, self.unit)
 
-        return target.register(Strike(self.label(target), self, heal=heal, read_receipt=read_receipt))
+        return target.register(
+            Strike(
+                self.label(target),
+                self,
+                heal=_unless_killed(target, undo),
+                read_receipt=read_receipt,
+                in_force=_while_it_runs(target),
+            )
+        )
 
     @abstractmethod
     def inject(self, target: HasRedis) -> Callable[[], None]:
@@ -83,7 +110,7 @@ class Oom(RedisFault):
     name: ClassVar[str] = "oom"
 
     def inject(self, target: HasRedis) -> Callable[[], None]:
-        return _set_config(target.admin.client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
+        return target.admin.layers.add(target.admin.client, {"maxmemory-policy": "noeviction", "maxmemory": "1"})
 
     def count(self, client: RedisClient) -> int:
         return _count_errors(client, "OOM")
@@ -101,16 +128,9 @@ class Readonly(RedisFault):
     stale: bool = True
 
     def inject(self, target: HasRedis) -> Callable[[], None]:
-        client = target.admin.client
-        stale = "yes" if self.stale else "no"
-        restore = _set_config(client, {"replica-read-only": "yes", "replica-serve-stale-data": stale})
-        client.call("REPLICAOF", "127.0.0.1", "1")  # no server listens on port 1; the data stays as it is
-
-        def heal() -> None:
-            client.call("REPLICAOF", "NO", "ONE")
-            restore()
-
-        return heal
+        settings = {"replica-read-only": "yes", "replica-serve-stale-data": "yes" if self.stale else "no"}
+        settings[PRIMARY] = "127.0.0.1 1"  # no server listens on port 1; the data stays as it is
+        return target.admin.layers.add(target.admin.client, settings)
 
     def count(self, client: RedisClient) -> int:
         return _count_errors(client, "READONLY") + _count_errors(client, "MASTERDOWN")
@@ -125,6 +145,12 @@ class Loading(RedisFault):
 
     name: ClassVar[str] = "loading"
 
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers", "session")
+
+    def takes(self) -> Mapping[Need, str]:
+        return {"answers": "{target} answers every command with LOADING"}
+
     def strike(self, target: HasRedis) -> Strike:
         try:
             return super().strike(target)
@@ -137,24 +163,27 @@ class Loading(RedisFault):
 
     def inject(self, target: HasRedis) -> Callable[[], None]:
         client, debug = target.admin.client, target.server.debug_command
-        _run_unlogged(client, debug, "POPULATE", str(PADDING_KEYS), PADDING_PREFIX, "1100")
-        slow = {"rdbcompression": "no", "loading-process-events-interval-bytes": "1024", "key-load-delay": "10000"}
-        restore = _set_config(client, slow)
-        reading = _BackgroundCommand(client, debug, "RELOAD", run=_run_unlogged)
+        run_id = _run_id(target)
+        undo = Undo()
+        undo.add(target.server.discard_snapshot)
 
-        def heal() -> None:
-            client.configure("key-load-delay", "0")
+        def end_loading(reading: _BackgroundCommand) -> None:
+            if _run_id(target) == run_id:
+                client.configure("key-load-delay", "0")
             reading.wait()
-            client.call("UNLINK", *(f"{PADDING_PREFIX}:{number}" for number in range(PADDING_KEYS)))
-            restore()
-            target.server.discard_snapshot()
 
         try:
+            undo.add(_unless_killed(target, lambda: _delete_padding(client)))
+            _run_unlogged(client, debug, "POPULATE", str(PADDING_KEYS), PADDING_PREFIX, "1100")
+            slow = {"rdbcompression": "no", "loading-process-events-interval-bytes": "1024", "key-load-delay": "10000"}
+            undo.add(_unless_killed(target, target.admin.layers.add(client, slow)))
+            undo.add(partial(end_loading, _BackgroundCommand(client, debug, "RELOAD", run=_run_unlogged)))
             _wait_for(lambda: client.info("persistence")["loading"] == "1", "the server does not begin to load")
+            target.server.discard_snapshot()  # the server has opened it, and a killed one must not load it
         except BaseException:
-            heal()
+            undo()
             raise
-        return heal
+        return undo
 
     def count(self, client: RedisClient) -> int:
         return _count_errors(client, "LOADING")
@@ -166,13 +195,27 @@ class BusyScript(Fault):
 
     name: ClassVar[str] = "busy_script"
     targets: ClassVar[tuple[str, ...]] = ("redis",)
+    unit: ClassVar[str] = "commands"
+
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers", "session")
+
+    def heal_needs(self) -> tuple[Need, ...]:
+        return ("answers",)
+
+    def takes(self) -> Mapping[Need, str]:
+        return {"answers": "{target} answers every command with BUSY"}
 
     def strike(self, target: HasRedis) -> Strike:
         client = target.admin.client
-        before = _count_errors(client, "BUSY")
-        restore = _set_config(client, {"lua-time-limit": "1"})
-        script = _BackgroundCommand(client, "EVAL", "while true do end", "0")
-        receipts = [Receipt(None, "commands")]  # a busy server does not answer INFO either
+        run_id, before = _run_id(target), _count_errors(client, "BUSY")
+        restore = target.admin.layers.add(client, {"lua-time-limit": "1"})
+        try:
+            script = _BackgroundCommand(client, "EVAL", "while true do end", "0")
+        except BaseException:
+            restore()
+            raise
+        receipts = [Receipt(None, self.unit)]  # a busy server does not answer INFO either
 
         def is_busy() -> bool:
             try:
@@ -182,13 +225,13 @@ class BusyScript(Fault):
             return False
 
         def heal() -> None:
-            if script.running:
+            if script.running and target.server.alive():
                 client.call("SCRIPT", "KILL")
             script.wait()
-            restore()
-            receipts[0] = Receipt(
-                max(0, _count_errors(client, "BUSY") - before - 1), "commands"
-            )  # one was an answer to `is_busy`
+            if _run_id(target) == run_id:
+                restore()
+                refused = _count_errors(client, "BUSY") - before - 1  # one was an answer to `is_busy`
+                receipts[0] = Receipt(max(0, refused), self.unit)
 
         try:
             _wait_for(is_busy, "the script does not keep the server busy")
@@ -196,7 +239,14 @@ class BusyScript(Fault):
             heal()
             raise
         return target.register(
-            Strike(self.label(target), self, heal=heal, read_receipt=lambda: receipts[0], settles_late=True)
+            Strike(
+                self.label(target),
+                self,
+                heal=heal,
+                read_receipt=lambda: receipts[0],
+                settles_late=True,
+                in_force=lambda: script.running,
+            )
         )
 
 
@@ -212,13 +262,16 @@ class MaxClients(RedisFault):
     unit: ClassVar[str] = "connections"
     left: int = 0
 
+    def takes(self) -> Mapping[Need, str]:
+        return {} if self.left else {"session": "{target} accepts no further connection"}
+
     def __post_init__(self) -> None:
         at_least("left", self.left, 0, "connections that are left")
 
     def inject(self, target: HasRedis) -> Callable[[], None]:
         client = target.admin.client
         connected = int(client.info("clients")["connected_clients"])
-        return _set_config(client, {"maxclients": str(connected + self.left)})
+        return target.admin.layers.add(client, {"maxclients": str(connected + self.left)})
 
     def count(self, client: RedisClient) -> int:
         return int(client.info("stats")["rejected_connections"])
@@ -231,6 +284,9 @@ class Flush(Fault):
     name: ClassVar[str] = "flush"
     heals: ClassVar[bool] = False
     targets: ClassVar[tuple[str, ...]] = ("redis",)
+
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers")
 
     def strike(self, target: HasRedis) -> Strike:
         client = target.admin.client
@@ -266,6 +322,16 @@ class _BackgroundCommand:
             raise SetupError(f"{' '.join(self._command[:2])} has not ended within {END_TIMEOUT:g} s")
 
 
+def _delete_padding(client: RedisClient) -> None:
+    """Delete the keys that prolong the loading, also from a server that the fault `readonly` has turned into a replica."""
+    read_only = client.setting("replica-read-only") or "yes"
+    names = [f"{PADDING_PREFIX}:{number}" for number in range(PADDING_KEYS)]
+    change = ("CONFIG", "SET", "replica-read-only")
+    for reply in client.call_all([(*change, "no"), ("UNLINK", *names), (*change, read_only)]):
+        if isinstance(reply, ErrorReply):
+            raise reply
+
+
 def _call(client: RedisClient, *command: str) -> None:
     client.call(*command)
 
@@ -289,25 +355,25 @@ def _wait_for(begun: Callable[[], bool], problem: str) -> None:
         raise SetupError(f"{problem}, {BEGIN_TIMEOUT:g} s after the command")
 
 
-def _set_config(client: RedisClient, settings: dict[str, str]) -> Callable[[], None]:
-    """Change settings of the running server. Return the function that restores them, in reverse order."""
-    before: dict[str, str] = {}
+def _run_id(target: HasRedis) -> str | None:
+    """Return the id of the server's present run, or None if it has none or does not run."""
+    return target.admin.client.info("server").get("run_id") if target.server.alive() else None
 
-    def restore() -> None:
-        for name, value in reversed(before.items()):
-            client.configure(name, value)
 
-    try:
-        for name, value in settings.items():
-            present = client.setting(name)
-            if present is None:
-                raise CannotInject(f"this server has no setting {name!r}")
-            client.configure(name, value)
-            before[name] = present
-    except BaseException:
-        restore()
-        raise
-    return restore
+def _while_it_runs(target: HasRedis) -> Callable[[], bool]:
+    """Return a function that is true until the present main process of the server has ended. It sends no command."""
+    main = target.server.processes()[:1]
+    return lambda: target.server.processes()[:1] == main
+
+
+def _unless_killed(target: HasRedis, undo: Callable[[], None]) -> Callable[[], None]:
+    """Return a heal that does nothing while the server is killed, because its settings are gone with its process."""
+
+    def heal() -> None:
+        if target.server.alive():
+            undo()
+
+    return heal
 
 
 def _count_errors(client: RedisClient, code: str) -> int:

@@ -19,6 +19,8 @@ from .target import NetworkFaults, ProcessFaults, StrikeRegistry
 if TYPE_CHECKING:
     import toxiproxy
 
+SAVE_TIMEOUT = 60.0  # seconds
+
 Admin = TypeVar("Admin", bound=PostgresAdmin | RedisAdmin)
 
 
@@ -57,7 +59,8 @@ class RedisProcesses(ServerProcesses):
         self._admin = admin
 
     def save(self) -> None:
-        self._admin.client.call("SAVE")
+        with self._admin.client.duplicate(timeout=SAVE_TIMEOUT) as client:
+            client.call("SAVE")
 
     def discard_snapshot(self) -> None:
         self._server.discard_snapshot()
