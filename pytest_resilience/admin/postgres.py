@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ..backends.backend import Server
-from ..clients.postgres import PostgresError
+from ..clients.postgres import PostgresError, Session
 from ..clock import SYSTEM, wait_until_async
 from ..errors import SetupError
 from ..redaction import scrubbed
 from .postgres_baseline import PostgresBaseline
 from .postgres_holds import HeldConnections, RotatingLock, TableLock
-from .postgres_session import APPLICATION, STATEMENT_TIMEOUT, AdminSession, close_quietly
+from .postgres_session import APPLICATION, STATEMENT_TIMEOUT, AdminSession
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,7 @@ Step: TypeAlias = "str | Path | Callable[[str], object]"
 Init: TypeAlias = "Step | Sequence[Step]"
 AnyHold = TypeVar("AnyHold", TableLock, RotatingLock, HeldConnections)
 
+LOADED_READ_ONLY = "select reset_val from pg_settings where name = 'default_transaction_read_only'"
 OTHER_SESSIONS = f"backend_type = 'client backend' and application_name <> '{APPLICATION}'"
 
 
@@ -32,16 +34,20 @@ class PostgresAdmin(AdminSession):
     Args:
         server: the server. Its URL names the database.
         template: name for the copy of the baseline from which a changed schema is restored.
+
+    Attributes:
+        holds: the locks and connections that strikes hold, in order.
     """
 
     def __init__(self, server: Server, *, template: str = "resilience_baseline") -> None:
         super().__init__(server)
         self._baseline = PostgresBaseline(self, template)
-        self._holds: list[TableLock | RotatingLock | HeldConnections] = []
+        self.holds: list[TableLock | RotatingLock | HeldConnections] = []
+        self._write_bans: list[object] = []
 
     def close(self) -> None:
         """Release all holds, close the session and end the background loop."""
-        for hold in list(self._holds):
+        for hold in list(self.holds):
             hold.release()
         super().close()
 
@@ -81,6 +87,8 @@ class PostgresAdmin(AdminSession):
 
     def clean(self, *, settings: bool = True) -> Future[None]:
         """Start to restore the baseline, as `PostgresBaseline.restore` describes."""
+        if settings:
+            self._write_bans = []
         return self.spawn(lambda: self._baseline.restore(settings=settings))
 
     # -- what faults need
@@ -114,7 +122,7 @@ class PostgresAdmin(AdminSession):
         return self._acquire(HeldConnections(self, left))
 
     def _acquire(self, hold: AnyHold) -> AnyHold:
-        self._holds.append(hold)
+        self.holds.append(hold)
         try:
             self.run(hold.acquire)
             hold.start_monitoring()
@@ -125,8 +133,8 @@ class PostgresAdmin(AdminSession):
 
     def on_released(self, hold: TableLock | RotatingLock | HeldConnections) -> None:
         """Remove a hold from those that `close` releases."""
-        if hold in self._holds:
-            self._holds.remove(hold)
+        if hold in self.holds:
+            self.holds.remove(hold)
 
     def count_sessions(self) -> int:
         """Return the number of sessions that don't belong to this package."""
@@ -140,25 +148,38 @@ class PostgresAdmin(AdminSession):
 
     def forbid_writes(self) -> Callable[[], None]:
         """Make transactions read-only by default, in existing sessions too. Return the function that undoes it."""
-        self._alter_system("set default_transaction_read_only = on", "on")
-        return lambda: self._alter_system("reset default_transaction_read_only", "off")
+        ban = object()
+
+        def allow() -> None:
+            if self._write_bans == [ban]:  # otherwise another strike goes on
+                self._alter_system("reset default_transaction_read_only", "off")
+            self._write_bans = [each for each in self._write_bans if each is not ban]
+
+        self._write_bans.append(ban)
+        try:
+            if len(self._write_bans) == 1:
+                self._alter_system("set default_transaction_read_only = on", "on")
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error matters more
+                allow()
+            self._write_bans = [each for each in self._write_bans if each is not ban]
+            raise
+        return allow
 
     def _alter_system(self, change: str, expected: str) -> None:
-        async def work() -> None:
-            session = await self.session()
+        async def alter(session: Session) -> None:
             await session.execute(f"alter system {change}")
             await session.execute("select pg_reload_conf()")
-            if not await wait_until_async(is_loaded, within=STATEMENT_TIMEOUT, every=0.005):
-                raise SetupError(f"the server has not loaded {change!r} within {STATEMENT_TIMEOUT:g} s")
 
         async def is_loaded() -> bool:
-            probe = (
-                await self.connect()
-            )  # an existing session applies a reload at its next statement, a new one at once
-            try:
-                return bool(await probe.fetchval("show default_transaction_read_only") == expected)
-            finally:
-                await close_quietly(probe)
+            # The server loads the file before its sessions do. A probe in a new session would need a free connection.
+            session = await self.session()
+            return bool(await session.fetchval(LOADED_READ_ONLY) == expected)
+
+        async def work() -> None:
+            await self.on_session(alter)
+            if not await wait_until_async(is_loaded, within=STATEMENT_TIMEOUT, every=0.005):
+                raise SetupError(f"the server has not loaded {change!r} within {STATEMENT_TIMEOUT:g} s")
 
         self.run(work)
 

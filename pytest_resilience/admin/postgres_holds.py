@@ -12,8 +12,9 @@ from ..clients.postgres import LOCK_NOT_AVAILABLE, PostgresError, Session
 from ..clock import SYSTEM
 from ..errors import CannotInject, SetupError
 from ..faults.fault import Receipt
+from ..faults.postgres_server import TablesLocked, TooFewConnections
 from ..wording import counted
-from .postgres_session import close_quietly
+from .postgres_session import close_all_quietly
 
 POLL_INTERVAL = 0.01  # seconds between two queries for sessions that wait for a lock
 CONNECT_AT_ONCE = 20  # a server that forks for a hundred clients at once keeps both processors busy for long
@@ -34,6 +35,7 @@ class HoldOwner(Protocol):
     """The administration of a Postgres, as far as holds need it."""
 
     server: Server
+    holds: list[Any]
 
     def run(self, work: Callable[[], Awaitable[Any]]) -> Any: ...
 
@@ -63,16 +65,22 @@ class TableLock:
     async def acquire(self) -> None:
         """Acquire the lock."""
         self._session = session = await self._admin.connect()
+        self._tables = await self._resolve_tables(session)
+        locked = {table for hold in self._admin.holds if hold is not self for table in hold.locked_tables}
+        if common := [table for table in self._tables if table in locked]:
+            raise TablesLocked(f"{', '.join(common)} {'is' if len(common) == 1 else 'are'} locked already")
         try:
-            self._tables = await self._resolve_tables(session)
             await self._lock(session)
         except PostgresError as error:
             if error.code != LOCK_NOT_AVAILABLE:
                 raise
-            raise SetupError(
-                f"{self._fault}: another session held {', '.join(self._tables)} for longer than 5 s"
-            ) from None
+            raise TablesLocked(f"another session held {', '.join(self._tables)} for longer than 5 s") from None
         self._acquired_at = SYSTEM.now()
+
+    @property
+    def locked_tables(self) -> list[str]:
+        """The tables that are locked until the release, or until the server has ended the session."""
+        return self._tables if self._acquired_at and self._session is not None and not self._session.is_closed() else []
 
     async def _resolve_tables(self, session: Session) -> list[str]:
         """Return the names of the tables as the server spells them."""
@@ -125,9 +133,14 @@ class TableLock:
         if self._monitor_task is not None:
             self._monitor_task.cancel()
             self._monitor_task = None
+        sessions = self._take_sessions()
+        if sessions:
+            self._admin.run(lambda: close_all_quietly(sessions))
+
+    def _take_sessions(self) -> list[Session]:
+        """Return all sessions of the lock, which has none then."""
         session, self._session = self._session, None
-        if session is not None:
-            self._admin.run(lambda: close_quietly(session))
+        return [session] if session is not None else []
 
 
 class RotatingLock(TableLock):
@@ -147,6 +160,10 @@ class RotatingLock(TableLock):
     async def acquire(self) -> None:
         await super().acquire()
         self._next_session = await self._admin.connect()
+
+    @property
+    def locked_tables(self) -> list[str]:
+        return []  # another lock gets its turn
 
     async def _monitor(self) -> None:
         while True:
@@ -185,11 +202,9 @@ class RotatingLock(TableLock):
         """Return the number of statements that have waited so far."""
         return Receipt(len(self._waiters), "commands", self._first, self._last)
 
-    def release(self) -> None:
+    def _take_sessions(self) -> list[Session]:
         session, self._next_session = self._next_session, None
-        super().release()
-        if session is not None:
-            self._admin.run(lambda: close_quietly(session))
+        return super()._take_sessions() + ([session] if session is not None else [])
 
 
 class HeldConnections:
@@ -214,12 +229,16 @@ class HeldConnections:
         )
         number = free - self._left
         if number < 0:
-            raise SetupError(
-                f"starve(connections={self._left}): the server has only {counted(free, 'free connections')}"
+            raise TooFewConnections(
+                f"it would leave {self._left}, but the server has only {counted(free, 'free connections')}"
             )
         while len(self._sessions) < number:
             group = [self._admin.connect() for _ in range(min(CONNECT_AT_ONCE, number - len(self._sessions)))]
-            self._sessions += await asyncio.gather(*group)
+            opened = await asyncio.gather(*group, return_exceptions=True)
+            self._sessions += [each for each in opened if isinstance(each, Session)]
+            for failure in opened:
+                if isinstance(failure, BaseException):
+                    raise failure
         if self._admin.server.log_readable:
             self._log_begin = self._admin.server.log_size()
 
@@ -234,12 +253,19 @@ class HeldConnections:
         return Receipt(sum(log.count(refusal) for refusal in REFUSALS), "connections")
 
     def release(self) -> None:
-        """Close the connections."""
+        """Close the connections, or hand them over to a later strike, which would have taken them too."""
+        holds = self._admin.holds
+        later = holds[holds.index(self) + 1 :] if self in holds else []
         self._admin.on_released(self)
         sessions, self._sessions = self._sessions, []
-
-        async def work() -> None:
-            await asyncio.gather(*(close_quietly(session) for session in sessions))
-
+        for hold in later:
+            if isinstance(hold, HeldConnections):
+                hold._sessions += [session for session in sessions if not session.is_closed()]  # of this class
+                return
         if sessions:
-            self._admin.run(work)
+            self._admin.run(lambda: close_all_quietly(sessions))
+
+    @property
+    def locked_tables(self) -> list[str]:
+        """No tables."""
+        return []

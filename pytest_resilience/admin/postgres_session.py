@@ -7,7 +7,7 @@ loop in its own thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 APPLICATION = "pytest-resilience"
 STATEMENT_TIMEOUT = 10.0  # seconds for one statement of this package; restoring a baseline takes a few milliseconds
-CLOSE_TIMEOUT = 2.0  # seconds
+CLOSE_TIMEOUT = 1.0  # seconds; a heal waits for that long on a server that does not answer
 
 # Settings that would hinder this package. Tests may set them for a database, a role or the whole server.
 NEUTRAL_SETTINGS = """
@@ -140,3 +140,8 @@ async def close_quietly(session: Session) -> None:
         await session.close(within=CLOSE_TIMEOUT)
     except Exception:  # noqa: BLE001  # the server may be gone in any way
         session.terminate()
+
+
+async def close_all_quietly(sessions: Sequence[Session]) -> None:
+    """Close sessions as `close_quietly` does, all at once."""
+    await asyncio.gather(*(close_quietly(session) for session in sessions))

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import SetupError
-from .fault import Fault, FaultTarget, Hold, Receipt, Strike, at_least, strike_hold
+from .fault import Fault, FaultTarget, Hold, Need, Receipt, Strike, at_least, strike_hold
+
+LOCKED = "{target} has locked tables"
+NO_CONNECTIONS = "{target} has no connection left"
+
+
+class TablesLocked(SetupError):
+    """Another session holds a lock on the tables of a fault."""
+
+
+class TooFewConnections(SetupError):
+    """The server has fewer free connections than a fault would leave."""
 
 
 class PostgresControl(Protocol):
@@ -46,6 +57,10 @@ class PostgresFault(Fault):
     """A fault inside a Postgres."""
 
     targets: ClassVar[tuple[str, ...]] = ("postgres",)
+    unit: ClassVar[str] = "connections"
+
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers")
 
 
 @dataclass(frozen=True)
@@ -67,13 +82,19 @@ class Starve(PostgresFault):
         if self.connections is not None:
             at_least("connections", self.connections, 0, "connections that are left")
 
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers", "session") if self.lock is not None else ("process", "answers")
+
+    def takes(self) -> Mapping[Need, str]:
+        if self.lock is not None:
+            return {"tables": LOCKED}
+        return {"session": NO_CONNECTIONS} if self.connections == 0 else {}
+
     def strike(self, target: HasPostgres) -> Strike:
         if self.lock is not None:
-            hold = target.admin.hold_locks([self.lock], f"starve(lock={self.lock!r})")
-        else:
-            assert self.connections is not None
-            hold = target.admin.take_connections(self.connections)
-        return strike_hold(self, target, hold)
+            return _strike_locks(self, target, [self.lock])
+        assert self.connections is not None
+        return _strike_connections(self, target, self.connections)
 
 
 @dataclass(frozen=True)
@@ -90,8 +111,11 @@ class TakeConnections(PostgresFault):
     def __post_init__(self) -> None:
         at_least("left", self.left, 0, "connections that are left")
 
+    def takes(self) -> Mapping[Need, str]:
+        return {} if self.left else {"session": NO_CONNECTIONS}
+
     def strike(self, target: HasPostgres) -> Strike:
-        return strike_hold(self, target, target.admin.take_connections(self.left))
+        return _strike_connections(self, target, self.left)
 
 
 @dataclass(frozen=True)
@@ -108,8 +132,14 @@ class HoldLocks(PostgresFault):
     def __post_init__(self) -> None:
         _freeze_tables(self)
 
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers", "session")
+
+    def takes(self) -> Mapping[Need, str]:
+        return {"tables": LOCKED}
+
     def strike(self, target: HasPostgres) -> Strike:
-        return strike_hold(self, target, target.admin.hold_locks(_names(self.tables), self.label(target)))
+        return _strike_locks(self, target, _names(self.tables))
 
 
 @dataclass(frozen=True)
@@ -131,9 +161,33 @@ class SlowQueries(PostgresFault):
         at_least("seconds", self.seconds, 0.01, "s")
         _freeze_tables(self)
 
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers", "session")
+
     def strike(self, target: HasPostgres) -> Strike:
-        hold = target.admin.slow_down(_names(self.tables), self.seconds, self.label(target))
+        try:
+            hold = target.admin.slow_down(_names(self.tables), self.seconds, self.label(target))
+        except TablesLocked as error:
+            raise self.cannot_strike(target, "tables", str(error)) from None
         return strike_hold(self, target, hold)
+
+
+def _strike_locks(fault: Fault, target: HasPostgres, tables: Sequence[str]) -> Strike:
+    """Return the registered strike of a fault that locks tables."""
+    try:
+        hold = target.admin.hold_locks(tables, fault.label(target))
+    except TablesLocked as error:
+        raise fault.cannot_strike(target, "tables", str(error)) from None
+    return strike_hold(fault, target, hold)
+
+
+def _strike_connections(fault: Fault, target: HasPostgres, left: int) -> Strike:
+    """Return the registered strike of a fault that takes connections."""
+    try:
+        hold = target.admin.take_connections(left)
+    except TooFewConnections as error:
+        raise fault.cannot_strike(target, "session", str(error)) from None
+    return strike_hold(fault, target, hold)
 
 
 def _names(tables: str | Sequence[str]) -> list[str]:
@@ -184,8 +238,12 @@ class ReadOnly(PostgresFault):
     """Refuse writes (25006), as a standby does that was not promoted. Reads work. A session that sets the mode itself can write."""
 
     name: ClassVar[str] = "read_only"
+    unit: ClassVar[str] = "commands"
+
+    def heal_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers")
 
     def strike(self, target: HasPostgres) -> Strike:
         heal = target.admin.forbid_writes()
-        unknown = Receipt(None, "commands")  # the server does not count refused writes
+        unknown = Receipt(None, self.unit)  # the server does not count refused writes
         return target.register(Strike(self.label(target), self, heal=heal, read_receipt=lambda: unknown))
