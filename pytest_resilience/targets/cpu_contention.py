@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import psutil
 
 READY_WITHIN = 10.0  # seconds for the hogs to start; it takes 20 ms
+# The contention in force, the oldest first. A later one on the same processes finds them bound already.
+_ACTIVE: list[CpuContention] = []
 # A process that keeps one CPU busy for at most a minute, in case that the session is killed together with its supervisor.
 # Each hog has its own session, because Linux may distribute CPU time by sessions (autogroup).
 CPU_HOG = """
@@ -71,6 +73,7 @@ class CpuContention:
         self._watched = False
         self._sample()
         self._sampler = Sampler(self._sample)
+        _ACTIVE.append(self)
 
     def _wait_for_hogs(self, count: int) -> None:
         def started() -> bool:
@@ -83,7 +86,20 @@ class CpuContention:
     def release(self) -> None:
         """End the hogs and restore the affinity of every thread."""
         self._sampler.stop()
-        self._restore_affinity()
+        later = self._later()
+        if self in _ACTIVE:
+            _ACTIVE.remove(self)
+        if later is None:
+            self._restore_affinity()
+            return
+        self._hogs.kill()
+        later._processors = self._processors  # of this class, as in the next line
+        later._before.update(self._before)
+
+    def _later(self) -> CpuContention | None:
+        """Return the next contention on the same processes, which restores the affinity from before both."""
+        after = _ACTIVE[_ACTIVE.index(self) + 1 :] if self in _ACTIVE else []
+        return next((each for each in after if each._tree.root == self._tree.root), None)  # of this class
 
     def receipt(self) -> Receipt:
         """Return the number of processes that had to wait for the CPU."""
