@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -36,20 +37,23 @@ class ProxyHandle:
         self._enabled_at = float("-inf")
         self._accept_delays: list[int] = []
         self._names = itertools.count(1)
+        self._switching = threading.RLock()  # the thread of a flap switches the proxy too
         self.snapshots: list[ProxyCounters] = []
 
     def disable(self) -> None:
         """Refuse new connections and close those that exist. Two calls need two calls of `enable`."""
-        if self._disabled_by == 0:
-            self.toxiproxy.request("POST", self._path, {"enabled": False})
-        self._disabled_by += 1
+        with self._switching:
+            if self._disabled_by == 0:
+                self.toxiproxy.request("POST", self._path, {"enabled": False})
+            self._disabled_by += 1
 
     def enable(self) -> None:
         """Undo one `disable`. The last one lets connections in again."""
-        if self._disabled_by == 1:
-            self.toxiproxy.request("POST", self._path, {"enabled": True})
-            self._enabled_at = self.now()
-        self._disabled_by = max(0, self._disabled_by - 1)
+        with self._switching:
+            if self._disabled_by == 1:
+                self.toxiproxy.request("POST", self._path, {"enabled": True})
+                self._enabled_at = self.now()
+            self._disabled_by = max(0, self._disabled_by - 1)
 
     @property
     def disabled_by(self) -> int:
@@ -68,9 +72,10 @@ class ProxyHandle:
 
     def drop_connections(self) -> None:
         """Close the connections that exist. New ones are refused for a millisecond. Do nothing if the proxy is disabled."""
-        if self._disabled_by == 0:
-            self.toxiproxy.request("POST", self._path, {"enabled": False})
-            self.toxiproxy.request("POST", self._path, {"enabled": True})
+        with self._switching:
+            if self._disabled_by == 0:
+                self.toxiproxy.request("POST", self._path, {"enabled": False})
+                self.toxiproxy.request("POST", self._path, {"enabled": True})
 
     def add_toxic(
         self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str, clients: Sequence[str] = ()
