@@ -278,6 +278,7 @@ class RunningService:
 
     def terminate(self) -> None:
         """Send SIGTERM, and SIGKILL after a time-out."""
+        self.child.resume()  # a stopped process does not handle signals
         self.child.terminate(STOP_TIMEOUT)
 
     def pause(self) -> None:
