@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,11 @@ import pytest
 
 from . import options
 from .kept_modules import FINDER
-from .stash import RESILIENCE
+from .stash import ATTEMPTS, HISTORY_LOST, RESILIENCE
 
 if TYPE_CHECKING:
     from .admin.postgres import Init
+    from .history_file import HistoryFile
     from .resilience import Resilience
     from .stack import Stack
     from .targets.service_spec import Service
@@ -79,11 +81,38 @@ def resilience(
             f"the fixture resilience_service must return a pytest_resilience.Service or None, got a {kind}"
         )
     running = resilience_stack.prepare_test(resilience_service)
-    resilience = Resilience(resilience_stack, running)
+    file = _open_history(request.node)
+    resilience = Resilience(resilience_stack, running, file)
     request.node.stash[RESILIENCE] = resilience
     with recording(resilience.history):
         try:
             yield resilience
         finally:
             FINDER.restore()
-            resilience.finish()  # does nothing if the body has run
+            try:
+                resilience.finish()  # does nothing if the body has run
+            finally:
+                resilience.history.close()
+                _warn_of_lost_history(request.config, file)
+
+
+def _open_history(item: pytest.Item) -> HistoryFile | None:
+    from .report.artifacts import open_history
+
+    worker = getattr(item.config, "workerinput", {}).get("workerid", "main")
+    directory = options.options_of(item.config).history
+    return open_history(item.config.rootpath, directory, worker, item.nodeid, attempt=item.stash.get(ATTEMPTS, 1))
+
+
+def _warn_of_lost_history(config: pytest.Config, file: HistoryFile | None) -> None:
+    """Warn once in a run that histories can't be written. A test does not fail for that."""
+    if file is None or file.problem is None or HISTORY_LOST in config.stash:
+        return
+    config.stash[HISTORY_LOST] = True
+    warnings.warn(
+        pytest.PytestWarning(
+            f"pytest-resilience: the history of a test can't be written: {file.problem}. Set --resilience-history to "
+            "another directory, or to off. Checks and reports of the test have the whole history"
+        ),
+        stacklevel=1,
+    )

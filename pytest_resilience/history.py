@@ -10,19 +10,25 @@ that are older than the test write to the history that was begun last.
 from __future__ import annotations
 
 import itertools
-import json
+import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TextIO
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from .clock import SYSTEM, Clock
-from .errors import PromiseBroken
+from .errors import PromiseBroken, SetupError
+from .exports import exported
+from .history_file import HistoryFile
+from .history_lines import line_of, read_records
 from .operation import FaultMark, Mark, Operation, Outcome, Phase, PhaseMark, ProbeMark, Record, SkipMark, Verdict
+from .recorded import Arguments, Callers, Result, record_calls
 from .redaction import scrubbed
 
+DECIMALS = 6  # of seconds: the clock has no more to say, and files stay readable
 MAX_EXCHANGES = 5  # that a history keeps, and a message shows
 
 Checker = Callable[["History"], Verdict]
@@ -61,9 +67,24 @@ class Exchange:
 
 
 class Invocation:
-    """An operation that has begun and not ended. Exactly one of `ok`, `fail` and `info` ends it."""
+    """An operation that has begun and not ended. Exactly one of `ok`, `fail` and `info` ends it.
 
-    __slots__ = ("_begun", "_client", "_episode", "_expected", "_f", "_index", "_key", "_phase", "_process", "_value")
+    As a context manager, it ends with "info" if an exception leaves the block.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_client",
+        "_episode",
+        "_expected",
+        "_f",
+        "_index",
+        "_key",
+        "_operation",
+        "_phase",
+        "_process",
+        "_value",
+    )
 
     def __init__(self, client: Client, f: str, key: str | None, value: Any, expected: int | None) -> None:
         history = client.history
@@ -73,16 +94,19 @@ class Invocation:
         self._value = value
         self._expected = expected
         self._process = client.process
+        self._operation: Operation | None = None
         self._episode = history.episode
         self._phase = history.phase
-        self._index = history.next_index()
-        self._begun = history.now()
+        self._index, self._begun = history.begin(self)
 
     def ok(self, **seen: Any) -> Operation:
         """Record that the operation has happened.
 
         Args:
             seen: what the answer has shown: key, value, version, source, state, node.
+
+        Raises:
+            SetupError: the operation has ended before.
         """
         return self._end("ok", seen)
 
@@ -91,6 +115,9 @@ class Invocation:
 
         Args:
             error: a status or an exception.
+
+        Raises:
+            SetupError: the operation has ended before.
         """
         return self._end("fail", {"error": describe_error(error)})
 
@@ -99,13 +126,29 @@ class Invocation:
 
         Args:
             error: a status or an exception.
+
+        Raises:
+            SetupError: the operation has ended before.
         """
-        self._client.renew()
         return self._end("info", {"error": describe_error(error)})
 
+    def __enter__(self) -> Invocation:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if self._operation is None and error is not None:
+            self.info(error)
+        elif self._operation is None:
+            raise SetupError(f"{self._f} of {self._key!r}: the block has ended with neither ok, fail nor info")
+
     def _end(self, outcome: Outcome, seen: dict[str, Any]) -> Operation:
-        history = self._client.history
-        operation = Operation(
+        client = self._client
+        history = client.history
+        if self._operation is not None:
+            if history.closed:
+                return self._operation  # the end of the history has ended it
+            raise SetupError(f"{self._f} of {self._key!r} has ended before, with {self._operation.type}")
+        operation = self._operation = Operation(
             self._index,
             self._process,
             self._f,
@@ -122,9 +165,10 @@ class Invocation:
             seen.get("error"),
             self._episode,
             self._phase,
-            self._client.number,
+            client.number,
         )
-        history.append(operation)
+        client.end(operation)
+        history.end(operation)
         return operation
 
 
@@ -135,16 +179,44 @@ class Client:
         history: the history.
         number: the number of the client.
         process: the number of its process, which changes after an operation with an unknown outcome.
+        invocation: the operation that has begun and not ended, or None.
     """
+
+    __slots__ = ("history", "invocation", "number", "process")
 
     def __init__(self, history: History, number: int) -> None:
         self.history = history
         self.number = number
         self.process = history.next_process()
+        self.invocation: Invocation | None = None
 
     def invoke(self, f: str, *, key: str | None = None, value: Any = None, expected: int | None = None) -> Invocation:
-        """Begin an operation. Its arguments are those of `Operation`."""
-        return Invocation(self, f, key, value, expected)
+        """Begin an operation. Its arguments are those of `Operation`.
+
+        Raises:
+            SetupError: the last operation of this client has not ended.
+        """
+        if self.invocation is not None:
+            raise SetupError(
+                f"client {self.number} begins {f!r} before its last operation has ended; see Client.give_up"
+            )
+        self.invocation = invocation = Invocation(self, f, key, value, expected)
+        return invocation
+
+    def give_up(self, error: object) -> None:
+        """Record an operation that has begun and not ended as "info". Without one, this does nothing.
+
+        Args:
+            error: the reason.
+        """
+        if self.invocation is not None:
+            self.invocation.info(error)
+
+    def end(self, operation: Operation) -> None:
+        """Go on after an operation, under a new process number if its outcome is unknown."""
+        self.invocation = None
+        if operation.type == "info":
+            self.renew()
 
     def renew(self) -> None:
         """Go on under a new process number."""
@@ -154,40 +226,129 @@ class Client:
 class History:
     """The operations of clients, and the strikes, heals, probes and phases around them, in order.
 
+    Clients may be threads or tasks. Times are in seconds since the start, in steps of a microsecond.
+
     Args:
         start: the moment of `clock` from which all times of the history count.
         clock: the clock of operations.
-        file: a text file to which each record is written as a line of JSON; None for none.
+        file: the file to which each record is written at once; None for none.
+
+    Attributes:
+        start: the moment of the clock from which times count.
+        episode, phase: those of the operations that begin now.
+        file: the file, or None.
+        closed: True if the history has ended, and with it the operations that had not.
     """
 
-    def __init__(self, *, start: float = 0.0, clock: Clock = SYSTEM, file: TextIO | None = None) -> None:
+    def __init__(self, *, start: float = 0.0, clock: Clock = SYSTEM, file: HistoryFile | None = None) -> None:
         self.start = start
         self.episode = 1
         self.phase: Phase = "run"
+        self.file = file
+        self.closed = False
         self._clock = clock
-        self._file = file
-        self._writing = threading.Lock()
         self._records: list[Record] = []
+        self._operations: list[Operation] = []
+        self._marks: list[Mark] = []
+        self._sorted: list[Operation] = []
+        self._beginning = threading.Lock()
+        self._open: dict[int, Invocation] = {}
         self._strikes = itertools.count()
         self._processes = itertools.count()
         self._indexes = itertools.count()
         self._clients = itertools.count()
+        self._callers = Callers(self.client)
         self._exchanges: deque[tuple[Exchange, int]] = deque(maxlen=MAX_EXCHANGES)
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> History:
-        """Return a history of these records, in their order."""
+        """Return a history of these records, in their order. Further operations and strikes get unused numbers."""
         history = cls()
-        history._records = list(records)
+        for record in records:
+            history.append(record)
+        operations = history._operations
+        history._indexes = _count_after(each.index for each in operations)
+        history._processes = _count_after(each.process for each in operations)
+        history._clients = _count_after(each.client for each in operations)
+        history._strikes = _count_after(each.strike for each in history._marks if isinstance(each, FaultMark))
         return history
+
+    @classmethod
+    def load(cls, path: str | Path) -> History:
+        """Return the history of a file that `save` or a test has written.
+
+        Optional keys may be missing. A mark of a heal without the number of its strike belongs to the last strike of its label
+        that has not healed.
+
+        Raises:
+            SetupError: a line is malformed; the message has the file and the number of the line.
+            OSError: the file can't be read.
+        """
+        with Path(path).open(encoding="utf-8", errors="surrogateescape") as lines:
+            return cls.of(read_records(lines, path))
+
+    def save(self, path: str | Path) -> None:
+        """Write all records so far to a file, with a JSON object a line and without secrets. `load` reads it.
+
+        Raises:
+            OSError: the file can't be written.
+        """
+        Path(path).write_text("".join(map(line_of, self.records)), encoding="ascii")
+
+    def export(self, path: str | Path, format: str) -> None:  # noqa: A002  # the public name
+        """Write the operations to a file that other tools read.
+
+        Args:
+            path: the file.
+            format: "edn" (Jepsen), "elle" (elle-cli) or "porcupine" (Porcupine); see docs/histories.md.
+
+        Raises:
+            SetupError: there is no such format.
+            OSError: the file can't be written.
+        """
+        Path(path).write_text("".join(exported(self.operations, format)), encoding="utf-8", errors="backslashreplace")
+
+    def recorded(
+        self,
+        function: Callable[Arguments, Result],
+        *,
+        f: str,
+        key: str | Callable[Arguments, object] | None = None,
+        value: Callable[Arguments, object] | None = None,
+        fails: tuple[type[Exception], ...] = (),
+    ) -> Callable[Arguments, Result]:
+        """Return a function that calls `function` and records each call as an operation.
+
+        A call that returns is "ok". A call that raises is "info", because it may have happened, and so is one that is
+        cancelled. The exception goes on to the caller. Each thread and each asyncio task is a client of its own.
+
+        Args:
+            function: a function or coroutine function, or a function that returns a coroutine.
+            f: the kind of operation, such as "read".
+            key: the object that a call is about: a text, or a function of the call's arguments; None for none.
+            value: what a call writes, as a function of the call's arguments. None if the result is the operation's value, as
+                that of a read is.
+            fails: exceptions that prove that the call has not happened. It is then "fail".
+
+        Raises:
+            SetupError: `function` is a generator function.
+        """
+
+        def invoke(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Invocation:
+            found = key(*arguments, **keywords) if callable(key) else key
+            written = value(*arguments, **keywords) if value is not None else None
+            client = self._callers.client()
+            return client.invoke(f, key=None if found is None else str(found), value=written)
+
+        return record_calls(function, invoke, result_is_value=value is None, fails=fails)
 
     def now(self) -> float:
         """Return the seconds since the start of the history."""
-        return self._clock.now() - self.start
+        return round(self._clock.now() - self.start, DECIMALS)
 
     def seconds_at(self, moment: float) -> float:
         """Return the seconds from the start of the history to a moment of the clock."""
-        return moment - self.start
+        return round(moment - self.start, DECIMALS)
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -197,20 +358,46 @@ class History:
     @property
     def operations(self) -> list[Operation]:
         """All operations that have ended, in the order in which they began."""
-        return sorted((each for each in self._records if isinstance(each, Operation)), key=lambda each: each.index)
+        if len(self._sorted) < len(self._operations):
+            self._sorted = sorted(self._operations, key=operator.attrgetter("index"))
+        return list(self._sorted)
 
     @property
     def marks(self) -> tuple[Mark, ...]:
         """All marks so far."""
-        return tuple(each for each in self._records if not isinstance(each, Operation))
+        return tuple(self._marks)
 
     def append(self, record: Record) -> None:
         """Append a record, and write it to the file."""
         self._records.append(record)
-        if self._file is not None:
-            line = f"{json.dumps(record.to_json(), separators=(',', ':'), default=str)}\n"
-            with self._writing:
-                self._file.write(line)
+        if isinstance(record, Operation):
+            self._operations.append(record)
+        else:
+            self._marks.append(record)
+        if self.file is not None:
+            self.file.write(record)
+
+    def begin(self, invocation: Invocation) -> tuple[int, float]:
+        """Return the index of the operation that begins now, and the time. Both rise together."""
+        with self._beginning:
+            index = next(self._indexes)
+            self._open[index] = invocation
+            return index, self.now()
+
+    def end(self, operation: Operation) -> None:
+        """Append the operation of an invocation."""
+        self._open.pop(operation.index, None)
+        self.append(operation)
+
+    def close(self) -> None:
+        """End the history. Operations that have not ended become "info", because they may still happen."""
+        if self.closed:
+            return
+        for invocation in list(self._open.values()):
+            invocation.info("not ended at the end of the history")
+        self.closed = True
+        if self.file is not None:
+            self.file.close()
 
     def client(self) -> Client:
         """Return a new client, whose operations the history records."""
@@ -219,10 +406,6 @@ class History:
     def next_process(self) -> int:
         """Return an unused process number."""
         return next(self._processes)
-
-    def next_index(self) -> int:
-        """Return the index of the operation that begins now."""
-        return next(self._indexes)
 
     def begin_phase(self, phase: Phase, episode: int) -> None:
         """Mark the beginning of a phase, to which the operations that begin from now on belong."""
@@ -296,6 +479,10 @@ class History:
     def exchanges(self, since: float) -> list[tuple[Exchange, int]]:
         """Return the last exchanges that ended after a moment of the clock, each with how often it came in a row."""
         return [(exchange, times) for exchange, times in list(self._exchanges) if exchange.ended >= since]
+
+
+def _count_after(numbers: Iterable[int]) -> itertools.count[int]:
+    return itertools.count(max(numbers, default=-1) + 1)
 
 
 def describe_error(error: object) -> str:

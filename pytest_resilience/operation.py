@@ -5,7 +5,6 @@ All times are seconds since the start of the history.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 Outcome = Literal["ok", "fail", "info"]
@@ -25,7 +24,7 @@ class Operation(NamedTuple):
         key: the object that the operation is about, as text; None for none, and for a create with an unknown id.
         value: what was written, or what was read. A list has a mapping from key to value, a read of a missing object None.
         type: "ok" (it happened), "fail" (it did not happen) or "info" (unknown: it may happen or have happened).
-        time, end: when it began and ended.
+        time, end: when it began and ended. An operation that never ended has the end of the history.
         version: the version that an ok write made, or that a read saw; None if there are no versions.
         expected: the version that a conditional write required; None for an unconditional write.
         source: what answered a read, such as "redis", "memory" or "postgres"; None if unknown.
@@ -83,7 +82,7 @@ class FaultMark(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the mark as a line of a history file has it."""
-        line: dict[str, Any] = {"mark": self.mark, "label": self.label, "time": round(self.time, 6)}
+        line: dict[str, Any] = {"mark": self.mark, "label": self.label, "time": self.time}
         line |= {"strike": self.strike, "episode": self.episode}
         return line if self.mark == "strike" else line | {"touched": self.touched, "unit": self.unit}
 
@@ -107,7 +106,7 @@ class SkipMark(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the mark as a line of a history file has it."""
-        return {"mark": "skip", **self._asdict(), "time": round(self.time, 6)}
+        return {"mark": "skip", **self._asdict()}
 
 
 class ProbeMark(NamedTuple):
@@ -128,7 +127,7 @@ class ProbeMark(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the mark as a line of a history file has it."""
-        return {"mark": "probe", **self._asdict(), "time": round(self.time, 6)}
+        return {"mark": "probe", **self._asdict()}
 
 
 class PhaseMark(NamedTuple):
@@ -146,41 +145,11 @@ class PhaseMark(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return the mark as a line of a history file has it."""
-        return {"mark": "phase", **self._asdict(), "time": round(self.time, 6)}
+        return {"mark": "phase", **self._asdict()}
 
 
 Mark = FaultMark | SkipMark | ProbeMark | PhaseMark
 Record = Operation | Mark
-
-_MARKS: Mapping[str, type[Mark]] = {
-    "strike": FaultMark,
-    "heal": FaultMark,
-    "skip": SkipMark,
-    "probe": ProbeMark,
-    "phase": PhaseMark,
-}
-
-
-def record_from_json(line: Mapping[str, Any]) -> Record:
-    """Create the record that `to_json` has described.
-
-    Raises:
-        ValueError: the line has an unknown mark, an unknown key, or lacks one.
-    """
-    fields = dict(line)
-    kind: type[Record] = Operation
-    if "mark" in fields:
-        kind = _MARKS.get(fields["mark"], None) or _unknown_mark(fields["mark"])
-        if kind is not FaultMark:
-            del fields["mark"]
-    try:
-        return kind(**fields)
-    except TypeError as error:
-        raise ValueError(f"not a record of a history: {error}") from None
-
-
-def _unknown_mark(mark: object) -> type[Record]:
-    raise ValueError(f"unknown mark {mark!r}; there are: {', '.join(_MARKS)}")
 
 
 class Verdict(NamedTuple):

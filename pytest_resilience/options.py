@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PREFIX = "PYTEST_RESILIENCE_"
 VARIABLES = ("postgres_bin", "redis_bin")  # read from the environment only, by the embedded backend
+NO_DIRECTORY = ("", "0", "1", "true", "false", "yes", "no", "on", "none")  # meant as a switch, which "off" is
 BOOLEANS = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 
@@ -28,7 +29,7 @@ class Option(NamedTuple):
 
     Args:
         name: its name in Python and in the ini file, without "resilience_".
-        kind: the type of its value. A "command" is a flag of the command line only.
+        kind: the type of its value. A "directory" may be "off", and a "command" is a flag of the command line only.
         help: what it is for, as a noun phrase or an imperative.
         metavar: the placeholder of its value in the help.
         choices: the allowed values of a "choice"; backends of plugins are allowed too.
@@ -38,7 +39,7 @@ class Option(NamedTuple):
     """
 
     name: str
-    kind: Literal["choice", "integer", "flag", "text", "command"]
+    kind: Literal["choice", "integer", "flag", "text", "directory", "command"]
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] = ()
@@ -92,6 +93,8 @@ class Option(NamedTuple):
                 return int(str(value))
             except ValueError:
                 raise pytest.UsageError(f"{source} must be an integer, got {value!r}") from None
+        if self.kind == "directory" and str(value).lower() in NO_DIRECTORY:
+            raise pytest.UsageError(f"{source} must be a directory or off, got {value!r}")
         if self.kind == "flag":
             if str(value).lower() not in BOOLEANS:
                 raise pytest.UsageError(f"{source} must be true or false, got {value!r}")
@@ -134,6 +137,13 @@ TABLE = (
         metavar="HOW",
         choices=("report", "error", "off"),
         default="report",
+    ),
+    Option(
+        "history",
+        "directory",
+        "the directory to which the history of each test is written while it runs, or off",
+        metavar="DIRECTORY",
+        default=".resilience/history",
     ),
     Option(
         "postgres_image",
@@ -219,6 +229,7 @@ class Options:
         strict: True if a vacuous test is an error.
         profile: the profile of generated tests: "dev", "ci", "soak", or None for the default.
         leaks: how leaked resources are treated: "report", "error" or "off".
+        history: the directory of histories, relative to the rootdir, or "off".
         settings: the settings of the backends.
         plugin_backends: the backends of plugins, by name.
     """
@@ -228,6 +239,7 @@ class Options:
     strict: bool
     profile: str | None
     leaks: str
+    history: str
 
     def __init__(self, given: Mapping[str, Given], plugin_backends: Mapping[str, BackendFactory]) -> None:
         self.plugin_backends = plugin_backends
@@ -315,6 +327,10 @@ def load(config: pytest.Config) -> Options:
         options.seed = int(worker["resilience_seed"])  # the controller has drawn one seed for all workers
     elif "seed" not in given:
         options.seed = int.from_bytes(os.urandom(4))
+    if "history" in given and (config.rootpath / options.history).is_file():
+        raise pytest.UsageError(
+            f"{given['history'].source} must be a directory or off, and {options.history!r} is a file"
+        )
     if options.backend != "auto" and worker is None:
         options.warn_of_ignored(config, options.backend)
     return options

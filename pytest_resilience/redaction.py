@@ -32,6 +32,7 @@ _ASSIGNED = re.compile(rf"(?i)(\b|-)([\w.-]*(?:{SECRET_NAME})[\w.-]*[\"']?\s?[=:
 _FLAG = re.compile(rf"(?i)^--?[\w-]*(?:{SECRET_NAME})[\w-]*$")
 _FLAG_INSIDE = re.compile(rf"(?i)((?<!\S)--?[\w-]*(?:{SECRET_NAME})[\w-]*\s+)([^\s-]\S*)")
 _SQL = re.compile(r"(?i)\b(password\s+)'[^']*'")
+_PLAIN = re.compile(r"[\w./-]*")  # texts that name nothing: all patterns of `scrubbed` need another character
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)\s+[\w+/=.~-]{8,}")
 MIN_RANDOM_LENGTH = 20  # characters; a query value of this length is treated as a secret under any name
 MIN_VALUE_LENGTH = 6  # characters; a shorter value may be part of another word
@@ -112,7 +113,10 @@ def remember_environment(environment: Mapping[str, str]) -> None:
 
 def scrubbed(text: str) -> str:
     """Return a text such as a log without remembered passwords and without values that it names a password, token or key."""
-    text = _URL.sub(rf"\1:{HIDDEN}@", redacted(text))
+    text = redacted(text)
+    if _PLAIN.fullmatch(text):
+        return text
+    text = _URL.sub(rf"\1:{HIDDEN}@", text)
     text = _SQL.sub(rf"\1'{HIDDEN}'", text)
     return _SCHEME.sub(rf"\1 {HIDDEN}", _ASSIGNED.sub(rf"\1\2{HIDDEN}", text))
 

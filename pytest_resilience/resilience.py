@@ -13,6 +13,7 @@ from .errors import HealFailed, NoService, ResilienceError, SetupError, UnknownF
 from .faults import FAULTS
 from .faults.fault import Fault, Strike
 from .history import History, recording
+from .history_file import HistoryFile
 from .leaks.check import LeakCheck
 from .leaks.compare import Leak, check_names
 from .leaks.event_loops import is_running
@@ -81,13 +82,14 @@ class Resilience:
     postgres: PostgresTarget
     redis: RedisTarget
 
-    def __init__(self, stack: Stack, running: RunningService | None) -> None:
+    def __init__(self, stack: Stack, running: RunningService | None, history_file: HistoryFile | None = None) -> None:
         self._stack = stack
         self._registry = StrikeRegistry(stack.registry)
         self._running = running
         self._service = ServiceTarget(self._registry, running) if running is not None else None
         self.postgres, self.redis = stack.create_targets(self._registry)
-        self.history = History(start=SYSTEM.now())
+        self._history_file = history_file
+        self.history = self._begin_history()
         self.tally: dict[str, StrikeCount] = {}
         self._finished = False
         self._has_played = False
@@ -96,6 +98,17 @@ class Resilience:
         self._leak_check: LeakCheck | None = None
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
         self._event_loop_watch = ExitStack()
+
+    def _begin_history(self) -> History:
+        """Return a new history, which replaces the last one in the file: of a generated test, it holds the last example."""
+        if self._history_file is not None:
+            self._history_file.begin()
+        return History(start=SYSTEM.now(), file=self._history_file)
+
+    def write_history(self, history: History) -> None:
+        """Write a history to the file of the test, in place of that of the last example, such as the one that a report shows."""
+        if self._history_file is not None:
+            self._history_file.begin(history.records)
 
     @property
     def service(self) -> ServiceTarget:
@@ -320,7 +333,8 @@ class Resilience:
         self._stack.prepare_test(self._running.spec if self._running is not None else None)
         self._has_played = False
         self._recording.close()
-        self.history = History(start=SYSTEM.now())
+        self.history.close()
+        self.history = self._begin_history()
         self._recording.enter_context(recording(self.history))
 
     def end_example(self) -> None:

@@ -15,6 +15,9 @@ PASSED: pytest.StashKey[bool] = pytest.StashKey()  # of an item with the fixture
 LEAK_CHECK: pytest.StashKey[LeakCheck] = pytest.StashKey()  # of an item with a body that has begun: its check for leaks
 ATTEMPTS: pytest.StashKey[int] = pytest.StashKey()  # of an item: the number of its attempts so far
 FAILED_ATTEMPT_NUMBERS: pytest.StashKey[set[int]] = pytest.StashKey()  # of an item: the numbers of its failed attempts
+HISTORY_LOST: pytest.StashKey[bool] = (
+    pytest.StashKey()
+)  # of a run: present if it has warned that a history can't be written
 DESCRIBED: pytest.StashKey[bool] = pytest.StashKey()  # of a run: present if the terminal has shown backend and seed
 WORKER_DESCRIPTION: pytest.StashKey[str] = (
     pytest.StashKey()

@@ -265,7 +265,12 @@ def option_table() -> str:
     rows = ["| option | environment, ini | values (default) | for |", "| --- | --- | --- | --- |"]
     for option in TABLE:
         others = f"`{option.variable}`, `{option.ini}`" if option.kind != "command" else ""
-        words = {"choice": ", ".join(option.choices), "text": option.metavar, "command": "flag"}
+        words = {
+            "choice": ", ".join(option.choices),
+            "text": option.metavar,
+            "directory": f"{option.metavar} or off",
+            "command": "flag",
+        }
         values = words.get(option.kind, option.kind)
         if isinstance(option.default, str) or option.default_text:
             values = f"{values} ({option.default_text or option.default})"

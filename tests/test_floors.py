@@ -28,7 +28,7 @@ PACKAGE = """
 4   faults probes
 3   proxy_client proxy clients
 2   wire checkers | pure: no I/O, no clock, no randomness of their own
-1   history exports
+1   history history_file history_lines recorded exports
 0   errors clock profiles operation coroutines processes supervisor redaction kept_modules wording
 """
 SERVICE = """

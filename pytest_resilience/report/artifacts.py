@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ..history_file import HistoryFile
 from ..redaction import scrubbed
-
-if TYPE_CHECKING:
-    from ..history import History
 
 DIRECTORY = ".resilience"
 MAX_NAME_CHARS = 100  # of a node id in the name of a file
@@ -42,40 +39,33 @@ def save_logs(root: Path, test: str, logs: Mapping[str, str], *, attempt: int = 
     """
     directory = artifacts_dir(root) / "logs"
     directory.mkdir(exist_ok=True)
-    name = _file_name(test)
-    file = directory / (f"{name}.log" if attempt == 1 else f"{name}-attempt-{attempt}.log")
+    file = directory / f"{_file_name(test, attempt)}.log"
     text = "".join(f"===== {source} =====\n{text.rstrip()}\n" for source, text in logs.items())
     file.write_text(scrubbed(text))  # a service may write its DATABASE_URL
     return file
 
 
-def save_history(root: Path, worker: str, test: str, history: History) -> Path:
-    """Write the history of a test to one file, with a JSON object a line.
+def open_history(root: Path, directory: str, worker: str, test: str, *, attempt: int = 1) -> HistoryFile | None:
+    """Return the file to which the history of a test is written, or None for none. It is made at the first operation.
 
     Workers of pytest-xdist write to directories of their own, so that none waits for another.
 
     Args:
         root: the rootdir.
+        directory: the directory of histories, relative to the rootdir, or "off".
         worker: the id of the xdist worker; "main" without xdist.
         test: the test's node id, which becomes the name of the file.
-        history: the history.
-
-    Returns:
-        The file.
+        attempt: the number of the attempt, from 1 on. Each attempt has its own file.
     """
-    directory = artifacts_dir(root) / "history" / worker
-    directory.mkdir(parents=True, exist_ok=True)
-    file = directory / f"{_file_name(test)}.jsonl"
-    file.write_text("".join(_lines(record.to_json() for record in history.records)))
-    return file
+    if directory == "off":
+        return None
+    file = root / directory / worker / f"{_file_name(test, attempt)}.jsonl"
+    ours = root / DIRECTORY in file.parents
+    return HistoryFile(file, prepare=functools.partial(artifacts_dir, root) if ours else None)
 
 
-def _lines(records: Iterable[Mapping[str, object]]) -> Iterable[str]:
-    return (f"{json.dumps(record, separators=(',', ':'))}\n" for record in records)
-
-
-def _file_name(test: str) -> str:
+def _file_name(test: str, attempt: int) -> str:
     name = re.sub(r"[^\w.=-]+", "-", test)
     if len(name) > MAX_NAME_CHARS:
         name = f"{name[:MAX_NAME_CHARS]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
-    return name
+    return name if attempt == 1 else f"{name}-attempt-{attempt}"

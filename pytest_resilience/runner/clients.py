@@ -247,7 +247,9 @@ class TaskClients(Clients):
             self._in_flight.discard(task)
             if timer is not None:
                 timer.cancel()
-        if not task.cancelled():
+        if task.cancelled():
+            client.give_up("CancelledError")  # unless the workload has recorded it
+        else:
             task.result()
 
     async def _cancel(self, record: Record) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..clock import Clock
-from ..history import Client, History, Invocation
-from ..operation import Operation, Outcome
+from ..history import Client, History
+from ..operation import Operation
 from ..workloads.workload import Workload
 from .clients import Clients
 from .system import System
@@ -24,18 +24,6 @@ NO_ANSWER = ("429",)  # statuses below 500 that count as errors, because the req
 Baseline = Mapping[str, Mapping[str, Any]]
 
 
-class _Invocation(Invocation):
-    """An operation that its client keeps."""
-
-    __slots__ = ()
-
-    def _end(self, outcome: Outcome, seen: dict[str, Any]) -> Operation:
-        operation = super()._end(outcome, seen)
-        assert isinstance(self._client, ProbingClient)
-        self._client.ended.append(operation)
-        return operation
-
-
 class ProbingClient(Client):
     """A client that keeps the operations that have ended.
 
@@ -47,8 +35,9 @@ class ProbingClient(Client):
         super().__init__(history, number)
         self.ended: list[Operation] = []
 
-    def invoke(self, f: str, *, key: str | None = None, value: Any = None, expected: int | None = None) -> Invocation:
-        return _Invocation(self, f, key, value, expected)
+    def end(self, operation: Operation) -> None:
+        super().end(operation)
+        self.ended.append(operation)
 
 
 class Liveness:

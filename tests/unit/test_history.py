@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from pytest_resilience.errors import SetupError
 from pytest_resilience.history import FaultPeriod, History, current, recording, struck
+from pytest_resilience.history_file import HistoryFile
+from pytest_resilience.operation import FaultMark, Operation
+from pytest_resilience.redaction import new_password
 
 
 def test_a_strike_and_its_heal_are_two_marks() -> None:
@@ -100,3 +107,197 @@ def test_faults_of_the_session_and_of_the_test_are_shown() -> None:
         history.add_strike("redis.refuse", 5.0)
         assert struck(1.0, 9.0) == "redis.refuse"
         assert struck(1.0, 2.0) == "nothing"
+
+
+# Operations
+
+
+class Steps:
+    """A clock that advances by a second at each reading."""
+
+    def __init__(self) -> None:
+        self.moment = 99.0
+
+    def now(self) -> float:
+        self.moment += 1.0
+        return self.moment
+
+    def sleep(self, seconds: float) -> None:
+        self.moment += seconds
+
+
+def test_an_operation_has_what_was_given_and_what_was_seen() -> None:
+    history = History(start=100.0, clock=Steps())
+    client = history.client()
+    written = client.invoke("update", key="1", value="w0.1", expected=2).ok(version=3, source="postgres", node="a")
+    seen = client.invoke("read", key="1").ok(value="w0.1", version=3, source="redis", state="hit")
+    created = client.invoke("create", value="x").ok(key="9")
+    assert history.operations == [written, seen, created]
+    assert written == Operation(
+        0, 0, "update", "1", "w0.1", "ok", 0.0, 1.0, 3, 2, "postgres", None, "a", None, 1, "run", 0
+    )
+    assert (seen.value, seen.source, seen.state, seen.time, seen.end) == ("w0.1", "redis", "hit", 2.0, 3.0)
+    assert created.key == "9"
+
+
+def test_operations_are_in_the_order_of_their_begin_and_records_in_that_of_their_end() -> None:
+    history = History()
+    first = history.client().invoke("update", key="1")
+    second = history.client().invoke("read", key="1")
+    second.ok()
+    assert [each.index for each in history.operations] == [1]
+    first.ok()
+    assert [each.index for each in history.operations] == [0, 1]
+    assert [each.index for each in history.records if isinstance(each, Operation)] == [1, 0]
+
+
+def test_the_list_of_operations_belongs_to_its_reader() -> None:
+    history = History()
+    history.client().invoke("read").ok()
+    history.operations.clear()
+    assert len(history.operations) == 1
+
+
+def test_after_an_unknown_outcome_the_client_goes_on_as_a_new_process() -> None:
+    history = History()
+    one, two = history.client(), history.client()
+    one.invoke("update").fail(412)
+    one.invoke("update").info(TimeoutError("no answer"))
+    one.invoke("update").ok()
+    two.invoke("update").ok()
+    assert [(each.client, each.process) for each in history.operations] == [(0, 0), (0, 0), (0, 2), (1, 1)]
+    assert [each.error for each in history.operations] == ["412", "TimeoutError: no answer", None, None]
+
+
+def test_an_operation_has_the_episode_and_the_phase_in_which_it_began() -> None:
+    history = History()
+    history.begin_phase("run", 2)
+    invocation = history.client().invoke("read")
+    history.begin_phase("heal", 3)
+    operation = invocation.ok()
+    assert (operation.episode, operation.phase) == (2, "run")
+
+
+def test_an_operation_ends_once() -> None:
+    history = History()
+    invocation = history.client().invoke("read", key="7")
+    invocation.fail(503)
+    with pytest.raises(SetupError, match="read of '7' has ended before, with fail"):
+        invocation.ok()
+    assert len(history.operations) == 1
+
+
+def test_a_client_performs_one_operation_at_a_time() -> None:
+    history = History()
+    client = history.client()
+    client.invoke("update")
+    with pytest.raises(SetupError, match="client 0 begins 'read' before its last operation has ended"):
+        client.invoke("read")
+    client.give_up("cancelled")
+    client.invoke("read").ok()
+    client.give_up("nothing is left to give up")
+    assert [(each.f, each.type, each.error) for each in history.operations] == [
+        ("update", "info", "cancelled"),
+        ("read", "ok", None),
+    ]
+
+
+def test_an_exception_that_leaves_the_block_is_an_unknown_outcome() -> None:
+    history = History()
+    with pytest.raises(KeyboardInterrupt), history.client().invoke("update"):
+        raise KeyboardInterrupt
+    with history.client().invoke("read") as invocation:
+        invocation.ok(value=1)
+    with pytest.raises(ValueError, match="after the end"), history.client().invoke("read") as invocation:
+        invocation.fail("404")
+        raise ValueError("after the end")
+    with pytest.raises(SetupError, match="neither ok, fail nor info"), history.client().invoke("read"):
+        pass
+    assert [(each.type, each.error) for each in history.operations] == [
+        ("info", "KeyboardInterrupt"),
+        ("ok", None),
+        ("fail", "404"),
+    ]
+
+
+def test_the_end_of_a_history_ends_its_operations_as_unknown(tmp_path: Path) -> None:
+    history = History(file=HistoryFile(tmp_path / "it.jsonl"))
+    invocation = history.client().invoke("update", key="1", value="w1")
+    history.close()
+    history.close()
+    late = invocation.ok()  # the answer comes after the test
+    assert late.type == "info"
+    assert History.load(tmp_path / "it.jsonl").operations == [late]
+
+
+@pytest.fixture
+def _frequent_switches() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_frequent_switches")
+def test_threads_lose_no_operation_and_indexes_rise_with_time(tmp_path: Path) -> None:
+    file = tmp_path / "it.jsonl"
+    history = History(start=0.0, file=HistoryFile(file))
+
+    def work() -> None:
+        client = history.client()
+        for n in range(200):
+            invocation = client.invoke("update", value=n)
+            invocation.ok() if n % 3 else invocation.info("unknown")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    history.close()
+    operations = history.operations
+    assert [each.index for each in operations] == list(range(800))
+    assert [each.time for each in operations] == sorted(each.time for each in operations)
+    assert {each.client for each in operations} == {0, 1, 2, 3}
+    for process in {each.process for each in operations}:
+        outcomes = [each.type for each in operations if each.process == process]
+        assert "info" not in outcomes[:-1]  # an unknown outcome is a process's last
+    assert History.load(file).operations == operations
+
+
+# Files
+
+
+def test_a_saved_history_is_loaded_without_a_loss(tmp_path: Path) -> None:
+    history = History(start=100.0, clock=Steps())
+    client = history.client()
+    history.begin_phase("baseline", 1)
+    strike = history.add_strike("redis.reset", 100.25)
+    client.invoke("list").ok(value={"1": "a", "2": None})
+    client.invoke("update", key="é", value=["x", 1.5, True]).info(TimeoutError())
+    history.add_heal(strike, 100.5, touched=4, unit="connections")
+    history.add_skip("strike", "postgres.kill", "it is paused")
+    history.add_probe("ready", {"status": None, "error": "refused"})
+    history.save(tmp_path / "it.jsonl")
+    loaded = History.load(tmp_path / "it.jsonl")
+    assert loaded.records == history.records
+    assert loaded.operations == history.operations
+    assert loaded.marks == history.marks
+    assert loaded.faults == history.faults == [FaultPeriod("redis.reset", 0.25, 0.5)]
+
+
+def test_a_loaded_history_goes_on_with_unused_numbers() -> None:
+    strike = FaultMark("strike", "redis.refuse", 0.5, 6)
+    history = History.of([Operation(4, 7, "read", client=2), strike])
+    operation = history.client().invoke("read").ok()
+    assert (operation.index, operation.process, operation.client) == (5, 8, 3)
+    assert history.add_strike("redis.refuse", 1.0).strike == 7
+
+
+def test_a_saved_history_has_no_secrets(tmp_path: Path) -> None:
+    password = new_password()
+    history = History()
+    history.client().invoke("read", value=f"redis://:{password}@host").fail(f"no {password}")
+    for kind in ("save", "edn", "elle", "porcupine"):
+        history.save(tmp_path / kind) if kind == "save" else history.export(tmp_path / kind, kind)
+        assert password not in (tmp_path / kind).read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pytest_resilience.history import History
 from pytest_resilience.redaction import new_password
-from pytest_resilience.report.artifacts import save_history, save_logs
+from pytest_resilience.report.artifacts import open_history, save_logs
 
 
 def test_logs_are_saved_without_passwords(tmp_path: Path) -> None:
@@ -20,10 +20,21 @@ def test_logs_are_saved_without_passwords(tmp_path: Path) -> None:
 
 
 def test_a_history_has_a_file_of_its_worker_and_test(tmp_path: Path) -> None:
-    history = History()
-    history.add_heal(history.add_strike("redis.reset", 0.0), 0.5, touched=4, unit="connections")
-    file = save_history(tmp_path, "gw0", "tests/test_it.py::test_it[a/b]", history)
-    assert file == tmp_path / ".resilience" / "history" / "gw0" / "tests-test_it.py-test_it-a-b-.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [(line["mark"], line["time"]) for line in lines] == [("strike", 0.0), ("heal", 0.5)]
+    file = open_history(tmp_path, ".resilience/history", "gw0", "tests/test_it.py::test_it[a/b]")
+    assert file is not None
+    assert file.path == tmp_path / ".resilience" / "history" / "gw0" / "tests-test_it.py-test_it-a-b-.jsonl"
+    assert not (tmp_path / ".resilience").exists()
+    History(file=file).client().invoke("read").ok()
+    file.close()
+    assert json.loads(file.path.read_text())["f"] == "read"
     assert (tmp_path / ".resilience" / ".gitignore").read_text().endswith("*\n")
+
+
+def test_each_attempt_has_a_file_of_its_own(tmp_path: Path) -> None:
+    file = open_history(tmp_path, "histories", "main", "test_it.py::test_it", attempt=2)
+    assert file is not None
+    assert file.path == tmp_path / "histories" / "main" / "test_it.py-test_it-attempt-2.jsonl"
+
+
+def test_off_is_no_file(tmp_path: Path) -> None:
+    assert open_history(tmp_path, "off", "main", "test_it.py::test_it") is None
