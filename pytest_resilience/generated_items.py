@@ -1,40 +1,209 @@
-"""Generated tests as items of pytest."""
+"""Generated tests as items of pytest: their run, what they report, and the files that replay what they found."""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import options
-from .generated.hypothesis_test import GeneratedTest
-from .generated.search import Search
-from .profiles import profile_named
+from .report.run_reports import (
+    GENERATED_SEED,
+    NEVER_HIT,
+    OUTCOME,
+    RECOVERED,
+    REPLAY,
+    REPRODUCED,
+    SCHEDULE,
+    SCHEDULES,
+    STRIKES,
+)
 from .stash import RESILIENCE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .generated.hypothesis_test import GeneratedTest
+    from .generated.search import Finding, Search
+    from .report.progress import Progress
+    from .resilience import Resilience
 
 FAILING_EXAMPLES = "_hypothesis_failing_examples"  # of an item, from which Hypothesis writes a patch that adds them
 
 
+def is_generated(item: pytest.Item) -> bool:
+    """True for a test with `@given` and the fixture `resilience`."""
+    is_drawn = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+    return is_drawn and "resilience" in getattr(item, "fixturenames", ())
+
+
 def run(item: pytest.Function) -> None:
-    """Search, and raise the failure that was found.
+    """Search, and raise the failure that was found. Under --resilience-replay, play the file.
 
     Raises:
         BaseException: the failure of the user's test.
     """
     __tracebackhide__ = True
+    from .generated.hypothesis_test import GeneratedTest
+    from .generated.search import Search
+    from .profiles import profile_named
+    from .replay import parse_replay_option
+
     given = options.options_of(item.config)
-    resilience: Any = item.stash[RESILIENCE]
+    resilience = item.stash[RESILIENCE]
     profile = profile_named(given.profile)
     resilience.default_clients = profile.clients
-    search = Search(profile)
-    run_seed = given.seed if item.config.getoption("--hypothesis-seed", None) is None else None
-    test = GeneratedTest(item.obj, item.nodeid, run_seed, resilience, search)
-    arguments = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
-    try:
-        finding = test.run(arguments)
-    finally:
-        if hasattr(item, FAILING_EXAMPLES):
-            delattr(item, FAILING_EXAMPLES)
+    fixtures = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
+    with _progress(item, resilience) as progress:
+        search = Search(profile, known=_known_keys(item), listener=progress)
+        test = GeneratedTest(item.obj, item.nodeid, _seed(item), resilience, search)
+        finding = None
+        try:
+            if given.replay is None:
+                finding = test.run(fixtures)
+            else:
+                _, plays = parse_replay_option(given.replay)
+                finding = test.replay(fixtures, item.stash[REPLAYED], plays)
+        finally:
+            _add_properties(item, test, search, finding)
     if finding is not None:
-        finding.error.add_note(str(finding))
+        _report(item, search, finding)
         raise finding.error
+
+
+def never_hit_property(fault: str, receipt: str) -> tuple[str, str]:
+    """Return the property of a fault that makes a generated test vacuous."""
+    return NEVER_HIT, json.dumps({"label": fault, "touched": 0, "receipt": receipt})
+
+
+REPLAYED: pytest.StashKey[Mapping[str, Any]] = pytest.StashKey()  # of an item: the arguments that it replays
+
+
+def _seed(item: pytest.Item) -> int | None:
+    """Return the seed of the run, or None if the user has given one to Hypothesis."""
+    if item.config.getoption("--hypothesis-seed", None) is not None:
+        return None
+    return options.options_of(item.config).seed
+
+
+def _known_keys(item: pytest.Item) -> set[str]:
+    """Return what identifies the arguments in the replay files of a test."""
+    from .errors import ScheduleError
+    from .generated.arguments import drawn_parameters, key_of
+    from .replay import Replay
+    from .report.artifacts import DIRECTORY
+
+    found = set()
+    for path in sorted((item.config.rootpath / DIRECTORY / "replays").glob("*.json")):
+        try:
+            replay = Replay.load(path)
+            if replay.found.get("test") == item.nodeid:
+                found.add(key_of(replay.arguments_for(drawn_parameters(item.obj))))  # type: ignore[attr-defined]
+        except ScheduleError:
+            continue  # of an older release, or of a test that has changed
+    return found
+
+
+@contextmanager
+def _progress(item: pytest.Item, resilience: Resilience) -> Iterator[Progress | None]:
+    """Show the progress on a terminal. Without one, and in a worker of xdist, show nothing."""
+    reporter: Any = item.config.pluginmanager.getplugin("terminalreporter")
+    if reporter is None or hasattr(item.config, "workerinput") or not reporter.isatty():
+        yield None
+        return
+    from .report.progress import Progress
+
+    reporter.ensure_newline()
+    progress = Progress(
+        functools.partial(reporter.rewrite, erase=True), lambda: sum(each.hit for each in resilience.tally.values())
+    )
+    try:
+        yield progress
+    finally:
+        progress.end()
+
+
+def _add_properties(item: pytest.Item, test: GeneratedTest, search: Search, finding: Finding | None) -> None:
+    """Add the summary to the properties of the test, and remove what Hypothesis has collected for a patch."""
+    from .generated.vacuity import serialize_tally
+
+    if hasattr(item, FAILING_EXAMPLES):
+        delattr(item, FAILING_EXAMPLES)
+    seed = str(options.options_of(item.config).seed)
+    tally = serialize_tally(item.stash[RESILIENCE].tally)
+    item.user_properties += [(GENERATED_SEED, seed), (SCHEDULES, str(search.examples)), (STRIKES, tally)]
+    if test.recovered_after:
+        item.user_properties.append((RECOVERED, f"{test.recovered_after:.3f}"))
+    if finding is not None:
+        item.user_properties.append((REPRODUCED, f"{finding.reproduced} of {finding.plays}"))
+        item.user_properties.append((OUTCOME, "broken"))
+
+
+def _report(item: pytest.Function, search: Search, finding: Finding) -> None:
+    """Write the replay file and add the text of the failure to its error."""
+    from .generated.arguments import digest_of
+    from .generated.failures import HISTORY
+    from .report.failure import Found, explain
+
+    arguments = finding.candidate.arguments
+    digest = digest_of(arguments)
+    item.user_properties.append((SCHEDULE, digest))
+    remarks = list(_remarks(search, finding))
+    command = None
+    if options.options_of(item.config).replay is None:
+        try:
+            command = _save(item, digest, finding)
+        except OSError as error:
+            remarks.append(f"the replay file could not be saved: {error}")
+    found = Found(arguments, str(finding), tuple(remarks), command)
+    explain(finding.error, getattr(finding.error, HISTORY, None), found)
+
+
+def _remarks(search: Search, finding: Finding) -> Iterable[str]:
+    """Yield facts about the search, one each."""
+    from .generated.candidate import RARE, TWO_OF_EIGHT
+    from .wording import counted
+
+    profile = search.profile
+    if finding.accepted:
+        yield f"shortened {counted(finding.accepted, 'times')}"
+    if finding.mode is TWO_OF_EIGHT:
+        yield "it does not show in every run, so it was shortened by 2 failures of 8 plays, about one of four runs"
+    if finding.mode is RARE and finding in search.suspects:
+        yield "it shows too seldom to be shortened"
+        if len(search.suspects) > 1:
+            yield f"there were {counted(len(search.suspects) - 1, 'other failures')} as rare"
+    elif not finding.is_shortest:
+        yield f"shrinking stopped after {profile.shrink:g} s"
+
+
+def _save(item: pytest.Function, digest: str, finding: Finding) -> str | None:
+    """Write the replay file, and return the command that plays it."""
+    from importlib.metadata import version
+
+    from .replay import replay_of
+    from .report.artifacts import save_replay
+
+    versions = {
+        **{name: version(name) for name in ("pytest-resilience", "hypothesis")},
+        "python": platform.python_version(),
+    }
+    found = {
+        "test": item.nodeid,
+        "seed": options.options_of(item.config).seed,
+        "promise": str(finding.error).partition("\n")[0] or type(finding.error).__name__,
+        "reproduced": f"{finding.reproduced} of {finding.plays}",
+        "versions": versions,
+    }
+    replay = replay_of(finding.candidate.arguments, found)
+    path = save_replay(item.config.rootpath, item.name, digest, replay.dumps())
+    item.user_properties.append((REPLAY, path.relative_to(item.config.rootpath).as_posix()))
+    if "lost" in replay.found:
+        return None
+    return f"pytest --resilience-replay {os.path.relpath(path, item.config.invocation_params.dir)}"

@@ -131,6 +131,12 @@ TABLE = (
         default_text="dev; ci where CI is set",
     ),
     Option(
+        "replay",
+        "text",
+        "play the schedule of a file N times (10) and nothing else; the exit code is 1 if it fails at all",
+        metavar="FILE[:N]",
+    ),
+    Option(
         "leaks",
         "choice",
         "how resources that a test leaked (LEAK) are treated",
@@ -228,6 +234,7 @@ class Options:
         seed: the number that all random choices of the run follow from.
         strict: True if a vacuous test is an error.
         profile: the profile of generated tests: "dev", "ci", "soak", or None for the default.
+        replay: the replay file to play and nothing else, as FILE or FILE:N; None for none.
         leaks: how leaked resources are treated: "report", "error" or "off".
         history: the directory of histories, relative to the rootdir, or "off".
         settings: the settings of the backends.
@@ -238,6 +245,7 @@ class Options:
     seed: int
     strict: bool
     profile: str | None
+    replay: str | None
     leaks: str
     history: str
 

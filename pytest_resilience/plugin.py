@@ -12,8 +12,19 @@ import pytest
 
 from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
+from .generated_items import is_generated, never_hit_property
+from .generated_items import run as run_generated
 from .kept_modules import FINDER
-from .report.run_reports import ATTEMPT, ATTEMPT_PROPERTIES, FAILED_ATTEMPTS, LEAK, OUTCOME, STRIKE, UNSUPPORTED
+from .report.run_reports import (
+    ATTEMPT,
+    ATTEMPT_PROPERTIES,
+    FAILED_ATTEMPTS,
+    LEAK,
+    OUTCOME,
+    STRIKE,
+    STRIKES,
+    UNSUPPORTED,
+)
 from .report.summary import Summary
 from .stash import ATTEMPTS, DESCRIBED, FAILED_ATTEMPT_NUMBERS, LEAK_CHECK, PASSED, RESILIENCE, WORKER_DESCRIPTION
 
@@ -42,6 +53,10 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     FINDER.restore()
     given = options.load(config)
+    if given.replay is not None:
+        from .replaying import Replaying
+
+        config.pluginmanager.register(Replaying(config, given.replay), "resilience-replay")
     if hasattr(config, "workerinput"):
         return  # the controller has checked the backend, before it started the workers
     config.pluginmanager.register(Summary(functools.partial(_run_line, config)), "resilience-summary")
@@ -131,27 +146,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     names = getattr(item, "fixturenames", None)
     if names is not None and "resilience" not in names and item.get_closest_marker("fault") is not None:
         names.append("resilience")
-    if _is_generated(item):
+    if is_generated(item):
         from .generated.hypothesis_test import suppress_health_checks
 
         suppress_health_checks(item.obj)  # type: ignore[attr-defined]  # a function has one
 
 
-def _is_generated(item: pytest.Item) -> bool:
-    """True for a test with `@given` and the fixture `resilience`."""
-    is_drawn = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
-    return is_drawn and "resilience" in getattr(item, "fixturenames", ())
-
-
 @pytest.hookimpl
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run a generated test. It comes after the plugins for async tests, which have replaced the function that Hypothesis runs."""
-    if RESILIENCE not in pyfuncitem.stash or not _is_generated(pyfuncitem):
+    if RESILIENCE not in pyfuncitem.stash or not is_generated(pyfuncitem):
         return None
-    from .generated_items import run
 
     __tracebackhide__ = True
-    run(pyfuncitem)
+    run_generated(pyfuncitem)
     return True
 
 
@@ -266,10 +274,22 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     yield
     FINDER.restore()
     fixture = item.stash.get(RESILIENCE, None)
-    if fixture is not None and fixture.vacuous and options.options_of(item.config).strict and _passed(item):
+    is_strict = options.options_of(item.config).strict
+    if fixture is not None and is_strict and _passed(item) and (vacuous := _vacuous(item, fixture)):
         from .errors import VacuousTest
 
-        raise VacuousTest([(strike.label, str(strike.receipt)) for strike in fixture.vacuous])
+        raise VacuousTest(vacuous)
+
+
+def _vacuous(item: pytest.Item, fixture: Resilience) -> list[tuple[str, str]]:
+    """Return (fault, receipt) of the strikes that make a test vacuous, of a generated test those of all its examples."""
+    if not is_generated(item):
+        return [(strike.label, str(strike.receipt)) for strike in fixture.vacuous]
+    if options.options_of(item.config).replay is not None:
+        return []  # the exit code of a replay is 1 for a failure only
+    from .generated.vacuity import never_hit
+
+    return never_hit(fixture.tally)
 
 
 def _pytest_asyncio_loops(item: pytest.Item) -> list[Any]:
@@ -307,6 +327,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the strikes and the logs to the report of a failure, and mark a vacuous test."""
+    _explain_broken_promise(call)
     _shorten_traceback(item, call)
     report = yield
     if report.skipped:
@@ -322,6 +343,16 @@ def pytest_runtest_makereport(
         report.user_properties.remove(VACUOUS)  # JUnit calls it an error
     _redact(report)
     return report
+
+
+def _explain_broken_promise(call: pytest.CallInfo[None]) -> None:
+    """Add the witness and the timeline to the error of a checker. A test without a checker loads nothing for this."""
+    from .errors import PromiseBroken
+
+    if call.excinfo is not None and isinstance(call.excinfo.value, PromiseBroken):
+        from .report.failure import explain
+
+        explain(call.excinfo.value, None)
 
 
 def _shorten_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
@@ -349,18 +380,20 @@ def _mark_outcome(item: pytest.Item, report: pytest.TestReport, fixture: Resilie
     """
     failed = item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
     passed = item.stash[PASSED] = report.passed and item.stash.get(ATTEMPTS, 1) not in failed
-    if passed and any(name == STRIKE for name, _ in item.user_properties) and fixture.vacuous:
-        item.user_properties.append(VACUOUS)
-        report.user_properties.append(VACUOUS)
+    if passed and (faults := _vacuous(item, fixture)) and any(n in (STRIKE, STRIKES) for n, _ in item.user_properties):
+        found = [VACUOUS, *(never_hit_property(*each) for each in faults if is_generated(item))]
+        item.user_properties += found
+        report.user_properties += found
 
 
 def _add_logs(item: pytest.Item, report: pytest.TestReport, fixture: Resilience) -> None:
     """Add the injected faults, the service's log and the file with all logs to the report of a failed test."""
     from .redaction import scrubbed
     from .report.artifacts import save_logs
-    from .report.terminal import strike_lines, tail
+    from .report.terminal import strike_lines, tail, tally_lines
 
-    strikes, logs = "\n".join(strike_lines(fixture.strikes)), fixture.logs()
+    injected = tally_lines(fixture.tally) or strike_lines(fixture.strikes)
+    strikes, logs = "\n".join(injected), fixture.logs()
     report.sections.append(("resilience: injected faults", strikes))
     if logs.get("service"):
         report.sections.append(("resilience: service log", tail(scrubbed(logs["service"]), LOG_LINES)))

@@ -265,7 +265,7 @@ class Schedule:
         return f"Schedule([{', '.join(map(repr, self.episodes))}])"
 
 
-EXTRA_FIELDS = ("found",)  # of a replay file beside the schedule
+EXTRA_FIELDS = ("arguments", "found")  # of a replay file beside the schedule
 
 
 def _schedule(data: object) -> Schedule:

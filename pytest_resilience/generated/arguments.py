@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,14 @@ from ..schedule import Schedule
 ADDRESS = " at 0x"  # in the repr of an object that has none of its own
 
 
-def drawn_names(test: Callable[..., Any], names: Mapping[str, Any]) -> dict[str, Any]:
+def drawn_parameters(test: Any) -> list[str]:
+    """Return the names of the parameters that Hypothesis draws for a test, in order."""
+    given = inspect.signature(test).parameters
+    own = inspect.signature(test.hypothesis.inner_test).parameters
+    return [name for name in own if name not in given and name != "self"]
+
+
+def drawn_arguments(test: Callable[..., Any], names: Mapping[str, Any]) -> dict[str, Any]:
     """Return the drawn ones among the arguments of a test.
 
     Args:
@@ -48,3 +56,10 @@ def key_of(arguments: Mapping[str, Any], choices: object = None) -> str:
 def text_of(value: object) -> str:
     """Return a schedule as JSON, and the `repr` of anything else."""
     return value.dumps() if isinstance(value, Schedule) else repr(value)
+
+
+def digest_of(arguments: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of drawn arguments, that of the schedule if they are one."""
+    values = list(arguments.values())
+    is_schedule = len(values) == 1 and isinstance(values[0], Schedule)
+    return hashlib.sha256((text_of(values[0]) if is_schedule else key_of(arguments)).encode()).hexdigest()

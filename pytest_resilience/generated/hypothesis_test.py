@@ -14,19 +14,23 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import example as hypothesis_example
 from hypothesis.control import current_build_context
 from hypothesis.database import ExampleDatabase
 from hypothesis.errors import Flaky
 
 from ..history import History
-from .arguments import drawn_names, key_of
+from ..operation import ProbeMark
+from .arguments import drawn_arguments, drawn_parameters, key_of
 from .candidate import Candidate
 from .failures import HISTORY, Ended, Falsified
 from .search import TRIES, Finding, Search
 
+MISSING = object()
 MANY = 1_000_000  # examples; the budget of seconds ends the search
 SETTINGS = "_hypothesis_internal_use_settings"  # of a test, as Hypothesis' own plugin for pytest sets it
 SEED = "_hypothesis_internal_use_seed"
+EXAMPLES = "hypothesis_explicit_examples"
 SUPPRESSED = (
     HealthCheck.function_scoped_fixture,  # each example begins clean
     HealthCheck.too_slow,
@@ -78,6 +82,9 @@ class GeneratedTest:
         run_seed: the seed of the run; None if the user has chosen another seed.
         resilience: the value of the fixture.
         search: the search.
+
+    Attributes:
+        recovered_after: the longest time that the system took to recover in an episode, in seconds; 0 without one.
     """
 
     def __init__(self, test: Any, nodeid: str, run_seed: int | None, resilience: Examples, search: Search) -> None:
@@ -87,6 +94,29 @@ class GeneratedTest:
         self._run_seed = run_seed
         self._resilience = resilience
         self._search = search
+        self._replayed: int | None = None
+        self.recovered_after = 0.0
+
+    @property
+    def drawn(self) -> list[str]:
+        """The names of the drawn arguments, in the order of the function."""
+        return drawn_parameters(self._test)
+
+    def replay(self, fixtures: Mapping[str, Any], arguments: Mapping[str, Any], plays: int) -> Finding | None:
+        """Play given arguments some times and nothing else. Return what was found, or None.
+
+        Args:
+            fixtures: the arguments that pytest passes to the test.
+            arguments: those that Hypothesis would draw.
+            plays: how many times.
+        """
+        self._replayed = plays
+        given: settings = getattr(self._function, SETTINGS)
+        with self._wrapped(), _restored(self._function, SETTINGS), _restored(self._function, EXAMPLES):
+            setattr(self._function, EXAMPLES, [])
+            hypothesis_example(**arguments)(self._function)
+            self._round(settings(given, phases=tuple(Phase)), (Phase.explicit,), fixtures, tries=1)
+        return self._search.finding
 
     def run(self, fixtures: Mapping[str, Any]) -> Finding | None:
         """Search and return what was found, or None.
@@ -157,10 +187,13 @@ class GeneratedTest:
         @functools.wraps(inner)  # the key of the example database follows from the source of the wrapped function
         def example(*arguments: Any, **named: Any) -> None:
             context = current_build_context()
-            drawn = drawn_names(self._test, named)
+            drawn = drawn_arguments(self._test, named)
             key = key_of(drawn, getattr(context.data, "choices", None))
             candidate = Candidate(key, drawn, functools.partial(self._play, inner, *arguments, **named))
-            judge(self._search, candidate, is_final=context.is_final)
+            if self._replayed is None:
+                judge(self._search, candidate, is_final=context.is_final)
+            elif error := self._search.replay(candidate, self._replayed):
+                raise error
 
         handle.inner_test = example
         try:
@@ -169,8 +202,6 @@ class GeneratedTest:
             handle.inner_test = inner
 
     def _play(self, inner: Callable[..., None], *arguments: Any, **named: Any) -> None:
-        if not hasattr(self._resilience, "begin_example"):
-            return inner(*arguments, **named)
         self._resilience.begin_example()
         try:
             inner(*arguments, **named)
@@ -179,6 +210,7 @@ class GeneratedTest:
             raise
         finally:
             self._resilience.end_example()
+            self.recovered_after = max(self.recovered_after, _recovered_after(self._resilience.history))
 
 
 def judge(search: Search, candidate: Candidate, *, is_final: bool) -> None:
@@ -260,8 +292,18 @@ def _chose_database(given: settings) -> bool:
 
 @contextmanager
 def _restored(function: Any, name: str) -> Iterator[None]:
-    before = getattr(function, name, None)
+    """Restore an attribute of a function at the end of the block."""
+    before = function.__dict__.get(name, MISSING)
     try:
         yield
     finally:
-        setattr(function, name, before)
+        if before is not MISSING:
+            setattr(function, name, before)
+        else:
+            function.__dict__.pop(name, None)
+
+
+def _recovered_after(history: History) -> float:
+    """Return the longest time from the last heal of an episode to the recovery of the system, in seconds."""
+    found = [mark.answer for mark in history.marks if isinstance(mark, ProbeMark) and mark.name == "recovery"]
+    return max((float(each["after"]) for each in found if each.get("recovered")), default=0.0)

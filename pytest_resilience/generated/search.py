@@ -104,6 +104,7 @@ class Search:
         self._signature: Signature | None = None
         self._trail: list[Candidate] = []
         self._cut_short = False
+        self._confirming = False
         self._deadline = clock.now() + profile.search
 
     @property
@@ -120,6 +121,11 @@ class Search:
     def is_over(self) -> bool:
         """True if the budget is spent."""
         return self.seconds_left == 0.0
+
+    @property
+    def stage(self) -> str:
+        """The present stage in one word."""
+        return "confirming" if self._confirming else "shrinking" if self.shrinking else "searching"
 
     def begin_round(self, *, tries: int = 1) -> None:
         """Begin another run of Hypothesis, for which the suspects so far pass.
@@ -159,6 +165,21 @@ class Search:
         if mode is None:
             return None
         self.finding = self._confirmed(candidate, mode)
+        return self.finding.error
+
+    def replay(self, candidate: Candidate, plays: int) -> BaseException | None:
+        """Play arguments some times, and return the last failure, or None.
+
+        Raises:
+            Ended: the test has to end.
+        """
+        self.examples += 1
+        while candidate.plays < plays:
+            self._play(candidate)
+        if not candidate.failures:
+            return None
+        count = len(candidate.failures)
+        self.finding = Finding(candidate, RARE, reproduced=count, plays=plays, error=candidate.error())
         return self.finding.error
 
     def final(self) -> NoReturn:
@@ -242,7 +263,8 @@ class Search:
     def _confirm_trail(self) -> Finding:
         """Return the shortest arguments that fail often enough, or else those that fail most often."""
         assert self._mode is not None, "a final run follows a failure"
-        deadline = self._clock.now() + self.profile.confirm
+        self._confirming = True
+        deadline = self._deadline = self._clock.now() + self.profile.confirm
         best: Finding | None = None
         for candidate in reversed(self._trail):
             found = self._confirmed(candidate, self._mode, at_least=best.reproduced + 1 if best is not None else 0)

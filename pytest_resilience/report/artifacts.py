@@ -64,6 +64,25 @@ def open_history(root: Path, directory: str, worker: str, test: str, *, attempt:
     return HistoryFile(file, prepare=functools.partial(artifacts_dir, root) if ours else None)
 
 
+def save_replay(root: Path, test: str, digest: str, text: str) -> Path:
+    """Write a replay file, which replaces one of the same arguments.
+
+    Args:
+        root: the rootdir.
+        test: the name of the test, which begins the name of the file.
+        digest: the hexadecimal digest of the arguments, of which 8 digits end it.
+        text: the contents.
+
+    Returns:
+        The file.
+    """
+    directory = artifacts_dir(root) / "replays"
+    directory.mkdir(exist_ok=True)
+    file = directory / f"{_file_name(test, 1).strip('-')}-{digest[:8]}.json"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
 def _file_name(test: str, attempt: int) -> str:
     name = re.sub(r"[^\w.=-]+", "-", test)
     if len(name) > MAX_NAME_CHARS:

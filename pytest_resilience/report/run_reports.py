@@ -16,7 +16,16 @@ UNSUPPORTED = "resilience_cannot"
 LEAK = "resilience_leak"
 ATTEMPT = "resilience_attempt"  # from the second attempt on
 FAILED_ATTEMPTS = "resilience_failed_attempts"  # before this one
-ATTEMPT_PROPERTIES = (OUTCOME, STRIKE, UNSUPPORTED, LEAK, ATTEMPT, FAILED_ATTEMPTS)
+GENERATED_SEED = "resilience_seed"
+SCHEDULES = "resilience_schedules"  # that a generated test has played
+STRIKES = "resilience_strikes"  # of a generated test, by fault, as JSON
+NEVER_HIT = "resilience_never_hit"  # a fault that makes a generated test vacuous, serialized as a strike
+SCHEDULE = "resilience_schedule"  # the SHA-256 of the one that broke a promise
+REPLAY = "resilience_replay"  # the path of its file
+REPRODUCED = "resilience_reproduced"
+RECOVERED = "resilience_recovered_s"  # the longest recovery
+GENERATED_PROPERTIES = (GENERATED_SEED, SCHEDULES, STRIKES, NEVER_HIT, SCHEDULE, REPLAY, REPRODUCED, RECOVERED)
+ATTEMPT_PROPERTIES = (OUTCOME, STRIKE, UNSUPPORTED, LEAK, ATTEMPT, FAILED_ATTEMPTS, *GENERATED_PROPERTIES)
 
 
 class RunReports:
@@ -40,7 +49,9 @@ class RunReports:
     def vacuous(self) -> list[tuple[str, str]]:
         """Return (node id, serialized strike) of the tests with a vacuous last attempt."""
         last = [report for report in self._vacuous if self._is_last(report)]
-        return [(report.nodeid, text) for report in last for text in _values(report, STRIKE)]
+        return [
+            (report.nodeid, text) for report in last for text in (*_values(report, STRIKE), *_values(report, NEVER_HIT))
+        ]
 
     def leaks(self) -> list[tuple[str, str]]:
         """Return (node id, leak) of each leaked resource. A leak of several attempts of one test is in the list once."""
@@ -51,6 +62,11 @@ class RunReports:
                     (report.nodeid, text) for text in _values(report, LEAK)
                 )  # one test may leak two of a name
         return list(leaks.elements())
+
+    def generated(self) -> list[tuple[str, dict[str, str]]]:
+        """Return (node id, properties) of the last attempt of each generated test."""
+        found = [r for r in self._reports if r.when == "call" and self._is_last(r) and _values(r, SCHEDULES)]
+        return [(report.nodeid, dict(report.user_properties)) for report in found]
 
     def unsupported(self) -> list[str]:
         """Return the reason of each test that was skipped because a fault can't be injected."""
@@ -80,6 +96,7 @@ class RunSummary:
         self.flaky = reports.flaky()
         self.unsupported = reports.unsupported()
         self.leaks = reports.leaks()
+        self.generated = reports.generated()
 
     @classmethod
     def from_stats(cls, stats: dict[str, list[Any]]) -> RunSummary:
@@ -89,7 +106,7 @@ class RunSummary:
     @property
     def is_empty(self) -> bool:
         """True if no test used the plugin in a way that the summary shows."""
-        return not (self.strikes or self.unsupported or self.leaks)
+        return not (self.strikes or self.unsupported or self.leaks or self.generated)
 
 
 def _test(report: Any) -> tuple[str, str]:

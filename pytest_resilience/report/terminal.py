@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..wording import counted
-from .run_reports import RunSummary
+from .run_reports import REPRODUCED, SCHEDULES, STRIKES, RunSummary
 
 if TYPE_CHECKING:
     from ..faults.fault import Strike
+    from ..resilience import StrikeCount
 
 
 class FaultSummary:
@@ -64,6 +65,11 @@ def strike_lines(strikes: Sequence[Strike]) -> list[str]:
     return lines or ["nothing"]
 
 
+def tally_lines(tally: Mapping[str, StrikeCount]) -> list[str]:
+    """Return one line for each fault of a generated test."""
+    return [f"{fault}: {counted(count.struck, 'strikes')}, {count.hit} hit" for fault, count in sorted(tally.items())]
+
+
 def tail(text: str, lines: int) -> str:
     """Return the last lines of a log, and the number of lines before them."""
     all_lines = text.rstrip().splitlines()
@@ -75,6 +81,7 @@ def summary_lines(summary: RunSummary) -> list[str]:
     """Return the lines of a run's summary."""
     return [
         *fault_lines(summary.strikes),
+        *generated_lines(summary.generated),
         *vacuous_lines(summary.vacuous),
         *flaky_lines(summary.flaky),
         *unsupported_lines(summary.unsupported),
@@ -95,6 +102,27 @@ def fault_lines(strikes: Iterable[str]) -> list[str]:
     return [f"{label}: {fault}" for label, fault in sorted(faults.items())]
 
 
+def generated_lines(generated: Iterable[tuple[str, Mapping[str, str]]]) -> list[str]:
+    """Return a line for each generated test.
+
+    Args:
+        generated: (node id, properties) of each.
+    """
+    return [f"GENERATED {nodeid}: {_generated_line(properties)}" for nodeid, properties in generated]
+
+
+def _generated_line(properties: Mapping[str, str]) -> str:
+    tally = json.loads(properties[STRIKES])
+    struck, hit = (sum(count[name] for count in tally.values()) for name in ("struck", "hit"))
+    parts = [f"{counted(int(properties[SCHEDULES]), 'schedules')} played, {counted(struck, 'strikes')}, {hit} hit"]
+    missed = [fault for fault, count in tally.items() if not (count["hit"] or count["unknown"])]
+    if missed:
+        parts.append(f"{', '.join(missed)} never hit")
+    if REPRODUCED in properties:
+        parts.append(f"reproduced {properties[REPRODUCED]}")
+    return "; ".join(parts)
+
+
 def vacuous_lines(vacuous: Iterable[tuple[str, str]]) -> list[str]:
     """Return a line for each strike that affected nothing.
 
@@ -105,7 +133,9 @@ def vacuous_lines(vacuous: Iterable[tuple[str, str]]) -> list[str]:
 
     read = ((nodeid, json.loads(text)) for nodeid, text in vacuous)
     return [
-        f"VACUOUS {nodeid}: {raw['label']} {Receipt(0, raw['unit'])}" for nodeid, raw in read if raw["touched"] == 0
+        f"VACUOUS {nodeid}: {raw['label']} {raw.get('receipt') or Receipt(0, raw['unit'])}"
+        for nodeid, raw in read
+        if raw["touched"] == 0
     ]
 
 
