@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from hypothesis import strategies as st
 
@@ -38,7 +38,6 @@ __all__ = ["schedules", "set_unsupported", "steps"]
 MAX_STEPS = 100  # of one episode
 SWARM = 4  # kinds of one schedule, some of which may be equal
 
-Draw: TypeAlias = Callable[[st.SearchStrategy[Any]], Any]
 Moment: TypeAlias = Callable[[int], Trigger]
 
 # Each is a function of a number from 0 on. The first is the simplest, to which a step shrinks, and the most frequent.
@@ -111,12 +110,12 @@ def schedules(
 
 
 @st.composite
-def _steps(draw: Draw, kinds: tuple[Kind, ...], operations: int) -> Step:
+def _steps(draw: st.DrawFn, kinds: tuple[Kind, ...], operations: int) -> Step:
     return draw(_step_of(injectable(kinds), operations))
 
 
 @st.composite
-def _schedules(draw: Draw, kinds: tuple[Kind, ...], episodes: int, steps: int, operations: int) -> Schedule:
+def _schedules(draw: st.DrawFn, kinds: tuple[Kind, ...], episodes: int, steps: int, operations: int) -> Schedule:
     kind = st.sampled_from(injectable(kinds))
     swarm = [draw(kind) for _ in range(SWARM)]
     episode = _episodes(_step_of(swarm, operations), steps, operations)
@@ -124,14 +123,14 @@ def _schedules(draw: Draw, kinds: tuple[Kind, ...], episodes: int, steps: int, o
 
 
 @st.composite
-def _episodes(draw: Draw, step: st.SearchStrategy[Step], steps: int, operations: int) -> Episode:
+def _episodes(draw: st.DrawFn, step: st.SearchStrategy[Step], steps: int, operations: int) -> Episode:
     number = draw(st.integers(1, 2 * operations).map(lambda n: min(n, operations)))
     drawn = [_within(each, number) for each in draw(st.lists(step, max_size=steps))]
     return Episode(sorted(drawn, key=_strikes_before), number)
 
 
 @st.composite
-def _step_of(draw: Draw, kinds: Sequence[Kind], operations: int) -> Step:
+def _step_of(draw: st.DrawFn, kinds: Sequence[Kind], operations: int) -> Step:
     """Draw a step of one of these kinds. A step of the user's is taken as it is."""
     kind = draw(st.sampled_from(kinds))
     if kind.own is not None:
