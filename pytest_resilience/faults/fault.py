@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..clock import SYSTEM, Clock
-from ..errors import CannotInject, HealFailed, ResilienceError, SetupError
+from ..errors import CannotInject, HealFailed, ResilienceError, ServerNotReady, SetupError
 from ..history import current
 from ..wording import counted, no_attribute
 
@@ -96,6 +96,7 @@ class Strike:
         self._read_receipt = read_receipt
         self._is_in_force = in_force
         self._overlaps: Callable[[], list[Strike]] = list
+        self._everywhere: Callable[[], list[Strike]] = list
         self._settles_late = settles_late
         self._clock = clock
         self._last_receipt: Receipt | None = None
@@ -114,9 +115,15 @@ class Strike:
         """True if the fault still has its effect. A restart of the target ends a pause, for example, before its heal."""
         return not self.healed and self._is_in_force()
 
-    def overlap_with(self, overlaps: Callable[[], list[Strike]]) -> None:
-        """Set the function that returns all strikes that are active on the same target. It may include this one."""
+    def overlap_with(self, overlaps: Callable[[], list[Strike]], everywhere: Callable[[], list[Strike]]) -> None:
+        """Set the functions that return the active strikes. Both may include this one.
+
+        Args:
+            overlaps: returns those on the same target.
+            everywhere: returns those on all targets.
+        """
         self._overlaps = overlaps
+        self._everywhere = everywhere
 
     @property
     def receipt(self) -> Receipt:
@@ -191,6 +198,8 @@ class Strike:
 
     def _heal_failed(self, error: Exception) -> HealFailed:
         blocked_by = labels_of_obstacles(self._others())
+        if isinstance(error, ServerNotReady):  # a service may need any system for its start
+            blocked_by = [strike.label for strike in self._everywhere() if strike is not self and strike.in_force]
         problem = f"{type(error).__name__}: {error}"
         if not blocked_by:
             return HealFailed(f"{self.label} could not be healed: {problem}")
@@ -222,7 +231,7 @@ class Strike:
         return f"<Strike {self.label}, {'healed' if self.healed else 'striking'}>"
 
 
-SERVER_NEEDS = frozenset({"process", "answers", "session"})  # see Need
+SERVER_NEEDS = frozenset({"process", "answers", "session", "connections"})  # see Need
 
 
 class Obstacle(NamedTuple):
@@ -273,14 +282,16 @@ class FaultTarget(Protocol):
         """Register a strike, so that it is healed at the end of the test. Return it."""
 
 
-Need = Literal["process", "answers", "session", "clients", "tables"]
+Need = Literal["process", "answers", "session", "connections", "clients", "tables", "cgroup"]
 """What a fault may need of its target to strike or to heal.
 
 - "process": its processes exist;
 - "answers": it answers commands of this package;
 - "session": it accepts another connection of this package;
+- "connections": enough of its connections are free;
 - "clients": clients are connected through the proxy;
-- "tables": its tables can be locked.
+- "tables": its tables can be locked;
+- "cgroup": its processes can be put into a control group.
 """
 
 

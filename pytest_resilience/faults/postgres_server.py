@@ -10,6 +10,7 @@ from ..errors import SetupError
 from .fault import Fault, FaultTarget, Hold, Need, Receipt, Strike, at_least, strike_hold
 
 LOCKED = "{target} has locked tables"
+FEW_CONNECTIONS = "{target} has few connections left"
 NO_CONNECTIONS = "{target} has no connection left"
 
 
@@ -88,7 +89,7 @@ class Starve(PostgresFault):
     def takes(self) -> Mapping[Need, str]:
         if self.lock is not None:
             return {"tables": LOCKED}
-        return {"session": NO_CONNECTIONS} if self.connections == 0 else {}
+        return _taken_connections(self.connections)
 
     def strike(self, target: HasPostgres) -> Strike:
         if self.lock is not None:
@@ -112,7 +113,7 @@ class TakeConnections(PostgresFault):
         at_least("left", self.left, 0, "connections that are left")
 
     def takes(self) -> Mapping[Need, str]:
-        return {} if self.left else {"session": NO_CONNECTIONS}
+        return _taken_connections(self.left)
 
     def strike(self, target: HasPostgres) -> Strike:
         return _strike_connections(self, target, self.left)
@@ -181,12 +182,17 @@ def _strike_locks(fault: Fault, target: HasPostgres, tables: Sequence[str]) -> S
     return strike_hold(fault, target, hold)
 
 
+def _taken_connections(left: int | None) -> Mapping[Need, str]:
+    """Return what a fault takes that leaves some connections."""
+    return {"connections": FEW_CONNECTIONS} if left else {"session": NO_CONNECTIONS, "connections": NO_CONNECTIONS}
+
+
 def _strike_connections(fault: Fault, target: HasPostgres, left: int) -> Strike:
     """Return the registered strike of a fault that takes connections."""
     try:
         hold = target.admin.take_connections(left)
     except TooFewConnections as error:
-        raise fault.cannot_strike(target, "session", str(error)) from None
+        raise fault.cannot_strike(target, "connections", str(error)) from None
     return strike_hold(fault, target, hold)
 
 
@@ -220,6 +226,9 @@ class Crash(PostgresFault):
 
     name: ClassVar[str] = "crash"
     heals: ClassVar[bool] = False
+
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "answers", "session")
 
     def strike(self, target: HasPostgres) -> Strike:
         number = target.admin.count_sessions()

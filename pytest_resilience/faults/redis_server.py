@@ -263,7 +263,8 @@ class MaxClients(RedisFault):
     left: int = 0
 
     def takes(self) -> Mapping[Need, str]:
-        return {} if self.left else {"session": "{target} accepts no further connection"}
+        reason = "{target} accepts no further connection"
+        return {"connections": reason} if self.left else {"session": reason, "connections": reason}
 
     def __post_init__(self) -> None:
         at_least("left", self.left, 0, "connections that are left")

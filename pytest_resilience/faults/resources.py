@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -87,6 +88,12 @@ class MemoryLimit(ResourceFault):
 
     name: ClassVar[str] = "memory_limit"
     headroom_mb: float
+
+    def strike_needs(self) -> tuple[Need, ...]:
+        return ("process", "cgroup")
+
+    def takes(self) -> Mapping[Need, str]:
+        return {"cgroup": "the processes of {target} are in a control group already"}
 
     def __post_init__(self) -> None:
         at_least("headroom_mb", self.headroom_mb, 1, "MiB")

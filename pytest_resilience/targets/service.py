@@ -7,6 +7,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ from ..backends.backend import Backend
 from ..backends.session.ports import PortTaken, free_port, with_free_port
 from ..clock import SYSTEM, Clock, wait_until
 from ..errors import ResilienceError, ServerNotReady, SetupError, ending
-from ..faults.process import Terminate
+from ..faults.fault import Strike
+from ..faults.process import ProcessControl, Terminate
 from ..history import Exchange, struck
 from ..processes import CannotStart, ManagedProcess
 from ..redaction import Private, remember_environment, scrubbed
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 READY_INTERVAL = 0.005  # seconds between two checks of a service that starts
 KEEP_ALIVE = 1.0  # seconds for which an idle connection to the service is kept
 TIMEOUT = 10.0  # default time-out of the client, in seconds
+READY_WITHIN = 2.0  # seconds from the start, after which any response counts while another system is struck
 STOP_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL
 
 
@@ -160,8 +163,12 @@ class RunningService:
             vars(again).update(vars(self._start_error))
             raise again
 
-    def start(self) -> None:
+    def start(self, *, ready_within: float | None = None) -> None:
         """Start the service unless it runs, and wait until it is ready.
+
+        Args:
+            ready_within: seconds after which any HTTP response is enough, because a service is not ready without a system that it
+                needs. None to wait until it is ready.
 
         Raises:
             ServerNotReady: the process exited or did not become ready in time. The message has command, time, log and open ports.
@@ -169,9 +176,9 @@ class RunningService:
         """
         if self._child is not None and self._child.running:
             return
-        with_free_port(self._start_on_a_port)
+        with_free_port(partial(self._start_on_a_port, ready_within=ready_within))
 
-    def _start_on_a_port(self, attempt: int) -> None:
+    def _start_on_a_port(self, attempt: int, *, ready_within: float | None) -> None:
         if self._port == 0 or attempt > 0:
             self._clients.close()
             self._port = free_port()
@@ -181,7 +188,7 @@ class RunningService:
             self._child = self._backend.spawn("service", list(self.spec.command), env=self._environment(), cwd=cwd)
         except CannotStart as error:
             raise CannotStart("the service", self.spec.redacted_command_line, error.reason) from None
-        self._wait_until_ready(self._child, begins)
+        self._wait_until_ready(self._child, begins, ready_within)
 
     def _environment(self) -> Mapping[str, str]:
         """Return the environment of the process, in a mapping whose values no traceback shows."""
@@ -192,8 +199,8 @@ class RunningService:
         """Return the output since the last `stop`, or since the beginning. It includes kills and restarts."""
         return self.child.log_text(self._log_start)
 
-    def _wait_until_ready(self, child: ManagedProcess, begins: int) -> None:
-        """Wait until the service is ready.
+    def _wait_until_ready(self, child: ManagedProcess, begins: int, ready_within: float | None = None) -> None:
+        """Wait until the service is ready. See `start`.
 
         Raises:
             ServerNotReady: the process exited or did not become ready in time.
@@ -210,7 +217,10 @@ class RunningService:
                 status = self.ready_status()
             except OSError as error:
                 status = type(error).__name__
-            return "ready" if isinstance(status, int) and 200 <= status < 400 and child.running else None
+            if not isinstance(status, int) or not child.running:
+                return None
+            is_enough = ready_within is not None and self._clock.now() - begun >= ready_within
+            return "ready" if 200 <= status < 400 or is_enough else None
 
         found = wait_until(outcome, within=self.spec.within, every=READY_INTERVAL, clock=self._clock)
         if found == "ready":
@@ -305,6 +315,31 @@ class RunningService:
         return ProcessLimits(ProcessTree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
 
 
+class ServiceProcesses:
+    """Process control of a service, for process faults.
+
+    Args:
+        running: the service.
+        strikes: returns the active strikes of the test. While others than those on the service last, it may not become ready.
+    """
+
+    can_start = True
+
+    def __init__(self, running: RunningService, strikes: Callable[[], list[Strike]]) -> None:
+        self._running = running
+        self._strikes = strikes
+        self.processes = running.processes
+        self.kill = running.kill
+        self.terminate = running.terminate
+        self.pause = running.pause
+        self.resume = running.resume
+
+    def start(self) -> None:
+        """Start the service, and wait until it is ready, or for 2 s until it responds while other systems are struck."""
+        is_alone = all(strike.label.startswith("service.") for strike in self._strikes())
+        self._running.start(ready_within=None if is_alone else READY_WITHIN)
+
+
 class ServiceTarget(ProcessFaults, ResourceFaults):
     """The service under test, as a target.
 
@@ -340,8 +375,8 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
         return self._running.log_text()
 
     @property
-    def process_control(self) -> RunningService:
-        return self._running
+    def process_control(self) -> ProcessControl:
+        return ServiceProcesses(self._running, self._ledger.active)
 
     @property
     def limits(self) -> ProcessLimits:

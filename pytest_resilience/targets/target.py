@@ -47,6 +47,10 @@ class StrikeRegistry:
         self._active[:] = [(each, other) for each, other in self._active if not other.healed]
         self._active.append((system, strike))
 
+    def active(self) -> list[Strike]:
+        """Return the strikes on all systems that are not healed, in order, those of the session included."""
+        return [strike for _, strike in self._active if not strike.healed]
+
     def active_on(self, system: object) -> list[Strike]:
         """Return the strikes on a system that are not healed, in order, those of the session included."""
         return [strike for each, strike in self._active if each == system and not strike.healed]
@@ -105,7 +109,7 @@ class Target:
     def register(self, strike: Strike) -> Strike:
         """Register a strike, and return it."""
         self._ledger.add(self.system, strike)
-        strike.overlap_with(self.active_strikes)
+        strike.overlap_with(self.active_strikes, self._ledger.active)
         return strike
 
     @property
