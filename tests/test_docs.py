@@ -258,6 +258,33 @@ def fault_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def overlap_table() -> str:
+    """Return one row for each fault that prevents others on its target from striking or healing."""
+    from pytest_resilience.faults import FAULTS
+
+    faults = [kind(**{"connections": 0} if name == "starve" else _required(kind)) for name, kind in FAULTS.items()]
+    rows = ["| while this lasts | these can't strike | these can't heal yet |", "| --- | --- | --- |"]
+    for active in faults:
+        others = [each for each in faults if set(each.targets) & set(active.targets)]
+        strikes = [each.name for each in others if set(each.strike_needs()) & active.takes().keys()]
+        heals = [
+            each.name for each in others if each.name != active.name and set(each.heal_needs()) & active.takes().keys()
+        ]
+        if strikes:
+            rows.append(f"| `{active.name}` | {_listed(strikes)} | {_listed(heals) or 'none'} |")
+    return "\n".join(rows) + "\n"
+
+
+def _required(kind):
+    """Return a value for each setting without a default."""
+    parameters = inspect.signature(kind).parameters.values()
+    return {each.name: 1000 for each in parameters if each.default is each.empty}
+
+
+def _listed(names):
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def option_table() -> str:
     """Return one row for each option."""
     from pytest_resilience.options import TABLE
@@ -324,6 +351,7 @@ TABLES = {
     "fault-names": fault_names,
     "floors": test_floors.floors_block,
     "options": option_table,
+    "overlaps": overlap_table,
     "promises": promise_table,
 }
 

@@ -6,6 +6,7 @@ seed of the run chooses a few partners of each fault. RESILIENCE_OVERLAPS=N play
 
 import contextlib
 import itertools
+import json
 import os
 import random
 import socket
@@ -39,6 +40,7 @@ MILD = {
     "limit_data": [{"bytes": 1_000_000}],
     "flap": [{"down": 0.01, "up": 0.01}],
     "slow_accept": [{"seconds": 0.001}],
+    "restart": [{}],
     "starve": [{"connections": 2}, {"lock": "orders"}],
     "take_connections": [{"left": 0}],
     "slow_queries": [{"seconds": 0.05}],
@@ -64,11 +66,18 @@ HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 
 
 def faults_of(target: str) -> list[Fault]:
-    """Return the faults that strike a target and heal, each with mild settings."""
-    kinds = [kind for kind in FAULTS.values() if kind.heals and target in kind.targets]
+    """Return the faults that strike a target, each with mild settings. Those that don't heal have a heal that does nothing."""
+    kinds = [kind for kind in FAULTS.values() if target in kind.targets]
     return [kind(**settings) for kind in kinds for settings in MILD.get(kind.name, [{}])]
 
 
+POSTGRES_STATE = """
+select json_build_object(
+    'read_only', current_setting('default_transaction_read_only'),
+    'settings', (select count(*) from pg_file_settings where sourcefile like '%auto.conf'),
+    'locks', (select count(*) from pg_locks where relation = 'orders'::regclass),
+    'own', (select count(*) from pg_stat_activity where application_name = 'pytest-resilience'))
+"""
 TARGETS = ("redis", "postgres", "service")
 EXTENT = os.environ.get("RESILIENCE_OVERLAPS", "")
 PARTNERS = 3  # of each fault
@@ -209,16 +218,8 @@ class Watched:
             } | self._state_of_proxy()
 
     def _state_of_postgres(self):
-        server = self.target.server
-        others = "application_name = 'pytest-resilience' and pid <> pg_backend_pid()"
-        return {
-            "read-only": sql(server, "show default_transaction_read_only"),
-            "settings": sql(server, "select count(*) from pg_file_settings where sourcefile like '%auto.conf'"),
-            "locks": sql(
-                server, "select count(*) from pg_locks where locktype = 'relation' and relation = 'orders'::regclass"
-            ),
-            "own": max(0, sql(server, f"select count(*) from pg_stat_activity where {others}") - 1),
-        } | self._state_of_proxy()
+        found = json.loads(sql(self.target.server, POSTGRES_STATE))
+        return found | {"own": max(0, found["own"] - 1)} | self._state_of_proxy()
 
 
 def strike(watched, fault, problems):
@@ -369,3 +370,53 @@ def test_a_heal_while_the_server_does_not_answer_is_prompt_and_can_be_repeated(r
             control.resume()
         struck.heal()
         assert struck.healed
+
+
+DEPENDENT = """
+import os, socket
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        try:
+            socket.create_connection(("127.0.0.1", int(os.environ["POSTGRES_PORT"])), timeout=1).close()
+            self.send_response(200)
+        except OSError:
+            self.send_response(503)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+if os.environ.get("NEEDS_POSTGRES"):
+    socket.create_connection(("127.0.0.1", int(os.environ["POSTGRES_PORT"])), timeout=1).close()
+HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def dependent(stack, **env):
+    return Service(
+        [sys.executable, "-S", "-c", DEPENDENT], env={"POSTGRES_PORT": str(stack.postgres.port), **env}, within=5
+    )
+
+
+def test_a_killed_service_starts_although_the_system_that_it_needs_is_struck(stack):
+    resilience = Resilience(stack, stack.prepare_test(dependent(stack)))
+    kill, refuse = resilience.service.kill(), resilience.postgres.refuse()
+    kill.heal()
+    assert resilience.service.get("/").status_code == 503
+    refuse.heal()
+    assert resilience.service.get("/").status_code == 200
+    resilience.finish()
+
+
+def test_the_heal_of_a_service_that_exits_without_a_struck_system_names_the_strike(stack):
+    resilience = Resilience(stack, stack.prepare_test(dependent(stack, NEEDS_POSTGRES="1")))
+    kill, refuse = resilience.service.kill(), resilience.postgres.refuse()
+    with pytest.raises(HealFailed, match="ended with exit code 1") as raised:
+        kill.heal()
+    assert raised.value.blocked_by == ("postgres.refuse",)
+    refuse.heal()
+    kill.heal()
+    assert resilience.service.get("/").status_code == 200
+    resilience.finish()
