@@ -87,10 +87,15 @@ class Clients(ABC):
             SetupError: an operation has not ended within 30 s.
         """
         if not self._over.wait(END_WITHIN):
+            self._abandon()
             raise SetupError(
                 f"an operation of the workload still runs {END_WITHIN:g} s after all faults have healed; give it a timeout"
             )
         self._join()
+
+    @abstractmethod
+    def _abandon(self) -> None:
+        """Cancel the operations that do not end, where that is possible."""
 
     def raise_failure(self) -> None:
         """Raise the first exception that an operation has raised instead of recording it."""
@@ -142,6 +147,9 @@ class ThreadClients(Clients):
         ]
         for thread in self._threads:
             thread.start()
+
+    def _abandon(self) -> None:
+        self._threads.clear()  # a thread can't be cancelled, and these end with the process
 
     def _join(self) -> None:
         for thread in self._threads:
@@ -226,6 +234,13 @@ class TaskClients(Clients):
 
         self._run(join())
 
+    def _abandon(self) -> None:
+        async def abandon() -> None:
+            for task in (*self._in_flight, *self._working):
+                task.cancel()
+
+        self._run(abandon())
+
     async def _work(self, client: Client, gate: Gate) -> None:
         failure: BaseException | None = None
         try:
@@ -237,32 +252,42 @@ class TaskClients(Clients):
 
     async def _perform(self, client: Client, number: int) -> None:
         """Perform an operation in a task of its own, which can be cancelled without its client."""
-        perform: Any = self._workload.perform(client, self._workload.kind(number), number)
-        task = self._loop.create_task(perform)
-        self._in_flight.add(task)
-        timer = self._loop.call_later(CANCEL_DELAY, self._cancel_late, task) if self._cancel_next else None
+        task = self._loop.create_task(self._operation(client, number))
         try:
             await asyncio.wait({task})
         finally:
-            self._in_flight.discard(task)
-            if timer is not None:
-                timer.cancel()
+            task.cancel()  # does nothing to one that is done
         if task.cancelled():
             client.give_up("CancelledError")  # unless the workload has recorded it
         else:
             task.result()
 
+    async def _operation(self, client: Client, number: int) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._in_flight.add(task)
+        timer = self._loop.call_later(CANCEL_DELAY, self._cancel_late) if self._cancel_next else None
+        try:
+            await self._await(lambda: self._workload.perform(client, self._workload.kind(number), number))
+        finally:
+            self._in_flight.discard(task)
+            if timer is not None:
+                timer.cancel()
+
     async def _cancel(self, record: Record) -> None:
         """Cancel the operations in flight, or else the next one that is in flight for long enough."""
-        running = [task for task in self._in_flight if not task.done()]
-        if not running:
+        if not self._cancel_in_flight(record):
             self._cancel_next.append(record)
-            return
-        record(len(running))
+
+    def _cancel_late(self) -> None:
+        if self._cancel_next and self._cancel_in_flight(self._cancel_next[0]):
+            self._cancel_next.pop(0)
+
+    def _cancel_in_flight(self, record: Record) -> bool:
+        """Cancel the operations in flight. Return False if there is none."""
+        running = list(self._in_flight)
+        if running:
+            record(len(running))
         for task in running:
             task.cancel()
-
-    def _cancel_late(self, task: asyncio.Task[None]) -> None:
-        if self._cancel_next and not task.done():
-            self._cancel_next.pop(0)(1)
-            task.cancel()
+        return bool(running)

@@ -180,15 +180,16 @@ async def play_in_loop(
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="resilience-player", daemon=True)
     thread.start()
-    try:
-        await over.wait()
-    except asyncio.CancelledError:
-        player.stop()
-        await over.wait()
-        raise
-    finally:
-        if over.is_set():
-            thread.join()
+    cancelled: asyncio.CancelledError | None = None
+    while not over.is_set():
+        try:
+            await over.wait()
+        except asyncio.CancelledError as error:  # the faults have to heal before the test goes on
+            cancelled = error
+            player.stop()
+    thread.join()
+    if cancelled is not None:
+        raise cancelled
     if failures:
         raise failures[0]
     return player.baseline

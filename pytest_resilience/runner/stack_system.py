@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from ..errors import ScheduleError
@@ -70,6 +71,10 @@ class StackSystem:
         counters = server.proxy_handle.counters()
         refused = counters.refused.connections if counters.refused is not None else 0
         return counters.accepted.connections + refused
+
+    def counters(self, target: str) -> object:
+        """Return the counters of a server's proxy without the moment of their reading."""
+        return replace(self._stack.targets[target].proxy_handle.counters(), now=0.0)
 
     def commands(self, target: str) -> int | None:
         """Return the number of commands that a Redis has executed. It is None for a Postgres, whose counters are late."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 
 from ..clock import Clock
 from ..errors import HealFailed
+from ..faults.fault import Receipt
+from ..faults.network import NetworkFault
 from ..history import describe_error
-from ..schedule import CANCEL, Episode, Step
+from ..schedule import CANCEL, Episode, Step, Trigger
 from .system import System
 from .triggers import Active, Moment, is_due, is_over, needs_polling
 
@@ -59,34 +62,64 @@ class Striker:
         return any(each.step.until.kind == "seconds" and not each.reason for each in self.active)
 
     def advance(self, number: int) -> None:
-        """Heal and strike everything that is due before operation `number` begins."""
-        with self._acting:
-            self._operations = number
-            self._act(self._pending, self._active)
+        """Heal and strike everything that is due before operation `number` begins.
+
+        The beginning of an operation waits for nothing else, such as a slow heal that another thread performs.
+        """
+        self._operations = number
+        if self._has_to_heal(_is_cheap) or self._has_to_strike(_is_cheap):
+            with self._acting:
+                self._operations = number
+                self._act(_is_cheap)
+                self._operations = number + 1
+        else:
             self._operations = number + 1
 
     def poll(self) -> None:
         """Heal and strike everything that has become due between the beginnings of two operations."""
         with self._acting:
-            strikes = [step for step in self._pending if needs_polling(step.at)]
-            self._act(strikes, [each for each in self._active if needs_polling(each.step.until)])
+            self._act(needs_polling)
 
-    def _act(self, strikes: Iterable[Step], heals: Iterable[Active]) -> None:
-        for active in list(heals):
-            if not active.reason and is_over(active, self._now(), lambda each=active: each.strike.receipt):  # type: ignore[misc]
-                self._heal(active)
-        for step in list(strikes):
-            if self._is_due(step):
-                self._pending.remove(step)
-                self._strike(step)
+    def _act(self, selected: Callable[[Trigger], bool]) -> None:
+        for active in self._has_to_heal(selected):
+            self._heal(active)
+        for step in self._has_to_strike(selected):
+            self._pending.remove(step)
+            self._strike(step)
+
+    def _has_to_heal(self, selected: Callable[[Trigger], bool]) -> list[Active]:
+        return [
+            each
+            for each in list(self._active)
+            if selected(each.step.until)
+            and not each.reason
+            and is_over(each, self._now(), partial(self._receipt, each))
+        ]
+
+    def _has_to_strike(self, selected: Callable[[Trigger], bool]) -> list[Step]:
+        return [step for step in list(self._pending) if selected(step.at) and self._is_due(step)]
+
+    def _receipt(self, active: Active) -> Receipt:
+        """Return the receipt of a strike. That of a network fault is read again only if the counters of its proxy have changed."""
+        strike = active.strike
+        try:
+            if isinstance(strike.fault, NetworkFault):
+                counters = self._system.counters(active.step.target)
+                if active.receipt is not None and counters == active.counters:
+                    return active.receipt
+                active.counters = counters
+            active.receipt = strike.receipt
+        except Exception:  # noqa: BLE001  # another fault, such as a kill, can prevent the reading
+            return active.receipt or Receipt(0, "")
+        return active.receipt
 
     def _now(self) -> Moment:
         return Moment(self._operations, self.seconds)
 
     def _is_due(self, step: Step) -> bool:
         def connections() -> int | None:
-            begun, now = self._connections.get(step.target), self._system.connections(step.target)
-            return None if begun is None or now is None else now - begun
+            before, now = self._connections.get(step.target), self._system.connections(step.target)
+            return None if before is None or now is None else now - before
 
         return is_due(step.at, self._now(), last_heal=self._last_heal, connections=connections)
 
@@ -145,3 +178,8 @@ class Striker:
                 self._clock.sleep(HEAL_INTERVAL)
             if self._active:
                 raise HealFailed("; ".join(each.reason for each in self._active))
+
+
+def _is_cheap(trigger: Trigger) -> bool:
+    """True if a trigger depends on nothing but operations and the clock, so that each operation can check it."""
+    return trigger.kind in ("operations", "seconds", "after_heal")

@@ -48,6 +48,9 @@ class System(Protocol):
     def connections(self, target: str) -> int | None:
         """Return the number of connections that a server's proxy has accepted and refused. It is None for a target without a proxy."""
 
+    def counters(self, target: str) -> object:
+        """Return the counters of a server's proxy. Equal ones mean that nothing has passed in between."""
+
     def commands(self, target: str) -> int | None:
         """Return the number of commands or transactions that a server has executed. It is None if that is unknown or not cheap."""
 

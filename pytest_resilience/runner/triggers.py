@@ -36,12 +36,16 @@ class Active:
         strike: its strike.
         struck_at: the moment of the strike.
         reason: why the last attempt to heal failed; "" if there was none.
+        receipt: the last receipt that was read; None before the first.
+        counters: the counters of the target's proxy at that reading.
     """
 
     step: Step
     strike: Strike
     struck_at: Moment
     reason: str = ""
+    receipt: Receipt | None = None
+    counters: object = None
 
 
 def is_due(trigger: Trigger, now: Moment, *, last_heal: Moment | None, connections: Callable[[], int | None]) -> bool:
