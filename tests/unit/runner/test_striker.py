@@ -194,7 +194,7 @@ def test_heals_that_never_succeed_are_an_error_of_the_tool_with_every_reason() -
     run = Run(Step("redis.oom", until=end()), Step("postgres.read_only", until=end()))
     run.system.on_strike = lambda strike: strike.heal_errors.extend([OSError(f"no {strike.step.fault}")] * 1000)
     run.advance_to(0)
-    with pytest.raises(HealFailed, match="no redis.oom.*no postgres.read_only"):
+    with pytest.raises(HealFailed, match=r"no redis\.oom.*no postgres\.read_only"):
         run.striker.finish()
     assert run.clock.time == pytest.approx(100.0 + HEAL_LIMIT, abs=0.1)
 
