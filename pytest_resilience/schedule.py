@@ -9,86 +9,53 @@ everything heals and the liveness phase runs. `repr` is valid Python, and JSON i
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any
 
-from .errors import ScheduleError, SetupError
-from .faults import FAULTS, Fault
-from .wording import did_you_mean
+from . import json_fields
+from .errors import ScheduleError
+from .faults import Fault
+from .step_faults import CANCEL, TARGET_KINDS, checked_fault
+from .triggers import (
+    HEAL_TRIGGERS,
+    MAX_OPERATIONS,
+    STRIKE_TRIGGERS,
+    TRIGGERS,
+    Trigger,
+    after_heal,
+    checked_count,
+    connections,
+    end,
+    operations,
+    seconds,
+    touched,
+)
 
-Made = TypeVar("Made")
+__all__ = [
+    "CANCEL",
+    "MAX_EPISODES",
+    "MAX_OPERATIONS",
+    "TARGET_KINDS",
+    "VERSION",
+    "Episode",
+    "Schedule",
+    "Step",
+    "Trigger",
+    "after_heal",
+    "connections",
+    "end",
+    "operations",
+    "seconds",
+    "touched",
+]
 
 VERSION = 1  # of the JSON form
 MAX_EPISODES = 4
-MAX_OPERATIONS = 100_000  # of one episode
-CANCEL = "client.cancel"  # cancels the operations in flight of clients in this process; the only fault of the target "client"
-TARGET_KINDS = ("postgres", "redis", "service")
-
-
-@dataclass(frozen=True, repr=False)
-class Trigger:
-    """The moment of a strike or a heal.
-
-    Args:
-        kind: "operations", "seconds", "connections", "after_heal", "touched" or "end".
-        value: the number that the kind takes; None for "end".
-        unit: of the value of "after_heal": "operations" or "seconds"; "" otherwise.
-    """
-
-    kind: str
-    value: float | None = None
-    unit: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the trigger as a schedule's JSON has it, such as {"operations": 3}."""
-        if self.kind == "after_heal":
-            return {"after_heal": {self.unit: self.value}}
-        return {self.kind: True if self.value is None else self.value}
-
-    def __repr__(self) -> str:
-        if self.kind == "after_heal":
-            return f"after_heal({self.unit}={self.value!r})"
-        return f"{self.kind}({'' if self.value is None else repr(self.value)})"
-
-
-def operations(n: int) -> Trigger:
-    """Strike before operation `n` of the episode, from 0 on. As `until`: heal after `n` operations since the strike."""
-    return Trigger("operations", _count("operations", n, least=0))
-
-
-def seconds(s: float) -> Trigger:
-    """Strike `s` seconds after the episode began. As `until`: heal `s` seconds after the strike."""
-    return Trigger("seconds", _number("seconds", s))
-
-
-def connections(n: int) -> Trigger:
-    """Strike as soon as the target's proxy has accepted `n` connections in the episode. For strikes at a wire event."""
-    return Trigger("connections", _count("connections", n, least=1))
-
-
-def after_heal(*, operations: int | None = None, seconds: float | None = None) -> Trigger:
-    """Strike a number of operations, or of seconds, after the last heal in the episode. Without arguments, at once."""
-    if operations is not None and seconds is not None:
-        raise ScheduleError("after_heal takes operations or seconds, not both")
-    if seconds is not None:
-        return Trigger("after_heal", _number("after_heal.seconds", seconds), "seconds")
-    return Trigger("after_heal", _count("after_heal.operations", operations or 0, least=0), "operations")
-
-
-def touched(n: int = 1) -> Trigger:
-    """Heal as soon as the strike has affected `n` connections, bytes, commands or processes, and at the end at the latest."""
-    return Trigger("touched", _count("touched", n, least=1))
-
-
-def end() -> Trigger:
-    """Heal at the end of the episode's work."""
-    return Trigger("end")
-
-
-STRIKE_TRIGGERS = ("operations", "seconds", "connections", "after_heal")
-HEAL_TRIGGERS = ("operations", "seconds", "touched", "end")
+AT_ONCE, WHEN_TOUCHED = operations(0), touched(1)
+REPLAY_FIELDS = ("arguments", "found", "test")  # of a replay file beside the schedule
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,37 +64,28 @@ class Step:
 
     Args:
         fault: target and fault, such as "redis.refuse", or "client.cancel".
-        settings: the settings of the fault.
+        settings: the settings of the fault. They can't be changed later, and lists become tuples.
         at: when it strikes: `operations`, `seconds`, `connections` or `after_heal`.
         until: when it heals: `operations`, `seconds`, `touched` or `end`.
 
     Raises:
-        ScheduleError: there is no such fault, it never heals, a setting does not fit, or a trigger is misplaced. The error
-            has the path to the field.
+        ScheduleError: there is no such fault, it never heals, a setting does not fit, or a trigger is misplaced. The message begins with
+            the path to the field.
     """
 
     fault: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    at: Trigger = Trigger("operations", 0)
-    until: Trigger = Trigger("touched", 1)
+    at: Trigger = AT_ONCE
+    until: Trigger = WHEN_TOUCHED
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "settings", dict(self.settings))
+        if not isinstance(self.settings, Mapping):
+            raise ScheduleError(f"settings: must be a mapping, got {self.settings!r}")
+        frozen = {str(name): tuple(v) if isinstance(v, list) else v for name, v in self.settings.items()}
+        object.__setattr__(self, "settings", MappingProxyType(frozen))
         self._check_trigger("at", self.at, STRIKE_TRIGGERS)
         self._check_trigger("until", self.until, HEAL_TRIGGERS)
-        target, _, name = self.fault.partition(".")
-        if target == "client":
-            if self.fault != CANCEL or self.settings:
-                raise ScheduleError(f"fault: the only fault of clients is {CANCEL!r}, without settings")
-            return
-        kind = FAULTS.get(name)
-        if kind is None:
-            raise ScheduleError(f"fault: no fault named {self.fault!r}{did_you_mean(name, FAULTS)}")
-        if target in TARGET_KINDS and target not in kind.targets:
-            raise ScheduleError(f"fault: {name} does not strike {target}; it strikes {', '.join(kind.targets)}")
-        if not kind.heals:
-            raise ScheduleError(f"fault: {self.fault} never heals, so no schedule may have it")
-        self.to_fault()
+        checked_fault(self.fault, frozen)
 
     @staticmethod
     def _check_trigger(name: str, trigger: object, allowed: tuple[str, ...]) -> None:
@@ -140,14 +98,12 @@ class Step:
         """Return the fault with its settings.
 
         Raises:
-            ScheduleError: a setting does not fit.
+            ScheduleError: the step is a cancellation, which is no fault of a target.
         """
-        name = self.fault.partition(".")[2]
-        try:
-            settings = {key: tuple(v) if isinstance(v, list) else v for key, v in self.settings.items()}
-            return FAULTS[name](**settings)
-        except (TypeError, SetupError) as error:
-            raise ScheduleError(f"settings: {error}") from None
+        fault = checked_fault(self.fault, self.settings)
+        if fault is None:
+            raise ScheduleError(f"fault: {self.fault} cancels operations and has no fault of a target")
+        return fault
 
     @property
     def target(self) -> str:
@@ -164,7 +120,11 @@ class Step:
         }
 
     def __hash__(self) -> int:
-        return hash((self.fault, json.dumps(self.to_json(), sort_keys=True, default=str)))
+        return hash((self.fault, tuple(sorted(self.settings.items())), self.at, self.until))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return the parts for pickle and copy, which can't handle a read-only mapping."""
+        return Step, (self.fault, dict(self.settings), self.at, self.until)
 
     def __repr__(self) -> str:
         settings = f", {dict(sorted(self.settings.items()))!r}" if self.settings else ""
@@ -184,8 +144,8 @@ class Episode:
     operations: int = 12
 
     def __init__(self, steps: Iterable[Step] = (), operations: int = 12) -> None:
-        object.__setattr__(self, "steps", tuple(steps))
-        object.__setattr__(self, "operations", _count("operations", operations, least=1, most=MAX_OPERATIONS))
+        object.__setattr__(self, "steps", _tuple("steps", steps))
+        object.__setattr__(self, "operations", checked_count("operations", operations, least=1))
         for index, step in enumerate(self.steps):
             if not isinstance(step, Step):
                 raise ScheduleError(f"steps[{index}]: must be a Step, got {step!r}")
@@ -209,7 +169,7 @@ class Schedule:
     episodes: tuple[Episode, ...]
 
     def __init__(self, episodes: Iterable[Episode]) -> None:
-        object.__setattr__(self, "episodes", tuple(episodes))
+        object.__setattr__(self, "episodes", _tuple("episodes", episodes))
         if not 1 <= len(self.episodes) <= MAX_EPISODES:
             raise ScheduleError(f"episodes: a schedule has 1 to {MAX_EPISODES}, got {len(self.episodes)}")
         for index, episode in enumerate(self.episodes):
@@ -228,25 +188,18 @@ class Schedule:
     def dumps(self) -> str:
         """Return the schedule as JSON, one step a line, so that two of them can be compared."""
         lines = ["{", f'  "version": {VERSION},', '  "episodes": [']
-        for episode in self.episodes:
-            steps = [f"      {json.dumps(step.to_json())}" for step in episode.steps]
-            lines += [f'    {{"operations": {episode.operations}, "steps": [', ",\n".join(steps), "    ]},"]
-        lines[-1] = lines[-1].removesuffix(",")
-        return "\n".join(line for line in [*lines, "  ]", "}"] if line) + "\n"
+        lines.append(",\n".join(_episode_text(episode) for episode in self.episodes))
+        return "\n".join([*lines, "  ]", "}"]) + "\n"
 
     @classmethod
     def loads(cls, text: str) -> Schedule:
-        """Return the schedule of a JSON text. A replay file is one, too.
+        """Return the schedule of a JSON text. A replay file has one too.
 
         Raises:
             ScheduleError: the text is no JSON, has an unknown field, or names a fault that is impossible. The message begins
                 with the path to the field, such as "episodes[0].steps[1].at".
         """
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise ScheduleError(f"not JSON: {error}") from None
-        return _schedule(data)
+        return _schedule(json_fields.parse(text))
 
     @classmethod
     def load(cls, path: str | Path) -> Schedule:
@@ -265,106 +218,59 @@ class Schedule:
         return f"Schedule([{', '.join(map(repr, self.episodes))}])"
 
 
-EXTRA_FIELDS = ("arguments", "found")  # of a replay file beside the schedule
+def _tuple(name: str, values: object) -> tuple[Any, ...]:
+    if not isinstance(values, Iterable) or isinstance(values, str):
+        raise ScheduleError(f"{name}: must be a list, got {values!r}")
+    return tuple(values)
+
+
+def _episode_text(episode: Episode) -> str:
+    begin = f'    {{"operations": {episode.operations}, "steps": ['
+    if not episode.steps:
+        return f"{begin}]}}"
+    steps = ",\n".join(f"      {json.dumps(step.to_json())}" for step in episode.steps)
+    return f"{begin}\n{steps}\n    ]}}"
 
 
 def _schedule(data: object) -> Schedule:
     """Return the schedule of plain data, with the path to the field in every error."""
-    fields = _fields(data, "", required=("version", "episodes"), optional=EXTRA_FIELDS)
-    if fields["version"] != VERSION:
-        raise ScheduleError(f"version: this release reads version {VERSION}, got {fields['version']!r}")
-    return Schedule([_episode(each, f"episodes[{i}]") for i, each in enumerate(_list(fields["episodes"], "episodes"))])
+    found = json_fields.any_fields(data, "")
+    if "version" in found and (found["version"] != VERSION or isinstance(found["version"], bool)):
+        raise ScheduleError(f"version: this release reads version {VERSION}, got {found['version']!r}")
+    json_fields.fields(data, "", required=("version", "episodes"), optional=REPLAY_FIELDS)
+    episodes = json_fields.items(found["episodes"], "episodes")
+    return Schedule([_episode(each, f"episodes[{i}]") for i, each in enumerate(episodes)])
 
 
 def _episode(data: object, path: str) -> Episode:
-    fields = _fields(data, path, optional=("operations", "steps"))
-    steps = [
-        _step(each, f"{path}.steps[{i}]") for i, each in enumerate(_list(fields.get("steps", []), f"{path}.steps"))
-    ]
-    return _at(path, lambda: Episode(steps, fields.get("operations", 12)))
+    found = json_fields.fields(data, path, optional=("operations", "steps"))
+    every = json_fields.items(found.get("steps", []), f"{path}.steps")
+    steps = [_step(each, f"{path}.steps[{i}]") for i, each in enumerate(every)]
+    return json_fields.at(path, lambda: Episode(steps, found.get("operations", 12)))
 
 
 def _step(data: object, path: str) -> Step:
-    fields = _fields(data, path, required=("fault",), optional=("settings", "at", "until"))
-    settings = _fields(fields.get("settings", {}), f"{path}.settings", any_field=True)
-    at = _trigger(fields.get("at", {"operations": 0}), f"{path}.at")
-    until = _trigger(fields.get("until", {"touched": 1}), f"{path}.until")
-    if not isinstance(fields["fault"], str):
-        raise ScheduleError(f"{path}.fault: must be text, got {fields['fault']!r}")
-    return _at(path, lambda: Step(fields["fault"], settings, at, until))
+    found = json_fields.fields(data, path, required=("fault",), optional=("settings", "at", "until"))
+    settings = json_fields.any_fields(found.get("settings", {}), f"{path}.settings")
+    at = _trigger(found.get("at", {"operations": 0}), f"{path}.at")
+    until = _trigger(found.get("until", {"touched": 1}), f"{path}.until")
+    return json_fields.at(path, lambda: Step(found["fault"], settings, at, until))
 
 
 def _trigger(data: object, path: str) -> Trigger:
     """Return the trigger of an object with one field, such as {"operations": 3}."""
-    makers: dict[str, Callable[[Any], Trigger]] = {
-        "operations": operations,
-        "seconds": seconds,
-        "connections": connections,
-        "touched": touched,
-        "end": lambda _: end(),
-        "after_heal": lambda value: after_heal(
-            **_fields(value, f"{path}.after_heal", optional=("operations", "seconds"))
-        ),
-    }
-    fields = _fields(data, path, optional=tuple(makers))
-    if len(fields) != 1:
-        raise ScheduleError(f"{path}: must have one of {', '.join(makers)}, got {data!r}")
-    ((kind, value),) = fields.items()
-    return _at(path, lambda: makers[kind](value))
-
-
-def _fields(
-    data: object,
-    path: str,
-    *,
-    required: tuple[str, ...] = (),
-    optional: tuple[str, ...] = (),
-    any_field: bool = False,
-) -> dict[str, Any]:
-    """Return an object's fields.
-
-    Raises:
-        ScheduleError: `data` is no object, lacks a required field or has an unknown one.
-    """
-    if not isinstance(data, dict):
-        raise ScheduleError(f"{path or 'schedule'}: must be an object, got {data!r}")
-    prefix = f"{path}." if path else ""
-    known = (*required, *optional)
-    for name in data:
-        if not any_field and name not in known:
-            raise ScheduleError(
-                f"{prefix}{name}: unknown field{did_you_mean(name, known)}; there are: {', '.join(known)}"
-            )
-    for name in required:
-        if name not in data:
-            raise ScheduleError(f"{prefix}{name}: missing")
-    return data
-
-
-def _list(data: object, path: str) -> list[Any]:
-    if not isinstance(data, list):
-        raise ScheduleError(f"{path}: must be a list, got {data!r}")
-    return data
-
-
-def _at(path: str, make: Callable[[], Made]) -> Made:
-    """Return what `make` returns, with the path before the message of an error."""
-    try:
-        return make()
-    except ScheduleError as error:
-        text = str(error)
-        if text.startswith(path):
-            raise
-        raise ScheduleError(f"{path}.{text}") from None
-
-
-def _count(name: str, value: object, *, least: int, most: int = MAX_OPERATIONS) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ScheduleError(f"{name}: must be an integer from {least} to {most}, got {value!r}")
-    return value
-
-
-def _number(name: str, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
-        raise ScheduleError(f"{name}: must be seconds of 0 or more, got {value!r}")
-    return float(value)
+    found = json_fields.fields(data, path, optional=TRIGGERS)
+    if len(found) != 1:
+        raise ScheduleError(f"{path}: must have one of {', '.join(TRIGGERS)}, got {data!r}")
+    ((kind, value),) = found.items()
+    if kind == "end":
+        if value is not True:
+            raise ScheduleError(f"{path}.end: must be true, got {value!r}")
+        return end()
+    if kind != "after_heal":
+        return json_fields.at(path, lambda: Trigger(kind, value))
+    parts = json_fields.fields(value, f"{path}.after_heal", optional=("operations", "seconds"))
+    if len(parts) > 1:
+        raise ScheduleError(f"{path}.after_heal: must have operations or seconds, got {value!r}")
+    ((unit, number),) = parts.items() or [("operations", 0)]
+    return json_fields.at(path, lambda: Trigger("after_heal", number, unit))

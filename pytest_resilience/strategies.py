@@ -42,21 +42,21 @@ Moment: TypeAlias = Callable[[int], Trigger]
 
 # Each is a function of a number from 0 on. The first is the simplest, to which a step shrinks, and the most frequent.
 AT: tuple[Moment, ...] = (
-    *(after_operations,) * 6,
+    *(after_operations,) * 9,
     lambda n: after_heal(operations=n),
     lambda n: after_heal(seconds=n / 20),
     lambda n: seconds(n / 20),
     lambda n: connections(n + 1),
 )
 UNTIL: tuple[Moment, ...] = (
-    *(lambda _: touched(1),) * 5,
+    *(lambda _: touched(1),) * 9,
     lambda n: touched(n + 1),
     lambda n: after_operations(n + 1),
     lambda n: after_operations(n + 1),
     lambda n: seconds(
         (n + 1) / 4
     ),  # up to 3 s with 12 operations, longer than most pauses between two attempts to connect
-    lambda _: end(),
+    *(lambda _: end(),) * 2,
 )
 
 

@@ -24,7 +24,7 @@ PACKAGE = """
 6b  leaks runner workloads
 6a  stack
 5b  targets
-5a  admin schedule backends
+5a  admin triggers step_faults json_fields schedule backends
 4   faults probes
 3   proxy_client proxy clients
 2   wire checkers | pure: no I/O, no clock, no randomness of their own
