@@ -2,10 +2,31 @@
 
 from ..operation import Verdict
 from .bank import bank
+from .cached_errors import no_cached_errors
 from .checker import Checker
 from .counter import counter
+from .durability import no_lost_writes, no_resurrection
 from .jobs_run import jobs_run
 from .linearizable import linearizable
+from .origins import no_cross_talk, no_phantoms
+from .sessions import monotonic_reads, read_your_writes
+from .staleness import bounded_staleness
 from .unique_ids import unique_ids
 
-__all__ = ["Checker", "Verdict", "bank", "counter", "jobs_run", "linearizable", "unique_ids"]
+__all__ = [
+    "Checker",
+    "Verdict",
+    "bank",
+    "bounded_staleness",
+    "counter",
+    "jobs_run",
+    "linearizable",
+    "monotonic_reads",
+    "no_cached_errors",
+    "no_cross_talk",
+    "no_lost_writes",
+    "no_phantoms",
+    "no_resurrection",
+    "read_your_writes",
+    "unique_ids",
+]

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pytest_resilience.history import History
@@ -46,7 +47,7 @@ class Mix:
         keys: the number of keys of a store of registers. The store of a mix with `ids` has as many as are created.
         operations: the number of operations, without the reads at the end.
         info: the share of operations with an unknown outcome.
-        fail: the share of operations that are refused.
+        fail: the share of operations that are refused before the heal.
         kinds: the kinds of operation, as often as they stand here.
         ids: True if the store chooses the key of each object, so that a create with an unknown outcome has none.
         versions: True if writes and reads have versions. They restart at 1 when a key is created again.
@@ -131,7 +132,7 @@ class _Simulation:
         self.chance = chance
         self.mix = mix
         self.store = _Store(mix)
-        self.events: list[tuple[float, int, Callable[[float], None]]] = []
+        self.events: list[tuple[float, int, Callable[[float], object]]] = []
         self.order = itertools.count()
         self.indexes = itertools.count()
         self.processes = itertools.count(mix.clients)
@@ -144,12 +145,12 @@ class _Simulation:
         length = mix.operations / mix.clients * 0.02
         self.struck, self.healed, self.recovery = 0.2 * length, 0.6 * length, 0.7 * length
 
-    def at(self, time: float, action: Callable[[float], None]) -> None:
+    def at(self, time: float, action: Callable[[float], object]) -> None:
         heapq.heappush(self.events, (time, next(self.order), action))
 
     def run(self) -> History:
         for client in range(self.mix.clients):
-            self.at(self.chance.uniform(0, 0.01), lambda now, client=client: self.begin(client, now))
+            self.at(self.chance.uniform(0, 0.01), partial(self.begin, client))
         while self.events:
             now, _, action = heapq.heappop(self.events)
             action(now)
@@ -174,7 +175,7 @@ class _Simulation:
         for f, key in [*(("read", key) for key in self.keys()), ("list", None)]:
             now += 0.001
             end = now + self.chance.uniform(0.0001, 0.0009)
-            self.at(now, lambda then, f=f, key=key, end=end: self.start(client, f, key, None, then, end, "ok") and None)
+            self.at(now, partial(self.start, client, f, key, None, outcome="ok", end=end))
 
     def keys(self) -> list[str]:
         return self.known or ["1"]
@@ -188,16 +189,15 @@ class _Simulation:
         f = self.chance.choice(self.mix.kinds)
         key = None if f == "list" or (f == "create" and self.mix.ids) else self.chance.choice(self.keys())
         expected = self.versions_seen.get((client, key or "")) if f in ("update", "delete") else None
-        outcome = self.chance.choices(
-            ("info", "fail", "ok"), (self.mix.info, self.mix.fail, 1 - self.mix.info - self.mix.fail)
-        )[0]
+        fail = self.mix.fail if now < self.healed else 0.0
+        outcome = self.chance.choices(("info", "fail", "ok"), (self.mix.info, fail, 1 - self.mix.info - fail))[0]
         end = now + self.chance.uniform(0.001, 0.03)
         self.start(client, f, key, expected if self.chance.random() < 0.5 else None, now, end, outcome)
         self.at(end + self.chance.uniform(0.0001, 0.01), lambda then: self.begin(client, then))
 
     def start(
         self, client: int, f: str, key: str | None, expected: int | None, now: float, end: float, outcome: str
-    ) -> _Pending:
+    ) -> None:
         index = next(self.indexes)
         value = f"w{client}.{index}" if f in ("create", "update") else None
         each = _Pending(
@@ -208,12 +208,11 @@ class _Simulation:
             self.ended.append(self.operation(each))
             if self.chance.random() < 0.6:
                 late = self.chance.choice((end - now, end - now, self.mix.late))
-                self.at(now + self.chance.uniform(0, late), lambda _: self.store.perform(each) and None)
+                self.at(now + self.chance.uniform(0, late), lambda _: self.store.perform(each))
         elif outcome == "fail":
             self.ended.append(self.operation(each, error="503"))
         else:
             self.at(self.chance.uniform(now, end), lambda _: self.take_effect(each))
-        return each
 
     def take_effect(self, each: _Pending) -> None:
         given = each.key
