@@ -1,4 +1,4 @@
-"""The checker of cached errors: a fault's answer does not outlive the fault."""
+"""The checker that a fault's answer does not outlive the fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..operation import Operation, Verdict
 from .checker import Checker
 from .fault_times import FaultTimes
 from .origins import Origins
-from .registers import INFINITY, Registers, entries, hashable
+from .registers import INFINITY, Acknowledged, Registers, entries, hashable
 from .sentences import by, shown
 
 FROM_CACHE = ("hit", "stale")  # states of a read that the store has not answered
@@ -103,6 +103,7 @@ class _Reads:
                 self.late.append((read, heal))
         self._answers = _Answers(self.registers.reads)
         self._failing: dict[str, Operation] = {}
+        self._acknowledged: dict[str, Acknowledged] = {}
         self._values = self._unwritten(faults, Origins(self.registers, struck))
 
     def _add_under_fault(self, read: Operation) -> None:
@@ -167,10 +168,10 @@ class _Reads:
     def _proof(self, key: str, read: Operation, heal: float) -> Operation | None:
         """Return a read since the heal that has shown an object which a late read does not show, though it exists."""
         register = self.registers[key]
-        acknowledged = [
-            each for each in register.changes if each.operation.type == "ok" and each.operation.end < read.time
-        ]
-        if not acknowledged or not register.lacks(acknowledged[-1], read.end):
+        if key not in self._acknowledged:
+            self._acknowledged[key] = Acknowledged(register.changes)
+        write = self._acknowledged[key].before(read.time)
+        if write is None or not register.lacks(write, read.end):
             return None
         return self._answers.that_shows(key, heal)
 

@@ -1,16 +1,15 @@
-"""The checkers of durability: no acknowledged write is lost, and no deleted object returns."""
+"""The checkers that no acknowledged write is lost and no deleted object returns."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..history import History
 from ..operation import Operation, Verdict
 from .checker import Checker
-from .registers import INFINITY, Register, Registers, State, Write, entries
+from .registers import INFINITY, Acknowledged, Register, Registers, State, Write, entries
 from .sentences import acknowledged, by, read_of, written
 
 
@@ -147,7 +146,7 @@ class NoResurrection(Checker):
 
     def judge(self, history: History) -> Verdict:
         registers = Registers(history)
-        deletes = {key: _Deletes(each.deletes) for key, each in registers.keys.items() if each.deletes}
+        deletes = {key: Acknowledged(each.deletes) for key, each in registers.keys.items() if each.deletes}
         first = min((each.first for each in deletes.values()), default=INFINITY) + self.within
         decided = False
         for read in registers.reads:
@@ -176,23 +175,6 @@ def _returned(registers: Registers, key: str, seen: State, delete: Write, read: 
     if any(each.operation.f == "create" for each in seen.writes if each.operation.key is None):
         return False
     return not register.creations.may_lie_between(delete.begin, read.end)
-
-
-class _Deletes:
-    """The acknowledged deletes of a key, of which the first was acknowledged at `first`."""
-
-    def __init__(self, deletes: Iterable[Write]) -> None:
-        ordered = sorted((each for each in deletes if each.operation.type == "ok"), key=lambda each: each.operation.end)
-        self._ends = [each.operation.end for each in ordered]
-        self.first = self._ends[0] if ordered else INFINITY
-        self._latest = ordered[:1]
-        for each in ordered[1:]:
-            self._latest.append(max(each, self._latest[-1], key=lambda write: write.begin))
-
-    def before(self, time: float) -> Write | None:
-        """Return the delete that began last among those acknowledged before `time`, None if there is none."""
-        count = bisect_left(self._ends, time)
-        return self._latest[count - 1] if count else None
 
 
 def no_resurrection(within: float = 0.0) -> NoResurrection:

@@ -31,7 +31,7 @@ class FaultTimes:
         return bisect_left(self._heals, begin - extra) < bisect_right(self._strikes, end)
 
     def last_heal(self, time: float) -> float | None:
-        """Return the last heal at or before a time after which no fault lasts; None if there is none or a fault lasts."""
+        """Return the last heal at or before a time, None if there is none or if a fault lasts at that time."""
         if self.overlap(time, time):
             return self._heals[-1] if self._heals and self._heals[-1] == time else None
         count = bisect_right(self._heals, time)

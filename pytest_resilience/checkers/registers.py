@@ -18,7 +18,7 @@ Everything else is concurrent, and no checker draws a conclusion from it.
 from __future__ import annotations
 
 import json
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -87,6 +87,30 @@ class Latest:
         """True if one of them may have taken effect after a write that began at `begin`, and before `end`."""
         count = bisect_right(self._begins, end)
         return count > 0 and self._known[count - 1] >= begin
+
+
+class Acknowledged:
+    """The acknowledged writes of a key in the order of their acknowledgement.
+
+    Args:
+        writes: the writes, of which those with an unknown outcome are left out.
+
+    Attributes:
+        first: when the first one was acknowledged; infinity for none.
+    """
+
+    def __init__(self, writes: Iterable[Write]) -> None:
+        ordered = sorted((each for each in writes if each.operation.type == "ok"), key=lambda each: each.operation.end)
+        self._ends = [each.operation.end for each in ordered]
+        self.first = self._ends[0] if ordered else INFINITY
+        self._latest = ordered[:1]
+        for each in ordered[1:]:
+            self._latest.append(max(each, self._latest[-1], key=lambda write: write.begin))
+
+    def before(self, time: float) -> Write | None:
+        """Return the write that began last among those acknowledged before `time`, None for none."""
+        count = bisect_left(self._ends, time)
+        return self._latest[count - 1] if count else None
 
 
 class Register:
@@ -172,7 +196,7 @@ class Registers:
     """
 
     def __init__(self, history: History) -> None:
-        self.operations = history.operations
+        self.operations = [_with_text_keys(each) if each.f == "list" else each for each in history.operations]
         self.keys: dict[str, Register] = {}
         self.creates: dict[Hashable, list[Write]] = {}
         self.written: dict[int, Write] = {}
@@ -269,10 +293,15 @@ def is_read(operation: Operation) -> bool:
 def entries(read: Operation) -> Mapping[str, Any]:
     """Return the values that a read or a list has shown, by key. Missing objects have no entry, and a list may have None."""
     if read.f == "list":
-        keys: Mapping[Any, Any] = read.value
-        return keys if all(type(key) is str for key in keys) else {str(key): keys[key] for key in keys}
+        return read.value if isinstance(read.value, Mapping) else {}
     missing = read.value is None and read.version is None
     return {} if read.key is None or missing else {read.key: read.value}
+
+
+def _with_text_keys(read: Operation) -> Operation:
+    if not isinstance(read.value, Mapping) or all(type(key) is str for key in read.value):
+        return read
+    return read._replace(value={str(key): value for key, value in read.value.items()})
 
 
 def hashable(value: Any) -> Hashable:

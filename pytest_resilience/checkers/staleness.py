@@ -141,7 +141,7 @@ class _Acknowledged:
         self._newest = _running_best(writes, lambda each: each.version)
 
     def missed(self, seen: State, limit: float, end: float) -> Write | None:
-        """Return a write that was acknowledged before `limit` and that a read, which ended at `end`, misses; None if none."""
+        """Return a write that was acknowledged before `limit` and that a read until `end` misses, None if there is none."""
         count = bisect_left(self._ends, limit)
         if not count:
             return None
