@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
@@ -204,7 +204,7 @@ class Strike:
         if not blocked_by:
             return HealFailed(f"{self.label} could not be healed: {problem}")
         return HealFailed(
-            f"{self.label} could not be healed while {' and '.join(blocked_by)} lasts: {_first_line(problem)}",
+            f"{self.label} could not be healed{_while_last(blocked_by)}: {_first_line(problem)}",
             blocked_by=blocked_by,
         )
 
@@ -261,6 +261,14 @@ def labels_of_obstacles(strikes: Iterable[Strike]) -> list[str]:
     return [strike.label for strike in strikes if not SERVER_NEEDS.isdisjoint(strike.fault.takes()) and strike.in_force]
 
 
+def _while_last(labels: Sequence[str]) -> str:
+    """Return a clause that names active strikes, or nothing without any."""
+    if not labels:
+        return ""
+    names = list(dict.fromkeys(labels))
+    return f" while {' and '.join(names)} last{'s' if len(names) == 1 else ''}"
+
+
 def _first_line(text: str) -> str:
     return text.partition("\n")[0]
 
@@ -282,7 +290,7 @@ class FaultTarget(Protocol):
         """Register a strike, so that it is healed at the end of the test. Return it."""
 
 
-Need = Literal["process", "answers", "session", "connections", "clients", "tables", "cgroup"]
+Need = Literal["process", "answers", "session", "connections", "clients", "tables", "cgroup", "writes"]
 """What a fault may need of its target to strike or to heal.
 
 - "process": its processes exist;
@@ -291,7 +299,8 @@ Need = Literal["process", "answers", "session", "connections", "clients", "table
 - "connections": enough of its connections are free;
 - "clients": clients are connected through the proxy;
 - "tables": its tables can be locked;
-- "cgroup": its processes can be put into a control group.
+- "cgroup": its processes can be put into a control group;
+- "writes": it executes write commands of this package.
 """
 
 
@@ -324,8 +333,7 @@ class Fault(ABC):
     def cannot_strike(self, target: FaultTarget, need: Need, reason: str) -> SetupError:
         """Return the error of a strike that found something missing. The message names the active strike that took it."""
         taken_by = [each.label for each in target.active_strikes() if need in each.fault.takes() and each.in_force]
-        because = f" while {' and '.join(taken_by)} lasts" if taken_by else ""
-        return SetupError(f"{self.label(target)} cannot strike{because}: {reason}")
+        return SetupError(f"{self.label(target)} cannot strike{_while_last(taken_by)}: {reason}")
 
     def __init_subclass__(cls) -> None:
         """Make each `strike` check first that the fault can strike the target now, and raise no errors but ours."""
@@ -389,10 +397,8 @@ def _check_first(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], S
 def _cannot_strike(fault: Fault, target: FaultTarget, error: Exception) -> SetupError:
     """Return the error of a strike that another library's error has ended."""
     others = labels_of_obstacles(target.active_strikes())
-    because = f" while {' and '.join(others)} lasts" if others else ""
-    return SetupError(
-        f"{fault.label(target)} cannot strike{because}: {_first_line(f'{type(error).__name__}: {error}')}"
-    )
+    problem = _first_line(f"{type(error).__name__}: {error}")
+    return SetupError(f"{fault.label(target)} cannot strike{_while_last(others)}: {problem}")
 
 
 class Hold(Protocol):

@@ -127,6 +127,9 @@ class Readonly(RedisFault):
     name: ClassVar[str] = "readonly"
     stale: bool = True
 
+    def takes(self) -> Mapping[Need, str]:
+        return {"writes": "{target} is a replica, which refuses writes"}
+
     def inject(self, target: HasRedis) -> Callable[[], None]:
         settings = {"replica-read-only": "yes", "replica-serve-stale-data": "yes" if self.stale else "no"}
         settings[PRIMARY] = "127.0.0.1 1"  # no server listens on port 1; the data stays as it is
@@ -287,7 +290,7 @@ class Flush(Fault):
     targets: ClassVar[tuple[str, ...]] = ("redis",)
 
     def strike_needs(self) -> tuple[Need, ...]:
-        return ("process", "answers")
+        return ("process", "answers", "writes")
 
     def strike(self, target: HasRedis) -> Strike:
         client = target.admin.client

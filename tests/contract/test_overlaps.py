@@ -241,7 +241,7 @@ def explain(what, error, active, begun):
     """Return what an error lacks: the name of the fault that prevents the action, one line, and a time limit."""
     took = time.monotonic() - begun
     problems = []
-    if not any(f"while {each.label} lasts" in str(error) for each in active):
+    if not any(each.label in str(error).partition(" while ")[2] for each in active):
         problems.append(f"{what}: names no active fault: {error!r}")
     if "\n" in str(error):
         problems.append(f"{what}: more than one line: {error!r}")
