@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
@@ -180,8 +179,11 @@ class Loading(RedisFault):
             _run_unlogged(client, debug, "POPULATE", str(PADDING_KEYS), PADDING_PREFIX, "1100")
             slow = {"rdbcompression": "no", "loading-process-events-interval-bytes": "1024", "key-load-delay": "10000"}
             undo.add(_unless_killed(target, target.admin.layers.add(client, slow)))
-            undo.add(partial(end_loading, _BackgroundCommand(client, debug, "RELOAD", run=_run_unlogged)))
-            _wait_for(lambda: client.info("persistence")["loading"] == "1", "the server does not begin to load")
+            reading = _BackgroundCommand(client, debug, "RELOAD", run=_run_unlogged)
+            undo.add(partial(end_loading, reading))
+            reading.wait_until(
+                lambda: client.info("persistence")["loading"] == "1", "the server does not begin to load"
+            )
             target.server.discard_snapshot()  # the server has opened it, and a killed one must not load it
         except BaseException:
             undo()
@@ -237,7 +239,7 @@ class BusyScript(Fault):
                 receipts[0] = Receipt(max(0, refused), self.unit)
 
         try:
-            _wait_for(is_busy, "the script does not keep the server busy")
+            script.wait_until(is_busy, "the script does not keep the server busy")
         except BaseException:
             heal()
             raise
@@ -307,16 +309,32 @@ class _BackgroundCommand:
         self._client = client.duplicate(timeout=None)
         self._command = command
         self._run_command = run or _call
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="resilience-command", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(Exception):  # an error ends the command, as when it is killed
+        try:
             self._run_command(self._client, *self._command)
+        except Exception as error:  # noqa: BLE001  # an error ends the command, as when it is killed
+            self._error = error
 
     @property
     def running(self) -> bool:
         return self._thread.is_alive()
+
+    def wait_until(self, begun: Callable[[], bool], problem: str) -> None:
+        """Wait until the command has its effect.
+
+        Raises:
+            SetupError: it has none after 5 s, or it has ended.
+        """
+        if wait_until(lambda: begun() or not self.running, within=BEGIN_TIMEOUT, every=0.002) and begun():
+            return
+        reason = (
+            f"{BEGIN_TIMEOUT:g} s after the command" if self.running else f"because the command ended: {self._error}"
+        )
+        raise SetupError(f"{problem}, {reason}")
 
     def wait(self) -> None:
         """Wait until the command has ended."""
@@ -352,11 +370,6 @@ def _run_unlogged(client: RedisClient, *command: str) -> None:
     for reply in client.call_all(commands):
         if isinstance(reply, ErrorReply):
             raise reply
-
-
-def _wait_for(begun: Callable[[], bool], problem: str) -> None:
-    if not wait_until(begun, within=BEGIN_TIMEOUT, every=0.002):
-        raise SetupError(f"{problem}, {BEGIN_TIMEOUT:g} s after the command")
 
 
 def _run_id(target: HasRedis) -> str | None:

@@ -372,6 +372,48 @@ def test_a_heal_while_the_server_does_not_answer_is_prompt_and_can_be_repeated(r
         assert struck.healed
 
 
+def test_a_script_that_finds_no_connection_changes_nothing(resilience):
+    watched = Watched(resilience, "redis")
+    before = watched.state()
+    with RedisClient(resilience.redis.direct_url, name="watch", timeout=2) as client:
+        client.configure("maxclients", str(len(client.clients())))
+        begun = time.monotonic()
+        with pytest.raises(SetupError, match="does not keep the server busy, because the command ended"):
+            resilience.redis.busy_script()
+        assert time.monotonic() - begun < PROMPT
+        client.configure("maxclients", before["config"]["maxclients"])
+    assert watched.state() == before
+
+
+def test_connections_that_were_taken_before_one_failed_are_closed(resilience, monkeypatch):
+    admin = resilience.postgres.admin
+    connect, opened = admin.connect, []
+
+    async def fail_at_the_fifth(database=None):
+        opened.append(database)
+        if len(opened) == 5:
+            raise ConnectionRefusedError("refused")
+        return await connect(database)
+
+    before = own_sessions(resilience.postgres)
+    monkeypatch.setattr(admin, "connect", fail_at_the_fifth)
+    with pytest.raises(SetupError, match=r"postgres\.take_connections cannot strike: ConnectionRefusedError: refused"):
+        resilience.postgres.take_connections()
+    until(lambda: own_sessions(resilience.postgres) == before)
+
+
+def test_a_change_of_settings_that_is_not_loaded_is_undone(resilience, monkeypatch):
+    admin = resilience.postgres.admin
+    before = sql(admin.server, POSTGRES_STATE)
+    sql(admin.server, "alter database resilience set default_transaction_read_only = off", "select 1")
+    admin.run(admin.close_session)
+    monkeypatch.setattr("pytest_resilience.admin.postgres.STATEMENT_TIMEOUT", 0.1)
+    with pytest.raises(SetupError, match="has not loaded"):
+        resilience.postgres.read_only()
+    monkeypatch.undo()
+    until(lambda: sql(admin.server, POSTGRES_STATE) == before)
+
+
 DEPENDENT = """
 import os, socket
 from http.server import BaseHTTPRequestHandler, HTTPServer
