@@ -32,6 +32,11 @@ class SystemClock:
 SYSTEM: Clock = SystemClock()
 
 
+def thread_seconds() -> float:
+    """Return the seconds of CPU time that the calling thread has used."""
+    return time.thread_time()
+
+
 def wait_until(condition: Callable[[], Value], *, within: float, every: float, clock: Clock = SYSTEM) -> Value:
     """Call `condition` until it returns a true value or the time is over.
 

@@ -69,7 +69,8 @@ class Recovered(Checker):
 
     - the first operation is like those of the baseline,
     - the share of errors is not above that of the baseline (a rejection such as 404 or 412 is no error; 408 and 429 are),
-    - the p95 of the durations is at most `ratio` times that of the baseline plus 0.05 s; below 20 operations the median is,
+    - the p95 of the durations is at most `ratio` times that of the baseline plus 0.05 s; below 20 operations the median is. Both
+      are multiplied by the slowdown of the machine that the probe "recovery" has measured, if it has,
     - at least half of the answers with a source have one of the baseline's sources, misses of a cache left out.
 
     After the limit, too, the share of errors is not above that of the baseline. If the service was ready before the first strike,
@@ -101,7 +102,9 @@ class Recovered(Checker):
         if span.unhealed:
             return self.unknown(f"{span.unhealed} was not healed in episode {span.episode}")
         baseline = {
-            kind: self._steady_state(state) for kind, state in span.baseline.items() if state.get("p95") is not None
+            kind: self._steady_state(state, span.slowdown)
+            for kind, state in span.baseline.items()
+            if state.get("p95") is not None
         }
         if not baseline:
             return self.unknown("there is no baseline with an operation that succeeded")
@@ -109,9 +112,11 @@ class Recovered(Checker):
         verdicts.append(self._judge_readiness(span))
         return min(verdicts, key=lambda each: ("violated", "unknown", "ok").index(each.kind))
 
-    def _steady_state(self, state: Mapping[str, Any]) -> _Baseline:
+    def _steady_state(self, state: Mapping[str, Any], slowdown: float) -> _Baseline:
         p95 = state["p95"]
-        return _Baseline(self.ratio * p95 + FLOOR, p95, state.get("error_rate") or 0.0, state.get("sources") or ())
+        return _Baseline(
+            slowdown * (self.ratio * p95 + FLOOR), p95, state.get("error_rate") or 0.0, state.get("sources") or ()
+        )
 
     def _judge_kind(self, span: Recovery, kind: str, baseline: _Baseline) -> Verdict:
         operations = [each for each in span.operations if each.f == kind]

@@ -25,6 +25,7 @@ class Recovery(NamedTuple):
         ready: the answers of the readiness path until the limit.
         was_ready: True if the readiness path answered 2xx before the first strike.
         found: the finding of the probe "recovery"; None without one.
+        slowdown: how many times longer everything took because the machine was busy, as the probe "recovery" has measured it.
         unhealed: the label of a fault that still lasts; "" if there is none.
         baseline: the steady state of each kind of operation.
         before: the ok operations of the baseline phase.
@@ -38,6 +39,7 @@ class Recovery(NamedTuple):
     ready: list[ProbeMark]
     was_ready: bool
     found: bool | None
+    slowdown: float
     unhealed: str
     baseline: Mapping[str, Mapping[str, Any]]
     before: list[Operation]
@@ -143,6 +145,7 @@ def _recovery(marks: _Marks, operations: list[Operation], span: _Span, within: f
         ready=marks.probes("ready", healed, min(limit, span.end)),
         was_ready=bool(steady) and 200 <= (steady[-1].answer.get("status") or 0) < 300,
         found=bool(found[-1].answer.get("recovered")) if found else None,
+        slowdown=found[-1].answer.get("slowdown", 1.0) if found else 1.0,
         unhealed=marks.unhealed(span.end),
         baseline={},
         before=[],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..clock import Clock
@@ -11,6 +11,7 @@ from ..history import Client, History
 from ..operation import Operation
 from ..workloads.workload import Workload
 from .clients import Clients
+from .machine import slowdown
 from .system import System
 
 BASELINE_ROUNDS = 20  # operations of each kind in the baseline
@@ -18,6 +19,7 @@ CONSECUTIVE = 2  # good rounds in a row that count as recovered; one may be luck
 ROUND_INTERVAL = 0.02  # seconds between a bad round and the next
 SLOWER_RATIO = 3.0  # an operation may take this many times the p95 of the baseline
 SLOWER_BY = 0.05  # or this many seconds more, whichever is longer: a busy machine is no fault
+SLOWER_THAN_ANY = float("inf")
 READY_TIMEOUT = 0.5  # seconds for one answer of the readiness path
 NO_ANSWER = ("429",)  # statuses below 500 that count as errors, because the request was not dealt with
 
@@ -48,9 +50,18 @@ class Liveness:
         workload: the workload.
         clients: performs its operations.
         clock: the clock of the history.
+        slowdown: returns how many times longer than alone a process takes on this machine now.
     """
 
-    def __init__(self, system: System, workload: Workload, clients: Clients, clock: Clock) -> None:
+    def __init__(
+        self,
+        system: System,
+        workload: Workload,
+        clients: Clients,
+        clock: Clock,
+        *,
+        slowdown: Callable[[], float] = slowdown,
+    ) -> None:
         self._system = system
         self._history = system.history
         self._kinds = workload.kinds
@@ -58,6 +69,7 @@ class Liveness:
         self._clock = clock
         self._client = ProbingClient(system.history, system.history.client().number)
         self._rounds = itertools.count()
+        self._slowdown = slowdown
 
     def measure_baseline(self, known: Baseline | None) -> Baseline:
         """Perform at least 20 operations of each kind, or one if the baseline is known. Record and return the baseline."""
@@ -81,12 +93,18 @@ class Liveness:
         """
         healed = max((each.healed_at or 0.0 for each in self._history.faults), default=0.0)
         deadline = self._clock.now() + within
-        good = 0
+        good, busiest = 0, 1.0
         missing = set(self._kinds)
         while True:
             operations = self._perform_round()
             missing -= {each.f for each in operations if each.type == "ok"}
-            why = _not_back(operations, baseline) or self._not_ready()
+            why = _not_back(operations, baseline)
+            if why and not _not_back(
+                operations, baseline, SLOWER_THAN_ANY
+            ):  # only too slow, which a busy machine may cause
+                busiest = max(busiest, self._slowdown())
+                why = _not_back(operations, baseline, busiest)
+            why = why or self._not_ready()
             good = 0 if why else good + 1
             if good >= CONSECUTIVE and not missing:
                 break
@@ -97,9 +115,8 @@ class Liveness:
                 self._clock.sleep(ROUND_INTERVAL)
         recovered = good >= CONSECUTIVE and not missing
         after = self._history.now() - healed
-        self._history.add_probe(
-            "recovery", {"recovered": recovered, "after": round(after, 6), "why": "" if recovered else why}
-        )
+        answer = {"recovered": recovered, "after": round(after, 6), "why": "" if recovered else why}
+        self._history.add_probe("recovery", answer | {"slowdown": round(busiest, 2)})
         if recovered:
             self._clients.read_all(self._client)
 
@@ -136,14 +153,20 @@ def _steady_state(operations: Sequence[Operation]) -> dict[str, Any]:
     }
 
 
-def _not_back(operations: Sequence[Operation], baseline: Baseline) -> str:
-    """Return the first difference of a round from the baseline, or "" if there is none."""
+def _not_back(operations: Sequence[Operation], baseline: Baseline, busy: float = 1.0) -> str:
+    """Return the first difference of a round from the baseline, or "" if there is none.
+
+    Args:
+        operations: those of the round.
+        baseline: the steady state.
+        busy: how many times longer everything takes because the machine is busy.
+    """
     for each in operations:
         steady = baseline.get(each.f, {})
         took, p95, sources = each.end - each.time, steady.get("p95"), steady.get("sources")
         if not is_answer(each) and not steady.get("error_rate"):
             return f"{each.f} fails with {each.error}"
-        if p95 is not None and took > max(SLOWER_RATIO * p95, p95 + SLOWER_BY):
+        if p95 is not None and took > busy * max(SLOWER_RATIO * p95, p95 + SLOWER_BY):
             return f"{each.f} takes {took:.3f} s, and its p95 was {p95:.3f} s"
         if each.source is not None and sources and each.source not in sources:
             return f"{each.f} is answered by {each.source}, and was by {' or '.join(sources)}"

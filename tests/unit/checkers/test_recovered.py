@@ -252,3 +252,14 @@ def test_one_changed_kind_in_a_true_history_is_found(change: dict[str, Any]) -> 
     assert verdict(*rounds).kind == "ok"
     spoiled = [each._replace(**change) if each.f == "read" else each for each in rounds]
     assert verdict(*spoiled).kind == "violated"
+
+
+def test_a_busy_machine_excuses_operations_that_take_longer_by_as_much() -> None:
+    slow = [operation(f, after, took=0.3) for after in range(1, 6) for f in ("read", "update")]
+
+    def measured(slowdown: float) -> list[Record]:
+        answer = {"recovered": False, "after": 5.4, "why": "", "slowdown": slowdown}
+        return [ProbeMark("recovery", answer, HEALED + 5.4)]
+
+    assert verdict(*slow, marks=measured(1.0)).kind == "violated"
+    assert verdict(*slow, marks=measured(5.0)).kind == "ok"
