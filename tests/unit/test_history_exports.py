@@ -47,8 +47,10 @@ def test_edn_has_two_events_for_each_operation_in_the_order_of_time(tmp_path: Pa
         '{:index 0, :type :invoke, :process 0, :time 1000000, :f :update, :value "w0", :key "1"}',
         '{:index 1, :type :invoke, :process 1, :time 2000000, :f :read, :value nil, :key "1"}',
         '{:index 2, :type :ok, :process 1, :time 3000000, :f :read, :value "w0", :key "1", :phase "run", :episode 1}',
-        '{:index 3, :type :ok, :process 0, :time 4000000, :f :update, :value "w0", :key "1", :version 2, '
-        ':source "postgres", :phase "run", :episode 1}',
+        (
+            '{:index 3, :type :ok, :process 0, :time 4000000, :f :update, :value "w0", :key "1", :version 2, '
+            ':source "postgres", :phase "run", :episode 1}'
+        ),
     ]
     kinds = [re.findall(r":type :(\w+), :process (\d)", line)[0] for line in lines]
     assert kinds == [
@@ -70,9 +72,7 @@ def test_edn_has_two_events_for_each_operation_in_the_order_of_time(tmp_path: Pa
 def test_edn_has_the_steps_of_a_transaction_with_keywords(tmp_path: Path) -> None:
     value = [["append", 1, 2], ["r", 1, None]]
     line = export(tmp_path, [operation(0, 0, "txn", value, (0.000001234, 1.0), key=None)], "edn")[0]
-    assert line == (
-        "{:index 0, :type :invoke, :process 0, :time 1234, :f :txn, :value [[:append 1 2] [:r 1 nil]]}"
-    )
+    assert line == ("{:index 0, :type :invoke, :process 0, :time 1234, :f :txn, :value [[:append 1 2] [:r 1 nil]]}")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_events_of_one_moment_keep_the_order_of_their_process(tmp_path: Path) ->
 
 
 def test_an_unknown_format_is_an_error_that_lists_them(tmp_path: Path) -> None:
-    with pytest.raises(SetupError, match="no export 'elie'; did you mean 'elle'.*there are: edn, elle, porcupine"):
+    with pytest.raises(SetupError, match=r"no export 'elie'; did you mean 'elle'.*there are: edn, elle, porcupine"):
         History().export(tmp_path / "file", "elie")
     assert not (tmp_path / "file").exists()
 
