@@ -15,8 +15,10 @@ import pytest
 
 from pytest_resilience import (
     CannotInject,
+    History,
     Leak,
     NeverHappened,
+    Operation,
     Receipt,
     Resilience,
     ResilienceError,
@@ -182,3 +184,31 @@ def errors() -> None:
 @pytest.mark.fault("postgres.latency", seconds=0.2)
 async def an_async_test(resilience: Resilience) -> None:
     assert resilience.strikes[0].receipt.touched != 0
+
+
+def read_price(product: int, *, currency: str = "EUR") -> float:
+    return float(product)
+
+
+async def buy(product: int) -> str:
+    return f"order of {product}"
+
+
+def recorded_functions_keep_their_types(resilience: Resilience, path: Path) -> None:
+    history = resilience.history
+    read = history.recorded(read_price, f="read", key=lambda product, *, currency="EUR": f"{product} {currency}")
+    assert_type(read(7, currency="USD"), float)
+    read("7")  # type: ignore[arg-type]
+    history.recorded(read_price, f="read", key=7)  # type: ignore[arg-type]
+    history.recorded(read_price, f="read", fails=(KeyboardInterrupt,))  # type: ignore[arg-type]
+    operation = history.client().invoke("create", value="w1").ok(key="7", version=1)
+    assert_type(operation, Operation)
+    assert_type(history.operations, list[Operation])
+    assert_type(History.load(path), History)
+    history.export(path, "edn")
+
+
+async def recorded_coroutine_functions_stay_ones(resilience: Resilience) -> None:
+    order = resilience.history.recorded(buy, f="create", value=lambda product: product, fails=(LookupError, ValueError))
+    assert_type(await order(7), str)
+    order("seven")  # type: ignore[arg-type, unused-coroutine]
