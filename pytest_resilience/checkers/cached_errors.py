@@ -14,7 +14,7 @@ from .checker import Checker
 from .fault_times import FaultTimes
 from .origins import Origins
 from .registers import INFINITY, Acknowledged, Registers, entries, hashable
-from .sentences import by, shown
+from .sentences import by, distinct, shown
 
 FROM_CACHE = ("hit", "stale")  # states of a read that the store has not answered
 NO_ANSWER = ("Timeout", "Connect", "Cancel", "Network", "Protocol", "BrokenPipe", "ReadError", "WriteError", "EOF")
@@ -70,7 +70,7 @@ class NoCachedErrors(Checker):
         return self.violated(
             f"key {key}: {by(read)} shows {what} {read.time - heal:.3f} s after the last heal, as {by(first)} did under a "
             f"fault{because}",
-            dict.fromkeys(each for each in (first, proof, read) if each is not None),
+            distinct(each for each in (first, proof, read) if each is not None),
         )
 
 

@@ -10,7 +10,7 @@ from ..history import History
 from ..operation import Operation, Verdict
 from .checker import Checker
 from .registers import INFINITY, Acknowledged, Register, Registers, State, Write, entries
-from .sentences import acknowledged, by, read_of, written
+from .sentences import acknowledged, by, distinct, read_of, written
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class NoLostWrites(Checker):
         return self.violated(
             f"key {key}: {written(write.operation)}, {acknowledged(write.operation)}, is missing from every read since "
             f"{since[0].time:.3f} s; {by(since[-1])} shows {read_of(since[-1], key)}",
-            dict.fromkeys(witness),
+            distinct(witness),
         )
 
 
@@ -164,7 +164,7 @@ class NoResurrection(Checker):
     def _returned(self, key: str, seen: State, delete: Operation, read: Operation) -> Verdict:
         return self.violated(
             f"key {key}: {by(read)} shows {read_of(read, key)}, though its delete was {acknowledged(delete)}",
-            dict.fromkeys([*(each.operation for each in seen.writes[:3]), delete, read]),
+            distinct([*(each.operation for each in seen.writes[:3]), delete, read]),
         )
 
 

@@ -10,7 +10,7 @@ from ..history import History
 from ..operation import Operation, Verdict
 from .checker import Checker
 from .registers import CHANGES, INFINITY, Register, Registers, entries, hashable
-from .sentences import by, shown
+from .sentences import by, distinct, shown
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class NoPhantoms(Checker):
             elif not origins.may_be_old(key, value, read):
                 return self.violated(
                     f"key {key}: {by(read)} shows {shown(entries(read)[key])}, which no operation of the history wrote",
-                    dict.fromkeys([*origins.evidence(key, read), read]),
+                    distinct([*origins.evidence(key, read), read]),
                 )
         return self.ok() if decided else self.unknown("no value was read that an operation of the history wrote")
 

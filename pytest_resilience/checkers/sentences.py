@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..operation import Operation
@@ -38,3 +39,8 @@ def by(read: Operation) -> str:
     """Return when a read or list began, and by which client."""
     kind = "a list" if read.f == "list" else "a read"
     return f"{kind} by client {read.client} at {read.time:.3f} s"
+
+
+def distinct(operations: Iterable[Operation]) -> list[Operation]:
+    """Return the operations without repetitions. Operations whose values are mappings are not hashable."""
+    return list({id(each): each for each in operations}.values())

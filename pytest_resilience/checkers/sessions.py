@@ -11,7 +11,7 @@ from ..history import History
 from ..operation import Operation, Verdict
 from .checker import Checker
 from .registers import INFINITY, Register, Registers, State, Write, entries
-from .sentences import acknowledged, by, read_of, written
+from .sentences import acknowledged, by, distinct, read_of, written
 
 
 @dataclass
@@ -74,7 +74,7 @@ class ReadYourWrites(Checker):
         return self.violated(
             f"key {key}: {by(read)} shows {read_of(read, key)} and misses its own write, {made}, "
             f"{acknowledged(write.operation)}",
-            dict.fromkeys([*(each.operation for each in seen.writes[:3]), write.operation, read]),
+            distinct([*(each.operation for each in seen.writes[:3]), write.operation, read]),
         )
 
 
@@ -190,7 +190,7 @@ class MonotonicReads(Checker):
         writes = [each.operation for each in seen.writes[:3]]
         return self.violated(
             f"key {key}: {by(read)} shows {read_of(read, key)}, though {by(earlier)} has shown {read_of(earlier, key)}",
-            dict.fromkeys([*writes, earlier, before.last, read]),
+            distinct([*writes, earlier, before.last, read]),
         )
 
 

@@ -13,7 +13,7 @@ from ..operation import Operation, Verdict
 from .checker import Checker
 from .fault_times import FaultTimes
 from .registers import INFINITY, Register, Registers, State, Write, entries
-from .sentences import acknowledged, by, read_of, written
+from .sentences import acknowledged, by, distinct, read_of, written
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BoundedStaleness(Checker):
         return self.violated(
             f"key {key}: {by(read)} shows {read_of(read, key)}, though {made} was {acknowledged(write.operation)}, "
             f"{read.time - write.operation.end:.3f} s before, and the bound is {bound:g} s",
-            dict.fromkeys([*(each.operation for each in seen.writes[:3]), write.operation, read]),
+            distinct([*(each.operation for each in seen.writes[:3]), write.operation, read]),
         )
 
 
