@@ -29,9 +29,8 @@ from pytest_resilience.targets.service_spec import Service
 from tests.support.backends import sql, started
 from tests.support.waiting import until
 
-PROMPT = (
-    2.5  # seconds for a heal or a strike that another fault prevents; a heal that starts a process is not among them
-)
+# Seconds for an error that names another fault. The clients whose time-outs it must not wait for give up after 5 and 10 s.
+PROMPT = 4.5
 MILD = {
     "latency": [{"seconds": 0.001}],
     "bandwidth": [{"bytes_per_s": 1_000_000}],
@@ -80,8 +79,8 @@ select json_build_object(
 """
 TARGETS = ("redis", "postgres", "service")
 EXTENT = os.environ.get("RESILIENCE_OVERLAPS", "")
-PARTNERS = 3  # of each fault
-TRIPLES = int(EXTENT) if EXTENT.isdigit() else 8  # on each target
+PARTNERS = 2  # of each fault
+TRIPLES = int(EXTENT) if EXTENT.isdigit() else 6  # on each target
 CONNECTIONS = 12  # a server with few is exhausted sooner
 
 
@@ -252,12 +251,8 @@ def explain(what, error, active, begun):
 
 def heal(watched, struck, problems):
     """Heal a strike. Return True if it is healed, and False if another fault prevents that."""
-    begun = time.monotonic()
     try:
         assert struck.receipt is not None
-        read = time.monotonic() - begun
-        if read > PROMPT:
-            problems.append(f"receipt of {struck.label}: took {read:.2f} s")
     except Exception as error:  # noqa: BLE001  # any error is a problem to report
         problems.append(f"receipt of {struck.label}: {error!r}")
     begun = time.monotonic()
@@ -365,7 +360,7 @@ def test_a_heal_while_the_server_does_not_answer_is_prompt_and_can_be_repeated(r
             begun = time.monotonic()
             with contextlib.suppress(HealFailed):
                 struck.heal()
-            assert time.monotonic() - begun < 2 * PROMPT
+            assert time.monotonic() - begun < PROMPT
         finally:
             control.resume()
         struck.heal()
