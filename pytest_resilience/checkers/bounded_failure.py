@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
+from ..errors import SetupError
 from ..history import History
 from ..operation import Operation, PhaseMark, ProbeMark, Verdict
 from .answers import failure
@@ -68,6 +69,12 @@ class BoundedFailure(Checker):
     name: ClassVar[str] = "bounded_failure"
     within: float
     amplification: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.within > 0:
+            raise SetupError(f"bounded_failure: within must be seconds above 0, got {self.within!r}")
+        if self.amplification is not None and not self.amplification >= 0:
+            raise SetupError(f"bounded_failure: amplification must be 0 or more, got {self.amplification!r}")
 
     def judge(self, history: History) -> Verdict:
         operations = [each for each in history.operations if each.phase != "baseline"]
@@ -153,5 +160,8 @@ def bounded_failure(within: float, amplification: float | None = None) -> Bounde
     Args:
         within: the longest duration of an operation in seconds.
         amplification: the most requests to dependencies for one operation; None to judge the durations only.
+
+    Raises:
+        SetupError: `within` is not above 0, or `amplification` is negative.
     """
     return BoundedFailure(within, amplification)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import ClassVar, NamedTuple
 
+from ..errors import SetupError
 from ..history import History
 from ..operation import FaultMark, Operation, ProbeMark, Verdict
 from .answers import is_answer
@@ -61,6 +62,10 @@ class HealthTellsTheTruth(Checker):
 
     name: ClassVar[str] = "health_tells_the_truth"
     within: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.within > 0:
+            raise SetupError(f"health_tells_the_truth: within must be seconds above 0, got {self.within!r}")
 
     def judge(self, history: History) -> Verdict:
         ready = [mark for mark in history.marks if isinstance(mark, ProbeMark) and mark.name == "ready"]
@@ -173,5 +178,8 @@ def health_tells_the_truth(*, within: float = 5.0) -> HealthTellsTheTruth:
 
     Args:
         within: seconds for which its answer may be wrong.
+
+    Raises:
+        SetupError: `within` is not above 0.
     """
     return HealthTellsTheTruth(within)

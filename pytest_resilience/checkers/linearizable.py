@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..errors import SetupError
 from ..history import History
 from ..operation import Operation, Verdict
 from .checker import MAX_WITNESS, Checker
@@ -31,7 +32,7 @@ class Linearizable(Checker):
     - A write with `expected` is a compare-and-set of the version, or of the value if no operation on the key has a version. A "cas"
       with the value [old, new] is one of the value.
     - A write with an unknown outcome happens at any time after it began, or never. Failed writes and reads without an answer do
-      not count. Lists and other kinds of operation are ignored.
+      not count, nor do reads with the state "stale", which admit their age. Lists and other kinds of operation are ignored.
     - A key begins as a missing object if its first operation is a create. Otherwise its first state is unknown, and the first read
       of it defines it.
 
@@ -46,6 +47,10 @@ class Linearizable(Checker):
 
     name: ClassVar[str] = "linearizable"
     budget: int = BUDGET
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise SetupError(f"linearizable: budget must be 1 step or more, got {self.budget!r}")
 
     def judge(self, history: History) -> Verdict:
         registers = by_key(history.operations)
@@ -206,5 +211,8 @@ def linearizable(*, budget: int = BUDGET) -> Linearizable:
 
     Args:
         budget: the steps of the search, after which the verdict is unknown.
+
+    Raises:
+        SetupError: `budget` is below 1.
     """
     return Linearizable(budget)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from ..errors import SetupError
 from ..history import History
 from ..operation import Operation, Verdict
 from .answers import failure, is_answer
@@ -91,6 +92,12 @@ class Recovered(Checker):
     within: float
     ratio: float = 3.0
 
+    def __post_init__(self) -> None:
+        if not self.within > 0:
+            raise SetupError(f"recovered: within must be seconds above 0, got {self.within!r}")
+        if not self.ratio >= 1:
+            raise SetupError(f"recovered: ratio must be 1 or more, got {self.ratio!r}")
+
     def judge(self, history: History) -> Verdict:
         spans = recoveries(history, self.within)
         if not spans:
@@ -175,5 +182,8 @@ def recovered(within: float, ratio: float = 3.0) -> Recovered:
     Args:
         within: seconds after the last heal.
         ratio: how many times longer than in the baseline operations may take.
+
+    Raises:
+        SetupError: `within` is not above 0, or `ratio` is below 1.
     """
     return Recovered(within, ratio)

@@ -109,14 +109,16 @@ def comparable(value: Any) -> Any:
 
 
 def by_key(operations: Iterable[Operation]) -> dict[str, list[Operation]]:
-    """Return the operations on each register that may have happened, in order. Reads without an answer have not.
+    """Return the operations on each register that may have happened, in order.
 
+    Reads without an answer are left out, and so are reads with the state "stale", which admit their age.
     A create with an unknown outcome has no key. It belongs to the key at which its value was read.
     """
     keys: dict[str, list[Operation]] = {}
     without_key: dict[Any, Operation] = {}
     for each in operations:
-        if each.type == "fail" or not (each.f in WRITES or (each.f == "read" and each.type == "ok")):
+        is_read = each.f == "read" and each.type == "ok" and each.state != "stale"
+        if each.type == "fail" or not (is_read or each.f in WRITES):
             continue
         if each.key is not None:
             keys.setdefault(each.key, []).append(each)

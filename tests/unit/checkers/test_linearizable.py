@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from pytest_resilience.checkers import linearizable
 from pytest_resilience.history import History
 from pytest_resilience.operation import Operation
+from tests.support.histories import Mix
+from tests.support.histories import true_history as simulated
 
 
 def history(*operations: Operation) -> History:
@@ -96,6 +98,10 @@ def test_a_failed_write_does_not_happen() -> None:
 def test_reads_without_an_answer_do_not_count() -> None:
     failed = [operation("read", "z", 2, 3, type=outcome) for outcome in ("fail", "info")]
     assert kind(CREATED, *failed) == "ok"
+
+
+def test_a_read_that_admits_its_age_does_not_count() -> None:
+    assert kind(CREATED, operation("update", "b", 2, 3), operation("read", "a", 4, 5, state="stale")) == "ok"
 
 
 def test_a_deleted_object_is_missing() -> None:
@@ -293,6 +299,15 @@ def test_a_witness_is_a_contradiction_by_itself(operations: list[Operation]) -> 
     if verdict.kind == "violated":
         assert not has_order(recorded.operations)
         assert len(verdict.witness) <= 7
+
+
+@given(st.randoms(use_true_random=False), st.integers(1, 5), st.integers(1, 80), st.sampled_from([0.0, 0.15, 0.4]))
+@settings(max_examples=100, deadline=None)
+def test_a_store_that_keeps_its_promises_is_linearizable(
+    chance: random.Random, clients: int, count: int, info: float
+) -> None:
+    mix = Mix(clients, keys=2, operations=count, info=info, ids=chance.random() < 0.5, versions=chance.random() < 0.5)
+    assert linearizable()(simulated(chance, mix)).kind != "violated"
 
 
 # One changed operation in a true history
