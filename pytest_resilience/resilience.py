@@ -94,7 +94,7 @@ class Resilience:
         self._finished = False
         self._has_played = False
         self._recording = ExitStack()
-        self._baselines: list[tuple[Workload, Baseline]] = []
+        self._baselines: dict[object, Baseline] = {}
         self._leak_check: LeakCheck | None = None
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
         self._event_loop_watch = ExitStack()
@@ -265,7 +265,7 @@ class Resilience:
         from .runner.player import play
 
         system = self._begin_play(schedule, workload, clients, recovery)
-        known = self._baseline_of(workload)
+        known = self._baselines.get(_identity(workload))
         count = clients or self.default_clients
         measured = play(system, schedule, workload, clients=count, recovery=recovery, baseline=known)
         self._remember_baseline(workload, measured)
@@ -283,7 +283,7 @@ class Resilience:
                 f"play_async takes a workload with `async def perform`, and that of {type(workload).__name__} is not; use play"
             )
         system = self._begin_play(schedule, workload, clients, recovery)
-        known = self._baseline_of(workload)
+        known = self._baselines.get(_identity(workload))
         count = clients or self.default_clients
         measured = await play_in_loop(system, schedule, workload, clients=count, recovery=recovery, baseline=known)
         self._remember_baseline(workload, measured)
@@ -313,12 +313,9 @@ class Resilience:
         built_in = name in ("postgres", "redis", "service")
         return getattr(self, name) if built_in else self._stack.extra_target(name, self._registry)
 
-    def _baseline_of(self, workload: Workload) -> Baseline | None:
-        return next((baseline for known, baseline in self._baselines if known is workload), None)
-
     def _remember_baseline(self, workload: Workload, baseline: Baseline | None) -> None:
-        if baseline is not None and self._baseline_of(workload) is None:
-            self._baselines.append((workload, baseline))
+        if baseline is not None:
+            self._baselines[_identity(workload)] = baseline
 
     def begin_example(self) -> None:
         """Begin an example of a generated test: with clean servers, a fresh service, an empty history and no strikes.
@@ -387,6 +384,11 @@ class Resilience:
         """Return the logs of the service and of each server since the test began."""
         service = {"service": self._service.log} if self._service is not None else {}
         return service | self._stack.logs()
+
+
+def _identity(workload: Workload) -> object:
+    """Return what is equal for workloads that share a baseline, such as those that the examples of a generated test create."""
+    return type(workload), tuple(workload.kinds), getattr(workload, "name", "")
 
 
 def _make_fault(name: str, fault_name: str, arguments: tuple[object, ...], settings: dict[str, object]) -> Fault:

@@ -100,6 +100,7 @@ class HttpResource:
         if keys < 1:
             raise SetupError(f"HttpResource(keys=...) is a number of 1 or more, got {keys!r}")
         self.kinds = tuple(kinds)
+        self.name = path
         self._pattern = pattern(self.kinds, PATTERN)
         self._path = path.rstrip("/")
         self._list_path = list_path or path

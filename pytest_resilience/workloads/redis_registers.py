@@ -13,7 +13,8 @@ KINDS = ("delete", "update", "read", "add")
 REGISTERS = ("delete", "update", "read")
 PATTERN = ("update", "read", "update", "read", "update", "add", "read", "delete", "read", "update", "read", "add")
 # The names of exceptions that the server has sent, or that a client raises before it sends. Some of them are connection errors.
-NOT_HAPPENED = ("ResponseError", "BusyLoadingError", "MaxClientsError", "MaxConnectionsError", "AuthenticationError")
+NOT_HAPPENED = ("ResponseError", "BusyLoadingError", "MaxConnectionsError", "AuthenticationError")
+FULL = "max number of clients reached"  # the server's answer to a new connection, which redis-py raises as a connection error
 
 Connect = Callable[[str], Any]
 
@@ -86,7 +87,7 @@ class RedisRegisters(Registers):
     def _has_not_happened(self, error: Exception) -> bool:
         """True for an error that the server has sent, or that the client has raised before it sent the command."""
         names = {each.__name__ for each in type(error).__mro__}
-        if names & set(NOT_HAPPENED):
+        if names & set(NOT_HAPPENED) or FULL in str(error):
             return True
         cause = error.__cause__ or error.__context__
         return isinstance(cause, ConnectionRefusedError)

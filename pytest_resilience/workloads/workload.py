@@ -12,7 +12,10 @@ class Workload(Protocol):
     """The operations of clients.
 
     Attributes:
-        kinds: the kinds of operation, such as ("create", "read", "update"). The liveness phase demands each of them.
+        kinds: the kinds of operation, such as ("create", "read", "update"). The liveness phase performs them in this order, and
+            demands that each of them succeeds.
+        name: what it works on, if that differs among objects of one class. A test measures the baseline of a class, kinds and name
+            once. This attribute is optional.
     """
 
     kinds: tuple[str, ...]

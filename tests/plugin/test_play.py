@@ -172,7 +172,8 @@ def test_it(resilience, notes):
     schedule = Schedule([Episode([Step("redis.refuse")], operations=4)])
     pid = resilience.service.process.pid
     first = resilience.play(schedule, notes, clients=1)
-    second = resilience.play(schedule, notes, clients=1)
+    again = HttpResource("/notes", create={"text": "{value}"})
+    second = resilience.play(schedule, again, clients=1)
     assert resilience.service.process.pid != pid
     assert resilience.history is second is not first
     assert len([o for o in first.operations if o.phase == "baseline"]) > 100 > 20 > len(
