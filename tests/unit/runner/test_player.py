@@ -109,8 +109,8 @@ def test_a_known_baseline_is_recorded_and_not_measured_again() -> None:
 def test_the_values_of_a_client_have_another_process_in_each_episode() -> None:
     system = FakeSystem()
     play_sync(system, FakeWorkload([]), Episode(operations=4), Episode(operations=4), clients=1)
-    processes = {(o.episode, o.process) for o in system.history.operations if o.phase == "run"}
-    assert len(processes) == 2
+    processes = {o.episode: o.process for o in system.history.operations if o.phase == "run"}
+    assert processes[1] != processes[2]
 
 
 def test_clients_that_are_blocked_end_when_the_work_has_lasted_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,9 +150,12 @@ def test_an_error_of_an_operation_ends_the_play_after_everything_has_healed(erro
 
     system = FakeSystem()
     with pytest.raises(type(error)):
-        play_sync(system, FakeWorkload(system.calls, fail), Episode([Step("redis.oom", until=end())]))
+        play_sync(
+            system, FakeWorkload(system.calls, fail), Episode([Step("redis.oom", until=end())], operations=20_000)
+        )
     assert "heal redis.oom" in system.calls
     assert system.calls[-1] == "end"
+    assert len(system.calls) < 10_000, "the other clients end, too"
 
 
 def test_an_interrupt_of_the_waiting_thread_heals_and_joins(monkeypatch: pytest.MonkeyPatch) -> None:
