@@ -112,12 +112,14 @@ class _Bounds:
     def _keys_of_list(self, read: Operation, limit: float) -> Iterable[str]:
         found = entries(read)
         for key, acknowledged_writes in self._acknowledged.items():
-            if acknowledged_writes.first >= limit or (key in self._gone and key not in found):
+            if acknowledged_writes.first >= limit:
+                continue
+            self.decided = True
+            if key in self._gone and key not in found:
                 continue
             if key not in found and not acknowledged_writes.lacks(read.end):
                 self._gone.add(key)
                 continue
-            self.decided = True
             if key not in found or not acknowledged_writes.is_newest(found[key], limit):
                 yield key
 
