@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -59,10 +60,13 @@ def run(item: pytest.Function) -> None:
     resilience = item.stash[RESILIENCE]
     profile = profile_named(given.profile)
     resilience.default_clients = profile.clients
+    if drawn_kinds := sys.modules.get(f"{__package__}.drawn_kinds"):  # else no strategy of the package is in use
+        drawn_kinds.set_unsupported(resilience.unsupported)
     fixtures = {name: item.funcargs[name] for name in item._fixtureinfo.argnames}
     with _progress(item, resilience) as progress:
         search = Search(profile, known=_known_keys(item), listener=progress)
-        test = GeneratedTest(item.obj, item.nodeid, _seed(item), resilience, search)
+        is_parametrized = hasattr(item, "callspec")
+        test = GeneratedTest(item.obj, item.nodeid, _seed(item), resilience, search, is_parametrized=is_parametrized)
         finding = None
         try:
             if given.replay is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -316,6 +316,12 @@ class Resilience:
     def _remember_baseline(self, workload: Workload, baseline: Baseline | None) -> None:
         if baseline is not None:
             self._baselines[_identity(workload)] = baseline
+
+    @property
+    def unsupported(self) -> Mapping[str, str]:
+        """The faults that the backend cannot inject, such as "postgres.kill", with reasons."""
+        unsupported: Mapping[str, str] = self._stack.unsupported
+        return unsupported
 
     def begin_example(self) -> None:
         """Begin an example of a generated test: with clean servers, a fresh service, an empty history and no strikes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
@@ -197,6 +198,11 @@ class Stack:
         if isinstance(admin, PostgresAdmin):
             return PostgresTarget(name, registry, admin=admin, **self._target_arguments("postgres", name))
         return RedisTarget(name, registry, admin=admin, **self._target_arguments("redis", name))
+
+    @property
+    def unsupported(self) -> Mapping[str, str]:
+        """The faults that the backend cannot inject, such as "postgres.kill", with reasons."""
+        return self._backend.unsupported
 
     @property
     def server_kinds(self) -> dict[str, str]:

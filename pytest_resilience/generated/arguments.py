@@ -13,25 +13,35 @@ from ..schedule import Schedule
 ADDRESS = " at 0x"  # in the repr of an object that has none of its own
 
 
+def users_function(test: Any) -> Callable[..., Any]:
+    """Return the function that the user has decorated with `@given`, or one that wraps it and shows its signature."""
+    inner: Callable[..., Any] = test.hypothesis.inner_test
+    original: Callable[..., Any] = getattr(inner, "_anyio_original_func", inner)
+    return original  # anyio's wrapper has neither its signature nor its source
+
+
 def drawn_parameters(test: Any) -> list[str]:
-    """Return the names of the parameters that Hypothesis draws for a test, in order."""
-    given = inspect.signature(test).parameters
-    own = inspect.signature(test.hypothesis.inner_test).parameters
-    return [name for name in own if name not in given and name != "self"]
-
-
-def drawn_arguments(test: Callable[..., Any], names: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the drawn ones among the arguments of a test.
+    """Return the names of the parameters that Hypothesis draws for a test, in order.
 
     Args:
         test: the function that pytest calls, whose parameters are the fixtures and those of `parametrize`.
-        names: all arguments of the function that the user wrote.
+    """
+    given = inspect.signature(test).parameters
+    own = [*inspect.signature(users_function(test)).parameters][1 if inspect.ismethod(test) else 0 :]
+    return [name for name in own if name not in given]
+
+
+def drawn_arguments(test: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the drawn ones among the arguments of a test.
+
+    Args:
+        test: the function that pytest calls.
+        arguments: all arguments of the function that the user wrote.
 
     Raises:
         SetupError: one of them draws while the system runs.
     """
-    given = inspect.signature(test).parameters
-    drawn = {name: value for name, value in names.items() if name not in given}
+    drawn = {name: arguments[name] for name in drawn_parameters(test) if name in arguments}
     for name, value in drawn.items():
         if type(value).__name__ == "DataObject":
             raise SetupError(

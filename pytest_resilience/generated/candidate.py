@@ -14,20 +14,22 @@ class Mode(NamedTuple):
     Args:
         name: the rule in words.
         failures: the number of plays that must fail.
-        plays: of this many at most. Playing ends as soon as the number of failures is reached or out of reach.
+        passes: the number of plays that may pass before that. One more, and the arguments pass.
+        in_a_row: True if the failures must follow each other.
         goal: the number of plays, of `CONFIRMATIONS`, that must fail at the end.
     """
 
     name: str
     failures: int
-    plays: int
+    passes: int
+    in_a_row: bool
     goal: int
 
 
 CONFIRMATIONS = 10
-THREE_IN_A_ROW = Mode("3 in a row", failures=3, plays=3, goal=8)
-TWO_OF_EIGHT = Mode("2 of 8", failures=2, plays=8, goal=2)
-RARE = Mode("once", failures=1, plays=8, goal=1)  # failed once of 8: too seldom for shrinking
+THREE_IN_A_ROW = Mode("3 in a row", failures=3, passes=1, in_a_row=True, goal=8)
+TWO_OF_EIGHT = Mode("2 of 8", failures=2, passes=6, in_a_row=False, goal=2)
+RARE = Mode("once", failures=1, passes=7, in_a_row=False, goal=1)  # too seldom for shrinking
 
 
 class Candidate:

@@ -18,10 +18,11 @@ from hypothesis import example as hypothesis_example
 from hypothesis.control import current_build_context
 from hypothesis.database import ExampleDatabase
 from hypothesis.errors import Flaky
+from hypothesis.reporting import with_reporter
 
 from ..history import History
 from ..operation import ProbeMark
-from .arguments import drawn_arguments, drawn_parameters, key_of
+from .arguments import drawn_arguments, key_of, users_function
 from .candidate import Candidate
 from .failures import HISTORY, Ended, Falsified
 from .search import TRIES, Finding, Search
@@ -30,6 +31,7 @@ MISSING = object()
 MANY = 1_000_000  # examples; the budget of seconds ends the search
 SETTINGS = "_hypothesis_internal_use_settings"  # of a test, as Hypothesis' own plugin for pytest sets it
 SEED = "_hypothesis_internal_use_seed"
+DIGEST = "_hypothesis_internal_add_digest"
 EXAMPLES = "hypothesis_explicit_examples"
 SUPPRESSED = (
     HealthCheck.function_scoped_fixture,  # each example begins clean
@@ -82,25 +84,31 @@ class GeneratedTest:
         run_seed: the seed of the run; None if the user has chosen another seed.
         resilience: the value of the fixture.
         search: the search.
+        is_parametrized: True if other items share the function, which then have other examples in the database.
 
     Attributes:
         recovered_after: the longest time that the system took to recover in an episode, in seconds; 0 without one.
     """
 
-    def __init__(self, test: Any, nodeid: str, run_seed: int | None, resilience: Examples, search: Search) -> None:
+    def __init__(
+        self,
+        test: Any,
+        nodeid: str,
+        run_seed: int | None,
+        resilience: Examples,
+        search: Search,
+        *,
+        is_parametrized: bool = False,
+    ) -> None:
         self._test = test
         self._function = getattr(test, "__func__", test)
         self._nodeid = nodeid
         self._run_seed = run_seed
         self._resilience = resilience
         self._search = search
+        self._is_parametrized = is_parametrized
         self._replayed: int | None = None
         self.recovered_after = 0.0
-
-    @property
-    def drawn(self) -> list[str]:
-        """The names of the drawn arguments, in the order of the function."""
-        return drawn_parameters(self._test)
 
     def replay(self, fixtures: Mapping[str, Any], arguments: Mapping[str, Any], plays: int) -> Finding | None:
         """Play given arguments some times and nothing else. Return what was found, or None.
@@ -173,8 +181,8 @@ class GeneratedTest:
             if self._search.plays > played:
                 raise  # else there was no example to reuse
         except Exception as error:
-            if self._search.finding is None or error is not self._search.finding.error:
-                raise  # else an explicit example has failed
+            if not self._search.claim(error):
+                raise
         if ended is not None:
             raise ended
 
@@ -184,49 +192,56 @@ class GeneratedTest:
         handle = self._test.hypothesis
         inner = handle.inner_test
 
-        @functools.wraps(inner)  # the key of the example database follows from the source of the wrapped function
+        @functools.wraps(users_function(self._test))  # its source is a part of the key of the example database
         def example(*arguments: Any, **named: Any) -> None:
-            context = current_build_context()
             drawn = drawn_arguments(self._test, named)
-            key = key_of(drawn, getattr(context.data, "choices", None))
-            candidate = Candidate(key, drawn, functools.partial(self._play, inner, *arguments, **named))
+            key = key_of(drawn, getattr(current_build_context().data, "choices", None))
+            candidate = Candidate(
+                key, drawn, functools.partial(self._play, functools.partial(inner, *arguments, **named))
+            )
             if self._replayed is None:
-                judge(self._search, candidate, is_final=context.is_final)
+                judge(self._search, candidate)
             elif error := self._search.replay(candidate, self._replayed):
                 raise error
 
+        if self._is_parametrized:
+            setattr(example, DIGEST, self._nodeid.encode())
         handle.inner_test = example
         try:
             yield
         finally:
             handle.inner_test = inner
 
-    def _play(self, inner: Callable[..., None], *arguments: Any, **named: Any) -> None:
+    def _play(self, inner: Callable[[], None]) -> None:
+        notes: list[object] = []
         self._resilience.begin_example()
         try:
-            inner(*arguments, **named)
+            with with_reporter(notes.append):
+                inner()
         except BaseException as error:
             setattr(error, HISTORY, self._resilience.history)
+            for each in notes:
+                error.add_note(str(each))
             raise
         finally:
             self._resilience.end_example()
             self.recovered_after = max(self.recovered_after, _recovered_after(self._resilience.history))
 
 
-def judge(search: Search, candidate: Candidate, *, is_final: bool) -> None:
+def judge(search: Search, candidate: Candidate) -> None:
     """Return if drawn arguments pass, within a test of Hypothesis.
 
     Args:
         search: the search.
         candidate: the drawn arguments.
-        is_final: True in the last run of Hypothesis, which makes its report, and for explicit examples.
 
     Raises:
         Falsified: they fail. For an explicit example, the failure itself is raised.
         Ended: the test has to end.
     """
+    is_final = current_build_context().is_final  # in the run for its report, and for explicit examples
     if is_final and search.shrinking:
-        search.final()
+        search.final(candidate.key)
     if is_final:
         if error := search.explicit(candidate):
             raise error

@@ -6,6 +6,8 @@ A real system does not fail every time, so one play decides nothing. The rules, 
   else two of eight, begin the shrinking. A single one is remembered as a suspect, and the search goes on.
 - While shrinking, a candidate counts as failing by the same rule that the first one met. All accepted ones form the trail.
 - At the end, the last of the trail is played 10 times. As long as too few of these fail, the one before it is played.
+- A candidate that passes at once is not played again, which saves most of the time. Those that are shorter than the last of the
+  trail get a second chance at the end, as long as the budget allows, with what has passed while searching.
 - A verdict is remembered, so that equal arguments have equal verdicts for the rest of the search.
 - What comes after a budget is spent passes without a play.
 """
@@ -20,7 +22,7 @@ from ..profiles import Profile
 from .candidate import CONFIRMATIONS, RARE, THREE_IN_A_ROW, TWO_OF_EIGHT, Candidate, Mode
 from .failures import Ended, Falsified, Signature, ends_test, is_failure, is_rejection
 
-TRIES = TWO_OF_EIGHT.plays  # of arguments that have failed in an earlier run, before they pass
+TRIES = 8  # of arguments that have failed in an earlier run, before they pass
 
 
 class Listener(Protocol):
@@ -80,6 +82,7 @@ class Search:
         plays: the number of plays.
         suspects: the findings that failed too seldom for shrinking.
         finding: the finding to report, or None.
+        explicit_finding: that of the last explicit example that has failed, which may be expected to.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Search:
         self.plays = 0
         self.suspects: list[Finding] = []
         self.finding: Finding | None = None
+        self.explicit_finding: Finding | None = None
         self._clock = clock
         self._known = known
         self._listener = listener
@@ -103,6 +107,7 @@ class Search:
         self._mode: Mode | None = None
         self._signature: Signature | None = None
         self._trail: list[Candidate] = []
+        self._passed: list[Candidate] = []
         self._cut_short = False
         self._confirming = False
         self._deadline = clock.now() + profile.search
@@ -164,8 +169,8 @@ class Search:
             return rejected.error
         if mode is None:
             return None
-        self.finding = self._confirmed(candidate, mode)
-        return self.finding.error
+        self.explicit_finding = self._confirmed(candidate, mode)
+        return self.explicit_finding.error
 
     def replay(self, candidate: Candidate, plays: int) -> BaseException | None:
         """Play arguments some times, and return the last failure, or None.
@@ -179,24 +184,34 @@ class Search:
         if not candidate.failures:
             return None
         count = len(candidate.failures)
-        self.finding = Finding(candidate, RARE, reproduced=count, plays=plays, error=candidate.error())
-        return self.finding.error
+        self.explicit_finding = Finding(candidate, RARE, reproduced=count, plays=plays, error=candidate.error())
+        return self.explicit_finding.error
 
-    def final(self) -> NoReturn:
+    def claim(self, error: BaseException) -> bool:
+        """Make a failure of an explicit example the finding, if Hypothesis has reported it. False for another error."""
+        if self.explicit_finding is None or error is not self.explicit_finding.error:
+            return False
+        self.finding = self.explicit_finding
+        return True
+
+    def final(self, key: str | None = None) -> NoReturn:
         """Confirm the shortest arguments, and report them to Hypothesis.
+
+        Args:
+            key: identifies the arguments to which Hypothesis has shrunk; None for the last ones of the trail.
 
         Raises:
             Falsified: always.
             Ended: the test has to end.
         """
         if self._mode is not RARE:
-            self.finding = self._confirm_trail()
+            self.finding = self._confirm_trail(self._last(key))
         _raise_again(FALSIFIED)
 
     def recover(self) -> bool:
         """Make the finding of a search that Hypothesis has given up. False if nothing was found."""
         if self.finding is None and self._mode not in (None, RARE):
-            self.finding = self._confirm_trail()
+            self.finding = self._confirm_trail(self._last(None))
         return self._mode is not None
 
     def _judge(self, candidate: Candidate) -> BaseException | None:
@@ -210,6 +225,8 @@ class Search:
             return self._remember(candidate, rejected.error)
         if mode is not None:
             self._begin_shrinking(candidate, mode)
+        else:
+            self._passed.append(candidate)
         return self._remember(candidate, FALSIFIED if mode is not None else None)
 
     def _remember(self, candidate: Candidate, verdict: BaseException | None) -> BaseException | None:
@@ -229,11 +246,10 @@ class Search:
             self._cut_short = True
             return None
         try:
-            fails = self._fails(candidate, mode)
+            fails = self._fails(candidate, mode, first_passes=0 if mode.in_a_row else mode.passes)
         except Rejected as rejected:
             return self._remember(candidate, rejected.error)
-        if fails:
-            self._trail.append(candidate)
+        (self._trail if fails else self._passed).append(candidate)
         return self._remember(candidate, FALSIFIED if fails else None)
 
     def _weigh(self, candidate: Candidate, tries: int) -> Mode | None:
@@ -243,30 +259,61 @@ class Search:
             self._play(candidate)
         if not candidate.failures:
             return None
-        while candidate.count() == candidate.plays < THREE_IN_A_ROW.plays:
+        while candidate.count() == candidate.plays < THREE_IN_A_ROW.failures:
             self._play(candidate)
         if candidate.count() == candidate.plays:
             return THREE_IN_A_ROW
-        while candidate.count() < TWO_OF_EIGHT.failures and candidate.plays < TWO_OF_EIGHT.plays:
+        while candidate.count() < TWO_OF_EIGHT.failures and candidate.plays < TRIES:
             self._play(candidate)
         return TWO_OF_EIGHT if candidate.count() >= TWO_OF_EIGHT.failures else RARE
 
-    def _fails(self, candidate: Candidate, mode: Mode) -> bool:
+    def _fails(self, candidate: Candidate, mode: Mode, *, first_passes: int | None = None) -> bool:
+        """Play until the rule decides.
+
+        Args:
+            candidate: arguments that were not played yet.
+            mode: the rule.
+            first_passes: the passes that are allowed before the first failure, if not those of the rule.
+        """
         self.examples += 1
-        while candidate.count(self._signature) < mode.failures:
+        failures = 0
+        while failures < mode.failures:
             passed = candidate.plays - candidate.count(self._signature)
-            if passed > mode.plays - mode.failures or self.is_over:
+            has_failed = candidate.count(self._signature) > 0
+            allowed = mode.passes if has_failed or first_passes is None else first_passes
+            if passed > allowed or self.is_over:
                 return False
+            before = candidate.count(self._signature)
             self._play(candidate)
+            if candidate.count(self._signature) > before:
+                failures += 1
+            elif mode.in_a_row:
+                failures = 0
         return True
 
-    def _confirm_trail(self) -> Finding:
-        """Return the shortest arguments that fail often enough, or else those that fail most often."""
+    def _last(self, key: str | None) -> Candidate:
+        """Return the shortest arguments that are accepted, those of `key` or shorter ones that have passed before."""
+        last = next((each for each in self._trail if each.key == key), self._trail[-1])
+        shorter = [each for each in self._passed if len(each.key) < len(last.key)]
+        for earlier in sorted(shorter, key=lambda each: len(each.key)):
+            candidate = Candidate(earlier.key, earlier.arguments, earlier.play)
+            if self._mode is not None and not self.is_over and self._fails(candidate, self._mode):
+                self._trail.append(candidate)
+                return candidate
+        return last
+
+    def _confirm_trail(self, last: Candidate) -> Finding:
+        """Return the shortest arguments that fail often enough, or else those that fail most often.
+
+        Args:
+            last: the shortest arguments of the trail. Its others follow by the length of their text.
+        """
+        others = sorted((each for each in self._trail if each is not last), key=lambda each: len(each.key))
         assert self._mode is not None, "a final run follows a failure"
         self._confirming = True
         deadline = self._deadline = self._clock.now() + self.profile.confirm
         best: Finding | None = None
-        for candidate in reversed(self._trail):
+        for candidate in [last, *others]:
             found = self._confirmed(candidate, self._mode, at_least=best.reproduced + 1 if best is not None else 0)
             best = found if best is None or found.reproduced > best.reproduced else best
             if best.reproduced >= self._mode.goal or self._clock.now() >= deadline:
