@@ -34,6 +34,11 @@ def test_a_read_sees_all_adds_before_it_and_perhaps_those_beside_it(value: int |
     assert verdict(add(1, 0, 1), add(2, 2, 9), add(1, 6, 7), read(value, 3, 4)).kind == kind
 
 
+def test_an_add_that_ends_when_the_read_begins_is_beside_it() -> None:
+    assert [verdict(add(1, 0, 1), read(value, 1, 2)).kind for value in (0, 1)] == ["ok", "ok"]
+    assert [verdict(add(1, 2, 3), read(value, 1, 2)).kind for value in (0, 1)] == ["ok", "ok"]
+
+
 def test_an_unknown_add_may_have_happened_at_any_time_and_a_failed_one_has_not() -> None:
     unknown = add(5, 0, 1, type="info")
     assert [verdict(unknown, read(value, 8, 9)).kind for value in (0, 5, 6)] == ["ok", "ok", "violated"]

@@ -118,6 +118,12 @@ def test_answers_from_another_source_are_not_the_steady_state() -> None:
     assert verdict(operation("update", 1), *reads[:4], operation("read", 2), operation("read", 2.1)).kind == "ok"
 
 
+def test_one_answer_of_the_right_source_is_not_enough() -> None:
+    reads = [operation("read", each / 2, source="memory") for each in range(1, 11)]
+    assert verdict(operation("update", 1), operation("read", 0.1), *reads).kind == "violated"
+    assert verdict(operation("update", 1), operation("read", 0.1), reads[0]).kind == "ok"
+
+
 def test_a_miss_of_the_cache_may_happen_at_any_time() -> None:
     reads = [operation("read", each / 2, source="postgres", state="miss") for each in range(11)]
     assert verdict(operation("update", 1), *reads).kind == "ok"
