@@ -83,6 +83,7 @@ def resilience(
     running = resilience_stack.prepare_test(resilience_service)
     file = _open_history(request.node)
     resilience = Resilience(resilience_stack, running, file)
+    resilience.profile = options.options_of(request.config).profile
     request.node.stash[RESILIENCE] = resilience
     with recording(resilience.history):
         try:

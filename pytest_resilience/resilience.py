@@ -75,9 +75,11 @@ class Resilience:
         history: the history of this test; that of the last play after a second `play`.
         tally: for each fault without its settings, the number of its strikes in the examples of a generated test.
         default_clients: the number of clients of a play that names none.
+        profile: the profile of generated tests; None for "ci" where the variable CI is set, and for "dev" elsewhere.
     """
 
     default_clients = 3
+    profile: str | None = None
 
     postgres: PostgresTarget
     redis: RedisTarget
@@ -98,6 +100,11 @@ class Resilience:
         self._leak_check: LeakCheck | None = None
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
         self._event_loop_watch = ExitStack()
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self._stack.seed
 
     def _begin_history(self) -> History:
         """Return a new history, which replaces the last one in the file: of a generated test, it holds the last example."""

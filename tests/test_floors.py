@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = """
 8   __init__ | the public names
 7   plugin options hooks fixtures factories stash generated_items replaying | pytest is imported here and nowhere below
-6d  incidents fault_settings drawn_kinds strategies machine generated replay report plants
+6d  incidents fault_settings drawn_kinds strategies program machine generated replay report plants
 6c  resilience
 6b  leaks runner workloads
 6a  stack

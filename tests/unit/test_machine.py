@@ -1,0 +1,290 @@
+"""A state machine writes a program, which is played at the end, and shrinks although the system is not deterministic."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, precondition, rule
+
+from pytest_resilience import program as programs
+from pytest_resilience import schedule
+from pytest_resilience.errors import ScheduleError, SetupError
+from pytest_resilience.history import History
+from pytest_resilience.machine import ResilienceMachine
+from pytest_resilience.program import Operate, Program, ProgramBuilder, script_of
+from pytest_resilience.schedule import Episode, Schedule, Step, operations, touched
+
+
+class Shop:
+    """A workload that notes what it performs."""
+
+    kinds = ("update", "read")
+
+    def __init__(self):
+        self.performed = []
+
+    def begin(self, resilience):
+        self.performed.clear()
+
+    def kind(self, n):
+        return "read"
+
+    def perform(self, client, kind, n):
+        self.performed.append((kind, n))
+
+    def execute(self, client, kind, key, value):
+        self.performed.append((kind, key, value))
+
+    def read_all(self, client):
+        pass
+
+    def end(self):
+        pass
+
+
+class FakeResilience:
+    """A system that performs the operations of a schedule one after the other."""
+
+    seed = 1
+    profile = None
+
+    def __init__(self):
+        self.played = []
+        self.examples = 0
+        self.history = History()
+
+    def begin_example(self):
+        self.examples += 1
+        self.history = History()
+
+    def end_example(self):
+        pass
+
+    def play(self, schedule, workload, clients=None, *, recovery):
+        self.played.append(schedule)
+        workload.begin(self)
+        self.history.begin_phase("baseline", 1)
+        workload.perform(self.history.client(), "update", 0)
+        for number, episode in enumerate(schedule.episodes, start=1):
+            self.history.begin_phase("run", number)
+            for n in range(episode.operations):
+                workload.perform(self.history.client(), workload.kind(n), n)
+        self.history.begin_phase("recovery", len(schedule.episodes))
+        workload.perform(self.history.client(), "update", 0)
+        return self.history
+
+
+class Machine(ResilienceMachine):
+    strikes = Bundle("strikes")
+    broken = staticmethod(lambda program: False)
+
+    @rule(key=st.sampled_from("ab"))
+    def write(self, key):
+        self.operate("update", key=key, value="v")
+
+    @rule()
+    def read(self):
+        self.operate("read")
+
+    @rule(target=strikes)
+    def refuse(self):
+        return self.strike("redis.refuse")
+
+    @rule(target=strikes, seconds=st.sampled_from([0.1, 0.5]))
+    def slow(self, seconds):
+        return self.strike("postgres.latency", seconds=seconds)
+
+    @rule(struck=strikes)
+    def heals(self, struck):
+        self.heal(struck)
+
+    @rule()
+    @precondition(lambda self: self.can_end_episode)
+    def quiet(self):
+        self.end_episode()
+
+    def check(self, history):
+        assert not self.broken(self.program.build()), "the promise is broken"
+
+
+def failure_of(condition, machine=Machine, **options):
+    class Broken(machine):
+        broken = staticmethod(condition)
+
+    resilience = FakeResilience()
+    with pytest.raises(AssertionError, match="the promise is broken") as caught:
+        Broken.run(resilience, Shop(), **options)
+    return "\n".join(caught.value.__notes__), resilience
+
+
+def two_outages(program):
+    return sum(any(s.fault == "redis.refuse" for s in e.steps) for e in program.schedule.episodes) >= 2
+
+
+def test_the_failure_has_a_program_that_breaks_the_promise():
+    notes, resilience = failure_of(two_outages)
+    line = next(line for line in notes.splitlines() if line.startswith("program = "))
+    program = eval(line.removeprefix("program = "), {**vars(schedule), **vars(programs)})
+    assert two_outages(program)
+    assert program.schedule in resilience.played
+    assert "reproduced 10 of 10" in notes
+
+
+def test_a_bug_that_shows_nine_times_of_ten_is_found():
+    plays = itertools.count(1)
+    notes, _ = failure_of(lambda program: two_outages(program) and next(plays) % 10)
+    assert "reproduced 9 of 10" in notes or "reproduced 10 of 10" in notes
+
+
+def test_a_machine_without_a_failure_passes_and_plays_many_programs(monkeypatch):
+    from pytest_resilience import profiles
+
+    monkeypatch.setitem(profiles.PROFILES, "dev", profiles.PROFILES["dev"]._replace(search=2.0))
+    resilience = FakeResilience()
+    Machine.run(resilience, Shop(), profile="dev")
+    assert resilience.examples == len(resilience.played) > 5
+    assert len(set(resilience.played)) > 5
+
+
+def test_one_seed_draws_the_same_programs(monkeypatch):
+    from pytest_resilience import profiles
+
+    monkeypatch.setitem(profiles.PROFILES, "dev", profiles.PROFILES["dev"]._replace(search=2.0))
+    played = []
+    for seed in (4, 4, 5):
+        resilience = FakeResilience()
+        Machine.run(resilience, Shop(), profile="dev", seed=seed)
+        played.append(resilience.played)
+    number = min(map(len, played))  # the budget is in seconds
+    assert number > 5
+    assert played[0][:number] == played[1][:number]
+    assert played[0][:number] != played[2][:number]
+
+
+def test_a_rule_that_fails_ends_the_test_and_nothing_is_played():
+    class Wrong(ResilienceMachine):
+        @rule()
+        def misspelt(self):
+            self.strike("redis.refus")
+
+    resilience = FakeResilience()
+    with pytest.raises(ScheduleError, match="did you mean 'refuse'"):
+        Wrong.run(resilience, Shop())
+    assert not resilience.played
+
+
+def test_a_wrong_operation_is_an_error_at_once():
+    class Wrong(ResilienceMachine):
+        @rule()
+        def buy(self):
+            self.operate("buy")
+
+    with pytest.raises(SetupError, match="no operation 'buy'; it has: update, read"):
+        Wrong.run(FakeResilience(), Shop())
+
+
+def test_a_key_needs_the_method_execute():
+    names = [name for name in vars(Shop) if name != "execute"]
+    plain = type("Plain", (), {name: vars(Shop)[name] for name in names})
+    with pytest.raises(SetupError, match=r"needs the method execute\(client, kind, key, value\) of Plain"):
+        Machine.run(FakeResilience(), plain())
+
+
+def test_a_machine_without_a_check_is_an_error():
+    class Unchecked(ResilienceMachine):
+        @rule()
+        def read(self):
+            self.operate("read")
+
+    with pytest.raises(SetupError, match=r"Unchecked has no method check\(self, history\)"):
+        Unchecked.run(FakeResilience(), Shop())
+
+
+# Programs
+
+
+def test_strikes_and_heals_become_steps():
+    builder = ProgramBuilder()
+    first = builder.strike("redis.refuse", {}, None)
+    builder.operate(Operate("read"))
+    builder.strike("postgres.latency", {"seconds": 0.1}, touched(2))
+    builder.operate(Operate("update", "a", 1))
+    builder.heal(1, first)
+    builder.operate(Operate("read"))
+    builder.strike("redis.pause", {}, None)  # after the last operation
+    builder.end_episode()
+    builder.end_episode()  # has no operation yet
+    builder.heal(1, first)  # of an episode that has ended
+    builder.operate(Operate("read"))
+    latency = Step("postgres.latency", {"seconds": 0.1}, at=operations(1), until=touched(2))
+    assert builder.build() == Program(
+        Schedule([Episode([Step("redis.refuse", until=operations(2)), latency], 3), Episode([], 1)]),
+        ((Operate("read"), Operate("update", "a", 1), Operate("read")), (Operate("read"),)),
+    )
+
+
+def test_a_program_without_operations_is_none():
+    builder = ProgramBuilder()
+    builder.strike("redis.refuse", {}, None)
+    assert builder.build() is None
+
+
+def test_a_program_has_at_most_four_episodes():
+    builder = ProgramBuilder()
+    for _ in range(3):
+        builder.operate(Operate("read"))
+        builder.end_episode()
+    builder.operate(Operate("read"))
+    with pytest.raises(SetupError, match="at most 4 episodes"):
+        builder.end_episode()
+
+
+def test_a_program_survives_repr():
+    program = Program(Schedule([Episode([], 2)]), ((Operate("read"), Operate("update", "a", 1)),))
+    assert eval(repr(program)) == program
+    assert hash(eval(repr(program))) == hash(program)
+
+
+def test_a_program_with_other_counts_is_an_error():
+    with pytest.raises(SetupError, match=r"have \[2\] operations"):
+        Program(Schedule([Episode([], 2)]), ((Operate("read"),),))
+
+
+def test_a_program_is_played_with_its_operations_and_the_workload_does_the_rest():
+    workload = Shop()
+    program = Program(
+        Schedule([Episode([], 2), Episode([], 1)]), ((Operate("update", "a", 1), Operate("read")), (Operate("update"),))
+    )
+    program.play(FakeResilience(), workload)
+    assert workload.performed == [("update", 0), ("update", "a", 1), ("read", 1), ("update", 0), ("update", 0)]
+
+
+async def _perform(self, client, kind, n):
+    self.performed.append((kind, n))
+
+
+@pytest.mark.anyio
+async def test_the_script_of_an_asynchronous_workload_is_asynchronous():
+    class Async(Shop):
+        perform = _perform
+
+    workload = Async()
+    await script_of(workload).perform(History().client(), "read", 3)
+    assert workload.performed == [("read", 3)]
+
+
+@pytest.fixture(autouse=True)
+def _no_example_database():
+    before = settings.get_current_profile_name()
+    settings.register_profile("no-database", settings.get_profile(before), database=None)
+    settings.load_profile("no-database")
+    yield
+    settings.load_profile(before)
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
