@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from hypothesis import HealthCheck, Phase
 from hypothesis import seed as seeded
 from hypothesis import settings as hypothesis_settings
-from hypothesis.control import current_build_context
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 from .errors import SetupError
@@ -151,7 +150,7 @@ class ResilienceMachine(RuleBasedStateMachine):
             return
         play = functools.partial(self._play, program)
         candidate = Candidate(repr(program), {"program": program}, play)
-        judge(self._run.search, candidate, is_final=current_build_context().is_final)
+        judge(self._run.search, candidate)
 
     def _play(self, program: Program) -> None:
         run = self._run
