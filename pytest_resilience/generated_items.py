@@ -166,7 +166,10 @@ def _report(item: pytest.Function, search: Search, finding: Finding) -> None:
         except OSError as error:
             remarks.append(f"the replay file could not be saved: {error}")
     found = Found(arguments, str(finding), tuple(remarks), command)
-    explain(finding.error, getattr(finding.error, HISTORY, None), found)
+    history = getattr(finding.error, HISTORY, None)
+    if history is not None:
+        item.stash[RESILIENCE].write_history(history)
+    explain(finding.error, history, found)
 
 
 def _remarks(search: Search, finding: Finding) -> Iterable[str]:

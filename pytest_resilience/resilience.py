@@ -116,6 +116,7 @@ class Resilience:
         """Write a history to the file of the test, in place of that of the last example, such as the one that a report shows."""
         if self._history_file is not None:
             self._history_file.begin(history.records)
+            self._history_file.close()
 
     @property
     def service(self) -> ServiceTarget:

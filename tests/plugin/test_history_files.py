@@ -155,3 +155,20 @@ def test_a_generated_test_keeps_the_history_of_its_last_example(project: pytest.
         / "test_a_generated_test_keeps_the_history_of_its_last_example.py-test_it.jsonl"
     )
     assert [each["index"] for each in lines(file)] == [0]
+
+
+def test_a_generated_test_that_fails_keeps_the_history_of_the_reported_example(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_shop="""
+        from hypothesis import given, settings, strategies as st
+
+        @settings(max_examples=20, database=None)
+        @given(n=st.integers(0, 100))
+        def test_it(resilience, n):
+            resilience.history.client().invoke("read", value=n).ok()
+            assert n < 7
+        """
+    )
+    project.runpytest_subprocess("-n", "0").assert_outcomes(failed=1)
+    found = lines(project.path / ".resilience" / "history" / "main" / "test_shop.py-test_it.jsonl")
+    assert [each["value"] for each in found] == [7]
