@@ -6,6 +6,8 @@ import threading
 
 from .striker import Striker
 
+POLL_INTERVAL = 0.005  # seconds between two readings of the times at which steps strike, which heals change
+
 
 class Gate:
     """The numbers of an episode's operations. Each is given out once, after everything that is due before it has been done.
@@ -36,15 +38,24 @@ class Gate:
     def take(self) -> int | None:
         """Return the number of the operation that the calling thread has to begin now, or None if there is none left.
 
-        Everything that is due before the operation has struck and healed on return.
+        Everything that is due before the operation has struck and healed on return. The last operation also waits for the steps
+        whose time is known and has not come, because they would strike nothing after it.
         """
         with self._taking:
             if self._next >= self._operations or self._closed.wait(self._pause()):
                 return None
+            if self._next == self._operations - 1:
+                self._wait_for_steps()
             number = self._next
             self._striker.advance(number)
             self._next += 1
             return None if self.closed else number
+
+    def _wait_for_steps(self) -> None:
+        while (seconds := self._striker.seconds_to_last_strike()) > 0 and not self._closed.wait(
+            min(seconds, POLL_INTERVAL)
+        ):
+            pass
 
     def _pause(self) -> float:
         """Return the seconds until the next operation may begin."""

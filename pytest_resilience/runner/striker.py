@@ -61,6 +61,13 @@ class Striker:
         """True if a strike heals after a time that is not over."""
         return any(each.step.until.kind == "seconds" and not each.reason for each in self.active)
 
+    def seconds_to_last_strike(self) -> float:
+        """Return the seconds until the last pending step whose time is known has to strike, or 0 if there is none."""
+        since = self._last_heal.seconds if self._last_heal is not None else float("-inf")
+        begins = {"seconds": 0.0, "after_heal": since}
+        triggers = [step.at for step in list(self._pending) if "seconds" in (step.at.kind, step.at.unit)]
+        return max((begins[each.kind] + (each.value or 0.0) - self.seconds for each in triggers), default=0.0)
+
     def advance(self, number: int) -> None:
         """Heal and strike everything that is due before operation `number` begins.
 

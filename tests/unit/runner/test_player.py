@@ -15,7 +15,18 @@ from pytest_resilience.runner import clients as runner_clients
 from pytest_resilience.runner import player as runner_player
 from pytest_resilience.runner.liveness import BASELINE_ROUNDS
 from pytest_resilience.runner.player import play, play_in_loop
-from pytest_resilience.schedule import Episode, Schedule, Step, connections, end, operations, touched
+from pytest_resilience.schedule import (
+    Episode,
+    Schedule,
+    Step,
+    Trigger,
+    after_heal,
+    connections,
+    end,
+    operations,
+    seconds,
+    touched,
+)
 from tests.support.played import AsyncFakeWorkload, FakeSystem, FakeWorkload
 from tests.support.waiting import until
 
@@ -42,6 +53,16 @@ def test_every_operation_runs_once_and_a_strike_comes_before_its_operation() -> 
     during = {call for call in system.calls[struck:healed] if call.startswith("operation")}
     assert before <= {f"operation {n}" for n in range(5)}
     assert not during & {f"operation {n}" for n in range(9, 20)}
+
+
+@pytest.mark.parametrize("at", [seconds(0.1), after_heal(seconds=0.1)])
+def test_the_last_operation_waits_for_a_step_with_a_time(at: Trigger) -> None:
+    system = FakeSystem()
+    steps = [Step("redis.oom", at=operations(1), until=operations(2)), Step("redis.readonly", at=at, until=end())]
+    play_sync(system, FakeWorkload(system.calls), Episode(steps, operations=6))
+    assert system.calls.index("heal redis.oom") < system.calls.index("strike redis.readonly")
+    assert system.calls.index("strike redis.readonly") < system.calls.index("operation 5")
+    assert not [mark for mark in system.history.marks if isinstance(mark, SkipMark)]
 
 
 def test_one_client_makes_a_play_repeat_exactly() -> None:

@@ -133,6 +133,23 @@ def test_a_step_strikes_relative_to_the_last_heal() -> None:
     ]
 
 
+def test_the_time_of_the_last_strike_follows_from_the_last_heal() -> None:
+    run = Run(
+        Step("redis.oom", at=operations(0), until=seconds(0.25)),
+        Step("redis.readonly", at=after_heal(seconds=0.5)),
+        Step("redis.loading", at=seconds(0.5)),
+        Step("redis.flap", at=operations(9)),
+    )
+    run.advance_to(0)
+    assert run.striker.seconds_to_last_strike() == 0.5
+    run.clock.sleep(0.25)
+    run.striker.poll()
+    assert run.striker.seconds_to_last_strike() == 0.5
+    run.clock.sleep(0.5)
+    run.striker.poll()
+    assert run.striker.seconds_to_last_strike() == 0.0
+
+
 def test_overlapping_strikes_heal_the_latest_first_at_the_end() -> None:
     run = Run(Step("redis.oom", until=end()), Step("postgres.read_only", until=end()))
     run.advance_to(0)
