@@ -81,6 +81,7 @@ KEPT = {
         op(0, "read", 9, "7", "c"),
     ),
     "deleted": (CREATED, UPDATED, DELETED, op(0, "read", 3, "7", None)),
+    "deleted, though an older value returned": (CREATED, UPDATED, DELETED, op(0, "read", 3, "7", "a")),
     "perhaps deleted": (CREATED, op(1, "delete", 0.1, "7", type="info"), UPDATED, op(0, "list", 9, None, {})),
     "created again with a lower version": (
         CREATED,

@@ -119,6 +119,10 @@ APART = {
         OTHER,
         op(1, "list", 2, None, {"7": "b", "8": "b"}),
     ),
+    "only by a create with an unknown key": (
+        op(0, "create", 0, None, "b", type="info"),
+        op(1, "read", 2, "7", "b"),
+    ),
     "there before the other write": (
         op(1, "read", 0, "7", "b"),
         OTHER,
