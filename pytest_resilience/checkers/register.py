@@ -22,7 +22,7 @@ class Value(NamedTuple):
     name: str
 
 
-ABSENT = Value("nothing")
+ABSENT = Value("no object")
 ANY = Value("an unknown value")
 
 
