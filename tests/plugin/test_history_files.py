@@ -157,18 +157,41 @@ def test_a_generated_test_keeps_the_history_of_its_last_example(project: pytest.
     assert [each["index"] for each in lines(file)] == [0]
 
 
-def test_a_generated_test_that_fails_keeps_the_history_of_the_reported_example(project: pytest.Pytester) -> None:
+def test_a_generated_test_that_fails_keeps_the_history_of_the_reported_play(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_shop="""
         from hypothesis import given, settings, strategies as st
 
+        plays = []
+
         @settings(max_examples=20, database=None)
         @given(n=st.integers(0, 100))
         def test_it(resilience, n):
-            resilience.history.client().invoke("read", value=n).ok()
-            assert n < 7
+            plays.append(n)
+            resilience.history.client().invoke("read", value=len(plays)).ok()
+            assert n < 7, f"in play {len(plays)}"
         """
     )
-    project.runpytest_subprocess("-n", "0").assert_outcomes(failed=1)
+    result = project.runpytest_subprocess("-n", "0")
+    result.assert_outcomes(failed=1)
     found = lines(project.path / ".resilience" / "history" / "main" / "test_shop.py-test_it.jsonl")
-    assert [each["value"] for each in found] == [7]
+    assert len(found) == 1
+    result.stdout.fnmatch_lines(f"E * in play {found[0]['value']}")
+
+
+def test_an_earlier_history_can_take_the_place_of_the_last_one(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_shop="""
+        def test_it(resilience):
+            first = resilience.history
+            first.client().invoke("read", value="first").ok()
+            resilience.begin_example()
+            resilience.history.client().invoke("read", value="second").ok()
+            resilience.end_example()
+            resilience.write_history(first)
+            resilience.history.begin_phase("heal", 1)  # of the last history, so it is not in the file
+        """
+    )
+    project.runpytest_subprocess("-n", "0").assert_outcomes(passed=1)
+    found = lines(project.path / ".resilience" / "history" / "main" / "test_shop.py-test_it.jsonl")
+    assert [each.get("value") for each in found] == ["first"]
