@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..history import History
 from ..operation import FaultMark, Mark, Operation, PhaseMark, SkipMark
+from ..wording import counted
 
 MAX_LINES = 40  # of a timeline
 AROUND = 4  # lines kept before and after each operation of the witness
@@ -69,7 +70,7 @@ def _mark_lines(marks: Iterable[Mark]) -> list[_Line]:
 
 def _mark_text(mark: Mark) -> str:
     if isinstance(mark, FaultMark):
-        touched = f", touched {mark.touched} {mark.unit}" if mark.touched is not None else ""
+        touched = f", touched {counted(mark.touched, mark.unit)}" if mark.touched is not None else ""
         return f"{mark.label} {'strikes' if mark.mark == 'strike' else f'heals{touched}'}"
     if isinstance(mark, SkipMark):
         return f"{mark.label} cannot {mark.action}: {mark.reason}"
