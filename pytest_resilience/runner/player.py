@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..clock import SYSTEM, Clock
+from ..history import describe_error
 from ..operation import Phase
 from ..schedule import Episode, Schedule
 from ..workloads.workload import Workload
@@ -97,8 +98,13 @@ class Player:
         try:
             self._clients.begin(self._system.resilience)
             yield
-        finally:
-            self._clients.end()
+        except BaseException as error:
+            try:
+                self._clients.end()
+            except Exception as second:  # noqa: BLE001  # the first error matters more
+                error.add_note(f"and then, at the end of the workload: {describe_error(second)}")
+            raise
+        self._clients.end()
 
     def _begin_phase(self, phase: Phase, episode: int, *struck: str) -> None:
         self._history.begin_phase(phase, episode)

@@ -68,7 +68,10 @@ class StackSystem:
         server = self._stack.targets.get(target)
         if server is None:
             return None
-        counters = server.proxy_handle.counters()
+        try:
+            counters = server.proxy_handle.counters()
+        except Exception:  # noqa: BLE001  # the proxy has ended, which the check of the backend reports
+            return None
         refused = counters.refused.connections if counters.refused is not None else 0
         return counters.accepted.connections + refused
 

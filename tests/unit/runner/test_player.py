@@ -60,7 +60,6 @@ def test_the_last_operation_waits_for_a_step_with_a_time(at: Trigger) -> None:
     system = FakeSystem()
     steps = [Step("redis.oom", at=operations(1), until=operations(2)), Step("redis.readonly", at=at, until=end())]
     play_sync(system, FakeWorkload(system.calls), Episode(steps, operations=6))
-    assert system.calls.index("heal redis.oom") < system.calls.index("strike redis.readonly")
     assert system.calls.index("strike redis.readonly") < system.calls.index("operation 5")
     assert not [mark for mark in system.history.marks if isinstance(mark, SkipMark)]
 
@@ -177,6 +176,19 @@ def test_an_error_of_an_operation_ends_the_play_after_everything_has_healed(erro
     assert "heal redis.oom" in system.calls
     assert system.calls[-1] == "end"
     assert len(system.calls) < 10_000, "the other clients end, too"
+
+
+def test_an_error_at_the_begin_of_a_workload_hides_behind_none_of_its_end() -> None:
+    class Broken(FakeWorkload):
+        def begin(self, resilience: Any) -> None:
+            raise OSError("no pool")
+
+        def end(self) -> None:
+            raise AttributeError("no attribute 'pool'")
+
+    with pytest.raises(OSError, match="no pool") as failure:
+        play_sync(FakeSystem(has_service=True), Broken([]), Episode())
+    assert "no attribute 'pool'" in failure.value.__notes__[0]
 
 
 def test_an_interrupt_of_the_waiting_thread_heals_and_joins(monkeypatch: pytest.MonkeyPatch) -> None:
