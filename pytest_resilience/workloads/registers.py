@@ -68,7 +68,7 @@ class Registers(ABC):
         await self._record(client, kind, None if kind == "list" else key, value, expected)
 
     def _value(self, client: Client, kind: str) -> Any:
-        """Return the value that an operation writes; None for one that writes none."""
+        """Return the value that an operation writes, or None for one that writes none."""
         return f"w{client.process}.{next(self._texts)}" if kind == "update" else None
 
     def _expected(self, key: str) -> int | None:

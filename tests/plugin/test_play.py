@@ -249,7 +249,7 @@ def test_it(resilience):
     work = [o for o in history.operations if o.phase == "run"]
     (heal,) = marks(history, FaultMark, mark="heal")
     assert any(o.end > heal.time > o.time for o in work)
-    assert {o.type for o in work} == {"ok"}, "the heal continues the process, which answers"
+    assert {o.error for o in work} <= {None, "412"}, "the heal continues the process, which answers; an update may be late"
     assert {m.answer["status"] for m in marks(history, ProbeMark, name="ready")} == {None, 200}
 """
     )
