@@ -267,16 +267,21 @@ def budgeted(given: settings, phases: list[Phase], search: Search) -> settings:
         phases: the phases to run.
         search: the search. Hypothesis ends the generation when its budget is spent.
     """
+    chosen = given.max_examples != settings.get_profile(_profile_name()).max_examples
+    limit = given.max_examples if chosen else MANY
 
     class Budgeted(settings):
         @property
         def max_examples(self) -> int:
-            return 1 if search.is_over and not search.shrinking else super().max_examples
+            return 1 if search.is_over and not search.shrinking else limit
 
-    chosen = given.max_examples != settings.get_profile(_profile_name()).max_examples
+        @max_examples.setter
+        def max_examples(self, value: int) -> None:
+            """Ignore it. Hypothesis before 6.138 sets all attributes."""
+
     return Budgeted(
         given,
-        max_examples=given.max_examples if chosen else MANY,
+        max_examples=limit,
         derandomize=False,
         database=_database(given),
         phases=phases,
