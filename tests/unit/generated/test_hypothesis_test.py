@@ -42,7 +42,7 @@ class Resilience:
         self.ended += 1
 
 
-def search_of(test: Any, *, seed: int = 0, nodeid: str = "test", search: Search | None = None) -> Finding | None:
+def search_of(test: Any, *, seed: int | None = 0, nodeid: str = "test", search: Search | None = None) -> Finding | None:
     """Run a generated test and return its finding."""
     suppress_health_checks(test)
     resilience = Resilience()
@@ -171,17 +171,23 @@ def test_a_failure_that_came_once_is_reported_at_the_end_of_the_search():
     assert search.examples > 20, "the search went on"
 
 
-def test_the_budget_of_the_search_ends_it():
-    clock = FakeClock()
+def test_the_budget_of_the_search_ends_it_and_hypothesis_draws_no_more():
+    clock, drawn = FakeClock(), []
+
+    def count(n: int) -> int:
+        drawn.append(n)
+        assert len(drawn) < 1000, "it goes on drawing"
+        return n
 
     @settings(database=None)
-    @given(steps=STEPS)
-    def test(resilience: Resilience, steps: list[str]) -> None:
+    @given(n=st.integers().map(count))
+    def test(resilience: Resilience, n: int) -> None:
         clock.time += 0.1
 
     search = Search(UNLIMITED, clock=clock)
     assert search_of(test, search=search) is None
     assert 8 <= search.plays <= 11
+    assert len(drawn) < 50
 
 
 def test_the_users_number_of_examples_is_a_limit():
@@ -267,23 +273,8 @@ def test_drawing_while_the_system_runs_is_refused():
         search_of(test)
 
 
-def test_arguments_with_a_repr_that_has_an_address_are_identified_by_their_choices():
-    class Opaque:
-        def __init__(self, n: int) -> None:
-            self.n = n
-
-    @CAP
-    @given(thing=st.builds(Opaque, st.integers(0, 100)))
-    def test(resilience: Resilience, thing: Opaque) -> None:
-        if thing.n > 10:
-            raise ValueError("large")
-
-    finding = search_of(test)
-    assert finding is not None
-    assert finding.candidate.arguments["thing"].n == 11
-
-
-def test_the_profile_of_hypothesis_for_ci_freezes_nothing(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("seeds", [(1, 2), (None, None)], ids=["a seed of the run", "a seed of Hypothesis"])
+def test_the_profile_of_hypothesis_for_ci_freezes_nothing(seeds: tuple[int | None, int | None]):
     try:
         settings.load_profile("ci")
     except InvalidArgument:
@@ -296,7 +287,7 @@ def test_the_profile_of_hypothesis_for_ci_freezes_nothing(monkeypatch: pytest.Mo
             clock.time += 0.05
 
         drawn = []
-        for seed in (1, 2):
+        for seed in seeds:
             seen: list[list[str]] = []
             clock = FakeClock()
             assert search_of(test, seed=seed, search=Search(UNLIMITED, clock=clock)) is None
