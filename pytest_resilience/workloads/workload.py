@@ -11,14 +11,16 @@ from ..history import Client
 class Workload(Protocol):
     """The operations of clients.
 
-    Attributes:
-        kinds: the kinds of operation, such as ("create", "read", "update"). The liveness phase performs them in this order, and
-            demands that each of them succeeds.
-        name: what it works on, if that differs among objects of one class. A test measures the baseline of a class, kinds and name
-            once. This attribute is optional.
+    A test measures the baseline once for all workloads of one class with equal kinds and an equal `name`. That attribute is
+    optional. It says what a workload works on, if that differs among objects of the class.
     """
 
-    kinds: tuple[str, ...]
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of operation, such as ("create", "read", "update").
+
+        The liveness phase performs them in this order, and demands that each of them succeeds. A class attribute will do.
+        """
 
     def begin(self, resilience: Any) -> Awaitable[None] | None:
         """Prepare for a play, on a clean system and a freshly started service. Forget what earlier plays have made."""

@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 from typing import assert_type
 
+import asyncpg
 import httpx
 import psutil
 import pytest
+from redis.asyncio import Redis
 
 from pytest_resilience import (
     CannotInject,
+    Episode,
     History,
     Leak,
     NeverHappened,
@@ -22,15 +25,20 @@ from pytest_resilience import (
     Receipt,
     Resilience,
     ResilienceError,
+    Schedule,
     Service,
     SetupError,
     Stack,
+    Step,
     Strike,
     eventually,
     factories,
     incidents,
     recovers,
 )
+from pytest_resilience.history import Client
+from pytest_resilience.schedule import operations, touched
+from pytest_resilience.workloads import HttpResource, PostgresRegisters, RedisRegisters
 
 
 @pytest.fixture(scope="session")
@@ -212,3 +220,33 @@ async def recorded_coroutine_functions_stay_ones(resilience: Resilience) -> None
     order = resilience.history.recorded(buy, f="create", value=lambda product: product, fails=(LookupError, ValueError))
     assert_type(await order(7), str)
     order("seven")  # type: ignore[arg-type, unused-coroutine]
+
+
+class Prices:
+    kinds = ("update", "read")
+
+    def begin(self, resilience: Resilience) -> None: ...
+
+    def kind(self, n: int) -> str:
+        return self.kinds[n % 2]
+
+    def perform(self, client: Client, kind: str, n: int) -> None:
+        assert_type(client.invoke(kind, key="1").ok(value=n), Operation)
+
+    def read_all(self, client: Client) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class AsyncPrices(Prices):
+    async def perform(self, client: Client, kind: str, n: int) -> None: ...  # type: ignore[override]
+
+
+async def plays(resilience: Resilience) -> None:
+    schedule = Schedule([Episode([Step("redis.refuse", {}, operations(3), touched(1))], operations=12)])
+    notes = HttpResource("/notes", create={"text": "{value}"}, change=lambda text: {"text": text})
+    for workload in (notes, Prices(), RedisRegisters(Redis.from_url), PostgresRegisters(asyncpg.connect)):
+        assert_type(resilience.play(schedule, workload, clients=2, recovery=1.0), History)
+    assert_type(await resilience.play_async(schedule, AsyncPrices()), History)
+    resilience.play(schedule, object())  # type: ignore[arg-type]
+    resilience.play("redis.refuse", notes)  # type: ignore[arg-type]
