@@ -44,6 +44,13 @@ def is_generated(item: pytest.Item) -> bool:
     return is_drawn and "resilience" in getattr(item, "fixturenames", ())
 
 
+def strike_markers(item: pytest.Item) -> None:
+    """Strike the faults of the markers of a test, those of its class and module first."""
+    __tracebackhide__ = True
+    for marker in reversed(list(item.iter_markers("fault"))):
+        item.stash[RESILIENCE].strike(*marker.args, **marker.kwargs)
+
+
 def run(item: pytest.Function) -> None:
     """Search, and raise the failure that was found. Under --resilience-replay, play the file.
 
@@ -66,7 +73,15 @@ def run(item: pytest.Function) -> None:
     with _progress(item, resilience) as progress:
         search = Search(profile, known=_known_keys(item), listener=progress)
         is_parametrized = hasattr(item, "callspec")
-        test = GeneratedTest(item.obj, item.nodeid, _seed(item), resilience, search, is_parametrized=is_parametrized)
+        test = GeneratedTest(
+            item.obj,
+            item.nodeid,
+            _seed(item),
+            resilience,
+            search,
+            is_parametrized=is_parametrized,
+            prepare=functools.partial(strike_markers, item),
+        )
         finding = None
         try:
             if given.replay is None:

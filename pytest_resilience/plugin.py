@@ -12,7 +12,7 @@ import pytest
 
 from . import options
 from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
-from .generated_items import is_generated, never_hit_property
+from .generated_items import is_generated, never_hit_property, strike_markers
 from .generated_items import run as run_generated
 from .kept_modules import FINDER
 from .report.run_reports import (
@@ -186,8 +186,8 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
                 item.stash[LEAK_CHECK] = fixture.start_leak_check(item.config.rootpath, loops, allowed)
                 if uses_fixture:  # only its teardown stops the watch
                     fixture.watch_event_loops()
-            for marker in reversed(list(item.iter_markers("fault"))):  # class and module before function
-                fixture.strike(*marker.args, **marker.kwargs)
+            if not is_generated(item):  # each example of a generated test strikes anew
+                strike_markers(item)
     if FINDER.has_saved:
         FINDER.save()
 

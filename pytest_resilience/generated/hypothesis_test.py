@@ -84,6 +84,7 @@ class GeneratedTest:
         run_seed: the seed of the run; None if the user has chosen another seed.
         resilience: the value of the fixture.
         search: the search.
+        prepare: is called at the begin of each example.
         is_parametrized: True if other items share the function, which then have other examples in the database.
 
     Attributes:
@@ -99,6 +100,7 @@ class GeneratedTest:
         search: Search,
         *,
         is_parametrized: bool = False,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._test = test
         self._function = getattr(test, "__func__", test)
@@ -107,6 +109,7 @@ class GeneratedTest:
         self._resilience = resilience
         self._search = search
         self._is_parametrized = is_parametrized
+        self._prepare = prepare
         self._replayed: int | None = None
         self.recovered_after = 0.0
 
@@ -216,6 +219,7 @@ class GeneratedTest:
         notes: list[object] = []
         self._resilience.begin_example()
         try:
+            self._prepare()
             with with_reporter(notes.append):
                 inner()
         except BaseException as error:

@@ -362,6 +362,25 @@ def test_all(resilience, n):
     strict.stdout.fnmatch_lines(["*VACUOUS: postgres.refuse affected nothing in *"])
 
 
+def test_the_faults_of_markers_strike_in_each_example(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        DRAWING
+        + """
+import pytest
+
+@pytest.mark.fault("redis.latency", seconds=0.01)
+@settings(max_examples=5, database=None)
+@given(n=st.integers(0, 100))
+def test_it(resilience, n):
+    assert [each.label for each in resilience.strikes] == ["redis.latency(seconds=0.01)"]
+"""
+    )
+    result = project.runpytest_subprocess()
+    result.stdout.fnmatch_lines(
+        ["GENERATED *: 5 schedules played, 5 strikes, 0 hit; redis.latency never hit", "*1 vacuous*"]
+    )
+
+
 def test_a_checker_in_an_ordinary_test_shows_its_witness_and_a_timeline(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
