@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -174,13 +175,13 @@ def test_a_failure_that_came_once_is_reported_at_the_end_of_the_search():
 def test_the_budget_of_the_search_ends_it_and_hypothesis_draws_no_more():
     clock, drawn = FakeClock(), []
 
-    def count(n: int) -> int:
+    def counted(n: int) -> int:
         drawn.append(n)
         assert len(drawn) < 1000, "it goes on drawing"
         return n
 
     @settings(database=None)
-    @given(n=st.integers().map(count))
+    @given(n=st.integers().map(counted))
     def test(resilience: Resilience, n: int) -> None:
         clock.time += 0.1
 
@@ -339,3 +340,47 @@ def test_notes_of_the_test_are_part_of_the_failure():
     finding = search_of(test)
     assert finding is not None
     assert finding.error.__notes__ == ["drawn was 5"]
+
+
+def test_arguments_that_never_look_equal_end_with_what_was_found_and_no_complaint_of_hypothesis():
+    numbers, random = count(), Random(2)
+
+    class Changing:
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+        def __repr__(self) -> str:
+            return f"Changing {next(numbers)}"
+
+    @CAP
+    @given(thing=st.builds(Changing, st.integers(0, 100)))
+    def test(resilience: Resilience, thing: Changing) -> None:
+        if thing.n > 10 and random.random() < 0.6:
+            raise ValueError("large")
+
+    for seed in range(10):
+        finding = search_of(test, seed=seed)
+        assert finding is not None
+        assert isinstance(finding.error, ValueError)
+        assert finding.candidate.arguments["thing"].n > 10
+
+
+def test_a_strategy_that_draws_otherwise_after_the_failure_does_not_hide_it():
+    """Hypothesis complains of such a strategy with FlakyStrategyDefinition."""
+    failed = []
+
+    @st.composite
+    def changing(draw: st.DrawFn) -> object:
+        return draw(st.booleans() if failed else st.integers(0, 100))
+
+    @CAP
+    @given(thing=changing())
+    def test(resilience: Resilience, thing: int) -> None:
+        if thing > 10:
+            failed.append(thing)
+            raise ValueError("large")
+
+    finding = search_of(test)
+    assert finding is not None
+    assert isinstance(finding.error, ValueError)
+    assert finding.candidate.arguments["thing"] > 10
