@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import example as hypothesis_example
+from hypothesis._settings import is_in_ci
 from hypothesis.control import current_build_context
 from hypothesis.database import ExampleDatabase
 from hypothesis.errors import Flaky
@@ -254,8 +255,24 @@ def judge(search: Search, candidate: Candidate) -> None:
 
 
 def is_frozen_by_ci(given: settings) -> bool:
-    """True if Hypothesis' own profile for CI has fixed the examples, and not the user."""
-    return given.derandomize and _profile_name() == "ci"
+    """True if Hypothesis' own profile for CI has fixed the examples.
+
+    A profile of the user's that only names a database inherits this from the profile for CI. Older releases of Hypothesis do not
+    show from which settings a value comes.
+    """
+    if not hasattr(given, "_fallback"):
+        return given.derandomize and is_in_ci()
+    return given.derandomize and settings.get_profile("ci") in _layers(given)
+
+
+def _layers(given: settings) -> list[settings]:
+    """Return settings and all those that they inherit from, the nearest first."""
+    found: list[settings] = []
+    layer: settings | None = given
+    while layer is not None:
+        found.append(layer)
+        layer = getattr(layer, "_fallback", None)
+    return found
 
 
 def _profile_name() -> str:
@@ -305,13 +322,9 @@ def _database(given: settings) -> ExampleDatabase | None:
 
 def _chose_database(given: settings) -> bool:
     """True if a layer of settings above that of the profile has a database."""
-    profile = settings.get_profile("ci")
-    layer: settings | None = given
-    while layer is not None and layer is not profile:
-        if getattr(layer, "_database", None) is None:
-            return True
-        layer = getattr(layer, "_fallback", None)
-    return False
+    layers = _layers(given)
+    above = layers[: layers.index(settings.get_profile("ci"))] if hasattr(given, "_fallback") else layers
+    return any(getattr(layer, "_database", None) is None for layer in above)
 
 
 @contextmanager

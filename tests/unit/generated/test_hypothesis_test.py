@@ -298,6 +298,57 @@ def test_the_profile_of_hypothesis_for_ci_freezes_nothing(seeds: tuple[int | Non
         settings.load_profile("default")
 
 
+def test_a_profile_of_the_users_that_inherits_from_the_one_for_ci_freezes_nothing_and_keeps_its_database():
+    """Hypothesis loads its profile for CI first, so a profile that only names a database would fix the examples."""
+    if not hasattr(settings.default, "_fallback"):
+        pytest.skip("this release of Hypothesis does not show from which settings a value comes")
+    database = InMemoryExampleDatabase()
+    settings.load_profile("ci")
+    try:
+        settings.register_profile("fleet", database=database)
+        settings.load_profile("fleet")
+
+        @settings(max_examples=20)
+        @given(steps=STEPS)
+        def test(resilience: Resilience, steps: list[str]) -> None:
+            seen.append(steps)
+            assert len(steps) < limit
+
+        drawn = []
+        limit = 100
+        for seed in (1, 2):
+            seen: list[list[str]] = []
+            assert search_of(test, seed=seed) is None
+            drawn.append(seen)
+        assert drawn[0] != drawn[1]
+        limit = 3
+        assert search_of(test, seed=1) is not None
+        assert database.data
+    finally:
+        settings.load_profile("default")
+
+
+def test_a_frozen_profile_of_the_users_that_inherits_nothing_from_the_one_for_ci_stays_frozen():
+    settings.register_profile("frozen", parent=settings.get_profile("default"), derandomize=True, max_examples=20)
+    settings.load_profile("frozen")
+    try:
+
+        @given(steps=STEPS)
+        def test(resilience: Resilience, steps: list[str]) -> None:
+            seen.append(steps)
+            clock.time += 0.05
+
+        drawn = []
+        for seed in (1, 2):
+            seen: list[list[str]] = []
+            clock = FakeClock()
+            assert search_of(test, seed=seed, search=Search(UNLIMITED, clock=clock)) is None
+            drawn.append(seen)
+        assert drawn[0] == drawn[1]
+    finally:
+        settings.load_profile("default")
+
+
 def test_a_frozen_test_of_the_users_stays_frozen():
     def test_of() -> tuple[Any, list[list[str]]]:
         seen: list[list[str]] = []
