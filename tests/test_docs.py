@@ -170,7 +170,7 @@ def command_problem(words: list[str], help_text: str, extras: set[str]) -> str |
             return f"pip install {' '.join(bad)}" if bad else None
         case ["python", "-m", module, *_]:
             return None if importlib.util.find_spec(module) else f"no module {module}"
-        case ["pytest", *_] | ["cd", _] | ["git", "clone" | "add" | "commit", *_]:
+        case ["pytest", *_] | ["cd", _] | ["git", "clone" | "add" | "commit", *_] | ["mkdir" | "cp", *_]:
             return None
     return f"{words[0]}: tests/test_docs.py has no check for this command yet"
 
