@@ -7,24 +7,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from . import options
-from .report.run_reports import (
-    GENERATED_SEED,
-    NEVER_HIT,
-    OUTCOME,
-    RECOVERED,
-    REPLAY,
-    REPRODUCED,
-    SCHEDULE,
-    SCHEDULES,
-    STRIKES,
-)
+from .report.run_reports import NEVER_HIT, RECOVERED, REPLAY, SCHEDULE
 from .stash import RESILIENCE
 
 if TYPE_CHECKING:
@@ -150,59 +140,37 @@ def _progress(item: pytest.Item, resilience: Resilience) -> Iterator[Progress | 
 
 def _add_properties(item: pytest.Item, test: GeneratedTest, search: Search, finding: Finding | None) -> None:
     """Add the summary to the properties of the test, and remove what Hypothesis has collected for a patch."""
-    from .generated.vacuity import serialize_tally
+    from .generated.summary import properties
 
     if hasattr(item, FAILING_EXAMPLES):
         delattr(item, FAILING_EXAMPLES)
-    seed = str(options.options_of(item.config).seed)
-    tally = serialize_tally(item.stash[RESILIENCE].tally)
-    item.user_properties += [(GENERATED_SEED, seed), (SCHEDULES, str(search.examples)), (STRIKES, tally)]
+    seed, tally = options.options_of(item.config).seed, item.stash[RESILIENCE].tally
+    item.user_properties += properties(search, finding, tally=tally, seed=seed)
     if test.recovered_after:
         item.user_properties.append((RECOVERED, f"{test.recovered_after:.3f}"))
-    if finding is not None:
-        item.user_properties.append((REPRODUCED, f"{finding.reproduced} of {finding.plays}"))
-        item.user_properties.append((OUTCOME, "broken"))
 
 
 def _report(item: pytest.Function, search: Search, finding: Finding) -> None:
     """Write the replay file and add the text of the failure to its error."""
     from .generated.arguments import digest_of
     from .generated.failures import HISTORY
+    from .generated.summary import found_after, remarks
     from .report.failure import Found, explain
 
     arguments = finding.candidate.arguments
     digest = digest_of(arguments)
     item.user_properties.append((SCHEDULE, digest))
-    remarks = list(_remarks(search, finding))
+    facts = list(remarks(search, finding))
     command = None
     if options.options_of(item.config).replay is None:
         try:
             command = _save(item, digest, finding)
         except OSError as error:
-            remarks.append(f"the replay file could not be saved: {error}")
-    found = Found(arguments, str(finding), tuple(remarks), command)
+            facts.append(f"the replay file could not be saved: {error}")
+    found = Found(arguments, str(finding), tuple(facts), command, found_after(finding))
     history = getattr(finding.error, HISTORY, None)
-    if history is not None:
-        item.stash[RESILIENCE].write_history(history)
-    explain(finding.error, history, found)
-
-
-def _remarks(search: Search, finding: Finding) -> Iterable[str]:
-    """Yield facts about the search, one each."""
-    from .generated.candidate import RARE, TWO_OF_EIGHT
-    from .wording import counted
-
-    profile = search.profile
-    if finding.accepted:
-        yield f"shortened {counted(finding.accepted, 'times')}"
-    if finding.mode is TWO_OF_EIGHT:
-        yield "it does not show in every run, so it was shortened by 2 failures of 8 plays, about one of four runs"
-    if finding.mode is RARE and finding in search.suspects:
-        yield "it shows too seldom to be shortened"
-        if len(search.suspects) > 1:
-            yield f"there were {counted(len(search.suspects) - 1, 'other failures')} as rare"
-    elif not finding.is_shortest:
-        yield f"shrinking stopped after {profile.shrink:g} s"
+    file = item.stash[RESILIENCE].write_history(history) if history is not None else None
+    explain(finding.error, history, found, file=file)
 
 
 def _save(item: pytest.Function, digest: str, finding: Finding) -> str | None:

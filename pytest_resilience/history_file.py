@@ -21,14 +21,17 @@ class HistoryFile:
     Args:
         path: the file. Its directory is made with it. A file of an earlier run is removed at once.
         prepare: called before the file is made; None for nothing to do.
+        name: the path in messages; None for the whole one.
 
     Attributes:
         path: the file.
+        name: its path in messages.
         problem: the error that ended the writing, or None.
     """
 
-    def __init__(self, path: Path, *, prepare: Callable[[], object] | None = None) -> None:
+    def __init__(self, path: Path, *, prepare: Callable[[], object] | None = None, name: str | None = None) -> None:
         self.path = path
+        self.name = name or str(path)
         self._prepare = prepare
         self.problem: OSError | None = None
         self._lock = threading.Lock()

@@ -30,11 +30,13 @@ from hypothesis import seed as seeded
 from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from .drawn_kinds import set_unsupported
 from .errors import SetupError
 from .generated.candidate import Candidate
 from .generated.failures import HISTORY, Ended, Falsified
 from .generated.hypothesis_test import budgeted, judge, seed_of
 from .generated.search import Finding, Search
+from .generated.summary import found_after, properties, remarks
 from .history import History
 from .profiles import profile_named
 from .program import Operate, Program, ProgramBuilder, Script, script_of
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from .workloads.workload import Workload
 
 __all__ = ["Operate", "Program", "ResilienceMachine", "Struck"]
+
+RECOVERY = 5.0  # seconds, as in `Resilience.play`
 
 
 class Struck(NamedTuple):
@@ -172,7 +176,7 @@ class ResilienceMachine(RuleBasedStateMachine):
         *,
         profile: str | None = None,
         seed: int | None = None,
-        recovery: float = 5.0,
+        recovery: float = RECOVERY,
     ) -> None:
         """Search for a program that breaks `check`, shorten it, and raise its failure.
 
@@ -184,17 +188,23 @@ class ResilienceMachine(RuleBasedStateMachine):
             recovery: seconds for the system to return to its baseline after each episode.
 
         Raises:
-            Exception: the failure of the shortest program, with the program in its notes.
+            Exception: the failure of the shortest program, with the program as Python in its notes. `Program.play` replays it.
         """
         __tracebackhide__ = True
         chosen_profile = profile_named(profile or resilience.profile)
+        resilience.default_clients = chosen_profile.clients
+        set_unsupported(resilience.unsupported)  # rules may draw steps
         search = Search(chosen_profile)
         run = _Run(resilience, script_of(workload), search, recovery)
         chosen = seed if seed is not None else resilience.seed
-        _search(cls, run, seed_of(f"{cls.__module__}.{cls.__qualname__}", chosen))
-        finding = search.finding or max(search.suspects, key=lambda each: each.reproduced, default=None)
+        finding = None
+        try:
+            _search(cls, run, seed_of(f"{cls.__module__}.{cls.__qualname__}", chosen))
+            finding = search.finding or max(search.suspects, key=lambda each: each.reproduced, default=None)
+        finally:
+            resilience.properties += properties(search, finding, tally=resilience.tally, seed=chosen)
         if finding is not None:
-            _explain(finding)
+            _explain(cls, run, finding)
             raise finding.error
 
 
@@ -224,6 +234,12 @@ def _search(machine: type[ResilienceMachine], run: _Run, first_seed: int) -> Non
         number += 1
 
 
-def _explain(finding: Finding) -> None:
+def _explain(machine: type[ResilienceMachine], run: _Run, finding: Finding) -> None:
     error = finding.error
-    explain(error, getattr(error, HISTORY, None), Found(finding.candidate.arguments, str(finding), (), None))
+    history = getattr(error, HISTORY, None)
+    file = run.resilience.write_history(history) if history is not None else None
+    recovery = f", recovery={run.recovery!r}" if run.recovery != RECOVERY else ""
+    replay = f"history = program.play(resilience, workload{recovery}) in a test, then the assertions of {machine.__name__}.check"
+    facts = tuple(remarks(run.search, finding))
+    found = Found(finding.candidate.arguments, str(finding), facts, replay, found_after(finding))
+    explain(error, history, found, file=file)

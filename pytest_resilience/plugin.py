@@ -259,13 +259,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 
 
 def _heal_and_record(item: pytest.Item, fixture: Resilience) -> None:
-    """Heal, and add the strikes to the properties of the test, which reach xdist's controller and JUnit."""
+    """Heal, and add strikes and searches to the properties of the test, which reach xdist's controller and JUnit."""
     from .report.terminal import serialize_strike
 
     try:
         fixture.finish()
     finally:
         item.user_properties += [(STRIKE, serialize_strike(strike)) for strike in fixture.strikes]
+        item.user_properties += fixture.properties
 
 
 @pytest.hookimpl(wrapper=True)
@@ -282,10 +283,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 
 def _vacuous(item: pytest.Item, fixture: Resilience) -> list[tuple[str, str]]:
-    """Return (fault, receipt) of the strikes that make a test vacuous, of a generated test those of all its examples."""
-    if not is_generated(item):
-        return [(strike.label, str(strike.receipt)) for strike in fixture.vacuous]
-    if options.options_of(item.config).replay is not None:
+    """Return (fault, receipt) of the strikes that make a test vacuous."""
+    return [*((strike.label, str(strike.receipt)) for strike in fixture.vacuous), *_never_hit(item, fixture)]
+
+
+def _never_hit(item: pytest.Item, fixture: Resilience) -> list[tuple[str, str]]:
+    """Return (fault, receipt) of the faults that make the examples of a generated test, or of a state machine, vacuous."""
+    if not (is_generated(item) or fixture.properties) or options.options_of(item.config).replay is not None:
         return []  # the exit code of a replay is 1 for a failure only
     from .generated.vacuity import never_hit
 
@@ -327,7 +331,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Add the strikes and the logs to the report of a failure, and mark a vacuous test."""
-    _explain_broken_promise(call)
+    _explain_broken_promise(item, call)
     _shorten_traceback(item, call)
     report = yield
     if report.skipped:
@@ -345,14 +349,16 @@ def pytest_runtest_makereport(
     return report
 
 
-def _explain_broken_promise(call: pytest.CallInfo[None]) -> None:
+def _explain_broken_promise(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """Add the witness and the timeline to the error of a checker. A test without a checker loads nothing for this."""
     from .errors import PromiseBroken
 
     if call.excinfo is not None and isinstance(call.excinfo.value, PromiseBroken):
         from .report.failure import explain
 
-        explain(call.excinfo.value, None)
+        error, fixture = call.excinfo.value, item.stash.get(RESILIENCE, None)
+        file = fixture.history_file if fixture is not None and error.history is fixture.history else None
+        explain(error, None, file=file)
 
 
 def _shorten_traceback(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
@@ -380,8 +386,8 @@ def _mark_outcome(item: pytest.Item, report: pytest.TestReport, fixture: Resilie
     """
     failed = item.stash.setdefault(FAILED_ATTEMPT_NUMBERS, set())
     passed = item.stash[PASSED] = report.passed and item.stash.get(ATTEMPTS, 1) not in failed
-    if passed and (faults := _vacuous(item, fixture)) and any(n in (STRIKE, STRIKES) for n, _ in item.user_properties):
-        found = [VACUOUS, *(never_hit_property(*each) for each in faults if is_generated(item))]
+    if passed and _vacuous(item, fixture) and any(n in (STRIKE, STRIKES) for n, _ in item.user_properties):
+        found = [VACUOUS, *(never_hit_property(*each) for each in _never_hit(item, fixture))]
         item.user_properties += found
         report.user_properties += found
 

@@ -76,6 +76,7 @@ class Resilience:
         tally: for each fault without its settings, the number of its strikes in the examples of a generated test.
         default_clients: the number of clients of a play that names none.
         profile: the profile of generated tests; None for "ci" where the variable CI is set, and for "dev" elsewhere.
+        properties: properties for the report of this test, by name and text.
     """
 
     default_clients = 3
@@ -93,6 +94,7 @@ class Resilience:
         self._history_file = history_file
         self.history = self._begin_history()
         self.tally: dict[str, StrikeCount] = {}
+        self.properties: list[tuple[str, str]] = []
         self._finished = False
         self._has_played = False
         self._recording = ExitStack()
@@ -112,11 +114,26 @@ class Resilience:
             self._history_file.begin()
         return History(start=SYSTEM.now(), file=self._history_file)
 
-    def write_history(self, history: History) -> None:
-        """Write a history to the file of the test, in place of that of the last example, such as the one that a report shows."""
-        if self._history_file is not None:
-            self._history_file.begin(history.records)
-            self._history_file.close()
+    def write_history(self, history: History) -> str | None:
+        """Write a history to the file of the test, in place of that of the last example.
+
+        Args:
+            history: the history, such as that of the play that a report shows.
+
+        Returns:
+            The file, relative to the rootdir. None without a file, which a history without operations does not have.
+        """
+        if self._history_file is None:
+            return None
+        self._history_file.begin(history.records)
+        self._history_file.close()
+        return self.history_file
+
+    @property
+    def history_file(self) -> str | None:
+        """The file of the history, relative to the rootdir, or None if there is none."""
+        file = self._history_file
+        return file.name if file is not None and file.written else None
 
     @property
     def service(self) -> ServiceTarget:

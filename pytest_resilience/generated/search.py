@@ -15,7 +15,7 @@ A real system does not fail every time, so one play decides nothing. The rules, 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import NoReturn, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from ..clock import SYSTEM, Clock
 from ..profiles import Profile
@@ -32,6 +32,18 @@ class Listener(Protocol):
         """Note that a play has ended."""
 
 
+class Effort(NamedTuple):
+    """The searching until a failure.
+
+    Args:
+        schedules: the number of different arguments that were played, with those that failed.
+        seconds: its duration, with the plays that confirmed the failure.
+    """
+
+    schedules: int
+    seconds: float
+
+
 class Finding:
     """Arguments that break a promise, as they are reported.
 
@@ -43,6 +55,7 @@ class Finding:
         error: the failure of the last play that failed.
         accepted: the number of arguments that were accepted while shrinking.
         is_shortest: False if the budget was spent before no shorter arguments were left to try.
+        found_after: the searching until the first failure; None for arguments that were given.
     """
 
     def __init__(
@@ -55,6 +68,7 @@ class Finding:
         error: BaseException,
         accepted: int = 0,
         is_shortest: bool = True,
+        found_after: Effort | None = None,
     ) -> None:
         self.candidate = candidate
         self.mode = mode
@@ -63,6 +77,7 @@ class Finding:
         self.error = error
         self.accepted = accepted
         self.is_shortest = is_shortest
+        self.found_after = found_after
 
     def __str__(self) -> str:
         return f"reproduced {self.reproduced} of {self.plays}"
@@ -110,7 +125,9 @@ class Search:
         self._passed: list[Candidate] = []
         self._cut_short = False
         self._confirming = False
-        self._deadline = clock.now() + profile.search
+        self._found_after: Effort | None = None
+        self._started = clock.now()
+        self._deadline = self._started + profile.search
 
     @property
     def shrinking(self) -> bool:
@@ -235,9 +252,11 @@ class Search:
 
     def _begin_shrinking(self, candidate: Candidate, mode: Mode) -> None:
         self._mode, self._trail, self._signature = mode, [candidate], candidate.signature
+        effort = Effort(self.examples, self._clock.now() - self._started)
         if mode is RARE:
-            self.suspects.append(_finding(candidate, mode))
+            self.suspects.append(_suspect(candidate, effort))
         else:
+            self._found_after = effort
             self._deadline = self._clock.now() + self.profile.shrink
             self._cut_short = False
 
@@ -338,6 +357,7 @@ class Search:
             error=failing.error(signature),
             accepted=max(0, len(self._trail) - 1),
             is_shortest=not self._cut_short,
+            found_after=self._found_after,
         )
 
     def _play(self, candidate: Candidate) -> None:
@@ -387,9 +407,16 @@ def outcome_of(play: Callable[[], None], *, is_first: bool = False) -> BaseExcep
     return None
 
 
-def _finding(candidate: Candidate, mode: Mode) -> Finding:
-    count = candidate.count()
-    return Finding(candidate, mode, reproduced=count, plays=candidate.plays, error=candidate.error(), is_shortest=False)
+def _suspect(candidate: Candidate, effort: Effort) -> Finding:
+    return Finding(
+        candidate,
+        RARE,
+        reproduced=candidate.count(),
+        plays=candidate.plays,
+        error=candidate.error(),
+        is_shortest=False,
+        found_after=effort,
+    )
 
 
 def _raise_again(verdict: BaseException) -> NoReturn:

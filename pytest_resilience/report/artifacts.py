@@ -61,7 +61,8 @@ def open_history(root: Path, directory: str, worker: str, test: str, *, attempt:
         return None
     file = root / directory / worker / f"{_file_name(test, attempt)}.jsonl"
     ours = root / DIRECTORY in file.parents
-    return HistoryFile(file, prepare=functools.partial(artifacts_dir, root) if ours else None)
+    name = file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
+    return HistoryFile(file, prepare=functools.partial(artifacts_dir, root) if ours else None, name=name)
 
 
 def save_replay(root: Path, test: str, digest: str, text: str) -> Path:

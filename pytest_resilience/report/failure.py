@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from ..errors import PromiseBroken
 from ..history import History
+from ..program import Program
 from ..redaction import scrubbed
 from ..schedule import Schedule
 from .timeline import describe, timeline
@@ -21,27 +22,33 @@ class Found(NamedTuple):
         arguments: the drawn arguments.
         reproduced: such as "reproduced 9 of 10".
         remarks: further sentences about the search.
-        command: the command that replays it; None if it can't be replayed.
+        replay: the command or the Python that replays it; None if it can't be replayed.
+        found_after: such as "found after 9 schedules, 12.3 s"; None for arguments that were given.
     """
 
     arguments: Mapping[str, Any]
     reproduced: str
     remarks: tuple[str, ...]
-    command: str | None
+    replay: str | None
+    found_after: str | None = None
 
 
-def explain(error: BaseException, history: History | None, found: Found | None = None) -> None:
+def explain(
+    error: BaseException, history: History | None, found: Found | None = None, *, file: str | None = None
+) -> None:
     """Add the text to the notes of an error, once.
 
     Args:
         error: the failure; a broken promise has its own history.
         history: the history of the failed play, for other errors; None for none.
         found: the circumstances, for a generated test.
+        file: the file of the history; None for none.
     """
     if hasattr(error, EXPLAINED):
         return
     setattr(error, EXPLAINED, True)
     lines = [*_history_lines(error, history), *(found_lines(found) if found is not None else [])]
+    lines += [f"history: {file}"] if file is not None else []
     if lines:
         error.add_note(scrubbed("\n".join(lines)))
 
@@ -62,10 +69,17 @@ def _history_lines(error: BaseException, history: History | None) -> Iterable[st
 def found_lines(found: Found) -> Iterable[str]:
     """Yield the lines about a failure of a generated test."""
     for name, value in found.arguments.items():
-        yield f"{name} = {schedule_as_python(value) if isinstance(value, Schedule) else repr(value)}"
-    yield "; ".join([found.reproduced, *found.remarks])
-    if found.command is not None:
-        yield f"replay it: {found.command}"
+        yield f"{name} = {as_python(value)}"
+    yield "; ".join([*([found.found_after] if found.found_after else []), found.reproduced, *found.remarks])
+    if found.replay is not None:
+        yield f"replay it: {found.replay}"
+
+
+def as_python(value: object) -> str:
+    """Return a value as Python, a schedule and a program with one step a line."""
+    if isinstance(value, Program):
+        return program_as_python(value)
+    return schedule_as_python(value) if isinstance(value, Schedule) else repr(value)
 
 
 def schedule_as_python(schedule: Schedule) -> str:
@@ -76,3 +90,12 @@ def schedule_as_python(schedule: Schedule) -> str:
         lines += [f"        {step!r}," for step in episode.steps]
         lines.append(f"    ], operations={episode.operations}),")
     return "\n".join([*lines, "])"]).replace("Episode([\n    ]", "Episode([]")
+
+
+def program_as_python(program: Program) -> str:
+    """Return a program as Python with one step and one operation a line."""
+    lines = ["Program(", *f"{schedule_as_python(program.schedule)},".splitlines(), "["]
+    for performed in program.operations:
+        lines += ["    [", *(f"        {each!r}," for each in performed), "    ],"]
+    lines.append("],")
+    return "\n".join([lines[0], *(f"    {line}" for line in lines[1:]), ")"])

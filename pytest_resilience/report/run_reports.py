@@ -22,9 +22,20 @@ STRIKES = "resilience_strikes"  # of a generated test, by fault, as JSON
 NEVER_HIT = "resilience_never_hit"  # a fault that makes a generated test vacuous, serialized as a strike
 SCHEDULE = "resilience_schedule"  # the SHA-256 of the one that broke a promise
 REPLAY = "resilience_replay"  # the path of its file
+FOUND_AFTER = "resilience_found_after"  # the number of schedules that were played until the first failure
 REPRODUCED = "resilience_reproduced"
 RECOVERED = "resilience_recovered_s"  # the longest recovery
-GENERATED_PROPERTIES = (GENERATED_SEED, SCHEDULES, STRIKES, NEVER_HIT, SCHEDULE, REPLAY, REPRODUCED, RECOVERED)
+GENERATED_PROPERTIES = (
+    GENERATED_SEED,
+    SCHEDULES,
+    STRIKES,
+    NEVER_HIT,
+    SCHEDULE,
+    REPLAY,
+    FOUND_AFTER,
+    REPRODUCED,
+    RECOVERED,
+)
 ATTEMPT_PROPERTIES = (OUTCOME, STRIKE, UNSUPPORTED, LEAK, ATTEMPT, FAILED_ATTEMPTS, *GENERATED_PROPERTIES)
 
 

@@ -67,7 +67,14 @@ def strike_lines(strikes: Sequence[Strike]) -> list[str]:
 
 def tally_lines(tally: Mapping[str, StrikeCount]) -> list[str]:
     """Return one line for each fault of a generated test."""
-    return [f"{fault}: {counted(count.struck, 'strikes')}, {count.hit} hit" for fault, count in sorted(tally.items())]
+    return [
+        f"{fault}: {counted(count.struck, 'strikes')}, {_hits(count.hit, count.unknown)}"
+        for fault, count in sorted(tally.items())
+    ]
+
+
+def _hits(hit: int, unknown: int) -> str:
+    return f"{hit} hit, {unknown} unknown" if unknown else f"{hit} hit"
 
 
 def tail(text: str, lines: int) -> str:
@@ -113,8 +120,9 @@ def generated_lines(generated: Iterable[tuple[str, Mapping[str, str]]]) -> list[
 
 def _generated_line(properties: Mapping[str, str]) -> str:
     tally = json.loads(properties[STRIKES])
-    struck, hit = (sum(count[name] for count in tally.values()) for name in ("struck", "hit"))
-    parts = [f"{counted(int(properties[SCHEDULES]), 'schedules')} played, {counted(struck, 'strikes')}, {hit} hit"]
+    struck, hit, unknown = (sum(count[name] for count in tally.values()) for name in ("struck", "hit", "unknown"))
+    schedules, strikes = counted(int(properties[SCHEDULES]), "schedules"), counted(struck, "strikes")
+    parts = [f"{schedules} played, {strikes}, {_hits(hit, unknown)}"]
     missed = [fault for fault, count in tally.items() if not (count["hit"] or count["unknown"])]
     if missed:
         parts.append(f"{', '.join(missed)} never hit")

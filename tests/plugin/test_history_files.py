@@ -160,23 +160,50 @@ def test_a_generated_test_keeps_the_history_of_its_last_example(project: pytest.
 def test_a_generated_test_that_fails_keeps_the_history_of_the_reported_play(project: pytest.Pytester) -> None:
     project.makepyfile(
         test_shop="""
-        from hypothesis import given, settings, strategies as st
+        from hypothesis import Phase, example, given, settings, strategies as st
 
         plays = []
 
-        @settings(max_examples=20, database=None)
+        @settings(phases=[Phase.explicit], database=None)
+        @example(n=7)
         @given(n=st.integers(0, 100))
         def test_it(resilience, n):
             plays.append(n)
             resilience.history.client().invoke("read", value=len(plays)).ok()
-            assert n < 7, f"in play {len(plays)}"
+            assert len(plays) % 13 == 0, f"in play {len(plays)}"
         """
     )
     result = project.runpytest_subprocess("-n", "0")
     result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["E * in play 12", "E *reproduced 9 of 10", "E *history: .resilience/history/main/test_shop.py-test_it.jsonl"]
+    )
     found = lines(project.path / ".resilience" / "history" / "main" / "test_shop.py-test_it.jsonl")
-    assert len(found) == 1
-    result.stdout.fnmatch_lines(f"E * in play {found[0]['value']}")
+    assert [each["value"] for each in found] == [12], "play 13, the last one, has passed"
+
+
+def test_a_failure_names_the_file_of_its_history_if_there_is_one(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        test_shop="""
+        from pytest_resilience.checkers import unique_ids
+
+        def test_it(resilience):
+            for _ in range(2):
+                resilience.history.client().invoke("create").ok(key="7")
+            resilience.history.check(unique_ids())
+        """
+    )
+    name = "main/test_shop.py-test_it.jsonl"
+    for options, file in (
+        ((), f".resilience/history/{name}"),
+        (("--resilience-history=kept",), f"kept/{name}"),
+        (("--resilience-history=off",), None),
+    ):
+        result = project.runpytest_subprocess("-n", "0", *options)
+        result.assert_outcomes(failed=1)
+        shown = [line.rpartition(": ")[2] for line in result.outlines if line.startswith("E  ") and "history: " in line]
+        assert shown == ([file] if file is not None else [])
+        assert file is None or len(lines(project.path / file)) == 2
 
 
 def test_an_earlier_history_can_take_the_place_of_the_last_one(project: pytest.Pytester) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 from hypothesis import settings
@@ -11,11 +12,13 @@ from hypothesis.stateful import Bundle, precondition, rule
 
 from pytest_resilience import program as programs
 from pytest_resilience import schedule
-from pytest_resilience.errors import ScheduleError, SetupError
+from pytest_resilience.drawn_kinds import set_unsupported
+from pytest_resilience.errors import CannotInject, ScheduleError, SetupError
 from pytest_resilience.history import History
 from pytest_resilience.machine import ResilienceMachine
 from pytest_resilience.program import Operate, Program, ProgramBuilder, script_of
 from pytest_resilience.schedule import Episode, Schedule, Step, operations, touched
+from pytest_resilience.strategies import steps
 
 
 class Shop:
@@ -52,9 +55,17 @@ class FakeResilience:
     profile = None
 
     def __init__(self):
+        self.unsupported = {"postgres.kill": "a managed Postgres can't be killed"}
         self.played = []
         self.examples = 0
         self.history = History()
+        self.tally = {}
+        self.properties = []
+        self.written = None
+
+    def write_history(self, history):
+        self.written = history
+        return "shop.jsonl"
 
     def begin_example(self):
         self.examples += 1
@@ -126,12 +137,41 @@ def two_outages(program):
 
 def test_the_failure_has_a_short_program_that_breaks_the_promise():
     notes, resilience = failure_of(two_outages, seed=3)
-    line = next(line for line in notes.splitlines() if line.startswith("program = "))
-    program = eval(line.removeprefix("program = "), {**vars(schedule), **vars(programs)})
+    text = notes.partition("program = ")[2].partition("\nfound after ")[0]
+    program = eval(text, {**vars(schedule), **vars(programs)})
     assert two_outages(program)
     assert len(program.schedule.steps) == 2
     assert program.schedule in resilience.played
-    assert "reproduced 10 of 10" in notes
+    assert re.search(
+        r"^found after \d+ schedules?, \d+\.\d s; reproduced 10 of 10; shortened \d+ times?$", notes, re.MULTILINE
+    )
+
+
+def test_the_failure_shows_how_to_replay_it_and_its_history():
+    notes, resilience = failure_of(two_outages, seed=3, recovery=2.0)
+    line = "replay it: history = program.play(resilience, workload, recovery=2.0) in a test, then the assertions of Broken.check"
+    assert notes.splitlines()[-2:] == [line, "history: shop.jsonl"]
+    assert resilience.written is not None
+    notes, _ = failure_of(two_outages, seed=3)
+    assert "program.play(resilience, workload) in a test" in notes
+
+
+def test_the_search_becomes_properties_of_the_test():
+    _, resilience = failure_of(two_outages, seed=3)
+    found = dict(resilience.properties)
+    assert re.fullmatch(r"\d+ schedules?", found["resilience_found_after"])
+    assert int(found["resilience_schedules"]) > int(found["resilience_found_after"].split()[0])
+    assert (found["resilience_seed"], found["resilience_outcome"]) == ("3", "broken")
+
+
+def test_steps_that_rules_draw_have_no_fault_that_the_backend_cannot_inject():
+    class Drawing(ResilienceMachine):
+        @rule(step=steps("postgres", faults=["kill"]))
+        def struck(self, step):
+            self.strike(step.fault)
+
+    with pytest.raises(CannotInject, match="a managed Postgres can't be killed"):
+        Drawing.run(FakeResilience(), Shop())
 
 
 def test_a_bug_that_shows_nine_times_of_ten_is_found():
@@ -169,6 +209,7 @@ def test_a_rule_that_fails_ends_the_test_and_nothing_is_played():
     class Wrong(ResilienceMachine):
         @rule()
         def misspelt(self):
+            self.operate("read")
             self.strike("redis.refus")
 
     resilience = FakeResilience()
@@ -284,6 +325,12 @@ def _no_example_database():
     settings.load_profile("no-database")
     yield
     settings.load_profile(before)
+
+
+@pytest.fixture(autouse=True)
+def _every_fault_can_be_injected():
+    yield
+    set_unsupported({})
 
 
 @pytest.fixture

@@ -87,6 +87,25 @@ def test_shrinking_accepts_what_fails_three_times_in_a_row_with_the_first_signat
     assert search.finding.is_shortest
 
 
+def test_the_finding_has_the_searching_until_the_first_failure():
+    clock = FakeClock()
+    search = Search(LONG, clock=clock)
+    for name, script in [("a", "."), ("b", "."), ("rare", "x."), ("c", ".")]:
+        fails(search, Scripted(name, script, clock))
+    search.begin_round()
+    for name, script in [("d", "."), ("first", "x"), ("shorter", "x")]:
+        fails(search, Scripted(name, script, clock))
+    finish(search)
+    assert search.suspects[0].found_after == (3, 2 + 8)
+    assert search.finding.found_after == (5, 2 + 8 + 1 + 3)
+
+
+def test_arguments_that_were_given_were_not_found_by_searching():
+    search = Search(LONG)
+    search.explicit(Scripted("given", "x").candidate)
+    assert search.explicit_finding.found_after is None
+
+
 def test_shrinking_accepts_two_of_eight_if_the_first_failure_was_no_better():
     search = Search(LONG)
     assert fails(search, Scripted("first", "x.x."))

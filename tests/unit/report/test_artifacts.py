@@ -34,6 +34,13 @@ def test_each_attempt_has_a_file_of_its_own(tmp_path: Path) -> None:
     file = open_history(tmp_path, "histories", "main", "test_it.py::test_it", attempt=2)
     assert file is not None
     assert file.path == tmp_path / "histories" / "main" / "test_it.py-test_it-attempt-2.jsonl"
+    assert file.name == "histories/main/test_it.py-test_it-attempt-2.jsonl"
+
+
+def test_a_directory_outside_of_the_rootdir_has_its_whole_path(tmp_path: Path) -> None:
+    file = open_history(tmp_path / "root", str(tmp_path / "histories"), "main", "test_it.py::test_it")
+    assert file is not None
+    assert file.name == str(tmp_path / "histories" / "main" / "test_it.py-test_it.jsonl")
 
 
 def test_off_is_no_file(tmp_path: Path) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
-from pytest_resilience.report.terminal import fault_lines, tail, vacuous_lines
+from pytest_resilience.generated.vacuity import serialize_tally
+from pytest_resilience.report.run_reports import SCHEDULES, STRIKES
+from pytest_resilience.report.terminal import fault_lines, generated_lines, tail, tally_lines, vacuous_lines
+from pytest_resilience.resilience import StrikeCount
 
 
 def serialized(label: str, touched: int | None, unit: str = "connections") -> str:
@@ -35,3 +38,12 @@ def test_vacuous_tests_are_named_with_the_strike_that_missed() -> None:
 def test_a_long_log_is_cut_at_its_beginning() -> None:
     assert tail("a\nb\nc\nd\n", 2) == "(2 lines before)\nc\nd"
     assert tail("a\nb\n", 2) == "a\nb"
+
+
+def test_strikes_that_nothing_can_count_are_shown_as_unknown() -> None:
+    tally = {"postgres.refuse": StrikeCount(6, 2, 1), "redis.reset": StrikeCount(3, 0, 0)}
+    assert tally_lines(tally) == ["postgres.refuse: 6 strikes, 2 hit, 1 unknown", "redis.reset: 3 strikes, 0 hit"]
+    properties = {SCHEDULES: "4", STRIKES: serialize_tally(tally)}
+    assert generated_lines([("test_it", properties)]) == [
+        "GENERATED test_it: 4 schedules played, 9 strikes, 2 hit, 1 unknown; redis.reset never hit"
+    ]
