@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 
@@ -10,15 +11,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, precondition, rule
 
+from pytest_resilience import machine, schedule
 from pytest_resilience import program as programs
-from pytest_resilience import schedule
 from pytest_resilience.drawn_kinds import set_unsupported
 from pytest_resilience.errors import CannotInject, ScheduleError, SetupError
+from pytest_resilience.generated.search import Search
 from pytest_resilience.history import History
 from pytest_resilience.machine import ResilienceMachine
+from pytest_resilience.profiles import PROFILES
 from pytest_resilience.program import Operate, Program, ProgramBuilder, script_of
 from pytest_resilience.schedule import Episode, Schedule, Step, operations, touched
 from pytest_resilience.strategies import steps
+from tests.support.clocks import FakeClock
 
 
 class Shop:
@@ -54,7 +58,8 @@ class FakeResilience:
     seed = 1
     profile = None
 
-    def __init__(self):
+    def __init__(self, clock=None):
+        self.clock = clock
         self.unsupported = {"postgres.kill": "a managed Postgres can't be killed"}
         self.played = []
         self.examples = 0
@@ -76,6 +81,8 @@ class FakeResilience:
 
     def play(self, schedule, workload, clients=None, *, recovery):
         self.played.append(schedule)
+        if self.clock is not None:
+            self.clock.time += 1
         workload.begin(self)
         self.history.begin_phase("baseline", 1)
         workload.perform(self.history.client(), "update", 0)
@@ -180,23 +187,17 @@ def test_a_bug_that_shows_nine_times_of_ten_is_found():
     assert "reproduced 9 of 10" in notes or "reproduced 10 of 10" in notes
 
 
-def test_a_machine_without_a_failure_passes_and_plays_many_programs(monkeypatch):
-    from pytest_resilience import profiles
-
-    monkeypatch.setitem(profiles.PROFILES, "dev", profiles.PROFILES["dev"]._replace(search=2.0))
-    resilience = FakeResilience()
+def test_a_machine_without_a_failure_passes_and_plays_many_programs(plays_of_a_second):
+    resilience = FakeResilience(plays_of_a_second)
     Machine.run(resilience, Shop(), profile="dev")
     assert resilience.examples == len(resilience.played) > 5
     assert len(set(resilience.played)) > 5
 
 
-def test_one_seed_draws_the_same_programs(monkeypatch):
-    from pytest_resilience import profiles
-
-    monkeypatch.setitem(profiles.PROFILES, "dev", profiles.PROFILES["dev"]._replace(search=2.0))
+def test_one_seed_draws_the_same_programs(plays_of_a_second):
     played = []
     for seed in (4, 4, 5):
-        resilience = FakeResilience()
+        resilience = FakeResilience(plays_of_a_second)
         Machine.run(resilience, Shop(), profile="dev", seed=seed)
         played.append(resilience.played)
     number = min(map(len, played))  # the budget is in seconds
@@ -325,6 +326,15 @@ def _no_example_database():
     settings.load_profile("no-database")
     yield
     settings.load_profile(before)
+
+
+@pytest.fixture
+def plays_of_a_second(monkeypatch):
+    """The clock of a search, for a system whose plays take a second each."""
+    clock = FakeClock()
+    monkeypatch.setattr(machine, "Search", functools.partial(Search, clock=clock))
+    monkeypatch.setitem(PROFILES, "dev", PROFILES["dev"]._replace(search=20.0))
+    return clock
 
 
 @pytest.fixture(autouse=True)
