@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
@@ -66,6 +67,14 @@ def checked_step(step: object) -> Step:
     if not isinstance(step, Step):
         raise SetupError(f"faults: a strategy must draw steps, got {step!r}")
     return step
+
+
+def balanced(kinds: Sequence[Kind]) -> list[Kind]:
+    """Return the kinds, repeated so that each target has about an equal share of them, however many faults it has."""
+    shares = Counter(kind.label.partition(".")[0] for kind in kinds)
+    most = max(shares.values(), default=0)
+    more = [kind for kind in kinds for _ in range(most // shares[kind.label.partition(".")[0]] - 1)]
+    return [*kinds, *more]
 
 
 def injectable(kinds: Iterable[Kind]) -> list[Kind]:

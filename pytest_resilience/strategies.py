@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from hypothesis import strategies as st
 
-from .drawn_kinds import Kind, checked_step, choose_kinds, injectable, set_unsupported
+from .drawn_kinds import Kind, balanced, checked_step, choose_kinds, injectable, set_unsupported
 from .errors import SetupError
 from .fault_settings import SEVERITIES
 from .schedule import (
@@ -111,12 +111,12 @@ def schedules(
 
 @st.composite
 def _steps(draw: st.DrawFn, kinds: tuple[Kind, ...], operations: int) -> Step:
-    return draw(_step_of(injectable(kinds), operations))
+    return draw(_step_of(balanced(injectable(kinds)), operations))
 
 
 @st.composite
 def _schedules(draw: st.DrawFn, kinds: tuple[Kind, ...], episodes: int, steps: int, operations: int) -> Schedule:
-    kind = st.sampled_from(injectable(kinds))
+    kind = st.sampled_from(balanced(injectable(kinds)))
     swarm = [draw(kind) for _ in range(SWARM)]
     episode = _episodes(_step_of(swarm, operations), steps, operations)
     return Schedule(draw(st.lists(episode, min_size=1, max_size=episodes)))

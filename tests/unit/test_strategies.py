@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, find, given, seed, settings
 from hypothesis import strategies as st
 
 from pytest_resilience import strategies
-from pytest_resilience.drawn_kinds import choose_kinds
+from pytest_resilience.drawn_kinds import balanced, choose_kinds
 from pytest_resilience.errors import CannotInject, SetupError
 from pytest_resilience.fault_settings import DRAWN, NOT_DRAWN
 from pytest_resilience.faults import FAULTS
@@ -130,7 +130,7 @@ def test_every_severity_of_every_fault_fits(kind):
 def test_a_wide_strategy_draws_every_kind():
     found = Counter(
         fault
-        for schedule in drawn(schedules("redis", "postgres", "service", "client"), 600)
+        for schedule in drawn(schedules("redis", "postgres", "service", "client"), 1000)
         for fault in kinds(schedule)
     )
     expected = {kind.label for kind in choose_kinds(["redis", "postgres", "service", "client"], None)}
@@ -265,3 +265,10 @@ def test_one_seed_draws_the_same_schedules_in_every_process():
     )
     assert first.count("Schedule(") == 40
     assert first == second
+
+
+def test_each_target_has_an_equal_share_of_the_faults_however_many_it_has() -> None:
+    kinds = balanced(choose_kinds(("redis", "client"), None))
+    of_client = sum(kind.label == "client.cancel" for kind in kinds)
+    assert of_client == len(kinds) - of_client
+    assert [kind.label for kind in kinds[:3]] == [kind.label for kind in choose_kinds(("redis", "client"), None)[:3]]
