@@ -54,15 +54,19 @@ class StrikeCount(NamedTuple):
         struck: how many there were.
         hit: how many of them affected something.
         unknown: of how many the backend cannot count what they affected.
+        drawn: how many of them a schedule has struck.
     """
 
     struck: int = 0
     hit: int = 0
     unknown: int = 0
+    drawn: int = 0
 
-    def plus(self, touched: int | None) -> StrikeCount:
+    def plus(self, touched: int | None, *, is_drawn: bool = False) -> StrikeCount:
         """Return the counts with one more strike, of which the receipt has `touched`."""
-        return StrikeCount(self.struck + 1, self.hit + bool(touched), self.unknown + (touched is None))
+        return StrikeCount(
+            self.struck + 1, self.hit + bool(touched), self.unknown + (touched is None), self.drawn + is_drawn
+        )
 
 
 class Resilience:
@@ -377,7 +381,9 @@ class Resilience:
         finally:
             for strike in self._registry.strikes:
                 label = strike.label.partition("(")[0]
-                self.tally[label] = self.tally.get(label, StrikeCount()).plus(strike.receipt.touched)
+                self.tally[label] = self.tally.get(label, StrikeCount()).plus(
+                    strike.receipt.touched, is_drawn=strike.is_drawn
+                )
             self._registry.strikes.clear()
 
     def finish(self) -> None:

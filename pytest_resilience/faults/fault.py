@@ -76,6 +76,7 @@ class Strike:
         label: target and fault with its settings, such as "postgres.latency(seconds=0.2)".
         fault: the injected fault.
         note: the note of its receipts.
+        is_drawn: True if a schedule has struck it, and not the code of a test.
     """
 
     # settles_late: the receipt can be read after the heal too, and is complete a few milliseconds later. heal() does not wait for it.
@@ -101,6 +102,7 @@ class Strike:
         self._clock = clock
         self._last_receipt: Receipt | None = None
         self.note = ""
+        self.is_drawn = False
         self._healed = False
         self._history = current()
         self._mark = self._history.add_strike(label, clock.now())

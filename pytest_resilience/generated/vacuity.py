@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 
 from ..resilience import StrikeCount
 from ..wording import counted
 
-ENOUGH = 3  # strikes of one fault that all affected nothing are no accident
+ENOUGH = 3  # strikes of one fault by the code of a test that all affected nothing are no accident
+ENOUGH_DRAWN = 20  # strikes of one fault by schedules; such as slow_close, which affects one in five
+ENOUGH_OF_TARGET = 10  # strikes of one target by schedules
 
 
 def never_hit(tally: Mapping[str, StrikeCount]) -> list[tuple[str, str]]:
     """Return the faults that make a generated test vacuous, each with the sum of its receipts.
 
-    A fault does if it struck three times or more and never affected anything. If no fault of the test did, all of them do.
+    A fault does if it struck often and never affected anything: three times by the code of the test, or 20 times by schedules. So
+    do all faults of a target that schedules struck ten times in vain. If no fault of the test affected anything, all of them do.
     """
     missed = [fault for fault, count in tally.items() if count.struck and not (count.hit or count.unknown)]
-    vacuous = missed if len(missed) == len(tally) else [fault for fault in missed if tally[fault].struck >= ENOUGH]
+    untouched = _untouched_targets(tally, missed)
+    vacuous = [
+        fault
+        for fault in missed
+        if len(missed) == len(tally) or _target(fault) in untouched or _struck_often(tally[fault])
+    ]
     return [(fault, f"affected nothing in {counted(tally[fault].struck, 'strikes')}") for fault in vacuous]
+
+
+def _untouched_targets(tally: Mapping[str, StrikeCount], missed: list[str]) -> set[str]:
+    """Return the targets that schedules struck often, and of which no fault has affected anything."""
+    drawn: Counter[str] = Counter()
+    for fault in missed:
+        drawn[_target(fault)] += tally[fault].drawn
+    affected = {_target(fault) for fault in tally.keys() - set(missed)}
+    return {target for target, strikes in drawn.items() if strikes >= ENOUGH_OF_TARGET and target not in affected}
+
+
+def _struck_often(count: StrikeCount) -> bool:
+    return count.struck - count.drawn >= ENOUGH or count.drawn >= ENOUGH_DRAWN
+
+
+def _target(fault: str) -> str:
+    return fault.partition(".")[0]
 
 
 def serialize_tally(tally: Mapping[str, StrikeCount]) -> str:

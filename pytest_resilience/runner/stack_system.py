@@ -61,7 +61,9 @@ class StackSystem:
 
     def strike(self, step: Step) -> Strike:
         """Inject the fault of a step now."""
-        return step.to_fault().strike(self._target(step.target))
+        strike = step.to_fault().strike(self._target(step.target))
+        strike.is_drawn = True
+        return strike
 
     def connections(self, target: str) -> int | None:
         """Return the number of connections that a server's proxy has accepted and refused. It is None for a target without a proxy."""

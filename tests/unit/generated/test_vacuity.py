@@ -18,6 +18,10 @@ from pytest_resilience.resilience import StrikeCount
         ({"a": StrikeCount(1, 0, 0), "b": StrikeCount(2, 0, 0)}, ["a", "b"]),
         ({"a": StrikeCount(2, 0, 0), "b": StrikeCount(2, 1, 0)}, []),
         ({"a": StrikeCount(3, 0, 0), "b": StrikeCount(2, 1, 0)}, ["a"]),
+        ({"t.a": StrikeCount(19, 0, 0, 19), "t.b": StrikeCount(2, 1, 0, 2)}, []),
+        ({"t.a": StrikeCount(20, 0, 0, 20), "t.b": StrikeCount(2, 1, 0, 2)}, ["t.a"]),
+        ({"t.a": StrikeCount(9, 0, 0, 9), "u.b": StrikeCount(2, 1, 0, 2)}, []),
+        ({"t.a": StrikeCount(6, 0, 0, 6), "t.c": StrikeCount(4, 0, 0, 4), "u.b": StrikeCount(2, 1)}, ["t.a", "t.c"]),
     ],
 )
 def test_a_fault_that_never_hit_counts_if_it_struck_often_or_nothing_else_hit(
