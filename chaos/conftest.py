@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -11,15 +10,7 @@ import pytest
 
 import healthy
 from pytest_resilience import NeverHappened, Resilience, Service, Stack
-
-# Log lines that no fault excuses, with their meaning. The service's log is searched for them after every test.
-UNEXPECTED = {
-    r"Traceback \(most recent call last\)": "an unhandled error reached the log",
-    r"was never retrieved|was never awaited|Task was destroyed": "a task failed unnoticed",
-    r"Closed [1-9]\d* leaked connections": "connections were checked out for longer than any request may take: a request"
-    " hangs or lost its connection, and the sweep took its connection back",
-    r"\[Memory\] High heap usage": "the memory guard acted although no memory was taken away",
-}
+from unexpected import find_unexpected_lines
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +41,4 @@ def no_unexpected_log_lines(resilience: Resilience) -> Iterator[None]:
     yield
     if any(strike.label.startswith("service.memory_pressure") for strike in resilience.strikes):
         return  # any allocation may fail there, so such a test states its own expectations
-    log = resilience.service.log
-    for pattern, meaning in UNEXPECTED.items():
-        found = re.search(pattern, log)
-        assert not found, f"{meaning}; the service's log:\n{log[found.start() :][:2000]}"
+    find_unexpected_lines(resilience.service.log)

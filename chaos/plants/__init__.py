@@ -11,6 +11,7 @@ from plants import (
     cache_and_outages,
     cleanup,
     edge,
+    generated,
     health,
     host_environment,
     lifecycle,
@@ -41,4 +42,5 @@ PLANTS = (
     *thresholds.PLANTS,
     *bounds.PLANTS,
     *host_environment.PLANTS,
+    *generated.PLANTS,
 )

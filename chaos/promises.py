@@ -1,0 +1,87 @@
+"""The promises of the service about any history of its clients, for generated tests."""
+
+from __future__ import annotations
+
+import itertools
+
+import healthy
+from pytest_resilience import History, Operation
+from pytest_resilience.checkers import (
+    Verdict,
+    bounded_staleness,
+    health_tells_the_truth,
+    linearizable,
+    monotonic_reads,
+    no_cached_errors,
+    no_cross_talk,
+    no_lost_writes,
+    no_phantoms,
+    no_resurrection,
+    read_your_writes,
+    recovered,
+    unique_ids,
+)
+from pytest_resilience.operation import PhaseMark, ProbeMark
+from unexpected import find_unexpected_lines
+
+BACK_WITHIN = 5.0  # seconds from the last heal until everything is as before
+SILENT = (
+    "postgres.refuse",
+    "postgres.kill",
+    "postgres.pause",
+    "postgres.blackhole",
+)  # faults under which no statement succeeds
+
+
+def fresh(history: History) -> History:
+    """Return a history without the reads that the service has marked as stale. It promises nothing more about those."""
+    return History.of(each for each in history.records if not (isinstance(each, Operation) and each.state == "stale"))
+
+
+def check_promises(history: History, log: str) -> None:
+    """Assert that a history and the log of the service have nothing that the service excludes."""
+    history.check(
+        no_phantoms(),
+        no_cross_talk(),
+        no_cached_errors(within=BACK_WITHIN),
+        unique_ids(),
+        recovered(within=BACK_WITHIN),
+        health_tells_the_truth(),
+        readiness_follows_postgres,
+        redis_is_not_stormed,
+    )
+    fresh(history).check(
+        no_lost_writes(), no_resurrection(), read_your_writes(), monotonic_reads(), bounded_staleness(0), linearizable()
+    )
+    if not any(fault.label.startswith("service.memory") for fault in history.faults):
+        find_unexpected_lines(log)
+
+
+def readiness_follows_postgres(history: History) -> Verdict:
+    """/readyz is 503 soon after Postgres has gone silent, and stays so."""
+    limit = healthy.UNREADY_WITHIN + healthy.SLACK
+    probes = [mark for mark in history.marks if isinstance(mark, ProbeMark) and mark.name == "ready"]
+    for fault in history.faults:
+        if fault.label.partition("(")[0] not in SILENT or fault.healed_at is None:
+            continue
+        for probe in probes:
+            if fault.struck_at + limit < probe.time < fault.healed_at and probe.answer["status"] == 200:
+                since = probe.time - fault.struck_at
+                why = f"/readyz is 200 at {probe.time:.3f} s, {since:.1f} s after {fault.label} struck"
+                return Verdict("readiness_follows_postgres", "violated", why)
+    return Verdict("readiness_follows_postgres", "ok")
+
+
+def redis_is_not_stormed(history: History) -> Verdict:
+    """The service opens few connections to Redis, also while Redis is down. A prober and a pool come to 25 a second."""
+    begins = [mark for mark in history.marks if isinstance(mark, PhaseMark)]
+    counts = [mark for mark in history.marks if isinstance(mark, ProbeMark) and mark.name == "upstream"]
+    for (phase, count), (_, following) in itertools.pairwise(zip(begins, counts, strict=False)):
+        if phase.phase not in {"run", "heal"}:
+            continue
+        opened = following.answer["redis"]["connections"] - count.answer["redis"]["connections"]
+        seconds = following.time - count.time
+        if opened > healthy.MAX_CONNECTS_ON_RECOVERY + healthy.MAX_CONNECTS_PER_SECOND * seconds:
+            why = f"{opened} connections to Redis were opened within {seconds:.1f} s from {count.time:.3f} s on"
+            return Verdict("redis_is_not_stormed", "violated", why)
+    return Verdict("redis_is_not_stormed", "ok")

@@ -1,0 +1,41 @@
+"""The service itself dies too, in any order with faults of Redis and Postgres. What it has acknowledged outlives it.
+
+Copies in Redis are fresh for a fifth of a second here. A service that dies takes its pending writes along, and Redis then serves the
+older copies for CACHE_TTL seconds, as docs/service.md states.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+
+import healthy
+from campaigns import TIMEOUT, Campaigns
+from promises import check_promises
+from pytest_resilience import Resilience, Schedule, Service, Stack
+from pytest_resilience.checkers import bounded_failure
+from pytest_resilience.strategies import schedules
+
+CACHE_TTL = 0.2  # seconds; 60 in production
+
+
+@pytest.fixture(scope="session")
+def resilience_service(resilience_stack: Stack) -> Service:
+    return Service(
+        [sys.executable, "-m", "service"],
+        port_variable="PORT",
+        ready="/readyz",
+        within=10.0,
+        cwd=Path(__file__).parent.parent,
+        env=healthy.settings(resilience_stack.postgres.url, resilience_stack.redis.url) | {"CACHE_TTL": str(CACHE_TTL)},
+    )
+
+
+@given(schedule=schedules("service", "redis", "postgres"))
+def test_what_was_acknowledged_outlives_the_service(resilience: Resilience, schedule: Schedule) -> None:
+    history = resilience.play(schedule, Campaigns())
+    check_promises(history, resilience.service.log)
+    history.check(bounded_failure(within=TIMEOUT + healthy.SLACK))
