@@ -49,8 +49,8 @@ class Jobs:
     async def read_all(self, client: Client) -> None:
         """Wait until the queue is drained."""
         async with asyncio.timeout(10.0):
-            while await self._redis.llen(WAITING) or await self._redis.llen(ACTIVE):
-                await asyncio.sleep(0.02)  # noqa: ASYNC110  # Redis signals nothing
+            while await self._redis.llen(WAITING) or await self._redis.llen(ACTIVE):  # noqa: ASYNC110  # nothing signals it
+                await asyncio.sleep(0.02)
 
     async def end(self) -> None:
         await self._queue.stop()
