@@ -229,7 +229,7 @@ class History:
     Clients may be threads or tasks. Times are in seconds since the start, in steps of a microsecond.
 
     Args:
-        start: the moment of `clock` from which all times of the history count.
+        start: the moment of `clock` from which all times of the history count; None for the present one.
         clock: the clock of operations.
         file: the file to which each record is written at once; None for none.
 
@@ -240,8 +240,8 @@ class History:
         closed: True if the history has ended, and with it the operations that had not.
     """
 
-    def __init__(self, *, start: float = 0.0, clock: Clock = SYSTEM, file: HistoryFile | None = None) -> None:
-        self.start = start
+    def __init__(self, *, start: float | None = None, clock: Clock = SYSTEM, file: HistoryFile | None = None) -> None:
+        self.start = clock.now() if start is None else start
         self.episode = 1
         self.phase: Phase = "run"
         self.file = file

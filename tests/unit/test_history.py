@@ -20,7 +20,7 @@ from pytest_resilience.redaction import new_password
 
 
 def test_a_strike_and_its_heal_are_two_marks() -> None:
-    history = History()
+    history = History(start=0.0)
     first = history.add_strike("redis.refuse", 10.0)
     second = history.add_strike("redis.refuse", 11.0)
     before = history.marks
@@ -51,7 +51,7 @@ def test_a_mark_becomes_a_line_of_a_file() -> None:
 
 @pytest.mark.parametrize(("start", "end", "found"), [(0, 9, []), (0, 10, ["a"]), (11, 12, ["a"]), (13, 20, [])])
 def test_faults_are_found_by_the_time_in_which_they_lasted(start: float, end: float, found: list[str]) -> None:
-    history = History()
+    history = History(start=0.0)
     history.add_heal(history.add_strike("a", 10.0), 12.0)
     assert [fault.label for fault in history.during(start, end)] == found
 
@@ -75,7 +75,7 @@ def test_a_task_writes_to_the_history_that_was_current_when_it_began() -> None:
 
 
 def test_a_thread_without_a_context_writes_to_the_history_that_was_begun_last() -> None:
-    history = History()
+    history = History(start=0.0)
     with recording(history):
         thread = threading.Thread(target=lambda: current().add_strike("redis.refuse", 1.0))
         thread.start()
@@ -103,7 +103,7 @@ def test_a_block_may_end_in_another_context() -> None:
 
 
 def test_faults_of_the_session_and_of_the_test_are_shown() -> None:
-    history = History()
+    history = History(start=0.0)
     with recording(history):
         history.add_strike("redis.refuse", 5.0)
         assert struck(1.0, 9.0) == "redis.refuse"
@@ -142,7 +142,7 @@ def test_an_operation_has_what_was_given_and_what_was_seen() -> None:
 
 
 def test_operations_are_in_the_order_of_their_begin_and_records_in_that_of_their_end() -> None:
-    history = History()
+    history = History(start=0.0)
     first = history.client().invoke("update", key="1")
     second = history.client().invoke("read", key="1")
     second.ok()
@@ -153,7 +153,7 @@ def test_operations_are_in_the_order_of_their_begin_and_records_in_that_of_their
 
 
 def test_the_list_of_operations_belongs_to_its_reader() -> None:
-    history = History()
+    history = History(start=0.0)
     history.client().invoke("create").ok()
     history.client().invoke("read").ok()
     history.operations.reverse()
@@ -161,7 +161,7 @@ def test_the_list_of_operations_belongs_to_its_reader() -> None:
 
 
 def test_after_an_unknown_outcome_the_client_goes_on_as_a_new_process() -> None:
-    history = History()
+    history = History(start=0.0)
     one, two = history.client(), history.client()
     one.invoke("update").fail(412)
     one.invoke("update").info(TimeoutError("no answer"))
@@ -172,7 +172,7 @@ def test_after_an_unknown_outcome_the_client_goes_on_as_a_new_process() -> None:
 
 
 def test_an_operation_has_the_episode_and_the_phase_in_which_it_began() -> None:
-    history = History()
+    history = History(start=0.0)
     history.begin_phase("recovery", 2)
     invocation = history.client().invoke("read")
     history.begin_phase("heal", 3)
@@ -181,7 +181,7 @@ def test_an_operation_has_the_episode_and_the_phase_in_which_it_began() -> None:
 
 
 def test_an_operation_ends_once() -> None:
-    history = History()
+    history = History(start=0.0)
     invocation = history.client().invoke("read", key="7")
     invocation.fail(503)
     with pytest.raises(SetupError, match="read of '7' has ended before, with fail"):
@@ -190,7 +190,7 @@ def test_an_operation_ends_once() -> None:
 
 
 def test_a_client_performs_one_operation_at_a_time() -> None:
-    history = History()
+    history = History(start=0.0)
     client = history.client()
     client.invoke("update")
     with pytest.raises(SetupError, match="client 0 begins 'read' before its last operation has ended"):
@@ -205,7 +205,7 @@ def test_a_client_performs_one_operation_at_a_time() -> None:
 
 
 def test_an_exception_that_leaves_the_block_is_an_unknown_outcome() -> None:
-    history = History()
+    history = History(start=0.0)
     with pytest.raises(KeyboardInterrupt), history.client().invoke("update"):
         raise KeyboardInterrupt
     with history.client().invoke("read") as invocation:
@@ -306,7 +306,7 @@ def test_a_loaded_history_goes_on_with_unused_numbers() -> None:
 
 def test_a_saved_history_has_no_secrets(tmp_path: Path) -> None:
     password = new_password()
-    history = History()
+    history = History(start=0.0)
     history.client().invoke("read", value=f"redis://:{password}@host").fail(f"no {password}")
     for kind in ("save", "edn", "elle", "porcupine"):
         history.save(tmp_path / kind) if kind == "save" else history.export(tmp_path / kind, kind)

@@ -53,7 +53,7 @@ def test_it_holds_the_last_example_of_a_generated_test(tmp_path: Path) -> None:
 
 
 def test_it_may_begin_with_the_records_of_an_earlier_example(tmp_path: Path) -> None:
-    history = History()
+    history = History(start=0.0)
     history.client().invoke("read").ok()
     history.begin_phase("heal", 1)
     file = HistoryFile(tmp_path / "it.jsonl")

@@ -13,7 +13,7 @@ from tests.support.clocks import FakeClock
 
 
 def history_of(faults: list[FaultPeriod]) -> History:
-    history = History()
+    history = History(start=0.0)
     for label, struck_at, healed_at in faults:
         strike = history.add_strike(label, struck_at)
         if healed_at is not None:
