@@ -41,7 +41,7 @@ def test_baskets(resilience, schedule):
 
 def test_the_index_before_has_ended():
     \"\"\"Wait, while this run is in progress.\"\"\"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not pathlib.Path(os.environ["WAIT_FOR"]).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -116,7 +116,7 @@ class Index:
 
 def output_of(process: subprocess.Popen[str]) -> str:
     """Return the output of a run, at its end."""
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=150)
     return output
 
 
