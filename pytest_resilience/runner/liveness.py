@@ -42,6 +42,42 @@ class ProbingClient(Client):
         self.ended.append(operation)
 
 
+class _Progress:
+    """The way of a system back to its baseline.
+
+    Args:
+        kinds: the kinds of operation that have to succeed.
+
+    Attributes:
+        why: the difference of the last round from the baseline; "" for none.
+        slowdown: how many times longer than alone a process took on this machine, at most.
+    """
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self._missing = set(kinds)
+        self._good = 0
+        self.why = ""
+        self.slowdown = 1.0
+
+    def add(self, operations: Sequence[Operation], why: str) -> None:
+        """Add a round and its difference from the baseline."""
+        self._missing -= {each.f for each in operations if each.type == "ok"}
+        self._good = 0 if why else self._good + 1
+        self.why = why
+
+    @property
+    def recovered(self) -> bool:
+        """True after two rounds in a row without a difference, and a success of each kind."""
+        return self._good >= CONSECUTIVE and not self._missing
+
+    @property
+    def reason(self) -> str:
+        """The reason why the system has not recovered, or "" if it has."""
+        if self.recovered:
+            return ""
+        return self.why or f"no {' and no '.join(sorted(self._missing)) or 'second'} operation has succeeded"
+
+
 class Liveness:
     """One client that performs each kind of operation in turn, while no other client works.
 
@@ -93,32 +129,33 @@ class Liveness:
         """
         healed = max((each.healed_at or 0.0 for each in self._history.faults), default=0.0)
         deadline = self._clock.now() + within
-        good, busiest = 0, 1.0
-        missing = set(self._kinds)
+        progress = _Progress(self._kinds)
         while True:
             operations = self._perform_round()
-            missing -= {each.f for each in operations if each.type == "ok"}
-            why = _not_back(operations, baseline)
-            if why and not _not_back(
-                operations, baseline, SLOWER_THAN_ANY
-            ):  # only too slow, which a busy machine may cause
-                busiest = max(busiest, self._slowdown())
-                why = _not_back(operations, baseline, busiest)
-            why = why or self._not_ready()
-            good = 0 if why else good + 1
-            if good >= CONSECUTIVE and not missing:
+            progress.add(operations, self._difference(operations, baseline, progress))
+            if progress.recovered or self._clock.now() >= deadline:
                 break
-            if self._clock.now() >= deadline:
-                why = why or f"no {' and no '.join(sorted(missing)) or 'second'} operation has succeeded"
-                break
-            if why:
+            if progress.why:
                 self._clock.sleep(ROUND_INTERVAL)
-        recovered = good >= CONSECUTIVE and not missing
-        after = self._history.now() - healed
-        answer = {"recovered": recovered, "after": round(after, 6), "why": "" if recovered else why}
-        self._history.add_probe("recovery", answer | {"slowdown": round(busiest, 2)})
-        if recovered:
+        answer = {
+            "recovered": progress.recovered,
+            "after": round(self._history.now() - healed, 6),
+            "why": progress.reason,
+            "slowdown": round(progress.slowdown, 2),
+        }
+        self._history.add_probe("recovery", answer)
+        if progress.recovered:
             self._clients.read_all(self._client)
+
+    def _difference(self, operations: Sequence[Operation], baseline: Baseline, progress: _Progress) -> str:
+        """Return the first difference of a round from the baseline that a busy machine does not explain, or "" if there is none."""
+        why = _not_back(operations, baseline)
+        if why and not _not_back(
+            operations, baseline, SLOWER_THAN_ANY
+        ):  # only too slow, which a busy machine may cause
+            progress.slowdown = max(progress.slowdown, self._slowdown())
+            why = _not_back(operations, baseline, progress.slowdown)
+        return why or self._not_ready()
 
     def _perform_round(self) -> list[Operation]:
         """Perform one operation of each kind."""
