@@ -188,9 +188,11 @@ class ResilienceMachine(RuleBasedStateMachine):
             recovery: seconds for the system to return to its baseline after each episode.
 
         Raises:
+            SetupError: a strike of the test is in force.
             Exception: the failure of the shortest program, with the program as Python in its notes. `Program.play` replays it.
         """
         __tracebackhide__ = True
+        _check_strikes(cls.__name__, resilience)
         chosen_profile = profile_named(profile or resilience.profile)
         resilience.default_clients = chosen_profile.clients
         set_unsupported(resilience.unsupported)  # rules may draw steps
@@ -206,6 +208,14 @@ class ResilienceMachine(RuleBasedStateMachine):
         if finding is not None:
             _explain(cls, run, finding)
             raise finding.error
+
+
+def _check_strikes(machine: str, resilience: Resilience) -> None:
+    for strike in resilience.strikes:
+        if not strike.healed:
+            raise SetupError(
+                f"{machine}.run begins each program from a clean state, without {strike.label}; heal it first, or strike it in a rule"
+            )
 
 
 def _search(machine: type[ResilienceMachine], run: _Run, first_seed: int) -> None:

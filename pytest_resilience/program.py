@@ -62,8 +62,9 @@ class Program:
     schedule: Schedule
     operations: tuple[tuple[Operate, ...], ...]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "operations", tuple(tuple(each) for each in self.operations))
+    def __init__(self, schedule: Schedule, operations: Iterable[Iterable[Operate]]) -> None:
+        object.__setattr__(self, "schedule", schedule)
+        object.__setattr__(self, "operations", tuple(tuple(each) for each in operations))
         counts = [episode.operations for episode in self.schedule.episodes]
         if counts != [len(each) for each in self.operations]:
             raise SetupError(f"the episodes of the schedule have {counts} operations, and the program has others")

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import asyncpg
 import httpx
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, precondition, rule
 from redis.asyncio import Redis
 
 from pytest_resilience import (
@@ -36,8 +39,30 @@ from pytest_resilience import (
     incidents,
     recovers,
 )
+from pytest_resilience.checkers import (
+    Checker,
+    Verdict,
+    bank,
+    bounded_failure,
+    bounded_staleness,
+    counter,
+    health_tells_the_truth,
+    jobs_run,
+    linearizable,
+    monotonic_reads,
+    no_cached_errors,
+    no_cross_talk,
+    no_lost_writes,
+    no_phantoms,
+    no_resurrection,
+    read_your_writes,
+    recovered,
+    unique_ids,
+)
 from pytest_resilience.history import Client
-from pytest_resilience.schedule import operations, touched
+from pytest_resilience.machine import Operate, Program, ResilienceMachine, Struck
+from pytest_resilience.schedule import after_heal, connections, end, operations, seconds, touched
+from pytest_resilience.strategies import schedules, steps
 from pytest_resilience.workloads import HttpResource, PostgresRegisters, RedisRegisters
 
 
@@ -250,3 +275,103 @@ async def plays(resilience: Resilience) -> None:
     assert_type(await resilience.play_async(schedule, AsyncPrices()), History)
     resilience.play(schedule, object())  # type: ignore[arg-type]
     resilience.play("redis.refuse", notes)  # type: ignore[arg-type]
+
+
+def schedules_are_plain_data(path: Path) -> Schedule:
+    outage = Step("redis.refuse", at=operations(3), until=touched(1))
+    slow = Step("postgres.latency", {"seconds": 0.2}, at=seconds(0.5), until=end())
+    later = [Step("redis.reset", at=after_heal(operations=2)), Step("redis.pause", at=connections(1))]
+    schedule = Schedule([Episode([outage, slow], operations=12), Episode(later)])
+    assert_type(schedule.episodes, tuple[Episode, ...])
+    assert_type(schedule.episodes[0].operations, int)
+    assert_type(schedule.steps, list[Step])
+    assert_type(outage.fault, str)
+    assert_type(schedule.dumps(), str)
+    assert_type(Schedule.loads(schedule.dumps()), Schedule)
+    Schedule(outage)  # type: ignore[arg-type]
+    Step("redis.refuse", at=3)  # type: ignore[arg-type]
+    after_heal(2)  # type: ignore[call-arg]
+    return Schedule.load(path)
+
+
+STRATEGY = schedules("redis", "postgres", faults=["refuse", st.just(Step("redis.reset"))], episodes=2, steps=3)
+
+
+@given(schedule=STRATEGY)
+def a_generated_test(resilience: Resilience, schedule: Schedule) -> None:
+    history = resilience.play(schedule, Prices())
+    history.check(no_lost_writes(), read_your_writes(), recovered(within=5))
+
+
+def strategies_draw_schedules_and_steps() -> None:
+    assert_type(STRATEGY, st.SearchStrategy[Schedule])
+    assert_type(steps("redis", operations=6), st.SearchStrategy[Step])
+    schedules("redis", faults=[Step("redis.reset")])  # type: ignore[list-item]
+    schedules(["redis"])  # type: ignore[arg-type]
+    steps("redis", episodes=2)  # type: ignore[call-arg]
+
+
+def every_checker(history: History) -> None:
+    checkers: list[Checker] = [
+        no_lost_writes(),
+        no_phantoms(),
+        no_cross_talk(),
+        no_resurrection(within=1.0),
+        no_cached_errors(),
+        read_your_writes(),
+        monotonic_reads(),
+        bounded_staleness(5.0, under_fault=30.0),
+        linearizable(budget=10_000),
+        unique_ids(),
+        counter(),
+        bank(100),
+        jobs_run(exactly_once=True),
+        bounded_failure(within=2.0, amplification=3.0),
+        recovered(within=5.0, ratio=2.0),
+        health_tells_the_truth(within=2.0),
+    ]
+    verdicts = history.verdicts(*checkers)
+    assert_type(verdicts, list[Verdict])
+    assert_type(verdicts[0].why, str)
+    assert_type(verdicts[0].witness, tuple[Operation, ...])
+    assert_type(unique_ids()(history), Verdict)
+    history.check(checkers)  # type: ignore[arg-type]
+    history.check(unique_ids)  # type: ignore[arg-type]
+    bounded_staleness()  # type: ignore[call-arg]
+
+
+class ScriptedPrices(Prices):
+    def execute(self, client: Client, kind: str, key: str | None, value: Any) -> None: ...
+
+
+class Shop(ResilienceMachine):
+    struck = Bundle[Struck]("struck")
+
+    @rule(key=st.sampled_from("ab"))
+    def write(self, key: str) -> None:
+        self.operate("update", key=key, value=1)
+        self.cancel()
+
+    @rule(target=struck)
+    def outage(self) -> Struck:
+        return self.strike("redis.refuse", until=touched(1))
+
+    @rule(strike=struck)
+    def end_of_outage(self, strike: Struck) -> None:
+        self.heal(strike)
+        self.heal("redis.refuse")  # type: ignore[arg-type]
+
+    @precondition(lambda self: self.can_end_episode)
+    @rule()
+    def quiet_time(self) -> None:
+        self.end_episode()
+
+    def check(self, history: History) -> None:
+        history.check(no_lost_writes())
+
+
+def machines_run_and_programs_replay(resilience: Resilience) -> None:
+    Shop.run(resilience, ScriptedPrices(), profile="ci", seed=3, recovery=2.0)
+    Shop.run(resilience)  # type: ignore[call-arg]
+    program = Program(Schedule([Episode([], operations=1)]), [[Operate("update", key="a", value=1)]])
+    assert_type(program.play(resilience, ScriptedPrices(), clients=1), History)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
@@ -64,6 +65,7 @@ class FakeResilience:
         self.played = []
         self.examples = 0
         self.history = History()
+        self.strikes = []
         self.tally = {}
         self.properties = []
         self.written = None
@@ -217,6 +219,19 @@ def test_a_rule_that_fails_ends_the_test_and_nothing_is_played():
     with pytest.raises(ScheduleError, match="did you mean 'refuse'"):
         Wrong.run(resilience, Shop())
     assert not resilience.played
+
+
+def test_a_strike_in_force_is_an_error_because_each_program_begins_clean():
+    resilience = FakeResilience()
+    resilience.strikes.append(SimpleNamespace(label="redis.pause", healed=False))
+    with pytest.raises(SetupError, match=r"without redis\.pause; heal it first"):
+        Machine.run(resilience, Shop())
+    assert not resilience.examples
+
+
+def test_a_program_takes_lists():
+    program = Program(Schedule([Episode([], 1)]), [[Operate("read")]])
+    assert program.operations == ((Operate("read"),),)
 
 
 def test_a_wrong_operation_is_an_error_at_once():
