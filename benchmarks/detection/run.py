@@ -129,7 +129,7 @@ def search(bug: Bug, seed: int, scratch: Path, *, planted: bool) -> tuple[str, b
     (HERE / "out" / f"{bug.plant}-{seed}.txt").write_text(result.stdout)
     found = result.returncode == 1
     properties = _properties(checkout / "junit.xml")
-    remarks = re.findall(r"^E +(reproduced .*)$", result.stdout, re.MULTILINE)
+    remarks = re.findall(r"^E +((?:found after|reproduced) .*)$", result.stdout, re.MULTILINE)
     outcome = remarks[-1] if remarks else ("not found" if result.returncode == 0 else f"exit code {result.returncode}")
     row = [
         bug.name,
