@@ -37,13 +37,15 @@ def tasks(loops: Iterable[asyncio.AbstractEventLoop] = (), *, excluded: Containe
     """Return the pending tasks of event loops that are not closed.
 
     Args:
-        loops: loops to search. Before 3.14, Python lists all loops that have tasks.
+        loops: loops to search, beside the one that runs in this thread. Before 3.14, Python lists all loops that have tasks.
         excluded: loops to leave out.
     """
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return []
     known = {*loops, *(task.get_loop() for task in _pending_tasks())}
+    if (running := asyncio._get_running_loop()) is not None:
+        known.add(running)
     return [
         Resource("task", task_name(task), id(task), task)
         for loop in known
