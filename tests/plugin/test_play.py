@@ -293,6 +293,9 @@ class TestWithoutService:
 
 REGISTERS = """
 import asyncpg, redis.asyncio
+from pytest_resilience.runner import player
+
+player.WORK_LIMIT = 60.0  # a starved machine must not cut the work short
 
 WORKLOADS = {
     "a pool": lambda: PostgresRegisters(lambda url: asyncpg.create_pool(url, min_size=1, max_size=3, timeout=1)),

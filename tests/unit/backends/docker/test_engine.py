@@ -56,7 +56,12 @@ class Scripted(Engine):
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
     taken = []
-    monkeypatch.setattr(engine, "_pause", taken.append)
+
+    def pause(seconds):
+        taken.append(seconds)
+        threading.Event().wait(0.001)  # lets the threads that delete go on
+
+    monkeypatch.setattr(engine, "_pause", pause)
     return taken
 
 
