@@ -74,6 +74,9 @@ class Recovered(Checker):
       are multiplied by the slowdown of the machine that the probe "recovery" has measured, if it has,
     - at least half of the answers with a source have one of the baseline's sources, misses of a cache left out.
 
+    The open connections to each server are at most those before the first strike, and two for each client and five more, because a
+    pool may have grown with the number of clients.
+
     After the limit, too, the share of errors is not above that of the baseline. If the service was ready before the first strike,
     one of the answers of its readiness path within the limit is 2xx, provided that there are three. The seconds count from the last
     heal or from the beginning of the phase, whichever is later. Operations after the probe "recovery" do not count, and at most the
@@ -116,7 +119,7 @@ class Recovered(Checker):
         if not baseline:
             return self.unknown("there is no baseline with an operation that succeeded")
         verdicts = [self._judge_kind(span, kind, state) for kind, state in baseline.items()]
-        verdicts.append(self._judge_readiness(span))
+        verdicts += [self._judge_readiness(span), self._judge_pools(span)]
         return min(verdicts, key=lambda each: ("violated", "unknown", "ok").index(each.kind))
 
     def _steady_state(self, state: Mapping[str, Any], slowdown: float) -> _Baseline:
@@ -157,6 +160,17 @@ class Recovered(Checker):
             return self.unknown(f"between {last.end:.3f} s and {later[0].time:.3f} s no {kind} was attempted")
         why = f"{kind} still {problem} {span.since_heal(last.end):.1f} s after the last heal of episode {span.episode}"
         return self.violated(why, [*span.good_before(kind), last])
+
+    def _judge_pools(self, span: Recovery) -> Verdict:
+        for name, now in span.open_after.items():
+            before = span.open_before.get(name)
+            if now is None or before is None or now <= before + 2 * span.clients + 5:
+                continue
+            if span.observed_until < span.limit:
+                return self.unknown(f"the play ended before the limit, when {now} connections to {name} were open")
+            why = f"{now} connections to {name} were still open at {span.observed_until:.3f} s, and {before} before the first strike"
+            return self.violated(why, span.operations[-1:])
+        return self.ok()
 
     def _judge_readiness(self, span: Recovery) -> Verdict:
         answers = span.ready

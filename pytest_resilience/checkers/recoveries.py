@@ -26,6 +26,8 @@ class Recovery(NamedTuple):
         was_ready: True if the readiness path answered 2xx before the first strike.
         found: the finding of the probe "recovery"; None without one.
         slowdown: how many times longer everything took because the machine was busy, as the probe "recovery" has measured it.
+        open_before, open_after: the open connections to each server before the first strike and at the end; None where unknown.
+        clients: the number of clients that worked while faults struck.
         unhealed: the label of a fault that still lasts; "" if there is none.
         baseline: the steady state of each kind of operation.
         before: the ok operations of the baseline phase.
@@ -40,6 +42,9 @@ class Recovery(NamedTuple):
     was_ready: bool
     found: bool | None
     slowdown: float
+    open_before: Mapping[str, int | None]
+    open_after: Mapping[str, int | None]
+    clients: int
     unhealed: str
     baseline: Mapping[str, Mapping[str, Any]]
     before: list[Operation]
@@ -63,10 +68,11 @@ def recoveries(history: History, within: float) -> list[Recovery]:
     operations = [each for each in history.operations if each.phase in ("baseline", "recovery")]
     spans = _spans(history, operations)
     marks = _Marks(history)
+    clients = len({each.client for each in history.operations if each.phase == "run"})
     before = [each for each in operations if each.phase == "baseline" and each.type == "ok"]
     return [
         _recovery(marks, [each for each in operations if each.phase == "recovery"], span, within)._replace(
-            before=before, baseline=marks.baseline(span.end) or _measured(operations)
+            before=before, clients=clients, baseline=marks.baseline(span.end) or _measured(operations)
         )
         for span in spans
     ]
@@ -115,6 +121,11 @@ class _Marks:
         found = self.probes("baseline", 0.0, until)
         return found[-1].answer if found else {}
 
+    def open_before(self, until: float) -> Mapping[str, int | None]:
+        """Return the open connections to each server at the last time before a moment."""
+        found = self.probes("upstream", 0.0, until)
+        return {name: counts.get("open") for name, counts in found[-1].answer.items()} if found else {}
+
     def unhealed(self, until: float) -> str:
         """Return the label of a fault that lasts at a moment, or "" if none does."""
         healed = {mark.strike for mark in self.faults if mark.mark == "heal" and mark.time <= until}
@@ -146,6 +157,9 @@ def _recovery(marks: _Marks, operations: list[Operation], span: _Span, within: f
         was_ready=bool(steady) and 200 <= (steady[-1].answer.get("status") or 0) < 300,
         found=bool(found[-1].answer.get("recovered")) if found else None,
         slowdown=found[-1].answer.get("slowdown", 1.0) if found else 1.0,
+        open_before=marks.open_before(min(strikes, default=span.begin)),
+        open_after=found[-1].answer.get("open", {}) if found else {},
+        clients=0,
         unhealed=marks.unhealed(span.end),
         baseline={},
         before=[],

@@ -86,6 +86,7 @@ class Liveness:
         workload: the workload.
         clients: performs its operations.
         clock: the clock of the history.
+        count: the number of clients that work while faults strike.
         slowdown: returns how many times longer than alone a process takes on this machine now.
     """
 
@@ -96,6 +97,7 @@ class Liveness:
         clients: Clients,
         clock: Clock,
         *,
+        count: int = 1,
         slowdown: Callable[[], float] = slowdown,
     ) -> None:
         self._system = system
@@ -106,6 +108,8 @@ class Liveness:
         self._client = ProbingClient(system.history, system.history.client().number)
         self._rounds = itertools.count()
         self._slowdown = slowdown
+        self._more_open = allowed_growth(count)
+        self._open_before: Mapping[str, int | None] = {}
 
     def measure_baseline(self, known: Baseline | None) -> Baseline:
         """Perform at least 20 operations of each kind, or one if the baseline is known. Record and return the baseline."""
@@ -118,6 +122,7 @@ class Liveness:
         else:
             self._perform_round()
         self._history.add_probe("baseline", baseline)
+        self._open_before = self._open()
         return baseline
 
     def recover(self, baseline: Baseline, within: float) -> None:
@@ -142,6 +147,7 @@ class Liveness:
             "after": round(self._history.now() - healed, 6),
             "why": progress.reason,
             "slowdown": round(progress.slowdown, 2),
+            "open": self._open(),
         }
         self._history.add_probe("recovery", answer)
         if progress.recovered:
@@ -155,7 +161,18 @@ class Liveness:
         ):  # only too slow, which a busy machine may cause
             progress.slowdown = max(progress.slowdown, self._slowdown())
             why = _not_back(operations, baseline, progress.slowdown)
-        return why or self._not_ready()
+        return why or self._not_ready() or self._grown_pool()
+
+    def _open(self) -> dict[str, int | None]:
+        return {name: self._system.open_connections(name) for name in self._system.targets}
+
+    def _grown_pool(self) -> str:
+        """Return the first server with many more connections than in the baseline, or "" if there is none."""
+        for name, now in self._open().items():
+            before = self._open_before.get(name)
+            if now is not None and before is not None and now > before + self._more_open:
+                return f"{now} connections to {name} are open, and {before} were"
+        return ""
 
     def _perform_round(self) -> list[Operation]:
         """Perform one operation of each kind."""
@@ -172,6 +189,14 @@ class Liveness:
         if answer.status is not None and answer.status < 400:
             return ""
         return f"the readiness path answers {answer.status or answer.error}"
+
+
+def allowed_growth(clients: int) -> int:
+    """Return how many more connections than in the baseline a pool may have after the work of some clients.
+
+    The baseline has one client. Each client may have used one connection, and another one after a time-out.
+    """
+    return 2 * clients + 5
 
 
 def is_answer(operation: Operation) -> bool:

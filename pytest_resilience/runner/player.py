@@ -84,7 +84,7 @@ class Player:
         """
         self._begin_phase("baseline", 1)
         with self._workload_begun(), ReadyProbe(self._system):
-            liveness = Liveness(self._system, self._workload, self._clients, self._clock)
+            liveness = Liveness(self._system, self._workload, self._clients, self._clock, count=len(self._members))
             self.baseline = liveness.measure_baseline(self.baseline)
             for number, episode in enumerate(self._schedule.episodes, 1):
                 if self._stopped.is_set():

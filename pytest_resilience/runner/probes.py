@@ -42,7 +42,7 @@ class ReadyProbe:
 
 
 def record_upstream(system: System, struck: Iterable[str] = ()) -> None:
-    """Record how many connections and commands each server has received so far.
+    """Record how many connections and commands each server has received so far, and how many connections are open.
 
     Args:
         system: the system.
@@ -55,6 +55,7 @@ def record_upstream(system: System, struck: Iterable[str] = ()) -> None:
             name: {
                 "connections": system.connections(name),
                 "commands": None if name in unread else system.commands(name),
+                "open": system.open_connections(name),
             }
             for name in system.targets
         },

@@ -77,6 +77,13 @@ class StackSystem:
         refused = counters.refused.connections if counters.refused is not None else 0
         return counters.accepted.connections + refused
 
+    def open_connections(self, target: str) -> int | None:
+        """Return the number of connections that a server's proxy has open. It is None where the proxy does not list them."""
+        try:
+            return len(self._stack.targets[target].proxy_handle.clients())
+        except Exception:  # noqa: BLE001  # a real Toxiproxy, or the proxy has ended
+            return None
+
     def counters(self, target: str) -> object:
         """Return the counters of a server's proxy without the moment of their reading."""
         return replace(self._stack.targets[target].proxy_handle.counters(), now=0.0)

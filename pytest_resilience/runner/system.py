@@ -48,6 +48,9 @@ class System(Protocol):
     def connections(self, target: str) -> int | None:
         """Return the number of connections that a server's proxy has accepted and refused. It is None for a target without a proxy."""
 
+    def open_connections(self, target: str) -> int | None:
+        """Return the number of connections that a server's proxy has open. It is None where the proxy does not list them."""
+
     def counters(self, target: str) -> object:
         """Return the counters of a server's proxy. Equal ones mean that nothing has passed in between."""
 

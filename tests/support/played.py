@@ -45,6 +45,7 @@ class FakeSystem:
         struck: the strikes by the name of their fault.
         errors: what a strike of a fault raises, by its name.
         accepted: the connections of each server.
+        open: the open connections of each server.
         status: of the readiness path.
     """
 
@@ -56,6 +57,7 @@ class FakeSystem:
         self.struck: dict[str, FakeStrike] = {}
         self.errors: dict[str, Exception] = {}
         self.accepted = {"redis": 0, "postgres": 0}
+        self.open: dict[str, int] = {}
         self.status: int | None = 200
         self.on_strike: Callable[[FakeStrike], object] = lambda strike: None
 
@@ -78,6 +80,9 @@ class FakeSystem:
 
     def connections(self, target: str) -> int | None:
         return self.accepted.get(target)
+
+    def open_connections(self, target: str) -> int | None:
+        return self.open.get(target)
 
     def counters(self, target: str) -> object:
         return object()

@@ -269,3 +269,17 @@ def test_a_busy_machine_excuses_operations_that_take_longer_by_as_much() -> None
 
     assert verdict(*slow, marks=measured(1.0)).kind == "violated"
     assert verdict(*slow, marks=measured(5.0)).kind == "ok"
+
+
+@pytest.mark.parametrize(("now", "kind"), [(9, "ok"), (10, "violated")])
+def test_connections_that_stay_open_after_an_outage_are_a_leak(now: int, kind: str) -> None:
+    """One client worked, so a pool of two may have grown to nine."""
+    answer = {"recovered": kind == "ok", "after": 5.4, "why": "", "open": {"redis": now}}
+    work = Operation(0, 0, "read", "1", time=2.5, end=2.6, client=1)
+    steady = [operation(f, after) for after in range(1, 6) for f in ("read", "update")]
+    marks: list[Record] = [ProbeMark("recovery", answer, HEALED + 5.4)]
+    judged = history(*steady, work, marks=marks)
+    counts = ProbeMark("upstream", {"redis": {"connections": 2, "commands": 9, "open": 2}}, 1.5)
+    found = recovered(within=5)(History.of([*judged.records, counts]))
+    assert found.kind == kind
+    assert kind == "ok" or found.why.startswith("10 connections to redis were still open at ")

@@ -61,7 +61,13 @@ GOOD: dict[str, tuple[float, str, str | None]] = {}
 
 def test_two_good_rounds_are_enough_and_end_the_phase() -> None:
     answer, workload = recover(GOOD)
-    assert answer == {"recovered": True, "after": 0.04, "why": "", "slowdown": 1.0}
+    assert answer == {
+        "recovered": True,
+        "after": 0.04,
+        "why": "",
+        "slowdown": 1.0,
+        "open": {"redis": None, "postgres": None},
+    }
     assert workload.calls == ["read all"]
 
 
@@ -136,3 +142,19 @@ def test_operations_may_take_longer_by_as_much_as_the_machine_is_busy(busy: floa
 
 def test_the_slowdown_of_a_machine_is_at_least_one() -> None:
     assert slowdown() >= 1.0
+
+
+@pytest.mark.parametrize(("more", "recovered"), [(11, True), (12, False)])
+def test_a_pool_that_has_grown_beyond_its_clients_is_not_back(more: int, recovered: bool) -> None:
+    clock = FakeClock()
+    system = FakeSystem(clock=clock)
+    workload = FakeWorkload([])
+    liveness = Liveness(system, workload, ThreadClients(workload), clock, count=3)
+    system.open = {"redis": 2}
+    liveness.measure_baseline(BASELINE)
+    system.open = {"redis": 2 + more}
+    liveness.recover(BASELINE, within=1.0)
+    (answer,) = (m.answer for m in system.history.marks if isinstance(m, ProbeMark) and m.name == "recovery")
+    assert answer["recovered"] is recovered
+    assert answer["open"]["redis"] == 2 + more
+    assert recovered or answer["why"] == "14 connections to redis are open, and 2 were"

@@ -102,7 +102,10 @@ def test_phases_and_marks_of_a_play_with_two_episodes() -> None:
     assert phases == [("baseline", 1), *[(phase, number) for number in (1, 2) for phase in ("run", "heal", "recovery")]]
     probes = [mark for mark in system.history.marks if isinstance(mark, ProbeMark)]
     assert [p.answer for p in probes if p.name == "upstream"] == [
-        {"redis": {"connections": 0, "commands": 7}, "postgres": {"connections": 0, "commands": 7}}
+        {
+            "redis": {"connections": 0, "commands": 7, "open": None},
+            "postgres": {"connections": 0, "commands": 7, "open": None},
+        }
     ] * len(phases)
     (baseline,) = (p.answer for p in probes if p.name == "baseline")
     assert {kind: (b["error_rate"], b["sources"]) for kind, b in baseline.items()} == {
