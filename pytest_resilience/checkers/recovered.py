@@ -12,6 +12,7 @@ from ..operation import Operation, Verdict
 from .answers import failure, is_answer
 from .checker import Checker
 from .recoveries import Recovery, recoveries
+from .steady_state import allowed_growth
 
 FLOOR = 0.05  # seconds that an operation may take in any case; a busy machine is no fault
 ENOUGH_FOR_P95 = 20  # operations; of fewer, the 95th percentile is the slowest, and the median is judged
@@ -164,7 +165,7 @@ class Recovered(Checker):
     def _judge_pools(self, span: Recovery) -> Verdict:
         for name, now in span.open_after.items():
             before = span.open_before.get(name)
-            if now is None or before is None or now <= before + 2 * span.clients + 5:
+            if now is None or before is None or now <= before + allowed_growth(span.clients):
                 continue
             if span.observed_until < span.limit:
                 return self.unknown(f"the play ended before the limit, when {now} connections to {name} were open")

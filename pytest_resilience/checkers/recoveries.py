@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from ..history import History
 from ..operation import FaultMark, Operation, PhaseMark, ProbeMark
-from .answers import is_answer
+from .steady_state import steady_state
 
 LEAST = 20  # operations of a kind that make a baseline
 CLOCK_ERROR = 0.01  # seconds by which a play may end before the limit and count as having reached it
@@ -172,13 +172,4 @@ def _measured(operations: list[Operation]) -> dict[str, dict[str, Any]]:
     for each in operations:
         if each.phase == "baseline":
             kinds.setdefault(each.f, []).append(each)
-    return {kind: _steady_state(own) for kind, own in kinds.items() if len(own) >= LEAST}
-
-
-def _steady_state(operations: list[Operation]) -> dict[str, Any]:
-    durations = sorted(each.end - each.time for each in operations if is_answer(each))
-    return {
-        "p95": durations[int(0.95 * (len(durations) - 1))] if durations else None,
-        "error_rate": 1 - len(durations) / len(operations),
-        "sources": sorted({each.source for each in operations if each.source is not None}),
-    }
+    return {kind: steady_state(own) for kind, own in kinds.items() if len(own) >= LEAST}

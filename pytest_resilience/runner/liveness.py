@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..checkers.answers import is_answer
+from ..checkers.steady_state import allowed_growth, steady_state
 from ..clock import Clock
 from ..history import Client, History
 from ..operation import Operation
 from ..workloads.workload import Workload
 from .clients import Clients
-from .machine import slowdown
+from .machine_load import slowdown
 from .system import System
 
 BASELINE_ROUNDS = 20  # operations of each kind in the baseline
@@ -21,7 +23,6 @@ SLOWER_RATIO = 3.0  # an operation may take this many times the p95 of the basel
 SLOWER_BY = 0.05  # or this many seconds more, whichever is longer: a busy machine is no fault
 SLOWER_THAN_ANY = float("inf")
 READY_TIMEOUT = 0.5  # seconds for one answer of the readiness path
-NO_ANSWER = ("429",)  # statuses below 500 that count as errors, because the request was not dealt with
 
 Baseline = Mapping[str, Mapping[str, Any]]
 
@@ -117,7 +118,7 @@ class Liveness:
         if baseline is None:
             rounds = [self._perform_round() for _ in range(BASELINE_ROUNDS)]
             baseline = {
-                kind: _steady_state([each for r in rounds for each in r if each.f == kind]) for kind in self._kinds
+                kind: steady_state([each for r in rounds for each in r if each.f == kind]) for kind in self._kinds
             }
         else:
             self._perform_round()
@@ -189,30 +190,6 @@ class Liveness:
         if answer.status is not None and answer.status < 400:
             return ""
         return f"the readiness path answers {answer.status or answer.error}"
-
-
-def allowed_growth(clients: int) -> int:
-    """Return how many more connections than in the baseline a pool may have after the work of some clients.
-
-    The baseline has one client. Each client may have used one connection, and another one after a time-out.
-    """
-    return 2 * clients + 5
-
-
-def is_answer(operation: Operation) -> bool:
-    """True if an operation has succeeded, or was rejected for a reason of its own, such as a version that is out of date."""
-    error = operation.error or ""
-    return operation.type == "ok" or (error[:1] == "4" and error[:3].isdigit() and error[:3] not in NO_ANSWER)
-
-
-def _steady_state(operations: Sequence[Operation]) -> dict[str, Any]:
-    seconds = sorted(each.end - each.time for each in operations if is_answer(each))
-    errors = sum(not is_answer(each) for each in operations)
-    return {
-        "p95": round(seconds[int(0.95 * (len(seconds) - 1))], 6) if seconds else None,
-        "error_rate": errors / len(operations) if operations else 0.0,
-        "sources": sorted({each.source for each in operations if each.source is not None}),
-    }
 
 
 def _not_back(operations: Sequence[Operation], baseline: Baseline, busy: float = 1.0) -> str:

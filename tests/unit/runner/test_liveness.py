@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from pytest_resilience.checkers.answers import is_answer
 from pytest_resilience.history import Client
 from pytest_resilience.operation import Operation, ProbeMark
 from pytest_resilience.runner.clients import ThreadClients
-from pytest_resilience.runner.liveness import Liveness, is_answer
-from pytest_resilience.runner.machine import slowdown
+from pytest_resilience.runner.liveness import Liveness
+from pytest_resilience.runner.machine_load import slowdown
 from tests.support.clocks import FakeClock
 from tests.support.played import FakeSystem, FakeWorkload
 
