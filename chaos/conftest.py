@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import pytest
 
-import healthy
+from instances import describe_service
 from pytest_resilience import NeverHappened, Resilience, Service, Stack
 from unexpected import find_unexpected_lines
 
 
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack: Stack) -> Service:
-    return Service(
-        [sys.executable, "-m", "service"],
-        port_variable="PORT",
-        ready="/readyz",
-        within=10.0,
-        cwd=Path(__file__).parent.parent,
-        env=healthy.settings(resilience_stack.postgres.url, resilience_stack.redis.url),
-    )
+    return describe_service(resilience_stack)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import healthy
-from pytest_resilience import NeverHappened, Resilience, eventually
+from pytest_resilience import NeverHappened, Resilience, Service, Stack, eventually
 
 ROOT = Path(__file__).parent.parent
 LISTENING = re.compile(r"Server LISTENING on http://[\d.]+:(\d+)")
@@ -25,6 +25,18 @@ EXIT_WITHIN = 5.0  # seconds from SIGKILL to the end of the process
 # Linux only, PR_SET_PDEATHSIG with SIGKILL: the process dies with the test run, however the run ends.
 DIE_WITH_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9); " if sys.platform.startswith("linux") else ""
 RUN_SERVICE = DIE_WITH_PARENT + "import runpy; runpy.run_module('service', run_name='__main__')"  # `python -m service`
+
+
+def describe_service(stack: Stack, **changed: str) -> Service:
+    """Return how the service starts behind the proxies of a stack, with some settings of the suite changed."""
+    return Service(
+        [sys.executable, "-m", "service"],
+        port_variable="PORT",
+        ready="/readyz",
+        within=10.0,
+        cwd=ROOT,
+        env=healthy.settings(stack.postgres.url, stack.redis.url) | changed,
+    )
 
 
 @dataclass

@@ -6,14 +6,12 @@ older copies for CACHE_TTL seconds, as docs/service.md states.
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 
 import healthy
 from campaigns import TIMEOUT, Campaigns
+from instances import describe_service
 from promises import check_promises
 from pytest_resilience import Resilience, Schedule, Service, Stack
 from pytest_resilience.checkers import bounded_failure
@@ -24,14 +22,7 @@ CACHE_TTL = 0.2  # seconds; 60 in production
 
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack: Stack) -> Service:
-    return Service(
-        [sys.executable, "-m", "service"],
-        port_variable="PORT",
-        ready="/readyz",
-        within=10.0,
-        cwd=Path(__file__).parent.parent,
-        env=healthy.settings(resilience_stack.postgres.url, resilience_stack.redis.url) | {"CACHE_TTL": str(CACHE_TTL)},
-    )
+    return describe_service(resilience_stack, CACHE_TTL=str(CACHE_TTL))
 
 
 @given(schedule=schedules("service", "redis", "postgres"))

@@ -20,19 +20,12 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "chaos")]
 
-import healthy  # noqa: E402
 from campaigns import Campaigns  # noqa: E402
+from instances import describe_service  # noqa: E402
 from promises import check_promises  # noqa: E402
-from pytest_resilience import History, PromiseBroken, Resilience, Schedule, Service, Stack  # noqa: E402
+from pytest_resilience import History, PromiseBroken, Resilience, Schedule, Stack  # noqa: E402
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend  # noqa: E402
 from pytest_resilience.strategies import schedules  # noqa: E402
-
-CHECKS = dict.fromkeys(HealthCheck)
-
-
-def describe(stack: Stack) -> Service:
-    environment = healthy.settings(stack.postgres.url, stack.redis.url)
-    return Service([sys.executable, "-m", "service"], ready="/readyz", within=20.0, cwd=ROOT, env=environment)
 
 
 def count_meetings(history: History, meetings: Counter[tuple[str, str]]) -> None:
@@ -70,7 +63,7 @@ def main() -> int:
     begun = time.monotonic()
     played = Counter[str]()
     try:
-        resilience = Resilience(stack, stack.prepare_test(describe(stack)))
+        resilience = Resilience(stack, stack.prepare_test(describe_service(stack)))
 
         @seed(given_options.seed)
         @settings(
@@ -78,7 +71,7 @@ def main() -> int:
             deadline=None,
             database=None,
             phases=[Phase.generate],
-            suppress_health_check=list(CHECKS),
+            suppress_health_check=list(HealthCheck),
         )
         @given(schedule=schedules("redis", "postgres"))
         def play(schedule: Schedule) -> None:
