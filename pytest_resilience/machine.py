@@ -234,7 +234,7 @@ def _search(machine: type[ResilienceMachine], run: _Run, first_seed: int) -> Non
                 factory, settings=budgeted(given, [Phase.reuse, Phase.generate, Phase.shrink], search)
             )
         except Falsified:
-            pass
+            pass  # the search has the finding
         except Ended as error:
             ended = error.error
         if ended is not None:

@@ -293,7 +293,7 @@ class FaultTarget(Protocol):
 
 
 Need = Literal["process", "answers", "session", "connections", "clients", "tables", "cgroup", "writes"]
-"""What a fault may need of its target to strike or to heal.
+"""The things that a fault may need of its target to strike or to heal.
 
 - "process": its processes exist;
 - "answers": it answers commands of this package;

@@ -175,7 +175,7 @@ class GeneratedTest:
         try:
             self._test(**fixtures)
         except Falsified:
-            pass
+            pass  # the search has the finding
         except Ended as error:
             ended = error.error
         except Flaky:

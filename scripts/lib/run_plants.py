@@ -174,8 +174,15 @@ def run_tests(checkout: Path, tests: list[str], timeout: float) -> tuple[dict[st
         The messages of the failed tests by test, and the lines that pytest printed.
     """
     junit = checkout / "junit.xml"
-    options = ["--resilience-strict", "-q", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={junit}"]
-    options.append("--resilience-profile=ci")
+    options = [
+        "--resilience-strict",
+        "--resilience-profile=ci",
+        "-q",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        f"--junitxml={junit}",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", *options, *tests],
         cwd=checkout,
