@@ -53,6 +53,9 @@ class HasPostgres(FaultTarget, Protocol):
     @property
     def admin(self) -> PostgresControl: ...
 
+    def settle_connections(self) -> None:
+        """Wait until the connections are closed that clients have closed before."""
+
 
 class PostgresFault(Fault):
     """A fault inside a Postgres."""
@@ -189,6 +192,7 @@ def _taken_connections(left: int | None) -> Mapping[Need, str]:
 
 def _strike_connections(fault: Fault, target: HasPostgres, left: int) -> Strike:
     """Return the registered strike of a fault that takes connections."""
+    target.settle_connections()
     try:
         hold = target.admin.take_connections(left)
     except TooFewConnections as error:

@@ -61,6 +61,9 @@ class HasRedis(FaultTarget, Protocol):
     @property
     def server(self) -> SnapshotStore: ...
 
+    def settle_connections(self) -> None:
+        """Wait until the connections are closed that clients have closed before."""
+
 
 class RedisFault(Fault):
     """A fault that commands inject into the server. The server counts the commands that it refuses."""
@@ -280,6 +283,7 @@ class MaxClients(RedisFault):
 
     def inject(self, target: HasRedis) -> Callable[[], None]:
         client = target.admin.client
+        target.settle_connections()
         connected = int(client.info("clients")["connected_clients"])
         return target.admin.layers.add(client, {"maxclients": str(connected + self.left)})
 

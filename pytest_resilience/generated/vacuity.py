@@ -18,14 +18,16 @@ def never_hit(tally: Mapping[str, StrikeCount]) -> list[tuple[str, str]]:
     """Return the faults that make a generated test vacuous, each with the sum of its receipts.
 
     A fault does if it struck often and never affected anything: three times by the code of the test, or 20 times by schedules. So
-    do all faults of a target that schedules struck ten times in vain. If no fault of the test affected anything, all of them do.
+    do all faults of a target that schedules struck ten times in vain. If no fault of the test affected anything, those do that the
+    code of the test struck.
     """
     missed = [fault for fault, count in tally.items() if count.struck and not (count.hit or count.unknown)]
     untouched = _untouched_targets(tally, missed)
+    nothing_hit = len(missed) == len(tally)
     vacuous = [
         fault
         for fault in missed
-        if len(missed) == len(tally) or _target(fault) in untouched or _struck_often(tally[fault])
+        if (nothing_hit and _struck_by_code(tally[fault])) or _target(fault) in untouched or _struck_often(tally[fault])
     ]
     return [(fault, f"affected nothing in {counted(tally[fault].struck, 'strikes')}") for fault in vacuous]
 
@@ -40,7 +42,11 @@ def _untouched_targets(tally: Mapping[str, StrikeCount], missed: list[str]) -> s
 
 
 def _struck_often(count: StrikeCount) -> bool:
-    return count.struck - count.drawn >= ENOUGH or count.drawn >= ENOUGH_DRAWN
+    return _struck_by_code(count) >= ENOUGH or count.drawn >= ENOUGH_DRAWN
+
+
+def _struck_by_code(count: StrikeCount) -> int:
+    return count.struck - count.drawn
 
 
 def _target(fault: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from ..admin.postgres import PostgresAdmin
 from ..admin.redis import RedisAdmin
 from ..backends.backend import Address, Server
+from ..closing_connections import wait_until_closed
 from ..faults.fault import Strike
 from ..faults.postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from ..faults.process import ProcessControl, Restart
@@ -134,6 +135,10 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
     def server(self) -> Server:
         """The server of the backend."""
         return self._server
+
+    def settle_connections(self) -> None:
+        """Wait until the proxy and the server have closed the connections that clients have closed before."""
+        wait_until_closed({self.port, self._server.direct_address.port})
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} at {self._address} (proxy of {self._server.direct_address})>"

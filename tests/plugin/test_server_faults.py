@@ -8,7 +8,7 @@ import pytest
 def test_redis_answers_with_errors_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
-        import pytest, redis
+        import pytest, pytest_resilience, redis
 
         @pytest.fixture
         def client(resilience):
@@ -46,6 +46,17 @@ def test_redis_answers_with_errors_and_heals(project: pytest.Pytester) -> None:
             with redis.Redis.from_url(resilience.redis.url, retry=None) as one:
                 assert one.ping()
 
+        def test_max_clients_does_not_count_a_connection_that_is_ending(resilience, client):
+            others = len(client.client_list())
+            with redis.Redis.from_url(resilience.redis.url, retry=None) as ending:
+                ending.ping()
+                resilience.redis.proxy.add_toxic(type="slow_close", stream="upstream", attributes={"delay": 200})
+            with resilience.redis.max_clients():
+                pytest_resilience.eventually(lambda: len(client.client_list()) == others, within=10)
+                with redis.Redis.from_url(resilience.redis.url, retry=None) as another:
+                    with pytest.raises(redis.ConnectionError, match="max number of clients"):
+                        another.ping()
+
         def test_flush(resilience, client):
             client.select(3)
             client.set("other", 1)
@@ -59,8 +70,8 @@ def test_redis_answers_with_errors_and_heals(project: pytest.Pytester) -> None:
         """
     )
     result = project.runpytest_subprocess()
-    result.assert_outcomes(passed=4)
-    result.stdout.fnmatch_lines(["*4 passed, 1 vacuous*"])
+    result.assert_outcomes(passed=5)
+    result.stdout.fnmatch_lines(["*5 passed, 1 vacuous*"])
 
 
 def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytester) -> None:
