@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from . import logging_setup, memory
+from . import logging_setup
 from .errors import SettingsError
-from .http_connections import ACCEPT_BATCH, MAX_HEAD_BYTES, HttpConnections, connection_limit
+from .http.connections import ACCEPT_BATCH, MAX_HEAD_BYTES, HttpConnections, connection_limit
+from .memory import malloc
 from .settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def main() -> int:
         sys.stderr.write(logging_setup.format_start_error(os.environ.get("LOG_FORMAT", "").strip(), str(error)) + "\n")
         return EXIT_START_FAILED
     logging_setup.configure(settings.log_format, settings.secrets())
-    memory.tune_malloc()
+    malloc.tune_malloc()
     return asyncio.run(_serve(settings, listener, max_connections))
 
 

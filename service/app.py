@@ -13,18 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
-from .cache import Cache
-from .campaigns import REQUIRED_COLUMNS, SCHEMA, Campaigns
-from .cleanup import Cleanup
-from .database import Database
+from .cache.cache import Cache
 from .health import Health, Lifecycle
-from .load_shedding import LoadSheddingMiddleware
-from .memory import MIB, GarbageCollector, MemoryGuard, MemoryReader
+from .http.load_shedding import LoadSheddingMiddleware
+from .http.problems import EXCEPTION_HANDLERS
+from .http.routes import CampaignRoutes, ServiceRoutes
+from .memory.collector import GarbageCollector
+from .memory.guard import MemoryGuard
+from .memory.malloc import MIB
+from .memory.usage import MemoryReader
 from .monitor import Monitor
-from .postgres_monitor import PostgresMonitor
-from .postgres_status import PostgresStatus
-from .problems import EXCEPTION_HANDLERS
-from .routes import CampaignRoutes, ServiceRoutes
+from .postgres.campaigns import REQUIRED_COLUMNS, SCHEMA, Campaigns
+from .postgres.cleanup import Cleanup
+from .postgres.monitor import PostgresMonitor
+from .postgres.pool import Database
+from .postgres.status import PostgresStatus
 from .settings import ServiceSettings
 
 

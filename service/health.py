@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
-from .cache import Cache
-from .memory import MemoryGuard
-from .postgres_status import PostgresStatus
+from .cache.cache import Cache
+from .memory.guard import MemoryGuard
+from .postgres.status import PostgresStatus
 
 
 class Lifecycle:

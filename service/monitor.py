@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from .cache import Cache
-from .cleanup import Cleanup
-from .database import Database
+from .cache.cache import Cache
 from .errors import Unavailable
-from .memory import CALM_BELOW, GarbageCollector, MemoryGuard, MemoryReader, MemoryUsage, read_memory_stats
+from .memory.collector import GarbageCollector, read_memory_stats
+from .memory.guard import CALM_BELOW, MemoryGuard
+from .memory.usage import MemoryReader, MemoryUsage
+from .postgres.cleanup import Cleanup
+from .postgres.pool import Database
 
 if TYPE_CHECKING:
     from .settings import ServiceSettings

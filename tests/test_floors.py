@@ -34,9 +34,10 @@ PACKAGE = """
 SERVICE = """
 5  __init__
 4  __main__
-3  app http_connections
-2  routes monitor health cleanup problems load_shedding
-1  campaigns postgres_monitor postgres_status database asyncpg_patch cache redis_store pending_writes memory_cache circuit_breaker jobs memory
+3  app
+2b http health monitor
+2a jobs
+1  postgres cache memory
 0  settings url_checks errors logging_setup
 """
 LEAKS = """

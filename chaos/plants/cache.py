@@ -15,28 +15,36 @@ PLANTS = (
     plant(
         "cache-source-lies",
         "It goes into Redis anyway, so name Redis.",
-        ("cache.py", 'return CacheResult(entry, "miss", "postgres")', 'return CacheResult(entry, "hit", "redis")'),
+        (
+            "cache/cache.py",
+            'return CacheResult(entry, "miss", "postgres")',
+            'return CacheResult(entry, "hit", "redis")',
+        ),
         tests=SOURCE,
         message="Redis is empty, so only Postgres can have answered",
     ),
     plant(
         "cache-source-lies-in-memory",
         "The cache in memory replaces Redis, so it can use its name.",
-        ("cache.py", 'return CacheResult(entry, "hit", "memory")', 'return CacheResult(entry, "hit", "redis")'),
+        ("cache/cache.py", 'return CacheResult(entry, "hit", "memory")', 'return CacheResult(entry, "hit", "redis")'),
         tests=f"{TWICE}[refusing]",
         message="while Redis is down, reads come from redis",
     ),
     plant(
         "cache-mixes-keys",
         "A few slots for flights will do.",
-        ("cache.py", "        flight = self._flights.get(key)\n", "        flight = self._flights.get(key % 8)\n"),
         (
-            "cache.py",
+            "cache/cache.py",
+            "        flight = self._flights.get(key)\n",
+            "        flight = self._flights.get(key % 8)\n",
+        ),
+        (
+            "cache/cache.py",
             "            flight = self._flights[key] = asyncio",
             "            flight = self._flights[key % 8] = asyncio",
         ),
         (
-            "cache.py",
+            "cache/cache.py",
             "            if self._flights.get(key) is flight:\n                del self._flights[key]",
             "            if self._flights.get(key % 8) is flight:\n                del self._flights[key % 8]",
         ),
@@ -47,7 +55,7 @@ PLANTS = (
         "cache-each-reader-loads",
         "Postgres can stand it.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        flight = self._flights.get(key)\n        if flight is None:",
             "        flight = None\n        if flight is None:",
         ),
@@ -58,7 +66,7 @@ PLANTS = (
         "cache-unbounded-entries",
         "Bytes are bounded, that is enough.",
         (
-            "memory_cache.py",
+            "cache/memory_cache.py",
             "        self._shrink_to(self._max_entries, self._max_bytes)",
             "        self._shrink_to(1 << 40, self._max_bytes)",
         ),
@@ -69,7 +77,7 @@ PLANTS = (
         "cache-unbounded-bytes",
         "Entries are bounded, that is enough.",
         (
-            "memory_cache.py",
+            "cache/memory_cache.py",
             "        self._shrink_to(self._max_entries, self._max_bytes)",
             "        self._shrink_to(self._max_entries, 1 << 40)",
         ),
@@ -80,7 +88,7 @@ PLANTS = (
         "cache-errors-cached",
         "No answer means no such campaign.",
         (
-            "cache.py",
+            "cache/cache.py",
             "            if stale is None:\n                raise\n",
             '            if stale is None:\n                return CacheResult(None, "miss", "postgres")\n',
         ),
@@ -91,17 +99,17 @@ PLANTS = (
         "cache-absence-for-ever",
         "Spare Postgres the requests for missing campaigns.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        if entry is None:\n            self.memory.drop(key)\n",
             "        if entry is None:\n            self._absent.add(key)\n            self.memory.drop(key)\n",
         ),
         (
-            "cache.py",
+            "cache/cache.py",
             "        self._flights: dict[int, Flight] = {}\n",
             "        self._flights: dict[int, Flight] = {}\n        self._absent: set[int] = set()\n",
         ),
         (
-            "cache.py",
+            "cache/cache.py",
             "        flight = self._flights.get(key)\n",
             '        if key in self._absent:\n            return CacheResult(None, "hit", "memory")\n        flight = self._flights.get(key)\n',
         ),
@@ -111,16 +119,16 @@ PLANTS = (
     plant(
         "cache-ttl-ignored",
         "Campaigns hardly change.",
-        ("cache.py", "        self._fresh_for = settings.cache_ttl\n", "        self._fresh_for = lifetime\n"),
-        ("cache.py", "            fresh_for=settings.cache_ttl,\n", "            fresh_for=lifetime,\n"),
+        ("cache/cache.py", "        self._fresh_for = settings.cache_ttl\n", "        self._fresh_for = lifetime\n"),
+        ("cache/cache.py", "            fresh_for=settings.cache_ttl,\n", "            fresh_for=lifetime,\n"),
         tests=STALE,
         message="is served as fresh for longer than CACHE_TTL",
     ),
     plant(
         "cache-stale-unmarked",
         "It is a hit, isn't it?",
-        ("cache.py", 'CacheResult(entry, "stale", "memory")', 'CacheResult(entry, "hit", "memory")'),
-        ("cache.py", 'CacheResult(found.entry, "stale", "redis")', 'CacheResult(found.entry, "hit", "redis")'),
+        ("cache/cache.py", 'CacheResult(entry, "stale", "memory")', 'CacheResult(entry, "hit", "memory")'),
+        ("cache/cache.py", 'CacheResult(found.entry, "stale", "redis")', 'CacheResult(found.entry, "hit", "redis")'),
         tests=STALE,
         message="not marked as stale",
     ),
@@ -128,7 +136,7 @@ PLANTS = (
         "cache-stale-after-the-wait",
         "Try Postgres first.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        if not self._source_is_up():\n            stale = self._stale_copy(key, found)\n            if stale is not None:\n                return stale\n",
             "",
         ),
@@ -139,7 +147,7 @@ PLANTS = (
         "cache-memory-cold-after-redis",
         "Redis has it already, why keep it twice?",
         (
-            "cache.py",
+            "cache/cache.py",
             "            self.memory.put(key, found.entry, found.age)\n            if found",
             "            if found",
         ),
@@ -150,7 +158,7 @@ PLANTS = (
         "cache-memory-cold-after-postgres",
         "Memory is for outages.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self.memory.put(key, entry)\n        if self._redis_is_current(key):",
             "        if not self.redis.up:\n            self.memory.put(key, entry)\n        if self._redis_is_current(key):",
         ),
@@ -161,7 +169,7 @@ PLANTS = (
         "cache-stale-for-ever",
         "Something old is better than nothing.",
         (
-            "memory_cache.py",
+            "cache/memory_cache.py",
             "if self._clock() - cached.loaded_at >= self._lifetime:",
             "if self._clock() - cached.loaded_at >= 1000 * self._lifetime:",
         ),

@@ -18,17 +18,17 @@ SAME = "test_cache_and_outages.py::test_every_cache_layer_returns_the_same_body_
 
 REMEMBERED_ABSENCE = (
     (
-        "cache.py",
+        "cache/cache.py",
         "        flight = self._flights.get(key)\n        if flight is None:",
         '        if self._absent.get(key, 0.0) > time.monotonic():\n            return CacheResult(None, "hit", "memory")\n        flight = self._flights.get(key)\n        if flight is None:',
     ),
     (
-        "cache.py",
+        "cache/cache.py",
         "        if entry is None:\n            self.memory.drop(key)\n",
         "        if entry is None:\n            self._absent[key] = time.monotonic() + 1.0\n            self.memory.drop(key)\n",
     ),
     (
-        "cache.py",
+        "cache/cache.py",
         "        self._flights: dict[int, Flight] = {}\n",
         "        self._flights: dict[int, Flight] = {}\n        self._absent: dict[int, float] = {}\n",
     ),
@@ -40,7 +40,7 @@ PLANTS = (
         "one-load-only-with-redis",
         "Without Redis there is nothing to fill.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        flight = self._flights.get(key)\n        if flight is None:",
             "        flight = self._flights.get(key) if self.redis.up else None\n        if flight is None:",
         ),
@@ -51,7 +51,7 @@ PLANTS = (
         "failed-load-stays",
         "A load that failed once fails again.",
         (
-            "cache.py",
+            "cache/cache.py",
             "            if self._flights.get(key) is flight:\n                del self._flights[key]",
             "            if self._flights.get(key) is flight and not flight.exception():\n                del self._flights[key]",
         ),
@@ -62,7 +62,7 @@ PLANTS = (
         "purge-takes-what-is-stale",
         "Old is old.",
         (
-            "memory_cache.py",
+            "cache/memory_cache.py",
             "        oldest = self._clock() - self._lifetime\n",
             "        oldest = self._clock() - self._fresh_for\n",
         ),
@@ -80,7 +80,7 @@ PLANTS = (
         "replaced-entries-count",
         "The new one takes its place.",
         (
-            "memory_cache.py",
+            "cache/memory_cache.py",
             "                loaded_at = max(loaded_at, old.loaded_at)\n            self.drop(key)\n",
             "                loaded_at = max(loaded_at, old.loaded_at)\n            del self._entries[key]\n",
         ),
@@ -91,7 +91,7 @@ PLANTS = (
         "deleted-entries-count",
         "It is out of the dict.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self._flights.pop(key, None)\n        self.memory.drop(key)\n        await",
             "        self._flights.pop(key, None)\n        self.memory._entries.pop(key, None)\n        await",
         ),
@@ -101,7 +101,7 @@ PLANTS = (
     plant(
         "memory-first-in-first-out",
         "First in, first out is simpler.",
-        ("memory_cache.py", "        self._entries.move_to_end(key)\n", ""),
+        ("cache/memory_cache.py", "        self._entries.move_to_end(key)\n", ""),
         tests=ROOM,
         message="were evicted for others",
     ),
@@ -117,7 +117,7 @@ PLANTS = (
         "The service knows of changes: it makes them.",
         *REMEMBERED_ABSENCE,
         (
-            "cache.py",
+            "cache/cache.py",
             "        self.memory.put(key, entry)\n        await self._write_through",
             "        self._absent.pop(key, None)\n        self.memory.put(key, entry)\n        await self._write_through",
         ),
@@ -128,7 +128,7 @@ PLANTS = (
         "deleted-for-ever",
         "An id is never used again.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        await self._write_through(key, (created, DELETED_VERSION))",
             "        await self._write_through(key, (1 << 60, DELETED_VERSION))",
         ),
@@ -138,7 +138,11 @@ PLANTS = (
     plant(
         "gone-stays-in-memory",
         "It will expire.",
-        ("cache.py", "        if entry is None:\n            self.memory.drop(key)\n", "        if entry is None:\n"),
+        (
+            "cache/cache.py",
+            "        if entry is None:\n            self.memory.drop(key)\n",
+            "        if entry is None:\n",
+        ),
         tests=GONE,
         message="its copy in memory is served",
     ),
@@ -146,7 +150,7 @@ PLANTS = (
         "gone-stays-in-redis",
         "It will expire there, too.",
         (
-            "cache.py",
+            "cache/cache.py",
             "            if found is not None:\n                self._pending.add(key, None)  # deleted in Postgres, still in Redis\n",
             "",
         ),
@@ -156,7 +160,7 @@ PLANTS = (
     plant(
         "age-lost-on-the-way",
         "It has just come.",
-        ("cache.py", "self.memory.put(key, found.entry, found.age)", "self.memory.put(key, found.entry)"),
+        ("cache/cache.py", "self.memory.put(key, found.entry, found.age)", "self.memory.put(key, found.entry)"),
         tests=AGE,
         message="is fresh in memory",
     ),
@@ -164,7 +168,7 @@ PLANTS = (
         "old-copy-is-a-hit",
         "With Postgres away it is the best there is.",
         (
-            "cache.py",
+            "cache/cache.py",
             '            if found.age < self._fresh_for:\n                return CacheResult(found.entry, "hit", "redis")',
             '            if found.age < self._fresh_for or not self._source_is_up():\n                return CacheResult(found.entry, "hit", "redis")',
         ),
@@ -175,7 +179,7 @@ PLANTS = (
         "change-leaves-a-load-behind",
         "They will get the next one.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self._flights.pop(key, None)\n        self.memory.put(key, entry)",
             "        self.memory.put(key, entry)",
         ),
@@ -186,7 +190,7 @@ PLANTS = (
         "delete-leaves-a-load-behind",
         "The load will find nothing.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self._flights.pop(key, None)\n        self.memory.drop(key)",
             "        self.memory.drop(key)",
         ),
@@ -197,7 +201,7 @@ PLANTS = (
         "late-load-is-cached",
         "It was loaded, so keep it.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        if self._flights.get(key) is flight:\n            await self._fill",
             "        if True:\n            await self._fill",
         ),
@@ -208,7 +212,7 @@ PLANTS = (
         "etag-weak-when-stale",
         "A stale copy has a weak tag.",
         (
-            "routes.py",
+            "http/routes.py",
             'headers = {**(headers or {}), "ETag": f\'"{entry.stamp[1]}"\'}',
             'headers = {**(headers or {}), "ETag": f\'"{entry.stamp[1]}"\'}\n    if headers.get("X-Cache") == "stale":\n        headers["ETag"] = "W/" + headers["ETag"]',
         ),
@@ -219,7 +223,7 @@ PLANTS = (
         "first-read-in-an-outage-fails",
         "The next read will be quicker.",
         (
-            "cache.py",
+            "cache/cache.py",
             '        elif not self._redis_is_current(key):\n            entry = self.memory.get_fresh(key)\n            if entry is not None:\n                return CacheResult(entry, "hit", "memory")\n',
             "",
         ),

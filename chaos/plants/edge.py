@@ -30,7 +30,7 @@ PLANTS = (
         "head-time-for-each-byte",
         "A client that sends is alive.",
         (
-            "http_connections.py",
+            "http/connections.py",
             "        if not self._is_busy() and not self._reading_head and self.conn.their_state is h11.IDLE:",
             "        if not self._is_busy():",
         ),
@@ -40,7 +40,7 @@ PLANTS = (
     plant(
         "slow-bodies-held",
         "A mobile network is slow.",
-        ("routes.py", "        async with asyncio.timeout(seconds):", "        async with asyncio.timeout(None):"),
+        ("http/routes.py", "        async with asyncio.timeout(seconds):", "        async with asyncio.timeout(None):"),
         tests=HELD,
         message="clients stay connected with a slow body",
     ),
@@ -48,7 +48,7 @@ PLANTS = (
         "half-a-head-gets-no-408",
         "Such a client does not read.",
         (
-            "http_connections.py",
+            "http/connections.py",
             "            if self._reading_head and self.conn.trailing_data[0]:",
             "            if False:",
         ),
@@ -59,7 +59,7 @@ PLANTS = (
         "connections-without-a-bound",
         "The kernel has one.",
         (
-            "http_connections.py",
+            "http/connections.py",
             "        if len(self._open) > self._max_connections:",
             "        if len(self._open) > 1_000_000:",
         ),
@@ -69,7 +69,7 @@ PLANTS = (
     plant(
         "newest-make-room",
         "First come, first served.",
-        ("http_connections.py", "            if not self._evict(1):", "            if True:"),
+        ("http/connections.py", "            if not self._evict(1):", "            if True:"),
         tests=ROOM,
         message="and other requests get",
     ),
@@ -77,7 +77,7 @@ PLANTS = (
         "no-connection-for-health",
         "Full is full.",
         (
-            "http_connections.py",
+            "http/connections.py",
             "                connection.only_essential = True\n",
             "                connection.evict()\n",
         ),
@@ -87,7 +87,7 @@ PLANTS = (
     plant(
         "descriptors-all-for-clients",
         "Clients are what we are here for.",
-        ("http_connections.py", "limit - others\n", "limit\n"),
+        ("http/connections.py", "limit - others\n", "limit\n"),
         tests=DESCRIPTORS,
         message="clients took",
     ),
@@ -105,7 +105,7 @@ PLANTS = (
     plant(
         "proxy-on-this-machine-is-local",
         "It is 127.0.0.1, isn't it?",
-        ("cleanup.py", "    if any(name in headers for name in PROXY_HEADERS):", "    if False:"),
+        ("postgres/cleanup.py", "    if any(name in headers for name in PROXY_HEADERS):", "    if False:"),
         tests=HEADERS,
         message="that came through a proxy needs the token",
     ),
@@ -113,7 +113,7 @@ PLANTS = (
         "any-host-name-is-local",
         "The request arrived here, so it was meant for this service.",
         (
-            "cleanup.py",
+            "postgres/cleanup.py",
             'name == "localhost" or name.endswith(".localhost") or is_loopback(name) or name == named',
             "name",
         ),
@@ -123,14 +123,14 @@ PLANTS = (
     plant(
         "any-origin-is-allowed",
         "CORS is the browser's business.",
-        ("cleanup.py", '    for origin in headers.getlist("origin"):', "    for origin in ():"),
+        ("postgres/cleanup.py", '    for origin in headers.getlist("origin"):', "    for origin in ():"),
         tests=PAGES,
         message="a page of another site may clean up: GET {'Origin'",
     ),
     plant(
         "any-site-is-allowed",
         "A picture can do no harm.",
-        ("cleanup.py", 'not in ("same-origin", "none")', '== "never"'),
+        ("postgres/cleanup.py", 'not in ("same-origin", "none")', '== "never"'),
         tests=PAGES,
         message="a page of another site may clean up: GET {'Sec-Fetch-Site'",
     ),
@@ -138,7 +138,7 @@ PLANTS = (
         "token-by-its-beginning",
         "The beginning is unique.",
         (
-            "cleanup.py",
+            "postgres/cleanup.py",
             "hmac.compare_digest(token.strip().encode(), expected.encode())",
             "expected.startswith(token.strip())",
         ),
@@ -149,7 +149,7 @@ PLANTS = (
         "token-in-any-case",
         "Users mistype.",
         (
-            "cleanup.py",
+            "postgres/cleanup.py",
             "hmac.compare_digest(token.strip().encode(), expected.encode())",
             "token.strip().lower() == expected.lower()",
         ),
@@ -160,7 +160,7 @@ PLANTS = (
         "token-in-ascii-only",
         "Tokens are ASCII.",
         (
-            "cleanup.py",
+            "postgres/cleanup.py",
             "hmac.compare_digest(token.strip().encode(), expected.encode())",
             "hmac.compare_digest(token.strip(), expected)",
         ),
@@ -171,7 +171,7 @@ PLANTS = (
         "certificate-not-verified",
         "It is encrypted anyway.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "                ssl=True,\n",
             '                ssl=True,\n                ssl_cert_reqs="none",\n',
         ),
@@ -182,7 +182,7 @@ PLANTS = (
         "certificate-of-any-name",
         "Only the authority matters.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "                ssl=True,\n",
             "                ssl=True,\n                ssl_check_hostname=False,\n",
         ),
@@ -258,7 +258,7 @@ PLANTS = (
         "body-names-repeated",
         "Clients should see their mistake.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "for name in unknown[:MAX_PROBLEMS]}",
             "for name in unknown}",
         ),
@@ -268,14 +268,14 @@ PLANTS = (
     plant(
         "half-a-pair-is-500",
         "JSON is UTF-8.",
-        ("campaigns.py", '    return name[:50].encode("utf-8", "replace").decode()', "    return name[:50]"),
+        ("postgres/campaigns.py", '    return name[:50].encode("utf-8", "replace").decode()', "    return name[:50]"),
         tests=BODY,
         message="a body with half a surrogate pair gets 500",
     ),
     plant(
         "deletion-whatever-the-version",
         "Gone is gone.",
-        ("routes.py", "delete(campaign_id, allowed_versions(_if_match(request)))", "delete(campaign_id, None)"),
+        ("http/routes.py", "delete(campaign_id, allowed_versions(_if_match(request)))", "delete(campaign_id, None)"),
         tests=DELETION,
         message="DELETE with If-Match",
     ),
@@ -283,7 +283,7 @@ PLANTS = (
         "tags-as-numbers",
         "A version is a number.",
         (
-            "routes.py",
+            "http/routes.py",
             'VERSION_NUMBER = re.compile(r"[1-9][0-9]{0,18}")',
             'VERSION_NUMBER = re.compile(r"[0-9]{1,18}")',
         ),
@@ -293,7 +293,7 @@ PLANTS = (
     plant(
         "ten-tags-are-enough",
         "No client sends more.",
-        ("routes.py", "ENTITY_TAG.findall(if_match) if", "ENTITY_TAG.findall(if_match)[:10] if"),
+        ("http/routes.py", "ENTITY_TAG.findall(if_match) if", "ENTITY_TAG.findall(if_match)[:10] if"),
         tests=DELETION,
         message="the right tag is the last of 50",
     ),
@@ -301,7 +301,7 @@ PLANTS = (
         "absolute-targets-unknown",
         "Only proxies send those.",
         (
-            "http_connections.py",
+            "http/connections.py",
             "    absolute = ABSOLUTE_TARGET.fullmatch(",
             "    absolute = None and ABSOLUTE_TARGET.fullmatch(",
         ),

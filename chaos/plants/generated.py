@@ -11,7 +11,7 @@ PLANTS = (
         "version-checked-before-the-change",
         "First see whether it is the right version, then change it.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "        row = await self._database.write(\n            sql, campaign_id, versions, *",
             "        if versions is not None:\n            found = await self.get(campaign_id)\n            if found is None or found.version not in versions:\n                return None\n        row = await self._database.write(\n            sql, campaign_id, None, *",
         ),
@@ -21,7 +21,7 @@ PLANTS = (
     plant(
         "redis-probed-without-a-pause",
         "The sooner it is back, the better.",
-        ("circuit_breaker.py", "        return longest * (0.5 + 0.5 * self._random())", "        return 0.0"),
+        ("cache/circuit_breaker.py", "        return longest * (0.5 + 0.5 * self._random())", "        return 0.0"),
         tests=ANYTHING,
         message="connections to Redis were opened",
     ),

@@ -12,7 +12,7 @@ PLANTS = (
         "health-queries-postgres",
         "Healthy means that the database replies.",
         (
-            "routes.py",
+            "http/routes.py",
             "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
             '        await self._cleanup._database.read("SELECT 1")\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)',
         ),
@@ -23,7 +23,7 @@ PLANTS = (
         "health-takes-a-connection",
         "A slot that is free proves that the pool is well.",
         (
-            "routes.py",
+            "http/routes.py",
             "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
             "        slot = await self._cleanup._database._acquire_slot()\n        slot()\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
@@ -34,7 +34,7 @@ PLANTS = (
         "health-pings-redis",
         "Just a quick ping.",
         (
-            "routes.py",
+            "http/routes.py",
             "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
             "        from contextlib import suppress\n\n        from redis.asyncio import Redis\n\n        with suppress(Exception):\n            async with Redis.from_url(self._settings.redis_url or '', socket_timeout=1) as client:\n                await client.ping()\n        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
@@ -45,7 +45,7 @@ PLANTS = (
         "health-waits-for-a-lock",
         "Wait until the monitor has finished its query.",
         (
-            "routes.py",
+            "http/routes.py",
             "        return JSONResponse(self._health.health_body(), headers=NO_STORE)",
             "        async with self._cleanup._postgres_monitor._lock:\n            return JSONResponse(self._health.health_body(), headers=NO_STORE)",
         ),
@@ -115,7 +115,7 @@ PLANTS = (
     plant(
         "health-may-be-stored",
         "Headers cost bytes.",
-        ("routes.py", 'NO_STORE = {"Cache-Control": "no-store"}', "NO_STORE: dict[str, str] = {}"),
+        ("http/routes.py", 'NO_STORE = {"Cache-Control": "no-store"}', "NO_STORE: dict[str, str] = {}"),
         tests=TIME,
         message="may be stored",
     ),
@@ -123,7 +123,7 @@ PLANTS = (
         "alive-needs-postgres",
         "What is a service without its database?",
         (
-            "routes.py",
+            "http/routes.py",
             '        return JSONResponse({"status": "alive"}, headers=NO_STORE)',
             '        return JSONResponse({"status": "alive"}, 200 if self._health.readiness()[0] else 503, headers=NO_STORE)',
         ),

@@ -14,14 +14,14 @@ PLANTS = (
     plant(
         "guard-sees-its-own-group-only",
         "/proc/self/cgroup names the cgroup.",
-        ("memory.py", "    for level in (group, *group.parents):", "    for level in (group,):"),
+        ("memory/usage.py", "    for level in (group, *group.parents):", "    for level in (group,):"),
         tests=OUTER,
         message="the parent cgroup",
     ),
     plant(
         "guard-counts-files",
         "memory.current is what is used.",
-        ("memory.py", '                    used -= int(line.rpartition(" ")[2])', "                    pass"),
+        ("memory/usage.py", '                    used -= int(line.rpartition(" ")[2])', "                    pass"),
         tests=FILES,
         message="which can be freed",
     ),
@@ -39,15 +39,27 @@ PLANTS = (
     plant(
         "cache-by-the-time-of-day",
         "An entry has an expiry date.",
-        ("memory_cache.py", "clock: Callable[[], float] = time.monotonic", "clock: Callable[[], float] = time.time"),
-        ("cache.py", "            lifetime=lifetime,\n            clock=clock,\n", "            lifetime=lifetime,\n"),
+        (
+            "cache/memory_cache.py",
+            "clock: Callable[[], float] = time.monotonic",
+            "clock: Callable[[], float] = time.time",
+        ),
+        (
+            "cache/cache.py",
+            "            lifetime=lifetime,\n            clock=clock,\n",
+            "            lifetime=lifetime,\n",
+        ),
         tests=CLOCK,
         message="a copy in memory",
     ),
     plant(
         "cleanup-by-the-time-of-day",
         "Store when it was.",
-        ("cleanup.py", "clock: Callable[[], float] = time.monotonic", "clock: Callable[[], float] = time.time"),
+        (
+            "postgres/cleanup.py",
+            "clock: Callable[[], float] = time.monotonic",
+            "clock: Callable[[], float] = time.time",
+        ),
         tests=CLOCK,
         message="a cleanup right after another one",
     ),
@@ -62,7 +74,7 @@ PLANTS = (
         "crowd-is-called-an-outage",
         "A timeout is a timeout.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "                available = limit - (self._clock() - started)\n",
             "                available = limit\n",
         ),
@@ -73,7 +85,7 @@ PLANTS = (
         "standstill-is-called-an-outage",
         "It did not answer in time.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        return _is_timeout(error) and self._clock() - started > limit + STALL_THRESHOLD",
             "        return False",
         ),

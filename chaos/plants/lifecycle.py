@@ -57,7 +57,7 @@ PLANTS = (
         "stop-not-alive",
         "It is on its way out, so it is not alive.",
         (
-            "routes.py",
+            "http/routes.py",
             'return JSONResponse({"status": "alive"}, headers=NO_STORE)',
             'return JSONResponse({"status": "alive"}, 503 if self._health._lifecycle.draining else 200, headers=NO_STORE)',
         ),
@@ -101,15 +101,15 @@ PLANTS = (
     plant(
         "bodies-without-bound",
         "Marketing has long texts.",
-        ("routes.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 30"),
+        ("http/routes.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 30"),
         tests=TOO_LARGE,
         message="bodies are unbounded",
     ),
     plant(
         "bodies-few-at-a-time",
         "Ten at once are enough; bodies take memory.",
-        ("routes.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 20\nFEW = asyncio.Semaphore(10)"),
-        ("routes.py", "async with asyncio.timeout(seconds)", "async with FEW, asyncio.timeout(seconds)"),
+        ("http/routes.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 20\nFEW = asyncio.Semaphore(10)"),
+        ("http/routes.py", "async with asyncio.timeout(seconds)", "async with FEW, asyncio.timeout(seconds)"),
         tests=SLOW_CLIENTS,
         message="clients stall, and",
     ),
@@ -118,8 +118,8 @@ PLANTS = (
         "Just to see the server it connects to.",
         (
             "__main__.py",
-            "    memory.tune_malloc()\n",
-            '    sys.stderr.write(f"connecting to {settings.database_url}\\n")\n    memory.tune_malloc()\n',
+            "    malloc.tune_malloc()\n",
+            '    sys.stderr.write(f"connecting to {settings.database_url}\\n")\n    malloc.tune_malloc()\n',
         ),
         tests=REVEALED,
         message="reveals a secret",
@@ -127,7 +127,11 @@ PLANTS = (
     plant(
         "secret-in-an-answer",
         "So that support can see it.",
-        ("database.py", '("The database cannot answer now.")', '(f"{self._settings.database_url} cannot answer now.")'),
+        (
+            "postgres/pool.py",
+            '("The database cannot answer now.")',
+            '(f"{self._settings.database_url} cannot answer now.")',
+        ),
         tests=REVEALED,
         message="reveals a secret",
     ),
@@ -147,7 +151,7 @@ PLANTS = (
         "The console format is redacted, that will do.",
         ("logging_setup.py", '"message": self._redact(record.getMessage())', '"message": record.getMessage()'),
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             'in-memory cache: %s", reason)',
             'in-memory cache: %s (%s)", reason, self._settings.redis_url)',
         ),

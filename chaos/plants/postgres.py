@@ -29,7 +29,7 @@ PLANTS = (
         "pool-no-acquire-timeout",
         "All requests will get their turn.",
         (
-            "database.py",
+            "postgres/pool.py",
             "        async with asyncio.timeout(self._settings.db_pool_acquire_timeout):\n            await self._slots.acquire()\n",
             "        await self._slots.acquire()\n",
         ),
@@ -39,17 +39,17 @@ PLANTS = (
     plant(
         "pool-unbounded",
         "Postgres will report an error when it is full.",
-        ("database.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(1000)"),
-        ("database.py", "            max_size=self._settings.db_pool_max,", "            max_size=1000,"),
+        ("postgres/pool.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(1000)"),
+        ("postgres/pool.py", "            max_size=self._settings.db_pool_max,", "            max_size=1000,"),
         tests=STARVED,
         message="connections at once; the pool has",
     ),
     plant(
         "pool-one-too-many",
         "One more does not matter.",
-        ("database.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(settings.db_pool_max + 1)"),
+        ("postgres/pool.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(settings.db_pool_max + 1)"),
         (
-            "database.py",
+            "postgres/pool.py",
             "            max_size=self._settings.db_pool_max,",
             "            max_size=self._settings.db_pool_max + 1,",
         ),
@@ -60,7 +60,7 @@ PLANTS = (
         "pool-two-too-few",
         "Keep some in reserve.",
         (
-            "database.py",
+            "postgres/pool.py",
             "asyncio.Semaphore(settings.db_pool_max)",
             "asyncio.Semaphore(max(1, settings.db_pool_max - 2))",
         ),
@@ -71,7 +71,7 @@ PLANTS = (
         "postgres-fault-is-500",
         "An error is an error.",
         (
-            "database.py",
+            "postgres/pool.py",
             '            raise Unavailable("The database cannot answer now.") from error',
             "            raise",
         ),
@@ -82,7 +82,7 @@ PLANTS = (
         "postgres-lock-timeout-is-500",
         "That can't happen.",
         (
-            "database.py",
+            "postgres/pool.py",
             "    asyncpg.PostgresError,\n",
             "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.InsufficientResourcesError,\n",
         ),
@@ -93,7 +93,7 @@ PLANTS = (
         "postgres-full-is-500",
         "max_connections is high enough.",
         (
-            "database.py",
+            "postgres/pool.py",
             "    asyncpg.PostgresError,\n",
             "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.LockNotAvailableError,\n",
         ),
@@ -103,7 +103,7 @@ PLANTS = (
     plant(
         "errors-as-plain-json",
         "JSON is JSON.",
-        ("problems.py", 'media_type = "application/problem+json"', 'media_type = "application/json"'),
+        ("http/problems.py", 'media_type = "application/problem+json"', 'media_type = "application/json"'),
         tests=BOOKS,
         message="an error is application/problem+json, not",
     ),
@@ -118,7 +118,7 @@ PLANTS = (
         "postgres-no-retry-after",
         "Clients ignore that header.",
         (
-            "problems.py",
+            "http/problems.py",
             "    return Problem(503, error.detail, retry_after=error.retry_after)",
             "    return Problem(503, error.detail)",
         ),
@@ -128,7 +128,7 @@ PLANTS = (
     plant(
         "postgres-no-command-timeout",
         "Postgres has a statement_timeout.",
-        ("database.py", '        "command_timeout": settings.db_command_timeout,\n', ""),
+        ("postgres/pool.py", '        "command_timeout": settings.db_command_timeout,\n', ""),
         tests=NO_ANSWER,
         message="the sweep took its connection back",
     ),
@@ -190,7 +190,7 @@ PLANTS = (
         "pool-leaks-on-error",
         "After an error the connection is gone anyway.",
         (
-            "database.py",
+            "postgres/pool.py",
             "        finally:\n            await self._release(checkout)",
             "        else:\n            await self._release(checkout)",
         ),
@@ -201,7 +201,7 @@ PLANTS = (
         "pool-leaks-a-slot",
         "Without a connection there is nothing to give back.",
         (
-            "database.py",
+            "postgres/pool.py",
             "        except BaseException:\n            release_slot()\n            raise",
             "        except BaseException:\n            raise",
         ),
@@ -212,7 +212,7 @@ PLANTS = (
         "pool-idle-timeout-ignored",
         "Opening connections is expensive.",
         (
-            "database.py",
+            "postgres/pool.py",
             "            max_inactive_connection_lifetime=self._settings.db_pool_idle_timeout,",
             "            max_inactive_connection_lifetime=0,",
         ),
@@ -223,7 +223,7 @@ PLANTS = (
         "read-given-up",
         "An error is an error.",
         (
-            "database.py",
+            "postgres/pool.py",
             "        except ConnectionLost:\n            rows =",
             "        except ZeroDivisionError:\n            rows =",
         ),
@@ -234,7 +234,7 @@ PLANTS = (
         "pool-trusts-the-neighbours",
         "One dead connection does not affect the others.",
         (
-            "database.py",
+            "postgres/pool.py",
             "            for holder in self._pool._holders:\n                if holder.is_idle() and holder.is_connected():\n                    holder.terminate()",
             "            pass",
         ),
@@ -245,7 +245,7 @@ PLANTS = (
         "statements-go-on",
         "We have a limit on our side.",
         (
-            "database.py",
+            "postgres/pool.py",
             '            "statement_timeout": str(int(milliseconds * 0.9)),\n            "lock_timeout": str(int(milliseconds * 0.6)),\n',
             "",
         ),
@@ -256,7 +256,7 @@ PLANTS = (
         "write-in-doubt-forgotten",
         "It was an error, so nothing has changed.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)\n",
             "        return\n",
         ),
@@ -267,7 +267,7 @@ PLANTS = (
         "write-tried-again",
         "Lost connections deserve a second try.",
         (
-            "database.py",
+            "postgres/pool.py",
             '        row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n',
             '        try:\n            row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n        except ConnectionLost:\n            row = await self._run("fetchrow", sql, args)\n',
         ),
@@ -278,7 +278,7 @@ PLANTS = (
         "write-acknowledged-early",
         "Deleting can happen in the background.",
         (
-            "routes.py",
+            "http/routes.py",
             "            created = await self._campaigns.delete(campaign_id, allowed_versions(_if_match(request)))",
             "            self._later = asyncio.ensure_future(self._campaigns.delete(campaign_id, None))\n            created: int | None = 1",
         ),
@@ -289,7 +289,7 @@ PLANTS = (
         "write-behind",
         "The row is known already; Postgres can catch up.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             '        row = await self._database.write(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        return None if row is None else _campaign(row)',
             '        import asyncio\n        from dataclasses import replace\n\n        write = self._database.write(sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status")))\n        old = await self.get(campaign_id)\n        self._behind = asyncio.ensure_future(write)\n        return old and replace(old, version=old.version + 1, **fields)',
         ),
@@ -300,7 +300,7 @@ PLANTS = (
         "commit-not-flushed",
         "synchronous_commit=off is so much faster.",
         (
-            "database.py",
+            "postgres/pool.py",
             '            "application_name": application_name,\n',
             '            "application_name": application_name,\n            "synchronous_commit": "off",\n',
         ),
@@ -310,14 +310,14 @@ PLANTS = (
     plant(
         "postgres-needed-to-start",
         "A few warm connections.",
-        ("database.py", "            min_size=0,", "            min_size=2,"),
+        ("postgres/pool.py", "            min_size=0,", "            min_size=2,"),
         tests=BOOT,
         message="the service exited",
     ),
     plant(
         "readiness-late",
         "Postgres may just be slow for a while.",
-        ("postgres_monitor.py", "TIMEOUT = 0.6", "TIMEOUT = 10.0"),
+        ("postgres/monitor.py", "TIMEOUT = 0.6", "TIMEOUT = 10.0"),
         tests=READY,
         message="/readyz still reports ready",
     ),
@@ -332,12 +332,12 @@ PLANTS = (
         "lost-update",
         "Look first, then write.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))\n         RETURNING id",
             "             WHERE id = $1 AND coalesce($2::bigint[], ARRAY[1]) IS NOT NULL\n         RETURNING id",
         ),
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "        row = await self._database.write(\n            sql, campaign_id, versions",
             "        seen = await self.get(campaign_id)\n        if seen is None or (versions is not None and seen.version not in versions):\n            return None\n        row = await self._database.write(\n            sql, campaign_id, versions",
         ),
@@ -348,7 +348,7 @@ PLANTS = (
         "if-match-ignored",
         "The last one wins.",
         (
-            "routes.py",
+            "http/routes.py",
             "self._campaigns.update(campaign_id, fields, allowed_versions(if_match))",
             "self._campaigns.update(campaign_id, fields, None)",
         ),
@@ -358,7 +358,7 @@ PLANTS = (
     plant(
         "version-stands-still",
         "updated_at has the same information.",
-        ("campaigns.py", "version = version + 1, updated_at", "version = version, updated_at"),
+        ("postgres/campaigns.py", "version = version + 1, updated_at", "version = version, updated_at"),
         tests=EVERY_CHANGE,
         message="changes were lost",
     ),
@@ -366,7 +366,7 @@ PLANTS = (
         "postgres-forbidden-is-500",
         "Missing privileges are a mistake of the operators.",
         (
-            "database.py",
+            "postgres/pool.py",
             "    asyncpg.PostgresError,\n",
             "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.UndefinedTableError,\n",
         ),
@@ -376,28 +376,28 @@ PLANTS = (
     plant(
         "ready-without-rights",
         "It answers, so it is up.",
-        ("postgres_monitor.py", '        if found["no_rights"]:', '        if found["no_rights"] is False:'),
+        ("postgres/monitor.py", '        if found["no_rights"]:', '        if found["no_rights"] is False:'),
         tests=FORBIDDEN,
         message="/readyz does not report 'no rights'",
     ),
     plant(
         "ready-without-a-column",
         "Migrations are the business of operators.",
-        ("postgres_monitor.py", '        if found["wrong"]:', "        if False:"),
+        ("postgres/monitor.py", '        if found["wrong"]:', "        if False:"),
         tests=f"{LACKING}[a column]",
         message="/readyz does not report 'wrong columns'",
     ),
     plant(
         "ready-without-ids",
         "Nine quintillion will do.",
-        ("postgres_monitor.py", '        if found["no_ids_left"]:', "        if False:"),
+        ("postgres/monitor.py", '        if found["no_ids_left"]:', "        if False:"),
         tests=f"{LACKING}[ids]",
         message="/readyz does not report 'no ids left'",
     ),
     plant(
         "ready-although-read-only",
         "Reads still work.",
-        ("postgres_monitor.py", '        if found["read_only"]:', "        if False:"),
+        ("postgres/monitor.py", '        if found["read_only"]:', "        if False:"),
         tests=READ_ONLY,
         message="Postgres is read-only, and /readyz does not report that",
     ),
@@ -405,7 +405,7 @@ PLANTS = (
         "read-only-is-500",
         "Writes do not go to a standby.",
         (
-            "database.py",
+            "postgres/pool.py",
             "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
             "        except asyncpg.ReadOnlySQLTransactionError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
         ),
@@ -415,9 +415,9 @@ PLANTS = (
     plant(
         "read-only-is-down",
         "Not ready is not ready.",
-        ("postgres_monitor.py", 'state, state != "down"', 'state, state == "up"'),
+        ("postgres/monitor.py", 'state, state != "down"', 'state, state == "up"'),
         (
-            "cache.py",
+            "cache/cache.py",
             "            entry = await load()\n        except Unavailable:",
             "            if not self._source_is_up():\n                raise Unavailable('away')\n            entry = await load()\n        except Unavailable:",
         ),
@@ -427,14 +427,14 @@ PLANTS = (
     plant(
         "cause-in-every-line",
         "There is never too much in a log.",
-        ("postgres_monitor.py", "        if report != self._last_report:", "        if True:"),
+        ("postgres/monitor.py", "        if report != self._last_report:", "        if True:"),
         tests=(f"{LACKING}[a column]", FORBIDDEN),
         message="one line reports it, not",
     ),
     plant(
         "cause-not-named",
         "It is in the log of Postgres.",
-        ("postgres_monitor.py", 'needs it: %s: %s", state, detail)', 'needs it: %s", state)'),
+        ("postgres/monitor.py", 'needs it: %s: %s", state, detail)', 'needs it: %s", state)'),
         tests=(f"{LACKING}[a column]", FORBIDDEN),
         message="the line does not name",
     ),
@@ -442,7 +442,7 @@ PLANTS = (
         "starting-up-is-500",
         "It is not down, it is starting.",
         (
-            "database.py",
+            "postgres/pool.py",
             "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
             "        except asyncpg.CannotConnectNowError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
         ),
@@ -452,9 +452,9 @@ PLANTS = (
     plant(
         "outage-line-per-reason",
         "Each reason is news.",
-        ("postgres_monitor.py", 'report = (state, "" if state == "down" else detail)', "report = (state, detail)"),
+        ("postgres/monitor.py", 'report = (state, "" if state == "down" else detail)', "report = (state, detail)"),
         (
-            "postgres_monitor.py",
+            "postgres/monitor.py",
             'state, detail = "down", describe_error(error)',
             'state, detail = "down", f"{describe_error(error)} at {self._clock()}"',
         ),

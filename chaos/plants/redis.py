@@ -17,7 +17,7 @@ PLANTS = (
         "redis-no-fallback",
         "Redis is part of the service; if it is down, so are we.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        except RedisUnavailable:\n            return None\n",
             "        except RedisUnavailable as error:\n            raise Unavailable('The cache is down.') from error\n",
         ),
@@ -28,12 +28,12 @@ PLANTS = (
         "redis-no-breaker",
         "Every request may try Redis on its own.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        return self._breaker.up\n",
             "        return True\n",
         ),
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "if client is None or not self._breaker.up or budget.remaining <= 0:",
             "if client is None or budget.remaining <= 0:",
         ),
@@ -43,15 +43,15 @@ PLANTS = (
     plant(
         "redis-no-budget",
         "The client has its own time-outs.",
-        ("redis_store.py", "async with asyncio.timeout(limit), self._slots:", "async with self._slots:"),
-        ("redis_store.py", '"socket_timeout": None,', '"socket_timeout": 1.0,'),
+        ("cache/redis_store.py", "async with asyncio.timeout(limit), self._slots:", "async with self._slots:"),
+        ("cache/redis_store.py", '"socket_timeout": None,', '"socket_timeout": 1.0,'),
         tests=f"{TWICE}[hanging]",
         message="a read took",
     ),
     plant(
         "redis-budget-per-command",
         "Each command gets its own time.",
-        ("redis_store.py", "            budget.remaining -= self._clock() - started", "            pass"),
+        ("cache/redis_store.py", "            budget.remaining -= self._clock() - started", "            pass"),
         tests=SLOW_REDIS,
         message="more than its budget",
     ),
@@ -59,7 +59,7 @@ PLANTS = (
         "redis-never-back",
         "After an outage an operator should look at it.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        await self._close()\n        epoch",
             "        await self._close()\n        if self._breaker.outages:\n            return False\n        epoch",
         ),
@@ -70,7 +70,7 @@ PLANTS = (
         "redis-back-only-once",
         "Twice is no accident; give up on it then.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        await self._close()\n        epoch",
             "        await self._close()\n        if self._breaker.outages > 1:\n            return False\n        epoch",
         ),
@@ -80,14 +80,14 @@ PLANTS = (
     plant(
         "redis-back-after-ten-seconds",
         "No need to hammer it.",
-        ("circuit_breaker.py", "MIN_DELAY = 0.1\nMAX_DELAY = 0.5", "MIN_DELAY = 10.0\nMAX_DELAY = 10.0"),
+        ("cache/circuit_breaker.py", "MIN_DELAY = 0.1\nMAX_DELAY = 0.5", "MIN_DELAY = 10.0\nMAX_DELAY = 10.0"),
         tests=f"{TWICE}[refusing]",
         message="the service still does not use it",
     ),
     plant(
         "redis-trusted-each-time",
         "It answers, so it is back.",
-        ("circuit_breaker.py", "return TRIAL_SECONDS if flapping else 0.0", "return 0.0"),
+        ("cache/circuit_breaker.py", "return TRIAL_SECONDS if flapping else 0.0", "return 0.0"),
         tests=COMES_AND_GOES,
         message="the service flaps with it",
     ),
@@ -95,7 +95,7 @@ PLANTS = (
         "redis-prober-dies-of-another-error",
         "Only network errors can happen here.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # every error means that Redis is still down",
             "            await self._flush_pending(client)\n        except (OSError, TimeoutError) as error:",
         ),
@@ -106,17 +106,17 @@ PLANTS = (
         "redis-every-request-connects",
         "A request that needs Redis can reconnect.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        async with self._client_within(budget) as client:\n            pipe",
             "        if not self._breaker.up:\n            await self._reconnect()\n        async with self._client_within(budget) as client:\n            pipe",
         ),
         (
-            "cache.py",
+            "cache/cache.py",
             '        if not self._redis_is_current(key):\n            entry = self.memory.get_fresh(key)\n            if entry is not None:\n                return CacheResult(entry, "hit", "memory")\n        flight',
             "        flight",
         ),
         (
-            "cache.py",
+            "cache/cache.py",
             "        if not self._redis_is_current(key):\n            return None\n",
             "        if key in self._pending:\n            return None\n",
         ),
@@ -127,7 +127,7 @@ PLANTS = (
         "redis-line-per-probe",
         "Then the log shows that Redis is well.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # Redis is optional",
             '            await self._flush_pending(client)\n            log.info("Redis connected successfully")\n        except Exception as error:  # noqa: BLE001  # Redis is optional',
         ),
@@ -138,12 +138,12 @@ PLANTS = (
         "redis-line-per-error",
         "There is never too much in a log.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        if self._breaker.record_failure(reason, epoch):\n            log",
             "        opened = self._breaker.record_failure(reason, epoch)\n        log",
         ),
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             'in-memory cache: %s", reason)\n            self._wake.set()',
             'in-memory cache: %s", reason)\n        if opened:\n            self._wake.set()',
         ),
@@ -153,7 +153,7 @@ PLANTS = (
     plant(
         "redis-no-line-on-recovery",
         "Good news needs no line.",
-        ("redis_store.py", '        log.info("Redis connected successfully")\n', ""),
+        ("cache/redis_store.py", '        log.info("Redis connected successfully")\n', ""),
         tests=f"{TWICE}[refusing]",
         message="one line at the start and one for each recovery",
     ),
@@ -161,7 +161,7 @@ PLANTS = (
         "redis-outage-writes-forgotten",
         "Redis is down, so there is nothing to write to it.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        pending = self._pending.add(key, stamp)\n        if not self.redis.up:\n            return\n",
             "        if not self.redis.up:\n            return\n        pending = self._pending.add(key, stamp)\n",
         ),
@@ -172,7 +172,7 @@ PLANTS = (
         "redis-deleted-comes-back",
         "A deleted row will expire from Redis.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        await self._write_through(key, (created, DELETED_VERSION))",
             "        if self.redis.up:\n            await self._write_through(key, (created, DELETED_VERSION))",
         ),
@@ -183,7 +183,7 @@ PLANTS = (
         "redis-own-write-not-read",
         "The next reader fills the cache anyway.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self.memory.put(key, entry)\n        await self._write_through(key, entry.stamp)",
             "        await self._write_through(key, entry.stamp)",
         ),
@@ -193,7 +193,7 @@ PLANTS = (
     plant(
         "redis-older-overwrites-newer",
         "A plain SET is easier to read.",
-        ("redis_store.py", "    return 0\n", ""),
+        ("cache/redis_store.py", "    return 0\n", ""),
         tests=NEWER,
         message="has overwritten the newer one of another instance",
     ),
@@ -201,7 +201,7 @@ PLANTS = (
         "redis-ping-is-healthy",
         "PING is the usual health check.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             '    await client.eval(COMPARE_AND_SET, 1, "service:probe", 0, 0, "", 5000)',
             "    await client.ping()",
         ),
@@ -212,7 +212,7 @@ PLANTS = (
         "redis-error-replies-crash",
         "Only connections fail.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        except Exception as error:\n            had_enough_time",
             "        except (OSError, TimeoutError) as error:\n            had_enough_time",
         ),
@@ -223,12 +223,12 @@ PLANTS = (
         "redis-connections-left-behind",
         "They will be collected.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "                    await client.connection_pool.disconnect(inuse_connections=True)",
             "                    _KEPT.append(client)",
         ),
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "class RedisUnavailable(Exception):",
             "_KEPT: list[Any] = []\n\n\nclass RedisUnavailable(Exception):",
         ),
@@ -261,7 +261,7 @@ PLANTS = (
         "redis-upstash-second",
         "REDIS_URL is set, so use it.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
             "        if not settings.redis_url and settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
         ),
@@ -272,11 +272,11 @@ PLANTS = (
         "redis-upstash-in-clear",
         "TLS gives trouble with certificates.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "                ssl=True,\n                ssl_ca_certs=settings.upstash_redis_ca_file,\n",
             "",
         ),
-        ("redis_store.py", "            if self._tls:\n", "            if False:\n"),
+        ("cache/redis_store.py", "            if self._tls:\n", "            if False:\n"),
         tests=UPSTASH,
         message="Upstash must be reached over TLS",
     ),

@@ -19,7 +19,7 @@ PLANTS = (
         "delivered-before-it-is-sent",
         "It is as good as sent.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "            pipe = client.pipeline(transaction=False)\n            for write in batch:\n",
             "            self._pending.acknowledge((write.key, write.stamp) for write in batch)\n            pipe = client.pipeline(transaction=False)\n            for write in batch:\n",
         ),
@@ -30,7 +30,7 @@ PLANTS = (
         "delivered-once-and-no-more",
         "What could not be delivered is old by now.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # every error means that Redis is still down\n",
             "            await self._flush_pending(client)\n        except Exception as error:  # noqa: BLE001  # every error means that Redis is still down\n            self._pending.reset()\n",
         ),
@@ -41,7 +41,7 @@ PLANTS = (
         "newer-pending-write-dropped",
         "The key was delivered.",
         (
-            "pending_writes.py",
+            "cache/pending_writes.py",
             "            if key in self._stamps and self._stamps[key] == stamp:\n                del",
             "            if key in self._stamps:\n                del",
         ),
@@ -52,7 +52,7 @@ PLANTS = (
         "delivered-as-new",
         "It is new to Redis.",
         (
-            "cache.py",
+            "cache/cache.py",
             "return PendingWrite(key, stamp, entry.body, self._lifetime - age)",
             "return PendingWrite(key, stamp, entry.body, self._lifetime)",
         ),
@@ -62,7 +62,7 @@ PLANTS = (
     plant(
         "redis-keeps-for-ever",
         "Redis has an eviction policy.",
-        ("redis_store.py", "ARGV[3], 'PX', ARGV[4])", "ARGV[3])"),
+        ("cache/redis_store.py", "ARGV[3], 'PX', ARGV[4])", "ARGV[3])"),
         tests=TIME_LEFT,
         message="without expiry",
     ),
@@ -70,7 +70,7 @@ PLANTS = (
         "deleted-mark-for-a-second",
         "A mark of a deleted row need not live long.",
         (
-            "cache.py",
+            "cache/cache.py",
             '            return PendingWrite(key, stamp, b"", self._lifetime)',
             '            return PendingWrite(key, stamp, b"", 1.0)',
         ),
@@ -81,7 +81,7 @@ PLANTS = (
         "deleted-without-a-mark",
         "DEL deletes a key.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "    if write.stamp is None:\n        return client.delete(name)",
             "    if write.stamp is None or write.stamp[1] == DELETED_VERSION:\n        return client.delete(name)",
         ),
@@ -91,7 +91,7 @@ PLANTS = (
     plant(
         "deleted-mark-is-nothing",
         "An empty body is no entry.",
-        ("redis_store.py", "(.?)')", "(.)')"),
+        ("cache/redis_store.py", "(.?)')", "(.)')"),
         tests=DELETED_ELSEWHERE,
         message="serves it",
     ),
@@ -99,7 +99,7 @@ PLANTS = (
         "delivered-from-memory-only",
         "Without a body there is nothing to deliver.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        return [self._pending_write(key, stamp) for key, stamp in self._pending.next_batch(BATCH_SIZE)]",
             "        pending = self._pending.next_batch(BATCH_SIZE)\n        self._pending.acknowledge([(key, stamp) for key, stamp in pending if stamp and self.memory.get(key) is None])\n        return [self._pending_write(key, stamp) for key, stamp in self._pending.next_batch(BATCH_SIZE)]",
         ),
@@ -110,7 +110,7 @@ PLANTS = (
         "delivered-one-batch",
         "A hundred at once will do.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "            self._pending.acknowledge((write.key, write.stamp) for write in batch)\n",
             "            self._pending.reset()\n",
         ),
@@ -120,7 +120,7 @@ PLANTS = (
     plant(
         "redis-idle-cut-is-an-outage",
         "Nothing is to be sent twice.",
-        ("redis_store.py", '"retry": Retry(NoBackoff(), 1),', '"retry": Retry(NoBackoff(), 0),'),
+        ("cache/redis_store.py", '"retry": Retry(NoBackoff(), 1),', '"retry": Retry(NoBackoff(), 0),'),
         tests=IDLE,
         message="treats that as an outage",
     ),
@@ -128,7 +128,7 @@ PLANTS = (
         "no-pending-writes-at-the-start",
         "Redis was never there, so it has nothing old.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        pending = self._pending.add(key, stamp)\n        if not self.redis.up:",
             "        if not self.redis.up and self.redis._breaker.outages == 1 and self.redis._breaker.epoch == 1:\n            return\n        pending = self._pending.add(key, stamp)\n        if not self.redis.up:",
         ),
@@ -139,7 +139,7 @@ PLANTS = (
         "overflow-forgets-the-newest",
         "The list is full, so be it.",
         (
-            "pending_writes.py",
+            "cache/pending_writes.py",
             "            self.overflowed = True\n            return stamp",
             "            return stamp",
         ),
@@ -150,7 +150,7 @@ PLANTS = (
         "overflow-forgets-the-oldest",
         "A ring buffer never overflows.",
         (
-            "pending_writes.py",
+            "cache/pending_writes.py",
             "            self.overflowed = True\n            return stamp",
             "            del self._stamps[next(iter(self._stamps))]",
         ),
@@ -161,7 +161,7 @@ PLANTS = (
         "overflow-empties-redis",
         "FLUSHDB is one command.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        self._pending.reset()\n        try:\n            cursor = 0\n",
             "        self._pending.reset()\n        await client.flushdb()\n        try:\n            cursor = 0\n",
         ),
@@ -172,7 +172,7 @@ PLANTS = (
         "overflow-distrusts-only-once",
         "It will not fail.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        except BaseException:\n            self._pending.overflowed = True\n            raise",
             "        except BaseException:\n            raise",
         ),
@@ -182,14 +182,18 @@ PLANTS = (
     plant(
         "overflow-looks-at-one-page",
         "SCAN with a count of 1000 finds them all.",
-        ("redis_store.py", "                if cursor == 0:\n                    return", "                return"),
+        (
+            "cache/redis_store.py",
+            "                if cursor == 0:\n                    return",
+            "                return",
+        ),
         tests=OVERFLOW,
         message="came back",
     ),
     plant(
         "foreign-value-is-an-outage",
         "An error is an error.",
-        ("redis_store.py", '    return str(error).startswith("WRONGTYPE")', "    return False"),
+        ("cache/redis_store.py", '    return str(error).startswith("WRONGTYPE")', "    return False"),
         tests=FOREIGN,
         message="outage",
     ),
@@ -197,7 +201,7 @@ PLANTS = (
         "foreign-value-stops-the-delivery",
         "All of it must arrive.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "if isinstance(answer, Exception) and not _is_wrong_type(answer):",
             "if isinstance(answer, Exception):",
         ),
@@ -207,14 +211,18 @@ PLANTS = (
     plant(
         "redis-values-not-validated",
         "No other program uses these keys.",
-        ("redis_store.py", "    if not (created.isdigit() and version.isdigit() and body):\n        return None\n", ""),
+        (
+            "cache/redis_store.py",
+            "    if not (created.isdigit() and version.isdigit() and body):\n        return None\n",
+            "",
+        ),
         tests=FOREIGN,
         message="a read gets",
     ),
     plant(
         "redis-copies-have-no-age",
         "What is in Redis is fresh.",
-        ("redis_store.py", "self._lifetime - ttl_ms / 1000)", "0.0)"),
+        ("cache/redis_store.py", "self._lifetime - ttl_ms / 1000)", "0.0)"),
         tests=ENDED,
         message="for longer",
     ),

@@ -18,7 +18,7 @@ PLANTS = (
         "cleanup-stuck-after-a-failure",
         "A cleanup always comes to an end.",
         (
-            "cleanup.py",
+            "postgres/cleanup.py",
             "            self._last_run = self._clock()\n            result.set_result(cleaned)\n        finally:\n            self._running = None",
             "            self._last_run = self._clock()\n            result.set_result(cleaned)\n            self._running = None",
         ),
@@ -29,7 +29,7 @@ PLANTS = (
         "cleanup-that-failed-counts",
         "It ran, did it not?",
         (
-            "cleanup.py",
+            "postgres/cleanup.py",
             "        finally:\n            self._running = None",
             "        finally:\n            self._last_run = self._clock()\n            self._running = None",
         ),
@@ -51,7 +51,7 @@ PLANTS = (
         "check-ends-without-descriptors",
         "Without descriptors there is nothing to measure any more.",
         (
-            "memory.py",
+            "memory/usage.py",
             "            return _last_reading[0]\n",
             "            raise SystemError('nothing to read')\n",
         ),
@@ -67,7 +67,7 @@ PLANTS = (
         "guard-once-in-a-life",
         "Operators know by now.",
         (
-            "memory.py",
+            "memory/guard.py",
             "                self.in_episode = False\n        if usage.ratio",
             "                pass\n        if usage.ratio",
         ),
@@ -89,7 +89,7 @@ PLANTS = (
         "guard-refuses-once",
         "Refusing did not help the first time.",
         (
-            "memory.py",
+            "memory/guard.py",
             "        self.refusing = usage.needed_ratio >= REFUSE_FROM or (self.refusing and usage.needed_ratio >= SERVE_BELOW)",
             '        was = self.refusing\n        self.refusing = not getattr(self, "_done", False) and (usage.needed_ratio >= REFUSE_FROM or (self.refusing and usage.needed_ratio >= SERVE_BELOW))\n        self._done = getattr(self, "_done", False) or (was and not self.refusing)',
         ),
@@ -100,7 +100,7 @@ PLANTS = (
         "guard-refuses-writes-only",
         "Reads take no memory.",
         (
-            "load_shedding.py",
+            "http/load_shedding.py",
             '        if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:',
             '        if self._guard.refusing and scope["method"] != "GET" and scope["path"] not in ESSENTIAL_PATHS:',
         ),
@@ -111,7 +111,7 @@ PLANTS = (
         "pool-distrusts-once",
         "It was the network, and that is mended.",
         (
-            "database.py",
+            "postgres/pool.py",
             "        if generation == self._generation:\n",
             "        if generation == self._generation == 0:\n",
         ),
@@ -122,7 +122,7 @@ PLANTS = (
         "postgres-recovery-logged-once",
         "Good news is logged once.",
         (
-            "postgres_monitor.py",
+            "postgres/monitor.py",
             '            if state == "up":\n                log.info("Postgres connected',
             '            if state == "up" and not getattr(self, "_well", False):\n                self._well = True\n                log.info("Postgres connected',
         ),
@@ -133,17 +133,17 @@ PLANTS = (
         "postgres-probed-less-and-less",
         "Do not hammer it.",
         (
-            "postgres_monitor.py",
+            "postgres/monitor.py",
             "INTERVAL if self._status.up else INTERVAL_DOWN):",
             "INTERVAL if self._status.up else self._longer()):",
         ),
         (
-            "postgres_monitor.py",
+            "postgres/monitor.py",
             "    def _set_state(self,",
             '    def _longer(self) -> float:\n        self._wait = 3 * getattr(self, "_wait", INTERVAL_DOWN)\n        return self._wait\n\n    def _set_state(self,',
         ),
         (
-            "postgres_monitor.py",
+            "postgres/monitor.py",
             "                        await self._status.wake.wait()\n",
             "                        await (self._status.wake.wait() if self._status.up else asyncio.Event().wait())\n",
         ),
@@ -154,12 +154,12 @@ PLANTS = (
         "upstash-replaced-after-the-second-outage",
         "REDIS_URL is set for that case.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:\n            return Redis(",
             "        if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token and self._breaker.outages < 2:\n            return Redis(",
         ),
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "            if self._tls:\n                await self._share_tls(client)",
             "            if self._tls and self._breaker.outages < 2:\n                await self._share_tls(client)",
         ),
@@ -170,7 +170,7 @@ PLANTS = (
         "upstash-back-only-once",
         "Each handshake costs money.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "            if self._tls:\n                await self._share_tls(client)",
             '            if self._tls:\n                if self._breaker.outages > 1:\n                    raise ConnectionError("once is enough")\n                await self._share_tls(client)',
         ),
@@ -181,7 +181,7 @@ PLANTS = (
         "stop-waits-for-redis",
         "Close in order.",
         (
-            "redis_store.py",
+            "cache/redis_store.py",
             "            with contextlib.suppress(Exception):\n                async with asyncio.timeout(PROBE_TIMEOUT):\n                    await client.connection_pool.disconnect(inuse_connections=True)",
             "            await client.ping()\n            await client.connection_pool.disconnect(inuse_connections=True)",
         ),

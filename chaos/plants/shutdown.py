@@ -26,7 +26,7 @@ PLANTS = (
         "stop-refuses-new-requests",
         "We are on our way out.",
         (
-            "load_shedding.py",
+            "http/load_shedding.py",
             '        if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:',
             '        if (self._guard.refusing or self._lifecycle.draining) and scope["path"] not in ESSENTIAL_PATHS:',
         ),

@@ -20,7 +20,7 @@ PLANTS = (
         "delete-in-doubt-forgotten",
         "It was an error, so nothing was deleted.",
         (
-            "routes.py",
+            "http/routes.py",
             "            self._cache.mark_uncertain(campaign_id)\n            raise\n        assert created",
             "            raise\n        assert created",
         ),
@@ -31,7 +31,7 @@ PLANTS = (
         "doubt-not-in-memory",
         "Redis is updated, and memory follows.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
             "        self._pending.add(key, None)",
         ),
@@ -42,7 +42,7 @@ PLANTS = (
         "doubt-not-in-redis",
         "Memory is marked, that is what we read.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
             "        self.memory.mark_uncertain(key)",
         ),
@@ -53,7 +53,7 @@ PLANTS = (
         "doubt-drops-the-copy",
         "What is in doubt is of no use.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
             "        self.memory.drop(key)\n        self._pending.add(key, None)",
         ),
@@ -64,7 +64,7 @@ PLANTS = (
         "doubt-only-without-redis",
         "While Redis is up, memory is not used.",
         (
-            "cache.py",
+            "cache/cache.py",
             "        self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
             "        if not self.redis.up:\n            self.memory.mark_uncertain(key)\n        self._pending.add(key, None)",
         ),
@@ -75,7 +75,7 @@ PLANTS = (
         "delete-tried-again",
         "A DELETE may be repeated according to the RFC.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "        row = await self._database.write(sql, campaign_id, versions)\n",
             "        rows = await self._database.read(sql, campaign_id, versions)\n        row = rows[0] if rows else None\n",
         ),
@@ -86,7 +86,7 @@ PLANTS = (
         "change-tried-again",
         "The same text twice is the same text.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             '        row = await self._database.write(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n',
             '        rows = await self._database.read(\n            sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))\n        )\n        row = rows[0] if rows else None\n',
         ),
@@ -97,7 +97,7 @@ PLANTS = (
         "get-one-given-up",
         "One row needs no list: fetchrow is enough.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "        rows = await self._database.read(sql, campaign_id)\n        return _campaign(rows[0]) if rows else None",
             "        row = await self._database.write(sql, campaign_id)\n        return None if row is None else _campaign(row)",
         ),
@@ -108,7 +108,7 @@ PLANTS = (
         "delete-not-flushed",
         "A lost delete can be repeated.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "            DELETE FROM campaigns\n             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))\n         RETURNING created_at",
             "            WITH quick AS (SELECT set_config('synchronous_commit', 'off', true)) DELETE FROM campaigns\n             WHERE id = $1 AND version = ANY(coalesce($2::bigint[], ARRAY[version::bigint]))\n         RETURNING created_at, (SELECT * FROM quick)",
         ),
@@ -119,9 +119,9 @@ PLANTS = (
         "list-remembered",
         "An old page is better than none.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "        return [_campaign(row) for row in await self._database.read(sql, after, limit)]",
-            "        from .errors import Unavailable\n\n        try:\n            self._last = [_campaign(row) for row in await self._database.read(sql, after, limit)]\n        except Unavailable:\n            pass\n        return self._last",
+            "        from ..errors import Unavailable\n\n        try:\n            self._last = [_campaign(row) for row in await self._database.read(sql, after, limit)]\n        except Unavailable:\n            pass\n        return self._last",
         ),
         tests=LIST,
         message="without Postgres the list is unknown",
@@ -130,7 +130,7 @@ PLANTS = (
         "list-kept-for-a-second",
         "A second is not noticed.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "        return [_campaign(row) for row in await self._database.read(sql, after, limit)]",
             '        import time\n\n        if time.monotonic() > getattr(self, "_until", 0.0):\n            self._page = [_campaign(row) for row in await self._database.read(sql, after, limit)]\n            self._until = time.monotonic() + 1\n        return self._page',
         ),
@@ -141,9 +141,9 @@ PLANTS = (
         "list-empty-without-postgres",
         "No rows, no page.",
         (
-            "campaigns.py",
+            "postgres/campaigns.py",
             "        return [_campaign(row) for row in await self._database.read(sql, after, limit)]",
-            "        from .errors import Unavailable\n\n        try:\n            rows = await self._database.read(sql, after, limit)\n        except Unavailable:\n            rows = []\n        return [_campaign(row) for row in rows]",
+            "        from ..errors import Unavailable\n\n        try:\n            rows = await self._database.read(sql, after, limit)\n        except Unavailable:\n            rows = []\n        return [_campaign(row) for row in rows]",
         ),
         tests=NO_POSTGRES,
         message="GET list gets 200",
@@ -152,7 +152,7 @@ PLANTS = (
         "reads-wait-longer",
         "Reads do no harm; let them take their time.",
         (
-            "database.py",
+            "postgres/pool.py",
             "await getattr(connection, method)(sql, *args)",
             'await getattr(connection, method)(sql, *args, timeout=30 if method == "fetch" else None)',
         ),
@@ -163,7 +163,7 @@ PLANTS = (
         "reads-wait-for-their-turn",
         "Writes first; a read can wait until there is room.",
         (
-            "database.py",
+            "postgres/pool.py",
             '            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)\n        except ConnectionLost:',
             '            while self._slots.locked():\n                await asyncio.sleep(0.05)\n            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)\n        except ConnectionLost:',
         ),
@@ -174,7 +174,7 @@ PLANTS = (
         "reads-lose-their-connection",
         "After a time-out the connection is not to be trusted.",
         (
-            "database.py",
+            "postgres/pool.py",
             "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)\n",
             '        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)\n            if method == "fetch" and isinstance(error, TimeoutError):\n                await self._acquire_slot()\n',
         ),
@@ -185,7 +185,7 @@ PLANTS = (
         "cleanup-waits-for-the-pool",
         "One statement more or less.",
         (
-            "cleanup.py",
+            "postgres/cleanup.py",
             "        leaked = self._database.sweep_leaked()\n        idle_closed, terminated",
             '        await self._database.read("SELECT 1")\n        leaked = self._database.sweep_leaked()\n        idle_closed, terminated',
         ),
@@ -196,7 +196,7 @@ PLANTS = (
         "delete-waits-for-redis",
         "Deleted must be deleted everywhere.",
         (
-            "cache.py",
+            "cache/cache.py",
             "            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
             "            await self.redis.write(write, TimeBudget(2 if stamp[1] == DELETED_VERSION else self._budget))\n        except RedisUnavailable:\n            return\n",
         ),
@@ -207,7 +207,7 @@ PLANTS = (
         "writes-wait-for-redis",
         "A write is worth a second.",
         (
-            "cache.py",
+            "cache/cache.py",
             "            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
             "            await self.redis.write(write, TimeBudget(10 * self._budget))\n        except RedisUnavailable:\n            return\n",
         ),
@@ -218,7 +218,7 @@ PLANTS = (
         "writes-need-redis",
         "What cannot be cached must not be written.",
         (
-            "cache.py",
+            "cache/cache.py",
             "            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
             '            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable as error:\n            raise Unavailable("The cache cannot be updated.") from error\n',
         ),
@@ -229,7 +229,7 @@ PLANTS = (
         "writes-read-redis-first",
         "See what is there before it is replaced.",
         (
-            "cache.py",
+            "cache/cache.py",
             "            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
             "            await self.redis.get(key, TimeBudget(self._budget))\n            await self.redis.write(write, TimeBudget(self._budget))\n        except RedisUnavailable:\n            return\n",
         ),

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from .database import Database
-from .errors import Unavailable
-from .memory_cache import Entry
+from ..cache.memory_cache import Entry
+from ..errors import Unavailable
+from .pool import Database
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS campaigns (

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .errors import Unavailable
+from ..errors import Unavailable
 from .memory_cache import Entry, MemoryCache, Stamp
 from .pending_writes import PendingWrites
 from .redis_store import (
@@ -28,7 +28,7 @@ from .redis_store import (
 )
 
 if TYPE_CHECKING:
-    from .settings import ServiceSettings
+    from ..settings import ServiceSettings
 
 log = logging.getLogger("service.cache")
 

@@ -18,15 +18,16 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from .database import UNAVAILABLE_ERRORS, Database
-from .errors import Unavailable
-from .memory import MIB, GarbageCollector
-from .postgres_monitor import PostgresMonitor
+from ..errors import Unavailable
+from ..memory.collector import GarbageCollector
+from ..memory.malloc import MIB
+from .monitor import PostgresMonitor
+from .pool import UNAVAILABLE_ERRORS, Database
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
 
-    from .settings import ServiceSettings
+    from ..settings import ServiceSettings
 
 log = logging.getLogger("service.cleanup")
 

@@ -6,7 +6,7 @@ import gc
 import asyncpg
 import pytest
 
-import service.database  # noqa: F401  (looks after asyncpg's futures)
+import service.postgres.pool  # noqa: F401  (looks after asyncpg's futures)
 
 
 @pytest.mark.parametrize("answer", [None, b"S", b"N", b"E"], ids=["closes", "sends S", "sends N", "sends E"])

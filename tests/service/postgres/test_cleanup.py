@@ -13,10 +13,10 @@ import pytest
 from starlette.datastructures import Headers
 
 from pytest_resilience import eventually
-from service.cleanup import denial_status, is_loopback, untrusted_reason
+from service.postgres.cleanup import denial_status, is_loopback, untrusted_reason
 from service.settings import ServiceSettings
 
-from .support import sql
+from ..support import sql
 
 SETTINGS = ServiceSettings(database_url="postgresql://db/x", cleanup_token="right")
 

@@ -24,7 +24,7 @@ from .pending_writes import PendingWrites
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
-    from .settings import ServiceSettings
+    from ..settings import ServiceSettings
 
 log = logging.getLogger("service.redis")
 

@@ -15,16 +15,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from .cache import Cache
-from .campaigns import MAX_ID, Campaign, Campaigns, ValidationFailed, validate_change, validate_creation
-from .cleanup import Cleanup, CleanupRateLimited, denial_status, untrusted_reason
-from .errors import Unavailable
-from .health import Health, utc_timestamp
-from .memory_cache import Entry
+from ..cache.cache import Cache
+from ..cache.memory_cache import Entry
+from ..errors import Unavailable
+from ..health import Health, utc_timestamp
+from ..postgres.campaigns import MAX_ID, Campaign, Campaigns, ValidationFailed, validate_change, validate_creation
+from ..postgres.cleanup import Cleanup, CleanupRateLimited, denial_status, untrusted_reason
 from .problems import Problem
 
 if TYPE_CHECKING:
-    from .settings import ServiceSettings
+    from ..settings import ServiceSettings
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

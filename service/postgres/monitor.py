@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from .database import CONNECTION_LOST_ERRORS, UNAVAILABLE_ERRORS, connect_options, describe_error, enable_keepalive
-from .errors import Unavailable
-from .postgres_status import PostgresStatus
+from ..errors import Unavailable
+from .pool import CONNECTION_LOST_ERRORS, UNAVAILABLE_ERRORS, connect_options, describe_error, enable_keepalive
+from .status import PostgresStatus
 
 if TYPE_CHECKING:
-    from .settings import ServiceSettings
+    from ..settings import ServiceSettings
 
 log = logging.getLogger("service.postgres_monitor")
 

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pytest_resilience import eventually
-from service.cache import Cache
-from service.memory_cache import Entry
+from service.cache.cache import Cache
+from service.cache.memory_cache import Entry
 from service.settings import ServiceSettings
 
-from .support import backends, sql
+from ..support import backends, sql
 
 DOWN = "Redis connection failed, falling back to in-memory cache: "
 UP = "Redis connected successfully"

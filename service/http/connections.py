@@ -27,15 +27,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from .errors import SettingsError
+from ..cache.redis_store import MAX_CONNECTIONS as MAX_REDIS_CONNECTIONS
+from ..errors import SettingsError
 from .load_shedding import ESSENTIAL_PATHS
 from .problems import Problem
-from .redis_store import MAX_CONNECTIONS as MAX_REDIS_CONNECTIONS
 
 if TYPE_CHECKING:
     import asyncio
 
-    from .settings import ServiceSettings
+    from ..settings import ServiceSettings
 
 log = logging.getLogger("service.http_connections")
 

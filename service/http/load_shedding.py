@@ -6,8 +6,9 @@ import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .health import Lifecycle
-from .memory import GarbageCollector, MemoryGuard
+from ..health import Lifecycle
+from ..memory.collector import GarbageCollector
+from ..memory.guard import MemoryGuard
 from .problems import Problem
 
 log = logging.getLogger("service.http")

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from service.campaigns import Campaign, ValidationFailed, validate_change, validate_creation
+from service.postgres.campaigns import Campaign, ValidationFailed, validate_change, validate_creation
 
 GOOD = {"name": "n", "message": "m"}
 

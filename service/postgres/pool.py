@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from ..errors import Unavailable
 from . import asyncpg_patch
-from .errors import Unavailable
-from .postgres_status import PostgresStatus
+from .status import PostgresStatus
 
 if TYPE_CHECKING:
-    from .settings import ServiceSettings
+    from ..settings import ServiceSettings
 
 log = logging.getLogger("service.database")
 asyncpg_patch.apply()

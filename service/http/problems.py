@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from .campaigns import ValidationFailed
-from .errors import Unavailable
+from ..errors import Unavailable
+from ..postgres.campaigns import ValidationFailed
 
 
 class Problem(JSONResponse):

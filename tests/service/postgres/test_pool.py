@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pytest_resilience import eventually
-from service.database import Database, PoolUsage
 from service.errors import Unavailable
-from service.postgres_status import PostgresStatus
+from service.postgres.pool import Database, PoolUsage
+from service.postgres.status import PostgresStatus
 from service.settings import ServiceSettings
 
-from .support import backends, sql
+from ..support import backends, sql
 
 
 class FakeClock:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_resilience import eventually
 from service.errors import SettingsError
-from service.http_connections import connection_limit
+from service.http.connections import connection_limit
 from service.settings import ServiceSettings
 
 TIMEOUT = 1.0  # HEADER_TIMEOUT and BODY_TIMEOUT

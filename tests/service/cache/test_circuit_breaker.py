@@ -1,6 +1,6 @@
 """The decisions of the circuit breaker, with literals."""
 
-from service.circuit_breaker import MAX_DELAY, TRIAL_SECONDS, CircuitBreaker
+from service.cache.circuit_breaker import MAX_DELAY, TRIAL_SECONDS, CircuitBreaker
 
 
 def up(now=0.0):

@@ -9,8 +9,10 @@ import psutil
 import pytest
 
 from pytest_resilience import eventually
-from service import memory
-from service.memory import MIB, Cgroup, GarbageCollector, GcResult, MemoryGuard, MemoryStats, MemoryUsage
+from service.memory.collector import GarbageCollector, GcResult, MemoryStats, read_memory_stats
+from service.memory.guard import MemoryGuard
+from service.memory.malloc import MIB
+from service.memory.usage import Cgroup, MemoryUsage
 
 HIGH = re.compile(r"\[Memory\] High heap usage: \d+\.\d\d%, forcing GC")
 FREED = re.compile(r"\[GC\] Freed -?\d+\.\d\dMB heap, -?\d+\.\d\dMB external, -?\d+\.\d\dMB total")
@@ -99,9 +101,9 @@ def test_reclaimable_page_cache_of_a_control_group_does_not_count(tmp_path, limi
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the statistics of pymalloc are read through a file in memory")
 def test_the_statistics_follow_allocations():
-    before = memory.read_memory_stats()
+    before = read_memory_stats()
     small, large = [object() for _ in range(100_000)], [os.urandom(4096) for _ in range(5000)]
-    after = memory.read_memory_stats()
+    after = read_memory_stats()
     assert after.heap_used - before.heap_used == pytest.approx(sys.getsizeof(object()) * len(small), rel=0.1)
     assert after.external - before.external == pytest.approx(4096 * len(large) + sys.getsizeof(small), rel=0.1)
     # malloc uses its free memory first, so RSS may grow by less. It must equal the value from the kernel.

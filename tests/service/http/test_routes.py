@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.routes import allowed_versions
+from service.http.routes import allowed_versions
 
 
 def is_problem(reply, status):

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from service.pending_writes import PendingWrites
-from service.redis_store import PendingWrite, RedisStore, RedisUnavailable, TimeBudget
+from service.cache.pending_writes import PendingWrites
+from service.cache.redis_store import PendingWrite, RedisStore, RedisUnavailable, TimeBudget
 from service.settings import ServiceSettings
 
 URL = "postgresql://127.0.0.1:1/x"
@@ -144,7 +144,7 @@ def test_a_cancellation_that_redis_py_swallows_still_ends_the_store(monkeypatch)
             except asyncio.CancelledError:
                 return  # as wait_for of Python 3.11 does if the answer has arrived
 
-        monkeypatch.setattr("service.redis_store._probe", swallow)
+        monkeypatch.setattr("service.cache.redis_store._probe", swallow)
         await asyncio.wait_for(probing.wait(), 5)
 
     with_store(server, body)

@@ -1,6 +1,6 @@
 """The in-memory cache, with its bounds, versions and ages."""
 
-from service.memory_cache import OVERHEAD, Entry, MemoryCache
+from service.cache.memory_cache import OVERHEAD, Entry, MemoryCache
 
 
 class FakeClock:

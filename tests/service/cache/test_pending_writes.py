@@ -1,6 +1,6 @@
 """The writes that Redis has missed, and their bound."""
 
-from service.pending_writes import PendingWrites
+from service.cache.pending_writes import PendingWrites
 
 
 def test_the_newest_write_to_a_key_is_pending():

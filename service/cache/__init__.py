@@ -1,0 +1,1 @@
+"""The cache: Redis, memory, and the writes that Redis has missed."""

@@ -1,0 +1,1 @@
+"""HTTP: routes, error answers, load shedding and the limits of connections."""

@@ -1,0 +1,1 @@
+"""Memory: use and limits, the guard, and the collection of garbage."""

@@ -1,0 +1,1 @@
+"""Postgres: the pool, its monitor and its cleanup, and the tables."""
