@@ -8,18 +8,21 @@ import inspect
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from ..errors import SetupError
 from ..history import Client
 from ..workloads.workload import Workload
 from .gate import Gate
 
-END_WITHIN = 30.0  # seconds in which each operation has to end after everything has healed
+END_WITHIN = 30.0  # seconds in which each operation has to end while no fault is active
 CANCEL_DELAY = 0.001  # seconds from the begin of an operation to its cancellation, if none was in flight at the strike
 SYNCHRONOUS = "the workload is synchronous, and only operations of an event loop can be cancelled"
 Record = Callable[[int], None]
+
+
+class OperationStuck(Exception):
+    """An operation has not ended although no fault is active."""
 
 
 def is_asynchronous(workload: Workload) -> bool:
@@ -52,11 +55,19 @@ class Clients(ABC):
 
     @abstractmethod
     def perform(self, client: Client, kind: str, n: int) -> None:
-        """Perform one operation and return after it. For the phases in which no client works."""
+        """Perform one operation and return after it. For the phases in which no client works.
+
+        Raises:
+            OperationStuck: the operation has not ended within 30 s.
+        """
 
     @abstractmethod
     def read_all(self, client: Client) -> None:
-        """Read everything that was written, while no client works."""
+        """Read everything that was written, while no client works.
+
+        Raises:
+            OperationStuck: the reads have not ended within 30 s.
+        """
 
     @abstractmethod
     def cancel(self, record: Record) -> str | None:
@@ -84,17 +95,14 @@ class Clients(ABC):
         """Wait until no client works. The gate is closed, and everything has healed.
 
         Raises:
-            SetupError: an operation has not ended within 30 s.
+            OperationStuck: an operation has not ended within 30 s.
         """
         if not self._over.wait(END_WITHIN):
-            self._abandon()
-            raise SetupError(
-                f"an operation of the workload still runs {END_WITHIN:g} s after all faults have healed; give it a timeout"
-            )
+            raise OperationStuck
         self._join()
 
     @abstractmethod
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
         """Cancel the operations that do not end, where that is possible."""
 
     def raise_failure(self) -> None:
@@ -127,10 +135,10 @@ class ThreadClients(Clients):
         self._workload.end()
 
     def perform(self, client: Client, kind: str, n: int) -> None:
-        self._workload.perform(client, kind, n)
+        self._call(lambda: self._workload.perform(client, kind, n))
 
     def read_all(self, client: Client) -> None:
-        self._workload.read_all(client)
+        self._call(lambda: self._workload.read_all(client))
 
     def cancel(self, record: Record) -> str | None:
         return SYNCHRONOUS
@@ -148,7 +156,24 @@ class ThreadClients(Clients):
         for thread in self._threads:
             thread.start()
 
-    def _abandon(self) -> None:
+    def _call(self, call: Callable[[], object]) -> None:
+        """Call in a thread, because only that bounds the waiting."""
+        result: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                call()
+            except BaseException as error:  # noqa: BLE001  # raised by `result` in the thread that plays
+                result.set_exception(error)
+            else:
+                result.set_result(None)
+
+        threading.Thread(
+            target=contextvars.copy_context().run, args=(run,), name="resilience-client", daemon=True
+        ).start()
+        _wait_for(result, END_WITHIN)
+
+    def abandon(self) -> None:
         self._threads.clear()  # a thread can't be cancelled, and these end with the process
 
     def _join(self) -> None:
@@ -181,24 +206,25 @@ class TaskClients(Clients):
         self._working: list[asyncio.Task[None]] = []
         self._in_flight: set[asyncio.Task[None]] = set()
         self._cancel_next: list[Record] = []
+        self._stuck: list[Future[None]] = []
 
     def begin(self, resilience: Any) -> None:
-        self._run(self._await(lambda: self._workload.begin(resilience)))
+        self._run(self._await(lambda: self._workload.begin(resilience)), within=None)
 
     def end(self) -> None:
         try:
-            self._run(self._await(self._workload.end))
+            self._run(self._await(self._workload.end), within=None)
         finally:
             self._takers.shutdown()
 
     def perform(self, client: Client, kind: str, n: int) -> None:
-        self._run(self._await(lambda: self._workload.perform(client, kind, n)))
+        self._run(self._await(lambda: self._workload.perform(client, kind, n)), within=END_WITHIN)
 
     def read_all(self, client: Client) -> None:
-        self._run(self._await(lambda: self._workload.read_all(client)))
+        self._run(self._await(lambda: self._workload.read_all(client)), within=END_WITHIN)
 
     def cancel(self, record: Record) -> str | None:
-        self._run(self._cancel(record))
+        self._run(self._cancel(record), within=END_WITHIN)
         return None
 
     async def _await(self, call: Callable[[], Any]) -> None:
@@ -206,11 +232,14 @@ class TaskClients(Clients):
         if inspect.isawaitable(result):
             await result
 
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def _run(self, coroutine: Coroutine[Any, Any, None], *, within: float | None) -> None:
         """Run a coroutine in the loop and return after it. If the waiting is interrupted, the coroutine is cancelled."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            future.result()
+            _wait_for(future, within)
+        except OperationStuck:
+            self._stuck.append(future)
+            raise
         except BaseException:
             future.cancel()
             raise
@@ -223,7 +252,7 @@ class TaskClients(Clients):
                 self._loop.create_task(self._work(client, gate), context=context.copy()) for client in clients
             ]
 
-        self._run(start())
+        self._run(start(), within=END_WITHIN)
 
     def _join(self) -> None:
         async def join() -> None:
@@ -232,14 +261,16 @@ class TaskClients(Clients):
             self._working.clear()
             self._cancel_next.clear()
 
-        self._run(join())
+        self._run(join(), within=END_WITHIN)
 
-    def _abandon(self) -> None:
+    def abandon(self) -> None:
         async def abandon() -> None:
             for task in (*self._in_flight, *self._working):
                 task.cancel()
+            for future in self._stuck:
+                future.cancel()
 
-        self._run(abandon())
+        self._run(abandon(), within=END_WITHIN)
 
     async def _work(self, client: Client, gate: Gate) -> None:
         failure: BaseException | None = None
@@ -291,3 +322,15 @@ class TaskClients(Clients):
         for task in running:
             task.cancel()
         return bool(running)
+
+
+def _wait_for(call: Future[None], within: float | None) -> None:
+    """Return or raise what a call does.
+
+    Raises:
+        OperationStuck: the call has not ended within so many seconds; never for None.
+    """
+    ended, _ = wait([call], timeout=within)
+    if not ended:
+        raise OperationStuck
+    call.result()

@@ -89,6 +89,9 @@ class Liveness:
         clock: the clock of the history.
         count: the number of clients that work while faults strike.
         slowdown: returns how many times longer than alone a process takes on this machine now.
+
+    Attributes:
+        client: the client.
     """
 
     def __init__(
@@ -106,7 +109,7 @@ class Liveness:
         self._kinds = workload.kinds
         self._clients = clients
         self._clock = clock
-        self._client = ProbingClient(system.history, system.history.client().number)
+        self.client = ProbingClient(system.history, system.history.client().number)
         self._rounds = itertools.count()
         self._slowdown = slowdown
         self._more_open = allowed_growth(count)
@@ -152,7 +155,7 @@ class Liveness:
         }
         self._history.add_probe("recovery", answer)
         if progress.recovered:
-            self._clients.read_all(self._client)
+            self._clients.read_all(self.client)
 
     def _difference(self, operations: Sequence[Operation], baseline: Baseline, progress: _Progress) -> str:
         """Return the first difference of a round from the baseline that a busy machine does not explain, or "" if there is none."""
@@ -178,10 +181,10 @@ class Liveness:
     def _perform_round(self) -> list[Operation]:
         """Perform one operation of each kind."""
         n = next(self._rounds)
-        self._client.ended.clear()
+        self.client.ended.clear()
         for kind in self._kinds:
-            self._clients.perform(self._client, kind, n)
-        return list(self._client.ended)
+            self._clients.perform(self.client, kind, n)
+        return list(self.client.ended)
 
     def _not_ready(self) -> str:
         if not self._system.has_service:

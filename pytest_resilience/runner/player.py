@@ -6,14 +6,16 @@ import asyncio
 import contextvars
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 from ..clock import SYSTEM, Clock
-from ..history import describe_error
-from ..operation import Phase
+from ..errors import PromiseBroken, SetupError
+from ..history import Client, describe_error
+from ..operation import Operation, Phase, Verdict
 from ..schedule import Episode, Schedule
 from ..workloads.workload import Workload
-from .clients import Clients, TaskClients, ThreadClients, is_asynchronous
+from .clients import END_WITHIN, Clients, OperationStuck, TaskClients, ThreadClients, is_asynchronous
 from .event_loop import loop_in_thread
 from .gate import Gate
 from .liveness import Baseline, Liveness
@@ -68,6 +70,7 @@ class Player:
         self._gate: Gate | None = None
         self._stopped = threading.Event()
         self._members = [self._history.client() for _ in range(count)]
+        self._recorders: list[Client] = list(self._members)
 
     def stop(self) -> None:
         """End the play early, from another thread. Everything heals."""
@@ -80,18 +83,39 @@ class Player:
 
         Raises:
             HealFailed: a fault could not be healed.
+            PromiseBroken: an operation has not ended within 30 s although everything has healed.
+            SetupError: an operation has not ended within 30 s although nothing has struck.
             Exception: an operation has raised it instead of recording its outcome.
         """
         self._begin_phase("baseline", 1)
         with self._workload_begun(), ReadyProbe(self._system):
-            liveness = Liveness(self._system, self._workload, self._clients, self._clock, count=len(self._members))
-            self.baseline = liveness.measure_baseline(self.baseline)
-            for number, episode in enumerate(self._schedule.episodes, 1):
-                if self._stopped.is_set():
-                    return
-                self._play_episode(number, episode)
-                self._begin_phase("recovery", number)
-                liveness.recover(self.baseline, self._recovery)
+            try:
+                self._play()
+            except OperationStuck:
+                self._report_stuck()
+
+    def _play(self) -> None:
+        """Measure the baseline, then play the episodes, each with its recovery."""
+        liveness = Liveness(self._system, self._workload, self._clients, self._clock, count=len(self._members))
+        self._recorders.append(liveness.client)
+        self.baseline = liveness.measure_baseline(self.baseline)
+        for number, episode in enumerate(self._schedule.episodes, 1):
+            if self._stopped.is_set():
+                return
+            self._play_episode(number, episode)
+            self._begin_phase("recovery", number)
+            liveness.recover(self.baseline, self._recovery)
+
+    def _report_stuck(self) -> NoReturn:
+        """Record the operations that have not ended, cancel them, and raise the error."""
+        stuck = [operation for each in self._recorders if (operation := _give_up(each)) is not None]
+        with suppress(OperationStuck):  # an operation that blocks the event loop
+            self._clients.abandon()
+        names = ", ".join(f"{each.f} of client {each.process}" for each in stuck) or "the workload"
+        if not self._history.faults:
+            raise SetupError(f"{names} has not ended within {END_WITHIN:g} s, before anything struck; see `Workload`")
+        why = f"{names} has not ended within {END_WITHIN:g} s after everything has healed; a timeout is missing"
+        raise PromiseBroken([Verdict("operations_end", "violated", why, tuple(stuck))], self._history)
 
     @contextmanager
     def _workload_begun(self) -> Iterator[None]:
@@ -136,6 +160,12 @@ class Player:
             striker.poll()
         while striker.is_waiting_for_time and striker.seconds < limit and not self._stopped.wait(POLL_INTERVAL):
             striker.poll()
+
+
+def _give_up(client: Client) -> Operation | None:
+    """End the operation that a client has begun and not ended. Return the operation."""
+    invocation = client.invocation
+    return None if invocation is None else invocation.info("never ended")
 
 
 def play(

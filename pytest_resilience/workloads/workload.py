@@ -32,7 +32,8 @@ class Workload(Protocol):
         """Perform and record one operation: `client.invoke(...)`, then `ok`, `fail` or `info` of what it returned.
 
         A coroutine function makes the workload asynchronous: the clients are tasks instead of threads. The operation has to end
-        within a few seconds whatever happens, so it needs a timeout. Several clients call this concurrently.
+        within a few seconds whatever happens, so it needs a timeout: an operation that runs for 30 s without a fault is a broken
+        promise. Several clients call this concurrently.
 
         Args:
             client: the client that records the operation.

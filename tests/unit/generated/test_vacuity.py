@@ -24,6 +24,8 @@ from pytest_resilience.resilience import StrikeCount
         ({"t.a": StrikeCount(1, 0, 0, 1), "t.b": StrikeCount(1, 0, 0, 0)}, ["t.b"]),
         ({"t.a": StrikeCount(19, 0, 0, 19), "t.b": StrikeCount(2, 1, 0, 2)}, []),
         ({"t.a": StrikeCount(20, 0, 0, 20), "t.b": StrikeCount(2, 1, 0, 2)}, ["t.a"]),
+        ({"t.starve": StrikeCount(50, 0, 0, 50), "t.b": StrikeCount(2, 1, 0, 2)}, []),
+        ({"t.starve": StrikeCount(3, 0, 0, 0), "t.b": StrikeCount(2, 1, 0, 2)}, ["t.starve"]),
         ({"t.a": StrikeCount(9, 0, 0, 9), "u.b": StrikeCount(2, 1, 0, 2)}, []),
         ({"t.a": StrikeCount(6, 0, 0, 6), "t.c": StrikeCount(4, 0, 0, 4), "u.b": StrikeCount(2, 1)}, ["t.a", "t.c"]),
     ],

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pytest_resilience.errors import SetupError
+from pytest_resilience.errors import PromiseBroken, SetupError
+from pytest_resilience.history import Client
 from pytest_resilience.operation import FaultMark, PhaseMark, ProbeMark, SkipMark
 from pytest_resilience.runner import clients as runner_clients
 from pytest_resilience.runner import player as runner_player
@@ -149,18 +150,70 @@ def test_clients_that_are_blocked_end_when_the_work_has_lasted_too_long(monkeypa
     assert {o.phase for o in system.history.operations if o.f in ("update", "read")} == {"baseline", "run", "recovery"}
 
 
-def test_an_operation_that_never_ends_is_an_error_that_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_operation_that_never_ends_breaks_a_promise_and_is_the_witness(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_player, "WORK_LIMIT", 0.0)
     monkeypatch.setattr(runner_clients, "END_WITHIN", 0.1)
     forever = threading.Event()
     system = FakeSystem()
     workload = FakeWorkload(system.calls, lambda n: forever.wait())
     threads = threading.active_count()
-    with pytest.raises(SetupError, match="give it a timeout"):
+    with pytest.raises(PromiseBroken, match=r"has not ended within .* a timeout is missing") as broken:
         play_sync(system, workload, Episode([Step("redis.oom", until=end())]), clients=1)
+    (verdict,) = broken.value.verdicts
+    assert [(each.type, each.error, each.phase) for each in verdict.witness] == [("info", "never ended", "run")]
     assert "heal redis.oom" in system.calls
     forever.set()
     until(lambda: threading.active_count() == threads, within=5)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["baseline", "recovery"])
+def test_an_operation_of_the_liveness_phase_that_never_ends_is_reported(
+    first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_clients, "END_WITHIN", 0.1)
+    forever = threading.Event()
+    system = FakeSystem()
+
+    class Hanging(FakeWorkload):
+        def perform(self, client: Client, kind: str, n: int) -> None:
+            if first or "heal redis.oom" in system.calls:
+                with client.invoke("read"):
+                    forever.wait()
+            super().perform(client, kind, n)
+
+    threads = threading.active_count()
+    error, text = (SetupError, "before anything struck") if first else (PromiseBroken, "after everything has healed")
+    with pytest.raises(error, match=f"read of client .*{text}"):
+        play_sync(system, Hanging(system.calls), Episode([Step("redis.oom", until=end())], operations=2))
+    forever.set()
+    until(lambda: threading.active_count() == threads, within=5)
+
+
+def test_a_task_of_the_liveness_phase_that_never_ends_is_cancelled_and_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runner_clients, "END_WITHIN", 0.1)
+    system = FakeSystem()
+
+    cancelled: list[str] = []
+
+    class Hanging(AsyncFakeWorkload):
+        async def perform(self, client: Client, kind: str, n: int) -> None:  # type: ignore[override]
+            await super().perform(client, kind, n)
+            if "heal redis.oom" in system.calls:
+                try:
+                    with client.invoke("read", key="1"):
+                        await asyncio.Event().wait()
+                finally:
+                    cancelled.append(kind)
+
+    async def do_nothing(n: int) -> None:
+        """Take no time."""
+
+    workload = Hanging(system.calls, do_nothing)
+    with pytest.raises(PromiseBroken, match=r"read of client .* after everything has healed"):
+        play_sync(system, workload, Episode([Step("redis.oom", until=end())], operations=2))
+    assert cancelled
 
 
 @pytest.mark.parametrize(
