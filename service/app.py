@@ -23,8 +23,10 @@ from .memory.guard import MemoryGuard
 from .memory.malloc import MIB
 from .memory.usage import MemoryReader
 from .monitor import Monitor
-from .postgres.campaigns import REQUIRED_COLUMNS, SCHEMA, Campaigns
+from .postgres.campaigns import CAMPAIGNS, Campaigns
 from .postgres.cleanup import Cleanup
+from .postgres.contacts import CONTACTS
+from .postgres.deliveries import DELIVERIES
 from .postgres.monitor import PostgresMonitor
 from .postgres.pool import Database
 from .postgres.status import PostgresStatus
@@ -47,8 +49,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
         settings,
         boot_id,
         postgres_status,
-        schema=SCHEMA,
-        required_columns=REQUIRED_COLUMNS,
+        tables=(CAMPAIGNS, CONTACTS, DELIVERIES),
         pool_pids=database.server_pids,
     )
     cache = Cache(settings, source_is_up=lambda: postgres_status.up, tasks=tasks)

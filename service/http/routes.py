@@ -46,8 +46,8 @@ class CampaignRoutes:
 
     def routes(self) -> list[Route]:
         return [
-            _route("/api/campaigns", GET=self.list, POST=self.create),
-            _route("/api/campaigns/{id}", GET=self.get, PUT=self.update, DELETE=self.delete),
+            route("/api/campaigns", GET=self.list, POST=self.create),
+            route("/api/campaigns/{id}", GET=self.get, PUT=self.update, DELETE=self.delete),
         ]
 
     async def create(self, request: Request) -> Response:
@@ -128,11 +128,11 @@ class ServiceRoutes:
 
     def routes(self) -> list[Route]:
         return [
-            _route("/health", GET=self.health),
-            _route("/livez", GET=self.live),
-            _route("/readyz", GET=self.ready),
+            route("/health", GET=self.health),
+            route("/livez", GET=self.live),
+            route("/readyz", GET=self.ready),
             # HEAD would clean up without a report.
-            _route("/api/db-cleanup", head=False, GET=self.clean_up, POST=self.clean_up),
+            route("/api/db-cleanup", head=False, GET=self.clean_up, POST=self.clean_up),
         ]
 
     async def health(self, request: Request) -> Response:
@@ -228,7 +228,7 @@ def _check_content_type(request: Request) -> None:
         raise HTTPException(415, "The body must be application/json in UTF-8.", {"Accept": "application/json"})
 
 
-def _route(path: str, *, head: bool = True, **endpoints: Endpoint) -> Route:
+def route(path: str, *, head: bool = True, **endpoints: Endpoint) -> Route:
     """Return a route with an endpoint for each method. OPTIONS, and 405 for other methods, list the methods."""
     methods = [*(["HEAD"] if head and "GET" in endpoints else []), *endpoints, "OPTIONS"]
     allow = {"Allow": ", ".join(methods)}

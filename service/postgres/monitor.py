@@ -16,6 +16,7 @@ import asyncpg
 
 from ..errors import Unavailable
 from .pool import CONNECTION_LOST_ERRORS, UNAVAILABLE_ERRORS, connect_options, describe_error, enable_keepalive
+from .schema import Table
 from .status import PostgresStatus
 
 if TYPE_CHECKING:
@@ -31,37 +32,43 @@ ZOMBIE_SETTLE = 0.25
 
 LOG_AGAIN_AFTER = 60.0  # seconds between two log lines about failed statements with the same SQLSTATE
 
-# Checks all that requests need. It reads the catalogs only, so a lock on the table does not block it. $1 to $4: columns, the
-# categories of their types, and whether a creation and a change write them.
+# Checks all that statements need, with one row for each table. It reads the catalogs only, so a lock on a table does not block
+# it. $1, $2: tables, and whether rows are deleted. $3 to $7: tables of the columns, columns, the categories of their types, and
+# whether an INSERT and an UPDATE write them.
 REQUIREMENTS = """
-WITH needed AS (SELECT * FROM unnest($1::text[], $2::text[], $3::bool[], $4::bool[]) AS n (name, kinds, created, changed)),
-     relation AS (SELECT to_regclass('campaigns')::oid AS oid),
+WITH relation AS (SELECT name, deletes, to_regclass(name)::oid AS oid FROM unnest($1::text[], $2::bool[]) AS r (name, deletes)),
+     needed AS (SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::bool[], $7::bool[])
+                           AS n (relation, name, kinds, inserted, updated)),
      found AS (
-       SELECT needed.*, a.attnum, a.attrelid, t.oid AS type, t.typcategory::text AS kind
-         FROM needed CROSS JOIN relation
+       SELECT needed.*, relation.deletes, a.attnum, relation.oid AS attrelid, t.oid AS type, t.typcategory::text AS kind
+         FROM needed JOIN relation ON relation.name = needed.relation
          LEFT JOIN pg_attribute a ON a.attrelid = relation.oid AND a.attname = needed.name AND NOT a.attisdropped
          LEFT JOIN pg_type t ON t.oid = a.atttypid),
      ids AS (
-       SELECT s.seqmax, s.seqincrement, s.seqcycle,
+       SELECT found.relation, s.seqmax, s.seqincrement, s.seqcycle,
               CASE WHEN has_sequence_privilege(s.seqrelid, 'USAGE, SELECT') THEN pg_sequence_last_value(s.seqrelid) END AS last
          FROM found JOIN pg_depend d ON d.refobjid = found.attrelid AND d.refobjsubid = found.attnum
           AND d.refclassid = 'pg_class'::regclass AND d.classid = 'pg_class'::regclass AND d.deptype IN ('i', 'a')
          JOIN pg_sequence s ON s.seqrelid = d.objid
         WHERE found.name = 'id')
-SELECT relation.oid IS NOT NULL AS has_table,
+SELECT relation.name, relation.oid IS NOT NULL AS has_table,
        current_setting('transaction_read_only') = 'on' AS read_only,
-       (SELECT string_agg(name, ', ') FROM found
-         WHERE attnum IS NULL OR position(kind IN kinds) = 0 OR kinds = 'D' AND type <> 'timestamptz'::regtype) AS wrong,
+       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
+       (SELECT string_agg(name, ', ') FROM found WHERE found.relation = relation.name
+           AND (attnum IS NULL OR position(kind IN kinds) = 0 OR kinds = 'D' AND type <> 'timestamptz'::regtype)) AS wrong,
        (SELECT string_agg(a.attname, ', ') FROM pg_attribute a
          WHERE a.attrelid = relation.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attnotnull AND NOT a.atthasdef
-           AND a.attidentity = '' AND a.attname NOT IN (SELECT name FROM needed WHERE created)) AS without_default,
+           AND a.attidentity = ''
+           AND a.attname NOT IN (SELECT found.name FROM found WHERE found.relation = relation.name AND inserted)
+       ) AS without_default,
        (SELECT string_agg(DISTINCT verb, ', ') FROM found CROSS JOIN LATERAL (VALUES
             ('SELECT', NOT has_column_privilege(attrelid, attnum, 'SELECT')),
-            ('INSERT', created AND NOT has_column_privilege(attrelid, attnum, 'INSERT')),
-            ('UPDATE', changed AND NOT has_column_privilege(attrelid, attnum, 'UPDATE')),
-            ('DELETE', NOT has_table_privilege(attrelid, 'DELETE'))) AS v (verb, missing)
-         WHERE missing) AS no_rights,
-       EXISTS (SELECT FROM ids WHERE NOT seqcycle AND last::numeric + seqincrement > seqmax) AS no_ids_left
+            ('INSERT', inserted AND NOT has_column_privilege(attrelid, attnum, 'INSERT')),
+            ('UPDATE', updated AND NOT has_column_privilege(attrelid, attnum, 'UPDATE')),
+            ('DELETE', deletes AND NOT has_table_privilege(attrelid, 'DELETE'))) AS v (verb, missing)
+         WHERE found.relation = relation.name AND missing) AS no_rights,
+       EXISTS (SELECT FROM ids WHERE ids.relation = relation.name
+                  AND NOT seqcycle AND last::numeric + seqincrement > seqmax) AS no_ids_left
   FROM relation
 """
 
@@ -103,9 +110,7 @@ class PostgresMonitor:
         settings: of the service.
         boot_id: the connection of this monitor is named `service-monitor:<boot id>`.
         status: receives the result of each check.
-        schema: SQL that creates the table, run whenever the table is missing.
-        required_columns: for each column its name, the allowed categories of its type, and whether a creation and a
-            change write it.
+        tables: created whenever they are missing. Without one that is not essential, the service is still ready.
         pool_pids: returns the server process ids of the pool's connections.
     """
 
@@ -115,8 +120,7 @@ class PostgresMonitor:
         boot_id: str,
         status: PostgresStatus,
         *,
-        schema: str,
-        required_columns: Sequence[tuple[str, str, bool, bool]],
+        tables: Sequence[Table],
         pool_pids: Callable[[], Sequence[int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -124,8 +128,8 @@ class PostgresMonitor:
         self._status = status
         self._pool_name = f"service:{boot_id}"
         self._monitor_name = f"{MONITOR_NAME_PREFIX}{boot_id}"
-        self._schema = schema
-        self._required_columns = [list(column) for column in zip(*required_columns, strict=True)]
+        self._tables = {table.name: table for table in tables}
+        self._requirements_arguments = _requirements_arguments(tables)
         self._pool_pids = pool_pids
         self._clock = clock
         self._connection: Any = None
@@ -133,6 +137,7 @@ class PostgresMonitor:
         self._capacity_checked = False
         self._logged_at: dict[str, float] = {}
         self._last_report: tuple[str, str] | None = None
+        self._last_lack = ""
 
     async def run(self) -> None:
         """Check Postgres until cancelled."""
@@ -203,34 +208,47 @@ class PostgresMonitor:
         return self._connection
 
     async def _requirements(self, connection: Any) -> tuple[str, str]:
-        """Return the state of a Postgres that answers, and the reason for the log. Create the table if it is missing."""
-        found = await connection.fetchrow(REQUIREMENTS, *self._required_columns)
-        if not found["has_table"] and not found["read_only"]:
-            try:
-                await self._create_schema(connection)
-            except asyncpg.PostgresError as error:
-                if isinstance(error, (*CONNECTION_LOST_ERRORS, asyncpg.OperatorInterventionError)):
-                    raise
-                return "no table", f"the table campaigns is missing and cannot be created: {describe_error(error)}"
-            found = await connection.fetchrow(REQUIREMENTS, *self._required_columns)
-        if not found["has_table"]:
-            return "no table", "the table campaigns is missing, and Postgres accepts no writes"
-        if found["wrong"]:
-            return "wrong columns", f"columns of campaigns that are missing or of another type: {found['wrong']}"
-        if found["without_default"]:
-            return "wrong columns", f"columns of campaigns that need a default: {found['without_default']}"
-        if found["no_rights"]:
-            return "no rights", f"the role of DATABASE_URL lacks rights on campaigns: {found['no_rights']}"
-        if found["read_only"]:
-            return "read-only", "it accepts no writes (transaction_read_only is on)"
-        if found["no_ids_left"]:
-            return "no ids left", "the sequence of campaigns.id is at its end"
-        return "up", ""
+        """Return the state of a Postgres that answers, and the reason for the log. Create missing tables."""
+        found = await self._find_tables(connection)
+        missing = [name for name, row in found.items() if not row["has_table"] and not row["read_only"]]
+        refused = {name: why for name in missing if (why := await self._create_table(connection, found[name]))}
+        if missing:
+            found = await self._find_tables(connection)
+        lacks = {name: _table_state(row, refused.get(name)) for name, row in found.items()}
+        lacks = {name: (state, detail) for name, (state, detail) in lacks.items() if state != "up"}
+        essential = [lack for name, lack in lacks.items() if self._tables[name].essential]
+        self._log_others([detail for state, detail in lacks.values() if (state, detail) not in essential])
+        return essential[0] if essential else ("up", "")
 
-    async def _create_schema(self, connection: Any) -> None:
-        """Create the table. If two instances start at once, one creates it and the other ignores the error."""
-        with contextlib.suppress(asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
-            await connection.execute(self._schema)
+    async def _find_tables(self, connection: Any) -> dict[str, Any]:
+        return {row["name"]: row for row in await connection.fetch(REQUIREMENTS, *self._requirements_arguments)}
+
+    async def _create_table(self, connection: Any, found: Any) -> str | None:
+        """Create a table. Return the reason if Postgres refuses.
+
+        If two instances start at once, one creates the table and the other ignores the error.
+        """
+        if not found["may_create"]:
+            return "there is no schema in which the role of DATABASE_URL may create it"
+        try:
+            await connection.execute(self._tables[found["name"]].definition)
+        except (asyncpg.UniqueViolationError, asyncpg.DuplicateTableError):
+            return None
+        except asyncpg.PostgresError as error:
+            if isinstance(error, (*CONNECTION_LOST_ERRORS, asyncpg.OperatorInterventionError)):
+                raise
+            return describe_error(error)
+        return None
+
+    def _log_others(self, details: Sequence[str]) -> None:
+        """Log each change of what the tables that are not essential lack."""
+        lack = "; ".join(details)
+        if lack != self._last_lack:
+            self._last_lack = lack
+            if lack:
+                log.warning("Postgres lacks what contacts and jobs need: %s", lack)
+            else:
+                log.info("Postgres has what contacts and jobs need")
 
     async def _check_capacity(self, connection: Any) -> None:
         if self._capacity_checked:
@@ -309,3 +327,37 @@ class PostgresMonitor:
         if connection is not None:
             with contextlib.suppress(*UNAVAILABLE_ERRORS):
                 connection.terminate()
+
+
+def _requirements_arguments(tables: Sequence[Table]) -> list[list[object]]:
+    """Return the arguments of REQUIREMENTS."""
+    columns = [(table.name, *column) for table in tables for column in table.columns]
+    return [
+        [table.name for table in tables],
+        [table.deletes for table in tables],
+        *(list(values) for values in zip(*columns, strict=True)),
+    ]
+
+
+def _table_state(found: Any, refused: str | None) -> tuple[str, str]:
+    """Return the state of one table, and the reason for the log.
+
+    Args:
+        found: the row of the table in the result of REQUIREMENTS.
+        refused: the reason why the table cannot be created, if it was tried.
+    """
+    name = found["name"]
+    if not found["has_table"]:
+        why = f"cannot be created: {refused}" if refused else "Postgres accepts no writes"
+        return "no table", f"the table {name} is missing and {why}"
+    if found["wrong"]:
+        return "wrong columns", f"columns of {name} that are missing or of another type: {found['wrong']}"
+    if found["without_default"]:
+        return "wrong columns", f"columns of {name} that need a default: {found['without_default']}"
+    if found["no_rights"]:
+        return "no rights", f"the role of DATABASE_URL lacks rights on {name}: {found['no_rights']}"
+    if found["read_only"]:
+        return "read-only", "it accepts no writes (transaction_read_only is on)"
+    if found["no_ids_left"]:
+        return "no ids left", f"the sequence of {name}.id is at its end"
+    return "up", ""
