@@ -17,11 +17,13 @@ from .cache.cache import Cache
 from .health import Health, Lifecycle
 from .http.load_shedding import LoadSheddingMiddleware
 from .http.problems import EXCEPTION_HANDLERS
+from .http.request_timing import RequestTimingMiddleware
 from .http.routes import CampaignRoutes, ServiceRoutes
 from .memory.collector import GarbageCollector
 from .memory.guard import MemoryGuard
 from .memory.malloc import MIB
 from .memory.usage import MemoryReader
+from .metrics import Metrics, Sources
 from .monitor import Monitor
 from .postgres.campaigns import CAMPAIGNS, Campaigns
 from .postgres.cleanup import Cleanup
@@ -30,6 +32,7 @@ from .postgres.deliveries import DELIVERIES
 from .postgres.monitor import PostgresMonitor
 from .postgres.pool import Database
 from .postgres.status import PostgresStatus
+from .request_counts import RequestCounts
 from .settings import ServiceSettings
 
 
@@ -59,6 +62,12 @@ def create_app(settings: ServiceSettings) -> Starlette:
     cleanup = Cleanup(settings, database, postgres_monitor, collector, tasks)
     monitor = Monitor(settings, database, cache, guard, memory_reader, collector, cleanup)
     health = Health(lifecycle, postgres_status, cache, guard)
+    requests = RequestCounts()
+    metrics = Metrics(
+        Sources(
+            requests, lifecycle, database, postgres_status, cache, guard, memory_reader, collector, monitor.pool_alert
+        )
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -69,6 +78,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
             async with tasks:
                 tasks.create_task(_supervised(postgres_monitor.run))
                 tasks.create_task(_supervised(cache.redis.run))
+                tasks.create_task(_supervised(metrics.run))
                 for loop in monitor.loops():
                     tasks.create_task(_supervised(loop))
                 yield
@@ -82,9 +92,12 @@ def create_app(settings: ServiceSettings) -> Starlette:
     app = Starlette(
         routes=[
             *CampaignRoutes(Campaigns(database), cache, body_timeout=settings.body_timeout).routes(),
-            *ServiceRoutes(settings, health, cleanup).routes(),
+            *ServiceRoutes(settings, health, metrics, cleanup).routes(),
         ],
-        middleware=[Middleware(LoadSheddingMiddleware, lifecycle=lifecycle, guard=guard, collector=collector)],
+        middleware=[
+            Middleware(RequestTimingMiddleware, counts=requests),
+            Middleware(LoadSheddingMiddleware, lifecycle=lifecycle, guard=guard, collector=collector),
+        ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )

@@ -31,6 +31,11 @@ class Lifecycle:
             self._in_flight.discard(done)
             done.set_result(None)
 
+    @property
+    def in_flight(self) -> int:
+        """The number of requests under way."""
+        return len(self._in_flight)
+
     async def wait_until_idle(self, *, within: float) -> None:
         """Wait until the requests now under way are answered, for at most `within` seconds."""
         if self._in_flight:

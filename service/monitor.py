@@ -33,21 +33,30 @@ class PoolAlert:
     """An alert that is raised once per episode.
 
     An episode begins above the threshold and ends after two consecutive checks below 75 %.
+
+    Attributes:
+        raised: True during an episode.
+        episodes: number of episodes so far.
+        percent: average use at the last check.
     """
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
-        self._raised = False
+        self.raised = False
+        self.episodes = 0
+        self.percent = 0.0
         self._calm_checks = 0
 
     def check(self, percent: float) -> Literal["raised", "resolved"] | None:
         """Return the change that this check brings, if any."""
+        self.percent = percent
         if percent > self._threshold:
-            is_first, self._raised, self._calm_checks = not self._raised, True, 0
+            is_first, self.raised, self._calm_checks = not self.raised, True, 0
+            self.episodes += is_first
             return "raised" if is_first else None
         self._calm_checks = self._calm_checks + 1 if percent < min(CALM_PERCENT, self._threshold) else 0
-        if self._calm_checks >= CALM_CHECKS and self._raised:
-            self._raised = False
+        if self._calm_checks >= CALM_CHECKS and self.raised:
+            self.raised = False
             return "resolved"
         return None
 
@@ -85,7 +94,7 @@ class Monitor:
         self._collector = collector
         self._cleanup = cleanup
         self._clock = clock
-        self._alert = PoolAlert(settings.db_pool_alert_percent)
+        self.pool_alert = PoolAlert(settings.db_pool_alert_percent)
         self._refusal_logged = False
 
     def loops(self) -> list[Callable[[], Awaitable[None]]]:
@@ -103,12 +112,12 @@ class Monitor:
     async def check_pool(self) -> None:
         percent = self._database.usage.percent()
         # Rounded as it is logged, because "90.00, Threshold: 90" is no alert.
-        change = self._alert.check(round(percent, 2))
+        change = self.pool_alert.check(round(percent, 2))
         if change == "raised":
-            for line in self._alert.alert_lines(percent):
+            for line in self.pool_alert.alert_lines(percent):
                 pool_log.critical(line)
         elif change == "resolved":
-            pool_log.info(self._alert.resolved_line(percent))
+            pool_log.info(self.pool_alert.resolved_line(percent))
 
     async def check_memory(self) -> None:
         usage = self._memory_reader.worst()

@@ -346,9 +346,20 @@ def promise_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def metric_table() -> str:
+    """Return one row for each metric of the bundled service."""
+    from service.metrics import METRICS, REQUEST_LABELS, REQUEST_SECONDS, REQUEST_SECONDS_HELP
+
+    rows = [(f"`{each.name}`", each.kind, " ".join(each.labels), each.help) for each in METRICS]
+    rows.append((f"`{REQUEST_SECONDS}`", "histogram", " ".join(REQUEST_LABELS), REQUEST_SECONDS_HELP))
+    lines = [f"| {' | '.join(row)} |" for row in sorted(rows)]
+    return "\n".join(["| metric | kind | labels | value |", "| --- | --- | --- | --- |", *lines]) + "\n"
+
+
 TABLES = {
     "faults": fault_table,
     "fault-names": fault_names,
+    "metrics": metric_table,
     "floors": test_floors.floors_block,
     "options": option_table,
     "overlaps": overlap_table,

@@ -35,10 +35,10 @@ SERVICE = """
 5  __init__
 4  __main__
 3  app
-2b http health monitor
+2b http health monitor metrics
 2a jobs
 1  postgres cache memory
-0  settings url_checks errors logging_setup
+0  settings url_checks errors logging_setup request_counts
 """
 LEAKS = """
 5  check

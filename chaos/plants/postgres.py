@@ -30,8 +30,8 @@ PLANTS = (
         "All requests will get their turn.",
         (
             "postgres/pool.py",
-            "        async with asyncio.timeout(self._settings.db_pool_acquire_timeout):\n            await self._slots.acquire()\n",
-            "        await self._slots.acquire()\n",
+            "            async with asyncio.timeout(self._settings.db_pool_acquire_timeout):\n                await self._slots.acquire()\n",
+            "            await self._slots.acquire()\n",
         ),
         tests=STARVED,
         message="a request that finds the pool exhausted gets its 503 after",
@@ -135,7 +135,7 @@ PLANTS = (
     plant(
         "alert-never",
         "A fraction is the usual unit.",
-        ("monitor.py", "self._alert.check(round(percent, 2))", "self._alert.check(percent / 100)"),
+        ("monitor.py", "self.pool_alert.check(round(percent, 2))", "self.pool_alert.check(percent / 100)"),
         tests=STARVED,
         message="no alert was raised",
     ),
@@ -151,7 +151,7 @@ PLANTS = (
         "Once is enough.",
         (
             "monitor.py",
-            '            self._raised = False\n            return "resolved"',
+            '            self.raised = False\n            return "resolved"',
             '            return "resolved"',
         ),
         tests=EPISODES,
@@ -465,7 +465,7 @@ PLANTS = (
         "alert-never-resolved",
         "No news is good news.",
         ("monitor.py", '        elif change == "resolved":\n', "        elif not change:\n"),
-        ("monitor.py", "            pool_log.info(self._alert.resolved_line(percent))\n", "            pass\n"),
+        ("monitor.py", "            pool_log.info(self.pool_alert.resolved_line(percent))\n", "            pass\n"),
         tests=THRESHOLD,
         message="the log does not report the alert as resolved",
     ),
@@ -474,7 +474,7 @@ PLANTS = (
         "Good news can be repeated.",
         (
             "monitor.py",
-            "        if self._calm_checks >= CALM_CHECKS and self._raised:",
+            "        if self._calm_checks >= CALM_CHECKS and self.raised:",
             "        if self._calm_checks >= CALM_CHECKS:",
         ),
         tests=THRESHOLD,
@@ -485,7 +485,7 @@ PLANTS = (
         "Over is over.",
         (
             "monitor.py",
-            "pool_log.info(self._alert.resolved_line(percent))",
+            "pool_log.info(self.pool_alert.resolved_line(percent))",
             'pool_log.info("RESOLVED: database_pool_exhausted")',
         ),
         tests=THRESHOLD,

@@ -47,7 +47,7 @@ PLANTS = (
     plant(
         "alert-in-whole-percents",
         "Decimals are not needed.",
-        ("monitor.py", "self._alert.check(round(percent, 2))", "self._alert.check(int(percent))"),
+        ("monitor.py", "self.pool_alert.check(round(percent, 2))", "self.pool_alert.check(int(percent))"),
         ("monitor.py", "self._threshold = threshold", "self._threshold = round(threshold)"),
         tests=POOL,
         message="no alert is raised",

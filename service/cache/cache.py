@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -52,6 +53,9 @@ class Cache:
     Args:
         source_is_up: returns True if Postgres is expected to answer. Otherwise a stale copy is served without trying.
         tasks: runs the loads, which outlive the request that began them.
+
+    Attributes:
+        reads: number of reads by source and state of their result. A read that failed has neither.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Cache:
         self._source_is_up = source_is_up
         self._tasks = tasks
         self._flights: dict[int, Flight] = {}
+        self.reads: Counter[tuple[str, str]] = Counter()
         self._pending = PendingWrites(settings.cache_max_pending_writes)
         self.memory = MemoryCache(
             max_entries=settings.cache_max_entries,
@@ -91,6 +96,11 @@ class Cache:
         Raises:
             Unavailable: Postgres is down and there is no copy.
         """
+        result = await self._read(key, load)
+        self.reads[result.source, result.state] += 1
+        return result
+
+    async def _read(self, key: int, load: Load) -> CacheResult:
         if not self._redis_is_current(key):
             entry = self.memory.get_fresh(key)
             if entry is not None:
@@ -118,6 +128,11 @@ class Cache:
         self._flights.pop(key, None)
         self.memory.mark_uncertain(key)
         self._pending.add(key, None)
+
+    @property
+    def pending_writes(self) -> int:
+        """The number of rows with a write that Redis has missed."""
+        return len(self._pending)
 
     def evict_half(self) -> int:
         """Evict half of the memory cache. Return the number of entries evicted."""

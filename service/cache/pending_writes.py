@@ -30,6 +30,9 @@ class PendingWrites:
     def __contains__(self, key: int) -> bool:
         return self.overflowed or key in self._stamps
 
+    def __len__(self) -> int:
+        return len(self._stamps)
+
     def __bool__(self) -> bool:
         return self.overflowed or bool(self._stamps)
 

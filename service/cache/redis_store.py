@@ -14,7 +14,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from .circuit_breaker import CircuitBreaker
@@ -57,6 +57,10 @@ end
 redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. ARGV[2] .. ' ' .. ARGV[3], 'PX', ARGV[4])
 return 1
 """
+
+
+RedisSource = Literal["upstash", "redis", "localhost"]
+"""Upstash, the Redis of REDIS_URL, or the one that is tried without either."""
 
 
 class RedisUnavailable(Exception):
@@ -132,6 +136,18 @@ class RedisStore:
     @property
     def up(self) -> bool:
         return self._breaker.up
+
+    @property
+    def outages(self) -> int:
+        """The number of outages so far. A Redis that is down at the start counts as one."""
+        return self._breaker.outages
+
+    @property
+    def source(self) -> RedisSource:
+        """The setting that this Redis comes from."""
+        if self._settings.upstash_redis_rest_url:
+            return "upstash"
+        return "redis" if self._settings.redis_url else "localhost"
 
     async def get(self, key: int, budget: TimeBudget) -> CachedValue | None:
         """Return the entry and its age. None if Redis has none.

@@ -13,7 +13,7 @@ from .problems import Problem
 
 log = logging.getLogger("service.http")
 
-ESSENTIAL_PATHS = ("/health", "/livez", "/readyz", "/api/db-cleanup")
+ESSENTIAL_PATHS = ("/health", "/livez", "/readyz", "/metrics", "/api/db-cleanup")
 MEMORY_RETRY_AFTER = 2
 
 

@@ -19,6 +19,7 @@ from ..cache.cache import Cache
 from ..cache.memory_cache import Entry
 from ..errors import Unavailable
 from ..health import Health, utc_timestamp
+from ..metrics import Metrics
 from ..postgres.campaigns import MAX_ID, Campaign, Campaigns, ValidationFailed, validate_change, validate_creation
 from ..postgres.cleanup import Cleanup, CleanupRateLimited, denial_status, untrusted_reason
 from .problems import Problem
@@ -119,11 +120,12 @@ class CampaignRoutes:
 
 
 class ServiceRoutes:
-    """The routes of health and cleanup."""
+    """The routes of health, metrics and cleanup."""
 
-    def __init__(self, settings: ServiceSettings, health: Health, cleanup: Cleanup) -> None:
+    def __init__(self, settings: ServiceSettings, health: Health, metrics: Metrics, cleanup: Cleanup) -> None:
         self._settings = settings
         self._health = health
+        self._metrics = metrics
         self._cleanup = cleanup
 
     def routes(self) -> list[Route]:
@@ -131,6 +133,7 @@ class ServiceRoutes:
             route("/health", GET=self.health),
             route("/livez", GET=self.live),
             route("/readyz", GET=self.ready),
+            route("/metrics", GET=self.metrics),
             # HEAD would clean up without a report.
             route("/api/db-cleanup", head=False, GET=self.clean_up, POST=self.clean_up),
         ]
@@ -145,6 +148,10 @@ class ServiceRoutes:
         ready, content = self._health.readiness()
         headers = NO_STORE if ready else {**NO_STORE, "Retry-After": "1"}
         return JSONResponse(content, 200 if ready else 503, headers)
+
+    async def metrics(self, request: Request) -> Response:
+        content, media_type = self._metrics.render(",".join(request.headers.getlist("accept")))
+        return Response(content, headers={**NO_STORE, "Content-Type": media_type})
 
     async def clean_up(self, request: Request) -> Response:
         peer = request.client.host if request.client else None

@@ -107,6 +107,25 @@ class Queue(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """The queue in numbers, as the last background check saw it. `/metrics` reads them and waits for nothing.
+
+    Args:
+        waiting: jobs in Redis that wait for a worker, those included that wait for another try.
+        active: jobs that a worker of any instance runs.
+        failed: runs that failed, of this instance since its start.
+        journal: jobs in the journal of this instance.
+        dead: jobs in the dead-letter queue.
+    """
+
+    waiting: int = 0
+    active: int = 0
+    failed: int = 0
+    journal: int = 0
+    dead: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CampaignProgress:
     """The data of a `campaign:progress` event.
 

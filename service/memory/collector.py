@@ -61,6 +61,27 @@ class GcResult:
         )
 
 
+@dataclass(slots=True)
+class GcTotals:
+    """The sums over all collections so far.
+
+    Attributes:
+        collections: number of collections.
+        seconds: for which they blocked the event loop.
+        freed: bytes of heap and external memory. A collection during which use has grown adds nothing.
+    """
+
+    collections: int = 0
+    seconds: float = 0.0
+    freed: int = 0
+
+    def add(self, result: GcResult) -> None:
+        """Add one collection."""
+        self.collections += 1
+        self.seconds += result.seconds
+        self.freed += max(0, result.heap + result.external)
+
+
 def format_mb(size: int) -> str:
     """Return a size in bytes as text in MB for the log."""
     return f"{size / MIB:.2f}MB"
@@ -71,6 +92,9 @@ class GarbageCollector:
 
     Args:
         clock: measures how long a collection blocks the event loop, in seconds.
+
+    Attributes:
+        totals: of all collections so far.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -78,6 +102,7 @@ class GarbageCollector:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="malloc-trim")
         self._reserve: mmap.mmap | None = None
         self._last_rss = 0
+        self.totals = GcTotals()
         self._not_before = 0.0
 
     def start(self) -> None:
@@ -123,12 +148,14 @@ class GarbageCollector:
         after = read_memory_stats()
         self._last_rss = after.rss
         self._not_before = started + 100 * seconds
-        return GcResult(
+        result = GcResult(
             (before.heap_used or 0) - (after.heap_used or 0),
             (before.external or 0) - (after.external or 0),
             before.rss - after.rss,
             seconds,
         )
+        self.totals.add(result)
+        return result
 
     def is_worthwhile(self) -> bool:
         """Return True if memory has changed since the last collection and collections take at most 1 % of the time."""

@@ -22,6 +22,7 @@ class MemoryGuard:
 
     def __init__(self) -> None:
         self.in_episode = False
+        self.episodes = 0
         self._calm_samples = 0
         self._not_before = 0.0
         self.refusing = False
@@ -41,6 +42,7 @@ class MemoryGuard:
             return None
         if not self.in_episode:
             self.in_episode, self._calm_samples = True, 0
+            self.episodes += 1
             self._not_before = now + COOLDOWN
             return "announce"
         if now < self._not_before or usage.needed_ratio <= COLLECT_ABOVE:

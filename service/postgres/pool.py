@@ -65,14 +65,22 @@ class Checkout:
 
 
 class PoolUsage:
-    """The use of the pool, as an average over time."""
+    """The use of the pool, now and as an average over time.
+
+    Attributes:
+        size: largest number of connections.
+        in_use: connections in use now.
+        waiting: requests that wait for a connection now.
+    """
 
     def __init__(self, size: int, clock: Callable[[], float]) -> None:
-        self._size = size
+        self.size = size
         self._clock = clock
         self._since = self._updated_at = clock()
         self._busy_seconds = 0.0
+        self._earlier_busy_seconds = 0.0
         self.in_use = 0
+        self.waiting = 0
 
     def add(self, by: int) -> None:
         self._update()
@@ -83,7 +91,13 @@ class PoolUsage:
         now = self._update()  # read once, because time between two readings would count twice
         seconds, busy = now - self._since, self._busy_seconds
         self._since, self._busy_seconds = now, 0.0
-        return 100.0 * busy / (seconds * self._size) if seconds > 0 else 100.0 * self.in_use / self._size
+        self._earlier_busy_seconds += busy
+        return 100.0 * busy / (seconds * self.size) if seconds > 0 else 100.0 * self.in_use / self.size
+
+    def total_busy_seconds(self) -> float:
+        """Return the seconds for which connections were in use, all connections together. It never decreases."""
+        self._update()
+        return self._earlier_busy_seconds + self._busy_seconds
 
     def _update(self) -> float:
         """Add the use until now. Return the time."""
@@ -208,8 +222,12 @@ class Database:
 
     async def _acquire_slot(self) -> Callable[[], None]:
         """Wait for a slot. Return a function that releases it, and does nothing when called again."""
-        async with asyncio.timeout(self._settings.db_pool_acquire_timeout):
-            await self._slots.acquire()
+        self.usage.waiting += 1
+        try:
+            async with asyncio.timeout(self._settings.db_pool_acquire_timeout):
+                await self._slots.acquire()
+        finally:
+            self.usage.waiting -= 1
         self.usage.add(+1)
         held = True
 

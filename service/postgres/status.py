@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+STATES = ("up", "down", "no table", "wrong columns", "no rights", "read-only", "no ids left")
+
 
 class PostgresStatus:
     """The latest state of Postgres.
 
     Attributes:
         up: True if Postgres answers.
-        state: "up", "down", or the reason why Postgres answers and still cannot serve: "no table", "wrong columns",
-            "no rights", "read-only", "no ids left".
+        state: one of STATES, that is "up", "down", or the reason why Postgres answers and still cannot serve.
         wake: set to request a check before the next interval ends.
     """
 

@@ -199,6 +199,7 @@ def test_a_signal_lets_requests_under_way_finish(run, resilience, number):
         eventually(lambda: run.get("/readyz").json()["status"] == "draining", within=3)
         assert run.get("/readyz").status_code == 503
         assert run.get("/health").json()["nextReady"] is False
+        assert "\nservice_draining 1.0\n" in run.get("/metrics").text
         lock.heal()
         assert run.exit_code() == 0
     assert [reply.status_code for reply in replies] == [200]
@@ -250,5 +251,6 @@ def test_above_the_hard_limit_only_essential_routes_are_served(start, resilience
     assert run.get("/readyz").status_code == 503
     assert run.get("/readyz").json()["checks"]["memory"] == "refusing"
     assert run.get("/readyz").json()["status"] == "unavailable", "the service is not starting, it is short of memory"
+    assert "\nservice_memory_refusing 1.0\n" in run.get("/metrics").text
     assert run.get("/api/db-cleanup").status_code == 200
     assert run.log.count("[Memory] High heap usage: ") == 1
