@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 import threading
@@ -301,20 +302,32 @@ def assert_unavailable(replies: Sequence[TimedReply]) -> None:
 
 
 def assert_full_capacity(resilience: Resilience) -> None:
-    """Assert that the whole pool is usable at once, with no connection more. One success is no recovery."""
+    """Assert that the whole pool is usable at once, with no connection more. One success is no recovery.
+
+    On a busy machine the requests of one attempt may give up before the last of them begins. A connection that is lost is lost in
+    each attempt.
+    """
     wait_until_ready(resilience.service, within=healthy.FULL_CAPACITY_WITHIN)
+    in_use, statuses = _use_the_whole_pool(resilience)
+    for _ in range(2):
+        if in_use != healthy.POOL_MAX:
+            in_use, statuses = _use_the_whole_pool(resilience)
+    assert in_use == healthy.POOL_MAX, (
+        f"only {in_use} of the pool's {healthy.POOL_MAX} connections can be used: the others are lost"
+    )
+    assert statuses == [201] * healthy.POOL_MAX, f"some connections of the pool do not work: {statuses}"
+
+
+def _use_the_whole_pool(resilience: Resilience) -> tuple[int | None, list[int | None]]:
+    """Send as many requests as the pool has connections. Return the connections in use at once, and the outcomes."""
     post = [lambda: resilience.service.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})]
     with resilience.postgres.starve(lock="campaigns") as starved, ThreadPoolExecutor(1) as thread:
         replies = thread.submit(concurrently, post * healthy.POOL_MAX)
-        try:
+        with contextlib.suppress(NeverHappened):
             eventually(lambda: starved.receipt.touched == healthy.POOL_MAX, within=healthy.ACQUIRE_TIMEOUT)
-        except NeverHappened:
-            in_use = starved.receipt.touched
-            pytest.fail(f"only {in_use} of the pool's {healthy.POOL_MAX} connections can be used: the others are lost")
-        finally:
-            starved.heal()
-            statuses = [each.status for each in replies.result()]
-    assert statuses == [201] * healthy.POOL_MAX, f"some connections of the pool do not work: {statuses}"
+        in_use = starved.receipt.touched
+        starved.heal()
+        return in_use, [each.status for each in replies.result()]
 
 
 FELL_BACK = "Redis connection failed, falling back to in-memory cache:"
