@@ -30,7 +30,7 @@ PLANTS = (
         "All requests will get their turn.",
         (
             "postgres/pool.py",
-            "            async with asyncio.timeout(self._settings.db_pool_acquire_timeout):\n                await self._slots.acquire()\n",
+            "            async with asyncio.timeout(seconds):\n                await self._slots.acquire()\n",
             "            await self._slots.acquire()\n",
         ),
         tests=STARVED,
@@ -191,8 +191,8 @@ PLANTS = (
         "After an error the connection is gone anyway.",
         (
             "postgres/pool.py",
-            "        finally:\n            await self._release(checkout)",
-            "        else:\n            await self._release(checkout)",
+            "        finally:\n            await self._release(checkout, deadline)",
+            "        else:\n            await self._release(checkout, deadline)",
         ),
         tests=STARVED,
         message="the others are lost",
@@ -268,8 +268,8 @@ PLANTS = (
         "Lost connections deserve a second try.",
         (
             "postgres/pool.py",
-            '        row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n',
-            '        try:\n            row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)\n        except ConnectionLost:\n            row = await self._run("fetchrow", sql, args)\n',
+            '        row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args, self._deadline())\n',
+            '        try:\n            row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args, self._deadline())\n        except ConnectionLost:\n            row = await self._run("fetchrow", sql, args, self._deadline())\n',
         ),
         tests=ONCE,
         message="an INSERT was retried",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -30,8 +31,10 @@ asyncpg_patch.apply()
 
 CONNECT_TIMEOUT = 2.0  # below the acquire timeout, because an acquire that times out kills its half-open connection
 RELEASE_TIMEOUT = 1.0
+MIN_RELEASE_TIMEOUT = 0.1  # after the deadline of its request
 CLOSE_TIMEOUT = 1.0
 PROBE_TIMEOUT = 0.5
+SWEEP_MARGIN = 1.0  # seconds; a stalled event loop ends a checkout that much later
 
 # Every error of Postgres is a reason for 503. The statements are fixed and their arguments are checked before, so an error means
 # that Postgres cannot serve now (read-only, full, starting) or lacks what the service needs (rights, a column).
@@ -153,22 +156,32 @@ class Database:
                 self._pool.terminate()
 
     async def read(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]:
-        """Return rows. A read is tried again on a new connection if the first connection was dead."""
+        """Return rows. A read is tried again on a new connection if the first connection was dead.
+
+        Both tries together have the time of one.
+        """
+        deadline = self._deadline()
         try:
-            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args)
+            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args, deadline)
         except ConnectionLost:
-            rows = await self._run("fetch", sql, args)
+            rows = await self._run("fetch", sql, args, deadline)
         return rows
 
     async def write(self, sql: str, *args: object) -> Mapping[str, Any] | None:
         """Run a statement and return its row. After Unavailable the write may or may not have happened."""
-        row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args)
+        row: Mapping[str, Any] | None = await self._run("fetchrow", sql, args, self._deadline())
         return row
 
-    async def _run(self, method: str, sql: str, args: tuple[object, ...]) -> Any:
+    def _deadline(self) -> float:
+        """Return the time by which a request that begins now has waited for a connection and run its statement."""
+        return self._clock() + self._settings.db_pool_acquire_timeout + self._settings.db_command_timeout
+
+    async def _run(self, method: str, sql: str, args: tuple[object, ...], deadline: float) -> Any:
         try:
-            async with self._checkout() as connection:
-                return await getattr(connection, method)(sql, *args)
+            async with self._checkout(deadline) as connection:
+                # asyncpg applies its command_timeout to several parts of a statement, such as the first look-up of a type.
+                async with asyncio.timeout(min(self._settings.db_command_timeout, deadline - self._clock())):
+                    return await getattr(connection, method)(sql, *args)
         except ConnectionLost as error:
             self._status.check_now(error)
             raise
@@ -177,12 +190,16 @@ class Database:
             raise Unavailable("The database cannot answer now.") from error
 
     @contextlib.asynccontextmanager
-    async def _checkout(self) -> AsyncIterator[Any]:
-        """Check out a connection, and return it to the pool within bounded time."""
-        deadline = self._clock() + self._settings.db_pool_acquire_timeout
-        release_slot = await self._acquire_slot()
+    async def _checkout(self, deadline: float = math.inf) -> AsyncIterator[Any]:
+        """Check out a connection, and return it to the pool within bounded time.
+
+        Args:
+            deadline: the time by which the request ends. Later the connection is closed and not reset.
+        """
+        acquired_by = min(deadline, self._clock() + self._settings.db_pool_acquire_timeout)
+        release_slot = await self._acquire_slot(acquired_by - self._clock())
         try:
-            connection = await self._pool.acquire(timeout=max(0.001, deadline - self._clock()))
+            connection = await self._pool.acquire(timeout=max(0.001, acquired_by - self._clock()))
         except BaseException:
             release_slot()
             raise
@@ -190,7 +207,7 @@ class Database:
             connection,
             connection.get_server_pid(),
             asyncio.current_task(),
-            self._clock() + self._settings.db_command_timeout + RELEASE_TIMEOUT,
+            self._clock() + self._settings.db_command_timeout + RELEASE_TIMEOUT + SWEEP_MARGIN,
             release_slot,
         )
         self._checkouts.add(checkout)
@@ -206,7 +223,7 @@ class Database:
             self._drop_idle(generation)
             raise ConnectionLost("The database cannot answer now.") from error
         finally:
-            await self._release(checkout)
+            await self._release(checkout, deadline)
 
     def _drop_idle(self, generation: int) -> None:
         """Close the idle connections, because one of their generation was dead. The next checkouts open new ones.
@@ -220,11 +237,15 @@ class Database:
                 if holder.is_idle() and holder.is_connected():
                     holder.terminate()
 
-    async def _acquire_slot(self) -> Callable[[], None]:
-        """Wait for a slot. Return a function that releases it, and does nothing when called again."""
+    async def _acquire_slot(self, seconds: float) -> Callable[[], None]:
+        """Wait for a slot. Return a function that releases it, and does nothing when called again.
+
+        Args:
+            seconds: longest wait.
+        """
         self.usage.waiting += 1
         try:
-            async with asyncio.timeout(self._settings.db_pool_acquire_timeout):
+            async with asyncio.timeout(seconds):
                 await self._slots.acquire()
         finally:
             self.usage.waiting -= 1
@@ -240,9 +261,10 @@ class Database:
 
         return release_slot
 
-    async def _release(self, checkout: Checkout) -> None:
+    async def _release(self, checkout: Checkout, deadline: float) -> None:
+        seconds = min(RELEASE_TIMEOUT, max(MIN_RELEASE_TIMEOUT, deadline - self._clock()))
         try:
-            await self._pool.release(checkout.connection, timeout=RELEASE_TIMEOUT)
+            await self._pool.release(checkout.connection, timeout=seconds)
         except UNAVAILABLE_ERRORS as error:  # the statement has ended, and its outcome is final
             log.debug("Releasing a connection failed: %s: %s", type(error).__name__, error)
         finally:
@@ -281,7 +303,7 @@ class Database:
         """Check out one idle connection, so that no request takes it, and probe it. Return True if it was closed."""
         if self._slots.locked() or self._pool.get_idle_size() == 0:
             return False
-        release_slot = await self._acquire_slot()
+        release_slot = await self._acquire_slot(PROBE_TIMEOUT)
         try:
             connection = await self._pool.acquire(timeout=PROBE_TIMEOUT)
             try:

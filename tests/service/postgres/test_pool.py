@@ -138,6 +138,48 @@ def test_a_leaked_connection_is_closed_and_its_slot_is_free_again(resilience):
     asyncio.run(with_database(resilience, scene))
 
 
+def test_a_statement_ends_in_time_also_while_a_type_is_looked_up(resilience):
+    async def scene(database):
+        await database.read("SELECT 1")
+        with resilience.postgres.latency(
+            1.4
+        ):  # longer than half the time limit, so each round trip is in time by itself
+            started = time.monotonic()
+            with pytest.raises(Unavailable):
+                await database.read(
+                    "SELECT $1::int[]", [1]
+                )  # asyncpg looks up the type of an array on each new connection
+            assert time.monotonic() - started < 2.0 + 0.7  # command timeout, slack
+
+    asyncio.run(with_database(resilience, scene))
+
+
+def test_both_tries_of_a_read_have_the_time_of_one(resilience):
+    async def scene(database):
+        started = time.monotonic()
+        reading = asyncio.ensure_future(database.read("SELECT pg_sleep(10)"))
+        await asyncio.sleep(1.7)
+        (checkout,) = database._checkouts
+        await asyncio.to_thread(sql, resilience, f"SELECT pg_terminate_backend({checkout.pid})")
+        with pytest.raises(Unavailable):
+            await reading
+        assert time.monotonic() - started < 0.5 + 2.0 + 0.5  # acquire timeout, command timeout, slack
+
+    asyncio.run(with_database(resilience, scene, db_pool_acquire_timeout=0.5))
+
+
+def test_a_slow_release_does_not_delay_a_request_past_its_deadline(resilience):
+    async def scene(database):
+        await database.read("SELECT 1")
+        with resilience.postgres.latency(0.9):
+            started = time.monotonic()
+            await database.read("SELECT 1")  # its one round trip is in time, and that of the release is not
+            assert time.monotonic() - started < 0.1 + 1.0 + 0.5  # acquire timeout, command timeout, slack
+        assert database.usage.in_use == 0
+
+    asyncio.run(with_database(resilience, scene, db_pool_acquire_timeout=0.1, db_command_timeout=1.0))
+
+
 def test_cancelled_requests_leave_no_connection_behind(resilience):
     async def scene(database):
         for round_ in range(20):
