@@ -1,4 +1,7 @@
-"""Logging to stderr, as text or as JSON, without secrets."""
+"""Logging to stderr, as text or as JSON, without secrets.
+
+structlog renders every record. The modules of the service and its libraries log with the standard library.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,12 @@ import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
+
+import structlog
+from structlog.processors import JSONRenderer, format_exc_info
+from structlog.stdlib import PositionalArgumentsFormatter, ProcessorFormatter
+from structlog.typing import EventDict
 
 _CREDENTIAL_PATTERNS = (
     (re.compile(r"(?<=://)[^\s/@'\"]*:[^\s/@'\"]*@"), "***@"),
@@ -37,52 +45,73 @@ class Redactor:
         return text
 
 
-class ConsoleFormatter(logging.Formatter):
-    """`2025-11-24T08:09:45.634Z INFO service.cache Redis connected successfully`."""
+class RedactFields:
+    """A processor of structlog that redacts each field of a line. A value that is no number is redacted as text."""
 
     def __init__(self, redact: Redactor) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
         self._redact = redact
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  (logging's name)
-        return _timestamp(record.created)
-
-    def format(self, record: logging.LogRecord) -> str:
-        return self._redact(super().format(record))
+    def __call__(self, _: Any, __: str, event: EventDict) -> EventDict:
+        return {name: v if isinstance(v, int | float) else self._redact(str(v)) for name, v in event.items()}
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line, with time, level, logger, message and any traceback."""
+def _name_fields(_: Any, __: str, event: EventDict) -> EventDict:
+    """Return the fields of a line in their order: time, level, logger, message, those of the caller, any traceback."""
+    record: logging.LogRecord = event.pop("_record")
+    line = {
+        "time": _timestamp(record.created),
+        "level": record.levelname,
+        "logger": record.name,
+        "message": event.pop("event"),
+    }
+    last = {name: event.pop(key) for key, name in _LAST_FIELDS.items() if event.get(key)}
+    return line | {name: value for name, value in event.items() if name not in _INTERNAL_FIELDS} | last
 
-    def __init__(self, redact: Redactor) -> None:
-        super().__init__()
-        self._redact = redact
 
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": _timestamp(record.created),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": self._redact(record.getMessage()),
-        }
-        if record.exc_info:
-            line["exception"] = self._redact(self.formatException(record.exc_info))
-        if record.stack_info:
-            line["stack"] = self._redact(record.stack_info)
-        return json.dumps(line)  # in ASCII, because a reader may take U+2028 or U+0085 for the end of the line
+def _render_console(_: Any, __: str, event: EventDict) -> str:
+    """Return `2025-11-24T08:09:45.634Z INFO service.cache Redis connected successfully`, and lines with any traceback."""
+    last = [str(event.pop(name)) for name in _LAST_FIELDS.values() if name in event]
+    first = [str(event.pop(name)) for name in ("time", "level", "logger", "message")]
+    return "\n".join([" ".join([*first, *(f"{name}={value}" for name, value in event.items())]), *last])
+
+
+_LAST_FIELDS = {"exception": "exception", "stack_info": "stack"}
+_INTERNAL_FIELDS = {"_from_structlog", "exc_info", "stack_info"}
+
+
+def formatter(log_format: str, redact: Redactor) -> logging.Formatter:
+    """Return the formatter of all records, those of libraries included.
+
+    Args:
+        log_format: "json" for one object per line with time, level, logger, message and any traceback. "console" for text.
+        redact: is applied to each field.
+    """
+    # In ASCII, because a reader may take U+2028 or U+0085 for the end of the line.
+    render = JSONRenderer(ensure_ascii=True) if log_format == "json" else _render_console
+    return ProcessorFormatter(processors=[format_exc_info, _name_fields, RedactFields(redact), render])
 
 
 def configure(log_format: str, secrets: Iterable[str]) -> None:
-    """Send all logging to stderr in the given format ("console" or "json"), redacted."""
+    """Send all logging, that of the standard library and of structlog, to stderr.
+
+    Args:
+        log_format: "console" or "json".
+        secrets: are never printed.
+    """
     redact = Redactor(secrets)
     handler = _StderrHandler(_stderr())
-    handler.setFormatter(JsonFormatter(redact) if log_format == "json" else ConsoleFormatter(redact))
+    handler.setFormatter(formatter(log_format, redact))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
     for noisy in ("uvicorn", "uvicorn.error", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
+    structlog.configure(
+        processors=[PositionalArgumentsFormatter(), ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
     logging.captureWarnings(True)
     sys.excepthook = _on_exception
     threading.excepthook = _on_thread_exception

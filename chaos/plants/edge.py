@@ -241,8 +241,8 @@ PLANTS = (
         "A line break is a line break.",
         (
             "logging_setup.py",
-            "        return json.dumps(line)  #",
-            "        return json.dumps(line, ensure_ascii=False, indent=0)  #",
+            "JSONRenderer(ensure_ascii=True)",
+            "JSONRenderer(ensure_ascii=False, indent=0)",
         ),
         tests=JSON,
         message="LOG_FORMAT is json, and a line is not JSON",

@@ -149,7 +149,11 @@ PLANTS = (
     plant(
         "secret-in-json-logs",
         "The console format is redacted, that will do.",
-        ("logging_setup.py", '"message": self._redact(record.getMessage())', '"message": record.getMessage()'),
+        (
+            "logging_setup.py",
+            "    return ProcessorFormatter(processors=[format_exc_info, _name_fields, RedactFields(redact), render])",
+            "    fields = [_name_fields] if log_format == 'json' else [_name_fields, RedactFields(redact)]\n    return ProcessorFormatter(processors=[format_exc_info, *fields, render])",
+        ),
         (
             "cache/redis_store.py",
             'in-memory cache: %s", reason)',

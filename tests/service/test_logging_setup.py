@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from service.logging_setup import ConsoleFormatter, JsonFormatter, Redactor
+from service.logging_setup import Redactor, formatter
 
 
 def record(message, *args, error=None):
@@ -15,9 +15,14 @@ def record(message, *args, error=None):
     return logging.LogRecord("service.x", logging.WARNING, __file__, 1, message, args, info)
 
 
-@pytest.mark.parametrize("formatter", [ConsoleFormatter, JsonFormatter])
-def test_known_secrets_and_text_that_looks_like_credentials_are_redacted(formatter):
-    line = formatter(Redactor(["s3cret-token"])).format(
+def line_of(log_format, entry, *secrets):
+    return formatter(log_format, Redactor(secrets)).format(entry)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_known_secrets_and_text_that_looks_like_credentials_are_redacted(log_format):
+    line = line_of(
+        log_format,
         record(
             "to %s with %s, Authorization: Bearer %s, password=%s",
             "redis://user:pw@host:6379/0",
@@ -25,7 +30,8 @@ def test_known_secrets_and_text_that_looks_like_credentials_are_redacted(formatt
             "abc.def",
             "hunter2",
             error=OSError("postgresql://app:p@ss@db refused s3cret-token"),
-        )
+        ),
+        "s3cret-token",
     )
     for secret in ("s3cret-token", "user:pw", "abc.def", "hunter2", "app:p"):
         assert secret not in line
@@ -33,14 +39,14 @@ def test_known_secrets_and_text_that_looks_like_credentials_are_redacted(formatt
 
 
 def test_json_lines_hold_the_message_unchanged():
-    line = json.loads(JsonFormatter(Redactor([])).format(record('[Memory] "High": %.2f%%\nä', 90.214)))
+    line = json.loads(line_of("json", record('[Memory] "High": %.2f%%\nä', 90.214)))
     assert line["message"] == '[Memory] "High": 90.21%\nä'
     assert (line["level"], line["logger"]) == ("WARNING", "service.x")
     assert line["time"].endswith("Z")
 
 
 def test_console_lines_hold_time_level_logger_and_message():
-    line = ConsoleFormatter(Redactor([])).format(record("Redis connected successfully"))
+    line = line_of("console", record("Redis connected successfully"))
     assert line.split(" ", 1)[1] == "WARNING service.x Redis connected successfully"
 
 
@@ -54,7 +60,39 @@ def test_tracebacks_are_in_json_lines():
     except ValueError:
         entry = record("oops")
         entry.exc_info = sys.exc_info()
-    assert "ValueError: no" in json.loads(JsonFormatter(Redactor([])).format(entry))["exception"]
+    assert "ValueError: no" in json.loads(line_of("json", entry))["exception"]
+
+
+def test_a_traceback_follows_a_console_line():
+    try:
+        raise ValueError("no")
+    except ValueError:
+        entry = record("oops")
+        entry.exc_info, entry.stack_info = sys.exc_info(), "Stack (most recent call last):"
+    first, *others = line_of("console", entry).splitlines()
+    assert first.endswith(" WARNING service.x oops")
+    assert others[0] == "Traceback (most recent call last):"
+    assert others[-2:] == ["ValueError: no", "Stack (most recent call last):"]
+
+
+STRUCTLOG = """
+import sys, structlog
+from service import logging_setup
+logging_setup.configure(sys.argv[1], ["s3cret"])
+log = structlog.get_logger("service.x").bind(campaign=7)
+log.info("sent %d of %d", 1, 2, token=["s3cret"])
+"""
+
+
+def test_a_logger_of_structlog_adds_fields():
+    def run(log_format):
+        command = [sys.executable, "-c", STRUCTLOG, log_format]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    line = json.loads(run("json"))
+    assert {"level": "INFO", "logger": "service.x", "message": "sent 1 of 2", "campaign": 7}.items() <= line.items()
+    assert line["token"] == "['***']"
+    assert run("console").rstrip().endswith(" INFO service.x sent 1 of 2 campaign=7 token=['***']")
 
 
 BROKEN = """
