@@ -19,6 +19,9 @@ from .http.load_shedding import LoadSheddingMiddleware
 from .http.problems import EXCEPTION_HANDLERS
 from .http.request_timing import RequestTimingMiddleware
 from .http.routes import CampaignRoutes, ServiceRoutes
+from .jobs.gateway import create_gateway
+from .jobs.job import CampaignProgress
+from .jobs.processor import CampaignProcessor
 from .memory.collector import GarbageCollector
 from .memory.guard import MemoryGuard
 from .memory.malloc import MIB
@@ -57,6 +60,16 @@ def create_app(settings: ServiceSettings) -> Starlette:
     )
     cache = Cache(settings, source_is_up=lambda: postgres_status.up, tasks=tasks)
 
+    processor = CampaignProcessor(
+        settings,
+        database.for_workers,
+        cache,
+        create_gateway(settings),
+        announce=_announce_to_nobody,
+        is_stopping=lambda: lifecycle.draining,
+        tasks=tasks,
+    )
+
     guard, collector = MemoryGuard(), GarbageCollector()
     memory_reader = MemoryReader(int(settings.memory_limit_mb * MIB), reserve_spent=collector.reserve_spent)
     cleanup = Cleanup(settings, database, postgres_monitor, collector, tasks)
@@ -79,6 +92,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
                 tasks.create_task(_supervised(postgres_monitor.run))
                 tasks.create_task(_supervised(cache.redis.run))
                 tasks.create_task(_supervised(metrics.run))
+                tasks.create_task(_supervised(processor.run))
                 for loop in monitor.loops():
                     tasks.create_task(_supervised(loop))
                 yield
@@ -104,6 +118,10 @@ def create_app(settings: ServiceSettings) -> Starlette:
     app.router.redirect_slashes = False
     app.state.lifecycle = lifecycle
     return app
+
+
+async def _announce_to_nobody(_: CampaignProgress) -> None:
+    """Announce no progress."""
 
 
 def _start_threads(count: int) -> ThreadPoolExecutor:

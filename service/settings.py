@@ -42,6 +42,11 @@ class ServiceSettings:
     db_pool_alert_percent: float = 90.0
     db_command_timeout: float = 5.0
 
+    gateway_url: str | None = field(default=None, repr=False)
+    gateway_timeout: float = 5.0
+    send_batch: int = 100
+    worker_connections: int = 2
+
     memory_limit_mb: float = 4096.0
     memory_check_interval: float = 1.0
     memory_stats_interval: float = 60.0
@@ -83,7 +88,7 @@ class ServiceSettings:
         for text in (self.upstash_redis_rest_token, self.cleanup_token):
             if text:
                 yield text
-        for url in (self.database_url, self.redis_url, self.upstash_redis_rest_url):
+        for url in (self.database_url, self.redis_url, self.upstash_redis_rest_url, self.gateway_url):
             password = urlsplit(url).password if url else None
             if password:
                 yield from {password, unquote(password)}
@@ -98,6 +103,7 @@ _URLS: dict[str, tuple[tuple[str, ...], str, Callable[[str], str | None]]] = {
     "database_url": (("postgres", "postgresql"), _POSTGRES_URL, url_checks.postgres_url_problem),
     "redis_url": (("redis", "rediss"), "a URL such as redis://host:6379/0", url_checks.redis_url_problem),
     "upstash_redis_rest_url": (("https",), "a URL such as https://name.upstash.io", url_checks.upstash_url_problem),
+    "gateway_url": (("http", "https"), "a URL such as https://gateway.example/send", url_checks.gateway_url_problem),
 }
 _TOKENS = {"cleanup_token", "upstash_redis_rest_token"}
 _TOKEN = re.compile(r"[!-~]+")
@@ -115,6 +121,9 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "db_pool_check_interval": (0.05, 86_400),
     "db_pool_alert_percent": (1, 100),
     "db_command_timeout": (0.1, 3_600),
+    "gateway_timeout": (0.05, 3_600),
+    "send_batch": (1, 10_000),
+    "worker_connections": (1, 10_000),
     "memory_limit_mb": (1, 1 << 30),
     "memory_check_interval": (0.05, 3_600),
     "memory_stats_interval": (0.05, 86_400),
@@ -133,6 +142,8 @@ _INTEGERS = {
     "max_connections",
     "upstash_redis_port",
     "db_pool_max",
+    "send_batch",
+    "worker_connections",
     "cache_max_entries",
     "cache_max_pending_writes",
 }

@@ -152,6 +152,13 @@ def upstash_url_problem(text: str) -> str | None:
     return url_problem(text) or _authority_problem(urlsplit(text))
 
 
+def gateway_url_problem(text: str) -> str | None:
+    """Return the problem of the URL of the gateway."""
+    parts = urlsplit(text)
+    problem = url_problem(text) or _authority_problem(parts)
+    return problem or (None if text.isascii() else "it has a character that is not ASCII; encode it with %")
+
+
 def certificates_problem(path: str) -> str | None:
     """Return the problem of a file of trusted certificates."""
     import ssl

@@ -107,7 +107,7 @@ PLANTS = (
     plant(
         "pool-a-few-more",
         "In an emergency there are a few more.",
-        ("postgres/pool.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(settings.db_pool_max + 3)"),
+        ("postgres/pool.py", "ConnectionSlots(settings.db_pool_max,", "ConnectionSlots(settings.db_pool_max + 3,"),
         (
             "postgres/pool.py",
             "            max_size=self._settings.db_pool_max,",
@@ -121,8 +121,8 @@ PLANTS = (
         "Keep one for the health check.",
         (
             "postgres/pool.py",
-            "asyncio.Semaphore(settings.db_pool_max)",
-            "asyncio.Semaphore(max(1, settings.db_pool_max - 1))",
+            "ConnectionSlots(settings.db_pool_max,",
+            "ConnectionSlots(max(1, settings.db_pool_max - 1),",
         ),
         tests=POOL,
         message="DB_POOL_MAX is 5",

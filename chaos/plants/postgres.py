@@ -30,8 +30,8 @@ PLANTS = (
         "All requests will get their turn.",
         (
             "postgres/pool.py",
-            "            async with asyncio.timeout(seconds):\n                await self._slots.acquire()\n",
-            "            await self._slots.acquire()\n",
+            "            async with asyncio.timeout(seconds):\n                await self._slots.acquire(worker=worker)\n",
+            "            await self._slots.acquire(worker=worker)\n",
         ),
         tests=STARVED,
         message="a request that finds the pool exhausted gets its 503 after",
@@ -39,7 +39,7 @@ PLANTS = (
     plant(
         "pool-unbounded",
         "Postgres will report an error when it is full.",
-        ("postgres/pool.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(1000)"),
+        ("postgres/pool.py", "ConnectionSlots(settings.db_pool_max,", "ConnectionSlots(1000,"),
         ("postgres/pool.py", "            max_size=self._settings.db_pool_max,", "            max_size=1000,"),
         tests=STARVED,
         message="connections at once; the pool has",
@@ -47,7 +47,7 @@ PLANTS = (
     plant(
         "pool-one-too-many",
         "One more does not matter.",
-        ("postgres/pool.py", "asyncio.Semaphore(settings.db_pool_max)", "asyncio.Semaphore(settings.db_pool_max + 1)"),
+        ("postgres/pool.py", "ConnectionSlots(settings.db_pool_max,", "ConnectionSlots(settings.db_pool_max + 1,"),
         (
             "postgres/pool.py",
             "            max_size=self._settings.db_pool_max,",
@@ -61,8 +61,8 @@ PLANTS = (
         "Keep some in reserve.",
         (
             "postgres/pool.py",
-            "asyncio.Semaphore(settings.db_pool_max)",
-            "asyncio.Semaphore(max(1, settings.db_pool_max - 2))",
+            "ConnectionSlots(settings.db_pool_max,",
+            "ConnectionSlots(max(1, settings.db_pool_max - 2),",
         ),
         tests=f"{BOOKS}[refusing]",
         message="of the pool's",

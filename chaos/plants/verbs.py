@@ -164,8 +164,8 @@ PLANTS = (
         "Writes first; a read can wait until there is room.",
         (
             "postgres/pool.py",
-            '            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args, deadline)\n        except ConnectionLost:',
-            '            while self._slots.locked():\n                await asyncio.sleep(0.05)\n            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args, deadline)\n        except ConnectionLost:',
+            '            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args, deadline, worker=worker)\n        except ConnectionLost:',
+            '            while self._slots.locked():\n                await asyncio.sleep(0.05)\n            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args, deadline, worker=worker)\n        except ConnectionLost:',
         ),
         tests=EXHAUSTED,
         message="GET",

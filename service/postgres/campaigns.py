@@ -13,7 +13,7 @@ from typing import Any
 
 from ..cache.memory_cache import Entry
 from ..errors import Unavailable
-from .pool import Database
+from .pool import Statements
 from .schema import Column, Table
 
 CAMPAIGNS = Table(
@@ -148,7 +148,7 @@ def _problem(name: str, value: object) -> str | None:
 class Campaigns:
     """The table of campaigns. Every method may raise Unavailable."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Statements) -> None:
         self._database = database
 
     async def create(self, fields: Mapping[str, str]) -> Campaign:
@@ -183,6 +183,15 @@ class Campaigns:
         row = await self._database.write(
             sql, campaign_id, versions, *(fields.get(n) for n in ("name", "message", "status"))
         )
+        return None if row is None else _campaign(row)
+
+    async def change_status(self, campaign_id: int, old: Sequence[str], new: str) -> Campaign | None:
+        """Set the status if it is one of `old`. Return None if no row matches."""
+        sql = """
+            UPDATE campaigns SET status = $3, version = version + 1, updated_at = clock_timestamp()
+             WHERE id = $1 AND status = ANY($2)
+         RETURNING id, name, message, status, version, created_at, updated_at"""
+        row = await self._database.write(sql, campaign_id, old, new)
         return None if row is None else _campaign(row)
 
     async def delete(self, campaign_id: int, versions: Sequence[int] | None) -> int | None:

@@ -79,9 +79,9 @@ MONITOR_SILENCE = 10.0
 # Selects sessions of this service that no live process can need. $1: the name of this pool. $2: the pids of this pool.
 # $3: longest statement, $4: longest idle time, $5: longest transaction, in seconds. $6, $7: MONITOR_NAME_PREFIX, MONITOR_SILENCE.
 # Other boots may be live replicas. A boot with an active monitor is alive and keeps all its sessions. A monitor may be
-# disconnected for a short time, so of the other boots only sessions in a state that a live one never shows are selected. A live
-# one opens no transaction blocks, so none of its sessions is in a transaction for longer than a statement. Its statements
-# end at the statement timeout, and its pool closes idle connections.
+# disconnected for a short time, so of the other boots only sessions in a state that a live one hardly shows are selected. Only
+# a worker that waits for the gateway is in a transaction for longer than a statement, and it repeats a batch that it loses.
+# Statements end at the statement timeout, and a pool closes idle connections.
 ZOMBIES = """
 SELECT pid, backend_start, state_change
   FROM pg_stat_activity AS session

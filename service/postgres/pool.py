@@ -1,8 +1,9 @@
 """The Postgres pool. Every wait has a time limit, every checkout is recorded, and every fault becomes `Unavailable`.
 
-Rules: a request takes a slot, first come first served, before it takes a connection of asyncpg's pool. So use is
-measured correctly while connections are being opened, too. A checkout runs one statement, outside a transaction block.
-A session of this service that is idle in a transaction is therefore never a live one.
+Rules: a request or a worker takes a slot before it takes a connection of asyncpg's pool. So use is measured correctly
+while connections are being opened, too. A request's checkout runs one statement, outside a transaction block. Only
+workers open transactions, each for at most `transaction_limit`. A session of this service that has been in a transaction
+for longer is therefore never a live one.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import logging
 import math
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 
 from ..errors import Unavailable
 from . import asyncpg_patch
+from .slots import ConnectionSlots
 from .status import PostgresStatus
 
 if TYPE_CHECKING:
@@ -130,11 +132,12 @@ class Database:
         self._status = status
         self._clock = clock
         self._pool: Any = None
-        self._slots = asyncio.Semaphore(settings.db_pool_max)
+        self._slots = ConnectionSlots(settings.db_pool_max, settings.worker_connections)
         self._checkouts: set[Checkout] = set()
         self._generation = 0
         self.application_name = f"service:{boot_id}"
         self.usage = PoolUsage(settings.db_pool_max, clock)
+        self.for_workers = WorkerDatabase(self)
 
     async def start(self) -> None:
         self._pool = await asyncpg.create_pool(
@@ -160,12 +163,7 @@ class Database:
 
         Both tries together have the time of one.
         """
-        deadline = self._deadline()
-        try:
-            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args, deadline)
-        except ConnectionLost:
-            rows = await self._run("fetch", sql, args, deadline)
-        return rows
+        return await self._read(sql, args)
 
     async def write(self, sql: str, *args: object) -> Mapping[str, Any] | None:
         """Run a statement and return its row. After Unavailable the write may or may not have happened."""
@@ -176,12 +174,43 @@ class Database:
         """Return the time by which a request that begins now has waited for a connection and run its statement."""
         return self._clock() + self._settings.db_pool_acquire_timeout + self._settings.db_command_timeout
 
-    async def _run(self, method: str, sql: str, args: tuple[object, ...], deadline: float) -> Any:
+    async def _read(self, sql: str, args: tuple[object, ...], *, worker: bool = False) -> Sequence[Mapping[str, Any]]:
+        deadline = self._deadline()
         try:
-            async with self._checkout(deadline) as connection:
+            rows: Sequence[Mapping[str, Any]] = await self._run("fetch", sql, args, deadline, worker=worker)
+        except ConnectionLost:
+            rows = await self._run("fetch", sql, args, deadline, worker=worker)
+        return rows
+
+    async def _run(
+        self, method: str, sql: str, args: tuple[object, ...], deadline: float, *, worker: bool = False
+    ) -> Any:
+        with self._errors_reported():
+            async with self._checkout(deadline, worker=worker) as connection:
                 # asyncpg applies its command_timeout to several parts of a statement, such as the first look-up of a type.
                 async with asyncio.timeout(min(self._settings.db_command_timeout, deadline - self._clock())):
                     return await getattr(connection, method)(sql, *args)
+
+    @contextlib.asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Any]:
+        """Check out a connection for a worker, and run the block in a transaction."""
+        limit = transaction_limit(self._settings)
+        with self._errors_reported():
+            async with self._checkout(worker=True, longest_use=limit) as connection, asyncio.timeout(limit):
+                await connection.execute("BEGIN")
+                try:
+                    yield connection
+                except BaseException:
+                    with contextlib.suppress(asyncpg.InterfaceError):
+                        connection.terminate()  # a ROLLBACK could wait, and Postgres rolls back without it
+                    raise
+                await connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _errors_reported(self) -> Iterator[None]:
+        """Turn every error of Postgres into Unavailable, and request a check of Postgres."""
+        try:
+            yield
         except ConnectionLost as error:
             self._status.check_now(error)
             raise
@@ -190,14 +219,18 @@ class Database:
             raise Unavailable("The database cannot answer now.") from error
 
     @contextlib.asynccontextmanager
-    async def _checkout(self, deadline: float = math.inf) -> AsyncIterator[Any]:
+    async def _checkout(
+        self, deadline: float = math.inf, *, worker: bool = False, longest_use: float | None = None
+    ) -> AsyncIterator[Any]:
         """Check out a connection, and return it to the pool within bounded time.
 
         Args:
             deadline: the time by which the request ends. Later the connection is closed and not reset.
+            worker: True for a worker.
+            longest_use: seconds. None for one statement.
         """
         acquired_by = min(deadline, self._clock() + self._settings.db_pool_acquire_timeout)
-        release_slot = await self._acquire_slot(acquired_by - self._clock())
+        release_slot = await self._acquire_slot(acquired_by - self._clock(), worker=worker)
         try:
             connection = await self._pool.acquire(timeout=max(0.001, acquired_by - self._clock()))
         except BaseException:
@@ -207,7 +240,7 @@ class Database:
             connection,
             connection.get_server_pid(),
             asyncio.current_task(),
-            self._clock() + self._settings.db_command_timeout + RELEASE_TIMEOUT + SWEEP_MARGIN,
+            self._clock() + (longest_use or self._settings.db_command_timeout) + RELEASE_TIMEOUT + SWEEP_MARGIN,
             release_slot,
         )
         self._checkouts.add(checkout)
@@ -237,18 +270,23 @@ class Database:
                 if holder.is_idle() and holder.is_connected():
                     holder.terminate()
 
-    async def _acquire_slot(self, seconds: float) -> Callable[[], None]:
+    async def _acquire_slot(self, seconds: float, *, worker: bool = False) -> Callable[[], None]:
         """Wait for a slot. Return a function that releases it, and does nothing when called again.
 
         Args:
             seconds: longest wait.
+            worker: True for a worker.
         """
-        self.usage.waiting += 1
+        self.usage.waiting += not worker
         try:
             async with asyncio.timeout(seconds):
-                await self._slots.acquire()
+                await self._slots.acquire(worker=worker)
+        except TimeoutError:
+            if worker:
+                raise NoConnectionForWorker("All connections of the database are in use.") from None
+            raise
         finally:
-            self.usage.waiting -= 1
+            self.usage.waiting -= not worker
         self.usage.add(+1)
         held = True
 
@@ -257,7 +295,7 @@ class Database:
             if held:
                 held = False
                 self.usage.add(-1)
-                self._slots.release()
+                self._slots.release(worker=worker)
 
         return release_slot
 
@@ -322,8 +360,62 @@ class Database:
             release_slot()
 
 
+class WorkerDatabase:
+    """The pool as workers use it, with at most WORKER_CONNECTIONS and never the last connection that requests could get."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]:
+        """Return rows, as `Database.read` does."""
+        return await self._database._read(sql, args, worker=True)
+
+    async def write(self, sql: str, *args: object) -> Mapping[str, Any] | None:
+        """Run a statement and return its row, as `Database.write` does."""
+        database = self._database
+        row: Mapping[str, Any] | None = await database._run("fetchrow", sql, args, database._deadline(), worker=True)
+        return row
+
+    def transaction(self) -> contextlib.AbstractAsyncContextManager[Transaction]:
+        """Return a context manager that runs its block in a transaction, which it commits unless the block fails.
+
+        The block may take `transaction_limit` seconds in all. After Unavailable the transaction may have been committed,
+        but only if the block itself did not fail.
+        """
+        return self._database._transaction()
+
+
+class Statements(Protocol):
+    """The pool, as requests or as workers use it."""
+
+    async def read(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]:
+        """Return rows."""
+
+    async def write(self, sql: str, *args: object) -> Mapping[str, Any] | None:
+        """Run a statement and return its row."""
+
+
+class Transaction(Protocol):
+    """The connection of a transaction."""
+
+    async def fetch(self, sql: str, *args: object) -> Sequence[Mapping[str, Any]]:
+        """Return rows."""
+
+    async def fetchrow(self, sql: str, *args: object) -> Mapping[str, Any] | None:
+        """Return the first row, or None."""
+
+
+class NoConnectionForWorker(Unavailable):
+    """Requests need all connections, so a worker has to wait. Nothing is wrong with Postgres."""
+
+
 class ConnectionLost(Unavailable):
     """The connection was lost during the statement."""
+
+
+def transaction_limit(settings: ServiceSettings) -> float:
+    """Return the longest duration of a transaction in seconds: its statements together, and one call of the gateway."""
+    return settings.db_command_timeout + settings.gateway_timeout
 
 
 def describe_error(error: BaseException) -> str:
@@ -344,7 +436,7 @@ def connect_options(settings: ServiceSettings, application_name: str) -> dict[st
             "application_name": application_name,
             "statement_timeout": str(int(milliseconds * 0.9)),
             "lock_timeout": str(int(milliseconds * 0.6)),
-            "idle_in_transaction_session_timeout": "10000",
+            "idle_in_transaction_session_timeout": str(int(transaction_limit(settings) * 1000)),
             "client_connection_check_interval": "2000",  # Postgres 14 and later
         },
     }

@@ -1,6 +1,7 @@
 """Queries to Postgres that bypass the proxy."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
 
@@ -13,7 +14,8 @@ def sql(resilience, statement, *args):
         finally:
             await connection.close()
 
-    return asyncio.run(query())
+    with ThreadPoolExecutor(1) as thread:  # the test may itself run in an event loop
+        return thread.submit(lambda: asyncio.run(query())).result()
 
 
 def backends(resilience, *, waiting=False):

@@ -17,6 +17,8 @@ def test_the_defaults_are_the_documented_ones():
     assert (settings.gc_interval, settings.cache_ttl, settings.cache_stale_ttl) == (30, 60, 600)
     assert (settings.cache_max_entries, settings.cache_max_mb, settings.redis_budget) == (10_000, 64, 0.25)
     assert (settings.cleanup_interval, settings.cleanup_min_interval, settings.shutdown_grace) == (21_600, 10, 10)
+    assert (settings.gateway_timeout, settings.send_batch, settings.worker_connections) == (5, 100, 2)
+    assert settings.gateway_url is None
     assert (settings.redis_url, settings.cleanup_token, settings.log_format) == (None, None, "console")
 
 
@@ -102,6 +104,9 @@ def test_an_invalid_setting_is_named_without_its_value(name, value):
         ("REDIS_URL", "rediss://:hunter2@h/0?ssl_ca_certs=/nowhere", "parameters"),
         ("UPSTASH_REDIS_REST_URL", "https://hunter2..io", "host"),
         ("UPSTASH_REDIS_REST_URL", "https://hunter2.io:0", "port"),
+        ("GATEWAY_URL", "ftp://u:hunter2@gateway", "https://gateway"),
+        ("GATEWAY_URL", "https://u:hunter2@gateway..x", "host"),
+        ("GATEWAY_URL", "https://gateway/hunter2/é", "ASCII"),
     ],
 )
 def test_a_url_that_can_never_work_is_refused_with_the_reason(name, url, problem):
@@ -144,8 +149,9 @@ def test_no_secret_is_in_the_repr():
         "UPSTASH_REDIS_REST_URL": "https://u:upsta@x.upstash.io",
         "UPSTASH_REDIS_REST_TOKEN": "tok3n-of-upstash",
         "CLEANUP_TOKEN": "cl3anup",
+        "GATEWAY_URL": "https://u:g4teway@gateway",
     }
     settings = ServiceSettings.from_environment({**URL, **secrets})
-    for secret in ("p%40ss", "red1s", "upsta@", "tok3n", "cl3anup"):
+    for secret in ("p%40ss", "red1s", "upsta@", "tok3n", "cl3anup", "g4teway"):
         assert secret not in repr(settings)
-    assert {"p%40ss", "p@ss", "red1s", "upsta", "tok3n-of-upstash", "cl3anup"} <= set(settings.secrets())
+    assert {"p%40ss", "p@ss", "red1s", "upsta", "tok3n-of-upstash", "cl3anup", "g4teway"} <= set(settings.secrets())

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_resilience import eventually
 from service.errors import Unavailable
-from service.postgres.pool import Database, PoolUsage
+from service.postgres.pool import Database, NoConnectionForWorker, PoolUsage
 from service.postgres.status import PostgresStatus
 from service.settings import ServiceSettings
 
@@ -204,3 +204,56 @@ def test_a_dead_connection_closes_the_idle_ones(resilience):
         await database.read("SELECT 1")
 
     asyncio.run(with_database(resilience, scene, db_pool_max=3, db_command_timeout=1.0))
+
+
+def test_a_transaction_is_committed_as_a_whole_or_not_at_all(resilience):
+    sql(resilience, "CREATE TABLE IF NOT EXISTS numbers (n int)")
+
+    async def scene(database):
+        async with database.for_workers.transaction() as transaction:
+            await transaction.fetch("INSERT INTO numbers VALUES (1)")
+        with pytest.raises(ZeroDivisionError):
+            async with database.for_workers.transaction() as transaction:
+                await transaction.fetch("INSERT INTO numbers VALUES (2)")
+                raise ZeroDivisionError
+        with pytest.raises(Unavailable):
+            async with database.for_workers.transaction() as transaction:
+                await transaction.fetch("INSERT INTO numbers VALUES (3)")
+                await transaction.fetch("SELECT 1 / 0")
+        assert [row["n"] for row in await database.read("SELECT n FROM numbers")] == [1]
+        assert database.usage.in_use == 0
+
+    asyncio.run(with_database(resilience, scene))
+
+
+def test_a_transaction_may_take_as_long_as_the_gateway_and_a_statement_and_is_then_ended(resilience):
+    async def scene(database):
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            async with database.for_workers.transaction():
+                (checkout,) = database._checkouts
+                assert checkout.deadline > time.monotonic() + 0.3 + 0.5, "a sweep would end it earlier"
+                assert database.sweep_leaked() == []
+                await asyncio.sleep(10)
+        assert 0.8 <= time.monotonic() - started < 3
+        assert database.usage.in_use == 0
+
+    asyncio.run(with_database(resilience, scene, gateway_timeout=0.5, db_command_timeout=0.3))
+
+
+def test_postgres_waits_for_an_idle_transaction_as_long_as_the_service(resilience):
+    async def scene(database):
+        rows = await database.read("SHOW idle_in_transaction_session_timeout")
+        assert rows[0][0] == "10s"
+
+    asyncio.run(with_database(resilience, scene, db_command_timeout=5))
+
+
+def test_workers_leave_a_connection_to_requests(resilience):
+    async def scene(database):
+        async with database.for_workers.transaction():
+            with pytest.raises(NoConnectionForWorker):
+                await database.for_workers.read("SELECT 1")
+            assert await database.read("SELECT 1")
+
+    asyncio.run(with_database(resilience, scene, db_pool_acquire_timeout=0.2))
