@@ -53,7 +53,7 @@ PLANTS = (
     plant(
         "pages-of-100",
         "200 on a page are too many.",
-        ("http/routes.py", "default=50, lowest=1, highest=200)", "default=50, lowest=1, highest=201)"),
+        ("http/routes.py", "default=PAGE, lowest=1, highest=MAX_PAGE)", "default=PAGE, lowest=1, highest=201)"),
         ("http/routes.py", "        page = items[:limit]", "        page = items[: min(limit, 100)]"),
         tests=PAGES,
         message="there are 100 of 402 campaigns on the page",
@@ -61,7 +61,7 @@ PLANTS = (
     plant(
         "pages-of-any-size",
         "Clients know how many they need.",
-        ("http/routes.py", "default=50, lowest=1, highest=200)", "default=50, lowest=1, highest=1000)"),
+        ("http/routes.py", "default=PAGE, lowest=1, highest=MAX_PAGE)", "default=PAGE, lowest=1, highest=1000)"),
         tests=PAGES,
         message="limit=201",
     ),

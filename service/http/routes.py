@@ -22,6 +22,7 @@ from ..health import Health, utc_timestamp
 from ..metrics import Metrics
 from ..postgres.campaigns import MAX_ID, Campaign, Campaigns, ValidationFailed, validate_change, validate_creation
 from ..postgres.cleanup import Cleanup, CleanupRateLimited, denial_status, untrusted_reason
+from .limits import MAX_BODY_BYTES, MAX_PAGE, PAGE
 from .problems import Problem
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
-MAX_BODY_BYTES = 1 << 20
 JSON_SUFFIX_TYPE = re.compile(r"[a-z]+/[a-z0-9.+-]+\+json")
 ENTITY_TAG = re.compile(r'(W/)?"([^"]*)"')
 ENTITY_TAG_LIST = re.compile(r'[ \t,]*(?:W/)?"[^"]*"(?:[ \t]*,[ \t,]*(?:W/)?"[^"]*")*[ \t,]*')
@@ -71,7 +71,7 @@ class CampaignRoutes:
         return _entry_response(result.entry, headers=headers)
 
     async def list(self, request: Request) -> Response:
-        limit = _integer_parameter(request, "limit", default=50, lowest=1, highest=200)
+        limit = _integer_parameter(request, "limit", default=PAGE, lowest=1, highest=MAX_PAGE)
         after = _integer_parameter(request, "after", default=0, lowest=0, highest=MAX_ID)
         items = await self._campaigns.list(after=after, limit=limit + 1)
         has_more = len(items) > limit
@@ -120,7 +120,7 @@ class CampaignRoutes:
 
 
 class ServiceRoutes:
-    """The routes of health, metrics and cleanup."""
+    """The routes of health, metrics, cleanup and the description of the API."""
 
     def __init__(self, settings: ServiceSettings, health: Health, metrics: Metrics, cleanup: Cleanup) -> None:
         self._settings = settings
@@ -134,6 +134,7 @@ class ServiceRoutes:
             route("/livez", GET=self.live),
             route("/readyz", GET=self.ready),
             route("/metrics", GET=self.metrics),
+            route("/openapi.json", GET=self.openapi),
             # HEAD would clean up without a report.
             route("/api/db-cleanup", head=False, GET=self.clean_up, POST=self.clean_up),
         ]
@@ -152,6 +153,11 @@ class ServiceRoutes:
     async def metrics(self, request: Request) -> Response:
         content, media_type = self._metrics.render(",".join(request.headers.getlist("accept")))
         return Response(content, headers={**NO_STORE, "Content-Type": media_type})
+
+    async def openapi(self, request: Request) -> Response:
+        from .openapi import document  # at the first request, because the start does not need it
+
+        return Response(document(), media_type="application/json")
 
     async def clean_up(self, request: Request) -> Response:
         peer = request.client.host if request.client else None
