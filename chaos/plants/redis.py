@@ -107,8 +107,8 @@ PLANTS = (
         "A request that needs Redis can reconnect.",
         (
             "cache/redis_store.py",
-            "        async with self._client_within(budget) as client:\n            pipe",
-            "        if not self._breaker.up:\n            await self._reconnect()\n        async with self._client_within(budget) as client:\n            pipe",
+            "        async with self.client_within(budget) as client:\n            pipe",
+            "        if not self._breaker.up:\n            await self._reconnect()\n        async with self.client_within(budget) as client:\n            pipe",
         ),
         (
             "cache/cache.py",

@@ -132,6 +132,7 @@ class RedisStore:
         self._connect_timeout = max(budget, TLS_CONNECT_TIMEOUT if self._tls else CONNECT_TIMEOUT)
         self._slots = asyncio.Semaphore(MAX_TLS_CONNECTIONS if self._tls else MAX_CONNECTIONS)
         self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def up(self) -> bool:
@@ -149,13 +150,32 @@ class RedisStore:
             return "upstash"
         return "redis" if self._settings.redis_url else "localhost"
 
+    async def wait_until(self, *, up: bool) -> None:
+        """Wait until Redis is up, or until it is down."""
+        while self._breaker.up is not up:
+            await self._changed.wait()
+
+    async def open_client(self, *, max_connections: int) -> Redis:
+        """Return another client of the same Redis. It returns text, sends no command twice, and connects at first use.
+
+        Args:
+            max_connections: largest number of connections.
+        """
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        client = self._connect(retry=Retry(NoBackoff(), 0), max_connections=max_connections, decode_responses=True)
+        if self._tls:
+            await self._share_tls(client)
+        return client
+
     async def get(self, key: int, budget: TimeBudget) -> CachedValue | None:
         """Return the entry and its age. None if Redis has none.
 
         Raises:
             RedisUnavailable: Redis is down, too slow, or busy.
         """
-        async with self._client_within(budget) as client:
+        async with self.client_within(budget) as client:
             pipe = client.pipeline(transaction=False)
             pipe.get(f"{KEY_PREFIX}{key}")
             pipe.pttl(f"{KEY_PREFIX}{key}")
@@ -171,7 +191,7 @@ class RedisStore:
         Raises:
             RedisUnavailable: Redis may or may not have the write.
         """
-        async with self._client_within(budget) as client:
+        async with self.client_within(budget) as client:
             await _send(client, write)
 
     async def run(self) -> None:
@@ -229,6 +249,7 @@ class RedisStore:
             return False
         # No await stands between the last check of `pending` and this line, so no write in between is missed.
         self._breaker.record_recovery(self._clock())
+        self._notify()
         log.info("Redis connected successfully")
         return True
 
@@ -261,8 +282,15 @@ class RedisStore:
             raise
 
     @contextlib.asynccontextmanager
-    async def _client_within(self, budget: TimeBudget) -> AsyncIterator[Redis]:
-        """Lend the client for as long as the budget lasts. Turn every error into RedisUnavailable."""
+    async def client_within(self, budget: TimeBudget) -> AsyncIterator[Redis]:
+        """Lend the client for as long as the budget lasts. Every command may be sent twice.
+
+        Args:
+            budget: reduced by the time that the block took.
+
+        Raises:
+            RedisUnavailable: Redis is down, or any error was raised in the block.
+        """
         client, epoch = self._client, self._breaker.epoch
         if client is None or not self._breaker.up or budget.remaining <= 0:
             raise RedisUnavailable
@@ -290,6 +318,12 @@ class RedisStore:
         if self._breaker.record_failure(reason, epoch):
             log.warning("Redis connection failed, falling back to in-memory cache: %s", reason)
             self._wake.set()
+            self._notify()
+
+    def _notify(self) -> None:
+        """Wake the tasks that wait for a change of state."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _stalled(self, error: Exception, started: float, limit: float) -> bool:
         return _is_timeout(error) and self._clock() - started > limit + STALL_THRESHOLD
@@ -326,10 +360,13 @@ class RedisStore:
         pool.connection_class = SharedContextConnection
         await asyncio.to_thread(SharedContextConnection(**pool.connection_kwargs).ssl_context.get)
 
-    def _connect(self) -> Redis:
+    def _connect(self, **changed: Any) -> Redis:
         """Return a client that has no connection yet.
 
         redis is imported here, because its import takes a third of the start and the start does not need it.
+
+        Args:
+            changed: options of redis-py that differ from those of the cache's client.
         """
         from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
@@ -346,7 +383,7 @@ class RedisStore:
             "health_check_interval": 0,
             "protocol": 2,
             "driver_info": None,
-        }
+        } | changed
         if settings.upstash_redis_rest_url and settings.upstash_redis_rest_token:
             return Redis(
                 host=urlsplit(settings.upstash_redis_rest_url).hostname or "",

@@ -58,7 +58,7 @@ class CampaignRoutes:
         return _entry_response(entry, status=201, headers={"Location": f"/api/campaigns/{campaign.id}"})
 
     async def get(self, request: Request) -> Response:
-        campaign_id = _campaign_id(request)
+        campaign_id = campaign_id_of(request)
 
         async def load() -> Entry | None:
             campaign = await self._campaigns.get(campaign_id)
@@ -81,7 +81,7 @@ class CampaignRoutes:
         )
 
     async def update(self, request: Request) -> Response:
-        campaign_id = _campaign_id(request)
+        campaign_id = campaign_id_of(request)
         fields = validate_change(await read_json(request, self._body_timeout))
         campaign = await self._update(campaign_id, fields, _if_match(request))
         entry = campaign.cache_entry()
@@ -89,7 +89,7 @@ class CampaignRoutes:
         return _entry_response(entry)
 
     async def delete(self, request: Request) -> Response:
-        campaign_id = _campaign_id(request)
+        campaign_id = campaign_id_of(request)
         try:
             created = await self._campaigns.delete(campaign_id, allowed_versions(_if_match(request)))
             if created is None:
@@ -273,7 +273,8 @@ def _entry_response(entry: Entry, *, status: int = 200, headers: dict[str, str] 
     return Response(entry.body, status, headers, media_type="application/json")
 
 
-def _campaign_id(request: Request) -> int:
+def campaign_id_of(request: Request) -> int:
+    """Return the number in the path. Raise HTTPException 404 for a path that is no campaign's."""
     text = request.path_params["id"]
     if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_ID:
         return int(text)
