@@ -134,8 +134,8 @@ PLANTS = (
         "Do not hammer it.",
         (
             "postgres/monitor.py",
-            "INTERVAL if self._status.up else INTERVAL_DOWN):",
-            "INTERVAL if self._status.up else self._longer()):",
+            "INTERVAL if self._status.up else INTERVAL_DOWN\n",
+            "INTERVAL if self._status.up else self._longer()\n",
         ),
         (
             "postgres/monitor.py",

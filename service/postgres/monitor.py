@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -27,6 +27,9 @@ log = logging.getLogger("service.postgres_monitor")
 INTERVAL = 0.4
 INTERVAL_DOWN = 0.2
 TIMEOUT = 0.6  # together with the interval at most a second, so readiness is never older
+READ_INTERVAL = 0.9  # seconds between two readings of `read_more`, so that each second check has one
+READ_TIMEOUT = 0.2  # a part of the interval, so that readiness is no older for it
+SLOW_CHECK = 0.1  # seconds; after a check that took longer there is no reading, which would take as long
 # A session in a state that no live one stays in, and without activity for this many seconds, is a zombie.
 ZOMBIE_SETTLE = 0.25
 
@@ -112,6 +115,7 @@ class PostgresMonitor:
         status: receives the result of each check.
         tables: created whenever they are missing. Without one that is not essential, the service is still ready.
         pool_pids: returns the server process ids of the pool's connections.
+        read_more: awaited with the connection about once a second while Postgres is up and fast. Its errors are ignored.
     """
 
     def __init__(
@@ -122,6 +126,7 @@ class PostgresMonitor:
         *,
         tables: Sequence[Table],
         pool_pids: Callable[[], Sequence[int]],
+        read_more: Callable[[Any], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -131,6 +136,8 @@ class PostgresMonitor:
         self._tables = {table.name: table for table in tables}
         self._requirements_arguments = _requirements_arguments(tables)
         self._pool_pids = pool_pids
+        self._read_more = read_more
+        self._read_at = -READ_INTERVAL
         self._clock = clock
         self._connection: Any = None
         self._lock = asyncio.Lock()
@@ -143,9 +150,14 @@ class PostgresMonitor:
         """Check Postgres until cancelled."""
         try:
             while True:
+                begun = self._clock()
                 await self._check()
+                checked = self._clock()
+                if checked - begun < SLOW_CHECK:
+                    await self._read()
+                interval = INTERVAL if self._status.up else INTERVAL_DOWN
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(INTERVAL if self._status.up else INTERVAL_DOWN):
+                    async with asyncio.timeout(max(0.0, interval - (self._clock() - checked))):
                         await self._status.wake.wait()
                         await asyncio.sleep(0.02)  # requests for a check come in bursts, and one check serves them all
                 self._status.wake.clear()
@@ -166,6 +178,24 @@ class PostgresMonitor:
             self._disconnect()
             error = failure
         self._set_state(error, state, detail)
+
+    async def _read(self) -> None:
+        """Let other parts read by this connection. If that fails, check at once."""
+        connection, now = self._connection, self._clock()
+        if (
+            self._status.state != "up"
+            or self._lock.locked()
+            or connection is None
+            or now - self._read_at < READ_INTERVAL
+        ):
+            return
+        self._read_at = now
+        try:
+            async with asyncio.timeout(READ_TIMEOUT), self._lock:
+                await self._read_more(connection)
+        except UNAVAILABLE_ERRORS as error:
+            log.debug("reading failed: %s", describe_error(error))
+            self._status.wake.set()
 
     def _set_state(self, error: BaseException | None, state: str = "up", detail: str = "") -> None:
         """Set the status after a check, and log each change once."""

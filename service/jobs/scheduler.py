@@ -1,0 +1,121 @@
+"""The cadence scheduler, which enqueues each due step of a campaign once.
+
+Rules: all instances run one, and Postgres decides which of them gets a step. A step is claimed, enqueued and confirmed, in this
+order. If an instance stops in between, another one enqueues the step again, under the same job id. So the queue has one job. A
+monotonic clock decides when to query, and nothing is queried before a step is due: the monitor of Postgres reads the next due
+moment about once a second, on its own connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import Unavailable
+from ..postgres.cadences import Cadences, read_seconds_until_due
+from .job import Job, Queue
+
+log = logging.getLogger("service.cadence")
+
+# Seconds without a reading of the monitor, after which the scheduler queries by the pool. A slow Postgres has no readings.
+LONGEST_WAIT = 10.0
+LATE_AFTER = 1.0  # seconds; a step that is due for longer is late
+
+
+class CadenceScheduler:
+    """The scheduler of one instance.
+
+    Args:
+        cadences: the table, which has the clock of all instances.
+        queue: receives a job for each due step.
+        clock: a monotonic clock.
+    """
+
+    def __init__(self, cadences: Cadences, queue: Queue, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cadences = cadences
+        self._queue = queue
+        self._clock = clock
+        self._due_at: float | None = None
+        self._reading = asyncio.Event()
+        self._ready_logged = False
+        self._refused = False
+
+    @property
+    def lag(self) -> float:
+        """The seconds since the oldest due step became due, 0 if none is due."""
+        return 0.0 if self._due_at is None else max(0.0, self._clock() - self._due_at)
+
+    @property
+    def state(self) -> str:
+        """The state for /readyz: "ok", or "late" if a due step waits. The service is ready in both."""
+        return "late" if self.lag > LATE_AFTER else "ok"
+
+    async def read_next(self, connection: Any) -> None:
+        """Read when the next step is due, on a connection of the caller."""
+        self._set_due(await read_seconds_until_due(connection))
+
+    def plan(self, seconds: float) -> None:
+        """Record that a step is due in `seconds`, because its cadence has just begun."""
+        moment = self._clock() + seconds
+        self._due_at = moment if self._due_at is None else min(moment, self._due_at)
+        self._reading.set()
+
+    async def run(self) -> None:
+        """Enqueue steps as they become due, until cancelled."""
+        if not self._ready_logged:
+            self._ready_logged = True
+            log.info("Cadence Scheduler ready")
+        while True:
+            await self._wait_until_due()
+            try:
+                await self.enqueue_due()
+            except Unavailable:  # the monitor of Postgres logs the outage, and reads again when it is over
+                await self._wait_for_reading(LONGEST_WAIT)
+
+    async def enqueue_due(self) -> None:
+        """Enqueue every step that is due and that no other instance has claimed.
+
+        Raises:
+            Unavailable: Postgres is down. Steps that are claimed are claimed again later.
+        """
+        while claims := await self._cadences.claim():
+            for campaign_id, step in claims:
+                await self._enqueue(Job(campaign_id, step))
+        self._set_due(await self._cadences.seconds_until_due())
+
+    async def _enqueue(self, job: Job) -> None:
+        """Enqueue and confirm one step. If the queue takes no job, the claim expires and the step is due again."""
+        try:
+            await self._queue.enqueue(job)
+        except Unavailable as error:
+            if not self._refused:
+                self._refused = True
+                log.warning("The queue takes no jobs, so due steps wait: %s", error)
+            return
+        if self._refused:
+            self._refused = False
+            log.info("RESOLVED: the queue takes jobs again")
+        await self._cadences.confirm(job.campaign_id, job.step)
+
+    def _set_due(self, seconds: float | None) -> None:
+        self._due_at = None if seconds is None else self._clock() + seconds
+        self._reading.set()
+
+    async def _wait_until_due(self) -> None:
+        """Wait until a step is due by the last reading, or until there was no reading for LONGEST_WAIT."""
+        while True:
+            seconds = LONGEST_WAIT if self._due_at is None else min(self._due_at - self._clock(), LONGEST_WAIT)
+            if seconds <= 0 or not await self._wait_for_reading(seconds):
+                return
+
+    async def _wait_for_reading(self, seconds: float) -> bool:
+        """Wait for the next reading, at most `seconds`. Return True if there was one."""
+        self._reading.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._reading.wait()
+        return self._reading.is_set()
