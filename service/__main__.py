@@ -18,7 +18,14 @@ import uvicorn
 
 from . import logging_setup
 from .errors import SettingsError
-from .http.connections import ACCEPT_BATCH, MAX_HEAD_BYTES, HttpConnections, connection_limit
+from .http.connections import (
+    ACCEPT_BATCH,
+    MAX_HEAD_BYTES,
+    MAX_MESSAGE_BYTES,
+    HttpConnection,
+    HttpConnections,
+    connection_limit,
+)
 from .memory import malloc
 from .settings import ServiceSettings
 
@@ -71,7 +78,9 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, max_connect
     from .app import create_app  # imported late, so that a wrong setting is reported at once
 
     app = create_app(settings)
-    connections = HttpConnections(header_timeout=settings.header_timeout, max_connections=max_connections)
+    connections = HttpConnections(
+        header_timeout=settings.header_timeout, max_connections=max_connections, open_websocket=_open_websocket
+    )
     server = _Server(_uvicorn_config(app, settings, connections), settings.host, listener, connections)
     asyncio.get_running_loop().set_exception_handler(partial(_on_loop_exception, connections))
     asyncio.constants.ACCEPT_RETRY_DELAY = ACCEPT_RETRY_DELAY  # type: ignore[attr-defined]
@@ -92,13 +101,23 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, max_connect
     return 0
 
 
+def _open_websocket(http: HttpConnection, **options: Any) -> asyncio.Protocol:
+    """Return a websocket. wsproto is imported at the first one, because a start does not need it."""
+    from .http.websockets import WebSocketConnection
+
+    return WebSocketConnection(http, **options)
+
+
 def _uvicorn_config(app: Starlette, settings: ServiceSettings, connections: HttpConnections) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=connections.protocol(),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         backlog=ACCEPT_BATCH,  # asyncio accepts this many in one step; _Server sets the backlog of the listener
-        ws="none",
+        ws="none",  # HttpConnection upgrades to its own websockets
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_ping_interval=None,  # Engine.IO has pings
+        ws_per_message_deflate=False,  # the memory of a compressor for each client is more than it saves
         loop="asyncio",
         lifespan="on",
         log_config=None,
@@ -181,6 +200,7 @@ class _Shutdown:
         )
         remaining = max(0.05, deadline - time.monotonic())
         self._server.config.timeout_graceful_shutdown = remaining  # type: ignore[assignment]  # uvicorn only passes it to a wait
+        self._lifecycle.stopping.set()
         self._server.should_exit = True
 
 

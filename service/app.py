@@ -14,29 +14,40 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from .cache.cache import Cache
+from .errors import Unavailable
 from .health import Health, Lifecycle
+from .http.cadence_routes import CadenceRoutes
+from .http.live_updates import LiveUpdates
 from .http.load_shedding import LoadSheddingMiddleware
 from .http.problems import EXCEPTION_HANDLERS
 from .http.request_timing import RequestTimingMiddleware
 from .http.routes import CampaignRoutes, ServiceRoutes
 from .jobs.gateway import create_gateway
-from .jobs.job import CampaignProgress
+from .jobs.job import Job
 from .jobs.processor import CampaignProcessor
+from .jobs.progress_feed import ProgressFeed
+from .jobs.scheduler import CadenceScheduler
 from .memory.collector import GarbageCollector
 from .memory.guard import MemoryGuard
 from .memory.malloc import MIB
 from .memory.usage import MemoryReader
 from .metrics import Metrics, Sources
 from .monitor import Monitor
+from .postgres.cadences import CADENCES, Cadences
 from .postgres.campaigns import CAMPAIGNS, Campaigns
 from .postgres.cleanup import Cleanup
 from .postgres.contacts import CONTACTS
-from .postgres.deliveries import DELIVERIES
+from .postgres.deliveries import DELIVERIES, Deliveries
 from .postgres.monitor import PostgresMonitor
 from .postgres.pool import Database
 from .postgres.status import PostgresStatus
 from .request_counts import RequestCounts
 from .settings import ServiceSettings
+
+
+class _NoQueue:
+    async def enqueue(self, job: Job) -> bool:
+        raise Unavailable("There is no queue yet.")
 
 
 class _Stopped(Exception):
@@ -51,21 +62,25 @@ def create_app(settings: ServiceSettings) -> Starlette:
 
     postgres_status = PostgresStatus()
     database = Database(settings, boot_id, postgres_status)
+    cadences = Cadences(database)
+    scheduler = CadenceScheduler(cadences, _NoQueue())  # type: ignore[arg-type]
     postgres_monitor = PostgresMonitor(
         settings,
         boot_id,
         postgres_status,
-        tables=(CAMPAIGNS, CONTACTS, DELIVERIES),
+        tables=(CAMPAIGNS, CONTACTS, DELIVERIES, CADENCES),
         pool_pids=database.server_pids,
+        read_more=scheduler.read_next,
     )
     cache = Cache(settings, source_is_up=lambda: postgres_status.up, tasks=tasks)
 
+    feed = ProgressFeed(cache.redis, Deliveries(database), budget=settings.redis_budget)
     processor = CampaignProcessor(
         settings,
         database.for_workers,
         cache,
         create_gateway(settings),
-        announce=_announce_to_nobody,
+        announce=feed.announce,
         is_stopping=lambda: lifecycle.draining,
         tasks=tasks,
     )
@@ -74,6 +89,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
     memory_reader = MemoryReader(int(settings.memory_limit_mb * MIB), reserve_spent=collector.reserve_spent)
     cleanup = Cleanup(settings, database, postgres_monitor, collector, tasks)
     monitor = Monitor(settings, database, cache, guard, memory_reader, collector, cleanup)
+    live_updates = LiveUpdates(settings, feed, lifecycle, tasks)
     health = Health(lifecycle, postgres_status, cache, guard)
     requests = RequestCounts()
     metrics = Metrics(
@@ -91,6 +107,8 @@ def create_app(settings: ServiceSettings) -> Starlette:
             async with tasks:
                 tasks.create_task(_supervised(postgres_monitor.run))
                 tasks.create_task(_supervised(cache.redis.run))
+                for loop in (scheduler.run, live_updates.run, *feed.loops()):
+                    tasks.create_task(_supervised(loop))
                 tasks.create_task(_supervised(metrics.run))
                 tasks.create_task(_supervised(processor.run))
                 for loop in monitor.loops():
@@ -106,6 +124,8 @@ def create_app(settings: ServiceSettings) -> Starlette:
     app = Starlette(
         routes=[
             *CampaignRoutes(Campaigns(database), cache, body_timeout=settings.body_timeout).routes(),
+            *CadenceRoutes(cadences, scheduler, body_timeout=settings.body_timeout).routes(),
+            *live_updates.routes(),
             *ServiceRoutes(settings, health, metrics, cleanup).routes(),
         ],
         middleware=[
@@ -118,10 +138,6 @@ def create_app(settings: ServiceSettings) -> Starlette:
     app.router.redirect_slashes = False
     app.state.lifecycle = lifecycle
     return app
-
-
-async def _announce_to_nobody(_: CampaignProgress) -> None:
-    """Announce no progress."""
 
 
 def _start_threads(count: int) -> ThreadPoolExecutor:

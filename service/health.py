@@ -14,10 +14,16 @@ from .postgres.status import PostgresStatus
 
 
 class Lifecycle:
-    """The phase of the process (running or draining) and the requests under way."""
+    """The phase of the process and the requests under way.
+
+    Attributes:
+        draining: True from the signal that ends the process.
+        stopping: set at the end of the drain, when connections are closed.
+    """
 
     def __init__(self) -> None:
         self.draining = False
+        self.stopping = asyncio.Event()
         self._in_flight: set[asyncio.Future[None]] = set()
 
     @contextlib.contextmanager

@@ -17,9 +17,10 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 import h11
@@ -29,7 +30,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from ..cache.redis_store import MAX_CONNECTIONS as MAX_REDIS_CONNECTIONS
 from ..errors import SettingsError
-from .load_shedding import ESSENTIAL_PATHS
+from .load_shedding import ESSENTIAL_PATHS, LIVE_UPDATES_PATH
 from .problems import Problem
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.http_connections")
 
 MAX_HEAD_BYTES = 64 << 10
+MAX_MESSAGE_BYTES = 16 << 10  # of a message that a websocket receives
 ACCEPT_BATCH = 16  # connections that asyncio accepts before the first of them is counted
 ESSENTIAL_RESERVE = 16  # connections above the limit, for the essential routes
 # Listener, log, epoll, memory statistics, and connections that are accepted and not counted yet.
@@ -77,21 +79,39 @@ def connection_limit(settings: ServiceSettings) -> int:
     return wanted
 
 
+class Connection(Protocol):
+    """A connection with deadlines, for requests or as a websocket."""
+
+    def check(self, now: float) -> None:
+        """Close the connection if it is past a deadline."""
+
+    def evict(self) -> None:
+        """Close the connection at once."""
+
+
 class HttpConnections:
     """All connections of one server.
 
     Args:
         header_timeout: seconds that a client has to send the head of a request, and to read a response.
         max_connections: largest number of open connections.
+        open_websocket: returns the protocol of a websocket that takes over a connection. Its keyword arguments are
+            those of uvicorn.
     """
 
     def __init__(
-        self, *, header_timeout: float, max_connections: int, clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        header_timeout: float,
+        max_connections: int,
+        open_websocket: Callable[..., asyncio.Protocol],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.header_timeout = header_timeout
+        self.open_websocket = open_websocket
         self._max_connections = max_connections
         self._clock = clock
-        self._open: set[HttpConnection] = set()
+        self._open: set[Connection] = set()
         self._idle: dict[HttpConnection, None] = {}  # oldest first
         self._full = False
         self._no_descriptors = False
@@ -126,9 +146,15 @@ class HttpConnections:
         """Record that a connection now has a request to serve."""
         self._idle.pop(connection, None)
 
-    def closed(self, connection: HttpConnection) -> None:
+    def upgraded(self, connection: HttpConnection, websocket: Connection) -> None:
+        """Count a websocket in place of the connection that it takes over."""
+        self.closed(connection)
+        self._open.add(websocket)
+
+    def closed(self, connection: Connection) -> None:
         self._open.discard(connection)
-        self._idle.pop(connection, None)
+        if isinstance(connection, HttpConnection):
+            self._idle.pop(connection, None)
 
     def on_descriptors_exhausted(self) -> None:
         """Close idle connections, because a connection could not be accepted without a free file descriptor."""
@@ -188,7 +214,7 @@ class HttpConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         inner = self.app
-        self.app = _ConnectionMiddleware(inner, self)
+        self.app = ConnectionMiddleware(inner, self)
         self._reading_head, self._read_deadline = True, self.tracker.deadline()
         self.tracker.opened(self)
 
@@ -209,6 +235,15 @@ class HttpConnection(H11Protocol):
         if self._is_busy():
             self._reading_head, self._read_deadline = False, None
             self.tracker.mark_busy(self)
+
+    def _should_upgrade(self) -> bool:
+        """Return True for a websocket of live updates. Another request to upgrade is served without the upgrade (RFC 9110, 7.8)."""
+        return self._get_upgrade() == b"websocket" and self.scope["path"].startswith(LIVE_UPDATES_PATH)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """Hand the connection over to a websocket."""
+        self.ws_protocol_class = partial(self.tracker.open_websocket, self)  # type: ignore[assignment]
+        super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
         next_head_begun = bool(self.conn.trailing_data[0])  # the client did not wait for the answer
@@ -272,7 +307,7 @@ class HttpConnection(H11Protocol):
             self.transport.write_eof()
 
 
-class _ConnectionMiddleware:
+class ConnectionMiddleware:
     """Middleware that checks the HTTP version and the request target, and limits a connection to essential routes."""
 
     def __init__(self, app: Any, connection: HttpConnection) -> None:

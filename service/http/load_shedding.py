@@ -1,7 +1,8 @@
-"""Load shedding. While memory is short, only the essential routes are served."""
+"""Load shedding. While memory is short, only the essential routes are served, and no new websocket is accepted."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +15,7 @@ from .problems import Problem
 log = logging.getLogger("service.http")
 
 ESSENTIAL_PATHS = ("/health", "/livez", "/readyz", "/metrics", "/api/db-cleanup")
+LIVE_UPDATES_PATH = "/socket.io/"  # its requests wait for news, so no drain waits for them
 MEMORY_RETRY_AFTER = 2
 
 
@@ -27,13 +29,14 @@ class LoadSheddingMiddleware:
         self._collector = collector
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         if self._guard.refusing and scope["path"] not in ESSENTIAL_PATHS:
             await _out_of_memory()(scope, receive, send)
             return
         started = False
+        is_live = scope["path"].startswith(LIVE_UPDATES_PATH)
 
         async def tracking_send(message: Message) -> None:
             nonlocal started
@@ -41,7 +44,7 @@ class LoadSheddingMiddleware:
             await send(message)
 
         try:
-            with self._lifecycle.track_request():
+            with contextlib.nullcontext() if is_live else self._lifecycle.track_request():
                 await self._app(scope, receive, tracking_send)
         except MemoryError:
             self._collector.release_reserve()

@@ -113,6 +113,16 @@ class Deliveries:
         row: Mapping[str, Any] = (await self._database.read(sql, campaign_id, step))[0]
         return row["sent"], max(row["sent"], row["contacts"])
 
+    async def progress(self, campaign_id: int) -> tuple[int, int, str] | None:
+        """Return what `count` does for the last step that has deliveries, and the status. None if there is no such campaign."""
+        sql = """
+            SELECT status, (SELECT count(*) FROM contacts) AS contacts,
+                   (SELECT count(*) FROM deliveries WHERE campaign_id = $1
+                       AND step = (SELECT max(step) FROM deliveries WHERE campaign_id = $1)) AS sent
+              FROM campaigns WHERE id = $1"""
+        rows = await self._database.read(sql, campaign_id)
+        return (rows[0]["sent"], max(rows[0]["sent"], rows[0]["contacts"]), rows[0]["status"]) if rows else None
+
     async def remove_orphans(self) -> int:
         """Remove the deliveries of one deleted campaign. Return their number, 0 if no deleted campaign has deliveries.
 

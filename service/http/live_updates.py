@@ -1,0 +1,217 @@
+"""Live updates by Socket.IO, at /socket.io/. Clients receive `campaign:progress`, and may request `campaign:state`.
+
+Rules: no client costs another one anything. What waits for a client is bounded, and a client that exceeds the bound is
+disconnected. Clients take at most a part of MAX_CONNECTIONS. python-socketio is imported in a thread at the first request, because
+its import takes a quarter of a second and 25 MiB. Its own Redis manager is not used: see `ProgressFeed`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from starlette.routing import Mount
+from starlette.types import Message, Receive, Scope, Send
+
+from ..errors import Unavailable
+from ..health import Lifecycle
+from ..jobs.job import CampaignProgress
+from ..jobs.progress_feed import ProgressFeed
+from ..postgres.campaigns import MAX_ID
+from .connections import MAX_MESSAGE_BYTES, connection_limit
+from .load_shedding import LIVE_UPDATES_PATH
+from .problems import Problem
+
+if TYPE_CHECKING:
+    from ..settings import ServiceSettings
+
+log = logging.getLogger("service.live_updates")
+
+MAX_SHARE = 0.5  # of MAX_CONNECTIONS, for live updates; requests have the rest
+MAX_QUEUED = 100  # packets that wait for one client
+PACKET_TYPES = "0123456"  # the first character of a packet of Engine.IO
+
+
+class LiveUpdates:
+    """The Socket.IO server of one instance, as an ASGI application.
+
+    Args:
+        settings: of the service.
+        feed: the changes of all instances.
+        lifecycle: announces the end of the service.
+        tasks: owns the tasks of python-socketio.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        feed: ProgressFeed,
+        lifecycle: Lifecycle,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._body_timeout = settings.body_timeout
+        self._max_clients = max(1, int(MAX_SHARE * connection_limit(settings)))
+        self._feed = feed
+        self._lifecycle = lifecycle
+        self._tasks = tasks
+        self._importing = asyncio.Lock()
+        self._server: Any = None
+
+    @property
+    def clients(self) -> int:
+        """The number of clients, those included that connect just now."""
+        return 0 if self._server is None else len(self._server.eio.sockets)
+
+    def routes(self) -> list[Mount]:
+        return [Mount(LIVE_UPDATES_PATH.rstrip("/"), app=self)]
+
+    async def run(self) -> None:
+        """Disconnect all clients when the service ends, because a request of theirs would delay the end."""
+        log.info("Socket.IO initialized")
+        await self._lifecycle.stopping.wait()
+        for socket in [] if self._server is None else list(self._server.eio.sockets.values()):
+            if not socket.upgraded:  # uvicorn closes websockets, with their own code
+                await _disconnect(socket)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request or websocket."""
+        if scope["path"] != LIVE_UPDATES_PATH:
+            await Problem(404, "There is no such path.")(scope, receive, send)
+        elif self._lifecycle.stopping.is_set():
+            await Problem(503, "The service ends.", retry_after=1)(scope, receive, send)
+        elif b"sid=" not in scope["query_string"] and self.clients >= self._max_clients:
+            await Problem(503, "There are too many clients of live updates.", retry_after=5)(scope, receive, send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        server = await self._get_server()
+        started = False
+
+        async def tracking_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        receive = _checked(receive) if scope["type"] == "websocket" else _limited(receive, self._body_timeout)
+        try:
+            await server.handle_request(scope, receive, tracking_send)
+        except (MemoryError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001  # what a client sends makes python-engineio raise many errors
+            log.debug("a client of live updates failed: %s", type(error).__name__)
+            if not started:
+                await Problem(400, "This is not a request of Socket.IO.")(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1002})
+
+    async def _get_server(self) -> Any:
+        """Return the server of python-socketio, created at the first call."""
+        async with self._importing:
+            if self._server is None:
+                socketio: Any = await asyncio.to_thread(importlib.import_module, "socketio")
+                self._server = self._create_server(socketio)
+        return self._server
+
+    def _create_server(self, socketio: Any) -> Any:
+        quiet = logging.getLogger("service.live_updates.protocol")
+        quiet.setLevel(logging.CRITICAL)  # clients cause all of its errors
+        server = socketio.AsyncServer(
+            async_mode="asgi",
+            async_handlers=False,  # so a client has one request under way
+            max_http_buffer_size=MAX_MESSAGE_BYTES,
+            http_compression=False,
+            logger=quiet,
+            engineio_logger=quiet,
+        )  # without a list of origins, only pages of the same origin may connect
+        server.eio.start_background_task = self._start_task
+        server.on("connect", self._on_connect)
+        server.on("disconnect", self._on_disconnect)
+        server.on("campaign:state", self._on_state)
+        return server
+
+    def _start_task(self, target: Callable[..., Awaitable[object]], *args: object) -> asyncio.Task[None]:
+        """Start a task of python-engineio. An error of it must not end the task group of the service."""
+
+        async def run() -> None:
+            try:
+                await target(*args)
+            except Exception as error:  # noqa: BLE001
+                log.debug("a task of a client failed: %s", type(error).__name__)
+
+        return self._tasks.create_task(run())
+
+    async def _on_connect(self, sid: str, *_: object) -> None:
+        self._feed.follow(self._deliver)
+
+    async def _on_disconnect(self, sid: str, *_: object) -> None:
+        if all(socket.closing for socket in self._server.eio.sockets.values()):
+            self._feed.unfollow()
+
+    async def _on_state(self, sid: str, request: object = None, *_: object) -> dict[str, object]:
+        """Answer `campaign:state` {"id"} with the present progress, or with {"error"}."""
+        campaign_id = request.get("id") if isinstance(request, dict) else None
+        if not isinstance(campaign_id, int) or isinstance(campaign_id, bool) or not 1 <= campaign_id <= MAX_ID:
+            return {"error": f"id must be a whole number from 1 to {MAX_ID}"}
+        try:
+            progress = await self._feed.state(campaign_id)
+        except Unavailable as error:
+            return {"error": error.detail}
+        return {"error": "There is no such campaign."} if progress is None else asdict(progress)
+
+    def _deliver(self, progress: CampaignProgress) -> None:
+        """Put an event in the queue of every client. Disconnect a client whose queue is full."""
+        from engineio.packet import MESSAGE, Packet  # type: ignore[import-untyped]
+
+        text = json.dumps(["campaign:progress", asdict(progress)], separators=(",", ":"))
+        packet = Packet(MESSAGE, f"2{text}")  # 2 is an event of Socket.IO; encoded once for all clients
+        sockets = self._server.eio.sockets
+        for _, eio_sid in list(self._server.manager.get_participants("/", None)):
+            socket = sockets.get(eio_sid)
+            if socket is None or socket.closed:
+                continue
+            if socket.queue.qsize() < MAX_QUEUED:
+                socket.queue.put_nowait(packet)
+            else:
+                self._start_task(_disconnect, socket)
+
+
+async def _disconnect(socket: Any) -> None:
+    """Disconnect a client without waiting for it. What waits in its queue is dropped."""
+    with contextlib.suppress(asyncio.QueueEmpty):
+        while True:
+            socket.queue.get_nowait()
+            socket.queue.task_done()
+    await socket.close(wait=False)
+    socket.queue.put_nowait(None)  # ends the task that writes
+
+
+def _limited(receive: Receive, seconds: float) -> Receive:
+    """Return a `receive` with a time limit for the whole body."""
+    deadline = asyncio.get_running_loop().time() + seconds
+
+    async def limited() -> Message:
+        async with asyncio.timeout_at(deadline):
+            return await receive()
+
+    return limited
+
+
+def _checked(receive: Receive) -> Receive:
+    """Return a `receive` that ends a websocket whose client does not speak Engine.IO."""
+
+    async def checked() -> Message:
+        message = await receive()
+        if message["type"] == "websocket.receive":
+            text = message.get("text")
+            if not text or text[0] not in PACKET_TYPES:
+                return {"type": "websocket.disconnect", "code": 1002}
+        return message
+
+    return checked
