@@ -175,8 +175,8 @@ PLANTS = (
         "After a time-out the connection is not to be trusted.",
         (
             "postgres/pool.py",
-            "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)\n",
-            '        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)\n            if method == "fetch" and isinstance(error, TimeoutError):\n                await self._acquire_slot()\n',
+            '            rows = await self._run("fetch", sql, args, deadline, worker=worker)\n        return rows',
+            '            rows = await self._run("fetch", sql, args, deadline, worker=worker)\n        except Unavailable as error:\n            if isinstance(error.__cause__, TimeoutError):\n                await self._acquire_slot(1.0)\n            raise\n        return rows',
         ),
         tests=NO_POSTGRES,
         message="connections of the pool are lost",
