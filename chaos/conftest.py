@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from instances import describe_service
+from instances import delete_journals, describe_service
 from pytest_resilience import NeverHappened, Resilience, Service, Stack
 from unexpected import find_unexpected_lines
 
@@ -14,6 +14,12 @@ from unexpected import find_unexpected_lines
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack: Stack) -> Service:
     return describe_service(resilience_stack)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Delete the journals before the service of a test starts."""
+    delete_journals()
 
 
 @pytest.hookimpl(wrapper=True)

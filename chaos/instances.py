@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,15 @@ EXIT_WITHIN = 5.0  # seconds from SIGKILL to the end of the process
 # Linux only, PR_SET_PDEATHSIG with SIGKILL: the process dies with the test run, however the run ends.
 DIE_WITH_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9); " if sys.platform.startswith("linux") else ""
 RUN_SERVICE = DIE_WITH_PARENT + "import runpy; runpy.run_module('service', run_name='__main__')"  # `python -m service`
+# The journals of the services of this test run. Without a directory of its own, a service would use that of its user.
+JOURNALS = Path(tempfile.mkdtemp(prefix="chaos-journals-"))
+atexit.register(shutil.rmtree, JOURNALS, ignore_errors=True)
+
+
+def delete_journals() -> None:
+    """Delete the journals that earlier tests have left, whose jobs would be handed to the next service."""
+    for directory in JOURNALS.iterdir():
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def describe_service(stack: Stack, **changed: str) -> Service:
@@ -35,7 +46,7 @@ def describe_service(stack: Stack, **changed: str) -> Service:
         ready="/readyz",
         within=10.0,
         cwd=ROOT,
-        env=healthy.settings(stack.postgres.url, stack.redis.url) | changed,
+        env=healthy.settings(stack.postgres.url, stack.redis.url) | {"JOURNAL_DIR": str(JOURNALS / "main")} | changed,
     )
 
 
@@ -102,7 +113,7 @@ def start_process(environment: dict[str, str], log: Path) -> subprocess.Popen[by
         return subprocess.Popen(
             [sys.executable, "-c", RUN_SERVICE],
             cwd=ROOT,
-            env={**inherited, "PORT": "0", **environment},
+            env={**inherited, "PORT": "0", "JOURNAL_DIR": str(JOURNALS / "others"), **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -118,8 +129,9 @@ def another_instance(resilience: Resilience, *, ready: bool = True, **changes: s
         ready: wait until the instance is ready; if False, only until it listens.
         changes: settings that differ from the suite's.
     """
-    environment = healthy.settings(resilience.postgres.url, resilience.redis.url) | changes
+    environment = healthy.settings(resilience.postgres.url, resilience.redis.url)
     with tempfile.TemporaryDirectory() as directory:
+        environment |= {"JOURNAL_DIR": str(Path(directory, "journal"))} | changes
         process = start_process(environment, Path(directory, "log"))
         with httpx.Client(timeout=10.0, trust_env=False, limits=httpx.Limits(keepalive_expiry=1.0)) as client:
             instance = Instance(process, Path(directory, "log"), client)

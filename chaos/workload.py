@@ -331,13 +331,14 @@ def _use_the_whole_pool(resilience: Resilience) -> tuple[int | None, list[int | 
 
 
 FELL_BACK = "Redis connection failed, falling back to in-memory cache:"
-CONNECTED = "Redis connected successfully"
+CONNECTED = "Redis connected successfully(?! for)"  # that of the cache, and not "... for BullMQ"
 
 
 def assert_one_log_line_per_change(resilience: Resilience, *, outages: int) -> None:
     """Assert that the log has one line for the start and for each outage and recovery, and none for single errors."""
     lines = re.findall(f"{FELL_BACK}|{CONNECTED}", resilience.service.log)
-    fell_back, connected = lines.count(FELL_BACK), lines.count(CONNECTED)
+    fell_back = lines.count(FELL_BACK)
+    connected = len(lines) - fell_back
     # On a busy machine Redis may miss its budget once more. Two lines of one kind in a row are always wrong.
     assert outages <= fell_back <= outages + 1, (
         f"{fell_back} lines in the log for {outages} outages: one line for each, not one for each error"

@@ -14,19 +14,20 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from .cache.cache import Cache
-from .errors import Unavailable
 from .health import Health, Lifecycle
 from .http.cadence_routes import CadenceRoutes
+from .http.job_routes import JobRoutes
 from .http.live_updates import LiveUpdates
 from .http.load_shedding import LoadSheddingMiddleware
 from .http.problems import EXCEPTION_HANDLERS
 from .http.request_timing import RequestTimingMiddleware
 from .http.routes import CampaignRoutes, ServiceRoutes
 from .jobs.gateway import create_gateway
-from .jobs.job import Job
 from .jobs.processor import CampaignProcessor
 from .jobs.progress_feed import ProgressFeed
+from .jobs.queue import JobQueue
 from .jobs.scheduler import CadenceScheduler
+from .jobs.worker import Worker
 from .memory.collector import GarbageCollector
 from .memory.guard import MemoryGuard
 from .memory.malloc import MIB
@@ -45,11 +46,6 @@ from .request_counts import RequestCounts
 from .settings import ServiceSettings
 
 
-class _NoQueue:
-    async def enqueue(self, job: Job) -> bool:
-        raise Unavailable("There is no queue yet.")
-
-
 class _Stopped(Exception):
     """An exception that ends the task group and all its tasks."""
 
@@ -62,8 +58,10 @@ def create_app(settings: ServiceSettings) -> Starlette:
 
     postgres_status = PostgresStatus()
     database = Database(settings, boot_id, postgres_status)
-    cadences = Cadences(database)
-    scheduler = CadenceScheduler(cadences, _NoQueue())  # type: ignore[arg-type]
+    cache = Cache(settings, source_is_up=lambda: postgres_status.up, tasks=tasks)
+
+    campaigns, cadences, queue = Campaigns(database), Cadences(database), JobQueue(settings, cache.redis)
+    scheduler = CadenceScheduler(cadences, queue)
     postgres_monitor = PostgresMonitor(
         settings,
         boot_id,
@@ -72,8 +70,6 @@ def create_app(settings: ServiceSettings) -> Starlette:
         pool_pids=database.server_pids,
         read_more=scheduler.read_next,
     )
-    cache = Cache(settings, source_is_up=lambda: postgres_status.up, tasks=tasks)
-
     feed = ProgressFeed(cache.redis, Deliveries(database), budget=settings.redis_budget)
     processor = CampaignProcessor(
         settings,
@@ -90,24 +86,30 @@ def create_app(settings: ServiceSettings) -> Starlette:
     cleanup = Cleanup(settings, database, postgres_monitor, collector, tasks)
     monitor = Monitor(settings, database, cache, guard, memory_reader, collector, cleanup)
     live_updates = LiveUpdates(settings, feed, lifecycle, tasks)
-    health = Health(lifecycle, postgres_status, cache, guard)
     requests = RequestCounts()
     metrics = Metrics(
         Sources(
             requests, lifecycle, database, postgres_status, cache, guard, memory_reader, collector, monitor.pool_alert
         )
     )
+    health = Health(lifecycle, postgres_status, cache, guard, queue)
+
+    def may_take_job() -> bool:
+        return postgres_status.up and not guard.refusing and not lifecycle.draining
+
+    worker = Worker(settings, queue, processor, may_take=may_take_job)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         asyncio.get_running_loop().set_default_executor(_start_threads(2))
         await database.start()
+        await queue.start()
         collector.start()
         try:
             async with tasks:
                 tasks.create_task(_supervised(postgres_monitor.run))
                 tasks.create_task(_supervised(cache.redis.run))
-                for loop in (scheduler.run, live_updates.run, *feed.loops()):
+                for loop in (queue.run, worker.run, scheduler.run, live_updates.run, *feed.loops()):
                     tasks.create_task(_supervised(loop))
                 tasks.create_task(_supervised(metrics.run))
                 tasks.create_task(_supervised(processor.run))
@@ -118,12 +120,14 @@ def create_app(settings: ServiceSettings) -> Starlette:
         except* _Stopped:
             pass
         finally:
+            await queue.close()
             await database.close()
             collector.close()
 
     app = Starlette(
         routes=[
-            *CampaignRoutes(Campaigns(database), cache, body_timeout=settings.body_timeout).routes(),
+            *CampaignRoutes(campaigns, cache, body_timeout=settings.body_timeout).routes(),
+            *JobRoutes(campaigns, queue).routes(),
             *CadenceRoutes(cadences, scheduler, body_timeout=settings.body_timeout).routes(),
             *live_updates.routes(),
             *ServiceRoutes(settings, health, metrics, cleanup).routes(),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from .cache.cache import Cache
+from .jobs.queue import JobQueue
 from .memory.guard import MemoryGuard
 from .postgres.status import PostgresStatus
 
@@ -57,12 +58,14 @@ class Health:
         postgres_status: PostgresStatus,
         cache: Cache,
         guard: MemoryGuard,
+        jobs: JobQueue,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lifecycle = lifecycle
         self._postgres_status = postgres_status
         self._cache = cache
         self._guard = guard
+        self._jobs = jobs
         self._clock = clock
         self._started_at = clock()
         self._was_ready = False
@@ -79,7 +82,7 @@ class Health:
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Return True if the service can serve requests, and the body of /readyz.
 
-        Without Redis the service reads from memory, which is "degraded" and still ready.
+        Without Redis the service reads from memory, which is "degraded" and still ready. Jobs never make it unready.
         """
         postgres, redis, refusing = self._postgres_status.state, self._cache.redis.up, self._guard.refusing
         ready = postgres == "up" and not refusing and not self._lifecycle.draining
@@ -96,6 +99,7 @@ class Health:
             "postgres": postgres,
             "redis": "up" if redis else "down",
             "memory": "refusing" if refusing else "ok",
+            "jobs": self._jobs.taken_by,
         }
         return ready, {"status": status, "checks": checks}
 

@@ -58,6 +58,10 @@ class ServiceSettings:
     cache_max_mb: float = 64.0
     cache_max_pending_writes: int = 50_000
 
+    journal_dir: str = ".service-journal"
+    journal_max_jobs: int = 10_000
+    job_attempts: int = 5
+
     cleanup_token: str | None = field(default=None, repr=False)
     cleanup_interval: float = 21_600.0
     cleanup_min_interval: float = 10.0
@@ -133,6 +137,8 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "cache_max_entries": (1, 1 << 40),
     "cache_max_mb": (0.001, 1 << 30),
     "cache_max_pending_writes": (1, 1 << 30),
+    "journal_max_jobs": (1, 1 << 30),
+    "job_attempts": (1, 1_000),
     "cleanup_interval": (0.05, 31_536_000),
     "cleanup_min_interval": (0, 86_400),
     "shutdown_grace": (0.1, 3_600),
@@ -146,6 +152,8 @@ _INTEGERS = {
     "worker_connections",
     "cache_max_entries",
     "cache_max_pending_writes",
+    "journal_max_jobs",
+    "job_attempts",
 }
 
 

@@ -422,7 +422,7 @@ def test_the_service_page_names_every_setting_with_its_default():
 
 
 def test_the_service_page_names_every_route():
-    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").glob("*.py"))
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").rglob("*.py"))
     expected = {re.sub(r":\w+}", "}", path) for path in re.findall(r"""[Rr]oute\(\s*["'](/[^"']*)["']""", source)}
     documented = set(re.findall(r"^\| (?:GET|POST|PUT|DELETE)[A-Z or]* (/\S*) \|", SERVICE_PAGE, re.MULTILINE))
     assert documented == expected

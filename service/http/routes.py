@@ -274,7 +274,11 @@ def _entry_response(entry: Entry, *, status: int = 200, headers: dict[str, str] 
 
 
 def campaign_id_of(request: Request) -> int:
-    """Return the number in the path. Raise HTTPException 404 for a path that is no campaign's."""
+    """Return the id of a campaign in the path.
+
+    Raises:
+        HTTPException: no campaign can have the id (404).
+    """
     text = request.path_params["id"]
     if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= MAX_ID:
         return int(text)

@@ -26,11 +26,12 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="session")
-def service_spec(resilience_stack):
+def service_spec(resilience_stack, tmp_path_factory):
     """Return a function that makes a Service. Its keyword arguments extend the environment of SETTINGS."""
 
     def make(*, restart_between_tests=False, **settings):
         servers = {"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url}
+        servers["JOURNAL_DIR"] = str(tmp_path_factory.mktemp("journal"))
         env = {**SETTINGS, **servers, **{name.upper(): str(value) for name, value in settings.items()}}
         return Service(
             [sys.executable, "-m", "service"],

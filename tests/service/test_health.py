@@ -36,7 +36,8 @@ def test_livez_and_readyz_are_200_without_faults(service):
     assert service.get("/livez").status_code == 200
     reply = service.get("/readyz")
     assert reply.status_code == 200
-    assert reply.json() == {"status": "ready", "checks": {"postgres": "up", "redis": "up", "memory": "ok"}}
+    checks = {"postgres": "up", "redis": "up", "memory": "ok", "jobs": "up"}
+    assert reply.json() == {"status": "ready", "checks": checks}
     assert reply.headers["Cache-Control"] == service.get("/livez").headers["Cache-Control"] == "no-store"
 
 

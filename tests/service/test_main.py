@@ -91,7 +91,10 @@ def test_without_postgres_and_redis_the_service_starts_and_is_not_ready(start):
     assert time.monotonic() - begun < 5
     reply = run.get("/readyz")
     assert reply.status_code == 503
-    assert reply.json() == {"status": "starting", "checks": {"postgres": "down", "redis": "down", "memory": "ok"}}
+    assert reply.json() == {
+        "status": "starting",
+        "checks": {"postgres": "down", "redis": "down", "memory": "ok", "jobs": "journal"},
+    }
     assert run.get("/api/campaigns").status_code == 503
     eventually(lambda: "Redis connection failed" in run.log, within=3)
     run.signal()
@@ -116,7 +119,8 @@ def test_two_instances_become_ready_when_both_create_the_table(start, resilience
 def test_the_service_is_ready_within_a_second_when_its_dependencies_are_up(start, resilience):
     run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url)
     eventually(lambda: run.get("/readyz").json()["status"] == "ready", within=1)
-    assert run.log.count("Redis connected successfully") == 1
+    assert run.log.count("service.redis Redis connected successfully") == 1
+    eventually(lambda: "Redis connected successfully for BullMQ" in run.log, within=1)
 
 
 @pytest.mark.parametrize(

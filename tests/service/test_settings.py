@@ -19,6 +19,7 @@ def test_the_defaults_are_the_documented_ones():
     assert (settings.cleanup_interval, settings.cleanup_min_interval, settings.shutdown_grace) == (21_600, 10, 10)
     assert (settings.gateway_timeout, settings.send_batch, settings.worker_connections) == (5, 100, 2)
     assert settings.gateway_url is None
+    assert (settings.journal_dir, settings.journal_max_jobs, settings.job_attempts) == (".service-journal", 10_000, 5)
     assert (settings.redis_url, settings.cleanup_token, settings.log_format) == (None, None, "console")
 
 

@@ -14,7 +14,7 @@ from service.settings import ServiceSettings
 from ..support import backends, sql
 
 DOWN = "Redis connection failed, falling back to in-memory cache: "
-UP = "Redis connected successfully"
+UP = "service.redis Redis connected successfully"
 SLACK = 1.0  # seconds for a busy machine
 BACK = 2 + SLACK  # seconds from the heal until Redis is used again
 
