@@ -101,14 +101,14 @@ PLANTS = (
     plant(
         "bodies-without-bound",
         "Marketing has long texts.",
-        ("http/routes.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 30"),
+        ("http/limits.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 30"),
         tests=TOO_LARGE,
         message="bodies are unbounded",
     ),
     plant(
         "bodies-few-at-a-time",
         "Ten at once are enough; bodies take memory.",
-        ("http/routes.py", "MAX_BODY_BYTES = 1 << 20", "MAX_BODY_BYTES = 1 << 20\nFEW = asyncio.Semaphore(10)"),
+        ("http/routes.py", "\n\nclass CampaignRoutes", "\nFEW = asyncio.Semaphore(10)\n\nclass CampaignRoutes"),
         ("http/routes.py", "async with asyncio.timeout(seconds)", "async with FEW, asyncio.timeout(seconds)"),
         tests=SLOW_CLIENTS,
         message="clients stall, and",
