@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from .cache.cache import Cache
 from .health import Health, Lifecycle
 from .http.cadence_routes import CadenceRoutes
+from .http.contact_routes import ContactRoutes
 from .http.job_routes import JobRoutes
 from .http.live_updates import LiveUpdates
 from .http.load_shedding import LoadSheddingMiddleware
@@ -37,7 +38,7 @@ from .monitor import Monitor
 from .postgres.cadences import CADENCES, Cadences
 from .postgres.campaigns import CAMPAIGNS, Campaigns
 from .postgres.cleanup import Cleanup
-from .postgres.contacts import CONTACTS
+from .postgres.contacts import CONTACTS, Contacts
 from .postgres.deliveries import DELIVERIES, Deliveries
 from .postgres.monitor import PostgresMonitor
 from .postgres.pool import Database
@@ -130,6 +131,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
             *JobRoutes(campaigns, queue).routes(),
             *CadenceRoutes(cadences, scheduler, body_timeout=settings.body_timeout).routes(),
             *live_updates.routes(),
+            *ContactRoutes(Contacts(database), body_timeout=settings.body_timeout).routes(),
             *ServiceRoutes(settings, health, metrics, cleanup).routes(),
         ],
         middleware=[

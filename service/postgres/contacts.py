@@ -1,7 +1,12 @@
-"""The contacts, which are the recipients of campaigns."""
+"""The contacts, which are the recipients of campaigns, with the checks of client input and the SQL."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .pool import Statements
 from .schema import Column, Table
 
 CONTACTS = Table(
@@ -21,3 +26,62 @@ CREATE TABLE IF NOT EXISTS contacts (
         Column("phone", "SE", inserted=True, updated=True),
     ),
 )
+MAX_NAME = 200  # characters
+MAX_EMAIL = 254  # RFC 5321, 4.5.3.1.3, without the angle brackets
+FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20"  # also in full width, which spreadsheets treat alike
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Begins with a character that begins no formula.
+EMAIL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}")
+PHONE = re.compile(r"\+?[0-9(][0-9 ()./-]{2,30}")  # without letters, so a leading + makes no formula
+
+
+class Contact(NamedTuple):
+    """A contact of a client, before it is a row."""
+
+    name: str
+    email: str
+    phone: str
+
+    def problem(self) -> str | None:
+        """Return the reason why this is no valid contact, or None."""
+        if not 1 <= len(self.name) <= MAX_NAME:
+            return f"name: must have 1 to {MAX_NAME} characters"
+        if CONTROL.search(self.name):
+            return "name: must not have control characters"
+        if self.name[0] in FORMULA_STARTS:
+            return "name: must not begin with =, +, - or @, as a formula of a spreadsheet does"
+        if len(self.email) > MAX_EMAIL or not EMAIL.fullmatch(self.email):
+            return "email: must be an address such as name@example.com"
+        if self.phone and not PHONE.fullmatch(self.phone):
+            return "phone: must be a number such as +1 212 555 0100, or empty"
+        return None
+
+
+class Contacts:
+    """The table of contacts. Every method may raise Unavailable."""
+
+    def __init__(self, database: Statements) -> None:
+        self._database = database
+
+    async def import_all(self, contacts: Sequence[Contact]) -> int:
+        """Insert contacts, and update those whose address is known. Return the number inserted.
+
+        A row that would not change is not written. Rows are locked in the order of addresses, so two imports do not wait
+        for each other in a circle.
+
+        Args:
+            contacts: no two with the same address.
+        """
+        sql = """
+            WITH written AS (
+                INSERT INTO contacts (name, email, phone)
+                SELECT name, email, phone
+                  FROM unnest($1::text[], $2::text[], $3::text[]) AS given (name, email, phone) ORDER BY email
+                    ON CONFLICT (email) DO UPDATE SET name = excluded.name, phone = excluded.phone
+                 WHERE (contacts.name, contacts.phone) IS DISTINCT FROM (excluded.name, excluded.phone)
+             RETURNING xmax = 0 AS inserted)
+            SELECT count(*) FILTER (WHERE inserted) AS inserted FROM written"""
+        row = await self._database.write(sql, *(list(values) for values in zip(*contacts, strict=True)))
+        assert row is not None
+        inserted: int = row["inserted"]
+        return inserted
