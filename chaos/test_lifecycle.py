@@ -35,9 +35,13 @@ def test_the_service_starts_without_postgres_and_redis_and_becomes_ready_when_th
         assert instance.client.get("/livez").status_code == 200
         ready = instance.client.get("/readyz")
         assert ready.status_code == 503, f"without a database /readyz claims to be ready: {ready.text}"
-        assert ready.json()["checks"] == {"postgres": "down", "redis": "down", "memory": "ok", "jobs": "journal"}, (
-            ready.text
-        )
+        assert ready.json()["checks"] == {
+            "postgres": "down",
+            "redis": "down",
+            "memory": "ok",
+            "jobs": "journal",
+            "cadence": "ok",
+        }, ready.text
         assert "Retry-After" in ready.headers
         assert instance.client.get("/api/campaigns/1").status_code == 503, "a dependency fault is 503"
 

@@ -93,7 +93,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
             requests, lifecycle, database, postgres_status, cache, guard, memory_reader, collector, monitor.pool_alert
         )
     )
-    health = Health(lifecycle, postgres_status, cache, guard, queue)
+    health = Health(lifecycle, postgres_status, cache, guard, queue, scheduler)
 
     def may_take_job() -> bool:
         return postgres_status.up and not guard.refusing and not lifecycle.draining

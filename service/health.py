@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from .cache.cache import Cache
 from .jobs.queue import JobQueue
+from .jobs.scheduler import CadenceScheduler
 from .memory.guard import MemoryGuard
 from .postgres.status import PostgresStatus
 
@@ -59,6 +60,7 @@ class Health:
         cache: Cache,
         guard: MemoryGuard,
         jobs: JobQueue,
+        scheduler: CadenceScheduler,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lifecycle = lifecycle
@@ -66,6 +68,7 @@ class Health:
         self._cache = cache
         self._guard = guard
         self._jobs = jobs
+        self._scheduler = scheduler
         self._clock = clock
         self._started_at = clock()
         self._was_ready = False
@@ -82,7 +85,7 @@ class Health:
     def readiness(self) -> tuple[bool, dict[str, object]]:
         """Return True if the service can serve requests, and the body of /readyz.
 
-        Without Redis the service reads from memory, which is "degraded" and still ready. Jobs never make it unready.
+        Without Redis the service reads from memory, which is "degraded" and still ready. Jobs and cadences never make it unready.
         """
         postgres, redis, refusing = self._postgres_status.state, self._cache.redis.up, self._guard.refusing
         ready = postgres == "up" and not refusing and not self._lifecycle.draining
@@ -100,6 +103,7 @@ class Health:
             "redis": "up" if redis else "down",
             "memory": "refusing" if refusing else "ok",
             "jobs": self._jobs.taken_by,
+            "cadence": self._scheduler.state,
         }
         return ready, {"status": status, "checks": checks}
 

@@ -114,6 +114,7 @@ class Channel:
                 heard_at, pinged = self._clock(), False
                 if message["type"] == "message":
                     self._on_message(message["data"])
+                    await asyncio.sleep(0)  # redis-py does not wait for what it has received already
             elif silence > DEAD_AFTER:
                 raise TimeoutError
             elif silence > PING_AFTER and not pinged:

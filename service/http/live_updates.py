@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.live_updates")
 
 MAX_SHARE = 0.5  # of MAX_CONNECTIONS, for live updates; requests have the rest
-MAX_QUEUED = 100  # packets that wait for one client
+MAX_QUEUED = 200  # packets that wait for one client
 PACKET_TYPES = "0123456"  # the first character of a packet of Engine.IO
 
 
@@ -72,12 +72,13 @@ class LiveUpdates:
         return [Mount(LIVE_UPDATES_PATH.rstrip("/"), app=self)]
 
     async def run(self) -> None:
-        """Disconnect all clients when the service ends, because a request of theirs would delay the end."""
+        """Disconnect the clients that poll when the service stops, because their requests would delay the end."""
         log.info("Socket.IO initialized")
         await self._lifecycle.stopping.wait()
         for socket in [] if self._server is None else list(self._server.eio.sockets.values()):
             if not socket.upgraded:  # uvicorn closes websockets, with their own code
                 await _disconnect(socket)
+        await asyncio.Event().wait()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or websocket."""

@@ -16,6 +16,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from itertools import islice
 
 from ..cache.channel import Channel
 from ..cache.redis_store import RedisStore, RedisUnavailable
@@ -27,6 +28,7 @@ log = logging.getLogger("service.progress")
 
 CHANNEL = "service:campaign-progress"
 MAX_CAMPAIGNS = 1000  # of which the newest change is kept
+BATCH_SIZE = 50  # changes of one message, so that the clients get them before the next message
 RECENT = 60.0  # seconds for which a change is repeated to an instance that begins to listen
 FRESH = 2.0  # seconds for which the newest change is the state, without a query
 RETRY_DELAY = 0.1
@@ -135,7 +137,7 @@ class ProgressFeed:
         while True:
             await self._to_publish.wait()
             await self._redis.wait_until(up=True)
-            changes, request = list(self._unpublished.values()), self._request_changes
+            changes, request = list(islice(self._unpublished.values(), BATCH_SIZE)), self._request_changes
             try:
                 await self._channel.publish(self._encode(changes, request))
             except RedisUnavailable:

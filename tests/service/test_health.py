@@ -36,7 +36,7 @@ def test_livez_and_readyz_are_200_without_faults(service):
     assert service.get("/livez").status_code == 200
     reply = service.get("/readyz")
     assert reply.status_code == 200
-    checks = {"postgres": "up", "redis": "up", "memory": "ok", "jobs": "up"}
+    checks = {"postgres": "up", "redis": "up", "memory": "ok", "jobs": "up", "cadence": "ok"}
     assert reply.json() == {"status": "ready", "checks": checks}
     assert reply.headers["Cache-Control"] == service.get("/livez").headers["Cache-Control"] == "no-store"
 

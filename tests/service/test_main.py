@@ -93,7 +93,7 @@ def test_without_postgres_and_redis_the_service_starts_and_is_not_ready(start):
     assert reply.status_code == 503
     assert reply.json() == {
         "status": "starting",
-        "checks": {"postgres": "down", "redis": "down", "memory": "ok", "jobs": "journal"},
+        "checks": {"postgres": "down", "redis": "down", "memory": "ok", "jobs": "journal", "cadence": "ok"},
     }
     assert run.get("/api/campaigns").status_code == 503
     eventually(lambda: "Redis connection failed" in run.log, within=3)

@@ -1,0 +1,102 @@
+"""Live updates reach the clients of all instances, and no client costs another one or the service anything."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import httpx
+import pytest
+
+import healthy
+from instances import another_instance, describe_service
+from live_clients import change, live_client, other_instance, raw_websocket
+from pytest_resilience import Resilience, Service, Stack, eventually
+from workload import create, eventually_or_fail
+
+DELIVERED_WITHIN = 1.0  # seconds from a change to the event at every client
+MAX_CONNECTIONS = 24
+MOST_CLIENTS = MAX_CONNECTIONS // 2
+MIB = 2**20
+PADDING = "x" * 4000  # of the status, so that few events fill the buffers of a client
+FLOOD = 2500  # events of 4 KB: 10 MB, where the kernel and the queue of a client hold less than 5
+MAX_GROWTH_MIB = 8
+HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
+
+
+@pytest.fixture(scope="session")
+def resilience_service(resilience_stack: Stack) -> Service:
+    return describe_service(resilience_stack, MAX_CONNECTIONS=str(MAX_CONNECTIONS))
+
+
+def test_a_slow_client_costs_other_clients_nothing_and_is_disconnected(resilience: Resilience) -> None:
+    url = resilience.service.url
+    with live_client(url) as good, raw_websocket(url, receive_buffer=4096) as slow, other_instance(resilience) as other:
+        eventually(lambda: good.connected, within=2.0)
+        other.publish(change(1))
+        eventually(lambda: good.progress(1), within=5.0)
+        before = resilience.service.process.memory_info().rss
+        for number in range(FLOOD // 10):
+            other.publish(*(change(2, sent=10 * number + each, status=PADDING) for each in range(10)))
+        other.publish(change(3))
+        message = "a client that reads its events does not get them while another client does not read"
+        eventually_or_fail(lambda: good.progress(3), within=10.0, message=message)
+        grown = (resilience.service.process.memory_info().rss - before) / MIB
+        received = list(slow.read())
+    assert len(good.progress(2)) == FLOOD, f"a client that reads gets {len(good.progress(2))} of {FLOOD} events"
+    assert grown < MAX_GROWTH_MIB, f"the events for a client that does not read take {grown:.1f} MiB of the service"
+    assert not any('"id":3' in packet for packet in received), (
+        f"a client that does not read stays connected, and {len(received)} events wait for it"
+    )
+
+
+def test_clients_of_live_updates_do_not_take_the_connections_of_requests(resilience: Resilience) -> None:
+    url = resilience.service.url
+    sessions = []
+    with httpx.Client(base_url=str(url), trust_env=False) as client:
+        for _ in range(MAX_CONNECTIONS):
+            sessions.append(client.get(HANDSHAKE))
+    accepted = [reply for reply in sessions if reply.status_code == 200]
+    assert len(accepted) == MOST_CLIENTS, f"of {MAX_CONNECTIONS} connections live updates get {len(accepted)}"
+    refused = sessions[-1]
+    assert refused.status_code == 503, f"a client too many gets {refused.status_code}"
+    assert "Retry-After" in refused.headers, "a client too many gets no Retry-After"
+    create(resilience)
+
+
+def test_no_websocket_is_accepted_while_memory_is_short(resilience: Resilience) -> None:
+    with another_instance(resilience, ready=False, MEMORY_LIMIT_MB="10", MEMORY_CHECK_INTERVAL="0.05") as instance:
+        line = "[Memory] refusing work that is not essential"
+        eventually(lambda: line in instance.log, within=healthy.GUARD_WITHIN)
+        with raw_websocket(instance.client.base_url) as websocket:
+            assert websocket.refused == 503, f"memory is short, and a websocket gets {websocket.refused or 'accepted'}"
+        assert instance.client.get(HANDSHAKE).status_code == 503, "memory is short, and a client is accepted"
+
+
+def test_a_shutdown_closes_websockets_with_1012_and_ends_polls_at_once(resilience: Resilience) -> None:
+    with (
+        another_instance(resilience) as instance,
+        raw_websocket(instance.client.base_url, receive_buffer=4096),
+        other_instance(resilience) as other,
+    ):
+        url = instance.client.base_url
+        with raw_websocket(url) as websocket, live_client(url, ["polling"]) as polling:
+
+            def both_receive() -> bool:
+                other.publish(change(1))
+                return bool(polling.progress(1))
+
+            eventually(both_receive, within=5.0)
+            other.publish(
+                *(change(2, status=PADDING * 10) for _ in range(15))
+            )  # more than the first websocket's buffer
+            signalled = time.monotonic()
+            instance.process.send_signal(signal.SIGTERM)
+            within = healthy.SHUTDOWN_GRACE / 4 + 1.0  # seconds: the notice to load balancers, and a moment to close
+            message = "clients of live updates delay the end of the service"
+            eventually_or_fail(instance.has_exited, within=within, message=message)
+            took = time.monotonic() - signalled
+            for _ in websocket.read():
+                pass
+        assert websocket.closed == 1012, f"a websocket is closed with {websocket.closed}, not 1012, after {took:.1f} s"
+        assert instance.process.returncode == 0, f"the service ends with {instance.process.returncode}; {instance.log}"
