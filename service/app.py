@@ -157,10 +157,10 @@ def _start_threads(count: int) -> ThreadPoolExecutor:
 
 
 async def _supervised(run: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop until cancelled. If the loop fails, log the error and restart it."""
+    """Run a loop until it returns. If the loop fails, log the error and restart it."""
     while True:
         try:
-            await run()
+            return await run()
         except Exception:
             logging.getLogger("service").exception("Background task failed; restarting")
             await asyncio.sleep(1)
