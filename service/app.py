@@ -17,6 +17,7 @@ from .cache.cache import Cache
 from .health import Health, Lifecycle
 from .http.cadence_routes import CadenceRoutes
 from .http.contact_routes import ContactRoutes
+from .http.document_route import document_routes
 from .http.job_routes import JobRoutes
 from .http.live_updates import LiveUpdates
 from .http.load_shedding import LoadSheddingMiddleware
@@ -90,7 +91,8 @@ def create_app(settings: ServiceSettings) -> Starlette:
     requests = RequestCounts()
     metrics = Metrics(
         Sources(
-            requests, lifecycle, database, postgres_status, cache, guard, memory_reader, collector, monitor.pool_alert
+            *(requests, lifecycle, database, postgres_status, cache, queue, scheduler),
+            *(guard, memory_reader, collector, monitor.pool_alert),
         )
     )
     health = Health(lifecycle, postgres_status, cache, guard, queue, scheduler)
@@ -133,6 +135,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
             *live_updates.routes(),
             *ContactRoutes(Contacts(database), body_timeout=settings.body_timeout).routes(),
             *ServiceRoutes(settings, health, metrics, cleanup).routes(),
+            *document_routes(),
         ],
         middleware=[
             Middleware(RequestTimingMiddleware, counts=requests),

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from .cache.cache import Cache
 from .health import Lifecycle
-from .jobs.job import QueueCounts
+from .jobs.queue import JobQueue
+from .jobs.scheduler import CadenceScheduler
 from .memory.collector import GarbageCollector, MemoryStats, read_memory_stats
 from .memory.guard import MemoryGuard
 from .memory.usage import MemoryReader
@@ -38,24 +39,19 @@ STATS_MAX_AGE = 1.0  # seconds; with a large heap its statistics take millisecon
 
 @dataclass(frozen=True)
 class Sources:
-    """The parts of the service whose numbers the metrics show.
-
-    Args:
-        queue_counts: returns the latest counts of the queue.
-        cadence_lag: returns the seconds by which the most overdue step of a cadence is late.
-    """
+    """The parts of the service whose numbers the metrics show."""
 
     requests: RequestCounts
     lifecycle: Lifecycle
     database: Database
     postgres_status: PostgresStatus
     cache: Cache
+    queue: JobQueue
+    scheduler: CadenceScheduler
     guard: MemoryGuard
     memory_reader: MemoryReader
     collector: GarbageCollector
     pool_alert: PoolAlert
-    queue_counts: Callable[[], QueueCounts] = QueueCounts
-    cadence_lag: Callable[[], float] = lambda: 0.0
     memory_stats: Callable[[], MemoryStats] = field(default_factory=lambda: reread_after(STATS_MAX_AGE))
 
 
@@ -127,7 +123,7 @@ def _raised_alerts(sources: Sources) -> Iterator[Value]:
 
 
 def _jobs(sources: Sources) -> Iterator[Value]:
-    counts = sources.queue_counts()
+    counts = sources.queue.counts
     for state in ("waiting", "active", "journal", "dead"):
         yield (state,), getattr(counts, state)
 
@@ -254,13 +250,13 @@ METRICS = (
         "service_job_failures_total",
         "counter",
         "Runs of jobs that failed in this instance.",
-        _one(lambda s: s.queue_counts().failed),
+        _one(lambda s: s.queue.counts.failed),
     ),
     Metric(
         "service_cadence_lag_seconds",
         "gauge",
         "Time by which the most overdue step of a cadence is late.",
-        _one(lambda s: s.cadence_lag()),
+        _one(lambda s: s.scheduler.lag),
     ),
     Metric("service_alert_active", "gauge", "1 during an episode of the alert.", _active_alerts, ("alert",)),
     Metric("service_alerts_raised_total", "counter", "Episodes of the alert.", _raised_alerts, ("alert",)),

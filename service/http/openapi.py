@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import Any
+from typing import Any, get_args
 
+from ..jobs.job import JobStatus
+from ..postgres.cadences import MAX_REPEAT, MAX_SECONDS, MIN_SECONDS
 from ..postgres.campaigns import MAX_ID, MAX_LENGTH, STATUSES
 from ..postgres.status import STATES
+from .contact_routes import HEADER, MAX_ERRORS, MAX_FILE_BYTES, MAX_ROWS
 from .limits import MAX_BODY_BYTES, MAX_PAGE, PAGE
 
 Schema = dict[str, Any]
@@ -66,6 +69,39 @@ SCHEMAS: Schema = {
             "next": {"anyOf": [ID, {"type": "null"}], "description": "The `after` of the next page; null on the last."},
         }
     ),
+    "AcceptedJob": _object(
+        {"job_id": JOB_ID, "durable": {"type": "boolean", "description": "True if a killed instance does not lose it."}}
+    ),
+    "Job": _object(
+        {
+            "id": JOB_ID,
+            "campaign_id": COUNT,
+            "status": {"enum": list(get_args(JobStatus)), "description": "`failed` is in the dead-letter queue."},
+            "attempts": COUNT,
+            "sent": COUNT,
+            "total": COUNT,
+            "error": {"type": ["string", "null"]},
+        }
+    ),
+    "Cadence": _object(
+        {
+            "every_seconds": {"type": "number", "minimum": MIN_SECONDS, "maximum": MAX_SECONDS},
+            "repeat": {"type": "integer", "minimum": 1, "maximum": MAX_REPEAT, "description": "Steps in all."},
+        }
+    ),
+    "ImportResult": _object(
+        {
+            "imported": {**COUNT, "description": "New contacts."},
+            "updated": {**COUNT, "description": "Rows with an address that was known."},
+            "rejected": {**COUNT, "description": "Rows that are no valid contact."},
+            "errors": {
+                "type": "array",
+                "maxItems": MAX_ERRORS,
+                "description": "The first rejected rows.",
+                "items": _object({"line": {"type": "integer", "minimum": 1}, "reason": {"type": "string"}}),
+            },
+        }
+    ),
     "Problem": {
         "type": "object",
         "description": "RFC 9457.",
@@ -96,13 +132,15 @@ SCHEMAS: Schema = {
             "status": {"enum": ["ready", "degraded", "starting", "draining", "unavailable"]},
             "checks": {
                 "type": "object",
-                "required": ["postgres", "redis", "memory"],
+                "required": ["postgres", "redis", "memory", "jobs", "cadence"],
                 "properties": {
                     "postgres": {"enum": list(STATES)},
                     "redis": {"enum": ["up", "down"]},
                     "memory": {"enum": ["ok", "refusing"]},
+                    "jobs": {"enum": ["up", "journal", "full"], "description": "The part that takes jobs now."},
+                    "cadence": {"enum": ["ok", "late"]},
                 },
-                "additionalProperties": {"type": "string"},
+                "additionalProperties": False,
             },
         }
     ),
@@ -177,8 +215,8 @@ def _content(schema: Schema, media_type: str = "application/json") -> Schema:
     return {"content": {media_type: {"schema": schema}}}
 
 
-def _body(schema: Schema, media_type: str = "application/json") -> Schema:
-    return {"required": True, "description": f"At most {MAX_BODY_BYTES} bytes.", **_content(schema, media_type)}
+def _body(schema: Schema, media_type: str = "application/json", *, limit: int = MAX_BODY_BYTES) -> Schema:
+    return {"required": True, "description": f"At most {limit} bytes.", **_content(schema, media_type)}
 
 
 def _problem(status: int, description: str | None = None) -> Schema:
@@ -254,7 +292,7 @@ CAMPAIGNS: Schema = {
                 {
                     **CAMPAIGN_ANSWER,
                     "headers": ETAG | LOCATION,
-                    **_links("getCampaign", "changeCampaign", "deleteCampaign"),
+                    **_links("getCampaign", "changeCampaign", "deleteCampaign", "sendCampaign", "putCadence"),
                 },
             ),
             *BODY_PROBLEMS,
@@ -279,6 +317,63 @@ CAMPAIGNS: Schema = {
             requestBody=_body(_ref("CampaignChange")),
         ),
         "delete": _operation("deleteCampaign", "Delete a campaign", (204, {}), 404, 412, parameters=[IF_MATCH]),
+    },
+}
+
+ACCEPTED = {"headers": LOCATION, **_content(_ref("AcceptedJob"))}
+JOB_LINK = {"parameters": {"id": "$response.body#/job_id"}}
+JOBS: Schema = {
+    "/api/campaigns/{id}/send": {
+        "parameters": _in_path(ID),
+        "post": _operation(
+            "sendCampaign",
+            "Send a campaign to all contacts; again for the same campaign, it is the same job",
+            (202, {**ACCEPTED, "links": {each: {"operationId": each, **JOB_LINK} for each in ("getJob", "retryJob")}}),
+            404,
+        ),
+    },
+    "/api/jobs/{id}": {
+        "parameters": _in_path(JOB_ID),
+        "get": _operation(
+            "getJob", "Return the state of a job", (200, {"headers": NO_STORE, **_content(_ref("Job"))}), 404
+        ),
+    },
+    "/api/jobs/{id}/retry": {
+        "parameters": _in_path(JOB_ID),
+        "post": _operation("retryJob", "Queue a job of the dead-letter queue again", (202, ACCEPTED), 404, 409),
+    },
+}
+CADENCE_ANSWER = _content(_ref("Cadence"))
+CADENCES: Schema = {
+    "/api/campaigns/{id}/cadence": {
+        "parameters": _in_path(ID),
+        "get": _operation("getCadence", "Return the cadence of a campaign", (200, CADENCE_ANSWER), 404),
+        "put": _operation(
+            "putCadence",
+            "Send a campaign once in each period",
+            (200, CADENCE_ANSWER),
+            404,
+            *BODY_PROBLEMS,
+            requestBody=_body(_ref("Cadence")),
+        ),
+        "delete": _operation("deleteCadence", "End the cadence of a campaign", (204, {}), 404),
+    },
+}
+CSV: Schema = {
+    "type": "string",
+    "description": f"At most {MAX_ROWS} rows after the header. A row that is no valid contact is rejected, and the others are imported.",
+    "pattern": f"^{','.join(HEADER)}(\\r?\\n[^\\u0000]*)?$",
+    "examples": [f"{','.join(HEADER)}\nAnna Larsson,anna@example.com,+46 8 123 456\n"],
+}
+CONTACTS: Schema = {
+    "/api/contacts/import": {
+        "post": _operation(
+            "importContacts",
+            "Import contacts from a CSV file",
+            (200, _content(_ref("ImportResult"))),
+            *BODY_PROBLEMS,
+            requestBody=_body(CSV, "text/csv", limit=MAX_FILE_BYTES),
+        )
     },
 }
 
@@ -353,7 +448,7 @@ def document() -> bytes:
                     " Retry-After. Live updates of campaigns are events of Socket.IO on /socket.io/."
                 ),
             },
-            "paths": CAMPAIGNS | SERVICE,
+            "paths": CAMPAIGNS | JOBS | CADENCES | CONTACTS | SERVICE,
             "components": {
                 "schemas": SCHEMAS,
                 "securitySchemes": {"cleanupToken": {"type": "http", "scheme": "bearer"}},

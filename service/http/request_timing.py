@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from starlette.routing import Match, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..request_counts import RequestCounts
@@ -42,9 +42,9 @@ class RequestTimingMiddleware:
 def _template(scope: Scope) -> str | None:
     """Return the template of the path, such as "/api/campaigns/{id}". None if the service has no such path."""
     route = scope.get("route") or next((each for each in scope["app"].routes if _matches(each, scope)), None)
-    return route.path if isinstance(route, Route) else None
+    return route.path if isinstance(route, Route | Mount) else None
 
 
-def _matches(route: object, scope: Scope) -> bool:
+def _matches(route: BaseRoute, scope: Scope) -> bool:
     """True if a route serves the path. A request that was refused before the router has no route yet."""
-    return isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE
+    return route.matches(scope)[0] is not Match.NONE

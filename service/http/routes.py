@@ -120,7 +120,7 @@ class CampaignRoutes:
 
 
 class ServiceRoutes:
-    """The routes of health, metrics, cleanup and the description of the API."""
+    """The routes of health, metrics and cleanup."""
 
     def __init__(self, settings: ServiceSettings, health: Health, metrics: Metrics, cleanup: Cleanup) -> None:
         self._settings = settings
@@ -134,7 +134,6 @@ class ServiceRoutes:
             route("/livez", GET=self.live),
             route("/readyz", GET=self.ready),
             route("/metrics", GET=self.metrics),
-            route("/openapi.json", GET=self.openapi),
             # HEAD would clean up without a report.
             route("/api/db-cleanup", head=False, GET=self.clean_up, POST=self.clean_up),
         ]
@@ -153,11 +152,6 @@ class ServiceRoutes:
     async def metrics(self, request: Request) -> Response:
         content, media_type = self._metrics.render(",".join(request.headers.getlist("accept")))
         return Response(content, headers={**NO_STORE, "Content-Type": media_type})
-
-    async def openapi(self, request: Request) -> Response:
-        from .openapi import document  # at the first request, because the start does not need it
-
-        return Response(document(), media_type="application/json")
 
     async def clean_up(self, request: Request) -> Response:
         peer = request.client.host if request.client else None

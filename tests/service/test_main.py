@@ -123,6 +123,35 @@ def test_the_service_is_ready_within_a_second_when_its_dependencies_are_up(start
     eventually(lambda: "Redis connected successfully for BullMQ" in run.log, within=1)
 
 
+STARTED = (
+    r"Server LISTENING on http://127\.0\.0\.1:[1-9]\d*",
+    "Socket.IO initialized",
+    "Cadence Scheduler ready",
+    "Campaign Processor ready",
+    "Redis connected successfully",
+    "Redis connected successfully for BullMQ",
+)
+
+
+@pytest.mark.parametrize("log_format", ["console", "json"])
+def test_each_part_logs_once_that_it_has_started(start, resilience, log_format):
+    run = start(database_url=resilience.postgres.url, redis_url=resilience.redis.url, log_format=log_format)
+
+    def messages():
+        if log_format == "json":
+            return [json.loads(line)["message"] for line in run.lines]
+        return [line.split(" ", 3)[3].rstrip("\n") for line in run.lines]
+
+    def count(line):
+        return sum(re.fullmatch(line, message) is not None for message in messages())
+
+    eventually(lambda: all(count(line) for line in STARTED), within=5)
+    with resilience.postgres.refuse():  # the parts that follow an outage do not start again
+        eventually(lambda: run.get("/readyz").status_code == 503, within=3)
+    eventually(lambda: run.get("/readyz").status_code == 200, within=4)
+    assert [count(line) for line in STARTED] == [1] * len(STARTED), run.log
+
+
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
