@@ -34,7 +34,7 @@ CHARACTERS = {"one byte": "x", "two bytes": "é", "four bytes": "😀"}  # by th
 OVERHEAD = 400  # bytes that a cache entry counts for in addition to its body
 MANY = 150  # concurrent requests; more than any number of connections, threads or slots
 JSON = {"Content-Type": "application/json"}
-REDIS_CONNECTIONS = 22  # maximum of an instance
+REDIS_CONNECTIONS = 22 + 4 + 1  # maximum of an instance: for the cache, for jobs, and for live updates
 LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
 
 

@@ -30,6 +30,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from ..cache.redis_store import MAX_CONNECTIONS as MAX_REDIS_CONNECTIONS
 from ..errors import SettingsError
+from ..jobs.bull import MAX_CONNECTIONS as MAX_JOB_CONNECTIONS
 from .load_shedding import ESSENTIAL_PATHS, LIVE_UPDATES_PATH
 from .problems import Problem
 
@@ -65,7 +66,8 @@ def connection_limit(settings: ServiceSettings) -> int:
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    others = settings.db_pool_max + 1 + 2 * (MAX_REDIS_CONNECTIONS + 2) + ESSENTIAL_RESERVE + OTHER_DESCRIPTORS
+    redis = 2 * (MAX_REDIS_CONNECTIONS + 2) + MAX_JOB_CONNECTIONS
+    others = settings.db_pool_max + 1 + redis + ESSENTIAL_RESERVE + OTHER_DESCRIPTORS
     room = DEFAULT_MAX if limit == resource.RLIM_INFINITY else limit - others
     wanted = settings.max_connections
     if wanted is None:

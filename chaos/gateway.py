@@ -1,0 +1,102 @@
+"""A gateway for the messages of campaigns, which records the batches that it gets, and hangs or fails on demand."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class Gateway:
+    """A gateway that listens on loopback.
+
+    Attributes:
+        status: of the responses.
+        batches: the bodies of the requests that got a response with status 200, in their order.
+        requests: number of requests so far.
+    """
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.batches: list[dict[str, Any]] = []
+        self.requests = 0
+        self._to_hold = 0
+        self._released = threading.Event()
+        self._answers_held = False
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                gateway._serve(self)
+
+            def log_message(self, *_: object) -> None:
+                """Log nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/send"
+
+    @property
+    def campaigns(self) -> list[int]:
+        """The campaign of each batch, in the order of the batches."""
+        return [batch["campaign_id"] for batch in self.batches]
+
+    @property
+    def recipients(self) -> list[str]:
+        """The id of each message."""
+        return [recipient["id"] for batch in self.batches for recipient in batch["recipients"]]
+
+    def hold(self, requests: int) -> None:
+        """Give the next requests no response until `release`."""
+        self._released.clear()
+        self._to_hold = requests
+
+    def release(self, *, answer: bool) -> None:
+        """End the requests that are held, with a response or without one."""
+        self._to_hold, self._answers_held = 0, answer
+        self._released.set()
+
+    def reset(self) -> None:
+        """Forget everything, and answer with status 200."""
+        self.release(answer=False)
+        self.status, self.requests = 200, 0
+        self.batches = []
+
+    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        batch = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
+        self.requests += 1
+        if self._to_hold:
+            self._to_hold -= 1
+            self._released.wait()
+            if not self._answers_held:
+                return
+        if self.status == 200:
+            self.batches.append(batch)
+        handler.send_response(self.status)
+        handler.end_headers()
+
+    def serve(self) -> None:
+        """Serve until closed."""
+        self._server.serve_forever(poll_interval=0.05)
+
+    def close(self) -> None:
+        """End `serve` and all requests."""
+        self.release(answer=False)
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def running_gateway() -> Iterator[Gateway]:
+    """Run a gateway until the block ends."""
+    gateway = Gateway()
+    thread = threading.Thread(target=gateway.serve, daemon=True)
+    thread.start()
+    try:
+        yield gateway
+    finally:
+        gateway.close()
+        thread.join()
