@@ -129,6 +129,11 @@ PLANTS = (
         "postgres-no-command-timeout",
         "Postgres has a statement_timeout.",
         ("postgres/pool.py", '        "command_timeout": settings.db_command_timeout,\n', ""),
+        (
+            "postgres/pool.py",
+            "asyncio.timeout(min(self._settings.db_command_timeout, deadline - self._clock()))",
+            "asyncio.timeout(None)",
+        ),
         tests=NO_ANSWER,
         message="the sweep took its connection back",
     ),

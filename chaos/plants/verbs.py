@@ -153,6 +153,11 @@ PLANTS = (
         "Reads do no harm; let them take their time.",
         (
             "postgres/pool.py",
+            "asyncio.timeout(min(self._settings.db_command_timeout, deadline - self._clock()))",
+            "asyncio.timeout(30)",
+        ),
+        (
+            "postgres/pool.py",
             "await getattr(connection, method)(sql, *args)",
             'await getattr(connection, method)(sql, *args, timeout=30 if method == "fetch" else None)',
         ),
