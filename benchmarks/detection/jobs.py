@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -17,7 +17,7 @@ WAITING, ACTIVE = "jobs:waiting", "jobs:active"
 class Queue:
     """Jobs that run exactly once. The done ones are remembered in this process, as a database with a unique key would."""
 
-    def __init__(self, url: str, run: Callable[[str], None]) -> None:
+    def __init__(self, url: str, run: Callable[[str], Awaitable[None]]) -> None:
         self._url = url
         self._run = run
         self._done: set[str] = set()
@@ -51,6 +51,6 @@ class Queue:
 
     async def _finish(self, client: Redis, job: str) -> None:
         if BUG or job not in self._done:
-            self._run(job)
+            await self._run(job)
             self._done.add(job)
         await client.lrem(ACTIVE, 1, job)

@@ -60,7 +60,7 @@ BUGS = (
     Bug("a race of two writers", "version-checked-before-the-change"),
     Bug("a cached error", "cache-errors-cached"),
     Bug("a job run twice", "job", "test_jobs.py"),
-    Bug("a health endpoint that lies", "ready-whatever-postgres-does"),
+    Bug("a health endpoint that lies", "ready-late-after-an-outage"),
 )
 
 

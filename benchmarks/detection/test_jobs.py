@@ -15,6 +15,9 @@ from pytest_resilience.checkers import jobs_run
 from pytest_resilience.history import Client
 from pytest_resilience.strategies import schedules
 
+JOB_SECONDS = 0.005  # for one job, such as a message that is sent; half of all strikes fall into some job
+JOBS = 3  # that each operation enqueues
+
 
 class Jobs:
     """Enqueue jobs around the proxy. The worker reaches Redis through it."""
@@ -32,18 +35,21 @@ class Jobs:
     def kind(self, n: int) -> str:
         return "enqueue"
 
-    def _run(self, job: str) -> None:
-        self._worker.invoke("run", key=job).ok()
+    async def _run(self, job: str) -> None:
+        call = self._worker.invoke("run", key=job)
+        await asyncio.sleep(JOB_SECONDS)
+        call.ok()
 
     async def perform(self, client: Client, kind: str, n: int) -> None:
-        job = f"job-{next(self._numbers)}"
-        call = client.invoke(kind, key=job)
-        try:
-            await self._redis.lpush(WAITING, job)
-        except RedisError as error:
-            call.info(error)
-        else:
-            call.ok()
+        for _ in range(JOBS):
+            job = f"job-{next(self._numbers)}"
+            call = client.invoke(kind, key=job)
+            try:
+                await self._redis.lpush(WAITING, job)
+            except RedisError as error:
+                call.info(error)
+            else:
+                call.ok()
         await asyncio.sleep(0.02)
 
     async def read_all(self, client: Client) -> None:

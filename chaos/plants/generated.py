@@ -1,10 +1,11 @@
-"""Plants that only some order of faults and operations shows, so that generated tests search for them."""
+"""Plants that generated tests search for. Most of them show only in some order of faults and operations."""
 
 from __future__ import annotations
 
 from plants.plant import plant
 
 ANYTHING = "test_anything_goes.py::test_dependencies_may_fail_in_any_way_and_order"
+UNREADY = "test_postgres_gone.py::test_readyz_is_at_most_one_second_old_even_without_traffic"
 
 PLANTS = (
     plant(
@@ -26,10 +27,17 @@ PLANTS = (
         message="connections to Redis were opened",
     ),
     plant(
+        "ready-late-after-an-outage",
+        "A server that is down needs rest.",
+        ("postgres/monitor.py", "INTERVAL_DOWN = 0.2", "INTERVAL_DOWN = 10.0"),
+        tests=ANYTHING,
+        message="the readiness path answers 503",
+    ),
+    plant(
         "ready-whatever-postgres-does",
         "Reads come from the cache, so stay in the load balancer.",
         ("health.py", '        ready = postgres == "up" and not', "        ready = not"),
-        tests=ANYTHING,
-        message="/readyz is 200",
+        tests=UNREADY,
+        message="/readyz still reports ready",
     ),
 )

@@ -161,7 +161,30 @@ class HttpResource:
     def read_all(self, client: Client) -> None:
         """Read every resource that was created, so that a lost or resurrected one is seen."""
         for key in self._created[-MAX_LAST_READS:]:
-            self._perform_read(client, None, key)
+            self.read(client, key)
+
+    def add(self, client: Client, key: str, value: Any, version: int | None = None) -> None:
+        """Record a resource that was created around the service, such as a row that `begin` of a subclass has inserted.
+
+        No layer of the service has it in a cache. The clients do not change it, and it is read at the end of each episode.
+
+        Args:
+            client: the client that records the create.
+            key: the id of the resource.
+            value: its unique text.
+            version: its version; None without versions.
+        """
+        client.invoke("create", value=value).ok(key=key, version=version)
+        self._created.append(key)
+
+    def read(self, client: Client, key: str) -> None:
+        """Read a resource, and record that.
+
+        Args:
+            client: the client that reads.
+            key: the id of the resource.
+        """
+        self._perform_read(client, None, key)
 
     def _perform_create(self, client: Client, place: _Slot) -> None:
         body, value = self._body(self._create, client)

@@ -222,6 +222,18 @@ def test_at_last_everything_that_was_created_is_read() -> None:
     assert {request.method for request in served.requests} == {"GET"}
 
 
+def test_a_resource_that_was_created_around_the_service_is_recorded_and_read() -> None:
+    served = Served(notes(), lambda request: httpx.Response(200, json={"id": 8, "text": "row 8", "version": 1}))
+    served.workload.add(served.client, "8", "row 8", version=1)
+    served.workload.read(served.client, "8")
+    created, read = served.history.operations[-2:]
+    assert (created.f, created.type, created.key, created.value, created.version) == ("create", "ok", "8", "row 8", 1)
+    assert (read.f, read.type, read.key, read.value, read.version) == ("read", "ok", "8", "row 8", 1)
+    served.requests.clear()
+    served.workload.read_all(served.client)
+    assert "/notes/8" in [request.url.path for request in served.requests]
+
+
 def test_kinds_and_resources_follow_from_the_number() -> None:
     workload = notes()
     assert [workload.kind(n) for n in range(24)] == [notes().kind(n) for n in range(24)]
