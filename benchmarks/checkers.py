@@ -16,6 +16,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from tests.support.histories import Mix, true_history  # noqa: E402
 GOAL = 2.0  # seconds of CPU for 100,000 operations
 RUNS = 2
 KINDS = ("create", "read", "read", "read", "update", "update", "delete")
-MIX = Mix(clients=4, keys=100, info=0.01, fail=0.01, kinds=KINDS)
+LISTING = ("create", "read", "read", "read", "update", "update", "delete", "list")
+MIX = Mix(clients=4, keys=100, info=0.01, fail=0.01)
 READY = {"status": 200, "error": None}
 STEADY = {"p95": 0.03, "error_rate": 0.05, "sources": []}
 ACCOUNTS = 8
@@ -64,7 +66,7 @@ def measure(checker: checkers.Checker, history: History) -> tuple[float, checker
 
 def rows(count: int) -> Iterator[tuple[str, checkers.Checker, History]]:
     """Yield the name of each row, its checker and its history."""
-    registers = registers_history(count)
+    registers = registers_history(count, KINDS)
     for make in (
         checkers.no_lost_writes,
         checkers.no_phantoms,
@@ -83,16 +85,25 @@ def rows(count: int) -> Iterator[tuple[str, checkers.Checker, History]]:
         yield checker.name, checker, registers
     yield "linearizable, without versions", checkers.linearizable(), without_versions(registers)
     yield "linearizable, one stale read", checkers.linearizable(), with_stale_read(registers)
+    lists = registers_history(count, LISTING)
+    for make in (
+        checkers.no_resurrection,
+        checkers.no_cached_errors,
+        checkers.read_your_writes,
+        checkers.monotonic_reads,
+        lambda: checkers.bounded_staleness(0.1, under_fault=0.2),
+    ):
+        checker = make()
+        yield f"{checker.name}, many lists", checker, lists
     yield "unique_ids", checkers.unique_ids(), sequential(count, lambda n: {"f": "create", "key": str(n)})
     yield "counter", checkers.counter(), sequential(count, counting)
     yield "bank", checkers.bank(100 * ACCOUNTS), sequential(count, balances(random.Random(1)))
     yield "jobs_run", checkers.jobs_run(exactly_once=True), sequential(count, jobs)
 
 
-def registers_history(count: int) -> History:
-    """Return the history of 100 registers with marks of probes."""
-    mix = MIX
-    mix.operations = count
+def registers_history(count: int, kinds: tuple[str, ...]) -> History:
+    """Return the history of 100 registers with marks of probes. Each list has about 50 of them."""
+    mix = replace(MIX, operations=count, kinds=kinds)
     true = true_history(random.Random(1), mix)
     last = max(each.end for each in true.operations)
     marks = [ProbeMark("ready", READY, tenth / 10) for tenth in range(int(last * 10))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..history import History
 from ..operation import Operation, Verdict
@@ -149,6 +149,7 @@ class NoResurrection(Checker):
         deletes = {key: Acknowledged(each.deletes) for key, each in registers.keys.items() if each.deletes}
         first = min((each.first for each in deletes.values()), default=INFINITY) + self.within
         decided = False
+        fine = _Fine()
         for read in registers.reads:
             decided = decided or (read.f == "list" and read.time > first)
             for key in sorted(deletes.keys() & entries(read).keys()) if read.f == "list" else [read.key]:
@@ -156,9 +157,12 @@ class NoResurrection(Checker):
                 if key is None or delete is None:
                     continue
                 decided = True
+                if fine.has(key, delete, read):
+                    continue
                 seen = registers.seen(read, key)
                 if not seen.missing and _returned(registers, key, seen, delete, read):
                     return self._returned(key, seen, delete.operation, read)
+                fine.add(key, delete, read)
         return self.ok() if decided else self.unknown("no key was read after a delete of it was acknowledged")
 
     def _returned(self, key: str, seen: State, delete: Operation, read: Operation) -> Verdict:
@@ -166,6 +170,29 @@ class NoResurrection(Checker):
             f"key {key}: {by(read)} shows {read_of(read, key)}, though its delete was {acknowledged(delete)}",
             distinct([*(each.operation for each in seen.writes[:3]), delete, read]),
         )
+
+
+class _Fine:
+    """The values that lists have rightly shown after a delete.
+
+    A later list may show them, too, because whatever may have happened before the end of the first may have happened before that
+    of the second.
+    """
+
+    def __init__(self) -> None:
+        self._shown: dict[str, tuple[Any, Write, float]] = {}
+
+    def has(self, key: str, delete: Write, read: Operation) -> bool:
+        """True if a read is a list that shows a value of a list which ended earlier, after the same delete."""
+        if read.f != "list" or key not in self._shown:
+            return False
+        value, after, end = self._shown[key]
+        return after is delete and end <= read.end and value == read.value[key]
+
+    def add(self, key: str, delete: Write, read: Operation) -> None:
+        """Add what a list shows after a delete."""
+        if read.f == "list":
+            self._shown[key] = read.value[key], delete, read.end
 
 
 def _returned(registers: Registers, key: str, seen: State, delete: Write, read: Operation) -> bool:

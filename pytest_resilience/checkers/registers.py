@@ -27,6 +27,7 @@ from ..operation import Operation
 
 INFINITY = float("inf")
 CHANGES = ("create", "update")  # the writes with a value
+ABSENT = object()  # takes the place of a value where a list has no entry for a key
 
 
 class Write:

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..history import History
 from ..operation import Operation, Verdict
 from .checker import Checker
-from .registers import INFINITY, Register, Registers, State, Write, entries
+from .registers import ABSENT, INFINITY, Register, Registers, State, Write, entries
 from .sentences import acknowledged, by, distinct, read_of, written
 
 
 @dataclass
 class _Own:
-    """The acknowledged writes of one session to one key: the last one, and the one with the highest version."""
+    """The acknowledged writes of one session to one key: the last one, and the one with the highest version.
+
+    Attributes:
+        last: the last one.
+        newest: the one with the highest version.
+        fine: the value (ABSENT for none) that a list has shown without missing one of them; None for no such list.
+        fine_from: when that list ended. The value misses none in a list that ends later either, because whatever may have
+            happened before the end of the first may have happened before that of the second.
+    """
 
     last: Write
     newest: Write | None = None
+    fine: Any = None
+    fine_from: float = INFINITY
 
     def add(self, write: Write) -> None:
         self.last = write
+        self.fine_from = INFINITY
         if write.version is not None and (self.newest is None or (self.newest.version or 0) < write.version):
             self.newest = write
 
@@ -32,6 +43,11 @@ class _Own:
             if write is not None and write.operation.end <= read.time and register.misses(seen, write, read.end):
                 return write
         return None
+
+    def add_fine(self, value: Any, read: Operation) -> None:
+        """Add the value of a list that misses nothing."""
+        if all(write.operation.end <= read.time for write in (self.last, self.newest) if write is not None):
+            self.fine, self.fine_from = value, read.end
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,8 @@ class ReadYourWrites(Checker):
                     seen = registers.seen(operation, key)
                     if missed := own[key].missed(registers[key], seen, operation):
                         return self._missed(key, missed, seen, operation)
+                    if operation.f == "list":
+                        own[key].add_fine(entries(operation).get(key, ABSENT), operation)
                 decided = decided or (operation.f == "list" and bool(own))
         return self.ok() if decided else self.unknown("no client has read a key after its own acknowledged write")
 
@@ -78,18 +96,12 @@ class ReadYourWrites(Checker):
         )
 
 
-def _written_keys(read: Operation, own: dict[str, _Own]) -> Iterator[str]:
-    """Yield the keys of a read that its session has written. Those for which a list shows the last write are left out."""
+def _written_keys(read: Operation, own: dict[str, _Own]) -> Sequence[str]:
+    """Return the keys of a read that its session has written, of a list only those whose value is not known to be fine."""
     if read.f == "read":
-        if read.key in own:
-            yield read.key
-        return
+        return [read.key] if read.key in own else []
     found = entries(read)
-    for key, each in own.items():
-        value = found.get(key)
-        last = each.last.operation
-        if value != (None if last.f == "delete" else last.value) or (value is None and last.f != "delete"):
-            yield key
+    return [key for key, each in own.items() if read.end < each.fine_from or found.get(key, ABSENT) != each.fine]
 
 
 def read_your_writes() -> ReadYourWrites:

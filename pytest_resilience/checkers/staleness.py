@@ -12,7 +12,7 @@ from ..history import History
 from ..operation import Operation, Verdict
 from .checker import Checker
 from .fault_times import FaultTimes
-from .registers import INFINITY, Register, Registers, State, Write, entries
+from .registers import ABSENT, INFINITY, Register, Registers, State, Write, entries
 from .sentences import acknowledged, by, distinct, read_of, written
 
 
@@ -89,7 +89,6 @@ class _Bounds:
         self._bound = bound
         self._acknowledged = {key: _Acknowledged(each) for key, each in registers.keys.items()}
         self._acknowledged = {key: each for key, each in self._acknowledged.items() if each.first < INFINITY}
-        self._gone: set[str] = set()
 
     def stale(self, read: Operation) -> tuple[str, Write, State, float] | None:
         """Return key, write, state and bound of the first key for which a read is too old, None if there is none."""
@@ -100,6 +99,8 @@ class _Bounds:
             seen = self.registers.seen(read, key)
             if write := self._acknowledged[key].missed(seen, limit, read.end):
                 return key, write, seen, bound
+            if read.f == "list":
+                self._acknowledged[key].add_fine(entries(read).get(key, ABSENT), limit)
         return None
 
     def _keys(self, read: Operation, limit: float) -> Iterable[str]:
@@ -111,17 +112,11 @@ class _Bounds:
 
     def _keys_of_list(self, read: Operation, limit: float) -> Iterable[str]:
         found = entries(read)
-        for key, acknowledged_writes in self._acknowledged.items():
-            if acknowledged_writes.first >= limit:
-                continue
-            self.decided = True
-            if key in self._gone and key not in found:
-                continue
-            if key not in found and not acknowledged_writes.lacks(read.end):
-                self._gone.add(key)
-                continue
-            if key not in found or not acknowledged_writes.is_newest(found[key], limit):
-                yield key
+        for key, writes in self._acknowledged.items():
+            if writes.first < limit:
+                self.decided = True
+                if not (writes.fine_from < limit <= writes.fine_until and found.get(key, ABSENT) == writes.fine):
+                    yield key
 
 
 class _Acknowledged:
@@ -129,7 +124,13 @@ class _Acknowledged:
 
     Attributes:
         first: when the first one was acknowledged; infinity for none.
+        fine: the value (ABSENT for none) that the last list has shown and that was new enough. In a list that ends later, the
+            value is new enough for each limit between `fine_from` and `fine_until`, between which nothing was acknowledged.
     """
+
+    fine: Any = None
+    fine_from = INFINITY
+    fine_until = -INFINITY
 
     def __init__(self, register: Register) -> None:
         self._register = register
@@ -137,7 +138,6 @@ class _Acknowledged:
         writes.sort(key=lambda each: each.operation.end)
         self._ends = [each.operation.end for each in writes]
         self.first = self._ends[0] if writes else INFINITY
-        self._writes = writes
         self._latest = _running_best(writes, lambda each: each.begin)
         self._changed = _running_best(writes, lambda each: None if each.operation.f == "delete" else each.begin)
         self._newest = _running_best(writes, lambda each: each.version)
@@ -153,16 +153,12 @@ class _Acknowledged:
                 return write
         return None
 
-    def is_newest(self, value: Any, limit: float) -> bool:
-        """True if a value is certainly that of the last write that was acknowledged before `limit`."""
+    def add_fine(self, value: Any, limit: float) -> None:
+        """Add the value of a list that misses nothing which was acknowledged before `limit`."""
         count = bisect_left(self._ends, limit)
-        latest, newest = self._latest[count - 1], self._newest[count - 1]
-        return latest is not None and newest in (latest, None) and latest.valued and latest.operation.value == value
-
-    def lacks(self, end: float) -> bool:
-        """True if no delete explains that there is no object at `end`, whichever the last write was."""
-        last = self._register.changes[-1].begin if self._register.changes else -INFINITY
-        return not self._register.deletions.may_lie_between(last, end)
+        self.fine = value
+        self.fine_from = self._ends[count - 1]
+        self.fine_until = self._ends[count] if count < len(self._ends) else INFINITY
 
 
 def _running_best(writes: list[Write], rank: Callable[[Write], float | None]) -> list[Write | None]:
