@@ -128,14 +128,13 @@ class HttpGateway:
 
 async def _read_status(connection: h11.Connection, reader: asyncio.StreamReader) -> int:
     """Return the status of the response. Its body is not needed."""
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(MAX_RESPONSE_BYTES))
-        elif isinstance(event, h11.Response):
-            return int(event.status_code)
-        elif isinstance(event, h11.ConnectionClosed):
-            raise GatewayFailed("The gateway closed the connection without a response.")
+    try:
+        while not isinstance(event := connection.next_event(), h11.Response):
+            if event is h11.NEED_DATA:
+                connection.receive_data(await reader.read(MAX_RESPONSE_BYTES))
+    except h11.ProtocolError:
+        raise GatewayFailed("The gateway sent no valid HTTP response.") from None
+    return int(event.status_code)
 
 
 def create_gateway(settings: ServiceSettings) -> Gateway:
