@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,14 +17,16 @@ class Gateway:
     Attributes:
         status: of the responses.
         batches: the bodies of the requests that got a response with status 200, in their order.
+        keys: the header Idempotency-Key of each of them.
         requests: number of requests so far.
     """
 
     def __init__(self) -> None:
         self.status = 200
         self.batches: list[dict[str, Any]] = []
+        self.keys: list[str] = []
         self.requests = 0
-        self._to_hold = 0
+        self._first_held = self._to_hold = 0
         self._released = threading.Event()
         self._answers_held = False
         gateway = self
@@ -49,10 +52,20 @@ class Gateway:
         """The id of each message."""
         return [recipient["id"] for batch in self.batches for recipient in batch["recipients"]]
 
-    def hold(self, requests: int) -> None:
-        """Give the next requests no response until `release`."""
+    @property
+    def repeated(self) -> set[str]:
+        """The ids of messages that came more than once."""
+        return {message for message, count in Counter(self.recipients).items() if count > 1}
+
+    def hold(self, requests: int, *, after: int = 0) -> None:
+        """Give the next requests no response until `release`.
+
+        Args:
+            requests: number of requests.
+            after: number of requests before them that get a response.
+        """
         self._released.clear()
-        self._to_hold = requests
+        self._to_hold, self._first_held = requests, self.requests + after + 1
 
     def release(self, *, answer: bool) -> None:
         """End the requests that are held, with a response or without one."""
@@ -63,18 +76,19 @@ class Gateway:
         """Forget everything, and answer with status 200."""
         self.release(answer=False)
         self.status, self.requests = 200, 0
-        self.batches = []
+        self.batches, self.keys = [], []
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         batch = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         self.requests += 1
-        if self._to_hold:
+        if self._to_hold and self.requests >= self._first_held:
             self._to_hold -= 1
             self._released.wait()
             if not self._answers_held:
                 return
         if self.status == 200:
             self.batches.append(batch)
+            self.keys.append(handler.headers["Idempotency-Key"])
         handler.send_response(self.status)
         handler.end_headers()
 

@@ -1,0 +1,271 @@
+"""Every contact gets a campaign exactly once, whatever happens to the service, to Postgres and to the gateway meanwhile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from asyncpg import UniqueViolationError
+
+import healthy
+from gateway import Gateway, running_gateway
+from instances import another_instance, describe_service
+from pytest_resilience import Resilience, Service, Stack, Strike, eventually
+from workload import (
+    MESSAGE,
+    NAME,
+    create,
+    eventually_or_fail,
+    reading,
+    service_sessions,
+    sql,
+    timed,
+    wait_until_redis_serves,
+    wait_until_unready,
+)
+
+BATCH = 100  # recipients
+COMPLETED_WITHIN = 5.0  # seconds until the retry after an outage of Postgres has delivered everything
+TAKEN_OVER_WITHIN = 12.0  # seconds until another process has taken over the job of a killed one, and completed it
+ALERT = "ALERT: CRITICAL - database_pool_exhausted"
+TAKEN_OVER = "is back in the queue"  # in the log of the process that finds the job of another one without a lock
+INSERT = "insert into contacts (name, email) select 'n', i || '@example.com' from generate_series(1, $1::int) i"
+
+POSTGRES_FAULTS: dict[str, Callable[[Resilience], Strike]] = {
+    "refusing": lambda r: r.postgres.refuse(),
+    "resetting": lambda r: r.postgres.reset(),
+    "paused": lambda r: r.postgres.pause(),
+}
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Gateway]:
+    with running_gateway() as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def resilience_service(resilience_stack: Stack, gateway: Gateway) -> Service:
+    return describe_service(resilience_stack, GATEWAY_URL=gateway.url)
+
+
+@pytest.fixture(autouse=True)
+def fresh_gateway(gateway: Gateway) -> Iterator[None]:
+    gateway.reset()
+    yield
+    gateway.release(answer=False)
+
+
+def send(resilience: Resilience, contacts: int = 0) -> tuple[int, str]:
+    """Add contacts, and send a new campaign to all. Return the id of the campaign and the path of its job."""
+    sql(resilience, INSERT, contacts)
+    campaign: int = create(resilience)["id"]
+    reply = resilience.service.post(f"/api/campaigns/{campaign}/send")
+    assert reply.status_code == 202, f"a send gets {reply.status_code}, not 202: {reply.text}"
+    return campaign, reply.headers["Location"]
+
+
+def wait_until_completed(client: Any, job: str, *, within: float = COMPLETED_WITHIN) -> None:
+    """Wait until a job is completed."""
+
+    def is_completed() -> bool:
+        state = client.get(job).json()
+        assert state["status"] != "failed", f"the job is in the dead-letter queue: {state}"
+        return bool(state["status"] == "completed")
+
+    eventually_or_fail(is_completed, within=within, message=f"the job is not completed after {within:g} s")
+
+
+def assert_delivered_once(resilience: Resilience, campaign: int, contacts: int) -> None:
+    """Assert that each contact has one delivery, that a second one is impossible, and that the campaign is sent."""
+    rows = [row[0] for row in sql(resilience, "select contact_id from deliveries where campaign_id = $1", campaign)]
+    twice = [contact for contact, count in Counter(rows).items() if count > 1]
+    assert not twice, f"{len(twice)} of {contacts} contacts have more than one delivery"
+    assert len(rows) == contacts, f"{len(rows)} of {contacts} contacts have a delivery"
+    again = (
+        "insert into deliveries (campaign_id, step, contact_id) select campaign_id, step, contact_id from deliveries"
+    )
+    with pytest.raises(UniqueViolationError):
+        sql(resilience, again)
+    body = resilience.service.get(f"/api/campaigns/{campaign}").json()
+    assert (body["status"], body["version"]) == ("sent", 3), f"every contact has a delivery, and the campaign is {body}"
+
+
+def assert_sent_to_all(gateway: Gateway, contacts: int) -> None:
+    """Assert that the gateway has accepted a message for each contact."""
+    accepted = {message for batch in gateway.accepted for message in batch.recipients}
+    assert len(accepted) == contacts, (
+        f"{contacts} contacts have a delivery, and the gateway got {len(accepted)} messages"
+    )
+
+
+def test_a_campaign_reaches_each_of_2000_contacts_once_although_its_process_is_killed(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    contacts = 20 * BATCH
+    gateway.hold(1, after=7)
+    campaign, job = send(resilience, contacts)
+    wait_for_request(gateway, 8)
+    with resilience.service.kill():
+        gateway.release(answer=False)
+        sql(
+            resilience,
+            "delete from contacts where id in (select min(contact_id) + i from deliveries, generate_series(0, 2) i group by i)",
+        )
+    wait_until_completed(resilience.service, job, within=TAKEN_OVER_WITHIN)
+    assert_delivered_once(resilience, campaign, contacts)
+    assert_sent_to_all(gateway, contacts)
+    assert not gateway.repeated, f"{len(gateway.repeated)} messages were sent again, although no batch was lost"
+
+
+def test_a_process_that_was_suspended_and_its_successor_deliver_nothing_twice(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    contacts = 10 * BATCH
+    gateway.hold(1, after=2)
+    campaign, job = send(resilience, contacts)
+    wait_for_request(gateway, 3)
+    with another_instance(resilience, GATEWAY_URL=gateway.url) as successor:
+        with resilience.service.pause():
+            eventually(lambda: TAKEN_OVER in successor.log, within=TAKEN_OVER_WITHIN)
+            eventually(lambda: len(service_sessions(resilience)) > 1, within=healthy.READINESS_MAX_AGE)
+        gateway.release(answer=True)
+        wait_until_completed(successor.client, job)
+        eventually(lambda: not open_transactions(resilience), within=healthy.ACQUIRE_TIMEOUT)
+    assert_delivered_once(resilience, campaign, contacts)
+    assert not gateway.repeated, f"two processes sent the same {len(gateway.repeated)} messages"
+
+
+def open_transactions(resilience: Resilience) -> int:
+    """Return the number of the service's sessions that are in a transaction."""
+    query = "select count(*) from pg_stat_activity where application_name like 'service:%' and xact_start is not null"
+    count: int = sql(resilience, query)[0][0]
+    return count
+
+
+@pytest.mark.parametrize("fault", POSTGRES_FAULTS.values(), ids=POSTGRES_FAULTS.keys())
+def test_an_outage_of_postgres_in_the_middle_of_a_batch_loses_and_doubles_no_delivery(
+    resilience: Resilience, gateway: Gateway, fault: Callable[[Resilience], Strike]
+) -> None:
+    contacts = 5 * BATCH
+    gateway.hold(1, after=2)
+    campaign, job = send(resilience, contacts)
+    wait_for_request(gateway, 3)
+    with fault(resilience):
+        gateway.release(answer=True)
+        wait_until_unready(resilience.service)
+    wait_until_completed(resilience.service, job)
+    assert_delivered_once(resilience, campaign, contacts)
+    assert_sent_to_all(gateway, contacts)
+    keys = [key for key, count in Counter(gateway.keys).items() if count > 1]
+    assert len(gateway.batches) <= 6, (
+        f"{len(gateway.batches) - 5} batches were sent again, although one was not committed"
+    )
+    assert len(keys) == len(gateway.batches) - 5, "a batch was sent again with another Idempotency-Key"
+
+
+def test_a_gateway_that_fails_or_hangs_leaves_the_job_in_the_dead_letter_queue_until_it_is_retried(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    contacts = 3 * BATCH
+    impatient = {"GATEWAY_URL": gateway.url, "GATEWAY_TIMEOUT": "0.5", "JOB_ATTEMPTS": "2"}
+    gateway.hold(2, after=1)
+    with resilience.service.pause(), another_instance(resilience, **impatient) as instance:
+        campaign, job = send_by(instance.client, resilience, contacts)
+        message = "the gateway fails, and after JOB_ATTEMPTS runs the job is not in the dead-letter queue"
+        state = eventually_or_fail(
+            lambda: (state := instance.client.get(job).json())["status"] == "failed" and state,
+            within=5.0,
+            message=message,
+        )
+        assert state["attempts"] == 2, f"the job has failed after {state['attempts']} runs, not JOB_ATTEMPTS=2: {state}"
+        assert "0.5 s" in state["error"], f"the error does not name the time-out: {state}"
+        assert (state["sent"], state["total"]) == (BATCH, contacts), (
+            f"one batch was delivered before the failure: {state}"
+        )
+        gateway.release(answer=True)
+        assert instance.client.post(f"{job}/retry").status_code == 202
+        wait_until_completed(instance.client, job)
+    assert_delivered_once(resilience, campaign, contacts)
+
+
+def test_sigterm_returns_the_job_after_the_batch_under_way(resilience: Resilience, gateway: Gateway) -> None:
+    contacts = 10 * BATCH
+    gateway.hold(1, after=2)
+    campaign, job = send(resilience, contacts)
+    wait_for_request(gateway, 3)
+    with ThreadPoolExecutor(1) as thread:
+        terminating = thread.submit(resilience.service.terminate)
+        eventually(lambda: "draining" in resilience.service.log, within=healthy.SHUTDOWN_GRACE)
+        gateway.release(answer=True)
+        stopped = terminating.result()
+    assert len(gateway.accepted) == 3, (
+        f"after SIGTERM {len(gateway.accepted) - 3} batches more than the one under way were sent"
+    )
+    stopped.heal()
+    wait_until_completed(resilience.service, job)
+    assert_delivered_once(resilience, campaign, contacts)
+    assert not gateway.repeated, f"the service stopped in order, and {len(gateway.repeated)} messages were sent again"
+
+
+def test_jobs_leave_the_last_connection_of_the_pool_to_requests(resilience: Resilience, gateway: Gateway) -> None:
+    gateway.hold(1)
+    small = {
+        "GATEWAY_URL": gateway.url,
+        "DB_POOL_MAX": "2",
+        "WORKER_CONNECTIONS": "2",
+        "DB_POOL_ACQUIRE_TIMEOUT": "0.5",
+    }
+    with resilience.service.pause(), another_instance(resilience, **small) as instance:
+        jobs = [send_by(instance.client, resilience, 0 if number else BATCH)[1] for number in range(3)]
+        wait_for_request(gateway, 1)
+        replies = [timed(lambda: instance.client.get("/api/campaigns?limit=1")) for _ in range(20)]
+        assert {reply.status for reply in replies} == {200}, (
+            f"three jobs wait for the gateway, and a request gets {replies}"
+        )
+        waiting = open_transactions(resilience)
+        assert waiting == 1, f"{waiting} of 2 connections wait for the gateway, not 1"
+        gateway.release(answer=True)
+        for job in jobs:
+            wait_until_completed(instance.client, job)
+        assert ALERT not in instance.log, "one of two connections was used, and the pool counts as exhausted"
+
+
+def test_no_reader_sees_an_older_status_although_redis_fails_meanwhile(
+    resilience: Resilience, gateway: Gateway
+) -> None:
+    gateway.hold(1)
+    sql(resilience, INSERT, BATCH)
+    campaign = create(resilience)["id"]
+    path = f"/api/campaigns/{campaign}"
+    with reading(resilience, path) as reads:
+        resilience.service.post(f"{path}/send")
+        wait_for_request(gateway, 1)
+        status = resilience.service.get(path).json()["status"]
+        assert status == "sending", f"the campaign is being sent, and a reader sees {status}"
+        with resilience.redis.refuse():
+            gateway.release(answer=True)
+            stored = "select 1 from campaigns where id = $1 and status = 'sent'"
+            eventually(lambda: sql(resilience, stored, campaign), within=5.0)
+            # The service learns the outcome of its statement a moment after Postgres has committed.
+            eventually_or_fail(
+                lambda: resilience.service.get(path).json()["status"] == "sent",
+                within=healthy.SLACK,
+                message="the campaign is sent, and a reader sees an older status",
+            )
+        wait_until_redis_serves(resilience, path)
+        status = resilience.service.get(path).json()["status"]
+        assert status == "sent", f"the campaign is sent, and Redis has the status {status}"
+    versions = [read.reply.json()["version"] for read in reads if read.reply is not None]
+    assert versions == sorted(versions), f"a reader saw an older version after a newer one: {versions}"
+
+
+def send_by(client: httpx.Client, resilience: Resilience, contacts: int) -> tuple[int, str]:
+    """Add contacts, and send a new campaign to all through one instance. Return its id and the path of the job."""
+    sql(resilience, INSERT, contacts)
+    campaign: int = client.post("/api/campaigns", json={"name": NAME, "message": MESSAGE}).json()["id"]
+    return campaign, client.post(f"/api/campaigns/{campaign}/send").headers["Location"]
