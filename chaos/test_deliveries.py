@@ -95,12 +95,15 @@ def assert_delivered_once(resilience: Resilience, campaign: int, contacts: int) 
     assert (body["status"], body["version"]) == ("sent", 3), f"every contact has a delivery, and the campaign is {body}"
 
 
+def wait_for_request(gateway: Gateway, number: int) -> None:
+    """Wait until the gateway has got a number of requests."""
+    eventually(lambda: gateway.requests >= number, within=5.0)
+
+
 def assert_sent_to_all(gateway: Gateway, contacts: int) -> None:
     """Assert that the gateway has accepted a message for each contact."""
-    accepted = {message for batch in gateway.accepted for message in batch.recipients}
-    assert len(accepted) == contacts, (
-        f"{contacts} contacts have a delivery, and the gateway got {len(accepted)} messages"
-    )
+    sent = len(set(gateway.recipients))
+    assert sent == contacts, f"{contacts} contacts have a delivery, and the gateway has accepted {sent} messages"
 
 
 def test_a_campaign_reaches_each_of_2000_contacts_once_although_its_process_is_killed(
@@ -168,7 +171,7 @@ def test_an_outage_of_postgres_in_the_middle_of_a_batch_loses_and_doubles_no_del
     assert len(keys) == len(gateway.batches) - 5, "a batch was sent again with another Idempotency-Key"
 
 
-def test_a_gateway_that_fails_or_hangs_leaves_the_job_in_the_dead_letter_queue_until_it_is_retried(
+def test_a_gateway_that_hangs_leaves_the_job_in_the_dead_letter_queue_until_it_is_retried(
     resilience: Resilience, gateway: Gateway
 ) -> None:
     contacts = 3 * BATCH
@@ -176,7 +179,7 @@ def test_a_gateway_that_fails_or_hangs_leaves_the_job_in_the_dead_letter_queue_u
     gateway.hold(2, after=1)
     with resilience.service.pause(), another_instance(resilience, **impatient) as instance:
         campaign, job = send_by(instance.client, resilience, contacts)
-        message = "the gateway fails, and after JOB_ATTEMPTS runs the job is not in the dead-letter queue"
+        message = "the gateway hangs, and after JOB_ATTEMPTS runs the job is not in the dead-letter queue"
         state = eventually_or_fail(
             lambda: (state := instance.client.get(job).json())["status"] == "failed" and state,
             within=5.0,
@@ -203,9 +206,9 @@ def test_sigterm_returns_the_job_after_the_batch_under_way(resilience: Resilienc
         eventually(lambda: "draining" in resilience.service.log, within=healthy.SHUTDOWN_GRACE)
         gateway.release(answer=True)
         stopped = terminating.result()
-    assert len(gateway.accepted) == 3, (
-        f"after SIGTERM {len(gateway.accepted) - 3} batches more than the one under way were sent"
-    )
+    sent = len(gateway.batches)
+    assert sent == 3, f"after SIGTERM {sent - 3} batches more than the one under way were sent"
+    assert "service stopped" in resilience.service.log, "the service did not end in order"
     stopped.heal()
     wait_until_completed(resilience.service, job)
     assert_delivered_once(resilience, campaign, contacts)
