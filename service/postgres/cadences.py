@@ -114,7 +114,7 @@ def validate_cadence(body: object) -> Cadence:
         problems["body"] = f"has unknown fields; known are {', '.join(checks)}"
     if problems:
         raise ValidationFailed(problems)
-    return Cadence(body["every_seconds"], body["repeat"])
+    return Cadence(body["every_seconds"], int(body["repeat"]))
 
 
 def _seconds_problem(value: object) -> str | None:
@@ -124,8 +124,8 @@ def _seconds_problem(value: object) -> str | None:
 
 
 def _repeat_problem(value: object) -> str | None:
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_REPEAT:
-        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= MAX_REPEAT and value % 1 == 0:
+        return None  # 2.0 is a whole number in JSON, too
     return f"must be a whole number from 1 to {MAX_REPEAT}"
 
 

@@ -27,7 +27,10 @@ GOOD = {"every_seconds": 5, "repeat": 3}
             ({**GOOD, "every_seconds": value}, {"every_seconds"})
             for value in (float("nan"), float("inf"), True, "5", None)
         ),
-        *(({**GOOD, "repeat": value}, {"repeat"}) for value in (0, -1, 10_001, 1.0, 1.5, True, "3", None)),
+        *(
+            ({**GOOD, "repeat": value}, {"repeat"})
+            for value in (0, -1, 10_001, 0.0, 10_001.0, 1.5, float("nan"), float("inf"), True, "3", None)
+        ),
     ],
 )
 def test_an_invalid_cadence_names_the_fields(body, wrong):
@@ -37,7 +40,13 @@ def test_an_invalid_cadence_names_the_fields(body, wrong):
 
 
 @pytest.mark.parametrize(
-    "body", [GOOD, {"every_seconds": 0.1, "repeat": 1}, {"every_seconds": 31_536_000, "repeat": 10_000}]
+    "body",
+    [
+        GOOD,
+        {"every_seconds": 5, "repeat": 3.0},
+        {"every_seconds": 0.1, "repeat": 1},
+        {"every_seconds": 31_536_000, "repeat": 10_000},
+    ],
 )
 def test_a_valid_cadence_passes(body):
     assert validate_cadence(body).as_dict() == body
