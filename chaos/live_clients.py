@@ -7,7 +7,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -178,24 +177,38 @@ def raw_websocket(url: object, *, receive_buffer: int | None = None) -> Iterator
 
 
 class OtherInstance:
-    """The publications of an instance that a test plays, past the proxies."""
+    """An instance that a test plays, past the proxies. It publishes progress and receives that of others."""
 
     def __init__(self, resilience: Resilience) -> None:
         self._redis = Redis.from_url(resilience.redis.direct_url)
+        self._listener = self._redis.pubsub()
+        self._received: list[dict[str, Any]] = []
 
     def publish(self, *changes: dict[str, Any]) -> None:
         """Publish changes, once an instance listens."""
         message = json.dumps({"from": "another instance", "changes": changes, "request": False})
         eventually(lambda: self._redis.publish(CHANNEL, message) >= 1, within=5.0)
 
+    def listen(self) -> None:
+        """Begin to receive what the instances publish."""
+        self._listener.subscribe(CHANNEL)
+
+    def received(self) -> list[dict[str, Any]]:
+        """Return all changes since `listen`."""
+        while message := self._listener.get_message(timeout=0.0):
+            if message["type"] == "message":
+                self._received += json.loads(message["data"])["changes"]
+        return self._received
+
     def close(self) -> None:
         """Disconnect from Redis."""
+        self._listener.close()
         self._redis.close()
 
 
 @contextmanager
 def other_instance(resilience: Resilience) -> Iterator[OtherInstance]:
-    """Play an instance that publishes, for the duration of the block."""
+    """Play an instance for the duration of the block."""
     other = OtherInstance(resilience)
     try:
         yield other
@@ -206,8 +219,3 @@ def other_instance(resilience: Resilience) -> Iterator[OtherInstance]:
 def change(campaign_id: int, **fields: object) -> dict[str, Any]:
     """Return the data of an event."""
     return {"id": campaign_id, "sent": 1, "total": 2, "status": "sending", **fields}
-
-
-def seconds_since(begin: float) -> float:
-    """Return the seconds since a reading of the monotonic clock."""
-    return time.monotonic() - begin

@@ -10,11 +10,12 @@ import pytest
 
 import healthy
 from instances import another_instance, describe_service
-from live_clients import change, live_client, other_instance, raw_websocket
+from live_clients import LiveClient, change, live_client, other_instance, raw_websocket
 from pytest_resilience import Resilience, Service, Stack, eventually
-from workload import create, eventually_or_fail
+from workload import create, eventually_or_fail, postgres_session, sql, wait_until_ready, wait_until_redis_is
 
-DELIVERED_WITHIN = 1.0  # seconds from a change to the event at every client
+CONTACTS = 50
+BATCH = 10  # recipients, so that a campaign has several events
 MAX_CONNECTIONS = 24
 MOST_CLIENTS = MAX_CONNECTIONS // 2
 MIB = 2**20
@@ -26,7 +27,75 @@ HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack: Stack) -> Service:
-    return describe_service(resilience_stack, MAX_CONNECTIONS=str(MAX_CONNECTIONS))
+    return describe_service(resilience_stack, MAX_CONNECTIONS=str(MAX_CONNECTIONS), SEND_BATCH=str(BATCH))
+
+
+def add_contacts(resilience: Resilience) -> int:
+    """Insert contacts, and return the number of all contacts."""
+    query = (
+        "insert into contacts (email) select i || '@example.com' from generate_series(1, $1) i on conflict do nothing"
+    )
+    sql(resilience, query, CONTACTS)
+    count: int = sql(resilience, "select count(*) from contacts")[0][0]
+    return count
+
+
+def is_complete(client: LiveClient, number: int) -> bool:
+    """True if a client has the event of the end of a campaign."""
+    return any(event["status"] == "sent" for event in client.progress(number))
+
+
+def test_progress_reaches_the_clients_of_all_instances(resilience: Resilience) -> None:
+    total = add_contacts(resilience)
+    number = create(resilience)["id"]
+    with (
+        another_instance(resilience, SEND_BATCH=str(BATCH)) as instance,
+        live_client(resilience.service.url) as here,
+        live_client(instance.client.base_url) as there,
+        other_instance(resilience) as other,
+    ):
+        other.publish(change(number + 1))
+        eventually(lambda: here.events and there.events, within=2.0)  # both instances listen
+        assert resilience.service.post(f"/api/campaigns/{number}/send").status_code == 202
+        for client, place in ((here, "the instance of the request"), (there, "another instance")):
+            message = f"a campaign is sent, and a client of {place} does not learn that"
+            eventually_or_fail(lambda client=client: is_complete(client, number), within=5.0, message=message)
+        last = change(number, sent=total, total=total, status="sent")
+        assert [here.progress(number)[-1], there.progress(number)[-1]] == [last, last]
+
+
+def test_without_redis_an_instance_serves_its_own_clients_and_the_others_follow_later(resilience: Resilience) -> None:
+    total = add_contacts(resilience)
+    number = create(resilience)["id"]
+    last = change(number, sent=total, total=total, status="sent")
+    with live_client(resilience.service.url) as here, other_instance(resilience) as other:
+        other.publish(change(number + 1))
+        with postgres_session(resilience, "another application", "begin", "lock table deliveries in share mode"):
+            assert resilience.service.post(f"/api/campaigns/{number}/send").status_code == 202
+            eventually(lambda: here.progress(number), within=5.0)
+            redis_away = resilience.redis.refuse()
+            wait_until_redis_is(resilience.service, "down")
+        message = "Redis is away, and a client does not get the progress of its own instance"
+        eventually_or_fail(lambda: last in here.progress(number), within=5.0, message=message)
+        other.listen()
+        redis_away.heal()
+        message = "Redis is back, and other instances do not get the progress that they missed"
+        eventually_or_fail(lambda: last in other.received(), within=5.0, message=message)
+
+
+def test_a_client_that_reconnects_gets_the_present_state(resilience: Resilience) -> None:
+    total = add_contacts(resilience)
+    number = create(resilience)["id"]
+    with live_client(resilience.service.url, reconnection=True) as client:
+        assert client.state(number) == change(number, sent=0, total=total, status="draft")
+        resilience.service.kill().heal()
+        wait_until_ready(resilience.service)
+        assert resilience.service.post(f"/api/campaigns/{number}/send").status_code == 202
+        message = "the service is back, and its client does not connect again"
+        eventually_or_fail(lambda: client.connected, within=5.0, message=message)
+        sent = change(number, sent=total, total=total, status="sent")
+        message = "a campaign was sent while its client was away, and the state has another result"
+        eventually_or_fail(lambda: client.state(number) == sent, within=5.0, message=message)
 
 
 def test_a_slow_client_costs_other_clients_nothing_and_is_disconnected(resilience: Resilience) -> None:

@@ -1,0 +1,167 @@
+"""Each period of a cadence has one step, whatever fails in between, and periods that were missed become one step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instances import another_instance, describe_service
+from pytest_resilience import Resilience, Service, Stack, Strike, eventually
+from workload import create, eventually_or_fail, sql, wait_until_ready, wait_until_redis_is
+
+EVERY = 0.2  # seconds; the length of a period
+REPEAT = 100  # periods, more than any test lives to see
+MISSED = 7  # periods that a fault lasts
+LATE = 1.0  # seconds that a step may be early or late
+REDIS_BUDGET = 1.5  # seconds; long enough to kill the service while it enqueues
+CLAIM = 2.0  # seconds until a step that was claimed and not enqueued is due again
+BACK_WITHIN = 4.0  # seconds from the heal until due steps are delivered again, also by BullMQ's worker
+
+
+@pytest.fixture(scope="session")
+def resilience_service(resilience_stack: Stack) -> Service:
+    return describe_service(resilience_stack, JOURNAL_MAX_JOBS="1", REDIS_BUDGET=str(REDIS_BUDGET))
+
+
+def start_cadence(resilience: Resilience, every: float = EVERY, repeat: int = REPEAT, client: Any = None) -> int:
+    """Create a campaign with a cadence and a contact, and return its number."""
+    sql(resilience, "insert into contacts (email) values ('one@example.com') on conflict do nothing")
+    number: int = create(resilience)["id"]
+    body = {"every_seconds": every, "repeat": repeat}
+    reply = (client or resilience.service).put(f"/api/campaigns/{number}/cadence", json=body)
+    assert (reply.status_code, reply.json()) == (200, body), f"PUT of a cadence gets {reply.status_code} {reply.text}"
+    return number
+
+
+def delivered(resilience: Resilience, number: int) -> list[tuple[int, float]]:
+    """Return each step that is delivered, with the time of its first delivery in seconds."""
+    query = """
+        select step, extract(epoch from min(delivered_at))::float8 from deliveries
+         where campaign_id = $1 group by step order by step"""
+    return [(row[0], row[1]) for row in sql(resilience, query, number)]
+
+
+def steps(resilience: Resilience, number: int) -> list[int]:
+    """Return the numbers of the steps that are delivered."""
+    return [step for step, _ in delivered(resilience, number)]
+
+
+def wait_for_steps(resilience: Resilience, number: int, count: int, *, within: float = BACK_WITHIN) -> list[int]:
+    """Wait until that many steps are delivered, and return their numbers."""
+    eventually_or_fail(
+        lambda: len(steps(resilience, number)) >= count,
+        within=within,
+        message=f"a step is due every {EVERY} s, and {count} steps are not delivered within {within:g} s",
+    )
+    return steps(resilience, number)
+
+
+def existing_jobs(resilience: Resilience, number: int) -> int:
+    """Return the number of steps of a campaign that have a job."""
+    paths = (f"/api/jobs/campaign-{number}-{step}" for step in range(1, REPEAT))
+    return sum(1 for _ in takewhile(lambda path: resilience.service.get(path).status_code == 200, paths))
+
+
+def test_two_instances_together_enqueue_each_period_once(resilience: Resilience) -> None:
+    periods = 8
+    with another_instance(resilience):
+        number = start_cadence(resilience, repeat=periods)
+        found = wait_for_steps(resilience, number, periods, within=periods * EVERY + LATE + 1.0)
+        times = [moment for _, moment in delivered(resilience, number)]
+        gone = eventually(lambda: sql(resilience, "select 1 from cadences where due_at = 'infinity'"), within=1.0)
+    assert found == list(range(1, periods + 1)), f"a cadence of {periods} periods has the steps {found}"
+    assert gone, f"after {periods} steps the cadence is not over"
+    begin = times[0]
+    for period, moment in enumerate(times):
+        late = moment - begin - period * EVERY
+        assert abs(late) < LATE, f"step {period + 1} of {periods} is {late:+.2f} s from its period of {EVERY} s"
+    took = times[-1] - begin
+    assert took > (periods - 3) * EVERY, f"{periods} periods of {EVERY} s are over in {took:.2f} s"
+
+
+def stop_postgres(resilience: Resilience) -> Strike:
+    return resilience.postgres.refuse()
+
+
+def stop_service(resilience: Resilience) -> Strike:
+    return resilience.service.pause()
+
+
+@pytest.mark.parametrize("strike", [stop_postgres, stop_service], ids=["outage", "stall"])
+def test_missed_periods_become_one_step(resilience: Resilience, strike: Callable[[Resilience], Strike]) -> None:
+    begin = time.monotonic()
+    number = start_cadence(resilience)
+    wait_for_steps(resilience, number, 1)
+    with strike(resilience):
+        struck = time.monotonic()
+        before = steps(resilience, number)
+        time.sleep(MISSED * EVERY)  # the length of the fault, which is the matter of this test
+        missed = int((time.monotonic() - struck) / EVERY)
+    wait_for_steps(resilience, number, len(before) + 3)
+    periods = (time.monotonic() - begin) / EVERY
+    found = steps(resilience, number)
+    assert found == list(range(1, len(found) + 1)), f"steps are missing: {found}"
+    assert len(found) <= periods - missed + 2, (
+        f"of {periods:.1f} periods {missed} were missed, and {len(found)} steps are delivered: missed periods become one step"
+    )
+
+
+def test_no_step_is_lost_while_the_queue_takes_no_jobs(resilience: Resilience) -> None:
+    """The journal has room for one job here, so from the second step on the queue refuses."""
+    number = start_cadence(resilience)
+    wait_for_steps(resilience, number, 1)
+    with resilience.redis.refuse():
+        wait_until_redis_is(resilience.service, "down", within=3.0)
+        message = "the journal is full, and a step that is due does not wait in Postgres"
+        waiting = "select 1 from cadences where claimed_until is not null and campaign_id = $1"
+        eventually_or_fail(lambda: sql(resilience, waiting, number), within=CLAIM, message=message)
+        before = len(steps(resilience, number))
+    found = wait_for_steps(resilience, number, before + 3, within=2 * BACK_WITHIN)
+    assert found == list(range(1, len(found) + 1)), (
+        f"the queue took no jobs for a while, and steps are missing: {found}"
+    )
+
+
+def test_a_step_survives_a_kill_between_its_claim_and_its_job(resilience: Resilience) -> None:
+    number = start_cadence(resilience, every=1.0, repeat=1)
+    with resilience.redis.blackhole():
+        claimed = "select 1 from cadences where claimed_until is not null and campaign_id = $1"
+        eventually(lambda: sql(resilience, claimed, number), within=1.0 + LATE)
+        killed = resilience.service.kill()
+    killed.heal()
+    wait_until_ready(resilience.service)
+    wait_for_steps(resilience, number, 1, within=CLAIM + BACK_WITHIN)
+
+
+def test_a_deleted_campaign_or_cadence_has_no_more_steps(resilience: Resilience) -> None:
+    of_campaign, of_cadence = numbers = [start_cadence(resilience) for _ in range(2)]
+    for number in numbers:
+        wait_for_steps(resilience, number, 1)
+    body = resilience.service.get(f"/api/campaigns/{of_cadence}/cadence").json()
+    assert body == {"every_seconds": EVERY, "repeat": REPEAT}, f"a cadence is read as {body}"
+    paths = [f"/api/campaigns/{of_campaign}", f"/api/campaigns/{of_cadence}/cadence"]
+    assert [resilience.service.delete(path).status_code for path in paths] == [204, 204]
+    for number in numbers:
+        status = resilience.service.get(f"/api/campaigns/{number}/cadence").status_code
+        assert status == 404, f"GET of a deleted cadence gets {status}"
+    jobs = {number: existing_jobs(resilience, number) for number in numbers}
+    time.sleep(5 * EVERY)  # for steps that must not come
+    for number, kind in zip(numbers, ("campaign", "cadence"), strict=True):
+        late = existing_jobs(resilience, number) - jobs[number]
+        assert late <= 1, f"a deleted {kind} has {late} more steps: one may have been under way"
+
+
+def test_a_wrong_clock_of_an_instance_does_not_matter(resilience: Resilience, tmp_path: Path) -> None:
+    """The clock of Postgres decides, because those of the instances differ."""
+    (tmp_path / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() + 86_400\n")
+    with another_instance(resilience, PYTHONPATH=str(tmp_path)) as instance:
+        number = start_cadence(resilience, every=3600, client=instance.client)
+        soon = start_cadence(resilience, client=instance.client)
+        wait_for_steps(resilience, soon, 2)
+        early = sql(resilience, "select step from cadences where campaign_id = $1", number)[0][0]
+    assert early == 0, "the clock of an instance is a day fast, and a step that is due in an hour is enqueued"
