@@ -108,7 +108,7 @@ class RawWebSocket:
         self._socket = socket.socket()
         if receive_buffer is not None:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self._socket.settimeout(5.0)
+        self._socket.settimeout(2.0)
         self._socket.connect((parts.hostname, parts.port))
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._socket.sendall(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import ExitStack, suppress
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ MIB = 2**20
 PADDING = "x" * 4000  # of the status, so that few events fill the buffers of a client
 FLOOD = 2500  # events of 4 KB: 10 MB, where the kernel and the queue of a client hold less than 5
 MAX_GROWTH_MIB = 8
+POLLED = 15  # events of one poll; the library's client refuses more than 16 packets
 HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
 
 
@@ -87,7 +89,8 @@ def test_a_client_that_reconnects_gets_the_present_state(resilience: Resilience)
     total = add_contacts(resilience)
     number = create(resilience)["id"]
     with live_client(resilience.service.url, reconnection=True) as client:
-        assert client.state(number) == change(number, sent=0, total=total, status="draft")
+        state, expected = client.state(number), change(number, sent=0, total=total, status="draft")
+        assert state == expected, f"the state of a campaign before it is sent is {state}"
         resilience.service.kill().heal()
         wait_until_ready(resilience.service)
         assert resilience.service.post(f"/api/campaigns/{number}/send").status_code == 202
@@ -111,12 +114,13 @@ def test_a_slow_client_costs_other_clients_nothing_and_is_disconnected(resilienc
         message = "a client that reads its events does not get them while another client does not read"
         eventually_or_fail(lambda: good.progress(3), within=10.0, message=message)
         grown = (resilience.service.process.memory_info().rss - before) / MIB
-        received = list(slow.read())
+        received = 0
+        with suppress(TimeoutError):  # nothing comes, and the service has not closed the connection
+            for _ in slow.read():
+                received += 1
     assert len(good.progress(2)) == FLOOD, f"a client that reads gets {len(good.progress(2))} of {FLOOD} events"
     assert grown < MAX_GROWTH_MIB, f"the events for a client that does not read take {grown:.1f} MiB of the service"
-    assert not any('"id":3' in packet for packet in received), (
-        f"a client that does not read stays connected, and {len(received)} events wait for it"
-    )
+    assert slow.closed is not None, f"a client that does not read stays connected, and {received} events wait for it"
 
 
 def test_clients_of_live_updates_do_not_take_the_connections_of_requests(resilience: Resilience) -> None:
@@ -143,29 +147,27 @@ def test_no_websocket_is_accepted_while_memory_is_short(resilience: Resilience) 
 
 
 def test_a_shutdown_closes_websockets_with_1012_and_ends_polls_at_once(resilience: Resilience) -> None:
-    with (
-        another_instance(resilience) as instance,
-        raw_websocket(instance.client.base_url, receive_buffer=4096),
-        other_instance(resilience) as other,
-    ):
+    with another_instance(resilience) as instance, other_instance(resilience) as other, ExitStack() as clients:
         url = instance.client.base_url
-        with raw_websocket(url) as websocket, live_client(url, ["polling"]) as polling:
+        polling = clients.enter_context(live_client(url, ["polling"]))
+        clients.enter_context(raw_websocket(url, receive_buffer=4096))  # does not read
 
-            def both_receive() -> bool:
-                other.publish(change(1))
-                return bool(polling.progress(1))
+        def polling_receives() -> bool:
+            other.publish(change(1))
+            return bool(polling.progress(1))
 
-            eventually(both_receive, within=5.0)
-            other.publish(
-                *(change(2, status=PADDING * 10) for _ in range(15))
-            )  # more than the first websocket's buffer
-            signalled = time.monotonic()
-            instance.process.send_signal(signal.SIGTERM)
-            within = healthy.SHUTDOWN_GRACE / 4 + 1.0  # seconds: the notice to load balancers, and a moment to close
-            message = "clients of live updates delay the end of the service"
-            eventually_or_fail(instance.has_exited, within=within, message=message)
-            took = time.monotonic() - signalled
-            for _ in websocket.read():
-                pass
-        assert websocket.closed == 1012, f"a websocket is closed with {websocket.closed}, not 1012, after {took:.1f} s"
-        assert instance.process.returncode == 0, f"the service ends with {instance.process.returncode}; {instance.log}"
+        eventually(polling_receives, within=5.0)
+        for batch in range(1, 11):  # 6 MB, more than the kernel keeps for a client
+            other.publish(*(change(2, status=10 * PADDING) for _ in range(POLLED)))
+            eventually(lambda batch=batch: len(polling.progress(2)) == batch * POLLED, within=5.0)
+        websocket = clients.enter_context(raw_websocket(url))
+        signalled = time.monotonic()
+        instance.process.send_signal(signal.SIGTERM)
+        within = healthy.SHUTDOWN_GRACE / 4 + 1.0  # seconds: the notice to load balancers, and a moment to close
+        message = "clients of live updates delay the end of the service"
+        eventually_or_fail(instance.has_exited, within=within, message=message)
+        took = time.monotonic() - signalled
+        for _ in websocket.read():
+            pass
+    assert websocket.closed == 1012, f"a websocket is closed with {websocket.closed}, not 1012, after {took:.1f} s"
+    assert instance.process.returncode == 0, f"the service ends with {instance.process.returncode}"

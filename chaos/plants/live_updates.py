@@ -1,0 +1,117 @@
+"""Plants in live updates."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+ALL = "test_live_updates.py::test_progress_reaches_the_clients_of_all_instances"
+NO_REDIS = "test_live_updates.py::test_without_redis_an_instance_serves_its_own_clients_and_the_others_follow_later"
+RECONNECT = "test_live_updates.py::test_a_client_that_reconnects_gets_the_present_state"
+SLOW = "test_live_updates.py::test_a_slow_client_costs_other_clients_nothing_and_is_disconnected"
+ROOM = "test_live_updates.py::test_clients_of_live_updates_do_not_take_the_connections_of_requests"
+MEMORY = "test_live_updates.py::test_no_websocket_is_accepted_while_memory_is_short"
+SHUTDOWN = "test_live_updates.py::test_a_shutdown_closes_websockets_with_1012_and_ends_polls_at_once"
+
+PLANTS = (
+    plant(
+        "live-updates-of-one-instance",
+        "The clients are all here.",
+        (
+            "jobs/progress_feed.py",
+            "        self._publish_later(progress)\n        self._spread(progress)\n",
+            "        self._spread(progress)\n",
+        ),
+        tests=ALL,
+        message="does not learn that",
+    ),
+    plant(
+        "live-updates-need-redis",
+        "The message comes back from Redis anyway.",
+        (
+            "jobs/progress_feed.py",
+            "        self._publish_later(progress)\n        self._spread(progress)\n",
+            "        self._publish_later(progress)\n        if self._redis.up:\n            self._spread(progress)\n",
+        ),
+        tests=NO_REDIS,
+        message="a client does not get the progress of its own instance",
+    ),
+    plant(
+        "live-updates-of-an-outage-dropped",
+        "It is only progress.",
+        (
+            "jobs/progress_feed.py",
+            "        self._unpublished[progress.id] = progress\n",
+            "        if not self._redis.up:\n            return\n        self._unpublished[progress.id] = progress\n",
+        ),
+        tests=NO_REDIS,
+        message="other instances do not get the progress that they missed",
+    ),
+    plant(
+        "live-state-from-memory",
+        "It has seen every change.",
+        (
+            "jobs/progress_feed.py",
+            "            found = await self._deliveries.progress(campaign_id)\n",
+            "            found = (0, 0, 'draft') if self._redis.up else None\n",
+        ),
+        tests=RECONNECT,
+        message="the state of a campaign",
+    ),
+    plant(
+        "live-updates-wait-without-bound",
+        "The client will catch up.",
+        ("http/live_updates.py", "            if socket.queue.qsize() < MAX_QUEUED:\n", "            if True:\n"),
+        tests=SLOW,
+        message="for a client that does not read",
+    ),
+    plant(
+        "live-updates-take-all-connections",
+        "They are clients, too.",
+        ("http/live_updates.py", "MAX_SHARE = 0.5", "MAX_SHARE = 1.0"),
+        tests=ROOM,
+        message="connections live updates get 24",
+    ),
+    plant(
+        "websockets-not-shed",
+        "Only requests are load.",
+        ("http/load_shedding.py", '        if scope["type"] == "lifespan":', '        if scope["type"] != "http":'),
+        tests=MEMORY,
+        message="memory is short, and a websocket gets",
+    ),
+    plant(
+        "drain-waits-for-polls",
+        "A request is a request.",
+        (
+            "http/load_shedding.py",
+            "            with contextlib.nullcontext() if is_live else self._lifecycle.track_request():\n",
+            "            with self._lifecycle.track_request():\n",
+        ),
+        tests=SHUTDOWN,
+        message="clients of live updates delay the end of the service",
+    ),
+    plant(
+        "polls-not-ended",
+        "They end after their time.",
+        ("http/live_updates.py", "                await _disconnect(socket)\n", "                continue\n"),
+        tests=SHUTDOWN,
+        message="clients of live updates delay the end of the service",
+    ),
+    plant(
+        "stuck-websockets-awaited",
+        "A clean end needs the answer of the client.",
+        (
+            "http/websockets.py",
+            "        if self.transport.get_write_buffer_size() > 0:\n",
+            "        if self.transport.get_write_buffer_size() < 0:\n",
+        ),
+        tests=SHUTDOWN,
+        message="clients of live updates delay the end of the service",
+    ),
+    plant(
+        "websockets-cut",
+        "The process ends anyway.",
+        ("http/websockets.py", "        super().shutdown()\n", "        self.evict()\n"),
+        tests=SHUTDOWN,
+        message="a websocket is closed with 0, not 1012",
+    ),
+)
