@@ -300,3 +300,19 @@ def test_each_command_is_executable_posix_shell(script):
     assert os.access(script, os.X_OK)
     assert script.read_text().startswith("#!/bin/sh\n")
     assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+
+
+def run_plants(*arguments):
+    script = ROOT / "scripts" / "lib" / "run_plants.py"
+    return subprocess.run([sys.executable, "-S", script, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_plants_are_selected_by_names_and_patterns():
+    rows = run_plants("--table", "incident-*", "redis-no-breaker").stdout.splitlines()[2:]
+    names = [row.split("`")[1] for row in rows]
+    assert "redis-no-breaker" in names
+    assert len(names) > 3
+    assert all(name.startswith("incident-") for name in names if name != "redis-no-breaker")
+    unknown = run_plants("--table", "incident-*", "nothing-*")
+    assert unknown.returncode == 2
+    assert "no plants named nothing-*" in unknown.stderr

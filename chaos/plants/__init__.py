@@ -15,6 +15,7 @@ from plants import (
     generated,
     health,
     host_environment,
+    incident,
     lifecycle,
     live_updates,
     memory,
@@ -47,4 +48,5 @@ PLANTS = (
     *generated.PLANTS,
     *cadence.PLANTS,
     *live_updates.PLANTS,
+    *incident.PLANTS,
 )

@@ -7,6 +7,7 @@ message does not name the cause.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import importlib
 import re
 import shutil
@@ -34,10 +35,10 @@ def main() -> int:
     """Return 0 if every plant was detected, else 1."""
     plants = _load_plants()
     options = _parse_arguments([plant.name for plant in plants])
+    selected = [plant for plant in plants if not options.names or matches_any(plant.name, options.names)]
     if options.table:
-        print(markdown_table(plants), end="")
+        print(markdown_table(selected), end="")
         return 0
-    selected = [plant for plant in plants if not options.names or plant.name in options.names]
     begin = time.monotonic()
     missed = []
     with tempfile.TemporaryDirectory(prefix="plants-") as scratch, ThreadPoolExecutor(options.jobs) as threads:
@@ -56,15 +57,22 @@ def main() -> int:
 
 def _parse_arguments(known: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/plants", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="plants to run (default: all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="plants to run, or patterns such as 'incident-*' (default: all)"
+    )
     parser.add_argument("--whole", action="store_true", help="run the whole chaos suite and list every test that fails")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="plants to run in parallel (default: 2)")
     parser.add_argument("--table", action="store_true", help="print the plants as a Markdown table and exit")
     options = parser.parse_args()
-    unknown = sorted(set(options.names) - set(known))
+    unknown = sorted({name for name in options.names if not fnmatch.filter(known, name)})
     if unknown:
         parser.error(f"no plants named {', '.join(unknown)}; the plants are: {', '.join(known)}")
     return options
+
+
+def matches_any(name: str, patterns: list[str]) -> bool:
+    """True if a name equals one of some names, or matches one of some patterns such as "incident-*"."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _load_plants() -> list[Any]:
