@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -42,7 +43,9 @@ BACKLOG = 2048  # connections that the kernel may queue
 ACCEPT_RETRY_DELAY = 0.1
 MAX_CLOSE_SECONDS = 2.0  # seconds of SHUTDOWN_GRACE, at most, to close connections after the drain
 DRAIN_NOTICE = 2.0  # seconds, at most, for which /readyz reports the drain of an idle service
+STOP_MARGIN = 5.0  # seconds after SHUTDOWN_GRACE at which a process ends that has not stopped by itself
 EXIT_START_FAILED = 3
+EXIT_NOT_STOPPED = 4
 
 
 def main() -> int:
@@ -185,6 +188,10 @@ class _Shutdown:
             signal.signal(each, signal.SIG_DFL)  # a second one ends the process at once
         self._lifecycle.draining = True
         self._requested.set()
+        watchdog = threading.Timer(self._grace + STOP_MARGIN, _end_process, [loop])
+        watchdog.daemon = True
+        with contextlib.suppress(RuntimeError):  # there is no memory for a thread
+            watchdog.start()
 
     async def drain(self) -> None:
         """Wait for a signal, then for the requests under way, and stop the server."""
@@ -202,6 +209,13 @@ class _Shutdown:
         self._server.config.timeout_graceful_shutdown = remaining  # type: ignore[assignment]  # uvicorn only passes it to a wait
         self._lifecycle.stopping.set()
         self._server.should_exit = True
+
+
+def _end_process(loop: asyncio.AbstractEventLoop) -> None:
+    """End a process that has not stopped within SHUTDOWN_GRACE. Log the tasks that it waits for."""
+    waiting = sorted({getattr(task.get_coro(), "__qualname__", task.get_name()) for task in asyncio.all_tasks(loop)})
+    log.critical("the service has not stopped within SHUTDOWN_GRACE and ends now; it waits for: %s", ", ".join(waiting))
+    os._exit(EXIT_NOT_STOPPED)
 
 
 def _on_loop_exception(connections: HttpConnections, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -29,10 +29,10 @@ def start():
     """
     started = []
 
-    def start(*, wait=True, **settings):
+    def start(*, wait=True, command=(sys.executable, "-m", "service"), **settings):
         variables = {"HOST": "127.0.0.1", "PORT": "0", **{k.upper(): str(v) for k, v in settings.items()}}
         inherited = {k: v for k, v in os.environ.items() if k in ("PATH", "PYTHONPATH", "HOME")}
-        process = Run([sys.executable, "-m", "service"], {**inherited, **variables})
+        process = Run(command, {**inherited, **variables})
         started.append(process)
         if wait:
             eventually(lambda: process.url, within=5)
@@ -258,6 +258,30 @@ def test_shutdown_grace_is_kept_even_if_requests_hang(start, resilience):
         run.signal()
         assert run.exit_code() == 0
         assert time.monotonic() - begun < 1 + 1.5
+
+
+STUBBORN = """
+import asyncio, runpy
+from service import app
+
+async def stay(run):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+app._supervised = stay
+runpy.run_module("service", run_name="__main__")
+"""
+
+
+def test_a_task_that_does_not_stop_is_named_and_ends_with_the_process(start, resilience):
+    stubborn = start(command=[sys.executable, "-c", STUBBORN], database_url=resilience.postgres.url, shutdown_grace=1)
+    stubborn.signal()
+    assert stubborn.exit_code(within=10) == 4
+    assert "has not stopped within SHUTDOWN_GRACE and ends now; it waits for: " in stubborn.log
+    assert "stay" in stubborn.log
 
 
 def test_a_pool_larger_than_the_server_allows_is_logged_once(start, resilience):
