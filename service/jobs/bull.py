@@ -32,6 +32,7 @@ PREFIX = f"bull:{NAME}:"
 MAX_CONNECTIONS = 4  # one waits for jobs, the others run commands
 COMMAND_TIMEOUT = 1.0
 BLOCK_MARGIN = 0.5
+MIN_BLOCK = 0.01  # seconds; Redis takes 0 for no limit
 KEEP_COMPLETED = 7 * 86_400
 LOCK_SECONDS = 3.0  # after which another instance takes over the job of a killed one
 STALLED_INTERVAL = 1.0  # seconds between two checks for jobs without a lock, by all instances together
@@ -86,6 +87,7 @@ class BullQueue:
         self._attempts = attempts
         self._client: Redis | None = None
         self._queue: Any = None
+        self._next_due: float | None = None  # of the jobs that wait for another try, in ms since 1970
         self._loading = asyncio.Lock()
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS - 1)
 
@@ -196,6 +198,8 @@ class BullQueue:
 
     async def wait(self, seconds: float) -> bool:
         """Wait until a job may be there, for at most `seconds`. Return True if one may be there."""
+        if self._next_due:
+            seconds = min(seconds, max(MIN_BLOCK, self._next_due / 1000 - time.time()))
         async with self._errors_converted(), asyncio.timeout(seconds + BLOCK_MARGIN):
             return await self._connected().bzpopmin(f"{PREFIX}marker", seconds) is not None
 
@@ -204,7 +208,8 @@ class BullQueue:
         await self.load()
         token = secrets.token_hex(8)
         async with self._time_limit(COMMAND_TIMEOUT):
-            data, job_id, _, _ = await self._queue.backend.moveToActive(token, {"lockDuration": _ms(LOCK_SECONDS)})
+            options = {"lockDuration": _ms(LOCK_SECONDS)}
+            data, job_id, _, self._next_due = await self._queue.backend.moveToActive(token, options)
         return self._run(data, job_id, token) if data else None
 
     async def take_back_stalled(self) -> list[str]:
