@@ -19,8 +19,8 @@ from .limits import MAX_BODY_BYTES, MAX_PAGE, PAGE
 
 Schema = dict[str, Any]
 
-# Postgres stores no NUL, and half a surrogate pair has no UTF-8.
-TEXT_PATTERN = r"^[^\u0000\ud800-\udfff]*$"
+# Postgres stores no NUL. Half a surrogate pair is refused, too, but not every program reads a pattern with such characters.
+TEXT_PATTERN = r"^[^\u0000]*$"
 PROBLEM = "application/problem+json"
 NO_SUCH_CAMPAIGN = "There is no such campaign."
 
