@@ -49,7 +49,7 @@ class JobRoutes:
 
     async def retry(self, request: Request) -> Response:
         state = await self._state(request)
-        if not await self._queue.retry(state.job.id):
+        if state.status != "failed" or not await self._queue.retry(state.job.id):
             raise HTTPException(409, f"The job is not in the dead-letter queue: it is {state.status}.")
         return _accepted(state.job, durable=True)
 

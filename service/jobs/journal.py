@@ -68,12 +68,13 @@ class _File:
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | flags, FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_nlink:
-                return cls(path, descriptor)
+            locked = cls(path, descriptor)
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # deleted by another process before the lock
+        if not locked.is_deleted():  # by another process, before the lock
+            return locked
+        locked.close()
         return None
 
     def append(self, data: bytes) -> None:
@@ -88,6 +89,10 @@ class _File:
                 os.ftruncate(self.descriptor, self.size)
             raise
         self.size += len(data)
+
+    def is_deleted(self) -> bool:
+        """True if the file has no name any more, so that no later process can find it."""
+        return os.fstat(self.descriptor).st_nlink == 0
 
     def read(self) -> bytes:
         return self.path.read_bytes()
@@ -231,6 +236,9 @@ class Journal:
     # The methods below run in the thread.
 
     def _write(self, data: bytes) -> None:
+        if self._own is not None and self._own.is_deleted():
+            self._own.close()
+            self._own, data = None, encode(list(self._jobs)) + data
         if self._own is None:
             self._make_directory()
             self._own = _File.create(self._directory)

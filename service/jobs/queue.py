@@ -115,17 +115,21 @@ class JobQueue:
 
     async def run(self) -> None:
         """Follow Redis until cancelled. While it is up, empty the journal and count the jobs."""
+        logged_outages = None
         while True:
             await self.redis.wait_until(up=True)
             with contextlib.suppress(RedisUnavailable):
+                await self.bull.connect()
+                if logged_outages != self.redis.outages:
+                    logged_outages = self.redis.outages
+                    log.info("Redis connected successfully for BullMQ")
                 await self._serve_while_up()
             await self.bull.disconnect()
             if self.redis.up:  # the prober of the cache has not noticed the outage yet
                 await asyncio.sleep(random.uniform(0.1, 0.5))
 
     async def _serve_while_up(self) -> None:
-        await self.bull.connect()
-        log.info("Redis connected successfully for BullMQ")
+        """Empty the journal and count the jobs until Redis is down."""
         checks = 0
         while self.redis.up:
             if checks % ADOPTION_CHECKS == 0:

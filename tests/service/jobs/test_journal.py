@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -242,3 +243,16 @@ def test_only_the_user_of_the_service_can_read_the_journal(tmp_path):
 
     directory = tmp_path / "journal"
     with_journal(directory, scene)
+
+
+def test_a_journal_whose_directory_was_deleted_is_written_again_with_all_its_jobs(tmp_path):
+    directory = tmp_path / "journal"
+
+    async def scene(journal):
+        await journal.append(Job(1))
+        await journal.append(Job(2))
+        shutil.rmtree(directory)
+        await journal.append(Job(3))
+
+    with_journal(directory, scene)
+    assert left_in(directory) == [Job(1), Job(2), Job(3)]
