@@ -43,6 +43,7 @@ MALFORMED: dict[str, bytes] = {
     "half a surrogate pair": HEADER + b"A\xed\xa0\x80,ada@example.com,\n",
     "gzip": gzip.compress(HEADER * 100),
     "random bytes": HEADER + random.Random(12).randbytes(100_000),
+    "text behind a quote": HEADER + b'"Ada"x,ada@example.com,\n',
     "an endless line": HEADER + b"x" * MIB,
     "an endless quote": HEADER + b'"' + b"x\n" * 10_000,
     "only quotes": HEADER + b'"' * MIB,
@@ -136,10 +137,10 @@ def test_an_import_of_10_mib_takes_bounded_memory_and_delays_no_other_request(
     with sampled_rss(resilience) as rss, reading(resilience, "/livez") as replies:
         reply = upload(resilience, content)
     assert reply.status_code == 200, reply.text
-    growth = max(rss) - rss[0]
-    assert growth < MAX_GROWTH, f"an import of 10 MiB ({form}) made the service {growth:.1f} MiB larger"
-    slowest = max(each.seconds for each in replies)
-    assert slowest < MAX_STALL, f"an import of 10 MiB ({form}) delayed all requests for {slowest:.2f} s"
+    growth, slowest = max(rss) - rss[0], max(each.seconds for each in replies)
+    problems = [f"made the service {growth:.1f} MiB larger"] if growth > MAX_GROWTH else []
+    problems += [f"delayed all requests for {slowest:.2f} s"] if slowest > MAX_STALL else []
+    assert not problems, f"an import of 10 MiB ({form}) {' and '.join(problems)}"
 
 
 def test_a_malformed_file_is_counted_or_refused_and_never_a_500(resilience: Resilience) -> None:

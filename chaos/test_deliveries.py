@@ -216,7 +216,7 @@ def test_sigterm_returns_the_job_after_the_batch_under_way(resilience: Resilienc
 
 
 def test_jobs_leave_the_last_connection_of_the_pool_to_requests(resilience: Resilience, gateway: Gateway) -> None:
-    gateway.hold(1)
+    gateway.hold(2)
     small = {
         "GATEWAY_URL": gateway.url,
         "DB_POOL_MAX": "2",
@@ -224,12 +224,11 @@ def test_jobs_leave_the_last_connection_of_the_pool_to_requests(resilience: Resi
         "DB_POOL_ACQUIRE_TIMEOUT": "0.5",
     }
     with resilience.service.pause(), another_instance(resilience, **small) as instance:
-        jobs = [send_by(instance.client, resilience, 0 if number else BATCH)[1] for number in range(3)]
+        jobs = [send_by(instance.client, resilience, 0 if number else BATCH)[1] for number in range(2)]
         wait_for_request(gateway, 1)
+        eventually(lambda: [instance.client.get(job).json()["status"] for job in jobs].count("active") == 2, within=5.0)
         replies = [timed(lambda: instance.client.get("/api/campaigns?limit=1")) for _ in range(20)]
-        assert {reply.status for reply in replies} == {200}, (
-            f"three jobs wait for the gateway, and a request gets {replies}"
-        )
+        assert {reply.status for reply in replies} == {200}, f"two jobs want to be sent, and a request gets {replies}"
         waiting = open_transactions(resilience)
         assert waiting == 1, f"{waiting} of 2 connections wait for the gateway, not 1"
         gateway.release(answer=True)
