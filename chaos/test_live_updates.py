@@ -6,7 +6,6 @@ import signal
 import time
 from contextlib import ExitStack, suppress
 
-import httpx
 import pytest
 
 import healthy
@@ -124,17 +123,13 @@ def test_a_slow_client_costs_other_clients_nothing_and_is_disconnected(resilienc
 
 
 def test_clients_of_live_updates_do_not_take_the_connections_of_requests(resilience: Resilience) -> None:
-    url = resilience.service.url
-    sessions = []
-    with httpx.Client(base_url=str(url), trust_env=False) as client:
-        for _ in range(MAX_CONNECTIONS):
-            sessions.append(client.get(HANDSHAKE))
-    accepted = [reply for reply in sessions if reply.status_code == 200]
-    assert len(accepted) == MOST_CLIENTS, f"of {MAX_CONNECTIONS} connections live updates get {len(accepted)}"
-    refused = sessions[-1]
-    assert refused.status_code == 503, f"a client too many gets {refused.status_code}"
-    assert "Retry-After" in refused.headers, "a client too many gets no Retry-After"
-    create(resilience)
+    with ExitStack() as clients:
+        opened = [clients.enter_context(raw_websocket(resilience.service.url)) for _ in range(MAX_CONNECTIONS - 4)]
+        accepted = [client for client in opened if client.refused is None]
+        assert len(accepted) == MOST_CLIENTS, f"of {MAX_CONNECTIONS} connections live updates get {len(accepted)}"
+        refused = {client.refused for client in opened} - {None}
+        assert refused == {503}, f"clients too many get {refused}"
+        create(resilience)
 
 
 def test_no_websocket_is_accepted_while_memory_is_short(resilience: Resilience) -> None:

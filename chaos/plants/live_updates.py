@@ -69,7 +69,7 @@ PLANTS = (
         "They are clients, too.",
         ("http/live_updates.py", "MAX_SHARE = 0.5", "MAX_SHARE = 1.0"),
         tests=ROOM,
-        message="connections live updates get 24",
+        message="of 24 connections live updates get",
     ),
     plant(
         "websockets-not-shed",

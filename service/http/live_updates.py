@@ -12,9 +12,11 @@ import contextlib
 import importlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 from starlette.routing import Mount
 from starlette.types import Message, Receive, Scope, Send
@@ -60,6 +62,7 @@ class LiveUpdates:
         self._feed = feed
         self._lifecycle = lifecycle
         self._tasks = tasks
+        self._attached: Counter[str | None] = Counter()  # requests under way, by session
         self._importing = asyncio.Lock()
         self._server: Any = None
 
@@ -86,10 +89,16 @@ class LiveUpdates:
             await Problem(404, "There is no such path.")(scope, receive, send)
         elif self._lifecycle.stopping.is_set():
             await Problem(503, "The service ends.", retry_after=1)(scope, receive, send)
-        elif b"sid=" not in scope["query_string"] and self.clients >= self._max_clients:
+        elif (sid := _session_id(scope)) is None and not await self._make_room():
             await Problem(503, "There are too many clients of live updates.", retry_after=5)(scope, receive, send)
         else:
-            await self._serve(scope, receive, send)
+            self._attached[sid] += 1
+            try:
+                await self._serve(scope, receive, send)
+            finally:
+                self._attached[sid] -= 1
+                if not self._attached[sid]:
+                    del self._attached[sid]
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         server = await self._get_server()
@@ -112,6 +121,14 @@ class LiveUpdates:
             elif scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1002})
 
+    async def _make_room(self) -> bool:
+        """Return True if there is room for one more client. For it, disconnect the oldest client that has no request under way."""
+        if self.clients >= self._max_clients:
+            sessions = self._server.eio.sockets.items()
+            detached = (sid for sid, socket in sessions if not socket.upgraded and sid not in self._attached)
+            await self._end_session(next(detached, ""))
+        return self.clients < self._max_clients
+
     async def _get_server(self) -> Any:
         """Return the server of python-socketio, created at the first call."""
         async with self._importing:
@@ -132,6 +149,7 @@ class LiveUpdates:
             engineio_logger=quiet,
         )  # without a list of origins, only pages of the same origin may connect
         server.eio.start_background_task = self._start_task
+        server.eio.disconnect = self._end_session
         server.on("connect", self._on_connect)
         server.on("disconnect", self._on_disconnect)
         server.on("campaign:state", self._on_state)
@@ -147,6 +165,12 @@ class LiveUpdates:
                 log.debug("a task of a client failed: %s", type(error).__name__)
 
         return self._tasks.create_task(run())
+
+    async def _end_session(self, eio_sid: str) -> None:
+        """End a session. python-engineio's own method waits for the client, and a request would hang."""
+        socket = self._server.eio.sockets.pop(eio_sid, None)
+        if socket is not None:
+            await _disconnect(socket)
 
     async def _on_connect(self, sid: str, *_: object) -> None:
         self._feed.follow(self._deliver)
@@ -191,6 +215,11 @@ async def _disconnect(socket: Any) -> None:
             socket.queue.task_done()
     await socket.close(wait=False)
     socket.queue.put_nowait(None)  # ends the task that writes
+
+
+def _session_id(scope: Scope) -> str | None:
+    """Return the session that a request belongs to. None if it begins one."""
+    return next(iter(parse_qs(scope["query_string"].decode("latin-1")).get("sid", ())), None)
 
 
 def _limited(receive: Receive, seconds: float) -> Receive:

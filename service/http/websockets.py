@@ -35,6 +35,7 @@ class WebSocketConnection(WSProtocol):
         self.app = ConnectionMiddleware(self.app, http)  # type: ignore[assignment]  # uvicorn has its own types of ASGI
         self._http = http
         self._tracker = http.tracker
+        self.close_timeout = http.tracker.header_timeout  # seconds for the client to answer a close frame
         self._write_deadline: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -1,11 +1,18 @@
 """Live updates, to clients by websocket and by polling."""
 
 import asyncio
+import contextlib
 import json
+import socket
+import time
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import redis
 import socketio
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import BytesMessage, Request, TextMessage
 
 from pytest_resilience import eventually
 from service.jobs.progress_feed import CHANNEL
@@ -86,3 +93,138 @@ def test_a_client_can_request_the_state_of_a_campaign(service, campaign):
     assert (found["id"], found["sent"], found["status"]) == (campaign["id"], 0, "draft")
     assert missing == {"error": "There is no such campaign."}
     assert [list(answer) for answer in invalid] == [["error"]] * 7
+
+
+@pytest.fixture
+def client(service):
+    with httpx.Client(base_url=service.url, trust_env=False, timeout=10) as client:
+        yield client
+
+
+def open_session(client):
+    """Open a session by polling, and return its id."""
+    reply = client.get(HANDSHAKE)
+    assert reply.status_code == 200, reply.text
+    return json.loads(reply.text[1:])["sid"]
+
+
+def test_a_session_that_is_left_makes_room_for_a_new_one(client):
+    first, *others = [open_session(client) for _ in range(2 * MOST_CLIENTS)]
+    assert client.get(f"{HANDSHAKE}&sid={first}").status_code == 400
+    assert client.post(f"{HANDSHAKE}&sid={others[-1]}", content=b"40").status_code == 200, "the newest sessions stay"
+
+
+def test_a_page_of_another_origin_cannot_connect(client, service):
+    assert client.get(HANDSHAKE, headers={"Origin": "https://evil.example"}).status_code == 400
+    assert client.get(HANDSHAKE, headers={"Origin": service.url}).status_code == 200
+    assert upgrade(service, origin="https://evil.example")[0].startswith(b"HTTP/1.1 403")
+
+
+@pytest.mark.parametrize("path", ["/socket.io", "/socket.io/x", "/socket.io/x/?EIO=4&transport=polling"])
+def test_other_paths_are_not_served(client, path):
+    reply = client.get(path)
+    assert (reply.status_code, reply.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_an_oversized_or_late_body_ends_its_request(client, service):
+    session = open_session(client)
+    path = f"{HANDSHAKE}&sid={session}"
+    assert client.post(path, content=b"4" * 20_000).status_code == 400
+    begun = time.monotonic()
+
+    def slow():
+        yield b"4"
+        while time.monotonic() - begun < 5 * TIMEOUT:
+            time.sleep(0.1)
+            yield b"4"
+
+    session = open_session(client)
+    with contextlib.suppress(httpx.TransportError):  # the connection is closed while the client sends
+        client.post(f"{HANDSHAKE}&sid={session}", content=slow())
+    assert time.monotonic() - begun < 4 * TIMEOUT
+
+
+def test_a_packet_that_no_client_may_send_ends_its_session(client):
+    path = f"{HANDSHAKE}&sid={open_session(client)}"
+    assert client.post(path, content=b"0", timeout=TIMEOUT).status_code == 400
+    assert client.get(path, timeout=TIMEOUT).status_code == 400
+
+
+def upgrade(service, *, path="/socket.io/?EIO=4&transport=websocket", origin=None, frames=()):
+    """Send a request to upgrade and then text frames. Return everything until the connection is closed, or silent for 1 s."""
+    parts = urlsplit(service.url)
+    headers = [(b"Origin", origin.encode())] if origin else []
+    protocol = WSConnection(ConnectionType.CLIENT)
+    with socket.create_connection((parts.hostname, parts.port), timeout=3) as connection:
+        connection.sendall(protocol.send(Request(host=parts.netloc, target=path, extra_headers=headers)))
+        answer = connection.recv(65536)
+        if answer.startswith(b"HTTP/1.1 101"):
+            protocol.receive_data(answer)
+            list(protocol.events())
+            for frame in frames:
+                connection.sendall(protocol.send(frame))
+        closed = False
+        with contextlib.suppress(TimeoutError):
+            while more := connection.recv(65536):
+                answer += more
+            closed = True
+    return answer, closed
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [TextMessage(data="")],
+        [TextMessage(data="x")],
+        [TextMessage(data="9")],
+        [BytesMessage(data=b"\0\xff")],
+        [TextMessage(data="4" * 20_000)],
+        [TextMessage(data="4" * 10_000, message_finished=False), TextMessage(data="4" * 10_000)],
+    ],
+    ids=["empty", "no packet", "unknown packet", "bytes", "large", "large in parts"],
+)
+def test_a_websocket_that_does_not_speak_engine_io_is_closed(service, log, frames):
+    answer, closed = upgrade(service, frames=frames)
+    assert answer.startswith(b"HTTP/1.1 101")
+    assert closed
+    assert "Traceback" not in log()
+
+
+def test_malformed_packets_of_socket_io_harm_nobody(service, log, campaign):
+    frames = [
+        TextMessage(data=data)
+        for data in ("40", "4x", "42", '42["campaign:state"', "451-[]", "43[]", '420["x"]', "4999")
+    ]
+    answer, _ = upgrade(service, frames=frames)
+    assert answer.startswith(b"HTTP/1.1 101")
+    assert "Traceback" not in log()
+
+
+def test_a_request_to_upgrade_on_another_path_is_served_without_the_upgrade(service, log):
+    answer, _ = upgrade(service, path="/health")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert log() == ""
+
+
+def test_websockets_count_as_connections(service):
+    parts = urlsplit(service.url)
+    target = "/socket.io/?EIO=4&transport=websocket"
+    with contextlib.ExitStack() as sockets:
+        statuses = []
+        for _ in range(MOST):
+            connection = sockets.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=5))
+            connection.sendall(WSConnection(ConnectionType.CLIENT).send(Request(host=parts.netloc, target=target)))
+            statuses.append(int(connection.recv(65536).split(b" ", 2)[1]))
+        assert statuses == [101] * MOST_CLIENTS + [503] * (MOST - MOST_CLIENTS)
+        assert httpx.get(f"{service.url}/api/campaigns").status_code == 200
+
+
+def test_a_silent_websocket_outlives_the_header_timeout(service, publish):
+    """It waits for events, and the pings of Engine.IO find out whether its client is alive."""
+
+    async def scenario(client, events):
+        await asyncio.sleep(2 * TIMEOUT)
+        await asyncio.to_thread(publish, change(7))
+        return await events.get()
+
+    assert run(service, scenario, transports=["websocket"]) == change(7)
