@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +11,9 @@ from datetime import datetime
 import httpx
 import pytest
 
-import healthy
+from latency import control_server, sample, timing_problem
 from pytest_resilience import Resilience, Strike
-from workload import TimedReply, create, timed
+from workload import create, timed
 
 FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "redis refuses": lambda r: r.redis.refuse(),
@@ -30,81 +28,16 @@ FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "postgres locked": lambda r: r.postgres.starve(lock="campaigns"),
     "memory short": lambda r: r.service.memory_pressure(headroom_mb=8),
 }
-MIN_REQUESTS = 300
-MIN_SECONDS = 1.0  # so that periodic work of the service falls into the sample
-# Maximum share of the time spent on slow responses. One client at a time meets a long stall only once, so p99 hides it.
-MAX_STALLED_SHARE = 0.25
 FORM = re.compile(
     r'\{"status":"healthy","nextReady":true,"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z","uptime":\d+\.\d+\}'
 )
 
 
-CONTROL_SERVER = """
-import http.server
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        self.send_response(204)
-        self.end_headers()
-    def log_message(self, *_):
-        pass
-server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-"""
-
-
 @pytest.fixture(scope="module")
 def control_url() -> Iterator[str]:
-    """Run a trivial HTTP server that no fault affects, as the control. Its delays are those of a busy machine."""
-    with subprocess.Popen(
-        [sys.executable, "-c", CONTROL_SERVER], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-        finally:
-            process.kill()
-
-
-def p99(replies: list[TimedReply]) -> float:
-    """Return the 99th percentile of the times, in seconds."""
-    return sorted(reply.seconds for reply in replies)[-1 - len(replies) // 100]
-
-
-def slow_times(replies: list[TimedReply], limit: float) -> list[float]:
-    """Return the times above a limit, in seconds."""
-    return [reply.seconds for reply in replies if reply.seconds > limit]
-
-
-def timing_problem(replies: list[TimedReply], limit: float) -> str:
-    """Describe why the times break the promise, or return an empty string if they keep it."""
-    seconds = [reply.seconds for reply in replies]
-    stalled = sum(slow_times(replies, limit)) / sum(seconds)
-    if p99(replies) < limit and stalled < MAX_STALLED_SHARE:
-        return ""
-    return (
-        f"{p99(replies) * 1000:.0f} ms at p99, {max(seconds) * 1000:.0f} ms at worst, stalled {stalled:.0%} of the time"
-    )
-
-
-def sample(resilience: Resilience, control: httpx.Client) -> tuple[list[TimedReply], float]:
-    """Request /health repeatedly, alternating with the control server, and stop early if it is clearly too slow.
-
-    Returns:
-        The replies of /health, and the limit in seconds above which a reply counts as slow on this machine now.
-    """
-    replies: list[TimedReply] = []
-    controls: list[TimedReply] = []
-    begin = time.monotonic()
-    while len(replies) < MIN_REQUESTS or time.monotonic() - begin < MIN_SECONDS:
-        replies.append(timed(lambda: resilience.service.get("/health")))
-        controls.append(timed(lambda: control.get("/")))
-        if len(replies) % 10 == 0:
-            limit = max(healthy.HEALTH_P99, 3 * p99(controls))
-            if len(slow_times(replies, limit)) > MIN_REQUESTS // 100 and timing_problem(replies, limit):
-                break
-    return replies, max(healthy.HEALTH_P99, 3 * p99(controls))
+    """The URL of a server that no fault affects."""
+    with control_server() as url:
+        yield url
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
@@ -125,7 +58,7 @@ def test_health_answers_within_50_ms_under_every_fault(
             ]
             # A busy machine may delay one sample. A wait in the service delays each of them.
             for _ in range(3):
-                replies, limit = sample(resilience, control)
+                replies, limit = sample(resilience, "/health", control)
                 if not timing_problem(replies, limit):
                     break
             alive = resilience.service.get("/livez")

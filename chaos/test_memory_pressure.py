@@ -181,11 +181,12 @@ def test_load_is_shed_near_the_memory_limit_and_logged_once_and_essential_routes
             f"load is shed for lack of memory, and /readyz claims to be ready: {ready.text}"
         )
         assert ready.json()["checks"]["memory"] == "refusing", ready.text
-        for path in ("/health", "/livez", "/api/db-cleanup"):
+        for path in ("/health", "/livez", "/metrics", "/api/db-cleanup"):
             reply = resilience.service.get(path)
             assert reply.status_code == 200, (
                 f"{path} is needed most when memory is short, and gets {reply.status_code}: {reply.text}"
             )
+        assert "\nservice_memory_refusing 1.0\n" in resilience.service.get("/metrics").text
         before = len(STATS.findall(resilience.service.log))
         # Memory is checked as often as statistics are logged.
         eventually(lambda: len(STATS.findall(resilience.service.log)) >= before + 3, within=5.0)

@@ -22,6 +22,7 @@ from plants import (
     lifecycle,
     live_updates,
     memory,
+    metrics,
     postgres,
     redis,
     redis_recovery,
@@ -54,5 +55,6 @@ PLANTS = (
     *generated.PLANTS,
     *cadence.PLANTS,
     *live_updates.PLANTS,
+    *metrics.PLANTS,
     *incident.PLANTS,
 )

@@ -1,0 +1,126 @@
+"""Plants in the metrics."""
+
+from __future__ import annotations
+
+from plants.plant import plant
+
+LATENCY = "test_metrics.py::test_metrics_answer_within_50_ms_during_an_outage"
+REDIS = "test_metrics.py::test_an_outage_of_redis_shows_until_it_ends"
+STARVED = "test_metrics.py::test_a_starved_pool_shows_until_it_recovers"
+LABELS = "test_metrics.py::test_labels_hold_no_secret_no_address_and_nothing_that_a_client_sends"
+SCRAPE = "        content, media_type = self._metrics.render("
+
+PLANTS = (
+    plant(
+        "metrics-ping-redis",
+        "A gauge should show the present state.",
+        (
+            "http/routes.py",
+            SCRAPE,
+            "        from contextlib import suppress\n\n        from redis.asyncio import Redis\n\n        with suppress(Exception):\n            async with Redis.from_url(self._settings.redis_url or '', socket_timeout=1) as client:\n                await client.ping()\n"
+            + SCRAPE,
+        ),
+        tests=f"{LATENCY}[redis hangs]",
+        message="/metrics waits",
+    ),
+    plant(
+        "metrics-query-postgres",
+        "The number of campaigns is worth a gauge.",
+        (
+            "http/routes.py",
+            SCRAPE,
+            '        await self._cleanup._database.read("SELECT count(*) FROM campaigns")\n' + SCRAPE,
+        ),
+        tests=f"{LATENCY}[postgres hangs]",
+        message="/metrics",
+    ),
+    plant(
+        "metrics-refused",
+        "Prometheus can wait until there is memory again.",
+        ("http/load_shedding.py", '"/readyz", "/metrics", ', '"/readyz", '),
+        tests="test_memory_pressure.py::test_load_is_shed_near_the_memory_limit_and_logged_once_and_essential_routes_are_served",
+        message="/metrics is needed most when memory is short",
+    ),
+    plant(
+        "breaker-open-for-ever",
+        "There was an outage.",
+        ("metrics.py", "_one(lambda s: not s.cache.redis.up)", "_one(lambda s: s.cache.redis.outages)"),
+        tests=REDIS,
+        message="the metrics still report an open circuit breaker",
+    ),
+    plant(
+        "cache-source-by-the-settings",
+        "The source does not change while the service runs.",
+        ("metrics.py", 's.cache.redis.source if s.cache.redis.up else "memory"', "s.cache.redis.source"),
+        tests=REDIS,
+        message="Redis is down, and reads use",
+    ),
+    plant(
+        "memory-hits-not-counted",
+        "Count the lookups that cost something.",
+        (
+            "cache/cache.py",
+            "        self.reads[result.source, result.state] += 1",
+            '        self.reads[result.source, result.state] += result.source != "memory"',
+        ),
+        tests=REDIS,
+        message="the metrics do not count it there",
+    ),
+    plant(
+        "pool-in-use-is-pool-size",
+        "asyncpg has the number.",
+        ("metrics.py", "_one(lambda s: s.database.usage.in_use)", "_one(lambda s: s.database.size())"),
+        tests=STARVED,
+        message="the metrics report connections in use",
+    ),
+    plant(
+        "alert-active-for-ever",
+        "It was raised.",
+        ("metrics.py", "sources.pool_alert.raised", "sources.pool_alert.episodes > 0"),
+        tests=STARVED,
+        message="the metrics report it as active",
+    ),
+    plant(
+        "alert-counted-by-check",
+        "Each check that finds the pool full counts.",
+        ("monitor.py", "            self.episodes += is_first\n", "            self.episodes += 1\n"),
+        tests=STARVED,
+        message="one episode of the alert is counted as",
+    ),
+    plant(
+        "times-of-successes-only",
+        "An error says nothing about our speed.",
+        (
+            "request_counts.py",
+            "        times.buckets[bisect_left(BUCKETS, seconds)] += 1",
+            "        if status < 500:\n            times.buckets[bisect_left(BUCKETS, seconds)] += 1",
+        ),
+        tests=STARVED,
+        message="requests got a 503, and the metrics count 0",
+    ),
+    plant(
+        "paths-as-labels",
+        "Then one sees which campaign is slow.",
+        ("http/request_timing.py", "_template(scope), status", 'scope["path"], status'),
+        tests=LABELS,
+        message="each client can add time series",
+    ),
+    plant(
+        "methods-as-labels",
+        "There are only a few.",
+        ("request_counts.py", "method if method in METHODS else OTHER", "method"),
+        tests=LABELS,
+        message="each client can add time series",
+    ),
+    plant(
+        "database-url-as-label",
+        "With several databases, one has to know which.",
+        (
+            "metrics.py",
+            "        yield (name,), float(active)",
+            '        yield (f"{name} of {sources.database._settings.database_url}",), float(active)',
+        ),
+        tests=LABELS,
+        message="the metrics reveal",
+    ),
+)
