@@ -41,9 +41,10 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def job_settings(gateway: Gateway) -> dict[str, str]:
-    """One job at a time, so that jobs run in the order of the queue."""
+    """One job at a time, so that jobs run in the order of the queue, and a gateway that may hang for the whole of a test."""
     return {
         "GATEWAY_URL": gateway.url,
+        "GATEWAY_TIMEOUT": "60",
         "JOURNAL_MAX_JOBS": str(MAX_JOBS),
         "JOB_ATTEMPTS": str(ATTEMPTS),
         "WORKER_CONNECTIONS": "1",

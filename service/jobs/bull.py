@@ -33,6 +33,7 @@ MAX_CONNECTIONS = 4  # one waits for jobs, the others run commands
 COMMAND_TIMEOUT = 1.0
 BLOCK_MARGIN = 0.5
 MIN_BLOCK = 0.01  # seconds; Redis takes 0 for no limit
+NO_EVICTION = "noeviction"
 KEEP_COMPLETED = 7 * 86_400
 LOCK_SECONDS = 3.0  # after which another instance takes over the job of a killed one
 STALLED_INTERVAL = 1.0  # seconds between two checks for jobs without a lock, by all instances together
@@ -97,11 +98,22 @@ class BullQueue:
         return self._queue is not None
 
     async def connect(self) -> None:
-        """Connect the worker's client, or check that it is connected."""
+        """Connect the worker's client, and log once if Redis may evict jobs."""
         if self._client is None:
             self._client = await self._redis.open_client(max_connections=MAX_CONNECTIONS)
+            with contextlib.suppress(RedisUnavailable):
+                await self._warn_of_eviction()
         async with self._time_limit(COMMAND_TIMEOUT) as client:
             await client.ping()
+
+    async def _warn_of_eviction(self) -> None:
+        async with self._time_limit(COMMAND_TIMEOUT) as client:
+            memory = await client.info("memory")
+        if memory.get("maxmemory") and memory.get("maxmemory_policy", NO_EVICTION) != NO_EVICTION:
+            log.warning(
+                "Redis may evict jobs, because its maxmemory-policy is %s and not noeviction",
+                memory["maxmemory_policy"],
+            )
 
     async def disconnect(self) -> None:
         """Close the connections of the worker's client. It opens new ones when it is used again."""
@@ -126,7 +138,8 @@ class BullQueue:
         Raises:
             RedisUnavailable: the queue may or may not have the job.
         """
-        await self.load()
+        async with self._errors_converted(), asyncio.timeout(budget.remaining):
+            await self.load()
         arguments = self._bull_job(job)
         async with self._redis.client_within(budget) as client:
             await self._scripts.addStandardJob(arguments, arguments.timestamp, client)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("service.jobs")
 
 CHECK_INTERVAL = 1.0
-HAND_BACK_BATCH = 100
+HAND_BACK_BATCH = 250
 ADOPTION_CHECKS = 5  # checks from one search for the journals of dead processes to the next
 
 

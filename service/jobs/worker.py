@@ -175,7 +175,7 @@ class Worker:
 
     async def _take_back_stalled(self) -> None:
         for job_id in await self._bull.take_back_stalled():
-            log.warning("job %s is back in the queue: the process that ran it has ended", job_id)
+            log.warning("job %s is back in the queue, because its lock has expired", job_id)
 
     async def _goes_down_within(self, seconds: float) -> bool:
         """Wait until Redis is down, for at most `seconds`. Return True if it is."""

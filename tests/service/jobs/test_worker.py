@@ -7,6 +7,7 @@ import itertools
 import logging
 
 import pytest
+from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
 from service.cache.pending_writes import PendingWrites
@@ -326,6 +327,21 @@ def test_without_jobs_bullmq_is_not_imported(resilience, tmp_path, caplog):
         assert not stage.queue.bull.loaded
 
     play(resilience, tmp_path, scene)
+
+
+def test_a_redis_that_may_evict_jobs_is_logged_once(resilience, tmp_path, caplog):
+    with SyncRedis.from_url(resilience.redis.direct_url) as redis:
+        redis.config_set("maxmemory", "100mb")
+        redis.config_set("maxmemory-policy", "allkeys-lru")
+
+    async def scene(stage):
+        with resilience.redis.refuse():
+            await stage.redis.wait_until(up=False)
+        await stage.queue.enqueue(Job(7))
+        await stage.reaches(Job(7), "completed")
+
+    play(resilience, tmp_path, scene)
+    assert len([message for message in caplog.messages if "maxmemory-policy is allkeys-lru" in message]) == 1
 
 
 def test_delays_double_with_jitter_up_to_a_minute():
