@@ -27,10 +27,9 @@ class Queue:
         self._task = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # more than once, because redis-py may swallow a cancellation while it connects
+            await asyncio.wait({self._task}, timeout=0.1)
 
     async def _work(self) -> None:
         while True:

@@ -28,10 +28,9 @@ class Subscriber:
         await ready.wait()
 
     async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # more than once, because redis-py may swallow a cancellation while it connects
+            await asyncio.wait({self._task}, timeout=0.1)
 
     async def wait_for(self, message: str) -> None:
         async with self._arrived:
