@@ -241,7 +241,7 @@ def test_clients_that_a_paused_service_blocks_end(service: pytest.Pytester) -> N
         IMPORTS
         + """
 from pytest_resilience.runner import player
-player.WORK_LIMIT = 0.5
+player.WORK_LIMIT = 3.0  # seconds: enough for three operations, and for a request of the readiness path that ends in vain
 
 def test_it(resilience):
     notes = HttpResource("/notes", create={"text": "{value}"}, timeout=30)
