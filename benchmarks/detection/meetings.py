@@ -2,13 +2,18 @@
 
 Each finding is a false alarm, or a bug of the service. The table proves that faults and operations met.
 
-    python benchmarks/detection/meetings.py [--schedules 500] [--seed 1]
+    python benchmarks/detection/meetings.py [--schedules 500] [--seed 1] [--minutes 20]
+
+The table is also printed when the time is over, and after SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -56,7 +61,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--schedules", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="the longest time (default: no limit)")
     given_options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     meetings: Counter[tuple[str, str]] = Counter()
     broken: list[str] = []
     stack = Stack(EmbeddedBackend(), seed=given_options.seed)
@@ -75,6 +82,8 @@ def main() -> int:
         )
         @given(schedule=schedules("redis", "postgres"))
         def play(schedule: Schedule) -> None:
+            if time.monotonic() > begun + 60 * given_options.minutes:
+                return
             resilience.begin_example()
             try:
                 history = resilience.play(schedule, Campaigns())
@@ -88,7 +97,8 @@ def main() -> int:
             finally:
                 resilience.end_example()
 
-        play()
+        with contextlib.suppress(KeyboardInterrupt):
+            play()
         resilience.finish()
         print(table(resilience, meetings))
     finally:
