@@ -8,6 +8,8 @@ import os
 from collections.abc import Awaitable, Callable
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 BUG = os.environ.get("BUG") == "job"
@@ -33,7 +35,13 @@ class Queue:
 
     async def _work(self) -> None:
         while True:
-            client = Redis.from_url(self._url, decode_responses=True, socket_timeout=1.0, socket_connect_timeout=0.5)
+            client = Redis.from_url(
+                self._url,
+                decode_responses=True,
+                socket_timeout=1.0,
+                socket_connect_timeout=0.5,
+                retry=Retry(NoBackoff(), 0),  # this loop is what tries again
+            )
             try:
                 while True:
                     for job in await client.lrange(ACTIVE, 0, -1):  # of a worker that was interrupted

@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from ..errors import SetupError
 from ..history import Client
 from ..workloads.workload import Workload
 from .gate import Gate
@@ -213,7 +214,13 @@ class TaskClients(Clients):
 
     def end(self) -> None:
         try:
-            self._run(self._await(self._workload.end), within=None)
+            self._run(self._await(self._workload.end), within=END_WITHIN)
+        except OperationStuck:
+            for future in self._stuck:
+                future.cancel()
+            raise SetupError(
+                f"end() of the workload has not returned within {END_WITHIN:g} s; a task that it awaits may have swallowed its cancellation"
+            ) from None
         finally:
             self._takers.shutdown()
 

@@ -48,4 +48,4 @@ class Workload(Protocol):
         """
 
     def end(self) -> Awaitable[None] | None:
-        """Release what `begin` has taken."""
+        """Release what `begin` has taken. A coroutine has to end within 30 s."""

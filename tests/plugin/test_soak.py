@@ -96,7 +96,7 @@ class Index:
         """
         wait_for = before.root / "ended" if before is not None else self.root
         return subprocess.Popen(
-            [sys.executable, "-m", "pytest", "--resilience-profile=dev", *options],
+            [sys.executable, "-m", "pytest", "--resilience-profile=ci", *options],
             cwd=self.root,
             env={**self._environment, "WAIT_FOR": str(wait_for)},
             stdout=subprocess.PIPE,

@@ -216,6 +216,21 @@ def test_a_task_of_the_liveness_phase_that_never_ends_is_cancelled_and_reported(
     assert cancelled
 
 
+def test_an_end_of_an_asynchronous_workload_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_clients, "END_WITHIN", 0.5)
+    system = FakeSystem()
+
+    class Hanging(AsyncFakeWorkload):
+        async def end(self) -> None:  # type: ignore[override]
+            await asyncio.Event().wait()
+
+    async def do_nothing(n: int) -> None:
+        """Take no time."""
+
+    with pytest.raises(SetupError, match=r"end\(\) of the workload has not returned within 0.5 s"):
+        play_sync(system, Hanging(system.calls, do_nothing), Episode([], operations=2))
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("a defect of the workload"), KeyboardInterrupt(), AssertionError("wrong")]
 )
