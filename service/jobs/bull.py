@@ -91,6 +91,7 @@ class BullQueue:
         self._next_due: float | None = None  # of the jobs that wait for another try, in ms since 1970
         self._loading = asyncio.Lock()
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS - 1)
+        self._eviction_checked = False
 
     @property
     def loaded(self) -> bool:
@@ -101,14 +102,16 @@ class BullQueue:
         """Connect the worker's client, and log once if Redis may evict jobs."""
         if self._client is None:
             self._client = await self._redis.open_client(max_connections=MAX_CONNECTIONS)
-            with contextlib.suppress(RedisUnavailable):
-                await self._warn_of_eviction()
         async with self._time_limit(COMMAND_TIMEOUT) as client:
             await client.ping()
+        if not self._eviction_checked:
+            with contextlib.suppress(RedisUnavailable):  # a user without the right to read INFO can use the queue
+                await self._warn_of_eviction()
 
     async def _warn_of_eviction(self) -> None:
         async with self._time_limit(COMMAND_TIMEOUT) as client:
             memory = await client.info("memory")
+        self._eviction_checked = True
         if memory.get("maxmemory") and memory.get("maxmemory_policy", NO_EVICTION) != NO_EVICTION:
             log.warning(
                 "Redis may evict jobs, because its maxmemory-policy is %s and not noeviction",
