@@ -151,7 +151,7 @@ class LiveUpdates:
         server.eio.start_background_task = self._start_task
         server.eio.disconnect = self._end_session
         server.on("connect", self._on_connect)
-        server.on("disconnect", self._on_disconnect)
+        server.eio.on("disconnect", self._on_session_end)
         server.on("campaign:state", self._on_state)
         return server
 
@@ -175,8 +175,13 @@ class LiveUpdates:
     async def _on_connect(self, sid: str, *_: object) -> None:
         self._feed.follow(self._deliver)
 
-    async def _on_disconnect(self, sid: str, *_: object) -> None:
-        if all(socket.closing for socket in self._server.eio.sockets.values()):
+    async def _on_session_end(self, eio_sid: str, reason: str) -> None:
+        """End the poll of a client that leaves. python-engineio would leave it waiting. Without clients, follow nothing."""
+        await self._server._handle_eio_disconnect(eio_sid, reason)
+        sockets = self._server.eio.sockets
+        if eio_sid in sockets and reason != self._server.eio.reason.SERVER_DISCONNECT:
+            sockets[eio_sid].queue.put_nowait(None)
+        if all(socket.closing for socket in sockets.values()):
             self._feed.unfollow()
 
     async def _on_state(self, sid: str, request: object = None, *_: object) -> dict[str, object]:
