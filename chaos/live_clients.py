@@ -186,7 +186,7 @@ class OtherInstance:
 
     def publish(self, *changes: dict[str, Any]) -> None:
         """Publish changes, once an instance listens."""
-        message = json.dumps({"from": "another instance", "changes": changes, "request": False})
+        message = json.dumps({"from": "another instance", "changes": changes})
         eventually(lambda: self._redis.publish(CHANNEL, message) >= 1, within=5.0)
 
     def listen(self) -> None:

@@ -63,7 +63,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
     cache = Cache(settings, source_is_up=lambda: postgres_status.up, tasks=tasks)
 
     campaigns, cadences, queue = Campaigns(database), Cadences(database), JobQueue(settings, cache.redis)
-    scheduler = CadenceScheduler(cadences, queue)
+    scheduler = CadenceScheduler(cadences, queue, clean_every=settings.cleanup_interval)
     postgres_monitor = PostgresMonitor(
         settings,
         boot_id,
@@ -112,7 +112,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
             async with tasks:
                 tasks.create_task(_supervised(postgres_monitor.run))
                 tasks.create_task(_supervised(cache.redis.run))
-                for loop in (queue.run, worker.run, scheduler.run, live_updates.run, *feed.loops()):
+                for loop in (queue.run, worker.run, scheduler.run, scheduler.clean, live_updates.run, *feed.loops()):
                     tasks.create_task(_supervised(loop))
                 tasks.create_task(_supervised(metrics.run))
                 tasks.create_task(_supervised(processor.run))

@@ -51,8 +51,8 @@ PLANTS = (
         "It has seen every change.",
         (
             "jobs/progress_feed.py",
-            "            found = await self._deliveries.progress(campaign_id)\n",
-            "            found = (0, 0, 'draft') if self._redis.up else None\n",
+            "            return await self._read(campaign_id)\n",
+            "            return CampaignProgress(campaign_id, 0, 0, 'draft')\n",
         ),
         tests=RECONNECT,
         message="the state of a campaign",

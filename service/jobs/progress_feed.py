@@ -1,13 +1,14 @@
 """The progress of campaigns, from the processor that sends to the clients of all instances.
 
 Rules: the clients of this instance get each change at once, whatever happens to Redis. For the other instances the newest change
-of each campaign is kept until it is published. An instance that begins to listen requests the recent changes of the others,
-because it may have missed them. Nothing here waits for a client, and the processor does not wait for Redis.
+of each campaign is kept until it is published. An instance that begins to listen may have missed changes, so it reads the state of
+the campaigns that are under way from Postgres. Nothing here waits for a client, and the processor does not wait for Redis.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import math
@@ -29,7 +30,7 @@ log = logging.getLogger("service.progress")
 CHANNEL = "service:campaign-progress"
 MAX_CAMPAIGNS = 1000  # of which the newest change is kept
 BATCH_SIZE = 50  # changes of one message, so that the clients get them before the next message
-RECENT = 60.0  # seconds for which a change is repeated to an instance that begins to listen
+UNDER_WAY = 600.0  # seconds without a change, after which a campaign is not read again
 FRESH = 2.0  # seconds for which the newest change is the state, without a query
 RETRY_DELAY = 0.1
 
@@ -51,9 +52,6 @@ class NewestByCampaign:
         """Return the newest change of a campaign, if it is not older than `seconds`."""
         progress, changed_at = self._changes.get(campaign_id, (None, 0.0))
         return progress if progress is not None and self._clock() - changed_at <= seconds else None
-
-    def drop(self, campaign_id: int) -> None:
-        self._changes.pop(campaign_id, None)
 
     def recent(self, *, seconds: float) -> list[CampaignProgress]:
         """Return the changes that are not older than `seconds`, oldest first."""
@@ -80,19 +78,17 @@ class ProgressFeed:
         self._redis = redis
         self._deliveries = deliveries
         self._instance = secrets.token_hex(8)
-        self._own = NewestByCampaign(clock)
         self._known = NewestByCampaign(clock)
         self._unpublished: OrderedDict[int, CampaignProgress] = OrderedDict()
         self._to_publish = asyncio.Event()
-        self._request_changes = False
+        self._may_have_missed = asyncio.Event()
         self._deliver: Callable[[CampaignProgress], None] | None = None
         self._channel = Channel(
-            redis, CHANNEL, budget=budget, on_message=self._receive, on_listening=self._request_missed, clock=clock
+            redis, CHANNEL, budget=budget, on_message=self._receive, on_listening=self._may_have_missed.set, clock=clock
         )
 
     async def announce(self, progress: CampaignProgress) -> None:
         """Deliver a change to the clients of this instance, and have it published for those of the others."""
-        self._own.put(progress)
         self._publish_later(progress)
         self._spread(progress)
 
@@ -120,35 +116,54 @@ class ProgressFeed:
         if known is not None:
             return known
         try:
-            found = await self._deliveries.progress(campaign_id)
+            return await self._read(campaign_id)
         except Unavailable:
             known = self._known.get(campaign_id, seconds=math.inf)
             if known is None:
                 raise
             return known
-        return None if found is None else CampaignProgress(campaign_id, *found)
 
     def loops(self) -> tuple[Callable[[], Awaitable[None]], ...]:
         """Return the loops, each of which runs until cancelled."""
-        return self._channel.run, self._publish
+        return self._channel.run, self._publish, self._read_missed
 
     async def _publish(self) -> None:
         """Publish the newest changes whenever there are some and Redis is up."""
         while True:
             await self._to_publish.wait()
             await self._redis.wait_until(up=True)
-            changes, request = list(islice(self._unpublished.values(), BATCH_SIZE)), self._request_changes
+            changes = list(islice(self._unpublished.values(), BATCH_SIZE))
+            message = {"from": self._instance, "changes": [asdict(each) for each in changes]}
             try:
-                await self._channel.publish(self._encode(changes, request))
+                await self._channel.publish(json.dumps(message))
             except RedisUnavailable:
                 await asyncio.sleep(RETRY_DELAY)
                 continue
-            self._request_changes = self._request_changes and not request
             for progress in changes:
                 if self._unpublished.get(progress.id) is progress:
                     del self._unpublished[progress.id]
-            if not self._unpublished and not self._request_changes:
+            if not self._unpublished:
                 self._to_publish.clear()
+
+    async def _read_missed(self) -> None:
+        """Deliver the state of each campaign under way whenever changes may have been missed."""
+        while True:
+            await self._may_have_missed.wait()
+            self._may_have_missed.clear()
+            for known in self._known.recent(seconds=UNDER_WAY):
+                if known.status == "sending":
+                    await self._deliver_if_changed(known)
+
+    async def _deliver_if_changed(self, known: CampaignProgress) -> None:
+        with contextlib.suppress(Unavailable):  # clients can still request the state
+            state = await self._read(known.id)
+            if state not in (None, known) and self._known.get(known.id, seconds=math.inf) is known:
+                assert state is not None
+                self._spread(state)
+
+    async def _read(self, campaign_id: int) -> CampaignProgress | None:
+        found = await self._deliveries.progress(campaign_id)
+        return None if found is None else CampaignProgress(campaign_id, *found)
 
     def _publish_later(self, progress: CampaignProgress) -> None:
         self._unpublished[progress.id] = progress
@@ -156,31 +171,18 @@ class ProgressFeed:
             self._unpublished.popitem(last=False)
         self._to_publish.set()
 
-    def _request_missed(self) -> None:
-        """Request the recent changes of the other instances."""
-        self._request_changes = True
-        self._to_publish.set()
-
-    def _encode(self, changes: list[CampaignProgress], request: bool) -> str:
-        return json.dumps({"from": self._instance, "changes": [asdict(each) for each in changes], "request": request})
-
     def _receive(self, message: str) -> None:
         """Handle a message of any instance."""
         try:
             content = json.loads(message)
-            sender, request = content["from"], bool(content["request"])
             changes = [CampaignProgress(**each) for each in content["changes"]]
+            is_own = content["from"] == self._instance
         except (ValueError, TypeError, KeyError):
             log.debug("a message in %s is of another form", CHANNEL)
             return
-        if sender == self._instance:
-            return
-        for progress in changes:
-            self._own.drop(progress.id)  # another instance sends this campaign now
-            self._spread(progress)
-        if request:
-            for progress in self._own.recent(seconds=RECENT):
-                self._publish_later(progress)
+        if not is_own:
+            for progress in changes:
+                self._spread(progress)
 
     def _spread(self, progress: CampaignProgress) -> None:
         self._known.put(progress)

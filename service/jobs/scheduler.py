@@ -32,12 +32,16 @@ class CadenceScheduler:
     Args:
         cadences: the table, which has the clock of all instances.
         queue: receives a job for each due step.
+        clean_every: seconds between two removals of what deleted campaigns have left.
         clock: a monotonic clock.
     """
 
-    def __init__(self, cadences: Cadences, queue: Queue, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, cadences: Cadences, queue: Queue, *, clean_every: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._cadences = cadences
         self._queue = queue
+        self._clean_every = clean_every
         self._clock = clock
         self._due_at: float | None = None
         self._reading = asyncio.Event()
@@ -75,6 +79,13 @@ class CadenceScheduler:
                 await self.enqueue_due()
             except Unavailable:  # the monitor of Postgres logs the outage, and reads again when it is over
                 await self._wait_for_reading(LONGEST_WAIT)
+
+    async def clean(self) -> None:
+        """Remove the cadences of deleted campaigns at intervals, until cancelled."""
+        while True:
+            await asyncio.sleep(self._clean_every)
+            with contextlib.suppress(Unavailable):  # the next run removes them
+                await self._cadences.remove_orphans()
 
     async def enqueue_due(self) -> None:
         """Enqueue every step that is due and that no other instance has claimed.

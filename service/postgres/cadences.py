@@ -177,6 +177,12 @@ class Cadences:
         """Record that the queue has a step. The next step is then due at the next period that has not begun."""
         await self._database.write(CONFIRM, campaign_id, step)
 
+    async def remove_orphans(self) -> None:
+        """Remove the rows of deleted campaigns. Those with a due step are removed when it is due."""
+        await self._database.write(
+            "DELETE FROM cadences WHERE NOT EXISTS (SELECT FROM campaigns WHERE campaigns.id = cadences.campaign_id)"
+        )
+
     async def seconds_until_due(self) -> float | None:
         """Return the seconds until the next step is due, below 0 if one is due. None if no step is planned."""
         rows = await self._database.read(SECONDS_UNTIL_DUE)

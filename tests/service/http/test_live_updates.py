@@ -34,7 +34,7 @@ def publish(resilience):
     client = redis.Redis.from_url(resilience.redis.direct_url)
 
     def publish(*changes, text=None):
-        message = json.dumps({"from": "another", "changes": changes, "request": False}) if text is None else text
+        message = json.dumps({"from": "another", "changes": changes}) if text is None else text
         eventually(lambda: client.publish(CHANNEL, message) >= 1, within=5)
 
     with client:
@@ -76,7 +76,7 @@ def test_a_client_receives_the_progress_that_another_instance_announces(service,
 
 def test_a_message_of_another_form_is_ignored(service, publish):
     async def scenario(client, events):
-        for text in ("", "[]", "{}", '{"from": "x", "request": false, "changes": [{}]}', '{"from": "x", "changes": 5}'):
+        for text in ("", "[]", "{}", '{"from": "x", "changes": [{}]}', '{"from": "x", "changes": 5}'):
             await asyncio.to_thread(publish, text=text)
         await asyncio.to_thread(publish, change(7))
         return await events.get()

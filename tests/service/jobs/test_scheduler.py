@@ -86,7 +86,7 @@ async def until(condition):
 
 def test_each_due_step_is_enqueued_and_then_confirmed(caplog):
     cadences, queue = FakeCadences(steps=3), FakeQueue()
-    scheduler = CadenceScheduler(cadences, queue)
+    scheduler = CadenceScheduler(cadences, queue, clean_every=3600)
     with caplog.at_level(logging.INFO):
 
         async def scenario():
@@ -100,7 +100,7 @@ def test_each_due_step_is_enqueued_and_then_confirmed(caplog):
 
 def test_nothing_is_queried_before_a_step_is_due():
     cadences = FakeCadences()
-    scheduler = CadenceScheduler(cadences, FakeQueue())
+    scheduler = CadenceScheduler(cadences, FakeQueue(), clean_every=3600)
 
     async def scenario():
         for _ in range(10):
@@ -114,7 +114,7 @@ def test_nothing_is_queried_before_a_step_is_due():
 def test_a_step_is_due_by_the_monotonic_clock():
     now = 100.0
     cadences, queue = FakeCadences(), FakeQueue()
-    scheduler = CadenceScheduler(cadences, queue, clock=lambda: now)
+    scheduler = CadenceScheduler(cadences, queue, clean_every=3600, clock=lambda: now)
 
     async def scenario():
         nonlocal now
@@ -132,7 +132,7 @@ def test_a_step_is_due_by_the_monotonic_clock():
 def test_a_step_is_not_lost_while_the_queue_takes_no_jobs(caplog):
     cadences, queue = FakeCadences(), FakeQueue()
     queue.error = Unavailable("The journal is full.")
-    scheduler = CadenceScheduler(cadences, queue)
+    scheduler = CadenceScheduler(cadences, queue, clean_every=3600)
     with caplog.at_level(logging.INFO):
 
         async def scenario():
@@ -154,7 +154,7 @@ def test_a_step_is_not_lost_while_the_queue_takes_no_jobs(caplog):
 def test_an_outage_of_postgres_costs_one_query_for_each_reading_and_no_log_line(caplog):
     cadences, queue = FakeCadences(), FakeQueue()
     cadences.error = Unavailable("The database cannot answer now.")
-    scheduler = CadenceScheduler(cadences, queue)
+    scheduler = CadenceScheduler(cadences, queue, clean_every=3600)
     with caplog.at_level(logging.INFO):
 
         async def scenario():
@@ -170,9 +170,25 @@ def test_an_outage_of_postgres_costs_one_query_for_each_reading_and_no_log_line(
     assert [record.message for record in caplog.records] == ["Cadence Scheduler ready"]
 
 
+def test_what_deleted_campaigns_left_is_removed_at_intervals_also_after_an_outage():
+    runs = []
+
+    class Table(FakeCadences):
+        async def remove_orphans(self):
+            runs.append(1)
+            raise Unavailable("The database cannot answer now.")
+
+    async def scenario():
+        cleaning = asyncio.create_task(CadenceScheduler(Table(), FakeQueue(), clean_every=0.001).clean())
+        await until(lambda: len(runs) >= 3)
+        cleaning.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_the_lag_grows_while_a_due_step_waits():
     now = 0.0
-    scheduler = CadenceScheduler(FakeCadences(), FakeQueue(), clock=lambda: now)
+    scheduler = CadenceScheduler(FakeCadences(), FakeQueue(), clean_every=3600, clock=lambda: now)
     assert scheduler.lag == 0.0
     asyncio.run(scheduler.read_next(Connection(2.0)))
     assert (scheduler.lag, scheduler.state) == (0.0, "ok")

@@ -180,6 +180,20 @@ def test_the_cadence_of_a_deleted_campaign_is_removed_when_it_is_due(run, resili
     assert sql(resilience, "SELECT FROM cadences WHERE campaign_id = $1", campaign_id) == []
 
 
+def test_the_row_of_a_deleted_campaign_is_removed_and_no_other(run, resilience, campaign_id):
+    async def scenario(one, _):
+        await one.put(campaign_id, Cadence(60, 5))
+        await one.delete(campaign_id)
+        await one.remove_orphans()
+        kept = await asyncio.to_thread(sql, resilience, "SELECT campaign_id FROM cadences")
+        await asyncio.to_thread(sql, resilience, "DELETE FROM campaigns WHERE id = $1", campaign_id)
+        await one.remove_orphans()
+        return kept
+
+    assert [row["campaign_id"] for row in run(scenario)] == [campaign_id]
+    assert sql(resilience, "SELECT FROM cadences") == []
+
+
 def test_a_cadence_is_read_as_it_was_written(run, campaign_id):
     async def scenario(one, other):
         await one.put(campaign_id, Cadence(0.25, 7))
