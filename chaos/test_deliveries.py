@@ -32,6 +32,8 @@ BATCH = 100  # recipients
 COMPLETED_WITHIN = 5.0  # seconds until the retry after an outage of Postgres has delivered everything
 TAKEN_OVER_WITHIN = 12.0  # seconds until another process has taken over the job of a killed one, and completed it
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
+GATEWAY_FAILS = "The gateway fails:"
+PASSWORD = "the-word-of-the-gateway"
 TAKEN_OVER = "is back in the queue"  # in the log of the process that finds the job of another one without a lock
 INSERT = "insert into contacts (name, email) select 'n', i || '@example.com' from generate_series(1, $1::int) i"
 
@@ -175,7 +177,8 @@ def test_a_gateway_that_hangs_leaves_the_job_in_the_dead_letter_queue_until_it_i
     resilience: Resilience, gateway: Gateway
 ) -> None:
     contacts = 3 * BATCH
-    impatient = {"GATEWAY_URL": gateway.url, "GATEWAY_TIMEOUT": "0.5", "JOB_ATTEMPTS": "2"}
+    url = gateway.url.replace("://", f"://clerk:{PASSWORD}@")
+    impatient = {"GATEWAY_URL": url, "GATEWAY_TIMEOUT": "0.5", "JOB_ATTEMPTS": "2"}
     gateway.hold(2, after=1)
     with resilience.service.pause(), another_instance(resilience, **impatient) as instance:
         campaign, job = send_by(instance.client, resilience, contacts)
@@ -187,12 +190,15 @@ def test_a_gateway_that_hangs_leaves_the_job_in_the_dead_letter_queue_until_it_i
         )
         assert state["attempts"] == 2, f"the job has failed after {state['attempts']} runs, not JOB_ATTEMPTS=2: {state}"
         assert "0.5 s" in state["error"], f"the error does not name the time-out: {state}"
+        assert "127.0.0.1" not in state["error"], f"the error names the host of the gateway: {state}"
         assert (state["sent"], state["total"]) == (BATCH, contacts), (
             f"one batch was delivered before the failure: {state}"
         )
         gateway.release(answer=True)
         assert instance.client.post(f"{job}/retry").status_code == 202
         wait_until_completed(instance.client, job)
+        assert instance.log.count(GATEWAY_FAILS) == 1, "one line of the log reports that the gateway fails"
+        assert PASSWORD not in instance.log, "the log has the password of the gateway"
     assert_delivered_once(resilience, campaign, contacts)
 
 

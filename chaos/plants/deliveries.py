@@ -12,7 +12,7 @@ SIGTERM = "test_deliveries.py::test_sigterm_returns_the_job_after_the_batch_unde
 LAST = "test_deliveries.py::test_jobs_leave_the_last_connection_of_the_pool_to_requests"
 STATUS = "test_deliveries.py::test_no_reader_sees_an_older_status_although_redis_fails_meanwhile"
 
-SEND = "                await send_in_time(self._gateway, Batch(job, step.name, step.message, recipients), seconds)\n"
+SEND = "                await self._gateway.send(Batch(job, step.name, step.message, recipients))\n"
 RECORD = "                await record_deliveries(transaction, job.campaign_id, job.step, [each.id for each in recipients])\n"
 
 PLANTS = (
@@ -30,7 +30,7 @@ PLANTS = (
             "jobs/processor.py",
             SEND + RECORD,
             RECORD
-            + "        if recipients:\n            await send_in_time(self._gateway, Batch(job, step.name, step.message, recipients), seconds)\n",
+            + "        if recipients:\n            await self._gateway.send(Batch(job, step.name, step.message, recipients))\n",
         ),
         tests=KILLED,
         message="the gateway has accepted",
@@ -101,8 +101,8 @@ PLANTS = (
         "It answers in the end.",
         (
             "jobs/gateway.py",
-            "        async with asyncio.timeout(seconds):",
-            "        async with asyncio.timeout(None):",
+            "            async with asyncio.timeout(self._seconds):",
+            "            async with asyncio.timeout(None):",
         ),
         tests=HANGS,
         message="the job is not in the dead-letter queue",
@@ -112,11 +112,29 @@ PLANTS = (
         "The gateway repeats what it could not send.",
         (
             "jobs/gateway.py",
-            '        raise GatewayFailed(f"The gateway did not answer within {seconds:g} s.") from None',
+            '        raise GatewayFailed(f"The gateway did not answer within {self._seconds:g} s.") from None',
             "        return",
         ),
         tests=HANGS,
         message="the job is not in the dead-letter queue",
+    ),
+    plant(
+        "gateway-named-in-errors",
+        "An error must name its cause.",
+        (
+            "jobs/gateway.py",
+            '(f"The gateway did not answer within {self._seconds:g} s.")',
+            '(f"{vars(self._gateway)} did not answer within {self._seconds:g} s.")',
+        ),
+        tests=HANGS,
+        message="the error names the host",
+    ),
+    plant(
+        "gateway-line-per-failure",
+        "Each failure is one too many.",
+        ("jobs/gateway.py", "            if self._works:", "            if True:"),
+        tests=HANGS,
+        message="one line of the log reports",
     ),
     plant(
         "job-not-returned-at-a-stop",

@@ -67,7 +67,8 @@ def connection_limit(settings: ServiceSettings) -> int:
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     redis = 2 * (MAX_REDIS_CONNECTIONS + 2) + MAX_JOB_CONNECTIONS
-    others = settings.db_pool_max + 1 + redis + ESSENTIAL_RESERVE + OTHER_DESCRIPTORS
+    gateway = settings.worker_connections
+    others = settings.db_pool_max + 1 + redis + gateway + ESSENTIAL_RESERVE + OTHER_DESCRIPTORS
     room = DEFAULT_MAX if limit == resource.RLIM_INFINITY else limit - others
     wanted = settings.max_connections
     if wanted is None:
@@ -76,7 +77,7 @@ def connection_limit(settings: ServiceSettings) -> int:
         raise SettingsError(
             "MAX_CONNECTIONS",
             f"at most {max(MIN_CONNECTIONS, room)}: the limit of file descriptors (ulimit -n) is {limit}, and {others} are for the"
-            " pool, Redis and files",
+            " pool, Redis, the gateway and files",
         )
     return wanted
 

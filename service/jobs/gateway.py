@@ -142,23 +142,43 @@ def create_gateway(settings: ServiceSettings) -> Gateway:
     return LogGateway() if settings.gateway_url is None else HttpGateway(settings.gateway_url)
 
 
-async def send_in_time(gateway: Gateway, batch: Batch, seconds: float) -> None:
-    """Send a batch.
+class TimedGateway:
+    """A gateway whose calls are limited in time, and whose failures are logged once until it works again.
 
     Args:
-        gateway: takes the batch.
-        batch: to send.
-        seconds: limit for the whole call.
-
-    Raises:
-        GatewayFailed: the gateway did not take the batch in time, or failed in any way.
+        gateway: takes the batches.
+        seconds: limit for a call.
     """
-    try:
-        async with asyncio.timeout(seconds):
-            await gateway.send(batch)
-    except GatewayFailed:
-        raise
-    except TimeoutError:
-        raise GatewayFailed(f"The gateway did not answer within {seconds:g} s.") from None
-    except Exception as error:
-        raise GatewayFailed(f"The gateway failed ({type(error).__name__}).") from error
+
+    def __init__(self, gateway: Gateway, seconds: float) -> None:
+        self._gateway = gateway
+        self._seconds = seconds
+        self._works = True
+
+    async def send(self, batch: Batch) -> None:
+        """Send a batch.
+
+        Raises:
+            GatewayFailed: the gateway did not take the batch in time, or failed in any way.
+        """
+        try:
+            await self._send(batch)
+        except GatewayFailed as error:
+            if self._works:
+                log.warning("The gateway fails: %s", error)
+            self._works = False
+            raise
+        if not self._works:
+            log.info("The gateway takes messages again")
+        self._works = True
+
+    async def _send(self, batch: Batch) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._gateway.send(batch)
+        except GatewayFailed:
+            raise
+        except TimeoutError:
+            raise GatewayFailed(f"The gateway did not answer within {self._seconds:g} s.") from None
+        except Exception as error:
+            raise GatewayFailed(f"The gateway failed ({type(error).__name__}).") from error

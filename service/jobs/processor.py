@@ -21,7 +21,7 @@ from ..errors import Unavailable
 from ..postgres.campaigns import Campaigns
 from ..postgres.deliveries import Deliveries, lock_step, next_recipients, record_deliveries
 from ..postgres.pool import NoConnectionForWorker, WorkerDatabase
-from .gateway import Batch, Gateway, send_in_time
+from .gateway import Batch, Gateway, TimedGateway
 from .job import Announce, CampaignProgress, Job, JobReturned, Progress
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class CampaignProcessor:
         self._campaigns = Campaigns(database)
         self._deliveries = Deliveries(database)
         self._cache = cache
-        self._gateway = gateway
+        self._gateway = TimedGateway(gateway, settings.gateway_timeout)
         self._announce = announce
         self._is_stopping = is_stopping
         self._tasks = tasks
@@ -139,14 +139,14 @@ class CampaignProcessor:
 
     async def _send_batch(self, job: Job, after: int) -> BatchResult:
         """Send the next batch, of contacts whose id is above `after`."""
-        size, seconds = self._settings.send_batch, self._settings.gateway_timeout
+        size = self._settings.send_batch
         async with self._database.transaction() as transaction:
             step = await lock_step(transaction, job.campaign_id, job.step)
             if step is None or not step.locked:
                 return BatchResult("deleted" if step is None else "busy")
             recipients = await next_recipients(transaction, job.campaign_id, job.step, after=after, limit=size)
             if recipients:
-                await send_in_time(self._gateway, Batch(job, step.name, step.message, recipients), seconds)
+                await self._gateway.send(Batch(job, step.name, step.message, recipients))
                 await record_deliveries(transaction, job.campaign_id, job.step, [each.id for each in recipients])
         return BatchResult("sent", len(recipients), recipients[-1].id if recipients else after)
 

@@ -32,7 +32,7 @@ FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20"  # also in full width, which spr
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # Begins with a character that begins no formula.
 EMAIL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)*[A-Za-z0-9-]{1,63}")
-PHONE = re.compile(r"\+?[0-9(][0-9 ()./-]{2,30}")  # without letters, so a leading + makes no formula
+PHONE = re.compile(r"\+?[0-9(][0-9 ()./-]{0,30}")  # without letters, so a leading + makes no formula
 
 
 class Contact(NamedTuple):

@@ -44,7 +44,8 @@ def test_contacts_are_imported_and_a_repeated_import_changes_nothing(resilience,
 def test_a_known_address_is_updated_and_the_last_row_of_a_file_wins(resilience, service):
     assert upload(service, b"Ada,ada@example.com,1234\n").json()["imported"] == 1
     reply = upload(
-        service, b"Ada L,ada@example.com,5678\nBob,bob@example.com,1\nBob,bob@example.com,222\nB,BOB@example.com,333\n"
+        service,
+        b"Ada L,ada@example.com,5678\nBob,bob@example.com,one\nBob,bob@example.com,222\nB,BOB@example.com,333\n",
     )
     assert reply.json()["errors"] == [
         {"line": 3, "reason": "phone: must be a number such as +1 212 555 0100, or empty"}

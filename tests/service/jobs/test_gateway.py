@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from service.jobs.gateway import Batch, HttpGateway, LogGateway, create_gateway, send_in_time
+from service.jobs.gateway import Batch, HttpGateway, LogGateway, TimedGateway, create_gateway
 from service.jobs.job import GatewayFailed, Job
 from service.postgres.deliveries import Recipient
 from service.settings import ServiceSettings
@@ -48,7 +48,7 @@ async def send_to(serve, url, seconds):
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
-        await send_in_time(HttpGateway(url.format(port=server.sockets[0].getsockname()[1])), BATCH, seconds)
+        await TimedGateway(HttpGateway(url.format(port=server.sockets[0].getsockname()[1])), seconds).send(BATCH)
     finally:
         server.close()
         for task in tasks:
@@ -137,7 +137,7 @@ def test_whatever_else_a_gateway_does_is_a_failure_in_time(answer, reason):
 
 def test_a_gateway_that_is_not_there_is_a_failure_without_its_name():
     with pytest.raises(GatewayFailed) as caught:
-        asyncio.run(send_in_time(HttpGateway("http://u:hunter2@127.0.0.1:1/"), BATCH, 1))
+        asyncio.run(TimedGateway(HttpGateway("http://u:hunter2@127.0.0.1:1/"), 1).send(BATCH))
     assert "hunter2" not in str(caught.value)
     assert "127.0.0.1" not in str(caught.value)
 
@@ -166,3 +166,27 @@ def test_without_a_url_the_number_of_messages_is_logged_and_no_address(caplog):
     assert isinstance(
         create_gateway(ServiceSettings(database_url="postgresql://h/d", gateway_url="http://h")), HttpGateway
     )
+
+
+def test_failures_are_logged_once_until_the_gateway_works_again(caplog):
+    outcomes = iter([None, OSError, TimeoutError, OSError, None, None, OSError])
+
+    class Script:
+        async def send(self, batch):
+            error = next(outcomes)
+            if error is not None:
+                raise error
+
+    async def play():
+        gateway = TimedGateway(Script(), 1)
+        for _ in range(7):
+            with contextlib.suppress(GatewayFailed):
+                await gateway.send(BATCH)
+
+    with caplog.at_level(logging.INFO, "service.gateway"):
+        asyncio.run(play())
+    assert [record.getMessage() for record in caplog.records] == [
+        "The gateway fails: The gateway failed (OSError).",
+        "The gateway takes messages again",
+        "The gateway fails: The gateway failed (OSError).",
+    ]
