@@ -2,7 +2,7 @@
 
 Rules: no client costs another one anything. What waits for a client is bounded, and a client that exceeds the bound is
 disconnected. Clients take at most a part of MAX_CONNECTIONS. python-socketio is imported in a thread at the first request, because
-its import takes a quarter of a second and 25 MiB. Its own Redis manager is not used: see `ProgressFeed`.
+its import takes a quarter of a second and 20 MiB. Its own Redis manager is not used: see `ProgressFeed`.
 """
 
 from __future__ import annotations

@@ -60,7 +60,10 @@ def campaign_id(campaign, resilience):
 
 @pytest.fixture
 def run(resilience):
-    """Return a function that runs a coroutine function with two pools' cadences, as of two instances."""
+    """Return a function that runs a coroutine function with two pools' cadences, as of two instances.
+
+    The service is stopped meanwhile, because its scheduler would claim the steps, too.
+    """
     settings = ServiceSettings(database_url=resilience.postgres.url, db_pool_max=4)
 
     def run(scenario):
@@ -74,7 +77,8 @@ def run(resilience):
                 for pool in pools:
                     await pool.close()
 
-        return asyncio.run(main())
+        with resilience.service.pause():
+            return asyncio.run(main())
 
     return run
 
