@@ -84,6 +84,21 @@ def test_without_redis_an_instance_serves_its_own_clients_and_the_others_follow_
         eventually_or_fail(lambda: last in other.received(), within=5.0, message=message)
 
 
+def test_events_of_other_instances_come_again_after_an_outage_of_redis(resilience: Resilience) -> None:
+    with live_client(resilience.service.url) as client, other_instance(resilience) as other:
+        other.publish(change(1))
+        eventually(lambda: client.progress(1), within=5.0)
+        with resilience.redis.refuse():
+            wait_until_redis_is(resilience.service, "down")
+
+        def receives() -> bool:
+            other.publish(change(2))
+            return bool(client.progress(2))
+
+        message = "Redis is back, and events of other instances do not come"
+        eventually_or_fail(receives, within=healthy.REDIS_BACK_WITHIN + healthy.SLACK, message=message)
+
+
 def test_a_client_that_reconnects_gets_the_present_state(resilience: Resilience) -> None:
     total = add_contacts(resilience)
     number = create(resilience)["id"]

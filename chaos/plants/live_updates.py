@@ -7,6 +7,7 @@ from plants.plant import plant
 ALL = "test_live_updates.py::test_progress_reaches_the_clients_of_all_instances"
 NO_REDIS = "test_live_updates.py::test_without_redis_an_instance_serves_its_own_clients_and_the_others_follow_later"
 RECONNECT = "test_live_updates.py::test_a_client_that_reconnects_gets_the_present_state"
+AGAIN = "test_live_updates.py::test_events_of_other_instances_come_again_after_an_outage_of_redis"
 SLOW = "test_live_updates.py::test_a_slow_client_costs_other_clients_nothing_and_is_disconnected"
 ROOM = "test_live_updates.py::test_clients_of_live_updates_do_not_take_the_connections_of_requests"
 MEMORY = "test_live_updates.py::test_no_websocket_is_accepted_while_memory_is_short"
@@ -45,6 +46,17 @@ PLANTS = (
         ),
         tests=NO_REDIS,
         message="other instances do not get the progress that they missed",
+    ),
+    plant(
+        "live-updates-listen-once",
+        "A lost connection is a bug, and the log has it.",
+        (
+            "cache/channel.py",
+            "                self._log_failure(error)\n",
+            "                self._log_failure(error)\n                return\n",
+        ),
+        tests=AGAIN,
+        message="events of other instances do not come",
     ),
     plant(
         "live-state-from-memory",

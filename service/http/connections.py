@@ -4,7 +4,7 @@ Rules: a connection is idle while it waits for the head of a request. An idle co
 after it became idle, however slowly bytes arrive. A connection is also closed if its client does not read a response for
 that long. Above MAX_CONNECTIONS the oldest idle connection is closed for a new one. If none is idle, a few more
 connections are accepted, on which only the essential routes are served. MAX_CONNECTIONS leaves file descriptors for the
-pool, for Redis and for files.
+pool, for Redis and for files. A websocket takes over the connection of its request, and is never idle.
 """
 
 from __future__ import annotations
