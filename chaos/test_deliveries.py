@@ -32,6 +32,7 @@ BATCH = 100  # recipients
 COMPLETED_WITHIN = 5.0  # seconds until the retry after an outage of Postgres has delivered everything
 TAKEN_OVER_WITHIN = 12.0  # seconds until another process has taken over the job of a killed one, and completed it
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
+PATIENCE = "30"  # seconds: GATEWAY_TIMEOUT here, longer than the gateway holds a batch while a fault strikes
 GATEWAY_FAILS = "The gateway fails:"
 PASSWORD = "the-word-of-the-gateway"
 TAKEN_OVER = "is back in the queue"  # in the log of the process that finds the job of another one without a lock
@@ -52,7 +53,7 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack: Stack, gateway: Gateway) -> Service:
-    return describe_service(resilience_stack, GATEWAY_URL=gateway.url)
+    return describe_service(resilience_stack, GATEWAY_URL=gateway.url, GATEWAY_TIMEOUT=PATIENCE)
 
 
 @pytest.fixture(autouse=True)
