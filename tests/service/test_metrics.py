@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pytest_resilience import eventually
 from service.app import create_app
-from service.metrics import METRICS, REQUEST_SECONDS
+from service.metrics import METRICS, REQUEST_SECONDS, reread_after
 from service.settings import ServiceSettings
 
 
@@ -126,3 +126,31 @@ def test_an_outage_of_redis_shows_and_ends(service, resilience):
         assert values["service_cache_source", "source=redis"] == 0
     eventually(lambda: scrape(service)["service_redis_breaker_open",] == 0, within=3)
     assert scrape(service)["service_redis_outages_total",] == before + 1
+
+
+WARM_UP = """
+import asyncio, sys
+from service import metrics
+metrics.IMPORT_AFTER = 0.0
+async def run():
+    task = asyncio.ensure_future(metrics.Metrics(None).run())
+    while "prometheus_client" not in sys.modules:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sys.exit(0 if not task.done() else 1)
+asyncio.run(run())
+"""
+
+
+def test_prometheus_client_is_imported_after_the_start_while_there_is_memory():
+    assert subprocess.run([sys.executable, "-c", WARM_UP], timeout=20).returncode == 0
+
+
+def test_memory_statistics_are_read_at_most_once_in_their_period():
+    now = 10.0
+    read = reread_after(1.0, clock=lambda: now)
+    first = read()
+    now = 10.9
+    assert read() is first
+    now = 11.0
+    assert read() is not first

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from pytest_resilience import eventually
-from service.memory.collector import GarbageCollector, GcResult, MemoryStats, read_memory_stats
+from service.memory.collector import GarbageCollector, GcResult, GcTotals, MemoryStats, read_memory_stats
 from service.memory.guard import MemoryGuard
 from service.memory.malloc import MIB
 from service.memory.usage import Cgroup, MemoryUsage
@@ -76,6 +76,13 @@ def test_the_lines_have_their_form():
     assert stats.log_line(MemoryUsage(512 * MIB, 4096 * MIB, "RSS")) == (
         "[Memory Stats] RSS: 129.00MB | Heap: 39.57/42.85MB (92.35%) | External: 13.57MB | Limit: 512.00/4096.00MB (12.50%)"
     )
+
+
+def test_totals_never_decrease_when_use_grows_during_a_collection():
+    totals = GcTotals()
+    totals.add(GcResult(heap=3, external=4, rss=0, seconds=0.5))
+    totals.add(GcResult(heap=-9, external=2, rss=0, seconds=0.25))
+    assert (totals.collections, totals.seconds, totals.freed) == (2, 0.75, 7)
 
 
 def test_statistics_that_a_platform_lacks_are_left_out():

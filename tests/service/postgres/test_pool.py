@@ -35,6 +35,17 @@ def test_use_is_an_average_over_time():
     assert usage.percent() == pytest.approx(40.0)
 
 
+def test_busy_seconds_add_up_over_all_windows():
+    clock = FakeClock()
+    usage = PoolUsage(20, clock)
+    usage.add(+2)
+    clock.now += 10
+    assert usage.total_busy_seconds() == 20.0
+    usage.percent()  # begins a new window
+    clock.now += 5
+    assert usage.total_busy_seconds() == 30.0
+
+
 def test_average_use_never_exceeds_the_use_however_late_the_clock_is_read():
     times = iter([0.0, 1.0, 2.0, 10.0, 11.0, 20.0, 21.0, 30.0])  # a process that is delayed between some readings
     usage = PoolUsage(10, lambda: next(times))
