@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from plants.plant import plant
 
-ONCE = "test_cadence.py::test_two_instances_together_enqueue_each_period_once"
+ONCE = "test_cadence.py::test_two_instances_enqueue_each_period_once_and_one_goes_on_alone"
 MISSED = "test_cadence.py::test_missed_periods_become_one_step"
 NO_QUEUE = "test_cadence.py::test_no_step_is_lost_while_the_queue_takes_no_jobs"
 KILLED = "test_cadence.py::test_a_step_survives_a_kill_between_its_claim_and_its_job"
@@ -32,7 +32,14 @@ PLANTS = (
             "     WHERE due_at < 'infinity'\n",
         ),
         tests=ONCE,
-        message="from its period of 0.2 s",
+        message="periods of 0.2 s are over in",
+    ),
+    plant(
+        "cadence-known-to-one-instance",
+        "The one that accepted it enqueues its steps.",
+        ("postgres/monitor.py", "                await self._read_more(connection)\n", "                pass\n"),
+        tests=ONCE,
+        message="another instance does not go on with the cadence",
     ),
     plant(
         "cadence-by-the-clock-of-the-process",
