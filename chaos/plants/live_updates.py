@@ -72,7 +72,7 @@ PLANTS = (
     plant(
         "live-updates-wait-without-bound",
         "The client will catch up.",
-        ("http/live_updates.py", "            if socket.queue.qsize() < MAX_QUEUED:\n", "            if True:\n"),
+        ("http/live_updates.py", "        if packet is None or self.qsize() < MAX_QUEUED:\n", "        if True:\n"),
         tests=SLOW,
         message="for a client that does not read",
     ),

@@ -40,6 +40,27 @@ MAX_QUEUED = 200  # packets that wait for one client
 PACKET_TYPES = "0123456"  # the first character of a packet of Engine.IO
 
 
+class ClientQueue(asyncio.Queue[Any]):
+    """The packets that wait for one client, its own answers included. None ends the task that sends them.
+
+    Args:
+        on_full: called once, with the first packet that finds MAX_QUEUED others before it.
+    """
+
+    def __init__(self, on_full: Callable[[ClientQueue], None]) -> None:
+        super().__init__()
+        self._on_full = on_full
+        self._overflowed = False
+
+    def put_nowait(self, packet: Any) -> None:
+        """Add a packet, or drop it if the client is too slow."""
+        if packet is None or self.qsize() < MAX_QUEUED:
+            super().put_nowait(packet)
+        elif not self._overflowed:
+            self._overflowed = True
+            self._on_full(self)
+
+
 class LiveUpdates:
     """The Socket.IO server of one instance, as an ASGI application.
 
@@ -148,6 +169,7 @@ class LiveUpdates:
             logger=quiet,
             engineio_logger=quiet,
         )  # without a list of origins, only pages of the same origin may connect
+        server.eio.create_queue = lambda: ClientQueue(self._on_full)
         server.eio.start_background_task = self._start_task
         server.eio.disconnect = self._end_session
         server.on("connect", self._on_connect)
@@ -196,7 +218,7 @@ class LiveUpdates:
         return {"error": "There is no such campaign."} if progress is None else asdict(progress)
 
     def _deliver(self, progress: CampaignProgress) -> None:
-        """Put an event in the queue of every client. Disconnect a client whose queue is full."""
+        """Put an event in the queue of every client."""
         from engineio.packet import MESSAGE, Packet  # type: ignore[import-untyped]
 
         text = json.dumps(["campaign:progress", asdict(progress)], separators=(",", ":"))
@@ -204,11 +226,13 @@ class LiveUpdates:
         sockets = self._server.eio.sockets
         for _, eio_sid in list(self._server.manager.get_participants("/", None)):
             socket = sockets.get(eio_sid)
-            if socket is None or socket.closed:
-                continue
-            if socket.queue.qsize() < MAX_QUEUED:
+            if socket is not None and not socket.closed:
                 socket.queue.put_nowait(packet)
-            else:
+
+    def _on_full(self, queue: ClientQueue) -> None:
+        """Disconnect the client of a queue."""
+        for socket in self._server.eio.sockets.values():
+            if socket.queue is queue:
                 self._start_task(_disconnect, socket)
 
 

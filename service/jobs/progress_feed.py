@@ -32,6 +32,8 @@ MAX_CAMPAIGNS = 1000  # of which the newest change is kept
 BATCH_SIZE = 50  # changes of one message, so that the clients get them before the next message
 UNDER_WAY = 600.0  # seconds without a change, after which a campaign is not read again
 FRESH = 2.0  # seconds for which the newest change is the state, without a query
+MAX_QUERIES = 2  # at the same time, so that clients leave the pool to requests
+QUERY_TIMEOUT = 5.0  # seconds, for the wait before a query too
 RETRY_DELAY = 0.1
 
 
@@ -81,6 +83,7 @@ class ProgressFeed:
         self._known = NewestByCampaign(clock)
         self._unpublished: OrderedDict[int, CampaignProgress] = OrderedDict()
         self._to_publish = asyncio.Event()
+        self._queries = asyncio.Semaphore(MAX_QUERIES)
         self._may_have_missed = asyncio.Event()
         self._deliver: Callable[[CampaignProgress], None] | None = None
         self._channel = Channel(
@@ -162,7 +165,11 @@ class ProgressFeed:
                 self._spread(state)
 
     async def _read(self, campaign_id: int) -> CampaignProgress | None:
-        found = await self._deliveries.progress(campaign_id)
+        try:
+            async with asyncio.timeout(QUERY_TIMEOUT), self._queries:
+                found = await self._deliveries.progress(campaign_id)
+        except TimeoutError:
+            raise Unavailable("The state cannot be read now.") from None
         return None if found is None else CampaignProgress(campaign_id, *found)
 
     def _publish_later(self, progress: CampaignProgress) -> None:

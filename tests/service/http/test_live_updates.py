@@ -15,6 +15,7 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, Request, TextMessage
 
 from pytest_resilience import eventually
+from service.http.live_updates import MAX_QUEUED, ClientQueue
 from service.jobs.progress_feed import CHANNEL
 
 TIMEOUT = 1.0  # HEADER_TIMEOUT
@@ -198,6 +199,24 @@ def test_malformed_packets_of_socket_io_harm_nobody(service, log, campaign):
     answer, _ = upgrade(service, frames=frames, seconds=0.3)
     assert answer.startswith(b"HTTP/1.1 101")
     assert "Traceback" not in log()
+
+
+def test_a_full_queue_drops_packets_and_reports_that_once():
+    """Answers to a client are bounded like events, so one that only sends takes no memory."""
+
+    async def scenario():
+        overflows = []
+        queue = ClientQueue(overflows.append)
+        for number in range(MAX_QUEUED):
+            await queue.put(number)
+        assert overflows == []
+        for number in range(10):
+            await queue.put(number)
+            queue.put_nowait(number)
+        queue.put_nowait(None)  # ends the task that writes, so it always has room
+        return queue.qsize(), [each is queue for each in overflows]
+
+    assert asyncio.run(scenario()) == (MAX_QUEUED + 1, [True])
 
 
 def test_a_request_to_upgrade_on_another_path_is_served_without_the_upgrade(service, log):

@@ -245,6 +245,30 @@ def test_without_postgres_the_state_is_the_last_known_one():
     asyncio.run(scenario())
 
 
+def test_the_state_takes_few_queries_at_the_same_time_and_bounded_time(monkeypatch):
+    monkeypatch.setattr(module, "QUERY_TIMEOUT", 0.05)
+    one = Instance(FakeRedis())
+    running, most = 0, 0
+
+    async def hang(campaign_id):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            running -= 1
+
+    one.deliveries.progress = hang
+
+    async def scenario():
+        async with asyncio.timeout(5):
+            return await asyncio.gather(*(one.feed.state(number) for number in range(20)), return_exceptions=True)
+
+    assert {type(answer) for answer in asyncio.run(scenario())} == {Unavailable}
+    assert most == module.MAX_QUERIES
+
+
 def test_the_newest_changes_are_bounded_and_age():
     now = 0.0
     newest = NewestByCampaign(lambda: now)
