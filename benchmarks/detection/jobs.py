@@ -38,8 +38,8 @@ class Queue:
             client = Redis.from_url(
                 self._url,
                 decode_responses=True,
-                socket_timeout=1.0,
-                socket_connect_timeout=0.5,
+                socket_timeout=0.3,
+                socket_connect_timeout=0.3,
                 retry=Retry(NoBackoff(), 0),  # this loop is what tries again
             )
             try:

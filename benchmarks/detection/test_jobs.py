@@ -15,8 +15,8 @@ from pytest_resilience.checkers import jobs_run
 from pytest_resilience.history import Client
 from pytest_resilience.strategies import schedules
 
-JOB_SECONDS = 0.005  # for one job, such as a message that is sent; half of all strikes fall into some job
-JOBS = 3  # that each operation enqueues
+JOB_SECONDS = 0.01  # for one job, such as a message that is sent
+JOBS = 4  # that each operation enqueues
 
 
 class Jobs:
