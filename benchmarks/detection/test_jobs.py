@@ -63,6 +63,6 @@ class Jobs:
         await self._redis.aclose()
 
 
-@given(schedule=schedules("redis", faults=("reset", "refuse", "latency", "blackhole", "limit_data"), operations=12))
+@given(schedule=schedules("redis", faults=("reset", "refuse", "latency", "blackhole", "flap"), operations=12))
 def test_each_job_runs_exactly_once(resilience: Resilience, schedule: Schedule) -> None:
     resilience.play(schedule, Jobs()).check(jobs_run(exactly_once=True))
