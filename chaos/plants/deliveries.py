@@ -40,7 +40,7 @@ PLANTS = (
         "So many are done, so continue behind them.",
         (
             "postgres/deliveries.py",
-            "           AND NOT EXISTS (SELECT FROM deliveries WHERE campaign_id = $1 AND step = $2 AND contact_id = contacts.id)\n         ORDER BY id LIMIT $4",
+            "           AND NOT EXISTS (SELECT FROM deliveries\n                            WHERE campaign_id = $1 AND step = $2 AND contact_id = contacts.id AND contact_id > $3)\n         ORDER BY id LIMIT $4",
             "         ORDER BY id LIMIT $4\n        OFFSET (SELECT count(*) FROM deliveries WHERE campaign_id = $1 AND step = $2 AND contact_id > $3)",
         ),
         tests=KILLED,
@@ -51,7 +51,7 @@ PLANTS = (
         "Better twice than never.",
         (
             "postgres/deliveries.py",
-            "           AND NOT EXISTS (SELECT FROM deliveries WHERE campaign_id = $1 AND step = $2 AND contact_id = contacts.id)\n",
+            "           AND NOT EXISTS (SELECT FROM deliveries\n                            WHERE campaign_id = $1 AND step = $2 AND contact_id = contacts.id AND contact_id > $3)\n",
             "           AND $1::bigint + $2::bigint > 0\n",
         ),
         (

@@ -77,6 +77,8 @@ async def next_recipients(
 ) -> Sequence[Recipient]:
     """Return the next contacts without a delivery of a step, by id. The caller holds the lock of the step.
 
+    The last condition of the subquery is implied. With it, Postgres reads no delivery of an earlier batch again.
+
     Args:
         transaction: holds the lock.
         campaign_id: number of the campaign.
@@ -88,7 +90,8 @@ async def next_recipients(
         SELECT id, name, email, phone
           FROM contacts
          WHERE id > $3
-           AND NOT EXISTS (SELECT FROM deliveries WHERE campaign_id = $1 AND step = $2 AND contact_id = contacts.id)
+           AND NOT EXISTS (SELECT FROM deliveries
+                            WHERE campaign_id = $1 AND step = $2 AND contact_id = contacts.id AND contact_id > $3)
          ORDER BY id LIMIT $4"""
     return [Recipient(*row.values()) for row in await transaction.fetch(sql, campaign_id, step, after, limit)]
 
