@@ -215,6 +215,11 @@ def test_nothing_is_taken_while_the_process_can_take_no_job(resilience, tmp_path
         assert stage.processor.jobs == []
         allowed = True
         await stage.reaches(Job(7), "completed")
+        await until(lambda: stage.queue.counts.waiting == 0)
+        allowed = False  # while the worker waits for the next job
+        await stage.queue.enqueue(Job(8))
+        await until(lambda: stage.queue.counts.waiting == 1)
+        assert stage.processor.jobs == [Job(7)]
 
     play(resilience, tmp_path, scene, may_take=lambda: allowed)
 
