@@ -82,7 +82,10 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, max_connect
 
     app = create_app(settings)
     connections = HttpConnections(
-        header_timeout=settings.header_timeout, max_connections=max_connections, open_websocket=_open_websocket
+        header_timeout=settings.header_timeout,
+        max_connections=max_connections,
+        open_websocket=_open_websocket,
+        requests=app.state.requests,
     )
     server = _Server(_uvicorn_config(app, settings, connections), settings.host, listener, connections)
     asyncio.get_running_loop().set_exception_handler(partial(_on_loop_exception, connections))

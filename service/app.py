@@ -145,7 +145,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.lifecycle = lifecycle
+    app.state.lifecycle, app.state.requests = lifecycle, requests
     return app
 
 

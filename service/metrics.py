@@ -142,7 +142,13 @@ REQUEST_SECONDS_HELP = "Time from the head of a request to the end of its respon
 REQUEST_LABELS = ("method", "route", "status")
 
 METRICS = (
-    Metric("service_http_requests_total", "counter", "Requests that were answered.", _requests, REQUEST_LABELS),
+    Metric(
+        "service_http_requests_total",
+        "counter",
+        "Requests that were answered, refused ones included.",
+        _requests,
+        REQUEST_LABELS,
+    ),
     Metric("service_http_requests_in_progress", "gauge", "Requests under way.", _one(lambda s: s.lifecycle.in_flight)),
     Metric("service_draining", "gauge", "1 while the service shuts down.", _one(lambda s: s.lifecycle.draining)),
     Metric(

@@ -31,6 +31,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from ..cache.redis_store import MAX_CONNECTIONS as MAX_REDIS_CONNECTIONS
 from ..errors import SettingsError
 from ..jobs.bull import MAX_CONNECTIONS as MAX_JOB_CONNECTIONS
+from ..request_counts import OTHER, RequestCounts
 from .load_shedding import ESSENTIAL_PATHS, LIVE_UPDATES_PATH
 from .problems import Problem
 
@@ -100,6 +101,7 @@ class HttpConnections:
         max_connections: largest number of open connections.
         open_websocket: returns the protocol of a websocket that takes over a connection. Its keyword arguments are
             those of uvicorn.
+        requests: counts the requests that do not reach the application.
     """
 
     def __init__(
@@ -108,10 +110,12 @@ class HttpConnections:
         header_timeout: float,
         max_connections: int,
         open_websocket: Callable[..., asyncio.Protocol],
+        requests: RequestCounts,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.header_timeout = header_timeout
         self.open_websocket = open_websocket
+        self.requests = requests
         self._max_connections = max_connections
         self._clock = clock
         self._open: set[Connection] = set()
@@ -294,6 +298,7 @@ class HttpConnection(H11Protocol):
 
     def _send_error(self, status: int, detail: str) -> None:
         """Send an error response in place of the application, and close."""
+        self.tracker.requests.add(OTHER, None, status, 0.0)
         if self._is_busy():  # the body is malformed, so the response of the application is dropped
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -318,7 +323,10 @@ class ConnectionMiddleware:
         self._connection = connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (_early_response(scope) or self._limit_response(scope) or self._app)(scope, receive, send)
+        refusal = _early_response(scope) or self._limit_response(scope)
+        if refusal is not None:
+            self._connection.tracker.requests.add(scope["method"], None, refusal.status_code, 0.0)
+        await (refusal or self._app)(scope, receive, send)
 
     def _limit_response(self, scope: Scope) -> Response | None:
         if not self._connection.only_essential or scope["path"] in ESSENTIAL_PATHS:

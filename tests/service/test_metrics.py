@@ -1,9 +1,11 @@
 """The metrics, through the real service."""
 
 import re
+import socket
 import subprocess
 import sys
 
+import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -70,6 +72,21 @@ def test_requests_are_counted_by_template_and_status(service, campaign):
         assert grown(name, "other", "unmatched", "4xx", *more) == 1
         assert grown(name, "GET", "/metrics", "2xx", *more) == 1
     assert grown(f"{REQUEST_SECONDS}_sum", "GET", "/api/campaigns/{id}", "2xx") > 0
+
+
+def test_requests_that_do_not_reach_the_application_are_counted(service):
+    url = httpx.URL(service.url)
+
+    def count():
+        name = ("service_http_requests_total", "method=other", "route=unmatched", "status=4xx")
+        return scrape(service).get(name, 0)
+
+    before = count()
+    for request in (b"no HTTP\r\n\r\n", b"BREW no-path HTTP/1.1\r\nHost: x\r\n\r\n"):
+        with socket.create_connection((url.host, url.port), timeout=5) as client:
+            client.sendall(request)
+            assert client.recv(1024).startswith(b"HTTP/1.1 400 ")
+    assert count() == before + 2
 
 
 def test_reads_are_counted_by_the_layer_that_answered(service, campaign):
