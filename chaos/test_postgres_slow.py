@@ -97,6 +97,17 @@ def test_reads_and_writes_succeed_on_a_slow_postgres(resilience: Resilience) -> 
         assert resilience.service.get(path).json()["message"] == "slowly"
 
 
+def test_a_statement_ends_in_time_while_the_driver_looks_up_its_types(resilience: Resilience) -> None:
+    """asyncpg looks up the type of an array on each new connection. Each round trip is in time, and all together are not."""
+    path = f"/api/campaigns/{create(resilience)['id']}"  # opens a connection
+    with resilience.postgres.latency(seconds=0.53 * healthy.COMMAND_TIMEOUT):
+        late = timed(lambda: resilience.service.put(path, json={"message": "late"}))
+    assert_unavailable([late])
+    assert late.seconds < healthy.COMMAND_TIMEOUT + healthy.SLACK, (
+        f"a statement took {late.seconds:.2f} s, and its limit is {healthy.COMMAND_TIMEOUT:g} s"
+    )
+
+
 def test_a_reply_of_postgres_that_never_arrives_is_a_timely_503(resilience: Resilience) -> None:
     """Only one direction is lost. The statement arrives and runs, and its result does not come back."""
     create(resilience)

@@ -192,6 +192,17 @@ PLANTS = (
         message="one moment",
     ),
     plant(
+        "statement-limit-left-to-the-driver",
+        "asyncpg has a command_timeout.",
+        (
+            "postgres/pool.py",
+            "                async with asyncio.timeout(min(self._settings.db_command_timeout, deadline - self._clock())):\n",
+            "                if True:\n",
+        ),
+        tests="test_postgres_slow.py::test_a_statement_ends_in_time_while_the_driver_looks_up_its_types",
+        message="a statement took",
+    ),
+    plant(
         "pool-leaks-on-error",
         "After an error the connection is gone anyway.",
         (
