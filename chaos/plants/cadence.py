@@ -84,8 +84,8 @@ PLANTS = (
         "There will be another one.",
         (
             "jobs/scheduler.py",
-            "            return\n        if self._refused:\n",
-            "            await self._cadences.confirm(job.campaign_id, job.step)\n            return\n        if self._refused:\n",
+            "            return False\n",
+            "            return True\n",
         ),
         tests=NO_QUEUE,
         message="the queue took no jobs",
@@ -95,8 +95,8 @@ PLANTS = (
         "So it cannot be enqueued twice.",
         (
             "jobs/scheduler.py",
-            "        try:\n            await self._queue.enqueue(job)\n",
-            "        await self._cadences.confirm(job.campaign_id, job.step)\n        try:\n            await self._queue.enqueue(job)\n",
+            "            enqueued = [",
+            "            await self._cadences.confirm(claims)\n            enqueued = [",
         ),
         tests=KILLED,
         message="steps are not delivered within",

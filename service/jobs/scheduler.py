@@ -94,23 +94,24 @@ class CadenceScheduler:
             Unavailable: Postgres is down. Steps that are claimed are claimed again later.
         """
         while claims := await self._cadences.claim():
-            for campaign_id, step in claims:
-                await self._enqueue(Job(campaign_id, step))
+            enqueued = [claim for claim in claims if await self._enqueue(Job(*claim))]
+            if enqueued:
+                await self._cadences.confirm(enqueued)
         self._set_due(await self._cadences.seconds_until_due())
 
-    async def _enqueue(self, job: Job) -> None:
-        """Enqueue and confirm one step. If the queue takes no job, the claim expires and the step is due again."""
+    async def _enqueue(self, job: Job) -> bool:
+        """Enqueue one step. Return False if the queue takes no job. Then the claim expires, and the step is due again."""
         try:
             await self._queue.enqueue(job)
         except Unavailable as error:
             if not self._refused:
                 self._refused = True
                 log.warning("The queue takes no jobs, so due steps wait: %s", error)
-            return
+            return False
         if self._refused:
             self._refused = False
             log.info("RESOLVED: the queue takes jobs again")
-        await self._cadences.confirm(job.campaign_id, job.step)
+        return True
 
     def _set_due(self, seconds: float | None) -> None:
         self._due_at = None if seconds is None else self._clock() + seconds

@@ -47,7 +47,7 @@ CREATE INDEX IF NOT EXISTS cadences_next ON cadences ((coalesce(claimed_until, d
 MIN_SECONDS, MAX_SECONDS = 0.1, 365 * 86_400
 MAX_REPEAT = 10_000
 CLAIM_SECONDS = 2.0  # until a claim without a confirmation expires
-BATCH_SIZE = 20  # claims of one statement
+BATCH_SIZE = 50  # claims of one statement
 
 # A claim and a deletion skip rows that another instance has locked.
 CLAIM = """
@@ -70,10 +70,10 @@ RETURNING cadences.campaign_id, step
 CONFIRM = """
 UPDATE cadences
    SET claimed_until = NULL,
-       due_at = CASE WHEN step >= last_step THEN 'infinity' ELSE due_at + make_interval(secs => every_seconds
+       due_at = CASE WHEN cadences.step >= last_step THEN 'infinity' ELSE due_at + make_interval(secs => every_seconds
            * greatest(1, floor(extract(epoch FROM clock_timestamp() - due_at)::double precision / every_seconds) + 1)) END
- WHERE campaign_id = $1 AND step = $2 AND claimed_until IS NOT NULL
-RETURNING step
+  FROM unnest($1::bigint[], $2::integer[]) AS done (campaign_id, step)
+ WHERE cadences.campaign_id = done.campaign_id AND cadences.step = done.step AND claimed_until IS NOT NULL
 """
 SECONDS_UNTIL_DUE = """
 SELECT extract(epoch FROM coalesce(claimed_until, due_at) - clock_timestamp())::double precision AS seconds
@@ -173,9 +173,14 @@ class Cadences:
         rows = await self._database.read(CLAIM, BATCH_SIZE, CLAIM_SECONDS)
         return [(row["campaign_id"], row["step"]) for row in rows]
 
-    async def confirm(self, campaign_id: int, step: int) -> None:
-        """Record that the queue has a step. The next step is then due at the next period that has not begun."""
-        await self._database.write(CONFIRM, campaign_id, step)
+    async def confirm(self, claims: Sequence[tuple[int, int]]) -> None:
+        """Record that the queue has these steps. The next ones are then due at the next period that has not begun.
+
+        Args:
+            claims: pairs of a campaign's number and a step's number, of `claim`.
+        """
+        campaign_ids, steps = zip(*claims, strict=True)
+        await self._database.write(CONFIRM, campaign_ids, steps)
 
     async def remove_orphans(self) -> None:
         """Remove the rows of deleted campaigns. Those with a due step are removed when it is due."""

@@ -45,8 +45,8 @@ class FakeCadences:
         self.seconds = PERIOD  # until the claim expires, or the next period
         return [(7, self.confirmed + 1)]
 
-    async def confirm(self, campaign_id, step):
-        assert (campaign_id, step) == (7, self.confirmed + 1)
+    async def confirm(self, claims):
+        assert claims == [(7, self.confirmed + 1)]
         self.confirmed += 1
 
     async def seconds_until_due(self):

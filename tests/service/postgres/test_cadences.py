@@ -98,7 +98,7 @@ def test_two_instances_get_each_step_once(run, resilience, campaign_id):
             await asyncio.to_thread(make_due, resilience, campaign_id)
             found = await asyncio.gather(*(each.claim() for each in (one, other) * 2))
             claims += [claim for each in found for claim in each]
-            await one.confirm(*claims[-1])
+            await one.confirm(claims[-1:])
         return claims, await one.seconds_until_due()
 
     claims, left = run(scenario)
@@ -127,7 +127,7 @@ def test_missed_periods_become_one_step(run, resilience, campaign_id):
         await one.put(campaign_id, Cadence(60, 9))
         await asyncio.to_thread(make_due, resilience, campaign_id, 10.5 * 60)
         claims = list(await one.claim())
-        await one.confirm(*claims[0])
+        await one.confirm(claims)
         return claims, await one.claim(), await one.seconds_until_due()
 
     claims, more, until = run(scenario)
@@ -144,7 +144,7 @@ def test_steps_go_on_counting_after_a_replacement_and_after_a_deletion(run, resi
             await asyncio.to_thread(make_due, resilience, campaign_id)
             for claim in await one.claim():
                 steps.append(claim[1])
-                await one.confirm(*claim)
+                await one.confirm([claim])
             if delete:
                 assert await one.delete(campaign_id)
                 assert await one.get(campaign_id) is None
@@ -160,10 +160,10 @@ def test_a_late_confirmation_does_not_confirm_a_later_step(run, resilience, camp
         await asyncio.to_thread(make_due, resilience, campaign_id)
         claim = (await one.claim())[0]
         await one.put(campaign_id, Cadence(60, 5))
-        await one.confirm(*claim)
+        await one.confirm([claim])
         await asyncio.to_thread(make_due, resilience, campaign_id)
         second = (await other.claim())[0]
-        await one.confirm(*claim)
+        await one.confirm([claim])
         await asyncio.to_thread(make_due, resilience, campaign_id)
         return second, (await other.claim())[0]
 
