@@ -33,7 +33,6 @@ MAX_STALL = 0.3  # seconds; parsing 10 MiB in one step takes 1
 
 FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "refusing": lambda r: r.postgres.refuse(),
-    "resetting": lambda r: r.postgres.reset(),
     "paused": lambda r: r.postgres.pause(),
 }
 MALFORMED: dict[str, bytes] = {

@@ -117,6 +117,7 @@ class CampaignProcessor:
         await self._run(lambda: self._change_status(job, ("sending",), "sent"))
         sent, total = await self._run(lambda: self._deliveries.count(job.campaign_id, job.step))
         report.update(sent, total, "sent")
+        log.info("%s is complete: %d contacts have a delivery", job.id, sent)
 
     async def _send_all(self, job: Job, report: ProgressReport) -> bool:
         """Send batches until every contact has a delivery. Return False if the campaign is deleted before that."""
@@ -161,6 +162,8 @@ class CampaignProcessor:
             raise
         if campaign is not None:
             await self._cache.after_write(campaign.id, campaign.cache_entry())
+        else:  # perhaps a process that was killed has set it, and did not reach the cache
+            self._cache.mark_uncertain(job.campaign_id)
 
     async def _run(self, operation: Callable[[], Awaitable[T]]) -> T:
         """Run an operation on Postgres, once a connection is free.

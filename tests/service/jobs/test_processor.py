@@ -151,6 +151,22 @@ def test_readers_see_each_status_at_once(resilience):
     run(resilience, scene, contacts=5)
 
 
+def test_a_status_that_a_killed_process_has_set_is_seen_after_the_next_run(resilience):
+    async def scene(stage):
+        async def load():
+            return (await stage.campaign()).cache_entry()
+
+        await stage.cache.read(stage.job.campaign_id, load)  # version 1 is cached now
+        sql(
+            resilience, "UPDATE campaigns SET status = 'sent', version = 3"
+        )  # the killed process did not reach the cache
+        await stage.process()
+        result = await stage.cache.read(stage.job.campaign_id, load)
+        assert result.entry.stamp[1] == 3
+
+    run(resilience, scene, contacts=0)
+
+
 def test_a_failed_gateway_fails_the_job_keeps_earlier_batches_and_delivers_none_of_its_own(resilience):
     async def fail_later(batch):
         if len(deliveries(resilience)) >= 10:
