@@ -62,6 +62,14 @@ def wait_for_steps(resilience: Resilience, number: int, count: int, *, within: f
     return steps(resilience, number)
 
 
+def cadence_state(resilience: Resilience) -> str:
+    """Return the state of the cadence that /readyz reports."""
+    reply = resilience.service.get("/readyz")
+    assert reply.status_code == 200, "a cadence that is late makes the service unready"
+    state: str = reply.json()["checks"]["cadence"]
+    return state
+
+
 def assert_no_step_is_missing(resilience: Resilience, number: int, reason: str = "") -> None:
     """Assert that each step before the last one is delivered, soon. A step that a fault interrupted is delivered later."""
     last = max(steps(resilience, number))
@@ -133,8 +141,12 @@ def test_no_step_is_lost_while_the_queue_takes_no_jobs(resilience: Resilience) -
         waiting = "select 1 from cadences where claimed_until is not null and campaign_id = $1"
         eventually_or_fail(lambda: sql(resilience, waiting, number), within=CLAIM, message=message)
         before = len(steps(resilience, number))
+        message = f"a step waits for more than {LATE:g} s, and /readyz does not report that the cadence is late"
+        eventually_or_fail(lambda: cadence_state(resilience) == "late", within=LATE + CLAIM, message=message)
     wait_for_steps(resilience, number, before + 3, within=2 * BACK_WITHIN)
     assert_no_step_is_missing(resilience, number, "the queue took no jobs for a while, and ")
+    message = "no step is late any more, and /readyz reports that the cadence is"
+    eventually_or_fail(lambda: cadence_state(resilience) == "ok", within=2.0, message=message)
 
 
 def test_a_step_survives_a_kill_between_its_claim_and_its_job(resilience: Resilience) -> None:

@@ -91,6 +91,17 @@ PLANTS = (
         message="the queue took no jobs",
     ),
     plant(
+        "cadence-never-late",
+        "The step is claimed, so someone works on it.",
+        (
+            "jobs/scheduler.py",
+            "        self._overdue_since = now - step.overdue if step.overdue else None\n",
+            "",
+        ),
+        tests=NO_QUEUE,
+        message="/readyz does not report that the cadence is late",
+    ),
+    plant(
         "cadence-confirmed-before-its-job",
         "So it cannot be enqueued twice.",
         (

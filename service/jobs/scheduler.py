@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import Unavailable
-from ..postgres.cadences import Cadences, read_seconds_until_due
+from ..postgres.cadences import Cadences, NextStep, read_next_step
 from .job import Job, Queue
 
 log = logging.getLogger("service.cadence")
@@ -44,14 +44,16 @@ class CadenceScheduler:
         self._clean_every = clean_every
         self._clock = clock
         self._due_at: float | None = None
+        self._overdue_since: float | None = None
         self._reading = asyncio.Event()
         self._ready_logged = False
         self._refused = False
 
     @property
     def lag(self) -> float:
-        """The seconds since the oldest due step became due, 0 if none is due."""
-        return 0.0 if self._due_at is None else max(0.0, self._clock() - self._due_at)
+        """The seconds since the oldest due step became due, 0 if none is due. A step that the queue refuses is due."""
+        since = [moment for moment in (self._due_at, self._overdue_since) if moment is not None]
+        return max(0.0, self._clock() - min(since)) if since else 0.0
 
     @property
     def state(self) -> str:
@@ -60,7 +62,7 @@ class CadenceScheduler:
 
     async def read_next(self, connection: Any) -> None:
         """Read when the next step is due, on a connection of the caller."""
-        self._set_due(await read_seconds_until_due(connection))
+        self._record(await read_next_step(connection))
 
     def plan(self, seconds: float) -> None:
         """Record that a step is due in `seconds`, because its cadence has just begun."""
@@ -97,7 +99,7 @@ class CadenceScheduler:
             enqueued = [claim for claim in claims if await self._enqueue(Job(*claim))]
             if enqueued:
                 await self._cadences.confirm(enqueued)
-        self._set_due(await self._cadences.seconds_until_due())
+        self._record(await self._cadences.next_step())
 
     async def _enqueue(self, job: Job) -> bool:
         """Enqueue one step. Return False if the queue takes no job. Then the claim expires, and the step is due again."""
@@ -113,8 +115,10 @@ class CadenceScheduler:
             log.info("RESOLVED: the queue takes jobs again")
         return True
 
-    def _set_due(self, seconds: float | None) -> None:
-        self._due_at = None if seconds is None else self._clock() + seconds
+    def _record(self, step: NextStep) -> None:
+        now = self._clock()
+        self._due_at = None if step.seconds is None else now + step.seconds
+        self._overdue_since = now - step.overdue if step.overdue else None
         self._reading.set()
 
     async def _wait_until_due(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .campaigns import ValidationFailed
 from .pool import Database
@@ -75,12 +75,28 @@ UPDATE cadences
   FROM unnest($1::bigint[], $2::integer[]) AS done (campaign_id, step)
  WHERE cadences.campaign_id = done.campaign_id AND cadences.step = done.step AND claimed_until IS NOT NULL
 """
-SECONDS_UNTIL_DUE = """
-SELECT extract(epoch FROM coalesce(claimed_until, due_at) - clock_timestamp())::double precision AS seconds
-  FROM cadences
- WHERE coalesce(claimed_until, due_at) < 'infinity'
- ORDER BY coalesce(claimed_until, due_at) LIMIT 1
+# A step that is claimed and not confirmed is overdue since its due moment. $1: CLAIM_SECONDS.
+NEXT_STEP = """
+SELECT (SELECT extract(epoch FROM coalesce(claimed_until, due_at) - clock_timestamp())
+          FROM cadences
+         WHERE coalesce(claimed_until, due_at) < 'infinity'
+         ORDER BY coalesce(claimed_until, due_at) LIMIT 1)::double precision AS seconds,
+       (SELECT greatest(0, extract(epoch FROM clock_timestamp() - min(due_at)))
+          FROM cadences
+         WHERE coalesce(claimed_until, due_at) <= now() + make_interval(secs => $1))::double precision AS overdue
 """
+
+
+class NextStep(NamedTuple):
+    """The next step of all cadences.
+
+    Args:
+        seconds: until a step can be claimed, below 0 if one can be. None if no step is planned.
+        overdue: seconds since the oldest due step became due, 0 if none is due.
+    """
+
+    seconds: float | None
+    overdue: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +204,11 @@ class Cadences:
             "DELETE FROM cadences WHERE NOT EXISTS (SELECT FROM campaigns WHERE campaigns.id = cadences.campaign_id)"
         )
 
-    async def seconds_until_due(self) -> float | None:
-        """Return the seconds until the next step is due, below 0 if one is due. None if no step is planned."""
-        rows = await self._database.read(SECONDS_UNTIL_DUE)
-        return rows[0]["seconds"] if rows else None
+    async def next_step(self) -> NextStep:
+        """Return when the next step is due."""
+        return NextStep(*(await self._database.read(NEXT_STEP, CLAIM_SECONDS))[0].values())
 
 
-async def read_seconds_until_due(connection: Any) -> float | None:
-    """Return what `Cadences.seconds_until_due` does, on a connection beside the pool."""
-    seconds: float | None = await connection.fetchval(SECONDS_UNTIL_DUE)
-    return seconds
+async def read_next_step(connection: Any) -> NextStep:
+    """Return what `Cadences.next_step` does, on a connection beside the pool."""
+    return NextStep(*await connection.fetchrow(NEXT_STEP, CLAIM_SECONDS))

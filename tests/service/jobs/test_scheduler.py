@@ -8,6 +8,7 @@ import pytest
 from service.errors import Unavailable
 from service.jobs.job import Job
 from service.jobs.scheduler import LATE_AFTER, CadenceScheduler
+from service.postgres.cadences import NextStep
 
 PERIOD = 0.05
 
@@ -49,19 +50,19 @@ class FakeCadences:
         assert claims == [(7, self.confirmed + 1)]
         self.confirmed += 1
 
-    async def seconds_until_due(self):
+    async def next_step(self):
         seconds, self.seconds = self.seconds, 0.0
-        return seconds if self.confirmed < self.steps else None
+        return NextStep(seconds if self.confirmed < self.steps else None, 0.0)
 
 
 class Connection:
     """The monitor's connection, with a reading."""
 
-    def __init__(self, seconds):
-        self._seconds = seconds
+    def __init__(self, seconds, overdue=0.0):
+        self._reading = (seconds, overdue)
 
-    async def fetchval(self, sql):
-        return self._seconds
+    async def fetchrow(self, sql, *args):
+        return self._reading
 
 
 def run(scheduler, scenario):
@@ -195,5 +196,7 @@ def test_the_lag_grows_while_a_due_step_waits():
     now = 2.0 + LATE_AFTER + 1.0
     assert scheduler.lag == pytest.approx(LATE_AFTER + 1.0)
     assert scheduler.state == "late"
+    asyncio.run(scheduler.read_next(Connection(1.5, overdue=7.0)))
+    assert (scheduler.lag, scheduler.state) == (7.0, "late"), "a step that is claimed and not enqueued is overdue"
     asyncio.run(scheduler.read_next(Connection(None)))
     assert (scheduler.lag, scheduler.state) == (0.0, "ok")

@@ -99,11 +99,11 @@ def test_two_instances_get_each_step_once(run, resilience, campaign_id):
             found = await asyncio.gather(*(each.claim() for each in (one, other) * 2))
             claims += [claim for each in found for claim in each]
             await one.confirm(claims[-1:])
-        return claims, await one.seconds_until_due()
+        return claims, await one.next_step()
 
     claims, left = run(scenario)
     assert claims == [(campaign_id, step) for step in range(1, 11)]
-    assert left is None, "the cadence has ended"
+    assert left == (None, 0), "the cadence has ended"
 
 
 def test_a_claim_that_is_not_confirmed_expires_and_keeps_its_number(run, resilience, campaign_id):
@@ -112,14 +112,15 @@ def test_a_claim_that_is_not_confirmed_expires_and_keeps_its_number(run, resilie
         await asyncio.to_thread(make_due, resilience, campaign_id)
         first = await one.claim()
         none = await other.claim()
-        until = await other.seconds_until_due()
+        until = await other.next_step()
         await asyncio.to_thread(make_due, resilience, campaign_id)
         return first, none, until, await other.claim()
 
     first, none, until, again = run(scenario)
     assert first == again == [(campaign_id, 1)]
     assert none == []
-    assert 0 < until <= module.CLAIM_SECONDS
+    assert 0 < until.seconds <= module.CLAIM_SECONDS
+    assert until.overdue > 0, "a step that is claimed is due until it is confirmed"
 
 
 def test_missed_periods_become_one_step(run, resilience, campaign_id):
@@ -128,12 +129,13 @@ def test_missed_periods_become_one_step(run, resilience, campaign_id):
         await asyncio.to_thread(make_due, resilience, campaign_id, 10.5 * 60)
         claims = list(await one.claim())
         await one.confirm(claims)
-        return claims, await one.claim(), await one.seconds_until_due()
+        return claims, await one.claim(), await one.next_step()
 
     claims, more, until = run(scenario)
     assert claims == [(campaign_id, 1)]
     assert more == []
-    assert 20 < until < 31, "the next step is due on the old grid of periods"
+    assert not until.overdue
+    assert 20 < until.seconds < 31, "the next step is due on the old grid of periods"
 
 
 def test_steps_go_on_counting_after_a_replacement_and_after_a_deletion(run, resilience, campaign_id):
