@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # Imported modules live on, so collections would only slow the start. GarbageCollector.start enables them.
+
 import asyncio
 import contextlib
 import logging

@@ -111,6 +111,7 @@ class GarbageCollector:
         self.hold_reserve()
         gc.collect()
         gc.freeze()
+        gc.enable()  # __main__ has disabled it for the start
         self._last_rss = process_memory().rss
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import subprocess
 import sys
 
 import psutil
@@ -76,6 +77,21 @@ def test_the_lines_have_their_form():
     assert stats.log_line(MemoryUsage(512 * MIB, 4096 * MIB, "RSS")) == (
         "[Memory Stats] RSS: 129.00MB | Heap: 39.57/42.85MB (92.35%) | External: 13.57MB | Limit: 512.00/4096.00MB (12.50%)"
     )
+
+
+STARTED = """
+import asyncio, gc
+gc.disable()
+from service.memory.collector import GarbageCollector
+collector = GarbageCollector()
+collector.start()
+collector.close()
+raise SystemExit(not (gc.isenabled() and gc.get_freeze_count() > 1000))
+"""
+
+
+def test_collections_begin_after_the_start_and_leave_its_modules_alone():
+    assert subprocess.run([sys.executable, "-c", STARTED]).returncode == 0
 
 
 def test_totals_never_decrease_when_use_grows_during_a_collection():
