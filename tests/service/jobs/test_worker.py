@@ -55,7 +55,7 @@ class Stage:
         with contextlib.suppress(Unavailable):
             return await self.queue.state(job.id)
 
-    async def reaches(self, job, status, within=5.0):
+    async def reaches(self, job, status, within=20.0):
         """Wait for a status of a job, and return its state."""
 
         async def reached():
@@ -92,7 +92,7 @@ def play(resilience, directory, scene, *, body=None, may_take=lambda: True, atte
     asyncio.run(run())
 
 
-async def until(question, within=5.0):
+async def until(question, within=20.0):
     """Wait for an answer that is true, and return it."""
     async with asyncio.timeout(within):
         while True:
