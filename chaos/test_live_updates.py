@@ -55,8 +55,12 @@ def test_progress_reaches_the_clients_of_all_instances(resilience: Resilience) -
         live_client(instance.client.base_url) as there,
         other_instance(resilience) as other,
     ):
-        other.publish(change(number + 1))
-        eventually(lambda: here.events and there.events, within=2.0)  # both instances listen
+
+        def both_listen() -> bool:
+            other.publish(change(number + 1))
+            return bool(here.events and there.events)
+
+        eventually(both_listen, within=5.0)
         assert resilience.service.post(f"/api/campaigns/{number}/send").status_code == 202
         for client, place in ((here, "the instance of the request"), (there, "another instance")):
             message = f"a campaign is sent, and a client of {place} does not learn that"
