@@ -124,7 +124,7 @@ def problems(stack: Stack, running: Running, name: str, arguments: argparse.Name
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--schemathesis", required=True, help="the program")
-    parser.add_argument("--examples", type=int, default=15, help="of each operation, without faults")
+    parser.add_argument("--examples", type=int, default=10, help="of each operation, without faults")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     parser.add_argument("--only", choices=["calm", *FAULTS], help="test this state only")
     arguments = parser.parse_args()
