@@ -14,7 +14,7 @@ from pytest_resilience.errors import SetupError
 from pytest_resilience.history import History
 from pytest_resilience.history_lines import line_of, read_records
 from pytest_resilience.operation import OUTCOMES, PHASES, FaultMark, Operation, PhaseMark, ProbeMark, Record, SkipMark
-from pytest_resilience.redaction import new_password
+from pytest_resilience.redaction import is_secret, new_password
 
 OPERATION: dict[str, Any] = {"process": 0, "f": "read", "type": "ok", "time": 1.0, "end": 1.5}
 
@@ -24,9 +24,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10).filter(
     lambda text: not any(c in text for c in ":=")
 )
 words = texts | st.none()
+names = texts.filter(lambda text: not is_secret(text))  # the value of a secret is hidden
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
     max_leaves=5,
 )
 
