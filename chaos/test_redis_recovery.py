@@ -316,3 +316,22 @@ def test_pending_writes_lost_at_shutdown_leave_old_copies_for_at_most_cache_ttl(
             within=fresh + healthy.SLACK,
             message=f"the instance that wrote is gone, and Redis' old copy is served for longer than CACHE_TTL={fresh:g}",
         )
+
+
+def test_a_redis_that_restarts_from_an_older_snapshot_undoes_no_write(resilience: Resilience) -> None:
+    """Redis takes writes and acknowledges them, and comes back without them."""
+    changed, deleted = campaigns_in_redis(resilience, 2)
+    with redis_commands(resilience) as command:
+        keys = [redis_key(command, id_of(path)) for path in (changed, deleted)]
+        values = {key: command("GET", key) for key in keys}
+        put_all(resilience.service, [changed], "after")
+        assert resilience.service.delete(deleted).status_code == 204
+        for key, value in values.items():
+            command("SET", key, value, "EX", int(float(LIFETIME)))
+    message = resilience.service.get(changed).json()["message"]
+    assert message == "after", (
+        f"Redis has lost an acknowledged write, and a read gets {message!r}: older than the write"
+    )
+    status = resilience.service.get(deleted).status_code
+    assert status == 404, f"Redis has lost a deletion, and a read gets {status}: the campaign is back"
+    assert_redis_serves(resilience.service, [changed], "after", message="Redis does not get the lost write again")

@@ -226,4 +226,15 @@ PLANTS = (
         tests=ENDED,
         message="for longer",
     ),
+    plant(
+        "redis-trusted-after-a-loss",
+        "Redis has acknowledged it.",
+        (
+            "cache/cache.py",
+            "        if found is not None and self._pending.add_lost(key, found.entry.stamp):\n",
+            "        if False:\n",
+        ),
+        tests="test_redis_recovery.py::test_a_redis_that_restarts_from_an_older_snapshot_undoes_no_write",
+        message="Redis has lost an acknowledged write",
+    ),
 )

@@ -60,8 +60,14 @@ class RedisProcesses(ServerProcesses):
         self._admin = admin
 
     def save(self) -> None:
+        """Save all data to disk. Writes after that wait for the end of the server, so that no acknowledged write is lost."""
         with self._admin.client.duplicate(timeout=SAVE_TIMEOUT) as client:
-            client.call("SAVE")
+            client.call("CLIENT", "PAUSE", str(int(1000 * SAVE_TIMEOUT)), "WRITE")
+            try:
+                client.call("SAVE")
+            except BaseException:
+                client.call("CLIENT", "UNPAUSE")
+                raise
 
     def discard_snapshot(self) -> None:
         self._server.discard_snapshot()

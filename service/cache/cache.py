@@ -74,7 +74,7 @@ class Cache:
         self._tasks = tasks
         self._flights: dict[int, Flight] = {}
         self.reads: Counter[tuple[str, str]] = Counter()
-        self._pending = PendingWrites(settings.cache_max_pending_writes)
+        self._pending = PendingWrites(settings.cache_max_pending_writes, max_taken=settings.cache_max_entries)
         self.memory = MemoryCache(
             max_entries=settings.cache_max_entries,
             max_bytes=int(settings.cache_max_mb * MIB),
@@ -165,6 +165,8 @@ class Cache:
         found = await self._read_redis(key, budget)
         if self._flights.get(key) is not flight:
             found = None  # a write came between
+        if found is not None and self._pending.add_lost(key, found.entry.stamp):
+            found = None  # Redis has restarted from an older snapshot
         if found is not None:
             self.memory.put(key, found.entry, found.age)
             if found.age < self._fresh_for:

@@ -1,11 +1,13 @@
-"""The writes that Redis has missed.
+"""The writes that Redis has missed, and the newest ones that it has taken.
 
 The newest write to each key is kept until Redis has it. The number of keys is bounded. Beyond the bound, nothing that
-Redis holds can be trusted.
+Redis holds can be trusted. Redis may lose what it has taken, as in a restart from an older snapshot, so the stamps of
+the last writes stay for a comparison.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import islice
 
@@ -17,13 +19,16 @@ class PendingWrites:
 
     Args:
         max_keys: largest number of keys.
+        max_taken: largest number of keys whose last write Redis has taken.
 
     Attributes:
         overflowed: True if more keys were missed than `max_keys`. All copies in Redis must be deleted before the next read.
     """
 
-    def __init__(self, max_keys: int) -> None:
+    def __init__(self, max_keys: int, max_taken: int) -> None:
         self._max_keys = max_keys
+        self._max_taken = max_taken
+        self._taken: OrderedDict[int, Stamp] = OrderedDict()
         self._stamps: dict[int, Stamp | None] = {}
         self.overflowed = False
 
@@ -56,10 +61,34 @@ class PendingWrites:
         return list(islice(self._stamps.items(), count))
 
     def acknowledge(self, delivered: Iterable[tuple[int, Stamp | None]]) -> None:
-        """Forget writes that Redis now has. A newer write to one of these keys stays pending."""
+        """Forget writes that Redis now has, but for their stamps. A newer write to one of these keys stays pending."""
         for key, stamp in delivered:
             if key in self._stamps and self._stamps[key] == stamp:
                 del self._stamps[key]
+                if stamp is not None:
+                    self._remember_taken(key, stamp)
+
+    def _remember_taken(self, key: int, stamp: Stamp) -> None:
+        self._taken[key] = stamp
+        self._taken.move_to_end(key)
+        if len(self._taken) > self._max_taken:
+            self._taken.popitem(last=False)
+
+    def add_lost(self, key: int, found: Stamp) -> bool:
+        """Make the last write to a key pending again if Redis has taken it and now has an older copy.
+
+        Args:
+            key: of the copy.
+            found: the stamp of the copy.
+
+        Returns:
+            True if Redis has lost the write.
+        """
+        taken = self._taken.get(key)
+        if taken is None or taken <= found:
+            return False
+        self.add(key, taken)
+        return True
 
     def reset(self) -> None:
         """Forget all writes, because all copies in Redis are about to be deleted."""

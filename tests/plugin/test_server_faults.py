@@ -132,7 +132,7 @@ def test_postgres_ends_sessions_refuses_writes_and_crashes(project: pytest.Pytes
 def test_redis_loads_is_busy_has_no_primary_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
-        import pytest, redis
+        import contextlib, pytest, pytest_resilience, redis, threading
 
         @pytest.fixture
         def client(resilience):
@@ -165,6 +165,22 @@ def test_redis_loads_is_busy_has_no_primary_and_heals(project: pytest.Pytester) 
             assert strike.receipt.touched == 1
             assert client.get("key") == b"value"
 
+        def test_restart_with_data_kept_keeps_every_acknowledged_write(resilience):
+            acknowledged = [0]
+
+            def count():
+                with contextlib.suppress(redis.ConnectionError), redis.Redis.from_url(resilience.redis.url, retry=None) as client:
+                    while True:
+                        acknowledged[0] = client.incr("counter")
+
+            writer = threading.Thread(target=count)
+            writer.start()
+            pytest_resilience.eventually(lambda: acknowledged[0] > 100, within=10)
+            resilience.redis.restart("kept")
+            writer.join()
+            with redis.Redis.from_url(resilience.redis.url) as client:
+                assert int(client.get("counter")) >= acknowledged[0]
+
         def test_restart_with_data_kept_then_killed(resilience):
             def call(command, *words):
                 with redis.Redis.from_url(resilience.redis.url, retry=None) as client:
@@ -188,7 +204,7 @@ def test_redis_loads_is_busy_has_no_primary_and_heals(project: pytest.Pytester) 
                 resilience.redis.restart("perhaps")
         """
     )
-    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=5)
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=6)
 
 
 def test_postgres_has_no_connections_held_locks_and_slow_queries(project: pytest.Pytester) -> None:

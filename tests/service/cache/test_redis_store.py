@@ -54,7 +54,7 @@ def with_store(server, body, *, tls=None, **settings):
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
         port = listener.sockets[0].getsockname()[1]
         values = {"redis_url": f"redis://127.0.0.1:{port}"} if tls is None else {"upstash_redis_port": port}
-        pending = PendingWrites(max_keys=10_000)
+        pending = PendingWrites(max_keys=10_000, max_taken=10)
         store = RedisStore(
             ServiceSettings(database_url=URL, **{**values, **settings}),
             lifetime=600,
@@ -245,7 +245,7 @@ def test_upstash_is_preferred_to_redis_url_and_redis_url_to_localhost():
     upstash = {"upstash_redis_rest_url": "https://x.upstash.io", "upstash_redis_rest_token": "t"}
 
     def chosen_host(**settings):
-        pending = PendingWrites(max_keys=1)
+        pending = PendingWrites(max_keys=1, max_taken=1)
         store = RedisStore(ServiceSettings(database_url=URL, **settings), lifetime=1, pending=pending, next_writes=list)
         return store._connect().connection_pool.connection_kwargs["host"]
 

@@ -46,7 +46,9 @@ class Stage:
     """A queue and a worker in this process, and what they work with."""
 
     def __init__(self, settings, body, may_take):
-        self.redis = RedisStore(settings, lifetime=600, pending=PendingWrites(max_keys=10), next_writes=list)
+        self.redis = RedisStore(
+            settings, lifetime=600, pending=PendingWrites(max_keys=10, max_taken=10), next_writes=list
+        )
         self.queue = JobQueue(settings, self.redis)
         self.processor = Processor(body)
         self.worker = Worker(settings, self.queue, self.processor, may_take=may_take)
