@@ -8,11 +8,18 @@ import pytest
 def test_redis_answers_with_errors_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
-        import pytest, pytest_resilience, redis
+        import contextlib, pytest, pytest_resilience, redis
+
+        @contextlib.contextmanager
+        def connect(resilience):
+            # Old versions of redis-py leave the connection open at the end of the client.
+            with redis.Redis.from_url(resilience.redis.url, retry=None, socket_timeout=2) as client:
+                yield client
+                client.connection_pool.disconnect()
 
         @pytest.fixture
         def client(resilience):
-            with redis.Redis.from_url(resilience.redis.url, retry=None, socket_timeout=2) as client:
+            with connect(resilience) as client:
                 client.set("key", "value")
                 yield client
 
@@ -37,22 +44,22 @@ def test_redis_answers_with_errors_and_heals(project: pytest.Pytester) -> None:
         def test_max_clients(resilience, client):
             client.ping()
             with resilience.redis.max_clients(left=1) as strike:
-                with redis.Redis.from_url(resilience.redis.url, retry=None) as one, redis.Redis.from_url(resilience.redis.url, retry=None) as two:
+                with connect(resilience) as one, connect(resilience) as two:
                     assert one.ping()
                     with pytest.raises(redis.ConnectionError, match="max number of clients"):
                         two.ping()
                 assert client.ping()
             assert (strike.receipt.touched, strike.receipt.unit) == (1, "connections")
-            with redis.Redis.from_url(resilience.redis.url, retry=None) as one:
+            with connect(resilience) as one:
                 assert one.ping()
 
         def test_max_clients_does_not_count_a_connection_that_is_ending(resilience, client):
-            with redis.Redis.from_url(resilience.redis.url, retry=None) as ending:
+            with connect(resilience) as ending:
                 number = str(ending.client_id())
                 resilience.redis.proxy.add_toxic(type="slow_close", stream="upstream", attributes={"delay": 200})
             with resilience.redis.max_clients():
                 pytest_resilience.eventually(lambda: number not in {each["id"] for each in client.client_list()}, within=10)
-                with redis.Redis.from_url(resilience.redis.url, retry=None) as another:
+                with connect(resilience) as another:
                     with pytest.raises(redis.ConnectionError, match="max number of clients"):
                         another.ping()
 
