@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -11,10 +11,10 @@ import httpx
 
 import healthy
 from instances import NO_POOL_CHECKS, Instance, another_instance
-from pytest_resilience import NeverHappened, Resilience, Stack, eventually
+from pytest_resilience import Resilience, Stack, eventually
 from verbs import READS, VERBS, WRITES, assert_all_succeed, assert_all_unavailable, send_every_verb, uncached_campaigns
 from workload import (
-    TimedReply,
+    ATTEMPTS,
     concurrently,
     create,
     eventually_or_fail,
@@ -22,6 +22,7 @@ from workload import (
     sql,
     sql_connection,
     timed,
+    use_whole_pool,
     wait_until_ready,
     wait_until_redis_is,
     wait_until_redis_serves,
@@ -55,31 +56,19 @@ REDIS: dict[str, Fault] = {
 
 
 def assert_whole_pool_is_free(resilience: Resilience, instance: Instance, *, after: str) -> None:
-    """Assert that a request on each connection of the pool can wait in Postgres at the same time.
-
-    On a busy machine the first of them may give up before the last begins. A connection that is lost is lost in each attempt.
-    """
+    """Assert that a request on each connection of the pool can wait in Postgres at the same time."""
     wait_until_ready(instance.client)
-    for _ in range(3):
-        in_use, replies = use_whole_pool(resilience, instance)
-        if in_use == POOL:
-            break
+    ids = iter(uncached_campaigns(resilience, ATTEMPTS * POOL))
+    in_use, replies = use_whole_pool(
+        lambda: resilience.postgres.hold_locks("campaigns"),
+        lambda: send_every_verb(instance.client, list(itertools.islice(ids, POOL))),
+        size=POOL,
+        within=ACQUIRE,
+    )
     assert in_use == POOL, (
         f"after {after!r}: connections of the pool are lost, so {POOL} requests can no longer run at once, but {in_use}"
     )
     assert_all_succeed(replies, during=f"after {after!r}", within=IN_TIME)
-
-
-def use_whole_pool(resilience: Resilience, instance: Instance) -> tuple[int | None, list[tuple[str, TimedReply]]]:
-    """Send as many requests as the pool has connections. Return the connections in use at once, and the replies."""
-    ids = uncached_campaigns(resilience, POOL)
-    with resilience.postgres.hold_locks("campaigns") as held, ThreadPoolExecutor(1) as thread:
-        requests = thread.submit(send_every_verb, instance.client, ids)
-        with contextlib.suppress(NeverHappened):
-            eventually(lambda: held.receipt.touched == POOL, within=ACQUIRE)
-        in_use = held.receipt.touched
-        held.heal()
-        return in_use, requests.result()
 
 
 def test_without_postgres_every_verb_gets_a_timely_503_and_returns_its_connection(resilience: Resilience) -> None:
