@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from .clock import wait_until
@@ -12,7 +12,7 @@ CLOSE_WAIT = "08"  # include/net/tcp_states.h of Linux
 TABLES = ("/proc/net/tcp", "/proc/net/tcp6")  # the format: Documentation/networking/proc_net_tcp.rst of Linux
 
 
-def wait_until_closed(ports: Collection[int], *, within: float = 0.5) -> None:
+def wait_until_closed(ports: Set[int], *, within: float = 0.5) -> None:
     """Wait until no connection to these local ports waits for the program here to close it.
 
     A server counts a connection until it has closed it, so a fault that counts connections would count those that are ending. A
@@ -23,17 +23,14 @@ def wait_until_closed(ports: Collection[int], *, within: float = 0.5) -> None:
         ports: TCP ports on which programs of this machine listen.
         within: seconds to wait at most, because a program may keep a connection that its peer has closed.
     """
-    wait_until(lambda: not _count_closing(ports), within=within, every=0.002)
+    wait_until(lambda: ports.isdisjoint(_closing_ports()), within=within, every=0.002)
 
 
-def _count_closing(ports: Collection[int]) -> int:
-    return sum(_count_in(Path(table), ports) for table in TABLES)
-
-
-def _count_in(table: Path, ports: Collection[int]) -> int:
-    count = 0
-    with contextlib.suppress(OSError):
-        for line in table.read_text().splitlines()[1:]:
-            _, local, _, state, *_ = line.split()
-            count += state == CLOSE_WAIT and int(local.rpartition(":")[2], 16) in ports
-    return count
+def _closing_ports() -> Iterator[int]:
+    """Yield the local port of each connection that waits for the program here to close it."""
+    for table in TABLES:
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if state == CLOSE_WAIT:
+                    yield int(local.rpartition(":")[2], 16)

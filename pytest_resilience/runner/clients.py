@@ -216,8 +216,7 @@ class TaskClients(Clients):
         try:
             self._run(self._await(self._workload.end), within=END_WITHIN)
         except OperationStuck:
-            for future in self._stuck:
-                future.cancel()
+            self._cancel_stuck()
             raise SetupError(
                 f"end() of the workload has not returned within {END_WITHIN:g} s; a task that it awaits may have swallowed its cancellation"
             ) from None
@@ -274,10 +273,13 @@ class TaskClients(Clients):
         async def abandon() -> None:
             for task in (*self._in_flight, *self._working):
                 task.cancel()
-            for future in self._stuck:
-                future.cancel()
+            self._cancel_stuck()
 
         self._run(abandon(), within=END_WITHIN)
+
+    def _cancel_stuck(self) -> None:
+        for future in self._stuck:
+            future.cancel()
 
     async def _work(self, client: Client, gate: Gate) -> None:
         failure: BaseException | None = None
