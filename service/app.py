@@ -110,13 +110,10 @@ def create_app(settings: ServiceSettings) -> Starlette:
         collector.start()
         try:
             async with tasks:
-                tasks.create_task(_supervised(postgres_monitor.run))
-                tasks.create_task(_supervised(cache.redis.run))
-                for loop in (queue.run, worker.run, scheduler.run, scheduler.clean, live_updates.run, *feed.loops()):
-                    tasks.create_task(_supervised(loop))
-                tasks.create_task(_supervised(metrics.run))
-                tasks.create_task(_supervised(processor.run))
-                for loop in monitor.loops():
+                for loop in (
+                    *(postgres_monitor.run, cache.redis.run, queue.run, worker.run, scheduler.run, scheduler.clean),
+                    *(live_updates.run, *feed.loops(), metrics.run, processor.run, *monitor.loops()),
+                ):
                     tasks.create_task(_supervised(loop))
                 yield
                 raise _Stopped

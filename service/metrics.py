@@ -281,7 +281,7 @@ class Metrics:
         The import takes memory, which may be short at the first scrape.
         """
         await asyncio.sleep(IMPORT_AFTER)
-        importlib.import_module("prometheus_client")
+        await asyncio.to_thread(importlib.import_module, "prometheus_client")
         await asyncio.Event().wait()
 
     def render(self, accept: str) -> tuple[bytes, str]:

@@ -38,7 +38,7 @@ SERVICE = """
 2b http health monitor metrics
 2a jobs
 1  postgres cache memory
-0  settings url_checks errors logging_setup request_counts
+0  settings url_checks errors logging_setup request_counts waiting
 """
 LEAKS = """
 5  check

@@ -96,7 +96,7 @@ PLANTS = (
         "Disks are large.",
         (
             "jobs/journal.py",
-            "        if len(self._jobs) + self._unsynced >= self._max_jobs:\n            raise",
+            "        if self._is_full:\n            raise",
             "        if False:\n            raise",
         ),
         tests=FULL,

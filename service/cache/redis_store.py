@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from ..waiting import ends_within
 from .circuit_breaker import CircuitBreaker
 from .memory_cache import Entry, Stamp
 from .pending_writes import PendingWrites
@@ -330,9 +331,7 @@ class RedisStore:
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep until a request detects an outage, for at most `seconds`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
+        await ends_within(seconds, self._wake.wait())
         self._wake.clear()
 
     async def _close(self) -> None:

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from ..postgres.campaigns import ValidationFailed
 from ..postgres.contacts import Contact, Contacts
 from .contact_csv import CsvRecords, Record
-from .routes import route
+from .routes import announces_more, route
 
 MAX_FILE_BYTES = 10 << 20
 MAX_ROWS = 100_000
@@ -138,8 +138,7 @@ class ContactRoutes:
             HTTPException: the body is too large (413) or late (408).
         """
         too_large = HTTPException(413, f"The file may have {MAX_FILE_BYTES} bytes.")
-        announced = request.headers.get("content-length", "")
-        if announced.isdigit() and int(announced[:20]) > MAX_FILE_BYTES:
+        if announces_more(request, MAX_FILE_BYTES):
             raise too_large
         stream, size = aiter(request.stream()), 0
         waited, longest = 0.0, UPLOAD_TIMEOUT_FACTOR * self._body_timeout

@@ -190,8 +190,7 @@ async def read_json(request: Request, seconds: float) -> object:
     """
     _check_content_type(request)
     too_large = HTTPException(413, f"The body may have {MAX_BODY_BYTES} bytes.")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced[:20]) > MAX_BODY_BYTES:
+    if announces_more(request, MAX_BODY_BYTES):
         raise too_large
     body = bytearray()
     try:
@@ -209,6 +208,12 @@ async def read_json(request: Request, seconds: float) -> object:
     except (ValueError, RecursionError):
         raise HTTPException(400, "The body is not JSON.") from None
     return parsed
+
+
+def announces_more(request: Request, most: int) -> bool:
+    """True if the body has more bytes than `most` by its Content-Length."""
+    announced = request.headers.get("content-length", "")
+    return announced.isdigit() and int(announced[:20]) > most
 
 
 def _unique_names(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -148,7 +148,11 @@ class Journal:
     @property
     def accepts(self) -> bool:
         """True if the journal is expected to take one more job."""
-        return self._failure is None and len(self._jobs) + self._unsynced < self._max_jobs
+        return self._failure is None and not self._is_full
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._jobs) + self._unsynced >= self._max_jobs
 
     async def append(self, job: Job) -> None:
         """Accept a job. Concurrent calls share one sync.
@@ -158,7 +162,7 @@ class Journal:
         """
         if job in self._jobs:
             return
-        if len(self._jobs) + self._unsynced >= self._max_jobs:
+        if self._is_full:
             raise JournalFull("The journal of jobs is full.", RETRY_AFTER)
         batch = self._batch
         batch.jobs.append(job)

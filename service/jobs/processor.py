@@ -23,6 +23,7 @@ from ..postgres.deliveries import Deliveries, lock_step, next_recipients, record
 from ..postgres.pool import NoConnectionForWorker, WorkerDatabase
 from .gateway import Batch, Gateway, TimedGateway
 from .job import Announce, CampaignProgress, Job, JobReturned, Progress
+from .orphans import remove_at_intervals
 
 if TYPE_CHECKING:
     from ..settings import ServiceSettings
@@ -91,11 +92,7 @@ class CampaignProcessor:
         if not self._is_ready:
             self._is_ready = True
             log.info("Campaign Processor ready")
-        while True:
-            await asyncio.sleep(self._settings.cleanup_interval)
-            with contextlib.suppress(Unavailable):  # the next run removes them
-                while await self._deliveries.remove_orphans():
-                    pass
+        await remove_at_intervals(self._settings.cleanup_interval, self._deliveries.remove_orphans)
 
     async def process(self, job: Job, progress: Progress) -> None:
         """Send a step to all contacts that have no delivery of it yet. See `Processor`."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..cache.redis_store import RedisStore, RedisUnavailable, TimeBudget
 from ..errors import Unavailable
+from ..waiting import ends_within
 from .bull import BullQueue
 from .job import Job, JobState, QueueCounts
 from .journal import Journal
@@ -150,7 +151,5 @@ class JobQueue:
 
     async def _sleep(self, seconds: float) -> None:
         """Sleep until a job is in the journal or Redis is down, for at most `seconds`."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
+        await ends_within(seconds, self._wake.wait())
         self._wake.clear()

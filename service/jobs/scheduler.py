@@ -9,7 +9,6 @@ moment about once a second, on its own connection.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,7 +16,9 @@ from typing import Any
 
 from ..errors import Unavailable
 from ..postgres.cadences import Cadences, NextStep, read_next_step
+from ..waiting import ends_within
 from .job import Job, Queue
+from .orphans import remove_at_intervals
 
 log = logging.getLogger("service.cadence")
 
@@ -84,10 +85,7 @@ class CadenceScheduler:
 
     async def clean(self) -> None:
         """Remove the cadences of deleted campaigns at intervals, until cancelled."""
-        while True:
-            await asyncio.sleep(self._clean_every)
-            with contextlib.suppress(Unavailable):  # the next run removes them
-                await self._cadences.remove_orphans()
+        await remove_at_intervals(self._clean_every, self._cadences.remove_orphans)
 
     async def enqueue_due(self) -> None:
         """Enqueue every step that is due and that no other instance has claimed.
@@ -131,7 +129,5 @@ class CadenceScheduler:
     async def _wait_for_reading(self, seconds: float) -> bool:
         """Wait for the next reading, at most `seconds`. Return True if there was one."""
         self._reading.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._reading.wait()
+        await ends_within(seconds, self._reading.wait())
         return self._reading.is_set()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..cache.redis_store import RedisUnavailable
 from ..errors import ServiceError, Unavailable
+from ..waiting import ends_within
 from .bull import LOCK_SECONDS, STALLED_INTERVAL, Run, backoff
 from .job import GatewayFailed, JobReturned, Processor
 from .queue import JobQueue
@@ -157,9 +158,7 @@ class Worker:
             for run in list(self._runs):
                 with contextlib.suppress(RedisUnavailable):
                     await self._bull.hold(run)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(HOLD_INTERVAL):
-                    await self._redis.wait_until(up=False)
+            await ends_within(HOLD_INTERVAL, self._redis.wait_until(up=False))
 
     async def _watch_stalled(self) -> None:
         """Return the jobs of killed processes to the queue. After an outage, let the living renew their locks first."""
@@ -179,7 +178,5 @@ class Worker:
 
     async def _goes_down_within(self, seconds: float) -> bool:
         """Wait until Redis is down, for at most `seconds`. Return True if it is."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._redis.wait_until(up=False)
+        await ends_within(seconds, self._redis.wait_until(up=False))
         return not self._redis.up
