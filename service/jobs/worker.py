@@ -178,5 +178,4 @@ class Worker:
 
     async def _goes_down_within(self, seconds: float) -> bool:
         """Wait until Redis is down, for at most `seconds`. Return True if it is."""
-        await ends_within(seconds, self._redis.wait_until(up=False))
-        return not self._redis.up
+        return await ends_within(seconds, self._redis.wait_until(up=False))
