@@ -290,7 +290,7 @@ def test_ids(resilience, schedule):
             "E *witness of unique_ids:",
             "E *client *: create 1: ok",
             "E *timeline (? marks the witness):",
-            "E *client 0 *client 1*",
+            "E *seconds  client *",
             "E *── redis.reset strikes ──*",
             "E *── redis.reset heals, touched * connections ──*",
             "E *schedule = Schedule([[]",
