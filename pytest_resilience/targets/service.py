@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
-import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,84 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.backend import Backend
 from ..backends.session.ports import PortTaken, free_port, with_free_port
-from ..clock import SYSTEM, Clock, wait_until
+from ..clock import SYSTEM, Clock
 from ..errors import ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
 from ..faults.process import ProcessControl, Terminate
 from ..history import Exchange, struck
 from ..processes import CannotStart, ManagedProcess
 from ..redaction import Private, remember_environment, scrubbed
-from ..wire import http
 from .fault_method import fault_method
-from .not_ready import describe_state
 from .process_limits import ProcessLimits
 from .process_tree import ProcessTree
+from .readiness import HttpReadiness, wait_for_readiness
 from .service_spec import Service
 from .target import ProcessFaults, ResourceFaults, StrikeRegistry
+from .thread_clients import TIMEOUT, ThreadLocalClients
 
 if TYPE_CHECKING:
     import httpx
     import psutil
 
-READY_INTERVAL = 0.005  # seconds between two checks of a service that starts
-KEEP_ALIVE = 1.0  # seconds for which an idle connection to the service is kept
-TIMEOUT = 10.0  # default time-out of the client, in seconds
 READY_WITHIN = 2.0  # seconds from the start, after which any response counts while another system is struck
 STOP_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL
-
-
-Explain = Callable[[Exchange, dict[str, float | None]], str]
-
-
-class ThreadLocalClients:
-    """An HTTP client for each thread.
-
-    In a pool that threads share, httpcore 1.0 may close a connection as idle while another thread sends a request on it. That
-    request would fail without any fault of the service.
-    """
-
-    def __init__(self, explain: Explain) -> None:
-        self._local = threading.local()
-        self._all: weakref.WeakSet[_ThreadClient] = weakref.WeakSet()
-        self._explain = explain
-
-    def of_this_thread(self, url: str) -> httpx.Client:
-        """Return the client of this thread, which is closed when the thread ends."""
-        owned: _ThreadClient | None = getattr(self._local, "owned", None)
-        if owned is None or owned.client.is_closed:
-            owned = self._local.owned = _ThreadClient(url, self._explain)
-            self._all.add(owned)
-        return owned.client
-
-    def close(self) -> None:
-        """Close all clients. A later request gets a new client."""
-        for owned in list(self._all):
-            owned.client.close()
-
-    def descriptors(self) -> set[int]:
-        """Return the descriptors of all clients in this process."""
-        return {number for owned in list(self._all) for number in owned.transport.descriptors()}
-
-
-class _ThreadClient:
-    """A client that is closed when its thread has ended."""
-
-    def __init__(self, url: str, explain: Explain) -> None:
-        import ssl
-
-        import httpx
-
-        from .http_transport import Client, TrackingTransport
-
-        # Servers close idle connections, uvicorn after 5 s. The client closes them earlier, or a request could meet the close.
-        limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
-        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used for HTTP; loading all certificates would take 30 ms
-        self.transport = TrackingTransport(trust_env=False, limits=limits, verify=plain)
-        self.client = Client(explain, base_url=url, timeout=TIMEOUT, trust_env=False, transport=self.transport)
-
-    def __del__(self) -> None:
-        if (client := getattr(self, "client", None)) is not None:
-            client.close()
 
 
 class RunningService:
@@ -207,26 +147,14 @@ class RunningService:
             PortTaken: the process exited because another process has bound the port.
         """
         begun = self._clock.now()
-        status: int | str = "no response yet"
-
-        def outcome() -> str | None:
-            nonlocal status
-            if child.exit_code() is not None:
-                return "ended"
-            try:
-                status = self.ready_status()
-            except OSError as error:
-                status = type(error).__name__
-            if not isinstance(status, int) or not child.running:
-                return None
-            is_enough = ready_within is not None and self._clock.now() - begun >= ready_within
-            return "ready" if 200 <= status < 400 or is_enough else None
-
-        found = wait_until(outcome, within=self.spec.within, every=READY_INTERVAL, clock=self._clock)
+        condition = HttpReadiness(self.spec, self._port)
+        found = wait_for_readiness(
+            child, condition, within=self.spec.within, response_after=ready_within, clock=self._clock
+        )
         if found == "ready":
             return
         after = self._clock.now() - begun
-        seen = [] if child.exit_code() is not None else describe_state(self.spec, self._port, status, child.processes())
+        seen = [] if child.exit_code() is not None else condition.describe(child.processes())
         code = child.exit_code()
         child.kill()
         error = ServerNotReady(
@@ -251,7 +179,7 @@ class RunningService:
         Raises:
             OSError: there is no answer.
         """
-        return _status(self.spec.host, self._port, self.spec.ready, within)
+        return HttpReadiness(self.spec, self._port).status(within)
 
     def _explain(self, exchange: Exchange, timeouts: dict[str, float | None]) -> str:
         """Describe a failed request: its time-out, the active strikes, and the exit of the process."""
@@ -412,13 +340,3 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
 
     def __repr__(self) -> str:
         return f"<ServiceTarget {self.url}, pid {self._running.child.pid}>"
-
-
-def _status(host: str, port: int, path: str, within: float) -> int:
-    """Return the status of one GET. A full client would take CPU time from the service that starts."""
-    with socket.create_connection((host, port), timeout=within) as sock:
-        sock.sendall(http.request("GET", path, f"{host}:{port}"))
-        status = http.parse_status(sock.recv(64))
-    if status is None:
-        raise ConnectionError("no HTTP response")
-    return status

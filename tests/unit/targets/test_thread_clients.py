@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from pytest_resilience import eventually
-from pytest_resilience.targets.service import ThreadLocalClients
+from pytest_resilience.targets.thread_clients import ThreadLocalClients
 
 
 class Answer(BaseHTTPRequestHandler):
