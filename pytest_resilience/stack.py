@@ -93,7 +93,9 @@ class Stack:
             listen, upstream = self._backend.proxy_addresses(name)
             return create_proxy(self.proxy_client, f"{self._backend.proxy_prefix}{name}", listen, upstream)
 
-        return with_free_port(create, taken=SetupError)
+        proxy = with_free_port(create, taken=SetupError)
+        proxy.set_protocol(self._backend.servers[name].kind)
+        return proxy
 
     @property
     def toxiproxy(self) -> toxiproxy.Toxiproxy:
@@ -365,6 +367,7 @@ class Stack:
                 # On the same port, because clients have the address.
                 populate(self._proxy_client, [(proxy.name, proxy.listen, upstream)])
                 proxy.toxiproxy = self._proxy_client
+                proxy.set_protocol(self._backend.servers[name].kind)
                 proxy.mark_enabled()
 
     if not TYPE_CHECKING:  # a type checker would no longer report wrong names

@@ -63,8 +63,8 @@ PROXY = """
 6  proxy
 5  connection
 4  link
-3  stage runtime api_connection tls_config
-2  api_response installed_toxic tls admission refused_connections upstream peer_user
+3  stage runtime api_connection tls_config statements
+2  api_response installed_toxic tap tls admission refused_connections upstream peer_user
 1  heap listener resolver log tls_records
 0  __init__ event_loop address descriptors self_connections event_counter toxics
 """

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from ..wire.sql_text import without_literals
 from .compare import UNNAMED, Resource
 
-MAX_QUERY_CHARS = 80  # characters of a query
 MAX_PIDS_OUT_OF_ORDER = 1000  # by which the process of the oldest session may not have the lowest id
 
 QUERY = """
@@ -19,20 +18,6 @@ select pid, backend_start::text as since, application_name as name, host(client_
        left(query, 1000) as query, locks
   from pg_stat_activity left join held using (pid) where backend_type = 'client backend'
 """
-
-# The parts of a query that may be secret, also where the server has cut the query off.
-_LITERAL = re.compile(
-    r"""
-      --[^\n]*                                            # comments
-    | /\*(?:[^*/]|\*(?!/)|/(?!\*)|/\*.*?\*/)*(?:\*/|\Z)   # comments, one inside another too
-    | "(?:""|[^"])*(?:"|\Z)                               # names in quotes, which stay
-    | (?:\b[eE])'(?:\\.|''|[^'\\])*(?:'|\Z)               # strings with escapes
-    | (?:\b[uU]&|\b[bBxXnN])?'(?:''|[^'])*(?:'|\Z)        # strings
-    | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z)              # dollar-quoted ones
-    | (?<![\w$])(?:\d[\w.]*|\.\d\w*)                      # numbers
-    """,
-    re.VERBOSE | re.DOTALL,
-)
 
 
 class SessionRow(NamedTuple):
@@ -92,18 +77,3 @@ def lock_name(high: int, low: int, kind: int) -> str:
 
 def _signed(number: int, bits: int) -> int:
     return number - (1 << bits) if number >= 1 << bits - 1 else number
-
-
-def without_literals(query: str) -> str:
-    """Return the beginning of a query in one line, with `?` for each number and string."""
-    line = " ".join(_LITERAL.sub(_replaced, query).split())
-    return line if len(line) <= MAX_QUERY_CHARS else line[: MAX_QUERY_CHARS - 3] + "..."
-
-
-def _replaced(found: re.Match[str]) -> str:
-    match found[0][0]:
-        case "-" | "/":
-            return " "
-        case '"':
-            return found[0]
-    return "?"

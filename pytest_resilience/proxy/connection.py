@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _socket as so
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from errno import EINPROGRESS, EINVAL
 from struct import pack
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +15,8 @@ from .heap import HeldMemory
 from .installed_toxic import InstalledToxic
 from .link import Link
 from .runtime import ProxyRuntime
+from .statements import Rules, create_tap
+from .tap import Piece, Tap, Watcher
 from .upstream import Upstream
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class ConnectionSetup(NamedTuple):
         name: of the proxy.
         toxics: the proxy's own list, so that a connection that is dialled late gets the toxics of that time.
         tls: None for plain text on both sides.
+        rules: of the proxy's protocol; None for a proxy without protocol.
         on_closed: called when the connection is closed.
         on_upstream_failed: called when no address of the upstream can be reached. Returns True if the client gets a RST.
     """
@@ -42,6 +45,7 @@ class ConnectionSetup(NamedTuple):
     upstream: Upstream
     toxics: list[InstalledToxic]
     tls: TlsConfig | None
+    rules: Rules | None
     runtime: ProxyRuntime
     held_memory: HeldMemory
     on_closed: Callable[[Connection], None]
@@ -58,6 +62,7 @@ class Connection:
         started: True once both directions are watched and the proxy's toxics are installed.
         chain: upstreams of proxies of this process that the connection has come through before.
         self_connection: the key of `SelfConnections` for the upstream's socket, if the upstream is a proxy of this process.
+        tap: reads the protocol of the connection; None for a proxy without protocol.
     """
 
     __slots__ = (
@@ -73,6 +78,7 @@ class Connection:
         "self_connection",
         "setup",
         "started",
+        "tap",
         "up",
         "upstream",
     )
@@ -110,6 +116,7 @@ class Connection:
         down.send = self.client.send
         self.upstream: so.socket | TlsStream | None = None
         self._remaining: list[SocketAddress] | None = None  # addresses of the upstream that were not tried yet
+        self.tap: Tap | None = None if setup.rules is None else create_tap(self, setup.rules)
 
     # --- dialling ----------------------------------------------------------------------------------------------------
 
@@ -141,6 +148,8 @@ class Connection:
         self.started = True
         if self.setup.toxics:
             for toxic in self.setup.toxics:
+                if not toxic.on_links:
+                    continue
                 (up if toxic.upward else self.down).add(toxic, max(self.accepted_at, toxic.added_at))
                 if self.closed:
                     return
@@ -276,6 +285,23 @@ class Connection:
         # Break the reference cycles, so that memory is freed at once and not by the garbage collector.
         self.up = self.down = up.peer = down.peer = _CLOSED.up
         up.stages = down.stages = ()
+        up.tap = down.tap = self.tap = None
+
+    # --- for the tap -------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Return the time of the loop's clock, in seconds."""
+        return self.setup.runtime.loop.now()
+
+    def write(self, pieces: Iterable[Piece], *, upward: bool) -> None:
+        """Write pieces into one direction, behind what waits there. No tap sees the pieces."""
+        (self.up if upward else self.down).write_pieces(pieces)
+
+    def watch(self, up: Watcher | None, down: Watcher | None) -> None:
+        """Have the tap called for the data of each direction; None for a direction that is not watched."""
+        if not self.closed:
+            self.up.tap = up
+            self.down.tap = down
 
     # --- for the toxics ----------------------------------------------------------------------------------------------
 
@@ -333,6 +359,7 @@ class _ClosedConnection(Connection):
 
     def __init__(self) -> None:
         self.closed = True
+        self.tap = None
         self.up = self.down = Link(self, None, upward=True)  # type: ignore[arg-type]  # its loop is never used
         self.up.peer = self.up
 

@@ -10,6 +10,7 @@ from ..wire.api_error import ApiError
 from ..wire.go_json import float32_literal
 from .event_counter import EventCounter
 from .toxics import build
+from .toxics.noop import Noop
 from .toxics.toxic import Toxic
 
 
@@ -28,8 +29,10 @@ class InstalledToxic:
         seen: links that it came to, for triggers that count connections.
         hits: connections that it affected, each counted once.
         bytes: bytes that it affected.
+        on_links: True for a toxic that is a stage of links, False for a rule of taps.
     """
 
+    on_links = True
     __slots__ = (
         "added_at",
         "attributes",
@@ -61,7 +64,7 @@ class InstalledToxic:
         self.upward = stream.lower() == "upstream"
         self.toxicity = toxicity
         self.attributes = attributes
-        self.toxic: Toxic = build(kind, wire.settings(kind, attributes))
+        self.toxic: Toxic = build(kind, wire.settings(kind, attributes)) if self.on_links else Noop()
         self.trigger = trigger
         self.added_at = 0.0
         self.seen = 0

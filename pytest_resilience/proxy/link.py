@@ -16,12 +16,14 @@ A stage works on one chunk at a time. The promises are:
 - An update releases the chunk that is being worked on. The chunks behind it get the new settings, from their own arrival.
 - A removal releases everything that the stage holds, at once and in order.
 - An answer of a toxic enters the other direction at its due time, in order, and waits for room there.
+
+A tap, if there is one, gets the data last, before the destination (see `tap.py`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from errno import ECONNRESET, EPIPE
 from typing import Protocol
 
@@ -29,6 +31,7 @@ from .event_loop import ERR, HUP, IN, OUT, WOULD_BLOCK, Handler, Timer
 from .heap import MIN_HELD_BYTES
 from .installed_toxic import InstalledToxic
 from .stage import Stage, StageOwner
+from .tap import Back, Hold, Piece, Watcher
 from .toxics.toxic import CLOSE, END, NEVER, RESET, Item, StreamEvent
 
 BUFFER = bytearray(262144)
@@ -98,6 +101,7 @@ class Link:
         reset_seen: writing to the source has met a reset, so its next end of stream is one.
         drained_at: when the destination last took everything.
         answers_waiting: a stage of the peer has answers for this link, and waits for room.
+        tap: called with the data that is about to go on; None for no tap.
     """
 
     __slots__ = (
@@ -117,6 +121,7 @@ class Link:
         "reset_seen",
         "send",
         "stages",
+        "tap",
         "timer",
         "upward",
     )
@@ -131,7 +136,8 @@ class Link:
         self._dropped = 0  # without those that present stages have dropped, and less the bytes of answers
         self.answers_waiting = False
         self.stages: tuple[Stage, ...] = ()
-        self.out: deque[memoryview | bytes | StreamEvent] | None = None
+        self.out: deque[memoryview | bytes | StreamEvent | Hold] | None = None
+        self.tap: Watcher | None = None
         self.ended = False
         self.done = False
         self.reset_seen = False
@@ -160,6 +166,11 @@ class Link:
                 self._on_source_end(RESET if self.reset_seen else END)
                 return
             self.bytes += size
+            if self.tap is not None:
+                pieces = self.tap(VIEW[:size])
+                if pieces is not None:
+                    self._replace(size, pieces)
+                    return
             try:
                 sent = self.send(VIEW[:size])
             except OSError as error:
@@ -196,6 +207,14 @@ class Link:
                     return
                 out.popleft()
                 if self._apply_event(item):
+                    return
+                continue
+            if isinstance(item, Hold):
+                if not item.released:
+                    self._begin(item)
+                    return
+                out.popleft()
+                if item.then is not None and self._apply_event(item.then):
                     return
                 continue
             try:
@@ -411,9 +430,54 @@ class Link:
     # --- to the destination ------------------------------------------------------------------------------------------
 
     def _write(self, item: Item) -> bool:
+        """Pass an item through the tap to the destination. Return True if the connection is closed."""
+        if self.tap is not None and isinstance(item, bytes):
+            pieces = self.tap(item)
+            if pieces is not None:
+                return self._replace(len(item), pieces)
+        return self._write_item(item)
+
+    def _replace(self, size: int, pieces: Iterable[Piece]) -> bool:
+        """Write what the tap has made of `size` bytes. Return True if the connection is closed."""
+        self._dropped += size
+        return self.write_pieces(pieces)
+
+    def write_pieces(self, pieces: Iterable[Piece]) -> bool:
+        """Write what comes from a tap and not from the source. Return True if the connection is closed."""
+        for piece in pieces:
+            if self.owner.closed:
+                return True
+            link, item = (self.peer, piece.item) if isinstance(piece, Back) else (self, piece)
+            if isinstance(item, bytes):
+                link._dropped -= len(item)
+            link._write_item(item)
+        return self.owner.closed
+
+    def _begin(self, hold: Hold) -> None:
+        """Stop at a hold, which is the first item of `out`."""
+        self.watch(self.mask & ~IN)
+        self.peer.watch(self.peer.mask & ~OUT)
+        if not hold.begun:
+            hold.begun = True
+            hold.on_release = self._on_release
+            if hold.seconds is not None:
+                self.loop.call_at(self.loop.now() + hold.seconds, hold.release)
+
+    def _on_release(self) -> None:
+        """Go on behind a hold that was released."""
+        if not self.owner.closed:
+            self.peer.watch(self.peer.mask | OUT)
+            self.flush()
+
+    def _write_item(self, item: Item | Hold) -> bool:
         """Write to the destination, or line up behind what waits for it. Return True if the connection is closed."""
         if self.out is not None:
             self.out.append(item)
+            return False
+        if isinstance(item, Hold):
+            if not item.released:
+                self.out = deque((item,))
+                self._begin(item)
             return False
         if isinstance(item, StreamEvent):
             if item is END and not self.owner.connected:
@@ -509,7 +573,7 @@ class Link:
 
     def held_bytes(self) -> int:
         """Return the bytes that were received and neither sent nor dropped."""
-        waiting = sum(len(item) for item in self.out or () if not isinstance(item, StreamEvent))
+        waiting = sum(len(item) for item in self.out or () if not isinstance(item, StreamEvent | Hold))
         return waiting + sum(stage.held_bytes() for stage in self.stages)
 
     def dropped_bytes(self) -> int:

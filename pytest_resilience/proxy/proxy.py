@@ -16,6 +16,7 @@ from .installed_toxic import InstalledToxic
 from .link import Link
 from .listener import Listener
 from .runtime import ProxyRuntime
+from .statements import InstalledRule, Rules
 from .upstream import Upstream
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Proxy:
             upstream=self.upstream,
             toxics=self.toxics,
             tls=None,
+            rules=None,
             runtime=runtime,
             held_memory=HeldMemory(runtime.loop, self.connections, self.toxics, self._queued_bytes),
             on_closed=self._on_connection_closed,
@@ -127,6 +129,16 @@ class Proxy:
         if tls is not None and self.tls is not None:
             tls.failures = self.tls.failures
         self._setup = self._setup._replace(tls=tls)
+
+    @property
+    def rules(self) -> Rules | None:
+        """The rules for the statements of new connections, or None if the proxy has no protocol."""
+        return self._setup.rules
+
+    def set_rules(self, rules: Rules | None) -> None:
+        """Have these rules act on the statements of new connections; None for no protocol. Live connections stay as they are."""
+        if rules is not self.rules:
+            self._setup = self._setup._replace(rules=rules)
 
     def close_connections(self) -> None:
         """Close all connections."""
@@ -278,10 +290,17 @@ class Proxy:
         (upstream if toxic.upward else downstream).append(toxic)
         self.toxics[:] = upstream + downstream
         toxic.added_at = self.runtime.loop.now()
+        if isinstance(toxic, InstalledRule):
+            toxic.install()
+            self._notify_taps()
+            return
         self._each_link(toxic, Link.add)
 
     def update_toxic(self, toxic: InstalledToxic, *, restart: bool = False) -> None:
         """Use the toxic's new settings on all links. With `restart`, restart the counts of its trigger too."""
+        if isinstance(toxic, InstalledRule):
+            self._notify_taps()
+            return
         now = self.runtime.loop.now()
         for link in self._links_of(toxic):
             if not link.owner.closed:
@@ -290,7 +309,17 @@ class Proxy:
     def remove_toxic(self, toxic: InstalledToxic) -> None:
         """Remove a toxic, and release what it holds."""
         self.toxics[:] = [each for each in self.toxics if each is not toxic]
+        if isinstance(toxic, InstalledRule):
+            toxic.uninstall()
+            self._notify_taps()
+            return
         self._each_link(toxic, Link.remove)
+
+    def _notify_taps(self) -> None:
+        """Have all taps take account of changed rules."""
+        for connection in list(self.connections.values()):
+            if connection.tap is not None:
+                connection.tap.rules_changed()
 
     def _links_of(self, toxic: InstalledToxic) -> list[Link]:
         """Return the links that a toxic works on. A connection that is not dialled yet installs its toxics when it is."""
@@ -315,6 +344,7 @@ class Proxy:
             "toxics": [toxic.to_json() for toxic in self.toxics],
             **(self.admission.to_json() if self.admission is not None else {}),
             **({"tls": self.tls.as_json} if self.tls is not None else {}),
+            **({"protocol": self.rules.protocol} if self.rules is not None else {}),
         }
 
     def total(self, *, upward: bool, sent: bool = False) -> int:
@@ -343,4 +373,5 @@ class Proxy:
             "bytes": {"upstream": self.total(upward=True), "downstream": self.total(upward=False)},
             "toxics": {toxic.name: toxic.counters_json() for toxic in self.toxics},
             **({"tls": self.tls.counters_json()} if self.tls is not None else {}),
+            **(self.rules.counters_json() if self.rules is not None else {}),
         }

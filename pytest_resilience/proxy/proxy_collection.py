@@ -20,6 +20,8 @@ from .installed_toxic import InstalledToxic, parse_toxic
 from .listener import Listener
 from .proxy import Proxy
 from .runtime import ProxyRuntime
+from .statements import InstalledRule, Rules, parse_rule
+from .statements.installed_rule import KIND as STATEMENT
 
 if TYPE_CHECKING:
     from .resolver import LookupResult
@@ -69,12 +71,14 @@ class _Update(NamedTuple):
 
     Attributes:
         toxics: None leaves the proxy's own.
+        rules: for the statements of new connections; None for no protocol.
         moves: the proxy gets another listener.
         address: where it will listen; None if it will be disabled.
     """
 
     toxics: list[InstalledToxic] | None
     tls: TlsConfig | None
+    rules: Rules | None
     enabled: bool
     moves: bool
     address: SocketAddress | None
@@ -95,13 +99,13 @@ class _Population(NamedTuple):
     """The plan of a populate.
 
     Attributes:
-        entries: each with its toxics and TLS options.
+        entries: each with its toxics, TLS options and rules.
         created: by name.
         replaced: proxies that a created one takes the name of.
         result: one proxy for each entry.
     """
 
-    entries: list[tuple[ProxyBody, list[InstalledToxic], TlsConfig | None]]
+    entries: list[tuple[ProxyBody, list[InstalledToxic], TlsConfig | None, Rules | None]]
     created: dict[str, _Creation]
     replaced: dict[str, Proxy]
     result: list[Proxy]
@@ -163,7 +167,8 @@ class ProxyCollection:
             except AddressError:
                 pass  # it is resolved again when the proxy is enabled
         proxy = Proxy(self._runtime, body.name or "", body.listen or "", body.upstream or "")
-        for toxic in _parse_toxics(body):
+        proxy.set_rules(_planned_rules(body, None))
+        for toxic in _parse_toxics(body, proxy.rules):
             proxy.add_toxic(toxic)
         proxy.set_tls(_create_tls(body))
         return proxy
@@ -184,12 +189,13 @@ class ProxyCollection:
         self._commit_update(proxy, body, plan, listener)
 
     def _plan_update(self, proxy: Proxy, body: ProxyBody) -> _Update:
-        toxics = None if body.toxics is None else _parse_toxics(body)
+        rules = _planned_rules(body, proxy)
+        toxics = None if body.toxics is None else _parse_toxics(body, rules)
         tls = _create_tls(body)
         enabled = proxy.enabled if body.enabled is None else body.enabled
         moves = body.listen is not None and self._differs(proxy, body.listen)
         listen = body.listen if moves and body.listen is not None else proxy.listen
-        return _Update(toxics, tls, enabled, moves, self._resolve(listen) if enabled else None)
+        return _Update(toxics, tls, rules, enabled, moves, self._resolve(listen) if enabled else None)
 
     def _bind_update(self, proxy: Proxy, plan: _Update) -> Listener | None:
         """Bind and listen where the proxy has to. Return the listener if it is a new one."""
@@ -222,6 +228,7 @@ class ProxyCollection:
         proxy.set_admission(body.admission)
         if body.tls is not None:
             proxy.set_tls(plan.tls)
+        proxy.set_rules(plan.rules)
         if plan.toxics is not None:
             _replace_toxics(proxy, plan.toxics)
 
@@ -250,9 +257,10 @@ class ProxyCollection:
         return plan.result
 
     def _plan_population(self, bodies: list[ProxyBody]) -> _Population:
-        toxics = [_parse_toxics(body) for body in bodies]
+        rules = [_planned_rules(body, self.by_name.get(body.name or "")) for body in bodies]
+        toxics = [_parse_toxics(body, own) for body, own in zip(bodies, rules, strict=True)]
         tls = [_create_tls(body) for body in bodies]
-        plan = _Population(list(zip(bodies, toxics, tls, strict=True)), {}, {}, [])
+        plan = _Population(list(zip(bodies, toxics, tls, rules, strict=True)), {}, {}, [])
         for body in bodies:
             plan.result.append(self._plan_entry(plan, body))
         return plan
@@ -305,10 +313,11 @@ class ProxyCollection:
             proxy.start(listener)
         for creation in plan.created.values():
             creation.proxy.set_admission(creation.body.admission)
-        for body, toxics, tls in plan.entries:
+        for body, toxics, tls, rules in plan.entries:
             if body.name in plan.created:
                 continue
             proxy = self.by_name[body.name or ""]
+            proxy.set_rules(rules)
             if toxics:
                 _replace_toxics(proxy, toxics)
             if body.tls is not None:
@@ -421,7 +430,7 @@ class ProxyCollection:
         Raises:
             ApiError: 400 for the stream or the type, 409 for a name taken, 400 for the attributes; in this order.
         """
-        toxic = parse_toxic(body, lambda name: proxy.find_toxic(name) is not None)
+        toxic = _parse_toxic(body, proxy.rules, lambda name: proxy.find_toxic(name) is not None)
         proxy.add_toxic(toxic)
         return toxic
 
@@ -436,6 +445,10 @@ class ProxyCollection:
                 raise ApiError(400, f"{field} of a toxic cannot be changed: it is {own}")
         if body.stream is not None and body.stream.lower() != toxic.stream.lower():
             raise ApiError(400, f"stream of a toxic cannot be changed: it is {toxic.stream}")
+        if isinstance(toxic, InstalledRule):
+            toxic.change(body)
+            proxy.update_toxic(toxic)
+            return
         attributes = merge_attributes(toxic.kind, body.attributes, toxic.attributes)
         toxic.update(toxicity=toxic.toxicity if body.toxicity is None else body.toxicity, attributes=attributes)
         if body.trigger is not None:
@@ -443,10 +456,38 @@ class ProxyCollection:
         proxy.update_toxic(toxic, restart=body.trigger is not None)
 
 
-def _parse_toxics(body: ProxyBody) -> list[InstalledToxic]:
+def _parse_toxic(body: ToxicBody, rules: Rules | None, is_taken: Callable[[str], bool] | None = None) -> InstalledToxic:
+    """Return a new toxic, or a new rule for the type "statement".
+
+    Raises:
+        ApiError: 409 for a name taken, 400 for all else.
+    """
+    if body.kind != STATEMENT:
+        return parse_toxic(body, is_taken)
+    name = body.name or f"{STATEMENT}_upstream"
+    if is_taken is not None and is_taken(name):
+        raise ApiError(409, "toxic already exists")
+    return parse_rule(body, name, rules)
+
+
+def _planned_rules(body: ProxyBody, proxy: Proxy | None) -> Rules | None:
+    """Return the rules of a proxy after a request: its own, if the protocol stays as it is.
+
+    Raises:
+        ApiError: 400, the protocol can't change, because there are rules.
+    """
+    rules = None if proxy is None else proxy.rules
+    if body.protocol is None or body.protocol == (rules.protocol if rules is not None else ""):
+        return rules
+    if rules is not None and rules.active:
+        raise bad_body("protocol can't change while the proxy has toxics of the type statement; remove them first")
+    return Rules(body.protocol) if body.protocol else None
+
+
+def _parse_toxics(body: ProxyBody, rules: Rules | None) -> list[InstalledToxic]:
     toxics: dict[str, InstalledToxic] = {}
     for each in body.toxics or ():
-        toxic = parse_toxic(each)
+        toxic = _parse_toxic(each, rules)
         if toxic.name in toxics:
             raise ApiError(409, "toxic already exists")
         toxics[toxic.name] = toxic

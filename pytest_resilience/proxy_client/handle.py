@@ -40,6 +40,21 @@ class ProxyHandle:
         self._switching = threading.RLock()  # the thread of a flap switches the proxy too
         self.snapshots: list[ProxyCounters] = []
 
+    def set_protocol(self, protocol: str) -> bool:
+        """Have the proxy read a protocol on new connections (an addition of our proxy).
+
+        Args:
+            protocol: "postgres" or "redis".
+
+        Returns:
+            False if the proxy is a real Toxiproxy, which is sent nothing then.
+        """
+        if self.toxiproxy.has_counters is None:
+            self.counters()
+        if self.toxiproxy.has_counters:
+            self.toxiproxy.request("POST", self._path, {"protocol": protocol})
+        return bool(self.toxiproxy.has_counters)
+
     def disable(self) -> None:
         """Refuse new connections and close those that exist. Two calls need two calls of `enable`."""
         with self._switching:

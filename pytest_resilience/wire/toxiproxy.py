@@ -26,6 +26,7 @@ from .go_json import (
     read_text,
     shortest_float32,
 )
+from .statement_rule import PROTOCOLS
 
 VERSION = "2.12.0"
 STREAMS = ("upstream", "downstream")
@@ -311,10 +312,11 @@ class ProxyBody:
     Attributes:
         admission: the options of ADMISSION_DEFAULTS that were sent.
         tls: an extension.
+        protocol: one of `statement_rule.PROTOCOLS`, or "" for none. An extension.
         unknown: the keys that the API ignores.
     """
 
-    __slots__ = ("admission", "enabled", "listen", "name", "tls", "toxics", "unknown", "upstream")
+    __slots__ = ("admission", "enabled", "listen", "name", "protocol", "tls", "toxics", "unknown", "upstream")
 
     def __init__(self) -> None:
         self.admission: dict[str, Any] = {}
@@ -324,6 +326,7 @@ class ProxyBody:
         self.enabled: bool | None = None
         self.toxics: list[ToxicBody] | None = None
         self.tls: TlsBody | None = None
+        self.protocol: str | None = None
         self.unknown: list[str] = []
 
 
@@ -469,12 +472,20 @@ def check_name(name: str) -> str:
     return name
 
 
+def _read_protocol(value: Any, into: GoTarget) -> str:
+    protocol = read_text(value, into)
+    if protocol and protocol not in PROTOCOLS:
+        raise bad_body(f"protocol must be one of {', '.join(PROTOCOLS)}, or empty for none, not {protocol}")
+    return protocol
+
+
 _PROXY_FIELDS: dict[str, Field] = {
     "name": Field("name", read_text),
     "listen": Field("listen", _read_address),
     "upstream": Field("upstream", _read_upstream),
     "enabled": Field("enabled", read_bool),
     "toxics": Field("toxics", _read_toxics),
+    "protocol": Field("protocol", _read_protocol),
 }
 
 

@@ -1,0 +1,400 @@
+"""The tap of a Postgres session: follows the statements of the client, and has the rules act on them.
+
+The names of prepared statements are followed from the first byte, because a later execution does not contain the text. The client's
+messages come in groups: a Query, or messages up to a Sync. The server answers each group with one ReadyForQuery, so counting both
+tells which group an answer belongs to.
+
+An error is the server's own, so that the state of the transaction is too:
+
+- In place of a Query the server gets a DO that raises the error.
+- In place of an Execute the server gets an Execute of a portal that does not exist. The server fails the group as for any error, and
+  its error gets the rule's SQLSTATE and text on the way back. Parse, Bind, Describe, Close, Flush and Sync go on unchanged.
+- A COMMIT that fails leaves no transaction. So the server gets a ROLLBACK in its place.
+
+A FATAL error, and an error of the verb connect, are written by the proxy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+from ...wire import postgres_stream as wire
+from ...wire.sql_text import statement_verb, without_literals
+from ..tap import Back, Hold, Piece, TapHost
+from ..toxics.toxic import CLOSE, RESET
+from .postgres_answers import (
+    CutBytes,
+    CutRows,
+    DropReady,
+    End,
+    FailCommand,
+    Lose,
+    LoseFirst,
+    Plan,
+    ReadyOnly,
+    ReplaceError,
+)
+from .rule import Rule, Rules
+from .splice import Before, Splice
+
+SMALL = 4096
+"""Bytes of a piece of the server that is split into messages without a rule. Of longer ones, only the end is looked at."""
+
+MAX_NAMES = 300
+"""Bytes of a Bind, Execute or Close that contain the names, which have at most 63 bytes each."""
+
+_ENCRYPTION = (wire.SSL_REQUEST, wire.GSSENC_REQUEST)
+
+
+class Statement(NamedTuple):
+    """A statement of a client: its verb, and its text or the beginning of a long one."""
+
+    verb: str
+    text: str
+
+
+CONNECT = Statement("connect", "")
+UNKNOWN = Statement("", "")
+MAX_CACHED = 4096
+
+
+def parse_statement(text: bytes) -> Statement:
+    """Return the statement of a text."""
+    return _parse_cached(text) if len(text) <= MAX_CACHED else _parse(text)
+
+
+def _parse(text: bytes) -> Statement:
+    query = text.decode(errors="replace")
+    return Statement(statement_verb(query), query)
+
+
+_parse_cached = lru_cache(maxsize=512)(_parse)
+
+
+class Choice(NamedTuple):
+    """A statement that a rule acts on.
+
+    Attributes:
+        kind: of the client's message.
+        group: the number of the group that has the statement.
+        place: of the statement in its group, from 1.
+    """
+
+    rule: Rule
+    statement: Statement
+    kind: int
+    group: int
+    place: int
+
+
+class PostgresTap:
+    """The tap of one connection of a client to a Postgres.
+
+    Args:
+        host: the connection.
+        rules: of the proxy.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_application",
+        "_client",
+        "_down",
+        "_ended",
+        "_failed",
+        "_host",
+        "_in_step",
+        "_last_query",
+        "_number",
+        "_plans",
+        "_portals",
+        "_rolls_back",
+        "_rules",
+        "_sent",
+        "_server",
+        "_statements",
+        "_up",
+    )
+
+    def __init__(self, host: TapHost, rules: Rules) -> None:
+        self._host = host
+        self._rules = rules
+        self._client = wire.ClientReader()
+        self._server = wire.ServerReader()
+        self._up = Splice(self._client)
+        self._down = Splice(self._server)
+        self._application = ""
+        self._statements: dict[bytes, Statement] = {}  # by name
+        self._portals: dict[bytes, Statement] = {}  # that are bound and not executed yet
+        self._sent = 0  # groups that the client has ended; the startup is the first
+        self._answered = 0  # groups that the server has answered
+        self._number = 0  # executions in the present group
+        self._ended = False  # a rule has ended the session; nothing of the client goes on
+        self._failed = False  # a rule has failed the present group
+        self._rolls_back = False  # the present group ends in the failure of a COMMIT
+        self._last_query = 0  # the last group that was a Query
+        self._plans: dict[int, Plan] = {}  # by group
+        self._in_step = True  # the server's messages are followed
+        host.watch(self.up, self.down)
+
+    def rules_changed(self) -> None:
+        """Pass on what was kept back, if there is no rule any more."""
+        active = self._rules.active
+        for group, plan in list(self._plans.items()):
+            if plan.rule is not None and plan.rule not in active:
+                del self._plans[group]
+        if not active:
+            self._host.write(self._up.flush(), upward=True)
+        if not self._plans:
+            self._host.write(self._down.flush(), upward=False)
+
+    # --- the client --------------------------------------------------------------------------------------------------
+
+    def up(self, data: bytes | memoryview) -> Sequence[Piece] | None:
+        """Follow the client's data, and return the pieces in its place."""
+        if self._ended:
+            return ()
+        messages = self._client.feed(data)
+        if self._client.unreadable:
+            return self._stop_reading(messages)
+        if not self._rules.active and not self._rolls_back:
+            for message in messages:
+                self._follow(*message)
+            return self._up.pass_on()
+        return self._up.replace(messages, self._act, self._follow)
+
+    def _stop_reading(self, messages: list[wire.Message]) -> Sequence[Piece] | None:
+        """Pass everything on from now on, because the connection can't be read."""
+        self._host.watch(None, None)
+        self._host.write(self._down.flush(), upward=False)
+        if self._client.unreadable != "cancel":
+            self._rules.count_unreadable(self._client.unreadable)
+        return self._up.pass_on()
+
+    def _body(self, start: int, end: int, limit: int = wire.MAX_HEAD) -> bytes:
+        return bytes(self._client.data[start + 5 : min(end, start + 5 + limit)])
+
+    def _follow(self, kind: int, start: int, end: int) -> Statement | None:
+        """Take account of a message of the client. Return the statement that the message begins."""
+        if kind == wire.EXECUTE:
+            self._number += 1
+            return self._count(self._portals.pop(wire.texts(self._body(start, end, MAX_NAMES), 1)[0], None))
+        if kind == wire.SYNC:
+            self._end_group()
+        elif kind == wire.BIND:
+            portal, name = wire.texts(self._body(start, end, MAX_NAMES), 2)
+            self._portals[portal] = self._statements.get(name, UNKNOWN)
+        elif kind == wire.PARSE:
+            name, text = wire.texts(self._body(start, end), 2)
+            self._statements[name] = parse_statement(text)
+        elif kind == wire.QUERY:
+            self._sent += 1
+            self._last_query = self._sent
+            return self._count(parse_statement(wire.texts(self._body(start, end), 1)[0]))
+        elif kind == wire.CLOSE:
+            self._close(self._body(start, end, MAX_NAMES))
+        elif kind == wire.FUNCTION_CALL:
+            self._sent += 1
+        else:
+            return self._follow_packet(kind, start, end)
+        return None
+
+    def _follow_packet(self, kind: int, start: int, end: int) -> Statement | None:
+        if kind in _ENCRYPTION:
+            self._server.expect_single_byte()
+        if kind != wire.STARTUP:
+            return None
+        self._sent += 1
+        self._application = wire.startup_settings(self._client.data[start:end]).get("application_name", "")
+        return self._count(CONNECT)
+
+    def _end_group(self) -> None:
+        self._sent += 1
+        self._number = 0
+        self._failed = False
+
+    def _count(self, statement: Statement | None) -> Statement | None:
+        if statement is not None and statement.verb:
+            self._rules.count(statement.verb)
+        return statement
+
+    def _close(self, body: bytes) -> None:
+        names = self._statements if body[:1] == b"S" else self._portals
+        names.pop(wire.texts(body[1:], 1)[0], None)
+
+    # --- the acts ----------------------------------------------------------------------------------------------------
+
+    def _act(self, kind: int, start: int, end: int) -> Sequence[Piece] | None:
+        """Return the pieces for a message of the client, or None for the message unchanged."""
+        if self._ended:
+            return ()
+        if self._failed and kind == wire.EXECUTE:
+            return None  # the server drops it
+        statement = self._follow(kind, start, end)
+        if kind == wire.SYNC:
+            return self._roll_back() if self._rolls_back else None
+        if statement is None:
+            return None
+        group = self._sent + (kind == wire.EXECUTE)  # a Query is counted already
+        if group in self._plans:
+            return None
+        rule = self._choose(statement)
+        if rule is None:
+            return None
+        return _ACTS[rule.settings.act](self, Choice(rule, statement, kind, group, max(1, self._number)))
+
+    def _roll_back(self) -> Sequence[Piece]:
+        """End a group in which a COMMIT has failed, with a group that leaves no transaction."""
+        self._rolls_back = False
+        self._plans[self._sent] = DropReady(self._plans[self._sent])
+        self._sent += 1
+        self._plans[self._sent] = ReadyOnly()
+        return (wire.message(b"S", b""), wire.ROLLBACK)
+
+    def _choose(self, statement: Statement) -> Rule | None:
+        """Have all rules count a statement. Return the first one that acts on it."""
+        chosen = None
+        for rule in self._rules.active:
+            if (
+                rule.settings.verb == statement.verb
+                and rule.matches_client(self._application)
+                and rule.matches_text(statement.text)
+                and rule.choose(self._host.number)
+            ):
+                if rule.settings.act == "none":
+                    self._record(rule, statement)
+                elif chosen is None:
+                    chosen = rule
+        return chosen
+
+    def _record(self, rule: Rule, statement: Statement) -> None:
+        rule.record(self._host.now(), without_literals(statement.text) or statement.verb)
+
+    def _fail(self, choice: Choice) -> Sequence[Piece]:
+        settings = choice.rule.settings
+        if choice.kind == wire.STARTUP:
+            return self._end(choice)
+        text = wire.error_message(settings.code, settings.message)
+        error = wire.error_response(settings.code, text)
+        commits = choice.statement.verb == "commit"
+        if choice.kind == wire.EXECUTE:
+            portal = f"resilience_{self._host.number}_{choice.group}"
+            record = partial(self._record, choice.rule, choice.statement)
+            self._plans[choice.group] = ReplaceError(portal.encode(), error, record)
+            self._failed = True
+            self._rolls_back = commits
+            return (wire.execute(portal),)
+        self._record(choice.rule, choice.statement)
+        if not commits:
+            return (wire.raising_query(settings.code, text),)
+        self._plans[choice.group] = FailCommand(error)
+        return (wire.ROLLBACK,)
+
+    def _end(self, choice: Choice) -> Sequence[Piece]:
+        """End the session with a FATAL error, behind the answers to earlier groups."""
+        self._ended = True
+        settings = choice.rule.settings
+        text = wire.error_message(settings.code, settings.message)
+        error = wire.error_response(settings.code, text, severity="FATAL")
+        record = partial(self._record, choice.rule, choice.statement)
+        if self._answered < choice.group - 1:
+            self._plans[choice.group] = End(error, record)
+            return ()
+        record()
+        return (Back(error), Back(CLOSE))
+
+    def _reset(self, choice: Choice) -> Sequence[Piece]:
+        self._record(choice.rule, choice.statement)
+        return (RESET,)
+
+    def _hold(self, choice: Choice) -> Sequence[Piece]:
+        self._record(choice.rule, choice.statement)
+        settings = choice.rule.settings
+        seconds = settings.delay_ms / 1000 if settings.act == "delay" else None
+        return Before((choice.rule.hold(Hold(seconds)),))
+
+    def _lose(self, choice: Choice) -> None:
+        record = partial(self._record, choice.rule, choice.statement)
+        self._plans[choice.group] = (
+            LoseFirst(choice.rule, record) if choice.kind == wire.STARTUP else Lose(choice.place, choice.rule, record)
+        )
+
+    def _cut(self, choice: Choice) -> None:
+        settings = choice.rule.settings
+        record = partial(self._record, choice.rule, choice.statement)
+        self._plans[choice.group] = (
+            CutBytes(settings.bytes, choice.rule, record)
+            if settings.bytes is not None
+            else CutRows(choice.place, settings.rows or 0, choice.rule, record)
+        )
+
+    # --- the server --------------------------------------------------------------------------------------------------
+
+    def down(self, data: bytes | memoryview) -> Sequence[Piece] | None:
+        """Follow the server's data, and return the pieces in its place."""
+        if not self._in_step:
+            if wire.ends_ready(data):
+                self._step_in()
+            return None
+        if not self._plans and not self._rules.active and len(data) > SMALL:
+            return self._step_out(data)
+        messages = self._server.feed(data)
+        if self._server.unreadable:
+            self._in_step = False
+            return self._down.pass_on()
+        if self._plans:
+            return self._down.replace(messages, self._see, self._follow_server)
+        for message in messages:
+            self._follow_server(*message)
+        return self._down.pass_on()
+
+    def _step_out(self, data: bytes | memoryview) -> Sequence[Piece] | None:
+        """Follow the server's messages no more, until one of its pieces ends an answer."""
+        kept = self._down.flush()
+        self._in_step = False
+        if wire.ends_ready(data):
+            self._step_in()
+        return [*kept, bytes(data)] if kept else None
+
+    def _step_in(self) -> None:
+        """Follow the server's messages again. A client that had several groups on the way is taken to have had one."""
+        self._server.restart()
+        self._in_step = True
+        self._answered = self._sent
+        self._plans = {group: plan for group, plan in self._plans.items() if group > self._answered}
+
+    def _see(self, kind: int, start: int, end: int) -> Sequence[Piece] | None:
+        """Return the pieces for a message of the server, or None for the message unchanged."""
+        plan = self._plans.get(self._answered + 1)
+        message = self._server.data[start:end]
+        pieces = None if plan is None else plan.see(kind, message)
+        self._follow_server(kind, start, end)
+        if kind == wire.READY:
+            following = self._plans.get(self._answered + 1)
+            if isinstance(following, End):
+                return (*((bytes(message),) if pieces is None else pieces), *following.pieces())
+        return pieces
+
+    def _follow_server(self, kind: int, start: int, end: int) -> None:
+        if kind == wire.READY:
+            self._answered += 1
+            self._plans.pop(self._answered, None)
+        elif kind == wire.PARAMETER_STATUS:
+            name, value = wire.texts(self._server.data[start + 5 : end], 2)
+            if name == b"application_name":
+                self._application = value.decode(errors="replace")
+        elif kind == wire.COPY_IN and self._last_query != self._answered + 1:
+            self._sent = self._answered  # the server ignores a Sync that came with the COPY; another one follows
+
+
+_ACTS: dict[str, Callable[[PostgresTap, Choice], Sequence[Piece] | None]] = {
+    "error": PostgresTap._fail,
+    "fatal": PostgresTap._end,
+    "reset": PostgresTap._reset,
+    "hang": PostgresTap._hold,
+    "delay": PostgresTap._hold,
+    "lose_answer": PostgresTap._lose,
+    "cut_answer": PostgresTap._cut,
+}

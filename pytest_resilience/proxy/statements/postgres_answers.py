@@ -1,0 +1,224 @@
+"""The plans for answers of a Postgres: what becomes of the server's messages after a rule has chosen a statement.
+
+A plan belongs to one group of messages: a Query, or messages up to a Sync. The server answers a group with one ReadyForQuery. `see`
+gets each message of the answer, and returns the pieces that take its place, or None for the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from ...wire import postgres_stream as wire
+from ..tap import Back, Hold, Piece
+from ..toxics.toxic import CLOSE, RESET
+from .rule import Rule
+
+ENDS = (wire.COMMAND_COMPLETE, wire.EMPTY_QUERY, wire.SUSPENDED, wire.ERROR)
+"""Kinds of messages that end the answer to one statement. An error ends the answers to all statements of its group."""
+
+UNASKED = (wire.NOTICE, wire.NOTIFICATION, wire.PARAMETER_STATUS)
+"""Kinds of messages that the server sends at any time."""
+
+
+class Plan(Protocol):
+    """What becomes of the answer to one group.
+
+    Attributes:
+        rule: the removal of this rule ends the plan; None for a plan that has to be carried out, as the request was changed.
+    """
+
+    rule: Rule | None
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        """Return the pieces for the next message of the answer; None for the message unchanged.
+
+        Args:
+            kind: of the message.
+            message: with type and length. Of a long message, the beginning.
+        """
+
+
+class ReplaceError:
+    """Replace the error that has a mark by another one.
+
+    Args:
+        mark: bytes of the error's text.
+        error: the other ErrorResponse.
+        record: called when the error came.
+    """
+
+    def __init__(self, mark: bytes, error: bytes, record: Callable[[], None]) -> None:
+        self.rule: Rule | None = None
+        self._mark = mark
+        self._error = error
+        self._record = record
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        if kind != wire.ERROR or self._mark not in bytes(message):
+            return None
+        self._record()
+        return (self._error,)
+
+
+class FailCommand:
+    """Replace the CommandComplete of a group by an error."""
+
+    def __init__(self, error: bytes) -> None:
+        self.rule: Rule | None = None
+        self._error = error
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        return (self._error,) if kind == wire.COMMAND_COMPLETE else None
+
+
+class DropReady:
+    """Drop the ReadyForQuery of a group, in which another plan changes the rest.
+
+    Args:
+        plan: for the other messages.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.rule: Rule | None = None
+        self._plan = plan
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        return () if kind == wire.READY else self._plan.see(kind, message)
+
+
+class ReadyOnly:
+    """Drop the answer to a group that the client has not sent, except its ReadyForQuery and what the server sends unasked."""
+
+    rule: Rule | None = None
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        return None if kind == wire.READY or kind in UNASKED else ()
+
+
+class Lose:
+    """Close the connection when a statement was done, and pass nothing of its answer.
+
+    Args:
+        place: of the statement in its group, from 1.
+        rule: that has chosen the statement.
+        record: called when the answer is lost.
+    """
+
+    def __init__(self, place: int, rule: Rule, record: Callable[[], None]) -> None:
+        self._before = place - 1  # statements of the group whose answers are still to come
+        self._rule = rule
+        self.rule: Rule | None = rule
+        self._record = record
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        if kind == wire.READY or kind in UNASKED:
+            return None
+        if self._before:
+            self._before -= kind in ENDS
+            return None
+        return self._see_own(kind)
+
+    def _see_own(self, kind: int) -> Sequence[Piece]:
+        self.rule = None  # a part of the answer is lost
+        if kind not in ENDS:
+            return ()
+        self._record()
+        return close_pieces(self._rule)
+
+
+class LoseFirst:
+    """Close the connection at the first message of an answer, and pass nothing of the answer."""
+
+    def __init__(self, rule: Rule, record: Callable[[], None]) -> None:
+        self._rule = rule
+        self.rule: Rule | None = rule
+        self._record = record
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        self._record()
+        return close_pieces(self._rule)
+
+
+class CutRows:
+    """Close the connection behind a number of rows of a statement's answer, or at the end of an answer with fewer rows.
+
+    Args:
+        place: of the statement in its group, from 1.
+        rows: to pass.
+    """
+
+    def __init__(self, place: int, rows: int, rule: Rule, record: Callable[[], None]) -> None:
+        self._before = place - 1
+        self._rows = rows
+        self._rule = rule
+        self.rule: Rule | None = rule
+        self._record = record
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        if kind == wire.READY or kind in UNASKED:
+            return None
+        if self._before:
+            self._before -= kind in ENDS
+            return None
+        if kind == wire.ROW and self._rows:
+            self._rows -= 1
+            return None
+        if kind == wire.ROW or kind in ENDS:
+            self._record()
+            return close_pieces(self._rule)
+        return None
+
+
+class CutBytes:
+    """Close the connection behind a number of bytes of a group's answer, or before the ReadyForQuery of a shorter answer.
+
+    Args:
+        size: bytes to pass.
+    """
+
+    def __init__(self, size: int, rule: Rule, record: Callable[[], None]) -> None:
+        self._left = size
+        self._rule = rule
+        self.rule: Rule | None = rule
+        self._record = record
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        length = 1 + int.from_bytes(message[1:5], "big")
+        if kind != wire.READY and length <= self._left:
+            self._left -= length
+            return None
+        self._record()
+        return (bytes(message[: self._left]), *close_pieces(self._rule))
+
+
+class End:
+    """End the session with an error in place of the next answer.
+
+    Args:
+        error: the ErrorResponse.
+        record: called when the error goes out.
+    """
+
+    def __init__(self, error: bytes, record: Callable[[], None]) -> None:
+        self.rule: Rule | None = None
+        self._error = error
+        self._record = record
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        return self.pieces()
+
+    def pieces(self) -> Sequence[Piece]:
+        """Return the error and the end of the session."""
+        self._record()
+        return (self._error, CLOSE)
+
+
+def close_pieces(rule: Rule) -> tuple[Piece, ...]:
+    """Return the pieces that close the connection from the server's direction, as the rule says: by a RST or by silence.
+
+    Silence holds both directions until the rule is removed, and then ends in a RST.
+    """
+    if rule.settings.close == "reset":
+        return (RESET,)
+    return (rule.hold(Hold(then=RESET)), Back(rule.hold(Hold(then=RESET))))
