@@ -298,7 +298,7 @@ class Connection:
         (self.up if upward else self.down).write_pieces(pieces)
 
     def watch(self, up: Watcher | None, down: Watcher | None) -> None:
-        """Have the tap called for the data of each direction; None for a direction that is not watched."""
+        """Have the tap called for the data of each direction. A direction with None is not watched."""
         if not self.closed:
             self.up.tap = up
             self.down.tap = down

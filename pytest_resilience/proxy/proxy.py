@@ -136,7 +136,7 @@ class Proxy:
         return self._setup.rules
 
     def set_rules(self, rules: Rules | None) -> None:
-        """Have these rules act on the statements of new connections; None for no protocol. Live connections stay as they are."""
+        """Have these rules act on the statements of new connections. None stands for no protocol. Live connections stay as they are."""
         if rules is not self.rules:
             self._setup = self._setup._replace(rules=rules)
 

@@ -80,7 +80,7 @@ class TapHost(Protocol):
         """Write pieces into one direction, behind what waits there. No tap sees the pieces."""
 
     def watch(self, up: Watcher | None, down: Watcher | None) -> None:
-        """Call these for the data of each direction from now on; None for a direction that is not watched."""
+        """Call these for the data of each direction from now on. A direction with None is not watched."""
 
 
 class Tap(Protocol):

@@ -95,7 +95,7 @@ class StatementRule:
 
 
 def glob_matcher(glob: str | None) -> Callable[[str], bool]:
-    """Return a predicate for names, by a glob that matches whole names in their case; None matches every name."""
+    """Return a predicate for names, by a glob that matches whole names in their case. None matches every name."""
     if glob is None:
         return lambda _: True
     match = re.compile(translate(glob)).match

@@ -1,4 +1,4 @@
-"""The plans for answers of a Postgres: what becomes of the server's messages after a rule has chosen a statement.
+"""Plans for the answers of a Postgres to statements that a rule has chosen.
 
 A plan belongs to one group of messages: a Query, or messages up to a Sync. The server answers a group with one ReadyForQuery. `see`
 gets each message of the answer, and returns the pieces that take its place, or None for the message.
@@ -22,7 +22,7 @@ UNASKED = (wire.NOTICE, wire.NOTIFICATION, wire.PARAMETER_STATUS)
 
 
 class Plan(Protocol):
-    """What becomes of the answer to one group.
+    """A plan for the answer to one group.
 
     Attributes:
         rule: the removal of this rule ends the plan; None for a plan that has to be carried out, as the request was changed.
@@ -31,7 +31,7 @@ class Plan(Protocol):
     rule: Rule | None
 
     def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        """Return the pieces for the next message of the answer; None for the message unchanged.
+        """Return the pieces for the next message of the answer. None leaves the message unchanged.
 
         Args:
             kind: of the message.

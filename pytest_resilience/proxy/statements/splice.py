@@ -43,7 +43,7 @@ class Splice:
         self._drops_rest = False  # the rest of the last message is not passed on
 
     def pass_on(self) -> list[Piece] | None:
-        """Return the pieces for the data that the reader has just split, unchanged; None for the data as it is."""
+        """Return the pieces for the data that the reader has just split, unchanged. None stands for the data as it is."""
         if not self._keeps and not self._drops_rest:
             return None
         pieces = self.replace((), _ignore, _ignore)
@@ -62,7 +62,7 @@ class Splice:
         verdict: Callable[[int, int, int], Sequence[Piece] | None],
         follow: Callable[[int, int, int], object],
     ) -> list[Piece] | None:
-        """Return the pieces for the data that the reader has just split; None for the data as it is.
+        """Return the pieces for the data that the reader has just split. None stands for the data as it is.
 
         Args:
             messages: that the reader has returned. Those of which a part was passed on before can't be replaced.
