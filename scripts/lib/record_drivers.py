@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,8 +38,8 @@ ACCOUNT = "story"  # a role of the throwaway server, and its password
 
 Direction = Literal["up", "down"]
 Protocol = Literal["postgres", "redis"]
-Prepare = Callable[[Path, str], list[str]]
-"""Installs a driver into a directory, and returns the command without the URL. Its second argument is uv."""
+Prepare = Callable[[Path], list[str]]
+"""Installs a driver into a directory, and returns the command without the URL."""
 
 
 class Relay:
@@ -111,10 +111,10 @@ class Driver:
 def python_driver(program: str, *requirements: str) -> Prepare:
     """Install requirements from PyPI into an environment, for a program of tests/support/drivers."""
 
-    def prepare(directory: Path, uv: str) -> list[str]:
+    def prepare(directory: Path) -> list[str]:
         python = directory / "environment" / "bin" / "python"
-        _run([uv, "venv", "--quiet", "--python", sys.executable, str(directory / "environment")])
-        _run([uv, "pip", "install", "--quiet", "--python", str(python), *requirements])
+        _run(["uv", "venv", "--quiet", "--python", sys.executable, str(directory / "environment")])
+        _run(["uv", "pip", "install", "--quiet", "--python", str(python), *requirements])
         return [str(python), str(DRIVERS / program)]
 
     return prepare
@@ -123,7 +123,7 @@ def python_driver(program: str, *requirements: str) -> Prepare:
 def node_driver(program: str, *packages: str) -> Prepare:
     """Install packages of npm, for a program of tests/support/drivers."""
 
-    def prepare(directory: Path, uv: str) -> list[str]:
+    def prepare(directory: Path) -> list[str]:
         _run(["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(directory), *packages])
         return ["env", f"NODE_PATH={directory / 'node_modules'}", "node", str(DRIVERS / program)]
 
@@ -133,7 +133,7 @@ def node_driver(program: str, *packages: str) -> Prepare:
 def go_driver(program: str, module: str) -> Prepare:
     """Build a program of tests/support/drivers with a Go module."""
 
-    def prepare(directory: Path, uv: str) -> list[str]:
+    def prepare(directory: Path) -> list[str]:
         shutil.copytree(DRIVERS / program, directory, dirs_exist_ok=True)
         _run(["go", "mod", "init", "story"], cwd=directory)
         _run(["go", "get", module], cwd=directory)
@@ -146,7 +146,7 @@ def go_driver(program: str, module: str) -> Prepare:
 def java_driver(program: str, artifact: str) -> Prepare:
     """Copy an artifact of Maven Central, for a program of tests/support/drivers."""
 
-    def prepare(directory: Path, uv: str) -> list[str]:
+    def prepare(directory: Path) -> list[str]:
         copy = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy"
         arguments = f"-Dartifact={artifact}", f"-DoutputDirectory={directory}", "-Dmdep.stripVersion=true"
         _run(["mvn", "--quiet", "--batch-mode", f"-Dmaven.repo.local={directory / 'repository'}", copy, *arguments])
@@ -156,28 +156,30 @@ def java_driver(program: str, artifact: str) -> Prepare:
 
 
 RECORDED = {
-    "asyncpg": Driver("postgres", python_driver("asyncpg_client.py", "asyncpg==0.32.0")),
-    "psycopg": Driver("postgres", python_driver("psycopg_client.py", "psycopg[binary]>=3.3,<4")),
-    "psycopg2": Driver("postgres", python_driver("psycopg2_client.py", "psycopg2-binary>=2.9,<3")),
-    "pg8000": Driver("postgres", python_driver("pg8000_client.py", "pg8000>=1.31,<2")),
-    "sqlalchemy": Driver("postgres", python_driver("sqlalchemy_client.py", "sqlalchemy[asyncio]>=2,<3", "asyncpg==0.32.0")),
+    "asyncpg": Driver("postgres", python_driver("asyncpg_client.py", "asyncpg==0.32.0"), ("uv",)),
+    "psycopg": Driver("postgres", python_driver("psycopg_client.py", "psycopg[binary]>=3.3,<4"), ("uv",)),
+    "psycopg2": Driver("postgres", python_driver("psycopg2_client.py", "psycopg2-binary>=2.9,<3"), ("uv",)),
+    "pg8000": Driver("postgres", python_driver("pg8000_client.py", "pg8000>=1.31,<2"), ("uv",)),
+    "sqlalchemy": Driver(
+        "postgres", python_driver("sqlalchemy_client.py", "sqlalchemy[asyncio]>=2,<3", "asyncpg==0.32.0")
+    ),
     "node-postgres": Driver("postgres", node_driver("node_postgres_client.cjs", "pg@8"), ("node", "npm")),
     "pgx": Driver("postgres", go_driver("pgx", "github.com/jackc/pgx/v5@v5.7.5"), ("go",)),
     "jdbc": Driver("postgres", java_driver("Jdbc.java", "org.postgresql:postgresql:42.7.7"), ("mvn", "java")),
-    "redis-py-7": Driver("redis", python_driver("redis_py_client.py", "redis>=7,<8")),
-    "redis-py-8": Driver("redis", python_driver("redis_py_client.py", "redis>=8,<9")),
-    "hiredis": Driver("redis", python_driver("redis_py_client.py", "redis>=8,<9", "hiredis>=3")),
+    "redis-py-7": Driver("redis", python_driver("redis_py_client.py", "redis>=7,<8"), ("uv",)),
+    "redis-py-8": Driver("redis", python_driver("redis_py_client.py", "redis>=8,<9"), ("uv",)),
+    "hiredis": Driver("redis", python_driver("redis_py_client.py", "redis>=8,<9", "hiredis>=3"), ("uv",)),
     "node-redis": Driver("redis", node_driver("node_redis_client.cjs", "redis@5"), ("node", "npm")),
     "ioredis": Driver("redis", node_driver("ioredis_client.cjs", "ioredis@5"), ("node", "npm")),
     "go-redis": Driver("redis", go_driver("goredis", "github.com/redis/go-redis/v9@v9.14.0"), ("go",)),
 }
 
 
-def _run(command: list[str], cwd: Path | None = None) -> None:
-    subprocess.run(command, check=True, cwd=cwd, timeout=WITHIN)
+def _run(command: list[str], *, cwd: Path | None = None, environ: Mapping[str, str] = os.environ) -> None:
+    subprocess.run(command, check=True, cwd=cwd, env=environ, timeout=WITHIN)
 
 
-def record(name: str, backend: EmbeddedBackend, uv: str) -> Path:
+def record(name: str, backend: EmbeddedBackend) -> Path:
     """Record one driver.
 
     Returns:
@@ -189,16 +191,19 @@ def record(name: str, backend: EmbeddedBackend, uv: str) -> Path:
     driver = RECORDED[name]
     server = backend.servers[driver.protocol]
     with tempfile.TemporaryDirectory() as directory:
-        command = driver.prepare(Path(directory), uv)
+        command = driver.prepare(Path(directory))
         relay = Relay(server.direct_address)
         environ = {**os.environ, "PYTHONWARNINGS": "ignore"}
         try:
-            subprocess.run([*command, url(driver.protocol, relay.address)], check=True, env=environ, timeout=WITHIN)
+            _run([*command, url(driver.protocol, relay.address)], environ=environ)
         finally:
             relay.close()
     path = CONVERSATIONS / f"{name}.jsonl"
     header = {"driver": name, "protocol": driver.protocol, "server": server.version, "connections": relay_count(relay)}
-    lines = [header, *([number, direction, base64.b64encode(data).decode()] for number, direction, data in relay.pieces)]
+    lines = [
+        header,
+        *([number, direction, base64.b64encode(data).decode()] for number, direction, data in relay.pieces),
+    ]
     path.write_text("".join(f"{json.dumps(line, separators=(',', ':'))}\n" for line in lines))
     return path
 
@@ -227,7 +232,6 @@ def relay_count(relay: Relay) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("drivers", nargs="*", metavar="DRIVER", help=f"of {', '.join(RECORDED)} (all)")
-    parser.add_argument("--uv", default="uv", help="the program uv (found on PATH)")
     arguments = parser.parse_args()
     unknown = set(arguments.drivers) - RECORDED.keys()
     if unknown:
@@ -242,7 +246,7 @@ def main() -> int:
             if missing and not arguments.drivers:
                 print(f"{name}: left as it is, because {', '.join(missing)} is missing")
                 continue
-            path = record(name, backend, arguments.uv)
+            path = record(name, backend)
             print(f"{name}: {path.stat().st_size:,} bytes")
     finally:
         backend.close()

@@ -8,7 +8,9 @@ import asyncpg
 
 
 async def queries(connection: asyncpg.Connection) -> None:
-    await connection.execute("DROP TABLE IF EXISTS story_asyncpg; CREATE TABLE story_asyncpg (id int PRIMARY KEY, name text)")
+    await connection.execute(
+        "DROP TABLE IF EXISTS story_asyncpg; CREATE TABLE story_asyncpg (id int PRIMARY KEY, name text)"
+    )
     for number in range(4):
         await connection.execute("INSERT INTO story_asyncpg VALUES ($1, $2)", number, f"name {number}")
     assert await connection.fetchval("SELECT name FROM story_asyncpg WHERE id = $1", 2) == "name 2"
