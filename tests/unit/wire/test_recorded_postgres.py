@@ -8,6 +8,7 @@ import pytest
 
 from pytest_resilience.wire.postgres_stream import (
     CANCEL_REQUEST,
+    COPY_IN,
     GSSENC_REQUEST,
     QUERY,
     READY,
@@ -90,4 +91,6 @@ def test_each_sync_and_each_query_has_its_ready(driver):
         up, down = read(connection)
         asked = sum(kind in (QUERY, SYNC) for kind, _, _ in up.messages)
         answered = sum(kind == READY for kind, _, _ in down.messages)
-        assert answered == (asked + 1 if answered else 0)  # the startup has one, too; a refused session has none
+        copies = sum(kind == COPY_IN for kind, _, _ in down.messages)  # the server ignores a Sync that comes meanwhile
+        expected = asked + 1 if answered else 0  # the startup has one, too; a refused session has none
+        assert answered in ((expected - copies, expected) if driver == "pg8000" else (expected,))
