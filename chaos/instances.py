@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,15 +20,29 @@ import httpx
 import pytest
 
 import healthy
-from pytest_resilience import NeverHappened, Resilience, Service, Stack, eventually
+from pytest_resilience import ManagedProcess, NeverHappened, Resilience, Service, Stack, eventually
 
+# All modules that the service imports until it is ready.
+PRELOADED = (
+    "service.app",
+    "service.http.connections",
+    "service.logging_setup",
+    "service.memory.malloc",
+    "service.settings",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.asyncio",
+    "asyncpg",
+    "redis.asyncio",
+)
 ROOT = Path(__file__).parent.parent
 LISTENING = re.compile(r"Server LISTENING on http://[\d.]+:(\d+)")
+COMMAND = [sys.executable, "-m", "service"]
+NUMBERS = itertools.count(1)
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 NO_POOL_CHECKS = "3600"  # seconds: a DB_POOL_CHECK_INTERVAL that no test lives to see; production has 30
-EXIT_WITHIN = 5.0  # seconds from SIGKILL to the end of the process
+RUN_SERVICE = "import runpy; runpy.run_module('service', run_name='__main__')"  # `python -m service`
 # Linux only, PR_SET_PDEATHSIG with SIGKILL: the process dies with the test run, however the run ends.
 DIE_WITH_PARENT = "import ctypes; ctypes.CDLL(None).prctl(1, 9); " if sys.platform.startswith("linux") else ""
-RUN_SERVICE = DIE_WITH_PARENT + "import runpy; runpy.run_module('service', run_name='__main__')"  # `python -m service`
 # The journals of the services of this test run. Without a directory of its own, a service would use that of its user.
 JOURNALS = Path(tempfile.mkdtemp(prefix="chaos-journals-"))
 atexit.register(shutil.rmtree, JOURNALS, ignore_errors=True)
@@ -41,11 +57,12 @@ def delete_journals() -> None:
 def describe_service(stack: Stack, **changed: str) -> Service:
     """Return how the service starts behind the proxies of a stack, with some settings of the suite changed."""
     return Service(
-        [sys.executable, "-m", "service"],
+        COMMAND,
         port_variable="PORT",
         ready="/readyz",
         within=10.0,
         cwd=ROOT,
+        preload=PRELOADED,
         env=healthy.settings(stack.postgres.url, stack.redis.url) | {"JOURNAL_DIR": str(JOURNALS / "main")} | changed,
     )
 
@@ -56,29 +73,27 @@ class Instance:
 
     Attributes:
         process: the process.
-        log_file: the file with its output.
         client: an HTTP client of this instance.
     """
 
-    process: subprocess.Popen[bytes]
-    log_file: Path
+    process: ManagedProcess
     client: httpx.Client
 
     @property
     def log(self) -> str:
         """The output so far."""
-        return self.log_file.read_text(errors="replace")
+        return self.process.log_text()
 
     def has_exited(self) -> bool:
         """True if the process has ended."""
-        return self.process.poll() is not None
+        return not self.process.running
 
     def wait_until_listening(self) -> None:
         """Wait for the log line with the port, and point the client at that port."""
 
         def port() -> str | None:
             if self.has_exited():
-                pytest.fail(f"the service exited with {self.process.returncode} while starting; its log:\n{self.log}")
+                pytest.fail(f"the service exited with {self.process.exit_code()} while starting; its log:\n{self.log}")
             found = LISTENING.search(self.log)
             return found[1] if found else None
 
@@ -100,20 +115,29 @@ class Instance:
             )
 
 
-def start_process(environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-    """Start the service with only the given settings and a minimal environment.
+def minimal_environment(settings: dict[str, str]) -> dict[str, str]:
+    """Return the given settings, and of this process's environment only the variables that a Python needs to start."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("PYTHON", "LD_", "LC_", "LANG", "COVERAGE"))
+    }
+    inherited |= {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    return {**inherited, "PYTHONUNBUFFERED": "1", "PORT": "0", "JOURNAL_DIR": str(JOURNALS / "others"), **settings}
+
+
+def start_process(settings: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start the service as a user does, without preloaded modules, for a test about the start.
 
     Args:
-        environment: the settings.
+        settings: all its settings.
         log: the file that its output is appended to.
     """
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
-    inherited |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE")}
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", RUN_SERVICE],
+            [sys.executable, "-c", DIE_WITH_PARENT + RUN_SERVICE],
             cwd=ROOT,
-            env={**inherited, "PORT": "0", "JOURNAL_DIR": str(JOURNALS / "others"), **environment},
+            env=minimal_environment(settings),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -121,25 +145,33 @@ def start_process(environment: dict[str, str], log: Path) -> subprocess.Popen[by
 
 
 @contextmanager
-def another_instance(resilience: Resilience, *, ready: bool = True, **changes: str) -> Iterator[Instance]:
+def another_instance(
+    resilience: Resilience, *, ready: bool = True, first: str = "", **changes: str
+) -> Iterator[Instance]:
     """Run one more instance behind the same proxies. It is killed when the block ends.
 
     Args:
         resilience: provides Postgres and Redis.
         ready: wait until the instance is ready; if False, only until it listens.
+        first: code to run in the process before the service is imported.
         changes: settings that differ from the suite's.
     """
-    environment = healthy.settings(resilience.postgres.url, resilience.redis.url)
-    with tempfile.TemporaryDirectory() as directory:
-        environment |= {"JOURNAL_DIR": str(Path(directory, "journal"))} | changes
-        process = start_process(environment, Path(directory, "log"))
-        with httpx.Client(timeout=10.0, trust_env=False, limits=httpx.Limits(keepalive_expiry=1.0)) as client:
-            instance = Instance(process, Path(directory, "log"), client)
-            try:
-                instance.wait_until_listening()
-                if ready:
-                    instance.wait_until_ready()
-                yield instance
-            finally:
-                process.kill()
-                process.wait(EXIT_WITHIN)
+    settings = healthy.settings(resilience.postgres.url, resilience.redis.url)
+    with tempfile.TemporaryDirectory() as directory, client_of_an_instance() as client:
+        settings |= {"JOURNAL_DIR": str(Path(directory, "journal"))} | changes
+        command, preload = ([sys.executable, "-c", first + RUN_SERVICE], ()) if first else (COMMAND, PRELOADED)
+        name = f"instance-{next(NUMBERS)}"
+        process = resilience.spawn(name, command, env=minimal_environment(settings), cwd=ROOT, preload=preload)
+        instance = Instance(process, client)
+        try:
+            instance.wait_until_listening()
+            if ready:
+                instance.wait_until_ready()
+            yield instance
+        finally:
+            process.kill()
+
+
+def client_of_an_instance() -> httpx.Client:
+    """Return a client whose base URL is not known yet. `verify` saves the load of all certificates, which HTTP does not use."""
+    return httpx.Client(timeout=10.0, trust_env=False, verify=NO_TLS, limits=httpx.Limits(keepalive_expiry=1.0))

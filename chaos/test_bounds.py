@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import healthy
-from instances import NO_POOL_CHECKS, Instance, another_instance
+from instances import NO_POOL_CHECKS, NO_TLS, Instance, another_instance
 from pytest_resilience import Resilience
 from verbs import uncached_campaigns
 from workload import (
@@ -201,6 +201,7 @@ def test_health_routes_answer_and_no_request_is_rejected_while_150_requests_wait
             limits=httpx.Limits(max_connections=MANY),
             timeout=60.0,
             trust_env=False,
+            verify=NO_TLS,
         ) as client,
         ThreadPoolExecutor(MANY) as threads,
     ):

@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import resource
+import signal
 import socket
 import ssl
 import subprocess
@@ -374,7 +375,7 @@ def test_every_line_of_a_json_log_is_json(resilience: Resilience) -> None:
                 client.sendall(b"no\x00 request\r\n\r\n")
                 assert receive_until_closed(client).startswith(b"HTTP/1.1 400")
         eventually(lambda: instance.client.get("/readyz").json()["status"] == "ready", within=5.0)
-        instance.process.terminate()
+        instance.process.signal(signal.SIGTERM)
         eventually_or_fail(
             instance.has_exited,
             within=20.0,

@@ -11,6 +11,7 @@ from datetime import datetime
 import httpx
 import pytest
 
+from instances import NO_TLS
 from latency import control_server, sample, timing_problem
 from pytest_resilience import Resilience, Strike
 from workload import create, timed
@@ -47,7 +48,7 @@ def test_health_answers_within_50_ms_under_every_fault(
     path = f"/api/campaigns/{create(resilience)['id']}"
     resilience.service.get(path)
     with (
-        httpx.Client(base_url=control_url, timeout=10.0, trust_env=False) as control,
+        httpx.Client(base_url=control_url, timeout=10.0, trust_env=False, verify=NO_TLS) as control,
         ThreadPoolExecutor(6) as threads,
     ):
         with fault(resilience):

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 import healthy
-import instances
-from instances import Instance, another_instance
+from instances import ROOT, Instance, another_instance
 from pytest_resilience import Resilience
 from verbs import uncached_campaigns
 from workload import FELL_BACK, NAME, concurrently, eventually_or_fail, redis_commands, timed
@@ -140,7 +139,7 @@ sys.stdin.read()
 @contextmanager
 def page_cache_filled(cgroup: Path, limit: int) -> Iterator[float]:
     """Read a file of twice the limit inside a cgroup, and yield the share of the limit that is in use, or skip if that is low."""
-    with tempfile.NamedTemporaryFile(dir=instances.ROOT) as file:
+    with tempfile.NamedTemporaryFile(dir=ROOT) as file:
         for _ in range(2 * limit // MIB):
             file.write(os.urandom(MIB))
         file.flush()
@@ -216,15 +215,12 @@ def assert_works_after_jump(instance: Instance, path: str, seconds: float) -> No
     assert status == 201, f"{event}, and a write gets {status}, not 201"
 
 
-def test_jumps_of_the_wall_clock_change_no_age_and_no_interval(
-    resilience: Resilience, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_jumps_of_the_wall_clock_change_no_age_and_no_interval(resilience: Resilience) -> None:
     """The clock jumps when it is set or when a machine resumes. A minute must remain a minute."""
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "jump")
-        monkeypatch.setattr(instances, "RUN_SERVICE", JUMPING_CLOCK.format(file=str(file)) + instances.RUN_SERVICE)
         settings = {"MEMORY_STATS_INTERVAL": "0.1", "DB_POOL_CHECK_INTERVAL": "0.1", "CLEANUP_MIN_INTERVAL": "600"}
-        with another_instance(resilience, **settings) as instance:
+        with another_instance(resilience, first=JUMPING_CLOCK.format(file=str(file)), **settings) as instance:
             path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
             assert instance.client.post("/api/db-cleanup").status_code == 200
             clock = JumpingClock(instance, file)

@@ -78,7 +78,7 @@ def test_sigterm_lets_requests_in_flight_finish(resilience: Resilience) -> None:
             with postgres_session(resilience, "another application", *LOCKED):
                 in_flight = [threads.submit(write, number) for number in range(5)]
                 eventually(lambda: sessions_waiting_for_lock(resilience) == 5, within=5.0)
-                instance.process.send_signal(signal.SIGTERM)
+                instance.process.signal(signal.SIGTERM)
                 sigterm = time.monotonic()
                 message = "after SIGTERM /readyz does not report draining, so new requests keep coming"
                 eventually_or_fail(draining, within=1.0, message=message)
@@ -98,7 +98,7 @@ def test_sigterm_lets_requests_in_flight_finish(resilience: Resilience) -> None:
         eventually_or_fail(instance.has_exited, within=within, message=message)
         took = time.monotonic() - sigterm
         assert took < healthy.SHUTDOWN_GRACE + healthy.SLACK, f"the service exited {took:.1f} s after SIGTERM"
-        code = instance.process.returncode
+        code = instance.process.exit_code()
         assert code in (0, -signal.SIGTERM), f"the service exited with {code} after SIGTERM"
 
 
@@ -115,14 +115,14 @@ def test_shutdown_grace_bounds_the_shutdown_and_a_second_sigterm_ends_it_at_once
                 timed, lambda client=client: client.post("/api/campaigns", json={"name": "n", "message": "m"})
             )
         eventually(lambda: sessions_waiting_for_lock(resilience) == 2, within=5.0)
-        interrupted.process.send_signal(signal.SIGTERM)
-        bounded.process.send_signal(signal.SIGTERM)
+        interrupted.process.signal(signal.SIGTERM)
+        bounded.process.signal(signal.SIGTERM)
         eventually_or_fail(
             lambda: interrupted.client.get("/readyz", headers=NEW_CONNECTION).json()["status"] == "draining",
             within=1.0,
             message="after SIGTERM, with a request in flight, /readyz does not report draining",
         )
-        interrupted.process.send_signal(signal.SIGTERM)
+        interrupted.process.signal(signal.SIGTERM)
         message = "after a second SIGTERM the service still does not exit at once"
         eventually_or_fail(interrupted.has_exited, within=1.0, message=message)
         message = "after SIGTERM the service waits for a hanging request for longer than its SHUTDOWN_GRACE"

@@ -176,7 +176,7 @@ def test_a_shutdown_closes_websockets_with_1012_and_ends_polls_at_once(resilienc
             eventually(lambda batch=batch: len(polling.progress(2)) == batch * POLLED, within=5.0)
         websocket = clients.enter_context(raw_websocket(url))
         signalled = time.monotonic()
-        instance.process.send_signal(signal.SIGTERM)
+        instance.process.signal(signal.SIGTERM)
         within = healthy.SHUTDOWN_GRACE / 4 + 1.0  # seconds: the notice to load balancers, and a moment to close
         message = "clients of live updates delay the end of the service"
         eventually_or_fail(instance.has_exited, within=within, message=message)
@@ -184,4 +184,4 @@ def test_a_shutdown_closes_websockets_with_1012_and_ends_polls_at_once(resilienc
         for _ in websocket.read():
             pass
     assert websocket.closed == 1012, f"a websocket is closed with {websocket.closed}, not 1012, after {took:.1f} s"
-    assert instance.process.returncode == 0, f"the service ends with {instance.process.returncode}"
+    assert instance.process.exit_code() == 0, f"the service ends with {instance.process.exit_code()}"

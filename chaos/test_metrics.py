@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 import healthy
+from instances import NO_TLS
 from latency import control_server, sample, timing_problem
 from pytest_resilience import Resilience, Strike
 from workload import MESSAGE, NAME, create, eventually_or_fail, timed
@@ -54,7 +55,7 @@ def test_metrics_answer_within_50_ms_during_an_outage(
     path = f"/api/campaigns/{create(resilience)['id']}"
     metrics(resilience)
     with (
-        httpx.Client(base_url=control_url, timeout=10.0, trust_env=False) as control,
+        httpx.Client(base_url=control_url, timeout=10.0, trust_env=False, verify=NO_TLS) as control,
         ThreadPoolExecutor(4) as threads,
     ):
         with fault(resilience):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -299,7 +300,7 @@ def test_pending_writes_lost_at_shutdown_leave_old_copies_for_at_most_cache_ttl(
         by_first, by_second = (reply.headers["Location"] for reply in created)
         outage = resilience.redis.refuse()
         put_all(first.client, [by_first], "after")
-        first.process.terminate()
+        first.process.signal(signal.SIGTERM)
         within = grace + healthy.SLACK
         message = f"SIGTERM while Redis is down: the service still runs after {within:g} s"
         eventually_or_fail(first.has_exited, within=within, message=message)

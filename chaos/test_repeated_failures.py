@@ -300,10 +300,10 @@ def test_upstash_is_used_again_after_each_outage_and_never_replaced(resilience: 
 
 def assert_sigterm_ends(instance: Instance, *, when: str, within: float) -> None:
     """Assert that an instance exits after SIGTERM, in time and without an unhandled error."""
-    instance.process.send_signal(signal.SIGTERM)
+    instance.process.signal(signal.SIGTERM)
     message = f"SIGTERM {when}: the service still runs after {within:g} s"
     eventually_or_fail(instance.has_exited, within=within, message=message)
-    code = instance.process.returncode
+    code = instance.process.exit_code()
     assert code in (0, -signal.SIGTERM), (
         f"SIGTERM {when}: the service exited with {code}; its log:\n{instance.log[-2000:]}"
     )

@@ -42,7 +42,7 @@ def test_an_idle_service_reports_draining_before_it_refuses_connections(resilien
     with another_instance(resilience, SHUTDOWN_GRACE=str(GRACE)) as instance:
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
         sigterm = time.monotonic()
-        instance.process.send_signal(signal.SIGTERM)
+        instance.process.signal(signal.SIGTERM)
         read: TimedReply | None = None
         number = 0
         while not is_refused(ready := probe(instance)):
@@ -85,7 +85,7 @@ def drain_with_requests_in_flight(
             ]
             eventually(lambda: sessions_waiting_for_lock(resilience) == 3, within=5.0)
             sigterm = time.monotonic()
-            instance.process.send_signal(signal.SIGTERM)
+            instance.process.signal(signal.SIGTERM)
             message = "after SIGTERM /readyz does not report draining"
             eventually_or_fail(lambda: is_draining(probe(instance)), within=1.0, message=message)
             probes = []

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .leaks.compare import Leak
     from .operation import Operation, Verdict
     from .probes import eventually, recovers
+    from .processes import ManagedProcess
     from .resilience import Resilience
     from .schedule import Episode, Schedule, Step
     from .stack import Stack
@@ -40,6 +41,7 @@ __all__ = [
     "History",
     "Leak",
     "LeakedResources",
+    "ManagedProcess",
     "NeverHappened",
     "NoService",
     "Operation",
@@ -71,6 +73,7 @@ _HOMES = {
     "Episode": "schedule",
     "History": "history",
     "Leak": "leaks.compare",
+    "ManagedProcess": "processes",
     "Operation": "operation",
     "Receipt": "faults.fault",
     "Resilience": "resilience",

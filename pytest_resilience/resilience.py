@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from .history_file import HistoryFile
 from .leaks.check import LeakCheck
 from .leaks.compare import Leak, check_names
 from .leaks.event_loops import is_running
+from .processes import ManagedProcess
 from .stack import Stack
 from .targets.foreign_process import ForeignProcess
 from .targets.server import PostgresTarget, RedisTarget
@@ -106,6 +108,7 @@ class Resilience:
         self._leak_check: LeakCheck | None = None
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
         self._event_loop_watch = ExitStack()
+        self._spawned = ExitStack()
 
     @property
     def seed(self) -> int:
@@ -166,6 +169,31 @@ class Resilience:
             SetupError: there is no such process, or it is an ancestor of this one.
         """
         return ForeignProcess(self._registry, pid, self._stack.backend_for_processes)
+
+    def spawn(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | os.PathLike[str] | None = None,
+        preload: Sequence[str] = (),
+    ) -> ManagedProcess:
+        """Start a process beside the service, such as another instance of the service. It is killed at the end of the test.
+
+        Args:
+            name: the name in messages, such as "second instance".
+            command: program and arguments.
+            env: its whole environment.
+            cwd: its working directory; None for that of the test run.
+            preload: modules of a Python program that a fork server imports once, as for `Service`.
+
+        Raises:
+            CannotStart: the program can't be executed, or a module can't be preloaded.
+        """
+        child = self._stack.spawn(name, command, env=env, cwd=Path(cwd) if cwd else None, preload=preload)
+        self._spawned.callback(child.kill)
+        return child
 
     @property
     def strikes(self) -> list[Strike]:
@@ -400,6 +428,7 @@ class Resilience:
         self._heal_and_check()
 
     def _heal_and_check(self) -> None:
+        self._spawned.close()
         if self._registry.strikes:
             self._stack.mark_dirty()
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .admin.postgres import PostgresAdmin
@@ -14,6 +15,7 @@ from .backends.backend import Address, Backend, Server
 from .backends.session.ports import with_free_port
 from .errors import BackendDied, SetupError
 from .faults.fault import Strike
+from .processes import ManagedProcess
 from .proxy_client.client import ToxiproxyClient
 from .proxy_client.handle import ProxyHandle, create_proxy, populate
 from .redaction import remember_url
@@ -112,6 +114,29 @@ class Stack:
     def registry(self) -> StrikeRegistry:
         """The registry of the strikes of the session."""
         return self._registry
+
+    def spawn(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        preload: Sequence[str] = (),
+    ) -> ManagedProcess:
+        """Start a process, which ends with the session at the latest. A name that is used again continues its log.
+
+        Args:
+            name: the name in messages and of its log.
+            command: program and arguments.
+            env: its whole environment.
+            cwd: its working directory; None for that of the test run.
+            preload: as for `Service`.
+
+        Raises:
+            CannotStart: the program can't be executed, or a module can't be preloaded.
+        """
+        return self._backend.spawn(name, command, env=env, cwd=cwd, preload=preload)
 
     @property
     def backend_for_processes(self) -> Backend:

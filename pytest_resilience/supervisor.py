@@ -42,6 +42,7 @@ MARK = "PYTEST_RESILIENCE_CHILD"  # in each child's environment; its value names
 KILL_TIMEOUT = (
     1.5  # seconds for processes to stop or exit after a signal; only one stuck in the kernel needs more than a few ms
 )
+FORK_TIMEOUT = 10.0  # seconds for a fork server to fork a program, which takes 5 ms
 EXIT_COMMAND_TIMEOUT = 20.0  # seconds that an exit command may take
 PARENT_CHECK_INTERVAL = 0.5  # seconds between two checks of the parent where the kernel has no pidfd
 NOBODY = 65534
@@ -226,6 +227,10 @@ class Supervisor:
         self._owned = list(owned)
         self._pid_files: list[str] = []
         self._commands: list[dict[str, Any]] = []
+        self._fork_servers: dict[int, tuple[int, int]] = {}  # number -> descriptors for reading and for writing
+        self._fork_server_states: dict[
+            int, str
+        ] = {}  # number -> "" when it is ready, or the reason for which it can't be used
         self._umask = os.umask(0o077)  # for log files; children get the umask that this process was started with
         if LINUX:
             libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -242,7 +247,7 @@ class Supervisor:
         pid = os.fork()
         if pid == 0:
             try:
-                self._exec(request, f"{self.pid}.{self._last}")
+                self._exec(request, self._mark(self._last))
             except BaseException as problem:  # noqa: BLE001  # the forked child must not return into the loop
                 os.write(write_end, f"{type(problem).__name__}: {problem}".encode())
             finally:
@@ -254,6 +259,61 @@ class Supervisor:
         if problem_text:
             self._wait_for([pid])
             raise OSError(problem_text)
+        return self._last, pid
+
+    def _mark(self, number: int) -> str:
+        """Return the value of MARK for a child. All values have one length, so that a fork can overwrite that of its fork server."""
+        return f"{self.pid}.{number:09d}"
+
+    def start_fork_server(self, request: dict[str, Any]) -> tuple[int, int]:
+        """Start fork_server.py, given as for `spawn`. The descriptors of its pipes are appended to its arguments."""
+        child_reads, writes = os.pipe()
+        reads, child_writes = os.pipe()
+        pipes = [child_reads, child_writes]
+        try:
+            number, pid = self.spawn({**request, "argv": [*request["argv"], *map(str, pipes)], "inherited": pipes})
+        except OSError:
+            os.close(reads)
+            os.close(writes)
+            raise
+        finally:
+            for pipe in pipes:
+                os.close(pipe)
+        self._fork_servers[number] = reads, writes
+        return number, pid
+
+    def fork_server_state(self, number: int) -> tuple[bool, str]:
+        """Return whether a fork server has finished its imports or has exited, and the reason why it can't be used."""
+        if number not in self._fork_server_states and _readable(reads := self._fork_servers[number][0], 0.0):
+            try:
+                self._fork_server_states[number] = receive(reads) or ""
+            except ChannelClosed:
+                self._fork_server_states[number] = "the process has exited while it imported modules"
+        return number in self._fork_server_states, self._fork_server_states.get(number, "")
+
+    def fork_program(self, number: int, request: dict[str, Any]) -> tuple[int, int]:
+        """Let a fork server, whose state is good, fork a program. Return its number and its process id.
+
+        Raises:
+            OSError: the fork server has exited, or it refuses to fork the program; the message has the reason.
+        """
+        reads, writes = self._fork_servers[number]
+        self._last += 1
+        mark = self._mark(self._last)
+        request = {**request, "env": {**request["env"], MARK: mark}, "supervisor": self.pid, "umask": self._umask}
+        try:
+            send(writes, request)
+            if not _readable(reads, FORK_TIMEOUT):
+                raise OSError(f"the fork server has not responded within {FORK_TIMEOUT:g} s")
+            pid, problem = receive(reads)
+        except (ChannelClosed, BrokenPipeError):
+            for pipe in self._fork_servers.pop(number):
+                os.close(pipe)
+            self._fork_server_states[number] = "the fork server has exited"
+            raise OSError("the fork server has exited") from None
+        if pid is None:
+            raise OSError(problem)
+        self._running[pid] = self._last
         return self._last, pid
 
     def user_namespaces(self) -> bool:
@@ -449,8 +509,17 @@ class Supervisor:
             signal.SIGXFSZ,
         ):  # a shell ignores SIGQUIT for background jobs
             signal.signal(number, signal.SIG_DFL)
+        for descriptor in request.get("inherited", ()):
+            os.set_inheritable(descriptor, True)
         argv = request["argv"]
         os.execvpe(argv[0], argv, {**request["env"], MARK: mark})
+
+
+def _readable(descriptor: int, within: float) -> bool:
+    """Return True if a descriptor can be read, or its other end is closed, within some seconds."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * within))
 
 
 def _exists(pid: int) -> bool:

@@ -214,7 +214,13 @@ class Backend(ABC):
 
     @abstractmethod
     def spawn(
-        self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        preload: Sequence[str] = (),
     ) -> ManagedProcess:
         """Start the service under test as a process that ends with the session at the latest.
 
@@ -223,6 +229,11 @@ class Backend(ABC):
             argv: program and arguments.
             env: its whole environment.
             cwd: its working directory; None for that of this process.
+            preload: modules that a fork server imports once for all starts of a Python program. On systems other than Linux, each
+                start imports them.
+
+        Raises:
+            CannotStart: the program can't be executed, or a module can't be preloaded.
         """
 
     def limit_memory(self, pid: int, limit_bytes: int) -> CgroupLimit:

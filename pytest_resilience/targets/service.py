@@ -125,7 +125,9 @@ class RunningService:
         cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
         begins = self._child.log_size() if self._child is not None else 0
         try:
-            self._child = self._backend.spawn("service", list(self.spec.command), env=self._environment(), cwd=cwd)
+            self._child = self._backend.spawn(
+                "service", list(self.spec.command), env=self._environment(), cwd=cwd, preload=self.spec.preload
+            )
         except CannotStart as error:
             raise CannotStart("the service", self.spec.redacted_command_line, error.reason) from None
         self._wait_until_ready(self._child, begins, ready_within)

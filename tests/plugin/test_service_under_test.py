@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="modules are preloaded only on Linux")
 
-def test_process_faults_strike_the_service_and_heal(shop: pytest.Pytester) -> None:
+
+def preload(shop: pytest.Pytester, *modules: str) -> None:
+    conftest = (shop.path / "conftest.py").read_text()
+    shop.makeconftest(conftest.replace("within=10.0", f"preload={modules!r}"))
+
+
+@pytest.mark.parametrize("modules", [(), pytest.param(("asyncpg", "redis"), marks=linux)], ids=["plain", "preloaded"])
+def test_process_faults_strike_the_service_and_heal(shop: pytest.Pytester, modules: tuple[str, ...]) -> None:
+    preload(shop, *modules)
     shop.makepyfile(
         """
         import httpx, pytest, sys
@@ -91,6 +102,57 @@ def test_the_error_of_a_service_that_is_never_ready_shows_its_time_and_log(shop:
             "E *shop: thinking",
         ]
     )
+
+
+@linux
+def test_a_module_that_can_not_be_preloaded_is_an_error_once_and_then_in_one_line(shop: pytest.Pytester) -> None:
+    preload(shop, "settings")
+    shop.makepyfile(
+        settings="import os; url = os.environ.get('DATABASE_URL')",
+        test_it="def test_one(resilience): pass\ndef test_two(resilience): pass",
+    )
+    result = shop.runpytest_subprocess()
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(
+        [
+            "E *CannotStart: the service could not be started: 'settings' reads DATABASE_URL from the environment while it is *",
+            "E *CannotStart: not started again, because an earlier start failed: *'settings' reads DATABASE_URL*",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "['uvicorn', 'shop:app'], preload=['shop']",
+            "needs the command of a Python program, *'uvicorn', which is no Python *",
+        ),
+        ("[sys.executable, '-m', 'shop'], preload='shop'", "is a sequence of module names such as *, got 'shop'"),
+        ("[sys.executable, '-m', 'shop'], preload=['shop.__main__']", "*shop.__main__ would run a second time*"),
+    ],
+)
+def test_a_wrong_preload_is_an_error_at_set_up_time(project: pytest.Pytester, arguments: str, message: str) -> None:
+    project.makepyfile(f"import sys; from pytest_resilience import Service; Service({arguments})")
+    result = project.runpytest_subprocess()
+    result.stdout.fnmatch_lines([f"E *SetupError: Service(preload=...) {message}"])
+
+
+def test_a_spawned_process_ends_with_its_test(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        import os, sys, psutil
+
+        def test_one(resilience):
+            child = resilience.spawn("sleeper", [sys.executable, "-c", "import time; time.sleep(600)"], env=dict(os.environ))
+            assert child.running
+            test_one.process = psutil.Process(child.pid)
+
+        def test_two():
+            assert not test_one.process.is_running()
+        """
+    )
+    project.runpytest_subprocess().assert_outcomes(passed=2)
 
 
 def test_without_a_service_fixture_the_error_shows_the_lines_to_write(project: pytest.Pytester) -> None:

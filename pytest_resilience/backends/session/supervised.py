@@ -9,6 +9,7 @@ from ...errors import CannotInject
 from ...processes import ManagedProcess, SupervisorClient
 from ..backend import Backend, CgroupLimit
 from .child_environ import python_environ
+from .fork_servers import CAN_FORK, ForkServers
 from .isolated_python import isolated_command
 from .memory_cgroup import CgroupUnavailable, MemoryCgroup
 from .session_dir import SessionDirectory, private_umask, unusable_directory
@@ -21,6 +22,7 @@ class SupervisedBackend(Backend):
         self.servers = {}
         self._supervisor = SupervisorClient()
         self._session_directory: SessionDirectory | None = None
+        self._fork_servers: ForkServers | None = None
 
     def _open(self) -> None:
         """Start the supervisor and create the directory, as the first step of `start`.
@@ -57,9 +59,20 @@ class SupervisedBackend(Backend):
             self._session_directory.release()
 
     def spawn(
-        self, name: str, argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None = None
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None = None,
+        preload: Sequence[str] = (),
     ) -> ManagedProcess:
-        return self._supervisor.spawn(name, argv, env=env, log=self.directory / f"{name}.log", cwd=cwd)
+        log = self.directory / f"{name}.log"
+        if not preload or not CAN_FORK:
+            return self._supervisor.spawn(name, argv, env=env, log=log, cwd=cwd)
+        if self._fork_servers is None:
+            self._fork_servers = ForkServers(self._supervisor, self.directory)
+        return self._fork_servers.spawn(name, argv, preload, env=env, log=log, cwd=cwd or Path.cwd())
 
     def limit_memory(self, pid: int, limit_bytes: int) -> CgroupLimit:
         try:
