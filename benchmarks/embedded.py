@@ -23,9 +23,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pytest_resilience.backends.embedded import backend as embedded
-from pytest_resilience.backends.embedded import server_process as local
 from pytest_resilience.backends.embedded import template_file as template
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+from pytest_resilience.backends.session import server_process as local
 from pytest_resilience.backends.session import session_dir as scratch
 from pytest_resilience.processes import SupervisorClient
 

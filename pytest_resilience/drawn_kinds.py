@@ -16,7 +16,8 @@ from .schedule import CANCEL, TARGET_KINDS, Step
 from .wording import did_you_mean
 
 TARGETS = (*TARGET_KINDS, "client")
-SERVER_KINDS = ("postgres", "redis")
+BUILT_IN = tuple(each for each in TARGETS if each != "tcp")  # targets that need no name
+SERVER_KINDS = ("postgres", "redis", "tcp")
 _ORDER = list(DRAWN)
 
 _unsupported: dict[str, str] = {}
@@ -100,7 +101,8 @@ def choose_kinds(targets: Iterable[str], faults: Iterable[object] | None) -> tup
     """Return the kinds that targets and faults stand for, the mildest first.
 
     Args:
-        targets: "redis", "postgres", "service", "client", or kind and name of a further server, such as "postgres:replica".
+        targets: "redis", "postgres", "service", "client", or kind and name of a further server, such as "postgres:replica" or
+            "tcp:payments".
         faults: names and labels, which limit the faults of the targets, and strategies of steps, which are added. None for all faults.
 
     Raises:
@@ -111,7 +113,7 @@ def choose_kinds(targets: Iterable[str], faults: Iterable[object] | None) -> tup
     found = [kind for each in names or DRAWN for kind in _named(each, kind_of, must_exist=bool(names))]
     kinds = (*sorted(dict.fromkeys(found), key=_severity), *(Kind(own=each) for each in own))
     if not kinds:
-        raise SetupError(f"schedules need a target ({', '.join(TARGETS)}) or faults, such as faults=['redis.refuse']")
+        raise SetupError(f"schedules need a target ({', '.join(BUILT_IN)}) or faults, such as faults=['redis.refuse']")
     return kinds
 
 
@@ -134,10 +136,10 @@ def _divided(faults: Iterable[object] | None) -> tuple[list[st.SearchStrategy[St
 def _target(text: object) -> tuple[str, str]:
     """Return the name and the kind of a target."""
     kind, _, name = str(text).partition(":")
-    if kind not in TARGETS or (name and kind not in SERVER_KINDS):
+    if kind not in TARGETS or (name and kind not in SERVER_KINDS) or (kind == "tcp" and not name):
         raise SetupError(
-            f"no target {text!r}{did_you_mean(text, TARGETS)}; there are {', '.join(TARGETS)}, and further servers by kind and "
-            "name, such as 'postgres:replica'"
+            f"no target {text!r}{did_you_mean(text, BUILT_IN)}; there are {', '.join(BUILT_IN)}, and further servers by kind and "
+            "name, such as 'postgres:replica' or 'tcp:payments'"
         )
     return name or kind, kind
 

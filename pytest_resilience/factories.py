@@ -1,12 +1,14 @@
-"""Factories of fixtures for further Postgres and Redis servers, called in your conftest.py.
+"""Factories of fixtures for further Postgres and Redis servers and for TCP systems, called in your conftest.py.
 
     from pytest_resilience import factories
 
     replica = factories.postgres("replica", init=Path("schema.sql"))
     sessions = factories.redis("sessions")
+    payments = factories.tcp("payments", upstream="127.0.0.1:9000")
 
 Each server has its own proxy, is in its baseline at the begin of each test, and its faults heal at the end of the test. For a
-service that needs the URL at the start of the session, use `resilience_stack.add_postgres("replica").url`.
+service that needs the URL at the start of the session, use `resilience_stack.add_postgres("replica").url`, or
+`resilience_stack.add_tcp("payments", "127.0.0.1:9000").url`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .admin.postgres import Init
     from .resilience import Resilience
     from .targets.server import PostgresTarget, RedisTarget
+    from .targets.tcp import TcpTarget
 
 
 def postgres(name: str, *, init: Init | None = None) -> Any:
@@ -51,11 +54,30 @@ def redis(name: str) -> Any:
     return extra_server
 
 
+def tcp(name: str, upstream: str) -> Any:
+    """Return a fixture with a TCP system that you run, behind a proxy: a server of another kind, an HTTP API, a broker.
+
+    The fixture has `.host`, `.port` and `.url` of the proxy, and the network faults.
+
+    Args:
+        name: the name, such as "payments", with which the labels of its faults begin, as in
+            `@pytest.mark.fault("payments.refuse")`.
+        upstream: "host:port", or a URL such as "http://127.0.0.1:9000/v1". Hosts other than loopback must be named by the ini option
+            or the fixture `resilience_hosts`.
+    """
+
+    @pytest.fixture
+    def tcp_system(resilience: Resilience) -> TcpTarget:
+        return resilience.add_tcp(name, upstream)
+
+    return tcp_system
+
+
 if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
     def __getattr__(name: str) -> Any:
         __tracebackhide__ = True
         from .wording import did_you_mean
 
-        hint = did_you_mean(name, ("postgres", "redis")) if not name.startswith("_") else ""
+        hint = did_you_mean(name, ("postgres", "redis", "tcp")) if not name.startswith("_") else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,16 +31,27 @@ def resilience_schema() -> Init | None:
 
 
 @pytest.fixture(scope="session")
-def resilience_stack(pytestconfig: pytest.Config, resilience_schema: Init | None) -> Iterator[Stack]:
+def resilience_hosts(pytestconfig: pytest.Config) -> Iterable[str]:
+    """Override this to name the hosts beside loopback that `factories.tcp` and `resilience_stack.add_tcp` may have as upstreams.
+
+    Return names or numeric addresses without ports. The default is the option resilience_hosts.
+    """
+    return options.options_of(pytestconfig).hosts
+
+
+@pytest.fixture(scope="session")
+def resilience_stack(
+    pytestconfig: pytest.Config, resilience_schema: Init | None, resilience_hosts: Iterable[str]
+) -> Iterator[Stack]:
     """Postgres and Redis behind a Toxiproxy, for the whole session (one stack per xdist worker).
 
     Attributes: backend (name), seed, postgres, redis (each with url, direct_url, host, port, proxy and faults), toxiproxy (a
-    toxiproxy-python client of this stack).
+    toxiproxy-python client of this stack). Methods: add_postgres, add_redis and add_tcp.
     """
     from .stack import Stack
 
     given = options.options_of(pytestconfig)
-    stack = Stack(options.selected_backend(pytestconfig).create(), given.seed)
+    stack = Stack(options.selected_backend(pytestconfig).create(), given.seed, resilience_hosts)
     FINDER.save()
     try:
         if resilience_schema is not None:

@@ -29,7 +29,8 @@ class Option(NamedTuple):
 
     Args:
         name: its name in Python and in the ini file, without "resilience_".
-        kind: the type of its value. A "directory" may be "off", and a "command" is a flag of the command line only.
+        kind: the type of its value. A "directory" may be "off", "hosts" are separated by commas or spaces, and a "command" is a flag of
+            the command line only.
         help: what it is for, as a noun phrase or an imperative.
         metavar: the placeholder of its value in the help.
         choices: the allowed values of a "choice"; backends of plugins are allowed too.
@@ -39,7 +40,7 @@ class Option(NamedTuple):
     """
 
     name: str
-    kind: Literal["choice", "integer", "flag", "text", "directory", "command"]
+    kind: Literal["choice", "integer", "flag", "text", "hosts", "directory", "command"]
     help: str
     metavar: str | None = None
     choices: tuple[str, ...] = ()
@@ -99,6 +100,8 @@ class Option(NamedTuple):
             if str(value).lower() not in BOOLEANS:
                 raise pytest.UsageError(f"{source} must be true or false, got {value!r}")
             return BOOLEANS[str(value).lower()]
+        if self.kind == "hosts":
+            return _hosts(str(value), source)
         return str(value)
 
 
@@ -150,6 +153,14 @@ TABLE = (
         "the directory to which the history of each test is written while it runs, or off",
         metavar="DIRECTORY",
         default=".resilience/history",
+    ),
+    Option(
+        "hosts",
+        "hosts",
+        "the hosts beside loopback to which TCP systems may connect, such as api.test,10.0.0.7",
+        metavar="HOSTS",
+        default=(),
+        default_text="none",
     ),
     Option(
         "postgres_image",
@@ -208,6 +219,16 @@ TABLE = (
 VALUES = tuple(option for option in TABLE if option.kind != "command")
 
 
+def _hosts(value: str, source: str) -> tuple[str, ...]:
+    from .hosts import EXPECTED_HOST, normalized_host
+
+    names = value.replace(",", " ").split()
+    wrong = [name for name in names if normalized_host(name) is None]
+    if wrong:
+        raise pytest.UsageError(f"{source} must be hosts, each {EXPECTED_HOST}, got {wrong[0]!r}")
+    return tuple(names)
+
+
 class Given:
     """A value as the user gave it, and its origin.
 
@@ -237,6 +258,7 @@ class Options:
         replay: the replay file to play and nothing else, as FILE or FILE:N; None for none.
         leaks: how leaked resources are treated: "report", "error" or "off".
         history: the directory of histories, relative to the rootdir, or "off".
+        hosts: the hosts beside loopback to which TCP systems may connect.
         settings: the settings of the backends.
         plugin_backends: the backends of plugins, by name.
     """
@@ -248,6 +270,7 @@ class Options:
     replay: str | None
     leaks: str
     history: str
+    hosts: tuple[str, ...]
 
     def __init__(self, given: Mapping[str, Given], plugin_backends: Mapping[str, BackendFactory]) -> None:
         self.plugin_backends = plugin_backends

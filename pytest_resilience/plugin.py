@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from . import options
-from .fixtures import resilience, resilience_schema, resilience_service, resilience_stack  # noqa: F401  # pytest finds them here
+from .fixtures import (  # noqa: F401  # pytest finds them here
+    resilience,
+    resilience_hosts,
+    resilience_schema,
+    resilience_service,
+    resilience_stack,
+)
 from .generated_items import is_generated, never_hit_property, strike_markers
 from .generated_items import run as run_generated
 from .kept_modules import FINDER
@@ -144,12 +150,22 @@ def _run_line(config: pytest.Config) -> str | None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Give a test with a fault marker the fixture `resilience`, if it does not name it."""
     names = getattr(item, "fixturenames", None)
-    if names is not None and "resilience" not in names and item.get_closest_marker("fault") is not None:
-        names.append("resilience")
+    if names is not None and item.get_closest_marker("fault") is not None:
+        names += [each for each in ("resilience", *_fixtures_of_targets(item)) if each not in names]
     if is_generated(item):
         from .generated.hypothesis_test import suppress_health_checks
 
         suppress_health_checks(item.obj)  # type: ignore[attr-defined]  # a function has one
+
+
+def _fixtures_of_targets(item: pytest.Item) -> Iterator[str]:
+    """Yield the names of fixtures that are the targets of a test's fault markers, such as "payments" for "payments.refuse"."""
+    for marker in item.iter_markers("fault"):
+        target = str(marker.args[0]).partition(".")[0] if marker.args else ""
+        if target and item.session._fixturemanager.getfixturedefs(
+            target, item
+        ):  # pytest has no public way to look one up
+            yield target
 
 
 @pytest.hookimpl

@@ -24,6 +24,7 @@ from .targets.foreign_process import ForeignProcess
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService, ServiceTarget
 from .targets.target import StrikeRegistry
+from .targets.tcp import TcpTarget
 from .wording import did_you_mean, no_attribute
 
 if TYPE_CHECKING:
@@ -161,6 +162,10 @@ class Resilience:
     def add_redis(self, name: str) -> RedisTarget:
         """Return another Redis. The first call with a name starts it."""
         return self._stack.add_redis(name, registry=self._registry)
+
+    def add_tcp(self, name: str, upstream: str) -> TcpTarget:
+        """Return a TCP system that you run, behind a proxy. See `factories.tcp`."""
+        return self._stack.add_tcp(name, upstream, registry=self._registry)
 
     def process(self, pid: int) -> ForeignProcess:
         """Return a process of yours as a target with kill, pause, terminate and the faults of resources.

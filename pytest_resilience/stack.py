@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
@@ -23,6 +23,8 @@ from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
 from .targets.service_spec import Service
 from .targets.target import StrikeRegistry
+from .targets.tcp import TcpTarget
+from .tcp_systems import TcpSystems
 from .wording import no_attribute
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Stack:
     Args:
         backend: runs the servers and the proxies.
         seed: the seed of the run.
+        hosts: the hosts beside loopback that may be upstreams of TCP systems.
 
     Attributes:
         backend: the name of the backend, such as "embedded".
@@ -56,8 +59,9 @@ class Stack:
         postgres, redis: the servers. Their faults heal at the end of the session at the latest.
     """
 
-    def __init__(self, backend: Backend, seed: int) -> None:
+    def __init__(self, backend: Backend, seed: int, hosts: Iterable[object] = ()) -> None:
         self._backend = backend
+        self._tcp = TcpSystems(backend, hosts, lambda: self.proxy_client)
         self.backend = backend.name
         self.seed = seed
         self._registry = StrikeRegistry()
@@ -196,14 +200,37 @@ class Stack:
         assert isinstance(target, RedisTarget)
         return target
 
-    def _add_server(self, kind: ServerKind, name: str, init: Init | None) -> None:
-        if name in self._extra_admins and self._extra_admins[name][0] == kind:
-            return
-        taken = (*self._proxies, "service", "process", "proxy")
+    def add_tcp(self, name: str, upstream: str, *, registry: StrikeRegistry | None = None) -> TcpTarget:
+        """Return a TCP system that the user runs, behind its own proxy. The first call with a name creates the proxy.
+
+        Args:
+            name: the name, such as "payments", with which the labels of its faults begin.
+            upstream: "host:port", or a URL such as "http://127.0.0.1:9000/v1", as the proxy reaches it. Hosts other than loopback
+                must be named by `resilience_hosts`. Another upstream in a later call replaces it.
+            registry: the registry that records its strikes; None for that of the session.
+
+        Raises:
+            SetupError: the name is taken or malformed, the upstream can't be read, or its host is not named.
+        """
+        if name not in self._tcp:
+            self._check_name(name)
+        self._tcp.add(name, upstream)
+        return self._tcp_target(name, registry or self._registry)
+
+    def _tcp_target(self, name: str, registry: StrikeRegistry) -> TcpTarget:
+        return TcpTarget(name, registry, self._tcp[name], cannot=self._unsupported("tcp", name))
+
+    def _check_name(self, name: str) -> None:
+        taken = (*self._proxies, *self._tcp.names, "service", "process", "proxy", "client", "tcp")
         if not re.fullmatch("[a-z][a-z0-9_]{0,30}", str(name)) or name in taken:
             raise SetupError(
                 f"{name!r} can't be the name of a server: lower case letters, digits and _, and not one that is taken"
             )
+
+    def _add_server(self, kind: ServerKind, name: str, init: Init | None) -> None:
+        if name in self._extra_admins and self._extra_admins[name][0] == kind:
+            return
+        self._check_name(name)
         self._backend.add_server(kind, name)
         self._proxies[name] = self._create_proxy(name)
         server = self._backend.servers[name]
@@ -219,8 +246,11 @@ class Stack:
             admin.prepare(init)
         admin.take_baseline()
 
-    def extra_target(self, name: str, registry: StrikeRegistry) -> PostgresTarget | RedisTarget:
-        """Return a server that was added, with its strikes recorded in `registry`."""
+    def extra_target(self, name: str, registry: StrikeRegistry) -> PostgresTarget | RedisTarget | TcpTarget:
+        """Return a server or TCP system that was added, with its strikes recorded in `registry`."""
+        return self._tcp_target(name, registry) if name in self._tcp else self._extra_server(name, registry)
+
+    def _extra_server(self, name: str, registry: StrikeRegistry) -> PostgresTarget | RedisTarget:
         _, admin = self._extra_admins[name]
         if isinstance(admin, PostgresAdmin):
             return PostgresTarget(name, registry, admin=admin, **self._target_arguments("postgres", name))
@@ -233,10 +263,9 @@ class Stack:
 
     @property
     def server_kinds(self) -> dict[str, str]:
-        """The kind of each server ("postgres" or "redis") by its name."""
-        return {"postgres": "postgres", "redis": "redis"} | {
-            name: kind for name, (kind, _) in self._extra_admins.items()
-        }
+        """The kind of each server ("postgres", "redis" or "tcp") by its name."""
+        extra = {name: kind for name, (kind, _) in self._extra_admins.items()}
+        return {"postgres": "postgres", "redis": "redis"} | extra | dict.fromkeys(self._tcp.names, "tcp")
 
     def load_schema(self, init: Init) -> None:
         """Make the schema of `postgres`, with which each test begins. Call it before the first test."""
@@ -244,9 +273,24 @@ class Stack:
 
     @property
     def targets(self) -> dict[str, PostgresTarget | RedisTarget]:
-        """All servers by name."""
-        extra = {name: self.extra_target(name, self._registry) for name in self._extra_admins}
+        """All servers by name, without TCP systems."""
+        extra = {name: self._extra_server(name, self._registry) for name in self._extra_admins}
         return {"postgres": self.postgres, "redis": self.redis, **extra}
+
+    @property
+    def tcp_targets(self) -> dict[str, TcpTarget]:
+        """All TCP systems by name."""
+        return {name: self._tcp_target(name, self._registry) for name in self._tcp.names}
+
+    @property
+    def proxied_targets(self) -> dict[str, PostgresTarget | RedisTarget | TcpTarget]:
+        """All servers and TCP systems by name."""
+        return {**self.targets, **self.tcp_targets}
+
+    @property
+    def proxy_descriptors(self) -> set[int]:
+        """The descriptors of the plugin's own connections to the proxies' APIs."""
+        return self.proxy_client.descriptors | self._tcp.descriptors
 
     @property
     def services(self) -> list[RunningService]:
@@ -344,6 +388,7 @@ class Stack:
     def _reset_foreign_toxics(self) -> None:
         """Remove the toxics that a test added by toxiproxy-python, unless a fault of the session is struck."""
         if not any(not strike.healed for strike in self._registry.strikes):
+            self._tcp.reset()
             if self._backend.shares_toxiproxy:
                 for proxy in self._proxies.values():
                     proxy.reset()
@@ -394,6 +439,7 @@ class Stack:
                 proxy.toxiproxy = self._proxy_client
                 proxy.set_protocol(self._backend.servers[name].kind)
                 proxy.mark_enabled()
+            self._tcp.restore()
 
     if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
@@ -412,7 +458,7 @@ class Stack:
         postgres = [admin.close for admin in self._admins(PostgresAdmin)]
         control = [self._proxy_client.close] if self._proxy_client is not None else []
         failures: list[Exception] = []
-        for step in (self._registry.heal, *stops, *redis, *postgres, *control):
+        for step in (self._registry.heal, *stops, *redis, *postgres, *control, self._tcp.close):
             try:
                 step()
             except Exception as failure:  # noqa: BLE001  # the backend must be closed in any case, because it has the processes

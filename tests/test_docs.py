@@ -247,8 +247,9 @@ def fault_table() -> str:
     from pytest_resilience.faults import FAULTS
     from pytest_resilience.targets.server import PostgresTarget, RedisTarget
     from pytest_resilience.targets.service import ServiceTarget
+    from pytest_resilience.targets.tcp import TcpTarget
 
-    targets = {"postgres": PostgresTarget, "redis": RedisTarget, "service": ServiceTarget}
+    targets = {"postgres": PostgresTarget, "redis": RedisTarget, "service": ServiceTarget, "tcp": TcpTarget}
     rows = ["| call | on | what it does |", "| --- | --- | --- |"]
     for name, kind in FAULTS.items():
         signature = inspect.signature(getattr(targets[kind.targets[0]], name))
@@ -295,6 +296,7 @@ def option_table() -> str:
         words = {
             "choice": ", ".join(option.choices),
             "text": option.metavar,
+            "hosts": option.metavar,
             "directory": f"{option.metavar} or off",
             "command": "flag",
         }
@@ -318,16 +320,17 @@ def fault_names() -> str:
     families: dict[str, dict[str, list[str]]] = {}
     for name, kind in FAULTS.items():
         family = files.get(kind.__module__.rpartition(".")[2], "network")
-        servers = [target for target in kind.targets if target != "service"]
-        row = families.setdefault(family, {"servers": [], "service": []})
+        servers = [target for target in kind.targets if target in ("postgres", "redis")]
+        row = families.setdefault(family, {"servers": [], "service": [], "tcp": []})
         if servers:
             row["servers"].append(f"`{name}`" + ("" if len(servers) == 2 else f" ({servers[0].capitalize()})"))
-        if "service" in kind.targets:
-            row["service"].append(f"`{name}`")
-    rows = ["| | on Postgres and Redis | on the service |", "| --- | --- | --- |"]
-    rows += [
-        f"| {family} | {' '.join(row['servers'])} | {' '.join(row['service'])} |" for family, row in families.items()
-    ]
+        for target in "service", "tcp":
+            if target in kind.targets:
+                row[target].append(f"`{name}`")
+    rows = ["| | on Postgres and Redis | on the service | on a TCP system |", "| --- | --- | --- | --- |"]
+    for family, row in families.items():
+        tcp = "all of these" if row["tcp"] == row["servers"] else " ".join(row["tcp"])
+        rows.append(f"| {family} | {' '.join(row['servers'])} | {' '.join(row['service'])} | {tcp} |")
     return "\n".join(rows) + "\n"
 
 
@@ -381,8 +384,9 @@ def test_every_fault_has_a_method_on_each_of_its_targets():
     from pytest_resilience.faults import FAULTS
     from pytest_resilience.targets.server import PostgresTarget, RedisTarget
     from pytest_resilience.targets.service import ServiceTarget
+    from pytest_resilience.targets.tcp import TcpTarget
 
-    targets = {"postgres": PostgresTarget, "redis": RedisTarget, "service": ServiceTarget}
+    targets = {"postgres": PostgresTarget, "redis": RedisTarget, "service": ServiceTarget, "tcp": TcpTarget}
     assert not [f"{t}.{name}" for name, kind in FAULTS.items() for t in kind.targets if not hasattr(targets[t], name)]
 
 

@@ -200,6 +200,22 @@ class Backend(ABC):
     def client_address(self, listen: str) -> Address:
         """Return the address at which a test reaches a proxy that listens at `listen`."""
 
+    def tcp_api(self) -> Address:
+        """Return the API of the Toxiproxy for TCP systems. The first call may start it.
+
+        Raises:
+            ServerNotReady: it did not answer in time.
+        """
+        return self.api
+
+    def tcp_listen_address(self) -> str:
+        """Return the `listen` of a new proxy in front of a TCP system. Each call returns another port."""
+        return self.proxy_addresses(next(iter(self.servers)))[0]
+
+    def tcp_client_address(self, listen: str) -> Address:
+        """Return the address at which a test reaches a proxy in front of a TCP system that listens at `listen`."""
+        return self.client_address(listen)
+
     def connection_counts(self, proxy: str) -> ConnectionCounts | None:
         """Return the number of connections that a proxy has had, if the Toxiproxy does not count them and the backend can."""
         return None

@@ -177,10 +177,10 @@ class External(BackendKind):
         return ExternalBackend(settings, reason=reason)
 
     def unsupported(self) -> Mapping[str, str]:
-        from ..proxy_client.client import TOXIPROXY_UNSUPPORTED
+        from ..proxy_client.client import TOXIPROXY_UNSUPPORTED, TOXIPROXY_UNSUPPORTED_FOR_TCP
         from .external.backend import UNSUPPORTED
 
-        return UNSUPPORTED | TOXIPROXY_UNSUPPORTED
+        return UNSUPPORTED | TOXIPROXY_UNSUPPORTED | TOXIPROXY_UNSUPPORTED_FOR_TCP
 
 
 class PluginBackend(BackendKind):

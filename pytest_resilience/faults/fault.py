@@ -312,7 +312,7 @@ class Fault(ABC):
 
     Attributes:
         name: the second half of a label, such as "latency".
-        targets: the kinds of targets that the fault can strike: "postgres", "redis", "service".
+        targets: the kinds of targets that the fault can strike: "postgres", "redis", "service", "tcp".
         heals: False for damage that `Strike.heal` can't undo, such as deleted data.
     """
 

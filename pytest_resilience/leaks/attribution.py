@@ -39,4 +39,4 @@ def owns_servers(stack: Stack) -> bool:
 
 def own_descriptors(stack: Stack) -> set[int]:
     """Return the descriptors of the plugin's own connections to the proxy's API and to the services."""
-    return stack.proxy_client.descriptors.union(*(service.descriptors for service in stack.services))
+    return stack.proxy_descriptors.union(*(service.descriptors for service in stack.services))

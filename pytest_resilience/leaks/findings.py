@@ -205,6 +205,9 @@ class _Finder:
                 return f"a connection to {name} (through the proxy)"
             if descriptor.port == target.server.direct_address.port:
                 return f"a connection to {name} (around the proxy)"
+        for name, system in self._stack.tcp_targets.items():
+            if descriptor.port == system.port:
+                return f"a connection to {name} (through the proxy)"
         if any(running.url.endswith(f":{descriptor.port}") for running in self._stack.services):
             return "a connection to the service"
         return ""

@@ -27,14 +27,12 @@ EXIT_REPORTED_WITHIN = 0.5  # seconds from the exit of a server until its parent
 
 
 # The faults that our proxy can inject and Toxiproxy 2.12 can't, each with the reason.
-TOXIPROXY_UNSUPPORTED = {
-    f"{server}.{fault}": reason
-    for server in ("postgres", "redis")
-    for fault, reason in (
-        ("half_open", "Toxiproxy's toxics affect all connections, new ones too"),
-        ("slow_accept", "Toxiproxy accepts at once"),
-    )
+_ADDITIONS = {
+    "half_open": "Toxiproxy's toxics affect all connections, new ones too",
+    "slow_accept": "Toxiproxy accepts at once",
 }
+TOXIPROXY_UNSUPPORTED = {f"{kind}.{fault}": why for kind in ("postgres", "redis") for fault, why in _ADDITIONS.items()}
+TOXIPROXY_UNSUPPORTED_FOR_TCP = {f"tcp.{fault}": why for fault, why in _ADDITIONS.items()}
 
 
 class ToxiproxyError(SetupError):
@@ -209,15 +207,15 @@ class _DirectToLoopback:
         return self._request("DELETE", url, options)
 
     def _request(self, method: str, url: str, options: Mapping[str, Any]) -> Any:
-        if not _is_loopback(urlsplit(url).hostname or ""):
+        if not is_loopback(urlsplit(url).hostname or ""):
             return self._requests.request(method, url, **options)
         with self._requests.Session() as session:
             session.trust_env = False
             return session.request(method, url, **options)
 
 
-def _is_loopback(host: str) -> bool:
-    """True if `host` is an address of this machine that no other machine can reach."""
+def is_loopback(host: str) -> bool:
+    """True if `host` is "localhost", or a numeric address of this machine that no other machine can reach."""
     from ipaddress import ip_address
 
     try:

@@ -143,6 +143,10 @@ class ProxyHandle:
         ports = [port for host, port in known if host == proxied.host and port is not None]
         return dict(zip(ports, proxied.ports, strict=True)) if len(ports) == len(proxied.ports) else {}
 
+    def change_upstream(self, upstream: str) -> None:
+        """Dial another address, "host:port", for new connections. Existing connections may be closed."""
+        self.toxiproxy.request("POST", self._path, {"upstream": upstream})
+
     def add_accept_delay(self, milliseconds: int) -> None:
         """Delay the dial after a client has connected (an addition of our proxy). Several delays add up."""
         self._set_accept_delays([*self._accept_delays, milliseconds])

@@ -56,8 +56,8 @@ class StackSystem:
 
     @property
     def targets(self) -> list[str]:
-        """The names of the servers."""
-        return list(self._stack.targets)
+        """The names of the servers and TCP systems."""
+        return list(self._stack.proxied_targets)
 
     def strike(self, step: Step) -> Strike:
         """Inject the fault of a step now."""
@@ -67,7 +67,7 @@ class StackSystem:
 
     def connections(self, target: str) -> int | None:
         """Return the number of connections that a server's proxy has accepted and refused. It is None for a target without a proxy."""
-        server = self._stack.targets.get(target)
+        server = self._stack.proxied_targets.get(target)
         if server is None:
             return None
         try:
@@ -80,17 +80,17 @@ class StackSystem:
     def open_connections(self, target: str) -> int | None:
         """Return the number of connections that a server's proxy has open. It is None where the proxy does not list them."""
         try:
-            return len(self._stack.targets[target].proxy_handle.clients())
+            return len(self._stack.proxied_targets[target].proxy_handle.clients())
         except Exception:  # noqa: BLE001  # a real Toxiproxy, or the proxy has ended
             return None
 
     def counters(self, target: str) -> object:
         """Return the counters of a server's proxy without the moment of their reading."""
-        return replace(self._stack.targets[target].proxy_handle.counters(), now=0.0)
+        return replace(self._stack.proxied_targets[target].proxy_handle.counters(), now=0.0)
 
     def commands(self, target: str) -> int | None:
-        """Return the number of commands that a Redis has executed. It is None for a Postgres, whose counters are late."""
-        server = self._stack.targets.get(target)
+        """Return the number of commands that a Redis has executed. None for a Postgres (late counters) and a TCP system."""
+        server = self._stack.proxied_targets.get(target)
         if not isinstance(server, RedisTarget):
             return None
         try:
@@ -112,7 +112,7 @@ def check_targets(schedule: Schedule, kinds: dict[str, str]) -> None:
 
     Args:
         schedule: the schedule.
-        kinds: "postgres", "redis" or "service" by the names of the targets.
+        kinds: "postgres", "redis", "tcp" or "service" by the names of the targets.
 
     Raises:
         ScheduleError: a step does not; the message has the path to its field.

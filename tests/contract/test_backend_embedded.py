@@ -14,8 +14,8 @@ import pytest
 
 from pytest_resilience.admin.postgres import PostgresAdmin
 from pytest_resilience.backends.backend import Address
-from pytest_resilience.backends.embedded import server_process
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
+from pytest_resilience.backends.session import server_process
 from pytest_resilience.errors import ServerNotReady
 from tests.support.backends import answers, sql
 from tests.support.shared_memory import SharedMemory

@@ -137,11 +137,25 @@ def every_fault(resilience: Resilience) -> list[Strike]:
 
 replica = factories.postgres("replica", init=[Path("schema.sql"), "analyze", print])
 sessions = factories.redis("sessions")
+payments = factories.tcp("payments", upstream="127.0.0.1:9000")
 
 
 def further_servers(resilience: Resilience, stack: Stack) -> None:
     assert_type(resilience.add_postgres("replica").url, str)
     assert_type(resilience.add_redis("sessions").refuse(), Strike)
+
+
+@pytest.fixture(scope="session")
+def resilience_hosts() -> list[str]:
+    return ["api.test"]
+
+
+def tcp_systems(resilience: Resilience, resilience_stack: Stack) -> None:
+    payments = resilience_stack.add_tcp("payments", "http://127.0.0.1:9000/v1")
+    assert_type((payments.host, payments.port, payments.url, payments.upstream), tuple[str, int, str, str])
+    assert_type(resilience.add_tcp("payments", upstream="127.0.0.1:9000").latency(0.2), Strike)
+    payments.kill()  # type: ignore[attr-defined]  # its process belongs to the user
+    resilience_stack.add_tcp("payments", 9000)  # type: ignore[arg-type]  # host and port
     assert_type(stack.add_postgres("replica", init="create table t ()").url, str)
 
 

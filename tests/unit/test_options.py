@@ -26,6 +26,7 @@ def test_the_default_of_a_setting_is_the_backends_default() -> None:
         ("flag", "No", False),
         ("flag", True, True),
         ("text", "x", "x"),
+        ("hosts", "a.test, [::1]\n10.0.0.7", ("a.test", "[::1]", "10.0.0.7")),
     ],
 )
 def test_a_text_becomes_the_value_of_its_kind(kind: str, text: object, value: object) -> None:
@@ -38,11 +39,16 @@ def test_a_text_becomes_the_value_of_its_kind(kind: str, text: object, value: ob
         ("choice", "here must be one of a, b, got 'moon'"),
         ("integer", "here must be an integer, got 'moon'"),
         ("flag", "here must be true or false, got 'moon'"),
+        (
+            "hosts",
+            "here must be hosts, each a host without scheme and port, such as api.test or 10.0.0.7, got 'moon:1'",
+        ),
     ],
 )
 def test_an_error_names_the_origin_and_the_allowed_values(kind: str, message: str) -> None:
+    wrong = "sun moon:1" if kind == "hosts" else "moon"
     with pytest.raises(pytest.UsageError, match=message):
-        Option("name", kind, "", choices=("a",)).parse("moon", "here", ("b",))  # type: ignore[arg-type]
+        Option("name", kind, "", choices=("a",)).parse(wrong, "here", ("b",))  # type: ignore[arg-type]
 
 
 def test_a_given_value_is_not_shown() -> None:

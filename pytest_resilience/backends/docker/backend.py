@@ -18,7 +18,11 @@ from ...proxy_client.client import TOXIPROXY_UNSUPPORTED
 from ...proxy_client.counters import ConnectionCounts, ProxiedClients
 from ...redaction import new_password
 from ..backend import Address
+from ..managed_server import HOST
 from ..session.background import in_background
+from ..session.ports import free_port
+from ..session.proxy_process import ProxyProcess
+from ..session.server_process import ProcessContext
 from ..session.session_dir import OWNER, is_locked, private_umask, remove_stale
 from ..session.supervised import SupervisedBackend
 from ..settings import Settings
@@ -75,6 +79,7 @@ class DockerBackend(SupervisedBackend):
         self._docker: DockerClient | None = None
         self._network: Network | None = None
         self._proxy: ToxiproxyContainer | None = None
+        self._tcp_proxy: ProxyProcess | None = None
         self._containers: list[Container] = []
         self._network_reachable = False
         self._proxy_numbers = itertools.count()
@@ -211,6 +216,21 @@ class DockerBackend(SupervisedBackend):
             Address(self._proxy.private_host, port) if self._network_reachable else self._proxy.published_address(port)
         )
 
+    def tcp_api(self) -> Address:
+        """Return the API of a proxy in a process of this machine, because a container can't reach the machine's loopback."""
+        if self._tcp_proxy is None:
+            proxy = ProxyProcess(ProcessContext(self._supervisor, self.directory, self._clock))
+            proxy.launch()
+            proxy.wait_until_ready()
+            self._tcp_proxy = proxy
+        return self._tcp_proxy.address
+
+    def tcp_listen_address(self) -> str:
+        return f"{HOST}:{free_port()}"
+
+    def tcp_client_address(self, listen: str) -> Address:
+        return Address.parse(listen)
+
     def connection_counts(self, proxy: str) -> ConnectionCounts | None:
         return self._proxy.connection_counts(proxy) if self._proxy is not None else None
 
@@ -238,10 +258,14 @@ class DockerBackend(SupervisedBackend):
             )
         for server in self.servers.values():
             server.start()
+        if self._tcp_proxy is not None:
+            self._tcp_proxy.start()
 
     def check(self) -> None:
         for container in self._containers:
             container.check()
+        if self._tcp_proxy is not None:
+            self._tcp_proxy.check()
         if self._proxy is not None and not self._proxy.api_responds():
             raise BackendDied(
                 f"toxiproxy's API does not answer any more; its log, last lines:\n{self._proxy.log_text()[-2000:]}"

@@ -16,15 +16,15 @@ from ..backend import Address
 from ..managed_server import HOST
 from ..session.background import in_background
 from ..session.ports import free_port
+from ..session.proxy_process import ProxyProcess
+from ..session.server_process import ProcessContext
 from ..session.session_dir import private_umask, remove_stale, unusable_directory
 from ..session.supervised import SupervisedBackend
 from .binaries import Installation, find_postgres, find_redis
 from .postgres import PostgresProcess
 from .postgres_password import VerifierLocation, set_password
-from .proxy import ProxyProcess
 from .redis import RedisProcess
 from .run_as import chown_tree, postgres_account
-from .server_process import ProcessContext
 from .template_builder import TemplateBuilder
 from .template_file import DataDirTemplate, TemplateCorrupt
 

@@ -11,7 +11,7 @@ from ..backend import Address
 from ..managed_server import connect_and_send
 from ..postgres_url import postgres_url
 from ..server_settings import DATABASE
-from .server_process import LoopbackServer, ProcessContext
+from ..session.server_process import LoopbackServer, ProcessContext
 
 STATUS_LINE = 7  # of postmaster.pid
 

@@ -17,9 +17,9 @@ from ...redaction import new_password
 from ...wire import redis as wire
 from ..backend import Address
 from ..managed_server import HOST, connect_and_send
+from ..session.server_process import LoopbackServer, ProcessContext
 from .binaries import Installation
 from .program_version import protects_configs
-from .server_process import LoopbackServer, ProcessContext
 
 SNAPSHOT = "dump.rdb"  # Redis' default
 # DEBUG is enabled under its other name only.

@@ -14,7 +14,12 @@ import socket
 from collections.abc import Mapping
 
 from ...errors import BackendDied, BackendUnavailable, SetupError
-from ...proxy_client.client import TOXIPROXY_UNSUPPORTED, ToxiproxyClient, ToxiproxyError
+from ...proxy_client.client import (
+    TOXIPROXY_UNSUPPORTED,
+    TOXIPROXY_UNSUPPORTED_FOR_TCP,
+    ToxiproxyClient,
+    ToxiproxyError,
+)
 from ...proxy_client.handle import create_proxy
 from ..backend import Address
 from ..session.background import in_background
@@ -67,7 +72,9 @@ class ExternalBackend(SupervisedBackend):
 
     @property
     def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # depends on the Toxiproxy that answers
-        return UNSUPPORTED | (TOXIPROXY_UNSUPPORTED if self._client is None or not self._client.has_counters else {})
+        if self._client is not None and self._client.has_counters:
+            return UNSUPPORTED
+        return UNSUPPORTED | TOXIPROXY_UNSUPPORTED | TOXIPROXY_UNSUPPORTED_FOR_TCP
 
     def start(self) -> None:
         try:

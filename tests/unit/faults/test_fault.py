@@ -140,7 +140,9 @@ def test_a_receipt_reads_as_a_sentence(receipt: Receipt, text: str) -> None:
 
 def test_every_fault_has_its_own_name_and_targets() -> None:
     assert {name: kind.name for name, kind in FAULTS.items()} == {name: name for name in FAULTS}
-    assert all(set(kind.targets) <= {"postgres", "redis", "service"} and kind.targets for kind in FAULTS.values())
+    assert all(
+        set(kind.targets) <= {"postgres", "redis", "service", "tcp"} and kind.targets for kind in FAULTS.values()
+    )
 
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {

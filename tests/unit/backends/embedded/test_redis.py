@@ -9,7 +9,7 @@ import pytest
 from pytest_resilience.backends.embedded import binaries
 from pytest_resilience.backends.embedded.binaries import Installation
 from pytest_resilience.backends.embedded.redis import PROTECTED_CONFIGS, RedisProcess
-from pytest_resilience.backends.embedded.server_process import ProcessContext
+from pytest_resilience.backends.session.server_process import ProcessContext
 
 
 def redis_process(directory):

@@ -1,4 +1,4 @@
-"""Base classes of the embedded servers and the proxy. Each is a process on a loopback port, polled until it is ready."""
+"""Base classes of the processes of servers and proxies. Each is a process on a loopback port, polled until it is ready."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ...clock import SYSTEM, Clock, wait_until
 from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient, file_size
 from ..backend import Address, Server
 from ..managed_server import HOST, STOP_WITHIN, ManagedServer
-from ..session.child_environ import SERVER_ENVIRON
-from ..session.ports import PortTaken, free_port, with_free_port
+from .child_environ import SERVER_ENVIRON
+from .ports import PortTaken, free_port, with_free_port
 
 START_WITHIN = 20.0  # seconds; it takes 0.04, so this is for machines that are nearly dead
 POLL = 0.003  # seconds

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_resilience.backends.embedded import server_process as module
-from pytest_resilience.backends.embedded.server_process import ProcessContext, ServerProcess
+from pytest_resilience.backends.session import server_process as module
+from pytest_resilience.backends.session.server_process import ProcessContext, ServerProcess
 from pytest_resilience.errors import BackendDied, ServerNotReady
 from tests.support.clocks import FakeClock
 

@@ -1,4 +1,4 @@
-"""The embedded Toxiproxy, which is the proxy of this package in a separate process."""
+"""The proxy of this package in a separate process, as the Toxiproxy of a session."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from ...processes import ManagedProcess
 from ..backend import Address
 from ..managed_server import HOST
-from ..session.child_environ import SERVER_ENVIRON, python_environ
-from ..session.isolated_python import isolated_command
+from .child_environ import SERVER_ENVIRON, python_environ
+from .isolated_python import isolated_command
 from .server_process import ProcessContext, ServerProcess
 
 LISTENING = "Starting Toxiproxy HTTP server"

@@ -1,0 +1,103 @@
+"""The TCP systems of a stack, each behind a proxy of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from .backends.backend import Backend
+from .backends.session.ports import with_free_port
+from .errors import SetupError
+from .proxy_client.client import ToxiproxyClient
+from .proxy_client.handle import ProxyHandle, create_proxy, populate
+from .targets.tcp import TcpSystem
+from .targets.tcp_upstream import TcpUpstream, read_hosts, read_upstream
+
+
+class TcpSystems:
+    """The TCP systems of one stack.
+
+    Args:
+        backend: runs the proxies.
+        hosts: the hosts beside loopback that tests may strike.
+        stack_client: returns the client of the proxy that the stack uses for its servers.
+    """
+
+    def __init__(self, backend: Backend, hosts: Iterable[object], stack_client: Callable[[], ToxiproxyClient]) -> None:
+        self._backend = backend
+        self._hosts = read_hosts(hosts)
+        self._stack_client = stack_client
+        self._own_client: ToxiproxyClient | None = None
+        self._systems: dict[str, TcpSystem] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._systems
+
+    def __getitem__(self, name: str) -> TcpSystem:
+        return self._systems[name]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all systems."""
+        return list(self._systems)
+
+    def add(self, name: str, upstream: object) -> None:
+        """Create the proxy of a system, or let the existing one dial another upstream.
+
+        Args:
+            name: the name of the system, which is free.
+            upstream: "host:port" or a URL.
+
+        Raises:
+            SetupError: the upstream can't be read, its host is not named, or the backend has no proxy for it.
+        """
+        found = read_upstream(name, upstream, self._hosts)
+        system = self._systems.get(name)
+        if system is None:
+            self._systems[name] = self._create(name, found)
+        elif system.upstream != found:
+            system.proxy.change_upstream(found.address)
+            system.upstream = found
+
+    def _create(self, name: str, upstream: TcpUpstream) -> TcpSystem:
+        client = self._client()
+
+        def attempt(_: int) -> ProxyHandle:
+            listen = self._backend.tcp_listen_address()
+            return create_proxy(client, f"{self._backend.proxy_prefix}{name}", listen, upstream.address)
+
+        proxy = with_free_port(attempt, taken=SetupError)
+        return TcpSystem(upstream, proxy, self._backend.tcp_client_address(proxy.listen))
+
+    def _client(self) -> ToxiproxyClient:
+        """Return the client of the proxy of TCP systems, which is that of the servers on most backends."""
+        api = self._backend.tcp_api()
+        if api == self._backend.api:
+            return self._stack_client()
+        if self._own_client is None:
+            self._own_client = ToxiproxyClient(*api, check=self._backend.check)
+        return self._own_client
+
+    def reset(self) -> None:
+        """Enable the proxies and remove their toxics."""
+        for system in self._systems.values():
+            system.proxy.reset()
+
+    def restore(self) -> None:
+        """Create the proxies anew on their ports, after the process that had them has ended."""
+        self.close()
+        for system in self._systems.values():
+            proxy = system.proxy
+            proxy.toxiproxy = self._client()
+            populate(proxy.toxiproxy, [(proxy.name, proxy.listen, system.upstream.address)])
+            proxy.mark_enabled()
+
+    @property
+    def descriptors(self) -> set[int]:
+        """The descriptors of the plugin's own connections to the proxy of TCP systems."""
+        return self._own_client.descriptors if self._own_client is not None else set()
+
+    def close(self) -> None:
+        """Close the connection to the proxy."""
+        if self._own_client is not None:
+            self._own_client.close()
+            self._own_client = None
