@@ -143,6 +143,7 @@ payments = factories.tcp("payments", upstream="127.0.0.1:9000")
 def further_servers(resilience: Resilience, stack: Stack) -> None:
     assert_type(resilience.add_postgres("replica").url, str)
     assert_type(resilience.add_redis("sessions").refuse(), Strike)
+    assert_type(stack.add_postgres("replica", init="create table t ()").url, str)
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +157,6 @@ def tcp_systems(resilience: Resilience, resilience_stack: Stack) -> None:
     assert_type(resilience.add_tcp("payments", upstream="127.0.0.1:9000").latency(0.2), Strike)
     payments.kill()  # type: ignore[attr-defined]  # its process belongs to the user
     resilience_stack.add_tcp("payments", 9000)  # type: ignore[arg-type]  # host and port
-    assert_type(stack.add_postgres("replica", init="create table t ()").url, str)
 
 
 def leaks(resilience: Resilience) -> None:
