@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from .resilience import Resilience
     from .schedule import Episode, Schedule, Step
     from .stack import Stack
+    from .targets.http_stub import Answer, StubRequest
     from .targets.service_spec import Service
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "BackendDied",
     "BackendUnavailable",
     "CannotInject",
@@ -57,6 +59,7 @@ __all__ = [
     "Stack",
     "Step",
     "Strike",
+    "StubRequest",
     "UnknownFault",
     "VacuousTest",
     "Verdict",
@@ -70,6 +73,7 @@ pytest_plugins = ("pytest_resilience.plugin",)
 
 # The modules of names that are imported at their first use, because every run of pytest imports this package. All other names are errors.
 _HOMES = {
+    "Answer": "targets.http_stub",
     "Episode": "schedule",
     "History": "history",
     "Leak": "leaks.compare",
@@ -82,6 +86,7 @@ _HOMES = {
     "Stack": "stack",
     "Step": "schedule",
     "Strike": "faults.fault",
+    "StubRequest": "targets.http_stub",
     "Verdict": "operation",
     "eventually": "probes",
     "recovers": "probes",

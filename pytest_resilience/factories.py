@@ -4,11 +4,12 @@
 
     replica = factories.postgres("replica", init=Path("schema.sql"))
     sessions = factories.redis("sessions")
-    payments = factories.tcp("payments", upstream="127.0.0.1:9000")
+    broker = factories.tcp("broker", upstream="127.0.0.1:9092")
+    payments = factories.http_stub("payments")
 
 Each server has its own proxy, is in its baseline at the begin of each test, and its faults heal at the end of the test. For a
 service that needs the URL at the start of the session, use `resilience_stack.add_postgres("replica").url`, or
-`resilience_stack.add_tcp("payments", "127.0.0.1:9000").url`.
+`resilience_stack.add_http_stub("payments").url`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pytest
 if TYPE_CHECKING:
     from .admin.postgres import Init
     from .resilience import Resilience
+    from .targets.http_stub import HttpStub
     from .targets.server import PostgresTarget, RedisTarget
     from .targets.tcp import TcpTarget
 
@@ -73,11 +75,28 @@ def tcp(name: str, upstream: str) -> Any:
     return tcp_system
 
 
+def http_stub(name: str) -> Any:
+    """Return a fixture with an HTTP server that tests script, in a process of its own behind a proxy.
+
+    `.answer(path, 503, Answer(json={...}))` scripts the answers, `.requests` has the requests, and the network faults strike what lies
+    between. Each test begins without answers and requests.
+
+    Args:
+        name: the name, such as "payments", with which the labels of its faults begin.
+    """
+
+    @pytest.fixture
+    def stub(resilience: Resilience) -> HttpStub:
+        return resilience.add_http_stub(name)
+
+    return stub
+
+
 if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
     def __getattr__(name: str) -> Any:
         __tracebackhide__ = True
         from .wording import did_you_mean
 
-        hint = did_you_mean(name, ("postgres", "redis", "tcp")) if not name.startswith("_") else ""
+        hint = did_you_mean(name, ("postgres", "redis", "tcp", "http_stub")) if not name.startswith("_") else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=None)

@@ -46,7 +46,8 @@ def resilience_stack(
     """Postgres and Redis behind a Toxiproxy, for the whole session (one stack per xdist worker).
 
     Attributes: backend (name), seed, postgres, redis (each with url, direct_url, host, port, proxy and faults), toxiproxy (a
-    toxiproxy-python client of this stack). Methods: add_postgres, add_redis and add_tcp.
+    toxiproxy-python client of this stack). Methods: add_postgres, add_redis, add_tcp
+    and add_http_stub.
     """
     from .stack import Stack
 

@@ -21,6 +21,7 @@ from .leaks.event_loops import is_running
 from .processes import ManagedProcess
 from .stack import Stack
 from .targets.foreign_process import ForeignProcess
+from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService, ServiceTarget
 from .targets.target import StrikeRegistry
@@ -166,6 +167,10 @@ class Resilience:
     def add_tcp(self, name: str, upstream: str) -> TcpTarget:
         """Return a TCP system that you run, behind a proxy. See `factories.tcp`."""
         return self._stack.add_tcp(name, upstream, registry=self._registry)
+
+    def add_http_stub(self, name: str) -> HttpStub:
+        """Return an HTTP server that the test scripts, behind a proxy. See `factories.http_stub`."""
+        return self._stack.add_http_stub(name, registry=self._registry)
 
     def process(self, pid: int) -> ForeignProcess:
         """Return a process of yours as a target with kill, pause, terminate and the faults of resources.

@@ -19,6 +19,7 @@ from .processes import ManagedProcess
 from .proxy_client.client import ToxiproxyClient
 from .proxy_client.handle import ProxyHandle, create_proxy, populate
 from .redaction import remember_url
+from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
 from .targets.service_spec import Service
@@ -212,13 +213,31 @@ class Stack:
         Raises:
             SetupError: the name is taken or malformed, the upstream can't be read, or its host is not named.
         """
-        if name not in self._tcp:
+        if name not in self._tcp or self._tcp.is_stub(name):
             self._check_name(name)
         self._tcp.add(name, upstream)
         return self._tcp_target(name, registry or self._registry)
 
+    def add_http_stub(self, name: str, *, registry: StrikeRegistry | None = None) -> HttpStub:
+        """Return an HTTP server that tests script, behind its own proxy. The first call with a name starts it.
+
+        Args:
+            name: the name, such as "payments", with which the labels of its faults begin.
+            registry: the registry that records its strikes; None for that of the session.
+
+        Raises:
+            SetupError: the name is taken or malformed, or the Toxiproxy of the external backend can't reach this machine.
+            ServerNotReady: the stub did not answer in time.
+        """
+        if not self._tcp.is_stub(name):
+            self._check_name(name)
+        self._tcp.add_stub(name)
+        stub = self._tcp_target(name, registry or self._registry)
+        assert isinstance(stub, HttpStub)
+        return stub
+
     def _tcp_target(self, name: str, registry: StrikeRegistry) -> TcpTarget:
-        return TcpTarget(name, registry, self._tcp[name], cannot=self._unsupported("tcp", name))
+        return self._tcp.target(name, registry, self._unsupported("tcp", name))
 
     def _check_name(self, name: str) -> None:
         taken = (*self._proxies, *self._tcp.names, "service", "process", "proxy", "client", "tcp")
@@ -349,6 +368,7 @@ class Stack:
         ]
         try:
             self._reset_foreign_toxics()
+            self._tcp.prepare_test()
             self._log_begins = {name: server.log_size() for name, server in self._backend.servers.items()}
             for name, target in self.targets.items():
                 if isinstance(target, RedisTarget):
@@ -370,7 +390,8 @@ class Stack:
 
     def logs(self) -> dict[str, str]:
         """Return the log of each server since the test began."""
-        return {name: server.log_text(self._log_begins.get(name, 0)) for name, server in self._backend.servers.items()}
+        servers = self._backend.servers.items()
+        return {name: server.log_text(self._log_begins.get(name, 0)) for name, server in servers} | self._tcp.logs()
 
     def mark_dirty(self) -> None:
         """Restart the service before the next test, because this one struck a fault or used the service."""
@@ -383,6 +404,7 @@ class Stack:
             BackendDied: a server or the proxy has ended without a strike; the message has its log.
         """
         self._backend.check()
+        self._tcp.check()
         self._reset_foreign_toxics()
 
     def _reset_foreign_toxics(self) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from .backends.backend import Backend
 from .backends.session.ports import with_free_port
 from .errors import SetupError
 from .proxy_client.client import ToxiproxyClient
 from .proxy_client.handle import ProxyHandle, create_proxy, populate
-from .targets.tcp import TcpSystem
+from .targets.http_stub import HttpStub
+from .targets.stub_process import StubProcess
+from .targets.target import StrikeRegistry
+from .targets.tcp import TcpSystem, TcpTarget
 from .targets.tcp_upstream import TcpUpstream, read_hosts, read_upstream
+
+REACHED_WITHIN = 5.0  # seconds for an answer of a new stub through its proxy
 
 
 class TcpSystems:
@@ -28,12 +33,20 @@ class TcpSystems:
         self._stack_client = stack_client
         self._own_client: ToxiproxyClient | None = None
         self._systems: dict[str, TcpSystem] = {}
+        self._stubs: dict[str, StubProcess] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._systems
 
-    def __getitem__(self, name: str) -> TcpSystem:
-        return self._systems[name]
+    def target(self, name: str, registry: StrikeRegistry, cannot: Mapping[str, str]) -> TcpTarget:
+        """Return a system with its strikes recorded in `registry`."""
+        if name in self._stubs:
+            return HttpStub(name, registry, self._systems[name], process=self._stubs[name], cannot=cannot)
+        return TcpTarget(name, registry, self._systems[name], cannot=cannot)
+
+    def is_stub(self, name: str) -> bool:
+        """True if a system is an HTTP stub."""
+        return name in self._stubs
 
     @property
     def names(self) -> list[str]:
@@ -57,6 +70,45 @@ class TcpSystems:
         elif system.upstream != found:
             system.proxy.change_upstream(found.address)
             system.upstream = found
+
+    def add_stub(self, name: str) -> None:
+        """Start an HTTP stub with a proxy. Do nothing if it exists.
+
+        Raises:
+            SetupError: the Toxiproxy can't reach the stub.
+            ServerNotReady: the stub did not answer in time.
+        """
+        if name in self._stubs:
+            return
+        stub = StubProcess(name, self._backend)
+        stub.prepare()
+        self._systems[name] = self._create(name, read_upstream(name, str(stub.address), ()))
+        self._stubs[name] = stub
+        try:
+            stub.command_at(self._systems[name].address, "GET", "ready", within=REACHED_WITHIN)
+        except OSError as error:
+            raise SetupError(
+                f"{name}: the Toxiproxy at {self._backend.tcp_api()} can't reach the stub at {stub.address} "
+                f"({type(error).__name__}): a stub listens on the loopback of this machine, and that Toxiproxy runs elsewhere"
+            ) from None
+
+    def prepare_test(self) -> None:
+        """Give each stub the state in which each test begins, without answers and requests."""
+        for stub in self._stubs.values():
+            stub.prepare()
+
+    def check(self) -> None:
+        """Check that the stubs still run.
+
+        Raises:
+            BackendDied: one has ended.
+        """
+        for stub in self._stubs.values():
+            stub.check()
+
+    def logs(self) -> dict[str, str]:
+        """Return the requests of each stub since the test began, as text."""
+        return {name: stub.log_text() for name, stub in self._stubs.items()}
 
     def _create(self, name: str, upstream: TcpUpstream) -> TcpSystem:
         client = self._client()
