@@ -19,6 +19,7 @@ from hypothesis.stateful import Bundle, precondition, rule
 from redis.asyncio import Redis
 
 from pytest_resilience import (
+    Answer,
     CannotInject,
     Episode,
     History,
@@ -34,6 +35,7 @@ from pytest_resilience import (
     Stack,
     Step,
     Strike,
+    StubRequest,
     eventually,
     factories,
     incidents,
@@ -156,6 +158,12 @@ def tcp_systems(resilience: Resilience, resilience_stack: Stack) -> None:
     assert_type((payments.host, payments.port, payments.url, payments.upstream), tuple[str, int, str, str])
     assert_type(resilience.add_tcp("payments", upstream="127.0.0.1:9000").latency(0.2), Strike)
     payments.kill()  # type: ignore[attr-defined]  # its process belongs to the user
+    stub = resilience_stack.add_http_stub("stub")
+    stub.answer("/charges", 503, Answer(201, json={"id": 1}, delay=0.5), method="POST")
+    stub.answer("/charges", "200")  # type: ignore[arg-type]  # a status or an Answer
+    assert_type(stub.requests, list[StubRequest])
+    assert_type(stub.requests[0].headers["x"], str)
+    assert_type(resilience.add_http_stub("stub").refuse(), Strike)
     resilience_stack.add_tcp("payments", 9000)  # type: ignore[arg-type]  # host and port
 
 
