@@ -234,7 +234,7 @@ def test_a_step_names_it():
 def test_strategies_draw_its_faults():
     drawn = set()
 
-    @settings(database=None, max_examples=50)
+    @settings(database=None, max_examples=50, deadline=None)
     @given(schedule=schedules("tcp:payments"))
     def draw(schedule):
         drawn.update(step.target for step in schedule.steps)
