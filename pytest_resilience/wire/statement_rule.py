@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import translate
+from functools import cached_property
 from typing import Any
 
 from .api_error import bad_body
@@ -22,6 +23,7 @@ CLOSES = ("reset", "silence")
 MAX_DELAY_MS = MAX_INT64 // 1_000_000
 
 _SQLSTATE = re.compile("[0-9A-Z]{5}")
+_VERBS = {"postgres": re.compile(r"\*|[^\s|]+"), "redis": re.compile(r"\*|[^\s|]+( [^\s|]+)?")}
 _NO_ERRORS = ("00", "01", "02")  # classes of SQLSTATE: success, warning, no data
 _ERROR_TEXT = re.compile(r"[^\r\n]+")
 _PATTERN = "re:"
@@ -33,7 +35,8 @@ class StatementRule:
 
     Attributes:
         verb: the statement's or command's first word in lower case, such as "commit" or "evalsha"; "connect" for the beginning
-            of a session.
+            of a session; "*" for all but that and the handshake of a driver. "insert|update" has alternatives, and a verb of Redis may
+            have a subcommand, as in "config get".
         act: one of ACTS. "none" counts only.
         matching: a part of the statement's text in any case, or "re:" with a regular expression; None for any text. Postgres only.
         key: a glob for the command's keys, of which one has to match; None for any. Redis only.
@@ -67,6 +70,11 @@ class StatementRule:
     rows: int | None = None
     bytes: int | None = None
     close: str = "reset"
+
+    @cached_property
+    def verbs(self) -> frozenset[str]:
+        """The alternatives of `verb`."""
+        return frozenset(self.verb.split("|"))
 
     def selects(self, number: int) -> bool:
         """True if the counts select the matching statement of this number, from 1. `first` is not among them."""
@@ -169,8 +177,7 @@ def _read_attribute(name: str, value: Any) -> Any:
 
 def _check(rule: StatementRule, protocol: str) -> None:
     given = rule.as_json()
-    if rule.verb != rule.verb.lower() or len(rule.verb.split()) != 1:
-        raise bad_body(f"verb must be one word in lower case, such as commit, not {rule.verb!r}")
+    _check_verb(rule.verb, protocol)
     for name, choices in (("act", ACTS), ("close", CLOSES)):
         if getattr(rule, name) not in choices:
             raise bad_body(f"{name} must be one of {', '.join(choices)}, not {getattr(rule, name)}")
@@ -187,6 +194,14 @@ def _check(rule: StatementRule, protocol: str) -> None:
         raise bad_body("act cut_answer needs either rows or bytes")
     _check_code(rule, protocol)
     _check_matching(rule)
+
+
+def _check_verb(verb: str, protocol: str) -> None:
+    is_lower = verb == verb.lower()
+    if not is_lower or not all(_VERBS[protocol].fullmatch(each) for each in verb.split("|")):
+        raise bad_body(
+            f"verb must be one word in lower case, such as commit, or several as in insert|update, not {verb!r}"
+        )
 
 
 def _check_code(rule: StatementRule, protocol: str) -> None:

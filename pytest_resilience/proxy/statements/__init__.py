@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..tap import Tap, TapHost
 from .installed_rule import InstalledRule, parse_rule
 from .postgres import PostgresTap
+from .redis import RedisTap
 from .rule import Rule, Rules
 
 __all__ = ["InstalledRule", "Rule", "Rules", "create_tap", "parse_rule"]
 
 
-def create_tap(host: TapHost, rules: Rules) -> Tap | None:
-    """Return the tap of a new connection, or None for a protocol that has no tap."""
-    return PostgresTap(host, rules) if rules.protocol == "postgres" else None
+_TAPS: dict[str, Callable[[TapHost, Rules], Tap]] = {"postgres": PostgresTap, "redis": RedisTap}
+
+
+def create_tap(host: TapHost, rules: Rules) -> Tap:
+    """Return the tap of a new connection."""
+    return _TAPS[rules.protocol](host, rules)

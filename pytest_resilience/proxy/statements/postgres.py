@@ -258,7 +258,7 @@ class PostgresTap:
         chosen = None
         for rule in self._rules.active:
             if (
-                rule.settings.verb == statement.verb
+                rule.matches_verb(statement.verb)
                 and rule.matches_client(self._application)
                 and rule.matches_text(statement.text)
                 and rule.choose(self._host.number)

@@ -79,6 +79,11 @@ class Rule:
         self.matches_key = glob_matcher(settings.key)
         self.matches_client = glob_matcher(settings.client)
 
+    def matches_verb(self, verb: str) -> bool:
+        """True if the rule has this verb among its own, or all verbs but "connect"."""
+        verbs = self.settings.verbs
+        return verb in verbs or ("*" in verbs and verb != "connect")
+
     def choose(self, connection: int) -> bool:
         """Count a matching statement. Return True if the rule acts on it.
 

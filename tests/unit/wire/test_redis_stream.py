@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_resilience.wire.redis import encode_command
@@ -96,6 +96,7 @@ def offsets(parts):
     return ends
 
 
+@settings(deadline=None)
 @given(CLIENT_STREAMS, CUTS)
 def test_any_split_gives_the_same_commands(stream, cuts):
     data = b"".join(encoded for _, encoded, _ in stream)
@@ -109,6 +110,7 @@ def test_any_split_gives_the_same_commands(stream, cuts):
     assert (parser.lost_at, parser.unfinished) == (None, None)
 
 
+@settings(deadline=None)
 @given(CLIENT_STREAMS, CUTS)
 def test_words_are_kept_only_for_the_names_that_are_wanted(stream, cuts):
     data = b"".join(encoded for _, encoded, _ in stream)
@@ -116,6 +118,7 @@ def test_words_are_kept_only_for_the_names_that_are_wanted(stream, cuts):
         assert (len(command.words) == command.word_count) == (command.name in ("get", "client"))
 
 
+@settings(deadline=None)
 @given(SERVER_STREAMS, CUTS)
 def test_any_split_gives_the_same_replies(stream, cuts):
     data = b"".join(encoded for _, encoded in stream)
@@ -131,6 +134,7 @@ def test_any_split_gives_the_same_replies(stream, cuts):
     assert (parser.lost_at, parser.unfinished) == (None, None)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), CUTS, st.sampled_from([Commands, Replies]))
 def test_garbage_never_raises_and_any_split_of_it_gives_the_same(data, cuts, kind):
     whole, split = kind(), kind()
@@ -138,6 +142,7 @@ def test_garbage_never_raises_and_any_split_of_it_gives_the_same(data, cuts, kin
     assert split.lost_at == whole.lost_at
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.sampled_from([b"*", b"$", b"1", b"0", b"-", b"\r\n", b"+", b">", b"%", b"|", b"a", b"GET"]), max_size=40
