@@ -17,13 +17,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_resilience import Episode, Resilience, Schedule, Service, Stack, Step
-from pytest_resilience.backends.embedded.backend import EmbeddedBackend
-from pytest_resilience.operation import PhaseMark, ProbeMark
-from pytest_resilience.schedule import Trigger, end, operations, seconds, touched
-from pytest_resilience.workloads import HttpResource
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "chaos")]
+
+import instances  # noqa: E402  # the suite is not installed
+from pytest_resilience import Episode, Resilience, Schedule, Service, Stack, Step  # noqa: E402
+from pytest_resilience.backends.embedded.backend import EmbeddedBackend  # noqa: E402
+from pytest_resilience.operation import PhaseMark, ProbeMark  # noqa: E402
+from pytest_resilience.schedule import Trigger, end, operations, seconds, touched  # noqa: E402
+from pytest_resilience.workloads import HttpResource  # noqa: E402
+
 GOAL = 100.0  # schedules a minute
 CPU = "CPU"  # of this process and the service, which do most of the work and mostly one after the other
 OPERATIONS = 12
@@ -56,11 +59,12 @@ def schedules(count: int) -> Iterator[Schedule]:
 
 def describe(stack: Stack) -> Service:
     return Service(
-        [sys.executable, "-m", "service"],
+        instances.COMMAND,
         port_variable="PORT",
         ready="/readyz",
         within=20.0,
         cwd=ROOT,
+        preload=instances.PRELOADED,
         env={
             "DATABASE_URL": stack.postgres.url,
             "REDIS_URL": stack.redis.url,
