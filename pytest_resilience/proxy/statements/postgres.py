@@ -279,18 +279,18 @@ class PostgresTap:
         text = wire.error_message(settings.code, settings.message)
         error = wire.error_response(settings.code, text)
         commits = choice.statement.verb == "commit"
+        record = partial(self._record, choice.rule, choice.statement)
         if choice.kind == wire.EXECUTE:
             portal = f"resilience_{self._host.number}_{choice.group}"
-            record = partial(self._record, choice.rule, choice.statement)
             self._plans[choice.group] = ReplaceError(portal.encode(), error, record)
             self._failed = True
             self._rolls_back = commits
             return (wire.execute(portal),)
-        self._record(choice.rule, choice.statement)
-        if not commits:
-            return (wire.raising_query(settings.code, text),)
-        self._plans[choice.group] = FailCommand(error)
-        return (wire.ROLLBACK,)
+        if commits:
+            self._plans[choice.group] = FailCommand(error, record)
+            return (wire.ROLLBACK,)
+        self._plans[choice.group] = ReplaceError(f"C{settings.code}\0".encode(), error, record)
+        return (wire.raising_query(settings.code, text),)
 
     def _end(self, choice: Choice) -> Sequence[Piece]:
         """End the session with a FATAL error, behind the answers to earlier groups."""
@@ -318,16 +318,17 @@ class PostgresTap:
     def _lose(self, choice: Choice) -> None:
         record = partial(self._record, choice.rule, choice.statement)
         self._plans[choice.group] = (
-            LoseFirst(choice.rule, record) if choice.kind == wire.STARTUP else Lose(choice.place, choice.rule, record)
+            LoseFirst(choice.rule, record) if choice.kind == wire.STARTUP else Lose(choice.rule, record, choice.place)
         )
 
     def _cut(self, choice: Choice) -> None:
         settings = choice.rule.settings
         record = partial(self._record, choice.rule, choice.statement)
+        place = choice.place
         self._plans[choice.group] = (
-            CutBytes(settings.bytes, choice.rule, record)
+            CutBytes(choice.rule, record, place, settings.bytes)
             if settings.bytes is not None
-            else CutRows(choice.place, settings.rows or 0, choice.rule, record)
+            else CutRows(choice.rule, record, place, settings.rows or 0)
         )
 
     # --- the server --------------------------------------------------------------------------------------------------

@@ -62,14 +62,23 @@ class ReplaceError:
 
 
 class FailCommand:
-    """Replace the CommandComplete of a group by an error."""
+    """Replace the CommandComplete of a group by an error.
 
-    def __init__(self, error: bytes) -> None:
+    Args:
+        error: the ErrorResponse.
+        record: called when the error goes out.
+    """
+
+    def __init__(self, error: bytes, record: Callable[[], None]) -> None:
         self.rule: Rule | None = None
         self._error = error
+        self._record = record
 
     def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        return (self._error,) if kind == wire.COMMAND_COMPLETE else None
+        if kind != wire.COMMAND_COMPLETE:
+            return None
+        self._record()
+        return (self._error,)
 
 
 class DropReady:
@@ -96,100 +105,101 @@ class ReadyOnly:
         return None if kind == wire.READY or kind in UNASKED else ()
 
 
-class Lose:
-    """Close the connection when a statement was done, and pass nothing of its answer.
+class Closing:
+    """A plan that closes the connection, at a place in the answer to one statement of the group.
 
     Args:
-        place: of the statement in its group, from 1.
         rule: that has chosen the statement.
-        record: called when the answer is lost.
+        record: called when the connection is closed.
+        place: of the statement in its group, from 1.
     """
 
-    def __init__(self, place: int, rule: Rule, record: Callable[[], None]) -> None:
-        self._before = place - 1  # statements of the group whose answers are still to come
-        self._rule = rule
+    def __init__(self, rule: Rule, record: Callable[[], None], place: int = 1) -> None:
         self.rule: Rule | None = rule
+        self._closing_rule = rule
         self._record = record
+        self._before = place - 1  # statements of the group whose answers come first
+        self._closed = False
 
     def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        if kind == wire.READY or kind in UNASKED:
+        if self._closed:
+            return ()
+        if kind in UNASKED:
             return None
         if self._before:
             self._before -= kind in ENDS
             return None
-        return self._see_own(kind)
+        return self.see_own(kind, message)
 
-    def _see_own(self, kind: int) -> Sequence[Piece]:
-        self.rule = None  # a part of the answer is lost
-        if kind not in ENDS:
-            return ()
+    def see_own(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        """Return the pieces for a message of the answer to the statement, as `see` does."""
+        raise NotImplementedError
+
+    def close(self) -> tuple[Piece, ...]:
+        """Return the pieces that close the connection, by a RST or by silence.
+
+        Silence holds both directions until the rule is removed, and then ends in a RST.
+        """
+        self._closed = True
         self._record()
-        return close_pieces(self._rule)
+        rule = self._closing_rule
+        if rule.settings.close == "reset":
+            return (RESET,)
+        return (rule.hold(Hold(then=RESET)), Back(rule.hold(Hold(then=RESET))))
 
 
-class LoseFirst:
+class Lose(Closing):
+    """Close the connection when a statement was done, and pass nothing of its answer."""
+
+    def see_own(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        if kind == wire.READY:
+            return None  # the server has not come to the statement
+        self.rule = None  # a part of the answer is lost, so the rest has to be
+        return self.close() if kind in ENDS else ()
+
+
+class LoseFirst(Closing):
     """Close the connection at the first message of an answer, and pass nothing of the answer."""
 
-    def __init__(self, rule: Rule, record: Callable[[], None]) -> None:
-        self._rule = rule
-        self.rule: Rule | None = rule
-        self._record = record
-
-    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        self._record()
-        return close_pieces(self._rule)
+    def see_own(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        return self.close()
 
 
-class CutRows:
+class CutRows(Closing):
     """Close the connection behind a number of rows of a statement's answer, or at the end of an answer with fewer rows.
 
     Args:
-        place: of the statement in its group, from 1.
         rows: to pass.
     """
 
-    def __init__(self, place: int, rows: int, rule: Rule, record: Callable[[], None]) -> None:
-        self._before = place - 1
+    def __init__(self, rule: Rule, record: Callable[[], None], place: int, rows: int) -> None:
+        super().__init__(rule, record, place)
         self._rows = rows
-        self._rule = rule
-        self.rule: Rule | None = rule
-        self._record = record
 
-    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        if kind == wire.READY or kind in UNASKED:
-            return None
-        if self._before:
-            self._before -= kind in ENDS
-            return None
+    def see_own(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
         if kind == wire.ROW and self._rows:
             self._rows -= 1
             return None
-        if kind == wire.ROW or kind in ENDS:
-            self._record()
-            return close_pieces(self._rule)
-        return None
+        return self.close() if kind == wire.ROW or kind in ENDS else None
 
 
-class CutBytes:
-    """Close the connection behind a number of bytes of a group's answer, or before the ReadyForQuery of a shorter answer.
+class CutBytes(Closing):
+    """Close the connection behind a number of bytes of a statement's answer, or at its end if it is shorter.
 
     Args:
         size: bytes to pass.
     """
 
-    def __init__(self, size: int, rule: Rule, record: Callable[[], None]) -> None:
+    def __init__(self, rule: Rule, record: Callable[[], None], place: int, size: int) -> None:
+        super().__init__(rule, record, place)
         self._left = size
-        self._rule = rule
-        self.rule: Rule | None = rule
-        self._record = record
 
-    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        length = 1 + int.from_bytes(message[1:5], "big")
+    def see_own(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        length = 1 + int.from_bytes(message[1:5], "big") if kind != wire.SINGLE_BYTE else 1
         if kind != wire.READY and length <= self._left:
             self._left -= length
             return None
-        self._record()
-        return (bytes(message[: self._left]), *close_pieces(self._rule))
+        return (bytes(message[: self._left]), *self.close())
 
 
 class End:
@@ -212,13 +222,3 @@ class End:
         """Return the error and the end of the session."""
         self._record()
         return (self._error, CLOSE)
-
-
-def close_pieces(rule: Rule) -> tuple[Piece, ...]:
-    """Return the pieces that close the connection from the server's direction, as the rule says: by a RST or by silence.
-
-    Silence holds both directions until the rule is removed, and then ends in a RST.
-    """
-    if rule.settings.close == "reset":
-        return (RESET,)
-    return (rule.hold(Hold(then=RESET)), Back(rule.hold(Hold(then=RESET))))
