@@ -178,6 +178,10 @@ class ServerReader(Reader):
         """Take the next byte as the response to a request for encryption."""
         self._single_bytes += 1
 
+    def keep_heads(self) -> None:
+        """Show each message when all of it is there, or MAX_HEAD bytes."""
+        self._heads = self._kinds
+
     def restart(self) -> None:
         """Take the next byte as the beginning of a message."""
         self.head = b""
@@ -211,7 +215,7 @@ def texts(body: Data, count: int) -> list[bytes]:
 
 def startup_settings(packet: Data) -> dict[str, str]:
     """Return the settings of a startup packet, such as user, database and application_name."""
-    words = [word.decode(errors="replace") for word in bytes(packet[8:]).split(b"\0")]
+    words = [word.decode(errors="replace") for word in bytes(packet[8:]).rstrip(b"\0").split(b"\0")]
     return dict(zip(words[::2], words[1::2], strict=False))
 
 

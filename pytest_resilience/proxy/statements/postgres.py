@@ -238,8 +238,8 @@ class PostgresTap:
         if statement is None:
             return None
         group = self._sent + (kind == wire.EXECUTE)  # a Query is counted already
-        if group in self._plans:
-            return None
+        if group in self._plans or not self._in_step:
+            return None  # the answer to the statement can't be found among others
         rule = self._choose(statement)
         if rule is None:
             return None
@@ -325,6 +325,8 @@ class PostgresTap:
         settings = choice.rule.settings
         record = partial(self._record, choice.rule, choice.statement)
         place = choice.place
+        if settings.bytes is not None:
+            self._server.keep_heads()
         self._plans[choice.group] = (
             CutBytes(choice.rule, record, place, settings.bytes)
             if settings.bytes is not None

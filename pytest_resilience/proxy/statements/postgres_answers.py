@@ -186,6 +186,8 @@ class CutRows(Closing):
 class CutBytes(Closing):
     """Close the connection behind a number of bytes of a statement's answer, or at its end if it is shorter.
 
+    A message of more than `wire.MAX_HEAD` bytes is cut there at the latest.
+
     Args:
         size: bytes to pass.
     """
@@ -195,8 +197,10 @@ class CutBytes(Closing):
         self._left = size
 
     def see_own(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        length = 1 + int.from_bytes(message[1:5], "big") if kind != wire.SINGLE_BYTE else 1
-        if kind != wire.READY and length <= self._left:
+        if kind == wire.READY:
+            return self.close()
+        length = 1 if kind == wire.SINGLE_BYTE else 1 + int.from_bytes(message[1:5], "big")
+        if length <= self._left:
             self._left -= length
             return None
         return (bytes(message[: self._left]), *self.close())

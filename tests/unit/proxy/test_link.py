@@ -5,7 +5,7 @@ A link between two fakes on a clock that only the test moves; no sockets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from errno import EAGAIN, ECONNRESET
 from random import Random
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 from pytest_resilience.proxy.event_loop import IN, OUT, Timer
 from pytest_resilience.proxy.installed_toxic import InstalledToxic
 from pytest_resilience.proxy.link import MAX_ITEMS_PER_TURN, Link
+from pytest_resilience.proxy.tap import Back, Hold, Piece
 from pytest_resilience.proxy.toxics import build
 from pytest_resilience.proxy.toxics.toxic import (
     BACK,
@@ -588,3 +589,132 @@ def test_update_lets_an_answer_go_at_once(wired: FakeConnection) -> None:
     wired.loop.advance(1.0)
     wired.link.update(installed, wired.loop.time)
     assert wired.answered == [(1.0, b"1:a;")]
+
+
+# --- the tap ---------------------------------------------------------------------------------------------------------
+
+
+def tapped(wired: FakeConnection, *returned: Iterable[Piece] | None) -> list[bytes]:
+    """Put a tap on the link that returns these pieces, one after the other. Return the list of the data that it has got."""
+    answers = iter(returned)
+    got: list[bytes] = []
+
+    def watcher(data: bytes | memoryview) -> Iterable[Piece] | None:
+        got.append(bytes(data))
+        return next(answers, None)
+
+    wired.link.tap = watcher
+    return got
+
+
+def test_data_goes_on_as_the_tap_returns_it(wired: FakeConnection) -> None:
+    got = tapped(wired, None, (b"x", b"y"), ())
+    wired.read(b"abc", b"def", b"ghi")
+    assert got == [b"abc", b"def", b"ghi"]
+    assert wired.sent == [(0.0, b"abc"), (0.0, b"x"), (0.0, b"y")]
+    assert wired.link.bytes - wired.link.dropped_bytes() - wired.link.held_bytes() == 5
+
+
+def test_the_tap_gets_data_behind_all_toxics(wired: FakeConnection) -> None:
+    got = tapped(wired, (b"instead",))
+    wired.add("latency", latency=1000)
+    wired.read(b"abc")
+    assert got == []
+    wired.loop.advance(1.0)
+    assert got == [b"abc"]
+    assert wired.sent == [(1.0, b"instead")]
+
+
+def test_pieces_wait_for_a_destination_that_is_busy_and_are_not_tapped_again(wired: FakeConnection) -> None:
+    got = tapped(wired, (b"abc", b"def"))
+    wired.room = 1
+    wired.read(b"x")
+    assert not wired.reading
+    assert wired.link.held_bytes() == 5
+    wired.take(None)
+    assert [data for _, data in wired.sent] == [b"a", b"bc", b"def"]
+    assert got == [b"x"]
+    assert wired.reading
+
+
+def test_a_hold_stops_the_direction_until_its_release(wired: FakeConnection) -> None:
+    hold = Hold()
+    tapped(wired, (b"a", hold, b"b"))
+    wired.read(b"x")
+    assert wired.sent == [(0.0, b"a")]
+    assert not wired.reading
+    assert not wired.back.mask & OUT  # or the loop would be called again and again
+    wired.link.write_pieces((b"c",))
+    hold.release()
+    hold.release()
+    assert [data for _, data in wired.sent] == [b"a", b"b", b"c"]
+    assert wired.reading
+
+
+def test_a_hold_behind_another_begins_when_that_one_is_released(wired: FakeConnection) -> None:
+    first, second = Hold(), Hold(2.0)
+    tapped(wired, (first, b"a", second, b"b"))
+    wired.read(b"x")
+    wired.loop.advance(5.0)
+    first.release()
+    assert wired.sent == [(5.0, b"a")]
+    wired.loop.advance(5.0)
+    assert wired.sent == [(5.0, b"a"), (7.0, b"b")]
+
+
+def test_a_hold_that_is_released_while_the_destination_is_busy_waits_for_it(wired: FakeConnection) -> None:
+    hold = Hold()
+    tapped(wired, (hold, b"abc"))
+    wired.read(b"x")
+    wired.room = 1
+    hold.release()
+    assert wired.back.mask & OUT
+    wired.take(None)
+    assert [data for _, data in wired.sent] == [b"a", b"bc"]
+
+
+def test_the_end_of_the_source_waits_behind_a_hold(wired: FakeConnection) -> None:
+    hold = Hold()
+    tapped(wired, (hold, b"a"))
+    wired.read(b"x")
+    wired.link._on_source_end(END)
+    assert (wired.sent, wired.how) == ([], "")
+    hold.release()
+    assert wired.sent == [(0.0, b"a")]
+    assert wired.how == "half-closed"
+
+
+def test_an_event_takes_the_place_of_what_is_behind_a_hold(wired: FakeConnection) -> None:
+    hold = Hold(then=RESET)
+    tapped(wired, (hold, b"a"))
+    wired.read(b"x")
+    hold.release()
+    assert (wired.sent, wired.how) == ([], "reset")
+
+
+def test_a_release_after_the_end_of_the_connection_does_nothing(wired: FakeConnection) -> None:
+    hold = Hold(1.0)
+    tapped(wired, (hold, b"a"))
+    wired.read(b"x")
+    wired.close()
+    wired.loop.advance(2.0)
+    assert hold.released
+    assert wired.sent == []
+
+
+def test_a_tap_answers_and_closes_in_order(wired: FakeConnection) -> None:
+    tapped(wired, (b"a", Back(b"no"), Back(CLOSE), b"never"))
+    wired.read(b"x")
+    assert wired.sent == [(0.0, b"a")]
+    assert wired.answered == [(0.0, b"no")]
+    assert wired.how == "closed"
+
+
+def test_a_close_waits_for_an_answer_that_the_client_does_not_read_yet(wired: FakeConnection) -> None:
+    tapped(wired, (Back(b"no"), Back(CLOSE)))
+    wired.back_room = 1
+    wired.read(b"x")
+    assert not wired.closed
+    wired.take_back(None)
+    assert [data for _, data in wired.answered] == [b"n", b"o"]
+    assert wired.how == "closed"
