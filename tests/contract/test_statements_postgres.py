@@ -85,7 +85,9 @@ class Gate:
 def server() -> Iterator[Gate]:
     with EmbeddedBackend() as backend:
         postgres = backend.servers["postgres"]
-        yield Gate((backend.api.host, backend.api.port), postgres.url(postgres.direct_address), str(postgres.upstream_address))
+        yield Gate(
+            (backend.api.host, backend.api.port), postgres.url(postgres.direct_address), str(postgres.upstream_address)
+        )
 
 
 @pytest.fixture

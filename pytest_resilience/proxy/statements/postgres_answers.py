@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ...wire import postgres_stream as wire
-from ..tap import Back, Hold, Piece
-from ..toxics.toxic import CLOSE, RESET
+from ..tap import Piece
+from ..toxics.toxic import CLOSE
 from .rule import Rule
 
 ENDS = (wire.COMMAND_COMPLETE, wire.EMPTY_QUERY, wire.SUSPENDED, wire.ERROR)
@@ -136,16 +136,10 @@ class Closing:
         raise NotImplementedError
 
     def close(self) -> tuple[Piece, ...]:
-        """Return the pieces that close the connection, by a RST or by silence.
-
-        Silence holds both directions until the rule is removed, and then ends in a RST.
-        """
+        """Return the pieces that close the connection, by a RST or by silence."""
         self._closed = True
         self._record()
-        rule = self._closing_rule
-        if rule.settings.close == "reset":
-            return (RESET,)
-        return (rule.hold(Hold(then=RESET)), Back(rule.hold(Hold(then=RESET))))
+        return self._closing_rule.close_pieces()
 
 
 class Lose(Closing):

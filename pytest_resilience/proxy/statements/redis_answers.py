@@ -9,7 +9,6 @@ from ...wire.redis_session import Expected, Session
 from ...wire.redis_stream import Command, Replies, Reply
 from ..tap import Back, Item, Piece
 from ..toxics.toxic import CLOSE
-from .postgres_answers import close_pieces
 from .rule import Rule
 
 
@@ -57,7 +56,7 @@ class Lose:
 
     def see(self, reply: Reply, *, is_complete: bool) -> Change | None:
         self._record()
-        return Change(reply.start, reply.end, close_pieces(self._closing_rule))
+        return Change(reply.start, reply.end, self._closing_rule.close_pieces())
 
     def keeps(self, reply: Reply) -> bool:
         return False
@@ -82,7 +81,7 @@ class Cut:
         if not is_complete and reply.end - reply.start < self._size:
             return None
         self._record()
-        return Change(min(reply.start + self._size, reply.end), reply.end, close_pieces(self._closing_rule))
+        return Change(min(reply.start + self._size, reply.end), reply.end, self._closing_rule.close_pieces())
 
     def keeps(self, reply: Reply) -> bool:
         return False

@@ -7,7 +7,8 @@ from typing import Any
 
 from ...wire.statement_rule import StatementRule, glob_matcher
 from ..event_counter import EventCounter
-from ..tap import Hold
+from ..tap import Back, Hold, Piece
+from ..toxics.toxic import RESET
 
 SHOWN = 5
 """Statements that a rule shows, the last ones."""
@@ -122,6 +123,15 @@ class Rule:
         holds, self._holds = self._holds, {}
         for hold in holds:
             hold.release()
+
+    def close_pieces(self) -> tuple[Piece, ...]:
+        """Return the pieces that close the connection from the server's direction, as the rule says: by a RST or by silence.
+
+        Silence holds both directions until the removal of the rule, and then ends in a RST.
+        """
+        if self.settings.close == "reset":
+            return (RESET,)
+        return (self.hold(Hold(then=RESET)), Back(self.hold(Hold(then=RESET))))
 
     def counters_json(self) -> dict[str, Any]:
         """Return the figures for GET /proxies/{p}/counters."""
