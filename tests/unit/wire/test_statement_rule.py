@@ -1,4 +1,4 @@
-"""The attributes of a rule: each error names what is wrong with which attribute."""
+"""Each error about the attributes of a rule names the attribute and the reason."""
 
 from __future__ import annotations
 
