@@ -187,6 +187,22 @@ TABLE = (
         backends=("docker",),
     ),
     Option(
+        "proxy",
+        "choice",
+        "the proxy before the containers of the docker backend: the real Toxiproxy, or that of this package",
+        metavar="NAME",
+        choices=("toxiproxy", "ours"),
+        default="toxiproxy",
+        backends=("docker",),
+    ),
+    Option(
+        "tls",
+        "flag",
+        "have the embedded servers reached by TLS, with a certificate authority of the session",
+        default=False,
+        backends=("embedded",),
+    ),
+    Option(
         "toxiproxy",
         "text",
         "the API of the external backend's Toxiproxy, such as http://127.0.0.1:8474",
@@ -276,13 +292,16 @@ class Options:
         self.plugin_backends = plugin_backends
         self._given = given
         backends = tuple(plugin_backends)
+        settings: dict[str, Any] = {}
         for option in VALUES:
             found = given.get(option.name)
             more_choices = backends if option.name == "backend" else ()
             value = option.parse(found.value, found.source, more_choices) if found is not None else option.default
             if option.name not in Settings._fields:
                 setattr(self, option.name, value)
-        self.settings = Settings(**{name: str(given[name].value) for name in Settings._fields if name in given})
+            elif found is not None:
+                settings[option.name] = value
+        self.settings = Settings(**settings)
 
     @property
     def is_configured(self) -> bool:

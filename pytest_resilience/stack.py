@@ -101,8 +101,19 @@ class Stack:
             return create_proxy(self.proxy_client, f"{self._backend.proxy_prefix}{name}", listen, upstream)
 
         proxy = with_free_port(create, taken=SetupError)
-        proxy.set_protocol(self._backend.servers[name].kind)
+        self._configure_proxy(name, proxy)
         return proxy
+
+    def _configure_proxy(self, name: str, proxy: ProxyHandle) -> None:
+        """Give a new proxy the settings of our own proxy."""
+        proxy.set_protocol(self._backend.servers[name].kind)
+        if (tls := self._backend.proxy_tls(name)) is not None:
+            proxy.set_tls(tls)
+
+    @property
+    def ca_file(self) -> str | None:
+        """The path of the certificate (PEM) of the authority that signs those of the proxies; None without TLS."""
+        return str(self._backend.ca_file) if self._backend.ca_file is not None else None
 
     @property
     def toxiproxy(self) -> toxiproxy.Toxiproxy:
@@ -459,7 +470,7 @@ class Stack:
                 # On the same port, because clients have the address.
                 populate(self._proxy_client, [(proxy.name, proxy.listen, upstream)])
                 proxy.toxiproxy = self._proxy_client
-                proxy.set_protocol(self._backend.servers[name].kind)
+                self._configure_proxy(name, proxy)
                 proxy.mark_enabled()
             self._tcp.restore()
 

@@ -148,12 +148,14 @@ class Backend(ABC):
         shares_toxiproxy: True if that Toxiproxy may have proxies of other users. Then it must not be reset as a whole.
         proxy_prefix: a prefix for the names of its proxies.
         template_database: the name of the database from which a changed schema is restored.
+        ca_file: the certificate of the authority that signs those of the proxies; None if clients use no TLS.
     """
 
     unsupported: Mapping[str, str] = {}  # never modified
     shares_toxiproxy: bool = False
     proxy_prefix: str = ""
     template_database: str = "resilience_baseline"
+    ca_file: Path | None = None
 
     name: str
     reason: str
@@ -195,6 +197,10 @@ class Backend(ABC):
     @abstractmethod
     def proxy_addresses(self, name: str) -> tuple[str, str]:
         """Return the `listen` and `upstream` of a new proxy in front of the server `name`. Each call returns another port."""
+
+    def proxy_tls(self, name: str) -> Mapping[str, Mapping[str, object]] | None:
+        """Return the TLS options of a proxy in front of the server `name`, or None for plain text."""
+        return None
 
     @abstractmethod
     def client_address(self, listen: str) -> Address:

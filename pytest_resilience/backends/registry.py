@@ -102,7 +102,7 @@ class Embedded(BackendKind):
     def create(self, settings: Settings, reason: str) -> Backend:
         from .embedded.backend import EmbeddedBackend
 
-        return EmbeddedBackend(reason=reason)
+        return EmbeddedBackend(reason=reason, tls=settings.tls)
 
 
 class Docker(BackendKind):

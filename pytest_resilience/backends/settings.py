@@ -17,6 +17,8 @@ class Settings(NamedTuple):
         postgres_image, redis_image, toxiproxy_image: the images of the docker backend.
         toxiproxy: URL of the API of the external backend's Toxiproxy.
         toxiproxy_ports: "FIRST-LAST", the ports on which its proxies may listen; None for any.
+        tls: True if the embedded servers are reached by TLS.
+        proxy: the proxy before the containers of the docker backend: "toxiproxy", or "ours" for that of this package.
         postgres_upstream, redis_upstream: "host:port" as that Toxiproxy reaches them, or a URL with user, password and database.
     """
 
@@ -27,7 +29,9 @@ class Settings(NamedTuple):
     toxiproxy_ports: str | None = None
     postgres_upstream: str | None = None  # may hold a password
     redis_upstream: str | None = None
+    tls: bool = False
+    proxy: str = "toxiproxy"
 
     def __repr__(self) -> str:
-        shown = ("postgres_image", "redis_image", "toxiproxy_image", "toxiproxy", "toxiproxy_ports")
+        shown = ("postgres_image", "redis_image", "toxiproxy_image", "toxiproxy", "toxiproxy_ports", "tls", "proxy")
         return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"

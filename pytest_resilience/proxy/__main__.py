@@ -41,6 +41,8 @@ USAGE = """Usage of toxiproxy-server:
         enable runtime-related prometheus metrics (default "false")
   -seed int
         Seed for randomizing toxics with
+  -tls-files string
+        take TLS files of this directory from the API, also without -allow-paths
   -version
         return the version of Toxiproxy
 """
@@ -58,7 +60,14 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     Raises:
         _Usage: with the text for the user.
     """
-    values = {"host": "localhost", "port": "8474", "config": "", "seed": "", **dict.fromkeys(_SWITCHES, "")}
+    values = {
+        "host": "localhost",
+        "port": "8474",
+        "config": "",
+        "seed": "",
+        "tls-files": "",
+        **dict.fromkeys(_SWITCHES, ""),
+    }
     left = list(arguments)
     while left and left[0].startswith("-") and left[0] != "-":
         word = left.pop(0)
@@ -147,6 +156,7 @@ def _serve(flags: dict[str, str], log: Log, listener: so.socket) -> int:
         metrics.text if metrics.enabled else None,
         host=flags["host"],
         allow_paths=bool(flags["allow-paths"]),
+        tls_files=flags["tls-files"],
         owner=os.geteuid() if flags["owner-only"] else None,
     )
     api.serve(listener)

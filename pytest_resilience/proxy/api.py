@@ -30,6 +30,7 @@ class ApiServer:
         metrics: returns the text of GET /metrics; None for no such route.
         host: the name that the API listens on. A request's Host may be this name.
         allow_paths: accept unix sockets and TLS files in requests.
+        tls_files: a directory whose files are accepted as TLS files in any case; "" for none.
         owner: serve this uid and root only; None serves all users.
     """
 
@@ -42,13 +43,14 @@ class ApiServer:
         *,
         host: str = "",
         allow_paths: bool = False,
+        tls_files: str = "",
         owner: int | None = None,
     ) -> None:
         self._loop = loop
         self._log = log
         self._proxies = proxies
         self._host = host
-        self._routes = ApiRoutes(proxies, metrics, allow_paths=allow_paths)
+        self._routes = ApiRoutes(proxies, metrics, allow_paths=allow_paths, tls_files=tls_files)
         self._owner = owner
         self._cross_origin: CrossOriginProtection | None = None
         self._owner_only: OwnerOnlyAccess | None = None

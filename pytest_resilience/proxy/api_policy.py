@@ -8,6 +8,7 @@ recognised by the headers that browsers cannot omit or forge: Host, Origin and S
 from __future__ import annotations
 
 import _socket as so
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,13 @@ _HOW = "start the proxy with -allow-paths, or write it into the -config file"
 # --- paths -----------------------------------------------------------------------------------------------------------
 
 
-def refuse_paths(body: ProxyBody, existing: Proxy | None) -> None:
+def refuse_paths(body: ProxyBody, existing: Proxy | None, tls_files: str = "") -> None:
     """Refuse unix sockets and TLS files in a request's body, unless they repeat those of the proxy.
 
     Args:
         body: of a creation or an update, or one entry of populate.
         existing: the proxy that has this name now.
+        tls_files: a directory whose files are accepted; "" for none.
 
     Raises:
         ApiError: 400 that names the field and the flag.
@@ -46,15 +48,25 @@ def refuse_paths(body: ProxyBody, existing: Proxy | None) -> None:
         existing is not None and existing.tls is not None and existing.tls.as_json == body.tls.as_json
     ):
         return
-    for field in _files(body.tls):
-        raise bad_body(f"{field}: file names are not taken over the API: {_HOW}")
+    for field, path in _files(body.tls):
+        if not tls_files or not _is_in(tls_files, path):
+            raise bad_body(f"{field}: file names are not taken over the API: {_HOW}")
 
 
-def _files(tls: TlsBody) -> Iterable[str]:
+def _files(tls: TlsBody) -> Iterable[tuple[str, str]]:
     for side, options in tls.as_json.items():
         for key in _PATHS_OF_TLS:
             if key in options:
-                yield f"tls.{side}.{key}"
+                yield f"tls.{side}.{key}", options[key]
+
+
+def _is_in(directory: str, path: str) -> bool:
+    """True if a file lies in a directory itself, links resolved."""
+    real = os.path.realpath
+    try:
+        return os.path.dirname(real(path)) == real(directory)  # noqa: PTH120  # pathlib costs more to import than all else here
+    except ValueError:  # a NUL, which has a better error later
+        return False
 
 
 # --- web pages -------------------------------------------------------------------------------------------------------

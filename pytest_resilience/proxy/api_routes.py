@@ -29,14 +29,21 @@ class ApiRoutes:
     Args:
         metrics: returns the text of GET /metrics; None for no such route.
         allow_paths: accept unix sockets and TLS files in requests.
+        tls_files: a directory whose files are accepted as TLS files in any case; "" for none.
     """
 
     def __init__(
-        self, proxies: ProxyCollection, metrics: Callable[[], str] | None = None, *, allow_paths: bool = False
+        self,
+        proxies: ProxyCollection,
+        metrics: Callable[[], str] | None = None,
+        *,
+        allow_paths: bool = False,
+        tls_files: str = "",
     ) -> None:
         self._proxies = proxies
         self._metrics = metrics
         self._allow_paths = allow_paths
+        self._tls_files = tls_files
         self._names: dict[str, LookupResult] = {}
         proxies.lookup_host = self._lookup_host
 
@@ -165,7 +172,7 @@ class ApiRoutes:
 
     def _check(self, body: wire.ProxyBody, existing: Proxy | None) -> None:
         if not self._allow_paths:
-            refuse_paths(body, existing)
+            refuse_paths(body, existing, self._tls_files)
 
     def _delete(self, body: bytes, name: str) -> Response:
         self._proxies.delete(self._proxies.get(name))

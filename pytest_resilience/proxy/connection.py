@@ -180,7 +180,8 @@ class Connection:
         down.fd = fd = upstream.fileno()
         self.upstream = upstream
         if self.setup.tls is not None:
-            stream = self.setup.tls.upstream_stream(upstream, self.setup.upstream.text, down, self, loop)
+            protocol = self.setup.rules.protocol if self.setup.rules is not None else ""
+            stream = self.setup.tls.upstream_stream(upstream, self.setup.upstream.text, down, self, loop, protocol)
             if stream is not None:
                 self.upstream = down.loop = stream
         self.up.send = self.upstream.send

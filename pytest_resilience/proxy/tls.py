@@ -18,6 +18,7 @@ import ssl
 from errno import EAGAIN, ECONNRESET, EPIPE
 from typing import Any, Protocol
 
+from ..wire.postgres_tls import Negotiation
 from .event_counter import EventCounter
 from .event_loop import ERR, HUP, IN, OUT, WOULD_BLOCK, EventLoop, Timer
 from .tls_records import MAX_RECORD, TlsRecords, tls_error_text
@@ -67,6 +68,7 @@ class TlsStream:
         reader: the link that reads from the peer.
         owner: the connection.
         failures: counts failed handshakes and broken streams.
+        negotiation: what comes before the handshake; None for nothing.
     """
 
     __slots__ = (
@@ -77,7 +79,9 @@ class TlsStream:
         "_link_mask",
         "_loop",
         "_mask",
+        "_negotiation",
         "_owner",
+        "_plain",
         "_reader",
         "_ready",
         "_received_any",
@@ -100,8 +104,11 @@ class TlsStream:
         owner: TlsOwner,
         loop: EventLoop,
         failures: EventCounter,
+        negotiation: Negotiation | None = None,
     ) -> None:
         self._socket = sock
+        self._negotiation = negotiation
+        self._plain = False  # the negotiation has ended without TLS
         self._records = TlsRecords(sock, context, server)
         self._reader = reader
         self._owner = owner
@@ -129,7 +136,9 @@ class TlsStream:
         if self._deadline is None:
             self.handlers[fd] = self._on_event
             self._deadline = self.call_at(self.now() + HANDSHAKE_TIMEOUT, self._on_handshake_timeout)
-            if self._records.server_side:
+            if self._negotiation is not None:
+                self._send_plain(self._negotiation.begin())
+            if self._records.server_side or self._negotiation is not None:
                 self._update_watch()
             else:
                 self._do_handshake()  # sends the ClientHello; an error shows at the socket
@@ -192,12 +201,47 @@ class TlsStream:
                         ECONNRESET, "closed in the middle of the handshake"
                     )
                 self._received_any = True
+                if self._negotiation is not None:
+                    self._negotiate(self._negotiation, data)
+                    return
                 self._records.receive(data)
         except OSError as error:
             if error.errno not in WOULD_BLOCK:
                 self._handshake_failed(error)
                 return
-        self._do_handshake()
+        if self._negotiation is None:
+            self._do_handshake()
+        else:
+            self._update_watch()
+
+    def _negotiate(self, negotiation: Negotiation, data: bytes) -> None:
+        """Take bytes that come before the handshake."""
+        step = negotiation.feed(data)
+        self._send_plain(step.answer)
+        if step.then == "more":
+            self._update_watch()
+            return
+        self._negotiation = None
+        if step.then == "refused":
+            self._fail(step.reason)
+        elif step.then == "plain":
+            self._continue_in_plain_text(step.rest)
+        else:
+            self._records.receive(step.rest)
+            self._do_handshake()
+
+    def _send_plain(self, data: bytes) -> None:
+        """Send bytes of the negotiation, or leave them for when the socket can take them."""
+        self._records.backlog = memoryview(bytes(self._records.backlog) + data)
+        self._records.try_flush()
+
+    def _continue_in_plain_text(self, received: bytes) -> None:
+        self._plain = self._ready = True
+        self._early_plaintext = received
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._update_watch()
+        self._wake_link()
 
     def _do_handshake(self) -> None:
         try:
@@ -257,6 +301,8 @@ class TlsStream:
             self._early_plaintext = b""
             self._wake_link()
             return len(spare)
+        if self._plain:
+            return self._socket.recv_into(view)
         if self._records.ended:
             return 0
         try:
@@ -300,6 +346,8 @@ class TlsStream:
             raise self._records.error
         if not self._ready or not self._records.flush():
             return 0
+        if self._plain:
+            return self._socket.send(data)
         view = memoryview(data)
         sent, self._unacknowledged = self._unacknowledged, 0
         while sent < len(view):
@@ -316,7 +364,9 @@ class TlsStream:
     def shutdown(self, how: int) -> None:
         """Send the end of the stream, which is a close_notify with a FIN behind it."""
         self._write_ended = True
-        if self._ready:
+        if self._plain:
+            self._socket.shutdown(how)
+        elif self._ready:
             self._records.send_close_notify()
             self._update_watch()
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..wire.api_error import ApiError, bad_body
+from ..wire.postgres_tls import ClientSide, ServerSide
 from ..wire.toxiproxy import TlsBody
 from .address import AddressError, split_host_port
 from .event_counter import EventCounter
@@ -47,22 +48,27 @@ class TlsConfig:
         return {"failed": {side: counter.to_json() for side, counter in self.failures.items()}}
 
     def client_stream(self, sock: so.socket, reader: TlsReader, owner: TlsOwner, loop: EventLoop) -> TlsStream | None:
-        """Return the TLS stream over a client's socket, or None if there is no TLS to clients."""
+        """Return the TLS stream over a client's socket, or None if there is no TLS to clients.
+
+        A client of Postgres may begin with an SSLRequest.
+        """
         if self._client is None:
             return None
-        return TlsStream(sock, self._client, None, reader, owner, loop, self.failures["client"])
+        return TlsStream(sock, self._client, None, reader, owner, loop, self.failures["client"], ServerSide())
 
     def upstream_stream(
-        self, sock: so.socket, upstream: str, reader: TlsReader, owner: TlsOwner, loop: EventLoop
+        self, sock: so.socket, upstream: str, reader: TlsReader, owner: TlsOwner, loop: EventLoop, protocol: str = ""
     ) -> TlsStream | None:
         """Return the TLS stream over a socket to the upstream, or None if there is no TLS to the upstream.
 
-        The certificate has to be for the host in `upstream`, unless the options name another one.
+        The certificate has to be for the host in `upstream`, unless the options name another one. With the protocol "postgres", TLS
+        begins with an SSLRequest.
         """
         if self._upstream is None:
             return None
         name = self._server_name or _host(upstream)
-        return TlsStream(sock, self._upstream, name, reader, owner, loop, self.failures["upstream"])
+        negotiation = ClientSide() if protocol == "postgres" else None
+        return TlsStream(sock, self._upstream, name, reader, owner, loop, self.failures["upstream"], negotiation)
 
 
 def _host(upstream: str) -> str:

@@ -55,6 +55,14 @@ class ProxyHandle:
             self.toxiproxy.request("POST", self._path, {"protocol": protocol})
         return bool(self.toxiproxy.has_counters)
 
+    def set_tls(self, options: Mapping[str, Mapping[str, object]]) -> None:
+        """Have the proxy use TLS on new connections (an addition of our proxy).
+
+        Args:
+            options: "client" and "upstream", as the API has them.
+        """
+        self.toxiproxy.request("POST", self._path, {"tls": options})
+
     def disable(self) -> None:
         """Refuse new connections and close those that exist. Two calls need two calls of `enable`."""
         with self._switching:

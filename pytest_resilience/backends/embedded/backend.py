@@ -15,6 +15,7 @@ from ...supervisor import release_shared_memory
 from ..backend import Address
 from ..managed_server import HOST
 from ..session.background import in_background
+from ..session.certificates import Certificates, create_certificates
 from ..session.ports import free_port
 from ..session.proxy_process import ProxyProcess
 from ..session.server_process import ProcessContext
@@ -38,18 +39,26 @@ class EmbeddedBackend(SupervisedBackend):
         reason: why this backend was selected, one phrase for pytest's header.
         environ: has the variables that name binaries and the cache.
         clock: the clock to wait with.
+        tls: True if clients reach the servers by TLS. The proxies have it, the servers do not.
     """
 
     name = "embedded"
 
     def __init__(
-        self, *, reason: str = "asked for", environ: Mapping[str, str] = os.environ, clock: Clock = SYSTEM
+        self,
+        *,
+        reason: str = "asked for",
+        environ: Mapping[str, str] = os.environ,
+        clock: Clock = SYSTEM,
+        tls: bool = False,
     ) -> None:
         super().__init__()
         self.reason = reason
         self._environ = environ
         self._clock = clock
         self._proxy: ProxyProcess | None = None
+        self._tls = tls
+        self._certificates: Certificates | None = None
 
     def start(self) -> None:
         binaries = find_postgres(self._environ), find_redis(self._environ)
@@ -57,6 +66,9 @@ class EmbeddedBackend(SupervisedBackend):
             self._open()
             self._context = ProcessContext(self._supervisor, self.directory, self._clock)
             with private_umask():
+                if self._tls:
+                    self._certificates = create_certificates(self.directory / "tls")
+                    self.ca_file = self._certificates.ca
                 self._start(*binaries)
         except OSError as problem:
             self.close()
@@ -80,13 +92,13 @@ class EmbeddedBackend(SupervisedBackend):
         self.api = self._proxy.address
 
     def _launch_redis_and_proxy(self, installation: Installation) -> tuple[RedisProcess, ProxyProcess]:
-        proxy = ProxyProcess(self._context)
+        proxy = ProxyProcess(self._context, tls_files=self._certificates.key.parent if self._certificates else None)
         proxy.launch()  # first, because it takes longest
         return self._launch_redis(installation, "redis"), proxy
 
     def _launch_redis(self, installation: Installation, name: str) -> RedisProcess:
         (self.directory / name).mkdir(mode=0o700)
-        redis = RedisProcess(self._context, name, installation)
+        redis = RedisProcess(self._context, name, installation, ca_file=self.ca_file)
         redis.launch()
         return redis
 
@@ -121,7 +133,13 @@ class EmbeddedBackend(SupervisedBackend):
             )  # the first question to the supervisor, which has been starting until now
             chown_tree(data, user)
             server = PostgresProcess(
-                self._context, name, programs / "postgres", version=builder.version, password=password, user=user
+                self._context,
+                name,
+                programs / "postgres",
+                version=builder.version,
+                password=password,
+                user=user,
+                ca_file=self.ca_file,
             )
             pid_file = data / "postmaster.pid"
             self._supervisor.release_shared_memory(pid_file)
@@ -137,6 +155,13 @@ class EmbeddedBackend(SupervisedBackend):
 
     def proxy_addresses(self, name: str) -> tuple[str, str]:
         return f"{HOST}:{free_port()}", str(self.servers[name].upstream_address)
+
+    def proxy_tls(self, name: str) -> Mapping[str, Mapping[str, object]] | None:
+        if self._certificates is None:
+            return None
+        alpn = ["postgresql"] if self.servers[name].kind == "postgres" else []
+        cert, key = str(self._certificates.cert), str(self._certificates.key)
+        return {"client": {"cert": cert, "key": key, **({"alpn": alpn} if alpn else {})}}
 
     def client_address(self, listen: str) -> Address:
         return Address.parse(listen)

@@ -26,15 +26,25 @@ class PostgresProcess(LoopbackServer):
         version: the version of that binary.
         password: the password of the user postgres.
         user: the user that it runs as. Postgres refuses to run as root.
+        ca_file: the authority of the proxies' certificates; None if they have no TLS.
     """
 
     kind = "postgres"
     _stop_signal = 2  # SIGINT: disconnect the clients and write everything to disk; SIGTERM would wait for the clients
 
     def __init__(
-        self, context: ProcessContext, name: str, program: Path, *, version: str, password: str, user: RunAs
+        self,
+        context: ProcessContext,
+        name: str,
+        program: Path,
+        *,
+        version: str,
+        password: str,
+        user: RunAs,
+        ca_file: Path | None = None,
     ) -> None:
         super().__init__(context, name, user=user)
+        self._ca_file = ca_file
         self._program = program
         self._data = context.directory / name
         self._password = password
@@ -44,7 +54,8 @@ class PostgresProcess(LoopbackServer):
         return [str(self._program), "-D", str(self._data), "-p", str(self.address.port)]
 
     def url(self, address: Address) -> str:
-        return postgres_url("postgres", self._password, address, DATABASE)
+        ca_file = self._ca_file if address != self.address else None
+        return postgres_url("postgres", self._password, address, DATABASE, ca_file=ca_file)
 
     def is_ready(self, child: ManagedProcess) -> bool:
         """True if its lock file has the status "ready" and the id of this process, and it accepts a session."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from ...clients.receive import receive
 from ...processes import ManagedProcess
@@ -33,12 +34,16 @@ class RedisProcess(LoopbackServer):
         context: the session.
         name: the name in messages, of its log and of its directory, which must exist.
         installation: the installed Redis or Valkey.
+        ca_file: the authority of the proxies' certificates; None if they have no TLS.
     """
 
     kind = "redis"
 
-    def __init__(self, context: ProcessContext, name: str, installation: Installation) -> None:
+    def __init__(
+        self, context: ProcessContext, name: str, installation: Installation, *, ca_file: Path | None = None
+    ) -> None:
         super().__init__(context, name)
+        self._ca_file = ca_file
         self._program = installation.path
         self._protected = protects_configs(installation.version())
         self._directory = context.directory / name
@@ -73,7 +78,9 @@ class RedisProcess(LoopbackServer):
         (self._directory / SNAPSHOT).unlink(missing_ok=True)
 
     def url(self, address: Address) -> str:
-        return f"redis://{address}/0"
+        if self._ca_file is None or address == self.address:
+            return f"redis://{address}/0"
+        return f"rediss://{address}/0?ssl_ca_certs={quote(str(self._ca_file))}"
 
     def is_ready(self, child: ManagedProcess) -> bool:
         """True if the server that answers is this process."""

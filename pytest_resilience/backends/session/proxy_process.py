@@ -22,14 +22,18 @@ class ProxyProcess(ServerProcess):
 
     Args:
         context: the session.
+        tls_files: the directory of the certificates of its proxies; None for no TLS.
     """
 
-    def __init__(self, context: ProcessContext) -> None:
+    def __init__(self, context: ProcessContext, *, tls_files: Path | None = None) -> None:
         super().__init__(context, "proxy")
+        self._tls_files = tls_files
 
     def argv(self) -> list[str]:
         # Other users of the machine can't use the proxy, as SECURITY.md promises.
-        flags = "-host", HOST, "-port", "0", "-owner-only", "-loopback-only"
+        flags = ["-host", HOST, "-port", "0", "-owner-only", "-loopback-only"]
+        if self._tls_files is not None:
+            flags += ["-tls-files", str(self._tls_files)]
         # In a third of the time that a Python with all of site-packages takes.
         return isolated_command("proxy.__main__", *flags, import_paths=(_directory_of("h11"),))
 
