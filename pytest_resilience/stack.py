@@ -112,7 +112,7 @@ class Stack:
 
     @property
     def ca_file(self) -> str | None:
-        """The path of the certificate (PEM) of the authority that signs those of the proxies; None without TLS."""
+        """The path of a PEM file with the certificate of the authority that signs those of the proxies, or None without TLS."""
         return str(self._backend.ca_file) if self._backend.ca_file is not None else None
 
     @property

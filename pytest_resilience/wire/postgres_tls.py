@@ -37,7 +37,7 @@ class Step(NamedTuple):
 
 
 class Negotiation(Protocol):
-    """What comes before the TLS handshake."""
+    """One side of the exchange before the TLS handshake."""
 
     def begin(self) -> bytes:
         """Return the bytes to send before any have come."""
@@ -47,7 +47,7 @@ class Negotiation(Protocol):
 
 
 class ServerSide:
-    """The server's side: SSLRequest is accepted, and encryption by GSSAPI is not.
+    """The server's side, which accepts an SSLRequest and declines encryption by GSSAPI.
 
     TLS without an SSLRequest is accepted too, in Postgres ("direct") as in any other protocol. A CancelRequest is served in plain text, as
     the server does, because libpq up to version 16 encrypts none. Any other session in plain text is refused.

@@ -79,6 +79,10 @@ def test_a_cancel_request_in_plain_text_reaches_the_upstream(ends: Ends, papers:
     client.sendall(CANCEL[11:])
     served = proxy.accept()
     assert take(served, len(CANCEL)) == CANCEL
+    client.sendall(b"more")
+    assert take(served, 4) == b"more"
+    served.sendall(b"answer")
+    assert take(client, 6) == b"answer"
     served.close()
     assert gone(client)
     assert failed(proxy, "client") == 0

@@ -1,4 +1,4 @@
-"""The option --resilience-tls: the embedded servers are reached by TLS, with an authority of the session."""
+"""With --resilience-tls, the embedded servers are reached by TLS, with an authority of the session."""
 
 from __future__ import annotations
 
