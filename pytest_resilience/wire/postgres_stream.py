@@ -101,6 +101,11 @@ class Reader:
         self.head = bytes(data[position:]) if position < size else b""
         return messages
 
+    @property
+    def at_boundary(self) -> bool:
+        """True if the next byte begins a message."""
+        return not (self._rest or self.head)
+
     def _split(self, data: Data, position: int, size: int, messages: list[Message]) -> int:
         kinds = self._kinds
         while position < size:
@@ -194,6 +199,79 @@ class ServerReader(Reader):
             messages.append((SINGLE_BYTE, position, position + 1))
             position += 1
         return super()._split(data, position, size, messages)
+
+
+_SKIMMED = frozenset(b"BEQSDH")
+_EXECUTE_HEAD = b"E\0\0\0\x09\0"  # of the portal without a name
+_EXECUTE_SIZE = 10
+_SYNC = b"S\0\0\0\4"
+_EXECUTE_AND_SYNC_SIZE = _EXECUTE_SIZE + len(_SYNC)
+
+
+def count_groups(piece: Data) -> int:
+    """Return the number of groups of the client that a piece ends.
+
+    Args:
+        piece: from the beginning of a message on.
+
+    Returns:
+        -1 if the piece has to be read: it ends inside a message, or has messages other than Bind, Describe, Execute, Flush, Sync
+        and Query.
+    """
+    data = bytes(piece)
+    size = len(data)
+    position = groups = 0
+    while position + 5 <= size:
+        kind = data[position]
+        (length,) = _length_at(data, position + 1)
+        if kind not in _SKIMMED or length < 4:
+            return -1
+        position += 1 + length
+        if kind == BIND:  # mostly, this is behind it
+            if data.startswith(_EXECUTE_HEAD, position) and data.startswith(_SYNC, position + _EXECUTE_SIZE):
+                position += _EXECUTE_AND_SYNC_SIZE
+                groups += 1
+        elif kind in (SYNC, QUERY):
+            groups += 1
+    return groups if position == size else -1
+
+
+_DESCRIBE = b"D\0\0\0\6P\0"  # of the portal without a name
+_BIND_PORTAL = 5  # offset of the name of the portal in a Bind
+
+
+def executions(piece: Data) -> list[tuple[int, bytes]] | None:
+    """Return the statements that a piece of the client executes, one in each group.
+
+    Args:
+        piece: from the beginning of a message on.
+
+    Returns:
+        (BIND, name of the prepared statement) or (QUERY, text) for each group. None if the piece has to be read: it ends inside a
+        message, or has other messages than a Bind, Describe, Execute and Sync of the portal without a name, and Query.
+    """
+    data = bytes(piece)
+    size = len(data)
+    position = 0
+    found: list[tuple[int, bytes]] = []
+    while position + 5 <= size:
+        kind = data[position]
+        (length,) = _length_at(data, position + 1)
+        end = position + 1 + length
+        if kind == BIND and length > 5 and end <= size and not data[position + _BIND_PORTAL]:
+            name = position + _BIND_PORTAL + 1
+            found.append((BIND, data[name : data.find(b"\0", name, end)]))
+            if data.startswith(_DESCRIBE, end):
+                end += len(_DESCRIBE)
+            if not (data.startswith(_EXECUTE_HEAD, end) and data.startswith(_SYNC, end + _EXECUTE_SIZE)):
+                return None
+            end += _EXECUTE_AND_SYNC_SIZE
+        elif kind == QUERY and length > 4:
+            found.append((QUERY, data[position + 5 : end - 1]))
+        else:
+            return None
+        position = end
+    return found if position == size else None
 
 
 READY_HEAD = b"Z\0\0\0\5"

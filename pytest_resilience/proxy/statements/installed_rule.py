@@ -45,6 +45,7 @@ class InstalledRule(InstalledToxic):
         settings = read_rule(body.attributes, self._rules.protocol, self.attributes)
         self.attributes = settings.as_json()
         self.rule.change(settings)
+        self._rules.forget_candidates()
         self.rule.release()
 
     def install(self) -> None:

@@ -40,10 +40,13 @@ from .rule import Rule, Rules
 from .splice import Before, Splice
 
 SMALL = 4096
-"""Bytes of a piece of the server that is split into messages without a rule. Of longer ones, only the end is looked at."""
+"""Bytes of a piece of the server that is split into messages. Of longer ones, only the end is looked at until a rule has matched."""
 
 MAX_NAMES = 300
 """Bytes of a Bind, Execute or Close that contain the names, which have at most 63 bytes each."""
+
+_SETTINGS = frozenset(("set", "show", "reset", "discard", "deallocate"))
+"""Verbs of drivers and pools, which the verb * does not stand for."""
 
 _ENCRYPTION = (wire.SSL_REQUEST, wire.GSSENC_REQUEST)
 
@@ -55,6 +58,7 @@ class Statement(NamedTuple):
     text: str
 
 
+APPLICATION_NAME = b"application_name"
 CONNECT = Statement("connect", "")
 UNKNOWN = Statement("", "")
 MAX_CACHED = 4096
@@ -106,6 +110,7 @@ class PostgresTap:
         "_failed",
         "_host",
         "_in_step",
+        "_is_started",
         "_last_query",
         "_number",
         "_plans",
@@ -131,6 +136,7 @@ class PostgresTap:
         self._sent = 0  # groups that the client has ended; the startup is the first
         self._answered = 0  # groups that the server has answered
         self._number = 0  # executions in the present group
+        self._is_started = False  # the startup packet was there
         self._ended = False  # a rule has ended the session; nothing of the client goes on
         self._failed = False  # a rule has failed the present group
         self._rolls_back = False  # the present group ends in the failure of a COMMIT
@@ -156,16 +162,55 @@ class PostgresTap:
         """Follow the client's data, and return the pieces in its place."""
         if self._ended:
             return ()
+        is_simple = self._is_started and self._client.at_boundary and len(data) <= wire.MAX_HEAD
+        if self._rules.active or self._rolls_back:
+            if is_simple and not self._number and not self._failed and self._passes(data):
+                return None
+            return self._apply_rules(data)
+        if is_simple:
+            groups = wire.count_groups(data)
+            if groups >= 0:
+                self._sent += groups
+                return None
+        return self._follow_client(data)
+
+    def _passes(self, data: bytes | memoryview) -> bool:
+        """True if data consists of whole groups of which no rule matches a statement. Their statements are counted then."""
+        executions = wire.executions(data)
+        if executions is None:
+            return False
+        rules, statements = self._rules, self._statements
+        found: list[str] = []
+        for kind, name in executions:
+            statement = statements.get(name, UNKNOWN) if kind == wire.BIND else parse_statement(name)
+            if rules.candidates(*statement):
+                return False
+            found.append(statement.verb)
+        for verb in found:
+            if verb:
+                rules.count(verb)
+        self._sent += len(found)
+        if executions and executions[-1][0] == wire.QUERY:
+            self._last_query = self._sent
+        return True
+
+    def _apply_rules(self, data: bytes | memoryview) -> Sequence[Piece] | None:
+        """Follow the client's data with rules, and return the pieces in its place."""
         messages = self._client.feed(data)
         if self._client.unreadable:
-            return self._stop_reading(messages)
-        if not self._rules.active and not self._rolls_back:
-            for message in messages:
-                self._follow(*message)
-            return self._up.pass_on()
+            return self._stop_reading()
         return self._up.replace(messages, self._act, self._follow)
 
-    def _stop_reading(self, messages: list[wire.Message]) -> Sequence[Piece] | None:
+    def _follow_client(self, data: bytes | memoryview) -> Sequence[Piece] | None:
+        """Follow the client's data without a rule."""
+        messages = self._client.feed(data)
+        if self._client.unreadable:
+            return self._stop_reading()
+        for message in messages:
+            self._follow(*message)
+        return self._up.pass_on()
+
+    def _stop_reading(self) -> Sequence[Piece] | None:
         """Pass everything on from now on, because the connection can't be read."""
         self._host.watch(None, None)
         self._host.write(self._down.flush(), upward=False)
@@ -207,6 +252,7 @@ class PostgresTap:
         if kind != wire.STARTUP:
             return None
         self._sent += 1
+        self._is_started = True
         self._application = wire.startup_settings(self._client.data[start:end]).get("application_name", "")
         return self._count(CONNECT)
 
@@ -216,7 +262,7 @@ class PostgresTap:
         self._failed = False
 
     def _count(self, statement: Statement | None) -> Statement | None:
-        if statement is not None and statement.verb:
+        if statement is not None and statement.verb and self._rules.active:
             self._rules.count(statement.verb)
         return statement
 
@@ -256,13 +302,10 @@ class PostgresTap:
     def _choose(self, statement: Statement) -> Rule | None:
         """Have all rules count a statement. Return the first one that acts on it."""
         chosen = None
-        for rule in self._rules.active:
-            if (
-                rule.matches_verb(statement.verb)
-                and rule.matches_client(self._application)
-                and rule.matches_text(statement.text)
-                and rule.choose(self._host.number)
-            ):
+        for rule in self._rules.candidates(*statement):
+            if statement.verb in _SETTINGS and statement.verb not in rule.settings.verbs:
+                continue
+            if rule.matches_client(self._application) and rule.choose(self._host.number):
                 if rule.settings.act == "none":
                     self._record(rule, statement)
                 elif chosen is None:
@@ -341,8 +384,12 @@ class PostgresTap:
             if wire.ends_ready(data):
                 self._step_in()
             return None
-        if not self._plans and not self._rules.active and len(data) > SMALL:
-            return self._step_out(data)
+        if not self._plans:
+            if len(data) <= SMALL:
+                if self._is_whole_answer(bytes(data)):
+                    return None
+            elif not self._rules.active or self._sent - self._answered <= 1:
+                return self._step_out(data)
         messages = self._server.feed(data)
         if self._server.unreadable:
             self._in_step = False
@@ -352,6 +399,19 @@ class PostgresTap:
         for message in messages:
             self._follow_server(*message)
         return self._down.pass_on()
+
+    def _is_whole_answer(self, data: bytes) -> bool:
+        """True if data is the end of answers, which are counted then. Data of rows can look like one, in a pipeline without a rule."""
+        waiting = self._sent - self._answered
+        if not (
+            wire.ends_ready(data)
+            and self._server.at_boundary
+            and (waiting <= 1 or not self._rules.active)
+            and APPLICATION_NAME not in data
+        ):
+            return False
+        self._answered += waiting if waiting <= 1 else min(waiting, data.count(wire.READY_HEAD))
+        return True
 
     def _step_out(self, data: bytes | memoryview) -> Sequence[Piece] | None:
         """Follow the server's messages no more, until one of its pieces ends an answer."""

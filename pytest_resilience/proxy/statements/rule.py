@@ -13,6 +13,12 @@ from ..toxics.toxic import RESET
 SHOWN = 5
 """Statements that a rule shows, the last ones."""
 
+MAX_CANDIDATES = 512
+"""Statements whose rules are kept."""
+
+MAX_CANDIDATE_CHARS = 4096
+"""Characters of a statement whose rules are kept."""
+
 MIN_HOLDS = 256
 """Holds that a rule has before it forgets those that were released."""
 
@@ -150,17 +156,36 @@ class Rules:
     Attributes:
         protocol: one of wire.statement_rule.PROTOCOLS.
         active: the rules, in the order of their addition. A new tuple with each change.
-        verbs: the number of statements by verb.
+        verbs: the number of statements by verb, counted while there are rules.
         unreadable: connections whose bytes can't be read, by reason: "encrypted", or "other" for another protocol.
     """
 
-    __slots__ = ("active", "protocol", "unreadable", "verbs")
+    __slots__ = ("_candidates", "_candidates_of", "active", "protocol", "unreadable", "verbs")
 
     def __init__(self, protocol: str) -> None:
         self.protocol = protocol
         self.active: tuple[Rule, ...] = ()
         self.verbs: dict[str, int] = {}
         self.unreadable: dict[str, int] = {}
+        self._candidates: dict[tuple[str, str], tuple[Rule, ...]] = {}
+        self._candidates_of = self.active
+
+    def forget_candidates(self) -> None:
+        """Take account of a rule with new settings."""
+        self._candidates = {}
+
+    def candidates(self, verb: str, text: str) -> tuple[Rule, ...]:
+        """Return the rules that a statement's verb and text match. The result is kept until the rules change."""
+        if self._candidates_of is not self.active or len(self._candidates) >= MAX_CANDIDATES:
+            self._candidates_of = self.active
+            self._candidates = {}
+        key = verb, text
+        found = self._candidates.get(key)
+        if found is None:
+            found = tuple(rule for rule in self.active if rule.matches_verb(verb) and rule.matches_text(text))
+            if len(text) <= MAX_CANDIDATE_CHARS:
+                self._candidates[key] = found
+        return found
 
     def count(self, verb: str) -> None:
         """Count a statement."""

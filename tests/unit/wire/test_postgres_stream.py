@@ -151,3 +151,51 @@ def test_the_text_of_an_error_can_not_end_its_quotes(text: str) -> None:
     tag = query[3 : query.index("$", 4) + 1]
     assert query.count(tag) == 2
     assert query.endswith(tag)
+
+
+GROUPS = st.lists(
+    st.one_of(
+        messages(b"BEQSDHPC"),
+        st.builds(
+            lambda name, described: (
+                wire.message(b"B", b"\0" + name + b"\0\0\0")
+                + (wire.message(b"D", b"P\0") if described else b"")
+                + wire.execute("")
+                + wire.message(b"S", b"")
+            ),
+            st.sampled_from([b"", b"name"]),
+            st.booleans(),
+        ),
+        st.sampled_from([wire.message(b"Q", b"select 1\0")]),
+    ),
+    max_size=6,
+).map(b"".join)
+
+
+@given(GROUPS, st.integers(0, 40))
+def test_the_groups_of_a_piece_are_those_that_a_reader_finds(stream: bytes, missing: int) -> None:
+    piece = stream[: len(stream) - missing]
+    reader = wire.ClientReader()
+    reader.feed(STARTUP)
+    kinds = [kind for kind, _, end in reader.feed(piece) if end <= len(piece)]
+    ended = sum(kind in (wire.SYNC, wire.QUERY) for kind in kinds)
+    whole = reader.at_boundary and not reader.unreadable
+    assert wire.count_groups(piece) in ((-1, ended) if whole else (-1,))
+    executions = wire.executions(piece)
+    assert executions is None or (
+        whole and len(executions) == ended == kinds.count(wire.EXECUTE) + kinds.count(wire.QUERY)
+    )
+
+
+def test_the_executions_of_a_piece_are_names_and_texts() -> None:
+    bound = wire.message(b"B", b"\0name\0\0\0\0\1\0\0\0\1\0\0\0") + wire.execute("") + wire.message(b"S", b"")
+    text = wire.message(b"Q", b"select 1\0")
+    assert wire.executions(bound + text + bound) == [
+        (wire.BIND, b"name"),
+        (wire.QUERY, b"select 1"),
+        (wire.BIND, b"name"),
+    ]
+    assert wire.executions(memoryview(b"")) == []
+    assert wire.executions(bound[:-1]) is None
+    assert wire.executions(wire.message(b"P", b"\0\0\0\0") + bound) is None
+    assert wire.count_groups(bound + text + bound) == 3
