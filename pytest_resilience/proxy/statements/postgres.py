@@ -48,6 +48,8 @@ MAX_NAMES = 300
 _SETTINGS = frozenset(("set", "show", "reset", "discard", "deallocate"))
 """Verbs of drivers and pools, which the verb * does not stand for."""
 
+_CHANGES_ANSWERS = frozenset(("error", "lose_answer", "cut_answer"))
+
 _ENCRYPTION = (wire.SSL_REQUEST, wire.GSSENC_REQUEST)
 
 
@@ -107,7 +109,6 @@ class PostgresTap:
         "_client",
         "_down",
         "_ended",
-        "_failed",
         "_host",
         "_in_step",
         "_is_started",
@@ -138,7 +139,6 @@ class PostgresTap:
         self._number = 0  # executions in the present group
         self._is_started = False  # the startup packet was there
         self._ended = False  # a rule has ended the session; nothing of the client goes on
-        self._failed = False  # a rule has failed the present group
         self._rolls_back = False  # the present group ends in the failure of a COMMIT
         self._last_query = 0  # the last group that was a Query
         self._plans: dict[int, Plan] = {}  # by group
@@ -164,7 +164,7 @@ class PostgresTap:
             return ()
         is_simple = self._is_started and self._client.at_boundary and len(data) <= wire.MAX_HEAD
         if self._rules.active or self._rolls_back:
-            if is_simple and not self._number and not self._failed and self._passes(data):
+            if is_simple and not self._number and self._passes(data):
                 return None
             return self._apply_rules(data)
         if is_simple:
@@ -259,7 +259,6 @@ class PostgresTap:
     def _end_group(self) -> None:
         self._sent += 1
         self._number = 0
-        self._failed = False
 
     def _count(self, statement: Statement | None) -> Statement | None:
         if statement is not None and statement.verb and self._rules.active:
@@ -276,16 +275,14 @@ class PostgresTap:
         """Return the pieces for a message of the client, or None for the message unchanged."""
         if self._ended:
             return ()
-        if self._failed and kind == wire.EXECUTE:
-            return None  # the server drops it
         statement = self._follow(kind, start, end)
         if kind == wire.SYNC:
             return self._roll_back() if self._rolls_back else None
         if statement is None:
             return None
         group = self._sent + (kind == wire.EXECUTE)  # a Query is counted already
-        if group in self._plans or not self._in_step:
-            return None  # the answer to the statement can't be found among others
+        if group in self._plans:
+            return None
         rule = self._choose(statement)
         if rule is None:
             return None
@@ -303,8 +300,11 @@ class PostgresTap:
         """Have all rules count a statement. Return the first one that acts on it."""
         chosen = None
         for rule in self._rules.candidates(*statement):
-            if statement.verb in _SETTINGS and statement.verb not in rule.settings.verbs:
+            settings = rule.settings
+            if statement.verb in _SETTINGS and statement.verb not in settings.verbs:
                 continue
+            if settings.act in _CHANGES_ANSWERS and not self._in_step:
+                continue  # the answer to the statement could not be found among others
             if rule.matches_client(self._application) and rule.choose(self._host.number):
                 if rule.settings.act == "none":
                     self._record(rule, statement)
@@ -326,7 +326,6 @@ class PostgresTap:
         if choice.kind == wire.EXECUTE:
             portal = f"resilience_{self._host.number}_{choice.group}"
             self._plans[choice.group] = ReplaceError(portal.encode(), error, record)
-            self._failed = True
             self._rolls_back = commits
             return (wire.execute(portal),)
         if commits:
@@ -342,7 +341,7 @@ class PostgresTap:
         text = wire.error_message(settings.code, settings.message)
         error = wire.error_response(settings.code, text, severity="FATAL")
         record = partial(self._record, choice.rule, choice.statement)
-        if self._answered < choice.group - 1:
+        if self._in_step and self._answered < choice.group - 1:
             self._plans[choice.group] = End(error, record)
             return ()
         record()

@@ -168,7 +168,7 @@ class Rules:
         self.verbs: dict[str, int] = {}
         self.unreadable: dict[str, int] = {}
         self._candidates: dict[tuple[str, str], tuple[Rule, ...]] = {}
-        self._candidates_of = self.active
+        self._candidates_of: tuple[Rule, ...] = ()
 
     def forget_candidates(self) -> None:
         """Take account of a rule with new settings."""

@@ -517,6 +517,23 @@ def test_a_rule_finds_its_answer_behind_a_long_one_that_was_not_followed(cut_at:
     assert connection.server(DONE + READY) == expected
 
 
+def test_a_rule_that_changes_answers_waits_until_these_can_be_followed() -> None:
+    connection = Connection().start()
+    connection.client(query("select 1"))
+    connection.server(ROW * SMALL)
+    losing, watching, ending = (
+        rule("insert", "lose_answer"),
+        rule("insert", "none"),
+        rule("delete", "fatal", code="57P01"),
+    )
+    connection.rules.active = (losing, watching, ending)
+    connection.tap.rules_changed()
+    connection.client(query("insert into t values (1)"))
+    assert (losing.matched, watching.matched) == (0, 1)
+    fatal = wire.error_response("57P01", wire.error_message("57P01"), severity="FATAL")
+    assert connection.client(query("delete from t")) == [[], [fatal, CLOSE]]
+
+
 @pytest.mark.parametrize(
     ("first", "unreadable"),
     [
