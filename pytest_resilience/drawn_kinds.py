@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 
 from .errors import CannotInject, SetupError
-from .fault_settings import DRAWN, DRAWN_ON, LINUX_ONLY, NOT_DRAWN, Settings
+from .fault_settings import DRAWN, DRAWN_ON, LINUX_ONLY, NOT_DRAWN, ON_REQUEST, Settings
 from .faults import FAULTS
 from .schedule import CANCEL, TARGET_KINDS, Step
 from .wording import did_you_mean
@@ -110,7 +110,8 @@ def choose_kinds(targets: Iterable[str], faults: Iterable[object] | None) -> tup
     """
     kind_of = dict(_target(each) for each in targets)
     own, names = _divided(faults)
-    found = [kind for each in names or DRAWN for kind in _named(each, kind_of, must_exist=bool(names))]
+    default = [name for name in DRAWN if name not in ON_REQUEST]
+    found = [kind for each in names or default for kind in _named(each, kind_of, must_exist=bool(names))]
     kinds = (*sorted(dict.fromkeys(found), key=_severity), *(Kind(own=each) for each in own))
     if not kinds:
         raise SetupError(f"schedules need a target ({', '.join(BUILT_IN)}) or faults, such as faults=['redis.refuse']")

@@ -56,6 +56,10 @@ DRAWN: dict[str, Settings] = {
     "max_clients": _one("left", 3, 2, 1, 0),
     "busy_script": _none,
     "loading": _none,
+    "loading_replies": _one("commands", 1, 2, 3, 5, 10),
+    "serialization_failure": _one("nth", 1, 2, 3, 4),
+    "deadlock": _one("nth", 1, 2, 3, 4),
+    "commit_in_doubt": _one("nth", 1, 2, 3, 4),
     "pause": _none,
     "exhaust_descriptors": _one("left", 8, 4, 2, 1, 0),
     "memory_pressure": _one("headroom_mb", 64, 32, 16, 8, 4),
@@ -70,7 +74,12 @@ DRAWN_ON = {"redis.restart": _among({}, {"data": "kept"}, {"data": "lost"})}
 
 # Faults that heal, and the reasons why no schedule has them unless a strategy of steps is given.
 NOT_DRAWN = {
+    "on": "it needs a verb and an act",
+    "after": "a trigger such as at=statement('commit', 2) has its place in a schedule",
     "memory_limit": "its heal does not start a process that the kernel has killed, so the service may stay dead",
 }
+
+# Drawn only where they are named, because they strike single statements, which not every client sends.
+ON_REQUEST = frozenset({"loading_replies", "serialization_failure", "deadlock", "commit_in_doubt"})
 
 LINUX_ONLY = frozenset({"starve_cpu", "exhaust_descriptors", "memory_pressure"})

@@ -31,6 +31,7 @@ from .triggers import (
     end,
     operations,
     seconds,
+    statement,
     touched,
 )
 
@@ -49,6 +50,7 @@ __all__ = [
     "end",
     "operations",
     "seconds",
+    "statement",
     "touched",
 ]
 
@@ -65,7 +67,7 @@ class Step:
     Args:
         fault: target and fault, such as "redis.refuse", or "client.cancel".
         settings: the settings of the fault. They can't be changed later, and lists become tuples.
-        at: when it strikes: `operations`, `seconds`, `connections` or `after_heal`.
+        at: when it strikes: `operations`, `seconds`, `connections`, `statement` or `after_heal`.
         until: when it heals: `operations`, `seconds`, `touched` or `end`.
 
     Raises:
@@ -267,6 +269,8 @@ def _trigger(data: object, path: str) -> Trigger:
         if value is not True:
             raise ScheduleError(f"{path}.end: must be true, got {value!r}")
         return end()
+    if kind == "statement":
+        return _statement(value, path)
     if kind != "after_heal":
         return json_fields.at(path, lambda: Trigger(kind, value))
     parts = json_fields.fields(value, f"{path}.after_heal", optional=("operations", "seconds"))
@@ -274,3 +278,8 @@ def _trigger(data: object, path: str) -> Trigger:
         raise ScheduleError(f"{path}.after_heal: must have operations or seconds, got {value!r}")
     ((unit, number),) = parts.items() or [("operations", 0)]
     return json_fields.at(path, lambda: Trigger("after_heal", number, unit))
+
+
+def _statement(data: object, path: str) -> Trigger:
+    parts = json_fields.fields(data, f"{path}.statement", required=("verb",), optional=("n", "on"))
+    return json_fields.at(path, lambda: statement(parts["verb"], parts.get("n", 1), on=parts.get("on", "")))

@@ -18,6 +18,7 @@ TARGET_KINDS = ("postgres", "redis", "service", "tcp")
 NUMBER = ((int, float), "a number")
 TYPES: dict[str, tuple[tuple[type, ...], str]] = {
     "float": NUMBER,
+    "float | None": ((int, float, type(None)), "a number or None"),
     "int": ((int,), "an integer"),
     "int | None": ((int, type(None)), "an integer or None"),
     "str": ((str,), "text"),
@@ -59,6 +60,10 @@ def _check_name(label: str, target: str, name: str) -> None:
         known = [each for each, kind in FAULTS.items() if target not in TARGET_KINDS or target in kind.targets]
         hint = "" if name else "; a label has target and fault, such as 'redis.refuse'"
         raise ScheduleError(f"{where}{hint or did_you_mean(name, known)}")
+    if name == "after":
+        raise ScheduleError(
+            f"fault: a schedule has no {label}; write the fault that it starts, with a trigger such as at=statement('commit', 2)"
+        )
     kind = FAULTS[name]
     if target in TARGET_KINDS and target not in kind.targets:
         raise ScheduleError(f"fault: {name} does not strike {target}; it strikes {', '.join(kind.targets)}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ScheduleError
+from .errors import ScheduleError, SetupError
+from .faults.statements import checked_verb
 
 MAX_OPERATIONS = 100_000  # of one episode
-STRIKE_TRIGGERS = ("operations", "seconds", "connections", "after_heal")
+STRIKE_TRIGGERS = ("operations", "seconds", "connections", "statement", "after_heal")
 HEAL_TRIGGERS = ("operations", "seconds", "touched", "end")
-LEAST_COUNT = {"operations": 0, "connections": 1, "touched": 1}
+LEAST_COUNT = {"operations": 0, "connections": 1, "statement": 1, "touched": 1}
 AFTER_HEAL_UNITS = ("operations", "seconds")
 
 
@@ -19,9 +20,11 @@ class Trigger:
     """The moment of a strike or a heal. The functions of this module make them.
 
     Args:
-        kind: "operations", "seconds", "connections", "after_heal", "touched" or "end".
+        kind: "operations", "seconds", "connections", "statement", "after_heal", "touched" or "end".
         value: the number that the kind takes; None for "end".
         unit: of the value of "after_heal": "operations" or "seconds"; "" otherwise.
+        verb: of "statement", such as "commit" or "evalsha"; "" otherwise.
+        server: of "statement", the name of the server whose statements count; "" for the target of the step.
 
     Raises:
         ScheduleError: there is no such kind, or the number does not fit it.
@@ -30,8 +33,12 @@ class Trigger:
     kind: str
     value: float | None = None
     unit: str = ""
+    verb: str = ""
+    server: str = ""
 
     def __post_init__(self) -> None:
+        if self.kind == "statement":
+            self._check_statement()
         if self.kind == "after_heal":
             if self.unit not in AFTER_HEAL_UNITS:
                 raise ScheduleError(f"after_heal: takes {' or '.join(AFTER_HEAL_UNITS)}, got {self.unit!r}")
@@ -44,6 +51,14 @@ class Trigger:
         else:
             raise ScheduleError(f"no trigger {self.kind!r}; there are: {', '.join(TRIGGERS)}")
 
+    def _check_statement(self) -> None:
+        try:
+            object.__setattr__(self, "verb", checked_verb(self.verb))
+        except SetupError as error:
+            raise ScheduleError(f"statement.verb: {error}") from None
+        if not isinstance(self.server, str):
+            raise ScheduleError(f"statement.on: must be the name of a server, got {self.server!r}")
+
     def _check_number(self, name: str, unit: str) -> None:
         if unit == "seconds":
             object.__setattr__(self, "value", checked_seconds(name, self.value))
@@ -54,11 +69,15 @@ class Trigger:
         """Return the trigger as a schedule's JSON has it, such as {"operations": 3}."""
         if self.kind == "after_heal":
             return {"after_heal": {self.unit: self.value}}
+        if self.kind == "statement":
+            return {"statement": {"verb": self.verb, "n": self.value} | ({"on": self.server} if self.server else {})}
         return {self.kind: True if self.value is None else self.value}
 
     def __repr__(self) -> str:
         if self.kind == "after_heal":
             return f"after_heal({self.unit}={self.value!r})"
+        if self.kind == "statement":
+            return f"statement({self.verb!r}, {self.value!r}{f', on={self.server!r}' if self.server else ''})"
         return f"{self.kind}({'' if self.value is None else repr(self.value)})"
 
 
@@ -78,6 +97,20 @@ def seconds(s: float) -> Trigger:
 def connections(n: int) -> Trigger:
     """Strike as soon as the target's proxy has accepted `n` connections in the episode. For strikes at a wire event."""
     return Trigger("connections", n)
+
+
+def statement(verb: str, n: int = 1, *, on: str = "") -> Trigger:
+    """Strike as soon as `n` matching statements of Postgres or commands of Redis have been sent in the episode.
+
+    Args:
+        verb: such as "commit" or "evalsha"; "insert|update" has alternatives.
+        n: their number, of all clients together; at least 1.
+        on: the name of the server; "" for the target of the step.
+
+    Raises:
+        ScheduleError: an argument is invalid.
+    """
+    return Trigger("statement", n, verb=verb, server=on)
 
 
 def after_heal(*, operations: int | None = None, seconds: float | None = None) -> Trigger:

@@ -263,7 +263,12 @@ def overlap_table() -> str:
     """Return one row for each fault that prevents others on its target from striking or healing."""
     from pytest_resilience.faults import FAULTS
 
-    faults = [kind(**{"connections": 0} if name == "starve" else _required(kind)) for name, kind in FAULTS.items()]
+    given = {
+        "starve": {"connections": 0},
+        "on": {"verb": "commit", "act": "lose_answer"},
+        "after": {"verb": "commit", "fault": "latency", "settings": {"seconds": 1}},
+    }
+    faults = [kind(**(given.get(name) or _required(kind))) for name, kind in FAULTS.items()]
     rows = ["| while this lasts | these can't strike | these can't heal yet |", "| --- | --- | --- |"]
     for active in faults:
         others = [each for each in faults if set(each.targets) & set(active.targets)]
@@ -316,6 +321,7 @@ def fault_names() -> str:
         "postgres_server": "server",
         "redis_server": "server",
         "resources": "resources",
+        "statements": "statements",
     }
     families: dict[str, dict[str, list[str]]] = {}
     for name, kind in FAULTS.items():

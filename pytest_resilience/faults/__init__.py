@@ -25,6 +25,7 @@ from .postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, Ta
 from .process import Kill, Pause, Restart, Terminate
 from .redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
 from .resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, StarveCpu
+from .statements import After, CommitInDoubt, Deadlock, LoadingReplies, On, SerializationFailure
 
 FAULTS: dict[str, type[Fault]] = {
     "refuse": Refuse,
@@ -38,6 +39,12 @@ FAULTS: dict[str, type[Fault]] = {
     "flap": Flap,
     "half_open": HalfOpen,
     "slow_accept": SlowAccept,
+    "on": On,
+    "after": After,
+    "commit_in_doubt": CommitInDoubt,
+    "serialization_failure": SerializationFailure,
+    "deadlock": Deadlock,
+    "loading_replies": LoadingReplies,
     "kill": Kill,
     "pause": Pause,
     "terminate": Terminate,
@@ -60,6 +67,9 @@ FAULTS: dict[str, type[Fault]] = {
     "exhaust_descriptors": ExhaustDescriptors,
     "starve_cpu": StarveCpu,
 }
+
+
+After.kinds = FAULTS
 
 
 def from_json(data: Mapping[str, Any]) -> Fault:

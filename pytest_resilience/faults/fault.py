@@ -25,11 +25,12 @@ class Receipt:
 
     Args:
         touched: the number of affected connections (refused or closed), bytes (held, delayed or dropped), commands, keys, or processes
-            (signalled, or at a limit). 0 if the fault affected nothing, None if the backend can't count.
-        unit: of `touched`: "connections", "bytes", "commands", "keys" or "processes".
+            (signalled, or at a limit), or statements. 0 if the fault affected nothing, None if the backend can't count.
+        unit: of `touched`: "connections", "bytes", "statements", "commands", "keys" or "processes".
         first: seconds from the strike to the first of them, or None.
         last: seconds from the strike to the last of them, or None.
         note: a remark that is needed to judge the numbers; "" for none.
+        shown: the last affected statements or commands, without literals; empty for other units.
     """
 
     touched: int | None
@@ -37,6 +38,7 @@ class Receipt:
     first: float | None = None
     last: float | None = None
     note: str = ""
+    shown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self._numbers()} ({self.note})" if self.note else self._numbers()
@@ -49,6 +51,8 @@ class Receipt:
         text = f"affected {counted(self.touched, self.unit)}"
         if self.first is not None and self.last is not None:
             text += f", first after {self.first:.3f} s, last after {self.last:.3f} s"
+        if self.shown:
+            text += f": {'; '.join(self.shown)}"
         return text
 
 

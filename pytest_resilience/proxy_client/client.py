@@ -31,7 +31,19 @@ _ADDITIONS = {
     "half_open": "Toxiproxy's toxics affect all connections, new ones too",
     "slow_accept": "Toxiproxy accepts at once",
 }
-TOXIPROXY_UNSUPPORTED = {f"{kind}.{fault}": why for kind in ("postgres", "redis") for fault, why in _ADDITIONS.items()}
+_STATEMENTS = (
+    "postgres.on",
+    "postgres.after",
+    "postgres.commit_in_doubt",
+    "postgres.serialization_failure",
+    "postgres.deadlock",
+    "redis.on",
+    "redis.after",
+    "redis.loading_replies",
+)
+TOXIPROXY_UNSUPPORTED = {
+    f"{kind}.{fault}": why for kind in ("postgres", "redis") for fault, why in _ADDITIONS.items()
+} | dict.fromkeys(_STATEMENTS, "Toxiproxy reads no statements")
 TOXIPROXY_UNSUPPORTED_FOR_TCP = {f"tcp.{fault}": why for fault, why in _ADDITIONS.items()}
 
 

@@ -44,6 +44,23 @@ class ProxiedClients(NamedTuple):
     ports: Sequence[int]
 
 
+class RuleCount(NamedTuple):
+    """The count of a rule for single statements.
+
+    Args:
+        matched: statements that have the verb, the text or key, and the client of the rule.
+        acted: those on which the rule has acted.
+        first, last: the moments of the first and the last act, in seconds of the monotonic clock; None without any.
+        shown: the last of the statements that the rule has chosen, without literals.
+    """
+
+    matched: int = 0
+    acted: int = 0
+    first: float | None = None
+    last: float | None = None
+    shown: Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class ProxyCounters:
     """The counters of one proxy.
@@ -60,6 +77,9 @@ class ProxyCounters:
         toxics: for each toxic the connections and bytes on which it has worked, by its name.
         backend_counts: the connections that the backend has counted; None if it does not count.
         closed_bytes: bytes that closed connections had received; 0 if the metrics are off.
+        rules: for each rule for single statements what it has counted, by its name.
+        verbs: the number of statements by verb. Those of Redis are counted only while there is a rule.
+        unreadable: the number of connections of which the statements can't be read, by reason, such as "encrypted".
     """
 
     now: float
@@ -71,6 +91,9 @@ class ProxyCounters:
     toxics: Mapping[str, Tally] | None = field(default_factory=dict)
     backend_counts: ConnectionCounts | None = None
     closed_bytes: int = 0
+    rules: Mapping[str, RuleCount] = field(default_factory=dict)
+    verbs: Mapping[str, int] = field(default_factory=dict)
+    unreadable: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_tally(raw: Mapping[str, Any]) -> Tally | None:
@@ -79,6 +102,13 @@ def read_tally(raw: Mapping[str, Any]) -> Tally | None:
     if count is None:
         return None
     return Tally(count, raw.get("bytes", 0), raw.get("first"), raw.get("last"))
+
+
+def read_rules(toxics: Mapping[str, Mapping[str, Any]]) -> dict[str, RuleCount]:
+    """Read the counts of the rules among the toxics of the API."""
+    return {
+        name: RuleCount(*(raw[key] for key in RuleCount._fields)) for name, raw in toxics.items() if "matched" in raw
+    }
 
 
 def received_bytes(metrics: str, proxy: str) -> int:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from ..clock import SYSTEM
 from .client import ToxiproxyClient, ToxiproxyError
-from .counters import ProxyCounters, Tally, read_tally
+from .counters import ProxyCounters, Tally, read_rules, read_tally
 
 if TYPE_CHECKING:
     import toxiproxy
@@ -101,7 +101,7 @@ class ProxyHandle:
                 self.toxiproxy.request("POST", self._path, {"enabled": True})
 
     def add_toxic(
-        self, kind: str, *, stream: str, attributes: Mapping[str, int], label: str, clients: Sequence[str] = ()
+        self, kind: str, *, stream: str, attributes: Mapping[str, object], label: str, clients: Sequence[str] = ()
     ) -> str:
         """Add a toxic at the end of a stream's chain. Return its name.
 
@@ -198,6 +198,9 @@ class ProxyHandle:
             cut=read_tally(raw["cut"]) or Tally(),
             unattributed=raw["refused"].get("unattributed", 0),
             toxics={name: read_tally(toxic) or Tally() for name, toxic in raw["toxics"].items()},
+            rules=read_rules(raw["toxics"]),
+            verbs=raw.get("statements", {}),
+            unreadable=raw.get("unreadable", {}),
         )
 
     def _backend_counters(self) -> ProxyCounters:

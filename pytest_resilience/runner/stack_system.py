@@ -9,13 +9,14 @@ from typing import Any
 from ..errors import ScheduleError
 from ..faults import FAULTS
 from ..faults.fault import Strike
+from ..faults.statements import WATCH, InstalledRule, On
 from ..history import History
 from ..schedule import CANCEL, Schedule, Step
 from ..stack import Stack
 from ..targets.server import RedisTarget
 from ..targets.service import RunningService
 from ..wording import did_you_mean
-from .system import ReadyAnswer
+from .system import ReadyAnswer, StatementWatch
 
 
 class StackSystem:
@@ -77,6 +78,13 @@ class StackSystem:
         refused = counters.refused.connections if counters.refused is not None else 0
         return counters.accepted.connections + refused
 
+    def watch_statements(self, target: str, verb: str) -> StatementWatch | None:
+        """Count the statements or commands of a server from now on. Return None where its proxy reads none."""
+        server = self._stack.targets.get(target)
+        if server is None or server.unsupported(On.name):
+            return None
+        return _Watch(InstalledRule(server, On(verb, WATCH)))
+
     def open_connections(self, target: str) -> int | None:
         """Return the number of connections that a server's proxy has open. It is None where the proxy does not list them."""
         try:
@@ -107,6 +115,24 @@ class StackSystem:
             return ReadyAnswer(None, type(error).__name__)
 
 
+class _Watch:
+    """A rule of a proxy that only counts."""
+
+    def __init__(self, rule: InstalledRule) -> None:
+        self._rule = rule
+
+    def count(self) -> int | None:
+        """Return the number of statements since the watch began. It is None if the proxy does not answer."""
+        try:
+            return self._rule.count().matched
+        except Exception:  # noqa: BLE001  # the proxy has ended, which the check of the backend reports
+            return None
+
+    def close(self) -> None:
+        """Remove the rule."""
+        self._rule.remove()
+
+
 def check_targets(schedule: Schedule, kinds: dict[str, str]) -> None:
     """Check that every step names a target of this test, and a fault that strikes its kind.
 
@@ -124,11 +150,22 @@ def check_targets(schedule: Schedule, kinds: dict[str, str]) -> None:
         if kind is None:
             hint = did_you_mean(step.target, kinds)
             raise ScheduleError(f"{path}.fault: no target named {step.target!r}{hint}; there are: {', '.join(kinds)}")
+        _check_trigger(path, step, kinds)
         name = step.fault.partition(".")[2]
         if kind not in FAULTS[name].targets:
             raise ScheduleError(
                 f"{path}.fault: {step.target} is a {kind}, and {name} strikes {', '.join(FAULTS[name].targets)}"
             )
+
+
+def _check_trigger(path: str, step: Step, kinds: dict[str, str]) -> None:
+    """Check that a trigger by statements names a server."""
+    server = step.at.server or step.target
+    if step.at.kind == "statement" and kinds.get(server) not in ("postgres", "redis"):
+        servers = [name for name, kind in kinds.items() if kind in ("postgres", "redis")]
+        raise ScheduleError(
+            f"{path}.at.statement.on: no server named {server!r}{did_you_mean(server, servers)}; there are: {', '.join(servers)}"
+        )
 
 
 def _steps(schedule: Schedule) -> Iterator[tuple[str, Step]]:

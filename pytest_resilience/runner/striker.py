@@ -45,6 +45,8 @@ class Striker:
         self._last_heal: Moment | None = None
         counted = {step.target for step in episode.steps if step.at.kind == "connections"}
         self._connections = {target: system.connections(target) for target in counted}
+        events = {_event_of(step) for step in episode.steps if step.at.kind == "statement"}
+        self._watches = {event: system.watch_statements(*event) for event in sorted(events)}
 
     @property
     def seconds(self) -> float:
@@ -128,7 +130,11 @@ class Striker:
             before, now = self._connections.get(step.target), self._system.connections(step.target)
             return None if before is None or now is None else now - before
 
-        return is_due(step.at, self._now(), last_heal=self._last_heal, connections=connections)
+        def statements() -> int | None:
+            watch = self._watches[_event_of(step)]
+            return watch.count() if watch is not None else None
+
+        return is_due(step.at, self._now(), last_heal=self._last_heal, connections=connections, statements=statements)
 
     def _strike(self, step: Step) -> None:
         if step.fault == CANCEL:
@@ -175,6 +181,10 @@ class Striker:
             for step in self._pending:
                 self._history.add_skip("strike", step.fault, f"the work ended before {step.at!r}")
             self._pending.clear()
+            for event in list(self._watches):
+                watch = self._watches.pop(event)
+                if watch is not None:
+                    watch.close()
             deadline = self._clock.now() + HEAL_LIMIT
             while True:
                 for active in reversed(self.active):
@@ -185,6 +195,11 @@ class Striker:
                 self._clock.sleep(HEAL_INTERVAL)
             if self._active:
                 raise HealFailed("; ".join(each.reason for each in self._active))
+
+
+def _event_of(step: Step) -> tuple[str, str]:
+    """Return the server and the verb of a trigger by statements."""
+    return step.at.server or step.target, step.at.verb
 
 
 def _is_cheap(trigger: Trigger) -> bool:

@@ -21,6 +21,16 @@ class ReadyAnswer(NamedTuple):
     error: str | None = None
 
 
+class StatementWatch(Protocol):
+    """A count of statements or commands that clients send."""
+
+    def count(self) -> int | None:
+        """Return their number since the watch began. It is None if the proxy does not answer."""
+
+    def close(self) -> None:
+        """Stop counting."""
+
+
 class System(Protocol):
     """The targets of one test and its history.
 
@@ -47,6 +57,9 @@ class System(Protocol):
 
     def connections(self, target: str) -> int | None:
         """Return the number of connections that a server's proxy has accepted and refused. It is None for a target without a proxy."""
+
+    def watch_statements(self, target: str, verb: str) -> StatementWatch | None:
+        """Count the statements or commands of a server from now on. Return None where its proxy reads none."""
 
     def open_connections(self, target: str) -> int | None:
         """Return the number of connections that a server's proxy has open. It is None where the proxy does not list them."""

@@ -48,7 +48,14 @@ class Active:
     counters: object = None
 
 
-def is_due(trigger: Trigger, now: Moment, *, last_heal: Moment | None, connections: Callable[[], int | None]) -> bool:
+def is_due(
+    trigger: Trigger,
+    now: Moment,
+    *,
+    last_heal: Moment | None,
+    connections: Callable[[], int | None],
+    statements: Callable[[], int | None] = lambda: None,
+) -> bool:
     """True if a step with this trigger has to strike.
 
     Args:
@@ -56,6 +63,7 @@ def is_due(trigger: Trigger, now: Moment, *, last_heal: Moment | None, connectio
         now: the present moment.
         last_heal: the moment of the last heal in the episode; None before the first.
         connections: returns the connections of the step's target since the episode began; None if they are not counted.
+        statements: returns the matching statements since the episode began; None if they are not counted.
     """
     value = trigger.value or 0
     match trigger.kind:
@@ -65,6 +73,8 @@ def is_due(trigger: Trigger, now: Moment, *, last_heal: Moment | None, connectio
             return now.seconds >= value
         case "connections":
             return (connections() or 0) >= value
+        case "statement":
+            return (statements() or 0) >= value
         case _:
             if last_heal is None:
                 return False
@@ -111,7 +121,9 @@ def _has_touched(receipt: Receipt, value: float, operations: int, seconds: float
 def needs_polling(trigger: Trigger) -> bool:
     """True if a trigger can be due between the beginnings of two operations."""
     is_immediate = trigger.kind == "after_heal" and not trigger.value
-    return is_immediate or trigger.kind in ("seconds", "connections", "touched") or trigger.unit == "seconds"
+    return (
+        is_immediate or trigger.kind in ("seconds", "connections", "statement", "touched") or trigger.unit == "seconds"
+    )
 
 
 def horizon(episode: Episode, most: float) -> float:

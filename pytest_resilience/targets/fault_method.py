@@ -29,7 +29,8 @@ def fault_method(kind: Callable[Settings, Fault]) -> Callable[Concatenate[Any, S
             signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{name}(): {error}") from None
-        return kind(*args, **kwargs).strike(self)
+        strike: Strike = self.inject(kind(*args, **kwargs))
+        return strike
 
     name = strike.__name__ = getattr(kind, "name")  # noqa: B009  # Callable has no such attribute for mypy
     strike.__qualname__ = name

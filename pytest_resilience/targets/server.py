@@ -9,12 +9,10 @@ from ..admin.postgres import PostgresAdmin
 from ..admin.redis import RedisAdmin
 from ..backends.backend import Address, Server
 from ..closing_connections import wait_until_closed
-from ..faults.fault import Strike
-from ..faults.postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
-from ..faults.process import ProcessControl, Restart
-from ..faults.redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
+from ..faults.process import ProcessControl
 from ..proxy_client.handle import ProxyHandle
-from .fault_method import fault_method
+from .server_faults import PostgresFaults, RedisFaults
+from .statements import PostgresFaultsAfter, PostgresStatements, RedisCommands, RedisFaultsAfter
 from .target import NetworkFaults, ProcessFaults, StrikeRegistry
 
 if TYPE_CHECKING:
@@ -150,43 +148,90 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
         return f"<{type(self).__name__} {self.name} at {self._address} (proxy of {self._server.direct_address})>"
 
 
-class PostgresTarget(ServerTarget[PostgresAdmin]):
-    """Postgres behind its proxy."""
+class PostgresTarget(PostgresFaults, ServerTarget[PostgresAdmin]):
+    """Postgres behind its proxy.
 
-    starve = fault_method(Starve)
-    take_connections = fault_method(TakeConnections)
+    Attributes:
+        kind: "postgres".
+    """
 
-    def hold_locks(self, *tables: str) -> Strike:
-        """Lock tables exclusively, as a migration does. Without names, lock all tables."""
-        return HoldLocks(tables).strike(self)
+    kind = "postgres"
 
-    def slow_queries(self, seconds: float, *tables: str) -> Strike:
-        """Make each statement on the named tables (default: all) take up to `seconds` longer in the server."""
-        return SlowQueries(seconds, tables).strike(self)
+    def on(
+        self, verb: str, matching: str | None = None, nth: int | None = None, application_name: str | None = None
+    ) -> PostgresStatements:
+        """Select statements that come through the proxy. The methods of the result are acts, such as `error("40001")`.
 
-    terminate_backends = fault_method(TerminateBackends)
-    crash = fault_method(Crash)
-    read_only = fault_method(ReadOnly)
+        Args:
+            verb: the first word of the statement, such as "commit"; "connect" for the beginning of a session; "*" for all others.
+                "insert|update" has alternatives.
+            matching: a part of the statement's text in any case, or a regular expression as "re:..."; None for any.
+            nth: the number of the only matching statement to act on, from 1; None for all.
+            application_name: a pattern for the name of the session, such as "service:*"; None for any.
+
+        Raises:
+            SetupError: a setting is invalid.
+        """
+        __tracebackhide__ = True
+        given = {"matching": matching, "nth": nth, "application_name": application_name}
+        return PostgresStatements(self, {"verb": verb} | given)
+
+    def after(self, verb: str, n: int = 1, matching: str | None = None) -> PostgresFaultsAfter:
+        """Wait for statements that come through the proxy. The methods of the result are the faults of this server.
+
+        Args:
+            verb: as for `on`.
+            matching: as for `on`.
+            n: the number of matching statements after which the fault strikes.
+
+        Raises:
+            SetupError: a setting is invalid.
+        """
+        __tracebackhide__ = True
+        return PostgresFaultsAfter(self, {"verb": verb, "n": n, "matching": matching})
 
 
-class RedisTarget(ServerTarget[RedisAdmin]):
-    """Redis behind its proxy."""
+class RedisTarget(RedisFaults, ServerTarget[RedisAdmin]):
+    """Redis behind its proxy.
+
+    Attributes:
+        kind: "redis".
+    """
+
+    kind = "redis"
 
     @property
     def process_control(self) -> ProcessControl:
         return RedisProcesses(self._server, self._admin)
 
-    def restart(self, data: str | None = None) -> Strike:
-        """Stop Redis in order and start it again, before the call returns.
+    def on(
+        self, command: str, key: str | None = None, nth: int | None = None, client_name: str | None = None
+    ) -> RedisCommands:
+        """Select commands that come through the proxy. The methods of the result are acts, such as `error("LOADING")`.
 
         Args:
-            data: "kept" or "lost"; None for the default of the server, which is "lost" for the embedded Redis.
-        """
-        return Restart(data).strike(self)
+            command: such as "get" or "config get"; "connect" for the first command of a connection; "*" for all commands but those
+                of a driver's handshake. "get|mget" has alternatives.
+            key: a pattern such as "campaign:*" for a key of the command; None for any.
+            nth: the number of the only matching command to act on, from 1; None for all.
+            client_name: a pattern for the name of the connection (CLIENT SETNAME); None for any.
 
-    oom = fault_method(Oom)
-    readonly = fault_method(Readonly)
-    loading = fault_method(Loading)
-    busy_script = fault_method(BusyScript)
-    max_clients = fault_method(MaxClients)
-    flush = fault_method(Flush)
+        Raises:
+            SetupError: a setting is invalid.
+        """
+        __tracebackhide__ = True
+        return RedisCommands(self, {"verb": command, "key": key, "nth": nth, "client_name": client_name})
+
+    def after(self, command: str, n: int = 1, key: str | None = None) -> RedisFaultsAfter:
+        """Wait for commands that come through the proxy. The methods of the result are the faults of this server.
+
+        Args:
+            command: as for `on`.
+            key: as for `on`.
+            n: the number of matching commands after which the fault strikes.
+
+        Raises:
+            SetupError: a setting is invalid.
+        """
+        __tracebackhide__ = True
+        return RedisFaultsAfter(self, {"verb": command, "n": n, "key": key})

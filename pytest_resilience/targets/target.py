@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HealFailed
 from ..faults.cancellation import Moment, Result, cancel
-from ..faults.fault import Strike
+from ..faults.fault import Fault, Strike
 from ..faults.network import (
     Bandwidth,
     Blackhole,
@@ -112,6 +112,11 @@ class Target:
         strike.overlap_with(self.active_strikes, self._ledger.active)
         return strike
 
+    def inject(self, fault: Fault) -> Strike:
+        """Strike a fault on this target, and return the strike."""
+        __tracebackhide__ = True
+        return fault.strike(self)
+
     @property
     def system(self) -> object:
         """The struck system. Targets of one system have equal ones."""
@@ -192,7 +197,7 @@ class ProcessFaults(Target):
 
     def restart(self) -> Strike:
         """Stop the processes in order and start them again, before the call returns."""
-        return Restart().strike(self)
+        return self.inject(Restart())
 
 
 class ResourceFaults(Target):

@@ -37,6 +37,20 @@ class FakeStrike:
         return Receipt(self.touched, self.unit)
 
 
+class FakeWatch:
+    """A count of statements that tests set."""
+
+    def __init__(self, system: FakeSystem, target: str, verb: str) -> None:
+        self._system = system
+        self._event = target, verb
+
+    def count(self) -> int | None:
+        return self._system.statements[self._event]
+
+    def close(self) -> None:
+        self._system.calls.append(f"unwatch {' '.join(self._event)}")
+
+
 class FakeSystem:
     """The targets of a test, of which all calls are kept.
 
@@ -46,6 +60,7 @@ class FakeSystem:
         errors: what a strike of a fault raises, by its name.
         accepted: the connections of each server.
         open: the open connections of each server.
+        statements: the number of statements by server and verb, for those that can be watched.
         status: of the readiness path.
     """
 
@@ -58,6 +73,7 @@ class FakeSystem:
         self.errors: dict[str, Exception] = {}
         self.accepted = {"redis": 0, "postgres": 0}
         self.open: dict[str, int] = {}
+        self.statements: dict[tuple[str, str], int] = {}
         self.status: int | None = 200
         self.on_strike: Callable[[FakeStrike], object] = lambda strike: None
 
@@ -80,6 +96,12 @@ class FakeSystem:
 
     def connections(self, target: str) -> int | None:
         return self.accepted.get(target)
+
+    def watch_statements(self, target: str, verb: str) -> FakeWatch | None:
+        if (target, verb) not in self.statements:
+            return None
+        self.calls.append(f"watch {target} {verb}")
+        return FakeWatch(self, target, verb)
 
     def open_connections(self, target: str) -> int | None:
         return self.open.get(target)

@@ -22,6 +22,7 @@ from pytest_resilience.schedule import (
     end,
     operations,
     seconds,
+    statement,
     touched,
 )
 from pytest_resilience.strategies import schedules
@@ -181,7 +182,7 @@ STEP = "episodes[0].steps[0]"
         (of(at={"operations": 1, "seconds": 1}), f"{STEP}.at: must have one of operations, seconds"),
         (
             of(at={"touched": 1}),
-            f"{STEP}.at: must be one of operations, seconds, connections, after_heal, got touched(1)",
+            f"{STEP}.at: must be one of operations, seconds, connections, statement, after_heal, got touched(1)",
         ),
         (
             of(until={"connections": 1}),
@@ -250,3 +251,49 @@ def test_a_malformed_schedule_in_python_is_an_error(make, message):
 def test_a_step_of_another_server_is_accepted():
     """The names of further servers are known when the schedule is played."""
     assert Step("replica.hold_locks").target == "replica"
+
+
+def test_a_trigger_by_statements_survives_json_and_repr():
+    schedule = Schedule(
+        [
+            Episode(
+                [
+                    Step("redis.refuse", at=statement("EXEC", 2), until=touched(1)),
+                    Step("service.kill", at=statement("commit", on="postgres")),
+                    Step("postgres.on", {"verb": "commit", "act": "lose_answer", "nth": 2}),
+                ]
+            )
+        ]
+    )
+    assert Schedule.loads(schedule.dumps()) == schedule
+    assert repr(schedule.steps[0].at) == "statement('exec', 2)"
+    assert repr(schedule.steps[1].at) == "statement('commit', 1, on='postgres')"
+    assert schedule.steps[1].at.to_json() == {"statement": {"verb": "commit", "n": 1, "on": "postgres"}}
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        ('{"statement": {"n": 2}}', r"episodes\[0\].steps\[0\].at.statement.verb: missing"),
+        (
+            '{"statement": {"verb": "commit", "n": 0}}',
+            r"episodes\[0\].steps\[0\].at.statement: must be an integer from 1",
+        ),
+        ('{"statement": {"verb": "", "n": 1}}', r"episodes\[0\].steps\[0\].at.statement.verb: verb must be"),
+        ('{"statement": {"verb": "commit", "on": 3}}', r"at.statement.on: must be the name of a server, got 3"),
+    ],
+)
+def test_a_trigger_by_statements_reports_the_path_of_a_wrong_field(at, message):
+    text = f'{{"version": 1, "episodes": [{{"steps": [{{"fault": "redis.refuse", "at": {at}}}]}}]}}'
+    with pytest.raises(ScheduleError, match=message):
+        Schedule.loads(text)
+
+
+def test_a_statement_is_no_moment_of_a_heal():
+    with pytest.raises(ScheduleError, match="until: must be one of"):
+        Step("redis.refuse", until=statement("commit"))
+
+
+def test_a_schedule_has_no_event_as_a_fault():
+    with pytest.raises(ScheduleError, match=r"write the fault that it starts, with a trigger such as at=statement"):
+        Step("redis.after", {"verb": "exec", "fault": "refuse"})

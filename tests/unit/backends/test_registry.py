@@ -14,7 +14,14 @@ from pytest_resilience.wire.http import HttpResponse
 
 LOOPBACK, FOREIGN = "127.0.0.1", "192.0.2.1"  # an address of this machine, and one of no machine (TEST-NET-1)
 FORWARDED = {f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("refuse", "reset", "flap")}
-ALWAYS = {f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("half_open", "slow_accept")}
+ALWAYS = {
+    f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("half_open", "slow_accept", "on", "after")
+} | {
+    "postgres.commit_in_doubt",
+    "postgres.serialization_failure",
+    "postgres.deadlock",
+    "redis.loading_replies",
+}
 
 
 class FakeEngine(Engine):

@@ -7,7 +7,17 @@ import pytest
 from pytest_resilience.errors import HealFailed, SetupError
 from pytest_resilience.operation import FaultMark, SkipMark
 from pytest_resilience.runner.striker import HEAL_LIMIT, Striker
-from pytest_resilience.schedule import Episode, Step, after_heal, connections, end, operations, seconds, touched
+from pytest_resilience.schedule import (
+    Episode,
+    Step,
+    after_heal,
+    connections,
+    end,
+    operations,
+    seconds,
+    statement,
+    touched,
+)
 from tests.support.clocks import FakeClock
 from tests.support.played import FakeStrike, FakeSystem
 
@@ -112,6 +122,29 @@ def test_a_step_strikes_after_connections_of_its_episode() -> None:
     run.system.accepted["redis"] = 7
     run.striker.poll()
     assert run.calls == ["strike redis.oom"]
+
+
+def test_a_step_strikes_after_statements_of_its_episode() -> None:
+    run = Run()
+    run.system.statements["postgres", "commit"] = 0
+    steps = [Step("redis.oom", at=statement("commit", 2, on="postgres"), until=end())]
+    run.striker = Striker(run.system, Episode(steps), lambda record: "", run.clock)
+    run.striker.poll()
+    run.system.statements["postgres", "commit"] = 1
+    run.striker.poll()
+    assert run.calls == ["watch postgres commit"]
+    run.system.statements["postgres", "commit"] = 2
+    run.striker.poll()
+    run.striker.finish()
+    assert run.calls == ["watch postgres commit", "strike redis.oom", "unwatch postgres commit", "heal redis.oom"]
+
+
+def test_a_step_whose_statements_are_not_counted_is_recorded() -> None:
+    run = Run(Step("redis.oom", at=statement("exec", 2)))
+    run.striker.poll()
+    run.striker.finish()
+    [skip] = [record for record in run.system.history.records if isinstance(record, SkipMark)]
+    assert "the work ended before statement('exec', 2)" in skip.reason
 
 
 def test_a_step_strikes_relative_to_the_last_heal() -> None:

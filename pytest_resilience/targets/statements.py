@@ -1,0 +1,171 @@
+"""The objects that `on` and `after` return: a selection of statements with acts as methods, and an event that starts faults."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from ..faults.fault import Fault, Strike
+from ..faults.statements import WATCH, After, On
+from .server_faults import PostgresFaults, RedisFaults
+from .target import NetworkFaults, StrikeRegistry, Target
+
+
+class Statements:
+    """A selection of statements. Each act strikes at once, and returns a `Strike`.
+
+    Args:
+        target: the server.
+        selection: settings of the fault `on`.
+
+    Raises:
+        SetupError: a setting is invalid.
+    """
+
+    def __init__(self, target: Target, selection: dict[str, Any]) -> None:
+        self._target = target
+        self._selection = selection
+        On(act=WATCH, **selection)  # an invalid setting is an error of the call that gave it
+
+    def first(self, n: int) -> Self:
+        """Return this selection, limited to the first `n` matching statements."""
+        return self._with(first=n)
+
+    def every(self, n: int) -> Self:
+        """Return every `n`th statement of this selection."""
+        return self._with(every=n)
+
+    def after(self, n: int) -> Self:
+        """Return this selection without the first `n` matching statements. Other counts begin behind them."""
+        return self._with(after=n)
+
+    def per_connection(self) -> Self:
+        """Return this selection with counts of each connection. Otherwise they count over all connections."""
+        return self._with(per_connection=True)
+
+    def _with(self, **more: object) -> Self:
+        __tracebackhide__ = True
+        return type(self)(self._target, self._selection | more)
+
+    def _act(self, act: str, **settings: object) -> Strike:
+        __tracebackhide__ = True
+        return self._target.inject(On(act=act, **self._selection, **settings))  # type: ignore[arg-type]  # On checks them
+
+    def reset(self) -> Strike:
+        """Reset the connection (RST) before the server gets the statement."""
+        return self._act("reset")
+
+    def hang(self) -> Strike:
+        """Hold the statement, and all that follows on its connection, until the heal."""
+        return self._act("hang")
+
+    def delay(self, seconds: float) -> Strike:
+        """Hold the statement, and all that follows on its connection, for some seconds.
+
+        Args:
+            seconds: at least a millisecond.
+        """
+        return self._act("delay", seconds=seconds)
+
+    def lose_answer(self, close: Literal["reset", "silence"] = "reset") -> Strike:
+        """Close the connection when the server has executed the statement, and pass nothing of its answer.
+
+        Args:
+            close: "reset" for a RST, or "silence": nothing passes any more until the heal, and then there is a RST.
+        """
+        return self._act("lose_answer", close=close)
+
+    def __repr__(self) -> str:
+        return f"<{On(act=WATCH, **self._selection).label(self._target)}, without an act>"
+
+
+class PostgresStatements(Statements):
+    """A selection of the statements that clients send to Postgres through the proxy."""
+
+    def error(self, code: str, message: str | None = None) -> Strike:
+        """Fail the statement in the server, so that the state of the transaction is the server's own.
+
+        Args:
+            code: SQLSTATE, such as "40001".
+            message: None for a text of the proxy.
+        """
+        return self._act("error", code=code, message=message)
+
+    def fatal(self, code: str, message: str | None = None) -> Strike:
+        """End the session with a FATAL error in place of the statement's answer.
+
+        Args:
+            code: SQLSTATE, such as "57P01".
+            message: None for a text of the proxy.
+        """
+        return self._act("fatal", code=code, message=message)
+
+    def cut_answer(
+        self,
+        rows: int | None = None,
+        bytes: int | None = None,  # noqa: A002  # the name of the setting
+        close: Literal["reset", "silence"] = "reset",
+    ) -> Strike:
+        """Close the connection in the middle of the statement's answer.
+
+        Args:
+            rows: the rows that pass before; None to count bytes.
+            bytes: the bytes that pass before; None to count rows.
+            close: as for `lose_answer`.
+        """
+        return self._act("cut_answer", rows=rows, bytes=bytes, close=close)
+
+
+class RedisCommands(Statements):
+    """A selection of the commands that clients send to Redis through the proxy."""
+
+    def error(self, text: str) -> Strike:
+        """Fail the command in the server. In a transaction, the error comes where Redis reports such an error.
+
+        Args:
+            text: a code such as "LOADING", which stands for the text of Redis, or a whole text such as "ERR no such thing".
+        """
+        return self._act("error", code=text)
+
+    def fatal(self, text: str) -> Strike:
+        """Reply with an error, and close the connection.
+
+        Args:
+            text: as for `error`, such as "ERR max number of clients reached".
+        """
+        return self._act("fatal", code=text)
+
+    def cut_answer(
+        self,
+        bytes: int,  # noqa: A002  # the name of the setting
+        close: Literal["reset", "silence"] = "reset",
+    ) -> Strike:
+        """Close the connection in the middle of the command's reply.
+
+        Args:
+            bytes: the bytes that pass before.
+            close: as for `lose_answer`.
+        """
+        return self._act("cut_answer", bytes=bytes, close=close)
+
+
+class _FaultsAfter(Target):
+    """The faults of a server, each of which strikes when a number of statements have been sent."""
+
+    def __init__(self, target: Target, event: dict[str, Any]) -> None:
+        super().__init__(target.name, StrikeRegistry())
+        self._target = target
+        self._event = event
+        After(fault="refuse", **event)  # an invalid setting is an error of the call that gave it
+
+    def inject(self, fault: Fault) -> Strike:
+        __tracebackhide__ = True
+        data = fault.to_json()
+        return self._target.inject(After(fault=data["fault"], settings=data["settings"], **self._event))
+
+
+class PostgresFaultsAfter(_FaultsAfter, PostgresFaults, NetworkFaults):
+    """The faults of a Postgres, each of which strikes when a number of statements have been sent."""
+
+
+class RedisFaultsAfter(_FaultsAfter, RedisFaults, NetworkFaults):
+    """The faults of a Redis, each of which strikes when a number of commands have been sent."""
