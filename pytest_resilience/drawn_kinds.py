@@ -17,7 +17,7 @@ from .wording import did_you_mean
 
 TARGETS = (*TARGET_KINDS, "client")
 BUILT_IN = tuple(each for each in TARGETS if each != "tcp")  # targets that need no name
-SERVER_KINDS = ("postgres", "redis", "tcp")
+NAMED_KINDS = ("postgres", "redis", "tcp", "service")  # of which there may be several, each with a name
 _ORDER = list(DRAWN)
 
 _unsupported: dict[str, str] = {}
@@ -101,8 +101,8 @@ def choose_kinds(targets: Iterable[str], faults: Iterable[object] | None) -> tup
     """Return the kinds that targets and faults stand for, the mildest first.
 
     Args:
-        targets: "redis", "postgres", "service", "client", or kind and name of a further server, such as "postgres:replica" or
-            "tcp:payments".
+        targets: "redis", "postgres", "service", "client", or kind and name of a further server or service, such as
+            "postgres:replica", "tcp:payments" and "service:worker".
         faults: names and labels, which limit the faults of the targets, and strategies of steps, which are added. None for all faults.
 
     Raises:
@@ -137,10 +137,10 @@ def _divided(faults: Iterable[object] | None) -> tuple[list[st.SearchStrategy[St
 def _target(text: object) -> tuple[str, str]:
     """Return the name and the kind of a target."""
     kind, _, name = str(text).partition(":")
-    if kind not in TARGETS or (name and kind not in SERVER_KINDS) or (kind == "tcp" and not name):
+    if kind not in TARGETS or (name and kind not in NAMED_KINDS) or (kind == "tcp" and not name):
         raise SetupError(
-            f"no target {text!r}{did_you_mean(text, BUILT_IN)}; there are {', '.join(BUILT_IN)}, and further servers by kind and "
-            "name, such as 'postgres:replica' or 'tcp:payments'"
+            f"no target {text!r}{did_you_mean(text, BUILT_IN)}; there are {', '.join(BUILT_IN)}, and further servers and services by "
+            "kind and name, such as 'postgres:replica', 'tcp:payments' or 'service:worker'"
         )
     return name or kind, kind
 

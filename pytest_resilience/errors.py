@@ -73,6 +73,7 @@ class ServerNotReady(SetupError):
         exit_code: int | None,
         after: float | None = None,
         seen: Iterable[str] = (),
+        missing: str = "answer",
     ) -> None:
         """Make the error and its message.
 
@@ -84,6 +85,7 @@ class ServerNotReady(SetupError):
             exit_code: its exit code, or None if it still runs.
             after: seconds from its start to its exit; None if unknown.
             seen: further observations, one line each.
+            missing: the action by which the process would have been ready.
         """
         self.name = name
         self.command = redacted_command(command)
@@ -91,7 +93,7 @@ class ServerNotReady(SetupError):
         self.log = scrubbed(log)
         self.exit_code = exit_code
         if exit_code is None:
-            state = f"did not answer within {within:g} s; it is still running"
+            state = f"did not {missing} within {within:g} s; it is still running"
         else:
             took = f" after {after:.2f} s" if after is not None else ""
             state = f"ended with {ending(exit_code)}{took}, before it was ready"

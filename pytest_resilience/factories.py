@@ -1,11 +1,13 @@
-"""Factories of fixtures for further Postgres and Redis servers and for TCP systems, called in your conftest.py.
+"""Factories of fixtures for further Postgres and Redis servers, TCP systems and services, called in your conftest.py.
 
-    from pytest_resilience import factories
+    from pytest_resilience import Service, factories
 
     replica = factories.postgres("replica", init=Path("schema.sql"))
     sessions = factories.redis("sessions")
     broker = factories.tcp("broker", upstream="127.0.0.1:9092")
     payments = factories.http_stub("payments")
+    worker = factories.service("worker", lambda stack: Service([sys.executable, "-m", "shop.worker"], ready=None,
+                                                               env={"REDIS_URL": stack.redis.url}))
 
 Each server has its own proxy, is in its baseline at the begin of each test, and its faults heal at the end of the test. For a
 service that needs the URL at the start of the session, use `resilience_stack.add_postgres("replica").url`, or
@@ -14,15 +16,21 @@ service that needs the URL at the start of the session, use `resilience_stack.ad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from .described_services import MARK, ServiceFactory
+
 if TYPE_CHECKING:
     from .admin.postgres import Init
     from .resilience import Resilience
+    from .stack import Stack
     from .targets.http_stub import HttpStub
     from .targets.server import PostgresTarget, RedisTarget
+    from .targets.service import ServiceTarget
+    from .targets.service_spec import Service
     from .targets.tcp import TcpTarget
 
 
@@ -92,11 +100,35 @@ def http_stub(name: str) -> Any:
     return stub
 
 
+def service(name: str, describe: Callable[[Stack], Service]) -> Any:
+    """Return a fixture with a service, which runs for each test of the conftest.py or module that has the fixture.
+
+    Like the service of `resilience_service`, it starts before the test. Its target is also `resilience.services[name]` and the
+    attribute of `resilience` with its name.
+
+    Args:
+        name: the name, such as "worker", with which the labels of its faults begin, as in `@pytest.mark.fault("worker.pause")`.
+        describe: the function that returns its description, given the stack, such as `lambda stack: Service([...])`. It is called
+            once.
+
+    Raises:
+        SetupError: the name is malformed or taken.
+    """
+
+    def described_service(resilience: Resilience) -> ServiceTarget:
+        """A service of the system under test."""
+        return resilience.services[name]
+
+    fixture: Any = pytest.fixture(described_service)
+    setattr(fixture, MARK, ServiceFactory(name, describe))
+    return fixture
+
+
 if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
     def __getattr__(name: str) -> Any:
         __tracebackhide__ = True
         from .wording import did_you_mean
 
-        hint = did_you_mean(name, ("postgres", "redis", "tcp", "http_stub")) if not name.startswith("_") else ""
+        hint = did_you_mean(name, ("postgres", "redis", "tcp", "http_stub", "service")) if not name.startswith("_") else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=None)

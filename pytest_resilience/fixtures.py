@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pytest
 
 from . import options
+from .described_services import services_of
 from .kept_modules import FINDER
 from .stash import ATTEMPTS, HISTORY_LOST, RESILIENCE
 
@@ -64,35 +65,29 @@ def resilience_stack(
 
 
 @pytest.fixture(scope="session")
-def resilience_service() -> Service | None:
+def resilience_service() -> Service | Mapping[str, Service] | None:
     """Override this to describe how your service starts.
 
-    Return a `pytest_resilience.Service`. The default is None. `resilience.service` then raises an error that shows the lines to write.
+    Return a `pytest_resilience.Service`, or a dict of several by name, such as {"web": Service(...), "worker": Service(...)}.
+    The default is None. `resilience.service` then raises an error that shows the lines to write.
     """
     return None
 
 
 @pytest.fixture
 def resilience(
-    request: pytest.FixtureRequest, resilience_stack: Stack, resilience_service: Service | None
+    request: pytest.FixtureRequest,
+    resilience_stack: Stack,
+    resilience_service: Service | Mapping[str, Service] | None,
 ) -> Iterator[Resilience]:
-    """Targets for faults: `.postgres`, `.redis` and `.service`. `.strikes` has the strikes so far.
+    """Targets for faults: `.postgres`, `.redis`, `.service`, and `.services` by name. `.strikes` has the strikes so far.
 
     Each test begins with a clean database, an empty Redis and no toxics. All its strikes heal at its end.
     """
     from .history import recording
     from .resilience import Resilience
-    from .targets.service_spec import Service
 
-    given: object = resilience_service
-    if not isinstance(given, Service | None):
-        from .errors import SetupError
-
-        kind = type(given).__name__
-        raise SetupError(
-            f"the fixture resilience_service must return a pytest_resilience.Service or None, got a {kind}"
-        )
-    running = resilience_stack.prepare_test(resilience_service)
+    running = resilience_stack.prepare_services(services_of(request, resilience_stack, resilience_service))
     file = _open_history(request.node)
     resilience = Resilience(resilience_stack, running, file)
     resilience.profile = options.options_of(request.config).profile

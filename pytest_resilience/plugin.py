@@ -417,8 +417,9 @@ def _add_logs(item: pytest.Item, report: pytest.TestReport, fixture: Resilience)
     injected = tally_lines(fixture.tally) or strike_lines(fixture.strikes)
     strikes, logs = "\n".join(injected), fixture.logs()
     report.sections.append(("resilience: injected faults", strikes))
-    if logs.get("service"):
-        report.sections.append(("resilience: service log", tail(scrubbed(logs["service"]), LOG_LINES)))
+    for name, text in fixture.service_logs().items():
+        if text:
+            report.sections.append((f"resilience: {name} log", tail(scrubbed(text), LOG_LINES)))
     attempt = item.stash.get(ATTEMPTS, 1)
     try:
         place = str(save_logs(item.config.rootpath, item.nodeid, {"strikes": strikes, **logs}, attempt=attempt))

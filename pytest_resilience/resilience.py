@@ -73,12 +73,22 @@ class StrikeCount(NamedTuple):
         )
 
 
+class Services(dict[str, ServiceTarget]):
+    """The services of a test by name. A wrong name is an error that has the right ones."""
+
+    def __missing__(self, name: str) -> ServiceTarget:
+        if not self:
+            raise NoService(NO_SERVICE)
+        raise SetupError(f"no service named {name!r}{did_you_mean(name, self)}; there are: {', '.join(self)}")
+
+
 class Resilience:
     """The value of the `resilience` fixture.
 
     Attributes:
         postgres, redis: the servers behind their proxies, with a method for each fault.
         service: the service under test, if a `resilience_service` fixture describes it.
+        services: all services by name. A service "worker" is also the attribute `worker`.
         strikes: the strikes of this test, in order.
         history: the history of this test; that of the last play after a second `play`.
         tally: for each fault without its settings, the number of its strikes in the examples of a generated test.
@@ -93,11 +103,17 @@ class Resilience:
     postgres: PostgresTarget
     redis: RedisTarget
 
-    def __init__(self, stack: Stack, running: RunningService | None, history_file: HistoryFile | None = None) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        running: RunningService | Mapping[str, RunningService] | None,
+        history_file: HistoryFile | None = None,
+    ) -> None:
         self._stack = stack
         self._registry = StrikeRegistry(stack.registry)
-        self._running = running
-        self._service = ServiceTarget(self._registry, running) if running is not None else None
+        single = {running.name: running} if isinstance(running, RunningService) else {}
+        self._running = dict(running) if isinstance(running, Mapping) else single
+        self._services = Services({name: ServiceTarget(self._registry, each) for name, each in self._running.items()})
         self.postgres, self.redis = stack.create_targets(self._registry)
         self._history_file = history_file
         self.history = self._begin_history()
@@ -146,15 +162,26 @@ class Resilience:
 
     @property
     def service(self) -> ServiceTarget:
-        """The service under test.
+        """The service under test. Of several, the one with the name "service", or else the first.
 
         Raises:
             NoService: no fixture describes it; the message has the lines to write.
         """
-        if self._service is None:
+        name = self._service_name
+        if name is None:
             raise NoService(NO_SERVICE)
-        self._stack.mark_dirty()
-        return self._service
+        return self.services[name]
+
+    @property
+    def _service_name(self) -> str | None:
+        return "service" if "service" in self._services else next(iter(self._services), None)
+
+    @property
+    def services(self) -> Mapping[str, ServiceTarget]:
+        """All services by name, in the order of their descriptions."""
+        if self._services:
+            self._stack.mark_used()
+        return self._services
 
     def add_postgres(self, name: str, init: Init | None = None) -> PostgresTarget:
         """Return another Postgres. The first call with a name starts it. See `factories.postgres`."""
@@ -223,7 +250,7 @@ class Resilience:
                 f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
             )
         target_name, _, fault_name = name.partition(".")
-        kinds = self._stack.server_kinds | {"service": "service"}
+        kinds = self._stack.server_kinds | self._service_kinds | {"service": "service"}
         known = [f"{each}.{fault}" for fault, f in FAULTS.items() for each, kind in kinds.items() if kind in f.targets]
         if name not in known:
             raise UnknownFault(name, known)
@@ -233,7 +260,9 @@ class Resilience:
 
         def __getattr__(self, name: str) -> Any:
             __tracebackhide__ = True
-            raise no_attribute(self, name)
+            if name in self.__dict__.get("_services", ()):
+                return self.services[name]
+            raise no_attribute(self, name, self.__dict__.get("_services", ()))
 
     def start_leak_check(
         self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()
@@ -363,20 +392,25 @@ class Resilience:
         from .runner.stack_system import StackSystem, check_targets
 
         check_arguments(schedule, workload, clients, recovery)
-        if self._service is None and any(step.target == "service" for step in schedule.steps):
+        if not self._services and any(step.target == "service" for step in schedule.steps):
             raise NoService(NO_SERVICE)
-        service = {"service": "service"} if self._service is not None else {}
-        check_targets(schedule, self._stack.server_kinds | service)
+        check_targets(schedule, self._stack.server_kinds | self._service_kinds)
         if self._has_played:
             self._heal_and_check()
             self._begin_clean()
         self._has_played = True
-        self._stack.mark_dirty()
-        return StackSystem(
-            self, stack=self._stack, running=self._running, history=self.history, target=self._target_named
-        )
+        self._stack.mark_used()
+        running = self._running[self._service_name] if self._service_name is not None else None
+        return StackSystem(self, stack=self._stack, running=running, history=self.history, target=self._target_named)
+
+    @property
+    def _service_kinds(self) -> dict[str, str]:
+        """The kind "service" by the name of each service, and by the name "service", if there is one."""
+        return dict.fromkeys((*self._services, "service"), "service") if self._services else {}
 
     def _target_named(self, name: str) -> Any:
+        if name in self._services:
+            return self.services[name]
         built_in = name in ("postgres", "redis", "service")
         return getattr(self, name) if built_in else self._stack.extra_target(name, self._registry)
 
@@ -400,7 +434,7 @@ class Resilience:
         self._registry.strikes.clear()
 
     def _begin_clean(self) -> None:
-        self._stack.prepare_test(self._running.spec if self._running is not None else None)
+        self._stack.prepare_services({name: running.spec for name, running in self._running.items()})
         self._has_played = False
         self._recording.close()
         self.history.close()
@@ -440,7 +474,7 @@ class Resilience:
     def _heal_and_check(self) -> None:
         self._spawned.close()
         if self._registry.strikes:
-            self._stack.mark_dirty()
+            self._stack.mark_struck()
         try:
             self._registry.heal()
         except HealFailed as failed:
@@ -457,9 +491,12 @@ class Resilience:
         return [strike for strike in self._registry.strikes if strike.vacuous]
 
     def logs(self) -> dict[str, str]:
-        """Return the logs of the service and of each server since the test began."""
-        service = {"service": self._service.log} if self._service is not None else {}
-        return service | self._stack.logs()
+        """Return the logs of each service and of each server since the test began."""
+        return self.service_logs() | self._stack.logs()
+
+    def service_logs(self) -> dict[str, str]:
+        """Return the logs of each service since the test began."""
+        return {name: target.log for name, target in self._services.items()}
 
 
 def _identity(workload: Workload) -> object:

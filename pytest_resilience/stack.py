@@ -13,6 +13,7 @@ from .admin.postgres import PostgresAdmin
 from .admin.redis import RedisAdmin
 from .backends.backend import Address, Backend, Server
 from .backends.session.ports import with_free_port
+from .clock import SYSTEM
 from .errors import BackendDied, SetupError
 from .faults.fault import Strike
 from .processes import ManagedProcess
@@ -23,6 +24,8 @@ from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
 from .targets.service_spec import Service
+from .targets.session_services import SessionServices
+from .targets.starting import start_together
 from .targets.target import StrikeRegistry
 from .targets.tcp import TcpTarget
 from .tcp_systems import TcpSystems
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from .admin.postgres import Init
 
 ServerKind = Literal["postgres", "redis"]
+TARGET_NAME = "[a-z][a-z0-9_]{0,30}"
 
 
 class _TargetArguments(TypedDict):
@@ -66,8 +70,7 @@ class Stack:
         self.backend = backend.name
         self.seed = seed
         self._registry = StrikeRegistry()
-        self._services: dict[int, tuple[Service, RunningService]] = {}
-        self._dirty = False
+        self._session_services = SessionServices(backend)
         self._has_baseline = False
         self._extra_admins: dict[str, tuple[ServerKind, PostgresAdmin | RedisAdmin]] = {}
         self._proxy_client: ToxiproxyClient | None = None
@@ -251,8 +254,9 @@ class Stack:
         return self._tcp.target(name, registry, self._unsupported("tcp", name))
 
     def _check_name(self, name: str) -> None:
-        taken = (*self._proxies, *self._tcp.names, "service", "process", "proxy", "client", "tcp")
-        if not re.fullmatch("[a-z][a-z0-9_]{0,30}", str(name)) or name in taken:
+        services = [running.name for running in self.services]
+        taken = (*self._proxies, *self._tcp.names, *services, "service", "process", "proxy", "client", "tcp")
+        if not re.fullmatch(TARGET_NAME, str(name)) or name in taken:
             raise SetupError(
                 f"{name!r} can't be the name of a server: lower case letters, digits and _, and not one that is taken"
             )
@@ -325,7 +329,7 @@ class Stack:
     @property
     def services(self) -> list[RunningService]:
         """All services of this session, running or not."""
-        return [running for _, running in self._services.values()]
+        return self._session_services.every
 
     @property
     def strikes(self) -> list[Strike]:
@@ -333,17 +337,34 @@ class Stack:
         return list(self._registry.strikes)
 
     def prepare_test(self, service: Service | None) -> RunningService | None:
-        """Bring the stack into the state in which each test begins.
-
-        The servers run without toxics, the databases are in their baseline, and the service is restarted if it was used.
+        """Bring the stack and one service into the state in which each test begins. See `prepare_services`.
 
         Returns:
             The service, ready; None without a service.
         """
-        if service is not None:
-            self._refuse_broken_service(service)
+        running = self.prepare_services({"service": service} if service is not None else {})
+        return running.get("service")
+
+    def prepare_services(self, services: Mapping[str, Service]) -> dict[str, RunningService]:
+        """Bring the stack into the state in which each test begins.
+
+        The servers run without toxics, the databases are in their baseline, and the services are restarted if they were used.
+
+        Args:
+            services: the descriptions of the services by name.
+
+        Returns:
+            The services, ready.
+
+        Raises:
+            SetupError: a name is malformed or taken.
+            ServerNotReady, CannotStart: a service could not be started.
+        """
+        for name in services:
+            self._check_service_name(name)
+        self._session_services.refuse_broken(services.values())
         self._restart_dead()
-        running = self._prepare_service(service)
+        running = self._session_services.select(services, clean=self._clean_if_used, take_baseline=self._take_baseline)
         if not self._has_baseline:
             self._take_baseline()
         try:
@@ -354,20 +375,25 @@ class Stack:
             raise
         finally:
             self._test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
-        if running is not None:
-            running.begin()
+        start_together(running, SYSTEM)
         return running
 
-    def _prepare_service(self, service: Service | None) -> RunningService | None:
-        """Return the service, without the processes that must not serve the next test."""
-        running = self._service_process(service) if service is not None else None
-        for _, other in self._services.values():
-            if other is not running:
-                other.stop()  # the service of another module, which would use these servers too
-        if running is not None and self._dirty and running.spec.restart_between_tests:
-            running.stop()
-        self._dirty = False
-        return running
+    def _check_service_name(self, name: str) -> None:
+        """Check the name of a service.
+
+        Raises:
+            SetupError: it is malformed, or that of a server.
+        """
+        if not re.fullmatch(TARGET_NAME, str(name)) or name in (*self._proxies, "process", "proxy", "client"):
+            raise SetupError(
+                f"{name!r} can't be the name of a service: lower case letters, digits and _, and not one that is taken"
+            )
+
+    def _clean_if_used(self) -> None:
+        """Restore the baselines of the main servers, if there is one."""
+        if self._has_baseline:
+            self._postgres_admin.clean().result()
+            self._redis_admin.clean()
 
     def _clean_servers(self) -> None:
         """Remove toxics and restore the baselines. Each Postgres works on that while the Redis servers are cleaned."""
@@ -389,12 +415,6 @@ class Stack:
         finally:
             wait(cleaning)
 
-    def _refuse_broken_service(self, service: Service) -> None:
-        """Fail at once if the start of a service has failed before, also if an equal object describes it now."""
-        for spec, running in list(self._services.values()):
-            if spec == service:
-                running.raise_start_error()
-
     def _admins(self, kind: type[Admin]) -> list[Admin]:
         admins = (self._postgres_admin, self._redis_admin, *(admin for _, admin in self._extra_admins.values()))
         return [admin for admin in admins if isinstance(admin, kind)]
@@ -404,9 +424,13 @@ class Stack:
         servers = self._backend.servers.items()
         return {name: server.log_text(self._log_begins.get(name, 0)) for name, server in servers} | self._tcp.logs()
 
-    def mark_dirty(self) -> None:
-        """Restart the service before the next test, because this one struck a fault or used the service."""
-        self._dirty = True
+    def mark_used(self) -> None:
+        """Restart services before the next test, because this one has used them. See `Service(restart=...)`."""
+        self._session_services.was_used = True
+
+    def mark_struck(self) -> None:
+        """Restart services before the next test, because this one has struck a fault."""
+        self._session_services.was_struck = True
 
     def finish_test(self) -> None:
         """Check the backend and remove toxics, after the faults of a test have healed.
@@ -429,21 +453,6 @@ class Stack:
             self.proxy_client.reset()
             for proxy in self._proxies.values():
                 proxy.mark_enabled()
-
-    def _service_process(self, service: Service) -> RunningService:
-        """Return the process of a service. Its first start belongs to the baseline, because it makes the tables."""
-        known = self._services.get(id(service))
-        if known is not None:
-            return known[1]
-        if self._has_baseline:
-            self._postgres_admin.clean().result()
-            self._redis_admin.clean()
-        running = RunningService(service, self._backend)
-        self._services[id(service)] = (service, running)
-        running.begin()
-        running.stop()
-        self._take_baseline()
-        return running
 
     def _take_baseline(self) -> None:
         self._postgres_admin.take_baseline()
@@ -486,7 +495,7 @@ class Stack:
         Raises:
             Exception: the first failure, such as that of a strike which could not be healed.
         """
-        stops = [running.stop for _, running in self._services.values()]
+        stops = [running.stop for running in self.services]
         redis = [admin.close for admin in self._admins(RedisAdmin)]
         postgres = [admin.close for admin in self._admins(PostgresAdmin)]
         control = [self._proxy_client.close] if self._proxy_client is not None else []

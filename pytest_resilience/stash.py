@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from .described_services import ServiceFactory
     from .leaks.check import LeakCheck
     from .resilience import Resilience
 
@@ -22,3 +25,6 @@ DESCRIBED: pytest.StashKey[bool] = pytest.StashKey()  # of a run: present if the
 WORKER_DESCRIPTION: pytest.StashKey[str] = (
     pytest.StashKey()
 )  # of xdist's controller: the backend and seed of its workers
+FACTORIES: pytest.StashKey[dict[ModuleType, dict[str, ServiceFactory]]] = (
+    pytest.StashKey()
+)  # of a run: the services that the fixtures of a module describe

@@ -67,7 +67,7 @@ def steps(
 
     Args:
         targets: the targets that are struck: "redis", "postgres", "service", "client" for clients in the test process, or kind and name
-            of a further server, such as "postgres:replica" or "tcp:payments".
+            of a further server or service, such as "postgres:replica", "tcp:payments" and "service:worker".
         faults: names such as "refuse" and labels such as "redis.refuse" limit the faults; strategies of steps are added to them. None
             for every fault of the targets that heals.
         operations: the operations of an episode, before one of which the step strikes; 1 or more.

@@ -45,17 +45,22 @@ def suggestion(names: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(quoted)}?" if quoted else ""
 
 
-def no_attribute(owner: object, name: str) -> AttributeError:
+def no_attribute(owner: object, name: str, more: Iterable[str] = ()) -> AttributeError:
     """Return the AttributeError for `owner.name`, with a suggestion.
 
     From Python 3.12 on, the last line of a traceback suggests a name out of the error's `obj`, which is None here: one suggestion
     is enough.
+
+    Args:
+        owner: the object.
+        name: the name that it does not have.
+        more: names that it has beside those of `dir`.
 
     Raises:
         AttributeError: the error of a property of `owner` that has this name.
     """
     if hasattr(type(owner), name):
         object.__getattribute__(owner, name)  # a property that raised AttributeError raises again
-    known = [each for each in dir(owner) if not each.startswith("_")]
+    known = [*(each for each in dir(owner) if not each.startswith("_")), *more]
     hint = did_you_mean(name, known) if not name.startswith("_") else ""
     return AttributeError(f"{type(owner).__name__!r} object has no attribute {name!r}{hint}", name=name, obj=None)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # One row for each floor: its number, its parts and, behind a bar, a note for ARCHITECTURE.md. Floors with one number have letters.
 PACKAGE = """
 8   __init__ | the public names
-7   plugin options hooks fixtures factories stash generated_items replaying | pytest is imported here and nowhere below
+7   plugin options hooks fixtures factories stash generated_items replaying described_services | pytest is imported here and nowhere below
 6d  incidents fault_settings drawn_kinds strategies program machine generated replay report plants
 6c  resilience
 6b  leaks runner workloads

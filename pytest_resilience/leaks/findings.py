@@ -208,8 +208,9 @@ class _Finder:
         for name, system in self._stack.tcp_targets.items():
             if descriptor.port == system.port:
                 return f"a connection to {name} (through the proxy)"
-        if any(running.url.endswith(f":{descriptor.port}") for running in self._stack.services):
-            return "a connection to the service"
+        for running in self._stack.services:
+            if running.spec.has_port and descriptor.port in running.ports.values():
+                return f"a connection to {running.title}"
         return ""
 
 

@@ -53,7 +53,7 @@ class StackSystem:
     @property
     def has_service(self) -> bool:
         """True if there is a service with a readiness path."""
-        return self._running is not None
+        return self._running is not None and self._running.answers_http
 
     @property
     def targets(self) -> list[str]:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.backend import Backend
-from ..backends.session.ports import PortTaken, free_port, with_free_port
+from ..backends.session.ports import PORT_TRIES, PortTaken, free_port
 from ..clock import SYSTEM, Clock
 from ..errors import ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
 from ..faults.process import ProcessControl, Terminate
 from ..history import Exchange, struck
-from ..processes import CannotStart, ManagedProcess
+from ..processes import CannotStart, ManagedProcess, file_size
 from ..redaction import Private, remember_environment, scrubbed
 from .fault_method import fault_method
+from .placeholders import fill
 from .process_limits import ProcessLimits
 from .process_tree import ProcessTree
-from .readiness import HttpReadiness, wait_for_readiness
+from .readiness import HttpReadiness, ServiceStart, http_readiness
 from .service_spec import Service
+from .starting import INTERVAL, Startup, run_setup
 from .target import ProcessFaults, ResourceFaults, StrikeRegistry
-from .thread_clients import TIMEOUT, ThreadLocalClients
+from .thread_clients import ThreadLocalClients
 
 if TYPE_CHECKING:
     import httpx
@@ -34,24 +35,32 @@ STOP_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL
 
 
 class RunningService:
-    """The process of a service, which keeps its port over restarts.
+    """The process of a service, which keeps its ports over restarts.
 
     Args:
         spec: the description of the start.
         backend: the backend whose supervisor starts the process.
         clock: the clock for waiting.
+        name: the name of the service among those of the session.
+
+    Attributes:
+        title: the service in messages, such as "the service 'worker'".
     """
 
     can_start = True
 
-    def __init__(self, spec: Service, backend: Backend, clock: Clock = SYSTEM) -> None:
+    def __init__(self, spec: Service, backend: Backend, clock: Clock = SYSTEM, *, name: str = "service") -> None:
         self.spec = spec
+        self.name = name
+        self.title = "the service" if name == "service" else f"the service {name!r}"
+        self._log_name = name if name == "service" else f"service-{name}"
         self._backend = backend
         self._clock = clock
         self._child: ManagedProcess | None = None
-        self._port = 0
-        self._log_start = 0
-        self._clients = ThreadLocalClients(self._explain)
+        self._start: ServiceStart | None = None
+        self._ports: dict[str, int] = dict.fromkeys(spec.ports, 0)
+        self._log_start = self._log_size()
+        self._clients = ThreadLocalClients(self._explain, spec.timeout)
         self._was_ready = False
         self._failures = 0
         self._start_error: ResilienceError | None = None
@@ -61,28 +70,75 @@ class RunningService:
     def child(self) -> ManagedProcess:
         """The process of the service."""
         if self._child is None:
-            raise SetupError("the service has not been started")
+            raise SetupError(f"{self.title} has not been started")
         return self._child
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports by name.
+
+        Raises:
+            SetupError: the service has no port.
+        """
+        if not self.spec.has_port:
+            raise SetupError(
+                f"{self.title} has no port: nothing in its command or environment is {{port}}, and its port_variable is None"
+            )
+        return dict(self._ports)
+
+    @property
+    def port(self) -> int:
+        """The first port."""
+        return self.ports[self.spec.ports[0]]
 
     @property
     def url(self) -> str:
         """The base URL of the service."""
-        return f"http://{self.spec.host}:{self._port}"
+        return f"http://{self.spec.host}:{self.port}"
 
     @property
     def client(self) -> httpx.Client:
         """The client of the calling thread. It keeps connections and ignores proxy variables of the environment."""
         return self._clients.of_this_thread(self.url)
 
-    def begin(self) -> None:
-        """Start the service for a test. After a failed first start, or two failures in a row, it is not started again.
+    @property
+    def answers_http(self) -> bool:
+        """True if a path or URL of the service is requested to find it ready."""
+        return self._http is not None
+
+    @property
+    def _http(self) -> HttpReadiness | None:
+        return http_readiness(self._start) if self._start is not None else None
+
+    def prepare(self) -> None:
+        """Run the commands of `Service(setup=...)`. After a failure, the service is never started.
 
         Raises:
-            ServerNotReady, CannotStart: as for `start`. Later errors are short and quote the first one.
+            SetupError: a command failed, or did not end in time.
+            CannotStart: the program of a command can't be executed.
+        """
+        try:
+            run_setup(self.title, self.spec, self._spawn_setup)
+        except (SetupError, CannotStart) as error:
+            self._start_error = error
+            raise
+
+    def _spawn_setup(self, number: int, words: Sequence[str]) -> ManagedProcess:
+        if not self._ports[self.spec.ports[0]]:
+            self._draw_ports()
+        return self._spawn(f"{self._log_name}-setup-{number + 1}", f"a setup command of {self.title}", words)
+
+    def beginning(self) -> Generator[None]:
+        """Start the service for a test, and yield until it is ready.
+
+        After a failed first start, or two failures in a row, it is not started again.
+
+        Raises:
+            ServerNotReady, CannotStart, SetupError: as for `start` and `prepare`. Later errors are short and quote the first one.
         """
         self.raise_start_error()
         try:
-            self.start()
+            yield from self._starting()
         except (ServerNotReady, CannotStart) as error:
             self._failures += 1
             if not self._was_ready or self._failures > 1:
@@ -94,7 +150,7 @@ class RunningService:
         """Raise the error of an earlier start that excludes another attempt.
 
         Raises:
-            ServerNotReady, CannotStart: the service could not be started for an earlier test.
+            ServerNotReady, CannotStart, SetupError: the service could not be started for an earlier test.
         """
         if self._start_error is not None:
             first = str(self._start_error).partition("\n")[0]
@@ -107,73 +163,79 @@ class RunningService:
         """Start the service unless it runs, and wait until it is ready.
 
         Args:
-            ready_within: seconds after which any HTTP response is enough, because a service is not ready without a system that it
-                needs. None to wait until it is ready.
+            ready_within: seconds after which a response of any kind is enough, because a service is not ready without a system that
+                it needs; a service without HTTP then only has to run. None to wait until it is ready.
 
         Raises:
             ServerNotReady: the process exited or did not become ready in time. The message has command, time, log and open ports.
             CannotStart: the program can't be executed.
         """
+        for _ in self._starting(ready_within):
+            self._clock.sleep(INTERVAL)
+
+    def _starting(self, ready_within: float | None = None) -> Generator[None]:
         if self._child is not None and self._child.running:
             return
-        with_free_port(partial(self._start_on_a_port, ready_within=ready_within))
+        for number in range(PORT_TRIES):
+            try:
+                yield from self._starting_on_ports(number, ready_within)
+            except PortTaken as taken:
+                if number == PORT_TRIES - 1:
+                    raise taken.error from None
+            else:
+                return
 
-    def _start_on_a_port(self, attempt: int, *, ready_within: float | None) -> None:
-        if self._port == 0 or attempt > 0:
-            self._clients.close()
-            self._port = free_port()
+    def _starting_on_ports(self, attempt: int, ready_within: float | None) -> Generator[None]:
+        if not self._ports[self.spec.ports[0]] or attempt > 0:
+            self._draw_ports()
+        begins = self._log_size()
+        child = self._child = self._spawn(self._log_name, self.title, self.spec.command, self.spec.preload)
+        self._start = ServiceStart(self.spec, child, self._ports, begins)
+        startup = Startup(self.title, self._start, child, self._ports, self._clock)
+        yield from startup.until_ready(response_after=ready_within, is_first=not self._was_ready)
+        if self.spec.has_port:
+            self._clients.follow(self.url)
+
+    def _draw_ports(self) -> None:
+        """Choose free ports for a service that does not choose its own."""
+        if self.spec.logged_ports is not None:
+            return
+        self._clients.close()
+        numbers: set[int] = set()
+        while len(numbers) < len(self._ports):
+            numbers.add(free_port())
+        self._ports.update(zip(self._ports, numbers, strict=True))
+
+    def _spawn(self, log: str, title: str, words: Sequence[str], preload: Sequence[str] = ()) -> ManagedProcess:
         cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
-        begins = self._child.log_size() if self._child is not None else 0
         try:
-            self._child = self._backend.spawn(
-                "service", list(self.spec.command), env=self._environment(), cwd=cwd, preload=self.spec.preload
+            return self._backend.spawn(
+                log, [self._filled(word) for word in words], env=self._environment(), cwd=cwd, preload=preload
             )
         except CannotStart as error:
-            raise CannotStart("the service", self.spec.redacted_command_line, error.reason) from None
-        self._wait_until_ready(self._child, begins, ready_within)
+            raise CannotStart(title, self.spec.redacted(map(self._filled, words)), error.reason) from None
+
+    def _filled(self, text: str) -> str:
+        given = self.spec.logged_ports is None
+        ports = self._ports if given else dict.fromkeys(self._ports, 0)
+        return fill(str(text), {"port": ports[self.spec.ports[0]], **ports})
 
     def _environment(self) -> Mapping[str, str]:
         """Return the environment of the process, in a mapping whose values no traceback shows."""
-        port = {self.spec.port_variable: str(self._port)}
-        return Private({**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env, **port})
+        variable = self.spec.port_variable
+        port = {variable: self._filled("{port}")} if variable is not None else {}
+        env = {name: self._filled(value) for name, value in self.spec.env.items()}
+        return Private({**os.environ, "PYTHONUNBUFFERED": "1", **env, **port})
+
+    def _log_size(self) -> int:
+        return file_size(self._backend.directory / f"{self._log_name}.log")
 
     def log_text(self) -> str:
         """Return the output since the last `stop`, or since the beginning. It includes kills and restarts."""
         return self.child.log_text(self._log_start)
 
-    def _wait_until_ready(self, child: ManagedProcess, begins: int, ready_within: float | None = None) -> None:
-        """Wait until the service is ready. See `start`.
-
-        Raises:
-            ServerNotReady: the process exited or did not become ready in time.
-            PortTaken: the process exited because another process has bound the port.
-        """
-        begun = self._clock.now()
-        condition = HttpReadiness(self.spec, self._port)
-        found = wait_for_readiness(
-            child, condition, within=self.spec.within, response_after=ready_within, clock=self._clock
-        )
-        if found == "ready":
-            return
-        after = self._clock.now() - begun
-        seen = [] if child.exit_code() is not None else condition.describe(child.processes())
-        code = child.exit_code()
-        child.kill()
-        error = ServerNotReady(
-            "the service",
-            command=self.spec.redacted_command_line,
-            within=self.spec.within,
-            log=child.log_text(begins),
-            exit_code=code,
-            after=after,
-            seen=seen,
-        )
-        if found == "ended" and "address already in use" in child.log_text(begins).lower():
-            raise PortTaken(error)
-        raise error
-
     def ready_status(self, within: float = 1.0) -> int:
-        """Request the readiness path once and return the status.
+        """Request the readiness path or URL once and return the status. See `answers_http`.
 
         Args:
             within: seconds to wait for the connection, and again for the answer.
@@ -181,22 +243,25 @@ class RunningService:
         Raises:
             OSError: there is no answer.
         """
-        return HttpReadiness(self.spec, self._port).status(within)
+        assert self._http is not None, "answers_http"
+        return self._http.status(within)
 
     def _explain(self, exchange: Exchange, timeouts: dict[str, float | None]) -> str:
         """Describe a failed request: its time-out, the active strikes, and the exit of the process."""
         kinds = {"ConnectTimeout": "connect", "ReadTimeout": "read", "WriteTimeout": "write", "PoolTimeout": "pool"}
         given = timeouts.get(kinds.get(exchange.outcome, ""))
         lines = [str(exchange)]
-        if given == TIMEOUT:
-            lines.append(f"the client's default time-out is {TIMEOUT:g} s; timeout= of a request sets another")
+        if given is not None and given == self.spec.timeout:
+            lines.append(
+                f"the client's default time-out is {given:g} s; timeout= of a request sets another, and Service(timeout=...) the default"
+            )
         elif given is not None:
             lines.append(f"its timeout= was {given:g} s")
         lines.append(f"active strikes: {struck(exchange.begun, exchange.ended)}")
         code = self._child.exit_code() if self._child is not None else None
         if code is not None:
             tail = "\n    ".join(scrubbed(self.log_text()).rstrip().splitlines()[-15:])
-            lines.append(f"the process of the service has exited with {ending(code)}; the end of its log:\n    {tail}")
+            lines.append(f"the process of {self.title} has exited with {ending(code)}; the end of its log:\n    {tail}")
         return "\n".join(lines)
 
     def processes(self) -> list[int]:
@@ -266,7 +331,7 @@ class ServiceProcesses:
 
     def start(self) -> None:
         """Start the service, and wait until it is ready, or for 2 s until it responds while other systems are struck."""
-        is_alone = all(strike.label.startswith("service.") for strike in self._strikes())
+        is_alone = all(strike.label.startswith(f"{self._running.name}.") for strike in self._strikes())
         self._running.start(ready_within=None if is_alone else READY_WITHIN)
 
 
@@ -274,20 +339,33 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
     """The service under test, as a target.
 
     Attributes:
-        url: "http://127.0.0.1:PORT".
-        client: an httpx.Client with that base URL and a time-out of 10 s, one for each thread.
+        name: the name of the service, with which the labels of its faults begin.
+        url: "http://127.0.0.1:PORT", with the first port.
+        port: the first port.
+        ports: all ports by name.
+        client: an httpx.Client with that base URL, one for each thread. Its time-out is that of `Service(timeout=...)`, 10 s.
         process: the process as a psutil.Process.
         log: the output so far.
     """
 
     def __init__(self, ledger: StrikeRegistry, running: RunningService) -> None:
-        super().__init__("service", ledger)
+        super().__init__(running.name, ledger)
         self._running = running
 
     @property
     def url(self) -> str:
         """The base URL of the service."""
         return self._running.url
+
+    @property
+    def port(self) -> int:
+        """The first port of the service."""
+        return self._running.port
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The ports of the service by name."""
+        return self._running.ports
 
     @property
     def client(self) -> httpx.Client:
@@ -341,4 +419,5 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
     terminate = fault_method(Terminate)
 
     def __repr__(self) -> str:
-        return f"<ServiceTarget {self.url}, pid {self._running.child.pid}>"
+        where = self.url if self._running.spec.has_port else self.name
+        return f"<ServiceTarget {where}, pid {self._running.child.pid}>"

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import httpx
 
 KEEP_ALIVE = 1.0  # seconds for which an idle connection to the service is kept
-TIMEOUT = 10.0  # default time-out of the client, in seconds
 
 Explain = Callable[[Exchange, dict[str, float | None]], str]
 
@@ -23,9 +22,14 @@ class ThreadLocalClients:
 
     In a pool that threads share, httpcore 1.0 may close a connection as idle while another thread sends a request on it. That
     request would fail without any fault of the service.
+
+    Args:
+        explain: returns a description of a failed exchange, given its time-outs.
+        timeout: the time-out of requests that set none, in seconds; None for no time-out.
     """
 
-    def __init__(self, explain: Explain) -> None:
+    def __init__(self, explain: Explain, timeout: float | None = 10.0) -> None:
+        self._timeout = timeout
         self._local = threading.local()
         self._all: weakref.WeakSet[_ThreadClient] = weakref.WeakSet()
         self._explain = explain
@@ -34,9 +38,14 @@ class ThreadLocalClients:
         """Return the client of this thread, which is closed when the thread ends."""
         owned: _ThreadClient | None = getattr(self._local, "owned", None)
         if owned is None or owned.client.is_closed:
-            owned = self._local.owned = _ThreadClient(url, self._explain)
+            owned = self._local.owned = _ThreadClient(url, self._explain, self._timeout)
             self._all.add(owned)
         return owned.client
+
+    def follow(self, url: str) -> None:
+        """Give all clients another base URL."""
+        for owned in list(self._all):
+            owned.client.base_url = url
 
     def close(self) -> None:
         """Close all clients. A later request gets a new client."""
@@ -51,7 +60,7 @@ class ThreadLocalClients:
 class _ThreadClient:
     """A client that is closed when its thread has ended."""
 
-    def __init__(self, url: str, explain: Explain) -> None:
+    def __init__(self, url: str, explain: Explain, timeout: float | None) -> None:
         import ssl
 
         import httpx
@@ -62,7 +71,7 @@ class _ThreadClient:
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=KEEP_ALIVE)
         plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # not used for HTTP; loading all certificates would take 30 ms
         self.transport = TrackingTransport(trust_env=False, limits=limits, verify=plain)
-        self.client = Client(explain, base_url=url, timeout=TIMEOUT, trust_env=False, transport=self.transport)
+        self.client = Client(explain, base_url=url, timeout=timeout, trust_env=False, transport=self.transport)
 
     def __del__(self) -> None:
         if (client := getattr(self, "client", None)) is not None:

@@ -245,7 +245,7 @@ def mistakes(resilience: Resilience) -> None:
     resilience.postgres.memory_pressure(headroom_mb=1)  # type: ignore[attr-defined]
     eventually(lambda: True)  # type: ignore[call-overload]
     eventually(True, within=1)  # type: ignore[call-overload]
-    Service("python -m shop", ready=1)  # type: ignore[arg-type]
+    Service("python -m shop", ready=1.5)  # type: ignore[arg-type]
 
 
 def errors() -> None:
