@@ -23,6 +23,7 @@ from .redaction import remember_url
 from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
+from .targets.service_ports import ServicePorts
 from .targets.service_spec import Service
 from .targets.session_services import SessionServices
 from .targets.starting import start_together
@@ -330,6 +331,10 @@ class Stack:
     def services(self) -> list[RunningService]:
         """All services of this session, running or not."""
         return self._session_services.every
+
+    def service_ports(self, service: Service) -> ServicePorts:
+        """Return the ports of a service, also before its first start."""
+        return self._session_services.ports_of(service)
 
     @property
     def strikes(self) -> list[Strike]:

@@ -221,7 +221,7 @@ class CheckedReadiness:
         return True
 
     def describe(self) -> list[str]:
-        name = getattr(self._function, "__qualname__", repr(self._function))
+        name = getattr(self._function, "__name__", repr(self._function))
         return [f"the function {name} of Service(ready=...) {self._found}"]
 
 

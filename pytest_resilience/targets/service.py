@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backends.backend import Backend
-from ..backends.session.ports import PORT_TRIES, PortTaken, free_port
+from ..backends.session.ports import PORT_TRIES, PortTaken
 from ..clock import SYSTEM, Clock
 from ..errors import ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
@@ -17,10 +17,10 @@ from ..history import Exchange, struck
 from ..processes import CannotStart, ManagedProcess, file_size
 from ..redaction import Private, remember_environment, scrubbed
 from .fault_method import fault_method
-from .placeholders import fill
 from .process_limits import ProcessLimits
 from .process_tree import ProcessTree
 from .readiness import HttpReadiness, ServiceStart, http_readiness
+from .service_ports import ServicePorts
 from .service_spec import Service
 from .starting import INTERVAL, Startup, run_setup
 from .target import ProcessFaults, ResourceFaults, StrikeRegistry
@@ -42,6 +42,7 @@ class RunningService:
         backend: the backend whose supervisor starts the process.
         clock: the clock for waiting.
         name: the name of the service among those of the session.
+        ports: its ports; None for ports of its own.
 
     Attributes:
         title: the service in messages, such as "the service 'worker'".
@@ -49,7 +50,15 @@ class RunningService:
 
     can_start = True
 
-    def __init__(self, spec: Service, backend: Backend, clock: Clock = SYSTEM, *, name: str = "service") -> None:
+    def __init__(
+        self,
+        spec: Service,
+        backend: Backend,
+        clock: Clock = SYSTEM,
+        *,
+        name: str = "service",
+        ports: ServicePorts | None = None,
+    ) -> None:
         self.spec = spec
         self.name = name
         self.title = "the service" if name == "service" else f"the service {name!r}"
@@ -58,7 +67,7 @@ class RunningService:
         self._clock = clock
         self._child: ManagedProcess | None = None
         self._start: ServiceStart | None = None
-        self._ports: dict[str, int] = dict.fromkeys(spec.ports, 0)
+        self._ports = ports if ports is not None else ServicePorts(spec)
         self._log_start = self._log_size()
         self._clients = ThreadLocalClients(self._explain, spec.timeout)
         self._was_ready = False
@@ -84,7 +93,7 @@ class RunningService:
             raise SetupError(
                 f"{self.title} has no port: nothing in its command or environment is {{port}}, and its port_variable is None"
             )
-        return dict(self._ports)
+        return dict(self._ports.numbers)
 
     @property
     def port(self) -> int:
@@ -124,8 +133,7 @@ class RunningService:
             raise
 
     def _spawn_setup(self, number: int, words: Sequence[str]) -> ManagedProcess:
-        if not self._ports[self.spec.ports[0]]:
-            self._draw_ports()
+        self._ports.reserve()
         return self._spawn(f"{self._log_name}-setup-{number + 1}", f"a setup command of {self.title}", words)
 
     def beginning(self) -> Generator[None]:
@@ -186,45 +194,42 @@ class RunningService:
                 return
 
     def _starting_on_ports(self, attempt: int, ready_within: float | None) -> Generator[None]:
-        if not self._ports[self.spec.ports[0]] or attempt > 0:
-            self._draw_ports()
+        self._ports.reserve()
+        if attempt > 0:
+            self._ports.draw()
         begins = self._log_size()
-        child = self._child = self._spawn(self._log_name, self.title, self.spec.command, self.spec.preload)
-        self._start = ServiceStart(self.spec, child, self._ports, begins)
-        startup = Startup(self.title, self._start, child, self._ports, self._clock)
+            return self._backend.spawn(
+                log,
+                [self._ports.filled(word) for word in words],
+                env=self._environment(),
+                cwd=cwd,
+                preload=preload,
+            )
         yield from startup.until_ready(response_after=ready_within, is_first=not self._was_ready)
         if self.spec.has_port:
             self._clients.follow(self.url)
-
-    def _draw_ports(self) -> None:
-        """Choose free ports for a service that does not choose its own."""
-        if self.spec.logged_ports is not None:
-            return
-        self._clients.close()
-        numbers: set[int] = set()
-        while len(numbers) < len(self._ports):
-            numbers.add(free_port())
-        self._ports.update(zip(self._ports, numbers, strict=True))
+            self._ports.announce()
 
     def _spawn(self, log: str, title: str, words: Sequence[str], preload: Sequence[str] = ()) -> ManagedProcess:
         cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
         try:
             return self._backend.spawn(
-                log, [self._filled(word) for word in words], env=self._environment(), cwd=cwd, preload=preload
+            return self._backend.spawn(
+                log,
+                [self._ports.filled(word) for word in words],
+                env=self._environment(),
+                cwd=cwd,
+                preload=preload,
+            )
             )
         except CannotStart as error:
-            raise CannotStart(title, self.spec.redacted(map(self._filled, words)), error.reason) from None
-
-    def _filled(self, text: str) -> str:
-        given = self.spec.logged_ports is None
-        ports = self._ports if given else dict.fromkeys(self._ports, 0)
-        return fill(str(text), {"port": ports[self.spec.ports[0]], **ports})
+            raise CannotStart(title, self.spec.redacted(map(self._ports.filled, words)), error.reason) from None
 
     def _environment(self) -> Mapping[str, str]:
         """Return the environment of the process, in a mapping whose values no traceback shows."""
         variable = self.spec.port_variable
-        port = {variable: self._filled("{port}")} if variable is not None else {}
-        env = {name: self._filled(value) for name, value in self.spec.env.items()}
+        port = {variable: self._ports.filled("{port}")} if variable is not None else {}
+        env = {name: self._ports.filled(value) for name, value in self.spec.env.items()}
         return Private({**os.environ, "PYTHONUNBUFFERED": "1", **env, **port})
 
     def _log_size(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ..backends.backend import Backend
 from ..clock import SYSTEM
 from .service import RunningService
+from .service_ports import ServicePorts
 from .service_spec import Service
 from .starting import start_order, start_together
 
@@ -25,6 +26,7 @@ class SessionServices:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._known: dict[tuple[str, int], RunningService] = {}  # by name and identity of the description
+        self._ports: dict[int, tuple[Service, ServicePorts]] = {}  # by identity of the description
         self._introduced: list[RunningService] = []  # those whose tables belong to the baseline
         self.was_used = False
         self.was_struck = False
@@ -79,8 +81,14 @@ class SessionServices:
     def _running(self, name: str, spec: Service) -> RunningService:
         key = name, id(spec)
         if key not in self._known:
-            self._known[key] = RunningService(spec, self._backend, name=name)
+            self._known[key] = RunningService(spec, self._backend, name=name, ports=self.ports_of(spec))
         return self._known[key]
+
+    def ports_of(self, spec: Service) -> ServicePorts:
+        """Return the ports of a service, also before its first start."""
+        if id(spec) not in self._ports:
+            self._ports[id(spec)] = spec, ServicePorts(spec)
+        return self._ports[id(spec)][1]
 
     def _must_restart(self, running: RunningService) -> bool:
         """True if the next test must not get the process of the last one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-WORKER = '''
+WORKER = """
 import json, os, pathlib, signal, sys, time
 import redis
 
@@ -23,7 +23,7 @@ while True:
     except redis.RedisError as error:
         print(f"{name}: {type(error).__name__}", flush=True)
         time.sleep(0.05)
-'''
+"""
 WEB = """
 import sys
 import pytest
@@ -121,7 +121,9 @@ def test_the_log_of_each_service_is_in_the_report_of_a_failure(system: pytest.Py
     )
     result = system.runpytest_subprocess()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*resilience: service log*", "shop: open", "*resilience: worker log*", "worker: did job-7"])
+    result.stdout.fnmatch_lines(
+        ["*resilience: service log*", "shop: open", "*resilience: worker log*", "worker: did job-7"]
+    )
 
 
 def test_a_dict_of_services_from_one_fixture(shop: pytest.Pytester) -> None:
@@ -201,11 +203,17 @@ def test_services_start_in_the_order_of_after_and_otherwise_side_by_side(project
 @pytest.mark.parametrize(
     ("services", "message"),
     [
-        ('{"play": Service(["x"])}', "'play' can't be the name of a service, because `resilience.play` is something else"),
+        (
+            '{"play": Service(["x"])}',
+            "'play' can't be the name of a service, because `resilience.play` is something else",
+        ),
         ('{"history": Service(["x"])}', "'history' can't be the name of a service, because*"),
         ('{"redis": Service(["x"])}', "'redis' can't be the name of a service, because*"),
         ('{"Web": Service(["x"])}', "'Web' can't be the name of a service: lower case letters*"),
-        ('{"web": ["x"]}', "the fixture resilience_service, for 'web', must return a pytest_resilience.Service, got a list"),
+        (
+            '{"web": ["x"]}',
+            "the fixture resilience_service, for 'web', must return a pytest_resilience.Service, got a list",
+        ),
         (
             '{"web": Service(["x"], after=("wrker",)), "worker": Service(["x"])}',
             "Service(after=('wrker',)) of 'web': no service 'wrker'; did you mean 'worker'?; there are: web, worker",

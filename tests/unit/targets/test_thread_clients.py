@@ -73,3 +73,17 @@ def test_after_close_a_thread_gets_a_new_client(url: str) -> None:
     assert ours.is_closed
     assert clients.of_this_thread(url).get("/").status_code == 200
     clients.close()
+
+
+def test_clients_follow_a_service_to_another_url(url: str) -> None:
+    clients = ThreadLocalClients(lambda *_: "")
+    ours = clients.of_this_thread("http://127.0.0.1:1")
+    clients.follow(url)
+    assert ours.get("/").status_code == 200
+    clients.close()
+
+
+def test_the_time_out_is_that_of_the_description(url: str) -> None:
+    clients = ThreadLocalClients(lambda *_: "", 0.5)
+    assert clients.of_this_thread(url).timeout.read == 0.5
+    clients.close()
