@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .schedule import Episode, Schedule, Step
     from .stack import Stack
     from .targets.http_stub import Answer, StubRequest
+    from .targets.readiness import ServiceStart
     from .targets.service_spec import Service
 
 __version__ = "0.1.0"
@@ -55,6 +56,7 @@ __all__ = [
     "ScheduleError",
     "ServerNotReady",
     "Service",
+    "ServiceStart",
     "SetupError",
     "Stack",
     "Step",
@@ -83,6 +85,7 @@ _HOMES = {
     "Resilience": "resilience",
     "Schedule": "schedule",
     "Service": "targets.service_spec",
+    "ServiceStart": "targets.readiness",
     "Stack": "stack",
     "Step": "schedule",
     "Strike": "faults.fault",

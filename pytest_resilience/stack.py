@@ -389,7 +389,8 @@ class Stack:
         Raises:
             SetupError: it is malformed, or that of a server.
         """
-        if not re.fullmatch(TARGET_NAME, str(name)) or name in (*self._proxies, "process", "proxy", "client"):
+        taken = (*self._proxies, *self._tcp.names, "process", "proxy", "client", "tcp")
+        if not re.fullmatch(TARGET_NAME, str(name)) or name in taken:
             raise SetupError(
                 f"{name!r} can't be the name of a service: lower case letters, digits and _, and not one that is taken"
             )

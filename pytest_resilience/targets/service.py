@@ -198,13 +198,9 @@ class RunningService:
         if attempt > 0:
             self._ports.draw()
         begins = self._log_size()
-            return self._backend.spawn(
-                log,
-                [self._ports.filled(word) for word in words],
-                env=self._environment(),
-                cwd=cwd,
-                preload=preload,
-            )
+        child = self._child = self._spawn(self._log_name, self.title, self.spec.command, self.spec.preload)
+        self._start = ServiceStart(self.spec, child, self._ports.numbers, begins)
+        startup = Startup(self.title, self._start, child, self._ports.numbers, self._clock)
         yield from startup.until_ready(response_after=ready_within, is_first=not self._was_ready)
         if self.spec.has_port:
             self._clients.follow(self.url)
@@ -214,13 +210,11 @@ class RunningService:
         cwd = Path(self.spec.cwd) if self.spec.cwd else Path.cwd()
         try:
             return self._backend.spawn(
-            return self._backend.spawn(
                 log,
                 [self._ports.filled(word) for word in words],
                 env=self._environment(),
                 cwd=cwd,
                 preload=preload,
-            )
             )
         except CannotStart as error:
             raise CannotStart(title, self.spec.redacted(map(self._ports.filled, words)), error.reason) from None

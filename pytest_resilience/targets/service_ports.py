@@ -27,7 +27,7 @@ class ServicePorts:
 
     @property
     def first(self) -> int:
-        """The first port; 0 for a service that chooses its own and has not been started."""
+        """The first port. It is 0 for a service that chooses its own and has not been started."""
         self.reserve()
         return self.numbers[self._spec.ports[0]]
 

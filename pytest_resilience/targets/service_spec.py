@@ -94,7 +94,7 @@ class Service:
 
     @property
     def restarts(self) -> Restart:
-        """When a test begins with a fresh process, `restart` and `restart_between_tests` taken together."""
+        """The value of `restart`, or of its older form."""
         return self.restart or ("always" if self.restart_between_tests else "never")
 
     @property

@@ -5,6 +5,7 @@ An unneeded ignore is an error under mypy strict, so each ignore here proves tha
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, assert_type
@@ -31,6 +32,7 @@ from pytest_resilience import (
     ResilienceError,
     Schedule,
     Service,
+    ServiceStart,
     SetupError,
     Stack,
     Step,
@@ -158,6 +160,47 @@ def every_fault(resilience: Resilience) -> list[Strike]:
 replica = factories.postgres("replica", init=[Path("schema.sql"), "analyze", print])
 sessions = factories.redis("sessions")
 payments = factories.tcp("payments", upstream="127.0.0.1:9000")
+worker = factories.service(
+    "worker",
+    lambda stack: Service(
+        [sys.executable, "-m", "shop.worker", "--metrics={metrics}"],
+        port_variable=None,
+        ready=re.compile("ready"),
+        ports=("http", "metrics"),
+        env={"REDIS_URL": stack.redis.url},
+        restart="struck",
+        after=("service",),
+        setup=[["alembic", "upgrade", "head"]],
+        timeout=None,
+    ),
+)
+
+
+def is_ready(start: ServiceStart) -> bool:
+    assert_type(start.ports["http"], int)
+    return "connected" in start.log and start.port > 0 and start.url.startswith("http")
+
+
+def each_form_of_ready() -> None:
+    for ready in (
+        "/readyz",
+        "http://127.0.0.1:{port}/",
+        "{port}",
+        8080,
+        re.compile("up"),
+        is_ready,
+        lambda: True,
+        None,
+    ):
+        Service(["shop"], ready=ready)
+
+
+def several_services(resilience: Resilience) -> None:
+    target = resilience.services["worker"]
+    with target.kill() as strike:
+        assert_type(strike, Strike)
+    assert_type(target.ports, dict[str, int])
+    assert_type(target.name, str)
 
 
 def further_servers(resilience: Resilience, stack: Stack) -> None:
@@ -246,6 +289,8 @@ def mistakes(resilience: Resilience) -> None:
     eventually(lambda: True)  # type: ignore[call-overload]
     eventually(True, within=1)  # type: ignore[call-overload]
     Service("python -m shop", ready=1.5)  # type: ignore[arg-type]
+    Service(["shop"], restart="sometimes")  # type: ignore[arg-type]
+    factories.service("worker", Service(["shop"]))  # type: ignore[arg-type]
 
 
 def errors() -> None:
