@@ -1,0 +1,1 @@
+"""Orders that a web process takes and a worker ships."""
