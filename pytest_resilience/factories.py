@@ -116,9 +116,12 @@ def service(name: str, describe: Callable[[Stack], Service]) -> Any:
     """
 
     def described_service(resilience: Resilience) -> ServiceTarget:
-        """A service of the system under test."""
         return resilience.services[name]
 
+    described_service.__doc__ = (
+        f"The service {name!r}, which runs for each test: a target with `.log`, `.process` and faults, and with `.get` and so on if it "
+        "has a port."
+    )
     fixture: Any = pytest.fixture(described_service)
     setattr(fixture, MARK, ServiceFactory(name, describe))
     return fixture

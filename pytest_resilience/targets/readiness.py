@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .service_spec import Service
 
 CHECK_TIMEOUT = 1.0  # seconds for a connection, and again for an answer
-SETTLED = 0.5  # seconds for which the first process of a service without a condition has to run
+SETTLED = 1.0  # seconds for which the first process of a service without a condition has to run
 _URL = re.compile(r"http://(?P<host>\[[^\]]*\]|[^/:?#]+)(?::(?P<port>\d+))?(?P<path>[/?].*)?")
 _TCP = re.compile(r"(?:tcp:(?://)?)?(?:(?P<host>\[[^\]]*\]|[\w.-]*):)?(?P<port>\d{1,5})")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil
 import pytest
 
 WORKER = """
@@ -24,6 +25,14 @@ while True:
         print(f"{name}: {type(error).__name__}", flush=True)
         time.sleep(0.05)
 """
+UNTIL_REDIS_ANSWERS = """
+while True:
+    try:
+        client.ping()
+        break
+    except redis.RedisError:
+        time.sleep(0.02)
+"""
 WEB = """
 import sys
 import pytest
@@ -32,20 +41,21 @@ from pytest_resilience import Service, eventually, factories
 
 @pytest.fixture(scope="session")
 def resilience_service(resilience_stack):
-    return Service([sys.executable, "shop.py"], ready="/readyz",
+    return Service([sys.executable, "shop.py"], ready="/readyz", within=30.0,
                    env={"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url})
 """
 WORKERS = """
 def describe(name, **settings):
     def described(stack):
         settings.setdefault("ready", f"{name}: ready")
+        settings.setdefault("within", 30.0)
         return Service([sys.executable, "worker.py", name], port_variable=None, env={"REDIS_URL": stack.redis.url}, **settings)
     return described
 
 def did(resilience, name, job):
     with redis.Redis.from_url(resilience.redis.url) as client:
         client.rpush(f"{name}:jobs", job)
-        return eventually(lambda: job.encode() in client.lrange(f"{name}:done", 0, -1), within=5)
+        return eventually(lambda: job.encode() in client.lrange(f"{name}:done", 0, -1), within=20)
 """
 
 
@@ -105,7 +115,113 @@ def test_a_worker_is_a_target_beside_the_web_process(system: pytest.Pytester) ->
                 resilience.worker.url
         """
     )
-    system.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=6)
+    system.runpytest_subprocess("--resilience-strict", "--resilience-leaks=error").assert_outcomes(passed=6)
+
+
+def test_pytest_lists_a_worker_with_its_name(system: pytest.Pytester) -> None:
+    result = system.runpytest_subprocess("--fixtures", "-v")
+    result.stdout.fnmatch_lines(["worker -- *", "*The service 'worker', which runs for each test: a target with*"])
+
+
+def test_a_schedule_strikes_a_worker(system: pytest.Pytester) -> None:
+    system.makepyfile(
+        """
+        from hypothesis import given, settings
+        from pytest_resilience import Episode, Schedule, ScheduleError, Step
+        from pytest_resilience.schedule import end, operations
+        from pytest_resilience.strategies import schedules
+        from pytest_resilience.workloads import RedisRegisters
+        from redis.asyncio import Redis
+        import pytest
+
+        WORK = RedisRegisters(Redis.from_url)
+
+        def killing(name):
+            return Schedule([Episode([Step(f"{name}.kill", at=operations(2), until=end())], operations=6)])
+
+        def test_it(resilience):
+            history = resilience.play(killing("worker"), WORK, clients=1)
+            assert [fault.label for fault in history.faults] == ["worker.kill"]
+            assert [strike.label for strike in resilience.strikes] == ["worker.kill"]
+
+        def test_a_wrong_name(resilience):
+            with pytest.raises(ScheduleError, match="no target named 'wroker'; did you mean 'worker'"):
+                resilience.play(killing("wroker"), WORK)
+
+        @settings(max_examples=2)
+        @given(schedule=schedules("service:worker", faults=["pause", "kill"], episodes=1, steps=2, operations=4))
+        def test_drawn(resilience, schedule):
+            for each in resilience.play(schedule, WORK, clients=1).faults:
+                assert each.label.startswith("worker.")
+        """
+    )
+    system.runpytest_subprocess().assert_outcomes(passed=3)
+
+
+def test_a_worker_that_waits_for_a_struck_server_counts_as_started_while_it_runs(system: pytest.Pytester) -> None:
+    system.makepyfile(
+        """
+        from conftest import did
+
+        def test_it(resilience):
+            with resilience.redis.refuse():
+                with resilience.worker.kill():
+                    pass    # the worker can't write its line without Redis
+                assert resilience.worker.process.is_running()
+            assert did(resilience, "worker", "after the outage")
+        """
+    )
+    (system.path / "worker.py").write_text(
+        WORKER.replace(
+            'client.set(f"{name}:ready", os.getpid())',
+            UNTIL_REDIS_ANSWERS,
+        )
+    )
+    system.runpytest_subprocess().assert_outcomes(passed=1)
+
+
+def test_a_service_runs_only_for_tests_that_can_request_it_and_ends_with_the_session(system: pytest.Pytester) -> None:
+    extra = 'from conftest import *\nextra = factories.service("extra", describe("extra"))\n'
+    system.makepyfile(
+        test_a=extra
+        + """
+def test_it_runs_in_its_module(resilience):
+    assert list(resilience.services) == ["service", "worker", "extra"]
+    with open("pids", "a") as pids:
+        print(*(each.process.pid for each in resilience.services.values()), file=pids)
+""",
+        test_b="""
+import psutil
+
+def test_it_does_not_run_elsewhere(resilience):
+    assert list(resilience.services) == ["service", "worker"]
+    with open("pids") as pids:
+        assert not psutil.pid_exists(int(pids.read().split()[2]))
+    with open("pids", "a") as pids:
+        print(*(each.process.pid for each in resilience.services.values()), file=pids)
+""",
+    )
+    system.runpytest_subprocess().assert_outcomes(passed=2)
+    pids = [int(pid) for pid in (system.path / "pids").read_text().split()]
+    assert len(pids) == 5
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def test_two_services_with_one_name_are_an_error(system: pytest.Pytester) -> None:
+    system.makepyfile(
+        """
+        from conftest import describe
+        from pytest_resilience import factories
+
+        again = factories.service("worker", describe("worker"))
+
+        def test_it(resilience):
+            pass
+        """
+    )
+    result = system.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E  *SetupError: there are two services with the name 'worker'"])
 
 
 def test_the_log_of_each_service_is_in_the_report_of_a_failure(system: pytest.Pytester) -> None:
@@ -136,7 +252,7 @@ def test_a_dict_of_services_from_one_fixture(shop: pytest.Pytester) -> None:
 def resilience_service(resilience_stack):
     env = {"DATABASE_URL": resilience_stack.postgres.url, "REDIS_URL": resilience_stack.redis.url}
     return {
-        "web": Service([sys.executable, "shop.py"], ready="/readyz", env=env),
+        "web": Service([sys.executable, "shop.py"], ready="/readyz", within=30.0, env=env),
         "mailer": describe("mailer")(resilience_stack),
         "reports": describe("reports", after=("mailer",))(resilience_stack),
     }
@@ -181,7 +297,7 @@ def test_services_start_in_the_order_of_after_and_otherwise_side_by_side(project
 
         def describe(name, *others, after=()):
             command = [sys.executable, "waiting.py", name, *others]
-            return factories.service(name, lambda stack: Service(command, port_variable=None, ready="ready", after=after))
+            return factories.service(name, lambda stack: Service(command, port_variable=None, ready="ready", within=30.0, after=after))
 
         last = describe("last", after=("left", "right"))
         left = describe("left", "right")     # each waits for a file of the other, which is there only if both run at once

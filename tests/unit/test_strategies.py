@@ -159,7 +159,7 @@ def test_half_of_the_episodes_are_full():
     assert 0.3 < sum(e.operations == 12 for e in episodes) / len(episodes) < 0.8
 
 
-@given(schedules("redis", "postgres:replica", episodes=2, steps=3, operations=5))
+@given(schedules("redis", "postgres:replica", "service:worker", episodes=2, steps=3, operations=5))
 @settings(deadline=None, database=None)
 def test_a_drawn_schedule_keeps_to_its_limits(schedule):
     assert len(schedule.episodes) <= 2
@@ -167,7 +167,7 @@ def test_a_drawn_schedule_keeps_to_its_limits(schedule):
         assert len(episode.steps) <= 3
         assert episode.operations <= 5
         assert all(step.at.kind != "operations" or step.at.value < episode.operations for step in episode.steps)
-        assert {step.target for step in episode.steps} <= {"redis", "replica"}
+        assert {step.target for step in episode.steps} <= {"redis", "replica", "worker"}
     assert Schedule.loads(schedule.dumps()) == schedule
 
 
