@@ -133,5 +133,7 @@ if not TYPE_CHECKING:  # a type checker would no longer report wrong names
         __tracebackhide__ = True
         from .wording import did_you_mean
 
-        hint = did_you_mean(name, ("postgres", "redis", "tcp", "http_stub", "service")) if not name.startswith("_") else ""
+        hint = (
+            did_you_mean(name, ("postgres", "redis", "tcp", "http_stub", "service")) if not name.startswith("_") else ""
+        )
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=None)
