@@ -7,6 +7,7 @@ documentation, chapters 54.2 and 54.7.
 
 from __future__ import annotations
 
+import re
 from struct import Struct
 from typing import TypeAlias
 
@@ -274,12 +275,20 @@ def executions(piece: Data) -> list[tuple[int, bytes]] | None:
     return found if position == size else None
 
 
-READY_HEAD = b"Z\0\0\0\5"
+_READY_HEAD = b"Z\0\0\0\5"
+_READY_SIZE = 6
+_count_ready = re.compile(rb"Z\x00\x00\x00\x05[ITE](?=[^\x00]\x00|\Z)").findall  # a message, or the end, is behind it
 
 
 def ends_ready(piece: Data) -> bool:
     """True if a piece of the server's direction ends in ReadyForQuery. Data of rows can look like it."""
-    return piece[-6:-1] == READY_HEAD
+    return piece[-_READY_SIZE:-1] == _READY_HEAD
+
+
+def count_ready(piece: bytes) -> int:
+    """Return the number of ReadyForQuery in a piece of whole messages that ends in one. Binary data of rows can look like one."""
+    found = piece.count(_READY_HEAD)
+    return found if found == 1 else len(_count_ready(piece))
 
 
 # --- bodies ----------------------------------------------------------------------------------------------------------

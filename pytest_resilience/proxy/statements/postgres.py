@@ -111,6 +111,7 @@ class PostgresTap:
         "_ended",
         "_host",
         "_in_step",
+        "_is_quiet",
         "_is_started",
         "_last_query",
         "_number",
@@ -143,10 +144,12 @@ class PostgresTap:
         self._last_query = 0  # the last group that was a Query
         self._plans: dict[int, Plan] = {}  # by group
         self._in_step = True  # the server's messages are followed
+        self._is_quiet = False  # there is no rule and no plan, and the server's next byte begins a message
         host.watch(self.up, self.down)
 
     def rules_changed(self) -> None:
         """Pass on what was kept back, if there is no rule any more."""
+        self._is_quiet = False
         active = self._rules.active
         for group, plan in list(self._plans.items()):
             if plan.rule is not None and plan.rule not in active:
@@ -179,17 +182,20 @@ class PostgresTap:
         executions = wire.executions(data)
         if executions is None:
             return False
-        rules, statements = self._rules, self._statements
-        found: list[str] = []
-        for kind, name in executions:
-            statement = statements.get(name, UNKNOWN) if kind == wire.BIND else parse_statement(name)
+        rules = self._rules
+        counts: dict[tuple[int, bytes], int] = {}
+        for execution in executions:
+            counts[execution] = counts.get(execution, 0) + 1
+        verbs: list[tuple[str, int]] = []
+        for (kind, name), count in counts.items():
+            statement = self._statements.get(name, UNKNOWN) if kind == wire.BIND else parse_statement(name)
             if rules.candidates(*statement):
                 return False
-            found.append(statement.verb)
-        for verb in found:
+            verbs.append((statement.verb, count))
+        for verb, count in verbs:
             if verb:
-                rules.count(verb)
-        self._sent += len(found)
+                rules.count(verb, count)
+        self._sent += len(executions)
         if executions and executions[-1][0] == wire.QUERY:
             self._last_query = self._sent
         return True
@@ -379,6 +385,16 @@ class PostgresTap:
 
     def down(self, data: bytes | memoryview) -> Sequence[Piece] | None:
         """Follow the server's data, and return the pieces in its place."""
+        if self._is_quiet and len(data) <= SMALL:
+            answer = bytes(data)
+            if wire.ends_ready(answer) and APPLICATION_NAME not in answer:
+                self._answered = self._sent  # or nearly, in a pipeline
+                return None
+        pieces = self._follow_answers(data)
+        self._is_quiet = self._in_step and not self._plans and not self._rules.active and self._server.at_boundary
+        return pieces
+
+    def _follow_answers(self, data: bytes | memoryview) -> Sequence[Piece] | None:
         if not self._in_step:
             if wire.ends_ready(data):
                 self._step_in()
@@ -400,16 +416,11 @@ class PostgresTap:
         return self._down.pass_on()
 
     def _is_whole_answer(self, data: bytes) -> bool:
-        """True if data is the end of answers, which are counted then. Data of rows can look like one, in a pipeline without a rule."""
-        waiting = self._sent - self._answered
-        if not (
-            wire.ends_ready(data)
-            and self._server.at_boundary
-            and (waiting <= 1 or not self._rules.active)
-            and APPLICATION_NAME not in data
-        ):
+        """True if data is the end of answers, which are counted then. Binary data of rows in a pipeline can look like another one."""
+        if not (wire.ends_ready(data) and self._server.at_boundary and APPLICATION_NAME not in data):
             return False
-        self._answered += waiting if waiting <= 1 else min(waiting, data.count(wire.READY_HEAD))
+        waiting = self._sent - self._answered
+        self._answered += waiting if waiting <= 1 else min(waiting, wire.count_ready(data))
         return True
 
     def _step_out(self, data: bytes | memoryview) -> Sequence[Piece] | None:
@@ -441,7 +452,7 @@ class PostgresTap:
 
     def _follow_server(self, kind: int, start: int, end: int) -> None:
         if kind == wire.READY:
-            self._answered += 1
+            self._answered = min(self._answered + 1, self._sent)
             self._plans.pop(self._answered, None)
         elif kind == wire.PARAMETER_STATUS:
             name, value = wire.texts(self._server.data[start + 5 : end], 2)

@@ -187,9 +187,9 @@ class Rules:
                 self._candidates[key] = found
         return found
 
-    def count(self, verb: str) -> None:
-        """Count a statement."""
-        self.verbs[verb] = self.verbs.get(verb, 0) + 1
+    def count(self, verb: str, number: int = 1) -> None:
+        """Count statements of a verb."""
+        self.verbs[verb] = self.verbs.get(verb, 0) + number
 
     def count_unreadable(self, reason: str) -> None:
         """Count a connection that can't be read."""

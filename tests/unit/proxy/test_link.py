@@ -673,6 +673,18 @@ def test_a_hold_that_is_released_while_the_destination_is_busy_waits_for_it(wire
     assert [data for _, data in wired.sent] == [b"a", b"bc"]
 
 
+def test_a_hold_behind_data_for_a_busy_destination_ends_the_wait_for_room(wired: FakeConnection) -> None:
+    hold = Hold()
+    tapped(wired, (b"abc", hold, b"d"))
+    wired.room = 1
+    wired.read(b"x")
+    wired.take(None)
+    assert [data for _, data in wired.sent] == [b"a", b"bc"]
+    assert not wired.back.mask & OUT  # or the loop would be called again and again
+    hold.release()
+    assert wired.sent[-1] == (0.0, b"d")
+
+
 def test_the_end_of_the_source_waits_behind_a_hold(wired: FakeConnection) -> None:
     hold = Hold()
     tapped(wired, (hold, b"a"))

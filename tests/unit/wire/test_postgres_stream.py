@@ -199,3 +199,17 @@ def test_the_executions_of_a_piece_are_names_and_texts() -> None:
     assert wire.executions(bound[:-1]) is None
     assert wire.executions(wire.message(b"P", b"\0\0\0\0") + bound) is None
     assert wire.count_groups(bound + text + bound) == 3
+
+
+READY = wire.message(b"Z", b"T")
+
+
+@pytest.mark.parametrize("between", [b"", wire.message(b"2", b""), wire.message(b"D", b"\0\1\0\0\0\1Z")])
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_answers_of_a_piece_are_counted(between: bytes, number: int) -> None:
+    assert wire.count_ready((between + READY) * number) == number
+
+
+def test_a_text_that_looks_like_the_end_of_an_answer_is_not_counted() -> None:
+    row = wire.message(b"D", b"\0\2\0\0\0\x142026-11-30T00:00:00Z\0\0\0\5Three")
+    assert wire.count_ready(row + READY + row + READY) == 2

@@ -403,6 +403,15 @@ def test_an_answer_that_a_heal_comes_before_is_not_lost() -> None:
     assert losing.events.count == 0
 
 
+def test_an_answer_of_which_a_part_is_lost_is_lost_in_spite_of_a_heal() -> None:
+    losing = rule("commit", "lose_answer")
+    connection = Connection(losing).start()
+    connection.client(parse("", "commit") + bind("") + EXECUTE + SYNC)
+    assert connection.server(BOUND) == []
+    connection.heal(losing)
+    assert connection.server(DONE + READY) == [RESET]
+
+
 def test_silence_holds_both_directions_until_the_heal_resets() -> None:
     losing = rule("commit", "lose_answer", close="silence")
     connection = Connection(losing).start()
