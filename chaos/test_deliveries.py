@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -126,6 +126,20 @@ def test_a_campaign_reaches_each_of_2000_contacts_once_although_its_process_is_k
     assert_delivered_once(resilience, campaign, contacts)
     assert_sent_to_all(gateway, contacts)
     assert not gateway.repeated, f"{len(gateway.repeated)} messages were sent again, although no batch was lost"
+
+
+@pytest.mark.parametrize("close", ["reset", "silence"])
+def test_a_batch_whose_commit_is_in_doubt_is_delivered_once(
+    resilience: Resilience, gateway: Gateway, close: Literal["reset", "silence"]
+) -> None:
+    """The server has committed the batch, and the service does not know it. A second message would be one too many."""
+    contacts = 2 * BATCH
+    with resilience.postgres.on("commit", application_name="service:*", nth=2).lose_answer(close=close):
+        campaign, job = send(resilience, contacts)
+        wait_until_completed(resilience.service, job, within=COMPLETED_WITHIN + healthy.COMMAND_TIMEOUT)
+    assert_delivered_once(resilience, campaign, contacts)
+    assert_sent_to_all(gateway, contacts)
+    assert not gateway.repeated, f"the answer to a COMMIT is lost, and {len(gateway.repeated)} messages were sent again"
 
 
 def test_a_process_that_was_suspended_and_its_successor_deliver_nothing_twice(
