@@ -186,7 +186,11 @@ def test_unsupported_faults_raise_an_error_with_the_reason(stack, resilience):
     for name, reason in stack._backend.unsupported.items():
         target, _, fault = name.partition(".")
         assert fault in FAULTS
-        settings = {"seconds": 1} if fault == "slow_accept" else {}
+        settings = {
+            "slow_accept": {"seconds": 1},
+            "on": {"verb": "commit", "act": "hang"},
+            "after": {"verb": "commit", "fault": "refuse"},
+        }.get(fault, {})
         with pytest.raises(CannotInject, match=f"{stack.backend} cannot {name}") as raised:
             FAULTS[fault](**settings).strike(getattr(resilience, target))
         assert reason in str(raised.value)
