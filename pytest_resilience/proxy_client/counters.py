@@ -78,7 +78,7 @@ class ProxyCounters:
         backend_counts: the connections that the backend has counted; None if it does not count.
         closed_bytes: bytes that closed connections had received; 0 if the metrics are off.
         rules: for each rule for single statements what it has counted, by its name.
-        verbs: the number of statements by verb. Those of Redis are counted only while there is a rule.
+        verbs: the number of statements by verb. Of Redis, these are the verbs of rules, while there is one.
         unreadable: the number of connections of which the statements can't be read, by reason, such as "encrypted".
     """
 

@@ -23,7 +23,7 @@ from ...wire.redis import encode_command
 from ...wire.redis_errors import FAIL, error_of_exec, error_text, failing_command, fails_when_queued
 from ...wire.redis_keys import keys_of
 from ...wire.redis_session import HANDSHAKE, SESSION_COMMANDS, Expected, Session
-from ...wire.redis_stream import Command, Commands, Everything, Unfinished, begins_command
+from ...wire.redis_stream import Command, Commands, Everything, Unfinished, begins_command, is_one_command
 from ..tap import Back, Hold, Piece, TapHost
 from ..toxics.toxic import RESET
 from .redis_answers import WRITTEN, Answers, Change, Cut, Instead, Lose, Replace, spliced
@@ -35,10 +35,22 @@ ANY = "*"
 MAX_GREETING = 16
 """Commands of a driver that are followed without a rule."""
 
+MAX_SKIPPED = 16384
+"""Bytes of data that are searched for names before they are read. In longer data, reading is faster, because it skips values."""
+
 MAX_KEPT = 1 << 20
 """Bytes of an incomplete command that are kept back until the command is complete. A rule decides about longer ones without the rest."""
 
 _TLS = 0x16
+_STATES = {
+    "client",
+    "hello",
+    "monitor",
+    "multi",
+    "reset",
+    "subscribe",
+    "sync",
+}  # parts of names that change what later commands mean
 _STREAMS = frozenset(("monitor", "psync", "sync"))
 _WRITTEN_BY_PROXY = frozenset(("hello", "auth", "discard", "quit", "reset"))
 _NEEDS_ANSWERS = _WRITTEN_BY_PROXY | {CONNECT, ANY, "exec"}
@@ -60,11 +72,13 @@ class RedisTap:
         "_commands",
         "_drops",
         "_greeted",
+        "_has_skipped",
         "_host",
         "_is_closing",
         "_is_over",
         "_judged",
         "_kept",
+        "_marks",
         "_names",
         "_offset",
         "_rules",
@@ -85,6 +99,10 @@ class RedisTap:
         self._is_closing = False  # nothing of the client goes on any more
         self._is_over = False  # the connection can't be followed any more
         self._names: Container[str] = ()  # of commands that a rule may match
+        self._marks: tuple[
+            bytes, ...
+        ] = ()  # without one of which data has no command that matters; empty to read all data
+        self._has_skipped = False  # data has gone on unread, so its last command may have been a part of a value
         self.rules_changed()
 
     # --- the rules ---------------------------------------------------------------------------------------------------
@@ -109,7 +127,13 @@ class RedisTap:
             self._commands.keep = self._kept_names()
         if self._answers is None and any(map(_needs_answers, self._rules.active)):
             self._answers = Answers(self._session)
+        self._marks = self._marks_of_names() if self._answers is None else ()
         self._host.watch(self.up, self.down if self._answers is not None else None)
+
+    def _marks_of_names(self) -> tuple[bytes, ...]:
+        if not isinstance(self._names, set) or CONNECT in self._names:
+            return ()
+        return tuple(sorted(name.encode() for name in self._names | _STATES))
 
     def _kept_names(self) -> Container[str]:
         """Return the names of the commands of which the words are needed."""
@@ -160,6 +184,8 @@ class RedisTap:
         if self._commands is None and not self._join(data):
             return None
         assert self._commands is not None
+        if self._marks and len(data) <= MAX_SKIPPED and self._skips(self._commands, bytes(data)):
+            return None
         begin, self._offset = self._offset - len(self._kept), self._offset + len(data)
         whole: Data = self._kept + bytes(data) if self._kept else data
         changes = []
@@ -168,7 +194,7 @@ class RedisTap:
             if change is not None:
                 changes.append(change)
         if self._commands.lost_at is not None:
-            self._count_unreadable(data)
+            self._lose_track(data)
             return spliced(bytes(whole), begin, changes)
         stop = self._stop(begin, whole, changes)
         if not changes and not self._kept and stop == self._offset:
@@ -186,12 +212,40 @@ class RedisTap:
             self._host.watch(None, None)
         return pieces
 
+    def _skips(self, commands: Commands, data: bytes) -> bool:
+        """Let data go on unread, if it consists of commands that do not matter. Return True if it does.
+
+        The end of the data is taken as the end of a command if the last line that looks like the begin of one begins a command that
+        ends there.
+        """
+        if not commands.is_between or self._session.in_multi:
+            return False
+        lowered = data.lower()
+        for mark in self._marks:
+            if mark in lowered:
+                return False
+        if not data.startswith(b"*") or not is_one_command(data, data.rfind(b"\n*") + 1):
+            return False
+        commands.skip(len(data))
+        self._offset += len(data)
+        self._has_skipped = True
+        return True
+
+    def _lose_track(self, data: Data) -> None:
+        """Stop following. If data has gone on unread, begin again with the next command."""
+        if self._has_skipped:
+            self._commands = None
+            self._kept = b""
+        else:
+            self._count_unreadable(data)
+
     def _join(self, data: Data) -> bool:
         """Begin to follow an existing connection, if the data begins with a command. Return True if it does."""
         if not begins_command(data):
             return False
         self._commands = Commands(self._kept_names())
         self._offset = 0
+        self._has_skipped = False
         self._session.outstanding.clear()
         if self._answers is not None:
             self._answers.restart()
@@ -262,7 +316,8 @@ class RedisTap:
     def _count(self, command: Command) -> None:
         if self._is_first:
             self._rules.count(CONNECT)
-        self._rules.count(command.name)
+        if command.name in self._names:
+            self._rules.count(command.name)
         if self._greeted < MAX_GREETING:
             self._greeted += 1
 
