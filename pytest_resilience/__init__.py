@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from .resilience import Resilience
     from .schedule import Episode, Schedule, Step
     from .stack import Stack
-    from .targets.http_stub import Answer, StubRequest
+    from .targets.http_stub import Answer, HttpStub, StubRequest
     from .targets.readiness import ServiceStart
     from .targets.service_spec import Service
+    from .targets.tcp import TcpTarget
 
 __version__ = "0.1.0"
 
@@ -42,6 +43,7 @@ __all__ = [
     "Episode",
     "HealFailed",
     "History",
+    "HttpStub",
     "Leak",
     "LeakedResources",
     "ManagedProcess",
@@ -62,6 +64,7 @@ __all__ = [
     "Step",
     "Strike",
     "StubRequest",
+    "TcpTarget",
     "UnknownFault",
     "VacuousTest",
     "Verdict",
@@ -78,6 +81,7 @@ _HOMES = {
     "Answer": "targets.http_stub",
     "Episode": "schedule",
     "History": "history",
+    "HttpStub": "targets.http_stub",
     "Leak": "leaks.compare",
     "ManagedProcess": "processes",
     "Operation": "operation",
@@ -90,6 +94,7 @@ _HOMES = {
     "Step": "schedule",
     "Strike": "faults.fault",
     "StubRequest": "targets.http_stub",
+    "TcpTarget": "targets.tcp",
     "Verdict": "operation",
     "eventually": "probes",
     "recovers": "probes",

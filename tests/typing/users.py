@@ -24,6 +24,7 @@ from pytest_resilience import (
     CannotInject,
     Episode,
     History,
+    HttpStub,
     Leak,
     NeverHappened,
     Operation,
@@ -38,6 +39,7 @@ from pytest_resilience import (
     Step,
     Strike,
     StubRequest,
+    TcpTarget,
     eventually,
     factories,
     incidents,
@@ -219,7 +221,9 @@ def tcp_systems(resilience: Resilience, resilience_stack: Stack) -> None:
     assert_type((payments.host, payments.port, payments.url, payments.upstream), tuple[str, int, str, str])
     assert_type(resilience.add_tcp("payments", upstream="127.0.0.1:9000").latency(0.2), Strike)
     payments.kill()  # type: ignore[attr-defined]  # its process belongs to the user
+    assert_type(payments, TcpTarget)
     stub = resilience_stack.add_http_stub("stub")
+    assert_type(stub, HttpStub)
     stub.answer("/charges", 503, Answer(201, json={"id": 1}, delay=0.5), method="POST")
     stub.answer("/charges", "200")  # type: ignore[arg-type]  # a status or an Answer
     assert_type(stub.requests, list[StubRequest])
