@@ -28,12 +28,13 @@ class ServiceFactory:
     Args:
         name: the name of the service.
         describe: returns its description, given the stack. It is called once for each stack.
+        is_upstream: True if the service runs only where no other fixture describes it, because it is the upstream of a TCP system.
 
     Raises:
         SetupError: an argument is invalid.
     """
 
-    def __init__(self, name: str, describe: Callable[[Stack], Service]) -> None:
+    def __init__(self, name: str, describe: Callable[[Stack], Service], *, is_upstream: bool = False) -> None:
         if not callable(describe):
             raise SetupError(
                 f"factories.service({name!r}, ...) takes a function of the stack, such as lambda stack: Service([...]); "
@@ -41,6 +42,7 @@ class ServiceFactory:
             )
         check_name(name)
         self.name = name
+        self.is_upstream = is_upstream
         self._describe = describe
         self._described: tuple[Stack, Service] | None = None
 
@@ -105,10 +107,13 @@ def services_of(request: pytest.FixtureRequest, stack: Stack, described: object)
         SetupError: a description or a name is invalid, or a name is there twice.
     """
     services = _by_name(described)
-    for factory in _factories(request):
+    for factory in sorted(_factories(request), key=lambda factory: factory.is_upstream):
+        described = factory.describe(stack)
+        if factory.is_upstream and any(each is described for each in services.values()):
+            continue
         if factory.name in services:
             raise SetupError(f"there are two services with the name {factory.name!r}")
-        services[factory.name] = factory.describe(stack)
+        services[factory.name] = described
     return services
 
 

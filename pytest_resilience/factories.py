@@ -64,8 +64,8 @@ def redis(name: str) -> Any:
     return extra_server
 
 
-def tcp(name: str, upstream: str) -> Any:
-    """Return a fixture with a TCP system that you run, behind a proxy: a server of another kind, an HTTP API, a broker.
+def tcp(name: str, upstream: str | Service | Callable[[Stack], Service]) -> Any:
+    """Return a fixture with a TCP system behind a proxy: a server of another kind, an HTTP API, a broker, another service.
 
     The fixture has `.host`, `.port` and `.url` of the proxy, and the network faults.
 
@@ -73,14 +73,31 @@ def tcp(name: str, upstream: str) -> Any:
         name: the name, such as "payments", with which the labels of its faults begin, as in
             `@pytest.mark.fault("payments.refuse")`.
         upstream: "host:port", or a URL such as "http://127.0.0.1:9000/v1". Hosts other than loopback must be named by the ini option
-            or the fixture `resilience_hosts`.
+            or the fixture `resilience_hosts`. Or the description of a service, or a function of the stack that returns one. If no
+            other fixture describes that service, it runs under the name with "_server" for each test, as those of
+            `factories.service` do.
+
+    Raises:
+        SetupError: the name of the service is malformed or taken.
     """
+    if isinstance(upstream, str):
 
-    @pytest.fixture
-    def tcp_system(resilience: Resilience) -> TcpTarget:
-        return resilience.add_tcp(name, upstream)
+        @pytest.fixture
+        def tcp_system(resilience: Resilience) -> TcpTarget:
+            """A TCP system behind a proxy."""
+            return resilience.add_tcp(name, upstream)
 
-    return tcp_system
+        return tcp_system
+
+    factory = ServiceFactory(f"{name}_server", upstream if callable(upstream) else lambda _: upstream, is_upstream=True)
+
+    def service_behind_a_proxy(resilience: Resilience, resilience_stack: Stack) -> TcpTarget:
+        """A service behind a proxy."""
+        return resilience.add_tcp(name, factory.describe(resilience_stack))
+
+    fixture: Any = pytest.fixture(service_behind_a_proxy)
+    setattr(fixture, MARK, factory)
+    return fixture
 
 
 def http_stub(name: str) -> Any:

@@ -24,6 +24,7 @@ from .targets.foreign_process import ForeignProcess
 from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService, ServiceTarget
+from .targets.service_spec import Service
 from .targets.target import StrikeRegistry
 from .targets.tcp import TcpTarget
 from .wording import did_you_mean, no_attribute
@@ -191,8 +192,10 @@ class Resilience:
         """Return another Redis. The first call with a name starts it."""
         return self._stack.add_redis(name, registry=self._registry)
 
-    def add_tcp(self, name: str, upstream: str) -> TcpTarget:
-        """Return a TCP system that you run, behind a proxy. See `factories.tcp`."""
+    def add_tcp(self, name: str, upstream: str | Service) -> TcpTarget:
+        """Return a TCP system behind a proxy. See `factories.tcp`."""
+        if isinstance(upstream, Service):
+            self._stack.mark_used()  # requests through the proxy are not seen
         return self._stack.add_tcp(name, upstream, registry=self._registry)
 
     def add_http_stub(self, name: str) -> HttpStub:

@@ -216,13 +216,14 @@ class Stack:
         assert isinstance(target, RedisTarget)
         return target
 
-    def add_tcp(self, name: str, upstream: str, *, registry: StrikeRegistry | None = None) -> TcpTarget:
-        """Return a TCP system that the user runs, behind its own proxy. The first call with a name creates the proxy.
+    def add_tcp(self, name: str, upstream: str | Service, *, registry: StrikeRegistry | None = None) -> TcpTarget:
+        """Return a TCP system behind its own proxy. The first call with a name creates the proxy.
 
         Args:
             name: the name, such as "payments", with which the labels of its faults begin.
             upstream: "host:port", or a URL such as "http://127.0.0.1:9000/v1", as the proxy reaches it. Hosts other than loopback
-                must be named by `resilience_hosts`. Another upstream in a later call replaces it.
+                must be named by `resilience_hosts`. Or the description of a service that `resilience_service` or a factory starts,
+                which need not have started. Another upstream in a later call replaces it.
             registry: the registry that records its strikes; None for that of the session.
 
         Raises:
@@ -230,7 +231,10 @@ class Stack:
         """
         if name not in self._tcp or self._tcp.is_stub(name):
             self._check_name(name)
-        self._tcp.add(name, upstream)
+        if isinstance(upstream, Service):
+            self._tcp.add_service(name, upstream, self.service_ports(upstream))
+        else:
+            self._tcp.add(name, upstream)
         return self._tcp_target(name, registry or self._registry)
 
     def add_http_stub(self, name: str, *, registry: StrikeRegistry | None = None) -> HttpStub:

@@ -10,10 +10,12 @@ from .errors import SetupError
 from .proxy_client.client import ToxiproxyClient
 from .proxy_client.handle import ProxyHandle, create_proxy, populate
 from .targets.http_stub import HttpStub
+from .targets.service_ports import ServicePorts
+from .targets.service_spec import Service
 from .targets.stub_process import StubProcess
 from .targets.target import StrikeRegistry
 from .targets.tcp import TcpSystem, TcpTarget
-from .targets.tcp_upstream import TcpUpstream, read_hosts, read_upstream
+from .targets.tcp_upstream import TcpUpstream, read_hosts, read_upstream, upstream_of_service
 
 REACHED_WITHIN = 5.0  # seconds for an answer of a new stub through its proxy
 
@@ -34,6 +36,7 @@ class TcpSystems:
         self._own_client: ToxiproxyClient | None = None
         self._systems: dict[str, TcpSystem] = {}
         self._stubs: dict[str, StubProcess] = {}
+        self._services: dict[str, Service] = {}  # the services that are upstreams, by the name of the system
 
     def __contains__(self, name: object) -> bool:
         return name in self._systems
@@ -63,13 +66,43 @@ class TcpSystems:
         Raises:
             SetupError: the upstream can't be read, its host is not named, or the backend has no proxy for it.
         """
-        found = read_upstream(name, upstream, self._hosts)
+        self._set(name, read_upstream(name, upstream, self._hosts))
+        self._services.pop(name, None)
+
+    def _set(self, name: str, upstream: TcpUpstream) -> None:
         system = self._systems.get(name)
         if system is None:
-            self._systems[name] = self._create(name, found)
-        elif system.upstream != found:
-            system.proxy.change_upstream(found.address)
-            system.upstream = found
+            self._systems[name] = self._create(name, upstream)
+        elif system.upstream != upstream:
+            system.proxy.change_upstream(upstream.address)
+            system.upstream = upstream
+
+    def add_service(self, name: str, service: Service, ports: ServicePorts) -> None:
+        """Create the proxy of a system that is a service of the stack. The proxy follows the port of the service.
+
+        Args:
+            name: the name of the system, which is free.
+            service: the description of the service.
+            ports: its ports.
+
+        Raises:
+            SetupError: the service has no port, its host is not named, or the backend has no proxy for it.
+        """
+        if not service.has_port:
+            raise SetupError(
+                f"{name}: the upstream {service!r} has no port: nothing in its command or environment is {{port}}, and its "
+                "port_variable is None"
+            )
+
+        def follow(port: int) -> None:
+            if self._services.get(name) is service:
+                self._set(name, upstream_of_service(name, service.host, port, self._hosts))
+
+        is_new = self._services.get(name) is not service
+        self._set(name, upstream_of_service(name, service.host, ports.first, self._hosts))
+        self._services[name] = service
+        if is_new:
+            ports.on_change(follow)
 
     def add_stub(self, name: str) -> None:
         """Start an HTTP stub with a proxy. Do nothing if it exists.

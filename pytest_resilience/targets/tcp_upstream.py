@@ -19,7 +19,7 @@ class TcpUpstream(NamedTuple):
 
     Args:
         host: a name, or a numeric address without brackets.
-        port: 1 to 65535.
+        port: 1 to 65535; 0 for a service that has not chosen its port yet.
         scheme: the scheme of the URL of the system.
         userinfo: user and password in the URL, ending in "@"; "" for none.
         rest: path, query and fragment of the URL; "" for none.
@@ -61,6 +61,21 @@ def read_upstream(system: str, upstream: object, hosts: Collection[str]) -> TcpU
             "--resilience-hosts, or override the fixture resilience_hosts)"
         )
     return found
+
+
+def upstream_of_service(system: str, host: str, port: int, hosts: Collection[str]) -> TcpUpstream:
+    """Return the upstream that a service is.
+
+    Args:
+        system: the name of the TCP system, for messages.
+        host: the host of the service.
+        port: its port; 0 before it has chosen one.
+        hosts: the hosts beside loopback that tests may strike, in lower case.
+
+    Raises:
+        SetupError: the host is neither on loopback nor one of `hosts`.
+    """
+    return read_upstream(system, _joined(host, port or 1), hosts)._replace(port=port)
 
 
 def read_hosts(hosts: Iterable[object]) -> frozenset[str]:

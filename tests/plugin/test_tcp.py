@@ -249,3 +249,123 @@ def test_a_target_of_strategies_has_a_kind_and_a_name(target):
 """
     )
     echo.runpytest_subprocess().assert_outcomes(passed=5)
+
+
+USERS = '''
+"""A service that greets, and asks another one for names if USERS_URL is set."""
+import http.server, os, socketserver, urllib.error, urllib.request
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    visits = 0
+    def do_GET(self):
+        status, text = 200, "Ada"
+        if self.path == "/visits":
+            type(self).visits += 1
+            text = str(self.visits)
+        elif self.path == "/greet":
+            try:
+                with urllib.request.urlopen(os.environ["USERS_URL"] + "/name", timeout=0.5) as reply:
+                    text = "hello " + reply.read().decode()
+            except OSError as error:
+                status, text = 503, type(error).__name__
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+    def log_message(self, *arguments):
+        pass
+
+class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+
+Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+'''
+
+
+def test_a_service_reaches_another_one_through_a_proxy(project: pytest.Pytester) -> None:
+    project.makepyfile(users=USERS)
+    project.makeconftest(
+        """
+        import sys
+        import pytest
+        from pytest_resilience import Service
+
+        @pytest.fixture(scope="session")
+        def users_service():
+            return Service([sys.executable, "users.py"])
+
+        @pytest.fixture(scope="session")
+        def resilience_service(resilience_stack, users_service):
+            between = resilience_stack.add_tcp("between", users_service)
+            web = Service([sys.executable, "users.py"], env={"USERS_URL": between.url})
+            return {"web": web, "users": users_service}
+        """
+    )
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.fault("between.refuse")
+        def test_the_way_between(resilience):
+            assert resilience.web.get("/greet").status_code == 503
+            assert resilience.users.get("/name").status_code == 200, "the service itself is up"
+            resilience.strikes[0].heal()
+            assert resilience.web.get("/greet").text == "hello Ada"
+
+        def test_the_service_itself(resilience):
+            with resilience.users.kill():
+                assert resilience.web.get("/greet").status_code == 503
+            assert resilience.web.get("/greet").text == "hello Ada"
+
+        def test_the_proxy_follows_the_port(resilience, resilience_stack, users_service):
+            between = resilience.add_tcp("between", users_service)
+            assert between.upstream == resilience.users.url.removeprefix("http://")
+            ports = resilience_stack.service_ports(users_service)
+            resilience.users.kill()
+            ports.draw()
+            resilience.strikes[-1].heal()
+            assert between.upstream == f"127.0.0.1:{ports.first}"
+            assert resilience.web.get("/greet").text == "hello Ada"
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=3)
+
+
+def test_a_factory_starts_the_process_that_is_its_upstream(project: pytest.Pytester) -> None:
+    project.makepyfile(users=USERS)
+    project.makepyfile(
+        """
+        import sys, urllib.request
+        import pytest
+        from pytest_resilience import Service, SetupError, factories
+
+        USERS = Service([sys.executable, "users.py"])
+        users = factories.tcp("users", USERS)
+        others = factories.tcp("others", lambda stack: Service([sys.executable, "users.py"], env={"SEED": str(stack.seed)}))
+        known = factories.service("known", lambda stack: KNOWN)
+        KNOWN = Service([sys.executable, "users.py"])
+        to_known = factories.tcp("to_known", KNOWN)
+
+        def read(target, path="/name"):
+            with urllib.request.urlopen(target.url + path, timeout=2) as reply:
+                return reply.read().decode()
+
+        @pytest.mark.parametrize("turn", [1, 2])
+        def test_a_fresh_process_for_each_test(users, turn):
+            assert read(users, "/visits") == "1"
+
+        def test_both_targets(resilience, users, others, to_known):
+            assert [read(users), read(others), read(to_known)] == ["Ada"] * 3
+            assert sorted(resilience.services) == ["known", "others_server", "users_server"]
+            with users.refuse(), pytest.raises(OSError):
+                read(users)
+            with resilience.services["users_server"].kill(), pytest.raises(OSError):
+                read(users)
+            assert read(users) == "Ada"
+
+        def test_a_service_without_a_port_is_an_error(resilience):
+            with pytest.raises(SetupError, match="has no port"):
+                resilience.add_tcp("nothing", Service([sys.executable, "-c", "input()"], port_variable=None, ready=None))
+        """
+    )
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=4)
