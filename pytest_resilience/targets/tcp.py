@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TcpSystem:
-    """A server that the session has not started, and the proxy in front of it.
+    """A server and the proxy in front of it.
 
     Attributes:
         upstream: the address of the server.

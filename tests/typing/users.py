@@ -162,6 +162,8 @@ def every_fault(resilience: Resilience) -> list[Strike]:
 replica = factories.postgres("replica", init=[Path("schema.sql"), "analyze", print])
 sessions = factories.redis("sessions")
 payments = factories.tcp("payments", upstream="127.0.0.1:9000")
+cached = factories.tcp("cached", Service(["memcached", "-p", "{port}"], ready="{port}"))
+to_worker = factories.tcp("to_worker", lambda stack: Service(["worker"], env={"REDIS_URL": stack.redis.url}))
 worker = factories.service(
     "worker",
     lambda stack: Service(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from prices import Prices
 
+from prices import Prices
 from pytest_resilience import Service, TcpTarget, factories
 
 # Each test gets a new process, which is empty. As root, memcached demands a user to run as.

@@ -6,8 +6,8 @@ import shutil
 import time
 
 import pytest
-from prices import TIMEOUT, Prices
 
+from prices import TIMEOUT, Prices
 from pytest_resilience import Resilience, TcpTarget, recovers
 
 pytestmark = pytest.mark.skipif(shutil.which("memcached") is None, reason="memcached is not installed")
