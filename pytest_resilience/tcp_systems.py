@@ -115,15 +115,17 @@ class TcpSystems:
             return
         stub = StubProcess(name, self._backend)
         stub.prepare()
-        self._systems[name] = self._create(name, read_upstream(name, str(stub.address), ()))
-        self._stubs[name] = stub
+        system = self._create(name, read_upstream(name, str(stub.address), ()))
         try:
-            stub.command_at(self._systems[name].address, "GET", "ready", within=REACHED_WITHIN)
+            stub.command_at(system.address, "GET", "ready", within=REACHED_WITHIN)
         except OSError as error:
+            system.proxy.delete()
+            stub.kill()
             raise SetupError(
                 f"{name}: the Toxiproxy at {self._backend.tcp_api()} can't reach the stub at {stub.address} "
                 f"({type(error).__name__}): a stub listens on the loopback of this machine, and that Toxiproxy runs elsewhere"
             ) from None
+        self._systems[name], self._stubs[name] = system, stub
 
     def prepare_test(self) -> None:
         """Give each stub the state in which each test begins, without answers and requests."""

@@ -151,6 +151,10 @@ class ProxyHandle:
         ports = [port for host, port in known if host == proxied.host and port is not None]
         return dict(zip(ports, proxied.ports, strict=True)) if len(ports) == len(proxied.ports) else {}
 
+    def delete(self) -> None:
+        """Remove the proxy from its server."""
+        self.toxiproxy.request("DELETE", self._path)
+
     def change_upstream(self, upstream: str) -> None:
         """Dial another address, "host:port", for new connections. Existing connections may be closed."""
         self.toxiproxy.request("POST", self._path, {"upstream": upstream})

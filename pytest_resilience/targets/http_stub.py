@@ -42,24 +42,28 @@ class Answer:
     cut: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not _is_status(self.status):
+        if not _is_integer(self.status) or not 200 <= self.status <= 599:
             raise SetupError(f"Answer(status=...) is an integer from 200 to 599, got {self.status!r}")
         if self.json is not None and self.body:
             raise SetupError("Answer() takes json= or body=, not both")
-        if not isinstance(self.body, str | bytes):
-            raise SetupError(f"Answer(body=...) is text or bytes, got {self.body!r}; json= takes plain data")
-        if not 0 <= self.delay < float("inf"):
+        if not _is_number(self.delay) or not 0 <= self.delay < float("inf"):
             raise SetupError(f"Answer(delay=...) is seconds, 0 or more, got {self.delay!r}")
-        if self.cut is not None and not 0 <= self.cut < len(self._content):
-            raise SetupError(
-                f"Answer(cut=...) is a number of bytes below the {len(self._content)} of the body, got {self.cut!r}"
-            )
+        if wrong := [name for name, value in self.headers.items() if not (_is_field(name) and _is_field(value))]:
+            raise SetupError(f"Answer(headers=...) takes lines of ASCII; these are none: {', '.join(map(str, wrong))}")
+        length = len(self._content)
+        if self.cut is not None and not (_is_integer(self.cut) and 0 <= self.cut < length):
+            raise SetupError(f"Answer(cut=...) is a number of bytes below the {length} of the body, got {self.cut!r}")
 
     @property
     def _content(self) -> bytes:
+        body: object = self.body
         if self.json is not None:
-            return json_module.dumps(self.json).encode()
-        return self.body.encode() if isinstance(self.body, str) else self.body
+            return _json_bytes(self.json)
+        if isinstance(body, bytes):
+            return body
+        if isinstance(body, str):
+            return body.encode()
+        raise SetupError(f"Answer(body=...) is text or bytes, got {body!r}; json= takes plain data")
 
     def to_json(self) -> dict[str, Any]:
         """Return the answer as plain data for the process of the stub."""
@@ -124,8 +128,24 @@ class StubRequest:
         )
 
 
-def _is_status(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 200 <= value <= 599
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or _is_integer(value)
+
+
+def _is_field(value: object) -> bool:
+    """True if a value can be the name or the value of a header."""
+    return isinstance(value, str) and value.isascii() and not {"\r", "\n", "\0"} & set(value)
+
+
+def _json_bytes(value: object) -> bytes:
+    try:
+        return json_module.dumps(value).encode()
+    except (TypeError, ValueError) as error:
+        raise SetupError(f"Answer(json=...) takes plain data: {error}") from None
 
 
 class HttpStub(TcpTarget):

@@ -130,6 +130,10 @@ class StubProcess:
         finally:
             connection.close()
 
+    def kill(self) -> None:
+        """End the process."""
+        self._process.kill()
+
     def log_text(self) -> str:
         """Return the requests and the statuses of their answers since the test began, one line each."""
         return self._process.log_text(self._log_begin)

@@ -118,7 +118,8 @@ def test_204_has_no_body(payments, client):
 
 @pytest.mark.parametrize("wrong", [
     dict(status=99), dict(status=600), dict(status="200"), dict(status=True), dict(json=1, body="x"), dict(body={}),
-    dict(delay=-1), dict(delay=float("inf")), dict(cut=-1), dict(body="x", cut=1), dict(cut=0),
+    dict(delay=-1), dict(delay=float("inf")), dict(delay="1"), dict(cut=-1), dict(body="x", cut=1), dict(cut=0),
+    dict(json={1, 2}), dict(headers={"X": "a\\r\\nb"}), dict(headers={"X": 1}), dict(body="xx", cut=0.5),
 ])
 def test_a_wrong_answer_is_an_error_at_once(wrong):
     with pytest.raises(SetupError, match="Answer"):
@@ -130,7 +131,7 @@ def test_a_wrong_route_is_an_error_at_once(payments, arguments):
         payments.answer(*arguments)
 """
     )
-    project.runpytest_subprocess("--resilience-strict", "--resilience-leaks=error").assert_outcomes(passed=22)
+    project.runpytest_subprocess("--resilience-strict", "--resilience-leaks=error").assert_outcomes(passed=27)
 
 
 def test_faults_strike_between_the_client_and_the_stub(project: pytest.Pytester) -> None:
@@ -197,6 +198,32 @@ def test_lives_again(payments, client):
     result.stdout.fnmatch_lines(["*BackendDied: the stub payments ended with exit code -9 (SIGKILL)*"])
     [log] = (project.path / ".resilience" / "logs").rglob("*test_red.log")
     assert "POST /charges -> 402\n" in log.read_text()
+
+
+def test_a_toxiproxy_that_cannot_reach_the_stub_is_an_error_each_time(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        HEAD
+        + """
+from pytest_resilience.targets.stub_process import StubProcess
+
+def unreachable(*arguments, **options):
+    raise ConnectionResetError
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_it(resilience, resilience_stack, monkeypatch, turn):
+    monkeypatch.setattr(StubProcess, "command_at", unreachable)
+    monkeypatch.setattr(StubProcess, "prepare", StubProcess._start)
+    monkeypatch.setattr(StubProcess, "_wait_until_ready", lambda self, child: None)
+    with pytest.raises(SetupError, match="payments: the Toxiproxy at .* can't reach the stub at .*ConnectionResetError"):
+        resilience_stack.add_http_stub("payments")
+    assert "payments" not in [each["name"] for each in resilience_stack.proxy_client.request("GET", "/proxies").values()]
+
+def test_then_it_can(payments, client):
+    payments.answer("/", 200)
+    assert client.get("/").status_code == 200
+"""
+    )
+    project.runpytest_subprocess().assert_outcomes(passed=3)
 
 
 def test_no_stub_outlives_the_session(project: pytest.Pytester) -> None:
