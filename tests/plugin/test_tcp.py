@@ -369,3 +369,48 @@ def test_a_factory_starts_the_process_that_is_its_upstream(project: pytest.Pytes
         """
     )
     project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=4)
+
+
+def test_a_schedule_strikes_a_tcp_system_while_clients_work(echo: pytest.Pytester) -> None:
+    echo.makepyfile(
+        ASK
+        + """
+from pytest_resilience.schedule import operations
+
+class Echoes:
+    kinds = ("read",)
+
+    def begin(self, resilience):
+        self._target = resilience.add_tcp("payments", UPSTREAM[0])
+
+    def kind(self, n):
+        return "read"
+
+    def perform(self, client, kind, n):
+        operation = client.invoke(kind)
+        try:
+            operation.ok(value=ask(self._target).decode())
+        except OSError as error:
+            operation.fail(error=str(error))
+
+    def read_all(self, client): ...
+
+    def end(self): ...
+
+UPSTREAM = []
+
+def test_play(resilience, payments):
+    UPSTREAM.append(payments.upstream)
+    steps = [Step("payments.refuse", at=operations(2), until=operations(6)), Step("payments.latency", {"seconds": 0.01}, at=operations(8))]
+    history = resilience.play(Schedule([Episode(steps, operations=12)]), Echoes(), clients=2)
+    assert [each.label for each in resilience.strikes] == ["payments.refuse", "payments.latency(seconds=0.01)"]
+    assert {each.type for each in history.operations} >= {"ok", "fail"}
+
+def test_a_system_that_is_not_there_is_an_error_before_the_play(resilience, payments):
+    with pytest.raises(ScheduleError, match="no target named 'paymens'; did you mean 'payments'"):
+        resilience.play(Schedule([Episode([Step("paymens.refuse")])]), Echoes())
+    with pytest.raises(ScheduleError, match="payments is a tcp, and kill strikes"):
+        resilience.play(Schedule([Episode([Step("payments.kill")])]), Echoes())
+"""
+    )
+    echo.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=2)
