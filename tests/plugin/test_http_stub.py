@@ -112,6 +112,14 @@ def test_a_delayed_answer_of_the_last_test_is_not_waited_for(payments, client):
     payments.answer("/", 200)
     assert client.get("/").status_code == 200
 
+def test_a_delayed_answer_is_never_sent_once_the_script_is_cleared(payments):
+    payments.answer("/", Answer(delay=60))
+    with socket.create_connection((payments.host, payments.port), timeout=10) as connection:
+        connection.sendall(b"GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
+        assert eventually(lambda: payments.requests, within=5)
+        payments.clear()
+        assert connection.recv(1) == b""
+
 def test_204_has_no_body(payments, client):
     payments.answer("/", Answer(204), Answer(body="next"))
     assert [client.get("/").content, client.get("/").content] == [b"", b"next"]
@@ -131,7 +139,7 @@ def test_a_wrong_route_is_an_error_at_once(payments, arguments):
         payments.answer(*arguments)
 """
     )
-    project.runpytest_subprocess("--resilience-strict", "--resilience-leaks=error").assert_outcomes(passed=27)
+    project.runpytest_subprocess("--resilience-strict", "--resilience-leaks=error").assert_outcomes(passed=28)
 
 
 def test_faults_strike_between_the_client_and_the_stub(project: pytest.Pytester) -> None:
