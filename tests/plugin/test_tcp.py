@@ -95,15 +95,15 @@ def test_marker_vacuous_and_the_heal_at_the_end(echo: pytest.Pytester) -> None:
     echo.makepyfile(
         ASK
         + """
+@pytest.mark.fault("payments.latency", seconds=0.05)
+def test_the_marker_sets_up_the_fixture_of_its_target():
+    pass
+
 @pytest.mark.fault("payments.refuse")
 def test_marker(resilience, payments):
     with pytest.raises(ConnectionRefusedError):
         ask(payments)
     assert [each.label for each in resilience.strikes] == ["payments.refuse"]
-
-@pytest.mark.fault("payments.latency", seconds=0.05)
-def test_the_marker_sets_up_the_fixture_of_its_target():
-    pass
 
 def test_healed(payments):
     assert ask(payments) == b"hello\\n"
