@@ -485,7 +485,7 @@ class Stack:
                 self._proxy_client.close()
             self._proxy_client = self._connect_proxy(self._backend)
             for name, proxy in self._proxies.items():
-                upstream = str(self._backend.servers[name].upstream_address)
+                upstream = str(self._backend.upstream_address(name))
                 # On the same port, because clients have the address.
                 populate(self._proxy_client, [(proxy.name, proxy.listen, upstream)])
                 proxy.toxiproxy = self._proxy_client

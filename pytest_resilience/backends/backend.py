@@ -198,6 +198,10 @@ class Backend(ABC):
     def proxy_addresses(self, name: str) -> tuple[str, str]:
         """Return the `listen` and `upstream` of a new proxy in front of the server `name`. Each call returns another port."""
 
+    def upstream_address(self, name: str) -> Address:
+        """Return the present address of the server `name` for the proxy."""
+        return self.servers[name].upstream_address
+
     def proxy_tls(self, name: str) -> Mapping[str, Mapping[str, object]] | None:
         """Return the TLS options of a proxy in front of the server `name`, or None for plain text."""
         return None

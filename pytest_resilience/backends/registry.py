@@ -43,7 +43,7 @@ class BackendKind:
         """Return a new backend, not yet started."""
         raise NotImplementedError
 
-    def unsupported(self) -> Mapping[str, str]:
+    def unsupported(self, settings: Settings) -> Mapping[str, str]:
         """Return the faults that the backend can't inject, such as "postgres.kill", with reasons.
 
         A backend that has started supports at least the other faults. An external one may support more, if its Toxiproxy is the proxy of
@@ -111,9 +111,8 @@ class Docker(BackendKind):
     def unavailable_reason(self, settings: Settings) -> str | None:
         from .docker.engine import EngineUnavailable, find_engine
 
-        images = [settings.postgres_image, settings.redis_image, settings.toxiproxy_image]
         try:
-            missing = find_engine().missing_images(images)
+            missing = find_engine().missing_images(settings.images)
         except EngineUnavailable as problem:
             return str(problem)
         return f"Docker has no {', '.join(missing)}: {PULL}" if missing else None
@@ -128,17 +127,20 @@ class Docker(BackendKind):
         return None
 
     def describe(self, settings: Settings) -> str:
-        return f"{settings.postgres_image}, {settings.redis_image}, {settings.toxiproxy_image}"
+        proxy = "the proxy of this package" if settings.proxy == "ours" else settings.toxiproxy_image
+        return f"{settings.postgres_image}, {settings.redis_image}, {proxy}"
 
     def create(self, settings: Settings, reason: str) -> Backend:
         from .docker.backend import DockerBackend
 
         return DockerBackend(settings, reason=reason, pull=reason == NAMED)
 
-    def unsupported(self) -> Mapping[str, str]:
+    def unsupported(self, settings: Settings) -> Mapping[str, str]:
         from .docker.backend import forwards_ports, unsupported_faults
         from .docker.engine import EngineUnavailable, find_engine
 
+        if settings.proxy == "ours":
+            return {}
         try:
             return unsupported_faults(forwarded=forwards_ports(find_engine()))
         except EngineUnavailable:
@@ -176,7 +178,7 @@ class External(BackendKind):
 
         return ExternalBackend(settings, reason=reason)
 
-    def unsupported(self) -> Mapping[str, str]:
+    def unsupported(self, settings: Settings) -> Mapping[str, str]:
         from ..proxy_client.client import TOXIPROXY_UNSUPPORTED, TOXIPROXY_UNSUPPORTED_FOR_TCP
         from .external.backend import UNSUPPORTED
 
@@ -242,7 +244,7 @@ def capability_table(settings: Settings, plugin_backends: Mapping[str, BackendFa
 
     known = backend_kinds(plugin_backends)
     names = [f"{target}.{fault}" for fault, kind_of in FAULTS.items() for target in kind_of.targets]
-    unsupported = {name: kind.unsupported() for name, kind in known.items()}
+    unsupported = {name: kind.unsupported(settings) for name, kind in known.items()}
     notes = _notes(names, unsupported)
     width = max(map(len, known)) + 2
     return [

@@ -32,6 +32,12 @@ class Settings(NamedTuple):
     tls: bool = False
     proxy: str = "toxiproxy"
 
+    @property
+    def images(self) -> list[str]:
+        """The images of the containers that the docker backend runs."""
+        servers = [self.postgres_image, self.redis_image]
+        return servers if self.proxy == "ours" else [*servers, self.toxiproxy_image]
+
     def __repr__(self) -> str:
         shown = ("postgres_image", "redis_image", "toxiproxy_image", "toxiproxy", "toxiproxy_ports", "tls", "proxy")
         return f"Settings({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"

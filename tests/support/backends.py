@@ -1,7 +1,7 @@
 """The backends that the contract suite runs on. RESILIENCE_CONTRACT_BACKENDS names them; otherwise all that this machine can run.
 
 "external" uses the servers and the proxy of an embedded backend, "external-real" these servers behind a real toxiproxy-server, which needs
-no Docker. "docker-forwarded" is Docker as on a machine that can't reach the network of the containers.
+no Docker. "docker-ours" has the proxy of this package before the containers. "docker-forwarded" is Docker as on a machine that can't reach the network of the containers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pytest_resilience.backends.session.ports import free_port
 from pytest_resilience.backends.settings import Settings
 from tests.support.waiting import until
 
-KINDS = ("embedded", "docker", "docker-forwarded", "external", "external-real")
+KINDS = ("embedded", "docker", "docker-forwarded", "docker-ours", "external", "external-real")
 VARIABLE = "RESILIENCE_CONTRACT_BACKENDS"
 # The errors of asyncpg for a connection that its server has closed. The third comes between the last message and the end of the stream.
 ENDED = (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
@@ -61,6 +61,9 @@ def started(kind: str) -> Iterator[Backend]:
             yield backend
     elif kind == "docker":
         with DockerBackend() as backend:
+            yield backend
+    elif kind == "docker-ours":
+        with DockerBackend(Settings(proxy="ours")) as backend:
             yield backend
     elif kind == "docker-forwarded":
         with (

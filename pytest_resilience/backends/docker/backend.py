@@ -1,4 +1,7 @@
-"""The docker backend runs Postgres, Redis and the real Toxiproxy in containers on a private network, by testcontainers."""
+"""The docker backend runs Postgres, Redis and the real Toxiproxy in containers on a private network, by testcontainers.
+
+With --resilience-proxy=ours, the proxy of this package takes the place of Toxiproxy. It is a process of this machine.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ...clock import SYSTEM, Clock
 from ...errors import BackendDied, BackendUnavailable, ServerNotReady, SetupError
-from ...proxy_client.client import TOXIPROXY_UNSUPPORTED
+from ...proxy_client.client import TOXIPROXY_UNSUPPORTED, ToxiproxyClient
 from ...proxy_client.counters import ConnectionCounts, ProxiedClients
 from ...redaction import new_password
 from ..backend import Address
@@ -28,7 +31,7 @@ from ..session.supervised import SupervisedBackend
 from ..settings import Settings
 from . import engine as engines
 from .container import ContainerContext, docker_client_options, mark_pending
-from .servers import PostgresContainer, RedisContainer
+from .servers import ContainerServer, PostgresContainer, RedisContainer
 from .toxiproxy import FIRST_PROXY_PORT, PUBLISHED_PROXY_PORTS, ToxiproxyContainer
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ class DockerBackend(SupervisedBackend):
     port can neither refuse nor reset. Otherwise clients use forwarded ports on 127.0.0.1.
 
     Args:
-        settings: the images.
+        settings: the images, and the kind of proxy.
         reason: why this backend was selected, one phrase for pytest's header.
         environ: has the variables that name the engine.
         pull: True if missing images may be pulled.
@@ -87,7 +90,13 @@ class DockerBackend(SupervisedBackend):
 
     @property
     def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # depends on the network
+        if self._runs_own_proxy:
+            return {}
         return unsupported_faults(forwarded=self._network is not None and not self._network_reachable)
+
+    @property
+    def _runs_own_proxy(self) -> bool:
+        return self._settings.proxy == "ours"
 
     def start(self) -> None:
         try:
@@ -122,19 +131,36 @@ class DockerBackend(SupervisedBackend):
             )
             postgres = PostgresContainer(self._settings.postgres_image, context, password=new_password())
             redis = RedisContainer(self._settings.redis_image, context, password=new_password())
-            proxy_ports = 0 if self._network_reachable else PUBLISHED_PROXY_PORTS
-            self._proxy = ToxiproxyContainer(
-                "toxiproxy", self._settings.toxiproxy_image, context, proxy_ports=proxy_ports
-            )
-            self._containers = [postgres, redis, self._proxy]
+            self._containers = [postgres, redis]
+            if not self._runs_own_proxy:
+                self._proxy = self._create_toxiproxy(context)
+                self._containers.append(self._proxy)
             launches = [in_background(container.launch) for container in self._containers]
             wait(launches)
             for launch in launches:
                 launch.result()
         for container in self._containers:
             container.wait_until_ready()
-        self.servers = {"postgres": postgres, "redis": redis}
-        self.api = self._proxy.api
+        self._add(postgres)
+        self._add(redis)
+        self.api = self._proxy.api if self._proxy is not None else self.tcp_api()
+
+    def _create_toxiproxy(self, context: ContainerContext) -> ToxiproxyContainer:
+        ports = 0 if self._network_reachable else PUBLISHED_PROXY_PORTS
+        return ToxiproxyContainer("toxiproxy", self._settings.toxiproxy_image, context, proxy_ports=ports)
+
+    def _add(self, server: PostgresContainer | RedisContainer) -> None:
+        """Add a server that answers."""
+        self.servers[server.name] = server
+        if self._runs_own_proxy and self._network_reachable:
+            server.on_move = self._follow
+
+    def _follow(self, before: Address, now: Address) -> None:
+        """Have the proxies in front of a container that started again dial its present address."""
+        with contextlib.closing(ToxiproxyClient(*self.api)) as client:
+            for name, proxy in client.request("GET", "/proxies").items():
+                if proxy["upstream"] == str(before):
+                    client.request("POST", f"/proxies/{name}", {"upstream": str(now)})
 
     def add_server(self, kind: Literal["postgres", "redis"], name: str) -> None:
         assert self._context is not None, "start first"
@@ -148,7 +174,7 @@ class DockerBackend(SupervisedBackend):
         with ryuk_disabled(self._environ):
             server.launch()
         server.wait_until_ready()
-        self.servers[name] = server
+        self._add(server)
 
     def _create_network(
         self, engine: engines.Engine, session: str, labels: Mapping[str, str], pending_dir: Path
@@ -170,8 +196,7 @@ class DockerBackend(SupervisedBackend):
         return network
 
     def _pull_missing_images(self, engine: engines.Engine) -> None:
-        images = [self._settings.postgres_image, self._settings.redis_image, self._settings.toxiproxy_image]
-        missing = engine.missing_images(images)
+        missing = engine.missing_images(self._settings.images)
         if missing and not self._pull:
             raise BackendUnavailable(f"Docker has no image {', '.join(missing)}")
         if missing:
@@ -201,6 +226,8 @@ class DockerBackend(SupervisedBackend):
         super().close()
 
     def proxy_addresses(self, name: str) -> tuple[str, str]:
+        if self._runs_own_proxy:
+            return f"{HOST}:{free_port()}", str(self.upstream_address(name))
         number = next(self._proxy_numbers)
         if number >= PUBLISHED_PROXY_PORTS and not self._network_reachable:
             raise SetupError(
@@ -209,7 +236,16 @@ class DockerBackend(SupervisedBackend):
             )
         return f"0.0.0.0:{FIRST_PROXY_PORT + number}", str(self.servers[name].upstream_address)
 
+    def upstream_address(self, name: str) -> Address:
+        server = self.servers[name]
+        if not self._runs_own_proxy:
+            return server.upstream_address
+        assert isinstance(server, ContainerServer)
+        return server.private_address if self._network_reachable else server.direct_address
+
     def client_address(self, listen: str) -> Address:
+        if self._runs_own_proxy:
+            return Address.parse(listen)
         assert self._proxy is not None, "start first"
         port = int(listen.rpartition(":")[2])
         return (
@@ -242,24 +278,29 @@ class DockerBackend(SupervisedBackend):
         return f"Postgres {self.servers['postgres'].version}, Redis {self.servers['redis'].version}"
 
     def restart_dead(self) -> None:
-        assert self._proxy is not None, "start first"
-        before = self._proxy.private_host
-        if self._proxy.alive() and not self._proxy.api_responds():
-            self._proxy.kill()
-        self._proxy.start()
-        self.api = self._proxy.api
-        if self._network_reachable and self._proxy.private_host != before:
+        if self._tcp_proxy is not None:
+            self._tcp_proxy.start()
+        if self._proxy is not None:
+            self._restart_toxiproxy(self._proxy)
+        else:
+            self.api = self.tcp_api()
+        for server in self.servers.values():
+            server.start()
+
+    def _restart_toxiproxy(self, proxy: ToxiproxyContainer) -> None:
+        before = proxy.private_host
+        if proxy.alive() and not proxy.api_responds():
+            proxy.kill()
+        proxy.start()
+        self.api = proxy.api
+        if self._network_reachable and proxy.private_host != before:
             raise ServerNotReady(
                 "toxiproxy",
                 command=["docker", "start"],
                 within=0.0,
-                log=f"it restarted at {self._proxy.private_host}, but clients have the address {before}",
+                log=f"it restarted at {proxy.private_host}, but clients have the address {before}",
                 exit_code=None,
             )
-        for server in self.servers.values():
-            server.start()
-        if self._tcp_proxy is not None:
-            self._tcp_proxy.start()
 
     def check(self) -> None:
         for container in self._containers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ...clients.receive import receive
 from ...wire import postgres as postgres_wire
@@ -30,6 +30,8 @@ class ContainerServer(Container, Server):
     """A server in a container, with a port that the engine publishes on loopback."""
 
     port: int
+    on_move: Callable[[Address, Address], None] | None = None
+    """Called after a restart that changed the address for the proxy, with both addresses. None if the proxy uses the name."""
 
     def __init__(self, image: str, context: ContainerContext, *, password: str, name: str = "") -> None:
         super().__init__(name or self.kind, image, context)
@@ -45,6 +47,17 @@ class ContainerServer(Container, Server):
 
     def ports(self) -> list[int]:
         return [self.port]
+
+    def start(self) -> None:
+        before = self.private_address
+        super().start()
+        if self.on_move is not None and self.private_address != before:
+            self.on_move(before, self.private_address)
+
+    @property
+    def private_address(self) -> Address:
+        """The address on the private network, which may change when the container starts again."""
+        return Address(self.private_host, self.port)
 
     @property
     def direct_address(self) -> Address:  # type: ignore[override]  # read-only here, as it should be

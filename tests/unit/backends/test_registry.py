@@ -10,6 +10,7 @@ from pytest_resilience.backends.docker import backend, engine
 from pytest_resilience.backends.docker.backend import DockerBackend
 from pytest_resilience.backends.docker.engine import Engine, EngineUnavailable
 from pytest_resilience.backends.registry import Docker
+from pytest_resilience.backends.settings import Settings
 from pytest_resilience.wire.http import HttpResponse
 
 LOOPBACK, FOREIGN = "127.0.0.1", "192.0.2.1"  # an address of this machine, and one of no machine (TEST-NET-1)
@@ -54,11 +55,11 @@ def test_the_kind_and_its_backend_agree_before_a_network_exists(
 ) -> None:
     monkeypatch.setattr(engine, "find_engine", lambda: FakeEngine(gateways))
     monkeypatch.setattr(backend.sys, "platform", "linux")
-    assert Docker().unsupported().keys() == unsupported
+    assert Docker().unsupported(Settings()).keys() == unsupported
     started = DockerBackend()
     monkeypatch.setattr(started, "_network", object())
     monkeypatch.setattr(started, "_network_reachable", not unsupported & FORWARDED)
-    assert started.unsupported == Docker().unsupported()
+    assert started.unsupported == Docker().unsupported(Settings())
 
 
 def test_an_engine_that_does_not_answer_supports_what_toxiproxy_supports(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,4 +67,12 @@ def test_an_engine_that_does_not_answer_supports_what_toxiproxy_supports(monkeyp
         raise EngineUnavailable("none here")
 
     monkeypatch.setattr(engine, "find_engine", find_engine)
-    assert Docker().unsupported().keys() == ALWAYS
+    assert Docker().unsupported(Settings()).keys() == ALWAYS
+
+
+def test_the_proxy_of_this_package_supports_every_fault_and_needs_no_image_of_toxiproxy():
+    settings = Settings(proxy="ours")
+    assert Docker().unsupported(settings) == DockerBackend(settings).unsupported == {}
+    assert settings.images == [settings.postgres_image, settings.redis_image]
+    assert Settings().images[2:] == [settings.toxiproxy_image]
+    assert "proxy of this package" in Docker().describe(settings)
