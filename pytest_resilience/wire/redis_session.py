@@ -79,6 +79,10 @@ class Expected:
         self.act: Any = None
 
 
+PLAIN = Expected("")
+"""A command that changes no state, and on whose reply no rule acts. All such commands share it, because it is never changed."""
+
+
 class Session:
     """The state of one connection.
 
@@ -118,11 +122,23 @@ class Session:
             change(self, words)
         return None if self._is_muted() else self._expect(expected)
 
+    def sent_plain(self) -> None:
+        """Take a command that is none of `SESSION_COMMANDS`, and on whose reply no rule acts."""
+        if not self._is_muted():
+            self.outstanding.append(PLAIN)
+
+    @property
+    def is_simple(self) -> bool:
+        """True if each message but pushes and attributes is the one reply to the first expected command, if that is PLAIN."""
+        return not (self.subscribed or self.is_stream)
+
     def replied(self, reply: Reply) -> Expected | None:
         """Take a message of the server. Return the command that it answers, if it is the last message that does so."""
         head = self.outstanding[0] if self.outstanding else None
         if head is None or not self.answers(reply, head):
             return None
+        if head is PLAIN:
+            return self.outstanding.popleft()
         head.replies -= 1
         if reply.sign in _ERRORS:
             head.replies = 0

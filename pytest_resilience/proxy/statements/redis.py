@@ -189,8 +189,13 @@ class RedisTap:
         begin, self._offset = self._offset - len(self._kept), self._offset + len(data)
         whole: Data = self._kept + bytes(data) if self._kept else data
         changes = []
+        pairs_plain = self._pairs_plain()
         for command in self._commands.feed(data):
+            if pairs_plain and command.name not in self._names and command.name not in SESSION_COMMANDS:
+                self._session.sent_plain()
+                continue
             change = self._take(command, begin, whole)
+            pairs_plain = self._pairs_plain()
             if change is not None:
                 changes.append(change)
         if self._commands.lost_at is not None:
@@ -211,6 +216,11 @@ class RedisTap:
             self._answers = None
             self._host.watch(None, None)
         return pieces
+
+    def _pairs_plain(self) -> bool:
+        """True if a command that no rule names, and that changes no state, needs nothing but its place among the replies."""
+        is_followed = self._answers is not None and not self._answers.is_lost
+        return is_followed and self._greeted > 0 and self._judged < 0 and not self._is_closing
 
     def _skips(self, commands: Commands, data: bytes) -> bool:
         """Let data go on unread, if it consists of commands that do not matter. Return True if it does.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from ...wire.redis_session import Expected, Session
+from ...wire.redis_session import PLAIN, Expected, Session
 from ...wire.redis_stream import Command, Replies, Reply
 from ..tap import Back, Item, Piece
 from ..toxics.toxic import CLOSE
@@ -190,7 +190,7 @@ class Answers:
         if self._closed_at is not None:
             return []
         begin, self._offset = self._offset - len(self._kept), self._offset + len(data)
-        changes = [change for reply in self._replies.feed(data) for change in self._on_reply(reply)]
+        changes = self._on_replies(self._replies.feed(data))
         if self._replies.lost_at is not None:
             self.is_lost = True
             return [*self.flush(), bytes(data)] if self._kept else None
@@ -203,6 +203,20 @@ class Answers:
         if not changes and not self._kept and stop == self._offset:
             return None
         return self._pieces(self._kept + bytes(data), begin, stop, changes)
+
+    def _on_replies(self, replies: Iterable[Reply]) -> list[Change]:
+        changes: list[Change] = []
+        outstanding = self._session.outstanding
+        is_simple = self._session.is_simple
+        for reply in replies:
+            if is_simple and outstanding and outstanding[0] is PLAIN and reply.kind == "reply":
+                outstanding.popleft()
+                if outstanding and outstanding[0].act is not None:
+                    changes += self._written_behind(reply.end)
+            else:
+                changes += self._on_reply(reply)
+                is_simple = self._session.is_simple and self._closed_at is None
+        return changes
 
     def _pieces(self, data: bytes, begin: int, stop: int, changes: Iterable[Change]) -> list[Piece]:
         self._kept = data[stop - begin :]
