@@ -42,6 +42,9 @@ from .splice import Before, Splice
 SMALL = 4096
 """Bytes of a piece of the server that is split into messages. Of longer ones, only the end is looked at until a rule has matched."""
 
+MAX_BACKLOG = 4096
+"""Bytes of the client that are followed later without a rule. Following many messages at once takes less time for each."""
+
 MAX_NAMES = 300
 """Bytes of a Bind, Execute or Close that contain the names, which have at most 63 bytes each."""
 
@@ -106,14 +109,17 @@ class PostgresTap:
     __slots__ = (
         "_answered",
         "_application",
+        "_backlog",
         "_client",
         "_down",
         "_ended",
         "_host",
         "_in_step",
         "_is_quiet",
+        "_is_quiet_client",
         "_is_started",
         "_last_query",
+        "_mark",
         "_number",
         "_plans",
         "_portals",
@@ -144,12 +150,16 @@ class PostgresTap:
         self._last_query = 0  # the last group that was a Query
         self._plans: dict[int, Plan] = {}  # by group
         self._in_step = True  # the server's messages are followed
+        self._is_quiet_client = False  # there is no rule, and the client's data is followed later
+        self._backlog = bytearray()  # that data
+        self._mark = -1  # bytes of that data that came before the last ReadyForQuery, or -1
         self._is_quiet = False  # there is no rule and no plan, and the server's next byte begins a message
         host.watch(self.up, self.down)
 
     def rules_changed(self) -> None:
         """Pass on what was kept back, if there is no rule any more."""
-        self._is_quiet = False
+        self._catch_up()
+        self._is_quiet = self._is_quiet_client = False
         active = self._rules.active
         for group, plan in list(self._plans.items()):
             if plan.rule is not None and plan.rule not in active:
@@ -163,19 +173,49 @@ class PostgresTap:
 
     def up(self, data: bytes | memoryview) -> Sequence[Piece] | None:
         """Follow the client's data, and return the pieces in its place."""
+        if self._is_quiet_client:
+            self._backlog += data
+            if len(self._backlog) > MAX_BACKLOG:
+                self._catch_up()
+            return None
         if self._ended:
             return ()
-        is_simple = self._is_started and self._client.at_boundary and len(data) <= wire.MAX_HEAD
         if self._rules.active or self._rolls_back:
-            if is_simple and not self._number and self._passes(data):
+            if self._at_boundary and not self._number and len(data) <= wire.MAX_HEAD and self._passes(data):
                 return None
             return self._apply_rules(data)
-        if is_simple:
-            groups = wire.count_groups(data)
-            if groups >= 0:
-                self._sent += groups
-                return None
-        return self._follow_client(data)
+        pieces = self._follow_client(data)
+        self._mark = -1
+        self._is_quiet_client = not (self._client.unreadable or self._plans) and self._at_boundary
+        return pieces
+
+    @property
+    def _at_boundary(self) -> bool:
+        """True if the client's next byte begins a message behind the startup."""
+        return self._is_started and self._client.at_boundary
+
+    def _catch_up(self) -> None:
+        """Follow what the client has sent since there was no rule. It has gone on already."""
+        if not self._is_quiet_client:
+            return
+        data, mark = bytes(self._backlog), self._mark
+        self._backlog.clear()
+        self._mark = -1
+        self._follow_later(data[: max(mark, 0)])
+        if mark >= 0:
+            self._answered = self._sent
+        self._follow_later(data[max(mark, 0) :])
+
+    def _follow_later(self, data: bytes) -> None:
+        groups = wire.count_groups(data) if self._client.at_boundary else -1
+        if groups >= 0:
+            self._sent += groups
+            return
+        for message in self._client.feed(data):
+            self._follow(*message)
+        if self._client.unreadable:
+            self._is_quiet_client = False
+            self._stop_reading()
 
     def _passes(self, data: bytes | memoryview) -> bool:
         """True if data consists of whole groups of which no rule matches a statement. Their statements are counted then."""
@@ -388,6 +428,7 @@ class PostgresTap:
         if self._is_quiet and len(data) <= SMALL:
             answer = bytes(data)
             if wire.ends_ready(answer) and APPLICATION_NAME not in answer:
+                self._mark = len(self._backlog)
                 self._answered = self._sent  # or nearly, in a pipeline
                 return None
         pieces = self._follow_answers(data)
@@ -420,6 +461,7 @@ class PostgresTap:
         if not (wire.ends_ready(data) and self._server.at_boundary and APPLICATION_NAME not in data):
             return False
         waiting = self._sent - self._answered
+        self._mark = len(self._backlog)
         self._answered += waiting if waiting <= 1 else min(waiting, wire.count_ready(data))
         return True
 
@@ -435,6 +477,7 @@ class PostgresTap:
         """Follow the server's messages again. A client that had several groups on the way is taken to have had one."""
         self._server.restart()
         self._in_step = True
+        self._mark = len(self._backlog)
         self._answered = self._sent
         self._plans = {group: plan for group, plan in self._plans.items() if group > self._answered}
 
@@ -453,6 +496,7 @@ class PostgresTap:
     def _follow_server(self, kind: int, start: int, end: int) -> None:
         if kind == wire.READY:
             self._answered = min(self._answered + 1, self._sent)
+            self._mark = len(self._backlog)
             self._plans.pop(self._answered, None)
         elif kind == wire.PARAMETER_STATUS:
             name, value = wire.texts(self._server.data[start + 5 : end], 2)

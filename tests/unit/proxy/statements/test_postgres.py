@@ -526,6 +526,40 @@ def test_a_rule_finds_its_answer_behind_a_long_one_that_was_not_followed(cut_at:
     assert connection.server(DONE + READY) == expected
 
 
+@pytest.mark.parametrize(
+    ("before", "late"),
+    [
+        ([query("select 1")], [ROW + DONE, READY]),
+        ([query("select 1")], [ROW + DONE + READY]),
+        ([query("select 1"), (ROW + DONE + READY,), query("select 2")], [ROW + DONE + READY]),
+        ([parse("i", "insert into t values (1)") + FLUSH], [wire.message(b"1", b"")]),
+        ([parse("i", "insert into t values (1)") + FLUSH, (wire.message(b"1", b""),)], []),
+        ([query("select 1") * 3, ((ROW + DONE + READY) * 3,)], []),
+        ([query("select 1") * 3, (ROW + DONE + READY,), (ROW + DONE + READY,), (ROW + DONE + READY,)], []),
+        (
+            [query("select 1") * 200, ((DONE + READY) * 100,), ((DONE + READY) * 100,), query("select 2")],
+            [DONE + READY],
+        ),
+    ],
+)
+def test_a_rule_that_comes_between_request_and_answer_finds_the_right_answer(
+    before: list[Any], late: list[bytes]
+) -> None:
+    connection = Connection().start()
+    connection.client(query("set x = 1"))  # from here on, the client is followed later
+    connection.server(DONE + READY)
+    for each in before:
+        connection.server(each[0]) if isinstance(each, tuple) else connection.client(each)
+    losing = rule("insert", "lose_answer")
+    connection.rules.active = (losing,)
+    connection.tap.rules_changed()
+    for answer in late:
+        assert connection.server(answer) == [answer]
+    connection.client(bind("i") + EXECUTE + SYNC if before[0][:1] == b"P" else query("insert into t values (1)"))
+    assert connection.server(DONE + READY) == [RESET]
+    assert losing.events.count == 1
+
+
 def test_a_rule_that_changes_answers_waits_until_these_can_be_followed() -> None:
     connection = Connection().start()
     connection.client(query("select 1"))
