@@ -12,6 +12,7 @@ import configparser
 import dataclasses
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -212,6 +213,11 @@ def test_yaml_parses(block):
     assert yaml.safe_load(block.code) is not None, block
 
 
+@blocks_in("json")
+def test_json_parses(block):
+    assert json.loads(block.code) is not None, block
+
+
 def uploads(workflow: dict) -> list[dict]:
     """Return the inputs of each upload step of a workflow."""
     steps = [step for job in workflow.get("jobs", {}).values() for step in job.get("steps", ())]
@@ -236,7 +242,7 @@ def test_an_upload_of_the_files_of_a_run_includes_hidden_ones():
 
 def test_every_block_has_a_language_that_is_checked():
     """`text` is for output and drawings, which cannot be run."""
-    known = {"python", "sh", "console", "toml", "ini", "yaml", "text"}
+    known = {"python", "sh", "console", "toml", "ini", "yaml", "json", "text"}
     assert not [f"{block}: {block.language or 'no language'}" for block in BLOCKS if block.language not in known]
 
 
