@@ -6,19 +6,23 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from .errors import SetupError
 from .stash import FACTORIES
 
 if TYPE_CHECKING:
-    import pytest
-
     from .stack import Stack
     from .targets.service_spec import Service
 
 MARK = "_resilience_service"  # the attribute of a fixture that describes a service
+FIXTURE_TYPES = (
+    FunctionType,
+    type(pytest.fixture(lambda: None)),
+)  # the second is a class of its own from pytest 8.4 on
 NAME = "[a-z][a-z0-9_]{0,30}"
 
 
@@ -161,7 +165,8 @@ def _factories_in(module: ModuleType, config: pytest.Config) -> dict[str, Servic
     """Return the factories of a module by the names of their fixtures."""
     known = config.stash.setdefault(FACTORIES, {})
     if module not in known:
-        attributes = list(vars(module).items())
-        marked = {name: getattr(value, MARK, None) for name, value in attributes if not isinstance(value, ModuleType)}
+        # Only fixtures are looked at, because a lazy object, such as `flask.request`, raises errors of its own for each attribute.
+        fixtures = {name: value for name, value in list(vars(module).items()) if type(value) in FIXTURE_TYPES}
+        marked = {name: getattr(value, MARK, None) for name, value in fixtures.items()}
         known[module] = {name: each for name, each in marked.items() if isinstance(each, ServiceFactory)}
     return known[module]

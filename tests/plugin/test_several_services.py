@@ -193,6 +193,12 @@ def test_it_runs_in_its_module(resilience):
         test_b="""
 import psutil
 
+class Lazy:     # as flask.request is outside of a request
+    def __getattribute__(self, name):
+        raise RuntimeError("too early")
+
+lazy = Lazy()
+
 def test_it_does_not_run_elsewhere(resilience):
     assert list(resilience.services) == ["service", "worker"]
     with open("pids") as pids:
