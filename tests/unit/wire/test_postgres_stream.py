@@ -8,10 +8,12 @@ from itertools import pairwise
 from typing import TypeAlias
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_resilience.wire import postgres_stream as wire
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 Reader: TypeAlias = wire.ClientReader | wire.ServerReader
 Seen: TypeAlias = list[tuple[int, int, int]]
@@ -52,16 +54,19 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
 PLACES = st.lists(st.integers(0, 2000), max_size=12)
 
 
+@patient
 @given(CLIENT, PLACES)
 def test_any_split_of_the_clients_stream_gives_the_same_messages(stream: bytes, places: list[int]) -> None:
     assert read(wire.ClientReader(), cut(stream, places)) == read(wire.ClientReader(), [stream])
 
 
+@patient
 @given(SERVER, PLACES)
 def test_any_split_of_the_servers_stream_gives_the_same_messages(stream: bytes, places: list[int]) -> None:
     assert read(wire.ServerReader(), cut(stream, places)) == read(wire.ServerReader(), [stream])
 
 
+@patient
 @given(SERVER)
 def test_every_byte_of_a_stream_belongs_to_one_message(stream: bytes) -> None:
     edges = [0, *(end for _, _, end in read(wire.ServerReader(), [stream]))]
@@ -70,6 +75,7 @@ def test_every_byte_of_a_stream_belongs_to_one_message(stream: bytes) -> None:
 
 
 @pytest.mark.parametrize("make", [wire.ClientReader, wire.ServerReader])
+@patient
 @given(pieces=st.lists(st.binary(max_size=60), max_size=20))
 def test_garbage_never_raises_and_is_not_kept(make: Callable[[], Reader], pieces: list[bytes]) -> None:
     reader = make()
@@ -79,6 +85,7 @@ def test_garbage_never_raises_and_is_not_kept(make: Callable[[], Reader], pieces
         assert len(reader.head) < wire.MAX_HEAD
 
 
+@patient
 @given(CLIENT, st.integers(0, 200), st.binary(min_size=1, max_size=30))
 def test_a_stream_that_turns_into_garbage_never_raises(stream: bytes, place: int, garbage: bytes) -> None:
     reader = wire.ClientReader()
@@ -172,6 +179,7 @@ GROUPS = st.lists(
 ).map(b"".join)
 
 
+@patient
 @given(GROUPS, st.integers(0, 40))
 def test_the_groups_of_a_piece_are_those_that_a_reader_finds(stream: bytes, missing: int) -> None:
     piece = stream[: len(stream) - missing]

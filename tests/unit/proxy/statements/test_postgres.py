@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pytest_resilience.proxy.statements import Rule, Rules
@@ -20,6 +20,8 @@ from pytest_resilience.proxy.toxics.toxic import CLOSE, RESET
 from pytest_resilience.wire import postgres_stream as wire
 from pytest_resilience.wire.statement_rule import StatementRule
 from tests.support.conversations import drivers, load
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 STARTUP = wire.message(b"", b"\0\3\0\0user\0u\0application_name\0service:7\0\0")
 READY = wire.message(b"Z", b"I")
@@ -145,6 +147,7 @@ PLACES = st.lists(st.integers(0, 20000), max_size=12)
 
 
 @pytest.mark.parametrize("matching", [None, "nothing like it"])
+@patient
 @given(up=PLACES, down=PLACES, early=st.integers(0, 8))
 def test_streams_without_a_match_are_unchanged(
     matching: str | None, up: list[int], down: list[int], early: int
@@ -161,6 +164,7 @@ def test_streams_without_a_match_are_unchanged(
     assert connection.pieces == {True: [client], False: [server]}
 
 
+@patient
 @given(places=PLACES)
 def test_statements_are_counted_alike_for_every_split(places: list[int]) -> None:
     prepared = parse("s", "select 1") + SYNC + (bind("s") + EXECUTE + SYNC) * 3 + query("select 2") * 2
@@ -174,6 +178,7 @@ def test_statements_are_counted_alike_for_every_split(places: list[int]) -> None
     assert connection.pieces[True] == [STARTUP + sent]
 
 
+@patient
 @given(places=PLACES, early=st.integers(0, 12))
 def test_a_rule_that_comes_late_finds_its_answer_for_every_split(places: list[int], early: int) -> None:
     groups = [query("select 1"), parse("s", "select 1") + FLUSH, bind("s") + EXECUTE + SYNC, query("select 2")]
@@ -194,6 +199,7 @@ def test_a_rule_that_comes_late_finds_its_answer_for_every_split(places: list[in
     assert connection.server(DONE + READY) == [RESET]
 
 
+@patient
 @given(st.lists(st.binary(min_size=1, max_size=40), max_size=10), st.booleans())
 def test_garbage_is_passed_on(pieces: list[bytes], started: bool) -> None:
     connection = Connection(rule("select", "reset"))
@@ -207,6 +213,7 @@ def test_garbage_is_passed_on(pieces: list[bytes], started: bool) -> None:
         assert b"".join(connection.pieces[True]) == before + b"".join(pieces)
 
 
+@patient
 @given(places=PLACES)
 def test_an_error_is_the_same_for_every_split(places: list[int]) -> None:
     failing = rule("insert", "error", code="40001")
@@ -437,6 +444,7 @@ def test_silence_holds_both_directions_until_the_heal_resets() -> None:
         ({"bytes": 999}, BOUND + ROW * 3 + DONE),
     ],
 )
+@patient
 @given(places=PLACES)
 def test_an_answer_is_cut_at_its_place(settings: dict[str, int], passed: bytes, places: list[int]) -> None:
     cutting = rule("select", "cut_answer", **settings)
