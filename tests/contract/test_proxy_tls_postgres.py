@@ -151,6 +151,42 @@ def test_asyncpg_verifies_the_certificate_cancels_and_is_refused_without_tls(url
     asyncio.run(run())
 
 
+async def select(url: str, number: int) -> object:
+    connection = await asyncpg.connect(url, timeout=PATIENCE)
+    try:
+        return await connection.fetchval(f"select {number}")
+    finally:
+        await connection.close()
+
+
+def add_rule(server: Server, proxy: str) -> None:
+    attributes = {"verb": "select", "matching": "41", "act": "error", "code": "40001"}
+    toxic = {"name": "rule", "type": "statement", "attributes": attributes}
+    assert server.call("POST", f"/proxies/{proxy}/toxics", toxic).status == 200
+
+
+@pytest.mark.parametrize("proxy", ["outer", "inner"])
+def test_statements_are_read_where_tls_ends(server: Server, url: str, papers: Papers, proxy: str) -> None:
+    add_rule(server, proxy)
+    verified = f"{url}?sslmode=verify-full&sslrootcert={papers.ca}"
+    with pytest.raises(asyncpg.SerializationError):
+        asyncio.run(select(verified, 41))
+    assert asyncio.run(select(verified, 42)) == 42
+    counters = server.call("GET", f"/proxies/{proxy}/counters").json
+    assert (counters["toxics"]["rule"]["acted"], counters["unreadable"]) == (1, {})
+
+
+def test_cipher_text_is_counted_as_unreadable(server: Server, url: str, papers: Papers) -> None:
+    inner = server.call("GET", "/proxies/inner").json["listen"]
+    body = {"name": "outside", "listen": "127.0.0.1:0", "upstream": inner, "protocol": "postgres"}
+    listen = server.call("POST", "/proxies", body).json["listen"]
+    add_rule(server, "outside")
+    account, _, rest = url.rpartition("@")
+    by_outside = f"{account}@{listen}/{rest.partition('/')[2]}?sslmode=verify-full&sslrootcert={papers.ca}"
+    assert asyncio.run(select(by_outside, 41)) == 41
+    assert server.call("GET", "/proxies/outside/counters").json["unreadable"] == {"encrypted": 1}
+
+
 @pytest.mark.parametrize(
     ("settings", "works"),
     [
