@@ -181,7 +181,10 @@ def test_a_worker_that_waits_for_a_struck_server_counts_as_started_while_it_runs
 
 
 def test_a_service_runs_only_for_tests_that_can_request_it_and_ends_with_the_session(system: pytest.Pytester) -> None:
-    extra = 'from conftest import *\nextra = factories.service("extra", describe("extra"))\n'
+    extra = (
+        "from conftest import describe\nfrom pytest_resilience import factories\n"
+        'extra = factories.service("extra", describe("extra"))\n'
+    )
     system.makepyfile(
         test_a=extra
         + """

@@ -27,6 +27,10 @@ class Running:
         self.spec = Service([name], after=after)
 
     def beginning(self) -> Generator[None]:
+        self.start = self._begin()  # kept, so that only `close` ends it
+        return self.start
+
+    def _begin(self) -> Generator[None]:
         self.events.append(f"begin {self.name}")
         try:
             yield from [None] * abs(self.checks)
