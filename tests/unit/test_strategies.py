@@ -209,7 +209,7 @@ def test_a_strategy_of_which_nothing_can_be_injected_names_the_reasons():
     [
         (schedules, "schedules need a target"),
         (lambda: schedules("redi"), "no target 'redi'; did you mean 'redis'?"),
-        (lambda: schedules("service:other"), "no target 'service:other'"),
+        (lambda: schedules("client:other"), "no target 'client:other'"),
         (lambda: schedules("redis", faults=["refus"]), "no fault 'refus' of redis; did you mean 'refuse'?"),
         (lambda: schedules("redis", faults=["hold_locks"]), "no fault 'hold_locks' of redis"),
         (lambda: schedules("redis", faults=["postgres.refus"]), "no fault 'postgres.refus'; did you mean 'refuse'?"),
