@@ -13,6 +13,7 @@ ResilienceError
 ├── VacuousTest               a fault affected nothing, under --resilience-strict
 └── LeakedResources           a test leaked a resource, under --resilience-leaks=error
 NeverHappened                 (AssertionError) a probe timed out
+NotCancellationSafe           (AssertionError) a cancelled operation has damaged its client
 PromiseBroken                 (AssertionError) a checker found a violation in a history
 """
 
@@ -192,6 +193,27 @@ class LeakedResources(ResilienceError):
 
 class NeverHappened(AssertionError):
     """A probe timed out. The message shows the last answer."""
+
+
+class NotCancellationSafe(AssertionError):
+    """A cancelled operation has damaged its client: a lost connection, a wrong answer, a leak.
+
+    Attributes:
+        point: the point at which the operation was cancelled, such as "cancelled after message 2 of 3, heal during the next operation".
+        problem: the damage.
+    """
+
+    def __init__(self, point: str, problem: str, *, details: str = "") -> None:
+        """Make the error.
+
+        Args:
+            point: the point.
+            problem: the damage.
+            details: further facts, such as the frame in which the operation waited; "" for none.
+        """
+        self.point = point
+        self.problem = problem
+        super().__init__(f"{point}: {problem}" + (f"\n  {details}" if details else ""))
 
 
 class PromiseBroken(AssertionError):

@@ -281,7 +281,14 @@ class Resilience:
             self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *also_allowed]
         )
         self._leak_check = self._new_leak_check(())
+        self._registry.begin_leak_search = self._begin_leak_search
         return self._leak_check
+
+    def _begin_leak_search(self) -> Callable[[], list[str]]:
+        """Take a snapshot of the resources. Return the search for new ones."""
+        assert self._new_leak_check is not None, "set by start_leak_check"
+        check = self._new_leak_check(())
+        return lambda: [str(leak) for leak in check.look()]
 
     def _all_strikes(self) -> list[Strike]:
         return [*self._stack.strikes, *self.strikes]

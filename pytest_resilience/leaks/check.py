@@ -89,6 +89,10 @@ class LeakCheck:
 
         return self._poll(timeout)
 
+    def look(self) -> list[Leak]:
+        """Return the leaks of this moment, without any wait."""
+        return self._report(self._without_allowed(self._find()))
+
     def _poll(self, timeout: Callable[[list[Finding]], float], allowed: Sequence[str] = ()) -> list[Leak]:
         begin = self._clock.now()
         collected = False

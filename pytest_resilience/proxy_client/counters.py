@@ -96,6 +96,31 @@ class ProxyCounters:
     unreadable: Mapping[str, int] = field(default_factory=dict)
 
 
+class ConnectionState(NamedTuple):
+    """One open connection of our proxy.
+
+    Args:
+        number: 1 for the first connection that the proxy has accepted.
+        client: the address of the client, "host:port".
+        up, down: bytes received so far from the client and from the server.
+        held_up, held_down: bytes of these that the proxy has not sent on.
+    """
+
+    number: int
+    client: str
+    up: int
+    down: int
+    held_up: int
+    held_down: int
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> ConnectionState:
+        """Read an entry of GET /proxies/{p}/connections."""
+        received, held = raw["bytes"], raw["held"]
+        counts = received["upstream"], received["downstream"], held["upstream"], held["downstream"]
+        return cls(raw["number"], raw["client"], *counts)
+
+
 def read_tally(raw: Mapping[str, Any]) -> Tally | None:
     """Read one counter of the API. Return None if the proxy does not count."""
     count = raw.get("count", raw.get("connections"))

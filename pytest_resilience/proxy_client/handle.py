@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from ..clock import SYSTEM
 from .client import ToxiproxyClient, ToxiproxyError
-from .counters import ProxyCounters, Tally, read_rules, read_tally
+from .counters import ConnectionState, ProxyCounters, Tally, read_rules, read_tally
 
 if TYPE_CHECKING:
     import toxiproxy
@@ -120,9 +120,21 @@ class ProxyHandle:
         self.toxiproxy.request("POST", f"{self._path}/toxics", toxic)
         return name
 
+    def release_chunk(self, name: str) -> None:
+        """Let the oldest chunk that a toxic holds on each connection go on. The toxic holds what comes behind."""
+        self.toxiproxy.request("POST", f"{self._path}/toxics/{quote(name, safe='')}", {"attributes": {}})
+
+    def connections(self) -> list[ConnectionState]:
+        """Return the open connections (an addition of our proxy).
+
+        Raises:
+            ToxiproxyError: the server is a real Toxiproxy.
+        """
+        return [ConnectionState.read(each) for each in self.toxiproxy.request("GET", f"{self._path}/connections")]
+
     def clients(self) -> list[str]:
         """Return the addresses of the connected clients, "host:port" each (an addition of our proxy)."""
-        return [connection["client"] for connection in self.toxiproxy.request("GET", f"{self._path}/connections")]
+        return [connection.client for connection in self.connections()]
 
     def by_upstream_port(self, known: Sequence[tuple[str, int | None]] = ()) -> dict[int, int] | None:
         """Map the proxy's port of each connection to the server to the port of its client.

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import HealFailed
+from ..faults.cancel_everywhere import Arguments, Cancellations, LeakSearch, cancel_everywhere
 from ..faults.cancellation import Moment, Result, cancel
 from ..faults.fault import Fault, Strike
 from ..faults.network import (
@@ -34,10 +35,14 @@ class StrikeRegistry:
 
     Args:
         session: the registry of the session, for that of a test; None for the registry of a session.
+
+    Attributes:
+        begin_leak_search: takes a snapshot of the resources of the test and returns the search for new ones; None without a check.
     """
 
     def __init__(self, session: StrikeRegistry | None = None) -> None:
         self.strikes: list[Strike] = []
+        self.begin_leak_search: Callable[[], LeakSearch] | None = None
         # The active strikes of the session and all its tests, each with the system that it strikes.
         self._active: list[tuple[object, Strike]] = session._active if session is not None else []
 
@@ -182,6 +187,47 @@ class NetworkFaults(Target):
                 returned or raised something else.
         """
         return await cancel(self, operation, then=then, heal=heal, within=within, after_connect=after_connect)
+
+    async def cancel_everywhere(
+        self,
+        operation: Callable[[], Coroutine[Any, Any, object]],
+        *,
+        then: Callable[[], Awaitable[Any]] | None = None,
+        answer: object = None,
+        whole: Callable[[], object] | None = None,
+        size: int | Callable[[], int] | None = None,
+        within: float = 5.0,
+    ) -> Cancellations:
+        """Run an operation again and again, and cancel it at each point at which it waits for the network.
+
+        The points are: after each message was sent (it is held on its way to the server), before each answer (the server has
+        executed the message), and as each answer arrives. At the first two, the network heals before the next operation, during
+        it (it is held, too) and after it (it is cancelled, too). After each cancellation, the next operation must return the
+        right answer, the pool must be whole, and no task, thread or connection may be left over.
+
+        Args:
+            operation: a coroutine function of a client in this process. It is run, and cancelled, many times.
+            then: the next operation; None for `operation`. With an answer that differs from that of `operation`, answers that
+                reach the wrong caller are found.
+            answer: the right answer of `then`, or a function that returns True for it. None for what `then` returns before the
+                first cancellation.
+            whole: a question, sync or async, that must have a true answer after each cancellation, such as whether the pool
+                has all its connections.
+            size: the number of connections that the client can use at once, or a function that returns it. After each
+                cancellation, so many operations run at once, each on a connection of its own, and no more connections may be
+                open. None to compare no connections, because a pool without a known size may grow.
+            within: the maximum seconds for each step.
+
+        Returns:
+            The number of messages and the points.
+
+        Raises:
+            NotCancellationSafe: a cancellation has damaged the client; the message names the point.
+            SetupError: something is wrong before the first cancellation, or the operation sends nothing.
+            CannotInject: the proxy is a real Toxiproxy, which does not report what it holds.
+        """
+        arguments = Arguments(operation, then or operation, answer, whole, size, within)
+        return await cancel_everywhere(self, arguments, self._ledger.begin_leak_search)
 
 
 class ProcessFaults(Target):

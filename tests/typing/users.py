@@ -255,6 +255,8 @@ async def cancellation(resilience: Resilience) -> None:
         return 42
 
     assert_type(await resilience.redis.cancel(work, then=work, heal="during"), int | None)
+    done = await resilience.redis.cancel_everywhere(work, then=work, size=2, whole=lambda: True)
+    assert_type((done.messages, done.points), tuple[int, tuple[str, ...]])
     await resilience.redis.cancel(work, heal="never")  # type: ignore[arg-type]
 
 

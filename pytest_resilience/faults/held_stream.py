@@ -1,0 +1,72 @@
+"""One direction of a proxy in which everything is held, and from which single messages are let through."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..errors import CannotInject
+from ..proxy_client.client import ToxiproxyError
+from ..proxy_client.counters import ConnectionState
+from ..proxy_client.handle import ProxyHandle
+
+NO_CONNECTIONS = "the real Toxiproxy does not report what it holds on each connection"
+
+
+class Traffic(NamedTuple):
+    """The traffic of a proxy at one moment, as seen from a held direction.
+
+    Args:
+        held: bytes that are held in this direction.
+        holding: connections on which they are held.
+        other: bytes received so far in the other direction, over all connections.
+    """
+
+    held: int
+    holding: int
+    other: int
+
+
+class HeldStream:
+    """One direction of all connections of a proxy, held from now on until `release`.
+
+    Args:
+        proxy: the proxy.
+        upward: True for the clients' messages, False for the server's answers.
+        label: the name of the fault, for errors and the name of the toxic.
+
+    Raises:
+        CannotInject: the proxy is a real Toxiproxy.
+    """
+
+    def __init__(self, proxy: ProxyHandle, *, upward: bool, label: str) -> None:
+        self._proxy = proxy
+        self._upward = upward
+        try:
+            self._received = dict(self._counts(proxy.connections()))
+        except ToxiproxyError as error:
+            raise CannotInject(f"{label}: {NO_CONNECTIONS}") from error
+        stream = "upstream" if upward else "downstream"
+        # A bandwidth of 0 holds, as in the fault blackhole.
+        self._toxic: str | None = proxy.add_toxic("bandwidth", stream=stream, attributes={"rate": 0}, label="held")
+
+    def traffic(self) -> Traffic:
+        """Return the present traffic. That of closed connections counts too."""
+        connections = self._proxy.connections()
+        self._received.update(self._counts(connections))
+        held = [each.held_up if self._upward else each.held_down for each in connections]
+        return Traffic(sum(held), sum(map(bool, held)), sum(self._received.values()))
+
+    def let_through(self) -> None:
+        """Let the oldest chunk of each connection pass."""
+        assert self._toxic is not None, "the stream is held"
+        self._proxy.release_chunk(self._toxic)
+
+    def release(self) -> None:
+        """Let everything pass from now on. A second call does nothing."""
+        if self._toxic is not None:
+            self._proxy.remove_toxic(self._toxic)
+            self._toxic = None
+
+    def _counts(self, connections: list[ConnectionState]) -> list[tuple[int, int]]:
+        """Return the bytes received in the other direction, by the number of the connection."""
+        return [(each.number, each.down if self._upward else each.up) for each in connections]
