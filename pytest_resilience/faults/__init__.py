@@ -15,6 +15,7 @@ from .network import (
     HalfOpen,
     Latency,
     LimitData,
+    ProtocolViolation,
     Refuse,
     Reset,
     Slicer,
@@ -23,7 +24,7 @@ from .network import (
 )
 from .postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from .process import Kill, Pause, Restart, Terminate
-from .redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
+from .redis_server import BusyScript, ClientKillOutputBuffer, Flush, Loading, MaxClients, Oom, Readonly
 from .resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, StarveCpu
 from .statements import After, CommitInDoubt, Deadlock, LoadingReplies, On, SerializationFailure
 
@@ -36,6 +37,7 @@ FAULTS: dict[str, type[Fault]] = {
     "slow_close": SlowClose,
     "slicer": Slicer,
     "limit_data": LimitData,
+    "protocol_violation": ProtocolViolation,
     "flap": Flap,
     "half_open": HalfOpen,
     "slow_accept": SlowAccept,
@@ -61,6 +63,7 @@ FAULTS: dict[str, type[Fault]] = {
     "loading": Loading,
     "busy_script": BusyScript,
     "max_clients": MaxClients,
+    "client_kill_output_buffer": ClientKillOutputBuffer,
     "flush": Flush,
     "memory_pressure": MemoryPressure,
     "memory_limit": MemoryLimit,

@@ -37,6 +37,7 @@ POLL_INTERVAL = 0.001  # seconds between two readings of the proxy
 SENDS_WITHIN = (
     0.25  # seconds after which the next operation is taken to wait for the client itself, such as for its pool
 )
+LOOP_TURNS = 20  # of the event loop, in which tasks come to wait that wake each other up
 RELEASED_WITHIN = 2.0  # seconds for resources that are about to be released
 STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 HEALS = ("before", "during", "after")
@@ -269,6 +270,7 @@ class _Campaign:
             task = asyncio.ensure_future(cancellable.run())
             try:
                 await self._let_through(held, task, point.message)
+                await _settle()
                 if task.done():
                     self._check_completed(task)
                     return False
@@ -337,6 +339,7 @@ class _Campaign:
             return self._next()
         before, following = held.traffic(), self._next()
         await self._wait_until_more_is_held(held, before.held, following)
+        await _settle()
         if point.heal == "after":
             following.cancel()
             await asyncio.sleep(0)
@@ -468,6 +471,15 @@ class _Campaign:
 
         await wait_until_async(is_clean, within=min(RELEASED_WITHIN, self._within), every=0.01)
         return f"leaked {'; '.join(leaks)}" if leaks else ""
+
+
+async def _settle() -> None:
+    """Let the tasks of the loop run on until they wait. A held message may have left before its sender waits for the answer.
+
+    Until Python 3.11, `asyncio.wait_for` swallows a cancellation that meets it in between.
+    """
+    for _ in range(LOOP_TURNS):
+        await asyncio.sleep(0)
 
 
 class _Damage(Exception):

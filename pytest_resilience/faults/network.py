@@ -307,6 +307,20 @@ class LimitData(ToxicFault):
 
 
 @dataclass(frozen=True)
+class ProtocolViolation(ToxicFault):
+    """Answer the next request of each connection, new ones included, with bytes that are no message of the protocol.
+
+    Clients report that they lost synchronization with the server (libpq) or received an invalid response, and have to close the
+    connection. The server executes the request. Postgres's name for this is SQLSTATE 08P01, protocol_violation.
+    """
+
+    name: ClassVar[str] = "protocol_violation"
+
+    def toxics(self, target: HasProxy) -> ToxicSpec:
+        return ToxicSpec("malformed", STREAMS["up"], {}, unit="connections")
+
+
+@dataclass(frozen=True)
 class HalfOpen(ToxicFault):
     """Silence the connections that exist, while new ones work, as a NAT does that forgot them or a peer that lost power.
 

@@ -20,6 +20,7 @@ PADDING_KEYS = 3000  # keys that prolong the loading to 30 s, at 10 ms each
 PADDING_PREFIX = "pytest-resilience-loading"
 BEGIN_TIMEOUT = 5.0  # seconds
 END_TIMEOUT = 10.0  # seconds
+DISCONNECTIONS = "client_output_buffer_limit_disconnections"  # Redis 7.2 and later
 RESTARTED = "the server has started again since, and counts from 0"
 
 
@@ -289,6 +290,38 @@ class MaxClients(RedisFault):
 
     def count(self, client: RedisClient) -> int:
         return int(client.info("stats")["rejected_connections"])
+
+
+@dataclass(frozen=True)
+class ClientKillOutputBuffer(RedisFault):
+    """Let the server close each client whose answers exceed its output buffer, as it does with slow subscribers and huge replies.
+
+    The server has a buffer of 16 KiB for each client outside of the limit, so only larger answers, or many answers that a client
+    does not read, are affected.
+
+    Args:
+        bytes: the limit in bytes for clients and subscribers (client-output-buffer-limit); at least 1.
+    """
+
+    name: ClassVar[str] = "client_kill_output_buffer"
+    unit: ClassVar[str] = "connections"
+    bytes: int = 1
+
+    def __post_init__(self) -> None:
+        at_least("bytes", self.bytes, 1, "byte")
+
+    def inject(self, target: HasRedis) -> Callable[[], None]:
+        limit = round(self.bytes)
+        limits = f"normal {limit} 0 0 pubsub {limit} 0 0"
+        return target.admin.layers.add(target.admin.client, {"client-output-buffer-limit": limits})
+
+    def count(self, client: RedisClient) -> int:
+        return int(client.info("stats")[DISCONNECTIONS])
+
+    def strike(self, target: HasRedis) -> Strike:
+        if DISCONNECTIONS not in target.admin.client.info("stats"):
+            raise CannotInject(f"{self.label(target)}: this server does not count the clients that it closes")
+        return super().strike(target)
 
 
 @dataclass(frozen=True)

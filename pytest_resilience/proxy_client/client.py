@@ -30,6 +30,7 @@ EXIT_REPORTED_WITHIN = 0.5  # seconds from the exit of a server until its parent
 _ADDITIONS = {
     "half_open": "Toxiproxy's toxics affect all connections, new ones too",
     "slow_accept": "Toxiproxy accepts at once",
+    "protocol_violation": "Toxiproxy does not add to answers",
 }
 _STATEMENTS = (
     "postgres.on",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..faults.fault import Strike
 from ..faults.postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from ..faults.process import Restart
-from ..faults.redis_server import BusyScript, Flush, Loading, MaxClients, Oom, Readonly
+from ..faults.redis_server import BusyScript, ClientKillOutputBuffer, Flush, Loading, MaxClients, Oom, Readonly
 from ..faults.statements import CommitInDoubt, Deadlock, LoadingReplies, SerializationFailure
 from .fault_method import fault_method
 from .target import ProcessFaults
@@ -49,5 +49,6 @@ class RedisFaults(ProcessFaults):
     loading = fault_method(Loading)
     busy_script = fault_method(BusyScript)
     max_clients = fault_method(MaxClients)
+    client_kill_output_buffer = fault_method(ClientKillOutputBuffer)
     flush = fault_method(Flush)
     loading_replies = fault_method(LoadingReplies)

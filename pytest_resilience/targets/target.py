@@ -16,6 +16,7 @@ from ..faults.network import (
     HalfOpen,
     Latency,
     LimitData,
+    ProtocolViolation,
     Refuse,
     Reset,
     Slicer,
@@ -154,6 +155,7 @@ class NetworkFaults(Target):
     slow_close = fault_method(SlowClose)
     slicer = fault_method(Slicer)
     limit_data = fault_method(LimitData)
+    protocol_violation = fault_method(ProtocolViolation)
     flap = fault_method(Flap)
     half_open = fault_method(HalfOpen)
     slow_accept = fault_method(SlowAccept)

@@ -109,6 +109,7 @@ ATTRIBUTES: dict[str, tuple[Attribute, ...]] = {
     "cut": (),
     "shared_bandwidth": (Attribute("rate", "rate_bytes_per_s", _KB, high=MAX_MS),),
     "corrupt": (Attribute("every", "every_bytes", low=1, high=MAX_INT64 // 4),),
+    "malformed": (),
 }
 """The types of toxics and their attributes, in the order of responses."""
 

@@ -8,7 +8,7 @@ import pytest
 def test_each_fault_has_its_effect_and_heals(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
-        import socket, time, pytest
+        import asyncio, asyncpg, socket, time, pytest
         from pytest_resilience import SetupError, eventually
 
         def connect(r, timeout=5.0):
@@ -33,6 +33,32 @@ def test_each_fault_has_its_effect_and_heals(project: pytest.Pytester) -> None:
                     assert works(resilience), "a new connection must work"
                 assert old.recv(1) == b"", "the heal closes the silent connection"
             assert strike.receipt.touched == 6
+
+        def test_protocol_violation(resilience):
+            with connect(resilience) as s:
+                with resilience.redis.protocol_violation() as strike:
+                    assert ping(s)[:5] == b"E\\xff\\xff\\xff\\xff", "bytes that are no message"
+                    s.recv(100)
+                    s.sendall(b"ECHO more\\r\\n")
+                    eventually(lambda: b"more" in s.recv(100), within=5)
+                assert strike.receipt.touched == 1
+                assert works(resilience)
+
+        def test_protocol_violation_of_postgres(resilience):
+            async def body():
+                old = await asyncpg.connect(resilience.postgres.url)
+                assert await old.fetchval("select 1") == 1
+                with resilience.postgres.protocol_violation() as strike:
+                    with pytest.raises(asyncpg.PostgresConnectionError):
+                        await old.fetchval("select 2")
+                    assert old.is_closed(), "no message after the malformed one can be read"
+                    with pytest.raises(OSError):
+                        await asyncpg.connect(resilience.postgres.url, timeout=5)
+                assert strike.receipt.touched >= 2
+                new = await asyncpg.connect(resilience.postgres.url)
+                assert await new.fetchval("select 3") == 3
+                await new.close()
+            asyncio.run(body())
 
         def test_flap_by_connections(resilience):
             def outcome():
@@ -126,7 +152,7 @@ def test_each_fault_has_its_effect_and_heals(project: pytest.Pytester) -> None:
             assert works(resilience) and resilience.strikes == []
         """
     )
-    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=15)
+    project.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=17)
 
 
 def test_toxiproxy_python_uses_no_http_proxy_for_loopback(

@@ -53,6 +53,15 @@ def test_redis_answers_with_errors_and_heals(project: pytest.Pytester) -> None:
             with connect(resilience) as one:
                 assert one.ping()
 
+        def test_client_kill_output_buffer(resilience, client):
+            client.set("big", "x" * 100_000)
+            with resilience.redis.client_kill_output_buffer() as strike:
+                assert client.get("key") is None, "small answers fit"
+                with pytest.raises(redis.ConnectionError):
+                    client.get("big")
+            assert (strike.receipt.touched, strike.receipt.unit) == (1, "connections")
+            assert len(client.get("big")) == 100_000
+
         def test_max_clients_does_not_count_a_connection_that_is_ending(resilience, client):
             with connect(resilience) as ending:
                 number = str(ending.client_id())

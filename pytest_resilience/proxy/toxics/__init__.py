@@ -10,6 +10,7 @@ from .cut import Cut
 from .latency import Latency
 from .limit_data import LimitData
 from .limit_time import LimitTime
+from .malformed import Malformed
 from .noop import Noop
 from .reset_peer import ResetPeer
 from .shared_bandwidth import SharedBandwidth
@@ -31,6 +32,7 @@ KINDS: dict[str, type[Any]] = {  # each is a Toxic; its keyword arguments are th
     "cut": Cut,
     "shared_bandwidth": SharedBandwidth,
     "corrupt": Corrupt,
+    "malformed": Malformed,
 }
 
 

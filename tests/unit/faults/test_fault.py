@@ -175,6 +175,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "slow_queries": [{"seconds": 0.1}, {"seconds": 0.1, "tables": ["orders", "plans"]}],
     "readonly": [{}, {"stale": False}],
     "max_clients": [{}, {"left": 2}],
+    "client_kill_output_buffer": [{}, {"bytes": 1000}],
     "memory_pressure": [{"headroom_mb": 8}],
     "memory_limit": [{"headroom_mb": 8.5}],
     "exhaust_descriptors": [{}, {"left": 3}],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_resilience.proxy.toxics import build
-from pytest_resilience.proxy.toxics.toxic import CLOSE, END, NEVER, RESET, SAME, Toxic
+from pytest_resilience.proxy.toxics.toxic import BACK, CLOSE, END, NEVER, RESET, SAME, Toxic
 
 T = 100.0  # "now", all over
 
@@ -173,6 +173,15 @@ def test_shared_bandwidth_serves_one_after_the_other() -> None:
 
 def test_shared_bandwidth_zero_holds() -> None:
     assert data(build("shared_bandwidth", {}), b"x") == [(NEVER, b"x", SAME)]
+
+
+def test_malformed_answers_the_first_request_only_and_passes_all() -> None:
+    toxic = build("malformed", {})
+    context = Context(toxic)
+    first = list(toxic.on_data(b"abc", T, T, context))
+    assert [(what, direction) for _, what, direction in first] == [(b"E\xff\xff\xff\xff", BACK), (b"abc", SAME)]
+    assert list(toxic.on_data(b"def", T, T, context)) == [(T, b"def", SAME)]
+    assert context.touched == [0]
 
 
 def test_corrupt_flips_one_bit_at_the_mean_distance_and_counts_it() -> None:
