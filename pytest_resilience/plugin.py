@@ -55,7 +55,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line(
         "markers",
-        'leaks(*names): resources that the test may leak; patterns such as leaks("thread:watcher-*", "postgres:shop")',
+        'leaks(*names, patience=0.5): resources that the test may leak, as patterns such as "thread:watcher-*" or "postgres:shop"; '
+        "patience is in seconds, for resources that are released late",
     )
     FINDER.restore()
     given = options.load(config)
@@ -198,8 +199,11 @@ def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
         if fixture is not None:
             if options.options_of(item.config).leaks != "off":  # before any strike: a marker may stop the servers
                 allowed = [pattern for marker in item.iter_markers("leaks") for pattern in marker.args]
+                patience = next(
+                    (m.kwargs["patience"] for m in item.iter_markers("leaks") if "patience" in m.kwargs), None
+                )
                 loops = _pytest_asyncio_loops(item)
-                item.stash[LEAK_CHECK] = fixture.start_leak_check(item.config.rootpath, loops, allowed)
+                item.stash[LEAK_CHECK] = fixture.start_leak_check(item.config.rootpath, loops, allowed, patience)
                 if uses_fixture:  # only its teardown stops the watch
                     fixture.watch_event_loops()
             if not is_generated(item):  # each example of a generated test strikes anew

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from .clock import SYSTEM
 from .errors import HealFailed, NoService, ResilienceError, SetupError, UnknownFault
@@ -15,7 +15,7 @@ from .faults import FAULTS
 from .faults.fault import Fault, Strike
 from .history import History, recording
 from .history_file import HistoryFile
-from .leaks.check import LeakCheck
+from .leaks.check import TIMEOUT, LeakCheck
 from .leaks.compare import Leak, check_names
 from .leaks.event_loops import is_running
 from .processes import ManagedProcess
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from .admin.postgres import Init
+    from .in_process.app import Asgi, AsgiApp, ClientGone, Wsgi, WsgiApp
     from .runner.liveness import Baseline
     from .runner.system import System
     from .schedule import Schedule
@@ -235,6 +236,28 @@ class Resilience:
         self._spawned.callback(child.kill)
         return child
 
+    @overload
+    def app(self, app: Asgi, *, client_gone: ClientGone = ...) -> AsgiApp: ...
+    @overload
+    def app(self, app: Wsgi) -> WsgiApp: ...
+    def app(self, app: Any, *, client_gone: ClientGone = "cancel") -> Any:
+        """Return an ASGI or WSGI app that runs in the test process, with an httpx client.
+
+        The client of an ASGI app goes away when its request is cancelled, such as by `cancel_everywhere`.
+
+        Args:
+            app: the app. Its `async with` block runs the startup and the shutdown of an ASGI app.
+            client_gone: the effect on an ASGI app. "cancel" cancels it, as Django and some middlewares do. With "disconnect" it
+                receives `http.disconnect` and works on, as under uvicorn.
+
+        Raises:
+            SetupError: it is neither an ASGI nor a WSGI app.
+        """
+        __tracebackhide__ = True
+        from .in_process.app import AsgiApp, WsgiApp, is_asgi
+
+        return AsgiApp(app, client_gone=client_gone) if is_asgi(app) else WsgiApp(app)
+
     @property
     def strikes(self) -> list[Strike]:
         """The strikes of this test in order, healed or not."""
@@ -268,7 +291,11 @@ class Resilience:
             raise no_attribute(self, name, self.__dict__.get("_services", ()))
 
     def start_leak_check(
-        self, root: Path, loops: Iterable[asyncio.AbstractEventLoop], allowed: Sequence[str] = ()
+        self,
+        root: Path,
+        loops: Iterable[asyncio.AbstractEventLoop],
+        allowed: Sequence[str] = (),
+        patience: float | None = None,
     ) -> LeakCheck:
         """Take the snapshot with which the end of the test is compared, and return the check.
 
@@ -276,9 +303,15 @@ class Resilience:
             root: the directory from which paths are shown.
             loops: event loops that outlive the test.
             allowed: patterns of resources that may stay.
+            patience: seconds for a resource that is about to be released; None for half a second.
         """
         self._new_leak_check = lambda also_allowed: LeakCheck(
-            self._stack, self._all_strikes, root=root, loops=loops, allowed=[*allowed, *also_allowed]
+            self._stack,
+            self._all_strikes,
+            root=root,
+            loops=loops,
+            allowed=[*allowed, *also_allowed],
+            patience=TIMEOUT if patience is None else patience,
         )
         self._leak_check = self._new_leak_check(())
         self._registry.begin_leak_search = self._begin_leak_search

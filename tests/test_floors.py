@@ -21,7 +21,7 @@ PACKAGE = """
 7   plugin options hooks fixtures factories stash generated_items replaying described_services | pytest is imported here and nowhere below
 6d  incidents fault_settings drawn_kinds strategies program machine generated replay report plants
 6c  resilience
-6b  leaks runner workloads
+6b  leaks runner workloads in_process
 6a  stack
 5c  tcp_systems
 5b  targets

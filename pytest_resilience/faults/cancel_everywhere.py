@@ -233,7 +233,7 @@ class _Campaign:
                     f"{self._label}: before any cancellation, then= returned {wrong[0]!r}, which is not answer="
                 )
             return given
-        if first != second:
+        if _comparable(first) != _comparable(second):
             raise SetupError(
                 f"{self._label}: then= returned {first!r} and {second!r} before any cancellation, so no answer is known to be right; "
                 "give answer=, a value or a function that returns True for a right answer"
@@ -379,7 +379,7 @@ class _Campaign:
             raise NotCancellationSafe(
                 f"{self._label}: {point.describe(self._messages)}",
                 str(damage),
-                details=f"the cancelled operation waited at {self._where}",
+                details=f"the cancelled operation waited {self._where}",
             ) from damage.__cause__
 
     async def _check(self, point: Point, task: asyncio.Future[Any] | None, following: asyncio.Future[Any]) -> None:
@@ -505,14 +505,27 @@ def _check_cancelled(task: asyncio.Future[Any] | None, within: float, *, may_ret
 
 
 def _innermost_line(coroutine: object) -> str:
-    """Return file, line and function in which a coroutine waits. Frames of the standard library are left out."""
-    place = "a point outside of Python"
+    """Return file, line and function in which a coroutine waits, in code that is neither the standard library nor installed."""
+    places = ["outside of Python"]
+    own = []
     for frame in frames_of(coroutine):
         file = frame.f_code.co_filename
-        if not file.startswith(STANDARD_LIBRARY) or "site-packages" in file:
-            place = f"{file}:{frame.f_lineno} in {frame.f_code.co_name}"
-    return place
+        place = f"at {file}:{frame.f_lineno} in {frame.f_code.co_name}"
+        places.append(place)
+        if (
+            "site-packages" not in file
+            and not file.startswith(STANDARD_LIBRARY)
+            and frame.f_globals["__name__"] != __name__
+        ):
+            own.append(place)
+    return own[-1] if own else places[-1]
 
 
 def _is_right(answer: object, expected: object) -> bool:
-    return bool(expected(answer)) if callable(expected) else answer == expected
+    return bool(expected(answer)) if callable(expected) else _comparable(answer) == _comparable(expected)
+
+
+def _comparable(answer: Any) -> object:
+    """Return what is equal for equal answers: status and content of an HTTP response, the answer itself otherwise."""
+    is_response = hasattr(answer, "status_code") and hasattr(answer, "content")
+    return (answer.status_code, answer.content) if is_response else answer

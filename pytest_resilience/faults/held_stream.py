@@ -17,7 +17,8 @@ class Traffic(NamedTuple):
 
     Args:
         held: bytes that are held in this direction.
-        holding: connections on which they are held.
+        holding: connections on which they are held and which have had bytes in the other direction since the hold began. So an
+            answer to a request from before the hold does not count.
         other: bytes received so far in the other direction, over all connections.
     """
 
@@ -45,6 +46,7 @@ class HeldStream:
             self._received = dict(self._counts(proxy.connections()))
         except ToxiproxyError as error:
             raise CannotInject(f"{label}: {NO_CONNECTIONS}") from error
+        self._at_begin = dict(self._received)
         stream = "upstream" if upward else "downstream"
         # A bandwidth of 0 holds, as in the fault blackhole.
         self._toxic: str | None = proxy.add_toxic("bandwidth", stream=stream, attributes={"rate": 0}, label="held")
@@ -53,8 +55,9 @@ class HeldStream:
         """Return the present traffic. That of closed connections counts too."""
         connections = self._proxy.connections()
         self._received.update(self._counts(connections))
-        held = [each.held_up if self._upward else each.held_down for each in connections]
-        return Traffic(sum(held), sum(map(bool, held)), sum(self._received.values()))
+        held = {each.number: each.held_up if self._upward else each.held_down for each in connections}
+        begun = [n for n, size in held.items() if size and self._received[n] > self._at_begin.get(n, 0)]
+        return Traffic(sum(held.values()), len(begun), sum(self._received.values()))
 
     def let_through(self) -> None:
         """Let the oldest chunk of each connection pass."""

@@ -43,6 +43,7 @@ class LeakCheck:
         root: the directory from which paths are shown.
         loops: event loops that outlive the test.
         allowed: patterns of resources that may stay.
+        patience: seconds for a resource that is about to be released; a server gets 3 s at least.
         clock: reads and spends time.
     """
 
@@ -54,6 +55,7 @@ class LeakCheck:
         root: Path,
         loops: Iterable[asyncio.AbstractEventLoop] = (),
         allowed: Sequence[str] = (),
+        patience: float = TIMEOUT,
         clock: Clock = SYSTEM,
     ) -> None:
         self._stack = stack
@@ -61,6 +63,8 @@ class LeakCheck:
         self._snapshots = Snapshots(stack, strikes, loops)
         self._clock = clock
         self._allowed = list(allowed)
+        self._timeout = patience
+        self._server_timeout = max(SERVER_TIMEOUT, patience)
         self._closed_with_loops: dict[Hashable, Leak] = {}
         self._reported_sockets: set[str] = set()  # those of closed loops, as /proc names them
         self._before = self._snapshots.take().without_values()
@@ -77,15 +81,19 @@ class LeakCheck:
         Args:
             allowed: patterns of resources that may stay, beside those of the check.
         """
-        return self._poll(lambda findings: SERVER_TIMEOUT if _any_client_gone(findings) else TIMEOUT, allowed)
+
+        def timeout(findings: Sequence[Finding]) -> float:
+            return self._server_timeout if _any_client_gone(findings) else self._timeout
+
+        return self._poll(timeout, allowed)
 
     def leaks_now(self) -> list[Leak]:
         """Return the leaks without a wait for this process. Inside a running event loop, nothing would be released during it."""
 
         def timeout(findings: Sequence[Finding]) -> float:
             if _any_client_gone(findings):
-                return SERVER_TIMEOUT
-            return 0.0 if all(finding.is_local for finding in findings) else TIMEOUT
+                return self._server_timeout
+            return 0.0 if all(finding.is_local for finding in findings) else self._timeout
 
         return self._poll(timeout)
 

@@ -7,7 +7,7 @@ name is no leak.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -86,16 +86,22 @@ def new_resources(before: Sequence[Resource], after: Sequence[Resource]) -> list
     return new[::-1]
 
 
-def check_patterns(arguments: Sequence[object], settings: Iterable[str] = ()) -> None:
+def check_patterns(arguments: Sequence[object], settings: Mapping[str, object] | None = None) -> None:
     """Check the arguments of a marker `leaks`.
 
     Raises:
-        SetupError: the marker names nothing, or something that can't be leaked.
+        SetupError: the marker names nothing, or something that can't be leaked, or its patience is no number of seconds.
     """
     example = '@pytest.mark.leaks("thread:watcher-*")'
-    if any(True for _ in settings):
-        raise SetupError(f"the marker leaks takes names only, such as {example}; got {', '.join(settings)}=")
-    if not arguments:
+    settings = settings or {}
+    if unknown := [name for name in settings if name != "patience"]:
+        hint = f"takes names and patience=, such as {example}"
+        raise SetupError(f"the marker leaks {hint}; got {', '.join(unknown)}=")
+    if "patience" in settings:
+        patience = settings["patience"]
+        if not isinstance(patience, int | float) or isinstance(patience, bool) or not 0 <= patience < float("inf"):
+            raise SetupError(f"the marker leaks: patience is in seconds from 0 on, got {patience!r}")
+    elif not arguments:
         raise SetupError(f"the marker leaks needs the name of a resource that the test may leak, such as {example}")
     check_names(arguments, f"the marker leaks takes names such as {example}")
 

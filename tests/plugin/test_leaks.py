@@ -359,12 +359,43 @@ def test_leaks_that_the_marker_does_not_allow_are_errors_if_configured(project: 
     assert not [line for line in result.outlines if line.startswith("LEAK") and "test_allowed" in line]
 
 
+PATIENT = """
+import pytest, threading
+
+def late(seconds, name):
+    threading.Thread(target=threading.Event().wait, args=(seconds,), name=name, daemon=True).start()
+
+@pytest.mark.leaks(patience=20)
+class TestPatient:
+    def test_waits(self, resilience):
+        late(0.8, "patient")
+
+    @pytest.mark.leaks(patience=0)
+    def test_the_nearest_marker_counts(self, resilience):
+        late(0.3, "hasty")
+
+    @pytest.mark.leaks("thread:allowed")
+    def test_names_and_patience_add_up(self, resilience):
+        late(60, "allowed")
+        late(0.8, "patient")
+"""
+
+
+def test_the_patience_of_a_marker(project: pytest.Pytester) -> None:
+    project.makepyfile(PATIENT)
+    result = project.runpytest_subprocess("--resilience-leaks=error")
+    result.assert_outcomes(passed=3, errors=1)
+    result.stdout.fnmatch_lines("E *LEAK: thread:hasty, *")
+
+
 WRONG_MARKERS = [
     ("leaks()", "needs the name of a resource that the test may leak, such as @pytest.mark.leaks"),
     ("leaks", "needs the name of a resource that the test may leak"),
     ("leaks('watcher')", "of these kinds: postgres, lock, redis, *; got 'watcher'"),
     ("leaks(7)", "got 7"),
-    ("leaks(thread='x')", "takes names only, such as *; got thread="),
+    ("leaks(patience=-1)", "patience is in seconds from 0 on, got -1"),
+    ("leaks('thread:x', patience='long')", "patience is in seconds from 0 on, got 'long'"),
+    ("leaks(thread='x')", "takes names and patience=, such as *; got thread="),
 ]
 
 
@@ -381,7 +412,7 @@ def test_a_marker_without_names_is_an_error_of_its_test(project: pytest.Pytester
 
 def test_the_marker_is_registered(project: pytest.Pytester) -> None:
     project.runpytest_subprocess("--markers").stdout.fnmatch_lines(
-        ["@pytest.mark.leaks(?names): resources that the test may leak*"]
+        ["@pytest.mark.leaks(?names, patience=0.5): resources that the test may leak*"]
     )
 
 

@@ -1,0 +1,1 @@
+"""Questions and experiments for clients, libraries and apps in the test process."""
