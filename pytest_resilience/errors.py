@@ -13,6 +13,7 @@ ResilienceError
 ├── VacuousTest               a fault affected nothing, under --resilience-strict
 └── LeakedResources           a test leaked a resource, under --resilience-leaks=error
 NeverHappened                 (AssertionError) a probe timed out
+NotSteady                     (AssertionError) an answer or jobs were not before, during or after a fault as they should be
 NotCancellationSafe           (AssertionError) a cancelled operation has damaged its client
 PromiseBroken                 (AssertionError) a checker found a violation in a history
 """
@@ -193,6 +194,10 @@ class LeakedResources(ResilienceError):
 
 class NeverHappened(AssertionError):
     """A probe timed out. The message shows the last answer."""
+
+
+class NotSteady(AssertionError):
+    """A question had no true answer, or jobs did not run as before, during or after a fault. The message has all answers."""
 
 
 class NotCancellationSafe(AssertionError):

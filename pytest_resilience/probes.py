@@ -121,7 +121,7 @@ class _Poll:
         """Return the error of a probe that timed out."""
         now = self.clock.now()
         lines = [
-            f"{_name(self.question)} was not {'true' if self.consecutive == 1 else 'steadily true'} within {self.within:g} s"
+            f"{question_name(self.question)} was not {'true' if self.consecutive == 1 else 'steadily true'} within {self.within:g} s"
         ]
         plural = "once" if self.calls == 1 else f"{self.calls} times"
         lines.append(f"  asked {plural} in {now - self.started:.2f} s, every {self.every:g} s")
@@ -159,7 +159,7 @@ def _run(poll: _Poll) -> Any:
                 if inspect.iscoroutine(answer):
                     answer.close()
                 raise SetupError(
-                    f"{poll.verb}(): {_name(question)} returned an awaitable; pass a coroutine function (async def)"
+                    f"{poll.verb}(): {question_name(question)} returned an awaitable; pass a coroutine function (async def)"
                 )
             if poll.record(answer):
                 return answer
@@ -193,7 +193,7 @@ def _run_in_loop(poll: _Poll) -> Any:
     Raises:
         SetupError: the callable does not return an awaitable.
     """
-    name = _name(poll.question)
+    name = question_name(poll.question)
     refusal = (
         f"{poll.verb}(): {name} is not async, and the waiting would block the event loop of this thread. Write\n"
         f"    async def question():\n"
@@ -231,7 +231,7 @@ async def _run_async(poll: _Poll, first: Awaitable[Any] | None = None) -> Any:
         await anyio.sleep(min(poll.every, max(poll.remaining(), 0.001)) if poll.streak == 0 else poll.every)
 
 
-def _name(question: Callable[[], Any]) -> str:
+def question_name(question: Callable[[], Any]) -> str:
     """Return the name of a question, or the source line of a lambda."""
     name = getattr(question, "__name__", None) or repr(question)
     if name == "<lambda>":

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
     from .admin.postgres import Init
     from .in_process.app import Asgi, AsgiApp, ClientGone, Wsgi, WsgiApp
+    from .in_process.experiment import Experiment
+    from .in_process.jobs import Jobs
+    from .in_process.silence import Silence
+    from .in_process.steady import Steady
     from .runner.liveness import Baseline
     from .runner.system import System
     from .schedule import Schedule
@@ -125,6 +129,7 @@ class Resilience:
         self._has_played = False
         self._recording = ExitStack()
         self._baselines: dict[object, Baseline] = {}
+        self._experiments: list[Experiment] = []
         self._leak_check: LeakCheck | None = None
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
         self._event_loop_watch = ExitStack()
@@ -257,6 +262,80 @@ class Resilience:
         from .in_process.app import AsgiApp, WsgiApp, is_asgi
 
         return AsgiApp(app, client_gone=client_gone) if is_asgi(app) else WsgiApp(app)
+
+    def steady(self, question: Callable[[], object], *, within: float = 5.0) -> Steady:
+        """Ask a question before, during and after each fault, and expect a true answer each time.
+
+        It is asked now, after each strike while the fault lasts, and after the heal. In a sync test, the experiment ends with its
+        `with` block or with the test. In an async test, use `async with`.
+
+        Args:
+            question: a callable without arguments, sync or (in an async test) async.
+            within: seconds after the heal until the answer must be true again.
+
+        Raises:
+            NotSteady: an answer was false, or a task, thread or child process has died meanwhile. The message has all answers and
+                what had struck. The first answer raises at once, the others at the end.
+            SetupError: an argument is invalid.
+        """
+        __tracebackhide__ = True
+        from .in_process.steady import Steady
+
+        steady = Steady(self._registry, question, within, self._labels)
+        self._experiments.append(steady)
+        return steady
+
+    def jobs(
+        self,
+        *,
+        enqueue: Callable[..., object],
+        ran: Callable[..., object],
+        count: int = 3,
+        within: float = 10.0,
+    ) -> Jobs:
+        """Expect that jobs run before, during and after each fault, and after it as fast as before.
+
+        Jobs are enqueued now, one after each strike, and after the heal. A job that could be enqueued must run. In a sync test,
+        the experiment ends with its `with` block or with the test. In an async test, use `async with`.
+
+        Args:
+            enqueue: enqueues a job. It takes the name of the job, or takes nothing and returns what identifies the job.
+            ran: takes a job and returns True once it has run, or takes nothing and returns all jobs that have run.
+            count: the number of jobs whose time is taken before the fault, and in a row after it.
+            within: seconds for a job before the fault; and seconds after the heal until all have run, and run as fast as before.
+
+        Raises:
+            NotSteady: a job has not run, or jobs take more than three times as long as before. The message has the jobs.
+            SetupError: an argument is invalid.
+        """
+        __tracebackhide__ = True
+        from .in_process.jobs import Jobs
+
+        jobs = Jobs(self._registry, enqueue, ran, count=count, within=within, struck=self._labels)
+        self._experiments.append(jobs)
+        return jobs
+
+    def silence(self, seconds: float) -> Silence:
+        """Let time pass without doing anything, as for the timeouts of idle connections. In an async test, await the result.
+
+        The receipt counts the connections through the proxies on which no byte passed, so a client with a heartbeat, or without
+        an open connection, is VACUOUS.
+
+        Args:
+            seconds: the duration, above 0.
+
+        Raises:
+            SetupError: `seconds` is invalid.
+            CannotInject: the proxy is a real Toxiproxy, which does not count the bytes of each connection.
+        """
+        __tracebackhide__ = True
+        from .in_process.silence import Silence
+
+        proxies = {name: target.proxy_handle for name, target in self._stack.targets.items()}
+        return Silence(proxies, seconds, lambda strike: self._registry.add("silence", strike))
+
+    def _labels(self) -> list[str]:
+        return [strike.label for strike in self._registry.strikes]
 
     @property
     def strikes(self) -> list[Strike]:
@@ -507,12 +586,16 @@ class Resilience:
         Raises:
             HealFailed: a fault could not be healed.
             BackendDied: a server has ended without a strike.
+            NotSteady: `steady` or `jobs` without a `with` block has not held.
         """
+        __tracebackhide__ = True
         if self._finished:
             return
         self._finished = True
         self._recording.close()
         self._heal_and_check()
+        for experiment in self._experiments:
+            experiment.end()
 
     def _heal_and_check(self) -> None:
         self._spawned.close()

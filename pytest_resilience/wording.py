@@ -24,6 +24,12 @@ def singular(plural: str) -> str:
     return plural
 
 
+def described(error: BaseException) -> str:
+    """Return type and message of an error, because the `repr` of some libraries' errors has other names."""
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def close_matches(name: object, candidates: Iterable[str]) -> list[str]:
     """Return up to three candidates that are most similar to `name`, the most similar first."""
     from difflib import SequenceMatcher, get_close_matches  # slow to import, and needed for wrong names only

@@ -38,11 +38,13 @@ class StrikeRegistry:
         session: the registry of the session, for that of a test; None for the registry of a session.
 
     Attributes:
+        listeners: called with each new strike.
         begin_leak_search: takes a snapshot of the resources of the test and returns the search for new ones; None without a check.
     """
 
     def __init__(self, session: StrikeRegistry | None = None) -> None:
         self.strikes: list[Strike] = []
+        self.listeners: list[Callable[[Strike], None]] = []
         self.begin_leak_search: Callable[[], LeakSearch] | None = None
         # The active strikes of the session and all its tests, each with the system that it strikes.
         self._active: list[tuple[object, Strike]] = session._active if session is not None else []
@@ -116,6 +118,8 @@ class Target:
         """Register a strike, and return it."""
         self._ledger.add(self.system, strike)
         strike.overlap_with(self.active_strikes, self._ledger.active)
+        for listener in [*self._ledger.listeners]:
+            listener(strike)
         return strike
 
     def inject(self, fault: Fault) -> Strike:

@@ -1,0 +1,148 @@
+"""Experiments that begin before a fault, notice each strike, and end after the heal. They have one form for sync and async tests."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from ..clock import SYSTEM
+from ..errors import SetupError
+from ..faults.fault import Strike
+
+Value = TypeVar("Value")
+
+
+class Strikes(Protocol):
+    """The strikes of a test.
+
+    Attributes:
+        listeners: called with each new strike.
+    """
+
+    listeners: list[Callable[[Strike], None]]
+
+    def active(self) -> list[Strike]:
+        """Return the strikes that are not healed."""
+
+
+class Experiment(ABC):
+    """An experiment over the strikes of a test.
+
+    In a sync test it begins at once, and ends with its `with` block or with the test. In an async test it is an `async with` block.
+    """
+
+    def __init__(self, strikes: Strikes, name: str) -> None:
+        self._strikes = strikes
+        self._name = name
+        self._in_loop = asyncio._get_running_loop() is not None
+        self._ended = False
+        self._tasks: list[asyncio.Future[None]] = []
+        if not self._in_loop:
+            self._finish(self._start())
+
+    @abstractmethod
+    async def _begin(self) -> None:
+        """Do what comes before the strikes."""
+
+    @abstractmethod
+    async def _struck(self, strike: Strike) -> None:
+        """Do what comes during a strike."""
+
+    @abstractmethod
+    async def _end(self) -> None:
+        """Do what comes after the heal."""
+
+    async def _start(self) -> None:
+        await self._begin()
+        self._strikes.listeners.append(self._on_strike)
+
+    def _on_strike(self, strike: Strike) -> None:
+        if self._in_loop:
+            self._tasks.append(asyncio.ensure_future(self._struck(strike)))
+        else:
+            self._finish(self._struck(strike))
+
+    def end(self) -> None:
+        """End the experiment now. Further calls do nothing."""
+        __tracebackhide__ = True
+        if self._ended:
+            return
+        self._close()
+        if self._in_loop:
+            raise SetupError(f"{self._name} is used as `async with resilience.{self._name}(...)` in an async test")
+        self._finish(self._end())
+
+    def _close(self) -> None:
+        self._ended = True
+        if self._on_strike in self._strikes.listeners:
+            self._strikes.listeners.remove(self._on_strike)
+
+    def __enter__(self) -> Self:
+        if self._in_loop:
+            self._ended = True
+            raise SetupError(f"use `async with resilience.{self._name}(...)` in an async test")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True
+        if error is None:
+            self.end()
+        else:
+            self._close()
+
+    async def __aenter__(self) -> Self:
+        if not self._in_loop:
+            self._ended = True
+            raise SetupError(f"{self._name} was made outside of the event loop; make it in the `async with` statement")
+        await self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        __tracebackhide__ = True
+        self._close()
+        if error is not None:
+            for task in self._tasks:
+                task.cancel()
+            return
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._end()
+
+    async def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
+        """Call a function, sync or async."""
+        value = function(*arguments)
+        if not inspect.isawaitable(value):
+            return value
+        if not self._in_loop:
+            if inspect.iscoroutine(value):
+                value.close()
+            raise SetupError(
+                f"{self._name}: an async function needs an async test, and `async with resilience.{self._name}(...)`"
+            )
+        return await value
+
+    async def _pause(self, seconds: float) -> None:
+        if self._in_loop:
+            await asyncio.sleep(seconds)
+        else:
+            SYSTEM.sleep(seconds)
+
+    @staticmethod
+    def _finish(coroutine: Coroutine[Any, Any, Value]) -> Value:
+        """Run a coroutine that never suspends, because outside of an event loop all waiting blocks."""
+        __tracebackhide__ = True
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            value: Value = stop.value
+            return value
+        coroutine.close()
+        raise AssertionError("a coroutine outside of an event loop has suspended")
