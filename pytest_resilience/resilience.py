@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .in_process.jobs import Jobs
     from .in_process.silence import Silence
     from .in_process.steady import Steady
+    from .in_process.when import When
     from .runner.liveness import Baseline
     from .runner.system import System
     from .schedule import Schedule
@@ -88,6 +89,13 @@ class Services(dict[str, ServiceTarget]):
         raise SetupError(f"no service named {name!r}{did_you_mean(name, self)}; there are: {', '.join(self)}")
 
 
+class Prepared(NamedTuple):
+    """A fault and the target that it will strike."""
+
+    fault: Fault
+    target: Any
+
+
 class Resilience:
     """The value of the `resilience` fixture.
 
@@ -130,6 +138,7 @@ class Resilience:
         self._recording = ExitStack()
         self._baselines: dict[object, Baseline] = {}
         self._experiments: list[Experiment] = []
+        self._moments = ExitStack()
         self._leak_check: LeakCheck | None = None
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
         self._event_loop_watch = ExitStack()
@@ -350,6 +359,12 @@ class Resilience:
             SetupError: the settings don't fit the fault.
         """
         __tracebackhide__ = True  # the message explains a wrong marker
+        prepared = self._prepare(name, *arguments, **settings)
+        return prepared.fault.strike(prepared.target)
+
+    def _prepare(self, name: object, *arguments: object, **settings: object) -> Prepared:
+        """Return the fault of a name and settings, and its target."""
+        __tracebackhide__ = True
         if not isinstance(name, str):
             raise SetupError(
                 f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
@@ -359,7 +374,45 @@ class Resilience:
         known = [f"{each}.{fault}" for fault, f in FAULTS.items() for each, kind in kinds.items() if kind in f.targets]
         if name not in known:
             raise UnknownFault(name, known)
-        return _make_fault(name, fault_name, arguments, settings).strike(self._target_named(target_name))
+        return Prepared(_make_fault(name, fault_name, arguments, settings), self._target_named(target_name))
+
+    def when(
+        self,
+        target: str | PostgresTarget | RedisTarget | Callable[[], object],
+        *,
+        idle: int | None = None,
+        waits: str | None = None,
+        closed: int | None = None,
+        answer: int | None = None,
+        within: float = 5.0,
+    ) -> When:
+        """Return a moment that cannot be timed from outside, to wait for it or to strike at it.
+
+        `when(...).wait()` waits in a sync test and `await when(...)` in an async one. `when(...).strike("redis.reset")` strikes
+        while the test goes on.
+
+        Args:
+            target: a server or its name, or a function that returns True at the moment.
+            idle: a number of connections of clients are open, have been answered, and wait for nothing.
+            waits: a client waits in this command of Redis, such as "BLMOVE", or in a statement of Postgres that contains this text.
+            closed: a number of connections have been closed from now on.
+            answer: the proxy holds this answer, counted from now on, and all that follows, until the strike or `release()`. A
+                message of a client, however many commands it has, gets one answer.
+            within: the maximum seconds to wait.
+
+        Raises:
+            SetupError: the arguments describe no moment.
+            CannotInject: the proxy is a real Toxiproxy, and the moment needs what it does not count.
+        """
+        __tracebackhide__ = True
+        from .in_process.when import When, make_moment
+
+        server = (
+            self._target_named(target) if isinstance(target, str) and target in self._stack.server_kinds else target
+        )
+        moment = make_moment(server, {"idle": idle, "waits": waits, "closed": closed, "answer": answer})
+        self._moments.callback(moment.pass_on)
+        return When(moment, within, self._prepare)
 
     if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
@@ -593,7 +646,8 @@ class Resilience:
             return
         self._finished = True
         self._recording.close()
-        self._heal_and_check()
+        with self._moments:  # after the heal, which ends the threads that use them
+            self._heal_and_check()
         for experiment in self._experiments:
             experiment.end()
 

@@ -66,9 +66,9 @@ class HeldStream:
 
     def release(self) -> None:
         """Let everything pass from now on. A second call does nothing."""
-        if self._toxic is not None:
-            self._proxy.remove_toxic(self._toxic)
-            self._toxic = None
+        toxic, self._toxic = self._toxic, None
+        if toxic is not None:
+            self._proxy.remove_toxic(toxic)
 
     def _counts(self, connections: list[ConnectionState]) -> list[tuple[int, int]]:
         """Return the bytes received in the other direction, by the number of the connection."""

@@ -1,0 +1,315 @@
+"""Moments that cannot be timed from outside: an idle connection, a waiting command, a closed connection, the nth answer."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from ..clock import SYSTEM
+from ..errors import CannotInject, NeverHappened, SetupError
+from ..faults.fault import Fault, Receipt, Strike
+from ..faults.held_stream import HeldStream
+from ..targets.server import PostgresTarget, RedisTarget
+from ..wording import counted
+
+POLL_INTERVAL = 0.002  # seconds between two looks
+IDLE_SESSIONS = """
+select count(*) from pg_stat_activity
+where backend_type = 'client backend' and state = 'idle' and client_port = any(string_to_array($1, ',')::int[])
+"""
+WAITING_SESSIONS = """
+select count(*) from pg_stat_activity
+where backend_type = 'client backend' and state = 'active' and pid <> pg_backend_pid() and wait_event is not null
+    and strpos(lower(query), lower($1)) > 0
+"""
+
+
+class Moment(ABC):
+    """A moment of one target that has come or not."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Return the moment as the end of a sentence that begins with "when"."""
+
+    @abstractmethod
+    def has_come(self) -> bool:
+        """Look whether the moment has come."""
+
+    def pass_on(self) -> None:
+        """Let go on what stands still because the moment has come. Most moments stop nothing."""
+        return
+
+
+class Idle(Moment):
+    """A number of connections of clients that wait for nothing."""
+
+    def __init__(self, target: PostgresTarget | RedisTarget, number: int) -> None:
+        self._target = target
+        self._number = number
+
+    def __str__(self) -> str:
+        return (
+            f"{counted(self._number, 'connections')} of {self._target.name} {'is' if self._number == 1 else 'are'} idle"
+        )
+
+    def has_come(self) -> bool:
+        handle = self._target.proxy_handle
+        answered = [each for each in handle.connections() if each.down and not each.held_up and not each.held_down]
+        if len(answered) < self._number:
+            return False
+        if isinstance(self._target, RedisTarget):
+            waiting = sum("b" in client["flags"] for client in self._target.admin.client.clients())
+            return len(answered) - waiting >= self._number
+        ports = ",".join(map(str, handle.by_upstream_port() or {}))
+        return int(self._target.admin.fetch(IDLE_SESSIONS, ports)[0][0]) >= self._number
+
+
+class Waits(Moment):
+    """A client that waits in a command of Redis, such as BLMOVE, or in a statement of Postgres that contains a text."""
+
+    def __init__(self, target: PostgresTarget | RedisTarget, command: str) -> None:
+        self._target = target
+        self._command = command
+
+    def __str__(self) -> str:
+        return f"{self._command} waits in {self._target.name}"
+
+    def has_come(self) -> bool:
+        if isinstance(self._target, RedisTarget):
+            clients = self._target.admin.client.clients()
+            return any("b" in each["flags"] and each["cmd"] == self._command.lower() for each in clients)
+        return bool(self._target.admin.fetch(WAITING_SESSIONS, self._command)[0][0])
+
+
+class Closed(Moment):
+    """A number of connections through the proxy that have been closed since the moment was made."""
+
+    def __init__(self, target: PostgresTarget | RedisTarget, number: int) -> None:
+        self._target = target
+        self._number = number
+        self._before = self._closed()
+
+    def __str__(self) -> str:
+        return f"{counted(self._number, 'connections')} of {self._target.name} {'has' if self._number == 1 else 'have'} closed"
+
+    def _closed(self) -> int:
+        counters = self._target.proxy_handle.counters()
+        if counters.live is None:
+            raise CannotInject("when(closed=...): the real Toxiproxy does not count its open connections")
+        return counters.accepted.connections - counters.live
+
+    def has_come(self) -> bool:
+        return self._closed() - self._before >= self._number
+
+
+class Answer(Moment):
+    """The nth answer since the moment was made. It is held until `pass_on`, and so is all that follows."""
+
+    def __init__(self, target: PostgresTarget | RedisTarget, number: int) -> None:
+        self._target = target
+        self._number = number
+        self._seen, self._requests = 0, -1
+        self._held = HeldStream(target.proxy_handle, upward=False, label=f"{target.name}.when")
+
+    def __str__(self) -> str:
+        return f"answer {self._number} of {self._target.name} is held"
+
+    def has_come(self) -> bool:
+        while self._seen < self._number:
+            traffic = self._held.traffic()
+            if not traffic.held:
+                return False
+            if traffic.other > self._requests:  # otherwise it is a further part of the last answer
+                self._seen += 1
+            self._requests = traffic.other
+            if self._seen < self._number:
+                self._held.let_through()
+        return True
+
+    def pass_on(self) -> None:
+        self._held.release()
+
+
+class Question(Moment):
+    """A question of the test's own."""
+
+    def __init__(self, question: Callable[[], object]) -> None:
+        self._question = question
+
+    def __str__(self) -> str:
+        return getattr(self._question, "__name__", "the question").replace("<lambda>", "the question") + " is true"
+
+    def has_come(self) -> bool:
+        return bool(self._question())
+
+
+class Prepared(Protocol):
+    """A fault and the target that it will strike."""
+
+    @property
+    def fault(self) -> Fault: ...
+    @property
+    def target(self) -> Any: ...
+
+
+class When:
+    """A moment that a test waits for, or at which a fault strikes.
+
+    Args:
+        moment: the moment.
+        within: the maximum seconds for `wait`.
+        prepare: returns the fault and the target of a name and settings.
+    """
+
+    def __init__(self, moment: Moment, within: float, prepare: Callable[..., Prepared]) -> None:
+        if not within > 0:
+            raise SetupError(f"when(): within is in seconds above 0, got {within!r}")
+        self.moment = moment
+        self._within = within
+        self._prepare = prepare
+
+    def wait(self) -> Self:
+        """Wait for the moment, in a sync test.
+
+        Raises:
+            NeverHappened: it has not come in time.
+        """
+        deadline = SYSTEM.now() + self._within
+        while not self.moment.has_come():
+            self._check(deadline)
+            SYSTEM.sleep(POLL_INTERVAL)
+        return self
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        deadline = SYSTEM.now() + self._within
+        while not self.moment.has_come():
+            self._check(deadline)
+            yield from asyncio.sleep(POLL_INTERVAL).__await__()
+        return self
+
+    def _check(self, deadline: float) -> None:
+        if SYSTEM.now() > deadline:
+            self.moment.pass_on()
+            raise NeverHappened(f"it did not come within {self._within:g} s that {self.moment}")
+
+    def release(self) -> None:
+        """Let a held answer go on. Other moments hold nothing."""
+        self.moment.pass_on()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def strike(self, fault: str, *arguments: object, **settings: object) -> Strike:
+        """Strike a fault at the moment, from a thread, while the test goes on. A held answer goes on after the strike.
+
+        Args:
+            fault: the name of a fault, such as "redis.reset".
+            *arguments: settings of the fault by position.
+            **settings: settings of the fault by name.
+
+        Returns:
+            The strike. It affected nothing, so the test is VACUOUS, if the moment does not come before its heal.
+        """
+        __tracebackhide__ = True
+        prepared = self._prepare(fault, *arguments, **settings)
+        if reason := prepared.target.unsupported(prepared.fault.name):
+            raise CannotInject(reason)
+        return _Armed(self.moment, prepared).strike
+
+
+class _Armed:
+    """A fault that a thread strikes at a moment."""
+
+    def __init__(self, moment: Moment, prepared: Prepared) -> None:
+        self._moment = moment
+        self._prepared = prepared
+        self._over = threading.Event()
+        self._inner: Strike | None = None
+        self._error: Exception | None = None
+        fault, target = prepared.fault, prepared.target
+        self.strike: Strike = target.register(
+            Strike(
+                f"{fault.label(target)} when {moment}",
+                fault,
+                heal=self._heal,
+                read_receipt=self._receipt,
+                settles_late=True,  # the thread may be about to strike
+                in_force=lambda: self._inner is not None and self._inner.in_force,
+            )
+        )
+        self._thread = threading.Thread(target=self._run, name="resilience-when", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while not self._moment.has_come():
+                if self._over.wait(POLL_INTERVAL):
+                    return
+            self._inner = self._prepared.fault.strike(_Unlisted(self._prepared.target))
+        except Exception as error:  # noqa: BLE001  # the heal raises it
+            self._error = error
+        finally:
+            self._moment.pass_on()
+
+    def _heal(self) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._inner is not None:
+            self._inner.heal()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _receipt(self) -> Receipt:
+        if self._inner is not None:
+            return self._inner.receipt
+        return Receipt(0, getattr(self._prepared.fault, "unit", "connections"), note="the moment did not come")
+
+
+class _Unlisted:
+    """A target that does not list a strike, because another one stands for it."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+
+    def register(self, strike: Strike) -> Strike:
+        return strike
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+MOMENTS: dict[str, Callable[[Any, Any], Moment]] = {"idle": Idle, "waits": Waits, "closed": Closed, "answer": Answer}
+
+
+def make_moment(target: object, conditions: dict[str, Any]) -> Moment:
+    """Return the moment that the arguments of `resilience.when` describe.
+
+    Raises:
+        SetupError: they describe none.
+    """
+    given = {name: value for name, value in conditions.items() if value is not None}
+    if callable(target) and not given:
+        return Question(target)
+    if len(given) != 1:
+        raise SetupError(
+            f"when() takes one of {', '.join(f'{name}=' for name in MOMENTS)}, got {', '.join(given) or 'none'}"
+        )
+    if not isinstance(target, PostgresTarget | RedisTarget):
+        raise SetupError(f'when() takes a server, such as "redis", or a function; got {target!r}')
+    ((name, value),) = given.items()
+    if name == "waits":
+        if not isinstance(value, str) or not value:
+            raise SetupError(f"when(): waits= is a command or part of a statement, got {value!r}")
+    elif not isinstance(value, int) or value < 1:
+        raise SetupError(f"when(): {name}= is a number from 1 on, got {value!r}")
+    return MOMENTS[name](target, value)
