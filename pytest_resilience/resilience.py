@@ -25,7 +25,7 @@ from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService, ServiceTarget
 from .targets.service_spec import Service
-from .targets.target import StrikeRegistry
+from .targets.target import NetworkFaults, StrikeRegistry
 from .targets.tcp import TcpTarget
 from .wording import did_you_mean, no_attribute
 
@@ -378,7 +378,7 @@ class Resilience:
 
     def when(
         self,
-        target: str | PostgresTarget | RedisTarget | Callable[[], object],
+        target: str | NetworkFaults | Callable[[], object],
         *,
         idle: int | None = None,
         waits: str | None = None,

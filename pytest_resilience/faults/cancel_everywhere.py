@@ -25,7 +25,7 @@ from ..coroutines import frames_of
 from ..errors import NotCancellationSafe, SetupError
 from ..wording import counted
 from .fault import Receipt, Strike
-from .held_stream import HeldStream
+from .held_stream import HeldStream, open_connections
 from .network import HasProxy, NetworkFault
 
 Result = TypeVar("Result")
@@ -113,6 +113,7 @@ async def cancel_everywhere(
     """
     if not arguments.within > 0:
         raise SetupError(f"cancel_everywhere: within is in seconds above 0, got {arguments.within!r}")
+    open_connections(target.proxy_handle, CancelEverywhere().label(target))  # here an error costs no operation
     campaign = _Campaign(target, arguments)
     strike = campaign.strike()
     try:

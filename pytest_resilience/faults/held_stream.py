@@ -9,8 +9,6 @@ from ..proxy_client.client import ToxiproxyError
 from ..proxy_client.counters import ConnectionState
 from ..proxy_client.handle import ProxyHandle
 
-NO_CONNECTIONS = "the real Toxiproxy does not report what it holds on each connection"
-
 
 class Traffic(NamedTuple):
     """The traffic of a proxy at one moment, as seen from a held direction.
@@ -25,6 +23,18 @@ class Traffic(NamedTuple):
     held: int
     holding: int
     other: int
+
+
+def open_connections(proxy: ProxyHandle, label: str) -> list[ConnectionState]:
+    """Return the open connections of a proxy.
+
+    Raises:
+        CannotInject: the proxy is a real Toxiproxy. The message begins with the label.
+    """
+    try:
+        return proxy.connections()
+    except ToxiproxyError as error:
+        raise CannotInject(f"{label}: the real Toxiproxy does not report what it holds on each connection") from error
 
 
 class HeldStream:
@@ -42,10 +52,7 @@ class HeldStream:
     def __init__(self, proxy: ProxyHandle, *, upward: bool, label: str) -> None:
         self._proxy = proxy
         self._upward = upward
-        try:
-            self._received = dict(self._counts(proxy.connections()))
-        except ToxiproxyError as error:
-            raise CannotInject(f"{label}: {NO_CONNECTIONS}") from error
+        self._received = dict(self._counts(open_connections(proxy, label)))
         self._at_begin = dict(self._received)
         stream = "upstream" if upward else "downstream"
         # A bandwidth of 0 holds, as in the fault blackhole.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from ..clock import SYSTEM
-from ..errors import CannotInject, SetupError
+from ..errors import SetupError
 from ..faults.fault import Fault, Receipt, Strike
-from ..proxy_client.client import ToxiproxyError
+from ..faults.held_stream import open_connections
 from ..proxy_client.counters import ConnectionState
 from ..proxy_client.handle import ProxyHandle
 from ..wording import counted
@@ -74,10 +74,8 @@ class Silence:
         return self
 
     def _read(self) -> Readings:
-        try:
-            return {(name, each.number): each for name, proxy in self._proxies.items() for each in proxy.connections()}
-        except ToxiproxyError as error:
-            raise CannotInject("silence: the real Toxiproxy does not count the bytes of each connection") from error
+        proxies = self._proxies.items()
+        return {(name, each.number): each for name, proxy in proxies for each in open_connections(proxy, "silence")}
 
     def _end(self) -> None:
         after = self._read()

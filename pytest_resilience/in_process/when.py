@@ -12,8 +12,9 @@ from typing import Any, Protocol, Self
 from ..clock import SYSTEM
 from ..errors import CannotInject, NeverHappened, SetupError
 from ..faults.fault import Fault, Receipt, Strike
-from ..faults.held_stream import HeldStream
+from ..faults.held_stream import HeldStream, open_connections
 from ..targets.server import PostgresTarget, RedisTarget
+from ..targets.target import NetworkFaults
 from ..wording import counted
 
 POLL_INTERVAL = 0.002  # seconds between two looks
@@ -58,7 +59,11 @@ class Idle(Moment):
 
     def has_come(self) -> bool:
         handle = self._target.proxy_handle
-        answered = [each for each in handle.connections() if each.down and not each.held_up and not each.held_down]
+        answered = [
+            each
+            for each in open_connections(handle, "when(idle=)")
+            if each.down and not each.held_up and not each.held_down
+        ]
         if len(answered) < self._number:
             return False
         if isinstance(self._target, RedisTarget):
@@ -88,7 +93,7 @@ class Waits(Moment):
 class Closed(Moment):
     """A number of connections through the proxy that have been closed since the moment was made."""
 
-    def __init__(self, target: PostgresTarget | RedisTarget, number: int) -> None:
+    def __init__(self, target: NetworkFaults, number: int) -> None:
         self._target = target
         self._number = number
         self._before = self._closed()
@@ -99,17 +104,17 @@ class Closed(Moment):
     def _closed(self) -> int:
         counters = self._target.proxy_handle.counters()
         if counters.live is None:
-            raise CannotInject("when(closed=...): the real Toxiproxy does not count its open connections")
+            raise CannotInject("when(closed=): the real Toxiproxy does not count its open connections")
         return counters.accepted.connections - counters.live
 
     def has_come(self) -> bool:
         return self._closed() - self._before >= self._number
 
 
-class Answer(Moment):
+class NthAnswer(Moment):
     """The nth answer since the moment was made. It is held until `pass_on`, and so is all that follows."""
 
-    def __init__(self, target: PostgresTarget | RedisTarget, number: int) -> None:
+    def __init__(self, target: NetworkFaults, number: int) -> None:
         self._target = target
         self._number = number
         self._seen, self._requests = 0, -1
@@ -288,7 +293,7 @@ class _Unlisted:
         return getattr(self._target, name)
 
 
-MOMENTS: dict[str, Callable[[Any, Any], Moment]] = {"idle": Idle, "waits": Waits, "closed": Closed, "answer": Answer}
+MOMENTS: dict[str, Callable[[Any, Any], Moment]] = {"idle": Idle, "waits": Waits, "closed": Closed, "answer": NthAnswer}
 
 
 def make_moment(target: object, conditions: dict[str, Any]) -> Moment:
@@ -304,9 +309,11 @@ def make_moment(target: object, conditions: dict[str, Any]) -> Moment:
         raise SetupError(
             f"when() takes one of {', '.join(f'{name}=' for name in MOMENTS)}, got {', '.join(given) or 'none'}"
         )
-    if not isinstance(target, PostgresTarget | RedisTarget):
-        raise SetupError(f'when() takes a server, such as "redis", or a function; got {target!r}')
     ((name, value),) = given.items()
+    if not isinstance(target, NetworkFaults):
+        raise SetupError(f'when() takes a server, such as "redis", or a function; got {target!r}')
+    if name in ("idle", "waits") and not isinstance(target, PostgresTarget | RedisTarget):
+        raise SetupError(f"when(): {name}= needs Postgres or Redis, and {target.name} is neither")
     if name == "waits":
         if not isinstance(value, str) or not value:
             raise SetupError(f"when(): waits= is a command or part of a statement, got {value!r}")

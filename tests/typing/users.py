@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -258,6 +259,26 @@ async def cancellation(resilience: Resilience) -> None:
     done = await resilience.redis.cancel_everywhere(work, then=work, size=2, whole=lambda: True)
     assert_type((done.messages, done.points), tuple[int, tuple[str, ...]])
     await resilience.redis.cancel(work, heal="never")  # type: ignore[arg-type]
+
+
+async def in_process(resilience: Resilience, asgi: Callable[[Any, Any, Any], Awaitable[None]]) -> None:
+    async with resilience.app(asgi, client_gone="disconnect") as app:
+        assert_type((await app.get("/")).status_code, int)
+        await app.ended(within=2)
+    resilience.app(asgi, client_gone="rst")  # type: ignore[call-overload]
+    with resilience.app(wsgi) as other:
+        assert_type(other.get("/").text, str)
+    async with resilience.steady(app.client.is_closed.__bool__) as steady:
+        await steady.check()
+    with resilience.jobs(enqueue=lambda job: job, ran=list, count=2) as jobs:
+        assert_type(jobs.before, list[float])
+    assert_type((await resilience.silence(0.1)).receipt.note, str)
+    resilience.when("redis", waits="BLMOVE").wait().release()
+    assert_type(resilience.when(resilience.postgres, answer=2).strike("postgres.reset"), Strike)
+
+
+def wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    return []
 
 
 def attributes_of_targets(resilience: Resilience) -> None:
