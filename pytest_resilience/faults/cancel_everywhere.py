@@ -172,6 +172,7 @@ class _Campaign:
         self._last: float | None = None
         self._messages = 0
         self._size: int | None = None
+        self._opened = 0
         self._expected: Any = None
         self._find_leaks: LeakSearch | None = None
         self._where = ""
@@ -217,6 +218,7 @@ class _Campaign:
                 raise SetupError(f"{self._label}: before any cancellation, {problem}")
         for _ in range(2):  # the first one may open a connection or prepare statements
             self._messages = await self._count_messages()
+        self._opened = len(self._proxy.connections())  # those of other clients too, such as a service
         self._find_leaks = find_leaks() if find_leaks is not None else None
 
     async def _uncancelled(self, name: str, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -462,8 +464,8 @@ class _Campaign:
         async def is_clean() -> bool:
             leaks[:] = self._find_leaks() if self._find_leaks is not None else []
             opened = len(self._proxy.connections())
-            if self._size is not None and opened > self._size:
-                leaks.insert(0, f"{counted(opened, 'connections')} open, and the size is {self._size}")
+            if self._size is not None and opened > self._opened:
+                leaks.insert(0, f"{counted(opened, 'connections')} open instead of {self._opened}")
             elif self._size is None:  # a pool without a known size may grow
                 leaks[:] = [
                     each for each in leaks if each.partition(":")[0] not in ("postgres", "redis", "socket", "fd")

@@ -162,7 +162,7 @@ def hides_its_cancellation(pool, connection, message, messages):
     (takes_an_arrived_answer_for_a_read_one,
      "as answer 2 of 3 arrives: the next operation returned b'answer b' instead of b'answer d'"),
     (keeps_a_connection_open,
-     "after message 1 of 3, heal before the next operation: leaked 3 connections open, and the size is 2; "),
+     "after message 1 of 3, heal before the next operation: leaked 3 connections open instead of 2; "),
     (leaks_a_task, "after message 2 of 3, heal before the next operation: leaked task:cleaner"),
     (hides_its_cancellation, "after message 3 of 3, heal before the next operation: "
                              "the operation raised OSError('cancelled, in other words') instead of CancelledError"),
