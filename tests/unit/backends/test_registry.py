@@ -16,7 +16,9 @@ from pytest_resilience.wire.http import HttpResponse
 LOOPBACK, FOREIGN = "127.0.0.1", "192.0.2.1"  # an address of this machine, and one of no machine (TEST-NET-1)
 FORWARDED = {f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("refuse", "reset", "flap")}
 ALWAYS = {
-    f"{server}.{fault}" for server in ("postgres", "redis") for fault in ("half_open", "slow_accept", "protocol_violation", "on", "after")
+    f"{server}.{fault}"
+    for server in ("postgres", "redis")
+    for fault in ("half_open", "slow_accept", "protocol_violation", "on", "after")
 } | {
     "postgres.commit_in_doubt",
     "postgres.serialization_failure",
