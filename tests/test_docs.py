@@ -98,6 +98,10 @@ def files_of(page: Path) -> dict[str, str]:
     return files
 
 
+# Options that the text of a page sets for its tests.
+OPTIONS = {"docs/backends.md": {"PYTEST_RESILIENCE_TLS": "true"}}
+
+
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_tests_on_a_page_pass(page, tmp_path):
     files = files_of(page)
@@ -110,6 +114,7 @@ def test_the_tests_on_a_page_pass(page, tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -p no:cacheprovider\npythonpath = .\n")
     tests = sum(text.count("def test_") for text in files.values())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment |= OPTIONS.get(page.relative_to(ROOT).as_posix(), {})
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "pytest_resilience", "--resilience-strict", "-p", "anyio", "-rA"],
         cwd=tmp_path,
