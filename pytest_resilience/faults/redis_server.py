@@ -297,7 +297,7 @@ class ClientKillOutputBuffer(RedisFault):
     """Let the server close each client whose answers exceed its output buffer, as it does with slow subscribers and huge replies.
 
     The server has a buffer of 16 KiB for each client outside of the limit, so only larger answers, or many answers that a client
-    does not read, are affected.
+    does not read, are affected. Valkey 9 sends a long string, as GET returns it, without a copy in the buffer.
 
     Args:
         bytes: the limit in bytes for clients and subscribers (client-output-buffer-limit); at least 1.

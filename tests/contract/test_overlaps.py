@@ -39,6 +39,8 @@ MILD = {
     "limit_data": [{"bytes": 1_000_000}],
     "flap": [{"down": 0.01, "up": 0.01}],
     "slow_accept": [{"seconds": 0.001}],
+    "on": [{"verb": "*", "act": "delay", "seconds": 0.001}],
+    "after": [{"verb": "*", "fault": "latency", "settings": {"seconds": 0.001}}],
     "restart": [{}],
     "starve": [{"connections": 2}, {"lock": "orders"}],
     "take_connections": [{"left": 0}],

@@ -61,6 +61,7 @@ def test_every_network_fault_strikes_and_heals_with_a_receipt(echo: pytest.Pytes
 FAULTS = {
     "refuse": (), "reset": (), "blackhole": (), "latency": (0.01,), "bandwidth": (100_000,), "slow_close": (0.01,),
     "slicer": (2,), "limit_data": (2,), "flap": (), "slow_accept": (0.01,), "half_open": (),
+    "protocol_violation": (),
 }
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -88,7 +89,7 @@ def test_every_network_fault_is_here():
     assert set(FAULTS) == {name for name, kind in ALL.items() if "tcp" in kind.targets}
 """
     )
-    echo.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=12)
+    echo.runpytest_subprocess("--resilience-strict").assert_outcomes(passed=13)
 
 
 def test_marker_vacuous_and_the_heal_at_the_end(echo: pytest.Pytester) -> None:
