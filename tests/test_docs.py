@@ -114,6 +114,7 @@ def test_the_tests_on_a_page_pass(page, tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -p no:cacheprovider\npythonpath = .\n")
     tests = sum(text.count("def test_") for text in files.values())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment |= {"PYTEST_RESILIENCE_PROFILE": "dev"}  # not a minute for each generated test where CI is set
     environment |= OPTIONS.get(page.relative_to(ROOT).as_posix(), {})
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "pytest_resilience", "--resilience-strict", "-p", "anyio", "-rA"],
