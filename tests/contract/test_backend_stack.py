@@ -191,8 +191,8 @@ def test_unsupported_faults_raise_an_error_with_the_reason(stack, resilience):
             "on": {"verb": "commit", "act": "hang"},
             "after": {"verb": "commit", "fault": "refuse"},
         }.get(fault, {})
-        with pytest.raises(CannotInject, match=f"{stack.backend} cannot {name}") as raised:
-            struck = resilience.add_tcp("tcp", "127.0.0.1:9") if target == "tcp" else getattr(resilience, target)
+        struck = resilience.add_tcp("other", "127.0.0.1:9") if target == "tcp" else getattr(resilience, target)
+        with pytest.raises(CannotInject, match=f"{stack.backend} cannot {struck.name}.{fault}") as raised:
             FAULTS[fault](**settings).strike(struck)
         assert reason in str(raised.value)
     assert resilience.strikes == []
