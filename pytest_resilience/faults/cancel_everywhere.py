@@ -409,8 +409,11 @@ class _Campaign:
             right = "" if callable(self._expected) else f" instead of {self._expected!r}"
             raise _Damage(f"the next operation returned {following.result()!r}{right}")
 
-    async def _lost_connections(self) -> str:
-        """Run as many operations at once as the client has connections. Return what is wrong, or ""."""
+    async def _lost_connections(self, *, tries: int = 2) -> str:
+        """Run as many operations at once as the client has connections. Return what is wrong, or "".
+
+        An operation may end before all others hold an answer. A lost connection is lost in the second try too.
+        """
         if self._size is None:
             return ""
         with self._holding(upward=False) as held:
@@ -431,6 +434,8 @@ class _Campaign:
         if holding < self._size:
             usable = f"{holding} of {counted(self._size, 'connections')} can be used"
             errors = [repr(each) for each in answers if isinstance(each, BaseException)]
+            if not errors and not pending and tries > 1:
+                return await self._lost_connections(tries=tries - 1)
             return f"{usable}: {errors[0]}" if errors else usable
         if pending:
             return f"{len(pending)} of {counted(self._size, 'operations')} at once have not ended in {self._within:g} s"
