@@ -182,9 +182,8 @@ import psutil
 
 def the_process(payments):
     port = int(payments.upstream.rpartition(":")[2])
-    [found] = [
-        each for each in psutil.process_iter() if any("http_stub.server" in part for part in each.cmdline()) and str(port) in each.cmdline()
-    ]
+    words = {each: each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])}  # None for one that has just ended
+    [found] = [each for each in words if any("http_stub.server" in word for word in words[each]) and str(port) in words[each]]
     return found
 
 def test_red(payments, client):
