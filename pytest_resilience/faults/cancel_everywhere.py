@@ -24,6 +24,7 @@ from ..clock import SYSTEM, wait_until_async
 from ..coroutines import frames_of
 from ..errors import NotCancellationSafe, SetupError
 from ..wording import counted
+from .cancellation import MOMENTS
 from .fault import Receipt, Strike
 from .held_stream import HeldStream, open_connections
 from .network import HasProxy, NetworkFault
@@ -40,7 +41,6 @@ SENDS_WITHIN = (
 LOOP_TURNS = 20  # of the event loop, in which tasks come to wait that wake each other up
 RELEASED_WITHIN = 2.0  # seconds for resources that are about to be released
 STANDARD_LIBRARY = sysconfig.get_path("stdlib")
-HEALS = ("before", "during", "after")
 
 
 class Point(NamedTuple):
@@ -63,7 +63,7 @@ class Point(NamedTuple):
         return f"{text} arrives" if self.kind == "arrives" else f"{text}, heal {self.heal} the next operation"
 
 
-KINDS = [*itertools.product(("sent", "answered"), HEALS), ("arrives", "before")]
+KINDS = [*itertools.product(("sent", "answered"), MOMENTS), ("arrives", "before")]
 
 
 class Cancellations(NamedTuple):
@@ -303,7 +303,7 @@ class _Campaign:
 
     async def _let_through(self, held: HeldStream, task: asyncio.Future[Any], message: int | None) -> int:
         """Let messages through until `message` is held, or until the operation ends. Return the number of messages so far."""
-        number, passed = 0, -1
+        number = 0
         while True:
             traffic = held.traffic()
             deadline = SYSTEM.now() + self._within
@@ -316,13 +316,9 @@ class _Campaign:
                 traffic = held.traffic()
             if task.done() and not traffic.held:
                 return number
-            if (
-                traffic.other > passed
-            ):  # the other side has sent too, so that this is no further part of the last message
-                number += 1
+            number = held.number_of(traffic)
             if number == message and not task.done():
                 return number
-            passed = traffic.other
             held.let_through()
             await asyncio.sleep(0)
 

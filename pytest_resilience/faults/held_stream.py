@@ -54,6 +54,10 @@ class HeldStream:
         self._upward = upward
         self._received = dict(self._counts(open_connections(proxy, label)))
         self._at_begin = dict(self._received)
+        self._number, self._other = (
+            0,
+            -1,
+        )  # of the last message, and what the other side had sent when the message was counted
         stream = "upstream" if upward else "downstream"
         # A bandwidth of 0 holds, as in the fault blackhole.
         self._toxic: str | None = proxy.add_toxic("bandwidth", stream=stream, attributes={"rate": 0}, label="held")
@@ -65,6 +69,16 @@ class HeldStream:
         held = {each.number: each.held_up if self._upward else each.held_down for each in connections}
         begun = [n for n, size in held.items() if size and self._received[n] > self._at_begin.get(n, 0)]
         return Traffic(sum(held.values()), len(begun), sum(self._received.values()))
+
+    def number_of(self, traffic: Traffic) -> int:
+        """Return the number of the message that is held now, from 1. Call this for each one before it is let through.
+
+        Data is a further part of the last message as long as the other side has not sent anything behind the message.
+        """
+        if traffic.other > self._other:
+            self._number += 1
+        self._other = traffic.other
+        return self._number
 
     def let_through(self) -> None:
         """Let the oldest chunk of each connection pass."""

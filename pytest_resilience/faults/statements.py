@@ -6,7 +6,6 @@ The proxy reads the protocol and counts the statements that match (`proxy/statem
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -15,6 +14,7 @@ from ..errors import CannotInject, SetupError
 from ..proxy_client.counters import ProxyCounters, RuleCount
 from ..proxy_client.handle import ProxyHandle
 from ..wording import counted, did_you_mean
+from .armed import Armed, Event
 from .fault import Fault, Need, Receipt, Strike, at_least
 from .network import HasProxy, NetworkFault
 
@@ -316,95 +316,22 @@ class After(NetworkFault):
             raise SetupError(f"{self.fault} does not strike {target.name}; it strikes {', '.join(inner.targets)}")
         if reason := target.unsupported(self.fault):
             raise CannotInject(reason)
-        event = _Event(self, inner, target)
-        strike = Strike(
-            self.label(target),
-            self,
-            heal=event.heal,
-            read_receipt=event.read_receipt,
-            settles_late=True,
-            in_force=lambda: event.is_in_force,
+        rule = InstalledRule(target, On(self.verb, WATCH, matching=self.matching, key=self.key))
+        seen = 0
+
+        def has_come() -> bool:
+            nonlocal seen
+            seen = rule.count().matched
+            return seen >= self.n
+
+        event = Event(
+            has_come=has_come,
+            end=rule.remove,
+            missing=lambda: f"{seen} of {self.n} {self.verb} came, so the fault did not strike",
+            every=POLL_INTERVAL,
+            explain=lambda error: SetupError(f"the fault did not strike: {error}"),
         )
-        event.start(strike)
-        return target.register(strike)
-
-
-class _Event:
-    """A thread that waits for statements, and then injects a fault."""
-
-    def __init__(self, fault: After, inner: Fault, target: HasStatements) -> None:
-        self._fault = fault
-        self._inner = inner
-        self._target = target
-        rule = On(fault.verb, WATCH, matching=fault.matching, key=fault.key)
-        self._rule = InstalledRule(target, rule)
-        self._over = threading.Event()
-        self._strike: Strike | None = None
-        self._error: Exception | None = None
-        self._seen = 0
-        self._thread = threading.Thread(target=self._run, name="resilience-after", daemon=True)
-
-    def start(self, outer: Strike) -> None:
-        """Begin to wait.
-
-        Args:
-            outer: the strike that waits, which is no obstacle for the strike of the event.
-        """
-        self._outer = outer
-        self._thread.start()
-
-    @property
-    def is_in_force(self) -> bool:
-        """True if the fault has struck and still has its effect."""
-        return self._strike is not None and self._strike.in_force
-
-    def _run(self) -> None:
-        try:
-            while not self._over.wait(POLL_INTERVAL):
-                self._seen = self._rule.count().matched
-                if self._seen >= self._fault.n:
-                    self._strike = self._inner.strike(_Unregistered(self._target, self._outer))
-                    return
-        except Exception as error:  # noqa: BLE001  # raised by the heal
-            self._error = error
-
-    def heal(self) -> None:
-        """Stop waiting and heal the fault. A second call continues where the first one failed."""
-        self._over.set()
-        self._thread.join()
-        self._rule.remove()
-        if self._strike is not None:
-            self._strike.heal()
-        error, self._error = self._error, None
-        if error is not None:
-            raise SetupError(f"the fault did not strike: {error}") from error
-
-    def read_receipt(self) -> Receipt:
-        """Return the receipt of the fault. It is 0 if the event has not come."""
-        if self._strike is not None:
-            return self._strike.receipt
-        unit = getattr(self._inner, "unit", "connections")
-        return Receipt(
-            0, unit, note=f"{self._seen} of {self._fault.n} {self._fault.verb} came, so the fault did not strike"
-        )
-
-
-class _Unregistered:
-    """A target whose strikes belong to another strike, which heals them."""
-
-    def __init__(self, target: HasStatements, outer: Strike) -> None:
-        self._target = target
-        self._outer = outer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target, name)
-
-    def active_strikes(self) -> list[Strike]:
-        return [strike for strike in self._target.active_strikes() if strike is not self._outer]
-
-    def register(self, strike: Strike) -> Strike:
-        strike.overlap_with(self.active_strikes, self.active_strikes)
-        return strike
+        return Armed(self, inner, target, event, self.label(target)).strike
 
 
 class _Shorthand(NetworkFault):
@@ -438,7 +365,24 @@ class CommitInDoubt(_Shorthand):
 
 
 @dataclass(frozen=True)
-class SerializationFailure(_Shorthand):
+class _FailedWrite(_Shorthand):
+    """An error of the nth write."""
+
+    targets: ClassVar[tuple[str, ...]] = ("postgres",)
+    code: ClassVar[str]
+    message: ClassVar[str]
+    nth: int = 1
+    matching: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_count("nth", self.nth, least=1)
+
+    def rule(self) -> On:
+        return On(WRITES, "error", matching=self.matching, nth=self.nth, code=self.code, message=self.message)
+
+
+@dataclass(frozen=True)
+class SerializationFailure(_FailedWrite):
     """Fail a write with 40001 (serialization_failure), which a client has to answer by repeating the transaction.
 
     Args:
@@ -447,20 +391,12 @@ class SerializationFailure(_Shorthand):
     """
 
     name: ClassVar[str] = "serialization_failure"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
-    nth: int = 1
-    matching: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_count("nth", self.nth, least=1)
-
-    def rule(self) -> On:
-        message = "could not serialize access due to concurrent update"
-        return On(WRITES, "error", matching=self.matching, nth=self.nth, code="40001", message=message)
+    code: ClassVar[str] = "40001"
+    message: ClassVar[str] = "could not serialize access due to concurrent update"
 
 
 @dataclass(frozen=True)
-class Deadlock(_Shorthand):
+class Deadlock(_FailedWrite):
     """Fail a write with 40P01 (deadlock_detected), which a client has to answer by repeating the transaction.
 
     Args:
@@ -469,15 +405,8 @@ class Deadlock(_Shorthand):
     """
 
     name: ClassVar[str] = "deadlock"
-    targets: ClassVar[tuple[str, ...]] = ("postgres",)
-    nth: int = 1
-    matching: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_count("nth", self.nth, least=1)
-
-    def rule(self) -> On:
-        return On(WRITES, "error", matching=self.matching, nth=self.nth, code="40P01", message="deadlock detected")
+    code: ClassVar[str] = "40P01"
+    message: ClassVar[str] = "deadlock detected"
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from ..clock import SYSTEM
+from ..clock import wait_until, wait_until_async
 from ..errors import CannotInject, NeverHappened, SetupError
-from ..faults.fault import Fault, Receipt, Strike
+from ..faults.armed import Armed, Event
+from ..faults.fault import Fault, Strike
 from ..faults.held_stream import HeldStream, open_connections
 from ..targets.server import PostgresTarget, RedisTarget
 from ..targets.target import NetworkFaults
@@ -117,23 +116,18 @@ class NthAnswer(Moment):
     def __init__(self, target: NetworkFaults, number: int) -> None:
         self._target = target
         self._number = number
-        self._seen, self._requests = 0, -1
+        self._has_come = False
         self._held = HeldStream(target.proxy_handle, upward=False, label=f"{target.name}.when")
 
     def __str__(self) -> str:
         return f"answer {self._number} of {self._target.name} is held"
 
     def has_come(self) -> bool:
-        while self._seen < self._number:
-            traffic = self._held.traffic()
-            if not traffic.held:
-                return False
-            if traffic.other > self._requests:  # otherwise it is a further part of the last answer
-                self._seen += 1
-            self._requests = traffic.other
-            if self._seen < self._number:
+        while not self._has_come and (traffic := self._held.traffic()).held:
+            self._has_come = self._held.number_of(traffic) >= self._number
+            if not self._has_come:
                 self._held.let_through()
-        return True
+        return self._has_come
 
     def pass_on(self) -> None:
         self._held.release()
@@ -183,23 +177,22 @@ class When:
         Raises:
             NeverHappened: it has not come in time.
         """
-        deadline = SYSTEM.now() + self._within
-        while not self.moment.has_come():
-            self._check(deadline)
-            SYSTEM.sleep(POLL_INTERVAL)
-        return self
+        return self._checked(wait_until(self.moment.has_come, within=self._within, every=POLL_INTERVAL))
 
     def __await__(self) -> Generator[Any, None, Self]:
-        deadline = SYSTEM.now() + self._within
-        while not self.moment.has_come():
-            self._check(deadline)
-            yield from asyncio.sleep(POLL_INTERVAL).__await__()
-        return self
+        return self._wait().__await__()
 
-    def _check(self, deadline: float) -> None:
-        if SYSTEM.now() > deadline:
+    async def _wait(self) -> Self:
+        async def has_come() -> bool:
+            return self.moment.has_come()
+
+        return self._checked(await wait_until_async(has_come, within=self._within, every=POLL_INTERVAL))
+
+    def _checked(self, has_come: bool) -> Self:
+        if not has_come:
             self.moment.pass_on()
             raise NeverHappened(f"it did not come within {self._within:g} s that {self.moment}")
+        return self
 
     def release(self) -> None:
         """Let a held answer go on. Other moments hold nothing."""
@@ -228,69 +221,10 @@ class When:
         prepared = self._prepare(fault, *arguments, **settings)
         if reason := prepared.target.unsupported(prepared.fault.name):
             raise CannotInject(reason)
-        return _Armed(self.moment, prepared).strike
-
-
-class _Armed:
-    """A fault that a thread strikes at a moment."""
-
-    def __init__(self, moment: Moment, prepared: Prepared) -> None:
-        self._moment = moment
-        self._prepared = prepared
-        self._over = threading.Event()
-        self._inner: Strike | None = None
-        self._error: Exception | None = None
-        fault, target = prepared.fault, prepared.target
-        self.strike: Strike = target.register(
-            Strike(
-                f"{fault.label(target)} when {moment}",
-                fault,
-                heal=self._heal,
-                read_receipt=self._receipt,
-                settles_late=True,  # the thread may be about to strike
-                in_force=lambda: self._inner is not None and self._inner.in_force,
-            )
-        )
-        self._thread = threading.Thread(target=self._run, name="resilience-when", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            while not self._moment.has_come():
-                if self._over.wait(POLL_INTERVAL):
-                    return
-            self._inner = self._prepared.fault.strike(_Unlisted(self._prepared.target))
-        except Exception as error:  # noqa: BLE001  # the heal raises it
-            self._error = error
-        finally:
-            self._moment.pass_on()
-
-    def _heal(self) -> None:
-        self._over.set()
-        self._thread.join()
-        if self._inner is not None:
-            self._inner.heal()
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _receipt(self) -> Receipt:
-        if self._inner is not None:
-            return self._inner.receipt
-        return Receipt(0, getattr(self._prepared.fault, "unit", "connections"), note="the moment did not come")
-
-
-class _Unlisted:
-    """A target that does not list a strike, because another one stands for it."""
-
-    def __init__(self, target: Any) -> None:
-        self._target = target
-
-    def register(self, strike: Strike) -> Strike:
-        return strike
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._target, name)
+        moment, target = self.moment, prepared.target
+        event = Event(moment.has_come, moment.pass_on, lambda: "the moment did not come", POLL_INTERVAL)
+        label = f"{prepared.fault.label(target)} when {moment}"
+        return Armed(prepared.fault, prepared.fault, target, event, label).strike
 
 
 MOMENTS: dict[str, Callable[[Any, Any], Moment]] = {"idle": Idle, "waits": Waits, "closed": Closed, "answer": NthAnswer}

@@ -39,30 +39,8 @@ class Plan(Protocol):
         """
 
 
-class ReplaceError:
-    """Replace the error that has a mark by another one.
-
-    Args:
-        mark: bytes of the error's text.
-        error: the other ErrorResponse.
-        record: called when the error came.
-    """
-
-    def __init__(self, mark: bytes, error: bytes, record: Callable[[], None]) -> None:
-        self.rule: Rule | None = None
-        self._mark = mark
-        self._error = error
-        self._record = record
-
-    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        if kind != wire.ERROR or self._mark not in bytes(message):
-            return None
-        self._record()
-        return (self._error,)
-
-
-class FailCommand:
-    """Replace the CommandComplete of a group by an error.
+class WriteError:
+    """A plan that writes an error to the client.
 
     Args:
         error: the ErrorResponse.
@@ -74,11 +52,32 @@ class FailCommand:
         self._error = error
         self._record = record
 
-    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        if kind != wire.COMMAND_COMPLETE:
-            return None
+    def write(self) -> tuple[Piece, ...]:
+        """Record the error, and return its piece."""
         self._record()
         return (self._error,)
+
+
+class ReplaceError(WriteError):
+    """Replace the error that has a mark by another one.
+
+    Args:
+        mark: bytes of the error's text.
+    """
+
+    def __init__(self, mark: bytes, error: bytes, record: Callable[[], None]) -> None:
+        super().__init__(error, record)
+        self._mark = mark
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        return self.write() if kind == wire.ERROR and self._mark in bytes(message) else None
+
+
+class FailCommand(WriteError):
+    """Replace the CommandComplete of a group by an error."""
+
+    def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
+        return self.write() if kind == wire.COMMAND_COMPLETE else None
 
 
 class DropReady:
@@ -200,23 +199,12 @@ class CutBytes(Closing):
         return (bytes(message[: self._left]), *self.close())
 
 
-class End:
-    """End the session with an error in place of the next answer.
-
-    Args:
-        error: the ErrorResponse.
-        record: called when the error goes out.
-    """
-
-    def __init__(self, error: bytes, record: Callable[[], None]) -> None:
-        self.rule: Rule | None = None
-        self._error = error
-        self._record = record
+class End(WriteError):
+    """End the session with an error in place of the next answer."""
 
     def see(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
         return self.pieces()
 
     def pieces(self) -> Sequence[Piece]:
         """Return the error and the end of the session."""
-        self._record()
-        return (self._error, CLOSE)
+        return (*self.write(), CLOSE)

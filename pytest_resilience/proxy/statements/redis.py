@@ -26,7 +26,7 @@ from ...wire.redis_session import HANDSHAKE, SESSION_COMMANDS, Expected, Session
 from ...wire.redis_stream import Command, Commands, Everything, Unfinished, begins_command, is_one_command
 from ..tap import Back, Hold, Piece, TapHost
 from ..toxics.toxic import RESET
-from .redis_answers import WRITTEN, Answers, Change, Cut, Instead, Lose, Replace, spliced
+from .redis_answers import WRITTEN, Answers, Change, Cut, Instead, Replace, spliced
 from .redis_text import shown_command
 from .rule import Rule, Rules
 
@@ -435,13 +435,8 @@ class RedisTap:
         seconds = rule.settings.delay_ms / 1000 if rule.settings.act == "delay" else None
         return (rule.hold(Hold(seconds)), bytes(data))
 
-    def _lose_answer(self, rule: Rule, command: Command, data: Data) -> Sequence[Piece] | None:
-        expected = self._expect(command)
-        if expected is not None:
-            expected.act = Lose(rule, partial(self._record, rule, command))
-        return None
-
     def _cut_answer(self, rule: Rule, command: Command, data: Data) -> Sequence[Piece] | None:
+        """Close the connection in the reply, or before the first byte of a reply that is to be lost."""
         expected = self._expect(command)
         if expected is not None:
             expected.act = Cut(rule.settings.bytes or 0, rule, partial(self._record, rule, command))
@@ -454,7 +449,7 @@ _ACTS: dict[str, Callable[[RedisTap, Rule, Command, Data], Sequence[Piece] | Non
     "reset": RedisTap._reset,
     "hang": RedisTap._hold,
     "delay": RedisTap._hold,
-    "lose_answer": RedisTap._lose_answer,
+    "lose_answer": RedisTap._cut_answer,
     "cut_answer": RedisTap._cut_answer,
 }
 _GREETINGS = frozenset(name.partition(" ")[0] for name in HANDSHAKE)

@@ -41,32 +41,11 @@ class Act(Protocol):
         """True if an incomplete reply has to be kept back."""
 
 
-class Lose:
-    """Close the connection at the first byte of a reply, and pass nothing of the reply.
-
-    Args:
-        rule: that has chosen the command.
-        record: called when the reply is lost.
-    """
-
-    def __init__(self, rule: Rule, record: Callable[[], None]) -> None:
-        self.rule: Rule | None = rule
-        self._closing_rule = rule
-        self._record = record
-
-    def see(self, reply: Reply, *, is_complete: bool) -> Change | None:
-        self._record()
-        return Change(reply.start, reply.end, self._closing_rule.close_pieces())
-
-    def keeps(self, reply: Reply) -> bool:
-        return False
-
-
 class Cut:
     """Close the connection behind a number of bytes of a reply, or behind a shorter reply.
 
     Args:
-        size: bytes to pass.
+        size: bytes to pass. With 0, the reply is lost at its first byte.
         rule: that has chosen the command.
         record: called when the connection is closed.
     """
