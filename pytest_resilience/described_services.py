@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -23,7 +22,6 @@ FIXTURE_TYPES = (
     FunctionType,
     type(pytest.fixture(lambda: None)),
 )  # the second is a class of its own from pytest 8.4 on
-NAME = "[a-z][a-z0-9_]{0,30}"
 
 
 class ServiceFactory:
@@ -68,8 +66,9 @@ def check_name(name: object) -> None:
         SetupError: it is malformed, or that of another attribute of the fixture `resilience`.
     """
     from .resilience import Resilience
+    from .step_faults import is_target_name
 
-    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+    if not isinstance(name, str) or not is_target_name(name):
         raise SetupError(f"{name!r} can't be the name of a service: lower case letters, digits and _ only, 31 at most")
     taken = hasattr(Resilience, name) or name in (
         *Resilience.__annotations__,
@@ -147,8 +146,9 @@ def _factories(request: pytest.FixtureRequest) -> Iterable[ServiceFactory]:
     """
     found: dict[str, ServiceFactory] = {}
     for plugin in request.config.pluginmanager.get_plugins():  # conftest.py files are plugins too, the outer ones first
-        if inspect.ismodule(plugin) and _is_visible(plugin, request.node.path):
-            found |= _factories_in(plugin, request.config)
+        factories = _factories_in(plugin, request.config) if inspect.ismodule(plugin) else {}
+        if factories and _is_visible(plugin, request.node.path):
+            found |= factories
     module = getattr(request.node, "module", None)
     if module is not None:
         found |= _factories_in(module, request.config)

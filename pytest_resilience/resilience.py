@@ -246,7 +246,8 @@ class Resilience:
         Raises:
             CannotStart: the program can't be executed, or a module can't be preloaded.
         """
-        child = self._stack.spawn(name, command, env=env, cwd=Path(cwd) if cwd else None, preload=preload)
+        backend = self._stack.backend_for_processes
+        child = backend.spawn(name, command, env=env, cwd=Path(cwd) if cwd else None, preload=preload)
         self._spawned.callback(child.kill)
         return child
 

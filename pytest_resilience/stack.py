@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import wait
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 from .admin.postgres import PostgresAdmin
@@ -16,10 +14,10 @@ from .backends.session.ports import with_free_port
 from .clock import SYSTEM
 from .errors import BackendDied, SetupError
 from .faults.fault import Strike
-from .processes import ManagedProcess
 from .proxy_client.client import ToxiproxyClient
-from .proxy_client.handle import ProxyHandle, create_proxy, populate
+from .proxy_client.handle import ProxyHandle, create_proxy
 from .redaction import remember_url
+from .step_faults import is_target_name
 from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from .admin.postgres import Init
 
 ServerKind = Literal["postgres", "redis"]
-TARGET_NAME = "[a-z][a-z0-9_]{0,30}"
 
 
 class _TargetArguments(TypedDict):
@@ -135,29 +132,6 @@ class Stack:
         """The registry of the strikes of the session."""
         return self._registry
 
-    def spawn(
-        self,
-        name: str,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: Path | None = None,
-        preload: Sequence[str] = (),
-    ) -> ManagedProcess:
-        """Start a process, which ends with the session at the latest. A name that is used again continues its log.
-
-        Args:
-            name: the name in messages and of its log.
-            command: program and arguments.
-            env: its whole environment.
-            cwd: its working directory; None for that of the test run.
-            preload: as for `Service`.
-
-        Raises:
-            CannotStart: the program can't be executed, or a module can't be preloaded.
-        """
-        return self._backend.spawn(name, command, env=env, cwd=cwd, preload=preload)
-
     @property
     def backend_for_processes(self) -> Backend:
         """The backend, which also runs processes other than servers."""
@@ -230,7 +204,7 @@ class Stack:
             SetupError: the name is taken or malformed, the upstream can't be read, or its host is not named.
         """
         if name not in self._tcp or self._tcp.is_stub(name):
-            self._check_name(name)
+            self._check_server_name(name)
         if isinstance(upstream, Service):
             self._tcp.add_service(name, upstream, self.service_ports(upstream))
         else:
@@ -249,7 +223,7 @@ class Stack:
             ServerNotReady: the stub did not answer in time.
         """
         if not self._tcp.is_stub(name):
-            self._check_name(name)
+            self._check_server_name(name)
         self._tcp.add_stub(name)
         stub = self._tcp_target(name, registry or self._registry)
         assert isinstance(stub, HttpStub)
@@ -258,18 +232,25 @@ class Stack:
     def _tcp_target(self, name: str, registry: StrikeRegistry) -> TcpTarget:
         return self._tcp.target(name, registry, self._unsupported("tcp", name))
 
-    def _check_name(self, name: str) -> None:
-        services = [running.name for running in self.services]
-        taken = (*self._proxies, *self._tcp.names, *services, "service", "process", "proxy", "client", "tcp")
-        if not re.fullmatch(TARGET_NAME, str(name)) or name in taken:
+    def _check_server_name(self, name: str) -> None:
+        self._check_name(name, "server", [*(running.name for running in self.services), "service"])
+
+    def _check_name(self, name: str, kind: str, also_taken: Iterable[str] = ()) -> None:
+        """Check the name of a new server or service.
+
+        Raises:
+            SetupError: it is malformed, or taken.
+        """
+        taken = (*self._proxies, *self._tcp.names, *also_taken, "process", "proxy", "client", "tcp")
+        if not is_target_name(name) or name in taken:
             raise SetupError(
-                f"{name!r} can't be the name of a server: lower case letters, digits and _, and not one that is taken"
+                f"{name!r} can't be the name of a {kind}: lower case letters, digits and _, and not one that is taken"
             )
 
     def _add_server(self, kind: ServerKind, name: str, init: Init | None) -> None:
         if name in self._extra_admins and self._extra_admins[name][0] == kind:
             return
-        self._check_name(name)
+        self._check_server_name(name)
         self._backend.add_server(kind, name)
         self._proxies[name] = self._create_proxy(name)
         server = self._backend.servers[name]
@@ -370,7 +351,7 @@ class Stack:
             ServerNotReady, CannotStart: a service could not be started.
         """
         for name in services:
-            self._check_service_name(name)
+            self._check_name(name, "service")
         self._session_services.refuse_broken(services.values())
         self._restart_dead()
         running = self._session_services.select(services, clean=self._clean_if_used, take_baseline=self._take_baseline)
@@ -386,18 +367,6 @@ class Stack:
             self._test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
         start_together(running, SYSTEM)
         return running
-
-    def _check_service_name(self, name: str) -> None:
-        """Check the name of a service.
-
-        Raises:
-            SetupError: it is malformed, or that of a server.
-        """
-        taken = (*self._proxies, *self._tcp.names, "process", "proxy", "client", "tcp")
-        if not re.fullmatch(TARGET_NAME, str(name)) or name in taken:
-            raise SetupError(
-                f"{name!r} can't be the name of a service: lower case letters, digits and _, and not one that is taken"
-            )
 
     def _clean_if_used(self) -> None:
         """Restore the baselines of the main servers, if there is one."""
@@ -485,12 +454,8 @@ class Stack:
                 self._proxy_client.close()
             self._proxy_client = self._connect_proxy(self._backend)
             for name, proxy in self._proxies.items():
-                upstream = str(self._backend.upstream_address(name))
-                # On the same port, because clients have the address.
-                populate(self._proxy_client, [(proxy.name, proxy.listen, upstream)])
-                proxy.toxiproxy = self._proxy_client
+                proxy.create_again(self._proxy_client, str(self._backend.upstream_address(name)))
                 self._configure_proxy(name, proxy)
-                proxy.mark_enabled()
             self._tcp.restore()
 
     if not TYPE_CHECKING:  # a type checker would no longer report wrong names

@@ -28,6 +28,11 @@ TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 }
 
 
+def is_target_name(name: object) -> bool:
+    """True if a name has the form of a target's: lower case letters, digits and _, 31 characters at most."""
+    return re.fullmatch("[a-z][a-z0-9_]{0,30}", str(name)) is not None
+
+
 def checked_fault(label: object, settings: Mapping[str, Any]) -> Fault | None:
     """Return the fault of a step, or None for `client.cancel`.
 
@@ -55,7 +60,7 @@ def checked_fault(label: object, settings: Mapping[str, Any]) -> Fault | None:
 
 
 def _check_name(label: str, target: str, name: str) -> None:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", target) or name not in FAULTS:
+    if not is_target_name(target) or name not in FAULTS:
         where = f"fault: no fault named {label!r}"
         known = [each for each, kind in FAULTS.items() if target not in TARGET_KINDS or target in kind.targets]
         hint = "" if name else "; a label has target and fault, such as 'redis.refuse'"

@@ -8,7 +8,7 @@ from .backends.backend import Backend
 from .backends.session.ports import with_free_port
 from .errors import SetupError
 from .proxy_client.client import ToxiproxyClient
-from .proxy_client.handle import ProxyHandle, create_proxy, populate
+from .proxy_client.handle import ProxyHandle, create_proxy
 from .targets.http_stub import HttpStub
 from .targets.service_ports import ServicePorts
 from .targets.service_spec import Service
@@ -173,10 +173,7 @@ class TcpSystems:
         """Create the proxies anew on their ports, after the process that had them has ended."""
         self.close()
         for system in self._systems.values():
-            proxy = system.proxy
-            proxy.toxiproxy = self._client()
-            populate(proxy.toxiproxy, [(proxy.name, proxy.listen, system.upstream.address)])
-            proxy.mark_enabled()
+            system.proxy.create_again(self._client(), system.upstream.address)
 
     @property
     def descriptors(self) -> set[int]:

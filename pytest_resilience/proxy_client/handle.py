@@ -242,6 +242,17 @@ class ProxyHandle:
             self.remove_toxic(toxic["name"])
         self.mark_enabled()
 
+    def create_again(self, toxiproxy: ToxiproxyClient, upstream: str) -> None:
+        """Create the proxy on its port, because clients have the address, after the process that had it has ended.
+
+        Args:
+            toxiproxy: the client of the new process.
+            upstream: the address of the server.
+        """
+        self.toxiproxy = toxiproxy
+        toxiproxy.request("POST", "/populate", [{"name": self.name, "listen": self.listen, "upstream": upstream}])
+        self.mark_enabled()
+
     def mark_enabled(self) -> None:
         """Forget all calls of `disable` and all delays, because the server has reset or created the proxy."""
         self._disabled_by = 0
@@ -252,14 +263,6 @@ class ProxyHandle:
         proxy = self.toxiproxy.as_toxiproxy_python().get_proxy(self.name)
         assert proxy is not None, f"the server has no proxy {self.name}"
         return proxy
-
-
-def populate(toxiproxy: ToxiproxyClient, proxies: list[tuple[str, str, str]]) -> list[ProxyHandle]:
-    """Create proxies from tuples of name, listen address and upstream. Return them in order."""
-    created = toxiproxy.request(
-        "POST", "/populate", [{"name": n, "listen": li, "upstream": up} for n, li, up in proxies]
-    )
-    return [ProxyHandle(toxiproxy, proxy["name"], proxy["listen"]) for proxy in created["proxies"]]
 
 
 def create_proxy(toxiproxy: ToxiproxyClient, name: str, listen: str, upstream: str) -> ProxyHandle:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING
 
-from ..backends.session.ports import PortTaken
+from ..backends.session.ports import taken_or
 from ..clock import Clock
 from ..errors import ServerNotReady, SetupError, ending
 from ..redaction import scrubbed
@@ -125,7 +125,7 @@ class Startup:
     def _ended(self) -> Exception:
         is_command = self.child.exit_code() == 0 and self.start.spec.ready is None
         error = self._error(["a command that ends belongs into Service(setup=...)"] if is_command else [])
-        return PortTaken(error) if "address already in use" in self.start.log.lower() else error
+        return taken_or(error, self.start.log)
 
     def _error(self, seen: Sequence[str], missing: str = "answer") -> ServerNotReady:
         spec = self.start.spec

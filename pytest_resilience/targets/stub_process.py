@@ -12,7 +12,7 @@ from typing import Any
 from ..backends.backend import Address, Backend
 from ..backends.session.child_environ import SERVER_ENVIRON, python_environ
 from ..backends.session.isolated_python import isolated_command
-from ..backends.session.ports import PortTaken, free_port, with_free_port
+from ..backends.session.ports import free_port, taken_or, with_free_port
 from ..clock import SYSTEM, wait_until
 from ..errors import BackendDied, ending
 from ..http_stub import CONTROL, HOST, TOKEN_VARIABLE
@@ -91,8 +91,7 @@ class StubProcess:
             return
         error = child.not_ready(START_WITHIN, self._log_begin)
         child.kill()
-        is_taken = found == "ended" and "address already in use" in child.log_text(self._log_begin).lower()
-        raise PortTaken(error) if is_taken else error
+        raise taken_or(error, child.log_text(self._log_begin)) if found == "ended" else error
 
     def command(
         self, method: str, name: str, body: Mapping[str, Any] | None = None, within: float = ANSWER_WITHIN

@@ -44,6 +44,16 @@ class PortTaken(Exception):
         self.error = error
 
 
+def taken_or(error: Exception, log: str) -> Exception:
+    """Return a PortTaken for the error of a start, if the log shows that the port was taken, and else the error.
+
+    Args:
+        error: the error of a process that has exited before it was ready.
+        log: the output of the process.
+    """
+    return PortTaken(error) if "address already in use" in log.lower() else error
+
+
 def with_free_port(
     attempt: Callable[[int], Value], *, tries: int = PORT_TRIES, taken: type[Exception] = PortTaken
 ) -> Value:

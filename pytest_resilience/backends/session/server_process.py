@@ -15,7 +15,7 @@ from ...processes import PLAIN, ManagedProcess, RunAs, SupervisorClient, file_si
 from ..backend import Address, Server
 from ..managed_server import HOST, STOP_WITHIN, ManagedServer
 from .child_environ import SERVER_ENVIRON
-from .ports import PortTaken, free_port, with_free_port
+from .ports import free_port, taken_or, with_free_port
 
 START_WITHIN = 20.0  # seconds; it takes 0.04, so this is for machines that are nearly dead
 POLL = 0.003  # seconds
@@ -128,8 +128,8 @@ class ServerProcess(ManagedServer):
             return None
 
         found = wait_until(outcome, within=until - self._clock.now(), every=POLL, clock=self._clock)
-        if found == "ended" and "address already in use" in self.log_text(self._log_begin).lower():
-            raise PortTaken(self._not_ready(child))
+        if found == "ended":
+            raise taken_or(self._not_ready(child), self.log_text(self._log_begin))
         if found != "ready":
             raise self._not_ready(child)
 
