@@ -1,8 +1,8 @@
 """The fork server: a process that has imported modules, and forks itself for each start of a Python program.
 
 A fork needs no time for these imports. The supervisor starts this file with the interpreter of the program, which may have no
-pytest-resilience installed, so this file imports only the standard library. `multiprocessing` has a fork server too, but runs only
-functions in it, not programs.
+pytest-resilience installed, so this file imports only the standard library and supervisor.py. `multiprocessing` has a fork server too,
+but runs only functions in it, not programs.
 
 Rules:
 - The first message to the supervisor is `None` after the imports, or the reason for which no program can be forked: an error of an
@@ -13,7 +13,7 @@ Rules:
 - A program gets its own environment. A module that has read a variable during its import has the value of this process, so a program
   with another value is refused.
 
-Messages are marshal dumps (version 4, which all interpreters read) after four bytes of length, as in supervisor.py.
+supervisor.py has the format of the messages.
 """
 
 # ruff: noqa: PTH100, PTH109, PTH113, PTH120, PTH123, PTH115, PTH208  # pathlib takes longer to load than all the rest
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import marshal
 import os
 import sys
 import time
@@ -32,10 +31,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-MARK = "PYTEST_RESILIENCE_CHILD"  # as in supervisor.py
-PR_SET_PDEATHSIG, SIGKILL = 1, 9
+    from .supervisor import MARK, PR_SET_PDEATHSIG, ChannelClosed, begin_session, libc, receive, send
+else:  # this file is imported without its package
+    from supervisor import MARK, PR_SET_PDEATHSIG, ChannelClosed, begin_session, libc, receive, send
+
+SIGKILL = 9
 REPARENTED_WITHIN = 5.0  # seconds until the program is a child of the supervisor; it takes less than a millisecond
-MARSHAL_VERSION = 4
 ENVIRONMENT_START, ENVIRONMENT_END = 47, 48  # fields of /proc/PID/stat behind the name of the program
 COERCED = ("LC_CTYPE",)  # added by an interpreter that starts in the locale C (PEP 538)
 PROTOCOLS = ("tcp", "tcp6", "udp", "udp6", "unix")
@@ -57,24 +58,14 @@ class Channel:
 
     def receive(self) -> Any:
         """Return the next message, or None at the end of the channel."""
-        size = self._read(4)
-        return marshal.loads(self._read(int.from_bytes(size, "big"))) if len(size) == 4 else None
-
-    def _read(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            chunk = os.read(self._requests, size - len(data))
-            if not chunk:
-                break
-            data += chunk
-        return data
+        try:
+            return receive(self._requests)
+        except ChannelClosed:
+            return None
 
     def send(self, message: Any) -> None:
         """Write one message."""
-        data = marshal.dumps(message, MARSHAL_VERSION)
-        data = len(data).to_bytes(4, "big") + data
-        while data:
-            data = data[os.write(self._responses, data) :]
+        send(self._responses, message)
 
 
 class ReadVariables(dict):  # type: ignore[type-arg]
@@ -273,7 +264,7 @@ def _fork_program(write_end: int, supervisor: int) -> bool:
     until = time.monotonic() + REPARENTED_WITHIN
     while os.getppid() == intermediate and time.monotonic() < until:
         time.sleep(0.0002)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor:
         os._exit(127)
     return True
@@ -281,13 +272,8 @@ def _fork_program(write_end: int, supervisor: int) -> bool:
 
 def become(request: dict[str, Any]) -> None:
     """Give this process the session, the standard streams, the directory and the environment of a program."""
-    os.setsid()
-    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    stdin = os.open(os.devnull, os.O_RDONLY)
-    for source, target in (stdin, 0), (log, 1), (log, 2):
-        os.dup2(source, target)
-    os.close(log)
-    os.close(stdin)
+    for descriptor in begin_session(request["log"], None):
+        os.close(descriptor)
     os.umask(request["umask"])
     os.chdir(request["cwd"])
     _overwrite_mark(request["env"][MARK])
@@ -358,5 +344,6 @@ def main(kind: str, program: str, *modules_and_pipes: str) -> None:
     if request is None:
         return
     become(request)
-    sys.modules.pop("fork_server", None)
+    for name in ("fork_server", "supervisor"):
+        sys.modules.pop(name, None)
     run(kind, program, request)

@@ -13,8 +13,7 @@ Rules:
   the supervisor starts its children from its only thread.
 - It signals only its own descendants, and only between two reaps, so a process id can't have been reused by another process.
 
-Messages are marshal dumps after four bytes of length. The json module would double the start time, and both ends are the same
-interpreter.
+Messages are marshal dumps after four bytes of length. The json module would double the start time.
 """
 
 # ruff: noqa: PTH110, PTH123, PTH208  # pathlib takes longer to load than all the rest
@@ -194,6 +193,16 @@ def enter_user_namespace(uid: int, gid: int) -> None:
     for name, text in ("setgroups", "deny"), ("uid_map", f"{uid} {real_uid} 1"), ("gid_map", f"{gid} {real_gid} 1"):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+
+
+def begin_session(log: str, stdin: str | None) -> tuple[int, int]:
+    """Begin a session whose standard streams are files. Return the descriptors with which the files were opened."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    source = os.open(stdin or os.devnull, os.O_RDONLY)
+    for opened, stream in (source, 0), (output, 1), (output, 2):
+        os.dup2(opened, stream)
+    return source, output
 
 
 def become(uid: int, gid: int) -> None:
@@ -484,11 +493,7 @@ class Supervisor:
 
     def _exec(self, request: dict[str, Any], mark: str) -> None:
         """Execute the requested program in the forked child."""
-        os.setsid()
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        stdin = os.open(request["stdin"] or os.devnull, os.O_RDONLY)
-        for source, target in (stdin, 0), (log, 1), (log, 2):
-            os.dup2(source, target)
+        begin_session(request["log"], request["stdin"])
         os.umask(self._umask)
         if request["cwd"]:
             os.chdir(request["cwd"])
@@ -560,7 +565,7 @@ def _read(channel: int, size: int) -> bytes:
 
 def send(channel: int, message: Any) -> None:
     """Write one message."""
-    data = marshal.dumps(message)
+    data = marshal.dumps(message, 4)  # a fork server may be another interpreter, and all of them read this version
     data = len(data).to_bytes(4, "big") + data
     while data:
         data = data[os.write(channel, data) :]
