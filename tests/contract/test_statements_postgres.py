@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -17,53 +15,22 @@ from pytest_resilience.clients import postgres as own_client
 from pytest_resilience.wire import postgres as own_wire
 from pytest_resilience.wire import postgres_stream as stream
 from tests.support.backends import ENDED
+from tests.support.statements import PATIENCE, Rules
 from tests.support.waiting import until
 
-PATIENCE = 10.0  # seconds after which an operation counts as hanging
 
-
-class Reply(NamedTuple):
-    status: int
-    json: Any
-
-
-class Gate:
+class Gate(Rules):
     """A proxy with the protocol of Postgres in front of an embedded server."""
 
     def __init__(self, api: tuple[str, int], direct: str, upstream: str) -> None:
-        self.api = api
+        super().__init__(api, upstream, "postgres")
         self.direct = direct
-        created = self.call(
-            "POST", "", {"name": "statements", "listen": "127.0.0.1:0", "upstream": upstream, "protocol": "postgres"}
-        )
         parts = urlsplit(direct)
-        self.url = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{created.json['listen']}").geturl()
-
-    def call(self, method: str, path: str, body: object = None) -> Reply:
-        connection = http.client.HTTPConnection(*self.api, timeout=PATIENCE)
-        try:
-            connection.request(method, f"/proxies{path}", None if body is None else json.dumps(body))
-            response = connection.getresponse()
-            text = response.read()
-            return Reply(response.status, json.loads(text) if text else None)
-        finally:
-            connection.close()
-
-    def rule(self, verb: str, act: str, **attributes: object) -> None:
-        body = {"name": "rule", "type": "statement", "attributes": {"verb": verb, "act": act, **attributes}}
-        reply = self.call("POST", "/statements/toxics", body)
-        assert reply.status == 200, reply
+        self.url = parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{self.listen}").geturl()
 
     def until_acted(self) -> None:
         """Wait until the rule has acted."""
         until(lambda: self.acted)
-
-    def heal(self) -> None:
-        self.call("DELETE", "/statements/toxics/rule")
-
-    @property
-    def counters(self) -> Any:
-        return self.call("GET", "/statements/counters").json
 
     @property
     def acted(self) -> int:

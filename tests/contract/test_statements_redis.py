@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,50 +18,20 @@ from redis.retry import Retry
 from pytest_resilience.backends.embedded.backend import EmbeddedBackend
 from pytest_resilience.probes import eventually
 from pytest_resilience.wire.redis import encode_command
+from tests.support.statements import PATIENCE, Rules
 
-PATIENCE = 10.0  # seconds after which an operation counts as hanging
 EXECABORT = "Transaction discarded because of previous errors."
 
 
-class Reply(NamedTuple):
-    status: int
-    json: Any
-
-
-class Gate:
+class Gate(Rules):
     """A proxy with the protocol of Redis in front of an embedded server."""
 
     def __init__(self, api: tuple[str, int], direct: str, upstream: str) -> None:
-        self.api = api
+        super().__init__(api, upstream, "redis")
         self.server = redis.Redis.from_url(direct, decode_responses=True)
-        created = self.call(
-            "POST", "", {"name": "commands", "listen": "127.0.0.1:0", "upstream": upstream, "protocol": "redis"}
-        )
-        host, _, port = created.json["listen"].rpartition(":")
+        host, _, port = self.listen.rpartition(":")
         self.address = host, int(port)
         self.password = urlsplit(direct).password
-
-    def call(self, method: str, path: str, body: object = None) -> Reply:
-        connection = http.client.HTTPConnection(*self.api, timeout=PATIENCE)
-        try:
-            connection.request(method, f"/proxies{path}", None if body is None else json.dumps(body))
-            response = connection.getresponse()
-            text = response.read()
-            return Reply(response.status, json.loads(text) if text else None)
-        finally:
-            connection.close()
-
-    def rule(self, verb: str, act: str, name: str = "rule", **attributes: object) -> None:
-        body = {"name": name, "type": "statement", "attributes": {"verb": verb, "act": act, **attributes}}
-        reply = self.call("POST", "/commands/toxics", body)
-        assert reply.status == 200, reply
-
-    def heal(self, name: str = "rule") -> None:
-        self.call("DELETE", f"/commands/toxics/{name}")
-
-    @property
-    def counters(self) -> Any:
-        return self.call("GET", "/commands/counters").json
 
     @property
     def counted(self) -> Any:
@@ -223,7 +191,7 @@ def test_a_replaced_reply_is_not_left_when_the_rule_goes(gate: Gate, raw: Raw) -
     raw.send("MULTI")
     raw.expect(b"+OK\r\n")
     hold = {"name": "hold", "type": "bandwidth", "stream": "downstream", "attributes": {"rate": 0}}
-    assert gate.call("POST", "/commands/toxics", hold).status == 200
+    assert gate.call("POST", "/statements/toxics", hold).status == 200
     raw.send("EXEC")
     eventually(lambda: gate.counted["acted"] == 1, within=PATIENCE)
     gate.heal()
