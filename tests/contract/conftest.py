@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 import pytest
 
+from pytest_resilience import Resilience, Stack
 from pytest_resilience.backends.backend import Backend
 from pytest_resilience.backends.backend import Server as BackendServer
 
@@ -53,6 +54,15 @@ def find_toxiproxy_server() -> str | None:
         ):
             return str(path)
     return None
+
+
+@pytest.fixture
+def resilience(stack: Stack) -> Iterator[Resilience]:
+    """The targets of one test on the stack of its module."""
+    stack.prepare_test(None)
+    resilience = Resilience(stack, None)
+    yield resilience
+    resilience.finish()
 
 
 class Reply(NamedTuple):

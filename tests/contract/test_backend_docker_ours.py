@@ -25,14 +25,6 @@ def stack() -> Iterator[Stack]:
     stack.close()
 
 
-@pytest.fixture
-def resilience(stack: Stack) -> Iterator[Resilience]:
-    stack.prepare_test(None)
-    resilience = Resilience(stack, None)
-    yield resilience
-    resilience.finish()
-
-
 def ping(stack: Stack) -> bool:
     with redis.Redis.from_url(stack.redis.url, socket_timeout=5) as client:
         return bool(client.ping())

@@ -45,14 +45,6 @@ class Started:
 
 
 @pytest.fixture
-def resilience(stack):
-    stack.prepare_test(None)
-    resilience = Resilience(stack, None)
-    yield resilience
-    resilience.finish()
-
-
-@pytest.fixture
 def cache(resilience):
     with redis.Redis.from_url(resilience.redis.url, retry=None, socket_timeout=1, socket_connect_timeout=1) as client:
         yield client

@@ -62,14 +62,6 @@ def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def resilience(stack: Stack) -> Iterator[Resilience]:
-    stack.prepare_test(None)
-    resilience = Resilience(stack, None)
-    yield resilience
-    resilience.finish()
-
-
-@pytest.fixture
 def echo(resilience: Resilience, upstream: str) -> TcpTarget:
     return resilience.add_tcp("echo", upstream)
 
