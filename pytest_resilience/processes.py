@@ -31,8 +31,6 @@ from .wording import listed
 if TYPE_CHECKING:
     import psutil
 
-    from .python_command import PythonCommand
-
 POLL_INTERVAL = 0.003  # seconds between two checks of a process that is to exit
 SHUTDOWN_TIMEOUT = 5.0  # seconds for the supervisor to shut down; it takes about 50 ms
 MAX_STDERR_BYTES = 1 << 16  # of the supervisor, in the error about its end
@@ -42,9 +40,6 @@ RESPONSE_TIMEOUT = (
 STOPPED_CHECK_INTERVAL = 1.0  # seconds between two checks for a stopped supervisor, while it does not respond
 EXIT_COMMANDS_TIMEOUT = 25.0  # additional seconds for a shutdown with exit commands
 _HERE = str(Path(__file__).parent)
-_FORK_SERVER = (
-    "import sys; sys.path.insert(0, sys.argv[1]); import fork_server; del sys.path[0]; fork_server.main(*sys.argv[2:])"
-)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import supervisor; supervisor.main(*sys.argv[2:])"  # imported: its bytecode is cached
 
 
@@ -198,104 +193,6 @@ class ManagedProcess:
             log=self.log_text(since),
             exit_code=self.exit_code(),
         )
-
-
-class ForkServer:
-    """A process that has imported modules, and forks itself for each start of a Python program. See fork_server.py.
-
-    Args:
-        supervisor: the client of its supervisor.
-        process: the process.
-        number: its number at the supervisor.
-    """
-
-    def __init__(self, supervisor: SupervisorClient, process: ManagedProcess, number: int) -> None:
-        self._supervisor = supervisor
-        self._process = process
-        self._number = number
-
-    @classmethod
-    def start(
-        cls,
-        supervisor: SupervisorClient,
-        command: PythonCommand,
-        modules: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        log: Path,
-        cwd: Path,
-    ) -> Self:
-        """Start the process and return at once.
-
-        Args:
-            supervisor: starts the process.
-            command: the program that it will fork.
-            modules: the names of the modules to import.
-            env: its whole environment. No message contains it.
-            log: the file for its output.
-            cwd: its working directory.
-
-        Raises:
-            CannotStart: the interpreter can't be executed.
-        """
-        argv = [*command.interpreter, "-c", _FORK_SERVER, _HERE, command.kind, command.program, *modules]
-        name = f"the fork server for {command.program}"
-        number, pid = supervisor.start_process("start_fork_server", name, argv, env=env, log=log, cwd=cwd)
-        return cls(supervisor, ManagedProcess(supervisor, number, pid, name, argv, log), number)
-
-    @property
-    def running(self) -> bool:
-        """True until the process has exited."""
-        return self._process.running
-
-    def wait_until_ready(self, within: float, clock: Clock = SYSTEM) -> None:
-        """Wait until the modules are imported.
-
-        Args:
-            within: seconds.
-            clock: the clock for waiting.
-
-        Raises:
-            CannotStart: a module can't be imported, or has left something that a fork can't have; or the time is over.
-        """
-
-        def state() -> tuple[bool, str] | None:
-            done, problem = self._supervisor.request("fork_server_state", self._number)
-            return (done, problem) if done else None
-
-        found = wait_until(state, within=within, every=POLL_INTERVAL, clock=clock)
-        if found is not None and not found[1]:
-            return
-        problem = found[1] if found is not None else f"they are not imported after {within:g} s"
-        self._process.kill()
-        log = self._process.log_text().strip()
-        nl = "\n"
-        raise CannotStart(
-            "the service", self._process.argv[:1], f"preloading modules failed: {problem}{log and nl + log}"
-        )
-
-    def spawn(
-        self, name: str, command: Sequence[str], argv: Sequence[str], *, env: Mapping[str, str], log: Path, cwd: Path
-    ) -> ManagedProcess:
-        """Fork a program.
-
-        Args:
-            name: the name in messages.
-            command: the command line that the program would have without a fork server.
-            argv: the value of `sys.argv`.
-            env: the whole environment. No message contains it.
-            log: the file to which the output is appended.
-            cwd: the working directory.
-
-        Raises:
-            CannotStart: the program can't be forked; the message has the reason.
-        """
-        request = Private(command=list(command), argv=list(argv), env=dict(env), log=str(log), cwd=str(cwd))
-        try:
-            number, pid = self._supervisor.request("fork_program", self._number, request)
-        except SupervisorError as refusal:
-            raise CannotStart(name, command, str(refusal)) from None
-        return ManagedProcess(self._supervisor, number, pid, name, command, log)
 
 
 class SupervisorClient:
