@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 import healthy
 from instances import NO_POOL_CHECKS, another_instance
 from pytest_resilience import Resilience, Stack, eventually, recovers
@@ -161,6 +163,28 @@ def test_no_old_value_is_served_after_a_write_with_unknown_outcome(resilience: R
         reply = instance.client.get(path)
         source = reply.headers["X-Cache-Source"]
         assert reply.json()["message"] == "after", f"the write happened, and {source} still serves the old value"
+
+
+@pytest.mark.parametrize(
+    "statement", ["new", "prepared"]
+)  # asyncpg raises the error in the event loop, or in the statement
+def test_an_answer_that_is_no_message_of_postgres_is_a_timely_503(resilience: Resilience, statement: str) -> None:
+    campaign = create(resilience)
+    path = f"/api/campaigns/{campaign['id']}"
+    if statement == "prepared":
+        assert resilience.service.put(path, json={"message": "before"}).status_code == 200
+    with resilience.postgres.protocol_violation():
+        write = timed(lambda: resilience.service.put(path, json={"message": "lost?"}))
+    assert write.status == 503, (
+        f"a driver that cannot read an answer is a dependency fault, so 503, never {write.status}"
+    )
+    assert write.seconds < healthy.ACQUIRE_TIMEOUT + healthy.COMMAND_TIMEOUT + healthy.SLACK
+    wait_until_ready(resilience.service)
+    # The statement was executed or not. A value from the cache could be the one before it.
+    (row,) = sql(resilience, f"select message from campaigns where id = {campaign['id']}")
+    message = resilience.service.get(path).json()["message"]
+    assert message == row["message"], f"the outcome of the write was unknown, and its old value {message!r} is served"
+    assert_full_capacity(resilience)
 
 
 def test_an_insert_whose_reply_was_lost_is_not_retried(resilience: Resilience, resilience_stack: Stack) -> None:

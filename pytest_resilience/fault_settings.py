@@ -81,10 +81,7 @@ NOT_DRAWN = {
     "memory_limit": "its heal does not start a process that the kernel has killed, so the service may stay dead",
 }
 
-# Drawn only where they are named: four strike single statements, which not every client sends. With the last one, drivers raise errors
-# of their parsers, such as the IndexError of asyncpg, which few services are meant to survive.
-ON_REQUEST = frozenset(
-    {"loading_replies", "serialization_failure", "deadlock", "commit_in_doubt", "protocol_violation"}
-)
+# Drawn only where they are named, because they strike single statements, which not every client sends.
+ON_REQUEST = frozenset({"loading_replies", "serialization_failure", "deadlock", "commit_in_doubt"})
 
 LINUX_ONLY = frozenset({"starve_cpu", "exhaust_descriptors", "memory_pressure"})

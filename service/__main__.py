@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,9 @@ def _bind_socket(settings: ServiceSettings) -> socket.socket:
 
 
 async def _serve(settings: ServiceSettings, listener: socket.socket, max_connections: int) -> int:
-    from .app import create_app  # imported late, so that a wrong setting is reported at once
+    # Imported late, so that a wrong setting is reported at once.
+    from .app import create_app
+    from .postgres.connection import asyncpg_failed
 
     app = create_app(settings)
     connections = HttpConnections(
@@ -93,7 +95,7 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, max_connect
         requests=app.state.requests,
     )
     server = _Server(_uvicorn_config(app, settings, connections), settings.host, listener, connections)
-    asyncio.get_running_loop().set_exception_handler(partial(_on_loop_exception, connections))
+    asyncio.get_running_loop().set_exception_handler(partial(_on_loop_exception, connections, asyncpg_failed))
     asyncio.constants.ACCEPT_RETRY_DELAY = ACCEPT_RETRY_DELAY  # type: ignore[attr-defined]
     shutdown = _Shutdown(server, app.state.lifecycle, settings.shutdown_grace)
     shutdown.handle_signals()
@@ -226,9 +228,19 @@ def _end_process(loop: asyncio.AbstractEventLoop) -> None:
     os._exit(EXIT_NOT_STOPPED)
 
 
-def _on_loop_exception(connections: HttpConnections, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def _on_loop_exception(
+    connections: HttpConnections,
+    asyncpg_failed: Callable[[dict[str, Any]], bool],
+    loop: asyncio.AbstractEventLoop,
+    context: dict[str, Any],
+) -> None:
     if context.get("message") == "socket.accept() out of system resource":
         connections.on_descriptors_exhausted()
+    elif asyncpg_failed(context):
+        log.warning(
+            "A connection of Postgres is lost: asyncpg cannot read what the server has sent (%s)",
+            context.get("exception"),
+        )
     else:
         loop.default_exception_handler(context)
 

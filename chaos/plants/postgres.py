@@ -6,6 +6,7 @@ from plants.plant import BOOT, STARVED, plant
 
 SERVER_FULL = "test_postgres_slow.py::test_a_server_without_free_connections_is_a_503_and_not_a_hang"
 NO_ANSWER = "test_postgres_slow.py::test_a_reply_of_postgres_that_never_arrives_is_a_timely_503"
+MALFORMED = "test_postgres_gone.py::test_an_answer_that_is_no_message_of_postgres_is_a_timely_503"
 EPISODES = "test_pool.py::test_the_pool_alert_reports_average_use_once_per_episode"
 IDLE = "test_pool.py::test_idle_connections_are_closed_and_reopened_when_needed"
 BOOKS = "test_pool.py::test_failed_requests_leak_no_pool_connection"
@@ -83,8 +84,8 @@ PLANTS = (
         "That can't happen.",
         (
             "postgres/pool.py",
-            "    asyncpg.PostgresError,\n",
-            "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.InsufficientResourcesError,\n",
+            "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
+            "        except asyncpg.LockNotAvailableError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
         ),
         tests=STARVED,
         message="a dependency fault is 503, never",
@@ -94,8 +95,8 @@ PLANTS = (
         "max_connections is high enough.",
         (
             "postgres/pool.py",
-            "    asyncpg.PostgresError,\n",
-            "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.LockNotAvailableError,\n",
+            "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
+            "        except asyncpg.TooManyConnectionsError:\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
         ),
         tests=SERVER_FULL,
         message="500",
@@ -128,7 +129,7 @@ PLANTS = (
     plant(
         "postgres-no-command-timeout",
         "Postgres has a statement_timeout.",
-        ("postgres/pool.py", '        "command_timeout": settings.db_command_timeout,\n', ""),
+        ("postgres/connection.py", '        "command_timeout": settings.db_command_timeout,\n', ""),
         (
             "postgres/pool.py",
             "asyncio.timeout(min(self._settings.db_command_timeout, deadline - self._clock()))",
@@ -258,10 +259,28 @@ PLANTS = (
         message="neighbours were trusted nevertheless",
     ),
     plant(
+        "malformed-answer-is-500",
+        "asyncpg raises errors of asyncpg.",
+        (
+            "postgres/connection.py",
+            "    except Exception as error:\n        raise UnreadableAnswerError(",
+            "    except ReferenceError as error:\n        raise UnreadableAnswerError(",
+        ),
+        tests=f"{MALFORMED}[prepared]",
+        message="a driver that cannot read an answer is a dependency fault",
+    ),
+    plant(
+        "asyncpg-failure-unhandled",
+        "asyncio logs such errors anyway.",
+        ("__main__.py", "    elif asyncpg_failed(context):", "    elif False:"),
+        tests=f"{MALFORMED}[new]",
+        message="an unhandled error reached the log",
+    ),
+    plant(
         "statements-go-on",
         "We have a limit on our side.",
         (
-            "postgres/pool.py",
+            "postgres/connection.py",
             '            "statement_timeout": str(int(milliseconds * 0.9)),\n            "lock_timeout": str(int(milliseconds * 0.6)),\n',
             "",
         ),
@@ -316,7 +335,7 @@ PLANTS = (
         "commit-not-flushed",
         "synchronous_commit=off is so much faster.",
         (
-            "postgres/pool.py",
+            "postgres/connection.py",
             '            "application_name": application_name,\n',
             '            "application_name": application_name,\n            "synchronous_commit": "off",\n',
         ),
@@ -383,8 +402,8 @@ PLANTS = (
         "Missing privileges are a mistake of the operators.",
         (
             "postgres/pool.py",
-            "    asyncpg.PostgresError,\n",
-            "    asyncpg.PostgresConnectionError,\n    asyncpg.OperatorInterventionError,\n    asyncpg.UndefinedTableError,\n",
+            "        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
+            "        except (asyncpg.InsufficientPrivilegeError, asyncpg.SequenceGeneratorLimitExceededError):\n            raise\n        except UNAVAILABLE_ERRORS as error:\n            self._status.check_now(error)",
         ),
         tests=f"{LACKING}[ids]",
         message="a dependency fault is 503, never",

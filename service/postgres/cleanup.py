@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING
 from ..errors import Unavailable
 from ..memory.collector import GarbageCollector
 from ..memory.malloc import MIB
+from .connection import UNAVAILABLE_ERRORS
 from .monitor import PostgresMonitor
-from .pool import UNAVAILABLE_ERRORS, Database
+from .pool import Database
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from ..errors import Unavailable
-from .pool import CONNECTION_LOST_ERRORS, UNAVAILABLE_ERRORS, connect_options, describe_error, enable_keepalive
+from .connection import CONNECTION_LOST_ERRORS, UNAVAILABLE_ERRORS, connect, describe_error
 from .schema import Table
 from .status import PostgresStatus
 
@@ -230,10 +230,7 @@ class PostgresMonitor:
     async def _connect(self) -> Any:
         """Return the connection, opened if necessary. The caller holds the lock."""
         if self._connection is None or self._connection.is_closed():
-            self._connection = await asyncpg.connect(
-                self._settings.database_url, **connect_options(self._settings, self._monitor_name)
-            )
-            await enable_keepalive(self._connection)
+            self._connection = await connect(self._settings, self._monitor_name)
             self._connection.add_termination_listener(lambda _: self._status.wake.set())
         return self._connection
 

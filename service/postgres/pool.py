@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import math
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import asyncpg
 
 from ..errors import Unavailable
-from . import asyncpg_patch
+from .connection import (
+    CONNECTION_LOST_ERRORS,
+    UNAVAILABLE_ERRORS,
+    Connection,
+    connect_options,
+    enable_keepalive,
+    readable_answers,
+    transaction_limit,
+)
 from .slots import ConnectionSlots
 from .status import PostgresStatus
 
@@ -29,33 +36,12 @@ if TYPE_CHECKING:
     from ..settings import ServiceSettings
 
 log = logging.getLogger("service.database")
-asyncpg_patch.apply()
 
-CONNECT_TIMEOUT = 2.0  # below the acquire timeout, because an acquire that times out kills its half-open connection
 RELEASE_TIMEOUT = 1.0
 MIN_RELEASE_TIMEOUT = 0.1  # after the deadline of its request
 CLOSE_TIMEOUT = 1.0
 PROBE_TIMEOUT = 0.5
 SWEEP_MARGIN = 1.0  # seconds; a stalled event loop ends a checkout that much later
-
-# Every error of Postgres is a reason for 503. The statements are fixed and their arguments are checked before, so an error means
-# that Postgres cannot serve now (read-only, full, starting) or lacks what the service needs (rights, a column).
-UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
-    OSError,  # also TimeoutError, ConnectionError, socket.gaierror, ssl.SSLError
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
-
-# The connection was lost during the statement. A read is tried again after these.
-CONNECTION_LOST_ERRORS: tuple[type[BaseException], ...] = (
-    ConnectionError,
-    asyncpg.ConnectionDoesNotExistError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,
-)
 
 
 @dataclass(slots=True, eq=False)
@@ -146,6 +132,7 @@ class Database:
             max_size=self._settings.db_pool_max,
             max_inactive_connection_lifetime=self._settings.db_pool_idle_timeout,
             init=enable_keepalive,
+            connection_class=Connection,
             **connect_options(self._settings, self.application_name),
         )
 
@@ -232,7 +219,8 @@ class Database:
         acquired_by = min(deadline, self._clock() + self._settings.db_pool_acquire_timeout)
         release_slot = await self._acquire_slot(acquired_by - self._clock(), worker=worker)
         try:
-            connection = await self._pool.acquire(timeout=max(0.001, acquired_by - self._clock()))
+            with readable_answers():
+                connection = await self._pool.acquire(timeout=max(0.001, acquired_by - self._clock()))
         except BaseException:
             release_slot()
             raise
@@ -343,7 +331,8 @@ class Database:
             return False
         release_slot = await self._acquire_slot(PROBE_TIMEOUT)
         try:
-            connection = await self._pool.acquire(timeout=PROBE_TIMEOUT)
+            with readable_answers():
+                connection = await self._pool.acquire(timeout=PROBE_TIMEOUT)
             try:
                 await connection.execute("SELECT 1", timeout=PROBE_TIMEOUT)
                 return False
@@ -411,44 +400,3 @@ class NoConnectionForWorker(Unavailable):
 
 class ConnectionLost(Unavailable):
     """The connection was lost during the statement."""
-
-
-def transaction_limit(settings: ServiceSettings) -> float:
-    """Return the longest duration of a transaction in seconds: its statements together, and one call of the gateway."""
-    return settings.db_command_timeout + settings.gateway_timeout
-
-
-def describe_error(error: BaseException) -> str:
-    """Return the type of an error, its SQLSTATE if any, and the first line of its message."""
-    state = getattr(error, "sqlstate", None)
-    name = f"{type(error).__name__} {state}" if state else type(error).__name__
-    first = next(iter(str(error).splitlines()), "")
-    return f"{name}: {first}" if first else name
-
-
-def connect_options(settings: ServiceSettings, application_name: str) -> dict[str, Any]:
-    """Return the options of asyncpg for each connection, with time limits on both sides."""
-    milliseconds = settings.db_command_timeout * 1000
-    return {
-        "timeout": min(CONNECT_TIMEOUT, settings.db_pool_acquire_timeout),
-        "command_timeout": settings.db_command_timeout,
-        "server_settings": {
-            "application_name": application_name,
-            "statement_timeout": str(int(milliseconds * 0.9)),
-            "lock_timeout": str(int(milliseconds * 0.6)),
-            "idle_in_transaction_session_timeout": str(int(transaction_limit(settings) * 1000)),
-            "client_connection_check_interval": "2000",  # Postgres 14 and later
-        },
-    }
-
-
-async def enable_keepalive(connection: Any) -> None:
-    """Make the kernel detect peers that vanished. asyncpg sets none of these socket options."""
-    sock: socket.socket | None = connection._transport.get_extra_info("socket")
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 10_000)):
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
