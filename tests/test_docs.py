@@ -377,6 +377,12 @@ def metric_table() -> str:
     return "\n".join(["| metric | kind | labels | value |", "| --- | --- | --- | --- |", *lines]) + "\n"
 
 
+def plant_table() -> str:
+    """Return one row for each plant. Its program imports the folder of the chaos suite, which is no package."""
+    program = [sys.executable, "scripts/lib/run_plants.py", "--table"]
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
 TABLES = {
     "faults": fault_table,
     "fault-names": fault_names,
@@ -384,6 +390,7 @@ TABLES = {
     "floors": test_floors.floors_block,
     "options": option_table,
     "overlaps": overlap_table,
+    "plants": plant_table,
     "promises": promise_table,
 }
 
