@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .stack import Stack
     from .targets.http_stub import Answer, HttpStub, StubRequest
     from .targets.readiness import ServiceStart
+    from .targets.server import PostgresTarget, RedisTarget
+    from .targets.service import ServiceTarget
     from .targets.service_spec import Service
     from .targets.tcp import TcpTarget
 
@@ -54,8 +56,10 @@ __all__ = [
     "NotCancellationSafe",
     "NotSteady",
     "Operation",
+    "PostgresTarget",
     "PromiseBroken",
     "Receipt",
+    "RedisTarget",
     "Resilience",
     "ResilienceError",
     "Schedule",
@@ -63,6 +67,7 @@ __all__ = [
     "ServerNotReady",
     "Service",
     "ServiceStart",
+    "ServiceTarget",
     "SetupError",
     "Stack",
     "Step",
@@ -89,11 +94,14 @@ _HOMES = {
     "Leak": "leaks.compare",
     "ManagedProcess": "processes",
     "Operation": "operation",
+    "PostgresTarget": "targets.server",
     "Receipt": "faults.fault",
+    "RedisTarget": "targets.server",
     "Resilience": "resilience",
     "Schedule": "schedule",
     "Service": "targets.service_spec",
     "ServiceStart": "targets.readiness",
+    "ServiceTarget": "targets.service",
     "Stack": "stack",
     "Step": "schedule",
     "Strike": "faults.fault",

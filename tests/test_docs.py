@@ -2,7 +2,8 @@
 
 A Python block that begins with the comment of a file name (`# conftest.py`) becomes that file. A Python block with a test becomes a
 file of its own. All blocks of a page are written to one directory beside docs/examples/, where pytest runs them in strict mode.
-`python -m tests.test_docs` rewrites the generated tables.
+A block below `<!-- from: examples/shop/shop/app.py: read, ready -->` is a copy of these definitions, or of the whole file without names.
+scripts/examples runs that file. `python -m tests.test_docs` rewrites the generated tables and the copies.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ PAGES = sorted(
 FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+|~~~+) *(?P<language>[\w+-]*)[^\n]*$")
 FILE_COMMENT = re.compile(r"# (?P<name>[\w/]+\.py)$")
 GENERATED = re.compile(r"(<!-- generated: (?P<name>[\w-]+)[^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
+COPY = re.compile(
+    r"(<!-- from: (?P<file>examples/[^\s:]+)(?:: (?P<names>[^\n]+?))? -->\n```(?P<language>\w+)\n).*?(```\n<!-- end -->)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Block:
     line: int
     language: str
     code: str
+    copied: bool = False
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
@@ -58,13 +63,15 @@ def blocks_of(page: Path) -> list[Block]:
     found: list[Block] = []
     inside: tuple[str, str, str, int] | None = None
     lines: list[str] = []
-    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
+    text = page.read_text(encoding="utf-8")
+    copies = {text.count("\n", 0, copy.end(1)) for copy in COPY.finditer(text)}
+    for number, line in enumerate(text.splitlines(), start=1):
         fence = FENCE.match(line)
         if inside is None:
             if fence:
                 inside, lines = (fence["indent"], fence["mark"], fence["language"], number), []
         elif fence and fence["mark"].startswith(inside[1]) and not fence["language"]:
-            found.append(Block(page, inside[3], inside[2], "\n".join(lines) + "\n"))
+            found.append(Block(page, inside[3], inside[2], "\n".join(lines) + "\n", inside[3] in copies))
             inside = None
         else:
             lines.append(line.removeprefix(inside[0]))
@@ -73,7 +80,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-PYTHON_PAGES = sorted({block.page for block in BLOCKS if block.language == "python"})
+PYTHON_PAGES = sorted({block.page for block in BLOCKS if block.language == "python" and not block.copied})
 
 
 def blocks_in(*languages: str) -> pytest.MarkDecorator:
@@ -86,7 +93,7 @@ def blocks_in(*languages: str) -> pytest.MarkDecorator:
 def files_of(page: Path) -> dict[str, str]:
     """Return the files that the Python blocks of a page become, text by name."""
     files: dict[str, str] = {}
-    for block in (b for b in BLOCKS if b.page == page and b.language == "python"):
+    for block in (b for b in BLOCKS if b.page == page and b.language == "python" and not b.copied):
         ast.parse(block.code, filename=str(block))
         name = FILE_COMMENT.match(block.code.partition("\n")[0])
         assert name or "def test_" in block.code, (
@@ -395,14 +402,76 @@ TABLES = {
 }
 
 
+def excerpt(file: Path, names: list[str]) -> str:
+    """Return a file of an example, or its definitions with these names in the order of the file.
+
+    The name of an assignment is its target, that of a call its function, and that of a table of TOML its header.
+    """
+    text = file.read_text(encoding="utf-8")
+    if not names:
+        return text
+    if file.suffix == ".toml":
+        parts = {part.partition("]")[0]: part for part in re.split(r"^\[", text, flags=re.MULTILINE)}
+        found = {name: f"[{parts[name]}".rstrip() for name in names if name in parts}
+    else:
+        lines = text.splitlines()
+        nodes = [(defined, node) for node in ast.parse(text).body for defined in defined_by(node) if defined in names]
+        found = {name: "\n".join(lines[first_line(node) - 1 : node.end_lineno]) for name, node in nodes}
+    assert not set(names) - found.keys(), f"{file} does not define {', '.join(set(names) - found.keys())}"
+    return "\n\n".join(found.values()) + "\n"
+
+
+def defined_by(node: ast.stmt) -> list[str]:
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return [node.name]
+        case ast.Assign():
+            return [ast.unparse(target) for target in node.targets]
+        case ast.Expr(value=ast.Call()):
+            return [ast.unparse(node.value.func)]
+    return []
+
+
+def first_line(node: ast.stmt) -> int:
+    return min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+
+
+def copied(match: re.Match[str]) -> str:
+    names = [name.strip() for name in (match["names"] or "").split(",") if name.strip()]
+    return match[1] + excerpt(ROOT / match["file"], names) + match[5]
+
+
 def regenerated(text: str) -> str:
-    return GENERATED.sub(lambda m: m[1] + TABLES[m["name"]]() + m[3], text)
+    return COPY.sub(copied, GENERATED.sub(lambda m: m[1] + TABLES[m["name"]]() + m[3], text))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if GENERATED.search(p.read_text())], ids=lambda p: p.name)
-def test_a_generated_table_matches_the_code(page):
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if GENERATED.search(p.read_text()) or COPY.search(p.read_text())], ids=lambda p: p.name
+)
+def test_a_generated_table_or_copy_matches_the_code(page):
     text = page.read_text(encoding="utf-8")
     assert text == regenerated(text), "run python -m tests.test_docs"
+
+
+def test_an_excerpt_has_the_definitions_with_their_decorators(tmp_path):
+    file = tmp_path / "app.py"
+    file.write_text("import re\n\napp = App()\napp.update(\n    late=True,  # why\n)\n\n@app.task\ndef one():\n    pass\n\n\ndef two(): ...\n")
+    assert excerpt(file, ["one", "app.update"]) == "app.update(\n    late=True,  # why\n)\n\n@app.task\ndef one():\n    pass\n"
+    assert excerpt(file, []) == file.read_text()
+    with pytest.raises(AssertionError, match="does not define three"):
+        excerpt(file, ["three"])
+
+
+def test_an_excerpt_of_toml_is_a_table(tmp_path):
+    file = tmp_path / "pyproject.toml"
+    file.write_text('[project]\nname = "shop"\n\n[tool.pytest.ini_options]\ntestpaths = ["tests"]\n')
+    assert excerpt(file, ["tool.pytest.ini_options"]) == '[tool.pytest.ini_options]\ntestpaths = ["tests"]\n'
+
+
+def test_every_mark_of_a_copy_is_followed_by_a_block():
+    """A mark that the pattern does not match would never be compared."""
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    assert [p.name for p, text in texts.items() if text.count("<!-- from:") != len(COPY.findall(text))] == []
 
 
 def test_every_fault_has_a_method_on_each_of_its_targets():

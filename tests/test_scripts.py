@@ -273,6 +273,17 @@ def test_examples_are_strict_and_use_the_wheel(with_example):
         assert json.loads(out)["plugin"].startswith(str(with_example.root / ".venv-examples" / "shop" / "lib"))
 
 
+def test_examples_print_a_table_with_results_and_times(with_example):
+    write_project(with_example.root / "examples" / "empty", "empty", test=["pytest-resilience[embedded]"])
+    (with_example.root / "examples" / "empty" / "pytest.py").write_text("raise SystemExit(1)\n")
+    code, _, err = with_example.run("examples")
+    assert code == 1
+    table = [line.split() for line in err.splitlines()[-4:-1]]
+    assert table[0] == ["example", "result", "install", "(s)", "run", "(s)"]
+    assert [row[:2] for row in table[1:]] == [["empty", "failed"], ["shop", "passed"]]
+    assert all(cell.isdigit() for row in table[1:] for cell in row[2:])
+
+
 def test_a_changed_package_gives_an_example_a_new_wheel(with_example):
     with_example.run("examples")
     (with_example.root / "pytest_resilience" / "__init__.py").write_text("changed = True\n")

@@ -29,12 +29,15 @@ from pytest_resilience import (
     Leak,
     NeverHappened,
     Operation,
+    PostgresTarget,
     Receipt,
+    RedisTarget,
     Resilience,
     ResilienceError,
     Schedule,
     Service,
     ServiceStart,
+    ServiceTarget,
     SetupError,
     Stack,
     Step,
@@ -206,6 +209,12 @@ def several_services(resilience: Resilience) -> None:
         assert_type(strike, Strike)
     assert_type(target.ports, dict[str, int])
     assert_type(target.name, str)
+
+
+def fixtures_of_factories(replica: PostgresTarget, sessions: RedisTarget, worker: ServiceTarget) -> None:
+    assert_type(replica.url, str)
+    assert_type(sessions.flush(), Strike)
+    assert_type(worker.log, str)
 
 
 def further_servers(resilience: Resilience, stack: Stack) -> None:

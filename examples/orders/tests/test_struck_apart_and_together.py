@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from orders.worker import LOOK
 
+from orders.worker import LOOK
 from pytest_resilience import Resilience, eventually
 
 SOON = 10.0  # seconds, on a busy machine, for everything but the wait for a look

@@ -1,0 +1,1 @@
+"""Invoices that a Flask process takes and a Celery worker prints."""
