@@ -43,7 +43,8 @@ FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+|~~~+) *(?P<language>[\w+-]*)[^
 FILE_COMMENT = re.compile(r"# (?P<name>[\w/]+\.py)$")
 GENERATED = re.compile(r"(<!-- generated: (?P<name>[\w-]+)[^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
 COPY = re.compile(
-    r"(<!-- from: (?P<file>examples/[^\s:]+)(?:: (?P<names>[^\n]+?))? -->\n```(?P<language>\w+)\n).*?(```\n<!-- end -->)", re.DOTALL
+    r"(<!-- from: (?P<file>examples/[^\s:]+)(?:: (?P<names>[^\n]+?))? -->\n```(?P<language>\w+)\n).*?(```\n<!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -455,8 +456,13 @@ def test_a_generated_table_or_copy_matches_the_code(page):
 
 def test_an_excerpt_has_the_definitions_with_their_decorators(tmp_path):
     file = tmp_path / "app.py"
-    file.write_text("import re\n\napp = App()\napp.update(\n    late=True,  # why\n)\n\n@app.task\ndef one():\n    pass\n\n\ndef two(): ...\n")
-    assert excerpt(file, ["one", "app.update"]) == "app.update(\n    late=True,  # why\n)\n\n@app.task\ndef one():\n    pass\n"
+    file.write_text(
+        "import re\n\napp = App()\napp.update(\n    late=True,  # why\n)\n\n@app.task\ndef one():\n    pass\n\n\ndef two(): ...\n"
+    )
+    assert (
+        excerpt(file, ["one", "app.update"])
+        == "app.update(\n    late=True,  # why\n)\n\n@app.task\ndef one():\n    pass\n"
+    )
     assert excerpt(file, []) == file.read_text()
     with pytest.raises(AssertionError, match="does not define three"):
         excerpt(file, ["three"])
