@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 from .redis_stream import Command, Reply
@@ -79,6 +80,9 @@ class Expected:
         self.act: Any = None
 
 
+MAX_PLAIN = 4096
+"""Commands that are searched for others than PLAIN at once."""
+
 PLAIN = Expected("")
 """A command that changes no state, and on whose reply no rule acts. All such commands share it, because it is never changed."""
 
@@ -122,10 +126,25 @@ class Session:
             change(self, words)
         return None if self._is_muted() else self._expect(expected)
 
-    def sent_plain(self) -> None:
-        """Take a command that is none of `SESSION_COMMANDS`, and on whose reply no rule acts."""
-        if not self._is_muted():
-            self.outstanding.append(PLAIN)
+    def sent_plain(self, number: int = 1) -> None:
+        """Take commands that are none of `SESSION_COMMANDS`, and on whose replies no rule acts."""
+        skipped = min(self._mutes, number)
+        self._mutes -= skipped
+        if not self._muted:
+            self.outstanding.extend(repeat(PLAIN, number - skipped))
+
+    def replied_plain(self, number: int) -> bool:
+        """Take replies without pushes and arrays. Return False if a command waits that is not PLAIN, and take none then."""
+        outstanding = self.outstanding
+        waiting = len(outstanding)
+        if not number <= waiting <= MAX_PLAIN or outstanding.count(PLAIN) < waiting:
+            return False
+        if number == waiting:
+            outstanding.clear()
+        else:
+            for _ in range(number):
+                outstanding.popleft()
+        return True
 
     @property
     def is_simple(self) -> bool:

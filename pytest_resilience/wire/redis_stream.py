@@ -104,20 +104,6 @@ def begins_command(data: Piece) -> bool:
     return found is not None and int(found[2]) == len(found[3])
 
 
-def is_one_command(data: bytes, at: int) -> bool:
-    """True if bytes from a place on are exactly one command."""
-    head = _HEAD.match(data, at)
-    if head is None or int(head[2]) != len(head[3]):
-        return False
-    place = head.end()
-    for _ in range(int(head[1]) - 1):
-        size = _SIZE.match(data, place)
-        if size is None:
-            return False
-        place = size.end() + int(size[1]) + 2
-    return place == len(data)
-
-
 class Commands:
     """The commands in the stream of a client.
 
@@ -372,6 +358,15 @@ class Replies:
                     at = self._take_element(data, at, found)
         self._offset += end
         return found
+
+    @property
+    def is_between(self) -> bool:
+        """True if the last byte was the end of a message."""
+        return not self._left
+
+    def skip(self, size: int) -> None:
+        """Take bytes that are whole replies, without reading them."""
+        self._offset += size
 
     @property
     def unfinished(self) -> Reply | None:

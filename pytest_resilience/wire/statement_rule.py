@@ -110,6 +110,16 @@ def glob_matcher(glob: str | None) -> Callable[[str], bool]:
     return lambda name: match(name) is not None
 
 
+def part_of_glob(glob: str | None) -> bytes:
+    """Return the longest part that all names have in common which a glob matches.
+
+    It is b"" without such a part, and for names beyond ASCII, which do not need to be UTF-8.
+    """
+    plain, _, _ = (glob or "").partition("[")
+    longest = max(re.split(r"[*?]", plain), key=len)
+    return longest.encode() if longest.isascii() else b""
+
+
 _TEXTS = ("verb", "act", "matching", "key", "client", "code", "message", "close")
 _RANGES = {
     "nth": (1, MAX_INT64),

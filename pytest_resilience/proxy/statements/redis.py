@@ -23,7 +23,8 @@ from ...wire.redis import encode_command
 from ...wire.redis_errors import FAIL, error_of_exec, error_text, failing_command, fails_when_queued
 from ...wire.redis_keys import keys_of
 from ...wire.redis_session import HANDSHAKE, SESSION_COMMANDS, Expected, Session
-from ...wire.redis_stream import Command, Commands, Everything, Unfinished, begins_command, is_one_command
+from ...wire.redis_small import name_of_head, small_commands
+from ...wire.redis_stream import Command, Commands, Everything, Unfinished, begins_command
 from ..tap import Back, Hold, Piece, TapHost
 from ..toxics.toxic import RESET
 from .redis_answers import WRITTEN, Answers, Change, Cut, Instead, Replace, spliced
@@ -35,22 +36,10 @@ ANY = "*"
 MAX_GREETING = 16
 """Commands of a driver that are followed without a rule."""
 
-MAX_SKIPPED = 16384
-"""Bytes of data that are searched for names before they are read. In longer data, reading is faster, because it skips values."""
-
 MAX_KEPT = 1 << 20
 """Bytes of an incomplete command that are kept back until the command is complete. A rule decides about longer ones without the rest."""
 
 _TLS = 0x16
-_STATES = {
-    "client",
-    "hello",
-    "monitor",
-    "multi",
-    "reset",
-    "subscribe",
-    "sync",
-}  # parts of names that change what later commands mean
 _STREAMS = frozenset(("monitor", "psync", "sync"))
 _WRITTEN_BY_PROXY = frozenset(("hello", "auth", "discard", "quit", "reset"))
 _NEEDS_ANSWERS = _WRITTEN_BY_PROXY | {CONNECT, ANY, "exec"}
@@ -72,13 +61,11 @@ class RedisTap:
         "_commands",
         "_drops",
         "_greeted",
-        "_has_skipped",
         "_host",
         "_is_closing",
         "_is_over",
         "_judged",
         "_kept",
-        "_marks",
         "_names",
         "_offset",
         "_rules",
@@ -99,10 +86,6 @@ class RedisTap:
         self._is_closing = False  # nothing of the client goes on any more
         self._is_over = False  # the connection can't be followed any more
         self._names: Container[str] = ()  # of commands that a rule may match
-        self._marks: tuple[
-            bytes, ...
-        ] = ()  # without one of which data has no command that matters; empty to read all data
-        self._has_skipped = False  # data has gone on unread, so its last command may have been a part of a value
         self.rules_changed()
 
     # --- the rules ---------------------------------------------------------------------------------------------------
@@ -127,13 +110,7 @@ class RedisTap:
             self._commands.keep = self._kept_names()
         if self._answers is None and any(map(_needs_answers, self._rules.active)):
             self._answers = Answers(self._session)
-        self._marks = self._marks_of_names() if self._answers is None else ()
         self._host.watch(self.up, self.down if self._answers is not None else None)
-
-    def _marks_of_names(self) -> tuple[bytes, ...]:
-        if not isinstance(self._names, set) or CONNECT in self._names:
-            return ()
-        return tuple(sorted(name.encode() for name in self._names | _STATES))
 
     def _kept_names(self) -> Container[str]:
         """Return the names of the commands of which the words are needed."""
@@ -184,7 +161,9 @@ class RedisTap:
         if self._commands is None and not self._join(data):
             return None
         assert self._commands is not None
-        if self._marks and len(data) <= MAX_SKIPPED and self._skips(self._commands, bytes(data)):
+        if self._greeted and not self._kept and self._commands.is_between and self._passes(bytes(data)):
+            self._commands.skip(len(data))
+            self._offset += len(data)
             return None
         begin, self._offset = self._offset - len(self._kept), self._offset + len(data)
         whole: Data = self._kept + bytes(data) if self._kept else data
@@ -199,7 +178,7 @@ class RedisTap:
             if change is not None:
                 changes.append(change)
         if self._commands.lost_at is not None:
-            self._lose_track(data)
+            self._count_unreadable(data)
             return spliced(bytes(whole), begin, changes)
         stop = self._stop(begin, whole, changes)
         if not changes and not self._kept and stop == self._offset:
@@ -222,32 +201,38 @@ class RedisTap:
         is_followed = self._answers is not None and not self._answers.is_lost
         return is_followed and self._greeted > 0 and self._judged < 0 and not self._is_closing
 
-    def _skips(self, commands: Commands, data: bytes) -> bool:
-        """Let data go on unread, if it consists of commands that do not matter. Return True if it does.
-
-        The end of the data is taken as the end of a command if the last line that looks like the begin of one begins a command that
-        ends there.
-        """
-        if not commands.is_between or self._session.in_multi:
+    def _passes(self, data: bytes) -> bool:
+        """Take account of small commands that no rule acts on. Return False if the data has others, and take none then."""
+        heads = small_commands(data)
+        if heads is None or (self._answers is not None and self._answers.is_lost):
             return False
-        lowered = data.lower()
-        for mark in self._marks:
-            if mark in lowered:
-                return False
-        if not data.startswith(b"*") or not is_one_command(data, data.rfind(b"\n*") + 1):
+        counts = self._count_names(heads)
+        if counts is None or (counts and self._may_act(data)):
             return False
-        commands.skip(len(data))
-        self._offset += len(data)
-        self._has_skipped = True
+        for name, number in counts.items():
+            self._rules.count(name, number)
+        if self._answers is not None:
+            self._session.sent_plain(len(heads))
+        self._greeted = MAX_GREETING
         return True
 
-    def _lose_track(self, data: Data) -> None:
-        """Stop following. If data has gone on unread, begin again with the next command."""
-        if self._has_skipped:
-            self._commands = None
-            self._kept = b""
-        else:
-            self._count_unreadable(data)
+    def _count_names(self, heads: Sequence[bytes]) -> dict[str, int] | None:
+        """Return the number of commands by name that a rule names, or None if a command has to be read."""
+        counts: dict[str, int] = {}
+        for head in set(heads):
+            name = name_of_head(head)
+            if name is None or name in SESSION_COMMANDS:
+                return None
+            if name in self._names:
+                counts[name] = counts.get(name, 0) + heads.count(head)
+        return counts
+
+    def _may_act(self, data: bytes) -> bool:
+        """False if no command in the data has the key of any rule, or the connection has not the client."""
+        for rule in self._rules.active:  # noqa: SIM110  (a generator would cost more than the rest, for each piece of data)
+            if rule.key_part in data and rule.matches_client(self._session.client_name):
+                return True
+        return False
 
     def _join(self, data: Data) -> bool:
         """Begin to follow an existing connection, if the data begins with a command. Return True if it does."""
@@ -255,7 +240,6 @@ class RedisTap:
             return False
         self._commands = Commands(self._kept_names())
         self._offset = 0
-        self._has_skipped = False
         self._session.outstanding.clear()
         if self._answers is not None:
             self._answers.restart()

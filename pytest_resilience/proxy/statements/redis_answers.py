@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 from ...wire.redis_session import PLAIN, Expected, Session
+from ...wire.redis_small import small_replies
 from ...wire.redis_stream import Command, Replies, Reply
 from ..tap import Back, Item, Piece
 from ..toxics.toxic import CLOSE
@@ -168,6 +169,12 @@ class Answers:
             return None
         if self._closed_at is not None:
             return []
+        if not self._kept and self._replies.is_between:
+            number = small_replies(bytes(data))
+            if number and self._session.replied_plain(number):
+                self._replies.skip(len(data))
+                self._offset += len(data)
+                return None
         begin, self._offset = self._offset - len(self._kept), self._offset + len(data)
         changes = self._on_replies(self._replies.feed(data))
         if self._replies.lost_at is not None:

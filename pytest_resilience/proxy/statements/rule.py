@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from ...wire.statement_rule import StatementRule, glob_matcher
+from ...wire.statement_rule import StatementRule, glob_matcher, part_of_glob
 from ..event_counter import EventCounter
 from ..tap import Back, Hold, Piece
 from ..toxics.toxic import RESET
@@ -47,6 +47,7 @@ class Rule:
     Attributes:
         settings: replaced, never changed, by an update.
         matches_text, matches_key, matches_client: predicates of the settings.
+        key_part: bytes that every key has which the rule matches; b"" if there are none.
         matched: statements that have the verb, the text or key, and the client.
         chosen: matching statements that the counts have selected.
         events: statements that were acted on. For the act "none", statements that were chosen.
@@ -60,6 +61,7 @@ class Rule:
         "_prune_at",
         "chosen",
         "events",
+        "key_part",
         "matched",
         "matches_client",
         "matches_key",
@@ -84,6 +86,7 @@ class Rule:
         self.settings = settings
         self.matches_text = settings.text_matcher()
         self.matches_key = glob_matcher(settings.key)
+        self.key_part = part_of_glob(settings.key)
         self.matches_client = glob_matcher(settings.client)
 
     def matches_verb(self, verb: str) -> bool:

@@ -124,7 +124,8 @@ def played(data: bytes, cuts: list[int], *settings: StatementRule) -> tuple[obje
     RedisTap(host, rules)
     host.run(data, cuts)
     counted = [(rule.matched, rule.events.count, list(rule.shown)) for rule in rules.active]
-    return host.to_client, host.server.executed, [type(event).__name__ for event in host.events], counted
+    events = [type(event).__name__ for event in host.events]
+    return host.to_client, host.server.executed, events, counted, rules.verbs
 
 
 WORDS = [
@@ -151,7 +152,7 @@ RULES = st.builds(
     VERBS,
     ACTS,
     st.sampled_from([None, 1, 2]),
-    st.sampled_from([None, None, "b*"]),
+    st.sampled_from([None, None, "b*", "nothing:*"]),
 )
 CUTS = st.lists(st.integers(0, 300), max_size=10)
 
@@ -167,7 +168,7 @@ def test_any_split_of_the_streams_has_the_same_effect(data, cuts, first, second)
 @given(CLIENTS, CUTS)
 def test_a_rule_that_never_matches_changes_nothing(data, cuts):
     direct = Server()
-    client, executed, events, counted = played(data, cuts, StatementRule("evalsha", "lose_answer"))
+    client, executed, events, counted, _ = played(data, cuts, StatementRule("evalsha", "lose_answer"))
     assert (client, executed) == (direct.feed(data), direct.executed)
     assert (events, counted) == ([], [(0, 0, [])])
 
@@ -185,7 +186,7 @@ def test_data_that_goes_on_unread_hides_no_later_command(value):
     assert rules.verbs == {"connect": 1, "evalsha": 3}
 
 
-def test_a_value_that_looks_like_a_command_ends_the_reading_up_to_the_next_command():
+def test_a_value_that_looks_like_a_command_is_read_as_a_value():
     rules = rules_of(StatementRule("evalsha", "error", code="FOO bar"))
     host = Host()
     RedisTap(host, rules)
@@ -193,8 +194,45 @@ def test_a_value_that_looks_like_a_command_ends_the_reading_up_to_the_next_comma
     data = encode_command("SET", "a", "\n*1\r\n$4\r\nPING\r\n" + "\0" * 50)
     host.run(data, [data.index(b"\0")])  # the first piece ends like a whole command
     assert rules.unreadable == {}
+    assert host.server.executed[-1][0] == b"SET"
     host.run(encode_command("EVALSHA", "abc", "0"), [])
     assert rules.active[0].events.count == 1
+
+
+@pytest.mark.parametrize("act", [{"act": "error", "code": "OOM"}, {"act": "lose_answer"}])
+def test_commands_with_another_key_or_of_another_client_are_counted_and_pass(act):
+    rules = rules_of(
+        StatementRule("get|set", **act, key="campaign:[0-9]"), StatementRule("get", **act, client="worker:*")
+    )
+    host = Host()
+    RedisTap(host, rules)
+    host.run(encode_command("PING"), [])
+    others = [encode_command("GET", "user:1"), encode_command("get", "user:2"), encode_command("SET", "user:3", "v")]
+    for data in (*others, b"".join(others) * 2):
+        host.run(data, [])
+    assert [rule.matched for rule in rules.active] == [0, 0]
+    assert rules.verbs == {"connect": 1, "get": 6, "set": 3}
+    host.run(b"".join(others) + encode_command("GET", "campaign:7"), [])
+    assert [rule.matched for rule in rules.active] == [1, 0]
+    assert rules.verbs == {"connect": 1, "get": 9, "set": 4}
+
+
+def test_commands_without_replies_do_not_shift_the_replies_of_others():
+    rules = rules_of(StatementRule("get", "cut_answer", bytes=2, key="b*"))
+    host = Host()
+    RedisTap(host, rules)
+    host.run(encode_command("PING"), [])
+    host.to_client = b""
+    host.pass_on(encode_command("CLIENT", "REPLY", "SKIP"), upward=True)
+    host.pass_on(encode_command("SET", "a", "unseen") + encode_command("SET", "a", "v"), upward=True)
+    host.pass_on(b"$1\r\nv\r\n", upward=False)
+    host.pass_on(encode_command("CLIENT", "REPLY", "OFF"), upward=True)
+    host.pass_on(encode_command("SET", "a", "unseen") * 2, upward=True)
+    host.pass_on(encode_command("CLIENT", "REPLY", "ON"), upward=True)
+    host.pass_on(b"+OK\r\n", upward=False)
+    host.pass_on(encode_command("GET", "b"), upward=True)
+    host.pass_on(b"$1\r\nb\r\n", upward=False)
+    assert host.to_client == b"$1\r\nv\r\n+OK\r\n$1"
 
 
 def test_a_connection_is_followed_without_a_rule_only_while_it_greets():
