@@ -128,10 +128,12 @@ class Session:
 
     def sent_plain(self, number: int = 1) -> None:
         """Take commands that are none of `SESSION_COMMANDS`, and on whose replies no rule acts."""
-        skipped = min(self._mutes, number)
-        self._mutes -= skipped
+        if self._mutes:
+            skipped = min(self._mutes, number)
+            self._mutes -= skipped
+            number -= skipped
         if not self._muted:
-            self.outstanding.extend(repeat(PLAIN, number - skipped))
+            self.outstanding.extend(repeat(PLAIN, number))
 
     def replied_plain(self, number: int) -> bool:
         """Take replies without pushes and arrays. Return False if a command waits that is not PLAIN, and take none then."""

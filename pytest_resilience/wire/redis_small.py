@@ -11,18 +11,21 @@ import re
 from collections.abc import Callable
 from functools import cache, lru_cache
 
-MAX_SIZE = 511
+MAX_SIZE = 255
 """Bytes of a word or a reply, at most."""
 
 MAX_DATA = 65536
 """Bytes of data that are searched at once."""
 
 ZERO = ord("0")
+MAX_COUNTED = ord("3")
+"""The largest number of words, as a digit, that the expression compares with the words behind it. In longer commands, only the words of
+the last one are counted, because the server has counted those of the commands before, and accepts no other number."""
 
 _NAME = re.compile(rb"\*([1-9])\r\n\$(\d\d?)\r\n([!-~]+)\r\n")
 
 
-def small_commands(data: bytes) -> list[bytes] | None:
+def small_commands(data: bytes | memoryview) -> list[bytes] | None:
     """Return the head of each command: the count of its words, and its name with its size.
 
     Args:
@@ -35,8 +38,7 @@ def small_commands(data: bytes) -> list[bytes] | None:
         return None
     found = _commands()(data)
     last, head = found[-1]
-    # The words of the commands before the last one were counted by the server, which accepts no other number.
-    if not head or len(_words()(last, len(head))) != head[1] - ZERO - 1:
+    if not head or (head[1] > MAX_COUNTED and len(_words()(last, len(head))) != head[1] - ZERO - 1):
         return None
     return [head for _, head in found]
 
@@ -52,7 +54,7 @@ def name_of_head(head: bytes) -> str | None:
     return match[3].decode().lower() if match and int(match[2]) == len(match[3]) else None
 
 
-def small_replies(data: bytes) -> int:
+def small_replies(data: bytes | memoryview) -> int:
     """Return the number of replies. 0 if the bytes are not exactly whole scalar replies of up to MAX_SIZE bytes each.
 
     Args:
@@ -81,9 +83,11 @@ def _sized() -> bytes:
 
 
 @cache
-def _commands() -> Callable[[bytes], list[tuple[bytes, bytes]]]:
-    head = rb"\*[1-9]\r\n\$\d\d?\r\n[!-~]+\r\n"
-    return re.compile(rb"((%b)(?:\$(?:%b))*+)|.+" % (head, _sized()), re.DOTALL).findall
+def _commands() -> Callable[[bytes | memoryview], list[tuple[bytes, bytes]]]:
+    name, word = rb"\r\n\$\d\d?\r\n[!-~]+\r\n", rb"\$(?:%b)" % _sized()
+    head = rb"(?=(\*[1-9]%b))" % name
+    counts = rb"1%b|2%b%b|3%b(?:%b){2}|[4-9]%b(?:%b)*+" % (name, name, word, name, word, name, word)
+    return re.compile(rb"(%b\*(?:%b))|.+" % (head, counts), re.DOTALL).findall
 
 
 @cache
@@ -92,6 +96,6 @@ def _words() -> Callable[[bytes, int], list[bytes]]:
 
 
 @cache
-def _replies() -> Callable[[bytes], list[bytes]]:
+def _replies() -> Callable[[bytes | memoryview], list[bytes]]:
     line = rb"[+\-:,_#(][^\r\n]*\r\n|\$-1\r\n"
     return re.compile(rb"(%b|\$(?:%b))|.+" % (line, _sized()), re.DOTALL).findall

@@ -161,7 +161,7 @@ class RedisTap:
         if self._commands is None and not self._join(data):
             return None
         assert self._commands is not None
-        if self._greeted and not self._kept and self._commands.is_between and self._passes(bytes(data)):
+        if self._greeted and not self._kept and self._commands.is_between and self._passes(data):
             self._commands.skip(len(data))
             self._offset += len(data)
             return None
@@ -201,13 +201,13 @@ class RedisTap:
         is_followed = self._answers is not None and not self._answers.is_lost
         return is_followed and self._greeted > 0 and self._judged < 0 and not self._is_closing
 
-    def _passes(self, data: bytes) -> bool:
+    def _passes(self, data: Data) -> bool:
         """Take account of small commands that no rule acts on. Return False if the data has others, and take none then."""
         heads = small_commands(data)
         if heads is None or (self._answers is not None and self._answers.is_lost):
             return False
         counts = self._count_names(heads)
-        if counts is None or (counts and self._may_act(data)):
+        if counts is None or (counts and self._may_act(bytes(data))):
             return False
         for name, number in counts.items():
             self._rules.count(name, number)

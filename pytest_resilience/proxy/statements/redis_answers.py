@@ -170,7 +170,7 @@ class Answers:
         if self._closed_at is not None:
             return []
         if not self._kept and self._replies.is_between:
-            number = small_replies(bytes(data))
+            number = small_replies(data)
             if number and self._session.replied_plain(number):
                 self._replies.skip(len(data))
                 self._offset += len(data)
