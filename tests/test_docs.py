@@ -507,6 +507,12 @@ def test_the_fixtures_page_names_every_fixture(pytester):
     assert documented == expected
 
 
+def test_the_page_of_drivers_has_each_act_on_each_driver():
+    command = [sys.executable, "benchmarks/statement_errors.py", "--check"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+
+
 SERVICE_PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
 
 

@@ -1,0 +1,57 @@
+"""Play scenarios by psycopg 3 and psycopg_pool: python psycopg_client.py URL."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from typing import Any
+
+import psycopg
+from answers import TIMEOUT, Answer, Attempts, serve
+from psycopg_pool import ConnectionPool
+
+URL = sys.argv[1]
+INSERT, READ, NEXT = "INSERT INTO acts VALUES (1)", "SELECT n FROM generate_series(1, 5) AS n", "SELECT 1"
+attempts = Attempts(lambda error: getattr(error, "sqlstate", None))
+logging.disable()
+
+
+def on(connection: psycopg.Connection[Any], scenario: str) -> Answer:
+    connection.autocommit = scenario in {"alone", "read"}
+    raised = attempts.call(connection.execute, READ if scenario == "read" else INSERT)
+    if scenario == "commit":
+        raised = attempts.call(connection.commit)
+    after = attempts.call(connection.execute, NEXT)
+    with contextlib.suppress(Exception):
+        connection.rollback() if raised else connection.commit()
+    with contextlib.suppress(Exception):
+        connection.autocommit = False
+    return {"raised": raised, "next": after}
+
+
+def connect() -> None:
+    psycopg.connect(URL, connect_timeout=2).close()
+
+
+def checkout(pool: ConnectionPool[Any]) -> None:
+    connection = pool.getconn()
+    connection.execute(NEXT)
+    connection.rollback()
+    pool.putconn(connection)
+
+
+def play(scenario: str) -> Answer:
+    if scenario == "connect":
+        return {"raised": attempts.call(connect), "checkout": attempts.call(connect)}
+    pool = ConnectionPool(URL, min_size=1, max_size=1, timeout=TIMEOUT, open=True, kwargs={"connect_timeout": 2})
+    connection = pool.getconn()
+    answer = on(connection, scenario)
+    with contextlib.suppress(Exception):
+        pool.putconn(connection)
+    answer["checkout"] = attempts.call(checkout, pool)
+    pool.close(timeout=0)
+    return answer
+
+
+serve("psycopg", play)
