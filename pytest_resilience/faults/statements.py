@@ -249,8 +249,9 @@ class InstalledRule:
 
 
 def is_unreadable(counters: ProxyCounters) -> bool:
-    """True if connections are open, and all that the proxy has seen so far were encrypted."""
-    return bool(counters.live and counters.unreadable.get("encrypted") and not counters.verbs)
+    """True if connections are open, and all that the proxy has accepted so far were encrypted."""
+    encrypted = counters.unreadable.get("encrypted", 0)
+    return bool(counters.live and encrypted and encrypted >= counters.accepted.connections)
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,9 @@ class FakeProxy:
         self.removed.append(name)
 
     def set(self, **values: Any) -> None:
-        self.read = ProxyCounters(now=11.0, live=1, accepted=Tally(), refused=None, cut=Tally(), **values)
+        self.read = ProxyCounters(
+            **{"now": 11.0, "live": 1, "accepted": Tally(), "refused": None, "cut": Tally(), **values}
+        )
 
 
 def installed(proxy: FakeProxy, rule: On | None = None) -> InstalledRule:
@@ -234,12 +236,19 @@ def test_a_receipt_of_nothing_has_the_reason(values: dict[str, Any], text: str) 
 
 def test_encrypted_connections_are_no_place_for_a_rule() -> None:
     proxy = FakeProxy()
-    proxy.set(unreadable={"encrypted": 1})
+    proxy.set(accepted=Tally(1), unreadable={"encrypted": 1})
     with pytest.raises(
         CannotInject, match=r"postgres.on\('commit'\).lose_answer\(\): the connections .* are encrypted"
     ):
         installed(proxy)
     assert proxy.added == []
+
+
+def test_a_rule_is_for_connections_in_plain_text_beside_encrypted_ones() -> None:
+    proxy = FakeProxy()
+    proxy.set(accepted=Tally(2), verbs={}, unreadable={"encrypted": 1})
+    installed(proxy)
+    assert len(proxy.added) == 1
 
 
 def test_a_rule_is_removed_once() -> None:
