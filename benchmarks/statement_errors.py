@@ -237,7 +237,7 @@ STATES: dict[str, Callable[[Server], PostgresTable | RedisKeys]] = {"postgres": 
 
 
 class Program:
-    """A program that plays scenarios with a driver: a line with a name goes in, a line of JSON comes out."""
+    """A program that plays scenarios with a driver, by the protocol of answers.py."""
 
     def __init__(self, command: list[str]) -> None:
         environ = {**os.environ, "PYTHONWARNINGS": "ignore"}

@@ -1,4 +1,7 @@
-"""The protocol of these programs: a line with the name of a scenario comes in, and a line of JSON with what the driver made of it goes out."""
+"""The protocol of these programs.
+
+A line with the name of a scenario comes in, and a line of JSON with what the driver made of it goes out.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ class Attempts:
 
 
 def no_code(error: Exception) -> None:
-    """Return None: the code is in the text of the error."""
+    """Return None, because the code is in the text of the error."""
 
 
 def serve(package: str, play: Callable[[str], Answer]) -> None:

@@ -25,7 +25,6 @@ _COUNTED_FIRST = "lmpop sintercard zdiff zinter zintercard zmpop zunion"
 _COUNTED_SECOND = "blmpop bzmpop eval eval_ro evalsha evalsha_ro fcall fcall_ro"
 _STORED_AND_COUNTED = "zdiffstore zinterstore zunionstore"
 _SECOND = "memory object xgroup xinfo"
-_AFTER_STREAMS = "xread xreadgroup"
 
 
 def keys_of(name: str, words: Words) -> Words:
@@ -52,10 +51,15 @@ def _counted(place: int) -> Callable[[Words], Words]:
     return counted
 
 
-def _after_streams(words: Words) -> Words:
-    upper = [word.upper() for word in words]
-    begin = upper.index(b"STREAMS") + 1 if b"STREAMS" in upper else len(words)
-    return words[begin : begin + (len(words) - begin) // 2]
+def _after_streams(place: int) -> Callable[[Words], Words]:
+    """Return the first half of the words behind STREAMS, which is at `place` or later."""
+
+    def after_streams(words: Words) -> Words:
+        upper = [word.upper() for word in words]
+        begin = upper.index(b"STREAMS", place) + 1 if b"STREAMS" in upper[place:] else len(words)
+        return words[begin : begin + (len(words) - begin) // 2]
+
+    return after_streams
 
 
 _PLACES: dict[str, Callable[[Words], Words]] = {
@@ -70,5 +74,6 @@ _PLACES: dict[str, Callable[[Words], Words]] = {
     **dict.fromkeys(_SECOND.split(), lambda words: words[2:3]),
     "bitop": lambda words: words[2:],
     "migrate": lambda words: words[3:4],
-    **dict.fromkeys(_AFTER_STREAMS.split(), _after_streams),
+    "xread": _after_streams(1),
+    "xreadgroup": _after_streams(4),  # behind GROUP and the names of the group and the consumer
 }

@@ -15,6 +15,8 @@ from collections.abc import Container
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
+from .redis_inline import split_words
+
 Piece: TypeAlias = "bytes | bytearray | memoryview"
 
 MAX_LINE = 65536  # bytes of an inline command or a line of a reply; Redis has the same limit for inline commands
@@ -259,14 +261,14 @@ class Commands:
                 return
             self._count = self._left = max(0, int(count[1]))
         else:
-            self._on_inline(line.split(), end, found)
+            self._on_inline(split_words(line), end, found)
 
-    def _on_inline(self, words: list[bytes], end: int, found: list[Command]) -> None:
-        if not words:
-            return  # an empty line, which the server ignores
-        if not _INLINE_NAME.fullmatch(words[0]):
+    def _on_inline(self, words: list[bytes] | None, end: int, found: list[Command]) -> None:
+        if words is None or (words and not _INLINE_NAME.fullmatch(words[0])):
             self._lose()
             return
+        if not words:
+            return  # an empty line, which the server ignores
         name = _lowered(words[0])
         kept = tuple(word[:KEPT_BYTES] for word in words[:KEPT_WORDS]) if name in self.keep else ()
         found.append(Command(name, self._start, end, len(words), kept))

@@ -25,6 +25,7 @@ CASES = [
     ("BZMPOP 0 1 a MIN", "a"),
     ("XREAD COUNT 2 STREAMS a b 0 0", "a b"),
     ("XREADGROUP GROUP g c streams a >", "a"),
+    ("XREADGROUP GROUP streams c NOACK STREAMS a b > >", "a b"),
     ("XREAD COUNT 2", ""),
     ("PUBLISH channel text", ""),
     ("PING", ""),
