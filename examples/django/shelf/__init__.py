@@ -1,0 +1,1 @@
+"""A library's shelf: books in Postgres, cached in Redis."""

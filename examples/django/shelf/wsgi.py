@@ -1,0 +1,8 @@
+"""The application: gunicorn shelf.wsgi."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shelf.settings")
+application = get_wsgi_application()
