@@ -58,7 +58,8 @@ def test_a_table_that_a_migration_has_locked_is_503_in_time(resilience: Resilien
 
 
 def test_a_new_connection_that_gets_no_answer_is_503_in_time(resilience: Resilience) -> None:
-    resilience.postgres.terminate_backends()
+    with resilience.postgres.refuse():
+        pass  # the connections that existed are closed
     with resilience.postgres.blackhole():
         assert_unavailable(lend(resilience))
 
