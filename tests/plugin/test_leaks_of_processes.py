@@ -158,6 +158,10 @@ def test_a_child_of_the_service_is_no_leak(shop: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("LEAK *")
 
 
+# Hypothesis' plugin imports all of Hypothesis at the end of a session. That takes 20 s where allocations are traced.
+UNTRACED = ("-p", "no:hypothesispytest")
+
+
 def test_with_tracemalloc_the_line_that_started_a_process_is_shown(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -173,7 +177,9 @@ def test_with_tracemalloc_the_line_that_started_a_process_is_shown(project: pyte
             assert resilience.leaks() == []
         """
     )
-    project.runpytest_subprocess().assert_outcomes(passed=1)
+    project.runpytest_subprocess(
+        *UNTRACED,
+    ).assert_outcomes(passed=1)
 
 
 def test_the_variable_is_that_of_the_supervisor() -> None:
