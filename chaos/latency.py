@@ -14,7 +14,7 @@ import healthy
 from pytest_resilience import Resilience
 from workload import TimedReply, timed
 
-MIN_REQUESTS = 300
+MIN_REQUESTS = 200
 MIN_SECONDS = 1.0  # so that periodic work of the service falls into the sample
 # Maximum share of the time spent on slow responses. One client at a time meets a long stall only once, so p99 hides it.
 MAX_STALLED_SHARE = 0.25
@@ -75,7 +75,7 @@ def sample(
     requests: int = MIN_REQUESTS,
     seconds: float = MIN_SECONDS,
 ) -> tuple[list[TimedReply], float]:
-    """Request a path repeatedly, alternating with the control server, and stop early if it is clearly too slow.
+    """Request a path at a steady rate, alternating with the control server, and stop early if it is clearly too slow.
 
     Args:
         resilience: provides the service.
@@ -91,6 +91,9 @@ def sample(
     controls: list[TimedReply] = []
     begin = time.monotonic()
     while len(replies) < requests or time.monotonic() - begin < seconds:
+        time.sleep(
+            max(0.0, begin + len(replies) * seconds / requests - time.monotonic())
+        )  # is the rate of a load, and costs no CPU
         replies.append(timed(lambda: resilience.service.get(path)))
         controls.append(timed(lambda: control.get("/")))
         if len(replies) % 10 == 0:
