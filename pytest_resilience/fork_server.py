@@ -137,6 +137,7 @@ class Imports:
             os.environ._data = data  # type: ignore[attr-defined]
             gc.enable()
             gc.collect()
+            gc.freeze()  # otherwise the first collection of each program would visit and so copy all of these objects
         return None
 
     def _take_changes(self, data: dict[bytes, bytes], after: dict[bytes, bytes]) -> None:

@@ -85,6 +85,16 @@ def test_a_program_has_the_preloaded_modules(start):
     assert output(start("-c", code)) == "True True False\n"
 
 
+def test_collections_of_a_program_leave_the_preloaded_modules_alone(start):
+    code = """if True:
+        import gc, parts
+        class Node: pass
+        node = Node(); node.self = node; del node
+        print(gc.isenabled(), any(each is vars(parts) for each in gc.get_objects()), gc.collect() > 0)
+    """
+    assert output(start("-c", code)) == "True False True\n"
+
+
 def test_each_start_is_a_fork_of_one_server(start, project):
     (project / "parts.py").write_text("import os; open('imports', 'a').write('once '); pid = os.getpid()")
     code = "import os, parts; print(parts.pid, os.getpid())"
