@@ -39,6 +39,7 @@ RESPONSE_TIMEOUT = (
 )
 STOPPED_CHECK_INTERVAL = 1.0  # seconds between two checks for a stopped supervisor, while it does not respond
 EXIT_COMMANDS_TIMEOUT = 25.0  # additional seconds for a shutdown with exit commands
+ENDING_SIGNALS = frozenset({signals.SIGTERM, signals.SIGINT, signals.SIGQUIT, signals.SIGKILL})
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import supervisor; supervisor.main(*sys.argv[2:])"  # imported: its bytecode is cached
 
@@ -79,6 +80,7 @@ class ManagedProcess:
         self._supervisor = supervisor
         self._number = number
         self._exit_code: int | None = None
+        self._end_requested = False
         self.name = name
         self.argv = list(argv)
         self.pid = pid
@@ -98,6 +100,14 @@ class ManagedProcess:
         """True until the process has exited. A paused process counts as running."""
         return self.exit_code() is None
 
+    @property
+    def died(self) -> bool:
+        """True if the process has exited without `kill`, `terminate` or one of `ENDING_SIGNALS`."""
+        return not self.running and not self._end_requested
+
+    def _request_end(self) -> None:
+        self._end_requested = self._end_requested or self.running
+
     @cached_property
     def process(self) -> psutil.Process:
         """The process as a `psutil.Process`."""
@@ -111,6 +121,8 @@ class ManagedProcess:
 
     def signal(self, number: int) -> bool:
         """Send a signal to the process, not to its descendants. Return False if the process has exited."""
+        if number in ENDING_SIGNALS:
+            self._request_end()
         return bool(self._supervisor.request("signal", self._number, int(number)))
 
     def pause(self) -> None:
@@ -132,6 +144,7 @@ class ManagedProcess:
         Raises:
             ResilienceError: a process has not exited.
         """
+        self._request_end()
         if left := self._supervisor.request("kill", self._number):
             raise ResilienceError(f"{self.name}: still running after SIGKILL: {listed('processes', left)}")
 

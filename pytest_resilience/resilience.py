@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .in_process.silence import Silence
     from .in_process.steady import Steady
     from .in_process.when import When
+    from .in_process.workers import Workers
     from .runner.liveness import Baseline
     from .runner.system import System
     from .schedule import Schedule
@@ -143,6 +144,7 @@ class Resilience:
         self._new_leak_check: Callable[[Sequence[str]], LeakCheck] | None = None
         self._event_loop_watch = ExitStack()
         self._spawned = ExitStack()
+        self._spawned_processes: list[ManagedProcess] = []
 
     @property
     def seed(self) -> int:
@@ -249,6 +251,7 @@ class Resilience:
         backend = self._stack.backend_for_processes
         child = backend.spawn(name, command, env=env, cwd=Path(cwd) if cwd else None, preload=preload)
         self._spawned.callback(child.kill)
+        self._spawned_processes.append(child)
         return child
 
     @overload
@@ -284,14 +287,15 @@ class Resilience:
             within: seconds after the heal until the answer must be true again.
 
         Raises:
-            NotSteady: an answer was false, or a task, thread or child process has died meanwhile. The message has all answers and
-                what had struck. The first answer raises at once, the others at the end.
+            NotSteady: an answer was false, or a task, thread, child process, service or process of a service has died meanwhile,
+                other than by a fault. The message has all answers and what had struck. The first answer raises at once, the others
+                at the end.
             SetupError: an argument is invalid.
         """
         __tracebackhide__ = True
         from .in_process.steady import Steady
 
-        steady = Steady(self._registry, question, within, self._labels)
+        steady = Steady(self._registry, question, within, self._workers())
         self._experiments.append(steady)
         return steady
 
@@ -315,13 +319,14 @@ class Resilience:
             within: seconds for a job before the fault; and seconds after the heal until all have run, and run as fast as before.
 
         Raises:
-            NotSteady: a job has not run, or jobs take more than three times as long as before. The message has the jobs.
+            NotSteady: a job has not run, jobs take more than three times as long as before and 0.1 s, or something has died
+                meanwhile, as for `steady`. The message has the jobs.
             SetupError: an argument is invalid.
         """
         __tracebackhide__ = True
         from .in_process.jobs import Jobs
 
-        jobs = Jobs(self._registry, enqueue, ran, count=count, within=within, struck=self._labels)
+        jobs = Jobs(self._registry, enqueue, ran, count=count, within=within, workers=self._workers())
         self._experiments.append(jobs)
         return jobs
 
@@ -344,8 +349,10 @@ class Resilience:
         proxies = {name: target.proxy_handle for name, target in self._stack.targets.items()}
         return Silence(proxies, seconds, lambda strike: self._registry.add("silence", strike))
 
-    def _labels(self) -> list[str]:
-        return [strike.label for strike in self._registry.strikes]
+    def _workers(self) -> Workers:
+        from .in_process.workers import Workers
+
+        return Workers(self._running.values(), self._spawned_processes)
 
     @property
     def strikes(self) -> list[Strike]:
@@ -647,10 +654,13 @@ class Resilience:
             return
         self._finished = True
         self._recording.close()
-        with self._moments:  # after the heal, which ends the threads that use them
-            self._heal_and_check()
-        for experiment in self._experiments:
-            experiment.end()
+        with ExitStack() as last:
+            for experiment in self._experiments:
+                last.callback(experiment.abandon)
+            with self._moments:  # after the heal, which ends the threads that use them
+                self._heal_and_check()
+            for experiment in self._experiments:
+                experiment.end()
 
     def _heal_and_check(self) -> None:
         self._spawned.close()

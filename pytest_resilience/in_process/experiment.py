@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 from ..clock import SYSTEM
 from ..errors import SetupError
 from ..faults.fault import Strike
+from .workers import Workers
 
 Value = TypeVar("Value")
 
@@ -21,9 +22,14 @@ class Strikes(Protocol):
 
     Attributes:
         listeners: called with each new strike.
+        strikes: the strikes in order, healed or not.
     """
 
     listeners: list[Callable[[Strike], None]]
+    strikes: list[Strike]
+
+    def struck_systems(self) -> list[object]:
+        """Return the systems that are struck now."""
 
     def active(self) -> list[Strike]:
         """Return the strikes that are not healed."""
@@ -35,10 +41,12 @@ class Experiment(ABC):
     In a sync test it begins at once, and ends with its `with` block or with the test. In an async test it is an `async with` block.
     """
 
-    def __init__(self, strikes: Strikes, name: str) -> None:
+    def __init__(self, strikes: Strikes, name: str, workers: Workers) -> None:
         self._strikes = strikes
         self._name = name
-        self._in_loop = asyncio._get_running_loop() is not None
+        self._workers = workers
+        self._loop = asyncio._get_running_loop()
+        self._in_loop = self._loop is not None
         self._ended = False
         self._tasks: list[asyncio.Future[None]] = []
         if not self._in_loop:
@@ -57,14 +65,26 @@ class Experiment(ABC):
         """Do what comes after the heal."""
 
     async def _start(self) -> None:
-        await self._begin()
+        self._workers.begin(in_loop=self._in_loop)
+        try:
+            await self._begin()
+            self._workers.add_new(in_loop=self._in_loop)
+        except BaseException:
+            self._ended = True
+            self._workers.end()
+            raise
         self._strikes.listeners.append(self._on_strike)
 
     def _on_strike(self, strike: Strike) -> None:
-        if self._in_loop:
-            self._tasks.append(asyncio.ensure_future(self._struck(strike)))
-        else:
+        self._workers.exclude(self._strikes.struck_systems())
+        if not self._in_loop:
             self._finish(self._struck(strike))
+        elif asyncio._get_running_loop() is self._loop:  # a play in another loop blocks this one
+            self._tasks.append(asyncio.ensure_future(self._struck(strike)))
+
+    def _labels(self) -> list[str]:
+        """Return the labels of what has struck so far."""
+        return [strike.label for strike in self._strikes.strikes]
 
     def end(self) -> None:
         """End the experiment now. Further calls do nothing."""
@@ -74,7 +94,16 @@ class Experiment(ABC):
         self._close()
         if self._in_loop:
             raise SetupError(f"{self._name} is used as `async with resilience.{self._name}(...)` in an async test")
-        self._finish(self._end())
+        try:
+            self._finish(self._end())
+        finally:
+            self._workers.end()
+
+    def abandon(self) -> None:
+        """End the experiment without a look at its results. Do nothing if it has ended."""
+        if not self._ended:
+            self._close()
+            self._workers.end()
 
     def _close(self) -> None:
         self._ended = True
@@ -94,7 +123,7 @@ class Experiment(ABC):
         if error is None:
             self.end()
         else:
-            self._close()
+            self.abandon()
 
     async def __aenter__(self) -> Self:
         if not self._in_loop:
@@ -108,13 +137,16 @@ class Experiment(ABC):
     ) -> None:
         __tracebackhide__ = True
         self._close()
-        if error is not None:
-            for task in self._tasks:
-                task.cancel()
-            return
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        await self._end()
+        try:
+            if error is not None:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                return
+            await asyncio.gather(*self._tasks)
+            await self._end()
+        finally:
+            self._workers.end()
 
     async def _call(self, function: Callable[..., Any], *arguments: object) -> Any:
         """Call a function, sync or async."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from statistics import median
+from textwrap import indent
 from typing import Any
 
 from ..clock import SYSTEM
@@ -25,7 +26,7 @@ class Jobs(Experiment):
 
     Attributes:
         before, after: seconds from enqueueing to running of each job before the first strike, and of each after the heal.
-        refused: the errors of jobs that could not be enqueued during a fault. Such a job need not run.
+        refused: the errors of jobs that could not be enqueued during a fault, or at first after it. Such a job need not run.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Jobs(Experiment):
         *,
         count: int,
         within: float,
-        struck: Callable[[], list[str]],
+        workers: Workers,
     ) -> None:
         if count < 1 or not within > 0:
             raise SetupError(f"jobs(): count is from 1 on and within in seconds above 0, got {count!r} and {within!r}")
@@ -46,17 +47,21 @@ class Jobs(Experiment):
         self._ran_takes_job = _takes_argument(ran)
         self._count = count
         self._within = within
-        self._labels = struck
         self._numbers = itertools.count(1)
         self._waiting: dict[Any, str] = {}
-        self._workers = Workers()
         self.before: list[float] = []
         self.after: list[float] = []
         self.refused: list[Exception] = []
-        super().__init__(strikes, "jobs")
+        self._unread: Exception | None = None
+        self._is_after = False
+        super().__init__(strikes, "jobs", workers)
+
+    @property
+    def slowdown(self) -> float:
+        """The time of the last jobs after the heal, as a multiple of the time before the first strike. Both are medians."""
+        return median(self.after[-self._count :]) / median(self.before) if self.after else 0.0
 
     async def _begin(self) -> None:
-        self._workers.begin(self._in_loop)
         for _ in range(self._count):
             seconds = await self._run_one()
             if seconds is None:
@@ -71,17 +76,15 @@ class Jobs(Experiment):
         except Exception as error:  # noqa: BLE001  # the fault may make it impossible
             self.refused.append(error)
         else:
-            self._waiting[job] = f"enqueued during {strike.label}"
+            self._waiting[job] = f"enqueued {'after' if strike.healed else 'during'} {strike.label}"
 
     async def _end(self) -> None:
+        self._is_after = True
         deadline = SYSTEM.now() + self._within
-        try:
-            await self._wait_for_jobs_of_faults(deadline)
-            await self._wait_for_former_speed(deadline)
-            if dead := self._workers.dead():
-                raise NotSteady(f"jobs: all have run, and {dead[0]}{self._facts()}")
-        finally:
-            self._workers.end()
+        await self._wait_for_jobs_of_faults(deadline)
+        await self._wait_for_former_speed(deadline)
+        if self._workers.dead():
+            raise NotSteady(f"jobs: all have run as fast as before, and something has died meanwhile{self._facts()}")
 
     async def _wait_for_jobs_of_faults(self, deadline: float) -> None:
         while True:
@@ -99,7 +102,7 @@ class Jobs(Experiment):
         """Run jobs until some in a row are as fast as before."""
         limit = max(SLOWER * median(self.before), *self.before) + SLACK
         while True:
-            seconds = await self._run_one()
+            seconds = await self._run_one_after(deadline)
             if seconds is None:
                 raise NotSteady(f"jobs: after the heal, a job has not run within {self._within:g} s{self._facts()}")
             self.after.append(seconds)
@@ -109,9 +112,23 @@ class Jobs(Experiment):
             if SYSTEM.now() > deadline:
                 raise NotSteady(
                     f"jobs: they run, and take {median(last):.3f} s after the fault instead of {median(self.before):.3f} s before "
-                    f"it, {self._within:g} s after the heal: the worker polls, or waits for a time-out, instead of being woken"
-                    f"{self._facts()}"
+                    f"it, {self.slowdown:.0f} times as long (at most {limit:.3f} s would be as fast as before), still {self._within:g} s "
+                    f"after the heal: the worker polls, or waits for a time-out, instead of being woken{self._facts()}"
                 )
+
+    async def _run_one_after(self, deadline: float) -> float | None:
+        """Run one job after the heal. A client may need some attempts to enqueue it."""
+        while True:
+            try:
+                return await self._run_one()
+            except SetupError:
+                raise
+            except Exception as error:
+                self.refused.append(error)
+                if SYSTEM.now() > deadline:
+                    problem = f"jobs: none could be enqueued within {self._within:g} s after the heal{self._facts()}"
+                    raise NotSteady(problem) from error
+                await self._pause(POLL_INTERVAL)
 
     async def _run_one(self) -> float | None:
         """Return the seconds that one job takes, or None if it does not run in time."""
@@ -131,18 +148,25 @@ class Jobs(Experiment):
         return job
 
     async def _ran(self, job: Any) -> bool:
-        if self._ran_takes_job:
-            return bool(await self._call(self._has_ran, job))
-        jobs: Container[Any] = await self._call(self._has_ran)
-        return job in jobs
+        try:
+            value = await self._call(self._has_ran, *([job] if self._ran_takes_job else []))
+        except SetupError:
+            raise
+        except Exception as error:
+            if not self._is_after:
+                raise
+            self._unread = error  # a client may need some attempts after the heal
+            return False
+        return bool(value) if self._ran_takes_job else job in value
 
     def _facts(self) -> str:
-        lines = [*self._workers.dead(), f"struck so far: {', '.join(self._labels()) or 'nothing'}"]
+        dead = [indent(each, "  ").lstrip() for each in self._workers.dead()]
+        lines = [*dead, f"struck so far: {', '.join(self._labels()) or 'nothing'}"]
+        if self._unread is not None:
+            lines.insert(0, f"the last error of `ran`: {described(self._unread)}")
         if self.refused:
-            lines.insert(
-                0,
-                f"{counted(len(self.refused), 'jobs')} could not be enqueued, the first because of {described(self.refused[0])}",
-            )
+            number = counted(len(self.refused), "jobs")
+            lines.insert(0, f"{number} could not be enqueued, the first because of {described(self.refused[0])}")
         return "".join(f"\n  {line}" for line in lines)
 
 

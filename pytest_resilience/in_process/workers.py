@@ -1,46 +1,66 @@
-"""Tasks, threads and child processes that end while an experiment lasts."""
+"""Tasks, threads, processes and services that end while an experiment lasts."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import psutil
 
+from ..processes import ManagedProcess
+from ..targets.service import RunningService, death_notice
 from ..wording import described
 
 
 class Workers:
-    """The tasks, threads and child processes that existed when the experiment began."""
+    """All that works in the background: tasks, threads and child processes of the test, and services with their processes.
 
-    def __init__(self) -> None:
+    Args:
+        services: the services of the test.
+        spawned: the processes that `resilience.spawn` has started, to which the test may add.
+    """
+
+    def __init__(self, services: Iterable[RunningService], spawned: Sequence[ManagedProcess]) -> None:
+        self._services = {service: ServiceWorkers(service) for service in services}
+        self._spawned = spawned
+        self._running: list[ManagedProcess] = []
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._threads: list[threading.Thread] = []
+        self._threads: set[threading.Thread] = set()
         self._processes: dict[psutil.Process, str] = {}
         self._errors: dict[threading.Thread, BaseException] = {}
+        self._task_errors: dict[asyncio.Task[Any], BaseException] = {}
+        self._struck: set[object] = set()
         self._hook: Any = None
 
-    def begin(self, in_loop: bool) -> None:
-        """Begin to watch them.
+    def begin(self, *, in_loop: bool) -> None:
+        """Begin to watch what works now.
 
         Args:
             in_loop: True if an event loop runs in this thread.
         """
-        self._tasks = asyncio.all_tasks() if in_loop else set()
-        self._threads = threading.enumerate()
-        for each in psutil.Process().children():
-            try:
-                self._processes[each] = each.name()
-            except psutil.Error:
-                continue
         self._hook = threading.excepthook
         threading.excepthook = self._record
+        self.add_new(in_loop=in_loop)
+
+    def add_new(self, *, in_loop: bool) -> None:
+        """Watch also what has begun to work since `begin`, such as the task of a client that connects at its first command."""
+        self._tasks |= asyncio.all_tasks() if in_loop else set()
+        self._threads |= set(threading.enumerate())
+        self._running += [child for child in self._spawned if child.running and child not in self._running]
+        self._processes |= {each: _name(each) for each in psutil.Process().children()}
+        for watched in self._services.values():
+            watched.begin()
 
     def _record(self, arguments: Any) -> None:
         if arguments.thread is not None and arguments.exc_value is not None:
             self._errors[arguments.thread] = arguments.exc_value
         self._hook(arguments)
+
+    def exclude(self, struck: Iterable[object]) -> None:
+        """Leave out processes that the test has struck by their ids, with their descendants."""
+        self._struck.update(struck)
 
     def end(self) -> None:
         """Stop watching."""
@@ -48,13 +68,31 @@ class Workers:
             threading.excepthook = self._hook
 
     def dead(self) -> list[str]:
-        """Return a sentence for each that has died: tasks and threads by an exception, processes in any way."""
-        return [*self._dead_tasks(), *self._dead_threads(), *self._dead_processes()]
+        """Return a sentence for each that has died.
+
+        Tasks and threads die by an exception that nothing has handled, processes in any way. A task whose exception has been read
+        has passed it on, as the inner tasks of `asyncio.wait_for` do.
+        """
+        services = (watched.dead(self._struck) for watched in self._services.values())
+        return [
+            *(sentence for each in services for sentence in each),
+            *self._dead_spawned(),
+            *self._dead_tasks(),
+            *self._dead_threads(),
+            *self._dead_processes(),
+        ]
+
+    def _dead_spawned(self) -> list[str]:
+        died = [child for child in self._running if child.died and not _has_pid(self._struck, child.pid)]
+        return [death_notice(f"the process {child.name!r}", child) for child in died]
 
     def _dead_tasks(self) -> list[str]:
-        done = [task for task in self._tasks if task.done() and not task.cancelled()]
-        failed = [(task.get_name(), task.exception()) for task in done]
-        return sorted(f"the task {name} has died: {described(error)}" for name, error in failed if error is not None)
+        for task in self._tasks - self._task_errors.keys():
+            unread = task.done() and not task.cancelled() and getattr(task, "_log_traceback", True)
+            if unread and (error := task.exception()) is not None:
+                self._task_errors[task] = error
+        names = {task.get_name(): error for task, error in self._task_errors.items()}
+        return sorted(f"the task {name} has died: {described(error)}" for name, error in names.items())
 
     def _dead_threads(self) -> list[str]:
         return [
@@ -64,8 +102,97 @@ class Workers:
         ]
 
     def _dead_processes(self) -> list[str]:
-        gone = [(each.pid, name) for each, name in self._processes.items() if not _runs(each)]
-        return [f"the process {pid} ({name}) has ended" for pid, name in gone]
+        gone = [each for each in self._processes if each not in self._struck and not _runs(each)]
+        return [f"the process {each.pid} ({self._processes[each]}) has ended" for each in gone]
+
+
+class Descendant(NamedTuple):
+    """A process that a service has started.
+
+    Args:
+        parent: the process id of its parent.
+        name: the name of its program.
+        command: its command line.
+    """
+
+    parent: int
+    name: str
+    command: tuple[str, ...]
+
+
+class ServiceWorkers:
+    """The process of a service, and those that it has started, such as the workers of gunicorn.
+
+    Args:
+        service: the service.
+    """
+
+    def __init__(self, service: RunningService) -> None:
+        self._service = service
+        self._deaths_before = len(service.deaths())
+        self.begin()
+
+    def begin(self) -> None:
+        """Watch the processes that run now."""
+        self._child = self._service.current
+        self._tree = _descendants(self._child)
+
+    def dead(self, struck: set[object]) -> list[str]:
+        """Return a sentence for each process that has died, other than by a fault.
+
+        Args:
+            struck: the processes that the test has struck by their ids.
+        """
+        if self._child is None or _has_pid(struck, self._child.pid):
+            return []
+        deaths = self._service.deaths()[self._deaths_before :]
+        if deaths or self._service.current is not self._child:  # the whole tree has ended
+            return deaths
+        now = _descendants(self._child)
+        new = [each for each in now if each not in self._tree]
+        gone = [each for each in self._tree if each not in now and not self._is_below(each, struck)]
+        return [self._sentence(each, new, now) for each in gone]
+
+    def _is_below(self, process: psutil.Process, struck: set[object]) -> bool:
+        """True if a process or one that it descends from has been struck."""
+        above: psutil.Process | None = process
+        while above is not None and above not in struck:
+            parent = self._tree[above].parent
+            above = next((each for each in self._tree if each.pid == parent), None)
+        return above is not None
+
+    def _sentence(self, gone: psutil.Process, new: list[psutil.Process], now: dict[psutil.Process, Descendant]) -> str:
+        """Describe a process that has ended, and remove the one that has taken its place from `new`."""
+        name = f"the process {gone.pid} ({self._tree[gone].name}) of {self._service.title} has ended"
+        for each in new:
+            if now[each].command == self._tree[gone].command:
+                new.remove(each)
+                return f"{name}, and the service has started {each.pid} in its place"
+        return name
+
+
+def _descendants(child: ManagedProcess | None) -> dict[psutil.Process, Descendant]:
+    """Return the processes that a process has started, and those that these have started."""
+    found: dict[psutil.Process, Descendant] = {}
+    for pid in child.processes()[1:] if child is not None else ():
+        try:
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found[process] = Descendant(process.ppid(), process.name(), tuple(process.cmdline()))
+        except psutil.Error:
+            continue
+    return found
+
+
+def _has_pid(struck: set[object], pid: int) -> bool:
+    return any(isinstance(each, psutil.Process) and each.pid == pid for each in struck)
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return "?"
 
 
 def _runs(process: psutil.Process) -> bool:

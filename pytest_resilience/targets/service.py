@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import psutil
 
 READY_WITHIN = 2.0  # seconds from the start, after which any response counts while another system is struck
+LOG_LINES = 15  # of a process that has ended, in messages
 STOP_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL
 
 
@@ -73,6 +74,7 @@ class RunningService:
         self._was_ready = False
         self._failures = 0
         self._start_error: ResilienceError | None = None
+        self._deaths: list[str] = []  # of processes that have been replaced
         remember_environment(spec.env)
 
     @property
@@ -184,6 +186,7 @@ class RunningService:
     def _starting(self, ready_within: float | None = None) -> Generator[None]:
         if self._child is not None and self._child.running:
             return
+        self._deaths = self.deaths()
         for number in range(PORT_TRIES):
             try:
                 yield from self._starting_on_ports(number, ready_within)
@@ -259,9 +262,20 @@ class RunningService:
         lines.append(f"active strikes: {struck(exchange.begun, exchange.ended)}")
         code = self._child.exit_code() if self._child is not None else None
         if code is not None:
-            tail = "\n    ".join(scrubbed(self.log_text()).rstrip().splitlines()[-15:])
+            tail = "\n    ".join(last_lines(self.log_text()))
             lines.append(f"the process of {self.title} has exited with {ending(code)}; the end of its log:\n    {tail}")
         return "\n".join(lines)
+
+    @property
+    def current(self) -> ManagedProcess | None:
+        """The last process of the service, or None before the first start."""
+        return self._child
+
+    def deaths(self) -> list[str]:
+        """Return a sentence for each process that has ended by itself since the last `stop`, with the end of its log."""
+        if self._child is None or not self._child.died:
+            return self._deaths
+        return [*self._deaths, death_notice(self.title, self._child, self._log_start)]
 
     def processes(self) -> list[int]:
         """Return the process ids of the tree, the root first, or none after the root has exited."""
@@ -300,6 +314,7 @@ class RunningService:
         if self._child is not None:
             self._child.kill()
             self._log_start = self._child.log_size()
+        self._deaths = []
 
     @property
     def limits(self) -> ProcessLimits:
@@ -307,6 +322,27 @@ class RunningService:
         child = self.child
         begins = child.log_size()
         return ProcessLimits(ProcessTree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
+
+
+def last_lines(log: str) -> list[str]:
+    """Return the last lines of a log without secrets."""
+    return scrubbed(log).rstrip().splitlines()[-LOG_LINES:]
+
+
+def death_notice(title: str, child: ManagedProcess, log_start: int = 0) -> str:
+    """Return a sentence for a process that has ended, and the end of its log in further lines.
+
+    Args:
+        title: the process in the sentence.
+        child: the process.
+        log_start: the position at which its log begins.
+    """
+    code = child.exit_code()
+    assert code is not None, "it has ended"
+    lines = last_lines(child.log_text(log_start)) or ["(it wrote nothing)"]
+    return "\n".join(
+        [f"{title} has ended with {ending(code)}; the end of its log:", *(f"    {line}" for line in lines)]
+    )
 
 
 class ServiceProcesses:

@@ -59,6 +59,10 @@ class StrikeRegistry:
         """Return the strikes on all systems that are not healed, in order, those of the session included."""
         return [strike for _, strike in self._active if not strike.healed]
 
+    def struck_systems(self) -> list[object]:
+        """Return the systems that are struck now."""
+        return [system for system, strike in self._active if not strike.healed]
+
     def active_on(self, system: object) -> list[Strike]:
         """Return the strikes on a system that are not healed, in order, those of the session included."""
         return [strike for each, strike in self._active if each == system and not strike.healed]

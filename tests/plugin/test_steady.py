@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 STEADY = r"""
-import asyncio, threading, pytest, redis, redis.asyncio
+import asyncio, re, threading, pytest, redis, redis.asyncio
 from pytest_resilience import NotSteady, SetupError
 
 @pytest.fixture
@@ -36,14 +36,14 @@ def test_during(resilience, client):
     text = failure(experiment)
     assert "the answer was not true during redis.refuse" in text
     assert "before: b'3' in " in text and "during redis.refuse: raised ConnectionError: " in text
-    assert "after: b'3' in " in text and "struck so far: redis.refuse" in text
+    assert "after: b'3' in " in text and "struck by then: redis.refuse" in text
 
 def test_after(resilience, client):
     def experiment():
         with resilience.steady(lambda: client.get("lamp"), within=0.2):
             resilience.redis.flush()
     text = failure(experiment)
-    assert "the answer was not true" in text and "after: None in " in text and "struck so far: redis.flush" in text
+    assert "the answer was not true" in text and "after: None in " in text and "struck by then: redis.flush" in text
 
 def test_red_before_any_strike(resilience):
     text = failure(lambda: resilience.steady(lambda: False))
@@ -68,7 +68,9 @@ def test_a_thread_that_died_is_named(resilience, client):
                 client.ping()
             stop.set()
             thread.join()
-    assert "the answers were true, and the thread watcher has died: KeyError: 'lamp'" in failure(experiment)
+    text = failure(experiment)
+    assert "the answers were true, and something has died meanwhile" in text
+    assert "\n  the thread watcher has died: KeyError: 'lamp'\n" in text
 
 def test_a_task_that_died_is_named(resilience):
     async def body():
@@ -86,8 +88,78 @@ def test_a_task_that_died_is_named(resilience):
                 go.set()
                 await asyncio.wait({task})
     text = failure(lambda: asyncio.run(body()))
-    assert "the answers were true, and the task refresher has died: KeyError: 'lamp'" in text
+    assert "the answers were true, and something has died meanwhile" in text
+    assert "\n  the task refresher has died: KeyError: 'lamp'\n" in text
     assert "during redis.latency(seconds=0.001): b'3' in " in text
+
+def test_what_had_struck_when_the_answer_failed(resilience, client):
+    def experiment():
+        with resilience.steady(lambda: client.get("lamp") == b"3", within=5):
+            with resilience.redis.latency(0.001):
+                client.set("lamp", "4")
+            with resilience.redis.slicer(2):
+                pass
+            client.set("lamp", "3")
+            with resilience.redis.latency(0.3):
+                pass
+    text = failure(experiment)
+    assert "the answer was not true during redis.slicer(average_bytes=2)" in text
+    assert "\n  struck by then: redis.latency(seconds=0.001), redis.slicer(average_bytes=2)\n" in text
+    assert text.endswith("\n  struck later: redis.latency(seconds=0.3)")
+
+def test_how_the_answers_compare_with_before(resilience, client):
+    def experiment():
+        with resilience.steady(lambda: client.get("lamp"), within=0.2):
+            with resilience.redis.latency(0.3):
+                pass
+            client.set("lamp", "4")
+            with resilience.redis.latency(0.001):
+                pass
+            client.delete("lamp")
+    text = failure(experiment)
+    assert re.search(r"\n  during redis.latency\(seconds=0.3\): b'3' in 0.\d+ s, the answer as before, \d+ times as long as before\n", text)
+    assert re.search(r"\n  during redis.latency\(seconds=0.001\): b'4' in 0.\d+ s, another answer than before", text)
+    assert re.search(r"\n  after: None in 0.\d+ s, another answer than before", text)
+
+def test_an_abandoned_experiment_leaves_no_hook(resilience, client):
+    hook = threading.excepthook
+    with pytest.raises(ZeroDivisionError):
+        with resilience.steady(lambda: client.get("lamp")):
+            1 / 0
+    failure(lambda: resilience.steady(lambda: False))
+    async def body():
+        with pytest.raises(ZeroDivisionError):
+            async with resilience.steady(lambda: True):
+                1 / 0
+    asyncio.run(body())
+    assert threading.excepthook is hook
+
+def test_an_error_of_the_test_in_the_question_is_raised_in_an_async_test(resilience, client):
+    def question():
+        if resilience.redis.active_strikes():
+            raise SetupError("wrong")
+        return True
+    async def body():
+        async with resilience.steady(question):
+            resilience.redis.flush()
+            await asyncio.sleep(0)
+    with pytest.raises(SetupError, match="wrong"):
+        asyncio.run(body())
+
+def test_the_death_of_a_task_that_the_first_question_began_is_named(resilience):
+    async def body():
+        tasks, go = [], asyncio.Event()
+        async def work():
+            await go.wait()
+            raise KeyError("lamp")
+        async def question():
+            tasks.append(asyncio.create_task(work(), name="reader"))
+            await asyncio.sleep(0)
+            return True
+        async with resilience.steady(question):
+            go.set()
+            await asyncio.wait(tasks)
+    assert "the task reader has died: KeyError: 'lamp'" in failure(lambda: asyncio.run(body()))
 
 def test_misuse(resilience):
     async def question():
@@ -109,7 +181,7 @@ def test_misuse(resilience):
 def test_steady(project: pytest.Pytester) -> None:
     project.makepyfile(STEADY)
     result = project.runpytest_inprocess("-p", "no:asyncio", "-p", "no:anyio", "--resilience-leaks=error")
-    result.stdout.fnmatch_lines("*= 8 passed, *")
+    result.stdout.fnmatch_lines("*= 13 passed, *")
 
 
 def test_an_experiment_without_a_block_ends_with_the_test(project: pytest.Pytester) -> None:
@@ -197,7 +269,7 @@ def test_a_worker_that_polls_for_ever(resilience, start, queue):
                 while not worker.polls:
                     time.sleep(0.001)
     text = str(raised.value)
-    assert "jobs: they run, and take " in text and "the worker polls, or waits for a time-out, instead of being woken" in text
+    assert "jobs: they run, and take " in text and " times as long (at most 0." in text and "the worker polls, or waits for a time-out, instead of being woken" in text
     assert "1 job could not be enqueued, the first because of ConnectionError" in text and "struck so far: redis.reset" in text
 
 def test_a_worker_that_is_gone(resilience, start, queue):
