@@ -1,11 +1,14 @@
-"""Kill a part of small pytest sessions at random moments, and check that nothing is left and that the next session passes.
+"""Kill or interrupt a part of small pytest sessions at random moments, and check that nothing is left and that the next session passes.
 
 A round starts a session of the project in kill_soak_project.py. The seed decides the moment of the SIGKILL, from before the servers are up
 until after the first tests have begun. The target of the SIGKILL is one of
   pytest      Everything must be gone.
+  controller  The pytest process of a session with two xdist workers. Everything must be gone, once execnet has ended the workers.
   worker      One of two xdist workers. Its servers and proxies must be gone, and the session continues.
   proxy       The test that it dies in fails with the proxy's log, and the tests after it pass.
   supervisor  All servers must be gone at once, and everything else when the session has ended.
+  interrupt   No SIGKILL: the whole process group gets SIGINT, as by Ctrl-C. Pytest ends in order, and everything must be gone. The
+              session has xdist workers in every second such round.
 Then the same session runs once more without a kill, and must pass.
 
 This process is a subreaper, so every process of a round stays its descendant. The kernel's process table therefore shows what is left, and
@@ -45,9 +48,10 @@ from pytest_resilience.supervisor import (
     send_signal,
 )
 
-TARGETS = ("pytest", "worker", "proxy", "supervisor")
+TARGETS = ("pytest", "controller", "worker", "proxy", "supervisor", "interrupt")
 PROMISED = 2.0  # seconds within which the plugin promises that everything is gone
 START_ATTEMPTS = 5  # a session may end before the moment that was drawn for it
+EXECNET_TIMEOUTS = 15.0  # seconds for which execnet lets a worker without its controller go on; most end after 5
 REPORT_DELAY = 0.1  # seconds before the end of a test's body in which the test may not notice the kill
 TIDY_TIMEOUT = 10.0  # seconds
 
@@ -205,11 +209,17 @@ def kill(session: Session, pid: int) -> None:
         time.sleep(0.001)
 
 
+def find_process_group(session: Session, _engine: engines.Engine | None) -> KillAction | None:
+    return lambda: os.killpg(session.pid, signal.SIGINT)
+
+
 FIND: Mapping[str, Callable[[Session, engines.Engine | None], KillAction | None]] = {
     "pytest": find_pytest,
+    "controller": find_pytest,
     "worker": find_worker,
     "proxy": find_proxy,
     "supervisor": find_supervisor,
+    "interrupt": find_process_group,
 }
 
 
@@ -346,7 +356,10 @@ class KillSoak:
     def run(self, number: int, target: str) -> RoundResult:
         """Run a session with a kill, check it, and run a session without a kill."""
         result = RoundResult(number, target)
-        workers = 2 if target == "worker" else 0
+        with_workers = target in ("worker", "controller") or (
+            target == "interrupt" and number % (2 * len(TARGETS)) < len(TARGETS)
+        )
+        workers = 2 if with_workers else 0
         moment = random.Random(f"{self._seed} {number}").random() * self._span(workers)
         session = self._start(workers)
         stale_before = set(stale_files(session, self._engine))
@@ -369,7 +382,7 @@ class KillSoak:
         if not session.wait():
             result.problems.append(f"the session does not end: {session.last_lines()}")
             return result
-        over_at = killed_at if target == "pytest" else time.monotonic()
+        over_at = killed_at if target in ("pytest", "controller") else time.monotonic()
         self._wait_until_clean(result, over_at, lambda: remains(lambda: list(session.living())))
         if target in CHECK_OUTCOME:
             result.problems += CHECK_OUTCOME[target](session, killed_at)
@@ -396,7 +409,9 @@ class KillSoak:
     def _wait_until_clean(self, result: RoundResult, since: float, remains: Callable[[], list[str]]) -> None:
         """Wait until nothing remains, and record the seconds since `since`."""
         while found := remains():
-            if time.monotonic() - since > self._limits.cleanup:
+            if time.monotonic() - since > self._limits.cleanup + (
+                EXECNET_TIMEOUTS if result.target == "controller" else 0.0
+            ):
                 result.problems += [f"left after {time.monotonic() - since:.1f} s: {each}" for each in found]
                 result.clean_after = math.inf
                 return
@@ -474,10 +489,21 @@ def check_supervisor(session: Session, _killed_at: float) -> list[str]:
     return []
 
 
+def check_interrupt(session: Session, _killed_at: float) -> list[str]:
+    """Check that pytest ended as by Ctrl-C, without an error of ours."""
+    output = session.output()
+    is_interrupted = session.process.returncode in (2, -signal.SIGINT, 128 + signal.SIGINT)
+    has_begun = "collected" in output or "bringing up nodes" in output  # before, Python or pytest is being imported
+    if not has_begun or (is_interrupted and "INTERNALERROR" not in output):
+        return []
+    return [f"Ctrl-C ends the session with exit code {session.process.returncode}:\n{output}"]
+
+
 CHECK_OUTCOME: Mapping[str, Callable[[Session, float], list[str]]] = {
     "worker": check_worker,
     "proxy": check_proxy,
     "supervisor": check_supervisor,
+    "interrupt": check_interrupt,
 }
 
 
@@ -513,6 +539,9 @@ def kill_soak(backend: str, seed: int) -> Iterator[KillSoak]:
     """Provide a KillSoak in a temporary directory, and leave nothing at the end."""
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell ignores it for background jobs, and children inherit that
     with tempfile.TemporaryDirectory(prefix="resilience-kills-") as project:
         soak = KillSoak(backend, seed, Path(project))
         try:

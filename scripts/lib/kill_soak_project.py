@@ -1,4 +1,6 @@
-"""The project in which scripts/kills runs its sessions, with a service and four tests that strike.
+"""The project in which scripts/kills runs its sessions, with all kinds of processes and four tests that strike.
+
+It has a web service, a worker with a child process, a TCP system whose process the factory starts, and an HTTP stub.
 
 A note is a line of a file `notes-PID`: a word, its subject, and the monotonic time.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 CONFTEST = """
 import os, sys, time
 import pytest
-from pytest_resilience import Service
+from pytest_resilience import Service, factories
 
 def note(*words):
     with open(f"notes-{os.getpid()}", "a") as file:
@@ -30,8 +32,16 @@ def pytest_runtest_logreport(report):
 def resilience_service(resilience_stack):
     return Service([sys.executable, "-I", "-S", "service.py"], port_variable="PORT")
 
+worker = factories.service("worker", lambda stack: Service(
+    ["sh", "-c", "sleep 1000 & echo ready; wait"], port_variable=None, ready="ready"))
+echo = factories.tcp("echo", Service([sys.executable, "-I", "-S", "service.py"], port_variable="PORT", ready="{port}"))
+payments = factories.http_stub("payments")
+
 @pytest.fixture(autouse=True)
-def ports(resilience):
+def ports(resilience, echo, payments):
+    for system in echo, payments:
+        note("port", system.host, system.port)
+        note("port", *system.upstream.split(":"))
     for server in resilience.postgres, resilience.redis:
         for url in server.url, server.direct_url:
             note("port", *url.rpartition("@")[2].rpartition("//")[2].partition("/")[0].split(":"))
@@ -66,15 +76,19 @@ def assert_works(resilience):
         assert ping_redis(resilience)
         assert asyncio.run(query_postgres(resilience)) == 1
     assert urllib.request.urlopen(resilience.service.url, timeout=5).status == 200
+    assert resilience.worker.process.is_running()
 
 def test_refused(resilience):
     with resilience.redis.refuse(), pytest.raises(redis.ConnectionError):
         ping_redis(resilience)
     assert_works(resilience)
 
-def test_slow(resilience):
-    with resilience.postgres.latency(seconds=0.02):
+def test_slow(resilience, echo, payments):
+    with resilience.postgres.latency(seconds=0.02), resilience.worker.pause():
         assert_works(resilience)
+    payments.answer("/", 204)
+    assert urllib.request.urlopen(payments.url, timeout=5).status == 204
+    assert urllib.request.urlopen(f"http://{echo.host}:{echo.port}", timeout=5).status == 200
 
 def test_silent(resilience):
     with resilience.redis.blackhole(), pytest.raises(redis.TimeoutError):
@@ -85,6 +99,8 @@ def test_killed(resilience):
     with resilience.postgres.kill(), resilience.redis.pause():
         with pytest.raises(Exception):
             asyncio.run(query_postgres(resilience))
+    with resilience.worker.kill(), resilience.services["echo_server"].kill():
+        pass
     assert_works(resilience)
 """
 TEST_COUNT = 4

@@ -220,7 +220,7 @@ class Worker(threading.Thread):
         while not self.stopping.is_set():
             try:
                 if self.polls:
-                    time.sleep(0.5)
+                    time.sleep(1.5)
                     job = self.client.lpop("jobs")
                     item = ("jobs", job) if job else None
                 else:
@@ -264,12 +264,12 @@ def test_a_worker_that_comes_back(resilience, start, queue):
 def test_a_worker_that_polls_for_ever(resilience, start, queue):
     worker = start("polls")
     with pytest.raises(NotSteady) as raised:
-        with resilience.jobs(enqueue=lambda job: queue.rpush("jobs", job), ran=lambda job: job in worker.ran, within=3):
+        with resilience.jobs(enqueue=lambda job: queue.rpush("jobs", job), ran=lambda job: job in worker.ran, within=4):
             with resilience.redis.reset() as strike:
                 while not worker.polls:
                     time.sleep(0.001)
     text = str(raised.value)
-    assert "jobs: they run, and take " in text and " times as long (at most 0." in text and "the worker polls, or waits for a time-out, instead of being woken" in text
+    assert "jobs: they run, and take " in text and " times as long (at most " in text and "the worker polls, or waits for a time-out, instead of being woken" in text
     assert "1 job could not be enqueued, the first because of ConnectionError" in text and "struck so far: redis.reset" in text
 
 def test_a_worker_that_is_gone(resilience, start, queue):
@@ -278,12 +278,12 @@ def test_a_worker_that_is_gone(resilience, start, queue):
         queue.rpush("jobs", f"job {queue.incr('number')}")
         return f"job {queue.get('number').decode()}"
     with pytest.raises(NotSteady) as raised:
-        with resilience.jobs(enqueue=enqueue, ran=lambda: worker.ran, within=1):
+        with resilience.jobs(enqueue=enqueue, ran=lambda: worker.ran, within=3):
             resilience.redis.reset().heal()
             worker.join()
             with resilience.redis.latency(0.001):
                 pass
-    assert "jobs: not run within 1 s after the heal: job 'job 4', enqueued during redis.latency(seconds=0.001)" in str(raised.value)
+    assert "jobs: not run within 3 s after the heal: job 'job 4', enqueued during redis.latency(seconds=0.001)" in str(raised.value)
 
 def test_no_worker(resilience, queue):
     with pytest.raises(NotSteady, match="jobs: before any fault, a job has not run within 0.1 s"):
