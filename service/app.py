@@ -92,7 +92,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
     metrics = Metrics(
         Sources(
             *(requests, lifecycle, database, postgres_status, cache, queue, scheduler),
-            *(guard, memory_reader, collector, monitor.pool_alert),
+            *(guard, memory_reader, collector, monitor.pool_alert, live_updates),
         )
     )
     health = Health(lifecycle, postgres_status, cache, guard, queue, scheduler)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .cache.cache import Cache
 from .health import Lifecycle
+from .http.live_updates import LiveUpdates
 from .jobs.queue import JobQueue
 from .jobs.scheduler import CadenceScheduler
 from .memory.collector import GarbageCollector, MemoryStats, read_memory_stats
@@ -52,6 +53,7 @@ class Sources:
     memory_reader: MemoryReader
     collector: GarbageCollector
     pool_alert: PoolAlert
+    live_updates: LiveUpdates
     memory_stats: Callable[[], MemoryStats] = field(default_factory=lambda: reread_after(STATS_MAX_AGE))
 
 
@@ -150,6 +152,12 @@ METRICS = (
         REQUEST_LABELS,
     ),
     Metric("service_http_requests_in_progress", "gauge", "Requests under way.", _one(lambda s: s.lifecycle.in_flight)),
+    Metric(
+        "service_live_update_clients",
+        "gauge",
+        "Clients of live updates that are connected.",
+        _one(lambda s: s.live_updates.clients),
+    ),
     Metric("service_draining", "gauge", "1 while the service shuts down.", _one(lambda s: s.lifecycle.draining)),
     Metric(
         "service_db_state",

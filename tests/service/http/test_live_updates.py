@@ -238,6 +238,18 @@ def test_websockets_count_as_connections(service):
         assert httpx.get(f"{service.url}/api/campaigns").status_code == 200
 
 
+def test_the_clients_that_are_connected_are_a_metric(service):
+    async def shown() -> str:
+        text = (await asyncio.to_thread(httpx.get, f"{service.url}/metrics")).text
+        return next(line for line in text.splitlines() if line.startswith("service_live_update_clients "))
+
+    async def scenario(client, events):
+        return await shown()
+
+    assert run(service, scenario) == "service_live_update_clients 1.0"
+    eventually(lambda: asyncio.run(shown()) == "service_live_update_clients 0.0", within=5)
+
+
 def test_a_silent_websocket_outlives_the_header_timeout(service, publish):
     """It waits for events, and the pings of Engine.IO find out whether its client is alive."""
 
