@@ -1,0 +1,1 @@
+"""Exports that a program enqueues and an RQ worker writes."""
