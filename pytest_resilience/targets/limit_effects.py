@@ -218,7 +218,7 @@ class DataLimitDetector:
 
     log_pattern = re.compile(
         r"(?<![A-Za-z])MemoryError|java\.lang\.OutOfMemoryError|cannot allocate memory|std::bad_alloc|failed to allocate memory"
-        r"|out of memory|memory allocation of \d+ bytes failed|\bENOMEM\b",
+        r"|out of memory|memory allocation of \d+ bytes failed|array buffer allocation failed|\bENOMEM\b",
         re.IGNORECASE,
     )
 
