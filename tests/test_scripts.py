@@ -284,6 +284,34 @@ def test_examples_print_a_table_with_results_and_times(with_example):
     assert all(cell.isdigit() for row in table[1:] for cell in row[2:])
 
 
+@pytest.fixture
+def npm(with_example):
+    """The example has packages for Node. Return an npm that writes a line in `installed` for each installation."""
+    example = with_example.root / "examples" / "shop"
+    (example / "package-lock.json").write_text("{}")
+    npm = with_example.root.parent / "npm"
+    npm.write_text('#!/bin/sh\necho "$@" >>installed\nmkdir -p node_modules\ntouch node_modules/.package-lock.json\n')
+    npm.chmod(0o755)
+    return npm
+
+
+def test_the_packages_of_an_example_for_node_are_installed_again_after_a_change(with_example, npm):
+    example = with_example.root / "examples" / "shop"
+    for _ in range(2):
+        code, _, err = with_example.run("examples", NPM=str(npm))
+        assert code == 0, err
+    assert (example / "installed").read_text() == "ci --no-audit --no-fund\n"
+    os.utime(example / "node_modules" / ".package-lock.json", (0, 0))
+    with_example.run("examples", NPM=str(npm))
+    assert (example / "installed").read_text().count("ci") == 2
+
+
+def test_an_example_for_node_is_left_out_with_the_reason_where_there_is_no_npm(with_example, npm):
+    code, out, err = with_example.run("examples", NPM="no-npm")
+    assert (code, out) == (0, "")
+    assert "examples: left out: shop, because no-npm is not installed" in err.splitlines()
+
+
 def test_a_changed_package_gives_an_example_a_new_wheel(with_example):
     with_example.run("examples")
     (with_example.root / "pytest_resilience" / "__init__.py").write_text("changed = True\n")
