@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
 from checkout.payments import DEADLINE
-from pytest_resilience import Answer, HttpStub, Resilience
+from pytest_resilience import Answer, HttpStub, Resilience, eventually
 
 SLACK = 3.0  # seconds for everything but the payment API, on a busy machine
 CHARGE = {"order": 1, "cents": 950, "paid": True}
@@ -70,10 +73,23 @@ def test_a_wrong_answer_is_no_payment(resilience: Resilience, payments: HttpStub
     assert keys(payments) == {"order-1"}, "a second key could charge twice"
 
 
-def test_a_slow_api_leaves_the_order_pending(resilience: Resilience, payments: HttpStub) -> None:
-    payments.answer("/charges", Answer(201, json=CHARGE, delay=10.0))
-    assert order(resilience).status_code == 202
-    payments.answer("/charges", PAID)
+@contextmanager
+def slow(payments: HttpStub, where: str) -> Iterator[None]:
+    """Make the API slow: before its answer, on the way of the answer, or between the bytes of the answer."""
+    if where == "answer":
+        payments.answer("/charges", Answer(201, json=CHARGE, delay=10.0))
+        yield
+        payments.answer("/charges", PAID)
+    else:
+        payments.answer("/charges", PAID)
+        with payments.latency(10.0) if where == "network" else payments.slicer(average_bytes=1, delay=0.1):
+            yield
+
+
+@pytest.mark.parametrize("where", ["answer", "network", "bytes"])
+def test_a_slow_api_leaves_the_order_pending(resilience: Resilience, payments: HttpStub, where: str) -> None:
+    with slow(payments, where):
+        assert order(resilience).status_code == 202
     assert resilience.service.get("/orders/1").json()["status"] == "paid"
     assert keys(payments) == {"order-1"}
 
@@ -102,3 +118,14 @@ def test_kept_connections_that_died_silently_cost_one_attempt(resilience: Resili
     payments.answer("/charges", Answer(201, json={**CHARGE, "order": 2}))
     payments.half_open()
     assert order(resilience).status_code == 201
+
+
+def test_a_checkout_that_is_killed_after_the_charge_charges_once(resilience: Resilience, payments: HttpStub) -> None:
+    payments.answer("/charges", PAID)
+    with ThreadPoolExecutor(1) as customer, payments.blackhole("down"):
+        lost = customer.submit(order, resilience)
+        eventually(lambda: payments.requests, within=5)  # the API has charged
+        with resilience.service.kill():
+            assert isinstance(lost.exception(timeout=5), httpx.TransportError)
+    assert resilience.service.get("/orders/1").json()["status"] == "paid"
+    assert keys(payments) == {"order-1"}, "a second key could charge twice"
