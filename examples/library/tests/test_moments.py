@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import asyncpg
 import pytest
 
 from inventory import Inventory, Unavailable
@@ -33,13 +35,21 @@ async def test_a_connection_that_is_reset_while_idle_costs_one_call_at_most(
     assert await hasty.total() == 3
 
 
-async def test_a_caller_whose_session_ends_is_refused_at_once(resilience: Resilience, patient: Inventory) -> None:
-    with (
-        resilience.postgres.starve(lock="stock"),
-        resilience.when("postgres", waits="coalesce").strike("postgres.reset"),
-        pytest.raises(Unavailable),
-    ):
-        await patient.total()
+@pytest.fixture
+async def administrator(resilience: Resilience) -> AsyncIterator[asyncpg.Connection]:
+    """Open a session around the proxy, which no fault of the network strikes."""
+    session = await asyncpg.connect(resilience.postgres.direct_url)
+    yield session
+    await session.close()
+
+
+async def test_a_caller_whose_session_ends_is_refused_at_once(
+    resilience: Resilience, patient: Inventory, administrator: asyncpg.Connection
+) -> None:
+    async with administrator.transaction():
+        await administrator.execute("lock table stock")
+        with resilience.when("postgres", waits="coalesce").strike("postgres.reset"), pytest.raises(Unavailable):
+            await patient.total()
     assert await patient.total() == 10
 
 
