@@ -114,6 +114,8 @@ ACTS = {
         Act("connect", "connect", "reset()", "connect", "reset"),
         Act("connect", "connect", "hang()", "connect", "hang"),
         Act("connect", "connect", "lose_answer()", "connect", "lose_answer"),
+        Act("connect", "connect", "cut_answer(bytes=6)", "connect", "cut_answer", {"bytes": 6}),
+        Act("connect", "connect", 'fatal("57P03")', "connect", "fatal", {"code": "57P03"}),
     ),
     "redis": (
         Act("SET", "set", 'error("LOADING")', "set", "error", {"code": "LOADING"}),
@@ -135,6 +137,7 @@ ACTS = {
         Act("connect", "connect", 'fatal("ERR max number of clients reached")', "connect", "fatal", {"code": "ERR max number of clients reached"}),
         Act("connect", "connect", "reset()", "connect", "reset"),
         Act("connect", "connect", "hang()", "connect", "hang"),
+        Act("connect", "connect", "lose_answer()", "connect", "lose_answer"),
     ),
 }  # fmt: skip
 
@@ -377,17 +380,23 @@ def main() -> int:
         return bool(found)
     if unknown := set(options.drivers) - TRIED.keys():
         parser.error(f"no driver {', '.join(sorted(unknown))}; there are {', '.join(TRIED)}")
+    failed = False
     with tempfile.TemporaryDirectory() as temporary, EmbeddedBackend() as backend:
         asyncio.run(create_account(backend))
         for name in options.drivers or TRIED:
             if missing := TRIED[name].missing:
                 print(f"{name}: left out, because {', '.join(missing)} is missing\n")
                 continue
-            text = table(name, backend, (options.directory or Path(temporary)).resolve())
+            try:
+                text = table(name, backend, (options.directory or Path(temporary)).resolve())
+            except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+                print(f"{name}: left out, because of {error}\n", flush=True)
+                failed = True
+                continue
             print(f"## {name}\n\n{text}\n", flush=True)
             if options.write:
                 PAGE.write_text(replace_table(PAGE.read_text(), name, text))
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,6 @@ class Jdbc {
         PROPERTIES.setProperty("password", account[1]);
         PROPERTIES.setProperty("socketTimeout", "1");
         PROPERTIES.setProperty("connectTimeout", "1");
-        PROPERTIES.setProperty("loginTimeout", "1");
         url = "jdbc:postgresql://" + uri.getHost() + ":" + uri.getPort() + uri.getPath();
         BufferedReader lines = new BufferedReader(new InputStreamReader(System.in));
         for (String line = lines.readLine(); line != null; line = lines.readLine()) System.out.println(play(line.trim()));
