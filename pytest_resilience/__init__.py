@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .resilience import Resilience
     from .schedule import Episode, Schedule, Step
     from .stack import Stack
+    from .systems.mysql.target import MysqlTarget
+    from .systems.rabbitmq.target import RabbitmqTarget
     from .targets.http_stub import Answer, HttpStub, StubRequest
     from .targets.readiness import ServiceStart
     from .targets.server import PostgresTarget, RedisTarget
@@ -51,6 +53,7 @@ __all__ = [
     "Leak",
     "LeakedResources",
     "ManagedProcess",
+    "MysqlTarget",
     "NeverHappened",
     "NoService",
     "NotCancellationSafe",
@@ -58,6 +61,7 @@ __all__ = [
     "Operation",
     "PostgresTarget",
     "PromiseBroken",
+    "RabbitmqTarget",
     "Receipt",
     "RedisTarget",
     "Resilience",
@@ -93,8 +97,10 @@ _HOMES = {
     "HttpStub": "targets.http_stub",
     "Leak": "leaks.compare",
     "ManagedProcess": "processes",
+    "MysqlTarget": "systems.mysql.target",
     "Operation": "operation",
     "PostgresTarget": "targets.server",
+    "RabbitmqTarget": "systems.rabbitmq.target",
     "Receipt": "faults.fault",
     "RedisTarget": "targets.server",
     "Resilience": "resilience",

@@ -1,4 +1,4 @@
-"""The services that the fixtures of a project describe for one test."""
+"""The services and systems that the fixtures of a project describe for one test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -14,6 +14,7 @@ from .errors import SetupError
 from .stash import FACTORIES
 
 if TYPE_CHECKING:
+    from .resilience import Resilience
     from .stack import Stack
     from .targets.service_spec import Service
 
@@ -57,6 +58,18 @@ class ServiceFactory:
         if self._described is None or self._described[0] is not stack:
             self._described = stack, checked(self._describe(stack), f"the function of factories.service({self.name!r})")
         return self._described[1]
+
+
+class SystemFactory(NamedTuple):
+    """A system, such as a MySQL, that a fixture describes. It starts when a test first uses it.
+
+    Args:
+        name: the name of the system.
+        add: returns its target for a test.
+    """
+
+    name: str
+    add: Callable[[Resilience], object]
 
 
 def check_name(name: object) -> None:
@@ -110,7 +123,8 @@ def services_of(request: pytest.FixtureRequest, stack: Stack, described: object)
         SetupError: a description or a name is invalid, or a name is there twice.
     """
     services = _by_name(described)
-    for factory in sorted(_factories(request), key=lambda factory: factory.is_upstream):
+    found = (each for each in _factories(request) if isinstance(each, ServiceFactory))
+    for factory in sorted(found, key=lambda factory: factory.is_upstream):
         described = factory.describe(stack)
         if factory.is_upstream and any(each is described for each in services.values()):
             continue
@@ -139,12 +153,17 @@ def _by_name(described: Any) -> dict[str, Service]:
     return {name: checked(each, f"the fixture resilience_service, for {name!r},") for name, each in described.items()}
 
 
-def _factories(request: pytest.FixtureRequest) -> Iterable[ServiceFactory]:
+def systems_of(request: pytest.FixtureRequest) -> dict[str, Callable[[Resilience], object]]:
+    """Return the functions that return the systems of a test, by name."""
+    return {each.name: each.add for each in _factories(request) if isinstance(each, SystemFactory)}
+
+
+def _factories(request: pytest.FixtureRequest) -> Iterable[ServiceFactory | SystemFactory]:
     """Return the factories whose fixtures the test could request, in the order of their definition.
 
     The services run for each test, also if it requests none of their fixtures, because the system under test consists of all of them.
     """
-    found: dict[str, ServiceFactory] = {}
+    found: dict[str, ServiceFactory | SystemFactory] = {}
     for plugin in request.config.pluginmanager.get_plugins():  # conftest.py files are plugins too, the outer ones first
         factories = _factories_in(plugin, request.config) if inspect.ismodule(plugin) else {}
         if factories and _is_visible(plugin, request.node.path):
@@ -161,12 +180,14 @@ def _is_visible(plugin: ModuleType, path: Path) -> bool:
     return file.name != "conftest.py" or file.parent in path.parents
 
 
-def _factories_in(module: ModuleType, config: pytest.Config) -> dict[str, ServiceFactory]:
+def _factories_in(module: ModuleType, config: pytest.Config) -> dict[str, ServiceFactory | SystemFactory]:
     """Return the factories of a module by the names of their fixtures."""
     known = config.stash.setdefault(FACTORIES, {})
     if module not in known:
         # Only fixtures are looked at, because a lazy object, such as `flask.request`, raises errors of its own for each attribute.
         fixtures = {name: value for name, value in list(vars(module).items()) if type(value) in FIXTURE_TYPES}
         marked = {name: getattr(value, MARK, None) for name, value in fixtures.items()}
-        known[module] = {name: each for name, each in marked.items() if isinstance(each, ServiceFactory)}
+        known[module] = {
+            name: each for name, each in marked.items() if isinstance(each, ServiceFactory | SystemFactory)
+        }
     return known[module]

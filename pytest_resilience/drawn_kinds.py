@@ -16,8 +16,9 @@ from .schedule import CANCEL, TARGET_KINDS, Step
 from .wording import did_you_mean
 
 TARGETS = (*TARGET_KINDS, "client")
-BUILT_IN = tuple(each for each in TARGETS if each != "tcp")  # targets that need no name
-NAMED_KINDS = ("postgres", "redis", "tcp", "service")  # of which there may be several, each with a name
+ADDED = ("tcp", "mysql", "rabbitmq")  # kinds of targets of which each has a name
+BUILT_IN = tuple(each for each in TARGETS if each not in ADDED)  # targets that need no name
+NAMED_KINDS = ("postgres", "redis", "service", *ADDED)  # of which there may be several, each with a name
 _ORDER = list(DRAWN)
 
 _unsupported: dict[str, str] = {}
@@ -137,7 +138,7 @@ def _divided(faults: Iterable[object] | None) -> tuple[list[st.SearchStrategy[St
 def _target(text: object) -> tuple[str, str]:
     """Return the name and the kind of a target."""
     kind, _, name = str(text).partition(":")
-    if kind not in TARGETS or (name and kind not in NAMED_KINDS) or (kind == "tcp" and not name):
+    if kind not in TARGETS or (name and kind not in NAMED_KINDS) or (kind in ADDED and not name):
         raise SetupError(
             f"no target {text!r}{did_you_mean(text, BUILT_IN)}; there are {', '.join(BUILT_IN)}, and further servers and services by "
             "kind and name, such as 'postgres:replica', 'tcp:payments' or 'service:worker'"

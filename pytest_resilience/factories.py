@@ -1,9 +1,11 @@
-"""Factories of fixtures for further Postgres and Redis servers, TCP systems and services, called in your conftest.py.
+"""Factories of fixtures for further servers, TCP systems and services, called in your conftest.py.
 
     from pytest_resilience import Service, factories
 
     replica = factories.postgres("replica", init=Path("schema.sql"))
     sessions = factories.redis("sessions")
+    mysql = factories.mysql("mysql", init=Path("tables.sql"))
+    rabbitmq = factories.rabbitmq("rabbitmq")
     broker = factories.tcp("broker", upstream="127.0.0.1:9092")
     payments = factories.http_stub("payments")
     worker = factories.service("worker", lambda stack: Service([sys.executable, "-m", "shop.worker"], ready=None,
@@ -21,12 +23,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from .described_services import MARK, ServiceFactory
+from .described_services import MARK, ServiceFactory, SystemFactory
 
 if TYPE_CHECKING:
     from .admin.postgres import Init
     from .resilience import Resilience
     from .stack import Stack
+    from .systems.mysql.admin import Init as MysqlInit
+    from .systems.mysql.target import MysqlTarget
+    from .systems.rabbitmq.target import RabbitmqTarget
     from .targets.http_stub import HttpStub
     from .targets.server import PostgresTarget, RedisTarget
     from .targets.service import ServiceTarget
@@ -62,6 +67,59 @@ def redis(name: str) -> Any:
         return resilience.add_redis(name)
 
     return extra_server
+
+
+def mysql(name: str, *, init: MysqlInit | None = None, image: str | None = None) -> Any:
+    """Return a fixture with a MySQL, which starts when a test first uses it. It is also the attribute of `resilience` with its name.
+
+    Args:
+        name: the name, such as "mysql", with which the labels of its faults begin, as in `@pytest.mark.fault("mysql.read_only")`.
+        init: SQL, `Path`s of files with SQL, or functions that take its URL, which make its schema once; None for none.
+        image: the image of the docker backend; None for mysql:8.4.
+    """
+
+    def mysql_server(resilience: Resilience) -> MysqlTarget:
+        """A MySQL, which is in its baseline at the begin of each test."""
+        return resilience.add_mysql(name, init, image=image)
+
+    return _fixture_of_system(name, mysql_server)
+
+
+def mariadb(name: str, *, init: MysqlInit | None = None, image: str | None = None) -> Any:
+    """Return a fixture with a MariaDB, which starts when a test first uses it. It is also the attribute of `resilience` with its name.
+
+    Args:
+        name: the name, such as "mariadb", with which the labels of its faults begin.
+        init: SQL, `Path`s of files with SQL, or functions that take its URL, which make its schema once; None for none.
+        image: the image of the docker backend; None for mariadb:11.
+    """
+
+    def mariadb_server(resilience: Resilience) -> MysqlTarget:
+        """A MariaDB, which is in its baseline at the begin of each test."""
+        return resilience.add_mariadb(name, init, image=image)
+
+    return _fixture_of_system(name, mariadb_server)
+
+
+def rabbitmq(name: str, *, image: str | None = None) -> Any:
+    """Return a fixture with a RabbitMQ, which starts when a test first uses it. It is also the attribute of `resilience` with its name.
+
+    Args:
+        name: the name, such as "rabbitmq", with which the labels of its faults begin.
+        image: the image of the docker backend; None for rabbitmq:4.
+    """
+
+    def rabbitmq_server(resilience: Resilience) -> RabbitmqTarget:
+        """A RabbitMQ, which has no queues of earlier tests at the begin of each test."""
+        return resilience.add_rabbitmq(name, image=image)
+
+    return _fixture_of_system(name, rabbitmq_server)
+
+
+def _fixture_of_system(name: str, add: Callable[[Resilience], object]) -> Any:
+    fixture: Any = pytest.fixture(add)
+    setattr(fixture, MARK, SystemFactory(name, add))
+    return fixture
 
 
 def tcp(name: str, upstream: str | Service | Callable[[Stack], Service]) -> Any:
@@ -144,13 +202,13 @@ def service(name: str, describe: Callable[[Stack], Service]) -> Any:
     return fixture
 
 
+KINDS = ("postgres", "redis", "mysql", "mariadb", "rabbitmq", "tcp", "http_stub", "service")
+
 if not TYPE_CHECKING:  # a type checker would no longer report wrong names
 
     def __getattr__(name: str) -> Any:
         __tracebackhide__ = True
         from .wording import did_you_mean
 
-        hint = (
-            did_you_mean(name, ("postgres", "redis", "tcp", "http_stub", "service")) if not name.startswith("_") else ""
-        )
+        hint = did_you_mean(name, KINDS) if not name.startswith("_") else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}", name=name, obj=None)

@@ -54,6 +54,8 @@ DRAWN: dict[str, Settings] = {
     "starve": _one("connections", 20, 10, 5, 3, 0),
     "readonly": _among({}, {"stale": False}),
     "oom": _none,
+    "memory_alarm": _none,
+    "disk_alarm": _none,
     "max_clients": _one("left", 3, 2, 1, 0),
     "client_kill_output_buffer": _one("bytes", 100_000, 10_000, 1),
     "busy_script": _none,
@@ -78,6 +80,7 @@ DRAWN_ON = {"redis.restart": _among({}, {"data": "kept"}, {"data": "lost"})}
 NOT_DRAWN = {
     "on": "it needs a verb and an act",
     "after": "a trigger such as at=statement('commit', 2) has its place in a schedule",
+    "queue_full": "it needs the name of a queue",
     "memory_limit": "its heal does not start a process that the kernel has killed, so the service may stay dead",
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from . import options
-from .described_services import services_of
+from .described_services import services_of, systems_of
 from .kept_modules import FINDER
 from .stash import ATTEMPTS, HISTORY_LOST, RESILIENCE
 
@@ -47,8 +47,8 @@ def resilience_stack(
     """Postgres and Redis behind a Toxiproxy, for the whole session (one stack per xdist worker).
 
     Attributes: backend (name), seed, postgres, redis (each with url, direct_url, host, port, proxy and faults), toxiproxy (a
-    toxiproxy-python client of this stack). Methods: add_postgres, add_redis, add_tcp
-    and add_http_stub.
+    toxiproxy-python client of this stack). Methods: add_postgres, add_redis, add_mysql, add_mariadb,
+    add_rabbitmq, add_tcp and add_http_stub.
     """
     from .stack import Stack
 
@@ -90,6 +90,7 @@ def resilience(
     running = resilience_stack.prepare_services(services_of(request, resilience_stack, resilience_service))
     file = _open_history(request.node)
     resilience = Resilience(resilience_stack, running, file)
+    resilience.systems = systems_of(request)
     resilience.profile = options.options_of(request.config).profile
     request.node.stash[RESILIENCE] = resilience
     with recording(resilience.history):

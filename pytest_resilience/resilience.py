@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from .runner.liveness import Baseline
     from .runner.system import System
     from .schedule import Schedule
+    from .systems.mysql.admin import Init as MysqlInit
+    from .systems.mysql.target import MysqlTarget
+    from .systems.rabbitmq.target import RabbitmqTarget
     from .workloads.workload import Workload
 
 NO_SERVICE = """\
@@ -110,10 +113,12 @@ class Resilience:
         default_clients: the number of clients of a play that names none.
         profile: the profile of generated tests; None for "ci" where the variable CI is set, and for "dev" elsewhere.
         properties: properties for the report of this test, by name and text.
+        systems: functions that return the systems of the factories, such as MySQL, by name. Each is also an attribute.
     """
 
     default_clients = 3
     profile: str | None = None
+    systems: Mapping[str, Callable[[Resilience], object]] = {}  # never modified
 
     postgres: PostgresTarget
     redis: RedisTarget
@@ -218,6 +223,18 @@ class Resilience:
     def add_http_stub(self, name: str) -> HttpStub:
         """Return an HTTP server that the test scripts, behind a proxy. See `factories.http_stub`."""
         return self._stack.add_http_stub(name, registry=self._registry)
+
+    def add_mysql(self, name: str, init: MysqlInit | None = None, *, image: str | None = None) -> MysqlTarget:
+        """Return a MySQL behind its own proxy. See `factories.mysql`."""
+        return self._stack.add_mysql(name, init, image=image, registry=self._registry)
+
+    def add_mariadb(self, name: str, init: MysqlInit | None = None, *, image: str | None = None) -> MysqlTarget:
+        """Return a MariaDB behind its own proxy. See `factories.mariadb`."""
+        return self._stack.add_mariadb(name, init, image=image, registry=self._registry)
+
+    def add_rabbitmq(self, name: str, *, image: str | None = None) -> RabbitmqTarget:
+        """Return a RabbitMQ behind its own proxy. See `factories.rabbitmq`."""
+        return self._stack.add_rabbitmq(name, image=image, registry=self._registry)
 
     def process(self, pid: int) -> ForeignProcess:
         """Return a process of yours as a target with kill, pause, terminate and the faults of resources.
@@ -378,6 +395,7 @@ class Resilience:
                 f'fault(name, **settings) needs the name of a fault, such as fault("redis.refuse"); got {name!r}'
             )
         target_name, _, fault_name = name.partition(".")
+        self._start_system(target_name)
         kinds = self._stack.server_kinds | self._service_kinds | {"service": "service"}
         known = [f"{each}.{fault}" for fault, f in FAULTS.items() for each, kind in kinds.items() if kind in f.targets]
         if name not in known:
@@ -415,6 +433,8 @@ class Resilience:
         __tracebackhide__ = True
         from .in_process.when import When, make_moment
 
+        if isinstance(target, str):
+            self._start_system(target)
         server = (
             self._target_named(target) if isinstance(target, str) and target in self._stack.server_kinds else target
         )
@@ -428,7 +448,9 @@ class Resilience:
             __tracebackhide__ = True
             if name in self.__dict__.get("_services", ()):
                 return self.services[name]
-            raise no_attribute(self, name, self.__dict__.get("_services", ()))
+            if name in self.systems:
+                return self.systems[name](self)
+            raise no_attribute(self, name, (*self.__dict__.get("_services", ()), *self.systems))
 
     def start_leak_check(
         self,
@@ -577,6 +599,8 @@ class Resilience:
         check_arguments(schedule, workload, clients, recovery)
         if not self._services and any(step.target == "service" for step in schedule.steps):
             raise NoService(NO_SERVICE)
+        for step in schedule.steps:
+            self._start_system(step.target)
         check_targets(schedule, self._stack.server_kinds | self._service_kinds)
         if self._has_played:
             self._heal_and_check()
@@ -590,6 +614,11 @@ class Resilience:
     def _service_kinds(self) -> dict[str, str]:
         """The kind "service" by the name of each service, and by the name "service", if there is one."""
         return dict.fromkeys((*self._services, "service"), "service") if self._services else {}
+
+    def _start_system(self, name: str) -> None:
+        """Start the system that a factory describes under this name, if there is one and this is its first use."""
+        if name in self.systems:
+            self.systems[name](self)
 
     def _target_named(self, name: str) -> Any:
         if name in self._services:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
@@ -18,6 +18,11 @@ from .proxy_client.client import ToxiproxyClient
 from .proxy_client.handle import ProxyHandle, create_proxy
 from .redaction import remember_url
 from .step_faults import is_target_name
+from .systems.mysql.program import MARIADB_IMAGE, MYSQL_IMAGE
+from .systems.mysql.target import MysqlSystem, MysqlTarget
+from .systems.rabbitmq.program import RABBITMQ_IMAGE
+from .systems.rabbitmq.target import RabbitmqSystem, RabbitmqTarget
+from .systems.system import ReadySystem
 from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
 from .targets.service import RunningService
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     import toxiproxy
 
     from .admin.postgres import Init
+    from .systems.mysql.admin import Init as MysqlInit
 
 ServerKind = Literal["postgres", "redis"]
 
@@ -203,7 +209,7 @@ class Stack:
         Raises:
             SetupError: the name is taken or malformed, the upstream can't be read, or its host is not named.
         """
-        if name not in self._tcp or self._tcp.is_stub(name):
+        if not self._tcp.is_named(name):
             self._check_server_name(name)
         if isinstance(upstream, Service):
             self._tcp.add_service(name, upstream, self.service_ports(upstream))
@@ -228,6 +234,67 @@ class Stack:
         stub = self._tcp_target(name, registry or self._registry)
         assert isinstance(stub, HttpStub)
         return stub
+
+    def add_mysql(
+        self,
+        name: str,
+        init: MysqlInit | None = None,
+        *,
+        image: str | None = None,
+        registry: StrikeRegistry | None = None,
+    ) -> MysqlTarget:
+        """Return a MySQL behind its own proxy. The first call with a name starts it.
+
+        Args:
+            name: the name, such as "mysql", with which the labels of its faults begin.
+            init: SQL, files with SQL, or functions that take its URL, which make its schema once; None for none.
+            image: the image of the docker backend; None for mysql:8.4.
+            registry: the registry that records its strikes; None for that of the session.
+
+        Raises:
+            SetupError: the name is taken or malformed, the schema could not be made, or the backend can't run a MySQL.
+            ServerNotReady: the server did not answer in time.
+        """
+        self._add_ready(name, "mysql", lambda: MysqlSystem(image or MYSQL_IMAGE, init))
+        target = self._tcp_target(name, registry or self._registry)
+        assert isinstance(target, MysqlTarget)
+        return target
+
+    def add_mariadb(
+        self,
+        name: str,
+        init: MysqlInit | None = None,
+        *,
+        image: str | None = None,
+        registry: StrikeRegistry | None = None,
+    ) -> MysqlTarget:
+        """Return a MariaDB behind its own proxy, as `add_mysql` does."""
+        return self.add_mysql(name, init, image=image or MARIADB_IMAGE, registry=registry)
+
+    def add_rabbitmq(
+        self, name: str, *, image: str | None = None, registry: StrikeRegistry | None = None
+    ) -> RabbitmqTarget:
+        """Return a RabbitMQ behind its own proxy. The first call with a name starts it.
+
+        Args:
+            name: the name, such as "rabbitmq", with which the labels of its faults begin.
+            image: the image of the docker backend; None for rabbitmq:4.
+            registry: the registry that records its strikes; None for that of the session.
+
+        Raises:
+            SetupError: the name is taken or malformed, or the backend can't run a RabbitMQ.
+            ServerNotReady: the server did not answer in time.
+        """
+        self._add_ready(name, "rabbitmq", lambda: RabbitmqSystem(image or RABBITMQ_IMAGE))
+        target = self._tcp_target(name, registry or self._registry)
+        assert isinstance(target, RabbitmqTarget)
+        return target
+
+    def _add_ready(self, name: str, kind: str, create: Callable[[], ReadySystem]) -> None:
+        """Start a server of another kind, unless it runs."""
+        if name not in self._tcp or self._tcp.kind(name) != kind:
+            self._check_server_name(name)
+            self._tcp.add_ready(name, create())
 
     def _tcp_target(self, name: str, registry: StrikeRegistry) -> TcpTarget:
         return self._tcp.target(name, registry, self._unsupported("tcp", name))
@@ -283,9 +350,13 @@ class Stack:
 
     @property
     def server_kinds(self) -> dict[str, str]:
-        """The kind of each server ("postgres", "redis" or "tcp") by its name."""
+        """The kind of each server ("postgres", "redis", "tcp" and so on) by its name."""
         extra = {name: kind for name, (kind, _) in self._extra_admins.items()}
-        return {"postgres": "postgres", "redis": "redis"} | extra | dict.fromkeys(self._tcp.names, "tcp")
+        return (
+            {"postgres": "postgres", "redis": "redis"}
+            | extra
+            | {name: self._tcp.kind(name) for name in self._tcp.names}
+        )
 
     def load_schema(self, init: Init) -> None:
         """Make the schema of `postgres`, with which each test begins. Call it before the first test."""
@@ -373,6 +444,7 @@ class Stack:
         if self._has_baseline:
             self._postgres_admin.clean().result()
             self._redis_admin.clean()
+            self._tcp.clean(self._targets_struck)
 
     def _clean_servers(self) -> None:
         """Remove toxics and restore the baselines. Each Postgres works on that while the Redis servers are cleaned."""
@@ -384,7 +456,7 @@ class Stack:
         ]
         try:
             self._reset_foreign_toxics()
-            self._tcp.prepare_test()
+            self._tcp.prepare_test(struck)
             self._log_begins = {name: server.log_size() for name, server in self._backend.servers.items()}
             for name, target in self.targets.items():
                 if isinstance(target, RedisTarget):
@@ -437,6 +509,7 @@ class Stack:
         self._postgres_admin.take_baseline()
         if "redis" not in self._targets_struck:
             self._redis_admin.take_baseline()
+        self._tcp.take_baseline()
         self._has_baseline = True
 
     @property

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from .described_services import ServiceFactory
+    from .described_services import ServiceFactory, SystemFactory
     from .leaks.check import LeakCheck
     from .resilience import Resilience
 
@@ -25,6 +25,6 @@ DESCRIBED: pytest.StashKey[bool] = pytest.StashKey()  # of a run: present if the
 WORKER_DESCRIPTION: pytest.StashKey[str] = (
     pytest.StashKey()
 )  # of xdist's controller: the backend and seed of its workers
-FACTORIES: pytest.StashKey[dict[ModuleType, dict[str, ServiceFactory]]] = (
+FACTORIES: pytest.StashKey[dict[ModuleType, dict[str, ServiceFactory | SystemFactory]]] = (
     pytest.StashKey()
-)  # of a run: the services that the fixtures of a module describe
+)  # of a run: the services and systems that the fixtures of a module describe

@@ -12,7 +12,7 @@ from .faults import FAULTS, Fault
 from .wording import did_you_mean
 
 CANCEL = "client.cancel"  # cancels the operations in flight of clients in this process; the only fault of the target "client"
-TARGET_KINDS = ("postgres", "redis", "service", "tcp")
+TARGET_KINDS = ("postgres", "redis", "service", "tcp", "mysql", "rabbitmq")
 
 # By the annotation of a setting: the types that its value may have, and their name.
 NUMBER = ((int, float), "a number")

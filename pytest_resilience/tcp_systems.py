@@ -9,6 +9,8 @@ from .backends.session.ports import with_free_port
 from .errors import SetupError
 from .proxy_client.client import ToxiproxyClient
 from .proxy_client.handle import ProxyHandle, create_proxy
+from .redaction import remember_url
+from .systems.system import ReadySystem
 from .targets.http_stub import HttpStub
 from .targets.service_ports import ServicePorts
 from .targets.service_spec import Service
@@ -36,6 +38,8 @@ class TcpSystems:
         self._own_client: ToxiproxyClient | None = None
         self._systems: dict[str, TcpSystem] = {}
         self._stubs: dict[str, StubProcess] = {}
+        self._ready: dict[str, ReadySystem] = {}
+        self._failures: dict[str, str] = {}  # the reason for each server that could not start, by name
         self._services: dict[str, Service] = {}  # the services that are upstreams, by the name of the system
 
     def __contains__(self, name: object) -> bool:
@@ -43,6 +47,8 @@ class TcpSystems:
 
     def target(self, name: str, registry: StrikeRegistry, cannot: Mapping[str, str]) -> TcpTarget:
         """Return a system with its strikes recorded in `registry`."""
+        if name in self._ready:
+            return self._ready[name].target(name, registry, self._systems[name], cannot)
         if name in self._stubs:
             return HttpStub(name, registry, self._systems[name], process=self._stubs[name], cannot=cannot)
         return TcpTarget(name, registry, self._systems[name], cannot=cannot)
@@ -50,6 +56,14 @@ class TcpSystems:
     def is_stub(self, name: str) -> bool:
         """True if a system is an HTTP stub."""
         return name in self._stubs
+
+    def is_named(self, name: str) -> bool:
+        """True if a system has an upstream that a user has named."""
+        return name in self._systems and name not in self._stubs and name not in self._ready
+
+    def kind(self, name: str) -> str:
+        """Return the kind of the target of a system."""
+        return self._ready[name].kind if name in self._ready else "tcp"
 
     @property
     def names(self) -> list[str]:
@@ -127,8 +141,48 @@ class TcpSystems:
             ) from None
         self._systems[name], self._stubs[name] = system, stub
 
-    def prepare_test(self) -> None:
-        """Give each stub the state in which each test begins, without answers and requests."""
+    def add_ready(self, name: str, system: ReadySystem) -> None:
+        """Start a server of the backend with a proxy.
+
+        Args:
+            name: the name of the system, which is free.
+            system: the server, not yet started.
+
+        Raises:
+            SetupError: the backend can't run it.
+            ServerNotReady: the server did not answer in time.
+        """
+        if name in self._failures:
+            raise SetupError(self._failures[name])
+        try:
+            system.start(self._backend, name)
+        except SetupError as failure:
+            self._failures[name] = str(failure)
+            raise
+        remember_url(system.server.url(system.server.direct_address))
+        self._systems[name], self._ready[name] = self._create(name, system.upstream), system
+
+    def take_baseline(self) -> None:
+        """Take the state of each server in which each test begins."""
+        for system in self._ready.values():
+            system.admin.take_baseline()
+
+    def clean(self, struck: Iterable[str] = ()) -> None:
+        """Bring each server into the state in which each test begins.
+
+        Args:
+            struck: the names of the systems that faults of the session strike.
+        """
+        for name, system in self._ready.items():
+            system.clean(settings=name not in struck)
+
+    def prepare_test(self, struck: Iterable[str] = ()) -> None:
+        """Give each server and each stub the state in which each test begins.
+
+        Args:
+            struck: the names of the systems that faults of the session strike.
+        """
+        self.clean(struck)
         for stub in self._stubs.values():
             stub.prepare()
 

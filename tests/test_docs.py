@@ -28,6 +28,7 @@ import pytest
 import yaml
 
 from tests import test_floors
+from tests.support.backends import unavailable_reason
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -110,11 +111,19 @@ def files_of(page: Path) -> dict[str, str]:
 
 # Options that the text of a page sets for its tests.
 OPTIONS = {"docs/backends.md": {"PYTEST_RESILIENCE_TLS": "true"}}
+# Pages whose tests need Docker. They run with the contract tests of that backend.
+OPTIONS |= {
+    page: {"PYTEST_RESILIENCE_BACKEND": "docker", "PYTEST_RESILIENCE_PROXY": "ours"}
+    for page in ("docs/mysql.md", "docs/rabbitmq.md")
+}
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_tests_on_a_page_pass(page, tmp_path):
     files = files_of(page)
+    options = OPTIONS.get(page.relative_to(ROOT).as_posix(), {})
+    if options.get("PYTEST_RESILIENCE_BACKEND") == "docker" and (reason := unavailable_reason("docker")):
+        pytest.skip(reason)
     for example in (ROOT / "docs" / "examples").glob("*.py"):
         shutil.copy(example, tmp_path)
     for name, text in files.items():
@@ -125,11 +134,10 @@ def test_the_tests_on_a_page_pass(page, tmp_path):
     tests = sum(text.count("def test_") for text in files.values())
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment |= {"PYTEST_RESILIENCE_PROFILE": "dev"}  # not a minute for each generated test where CI is set
-    environment |= OPTIONS.get(page.relative_to(ROOT).as_posix(), {})
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "pytest_resilience", "--resilience-strict", "-p", "anyio", "-rA"],
         cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(ROOT), "PYTEST_RESILIENCE_BACKEND": "embedded"},
+        env={**environment, "PYTHONPATH": str(ROOT), "PYTEST_RESILIENCE_BACKEND": "embedded", **options},
         capture_output=True,
         text=True,
         check=False,
@@ -274,11 +282,20 @@ def test_every_block_has_a_language_that_is_checked():
 
 def fault_table() -> str:
     from pytest_resilience.faults import FAULTS
+    from pytest_resilience.systems.mysql.target import MysqlTarget
+    from pytest_resilience.systems.rabbitmq.target import RabbitmqTarget
     from pytest_resilience.targets.server import PostgresTarget, RedisTarget
     from pytest_resilience.targets.service import ServiceTarget
     from pytest_resilience.targets.tcp import TcpTarget
 
-    targets = {"postgres": PostgresTarget, "redis": RedisTarget, "service": ServiceTarget, "tcp": TcpTarget}
+    targets = {
+        "postgres": PostgresTarget,
+        "redis": RedisTarget,
+        "service": ServiceTarget,
+        "tcp": TcpTarget,
+        "mysql": MysqlTarget,
+        "rabbitmq": RabbitmqTarget,
+    }
     rows = ["| call | on | what it does |", "| --- | --- | --- |"]
     for name, kind in FAULTS.items():
         signature = inspect.signature(getattr(targets[kind.targets[0]], name))
@@ -349,23 +366,35 @@ def fault_names() -> str:
         "process": "process",
         "postgres_server": "server",
         "redis_server": "server",
+        "rabbitmq_server": "server",
+        "close_connections": "server",
         "resources": "resources",
         "statements": "statements",
     }
+    names = {"mysql": "MySQL", "rabbitmq": "RabbitMQ"}
     families: dict[str, dict[str, list[str]]] = {}
     for name, kind in FAULTS.items():
         family = files.get(kind.__module__.rpartition(".")[2], "network")
         servers = [target for target in kind.targets if target in ("postgres", "redis")]
-        row = families.setdefault(family, {"servers": [], "service": [], "tcp": []})
+        row = families.setdefault(family, {"servers": [], "service": [], "tcp": [], "systems": []})
+        systems = [names[target] for target in kind.targets if target in names]
+        if systems:
+            row["systems"].append(f"`{name}`" + ("" if len(systems) == 2 else f" ({systems[0]})"))
         if servers:
             row["servers"].append(f"`{name}`" + ("" if len(servers) == 2 else f" ({servers[0].capitalize()})"))
         for target in "service", "tcp":
             if target in kind.targets:
                 row[target].append(f"`{name}`")
-    rows = ["| | on Postgres and Redis | on the service | on a TCP system |", "| --- | --- | --- | --- |"]
+    rows = [
+        "| | on Postgres and Redis | on the service | on a TCP system | on MySQL and RabbitMQ |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for family, row in families.items():
-        tcp = "all of these" if row["tcp"] == row["servers"] else " ".join(row["tcp"])
-        rows.append(f"| {family} | {' '.join(row['servers'])} | {' '.join(row['service'])} | {tcp} |")
+        tcp, systems = (
+            "all of these" if row[column] and row[column] == row["servers"] else " ".join(row[column])
+            for column in ("tcp", "systems")
+        )
+        rows.append(f"| {family} | {' '.join(row['servers'])} | {' '.join(row['service'])} | {tcp} | {systems} |")
     return "\n".join(rows) + "\n"
 
 
@@ -491,11 +520,14 @@ def test_every_mark_of_a_copy_is_followed_by_a_block():
 
 def test_every_fault_has_a_method_on_each_of_its_targets():
     from pytest_resilience.faults import FAULTS
+    from pytest_resilience.systems.mysql.target import MysqlTarget
+    from pytest_resilience.systems.rabbitmq.target import RabbitmqTarget
     from pytest_resilience.targets.server import PostgresTarget, RedisTarget
     from pytest_resilience.targets.service import ServiceTarget
     from pytest_resilience.targets.tcp import TcpTarget
 
     targets = {"postgres": PostgresTarget, "redis": RedisTarget, "service": ServiceTarget, "tcp": TcpTarget}
+    targets |= {"mysql": MysqlTarget, "rabbitmq": RabbitmqTarget}
     assert not [f"{t}.{name}" for name, kind in FAULTS.items() for t in kind.targets if not hasattr(targets[t], name)]
 
 

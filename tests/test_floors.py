@@ -23,7 +23,8 @@ PACKAGE = """
 6c  resilience
 6b  leaks runner workloads in_process
 6a  stack
-5c  tcp_systems
+5d  tcp_systems
+5c  systems
 5b  targets
 5a  admin triggers step_faults json_fields schedule backends
 4   faults probes

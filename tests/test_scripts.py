@@ -22,9 +22,10 @@ UV = ROOT / ".venv-uv" / UV_VERSION / "uv"
 pytestmark = pytest.mark.skipif(not UV.exists(), reason="no script has installed uv in this checkout yet")
 
 FAKE_PYTEST = """\
-import importlib.util, json, sys
+import importlib.util, json, os, sys
 spec = importlib.util.find_spec("pytest_resilience")
-print(json.dumps({"arguments": sys.argv[1:], "plugin": spec and spec.origin}))
+print(json.dumps({"arguments": sys.argv[1:], "plugin": spec and spec.origin,
+                  "backend": os.environ.get("PYTEST_RESILIENCE_BACKEND")}))
 """
 # Everything that uv installs here is a folder with this build backend, which needs no other package.
 BACKEND = """\
@@ -310,6 +311,17 @@ def test_an_example_for_node_is_left_out_with_the_reason_where_there_is_no_npm(w
     code, out, err = with_example.run("examples", NPM="no-npm")
     assert (code, out) == (0, "")
     assert "examples: left out: shop, because no-npm is not installed" in err.splitlines()
+
+
+def test_an_example_that_needs_docker_runs_if_it_is_named(with_example):
+    example = with_example.root / "examples" / "shop"
+    project = example / "pyproject.toml"
+    project.write_text(project.read_text() + '[tool.resilience-example]\nbackend = "docker"  # why\n')
+    code, out, _ = with_example.run("examples")
+    assert code == 0
+    assert out == ""
+    code, out, _ = with_example.run("examples", "shop")
+    assert json.loads(out)["backend"] == "docker"
 
 
 def test_a_changed_package_gives_an_example_a_new_wheel(with_example):

@@ -12,6 +12,7 @@ from ..backends.backend import Server
 from ..clients.postgres import PostgresError, Session
 from ..clock import SYSTEM, wait_until_async
 from ..errors import SetupError
+from ..faults.fault import Receipt
 from ..redaction import scrubbed
 from .postgres_baseline import PostgresBaseline
 from .postgres_holds import HeldConnections, RotatingLock, TableLock
@@ -145,6 +146,10 @@ class PostgresAdmin(AdminSession):
         """Terminate all sessions that don't belong to this package. Return their number."""
         query = f"select pg_terminate_backend(pid) from pg_stat_activity where {OTHER_SESSIONS}"  # noqa: S608  # built from constants
         return len(self.fetch(query))
+
+    def count_refused_writes(self) -> Callable[[], Receipt]:
+        """Return a function that returns an unknown receipt, because Postgres does not count refused writes."""
+        return lambda: Receipt(None, "commands")
 
     def forbid_writes(self) -> Callable[[], None]:
         """Make transactions read-only by default, in existing sessions too. Return the function that undoes it."""

@@ -30,10 +30,10 @@ class Address(NamedTuple):
 
 
 class Server(ABC):
-    """A Postgres or a Redis that tests may strike.
+    """A server that tests may strike.
 
     Attributes:
-        kind: "postgres" or "redis".
+        kind: such as "postgres" or "redis".
         version: the version as its vendor writes it: "18.6", "9.1.2 (valkey)".
         direct_address: the address for the test process.
         upstream_address: the address for the proxy.
@@ -42,7 +42,7 @@ class Server(ABC):
         debug_command: the name of the command DEBUG on this Redis.
     """
 
-    kind: Literal["postgres", "redis"]
+    kind: str
     version: str
     exclusive: bool = True
     log_readable: bool = True
@@ -122,6 +122,56 @@ class Server(ABC):
         """
 
 
+class SystemProgram(ABC):
+    """A program that backends can run as a server.
+
+    Attributes:
+        kind: such as "mysql".
+        image: the image with the program, for containers.
+        ports: the ports on which it listens in a container, that of clients first.
+        stop_signal: the signal for an orderly end.
+    """
+
+    kind: str
+    image: str
+    ports: tuple[int, ...]
+    stop_signal = "SIGTERM"
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the arguments for the entry point of the image."""
+
+    @abstractmethod
+    def environment(self) -> Mapping[str, str]:
+        """Return the environment variables of the container. They have the secrets, because all users can read a command line."""
+
+    @abstractmethod
+    def url(self, address: Address) -> str:
+        """Return the URL, credentials included, that reaches the server by `address`."""
+
+    @abstractmethod
+    def version_at(self, addresses: Sequence[Address]) -> str | None:
+        """Return the version of the server, or None if it is not ready. Each call tries once.
+
+        Args:
+            addresses: the addresses of its ports, in the order of `ports`.
+
+        Raises:
+            OSError: the server does not answer yet.
+        """
+
+
+class SystemServer(Server):
+    """A server that runs such a program.
+
+    Attributes:
+        addresses: the addresses of its ports on this machine, in the order of the program's `ports`. They stay when the server starts
+            again.
+    """
+
+    addresses: Sequence[Address]
+
+
 class CgroupLimit(Protocol):
     """A control group with a memory limit."""
 
@@ -193,6 +243,18 @@ class Backend(ABC):
             ServerNotReady: the server did not answer in time.
         """
         raise SetupError(f"{self.name} has one Postgres and one Redis, and can't start {name!r}")
+
+    def add_system(self, program: SystemProgram, name: str) -> SystemServer:
+        """Start a server of another kind, add it as `servers[name]`, and wait until it answers.
+
+        Raises:
+            SetupError: this backend can't run the program.
+            ServerNotReady: the server did not answer in time.
+        """
+        raise SetupError(
+            f"{name}: the {self.name} backend can't start {program.kind}. Take --resilience-backend=docker, which runs it in a "
+            f"container, or factories.tcp({name!r}, upstream=...) for a server that you run"
+        )
 
     @abstractmethod
     def proxy_addresses(self, name: str) -> tuple[str, str]:

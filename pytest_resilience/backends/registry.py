@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 PULL = "docker pull them, or take --resilience-backend=docker, which does"
 NAMED = "asked for"  # the reason of a backend that was selected by name
 
+SYSTEMS = ("mysql", "rabbitmq")  # kinds of targets that only the docker backend can start
+NO_SYSTEMS = "it can't start such a server; factories.tcp takes one that you run"
+
 BackendFactory = Callable[[Settings], "Backend"]
 
 
@@ -104,6 +107,9 @@ class Embedded(BackendKind):
 
         return EmbeddedBackend(reason=reason, tls=settings.tls)
 
+    def unsupported(self, settings: Settings) -> Mapping[str, str]:
+        return unsupported_systems()
+
 
 class Docker(BackendKind):
     """Containers."""
@@ -147,6 +153,14 @@ class Docker(BackendKind):
             return unsupported_faults(forwarded=False)
 
 
+def unsupported_systems() -> dict[str, str]:
+    """Return all faults of systems that only the docker backend can start, with the reason."""
+    from ..faults import FAULTS
+
+    labels = (f"{kind}.{name}" for name, fault in FAULTS.items() for kind in fault.targets if kind in SYSTEMS)
+    return dict.fromkeys(labels, NO_SYSTEMS)
+
+
 class External(BackendKind):
     """A Toxiproxy and servers that the user runs."""
 
@@ -182,7 +196,7 @@ class External(BackendKind):
         from ..proxy_client.client import TOXIPROXY_UNSUPPORTED, TOXIPROXY_UNSUPPORTED_FOR_TCP
         from .external.backend import UNSUPPORTED
 
-        return UNSUPPORTED | TOXIPROXY_UNSUPPORTED | TOXIPROXY_UNSUPPORTED_FOR_TCP
+        return UNSUPPORTED | TOXIPROXY_UNSUPPORTED | TOXIPROXY_UNSUPPORTED_FOR_TCP | unsupported_systems()
 
 
 class PluginBackend(BackendKind):

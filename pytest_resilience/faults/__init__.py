@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import SetupError
 from ..wording import did_you_mean
+from .close_connections import CloseConnections
 from .fault import Fault, Receipt, Strike
 from .network import (
     Bandwidth,
@@ -24,6 +25,7 @@ from .network import (
 )
 from .postgres_server import Crash, HoldLocks, ReadOnly, SlowQueries, Starve, TakeConnections, TerminateBackends
 from .process import Kill, Pause, Restart, Terminate
+from .rabbitmq_server import DiskAlarm, MemoryAlarm, QueueFull
 from .redis_server import BusyScript, ClientKillOutputBuffer, Flush, Loading, MaxClients, Oom, Readonly
 from .resources import ExhaustDescriptors, MemoryLimit, MemoryPressure, StarveCpu
 from .statements import After, CommitInDoubt, Deadlock, LoadingReplies, On, SerializationFailure
@@ -65,6 +67,10 @@ FAULTS: dict[str, type[Fault]] = {
     "max_clients": MaxClients,
     "client_kill_output_buffer": ClientKillOutputBuffer,
     "flush": Flush,
+    "close_connections": CloseConnections,
+    "memory_alarm": MemoryAlarm,
+    "disk_alarm": DiskAlarm,
+    "queue_full": QueueFull,
     "memory_pressure": MemoryPressure,
     "memory_limit": MemoryLimit,
     "exhaust_descriptors": ExhaustDescriptors,

@@ -24,9 +24,10 @@ class Receipt:
     """Proof that a fault affected something, or that it affected nothing.
 
     Args:
-        touched: the number of affected connections (refused or closed), bytes (held, delayed or dropped), commands, keys, or processes
-            (signalled, or at a limit), or statements. 0 if the fault affected nothing, None if the backend can't count.
-        unit: of `touched`: "connections", "bytes", "statements", "commands", "keys" or "processes".
+        touched: the number of affected connections (refused or closed), bytes (held, delayed or dropped), commands, keys,
+            processes (signalled, or at a limit), statements, or messages (rejected). 0 if the fault affected nothing, None if the backend
+            can't count.
+        unit: of `touched`: "connections", "bytes", "statements", "commands", "keys", "processes" or "messages".
         first: seconds from the strike to the first of them, or None.
         last: seconds from the strike to the last of them, or None.
         note: a remark that is needed to judge the numbers; "" for none.
@@ -316,7 +317,7 @@ class Fault(ABC):
 
     Attributes:
         name: the second half of a label, such as "latency".
-        targets: the kinds of targets that the fault can strike: "postgres", "redis", "service", "tcp".
+        targets: the kinds of targets that the fault can strike: "postgres", "redis", "service", "tcp", "mysql", "rabbitmq".
         heals: False for damage that `Strike.heal` can't undo, such as deleted data.
     """
 

@@ -31,7 +31,7 @@ class HasProxy(FaultTarget, Protocol):
 class NetworkFault(Fault):
     """A fault that the proxy in front of a server injects."""
 
-    targets: ClassVar[tuple[str, ...]] = ("postgres", "redis", "tcp")
+    targets: ClassVar[tuple[str, ...]] = ("postgres", "redis", "tcp", "mysql", "rabbitmq")
 
 
 @dataclass(frozen=True)

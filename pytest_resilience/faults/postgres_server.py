@@ -1,4 +1,4 @@
-"""Faults inside Postgres, such as held locks, terminated sessions and refused writes."""
+"""Faults inside Postgres, such as held locks, terminated sessions and refused writes. MySQL has some of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .fault import Fault, FaultTarget, Hold, Need, Receipt, Strike, at_least, st
 
 LOCKED = "{target} has locked tables"
 FEW_CONNECTIONS = "{target} has few connections left"
+DATABASES = ("postgres", "mysql")
 NO_CONNECTIONS = "{target} has no connection left"
 
 
@@ -33,6 +34,9 @@ class PostgresControl(Protocol):
 
     def forbid_writes(self) -> Callable[[], None]:
         """Make transactions read-only by default. Return the function that undoes it."""
+
+    def count_refused_writes(self) -> Callable[[], Receipt]:
+        """Return a function that returns the receipt of the writes that are refused from now on."""
 
     def count_sessions(self) -> int:
         """Return the number of other sessions."""
@@ -72,11 +76,13 @@ class Starve(PostgresFault):
     """Starve the connection pool, by exactly one of two ways.
 
     Args:
-        connections: take the server's connections until this many are left, so that new ones are refused with 53300.
-        lock: hold a lock on this table, so that the service's own connections wait for it.
+        connections: take the server's connections until this many are left, so that new ones are refused (Postgres: 53300, MySQL:
+            1040).
+        lock: hold a lock on this table of Postgres, so that the service's own connections wait for it.
     """
 
     name: ClassVar[str] = "starve"
+    targets: ClassVar[tuple[str, ...]] = DATABASES
     connections: int | None = None
     lock: str | None = None
 
@@ -103,13 +109,16 @@ class Starve(PostgresFault):
 
 @dataclass(frozen=True)
 class TakeConnections(PostgresFault):
-    """Take the server's connections until few are left, so that new ones are refused (53300). Existing ones are not affected.
+    """Take the server's connections until few are left, so that new ones are refused. Existing ones are not affected.
+
+    Postgres refuses with 53300, MySQL with 1040.
 
     Args:
         left: how many are left. Postgres reserves some of them (3 by default) for superusers.
     """
 
     name: ClassVar[str] = "take_connections"
+    targets: ClassVar[tuple[str, ...]] = DATABASES
     left: int = 0
 
     def __post_init__(self) -> None:
@@ -248,15 +257,19 @@ def _strike_sessions(fault: Fault, target: HasPostgres, number: int) -> Strike:
 
 @dataclass(frozen=True)
 class ReadOnly(PostgresFault):
-    """Refuse writes (25006), as a standby does that was not promoted. Reads work. A session that sets the mode itself can write."""
+    """Refuse writes, as a standby does that was not promoted. Reads work.
+
+    Postgres refuses with 25006, unless a session sets the mode itself. MySQL refuses with 1290, except for users with SUPER.
+    """
 
     name: ClassVar[str] = "read_only"
+    targets: ClassVar[tuple[str, ...]] = DATABASES
     unit: ClassVar[str] = "commands"
 
     def heal_needs(self) -> tuple[Need, ...]:
         return ("process", "answers")
 
     def strike(self, target: HasPostgres) -> Strike:
+        read_receipt = target.admin.count_refused_writes()
         heal = target.admin.forbid_writes()
-        unknown = Receipt(None, self.unit)  # the server does not count refused writes
-        return target.register(Strike(self.label(target), self, heal=heal, read_receipt=lambda: unknown))
+        return target.register(Strike(self.label(target), self, heal=heal, read_receipt=read_receipt))

@@ -62,7 +62,7 @@ class HasProcesses(FaultTarget, Protocol):
 class ProcessFault(Fault):
     """A fault that strikes all processes of a target at once."""
 
-    targets: ClassVar[tuple[str, ...]] = ("postgres", "redis", "service")
+    targets: ClassVar[tuple[str, ...]] = ("postgres", "redis", "service", "mysql", "rabbitmq")
     unit: ClassVar[str] = "processes"
 
     def strike_needs(self) -> tuple[Need, ...]:

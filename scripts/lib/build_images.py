@@ -1,9 +1,10 @@
 """Build stand-ins for the images of the docker backend from the programs of this machine: `build_images.py [--force]`.
 
 An image has a program with its shared libraries, a shell and a few tools, and an entry point that understands the variables of the
-official image. No registry, no base image and no apt are needed.
+official image. No registry and no base image are needed.
 
-The stand-in for postgres:17 has the Postgres of the embedded backend, whatever its version. A label names the version.
+The stand-in for postgres:17 has the Postgres of the embedded backend, whatever its version. A label names the version. MariaDB and
+RabbitMQ are unpacked from the packages of Debian or Ubuntu, which apt downloads, so their images are left out where there is no apt.
 """
 
 from __future__ import annotations
@@ -22,16 +23,23 @@ from pathlib import Path
 
 from pytest_resilience.backends.embedded.binaries import find_postgres, find_redis
 from pytest_resilience.backends.settings import POSTGRES_IMAGE, REDIS_IMAGE, TOXIPROXY_IMAGE
+from pytest_resilience.systems.mysql.program import MARIADB_IMAGE, MYSQL_IMAGE
+from pytest_resilience.systems.rabbitmq.program import RABBITMQ_IMAGE
 
 TOXIPROXY = "github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 LABEL = "pytest-resilience.stand-in"
 TOOLS = "cat chmod chown env id ls mkdir rm sleep setpriv"
+SCRIPT_TOOLS = (
+    "basename cp cut date df dirname expr find grep head hostname mktemp mv readlink sed sort stat tail touch tr uname"
+)
 PASSWD = """\
 root:x:0:0:root:/root:/bin/sh
 postgres:x:999:999::/var/lib/postgresql:/bin/sh
 redis:x:998:998::/data:/bin/sh
+mysql:x:997:997::/var/lib/mysql:/bin/sh
+rabbitmq:x:996:996::/var/lib/rabbitmq:/bin/sh
 """
-GROUP = "root:x:0:\npostgres:x:999:\nredis:x:998:\n"
+GROUP = "root:x:0:\npostgres:x:999:\nredis:x:998:\nmysql:x:997:\nrabbitmq:x:996:\n"
 
 POSTGRES_ENTRY = r"""#!/bin/sh
 # The part of the official entry point that the backend uses: POSTGRES_USER, _PASSWORD, _DB, _INITDB_ARGS, _HOST_AUTH_METHOD.
@@ -65,6 +73,40 @@ exec $as postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directorie
 """
 
 
+MARIADB_ENTRY = r"""#!/bin/sh
+# The part of the official entry points of MySQL and MariaDB that the backend uses: MYSQL_ROOT_PASSWORD or MARIADB_ROOT_PASSWORD.
+set -e
+data=/var/lib/mysql
+password="${MARIADB_ROOT_PASSWORD:-$MYSQL_ROOT_PASSWORD}"
+as="setpriv --reuid=mysql --regid=mysql --clear-groups"
+case "${1:-}" in -*) set -- mariadbd "$@" ;; esac
+case "${1:-mariadbd}" in mariadbd | mysqld) ;; *) exec "$@" ;; esac
+[ $# = 0 ] || shift
+if [ ! -d "$data/mysql" ]; then
+    if [ -z "$password" ]; then
+        echo "Database is uninitialized and password option is not specified" >&2
+        exit 1
+    fi
+    chown mysql:mysql "$data"
+    $as mariadb-install-db --no-defaults --datadir="$data" --skip-test-db --auth-root-authentication-method=normal \
+        --skip-name-resolve >/tmp/install.log 2>&1 || { cat /tmp/install.log >&2; exit 1; }
+    printf "DELETE FROM mysql.global_priv WHERE User <> 'mariadb.sys';\nFLUSH PRIVILEGES;
+CREATE USER root@'%%' IDENTIFIED BY '%s';\nGRANT ALL ON *.* TO root@'%%' WITH GRANT OPTION;\n" "$password" |
+        $as mariadbd --no-defaults --datadir="$data" --bootstrap >/tmp/install.log 2>&1 ||
+        { cat /tmp/install.log >&2; exit 1; }
+fi
+exec $as mariadbd --no-defaults --datadir="$data" --socket=/tmp/mysqld.sock "$@"
+"""
+
+RABBITMQ_ENTRY = r"""#!/bin/sh
+# The part of the official entry point that the backend uses. The server reads RABBITMQ_DEFAULT_USER and RABBITMQ_DEFAULT_PASS.
+set -e
+[ "${1:-rabbitmq-server}" = rabbitmq-server ] || exec "$@"
+export RUNNING_UNDER_SYSTEMD=true # so that the script executes erl in its place, and not as a child
+exec setpriv --reuid=rabbitmq --regid=rabbitmq --clear-groups /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server
+"""
+
+
 class RootFilesystem:
     """The files of an image, by their path in the image without the leading slash.
 
@@ -85,12 +127,12 @@ class RootFilesystem:
         for library in shared_libraries(source):
             self.files.setdefault(library.lstrip("/"), Path(library).resolve())
 
-    def add_tools(self) -> None:
+    def add_tools(self, tools: str = TOOLS) -> None:
         """Add a shell and the programs that the entry point calls."""
         shell = shutil.which("dash") or shutil.which("sh")
         assert shell, "every Linux has a shell"
         self.add_program(Path(shell), "bin/sh")
-        for tool in TOOLS.split():
+        for tool in tools.split():
             path = shutil.which(tool)
             if path is None:
                 raise CannotBuild(f"{tool} is not installed; it comes with coreutils and util-linux")
@@ -109,6 +151,40 @@ class RootFilesystem:
         for library in shared_libraries(*programs):
             if not library.startswith(f"{source.parent}/"):
                 self.files.setdefault(library.lstrip("/"), Path(library).resolve())
+
+    def add_packages(self, *names: str, leave_out: str) -> str:
+        """Add the files of packages and of all packages that they depend on, without running their scripts.
+
+        Args:
+            names: the packages.
+            leave_out: a pattern for the names of packages that the programs do not need.
+
+        Returns:
+            The version of the first package.
+        """
+        archives, unpacked = self.work / "archives", self.work / "unpacked"
+        (archives / "partial").mkdir(parents=True)
+        # With an empty status, apt takes nothing for installed.
+        options = ("-o", f"Dir::Cache::archives={archives}", "-o", "Dir::State::status=/dev/null")
+        command = ["apt-get", "install", "--yes", "--no-install-recommends", "--download-only", *options, *names]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CannotBuild(f"apt-get can't download {', '.join(names)}: {done.stderr.strip()[-300:]}")
+        for archive in archives.glob("*.deb"):
+            if not re.match(leave_out, archive.name):
+                subprocess.run(["dpkg-deb", "--extract", archive, unpacked], check=True)
+        self._add_unpacked(unpacked)
+        version = next(archives.glob(f"{names[0]}_*")).name.split("_")[1]
+        return version.replace("%3a", ":")
+
+    def _add_unpacked(self, unpacked: Path) -> None:
+        left_out = {"share/doc", "share/man", "share/locale", "share/lintian", "share/bug"}
+        for parent, directories, files in os.walk(unpacked):
+            here = Path(parent)
+            directories[:] = [each for each in directories if f"{here.name}/{each}" not in left_out]
+            for file in files:
+                if source := _followed(here / file, unpacked):
+                    self.files[str((here / file).relative_to(unpacked))] = source
 
     def write_tar(self, target: Path) -> None:
         """Write all files and directories to a tar file."""
@@ -132,6 +208,16 @@ class RootFilesystem:
 
 class CannotBuild(Exception):
     """This machine cannot build the images. The message names the reason."""
+
+
+def _followed(path: Path, root: Path) -> Path | None:
+    """Return the file that a path of an unpacked package means, or None if it is a directory or missing."""
+    for _ in range(10):
+        if not path.is_symlink():
+            return path if path.is_file() else None
+        target = path.readlink()
+        path = root / str(target).lstrip("/") if target.is_absolute() else path.parent / target
+    return None
 
 
 def _mode(path: Path) -> int:
@@ -216,7 +302,46 @@ def add_toxiproxy(image: RootFilesystem) -> tuple[str, Sequence[str]]:
     )
 
 
-IMAGES = {POSTGRES_IMAGE: add_postgres, REDIS_IMAGE: add_redis, TOXIPROXY_IMAGE: add_toxiproxy}
+def add_mariadb(image: RootFilesystem) -> tuple[str, Sequence[str]]:
+    """Add MariaDB, also as a stand-in for MySQL. Return its description and the image's settings as Dockerfile lines."""
+    version = image.add_packages(
+        "mariadb-server-core", "mariadb-client-core", leave_out="perl|libperl|python|libpython"
+    )
+    image.add_tools(f"{TOOLS} {SCRIPT_TOOLS}")
+    image.files["usr/local/bin/docker-entrypoint.sh"] = MARIADB_ENTRY
+    image.directories["var/lib/mysql"] = (0o750, 997)
+    return f"MariaDB {version} (Debian package)", (
+        'ENTRYPOINT ["docker-entrypoint.sh"]',
+        'CMD ["mariadbd"]',
+        "ENV PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin",
+        "EXPOSE 3306",
+    )
+
+
+def add_rabbitmq(image: RootFilesystem) -> tuple[str, Sequence[str]]:
+    """Add RabbitMQ with Erlang. Return its description and the image's settings as Dockerfile lines."""
+    version = image.add_packages("rabbitmq-server", leave_out="perl|libperl|python|libpython|cron|dpkg|tar_|usrmerge")
+    image.add_tools(f"{TOOLS} {SCRIPT_TOOLS}")
+    image.files["usr/local/bin/docker-entrypoint.sh"] = RABBITMQ_ENTRY
+    for name in "var/lib/rabbitmq", "var/log/rabbitmq", "etc/rabbitmq":
+        image.directories[name] = (0o750, 996)
+    return f"RabbitMQ {version} (Debian package)", (
+        'ENTRYPOINT ["docker-entrypoint.sh"]',
+        'CMD ["rabbitmq-server"]',
+        "ENV PATH=/usr/local/bin:/usr/bin:/bin HOME=/var/lib/rabbitmq LC_ALL=C.UTF-8 RABBITMQ_LOGS=-",
+        "EXPOSE 5672",
+    )
+
+
+IMAGES = {
+    POSTGRES_IMAGE: add_postgres,
+    REDIS_IMAGE: add_redis,
+    TOXIPROXY_IMAGE: add_toxiproxy,
+    MYSQL_IMAGE: add_mariadb,
+    MARIADB_IMAGE: add_mariadb,
+    RABBITMQ_IMAGE: add_rabbitmq,
+}
+NEEDS_APT = (MYSQL_IMAGE, MARIADB_IMAGE, RABBITMQ_IMAGE)
 
 
 def build(name: str) -> str:
@@ -258,6 +383,8 @@ def main(arguments: list[str]) -> int:
         for name in IMAGES:
             if docker("image", "inspect", name).returncode == 0 and not options.force:
                 print(f"{name}: exists")
+            elif name in NEEDS_APT and shutil.which("apt-get") is None:
+                print(f"{name}: left out, because it is built from packages of Debian, and there is no apt-get here")
             else:
                 print(f"{name}: {build(name)}", flush=True)
     except FileNotFoundError as error:

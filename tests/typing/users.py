@@ -27,9 +27,11 @@ from pytest_resilience import (
     History,
     HttpStub,
     Leak,
+    MysqlTarget,
     NeverHappened,
     Operation,
     PostgresTarget,
+    RabbitmqTarget,
     Receipt,
     RedisTarget,
     Resilience,
@@ -165,6 +167,9 @@ def every_fault(resilience: Resilience) -> list[Strike]:
 
 replica = factories.postgres("replica", init=[Path("schema.sql"), "analyze", print])
 sessions = factories.redis("sessions")
+mysql = factories.mysql("mysql", init=["create table a (id int)", Path("schema.sql")])
+mariadb = factories.mariadb("mariadb", image="mariadb:10.11")
+rabbitmq = factories.rabbitmq("rabbitmq")
 payments = factories.tcp("payments", upstream="127.0.0.1:9000")
 cached = factories.tcp("cached", Service(["memcached", "-p", "{port}"], ready="{port}"))
 to_worker = factories.tcp("to_worker", lambda stack: Service(["worker"], env={"REDIS_URL": stack.redis.url}))
@@ -226,6 +231,29 @@ def further_servers(resilience: Resilience, stack: Stack) -> None:
 @pytest.fixture(scope="session")
 def resilience_hosts() -> list[str]:
     return ["api.test"]
+
+
+def ready_systems(resilience: Resilience, resilience_stack: Stack) -> None:
+    shop = resilience_stack.add_mysql("shop", lambda url: url.upper())
+    assert_type(shop, MysqlTarget)
+    assert_type((shop.url, shop.direct_url, shop.host, shop.port), tuple[str, str, str, int])
+    assert_type((shop.user, shop.password, shop.database), tuple[str, str, str])
+    assert_type(resilience.add_mysql("shop").starve(connections=1), Strike)
+    assert_type(resilience.add_mariadb("other").restart(), Strike)
+    shop.take_connections(left=2).heal()
+    shop.read_only().heal()
+    shop.close_connections()
+    shop.flush()  # type: ignore[attr-defined]  # for Redis
+    jobs = resilience_stack.add_rabbitmq("jobs", image="rabbitmq:3.13")
+    assert_type(jobs, RabbitmqTarget)
+    assert_type((jobs.url, jobs.user, jobs.password, jobs.vhost), tuple[str, str, str, str])
+    jobs.memory_alarm().heal()
+    jobs.disk_alarm().heal()
+    jobs.close_connections()
+    assert_type(resilience.add_rabbitmq("jobs").queue_full("emails", vhost="shop").receipt, Receipt)
+    jobs.queue_full()  # type: ignore[call-arg]  # of which queue?
+    jobs.latency(0.2).heal()
+    jobs.kill().heal()
 
 
 def tcp_systems(resilience: Resilience, resilience_stack: Stack) -> None:

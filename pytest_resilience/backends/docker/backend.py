@@ -31,13 +31,14 @@ from ..session.supervised import SupervisedBackend
 from ..settings import Settings
 from . import engine as engines
 from .container import ContainerContext, docker_client_options, mark_pending
-from .servers import ContainerServer, PostgresContainer, RedisContainer
+from .servers import ContainerServer, PostgresContainer, RedisContainer, SystemContainer
 from .toxiproxy import FIRST_PROXY_PORT, PUBLISHED_PROXY_PORTS, ToxiproxyContainer
 
 if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.networks import Network
 
+    from ..backend import SystemProgram
     from .container import Container
 
 PULL_WITHIN = 300.0  # seconds for one image, only when the user names this backend
@@ -87,6 +88,7 @@ class DockerBackend(SupervisedBackend):
         self._network_reachable = False
         self._proxy_numbers = itertools.count()
         self._context: ContainerContext | None = None
+        self._engine: engines.Engine | None = None
 
     @property
     def unsupported(self) -> Mapping[str, str]:  # type: ignore[override]  # depends on the network
@@ -116,7 +118,8 @@ class DockerBackend(SupervisedBackend):
         pending_dir = self.directory / "pending"
         self._run_at_exit("backends.docker.engine", engine.url, session, str(pending_dir))
         remove_stale_sessions(engine)
-        self._pull_missing_images(engine)
+        self._engine = engine
+        self._pull_missing_images(engine, self._settings.images)
         labels = {
             engines.SESSION: session,
             engines.OWNER: str(self.directory / OWNER),
@@ -176,6 +179,23 @@ class DockerBackend(SupervisedBackend):
         server.wait_until_ready()
         self._add(server)
 
+    def add_system(self, program: SystemProgram, name: str) -> SystemContainer:
+        assert self._context is not None, "start first"
+        assert self._engine is not None, "start first"
+        try:
+            self._pull_missing_images(self._engine, [program.image])
+        except BackendUnavailable as missing:
+            raise SetupError(
+                f"{name}: {missing}. Pull it, or take --resilience-backend=docker, which does; image=... names another"
+            ) from None
+        server = SystemContainer(program, self._context, name)
+        self._containers.append(server)
+        with ryuk_disabled(self._environ):
+            server.launch()
+        server.wait_until_ready()
+        self.servers[name] = server
+        return server
+
     def _create_network(
         self, engine: engines.Engine, session: str, labels: Mapping[str, str], pending_dir: Path
     ) -> Network:
@@ -195,8 +215,8 @@ class DockerBackend(SupervisedBackend):
         self._network_reachable = any(is_local_address(each.get("Gateway", "")) for each in gateways)
         return network
 
-    def _pull_missing_images(self, engine: engines.Engine) -> None:
-        missing = engine.missing_images(self._settings.images)
+    def _pull_missing_images(self, engine: engines.Engine, images: list[str]) -> None:
+        missing = engine.missing_images(images)
         if missing and not self._pull:
             raise BackendUnavailable(f"Docker has no image {', '.join(missing)}")
         if missing:

@@ -1,4 +1,4 @@
-"""Postgres and Redis in containers."""
+"""Postgres, Redis and the servers of other systems in containers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from ...clients.receive import receive
 from ...wire import postgres as postgres_wire
 from ...wire import redis as redis_wire
-from ..backend import Address, Server
+from ..backend import Address, Server, SystemProgram, SystemServer
 from ..managed_server import connect_and_send
 from ..postgres_url import postgres_url
 from ..server_settings import DATABASE, POSTGRES_SETTINGS
@@ -131,4 +131,45 @@ class RedisContainer(ContainerServer):
         fields = redis_wire.parse_info(replies[1])
         valkey = fields.get("valkey_version")
         self.version = f"{valkey} (valkey)" if valkey else fields.get("redis_version", "")
+        return bool(self.version)
+
+
+class SystemContainer(ContainerServer, SystemServer):
+    """A server of another system in a container.
+
+    Its proxy runs on this machine and dials the published port, which refuses connections while the container does not run. Its address
+    on the private network would not answer at all.
+
+    Args:
+        program: its description.
+        context: the session.
+        name: its name on the private network and in messages.
+    """
+
+    def __init__(self, program: SystemProgram, context: ContainerContext, name: str) -> None:
+        self.kind = program.kind
+        self.port = program.ports[0]
+        self.stop_signal = program.stop_signal
+        self._program = program
+        super().__init__(program.image, context, password="", name=name)
+
+    def ports(self) -> list[int]:
+        return [*self._program.ports]
+
+    def command(self) -> list[str]:
+        return self._program.command()
+
+    def environment(self) -> Mapping[str, str]:
+        return self._program.environment()
+
+    def url(self, address: Address) -> str:
+        return self._program.url(address)
+
+    @property
+    def addresses(self) -> list[Address]:  # type: ignore[override]  # read-only here, as it should be
+        return [self.published_address(port) for port in self._program.ports]
+
+    def is_ready(self) -> bool:
+        """True if the server reports its version."""
+        self.version = self._program.version_at(self.addresses) or ""
         return bool(self.version)

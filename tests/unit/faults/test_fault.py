@@ -14,6 +14,7 @@ from pytest_resilience.faults import FAULTS, Fault, Receipt, Strike, from_json
 from pytest_resilience.faults.fault import Need, Undo
 from pytest_resilience.faults.network import Blackhole, Latency, Refuse
 from pytest_resilience.faults.process import Kill, Pause, ProcessFault, Restart, Terminate
+from pytest_resilience.step_faults import TARGET_KINDS
 from pytest_resilience.targets.target import StrikeRegistry, Target
 
 
@@ -140,15 +141,14 @@ def test_a_receipt_reads_as_a_sentence(receipt: Receipt, text: str) -> None:
 
 def test_every_fault_has_its_own_name_and_targets() -> None:
     assert {name: kind.name for name, kind in FAULTS.items()} == {name: name for name in FAULTS}
-    assert all(
-        set(kind.targets) <= {"postgres", "redis", "service", "tcp"} and kind.targets for kind in FAULTS.values()
-    )
+    assert all(set(kind.targets) <= set(TARGET_KINDS) and kind.targets for kind in FAULTS.values())
 
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "blackhole": [{}, {"direction": "up"}],
     "latency": [{"seconds": 0.2}, {"seconds": 1, "jitter": 0.5}],
     "bandwidth": [{"bytes_per_s": 1000}],
+    "queue_full": [{"queue": "jobs"}, {"queue": "jobs", "vhost": "shop"}],
     "slow_close": [{"seconds": 0.1}],
     "slicer": [{}, {"average_bytes": 3, "variation_bytes": 1, "delay": 0.01}],
     "limit_data": [{"bytes": 10}],
@@ -212,7 +212,12 @@ def test_json_that_describes_no_fault_is_refused(data: dict[str, Any], message: 
 
 
 def test_faults_that_no_heal_undoes_are_known() -> None:
-    assert {name for name, kind in FAULTS.items() if not kind.heals} == {"terminate_backends", "crash", "flush"}
+    assert {name for name, kind in FAULTS.items() if not kind.heals} == {
+        "terminate_backends",
+        "crash",
+        "flush",
+        "close_connections",
+    }
 
 
 @pytest.mark.parametrize(("kind", "heals"), [(Kill, False), (Terminate, False), (Restart, False), (Pause, True)])
