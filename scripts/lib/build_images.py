@@ -363,6 +363,16 @@ def build(name: str) -> str:
     return contents
 
 
+def build_or_leave_out(name: str) -> str:
+    """Build an image from packages. Return a description of its contents, or the reason why it can't be built here."""
+    if shutil.which("apt-get") is None:
+        return "left out, because it is built from packages of Debian, and there is no apt-get here"
+    try:
+        return build(name)
+    except CannotBuild as error:
+        return f"left out, because {error}"
+
+
 def docker(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run docker."""
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
@@ -383,8 +393,8 @@ def main(arguments: list[str]) -> int:
         for name in IMAGES:
             if docker("image", "inspect", name).returncode == 0 and not options.force:
                 print(f"{name}: exists")
-            elif name in NEEDS_APT and shutil.which("apt-get") is None:
-                print(f"{name}: left out, because it is built from packages of Debian, and there is no apt-get here")
+            elif name in NEEDS_APT:
+                print(f"{name}: {build_or_leave_out(name)}", flush=True)
             else:
                 print(f"{name}: {build(name)}", flush=True)
     except FileNotFoundError as error:
