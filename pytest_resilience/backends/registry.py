@@ -196,7 +196,9 @@ class External(BackendKind):
         from ..proxy_client.client import TOXIPROXY_UNSUPPORTED, TOXIPROXY_UNSUPPORTED_FOR_TCP
         from .external.backend import UNSUPPORTED
 
-        return UNSUPPORTED | TOXIPROXY_UNSUPPORTED | TOXIPROXY_UNSUPPORTED_FOR_TCP | unsupported_systems()
+        lacking = TOXIPROXY_UNSUPPORTED | TOXIPROXY_UNSUPPORTED_FOR_TCP
+        proxied = {fault: f"{reason}; the proxy of this package can" for fault, reason in lacking.items()}
+        return UNSUPPORTED | proxied | unsupported_systems()
 
 
 class PluginBackend(BackendKind):
