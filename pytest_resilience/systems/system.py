@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
@@ -134,9 +135,12 @@ class ReadySystem(ABC):
         """Bring the server into the state in which each test begins. It starts if a test has left it dead.
 
         Args:
-            settings: False while a fault of the session strikes it.
+            settings: False while a fault of the session strikes it, which may have killed or stopped it.
         """
-        if not settings and not self.server.alive():
-            return  # a strike of the session has killed it
-        self.server.start()
-        self.admin.clean(settings=settings)
+        if settings:
+            self.server.resume()
+            self.server.start()
+            self.admin.clean()
+        elif self.server.alive():
+            with contextlib.suppress(OSError):
+                self.admin.clean(settings=False)

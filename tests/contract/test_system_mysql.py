@@ -257,6 +257,12 @@ def test_a_fault_of_the_session_lasts_in_the_next_test(stack: Stack, mysql: Mysq
             run(connect(), "delete from sales")
 
 
+def test_a_server_that_the_session_has_killed_stays_dead(stack: Stack, mysql: MysqlTarget) -> None:
+    with stack.add_mysql("mysql").kill():
+        next_test(stack)
+        assert not mysql.server.alive()
+
+
 def test_a_server_that_a_test_has_left_dead_starts_again(stack: Stack, mysql: MysqlTarget, connect: Connect) -> None:
     mysql.server.kill()
     next_test(stack)

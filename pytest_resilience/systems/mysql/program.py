@@ -15,7 +15,7 @@ MARIADB_IMAGE = "mariadb:11"
 PORT = 3306
 DATABASE = "resilience"
 ROOT, USER = "root", "resilience"
-# A user with SUPER would write in spite of read_only, and take the connection that the server reserves.
+# A user with SUPER or READ_ONLY ADMIN would write in spite of read_only, and take the connection that the server reserves.
 PRIVILEGES = (
     "select, insert, update, delete, create, drop, reload, process, references, index, alter, create temporary tables, "
     "lock tables, execute, create view, show view, create routine, alter routine, event, trigger"
