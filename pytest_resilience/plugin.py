@@ -421,9 +421,13 @@ def _add_logs(item: pytest.Item, report: pytest.TestReport, fixture: Resilience)
     injected = tally_lines(fixture.tally) or strike_lines(fixture.strikes)
     strikes, logs = "\n".join(injected), fixture.logs()
     report.sections.append(("resilience: injected faults", strikes))
+    deaths = fixture.service_deaths()
     for name, text in fixture.service_logs().items():
-        if text:
-            report.sections.append((f"resilience: {name} log", tail(scrubbed(text), LOG_LINES)))
+        parts = [tail(scrubbed(text), LOG_LINES)] if text else []
+        if name in deaths:
+            parts.append(f"({deaths[name]})")
+        if parts:
+            report.sections.append((f"resilience: {name} log", "\n".join(parts)))
     attempt = item.stash.get(ATTEMPTS, 1)
     try:
         place = str(save_logs(item.config.rootpath, item.nodeid, {"strikes": strikes, **logs}, attempt=attempt))

@@ -718,6 +718,10 @@ class Resilience:
         """Return the logs of each service since the test began."""
         return {name: target.log for name, target in self._services.items()}
 
+    def service_deaths(self) -> dict[str, str]:
+        """Return a sentence for each service whose process has ended by itself, by the name of the service."""
+        return {name: death for name, running in self._running.items() if (death := running.death()) is not None}
+
 
 def _identity(workload: Workload) -> object:
     """Return what is equal for workloads that share a baseline, such as those that the examples of a generated test create."""

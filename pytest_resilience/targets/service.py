@@ -277,6 +277,11 @@ class RunningService:
             return self._deaths
         return [*self._deaths, death_notice(self.title, self._child, self._log_start)]
 
+    def death(self) -> str | None:
+        """Return a sentence if the last process has ended by itself, and None otherwise."""
+        died = self._child is not None and self._child.died
+        return self.deaths()[-1].partition(";")[0] if died else None
+
     def processes(self) -> list[int]:
         """Return the process ids of the tree, the root first, or none after the root has exited."""
         return self.child.processes() if self._child is not None and self._child.running else []

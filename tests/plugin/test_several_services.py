@@ -18,6 +18,8 @@ print(f"{name}: ready", flush=True)
 while True:
     try:
         job = client.blpop([f"{name}:jobs"], timeout=0.2)
+        if job is not None and job[1] == b"exit":
+            sys.exit(3)
         if job is not None:
             client.rpush(f"{name}:done", job[1])
             print(f"{name}: did {job[1].decode()}", flush=True)
@@ -249,6 +251,30 @@ def test_the_log_of_each_service_is_in_the_report_of_a_failure(system: pytest.Py
     result.stdout.fnmatch_lines(
         ["*resilience: service log*", "shop: open", "*resilience: worker log*", "worker: did job-7"]
     )
+
+
+def test_the_report_of_a_failure_names_a_service_that_has_ended(system: pytest.Pytester) -> None:
+    system.makepyfile(
+        """
+        import redis
+
+        def test_by_itself(resilience):
+            process = resilience.worker.process
+            with redis.Redis.from_url(resilience.redis.url) as client:
+                client.rpush("worker:jobs", "exit")
+            process.wait(30)
+            assert False
+
+        def test_by_a_fault(resilience):
+            resilience.worker.kill()
+            assert False
+        """
+    )
+    result = system.runpytest_subprocess()
+    result.assert_outcomes(failed=2)
+    text = result.stdout.str()
+    result.stdout.fnmatch_lines(["*resilience: worker log*", "(the service 'worker' has ended with exit code 3)"])
+    assert text.count("has ended with") == 1
 
 
 def test_a_dict_of_services_from_one_fixture(shop: pytest.Pytester) -> None:
