@@ -14,6 +14,7 @@
 | prepared statements, by their text | test_statements_postgres.py: test_a_rule_for_connections_that_were_there_before_it |
 | batches of the extended protocol | test_statements_postgres.py: test_a_pipeline_of_several_groups_fails_in_one |
 | COPY passes | test_statements_postgres.py: test_a_copy_passes_and_a_rule_works_behind_it |
+| left out: COPY with an answer that is lost | test_the_lost_answer_to_a_copy_leaves_its_rows_there |
 | the first statement of several in one query | test_several_statements_in_one_query_count_as_their_first |
 | the log of what fired | test_an_error_for_a_statement_whose_text_matches |
 | left out: ERROR inside a transaction, which is skipped | test_statements_postgres.py: test_error_inside_a_transaction_is_the_servers_own |
@@ -29,10 +30,14 @@ import asyncio
 import asyncpg
 import pytest
 
+from pytest_resilience.clients import postgres as own_client
+from pytest_resilience.wire import postgres as own_wire
+from pytest_resilience.wire import postgres_stream as stream
 from tests.support.backends import ENDED
+from tests.support.statements import PATIENCE
 from tests.support.waiting import until
 
-from .test_statements_postgres import Gate, gate, run, server
+from .test_statements_postgres import SYNC, Gate, gate, run, server
 
 __all__ = ["gate", "server"]  # fixtures
 
@@ -134,3 +139,30 @@ def test_an_error_behind_a_savepoint_leaves_the_transaction_usable(gate: Gate) -
     gate.rule("insert", "error", code="40P01", nth=2)
     run(gate, client)
     assert gate.rows() == [1, 3]
+
+
+@pytest.mark.parametrize("extended", [False, True], ids=["simple", "extended"])
+def test_the_lost_answer_to_a_copy_leaves_its_rows_there(gate: Gate, extended: bool) -> None:
+    sql = "copy statements from stdin"
+    prepared = (
+        stream.message(b"P", f"\0{sql}\0\0\0".encode()) + stream.message(b"B", bytes(8)) + stream.execute("") + SYNC
+    )
+    data = stream.message(b"d", b"1\n2\n") + stream.message(b"c", b"") + (SYNC if extended else b"")
+
+    async def client() -> list[bytes]:
+        session = await own_client.connect(gate.url, application_name="copy", within=PATIENCE)
+        session._transport.write(prepared if extended else own_wire.query(sql))
+        kinds: list[bytes] = []
+        try:
+            while True:
+                kinds.append((await asyncio.wait_for(session._next_message(), PATIENCE)).kind)
+                if kinds[-1] == b"G":
+                    session._transport.write(data)
+        except own_client.SessionEnded:
+            return kinds
+        finally:
+            session.terminate()
+
+    gate.rule("*", "lose_answer", matching="copy")
+    assert asyncio.run(client()) == ([b"1", b"2", b"G"] if extended else [b"G"])
+    assert (gate.acted, gate.rows()) == (1, [1, 2])

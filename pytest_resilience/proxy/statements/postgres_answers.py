@@ -20,6 +20,12 @@ ENDS = (wire.COMMAND_COMPLETE, wire.EMPTY_QUERY, wire.SUSPENDED, wire.ERROR)
 UNASKED = (wire.NOTICE, wire.NOTIFICATION, wire.PARAMETER_STATUS)
 """Kinds of messages that the server sends at any time."""
 
+PREPARING = frozenset(b"12tn")
+"""Kinds of messages that precede the execution of a statement: ParseComplete, BindComplete, ParameterDescription, NoData."""
+
+COPIES = (wire.COPY_IN, wire.COPY_BOTH)
+"""Kinds of messages by which the server waits for data of the client. They are no answer to the statement."""
+
 
 class Plan(Protocol):
     """A plan for the answer to one group.
@@ -142,12 +148,18 @@ class Closing:
 
 
 class Lose(Closing):
-    """Close the connection when a statement was done, and pass nothing of its answer."""
+    """Close the connection when a statement was done, and pass nothing of its answer but what a COPY waits for."""
+
+    _preparing = b""
 
     def see_own(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
         if kind == wire.READY:
             return None  # the server has not come to the statement
         self.rule = None  # a part of the answer is lost, so the rest has to be
+        if kind in COPIES:
+            return (self._preparing + bytes(message),)
+        if kind in PREPARING:
+            self._preparing += message
         return self.close() if kind in ENDS else ()
 
 

@@ -395,6 +395,22 @@ def test_the_answer_is_lost_when_the_statement_was_done() -> None:
     assert losing.events.count == 1
 
 
+@pytest.mark.parametrize("prepared", [False, True], ids=["simple", "extended"])
+def test_the_answer_to_a_copy_is_lost_when_its_data_has_come(prepared: bool) -> None:
+    losing = rule("*", "lose_answer", matching="copy")
+    connection = Connection(losing).start()
+    sql = "copy t from stdin"
+    connection.client(parse("", sql) + bind("") + EXECUTE + SYNC if prepared else query(sql))
+    waits = wire.message(b"G", b"\0\0\0")
+    before = wire.message(b"1", b"") + BOUND if prepared else b""
+    assert connection.server(before + waits) == [before + waits]
+    data = wire.message(b"d", b"1\n") + wire.message(b"c", b"") + (SYNC if prepared else b"")
+    assert connection.client(data) == [data]
+    assert losing.events.count == 0
+    assert connection.server(DONE + READY) == [RESET]
+    assert losing.events.count == 1
+
+
 def test_answers_to_earlier_statements_of_the_group_arrive() -> None:
     connection = Connection(rule("insert", "lose_answer")).start()
     connection.client(parse("", "select 1") + bind("") + EXECUTE + parse("", "insert") + bind("") + EXECUTE + SYNC)
