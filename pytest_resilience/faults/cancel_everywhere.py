@@ -24,6 +24,7 @@ from ..clock import SYSTEM, wait_until_async
 from ..coroutines import frames_of
 from ..errors import NotCancellationSafe, SetupError
 from ..wording import counted
+from .blocked_loop import LoopWatch
 from .cancellation import MOMENTS
 from .fault import Receipt, Strike
 from .held_stream import HeldStream, open_connections
@@ -213,11 +214,12 @@ class _Campaign:
             self._size = arguments.size() if callable(arguments.size) else arguments.size
             if self._size < 1:
                 raise SetupError(f"{self._label}: size is a number of connections from 1 on, got {self._size!r}")
+        for _ in range(2):  # the first one may open a connection or prepare statements
+            self._messages = await self._count_messages()
+        # This comes last, because an operation that closes its connection leaves fewer open than the checks after a cancellation.
         for problem in (await self._lost_connections(), await self._not_whole()):
             if problem:
                 raise SetupError(f"{self._label}: before any cancellation, {problem}")
-        for _ in range(2):  # the first one may open a connection or prepare statements
-            self._messages = await self._count_messages()
         self._opened = len(self._proxy.connections())  # those of other clients too, such as a service
         self._find_leaks = find_leaks() if find_leaks is not None else None
 
@@ -245,13 +247,15 @@ class _Campaign:
 
     async def _count_messages(self) -> int:
         """Return the number of messages of an operation that is not cancelled."""
-        with self._holding(upward=True) as held:
+        with self._holding(upward=True) as held, LoopWatch(self._within, held.release) as watch:
             task = asyncio.ensure_future(self._arguments.operation())
             try:
                 number = await self._let_through(held, task, None)
             finally:
                 held.release()
                 await self._end(task)
+        if watch.blocked:
+            raise SetupError(f"{self._label}: the operation blocks the event loop while it waits for the network")
         if not number:
             raise SetupError(f"{self._label}: the operation has sent nothing: does its client go through the proxy?")
         return number
@@ -268,7 +272,7 @@ class _Campaign:
 
     async def _strike_at(self, point: Point) -> bool:
         """Cancel at a point and check the client after that. Return False if the operation ended before it."""
-        with self._holding(upward=point.kind == "sent") as held:
+        with self._holding(upward=point.kind == "sent") as held, LoopWatch(self._within, held.release) as watch:
             cancellable = _Cancellable(self._arguments.operation())
             task = asyncio.ensure_future(cancellable.run())
             try:
@@ -283,6 +287,10 @@ class _Campaign:
                 held.release()
                 ended = await self._end(task)
         with self._explained(point, following):
+            if watch.blocked:
+                raise _Damage(
+                    f"the client blocked the event loop for {self._within:g} s, until the network healed: no other task ran"
+                )
             await self._check(point, task if ended else None, following)
         return True
 

@@ -296,3 +296,74 @@ def test_a_handshake(resilience):
         "-p", "no:asyncio", "-p", "no:anyio", "--resilience-strict", "--resilience-leaks=error"
     )
     result.assert_outcomes(passed=3)
+
+
+def test_a_client_that_blocks_the_event_loop_is_found_and_the_test_ends(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        r"""
+import asyncio
+import pytest
+import redis
+import redis.asyncio
+from pytest_resilience import NotCancellationSafe, SetupError
+
+def test_from_a_cancellation_on(resilience):
+    async def body():
+        blocking = redis.Redis.from_url(resilience.redis.url)    # as a client whose cancellation sends a request of its own
+        async with redis.asyncio.Redis.from_url(resilience.redis.url) as client:
+            async def get():
+                try:
+                    return await client.get("one")
+                except asyncio.CancelledError:
+                    blocking.ping()
+                    raise
+
+            await client.set("one", "first")
+            with pytest.raises(NotCancellationSafe) as raised:
+                await resilience.redis.cancel_everywhere(get, then=lambda: client.get("one"), within=1)
+            assert "the client blocked the event loop for 1 s, until the network healed: no other task ran" in str(raised.value)
+        blocking.close()
+
+    asyncio.run(body())
+
+def test_always(resilience):
+    async def body():
+        with redis.Redis.from_url(resilience.redis.url) as client:
+            async def get():
+                return client.get("one")
+
+            with pytest.raises(SetupError, match="the operation blocks the event loop while it waits for the network"):
+                await resilience.redis.cancel_everywhere(get, within=1)
+
+    asyncio.run(body())
+"""
+    )
+    result = project.runpytest_subprocess(
+        "-p", "no:asyncio", "-p", "no:anyio", "-o", "faulthandler_timeout=60", timeout=120
+    )
+    result.stdout.fnmatch_lines("*= 1 passed, *1 vacuous in *")  # the second one has struck nothing
+
+
+def test_an_operation_that_closes_its_connection_leaks_none_of_the_pool(pool: pytest.Pytester) -> None:
+    result = run(
+        pool,
+        """
+def test_pool(resilience):
+    with redis.Redis.from_url(resilience.redis.direct_url) as client:
+        client.set("d", "answer d")
+
+    async def body():
+        pool = Pool(resilience.redis)
+
+        async def get_and_close():
+            answer = await pool.last()
+            pool.idle.pop().writer.close()
+            return answer
+
+        await resilience.redis.cancel_everywhere(get_and_close, then=pool.last, size=2)
+        await pool.close()
+
+    asyncio.run(body())
+""",
+    )
+    result.assert_outcomes(passed=1)
