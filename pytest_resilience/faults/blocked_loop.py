@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 INTERVAL = 0.05  # seconds between two calls into the loop
+SLICE = 0.01  # seconds between two looks at whether the watch is over
 
 
 class LoopWatch:
@@ -34,10 +35,13 @@ class LoopWatch:
         while not self._over.wait(INTERVAL):
             turned = threading.Event()
             self._loop.call_soon_threadsafe(turned.set)
-            if not turned.wait(self._within) and not self._over.is_set():
-                self.blocked = True
-                self._on_blocked()
-                return
+            waited = 0.0
+            while not turned.wait(SLICE) and not self._over.is_set():  # at the end, the loop waits for this thread
+                waited += SLICE
+                if waited >= self._within:
+                    self.blocked = True
+                    self._on_blocked()
+                    return
 
     def __enter__(self) -> Self:
         self._thread.start()
