@@ -35,7 +35,7 @@ class Bug:
         fixed: a version with the fix.
         what: the bug.
         cause: the part of the message that names the cause.
-        issue: the report of the bug, as "owner/repository#number" of GitHub, or as the number of a CVE.
+        issue: the report of the bug, as "owner/repository#number" of GitHub, as the number of a CVE, or "".
         more: further requirements.
     """
 
@@ -137,14 +137,14 @@ BUGS = (
         ("psycopg[binary]",),
     ),
     Bug(
-        "sqlalchemy",
-        "sqlalchemy",
-        "2.0.36",
-        "2.0.37",
-        "A cancellation while asyncpg closes a connection costs the pool a connection.",
-        "1 of 2 connections can be used",
-        "sqlalchemy/sqlalchemy#12077",
-        ("asyncpg==0.30.0", "greenlet"),
+        "psycopg_execute",
+        "psycopg",
+        "3.1.8",
+        "3.2.4",
+        "A cancelled statement leaves the connection busy.",
+        "another command is already in progress",
+        "",
+        ("psycopg[binary]",),
     ),
 )
 
@@ -226,14 +226,14 @@ def row(bug: Bug, red: str, green: str, message: str) -> str:
     code = [line for line in (HERE / f"test_{bug.test}.py").read_text().splitlines() if line.strip()]
     shown = message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]}..."
     number = bug.issue.rpartition("#")[2]
-    link = (
+    link = bug.issue and (
         f"[{bug.issue}](https://nvd.nist.gov/vuln/detail/{bug.issue})"
         if bug.issue.startswith("CVE")
         else f"[{bug.issue}](https://github.com/{bug.issue.partition('#')[0]}/issues/{number})"
     )
     cells = [
         bug.library,
-        f"{bug.what} {link}",
+        f"{bug.what} {link}".strip(),
         f"{bug.buggy}: red in {red}",
         f"{bug.fixed}: green in {green}",
         f"[{len(code)}](../benchmarks/library_bugs/test_{bug.test}.py)",
