@@ -4,6 +4,9 @@ The port of a disabled proxy is bound and does not listen, so the kernel answers
 privileges can subscribe to a notice of each TCP socket that is destroyed (sock_diag(7), SKNLGRP_INET_TCP_DESTROY and its IPv6
 sibling). The client's socket of a refused attempt is one of them: its state is CLOSE, and its destination is the proxy's port.
 
+The socket of a client that was accepted is destroyed too, and perhaps not before the proxy is disabled. The notice has the statistics of
+the socket, in which the peer of a refused attempt has acknowledged nothing, not even the SYN.
+
 The notice comes when the client closes that socket, and a few milliseconds late: a reader that needs the exact count reads until it
 no longer changes. A client that blocks in connect() without a timeout is reported with port 0. Such clients are counted apart, as
 "unattributed", so that a count of 0 does not pass for proof that no client came.
@@ -24,6 +27,11 @@ _GROUPS = (1 << 0) | (1 << 2)  # SKNLGRP_INET_TCP_DESTROY, SKNLGRP_INET6_TCP_DES
 _HEADER = Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, sender
 _MESSAGE = Struct("=BBBB")  # struct inet_diag_msg: family, state, timer, retransmits, then struct inet_diag_sockid:
 _PORTS = Struct(">HH")  # source, destination; two addresses of 16 bytes follow
+_MESSAGE_SIZE = 72  # of struct inet_diag_msg, behind which are attributes
+_ATTRIBUTE = Struct("=HH")  # struct nlattr: length, type; then the value, padded to 4 bytes
+_INFO = 2  # INET_DIAG_INFO, struct tcp_info
+_BYTES_ACKED = Struct("=Q")
+_BYTES_ACKED_AT = 120  # in struct tcp_info
 _CLOSE = 7
 GRACE_PERIOD = 0.25
 """Seconds for which refused connections are still counted after a proxy was enabled again."""
@@ -35,7 +43,7 @@ class CountsRefusals(Protocol):
     """A proxy with a count of its refused connections.
 
     Attributes:
-        client_ports: ports of clients that were accepted. Their sockets are destroyed too, and are no refusals.
+        client_ports: ports of clients that were accepted. An attempt may have the port of one of them that has ended.
         unattributed: sockets that any disabled proxy may have refused.
     """
 
@@ -141,11 +149,22 @@ class RefusedConnectionMonitor:
                     each.unattributed += 1
             proxy = self._proxies.get(destination) if state == _CLOSE else None
             if proxy is not None and _is_address_of(proxy, family, target):
-                if source in proxy.client_ports:
+                if source in proxy.client_ports and _was_connected(data[body + _MESSAGE_SIZE : start + length]):
                     del proxy.client_ports[source]  # the end of a client that was accepted
                 else:
                     proxy.refused.add(self._loop.now())
             start += (length + 3) & ~3
+
+
+def _was_connected(attributes: bytes) -> bool:
+    """True if the peer of a socket has acknowledged something, the SYN included."""
+    start = 0
+    while start + _ATTRIBUTE.size <= len(attributes):
+        length, kind = _ATTRIBUTE.unpack_from(attributes, start)
+        if kind == _INFO and length >= _ATTRIBUTE.size + _BYTES_ACKED_AT + _BYTES_ACKED.size:
+            return bool(_BYTES_ACKED.unpack_from(attributes, start + _ATTRIBUTE.size + _BYTES_ACKED_AT)[0])
+        start += max(_ATTRIBUTE.size, length + 3 & ~3)
+    return True  # this kernel does not report it
 
 
 def _is_address_of(proxy: CountsRefusals, family: int, target: bytes) -> bool:

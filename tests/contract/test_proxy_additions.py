@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import PATIENCE, ProxyHandle, Server, silent, take
+from .conftest import PATIENCE, ProxyHandle, Server, free_port, silent, take
 from .test_proxy_data import Watch, gone
 
 pytestmark = pytest.mark.addition
@@ -123,6 +125,30 @@ def test_refused_attempts_count_and_our_own_clients_do_not(
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, proxy.port), PATIENCE)
     until(lambda: proxy.counters()["refused"]["count"] == 4)
+
+
+@contextmanager
+def client_at(port: int) -> Iterator[socket.socket]:
+    """A client with a port of its own, which is free at once when the connection has ended."""
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.settimeout(PATIENCE)
+        client.bind(("127.0.0.1", port))
+        yield client
+
+
+def test_a_refused_attempt_with_the_port_of_an_earlier_client_counts(proxy: ProxyHandle) -> None:
+    port = free_port()
+    with client_at(port) as client:
+        client.connect(("127.0.0.1", proxy.port))
+        proxy.accept()
+    until(lambda: proxy.counters()["connections"] == 0)
+    proxy.call("POST", "", {"enabled": False})
+    if proxy.counters()["refused"]["count"] is None:
+        pytest.skip("this kernel does not tell about refused connections")
+    with client_at(port) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(("127.0.0.1", proxy.port))
+    until(lambda: proxy.counters()["refused"]["count"] == 1)
 
 
 def test_connections_are_listed(proxy: ProxyHandle) -> None:
