@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from ..wording import counted
 from .postgres_session import close_all_quietly
 
 POLL_INTERVAL = 0.01  # seconds between two queries for sessions that wait for a lock
+LOOK_TIMEOUT = 0.25  # seconds, at most, for which a receipt waits for one more of these queries
 CONNECT_AT_ONCE = 20  # a server that forks for a hundred clients at once keeps both processors busy for long
 REFUSALS = (
     "sorry, too many clients already",
@@ -57,6 +59,8 @@ class TableLock:
         self._fault = fault
         self._session: Session | None = None
         self._monitor_task: Future[None] | None = None
+        self._wanted = asyncio.Event()  # a receipt waits for the next query
+        self._looked = asyncio.Event()  # set when the query has ended that begins next
         self._waiters: set[tuple[int, object]] = set()  # process id, and the start of its statement
         self._acquired_at = 0.0
         self._first: float | None = None
@@ -104,8 +108,27 @@ class TableLock:
 
     async def _monitor(self) -> None:
         while True:
-            await self._record_waiters()
-            await asyncio.sleep(POLL_INTERVAL)
+            await self._look()
+            await self._rest(POLL_INTERVAL)
+
+    async def _look(self) -> None:
+        looked, self._looked = self._looked, asyncio.Event()
+        await self._record_waiters()
+        looked.set()
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait until it is time for the next query, or until a receipt wants it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()
+        self._wanted.clear()
+
+    async def _wait_for_look(self) -> None:
+        looked = self._looked
+        self._wanted.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                await looked.wait()
 
     async def _record_waiters(self) -> None:
         assert self._session is not None, "the monitor ends before the session that holds the lock"
@@ -125,6 +148,7 @@ class TableLock:
 
     def receipt(self) -> Receipt:
         """Return the number of sessions that have waited for the tables so far."""
+        self._look_now()
         return Receipt(len({pid for pid, _ in self._waiters}), "connections", self._first, self._last)
 
     def release(self) -> None:
@@ -136,6 +160,11 @@ class TableLock:
         sessions = self._take_sessions()
         if sessions:
             self._admin.run(lambda: close_all_quietly(sessions))
+
+    def _look_now(self) -> None:
+        """Have the monitor look once more, because a session may have begun to wait since its last query."""
+        if self._monitor_task is not None and not self._monitor_task.done():
+            self._admin.run(self._wait_for_look)
 
     def _take_sessions(self) -> list[Session]:
         """Return all sessions of the lock, which has none then."""
@@ -169,8 +198,8 @@ class RotatingLock(TableLock):
         while True:
             until = SYSTEM.now() + self._seconds
             while (remaining := until - SYSTEM.now()) > 0:
-                await self._record_waiters()
-                await asyncio.sleep(min(POLL_INTERVAL, remaining))
+                await self._look()
+                await self._rest(min(POLL_INTERVAL, remaining))
             await self._hand_over()
 
     async def _hand_over(self) -> None:
@@ -200,6 +229,7 @@ class RotatingLock(TableLock):
 
     def receipt(self) -> Receipt:
         """Return the number of statements that have waited so far."""
+        self._look_now()
         return Receipt(len(self._waiters), "commands", self._first, self._last)
 
     def _take_sessions(self) -> list[Session]:

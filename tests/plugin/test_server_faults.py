@@ -276,6 +276,22 @@ def test_postgres_has_no_connections_held_locks_and_slow_queries(project: pytest
 
             runner.run(body())
 
+        def test_a_session_that_begins_to_wait_just_before_the_heal_is_counted(resilience, runner, connection, monkeypatch):
+            monkeypatch.setattr("pytest_resilience.admin.postgres_holds.POLL_INTERVAL", 60)
+            async def body():
+                other = await asyncpg.connect(resilience.postgres.direct_url)
+                async def waiting():
+                    return await other.fetchval("select count(*) from pg_locks where not granted") == 1
+
+                with resilience.postgres.hold_locks("t") as strike:
+                    query = asyncio.create_task(connection.fetchval("select count(*) from t"))
+                    await eventually(waiting, within=5)
+                assert await query == 0
+                other.terminate()
+                return strike.receipt.touched
+
+            assert runner.run(body()) == 1
+
         def test_slow_queries(resilience, runner, connection):
             async def timed_query():
                 begin = asyncio.get_running_loop().time()
@@ -299,5 +315,5 @@ def test_postgres_has_no_connections_held_locks_and_slow_queries(project: pytest
         """
     )
     result = project.runpytest_subprocess("--resilience-strict")
-    result.assert_outcomes(passed=7, errors=1)
+    result.assert_outcomes(passed=8, errors=1)
     result.stdout.fnmatch_lines(["*slow_queries*nothing to lock; this database has: none*"])
