@@ -486,10 +486,13 @@ class SupervisorClient:
 
     def _clean_up_after_it(self) -> None:
         """Clean up in place of a supervisor that was killed. Its children died with it."""
-        if not any(path.exists() for path in self._owned):
-            return
+        assert self._process is not None, "start() made it"
         from . import supervisor  # the same functions, in this process
 
+        if self._process.returncode != 0:
+            supervisor.kill_orphans(self.pid)
+        if not any(path.exists() for path in self._owned):
+            return
         for command in self._commands:
             try:
                 with open(command["log"], "ab") as log:  # noqa: PTH123  # as in the supervisor

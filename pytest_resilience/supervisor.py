@@ -121,6 +121,37 @@ def send_signal(pid: int, number: int) -> None:
         pass
 
 
+def read_mark(pid: int) -> tuple[int, int] | None:
+    """Return the supervisor and the child from which a process descends, by its environment.
+
+    None for another process, and for Postgres, which overwrites its environment.
+    """
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as environ:
+            lines = environ.read().split(b"\0")
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.decode(errors="replace").partition("=")
+        supervisor, _, number = value.partition(".")
+        if name == MARK and supervisor.isdecimal() and number.isdecimal():
+            return int(supervisor), int(number)
+    return None
+
+
+def kill_orphans(supervisor: int) -> None:
+    """Kill the descendants that a supervisor has left which is gone. Its children have died with it, and theirs have not."""
+    until = time.monotonic() + KILL_TIMEOUT
+    while LINUX and time.monotonic() < until:
+        processes = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+        orphans = [pid for pid in processes if (read_mark(pid) or (0, 0))[0] == supervisor]
+        if not orphans:
+            return
+        for pid in orphans:
+            send_signal(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
 def remove_tree(path: str) -> None:
     """Delete a directory, also while another process still writes into it."""
     for _ in range(50):
@@ -435,18 +466,9 @@ class Supervisor:
         ]
 
     def _child_from_environ(self, pid: int) -> int | None:
-        """Return the child from which a process descends, by its environment. None for Postgres, which overwrites its environment."""
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as environ:
-                lines = environ.read().split(b"\0")
-        except OSError:
-            return None
-        for line in lines:
-            name, _, value = line.decode(errors="replace").partition("=")
-            supervisor, _, number = value.partition(".")
-            if name == MARK and supervisor == str(self.pid) and number.isdecimal():
-                return int(number)
-        return None
+        """Return the child from which a process descends, by its environment."""
+        supervisor, number = read_mark(pid) or (0, 0)
+        return number if supervisor == self.pid else None
 
     def _tree(self, number: int, table: Table) -> list[int]:
         roots = [pid for known in (self._running, self._adopted) for pid, owner in known.items() if owner == number]

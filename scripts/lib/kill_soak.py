@@ -48,6 +48,7 @@ from pytest_resilience.supervisor import (
     send_signal,
 )
 
+SESSION_DIRECTORY = re.compile(rf"\.?{PREFIX}[0-9a-f]{{12}}")  # and not the cache of another user
 TARGETS = ("pytest", "controller", "worker", "proxy", "supervisor", "interrupt")
 PROMISED = 2.0  # seconds within which the plugin promises that everything is gone
 START_ATTEMPTS = 5  # a session may end before the moment that was drawn for it
@@ -246,7 +247,7 @@ def session_directories(session: Session) -> list[str]:
     """Return the directories that no living process has locked and that belong to this session or have no owner."""
     unlocked = []
     for root in {Path("/dev/shm"), Path(tempfile.gettempdir())}:
-        for path in [*root.glob(f"{PREFIX}*"), *root.glob(f".{PREFIX}*")]:
+        for path in filter(lambda path: SESSION_DIRECTORY.fullmatch(path.name), root.iterdir()):
             owner = read_owner(path / OWNER)
             if (owner is None or owner in session.pids) and not is_locked(path / OWNER) and path.exists():
                 unlocked.append(str(path))

@@ -140,6 +140,19 @@ def test_the_children_of_a_killed_supervisor_die(tmp_path):
     assert not directory.exists(), "close() deletes the directory in place of the supervisor"
 
 
+@linux
+def test_close_ends_what_the_children_of_a_killed_supervisor_have_started(tmp_path):
+    with SupervisorClient() as client:
+        shell = client.spawn("sh", ["sh", "-c", "setsid sleep 600 & echo $!; wait"], env=ENV, log=tmp_path / "log")
+        until(lambda: shell.log_text().strip(), 5)
+        grandchild = int(shell.log_text())
+        until(lambda: supervisor.read_mark(grandchild) is not None, 5)  # the fork may not have executed yet
+        os.kill(client.pid, signal.SIGKILL)
+        until(lambda: gone(shell.pid), 2)
+        assert not gone(grandchild), "the kernel ends only the children of the supervisor"
+    until(lambda: gone(grandchild), 2)
+
+
 def test_a_process_of_another_program_is_not_touched(tmp_path):
     with started("sleep", "600") as bystander:
         with SupervisorClient() as client:
