@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -116,19 +115,21 @@ class TableLock:
         await self._record_waiters()
         looked.set()
 
+    # No asyncio.timeout: where a test has restored sys.modules, there are two copies of asyncio, and its end may be a CancelledError.
+
     async def _rest(self, seconds: float) -> None:
         """Wait until it is time for the next query, or until a receipt wants it."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wanted.wait()
+        timer = asyncio.get_running_loop().call_later(seconds, self._wanted.set)
+        await self._wanted.wait()
+        timer.cancel()
         self._wanted.clear()
 
     async def _wait_for_look(self) -> None:
         looked = self._looked
         self._wanted.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_TIMEOUT):
-                await looked.wait()
+        timer = asyncio.get_running_loop().call_later(LOOK_TIMEOUT, looked.set)
+        await looked.wait()
+        timer.cancel()
 
     async def _record_waiters(self) -> None:
         assert self._session is not None, "the monitor ends before the session that holds the lock"
