@@ -102,6 +102,7 @@ class Cleanup:
 
         Idle connections are left alone, so that they can expire.
         """
+        await self._database.settle()
         leaked = self._database.sweep_leaked()
         try:
             terminated = await self._postgres_monitor.terminate_zombies(leaked, TERMINATE_SECONDS)
@@ -126,6 +127,7 @@ class Cleanup:
             self._running = None
 
     async def _clean_up(self) -> CleanupResult:
+        await self._database.settle()
         leaked = self._database.sweep_leaked()
         idle_closed, terminated = await asyncio.gather(
             self._database.sweep_dead(),

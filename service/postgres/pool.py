@@ -42,6 +42,7 @@ MIN_RELEASE_TIMEOUT = 0.1  # after the deadline of its request
 CLOSE_TIMEOUT = 1.0
 PROBE_TIMEOUT = 0.5
 SWEEP_MARGIN = 1.0  # seconds; a stalled event loop ends a checkout that much later
+SETTLE_TIME = 0.25  # seconds in which a process that was stopped for longer ends what is overdue
 
 
 @dataclass(slots=True, eq=False)
@@ -307,10 +308,18 @@ class Database:
     def size(self) -> int:
         return 0 if self._pool is None else int(self._pool.get_size())
 
+    async def settle(self) -> None:
+        """Let overdue checkouts end by themselves. None is leaked if the process was stopped, as by a migration of its machine."""
+        if self._overdue():
+            await asyncio.sleep(SETTLE_TIME)
+
+    def _overdue(self) -> list[Checkout]:
+        return [checkout for checkout in self._checkouts if checkout.deadline < self._clock()]
+
     def sweep_leaked(self) -> list[int]:
         """Close every connection that is checked out past its deadline. Return the server process ids."""
         closed_pids = []
-        for checkout in [c for c in self._checkouts if c.deadline < self._clock()]:
+        for checkout in self._overdue():
             with contextlib.suppress(*UNAVAILABLE_ERRORS):
                 checkout.connection.terminate()
             self._checkouts.discard(checkout)

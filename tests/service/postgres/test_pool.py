@@ -127,6 +127,20 @@ async def with_database(resilience, body, **settings):
         await database.close()
 
 
+def test_a_checkout_that_ends_after_a_stop_of_the_process_is_no_leak(resilience):
+    async def scene(database):
+        held = database._checkout()
+        await held.__aenter__()
+        for checkout in database._checkouts:
+            checkout.deadline = 0  # has passed while the process was stopped
+        ending = asyncio.create_task(held.__aexit__(None, None, None))
+        await database.settle()
+        assert database.sweep_leaked() == []
+        await ending
+
+    asyncio.run(with_database(resilience, scene))
+
+
 def test_a_leaked_connection_is_closed_and_its_slot_is_free_again(resilience):
     async def scene(database):
         leaks = [database._checkout() for _ in range(2)]
