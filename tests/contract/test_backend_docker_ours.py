@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import asyncpg
 import pytest
@@ -65,6 +66,48 @@ def test_a_statement_of_a_container_can_be_struck(stack: Stack, resilience: Resi
     assert select(stack, "select 42") == 42
     counted = stack.proxy_client.request("GET", "/proxies/postgres/counters")["toxics"]["rule"]
     assert (counted["matched"], counted["acted"]) == (1, 1)
+
+
+def client_of(stack: Stack) -> redis.Redis:
+    return redis.Redis.from_url(stack.redis.url, socket_timeout=5, retry=None)
+
+
+def test_silence_and_moments_of_a_container_are_seen(stack: Stack, resilience: Resilience) -> None:
+    with client_of(stack) as client, client_of(stack) as waiting, ThreadPoolExecutor(1) as thread:
+        client.ping()
+        resilience.when("redis", idle=1).wait()
+        assert resilience.silence(0.1).receipt.touched == 1
+        popped = thread.submit(waiting.blpop, ["queue"], 10)
+        resilience.when("redis", waits="BLPOP").wait()
+        client.rpush("queue", "job")
+        assert popped.result() == (b"queue", b"job")
+        with resilience.when("redis", answer=1).strike("redis.reset"), pytest.raises(redis.ConnectionError):
+            client.get("key")
+
+
+def test_the_protocol_of_a_container_can_be_violated_and_its_buffer_limited(
+    stack: Stack, resilience: Resilience
+) -> None:
+    with client_of(stack) as client:
+        client.rpush("list", *["x" * 1000] * 2000)
+        with resilience.redis.client_kill_output_buffer(bytes=100_000) as strike, pytest.raises(redis.ConnectionError):
+            client.lrange("list", 0, -1)
+        assert strike.receipt.touched == 1
+        client.ping()
+        with resilience.redis.protocol_violation() as strike, pytest.raises(redis.RedisError):
+            client.get("key")
+        assert strike.receipt.touched == 1
+
+
+def test_an_operation_on_a_container_is_cancelled_everywhere(stack: Stack, resilience: Resilience) -> None:
+    async def run() -> int:
+        async with asyncpg.create_pool(stack.postgres.url, min_size=1, max_size=1) as pool:
+            done = await resilience.postgres.cancel_everywhere(
+                lambda: pool.fetchval("select 1"), then=lambda: pool.fetchval("select 2"), size=1
+            )
+            return int(done.messages)
+
+    assert asyncio.run(run()) > 0
 
 
 def test_proxies_follow_containers_that_start_again_with_swapped_addresses(
