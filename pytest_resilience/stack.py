@@ -18,10 +18,6 @@ from .proxy_client.client import ToxiproxyClient
 from .proxy_client.handle import ProxyHandle, create_proxy
 from .redaction import remember_url
 from .step_faults import is_target_name
-from .systems.mysql.program import MARIADB_IMAGE, MYSQL_IMAGE
-from .systems.mysql.target import MysqlSystem, MysqlTarget
-from .systems.rabbitmq.program import RABBITMQ_IMAGE
-from .systems.rabbitmq.target import RabbitmqSystem, RabbitmqTarget
 from .systems.system import ReadySystem
 from .targets.http_stub import HttpStub
 from .targets.server import PostgresTarget, RedisTarget
@@ -40,6 +36,8 @@ if TYPE_CHECKING:
 
     from .admin.postgres import Init
     from .systems.mysql.admin import Init as MysqlInit
+    from .systems.mysql.target import MysqlTarget
+    from .systems.rabbitmq.target import RabbitmqTarget
 
 ServerKind = Literal["postgres", "redis"]
 
@@ -52,6 +50,7 @@ class _TargetArguments(TypedDict):
 
 
 Admin = TypeVar("Admin", PostgresAdmin, RedisAdmin)
+AnyTcpTarget = TypeVar("AnyTcpTarget", bound=TcpTarget)
 
 
 class Stack:
@@ -215,7 +214,7 @@ class Stack:
             self._tcp.add_service(name, upstream, self.service_ports(upstream))
         else:
             self._tcp.add(name, upstream)
-        return self._tcp_target(name, registry or self._registry)
+        return self._tcp_target(TcpTarget, name, registry)
 
     def add_http_stub(self, name: str, *, registry: StrikeRegistry | None = None) -> HttpStub:
         """Return an HTTP server that tests script, behind its own proxy. The first call with a name starts it.
@@ -231,9 +230,7 @@ class Stack:
         if not self._tcp.is_stub(name):
             self._check_server_name(name)
         self._tcp.add_stub(name)
-        stub = self._tcp_target(name, registry or self._registry)
-        assert isinstance(stub, HttpStub)
-        return stub
+        return self._tcp_target(HttpStub, name, registry)
 
     def add_mysql(
         self,
@@ -255,10 +252,11 @@ class Stack:
             SetupError: the name is taken or malformed, the schema could not be made, or the backend can't run a MySQL.
             ServerNotReady: the server did not answer in time.
         """
+        from .systems.mysql.program import MYSQL_IMAGE  # imported late, as few sessions have one
+        from .systems.mysql.target import MysqlSystem, MysqlTarget
+
         self._add_ready(name, "mysql", lambda: MysqlSystem(image or MYSQL_IMAGE, init))
-        target = self._tcp_target(name, registry or self._registry)
-        assert isinstance(target, MysqlTarget)
-        return target
+        return self._tcp_target(MysqlTarget, name, registry)
 
     def add_mariadb(
         self,
@@ -269,6 +267,8 @@ class Stack:
         registry: StrikeRegistry | None = None,
     ) -> MysqlTarget:
         """Return a MariaDB behind its own proxy, as `add_mysql` does."""
+        from .systems.mysql.program import MARIADB_IMAGE
+
         return self.add_mysql(name, init, image=image or MARIADB_IMAGE, registry=registry)
 
     def add_rabbitmq(
@@ -285,19 +285,22 @@ class Stack:
             SetupError: the name is taken or malformed, or the backend can't run a RabbitMQ.
             ServerNotReady: the server did not answer in time.
         """
-        self._add_ready(name, "rabbitmq", lambda: RabbitmqSystem(image or RABBITMQ_IMAGE))
-        target = self._tcp_target(name, registry or self._registry)
-        assert isinstance(target, RabbitmqTarget)
-        return target
+        from .systems.rabbitmq.program import RABBITMQ_IMAGE
+        from .systems.rabbitmq.target import RabbitmqSystem, RabbitmqTarget
 
-    def _add_ready(self, name: str, kind: str, create: Callable[[], ReadySystem]) -> None:
+        self._add_ready(name, "rabbitmq", lambda: RabbitmqSystem(image or RABBITMQ_IMAGE))
+        return self._tcp_target(RabbitmqTarget, name, registry)
+
+    def _add_ready(self, name: str, kind: str, create: Callable[[], ReadySystem[Any]]) -> None:
         """Start a server of another kind, unless it runs."""
         if name not in self._tcp or self._tcp.kind(name) != kind:
             self._check_server_name(name)
             self._tcp.add_ready(name, create())
 
-    def _tcp_target(self, name: str, registry: StrikeRegistry) -> TcpTarget:
-        return self._tcp.target(name, registry, self._unsupported("tcp", name))
+    def _tcp_target(self, kind: type[AnyTcpTarget], name: str, registry: StrikeRegistry | None) -> AnyTcpTarget:
+        target = self._tcp.target(name, registry or self._registry, self._unsupported("tcp", name))
+        assert isinstance(target, kind)
+        return target
 
     def _check_server_name(self, name: str) -> None:
         self._check_name(name, "server", [*(running.name for running in self.services), "service"])
@@ -335,7 +338,7 @@ class Stack:
 
     def extra_target(self, name: str, registry: StrikeRegistry) -> PostgresTarget | RedisTarget | TcpTarget:
         """Return a server or TCP system that was added, with its strikes recorded in `registry`."""
-        return self._tcp_target(name, registry) if name in self._tcp else self._extra_server(name, registry)
+        return self._tcp_target(TcpTarget, name, registry) if name in self._tcp else self._extra_server(name, registry)
 
     def _extra_server(self, name: str, registry: StrikeRegistry) -> PostgresTarget | RedisTarget:
         _, admin = self._extra_admins[name]
@@ -371,7 +374,7 @@ class Stack:
     @property
     def tcp_targets(self) -> dict[str, TcpTarget]:
         """All TCP systems by name."""
-        return {name: self._tcp_target(name, self._registry) for name in self._tcp.names}
+        return {name: self._tcp_target(TcpTarget, name, self._registry) for name in self._tcp.names}
 
     @property
     def proxied_targets(self) -> dict[str, PostgresTarget | RedisTarget | TcpTarget]:

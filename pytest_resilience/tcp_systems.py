@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from .backends.backend import Backend
 from .backends.session.ports import with_free_port
@@ -38,7 +39,7 @@ class TcpSystems:
         self._own_client: ToxiproxyClient | None = None
         self._systems: dict[str, TcpSystem] = {}
         self._stubs: dict[str, StubProcess] = {}
-        self._ready: dict[str, ReadySystem] = {}
+        self._ready: dict[str, ReadySystem[Any]] = {}
         self._failures: dict[str, str] = {}  # the reason for each server that could not start, by name
         self._services: dict[str, Service] = {}  # the services that are upstreams, by the name of the system
 
@@ -141,7 +142,7 @@ class TcpSystems:
             ) from None
         self._systems[name], self._stubs[name] = system, stub
 
-    def add_ready(self, name: str, system: ReadySystem) -> None:
+    def add_ready(self, name: str, system: ReadySystem[Any]) -> None:
         """Start a server of the backend with a proxy.
 
         Args:

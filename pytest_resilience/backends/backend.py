@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol, Self
 from ..errors import CannotInject, SetupError
 from ..processes import ManagedProcess
 from ..proxy_client.counters import ConnectionCounts, ProxiedClients
+from ..redaction import new_password
 
 
 class Address(NamedTuple):
@@ -125,17 +126,24 @@ class Server(ABC):
 class SystemProgram(ABC):
     """A program that backends can run as a server.
 
+    Args:
+        image: the image with the program, for containers.
+
     Attributes:
         kind: such as "mysql".
-        image: the image with the program, for containers.
+        image: as above.
+        password: the random password of the user that the URL names.
         ports: the ports on which it listens in a container, that of clients first.
         stop_signal: the signal for an orderly end.
     """
 
     kind: str
-    image: str
     ports: tuple[int, ...]
     stop_signal = "SIGTERM"
+
+    def __init__(self, image: str) -> None:
+        self.image = image
+        self.password = new_password()
 
     @abstractmethod
     def command(self) -> list[str]:

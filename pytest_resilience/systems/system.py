@@ -9,18 +9,23 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from ..backends.backend import Backend, SystemProgram, SystemServer
-from ..closing_connections import wait_until_closed
-from ..faults.process import ProcessControl
-from ..targets.server import ServerProcesses
-from ..targets.target import ProcessFaults, StrikeRegistry
+from ..targets.server import OnServer
+from ..targets.target import StrikeRegistry
 from ..targets.tcp import TcpSystem, TcpTarget
 from ..targets.tcp_upstream import TcpUpstream
 
 Admin = TypeVar("Admin", bound="SystemAdmin")
+Program = TypeVar("Program", bound=SystemProgram)
 
 
 class SystemAdmin(ABC):
-    """The administrator of a server, around the proxy."""
+    """The administrator of a server, around the proxy.
+
+    Attributes:
+        program: the program of the server, which has the passwords.
+    """
+
+    program: SystemProgram
 
     @abstractmethod
     def take_baseline(self) -> None:
@@ -35,14 +40,19 @@ class SystemAdmin(ABC):
         """
 
 
-class SystemTarget(TcpTarget, ProcessFaults, Generic[Admin]):
+class SystemTarget(TcpTarget, OnServer[SystemServer, Admin], Generic[Admin]):
     """A server that the backend runs, behind a proxy.
 
     Attributes:
+        kind: such as "mysql".
         host, port: the address of the proxy, to which the system under test connects.
         url: the URL of the server through the proxy, with credentials.
         direct_url: the URL of the server without the proxy, for the test itself.
+        user: of the URL, for clients that take no URL.
     """
+
+    kind: str
+    user: str
 
     def __init__(
         self,
@@ -59,55 +69,44 @@ class SystemTarget(TcpTarget, ProcessFaults, Generic[Admin]):
         self._admin = admin
 
     @property
-    def direct_url(self) -> str:
-        """The URL of the server without the proxy."""
-        return self._server.url(self._server.direct_address)
-
-    @property
-    def process_control(self) -> ProcessControl:
-        return ServerProcesses(self._server)
-
-    @property
-    def admin(self) -> Admin:
-        """The administrator of the server, which bypasses the proxy."""
-        return self._admin
-
-    @property
-    def server(self) -> SystemServer:
-        """The server of the backend."""
-        return self._server
-
-    def settle_connections(self) -> None:
-        """Wait until the proxy and the server have closed the connections that clients have closed before."""
-        wait_until_closed({self.port, self._server.direct_address.port})
+    def password(self) -> str:
+        """The password of the user."""
+        return self._admin.program.password
 
 
-class ReadySystem(ABC):
+class ReadySystem(ABC, Generic[Program]):
     """A server of one kind with its administrator.
 
+    Args:
+        program: the program to run.
+
     Attributes:
-        kind: the kind of its target, such as "mysql".
+        target_type: the class of its targets.
         server: the server.
         admin: the administrator.
     """
 
-    kind: str
+    target_type: type[SystemTarget[Any]]
     server: SystemServer
-    admin: Any
+    admin: SystemAdmin
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
 
     @abstractmethod
-    def program(self) -> SystemProgram:
-        """Return the program to run."""
+    def create_admin(self) -> SystemAdmin:
+        """Return the administrator of the new server, which has the schema or whatever else comes before the baseline."""
 
-    @abstractmethod
-    def begin(self) -> None:
-        """Create the administrator and the state in which tests begin, on the new server."""
+    @property
+    def kind(self) -> str:
+        """The kind of its target, such as "mysql"."""
+        return self.target_type.kind
 
-    @abstractmethod
     def target(
         self, name: str, registry: StrikeRegistry, system: TcpSystem, cannot: Mapping[str, str]
     ) -> SystemTarget[Any]:
         """Return the target, with its strikes recorded in `registry`."""
+        return self.target_type(name, registry, system, server=self.server, admin=self.admin, cannot=cannot)
 
     def start(self, backend: Backend, name: str) -> None:
         """Start the server.
@@ -116,9 +115,10 @@ class ReadySystem(ABC):
             SetupError: the backend can't run it.
             ServerNotReady: it did not answer in time.
         """
-        self.server = backend.add_system(self.program(), name)
+        self.server = backend.add_system(self.program, name)
         try:
-            self.begin()
+            self.admin = self.create_admin()
+            self.admin.take_baseline()
         except BaseException:
             self.server.kill()
             raise

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SAVE_TIMEOUT = 60.0  # seconds
 
 Admin = TypeVar("Admin", bound=PostgresAdmin | RedisAdmin)
+AnyServer = TypeVar("AnyServer", bound=Server)
+AnyAdmin = TypeVar("AnyAdmin")
 
 
 class ServerProcesses:
@@ -71,7 +73,42 @@ class RedisProcesses(ServerProcesses):
         self._server.discard_snapshot()
 
 
-class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
+class OnServer(ProcessFaults, Generic[AnyServer, AnyAdmin]):
+    """The part of a target that is about the server of a backend, and not about the proxy."""
+
+    _server: AnyServer
+    _admin: AnyAdmin
+
+    @property
+    def port(self) -> int:
+        """The port on which the proxy listens."""
+        raise AssertionError(f"{type(self).__name__} has no proxy")
+
+    @property
+    def direct_url(self) -> str:
+        """The URL of the server without the proxy."""
+        return self._server.url(self._server.direct_address)
+
+    @property
+    def process_control(self) -> ProcessControl:
+        return ServerProcesses(self._server)
+
+    @property
+    def admin(self) -> AnyAdmin:
+        """The administrator of the server, which bypasses the proxy."""
+        return self._admin
+
+    @property
+    def server(self) -> AnyServer:
+        """The server of the backend."""
+        return self._server
+
+    def settle_connections(self) -> None:
+        """Wait until the proxy and the server have closed the connections that clients have closed before."""
+        wait_until_closed({self.port, self._server.direct_address.port})
+
+
+class ServerTarget(NetworkFaults, OnServer[Server, Admin], Generic[Admin]):
     """A server behind a proxy.
 
     Attributes:
@@ -113,11 +150,6 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
         return self._server.url(self._address)
 
     @property
-    def direct_url(self) -> str:
-        """The URL of the server without the proxy."""
-        return self._server.url(self._server.direct_address)
-
-    @property
     def proxy(self) -> toxiproxy.Proxy:
         """The `toxiproxy.Proxy` of this server. Its changes are undone after the test."""
         return self._proxy_handle.as_toxiproxy_python()
@@ -125,24 +157,6 @@ class ServerTarget(NetworkFaults, ProcessFaults, Generic[Admin]):
     @property
     def proxy_handle(self) -> ProxyHandle:
         return self._proxy_handle
-
-    @property
-    def process_control(self) -> ProcessControl:
-        return ServerProcesses(self._server)
-
-    @property
-    def admin(self) -> Admin:
-        """The admin client of the server, which bypasses the proxy."""
-        return self._admin
-
-    @property
-    def server(self) -> Server:
-        """The server of the backend."""
-        return self._server
-
-    def settle_connections(self) -> None:
-        """Wait until the proxy and the server have closed the connections that clients have closed before."""
-        wait_until_closed({self.port, self._server.direct_address.port})
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} at {self._address} (proxy of {self._server.direct_address})>"

@@ -40,6 +40,8 @@ class MysqlAdmin(SystemAdmin):
         program: its program, which has the passwords.
     """
 
+    program: MysqlProgram
+
     def __init__(self, server: SystemServer, program: MysqlProgram) -> None:
         self._server = server
         self.program = program

@@ -42,9 +42,8 @@ class MysqlProgram(SystemProgram):
     ports = (PORT,)
 
     def __init__(self, image: str) -> None:
-        self.image = image
+        super().__init__(image)
         self._root_password = new_password()
-        self._password = new_password()
 
     def command(self) -> list[str]:
         return [f"--{name}" if value is None else f"--{name}={value}" for name, value in SETTINGS.items()]
@@ -53,14 +52,9 @@ class MysqlProgram(SystemProgram):
         """Return the password of root, under the names that the images of MySQL and of MariaDB read."""
         return {"MYSQL_ROOT_PASSWORD": self._root_password, "MARIADB_ROOT_PASSWORD": self._root_password}
 
-    @property
-    def password(self) -> str:
-        """The password of the ordinary user."""
-        return self._password
-
     def url(self, address: Address) -> str:
         """Return the URL of the ordinary user."""
-        return f"mysql://{USER}:{quote(self._password)}@{address}/{DATABASE}"
+        return f"mysql://{USER}:{quote(self.password)}@{address}/{DATABASE}"
 
     def connect_as_root(self, address: Address) -> Connection:
         """Return a connection of root. The server keeps one for it when all others are taken."""
@@ -68,11 +62,11 @@ class MysqlProgram(SystemProgram):
 
     def connect(self, address: Address) -> Connection:
         """Return a connection of the ordinary user."""
-        return Connection(address, USER, self._password)
+        return Connection(address, USER, self.password)
 
     def create_user(self, connection: Connection) -> None:
         """Create the ordinary user."""
-        connection.query(f"create user {USER}@'%' identified by '{self._password}'")
+        connection.query(f"create user {USER}@'%' identified by '{self.password}'")
         connection.query(f"grant {PRIVILEGES} on *.* to {USER}@'%'")
 
     def version_at(self, addresses: Sequence[Address]) -> str | None:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from ...backends.backend import SystemProgram
 from ...faults.close_connections import CloseConnections
 from ...faults.postgres_server import ReadOnly, Starve, TakeConnections
 from ...targets.fault_method import fault_method
-from ...targets.target import StrikeRegistry
-from ...targets.tcp import TcpSystem
 from ..system import ReadySystem, SystemTarget
 from .admin import Init, MysqlAdmin
 from .program import DATABASE, USER, MysqlProgram
@@ -27,18 +22,13 @@ class MysqlTarget(SystemTarget[MysqlAdmin]):
     user = USER
     database = DATABASE
 
-    @property
-    def password(self) -> str:
-        """The password of the user."""
-        return self._admin.program.password
-
     starve = fault_method(Starve)
     take_connections = fault_method(TakeConnections)
     read_only = fault_method(ReadOnly)
     close_connections = fault_method(CloseConnections)
 
 
-class MysqlSystem(ReadySystem):
+class MysqlSystem(ReadySystem[MysqlProgram]):
     """A MySQL or MariaDB.
 
     Args:
@@ -46,21 +36,14 @@ class MysqlSystem(ReadySystem):
         init: SQL, files with SQL, or functions that take its URL, which make its schema once; None for none.
     """
 
-    kind = "mysql"
-    admin: MysqlAdmin
+    target_type = MysqlTarget
 
     def __init__(self, image: str, init: Init | None) -> None:
-        self._program = MysqlProgram(image)
+        super().__init__(MysqlProgram(image))
         self._init = init
 
-    def program(self) -> SystemProgram:
-        return self._program
-
-    def begin(self) -> None:
-        self.admin = MysqlAdmin(self.server, self._program)
+    def create_admin(self) -> MysqlAdmin:
+        admin = MysqlAdmin(self.server, self.program)
         if self._init is not None:
-            self.admin.prepare(self._init)
-        self.admin.take_baseline()
-
-    def target(self, name: str, registry: StrikeRegistry, system: TcpSystem, cannot: Mapping[str, str]) -> MysqlTarget:
-        return MysqlTarget(name, registry, system, server=self.server, admin=self.admin, cannot=cannot)
+            admin.prepare(self._init)
+        return admin

@@ -140,6 +140,8 @@ class RabbitmqAdmin(SystemAdmin):
         program: its program, which has the control port.
     """
 
+    program: RabbitmqProgram
+
     def __init__(self, server: SystemServer, program: RabbitmqProgram) -> None:
         self._server = server
         self.program = program

@@ -7,7 +7,6 @@ from urllib.parse import quote
 
 from ...backends.backend import Address, SystemProgram
 from ...backends.managed_server import connect_and_send
-from ...redaction import new_password
 from . import control
 from .control import Control, ControlError
 
@@ -38,9 +37,8 @@ class RabbitmqProgram(SystemProgram):
     ports = (PORT, control.PORT)
 
     def __init__(self, image: str) -> None:
-        self.image = image
+        super().__init__(image)
         self.control = Control()
-        self._password = new_password()
 
     def command(self) -> list[str]:
         return ["sh", "-c", COMMAND]
@@ -48,18 +46,13 @@ class RabbitmqProgram(SystemProgram):
     def environment(self) -> Mapping[str, str]:
         return {
             "RABBITMQ_DEFAULT_USER": USER,
-            "RABBITMQ_DEFAULT_PASS": self._password,
+            "RABBITMQ_DEFAULT_PASS": self.password,
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-run file script {SCRIPT_FILE}",
             **self.control.environment(),
         }
 
-    @property
-    def password(self) -> str:
-        """The password of the user."""
-        return self._password
-
     def url(self, address: Address) -> str:
-        return f"amqp://{USER}:{quote(self._password)}@{address}/{quote(VHOST, safe='')}"
+        return f"amqp://{USER}:{quote(self.password)}@{address}/{quote(VHOST, safe='')}"
 
     def version_at(self, addresses: Sequence[Address]) -> str | None:
         """Return the version once the broker greets clients, which it does when all of it has started."""
