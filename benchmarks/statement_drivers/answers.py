@@ -6,6 +6,7 @@ A line with the name of a scenario comes in, and a line of JSON with what the dr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 TIMEOUT = 1.0  # seconds; of the client, where its driver has one
+INSERT, READ, NEXT = "INSERT INTO acts VALUES (1)", "SELECT n FROM generate_series(1, 5) AS n", "SELECT 1"
 Error = dict[str, str]
 Answer = dict[str, Any]
 Code = Callable[[Exception], "str | None"]
@@ -48,6 +50,25 @@ class Attempts:
         except Exception as error:  # noqa: BLE001  # any error of a driver is a result
             return describe(error, self._code(error))
         return None
+
+
+def play_on(connection: Any, scenario: str, attempts: Attempts, execute: Callable[[str], object]) -> Answer:
+    """Play a scenario other than "connect" on a connection of the DB-API, and end its transaction.
+
+    Args:
+        connection: the connection.
+        scenario: as the program got it.
+        attempts: records what is raised.
+        execute: executes a statement on the connection.
+    """
+    connection.autocommit = scenario in {"alone", "read"}
+    raised = attempts.call(execute, READ if scenario == "read" else INSERT)
+    if scenario == "commit":
+        raised = attempts.call(connection.commit)
+    after = attempts.call(execute, NEXT)
+    with contextlib.suppress(Exception):
+        connection.rollback() if raised else connection.commit()
+    return {"raised": raised, "next": after}
 
 
 def no_code(error: Exception) -> None:

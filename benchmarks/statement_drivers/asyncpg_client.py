@@ -6,10 +6,9 @@ import contextlib
 import sys
 
 import asyncpg
-from answers import TIMEOUT, Answer, Attempts, serve_async
+from answers import INSERT, NEXT, READ, TIMEOUT, Answer, Attempts, serve_async
 
 URL = sys.argv[1]
-INSERT, READ, NEXT = "INSERT INTO acts VALUES (1)", "SELECT n FROM generate_series(1, 5) AS n", "SELECT 1"
 attempts = Attempts(lambda error: getattr(error, "sqlstate", None))
 
 

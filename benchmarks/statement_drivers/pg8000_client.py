@@ -7,7 +7,7 @@ import sys
 import urllib.parse
 
 import pg8000.dbapi
-from answers import TIMEOUT, Answer, Attempts, serve
+from answers import TIMEOUT, Answer, Attempts, play_on, serve
 
 PARTS = urllib.parse.urlsplit(sys.argv[1])
 ARGUMENTS = {
@@ -18,7 +18,6 @@ ARGUMENTS = {
     "database": PARTS.path.lstrip("/"),
     "timeout": TIMEOUT,
 }
-INSERT, READ, NEXT = "INSERT INTO acts VALUES (1)", "SELECT n FROM generate_series(1, 5) AS n", "SELECT 1"
 
 
 def code(error: Exception) -> str | None:
@@ -29,10 +28,6 @@ def code(error: Exception) -> str | None:
 attempts = Attempts(code)
 
 
-def execute(connection: pg8000.dbapi.Connection, statement: str) -> None:
-    connection.cursor().execute(statement)
-
-
 def connect() -> None:
     pg8000.dbapi.connect(**ARGUMENTS).close()
 
@@ -41,16 +36,10 @@ def play(scenario: str) -> Answer:
     if scenario == "connect":
         return {"raised": attempts.call(connect), "checkout": attempts.call(connect)}
     connection = pg8000.dbapi.connect(**ARGUMENTS)
-    connection.autocommit = scenario in {"alone", "read"}
-    raised = attempts.call(execute, connection, READ if scenario == "read" else INSERT)
-    if scenario == "commit":
-        raised = attempts.call(connection.commit)
-    after = attempts.call(execute, connection, NEXT)
-    with contextlib.suppress(Exception):
-        connection.rollback() if raised else connection.commit()
+    answer = play_on(connection, scenario, attempts, lambda statement: connection.cursor().execute(statement))
     with contextlib.suppress(Exception):
         connection.close()
-    return {"raised": raised, "next": after, "checkout": attempts.call(connect)}
+    return {**answer, "checkout": attempts.call(connect)}
 
 
 serve("pg8000", play)

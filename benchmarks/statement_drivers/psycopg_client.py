@@ -8,26 +8,19 @@ import sys
 from typing import Any
 
 import psycopg
-from answers import TIMEOUT, Answer, Attempts, serve
+from answers import NEXT, TIMEOUT, Answer, Attempts, play_on, serve
 from psycopg_pool import ConnectionPool
 
 URL = sys.argv[1]
-INSERT, READ, NEXT = "INSERT INTO acts VALUES (1)", "SELECT n FROM generate_series(1, 5) AS n", "SELECT 1"
 attempts = Attempts(lambda error: getattr(error, "sqlstate", None))
 logging.disable()
 
 
 def on(connection: psycopg.Connection[Any], scenario: str) -> Answer:
-    connection.autocommit = scenario in {"alone", "read"}
-    raised = attempts.call(connection.execute, READ if scenario == "read" else INSERT)
-    if scenario == "commit":
-        raised = attempts.call(connection.commit)
-    after = attempts.call(connection.execute, NEXT)
-    with contextlib.suppress(Exception):
-        connection.rollback() if raised else connection.commit()
+    answer = play_on(connection, scenario, attempts, connection.execute)
     with contextlib.suppress(Exception):
         connection.autocommit = False
-    return {"raised": raised, "next": after}
+    return answer
 
 
 def connect() -> None:

@@ -64,10 +64,12 @@ def node_driver(program: str, *packages: str) -> Prepare:
 
 
 def go_driver(program: str, *modules: str) -> Prepare:
-    """Build a program with Go modules."""
+    """Build a program with Go modules, and with the files of Go beside it in the room."""
 
     def prepare(room: Path, directory: Path) -> list[str]:
         shutil.copytree(room / program, directory, dirs_exist_ok=True)
+        for shared in room.glob("*.go"):
+            shutil.copy(shared, directory)
         run(["go", "mod", "init", "program"], cwd=directory)
         run(["go", "get", *modules], cwd=directory)
         run(["go", "mod", "tidy"], cwd=directory)

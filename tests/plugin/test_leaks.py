@@ -6,6 +6,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from tests.support.tracing import UNTRACED
+
 BEGIN = """
 import asyncio, os, socket, subprocess, sys, threading
 import asyncpg, pytest, redis
@@ -414,10 +416,6 @@ def test_the_marker_is_registered(project: pytest.Pytester) -> None:
     project.runpytest_subprocess("--markers").stdout.fnmatch_lines(
         ["@pytest.mark.leaks(?names, patience=0.5): resources that the test may leak*"]
     )
-
-
-# Hypothesis' plugin imports all of Hypothesis at the end of a session. That takes 20 s where allocations are traced.
-UNTRACED = ("-p", "no:hypothesispytest")
 
 
 def test_with_tracemalloc_the_line_that_opened_a_descriptor_is_shown(project: pytest.Pytester) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_resilience import supervisor
 from pytest_resilience.leaks import child_processes
+from tests.support.tracing import UNTRACED
 
 TESTS = """
 import multiprocessing, os, signal, subprocess, sys, time
@@ -158,10 +159,6 @@ def test_a_child_of_the_service_is_no_leak(shop: pytest.Pytester) -> None:
     result.stdout.no_fnmatch_line("LEAK *")
 
 
-# Hypothesis' plugin imports all of Hypothesis at the end of a session. That takes 20 s where allocations are traced.
-UNTRACED = ("-p", "no:hypothesispytest")
-
-
 def test_with_tracemalloc_the_line_that_started_a_process_is_shown(project: pytest.Pytester) -> None:
     project.makepyfile(
         """
@@ -177,9 +174,7 @@ def test_with_tracemalloc_the_line_that_started_a_process_is_shown(project: pyte
             assert resilience.leaks() == []
         """
     )
-    project.runpytest_subprocess(
-        *UNTRACED,
-    ).assert_outcomes(passed=1)
+    project.runpytest_subprocess(*UNTRACED).assert_outcomes(passed=1)
 
 
 def test_the_variable_is_that_of_the_supervisor() -> None:

@@ -2,36 +2,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"fmt"
 	"os"
-	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-type description struct {
-	Kind string `json:"kind"`
-	Code string `json:"code"`
-	Text string `json:"text"`
-}
-
 const module = "github.com/redis/go-redis/v9"
 
 var ctx = context.Background()
-
-// kindOf returns the type of an error, without the wrappers of the standard library.
-func kindOf(err error) string {
-	kind := fmt.Sprintf("%T", err)
-	if strings.HasPrefix(kind, "*fmt.") || strings.HasPrefix(kind, "*errors.") {
-		return "error"
-	}
-	return kind
-}
 
 func describe(err error) *description {
 	if err == nil {
@@ -73,27 +53,4 @@ func play(scenario string) map[string]*description {
 	return map[string]*description{"raised": raised, "next": describe(ping())}
 }
 
-func version() map[string]string {
-	build, _ := debug.ReadBuildInfo()
-	for _, each := range build.Deps {
-		if each.Path == module {
-			return map[string]string{"version": module + " " + each.Version}
-		}
-	}
-	panic("not built with the module")
-}
-
-func main() {
-	lines := bufio.NewScanner(os.Stdin)
-	for lines.Scan() {
-		var result any = version()
-		if lines.Text() != "version" {
-			result = play(lines.Text())
-		}
-		answer, err := json.Marshal(result)
-		if err != nil {
-			panic(err)
-		}
-		fmt.Println(string(answer))
-	}
-}
+func main() { serve(module, play) }
