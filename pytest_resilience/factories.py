@@ -26,10 +26,9 @@ import pytest
 from .described_services import MARK, ServiceFactory, SystemFactory
 
 if TYPE_CHECKING:
-    from .admin.postgres import Init
+    from .admin.schema_init import Init
     from .resilience import Resilience
     from .stack import Stack
-    from .systems.mysql.admin import Init as MysqlInit
     from .systems.mysql.target import MysqlTarget
     from .systems.rabbitmq.target import RabbitmqTarget
     from .targets.http_stub import HttpStub
@@ -69,7 +68,7 @@ def redis(name: str) -> Any:
     return extra_server
 
 
-def mysql(name: str, *, init: MysqlInit | None = None, image: str | None = None) -> Any:
+def mysql(name: str, *, init: Init | None = None, image: str | None = None) -> Any:
     """Return a fixture with a MySQL, which starts when a test first uses it. It is also the attribute of `resilience` with its name.
 
     Args:
@@ -85,7 +84,7 @@ def mysql(name: str, *, init: MysqlInit | None = None, image: str | None = None)
     return _fixture_of_system(name, mysql_server)
 
 
-def mariadb(name: str, *, init: MysqlInit | None = None, image: str | None = None) -> Any:
+def mariadb(name: str, *, init: Init | None = None, image: str | None = None) -> Any:
     """Return a fixture with a MariaDB, which starts when a test first uses it. It is also the attribute of `resilience` with its name.
 
     Args:

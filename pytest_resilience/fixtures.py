@@ -14,7 +14,7 @@ from .kept_modules import FINDER
 from .stash import ATTEMPTS, HISTORY_LOST, RESILIENCE
 
 if TYPE_CHECKING:
-    from .admin.postgres import Init
+    from .admin.schema_init import Init
     from .history_file import HistoryFile
     from .resilience import Resilience
     from .stack import Stack

@@ -32,7 +32,7 @@ from .wording import did_you_mean, no_attribute
 if TYPE_CHECKING:
     import asyncio
 
-    from .admin.postgres import Init
+    from .admin.schema_init import Init
     from .in_process.app import Asgi, AsgiApp, ClientGone, Wsgi, WsgiApp
     from .in_process.experiment import Experiment
     from .in_process.jobs import Jobs
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from .runner.liveness import Baseline
     from .runner.system import System
     from .schedule import Schedule
-    from .systems.mysql.admin import Init as MysqlInit
     from .systems.mysql.target import MysqlTarget
     from .systems.rabbitmq.target import RabbitmqTarget
     from .workloads.workload import Workload
@@ -224,11 +223,11 @@ class Resilience:
         """Return an HTTP server that the test scripts, behind a proxy. See `factories.http_stub`."""
         return self._stack.add_http_stub(name, registry=self._registry)
 
-    def add_mysql(self, name: str, init: MysqlInit | None = None, *, image: str | None = None) -> MysqlTarget:
+    def add_mysql(self, name: str, init: Init | None = None, *, image: str | None = None) -> MysqlTarget:
         """Return a MySQL behind its own proxy. See `factories.mysql`."""
         return self._stack.add_mysql(name, init, image=image, registry=self._registry)
 
-    def add_mariadb(self, name: str, init: MysqlInit | None = None, *, image: str | None = None) -> MysqlTarget:
+    def add_mariadb(self, name: str, init: Init | None = None, *, image: str | None = None) -> MysqlTarget:
         """Return a MariaDB behind its own proxy. See `factories.mariadb`."""
         return self._stack.add_mariadb(name, init, image=image, registry=self._registry)
 

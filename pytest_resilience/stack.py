@@ -34,8 +34,7 @@ from .wording import no_attribute
 if TYPE_CHECKING:
     import toxiproxy
 
-    from .admin.postgres import Init
-    from .systems.mysql.admin import Init as MysqlInit
+    from .admin.schema_init import Init
     from .systems.mysql.target import MysqlTarget
     from .systems.rabbitmq.target import RabbitmqTarget
 
@@ -235,7 +234,7 @@ class Stack:
     def add_mysql(
         self,
         name: str,
-        init: MysqlInit | None = None,
+        init: Init | None = None,
         *,
         image: str | None = None,
         registry: StrikeRegistry | None = None,
@@ -261,7 +260,7 @@ class Stack:
     def add_mariadb(
         self,
         name: str,
-        init: MysqlInit | None = None,
+        init: Init | None = None,
         *,
         image: str | None = None,
         registry: StrikeRegistry | None = None,

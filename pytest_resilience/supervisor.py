@@ -79,14 +79,17 @@ def _table_from_children(root: int) -> Table:
 
 def _table_from_proc() -> Table:
     table: Table = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                state, parent = _stat(int(name))
-            except OSError:  # the process has just exited
-                continue
-            table[int(name)] = int(parent), state
+    for pid in _all_pids():
+        try:
+            state, parent = _stat(pid)
+        except OSError:  # the process has just exited
+            continue
+        table[pid] = int(parent), state
     return table
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
 def _stat(pid: int) -> tuple[str, str]:
@@ -143,8 +146,7 @@ def kill_orphans(supervisor: int) -> None:
     """Kill the descendants that a supervisor has left which is gone. Its children have died with it, and theirs have not."""
     until = time.monotonic() + KILL_TIMEOUT
     while LINUX and time.monotonic() < until:
-        processes = [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-        orphans = [pid for pid in processes if (read_mark(pid) or (0, 0))[0] == supervisor]
+        orphans = [pid for pid in _all_pids() if (read_mark(pid) or (0, 0))[0] == supervisor]
         if not orphans:
             return
         for pid in orphans:

@@ -6,23 +6,18 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeVar
 
 from ..backends.backend import Server
 from ..clients.postgres import PostgresError, Session
 from ..clock import SYSTEM, wait_until_async
 from ..errors import SetupError
 from ..faults.fault import Receipt
-from ..redaction import scrubbed
 from .postgres_baseline import PostgresBaseline
 from .postgres_holds import HeldConnections, RotatingLock, TableLock
 from .postgres_session import APPLICATION, STATEMENT_TIMEOUT, AdminSession
+from .schema_init import Init, make_schema
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-Step: TypeAlias = "str | Path | Callable[[str], object]"
-Init: TypeAlias = "Step | Sequence[Step]"
 AnyHold = TypeVar("AnyHold", TableLock, RotatingLock, HeldConnections)
 
 LOADED_READ_ONLY = "select reset_val from pg_settings where name = 'default_transaction_read_only'"
@@ -63,22 +58,11 @@ class PostgresAdmin(AdminSession):
         Raises:
             SetupError: the SQL failed.
         """
-        from pathlib import Path
+        make_schema(init, self.server.url(self.server.direct_address), self._run_script, PostgresError)
 
-        steps = [init] if isinstance(init, str | Path) or callable(init) else list(init)
-        for step in steps:
-            if callable(step):
-                step(self.server.url(self.server.direct_address))
-            else:
-                self._run_script(step.read_text(encoding="utf-8") if isinstance(step, Path) else step, str(step))
-
-    def _run_script(self, sql: str, name: str) -> None:
+    def _run_script(self, sql: str) -> None:
         async def work() -> None:
-            try:
-                await (await self.session()).execute(sql)
-            except PostgresError as error:
-                where = scrubbed(name.splitlines()[0])[:60]
-                raise SetupError(f"the schema could not be created: {where!r}: {error}") from None
+            await (await self.session()).execute(sql)
 
         self.run(work)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from .fault import Fault, FaultTarget, Need, Receipt, Strike
+from .fault import Fault, FaultTarget, Need, Strike, strike_at_once
 
 
 class ConnectionsControl(Protocol):
@@ -42,6 +42,4 @@ class CloseConnections(Fault):
 
     def strike(self, target: HasConnections) -> Strike:
         target.settle_connections()
-        number = target.admin.close_connections()
-        receipt = Receipt(number, self.unit, 0.0 if number else None, 0.0 if number else None)
-        return target.register(Strike(self.label(target), self, heal=lambda: None, read_receipt=lambda: receipt))
+        return strike_at_once(self, target, target.admin.close_connections())

@@ -423,6 +423,19 @@ def strike_hold(fault: Fault, target: FaultTarget, hold: Hold) -> Strike:
     return target.register(Strike(fault.label(target), fault, heal=hold.release, read_receipt=hold.receipt))
 
 
+def strike_at_once(fault: Fault, target: FaultTarget, number: int) -> Strike:
+    """Return the strike of a fault that is over already.
+
+    Args:
+        fault: the fault.
+        target: its target.
+        number: of the connections that it has ended.
+    """
+    at = 0.0 if number else None
+    receipt = Receipt(number, "connections", at, at)
+    return target.register(Strike(fault.label(target), fault, heal=lambda: None, read_receipt=lambda: receipt))
+
+
 def at_least(name: str, value: Any, least: float, unit: str) -> None:
     """Check a setting.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ..errors import SetupError
-from .fault import Fault, FaultTarget, Hold, Need, Receipt, Strike, at_least, strike_hold
+from .fault import Fault, FaultTarget, Hold, Need, Receipt, Strike, at_least, strike_at_once, strike_hold
 
 LOCKED = "{target} has locked tables"
 FEW_CONNECTIONS = "{target} has few connections left"
@@ -227,7 +227,7 @@ class TerminateBackends(PostgresFault):
     heals: ClassVar[bool] = False
 
     def strike(self, target: HasPostgres) -> Strike:
-        return _strike_sessions(self, target, target.admin.terminate_backends())
+        return strike_at_once(self, target, target.admin.terminate_backends())
 
 
 @dataclass(frozen=True)
@@ -246,13 +246,7 @@ class Crash(PostgresFault):
     def strike(self, target: HasPostgres) -> Strike:
         number = target.admin.count_sessions()
         target.admin.crash_backend()
-        return _strike_sessions(self, target, number)
-
-
-def _strike_sessions(fault: Fault, target: HasPostgres, number: int) -> Strike:
-    """Return the registered strike of a fault that has ended sessions."""
-    receipt = Receipt(number, "connections", 0.0 if number else None, 0.0 if number else None)
-    return target.register(Strike(fault.label(target), fault, heal=lambda: None, read_receipt=lambda: receipt))
+        return strike_at_once(self, target, number)
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
+from ...admin.schema_init import Init, make_schema
 from ...backends.backend import SystemServer
 from ...clock import wait_until
 from ...errors import SetupError
 from ...faults.fault import Hold, Receipt
 from ...faults.postgres_server import TooFewConnections
-from ...redaction import scrubbed
 from ...wording import counted
 from ..system import SystemAdmin
 from .baseline import OTHERS, Baseline, kill_sessions
@@ -21,9 +20,6 @@ from .client import Connection
 from .program import DATABASE, MysqlProgram
 from .protocol import ServerError
 from .schema import quoted
-
-Step: TypeAlias = "str | Path | Callable[[str], object]"
-Init: TypeAlias = "Step | Sequence[Step]"
 
 NOT_OF_A_KIND = "Com_stmt_"  # EXECUTE of the protocol, which is counted with the statement inside of it
 ERRORS = """
@@ -64,20 +60,12 @@ class MysqlAdmin(SystemAdmin):
         Raises:
             SetupError: the SQL failed.
         """
-        for step in [init] if isinstance(init, str | Path) or callable(init) else list(init):
-            if callable(step):
-                step(self._server.url(self._server.direct_address))
-            else:
-                self._run_script(step.read_text(encoding="utf-8") if isinstance(step, Path) else step, str(step))
+        make_schema(init, self._server.url(self._server.direct_address), self._run_script, ServerError)
 
-    def _run_script(self, sql: str, name: str) -> None:
+    def _run_script(self, sql: str) -> None:
         with self.program.connect(self._server.direct_address) as connection:
-            try:
-                connection.query(f"use {quoted(DATABASE)}")
-                connection.query(sql)
-            except ServerError as error:
-                where = scrubbed(name.splitlines()[0])[:60]
-                raise SetupError(f"the schema could not be created: {where!r}: {error}") from None
+            connection.query(f"use {quoted(DATABASE)}")
+            connection.query(sql)
 
     def take_baseline(self) -> None:
         """Take the state in which each test begins."""

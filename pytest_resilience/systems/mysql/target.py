@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from ...admin.schema_init import Init
 from ...faults.close_connections import CloseConnections
 from ...faults.postgres_server import ReadOnly, Starve, TakeConnections
 from ...targets.fault_method import fault_method
 from ..system import ReadySystem, SystemTarget
-from .admin import Init, MysqlAdmin
+from .admin import MysqlAdmin
 from .program import DATABASE, USER, MysqlProgram
 
 
