@@ -333,42 +333,42 @@ def add_rabbitmq(image: RootFilesystem) -> tuple[str, Sequence[str]]:
     )
 
 
+# By the names of each image.
 IMAGES = {
-    POSTGRES_IMAGE: add_postgres,
-    REDIS_IMAGE: add_redis,
-    TOXIPROXY_IMAGE: add_toxiproxy,
-    MYSQL_IMAGE: add_mariadb,
-    MARIADB_IMAGE: add_mariadb,
-    RABBITMQ_IMAGE: add_rabbitmq,
+    (POSTGRES_IMAGE,): add_postgres,
+    (REDIS_IMAGE,): add_redis,
+    (TOXIPROXY_IMAGE,): add_toxiproxy,
+    (MYSQL_IMAGE, MARIADB_IMAGE): add_mariadb,
+    (RABBITMQ_IMAGE,): add_rabbitmq,
 }
-NEEDS_APT = (MYSQL_IMAGE, MARIADB_IMAGE, RABBITMQ_IMAGE)
+NEED_APT = (add_mariadb, add_rabbitmq)
 
 
-def build(name: str) -> str:
+def build(names: tuple[str, ...]) -> str:
     """Build an image in the engine, and return a description of its contents.
 
     `ADD` unpacks a tar with its owners and modes, and `FROM scratch` pulls nothing.
     """
     with tempfile.TemporaryDirectory(prefix="resilience-image-") as work:
         image = RootFilesystem(Path(work))
-        contents, settings = IMAGES[name](image)
+        contents, settings = IMAGES[names](image)
         context = image.work / "context"
         context.mkdir()
         image.write_tar(context / "files.tar")
         lines = ["FROM scratch", "ADD files.tar /", *settings, f'LABEL {LABEL}="{contents}"']
         (context / "Dockerfile").write_text("\n".join(lines) + "\n")
-        built = docker("build", "--quiet", "--tag", name, context)
+        built = docker("build", "--quiet", *(f"--tag={name}" for name in names), context)
         if built.returncode:
             raise CannotBuild(f"docker build: {built.stderr.strip() or built.stdout.strip()}")
     return contents
 
 
-def build_or_leave_out(name: str) -> str:
+def build_or_leave_out(names: tuple[str, ...]) -> str:
     """Build an image from packages. Return a description of its contents, or the reason why it can't be built here."""
     if shutil.which("apt-get") is None:
         return "left out, because it is built from packages of Debian, and there is no apt-get here"
     try:
-        return build(name)
+        return build(names)
     except CannotBuild as error:
         return f"left out, because {error}"
 
@@ -390,13 +390,12 @@ def main(arguments: list[str]) -> int:
         engine = docker("version")
         if engine.returncode:
             raise CannotBuild(f"no Docker engine answers: {engine.stderr.strip()}")
-        for name in IMAGES:
-            if docker("image", "inspect", name).returncode == 0 and not options.force:
-                print(f"{name}: exists")
-            elif name in NEEDS_APT:
-                print(f"{name}: {build_or_leave_out(name)}", flush=True)
+        for names, add in IMAGES.items():
+            if docker("image", "inspect", *names).returncode == 0 and not options.force:
+                outcome = "exists"
             else:
-                print(f"{name}: {build(name)}", flush=True)
+                outcome = build_or_leave_out(names) if add in NEED_APT else build(names)
+            print(f"{', '.join(names)}: {outcome}", flush=True)
     except FileNotFoundError as error:
         print(f"scripts/images: {error.filename} is not installed", file=sys.stderr)
         return 1
