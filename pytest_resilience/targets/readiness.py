@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..clock import Clock
+from ..clock import SYSTEM, Clock
 from ..wire import http
 from .not_ready import answer_line, listening_lines
 from .placeholders import fill
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .service_spec import Service
 
 CHECK_TIMEOUT = 1.0  # seconds for a connection, and again for an answer
+CLOSE_TIMEOUT = 0.2  # seconds for the rest of an answer, until the service closes the connection
 SETTLED = 1.0  # seconds for which the first process of a service without a condition has to run
 _URL = re.compile(r"http://(?P<host>\[[^\]]*\]|[^/:?#]+)(?::(?P<port>\d+))?(?P<path>[/?].*)?")
 _TCP = re.compile(r"(?:tcp:(?://)?)?(?:(?P<host>\[[^\]]*\]|[\w.-]*):)?(?P<port>\d{1,5})")
@@ -311,6 +312,23 @@ def _status(host: str, port: int, path: str, within: float) -> int:
     with socket.create_connection((host, port), timeout=within) as sock:
         sock.sendall(http.request("GET", path, f"{host}:{port}"))
         status = http.parse_status(sock.recv(64))
+        if status is not None:
+            _read_to_end(sock)
     if status is None:
         raise ConnectionError("no HTTP response")
     return status
+
+
+def _read_to_end(sock: socket.socket) -> None:
+    """Read until the service closes the connection, for at most 0.2 s.
+
+    A connection that is closed with unread data is reset: the service would log an error, and may keep the descriptor for a while.
+    """
+    end = SYSTEM.now() + CLOSE_TIMEOUT
+    try:
+        while (left := end - SYSTEM.now()) > 0:
+            sock.settimeout(left)
+            if not sock.recv(1 << 16):
+                return
+    except OSError:  # the status is known, so an error no longer matters
+        return

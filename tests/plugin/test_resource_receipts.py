@@ -125,6 +125,7 @@ def test_a_process_at_its_limit_is_detected_without_a_log_line(ticking: pytest.P
                     eventually(lambda: strike.receipt.touched == 1, within=5)
 
         def test_a_connection_that_is_not_accepted(resilience):
+            eventually(lambda: has_no_client(resilience.service.process), within=5)
             with resilience.service.exhaust_descriptors() as strike:
                 with pytest.raises(httpx.TimeoutException):
                     resilience.service.get("/pid", timeout=0.5, headers={"Connection": "close"})

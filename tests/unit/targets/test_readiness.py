@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import socket
+import threading
 from typing import Any
 
 import pytest
@@ -153,3 +154,43 @@ def test_ports_are_read_from_complete_lines(log: str, pattern: str, expected: di
     condition = LoggedPorts(start_of(log, ports=ports), re.compile(pattern), ports)
     assert condition.is_ready() is all(expected.values())
     assert ports == expected
+
+
+def test_an_answer_is_read_until_the_service_closes_the_connection() -> None:
+    """Otherwise the kernel resets the connection, and the service logs an error and keeps the descriptor for a while."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        reset: list[OSError] = []
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.0 200 OK\r\n" + b"X: long\r\n" * 50)
+                try:
+                    for _ in range(20):
+                        connection.sendall(b"\r\n" * 30_000)
+                except OSError as error:
+                    reset.append(error)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        readiness = HttpReadiness(start_of(), "127.0.0.1", server.getsockname()[1], "/")
+        assert readiness.is_ready()
+        thread.join(timeout=5)
+        assert not reset
+
+
+def test_a_service_that_keeps_its_connection_open_is_ready_all_the_same() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted: list[socket.socket] = []
+
+        def serve() -> None:
+            accepted.append(server.accept()[0])
+            accepted[0].recv(1 << 16)
+            accepted[0].sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert HttpReadiness(start_of(), "127.0.0.1", server.getsockname()[1], "/").is_ready()
+        thread.join(timeout=5)
+        accepted[0].close()
