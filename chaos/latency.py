@@ -14,7 +14,7 @@ import healthy
 from pytest_resilience import Resilience
 from workload import TimedReply, timed
 
-MIN_REQUESTS = 200
+MIN_REQUESTS = 100
 MIN_SECONDS = 1.0  # so that periodic work of the service falls into the sample
 # Maximum share of the time spent on slow responses. One client at a time meets a long stall only once, so p99 hides it.
 MAX_STALLED_SHARE = 0.25

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import socketio  # type: ignore[import-untyped]
 from redis import Redis
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, RejectConnection, Request, TextMessage
@@ -63,6 +62,8 @@ class LiveClient:
         self._runner.close()
 
     async def _create(self, reconnection: bool) -> Any:
+        import socketio  # type: ignore[import-untyped]  # a quarter of a second, which most workers of the suite never need
+
         client = socketio.AsyncClient(reconnection=reconnection, reconnection_delay=0.1, reconnection_delay_max=0.2)
 
         async def on_progress(data: dict[str, Any]) -> None:

@@ -23,8 +23,6 @@ import httpx
 import healthy
 from instances import NO_POOL_CHECKS, Instance, another_instance
 from pytest_resilience import Resilience, Stack, eventually
-from service.app import create_app
-from service.settings import ServiceSettings
 from workload import (
     concurrently,
     create,
@@ -270,6 +268,9 @@ def test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited(
 @asynccontextmanager
 async def remote_client(environment: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
     """Run the application in this process with a client at a remote address. All clients of a real process are on loopback."""
+    from service.app import create_app  # here, because the worker of no other test needs the application
+    from service.settings import ServiceSettings
+
     app = create_app(ServiceSettings.from_environment(environment))
     transport = httpx.ASGITransport(app=app, client=("203.0.113.7", 4711))
     async with (

@@ -20,7 +20,7 @@ FAULTS: dict[str, Callable[[Resilience], Strike]] = {
     "postgres hangs": lambda r: r.postgres.blackhole(),
     "memory short": lambda r: r.service.memory_pressure(headroom_mb=8),
 }
-REQUESTS, SECONDS = 150, 0.5  # of a sample; /health has a larger one
+REQUESTS, SECONDS = 100, 0.5  # of a sample; /health has a larger one
 ALERT = 'alert="database_pool_exhausted"'
 
 

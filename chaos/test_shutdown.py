@@ -19,6 +19,7 @@ ANNOUNCED = GRACE / 4  # seconds that an idle service reports draining before it
 IN_FLIGHT = GRACE * 3 / 4  # seconds that requests in flight have
 LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
 CAMPAIGN = {"name": NAME, "message": "slow"}
+PROBE_PAUSE = 0.01  # seconds between two probes; more of them would measure the client
 NEW_CONNECTION = {"Connection": "close"}  # as from a load balancer's probe: one connection for each request
 
 
@@ -56,6 +57,7 @@ def test_an_idle_service_reports_draining_before_it_refuses_connections(resilien
             )
             if is_draining(ready) and read is None:
                 read = probe(instance, path)
+            time.sleep(PROBE_PAUSE)
         accepted = time.monotonic() - sigterm
         assert accepted > 0.9 * ANNOUNCED, (
             f"an idle service refuses connections {accepted:.2f} s after SIGTERM; a load balancer has {ANNOUNCED:g} s to see"
@@ -91,6 +93,7 @@ def drain_with_requests_in_flight(
             probes = []
             while time.monotonic() - sigterm < 0.8 * IN_FLIGHT:
                 probes.append((probe(instance), probe(instance, "/livez"), time.monotonic() - sigterm))
+                time.sleep(PROBE_PAUSE)
         replies = [each.result() for each in writes]
     return probes, replies, time.monotonic() - sigterm
 

@@ -26,6 +26,7 @@ REFUSALS_NOT_COUNTED = "toxiproxy-server does not count the connections that it 
 NAME = "Autumn sale"
 MESSAGE = "Twenty percent off until Sunday"
 ATTEMPTS = 3  # to use the whole pool at once
+POLL_INTERVAL = 0.04  # seconds between two calls of a question, most of which are a request
 
 
 # Requests
@@ -194,7 +195,7 @@ def reading(resilience: Resilience, path: str, threads: int = 1) -> Iterator[lis
     def read() -> None:
         while not stop.is_set():
             outcomes.append(timed(lambda: resilience.service.get(path)))
-            stop.wait(0.005)  # without a pause, a reader would measure the client's speed
+            stop.wait(threads * 0.005)  # without a pause, a reader would measure the client's speed
 
     with ThreadPoolExecutor(threads) as pool:
         readers = [pool.submit(read) for _ in range(threads)]
@@ -227,7 +228,7 @@ def eventually_or_fail(question: Callable[[], Any], *, within: float, message: s
             raise
 
     try:
-        return eventually(answer, within=within)
+        return eventually(answer, within=within, every=POLL_INTERVAL)
     except NeverHappened as never:
         if timeouts:
             pytest.fail(
@@ -253,7 +254,7 @@ def wait_until_unready(client: Any, *, within: float = healthy.UNREADY_WITHIN) -
         client: an `httpx.Client` of an instance, or `resilience.service`.
         within: seconds.
     """
-    eventually(lambda: client.get("/readyz").status_code == 503, within=within)
+    eventually(lambda: client.get("/readyz").status_code == 503, within=within, every=POLL_INTERVAL)
 
 
 def redis_state(client: Any) -> str:

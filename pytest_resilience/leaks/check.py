@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 TIMEOUT = 0.5  # seconds for a resource that is about to be released
 SERVER_TIMEOUT = 3.0  # seconds for a server to detect that a client has gone; a busy machine needs long
 COLLECT_AFTER = 0.015  # seconds; until then, a server that has not detected the end of its client is the usual reason
-POLL_INTERVAL = 0.003  # seconds between two snapshots
+FIRST_PAUSE = 0.003  # seconds between two snapshots; each pause is half as long again as the one before it
+LONGEST_PAUSE = 0.025  # seconds
 
 
 class LeakCheck:
@@ -104,6 +105,7 @@ class LeakCheck:
     def _poll(self, timeout: Callable[[list[Finding]], float], allowed: Sequence[str] = ()) -> list[Leak]:
         begin = self._clock.now()
         collected = False
+        pause = FIRST_PAUSE
         while findings := self._without_allowed(self._find(), allowed):
             passed = self._clock.now() - begin
             waiting = passed < timeout(findings)
@@ -113,7 +115,8 @@ class LeakCheck:
                 gc.collect()  # an object without references is no leak
                 collected = True
             else:
-                self._clock.sleep(POLL_INTERVAL)
+                self._clock.sleep(pause)
+                pause = min(1.5 * pause, LONGEST_PAUSE)
         return self._report(findings)
 
     def _report(self, findings: Iterable[Finding]) -> list[Leak]:
@@ -170,7 +173,7 @@ class LeakCheck:
             unpaired = any(f.leak.kind == "socket" and f.descriptor and f.descriptor.port in ports for f in findings)
             if not unpaired or self._clock.now() > give_up:
                 return findings
-            self._clock.sleep(POLL_INTERVAL)
+            self._clock.sleep(FIRST_PAUSE)
 
 
 def _any_client_gone(findings: Iterable[Finding]) -> bool:
