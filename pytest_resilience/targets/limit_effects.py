@@ -102,12 +102,18 @@ class LimitHold:
         self._begun: set[psutil.Process] = set()
         self._may_have_met = False
         self._lock = threading.Lock()
-        lowered.lower()
-        for process in lowered.processes:
-            self._begin(process)
-        self._activity = CpuActivity(lowered.processes, clock)
+        # Both begin before the limit, because a process that reaches the limit at once may run no more.
+        self._activity = CpuActivity(tree.members(), clock)
         # A service gets its work over TCP. Other processes may get work over a pipe, or create it.
         self._traffic = TcpTraffic(tree) if log is not None else None
+        try:
+            lowered.lower()
+        except BaseException:
+            if self._traffic is not None:
+                self._traffic.close()
+            raise
+        for process in lowered.processes:
+            self._begin(process)
         self._sampler = Sampler(self._sample)
 
     def release(self) -> None:
