@@ -31,6 +31,10 @@ class Worker:
                 self.polls = self.is_bad
                 await asyncio.sleep(0.01)
 
+async def hit(strike):
+    while not strike.receipt.touched:
+        await asyncio.sleep(0.001)
+
 @contextlib.asynccontextmanager
 async def working(resilience, *, is_bad=False):
     worker = Worker(resilience.redis.url, is_bad=is_bad)
@@ -55,10 +59,10 @@ async def test_coroutine_functions_with_a_name(resilience):
             await asyncio.sleep(0)
             return job in worker.ran
         async with resilience.jobs(enqueue=enqueue, ran=ran, within=30) as jobs:
-            with resilience.redis.reset():
-                await asyncio.sleep(0.05)
-            with resilience.redis.latency(0.01):
-                await asyncio.sleep(0.05)
+            with resilience.redis.reset() as strike:
+                await hit(strike)
+            with resilience.redis.latency(0.01) as strike:
+                await hit(strike)
         assert len(jobs.before) == 3 and len(jobs.after) >= 3 and 0 < jobs.slowdown
         assert len(worker.ran) == len(jobs.before) + len(jobs.after) + 2 - len(jobs.refused)
 
@@ -72,8 +76,8 @@ async def test_coroutine_functions_without_arguments(resilience):
         async def ran():
             return worker.ran
         async with resilience.jobs(enqueue=enqueue, ran=ran, within=30) as jobs:
-            with resilience.redis.latency(0.01):
-                await asyncio.sleep(0.05)
+            with resilience.redis.latency(0.01) as strike:
+                await hit(strike)
         assert "number 4" in worker.ran
 
 MARK
@@ -108,8 +112,10 @@ async def test_a_job_that_cannot_be_enqueued(resilience):
                 raise ConnectionError("down")
             await queue.rpush("jobs", job)
         async with resilience.jobs(enqueue=enqueue, ran=lambda job: job in worker.ran, within=30) as jobs:
-            with resilience.redis.refuse():
-                await asyncio.sleep(0.05)
+            with resilience.redis.refuse() as strike:
+                await hit(strike)
+                while not jobs.refused:
+                    await asyncio.sleep(0.001)
         assert str(jobs.refused[0]) == "down" and len(jobs.after) >= 3
 
 MARK
@@ -121,8 +127,8 @@ async def test_jobs_that_can_never_be_enqueued_again(resilience):
             await queue.rpush("jobs", job)
         with pytest.raises(NotSteady, match="jobs: none could be enqueued within 2 s after the heal") as raised:
             async with resilience.jobs(enqueue=enqueue, ran=lambda job: job in worker.ran, within=2):
-                with resilience.redis.reset():
-                    await asyncio.sleep(0.05)
+                with resilience.redis.reset() as strike:
+                    await hit(strike)
         assert " could not be enqueued, the first because of ConnectionError: down\n" in str(raised.value)
 
 MARK
@@ -134,22 +140,22 @@ async def test_errors_of_ran_after_the_heal(resilience):
                 raise error
             return job in worker.ran
         async with resilience.jobs(enqueue=lambda job: queue.rpush("jobs", job), ran=ran, within=30):
-            with resilience.redis.latency(0.001):
-                await asyncio.sleep(0.05)
+            with resilience.redis.latency(0.001) as strike:
+                await hit(strike)
             errors = iter([ConnectionError("stale"), ConnectionError("stale")])
         assert next(errors, None) is None
         with pytest.raises(NotSteady, match="the last error of `ran`: ConnectionError: stale"):
             async with resilience.jobs(enqueue=lambda job: queue.rpush("jobs", job), ran=ran, within=2):
-                with resilience.redis.latency(0.001):
-                    await asyncio.sleep(0.05)
+                with resilience.redis.latency(0.001) as strike:
+                    await hit(strike)
                 errors = (ConnectionError("stale") for _ in iter(int, 1))
 
 MARK
 async def test_a_task_that_passes_its_error_on_has_not_died(resilience):
     async with working(resilience) as (worker, queue):
         async with resilience.jobs(enqueue=lambda job: queue.rpush("jobs", job), ran=lambda job: job in worker.ran, within=30):
-            with resilience.redis.reset():    # an inner task of redis-py reads the answer to BLPOP
-                await asyncio.sleep(0.05)
+            with resilience.redis.reset() as strike:    # an inner task of redis-py reads the answer to BLPOP
+                await hit(strike)
 
 MARK
 async def test_a_plain_with_block_is_refused(resilience):
