@@ -28,7 +28,6 @@ from .http.connections import (
     ACCEPT_BATCH,
     MAX_HEAD_BYTES,
     MAX_MESSAGE_BYTES,
-    HttpConnection,
     HttpConnections,
     connection_limit,
 )
@@ -91,8 +90,9 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, max_connect
     connections = HttpConnections(
         header_timeout=settings.header_timeout,
         max_connections=max_connections,
-        open_websocket=_open_websocket,
+        load_websockets=_load_websockets,
         requests=app.state.requests,
+        shortages=app.state.shortages,
     )
     server = _Server(_uvicorn_config(app, settings, connections), settings.host, listener, connections)
     asyncio.get_running_loop().set_exception_handler(partial(_on_loop_exception, connections, asyncpg_failed))
@@ -114,11 +114,11 @@ async def _serve(settings: ServiceSettings, listener: socket.socket, max_connect
     return 0
 
 
-def _open_websocket(http: HttpConnection, **options: Any) -> asyncio.Protocol:
-    """Return a websocket. wsproto is imported at the first one, because a start does not need it."""
+def _load_websockets() -> Callable[..., asyncio.Protocol]:
+    """Return the class of websockets. wsproto is imported at the first one, because a start does not need it."""
     from .http.websockets import WebSocketConnection
 
-    return WebSocketConnection(http, **options)
+    return WebSocketConnection
 
 
 def _uvicorn_config(app: Starlette, settings: ServiceSettings, connections: HttpConnections) -> uvicorn.Config:

@@ -46,6 +46,9 @@ from .postgres.pool import Database
 from .postgres.status import PostgresStatus
 from .request_counts import RequestCounts
 from .settings import ServiceSettings
+from .shortages import Shortages
+
+RESTART_DELAY = 1.0  # seconds from the failure of a loop until it runs again
 
 
 class _Stopped(Exception):
@@ -88,7 +91,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
     cleanup = Cleanup(settings, database, postgres_monitor, collector, tasks)
     monitor = Monitor(settings, database, cache, guard, memory_reader, collector, cleanup)
     live_updates = LiveUpdates(settings, feed, lifecycle, tasks)
-    requests = RequestCounts()
+    requests, shortages = RequestCounts(), Shortages()
     metrics = Metrics(
         Sources(
             *(requests, lifecycle, database, postgres_status, cache, queue, scheduler),
@@ -114,7 +117,7 @@ def create_app(settings: ServiceSettings) -> Starlette:
                     *(postgres_monitor.run, cache.redis.run, queue.run, worker.run, scheduler.run, scheduler.clean),
                     *(live_updates.run, *feed.loops(), metrics.run, processor.run, *monitor.loops()),
                 ):
-                    tasks.create_task(_supervised(loop))
+                    tasks.create_task(_supervised(loop, shortages))
                 yield
                 raise _Stopped
         except* _Stopped:
@@ -136,13 +139,15 @@ def create_app(settings: ServiceSettings) -> Starlette:
         ],
         middleware=[
             Middleware(RequestTimingMiddleware, counts=requests),
-            Middleware(LoadSheddingMiddleware, lifecycle=lifecycle, guard=guard, collector=collector),
+            Middleware(
+                LoadSheddingMiddleware, lifecycle=lifecycle, guard=guard, collector=collector, shortages=shortages
+            ),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.state.lifecycle, app.state.requests = lifecycle, requests
+    app.state.lifecycle, app.state.requests, app.state.shortages = lifecycle, requests, shortages
     return app
 
 
@@ -156,11 +161,12 @@ def _start_threads(count: int) -> ThreadPoolExecutor:
     return executor
 
 
-async def _supervised(run: Callable[[], Awaitable[None]]) -> None:
-    """Run a loop until it returns. If the loop fails, log the error and restart it."""
+async def _supervised(run: Callable[[], Awaitable[None]], shortages: Shortages) -> None:
+    """Run a loop until it returns. If the loop fails, log the error and restart it. The lack of a resource is logged once."""
     while True:
         try:
             return await run()
-        except Exception:
-            logging.getLogger("service").exception("Background task failed; restarting")
-            await asyncio.sleep(1)
+        except Exception as error:
+            if shortages.report(error, "for a background task, which is restarted") is None:
+                logging.getLogger("service").exception("Background task failed; restarting")
+            await asyncio.sleep(RESTART_DELAY)

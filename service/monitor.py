@@ -16,6 +16,7 @@ from .memory.guard import CALM_BELOW, MemoryGuard
 from .memory.usage import MemoryReader, MemoryUsage
 from .postgres.cleanup import Cleanup
 from .postgres.pool import Database
+from .shortages import lacking
 
 if TYPE_CHECKING:
     from .settings import ServiceSettings
@@ -175,7 +176,11 @@ class Monitor:
 
 
 async def run_every(seconds: float, check: Callable[[], Awaitable[None]], clock: Clock) -> None:
-    """Run `check` every `seconds` seconds until cancelled. Skip missed runs, and log a check that fails."""
+    """Run `check` every `seconds` seconds until cancelled. Skip missed runs, and log a check that fails.
+
+    Raises:
+        Exception: a check failed for lack of a resource of the process, so it may be repeated later.
+    """
     due = clock() + seconds
     while True:
         await asyncio.sleep(max(0.0, due - clock()))
@@ -183,5 +188,7 @@ async def run_every(seconds: float, check: Callable[[], Awaitable[None]], clock:
             due += seconds
         try:
             await check()
-        except Exception:
+        except Exception as error:
+            if lacking(error) is not None:
+                raise
             logging.getLogger("service.monitor").exception("Periodic check failed")

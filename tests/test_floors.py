@@ -40,7 +40,7 @@ SERVICE = """
 2b http health monitor metrics
 2a jobs
 1  postgres cache memory
-0  settings url_checks errors logging_setup request_counts waiting
+0  settings url_checks errors logging_setup request_counts waiting shortages
 """
 LEAKS = """
 5  check

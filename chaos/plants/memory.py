@@ -131,7 +131,7 @@ PLANTS = (
     plant(
         "out-of-memory-is-500",
         "MemoryError can't be handled.",
-        ("http/load_shedding.py", "        except MemoryError:\n", "        except FileNotFoundError:\n"),
+        ("shortages.py", '    if isinstance(error, MemoryError):\n        return "memory"\n', ""),
         tests=NO_MEMORY,
         message="a lack of memory is 503",
     ),
@@ -140,7 +140,7 @@ PLANTS = (
         "Let the supervisor start it again.",
         (
             "http/load_shedding.py",
-            '            log.error("out of memory while answering a request")\n',
+            '            self._shortages.record(resource, "to answer a request")\n',
             "            import os\n\n            os._exit(137)\n",
         ),
         tests=NO_MEMORY,

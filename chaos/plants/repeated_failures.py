@@ -57,8 +57,8 @@ PLANTS = (
         ),
         (
             "monitor.py",
-            "        try:\n            await check()\n        except Exception:",
-            "        try:\n            await check()\n        except SystemError:\n            await asyncio.Event().wait()\n        except Exception:",
+            "        try:\n            await check()\n        except Exception as error:",
+            "        try:\n            await check()\n        except SystemError:\n            await asyncio.Event().wait()\n        except Exception as error:",
         ),
         tests=CHECKS,
         message="do not resume",

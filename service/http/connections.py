@@ -32,7 +32,8 @@ from ..cache.redis_store import MAX_CONNECTIONS as MAX_REDIS_CONNECTIONS
 from ..errors import SettingsError
 from ..jobs.bull import MAX_CONNECTIONS as MAX_JOB_CONNECTIONS
 from ..request_counts import OTHER, RequestCounts
-from .load_shedding import ESSENTIAL_PATHS, LIVE_UPDATES_PATH
+from ..shortages import Shortages
+from .load_shedding import ESSENTIAL_PATHS, LIVE_UPDATES_PATH, short_of
 from .problems import Problem
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ OTHER_DESCRIPTORS = 48 + 4 * ACCEPT_BATCH
 DEFAULT_MAX = 10_000  # connections, unless the limit of descriptors is lower
 MIN_CONNECTIONS = 16
 EVICT_COUNT = 8  # idle connections to close when no descriptor is left
-DESCRIPTOR_CALM = 5.0  # seconds without a failed accept, after which a lack of descriptors is over
 # Seconds for a client with an error response to stop sending. On an earlier close the kernel would discard the response.
 LINGER = 2.0
 FULL_ENDS_BELOW = 0.9  # of the limit; with fewer connections an episode is over
@@ -99,9 +99,10 @@ class HttpConnections:
     Args:
         header_timeout: seconds that a client has to send the head of a request, and to read a response.
         max_connections: largest number of open connections.
-        open_websocket: returns the protocol of a websocket that takes over a connection. Its keyword arguments are
-            those of uvicorn.
+        load_websockets: returns the class of the websockets, each of which takes over a connection. Its keyword
+            arguments are those of uvicorn.
         requests: counts the requests that do not reach the application.
+        shortages: records that no descriptor is left.
     """
 
     def __init__(
@@ -109,20 +110,20 @@ class HttpConnections:
         *,
         header_timeout: float,
         max_connections: int,
-        open_websocket: Callable[..., asyncio.Protocol],
+        load_websockets: Callable[[], Callable[..., asyncio.Protocol]],
         requests: RequestCounts,
+        shortages: Shortages,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.header_timeout = header_timeout
-        self.open_websocket = open_websocket
+        self.load_websockets = load_websockets
         self.requests = requests
+        self.shortages = shortages
         self._max_connections = max_connections
         self._clock = clock
         self._open: set[Connection] = set()
         self._idle: dict[HttpConnection, None] = {}  # oldest first
         self._full = False
-        self._no_descriptors = False
-        self._exhausted_at = -DESCRIPTOR_CALM
         self._reserve: int | None = None
         self._hold_reserve()
 
@@ -165,10 +166,7 @@ class HttpConnections:
 
     def on_descriptors_exhausted(self) -> None:
         """Close idle connections, because a connection could not be accepted without a free file descriptor."""
-        if not self._no_descriptors:
-            self._no_descriptors = True
-            log.error("no file descriptor is left to accept a connection: idle connections are closed")
-        self._exhausted_at = self._clock()
+        self.shortages.record("file descriptors", "to accept a connection: idle connections are closed")
         if self._reserve is not None:
             os.close(self._reserve)
             self._reserve = None
@@ -182,10 +180,9 @@ class HttpConnections:
         if self._full and len(self._open) < FULL_ENDS_BELOW * self._max_connections:
             self._full = False
             log.info("resolved: %d of %d connections are in use", len(self._open), self._max_connections)
-        calm = now - self._exhausted_at > DESCRIPTOR_CALM
-        if self._reserve is None and calm and self._hold_reserve():
-            self._no_descriptors = False
-            log.info("resolved: there are file descriptors again")
+        if self._reserve is None and self.shortages.is_calm("file descriptors"):
+            self._hold_reserve()
+        self.shortages.sweep()
 
     def deadline(self, limit: float = math.inf) -> float:
         """Return the time at which a wait for a client that begins now ends.
@@ -201,11 +198,10 @@ class HttpConnections:
             connection.evict()
         return len(evicted)
 
-    def _hold_reserve(self) -> bool:
-        """Hold a descriptor to release when no other is left. Return True if it is held."""
+    def _hold_reserve(self) -> None:
+        """Hold a descriptor to release when no other is left."""
         with contextlib.suppress(OSError):
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        return self._reserve is not None
 
 
 class HttpConnection(H11Protocol):
@@ -248,8 +244,16 @@ class HttpConnection(H11Protocol):
         return self._get_upgrade() == b"websocket" and self.scope["path"].startswith(LIVE_UPDATES_PATH)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection over to a websocket."""
-        self.ws_protocol_class = partial(self.tracker.open_websocket, self)  # type: ignore[assignment]
+        """Hand the connection over to a websocket. Answer 503 if the websockets cannot be imported now."""
+        try:
+            websocket = self.tracker.load_websockets()
+        except Exception as error:
+            resource = self.tracker.shortages.report(error, "to open a websocket")
+            if resource is None:
+                raise
+            self._send_error(short_of(resource))
+            return
+        self.ws_protocol_class = partial(websocket, self)  # type: ignore[assignment]
         super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
@@ -274,7 +278,7 @@ class HttpConnection(H11Protocol):
             self.evict()
         elif self._read_deadline is not None and now > self._read_deadline and not self.transport.is_closing():
             if self._reading_head and self.conn.trailing_data[0]:
-                self._send_error(408, "The head of the request took too long.")
+                self._send_error(Problem(408, "The head of the request took too long."))
             else:
                 self.transport.close()
 
@@ -290,20 +294,22 @@ class HttpConnection(H11Protocol):
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        self._send_error(getattr(sys.exception(), "error_status_hint", 400), "This is not an HTTP/1.1 request.")
+        status = getattr(sys.exception(), "error_status_hint", 400)
+        self._send_error(Problem(status, "This is not an HTTP/1.1 request."))
 
     def _is_busy(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
-    def _send_error(self, status: int, detail: str) -> None:
+    def _send_error(self, problem: Problem) -> None:
         """Send an error response in place of the application, and close."""
+        status = problem.status_code
         self.tracker.requests.add(OTHER, None, status, 0.0)
         if self._is_busy():  # the body is malformed, so the response of the application is dropped
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            problem = Problem(status, detail, headers={"Connection": "close"})
+            problem.headers["Connection"] = "close"
             answer = h11.Response(
                 status_code=status, headers=problem.raw_headers, reason=HTTPStatus(status).phrase.encode()
             )

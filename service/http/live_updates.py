@@ -26,6 +26,7 @@ from ..health import Lifecycle
 from ..jobs.job import CampaignProgress
 from ..jobs.progress_feed import ProgressFeed
 from ..postgres.campaigns import MAX_ID
+from ..shortages import lacking
 from .connections import MAX_MESSAGE_BYTES, connection_limit
 from .load_shedding import LIVE_UPDATES_PATH
 from .problems import Problem
@@ -133,9 +134,9 @@ class LiveUpdates:
         receive = _checked(receive) if scope["type"] == "websocket" else _limited(receive, self._body_timeout)
         try:
             await server.handle_request(scope, receive, tracking_send)
-        except (MemoryError, asyncio.CancelledError):
-            raise
-        except Exception as error:  # noqa: BLE001  # what a client sends makes python-engineio raise many errors
+        except Exception as error:  # what a client sends makes python-engineio raise many errors
+            if lacking(error) is not None:
+                raise
             log.debug("a client of live updates failed: %s", type(error).__name__)
             if not started:
                 await Problem(400, "This is not a request of Socket.IO.")(scope, receive, send)

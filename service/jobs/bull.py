@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..cache.redis_store import RedisStore, RedisUnavailable, TimeBudget
+from ..shortages import lacking
 from .job import Job, JobState, JobStatus, QueueCounts
 
 if TYPE_CHECKING:
@@ -126,12 +127,21 @@ class BullQueue:
                     await self._client.connection_pool.disconnect(inuse_connections=True)
 
     async def load(self) -> None:
-        """Import bullmq in a thread, so that requests are served meanwhile."""
+        """Import bullmq in a thread, so that requests are served meanwhile.
+
+        Raises:
+            RedisUnavailable: Redis was never up, or the process lacks a resource for the import.
+        """
         async with self._loading:
             if self._client is None:
                 raise RedisUnavailable
             if self._queue is None:
-                self._queue = await asyncio.to_thread(_open_queue, self._client)
+                try:
+                    self._queue = await asyncio.to_thread(_open_queue, self._client)
+                except Exception as error:
+                    if lacking(error) is None:
+                        raise
+                    raise RedisUnavailable from error
 
     # For producers
 

@@ -19,7 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 import h11
 
+from ..errors import Unavailable
 from ..postgres.deliveries import Recipient
+from ..shortages import lacking
 from .job import GatewayFailed, Job
 
 if TYPE_CHECKING:
@@ -160,6 +162,7 @@ class TimedGateway:
 
         Raises:
             GatewayFailed: the gateway did not take the batch in time, or failed in any way.
+            Unavailable: the gateway cannot be called, because no file descriptor is left.
         """
         try:
             await self._send(batch)
@@ -181,4 +184,6 @@ class TimedGateway:
         except TimeoutError:
             raise GatewayFailed(f"The gateway did not answer within {self._seconds:g} s.") from None
         except Exception as error:
+            if lacking(error) == "file descriptors":  # the gateway has not failed, so the run counts as no attempt
+                raise Unavailable("The service is short of file descriptors.") from error
             raise GatewayFailed(f"The gateway failed ({type(error).__name__}).") from error

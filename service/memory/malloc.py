@@ -91,8 +91,13 @@ def _malloc_stats() -> bytes:
     if not hasattr(sys, "_debugmallocstats") or not hasattr(os, "memfd_create"):
         return b""
     try:
-        saved, file = os.dup(2), os.memfd_create("malloc-stats")
+        saved = os.dup(2)
     except OSError:
+        return b""
+    try:
+        file = os.memfd_create("malloc-stats")
+    except OSError:
+        os.close(saved)
         return b""
     try:
         os.dup2(file, 2)

@@ -264,7 +264,7 @@ STUBBORN = """
 import asyncio, runpy
 from service import app
 
-async def stay(run):
+async def stay(run, shortages):
     while True:
         try:
             await asyncio.sleep(60)

@@ -1,7 +1,9 @@
 """The alert of the pool, the schedule of checks, and the alert under real starvation."""
 
 import asyncio
+import errno
 import re
+import time
 
 import pytest
 
@@ -62,6 +64,14 @@ def test_checks_run_on_schedule_and_missed_ones_are_skipped(monkeypatch):
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(run_every(10, check, lambda: now))
     assert ran == [10, 20, 45, 50, 60]
+
+
+def test_a_check_that_lacks_a_descriptor_is_left_to_the_supervision_of_the_loop():
+    async def check():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files"):
+        asyncio.run(run_every(0.01, check, time.monotonic))
 
 
 def test_starvation_raises_the_alert_once(resilience, service, campaign):

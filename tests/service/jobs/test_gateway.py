@@ -3,12 +3,14 @@
 import asyncio
 import base64
 import contextlib
+import errno
 import json
 import logging
 import re
 
 import pytest
 
+from service.errors import Unavailable
 from service.jobs.gateway import Batch, HttpGateway, LogGateway, TimedGateway, create_gateway
 from service.jobs.job import GatewayFailed, Job
 from service.postgres.deliveries import Recipient
@@ -140,6 +142,19 @@ def test_a_gateway_that_is_not_there_is_a_failure_without_its_name():
         asyncio.run(TimedGateway(HttpGateway("http://u:hunter2@127.0.0.1:1/"), 1).send(BATCH))
     assert "hunter2" not in str(caught.value)
     assert "127.0.0.1" not in str(caught.value)
+
+
+class Exhausted:
+    """A gateway that cannot be called, because the process has no file descriptor left."""
+
+    async def send(self, batch):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_a_call_without_a_descriptor_is_no_failure_of_the_gateway():
+    with pytest.raises(Unavailable, match="short of file descriptors") as caught:
+        asyncio.run(TimedGateway(Exhausted(), 1).send(BATCH))
+    assert not isinstance(caught.value, GatewayFailed)
 
 
 def test_a_gateway_without_tls_is_no_https_gateway():

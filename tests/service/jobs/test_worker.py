@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import inspect
 import itertools
 import logging
@@ -333,6 +334,24 @@ def test_without_jobs_bullmq_is_not_imported(resilience, tmp_path, caplog):
         await stage.queue.bull.wait(0.2)
         assert not stage.queue.bull.loaded
 
+    play(resilience, tmp_path, scene)
+
+
+def test_a_job_waits_while_bullmq_cannot_be_imported(resilience, tmp_path, monkeypatch):
+    """Without descriptors neither the files of bullmq nor those of its scripts can be opened."""
+
+    def fail(_):
+        failures.append(1)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scene(stage):
+        with monkeypatch.context() as patch:
+            patch.setattr(bull, "_open_queue", fail)
+            await stage.queue.enqueue(Job(7))
+            await until(lambda: len(failures) >= 3)
+        await stage.reaches(Job(7), "completed")
+
+    failures = []
     play(resilience, tmp_path, scene)
 
 

@@ -1,6 +1,7 @@
 """The decisions of the memory guard with literals, and the service under a real limit."""
 
 import asyncio
+import errno
 import os
 import re
 import subprocess
@@ -131,6 +132,17 @@ def test_the_statistics_follow_allocations():
     assert after.external - before.external == pytest.approx(4096 * len(large) + sys.getsizeof(small), rel=0.1)
     # malloc uses its free memory first, so RSS may grow by less. It must equal the value from the kernel.
     assert after.rss == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the statistics of pymalloc are read through a file in memory")
+def test_statistics_that_cannot_be_read_leave_no_descriptor_open(monkeypatch):
+    def fail(_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", fail)
+    before = psutil.Process().num_fds()
+    assert read_memory_stats().heap_used is None
+    assert psutil.Process().num_fds() == before
 
 
 def test_a_collection_frees_cycles_and_returns_their_pages():
