@@ -72,10 +72,11 @@ def test_a_service_that_has_died_is_named(system: pytest.Pytester) -> None:
         HELPERS
         + r"""
 def test_exit_code_and_log(resilience, client):
+    worker = resilience.worker.process
     with pytest.raises(NotSteady) as raised:
         with resilience.steady(lambda: client.get("lamp") == b"3"):
             with resilience.redis.refuse():
-                eventually(lambda: not resilience.worker.process.is_running())
+                eventually(lambda: not worker.is_running())
     text = str(raised.value)
     assert "the answers were true, and something has died meanwhile\n" in text
     assert "\n  the service 'worker' has ended with exit code 1; the end of its log:\n" in text
@@ -88,10 +89,11 @@ def test_a_signal(resilience, client):
             eventually(lambda: not resilience.worker.process.is_running())
 
 def test_one_that_a_later_heal_has_started_again(resilience, client):
+    worker = resilience.worker.process
     with pytest.raises(NotSteady, match="the service 'worker' has ended with exit code 1"):
         with resilience.steady(lambda: client.get("lamp") == b"3"):
             with resilience.redis.refuse():
-                eventually(lambda: not resilience.worker.process.is_running())
+                eventually(lambda: not worker.is_running())
             resilience._running["worker"].start()
 
 def test_no_death(resilience, client):
@@ -113,11 +115,11 @@ def test_one_that_the_test_has_struck_by_its_id(resilience, client):
         resilience.process(resilience.worker.process.pid).kill()
 
 def test_of_jobs(resilience, client):
-    ran = []
+    ran, worker = [], resilience.worker.process
     with pytest.raises(NotSteady) as raised:
         with resilience.jobs(enqueue=lambda job: ran.append(job), ran=lambda: ran):
             with resilience.redis.refuse():
-                eventually(lambda: not resilience.worker.process.is_running())
+                eventually(lambda: not worker.is_running())
     assert "have run as fast as before, and something has died meanwhile\n  the service 'worker' has ended with exit code 1;" in str(raised.value)
 
 def test_a_spawned_process(resilience, client):
