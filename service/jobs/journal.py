@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ..errors import Unavailable
+from ..shortages import lacking
 from .job import Job
 from .journal_records import decode, encode
 
@@ -138,6 +139,7 @@ class Journal:
         self._own: _File | None = None
         self._adopted: list[_File] = []
         self._failure: str | None = None
+        self._lacks_descriptor = False
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -205,13 +207,18 @@ class Journal:
                 self._report(error)
 
     async def adopt(self) -> None:
-        """Take over the jobs of dead processes, and create the directory. An error is logged once and not raised."""
+        """Take over the jobs of dead processes, and create the directory. An error is logged once and not raised.
+
+        A lack of descriptors is over when this succeeds. Another failure may be one of writing, so it is over at the next write.
+        """
         async with self._lock:
             try:
                 found = await self._in_thread(self._adopt_files)
             except OSError as error:
                 self._report(error)
                 return
+        if self._lacks_descriptor:
+            self._report(None)
         if found:
             log.info("%d jobs were found in the journal of a process that has ended", len(found))
         self._jobs = dict.fromkeys(found) | self._jobs
@@ -231,10 +238,11 @@ class Journal:
     def _report(self, error: OSError | None) -> None:
         """Log once that the journal cannot be written, and once that it can be."""
         failure = None if error is None else error.strerror or str(error)
+        self._lacks_descriptor = error is not None and lacking(error) == "file descriptors"
         if failure is not None and self._failure is None:
             log.error("the journal of jobs in %s cannot be used: %s", self._directory, failure)
         elif failure is None and self._failure is not None:
-            log.info("resolved: the journal of jobs is written again")
+            log.info("resolved: the journal of jobs can be used again")
         self._failure = failure
 
     # The methods below run in the thread.

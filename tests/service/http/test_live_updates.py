@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import socket
 import time
 from urllib.parse import urlsplit
@@ -15,8 +17,10 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import BytesMessage, Request, TextMessage
 
 from pytest_resilience import eventually
-from service.http.live_updates import MAX_QUEUED, ClientQueue
+from service.health import Lifecycle
+from service.http.live_updates import MAX_QUEUED, ClientQueue, LiveUpdates
 from service.jobs.progress_feed import CHANNEL
+from service.settings import ServiceSettings
 
 TIMEOUT = 1.0  # HEADER_TIMEOUT
 MOST = 20  # MAX_CONNECTIONS
@@ -199,6 +203,43 @@ def test_malformed_packets_of_socket_io_harm_nobody(service, log, campaign):
     answer, _ = upgrade(service, frames=frames, seconds=0.3)
     assert answer.startswith(b"HTTP/1.1 101")
     assert "Traceback" not in log()
+
+
+class Failing:
+    """A server of python-socketio whose requests fail."""
+
+    class eio:  # noqa: N801  (as the library has it)
+        sockets = {}  # noqa: RUF012
+
+    def __init__(self, error):
+        self._error = error
+
+    async def handle_request(self, scope, receive, send):
+        raise self._error
+
+
+def answer_of(error):
+    """Return the messages of a request in which the library raises an error."""
+    messages = []
+
+    async def send(message):
+        messages.append(message)
+
+    async def run():
+        async with asyncio.TaskGroup() as tasks:
+            updates = LiveUpdates(ServiceSettings(database_url="postgresql://h"), None, Lifecycle(), tasks)
+            updates._server = Failing(error)
+            scope = {"type": "http", "path": "/socket.io/", "query_string": b""}
+            await updates(scope, None, send)
+
+    asyncio.run(run())
+    return messages
+
+
+def test_a_request_that_lacks_a_descriptor_is_no_error_of_the_client():
+    assert answer_of(ValueError())[0]["status"] == 400
+    with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="Too many open files")):
+        answer_of(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
 
 
 def test_a_full_queue_drops_packets_and_reports_that_once():

@@ -235,6 +235,34 @@ def test_an_unusable_directory_is_logged_once_and_ends_nothing(tmp_path, caplog)
     assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
 
 
+def test_a_lack_of_descriptors_is_over_without_a_write(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+
+    async def scene(journal):
+        for _ in range(2):
+            with monkeypatch.context() as broken:
+                broken.setattr(os, "access", lambda *_: fail(errno.EMFILE))
+                await journal.adopt()
+                await journal.adopt()
+            assert not journal.accepts
+            await journal.adopt()
+            assert journal.accepts
+        with monkeypatch.context() as broken:
+            broken.setattr(os, "fdatasync", lambda _: fail(errno.ENOSPC))
+            with pytest.raises(JournalFull):
+                await journal.append(Job(1))
+        await journal.adopt()
+        assert not journal.accepts, "only a write can show that there is space again"
+
+    def fail(number):
+        raise OSError(number, os.strerror(number))
+
+    with_journal(tmp_path, scene)
+    messages = [record.getMessage() for record in caplog.records if record.name == "service.journal"]
+    assert len([message for message in messages if "cannot be used: Too many open files" in message]) == 2
+    assert len([message for message in messages if message.startswith("resolved")]) == 2
+
+
 def test_only_the_user_of_the_service_can_read_the_journal(tmp_path):
     async def scene(journal):
         await journal.append(Job(1))
