@@ -71,7 +71,7 @@ def test_a_check_that_lacks_a_descriptor_is_left_to_the_supervision_of_the_loop(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with pytest.raises(OSError, match="Too many open files"):
-        asyncio.run(run_every(0.01, check, time.monotonic))
+        asyncio.run(asyncio.wait_for(run_every(0.01, check, time.monotonic), 2.0))
 
 
 def test_starvation_raises_the_alert_once(resilience, service, campaign):
