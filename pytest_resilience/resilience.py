@@ -292,7 +292,9 @@ class Resilience:
 
         return AsgiApp(app, client_gone=client_gone) if is_asgi(app) else WsgiApp(app)
 
-    def steady(self, question: Callable[[], object], *, within: float = 5.0) -> Steady:
+    def steady(
+        self, question: Callable[[], object], *, within: float = 5.0, workers_may_be_replaced: bool = False
+    ) -> Steady:
         """Ask a question before, during and after each fault, and expect a true answer each time.
 
         It is asked now, after each strike while the fault lasts, and after the heal. In a sync test, the experiment ends with its
@@ -301,6 +303,8 @@ class Resilience:
         Args:
             question: a callable without arguments, sync or (in an async test) async.
             within: seconds after the heal until the answer must be true again.
+            workers_may_be_replaced: True for a pool that replaces its worker processes by design. A process that a service or the test
+                has started is no death then if its parent has as many children as before within these seconds.
 
         Raises:
             NotSteady: an answer was false, or a task, thread, child process, service or process of a service has died meanwhile,
@@ -311,7 +315,8 @@ class Resilience:
         __tracebackhide__ = True
         from .in_process.steady import Steady
 
-        steady = Steady(self._registry, question, within, self._workers())
+        workers = self._workers(may_be_replaced=workers_may_be_replaced)
+        steady = Steady(self._registry, question, within, workers)
         self._experiments.append(steady)
         return steady
 
@@ -322,6 +327,7 @@ class Resilience:
         ran: Callable[..., object],
         count: int = 3,
         within: float = 10.0,
+        workers_may_be_replaced: bool = False,
     ) -> Jobs:
         """Expect that jobs run before, during and after each fault, and after it as fast as before.
 
@@ -333,6 +339,7 @@ class Resilience:
             ran: takes a job and returns True once it has run, or takes nothing and returns all jobs that have run.
             count: the number of jobs whose time is taken before the fault, and in a row after it.
             within: seconds for a job before the fault; and seconds after the heal until all have run, and run as fast as before.
+            workers_may_be_replaced: True for a pool that replaces its worker processes by design, as for `steady`.
 
         Raises:
             NotSteady: a job has not run, jobs take more than three times as long as before and 0.1 s, or something has died
@@ -342,7 +349,8 @@ class Resilience:
         __tracebackhide__ = True
         from .in_process.jobs import Jobs
 
-        jobs = Jobs(self._registry, enqueue, ran, count=count, within=within, workers=self._workers())
+        workers = self._workers(may_be_replaced=workers_may_be_replaced)
+        jobs = Jobs(self._registry, enqueue, ran, count=count, within=within, workers=workers)
         self._experiments.append(jobs)
         return jobs
 
@@ -365,10 +373,10 @@ class Resilience:
         proxies = {name: target.proxy_handle for name, target in self._stack.targets.items()}
         return Silence(proxies, seconds, lambda strike: self._registry.add("silence", strike))
 
-    def _workers(self) -> Workers:
+    def _workers(self, *, may_be_replaced: bool) -> Workers:
         from .in_process.workers import Workers
 
-        return Workers(self._running.values(), self._spawned_processes)
+        return Workers(self._running.values(), self._spawned_processes, may_be_replaced=may_be_replaced)
 
     @property
     def strikes(self) -> list[Strike]:

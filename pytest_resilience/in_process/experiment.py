@@ -14,6 +14,7 @@ from ..errors import SetupError
 from ..faults.fault import Strike
 from .workers import Workers
 
+WORKERS_INTERVAL = 0.02  # seconds between two looks at the processes
 Value = TypeVar("Value")
 
 
@@ -81,6 +82,11 @@ class Experiment(ABC):
             self._finish(self._struck(strike))
         elif asyncio._get_running_loop() is self._loop:  # a play in another loop blocks this one
             self._tasks.append(asyncio.ensure_future(self._struck(strike)))
+
+    async def _wait_for_workers(self, deadline: float) -> None:
+        """Wait until each worker that may be replaced has been replaced."""
+        while self._workers.are_missing() and SYSTEM.now() < deadline:
+            await self._pause(WORKERS_INTERVAL)
 
     def _labels(self) -> list[str]:
         """Return the labels of what has struck so far."""

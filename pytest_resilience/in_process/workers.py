@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +13,9 @@ import psutil
 from ..processes import ManagedProcess
 from ..targets.service import RunningService, death_notice
 from ..wording import described
+from .replaced_workers import Headcounts
+
+OPTION = "workers_may_be_replaced=True"  # of `steady` and `jobs`
 
 
 class Workers:
@@ -20,10 +24,17 @@ class Workers:
     Args:
         services: the services of the test.
         spawned: the processes that `resilience.spawn` has started, to which the test may add.
+        may_be_replaced: True if a process that a service or the test has started may end, and its parent starts another.
     """
 
-    def __init__(self, services: Iterable[RunningService], spawned: Sequence[ManagedProcess]) -> None:
-        self._services = {service: ServiceWorkers(service) for service in services}
+    def __init__(
+        self, services: Iterable[RunningService], spawned: Sequence[ManagedProcess], *, may_be_replaced: bool = False
+    ) -> None:
+        self._may_be_replaced = may_be_replaced
+        self._headcounts = Headcounts(may_be_replaced=may_be_replaced)
+        self._services = {
+            service: ServiceWorkers(service, Headcounts(may_be_replaced=may_be_replaced)) for service in services
+        }
         self._spawned = spawned
         self._running: list[ManagedProcess] = []
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -49,7 +60,9 @@ class Workers:
         self._tasks |= asyncio.all_tasks() if in_loop else set()
         self._threads |= set(threading.enumerate())
         self._running += [child for child in self._spawned if child.running and child not in self._running]
-        self._processes |= {each: _name(each) for each in psutil.Process().children()}
+        children = _children()
+        self._processes |= {each: _name(each) for each in children}
+        self._headcounts.note(children.values())
         for watched in self._services.values():
             watched.begin()
 
@@ -73,14 +86,20 @@ class Workers:
         Tasks and threads die by an exception that nothing has handled, processes in any way. A task whose exception has been read
         has passed it on, as the inner tasks of `asyncio.wait_for` do.
         """
-        services = (watched.dead(self._struck) for watched in self._services.values())
         return [
-            *(sentence for each in services for sentence in each),
+            *self._dead_of_services(),
             *self._dead_spawned(),
             *self._dead_tasks(),
             *self._dead_threads(),
             *self._dead_processes(),
         ]
+
+    def are_missing(self) -> bool:
+        """True if a process has ended that may be replaced, and has not been replaced so far."""
+        return self._may_be_replaced and bool(self._dead_of_services() or self._dead_processes())
+
+    def _dead_of_services(self) -> list[str]:
+        return [sentence for watched in self._services.values() for sentence in watched.dead(self._struck)]
 
     def _dead_spawned(self) -> list[str]:
         died = [child for child in self._running if child.died and not _has_pid(self._struck, child.pid)]
@@ -102,7 +121,9 @@ class Workers:
         ]
 
     def _dead_processes(self) -> list[str]:
-        gone = [each for each in self._processes if each not in self._struck and not _runs(each)]
+        ended = [each for each in self._processes if not _runs(each)]
+        struck = [each for each in ended if each in self._struck]
+        gone = self._headcounts.dead(dict.fromkeys(ended, os.getpid()), _children().values(), struck)
         return [f"the process {each.pid} ({self._processes[each]}) has ended" for each in gone]
 
 
@@ -125,10 +146,12 @@ class ServiceWorkers:
 
     Args:
         service: the service.
+        headcounts: the numbers of processes, which are empty.
     """
 
-    def __init__(self, service: RunningService) -> None:
+    def __init__(self, service: RunningService, headcounts: Headcounts) -> None:
         self._service = service
+        self._headcounts = headcounts
         self._deaths_before = len(service.deaths())
         self.begin()
 
@@ -136,6 +159,7 @@ class ServiceWorkers:
         """Watch the processes that run now."""
         self._child = self._service.current
         self._tree = _descendants(self._child)
+        self._headcounts.note(each.parent for each in self._tree.values())
 
     def dead(self, struck: set[object]) -> list[str]:
         """Return a sentence for each process that has died, other than by a fault.
@@ -150,8 +174,12 @@ class ServiceWorkers:
             return deaths
         now = _descendants(self._child)
         new = [each for each in now if each not in self._tree]
-        gone = [each for each in self._tree if each not in now and not self._is_below(each, struck)]
-        return [self._sentence(each, new, now) for each in gone]
+        return [self._sentence(each, new, now) for each in self._gone(now, struck)]
+
+    def _gone(self, now: dict[psutil.Process, Descendant], struck: set[object]) -> list[psutil.Process]:
+        ended = {process: each.parent for process, each in self._tree.items() if process not in now}
+        by_fault = [each for each in ended if self._is_below(each, struck)]
+        return self._headcounts.dead(ended, [each.parent for each in now.values()], by_fault)
 
     def _is_below(self, process: psutil.Process, struck: set[object]) -> bool:
         """True if a process or one that it descends from has been struck."""
@@ -167,7 +195,7 @@ class ServiceWorkers:
         for each in new:
             if now[each].command == self._tree[gone].command:
                 new.remove(each)
-                return f"{name}, and the service has started {each.pid} in its place"
+                return f"{name}, and the service has started {each.pid} in its place (allowed with {OPTION})"
         return name
 
 
@@ -182,6 +210,11 @@ def _descendants(child: ManagedProcess | None) -> dict[psutil.Process, Descendan
         except psutil.Error:
             continue
     return found
+
+
+def _children() -> dict[psutil.Process, int]:
+    """Return the children of the test process that run, with the process id of their parent."""
+    return {each: os.getpid() for each in psutil.Process().children() if _runs(each)}
 
 
 def _has_pid(struck: set[object], pid: int) -> bool:

@@ -155,7 +155,7 @@ def test_it(resilience, client):
             (new,) = children(resilience)
     text = str(raised.value)
     assert "the answers were true, and something has died meanwhile\n" in text
-    assert f"\n  the process {old.pid} ({name}) of the service 'worker' has ended, and the service has started {new.pid} in its place\n" in text
+    assert f"\n  the process {old.pid} ({name}) of the service 'worker' has ended, and the service has started {new.pid} in its place (allowed with workers_may_be_replaced=True)\n" in text
 
 def test_one_that_the_test_has_struck(resilience, client):
     eventually(lambda: client.get("alive"))

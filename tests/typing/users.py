@@ -307,7 +307,7 @@ async def in_process(resilience: Resilience, asgi: Callable[[Any, Any, Any], Awa
         assert_type(other.get("/").text, str)
     async with resilience.steady(app.client.is_closed.__bool__) as steady:
         await steady.check()
-    with resilience.jobs(enqueue=lambda job: job, ran=list, count=2) as jobs:
+    with resilience.jobs(enqueue=lambda job: job, ran=list, count=2, workers_may_be_replaced=True) as jobs:
         assert_type(jobs.before, list[float])
     assert_type((await resilience.silence(0.1)).receipt.note, str)
     resilience.when("redis", waits="BLMOVE").wait().release()
