@@ -83,10 +83,16 @@ class Experiment(ABC):
         elif asyncio._get_running_loop() is self._loop:  # a play in another loop blocks this one
             self._tasks.append(asyncio.ensure_future(self._struck(strike)))
 
-    async def _wait_for_workers(self, deadline: float) -> None:
-        """Wait until each worker that may be replaced has been replaced."""
-        while self._workers.are_missing() and SYSTEM.now() < deadline:
+    async def _has_a_death(self, deadline: float) -> bool:
+        """True if something has died that nothing has replaced before a deadline.
+
+        A pool may always be about to replace a worker. So one moment without a lost worker is enough.
+        """
+        lost = self._workers.lost()
+        while lost and self._workers.may_be_replaced and SYSTEM.now() < deadline:
             await self._pause(WORKERS_INTERVAL)
+            lost = self._workers.lost()
+        return bool(lost or self._workers.failed())
 
     def _labels(self) -> list[str]:
         """Return the labels of what has struck so far."""

@@ -83,8 +83,7 @@ class Jobs(Experiment):
         deadline = SYSTEM.now() + self._within
         await self._wait_for_jobs_of_faults(deadline)
         await self._wait_for_former_speed(deadline)
-        await self._wait_for_workers(deadline)
-        if self._workers.dead():
+        if await self._has_a_death(deadline):
             raise NotSteady(f"jobs: all have run as fast as before, and something has died meanwhile{self._facts()}")
 
     async def _wait_for_jobs_of_faults(self, deadline: float) -> None:

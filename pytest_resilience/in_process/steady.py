@@ -125,8 +125,7 @@ class Steady(Experiment):
             active = [each.label for each in self._strikes.active()]
             still = f"while {', '.join(active)} lasted" if active else "after the heal"
             raise self._failure(f"the answer was not true within {self._within:g} s {still}", after)
-        await self._wait_for_workers(deadline)
-        if self._workers.dead():
+        if await self._has_a_death(deadline):
             raise self._failure("the answers were true, and something has died meanwhile", after)
 
     async def _ask(self, phase: str) -> Asked:

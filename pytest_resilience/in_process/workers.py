@@ -30,7 +30,7 @@ class Workers:
     def __init__(
         self, services: Iterable[RunningService], spawned: Sequence[ManagedProcess], *, may_be_replaced: bool = False
     ) -> None:
-        self._may_be_replaced = may_be_replaced
+        self.may_be_replaced = may_be_replaced
         self._headcounts = Headcounts(may_be_replaced=may_be_replaced)
         self._services = {
             service: ServiceWorkers(service, Headcounts(may_be_replaced=may_be_replaced)) for service in services
@@ -86,17 +86,15 @@ class Workers:
         Tasks and threads die by an exception that nothing has handled, processes in any way. A task whose exception has been read
         has passed it on, as the inner tasks of `asyncio.wait_for` do.
         """
-        return [
-            *self._dead_of_services(),
-            *self._dead_spawned(),
-            *self._dead_tasks(),
-            *self._dead_threads(),
-            *self._dead_processes(),
-        ]
+        return [*self._dead_of_services(), *self.failed(), *self._dead_processes()]
 
-    def are_missing(self) -> bool:
-        """True if a process has ended that may be replaced, and has not been replaced so far."""
-        return self._may_be_replaced and bool(self._dead_of_services() or self._dead_processes())
+    def lost(self) -> list[str]:
+        """Return a sentence for each dead process of a service, and for each dead child of the test."""
+        return [*self._dead_of_services(), *self._dead_processes()]
+
+    def failed(self) -> list[str]:
+        """Return a sentence for each dead task and thread, and for each dead process of `resilience.spawn`."""
+        return [*self._dead_spawned(), *self._dead_tasks(), *self._dead_threads()]
 
     def _dead_of_services(self) -> list[str]:
         return [sentence for watched in self._services.values() for sentence in watched.dead(self._struck)]
