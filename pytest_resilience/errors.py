@@ -4,6 +4,7 @@ ResilienceError
 ├── SetupError                the test is set up wrongly; nothing was tested
 │   ├── BackendUnavailable    the chosen backend can't start; the message names what to install
 │   ├── ServerNotReady        a server or the service did not become ready: command, time, log
+│   ├── ProcessEnded          the process of a service, or another one, was needed after its end: exit code, time, log
 │   ├── UnknownFault          a marker or schedule names a fault that does not exist
 │   ├── ScheduleError         a schedule is malformed or impossible; the message has the path to the field
 │   ├── CannotInject          this backend or platform does not support the fault
@@ -99,9 +100,72 @@ class ServerNotReady(SetupError):
         else:
             took = f" after {after:.2f} s" if after is not None else ""
             state = f"ended with {ending(exit_code)}{took}, before it was ready"
-        tail = "\n".join(self.log.rstrip().splitlines()[-40:]) or "(it wrote nothing)"
         lines = [f"{name} {state}", *(f"  {line}" for line in seen), f"  command: {' '.join(self.command)}"]
-        super().__init__("\n".join([*lines, "  its log, last lines:", *(f"    {line}" for line in tail.splitlines())]))
+        tail = (f"    {line}" for line in _last_lines(self.log))
+        super().__init__("\n".join([*lines, "  its log, last lines:", *tail]))
+
+
+def _last_lines(log: str) -> list[str]:
+    return log.rstrip().splitlines()[-40:] or ["(it wrote nothing)"]
+
+
+class ProcessEnded(SetupError):
+    """A process was needed after its end.
+
+    Attributes:
+        title: the process in messages, such as "the service".
+        pid: its process id.
+        exit_code: its exit code, negative for a signal, or None if unknown.
+        ago: seconds since its end, or None if unknown.
+        log: the end of its output, without secrets, or None if it can't be read.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        pid: int,
+        *,
+        remedy: str,
+        exit_code: int | None = None,
+        ago: float | None = None,
+        log: str | None = None,
+        purpose: str = "",
+    ) -> None:
+        """Make the error and its message.
+
+        Args:
+            title: the process in messages.
+            pid: its process id.
+            remedy: the change of the test by which a process runs where one is needed.
+            exit_code: its exit code, or None if unknown.
+            ago: seconds since its end, or None if unknown.
+            log: the end of its output; secrets are replaced. None if it can't be read.
+            purpose: the clause with which the message begins, such as "service.pause cannot strike: "; "" for none.
+        """
+        self.title = title
+        self.pid = pid
+        self.exit_code = exit_code
+        self.ago = ago
+        self.log = scrubbed(log) if log is not None else None
+        self._remedy = remedy
+        code = f" with {ending(exit_code)}" if exit_code is not None else ""
+        when = f", {ago:.2f} s ago" if ago is not None else ""
+        lines = [f"{purpose}{title} is not running: process {pid} has ended{code}{when}", f"  {remedy}"]
+        if self.log is not None:
+            lines += ["  its log, last lines:", *(f"    {line}" for line in _last_lines(self.log))]
+        super().__init__("\n".join(lines))
+
+    def needed_for(self, purpose: str) -> ProcessEnded:
+        """Return an error of this process whose message begins with the purpose."""
+        return ProcessEnded(
+            self.title,
+            self.pid,
+            remedy=self._remedy,
+            exit_code=self.exit_code,
+            ago=self.ago,
+            log=self.log,
+            purpose=purpose,
+        )
 
 
 class UnknownFault(SetupError):

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 from .clock import SYSTEM, Clock, wait_until
-from .errors import BackendDied, ResilienceError, ServerNotReady
+from .errors import BackendDied, ProcessEnded, ResilienceError, ServerNotReady
 from .redaction import Private, redacted_command
 from .wording import listed
 
@@ -40,6 +40,7 @@ RESPONSE_TIMEOUT = (
 STOPPED_CHECK_INTERVAL = 1.0  # seconds between two checks for a stopped supervisor, while it does not respond
 EXIT_COMMANDS_TIMEOUT = 25.0  # additional seconds for a shutdown with exit commands
 ENDING_SIGNALS = frozenset({signals.SIGTERM, signals.SIGINT, signals.SIGQUIT, signals.SIGKILL})
+KEEP = "Use `.process` while the process runs. The psutil.Process that it returns remains valid after the end."
 _HERE = str(Path(__file__).parent)
 _RUN = "import sys; sys.path.append(sys.argv[1]); import supervisor; supervisor.main(*sys.argv[2:])"  # imported: its bytecode is cached
 
@@ -95,6 +96,11 @@ class ManagedProcess:
             self._exit_code = self._supervisor.request("exit_code", self._number)
         return self._exit_code
 
+    def ended_ago(self, clock: Clock = SYSTEM) -> float | None:
+        """Return the seconds since the exit, or None while the process runs."""
+        ended = self._supervisor.request("ended_at", self._number)
+        return None if ended is None else max(0.0, clock.now() - ended)
+
     @property
     def running(self) -> bool:
         """True until the process has exited. A paused process counts as running."""
@@ -110,10 +116,35 @@ class ManagedProcess:
 
     @cached_property
     def process(self) -> psutil.Process:
-        """The process as a `psutil.Process`."""
+        """The process as a `psutil.Process`. It can be read first while the process runs, and remains after that.
+
+        Raises:
+            ProcessEnded: the process has exited, and this is the first use.
+        """
         import psutil  # takes 10 ms to import
 
-        return psutil.Process(self.pid)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            if self.running:  # otherwise another process may have its id
+                return process
+        raise self.ended(f"the process {self.name!r}", KEEP)
+
+    def ended(self, title: str, remedy: str, since: int = 0) -> ProcessEnded:
+        """Return the error for a process that was needed after its end, with its log from byte `since` on.
+
+        Args:
+            title: the process in the message.
+            remedy: the change of the test by which a process runs where one is needed.
+            since: the position in the log at which the message may begin.
+        """
+        return ProcessEnded(
+            title,
+            self.pid,
+            remedy=remedy,
+            exit_code=self.exit_code(),
+            ago=self.ended_ago(),
+            log=self.log_text(since),
+        )
 
     def processes(self) -> list[int]:
         """Return the process ids of the tree, parents first."""

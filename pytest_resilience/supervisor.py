@@ -265,6 +265,7 @@ class Supervisor:
         self._last = 0
         self._running: dict[int, int] = {}  # spawned and not yet reaped: pid -> number
         self._codes: dict[int, int] = {}  # number -> exit code
+        self._ends: dict[int, float] = {}  # number -> time of the end (time.monotonic)
         self._adopted: dict[int, int] = {}  # orphans of an exited child: pid -> that child's number
         self._owned = list(owned)
         self._pid_files: list[str] = []
@@ -372,6 +373,11 @@ class Supervisor:
         self.reap()
         return self._codes.get(number)
 
+    def ended_at(self, number: int) -> float | None:
+        """Return the time of a child's exit (time.monotonic), or None while the child runs."""
+        self.reap()
+        return self._ends.get(number)
+
     def signal(self, number: int, signal_number: int) -> bool:
         """Signal this one process. Return False if it has exited."""
         self.reap()
@@ -452,6 +458,7 @@ class Supervisor:
             number = self._running.pop(pid, None)
             if number is not None:
                 self._codes[number] = os.waitstatus_to_exitcode(status)
+                self._ends[number] = time.monotonic()
                 self._adopt(number)
 
     def _adopt(self, number: int) -> None:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..clock import SYSTEM, Clock
-from ..errors import CannotInject, HealFailed, ResilienceError, ServerNotReady, SetupError
+from ..errors import CannotInject, HealFailed, ProcessEnded, ResilienceError, ServerNotReady, SetupError
 from ..history import current
 from ..wording import counted, no_attribute
 
@@ -293,6 +293,9 @@ class FaultTarget(Protocol):
     def active_strikes(self) -> list[Strike]:
         """Return the strikes on this target that are not healed, those of the session included."""
 
+    def ended(self) -> ProcessEnded | None:
+        """Return the error for a strike on processes that have ended, or None if that is unknown or they run."""
+
     def register(self, strike: Strike) -> Strike:
         """Register a strike, so that it is healed at the end of the test. Return it."""
 
@@ -339,8 +342,13 @@ class Fault(ABC):
 
     def cannot_strike(self, target: FaultTarget, need: Need, reason: str) -> SetupError:
         """Return the error of a strike that found something missing. The message names the active strike that took it."""
+        purpose = self._purpose(target, need)
+        ended = target.ended() if need == "process" else None
+        return ended.needed_for(purpose) if ended is not None else SetupError(f"{purpose}{reason}")
+
+    def _purpose(self, target: FaultTarget, need: Need) -> str:
         taken_by = [each.label for each in target.active_strikes() if need in each.fault.takes() and each.in_force]
-        return SetupError(f"{self.label(target)} cannot strike{_while_last(taken_by)}: {reason}")
+        return f"{self.label(target)} cannot strike{_while_last(taken_by)}: "
 
     def __init_subclass__(cls) -> None:
         """Make each `strike` check first that the fault can strike the target now, and raise no errors but ours."""
@@ -393,6 +401,8 @@ def _check_first(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], S
             )
         try:
             return strike(fault, target)
+        except ProcessEnded as ended:
+            raise fault.cannot_strike(target, "process", str(ended)) from None
         except ResilienceError:
             raise
         except Exception as error:
@@ -402,7 +412,9 @@ def _check_first(strike: Callable[[Any, Any], Strike]) -> Callable[[Any, Any], S
 
 
 def _cannot_strike(fault: Fault, target: FaultTarget, error: Exception) -> SetupError:
-    """Return the error of a strike that another library's error has ended."""
+    """Return the error of a strike that another library's error has ended, such as that of a process which ends meanwhile."""
+    if "process" in fault.strike_needs() and target.ended() is not None:
+        return fault.cannot_strike(target, "process", "")
     others = labels_of_obstacles(target.active_strikes())
     problem = _first_line(f"{type(error).__name__}: {error}")
     return SetupError(f"{fault.label(target)} cannot strike{_while_last(others)}: {problem}")

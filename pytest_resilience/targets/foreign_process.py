@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..backends.backend import Backend
 from ..clock import wait_until
-from ..errors import SetupError
+from ..errors import ProcessEnded, SetupError
 from ..faults.process import Kill, Pause, ProcessControl, Terminate
 from .fault_method import fault_method
 from .process_limits import ProcessLimits
@@ -19,6 +20,7 @@ from .target import ResourceFaults, StrikeRegistry
 if TYPE_CHECKING:
     import psutil
 
+ENDED = "Strike before the end of the process. Its successor has another id: resilience.process(pid) takes the new one."
 EXIT_TIMEOUT = 10.0  # seconds from a signal to the end of the process
 
 
@@ -108,6 +110,23 @@ def _wait_until_gone(processes: Iterable[psutil.Process]) -> None:
         raise SetupError(f"process {left[0].pid} still runs {EXIT_TIMEOUT:g} s after the signal")
 
 
+def _process(pid: int) -> tuple[psutil.Process, str]:
+    """Return a process that runs, and its name.
+
+    Raises:
+        SetupError: there is none with this id.
+    """
+    import psutil
+
+    if type(pid) is int:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            name = process.name()
+            if _is_alive(process):
+                return process, name
+    raise SetupError(f"process({pid!r}): there is no such process")
+
+
 class ForeignProcess(ResourceFaults):
     """A process that a test names by its id, with all its descendants.
 
@@ -124,18 +143,22 @@ class ForeignProcess(ResourceFaults):
         import psutil
 
         super().__init__("process", ledger)
-        if type(pid) is not int or not psutil.pid_exists(pid):
-            raise SetupError(f"process({pid!r}): there is no such process")
+        process, name = _process(pid)
         above = {parent.pid for parent in psutil.Process().parents()}
         if pid in above | {os.getpid(), 0, 1}:
             raise SetupError(f"cannot strike process {pid}: it is the test process, one of its ancestors, or init")
-        self._process = psutil.Process(pid)
+        self._process = process
+        self._title = f"the process {name!r}"
         self._backend = backend
 
     @property
     def process(self) -> psutil.Process:
         """The process as a `psutil.Process`."""
         return self._process
+
+    def ended(self) -> ProcessEnded | None:
+        """Return the error for a strike on the process after its end, or None while the process runs."""
+        return None if _is_alive(self._process) else ProcessEnded(self._title, self._process.pid, remedy=ENDED)
 
     @property
     def system(self) -> object:
@@ -147,6 +170,13 @@ class ForeignProcess(ResourceFaults):
 
     @property
     def limits(self) -> ProcessLimits:
+        """The resource limits of the processes.
+
+        Raises:
+            ProcessEnded: the process has ended.
+        """
+        if (ended := self.ended()) is not None:
+            raise ended
         return ProcessLimits(ForeignProcessTree(self._process), self._backend)
 
     kill = fault_method(Kill)

@@ -160,7 +160,7 @@ class LimitHold:
                         self._may_have_met = True
                 except psutil.NoSuchProcess:
                     self._may_have_met = True
-                except PermissionError:  # the process has changed its user
+                except (PermissionError, psutil.AccessDenied):  # the process has changed its user
                     self._may_have_met = True
 
     def _begin(self, process: psutil.Process) -> None:

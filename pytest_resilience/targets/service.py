@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..backends.backend import Backend
 from ..backends.session.ports import PORT_TRIES, PortTaken
 from ..clock import SYSTEM, Clock
-from ..errors import ResilienceError, ServerNotReady, SetupError, ending
+from ..errors import ProcessEnded, ResilienceError, ServerNotReady, SetupError, ending
 from ..faults.fault import Strike
 from ..faults.process import ProcessControl, Terminate
 from ..history import Exchange, struck
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 READY_WITHIN = 2.0  # seconds from the start, after which any response counts while another system is struck
 LOG_LINES = 15  # of a process that has ended, in messages
+ENDED = (
+    "A service that a fault has ended runs again after the heal. One that has ended for another reason starts for the next test. A "
+    "psutil.Process that `.process` has returned before the end remains valid."
+)
 STOP_TIMEOUT = 5.0  # seconds from SIGTERM to SIGKILL
 
 
@@ -282,6 +286,24 @@ class RunningService:
         died = self._child is not None and self._child.died
         return self.deaths()[-1].partition(";")[0] if died else None
 
+    def ended(self) -> ProcessEnded | None:
+        """Return the error for a test that needs the last process after its end, or None while the process runs."""
+        if self._child is None or self._child.running:
+            return None
+        return self._child.ended(self.title, ENDED, self._log_start)
+
+    @property
+    def process(self) -> psutil.Process:
+        """The last process of the service.
+
+        Raises:
+            ProcessEnded: the process has exited, and this is the first use.
+        """
+        try:
+            return self.child.process
+        except ProcessEnded:
+            raise self.child.ended(self.title, ENDED, self._log_start) from None
+
     def processes(self) -> list[int]:
         """Return the process ids of the tree, the root first, or none after the root has exited."""
         return self.child.processes() if self._child is not None and self._child.running else []
@@ -323,7 +345,13 @@ class RunningService:
 
     @property
     def limits(self) -> ProcessLimits:
-        """The resource limits of the processes."""
+        """The resource limits of the processes.
+
+        Raises:
+            ProcessEnded: the process has exited.
+        """
+        if (ended := self.ended()) is not None:
+            raise ended
         child = self.child
         begins = child.log_size()
         return ProcessLimits(ProcessTree(child.process, child.processes), self._backend, lambda: child.log_text(begins))
@@ -414,8 +442,12 @@ class ServiceTarget(ProcessFaults, ResourceFaults):
 
     @property
     def process(self) -> psutil.Process:
-        """The process of the service."""
-        return self._running.child.process
+        """The process of the service. It can be read first while the process runs, and remains after that."""
+        return self._running.process
+
+    def ended(self) -> ProcessEnded | None:
+        """Return the error for a strike on the processes of the service after their end, or None while they run."""
+        return self._running.ended()
 
     @property
     def log(self) -> str:

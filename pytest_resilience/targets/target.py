@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HealFailed
+from ..errors import HealFailed, ProcessEnded
 from ..faults.cancel_everywhere import Arguments, Cancellations, LeakSearch, cancel_everywhere
 from ..faults.cancellation import Moment, Result, cancel
 from ..faults.fault import Fault, Strike
@@ -117,6 +117,10 @@ class Target:
     def unsupported(self, fault: str) -> str | None:
         """Return the reason for which a fault can't be injected here, or None if it can."""
         return self._cannot.get(fault)
+
+    def ended(self) -> ProcessEnded | None:
+        """Return the error for a strike on processes that have ended, or None if that is unknown or they run."""
+        return None
 
     def register(self, strike: Strike) -> Strike:
         """Register a strike, and return it."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 
-from pytest_resilience import HealFailed, SetupError
+from pytest_resilience import HealFailed, ProcessEnded, SetupError
 from pytest_resilience.faults import FAULTS, Fault, Receipt, Strike, from_json
 from pytest_resilience.faults.fault import Need, Undo
 from pytest_resilience.faults.network import Blackhole, Latency, Refuse
@@ -325,6 +326,23 @@ def test_a_foreign_error_of_a_strike_is_a_setup_error_of_one_line() -> None:
     with pytest.raises(SetupError) as raised:
         Configure(ConnectionRefusedError("refused\nby the kernel")).strike(FakeTarget())
     assert str(raised.value).endswith(" cannot strike: ConnectionRefusedError: refused")
+
+
+class EndedTarget(FakeTarget):
+    """A target whose process has ended."""
+
+    def ended(self) -> ProcessEnded:
+        return ProcessEnded("redis", 7, remedy="Start it.", exit_code=1, ago=2.0, log="no memory")
+
+
+@pytest.mark.parametrize("error", [psutil.NoSuchProcess(7), ProcessEnded("redis", 7, remedy="Start it.")])
+def test_a_process_that_ends_during_a_strike_is_described(error: Exception) -> None:
+    with pytest.raises(ProcessEnded) as raised:
+        Configure(error).strike(EndedTarget())
+    assert str(raised.value).endswith(
+        " cannot strike: redis is not running: process 7 has ended with exit code 1, 2.00 s ago\n"
+        "  Start it.\n  its log, last lines:\n    no memory"
+    )
 
 
 def test_strikes_of_the_session_overlap_with_those_of_a_test() -> None:

@@ -92,6 +92,15 @@ def test_all_other_limits_are_restored_if_one_cannot_be(child: psutil.Process) -
         other.kill()
 
 
+def test_a_process_that_changes_its_user_during_the_fault_makes_the_receipt_unknown(child: psutil.Process) -> None:
+    hold = ProcessLimits(ForeignProcessTree(child), mock.Mock()).limit_descriptors(100)
+    assert hold is not None
+    with mock.patch.object(psutil.Process, "rlimit", side_effect=psutil.AccessDenied(child.pid)):
+        hold.receipt()
+        assert hold.receipt().touched in (None, 0)
+    hold.release()
+
+
 @pytest.mark.parametrize(
     "strike",
     [
