@@ -131,7 +131,6 @@ _RANGES = {
     "bytes": (0, MAX_INT64),
 }
 _FOREIGN = {"postgres": ("key",), "redis": ("matching", "message", "rows")}
-_FOR_ANSWERS = ("lose_answer", "cut_answer")
 _NEEDED_BY = {"code": ("error", "fatal"), "delay_ms": ("delay",)}
 _ALLOWED_FOR = {
     "code": ("error", "fatal"),
@@ -201,8 +200,6 @@ def _check(rule: StatementRule, protocol: str) -> None:
     for name, acts in _NEEDED_BY.items():
         if name not in given and rule.act in acts:
             raise bad_body(f"{name}: missing; act {rule.act} needs it")
-    if protocol == "postgres" and rule.verb == "copy" and rule.act in _FOR_ANSWERS:
-        raise bad_body(f"act {rule.act} can't be used for verb copy, whose answer is a dialogue")
     if rule.verb == "connect" and rule.rows is not None:
         raise bad_body("rows has no use for verb connect, whose answer has no rows")
     if rule.act == "cut_answer" and (rule.rows is None) == (rule.bytes is None):

@@ -15,6 +15,7 @@
 | batches of the extended protocol | test_statements_postgres.py: test_a_pipeline_of_several_groups_fails_in_one |
 | COPY passes | test_statements_postgres.py: test_a_copy_passes_and_a_rule_works_behind_it |
 | left out: COPY with an answer that is lost | test_the_lost_answer_to_a_copy_leaves_its_rows_there |
+| left out: COPY of drivers | test_the_lost_answer_to_a_copy_into_a_table_of_asyncpg, test_the_answer_to_a_copy_out_of_asyncpg_is_cut |
 | the first statement of several in one query | test_several_statements_in_one_query_count_as_their_first |
 | the log of what fired | test_an_error_for_a_statement_whose_text_matches |
 | left out: ERROR inside a transaction, which is skipped | test_statements_postgres.py: test_error_inside_a_transaction_is_the_servers_own |
@@ -163,6 +164,80 @@ def test_the_lost_answer_to_a_copy_leaves_its_rows_there(gate: Gate, extended: b
         finally:
             session.terminate()
 
-    gate.rule("*", "lose_answer", matching="copy")
+    gate.rule("copy", "lose_answer")
     assert asyncio.run(client()) == ([b"1", b"2", b"G"] if extended else [b"G"])
     assert (gate.acted, gate.rows()) == (1, [1, 2])
+
+
+@pytest.mark.parametrize("close", ["reset", "silence"])
+def test_the_lost_answer_to_a_copy_into_a_table_of_asyncpg(gate: Gate, close: str) -> None:
+    async def client(connection: asyncpg.Connection) -> None:
+        async def copy() -> None:
+            with pytest.raises(ENDED):
+                await connection.copy_records_to_table("statements", records=[(1,), (2,)])
+
+        copying = asyncio.create_task(copy())
+        await asyncio.to_thread(gate.until_acted)
+        assert await asyncio.to_thread(gate.rows) == [1, 2]
+        await asyncio.to_thread(gate.heal)
+        await copying
+
+    gate.rule("copy", "lose_answer", close=close)
+    run(gate, client)
+
+
+async def copied(connection: asyncpg.Connection, **options: str) -> bytes:
+    """Copy 1000 rows out until the connection ends, and return the data."""
+    received = bytearray()
+
+    async def write(data: bytes) -> None:
+        received.extend(data)
+
+    with pytest.raises(ENDED):
+        await connection.copy_from_query("select generate_series(1000, 1999)", output=write, **options)
+    assert connection.is_closed()
+    return bytes(received)
+
+
+def test_the_lost_answer_to_a_copy_out_of_asyncpg(gate: Gate) -> None:
+    gate.rule("copy", "lose_answer")
+    assert run(gate, copied) == b""
+    assert gate.acted == 1
+
+
+@pytest.mark.parametrize(("limit", "passed"), [({"rows": 2}, b"1000\n1001\n"), ({"rows": 0}, b"")])
+def test_the_answer_to_a_copy_out_of_asyncpg_is_cut(gate: Gate, limit: dict[str, int], passed: bytes) -> None:
+    gate.rule("copy", "cut_answer", **limit)
+    assert run(gate, copied) == passed
+    assert gate.acted == 1
+
+
+def test_the_answer_to_a_copy_out_is_cut_behind_bytes(gate: Gate) -> None:
+    async def client() -> list[tuple[bytes, bytes]]:
+        session = await own_client.connect(gate.url, application_name="copy", within=PATIENCE)
+        session._transport.write(own_wire.query("copy (select generate_series(1000, 1999)) to stdout"))
+        messages: list[tuple[bytes, bytes]] = []
+        with pytest.raises(own_client.SessionEnded):
+            while True:
+                message = await asyncio.wait_for(session._next_message(), PATIENCE)
+                messages.append((message.kind, message.body))
+        session.terminate()
+        return messages
+
+    gate.rule("copy", "cut_answer", bytes=10 + 2 * 10 + 3)  # CopyOutResponse, two rows and a part of the third
+    assert asyncio.run(client()) == [(b"H", b"\0\0\1\0\0"), (b"d", b"1000\n"), (b"d", b"1001\n")]
+    assert gate.acted == 1
+
+
+@pytest.mark.parametrize("limit", [{"bytes": 3}, {"bytes": 100}, {"rows": 5}])
+def test_a_copy_into_a_table_whose_answer_is_cut_ends(gate: Gate, limit: dict[str, int]) -> None:
+    """Three bytes are a part of the answer that waits for data. The answer is shorter than 100 bytes, and has no row."""
+
+    async def client(connection: asyncpg.Connection) -> None:
+        with pytest.raises(ENDED):
+            await connection.copy_records_to_table("statements", records=[(1,)])
+
+    gate.rule("copy", "cut_answer", **limit)
+    run(gate, client)
+    assert gate.rows() == [1]  # asyncpg sends the data without waiting for that answer
+    assert gate.acted == 1

@@ -106,7 +106,7 @@ def test_one_for_each_job_of_jobs(resilience, client, queue):
         client.rpush("jobs", job)
     with resilience.jobs(**(queue | {"enqueue": enqueue}), workers_may_be_replaced=True):
         with resilience.redis.latency(0.01):
-            pass
+            eventually(lambda: client.llen("ran") == 4, within=30)  # the job of the fault has run too
 """
     run(project, "rq", body, passed=2)
 

@@ -210,3 +210,48 @@ def test_schedule(resilience):
     assert resilience.strikes[0].receipt.touched == 1
 """)
     result.assert_outcomes(passed=1)
+
+
+def test_copy_by_calls_markers_and_schedules(run):
+    result = run("""
+from pytest_resilience.schedule import Episode, Schedule, Step, touched
+
+async def create(connection):
+    await connection.execute("create table contacts (id int)")
+
+async def copy_in(connection):
+    await create(connection)
+    with pytest.raises((asyncpg.PostgresConnectionError, OSError)):
+        await connection.copy_records_to_table("contacts", records=[(1,), (2,)], columns=["id"])
+
+async def copy_out(connection):
+    with pytest.raises((asyncpg.PostgresConnectionError, OSError)):
+        await connection.copy_from_query("select 1", output=lambda data: None)
+
+async def ids(connection):
+    return [row["id"] for row in await connection.fetch("select id from contacts order by id")]
+
+def test_call(resilience):
+    with resilience.postgres.on("copy").lose_answer() as strike:
+        postgres(resilience, copy_in)
+        postgres(resilience, copy_out)
+    assert postgres(resilience, ids) == [1, 2]
+    assert strike.receipt.touched == 2 and strike.receipt.unit == "statements"
+    assert strike.receipt.shown[0].startswith("COPY "), strike.receipt.shown
+
+@pytest.mark.fault("postgres.on", verb="copy", act="lose_answer", first=1)
+def test_marker(resilience):
+    postgres(resilience, copy_in)
+    assert postgres(resilience, ids) == [1, 2]
+    assert resilience.strikes[0].receipt.touched == 1
+
+def test_step_of_a_schedule(resilience):
+    step = Step("postgres.on", {"verb": "copy", "act": "lose_answer", "first": 1}, until=touched(1))
+    schedule = Schedule.loads(Schedule([Episode([step], operations=5)]).dumps())
+    (loaded,) = schedule.episodes[0].steps
+    with resilience.strike(loaded.fault, **loaded.settings) as strike:
+        postgres(resilience, copy_in)
+    assert strike.receipt.touched == 1
+    assert postgres(resilience, ids) == [1, 2]
+""")
+    result.assert_outcomes(passed=3)

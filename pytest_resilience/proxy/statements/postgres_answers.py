@@ -17,6 +17,9 @@ from .rule import Rule
 ENDS = (wire.COMMAND_COMPLETE, wire.EMPTY_QUERY, wire.SUSPENDED, wire.ERROR)
 """Kinds of messages that end the answer to one statement. An error ends the answers to all statements of its group."""
 
+ROWS = (wire.ROW, wire.COPY_DATA)
+"""Kinds of messages that contain one row. The server sends each row of a COPY TO STDOUT in a message of its own."""
+
 UNASKED = (wire.NOTICE, wire.NOTIFICATION, wire.PARAMETER_STATUS)
 """Kinds of messages that the server sends at any time."""
 
@@ -182,10 +185,10 @@ class CutRows(Closing):
         self._rows = rows
 
     def see_own(self, kind: int, message: bytes | memoryview) -> Sequence[Piece] | None:
-        if kind == wire.ROW and self._rows:
+        if kind in ROWS and self._rows:
             self._rows -= 1
             return None
-        return self.close() if kind == wire.ROW or kind in ENDS else None
+        return self.close() if kind in ROWS or kind in ENDS else None
 
 
 class CutBytes(Closing):

@@ -41,7 +41,6 @@ def test_attributes_come_back_as_they_were_sent() -> None:
         ({"verb": "select", "act": "cut_answer"}, "act cut_answer needs either rows or bytes"),
         ({"verb": "select", "act": "cut_answer", "rows": 1, "bytes": 1}, "act cut_answer needs either rows or bytes"),
         ({"verb": "connect", "act": "cut_answer", "rows": 1}, "rows has no use for verb connect"),
-        ({"verb": "copy", "act": "lose_answer"}, "act lose_answer can't be used for verb copy"),
         ({"verb": "commit", "act": "lose_answer", "close": "quietly"}, "close must be one of reset, silence"),
         ({"verb": "commit", "act": "reset", "close": "silence"}, "close has no use for act reset"),
         ({"verb": "commit", "act": "reset", "nth": 0}, "nth must be from 1"),
