@@ -102,21 +102,30 @@ def test_a_hang_inside_a_transaction_goes_on_at_the_heal(gate: Gate, raw: Raw) -
     raw.expect(b"+QUEUED\r\n*2\r\n:1\r\n:2\r\n")
 
 
+@pytest.mark.parametrize("are_replies_followed", [True, False], ids=["replies-followed", "commands-followed"])
 @pytest.mark.parametrize(
     ("end", "reply"),
     [("EXEC", b"*1\r\n:1\r\n"), ("DISCARD", b"+OK\r\n"), ("RESET", b"+RESET\r\n")],
 )
-def test_an_error_behind_a_transaction_is_not_queued(gate: Gate, raw: Raw, end: str, reply: bytes) -> None:
-    gate.rule("set", "error", code="WRONGTYPE no", nth=2)
+def test_an_error_behind_a_transaction_is_not_queued(
+    gate: Gate, raw: Raw, end: str, reply: bytes, are_replies_followed: bool
+) -> None:
+    """The error of an EXEC shows the end of the transaction: inside of one, it would be EXECABORT for the reason of the error."""
+    gate.rule("set", "error", code="LOADING" if are_replies_followed else "WRONGTYPE no", nth=2)
     for words in (("MULTI",), ("INCR", "a"), (end,)):
         raw.send(*words)
     raw.expect(b"+OK\r\n+QUEUED\r\n" + reply)
     if end == "RESET" and gate.password:
         raw.send("AUTH", gate.password)
         raw.expect(b"+OK\r\n")
-    for words in (("SET", "b", "1"), ("SET", "b", "2"), ("GET", "b")):
+    gate.rule("exec", "error", name="of_exec", code="LOADING", first=1)
+    raw.send("EXEC")
+    raw.expect(b"-LOADING Redis is loading the dataset in memory\r\n")
+    for words in (("SET", "b", "1"), ("SET", "b", "2"), ("GET", "b"), ("EXEC",)):
         raw.send(*words)
-    raw.expect(b"+OK\r\n-WRONGTYPE no\r\n$1\r\n1\r\n")
+    error = b"-LOADING Redis is loading the dataset in memory" if are_replies_followed else b"-WRONGTYPE no"
+    raw.expect(b"+OK\r\n" + error + b"\r\n$1\r\n1\r\n-ERR EXEC without MULTI\r\n")
+    gate.heal("of_exec")
 
 
 def test_redis_py_repeats_a_command_that_got_loading_once(gate: Gate) -> None:
