@@ -258,7 +258,7 @@ def is_unreadable(counters: ProxyCounters) -> bool:
 class After(NetworkFault):
     """Inject another fault as soon as a number of statements or commands have been sent through the proxy.
 
-    The fault strikes up to 10 milliseconds after the last of them was sent, so the answer to it may have come or not.
+    The fault strikes within 20 milliseconds of the last of them, so the answer to it may have come or not.
 
     Args:
         verb: as for `on`.
