@@ -31,6 +31,7 @@ from pytest_resilience import (
     NeverHappened,
     Operation,
     PostgresTarget,
+    ProcessEnded,
     RabbitmqTarget,
     Receipt,
     RedisTarget,
@@ -363,6 +364,9 @@ def errors() -> None:
     for error in (SetupError, CannotInject):
         assert issubclass(error, ResilienceError)
     assert issubclass(NeverHappened, AssertionError)
+    ended = ProcessEnded("the service", 7, remedy="Start it.", exit_code=1)
+    assert_type((ended.pid, ended.exit_code, ended.ago), tuple[int, int | None, float | None])
+    assert_type(ended.log, str | None)
 
 
 @pytest.mark.fault("postgres.latency", seconds=0.2)
