@@ -74,6 +74,7 @@ def test_that_is_a_death_without_the_option(resilience, client):
     with pytest.raises(NotSteady) as raised:
         with resilience.steady(lambda: True):
             all_replaced(resilience, client, workers(resilience))
+            eventually(lambda: not client.llen("jobs") and len(workers(resilience)) == 2, within=30)
     assert " of the service 'pool' has ended, and the service has started " in str(raised.value)
     assert " in its place (allowed with workers_may_be_replaced=True)\n" in str(raised.value)
 
