@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pytest_resilience import processes
-from pytest_resilience.errors import BackendDied, ResilienceError, ServerNotReady
+from pytest_resilience.errors import BackendDied, ProcessEnded, ResilienceError, ServerNotReady
 from pytest_resilience.processes import CannotStart, SupervisorClient
 from pytest_resilience.redaction import Private, redacted_command
 from tests.support.clocks import FakeClock
@@ -68,6 +68,22 @@ def test_the_exit_code_of_a_child_can_be_read_after_its_end(spawn):
     assert child.wait(5) == 7
     assert not child.running
     assert child.exit_code() == 7
+
+
+def test_the_process_of_a_child_is_an_error_after_its_end_unless_it_was_read_before(spawn):
+    child = spawn("sh", "-c", "echo done; exit 7")
+    assert child.wait(5) == 7
+    with pytest.raises(ProcessEnded) as raised:
+        _ = child.process
+    error = raised.value
+    assert (error.pid, error.exit_code, error.log) == (child.pid, 7, "done\n")
+    assert 0 <= error.ago <= child.ended_ago()
+    running = spawn("sleep", "600")
+    process = running.process
+    assert process.pid == running.pid
+    assert running.ended_ago() is None
+    running.kill()
+    assert running.process is process
 
 
 def test_the_exit_code_of_a_killed_child_is_the_signal(spawn):
