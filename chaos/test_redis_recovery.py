@@ -91,7 +91,7 @@ def test_an_outage_during_the_delivery_of_pending_writes_loses_none_of_them(resi
     """Redis goes down again in the middle of the delivery, so the rest must be delivered later."""
     paths = campaigns_in_redis(resilience, 24)
     after = f"after {LARGE}"
-    with resilience.redis.bandwidth(bytes_per_s=SLOW) as slow:
+    with resilience.redis.bandwidth(bytes_per_s=SLOW // 2) as slow:  # 4 s, so that a busy machine cuts them off too
         with resilience.redis.refuse():
             put_all(resilience.service, paths, after)
         wait_for_delivery(slow, more_bytes=len(LARGE))
