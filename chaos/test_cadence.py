@@ -86,7 +86,7 @@ def existing_jobs(resilience: Resilience, number: int) -> int:
 
 def test_two_instances_enqueue_each_period_once_and_one_goes_on_alone(resilience: Resilience) -> None:
     together, alone = 6, 3  # periods
-    with another_instance(resilience) as instance:
+    with another_instance(resilience, preloaded=False) as instance:
         number = start_cadence(resilience, repeat=together + alone, client=instance.client)
         wait_for_steps(resilience, number, together, within=together * EVERY + LATE + 1.0)
         found = delivered(resilience, number)[:together]

@@ -314,7 +314,7 @@ def test_cleanup_runs_every_cleanup_interval_without_a_request(resilience: Resil
 def test_each_process_gives_its_sessions_a_unique_name(resilience: Resilience) -> None:
     """The cleanup recognizes the sessions of dead processes by that name."""
     query = "select distinct application_name from pg_stat_activity where application_name like 'service:%'"
-    with another_instance(resilience) as instance:
+    with another_instance(resilience, preloaded=False) as instance:
         assert instance.client.post("/api/campaigns", json={"name": "n", "message": "m"}).status_code == 201
         create(resilience)
         names = [row[0] for row in sql(resilience, query)]

@@ -50,7 +50,7 @@ def test_progress_reaches_the_clients_of_all_instances(resilience: Resilience) -
     total = add_contacts(resilience)
     number = create(resilience)["id"]
     with (
-        another_instance(resilience, SEND_BATCH=str(BATCH)) as instance,
+        another_instance(resilience, preloaded=False, SEND_BATCH=str(BATCH)) as instance,
         live_client(resilience.service.url) as here,
         live_client(instance.client.base_url) as there,
         other_instance(resilience) as other,
