@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import healthy
-from pytest_resilience import History, Operation
+from campaigns import Campaigns
+from pytest_resilience import History, Operation, Resilience, Schedule
 from pytest_resilience.checkers import (
     Verdict,
+    bounded_failure,
     bounded_staleness,
     health_tells_the_truth,
     linearizable,
@@ -31,6 +34,24 @@ SILENT = (
     "postgres.pause",
     "postgres.blackhole",
 )  # faults under which no statement succeeds
+
+
+def schedules_of(folder: str) -> list[Path]:
+    """Return the files of the schedules in a folder beside this module, each of which has broken a promise once."""
+    return sorted((Path(__file__).parent / folder).glob("*.json"))
+
+
+def play(resilience: Resilience, schedule: Schedule, *, within: float) -> None:
+    """Play a schedule with clients that write and read campaigns, and assert all promises.
+
+    Args:
+        resilience: provides the service.
+        schedule: the faults.
+        within: seconds in which each operation ends.
+    """
+    history = resilience.play(schedule, Campaigns())
+    check_promises(history, resilience.service.log)
+    history.check(bounded_failure(within=within))
 
 
 def fresh(history: History) -> History:

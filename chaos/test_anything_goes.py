@@ -12,28 +12,19 @@ import pytest
 from hypothesis import given
 
 import healthy
-from campaigns import Campaigns
-from promises import check_promises
+from promises import play, schedules_of
 from pytest_resilience import Resilience, Schedule
-from pytest_resilience.checkers import bounded_failure
 from pytest_resilience.strategies import schedules
 
-REPLAYS = sorted((Path(__file__).parent / "replays").glob("*.json"))
 # Waiting for a connection and for a statement, and for Redis before and after it.
 LONGEST = healthy.ACQUIRE_TIMEOUT + healthy.COMMAND_TIMEOUT + 2 * healthy.REDIS_BUDGET + healthy.SLACK
 
 
-def play(resilience: Resilience, schedule: Schedule) -> None:
-    history = resilience.play(schedule, Campaigns())
-    check_promises(history, resilience.service.log)
-    history.check(bounded_failure(within=LONGEST))
-
-
 @given(schedule=schedules("redis", "postgres"))
 def test_dependencies_may_fail_in_any_way_and_order(resilience: Resilience, schedule: Schedule) -> None:
-    play(resilience, schedule)
+    play(resilience, schedule, within=LONGEST)
 
 
-@pytest.mark.parametrize("replay", REPLAYS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("replay", schedules_of("replays"), ids=lambda path: path.stem)
 def test_what_broke_the_service_once_breaks_it_no_more(resilience: Resilience, replay: Path) -> None:
-    play(resilience, Schedule.load(replay))
+    play(resilience, Schedule.load(replay), within=LONGEST)

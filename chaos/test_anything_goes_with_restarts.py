@@ -12,15 +12,14 @@ import pytest
 from hypothesis import given
 
 import healthy
-from campaigns import TIMEOUT, Campaigns
+from campaigns import TIMEOUT
 from instances import describe_service
-from promises import check_promises
+from promises import play, schedules_of
 from pytest_resilience import Resilience, Schedule, Service, Stack
-from pytest_resilience.checkers import bounded_failure
 from pytest_resilience.strategies import schedules
 
 CACHE_TTL = 0.2  # seconds; 60 in production
-REPLAYS = sorted((Path(__file__).parent / "replays" / "with_restarts").glob("*.json"))
+LONGEST = TIMEOUT + healthy.SLACK  # seconds
 
 
 @pytest.fixture(scope="session")
@@ -28,17 +27,11 @@ def resilience_service(resilience_stack: Stack) -> Service:
     return describe_service(resilience_stack, CACHE_TTL=str(CACHE_TTL))
 
 
-def play(resilience: Resilience, schedule: Schedule) -> None:
-    history = resilience.play(schedule, Campaigns())
-    check_promises(history, resilience.service.log)
-    history.check(bounded_failure(within=TIMEOUT + healthy.SLACK))
-
-
 @given(schedule=schedules("service", "redis", "postgres"))
 def test_what_was_acknowledged_outlives_the_service(resilience: Resilience, schedule: Schedule) -> None:
-    play(resilience, schedule)
+    play(resilience, schedule, within=LONGEST)
 
 
-@pytest.mark.parametrize("replay", REPLAYS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("replay", schedules_of("replays/with_restarts"), ids=lambda path: path.stem)
 def test_what_broke_a_restarted_service_once_breaks_it_no_more(resilience: Resilience, replay: Path) -> None:
-    play(resilience, Schedule.load(replay))
+    play(resilience, Schedule.load(replay), within=LONGEST)
