@@ -390,6 +390,14 @@ class SupervisorClient:
         self._owned.append(path)
         self.request("delete_at_exit", str(path))
 
+    def share_lock(self, path: Path) -> None:
+        """Let the supervisor hold the lock on a file (flock) too, until it has cleaned up.
+
+        Args:
+            path: the file. This process holds the lock as a shared lock.
+        """
+        self.request("share_lock", str(path))
+
     def release_shared_memory(self, pid_file: Path) -> None:
         """Register the shared memory of a Postgres, which the supervisor removes at the end if Postgres was killed.
 

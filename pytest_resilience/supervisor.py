@@ -410,6 +410,13 @@ class Supervisor:
     def delete_at_exit(self, path: str) -> None:
         self._owned.append(path)
 
+    def share_lock(self, path: str) -> None:
+        """Take the lock on a file as a second holder, until the exit of this process."""
+        import fcntl
+
+        self._lock = os.open(path, os.O_RDONLY)  # closed by the exit; children do not inherit it
+        fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
     def release_shared_memory(self, pid_file: str) -> None:
         self._pid_files.append(pid_file)
 

@@ -24,7 +24,7 @@ from ...proxy_client.handle import create_proxy
 from ..backend import Address
 from ..session.background import in_background
 from ..session.ports import with_free_port
-from ..session.session_dir import private_umask, remove_stale
+from ..session.session_dir import CLEANUP_PLAN, private_umask, remove_stale
 from ..session.supervised import SupervisedBackend
 from ..settings import Settings
 from .endpoints import ExternalEndpoints, ServerEndpoint, read_endpoints
@@ -114,17 +114,17 @@ class ExternalBackend(SupervisedBackend):
 
     def _write_cleanup_plan(self, plan: Mapping[str, object]) -> None:
         """Write the file for the cleanup. It has passwords, so only this user can read it, and it is deleted with its directory."""
-        unpublished = self.directory / "cleanup.json.new"
+        unpublished = self.directory / f"{CLEANUP_PLAN}.new"
         with (
             private_umask(),
             os.fdopen(os.open(unpublished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file,
         ):
             json.dump(plan, file)
-        unpublished.replace(self.directory / "cleanup.json")
+        unpublished.replace(self.directory / CLEANUP_PLAN)
 
     def _register_cleanup(self) -> None:
         """Let the supervisor run the cleanup when the session ends."""
-        self._run_at_exit("backends.external.cleanup", str(self.directory / "cleanup.json"))
+        self._run_at_exit("backends.external.cleanup", str(self.directory / CLEANUP_PLAN))
 
     def _create_direct_proxy(self, name: str, upstream: ServerEndpoint) -> Address:
         """Create a second proxy that is never struck, and return its address.

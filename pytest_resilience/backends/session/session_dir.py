@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,15 @@ from typing import TextIO
 
 from ... import supervisor
 from ...errors import BackendUnavailable
+from .child_environ import python_environ
+from .isolated_python import isolated_command
 
 PREFIX = "pytest-resilience-"
-# The process of a session holds the lock on this file until it exits. Unlike a process id, that works across pid namespaces.
+# The process of a session and its supervisor hold a shared lock on this file until they exit. Unlike process ids, that works across pid
+# namespaces. The supervisor outlives a killed session, and its cleanup needs the files of the directory.
 OWNER = supervisor.OWNER
+CLEANUP_PLAN = "cleanup.json"  # what a session has created on servers of the user, for backends/external/cleanup.py
+CLEANUP_TIMEOUT = 20.0  # seconds
 SHORTAGES = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 MIN_FREE_BYTES = 512 * 2**20  # bytes; Docker gives containers 64 MiB in /dev/shm
 
@@ -34,6 +40,7 @@ class SessionDirectory:
     Attributes:
         path: the directory.
         paths: its path during `create`, and its final path.
+        owner: the file that is locked while the directory is in use.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -41,19 +48,20 @@ class SessionDirectory:
         self.path = root / f"{PREFIX}{secrets.token_hex(6)}"
         self._unpublished = root / f".{self.path.name}"
         self.paths = self._unpublished, self.path
+        self.owner = self.path / OWNER
         self._owner: TextIO | None = None
 
     def create(self) -> None:
         """Create the directory."""
         self._unpublished.mkdir(mode=0o700)
         self._owner = os.fdopen(os.open(self._unpublished / OWNER, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w")
-        fcntl.flock(self._owner, fcntl.LOCK_EX)
+        fcntl.flock(self._owner, fcntl.LOCK_SH)
         self._owner.write(f"{os.getpid()}\n")
         self._owner.flush()
         self._unpublished.rename(self.path)  # `remove_stale` sees the directory only after it is locked
 
     def release(self) -> None:
-        """Release the lock. The supervisor deletes the directory."""
+        """Release the lock of this process. The supervisor deletes the directory."""
         if self._owner is not None:
             self._owner.close()
 
@@ -102,7 +110,9 @@ def private_umask() -> Iterator[None]:
 
 
 def remove_stale(roots: list[Path] | None = None) -> list[Path]:
-    """Delete the directories of killed sessions of this user.
+    """Delete the directories of this user's sessions that were killed together with their supervisor.
+
+    Objects that such a session has created on servers of the user are removed first.
 
     Returns:
         The deleted directories.
@@ -116,7 +126,7 @@ def remove_stale(roots: list[Path] | None = None) -> list[Path]:
 
 
 def is_locked(owner: Path) -> bool:
-    """True if a living session holds the lock on `owner`, the file `OWNER` of its directory."""
+    """True if a session or its supervisor holds the lock on `owner`, the file `OWNER` of its directory."""
     try:
         with owner.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,7 +146,26 @@ def _remove_if_stale(path: Path) -> bool:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for pid_file in path.glob("*/postmaster.pid"):
                 supervisor.release_shared_memory(str(pid_file))
+            _run_cleanup(path / CLEANUP_PLAN)
             supervisor.remove_tree(str(path))
             return True
     except OSError:  # in use, being deleted, or not the directory of a session
         return False
+
+
+def _run_cleanup(plan: Path) -> None:
+    """Run the cleanup of a session with the external backend, if it has left the plan for it."""
+    if not plan.exists():
+        return
+    with contextlib.suppress(
+        subprocess.TimeoutExpired
+    ):  # a server that is gone must not keep this session from starting
+        subprocess.run(
+            isolated_command("backends.external.cleanup", str(plan)),
+            env=python_environ(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=CLEANUP_TIMEOUT,
+            check=False,
+        )

@@ -37,6 +37,7 @@ class SupervisedBackend(Backend):
             self._supervisor.start(owning=self._session_directory.paths)
             with private_umask():
                 self._session_directory.create()
+            self._supervisor.share_lock(self._session_directory.owner)
         except OSError as problem:
             raise unusable_directory(
                 self._session_directory.path if self._session_directory else None, problem
