@@ -19,6 +19,7 @@ from workload import MESSAGE, NAME, TimedReply, assert_unavailable, eventually_o
 
 JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
+CADENCE = {"every_seconds": 3600, "repeat": 1}
 NONE_LEFT = "no file descriptor is left"
 UPGRADE = (
     b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -90,7 +91,7 @@ REQUESTS = (
     Request("PUT", "/api/campaigns/{id}", 200, {"json": {"message": "changed"}}),
     Request("GET", "/api/campaigns/{id}", 200),
     Request("HEAD", "/api/campaigns/{id}", 200),
-    Request("PUT", "/api/campaigns/{id}/cadence", 200, {"json": {"every_seconds": 3600, "repeat": 1}}),
+    Request("PUT", "/api/campaigns/{id}/cadence", 200, {"json": CADENCE}),
     Request("GET", "/api/campaigns/{id}/cadence", 200),
     Request("DELETE", "/api/campaigns/{id}/cadence", 204),
     Request(
@@ -152,6 +153,8 @@ def test_without_descriptors_each_request_is_answered_or_503_and_later_all_are_a
         process = resilience.process(instance.process.pid)
         for episode in (1, 2):
             during, after = uncached_campaigns(resilience, 2)
+            for campaign in (during, after):  # a PUT that gets a 503 below must not make a 404 of the GET
+                assert resilience.service.put(f"/api/campaigns/{campaign}/cadence", json=CADENCE).status_code == 200
             instance.wait_until_ready()  # and its connection stays open for the requests
             with process.exhaust_descriptors():
                 for request in REQUESTS:
