@@ -125,7 +125,7 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
         message = "the alert of the pool is raised, and the metrics do not report it"
         eventually_or_fail(
             lambda: metrics(resilience)[f"service_alert_active{{{ALERT}}}"] == 1,
-            within=3 * healthy.POOL_CHECK_INTERVAL,
+            within=3 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK,
             message=message,
         )
         replies = [each.result() for each in posts]
@@ -137,7 +137,7 @@ def test_a_starved_pool_shows_until_it_recovers(resilience: Resilience) -> None:
     message = "the alert of the pool is over, and the metrics report it as active"
     eventually_or_fail(
         lambda: metrics(resilience)[f"service_alert_active{{{ALERT}}}"] == 0,
-        within=5 * healthy.POOL_CHECK_INTERVAL,
+        within=5 * healthy.POOL_CHECK_INTERVAL + healthy.SLACK,
         message=message,
     )
     after = metrics(resilience)
