@@ -105,7 +105,7 @@ class Checkout:
 
     def run(self, script: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
         process = self.start(script, *arguments, **environment)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         return process.returncode, out, err
 
 
@@ -187,7 +187,7 @@ def test_a_failed_install_is_reported_and_tried_again(checkout):
 
 def test_two_at_once_install_once(checkout):
     both = [checkout.start("test"), checkout.start("chaos")]
-    outputs = [process.communicate(timeout=60) for process in both]
+    outputs = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert checkout.installed == {"pytest_resilience", "first"}
 
@@ -254,7 +254,7 @@ def test_the_pinned_uv_is_installed_once_and_a_uv_of_this_machine_is_not_used(wi
 
 def test_two_at_once_install_uv_without_harm(without_uv):
     both = [without_uv.start("test"), without_uv.start("chaos")]
-    outputs = [process.communicate(timeout=60) for process in both]
+    outputs = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
 
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from pytest_resilience.backends.backend import Server as BackendServer
 
 FAILURES = (AssertionError, KeyError, OSError, http.client.HTTPException, json.JSONDecodeError, pytest.fail.Exception)
 PATIENCE = 5.0  # seconds after which a call or a transfer counts as hanging
+MAX_IDLE = 30.0  # seconds after which a kept-alive connection is not used again; the server closes it after 60
 INSTALL = "go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0"
 
 
@@ -114,6 +116,7 @@ class Server:
         if self.address and kind == "real":
             self._wait_until_it_accepts()
         self._connection: http.client.HTTPConnection | None = None
+        self._last_call = 0.0
         # The real server blocks when its log is not read.
         self._reader = threading.Thread(target=self.process.stdout.read, daemon=True)
         self._reader.start()
@@ -129,6 +132,9 @@ class Server:
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Reply:
         """Send a request on a kept-alive connection and return the reply. A str or bytes body is sent unchanged."""
+        if self._connection is not None and time.monotonic() - self._last_call > MAX_IDLE:
+            self._connection.close()
+            self._connection = None
         if self._connection is None:
             self._connection = http.client.HTTPConnection(self.address)
         self._connection.timeout = self.patience
@@ -144,6 +150,7 @@ class Server:
             self._connection.close()
             self._connection = None
             raise
+        self._last_call = time.monotonic()
         return Reply(response.status, {name.lower(): value for name, value in response.getheaders()}, text)
 
     def clear(self) -> None:

@@ -145,7 +145,7 @@ def test_a_healthy_client_passes(project: pytest.Pytester) -> None:
 
 def test_a_machine_whose_faults_never_hit_is_vacuous(project: pytest.Pytester) -> None:
     project.makepyfile(
-        test_notes=MACHINE.replace("SEARCH", "3.0").replace("redis.refuse", "postgres.reset")
+        test_notes=MACHINE.replace("SEARCH", "8.0").replace("redis.refuse", "postgres.reset")
         + "\ndef test_vacuous(resilience):\n    Machine.run(resilience, Notes())\n"
     )
     result = project.runpytest_subprocess(*LIKE_A_USER, "--resilience-strict")

@@ -35,7 +35,7 @@ def start():
         process = Run(command, {**inherited, **variables})
         started.append(process)
         if wait:
-            eventually(lambda: process.url, within=5)
+            eventually(lambda: process.url, within=30)
         return process
 
     yield start
