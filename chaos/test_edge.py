@@ -25,16 +25,20 @@ import pytest
 
 import healthy
 from instances import Instance, another_instance, start_process
-from pytest_resilience import Resilience, eventually
+from pytest_resilience import NeverHappened, Resilience, eventually
 from service.errors import SettingsError
 from service.settings import ServiceSettings
-from workload import TimedReply, create, eventually_or_fail, timed, wait_until_unready
+from verbs import uncached_campaigns
+from workload import TimedReply, assert_unavailable, create, eventually_or_fail, timed, wait_until_unready
 
+NOTHING, NO_MORE = "nothing", "nothing after a request"  # clients that send no byte of a head
 TIMEOUT = 0.5  # HEADER_TIMEOUT and BODY_TIMEOUT, in seconds; 10 in production
 SILENT = 60  # clients that send nothing, or half a request
 MOST = 20  # connections, where MAX_CONNECTIONS is set
 HALF = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Half: "
 SLOW_BODY = b"POST /api/campaigns HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+FULL = f"all {MOST} connections are in use: the oldest idle ones are closed"
+RESOLVED = "resolved: "
 BEARER = {"Authorization": f"Bearer {healthy.CLEANUP_TOKEN}"}
 
 
@@ -53,7 +57,7 @@ def receive_until_closed(client: socket.socket) -> bytes:
 
 
 class SlowClient:
-    """A client that sends a part of a request and then, except for a silent one, one byte at a time.
+    """A client that sends a part of a request, or all of one, and then nothing, or one byte at a time.
 
     Attributes:
         kind: what the client has sent, for messages.
@@ -61,12 +65,12 @@ class SlowClient:
         closed: True once the service has closed the connection.
     """
 
-    def __init__(self, kind: str, connection: socket.socket, sent: bytes) -> None:
+    def __init__(self, kind: str, connection: socket.socket, sent: bytes, *, silent: bool = False) -> None:
         self.kind = kind
         self.received = b""
         self.closed = False
         self._connection = connection
-        self._silent = not sent
+        self._silent = silent or not sent
         connection.settimeout(0.05)
         connection.sendall(sent)
 
@@ -76,7 +80,7 @@ class SlowClient:
             more = self._connection.recv(65_536)
             self.received += more
             self.closed = not more
-            if self._silent and more:
+            if self.kind == NOTHING and more:
                 pytest.fail(f"a client that sends nothing receives {more!r}")
         except TimeoutError:
             if not self._silent:
@@ -90,9 +94,29 @@ class SlowClient:
         return re.findall(rb"HTTP/1\.1 (\d+)", self.received)
 
 
+def wait_until_a_client_that_does_not_read_is_gone(resilience: Resilience, instance: Instance) -> list[str]:
+    """Request more than the kernel buffers and read nothing. Return a description of the client if it stays connected."""
+    uncached_campaigns(resilience, 200, "x" * 10_000)
+    process = psutil.Process(instance.process.pid)
+    with connect(instance) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        port = client.getsockname()[1]
+
+        def is_connected() -> bool:
+            return any(each.raddr and each.raddr.port == port for each in process.net_connections("tcp"))
+
+        with contextlib.suppress(ConnectionError):
+            client.sendall(b"GET /api/campaigns?limit=200 HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20)
+        with contextlib.suppress(NeverHappened):
+            eventually(lambda: not is_connected(), within=TIMEOUT + 5.0)
+            return []
+    return ["responses that they do not read"]
+
+
 def test_silent_and_half_sent_requests_are_closed_after_their_timeout(resilience: Resilience) -> None:
     sent = {
-        "nothing": b"",
+        NOTHING: b"",
+        NO_MORE: HALF + b"\r\n\r\n",
         "half a head": HALF,
         "half a head after a request": HALF + b"\r\n\r\n" + HALF,
         "a slow body": SLOW_BODY,
@@ -103,13 +127,18 @@ def test_silent_and_half_sent_requests_are_closed_after_their_timeout(resilience
     ):
         begin = time.monotonic()
         clients = {
-            kind: SlowClient(kind, connections.enter_context(connect(instance)), data) for kind, data in sent.items()
+            kind: SlowClient(
+                kind, connections.enter_context(connect(instance)), data, silent=kind in (NOTHING, NO_MORE)
+            )
+            for kind, data in sent.items()
         }
-        while not all(client.closed for client in clients.values()) and time.monotonic() - begin < TIMEOUT + 5.0:
+        # uvicorn closes idle connections after 5 s, whatever HEADER_TIMEOUT is.
+        while not all(client.closed for client in clients.values()) and time.monotonic() - begin < TIMEOUT + 4.0:
             for client in clients.values():
                 if not client.closed:
                     client.poll()
-    left = [client.kind for client in clients.values() if not client.closed]
+        held = wait_until_a_client_that_does_not_read_is_gone(resilience, instance)
+    left = [client.kind for client in clients.values() if not client.closed] + held
     assert not left, (
         f"HEADER_TIMEOUT and BODY_TIMEOUT are {TIMEOUT} s, and clients stay connected with {', '.join(left)}"
     )
@@ -144,16 +173,25 @@ def test_at_max_connections_idle_clients_are_evicted_and_health_still_answers(re
         for _ in range(MOST):
             clients.enter_context(connect(instance)).sendall(SLOW_BODY)
 
+        refused: list[TimedReply] = []
+
         def refused_when_busy() -> bool:
             # A connection counts as idle until its head has arrived, and may be evicted until then. So add one per request.
             clients.enter_context(connect(instance)).sendall(SLOW_BODY)
-            return get("/api/campaigns?limit=1").status == 503
+            refused.append(get("/api/campaigns?limit=1"))
+            return refused[-1].status == 503
 
         message = f"MAX_CONNECTIONS is {MOST}, more connections are busy, and requests are not refused"
         eventually_or_fail(refused_when_busy, within=5.0, message=message)
-        for path in ("/health", "/livez", "/readyz"):
+        assert_unavailable(refused[-1:])
+        for path in ("/health", "/livez", "/readyz", "/metrics", "/api/db-cleanup"):
             reply = get(path)
             assert reply.status == 200, f"all connections are busy, and {path} gets {reply}"
+        lines = instance.log.count(FULL)
+        assert lines == 1, f"all connections are in use all the time, and {lines} lines of the log report it, not one"
+        clients.close()
+        message = "connections are free again, and no line of the log reports it"
+        eventually_or_fail(lambda: RESOLVED in instance.log, within=5.0, message=message)
 
 
 def test_the_default_of_max_connections_leaves_descriptors_for_postgres_and_redis(resilience: Resilience) -> None:
@@ -187,7 +225,14 @@ def outside_address() -> str | None:
 
 def test_forwarding_headers_do_not_change_who_the_caller_is(resilience: Resilience) -> None:
     """Tested over a socket, because the server may apply such headers before the application sees the request."""
-    forwarded = {"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}, {"X-Real-IP": "127.0.0.1"}
+    forwarded = (
+        {"X-Forwarded-For": "127.0.0.1"},
+        {"X-Forwarded-Host": "localhost"},
+        {"X-Forwarded-Proto": "http"},
+        {"X-Real-IP": "127.0.0.1"},
+        {"Forwarded": "for=127.0.0.1"},
+        {"Via": "1.1 proxy"},
+    )
     with another_instance(resilience, HOST="0.0.0.0") as instance:
         local = instance.client.base_url.copy_with(path="/api/db-cleanup")
         for headers in forwarded:
@@ -200,6 +245,9 @@ def test_forwarding_headers_do_not_change_who_the_caller_is(resilience: Resilien
         assert status == 403, f"X-Forwarded-For decides who the caller is: {status}, not 403"
         address = outside_address()
         if address is not None:
+            elsewhere = httpx.URL(resilience.service.url).copy_with(host=address, path="/health")
+            outcome = timed(lambda: httpx.get(elsewhere, trust_env=False, timeout=5.0))
+            assert isinstance(outcome.error, httpx.ConnectError), f"HOST is 127.0.0.1, and {address} gets {outcome}"
             remote = local.copy_with(host=address)
             for headers in ({}, *forwarded):
                 status = instance.client.post(remote, headers=headers).status_code
@@ -217,6 +265,15 @@ CROSS_SITE: tuple[dict[str, str], ...] = (
     {"Sec-Fetch-Site": "same-site"},
 )
 
+LOCAL: tuple[dict[str, str], ...] = (
+    {"Host": "localhost"},
+    {"Host": "LOCALHOST:8080"},
+    {"Host": "campaigns.localhost"},
+    {"Host": "127.0.0.2"},
+    {"Host": "[::1]:8080"},
+    {"Sec-Fetch-Site": "none"},
+)
+
 
 def test_cross_site_requests_cannot_trigger_a_cleanup(resilience: Resilience) -> None:
     """A page of another site can make a browser on this machine send requests from loopback."""
@@ -229,6 +286,9 @@ def test_cross_site_requests_cannot_trigger_a_cleanup(resilience: Resilience) ->
     same_origin = {"Origin": resilience.service.url, "Sec-Fetch-Site": "same-origin"}
     status = resilience.service.post("/api/db-cleanup", headers=same_origin).status_code
     assert status == 200, f"a page of the service itself may clean up, and gets {status}"
+    for headers in LOCAL:  # 429 to those that come too soon
+        status = resilience.service.post("/api/db-cleanup", headers=headers).status_code
+        assert status in (200, 429), f"a caller on this machine may clean up, and with {headers} gets {status}"
 
 
 def wrong_tokens(token: str) -> list[str]:
@@ -365,9 +425,81 @@ def test_every_numeric_setting_rejects_malformed_and_out_of_range_values() -> No
     assert not wrong, f"malformed or out-of-range values are accepted: {', '.join(wrong)}"
 
 
+SHOP = "postgresql://app@127.0.0.1/shop"
+HOPELESS: tuple[dict[str, str], ...] = (
+    {"PORT": "65536"},
+    {"UPSTASH_REDIS_PORT": "0"},
+    {"DB_POOL_MAX": "0"},
+    {"DB_POOL_ALERT_PERCENT": "101"},
+    {"DB_POOL_ALERT_PERCENT": "0"},
+    {"HOST": "no host"},
+    {"LOG_FORMAT": "xml"},
+    {"DATABASE_URL": "postgresql://app@no..host/shop"},
+    {"DATABASE_URL": "postgresql://app@127.0.0.1:65536/shop"},
+    {"DATABASE_URL": "postgresql://app:100%@127.0.0.1/shop"},
+    {"DATABASE_URL": f"{SHOP}?sslmode=always"},
+    {"DATABASE_URL": f"{SHOP}?channel_binding=require"},
+    {"DATABASE_URL": f"{SHOP}?connect_timeout=5"},
+    {"DATABASE_URL": f"{SHOP}?sslmode=verify-full&sslrootcert=/nonexistent/ca.pem"},
+    {"REDIS_URL": "redis://127.0.0.1:0"},
+    {"REDIS_URL": "redis://no..host"},
+    {"REDIS_URL": "redis://:100%@127.0.0.1"},
+    {"REDIS_URL": "redis://127.0.0.1/first"},
+    {"GATEWAY_URL": "https://no..host/send"},
+    {"UPSTASH_REDIS_CA_FILE": "/nonexistent/ca.pem"},
+    {"UPSTASH_REDIS_REST_TOKEN": "t\N{LATIN SMALL LETTER U WITH DIAERESIS}"},
+    {"UPSTASH_REDIS_REST_TOKEN": "", "UPSTASH_REDIS_REST_URL": "https://name.upstash.io"},
+    {"UPSTASH_REDIS_REST_URL": "http://name.upstash.io", "UPSTASH_REDIS_REST_TOKEN": "t"},
+    {"CLEANUP_TOKEN": "two words"},
+)
+HOPEFUL: tuple[dict[str, str], ...] = (
+    {"PORT": "65535"},
+    {"DB_POOL_ALERT_PERCENT": "100"},
+    {"HOST": "::1"},
+    {"DATABASE_URL": "postgresql://app:p%40ss@[::1]:65535/shop?sslmode=prefer"},
+    {"DATABASE_URL": "postgresql://app@first,second:5433/shop?target_session_attrs=any"},
+    {"REDIS_URL": "redis://:p%25@redis.example:6380/2"},
+    {"UPSTASH_REDIS_REST_URL": "https://name.upstash.io", "UPSTASH_REDIS_REST_TOKEN": "t"},
+)
+
+
+def test_a_setting_that_can_never_work_ends_the_start_and_others_do_not() -> None:
+    """A wrong URL would look like an outage, for which the service waits."""
+    base = {"DATABASE_URL": SHOP}
+    wrong = []
+    for values in HOPELESS:
+        try:
+            ServiceSettings.from_environment(base | values)
+        except SettingsError as error:
+            if error.name not in values:
+                wrong.append(f"{values} can never work, and {error.name} is blamed")
+        else:
+            wrong.append(f"{values} can never work, and the service starts with it")
+    for values in HOPEFUL:
+        try:
+            ServiceSettings.from_environment(base | values)
+        except SettingsError as error:
+            wrong.append(f"{values} can work, and ends the start ({error.name})")
+    assert not wrong, "; ".join(wrong)
+
+
+# A library warns and a thread fails, once the log is set up. No request causes such lines.
+WARN_AND_FAIL = """
+import sys, threading, time, warnings
+
+def fail():
+    while "service.app" not in sys.modules:
+        time.sleep(0.005)
+    warnings.warn("a library has a warning")
+    raise RuntimeError("a thread has an error")
+
+threading.Thread(target=fail, daemon=True).start()
+"""
+
+
 def test_every_line_of_a_json_log_is_json(resilience: Resilience) -> None:
-    """An outage, a malformed request and a shutdown each log lines."""
-    with another_instance(resilience, LOG_FORMAT="json", HEADER_TIMEOUT="30") as instance:
+    """An outage, a malformed request and a shutdown each log lines, and so do a warning and an uncaught exception."""
+    with another_instance(resilience, first=WARN_AND_FAIL, LOG_FORMAT="json", HEADER_TIMEOUT="30") as instance:
         with resilience.postgres.refuse(), resilience.redis.refuse():
             wait_until_unready(instance.client, within=3.0)
             instance.client.post("/api/campaigns", json={"name": "line\nbreak\u2028", "message": "m"})
@@ -389,6 +521,9 @@ def test_every_line_of_a_json_log_is_json(resilience: Resilience) -> None:
         except ValueError:
             pytest.fail(f"LOG_FORMAT is json, and a line is not JSON: {line!r}")
         assert {"time", "level", "logger", "message"} <= fields.keys(), f"a line lacks a field: {line}"
+    texts = [f"{fields['message']} {fields.get('exception', '')}" for fields in map(json.loads, lines)]
+    for event in ("a library has a warning", "a thread has an error"):
+        assert any(event in text for text in texts), f"{event}, and no line of the JSON log has it: {texts}"
 
 
 def test_unexpected_body_fields_get_a_short_422(resilience: Resilience) -> None:
@@ -398,7 +533,7 @@ def test_unexpected_body_fields_get_a_short_422(resilience: Resilience) -> None:
     bodies = {
         "half a surrogate pair": b'{"\\ud800":1}',
         "90000 names": many,
-        "a repeated name": b'{"name":"a","name":"b"}',
+        "a repeated name": b'{"name":"a","message":"m","name":"b"}',
     }
     for kind, body in bodies.items():
         reply = timed(lambda body=body: resilience.service.post("/api/campaigns", content=body))
@@ -419,11 +554,18 @@ def test_a_delete_with_another_version_is_refused(resilience: Resilience) -> Non
 
 
 def test_request_targets_in_absolute_form_are_served(resilience: Resilience) -> None:
-    """RFC 9112 requires this of every server."""
+    """RFC 9112 requires this of every server, and that the host of the target replaces that of the header."""
     parts = httpx.URL(resilience.service.url)
-    with socket.create_connection((parts.host, parts.port or 0), timeout=5.0) as client:
-        client.sendall(
-            f"GET http://{parts.netloc.decode()}/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
-        )
-        response = receive_until_closed(client)
+
+    def get(target: str, host: str) -> bytes:
+        """Request a target with a Host header. Return the response."""
+        with socket.create_connection((parts.host, parts.port or 0), timeout=5.0) as client:
+            client.sendall(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            return receive_until_closed(client)
+
+    response = get(f"http://{parts.netloc.decode()}/health", host="x")
     assert response.startswith(b"HTTP/1.1 200"), f"GET http://host/health gets {response[:40]!r}, not 200"
+    response = get("http://rebound.example/api/db-cleanup", host="localhost")
+    assert response.startswith(b"HTTP/1.1 403"), (
+        f"the target names another host, and only the Host header is local: the cleanup gets {response[:40]!r}, not 403"
+    )

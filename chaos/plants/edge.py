@@ -17,6 +17,7 @@ JSON = "test_edge.py::test_every_line_of_a_json_log_is_json"
 BODY = "test_edge.py::test_unexpected_body_fields_get_a_short_422"
 DELETION = "test_edge.py::test_a_delete_with_another_version_is_refused"
 ABSOLUTE = "test_edge.py::test_request_targets_in_absolute_form_are_served"
+HOPELESS = "test_edge.py::test_a_setting_that_can_never_work_ends_the_start_and_others_do_not"
 
 PLANTS = (
     plant(
@@ -307,5 +308,191 @@ PLANTS = (
         ),
         tests=ABSOLUTE,
         message="GET http://host/health gets",
+    ),
+    plant(
+        "unread-responses-held",
+        "The client will read them at some point.",
+        (
+            "http/connections.py",
+            "        super().pause_writing()\n        self._write_deadline = self.tracker.deadline()",
+            "        super().pause_writing()",
+        ),
+        tests=HELD,
+        message="clients stay connected with responses that they do not read",
+    ),
+    plant(
+        "busy-without-retry-after",
+        "The connection is closed anyway.",
+        (
+            "http/connections.py",
+            ', headers={"Connection": "close"}, retry_after=1)',
+            ', headers={"Connection": "close"})',
+        ),
+        tests=ROOM,
+        message="a 503 has no Retry-After header",
+    ),
+    plant(
+        "no-connection-for-metrics",
+        "A scrape can wait.",
+        ("http/connections.py", 'scope["path"] in ESSENTIAL_PATHS:', 'scope["path"] in ESSENTIAL_PATHS[:3]:'),
+        tests=ROOM,
+        message="all connections are busy, and /metrics gets",
+    ),
+    plant(
+        "no-connection-for-the-cleanup",
+        "Health is what matters.",
+        ("http/connections.py", 'scope["path"] in ESSENTIAL_PATHS:', 'scope["path"] in ESSENTIAL_PATHS[:4]:'),
+        tests=ROOM,
+        message="all connections are busy, and /api/db-cleanup gets",
+    ),
+    plant(
+        "full-line-for-each-client",
+        "Then the log shows how many are refused.",
+        ("http/connections.py", "            if not self._full:\n", "            if True:\n"),
+        tests=ROOM,
+        message="lines of the log report it, not one",
+    ),
+    plant(
+        "full-for-ever",
+        "Good news needs no line.",
+        ("http/connections.py", "        if self._full and len(", "        if False and len("),
+        tests=ROOM,
+        message="connections are free again, and no line of the log reports it",
+    ),
+    plant(
+        "proxies-in-via-trusted",
+        "Via is for caches.",
+        ("postgres/cleanup.py", ', "x-real-ip", "via")', ', "x-real-ip")'),
+        tests=HEADERS,
+        message="a loopback request that came through a proxy needs the token",
+    ),
+    plant(
+        "forwarded-host-trusted",
+        "It is not an address.",
+        ("postgres/cleanup.py", '"x-forwarded-host", "x-forwarded-proto", ', ""),
+        tests=HEADERS,
+        message="a loopback request that came through a proxy needs the token",
+    ),
+    plant(
+        "typed-addresses-refused",
+        "Only pages of the service may do that.",
+        ("postgres/cleanup.py", '("same-origin", "none")', '("same-origin",)'),
+        tests=PAGES,
+        message="a caller on this machine may clean up, and with",
+    ),
+    plant(
+        "localhost-refused",
+        "Everybody uses 127.0.0.1.",
+        ("postgres/cleanup.py", 'name == "localhost" or name.endswith(".localhost") or ', ""),
+        tests=PAGES,
+        message="a caller on this machine may clean up, and with",
+    ),
+    plant(
+        "absolute-target-keeps-the-host",
+        "The header names the host.",
+        (
+            "http/connections.py",
+            '    scope["headers"] = [(b"host", host), *((name, value) for name, value in scope["headers"] if name != b"host")]\n',
+            "",
+        ),
+        tests=ABSOLUTE,
+        message="only the Host header is local: the cleanup gets",
+    ),
+    plant(
+        "urls-not-checked",
+        "The first connect will show it.",
+        (
+            "settings.py",
+            "        problem = find_problem(text)\n        if problem is not None:",
+            "        problem = find_problem(text)\n        if False:",
+        ),
+        tests=HOPELESS,
+        message="can never work, and the service starts with it",
+    ),
+    plant(
+        "certificates-not-checked",
+        "The first handshake will show it.",
+        ("settings.py", "        problem = url_checks.certificates_problem(text)\n", "        problem = None\n"),
+        tests=HOPELESS,
+        message="can never work, and the service starts with it",
+    ),
+    plant(
+        "upstash-without-a-token",
+        "Then there is no password.",
+        (
+            "settings.py",
+            "for given, missing in (_UPSTASH, _UPSTASH[::-1]):",
+            "for given, missing in (_UPSTASH[::-1],):",
+        ),
+        tests=HOPELESS,
+        message="can never work, and the service starts with it",
+    ),
+    plant(
+        "unknown-format-is-console",
+        "Any other text is console.",
+        ("settings.py", 'text not in ("console", "json"):', "False:"),
+        tests=HOPELESS,
+        message="can never work, and the service starts with it",
+    ),
+    plant(
+        "libpq-parameters-passed-on",
+        "asyncpg knows the parameters of Postgres.",
+        ("url_checks.py", "    if unknown is not None:", "    if False:"),
+        tests=HOPELESS,
+        message="can never work, and the service starts with it",
+    ),
+    plant(
+        "lists-of-hosts-refused",
+        "One server has one host.",
+        (
+            "url_checks.py",
+            "    for address in addresses:\n",
+            '    if len(addresses) > 1:\n        return "it names two servers"\n    for address in addresses:\n',
+        ),
+        tests=HOPELESS,
+        message="can work, and ends the start (DATABASE_URL)",
+    ),
+    plant(
+        "ports-up-to-99999",
+        "Five digits.",
+        ("settings.py", '"port": (0, 65_535)', '"port": (0, 99_999)'),
+        tests=HOPELESS,
+        message="{'PORT': '65536'} can never work",
+    ),
+    plant(
+        "json-without-threads",
+        "Threads print their own errors.",
+        ("logging_setup.py", "    threading.excepthook = _on_thread_exception\n", ""),
+        tests=JSON,
+        message="a line is not JSON",
+    ),
+    plant(
+        "json-without-warnings",
+        "Warnings are for developers.",
+        ("logging_setup.py", "    logging.captureWarnings(True)\n", ""),
+        tests=JSON,
+        message="a line is not JSON",
+    ),
+    plant(
+        "idle-connections-held",
+        "uvicorn closes them after 5 s.",
+        (
+            "http/connections.py",
+            "        self._reading_head, self._read_deadline = next_head_begun, self.tracker.deadline()",
+            "        self._reading_head, self._read_deadline = next_head_begun, self.tracker.deadline() if next_head_begun else None",
+        ),
+        tests=HELD,
+        message="clients stay connected with nothing after a request",
+    ),
+    plant(
+        "listens-everywhere",
+        "A container has one address.",
+        (
+            "__main__.py",
+            "            settings.host, settings.port, type",
+            "            None, settings.port, family=socket.AF_INET, type",
+        ),
+        tests=HEADERS,
+        message="HOST is 127.0.0.1, and",
     ),
 )
