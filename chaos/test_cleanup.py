@@ -11,14 +11,16 @@ import gc
 import os
 import re
 import signal
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import asyncpg
 import httpx
+import pytest
 
 import healthy
 from instances import NO_POOL_CHECKS, Instance, another_instance
@@ -203,6 +205,69 @@ def test_cleanup_terminates_statements_left_by_dead_processes(resilience: Resili
         statement.result()
 
 
+def test_cleanup_terminates_sessions_of_other_boots_only_beyond_each_limit(resilience: Resilience) -> None:
+    """An instance is dead when its monitor has sent no query for 10 s, although the monitor is still connected."""
+    dead, alive, quiet = (f"00000000-0000-0000-0000-{number:012}" for number in range(3))
+    settings = {"DB_COMMAND_TIMEOUT": "3", "DB_POOL_IDLE_TIMEOUT": "4"}
+    with only_instance(resilience, **settings) as instance, ExitStack() as sessions:
+
+        def session(name: str, *statements: str) -> int:
+            return sessions.enter_context(postgres_session(resilience, name, *statements))
+
+        def idle_for(seconds: float, pid: int) -> bool:
+            query = "select clock_timestamp() - state_change > make_interval(secs => $2) from pg_stat_activity where pid = $1"
+            return bool(sql(resilience, query, pid, seconds)[0][0])
+
+        monitor = session(f"service-monitor:{dead}", "select 1")
+        ended = {
+            "a transaction of an instance whose monitor is silent for more than 10 s": session(
+                f"service:{dead}", *OPEN_TRANSACTION
+            ),
+            "a session that is idle for more than twice DB_POOL_IDLE_TIMEOUT": session(f"service:{quiet}", "select 1"),
+        }
+        eventually(lambda: idle_for(5.5, monitor), within=10.0)
+        young = time.monotonic()
+        session(f"service-monitor:{alive}", "select 1")
+        spared = {
+            "a transaction of an instance whose monitor is silent for less than 10 s": session(
+                f"service:{alive}", *OPEN_TRANSACTION
+            ),
+            "a session that is idle for less than twice DB_POOL_IDLE_TIMEOUT": session(f"service:{quiet}", "select 1"),
+        }
+        with statement_of(resilience, f"service:{quiet}") as statement:
+            spared["a statement that runs for less than twice DB_COMMAND_TIMEOUT"] = statement
+            eventually(lambda: idle_for(10.1, monitor) and time.monotonic() - young > 4.5, within=10.0)
+            reply = clean_up(instance)
+            took = time.monotonic() - young
+            left = [kind for kind, pid in ended.items() if session_exists(resilience, pid)]
+            lost = [kind for kind, pid in spared.items() if not session_exists(resilience, pid)]
+        assert not left, f"the cleanup reports {reply.text}, and has not terminated {'; '.join(left)}"
+        if took > 5.9:
+            pytest.skip(f"this machine is too busy for sessions of an exact age: {took:.1f} s")
+        assert not lost, f"the cleanup has terminated {'; '.join(lost)}"
+
+
+@contextmanager
+def statement_of(resilience: Resilience, application_name: str) -> Iterator[int]:
+    """Run a statement in a session with a name for the duration of the block. Yield its process id in the server."""
+
+    async def sleep_in_postgres() -> None:
+        settings = {"application_name": application_name}
+        connection = await asyncpg.connect(resilience.postgres.direct_url, server_settings=settings)
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError):  # the termination below
+            await connection.execute("select pg_sleep(60)")
+        connection.terminate()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, sleep_in_postgres())
+        query = "select pid from pg_stat_activity where application_name = $1 and wait_event = 'PgSleep'"
+        (row,) = eventually(lambda: sql(resilience, query, application_name), within=5.0)
+        try:
+            yield row["pid"]
+        finally:
+            sql(resilience, "select pg_terminate_backend($1)", row["pid"])
+
+
 def test_cleanup_closes_dead_connections_without_the_server(resilience: Resilience) -> None:
     with only_instance(resilience) as instance:
         concurrently([lambda: instance.client.get("/api/campaigns?limit=1")] * 10)
@@ -325,7 +390,7 @@ def test_every_pool_check_sweeps_zombies(resilience: Resilience) -> None:
     """The periodic cleanup every six hours would have been too late in the incident."""
     create(resilience)
     with (
-        another_instance(resilience, DB_COMMAND_TIMEOUT=str(LONGEST)),
+        another_instance(resilience, DB_COMMAND_TIMEOUT=str(LONGEST)) as instance,
         postgres_session(resilience, OLDER_BOOT, *OPEN_TRANSACTION) as zombie,
         postgres_session(resilience, "another application", "begin") as foreign,
     ):
@@ -333,6 +398,9 @@ def test_every_pool_check_sweeps_zombies(resilience: Resilience) -> None:
         message = "a zombie outlives the checks of the pool"
         eventually_or_fail(lambda: not session_exists(resilience, zombie), within=within, message=message)
         assert session_exists(resilience, foreign), "the sweep terminated a session that is not the service's"
+        line = "Closed 0 leaked connections, terminated 1 orphaned server sessions"
+        message = "a check of the pool has terminated a session, and no line of the log reports it"
+        eventually_or_fail(lambda: line in instance.log, within=healthy.SLACK, message=message)
 
 
 class Garbage:

@@ -14,6 +14,7 @@ NOTHING = "test_cleanup.py::test_cleanup_is_a_503_when_it_can_do_nothing"
 ONE_CLEANUP = "test_cleanup.py::test_concurrent_cleanup_requests_share_one_run_and_the_next_is_rate_limited"
 SWEPT = "test_cleanup.py::test_every_pool_check_sweeps_zombies"
 RIGHTS = "test_cleanup.py::test_unauthorized_cleanup_has_no_effect_and_an_authorized_one_collects_garbage"
+LIMITS = "test_cleanup.py::test_cleanup_terminates_sessions_of_other_boots_only_beyond_each_limit"
 
 PLANTS = (
     plant(
@@ -312,5 +313,51 @@ PLANTS = (
         ("postgres/monitor.py", "                if remaining:\n", "                if False:\n"),
         tests=STUCK,
         message="the log does not report it",
+    ),
+    plant(
+        "cleanup-leaves-idle-sessions",
+        "An idle session does no harm.",
+        (
+            "postgres/monitor.py",
+            "\n              OR state = 'idle' AND clock_timestamp() - state_change > make_interval(secs => $4)))",
+            "\n              OR false AND make_interval(secs => $4) IS NULL))",
+        ),
+        tests=LIMITS,
+        message="has not terminated a session that is idle",
+    ),
+    plant(
+        "cleanup-ends-idle-sessions-early",
+        "Idle is idle after DB_POOL_IDLE_TIMEOUT.",
+        ("postgres/monitor.py", "settings.db_pool_idle_timeout * 2", "settings.db_pool_idle_timeout"),
+        tests=LIMITS,
+        message="has terminated a session that is idle for less than twice",
+    ),
+    plant(
+        "cleanup-ends-statements-early",
+        "A statement ends at DB_COMMAND_TIMEOUT.",
+        ("postgres/monitor.py", "settings.db_command_timeout * 2", "settings.db_command_timeout"),
+        tests=LIMITS,
+        message="has terminated a statement that runs for less than twice",
+    ),
+    plant(
+        "cleanup-needs-a-query-each-second",
+        "A monitor sends one each 0.4 s.",
+        ("postgres/monitor.py", "MONITOR_SILENCE = 10.0", "MONITOR_SILENCE = 1.0"),
+        tests=LIMITS,
+        message="whose monitor is silent for less than 10 s",
+    ),
+    plant(
+        "cleanup-trusts-silent-monitors",
+        "A monitor that is connected is alive.",
+        ("postgres/monitor.py", "MONITOR_SILENCE = 10.0", "MONITOR_SILENCE = 86_400.0"),
+        tests=LIMITS,
+        message="whose monitor is silent for more than 10 s",
+    ),
+    plant(
+        "sweep-says-nothing",
+        "It is routine.",
+        ("postgres/cleanup.py", "        if leaked or terminated:\n", "        if False:\n"),
+        tests=SWEPT,
+        message="no line of the log reports it",
     ),
 )
