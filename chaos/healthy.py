@@ -55,6 +55,16 @@ DEFAULTS: dict[str, tuple[float, str]] = {
     "CLEANUP_INTERVAL": (21_600, "seconds; the backstop, every six hours"),
     "CLEANUP_MIN_INTERVAL": (10, "seconds between two cleanups by request"),
     "SHUTDOWN_GRACE": (10, "seconds for requests in flight"),
+    "PORT": (8080, "where clients expect the service"),
+    "HEADER_TIMEOUT": (10, "seconds; a silent client takes a connection that others need"),
+    "BODY_TIMEOUT": (10, "seconds; a slow client takes a connection that others need"),
+    "UPSTASH_REDIS_PORT": (6379, "where Upstash listens"),
+    "WORKER_CONNECTIONS": (2, "connections; requests come first"),
+    "SEND_BATCH": (100, "recipients; a batch is sent again as a whole"),
+    "GATEWAY_TIMEOUT": (5, "seconds; a transaction is open meanwhile"),
+    "CACHE_MAX_PENDING_WRITES": (50_000, "writes; an unbounded list is a leak"),
+    "JOURNAL_MAX_JOBS": (10_000, "jobs; an unbounded file fills the disk"),
+    "JOB_ATTEMPTS": (5, "runs; a job that always fails must end"),
 }
 
 

@@ -11,6 +11,23 @@ from instances import another_instance
 from pytest_resilience import Resilience, eventually
 from workload import TimedReply, eventually_or_fail, postgres_session, sessions_waiting_for_lock, sql, timed
 
+STARTED = ("Server LISTENING on http", "Socket.IO initialized", "Cadence Scheduler ready", "Campaign Processor ready")
+STOP_MARGIN = 5.0  # seconds after SHUTDOWN_GRACE at which a process ends that has not stopped by itself
+NOT_STOPPED = 4  # its exit code
+# No loop of the service ends when it is cancelled.
+STUBBORN = """
+import asyncio
+from service import app
+
+async def stay(run, shortages):
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+app._supervised = stay
+"""
 LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
 NEW_CONNECTION = {"Connection": "close"}  # kept connections are closed during a shutdown
 
@@ -35,6 +52,8 @@ def test_the_service_starts_without_postgres_and_redis_and_becomes_ready_when_th
         assert instance.client.get("/livez").status_code == 200
         ready = instance.client.get("/readyz")
         assert ready.status_code == 503, f"without a database /readyz claims to be ready: {ready.text}"
+        status = ready.json()["status"]
+        assert status == "starting", f"the service waits for Postgres and was never ready, and /readyz reports {status}"
         assert ready.json()["checks"] == {
             "postgres": "down",
             "redis": "down",
@@ -62,6 +81,9 @@ def test_the_service_starts_without_postgres_and_redis_and_becomes_ready_when_th
             within=healthy.REDIS_BACK_WITHIN,
             message=message,
         )
+        for line in STARTED:
+            count = instance.log.count(line)
+            assert count == 1, f"each part logs once that it has started, and the log has {line!r} {count} times"
 
 
 def test_sigterm_lets_requests_in_flight_finish(resilience: Resilience) -> None:
@@ -105,25 +127,43 @@ def test_sigterm_lets_requests_in_flight_finish(resilience: Resilience) -> None:
 def test_shutdown_grace_bounds_the_shutdown_and_a_second_sigterm_ends_it_at_once(resilience: Resilience) -> None:
     with (
         another_instance(resilience, SHUTDOWN_GRACE="1", DB_COMMAND_TIMEOUT="30") as bounded,
+        another_instance(resilience, DB_COMMAND_TIMEOUT="30") as terminated,
         another_instance(resilience, DB_COMMAND_TIMEOUT="30") as interrupted,
-        ThreadPoolExecutor(2) as threads,
+        ThreadPoolExecutor(3) as threads,
         postgres_session(resilience, "another application", *LOCKED),
     ):
-        for instance in (bounded, interrupted):
+        for instance in (bounded, terminated, interrupted):
             client = instance.client
             threads.submit(
                 timed, lambda client=client: client.post("/api/campaigns", json={"name": "n", "message": "m"})
             )
-        eventually(lambda: sessions_waiting_for_lock(resilience) == 2, within=5.0)
-        interrupted.process.signal(signal.SIGTERM)
+        eventually(lambda: sessions_waiting_for_lock(resilience) == 3, within=5.0)
         bounded.process.signal(signal.SIGTERM)
-        eventually_or_fail(
-            lambda: interrupted.client.get("/readyz", headers=NEW_CONNECTION).json()["status"] == "draining",
-            within=1.0,
-            message="after SIGTERM, with a request in flight, /readyz does not report draining",
-        )
-        interrupted.process.signal(signal.SIGTERM)
-        message = "after a second SIGTERM the service still does not exit at once"
-        eventually_or_fail(interrupted.has_exited, within=1.0, message=message)
+        for instance, number in ((terminated, signal.SIGTERM), (interrupted, signal.SIGINT)):
+            instance.process.signal(number)
+            client = instance.client
+            eventually_or_fail(
+                lambda client=client: client.get("/readyz", headers=NEW_CONNECTION).json()["status"] == "draining",
+                within=1.0,
+                message=f"after {number.name}, with a request in flight, /readyz does not report draining",
+            )
+            instance.process.signal(number)
+            message = f"after a second {number.name} the service still does not exit at once"
+            eventually_or_fail(instance.has_exited, within=1.0, message=message)
         message = "after SIGTERM the service waits for a hanging request for longer than its SHUTDOWN_GRACE"
         eventually_or_fail(bounded.has_exited, within=1 + 2 * healthy.SLACK, message=message)
+
+
+def test_a_process_that_does_not_stop_names_its_tasks_and_ends(resilience: Resilience) -> None:
+    """Otherwise a task that hangs keeps the process until an operator kills it."""
+    grace = 0.1  # seconds
+    with another_instance(resilience, ready=False, first=STUBBORN, SHUTDOWN_GRACE=str(grace)) as instance:
+        instance.process.signal(signal.SIGTERM)
+        message = f"a task does not stop, and {STOP_MARGIN:g} s after SHUTDOWN_GRACE the process still runs"
+        eventually_or_fail(instance.has_exited, within=grace + STOP_MARGIN + 4 * healthy.SLACK, message=message)
+        code = instance.process.exit_code()
+        assert code == NOT_STOPPED, f"a task does not stop, and the process ends with {code}, not {NOT_STOPPED}"
+        line = "has not stopped within SHUTDOWN_GRACE and ends now; it waits for: "
+        assert line in instance.log, f"the process ends, and the log does not report it: {instance.log}"
+        tasks = instance.log.partition(line)[2]
+        assert "stay" in tasks, f"a task does not stop, and the log does not name it: {tasks}"

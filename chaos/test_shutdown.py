@@ -16,6 +16,8 @@ from workload import NAME, TimedReply, eventually_or_fail, postgres_session, ses
 
 GRACE = 4.0  # seconds: SHUTDOWN_GRACE here
 ANNOUNCED = GRACE / 4  # seconds that an idle service reports draining before it closes
+LONGEST_NOTICE = 2.0  # seconds that an idle service reports draining, at most
+CLOSING = 2.0  # seconds, at most, in which it then closes its connections
 IN_FLIGHT = GRACE * 3 / 4  # seconds that requests in flight have
 LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
 CAMPAIGN = {"name": NAME, "message": "slow"}
@@ -40,7 +42,11 @@ def is_draining(ready: TimedReply) -> bool:
 
 def test_an_idle_service_reports_draining_before_it_refuses_connections(resilience: Resilience) -> None:
     """A load balancer that probes every second sends requests until it sees draining, and they must be served."""
-    with another_instance(resilience, SHUTDOWN_GRACE=str(GRACE)) as instance:
+    with (
+        another_instance(resilience, SHUTDOWN_GRACE=str(GRACE)) as instance,
+        another_instance(resilience, SHUTDOWN_GRACE="60") as patient,
+    ):
+        patient.process.signal(signal.SIGTERM)
         path = instance.client.post("/api/campaigns", json={"name": NAME, "message": "m"}).headers["Location"]
         sigterm = time.monotonic()
         instance.process.signal(signal.SIGTERM)
@@ -67,6 +73,9 @@ def test_an_idle_service_reports_draining_before_it_refuses_connections(resilien
         assert read.status == 200, f"a request that is sent while the service drains gets {read}, not 200"
         message = "after SIGTERM an idle service does not exit"
         eventually_or_fail(instance.has_exited, within=GRACE + healthy.SLACK, message=message)
+        within = LONGEST_NOTICE + CLOSING + healthy.SLACK
+        message = f"SHUTDOWN_GRACE is 60, and an idle service takes more than {within:g} s to end"
+        eventually_or_fail(patient.has_exited, within=within, message=message)
 
 
 def drain_with_requests_in_flight(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from plants.plant import STARVED, plant
+from plants.plant import BOOT, STARVED, plant
 
 STOP = "test_lifecycle.py::test_sigterm_lets_requests_in_flight_finish"
 STOP_TWICE = "test_lifecycle.py::test_shutdown_grace_bounds_the_shutdown_and_a_second_sigterm_ends_it_at_once"
@@ -11,6 +11,7 @@ DEFAULTS = "test_defaults.py::test_defaults_are_the_figures_learned_from_the_inc
 TOO_LARGE = "test_bad_clients.py::test_an_oversized_body_is_refused_with_or_without_content_length"
 SLOW_CLIENTS = "test_bad_clients.py::test_stalled_uploads_do_not_delay_other_clients"
 WRONG_SETTING = "test_secrets.py::test_an_invalid_setting_ends_the_start_with_one_line_that_names_it"
+STUCK = "test_lifecycle.py::test_a_process_that_does_not_stop_names_its_tasks_and_ends"
 
 PLANTS = (
     plant(
@@ -172,5 +173,47 @@ PLANTS = (
         ),
         tests=STARVED,
         message="no alert was raised",
+    ),
+    plant(
+        "never-starting",
+        "Not ready is not ready.",
+        ("health.py", 'status = "starting"  #', 'status = "unavailable"  #'),
+        tests=BOOT,
+        message="the service waits for Postgres and was never ready",
+    ),
+    plant(
+        "interrupt-not-handled",
+        "Nobody presses Ctrl-C in production.",
+        ("__main__.py", "STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)", "STOP_SIGNALS = (signal.SIGTERM,)"),
+        tests=STOP_TWICE,
+        message="after SIGINT, with a request in flight, /readyz does not report draining",
+    ),
+    plant(
+        "stuck-process-stays",
+        "Kubernetes kills it.",
+        ("__main__.py", "            watchdog.start()", "            pass"),
+        tests=STUCK,
+        message="after SHUTDOWN_GRACE the process still runs",
+    ),
+    plant(
+        "stuck-process-ends-with-0",
+        "It has ended.",
+        ("__main__.py", "os._exit(EXIT_NOT_STOPPED)", "os._exit(0)"),
+        tests=STUCK,
+        message="the process ends with 0, not 4",
+    ),
+    plant(
+        "clients-without-a-time-out",
+        "A minute for slow networks.",
+        ("settings.py", "header_timeout: float = 10.0", "header_timeout: float = 60.0"),
+        tests=DEFAULTS,
+        message="HEADER_TIMEOUT defaults to 60",
+    ),
+    plant(
+        "start-lines-missing",
+        "The line of the server says it all.",
+        ("http/live_updates.py", 'log.info("Socket.IO initialized")', "pass"),
+        tests=BOOT,
+        message="each part logs once that it has started",
     ),
 )

@@ -79,4 +79,11 @@ PLANTS = (
         tests=BUSY,
         message="/readyz is 200",
     ),
+    plant(
+        "stop-announced-too-long",
+        "A quarter of the grace, as for any grace.",
+        ("__main__.py", "asyncio.sleep(min(DRAIN_NOTICE, self._grace / 4))", "asyncio.sleep(self._grace / 4)"),
+        tests=IDLE,
+        message="SHUTDOWN_GRACE is 60, and an idle service takes more than",
+    ),
 )
