@@ -185,4 +185,22 @@ PLANTS = (
         tests="test_memory_pressure.py::test_readyz_names_memory_when_load_is_shed_from_the_start",
         message="load is shed for lack of memory, and /readyz reports",
     ),
+    plant(
+        "guard-calm-at-once",
+        "One low value will do.",
+        ("memory/guard.py", "CALM_SAMPLES = 3", "CALM_SAMPLES = 1"),
+        tests=REFUSES,
+        message="after its first calm check, and takes three",
+    ),
+    plant(
+        "statistics-at-each-check",
+        "The numbers are there anyway.",
+        (
+            "monitor.py",
+            "partial(run_every, settings.memory_stats_interval, self.log_memory, clock)",
+            "partial(run_every, settings.memory_check_interval, self.log_memory, clock)",
+        ),
+        tests=GARBAGE,
+        message="MEMORY_STATS_INTERVAL is an hour",
+    ),
 )

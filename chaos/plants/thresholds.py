@@ -7,6 +7,7 @@ from plants.plant import plant
 POOL = "test_thresholds.py::test_the_pool_alert_has_an_exact_threshold_and_hysteresis"
 GUARD = "test_thresholds.py::test_the_memory_guard_has_exact_thresholds_and_hysteresis"
 AGAIN = "test_thresholds.py::test_a_lasting_memory_shortage_halves_the_cache_at_most_every_10_seconds"
+LASTING = "test_thresholds.py::test_memory_that_stays_short_is_collected_again"
 
 PLANTS = (
     plant(
@@ -100,5 +101,23 @@ PLANTS = (
         ("memory/guard.py", "COOLDOWN = 10.0", "COOLDOWN = 0.0"),
         tests=AGAIN,
         message="half goes once in 10 s",
+    ),
+    plant(
+        "guard-evicts-the-newest",
+        "What is old has proved its worth.",
+        (
+            "cache/memory_cache.py",
+            "        self._shrink_to(self._max_entries, self.bytes // 2)",
+            "        while len(self._entries) > before // 2:\n            self.drop(next(reversed(self._entries)))",
+        ),
+        tests=AGAIN,
+        message="and those left are",
+    ),
+    plant(
+        "guard-collects-once",
+        "One collection frees what can be freed.",
+        ("memory/guard.py", '        return "again"', "        return None"),
+        tests=LASTING,
+        message="memory stays short, and no second collection is forced",
     ),
 )
