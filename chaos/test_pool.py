@@ -6,15 +6,18 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 
 import healthy
-from instances import Instance, another_instance
+from instances import NO_POOL_CHECKS, Instance, another_instance
 from pytest_resilience import Resilience, Strike, eventually
+from verbs import uncached_campaigns
 from workload import (
     MESSAGE,
     NAME,
+    TimedReply,
     assert_full_capacity,
     assert_unavailable,
     concurrently,
@@ -24,12 +27,15 @@ from workload import (
     reading,
     service_sessions,
     sessions_waiting_for_lock,
+    sql,
+    timed,
     writing,
 )
 
 ALERT = "ALERT: CRITICAL - database_pool_exhausted"
 RESOLVED = "RESOLVED: database_pool_exhausted"
 VALUE = re.compile(r"Database connection pool usage has exceeded 90%\. Current value: (\d+\.\d\d), Threshold: 90")
+RARE_CHECKS = 1.0  # seconds between two checks of a pool, where the time between log lines counts
 LOCKED = ("begin", "lock table campaigns in share mode")  # blocks writes, lets reads through
 
 FAULTS: dict[str, Callable[[Resilience], Strike]] = {
@@ -103,43 +109,79 @@ def test_the_pool_alert_reports_average_use_once_per_episode(resilience: Resilie
 
 
 def test_the_pool_alert_uses_the_configured_percentage(resilience: Resilience) -> None:
-    settings = {"DB_POOL_MAX": "4", "DB_POOL_ALERT_PERCENT": "50"}
-    with (
-        another_instance(resilience, **settings) as instance,
-        postgres_session(resilience, "another application", *LOCKED),
-    ):
+    settings = {"DB_POOL_MAX": "4", "DB_POOL_ALERT_PERCENT": "50", "DB_POOL_CHECK_INTERVAL": str(RARE_CHECKS)}
+    with another_instance(resilience, **settings) as instance, ThreadPoolExecutor(1) as thread:
 
         def post() -> object:
             return instance.client.post("/api/campaigns", json={"name": NAME, "message": MESSAGE})
 
-        with ThreadPoolExecutor(1) as thread:
+        with postgres_session(resilience, "another application", *LOCKED):
             thread.submit(concurrently, [post] * 3)
             message = "three of four connections are in use, DB_POOL_ALERT_PERCENT is 50, and no alert was raised"
-            within = 3 * healthy.POOL_CHECK_INTERVAL
-            eventually_or_fail(lambda: ALERT in instance.log, within=within, message=message)
-            line = r"usage has exceeded 50%\. Current value: \d\d\.\d\d, Threshold: 50"
-            message = "the alert does not name the threshold that was configured"
-            eventually_or_fail(lambda: re.search(line, instance.log), within=healthy.SLACK, message=message)
-            early = instance.log.count(RESOLVED)
-            assert not early, f"one line for the end of an episode, not {early} before its end"
-            thread.shutdown()
+            eventually_or_fail(lambda: ALERT in instance.log, within=3 * RARE_CHECKS, message=message)
+        line = r"usage has exceeded 50%\. Current value: \d\d\.\d\d, Threshold: 50"
+        message = "the alert does not name the threshold that was configured"
+        eventually_or_fail(lambda: re.search(line, instance.log), within=healthy.SLACK, message=message)
         assert_resolved_once(instance)
 
 
 def assert_resolved_once(instance: Instance) -> None:
     """Assert that one line reports the end of the episode, which takes two checks below 50 %."""
     message = "the pool is idle again, and the log does not report the alert as resolved"
-    within = healthy.COMMAND_TIMEOUT + 5 * healthy.POOL_CHECK_INTERVAL
-    eventually_or_fail(lambda: RESOLVED in instance.log, within=within, message=message)
+    eventually_or_fail(lambda: RESOLVED in instance.log, within=5 * RARE_CHECKS, message=message)
     value = re.search(RESOLVED + r" - Current value: (\d+\.\d\d),", instance.log)
     assert value, f"the line that ends an episode has no value: {instance.log}"
     assert float(value[1]) < 50, f"resolved at {value[1]} %, and DB_POOL_ALERT_PERCENT is 50"
     checks = instance.log.count("[Memory Stats]")
+    more = int(3 * RARE_CHECKS / healthy.MEMORY_STATS_INTERVAL)
     eventually_or_fail(
-        lambda: instance.log.count("[Memory Stats]") >= checks + 3, within=5.0, message="the statistics stopped"
+        lambda: instance.log.count("[Memory Stats]") >= checks + more, within=8.0, message="the statistics stopped"
     )
     count = instance.log.count(RESOLVED)
     assert count == 1, f"one line for the end of an episode, not {count}"
+    seconds = logged_at(instance, RESOLVED) - logged_at(instance, ALERT)
+    # The pool is idle just after the alert, so the next two checks are low. A busy machine may log the alert late.
+    assert seconds > 1.2 * RARE_CHECKS, (
+        f"the alert is over {seconds:.2f} s after it was raised, after one low check: two are needed, {RARE_CHECKS:g} s apart"
+    )
+
+
+def logged_at(instance: Instance, text: str) -> float:
+    """Return the time of the first line of the log with a text, in seconds since 1970."""
+    line = next(line for line in instance.log.splitlines() if text in line)
+    return datetime.fromisoformat(line.split()[0]).timestamp()
+
+
+def test_requests_get_connections_in_the_order_in_which_they_came(resilience: Resilience) -> None:
+    """Otherwise those that wait longest are refused, while those that have just come are served."""
+    first, *later = uncached_campaigns(resilience, 7)
+    long = {"DB_POOL_ACQUIRE_TIMEOUT": "30", "DB_COMMAND_TIMEOUT": "60", "DB_POOL_CHECK_INTERVAL": NO_POOL_CHECKS}
+    with (
+        another_instance(resilience, DB_POOL_MAX="1", **long) as instance,
+        ThreadPoolExecutor(len(later) + 1) as threads,
+    ):
+
+        def put(campaign: int) -> TimedReply:
+            return timed(lambda: instance.client.put(f"/api/campaigns/{campaign}", json={"message": "changed"}))
+
+        def waiting() -> int:
+            found = re.search(r"^service_db_pool_waiting (\d+)", instance.client.get("/metrics").text, re.MULTILINE)
+            assert found, "the metrics do not report the requests that wait for a connection"
+            return int(found[1])
+
+        with postgres_session(resilience, "another application", *LOCKED):
+            replies = [threads.submit(put, first)]
+            eventually(lambda: sessions_waiting_for_lock(resilience) == 1, within=5.0)
+            for number, campaign in enumerate(later, 1):
+                replies.append(threads.submit(put, campaign))
+                eventually(lambda number=number: waiting() == number, within=5.0)
+        statuses = [each.result().status for each in replies]
+    assert statuses == [200] * len(replies), f"one connection serves {len(replies)} requests, and they get {statuses}"
+    query = "select id from campaigns where id = any($1) order by updated_at"
+    served = [row["id"] for row in sql(resilience, query, [first, *later])]
+    assert served == [first, *later], (
+        f"requests came in the order {[first, *later]}, and were served in the order {served}"
+    )
 
 
 def test_idle_connections_are_closed_and_reopened_when_needed(resilience: Resilience) -> None:

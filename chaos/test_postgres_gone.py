@@ -69,6 +69,8 @@ def test_cached_reads_continue_and_writes_get_503_while_postgres_is_down(resilie
         eventually_or_fail(
             lambda: resilience.service.get("/readyz").status_code == 503, within=healthy.UNREADY_WITHIN, message=message
         )
+        status = resilience.service.get("/readyz").json()["status"]
+        assert status == "unavailable", f"the service was ready, Postgres is down, and /readyz reports {status}"
     wait_until_ready(resilience.service)
     recovers(
         lambda: resilience.service.put(other_path, json={"message": "kept"}).status_code == 200,

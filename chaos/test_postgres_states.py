@@ -13,7 +13,7 @@ import pytest
 
 import healthy
 from instances import another_instance
-from pytest_resilience import Resilience
+from pytest_resilience import Resilience, eventually
 from workload import (
     TimedReply,
     assert_unavailable,
@@ -21,6 +21,7 @@ from workload import (
     create,
     eventually_or_fail,
     sql,
+    sql_connection,
     timed,
     writing,
 )
@@ -160,6 +161,49 @@ def assert_cause_logged_once(log: Callable[[], str], cause: str, lack: str) -> N
     assert len(lines()) == 1, f"Postgres lacks {lack}: one line reports it, not {len(lines())}:\n{log()}"
     assert cause in lines()[0], f"Postgres lacks {lack}: the line does not name {cause!r}: {lines()[0]}"
     assert "Traceback" not in log(), f"Postgres lacks {lack}, and an unhandled error is in the log:\n{log()}"
+
+
+REFUSE = """
+create function refuse() returns trigger language plpgsql as
+$$ begin raise exception 'refused' using errcode = new.name; end $$
+"""
+REFUSE_INSERTS = "create trigger refuse before insert on campaigns for each row execute function refuse()"
+REFUSED = re.compile(r"Postgres refuses a statement: \w+ (\w{5})")
+
+
+def test_a_statement_that_postgres_refuses_is_a_503_and_logged_once_for_each_sqlstate(resilience: Resilience) -> None:
+    """A trigger fails each INSERT with the SQLSTATE that the campaign has as its name, while all checks find Postgres up."""
+    create(resilience)
+    states = ("22012", "23514", "XX000")
+    with sql_connection(resilience) as fetch_value:
+        fetch_value(REFUSE)
+        try:
+            fetch_value(REFUSE_INSERTS)
+            for state in states:
+                refuse_an_insert(resilience, state)
+                message = (
+                    f"Postgres is up and refuses a statement with SQLSTATE {state}, and no line of the log names it"
+                )
+                within = healthy.READINESS_MAX_AGE + healthy.SLACK
+                eventually_or_fail(
+                    lambda state=state: state in REFUSED.findall(resilience.service.log), within=within, message=message
+                )
+                refuse_an_insert(resilience, state)
+                now = fetch_value("select clock_timestamp()::text")
+                checked = f"select query_start > '{now}' from pg_stat_activity where application_name like 'service-monitor:%'"
+                eventually(lambda checked=checked: fetch_value(checked), within=5.0)
+        finally:
+            fetch_value("drop function refuse cascade")
+    logged = REFUSED.findall(resilience.service.log)
+    assert logged == list(states), f"each SQLSTATE has one line a minute, and the log has {logged} for two of each"
+    assert resilience.service.get("/readyz").status_code == 200, (
+        "Postgres is up, and one statement makes the service unready"
+    )
+
+
+def refuse_an_insert(resilience: Resilience, state: str) -> None:
+    """Create a campaign whose INSERT fails with an SQLSTATE, and assert that it gets a 503."""
+    assert_unavailable([timed(lambda: resilience.service.post("/api/campaigns", json={"name": state, "message": "m"}))])
 
 
 def test_after_a_failover_to_a_read_only_server_reads_succeed_and_writes_are_503(resilience: Resilience) -> None:

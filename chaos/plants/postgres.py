@@ -24,6 +24,8 @@ READ_ONLY = "test_postgres_states.py::test_after_a_failover_to_a_read_only_serve
 STARTING = "test_postgres_states.py::test_a_server_in_crash_recovery_is_a_503_and_logged_as_one_outage"
 THRESHOLD = "test_pool.py::test_the_pool_alert_uses_the_configured_percentage"
 EVERY_CHANGE = "test_contention.py::test_concurrent_updates_all_count_and_reads_are_monotonic"
+REFUSED = "test_postgres_states.py::test_a_statement_that_postgres_refuses_is_a_503_and_logged_once_for_each_sqlstate"
+ORDER = "test_pool.py::test_requests_get_connections_in_the_order_in_which_they_came"
 
 PLANTS = (
     plant(
@@ -525,5 +527,51 @@ PLANTS = (
         ),
         tests=THRESHOLD,
         message="the line that ends an episode has no value",
+    ),
+    plant(
+        "starting-in-every-outage",
+        "The service waits for Postgres.",
+        ("health.py", "not refusing and not self._was_ready:", "not refusing:"),
+        tests=AWAY,
+        message="the service was ready, Postgres is down, and /readyz reports starting",
+    ),
+    plant(
+        "refusals-not-logged",
+        "The client has the 503.",
+        ("postgres/monitor.py", '        if state == "up" and statement_error is not None:', "        if False:"),
+        tests=REFUSED,
+        message="and no line of the log names it",
+    ),
+    plant(
+        "refusal-line-for-each",
+        "There is never too much in a log.",
+        ("postgres/monitor.py", "LOG_AGAIN_AFTER = 60.0", "LOG_AGAIN_AFTER = 0.0"),
+        tests=REFUSED,
+        message="each SQLSTATE has one line a minute",
+    ),
+    plant(
+        "first-refusal-only",
+        "One line a minute.",
+        (
+            "postgres/monitor.py",
+            "self._logged_at.get(state, -LOG_AGAIN_AFTER)",
+            "max(self._logged_at.values(), default=-LOG_AGAIN_AFTER)",
+        ),
+        tests=REFUSED,
+        message="and no line of the log names it",
+    ),
+    plant(
+        "alert-over-after-one-check",
+        "One low value will do.",
+        ("monitor.py", "CALM_CHECKS = 2", "CALM_CHECKS = 1"),
+        tests=THRESHOLD,
+        message="after one low check: two are needed",
+    ),
+    plant(
+        "pool-last-come-first-served",
+        "The newest request has the most time left.",
+        ("postgres/slots.py", "        waiter = waiters.popleft()", "        waiter = waiters.pop()"),
+        tests=ORDER,
+        message="and were served in the order",
     ),
 )
