@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 import healthy
@@ -15,6 +17,7 @@ from workload import (
     create,
     eventually_or_fail,
     redis_commands,
+    redis_key,
     served_by,
     service_sessions,
     timed,
@@ -89,6 +92,25 @@ def test_stale_copies_are_marked_and_expire_after_cache_stale_ttl(resilience: Re
             eventually_or_fail(lambda: state() == "stale", within=fresh + healthy.SLACK, message=message)
             message = f"a stale copy is served for longer than CACHE_STALE_TTL={stale}"
             eventually_or_fail(lambda: state() == "503", within=stale + healthy.SLACK, message=message)
+
+
+def test_a_copy_is_kept_for_the_longer_of_its_two_lifetimes(resilience: Resilience) -> None:
+    """A CACHE_STALE_TTL below CACHE_TTL limits nothing. A fresh copy needs no Postgres."""
+    fresh, stale = 60, 0.3
+    settings = {"CACHE_TTL": str(fresh), "CACHE_STALE_TTL": str(stale), "GC_INTERVAL": "0.1"}
+    with another_instance(resilience, **settings) as instance, redis_commands(resilience) as command:
+        created = instance.client.post("/api/campaigns", json={"name": NAME, "message": "fresh"})
+        path = created.headers["Location"]
+        eventually(lambda: instance.client.get(path).headers["X-Cache-Source"] == "redis", within=5.0)
+        key = redis_key(command, created.json()["id"])
+        left = command("PTTL", key) / 1000
+        assert left > fresh - 10, f"CACHE_TTL is {fresh}, and Redis keeps a copy for {left:.1f} s"
+        time.sleep(2 * stale)  # an age beyond the shorter lifetime
+        with resilience.postgres.refuse(), resilience.redis.refuse():
+            reply = instance.client.get(path)
+            assert reply.status_code == 200, f"CACHE_TTL is {fresh}, and a copy in memory is gone after {2 * stale} s"
+            state = reply.headers["X-Cache"]
+            assert state == "hit", f"CACHE_TTL is {fresh}, and a copy that is {2 * stale} s old is served as a {state}"
 
 
 def test_stale_copies_are_served_without_waiting_while_postgres_hangs(resilience: Resilience) -> None:

@@ -195,6 +195,15 @@ def test_overflowing_pending_writes_invalidate_every_copy_in_redis(resilience: R
         eventually(lambda: redis_is_used(instance.client), within=5.0)
         created = [instance.client.post("/api/campaigns", json={"name": NAME, "message": "before"}) for _ in range(12)]
         *changed, deleted = [reply.headers["Location"] for reply in created]
+        other = changed[3]
+        eventually(lambda: instance.client.get(other).headers["X-Cache-Source"] == "redis", within=5.0)
+        kept = redis_key(command, id_of(other))
+        with resilience.redis.refuse():
+            put_all(instance.client, changed[:3], "just as many as are remembered")
+        eventually(lambda: redis_is_used(instance.client), within=healthy.REDIS_BACK_WITHIN)
+        assert command("EXISTS", kept), (
+            "CACHE_MAX_PENDING_WRITES is 3, three campaigns were changed, and the copy of another one was deleted"
+        )
         command("EVAL", "for i = 1, 3000 do redis.call('SET', 'another application:' .. i, 'kept') end", 0)
         with resilience.redis.limit_data(bytes=30) as limited:
             with resilience.redis.refuse():

@@ -176,4 +176,15 @@ PLANTS = (
         tests=STALE,
         message="for longer than CACHE_STALE_TTL",
     ),
+    plant(
+        "cache-stale-limits-fresh",
+        "CACHE_STALE_TTL is how long it is kept.",
+        (
+            "cache/cache.py",
+            "lifetime = max(settings.cache_ttl, settings.cache_stale_ttl)",
+            "lifetime = settings.cache_stale_ttl",
+        ),
+        tests="test_cache.py::test_a_copy_is_kept_for_the_longer_of_its_two_lifetimes",
+        message="CACHE_TTL is 60, and",
+    ),
 )

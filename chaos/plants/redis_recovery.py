@@ -237,4 +237,15 @@ PLANTS = (
         tests="test_redis_recovery.py::test_a_redis_that_restarts_from_an_older_snapshot_undoes_no_write",
         message="Redis has lost an acknowledged write",
     ),
+    plant(
+        "overflow-one-early",
+        "Full is full.",
+        (
+            "cache/pending_writes.py",
+            "elif len(self._stamps) >= self._max_keys:",
+            "elif len(self._stamps) >= self._max_keys - 1:",
+        ),
+        tests=OVERFLOW,
+        message="the copy of another one was deleted",
+    ),
 )
