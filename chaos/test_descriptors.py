@@ -21,6 +21,7 @@ JSON = {"Content-Type": "application/json"}
 CSV = {"Content-Type": "text/csv"}
 CADENCE = {"every_seconds": 3600, "repeat": 1}
 NONE_LEFT = "no file descriptor is left"
+ENOUGH = "resolved: there are file descriptors again"
 UPGRADE = (
     b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -28,7 +29,7 @@ UPGRADE = (
 # The loop that imports the library of the metrics waits for the strike. If it fails, it is restarted at once, not after seconds.
 IMPORT_AFTER_STRIKE = """
 import importlib, logging, resource, time
-from service import app, metrics
+from service import app, metrics, shortages
 
 limit = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -44,6 +45,7 @@ class Importer:
 
 metrics.importlib = Importer()
 app.RESTART_DELAY = metrics.IMPORT_AFTER = 0.05
+shortages.CALM = 2.0  # seconds without a failure, after which an episode is over
 """
 
 
@@ -227,3 +229,14 @@ def test_a_loop_without_descriptors_costs_one_line_of_the_log_and_runs_again(res
         assert lines == 1, (
             f"a loop and a request fail for lack of descriptors, and cost {lines} lines of the log, not one"
         )
+        eventually_or_fail(
+            lambda: ENOUGH in instance.log,
+            within=5.0,
+            message="descriptors are free again, and no line of the log reports it",
+        )
+        with process.exhaust_descriptors(), connected(instance):
+            eventually_or_fail(
+                lambda: instance.log.count(NONE_LEFT) == 2,
+                within=5.0,
+                message="descriptors are used up a second time, and no line of the log reports that",
+            )

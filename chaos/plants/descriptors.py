@@ -74,4 +74,18 @@ PLANTS = (
         tests=LOOP,
         message="the loop that failed does not run again",
     ),
+    plant(
+        "descriptors-back-unnoticed",
+        "Good news needs no line.",
+        ("shortages.py", '                log.info("resolved: %s", END[resource])\n', ""),
+        tests=LOOP,
+        message="descriptors are free again, and no line of the log reports it",
+    ),
+    plant(
+        "descriptors-short-only-once",
+        "Operators know by now.",
+        ("shortages.py", "                del self._failed_at[resource]\n", ""),
+        tests=LOOP,
+        message="descriptors are used up a second time, and no line",
+    ),
 )
