@@ -18,6 +18,7 @@ from workload import (
     concurrently,
     create,
     eventually_or_fail,
+    postgres_session,
     reading,
     redis_commands,
     redis_key,
@@ -275,6 +276,31 @@ def write_during_a_load(resilience: Resilience, verb: str, expected: tuple[int, 
     assert during == expected, f"{where}: a reader after the {verb} joined a load from before it, and got {during}"
     assert after == expected, (
         f"{where}: a load that began before the {verb} ended after it, and its result was cached: {after}"
+    )
+
+
+def test_a_load_in_flight_during_a_refused_write_is_not_cached(resilience: Resilience) -> None:
+    """A write that gets a 503 may have happened, so a load from before it may be old as well."""
+    wait_until_redis_is(resilience.service, "up")
+    with resilience.postgres.latency(seconds=0.1):  # opens enough connections for the requests below
+        concurrently([lambda: resilience.service.get("/api/campaigns?limit=1")] * 3)
+    insert = "insert into campaigns (name, message) values ($1, repeat('x', 300000)) returning id"
+    campaign = sql(resilience, insert, NAME)[0]["id"]
+    path = f"/api/campaigns/{campaign}"
+    lock = f"select 1 from campaigns where id = {campaign} for update"
+    with ThreadPoolExecutor(1) as thread, resilience.postgres.bandwidth(bytes_per_s=110_000) as slow:
+        load = thread.submit(timed, lambda: resilience.service.get(path))
+        eventually(lambda: (slow.receipt.touched or 0) > 10_000, within=5.0)
+        with postgres_session(resilience, "another application", "begin", lock):
+            status = VERBS["PUT"].send(resilience.service, campaign).status_code
+            assert status == 503, f"the row is locked, and a PUT gets {status}, not 503"
+        sql(resilience, "update campaigns set message = 'after', version = version + 1 where id = $1", campaign)
+        slow.heal()
+        load.result()
+        reply = resilience.service.get(path)
+    source = reply.headers.get("X-Cache-Source")
+    assert reply.json()["message"] == "after", (
+        f"a load began before a PUT that got a 503 and ended after it, and its old result is served from {source}"
     )
 
 

@@ -230,4 +230,15 @@ PLANTS = (
         tests=SAME,
         message="should serve, not",
     ),
+    plant(
+        "doubt-leaves-a-load-behind",
+        "The load has nothing to do with it.",
+        (
+            "cache/cache.py",
+            "        self._flights.pop(key, None)\n        self.memory.mark_uncertain(key)",
+            "        self.memory.mark_uncertain(key)",
+        ),
+        tests="test_cache_and_outages.py::test_a_load_in_flight_during_a_refused_write_is_not_cached",
+        message="and its old result is served from memory",
+    ),
 )
