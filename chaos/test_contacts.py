@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,6 +16,7 @@ import httpx
 import pytest
 
 import healthy
+from instances import Instance, another_instance
 from pytest_resilience import Resilience, Strike, eventually
 from workload import (
     assert_full_capacity,
@@ -29,6 +32,46 @@ CSV = {"Content-Type": "text/csv"}
 HEADER = b"name,email,phone\n"
 MIB = 2**20
 MAX_GROWTH = 12.0  # MiB of RSS during the import of 10 MiB, whose rows as objects would take 60
+MAX_BYTES = 10 * MIB  # of a file
+MAX_ROWS = 100_000  # of a file
+BODY_TIMEOUT = 0.1  # seconds for a part of a body
+LONGEST_UPLOAD = 30 * BODY_TIMEOUT
+STORED_NAME = "é" * 200  # the longest one
+# Rows with the columns phone, email and name. The last row of an address counts.
+VALID = (
+    "+1 (212) 555-01.00/2,Ada@Example.COM,First\n"
+    ",bob@example.com,B\n"
+    f"0,cy@example.com,{STORED_NAME}\n"
+    '7,dee@example.com,"Dee, ""D"" of the sea"\n'
+    "1234,ada@example.com,Ada\n"
+)
+STORED = [
+    ("Ada", "ada@example.com", "1234"),
+    ("B", "bob@example.com", ""),
+    (STORED_NAME, "cy@example.com", "0"),
+    ('Dee, "D" of the sea', "dee@example.com", "7"),
+]
+INVALID: dict[str, tuple[str, str]] = {
+    "no name": ("1,ada@example.com,", "name"),
+    "a name of 201 characters": (f"1,ada@example.com,{'é' * 201}", "name"),
+    "a name that begins with =": ("1,ada@example.com,=1+1", "name"),
+    "a name that begins with +": ("1,ada@example.com,+1+1", "name"),
+    "a name that begins with -": ("1,ada@example.com,-1+1", "name"),
+    "a name that begins with @": ("1,ada@example.com,@SUM(A1)", "name"),
+    "a quoted formula": ('1,ada@example.com,"=1,1"', "name"),
+    "a control character in the name": ("1,ada@example.com,A\x07da", "name"),
+    "a tab in the name": ("1,ada@example.com,A\tda", "name"),
+    "a line break in the name": ('1,ada@example.com,"A\nda"', "name"),
+    "an address without a domain": ("1,ada@,Ada", "email"),
+    "no address": ("1,,Ada", "email"),
+    "a phone number with letters": ("1-800-FLOWERS,ada@example.com,Ada", "phone"),
+    "a formula as phone number": ("=1+1,ada@example.com,Ada", "phone"),
+    "a formula as phone number that begins with +": ("+A1+A2,ada@example.com,Ada", "phone"),
+    "a field too many": ("1,ada@example.com,Ada,x", "the line has"),
+    "a field too few": ("1,ada@example.com", "the line has"),
+    "a quote that is not closed": ('1,ada@example.com,"Ada', "a quote"),
+    "text behind a quote": ('1,ada@example.com,"Ada"x', "a quote"),
+}
 MAX_STALL = 0.3  # seconds of computation; parsing 10 MiB in one step takes 1
 MAX_DELAY = 2.0  # seconds, also on a machine whose other processes take the CPU from the service
 
@@ -178,6 +221,96 @@ def test_a_malformed_file_is_counted_or_refused_and_never_a_500(resilience: Resi
             assert body["rejected"] > 0, f"{form}: no row is rejected: {body}"
             assert len(body["errors"]) == min(10, body["rejected"]), f"{form}: the reasons are not there: {body}"
     assert contacts(resilience) == 0, "a row of a malformed file was imported"
+
+
+def stored(resilience: Resilience) -> list[tuple[str, str, str]]:
+    """Return all contacts by address."""
+    return [tuple(row) for row in sql(resilience, "select name, email, phone from contacts order by email")]
+
+
+def test_each_row_is_judged_alone_and_the_last_one_of_an_address_is_stored(resilience: Resilience) -> None:
+    sql(resilience, "insert into contacts (name, email, phone) values ('Old', 'bob@example.com', '1')")
+    header = "phone,email,name\n"
+    body = upload(resilience, (header + VALID).encode()).json()
+    assert body == {"imported": 3, "updated": 2, "rejected": 0, "errors": []}, (
+        f"three addresses are new, one was known and one comes twice, and the import reports {body}"
+    )
+    found = stored(resilience)
+    assert found == STORED, f"the columns are {header.strip()}, and these contacts are stored: {found}"
+    for kind, (row, reason) in INVALID.items():
+        content = f"{header},before@example.com,B\n{row}\n,after@example.com,A\n".encode()
+        body = upload(resilience, content).json()
+        assert body["rejected"] == 1, f"{kind}: {body['rejected']} rows are rejected, not one: {body}"
+        assert body["imported"] + body["updated"] == 2, f"{kind}: the rows before and after it are not imported: {body}"
+        (error,) = body["errors"]
+        assert error["line"] == 3, f"{kind}: it is in line 3, and the response names line {error['line']}"
+        assert error["reason"].startswith(reason), f"{kind}: the reason is {error['reason']!r}"
+    others = [row for row in stored(resilience) if row not in STORED]
+    assert [row[1] for row in others] == ["after@example.com", "before@example.com"], (
+        f"an invalid row is stored: {others}"
+    )
+    body = upload(resilience, HEADER + b"x\n" * 12).json()
+    lines = [error["line"] for error in body["errors"]]
+    assert (body["rejected"], lines) == (12, [*range(2, 12)]), f"12 rows are rejected, and the response is {body}"
+
+
+def test_a_file_may_have_10_mib_and_100_000_rows_and_not_one_more(resilience: Resilience) -> None:
+    line = b"x" * (MAX_BYTES - len(HEADER))
+    files: tuple[tuple[str, bytes | Iterator[bytes], int], ...] = (
+        ("10 MiB", HEADER + line, 200),
+        ("10 MiB and a byte", HEADER + line + b"x", 413),
+        ("10 MiB and a byte, in chunks", iter([HEADER, line, b"x"]), 413),
+        ("100,000 rows", HEADER + b"\n".join([b"x"] * MAX_ROWS), 200),
+        ("100,001 rows", HEADER + b"\n".join([b"x"] * (MAX_ROWS + 1)), 413),
+    )
+    for size, content, expected in files:
+        try:
+            code = upload(resilience, content).status_code
+        except httpx.WriteError:
+            code = 413  # the service closed the connection before it had the whole body
+        assert code == expected, f"a file of {size} gets {code}, not {expected}"
+    for content_type in ("application/json", "text/plain", "text/csv; charset=latin-1"):
+        code = resilience.service.post(PATH, content=HEADER, headers={"Content-Type": content_type}).status_code
+        assert code == 415, f"a file of the type {content_type} gets {code}, not 415"
+
+
+def test_an_import_that_ends_early_has_imported_the_rows_before(resilience: Resilience) -> None:
+    """A client that stops ends its import after BODY_TIMEOUT, and one that is slow after 30 times that."""
+    full = HEADER + rows(3) + b"x\n" * MAX_ROWS
+    code = upload(resilience, full).status_code
+    assert code == 413, f"a file with too many rows gets {code}, not 413"
+    assert contacts(resilience) == 3, "an import ended with 413, and has not imported the rows before"
+    sql(resilience, "truncate contacts")
+    with another_instance(resilience, BODY_TIMEOUT=str(BODY_TIMEOUT)) as instance:
+        seconds, response = slow_upload(instance, HEADER + rows(3), iter(()))
+        assert response.startswith(b"HTTP/1.1 408 "), f"an upload that stops gets {response[:80]!r}, not a 408"
+        assert seconds < LONGEST_UPLOAD / 2, (
+            f"an upload stops, and gets its 408 {seconds:.1f} s later, not {BODY_TIMEOUT:g}"
+        )
+        assert contacts(resilience) == 3, "an import ended with 408, and has not imported the rows before"
+        for _ in range(3):  # a busy machine may delay a part, which ends the upload too
+            seconds, response = slow_upload(instance, HEADER, itertools.repeat(b"x\n"))
+            if seconds > LONGEST_UPLOAD / 2:
+                break
+    assert response.startswith(b"HTTP/1.1 408 "), (
+        f"an upload without an end gets {response[:80]!r} after {seconds:.1f} s, not a 408 after {LONGEST_UPLOAD:g} s"
+    )
+
+
+def slow_upload(instance: Instance, content: bytes, more: Iterator[bytes]) -> tuple[float, bytes]:
+    """Begin an upload, and send small pieces until there is a response. Return the seconds, and the response or nothing."""
+    url = instance.client.base_url
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 1000000\r\n\r\n"
+    with socket.create_connection((url.host, url.port or 80)) as client:
+        begin = time.monotonic()
+        client.sendall(head.encode() + content)
+        client.settimeout(BODY_TIMEOUT / 5)
+        while (seconds := time.monotonic() - begin) < 2 * LONGEST_UPLOAD:
+            try:
+                return seconds, client.recv(4096)
+            except TimeoutError:
+                client.sendall(next(more, b""))
+    return seconds, b""
 
 
 def test_stalled_uploads_hold_no_connection_of_the_pool(resilience: Resilience) -> None:

@@ -104,10 +104,14 @@ class ContactRoutes:
     async def import_csv(self, request: Request) -> Response:
         _check_content_type(request)
         records, result = CsvRecords(), ContactImport()
-        async with aclosing(self._pieces(request)) as pieces:
-            async for piece in pieces:
-                await self._add(result, records.feed(piece))
-        await self._add(result, records.close())
+        try:
+            async with aclosing(self._pieces(request)) as pieces:
+                async for piece in pieces:
+                    await self._add(result, records.feed(piece))
+            await self._add(result, records.close())
+        except HTTPException:  # too large or late: the rows before are imported
+            await result.write(self._contacts)
+            raise
         if result.columns is None:
             raise _no_header()
         await result.write(self._contacts)
