@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from itertools import takewhile
@@ -21,6 +22,15 @@ LATE = 1.0  # seconds that a step may be early or late
 REDIS_BUDGET = 1.5  # seconds; long enough to kill the service while it enqueues
 CLAIM = 2.0  # seconds until a step that was claimed and not enqueued is due again
 INTERRUPTED = 8.0  # seconds until a job that a fault interrupted runs again
+OVER = "select 1 from cadences where campaign_id = $1 and due_at = 'infinity' and claimed_until is null"
+REFUSED = "The queue takes no jobs, so due steps wait:"
+TAKEN_AGAIN = "RESOLVED: the queue takes jobs again"
+YEAR = 365 * 86_400.0  # seconds
+# The limits of each field, and values that are just beyond them or of another type.
+LIMITS: dict[str, tuple[tuple[object, ...], tuple[object, ...]]] = {
+    "every_seconds": ((0.1, 1, YEAR), (0.099, 0, -1, YEAR + 1, "1", True, None)),
+    "repeat": ((1, 10_000), (0, -1, 10_001, 1.5, "1", True, None)),
+}
 BACK_WITHIN = 4.0  # seconds from the heal until due steps are delivered again, also by BullMQ's worker
 
 
@@ -68,6 +78,18 @@ def cadence_state(resilience: Resilience) -> str:
     assert reply.status_code == 200, "a cadence that is late makes the service unready"
     state: str = reply.json()["checks"]["cadence"]
     return state
+
+
+def metric(resilience: Resilience, name: str) -> float:
+    """Return a metric without labels."""
+    found = re.search(rf"^{name} (\S+)$", resilience.service.get("/metrics").text, re.MULTILINE)
+    assert found is not None, f"there is no metric {name}"
+    return float(found[1])
+
+
+def lag(resilience: Resilience) -> float:
+    """Return the lag of the most overdue step in seconds, which the metrics report."""
+    return metric(resilience, "service_cadence_lag_seconds")
 
 
 def assert_no_step_is_missing(resilience: Resilience, number: int, reason: str = "") -> None:
@@ -133,7 +155,7 @@ def test_missed_periods_become_one_step(resilience: Resilience, strike: Callable
 
 def test_no_step_is_lost_while_the_queue_takes_no_jobs(resilience: Resilience) -> None:
     """The journal has room for one job here, so from the second step on the queue refuses."""
-    number = start_cadence(resilience)
+    number, _ = start_cadence(resilience), start_cadence(resilience)
     wait_for_steps(resilience, number, 1)
     with resilience.redis.refuse():
         wait_until_redis_is(resilience.service, "down", within=3.0)
@@ -143,10 +165,18 @@ def test_no_step_is_lost_while_the_queue_takes_no_jobs(resilience: Resilience) -
         before = len(steps(resilience, number))
         message = f"the queue took no jobs, and after {LATE:g} s /readyz does not report that the cadence is late"
         eventually_or_fail(lambda: cadence_state(resilience) == "late", within=LATE + CLAIM, message=message)
+        message = f"the cadence is late for more than {LATE:g} s, and the metrics report a lag of less"
+        eventually_or_fail(lambda: lag(resilience) > LATE, within=LATE, message=message)
     wait_for_steps(resilience, number, before + 3, within=2 * BACK_WITHIN)
     assert_no_step_is_missing(resilience, number, "the queue took no jobs for a while, and ")
     message = "no step is late any more, and /readyz reports that the cadence is"
     eventually_or_fail(lambda: cadence_state(resilience) == "ok", within=2.0, message=message)
+    message = "no step is late any more, and the metrics report a lag"
+    eventually_or_fail(lambda: lag(resilience) < LATE, within=2.0, message=message)
+    lines = [resilience.service.log.count(line) for line in (REFUSED, TAKEN_AGAIN)]
+    assert lines == [1, 1], (
+        f"the queue took no jobs for a while, and the log has {lines} lines for its begin and its end"
+    )
 
 
 def test_a_step_survives_a_kill_between_its_claim_and_its_job(resilience: Resilience) -> None:
@@ -179,6 +209,80 @@ def test_a_deleted_campaign_or_cadence_has_no_more_steps(resilience: Resilience)
         assert late <= 1, f"a deleted {kind} has {late} more steps: one may have been under way"
 
 
+def test_steps_go_on_counting_when_a_cadence_is_replaced_or_deleted(resilience: Resilience) -> None:
+    """Each cadence here but the first is over after its steps."""
+    hour, short = 3600.0, 0.1  # seconds
+    later = start_cadence(resilience, every=hour)
+    number = start_cadence(resilience, every=hour)
+    path = f"/api/campaigns/{number}/cadence"
+    count = 0
+    for repeat, replaces in ((2, "a cadence of an hour"), (1, "a cadence that is over"), (1, "a deleted cadence")):
+        reply = resilience.service.put(path, json={"every_seconds": short, "repeat": repeat})
+        assert reply.status_code == 200, f"PUT of a cadence gets {reply.status_code}"
+        count += repeat
+        message = f"a cadence of {short} s replaces {replaces}, and its steps up to {count} are not delivered"
+        eventually_or_fail(
+            lambda count=count: len(steps(resilience, number)) >= count, within=BACK_WITHIN, message=message
+        )
+        message = f"a cadence with repeat {repeat} replaces {replaces}, and does not end after its last step"
+        eventually_or_fail(lambda: sql(resilience, OVER, number), within=BACK_WITHIN, message=message)
+        jobs = existing_jobs(resilience, number)
+        assert jobs == count, (
+            f"a cadence with repeat {repeat} replaces {replaces}, and there are {jobs} steps, not {count}"
+        )
+        assert resilience.service.get(path).status_code == 200, "a cadence cannot be read after its last step"
+        if repeat == 1:
+            codes = [resilience.service.delete(path).status_code for _ in range(2)]
+            assert codes == [204, 404], f"DELETE of a cadence, and again, gets {codes}"
+    reply = resilience.service.put(path, json={"every_seconds": short, "repeat": REPEAT})
+    wait_for_steps(resilience, number, count + 1)
+    assert resilience.service.put(path, json={"every_seconds": hour, "repeat": REPEAT}).status_code == 200
+    jobs = existing_jobs(resilience, number)
+    wait_for_steps(resilience, start_cadence(resilience, every=short), 5)
+    more = existing_jobs(resilience, number) - jobs
+    assert more <= 1, (
+        f"a cadence of an hour replaces one of {short} s, which has {more} more steps: one may be under way"
+    )
+    early = existing_jobs(resilience, later)
+    assert early == 0, f"the first step is due one period after the PUT, and a cadence of an hour has {early} jobs"
+
+
+def test_the_limits_of_a_cadence_are_exact(resilience: Resilience) -> None:
+    path = f"/api/campaigns/{create(resilience)['id']}/cadence"
+    body: dict[str, object] = {"every_seconds": YEAR, "repeat": 1}
+    for field, (allowed, refused) in LIMITS.items():
+        for value in (*allowed, *refused):
+            expected = 200 if value in allowed and value is not True else 422
+            code = resilience.service.put(path, json=body | {field: value}).status_code
+            assert code == expected, f"a cadence with {field} {value!r} gets {code}, not {expected}"
+    assert resilience.service.delete(path).status_code == 204
+    unknown = "/api/campaigns/987654321/cadence"
+    codes = [
+        resilience.service.put(unknown, json=body).status_code,
+        resilience.service.get(unknown).status_code,
+        resilience.service.delete(unknown).status_code,
+    ]
+    assert codes == [404, 404, 404], f"PUT, GET and DELETE of the cadence of an unknown campaign get {codes}, not 404"
+
+
+def test_without_cadences_the_pool_is_not_used(resilience: Resilience) -> None:
+    create(resilience)
+    checks: list[float] = []
+
+    def checked() -> bool:
+        """True if the monitor of Postgres, which reads when a step is due, has sent queries for two seconds."""
+        query = """
+            select extract(epoch from query_start)::float8 from pg_stat_activity
+             where application_name like 'service-monitor:%'"""
+        checks.extend(row[0] for row in sql(resilience, query))
+        return bool(checks) and checks[-1] > checks[0] + 2.0
+
+    busy = metric(resilience, "service_db_pool_busy_seconds_total")
+    eventually(checked, within=10.0)
+    used = metric(resilience, "service_db_pool_busy_seconds_total") - busy
+    assert used == 0, f"there is no cadence and no request, and the pool was in use for {used:.3f} s"
+
+
 def test_a_wrong_clock_of_an_instance_does_not_matter(resilience: Resilience, tmp_path: Path) -> None:
     """The clock of Postgres decides, because those of the instances differ."""
     (tmp_path / "sitecustomize.py").write_text("import time\nreal = time.time\ntime.time = lambda: real() + 86_400\n")
@@ -187,4 +291,4 @@ def test_a_wrong_clock_of_an_instance_does_not_matter(resilience: Resilience, tm
         soon = start_cadence(resilience, client=instance.client)
         wait_for_steps(resilience, soon, 2)
         early = sql(resilience, "select step from cadences where campaign_id = $1", number)[0][0]
-    assert early == 0, "the clock of an instance is a day fast, and a step that is due in an hour is enqueued"
+    assert early == 0, "a step that is due in an hour is enqueued, and the clock of an instance is a day fast"

@@ -10,6 +10,9 @@ NO_QUEUE = "test_cadence.py::test_no_step_is_lost_while_the_queue_takes_no_jobs"
 KILLED = "test_cadence.py::test_a_step_survives_a_kill_between_its_claim_and_its_job"
 DELETED = "test_cadence.py::test_a_deleted_campaign_or_cadence_has_no_more_steps"
 CLOCK = "test_cadence.py::test_a_wrong_clock_of_an_instance_does_not_matter"
+COUNTING = "test_cadence.py::test_steps_go_on_counting_when_a_cadence_is_replaced_or_deleted"
+LIMITS = "test_cadence.py::test_the_limits_of_a_cadence_are_exact"
+UNUSED = "test_cadence.py::test_without_cadences_the_pool_is_not_used"
 
 PLANTS = (
     plant(
@@ -111,5 +114,140 @@ PLANTS = (
         ),
         tests=KILLED,
         message="steps are not delivered within",
+    ),
+    plant(
+        "cadence-put-counts-from-one",
+        "It is a new cadence.",
+        (
+            "postgres/cadences.py",
+            "               SET active = true, every_seconds",
+            "               SET active = true, step = 0, every_seconds",
+        ),
+        ("postgres/cadences.py", "last_step = present.step + excluded.repeat", "last_step = excluded.repeat"),
+        tests=COUNTING,
+        message="replaces a cadence that is over, and its steps up to 3 are not delivered",
+    ),
+    plant(
+        "cadence-delete-forgets-the-steps",
+        "Deleted is deleted.",
+        (
+            "postgres/cadences.py",
+            "            UPDATE cadences SET active = false, due_at = 'infinity', claimed_until = NULL\n             WHERE",
+            "            DELETE FROM cadences\n             WHERE",
+        ),
+        tests=COUNTING,
+        message="replaces a deleted cadence, and its steps up to 4 are not delivered",
+    ),
+    plant(
+        "cadence-one-step-more",
+        "The last one counts, too.",
+        ("postgres/cadences.py", "CASE WHEN cadences.step >= last_step", "CASE WHEN cadences.step > last_step"),
+        tests=COUNTING,
+        message="a cadence of an hour, and there are 3 steps, not 2",
+    ),
+    plant(
+        "cadence-begins-at-once",
+        "Why wait?",
+        (
+            "postgres/cadences.py",
+            "$3::integer, $3::integer, clock_timestamp() + make_interval(secs => $2)",
+            "$3::integer, $3::integer, clock_timestamp()",
+        ),
+        tests=COUNTING,
+        message="the first step is due one period after the PUT",
+    ),
+    plant(
+        "cadence-put-keeps-the-due-moment",
+        "The step is planned already.",
+        (
+            "postgres/cadences.py",
+            "excluded.repeat, due_at = excluded.due_at, claimed_until = NULL",
+            "excluded.repeat, claimed_until = NULL",
+        ),
+        tests=COUNTING,
+        message="replaces a cadence of an hour, and its steps up to 2 are not delivered",
+    ),
+    plant(
+        "cadence-put-adds-periods",
+        "Nothing that was promised is taken back.",
+        (
+            "postgres/cadences.py",
+            "last_step = present.step + excluded.repeat",
+            "last_step = present.last_step + excluded.repeat",
+        ),
+        tests=COUNTING,
+        message="and does not end after its last step",
+    ),
+    plant(
+        "cadence-deleted-twice",
+        "DELETE is idempotent.",
+        (
+            "http/cadence_routes.py",
+            '        if not await self._cadences.delete(campaign_id_of(request)):\n            raise HTTPException(404, "The campaign has no cadence.")\n',
+            "        await self._cadences.delete(campaign_id_of(request))\n",
+        ),
+        tests=COUNTING,
+        message="DELETE of a cadence, and again, gets [204, 204]",
+    ),
+    plant(
+        "cadence-without-a-campaign",
+        "There is no foreign key.",
+        (
+            "postgres/cadences.py",
+            "            SELECT id, true, $2, $3::integer, $3::integer, clock_timestamp() + make_interval(secs => $2)\n              FROM campaigns WHERE id = $1\n",
+            "            SELECT $1::bigint, true, $2, $3::integer, $3::integer, clock_timestamp() + make_interval(secs => $2)\n",
+        ),
+        tests=LIMITS,
+        message="of the cadence of an unknown campaign get",
+    ),
+    plant(
+        "cadence-of-any-length",
+        "Operators know what they need.",
+        (
+            "postgres/cadences.py",
+            "MIN_SECONDS, MAX_SECONDS = 0.1, 365 * 86_400",
+            "MIN_SECONDS, MAX_SECONDS = 0.01, 366 * 86_400",
+        ),
+        tests=LIMITS,
+        message="a cadence with every_seconds",
+    ),
+    plant(
+        "cadence-repeats-without-bound",
+        "Nobody repeats so often.",
+        ("postgres/cadences.py", "MAX_REPEAT = 10_000", "MAX_REPEAT = 100_000"),
+        tests=LIMITS,
+        message="a cadence with repeat 10001",
+    ),
+    plant(
+        "cadence-refusal-not-logged",
+        "The journal logs it.",
+        (
+            "jobs/scheduler.py",
+            '                log.warning("The queue takes no jobs',
+            '                log.debug("The queue takes no jobs',
+        ),
+        tests=NO_QUEUE,
+        message="lines for its begin and its end",
+    ),
+    plant(
+        "cadence-refusal-logged-each-time",
+        "Each refused step matters.",
+        ("jobs/scheduler.py", "            if not self._refused:\n", "            if True:\n"),
+        tests=NO_QUEUE,
+        message="lines for its begin and its end",
+    ),
+    plant(
+        "cadence-lag-not-measured",
+        "The state has it.",
+        ("metrics.py", "_one(lambda s: s.scheduler.lag)", '_one(lambda s: s.scheduler.state == "late")'),
+        tests=NO_QUEUE,
+        message="and the metrics report a lag of less",
+    ),
+    plant(
+        "cadence-polls-with-the-pool",
+        "One small query a second.",
+        ("jobs/scheduler.py", "LONGEST_WAIT = 10.0", "LONGEST_WAIT = 0.4"),
+        tests=UNUSED,
+        message="there is no cadence and no request, and the pool was in use",
     ),
 )
