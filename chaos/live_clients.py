@@ -43,9 +43,13 @@ class LiveClient:
         """True while the client is connected."""
         return bool(self._client.connected)
 
-    def state(self, campaign_id: int) -> dict[str, Any]:
-        """Request the state of a campaign."""
-        found: dict[str, Any] = self._run(self._client.call("campaign:state", {"id": campaign_id}, timeout=5))
+    def state(self, campaign_id: object) -> dict[str, Any]:
+        """Request the state of a campaign. An answer that does not come is {}."""
+        from socketio.exceptions import TimeoutError as NoAnswer  # type: ignore[import-untyped]
+
+        found: dict[str, Any] = {}
+        with contextlib.suppress(NoAnswer):
+            found = self._run(self._client.call("campaign:state", {"id": campaign_id}, timeout=5))
         return found
 
     def progress(self, campaign_id: int) -> list[dict[str, Any]]:
@@ -102,7 +106,7 @@ class RawWebSocket:
         closed: the code of the close frame, 0 for a connection that ended without one, or None while it is open.
     """
 
-    def __init__(self, url: object, *, receive_buffer: int | None = None) -> None:
+    def __init__(self, url: object, *, receive_buffer: int | None = None, origin: str | None = None) -> None:
         parts = urlsplit(str(url))
         self.refused: int | None = None
         self.closed: int | None = None
@@ -112,9 +116,9 @@ class RawWebSocket:
         self._socket.settimeout(2.0)
         self._socket.connect((parts.hostname, parts.port))
         self._protocol = WSConnection(ConnectionType.CLIENT)
-        self._socket.sendall(
-            self._protocol.send(Request(host=parts.netloc, target="/socket.io/?EIO=4&transport=websocket"))
-        )
+        headers = [] if origin is None else [(b"Origin", origin.encode())]
+        target = "/socket.io/?EIO=4&transport=websocket"
+        self._socket.sendall(self._protocol.send(Request(host=parts.netloc, target=target, extra_headers=headers)))
         while self.refused is None and not self._accepted():
             self._receive()
         if self.refused is None:
@@ -163,14 +167,17 @@ class RawWebSocket:
 
 
 @contextmanager
-def raw_websocket(url: object, *, receive_buffer: int | None = None) -> Iterator[RawWebSocket]:
+def raw_websocket(
+    url: object, *, receive_buffer: int | None = None, origin: str | None = None
+) -> Iterator[RawWebSocket]:
     """Open a websocket for the duration of the block.
 
     Args:
         url: of the service.
         receive_buffer: bytes that the kernel keeps for this client. None keeps the kernel's default.
+        origin: of the page that connects. None for a client that is no browser.
     """
-    client = RawWebSocket(url, receive_buffer=receive_buffer)
+    client = RawWebSocket(url, receive_buffer=receive_buffer, origin=origin)
     try:
         yield client
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from contextlib import ExitStack, suppress
@@ -12,7 +13,15 @@ import healthy
 from instances import another_instance, describe_service
 from live_clients import LiveClient, change, live_client, other_instance, raw_websocket
 from pytest_resilience import Resilience, Service, Stack, eventually
-from workload import create, eventually_or_fail, postgres_session, sql, wait_until_ready, wait_until_redis_is
+from workload import (
+    create,
+    eventually_or_fail,
+    postgres_session,
+    sql,
+    wait_until_ready,
+    wait_until_redis_is,
+    wait_until_unready,
+)
 
 CONTACTS = 50
 BATCH = 10  # recipients, so that a campaign has several events
@@ -24,6 +33,8 @@ FLOOD = 2500  # events of 4 KB: 10 MB, where the kernel and the queue of a clien
 MAX_GROWTH_MIB = 8
 POLLED = 15  # events of one poll; the library's client refuses more than 16 packets
 HANDSHAKE = "/socket.io/?EIO=4&transport=polling"
+MAX_MESSAGE = 16 << 10  # bytes to the service
+ELSEWHERE = "https://elsewhere.example"  # the origin of a page
 
 
 @pytest.fixture(scope="session")
@@ -89,18 +100,23 @@ def test_without_redis_an_instance_serves_its_own_clients_and_the_others_follow_
 
 
 def test_events_of_other_instances_come_again_after_an_outage_of_redis(resilience: Resilience) -> None:
+    missed = create(resilience)["id"]
     with live_client(resilience.service.url) as client, other_instance(resilience) as other:
-        other.publish(change(1))
-        eventually(lambda: client.progress(1), within=5.0)
+        other.publish(change(missed))
+        eventually(lambda: client.progress(missed), within=5.0)
         with resilience.redis.refuse():
             wait_until_redis_is(resilience.service, "down")
+            # Another instance, which has its Redis, ends the campaign. This one does not receive that.
+            sql(resilience, "update campaigns set status = 'sent', version = version + 1 where id = $1", missed)
 
         def receives() -> bool:
-            other.publish(change(2))
-            return bool(client.progress(2))
+            other.publish(change(missed + 1))
+            return bool(client.progress(missed + 1))
 
         message = "Redis is back, and events of other instances do not come"
         eventually_or_fail(receives, within=healthy.REDIS_BACK_WITHIN + healthy.SLACK, message=message)
+        message = "a campaign was sent while Redis was away, and afterwards a client does not get its newest progress"
+        eventually_or_fail(lambda: is_complete(client, missed), within=healthy.REDIS_BACK_WITHIN, message=message)
 
 
 def test_a_client_that_reconnects_gets_the_present_state(resilience: Resilience) -> None:
@@ -117,6 +133,20 @@ def test_a_client_that_reconnects_gets_the_present_state(resilience: Resilience)
         sent = change(number, sent=total, total=total, status="sent")
         message = "a campaign was sent while its client was away, and the state has another result"
         eventually_or_fail(lambda: client.state(number) == sent, within=5.0, message=message)
+        lines = re.findall(rf"(\d+) messages of campaign-{number}-0", resilience.service.log)
+        assert sum(map(int, lines)) == total, (
+            f"without GATEWAY_URL {total} messages are counted in the log, not {lines}"
+        )
+        for wrong in (number + 1000, 0, "1", None):
+            answer = client.state(wrong)
+            assert list(answer) == ["error"], f"a request for the state of campaign {wrong!r} is answered with {answer}"
+        unknown = create(resilience)["id"]
+        with resilience.postgres.refuse():
+            wait_until_unready(resilience.service)
+            answer = client.state(unknown)
+            assert list(answer) == ["error"], f"Postgres is down, and a request for a state is answered with {answer}"
+            answer = client.state(number)
+            assert answer == sent, f"Postgres is down, and the last known progress is {answer}, not {sent}"
 
 
 def test_a_slow_client_costs_other_clients_nothing_and_is_disconnected(resilience: Resilience) -> None:
@@ -149,6 +179,44 @@ def test_clients_of_live_updates_do_not_take_the_connections_of_requests(resilie
         refused = {client.refused for client in opened} - {None}
         assert refused == {503}, f"clients too many get {refused}"
         create(resilience)
+        counted = connected_clients(resilience)
+        assert counted == MOST_CLIENTS, f"{MOST_CLIENTS} clients are connected, and the metrics count {counted}"
+    message = "all clients have left, and the metrics count some as connected"
+    eventually_or_fail(lambda: connected_clients(resilience) == 0, within=2.0, message=message)
+
+
+def connected_clients(resilience: Resilience) -> int:
+    """Return the number of clients that the metrics report."""
+    found = re.search(r"^service_live_update_clients (\S+)$", resilience.service.get("/metrics").text, re.MULTILINE)
+    assert found is not None, "there is no metric of the clients of live updates"
+    return int(float(found[1]))
+
+
+def test_a_page_of_another_origin_cannot_connect(resilience: Resilience) -> None:
+    url = resilience.service.url
+    status = resilience.service.get(HANDSHAKE, headers={"Origin": ELSEWHERE}).status_code
+    assert status in (400, 403), f"a page of another origin that polls gets {status}"
+    with raw_websocket(url, origin=ELSEWHERE) as websocket:
+        assert websocket.refused in (400, 403), (
+            f"a websocket of a page of another origin gets {websocket.refused or 101}"
+        )
+    status = resilience.service.get(HANDSHAKE, headers={"Origin": url}).status_code
+    assert status == 200, f"a page of the service's own origin that polls gets {status}"
+    with raw_websocket(url, origin=url) as websocket:
+        assert websocket.refused is None, f"a websocket of a page of the same origin gets {websocket.refused}"
+
+
+def test_a_message_may_have_16_kib_and_not_a_byte_more(resilience: Resilience) -> None:
+    """An event with an acknowledgement, so that an accepted message has an answer."""
+    for size in (MAX_MESSAGE, MAX_MESSAGE + 1):
+        head, tail = '421["campaign:state",{"id":0,"more":"', '"}]'
+        with raw_websocket(resilience.service.url) as websocket:
+            websocket.send(head + "x" * (size - len(head) - len(tail)) + tail)
+            answers = (packet for packet in websocket.read() if packet.startswith("431"))
+            accepted = next(answers, None) is not None
+            assert accepted == (size <= MAX_MESSAGE), (
+                f"a message of {size} bytes to the service is {'accepted' if accepted else 'refused'}: 16 KiB are allowed"
+            )
 
 
 def test_no_websocket_is_accepted_while_memory_is_short(resilience: Resilience) -> None:

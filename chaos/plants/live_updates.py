@@ -12,6 +12,8 @@ SLOW = "test_live_updates.py::test_a_slow_client_costs_other_clients_nothing_and
 ROOM = "test_live_updates.py::test_clients_of_live_updates_do_not_take_the_connections_of_requests"
 MEMORY = "test_live_updates.py::test_no_websocket_is_accepted_while_memory_is_short"
 SHUTDOWN = "test_live_updates.py::test_a_shutdown_closes_websockets_with_1012_and_ends_polls_at_once"
+ORIGIN = "test_live_updates.py::test_a_page_of_another_origin_cannot_connect"
+SIZE = "test_live_updates.py::test_a_message_may_have_16_kib_and_not_a_byte_more"
 
 PLANTS = (
     plant(
@@ -125,5 +127,77 @@ PLANTS = (
         ("http/websockets.py", "        super().shutdown()\n", "        self.evict()\n"),
         tests=SHUTDOWN,
         message="a websocket is closed with 0, not 1012",
+    ),
+    plant(
+        "live-updates-of-any-origin",
+        "CORS is the browser's business.",
+        (
+            "http/live_updates.py",
+            "            http_compression=False,\n",
+            '            http_compression=False,\n            cors_allowed_origins="*",\n',
+        ),
+        tests=ORIGIN,
+        message="a page of another origin that polls gets 200",
+    ),
+    plant(
+        "live-messages-of-a-mebibyte",
+        "It is the default of the library.",
+        ("http/connections.py", "MAX_MESSAGE_BYTES = 16 << 10", "MAX_MESSAGE_BYTES = 1 << 20"),
+        tests=SIZE,
+        message="a message of 16385 bytes to the service is accepted",
+    ),
+    plant(
+        "live-messages-of-8-kib",
+        "An id is short.",
+        ("http/connections.py", "MAX_MESSAGE_BYTES = 16 << 10", "MAX_MESSAGE_BYTES = 8 << 10"),
+        tests=SIZE,
+        message="a message of 16384 bytes to the service is refused",
+    ),
+    plant(
+        "live-state-of-no-campaign-unanswered",
+        "There is nothing to answer.",
+        (
+            "http/live_updates.py",
+            '        return {"error": "There is no such campaign."} if progress is None else asdict(progress)',
+            "        return asdict(progress)  # type: ignore[arg-type]",
+        ),
+        tests=RECONNECT,
+        message="a request for the state of campaign",
+    ),
+    plant(
+        "live-state-needs-postgres",
+        "It answers when Postgres does.",
+        (
+            "http/live_updates.py",
+            '        except Unavailable as error:\n            return {"error": error.detail}\n',
+            "        except Unavailable:\n            raise\n",
+        ),
+        tests=RECONNECT,
+        message="Postgres is down, and a request for a state is answered with {}",
+    ),
+    plant(
+        "live-missed-not-read",
+        "The next event comes soon.",
+        ("jobs/progress_feed.py", '                if known.status == "sending":\n', "                if False:\n"),
+        tests=AGAIN,
+        message="afterwards a client does not get its newest progress",
+    ),
+    plant(
+        "live-clients-never-leave",
+        "Count the connects.",
+        (
+            "http/live_updates.py",
+            "        return 0 if self._server is None else len(self._server.eio.sockets)",
+            '        self._most = max(getattr(self, "_most", 0), 0 if self._server is None else len(self._server.eio.sockets))\n        return self._most',
+        ),
+        tests=ROOM,
+        message="all clients have left, and the metrics count",
+    ),
+    plant(
+        "messages-not-counted",
+        "Nothing is sent.",
+        ("jobs/gateway.py", '        log.info("%d messages of %s (no', '        log.debug("%d messages of %s (no'),
+        tests=RECONNECT,
+        message="messages are counted in the log",
     ),
 )
